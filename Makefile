@@ -1,0 +1,39 @@
+# Two commands, each complete on a machine that has Python 3.10 to 3.13 and make:
+#   make digits   trains on scikit-learn's digits; results in runs/digits
+#   make test     the linter and the test suite
+# Another interpreter: make test PYTHON=python3.12. Another number of test processes: make test WORKERS=4.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+WORKDIR ?= runs/digits
+# More flags for the job, such as ARGS=--config.train.steps=500
+ARGS ?=
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: digits test lint clean
+
+digits: $(STAMP)
+	$(BIN)/python bin/train.py --config=configs/digits.py --workdir=$(WORKDIR) $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(STAMP)
+	$(BIN)/python -m ruff check .
+
+clean:
+	rm -rf $(VENV) *.egg-info build dist .pytest_cache .ruff_cache
+
+$(STAMP): setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || { \
+	  echo "tf-resflow needs Python 3.10 to 3.13, but PYTHON=$(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	$(BIN)/python -c 'import tensorflow, tensorflow_probability, tf_resflow'
+	@touch $(STAMP)
