@@ -1,0 +1,97 @@
+import keras
+import ml_collections
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_resflow.training import optimizer as optimizers
+
+
+def train_config(**fields):
+    base = {
+        "steps": 100,
+        "optimizer": "adam",
+        "learning_rate": 1e-2,
+        "warmup_steps": 0,
+        "schedule": "constant",
+        "beta_2": 0.99,
+        "weight_decay": 0.0,
+        "ema_momentum": 0.999,
+        "global_clipnorm": 0.0,
+    }
+    return ml_collections.ConfigDict({**base, **fields})
+
+
+def test_average_follows_the_warmed_up_recursion():
+    weight = keras.Variable([1.0, -2.0])
+    optimizer = optimizers.make_optimizer(train_config(ema_momentum=0.4), [weight])
+    generator = np.random.default_rng(0)
+    expected = None
+    for t in range(12):
+        optimizer.apply([tf.constant(generator.normal(size=2), tf.float32)])
+        momentum = min(0.4, (1 + t) / (10 + t)) if t else 0.0
+        expected = weight.numpy() if t == 0 else momentum * expected + (1 - momentum) * weight.numpy()
+    average = optimizer._model_variables_moving_average[0].numpy()
+    np.testing.assert_allclose(average, expected, rtol=1e-5)
+    assert np.abs(average - weight.numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 5])
+def test_constant_schedule(warmup):
+    schedule = optimizers.learning_rate_schedule(train_config(warmup_steps=warmup))
+    rates = [float(schedule(t)) if callable(schedule) else schedule for t in range(8)]
+    expected = [1e-2 * min(1.0, (t + 1) / max(warmup, 1)) for t in range(8)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_cosine_schedule_ends_at_zero(warmup):
+    schedule = optimizers.learning_rate_schedule(
+        train_config(schedule="cosine", warmup_steps=warmup, steps=50)
+    )
+    rates = np.array([float(schedule(t)) for t in range(51)])
+    assert rates.argmax() == warmup
+    np.testing.assert_allclose(rates[[warmup, 50]], [1e-2, 0.0], atol=1e-8)
+    middle = (warmup + 50) // 2
+    np.testing.assert_allclose(rates[middle], 5e-3, rtol=1e-4)
+
+
+def test_decay_reaches_kernels_only():
+    kernel, bias = keras.Variable(np.ones([2, 2], "float32")), keras.Variable(np.ones(2, "float32"))
+    config = train_config(optimizer="adamw", weight_decay=0.5)
+    optimizer = optimizers.make_optimizer(config, [kernel, bias])
+    optimizer.apply([tf.zeros([2, 2]), tf.zeros(2)])
+    np.testing.assert_allclose(kernel.numpy(), np.full([2, 2], 1 - 0.5 * 1e-2), rtol=1e-6)
+    np.testing.assert_allclose(bias.numpy(), np.ones(2))
+
+
+def test_round_trip_keeps_the_limit():
+    optimizer = optimizers.AdamW(1e-3, use_ema=True, ema_momentum=0.9)
+    config = keras.optimizers.serialize(optimizer)
+    again = keras.optimizers.deserialize(config)
+    assert isinstance(again, optimizers.AdamW)
+    assert again.get_config()["ema_momentum"] == 0.9
+
+
+def test_replicas_clip_the_summed_gradient(two_replicas):
+    """Replica gradients 3 and 1 with clip norm 2: the summed gradient 4 becomes 2."""
+    with two_replicas.scope():
+        weight = keras.Variable([0.0])
+        optimizer = optimizers.make_optimizer(
+            train_config(ema_momentum=0.5, global_clipnorm=2.0), [weight]
+        )
+
+    @tf.function
+    def step():
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        gradient = tf.constant([[3.0], [1.0]])[replica]
+        optimizer.apply([gradient])
+
+    two_replicas.run(step)
+    np.testing.assert_allclose(optimizer._momentums[0].numpy(), [0.1 * 2.0], rtol=1e-6)
+    averages = two_replicas.experimental_local_results(
+        optimizer._model_variables_moving_average[0].value
+    )
+    for average in averages:
+        np.testing.assert_allclose(average.numpy(), weight.numpy())
+    assert weight.numpy() != 0.0

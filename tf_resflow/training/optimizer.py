@@ -1,0 +1,116 @@
+"""The optimizers: Keras' own, with a warmed-up average of the weights and a schedule."""
+
+import keras
+import tensorflow as tf
+
+__all__ = ["Adam", "AdamW", "OPTIMIZERS", "learning_rate_schedule", "make_optimizer"]
+
+
+class _WarmedUpAverage:
+    r"""What `Adam` and `AdamW` below add to Keras' optimizers.
+
+    - With `use_ema`, the momentum of the average of the weights at iteration \(t\) is
+      \(\min(m, (1 + t) / (10 + t))\). A constant momentum of 0.999 remembers the initial weights for
+      thousands of steps, so that the average of a short run is worse than its last weights; this
+      average spans about a tenth of the run until it spans \(1 / (1 - m)\) steps.
+    - Gradients are summed over the replicas before they are clipped. Keras clips those of each
+      replica, so that the result would depend on the number of replicas.
+    """
+
+    @property
+    def ema_momentum(self):
+        t = keras.ops.cast(self.iterations, "float32")
+        return keras.ops.minimum(self._ema_limit, (1.0 + t) / (10.0 + t))
+
+    @ema_momentum.setter
+    def ema_momentum(self, limit):
+        self._ema_limit = limit
+
+    def get_config(self):
+        return {**super().get_config(), "ema_momentum": self._ema_limit}
+
+    def _clip_gradients(self, grads):
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, list(grads))
+        return super()._clip_gradients(grads)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return list(grads_and_vars)
+
+
+@keras.saving.register_keras_serializable("tf_resflow")
+class Adam(_WarmedUpAverage, keras.optimizers.Adam):
+    """Adam with a warmed-up average of the weights.
+
+    Args:
+      *args: as for `keras.optimizers.Adam`.
+      **kwargs: as for `keras.optimizers.Adam`; `ema_momentum` is the limit of the momentum.
+
+    References:
+      D. P. Kingma, J. Ba. Adam: A Method for Stochastic Optimization. ICLR 2015.
+    """
+
+
+@keras.saving.register_keras_serializable("tf_resflow")
+class AdamW(_WarmedUpAverage, keras.optimizers.AdamW):
+    """Adam with decoupled weight decay and a warmed-up average of the weights.
+
+    Args:
+      *args: as for `keras.optimizers.AdamW`.
+      **kwargs: as for `keras.optimizers.AdamW`; `ema_momentum` is the limit of the momentum.
+
+    References:
+      I. Loshchilov, F. Hutter. Decoupled Weight Decay Regularization. ICLR 2019.
+    """
+
+
+OPTIMIZERS = {"adam": Adam, "adamw": AdamW}
+
+
+def learning_rate_schedule(config):
+    """Returns the learning rate as a function of the iteration.
+
+    A linear warm-up reaches `learning_rate` after `warmup_steps` iterations. Then the rate stays
+    (`schedule="constant"`) or falls to zero at `steps` on half a cosine (`schedule="cosine"`).
+
+    Args:
+      config: the `train` section of a config.
+
+    Returns:
+      A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
+    """
+    rate, warmup = config.learning_rate, config.warmup_steps
+    start = rate / warmup if warmup else rate
+    if config.schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(
+            start, config.steps - warmup, warmup_target=rate if warmup else None, warmup_steps=warmup
+        )
+    if warmup > 1:
+        return keras.optimizers.schedules.PolynomialDecay(start, warmup - 1, end_learning_rate=rate)
+    return rate
+
+
+def make_optimizer(config, variables):
+    """Builds the optimizer of a config.
+
+    Weight decay leaves alone variables of rank below 2 (biases, ActNorm, activations' parameters).
+
+    Args:
+      config: the `train` section of a config.
+      variables: the trainable variables.
+
+    Returns:
+      A built Keras optimizer.
+    """
+    optimizer = OPTIMIZERS[config.optimizer](
+        learning_rate_schedule(config),
+        beta_2=config.beta_2,
+        weight_decay=config.weight_decay or None,
+        global_clipnorm=config.global_clipnorm or None,
+        use_ema=config.ema_momentum > 0,
+        ema_momentum=config.ema_momentum,
+    )
+    optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
+    optimizer.build(variables)
+    return optimizer
