@@ -30,7 +30,9 @@ def test_average_follows_the_warmed_up_recursion():
     for t in range(12):
         optimizer.apply([tf.constant(generator.normal(size=2), tf.float32)])
         momentum = min(0.4, (1 + t) / (10 + t)) if t else 0.0
-        expected = weight.numpy() if t == 0 else momentum * expected + (1 - momentum) * weight.numpy()
+        expected = (
+            weight.numpy() if t == 0 else momentum * expected + (1 - momentum) * weight.numpy()
+        )
     average = optimizer._model_variables_moving_average[0].numpy()
     np.testing.assert_allclose(average, expected, rtol=1e-5)
     assert np.abs(average - weight.numpy()).max() > 1e-3

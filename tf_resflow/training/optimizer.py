@@ -84,7 +84,10 @@ def learning_rate_schedule(config):
     start = rate / warmup if warmup else rate
     if config.schedule == "cosine":
         return keras.optimizers.schedules.CosineDecay(
-            start, config.steps - warmup, warmup_target=rate if warmup else None, warmup_steps=warmup
+            start,
+            config.steps - warmup,
+            warmup_target=rate if warmup else None,
+            warmup_steps=warmup,
         )
     if warmup > 1:
         return keras.optimizers.schedules.PolynomialDecay(start, warmup - 1, end_learning_rate=rate)

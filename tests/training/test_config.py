@@ -1,0 +1,63 @@
+import pytest
+
+from tf_resflow.training import config as configs
+
+
+def test_defaults_are_valid_and_locked():
+    config = configs.default_config()
+    configs.validate_config(config)
+    with pytest.raises(AttributeError, match="stesp"):
+        config.train.stesp = 5
+    with pytest.raises(TypeError, match="steps"):
+        config.train.steps = 2.5
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("train.steps", 0),
+        ("train.batch_size", -1),
+        ("train.learning_rate", 0.0),
+        ("train.ema_momentum", 1.0),
+        ("train.schedule", "linear"),
+        ("train.optimizer", "adma"),
+        ("model.coefficient", 1.0),
+        ("model.coefficient", 0.0),
+        ("model.num_blocks", ()),
+        ("model.num_blocks", (0, 0)),
+        ("model.kernels", (3, 2, 3)),
+        ("model.norms", (2.0, 2.0)),
+        ("model.norms", (2.0, 2.0, 2.0, 1.5)),
+        ("model.norms", (0.5, 2.0, 2.0, 0.5)),
+        ("model.logit_alpha", 0.5),
+        ("model.estimator.eval.distribution", "uniform"),
+        ("data.levels", 1),
+        ("seed", -1),
+    ],
+)
+def test_a_bad_value_is_named(key, value):
+    config = configs.default_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=f"config.{key}"):
+        configs.validate_config(config)
+
+
+@pytest.mark.parametrize(
+    "typo, key",
+    [
+        ("train.stesp", "train.steps"),
+        ("trian.steps", "train.steps"),
+        ("steps", "train.steps"),
+        ("model.coef", "model.coefficient"),
+        ("train.lr_warmup", "train.warmup_steps"),
+    ],
+)
+def test_nearest_key(typo, key):
+    assert configs.nearest_key(configs.default_config(), typo) == key
+
+
+def test_a_cosine_needs_steps_after_the_warm_up():
+    config = configs.default_config()
+    config.update_from_flattened_dict({"train.schedule": "cosine", "train.steps": 100})
+    with pytest.raises(ValueError, match="config.train.warmup_steps is 100"):
+        configs.validate_config(config)
