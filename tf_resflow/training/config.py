@@ -10,8 +10,8 @@ __all__ = ["default_config", "flat_keys", "nearest_key", "validate_config"]
 def default_config():
     """Returns the locked configuration that every file in `configs/` starts from.
 
-    A locked `ConfigDict` takes new values of the same type for its fields, and no new field. An empty
-    tuple, zero or None switches a field off where its comment says so.
+    A locked `ConfigDict` takes new values of the same type for its fields, and no new field. Zero
+    or None switches a field off where its comment says so.
 
     Returns:
       An `ml_collections.ConfigDict` with `seed` and the sections `data`, `model`, `train`, `eval`.
@@ -124,8 +124,8 @@ def validate_config(config):
                 raise ValueError(f"config.{key} is {value!r}; it must be {expected}.")
     if config.train.schedule == "cosine" and config.train.warmup_steps >= config.train.steps:
         raise ValueError(
-            f"config.train.warmup_steps is {config.train.warmup_steps}; before a cosine schedule it "
-            f"must be below config.train.steps = {config.train.steps}."
+            f"config.train.warmup_steps is {config.train.warmup_steps}; before a cosine schedule "
+            f"it must be below config.train.steps = {config.train.steps}."
         )
     _check_norms(config.model)
 

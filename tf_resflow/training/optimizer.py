@@ -10,9 +10,9 @@ class _WarmedUpAverage:
     r"""What `Adam` and `AdamW` below add to Keras' optimizers.
 
     - With `use_ema`, the momentum of the average of the weights at iteration \(t\) is
-      \(\min(m, (1 + t) / (10 + t))\). A constant momentum of 0.999 remembers the initial weights for
-      thousands of steps, so that the average of a short run is worse than its last weights; this
-      average spans about a tenth of the run until it spans \(1 / (1 - m)\) steps.
+      \(\min(m, (1 + t) / (10 + t))\). A constant momentum of 0.999 remembers the initial weights
+      for thousands of steps, so that the average of a short run is worse than its last weights;
+      this average spans about a tenth of the run until it spans \(1 / (1 - m)\) steps.
     - Gradients are summed over the replicas before they are clipped. Keras clips those of each
       replica, so that the result would depend on the number of replicas.
     """
