@@ -4,6 +4,8 @@ import difflib
 
 from ml_collections import config_dict
 
+from tf_resflow.data.load import default_config as data_config
+
 __all__ = ["default_config", "flat_keys", "nearest_key", "validate_config"]
 
 
@@ -18,20 +20,11 @@ def default_config():
     """
     config = config_dict.ConfigDict()
     config.seed = 0
-    config.data = _data()
+    config.data = data_config()
     config.model = _model()
     config.train = _train()
     config.eval = _eval()
     return config.lock()
-
-
-def _data():
-    data = config_dict.ConfigDict()
-    data.name = "digits"  # see resflow.data.load
-    data.data_dir = config_dict.placeholder(str)  # folder (TFDS) or file (tabular)
-    data.levels = 0  # requantise images to so many levels; 0: as they are
-    data.flip = False  # mirror training images at random
-    return data
 
 
 def _model():

@@ -1,0 +1,17 @@
+"""Evaluation: held-out scores, baselines, image grids and figures."""
+
+from tf_resflow.evaluation.baselines import gaussian_baseline, uniform_baseline
+from tf_resflow.evaluation.figures_2d import density_figure
+from tf_resflow.evaluation.held_out import HeldOut, Score
+from tf_resflow.evaluation.images import image_grid, reconstruction_grid, write_png
+
+__all__ = [
+    "HeldOut",
+    "Score",
+    "density_figure",
+    "gaussian_baseline",
+    "image_grid",
+    "reconstruction_grid",
+    "uniform_baseline",
+    "write_png",
+]
