@@ -1,0 +1,31 @@
+"""Keras layers of constrained Lipschitz constant, and what is known of their norms."""
+
+from tf_resflow.layers.activations import CLipSwish, FullSort, LipschitzCube, LipSwish, MaxMin
+from tf_resflow.layers.learned_order import LearnedOrder
+from tf_resflow.layers.lipschitz_constant import lipschitz_constant
+from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
+from tf_resflow.layers.lipschitz_dense import LipschitzDense
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer
+from tf_resflow.layers.lipschitz_layers import (
+    lipschitz_layers,
+    mean_norm,
+    scaled_kernels,
+    update_norms,
+)
+
+__all__ = [
+    "CLipSwish",
+    "FullSort",
+    "LearnedOrder",
+    "LipSwish",
+    "LipschitzConv2D",
+    "LipschitzCube",
+    "LipschitzDense",
+    "LipschitzLayer",
+    "MaxMin",
+    "lipschitz_constant",
+    "lipschitz_layers",
+    "mean_norm",
+    "scaled_kernels",
+    "update_norms",
+]

@@ -1,0 +1,75 @@
+"""A learnable order of a vector norm."""
+
+__all__ = ["LearnedOrder"]
+
+import math
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="tf_resflow")
+class LearnedOrder(keras.layers.Layer):
+    """The order p of an l^p norm, learned: p = low + (high - low) sigmoid(theta).
+
+    Give one object to several layers to share it. Orders have an objective of their own,
+    `tf_resflow.layers.mean_norm`: the density's gradient does not reach them.
+
+    ```python
+    orders = resflow.layers.LearnedOrder.cycle(3)
+    branch = keras.Sequential([keras.Input([2])] + [
+        resflow.layers.LipschitzDense(units, domain=p, codomain=q)
+        for units, (p, q) in zip([64, 64, 2], orders)
+    ])
+    ```
+
+    Args:
+        initial: the first value of p, strictly between low and high.
+        low: infimum of p, at least 1.
+        high: supremum of p.
+
+    Raises:
+        ValueError: unless 1 <= low < initial < high < inf.
+
+    References:
+        Chen et al., "Residual Flows" (2019), learned mixed norms.
+    """
+
+    def __init__(self, initial=2.0, low=1.0, high=5.0, **kwargs):
+        super().__init__(**kwargs)
+        if not 1.0 <= low < initial < high < math.inf:
+            raise ValueError(
+                "A LearnedOrder needs 1 <= low < initial < high < inf, but got "
+                f"low={low}, initial={initial}, high={high}."
+            )
+        self.initial, self.low, self.high = float(initial), float(low), float(high)
+        share = (initial - low) / (high - low)
+        self.theta = self.add_weight(
+            name="theta",
+            initializer=keras.initializers.Constant(math.log(share / (1.0 - share))),
+            autocast=False,
+        )
+        self.built = True
+
+    @classmethod
+    def cycle(cls, length, **kwargs):
+        """Orders for a chain of layers: [(p0, p1), (p1, p2), ..., (p_last, p0)].
+
+        The i-th pair is the domain and the codomain of the i-th layer, so that the chain maps a
+        space to itself.
+
+        Args:
+            length: the number of layers.
+            **kwargs: of each `LearnedOrder`.
+        """
+        orders = [cls(**kwargs) for _ in range(length)]
+        return list(zip(orders, orders[1:] + orders[:1], strict=True))
+
+    def order(self):
+        """The order, a scalar tensor, differentiable in theta."""
+        return self.low + (self.high - self.low) * tf.sigmoid(self.theta.value)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        config = {"initial": self.initial, "low": self.low, "high": self.high}
+        return {**super().get_config(), **config}

@@ -1,0 +1,113 @@
+"""The two linear maps whose norms the layers constrain: a matrix and a zero-padded convolution."""
+
+__all__ = ["ConvolutionOperator", "MatrixOperator"]
+
+import math
+
+import tensorflow as tf
+
+
+class MatrixOperator:
+    """v -> v W at each of `copies` positions, with a kernel W of `shape` `[inputs, outputs]`.
+
+    Vectors are `[starts, inputs]`: the norm over all positions follows from that of W, and for
+    p <= q equals it.
+    """
+
+    def __init__(self, shape, copies=1):
+        self.num_inputs, self.num_outputs = (float(size) for size in shape)
+        self.vector_shape = (shape[0],)
+        self.copies = float(copies)
+
+    def matvec(self, kernel, v):
+        """W v."""
+        return tf.matmul(v, kernel)
+
+    def rmatvec(self, kernel, u):
+        """W' u."""
+        return tf.matmul(u, kernel, transpose_b=True)
+
+    def live(self, kernel):
+        """The entries that act on some input: all of them."""
+        return kernel
+
+    def row_sums(self, kernel):
+        """The sum of what each output weighs, `[outputs]`."""
+        return tf.reduce_sum(kernel, 0)
+
+    def column_sums(self, kernel):
+        """The sum of what each input feeds, `[inputs]`."""
+        return tf.reduce_sum(kernel, 1)
+
+    def spectral_bound(self, kernel):
+        """||W||_2, from the Gram matrix of the smaller side."""
+        wide = kernel.shape[1] > kernel.shape[0]
+        gram = tf.matmul(kernel, kernel, transpose_a=not wide, transpose_b=wide)
+        return tf.sqrt(tf.maximum(tf.reduce_max(tf.linalg.eigvalsh(gram)), 0.0))
+
+
+class ConvolutionOperator:
+    """Stride 1, zero padding, odd kernel `[kh, kw, inputs, outputs]`, image `[height, width]`.
+
+    Vectors are images, `[starts, height, width, inputs]`.
+    """
+
+    copies = 1.0
+
+    def __init__(self, shape, image_size):
+        self.height, self.width = image_size
+        self.vector_shape = (*image_size, shape[2])
+        self.num_inputs = float(self.height * self.width * shape[2])
+        self.num_outputs = float(self.height * self.width * shape[3])
+
+    def matvec(self, kernel, v):
+        """W v."""
+        return tf.nn.conv2d(v, kernel, 1, "SAME")
+
+    def rmatvec(self, kernel, u):
+        """W' u."""
+        shape = tf.concat([tf.shape(u)[:-1], [kernel.shape[2]]], 0)
+        return tf.nn.conv2d_transpose(u, kernel, shape, 1, "SAME")
+
+    def live(self, kernel):
+        """The taps that reach a pixel from another of the image: some are dead on a small one."""
+        reach = [(size - 1) // 2 for size in kernel.shape[:2]]
+        top = max(0, reach[0] - (self.height - 1))
+        left = max(0, reach[1] - (self.width - 1))
+        return kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]
+
+    def row_sums(self, kernel):
+        """The sum of what each output pixel weighs, `[1, height, width, outputs]`."""
+        ones = tf.ones([1, self.height, self.width, 1], kernel.dtype)
+        return self.matvec(tf.reduce_sum(kernel, 2, keepdims=True), ones)
+
+    def column_sums(self, kernel):
+        """The sum of what each input pixel feeds, `[1, height, width, inputs]`."""
+        ones = tf.ones([1, self.height, self.width, 1], kernel.dtype)
+        return self.rmatvec(tf.reduce_sum(kernel, 3, keepdims=True), ones)
+
+    def spectral_bound(self, kernel):
+        """An upper bound of ||W||_2 from the Fourier symbols of a periodic convolution.
+
+        With r = (k-1)/2, no tap wraps from one pixel of the image to another on a torus of
+        (height + r) x (width + r): the zero-padded convolution is a compression of the periodic
+        one there, whose norm is the largest of its symbols'. Conjugate frequencies count once.
+
+        References:
+            Sedghi, Gupta and Long, "The singular values of convolutional layers" (2019).
+        """
+        kernel = self.live(kernel)
+        rows = self.height + (kernel.shape[0] - 1) // 2
+        columns = self.width + (kernel.shape[1] - 1) // 2
+        taps = tf.signal.rfft(tf.transpose(kernel, [0, 2, 3, 1]), [columns])
+        wide = kernel.shape[3] > kernel.shape[2]
+
+        def largest_eigenvalue(row):
+            turns = tf.range(kernel.shape[0], dtype=tf.float64) * tf.cast(row, tf.float64) / rows
+            phases = tf.exp(tf.complex(tf.zeros_like(turns), -2.0 * math.pi * turns))
+            symbols = tf.einsum("h,hiof->fio", phases, taps)
+            gram = tf.matmul(symbols, symbols, adjoint_a=not wide, adjoint_b=wide)
+            return tf.reduce_max(tf.math.real(tf.linalg.eigvalsh(gram)))
+
+        eigenvalues = tf.map_fn(largest_eigenvalue, tf.range(rows), fn_output_signature=tf.float64)
+        return tf.sqrt(tf.maximum(tf.reduce_max(eigenvalues), 0.0))

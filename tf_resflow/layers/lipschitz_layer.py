@@ -1,0 +1,267 @@
+"""The base of the layers of constrained operator norm."""
+
+__all__ = ["LipschitzLayer"]
+
+import contextvars
+import math
+
+import keras
+import tensorflow as tf
+
+from tf_resflow.layers import operator_norms
+from tf_resflow.layers.learned_order import LearnedOrder
+
+_SCALED = contextvars.ContextVar("tf_resflow_scaled_kernels", default=None)
+_NUM_STARTS = 4
+_EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
+
+
+class LipschitzLayer(keras.layers.Layer):
+    """A linear layer x -> W x + b with ||W||_{p -> q} <= coefficient.
+
+    The kernel is divided by max(1, ||W|| / coefficient), differentiably. A call is pure: it reads
+    the kernel and the stored maximisers v, and ||W|| is ||W v||_q / ||v||_p. `update_norm` moves v
+    by power iterations and is to be called after each change of the kernel, with
+    `tf_resflow.layers.update_norms`. No v is stored where the norm has a closed form: p = 1 or
+    q = inf.
+
+    The norm is computed in float32 or in the variables' dtype if that is wider. In bfloat16 or
+    float16 the layer keeps below its coefficient by the dtype's epsilon, for the rounding of the
+    kernel.
+
+    Args:
+        coefficient: the largest norm allowed, positive.
+        domain: p in [1, inf], or a `LearnedOrder`.
+        codomain: q in [1, inf], or a `LearnedOrder`.
+        use_bias: whether to add b.
+        kernel_initializer: default uniform with variance 1 / (3 fan_in).
+        bias_initializer: default zeros.
+        tolerance: relative change in v at which `update_norm` stops.
+        max_iterations: the most power iterations of one `update_norm`.
+        **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        coefficient=0.97,
+        domain=2,
+        codomain=2,
+        use_bias=True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        tolerance=1e-2,
+        max_iterations=20,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not 0.0 < coefficient < math.inf:
+            raise ValueError(f"coefficient must be positive and finite, but got {coefficient}.")
+        if kernel_initializer is None:
+            kernel_initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        self.coefficient = float(coefficient)
+        self.domain = _validated_order(domain, "domain")
+        self.codomain = _validated_order(codomain, "codomain")
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.tolerance = tolerance
+        self.max_iterations = max_iterations
+
+    def _build(self, kernel_shape, operator):
+        self._operator = operator
+        with tf.init_scope():
+            self.kernel = self.add_weight(
+                name="kernel",
+                shape=kernel_shape,
+                initializer=self.kernel_initializer,
+                autocast=False,
+            )
+            self.bias = None
+            if self.use_bias:
+                self.bias = self.add_weight(
+                    name="bias", shape=kernel_shape[-1:], initializer=self.bias_initializer
+                )
+            self.vector = None if self.has_closed_form else self._new_vector()
+
+    def _new_vector(self):
+        starts = 1 if self.domain == self.codomain == 2.0 else _NUM_STARTS
+
+        def converged(shape, dtype):
+            v = tf.random.stateless_normal(shape, [0, 0], dtype=dtype)
+            return self._iterate(v, self.tolerance, self.max_iterations)[0]
+
+        return keras.Variable(
+            converged,
+            shape=(starts, *self._operator.vector_shape),
+            dtype=self._norm_dtype,
+            trainable=False,
+            autocast=False,
+            synchronization="on_read",
+            aggregation="only_first_replica",
+            name="vector",
+        )
+
+    @property
+    def has_closed_form(self):
+        """Whether the norm needs no power iteration, and so no stored vector."""
+        return operator_norms.has_closed_form(self.domain, self.codomain)
+
+    @property
+    def has_learned_order(self):
+        """Whether the domain's or the codomain's order is learned."""
+        return isinstance(self.domain, LearnedOrder) or isinstance(self.codomain, LearnedOrder)
+
+    @property
+    def _norm_dtype(self):
+        return "float64" if self.variable_dtype == "float64" else "float32"
+
+    def _orders(self):
+        return tuple(
+            order.order() if isinstance(order, LearnedOrder) else order
+            for order in (self.domain, self.codomain)
+        )
+
+    def _fixed_orders(self):
+        return tuple(
+            order if isinstance(order, float) else tf.stop_gradient(order)
+            for order in self._orders()
+        )
+
+    def _operand(self):
+        """The kernel in the dtype of the norm and in the shape that the operator takes."""
+        if not self.built:
+            raise ValueError(
+                f"Layer '{self.name}' is not built: call it, or its model, on an input, or start "
+                "the model with keras.Input(shape)."
+            )
+        return self._as_operand(tf.cast(self.kernel.value, self._norm_dtype))
+
+    def _as_operand(self, kernel):
+        return kernel
+
+    def _iterate(self, v, tolerance, max_iterations):
+        kernel = self._as_operand(tf.cast(self.kernel.value, v.dtype))
+        return operator_norms.power_iteration(
+            self._operator, kernel, v, *self._orders(), tolerance, max_iterations
+        )
+
+    def _estimate(self, kernel, domain, codomain):
+        v = None if self.vector is None else self.vector.value
+        return operator_norms.norm_estimate(self._operator, kernel, v, domain, codomain)
+
+    def update_norm(self, tolerance=None, max_iterations=None):
+        """Moves the stored vectors to the maximiser for the present kernel.
+
+        Power iterations from where they are, until their relative change is at most the tolerance
+        or their number `max_iterations`; then one assignment. Works eagerly, in a `tf.function`
+        and in replica context, where equal kernels give equal vectors.
+
+        Args:
+            tolerance: default the layer's; 0 for a fixed number.
+            max_iterations: default the layer's.
+
+        Returns:
+            The number of iterations, an int32 scalar: 0 where the norm has a closed form.
+
+        Raises:
+            ValueError: if the layer is not built.
+        """
+        self._operand()
+        if self.vector is None:
+            return tf.constant(0)
+        tolerance = self.tolerance if tolerance is None else tolerance
+        max_iterations = self.max_iterations if max_iterations is None else max_iterations
+        v, count = self._iterate(self.vector.value, tolerance, max_iterations)
+        self.vector.assign(v)
+        return count
+
+    def norm_estimate(self):
+        """||W||_{p -> q} of the raw kernel, from below; exact in closed form. A scalar.
+
+        Differentiable in the kernel; the orders are constants.
+        """
+        return self._estimate(self._operand(), *self._fixed_orders())
+
+    def order_objective(self):
+        """The same estimate, differentiable in the learned orders; the kernel is a constant."""
+        return self._estimate(tf.stop_gradient(self._operand()), *self._orders())
+
+    def norm_bound(self):
+        """A rigorous upper bound of ||W||_{p -> q} of the raw kernel, a float64 scalar."""
+        return operator_norms.norm_bound(self._operator, self._operand(), *self._fixed_orders())
+
+    def lipschitz_bound(self):
+        """A rigorous upper bound of the layer's Lipschitz constant, a float64 scalar.
+
+        It is that of the kernel as applied: scaled, and rounded to the compute dtype.
+        """
+        self._operand()
+        kernel = self._as_operand(tf.cast(self._fresh_kernel(), tf.float64))
+        return operator_norms.norm_bound(self._operator, kernel, *self._fixed_orders())
+
+    def scaled_kernel(self):
+        """The kernel over max(1, ||W|| / coefficient): differentiable, in the variables' dtype."""
+        limit = self.coefficient * (1.0 - _EPSILON.get(self.compute_dtype, 0.0))
+        scale = tf.maximum(1.0, self.norm_estimate() / limit)
+        return tf.cast(tf.cast(self.kernel.value, scale.dtype) / scale, self.variable_dtype)
+
+    def _fresh_kernel(self):
+        return tf.cast(self.scaled_kernel(), self.compute_dtype)
+
+    def _applied_kernel(self):
+        """The kernel to apply: the enclosing `scaled_kernels`', if it can be used from here."""
+        held = (_SCALED.get() or {}).get(id(self))
+        if held is not None and _is_reachable(held):
+            return held
+        return self._fresh_kernel()
+
+    def get_config(self):
+        """The constructor's arguments; a `LearnedOrder` as an object, so that it stays shared."""
+        config = {
+            "coefficient": self.coefficient,
+            "domain": self.domain,
+            "codomain": self.codomain,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "tolerance": self.tolerance,
+            "max_iterations": self.max_iterations,
+        }
+        return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        """A layer from `get_config`, or from its serialised form."""
+        orders = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("domain", "codomain")
+            if isinstance(config[name], dict)
+        }
+        return super().from_config({**config, **orders})
+
+
+def _validated_order(order, name):
+    if isinstance(order, LearnedOrder):
+        return order
+    if isinstance(order, bool) or not isinstance(order, (int, float)) or not order >= 1:
+        raise ValueError(
+            f"{name} must be the order of a norm, a number in [1, inf] or a LearnedOrder, "
+            f"but got {order!r}."
+        )
+    return float(order)
+
+
+def _is_reachable(tensor):
+    """Whether the tensor belongs to the present graph or to one that encloses it.
+
+    An eager tensor is not reachable from a graph: a `tf.function` would keep it as a constant.
+    """
+    if tf.executing_eagerly() or not tf.is_symbolic_tensor(tensor):
+        return tf.executing_eagerly() and not tf.is_symbolic_tensor(tensor)
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None and graph is not tensor.graph:
+        graph = getattr(graph, "outer_graph", None)
+    return graph is not None
