@@ -1,0 +1,41 @@
+import json
+
+import numpy as np
+import tensorflow as tf
+
+from tf_resflow.training import metrics
+
+
+def test_lines_and_events(tmp_path):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.scalars(10, "train", {"loss": np.float32(1.5), "rate": tf.constant(0.25)})
+        writer.scalars(20, "test", {"loss": float("nan")})
+        writer.image(20, "samples", np.zeros([4, 5, 1], np.uint8))
+    text = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in text] == [
+        {"step": 10, "split": "train", "loss": 1.5, "rate": 0.25},
+        {"step": 20, "split": "test", "loss": None},
+    ]
+    (events,) = (tmp_path / "events").iterdir()
+    tags = {
+        (event.step, value.tag)
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    assert tags == {(10, "train/loss"), (10, "train/rate"), (20, "test/loss"), (20, "samples")}
+
+
+def test_resuming_drops_later_and_broken_lines(tmp_path):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        for step in (10, 20, 30):
+            writer.scalars(step, "train", {"loss": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "spl')
+    with metrics.MetricsWriter(tmp_path, step=20) as writer:
+        writer.scalars(30, "train", {"loss": -1})
+    lines = metrics.read_metrics(tmp_path)
+    assert [(line["step"], line["loss"]) for line in lines] == [(10, 10), (20, 20), (30, -1)]
+
+
+def test_no_file_has_no_lines(tmp_path):
+    assert metrics.read_metrics(tmp_path) == []

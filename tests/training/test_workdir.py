@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from tf_resflow.training.config import default_config
+from tf_resflow.training.workdir import Workdir
+
+
+def test_config_round_trip(tmp_path):
+    config = default_config()
+    config.model.num_blocks = (2, 3, 4)
+    config.model.logit_alpha = 1e-6
+    Workdir(tmp_path / "new" / "run").prepare(config)
+    read = Workdir(tmp_path / "new" / "run").read_config()
+    assert read.to_dict() == config.to_dict()
+    assert read.model.num_blocks == (2, 3, 4)
+    assert read.is_locked
+
+
+def test_the_same_config_is_taken_again(tmp_path):
+    for _ in range(2):
+        Workdir(tmp_path).prepare(default_config())
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("train.steps", 9000),
+        ("data.data_dir", "elsewhere"),
+        ("train.log_every", 7),
+        ("eval.batch_size", 3),
+    ],
+)
+def test_what_leaves_the_weights_alone_may_change(tmp_path, key, value):
+    Workdir(tmp_path).prepare(default_config())
+    config = default_config()
+    config.update_from_flattened_dict({key: value})
+    Workdir(tmp_path).prepare(config)
+    assert Workdir(tmp_path).read_config().to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("train.steps", 10),
+        ("train.learning_rate", 0.5),
+        ("model.num_blocks", (4, 5)),
+        ("seed", 3),
+        ("model.estimator.train.p", 0.25),
+        ("train.batch_size", 32),
+    ],
+)
+def test_another_config_is_refused_by_key(tmp_path, key, value):
+    Workdir(tmp_path).prepare(default_config())
+    before = (tmp_path / "config.json").read_bytes()
+    config = default_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=f"config.{key} = ") as error:
+        Workdir(tmp_path).prepare(config)
+    assert "another --workdir" in str(error.value)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("path", ["file/run", "file"])
+def test_an_unwritable_workdir(tmp_path, path):
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(ValueError, match="Cannot write to the workdir"):
+        Workdir(tmp_path / path).prepare(default_config())
+
+
+def test_not_a_workdir(tmp_path):
+    with pytest.raises(ValueError, match="no config.json"):
+        Workdir(tmp_path).read_config()
+
+
+def test_an_unknown_key_of_another_version(tmp_path):
+    Workdir(tmp_path).prepare(default_config())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["train"]["stesp"] = 5
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="'train.stesp'.*'train.steps'"):
+        Workdir(tmp_path).read_config()

@@ -1,0 +1,75 @@
+"""Where a run's figures go: metrics.jsonl and TensorBoard."""
+
+import json
+import math
+import os
+import pathlib
+
+import tensorflow as tf
+
+__all__ = ["MetricsWriter", "read_metrics"]
+
+
+class MetricsWriter:
+    """Writes scalars as JSON lines and to TensorBoard, and images to TensorBoard.
+
+    A line is `{"step": 100, "split": "train", "bits_per_dim": 2.31, ...}`; NaN and infinite values
+    become null. A run that was killed may have written lines later than the checkpoint it resumes
+    from: they are dropped, so that no step stands twice.
+
+    Args:
+      workdir: directory of the run.
+      step: the step that the run starts from; lines of later steps are dropped.
+    """
+
+    def __init__(self, workdir, step=0):
+        workdir = pathlib.Path(workdir)
+        self._path = workdir / "metrics.jsonl"
+        _drop_later(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._events = tf.summary.create_file_writer(str(workdir / "events"))
+
+    def scalars(self, step, split, values):
+        """Writes `values`, a dict of name to number, as one line."""
+        values = {name: float(value) for name, value in values.items()}
+        line = {"step": step, "split": split}
+        line |= {name: v if math.isfinite(v) else None for name, v in values.items()}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        with self._events.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(f"{split}/{name}", value, step)
+
+    def image(self, step, name, image):
+        """Writes a uint8 image `[height, width, channels]` to TensorBoard."""
+        with self._events.as_default():
+            tf.summary.image(name, image[None], step)
+
+    def close(self):
+        """Flushes and closes both files."""
+        self._file.close()
+        self._events.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def read_metrics(workdir):
+    """Returns the lines of a run's metrics.jsonl as dicts, without one that was cut short."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _drop_later(path, step):
+    if not path.exists():
+        return
+    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)

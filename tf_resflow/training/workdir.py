@@ -1,0 +1,136 @@
+"""The directory of a run: which files it holds, and which config it belongs to."""
+
+import json
+import os
+import pathlib
+
+from tf_resflow.training.config import default_config, flat_keys, nearest_key, validate_config
+
+__all__ = ["Workdir"]
+
+# Fields that a later run may change: they leave the weights at a given step as they are.
+_FREE = (
+    "data.data_dir",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "eval.",
+)
+
+
+class Workdir:
+    """The files of a run.
+
+    - `config.json`: the config, written by the first run
+    - `data.json`: what a model must know of its data (shape, levels, mean and std)
+    - `checkpoints/`, `metrics.jsonl`, `events/` (TensorBoard), `figures/`, `result.json`
+
+    Args:
+      path: the directory.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path).expanduser()
+        self.config = self.path / "config.json"
+        self.data = self.path / "data.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.figures = self.path / "figures"
+        self.result = self.path / "result.json"
+
+    def prepare(self, config):
+        """Makes the directory and writes the config, or compares it with the one that is there.
+
+        The number of steps may grow, and what leaves the weights alone may change.
+
+        Args:
+          config: the run's configuration.
+
+        Raises:
+          ValueError: when the directory cannot be written, or belongs to another config.
+        """
+        try:
+            self.figures.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(
+                f"Cannot write to the workdir {self.path}: {error.strerror}. Choose another "
+                "--workdir, or make this one writable."
+            ) from None
+        if self.config.exists():
+            self._check_same(config)
+        write_json(self.config, _plain(config.to_dict()))
+
+    def read_config(self):
+        """Returns the config of the run, locked.
+
+        Raises:
+          ValueError: when there is none, or it has fields that are unknown to this version.
+        """
+        if not self.config.exists():
+            raise ValueError(
+                f"{self.path} is not the workdir of a run: it has no config.json. Give the "
+                "--workdir that train.py was run with."
+            )
+        config = default_config()
+        for key, value in _flat(read_json(self.config)).items():
+            if key not in flat_keys(config):
+                raise ValueError(
+                    f"{self.config} has the unknown key {key!r}; the nearest known is "
+                    f"{nearest_key(config, key)!r}. Was it written by another version?"
+                )
+            value = tuple(value) if isinstance(value, list) else value
+            config.update_from_flattened_dict({key: value})
+        validate_config(config)
+        return config
+
+    def _check_same(self, config):
+        old, new = _flat(read_json(self.config)), _flat(_plain(config.to_dict()))
+        for key in sorted(old.keys() | new.keys()):
+            before, now = old.get(key), new.get(key)
+            if before == now or key.startswith(_FREE):
+                continue
+            if key == "train.steps" and now > before:
+                continue
+            hint = " (steps may only grow)" if key == "train.steps" else ""
+            raise ValueError(
+                f"{self.path} belongs to a run with config.{key} = {before!r}, but now it is "
+                f"{now!r}{hint}. Resume with the same config, or choose another --workdir."
+            )
+
+
+def write_json(path, value):
+    """Writes a JSON file in one piece: a reader sees the old file or the new one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path):
+    """Reads a JSON file.
+
+    Raises:
+      ValueError: when it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from None
+
+
+def _plain(value):
+    """The value as JSON gives it back: tuples as lists."""
+    return json.loads(json.dumps(value))
+
+
+def _flat(tree, prefix=""):
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
