@@ -1,0 +1,22 @@
+"""Bijectors: the residual block, and what a flow needs around it."""
+
+from tf_resflow.bijectors.act_norm import ActNorm
+from tf_resflow.bijectors.flow import Flow
+from tf_resflow.bijectors.initialize import initialize
+from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
+from tf_resflow.bijectors.preprocessing import Logit, Normalize
+from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.bijectors.squeeze_2d import Squeeze2D
+from tf_resflow.bijectors.with_log_det import with_log_det
+
+__all__ = [
+    "ActNorm",
+    "Flow",
+    "Logit",
+    "MultiscaleFlow",
+    "Normalize",
+    "ResidualBlock",
+    "Squeeze2D",
+    "initialize",
+    "with_log_det",
+]

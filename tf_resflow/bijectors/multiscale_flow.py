@@ -1,0 +1,120 @@
+"""Multi-scale architecture: half of the channels leave at each scale."""
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.bijectors.flow import check_arguments, check_unique_names, route
+from tf_resflow.bijectors.scoped_cache import ScopedGreedyCache
+
+__all__ = ["MultiscaleFlow"]
+
+
+class MultiscaleFlow(tfp.bijectors.Bijector):
+    """Flows in sequence, with half of the channels factored out after each but the last.
+
+    `[H, W, C]` to a vector of the same size: after flow i the first half of the channels goes on to flow
+    i + 1, the second half is final. The latent is the concatenation of what left, in the order of leaving,
+    and of the last flow's output, each flattened.
+
+    Args:
+      flows: list of `Flow`s on images, at least two; all but the last end in an even number of channels.
+      event_shape: `[H, W, C]` of the data.
+      name: `str`.
+
+    Raises:
+      ValueError: for fewer than two flows, an odd number of channels to halve, or equal names.
+
+    References:
+      Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
+    """
+
+    _cache = ScopedGreedyCache(
+        forward_name="_augmented_forward", inverse_name="_augmented_inverse"
+    )
+
+    def __init__(self, flows, event_shape, name="multiscale_flow"):
+        parameters = dict(locals())
+        flows = list(flows)
+        if len(flows) < 2:
+            raise ValueError("A MultiscaleFlow needs at least two flows; use Flow for one.")
+        check_unique_names(name, flows)
+        with tf.name_scope(name) as name:
+            self._flows = {flow.name: flow for flow in flows}
+            self._order = self._no_dependency(flows)
+            self._input_shape = tf.TensorShape(event_shape).with_rank(3)
+            self._final_shapes = self._no_dependency(_final_shapes(flows, self._input_shape))
+            super().__init__(
+                forward_min_event_ndims=3,
+                inverse_min_event_ndims=1,
+                dtype=flows[0].dtype,
+                parameters=parameters,
+                name=name,
+            )
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    @property
+    def flows(self):
+        """The flows, first scale first."""
+        return list(self._order)
+
+    def _augmented_forward(self, x, **kwargs):
+        check_arguments(self, self._order, kwargs)
+        outputs, fldj = [], 0.0
+        for flow in self._order:
+            arguments = route(flow, kwargs)
+            y = flow.forward(x, **arguments)
+            fldj += flow.forward_log_det_jacobian(x, event_ndims=3, **arguments)
+            if flow is not self._order[-1]:
+                x, y = tf.split(y, 2, axis=-1)
+            outputs.append(tf.reshape(y, tf.concat([tf.shape(y)[:-3], [-1]], 0)))
+        y = tf.concat(outputs, axis=-1)
+        return y, {"fldj": fldj, "ildj": -fldj}
+
+    def _augmented_inverse(self, y, **kwargs):
+        check_arguments(self, self._order, kwargs)
+        parts = tf.split(y, [int(np.prod(shape)) for shape in self._final_shapes], axis=-1)
+        x = None
+        for flow, part, shape in zip(
+            reversed(self._order), reversed(parts), reversed(self._final_shapes), strict=True
+        ):
+            part = tf.reshape(part, tf.concat([tf.shape(part)[:-1], shape], 0))
+            x = part if x is None else tf.concat([x, part], axis=-1)
+            x = flow.inverse(x, **route(flow, kwargs))
+        return x, None
+
+    def _forward_log_det_jacobian(self, x, **kwargs):
+        return self._augmented_forward(x, **kwargs)[1]["fldj"]
+
+    def _forward_event_shape(self, shape):
+        self._input_shape.assert_is_compatible_with(shape)
+        return tf.TensorShape([self._input_shape.num_elements()])
+
+    def _inverse_event_shape(self, shape):
+        tf.TensorShape([self._input_shape.num_elements()]).assert_is_compatible_with(shape)
+        return self._input_shape
+
+    def _forward_event_shape_tensor(self, shape):
+        return tf.reduce_prod(shape)[tf.newaxis]
+
+    def _inverse_event_shape_tensor(self, shape):
+        del shape
+        return tf.constant(self._input_shape.as_list())
+
+
+def _final_shapes(flows, shape):
+    """The shapes of the parts of the latent."""
+    shapes = []
+    for flow in flows:
+        shape = flow.forward_event_shape(shape)
+        if flow is not flows[-1]:
+            if shape[-1] % 2:
+                raise ValueError(
+                    f"{flow.name} ends in {shape[-1]} channels, which cannot be halved: end it with Squeeze2D."
+                )
+            shape = tf.TensorShape([*shape[:-1], shape[-1] // 2])
+        shapes.append(shape.as_list())
+    return shapes

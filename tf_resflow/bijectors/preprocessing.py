@@ -1,0 +1,114 @@
+"""Fixed elementwise bijectors between the data and the first block: Logit, Normalize."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.bijectors.scoped_cache import ScopedCache
+
+__all__ = ["Logit", "Normalize"]
+
+
+class Logit(tfp.bijectors.Bijector):
+    r"""`y = logit(alpha + (1 - 2 alpha) x)`, from [0, 1] to the reals.
+
+    \\(\log|dy/dx| = \log(1 - 2\alpha) - \log s - \log(1 - s)\\) with \\(s = \alpha + (1 - 2\alpha) x\\).
+
+    Args:
+      alpha: `float` in (0, 0.5): 0.05 for natural images, 1e-6 for MNIST in the published runs.
+      validate_args: whether to check that x lies in [0, 1].
+      name: `str`.
+
+    Raises:
+      ValueError: when alpha is out of range.
+
+    References:
+      Dinh et al., Density estimation using Real NVP, 2017, Section 4.1.
+    """
+
+    _cache = ScopedCache()
+
+    def __init__(self, alpha=0.05, validate_args=False, name="logit"):
+        parameters = dict(locals())
+        if not 0 < alpha < 0.5:
+            raise ValueError(f"alpha lies in (0, 0.5); got {alpha}.")
+        self._alpha = alpha
+        super().__init__(
+            forward_min_event_ndims=0, validate_args=validate_args, parameters=parameters, name=name
+        )
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    @classmethod
+    def _is_increasing(cls):
+        return True
+
+    def _squash(self, x):
+        checks = []
+        if self.validate_args:
+            message = "Logit takes values in [0, 1]: scale the data, or dequantize with x = (v + u) / levels."
+            checks = [tf.debugging.assert_non_negative(x, message)]
+            checks += [tf.debugging.assert_less_equal(x, tf.ones([], x.dtype), message)]
+        with tf.control_dependencies([check for check in checks if check is not None]):
+            return self._alpha + (1 - 2 * self._alpha) * x
+
+    def _forward(self, x):
+        s = self._squash(x)
+        return tf.math.log(s) - tf.math.log1p(-s)
+
+    def _inverse(self, y):
+        return (tf.sigmoid(y) - self._alpha) / (1 - 2 * self._alpha)
+
+    def _forward_log_det_jacobian(self, x):
+        s = self._squash(x)
+        return math.log(1 - 2 * self._alpha) - tf.math.log(s) - tf.math.log1p(-s)
+
+
+class Normalize(tfp.bijectors.Bijector):
+    """`y = (x - mean) / std`, with constants that broadcast against the event's last axes.
+
+    Args:
+      mean: array-like.
+      std: array-like of the same shape, positive.
+      dtype: of the constants.
+      name: `str`.
+
+    Raises:
+      ValueError: when a standard deviation is not positive, or the shapes differ.
+    """
+
+    _cache = ScopedCache()
+
+    def __init__(self, mean, std, dtype="float32", name="normalize"):
+        parameters = dict(locals())
+        self._mean = self._no_dependency(np.asarray(mean, dtype))
+        self._std = self._no_dependency(np.asarray(std, dtype))
+        if self._mean.shape != self._std.shape:
+            raise ValueError(
+                f"mean and std have one shape; got {self._mean.shape} and {self._std.shape}."
+            )
+        if not np.all(self._std > 0):
+            raise ValueError("Every std is positive. Leave out constant columns, or give them a std of 1.")
+        super().__init__(
+            forward_min_event_ndims=self._mean.ndim,
+            dtype=tf.as_dtype(dtype),
+            parameters=parameters,
+            name=name,
+        )
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    def _forward(self, x):
+        return (x - self._mean) / self._std
+
+    def _inverse(self, y):
+        return y * self._std + self._mean
+
+    def _forward_log_det_jacobian(self, x):
+        return tf.constant(-np.sum(np.log(self._std)), self.dtype)

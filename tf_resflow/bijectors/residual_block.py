@@ -1,0 +1,332 @@
+"""The residual block y = x + g(x) as a bijector with a stochastic log-determinant."""
+
+import re
+import sys
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.bijectors.scoped_cache import ScopedGreedyCache
+from tf_resflow.layers import lipschitz_constant as nominal_lipschitz_constant
+from tf_resflow.logdet import RussianRoulette
+from tf_resflow.seeds import stateless_seed
+from tf_resflow.solvers import Anderson, solve_residual
+
+__all__ = ["ResidualBlock"]
+
+
+class ResidualBlock(tfp.bijectors.Bijector):
+    r"""`y = x + g(x)` with Lip(g) < 1: invertible, with a dense Jacobian.
+
+    The log-determinant is \\(\log|\det(I + J)| = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k) / k\\), estimated as
+    `log_det` says; the inverse is the fixed point of \\(x = y - g(x)\\). `forward` computes the value and the
+    log-determinant from one evaluation of g; `inverse` computes no log-determinant.
+
+    A density is `tfd.TransformedDistribution(base, tfb.Invert(block))`: `log_prob` runs the cheap direction,
+    `sample` the fixed point.
+
+    ```python
+    import keras
+    import tensorflow as tf
+    import tensorflow_probability as tfp
+    import tf_resflow as resflow
+
+    branch = keras.Sequential([
+        keras.Input([2]),
+        resflow.layers.LipschitzDense(64), resflow.layers.LipSwish(),
+        resflow.layers.LipschitzDense(2),
+    ])
+    block = resflow.bijectors.ResidualBlock(branch)
+    base = tfp.distributions.MultivariateNormalDiag(tf.zeros(2))
+    density = tfp.distributions.TransformedDistribution(base, tfp.bijectors.Invert(block))
+    x = density.sample(5, seed=1)
+    print(density.log_prob(x, bijector_kwargs={"seed": 2}).shape)
+    # (5,)
+    ```
+
+    Arguments of the methods: `seed` (see `tf_resflow.stateless_seed`; without one, every call draws
+    anew, so that `log_prob` is random: give a fixed seed, or `log_det=Exact()`, to MCMC), and
+    `conditional_input`. They pass through a distribution as `bijector_kwargs={...}`.
+
+    The value and the log-determinant of a tensor are cached as TFP does. In eager mode a tensor whose
+    output is still held, and two gradient tapes over one tensor in one `tf.function`, find the cached
+    value even if variables have changed since: pass `tf.identity(x)` there, as the training step does.
+
+    Eager execution keeps all that the series computes for the gradient; use `tf.function` for speed and
+    memory.
+
+    Args:
+      branch: built Keras layer or model (or `tf.Module`), g, from an event to an event of the same shape.
+      log_det: a `tf_resflow.logdet` estimator; `RussianRoulette()` by default.
+      inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
+      lipschitz_constant: bound of Lip(g), for a branch with layers that
+        `tf_resflow.layers.lipschitz_constant` does not know; taken on trust.
+      conditional: whether the branch takes `[x, conditional_input]`; the constant is that in x.
+      event_shape: shape of an event, for a branch that does not tell its input shape.
+      validate_args: whether `inverse` raises for an example that did not converge. (It prints a warning
+        otherwise.)
+      name: `str`; blocks of one flow have different names.
+
+    Raises:
+      ValueError: when the branch is not built, its output is unlike its input, or its Lipschitz constant
+        is unknown or not below 1.
+
+    References:
+      Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
+      Behrmann et al., Invertible Residual Networks, 2019.
+    """
+
+    _cache = ScopedGreedyCache(
+        forward_name="_augmented_forward", inverse_name="_augmented_inverse"
+    )
+
+    def __init__(
+        self,
+        branch,
+        log_det=None,
+        inverse_solver=None,
+        lipschitz_constant=None,
+        conditional=False,
+        event_shape=None,
+        validate_args=False,
+        name=None,
+    ):
+        name = name or f"residual_block_{keras.backend.get_uid('residual_block')}"
+        parameters = dict(locals())
+        with tf.name_scope(name) as name:
+            self._branch = branch if isinstance(branch, tf.Module) else self._no_dependency(branch)
+            self._log_det = RussianRoulette() if log_det is None else log_det
+            self._inverse_solver = Anderson() if inverse_solver is None else inverse_solver
+            self._conditional = conditional
+            self._event_shape, self._condition_rank = _input_shapes(branch, conditional, event_shape)
+            self._lipschitz_constant = _checked_constant(branch, lipschitz_constant)
+            if isinstance(branch, keras.Sequential):
+                # It would cast its input to its own policy's dtype, whatever that of its layers.
+                branch.autocast = False
+            if isinstance(branch, keras.Layer):
+                self._branch_variables = _by_name(branch.variables)
+            super().__init__(
+                forward_min_event_ndims=self._event_shape.rank,
+                dtype=_dtype(branch),
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
+            )
+        _check_output(self)
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    @property
+    def branch(self):
+        """The Keras layer or model g."""
+        return self._branch
+
+    @property
+    def log_det(self):
+        """The estimator of the log-determinant."""
+        return self._log_det
+
+    @property
+    def inverse_solver(self):
+        """The solver of `inverse`."""
+        return self._inverse_solver
+
+    @property
+    def conditional(self):
+        """Whether the branch takes a conditional input."""
+        return self._conditional
+
+    @property
+    def lipschitz_constant(self):
+        """The bound of Lip(g) that the layers enforce, or that the constructor was given."""
+        return self._lipschitz_constant
+
+    def solve(self, y, conditional_input=None):
+        """The inverse with its diagnostics.
+
+        Args:
+          y: tensor of shape `[..., *event]`.
+          conditional_input: as for `inverse`.
+
+        Returns:
+          A `tf_resflow.solvers.Solution`: root like `y` (broadcast with the condition), and residual,
+          num_iterations and converged, of the batch shape.
+        """
+        y = tf.convert_to_tensor(y, dtype=self.dtype)
+        y, condition, batch_shape = self._to_rows(y, conditional_input)
+        solution = solve_residual(self._branch, y, self._inverse_solver, condition)
+        return type(solution)(*(_from_rows(part, batch_shape) for part in solution))
+
+    def transform(self, x, conditional_input=None, seed=None):
+        """`x + g(x)` alone, without the log-determinant that `forward` computes along."""
+        del seed
+        x = tf.convert_to_tensor(x, dtype=self.dtype)
+        x, condition, batch_shape = self._to_rows(x, conditional_input)
+        g = self._branch(x if condition is None else [x, condition])
+        return _from_rows(x + tf.cast(g, x.dtype), batch_shape)
+
+    def _augmented_forward(self, x, conditional_input=None, seed=None):
+        x, condition, batch_shape = self._to_rows(x, conditional_input)
+        seed = stateless_seed(seed, salt=self.name)
+        y, log_det = self._log_det(self._branch, x, condition, seed)
+        y, log_det = _from_rows(y, batch_shape), _from_rows(log_det, batch_shape)
+        return y, {"fldj": log_det, "ildj": -log_det}
+
+    def _augmented_inverse(self, y, conditional_input=None, seed=None):
+        del seed
+        solution = self.solve(y, conditional_input)
+        with tf.control_dependencies(self._report(solution)):
+            return tf.identity(solution.root), None
+
+    def _forward_log_det_jacobian(self, x, **kwargs):
+        return self._augmented_forward(x, **kwargs)[1]["fldj"]
+
+    def _report(self, solution):
+        """Raises (validate_args) or warns about the examples that did not converge."""
+        failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
+        message = f"{self.name}: the inverse did not converge for some examples after "
+        message += f"{self._inverse_solver.max_iterations} evaluations"
+        if self.validate_args:
+            return [tf.debugging.assert_equal(failed, 0, message)]
+        warn = lambda: tf.print(  # noqa: E731
+            "WARNING:", message, "\n  number of examples:", failed,
+            "largest residual:", tf.reduce_max(solution.residual), output_stream=sys.stderr,
+        )  # fmt: skip
+        return [tf.cond(failed > 0, warn, tf.no_op)]
+
+    def _to_rows(self, x, condition):
+        """Flattens the batch shape of `x` (and of the condition, broadcast to it) to one axis."""
+        rank = self._event_shape.rank
+        self._check_event(x)
+        if self._conditional != (condition is not None):
+            needed = "needs" if self._conditional else "takes no"
+            raise ValueError(f"{self.name} {needed} conditional_input (conditional={self._conditional}).")
+        batch_shape = tf.shape(x)[: tf.rank(x) - rank]
+        if condition is not None:
+            condition = tf.convert_to_tensor(condition)
+            condition_batch = tf.shape(condition)[: tf.rank(condition) - self._condition_rank]
+            batch_shape = tf.broadcast_dynamic_shape(batch_shape, condition_batch)
+            condition = _rows(condition, batch_shape, self._condition_rank)
+        elif x.shape.rank == rank + 1:
+            return x, None, None
+        return _rows(x, batch_shape, rank), condition, batch_shape
+
+    def _check_event(self, x):
+        rank = self._event_shape.rank
+        if x.shape.rank is None:
+            return
+        if x.shape.rank < rank or not self._event_shape[-1:].is_compatible_with(x.shape[-1:]):
+            raise ValueError(
+                f"{self.name} maps events of shape {self._event_shape.as_list()}, preceded by any batch "
+                f"shape; got an input of shape {x.shape.as_list()}."
+            )
+
+
+def _rows(tensor, batch_shape, event_rank):
+    static_event = tensor.shape[tensor.shape.rank - event_rank :]
+    event = tf.shape(tensor)[tf.rank(tensor) - event_rank :]
+    tensor = tf.broadcast_to(tensor, tf.concat([batch_shape, event], 0))
+    tensor = tf.reshape(tensor, tf.concat([[-1], event], 0))
+    return tf.ensure_shape(tensor, [None, *static_event])
+
+
+def _from_rows(tensor, batch_shape):
+    """Restores a flattened batch shape; `None` means that it was one axis all along."""
+    if batch_shape is None:
+        return tensor
+    restored = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0))
+    static = tf.TensorShape(tf.get_static_value(batch_shape))
+    return tf.ensure_shape(restored, static.concatenate(tensor.shape[1:]))
+
+
+def _input_shapes(branch, conditional, event_shape):
+    """The event's shape, and the rank of a condition."""
+    if isinstance(branch, keras.Layer) and not branch.built:
+        raise ValueError(
+            f"The branch {branch.name!r} is not built, so its variables do not exist yet. Give a "
+            "keras.Sequential a keras.Input as its first element, or call branch.build(input_shape)."
+        )
+    shapes = _known_input_shapes(branch)
+    if conditional and len(shapes) not in (0, 2):
+        raise ValueError(
+            "A conditional branch takes [x, conditional_input]: build it as keras.Model([x, c], g); "
+            f"this one has {len(shapes)} input."
+        )
+    if event_shape is None and not shapes:
+        raise ValueError("The branch does not tell its input shape: pass event_shape=.")
+    event_shape = tf.TensorShape(shapes[0][1:] if event_shape is None else event_shape)
+    return event_shape, len(shapes[1]) - 1 if len(shapes) == 2 else 1
+
+
+def _known_input_shapes(branch):
+    """The shapes (with batch axis) of a branch's inputs, where it knows them."""
+    if getattr(branch, "inputs", None):
+        return [tuple(tensor.shape) for tensor in branch.inputs]
+    config = branch.get_build_config() if isinstance(branch, keras.Layer) else None
+    shape = (config or {}).get("input_shape")
+    if shape is None:
+        return []
+    nested = isinstance(shape[0], (list, tuple))
+    return [tuple(part) for part in shape] if nested else [tuple(shape)]
+
+
+def _checked_constant(branch, lipschitz_constant):
+    constant = lipschitz_constant
+    if constant is None:
+        constant = nominal_lipschitz_constant(branch)
+    if not 0 <= constant < 1:
+        raise ValueError(
+            f"The branch has Lipschitz constant {constant:.6g}, and x + g(x) is surely invertible below 1 "
+            "only: lower the layers' coefficient."
+        )
+    return float(constant)
+
+
+def _dtype(branch):
+    """The dtype of the parameters (a Sequential's own policy need not be that of its layers)."""
+    variables = getattr(branch, "trainable_variables", ())
+    dtype = tf.as_dtype(variables[0].dtype) if variables else None
+    for tensor in getattr(branch, "inputs", None) or []:
+        if dtype == tf.float64 and tensor.dtype != "float64":
+            raise ValueError(
+                f"The branch has float64 parameters, but its keras.Input casts to {tensor.dtype}: create it with "
+                "keras.Input(shape, dtype='float64'), or call keras.config.set_floatx('float64') first."
+            )
+    return dtype
+
+
+def _check_output(block):
+    """One abstract evaluation of the branch, to see that it maps an event to an event."""
+    dtype = block.dtype or tf.float32
+    specs = [tf.TensorSpec([None, *block._event_shape], dtype)]
+    if block._conditional:
+        shapes = _known_input_shapes(block.branch)
+        specs.append(tf.TensorSpec(shapes[1] if len(shapes) == 2 else [None, None], dtype))
+
+    def call(*inputs):
+        return block.branch(list(inputs) if block.conditional else inputs[0])
+
+    output = tf.function(call, autograph=False).get_concrete_function(*specs).structured_outputs
+    if not specs[0].shape.is_compatible_with(output.shape):
+        raise ValueError(
+            f"The branch of {block.name} maps events of shape {specs[0].shape[1:]} to {output.shape[1:]}; "
+            "x + g(x) needs a g that keeps the shape."
+        )
+
+
+def _by_name(variables):
+    """Variables under names that depend on the architecture, not on what was built before in the process.
+
+    Keras numbers its automatic names throughout a process; here equal names are numbered within the branch.
+    """
+    named, counts = {}, {}
+    for variable in variables:
+        name = re.sub(r"_\d+(?=/|$)", "", variable.path)
+        count = counts[name] = counts.get(name, -1) + 1
+        named[f"{name}_{count}" if count else name] = variable.value
+    return named
+
+

@@ -1,0 +1,22 @@
+"""Estimators of the log-determinant of a residual map's Jacobian."""
+
+from tf_resflow.logdet.estimators import (
+    AdaptiveSeries,
+    Exact,
+    LogDetEstimator,
+    PowerSeries,
+    RussianRoulette,
+)
+from tf_resflow.logdet.first_order import first_order_only
+from tf_resflow.logdet.term_distributions import Geometric, Poisson
+
+__all__ = [
+    "AdaptiveSeries",
+    "Exact",
+    "Geometric",
+    "LogDetEstimator",
+    "Poisson",
+    "PowerSeries",
+    "RussianRoulette",
+    "first_order_only",
+]

@@ -1,0 +1,264 @@
+r"""Estimators of log|det(I + J)|: how many terms, with which weights, and which probes.
+
+With \\(\mathrm{Lip}(g) < 1\\), \\(\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{k+1}}{k} \mathrm{tr}(J^k)\\), and
+\\(\mathrm{tr}(J^k) = E[v^T J^k v]\\) for probes with \\(E[v v^T] = I\\).
+"""
+
+import abc
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.layers import lipschitz_constant
+from tf_resflow.logdet.power_series import Terms, draw_probes, power_series_log_det
+from tf_resflow.logdet.term_distributions import Geometric
+from tf_resflow.seeds import stateless_seed
+
+__all__ = ["AdaptiveSeries", "Exact", "LogDetEstimator", "PowerSeries", "RussianRoulette"]
+
+PROBES = ("rademacher", "gaussian", "basis")
+
+
+class LogDetEstimator(abc.ABC):
+    """What a `ResidualBlock` asks for: `y = x + g(x)` together with `log|det(I + dg/dx)|`."""
+
+    @abc.abstractmethod
+    def __call__(self, branch, x, conditional_input=None, seed=None):
+        """Evaluates the residual map and its log-determinant.
+
+        Args:
+          branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`.
+          x: tensor of shape `[batch, *event]`.
+          conditional_input: `None` or a tensor of shape `[batch, ...]`.
+          seed: see `tf_resflow.stateless_seed`.
+
+        Returns:
+          `y` like `x`, and `log_det` of shape `[batch]` (nats), both differentiable.
+        """
+
+
+def _as_function(branch, conditional_input, dtype):
+    """The branch as a function of a list of tensors, its result in `dtype`; and that list's tail."""
+    if conditional_input is None:
+        return (lambda x: tf.cast(branch(x), dtype)), []
+    return (lambda x, condition: tf.cast(branch([x, condition]), dtype)), [conditional_input]
+
+
+class _SeriesEstimator(LogDetEstimator):
+    """A weighted, finite power series with random probes."""
+
+    def __init__(self, probes, num_probes):
+        if probes not in PROBES:
+            raise ValueError(f"probes is one of {', '.join(PROBES)}; got {probes!r}.")
+        if num_probes < 1:
+            raise ValueError(f"num_probes is at least 1; got {num_probes}.")
+        self.probes = probes
+        self.num_probes = num_probes
+
+    @abc.abstractmethod
+    def terms(self, branch, num_rows, dtype, seed):
+        """Draws the `Terms` for `num_rows` probe vectors."""
+
+    def __call__(self, branch, x, conditional_input=None, seed=None):
+        g, conditions = _as_function(branch, conditional_input, x.dtype)
+        probe_seed, term_seed = tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
+        num_probes = x.shape[1:].num_elements() if self.probes == "basis" else self.num_probes
+        v = draw_probes(self.probes, num_probes, x, probe_seed)
+        terms = self.terms(branch, tf.shape(v)[0], x.dtype, term_seed)
+        return power_series_log_det(g, [x, *conditions], v, num_probes, terms)
+
+
+class RussianRoulette(_SeriesEstimator):
+    r"""Unbiased: exact terms first, then a random number of terms, each divided by its chance to be taken.
+
+    With m exact terms the weights are \\(w_k = 1\\) for \\(k \le m\\) and
+    \\(w_k = 1 / P(N \ge k - m)\\) for \\(m < k \le m + N\\). The variance is surely finite if
+    \\(\sum_k L^{2k} / P(N \ge k)\\) is (see `finite_variance`).
+
+    ```python
+    import tf_resflow as resflow
+    estimator = resflow.logdet.RussianRoulette(num_exact_terms=2, distribution=resflow.logdet.Geometric(0.5))
+    print(estimator.finite_variance(0.7), estimator.finite_variance(0.98**3))
+    # True False
+    ```
+
+    Args:
+      num_exact_terms: `int` >= 0.
+      distribution: `Geometric` or `Poisson`: of the number of further terms. The default gives 4 terms
+        in expectation.
+      per_example: whether every example draws its own N (independent errors within a batch, but as many
+        terms computed as the batch's largest N asks for: for evaluation), or the whole batch shares one
+        (fewer terms, but errors correlated within the batch, so that std / sqrt(batch) is not a standard
+        error: for training).
+      probes: "rademacher", "gaussian", or "basis" (all D basis vectors: the exact trace).
+      num_probes: `int` >= 1, probes for each example, averaged.
+
+    Raises:
+      ValueError: for a number out of range.
+
+    References:
+      Chen et al. 2019, Theorem 1; Kahn 1955 (Russian roulette).
+    """
+
+    def __init__(
+        self,
+        num_exact_terms=2,
+        distribution=None,
+        per_example=False,
+        probes="rademacher",
+        num_probes=1,
+    ):
+        super().__init__(probes, num_probes)
+        if num_exact_terms < 0:
+            raise ValueError(f"num_exact_terms is at least 0; got {num_exact_terms}.")
+        self.num_exact_terms = num_exact_terms
+        self.distribution = Geometric(0.5) if distribution is None else distribution
+        self.per_example = per_example
+
+    def finite_variance(self, lipschitz_constant):
+        """Whether the variance is surely finite for `Lip(g) <= lipschitz_constant`."""
+        return self.distribution.finite_variance(lipschitz_constant)
+
+    def terms(self, branch, num_rows, dtype, seed):
+        del branch
+        drawn = self.distribution.sample([num_rows] if self.per_example else [], seed)
+        last = self.num_exact_terms + drawn
+        stop = tf.reduce_max(last) if self.per_example else last
+
+        def weight(k):
+            extra = k - self.num_exact_terms
+            inverse_chance = 1.0 / self.distribution.survival(tf.maximum(extra, 1), dtype)
+            roulette = tf.where(k <= last, inverse_chance, tf.zeros([], dtype))
+            return tf.where(extra <= 0, tf.ones([], dtype), roulette)
+
+        return Terms(lambda k, w, v: k <= stop, weight, weight)
+
+
+class PowerSeries(_SeriesEstimator):
+    """The series cut after `num_terms` terms: biased, the baseline of i-ResNet.
+
+    Its gradient is that of its own value: the Neumann series stops one term earlier.
+
+    Args:
+      num_terms: `int` >= 1.
+      probes: "rademacher", "gaussian" or "basis".
+      num_probes: `int` >= 1.
+
+    Raises:
+      ValueError: for a number out of range.
+
+    References:
+      Behrmann et al., Invertible Residual Networks, 2019, Section 3.
+    """
+
+    def __init__(self, num_terms=10, probes="rademacher", num_probes=1):
+        super().__init__(probes, num_probes)
+        if num_terms < 1:
+            raise ValueError(f"num_terms is at least 1; got {num_terms}.")
+        self.num_terms = num_terms
+
+    def terms(self, branch, num_rows, dtype, seed):
+        del branch, num_rows, seed
+        return Terms(
+            more=lambda k, w, v: k <= self.num_terms,
+            weight=lambda k: tf.ones([], dtype),
+            neumann_weight=lambda k: tf.cast(k < self.num_terms, dtype),
+        )
+
+
+class AdaptiveSeries(_SeriesEstimator):
+    r"""Takes terms until the rest of the series is certainly below `tolerance`, for the probes drawn.
+
+    With \\(w_k = (J^T)^k v\\) at hand the rest after k terms is at most
+    \\(\|v\|_p \|w_k\|_{p^*} \sum_{j \ge 1} L^j / (k + j) \le \|v\|_p \|w_k\|_{p^*} L / ((k + 1)(1 - L))\\), where L bounds
+    the induced p-norm of J. This certifies the truncation only: the probes' noise remains (use
+    several probes, or `probes="basis"` for none).
+
+    Args:
+      tolerance: `float` > 0, nats per example.
+      lipschitz_constant: `None`, to compute a rigorous bound from the branch's kernels at each call, or
+        a bound known beforehand.
+      order: p, the norm in which the bound holds.
+      probes: "rademacher", "gaussian" or "basis".
+      num_probes: `int` >= 1.
+
+    Raises:
+      ValueError: for a number out of range, or a Lipschitz constant of 1 or more.
+      InvalidArgumentError: when a computed bound is 1 or more.
+    """
+
+    def __init__(
+        self,
+        tolerance=1e-4,
+        lipschitz_constant=None,
+        order=2.0,
+        probes="rademacher",
+        num_probes=1,
+    ):
+        super().__init__(probes, num_probes)
+        if not tolerance > 0:
+            raise ValueError(f"tolerance is positive; got {tolerance}.")
+        if lipschitz_constant is not None and not 0 <= lipschitz_constant < 1:
+            raise ValueError(
+                f"AdaptiveSeries needs a Lipschitz constant below 1; got {lipschitz_constant}."
+            )
+        self.tolerance = tolerance
+        self.lipschitz_constant = lipschitz_constant
+        self.order = float(order)
+
+    def _bound(self, branch, dtype):
+        if self.lipschitz_constant is not None:
+            return tf.constant(self.lipschitz_constant, dtype)
+        bound = tf.cast(lipschitz_constant(branch, certified=True), dtype)
+        check = tf.debugging.assert_less(
+            bound,
+            tf.ones([], dtype),
+            "AdaptiveSeries: the certified Lipschitz bound of the branch is not below 1. Run "
+            "resflow.layers.update_norms to a tight tolerance, or lower the layers' coefficient.",
+        )
+        with tf.control_dependencies([check] if check is not None else []):
+            return tf.identity(bound)
+
+    def terms(self, branch, num_rows, dtype, seed):
+        del num_rows, seed
+        bound = self._bound(branch, dtype)
+        dual = _dual_order(self.order)
+
+        def more(k, w, v):
+            taken = tf.cast(k, dtype) - 1.0
+            rest = bound / ((taken + 1.0) * (1.0 - bound))
+            rest *= _norm(v, self.order) * _norm(w, dual)
+            return tf.reduce_any(rest > self.tolerance)
+
+        one = tf.ones([], dtype)
+        return Terms(more, lambda k: one, lambda k: one)
+
+
+def _dual_order(order):
+    if order == 1.0:
+        return float("inf")
+    return 1.0 if order == float("inf") else order / (order - 1.0)
+
+
+def _norm(rows, order):
+    return tf.norm(tf.reshape(rows, [tf.shape(rows)[0], -1]), ord=order, axis=1)
+
+
+class Exact(LogDetEstimator):
+    """`slogdet` of the full Jacobian: O(D) vector-Jacobian products and O(D^3) work for an event of D numbers.
+
+    Differentiable any number of times.
+    """
+
+    def __call__(self, branch, x, conditional_input=None, seed=None):
+        del seed
+        g, conditions = _as_function(branch, conditional_input, x.dtype)
+        size = x.shape[1:].num_elements()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            gx = g(x, *conditions)
+            flat = tf.reshape(gx, [-1, size])
+        jacobian = tape.batch_jacobian(flat, x, unconnected_gradients="zero")
+        jacobian = tf.reshape(jacobian, [-1, size, size])
+        _, log_det = tf.linalg.slogdet(tf.eye(size, dtype=x.dtype) + jacobian)
+        return x + gx, log_det

@@ -1,0 +1,88 @@
+"""Distributions of the random number of extra terms of a Russian-roulette estimator."""
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+__all__ = ["Geometric", "Poisson"]
+
+tfd = tfp.distributions
+
+
+class Geometric:
+    """`N` in {1, 2, ...} with `P(N >= k) = (1 - p)^(k - 1)`.
+
+    (`tfd.Geometric` counts failures and starts at 0; this one counts trials and starts at 1.)
+
+    Args:
+      p: Python `float` in (0, 1), the probability of stopping after a term; `E[N] = 1 / p`.
+
+    Raises:
+      ValueError: when `p` is outside (0, 1).
+
+    References:
+      Chen et al., Residual Flows for Invertible Generative Modeling, 2019, Section 3.1.
+    """
+
+    def __init__(self, p=0.5):
+        if not 0.0 < p < 1.0:
+            raise ValueError(f"Geometric needs a probability p in (0, 1); got {p}.")
+        self.p = float(p)
+
+    @classmethod
+    def for_lipschitz(cls, lipschitz_constant):
+        """The distribution with `p = 1 - L`, whose variance is finite for every Lipschitz constant L < 1.
+
+        Expected number of terms: `1 / (1 - L)`.
+        """
+        if not 0.0 < lipschitz_constant < 1.0:
+            raise ValueError(f"A Lipschitz constant in (0, 1) is needed; got {lipschitz_constant}.")
+        return cls(1.0 - lipschitz_constant)
+
+    def sample(self, shape, seed):
+        """Draws `int32` counts of the given shape from a stateless seed."""
+        return tf.cast(tfd.Geometric(probs=self.p).sample(shape, seed=seed), tf.int32) + 1
+
+    def survival(self, k, dtype):
+        """`P(N >= k)` for integers `k >= 1`, in `dtype`."""
+        return tf.constant(1.0 - self.p, dtype) ** (tf.cast(k, dtype) - 1.0)
+
+    def finite_variance(self, lipschitz_constant):
+        """Whether `sum_k L^(2k) / P(N >= k)` is finite, that is `1 - p > L^2`."""
+        return 1.0 - self.p > lipschitz_constant**2
+
+    def __repr__(self):
+        return f"Geometric({self.p})"
+
+
+class Poisson:
+    """`N` in {0, 1, ...}, Poisson, with `P(N >= k) = igamma(k, rate)` (no cancellation in the tail).
+
+    The tail falls faster than any power `L^k`, so the estimator's variance is infinite whenever the
+    Jacobian's spectral radius is not zero. It is here to reproduce what was published; prefer `Geometric`.
+
+    Args:
+      rate: Python `float` > 0, the mean.
+
+    Raises:
+      ValueError: when `rate` is not positive.
+    """
+
+    def __init__(self, rate=2.0):
+        if not rate > 0.0:
+            raise ValueError(f"Poisson needs a positive rate; got {rate}.")
+        self.rate = float(rate)
+
+    def sample(self, shape, seed):
+        """Draws `int32` counts of the given shape from a stateless seed."""
+        return tf.cast(tfd.Poisson(rate=self.rate).sample(shape, seed=seed), tf.int32)
+
+    def survival(self, k, dtype):
+        """`P(N >= k)` for integers `k >= 1`, in `dtype`."""
+        return tf.math.igamma(tf.cast(k, dtype), tf.constant(self.rate, dtype))
+
+    def finite_variance(self, lipschitz_constant):
+        """False unless `L` is zero."""
+        return lipschitz_constant == 0
+
+    def __repr__(self):
+        return f"Poisson({self.rate})"

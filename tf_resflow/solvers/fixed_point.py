@@ -1,0 +1,188 @@
+"""Plain and Anderson-accelerated fixed-point iteration for x + g(x) = y."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+__all__ = ["Anderson", "FixedPoint", "Solution"]
+
+
+class Solution(NamedTuple):
+    """What a solver found, for each example of the batch.
+
+    Attributes:
+      root: `[batch, *event]`, the point with the smallest residual that was evaluated.
+      residual: `[batch]`, `max |x + g(x) - y|` over the event, at `root`.
+      num_iterations: `[batch]` int32, evaluations of g until the example converged.
+      converged: `[batch]` bool, whether `residual` meets the tolerance.
+    """
+
+    root: tf.Tensor
+    residual: tf.Tensor
+    num_iterations: tf.Tensor
+    converged: tf.Tensor
+
+
+class FixedPoint:
+    r"""Iterates \\(x \leftarrow y - g(x)\\), which converges at the rate Lip(g) < 1 (Banach).
+
+    An example has converged when its residual \\(\max_i |x + g(x) - y|_i\\) is at most
+    `atol + rtol max_i |y_i|`. The root's error is at most the residual over 1 - Lip(g) (in the norm of
+    the Lipschitz constant). Converged examples are left alone while the others go on.
+
+    Args:
+      atol: absolute tolerance; `None` for ten units of rounding of the dtype (1.2e-6 in float32).
+      rtol: relative tolerance; `None` for the same.
+      max_iterations: bound on the number of evaluations of g.
+
+    Raises:
+      ValueError: for a negative tolerance or a bound below 1.
+
+    References:
+      Behrmann et al., Invertible Residual Networks, 2019, Algorithm 1.
+    """
+
+    def __init__(self, atol=None, rtol=None, max_iterations=500):
+        if (atol or 0) < 0 or (rtol or 0) < 0:
+            raise ValueError(f"Tolerances are not negative; got atol={atol}, rtol={rtol}.")
+        if max_iterations < 1:
+            raise ValueError(f"max_iterations is at least 1; got {max_iterations}.")
+        self.atol = atol
+        self.rtol = rtol
+        self.max_iterations = max_iterations
+
+    def __call__(self, g, y, atol=None):
+        """Solves `x + g(x) = y` for x.
+
+        Args:
+          g: callable from `[batch, *event]` to the same shape, Lip(g) < 1.
+          y: tensor of shape `[batch, *event]`.
+          atol: overrides the absolute tolerance, for this call.
+
+        Returns:
+          A `Solution`. Not differentiable: see `solve_residual`.
+        """
+        shape = tf.shape(y)
+        flat_y = tf.reshape(y, [shape[0], -1])
+        tolerance = self._tolerance(flat_y, self.atol if atol is None else atol)
+
+        def evaluate(x):
+            gx = tf.reshape(g(tf.ensure_shape(tf.reshape(x, shape), y.shape)), [shape[0], -1])
+            return flat_y - gx - x
+
+        def body(i, x, best, history, num_iterations):
+            step = evaluate(x)
+            best = _better(best, x, step)
+            pending = best.residual > tolerance
+            proposal, history = self._propose(i, x, step, best, history)
+            x = tf.where(pending[:, tf.newaxis], proposal, x)
+            return i + 1, x, best, history, num_iterations + tf.cast(pending, tf.int32)
+
+        def go_on(i, x, best, history, num_iterations):
+            return (i < self.max_iterations) & tf.reduce_any(best.residual > tolerance)
+
+        best = _Best(flat_y, tf.zeros_like(flat_y), tf.fill([shape[0]], flat_y.dtype.max))
+        state = (tf.constant(0), flat_y, best, self._start(flat_y), tf.zeros([shape[0]], tf.int32))
+        _, _, best, _, num_iterations = tf.while_loop(go_on, body, state)
+        return Solution(
+            root=tf.ensure_shape(tf.reshape(best.point, shape), y.shape),
+            residual=best.residual,
+            num_iterations=tf.minimum(num_iterations + 1, self.max_iterations),
+            converged=best.residual <= tolerance,
+        )
+
+    def _tolerance(self, flat_y, atol):
+        rounding = 10 * tf.as_dtype(flat_y.dtype).as_numpy_dtype(_EPSILON[flat_y.dtype])
+        atol = rounding if atol is None else tf.cast(atol, flat_y.dtype)
+        rtol = rounding if self.rtol is None else tf.cast(self.rtol, flat_y.dtype)
+        return atol + rtol * tf.reduce_max(tf.abs(flat_y), axis=1)
+
+    def _start(self, flat_y):
+        """The history that `_propose` carries through the loop."""
+        del flat_y
+        return ()
+
+    def _propose(self, i, x, step, best, history):
+        """The next point, from the newest point `x` and `step = y - g(x) - x`; and the history."""
+        del i, best
+        return x + step, history
+
+
+_EPSILON = {tf.float32: 2.0**-23, tf.float64: 2.0**-52}
+
+
+class _Best(NamedTuple):
+    point: tf.Tensor
+    step: tf.Tensor
+    residual: tf.Tensor
+
+
+def _better(best, x, step):
+    residual = tf.reduce_max(tf.abs(step), axis=1)
+    improved = residual < best.residual
+    column = improved[:, tf.newaxis]
+    return _Best(
+        tf.where(column, x, best.point),
+        tf.where(column, step, best.step),
+        tf.where(improved, residual, best.residual),
+    )
+
+
+class Anderson(FixedPoint):
+    r"""Fixed-point iteration with Anderson acceleration, made safe for each example.
+
+    From the last m points and steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the smallest
+    \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). Where the newest residual is not
+    the smallest so far, it makes the plain step from the best point instead, which contracts by Lip(g): in
+    the worst case two evaluations do the work of one plain step.
+
+    Args:
+      memory: m, number of points kept.
+      atol: see `FixedPoint`.
+      rtol: see `FixedPoint`.
+      max_iterations: bound on the number of evaluations of g.
+
+    Raises:
+      ValueError: for a memory below 2, or see `FixedPoint`.
+
+    References:
+      Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
+    """
+
+    def __init__(self, memory=5, atol=None, rtol=None, max_iterations=500):
+        super().__init__(atol, rtol, max_iterations)
+        if memory < 2:
+            raise ValueError(f"Anderson needs a memory of at least 2 points; got {memory}.")
+        self.memory = memory
+
+    def _start(self, flat_y):
+        empty = tf.zeros(tf.concat([tf.shape(flat_y)[:1], [self.memory], tf.shape(flat_y)[1:]], 0), flat_y.dtype)
+        return empty, empty
+
+    def _propose(self, i, x, step, best, history):
+        points, steps = (
+            self._record(i, past, new) for past, new in zip(history, (x, step), strict=True)
+        )
+        mixed = _mix(x, step, points, steps)
+        plain = best.point + best.step
+        newest = tf.reduce_max(tf.abs(step), axis=1)
+        trusted = (newest <= best.residual) & tf.reduce_all(tf.math.is_finite(mixed), axis=1)
+        return tf.where(trusted[:, tf.newaxis], mixed, plain), (points, steps)
+
+    def _record(self, i, past, new):
+        """Writes `new` over the oldest of `past`; the first point fills all places."""
+        slots = tf.range(self.memory)
+        write = (slots == i % self.memory) | (i == 0)
+        return tf.where(write[tf.newaxis, :, tf.newaxis], new[:, tf.newaxis], past)
+
+
+def _mix(x, step, points, steps):
+    """Least squares over differences to the newest point, columns scaled to length one, with a tiny ridge."""
+    points, steps = points - x[:, tf.newaxis], steps - step[:, tf.newaxis]
+    lengths = tf.norm(steps, axis=2, keepdims=True)
+    unit = tf.math.divide_no_nan(steps, lengths)
+    ridge = 10 * _EPSILON[x.dtype] * tf.eye(points.shape[1], dtype=x.dtype)
+    gram = tf.matmul(unit, unit, transpose_b=True) + ridge
+    weights = tf.linalg.solve(gram, -tf.matmul(unit, step[:, :, tf.newaxis]))
+    weights = tf.math.divide_no_nan(weights, lengths)
+    return x + step + tf.reduce_sum(weights * (points + steps), axis=1)

@@ -1,0 +1,61 @@
+"""The inverse of a residual map, differentiable by the implicit function theorem."""
+
+import tensorflow as tf
+
+from tf_resflow.layers import scaled_kernels
+from tf_resflow.logdet import first_order_only
+from tf_resflow.solvers.fixed_point import Solution
+
+__all__ = ["solve_residual"]
+
+
+def solve_residual(branch, y, solver, conditional_input=None):
+    r"""Solves `x + g(x) = y` for x, with gradients.
+
+    With \\(\bar x\\) the upstream gradient and J the Jacobian of g at the root, the backward pass solves
+    \\(w + J^T w = \bar x\\) by the same solver; the gradient in y is w, that in the parameters (and the
+    conditional input) \\(-w^T \partial g / \partial \theta\\). Only the root is kept for it.
+
+    Args:
+      branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`.
+      y: tensor of shape `[batch, *event]`.
+      solver: `FixedPoint` or `Anderson`.
+      conditional_input: `None` or a tensor of shape `[batch, ...]`.
+
+    Returns:
+      A `Solution`, whose `root` is differentiable (once).
+
+    Raises:
+      ValueError: when a second derivative is taken.
+    """
+    conditions = [] if conditional_input is None else [conditional_input]
+
+    def g(x, *conditions):
+        return tf.cast(branch([x, *conditions] if conditions else x), y.dtype)
+
+    @tf.custom_gradient
+    def operation(y, *conditions):
+        with scaled_kernels(branch):
+            solution = solver(lambda x: g(x, *conditions), y)
+
+        def grad(upstream, *_, variables=None):
+            with tf.control_dependencies([upstream]):
+                x = tf.identity(solution.root)
+            held = [tf.identity(condition) for condition in conditions]
+            targets = held + list(variables or [])
+            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+                tape.watch([x, *targets])
+                gx = g(x, *held)
+            vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
+            w = solver(vjp, upstream, atol=0.0).root
+            others = tape.gradient(gx, targets, -w, unconnected_gradients="zero") if targets else []
+            grads = first_order_only(
+                [w, *map(tf.convert_to_tensor, others)],
+                "The inverse is differentiable once only.",
+            )
+            split = 1 + len(conditions)
+            return grads[:split] if variables is None else (grads[:split], grads[split:])
+
+        return tuple(solution), grad
+
+    return Solution(*operation(y, *conditions))
