@@ -4,14 +4,17 @@ from tf_resflow.evaluation.baselines import gaussian_baseline, uniform_baseline
 from tf_resflow.evaluation.figures_2d import density_figure
 from tf_resflow.evaluation.held_out import HeldOut, Score
 from tf_resflow.evaluation.images import image_grid, reconstruction_grid, write_png
+from tf_resflow.evaluation.samples import check_samples_path, write_samples
 
 __all__ = [
     "HeldOut",
     "Score",
+    "check_samples_path",
     "density_figure",
     "gaussian_baseline",
     "image_grid",
     "reconstruction_grid",
     "uniform_baseline",
     "write_png",
+    "write_samples",
 ]

@@ -3,10 +3,13 @@
 import json
 import os
 import pathlib
+from typing import NamedTuple
+
+import numpy as np
 
 from tf_resflow.training.config import default_config, flat_keys, nearest_key, validate_config
 
-__all__ = ["Workdir"]
+__all__ = ["DataInfo", "Workdir", "read_json", "write_json"]
 
 # Fields that a later run may change: they leave the weights at a given step as they are.
 _FREE = (
@@ -17,6 +20,24 @@ _FREE = (
     "train.keep",
     "eval.",
 )
+
+
+class DataInfo(NamedTuple):
+    """What a model must know of its data.
+
+    Attributes:
+      name: name of the data set.
+      event_shape: shape of one example.
+      levels: number of levels of integer data; None for continuous data.
+      mean: mean of the train split per coordinate, or None.
+      std: standard deviation of the train split per coordinate, or None.
+    """
+
+    name: str
+    event_shape: tuple[int, ...]
+    levels: int | None
+    mean: np.ndarray | None
+    std: np.ndarray | None
 
 
 class Workdir:
@@ -86,6 +107,44 @@ class Workdir:
             config.update_from_flattened_dict({key: value})
         validate_config(config)
         return config
+
+    def write_data(self, dataset):
+        """Writes what a model must know of the data, or compares it with what is there.
+
+        Args:
+          dataset: a `Dataset`.
+
+        Raises:
+          ValueError: when the run was begun with other data.
+        """
+        info = {
+            "name": dataset.name,
+            "event_shape": list(dataset.event_shape),
+            "levels": dataset.levels,
+            "mean": None if dataset.mean is None else np.asarray(dataset.mean).tolist(),
+            "std": None if dataset.std is None else np.asarray(dataset.std).tolist(),
+        }
+        if self.data.exists() and read_json(self.data) != info:
+            raise ValueError(
+                f"The data {dataset.name!r} are not those that the run in {self.path} was begun "
+                f"with (see {self.data.name}). Restore them, or choose another --workdir."
+            )
+        write_json(self.data, info)
+
+    def read_data(self):
+        """Returns the `DataInfo` of the run.
+
+        Raises:
+          ValueError: when there is none.
+        """
+        if not self.data.exists():
+            raise ValueError(
+                f"{self.path} has no data.json: train.py has not begun to train there."
+            )
+        info = read_json(self.data)
+        for field in ("mean", "std"):
+            info[field] = None if info[field] is None else np.asarray(info[field], np.float32)
+        return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
 
     def _check_same(self, config):
         old, new = _flat(read_json(self.config)), _flat(_plain(config.to_dict()))

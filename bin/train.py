@@ -1,0 +1,46 @@
+r"""Trains a residual flow, or resumes: the same command again continues from the newest checkpoint.
+
+python bin/train.py --config=configs/digits.py --workdir=runs/digits
+
+Fields of the config can be overridden: --config.train.steps=500. The workdir then has config.json,
+checkpoints/, metrics.jsonl, events/ (TensorBoard), figures/ and result.json.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf
+from absl import flags
+from ml_collections import config_flags
+
+from tf_resflow import training
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the configuration.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    list(training.STRATEGIES),
+    "Devices: auto is mirrored over several GPUs, else default (one device).",
+)
+_DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Bit-exact repetition, at some speed.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main():
+    """Trains and prints the result."""
+    if _DETERMINISTIC.value:
+        tf.config.experimental.enable_op_determinism()
+    strategy = training.STRATEGIES[_STRATEGY.value]()
+    try:
+        result = training.train(_CONFIG.value, _WORKDIR.value, strategy)
+    except training.Interrupted as stop:
+        print(stop)
+        return 128 + stop.signum
+    print(result["line"])
+    return 0
+
+
+if __name__ == "__main__":
+    training.run(main)

@@ -1,0 +1,26 @@
+r"""The rows of a .npy, .npz or .csv file of numbers.
+
+python bin/train.py --config=configs/tabular.py --workdir=runs/table --config.data.path=FILE.csv
+
+Columns are standardised inside the flow, and the score is in nats of the data as they are. A tenth
+of the rows is for validation and a tenth for testing, unless path_validation and path_test are set.
+"""
+
+from tf_resflow.training import default_config
+
+
+def get_config():
+    """Returns the configuration: blocks of fully connected layers of width 128."""
+    config = default_config()
+    config.data.name = "tabular"
+    config.model.kind = "vector"
+    config.model.num_blocks = (10,)
+    config.model.hidden = (128, 128)
+    config.model.norms = (2.0,) * 4
+    config.train.steps = 5000
+    config.train.batch_size = 256
+    config.train.learning_rate = 1e-3
+    config.train.eval_every = 1000
+    config.train.checkpoint_every = 1000
+    config.eval.batch_size = 1000
+    return config

@@ -1,0 +1,25 @@
+r"""A density in the plane, with its entropy as the best score there is.
+
+python bin/train.py --config=configs/toy2d.py --workdir=runs/toy2d --config.data.name=pinwheel
+
+The names: 8gaussians, checkerboard, pinwheel, rings, circles, moons, 2spirals, swissroll.
+"""
+
+from tf_resflow.training import default_config
+
+
+def get_config():
+    """Returns the configuration: blocks of fully connected layers of width 64."""
+    config = default_config()
+    config.data.name = "checkerboard"
+    config.model.kind = "vector"
+    config.model.num_blocks = (16,)
+    config.model.hidden = (64, 64, 64)
+    config.model.norms = (2.0,) * 5
+    config.train.steps = 3000
+    config.train.batch_size = 500
+    config.train.learning_rate = 2e-3
+    config.train.eval_every = 1000
+    config.train.checkpoint_every = 1000
+    config.eval.batch_size = 2000
+    return config

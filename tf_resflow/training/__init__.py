@@ -1,0 +1,34 @@
+"""Training: the step, the loop, checkpoints, averaged weights, and the configuration."""
+
+from tf_resflow.training.averaging import averaged_weights
+from tf_resflow.training.command_line import run
+from tf_resflow.training.config import default_config, validate_config
+from tf_resflow.training.flow_model import FlowModel, build_model
+from tf_resflow.training.load import load
+from tf_resflow.training.loop import Interrupted, NonFiniteError, train
+from tf_resflow.training.metrics import MetricsWriter, read_metrics
+from tf_resflow.training.optimizer import Adam, AdamW, make_optimizer
+from tf_resflow.training.report import Report
+from tf_resflow.training.step import train_step
+from tf_resflow.training.strategies import STRATEGIES
+
+__all__ = [
+    "STRATEGIES",
+    "Adam",
+    "AdamW",
+    "FlowModel",
+    "Interrupted",
+    "MetricsWriter",
+    "NonFiniteError",
+    "Report",
+    "averaged_weights",
+    "build_model",
+    "default_config",
+    "load",
+    "make_optimizer",
+    "read_metrics",
+    "run",
+    "train",
+    "train_step",
+    "validate_config",
+]

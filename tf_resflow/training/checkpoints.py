@@ -1,0 +1,69 @@
+"""The state of a run on disk."""
+
+import tensorflow as tf
+
+__all__ = ["Checkpoints"]
+
+
+class Checkpoints:
+    """Saves and restores all that a run continues from.
+
+    That is the model's weights with their power iterations, the optimizer with its moments and its
+    averaged weights, the step (which, with the seed, is the position in the data and in the random
+    numbers), the seed and the best held-out score so far. `tf.train.CheckpointManager` writes under
+    a temporary name and renames: a killed save leaves the older checkpoint.
+
+    Args:
+      directory: where the checkpoints are.
+      model: a built `FlowModel`.
+      optimizer: its built optimizer.
+      seed: the seed of the run.
+      keep: how many checkpoints to keep, newest first.
+    """
+
+    def __init__(self, directory, model, optimizer, seed=0, keep=3):
+        self.step = tf.Variable(0, dtype=tf.int64, name="step")
+        self.best = tf.Variable(float("inf"), dtype=tf.float64, name="best")
+        self._seed = tf.Variable(seed, dtype=tf.int64, name="seed")
+        self._checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=optimizer, step=self.step, best=self.best, seed=self._seed
+        )
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint, str(directory), max_to_keep=keep, step_counter=self.step
+        )
+
+    @property
+    def latest(self):
+        """Path of the newest checkpoint, or None."""
+        return self._manager.latest_checkpoint
+
+    def save(self, step):
+        """Saves the state as that of `step`, unless it is there already.
+
+        Args:
+          step: number of training steps taken.
+        """
+        if self.latest and int(self.step) == step:
+            return
+        self.step.assign(step)
+        self._manager.save(checkpoint_number=step)
+
+    def restore(self):
+        """Restores the newest checkpoint, if there is one.
+
+        Returns:
+          The number of training steps that the restored state has taken; 0 without a checkpoint.
+
+        Raises:
+          ValueError: when the checkpoint is of another model.
+        """
+        if self.latest is None:
+            return 0
+        try:
+            self._checkpoint.restore(self.latest).assert_consumed()
+        except (AssertionError, ValueError) as error:
+            raise ValueError(
+                f"The checkpoint {self.latest} does not fit the model of this config:\n{error}\n"
+                "Was it written by another version? Choose another --workdir to train anew."
+            ) from None
+        return int(self.step)

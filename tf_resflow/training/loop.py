@@ -1,0 +1,265 @@
+"""The training loop behind `bin/train.py`."""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from tf_resflow import data
+from tf_resflow.training.averaging import averaged_weights
+from tf_resflow.training.checkpoints import Checkpoints
+from tf_resflow.training.config import validate_config
+from tf_resflow.training.flow_model import build_model
+from tf_resflow.training.metrics import MetricsWriter
+from tf_resflow.training.optimizer import make_optimizer
+from tf_resflow.training.report import Report
+from tf_resflow.training.step import train_step
+from tf_resflow.training.workdir import Workdir, write_json
+
+__all__ = ["Interrupted", "NonFiniteError", "train"]
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after its state was saved.
+
+    Args:
+      signum: number of the signal.
+      step: steps taken.
+      path: the checkpoint.
+    """
+
+    def __init__(self, signum, step, path):
+        super().__init__(
+            f"Stopped by {signal.Signals(signum).name} after step {step}; saved as {path}. "
+            "Run the same command again to resume."
+        )
+        self.signum = signum
+
+
+def train(config, workdir, strategy=None, progress=True):
+    """Trains, or resumes, the run of a config in its workdir.
+
+    A resumed run takes the same steps as an uninterrupted one: the batch and the random numbers of
+    a step are pure functions of the seed and the step.
+
+    Args:
+      config: see `default_config`.
+      workdir: directory of the run.
+      strategy: a `tf.distribute.Strategy`; by default the current one.
+      progress: whether to show a progress bar.
+
+    Returns:
+      A dict: what `result.json` has, and the `line` that says it.
+
+    Raises:
+      ValueError: when the config, the workdir or the data are not right.
+      NonFiniteError: when the loss or a gradient becomes NaN or infinite.
+      Interrupted: on SIGINT or SIGTERM, after saving.
+    """
+    validate_config(config)
+    files = Workdir(workdir)
+    files.prepare(config)
+    strategy = strategy or tf.distribute.get_strategy()
+    keras.utils.set_random_seed(config.seed)
+    dataset = data.load(config.data)
+    _check_fit(config, dataset, strategy)
+    files.write_data(dataset)
+    return _Run(config, files, strategy, dataset).train(progress)
+
+
+class _Run:
+    """The parts of a run, and the order in which they work."""
+
+    def __init__(self, config, files, strategy, dataset):
+        self._config, self._files = config, files
+        self._strategy, self._dataset = strategy, dataset
+        with strategy.scope():
+            self._model = build_model(config, dataset)
+            self._optimizer = make_optimizer(config.train, self._model.trainable_variables)
+            self._model.compile(optimizer=self._optimizer)
+        self._checkpoints = Checkpoints(
+            files.checkpoints, self._model, self._optimizer, config.seed, config.train.keep
+        )
+        self._report = Report(config, self._model, dataset, strategy)
+        self._pending = []  # (step, metrics) whose values have not been fetched
+        self._window = []  # fetched metrics that have not been logged
+        self._evaluated = None  # (step, Score) of the last evaluation
+
+    def train(self, progress):
+        """Trains from the newest checkpoint to the last step; returns the result."""
+        start, steps = self._checkpoints.restore(), self._config.train.steps
+        if start == 0:
+            self._initialize()
+        with (
+            MetricsWriter(self._files.path, start) as self._writer,
+            _signal_taken() as taken,
+            tqdm.tqdm(total=steps, initial=start, unit="step", disable=not progress) as self._bar,
+        ):
+            self._take_steps(start, steps, taken)
+            self._save(steps)
+            return self._finish(steps)
+
+    def _initialize(self):
+        """The data-dependent initialisation, from the first training batch."""
+        seed, size = self._config.seed, self._config.train.batch_size
+        batch = next(iter(self._dataset.train_batches(size, seed)))
+        self._model.initialize(batch, seed)
+
+    def _take_steps(self, start, steps, taken):
+        train, seed = self._config.train, self._config.seed
+        batches = self._dataset.train_batches(train.batch_size, seed, start)
+        batches = iter(self._strategy.experimental_distribute_dataset(batches))
+        take = self._compiled_step()
+        self._clock = time.monotonic(), start
+        self._looked = time.monotonic()
+        for step in range(start + 1, steps + 1):
+            metrics = take(next(batches), tf.constant([seed, step], tf.int32))
+            self._pending.append((step, metrics))
+            self._bar.update()
+            if time.monotonic() - self._looked > _SECONDS_BETWEEN_LOOKS:
+                self._look()
+            if step % train.log_every == 0:
+                self._log(step)
+            if step % train.eval_every == 0:
+                self._evaluate(step)
+            if step % train.checkpoint_every == 0 or taken.signum:
+                self._save(step)
+            if taken.signum:
+                raise Interrupted(taken.signum, step, self._checkpoints.latest)
+
+    def _compiled_step(self):
+        """One step on every replica, as a function of a batch and a seed, to the mean metrics."""
+        strategy, model = self._strategy, self._model
+
+        @tf.function
+        def take(batch, seed):
+            metrics = strategy.run(train_step, (model, batch, seed))
+            return {
+                name: strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
+                for name, value in metrics.items()
+            }
+
+        return take
+
+    def _look(self):
+        """Fetches the metrics of the steps since the last look; stops if one is not finite.
+
+        A look waits for the device, so it is not taken at every step.
+        """
+        pending, self._pending = self._pending, []
+        for step, metrics in pending:
+            metrics = {name: float(value) for name, value in metrics.items()}
+            for name, value in metrics.items():
+                if not math.isfinite(value):
+                    raise NonFiniteError(_non_finite(name, value, step, self._checkpoints.latest))
+            self._window.append(metrics)
+            self._bar.set_postfix_str(f"{metrics['loss']:.3f} {self._report.unit}", refresh=False)
+        self._looked = time.monotonic()
+
+    def _log(self, step):
+        self._look()
+        values = {name: np.mean([m[name] for m in self._window]) for name in self._window[0]}
+        values["learning_rate"] = self._optimizer.learning_rate
+        time_before, step_before = self._clock
+        values["steps_per_second"] = (step - step_before) / (self._looked - time_before)
+        self._writer.scalars(step, "train", values)
+        self._window = []
+        self._clock = self._looked, step
+
+    def _evaluate(self, step):
+        """The held-out score and a grid of samples, under the averaged weights."""
+        self._look()
+        with averaged_weights(self._model, self._optimizer):
+            score = self._report.score()
+            grid = self._report.sample_grid()
+        unit = self._report.unit
+        values = {unit: score.mean, f"{unit}_stderr": score.stderr}
+        self._writer.scalars(step, self._config.eval.split, values)
+        if grid is not None:
+            self._writer.image(step, "samples", grid)
+        self._checkpoints.best.assign(tf.minimum(self._checkpoints.best, score.mean))
+        self._evaluated = step, score
+        self._clock = time.monotonic(), step
+
+    def _save(self, step):
+        self._look()
+        self._checkpoints.save(step)
+
+    def _finish(self, step):
+        if self._evaluated is None or self._evaluated[0] != step:
+            self._evaluate(step)
+        with averaged_weights(self._model, self._optimizer):
+            result = self._report.result(step, self._evaluated[1])
+            result |= self._report.figures(self._files.figures)
+        result["best"] = float(self._checkpoints.best)
+        write_json(self._files.result, result)
+        return result | {"line": self._report.line(result)}
+
+
+def _non_finite(name, value, step, good):
+    saved = f"The last good checkpoint is {good}" if good else "No checkpoint was saved before"
+    return (
+        f"{name} is {value} at step {step}. {saved}; nothing was saved since. Lower "
+        "train.learning_rate, set train.global_clipnorm (such as 1.0) or lower model.coefficient, "
+        "and start anew in another --workdir."
+    )
+
+
+def _check_fit(config, dataset, strategy):
+    """Raises ValueError where the config asks of the data or the devices what they have not."""
+    kind = "image" if len(dataset.event_shape) == 3 else "vector"
+    if config.model.kind != kind:
+        raise ValueError(
+            f"config.model.kind is {config.model.kind!r}, but an example of {dataset.name!r} has "
+            f"the shape {dataset.event_shape}: set it to {kind!r}."
+        )
+    if config.eval.split not in dataset.sizes:
+        raise ValueError(
+            f"config.eval.split is {config.eval.split!r}; {dataset.name!r} has "
+            f"{sorted(dataset.sizes)}."
+        )
+    replicas = strategy.num_replicas_in_sync
+    if config.train.batch_size % replicas:
+        raise ValueError(
+            f"config.train.batch_size is {config.train.batch_size}; it must be a multiple of the "
+            f"{replicas} replicas that share it."
+        )
+
+
+class _Taken:
+    """Which signal has come, if any."""
+
+    signum = None
+
+
+@contextlib.contextmanager
+def _signal_taken():
+    """Notes a first SIGINT or SIGTERM, so that the step can end; a second one acts as ever."""
+    taken, previous = _Taken(), {}
+
+    def restore():
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+    def note(signum, _):
+        taken.signum = signum
+        restore()
+
+    if threading.current_thread() is threading.main_thread():
+        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield taken
+    finally:
+        restore()

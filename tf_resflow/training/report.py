@@ -1,0 +1,134 @@
+"""What is said about a trained model: scores, baselines, figures and one line."""
+
+import functools
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tf_resflow import data, evaluation
+
+__all__ = ["Report"]
+
+_MAX_GAUSSIAN_SIZE = 4096  # coordinates up to which the Gaussian baseline is computed
+_NUM_FIGURE_POINTS = 20_000  # data and samples in the 2-D figure
+
+
+class Report:
+    """Scores and figures of a model, with the weights that it has at that time.
+
+    Args:
+      config: the run's configuration.
+      model: a `FlowModel`.
+      dataset: the `Dataset` of the run.
+      strategy: the strategy that the model was built under.
+    """
+
+    def __init__(self, config, model, dataset, strategy=None):
+        self._config, self._model, self._dataset = config, model, dataset
+        self.unit = "nats" if dataset.levels is None else "bits_per_dim"
+        self._held_out = evaluation.HeldOut(model, strategy)
+        self._sample = tf.function(model.sample, autograph=False)
+
+    def score(self):
+        """Returns the held-out `Score` on `config.eval.split`."""
+        return self._held_out(self._batches(), self._config.seed)
+
+    def sample_grid(self):
+        """Returns a grid of samples as a uint8 image, or None for vectors."""
+        if len(self._dataset.event_shape) != 3:
+            return None
+        seed = tf.constant([self._config.seed, 0], tf.int32)
+        samples = self._sample(self._config.eval.num_samples, seed).numpy()
+        return evaluation.image_grid(samples, self._dataset.levels)
+
+    @functools.cached_property
+    def baselines(self):
+        """A dict of the uniform and the Gaussian baseline, where they exist."""
+        levels = self._dataset.levels
+        baselines = {} if levels is None else {"uniform": evaluation.uniform_baseline(levels)}
+        if math.prod(self._dataset.event_shape) <= _MAX_GAUSSIAN_SIZE:
+            test = np.concatenate(list(self._batches()))
+            baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
+        return baselines
+
+    def result(self, step, score):
+        """Returns the result as a dict.
+
+        Args:
+          step: training steps taken.
+          score: the `Score` at that step.
+        """
+        result = {
+            "name": self._dataset.name,
+            "split": self._config.eval.split,
+            "step": step,
+            self.unit: score.mean,
+            f"{self.unit}_stderr": score.stderr,
+            "num_examples": score.num_examples,
+            "baselines": self.baselines,
+        }
+        if self._dataset.entropy is not None:
+            result["entropy"] = self._dataset.entropy
+        return result
+
+    def line(self, result):
+        """Returns the result in one line."""
+        mean, stderr = result[self.unit], result[f"{self.unit}_stderr"]
+        examples = f"{result['num_examples']:,} {result['split']} examples"
+        against = [f"{name} {value:.3f}" for name, value in result["baselines"].items()]
+        if "entropy" in result:
+            against.append(f"entropy of the data {result['entropy']:.3f}")
+        if "reconstruction_error" in result:
+            against.append(f"reconstruction error {result['reconstruction_error']:.1e} levels")
+        return (
+            f"{result['name']}: {mean:.3f} ± {stderr:.3f} {self.unit.replace('_per_', '/')} on "
+            f"{examples} after {result['step']:,} steps ({'; '.join(against)})"
+        )
+
+    def figures(self, directory):
+        """Writes the figures.
+
+        Args:
+          directory: an existing directory.
+
+        Returns:
+          A dict of what was measured on the way, such as the `reconstruction_error` in levels.
+        """
+        if len(self._dataset.event_shape) == 3:
+            evaluation.write_png(directory / "samples.png", self.sample_grid())
+            return self._reconstructions(directory / "reconstructions.png")
+        if self._dataset.event_shape == (2,):
+            self._density(directory / "density_2d.png")
+        return {}
+
+    def _reconstructions(self, path):
+        levels, num = self._dataset.levels, self._config.eval.num_samples
+        images = next(iter(self._batches()))[:num]
+        x = data.dequantize(images, levels, tf.constant([self._config.seed, 1], tf.int32))
+        again = tf.function(self._model.reconstruct, autograph=False)(x)
+        pair = images.numpy(), data.quantize(again, levels).numpy()
+        evaluation.write_png(path, evaluation.reconstruction_grid(*pair, levels))
+        return {"reconstruction_error": float(tf.reduce_max(tf.abs(again - x)) * levels)}
+
+    def _density(self, path):
+        seed = tf.constant([self._config.seed, 2], tf.int32)
+        samples = self._sample(_NUM_FIGURE_POINTS, seed).numpy()
+
+        @tf.function(reduce_retracing=True)
+        def log_prob(x):
+            return self._model.log_prob(x, seed, evaluation=True)
+
+        points = self._train_array()[:_NUM_FIGURE_POINTS]
+        evaluation.density_figure(path, points, samples, log_prob, "density of the model")
+
+    def _batches(self):
+        settings = self._config.eval
+        limit = settings.num_examples or None
+        return self._dataset.eval_batches(settings.split, settings.batch_size, limit)
+
+    def _train_array(self):
+        """All train examples, or as many fresh ones as the figure takes if they have no end."""
+        if "train" in self._dataset.sizes:
+            return self._dataset.array("train")
+        return next(iter(self._dataset.train_batches(_NUM_FIGURE_POINTS, seed=0))).numpy()
