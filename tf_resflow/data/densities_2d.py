@@ -1,0 +1,211 @@
+"""Eight two-dimensional densities that are customary in the normalising-flow literature.
+
+All are defined so that the density is known: as Gaussian noise around points or curves, as a
+uniform density, or through an area-preserving map. Samples are independent draws.
+"""
+
+__all__ = ["DENSITIES", "entropy", "load_density", "log_density", "sample"]
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from tf_resflow.data.dataset import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class BlurredCurves:
+    """An equal mixture of curves, each blurred by isotropic Gaussian noise.
+
+    x = c_b(u) + std * noise, with b uniform over the branches and u ~ U(0, 1), so that
+
+        p(x) = mean_b int_0^1 N(x; c_b(u), std^2 I) du.
+
+    The integral is a Gauss-Legendre sum in sqrt(u), in which the spirals are smooth.
+
+    Attributes:
+        curve: function of the branch and of u (arrays), which returns points `[..., 2]`.
+        branches: number of curves.
+        std: standard deviation of the noise.
+        nodes: number of quadrature nodes a curve; 1 if the curve is a point.
+    """
+
+    curve: Callable
+    branches: int
+    std: float
+    nodes: int = 400
+
+    def sample(self, num, generator):
+        branch = generator.integers(self.branches, size=num)
+        points = self.curve(branch, generator.uniform(size=num))
+        return points + self.std * generator.normal(size=[num, 2])
+
+    def log_density(self, points):
+        centers, weights = self._quadrature
+        norms = np.sum(centers**2, axis=1)
+        bias = np.log(weights / (2 * np.pi * self.std**2))
+        result = np.empty(len(points))
+        for rows in _chunks(len(points), len(weights)):
+            x = points[rows]
+            squares = np.sum(x**2, axis=1, keepdims=True) - 2 * x @ centers.T + norms
+            logits = bias - squares / (2 * self.std**2)
+            peak = np.max(logits, axis=1)
+            result[rows] = peak + np.log(np.sum(np.exp(logits - peak[:, np.newaxis]), axis=1))
+        return result
+
+    def entropy(self):
+        half_width = np.max(np.abs(self._quadrature[0])) + 6 * self.std
+        return _grid_entropy(self.log_density, half_width, self.std / 2)
+
+    @functools.cached_property
+    def _quadrature(self):
+        roots, weights = np.polynomial.legendre.leggauss(self.nodes)
+        v = np.tile((roots + 1) / 2, self.branches)
+        branch = np.repeat(np.arange(self.branches), self.nodes)
+        weights = np.tile(weights, self.branches) * v
+        return self.curve(branch, v**2), weights / np.sum(weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkerboard:
+    """The uniform density on 8 of the 16 squares of side 2 that tile [-4, 4]^2."""
+
+    def sample(self, num, generator):
+        column, half = generator.integers(4, size=num), generator.integers(2, size=num)
+        corner = np.stack([column, 2 * half + column % 2], axis=1)
+        return 2 * (corner + generator.uniform(size=[num, 2])) - 4
+
+    def log_density(self, points):
+        column, row = np.floor(points.T / 2)
+        inside = np.all(np.abs(points) < 4, axis=1) & ((column + row) % 2 == 0)
+        return np.where(inside, -np.log(32), -np.inf)
+
+    def entropy(self):
+        return np.log(32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pinwheel:
+    """Five elongated Gaussians, each turned by an angle that grows with the radius.
+
+    z ~ N((1, 0), diag(0.3^2, 0.1^2)) is turned by 2 pi b / 5 + exp(|z|) / 4, with b uniform over
+    0, ..., 4, and doubled. The rotation leaves the radius alone, so it preserves area, and
+    p(x) is a fifth of the sum over b of the Gaussian density at x turned back, over 4.
+    """
+
+    def sample(self, num, generator):
+        z = generator.normal(size=[num, 2]) * [0.3, 0.1] + [1, 0]
+        return 2 * _turn(z, self._angle(z, generator.integers(5, size=num)))
+
+    def log_density(self, points):
+        z = points[:, np.newaxis] / 2
+        z = _turn(z, -self._angle(z, np.arange(5)))
+        exponents = -np.sum(((z - [1, 0]) / [0.3, 0.1]) ** 2, axis=-1) / 2
+        return np.logaddexp.reduce(exponents, axis=1) - np.log(5 * 4 * 2 * np.pi * 0.3 * 0.1)
+
+    def entropy(self):
+        return _grid_entropy(self.log_density, half_width=2 * (1 + 6 * 0.3), spacing=0.02)
+
+    def _angle(self, z, branch):
+        return 2 * np.pi * branch / 5 + np.exp(np.linalg.norm(z, axis=-1)) / 4
+
+
+def _turn(points, angle):
+    x, y = points[..., 0], points[..., 1]
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1)
+
+
+def _polar(radius, angle):
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+
+
+def _moon(branch, u):
+    outer = 2 * _polar(1, np.pi * u) + [-1, -0.2]
+    return np.where(branch[:, np.newaxis] == 0, outer, [0, 0.6] - outer)
+
+
+def _spiral(branch, u):
+    angle = 3 * np.pi * np.sqrt(u)
+    return _polar(angle / 3, np.pi * branch - angle)
+
+
+def _swiss_roll(branch, u):
+    angle = 1.5 * np.pi * (1 + 2 * u)
+    return _polar(angle / 5, angle)
+
+
+DENSITIES = {
+    "8gaussians": BlurredCurves(
+        lambda b, u: _polar(np.sqrt(8), np.pi * b / 4), branches=8, std=np.sqrt(1 / 8), nodes=1
+    ),
+    "checkerboard": Checkerboard(),
+    "pinwheel": Pinwheel(),
+    "rings": BlurredCurves(lambda b, u: _polar((b + 1) * 0.75, 2 * np.pi * u), 4, std=0.08),
+    "circles": BlurredCurves(lambda b, u: _polar((b + 1) * 1.5, 2 * np.pi * u), 2, std=0.24),
+    "moons": BlurredCurves(_moon, branches=2, std=0.2),
+    "2spirals": BlurredCurves(_spiral, branches=2, std=0.1),
+    "swissroll": BlurredCurves(_swiss_roll, branches=1, std=0.2),
+}
+
+
+def sample(name, num, seed):
+    """Draws independent samples.
+
+    Args:
+        name: a key of `DENSITIES`.
+        num: number of samples.
+        seed: anything that `np.random.default_rng` takes.
+
+    Returns:
+        A float64 array `[num, 2]`.
+    """
+    return DENSITIES[name].sample(num, np.random.default_rng(seed))
+
+
+def log_density(name, points):
+    """Returns the log density in nats, `[num]`, at points `[num, 2]`, in float64."""
+    points = np.asarray(points, np.float64)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"points must have the shape [num, 2], but have {list(points.shape)}.")
+    return DENSITIES[name].log_density(points)
+
+
+@functools.cache
+def entropy(name):
+    """Returns the differential entropy -E log p in nats, exact or by quadrature on a grid."""
+    return float(DENSITIES[name].entropy())
+
+
+def load_density(name, num_test=10_000):
+    """Loads a 2-D density: an endless train stream of fresh samples, and a fixed test draw.
+
+    Args:
+        name: a key of `DENSITIES`.
+        num_test: number of test examples.
+
+    Returns:
+        A `Dataset` of event shape `(2,)` with its entropy.
+    """
+    test = sample(name, num_test, (1,)).astype(np.float32)
+
+    def draw(num, seed):
+        return sample(name, num, (2, *(word % 2**32 for word in seed)))
+
+    return Dataset(
+        name, (2,), None, {"test": num_test}, {"test": test}.get, draw, entropy=entropy(name)
+    )
+
+
+def _grid_entropy(log_density, half_width, spacing):
+    size = int(np.ceil(2 * half_width / spacing))
+    side = (np.arange(size) + 0.5) * spacing - size * spacing / 2
+    logs = log_density(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
+    return -np.sum(np.exp(logs) * logs) * spacing**2
+
+
+def _chunks(num, columns, elements=2**21):
+    rows = max(1, elements // columns)
+    return (slice(start, start + rows) for start in range(0, num, rows))

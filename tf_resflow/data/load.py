@@ -1,0 +1,126 @@
+"""A data set from the `data` section of a config."""
+
+__all__ = ["default_config", "load"]
+
+import difflib
+import pathlib
+
+import ml_collections
+
+from tf_resflow.data.densities_2d import DENSITIES, load_density
+from tf_resflow.data.digits import load_digits
+from tf_resflow.data.images import load_images
+from tf_resflow.data.tabular import load_tabular
+
+
+def default_config(**fields):
+    """Returns the `data` section of a config, with every field that `load` knows.
+
+    - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "tabular", or the name of
+      an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
+    - Images: `data_dir` ("" is TFDS's default), `levels` (0 keeps the data's own: 256, or 17 for
+      digits), `split_train`, `split_validation` ("" for none), `split_test`, `download`, `flip`.
+    - Tabular: `path`, `path_validation`, `path_test`, `key`, `validation_fraction`,
+      `test_fraction`, `split_seed`.
+    - 2-D densities: `num_test`.
+
+    Args:
+        **fields: values that replace the defaults.
+
+    Returns:
+        An `ml_collections.ConfigDict`.
+    """
+    config = ml_collections.ConfigDict(
+        {
+            "name": "digits",
+            "data_dir": "",
+            "levels": 0,
+            "split_train": "train",
+            "split_validation": "",
+            "split_test": "test",
+            "download": False,
+            "flip": False,
+            "path": "",
+            "path_validation": "",
+            "path_test": "",
+            "key": "",
+            "validation_fraction": 0.1,
+            "test_fraction": 0.1,
+            "split_seed": 0,
+            "num_test": 10_000,
+        }
+    )
+    for field in fields:
+        if field not in config:
+            raise ValueError(f"Unknown field data.{field}; {_suggest(field, config)}")
+    config.update(fields)
+    return config
+
+
+def load(config):
+    """Loads the data set that a config describes.
+
+    Example:
+
+    >>> load({"name": "digits"}).event_shape
+    (8, 8, 1)
+
+    Args:
+        config: mapping of some of the fields of `default_config`; the others take their defaults.
+
+    Returns:
+        A `Dataset`.
+
+    Raises:
+        ValueError: if a field or the name is unknown, or the data are missing or malformed.
+    """
+    config = default_config(**dict(config))
+    name = config.name
+    if name in DENSITIES:
+        _reject(config, "levels", "flip")
+        return load_density(name, config.num_test)
+    if name == "tabular":
+        _reject(config, "levels", "flip")
+        fields = ["path", "path_test", "path_validation", "key"]
+        fields += ["test_fraction", "validation_fraction", "split_seed"]
+        return load_tabular(**{field: config[field] for field in fields})
+    if name == "digits":
+        if config.levels not in (0, 17):
+            raise ValueError(f"digits have 17 levels, not {config.levels}: set levels = 0.")
+        return load_digits(config.flip)
+    name = name.removeprefix("tfds/")
+    _check_image_name(name, config.data_dir)
+    fields = ["data_dir", "split_train", "split_test", "split_validation", "download", "flip"]
+    fields = {field: config[field] for field in fields}
+    return load_images(name, levels=config.levels or 256, **fields)
+
+
+def _check_image_name(name, data_dir):
+    import tensorflow_datasets as tfds
+
+    name = name.split("/")[0].split(":")[0]
+    directory = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    known = tfds.list_builders(with_community_datasets=False)
+    if name in known or (name and (directory / name).is_dir()):
+        return
+    ours = ["digits", "tabular", *DENSITIES]
+    found = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
+    raise ValueError(
+        f"Unknown data set {name!r}; {_suggest(name, ours + found + known)} Known are "
+        f"{', '.join(ours)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
+        "sets of TensorFlow Datasets."
+    )
+
+
+def _reject(config, *fields):
+    for field in fields:
+        if config[field]:
+            raise ValueError(
+                f"data.{field} = {config[field]} is for images, but {config.name!r} holds vectors. "
+                f"Leave {field} at {default_config()[field]}."
+            )
+
+
+def _suggest(word, known):
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else "nothing has a similar name."
