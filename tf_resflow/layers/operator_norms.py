@@ -1,4 +1,4 @@
-"""Induced norms ||W||_{p -> q} = max ||W v||_q / ||v||_p: power method, closed forms and bounds.
+"""Induced norms ||W||_{p -> q} = max ||W v||_q / ||v||_p: maximisers, closed forms and bounds.
 
 An order is a Python float in [1, inf] or, where it is learned, a scalar tensor. Vectors carry a
 leading axis of starts: `v` is `[starts, ...]`, and a norm reduces every other axis.
@@ -10,14 +10,16 @@ __all__ = [
     "has_closed_form",
     "is_order",
     "lp_norm",
+    "maximiser",
     "norm_bound",
     "norm_estimate",
-    "power_iteration",
 ]
 
 import math
 
 import tensorflow as tf
+
+_KRYLOV = 6
 
 
 def is_order(order, value):
@@ -72,12 +74,10 @@ def dual_vector(x, order):
     return y / tf.reshape(_or_one(norm), [-1] + [1] * (len(x.shape) - 1))
 
 
-def power_iteration(operator, kernel, v, domain, codomain, tolerance, max_iterations):
-    """Generalised power method for ||W||_{p -> q}, p > 1 and q < inf.
+def maximiser(operator, kernel, v, domain, codomain, tolerance, max_iterations):
+    """Vectors at which ||W v||_q / ||v||_p is largest, for p > 1 and q < inf, from a first guess.
 
-        u <- sgn(W v) |W v|^(q-1) / ||.||_{q*},   v <- sgn(W'u) |W'u|^(p*-1) / ||.||_p
-
-    ||W v||_q never falls. It stops once ||v_new - v||_2 <= tolerance ||v_new||_2 for every start.
+    It stops once ||v_new - v||_2 <= tolerance ||v_new||_2 for every start.
 
     Args:
         operator: a linear operator of `tf_resflow.layers.linear_operators`.
@@ -86,31 +86,75 @@ def power_iteration(operator, kernel, v, domain, codomain, tolerance, max_iterat
         domain: p.
         codomain: q.
         tolerance: relative change in v to stop at; 0 for a fixed count.
-        max_iterations: the largest number of iterations.
+        max_iterations: the most products with W and its transpose, rounded up to whole steps.
 
     Returns:
         v, and the number of iterations, an int32 scalar.
-
-    References:
-        Boyd, "The power method for l^p norms", Linear Algebra Appl. 9 (1974);
-        Chen et al., "Residual Flows" (2019), appendix on mixed norms.
     """
+    spectral = is_order(domain, 2.0) and is_order(codomain, 2.0)
 
     def step(count, v, _):
-        u = dual_vector(operator.matvec(kernel, v), codomain)
-        z = operator.rmatvec(kernel, u)
-        new = tf.where(_peak(z) > 0, dual_vector(z, dual_order(domain)), v)
-        change = lp_norm(new - v, 2.0) / _or_one(lp_norm(new, 2.0))
-        return count + 1, new, tf.reduce_max(change)
+        new = _ritz_step(operator, kernel, v) if spectral else power_step(v)
+        change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
+        change = tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
+        return count + (_KRYLOV if spectral else 1), new, change
+
+    def power_step(v):
+        return _power_step(operator, kernel, v, domain, codomain)
+
+    def unfinished(count, v, change):
+        return (change > tf.cast(tolerance, v.dtype)) & (count < max_iterations)
 
     start = (tf.constant(0), v, tf.constant(math.inf, v.dtype))
-    count, v, _ = tf.while_loop(
-        lambda count, v, change: change > tf.cast(tolerance, v.dtype),
-        step,
-        start,
-        maximum_iterations=max_iterations,
-    )
+    count, v, _ = tf.while_loop(unfinished, step, start)
     return v, count
+
+
+def _power_step(operator, kernel, v, domain, codomain):
+    """One step of the generalised power method; ||W v||_q never falls.
+
+        u <- sgn(W v) |W v|^(q-1) / ||.||_{q*},   v <- sgn(W'u) |W'u|^(p*-1) / ||.||_p
+
+    References:
+        Boyd, "The power method for l^p norms", Linear Algebra Appl. 9 (1974).
+    """
+    u = dual_vector(operator.matvec(kernel, v), codomain)
+    z = operator.rmatvec(kernel, u)
+    return tf.where(_peak(z) > 0, dual_vector(z, dual_order(domain)), v)
+
+
+def _ritz_step(operator, kernel, v):
+    """The unit vector that W stretches most among span{v, W'W v, ..., (W'W)^5 v}.
+
+    A step of restarted Lanczos with full orthogonalisation. The leading singular values of a
+    convolution are close to one another, where as many power iterations hardly move.
+
+    References:
+        Golub and Van Loan, "Matrix Computations", section 10.1.
+    """
+    shape, images = tf.shape(v), []
+    basis = tf.zeros([0, v.shape.num_elements()], v.dtype)
+    z = tf.reshape(v, [1, -1])
+    for _ in range(_KRYLOV):
+        z = _orthonormalised(z, basis)
+        basis = tf.concat([basis, z], 0)
+        image = operator.matvec(kernel, tf.reshape(z, shape))
+        images.append(tf.reshape(image, [1, -1]))
+        z = tf.reshape(operator.rmatvec(kernel, image), [1, -1])
+    images = tf.concat(images, 0)
+    _, rotation = tf.linalg.eigh(tf.matmul(images, images, transpose_b=True))
+    new = tf.reshape(tf.matmul(rotation[:, -1:], basis, transpose_a=True), shape)
+    new = tf.ensure_shape(new, v.shape)
+    return tf.where(_peak(new) > 0.0, new, v)
+
+
+def _orthonormalised(z, basis):
+    """z, made a unit vector orthogonal to the rows of the basis; 0 if it is in their span."""
+    for _ in range(2):
+        z = z - tf.matmul(tf.matmul(z, basis, transpose_b=True), basis)
+        norm = tf.norm(z)
+        z = z / _or_one(norm)
+    return tf.where(norm > 0.5, z, tf.zeros_like(z))
 
 
 def norm_estimate(operator, kernel, v, domain, codomain):
