@@ -1,7 +1,21 @@
 """Residual Flows for TensorFlow Probability."""
 
-from tf_resflow import bijectors, layers, logdet, solvers
+from tf_resflow import bijectors, data, evaluation, flows, layers, logdet, solvers, training
 from tf_resflow.seeds import stateless_seed
+from tf_resflow.training import FlowModel, load
 from tf_resflow.version import __version__
 
-__all__ = ["__version__", "bijectors", "layers", "logdet", "solvers", "stateless_seed"]
+__all__ = [
+    "FlowModel",
+    "__version__",
+    "bijectors",
+    "data",
+    "evaluation",
+    "flows",
+    "layers",
+    "load",
+    "logdet",
+    "solvers",
+    "stateless_seed",
+    "training",
+]

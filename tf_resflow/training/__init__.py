@@ -1,6 +1,6 @@
 """Training: the step, the loop, checkpoints, averaged weights, and the configuration."""
 
-from tf_resflow.training.averaging import averaged_weights
+from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.command_line import run
 from tf_resflow.training.config import default_config, validate_config
 from tf_resflow.training.flow_model import FlowModel, build_model
@@ -16,12 +16,12 @@ __all__ = [
     "STRATEGIES",
     "Adam",
     "AdamW",
+    "AveragedWeights",
     "FlowModel",
     "Interrupted",
     "MetricsWriter",
     "NonFiniteError",
     "Report",
-    "averaged_weights",
     "build_model",
     "default_config",
     "load",

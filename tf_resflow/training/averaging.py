@@ -1,44 +1,51 @@
 """A model under its averaged weights, for evaluation."""
 
-import contextlib
-
 import tensorflow as tf
 
 from tf_resflow import layers
 
-__all__ = ["averaged_weights", "use_averaged_weights"]
+__all__ = ["AveragedWeights"]
 
 # Of the power iterations before an evaluation; training takes few, warm-started.
 _TOLERANCE = 1e-5
 _MAX_ITERATIONS = 500
 
 
-def use_averaged_weights(model, optimizer):
-    """Replaces the weights by their average and brings the norms up to date.
+class AveragedWeights:
+    """Puts a model under the average of its weights, which its optimizer keeps.
+
+    The norms of the layers are then brought up to date: they depend on the weights.
+
+    ```python
+    averaged = AveragedWeights(model, optimizer)
+    with averaged:
+        score = report.score()
+    ```
 
     Args:
       model: a `FlowModel`.
       optimizer: the built optimizer of its trainable variables. Without an average, or before the
         first step, the weights stay; the norms are brought up to date all the same.
     """
-    if optimizer.use_ema and int(optimizer.iterations) > 0:
-        optimizer.finalize_variable_values(model.trainable_variables)
-    update = tf.function(lambda: layers.update_norms(model.flow, _TOLERANCE, _MAX_ITERATIONS))
-    update()
 
+    def __init__(self, model, optimizer):
+        self._model, self._optimizer = model, optimizer
+        self._update_norms = tf.function(
+            lambda: layers.update_norms(model.flow, _TOLERANCE, _MAX_ITERATIONS)
+        )
 
-@contextlib.contextmanager
-def averaged_weights(model, optimizer):
-    """Within it the model has its averaged weights; after it, bit by bit what it had before.
+    def apply(self):
+        """Replaces the weights by their average, for good."""
+        if self._optimizer.use_ema and int(self._optimizer.iterations) > 0:
+            self._optimizer.finalize_variable_values(self._model.trainable_variables)
+        self._update_norms()
 
-    Args:
-      model: a `FlowModel`.
-      optimizer: the built optimizer of its trainable variables.
-    """
-    saved = [tf.identity(weight) for weight in model.weights]
-    use_averaged_weights(model, optimizer)
-    try:
-        yield
-    finally:
-        for weight, value in zip(model.weights, saved, strict=True):
+    def __enter__(self):
+        self._saved = [tf.identity(weight) for weight in self._model.weights]
+        self.apply()
+        return self
+
+    def __exit__(self, *_):
+        for weight, value in zip(self._model.weights, self._saved, strict=True):
             weight.assign(value)
+        self._saved = None

@@ -1,6 +1,6 @@
 """A trained model from its workdir."""
 
-from tf_resflow.training.averaging import use_averaged_weights
+from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.flow_model import build_model
 from tf_resflow.training.optimizer import make_optimizer
@@ -41,6 +41,6 @@ def load(workdir):
             f"(every {config.train.checkpoint_every} steps, and when it is interrupted)."
         )
     model.step = checkpoints.restore()
-    use_averaged_weights(model, optimizer)
+    AveragedWeights(model, optimizer).apply()
     model.config = config
     return model

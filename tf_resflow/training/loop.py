@@ -12,7 +12,7 @@ import tensorflow as tf
 import tqdm
 
 from tf_resflow import data
-from tf_resflow.training.averaging import averaged_weights
+from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.config import validate_config
 from tf_resflow.training.flow_model import build_model
@@ -92,6 +92,7 @@ class _Run:
         self._checkpoints = Checkpoints(
             files.checkpoints, self._model, self._optimizer, config.seed, config.train.keep
         )
+        self._averaged = AveragedWeights(self._model, self._optimizer)
         self._report = Report(config, self._model, dataset, strategy)
         self._pending = []  # (step, metrics) whose values have not been fetched
         self._window = []  # fetched metrics that have not been logged
@@ -181,7 +182,7 @@ class _Run:
     def _evaluate(self, step):
         """The held-out score and a grid of samples, under the averaged weights."""
         self._look()
-        with averaged_weights(self._model, self._optimizer):
+        with self._averaged:
             score = self._report.score()
             grid = self._report.sample_grid()
         unit = self._report.unit
@@ -200,7 +201,7 @@ class _Run:
     def _finish(self, step):
         if self._evaluated is None or self._evaluated[0] != step:
             self._evaluate(step)
-        with averaged_weights(self._model, self._optimizer):
+        with self._averaged:
             result = self._report.result(step, self._evaluated[1])
             result |= self._report.figures(self._files.figures)
         result["best"] = float(self._checkpoints.best)

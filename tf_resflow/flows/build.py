@@ -1,0 +1,72 @@
+"""A flow from the `model` section of a config."""
+
+from tf_resflow import logdet
+from tf_resflow.flows.image_flow import image_flow
+from tf_resflow.flows.vector_flow import vector_flow
+
+__all__ = ["build_estimator", "build_flow"]
+
+
+def build_estimator(config, per_example):
+    """The Russian-roulette estimator of a config section.
+
+    Args:
+      config: has `num_exact_terms`, `distribution` ("geometric" or "poisson") and `p` (the rate, for Poisson).
+      per_example: whether each example draws its own number of terms.
+
+    Returns:
+      A `RussianRoulette`.
+    """
+    distributions = {"geometric": logdet.Geometric, "poisson": logdet.Poisson}
+    distribution = distributions[config.distribution](config.p)
+    return logdet.RussianRoulette(config.num_exact_terms, distribution, per_example)
+
+
+def build_flow(config, event_shape, mean=None, std=None, seed=0, dtype="float32"):
+    """Builds the flow of a config.
+
+    Args:
+      config: the `model` section of a config, see `tf_resflow.training.default_config`.
+      event_shape: shape of an event of the data.
+      mean: statistics of the data for vectors, or `None`.
+      std: see `mean`.
+      seed: `int`, of the parameters.
+      dtype: of the parameters.
+
+    Returns:
+      A `Flow` or `MultiscaleFlow`, with the training estimator.
+
+    Raises:
+      ValueError: when the kind of model does not fit the shape of the data.
+    """
+    rank = {"image": 3, "vector": 1}[config.kind]
+    if len(event_shape) != rank:
+        raise ValueError(
+            f"config.model.kind is {config.kind!r}, for events of rank {rank}, but the data have shape "
+            f"{tuple(event_shape)}."
+        )
+    shared = {
+        "activation": config.activation,
+        "coefficient": config.coefficient,
+        "norms": config.norms,
+        "act_norm": config.act_norm,
+        "mean": mean,
+        "std": std,
+        "log_det": build_estimator(config.estimator.train, per_example=False),
+        "seed": seed,
+        "dtype": dtype,
+    }
+    if config.kind == "vector":
+        return vector_flow(event_shape[0], sum(config.num_blocks), config.hidden, **shared)
+    return image_flow(
+        event_shape,
+        config.num_blocks,
+        config.width,
+        config.kernels,
+        config.num_fc_blocks,
+        config.fc_width,
+        logit_alpha=config.logit_alpha,
+        squeeze_first=config.squeeze_first,
+        factor_out=config.factor_out,
+        **shared,
+    )

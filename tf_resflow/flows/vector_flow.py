@@ -1,0 +1,85 @@
+"""Residual flows on vectors: 2-D densities and tabular data."""
+
+import numpy as np
+
+from tf_resflow import bijectors
+from tf_resflow.flows.branches import dense_branch
+
+__all__ = ["vector_flow"]
+
+
+def vector_flow(
+    event_size,
+    num_blocks=16,
+    hidden=(64, 64, 64),
+    activation="lipswish",
+    coefficient=0.9,
+    norms=None,
+    act_norm=True,
+    mean=None,
+    std=None,
+    condition_size=None,
+    log_det=None,
+    inverse_solver=None,
+    seed=0,
+    dtype="float32",
+):
+    """Residual blocks of dense layers, with an ActNorm before the first and after each.
+
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=4, hidden=(32, 32))
+    print(flow.forward(tf.zeros([5, 2]), seed=1).shape)
+    # (5, 2)
+    ```
+
+    Args:
+      event_size: number of coordinates.
+      num_blocks: number of residual blocks.
+      hidden: widths of the inner layers of a block.
+      activation: a key of `tf_resflow.flows.ACTIVATIONS`.
+      coefficient: Lipschitz bound of each layer.
+      norms: orders of the norms before, between and after the layers of a block; `None` for 2.
+      act_norm: whether there are ActNorms.
+      mean: with `std`, statistics of the data, for a `Normalize` in front.
+      std: see `mean`.
+      condition_size: size of a conditional vector, or `None`.
+      log_det: estimator of the blocks.
+      inverse_solver: solver of the blocks.
+      seed: `int`, of the parameters.
+      dtype: of the parameters.
+
+    Returns:
+      A `Flow`, from data to latent.
+
+    References:
+      Chen et al. 2019, Section 5.1 and Appendix D (100 blocks of width 128, coefficient 0.9).
+    """
+    seeds = np.random.default_rng(seed)
+    members = [] if mean is None else [bijectors.Normalize(mean, std, dtype=dtype)]
+    if act_norm:
+        members.append(bijectors.ActNorm([event_size], dtype=dtype, name="act_norm"))
+    for i in range(num_blocks):
+        branch = dense_branch(
+            [event_size],
+            hidden,
+            activation,
+            coefficient,
+            norms,
+            condition_size=condition_size,
+            seed=int(seeds.integers(2**31)),
+            dtype=dtype,
+        )
+        members.append(
+            bijectors.ResidualBlock(
+                branch,
+                log_det,
+                inverse_solver,
+                conditional=condition_size is not None,
+                name=f"block{i}",
+            )
+        )
+        if act_norm:
+            members.append(bijectors.ActNorm([event_size], dtype=dtype, name=f"block{i}_act_norm"))
+    return bijectors.Flow(members)

@@ -1,0 +1,237 @@
+"""A flow as a Keras model: density, samples, and a training step for `fit`."""
+
+import math
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow import bijectors, flows, layers, logdet
+from tf_resflow.data import dequantize, quantize
+from tf_resflow.seeds import stateless_seed
+from tf_resflow.training.step import train_step
+
+__all__ = ["FlowModel", "build_model"]
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tf_resflow")
+class FlowModel(keras.Model):
+    r"""The density of a flow, trained by maximum likelihood.
+
+    For continuous data the loss of an example is \\(-\log p(x)\\) in nats. For data of `levels` integer values
+    it is \\(-\log_2 P(x) / D\\), in bits per dimension, with the bound
+    \\(\log P(x) \ge E_u \log p((x + u) / L) - D \log L\\), one u drawn at each evaluation.
+
+    ```python
+    import numpy as np
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(16, 16))
+    model = resflow.FlowModel(flow, event_shape=[2])
+    x = np.random.default_rng(0).normal(size=[256, 2]).astype("float32")
+    model.initialize(x)
+    model.compile(optimizer="adamw")
+    history = model.fit(x, batch_size=64, epochs=1, verbose=0)
+    print(sorted(history.history))
+    # ['loss']
+    ```
+
+    Saving: `save_weights` and `tf.train.Checkpoint` (the architecture is Python code, so `.keras` files of whole
+    models are not for it; give `ModelCheckpoint` `save_weights_only=True`).
+
+    Args:
+      flow: `Flow` or `MultiscaleFlow`, data to latent.
+      event_shape: shape of an example.
+      levels: number of integer values of the data; `None` for continuous data.
+      base: distribution of the latent; standard normal by default.
+      evaluation_log_det: estimator for evaluation; by default Russian roulette after 20 exact terms, with a
+        number of terms for each example.
+      seed: `int`: with the number of steps taken, the seed of each step of `fit`.
+      name: `str`.
+
+    Attributes:
+      flow: the flow.
+      distribution: `tfd.TransformedDistribution` with the training estimator, over the flow's input space.
+      evaluation_distribution: the same, with the evaluation estimator.
+
+    Raises:
+      ValueError: when a variable of the distribution is not a Keras variable, so that `fit` would neither
+        train nor save it.
+    """
+
+    def __init__(
+        self,
+        flow,
+        event_shape,
+        levels=None,
+        base=None,
+        evaluation_log_det=None,
+        seed=0,
+        name="flow_model",
+    ):
+        super().__init__(name=name)
+        self.event_shape = tuple(event_shape)
+        self.levels = levels
+        self.seed = seed
+        self.flow = flow
+        self.distribution = _density(flow, self.event_shape, base)
+        if evaluation_log_det is None:
+            evaluation_log_det = logdet.RussianRoulette(20, per_example=True)
+        self.evaluation_distribution = bijectors.with_log_det(self.distribution, evaluation_log_det)
+        self._keras_parts = _keras_parts(flow)
+        _check_covered(self.weights, self.distribution.variables)
+        self._loss = keras.metrics.Mean("loss")
+        self.built = True
+
+    @property
+    def metrics(self):
+        """The mean loss of an epoch, for `fit` and `evaluate`."""
+        return [self._loss]
+
+    @property
+    def num_dimensions(self):
+        """Number of coordinates of an example."""
+        return math.prod(self.event_shape)
+
+    def call(self, x):
+        """`log_prob` with fresh randomness."""
+        return self.log_prob(x)
+
+    def log_prob(self, x, seed=None, evaluation=False):
+        """Log-likelihood of the data, in nats, of shape `[batch]`.
+
+        Args:
+          x: `[batch, *event_shape]`: integers 0, ..., levels - 1, or floats.
+          seed: of the dequantisation and the log-determinants, see `tf_resflow.stateless_seed`.
+          evaluation: whether to use the evaluation estimator.
+
+        Raises:
+          ValueError: when the shape or the type of `x` is not that of the data.
+        """
+        x = self._checked(x)
+        noise_seed, flow_seed = tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
+        distribution = self.evaluation_distribution if evaluation else self.distribution
+        if self.levels is None:
+            # A tensor of its own, so that no cached value of an earlier call is found.
+            return distribution.log_prob(tf.identity(x), bijector_kwargs={"seed": flow_seed})
+        x = dequantize(x, self.levels, noise_seed)
+        log_prob = distribution.log_prob(x, bijector_kwargs={"seed": flow_seed})
+        return log_prob - self.num_dimensions * math.log(self.levels)
+
+    def loss_per_example(self, x, seed=None, evaluation=False):
+        """Bits per dimension of integer data, nats of continuous data: `[batch]`."""
+        log_prob = self.log_prob(x, seed, evaluation)
+        if self.levels is None:
+            return -log_prob
+        return -log_prob / (self.num_dimensions * math.log(2.0))
+
+    def sample(self, num, seed=None, temperature=1.0):
+        """Draws examples.
+
+        Args:
+          num: number of examples.
+          seed: see `tf_resflow.stateless_seed`.
+          temperature: the latent's deviation from its mean is multiplied by it.
+
+        Returns:
+          `[num, *event_shape]`: uint8 for integer data, floats otherwise.
+        """
+        base = self.distribution.distribution
+        mean = base.mean()
+        z = mean + temperature * (base.sample(num, seed=stateless_seed(seed)) - mean)
+        x = self.flow.inverse(z)
+        return x if self.levels is None else quantize(x, self.levels)
+
+    def reconstruct(self, x):
+        """`f^-1(f(x))` in the flow's input space, to see how well the flow inverts."""
+        return self.flow.inverse(tf.identity(self.flow.forward(tf.identity(x))))
+
+    def initialize(self, batch, seed=0):
+        """Initialises the ActNorms from a batch of data, and brings the norms of the layers up to date."""
+        batch = self._checked(batch)
+        if self.levels is not None:
+            batch = dequantize(batch, self.levels, stateless_seed(seed))
+        layers.update_norms(self.flow, tolerance=1e-4, max_iterations=1000)
+        bijectors.initialize(self.flow, batch, seed)
+
+    def train_step(self, data):
+        """One step of `fit`."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        seed = stateless_seed(tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)]))
+        metrics = train_step(self, x, seed)
+        self._loss.update_state(metrics["loss"])
+        return {"loss": self._loss.result()}
+
+    def test_step(self, data):
+        """One step of `evaluate`, with the evaluation estimator."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self._loss.update_state(self.loss_per_example(x, evaluation=True))
+        return {"loss": self._loss.result()}
+
+    def _checked(self, x):
+        x = tf.convert_to_tensor(x)
+        if not x.shape[1:].is_compatible_with(self.event_shape):
+            raise ValueError(
+                f"The model takes batches of examples of shape {self.event_shape}; got {x.shape}."
+            )
+        if x.dtype.is_integer != (self.levels is not None):
+            wanted = "floats" if self.levels is None else f"integers 0, ..., {self.levels - 1}"
+            raise ValueError(f"The model takes {wanted}; got {x.dtype.name}.")
+        return x
+
+
+def _density(flow, event_shape, base):
+    if base is None:
+        dtype = flow.dtype or tf.float32
+        shape = flow.forward_event_shape(event_shape)
+        zeros = tf.zeros(shape, dtype)
+        base = tfd.Independent(tfd.Normal(zeros, tf.ones([], dtype)), len(shape))
+    return tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow))
+
+
+def _keras_parts(flow):
+    """All that Keras is to see of a flow: branches by block name, and the variables of ActNorms."""
+    parts = {}
+    for module in (flow, *flow.submodules):
+        if isinstance(module, bijectors.ResidualBlock):
+            parts[module.name] = module.branch
+        elif isinstance(module, bijectors.ActNorm):
+            parts[module.name] = module.keras_variables
+    return parts
+
+
+def _check_covered(weights, variables):
+    """Raises unless the model's weights are the distribution's variables, each once."""
+    seen = [id(weight.value) for weight in weights]
+    missing = [variable.name for variable in variables if id(variable) not in seen]
+    if missing:
+        raise ValueError(
+            "These variables of the distribution are no Keras variables, so that fit would neither train nor "
+            f"save them: {', '.join(missing)}. Make them constants, or hold them in a Keras layer."
+        )
+    extra = set(seen) - {id(variable) for variable in variables}
+    if extra:
+        names = [weight.path for weight in weights if id(weight.value) in extra]
+        raise ValueError(f"These weights are not variables of the distribution: {', '.join(names)}.")
+
+
+def build_model(config, dataset):
+    """Builds the model of a config.
+
+    Args:
+      config: see `tf_resflow.training.default_config`.
+      dataset: has `event_shape`, `levels`, `mean` and `std`.
+
+    Returns:
+      A `FlowModel`.
+    """
+    statistics = {} if config.model.kind == "image" else {"mean": dataset.mean, "std": dataset.std}
+    flow = flows.build_flow(config.model, dataset.event_shape, seed=config.seed, **statistics)
+    return FlowModel(
+        flow,
+        dataset.event_shape,
+        dataset.levels,
+        evaluation_log_det=flows.build_estimator(config.model.estimator.eval, per_example=True),
+        seed=config.seed,
+    )

@@ -1,0 +1,35 @@
+"""One step of maximum-likelihood training."""
+
+import tensorflow as tf
+
+from tf_resflow import layers
+
+__all__ = ["train_step"]
+
+
+def train_step(model, x, seed):
+    """Takes one gradient step, then brings the norms of the layers up to date.
+
+    In replica context the gradients are summed over the replicas, so that each replica's loss is divided by
+    their number.
+
+    Args:
+      model: a compiled `FlowModel`.
+      x: `[batch, *event_shape]`, of this replica.
+      seed: integer tensor of shape `[2]`; the replica's number is folded in.
+
+    Returns:
+      A dict of scalars: "loss" (bits per dimension, or nats), the mean over this replica's batch, and
+      "gradient_norm", of this replica's contribution.
+    """
+    x = tf.identity(x)
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    weights = model.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model.loss_per_example(x, seed))
+        objective = loss / tf.cast(replicas, loss.dtype)
+    gradients = tape.gradient(objective, [weight.value for weight in weights])
+    model.optimizer.apply(gradients, weights)
+    layers.update_norms(model.flow)
+    norm = tf.linalg.global_norm(gradients) * tf.cast(replicas, loss.dtype)
+    return {"loss": loss, "gradient_norm": norm}
