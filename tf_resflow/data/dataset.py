@@ -19,7 +19,6 @@ class Dataset:
     memory. The train split of a generated data set has no end: every step draws fresh examples.
 
     Example:
-
     >>> dataset = Dataset.from_arrays("demo", {"train": np.zeros([100, 2], np.float32)})
     >>> batches = dataset.train_batches(batch_size=32, seed=0)
     >>> next(iter(batches)).shape

@@ -35,7 +35,7 @@ class BlurredCurves:
     curve: Callable
     branches: int
     std: float
-    nodes: int = 400
+    nodes: int = 200
 
     def sample(self, num, generator):
         branch = generator.integers(self.branches, size=num)
@@ -139,15 +139,15 @@ def _swiss_roll(branch, u):
 
 DENSITIES = {
     "8gaussians": BlurredCurves(
-        lambda b, u: _polar(np.sqrt(8), np.pi * b / 4), branches=8, std=np.sqrt(1 / 8), nodes=1
+        lambda b, u: _polar(np.sqrt(8), np.pi * b / 4), 8, np.sqrt(1 / 8), nodes=1
     ),
     "checkerboard": Checkerboard(),
     "pinwheel": Pinwheel(),
-    "rings": BlurredCurves(lambda b, u: _polar((b + 1) * 0.75, 2 * np.pi * u), 4, std=0.08),
-    "circles": BlurredCurves(lambda b, u: _polar((b + 1) * 1.5, 2 * np.pi * u), 2, std=0.24),
-    "moons": BlurredCurves(_moon, branches=2, std=0.2),
-    "2spirals": BlurredCurves(_spiral, branches=2, std=0.1),
-    "swissroll": BlurredCurves(_swiss_roll, branches=1, std=0.2),
+    "rings": BlurredCurves(lambda b, u: _polar((b + 1) * 0.75, 2 * np.pi * u), 4, 0.08, nodes=400),
+    "circles": BlurredCurves(lambda b, u: _polar((b + 1) * 1.5, 2 * np.pi * u), 2, 0.24),
+    "moons": BlurredCurves(_moon, 2, 0.2),
+    "2spirals": BlurredCurves(_spiral, 2, 0.1, nodes=300),
+    "swissroll": BlurredCurves(_swiss_roll, 1, 0.2, nodes=300),
 }
 
 

@@ -18,7 +18,7 @@ def dequantize(x, levels, seed):
     In float32 a sum such as 255 + u can round up to the next integer, and so into the next
     level. Therefore u is drawn from the midpoints of a uniform grid of 2^-(21 - b), with 2^b the
     least power of two that is no less than `levels`: then x + u is exact, its distance from
-    an integer is more than the rounding error of the division, and
+    an integer is more than the rounding error of the scaling, and
     `quantize(dequantize(x, levels, seed), levels)` is x without exception.
 
     Args:
@@ -56,7 +56,7 @@ def dequantize(x, levels, seed):
     cells = 2 ** (21 - (levels - 1).bit_length())
     cell = tf.random.stateless_uniform(tf.shape(x), seed, maxval=cells, dtype=tf.int32)
     u = (tf.cast(cell, tf.float32) + 0.5) / cells
-    return (tf.cast(x, tf.float32) + tf.ensure_shape(u, x.shape)) / levels
+    return (tf.cast(x, tf.float32) + tf.ensure_shape(u, x.shape)) * (1 / levels)
 
 
 def quantize(x, levels):

@@ -122,13 +122,7 @@ def _num_examples(builder, split):
 
 
 def _decode(builder, split, size, key, shape, divisor, batch_size=256):
-    import tensorflow_datasets as tfds
-
-    examples = builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        decoders=tfds.decode.PartialDecoding({key: True}),
-    )
+    examples = builder.as_dataset(split=split, shuffle_files=False)
     images = np.empty((size, *shape), np.uint8)
     batches = examples.map(lambda e: e[key] // tf.constant(divisor, tf.uint8)).batch(batch_size)
     for start, batch in zip(range(0, size, batch_size), batches.as_numpy_iterator(), strict=True):

@@ -61,7 +61,6 @@ def load(config):
     """Loads the data set that a config describes.
 
     Example:
-
     >>> load({"name": "digits"}).event_shape
     (8, 8, 1)
 

@@ -61,6 +61,11 @@ def load_tabular(
         elif fraction:
             num = round(fraction * len(rows))
             splits[split], order = rows[order[:num]], order[num:]
+    if not len(order):
+        raise ValueError(
+            f"{path}: test_fraction and validation_fraction leave none of {len(rows)} rows for "
+            "training. Lower them."
+        )
     splits["train"] = rows[order]
     name = pathlib.Path(path).stem
     mean, std = _moments(name, splits["train"])

@@ -1,0 +1,147 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_resflow.data import Dataset
+
+
+def _numbered(size=23, **fields):
+    train = np.arange(2 * size, dtype=np.float32).reshape(size, 2)
+    return Dataset.from_arrays("numbered", {"train": train, "test": train[:7] + 0.5}, **fields)
+
+
+def _drawn():
+    def draw(num, seed):
+        return np.random.default_rng(seed).normal(size=[num, 2])
+
+    test = np.zeros([7, 2], np.float32)
+    return Dataset("drawn", (2,), None, {"test": 7}, {"test": test}.get, draw)
+
+
+def _images(flip=True):
+    images = np.arange(2000 * 4).reshape(2000, 2, 2, 1) % 5
+    return Dataset.from_arrays("images", {"train": images}, levels=5, flip=flip)
+
+
+def _take(batches, num):
+    return np.stack([batch.numpy() for batch in itertools.islice(batches, num)])
+
+
+@pytest.mark.parametrize("make", [_numbered, _drawn, _images])
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 9])
+def test_a_resumed_stream_continues_the_uninterrupted_one(make, start):
+    dataset = make()
+    whole = _take(dataset.train_batches(5, seed=7), 12)
+    resumed = _take(dataset.train_batches(5, seed=7, start_step=start), 12 - start)
+    np.testing.assert_array_equal(resumed, whole[start:])
+
+
+@pytest.mark.parametrize("make", [_numbered, _drawn, _images])
+def test_batches_depend_on_seed_and_step(make):
+    dataset = make()
+    batches = _take(dataset.train_batches(5, seed=7), 3)
+    other = _take(dataset.train_batches(5, seed=8), 3)
+    for a, b in [*itertools.combinations(batches, 2), *zip(batches, other, strict=True)]:
+        assert np.any(a != b)
+
+
+def test_an_epoch_holds_each_example_at_most_once_in_a_new_order():
+    epochs = _take(_numbered().train_batches(5, seed=0), 8)[..., 0].reshape(2, 20)
+    for epoch in epochs:
+        assert len(set(epoch)) == 20
+    assert np.any(epochs[0] != epochs[1])
+
+
+def test_every_example_is_equally_likely_in_every_place():
+    num, size = 3000, 5
+    batches = _numbered(size).train_batches(size, seed=1)
+    orders = _take(batches, num)[..., 0].astype(int) // 2
+    for place in range(size):
+        counts = np.bincount(orders[:, place], minlength=size)
+        chi_square = np.sum((counts - num / size) ** 2) / (num / size)
+        assert chi_square < (size - 1) + 5 * np.sqrt(2 * (size - 1))
+
+
+def test_static_shapes_and_types():
+    assert _numbered().train_batches(5, seed=0).element_spec == tf.TensorSpec([5, 2], tf.float32)
+    assert _drawn().train_batches(5, seed=0).element_spec == tf.TensorSpec([5, 2], tf.float32)
+    spec = _images().train_batches(5, seed=0).element_spec
+    assert spec == tf.TensorSpec([5, 2, 2, 1], tf.uint8)
+    assert _numbered().eval_batches("test", 5).element_spec.shape.as_list() == [None, 2]
+
+
+@pytest.mark.parametrize(
+    "limit, sizes", [(None, [3, 3, 1]), (4, [3, 1]), (6, [3, 3]), (99, [3, 3, 1])]
+)
+def test_eval_batches_keep_order_and_the_last_batch(limit, sizes):
+    dataset = _numbered()
+    batches = [batch.numpy() for batch in dataset.eval_batches("test", 3, limit)]
+    assert [len(batch) for batch in batches] == sizes
+    np.testing.assert_array_equal(np.concatenate(batches), dataset.array("test")[:limit])
+
+
+def test_flip_mirrors_half_of_the_images_left_to_right():
+    plain = _take(_images(flip=False).train_batches(500, seed=3), 4).reshape(2000, 2, 2, 1)
+    flipped = _take(_images().train_batches(500, seed=3), 4).reshape(2000, 2, 2, 1)
+    kept = np.all(flipped == plain, axis=(1, 2, 3))
+    np.testing.assert_array_equal(flipped[~kept], plain[~kept][:, :, ::-1])
+    assert abs(np.mean(kept) - 0.5) < 4 * 0.5 / np.sqrt(2000)
+
+
+def test_evaluation_is_not_flipped():
+    dataset = _images()
+    x = next(iter(dataset.eval_batches("train", 2000)))
+    np.testing.assert_array_equal(x, dataset.array("train"))
+
+
+def test_distributes_over_a_strategy():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    dataset = _numbered()
+    batches = iter(strategy.experimental_distribute_dataset(dataset.train_batches(4, seed=2)))
+    expected = _take(dataset.train_batches(4, seed=2), 3)
+    np.testing.assert_array_equal([next(batches).numpy() for _ in range(3)], expected)
+
+
+def test_batch_larger_than_the_train_split_is_an_error():
+    with pytest.raises(ValueError, match="batch_size = 24 exceeds the 23 train examples"):
+        _numbered().train_batches(24, seed=0)
+    assert _take(_numbered().train_batches(23, seed=0), 2).shape == (2, 23, 2)
+
+
+@pytest.mark.parametrize(
+    "value, levels, message",
+    [
+        (np.nan, None, r"\[1, 0\] is NaN"),
+        (np.inf, None, r"\[1, 0\] is NaN or infinite"),
+        (1e39, None, r"\[1, 0\] is NaN or infinite in float32"),
+        (17, 17, r"value 17.0 at \[1, 0\] is not one of the integers 0, ..., 16"),
+        (-1, 17, "integers"),
+        (0.5, 17, "integers"),
+        (np.nan, 17, "integers"),
+        (0, 300, "levels must be"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_bad_values_are_errors(value, levels, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset.from_arrays("bad", {"train": np.array([[1.0, 2], [value, 3]])}, levels)
+
+
+def test_wrong_arguments_are_errors():
+    dataset = _numbered()
+    with pytest.raises(ValueError, match="no finite split 'valid'; it has .'test', 'train'."):
+        dataset.eval_batches("valid", 3)
+    with pytest.raises(ValueError, match="no finite split 'train'"):
+        _drawn().eval_batches("train", 3)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        dataset.train_batches(0, seed=0)
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        dataset.eval_batches("test", 3, limit=0)
+    with pytest.raises(ValueError, match="Only images can be flipped"):
+        _numbered(flip=True)
+    with pytest.raises(ValueError, match="differ in their event shapes"):
+        Dataset.from_arrays("bad", {"train": np.zeros([3, 2]), "test": np.zeros([3, 1])})
+    with pytest.raises(ValueError, match="holds no example"):
+        Dataset.from_arrays("bad", {"train": np.zeros([0, 2])})

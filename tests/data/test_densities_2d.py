@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+from scipy import integrate, special, stats
+
+from tf_resflow.data import DENSITIES, entropy, load_density, log_density, sample
+
+NAMES = sorted(DENSITIES)
+NUM = 40_000
+
+
+@pytest.fixture(scope="module")
+def grid_mass():
+    """The probability of each cell of side 0.04 on [-6, 6]^2, by name."""
+    side = (np.arange(300) + 0.5) * 0.04 - 6
+    points = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
+    return {name: np.exp(log_density(name, points)).reshape(300, 300) * 0.04**2 for name in NAMES}
+
+
+def test_there_are_eight():
+    assert NAMES == sorted(
+        "8gaussians checkerboard pinwheel rings circles moons 2spirals swissroll".split()
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_density_integrates_to_one(name, grid_mass):
+    assert abs(np.sum(grid_mass[name]) - 1) < 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_entropy_is_the_mean_of_minus_log_density(name):
+    surprise = -log_density(name, sample(name, NUM, seed=10))
+    error = np.std(surprise) / np.sqrt(NUM)
+    assert abs(np.mean(surprise) - entropy(name)) <= 4 * error + 1e-9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_histogram_of_samples_agrees_with_the_density(name, grid_mass):
+    bins = 50
+    cells = grid_mass[name].shape[0] // bins
+    expected = NUM * grid_mass[name].reshape(bins, cells, bins, cells).sum(axis=(1, 3))
+    edges = np.linspace(-6, 6, bins + 1)
+    counts = np.histogram2d(*sample(name, NUM, seed=11).T, bins=[edges, edges])[0]
+    usual = expected >= 5
+    expected = np.append(expected[usual], expected[~usual].sum() + 1e-9)
+    counts = np.append(counts[usual], counts[~usual].sum())
+    chi_square = np.sum((counts - expected) ** 2 / expected)
+    assert len(counts) > 30
+    assert chi_square < len(counts) + 5 * np.sqrt(2 * len(counts))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_are_independent_and_of_customary_extent(name):
+    x = sample(name, NUM, seed=12)
+    assert x.shape == (NUM, 2)
+    assert 1.2 < np.std(x) < 2.5
+    assert np.mean(np.abs(x) > 4.2) < 0.005
+    for lag in (1, 2, 5):
+        correlation = np.corrcoef(np.concatenate([x[:-lag], x[lag:]], axis=1).T)[:2, 2:]
+        assert np.max(np.abs(correlation)) < 4 / np.sqrt(NUM)
+    assert len(np.unique(x, axis=0)) == NUM
+
+
+def test_checkerboard_is_exact():
+    assert entropy("checkerboard") == pytest.approx(np.log(32), abs=1e-12)
+    points = np.array([[-3.0, -3], [-3, -1], [1, 1], [3, 1], [5, 5], [-1, -1]])
+    expected = [-np.log(32), -np.inf, -np.log(32), -np.inf, -np.inf, -np.log(32)]
+    np.testing.assert_allclose(log_density("checkerboard", points), expected)
+
+
+def test_8gaussians_are_the_mixture():
+    points = np.random.default_rng(0).uniform(-4, 4, size=[200, 2])
+    angles = np.arange(8) * np.pi / 4
+    means = np.sqrt(8) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    components = [stats.multivariate_normal(m, np.eye(2) / 8).logpdf(points) for m in means]
+    expected = special.logsumexp(components, axis=0) - np.log(8)
+    np.testing.assert_allclose(log_density("8gaussians", points), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "name, radii, std", [("rings", [0.75, 1.5, 2.25, 3], 0.08), ("circles", [1.5, 3], 0.24)]
+)
+def test_circles_have_the_bessel_form(name, radii, std):
+    points = np.random.default_rng(1).uniform(-3, 3, size=[500, 2])
+    r = np.linalg.norm(points, axis=1)[:, np.newaxis]
+    z = r * radii / std**2
+    logs = np.log(special.i0e(z)) - (r - radii) ** 2 / (2 * std**2)
+    expected = special.logsumexp(logs, axis=1) - np.log(len(radii) * 2 * np.pi * std**2)
+    np.testing.assert_allclose(log_density(name, points), expected, atol=1e-4)
+
+
+def _moon(u):
+    return [2 * np.cos(np.pi * u) - 1, 2 * np.sin(np.pi * u) - 0.2]
+
+
+def _spiral(u):
+    angle = 3 * np.pi * np.sqrt(u)
+    return [np.cos(angle) * angle / 3, -np.sin(angle) * angle / 3]
+
+
+def _roll(u):
+    angle = 1.5 * np.pi * (1 + 2 * u)
+    return [np.cos(angle) * angle / 5, np.sin(angle) * angle / 5]
+
+
+@pytest.mark.parametrize(
+    "name, curves, std",
+    [
+        ("moons", [_moon, lambda u: [-_moon(u)[0], 0.6 - _moon(u)[1]]], 0.2),
+        ("2spirals", [_spiral, lambda u: [-c for c in _spiral(u)]], 0.1),
+        ("swissroll", [_roll], 0.2),
+    ],
+)
+def test_curves_agree_with_adaptive_quadrature(name, curves, std):
+    def density(point):
+        def integrand(u, curve):
+            x, y = curve(u)
+            return stats.norm.pdf(x, point[0], std) * stats.norm.pdf(y, point[1], std)
+
+        pieces = np.linspace(0, 1, 41)
+        values = [
+            integrate.quad(integrand, a, b, args=(curve,), epsabs=1e-13)[0]
+            for curve in curves
+            for a, b in zip(pieces[:-1], pieces[1:], strict=True)
+        ]
+        return sum(values) / len(curves)
+
+    points = sample(name, 8, seed=13)
+    expected = np.log([density(point) for point in points])
+    np.testing.assert_allclose(log_density(name, points), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_load_density(name):
+    dataset = load_density(name, num_test=50)
+    assert dataset.sizes == {"test": 50}
+    assert dataset.entropy == entropy(name)
+    first = next(iter(dataset.train_batches(20, seed=0)))
+    assert np.any(first != dataset.array("test")[:20])
+    np.testing.assert_array_equal(load_density(name, 50).array("test"), dataset.array("test"))
+
+
+def test_points_of_another_shape_are_an_error():
+    with pytest.raises(ValueError, match=r"shape \[num, 2\]"):
+        log_density("moons", np.zeros([3, 3]))

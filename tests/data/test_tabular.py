@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+
+from tf_resflow.data import load_tabular, read_matrix
+
+
+@pytest.fixture
+def matrix():
+    return np.random.default_rng(0).normal([5, -2, 0], [1, 10, 0.1], size=[100, 3])
+
+
+def _write(path, matrix, header=""):
+    np.savetxt(path, matrix, delimiter=",", header=header, comments="", fmt="%.9g")
+    return path
+
+
+def test_reads_every_kind_of_file(tmp_path, matrix):
+    np.save(tmp_path / "a.npy", matrix)
+    np.savez(tmp_path / "one.npz", rows=matrix)
+    np.savez(tmp_path / "two.npz", rows=matrix, other=matrix[:3])
+    _write(tmp_path / "a.csv", matrix)
+    _write(tmp_path / "head.csv", matrix, header='"length, cm",width,height')
+    for file, key in [
+        ("a.npy", None),
+        ("one.npz", None),
+        ("two.npz", "rows"),
+        ("a.csv", None),
+        ("head.csv", None),
+    ]:
+        rows = read_matrix(tmp_path / file, key)
+        assert rows.dtype == np.float32
+        np.testing.assert_allclose(rows, matrix.astype(np.float32), rtol=1e-6)
+
+
+def test_fractions_partition_the_rows(tmp_path, matrix):
+    np.save(tmp_path / "a.npy", matrix)
+    dataset = load_tabular(tmp_path / "a.npy", test_fraction=0.25, validation_fraction=0.1)
+    assert dataset.sizes == {"test": 25, "validation": 10, "train": 65}
+    assert dataset.event_shape == (3,) and dataset.levels is None
+    rows = np.concatenate([dataset.array(split) for split in dataset.sizes])
+    np.testing.assert_array_equal(np.sort(rows, axis=0), np.sort(matrix.astype("f4"), axis=0))
+    other = load_tabular(tmp_path / "a.npy", test_fraction=0.25, split_seed=1)
+    assert np.any(other.array("test") != dataset.array("test"))
+
+
+def test_separate_files_and_no_validation(tmp_path, matrix):
+    np.save(tmp_path / "a.npy", matrix)
+    np.save(tmp_path / "b.npy", matrix[:7])
+    dataset = load_tabular(tmp_path / "a.npy", tmp_path / "b.npy", validation_fraction=0)
+    assert dataset.sizes == {"test": 7, "train": 100}
+    np.testing.assert_array_equal(dataset.array("test"), matrix[:7].astype(np.float32))
+
+
+def test_statistics_are_of_the_train_split_and_data_keep_their_units(tmp_path, matrix):
+    np.save(tmp_path / "a.npy", matrix)
+    dataset = load_tabular(tmp_path / "a.npy", test_fraction=0.5)
+    train = dataset.array("train")
+    np.testing.assert_allclose(dataset.mean, train.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(dataset.std, train.std(axis=0), rtol=1e-4)
+    assert np.isin(train, matrix.astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_a_value_that_is_not_finite_is_an_error(tmp_path, matrix, value):
+    matrix[4, 2] = matrix[9, 0] = value
+    np.save(tmp_path / "a.npy", matrix)
+    with pytest.raises(ValueError, match=r"row 4, column 2 \(counted from 0\).*2 of 300"):
+        load_tabular(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a,b\n1,2\n3,x\n", r"a.csv, line 3, column 2: 'x' is not a number"),
+        ("1,2\n\n3,\n", r"a.csv, line 3, column 2: '' is not a number"),
+        ("1,x\n3,4\n", r"a.csv, line 1, column 2: 'x'"),
+        ("1,2\n3,4,5\n", r"a.csv, line 2: 3 cells, but the lines above have 2"),
+        ("a,b\n", r"expected a matrix \[rows, columns\]"),
+        ("", r"expected a matrix"),
+    ],
+)
+def test_malformed_csv_is_an_error(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_matrix(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "array, message",
+    [
+        (np.zeros([3]), r"the shape is \[3\]"),
+        (np.zeros([3, 2, 1]), r"the shape is \[3, 2, 1\]"),
+        (np.zeros([0, 2]), r"the shape is \[0, 2\]"),
+        (np.array([["a", "b"]]), "expected real numbers"),
+        (np.zeros([3, 2], complex), "expected real numbers"),
+        (np.array([[None, 1]]), "not a numeric numpy file"),
+    ],
+)
+def test_an_array_that_is_no_matrix_is_an_error(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ValueError, match=message):
+        read_matrix(tmp_path / "a.npy")
+
+
+def test_wrong_files_are_errors(tmp_path, matrix):
+    with pytest.raises(ValueError, match="no such file"):
+        load_tabular(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="ends in .npy, .npz, .csv"):
+        load_tabular(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="need a file"):
+        load_tabular("")
+    np.savez(tmp_path / "two.npz", rows=matrix, other=matrix)
+    with pytest.raises(ValueError, match=r"2 arrays: set key to one of \['rows', 'other'\]"):
+        load_tabular(tmp_path / "two.npz")
+    with pytest.raises(ValueError, match="no array 'row'"):
+        load_tabular(tmp_path / "two.npz", key="row")
+    (tmp_path / "a.npy").write_text("not numpy")
+    with pytest.raises(ValueError, match="not a numeric numpy file"):
+        load_tabular(tmp_path / "a.npy")
+
+
+def test_unusable_splits_are_errors(tmp_path, matrix):
+    np.save(tmp_path / "a.npy", matrix)
+    with pytest.raises(ValueError, match="test_fraction must be"):
+        load_tabular(tmp_path / "a.npy", test_fraction=1.5)
+    with pytest.raises(ValueError, match="none of 100 rows for training"):
+        load_tabular(tmp_path / "a.npy", test_fraction=0.6, validation_fraction=0.6)
+    with pytest.raises(ValueError, match="test.* holds no example"):
+        load_tabular(tmp_path / "a.npy", test_fraction=0.001)
+    np.save(tmp_path / "b.npy", matrix[:, :2])
+    with pytest.raises(ValueError, match="differ in their event shapes"):
+        load_tabular(tmp_path / "a.npy", tmp_path / "b.npy")
+    matrix[:, 1] = 3
+    np.save(tmp_path / "a.npy", matrix)
+    with pytest.raises(ValueError, match="column 1 .* same value 3.0"):
+        load_tabular(tmp_path / "a.npy")
