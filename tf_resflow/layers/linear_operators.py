@@ -2,11 +2,14 @@
 
 __all__ = ["ConvolutionOperator", "MatrixOperator"]
 
+import dataclasses
 import math
+import typing
 
 import tensorflow as tf
 
 
+@dataclasses.dataclass(frozen=True)
 class MatrixOperator:
     """v -> v W at each of `copies` positions, with a kernel W of `shape` `[inputs, outputs]`.
 
@@ -14,10 +17,23 @@ class MatrixOperator:
     p <= q equals it.
     """
 
-    def __init__(self, shape, copies=1):
-        self.num_inputs, self.num_outputs = (float(size) for size in shape)
-        self.vector_shape = (shape[0],)
-        self.copies = float(copies)
+    shape: tuple[int, int]
+    copies: float = 1.0
+
+    @property
+    def vector_shape(self):
+        """The shape of v: `[inputs]`."""
+        return self.shape[:1]
+
+    @property
+    def num_inputs(self):
+        """The dimension of v."""
+        return float(self.shape[0])
+
+    @property
+    def num_outputs(self):
+        """The dimension of W v."""
+        return float(self.shape[1])
 
     def matvec(self, kernel, v):
         """W v."""
@@ -46,19 +62,32 @@ class MatrixOperator:
         return tf.sqrt(tf.maximum(tf.reduce_max(tf.linalg.eigvalsh(gram)), 0.0))
 
 
+@dataclasses.dataclass(frozen=True)
 class ConvolutionOperator:
     """Stride 1, zero padding, odd kernel `[kh, kw, inputs, outputs]`, image `[height, width]`.
 
     Vectors are images, `[starts, height, width, inputs]`.
     """
 
-    copies = 1.0
+    shape: tuple[int, int, int, int]
+    height: int
+    width: int
+    copies: typing.ClassVar[float] = 1.0
 
-    def __init__(self, shape, image_size):
-        self.height, self.width = image_size
-        self.vector_shape = (*image_size, shape[2])
-        self.num_inputs = float(self.height * self.width * shape[2])
-        self.num_outputs = float(self.height * self.width * shape[3])
+    @property
+    def vector_shape(self):
+        """The shape of v: `[height, width, inputs]`."""
+        return (self.height, self.width, self.shape[2])
+
+    @property
+    def num_inputs(self):
+        """The dimension of v."""
+        return float(self.height * self.width * self.shape[2])
+
+    @property
+    def num_outputs(self):
+        """The dimension of W v."""
+        return float(self.height * self.width * self.shape[3])
 
     def matvec(self, kernel, v):
         """W v."""

@@ -2,6 +2,8 @@
 
 __all__ = ["LipschitzConv2D"]
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -72,9 +74,9 @@ class LipschitzConv2D(LipschitzLayer):
         self.image_size, channels = tuple(input_shape[1:3]), input_shape[3]
         shape = (*self.kernel_size, channels, self.filters)
         if self.kernel_size == (1, 1):
-            operator = MatrixOperator(shape[2:], copies=self.image_size[0] * self.image_size[1])
+            operator = MatrixOperator(shape[2:], copies=float(math.prod(self.image_size)))
         else:
-            operator = ConvolutionOperator(shape, self.image_size)
+            operator = ConvolutionOperator(shape, *self.image_size)
         self._build(shape, operator)
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
 

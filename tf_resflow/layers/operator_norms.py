@@ -15,6 +15,7 @@ __all__ = [
     "norm_estimate",
 ]
 
+import functools
 import math
 
 import tensorflow as tf
@@ -74,7 +75,7 @@ def dual_vector(x, order):
     return y / tf.reshape(_or_one(norm), [-1] + [1] * (len(x.shape) - 1))
 
 
-def maximiser(operator, kernel, v, domain, codomain, tolerance, max_iterations):
+def maximiser(operator, kernel, v, orders, tolerance, max_iterations):
     """Vectors at which ||W v||_q / ||v||_p is largest, for p > 1 and q < inf, from a first guess.
 
     It stops once ||v_new - v||_2 <= tolerance ||v_new||_2 for every start.
@@ -83,31 +84,41 @@ def maximiser(operator, kernel, v, domain, codomain, tolerance, max_iterations):
         operator: a linear operator of `tf_resflow.layers.linear_operators`.
         kernel: its kernel.
         v: `[starts, ...]`, the vectors to start from.
-        domain: p.
-        codomain: q.
+        orders: p and q.
         tolerance: relative change in v to stop at; 0 for a fixed count.
         max_iterations: the most products with W and its transpose, rounded up to whole steps.
 
     Returns:
         v, and the number of iterations, an int32 scalar.
     """
-    spectral = is_order(domain, 2.0) and is_order(codomain, 2.0)
+    run = _compiled(operator, *(order if isinstance(order, float) else None for order in orders))
+    learned = [tf.cast(order, v.dtype) for order in orders if not isinstance(order, float)]
+    return run(kernel, v, learned, tf.cast(tolerance, v.dtype), tf.constant(max_iterations))
 
-    def step(count, v, _):
-        new = _ritz_step(operator, kernel, v) if spectral else power_step(v)
-        change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
-        change = tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
-        return count + (_KRYLOV if spectral else 1), new, change
 
-    def power_step(v):
-        return _power_step(operator, kernel, v, domain, codomain)
+@functools.lru_cache(maxsize=256)
+def _compiled(operator, *fixed):
+    """One `tf.function` for all the layers of the same operator and orders: traced once."""
 
-    def unfinished(count, v, change):
-        return (change > tf.cast(tolerance, v.dtype)) & (count < max_iterations)
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
+    def run(kernel, v, learned, tolerance, max_iterations):
+        learned = iter(learned)
+        orders = tuple(next(learned) if order is None else order for order in fixed)
+        step = _ritz_step if fixed == (2.0, 2.0) else _power_step
 
-    start = (tf.constant(0), v, tf.constant(math.inf, v.dtype))
-    count, v, _ = tf.while_loop(unfinished, step, start)
-    return v, count
+        def body(count, v, _):
+            new, products = step(operator, kernel, v, *orders)
+            change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
+            return count + products, new, tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
+
+        def unfinished(count, v, change):
+            return (change > tolerance) & (count < max_iterations)
+
+        start = (tf.constant(0), v, tf.constant(math.inf, v.dtype))
+        count, v, _ = tf.while_loop(unfinished, body, start)
+        return v, count
+
+    return run
 
 
 def _power_step(operator, kernel, v, domain, codomain):
@@ -120,10 +131,10 @@ def _power_step(operator, kernel, v, domain, codomain):
     """
     u = dual_vector(operator.matvec(kernel, v), codomain)
     z = operator.rmatvec(kernel, u)
-    return tf.where(_peak(z) > 0, dual_vector(z, dual_order(domain)), v)
+    return tf.where(_peak(z) > 0, dual_vector(z, dual_order(domain)), v), 1
 
 
-def _ritz_step(operator, kernel, v):
+def _ritz_step(operator, kernel, v, *_):
     """The unit vector that W stretches most among span{v, W'W v, ..., (W'W)^5 v}.
 
     A step of restarted Lanczos with full orthogonalisation. The leading singular values of a
@@ -132,29 +143,30 @@ def _ritz_step(operator, kernel, v):
     References:
         Golub and Van Loan, "Matrix Computations", section 10.1.
     """
-    shape, images = tf.shape(v), []
-    basis = tf.zeros([0, v.shape.num_elements()], v.dtype)
-    z = tf.reshape(v, [1, -1])
-    for _ in range(_KRYLOV):
-        z = _orthonormalised(z, basis)
-        basis = tf.concat([basis, z], 0)
-        image = operator.matvec(kernel, tf.reshape(z, shape))
-        images.append(tf.reshape(image, [1, -1]))
+
+    def extend(count, z, basis, images):
+        unit = _orthonormalised(z, basis)
+        image = operator.matvec(kernel, tf.reshape(unit, v.shape))
         z = tf.reshape(operator.rmatvec(kernel, image), [1, -1])
-    images = tf.concat(images, 0)
+        row = tf.one_hot([count], _KRYLOV, axis=0, dtype=v.dtype)
+        return count + 1, z, basis + row * unit, images + row * tf.reshape(image, [1, -1])
+
+    basis = tf.zeros([_KRYLOV, int(operator.num_inputs)], v.dtype)
+    images = tf.zeros([_KRYLOV, int(operator.num_outputs)], v.dtype)
+    start = (tf.constant(0), tf.reshape(v, [1, -1]), basis, images)
+    _, _, basis, images = tf.while_loop(lambda count, *_: count < _KRYLOV, extend, start)
     _, rotation = tf.linalg.eigh(tf.matmul(images, images, transpose_b=True))
-    new = tf.reshape(tf.matmul(rotation[:, -1:], basis, transpose_a=True), shape)
-    new = tf.ensure_shape(new, v.shape)
-    return tf.where(_peak(new) > 0.0, new, v)
+    new = tf.reshape(tf.matmul(rotation[:, -1:], basis, transpose_a=True), v.shape)
+    return tf.where(_peak(new) > 0.0, new, v), _KRYLOV
 
 
 def _orthonormalised(z, basis):
     """z, made a unit vector orthogonal to the rows of the basis; 0 if it is in their span."""
     for _ in range(2):
         z = z - tf.matmul(tf.matmul(z, basis, transpose_b=True), basis)
-        norm = tf.norm(z)
-        z = z / _or_one(norm)
-    return tf.where(norm > 0.5, z, tf.zeros_like(z))
+        norm = tf.sqrt(tf.reduce_sum(tf.square(z)))
+        z = tf.math.divide_no_nan(z, norm)
+    return z * tf.cast(norm > 0.5, z.dtype)
 
 
 def norm_estimate(operator, kernel, v, domain, codomain):
