@@ -44,15 +44,15 @@ class BlurredCurves:
 
     def log_density(self, points):
         centers, weights = self._quadrature
-        norms = np.sum(centers**2, axis=1)
-        bias = np.log(weights / (2 * np.pi * self.std**2))
-        result = np.empty(len(points))
+        precision = 1 / self.std**2
+        bias = np.log(weights * precision / (2 * np.pi))
+        bias -= precision / 2 * np.sum(centers**2, axis=1)
+        result = -precision / 2 * np.sum(points**2, axis=1)
         for rows in _chunks(len(points), len(weights)):
-            x = points[rows]
-            squares = np.sum(x**2, axis=1, keepdims=True) - 2 * x @ centers.T + norms
-            logits = bias - squares / (2 * self.std**2)
-            peak = np.max(logits, axis=1)
-            result[rows] = peak + np.log(np.sum(np.exp(logits - peak[:, np.newaxis]), axis=1))
+            logits = points[rows] @ (precision * centers.T) + bias
+            peak = np.max(logits, axis=1, keepdims=True)
+            logits -= peak
+            result[rows] += peak[:, 0] + np.log(np.sum(np.exp(logits, out=logits), axis=1))
         return result
 
     def entropy(self):
@@ -206,6 +206,6 @@ def _grid_entropy(log_density, half_width, spacing):
     return -np.sum(np.exp(logs) * logs) * spacing**2
 
 
-def _chunks(num, columns, elements=2**21):
+def _chunks(num, columns, elements=2**17):
     rows = max(1, elements // columns)
     return (slice(start, start + rows) for start in range(0, num, rows))
