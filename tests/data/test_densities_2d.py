@@ -89,6 +89,17 @@ def test_circles_have_the_bessel_form(name, radii, std):
     np.testing.assert_allclose(log_density(name, points), expected, atol=1e-4)
 
 
+def test_pinwheel_is_a_turned_mixture():
+    points = np.random.default_rng(2).uniform(-3, 3, size=[300, 2])
+    z = (points[:, 0] + 1j * points[:, 1]) / 2
+    blade = stats.multivariate_normal([1, 0], [[0.09, 0], [0, 0.01]])
+    density = 0
+    for k in range(5):
+        turned_back = z * np.exp(-1j * (2 * np.pi * k / 5 + np.exp(np.abs(z)) / 4))
+        density += blade.pdf(np.stack([turned_back.real, turned_back.imag], axis=1)) / 5 / 4
+    np.testing.assert_allclose(log_density("pinwheel", points), np.log(density), rtol=1e-9)
+
+
 def _moon(u):
     return [2 * np.cos(np.pi * u) - 1, 2 * np.sin(np.pi * u) - 0.2]
 
