@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.bijectors.scoped_cache import ScopedCache
+from tf_resflow.bijectors.scoped_cache import ScopedCache, ScopedGreedyCache
 
 __all__ = ["Flow", "check_arguments", "check_unique_names", "residual_blocks", "route"]
 
@@ -65,11 +65,11 @@ def check_unique_names(owner, members):
 
 
 class _Boundary(tfb.Bijector):
-    """The identity, in front of a stock bijector.
+    """The identity, before and after a stock bijector.
 
     A stock bijector's cache, handed a tensor from outside of a `tf.cond` or `tf.while_loop`, keeps the
-    branch's result under that tensor, and gives it out again outside. It is handed a copy that exists in
-    the current graph only; the copy is the same one each time, so that values are still found.
+    branch's result under that tensor, and gives it out again outside. Between two boundaries it is handed
+    copies that exist in the current graph only; each tensor has one copy, so that values are still found.
     """
 
     _cache = ScopedCache()
@@ -132,7 +132,7 @@ class Flow(tfb.Composition):
             raise ValueError("A Flow needs at least one bijector.")
         check_unique_names(name, bijectors)
         with tf.name_scope(name) as name:
-            self._boundaries = self._no_dependency({b.name: _Boundary() for b in bijectors})
+            self._boundaries = self._no_dependency({b.name: _boundaries(b) for b in bijectors})
             super().__init__(
                 bijectors,
                 name=name,
@@ -147,19 +147,28 @@ class Flow(tfb.Composition):
     def _walk_forward(self, step_fn, x, **kwargs):
         check_arguments(self, self._bijectors, kwargs)
         for b in self._bijectors:
-            x = step_fn(b, self._enter(b, x, "forward"), **route(b, kwargs))
+            before, after = self._boundaries[b.name]
+            x = step_fn(b, _cross(before.forward, x), **route(b, kwargs))
+            x = _cross(after.forward, x)
         return x
 
     def _walk_inverse(self, step_fn, y, **kwargs):
         check_arguments(self, self._bijectors, kwargs)
         for b in reversed(self._bijectors):
-            y = step_fn(b, self._enter(b, y, "inverse"), **route(b, kwargs))
+            before, after = self._boundaries[b.name]
+            y = step_fn(b, _cross(after.inverse, y), **route(b, kwargs))
+            y = _cross(before.inverse, y)
         return y
 
-    def _enter(self, bijector, arguments, direction):
-        """`arguments` (a tensor, or a tuple that holds one) as handed to one bijector."""
-        if isinstance(type(bijector)._cache, ScopedCache):
-            return arguments
-        cross = getattr(self._boundaries[bijector.name], direction)
-        is_value = lambda a: tf.is_tensor(a) and a.dtype.is_floating  # noqa: E731
-        return tf.nest.map_structure(lambda a: cross(a) if is_value(a) else a, arguments)
+
+def _cross(boundary, arguments):
+    """Takes the values among `arguments` (a tensor, or what a walk carries along with it) over a boundary."""
+    is_value = lambda a: tf.is_tensor(a) and a.dtype.is_floating  # noqa: E731
+    return tf.nest.map_structure(lambda a: boundary(a) if is_value(a) else a, arguments)
+
+
+def _boundaries(bijector):
+    """Two boundaries; for a bijector with a cache like theirs, nothing."""
+    if isinstance(type(bijector)._cache, (ScopedCache, ScopedGreedyCache)):
+        return tfb.Identity(), tfb.Identity()
+    return _Boundary(), _Boundary()

@@ -70,20 +70,22 @@ class FixedPoint:
             gx = tf.reshape(g(tf.ensure_shape(tf.reshape(x, shape), y.shape)), [shape[0], -1])
             return flat_y - gx - x
 
-        def body(i, x, best, history, num_iterations):
+        def body(i, x, best, pending, history, num_iterations):
             step = evaluate(x)
             best = _better(best, x, step)
-            pending = best.residual > tolerance
+            pending = (best.residual > tolerance) & _finite(step)
             proposal, history = self._propose(i, x, step, best, history)
             x = tf.where(pending[:, tf.newaxis], proposal, x)
-            return i + 1, x, best, history, num_iterations + tf.cast(pending, tf.int32)
+            return i + 1, x, best, pending, history, num_iterations + tf.cast(pending, tf.int32)
 
-        def go_on(i, x, best, history, num_iterations):
-            return (i < self.max_iterations) & tf.reduce_any(best.residual > tolerance)
+        def go_on(i, x, best, pending, history, num_iterations):
+            return (i < self.max_iterations) & tf.reduce_any(pending)
 
         best = _Best(flat_y, tf.zeros_like(flat_y), tf.fill([shape[0]], flat_y.dtype.max))
-        state = (tf.constant(0), flat_y, best, self._start(flat_y), tf.zeros([shape[0]], tf.int32))
-        _, _, best, _, num_iterations = tf.while_loop(go_on, body, state)
+        pending = tf.ones([shape[0]], tf.bool)
+        history, counts = self._start(flat_y), tf.zeros([shape[0]], tf.int32)
+        state = (tf.constant(0), flat_y, best, pending, history, counts)
+        _, _, best, _, _, num_iterations = tf.while_loop(go_on, body, state)
         return Solution(
             root=tf.ensure_shape(tf.reshape(best.point, shape), y.shape),
             residual=best.residual,
@@ -115,6 +117,10 @@ class _Best(NamedTuple):
     point: tf.Tensor
     step: tf.Tensor
     residual: tf.Tensor
+
+
+def _finite(rows):
+    return tf.reduce_all(tf.math.is_finite(rows), axis=1)
 
 
 def _better(best, x, step):
@@ -166,7 +172,7 @@ class Anderson(FixedPoint):
         mixed = _mix(x, step, points, steps)
         plain = best.point + best.step
         newest = tf.reduce_max(tf.abs(step), axis=1)
-        trusted = (newest <= best.residual) & tf.reduce_all(tf.math.is_finite(mixed), axis=1)
+        trusted = (newest <= best.residual) & _finite(mixed)
         return tf.where(trusted[:, tf.newaxis], mixed, plain), (points, steps)
 
     def _record(self, i, past, new):
@@ -177,11 +183,16 @@ class Anderson(FixedPoint):
 
 
 def _mix(x, step, points, steps):
-    """Least squares over differences to the newest point, columns scaled to length one, with a tiny ridge."""
+    """Least squares over differences to the newest point.
+
+    The differences of the steps are scaled to length one; the ridge exceeds the rounding of their products,
+    so that the system is positive definite even where they are linearly dependent.
+    """
     points, steps = points - x[:, tf.newaxis], steps - step[:, tf.newaxis]
     lengths = tf.norm(steps, axis=2, keepdims=True)
     unit = tf.math.divide_no_nan(steps, lengths)
-    ridge = 10 * _EPSILON[x.dtype] * tf.eye(points.shape[1], dtype=x.dtype)
+    unit = tf.where(tf.math.is_finite(unit), unit, tf.zeros_like(unit))
+    ridge = 100 * _EPSILON[x.dtype] * tf.eye(points.shape[1], dtype=x.dtype)
     gram = tf.matmul(unit, unit, transpose_b=True) + ridge
     weights = tf.linalg.solve(gram, -tf.matmul(unit, step[:, :, tf.newaxis]))
     weights = tf.math.divide_no_nan(weights, lengths)
