@@ -38,7 +38,7 @@ class HeldOut:
     def __init__(self, model, strategy=None):
         self._strategy = strategy or tf.distribute.get_strategy()
 
-        @tf.function
+        @tf.function(autograph=False)
         def losses(x, seed):
             def score(x):
                 return model.loss_per_example(x, seed, evaluation=True)

@@ -31,7 +31,8 @@ class AveragedWeights:
     def __init__(self, model, optimizer):
         self._model, self._optimizer = model, optimizer
         self._update_norms = tf.function(
-            lambda: layers.update_norms(model.flow, _TOLERANCE, _MAX_ITERATIONS)
+            lambda: layers.update_norms(model.flow, _TOLERANCE, _MAX_ITERATIONS),
+            autograph=False,
         )
 
     def apply(self):

@@ -144,7 +144,7 @@ class _Run:
         """One step on every replica, as a function of a batch and a seed, to the mean metrics."""
         strategy, model = self._strategy, self._model
 
-        @tf.function
+        @tf.function(autograph=False)
         def take(batch, seed):
             metrics = strategy.run(train_step, (model, batch, seed))
             return {

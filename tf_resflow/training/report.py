@@ -115,7 +115,7 @@ class Report:
         seed = tf.constant([self._config.seed, 2], tf.int32)
         samples = self._sample(_NUM_FIGURE_POINTS, seed).numpy()
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(autograph=False, reduce_retracing=True)
         def log_prob(x):
             return self._model.log_prob(x, seed, evaluation=True)
 
