@@ -54,7 +54,8 @@ class LipschitzConv2D(LipschitzLayer):
         )
         if not isinstance(filters, int) or filters < 1:
             raise ValueError(f"filters must be a positive integer, but got {filters!r}.")
-        size = (kernel_size,) * 2 if isinstance(kernel_size, int) else tuple(kernel_size)
+        pair = isinstance(kernel_size, (tuple, list))
+        size = tuple(kernel_size) if pair else (kernel_size, kernel_size)
         if len(size) != 2 or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in size):
             raise ValueError(
                 "kernel_size must be an odd positive integer, or two of them (an even kernel has "

@@ -12,6 +12,7 @@ from tf_resflow.layers import operator_norms
 from tf_resflow.layers.learned_order import LearnedOrder
 
 _SCALED = contextvars.ContextVar("tf_resflow_scaled_kernels", default=None)
+_CONTROL_FLOW_GRAPHS = ("CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph")
 _NUM_STARTS = 4
 _AT_BUILD = (1e-3, 60)  # tolerance and most iterations
 _EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
@@ -190,7 +191,8 @@ class LipschitzLayer(keras.layers.Layer):
 
         Differentiable in the kernel; the orders are constants.
         """
-        return self._estimate(self._operand(), *self._fixed_orders())
+        kernel = self._operand()
+        return self._estimate(kernel, *self._fixed_orders())
 
     def order_objective(self):
         """The same estimate, differentiable in the learned orders; the kernel is a constant."""
@@ -198,7 +200,8 @@ class LipschitzLayer(keras.layers.Layer):
 
     def norm_bound(self):
         """A rigorous upper bound of ||W||_{p -> q} of the raw kernel, a float64 scalar."""
-        return operator_norms.norm_bound(self._operator, self._operand(), *self._fixed_orders())
+        kernel = self._operand()
+        return operator_norms.norm_bound(self._operator, kernel, *self._fixed_orders())
 
     def lipschitz_bound(self):
         """A rigorous upper bound of the layer's Lipschitz constant, a float64 scalar.
@@ -262,13 +265,13 @@ def _validated_order(order, name):
 
 
 def _is_reachable(tensor):
-    """Whether the tensor belongs to the present graph or to one that encloses it.
+    """Whether the tensor belongs to the present graph, or to one that this is a loop or branch of.
 
-    An eager tensor is not reachable from a graph: a `tf.function` would keep it as a constant.
+    Not from a `tf.function` traced within: its trace would outlive the tensor.
     """
     if tf.executing_eagerly() or not tf.is_symbolic_tensor(tensor):
         return tf.executing_eagerly() and not tf.is_symbolic_tensor(tensor)
     graph = tf.compat.v1.get_default_graph()
-    while graph is not None and graph is not tensor.graph:
-        graph = getattr(graph, "outer_graph", None)
-    return graph is not None
+    while graph is not tensor.graph and type(graph).__name__ in _CONTROL_FLOW_GRAPHS:
+        graph = graph.outer_graph
+    return graph is tensor.graph

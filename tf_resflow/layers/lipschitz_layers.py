@@ -31,7 +31,9 @@ def _walk(obj):
         for item in obj:
             yield from _walk(item)
     elif isinstance(obj, keras.layers.Layer):
-        yield from (layer for layer in obj._flatten_layers() if isinstance(layer, LipschitzLayer))
+        if isinstance(obj, LipschitzLayer):
+            yield obj
+        yield from _walk(obj._flatten_layers(include_self=False, recursive=False))
     elif isinstance(obj, tf.Module):
         for module in (obj, *obj.submodules):
             branch = getattr(module, "branch", None)
@@ -75,8 +77,8 @@ def scaled_kernels(obj):
     ```
 
     Gradients in the kernels flow through the scaled ones: open it inside the gradient tape. It
-    holds for the present thread. A `tf.function` called within it from eager execution scales
-    the kernels itself.
+    holds for the present thread, and in the loops and branches of the present graph; a
+    `tf.function` called within it scales the kernels itself.
 
     Args:
         obj: as of `lipschitz_layers`.

@@ -1,0 +1,107 @@
+"""Slopes of the activations on dense grids, in float64."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow.layers as layers
+from tf_resflow.layers.lipschitz_constant import _ACTIVATIONS
+
+GRID = np.linspace(-40.0, 40.0, 2_000_001)[:, None]
+BETAS = [-1.0, 0.0, 0.5, 3.0]
+
+
+def with_beta(layer, beta, features=1):
+    layer.build((None, features))
+    layer.beta.assign(beta)
+    return layer
+
+
+def slopes(layer):
+    return np.diff(layer(tf.constant(GRID)).numpy(), axis=0) / np.diff(GRID, axis=0)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_lipswish_value_and_slope(beta):
+    layer = with_beta(layers.LipSwish(dtype="float64"), beta)
+    x = np.array([[-3.0], [0.0], [0.7]])
+    scale = np.log1p(np.exp(beta))
+    np.testing.assert_allclose(layer(x), x / (1 + np.exp(-scale * x)) / 1.1, rtol=1e-6)
+    assert slopes(layer).min() > -0.1
+    assert 0.9998 < slopes(layer).max() <= layer.lipschitz_constant == 1.0
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_clipswish_is_lipschitz_in_the_2_norm_only(beta):
+    layer = with_beta(layers.CLipSwish(dtype="float64"), beta)
+    x = np.array([[-3.0], [0.7]])
+    part = with_beta(layers.LipSwish(dtype="float64"), beta)
+    np.testing.assert_allclose(layer(x), np.concatenate([part(x), part(-x)], 1) / 1.004)
+    norms = np.linalg.norm(slopes(layer), axis=1)
+    assert 0.9999 < norms.max() <= layer.lipschitz_constant == 1.0
+    assert layer.lipschitz_order == 2.0
+    assert np.abs(slopes(layer)).sum(1).max() > 1.05
+
+
+def test_clipswish_doubles_the_channels():
+    layer = layers.CLipSwish()
+    assert layer(tf.zeros([2, 5, 5, 3])).shape == layer.compute_output_shape((2, 5, 5, 3))
+
+
+def test_lipschitz_cube():
+    layer = layers.LipschitzCube(dtype="float64")
+    x = np.array([-3.0, -1.0, -0.5, 0.0, 0.5, 2.0])
+    expected = [-3 + 2 / 3, -1 / 3, -0.125 / 3, 0.0, 0.125 / 3, 2 - 2 / 3]
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-12)
+    assert slopes(layer).min() >= -1e-9
+    assert 0.999 < slopes(layer).max() <= layer.lipschitz_constant + 1e-9
+
+
+@pytest.mark.parametrize("order", [1, 2, np.inf])
+@pytest.mark.parametrize("layer", [layers.MaxMin(), layers.FullSort()])
+def test_sorting_activations_permute_and_do_not_expand(layer, order):
+    a, b = np.random.default_rng(0).normal(size=(2, 10_000, 6)).astype("float32")
+    b = a + 0.3 * b
+    np.testing.assert_array_equal(np.sort(layer(a), -1), np.sort(a, -1))
+    change = np.linalg.norm(layer(a) - layer(b), order, axis=1)
+    assert (change <= np.linalg.norm(a - b, order, axis=1) * (1 + 1e-5)).all()
+    assert layer.lipschitz_constant == 1.0
+
+
+def test_maxmin_and_fullsort_values():
+    x = tf.constant([[3.0, -1.0, 2.0, 5.0]])
+    np.testing.assert_array_equal(layers.MaxMin()(x), [[3.0, 5.0, 2.0, -1.0]])
+    np.testing.assert_array_equal(layers.FullSort()(x), [[-1.0, 2.0, 3.0, 5.0]])
+
+
+def test_maxmin_rejects_an_odd_number_of_channels():
+    with pytest.raises(ValueError, match="must be even"):
+        layers.MaxMin()(tf.zeros([2, 3]))
+
+
+@pytest.mark.parametrize("name", sorted(_ACTIVATIONS))
+def test_constants_of_keras_activations(name):
+    slope = np.abs(slopes(keras.activations.get(name))).max()
+    assert 0.999 * _ACTIVATIONS[name] <= slope <= _ACTIVATIONS[name] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.LipSwish(),
+        layers.CLipSwish(),
+        layers.MaxMin(),
+        layers.FullSort(),
+        layers.LipschitzCube(),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_save_and_load(layer, tmp_path):
+    model = keras.Sequential([keras.Input([4]), type(layer).from_config(layer.get_config())])
+    for weight in model.weights:
+        weight.assign(1.3)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype("float32")
+    np.testing.assert_array_equal(loaded(x), model(x))

@@ -1,0 +1,232 @@
+"""The norms against singular values, closed forms and maximisation by numpy."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow.layers as layers
+
+TIGHT = {"tolerance": 1e-7, "max_iterations": 6000}
+
+
+def explicit_matrix(kernel, height, width):
+    """The matrix [outputs, inputs] of the zero-padded convolution, tap by tap."""
+    kh, kw, inputs, outputs = kernel.shape
+    matrix = np.zeros((height, width, outputs, height, width, inputs))
+    for i, j, a, b in itertools.product(range(height), range(width), range(kh), range(kw)):
+        row, column = i + a - kh // 2, j + b - kw // 2
+        if 0 <= row < height and 0 <= column < width:
+            matrix[i, j, :, row, column, :] = kernel[a, b].T
+    return matrix.reshape(height * width * outputs, -1)
+
+
+def dense(kernel, domain, codomain, dtype="float64"):
+    layer = layers.LipschitzDense(
+        kernel.shape[1],
+        domain=domain,
+        codomain=codomain,
+        dtype=dtype,
+        kernel_initializer=keras.initializers.Constant(kernel),
+    )
+    layer.build((None, kernel.shape[0]))
+    return layer
+
+
+def convolution(kernel, image_size, domain=2, codomain=2, dtype="float32"):
+    layer = layers.LipschitzConv2D(
+        kernel.shape[3],
+        kernel.shape[:2],
+        domain=domain,
+        codomain=codomain,
+        dtype=dtype,
+        kernel_initializer=keras.initializers.Constant(kernel),
+    )
+    layer.build((None, *image_size, kernel.shape[2]))
+    return layer
+
+
+def p_norm(x, p, axis=0):
+    return np.linalg.norm(x, ord=p, axis=axis)
+
+
+def brute_force(matrix, p, q, starts=400, steps=300):
+    """max ||M v||_q / ||v||_p for a [outputs, inputs] matrix, by projected gradient ascent."""
+    v = np.random.default_rng(0).normal(size=(matrix.shape[1], starts))
+
+    def ratio(v):
+        return p_norm(matrix @ v, q) / p_norm(v, p)
+
+    rate = np.ones(starts)
+    for _ in range(steps):
+        w, best = matrix @ v, ratio(v)
+        up = matrix.T @ (np.sign(w) * np.abs(w) ** (q - 1)) / p_norm(w, q) ** q
+        down = np.sign(v) * np.abs(v) ** (p - 1) / p_norm(v, p) ** p
+        trial = v + rate * (up - down)
+        better = ratio(trial) > best
+        v = np.where(better, trial / p_norm(trial, p), v)
+        rate = np.where(better, rate * 1.5, rate / 2)
+    return ratio(v).max()
+
+
+@pytest.mark.parametrize("image_size", [(5, 7), (8, 8)])
+@pytest.mark.parametrize("shape", [(1, 1, 3, 5), (3, 3, 3, 4), (3, 1, 4, 2), (5, 5, 1, 3)])
+def test_convolution_norm_is_the_largest_singular_value(image_size, shape):
+    kernel = np.random.default_rng(1).normal(size=shape).astype("float32")
+    layer = convolution(kernel, image_size)
+    layer.update_norm(**TIGHT)
+    singular = np.linalg.norm(explicit_matrix(kernel, *image_size), 2)
+    np.testing.assert_allclose(layer.norm_estimate(), singular, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("channels", [(1, 2), (3, 3), (3, 16), (8, 4)])
+def test_bound_is_above_and_close(channels, seed):
+    kernel = np.random.default_rng(seed).normal(size=(3, 3, *channels))
+    singular = np.linalg.norm(explicit_matrix(kernel, 8, 8), 2)
+    bound = convolution(kernel, (8, 8), dtype="float64").norm_bound()
+    assert bound.dtype == tf.float64
+    assert singular <= bound <= singular * (1.1 if min(channels) >= 3 else 1.2)
+
+
+@pytest.mark.parametrize("image_size", [(1, 1), (2, 3), (1, 4), (3, 3)])
+def test_bound_holds_where_the_image_is_smaller_than_the_kernel(image_size):
+    kernel = np.random.default_rng(2).normal(size=(5, 5, 2, 3))
+    singular = np.linalg.norm(explicit_matrix(kernel, *image_size), 2)
+    layer = convolution(kernel, image_size, dtype="float64")
+    layer.update_norm(**TIGHT)
+    np.testing.assert_allclose(layer.norm_estimate(), singular, rtol=1e-6)
+    assert singular <= layer.norm_bound() <= (1 + 1e-8 if image_size == (1, 1) else 2) * singular
+
+
+def test_bound_of_a_constant_kernel_is_attained_in_the_limit():
+    kernel = np.ones((3, 3, 1, 1))
+    bounds = [convolution(kernel, (n, n), dtype="float64").norm_bound() for n in (4, 64)]
+    np.testing.assert_allclose(bounds, 9.0, rtol=1e-8)
+    singular = np.linalg.norm(explicit_matrix(kernel, 16, 16), 2)
+    assert 0.95 * 9 < singular < 9
+
+
+def test_norm_on_a_smaller_image_is_not_above():
+    kernel = np.random.default_rng(3).normal(size=(3, 3, 3, 4))
+    largest = convolution(kernel, (8, 8), dtype="float64")
+    largest.update_norm(**TIGHT)
+    for image_size in [(7, 8), (5, 5), (2, 8), (1, 1)]:
+        singular = np.linalg.norm(explicit_matrix(kernel, *image_size), 2)
+        assert singular <= largest.norm_estimate() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (1, 4), (40, 40)])
+def test_spectral_norm_of_a_matrix_and_its_bound(shape):
+    kernel = np.random.default_rng(4).normal(size=shape)
+    layer = dense(kernel, 2, 2)
+    layer.update_norm(**TIGHT)
+    np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(kernel, 2), rtol=1e-9)
+    bound = layer.norm_bound()
+    assert np.linalg.norm(kernel, 2) <= bound <= np.linalg.norm(kernel, 2) * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("order", [1.0, 1.5, 2.0, 4.0, np.inf])
+def test_closed_forms_of_a_matrix(order):
+    kernel = np.random.default_rng(5).normal(size=(4, 6))
+    dual = {1.0: np.inf, np.inf: 1.0}.get(order) or order / (order - 1)
+    from_one, to_inf = dense(kernel, 1, order), dense(kernel, order, np.inf)
+    assert from_one.vector is None and to_inf.vector is None
+    assert from_one.update_norm().numpy() == 0
+    for layer, expected in [
+        (from_one, p_norm(kernel, order, axis=1).max()),
+        (to_inf, p_norm(kernel, dual, axis=0).max()),
+    ]:
+        np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-12)
+        np.testing.assert_allclose(layer.norm_bound(), expected, rtol=1e-8)
+        assert layer.norm_bound() >= expected
+
+
+@pytest.mark.parametrize("image_size", [(5, 6), (2, 1)])
+@pytest.mark.parametrize("order", [1.0, 2.0, 3.0, np.inf])
+def test_closed_forms_of_a_convolution(image_size, order):
+    kernel = np.random.default_rng(6).normal(size=(5, 3, 2, 3))
+    matrix = explicit_matrix(kernel, *image_size)
+    dual = {1.0: np.inf, np.inf: 1.0}.get(order) or order / (order - 1)
+    for orders, expected in [
+        ((1, order), p_norm(matrix, order, axis=0).max()),
+        ((order, np.inf), p_norm(matrix, dual, axis=1).max()),
+    ]:
+        layer = convolution(kernel, image_size, *orders, dtype="float64")
+        np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-10)
+        np.testing.assert_allclose(layer.norm_bound(), expected, rtol=1e-8)
+        assert layer.norm_bound() >= expected
+
+
+ORDERS = [(1.5, 3.0), (3.0, 1.5), (4.0, 4.0), (1.3, 1.3), (2.0, 4.0), (3.0, 2.0), (1.2, 2.5)]
+
+
+@pytest.mark.parametrize("orders", ORDERS)
+@pytest.mark.parametrize("shape", [(3, 4), (5, 2)])
+def test_mixed_norms_of_a_matrix_equal_the_maximum(shape, orders):
+    kernel = np.random.default_rng(7).normal(size=shape)
+    expected = brute_force(kernel.T, *orders)
+    layer = dense(kernel, *orders)
+    layer.update_norm(**TIGHT)
+    np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-4)
+    assert expected <= layer.norm_bound() <= 1.5 * expected
+
+
+@pytest.mark.parametrize("orders", [(2.0, 4.0), (3.0, 1.5), (3.0, 3.0)])
+@pytest.mark.parametrize("shape", [(3, 3, 2, 2), (1, 1, 2, 3)])
+def test_mixed_norms_of_a_convolution_equal_the_maximum(shape, orders):
+    kernel = np.random.default_rng(8).normal(size=shape)
+    expected = brute_force(explicit_matrix(kernel, 3, 2), *orders, steps=1500)
+    layer = convolution(kernel, (3, 2), *orders, dtype="float64")
+    layer.update_norm(**TIGHT)
+    np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-3)
+    assert expected <= layer.norm_bound() <= 2 * expected
+
+
+def test_bound_of_learned_orders_equals_that_of_the_same_fixed_ones():
+    kernel = np.random.default_rng(9).normal(size=(4, 3))
+    learned = [layers.LearnedOrder(p, dtype="float64") for p in (3.0, 1.5)]
+    fixed, free = dense(kernel, 3.0, 1.5), dense(kernel, *learned)
+    np.testing.assert_allclose(free.norm_bound(), fixed.norm_bound(), rtol=1e-6)
+    np.testing.assert_allclose(free.norm_estimate(), fixed.norm_estimate(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("orders", [(2, 2), (3.0, 1.5), (1, 2), (2, np.inf)])
+def test_zero_kernel_has_norm_zero_and_finite_gradients(orders):
+    layer = dense(np.zeros((3, 4)), *orders)
+    layer.update_norm()
+    with tf.GradientTape() as tape:
+        kernel = layer.scaled_kernel()
+    gradient = tape.gradient(kernel, layer.kernel.value)
+    assert layer.norm_estimate() == 0 and layer.norm_bound() <= 1e-20
+    np.testing.assert_array_equal(gradient, np.ones((3, 4)))
+
+
+def test_zero_kernel_is_left_by_the_next_update():
+    layer = dense(np.zeros((3, 4)), 2, 2)
+    layer.update_norm()
+    kernel = np.random.default_rng(10).normal(size=(3, 4))
+    layer.kernel.assign(kernel)
+    layer.update_norm(**TIGHT)
+    np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(kernel, 2), rtol=1e-9)
+
+
+def test_update_follows_a_crossing_of_singular_values():
+    layer = dense(np.diag([2.0, 1.0, 0.5]), 2, 2, dtype="float32")
+    layer.update_norm(**TIGHT)
+    q, _ = np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))
+    layer.kernel.assign(q @ np.diag([1.0, 2.0, 0.5]) @ q.T)
+    layer.update_norm()
+    np.testing.assert_allclose(layer.norm_estimate(), 2.0, rtol=1e-5)
+
+
+def test_fixed_number_of_iterations_and_early_stop():
+    kernel = np.random.default_rng(12).normal(size=(40, 40))
+    layer = dense(kernel, 2, 2)
+    assert layer.update_norm(tolerance=0.0, max_iterations=24) == 24
+    layer.update_norm(**TIGHT)
+    assert layer.update_norm(tolerance=1e-3) == 6
+    mixed = dense(kernel, 3.0, 1.5)
+    assert mixed.update_norm(tolerance=0.0, max_iterations=5) == 5
