@@ -15,8 +15,42 @@ class _Swish(keras.layers.Layer):
         )
 
     def _lipswish(self, x):
-        scale = tf.cast(tf.math.softplus(self.beta), x.dtype)
-        return x * tf.sigmoid(scale * x) / 1.1
+        return _swish(x, tf.cast(tf.math.softplus(self.beta), x.dtype))
+
+
+def _swish(x, b):
+    """x sigmoid(b x) / 1.1, for a scalar b, with its slope at hand.
+
+    A power series multiplies by the same slopes once a term. Autodiff derives them anew from x each time, in
+    six passes over memory; here they are computed once, along with the value. Differentiable any
+    number of times.
+    """
+    t = tf.stop_gradient(tf.sigmoid(b * x))
+    y = tf.stop_gradient(x * t / 1.1)
+    return _with_slope(x, b, y, _swish_slope(x, b, t, y))
+
+
+@tf.custom_gradient
+def _swish_slope(x, b, t, y):
+    """t / 1.1 + b y (1 - t): the slope, from t = sigmoid(b x) and y = x t / 1.1."""
+
+    def grad(upstream):
+        t = tf.sigmoid(b * x)
+        common = upstream * (t * (1.0 - t) * (2.0 + b * x * (1.0 - 2.0 * t)) / 1.1)
+        return b * common, tf.reduce_sum(x * common), None, None
+
+    return t / 1.1 + b * y * (1.0 - t), grad
+
+
+@tf.custom_gradient
+def _with_slope(x, b, y, slope):
+    """y, with dy/dx = slope and dy/db = x^2 t (1 - t) / 1.1."""
+
+    def grad(upstream):
+        t = tf.sigmoid(b * x)
+        return upstream * slope, tf.reduce_sum(upstream * x * x * t * (1.0 - t)) / 1.1, None, None
+
+    return tf.identity(y), grad
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
