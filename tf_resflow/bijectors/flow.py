@@ -31,7 +31,8 @@ def route(bijector, kwargs):
     if isinstance(bijector, ResidualBlock) and not bijector.conditional:
         shared.pop("conditional_input", None)
     elif isinstance(bijector, tfb.Composition) and not isinstance(bijector, Flow):
-        shared = {b.name: route(b, shared) for b in tf.nest.flatten(bijector.bijectors)}
+        parts = {b.name: route(b, shared) for b in tf.nest.flatten(bijector.bijectors)}
+        shared = {name: part for name, part in parts.items() if part}
     elif not residual_blocks(bijector):
         shared = {}
     return shared | own

@@ -64,13 +64,13 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
     def _augmented_forward(self, x, **kwargs):
         check_arguments(self, self._order, kwargs)
         outputs, fldj = [], 0.0
-        for flow in self._order:
+        for flow, shape in zip(self._order, self._final_shapes, strict=True):
             arguments = route(flow, kwargs)
             y = flow.forward(x, **arguments)
             fldj += flow.forward_log_det_jacobian(x, event_ndims=3, **arguments)
             if flow is not self._order[-1]:
                 x, y = tf.split(y, 2, axis=-1)
-            outputs.append(tf.reshape(y, tf.concat([tf.shape(y)[:-3], [-1]], 0)))
+            outputs.append(tf.reshape(y, tf.concat([tf.shape(y)[:-3], [np.prod(shape)]], 0)))
         y = tf.concat(outputs, axis=-1)
         return y, {"fldj": fldj, "ildj": -fldj}
 
