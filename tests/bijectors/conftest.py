@@ -1,0 +1,104 @@
+"""Tiny blocks, and counters of what runs."""
+
+import keras
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+
+
+class Counter(keras.layers.Layer):
+    """The identity, counting how often it runs (not how often it is traced)."""
+
+    lipschitz_constant = 1.0
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.count = 0
+
+    def _tick(self):
+        self.count += 1
+        return self.count
+
+    def call(self, inputs):
+        with tf.control_dependencies([tf.numpy_function(self._tick, [], tf.int64)]):
+            return tf.identity(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def take(self):
+        """The count since it was last taken."""
+        count, self.count = self.count, 0
+        return count
+
+
+class CountingExact(resflow.logdet.Exact):
+    """Exact, counting how often it runs."""
+
+    def __init__(self):
+        self.count = 0
+
+    def _tick(self):
+        self.count += 1
+        return self.count
+
+    def __call__(self, branch, x, conditional_input=None, seed=None):
+        y, log_det = super().__call__(branch, x, conditional_input, seed)
+        with tf.control_dependencies([tf.numpy_function(self._tick, [], tf.int64)]):
+            return y, tf.identity(log_det)
+
+
+@pytest.fixture(scope="session")
+def make_branch():
+    def make(size=2, seed=0, dtype="float32", counter=None, condition_size=None, hidden=(5,)):
+        branch = resflow.flows.dense_branch(
+            [size], hidden, condition_size=condition_size, seed=seed, dtype=dtype
+        )
+        for layer in resflow.layers.lipschitz_layers(branch):
+            # Norms above the coefficient, and a bias, so that both matter.
+            layer.kernel.assign(3.0 * layer.kernel)
+            layer.bias.assign(0.1 * tf.range(layer.bias.shape[0], dtype=dtype))
+        resflow.layers.update_norms(branch, 1e-6, 500)
+        if counter is None:
+            return branch
+        return keras.Sequential([keras.Input([size], dtype=dtype), counter, branch])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_block(make_branch):
+    def make(name="block", log_det=None, inverse_solver=None, **kwargs):
+        branch = make_branch(**kwargs)
+        return resflow.bijectors.ResidualBlock(
+            branch,
+            log_det,
+            inverse_solver,
+            conditional=kwargs.get("condition_size") is not None,
+            name=name,
+        )
+
+    return make
+
+
+@pytest.fixture
+def counter():
+    return Counter()
+
+
+@pytest.fixture
+def counting_exact():
+    return CountingExact()
+
+
+@pytest.fixture(scope="session")
+def density():
+    """The distribution of x where bijector(x) is standard normal."""
+
+    def make(bijector, size=2, dtype="float32"):
+        base = tfp.distributions.MultivariateNormalDiag(tf.zeros(size, dtype))
+        return tfp.distributions.TransformedDistribution(base, tfp.bijectors.Invert(bijector))
+
+    return make

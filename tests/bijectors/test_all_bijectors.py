@@ -1,0 +1,132 @@
+"""Every bijector: round trip, shapes, and the log-determinant against that of the autodiff Jacobian."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+
+tfb = tfp.bijectors
+EXACT = resflow.logdet.Exact()
+BATCH = 3
+
+
+def act_norm(dtype, event_shape, per_channel=True):
+    bijector = resflow.bijectors.ActNorm(event_shape, per_channel, dtype=dtype)
+    for seed, variable in enumerate([bijector.log_scale, bijector.shift]):
+        variable.assign(0.5 * tf.random.stateless_normal(variable.shape, [1, seed], dtype=dtype))
+    return bijector
+
+
+def stock_flow(dtype, make_block):
+    blocks = [make_block(name, EXACT, size=3, seed=i, dtype=dtype) for i, name in enumerate("ab")]
+    scale = tfb.Scale(tf.constant([0.5, -2.0, 1.5], dtype))
+    tail = tfb.Chain([tfb.Permute([2, 0, 1]), tfb.SinhArcsinh(tf.constant(0.3, dtype))])
+    return resflow.bijectors.Flow([blocks[0], scale, blocks[1], tail])
+
+
+def multiscale(dtype):
+    options = {"num_blocks": (1, 1), "width": 4, "kernels": (3, 1), "num_fc_blocks": 0}
+    flow = resflow.flows.image_flow(
+        (4, 4, 1), **options, factor_out=True, log_det=EXACT, dtype=dtype
+    )
+    resflow.bijectors.initialize(flow, uniform([8, 4, 4, 1], dtype))
+    return flow
+
+
+def uniform(shape, dtype):
+    return tf.random.stateless_uniform(shape, [3, 4], 0.05, 0.95, dtype)
+
+
+# name: (constructor, event shape, shape of its image)
+CASES = {
+    "act_norm_vector": (lambda d, b: act_norm(d, [3]), [3], [3]),
+    "act_norm_channels": (lambda d, b: act_norm(d, [2, 2, 3]), [2, 2, 3], [2, 2, 3]),
+    "act_norm_elements": (lambda d, b: act_norm(d, [2, 2, 3], False), [2, 2, 3], [2, 2, 3]),
+    "squeeze_2d": (lambda d, b: resflow.bijectors.Squeeze2D(), [4, 2, 3], [2, 1, 12]),
+    "logit": (lambda d, b: resflow.bijectors.Logit(0.05), [], []),
+    "normalize": (lambda d, b: resflow.bijectors.Normalize([1.0, -2.0], [0.5, 3.0], d), [2], [2]),
+    "residual_block": (lambda d, b: b("r", EXACT, size=3, dtype=d), [3], [3]),
+    "flow_with_stock_bijectors": (stock_flow, [3], [3]),
+    "multiscale_flow": (lambda d, b: multiscale(d), [4, 4, 1], [16]),
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(c, d) for c in CASES for d in ("float32", "float64")],
+    ids="-".join,
+)
+def case(request, make_block):
+    name, dtype = request.param
+    construct, event_shape, image_shape = CASES[name]
+    x = uniform([BATCH, *event_shape], dtype)
+    return construct(dtype, make_block), x, image_shape
+
+
+def test_forward_and_inverse_undo_each_other(case):
+    bijector, x, image_shape = case
+    y = bijector.forward(x)
+    assert y.shape == [BATCH, *image_shape]
+    assert y.dtype == x.dtype
+    assert np.max(np.abs(tf.reshape(y, [-1]) - tf.reshape(x, [-1]))) > 1e-3
+    tolerance = {"float32": 1e-5, "float64": 1e-11}[x.dtype.name]
+    # Copies, so that nothing is found in the cache.
+    back = bijector.inverse(tf.identity(y))
+    np.testing.assert_allclose(back, x, atol=tolerance, rtol=tolerance)
+    np.testing.assert_allclose(bijector.forward(tf.identity(back)), y, atol=tolerance * 10)
+
+
+def test_event_shapes(case):
+    bijector, x, image_shape = case
+    event_shape = x.shape[1:]
+    assert bijector.forward_event_shape(event_shape) == image_shape
+    assert bijector.inverse_event_shape(image_shape) == event_shape
+    assert bijector.forward_event_shape_tensor(event_shape).numpy().tolist() == image_shape
+    assert bijector.inverse_event_shape_tensor(image_shape).numpy().tolist() == event_shape
+    assert bijector.forward_min_event_ndims == event_shape.rank
+    assert bijector.inverse_min_event_ndims == len(image_shape)
+
+
+def test_unknown_batch_size(case):
+    bijector, x, image_shape = case
+    ndims = x.shape.rank - 1
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *x.shape[1:]], x.dtype)])
+    def call(x):
+        y = bijector.forward(x)
+        assert y.shape[1:] == image_shape
+        fldj = bijector.forward_log_det_jacobian(x, ndims)
+        return y, bijector.inverse(tf.identity(y)), fldj
+
+    y, back, fldj = call(x)
+    np.testing.assert_allclose(y, bijector.forward(x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(back, x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        fldj, bijector.forward_log_det_jacobian(x, ndims), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_log_det_is_that_of_the_jacobian(case):
+    bijector, x, image_shape = case
+    size = x.shape[1:].num_elements()
+    jacobian = tf.reshape(_jacobian(bijector, x), [BATCH, size, size])
+    _, expected = np.linalg.slogdet(jacobian)
+    tolerance = {"float32": 2e-5, "float64": 1e-11}[x.dtype.name]
+    ndims = x.shape.rank - 1
+    fldj = bijector.forward_log_det_jacobian(tf.identity(x), ndims)
+    np.testing.assert_allclose(np.broadcast_to(fldj, [BATCH]), expected, atol=tolerance)
+    y = tf.identity(bijector.forward(x))
+    ildj = bijector.inverse_log_det_jacobian(y, len(image_shape))
+    np.testing.assert_allclose(np.broadcast_to(ildj, [BATCH]), -expected, atol=tolerance)
+
+
+@tf.function(autograph=False)
+def _jacobian(bijector, x):
+    """Per example: those of a batch do not interact, so that the sum over the batch tells them all."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(bijector.forward(x), 0)
+        total = tf.reshape(total, [x.shape[1:].num_elements()])
+    return tf.experimental.numpy.moveaxis(tape.jacobian(total, x), 1, 0)
