@@ -168,8 +168,8 @@ class LipschitzLayer(keras.layers.Layer):
         0.3 % low (2 % at worst); 20 power iterations leave it 1.5 % low (8 % at worst).
 
         Args:
-            tolerance: default the layer's; 0 for a fixed number.
-            max_iterations: default the layer's.
+            tolerance: a Python number, default the layer's; 0 for a fixed count.
+            max_iterations: a Python number, default the layer's.
 
         Returns:
             The number of iterations, an int32 scalar: 0 where the norm has a closed form.

@@ -91,17 +91,22 @@ def maximiser(operator, kernel, v, orders, tolerance, max_iterations):
     Returns:
         v, and the number of iterations, an int32 scalar.
     """
-    run = _compiled(operator, *(order if isinstance(order, float) else None for order in orders))
+    fixed = tuple(order if isinstance(order, float) else None for order in orders)
     learned = [tf.cast(order, v.dtype) for order in orders if not isinstance(order, float)]
-    return run(kernel, v, learned, tf.cast(tolerance, v.dtype), tf.constant(max_iterations))
+    run = _compiled(operator, fixed, float(tolerance), int(max_iterations))
+    return run(kernel, v, learned)
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(operator, *fixed):
-    """One `tf.function` for all the layers of the same operator and orders: traced once."""
+def _compiled(operator, fixed, tolerance, max_iterations):
+    """One `tf.function` for all the layers of the same operator and orders: traced once.
+
+    The limits are constants in it, and it is neither inlined nor, so, specialised for each layer:
+    Grappler would spend longer on the copies than the trace takes.
+    """
 
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-    def run(kernel, v, learned, tolerance, max_iterations):
+    def run(kernel, v, learned):
         learned = iter(learned)
         orders = tuple(next(learned) if order is None else order for order in fixed)
         step = _ritz_step if fixed == (2.0, 2.0) else _power_step
