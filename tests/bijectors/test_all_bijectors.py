@@ -1,4 +1,4 @@
-"""Every bijector: round trip, shapes, and the log-determinant against that of the autodiff Jacobian."""
+"""Every bijector: round trip, shapes, and the log-determinant against the autodiff Jacobian's."""
 
 import numpy as np
 import pytest
@@ -124,7 +124,7 @@ def test_log_det_is_that_of_the_jacobian(case):
 
 @tf.function(autograph=False)
 def _jacobian(bijector, x):
-    """Per example: those of a batch do not interact, so that the sum over the batch tells them all."""
+    """Per example: the sum over a batch tells them all, because they do not interact."""
     with tf.GradientTape() as tape:
         tape.watch(x)
         total = tf.reduce_sum(bijector.forward(x), 0)

@@ -1,0 +1,66 @@
+"""Logit and Normalize against their formulas."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import special
+
+from tf_resflow.bijectors import Logit, Normalize
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1e-6])
+def test_logit(alpha):
+    x = np.linspace(0.0, 1.0, 11)
+    y = Logit(alpha).forward(x)
+    np.testing.assert_allclose(y, special.logit(alpha + (1 - 2 * alpha) * x), atol=1e-9)
+    np.testing.assert_allclose(Logit(alpha).inverse(y + 0.0), x, atol=1e-12)
+
+
+def test_logit_accumulates_over_the_event():
+    x = np.random.default_rng(0).uniform(size=[3, 2, 2, 1])
+    s = 0.1 + 0.8 * x
+    expected = np.sum(np.log(0.8 / (s * (1 - s))), (1, 2, 3))
+    np.testing.assert_allclose(Logit(0.1).forward_log_det_jacobian(x, 3), expected)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_logit_checks_its_domain_when_asked(value):
+    for call in (
+        Logit(validate_args=True).forward,
+        lambda x: Logit(validate_args=True).forward_log_det_jacobian(x, 0),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="dequantize"):
+            call(tf.constant([0.5, value]))
+    assert np.isfinite(Logit(validate_args=True).forward(tf.constant([0.0, 1.0]))).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, -1.0])
+def test_alpha_out_of_range(alpha):
+    with pytest.raises(ValueError, match="alpha"):
+        Logit(alpha)
+
+
+def test_normalize():
+    x = np.random.default_rng(0).normal(size=[100, 3]).astype("float32") * [1.0, 2.0, 3.0] + 5.0
+    mean, std = x.mean(0), x.std(0)
+    normalize = Normalize(mean, std)
+    y = normalize.forward(tf.cast(x, tf.float32))
+    np.testing.assert_allclose(np.mean(y, 0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(np.std(y, 0), 1.0, atol=1e-5)
+    fldj = normalize.forward_log_det_jacobian(tf.cast(x, tf.float32), 1)
+    np.testing.assert_allclose(fldj, -np.sum(np.log(std)), rtol=1e-5)
+
+
+def test_normalize_per_channel_counts_every_position():
+    x = tf.zeros([2, 4, 5, 3])
+    fldj = Normalize([0.0] * 3, [2.0, 1.0, 1.0]).forward_log_det_jacobian(x, 3)
+    np.testing.assert_allclose(np.broadcast_to(fldj, [2]), -20 * np.log(2.0), rtol=1e-6)
+
+
+def test_bad_statistics():
+    with pytest.raises(ValueError, match="positive"):
+        Normalize([0.0, 0.0], [1.0, 0.0])
+    with pytest.raises(ValueError, match="positive"):
+        Normalize([0.0], [np.nan])
+    with pytest.raises(ValueError, match="one shape"):
+        Normalize([0.0, 0.0], 1.0)

@@ -1,0 +1,305 @@
+"""The residual block: shapes, conditions, dtypes, errors, and inverses that do not converge."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+
+EXACT = resflow.logdet.Exact()
+ResidualBlock = resflow.bijectors.ResidualBlock
+
+
+def normal(shape, seed=0, dtype="float32"):
+    return tf.random.stateless_normal(shape, [7, seed], dtype=dtype)
+
+
+def image_block(dtype="float32"):
+    branch = resflow.flows.conv_branch((4, 3, 2), 4, kernels=(3, 3), dtype=dtype)
+    return ResidualBlock(branch, EXACT, name="image")
+
+
+@pytest.fixture(scope="module")
+def vector_block(make_block):
+    return make_block("vector", EXACT, size=3)
+
+
+@pytest.fixture(scope="module")
+def conditional_block(make_block):
+    return make_block("conditional", EXACT, size=2, condition_size=3)
+
+
+@pytest.mark.parametrize("batch_shape", [[], [3], [2, 3]])
+@pytest.mark.parametrize("kind", ["vector", "image"])
+def test_any_batch_shape(kind, batch_shape, vector_block):
+    block = vector_block if kind == "vector" else image_block()
+    event_shape = [3] if kind == "vector" else [4, 3, 2]
+    ndims = len(event_shape)
+    x = normal([6, *event_shape])
+    y, fldj = block.forward(x), block.forward_log_det_jacobian(x, ndims)
+    np.testing.assert_allclose(y, x + block.branch(x), rtol=1e-6)
+    count = int(np.prod(batch_shape))
+    reshaped = tf.reshape(x[:count], [*batch_shape, *event_shape])
+    other = block.forward(reshaped)
+    assert other.shape == reshaped.shape
+    np.testing.assert_allclose(tf.reshape(other, y[:count].shape), y[:count], atol=1e-6)
+    other_fldj = block.forward_log_det_jacobian(reshaped, ndims)
+    assert other_fldj.shape == batch_shape
+    np.testing.assert_allclose(tf.reshape(other_fldj, [-1]), fldj[:count], atol=1e-6)
+    back = block.inverse(tf.identity(other))
+    assert back.shape == reshaped.shape
+    np.testing.assert_allclose(back, reshaped, atol=1e-5)
+    assert block.solve(tf.identity(other)).converged.shape == batch_shape
+
+
+def test_condition_is_broadcast_against_sample_shapes(conditional_block):
+    block = conditional_block
+    x, condition = normal([4, 5, 2]), normal([5, 3], 1)
+    y = block.forward(x, conditional_input=condition)
+    fldj = block.forward_log_det_jacobian(x, 1, conditional_input=condition)
+    assert y.shape == [4, 5, 2]
+    assert fldj.shape == [4, 5]
+    for i in range(4):
+        expected = x[i] + block.branch([x[i], condition])
+        np.testing.assert_allclose(y[i], expected, atol=1e-6)
+        expected = block.forward_log_det_jacobian(tf.identity(x[i]), 1, conditional_input=condition)
+        np.testing.assert_allclose(fldj[i], expected, atol=1e-6)
+    back = block.inverse(tf.identity(y), conditional_input=condition)
+    np.testing.assert_allclose(back, x, atol=1e-5)
+    one = block.forward(x[0, 0], conditional_input=condition)
+    assert one.shape == [5, 2]
+    expected = x[0, 0] + block.branch([tf.repeat(x[0, :1], 5, 0), condition])
+    np.testing.assert_allclose(one, expected, atol=1e-6)
+
+
+def test_conditional_density(conditional_block, density):
+    distribution = density(conditional_block)
+    condition = normal([5, 3], 1)
+    kwargs = {"conditional_input": condition}
+    x = distribution.sample([4, 5], seed=1, bijector_kwargs=kwargs)
+    assert x.shape == [4, 5, 2]
+    log_prob = distribution.log_prob(tf.identity(x), bijector_kwargs=kwargs)
+    z = x + conditional_block.branch(
+        [tf.reshape(x, [20, 2]), tf.tile(condition, [4, 1])]
+    ).numpy().reshape(4, 5, 2)
+    base = -0.5 * np.sum(np.square(z), -1) - np.log(2 * np.pi)
+    fldj = conditional_block.forward_log_det_jacobian(tf.identity(x), 1, **kwargs)
+    np.testing.assert_allclose(log_prob, base + fldj, atol=1e-5)
+    # The condition matters.
+    other = distribution.log_prob(
+        tf.identity(x), bijector_kwargs={"conditional_input": condition + 1.0}
+    )
+    assert np.max(np.abs(other - log_prob)) > 1e-3
+
+
+@pytest.mark.parametrize("method", ["forward", "fldj", "inverse"])
+@pytest.mark.parametrize("estimator", [EXACT, resflow.logdet.PowerSeries(60, probes="basis")])
+def test_gradient_reaches_the_condition(make_block, method, estimator):
+    block = make_block("block", estimator, condition_size=3, dtype="float64")
+    x, condition = normal([1, 2], dtype="float64"), normal([1, 3], 1, "float64")
+
+    def value(condition):
+        start = tf.identity(x)
+        if method == "fldj":
+            fldj = block.forward_log_det_jacobian(start, 1, conditional_input=condition)
+            return tf.reduce_sum(fldj)
+        return tf.reduce_sum(tf.sin(getattr(block, method)(start, conditional_input=condition)))
+
+    with tf.GradientTape() as tape:
+        tape.watch(condition)
+        total = value(condition)
+    gradient = tape.gradient(total, condition)[0]
+    h = 1e-5
+    for i in range(3):
+        shift = h * tf.one_hot([i], 3, dtype=tf.float64)
+        expected = (value(condition + shift) - value(condition - shift)) / (2 * h)
+        np.testing.assert_allclose(gradient[i], expected, rtol=1e-5, atol=1e-9)
+    assert np.max(np.abs(gradient)) > 1e-3
+
+
+def test_float64(make_block):
+    block = make_block("block", EXACT, size=3, dtype="float64")
+    assert block.dtype == tf.float64
+    x = normal([5, 3], dtype="float64")
+    y = block.forward(x)
+    assert y.dtype == tf.float64
+    np.testing.assert_allclose(block.inverse(tf.identity(y)), x, atol=1e-13)
+
+
+def test_mixed_precision(make_branch):
+    def blocks(policy):
+        branch = keras.Sequential(
+            [
+                keras.Input([3]),
+                resflow.layers.LipschitzDense(16, dtype=policy),
+                resflow.layers.LipSwish(dtype=policy),
+                resflow.layers.LipschitzDense(3, dtype=policy),
+            ]
+        )
+        for seed, layer in enumerate(resflow.layers.lipschitz_layers(branch)):
+            layer.kernel.assign(normal(layer.kernel.shape, seed))
+        resflow.layers.update_norms(branch, 1e-6, 500)
+        estimator = resflow.logdet.PowerSeries(20, probes="basis")
+        return ResidualBlock(branch, estimator, name="block")
+
+    half, full = blocks("mixed_bfloat16"), blocks("float32")
+    assert half.branch.layers[0].compute_dtype == "bfloat16"
+    x = normal([6, 3])
+    y, fldj = half.forward(x), half.forward_log_det_jacobian(x, 1)
+    assert (half.dtype, y.dtype, fldj.dtype) == (tf.float32,) * 3
+    expected, expected_fldj = full.forward(x), full.forward_log_det_jacobian(x, 1)
+    # bfloat16 rounds to 2^-9 relative; the branch's values are of order one.
+    np.testing.assert_allclose(y, expected, atol=0.03)
+    np.testing.assert_allclose(fldj, expected_fldj, atol=0.03)
+    assert np.max(np.abs(y - expected)) > 0
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(half.forward_log_det_jacobian(tf.identity(x), 1))
+    for gradient in tape.gradient(loss, half.trainable_variables, unconnected_gradients="zero"):
+        assert gradient.dtype == tf.float32
+        assert np.all(np.isfinite(gradient))
+
+
+class Halving(tf.Module):
+    """g(x) = c sin(x) / 2, which tells nothing about itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = tf.Variable(1.0)
+
+    def __call__(self, x):
+        return 0.5 * self.scale * tf.sin(x)
+
+
+def test_module_branch(density):
+    module = Halving()
+    block = ResidualBlock(module, EXACT, lipschitz_constant=0.5, event_shape=[2])
+    x = normal([4, 2])
+    np.testing.assert_allclose(block.forward(x), x + np.sin(x) / 2, rtol=1e-6)
+    expected = np.sum(np.log1p(np.cos(x) / 2), -1)
+    np.testing.assert_allclose(block.forward_log_det_jacobian(x, 1), expected, atol=1e-6)
+    np.testing.assert_allclose(block.inverse(block.forward(x) + 0.0), x, atol=1e-5)
+    assert [v is module.scale for v in density(block).trainable_variables] == [True]
+
+
+def test_branches_that_are_rejected(make_branch):
+    dense = resflow.layers.LipschitzDense
+    unbuilt = keras.Sequential([dense(2)])
+    with pytest.raises(ValueError, match="not built"):
+        ResidualBlock(unbuilt)
+    wider = keras.Sequential([keras.Input([2]), dense(3)])
+    with pytest.raises(ValueError, match=r"\(2,\) to \(3,\)"):
+        ResidualBlock(wider)
+    expanding = keras.Sequential([keras.Input([2]), dense(2, coefficient=1.5)])
+    with pytest.raises(ValueError, match="Lipschitz constant 1.5"):
+        ResidualBlock(expanding)
+    with pytest.raises(ValueError, match="Lipschitz constant 1,"):
+        ResidualBlock(make_branch(), lipschitz_constant=1.0)
+    unknown = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="lipschitz_constant="):
+        ResidualBlock(unknown)
+    assert ResidualBlock(unknown, lipschitz_constant=0.5).lipschitz_constant == 0.5
+    with pytest.raises(ValueError, match="event_shape="):
+        ResidualBlock(Halving(), lipschitz_constant=0.5)
+    with pytest.raises(ValueError, match="2, conditional_input|has 1 input"):
+        ResidualBlock(make_branch(), conditional=True)
+
+
+def test_float64_parameters_behind_a_float32_input():
+    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2, dtype="float64")])
+    with pytest.raises(ValueError, match="dtype='float64'"):
+        ResidualBlock(branch)
+
+
+@pytest.mark.parametrize("method", ["forward", "inverse", "solve", "transform"])
+def test_wrong_inputs(method, vector_block, conditional_block):
+    call = getattr(vector_block, method)
+    with pytest.raises(ValueError, match=r"events of shape \[3\].*shape \[4, 2\]"):
+        call(tf.zeros([4, 2]))
+    with pytest.raises((ValueError, TypeError), match="float64"):
+        call(tf.zeros([4, 3], tf.float64))
+    with pytest.raises(ValueError, match="takes no conditional_input"):
+        call(tf.zeros([4, 3]), conditional_input=tf.zeros([4, 3]))
+    with pytest.raises(ValueError, match="needs conditional_input"):
+        getattr(conditional_block, method)(tf.zeros([4, 2]))
+
+
+def test_image_of_a_wrong_shape():
+    block = image_block()
+    with pytest.raises(ValueError, match=r"\[4, 3, 2\].*\[5, 4, 3, 1\]"):
+        block.forward(tf.zeros([5, 4, 3, 1]))
+    with pytest.raises(ValueError, match=r"\[4, 3, 2\].*\[3, 2\]"):
+        block.forward(tf.zeros([3, 2]))
+
+
+def test_inverse_that_does_not_converge(make_block, capfd):
+    solver = resflow.solvers.FixedPoint(max_iterations=2)
+    block = make_block("stubborn", EXACT, solver, size=3)
+    y = 3.0 * normal([4, 3])
+    solution = block.solve(y)
+    assert not np.any(solution.converged)
+    np.testing.assert_array_equal(solution.num_iterations, [2] * 4)
+    residual = np.max(np.abs(solution.root + block.branch(solution.root) - y), -1)
+    np.testing.assert_allclose(solution.residual, residual, rtol=1e-4)
+    assert np.min(residual) > 1e-4
+
+    capfd.readouterr()
+    for call in (block.inverse, tf.function(block.inverse, autograph=False)):
+        call(tf.identity(y))
+        printed = capfd.readouterr().err
+        assert "WARNING: stubborn" in printed
+        assert "number of examples: 4" in printed
+    strict = block.copy(validate_args=True)
+    for call in (strict.inverse, tf.function(strict.inverse, autograph=False)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="stubborn.*did not converge"):
+            call(tf.identity(y))
+
+
+def test_inverse_that_converges_is_silent(make_block, capfd):
+    block = make_block("block", EXACT).copy(validate_args=True)
+    x = block.inverse(normal([4, 2]))
+    assert np.all(np.isfinite(x))
+    assert "WARNING" not in capfd.readouterr().err
+
+
+def test_one_example_that_does_not_converge_is_counted(vector_block, capfd):
+    y = tf.concat([normal([3, 3]), tf.fill([1, 3], np.float32(np.nan))], 0)
+    solution = vector_block.solve(y)
+    np.testing.assert_array_equal(solution.converged, [True] * 3 + [False])
+    vector_block.inverse(y)
+    assert "number of examples: 1" in capfd.readouterr().err
+
+
+def test_inverse_gradient_by_the_implicit_function_theorem(make_block):
+    block = make_block("block", EXACT, size=3, dtype="float64")
+    y = normal([1, 3], dtype="float64")
+    upstream = normal([1, 3], 1, "float64")
+    with tf.GradientTape() as tape:
+        tape.watch(y)
+        x = block.inverse(y)
+        total = tf.reduce_sum(upstream * x)
+    gradient = tape.gradient(total, y)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        forward = x + block.branch(x)
+    jacobian = tape.batch_jacobian(forward, x)[0]
+    np.testing.assert_allclose(gradient[0], np.linalg.solve(jacobian.numpy().T, upstream[0]))
+
+
+def test_default_names_differ(make_branch):
+    names = {ResidualBlock(make_branch()).name for _ in range(3)}
+    assert len(names) == 3
+
+
+def test_first_derivatives_of_log_prob_only(make_block, density):
+    distribution = density(make_block())
+    x = normal([2, 2])
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            log_prob = distribution.log_prob(x, bijector_kwargs={"seed": 1})
+        gradient = inner.gradient(log_prob, x)
+    assert gradient.shape == [2, 2]
+    with pytest.raises(ValueError, match="Exact"):
+        outer.gradient(gradient, x)
