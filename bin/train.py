@@ -38,7 +38,7 @@ def main():
     except training.Interrupted as stop:
         print(stop)
         return 128 + stop.signum
-    print(result["line"])
+    print(f"{result['line']} in {_WORKDIR.value}: result.json, figures/, metrics.jsonl")
     return 0
 
 

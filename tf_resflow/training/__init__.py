@@ -11,6 +11,7 @@ from tf_resflow.training.optimizer import Adam, AdamW, make_optimizer
 from tf_resflow.training.report import Report
 from tf_resflow.training.step import train_step
 from tf_resflow.training.strategies import STRATEGIES
+from tf_resflow.training.workdir import Workdir
 
 __all__ = [
     "STRATEGIES",
@@ -22,6 +23,7 @@ __all__ = [
     "MetricsWriter",
     "NonFiniteError",
     "Report",
+    "Workdir",
     "build_model",
     "default_config",
     "load",

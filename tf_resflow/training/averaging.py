@@ -37,7 +37,7 @@ class AveragedWeights:
 
     def apply(self):
         """Replaces the weights by their average, for good."""
-        if self._optimizer.use_ema and int(self._optimizer.iterations) > 0:
+        if self._optimizer.use_ema and self._optimizer.iterations.numpy() > 0:
             self._optimizer.finalize_variable_values(self._model.trainable_variables)
         self._update_norms()
 

@@ -28,6 +28,14 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(
             model=model, optimizer=optimizer, step=self.step, best=self.best, seed=self._seed
         )
+        values = [v for v in model.weights + optimizer.variables if "float" in v.dtype]
+
+        @tf.function(autograph=False)
+        def all_finite():
+            finite = [tf.reduce_all(tf.math.is_finite(value)) for value in values]
+            return tf.reduce_all(tf.stack(finite))
+
+        self._all_finite = all_finite
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(directory), max_to_keep=keep, step_counter=self.step
         )
@@ -36,6 +44,10 @@ class Checkpoints:
     def latest(self):
         """Path of the newest checkpoint, or None."""
         return self._manager.latest_checkpoint
+
+    def is_finite(self):
+        """Whether the weights and the state of the optimizer are finite."""
+        return bool(self._all_finite())
 
     def save(self, step):
         """Saves the state as that of `step`, unless it is there already.

@@ -5,7 +5,7 @@ import re
 import sys
 import traceback
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_dict
 
 from tf_resflow.training.config import flat_keys, nearest_key
@@ -30,6 +30,8 @@ def run(main):
 
 
 def _guarded(main):
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)
     try:
         return main()
     except _USER_ERRORS as error:

@@ -126,7 +126,11 @@ class _Run:
         self._clock = time.monotonic(), start
         self._looked = time.monotonic()
         for step in range(start + 1, steps + 1):
-            metrics = take(next(batches), tf.constant([seed, step], tf.int32))
+            try:
+                metrics = take(next(batches), tf.constant([seed, step], tf.int32))
+            except tf.errors.InvalidArgumentError:
+                self._stop_if_not_finite(step)
+                raise
             self._pending.append((step, metrics))
             self._bar.update()
             if time.monotonic() - self._looked > _SECONDS_BETWEEN_LOOKS:
@@ -160,13 +164,15 @@ class _Run:
         A look waits for the device, so it is not taken at every step.
         """
         pending, self._pending = self._pending, []
+        unit = self._report.unit
         for step, metrics in pending:
             metrics = {name: float(value) for name, value in metrics.items()}
+            metrics[unit] = metrics.pop("loss")
             for name, value in metrics.items():
                 if not math.isfinite(value):
                     raise NonFiniteError(_non_finite(name, value, step, self._checkpoints.latest))
             self._window.append(metrics)
-            self._bar.set_postfix_str(f"{metrics['loss']:.3f} {self._report.unit}", refresh=False)
+            self._bar.set_postfix_str(f"{metrics[unit]:.3f} {unit}", refresh=False)
         self._looked = time.monotonic()
 
     def _log(self, step):
@@ -184,9 +190,10 @@ class _Run:
         self._look()
         with self._averaged:
             score = self._report.score()
+            noise = self._report.estimator_std()
             grid = self._report.sample_grid()
         unit = self._report.unit
-        values = {unit: score.mean, f"{unit}_stderr": score.stderr}
+        values = {unit: score.mean, f"{unit}_stderr": score.stderr, "estimator_std": noise}
         self._writer.scalars(step, self._config.eval.split, values)
         if grid is not None:
             self._writer.image(step, "samples", grid)
@@ -195,8 +202,14 @@ class _Run:
         self._clock = time.monotonic(), step
 
     def _save(self, step):
-        self._look()
+        self._stop_if_not_finite(step)
         self._checkpoints.save(step)
+
+    def _stop_if_not_finite(self, step):
+        self._look()
+        if not self._checkpoints.is_finite():
+            latest = self._checkpoints.latest
+            raise NonFiniteError(_non_finite("a weight", "NaN or infinite", step, latest))
 
     def _finish(self, step):
         if self._evaluated is None or self._evaluated[0] != step:

@@ -28,11 +28,17 @@ class Report:
         self._config, self._model, self._dataset = config, model, dataset
         self.unit = "nats" if dataset.levels is None else "bits_per_dim"
         self._held_out = evaluation.HeldOut(model, strategy)
+        self._noise = evaluation.EstimatorNoise(model)
         self._sample = tf.function(model.sample, autograph=False)
 
     def score(self):
         """Returns the held-out `Score` on `config.eval.split`."""
         return self._held_out(self._batches(), self._config.seed)
+
+    def estimator_std(self):
+        """Returns the standard deviation of the training estimate of a held-out example's loss."""
+        examples = next(iter(self._batches()))
+        return self._noise(examples, self._config.seed)
 
     def sample_grid(self):
         """Returns a grid of samples as a uint8 image, or None for vectors."""

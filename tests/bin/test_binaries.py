@@ -1,0 +1,146 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = [
+    "--config=configs/toy2d.py",
+    "--config.data.name=8gaussians",
+    "--config.data.num_test=100",
+    "--config.model.num_blocks=2",
+    "--config.model.hidden=(8,)",
+    "--config.model.norms=(2.0,2.0,2.0)",
+    "--config.model.estimator.eval.num_exact_terms=4",
+    "--config.train.steps=3",
+    "--config.train.batch_size=16",
+]
+
+
+def command(binary, *arguments):
+    return [sys.executable, ROOT / "bin" / f"{binary}.py", *map(str, arguments)]
+
+
+def run(binary, *arguments, code=0):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(
+        command(binary, *arguments), cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr[-3000:]
+    return done
+
+
+def run_in_error(binary, *arguments):
+    """The error's text: one screen at most, and no traceback."""
+    done = run(binary, *arguments, code=1)
+    lines = done.stderr.splitlines()
+    error = "\n".join(lines[[line.startswith("Error") for line in lines].index(True) :])
+    assert "Traceback" not in done.stderr
+    assert len(error) < 1500
+    return error
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "toy"
+    return workdir, run("train", f"--workdir={workdir}", *CONFIG)
+
+
+def test_train_ends_with_its_result(trained):
+    workdir, done = trained
+    last = done.stdout.splitlines()[-1]
+    result = json.loads((workdir / "result.json").read_text())
+    assert last.startswith(f"8gaussians: {result['nats']:.3f} ± ")
+    for part in (" nats on 100 test examples after 3 steps", "gaussian", "entropy", str(workdir)):
+        assert part in last
+
+
+def test_evaluate(trained, tmp_path):
+    workdir, _ = trained
+    output = tmp_path / "score.json"
+    done = run("evaluate", f"--workdir={workdir}", f"--output={output}")
+    score, result = (
+        json.loads(output.read_text()),
+        json.loads((workdir / "result.json").read_text()),
+    )
+    assert score["nats"] == pytest.approx(result["nats"], rel=1e-5)
+    assert f"{score['nats']:.3f}" in done.stdout
+
+
+def test_sample(trained, tmp_path):
+    """The same seed gives the same samples; temperature zero gives one and the same."""
+    workdir, _ = trained
+    paths = [tmp_path / name for name in ("one.npy", "same.npy", "cold.npy")]
+    arguments = [f"--workdir={workdir}", "--num=6", "--seed=3"]
+    run("sample", *arguments, f"--output={paths[0]}")
+    run("sample", *arguments, f"--output={paths[1]}")
+    run("sample", *arguments, f"--output={paths[2]}", "--temperature=0")
+    one, same, cold = map(np.load, paths)
+    assert one.shape == (6, 2) and len(np.unique(one, axis=0)) == 6
+    np.testing.assert_array_equal(one, same)
+    np.testing.assert_allclose(cold, np.repeat(cold[:1], 6, axis=0), atol=1e-5)
+
+
+def test_sigterm_saves_and_the_same_command_resumes(tmp_path):
+    """The signal is sent as soon as a step has been logged; the second run begins where it was."""
+    workdir = tmp_path / "run"
+    arguments = [*CONFIG, f"--workdir={workdir}", "--config.train.log_every=1"]
+    with subprocess.Popen(
+        command("train", *arguments, "--config.train.steps=1000000"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        metrics = workdir / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM, stderr[-3000:]
+    assert b"SIGTERM" in stdout and b"resume" in stdout
+    (saved,) = (path.stem for path in (workdir / "checkpoints").glob("*.index"))
+    assert saved.encode() in stdout
+    step = int(saved.removeprefix("ckpt-"))
+    config = json.loads((workdir / "config.json").read_text())
+    config["train"]["steps"] = step
+    (workdir / "config.json").write_text(json.dumps(config))
+    run("train", *arguments, f"--config.train.steps={step + 1}")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [*range(1, step + 2)]
+
+
+def test_an_unknown_key_is_answered_with_the_nearest(tmp_path):
+    error = run_in_error("train", *CONFIG, f"--workdir={tmp_path}", "--config.train.stesp=5")
+    assert "no key 'train.stesp'. Did you mean 'train.steps'?" in error
+
+
+def test_an_unwritable_workdir():
+    error = run_in_error("train", *CONFIG, "--workdir=/dev/null/run")
+    assert "Cannot write to the workdir /dev/null/run" in error
+
+
+def test_a_config_file_that_is_missing(tmp_path):
+    error = run_in_error("train", "--config=configs/digit.py", f"--workdir={tmp_path}")
+    assert "cannot read the config file 'configs/digit.py'" in error
+
+
+def test_another_config_in_the_same_workdir(trained):
+    workdir, _ = trained
+    error = run_in_error("train", *CONFIG, f"--workdir={workdir}", "--config.seed=8")
+    assert "config.seed = 0, but now it is 8" in error
+
+
+def test_a_value_of_the_wrong_type(tmp_path):
+    done = run("train", *CONFIG, f"--workdir={tmp_path}", "--config.train.steps=many", code=1)
+    assert "config.train.steps=many" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_sample_of_no_workdir(tmp_path):
+    error = run_in_error("sample", f"--workdir={tmp_path}", f"--output={tmp_path / 'a.png'}")
+    assert "no config.json" in error

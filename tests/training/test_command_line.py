@@ -1,0 +1,33 @@
+import pytest
+
+from tf_resflow.training import command_line
+from tf_resflow.training.config import default_config, validate_config
+
+
+def invalid_config():
+    config = default_config()
+    config.train.steps = 0
+    validate_config(config)
+
+
+def test_an_error_of_ours_is_a_message(capsys):
+    with pytest.raises(SystemExit, match="Error: config.train.steps is 0"):
+        command_line._guarded(invalid_config)
+
+
+@pytest.mark.parametrize("fault", [lambda: int("x"), lambda: [].index(3), lambda: {}["key"]])
+def test_other_errors_keep_their_traceback(fault):
+    with pytest.raises((ValueError, KeyError)):
+        command_line._guarded(fault)
+
+
+def test_an_error_that_our_line_merely_called_keeps_its_traceback():
+    """`default_config(**fields)` of a value that numpy refuses is a bug, not a user's error."""
+    with pytest.raises(TypeError):
+        command_line._guarded(lambda: default_config(1))
+
+
+def test_the_value_of_a_flag():
+    for argv in (["x", "--config=a.py"], ["x", "-config", "a.py"], ["x", "--config", "a.py"]):
+        assert command_line._value_of("config", argv) == "a.py"
+    assert command_line._value_of("config", ["x", "--config.seed=3"]) is None

@@ -1,0 +1,55 @@
+import shutil
+
+import numpy as np
+import pytest
+
+import tf_resflow as resflow
+from tf_resflow import training
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, make_config):
+    workdir = tmp_path_factory.mktemp("run")
+    config = make_config(train__steps=4, train__learning_rate=0.1)
+    return workdir, training.train(config, workdir, progress=False)
+
+
+def test_the_loaded_model_gives_the_score_of_the_run(run):
+    """It has the averaged weights: its report repeats the result to the last digits."""
+    workdir, result = run
+    model = resflow.load(workdir)
+    assert model.step == 4 and model.config.train.steps == 4
+    dataset = resflow.data.load(model.config.data)
+    score = training.Report(model.config, model, dataset).score()
+    assert score.mean == pytest.approx(result["nats"], rel=1e-5)
+    assert score.stderr == pytest.approx(result["nats_stderr"], rel=1e-4)
+
+
+def test_two_loaded_models_are_independent(run):
+    first, second = resflow.load(run[0]), resflow.load(run[0])
+    x = np.zeros([2, 2], np.float32)
+    expected = second.log_prob(x, seed=1).numpy()
+    for weight in first.trainable_variables:
+        weight.assign(weight * 2.0)
+    np.testing.assert_array_equal(second.log_prob(x, seed=1).numpy(), expected)
+
+
+def test_no_checkpoint(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(ValueError, match="no checkpoint yet"):
+        resflow.load(tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_model(run, tmp_path, make_config):
+    shutil.copytree(run[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    other = make_config(model__num_blocks=(3,))
+    training.Workdir(tmp_path / "run").prepare(other)
+    with pytest.raises(ValueError, match="does not fit the model"):
+        resflow.load(tmp_path / "run")
+
+
+def test_not_a_workdir(tmp_path):
+    with pytest.raises(ValueError, match="no config.json"):
+        resflow.load(tmp_path)

@@ -1,0 +1,185 @@
+import json
+import math
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tqdm
+
+import tf_resflow as resflow
+from tf_resflow.training import loop, read_metrics
+
+
+def saved_state(workdir, step):
+    """All that a checkpoint holds, by key."""
+    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / f"ckpt-{step}"))
+    keys = [key for key in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in key]
+    return {key: reader.get_tensor(key) for key in keys if "save_counter" not in key}
+
+
+def assert_same_state(first, second):
+    assert first.keys() == second.keys() and len(first) > 10
+    for key in first:
+        np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+
+
+class RaisingBar(tqdm.tqdm):
+    """A progress bar at whose third update the process is asked to stop."""
+
+    updates = 0
+
+    def update(self, n=1):
+        self.updates += n
+        if self.updates == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, make_config):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    result = loop.train(make_config(), workdir, progress=False)
+    return workdir, result
+
+
+def test_files(uninterrupted):
+    workdir, result = uninterrupted
+    line = result.pop("line")
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert result["step"] == 10 and result["num_examples"] == 50
+    assert result["nats"] == result["best"] and math.isfinite(result["nats_stderr"])
+    assert f"{result['nats']:.3f}" in line and "gaussian" in line and "entropy" in line
+    assert (workdir / "figures" / "density_2d.png").stat().st_size > 1000
+    assert list((workdir / "events").iterdir())
+    result["line"] = line
+
+
+def test_metrics(uninterrupted):
+    workdir, result = uninterrupted
+    lines = read_metrics(workdir)
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (4, "train"),
+        (8, "train"),
+        (10, "test"),
+    ]
+    assert {"nats", "gradient_norm", "learning_rate", "steps_per_second"} <= lines[0].keys()
+    assert lines[0]["learning_rate"] == pytest.approx(1e-3)
+    assert lines[2]["nats"] == result["nats"] and lines[2]["estimator_std"] > 0
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    uninterrupted, tmp_path, make_config, monkeypatch
+):
+    """Stopped by a signal after step 3 and by its number of steps at 5; evaluated there as well."""
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.tqdm, "tqdm", RaisingBar)
+        with pytest.raises(loop.Interrupted, match="SIGTERM after step 3.*ckpt-3") as stop:
+            loop.train(make_config(train__steps=5), tmp_path, progress=False)
+    assert stop.value.signum == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    loop.train(make_config(train__steps=5), tmp_path, progress=False)
+    result = loop.train(make_config(train__steps=10), tmp_path, progress=False)
+    assert_same_state(saved_state(uninterrupted[0], 10), saved_state(tmp_path, 10))
+    assert result["nats"] == uninterrupted[1]["nats"]
+
+
+def test_a_finished_run_gives_its_result_again(uninterrupted, make_config):
+    workdir, result = uninterrupted
+    state = saved_state(workdir, 10)
+    again = loop.train(make_config(), workdir, progress=False)
+    assert again == result
+    assert_same_state(state, saved_state(workdir, 10))
+
+
+def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
+    """Step 7 spoils the weights: the checkpoint of step 5 is the last, and the message says so."""
+    train_step = loop.train_step
+
+    def spoiled(model, x, seed):
+        metrics = train_step(model, x, seed)
+        bad = tf.where(seed[1] == 7, math.nan, 0.0)
+        weight = model.trainable_variables[0]
+        weight.assign_add(tf.fill(weight.shape, bad))
+        return metrics | {"loss": metrics["loss"] + bad}
+
+    monkeypatch.setattr(loop, "train_step", spoiled)
+    with pytest.raises(loop.NonFiniteError, match="nats is nan at step 7.*ckpt-5") as error:
+        loop.train(make_config(), tmp_path, progress=False)
+    assert "learning_rate" in str(error.value)
+    assert sorted(p.stem for p in (tmp_path / "checkpoints").glob("*.index")) == ["ckpt-5"]
+    for key, value in saved_state(tmp_path, 5).items():
+        assert np.all(np.isfinite(value)) or key.startswith("best"), key
+
+
+def test_weights_that_are_infinite_are_not_saved(tmp_path, make_config, monkeypatch):
+    train_step = loop.train_step
+
+    def spoiled(model, x, seed):
+        metrics = train_step(model, x, seed)
+        weight = model.trainable_variables[0]
+        weight.assign_add(tf.fill(weight.shape, tf.where(seed[1] == 5, math.inf, 0.0)))
+        return metrics
+
+    monkeypatch.setattr(loop, "train_step", spoiled)
+    with pytest.raises(loop.NonFiniteError, match="weight.*step 5. No checkpoint was saved"):
+        loop.train(make_config(), tmp_path, progress=False)
+    assert not list((tmp_path / "checkpoints").glob("*.index"))
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("model__kind", "image", "model.kind"),
+        ("eval__split", "validation", "eval.split.*'test'"),
+        ("train__steps", 0, "train.steps is 0"),
+        ("data__name", "8gaussian", "8gaussians"),
+    ],
+)
+def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, key, value, message):
+    config = make_config(**{key: value})
+    if value == "image":
+        config.model.norms = (2.0, 2.0, 2.0, 2.0)
+    with pytest.raises(ValueError, match=message):
+        loop.train(config, tmp_path, progress=False)
+
+
+def test_an_unwritable_workdir_is_said_at_once(tmp_path, make_config):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="Cannot write to the workdir"):
+        loop.train(make_config(), tmp_path / "file", progress=False)
+
+
+def test_two_replicas(tmp_path, make_config, two_replicas):
+    """The replicas stay equal, and the run can be loaded without them."""
+    config = make_config(train__steps=4, train__global_clipnorm=1.0)
+    result = loop.train(config, tmp_path, two_replicas, progress=False)
+    model = resflow.load(tmp_path)
+    assert model.step == 4
+    x = resflow.data.load(config.data).array("test")
+    loss = model.loss_per_example(x, seed=0, evaluation=True).numpy()
+    assert abs(loss.mean() - result["nats"]) < 4 * loss.std() / np.sqrt(len(loss))
+
+
+def test_a_batch_that_cannot_be_divided(tmp_path, make_config, two_replicas):
+    with pytest.raises(ValueError, match="train.batch_size is 15.*2 replicas"):
+        loop.train(make_config(train__batch_size=15), tmp_path, two_replicas, progress=False)
+
+
+def test_images(tmp_path, make_config):
+    """A tiny image model: grids instead of the density, bits/dim instead of nats."""
+    config = resflow.training.default_config()
+    config.model.update(num_blocks=(1, 1), width=4, num_fc_blocks=1, fc_width=4)
+    config.train.update(steps=2, batch_size=32, eval_every=2)
+    config.eval.update(num_examples=40, batch_size=30, num_samples=9)
+    result = loop.train(config, tmp_path, progress=False)
+    assert result["num_examples"] == 40
+    assert result["reconstruction_error"] < 1e-2
+    assert result["baselines"]["uniform"] == pytest.approx(math.log2(17))
+    assert 2.0 < result["bits_per_dim"] < 6.0
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+        "samples.png",
+        "reconstructions.png",
+    }
+    model = resflow.load(tmp_path)
+    assert model.sample(3, seed=0).dtype == tf.uint8
