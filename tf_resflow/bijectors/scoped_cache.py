@@ -29,6 +29,8 @@ class _Scoped(cache_util.BijectorCache):
         return edge.attributes
 
     def _invoke(self, input, fn_name, kwargs, attributes):  # noqa: A002
+        # As above: what is left here belongs to an output that is gone.
+        attributes.clear()
         kwargs = {name: value for name, value in kwargs.items() if name != _SCOPE}
         return super()._invoke(input, fn_name, kwargs, attributes)
 
