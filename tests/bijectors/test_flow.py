@@ -1,0 +1,292 @@
+"""Flow: order, names, arguments, seeds and variables."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+
+tfb = tfp.bijectors
+EXACT = resflow.logdet.Exact()
+Flow = resflow.bijectors.Flow
+
+
+@pytest.fixture(scope="module")
+def flow(make_block):
+    """Two stochastic blocks of equal parameters, so that only the salt tells them apart."""
+    return Flow(
+        [
+            make_block("first", size=3),
+            resflow.bijectors.ActNorm([3]),
+            tfb.Scale(2.0),
+            make_block("second", size=3),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def x():
+    return tf.random.stateless_normal([4, 3], [5, 6])
+
+
+def fldj(bijector, x, **kwargs):
+    return bijector.forward_log_det_jacobian(tf.identity(x), 1, **kwargs).numpy()
+
+
+def test_reading_order():
+    flow = Flow([tfb.Shift(1.0), tfb.Scale(3.0)])
+    np.testing.assert_allclose(flow.forward([1.0, 2.0]), [6.0, 9.0])
+    np.testing.assert_allclose(flow.inverse([6.0, 9.0]), [1.0, 2.0])
+
+
+def test_event_ndims_grow_to_the_largest_of_the_members(make_block):
+    flow = Flow([tfb.Scale(2.0), tfb.Reshape([2], [2, 1]), make_block(log_det=EXACT)])
+    assert (flow.forward_min_event_ndims, flow.inverse_min_event_ndims) == (2, 1)
+    x = tf.random.stateless_normal([5, 2, 1], [1, 2])
+    assert flow.forward_log_det_jacobian(x, 2).shape == [5]
+    assert flow.forward(tf.identity(x)).shape == [5, 2]
+
+
+def test_same_seed_same_value(flow, x):
+    for seed in (3, [1, 2], tf.constant([1, 2])):
+        np.testing.assert_array_equal(fldj(flow, x, seed=seed), fldj(flow, x, seed=seed))
+    assert np.all(fldj(flow, x, seed=3) != fldj(flow, x, seed=4))
+    assert np.all(fldj(flow, x, seed=[1, 2]) != fldj(flow, x, seed=[1, 3]))
+
+
+def test_seed_in_a_function_equals_seed_in_eager(flow, x):
+    call = tf.function(
+        lambda x, seed: flow.forward_log_det_jacobian(x, 1, seed=seed), autograph=False
+    )
+    seed = tf.constant([1, 2])
+    np.testing.assert_allclose(call(x, seed), fldj(flow, x, seed=seed), rtol=1e-5)
+    assert np.all(call(x, tf.constant([1, 3])) != fldj(flow, x, seed=seed))
+
+
+def test_no_seed_is_random(flow, x):
+    assert np.all(fldj(flow, x) != fldj(flow, x))
+    call = tf.function(lambda x: flow.forward_log_det_jacobian(x, 1), autograph=False)
+    values = [call(x).numpy() for _ in range(3)]
+    assert np.all(values[0] != values[1])
+    assert np.all(values[1] != values[2])
+
+
+def test_bad_seeds(flow, x):
+    for seed in (1.5, [1, 2, 3], tf.constant([0.5, 1.0])):
+        with pytest.raises(ValueError, match="A seed is None, an integer"):
+            flow.forward(x, seed=seed)
+
+
+def test_blocks_draw_independently_under_one_seed(make_branch, x):
+    blocks = [
+        resflow.bijectors.ResidualBlock(make_branch(3), name=name) for name in ("first", "second")
+    ]
+    one, other = (fldj(block, x, seed=1) for block in blocks)
+    assert np.all(one != other)
+    # Over many seeds the two estimates are uncorrelated: 400 draws, 4 standard errors.
+    call = tf.function(
+        lambda seed: [b.forward_log_det_jacobian(tf.identity(x[:1]), 1, seed=seed) for b in blocks],
+        autograph=False,
+    )
+    draws = np.array([[v[0] for v in call(tf.constant([0, i]))] for i in range(400)])
+    assert abs(np.corrcoef(draws.T)[0, 1]) < 4 / np.sqrt(400)
+
+
+def test_seed_of_one_block(flow, x):
+    both = fldj(flow, x, first={"seed": 1}, second={"seed": 1})
+    np.testing.assert_array_equal(both, fldj(flow, x, seed=1))
+    assert np.all(fldj(flow, x, seed=1, second={"seed": 2}) != both)
+
+
+def test_nested_flows_get_the_seed(make_block, x):
+    inner = Flow([make_block("a", size=3)], name="inner")
+    for middle in (inner, tfb.Chain([inner]), tfb.Invert(tfb.Invert(inner))):
+        outer = Flow([tfb.Scale(2.0), middle])
+        one, same, other = (fldj(outer, x, seed=seed) for seed in (1, 1, 2))
+        np.testing.assert_array_equal(one, same)
+        assert np.all(one != other)
+
+
+def test_condition_reaches_the_conditional_blocks(make_block):
+    flow = Flow(
+        [
+            make_block("plain", EXACT),
+            Flow([make_block("deep", EXACT, condition_size=1)], name="inner"),
+            tfb.Scale(2.0),
+        ]
+    )
+    x = tf.random.stateless_normal([4, 2], [0, 1])
+    condition = tf.random.stateless_normal([4, 1], [0, 2])
+    plain, inner, _ = flow.bijectors
+    h = x + plain.branch(x)
+    expected = 2 * (h + inner.bijectors[0].branch([h, condition]))
+    y = flow.forward(x, conditional_input=condition)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    back = flow.inverse(tf.identity(y), conditional_input=condition)
+    np.testing.assert_allclose(back, x, atol=1e-5)
+    with pytest.raises(ValueError, match="deep needs conditional_input"):
+        flow.forward(tf.identity(x))
+
+
+def test_arguments_that_nobody_takes(flow, x):
+    with pytest.raises(ValueError, match="got sed"):
+        flow.forward(x, sed=1)
+    with pytest.raises(ValueError, match="got third"):
+        flow.inverse(x, third={"seed": 1})
+    with pytest.raises(ValueError, match="none of its blocks is conditional"):
+        flow.forward(x, conditional_input=x)
+
+
+def test_names(make_block):
+    with pytest.raises(ValueError, match="more than once: block"):
+        Flow([make_block("block"), make_block("block")])
+    with pytest.raises(ValueError, match="more than once: scale"):
+        Flow([tfb.Scale(2.0), tfb.Scale(3.0)])
+    with pytest.raises(ValueError, match="more than once: block"):
+        Flow([make_block("block"), Flow([make_block("block")], name="inner")])
+    with pytest.raises(ValueError, match="at least one"):
+        Flow([])
+
+
+@pytest.mark.parametrize("view", ["flow", "density", "invert", "chain"])
+def test_variables_are_exact_and_unique(view, flow, density):
+    obj = {
+        "flow": flow,
+        "density": density(flow, 3),
+        "invert": tfb.Invert(flow),
+        "chain": tfb.Chain([tfb.Scale(3.0), flow]),
+    }[view]
+    first, act_norm, _, second = flow.bijectors
+    for kind in ("variables", "trainable_variables"):
+        expected = [v.value for b in (first, second) for v in getattr(b.branch, kind)]
+        expected += [act_norm.log_scale, act_norm.shift]
+        found = [id(v) for v in getattr(obj, kind)]
+        assert len(found) == len(set(found))
+        assert set(found) == {id(v) for v in expected}
+
+
+def test_keras_optimizer_takes_the_variables(flow, density, x):
+    distribution = density(flow, 3)
+    weights = distribution.trainable_variables
+    start = [tf.identity(w) for w in weights]
+    optimizer = keras.optimizers.AdamW(1e-2)
+    optimizer.build(weights)
+
+    @tf.function(autograph=False)
+    def step():
+        with tf.GradientTape() as tape:
+            log_prob = distribution.log_prob(tf.identity(x), bijector_kwargs={"seed": [1, 2]})
+            loss = -tf.reduce_mean(log_prob)
+        optimizer.apply(tape.gradient(loss, weights), weights)
+        return loss
+
+    losses = [float(step()) for _ in range(5)]
+    assert losses[-1] < losses[0]
+    assert all(np.any(w != s) for w, s in zip(weights, start, strict=True))
+    for weight, value in zip(weights, start, strict=True):
+        weight.assign(value)
+
+
+def vector_flow(**kwargs):
+    options = {"num_blocks": 2, "hidden": (4,), **kwargs}
+    return resflow.flows.vector_flow(2, **options)
+
+
+def perturbed(flow, seed=0):
+    generator = np.random.default_rng(seed)
+    for variable in flow.variables:
+        variable.assign(generator.normal(size=variable.shape))
+    return flow
+
+
+def snapshot(flow):
+    """Values by the bijector that they belong to, in the order of the architecture."""
+    values = []
+    for bijector in flow.bijectors:
+        if isinstance(bijector, resflow.bijectors.ActNorm):
+            values += [bijector.log_scale.numpy(), bijector.shift.numpy()]
+        else:
+            values += [v.numpy() for v in bijector.branch.variables]
+    return values
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, density):
+    flow = perturbed(vector_flow())
+    directory = tmp_path_factory.mktemp("checkpoint")
+    path = tf.train.Checkpoint(density=density(flow)).write(str(directory / "flow"))
+    return path, snapshot(flow)
+
+
+def test_checkpoint_round_trip_after_other_models(checkpoint, density):
+    path, values = checkpoint
+    # Keras numbers names throughout a process: the new flow's differ from the old one's.
+    vector_flow(num_blocks=3)
+    keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
+    flow = perturbed(vector_flow(), seed=1)
+    status = tf.train.Checkpoint(density=density(flow)).read(path)
+    status.assert_consumed()
+    restored = snapshot(flow)
+    assert len(restored) == len(values) > 10
+    for value, expected in zip(restored, values, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_automatic_names_do_not_matter(tmp_path):
+    def flow():
+        layers = resflow.layers
+        branch = keras.Sequential(
+            [
+                keras.Input([2]),
+                layers.LipschitzDense(4),
+                layers.LipSwish(),
+                layers.LipschitzDense(4),
+                layers.LipSwish(),
+                layers.LipschitzDense(2),
+            ]
+        )
+        block = resflow.bijectors.ResidualBlock(branch, name="block")
+        return Flow([resflow.bijectors.ActNorm([2]), block])
+
+    first, second = perturbed(flow()), perturbed(flow(), 1)
+    names = [[v.path for v in f.bijectors[1].branch.variables] for f in (first, second)]
+    assert names[0] != names[1]
+    path = tf.train.Checkpoint(flow=first).write(str(tmp_path / "flow"))
+    tf.train.Checkpoint(flow=second).read(path).assert_consumed()
+    for value, expected in zip(snapshot(second), snapshot(first), strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"num_blocks": 3},
+        {"num_blocks": 1},
+        {"hidden": (4, 4)},
+        {"hidden": (5,)},
+        {"act_norm": False},
+        {"activation": "elu"},
+    ],
+    ids=["more", "fewer", "deeper", "wider", "no_act_norm", "activation"],
+)
+def test_edited_architecture_does_not_restore(edit, checkpoint, density):
+    target = tf.train.Checkpoint(density=density(vector_flow(**edit)))
+    with pytest.raises((AssertionError, ValueError)):
+        target.read(checkpoint[0]).assert_consumed()
+
+
+def test_inserted_block_leaves_the_others_theirs(make_block, tmp_path):
+    flow = Flow([make_block("a", seed=1), make_block("b", seed=2)])
+    path = tf.train.Checkpoint(flow=flow).write(str(tmp_path / "flow"))
+    edited = Flow([make_block("a", seed=3), make_block("new", seed=4), make_block("b", seed=5)])
+    status = tf.train.Checkpoint(flow=edited).read(path)
+    with pytest.raises(AssertionError):
+        status.assert_existing_objects_matched()
+    for block, other in (
+        (flow.bijectors[0], edited.bijectors[0]),
+        (flow.bijectors[1], edited.bijectors[2]),
+    ):
+        for v, w in zip(block.branch.variables, other.branch.variables, strict=True):
+            np.testing.assert_array_equal(v, w)
