@@ -5,6 +5,7 @@ from tf_resflow.evaluation.estimator_noise import EstimatorNoise
 from tf_resflow.evaluation.figures_2d import density_figure
 from tf_resflow.evaluation.held_out import HeldOut, Score
 from tf_resflow.evaluation.images import image_grid, reconstruction_grid, write_png
+from tf_resflow.evaluation.lipschitz import lipschitz_bounds
 from tf_resflow.evaluation.samples import check_samples_path, write_samples
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "density_figure",
     "gaussian_baseline",
     "image_grid",
+    "lipschitz_bounds",
     "reconstruction_grid",
     "uniform_baseline",
     "write_png",

@@ -73,6 +73,7 @@ class Report:
             f"{self.unit}_stderr": score.stderr,
             "num_examples": score.num_examples,
             "baselines": self.baselines,
+            "lipschitz_bound": max(evaluation.lipschitz_bounds(self._model.flow).values()),
         }
         if self._dataset.entropy is not None:
             result["entropy"] = self._dataset.entropy
