@@ -117,7 +117,9 @@ def power_series_log_det(g, inputs, v, num_probes, terms):
         log_det, u = _sum_series(
             lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms
         )
-        y = inputs[0] + gx[: tf.shape(inputs[0])[0]]
+        # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
+        with tf.control_dependencies([log_det]):
+            y = inputs[0] + gx[: tf.shape(inputs[0])[0]]
 
         def grad(dy, dlog_det, variables=None):
             # The recomputation waits for the upstream gradient; otherwise Grappler merges it with the
@@ -137,10 +139,10 @@ def power_series_log_det(g, inputs, v, num_probes, terms):
                     dy * gx[: tf.shape(dy)[0]]
                 )
             grads = outer.gradient(objective, targets, unconnected_gradients="zero")
-            grads[0] += dy
-            grads = first_order_only(
-                [tf.convert_to_tensor(grad) for grad in grads], "Use log_det=Exact() instead."
-            )
+            grads = [tf.convert_to_tensor(grad) for grad in grads]
+            with tf.control_dependencies(grads):
+                grads[0] += dy
+            grads = first_order_only(grads, "Use log_det=Exact() instead.")
             inputs_grads, variables_grads = grads[: len(inputs)], grads[len(inputs) :]
             return inputs_grads if variables is None else (inputs_grads, variables_grads)
 
