@@ -204,10 +204,10 @@ class ResidualBlock(tfp.bijectors.Bijector):
         if self._conditional != (condition is not None):
             needed = "needs" if self._conditional else "takes no"
             raise ValueError(f"{self.name} {needed} conditional_input (conditional={self._conditional}).")
-        batch_shape = tf.shape(x)[: tf.rank(x) - rank]
+        batch_shape = tf.shape(x)[: x.shape.rank - rank]
         if condition is not None:
             condition = tf.convert_to_tensor(condition)
-            condition_batch = tf.shape(condition)[: tf.rank(condition) - self._condition_rank]
+            condition_batch = tf.shape(condition)[: condition.shape.rank - self._condition_rank]
             batch_shape = tf.broadcast_dynamic_shape(batch_shape, condition_batch)
             condition = _rows(condition, batch_shape, self._condition_rank)
         elif x.shape.rank == rank + 1:
@@ -216,12 +216,10 @@ class ResidualBlock(tfp.bijectors.Bijector):
 
     def _check_event(self, x):
         rank = self._event_shape.rank
-        if x.shape.rank is None:
-            return
-        if x.shape.rank < rank or not self._event_shape[-1:].is_compatible_with(x.shape[-1:]):
+        if (x.shape.rank or 0) < rank or not self._event_shape[-1:].is_compatible_with(x.shape[-1:]):
             raise ValueError(
-                f"{self.name} maps events of shape {self._event_shape.as_list()}, preceded by any batch "
-                f"shape; got an input of shape {x.shape.as_list()}."
+                f"{self.name} maps events of shape {self._event_shape}, preceded by any batch shape; got "
+                f"an input of shape {x.shape}."
             )
 
 
@@ -238,8 +236,7 @@ def _from_rows(tensor, batch_shape):
     if batch_shape is None:
         return tensor
     restored = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0))
-    static = tf.TensorShape(tf.get_static_value(batch_shape))
-    return tf.ensure_shape(restored, static.concatenate(tensor.shape[1:]))
+    return tf.ensure_shape(restored, [None] * batch_shape.shape[0] + tensor.shape[1:])
 
 
 def _input_shapes(branch, conditional, event_shape):

@@ -68,7 +68,7 @@ class FixedPoint:
 
         def evaluate(x):
             gx = tf.reshape(g(tf.ensure_shape(tf.reshape(x, shape), y.shape)), [shape[0], -1])
-            return flat_y - gx - x
+            return flat_y - tf.ensure_shape(gx, flat_y.shape) - x
 
         def body(i, x, best, pending, history, num_iterations):
             step = evaluate(x)
@@ -138,9 +138,8 @@ class Anderson(FixedPoint):
     r"""Fixed-point iteration with Anderson acceleration, made safe for each example.
 
     From the last m points and steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the smallest
-    \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). Where the newest residual is not
-    the smallest so far, it makes the plain step from the best point instead, which contracts by Lip(g): in
-    the worst case two evaluations do the work of one plain step.
+    \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). Where that did not give the smallest
+    residual so far, it goes back to the best point and takes plain steps, which converge, until one does.
 
     Args:
       memory: m, number of points kept.
@@ -162,18 +161,21 @@ class Anderson(FixedPoint):
         self.memory = memory
 
     def _start(self, flat_y):
-        empty = tf.zeros(tf.concat([tf.shape(flat_y)[:1], [self.memory], tf.shape(flat_y)[1:]], 0), flat_y.dtype)
-        return empty, empty
+        batch, size = tf.unstack(tf.shape(flat_y))
+        empty = tf.zeros([batch, self.memory, size], flat_y.dtype)
+        return empty, empty, tf.zeros([batch], tf.bool)
 
     def _propose(self, i, x, step, best, history):
+        *past, was_plain = history
         points, steps = (
-            self._record(i, past, new) for past, new in zip(history, (x, step), strict=True)
+            self._record(i, old, new) for old, new in zip(past, (x, step), strict=True)
         )
         mixed = _mix(x, step, points, steps)
-        plain = best.point + best.step
         newest = tf.reduce_max(tf.abs(step), axis=1)
         trusted = (newest <= best.residual) & _finite(mixed)
-        return tf.where(trusted[:, tf.newaxis], mixed, plain), (points, steps)
+        start = tf.where(was_plain[:, tf.newaxis], x + step, best.point + best.step)
+        proposal = tf.where(trusted[:, tf.newaxis], mixed, start)
+        return proposal, (points, steps, ~trusted)
 
     def _record(self, i, past, new):
         """Writes `new` over the oldest of `past`; the first point fills all places."""
