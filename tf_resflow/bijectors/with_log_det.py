@@ -48,7 +48,8 @@ def _view(part, log_det):
             changed = _view_nest(value, log_det)
             if changed is not value:
                 changes[key] = changed
-        return part.copy(**changes) if changes else part
+        # Not part.copy: a distribution's copy keeps the original, blocks and all, among its submodules.
+        return type(part)(**{**part.parameters, **changes}) if changes else part
     return part
 
 

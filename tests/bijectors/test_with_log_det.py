@@ -1,0 +1,94 @@
+"""Views under another estimator share the variables, at any depth."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+EXACT = resflow.logdet.Exact()
+FIRST_TERM = resflow.logdet.PowerSeries(1, probes="basis")
+Flow = resflow.bijectors.Flow
+
+
+def multiscale():
+    options = {"kernels": (1,), "num_fc_blocks": 0, "factor_out": True, "log_det": FIRST_TERM}
+    return resflow.flows.image_flow((4, 4, 1), (1, 1), 4, **options)
+
+
+def joint(block):
+    base = tfd.MultivariateNormalDiag(tf.zeros(2))
+    parts = [tfd.Normal(0.0, 1.0), tfd.TransformedDistribution(base, tfb.Invert(block))]
+    return tfd.JointDistributionSequential(parts)
+
+
+CASES = {
+    "block": lambda block, density: block,
+    "flow": lambda block, density: Flow([tfb.Scale(2.0), block]),
+    "nested_flow": lambda block, density: Flow([Flow([block], name="inner"), tfb.Scale(2.0)]),
+    "chain": lambda block, density: tfb.Chain([tfb.Scale(2.0), block]),
+    "invert": lambda block, density: tfb.Invert(Flow([block])),
+    "multiscale": lambda block, density: multiscale(),
+    "density": lambda block, density: density(Flow([block])),
+    "joint": lambda block, density: joint(block),
+}
+
+
+def value(obj, x):
+    if isinstance(obj, tfd.JointDistributionSequential):
+        return obj.log_prob([tf.zeros([3]), tf.identity(x)])
+    if isinstance(obj, tfd.Distribution):
+        return obj.log_prob(tf.identity(x))
+    return obj.forward_log_det_jacobian(tf.identity(x), x.shape.rank - 1)
+
+
+def blocks(obj):
+    return [m for m in (obj, *obj.submodules) if isinstance(m, resflow.bijectors.ResidualBlock)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_view_shares_variables_and_changes_the_estimator(name, make_block, density):
+    obj = CASES[name](make_block(log_det=FIRST_TERM), density)
+    shape = [3, 4, 4, 1] if name == "multiscale" else [3, 2]
+    x = tf.random.stateless_uniform(shape, [0, 1], 0.1, 0.9)
+    view = resflow.bijectors.with_log_det(obj, EXACT)
+    assert type(view) is type(obj)
+    assert view.name == obj.name
+    assert {type(b.log_det).__name__ for b in blocks(obj)} == {"PowerSeries"}
+    assert {type(b.log_det).__name__ for b in blocks(view)} == {"Exact"}
+    assert {id(v) for v in view.variables} == {id(v) for v in obj.variables}
+    assert len(view.trainable_variables) == len(obj.trainable_variables) > 0
+    before = value(view, x)
+    assert np.min(np.abs(value(obj, x) - before)) > 1e-6
+    # Training the one is training the other.
+    for variable in obj.trainable_variables:
+        variable.assign(0.5 * variable)
+    assert np.min(np.abs(value(view, x) - before)) > 1e-6
+    back = resflow.bijectors.with_log_det(view, FIRST_TERM)
+    np.testing.assert_allclose(value(back, x), value(obj, x), rtol=1e-6)
+
+
+def test_other_arguments_are_kept(make_block):
+    solver = resflow.solvers.FixedPoint(max_iterations=3)
+    block = make_block(log_det=FIRST_TERM, inverse_solver=solver).copy(validate_args=True)
+    view = resflow.bijectors.with_log_det(Flow([block], name="mine"), EXACT)
+    assert view.name == "mine"
+    (viewed,) = view.bijectors
+    assert (viewed.branch, viewed.inverse_solver) == (block.branch, solver)
+    assert viewed.validate_args
+    assert viewed.name == block.name
+
+
+def test_parts_without_blocks_are_the_same_objects(make_block):
+    act_norm = resflow.bijectors.ActNorm([2])
+    flow = Flow([act_norm, make_block()])
+    assert resflow.bijectors.with_log_det(flow, EXACT).bijectors[0] is act_norm
+
+
+@pytest.mark.parametrize("make", [lambda: tfb.Scale(2.0), lambda: tfd.Normal(0.0, 1.0)])
+def test_nothing_to_change(make):
+    with pytest.raises(ValueError, match="no ResidualBlock"):
+        resflow.bijectors.with_log_det(make(), EXACT)
