@@ -1,0 +1,165 @@
+"""Blocks and flows within TFP's own bijectors and distributions."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+EXACT = resflow.logdet.Exact()
+
+
+def normal(shape, seed=0):
+    return tf.random.stateless_normal(shape, [7, seed])
+
+
+@pytest.fixture(scope="module")
+def blocks(make_block):
+    """Two blocks of one architecture, of different parameters."""
+    estimator = resflow.logdet.RussianRoulette(probes="gaussian")
+    return [make_block("first", estimator, seed=1), make_block("second", estimator, seed=2)]
+
+
+@pytest.fixture(scope="module")
+def exact_density(make_block, density):
+    members = [make_block("a", EXACT, seed=1), tfb.Scale(0.5), make_block("b", EXACT, seed=2)]
+    return density(resflow.bijectors.Flow(members))
+
+
+def test_chain_with_named_seeds(blocks):
+    chain = tfb.Chain([tfb.Scale(2.0), blocks[1], tfb.Shift(1.0), blocks[0]])
+    x = normal([4, 2])
+
+    def fldj(one, two):
+        kwargs = {"first": {"seed": one}, "second": {"seed": two}}
+        return chain.forward_log_det_jacobian(tf.identity(x), 1, **kwargs).numpy()
+
+    np.testing.assert_array_equal(fldj(1, 2), fldj(1, 2))
+    assert np.all(fldj(1, 2) != fldj(1, 3))
+    assert np.all(fldj(1, 2) != fldj(3, 2))
+    h = blocks[0].forward(x, seed=1)
+    expected = (
+        blocks[0].forward_log_det_jacobian(x, 1, seed=1)
+        + blocks[1].forward_log_det_jacobian(h + 1.0, 1, seed=2)
+        + 2 * np.log(2.0)
+    )
+    np.testing.assert_allclose(fldj(1, 2), expected, rtol=1e-5)
+    kwargs = {"first": {"seed": 1}, "second": {"seed": 2}}
+    log_prob = tfd.TransformedDistribution(
+        tfd.MultivariateNormalDiag(tf.zeros(2)), tfb.Invert(chain)
+    ).log_prob
+    one, two = (log_prob(tf.identity(x), bijector_kwargs=kwargs) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_chain_of_two_blocks_of_one_architecture(make_block):
+    first, second = make_block("one", EXACT, seed=1), make_block("two", EXACT, seed=2)
+    chain = tfb.Chain([second, first])
+    x = normal([4, 2])
+    h = x + first.branch(x)
+    np.testing.assert_allclose(chain.forward(x), h + second.branch(h), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(chain.inverse(chain.forward(x) + 0.0), x, atol=1e-5)
+    fldj = chain.forward_log_det_jacobian(tf.identity(x), 1)
+    parts = first.forward_log_det_jacobian(x, 1) + second.forward_log_det_jacobian(h, 1)
+    np.testing.assert_allclose(fldj, parts, rtol=1e-5)
+    expected = {id(v) for block in (first, second) for v in block.variables}
+    found = [id(v) for v in chain.variables]
+    assert (set(found), len(found)) == (expected, len(expected))
+
+
+def test_invert(make_block):
+    block = make_block(log_det=EXACT)
+    inverted = tfb.Invert(block)
+    x = normal([4, 2])
+    y = inverted.inverse(x)
+    np.testing.assert_allclose(y, block.forward(x))
+    np.testing.assert_allclose(inverted.forward(tf.identity(y)), x, atol=1e-5)
+    ildj = inverted.inverse_log_det_jacobian(tf.identity(x), 1)
+    np.testing.assert_allclose(ildj, block.forward_log_det_jacobian(x, 1), rtol=1e-6)
+
+
+def test_density_integrates_to_one(exact_density):
+    grid = np.linspace(-20.0, 20.0, 201, dtype="float32")
+    points = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
+    log_prob = tf.function(exact_density.log_prob, autograph=False)(tf.constant(points))
+    total = np.sum(np.exp(log_prob.numpy().astype("float64"))) * (grid[1] - grid[0]) ** 2
+    # The trapezoidal rule on a smooth density that vanishes at the edge.
+    np.testing.assert_allclose(total, 1.0, atol=1e-3)
+
+
+def test_sample_and_log_prob_in_functions(exact_density):
+    sample = tf.function(lambda seed: exact_density.sample([3, 2], seed=seed), autograph=False)
+    seed = tf.constant([1, 2])
+    x = sample(seed)
+    assert x.shape == [3, 2, 2]
+    np.testing.assert_allclose(x, exact_density.sample([3, 2], seed=seed), atol=1e-5)
+    assert np.all(sample(tf.constant([1, 3])) != x)
+    log_prob = tf.function(exact_density.log_prob, autograph=False)(x)
+    np.testing.assert_allclose(log_prob, exact_density.log_prob(tf.identity(x)), rtol=1e-5)
+    both = exact_density.experimental_sample_and_log_prob([3, 2], seed=seed)
+    np.testing.assert_allclose(both[0], x, atol=1e-5)
+    np.testing.assert_allclose(both[1], log_prob, rtol=1e-4)
+
+
+def test_bijector_kwargs_reach_the_blocks(blocks, density):
+    distribution = density(resflow.bijectors.Flow(blocks))
+    x = normal([4, 2])
+
+    def log_prob(seed):
+        kwargs = {"seed": seed}
+        return distribution.log_prob(tf.identity(x), bijector_kwargs=kwargs).numpy()
+
+    np.testing.assert_array_equal(log_prob(1), log_prob(1))
+    assert np.all(log_prob(1) != log_prob(2))
+    with pytest.raises(ValueError, match="got sed"):
+        distribution.log_prob(x, bijector_kwargs={"sed": 1})
+
+
+def test_joint_distribution(exact_density):
+    joint = tfd.JointDistributionSequential(
+        [
+            tfd.Normal(0.0, 1.0),
+            exact_density,
+            lambda x, a: tfd.Normal(a + tf.reduce_sum(x, -1), 1.0),
+        ]
+    )
+    a, x, b = joint.sample(4, seed=[1, 2])
+    assert x.shape == [4, 2]
+    log_prob = joint.log_prob([tf.identity(part) for part in (a, x, b)])
+    expected = exact_density.log_prob(tf.identity(x)).numpy()
+    expected += -0.5 * a**2 - 0.5 * (b - a - tf.reduce_sum(x, -1)) ** 2 - np.log(2 * np.pi)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5, atol=1e-5)
+    found = {id(v) for v in joint.trainable_variables}
+    assert found == {id(v) for v in exact_density.trainable_variables}
+    graph = tf.function(joint.log_prob, autograph=False)
+    np.testing.assert_allclose(graph([a, x, b]), log_prob, rtol=1e-5, atol=1e-5)
+
+
+def test_hamiltonian_monte_carlo(exact_density):
+    kernel = tfp.mcmc.HamiltonianMonteCarlo(exact_density.log_prob, 0.3, 3)
+
+    @tf.function(autograph=False)
+    def chain():
+        return tfp.mcmc.sample_chain(
+            20, tf.zeros([8, 2]), kernel=kernel, seed=[1, 2], trace_fn=lambda _, r: r.is_accepted
+        )
+
+    states, accepted = chain()
+    assert states.shape == [20, 8, 2]
+    assert np.all(np.isfinite(states))
+    # Right gradients conserve the energy: few proposals are refused.
+    assert np.mean(accepted) > 0.8
+
+
+def test_log_prob_gradient_in_x(exact_density):
+    x = normal([3, 2])
+    value, gradient = tfp.math.value_and_gradient(exact_density.log_prob, x)
+    h = 1e-2
+    for i in range(2):
+        shift = h * tf.one_hot(i, 2)
+        higher, lower = exact_density.log_prob(x + shift), exact_density.log_prob(x - shift)
+        np.testing.assert_allclose(gradient[:, i], (higher - lower) / (2 * h), rtol=1e-2, atol=1e-3)
+    assert value.shape == [3]
