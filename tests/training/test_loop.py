@@ -86,9 +86,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 def test_a_finished_run_gives_its_result_again(uninterrupted, make_config):
     workdir, result = uninterrupted
-    state = saved_state(workdir, 10)
+    state, lines = saved_state(workdir, 10), read_metrics(workdir)
     again = loop.train(make_config(), workdir, progress=False)
     assert again == result
+    assert read_metrics(workdir) == lines
     assert_same_state(state, saved_state(workdir, 10))
 
 

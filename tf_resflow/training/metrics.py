@@ -15,7 +15,7 @@ class MetricsWriter:
 
     A line is `{"step": 100, "split": "train", "bits_per_dim": 2.31, ...}`; NaN and infinite values
     become null. A run that was killed may have written lines later than the checkpoint it resumes
-    from: they are dropped, so that no step stands twice.
+    from: they are dropped. What is there already for a step and split is not written again.
 
     Args:
       workdir: directory of the run.
@@ -25,12 +25,14 @@ class MetricsWriter:
     def __init__(self, workdir, step=0):
         workdir = pathlib.Path(workdir)
         self._path = workdir / "metrics.jsonl"
-        _drop_later(self._path, step)
+        self._written = _drop_later(self._path, step)
         self._file = self._path.open("a", encoding="utf-8")
         self._events = tf.summary.create_file_writer(str(workdir / "events"))
 
     def scalars(self, step, split, values):
         """Writes `values`, a dict of name to number, as one line."""
+        if (step, split) in self._written:
+            return
         values = {name: float(value) for name, value in values.items()}
         line = {"step": step, "split": split}
         line |= {name: v if math.isfinite(v) else None for name, v in values.items()}
@@ -67,9 +69,11 @@ def read_metrics(workdir):
 
 
 def _drop_later(path, step):
+    """Drops the lines after `step`; returns the steps and splits of the others."""
     if not path.exists():
-        return
+        return set()
     kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     os.replace(temporary, path)
+    return {(line["step"], line["split"]) for line in kept}
