@@ -60,6 +60,7 @@ class _SeriesEstimator(LogDetEstimator):
         """Draws the `Terms` for `num_rows` probe vectors."""
 
     def __call__(self, branch, x, conditional_input=None, seed=None):
+        """See `LogDetEstimator`."""
         g, conditions = _as_function(branch, conditional_input, x.dtype)
         probe_seed, term_seed = tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
         num_probes = x.shape[1:].num_elements() if self.probes == "basis" else self.num_probes
@@ -120,6 +121,7 @@ class RussianRoulette(_SeriesEstimator):
         return self.distribution.finite_variance(lipschitz_constant)
 
     def terms(self, branch, num_rows, dtype, seed):
+        """See the base class."""
         del branch
         drawn = self.distribution.sample([num_rows] if self.per_example else [], seed)
         last = self.num_exact_terms + drawn
@@ -158,6 +160,7 @@ class PowerSeries(_SeriesEstimator):
         self.num_terms = num_terms
 
     def terms(self, branch, num_rows, dtype, seed):
+        """See the base class."""
         del branch, num_rows, seed
         return Terms(
             more=lambda k, w, v: k <= self.num_terms,
@@ -170,8 +173,8 @@ class AdaptiveSeries(_SeriesEstimator):
     r"""Takes terms until the rest of the series is certainly below `tolerance`, for the probes drawn.
 
     With \\(w_k = (J^T)^k v\\) at hand the rest after k terms is at most
-    \\(\|v\|_p \|w_k\|_{p^*} \sum_{j \ge 1} L^j / (k + j) \le \|v\|_p \|w_k\|_{p^*} L / ((k + 1)(1 - L))\\), where L bounds
-    the induced p-norm of J. This certifies the truncation only: the probes' noise remains (use
+    \\(\|v\|_p \|w_k\|_{p^*} \sum_{j \ge 1} L^j / (k + j)\\), and so at most
+    \\(\|v\|_p \|w_k\|_{p^*} L / ((k + 1)(1 - L))\\), where L bounds the induced p-norm of J. This certifies the truncation only: the probes' noise remains (use
     several probes, or `probes="basis"` for none).
 
     Args:
@@ -220,6 +223,7 @@ class AdaptiveSeries(_SeriesEstimator):
             return tf.identity(bound)
 
     def terms(self, branch, num_rows, dtype, seed):
+        """See the base class."""
         del num_rows, seed
         bound = self._bound(branch, dtype)
         dual = _dual_order(self.order)
@@ -251,6 +255,7 @@ class Exact(LogDetEstimator):
     """
 
     def __call__(self, branch, x, conditional_input=None, seed=None):
+        """See `LogDetEstimator`; nothing is drawn."""
         del seed
         g, conditions = _as_function(branch, conditional_input, x.dtype)
         size = x.shape[1:].num_elements()

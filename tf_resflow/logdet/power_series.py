@@ -1,6 +1,7 @@
 """The fused operation behind every power-series estimator: y = x + g(x) and log|det(I + J)|."""
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_probability as tfp

@@ -27,11 +27,11 @@ class FixedPoint:
     r"""Iterates \\(x \leftarrow y - g(x)\\), which converges at the rate Lip(g) < 1 (Banach).
 
     An example has converged when its residual \\(\max_i |x + g(x) - y|_i\\) is at most
-    `atol + rtol max_i |y_i|`. The root's error is at most the residual over 1 - Lip(g) (in the norm of
+    `atol + rtol max_i(|x_i|, |y_i|)`. The root's error is at most the residual over 1 - Lip(g) (in the norm of
     the Lipschitz constant). Converged examples are left alone while the others go on.
 
     Args:
-      atol: absolute tolerance; `None` for ten units of rounding of the dtype (1.2e-6 in float32).
+      atol: absolute tolerance; `None` for two units of rounding of the dtype (2.4e-7 in float32).
       rtol: relative tolerance; `None` for the same.
       max_iterations: bound on the number of evaluations of g.
 
@@ -73,7 +73,7 @@ class FixedPoint:
         def body(i, x, best, pending, history, num_iterations):
             step = evaluate(x)
             best = _better(best, x, step)
-            pending = (best.residual > tolerance) & _finite(step)
+            pending = (best.residual > tolerance(best.point)) & _finite(step)
             proposal, history = self._propose(i, x, step, best, history)
             x = tf.where(pending[:, tf.newaxis], proposal, x)
             return i + 1, x, best, pending, history, num_iterations + tf.cast(pending, tf.int32)
@@ -90,14 +90,15 @@ class FixedPoint:
             root=tf.ensure_shape(tf.reshape(best.point, shape), y.shape),
             residual=best.residual,
             num_iterations=tf.minimum(num_iterations + 1, self.max_iterations),
-            converged=best.residual <= tolerance,
+            converged=best.residual <= tolerance(best.point),
         )
 
     def _tolerance(self, flat_y, atol):
-        rounding = 10 * tf.as_dtype(flat_y.dtype).as_numpy_dtype(_EPSILON[flat_y.dtype])
+        """The tolerance of each example, as a function of its point."""
+        rounding = tf.constant(2 * _EPSILON[flat_y.dtype], flat_y.dtype)
         atol = rounding if atol is None else tf.cast(atol, flat_y.dtype)
         rtol = rounding if self.rtol is None else tf.cast(self.rtol, flat_y.dtype)
-        return atol + rtol * tf.reduce_max(tf.abs(flat_y), axis=1)
+        return lambda x: atol + rtol * tf.reduce_max(tf.maximum(tf.abs(x), tf.abs(flat_y)), axis=1)
 
     def _start(self, flat_y):
         """The history that `_propose` carries through the loop."""
@@ -137,9 +138,10 @@ def _better(best, x, step):
 class Anderson(FixedPoint):
     r"""Fixed-point iteration with Anderson acceleration, made safe for each example.
 
-    From the last m points and steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the smallest
-    \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). Where that did not give the smallest
-    residual so far, it goes back to the best point and takes plain steps, which converge, until one does.
+    From the last m points and steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the
+    smallest \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). Where that did not
+    give the smallest residual so far, it goes back to the best point and takes plain steps, which converge,
+    until one does.
 
     Args:
       memory: m, number of points kept.

@@ -109,15 +109,11 @@ class FlowModel(keras.Model):
         Raises:
           ValueError: when the shape or the type of `x` is not that of the data.
         """
-        x = self._checked(x)
         noise_seed, flow_seed = tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
         distribution = self.evaluation_distribution if evaluation else self.distribution
-        if self.levels is None:
-            # A tensor of its own, so that no cached value of an earlier call is found.
-            return distribution.log_prob(tf.identity(x), bijector_kwargs={"seed": flow_seed})
-        x = dequantize(x, self.levels, noise_seed)
+        x = self._flow_input(x, noise_seed)
         log_prob = distribution.log_prob(x, bijector_kwargs={"seed": flow_seed})
-        return log_prob - self.num_dimensions * math.log(self.levels)
+        return log_prob - self.num_dimensions * math.log(self.levels or 1)
 
     def loss_per_example(self, x, seed=None, evaluation=False):
         """Bits per dimension of integer data, nats of continuous data: `[batch]`."""
@@ -149,11 +145,17 @@ class FlowModel(keras.Model):
 
     def initialize(self, batch, seed=0):
         """Initialises the ActNorms from a batch of data, and brings the norms of the layers up to date."""
-        batch = self._checked(batch)
-        if self.levels is not None:
-            batch = dequantize(batch, self.levels, stateless_seed(seed))
-        layers.update_norms(self.flow, tolerance=1e-4, max_iterations=1000)
-        bijectors.initialize(self.flow, batch, seed)
+        self._update_norms()
+        bijectors.initialize(self.flow, self._flow_input(batch, stateless_seed(seed)), seed)
+
+    def fit(self, *args, **kwargs):
+        """As `keras.Model.fit`; it leaves the norms of the layers up to date.
+
+        With `use_ema` it ends by putting the averages in the place of the weights, whose norms are others.
+        """
+        history = super().fit(*args, **kwargs)
+        self._update_norms()
+        return history
 
     def train_step(self, data):
         """One step of `fit`."""
@@ -169,6 +171,19 @@ class FlowModel(keras.Model):
         self._loss.update_state(self.loss_per_example(x, evaluation=True))
         return {"loss": self._loss.result()}
 
+    def _update_norms(self):
+        layers.update_norms(self.flow, tolerance=1e-4, max_iterations=1000)
+
+    def _flow_input(self, x, seed):
+        """The data on the flow's scale and in its dtype.
+
+        A tensor of its own, so that no cached value of an earlier call is found.
+        """
+        x = self._checked(x)
+        if self.levels is not None:
+            x = dequantize(x, self.levels, seed)
+        return tf.identity(tf.cast(x, self.distribution.dtype))
+
     def _checked(self, x):
         x = tf.convert_to_tensor(x)
         if not x.shape[1:].is_compatible_with(self.event_shape):
@@ -183,7 +198,8 @@ class FlowModel(keras.Model):
 
 def _density(flow, event_shape, base):
     if base is None:
-        dtype = flow.dtype or tf.float32
+        # A Flow that begins with a Logit takes any dtype, and does not tell.
+        dtype = flow.dtype or next((v.dtype for v in flow.variables), tf.float32)
         shape = flow.forward_event_shape(event_shape)
         zeros = tf.zeros(shape, dtype)
         base = tfd.Independent(tfd.Normal(zeros, tf.ones([], dtype)), len(shape))

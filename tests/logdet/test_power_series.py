@@ -1,0 +1,354 @@
+"""The fused operation and its estimators against dense linear algebra, in float64."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+from tf_resflow.logdet.power_series import Terms, power_series_log_det
+
+SIZE, BATCH, CONDITION = 3, 4, 2
+
+
+@pytest.fixture(scope="module")
+def branch():
+    """Conditional; every layer is scaled, and J is far from 0: the layers nearly invert each other."""
+    x = keras.Input([SIZE], dtype="float64")
+    c = keras.Input([CONDITION], dtype="float64")
+    layers = resflow.layers
+    first = layers.LipschitzDense(6, coefficient=0.8, dtype="float64")
+    h = keras.layers.Add(dtype="float64")(
+        [first(x), keras.layers.Dense(6, dtype="float64")(c)]
+    )
+    h = layers.LipSwish(dtype="float64")(h)
+    y = layers.LipschitzDense(SIZE, coefficient=0.8, dtype="float64")(h)
+    model = keras.Model([x, c], y)
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.3 * rng.normal(size=variable.shape))
+    rows = np.linalg.qr(rng.normal(size=[6, SIZE]))[0].T
+    kernels = [layer.kernel for layer in layers.lipschitz_layers(model)]
+    kernels[0].assign(kernels[0] + 4 * rows)
+    kernels[1].assign(kernels[1] - 4 * rows.T)
+    first.bias.assign(first.bias + 1.5)
+    layers.update_norms(model, tolerance=1e-13, max_iterations=2000)
+    return model
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(1)
+    return {
+        "x": tf.constant(rng.normal(size=[BATCH, SIZE])),
+        "c": tf.constant(rng.normal(size=[BATCH, CONDITION])),
+        "weights": tf.constant(rng.normal(size=[BATCH])),
+        "dy": tf.constant(rng.normal(size=[BATCH, SIZE])),
+    }
+
+
+def compiled(branch, estimator, data):
+    """A function of a seed: see `value_and_gradients`."""
+    variables = [v.value for v in branch.trainable_variables]
+
+    @tf.function(autograph=False)
+    def run(x, c, seed):
+        with tf.GradientTape() as tape:
+            tape.watch([x, c])
+            y, log_det = estimator(branch, x, c, seed)
+            loss = tf.reduce_sum(data["weights"] * log_det) + tf.reduce_sum(data["dy"] * y)
+        return y, log_det, tape.gradient(loss, [x, c, *variables], unconnected_gradients="zero")
+
+    return lambda seed: run(data["x"], data["c"], tf.constant([0, seed]))
+
+
+def value_and_gradients(branch, estimator, data, seed=0):
+    """y, log_det, and the gradients of sum_i (weights_i log_det_i + dy_i . y_i) in x, c and the parameters."""
+    return compiled(branch, estimator, data)(seed)
+
+
+def dense_reference(branch, data, log_det_of_jacobian=None):
+    """The same by the explicit Jacobian and `slogdet` (or another function of the Jacobian)."""
+    variables = [v.value for v in branch.trainable_variables]
+    x, c = data["x"], data["c"]
+    with tf.GradientTape() as outer:
+        outer.watch([x, c])
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            g = branch([x, c])
+        jacobian = inner.batch_jacobian(g, x)
+        if log_det_of_jacobian is None:
+            log_det = tf.linalg.slogdet(tf.eye(SIZE, dtype=tf.float64) + jacobian)[1]
+        else:
+            log_det = log_det_of_jacobian(jacobian)
+        y = x + g
+        loss = tf.reduce_sum(data["weights"] * log_det) + tf.reduce_sum(data["dy"] * y)
+    gradients = outer.gradient(loss, [x, c, *variables], unconnected_gradients="zero")
+    return y, log_det, gradients
+
+
+def assert_all_close(actual, expected, tolerance):
+    for a, b in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        resflow.logdet.Exact(),
+        resflow.logdet.PowerSeries(400, probes="basis"),
+        resflow.logdet.AdaptiveSeries(1e-12, lipschitz_constant=0.64, probes="basis"),
+        resflow.logdet.AdaptiveSeries(1e-12, probes="basis"),
+        resflow.logdet.RussianRoulette(400, probes="basis"),
+    ],
+    ids=["exact", "power_series", "adaptive", "adaptive_certified", "russian_roulette"],
+)
+def test_equals_slogdet_with_basis_probes(branch, data, estimator):
+    assert_all_close(
+        value_and_gradients(branch, estimator, data), dense_reference(branch, data), 1e-9
+    )
+
+
+@pytest.mark.parametrize("num_terms", [1, 2, 5])
+def test_power_series_has_the_bias_of_its_terms_and_the_gradient_of_its_value(
+    branch, data, num_terms
+):
+    def truncated(jacobian):
+        power, total = jacobian, 0.0
+        for k in range(1, num_terms + 1):
+            total += (-1) ** (k + 1) / k * tf.linalg.trace(power)
+            power = power @ jacobian
+        return total
+
+    estimator = resflow.logdet.PowerSeries(num_terms, probes="basis")
+    actual = value_and_gradients(branch, estimator, data)
+    assert_all_close(actual, dense_reference(branch, data, truncated), 1e-10)
+    exact = dense_reference(branch, data)[1]
+    assert np.max(np.abs(actual[1] - exact)) > 1e-4
+
+
+def draws(branch, data, estimator, num):
+    """`num` independent draws (of N too) of log_det and gradients for the first example, as rows."""
+    x = tf.repeat(data["x"][:1], 1, 0)
+    c = data["c"][:1]
+    variables = [v.value for v in branch.trainable_variables]
+
+    def one(seed):
+        with tf.GradientTape() as tape:
+            tape.watch([x, c])
+            log_det = estimator(branch, x, c, seed)[1]
+        gradients = tape.gradient(log_det, [x, c, *variables], unconnected_gradients="zero")
+        flat = [tf.reshape(g, [-1]) for g in (log_det, *gradients)]
+        return tf.concat(flat, 0)
+
+    @tf.function(autograph=False)
+    def run(seeds):
+        return tf.map_fn(one, seeds, fn_output_signature=tf.float64)
+
+    seeds = np.stack([np.zeros(num), np.arange(num)], 1).astype(np.int32)
+    return run(tf.constant(seeds)).numpy()
+
+
+@pytest.mark.parametrize("probes", ["rademacher", "gaussian"])
+def test_russian_roulette_is_unbiased(branch, data, probes):
+    """20,000 draws of N and v: value and every gradient within 4.5 standard errors of slogdet's.
+
+    About 50 means are compared, so that 4.5 standard errors are exceeded by chance once in 3,000 runs.
+    """
+    estimator = resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), probes=probes)
+    samples = draws(branch, data, estimator, 20_000)
+    one = {key: value[:1] for key, value in data.items()}
+    one["weights"], one["dy"] = tf.ones([1], tf.float64), tf.zeros([1, SIZE], tf.float64)
+    _, log_det, gradients = dense_reference(branch, one)
+    exact = np.concatenate([np.reshape(part, [-1]) for part in (log_det, *gradients)])
+    errors = samples.mean(0) - exact
+    stderr = samples.std(0, ddof=1) / np.sqrt(len(samples))
+    moving = stderr > 1e-12
+    np.testing.assert_allclose(errors[~moving], 0, atol=1e-9)
+    assert moving.sum() > 20
+    assert np.max(np.abs(errors[moving] / stderr[moving])) < 4.5
+
+
+@pytest.mark.parametrize(
+    "distribution, chance",
+    [
+        (resflow.logdet.Poisson(2.0), lambda n: np.exp(-2.0) * 2.0**n / np.prod(np.arange(1, n + 1.0))),
+        (resflow.logdet.Geometric(0.5), lambda n: 0.5**n if n else 0.0),
+    ],
+    ids=["poisson", "geometric"],
+)
+def test_expectation_over_the_number_of_terms(branch, data, distribution, chance):
+    """The value and the gradient, summed over N with its probabilities, equal slogdet's: basis probes.
+
+    (For Poisson a z-test would be meaningless: its variance is infinite.)
+    """
+    total, mass = None, 0.0
+    fixed = _Fixed(distribution)
+    run = compiled(branch, resflow.logdet.RussianRoulette(1, fixed, probes="basis"), data)
+    for n in range(60):
+        fixed.n.assign(n)
+        value = tf.nest.flatten(run(0)[1:])
+        p = chance(n)
+        mass += p
+        weighted = [p * part for part in value]
+        total = weighted if total is None else [a + b for a, b in zip(total, weighted, strict=True)]
+    np.testing.assert_allclose(mass, 1, atol=1e-9)
+    expected = dense_reference(branch, data)
+    assert_all_close(total, expected[1:], 1e-6)
+
+
+class _Fixed:
+    """A distribution whose draw is given; its tail is the original's."""
+
+    def __init__(self, distribution, n=0):
+        self._distribution, self.n = distribution, tf.Variable(n, trainable=False)
+
+    def sample(self, shape, seed):
+        del seed
+        return tf.fill(shape, self.n)
+
+    def survival(self, k, dtype):
+        return self._distribution.survival(k, dtype)
+
+
+def test_per_example_draws_are_masked(branch, data):
+    """Each row stops at its own N: rows of one call equal calls with that N alone."""
+    counts = [1, 4, 2, 3]
+
+    class Listed(resflow.logdet.Geometric):
+        def sample(self, shape, seed):
+            del shape, seed
+            return tf.constant(counts)
+
+    estimator = resflow.logdet.RussianRoulette(1, Listed(0.5), per_example=True)
+    _, log_det, _ = value_and_gradients(branch, estimator, data)
+    for i, n in enumerate(counts):
+        alone = resflow.logdet.RussianRoulette(1, _Fixed(resflow.logdet.Geometric(0.5), n))
+        _, expected, _ = value_and_gradients(branch, alone, data)
+        np.testing.assert_allclose(log_det[i], expected[i], rtol=1e-12)
+
+
+def test_upstream_weights_are_honoured_per_example(branch, data):
+    """The gradient with weights w equals the weighted sum of the examples' own gradients."""
+    estimator = resflow.logdet.RussianRoulette(2)
+    whole = value_and_gradients(branch, estimator, data, seed=3)[2][2:]
+    summed = None
+    for i in range(BATCH):
+        mask = tf.one_hot(i, BATCH, dtype=tf.float64)
+        one = {**data, "weights": data["weights"] * mask, "dy": data["dy"] * mask[:, tf.newaxis]}
+        part = value_and_gradients(branch, estimator, one, seed=3)[2][2:]
+        summed = part if summed is None else [a + b for a, b in zip(summed, part, strict=True)]
+    assert_all_close(whole, summed, 1e-10)
+
+
+def test_several_probes_average(branch, data):
+    """Three given probes in one call equal the mean of three calls, value and gradient."""
+    rng = np.random.default_rng(5)
+    probes = tf.constant(rng.normal(size=[3, BATCH, SIZE]))
+    one = tf.ones([], tf.float64)
+    terms = Terms(lambda k, w, v: k <= 4, lambda k: one, lambda k: one)
+    variables = [v.value for v in branch.trainable_variables]
+
+    def run(v, num):
+        with tf.GradientTape() as tape:
+            tape.watch([data["x"], data["c"]])
+            _, log_det = power_series_log_det(
+                lambda x, c: branch([x, c]), [data["x"], data["c"]], v, num, terms
+            )
+            loss = tf.reduce_sum(data["weights"] * log_det)
+        return [log_det, *tape.gradient(loss, [data["x"], data["c"], *variables[:3]])]
+
+    together = run(tf.reshape(probes, [-1, SIZE]), 3)
+    apart = [run(v, 1) for v in tf.unstack(probes)]
+    assert_all_close(together, [sum(parts) / 3 for parts in zip(*apart, strict=True)], 1e-10)
+
+
+@pytest.mark.parametrize(
+    "estimator", [resflow.logdet.RussianRoulette(), resflow.logdet.PowerSeries(3)], ids=["rr", "ps"]
+)
+def test_second_derivative_raises(branch, data, estimator):
+    x = data["x"]
+    with pytest.raises(ValueError, match="second derivative.*Exact"):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                log_det = estimator(branch, x, data["c"], 0)[1]
+            gradient = inner.gradient(log_det, x)
+        outer.gradient(gradient, x)
+
+
+def test_exact_has_second_derivatives():
+    """d2/dx2 log(1 + g'(x)) of a scalar g against its formula, for g = a sin x."""
+    a, x = 0.5, tf.constant([[0.3], [1.2]], tf.float64)
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            log_det = resflow.logdet.Exact()(lambda x: a * tf.sin(x), x)[1]
+        first = inner.gradient(log_det, x)
+    second = outer.gradient(first, x).numpy()
+    s, c = np.sin(x), np.cos(x)
+    np.testing.assert_allclose(first, -a * s / (1 + a * c), rtol=1e-12)
+    expected = (-a * c * (1 + a * c) - (a * s) ** 2) / (1 + a * c) ** 2
+    np.testing.assert_allclose(second, expected, rtol=1e-12)
+
+
+def test_adaptive_series_keeps_its_tolerance(branch, data):
+    """For the probes drawn, the value is within the tolerance of a long series with the same probes."""
+    for tolerance, seed in itertools.product([1e-1, 1e-3, 1e-6], [0, 1]):
+        short = resflow.logdet.AdaptiveSeries(tolerance, lipschitz_constant=0.64)
+        long = resflow.logdet.PowerSeries(300)
+        value = short(branch, data["x"], data["c"], seed)[1]
+        full = long(branch, data["x"], data["c"], seed)[1]
+        assert np.max(np.abs(value - full)) <= tolerance
+
+
+def test_adaptive_series_refuses_a_bound_of_one():
+    with pytest.raises(ValueError, match="below 1"):
+        resflow.logdet.AdaptiveSeries(lipschitz_constant=1.0)
+    loose = keras.Sequential(
+        [keras.Input([2]), resflow.layers.LipschitzDense(2, coefficient=1.5)]
+    )
+    loose.layers[0].kernel.assign(3 * np.eye(2))
+    resflow.layers.update_norms(loose, tolerance=1e-6, max_iterations=100)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not below 1"):
+        resflow.logdet.AdaptiveSeries()(loose, tf.zeros([1, 2]))
+
+
+def test_events_of_rank_three():
+    """Convolutional branch, basis probes, against slogdet."""
+    layers = resflow.layers
+    branch = keras.Sequential(
+        [
+            keras.Input([3, 2, 2], dtype="float64"),
+            layers.LipschitzConv2D(3, 3, coefficient=0.8, dtype="float64"),
+            layers.LipSwish(dtype="float64"),
+            layers.LipschitzConv2D(2, 3, coefficient=0.8, dtype="float64"),
+        ]
+    )
+    branch.autocast = False
+    x = tf.constant(np.random.default_rng(0).normal(size=[2, 3, 2, 2]))
+    _, log_det = resflow.logdet.PowerSeries(300, probes="basis")(branch, x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        g = branch(x)
+    jacobian = tf.reshape(tape.batch_jacobian(g, x), [2, 12, 12])
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(np.eye(12) + jacobian)[1], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: resflow.logdet.RussianRoulette(-1), "num_exact_terms"),
+        (lambda: resflow.logdet.RussianRoulette(probes="uniform"), "rademacher"),
+        (lambda: resflow.logdet.RussianRoulette(num_probes=0), "num_probes"),
+        (lambda: resflow.logdet.PowerSeries(0), "num_terms"),
+        (lambda: resflow.logdet.AdaptiveSeries(0.0), "tolerance"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,171 @@
+"""Fixed-point solvers: the residual is met, failures are told, gradients are those of the inverse."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+
+SOLVERS = [resflow.solvers.FixedPoint(), resflow.solvers.Anderson()]
+IDS = ["fixed_point", "anderson"]
+
+
+@pytest.fixture(scope="module")
+def branch():
+    layers = resflow.layers
+    branch = keras.Sequential(
+        [
+            keras.Input([4], dtype="float64"),
+            layers.LipschitzDense(16, coefficient=0.97, dtype="float64"),
+            layers.LipSwish(dtype="float64"),
+            layers.LipschitzDense(4, coefficient=0.97, dtype="float64"),
+        ]
+    )
+    branch.autocast = False
+    rng = np.random.default_rng(0)
+    for variable in branch.trainable_variables:
+        variable.assign(variable + rng.normal(size=variable.shape))
+    layers.update_norms(branch, tolerance=1e-13, max_iterations=2000)
+    return branch
+
+
+def linear(matrix):
+    return lambda x: tf.linalg.matvec(tf.constant(matrix, x.dtype), x)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=IDS)
+@pytest.mark.parametrize("dtype, accuracy", [("float32", 2e-6), ("float64", 1e-14)])
+def test_solves_a_linear_equation(solver, dtype, accuracy):
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=[5, 5])
+    matrix *= 0.9 / np.linalg.norm(matrix, 2)
+    y = rng.normal(size=[7, 5])
+    solution = solver(linear(matrix), tf.constant(y, dtype))
+    expected = np.linalg.solve(np.eye(5) + matrix, y.T).T
+    assert solution.converged.numpy().all()
+    np.testing.assert_allclose(solution.root, expected, atol=10 * accuracy)
+    residual = solution.root + linear(matrix)(solution.root) - tf.constant(y, dtype)
+    assert np.max(np.abs(residual)) <= accuracy * (1 + np.max(np.abs(y)))
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=IDS)
+def test_reports_the_residual_of_the_root(solver, branch):
+    y = tf.constant(np.random.default_rng(1).normal(size=[20, 4]))
+    solution = solver(branch, y)
+    residual = np.max(np.abs(solution.root + branch(solution.root) - y), axis=1)
+    np.testing.assert_allclose(solution.residual, residual, atol=1e-15)
+
+
+def test_anderson_takes_fewer_iterations():
+    """On a slowly contracting equation (rate 0.97) less than half of them."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=[6, 6]))[0]
+    matrix = -basis @ np.diag([0.97, 0.9, 0.5, 0.1, -0.3, -0.8]) @ basis.T
+    y = tf.constant(rng.normal(size=[8, 6]))
+    kinds = resflow.solvers.FixedPoint, resflow.solvers.Anderson
+    plain, accelerated = (kind(max_iterations=3000)(linear(matrix), y) for kind in kinds)
+    assert plain.converged.numpy().all() and accelerated.converged.numpy().all()
+    assert 2 * np.max(accelerated.num_iterations) < np.max(plain.num_iterations)
+
+
+def test_anderson_is_safe_where_extrapolation_misleads():
+    """A kinked map with Lipschitz constant 0.9: every example converges, in at most twice the plain count."""
+    g = lambda x: 0.9 * tf.abs(x) * tf.sign(tf.sin(40 * x) + 1.5) - 0.45 * tf.nn.relu(x - 0.1)  # noqa: E731
+    y = tf.constant(np.random.default_rng(0).normal(size=[50, 3]))
+    plain, accelerated = (solver(g, y) for solver in SOLVERS)
+    assert accelerated.converged.numpy().all()
+    assert np.max(accelerated.num_iterations) <= 2 * np.max(plain.num_iterations)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=IDS)
+def test_examples_converge_on_their_own(solver):
+    """An easy example's count does not depend on a hard one beside it."""
+    rates = tf.constant([[0.1], [0.9]], tf.float64)
+    together = solver(lambda x: rates * x, tf.ones([2, 1], tf.float64))
+    alone = solver(lambda x: rates[:1] * x, tf.ones([1, 1], tf.float64))
+    assert together.num_iterations[0] == alone.num_iterations[0]
+    np.testing.assert_allclose(together.root, 1 / (1 + rates), rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "kind", [resflow.solvers.FixedPoint, resflow.solvers.Anderson], ids=IDS
+)
+def test_an_example_that_does_not_converge_is_told(kind):
+    """An expansion by 3 diverges; NaN stops at once; the example beside them is solved."""
+    rates = tf.constant([[3.0], [0.2], [0.2]], tf.float64)
+    g = lambda x: rates * tf.sin(5 * x) / 5 + 2 * tf.sign(rates - 1) * tf.nn.relu(rates - 1) * x  # noqa: E731
+    y = tf.constant([[1.0], [1.0], [np.nan]], tf.float64)
+    solution = kind(max_iterations=40)(g, y)
+    assert solution.converged.numpy().tolist() == [False, True, False]
+    assert solution.num_iterations.numpy()[0] == 40
+    assert solution.num_iterations.numpy()[2] == 1
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=IDS)
+def test_implicit_gradients(solver, branch):
+    """d/dy, d/dtheta of sum(w . x(y)) against the dense implicit function theorem."""
+    rng = np.random.default_rng(2)
+    y, w = (tf.constant(rng.normal(size=[5, 4])) for _ in range(2))
+    variables = [v.value for v in branch.trainable_variables]
+
+    @tf.function(autograph=False)
+    def run(y):
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            x = resflow.solvers.solve_residual(branch, y, solver).root
+            loss = tf.reduce_sum(w * x)
+        return x, tape.gradient(loss, [y, *variables])
+
+    x, (dy, *dtheta) = run(y)
+    x = tf.constant(x)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        g = branch(x)
+    jacobian = tape.batch_jacobian(g, x)
+    adjoint = tf.linalg.solve(
+        tf.eye(4, dtype=tf.float64) + jacobian, w[..., tf.newaxis], adjoint=True
+    )[..., 0]
+    np.testing.assert_allclose(dy, adjoint, atol=1e-12)
+    for actual, expected in zip(dtheta, tape.gradient(g, variables, -adjoint), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-11)
+
+
+def test_second_derivative_raises(branch):
+    y = tf.ones([1, 4], tf.float64)
+    with pytest.raises(ValueError, match="second derivative"):
+        with tf.GradientTape() as outer:
+            outer.watch(y)
+            with tf.GradientTape() as inner:
+                inner.watch(y)
+                x = resflow.solvers.solve_residual(branch, y, SOLVERS[0]).root
+            gradient = inner.gradient(x, y)
+        outer.gradient(gradient, y)
+
+
+def test_kernels_are_scaled_once(branch, monkeypatch):
+    """Not at each iteration: the loop sees the scaled kernels of its start."""
+    calls = []
+    original = resflow.layers.LipschitzDense.scaled_kernel
+
+    def counted(layer):
+        calls.append(layer.name)
+        return original(layer)
+
+    monkeypatch.setattr(resflow.layers.LipschitzDense, "scaled_kernel", counted)
+    solution = resflow.solvers.solve_residual(branch, tf.ones([1, 4], tf.float64), SOLVERS[0])
+    assert int(solution.num_iterations[0]) > 3
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: resflow.solvers.FixedPoint(atol=-1.0), "Tolerances"),
+        (lambda: resflow.solvers.FixedPoint(max_iterations=0), "max_iterations"),
+        (lambda: resflow.solvers.Anderson(memory=1), "memory"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,57 @@
+"""Every Python example in a docstring or in the README runs, and prints what the comments below its prints say."""
+
+import contextlib
+import importlib
+import inspect
+import io
+import pathlib
+import pkgutil
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow
+
+ROOT = pathlib.Path(__file__).parent.parent
+BLOCK = re.compile(r"^[ ]*```python\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
+# Fragments that start from a trained run, which tests/training has.
+NEEDS_A_RUN = "resflow.load(", "AveragedWeights("
+NAMES = {"keras": keras, "np": np, "resflow": tf_resflow, "tf": tf}
+
+
+def documents():
+    yield "README.md", (ROOT / "README.md").read_text()
+    names = [info.name for info in pkgutil.walk_packages(tf_resflow.__path__, "tf_resflow.")]
+    for name in names:
+        module = importlib.import_module(name)
+        for attribute in getattr(module, "__all__", ()):
+            value = getattr(module, attribute)
+            if getattr(value, "__module__", None) == name:
+                yield f"{name}.{attribute}", inspect.getdoc(value) or ""
+
+
+EXAMPLES = [
+    pytest.param(code, id=f"{name}-{i}")
+    for name, text in documents()
+    for i, code in enumerate(BLOCK.findall(text))
+    if not any(start in code for start in NEEDS_A_RUN)
+]
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) > 5
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_example(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = inspect.cleandoc("\n" + code)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "example", "exec"), dict(NAMES))
+    expected = re.findall(r"^print\(.*\)\n((?:#.*\n?)+)", code, re.MULTILINE)
+    lines = [line[2:] for block in expected for line in block.splitlines()]
+    assert printed.getvalue().splitlines() == lines
