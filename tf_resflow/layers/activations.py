@@ -19,7 +19,7 @@ class _Swish(keras.layers.Layer):
 
 
 def _swish(x, b):
-    """x sigmoid(b x) / 1.1, for a scalar b, with its slope at hand.
+    """X sigmoid(b x) / 1.1, for a scalar b, with its slope at hand.
 
     A power series multiplies by the same slopes once a term. Autodiff derives them anew from x each time, in
     six passes over memory; here they are computed once, along with the value. Differentiable any
@@ -32,7 +32,7 @@ def _swish(x, b):
 
 @tf.custom_gradient
 def _swish_slope(x, b, t, y):
-    """t / 1.1 + b y (1 - t): the slope, from t = sigmoid(b x) and y = x t / 1.1."""
+    """T / 1.1 + b y (1 - t): the slope, from t = sigmoid(b x) and y = x t / 1.1."""
 
     def grad(upstream):
         t = tf.sigmoid(b * x)

@@ -72,8 +72,10 @@ def scaled_kernels(obj):
     It serves loops that evaluate a branch many times:
 
     ```python
+    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
+    y = tf.ones([1, 2])
     with resflow.layers.scaled_kernels(branch):
-        x = tf.while_loop(condition, lambda x: y - branch(x), [y])
+        x, = tf.while_loop(lambda x: True, lambda x: [y - branch(x)], [y], maximum_iterations=20)
     ```
 
     Gradients in the kernels flow through the scaled ones: open it inside the gradient tape. It
