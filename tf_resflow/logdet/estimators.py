@@ -174,8 +174,9 @@ class AdaptiveSeries(_SeriesEstimator):
 
     With \\(w_k = (J^T)^k v\\) at hand the rest after k terms is at most
     \\(\|v\|_p \|w_k\|_{p^*} \sum_{j \ge 1} L^j / (k + j)\\), and so at most
-    \\(\|v\|_p \|w_k\|_{p^*} L / ((k + 1)(1 - L))\\), where L bounds the induced p-norm of J. This certifies the truncation only: the probes' noise remains (use
-    several probes, or `probes="basis"` for none).
+    \\(\|v\|_p \|w_k\|_{p^*} L / ((k + 1)(1 - L))\\), where L bounds the induced p-norm of J. This
+    certifies the truncation only: the probes' noise remains (several probes lessen it, `probes="basis"` has
+    none).
 
     Args:
       tolerance: `float` > 0, nats per example.
