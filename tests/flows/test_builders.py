@@ -1,0 +1,194 @@
+"""The builders: the architectures that they promise, seeds, and errors."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+from tf_resflow import bijectors, flows, layers
+
+EXACT = resflow.logdet.Exact()
+
+
+def kinds(flow):
+    return [type(b).__name__ for b in flow.bijectors]
+
+
+def blocks(flow):
+    return [b for b in flow.bijectors if isinstance(b, bijectors.ResidualBlock)]
+
+
+def layer_kinds(block):
+    return [type(layer).__name__ for layer in block.branch.layers]
+
+
+def test_vector_flow():
+    flow = flows.vector_flow(3, 2, (5, 4), coefficient=0.8, log_det=EXACT)
+    assert kinds(flow) == ["ActNorm", "ResidualBlock", "ActNorm", "ResidualBlock", "ActNorm"]
+    for block in blocks(flow):
+        assert layer_kinds(block) == ["LipschitzDense", "LipSwish"] * 2 + ["LipschitzDense"]
+        assert [layer.units for layer in layers.lipschitz_layers(block)] == [5, 4, 3]
+        np.testing.assert_allclose(block.lipschitz_constant, 0.8**3)
+        assert block.log_det is EXACT
+    assert kinds(flows.vector_flow(3, 1, (4,), act_norm=False)) == ["ResidualBlock"]
+    normalized = flows.vector_flow(2, 1, (4,), mean=[1.0, 2.0], std=[3.0, 4.0])
+    assert kinds(normalized)[0] == "Normalize"
+    np.testing.assert_allclose(normalized.bijectors[0].forward([4.0, 6.0]), [1.0, 1.0])
+
+
+def test_conditional_vector_flow():
+    flow = flows.vector_flow(2, 2, (4,), condition_size=3, log_det=EXACT, dtype="float64")
+    x, c = (tf.random.stateless_normal([5, n], [0, n], dtype=tf.float64) for n in (2, 3))
+    y = flow.forward(x, conditional_input=c)
+    assert np.all(y != flow.forward(tf.identity(x), conditional_input=2 * c))
+    back = flow.inverse(tf.identity(y), conditional_input=c)
+    np.testing.assert_allclose(back, x, atol=1e-12)
+
+
+def test_image_flow_architecture():
+    flow = flows.image_flow(
+        (8, 8, 1), (2, 1), 4, (3, 1, 3), num_fc_blocks=1, fc_width=5, logit_alpha=0.05
+    )
+    block = ["ResidualBlock", "ActNorm"]
+    assert kinds(flow) == ["Logit", "ActNorm", *block * 2, "Squeeze2D", *block * 2]
+    convs = ["LipschitzConv2D", "LipSwish"] * 2 + ["LipschitzConv2D"]
+    first, second, third, fully_connected = blocks(flow)
+    # The very first block has no pre-activation.
+    assert layer_kinds(first) == convs
+    assert layer_kinds(second) == layer_kinds(third) == ["LipSwish", *convs]
+    dense = ["LipschitzDense", "LipSwish"] * 2 + ["LipschitzDense"]
+    assert layer_kinds(fully_connected) == ["Flatten", "LipSwish", *dense, "Reshape"]
+    for b, channels in ((first, 1), (second, 1), (third, 4)):
+        found = layers.lipschitz_layers(b)
+        assert [layer.kernel.shape[:2] for layer in found] == [(3, 3), (1, 1), (3, 3)]
+        assert [layer.kernel.shape[3] for layer in found] == [4, 4, channels]
+        np.testing.assert_allclose(b.lipschitz_constant, 0.98**3)
+    assert [layer.units for layer in layers.lipschitz_layers(fully_connected)] == [5, 5, 64]
+    act_norms = [b for b in flow.bijectors if isinstance(b, bijectors.ActNorm)]
+    shapes = [a.shift.shape.as_list() for a in act_norms]
+    assert shapes == [[1], [1], [1], [4], [4, 4, 4]]
+    assert flow.forward_event_shape([8, 8, 1]) == [4, 4, 4]
+
+
+def test_squeeze_first_and_normalize():
+    flow = flows.image_flow(
+        (4, 4, 3), (1,), 4, (1,), 0, logit_alpha=None, mean=[0.5] * 3, std=[2.0] * 3,
+        squeeze_first=True,
+    )  # fmt: skip
+    assert kinds(flow) == ["Normalize", "Squeeze2D", "ActNorm", "ResidualBlock", "ActNorm"]
+    assert flow.forward_event_shape([4, 4, 3]) == [2, 2, 12]
+
+
+def test_factor_out():
+    flow = flows.image_flow((8, 8, 1), (1, 1, 1), 4, (1, 1), 1, 4, factor_out=True)
+    assert isinstance(flow, bijectors.MultiscaleFlow)
+    assert [kinds(f)[-1] for f in flow.flows] == ["Squeeze2D", "Squeeze2D", "ActNorm"]
+    # 1 channel -> 4, half of which go on -> 8, half of which go on.
+    shapes = [layers.lipschitz_layers(blocks(f)[0])[0].kernel.shape[2] for f in flow.flows]
+    assert shapes == [1, 2, 4]
+    assert flow.forward_event_shape([8, 8, 1]) == [64]
+    single = flows.image_flow((4, 4, 1), (1,), 4, (1,), 0, factor_out=True)
+    assert isinstance(single, bijectors.Flow)
+
+
+def test_norms_of_the_layers():
+    (block,) = blocks(flows.vector_flow(2, 1, (4,), norms=(float("inf"), 3.0, float("inf"))))
+    first, last = layers.lipschitz_layers(block)
+    assert (first.domain, first.codomain) == (float("inf"), 3.0)
+    assert (last.domain, last.codomain) == (3.0, float("inf"))
+    with pytest.raises(ValueError, match="2 layers have 3 norms"):
+        flows.vector_flow(2, 1, (4,), norms=(2.0, 2.0))
+
+
+@pytest.mark.parametrize("activation", sorted(flows.ACTIVATIONS))
+def test_every_activation(activation):
+    branch = flows.dense_branch([4], (6,), activation)
+    assert layers.lipschitz_constant(branch) <= 0.98**2 + 1e-12
+    x = tf.random.stateless_normal([3, 4], [0, 1])
+    y = bijectors.ResidualBlock(branch, EXACT).forward(x)
+    assert np.all(np.isfinite(y))
+    assert np.max(np.abs(y - x)) > 1e-4
+
+
+def weights(flow):
+    return [v.numpy() for b in blocks(flow) for v in b.branch.trainable_variables]
+
+
+def test_seed_decides_the_parameters():
+    one, same, other = (flows.vector_flow(2, 2, (4,), seed=seed) for seed in (1, 1, 2))
+    for a, b in zip(weights(one), weights(same), strict=True):
+        np.testing.assert_array_equal(a, b)
+    kernels = [[w for w in weights(flow) if w.ndim == 2] for flow in (one, other)]
+    assert all(np.all(a != b) for a, b in zip(*kernels, strict=True))
+    # Blocks of one flow differ, too.
+    assert np.all(kernels[0][0] != kernels[0][2])
+
+
+def test_float64():
+    flow = flows.image_flow((4, 4, 1), (1, 1), 4, (3, 1), 1, 4, log_det=EXACT, dtype="float64")
+    assert {v.dtype for v in flow.variables} == {tf.float64}
+    x = tf.random.stateless_uniform([2, 4, 4, 1], [0, 1], 0.1, 0.9, dtype=tf.float64)
+    y = flow.forward(x)
+    np.testing.assert_allclose(flow.inverse(tf.identity(y)), x, atol=1e-11)
+
+
+def test_global_floatx_does_not_matter():
+    keras.config.set_floatx("float64")
+    try:
+        flow = flows.vector_flow(2, 1, (4,), condition_size=1, dtype="float32")
+    finally:
+        keras.config.set_floatx("float32")
+    assert {v.dtype for v in flow.variables} == {tf.float32}
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="activation is one of"):
+        flows.vector_flow(2, 1, (4,), activation="swich")
+    with pytest.raises(ValueError, match="at least one inner layer"):
+        flows.vector_flow(2, 1, ())
+    with pytest.raises(ValueError, match="multiples of 2; got 3 x 4"):
+        flows.image_flow((3, 4, 1), (1, 1), 4, (1,), 0)
+
+
+@pytest.fixture
+def config():
+    config = resflow.training.default_config().model
+    config.num_blocks = (1, 1)
+    config.width = config.fc_width = 4
+    config.num_fc_blocks = 1
+    return config
+
+
+def test_image_flow_of_a_config(config):
+    flow = flows.build_flow(config, (4, 4, 1))
+    assert [len(b.branch.layers) for b in blocks(flow)] == [5, 6, 8]
+    (estimator,) = {b.log_det for b in blocks(flow)}
+    assert (estimator.num_exact_terms, estimator.distribution.p) == (2, 0.5)
+    assert not estimator.per_example
+
+
+def test_vector_flow_of_a_config(config):
+    config.kind = "vector"
+    config.hidden = (4,)
+    config.norms = (2.0, 2.0)
+    config.num_blocks = (2,)
+    with pytest.raises(ValueError, match="3 norms"):
+        flows.build_flow(config, (3,))
+    config.norms = (2.0, 2.0, 2.0)
+    flow = flows.build_flow(config, (3,), [0.0] * 3, [1.0] * 3)
+    assert kinds(flow)[0] == "Normalize"
+    assert len(blocks(flow)) == 2
+    with pytest.raises(ValueError, match="rank 1, but the data have shape"):
+        flows.build_flow(config, (4, 4, 1))
+
+
+@pytest.mark.parametrize(("name", "number"), [("geometric", 0.25), ("poisson", 3.0)])
+def test_estimator_of_a_config(name, number, config):
+    config.estimator.eval.distribution = name
+    config.estimator.eval.p = number
+    estimator = flows.build_estimator(config.estimator.eval, per_example=True)
+    assert (estimator.num_exact_terms, estimator.per_example) == (20, True)
+    distribution = estimator.distribution
+    assert number in (getattr(distribution, "p", None), getattr(distribution, "rate", None))
+    assert type(distribution).__name__.lower() == name
