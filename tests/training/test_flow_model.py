@@ -1,0 +1,309 @@
+"""FlowModel: losses against closed forms, fit with Keras's own tools, saving, and errors."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import integrate, stats
+
+import tf_resflow as resflow
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+BASIS = resflow.logdet.PowerSeries(5, probes="basis")
+
+
+def vector_model(seed=0, **kwargs):
+    flow = resflow.flows.vector_flow(2, 2, (8, 8), seed=seed)
+    return resflow.FlowModel(flow, [2], **kwargs)
+
+
+def identity_model(levels=None, base=None):
+    """The density of Normalize([0.5, 0.5], [0.25, 0.25]): its block is the identity."""
+    branch = resflow.flows.dense_branch([2], (4,))
+    for variable in branch.trainable_variables:
+        variable.assign(tf.zeros_like(variable))
+    block = resflow.bijectors.ResidualBlock(branch, BASIS, name="block")
+    normalize = resflow.bijectors.Normalize([0.5] * 2, [0.25] * 2)
+    flow = resflow.bijectors.Flow([normalize, block])
+    return resflow.FlowModel(flow, [2], levels, base, evaluation_log_det=BASIS)
+
+
+@pytest.fixture(scope="module")
+def data():
+    z = np.random.default_rng(0).normal(size=[512, 2])
+    return (z @ [[2.0, 1.0], [0.0, 0.3]] + [1.0, -2.0]).astype("float32")
+
+
+def compiled(model, **kwargs):
+    optimizer = keras.optimizers.AdamW(5e-3, use_ema=True, ema_momentum=0.9, global_clipnorm=1.0, **kwargs)
+    model.compile(optimizer=optimizer)
+    return model
+
+
+@pytest.fixture(scope="module")
+def fitted(data, tmp_path_factory):
+    model = vector_model()
+    model.initialize(data)
+    start = [weight.numpy() for weight in model.trainable_weights]
+    directory = tmp_path_factory.mktemp("fit")
+    checkpoint = keras.callbacks.ModelCheckpoint(str(directory / "{epoch}.weights.h5"), save_weights_only=True)
+    board = keras.callbacks.TensorBoard(str(directory / "board"))
+    history = compiled(model).fit(data, batch_size=64, epochs=6, verbose=0, callbacks=[checkpoint, board])
+    return model, history, directory, start
+
+
+def test_fit_lowers_the_loss(fitted, data):
+    model, history, _, start = fitted
+    losses = history.history["loss"]
+    assert sorted(history.history) == ["loss"]
+    assert losses[-1] < losses[0] - 0.05
+    # No density is better than that of the data: its entropy, up to the noise of 512 examples.
+    entropy = math.log(2 * math.pi * math.e) + math.log(0.6)
+    assert losses[-1] > entropy - 0.3
+    assert losses[-1] < entropy + 1.0
+    for weight, value in zip(model.trainable_weights, start, strict=True):
+        assert np.any(weight.numpy() != value), weight.path
+
+
+def test_fit_updates_the_norms(fitted):
+    for layer in resflow.layers.lipschitz_layers(fitted[0].flow):
+        norm = np.linalg.norm(layer.kernel.numpy(), 2)
+        np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=1e-3)
+
+
+def test_callbacks_write_their_files(fitted):
+    _, _, directory, _ = fitted
+    assert {p.name for p in directory.glob("*.h5")} == {f"{i}.weights.h5" for i in range(1, 7)}
+    assert list((directory / "board").rglob("events.*"))
+
+
+def test_evaluate(fitted, data):
+    model, history, _, _ = fitted
+    loss = model.evaluate(data, batch_size=256, verbose=0)
+    expected = np.mean(model.loss_per_example(data, seed=1, evaluation=True))
+    # The two differ in the estimator's draws alone.
+    np.testing.assert_allclose(loss, expected, atol=0.05)
+
+
+def test_weights_round_trip(fitted, data, tmp_path):
+    model, _, directory, _ = fitted
+    path = str(tmp_path / "model.weights.h5")
+    model.save_weights(path)
+    expected = model.log_prob(data[:8], seed=1)
+    other = vector_model(seed=5)
+    assert np.all(other.log_prob(data[:8], seed=1) != expected)
+    other.load_weights(path)
+    np.testing.assert_array_equal(other.log_prob(data[:8], seed=1), expected)
+    # The callback's weights are those of the last step; fit ends with their averages.
+    last = vector_model(seed=6)
+    last.load_weights(str(directory / "6.weights.h5"))
+    assert np.all(last.log_prob(data[:8], seed=1) != expected)
+    deeper = resflow.FlowModel(resflow.flows.vector_flow(2, 3, (8, 8)), [2])
+    with pytest.raises(ValueError):
+        deeper.load_weights(path)
+
+
+def test_checkpoint_round_trip(fitted, data, tmp_path):
+    model = fitted[0]
+    path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).write(str(tmp_path / "c"))
+    other = compiled(vector_model(seed=5))
+    other.optimizer.build(other.trainable_variables)
+    tf.train.Checkpoint(model=other, optimizer=other.optimizer).read(path).assert_consumed()
+    expected = model.log_prob(data[:8], seed=1)
+    np.testing.assert_array_equal(other.log_prob(data[:8], seed=1), expected)
+    assert int(other.optimizer.iterations) == 48
+
+
+def test_same_seed_same_fit(data):
+    def losses(seed):
+        model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,)), [2], seed=seed)
+        model.compile(optimizer="sgd", run_eagerly=True)
+        options = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
+        return model.fit(data[:16], **options).history["loss"]
+
+    first = losses(0)
+    np.testing.assert_allclose(losses(0), first, rtol=1e-6)
+    assert losses(1) != first
+
+
+def test_every_step_of_fit_has_its_own_seed(monkeypatch, data):
+    from tf_resflow.training import flow_model
+
+    seeds = []
+
+    def step(model, x, seed):
+        seeds.append(seed.numpy().tolist())
+        model.optimizer.iterations.assign_add(1)
+        return {"loss": tf.constant(0.0)}
+
+    monkeypatch.setattr(flow_model, "train_step", step)
+    model = vector_model()
+    model.compile(optimizer="sgd", run_eagerly=True)
+    model.fit(data[:64], batch_size=16, epochs=2, verbose=0)
+    assert len(seeds) == 8
+    assert len({tuple(seed) for seed in seeds}) == 8
+
+
+def test_weights_are_the_variables_of_the_distribution(fitted):
+    model = fitted[0]
+    for distribution in (model.distribution, model.evaluation_distribution):
+        for kind in ("variables", "trainable_variables"):
+            keras_variables = getattr(model, kind)
+            seen = [id(v.value) for v in keras_variables if v.path.split("/")[0] != "loss"]
+            found = [id(v) for v in getattr(distribution, kind)]
+            assert len(set(found)) == len(found)
+            assert set(found) <= set(seen)
+    assert len(model.weights) == len(model.distribution.variables)
+
+
+def test_variable_that_keras_does_not_see():
+    (_, block, _) = resflow.flows.vector_flow(2, 1, (4,)).bijectors
+    scale = tfb.Scale(tf.Variable([1.0, 2.0], name="stowaway"))
+    with pytest.raises(ValueError, match="neither train nor save them: stowaway"):
+        resflow.FlowModel(resflow.bijectors.Flow([block, scale]), [2])
+    base = tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0], name="loc"))
+    with pytest.raises(ValueError, match="loc"):
+        resflow.FlowModel(resflow.bijectors.Flow([block]), [2], base=base)
+    resflow.FlowModel(resflow.bijectors.Flow([block, tfb.Scale([1.0, 2.0])]), [2])
+
+
+def test_conditional_flow_of_the_model():
+    flow = resflow.flows.vector_flow(2, 1, (4,), condition_size=1)
+    with pytest.raises(ValueError, match="needs conditional_input"):
+        resflow.FlowModel(flow, [2]).log_prob(tf.zeros([3, 2]))
+
+
+def test_nats_of_continuous_data(data):
+    model = identity_model()
+    expected = -stats.norm(0.5, 0.25).logpdf(data).sum(-1)
+    np.testing.assert_allclose(model.loss_per_example(data, seed=1), expected, rtol=1e-5)
+    np.testing.assert_allclose(model.log_prob(data, evaluation=True), -expected, rtol=1e-5)
+    np.testing.assert_allclose(model(data), -expected, rtol=1e-5)
+
+
+def test_bits_per_dimension_of_a_uniform_density():
+    # The density of x is 1/2 on all of [-0.5, 1.5]^2 per coordinate: log2(2 L) bits.
+    edges = tf.fill([2], 4.0)
+    base = tfd.Independent(tfd.Uniform(-edges, edges), 1)
+    model = identity_model(levels=8, base=base)
+    x = np.random.default_rng(0).integers(8, size=[16, 2]).astype("uint8")
+    for evaluation in (False, True):
+        bits = model.loss_per_example(x, seed=1, evaluation=evaluation)
+        np.testing.assert_allclose(bits, 4.0, rtol=1e-5)
+        log_prob = model.log_prob(x, seed=1, evaluation=evaluation)
+        np.testing.assert_allclose(log_prob, -2 * np.log(16), rtol=1e-5)
+
+
+def test_bits_per_dimension_of_a_normal_density():
+    levels, value = 4, np.array([0, 2])
+    density = stats.norm(0.5, 0.25)
+    # E over u of -log p((value + u) / levels), by quadrature.
+    nats = [integrate.quad(lambda u, v=v: -density.logpdf((v + u) / levels), 0, 1)[0] for v in value]
+    expected = (np.sum(nats) / 2 + np.log(levels)) / np.log(2)
+    # 4,096 draws of u, 4 standard errors.
+    x = np.tile(value, [4096, 1]).astype("uint8")
+    bits = identity_model(levels).loss_per_example(x, seed=1).numpy()
+    assert abs(bits.mean() - expected) < 4 * bits.std() / np.sqrt(4096)
+    assert bits.std() > 0.05
+
+
+def test_seed_of_log_prob(data):
+    model = vector_model()
+    x = data[:8]
+    np.testing.assert_array_equal(model.log_prob(x, seed=1), model.log_prob(x, seed=1))
+    assert np.any(model.log_prob(x, seed=1) != model.log_prob(x, seed=2))
+    assert np.any(model.log_prob(x) != model.log_prob(x))
+
+
+def test_held_tensor_after_the_weights_changed(data):
+    model = vector_model()
+    x = tf.constant(data[:8])
+    held = model.log_prob(x, seed=1)
+    model.trainable_variables[0].assign(model.trainable_variables[0] + 1.0)
+    new = model.log_prob(x, seed=1)
+    assert np.all(new != held)
+    np.testing.assert_array_equal(new, model.log_prob(tf.identity(x), seed=1))
+
+
+def image_model():
+    estimator = resflow.logdet.RussianRoulette(1)
+    flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, (3, 1), 0, log_det=estimator)
+    return resflow.FlowModel(flow, [4, 4, 1], levels=17)
+
+
+def test_images():
+    model = image_model()
+    x = np.random.default_rng(0).integers(17, size=[32, 4, 4, 1]).astype("uint8")
+    model.initialize(x)
+    latent = model.flow.forward(resflow.data.dequantize(x, 17, resflow.stateless_seed(0)))
+    np.testing.assert_allclose(np.mean(latent, (0, 1, 2)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(np.var(latent, (0, 1, 2)), 1.0, atol=1e-4)
+    compiled(model).fit(x, batch_size=16, epochs=1, verbose=0)
+    bits = model.loss_per_example(x, seed=1)
+    np.testing.assert_allclose(bits, -model.log_prob(x, seed=1) / (16 * np.log(2)), rtol=1e-5)
+    samples = model.sample(5, seed=1)
+    assert (samples.shape, samples.dtype) == ([5, 4, 4, 1], tf.uint8)
+    assert np.max(samples) <= 16
+    np.testing.assert_array_equal(samples, model.sample(5, seed=1))
+    unit = resflow.data.dequantize(x, 17, [0, 1])
+    np.testing.assert_allclose(model.reconstruct(unit), unit, atol=1e-5)
+
+
+def test_temperature():
+    model = identity_model()
+    cold, warm = (model.sample(2000, seed=1, temperature=t) for t in (0.5, 1.0))
+    np.testing.assert_allclose(np.mean(model.sample(3, seed=1, temperature=0.0), 0), 0.5)
+    # 4 standard errors of a standard deviation: 4 / sqrt(2 * 2000).
+    np.testing.assert_allclose(np.std(warm, 0), 0.25, rtol=0.065)
+    np.testing.assert_allclose(cold - 0.5, 0.5 * (warm - 0.5), atol=1e-5)
+
+
+def test_wrong_data(data):
+    with pytest.raises(ValueError, match=r"shape \(2,\); got \(5, 3\)"):
+        vector_model().log_prob(tf.zeros([5, 3]))
+    with pytest.raises(ValueError, match="takes floats; got uint8"):
+        vector_model().log_prob(tf.zeros([5, 2], tf.uint8))
+    with pytest.raises(ValueError, match="integers 0, ..., 16; got float32"):
+        image_model().log_prob(tf.zeros([5, 4, 4, 1]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="levels = 17"):
+        image_model().log_prob(tf.fill([5, 4, 4, 1], tf.constant(17, tf.uint8)))
+    with pytest.raises(ValueError, match=r"shape \(2,\); got \(None, 3\)"):
+        compiled(vector_model()).fit(np.zeros([8, 3], "float32"), verbose=0)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_floats_of_another_width_are_cast(dtype, data):
+    model = identity_model()
+    x = data[:4].astype("float16").astype("float32")
+    np.testing.assert_allclose(model.log_prob(x.astype(dtype)), model.log_prob(x), rtol=1e-6)
+
+
+def test_images_in_float64():
+    options = {"num_fc_blocks": 0, "log_det": BASIS, "dtype": "float64"}
+    flow = resflow.flows.image_flow((2, 2, 1), (1,), 4, (1,), **options)
+    model = resflow.FlowModel(flow, [2, 2, 1], levels=4)
+    x = np.random.default_rng(0).integers(4, size=[8, 2, 2, 1]).astype("uint8")
+    model.initialize(x)
+    assert model.log_prob(x, seed=1).dtype == tf.float64
+    assert model.sample(3, seed=1).dtype == tf.uint8
+
+
+def test_build_model():
+    config = resflow.training.default_config()
+    config.seed = 3
+    config.model.num_blocks = (1, 1)
+    config.model.width = config.model.fc_width = 4
+    config.model.num_fc_blocks = 1
+    dataset = resflow.data.Dataset.from_arrays("demo", {"train": np.zeros([8, 4, 4, 1], "uint8")}, levels=4)
+    model = resflow.training.build_model(config, dataset)
+    assert (model.event_shape, model.levels, model.num_dimensions, model.seed) == (
+        (4, 4, 1), 4, 16, 3
+    )  # fmt: skip
+    modules = model.evaluation_distribution.submodules
+    blocks = [m for m in modules if isinstance(m, resflow.bijectors.ResidualBlock)]
+    assert {b.log_det.num_exact_terms for b in blocks} == {20}
+    assert all(b.log_det.per_example for b in blocks)
