@@ -30,7 +30,7 @@ def run(main):
 
 
 def _guarded(main):
-    if flags.FLAGS["verbosity"].using_default_value:
+    if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
         return main()
