@@ -1,0 +1,55 @@
+"""Peak memory of a training step, each case in a process of its own (a peak never falls)."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+MEASURE = """
+import json, resource, sys
+import keras, numpy as np, tensorflow as tf
+import tf_resflow as resflow
+
+num_blocks, num_terms = map(int, sys.argv[1:])
+
+class Constant(resflow.logdet.Geometric):
+    def sample(self, shape, seed):
+        return tf.fill(shape, num_terms - 2)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+log_det = resflow.logdet.RussianRoulette(2, Constant(0.5))
+flow = resflow.flows.image_flow((28, 28, 1), (num_blocks,), 64, num_fc_blocks=0, log_det=log_det)
+model = resflow.FlowModel(flow, (28, 28, 1), levels=256)
+model.compile(optimizer=keras.optimizers.Adam(1e-3))
+model.optimizer.build(model.trainable_variables)
+step = tf.function(lambda x, seed: resflow.training.train_step(model, x, seed), autograph=False)
+x = tf.constant(np.random.default_rng(0).integers(0, 256, [64, 28, 28, 1]), tf.uint8)
+compiled = step.get_concrete_function(x, tf.constant([0, 0]))
+start = peak()
+for i in range(2):
+    compiled(x, tf.constant([0, i]))
+print(json.dumps(peak() - start))
+"""
+
+
+def growth(num_blocks, num_terms):
+    """Peak above the start, in MB: the start is the traced, not yet executed step."""
+    command = [sys.executable, "-c", MEASURE, *map(str, (num_blocks, num_terms))]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+@pytest.fixture(scope="module")
+def four_blocks():
+    return growth(4, 4)
+
+
+def test_memory_does_not_grow_with_the_number_of_terms(four_blocks):
+    assert growth(4, 40) < 1.1 * four_blocks
+
+
+def test_memory_does_not_keep_the_activations_of_a_block(four_blocks):
+    """A block has at least ten activations of 12.8 MB (64 images, width 64); what it adds is x, u, v and its graph."""
+    assert (growth(12, 4) - four_blocks) / 8 < 40
