@@ -51,5 +51,5 @@ def test_memory_does_not_grow_with_the_number_of_terms(four_blocks):
 
 
 def test_memory_does_not_keep_the_activations_of_a_block(four_blocks):
-    """A block has at least ten activations of 12.8 MB (64 images, width 64); what it adds is x, u, v and its graph."""
+    """A block has at least ten activations of 12.8 MB (64 images, width 64); it keeps x, u, v."""
     assert (growth(12, 4) - four_blocks) / 8 < 40
