@@ -5,7 +5,7 @@ import numpy as np
 __all__ = ["density_figure"]
 
 
-def density_figure(path, data, samples, log_prob, title="", resolution=150, batch=5000):
+def density_figure(path, data, samples, log_prob, title="", resolution=150, batch=4500):
     """Draws three panels on the same axes: data, the model's density, the model's samples.
 
     Args:
