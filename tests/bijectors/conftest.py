@@ -53,9 +53,7 @@ class CountingExact(resflow.logdet.Exact):
 @pytest.fixture(scope="session")
 def make_branch():
     def make(size=2, seed=0, dtype="float32", counter=None, condition_size=None, hidden=(5,)):
-        branch = resflow.flows.dense_branch(
-            [size], hidden, condition_size=condition_size, seed=seed, dtype=dtype
-        )
+        branch = resflow.flows.dense_branch([size], hidden, condition_size=condition_size, seed=seed, dtype=dtype)
         for layer in resflow.layers.lipschitz_layers(branch):
             # Norms above the coefficient, and a bias, so that both matter.
             layer.kernel.assign(3.0 * layer.kernel)

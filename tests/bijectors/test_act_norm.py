@@ -37,16 +37,13 @@ def test_gradients_reach_the_parameters():
         fldj = act_norm.forward_log_det_jacobian(x, 3)
     np.testing.assert_allclose(tape.gradient(fldj, act_norm.log_scale), [4.0] * 3)
     np.testing.assert_allclose(tape.gradient(y, act_norm.shift), [16.0] * 3)
-    np.testing.assert_allclose(
-        tape.gradient(y, act_norm.log_scale), np.sum(x, (0, 1, 2)), rtol=1e-4
-    )
+    np.testing.assert_allclose(tape.gradient(y, act_norm.log_scale), np.sum(x, (0, 1, 2)), rtol=1e-4)
 
 
 def test_keras_variables_are_the_variables():
     act_norm = ActNorm([3], dtype="float64")
     assert [
-        v.value is w
-        for v, w in zip(act_norm.keras_variables, [act_norm.log_scale, act_norm.shift], strict=True)
+        v.value is w for v, w in zip(act_norm.keras_variables, [act_norm.log_scale, act_norm.shift], strict=True)
     ] == [True, True]
     assert {id(v) for v in act_norm.trainable_variables} == {
         id(act_norm.log_scale),

@@ -27,10 +27,8 @@ def stock_flow(dtype, make_block):
 
 
 def multiscale(dtype):
-    options = {"num_blocks": (1, 1), "width": 4, "kernels": (3, 1), "num_fc_blocks": 0}
-    flow = resflow.flows.image_flow(
-        (4, 4, 1), **options, factor_out=True, log_det=EXACT, dtype=dtype
-    )
+    options = {"num_blocks": (1, 1), "width": 4, "kernels": (3,), "num_fc_blocks": 0}
+    flow = resflow.flows.image_flow((4, 4, 1), **options, factor_out=True, log_det=EXACT, dtype=dtype)
     resflow.bijectors.initialize(flow, uniform([8, 4, 4, 1], dtype))
     return flow
 
@@ -53,9 +51,7 @@ CASES = {
 }
 
 
-FLOAT32_ONLY = pytest.mark.parametrize(
-    "case", [(name, "float32") for name in CASES], ids=CASES, indirect=True
-)
+FLOAT32_ONLY = pytest.mark.parametrize("case", [(name, "float32") for name in CASES], ids=CASES, indirect=True)
 
 
 @pytest.fixture(
@@ -110,9 +106,7 @@ def test_unknown_batch_size(case):
     y, back, fldj = call(x)
     np.testing.assert_allclose(y, bijector.forward(x), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(back, x, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(
-        fldj, bijector.forward_log_det_jacobian(x, ndims), rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(fldj, bijector.forward_log_det_jacobian(x, ndims), rtol=1e-5, atol=1e-5)
 
 
 def test_log_det_is_that_of_the_jacobian(case):

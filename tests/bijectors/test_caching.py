@@ -129,9 +129,7 @@ def test_inverse_computes_no_log_det(arrange, make_branch, counting_exact, densi
     assert counting_exact.count == 1
 
 
-@pytest.fixture(
-    scope="module", params=[flow, stock_in_the_middle, nested], ids=["flow", "middle", "nested"]
-)
+@pytest.fixture(scope="module", params=[flow, stock_in_the_middle, nested], ids=["flow", "middle", "nested"])
 def bijector(request, make_block):
     return request.param(make_block(log_det=EXACT))
 
@@ -143,9 +141,7 @@ def test_nothing_leaks_from_a_cond(bijector, density):
 
     @tf.function(autograph=False)
     def call(x, positive):
-        inside = tf.cond(
-            positive, lambda: distribution.log_prob(x), lambda: -distribution.log_prob(x)
-        )
+        inside = tf.cond(positive, lambda: distribution.log_prob(x), lambda: -distribution.log_prob(x))
         return inside, distribution.log_prob(x), bijector.forward(x)
 
     for sign in (1.0, -1.0):

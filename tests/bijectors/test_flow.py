@@ -10,6 +10,8 @@ import tf_resflow as resflow
 
 tfb = tfp.bijectors
 EXACT = resflow.logdet.Exact()
+# Probes of which no two draws agree by chance.
+GAUSSIAN = resflow.logdet.RussianRoulette(probes="gaussian")
 Flow = resflow.bijectors.Flow
 
 
@@ -18,10 +20,10 @@ def flow(make_block):
     """Two stochastic blocks of equal parameters, so that only the salt tells them apart."""
     return Flow(
         [
-            make_block("first", size=3),
+            make_block("first", GAUSSIAN, size=3),
             resflow.bijectors.ActNorm([3]),
             tfb.Scale(2.0),
-            make_block("second", size=3),
+            make_block("second", GAUSSIAN, size=3),
         ]
     )
 
@@ -57,9 +59,7 @@ def test_same_seed_same_value(flow, x):
 
 
 def test_seed_in_a_function_equals_seed_in_eager(flow, x):
-    call = tf.function(
-        lambda x, seed: flow.forward_log_det_jacobian(x, 1, seed=seed), autograph=False
-    )
+    call = tf.function(lambda x, seed: flow.forward_log_det_jacobian(x, 1, seed=seed), autograph=False)
     seed = tf.constant([1, 2])
     np.testing.assert_allclose(call(x, seed), fldj(flow, x, seed=seed), rtol=1e-5)
     assert np.all(call(x, tf.constant([1, 3])) != fldj(flow, x, seed=seed))
@@ -80,9 +80,7 @@ def test_bad_seeds(flow, x):
 
 
 def test_blocks_draw_independently_under_one_seed(make_branch, x):
-    blocks = [
-        resflow.bijectors.ResidualBlock(make_branch(3), name=name) for name in ("first", "second")
-    ]
+    blocks = [resflow.bijectors.ResidualBlock(make_branch(3), GAUSSIAN, name=name) for name in ("first", "second")]
     one, other = (fldj(block, x, seed=1) for block in blocks)
     assert np.all(one != other)
     # Over many seeds the two estimates are uncorrelated: 400 draws, 4 standard errors.
@@ -101,7 +99,7 @@ def test_seed_of_one_block(flow, x):
 
 
 def test_nested_flows_get_the_seed(make_block, x):
-    inner = Flow([make_block("a", size=3)], name="inner")
+    inner = Flow([make_block("a", GAUSSIAN, size=3)], name="inner")
     for middle in (inner, tfb.Chain([inner]), tfb.Invert(tfb.Invert(inner))):
         outer = Flow([tfb.Scale(2.0), middle])
         one, same, other = (fldj(outer, x, seed=seed) for seed in (1, 1, 2))

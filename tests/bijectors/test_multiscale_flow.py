@@ -32,7 +32,7 @@ def linear():
 
 @pytest.fixture(scope="module")
 def multiscale():
-    estimator = resflow.logdet.RussianRoulette(1)
+    estimator = resflow.logdet.RussianRoulette(1, probes="gaussian")
     return resflow.flows.image_flow(
         (4, 4, 1), (1, 1), 4, kernels=(1,), num_fc_blocks=0, factor_out=True, log_det=estimator
     )

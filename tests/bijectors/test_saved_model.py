@@ -15,9 +15,7 @@ class Server(tf.Module):
         super().__init__()
         self.density = density
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, 2]), tf.TensorSpec([2], tf.int32)], autograph=False
-    )
+    @tf.function(input_signature=[tf.TensorSpec([None, 2]), tf.TensorSpec([2], tf.int32)], autograph=False)
     def log_prob(self, x, seed):
         return {"log_prob": self.density.log_prob(x, bijector_kwargs={"seed": seed})}
 

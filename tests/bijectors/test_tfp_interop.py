@@ -48,9 +48,7 @@ def test_chain_with_named_seeds(blocks):
     )
     np.testing.assert_allclose(fldj(1, 2), expected, rtol=1e-5)
     kwargs = {"first": {"seed": 1}, "second": {"seed": 2}}
-    log_prob = tfd.TransformedDistribution(
-        tfd.MultivariateNormalDiag(tf.zeros(2)), tfb.Invert(chain)
-    ).log_prob
+    log_prob = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), tfb.Invert(chain)).log_prob
     one, two = (log_prob(tf.identity(x), bijector_kwargs=kwargs) for _ in range(2))
     np.testing.assert_array_equal(one, two)
 
