@@ -300,10 +300,10 @@ def test_build_model():
     config.model.num_blocks = (1, 1)
     config.model.width = config.model.fc_width = 4
     config.model.num_fc_blocks = 1
-    dataset = resflow.data.Dataset.from_arrays("demo", {"train": np.zeros([8, 4, 4, 1], "uint8")}, levels=4)
+    dataset = resflow.data.Dataset.from_arrays("demo", {"train": np.zeros([8, 4, 6, 1], "uint8")}, levels=4)
     model = resflow.training.build_model(config, dataset)
     assert (model.event_shape, model.levels, model.num_dimensions, model.seed) == (
-        (4, 4, 1), 4, 16, 3
+        (4, 6, 1), 4, 24, 3
     )  # fmt: skip
     modules = model.evaluation_distribution.submodules
     blocks = [m for m in modules if isinstance(m, resflow.bijectors.ResidualBlock)]
