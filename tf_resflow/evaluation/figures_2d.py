@@ -33,7 +33,7 @@ def density_figure(path, data, samples, log_prob, title="", resolution=150, batc
         axes.set_aspect("equal")
         axes.set_xticks([])
         axes.set_yticks([])
-    fig.savefig(path, dpi=110)
+    fig.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def _extent(data, margin=0.1):

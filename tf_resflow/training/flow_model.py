@@ -15,6 +15,8 @@ __all__ = ["FlowModel", "build_model"]
 
 tfd = tfp.distributions
 
+_EXACT_SIZE = 16  # coordinates up to which build_model evaluates with slogdet
+
 
 @keras.saving.register_keras_serializable("tf_resflow")
 class FlowModel(keras.Model):
@@ -235,6 +237,8 @@ def _check_covered(weights, variables):
 def build_model(config, dataset):
     """Builds the model of a config.
 
+    Events of up to 16 coordinates are evaluated exactly, larger ones by `config.model.estimator.eval`.
+
     Args:
       config: see `tf_resflow.training.default_config`.
       dataset: has `event_shape`, `levels`, `mean` and `std`.
@@ -244,10 +248,14 @@ def build_model(config, dataset):
     """
     statistics = {} if config.model.kind == "image" else {"mean": dataset.mean, "std": dataset.std}
     flow = flows.build_flow(config.model, dataset.event_shape, seed=config.seed, **statistics)
+    if math.prod(dataset.event_shape) <= _EXACT_SIZE:
+        evaluation_log_det = logdet.Exact()
+    else:
+        evaluation_log_det = flows.build_estimator(config.model.estimator.eval, per_example=True)
     return FlowModel(
         flow,
         dataset.event_shape,
         dataset.levels,
-        evaluation_log_det=flows.build_estimator(config.model.estimator.eval, per_example=True),
+        evaluation_log_det=evaluation_log_det,
         seed=config.seed,
     )
