@@ -19,6 +19,7 @@ CONFIG = [
     "--config.model.norms=(2.0,2.0,2.0)",
     "--config.model.estimator.eval.num_exact_terms=4",
     "--config.train.steps=3",
+    "--config.train.warmup_steps=1",
     "--config.train.batch_size=16",
 ]
 
