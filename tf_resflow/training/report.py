@@ -6,7 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow import bijectors, data, evaluation, logdet
+from tf_resflow import data, evaluation
 
 __all__ = ["Report"]
 
@@ -122,12 +122,9 @@ class Report:
         seed = tf.constant([self._config.seed, 2], tf.int32)
         samples = self._sample(_NUM_FIGURE_POINTS, seed).numpy()
 
-        # Two dimensions: the determinant itself is cheap, and without noise.
-        density = bijectors.with_log_det(self._model.distribution, logdet.Exact())
-
         @tf.function(autograph=False, reduce_retracing=True)
         def log_prob(x):
-            return density.log_prob(tf.identity(x))
+            return self._model.log_prob(x, seed, evaluation=True)
 
         points = self._train_array()[:_NUM_FIGURE_POINTS]
         evaluation.density_figure(path, points, samples, log_prob, "density of the model")
