@@ -1,5 +1,7 @@
 """Slopes of the activations on dense grids, in float64."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -105,3 +107,52 @@ def test_save_and_load(layer, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     x = np.random.default_rng(1).normal(size=(3, 4)).astype("float32")
     np.testing.assert_array_equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_lipswish_derivatives_up_to_the_third(fused):
+    """Those that a gradient of a power series, and a gradient of it, take; from the formula by autodiff."""
+    layer = with_beta(layers.LipSwish(dtype="float64"), 0.7)
+    context = layers.fused_activations if fused else contextlib.nullcontext
+
+    def formula(x):
+        return x * tf.sigmoid(tf.math.softplus(layer.beta) * x) / 1.1
+
+    def derivatives(f, x, up):
+        with tf.GradientTape(persistent=True) as third:
+            third.watch(x)
+            with tf.GradientTape(persistent=True) as second:
+                second.watch(x)
+                with tf.GradientTape() as first:
+                    first.watch(x)
+                    y = f(x)
+                dx, db = first.gradient(y, [x, layer.beta.value], up)
+            dxx, dxb = second.gradient(dx, [x, layer.beta.value], up)
+            dbx, dbb = second.gradient(db, [x, layer.beta.value])
+        return y, dx, db, dxx, dxb, dbx, dbb, third.gradient(dxb, x), third.gradient(dxx, layer.beta.value)
+
+    @tf.function
+    def compute(x, up):
+        with context():
+            actual = derivatives(layer, x, up)
+        return actual, derivatives(formula, x, up)
+
+    x, up = tf.random.stateless_normal([2, 40, 3], [0, 1], dtype=tf.float64)
+    actual, expected = compute(x, up)
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-12)
+
+
+def test_fused_activations_are_compiled_by_xla_and_others_are_not():
+    layer = with_beta(layers.LipSwish(), 0.7)
+
+    def compiled(function):
+        graph = tf.function(function).get_concrete_function(tf.TensorSpec([4, 3])).graph.as_graph_def()
+        return any(f.attr["_XlaMustCompile"].b for f in graph.library.function)
+
+    def fused(x):
+        with layers.fused_activations():
+            return layer(x)
+
+    assert compiled(fused)
+    assert not compiled(layer)

@@ -1,6 +1,13 @@
 """Keras layers of constrained Lipschitz constant, and what is known of their norms."""
 
-from tf_resflow.layers.activations import CLipSwish, FullSort, LipschitzCube, LipSwish, MaxMin
+from tf_resflow.layers.activations import (
+    CLipSwish,
+    FullSort,
+    LipschitzCube,
+    LipSwish,
+    MaxMin,
+    fused_activations,
+)
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_constant import lipschitz_constant
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
@@ -23,6 +30,7 @@ __all__ = [
     "LipschitzDense",
     "LipschitzLayer",
     "MaxMin",
+    "fused_activations",
     "lipschitz_constant",
     "lipschitz_layers",
     "mean_norm",

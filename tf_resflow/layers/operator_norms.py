@@ -142,33 +142,40 @@ def _power_step(operator, kernel, v, domain, codomain):
 def _ritz_step(operator, kernel, v, *_):
     """The unit vector that W stretches most among span{v, W'W v, ..., (W'W)^5 v}.
 
-    A step of restarted Lanczos with full orthogonalisation. The leading singular values of a
+    A step of restarted Lanczos with full orthogonalisation, on the smaller side of W: where it has fewer
+    outputs than inputs, in the span of W v, WW'W v, .... The leading singular values of a
     convolution are close to one another, where as many power iterations hardly move.
 
     References:
         Golub and Van Loan, "Matrix Computations", section 10.1.
     """
 
-    def extend(count, z, basis, images):
-        unit = _orthonormalised(z, basis)
-        image = operator.matvec(kernel, tf.reshape(unit, v.shape))
-        z = tf.reshape(operator.rmatvec(kernel, image), [1, -1])
-        row = tf.one_hot([count], _KRYLOV, axis=0, dtype=v.dtype)
-        return count + 1, z, basis + row * unit, images + row * tf.reshape(image, [1, -1])
+    def gram(z):
+        if wide:
+            return operator.matvec(kernel, operator.rmatvec(kernel, z))
+        return operator.rmatvec(kernel, operator.matvec(kernel, z))
 
-    basis = tf.zeros([_KRYLOV, int(operator.num_inputs)], v.dtype)
-    images = tf.zeros([_KRYLOV, int(operator.num_outputs)], v.dtype)
-    start = (tf.constant(0), tf.reshape(v, [1, -1]), basis, images)
-    _, _, basis, images = tf.while_loop(lambda count, *_: count < _KRYLOV, extend, start)
-    _, rotation = tf.linalg.eigh(tf.matmul(images, images, transpose_b=True))
-    new = tf.reshape(tf.matmul(rotation[:, -1:], basis, transpose_a=True), v.shape)
+    wide = operator.num_inputs > operator.num_outputs
+    z = operator.matvec(kernel, v) if wide else v
+    shape, basis, images = z.shape, [], []
+    for _ in range(_KRYLOV):
+        basis.append(_orthonormalised(tf.reshape(z, [1, -1]), basis))
+        z = gram(tf.reshape(basis[-1], shape))
+        images.append(tf.reshape(z, [1, -1]))
+    basis = tf.concat(basis, 0)
+    projection = tf.matmul(basis, tf.concat(images, 0), transpose_b=True)
+    _, rotation = tf.linalg.eigh((projection + tf.transpose(projection)) / 2.0)
+    new = tf.reshape(tf.matmul(rotation[:, -1:], basis, transpose_a=True), shape)
+    new = dual_vector(operator.rmatvec(kernel, new), 2.0) if wide else new
     return tf.where(_peak(new) > 0.0, new, v), _KRYLOV
 
 
 def _orthonormalised(z, basis):
-    """z, made a unit vector orthogonal to the rows of the basis; 0 if it is in their span."""
+    """z, made a unit vector orthogonal to the rows in the list; 0 if it is in their span."""
     for _ in range(2):
-        z = z - tf.matmul(tf.matmul(z, basis, transpose_b=True), basis)
+        if basis:
+            rows = tf.concat(basis, 0)
+            z = z - tf.matmul(tf.matmul(z, rows, transpose_b=True), rows)
         norm = tf.sqrt(tf.reduce_sum(tf.square(z)))
         z = tf.math.divide_no_nan(z, norm)
     return z * tf.cast(norm > 0.5, z.dtype)

@@ -25,10 +25,11 @@ def train_step(model, x, seed):
     x = tf.identity(x)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     weights = model.trainable_variables
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(model.loss_per_example(x, seed))
-        objective = loss / tf.cast(replicas, loss.dtype)
-    gradients = tape.gradient(objective, [weight.value for weight in weights])
+    with layers.fused_activations():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model.loss_per_example(x, seed))
+            objective = loss / tf.cast(replicas, loss.dtype)
+        gradients = tape.gradient(objective, [weight.value for weight in weights])
     model.optimizer.apply(gradients, weights)
     layers.update_norms(model.flow)
     norm = tf.linalg.global_norm(gradients) * tf.cast(replicas, loss.dtype)
