@@ -1,0 +1,180 @@
+"""The cases of bin/benchmark.py on this package. Run by it, in a process of its own."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from benchmark_protocol import CASES, peak_memory, serve
+
+import tf_resflow as resflow
+
+
+class _Fixed(resflow.logdet.Geometric):
+    """The weights of a geometric distribution, and always `extra` terms after the exact ones."""
+
+    def __init__(self, extra):
+        super().__init__(0.5)
+        self._extra = extra
+
+    def sample(self, shape, seed):
+        """The constant."""
+        return tf.fill(shape, self._extra)
+
+
+def _model(case):
+    estimator = resflow.logdet.RussianRoulette(case.num_exact_terms, _Fixed(case.num_extra_terms))
+    flow = resflow.flows.image_flow(
+        case.shape, (case.num_blocks,), case.width, num_fc_blocks=0, logit_alpha=1e-6, log_det=estimator
+    )
+    model = resflow.FlowModel(flow, case.shape, levels=256, evaluation_log_det=estimator)
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _batch(case):
+    return tf.constant(case.batch(), tf.uint8)
+
+
+def _timed(function):
+    """Calls `function(seed)` and waits for its result; returns the seconds."""
+    seed = tf.constant(np.random.randint(0, 2**31 - 1, 2), tf.int32)
+    start = time.perf_counter()
+    tf.nest.map_structure(lambda tensor: tensor.numpy(), function(seed))
+    return time.perf_counter() - start
+
+
+def _train_step(case):
+    model, x = _model(case), _batch(case)
+    model.initialize(x)
+
+    @tf.function(autograph=False)
+    def step(seed):
+        return resflow.training.train_step(model, x, seed)["loss"]
+
+    return lambda: {"seconds": _timed(step)}
+
+
+def _evaluation(case):
+    model, x = _model(case), _batch(case)
+    model.initialize(x)
+
+    @tf.function(autograph=False)
+    def loss(seed):
+        return model.loss_per_example(x, seed, evaluation=True)
+
+    return lambda: {"seconds": _timed(loss)}
+
+
+def _inverse(case):
+    model, x = _model(case), _batch(case)
+    model.initialize(x)
+    blocks = [b for b in model.flow.bijectors if isinstance(b, resflow.bijectors.ResidualBlock)]
+    y = tf.random.stateless_normal(x.shape, [0, 1])
+
+    @tf.function(autograph=False)
+    def solve(y):
+        solutions = [block.solve(y) for block in blocks]
+        return [tf.reduce_max(solution.num_iterations) for solution in solutions]
+
+    def run():
+        start = time.perf_counter()
+        evaluations = sum(int(count) for count in solve(y))
+        return {"seconds": (time.perf_counter() - start) / evaluations}
+
+    return run
+
+
+def _memory(case):
+    run = _train_step(case)
+    run()
+    return lambda: {"megabytes": peak_memory()}
+
+
+def _trace(case):
+    model, x = _model(case), _batch(case)
+
+    def run():
+        @tf.function(autograph=False)
+        def step(seed):
+            return resflow.training.train_step(model, x, seed)["loss"]
+
+        start = time.perf_counter()
+        step.get_concrete_function(tf.TensorSpec([2], tf.int32))
+        traced = time.perf_counter() - start
+        return {"seconds": traced + _timed(step), "trace": traced}
+
+    return run
+
+
+def _parts(case):
+    """A training step part by part; each part is a function of its own, traced on its own."""
+    model, x = _model(case), _batch(case)
+    model.initialize(x)
+    inputs = tf.cast(x, tf.float32) / 256.0 + 1e-3
+    weights = model.trainable_variables
+    values = [weight.value for weight in weights]
+    zeros = [tf.zeros_like(value) for value in values]
+    batches = iter(
+        resflow.data.Dataset.from_arrays("random", {"train": np.tile(x, [8, 1, 1, 1])}, 256).train_batches(
+            len(x), seed=0
+        )
+    )
+
+    def gradients(seed):
+        with resflow.layers.fused_activations():
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(model.loss_per_example(x, seed))
+            return [tf.reduce_sum(g) for g in tape.gradient(loss, values)]
+
+    def optimizer(seed):
+        del seed
+        model.optimizer.apply(zeros, weights)
+        return model.optimizer.iterations.value + 0
+
+    def forward(seed):
+        del seed
+        return tf.reduce_sum(_transform(model.flow, inputs))
+
+    def forward_and_series(seed):
+        with resflow.layers.fused_activations():
+            return tf.reduce_sum(model.loss_per_example(x, seed))
+
+    functions = {
+        "forward": forward,
+        "forward and series": forward_and_series,
+        "forward, series and backward": gradients,
+        "norm updates": lambda seed: resflow.layers.update_norms(model.flow),
+        "optimizer": optimizer,
+    }
+    functions = {name: tf.function(f, autograph=False) for name, f in functions.items()}
+    functions["input"] = lambda seed: next(batches)
+
+    def run():
+        return {name: _timed(function) for name, function in functions.items()}
+
+    return run
+
+
+def _transform(flow, x):
+    for bijector in flow.bijectors:
+        block = isinstance(bijector, resflow.bijectors.ResidualBlock)
+        x = bijector.transform(x) if block else bijector.forward(x)
+    return x
+
+
+if __name__ == "__main__":
+    kinds = {
+        "train_step": _train_step,
+        "evaluation": _evaluation,
+        "inverse": _inverse,
+        "memory": _memory,
+        "trace": _trace,
+        "parts": _parts,
+    }
+    serve({name: lambda case=case: kinds[case.kind](case) for name, case in CASES.items()})

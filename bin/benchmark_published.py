@@ -1,0 +1,138 @@
+"""The cases of bin/benchmark.py on a checkout of the published PyTorch code (rtqichen/residual-flows).
+
+Run by bin/benchmark.py, in a process of its own. It needs torch: pip install tf-resflow[torch].
+"""
+
+import math
+import sys
+import time
+
+import numpy as np
+import torch
+from benchmark_protocol import CASES, peak_memory, serve
+
+sys.path.insert(0, sys.argv[1])
+
+from resflows import layers
+from resflows.layers import base, iresblock
+from resflows.resflow import ResidualFlow
+
+
+def _model(case):
+    iresblock.geometric_sample = lambda p, num: np.full(num, case.num_extra_terms)
+    height, width, channels = case.shape
+    return ResidualFlow(
+        (case.batch_size, channels, height, width),
+        n_blocks=[case.num_blocks],
+        intermediate_dim=case.width,
+        factor_out=False,
+        init_layer=layers.LogitTransform(1e-6),
+        actnorm=True,
+        coeff=0.98,
+        vnorms="2222",
+        sn_atol=1e-3,
+        sn_rtol=1e-3,
+        n_power_series=None,
+        n_dist="geometric",
+        kernels="3-1-3",
+        activation_fn="swish",
+        fc_end=False,
+        n_exact_terms=2,
+        preact=True,
+        neumann_grad=True,
+        grad_in_forward=True,
+        first_resblock=True,
+    )
+
+
+def _batch(case):
+    return torch.tensor(case.batch().transpose(0, 3, 1, 2), dtype=torch.float32).contiguous()
+
+
+def _loss(model, x):
+    z, delta = model((x + torch.rand_like(x)) / 256, 0)
+    log_prob = (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).flatten(1).sum(1) - delta.flatten()
+    return 8 - log_prob / x[0].numel() / math.log(2)
+
+
+def _update_norms(model):
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (base.InducedNormConv2d, base.InducedNormLinear)):
+                module.compute_weight(update=True)
+
+
+def _timed(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _train_step(case):
+    model, x = _model(case), _batch(case)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+
+    def step():
+        loss = _loss(model, x).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        _update_norms(model)
+        return loss.item()
+
+    return lambda: {"seconds": _timed(step)}
+
+
+def _evaluation(case):
+    model, x = _model(case), _batch(case)
+    _loss(model, x)  # initialises the ActNorms
+    _update_norms(model)
+    model.eval()
+
+    def run():
+        torch.set_flush_denormal(True)
+        flushed = _timed(lambda: _loss(model, x).mean().item())
+        torch.set_flush_denormal(False)
+        shipped = _timed(lambda: _loss(model, x).mean().item())
+        torch.set_flush_denormal(True)
+        return {"seconds": flushed, "seconds_as_shipped": shipped}
+
+    return run
+
+
+def _inverse(case):
+    model, x = _model(case), _batch(case)
+    _loss(model, x)
+    model.eval()
+    blocks = [module for module in model.modules() if isinstance(module, iresblock.iResBlock)]
+    y = torch.randn(*x.shape, generator=torch.Generator().manual_seed(1))
+    count = [0]
+    for block in blocks:
+        block.nnet.register_forward_hook(lambda *_: count.__setitem__(0, count[0] + 1))
+
+    def run():
+        count[0] = 0
+        with torch.no_grad():
+            seconds = _timed(lambda: [block.inverse(y) for block in blocks])
+        return {"seconds": seconds / count[0]}
+
+    return run
+
+
+def _memory(case):
+    run = _train_step(case)
+    run()
+    return lambda: {"megabytes": peak_memory()}
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    torch.set_num_threads(int(sys.argv[2]))
+    kinds = {
+        "train_step": _train_step,
+        "evaluation": _evaluation,
+        "inverse": _inverse,
+        "memory": _memory,
+    }
+    cases = {name: case for name, case in CASES.items() if case.kind in kinds}
+    serve({name: lambda case=case: kinds[case.kind](case) for name, case in cases.items()})
