@@ -31,15 +31,15 @@ def _model():
     model = config_dict.ConfigDict()
     model.kind = "image"  # "image" or "vector"
     model.num_blocks = (4, 4)  # blocks of each scale; for vectors one number
-    model.act_norm = True
-    # Residual blocks.
     model.coefficient = 0.98  # Lipschitz bound of each linear layer
     model.activation = "lipswish"
     model.norms = (2.0, 2.0, 2.0, 2.0)  # orders of the norms before, between and after the layers
+    model.act_norm = True
     # Vectors.
     model.hidden = (64, 64, 64)
     # Images.
-    model.block = "residual"  # "residual", "affine_coupling" or "additive_coupling"
+    # "residual", "affine_coupling" or "additive_coupling"; couplings have no coefficient, activation or norms.
+    model.block = "residual"
     model.inv_1x1_conv = False  # an invertible 1x1 convolution before each convolutional block
     model.width = 64
     model.kernels = (3, 1, 3)
