@@ -81,6 +81,26 @@ def make_block(make_branch):
     return make
 
 
+@pytest.fixture(scope="session")
+def make_coupling():
+    def make(kind="affine", shape=(2,), split="channels", swap=False, seed=0, dtype="float32", counter=None):
+        """A coupling whose network's last layer is not zero."""
+        cls = {"affine": resflow.bijectors.AffineCoupling, "additive": resflow.bijectors.AdditiveCoupling}[kind]
+        options = {"split": split, "num_parameters": cls.num_parameters, "seed": seed, "dtype": dtype}
+        if len(shape) == 1:
+            network = resflow.flows.dense_coupling_network(shape, (5,), **options)
+        else:
+            network = resflow.flows.coupling_network(shape, 5, (3, 3), **options)
+        for i, variable in enumerate(network.trainable_variables):
+            value = tf.random.stateless_normal(variable.shape, [seed, i], stddev=0.3, dtype=dtype)
+            variable.assign(variable + value)
+        if counter is not None:
+            network = keras.Sequential([keras.Input(network.input_shape[1:], dtype=dtype), counter, network])
+        return cls(network, split, swap, name=f"{kind}_{int(swap)}")
+
+    return make
+
+
 @pytest.fixture
 def counter():
     return Counter()

@@ -52,6 +52,16 @@ def test_keras_variables_are_the_variables():
     assert act_norm.dtype == tf.float64
 
 
+def test_two_of_one_shape_do_not_share_a_cache():
+    first, second = ActNorm([2]), ActNorm([2])
+    second.shift.assign([1.0, 2.0])
+    x = tf.zeros([1, 2])
+    y = first.forward(x), second.forward(x)
+    np.testing.assert_array_equal(y[0], [[0.0, 0.0]])
+    np.testing.assert_array_equal(y[1], [[1.0, 2.0]])
+    assert first != second
+
+
 @pytest.mark.parametrize("shape", [[], [None], [4, 4, None]])
 def test_unknown_event_shape(shape):
     with pytest.raises(ValueError, match="known, non-scalar event shape"):

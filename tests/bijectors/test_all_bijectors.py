@@ -33,21 +33,47 @@ def multiscale(dtype):
     return flow
 
 
+def conv_1x1(dtype):
+    bijector = resflow.bijectors.InvertibleConv1x1(3, seed=1, dtype=dtype)
+    noise = tf.random.stateless_normal([3, 3], [1, 2], stddev=0.5, dtype=dtype)
+    bijector.lower_upper.assign(bijector.lower_upper + noise)
+    return bijector
+
+
+def coupling_flow(dtype, block):
+    """Both splits, both parts, 1x1 convolutions, a squeeze and fully connected couplings."""
+    options = {"num_blocks": (2, 2), "width": 4, "kernels": (3, 1), "num_fc_blocks": 2, "fc_width": 4}
+    flow = resflow.flows.image_flow((4, 4, 1), **options, block=block, inv_1x1_conv=True, dtype=dtype)
+    for seed, variable in enumerate(flow.trainable_variables):
+        noise = tf.random.stateless_normal(variable.shape, [2, seed], stddev=0.1, dtype=dtype)
+        variable.assign(variable + noise)
+    return flow
+
+
 def uniform(shape, dtype):
     return tf.random.stateless_uniform(shape, [3, 4], 0.05, 0.95, dtype)
 
 
-# name: (constructor, event shape, shape of its image)
+# name: (constructor from a dtype and the fixtures make_block, make_coupling; event shape; shape of its image)
 CASES = {
-    "act_norm_vector": (lambda d, b: act_norm(d, [3]), [3], [3]),
-    "act_norm_channels": (lambda d, b: act_norm(d, [2, 2, 3]), [2, 2, 3], [2, 2, 3]),
-    "act_norm_elements": (lambda d, b: act_norm(d, [2, 2, 3], False), [2, 2, 3], [2, 2, 3]),
-    "squeeze_2d": (lambda d, b: resflow.bijectors.Squeeze2D(), [4, 2, 3], [2, 1, 12]),
-    "logit": (lambda d, b: resflow.bijectors.Logit(0.05), [], []),
-    "normalize": (lambda d, b: resflow.bijectors.Normalize([1.0, -2.0], [0.5, 3.0], d), [2], [2]),
-    "residual_block": (lambda d, b: b("r", EXACT, size=3, dtype=d), [3], [3]),
-    "flow_with_stock_bijectors": (stock_flow, [3], [3]),
-    "multiscale_flow": (lambda d, b: multiscale(d), [4, 4, 1], [16]),
+    "act_norm_vector": (lambda d, b, c: act_norm(d, [3]), [3], [3]),
+    "act_norm_channels": (lambda d, b, c: act_norm(d, [2, 2, 3]), [2, 2, 3], [2, 2, 3]),
+    "act_norm_elements": (lambda d, b, c: act_norm(d, [2, 2, 3], False), [2, 2, 3], [2, 2, 3]),
+    "squeeze_2d": (lambda d, b, c: resflow.bijectors.Squeeze2D(), [4, 2, 3], [2, 1, 12]),
+    "logit": (lambda d, b, c: resflow.bijectors.Logit(0.05), [], []),
+    "normalize": (lambda d, b, c: resflow.bijectors.Normalize([1.0, -2.0], [0.5, 3.0], d), [2], [2]),
+    "residual_block": (lambda d, b, c: b("r", EXACT, size=3, dtype=d), [3], [3]),
+    "flow_with_stock_bijectors": (lambda d, b, c: stock_flow(d, b), [3], [3]),
+    "multiscale_flow": (lambda d, b, c: multiscale(d), [4, 4, 1], [16]),
+    "invertible_conv_1x1": (lambda d, b, c: conv_1x1(d), [3], [3]),
+    "additive_coupling": (lambda d, b, c: c("additive", (3,), dtype=d), [3], [3]),
+    "affine_coupling": (lambda d, b, c: c("affine", (3,), swap=True, dtype=d), [3], [3]),
+    "affine_channels": (lambda d, b, c: c("affine", (2, 3, 4), dtype=d), [2, 3, 4], [2, 3, 4]),
+    "affine_checkerboard": (
+        lambda d, b, c: c("affine", (3, 2, 1), "checkerboard", swap=True, dtype=d), [3, 2, 1], [3, 2, 1]
+    ),
+    "coupling_flow_affine": (lambda d, b, c: coupling_flow(d, "affine_coupling"), [4, 4, 1], [2, 2, 4]),
+    "coupling_flow_additive": (lambda d, b, c: coupling_flow(d, "additive_coupling"), [4, 4, 1], [2, 2, 4]),
 }
 
 
@@ -59,11 +85,11 @@ FLOAT32_ONLY = pytest.mark.parametrize("case", [(name, "float32") for name in CA
     params=[(c, d) for c in CASES for d in ("float32", "float64")],
     ids="-".join,
 )
-def case(request, make_block):
+def case(request, make_block, make_coupling):
     name, dtype = request.param
     construct, event_shape, image_shape = CASES[name]
     x = uniform([BATCH, *event_shape], dtype)
-    return construct(dtype, make_block), x, image_shape
+    return construct(dtype, make_block, make_coupling), x, image_shape
 
 
 def test_forward_and_inverse_undo_each_other(case):

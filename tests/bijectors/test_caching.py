@@ -129,8 +129,15 @@ def test_inverse_computes_no_log_det(arrange, make_branch, counting_exact, densi
     assert counting_exact.count == 1
 
 
-@pytest.fixture(scope="module", params=[flow, stock_in_the_middle, nested], ids=["flow", "middle", "nested"])
-def bijector(request, make_block):
+@pytest.fixture(
+    scope="module",
+    params=[flow, stock_in_the_middle, nested, None],
+    ids=["flow", "middle", "nested", "couplings"],
+)
+def bijector(request, make_block, make_coupling):
+    if request.param is None:
+        conv = resflow.bijectors.InvertibleConv1x1(2)
+        return Flow([make_coupling("affine"), conv, make_coupling("additive", swap=True)])
     return request.param(make_block(log_det=EXACT))
 
 

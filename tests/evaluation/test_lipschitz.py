@@ -4,6 +4,11 @@ import tf_resflow as resflow
 from tf_resflow.evaluation import lipschitz_bounds
 
 
+def test_a_flow_of_couplings_has_no_bounds():
+    flow = resflow.flows.image_flow((4, 4, 1), (1,), 2, (1,), 0, block="affine_coupling")
+    assert lipschitz_bounds(flow) == {}
+
+
 def test_bounds_are_above_the_product_of_the_norms():
     """Without activation the branch is W2 W1; each bound is the product of the clipped norms."""
     flow = resflow.flows.vector_flow(

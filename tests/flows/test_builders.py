@@ -71,6 +71,91 @@ def test_image_flow_architecture():
     assert flow.forward_event_shape([8, 8, 1]) == [4, 4, 4]
 
 
+BLOCKS = ["residual", "affine_coupling", "additive_coupling"]
+
+
+@pytest.mark.parametrize("block", BLOCKS[1:])
+def test_image_flow_of_couplings(block):
+    flow = flows.image_flow(
+        (8, 8, 1), (2, 1), 4, (3, 1, 3), num_fc_blocks=2, fc_width=5, block=block, inv_1x1_conv=True
+    )
+    coupling = {"affine_coupling": "AffineCoupling", "additive_coupling": "AdditiveCoupling"}[block]
+    step = ["InvertibleConv1x1", coupling, "ActNorm"]
+    expected = ["Logit", "ActNorm", *step * 2, "Squeeze2D", *step, *step[1:] * 2]
+    assert kinds(flow) == expected
+    couplings = [b for b in flow.bijectors if isinstance(b, bijectors.Coupling)]
+    parameters = couplings[0].num_parameters
+    # Of one channel there is no half, so that the first scale is split by a checkerboard; of four channels two
+    # are kept, and two are mapped.
+    inputs = [c.network.input_shape[1:] for c in couplings]
+    assert inputs == [(8, 8, 1)] * 2 + [(4, 4, 2)] * 3
+    outputs = [c.network.output_shape[1:] for c in couplings]
+    assert outputs == [(8, 8, parameters)] * 2 + [(4, 4, 2 * parameters)] * 3
+    for c in couplings[:3]:
+        kernels = [w.shape for w in c.network.get_weights() if w.ndim == 4]
+        assert [k[:2] for k in kernels] == [(3, 3), (1, 1), (3, 3)]
+        assert [k[3] for k in kernels[:2]] == [4, 4]
+    for c in couplings[3:]:
+        hidden = [w.shape[1] for w in c.network.get_weights() if w.ndim == 2]
+        assert hidden == [5, 5, 32 * parameters]
+
+
+@pytest.mark.parametrize("block", BLOCKS[1:])
+@pytest.mark.parametrize("num_blocks", [(2,), (0, 2)])
+def test_two_couplings_map_every_element(block, num_blocks):
+    """By a checkerboard in the first scale, by channels in the second: each maps what the other keeps."""
+    event_shape = (4, 4, 1)
+    flow = flows.image_flow(event_shape, num_blocks, 4, (1, 1), 0, act_norm=False, logit_alpha=None, block=block)
+    x = tf.random.stateless_normal([1, *flow.forward_event_shape(event_shape)], [0, 1])
+    changed = []
+    for coupling in flow.bijectors[-2:]:
+        for variable in coupling.network.trainable_variables:
+            variable.assign(variable + 0.5)
+        changed.append(np.abs(coupling.forward(x) - x) > 1e-6)
+    assert np.all(changed[0] ^ changed[1])
+    assert np.sum(changed[0]) == np.sum(changed[1]) == 8
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("factor_out", [False, True])
+@pytest.mark.parametrize("event_shape", [(28, 28, 1), (8, 8, 1), (4, 6, 3)])
+def test_trunk_of_every_block(block, factor_out, event_shape):
+    """Its parts are tested elsewhere: here that they fit, and that 1x1 convolutions go with every block."""
+    flow = flows.image_flow(
+        event_shape, (1, 1), 2, (3, 1), 1, 2, factor_out=factor_out, block=block, inv_1x1_conv=True, log_det=EXACT
+    )
+    x = tf.random.stateless_uniform([2, *event_shape], [0, 1], 0.1, 0.9)
+    resflow.bijectors.initialize(flow, x)
+    h, w, c = event_shape
+    latent = [h * w * c] if factor_out else [h // 2, w // 2, 4 * c]
+    y = bijectors.with_log_det(flow, resflow.logdet.PowerSeries(1)).forward(x)
+    assert y.shape == [2, *latent]
+    np.testing.assert_allclose(flow.inverse(tf.identity(y)), x, atol=1e-4)
+
+
+def test_coupling_networks():
+    """They start at zero through their last layer alone; the others are as the seed says."""
+    for make in (
+        lambda seed: flows.coupling_network((4, 4, 3), 6, seed=seed),
+        lambda seed: flows.dense_coupling_network((4, 4, 3), (6, 6), seed=seed),
+    ):
+        one, same, other = make(1), make(1), make(2)
+        # Of three channels one is kept, two are mapped.
+        assert one.input_shape == (None, 4, 4, 1) and one.output_shape == (None, 4, 4, 4)
+        x = tf.random.stateless_normal([5, 4, 4, 1], [0, 1])
+        np.testing.assert_array_equal(one(x), np.zeros([5, 4, 4, 4]))
+        for a, b in zip(one.get_weights(), same.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        kernels = [[w for w in n.get_weights() if w.ndim > 1][:-1] for n in (one, other)]
+        assert len(kernels[0]) == 2
+        assert all(np.all(a != b) for a, b in zip(*kernels, strict=True))
+        *_, last = [v for v in one.trainable_variables if v.path.endswith("kernel")]
+        last.assign(tf.ones_like(last))
+        assert np.std(one(x)) > 1e-2
+    assert flows.dense_coupling_network([5], (4,), num_parameters=1).output_shape == (None, 3)
+    assert flows.coupling_network((4, 4, 1), 2, split="checkerboard").output_shape == (None, 4, 4, 2)
+
+
 def test_squeeze_first_and_normalize():
     flow = flows.image_flow(
         (4, 4, 3), (1,), 4, (1,), 0, logit_alpha=None, mean=[0.5] * 3, std=[2.0] * 3,
@@ -147,6 +232,10 @@ def test_wrong_arguments():
         flows.vector_flow(2, 1, (4,), activation="swich")
     with pytest.raises(ValueError, match="at least one inner layer"):
         flows.vector_flow(2, 1, ())
+    with pytest.raises(ValueError, match="'affine_coupling', 'additive_coupling'; got 'coupling'"):
+        flows.image_flow((4, 4, 1), (1,), 4, (1,), 0, block="coupling")
+    with pytest.raises(ValueError, match="one channel, which cannot be split"):
+        flows.coupling_network((4, 4, 1), 4)
     with pytest.raises(ValueError, match="multiples of 2; got 3 x 4"):
         flows.image_flow((3, 4, 1), (1, 1), 4, (1,), 0)
 
@@ -166,6 +255,14 @@ def test_image_flow_of_a_config(config):
     (estimator,) = {b.log_det for b in blocks(flow)}
     assert (estimator.num_exact_terms, estimator.distribution.p) == (2, 0.5)
     assert not estimator.per_example
+
+
+def test_couplings_of_a_config(config):
+    config.block = "additive_coupling"
+    config.inv_1x1_conv = True
+    found = kinds(flows.build_flow(config, (4, 4, 1)))
+    assert (found.count("AdditiveCoupling"), found.count("InvertibleConv1x1")) == (3, 2)
+    assert "ResidualBlock" not in found
 
 
 def test_vector_flow_of_a_config(config):

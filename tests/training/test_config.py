@@ -30,6 +30,7 @@ def test_defaults_are_valid_and_locked():
         ("model.norms", (2.0, 2.0, 2.0, 1.5)),
         ("model.norms", (0.5, 2.0, 2.0, 0.5)),
         ("model.logit_alpha", 0.5),
+        ("model.block", "coupling"),
         ("model.estimator.eval.distribution", "uniform"),
         ("data.levels", 1),
         ("seed", -1),
@@ -39,6 +40,25 @@ def test_a_bad_value_is_named(key, value):
     config = configs.default_config()
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=f"config.{key}"):
+        configs.validate_config(config)
+
+
+@pytest.mark.parametrize("key, value", [("model.block", "affine_coupling"), ("model.inv_1x1_conv", True)])
+def test_vectors_have_residual_blocks_alone(key, value):
+    config = configs.default_config()
+    config.update_from_flattened_dict({key: value})
+    configs.validate_config(config)
+    config.model.kind = "vector"
+    with pytest.raises(ValueError, match=f"config.{key} is {value!r}"):
+        configs.validate_config(config)
+
+
+def test_couplings_have_no_norms():
+    config = configs.default_config()
+    config.update_from_flattened_dict({"model.block": "affine_coupling", "model.kernels": (3, 3)})
+    configs.validate_config(config)
+    config.model.block = "residual"
+    with pytest.raises(ValueError, match="config.model.norms"):
         configs.validate_config(config)
 
 

@@ -255,6 +255,37 @@ def test_images():
     np.testing.assert_allclose(model.reconstruct(unit), unit, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", ["affine_coupling", "additive_coupling"])
+def test_couplings(block, tmp_path):
+    """fit trains all of their variables, and weights go from one seed to another with their permutations."""
+
+    def make(seed):
+        options = {"block": block, "inv_1x1_conv": True, "factor_out": True, "seed": seed}
+        flow = resflow.flows.image_flow((4, 4, 1), (1, 1), 4, (3, 1), 1, 4, **options)
+        return resflow.FlowModel(flow, [4, 4, 1], levels=17)
+
+    model = make(0)
+    x = np.random.default_rng(0).integers(17, size=[32, 4, 4, 1]).astype("uint8")
+    model.initialize(x)
+    trainable = [w.numpy() for w in model.trainable_weights]
+    fixed = [w.numpy() for w in model.non_trainable_weights]
+    # The last layers start at zero, so that the others move from the second step on.
+    compiled(model).fit(x, batch_size=16, epochs=2, verbose=0)
+    for weight, value in zip(model.trainable_weights, trainable, strict=True):
+        assert np.any(weight.numpy() != value), weight.path
+    assert len(fixed) == 2
+    for weight, value in zip(model.non_trainable_weights, fixed, strict=True):
+        np.testing.assert_array_equal(weight, value)
+    np.testing.assert_array_equal(model.log_prob(x, seed=1), model.log_prob(x, seed=1, evaluation=True))
+    unit = resflow.data.dequantize(x, 17, [0, 1])
+    np.testing.assert_allclose(model.reconstruct(unit), unit, atol=1e-5)
+    path = str(tmp_path / "model.weights.h5")
+    model.save_weights(path)
+    other = make(1)
+    other.load_weights(path)
+    np.testing.assert_allclose(other.log_prob(x, seed=1), model.log_prob(x, seed=1), rtol=1e-6)
+
+
 def test_temperature():
     model = identity_model()
     cold, warm = (model.sample(2000, seed=1, temperature=t) for t in (0.5, 1.0))

@@ -184,3 +184,28 @@ def test_images(tmp_path, make_config):
     }
     model = resflow.load(tmp_path)
     assert model.sample(3, seed=0).dtype == tf.uint8
+
+
+def test_a_flow_of_couplings(tmp_path, make_config):
+    """Without a residual block there is no estimator, no noise of it and no Lipschitz bound."""
+    config = make_config(
+        data__name="digits",
+        model__kind="image",
+        model__block="affine_coupling",
+        model__inv_1x1_conv=True,
+        model__num_blocks=(1, 1),
+        model__width=4,
+        model__fc_width=4,
+        train__steps=3,
+        train__eval_every=3,
+        eval__num_examples=30,
+    )
+    result = loop.train(config, tmp_path, progress=False)
+    assert "lipschitz_bound" not in result
+    assert result["reconstruction_error"] < 0.01
+    (line,) = [line for line in read_metrics(tmp_path) if line["split"] == "test"]
+    assert line["estimator_std"] < 1e-6
+    assert (tmp_path / "figures" / "samples.png").stat().st_size > 1000
+    model = resflow.load(tmp_path)
+    report = resflow.training.Report(config, model, resflow.data.load(config.data))
+    assert report.score().mean == pytest.approx(result["bits_per_dim"], rel=1e-5)

@@ -10,8 +10,19 @@ import tf_resflow as resflow
 DETERMINISTIC = resflow.logdet.PowerSeries(3, probes="basis")
 
 
-def make_model(optimizer, log_det=None):
-    flow = resflow.flows.vector_flow(2, 1, (6,), log_det=log_det, seed=1)
+def coupling_flow():
+    networks = [resflow.flows.dense_coupling_network([2], (6,), num_parameters=n) for n in (2, 1)]
+    return resflow.bijectors.Flow(
+        [
+            resflow.bijectors.InvertibleConv1x1(2),
+            resflow.bijectors.AffineCoupling(networks[0], name="affine"),
+            resflow.bijectors.AdditiveCoupling(networks[1], swap=True, name="additive"),
+        ]
+    )
+
+
+def make_model(optimizer, log_det=None, couplings=False):
+    flow = coupling_flow() if couplings else resflow.flows.vector_flow(2, 1, (6,), log_det=log_det, seed=1)
     model = resflow.FlowModel(flow, [2], evaluation_log_det=DETERMINISTIC)
     model.compile(optimizer=optimizer())
     model.optimizer.build(model.trainable_variables)
@@ -72,12 +83,13 @@ def test_stateless_seed_differs_by_replica(two_replicas):
         assert np.any(first.numpy() != second.numpy())
 
 
-def test_step_equals_that_of_one_device(two_replicas, data):
-    single = make_model(sgd, DETERMINISTIC)
+@pytest.mark.parametrize("couplings", [False, True])
+def test_step_equals_that_of_one_device(couplings, two_replicas, data):
+    single = make_model(sgd, DETERMINISTIC, couplings)
     start = [v.numpy() for v in single.trainable_variables]
     one = run(tf.distribute.get_strategy(), single, data)
     with two_replicas.scope():
-        mirrored = make_model(sgd, DETERMINISTIC)
+        mirrored = make_model(sgd, DETERMINISTIC, couplings)
     two = run(two_replicas, mirrored, data)
     np.testing.assert_allclose(np.mean(two["loss"]), one["loss"][0], rtol=1e-5)
     for s, v, w in zip(start, single.trainable_variables, mirrored.trainable_variables, strict=True):

@@ -17,6 +17,18 @@ def test_config_round_trip(tmp_path):
     assert read.is_locked
 
 
+def test_a_run_without_a_field_that_is_new_has_its_default(tmp_path):
+    config = default_config()
+    older = config.to_dict()
+    del older["model"]["block"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    Workdir(tmp_path).prepare(config)
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    config.model.block = "affine_coupling"
+    with pytest.raises(ValueError, match="config.model.block = 'residual', but now it is 'affine_coupling'"):
+        Workdir(tmp_path).prepare(config)
+
+
 def test_the_same_config_is_taken_again(tmp_path):
     for _ in range(2):
         Workdir(tmp_path).prepare(default_config())

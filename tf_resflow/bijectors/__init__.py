@@ -1,8 +1,12 @@
 """Bijectors: the residual block, and what a flow needs around it."""
 
 from tf_resflow.bijectors.act_norm import ActNorm
+from tf_resflow.bijectors.additive_coupling import AdditiveCoupling
+from tf_resflow.bijectors.affine_coupling import AffineCoupling
+from tf_resflow.bijectors.coupling import Coupling
 from tf_resflow.bijectors.flow import Flow
 from tf_resflow.bijectors.initialize import initialize
+from tf_resflow.bijectors.invertible_conv_1x1 import InvertibleConv1x1
 from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
 from tf_resflow.bijectors.preprocessing import Logit, Normalize
 from tf_resflow.bijectors.residual_block import ResidualBlock
@@ -11,7 +15,11 @@ from tf_resflow.bijectors.with_log_det import with_log_det
 
 __all__ = [
     "ActNorm",
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "Coupling",
     "Flow",
+    "InvertibleConv1x1",
     "Logit",
     "MultiscaleFlow",
     "Normalize",

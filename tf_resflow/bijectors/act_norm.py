@@ -60,6 +60,10 @@ class ActNorm(tfp.bijectors.Bijector):
     def _parameter_properties(cls, dtype):
         return {}
 
+    def _get_parameterization(self):
+        # Bijectors of equal arguments would share a cache, and these have variables of their own.
+        return id(self)
+
     @property
     def keras_variables(self):
         """The `keras.Variable`s, `[log_scale, shift]`."""

@@ -1,12 +1,20 @@
 """The residual block y = x + g(x) as a bijector with a stochastic log-determinant."""
 
-import re
 import sys
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.bijectors.networks import (
+    check_built,
+    check_event,
+    from_rows,
+    input_shapes,
+    parameter_dtype,
+    to_rows,
+    variables_by_name,
+)
 from tf_resflow.bijectors.scoped_cache import ScopedGreedyCache
 from tf_resflow.layers import lipschitz_constant as nominal_lipschitz_constant
 from tf_resflow.logdet import RussianRoulette
@@ -105,10 +113,10 @@ class ResidualBlock(tfp.bijectors.Bijector):
                 # It would cast its input to its own policy's dtype, whatever that of its layers.
                 branch.autocast = False
             if isinstance(branch, keras.Layer):
-                self._branch_variables = _by_name(branch.variables)
+                self._branch_variables = variables_by_name(branch.variables)
             super().__init__(
                 forward_min_event_ndims=self._event_shape.rank,
-                dtype=_dtype(branch),
+                dtype=parameter_dtype(branch),
                 validate_args=validate_args,
                 parameters=parameters,
                 name=name,
@@ -158,7 +166,7 @@ class ResidualBlock(tfp.bijectors.Bijector):
         y = tf.convert_to_tensor(y, dtype=self.dtype)
         y, condition, batch_shape = self._to_rows(y, conditional_input)
         solution = solve_residual(self._branch, y, self._inverse_solver, condition)
-        return type(solution)(*(_from_rows(part, batch_shape) for part in solution))
+        return type(solution)(*(from_rows(part, batch_shape) for part in solution))
 
     def transform(self, x, conditional_input=None, seed=None):
         """`x + g(x)` alone, without the log-determinant that `forward` computes along."""
@@ -166,13 +174,13 @@ class ResidualBlock(tfp.bijectors.Bijector):
         x = tf.convert_to_tensor(x, dtype=self.dtype)
         x, condition, batch_shape = self._to_rows(x, conditional_input)
         g = self._branch(x if condition is None else [x, condition])
-        return _from_rows(x + tf.cast(g, x.dtype), batch_shape)
+        return from_rows(x + tf.cast(g, x.dtype), batch_shape)
 
     def _augmented_forward(self, x, conditional_input=None, seed=None):
         x, condition, batch_shape = self._to_rows(x, conditional_input)
         seed = stateless_seed(seed, salt=self.name)
         y, log_det = self._log_det(self._branch, x, condition, seed)
-        y, log_det = _from_rows(y, batch_shape), _from_rows(log_det, batch_shape)
+        y, log_det = from_rows(y, batch_shape), from_rows(log_det, batch_shape)
         return y, {"fldj": log_det, "ildj": -log_det}
 
     def _augmented_inverse(self, y, conditional_input=None, seed=None):
@@ -200,7 +208,7 @@ class ResidualBlock(tfp.bijectors.Bijector):
     def _to_rows(self, x, condition):
         """Flattens the batch shape of `x` (and of the condition, broadcast to it) to one axis."""
         rank = self._event_shape.rank
-        self._check_event(x)
+        check_event(self.name, self._event_shape, x)
         if self._conditional != (condition is not None):
             needed = "needs" if self._conditional else "takes no"
             raise ValueError(f"{self.name} {needed} conditional_input (conditional={self._conditional}).")
@@ -209,44 +217,17 @@ class ResidualBlock(tfp.bijectors.Bijector):
             condition = tf.convert_to_tensor(condition)
             condition_batch = tf.shape(condition)[: condition.shape.rank - self._condition_rank]
             batch_shape = tf.broadcast_dynamic_shape(batch_shape, condition_batch)
-            condition = _rows(condition, batch_shape, self._condition_rank)
+            condition = to_rows(condition, batch_shape, self._condition_rank)
         elif x.shape.rank == rank + 1:
             return x, None, None
-        return _rows(x, batch_shape, rank), condition, batch_shape
-
-    def _check_event(self, x):
-        rank = self._event_shape.rank
-        if (x.shape.rank or 0) < rank or not self._event_shape[-1:].is_compatible_with(x.shape[-1:]):
-            raise ValueError(
-                f"{self.name} maps events of shape {self._event_shape}, preceded by any batch shape; got "
-                f"an input of shape {x.shape}."
-            )
-
-
-def _rows(tensor, batch_shape, event_rank):
-    static_event = tensor.shape[tensor.shape.rank - event_rank :]
-    event = tf.shape(tensor)[tf.rank(tensor) - event_rank :]
-    tensor = tf.broadcast_to(tensor, tf.concat([batch_shape, event], 0))
-    tensor = tf.reshape(tensor, tf.concat([[-1], event], 0))
-    return tf.ensure_shape(tensor, [None, *static_event])
-
-
-def _from_rows(tensor, batch_shape):
-    """Restores a flattened batch shape; `None` means that it was one axis all along."""
-    if batch_shape is None:
-        return tensor
-    restored = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0))
-    return tf.ensure_shape(restored, [None] * batch_shape.shape[0] + tensor.shape[1:])
+        return to_rows(x, batch_shape, rank), condition, batch_shape
 
 
 def _input_shapes(branch, conditional, event_shape):
     """The event's shape, and the rank of a condition."""
-    if isinstance(branch, keras.Layer) and not branch.built:
-        raise ValueError(
-            f"The branch {branch.name!r} is not built, so its variables do not exist yet. Give a "
-            "keras.Sequential a keras.Input as its first element, or call branch.build(input_shape)."
-        )
-    shapes = _known_input_shapes(branch)
+    if isinstance(branch, keras.Layer):
+        check_built(branch)
+    shapes = input_shapes(branch)
     if conditional and len(shapes) not in (0, 2):
         raise ValueError(
             "A conditional branch takes [x, conditional_input]: build it as keras.Model([x, c], g); "
@@ -256,18 +237,6 @@ def _input_shapes(branch, conditional, event_shape):
         raise ValueError("The branch does not tell its input shape: pass event_shape=.")
     event_shape = tf.TensorShape(shapes[0][1:] if event_shape is None else event_shape)
     return event_shape, len(shapes[1]) - 1 if len(shapes) == 2 else 1
-
-
-def _known_input_shapes(branch):
-    """The shapes (with batch axis) of a branch's inputs, where it knows them."""
-    if getattr(branch, "inputs", None):
-        return [tuple(tensor.shape) for tensor in branch.inputs]
-    config = branch.get_build_config() if isinstance(branch, keras.Layer) else None
-    shape = (config or {}).get("input_shape")
-    if shape is None:
-        return []
-    nested = isinstance(shape[0], (list, tuple))
-    return [tuple(part) for part in shape] if nested else [tuple(shape)]
 
 
 def _checked_constant(branch, lipschitz_constant):
@@ -282,25 +251,12 @@ def _checked_constant(branch, lipschitz_constant):
     return float(constant)
 
 
-def _dtype(branch):
-    """The dtype of the parameters (a Sequential's own policy need not be that of its layers)."""
-    variables = getattr(branch, "trainable_variables", ())
-    dtype = tf.as_dtype(variables[0].dtype) if variables else None
-    for tensor in getattr(branch, "inputs", None) or []:
-        if dtype == tf.float64 and tensor.dtype != "float64":
-            raise ValueError(
-                f"The branch has float64 parameters, but its keras.Input casts to {tensor.dtype}: create it with "
-                "keras.Input(shape, dtype='float64'), or call keras.config.set_floatx('float64') first."
-            )
-    return dtype
-
-
 def _check_output(block):
     """One abstract evaluation of the branch, to see that it maps an event to an event."""
     dtype = block.dtype or tf.float32
     specs = [tf.TensorSpec([None, *block._event_shape], dtype)]
     if block._conditional:
-        shapes = _known_input_shapes(block.branch)
+        shapes = input_shapes(block.branch)
         specs.append(tf.TensorSpec(shapes[1] if len(shapes) == 2 else [None, None], dtype))
 
     def call(*inputs):
@@ -312,18 +268,3 @@ def _check_output(block):
             f"The branch of {block.name} maps events of shape {specs[0].shape[1:]} to {output.shape[1:]}; "
             "x + g(x) needs a g that keeps the shape."
         )
-
-
-def _by_name(variables):
-    """Variables under names that depend on the architecture, not on what was built before in the process.
-
-    Keras numbers its automatic names throughout a process; here equal names are numbered within the branch.
-    """
-    named, counts = {}, {}
-    for variable in variables:
-        name = re.sub(r"_\d+(?=/|$)", "", variable.path)
-        count = counts[name] = counts.get(name, -1) + 1
-        named[f"{name}_{count}" if count else name] = variable.value
-    return named
-
-

@@ -24,19 +24,14 @@ def with_log_det(flow, log_det):
     ```
 
     Args:
-      flow: a bijector or distribution, at any depth of which there are blocks.
+      flow: a bijector or distribution, with blocks at any depth.
       log_det: a `tf_resflow.logdet` estimator.
 
     Returns:
-      An object of the same type; parts without blocks are the same objects.
-
-    Raises:
-      ValueError: when there is no `ResidualBlock` in it.
+      An object of the same type. Parts without blocks are the same objects, since their log-determinants are
+      exact; so is all of a flow of couplings.
     """
-    view = _view(flow, log_det)
-    if view is flow:
-        raise ValueError(f"There is no ResidualBlock in {flow!r}.")
-    return view
+    return _view(flow, log_det)
 
 
 def _view(part, log_det):

@@ -1,6 +1,12 @@
 """Builders of flows."""
 
-from tf_resflow.flows.branches import ACTIVATIONS, conv_branch, dense_branch
+from tf_resflow.flows.branches import (
+    ACTIVATIONS,
+    conv_branch,
+    coupling_network,
+    dense_branch,
+    dense_coupling_network,
+)
 from tf_resflow.flows.build import build_estimator, build_flow
 from tf_resflow.flows.image_flow import image_flow
 from tf_resflow.flows.vector_flow import vector_flow
@@ -10,7 +16,9 @@ __all__ = [
     "build_estimator",
     "build_flow",
     "conv_branch",
+    "coupling_network",
     "dense_branch",
+    "dense_coupling_network",
     "image_flow",
     "vector_flow",
 ]

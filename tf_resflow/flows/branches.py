@@ -1,11 +1,11 @@
-"""The residual branches of the paper's models: Lipschitz layers with activations between them."""
+"""The networks inside the blocks: residual branches of Lipschitz layers, and unconstrained ones for couplings."""
 
 import keras
 import numpy as np
 
 from tf_resflow import layers
 
-__all__ = ["ACTIVATIONS", "conv_branch", "dense_branch"]
+__all__ = ["ACTIVATIONS", "conv_branch", "coupling_network", "dense_branch", "dense_coupling_network"]
 
 ACTIVATIONS = {
     "lipswish": layers.LipSwish,
@@ -179,3 +179,101 @@ def dense_branch(
     for layer in tail:
         h = layer(h)
     return keras.Model([x, condition], h, name="branch")
+
+
+def coupling_network(
+    event_shape,
+    width,
+    kernels=(3, 1, 3),
+    split="channels",
+    num_parameters=2,
+    seed=0,
+    dtype="float32",
+):
+    """Unconstrained convolutions with ReLU between them, for a coupling on images `[H, W, C]`.
+
+    The last layer starts at zero, so that the coupling starts near the identity.
+
+    Args:
+      event_shape: `(H, W, C)`.
+      width: channels of the inner layers.
+      kernels: kernel sizes, one for each layer.
+      split: as of the coupling; by "channels" the first `C // 2` are those that it keeps.
+      num_parameters: values for each element that is mapped: 2 for `AffineCoupling`, 1 for `AdditiveCoupling`.
+      seed: `int`, of the kernels.
+      dtype: of the parameters.
+
+    Returns:
+      A built `keras.Sequential`.
+
+    Raises:
+      ValueError: when there is one channel, to be split by channels.
+
+    References:
+      Kingma and Dhariwal, Glow, 2018, Section 3.3.
+    """
+    channels, outputs = _coupling_channels(event_shape, split, num_parameters)
+    options = _coupling_options(len(kernels), seed, dtype)
+    stack = [keras.Input((*event_shape[:-1], channels), dtype=dtype)]
+    for filters, size, option in zip([width] * (len(kernels) - 1) + [outputs], kernels, options, strict=True):
+        stack.append(keras.layers.Conv2D(filters, size, padding="same", **option))
+    return keras.Sequential(stack, name="network")
+
+
+def dense_coupling_network(
+    event_shape, hidden, split="channels", num_parameters=2, seed=0, dtype="float32"
+):
+    """As `coupling_network`, of dense layers: on vectors, or on flattened images.
+
+    Args:
+      event_shape: shape of an event.
+      hidden: widths of the inner layers.
+      split: see `coupling_network`.
+      num_parameters: see `coupling_network`.
+      seed: `int`, of the kernels.
+      dtype: of the parameters.
+
+    Returns:
+      A built `keras.Sequential`.
+
+    Raises:
+      ValueError: when there is one channel (or coordinate), to be split by channels.
+    """
+    channels, outputs = _coupling_channels(event_shape, split, num_parameters)
+    output_shape = (*event_shape[:-1], outputs)
+    options = _coupling_options(len(hidden) + 1, seed, dtype)
+    stack = [keras.Input((*event_shape[:-1], channels), dtype=dtype)]
+    if len(event_shape) > 1:
+        stack.append(keras.layers.Flatten(dtype=dtype))
+    for units, option in zip([*hidden, int(np.prod(output_shape))], options, strict=True):
+        stack.append(keras.layers.Dense(units, **option))
+    if len(event_shape) > 1:
+        stack.append(keras.layers.Reshape(output_shape, dtype=dtype))
+    return keras.Sequential(stack, name="network")
+
+
+def _coupling_channels(event_shape, split, num_parameters):
+    """Channels that the network of a coupling takes and gives."""
+    channels = event_shape[-1]
+    if split == "checkerboard":
+        return channels, num_parameters * channels
+    if channels < 2:
+        raise ValueError(
+            f"Events of shape {tuple(event_shape)} have one channel, which cannot be split: use "
+            "split='checkerboard', or squeeze the images first."
+        )
+    return channels // 2, num_parameters * (channels - channels // 2)
+
+
+def _coupling_options(num_layers, seed, dtype):
+    """Arguments of each layer: ReLU and seeded kernels, and a last layer that starts at zero."""
+    seeds = np.random.default_rng(seed)
+    for i in range(num_layers):
+        last = i == num_layers - 1
+        kernel = keras.initializers.HeNormal(seed=int(seeds.integers(2**31)))
+        yield {
+            "activation": None if last else "relu",
+            "kernel_initializer": "zeros" if last else kernel,
+            "dtype": dtype,
+            "name": f"layer_{i}",
+        }

@@ -68,5 +68,7 @@ def build_flow(config, event_shape, mean=None, std=None, seed=0, dtype="float32"
         logit_alpha=config.logit_alpha,
         squeeze_first=config.squeeze_first,
         factor_out=config.factor_out,
+        block=config.block,
+        inv_1x1_conv=config.inv_1x1_conv,
         **shared,
     )

@@ -30,7 +30,7 @@ def default_config():
 def _model():
     model = config_dict.ConfigDict()
     model.kind = "image"  # "image" or "vector"
-    model.num_blocks = (4, 4)  # residual blocks of each scale; for vectors one number
+    model.num_blocks = (4, 4)  # blocks of each scale; for vectors one number
     model.coefficient = 0.98  # Lipschitz bound of each linear layer
     model.activation = "lipswish"
     model.norms = (2.0, 2.0, 2.0, 2.0)  # orders of the norms before, between and after the layers
@@ -38,6 +38,9 @@ def _model():
     # Vectors.
     model.hidden = (64, 64, 64)
     # Images.
+    # "residual", "affine_coupling" or "additive_coupling"; couplings have no coefficient, activation or norms.
+    model.block = "residual"
+    model.inv_1x1_conv = False  # an invertible 1x1 convolution before each convolutional block
     model.width = 64
     model.kernels = (3, 1, 3)
     model.num_fc_blocks = 4  # fully connected blocks at the end; 0: none
@@ -120,13 +123,23 @@ def validate_config(config):
             f"config.train.warmup_steps is {config.train.warmup_steps}; before a cosine schedule "
             f"it must be below config.train.steps = {config.train.steps}."
         )
-    _check_norms(config.model)
+    _check_vectors(config.model)
+    if config.model.block == "residual":
+        _check_norms(config.model)
 
 
 def _value(config, key):
     for part in key.split("."):
         config = config[part]
     return config
+
+
+def _check_vectors(model):
+    if model.kind == "vector" and (model.block != "residual" or model.inv_1x1_conv):
+        raise ValueError(
+            f"config.model.block is {model.block!r} and config.model.inv_1x1_conv is {model.inv_1x1_conv}; flows "
+            "on vectors have residual blocks alone, so they must be 'residual' and False."
+        )
 
 
 def _check_norms(model):
@@ -165,6 +178,7 @@ def _is_positive_whole(value):
 _RULES = (
     ("seed", lambda v: 0 <= v < 2**31, "in 0, ..., 2^31 - 1"),
     ("model.kind", *_one_of("image", "vector")),
+    ("model.block", *_one_of("residual", "affine_coupling", "additive_coupling")),
     ("train.optimizer", *_one_of("adam", "adamw")),
     ("train.schedule", *_one_of("constant", "cosine")),
     ("model.estimator.train.distribution", *_one_of("geometric", "poisson")),

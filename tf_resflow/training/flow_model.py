@@ -209,12 +209,14 @@ def _density(flow, event_shape, base):
 
 
 def _keras_parts(flow):
-    """All that Keras is to see of a flow: branches by block name, and the variables of ActNorms."""
+    """All that Keras is to see of a flow, by the bijectors' names: their networks and their variables."""
     parts = {}
     for module in (flow, *flow.submodules):
         if isinstance(module, bijectors.ResidualBlock):
             parts[module.name] = module.branch
-        elif isinstance(module, bijectors.ActNorm):
+        elif isinstance(module, bijectors.Coupling):
+            parts[module.name] = module.network
+        elif isinstance(module, (bijectors.ActNorm, bijectors.InvertibleConv1x1)):
             parts[module.name] = module.keras_variables
     return parts
 

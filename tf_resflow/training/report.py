@@ -73,8 +73,10 @@ class Report:
             f"{self.unit}_stderr": score.stderr,
             "num_examples": score.num_examples,
             "baselines": self.baselines,
-            "lipschitz_bound": max(evaluation.lipschitz_bounds(self._model.flow).values()),
         }
+        bounds = evaluation.lipschitz_bounds(self._model.flow)
+        if bounds:
+            result["lipschitz_bound"] = max(bounds.values())
         if self._dataset.entropy is not None:
             result["entropy"] = self._dataset.entropy
         return result

@@ -147,7 +147,9 @@ class Workdir:
         return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
 
     def _check_same(self, config):
-        old, new = _flat(read_json(self.config)), _flat(_plain(config.to_dict()))
+        # A run of an older version has not the fields that are new.
+        old = _flat(_plain(default_config().to_dict())) | _flat(read_json(self.config))
+        new = _flat(_plain(config.to_dict()))
         for key in sorted(old.keys() | new.keys()):
             before, now = old.get(key), new.get(key)
             if before == now or key.startswith(_FREE):

@@ -1,0 +1,138 @@
+"""The invertible 1x1 convolution of Glow."""
+
+import keras
+import numpy as np
+import scipy.linalg
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.bijectors.scoped_cache import ScopedCache
+
+__all__ = ["InvertibleConv1x1"]
+
+
+class InvertibleConv1x1(tfp.bijectors.Bijector):
+    r"""`y = W x` for the channels x of each pixel, with a learned matrix W.
+
+    \\(W = P (I + L) (U + \mathrm{diag}(e^s))\\) with strictly triangular L and U, so that
+    \\(\log|\det J| = H W \sum_c s_c\\) for images `[H, W, C]`. L, s and U are trained; they are the lower part, the
+    diagonal and the upper part of one matrix. P is a fixed permutation with fixed signs. W starts as a random
+    rotation.
+
+    (An event is the channels; TFP sums over the pixels of an image.)
+
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    conv = resflow.bijectors.InvertibleConv1x1(3, seed=1)
+    print(conv.forward(tf.ones([2, 4, 4, 3])).shape, conv.weight().shape)
+    # (2, 4, 4, 3) (3, 3)
+    ```
+
+    Args:
+      num_channels: C.
+      seed: `int`, of the rotation.
+      dtype: of the variables.
+      name: `str`.
+
+    Raises:
+      ValueError: when there is no channel, or an input has another number of them.
+
+    References:
+      Kingma and Dhariwal, Glow, 2018, Section 3.2.
+    """
+
+    _cache = ScopedCache()
+
+    def __init__(self, num_channels, seed=0, dtype="float32", name="invertible_conv_1x1"):
+        parameters = dict(locals())
+        if num_channels < 1:
+            raise ValueError(f"An InvertibleConv1x1 has at least one channel; got {num_channels}.")
+        with tf.name_scope(name) as name:
+            self._keras_variables = self._no_dependency(
+                {
+                    key: keras.Variable(
+                        value, dtype=dtype, trainable=key != "permutation", name=f"{name[:-1]}_{key}"
+                    )
+                    for key, value in _factors(_rotation(num_channels, seed)).items()
+                }
+            )
+            self._factors = {key: v.value for key, v in self._keras_variables.items()}
+            super().__init__(
+                forward_min_event_ndims=1,
+                dtype=tf.as_dtype(dtype),
+                parameters=parameters,
+                name=name,
+            )
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    def _get_parameterization(self):
+        # Bijectors of equal arguments would share a cache, and these have variables of their own.
+        return id(self)
+
+    @property
+    def keras_variables(self):
+        """The `keras.Variable`s, `[permutation, lower_upper]`; the first is not trainable."""
+        return list(self._keras_variables.values())
+
+    @property
+    def permutation(self):
+        """P, a `tf.Variable` `[C, C]`."""
+        return self._factors["permutation"]
+
+    @property
+    def lower_upper(self):
+        """L below the diagonal, s on it, U above it: a `tf.Variable` `[C, C]`."""
+        return self._factors["lower_upper"]
+
+    def weight(self):
+        """W, `[C, C]`, from the channels of the input (columns) to those of the output (rows)."""
+        lower, upper = self._triangles()
+        return self.permutation @ lower @ upper
+
+    def _triangles(self):
+        matrix = self.lower_upper
+        diagonal = tf.linalg.diag_part(matrix)
+        lower = tf.linalg.set_diag(tf.linalg.band_part(matrix, -1, 0), tf.ones_like(diagonal))
+        upper = tf.linalg.set_diag(tf.linalg.band_part(matrix, 0, -1), tf.exp(diagonal))
+        return lower, upper
+
+    def _forward(self, x):
+        return self._mix(x, self.weight())
+
+    def _inverse(self, y):
+        lower, upper = self._triangles()
+        inverse = tf.linalg.triangular_solve(lower, tf.transpose(self.permutation))
+        inverse = tf.linalg.triangular_solve(upper, inverse, lower=False)
+        return self._mix(y, inverse)
+
+    def _mix(self, x, matrix):
+        if not x.shape[-1:].is_compatible_with(matrix.shape[-1:]):
+            raise ValueError(f"{self.name} takes {matrix.shape[-1]} channels; got an input of shape {x.shape}.")
+        return tf.ensure_shape(tf.tensordot(x, matrix, [[-1], [1]]), x.shape)
+
+    def _forward_log_det_jacobian(self, x):
+        return tf.linalg.trace(self.lower_upper)
+
+
+def _rotation(size, seed):
+    """A uniformly distributed orthogonal matrix of determinant 1."""
+    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=[size, size]))
+    q *= np.sign(np.diag(r))
+    q[:, 0] *= np.sign(np.linalg.det(q))
+    return q
+
+
+def _factors(weight):
+    """P, and L, s, U in one matrix, of `weight = P (I + L) (U + diag(e^s))`.
+
+    With the signs S of the diagonal of the usual factors, P L U = (P S) (S L S) (S U).
+    """
+    permutation, lower, upper = scipy.linalg.lu(weight)
+    signs = np.sign(np.diag(upper))
+    lower, upper = signs[:, np.newaxis] * lower * signs, signs[:, np.newaxis] * upper
+    lower_upper = np.tril(lower, -1) + np.diag(np.log(np.diag(upper))) + np.triu(upper, 1)
+    return {"permutation": permutation * signs, "lower_upper": lower_upper}

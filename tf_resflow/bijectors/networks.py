@@ -1,0 +1,89 @@
+"""What a bijector asks of the Keras network inside it: its shapes, its dtype, its variables, its rows."""
+
+import re
+
+import keras
+import tensorflow as tf
+
+__all__ = [
+    "check_built",
+    "check_event",
+    "from_rows",
+    "input_shapes",
+    "parameter_dtype",
+    "to_rows",
+    "variables_by_name",
+]
+
+
+def check_built(network):
+    """Raises a ValueError for a Keras layer or model that has no variables yet."""
+    if not network.built:
+        raise ValueError(
+            f"The network {network.name!r} is not built, so its variables do not exist yet. Give a "
+            "keras.Sequential a keras.Input as its first element, or call its build(input_shape)."
+        )
+
+
+def check_event(name, event_shape, x):
+    """Raises a ValueError unless `x` ends in events of the rank and the number of channels of `event_shape`."""
+    if (x.shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(x.shape[-1:]):
+        raise ValueError(
+            f"{name} maps events of shape {event_shape}, preceded by any batch shape; got an input of shape "
+            f"{x.shape}."
+        )
+
+
+def input_shapes(network):
+    """The shapes (with batch axis) of a network's inputs, where it knows them."""
+    if getattr(network, "inputs", None):
+        return [tuple(tensor.shape) for tensor in network.inputs]
+    config = network.get_build_config() if isinstance(network, keras.Layer) else None
+    shape = (config or {}).get("input_shape")
+    if shape is None:
+        return []
+    nested = isinstance(shape[0], (list, tuple))
+    return [tuple(part) for part in shape] if nested else [tuple(shape)]
+
+
+def parameter_dtype(network):
+    """The dtype of the parameters (a Sequential's own policy need not be that of its layers)."""
+    variables = getattr(network, "trainable_variables", ())
+    dtype = tf.as_dtype(variables[0].dtype) if variables else None
+    for tensor in getattr(network, "inputs", None) or []:
+        if dtype == tf.float64 and tensor.dtype != "float64":
+            raise ValueError(
+                f"The network has float64 parameters, but its keras.Input casts to {tensor.dtype}: create it "
+                "with keras.Input(shape, dtype='float64'), or call keras.config.set_floatx('float64') first."
+            )
+    return dtype
+
+
+def variables_by_name(variables):
+    """Variables under names that depend on the architecture, not on what was built before in the process.
+
+    Keras numbers its automatic names throughout a process; here equal names are numbered within the network.
+    """
+    named, counts = {}, {}
+    for variable in variables:
+        name = re.sub(r"_\d+(?=/|$)", "", variable.path)
+        count = counts[name] = counts.get(name, -1) + 1
+        named[f"{name}_{count}" if count else name] = variable.value
+    return named
+
+
+def to_rows(tensor, batch_shape, event_rank):
+    """Broadcasts a tensor of events to a batch shape, and flattens that to one axis, as Keras layers need."""
+    static_event = tensor.shape[tensor.shape.rank - event_rank :]
+    event = tf.shape(tensor)[tf.rank(tensor) - event_rank :]
+    tensor = tf.broadcast_to(tensor, tf.concat([batch_shape, event], 0))
+    tensor = tf.reshape(tensor, tf.concat([[-1], event], 0))
+    return tf.ensure_shape(tensor, [None, *static_event])
+
+
+def from_rows(tensor, batch_shape):
+    """Restores a flattened batch shape; `None` means that it was one axis all along."""
+    if batch_shape is None:
+        return tensor
+    restored = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0))
+    return tf.ensure_shape(restored, [None] * batch_shape.shape[0] + tensor.shape[1:])
