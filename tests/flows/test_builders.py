@@ -101,6 +101,31 @@ def test_norms_of_the_layers():
         flows.vector_flow(2, 1, (4,), norms=(2.0, 2.0))
 
 
+def test_learned_norms():
+    """Each block has orders of its own, in a cycle; the flow inverts, and its log_det is that of its Jacobian."""
+    options = {"norms": "learned", "log_det": EXACT, "dtype": "float64"}
+    flow = flows.image_flow((4, 4, 1), (1, 1), 4, (3, 1, 3), 1, 4, **options)
+    orders = layers.learned_orders(flow)
+    np.testing.assert_allclose([order.order() for order in orders], np.full(9, 2.0), rtol=1e-12)
+    for block in blocks(flow):
+        first, second, third = layers.lipschitz_layers(block)
+        assert first.codomain is second.domain and second.codomain is third.domain
+        assert third.codomain is first.domain
+    for i, order in enumerate(orders):
+        order.theta.assign(i / 4 - 1.5)
+    layers.update_norms(flow, 1e-6, 500)
+    x = tf.random.stateless_uniform([2, 4, 4, 1], [0, 1], 0.1, 0.9, dtype=tf.float64)
+    y = flow.forward(x)
+    np.testing.assert_allclose(flow.inverse(tf.identity(y)), x, atol=1e-11)
+    log_det = flow.forward_log_det_jacobian(tf.identity(x), event_ndims=3)
+    x = tf.reshape(x, [2, 16])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.reshape(flow.forward(tf.reshape(x, [2, 4, 4, 1])), [2, 16])
+    _, expected = np.linalg.slogdet(tape.batch_jacobian(y, x, experimental_use_pfor=False))
+    np.testing.assert_allclose(log_det, expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("activation", sorted(flows.ACTIVATIONS))
 def test_every_activation(activation):
     branch = flows.dense_branch([4], (6,), activation)
@@ -166,6 +191,15 @@ def test_image_flow_of_a_config(config):
     (estimator,) = {b.log_det for b in blocks(flow)}
     assert (estimator.num_exact_terms, estimator.distribution.p) == (2, 0.5)
     assert not estimator.per_example
+    config.learned_norms = True
+    assert len(layers.learned_orders(flows.build_flow(config, (4, 4, 1)))) == 9
+
+
+def test_power_series_of_a_config(config):
+    config.estimator.train.kind = "power_series"
+    config.estimator.train.num_terms = 3
+    (estimator,) = {b.log_det for b in blocks(flows.build_flow(config, (4, 4, 1)))}
+    assert isinstance(estimator, resflow.logdet.PowerSeries) and estimator.num_terms == 3
 
 
 def test_vector_flow_of_a_config(config):

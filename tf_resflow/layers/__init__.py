@@ -7,6 +7,7 @@ from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 from tf_resflow.layers.lipschitz_layers import (
+    learned_orders,
     lipschitz_layers,
     mean_norm,
     scaled_kernels,
@@ -23,6 +24,7 @@ __all__ = [
     "LipschitzDense",
     "LipschitzLayer",
     "MaxMin",
+    "learned_orders",
     "lipschitz_constant",
     "lipschitz_layers",
     "mean_norm",
