@@ -102,9 +102,8 @@ def test_norms_of_the_layers():
 
 
 def test_learned_norms():
-    """Each block has orders of its own, in a cycle; the flow inverts, and its log_det is that of its Jacobian."""
-    options = {"norms": "learned", "log_det": EXACT, "dtype": "float64"}
-    flow = flows.image_flow((4, 4, 1), (1, 1), 4, (3, 1, 3), 1, 4, **options)
+    """Each block has orders of its own, in a cycle, and inverts wherever they are."""
+    flow = flows.image_flow((4, 4, 1), (1, 1), 4, (3, 1, 3), 1, 4, norms="learned", dtype="float64")
     orders = layers.learned_orders(flow)
     np.testing.assert_allclose([order.order() for order in orders], np.full(9, 2.0), rtol=1e-6)
     for block in blocks(flow):
@@ -115,15 +114,8 @@ def test_learned_norms():
         order.theta.assign(i / 4 - 1.5)
     layers.update_norms(flow, 1e-6, 500)
     x = tf.random.stateless_uniform([2, 4, 4, 1], [0, 1], 0.1, 0.9, dtype=tf.float64)
-    y = flow.forward(x)
+    y = flow.forward(x, seed=1)
     np.testing.assert_allclose(flow.inverse(tf.identity(y)), x, atol=1e-11)
-    log_det = flow.forward_log_det_jacobian(tf.identity(x), event_ndims=3)
-    x = tf.reshape(x, [2, 16])
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = tf.reshape(flow.forward(tf.reshape(x, [2, 4, 4, 1])), [2, 16])
-    _, expected = np.linalg.slogdet(tape.batch_jacobian(y, x, experimental_use_pfor=False))
-    np.testing.assert_allclose(log_det, expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("activation", sorted(flows.ACTIVATIONS))
