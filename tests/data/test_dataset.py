@@ -25,6 +25,15 @@ def _images(flip=True):
     return Dataset.from_arrays("images", {"train": images}, levels=5, flip=flip)
 
 
+def _labelled(**fields):
+    images = np.arange(40 * 12).reshape(40, 3, 4, 1) % 256
+    splits = {"train": images, "test": images[::-3]}
+    labels = {split: array[:, 0, 0, 0] // 12 % 5 for split, array in splits.items()}
+    return Dataset.from_arrays(
+        "labelled", splits, levels=256, labels=labels, num_classes=5, **fields
+    )
+
+
 def _take(batches, num):
     return np.stack([batch.numpy() for batch in itertools.islice(batches, num)])
 
@@ -129,6 +138,56 @@ def test_bad_values_are_errors(value, levels, message):
         Dataset.from_arrays("bad", {"train": np.array([[1.0, 2], [value, 3]])}, levels)
 
 
+@pytest.mark.parametrize("augmentation", [{}, {"flip": True, "crop_padding": 2}])
+def test_labels_belong_to_the_same_examples(augmentation):
+    dataset = _labelled(**augmentation)
+    plain = dataset.train_batches(8, seed=3, start_step=2)
+    pairs = dataset.train_batches(8, seed=3, start_step=2, labels=True)
+    assert pairs.element_spec[1] == tf.TensorSpec([8], tf.int32)
+    for x, (again, label) in itertools.islice(zip(plain, pairs, strict=True), 7):
+        np.testing.assert_array_equal(x, again)
+        if not augmentation:
+            np.testing.assert_array_equal(label, x[:, 0, 0, 0] // 12 % 5)
+    plain = dataset.eval_batches("test", 6, 11)
+    pairs = dataset.eval_batches("test", 6, 11, labels=True)
+    for x, (again, label) in zip(plain, pairs, strict=True):
+        np.testing.assert_array_equal(x, again)
+        np.testing.assert_array_equal(label, x[:, 0, 0, 0] // 12 % 5)
+
+
+@pytest.mark.parametrize("make", [_numbered, _drawn])
+def test_labels_that_are_not_there_are_errors(make):
+    for batches in (
+        lambda: make().train_batches(4, seed=0, labels=True),
+        lambda: make().eval_batches("test", 4, labels=True),
+    ):
+        with pytest.raises(ValueError, match="has no labels. Leave labels at False"):
+            batches()
+
+
+def test_labels_that_do_not_fit_are_errors():
+    x = {"train": np.zeros([3, 2])}
+    for labels, num_classes in [([0, 1], 2), ([[0], [1], [1]], 2), ([0, 1, 1], None)]:
+        with pytest.raises(ValueError, match="labels need num_classes, and one integer for each"):
+            Dataset.from_arrays("bad", x, labels={"train": labels}, num_classes=num_classes)
+    for labels in ([0, 1, 2], [0, -1, 1], [0, 0.5, 1]):
+        with pytest.raises(ValueError, match="labels must be integers 0, ..., 1"):
+            Dataset.from_arrays("bad", x, labels={"train": labels}, num_classes=2)
+
+
+def test_the_train_stream_is_cropped_then_flipped():
+    """Each image is one of those that NumPy pads, cuts and mirrors; test images stay."""
+    dataset, plain = _labelled(flip=True, crop_padding=2), _labelled()
+    images = next(iter(plain.train_batches(40, seed=5)))
+    changed = next(iter(dataset.train_batches(40, seed=5)))
+    for image, x in zip(images.numpy(), changed.numpy(), strict=True):
+        padded = np.pad(image, [(2, 2), (2, 2), (0, 0)], mode="reflect")
+        crops = [padded[i : i + 3, j : j + 4] for i in range(5) for j in range(5)]
+        assert any(np.all(x == crop) or np.all(x == crop[:, ::-1]) for crop in crops)
+    assert np.mean(np.all(images == changed, axis=(1, 2, 3))) < 0.5
+    np.testing.assert_array_equal(dataset.array("test"), plain.array("test"))
+
+
 def test_wrong_arguments_are_errors():
     dataset = _numbered()
     with pytest.raises(ValueError, match="no finite split 'valid'; it has .'test', 'train'."):
@@ -141,6 +200,11 @@ def test_wrong_arguments_are_errors():
         dataset.eval_batches("test", 3, limit=0)
     with pytest.raises(ValueError, match="Only images can be flipped"):
         _numbered(flip=True)
+    with pytest.raises(ValueError, match="Only images can be flipped or cropped"):
+        _numbered(crop_padding=1)
+    for padding in (3, -1):
+        with pytest.raises(ValueError, match=f"below the sides.*3 x 4, but is {padding}"):
+            _labelled(crop_padding=padding)
     with pytest.raises(ValueError, match="differ in their event shapes"):
         Dataset.from_arrays("bad", {"train": np.zeros([3, 2]), "test": np.zeros([3, 1])})
     with pytest.raises(ValueError, match="holds no example"):

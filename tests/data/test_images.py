@@ -1,14 +1,16 @@
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tf_resflow.data import load, load_images
+from tf_resflow.data import dequantize, images, load, load_images
 
 IMAGES = np.random.default_rng(0).integers(256, size=[600, 6, 4, 3]).astype(np.uint8)
 
 
-def _store(directory, name, image, arrays):
-    features = tfds.features.FeaturesDict({"image": image, "label": np.int64})
+def _store(directory, name, image, arrays, label=np.int64):
+    features = tfds.features.FeaturesDict({"image": image, "label": label})
     tfds.dataset_builders.store_as_tfds_dataset(
         name=name,
         version="1.0.0",
@@ -27,6 +29,9 @@ def data_dir(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("tfds"))
     image = tfds.features.Image(shape=(6, 4, 3), dtype=np.uint8, encoding_format="png")
     _store(directory, "little", image, {"train": IMAGES[:550], "test": IMAGES[550:]})
+    label = tfds.features.ClassLabel(num_classes=10)
+    parts = {"train": IMAGES[:10], "validation": IMAGES[10:16], "test": IMAGES[16:20]}
+    _store(directory, "three", image, parts, label)
     image = tfds.features.Image(shape=(None, None, 3), dtype=np.uint8, encoding_format="png")
     _store(directory, "ragged", image, {"train": IMAGES[:2], "test": IMAGES[2:4]})
     image = tfds.features.Tensor(shape=(2,), dtype=np.float32)
@@ -61,10 +66,79 @@ def test_bit_reduction_drops_the_low_bits(data_dir, levels):
     assert expected.max() == levels - 1
 
 
+def test_five_bits_dequantised_fill_the_unit_interval(data_dir):
+    """(v // 8 + u) / 32. Were 31 v' / 32 in the place of v' = v // 8, as in the published code, nothing would
+    come above (31 * 31 / 32 + 1) / 32 = 0.97, and the density be log2(32 / 31) = 0.046 bits/dim too good."""
+    dataset = load_images("little", data_dir, levels=32)
+    x = dequantize(dataset.array("train"), dataset.levels, seed=[0, 1]).numpy()
+    np.testing.assert_array_equal(np.floor(32 * x), IMAGES[:550] // 8)
+    # 550 * 72 uniform numbers: the standard error of their mean is 0.0015, and 0.97 would be passed by none.
+    values = np.unique(IMAGES[:550] // 8, return_counts=True)[1] / IMAGES[:550].size
+    expected = np.sum(values * (np.arange(32) + 0.5) / 32)
+    assert abs(np.mean(x) - expected) < 4 * np.sqrt(1 / 12 / 32**2 / x.size)
+    assert 0.99 < np.max(x) < 1.0
+
+
 @pytest.mark.parametrize("levels", [1, 17, 512])
 def test_other_levels_are_errors(data_dir, levels):
     with pytest.raises(ValueError, match="power of two"):
         load_images("little", data_dir, levels=levels)
+
+
+def test_a_validation_split_of_tfds_is_there_unless_it_is_used(data_dir):
+    sizes = {"train": 10, "validation": 6, "test": 4}
+    assert load_images("three", data_dir).sizes == sizes
+    renamed = load_images("three", data_dir, split_test="validation")
+    assert renamed.sizes == {"train": 10, "test": 6}
+    joined = load_images("three", data_dir, split_train="train+validation[:50%]")
+    assert joined.sizes == {"train": 13, "test": 4}
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        {"split_validation": "train[500:]"},
+        {"split_test": "train"},
+        {"split_train": "train[:51%]", "split_test": "train[50%:]"},
+        {"split_train": "test[10:]+train"},
+    ],
+)
+def test_splits_that_share_examples_are_errors(data_dir, splits):
+    with pytest.raises(ValueError, match="of 'little' share examples"):
+        load_images("little", data_dir, **splits)
+
+
+def test_labels(data_dir):
+    dataset = load_images("three", data_dir)
+    assert dataset.num_classes == 10
+    x, label = next(iter(dataset.eval_batches("validation", 6, labels=True)))
+    np.testing.assert_array_equal(x, dataset.array("validation"))
+    np.testing.assert_array_equal(label, np.arange(6))
+    assert load_images("little", data_dir).num_classes is None
+
+
+@pytest.mark.parametrize("memory", [1000, 10**9])
+def test_large_data_are_streamed_with_the_same_examples(data_dir, memory, monkeypatch):
+    monkeypatch.setattr(images, "_MEMORY", memory)
+    dataset = load_images("little", data_dir, levels=32, flip=True, crop_padding=1)
+    assert (dataset.read is None) == (memory == 1000)
+    np.testing.assert_array_equal(dataset.array("train"), IMAGES[:550] // 8)
+    np.testing.assert_array_equal(dataset.array("test", 20), IMAGES[550:570] // 8)
+    batches = dataset.train_batches(60, seed=1)
+    assert batches.element_spec.shape == (60, 6, 4, 3)
+    whole = np.stack([x for x in itertools.islice(batches.as_numpy_iterator(), 20)])
+    for start in (1, 9, 10, 19):
+        resumed = next(iter(dataset.train_batches(60, seed=1, start_step=start)))
+        np.testing.assert_array_equal(resumed, whole[start])
+
+
+def test_a_stream_of_another_format_is_an_error(data_dir, monkeypatch):
+    monkeypatch.setattr(images, "_MEMORY", 1000)
+    builder = images._prepared_builder("little", data_dir, False)
+    monkeypatch.setattr(builder.info, "_info_proto", None, raising=False)
+    monkeypatch.setattr(type(builder.info), "file_format", tfds.core.FileFormat.RIEGELI)
+    with pytest.raises(ValueError, match="stored as riegeli.*--file_format=tfrecord"):
+        load_images("little", data_dir)
 
 
 def test_missing_data_say_how_to_get_them(tmp_path):
@@ -76,10 +150,18 @@ def test_missing_data_say_how_to_get_them(tmp_path):
     assert "--config.data.download=True" in message
 
 
+def test_data_that_tfds_does_not_download_say_how_to_get_them(tmp_path):
+    with pytest.raises(ValueError) as error:
+        load({"name": "celeb_a_hq/256", "data_dir": str(tmp_path), "download": True})
+    message = str(error.value)
+    assert "progressive_growing_of_gans" in message
+    assert f"tfds build celeb_a_hq/256 --data_dir={tmp_path} --manual_dir=FILES" in message
+
+
 def test_wrong_data_sets_are_errors(data_dir):
     with pytest.raises(ValueError, match=r"'tset'; its splits are \['test', 'train'\]"):
         load_images("little", data_dir, split_test="tset")
-    with pytest.raises(ValueError, match="must be uint8 of one size"):
+    with pytest.raises(ValueError, match="leaves the size of its images open"):
         load_images("ragged", data_dir)
     with pytest.raises(ValueError, match="has no image"):
         load_images("vectors", data_dir)

@@ -223,8 +223,16 @@ def test_minimising_the_mean_norm_lowers_it_and_keeps_the_orders_in_range():
     assert all(1.0 < layer.domain.order() < 5.0 for layer in branch.layers)
 
 
+def test_learned_orders_are_found_once_and_in_order():
+    orders = layers.LearnedOrder.cycle(2)
+    branch = chain(orders)
+    found = layers.learned_orders([branch, chain(), Block(branch)])
+    assert [id(order) for order in found] == [id(p) for p, _ in orders]
+
+
 def test_mean_norm_without_learned_orders_is_zero():
     assert layers.mean_norm(chain()) == 0.0
+    assert layers.learned_orders(chain()) == []
 
 
 def test_shared_orders_survive_saving(tmp_path):

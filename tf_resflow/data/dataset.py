@@ -9,14 +9,20 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow.data.augmentation import random_crop, random_flip
+
+_ROWS = 1024  # examples that `Dataset.array` takes at a time
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Examples of one event shape, split into "train", "test" and perhaps "validation".
 
     Images are uint8 with the integer values 0, ..., levels - 1 (see `dequantize`); vectors are
-    float32 and `levels` is None. Each split is read once, when it is first needed, and kept in
-    memory. The train split of a generated data set has no end: every step draws fresh examples.
+    float32 and `levels` is None. Where the splits are comes from one of two functions: `read`
+    gives a whole split, which is read once, when it is first needed, and kept in memory; `stream`
+    gives the examples of a split one after the other, for data too large for that. The train split
+    of a generated data set (`draw`) has no end: every step draws fresh examples.
 
     Example:
     >>> dataset = Dataset.from_arrays("demo", {"train": np.zeros([100, 2], np.float32)})
@@ -29,10 +35,19 @@ class Dataset:
         event_shape: shape of one example, `(height, width, channels)` or `(size,)`.
         levels: number of values that an integer example can take, None for continuous data.
         sizes: number of examples of each finite split, by name.
-        read: function of a split's name, which returns all its examples.
+        read: function of a split's name, which returns all its examples: an array, or a pair of
+            arrays, examples and labels, if `num_classes` is given. None if there is a `stream`.
         draw: `draw(num, seed) -> [num, *event_shape]` for generated train data, else None; the
             seed is a sequence of integers.
+        stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or
+            `(example, label)` if `num_classes` is given: the split in its own order if the seed is
+            None, else in a random order that is a pure function of the seed, an int64 tensor of
+            shape `[2]`; without its first `skip` examples.
         flip: whether the train stream mirrors each image left to right with probability 1/2.
+        crop_padding: pixels by which the train stream pads each image on all sides, by reflection,
+            before it cuts it to its size at a random position.
+        num_classes: number of classes of labelled data: labels are 0, ..., num_classes - 1; None
+            for data without labels.
         mean: mean of the train split per coordinate, where it is known.
         std: standard deviation of the train split per coordinate, where it is known.
         entropy: differential entropy of the data distribution in nats, where it is known.
@@ -42,34 +57,44 @@ class Dataset:
     event_shape: tuple[int, ...]
     levels: int | None
     sizes: Mapping[str, int]
-    read: Callable[[str], np.ndarray]
+    read: Callable | None
     draw: Callable[[int, tuple[int, ...]], np.ndarray] | None = None
+    stream: Callable | None = None
     flip: bool = False
+    crop_padding: int = 0
+    num_classes: int | None = None
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
     entropy: float | None = None
 
     def __post_init__(self):
-        if self.flip and len(self.event_shape) != 3:
+        if (self.flip or self.crop_padding) and len(self.event_shape) != 3:
             raise ValueError(
-                f"Only images can be flipped, but an example of {self.name!r} has the shape "
-                f"{self.event_shape}. Set flip=False."
+                f"Only images can be flipped or cropped, but an example of {self.name!r} has the "
+                f"shape {self.event_shape}. Set flip=False and crop_padding=0."
             )
-        object.__setattr__(self, "_tensor", functools.cache(self._read_tensor))
+        if self.crop_padding and not 0 < self.crop_padding < min(self.event_shape[:2]):
+            raise ValueError(
+                f"crop_padding must be at least 0 and below the sides of an image of {self.name!r}, "
+                f"{self.event_shape[0]} x {self.event_shape[1]}, but is {self.crop_padding}."
+            )
+        object.__setattr__(self, "_tensors", functools.cache(self._read_tensors))
 
     @classmethod
-    def from_arrays(cls, name, splits, levels=None, **fields):
+    def from_arrays(cls, name, splits, levels=None, labels=None, **fields):
         """Makes a data set of arrays.
 
         Args:
             name: name of the data set.
             splits: dict of split name to array `[num, *event_shape]`.
             levels: number of values of integer data, at most 256; None for continuous data.
+            labels: dict of split name to integers `[num]`, together with `num_classes`; None for
+                data without labels.
             **fields: the remaining attributes.
 
         Raises:
-            ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, or if
-                the splits differ in their event shape.
+            ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, if the
+                splits differ in their event shape, or labels do not fit their examples.
         """
         arrays = {split: np.asarray(array) for split, array in splits.items()}
         shapes = {split: array.shape[1:] for split, array in arrays.items()}
@@ -78,9 +103,12 @@ class Dataset:
         arrays = {s: _checked(f"{name} ({s})", array, levels) for s, array in arrays.items()}
         sizes = {split: len(array) for split, array in arrays.items()}
         shape = next(iter(shapes.values()))
+        if labels is not None:
+            labels = _checked_labels(name, labels, sizes, fields.get("num_classes"))
+            arrays = {split: (array, labels[split]) for split, array in arrays.items()}
         return cls(name, shape, levels, sizes, arrays.__getitem__, **fields)
 
-    def train_batches(self, batch_size, seed, start_step=0):
+    def train_batches(self, batch_size, seed, start_step=0, labels=False):
         """Returns the endless train stream; its batch is a pure function of (seed, step).
 
         A finite split is shuffled anew in each epoch, and its last incomplete batch is dropped.
@@ -90,43 +118,75 @@ class Dataset:
             seed: integer; with the step it decides the batch.
             start_step: step whose batch comes first. A resumed run passes its step, and sees the
                 batches that an uninterrupted run would have seen.
+            labels: whether to give the labels, too; the examples are the same.
 
         Returns:
-            A `tf.data.Dataset` of tensors `[batch_size, *event_shape]`.
+            A `tf.data.Dataset` of tensors `[batch_size, *event_shape]`; with labels, of pairs of
+            them and int32 `[batch_size]`.
 
         Raises:
-            ValueError: if batch_size is not in 1, ..., size of the train split.
+            ValueError: if batch_size is not in 1, ..., size of the train split, or there are no
+                labels.
         """
+        self._check_labels(labels)
         if self.draw is not None:
-            batches = self._drawn_batches(_at_least_one(batch_size), seed, start_step)
-        else:
-            batches = self._shuffled_batches(_at_least_one(batch_size), seed, start_step)
-        return _finish(batches)
+            return _finish(self._drawn_batches(_at_least_one(batch_size), seed, start_step))
+        steps = self._size("train") // _at_least_one(batch_size)
+        if not steps:
+            raise ValueError(
+                f"batch_size = {batch_size} exceeds the {self._size('train')} train examples of "
+                f"{self.name!r}. Lower the batch size."
+            )
+        numbered = self._shuffled_batches if self.stream is None else self._streamed_batches
 
-    def eval_batches(self, split, batch_size, limit=None):
+        def batch(step, examples):
+            x, *rest = examples
+            return _chosen((self._augmented(x, tf.stack([seed, step])), *rest), labels)
+
+        batches = numbered(batch_size, seed, *divmod(start_step, steps), steps)
+        return _finish(batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
+
+    def eval_batches(self, split, batch_size, limit=None, labels=False):
         """Returns a split in its own order; the last batch may be smaller.
 
         Args:
             split: name of the split.
             batch_size: examples in a batch.
             limit: take the first `limit` examples only.
+            labels: whether to give the labels, too; the examples are the same.
 
         Returns:
-            A `tf.data.Dataset` of tensors `[<= batch_size, *event_shape]`.
+            A `tf.data.Dataset` of tensors `[<= batch_size, *event_shape]`; with labels, of pairs of
+            them and int32 `[<= batch_size]`.
 
         Raises:
-            ValueError: if the split is unknown, or batch_size or limit is not positive.
+            ValueError: if the split is unknown, batch_size or limit is not positive, or there are
+                no labels.
         """
+        self._check_labels(labels)
         size = self._size(split)
         size = size if limit is None else min(size, _at_least_one(limit, "limit"))
-        examples = self._tensor(split)
-        starts = tf.data.Dataset.range(0, size, _at_least_one(batch_size))
-        return _finish(starts.map(lambda i: examples[i : tf.minimum(i + batch_size, size)]))
+        batch_size = _at_least_one(batch_size)
+        if self.stream is not None:
+            batches = self.stream(split, None, 0).take(size).batch(batch_size)
+        else:
+            tensors = self._tensors(split)
+            starts = tf.data.Dataset.range(0, size, batch_size)
+            batches = starts.map(
+                lambda i: tuple(t[i : tf.minimum(i + batch_size, size)] for t in tensors)
+            )
+        return _finish(batches.map(lambda *examples: _chosen(examples, labels)))
 
-    def array(self, split):
-        """Returns all examples of a finite split as a numpy array."""
-        self._size(split)
-        return self._tensor(split).numpy()
+    def array(self, split, limit=None):
+        """Returns the examples of a finite split, or its first `limit`, as a numpy array."""
+        return np.concatenate(list(self.eval_batches(split, _ROWS, limit).as_numpy_iterator()))
+
+    def _check_labels(self, labels):
+        if labels and self.num_classes is None:
+            raise ValueError(
+                f"The data set {self.name!r} has no labels. Leave labels at False, or choose one "
+                "that has them, such as digits, mnist, cifar10 or svhn_cropped."
+            )
 
     def _size(self, split):
         if split not in self.sizes:
@@ -136,9 +196,12 @@ class Dataset:
             )
         return self.sizes[split]
 
-    def _read_tensor(self, split):
+    def _read_tensors(self, split):
+        """The examples of a split, and its labels if it has some."""
+        arrays = self.read(split)
+        arrays = (arrays,) if self.num_classes is None else (arrays[0], arrays[1].astype(np.int32))
         with tf.device("CPU"):
-            return tf.constant(self.read(split))
+            return tuple(tf.constant(array) for array in arrays)
 
     def _drawn_batches(self, batch_size, seed, start_step):
         dtype = tf.float32 if self.levels is None else tf.uint8
@@ -152,15 +215,10 @@ class Dataset:
 
         return tf.data.Dataset.counter(start_step).map(batch)
 
-    def _shuffled_batches(self, batch_size, seed, start_step):
-        size = self._size("train")
-        if batch_size > size:
-            raise ValueError(
-                f"batch_size = {batch_size} exceeds the {size} train examples of {self.name!r}. "
-                "Lower the batch size."
-            )
-        examples = self._tensor("train")
-        steps = size // batch_size
+    def _shuffled_batches(self, batch_size, seed, first_epoch, first_step, steps):
+        """Pairs of a step's number and its examples, gathered from memory."""
+        tensors = self._tensors("train")
+        size = self.sizes["train"]
 
         def epoch_indices(epoch):
             shuffle = tf.random.experimental.stateless_shuffle
@@ -169,18 +227,34 @@ class Dataset:
             order = tf.reshape(order, [steps, batch_size])
             return tf.data.Dataset.from_tensor_slices((numbers, order))
 
-        def batch(step, indices):
-            x = tf.gather(examples, indices)
-            return self._flipped(x, tf.stack([seed, step])) if self.flip else x
+        def gather(step, indices):
+            return step, tuple(tf.gather(tensor, indices) for tensor in tensors)
 
-        first_epoch, first_step = divmod(start_step, steps)
         indices = tf.data.Dataset.counter(first_epoch).flat_map(epoch_indices).skip(first_step)
-        return indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+        return indices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def _flipped(self, x, seed):
-        seed = tf.random.experimental.stateless_fold_in(seed, 1)
-        mirror = tf.random.stateless_uniform([x.shape[0], 1, 1, 1], seed) < 0.5
-        return tf.where(mirror, x[:, :, ::-1], x)
+    def _streamed_batches(self, batch_size, seed, first_epoch, first_step, steps):
+        """Pairs of a step's number and its examples, from a stream that each epoch begins anew."""
+
+        def epoch_batches(epoch):
+            step = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
+            examples = self.stream("train", tf.stack([seed, epoch]), step * batch_size)
+            numbers = tf.data.Dataset.range(epoch * steps + step, (epoch + 1) * steps)
+            return tf.data.Dataset.zip((numbers, examples.batch(batch_size, drop_remainder=True)))
+
+        return tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
+
+    def _augmented(self, x, seed):
+        if self.crop_padding:
+            x = random_crop(x, self.crop_padding, tf.random.experimental.stateless_fold_in(seed, 2))
+        if self.flip:
+            x = random_flip(x, tf.random.experimental.stateless_fold_in(seed, 1))
+        return x
+
+
+def _chosen(examples, labels):
+    """The example with its label, or alone."""
+    return tuple(examples) if labels else examples[0]
 
 
 def _finish(batches):
@@ -213,3 +287,18 @@ def _checked(name, array, levels):
         index = [int(i) for i in np.unravel_index(np.argmax(bad), bad.shape)]
         raise ValueError(f"{name}: the value {array[tuple(index)]} at {index} {fault}.")
     return array if levels is None else array.astype(np.uint8)
+
+
+def _checked_labels(name, labels, sizes, num_classes):
+    """Returns the labels as int32, or raises ValueError."""
+    labels = {split: np.asarray(values) for split, values in labels.items()}
+    shapes = {split: values.shape for split, values in labels.items()}
+    if num_classes is None or shapes != {split: (size,) for split, size in sizes.items()}:
+        raise ValueError(
+            f"{name}: labels need num_classes, and one integer for each example. The splits have "
+            f"{dict(sizes)} examples; num_classes = {num_classes}, and the labels' shapes are {shapes}."
+        )
+    for split, values in labels.items():
+        if not np.isin(values, np.arange(num_classes)).all():
+            raise ValueError(f"{name} ({split}): labels must be integers 0, ..., {num_classes - 1}.")
+    return {split: values.astype(np.int32) for split, values in labels.items()}

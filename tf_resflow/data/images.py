@@ -4,11 +4,14 @@ __all__ = ["load_images"]
 
 import os
 import pathlib
+import textwrap
 
 import numpy as np
-import tensorflow as tf
 
 from tf_resflow.data.dataset import Dataset
+from tf_resflow.data.image_reader import ImageReader
+
+_MEMORY = 2 * 2**30  # bytes up to which a data set is held in memory
 
 
 def load_images(
@@ -20,12 +23,14 @@ def load_images(
     split_validation=None,
     download=False,
     flip=False,
+    crop_padding=0,
+    image_size=None,
 ):
-    """Loads the images of a TensorFlow data set as uint8.
+    """Loads the images of a TensorFlow data set as uint8, with their labels if it has some.
 
-    A split is decoded once, in parallel, and kept in memory: a training epoch then costs a
-    gather. For fewer levels the low bits are dropped, v -> floor(v levels / 256), as in the
-    5-bit experiments (`levels=32`).
+    A data set of up to 2 GB is decoded once, a split when it is first needed, and kept in memory:
+    a training epoch then costs a gather. A larger one is streamed from its files. For fewer levels
+    the low bits are dropped, v -> floor(v levels / 256), as in the 5-bit experiments (`levels=32`).
 
     Args:
         name: name in TensorFlow Datasets, `"mnist"` or `"name/config:version"`.
@@ -33,29 +38,51 @@ def load_images(
         levels: values of a pixel, a power of two in 2, ..., 256.
         split_train: TFDS split that is called "train", such as `"train[:55000]"`.
         split_test: TFDS split that is called "test".
-        split_validation: TFDS split that is called "validation", or None.
+        split_validation: TFDS split that is called "validation"; by default TFDS's own, where it
+            has one that the other two leave alone.
         download: whether to download and prepare a data set that is missing.
         flip: whether the train stream mirrors images at random.
+        crop_padding: pixels by which the train stream pads images, by reflection, before it crops
+            them to their size at random; 0 for none.
+        image_size: height and width of the examples; larger images are shrunk by averaging. It must
+            be given where the data set leaves the size open (downsampled_imagenet). None: as they are.
 
     Returns:
         A `Dataset` of event shape `(height, width, channels)`.
 
     Raises:
-        ValueError: if the data set or a split is missing, or holds no uint8 image of fixed
-            size, or levels is not a power of two in 2, ..., 256.
+        ValueError: if the data set or a split is missing, two splits overlap, it holds no uint8
+            image of one size, or levels is not a power of two in 2, ..., 256.
     """
     if levels not in [2**bits for bits in range(1, 9)]:
         raise ValueError(f"levels must be a power of two in 2, ..., 256, but is {levels}.")
     builder = _prepared_builder(name, data_dir or None, download)
-    key, shape = _image_feature(builder)
+    reader = ImageReader(builder, levels, image_size or None)
     names = {"train": split_train, "validation": split_validation, "test": split_test}
+    if not split_validation and "validation" in builder.info.splits:
+        if "validation" not in split_train + split_test:
+            names["validation"] = "validation"
     splits = {ours: theirs for ours, theirs in names.items() if theirs}
-    sizes = {ours: _num_examples(builder, theirs) for ours, theirs in splits.items()}
-
-    def read(split):
-        return _decode(builder, splits[split], sizes[split], key, shape, 256 // levels)
-
-    return Dataset(name, shape, levels, sizes, read, flip=flip)
+    sizes = {ours: reader.num_examples(theirs) for ours, theirs in splits.items()}
+    reader.check_disjoint(splits)
+    if sum(sizes.values()) * np.prod(reader.event_shape) <= _MEMORY:
+        source = {"read": lambda split: reader.read(splits[split])}
+    else:
+        reader.check_streamable()
+        source = {
+            "read": None,
+            "stream": lambda split, seed, skip: reader.stream(splits[split], seed, skip),
+        }
+    augmentation = {"flip": flip, "crop_padding": crop_padding}
+    return Dataset(
+        name,
+        reader.event_shape,
+        levels,
+        sizes,
+        num_classes=reader.num_classes,
+        **source,
+        **augmentation,
+    )
 
 
 def _prepared_builder(name, data_dir, download):
@@ -67,12 +94,15 @@ def _prepared_builder(name, data_dir, download):
     except tfds.core.DatasetNotFoundError:
         raise ValueError(
             f"TensorFlow Datasets has no data set {name!r}, and there is none of that name in "
-            f"{directory}. Check the name, or set data_dir to the directory that holds it."
+            f"{directory}. Check the name, or set data_dir to the directory that holds it. Images of your "
+            "own become a data set by tfds.dataset_builders.store_as_tfds_dataset."
         ) from None
     except (AssertionError, ValueError) as error:  # An unknown version or configuration.
         raise ValueError(f"TensorFlow Datasets refuses {name!r}: {error}") from None
     if builder.is_prepared():
         return builder
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        raise ValueError(_manual_steps(name, builder, directory))
     if not download:
         raise ValueError(
             f"The data set {name!r} is missing: there is no {builder.data_dir}.\n"
@@ -85,46 +115,13 @@ def _prepared_builder(name, data_dir, download):
     return builder
 
 
-def _image_feature(builder):
-    import tensorflow_datasets as tfds
-
-    images = {
-        key: feature
-        for key, feature in builder.info.features.items()
-        if isinstance(feature, tfds.features.Image)
-    }
-    key = "image" if "image" in images else next(iter(images), None)
-    if key is None:
-        raise ValueError(
-            f"The data set {builder.name!r} has no image; its features are "
-            f"{sorted(builder.info.features)}."
-        )
-    shape, dtype = images[key].shape, np.dtype(images[key].np_dtype)
-    if None in shape or dtype != np.uint8:
-        raise ValueError(
-            f"The images of {builder.name!r} must be uint8 of one size, but are {dtype} of shape "
-            f"{shape}. Choose a data set of one size, such as imagenet_resized/32x32."
-        )
-    return key, tuple(shape)
-
-
-def _num_examples(builder, split):
-    try:
-        size = builder.info.splits[split].num_examples
-    except (KeyError, ValueError):
-        size = None
-    if not size:
-        raise ValueError(
-            f"The data set {builder.name!r} has no examples in a split {split!r}; its splits are "
-            f"{sorted(builder.info.splits)}. Set split_train, split_validation or split_test."
-        )
-    return size
-
-
-def _decode(builder, split, size, key, shape, divisor, batch_size=256):
-    examples = builder.as_dataset(split=split, shuffle_files=False)
-    images = np.empty((size, *shape), np.uint8)
-    batches = examples.map(lambda e: e[key] // tf.constant(divisor, tf.uint8)).batch(batch_size)
-    for start, batch in zip(range(0, size, batch_size), batches.as_numpy_iterator(), strict=True):
-        images[start : start + batch_size] = batch
-    return images
+def _manual_steps(name, builder, directory):
+    """What to do for a data set that TFDS does not download."""
+    text = textwrap.indent(textwrap.dedent(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).strip(), "    ")
+    return (
+        f"The data set {name!r} is missing: there is no {builder.data_dir}, and TensorFlow Datasets "
+        "does not download it. Get its files yourself, as it says:\n"
+        f"{text}\n"
+        "put them into a directory FILES, and prepare it with\n"
+        f"    tfds build {name} --data_dir={directory} --manual_dir=FILES"
+    )

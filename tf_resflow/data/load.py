@@ -12,6 +12,8 @@ from tf_resflow.data.digits import load_digits
 from tf_resflow.data.images import load_images
 from tf_resflow.data.tabular import load_tabular
 
+_OF_IMAGES = ("levels", "flip", "crop_padding", "image_size")
+
 
 def default_config(**fields):
     """Returns the `data` section of a config, with every field that `load` knows.
@@ -19,7 +21,9 @@ def default_config(**fields):
     - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "tabular", or the name of
       an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
     - Images: `data_dir` ("" is TFDS's default), `levels` (0 keeps the data's own: 256, or 17 for
-      digits), `split_train`, `split_validation` ("" for none), `split_test`, `download`, `flip`.
+      digits), `split_train`, `split_validation` ("" for that of TFDS, if any), `split_test`,
+      `download`, `image_size` (0 keeps the data's own), and of the train stream `flip` and
+      `crop_padding`.
     - Tabular: `path`, `path_validation`, `path_test`, `key`, `validation_fraction`,
       `test_fraction`, `split_seed`.
     - 2-D densities: `num_test`.
@@ -40,6 +44,8 @@ def default_config(**fields):
             "split_test": "test",
             "download": False,
             "flip": False,
+            "crop_padding": 0,
+            "image_size": 0,
             "path": "",
             "path_validation": "",
             "path_test": "",
@@ -76,21 +82,23 @@ def load(config):
     config = default_config(**dict(config))
     name = config.name
     if name in DENSITIES:
-        _reject(config, "levels", "flip")
+        _reject(config, *_OF_IMAGES)
         return load_density(name, config.num_test)
     if name == "tabular":
-        _reject(config, "levels", "flip")
+        _reject(config, *_OF_IMAGES)
         fields = ["path", "path_test", "path_validation", "key"]
         fields += ["test_fraction", "validation_fraction", "split_seed"]
         return load_tabular(**{field: config[field] for field in fields})
     if name == "digits":
         if config.levels not in (0, 17):
             raise ValueError(f"digits have 17 levels, not {config.levels}: set levels = 0.")
-        return load_digits(config.flip)
+        if config.image_size not in (0, 8):
+            raise ValueError(f"digits are 8 x 8, not of size {config.image_size}: set image_size = 0.")
+        return load_digits(config.flip, config.crop_padding)
     name = name.removeprefix("tfds/")
     _check_image_name(name, config.data_dir)
-    fields = ["data_dir", "split_train", "split_test", "split_validation", "download", "flip"]
-    fields = {field: config[field] for field in fields}
+    fields = ["data_dir", "split_train", "split_test", "split_validation", "download"]
+    fields = {field: config[field] for field in (*fields, "image_size", "flip", "crop_padding")}
     return load_images(name, levels=config.levels or 256, **fields)
 
 
@@ -107,7 +115,8 @@ def _check_image_name(name, data_dir):
     raise ValueError(
         f"Unknown data set {name!r}; {_suggest(name, ours + found + known)} Known are "
         f"{', '.join(ours)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
-        "sets of TensorFlow Datasets."
+        "sets of TensorFlow Datasets. Images of your own become a data set by "
+        "tfds.dataset_builders.store_as_tfds_dataset."
     )
 
 
@@ -121,5 +130,5 @@ def _reject(config, *fields):
 
 
 def _suggest(word, known):
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else "nothing has a similar name."

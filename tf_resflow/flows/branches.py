@@ -26,7 +26,7 @@ class _Layers:
     def __init__(self, activation, coefficient, norms, num_layers, seed, dtype):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
-        norms = (2.0,) * (num_layers + 1) if norms is None else tuple(norms)
+        norms = _norms(norms, num_layers, dtype)
         if len(norms) != num_layers + 1:
             raise ValueError(
                 f"{num_layers} layers have {num_layers + 1} norms (before, between and after them); got {norms}."
@@ -77,6 +77,15 @@ class _Layers:
         )
 
 
+def _norms(norms, num_layers, dtype):
+    if norms is None:
+        return (2.0,) * (num_layers + 1)
+    if norms == "learned":
+        orders = [layers.LearnedOrder(dtype=dtype, name=f"order_{i}") for i in range(num_layers)]
+        return (*orders, orders[0])
+    return tuple(norms)
+
+
 def conv_branch(
     event_shape,
     width,
@@ -98,7 +107,8 @@ def conv_branch(
       kernels: odd kernel sizes, one for each layer.
       activation: a key of `ACTIVATIONS`.
       coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers; `None` for 2 everywhere.
+      norms: orders of the norms before, between and after the layers; `None` for 2 everywhere; "learned" for
+        orders that the branch learns, beginning with 2, the last equal to the first.
       preactivation: whether an activation comes first.
       seed: `int`, of the kernels.
       dtype: of the parameters.
@@ -142,7 +152,8 @@ def dense_branch(
       hidden: widths of the inner layers, at least one.
       activation: a key of `ACTIVATIONS`.
       coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers; `None` for 2 everywhere.
+      norms: orders of the norms before, between and after the layers; `None` for 2 everywhere; "learned" for
+        orders that the branch learns, beginning with 2, the last equal to the first.
       preactivation: whether an activation comes first.
       condition_size: size of a conditional vector, which an unconstrained dense layer adds to the output of
         the first layer; `None` for an unconditional branch.

@@ -8,15 +8,18 @@ __all__ = ["build_estimator", "build_flow"]
 
 
 def build_estimator(config, per_example):
-    """The Russian-roulette estimator of a config section.
+    """The estimator of a config section.
 
     Args:
-      config: has `num_exact_terms`, `distribution` ("geometric" or "poisson") and `p` (the rate, for Poisson).
-      per_example: whether each example draws its own number of terms.
+      config: has `kind`: "russian_roulette", with `num_exact_terms`, `distribution` ("geometric" or "poisson")
+        and `p` (the rate, for Poisson); or "power_series", with `num_terms`.
+      per_example: whether each example draws its own number of terms (Russian roulette).
 
     Returns:
-      A `RussianRoulette`.
+      A `RussianRoulette` or `PowerSeries`.
     """
+    if config.kind == "power_series":
+        return logdet.PowerSeries(config.num_terms)
     distributions = {"geometric": logdet.Geometric, "poisson": logdet.Poisson}
     distribution = distributions[config.distribution](config.p)
     return logdet.RussianRoulette(config.num_exact_terms, distribution, per_example)
@@ -48,7 +51,7 @@ def build_flow(config, event_shape, mean=None, std=None, seed=0, dtype="float32"
     shared = {
         "activation": config.activation,
         "coefficient": config.coefficient,
-        "norms": config.norms,
+        "norms": "learned" if config.learned_norms else config.norms,
         "act_norm": config.act_norm,
         "mean": mean,
         "std": std,

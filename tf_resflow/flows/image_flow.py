@@ -67,7 +67,8 @@ def image_flow(
       fc_width: their width.
       activation: a key of `tf_resflow.flows.ACTIVATIONS`.
       coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers of a block; `None` for 2.
+      norms: orders of the norms before, between and after the layers of a block; `None` for 2; "learned" for
+        orders that each block learns.
       act_norm: whether there are ActNorms.
       logit_alpha: of the `Logit` in front; `None` for none.
       mean: with `std`, per channel, for a `Normalize` in front (hybrid models have one instead of the logit).

@@ -40,7 +40,8 @@ def vector_flow(
       hidden: widths of the inner layers of a block.
       activation: a key of `tf_resflow.flows.ACTIVATIONS`.
       coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers of a block; `None` for 2.
+      norms: orders of the norms before, between and after the layers of a block; `None` for 2; "learned" for
+        orders that each block learns.
       act_norm: whether there are ActNorms.
       mean: with `std`, statistics of the data, for a `Normalize` in front.
       std: see `mean`.

@@ -14,6 +14,7 @@ from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 from tf_resflow.layers.lipschitz_layers import (
+    learned_orders,
     lipschitz_layers,
     mean_norm,
     scaled_kernels,
@@ -31,6 +32,7 @@ __all__ = [
     "LipschitzLayer",
     "MaxMin",
     "fused_activations",
+    "learned_orders",
     "lipschitz_constant",
     "lipschitz_layers",
     "mean_norm",

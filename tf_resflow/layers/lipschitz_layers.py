@@ -1,12 +1,13 @@
 """What is done to all the Lipschitz layers of a branch, a flow or a distribution at once."""
 
-__all__ = ["lipschitz_layers", "mean_norm", "scaled_kernels", "update_norms"]
+__all__ = ["learned_orders", "lipschitz_layers", "mean_norm", "scaled_kernels", "update_norms"]
 
 import contextlib
 
 import keras
 import tensorflow as tf
 
+from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_layer import _SCALED, LipschitzLayer
 
 
@@ -94,6 +95,19 @@ def scaled_kernels(obj):
         yield
     finally:
         _SCALED.reset(token)
+
+
+def learned_orders(obj):
+    """The distinct `LearnedOrder`s of an object's layers, in order.
+
+    Args:
+        obj: as of `lipschitz_layers`.
+
+    Returns:
+        A list of `LearnedOrder`s.
+    """
+    orders = [order for layer in lipschitz_layers(obj) for order in (layer.domain, layer.codomain)]
+    return list({id(order): order for order in orders if isinstance(order, LearnedOrder)}.values())
 
 
 def mean_norm(obj):

@@ -34,6 +34,7 @@ def _model():
     model.coefficient = 0.98  # Lipschitz bound of each linear layer
     model.activation = "lipswish"
     model.norms = (2.0, 2.0, 2.0, 2.0)  # orders of the norms before, between and after the layers
+    model.learned_norms = False  # in their place, orders that each block learns
     model.act_norm = True
     # Vectors.
     model.hidden = (64, 64, 64)
@@ -52,9 +53,11 @@ def _model():
     model.estimator = config_dict.ConfigDict()
     for use, num_exact_terms in (("train", 2), ("eval", 20)):
         model.estimator[use] = config_dict.ConfigDict()
+        model.estimator[use].kind = "russian_roulette"  # or "power_series": biased, num_terms alone
         model.estimator[use].num_exact_terms = num_exact_terms
         model.estimator[use].distribution = "geometric"
-        model.estimator[use].p = 0.5
+        model.estimator[use].p = 0.5  # of the geometric distribution; the rate, for Poisson
+        model.estimator[use].num_terms = 10
     return model
 
 
@@ -181,18 +184,25 @@ _RULES = (
     ("model.block", *_one_of("residual", "affine_coupling", "additive_coupling")),
     ("train.optimizer", *_one_of("adam", "adamw")),
     ("train.schedule", *_one_of("constant", "cosine")),
-    ("model.estimator.train.distribution", *_one_of("geometric", "poisson")),
-    ("model.estimator.eval.distribution", *_one_of("geometric", "poisson")),
+    (
+        "model.estimator.train.kind model.estimator.eval.kind",
+        *_one_of("russian_roulette", "power_series"),
+    ),
+    (
+        "model.estimator.train.distribution model.estimator.eval.distribution",
+        *_one_of("geometric", "poisson"),
+    ),
     (
         "train.steps train.batch_size train.log_every train.eval_every train.checkpoint_every "
-        "train.keep eval.batch_size eval.num_samples model.width model.fc_width",
+        "train.keep eval.batch_size eval.num_samples model.width model.fc_width "
+        "model.estimator.train.num_terms model.estimator.eval.num_terms",
         lambda v: v > 0,
         "at least 1",
     ),
     (
         "train.warmup_steps train.weight_decay train.global_clipnorm eval.num_examples "
         "model.num_fc_blocks model.estimator.train.num_exact_terms "
-        "model.estimator.eval.num_exact_terms",
+        "model.estimator.eval.num_exact_terms data.crop_padding data.image_size",
         lambda v: v >= 0,
         "at least 0",
     ),

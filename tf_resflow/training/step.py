@@ -11,7 +11,8 @@ def train_step(model, x, seed):
     """Takes one gradient step, then brings the norms of the layers up to date.
 
     In replica context the gradients are summed over the replicas, so that each replica's loss is divided by
-    their number.
+    their number. Learned orders of norms have an objective of their own, the mean norm of the layers
+    (`tf_resflow.layers.mean_norm`), which reaches nothing else.
 
     Args:
       model: a compiled `FlowModel`.
@@ -19,8 +20,9 @@ def train_step(model, x, seed):
       seed: integer tensor of shape `[2]`; the replica's number is folded in.
 
     Returns:
-      A dict of scalars: "loss" (bits per dimension, or nats), the mean over this replica's batch, and
-      "gradient_norm", of this replica's contribution.
+      A dict of scalars: "loss" (bits per dimension, or nats), the mean over this replica's batch;
+      "gradient_norm", of this replica's contribution; and, where orders are learned, "order_min", "order_mean"
+      and "order_max", before the step.
     """
     x = tf.identity(x)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -28,9 +30,21 @@ def train_step(model, x, seed):
     with layers.fused_activations():
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(model.loss_per_example(x, seed))
-            objective = loss / tf.cast(replicas, loss.dtype)
+            objective = loss + tf.cast(layers.mean_norm(model.flow), loss.dtype)
+            objective /= tf.cast(replicas, loss.dtype)
         gradients = tape.gradient(objective, [weight.value for weight in weights])
+    orders = _orders(model.flow)
     model.optimizer.apply(gradients, weights)
     layers.update_norms(model.flow)
     norm = tf.linalg.global_norm(gradients) * tf.cast(replicas, loss.dtype)
-    return {"loss": loss, "gradient_norm": norm}
+    return {"loss": loss, "gradient_norm": norm, **orders}
+
+
+def _orders(flow):
+    """The least, mean and greatest learned order, if there is one."""
+    orders = [order.order() for order in layers.learned_orders(flow)]
+    if not orders:
+        return {}
+    orders = tf.stack(orders)
+    reductions = {"min": tf.reduce_min, "mean": tf.reduce_mean, "max": tf.reduce_max}
+    return {f"order_{name}": reduce(orders) for name, reduce in reductions.items()}

@@ -1,0 +1,93 @@
+"""The training step: learned orders follow their own objective, and nothing else does."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+from tf_resflow import layers, training
+
+RATE = 0.1
+
+
+def make_model(norms):
+    flow = resflow.flows.vector_flow(2, 2, (6,), norms=norms, log_det=resflow.logdet.Exact(), seed=1)
+    model = resflow.FlowModel(flow, [2], evaluation_log_det=resflow.logdet.Exact())
+    model.compile(optimizer=keras.optimizers.SGD(RATE))
+    for layer in layers.lipschitz_layers(flow):
+        layer.kernel.assign(4 * layer.kernel)
+    for i, order in enumerate(layers.learned_orders(flow)):
+        order.theta.assign(i / 2 - 1.5)
+    layers.update_norms(flow, 1e-7, 1000)
+    return model
+
+
+@pytest.fixture
+def data():
+    return tf.constant(np.random.default_rng(0).normal(size=[16, 2]), tf.float32)
+
+
+def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
+    """An order's gradient is the slope of the mean norm, by central differences between norms that are maximised
+    anew; the gradients of kernels and biases are those of the loss alone."""
+    model = make_model("learned")
+    orders, before = layers.learned_orders(model.flow), [w.numpy() for w in model.trainable_weights]
+    slopes = []
+    for order in orders:
+        theta, step = order.theta.numpy(), 1e-2
+        values = []
+        for shifted in (theta + step, theta - step):
+            order.theta.assign(shifted)
+            layers.update_norms(model.flow, 1e-7, 1000)
+            values.append(float(layers.mean_norm(model.flow)))
+        order.theta.assign(theta)
+        slopes.append((values[0] - values[1]) / (2 * step))
+    layers.update_norms(model.flow, 1e-7, 1000)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model.loss_per_example(data, seed=[0, 1]))
+    gradients = tape.gradient(loss, [w.value for w in model.trainable_weights])
+    metrics = training.train_step(model, data, tf.constant([0, 1]))
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+    slopes = dict(zip([id(order.theta) for order in orders], slopes, strict=True))
+    moved = 0
+    for weight, value, gradient in zip(model.trainable_weights, before, gradients, strict=True):
+        change = (weight.numpy() - value) / -RATE
+        if id(weight) in slopes:
+            assert gradient is None
+            np.testing.assert_allclose(change, slopes[id(weight)], rtol=0.05, atol=2e-3)
+            moved += abs(change) > 0.02
+        else:
+            np.testing.assert_allclose(change, gradient, rtol=1e-3, atol=1e-4)
+    assert moved >= 2
+
+
+def test_orders_are_reported(data):
+    model = make_model("learned")
+    expected = 1 + 4 / (1 + np.exp(-(np.arange(4) / 2 - 1.5)))
+    step = tf.function(training.train_step, autograph=False)
+    metrics = step(model, data, tf.constant([0, 1]))
+    found = [metrics[f"order_{name}"] for name in ("min", "mean", "max")]
+    np.testing.assert_allclose(found, [expected.min(), expected.mean(), expected.max()], rtol=1e-6)
+    assert set(training.train_step(make_model(None), data, tf.constant([0, 1]))) == {
+        "loss",
+        "gradient_norm",
+    }
+
+
+def test_orders_over_replicas(data, two_replicas):
+    """Each replica has the same kernels, so that the orders move as on one device."""
+    single = make_model("learned")
+    training.train_step(single, data, tf.constant([0, 1]))
+    with two_replicas.scope():
+        model = make_model("learned")
+        model.optimizer.build(model.trainable_variables)
+
+    @tf.function(autograph=False)
+    def step():
+        return two_replicas.run(training.train_step, (model, data, tf.constant([0, 1])))
+
+    step()
+    orders = [layers.learned_orders(m.flow) for m in (single, model)]
+    for one, two in zip(*orders, strict=True):
+        np.testing.assert_allclose(two.theta, one.theta, rtol=1e-4)

@@ -1,0 +1,42 @@
+"""Random changes of training images, as pure functions of a seed."""
+
+__all__ = ["random_crop", "random_flip"]
+
+import tensorflow as tf
+
+
+def random_crop(images, padding, seed):
+    """Pads each image on all sides, by reflection, and cuts it to its size at a uniform position.
+
+    That shifts it by -padding, ..., padding rows and columns, each number equally likely.
+
+    Args:
+        images: `[batch, height, width, channels]`, of static shape.
+        padding: pixels, below height and width.
+        seed: integer tensor of shape `[2]`.
+
+    Returns:
+        A tensor like `images`.
+    """
+    shape = [2, images.shape[0], 1]
+    shifts = tf.random.stateless_uniform(shape, seed, -padding, padding + 1, dtype=tf.int32)
+    for axis, shift in zip((1, 2), tf.unstack(shifts), strict=True):
+        last = images.shape[axis] - 1
+        index = tf.range(last + 1) + shift
+        reflected = last - tf.abs(last - tf.abs(index))
+        images = tf.gather(images, reflected, axis=axis, batch_dims=1)
+    return images
+
+
+def random_flip(images, seed):
+    """Mirrors each image left to right with probability 1/2.
+
+    Args:
+        images: `[batch, height, width, channels]`, of static shape.
+        seed: integer tensor of shape `[2]`.
+
+    Returns:
+        A tensor like `images`.
+    """
+    mirror = tf.random.stateless_uniform([images.shape[0], 1, 1, 1], seed) < 0.5
+    return tf.where(mirror, images[:, :, ::-1], images)
