@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
+
+from tf_resflow.evaluation.per_example import PerExample
 
 __all__ = ["HeldOut", "Score"]
 
@@ -24,10 +25,7 @@ class Score(NamedTuple):
 
 
 class HeldOut:
-    """Scores a model on held-out examples; traced once, and then used again and again.
-
-    The last batch may be smaller: it is padded, so that nothing is traced anew, and the padding is
-    dropped before the mean is taken.
+    """Scores a model on held-out examples, each of them once; see `PerExample`.
 
     Args:
       model: a `FlowModel`.
@@ -36,16 +34,10 @@ class HeldOut:
     """
 
     def __init__(self, model, strategy=None):
-        self._strategy = strategy or tf.distribute.get_strategy()
-
-        @tf.function(autograph=False)
         def losses(x, seed):
-            def score(x):
-                return model.loss_per_example(x, seed, evaluation=True)
+            return model.loss_per_example(x, seed, evaluation=True)
 
-            return self._strategy.gather(self._strategy.run(score, (x,)), axis=0)
-
-        self._losses = losses
+        self._losses = PerExample(losses, strategy)
 
     def __call__(self, batches, seed):
         """Scores a finite stream of batches.
@@ -61,28 +53,7 @@ class HeldOut:
         Raises:
           ValueError: when there is no batch.
         """
-        losses, rows = [], None
-        for index, batch in enumerate(batches):
-            rows = rows or _round_up(len(batch), self._strategy.num_replicas_in_sync)
-            padded = np.concatenate([batch, np.repeat(batch[:1], rows - len(batch), axis=0)])
-            values = self._losses(self._divided(padded), tf.constant([seed, index], tf.int32))
-            losses.append(values.numpy()[: len(batch)])
-        if not losses:
-            raise ValueError("There is no example to evaluate: the stream of batches is empty.")
-        losses = np.concatenate(losses).astype(np.float64)
+        losses = self._losses(batches, seed).astype(np.float64)
         num = len(losses)
         stderr = losses.std(ddof=1) / np.sqrt(num) if num > 1 else float("nan")
         return Score(float(losses.mean()), float(stderr), num)
-
-    def _divided(self, rows):
-        num = len(rows) // self._strategy.num_replicas_in_sync
-
-        def part(context):
-            start = context.replica_id_in_sync_group * num
-            return tf.constant(rows[start : start + num])
-
-        return self._strategy.experimental_distribute_values_from_function(part)
-
-
-def _round_up(number, multiple):
-    return -(-number // multiple) * multiple
