@@ -29,7 +29,7 @@ def main():
     if _NUM_EXAMPLES.value is not None:
         config.eval.num_examples = _NUM_EXAMPLES.value
     report = training.Report(config, model, data.load(config.data))
-    result = report.result(model.step, report.score())
+    result = report.result(model.step, report.scores())
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     print(report.line(result))
