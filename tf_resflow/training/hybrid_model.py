@@ -96,7 +96,8 @@ class HybridModel(FlowModel):
         self.classifier = classifier
         self.density_weight = float(density_weight)
         # Keyed by name, so that a checkpoint of another classifier fails to restore.
-        self._classifier_variables = variables_by_name(classifier.variables)
+        self._classifier_variables = tf.Module()
+        self._classifier_variables.by_name = variables_by_name(classifier.variables)
         names = ["cross_entropy", "accuracy"] + [self.unit] * (density_weight > 0)
         self._means += [keras.metrics.Mean(name) for name in names]
 
