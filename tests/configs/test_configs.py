@@ -15,7 +15,18 @@ from tf_resflow import data, training
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "ablations")
-ARGUMENTS = [(name, None) for name in NAMES] + [
+# Configs whose model, made small, is that of another.
+SAME_MODEL = {
+    "bsds32": "cifar10",
+    "bsds32_small": "cifar10",
+    "cifar10_small": "cifar10",
+    "fashion_mnist": "mnist",
+    "fashion_mnist_small": "mnist",
+    "imagenet32": "cifar10",
+    "mnist_small": "mnist",
+    "svhn": "cifar10",
+}
+ARGUMENTS = [(name, None) for name in NAMES if name not in SAME_MODEL] + [
     ("ablations", f"{name},digits") for name in ablations.ABLATIONS
 ]
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
@@ -160,6 +171,7 @@ def test_number_of_parameters(name):
         ("celebahq256_5bit", (256, 256, 3), 32, {"train": 18, "test": 2}),
         ("mnist", (28, 28, 1), 256, {"train": 20, "test": 4}),
         ("bsds32", (32, 32, 3), 256, {"train": 20, "test": 4}),
+        ("fashion_mnist_small", (28, 28, 1), 256, {"train": 20, "test": 4}),
     ],
 )
 def test_data_of_the_config(name, shape, levels, sizes, data_dir):
@@ -168,6 +180,13 @@ def test_data_of_the_config(name, shape, levels, sizes, data_dir):
     dataset = data.load(config.data)
     assert (dataset.event_shape, dataset.levels, dataset.sizes) == (shape, levels, sizes)
     assert next(iter(dataset.train_batches(3, seed=0))).shape == (3, *shape)
+
+
+@pytest.mark.parametrize("name, other", SAME_MODEL.items())
+def test_configs_of_one_model(name, other):
+    config = get_config(name)
+    training.validate_config(config)
+    assert prepared(config, "").model == prepared(get_config(other), "").model
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=_named)
