@@ -1,7 +1,7 @@
 """Evaluation: held-out scores, baselines, image grids and figures."""
 
 from tf_resflow.evaluation.baselines import gaussian_baseline, uniform_baseline
-from tf_resflow.evaluation.estimator_noise import EstimatorNoise
+from tf_resflow.evaluation.estimator_noise import EstimatorNoise, Noise
 from tf_resflow.evaluation.figures_2d import density_figure
 from tf_resflow.evaluation.held_out import HeldOut, Score
 from tf_resflow.evaluation.images import image_grid, reconstruction_grid, write_png
@@ -11,6 +11,7 @@ from tf_resflow.evaluation.samples import check_samples_path, write_samples
 __all__ = [
     "EstimatorNoise",
     "HeldOut",
+    "Noise",
     "Score",
     "check_samples_path",
     "density_figure",

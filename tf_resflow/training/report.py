@@ -38,7 +38,7 @@ class Report:
     def estimator_std(self):
         """Returns the standard deviation of the training estimate of a held-out example's loss."""
         examples = next(iter(self._batches()))
-        return self._noise(examples, self._config.seed)
+        return self._noise(examples, self._config.seed).estimator_std
 
     def sample_grid(self):
         """Returns a grid of samples as a uint8 image, or None for vectors."""
