@@ -3,7 +3,7 @@
 from tf_resflow.evaluation.baselines import gaussian_baseline, uniform_baseline
 from tf_resflow.evaluation.estimator_noise import EstimatorNoise, Noise
 from tf_resflow.evaluation.figures_2d import density_figure
-from tf_resflow.evaluation.held_out import HeldOut, Score
+from tf_resflow.evaluation.held_out import HeldOut, Score, stderr_parts
 from tf_resflow.evaluation.images import image_grid, reconstruction_grid, write_png
 from tf_resflow.evaluation.lipschitz import lipschitz_bounds
 from tf_resflow.evaluation.samples import check_samples_path, write_samples
@@ -19,6 +19,7 @@ __all__ = [
     "image_grid",
     "lipschitz_bounds",
     "reconstruction_grid",
+    "stderr_parts",
     "uniform_baseline",
     "write_png",
     "write_samples",
