@@ -7,7 +7,7 @@ from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
 from tf_resflow.bijectors.preprocessing import Logit, Normalize
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.squeeze_2d import Squeeze2D
-from tf_resflow.bijectors.with_log_det import with_log_det
+from tf_resflow.bijectors.with_log_det import with_inverse_solver, with_log_det
 
 __all__ = [
     "ActNorm",
@@ -18,5 +18,6 @@ __all__ = [
     "ResidualBlock",
     "Squeeze2D",
     "initialize",
+    "with_inverse_solver",
     "with_log_det",
 ]
