@@ -1,7 +1,7 @@
 """Bijectors: the residual block, and what a flow needs around it."""
 
 from tf_resflow.bijectors.act_norm import ActNorm
-from tf_resflow.bijectors.flow import Flow
+from tf_resflow.bijectors.flow import Flow, residual_blocks
 from tf_resflow.bijectors.initialize import initialize
 from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
 from tf_resflow.bijectors.preprocessing import Logit, Normalize
@@ -18,6 +18,7 @@ __all__ = [
     "ResidualBlock",
     "Squeeze2D",
     "initialize",
+    "residual_blocks",
     "with_inverse_solver",
     "with_log_det",
 ]

@@ -5,19 +5,23 @@ from tf_resflow.evaluation.estimator_noise import EstimatorNoise, Noise
 from tf_resflow.evaluation.figures_2d import density_figure
 from tf_resflow.evaluation.held_out import HeldOut, Score, stderr_parts
 from tf_resflow.evaluation.images import image_grid, reconstruction_grid, write_png
-from tf_resflow.evaluation.lipschitz import lipschitz_bounds
+from tf_resflow.evaluation.lipschitz import lipschitz_bounds, lipschitz_certificate
+from tf_resflow.evaluation.reconstruction import Reconstruction, reconstruct
 from tf_resflow.evaluation.samples import check_samples_path, write_samples
 
 __all__ = [
     "EstimatorNoise",
     "HeldOut",
     "Noise",
+    "Reconstruction",
     "Score",
     "check_samples_path",
     "density_figure",
     "gaussian_baseline",
     "image_grid",
     "lipschitz_bounds",
+    "lipschitz_certificate",
+    "reconstruct",
     "reconstruction_grid",
     "stderr_parts",
     "uniform_baseline",
