@@ -136,7 +136,7 @@ def _(bijector: bijectors.Squeeze2D, branches):
 
 
 @_constants.register
-def _(bijector: tfb.Composition, branches):
+def _(bijector: bijectors.Flow, branches):
     parts = [_constants(part, branches) for part in bijector.bijectors]
     return tuple(math.prod(constants) for constants in zip(*parts, strict=True))
 
