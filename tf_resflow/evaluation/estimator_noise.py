@@ -1,5 +1,6 @@
 """How noisy the estimate of an example's loss is, and what the noise comes from."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ class EstimatorNoise:
         noise = nested_noise(-losses if levels is None else -losses / (size * np.log(2.0)))
         if levels is None:
             return noise._replace(dequantization_std=0.0)
-        return noise._replace(mean=noise.mean + np.log2(levels))
+        return noise._replace(mean=noise.mean + math.log2(levels))
 
     def _estimates(self, x, seed, start):
         """K log-densities of each example under one dequantisation, `[K, batch]`."""
