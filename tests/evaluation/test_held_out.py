@@ -116,17 +116,19 @@ def test_bound_tightens_with_the_samples_and_is_the_usual_one_at_one():
     assert scores[0].mean == pytest.approx(np.mean(plain), rel=1e-6)
 
 
-def test_noise_of_the_estimator_raises_the_importance_weighted_bound():
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_noise_of_the_estimator_raises_the_importance_weighted_bound(two_replicas, replicas):
     """Normal noise of 0.8 nats: by 0.32 nats for many samples; 2,000 repetitions of K = 400."""
 
     class Noisy:
         levels, num_dimensions = 2, 1
 
         def loss_per_example(self, x, seed, evaluation):
-            noise = tf.random.stateless_normal(tf.shape(x)[:1], seed)
+            noise = tf.random.stateless_normal(tf.shape(x)[:1], resflow.stateless_seed(seed))
             return 1.0 + 0.8 * noise / np.log(2)
 
-    score = held_out.HeldOut(Noisy(), num_samples=400)([np.zeros([2000, 1])], seed=1)
+    strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
+    score = held_out.HeldOut(Noisy(), strategy, num_samples=400)([np.zeros([2000, 1])], seed=1)
     bias = (np.exp(0.8**2) - 1) / 800 / np.log(2)
     expected = 1.0 - 0.8**2 / 2 / np.log(2) + bias
     assert score.mean == pytest.approx(expected, abs=4 * score.stderr + bias / 2)
