@@ -125,3 +125,5 @@ def test_blocks_that_contract_in_different_norms_have_no_common_constant():
     certificate = lipschitz_certificate(resflow.bijectors.Flow(flows))
     assert certificate["flow"]["certified"] == certificate["inverse"]["nominal"] == np.inf
     assert max(c["nominal"] for c in certificate["blocks"].values()) < 1
+    same = resflow.flows.vector_flow(3, 2, (4,), coefficient=0.5, norms=(3, 2, 3), act_norm=False)
+    assert lipschitz_certificate(same)["flow"]["nominal"] == pytest.approx(1.25**2)

@@ -87,8 +87,8 @@ def _of_layers(block):
 
 
 def _of_flow(flow, constants):
-    orders = {id(order) if order != 2.0 else 2.0 for order in _orders(flow)}
-    return _constants(flow, constants) if len(orders) < 2 else (math.inf, math.inf)
+    one_norm = len(set(_orders(flow))) < 2
+    return _constants(flow, constants) if one_norm else (math.inf, math.inf)
 
 
 def _orders(flow):
