@@ -123,6 +123,7 @@ def _compiled(operator, fixed, tolerance, max_iterations):
         count, v, _ = tf.while_loop(unfinished, body, start)
         return v, count
 
+    run._omit_frequent_tracing_warning = True  # it is traced once
     return run
 
 
