@@ -4,8 +4,10 @@ python bin/benchmark.py --reference_dir=CHECKOUT --output=benchmark.json
 
 CHECKOUT is a clone of github.com/rtqichen/residual-flows, and needs torch (pip install 'tf-resflow[torch]').
 Each side runs in a process of its own, with the same number of threads; they take turns, so that what else
-the machine does falls on both. Without --reference_dir this package is timed alone. Cases whose name
-begins with "parts" split a training step of this package. Close other programs first.
+the machine does falls on both. PyTorch may spend half of its time on page faults of memory that it freed just
+before; with --keep_memory both sides keep what they free (glibc's MALLOC_* settings). Without --reference_dir
+this package is timed alone. Cases whose name begins with "parts" split a training step of this package. Close
+other programs first.
 """
 
 import json
@@ -24,6 +26,7 @@ _REFERENCE_PYTHON = flags.DEFINE_string("reference_python", sys.executable, "A P
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the results.")
 _CASES = flags.DEFINE_list("cases", list(CASES), "The cases to run.")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Measurements of each side.", lower_bound=1)
+_KEEP_MEMORY = flags.DEFINE_bool("keep_memory", False, "Whether processes keep the memory that they free.")
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
 flags.register_validator(
     "cases", lambda names: set(names) <= set(CASES), f"The cases are {', '.join(CASES)}."
@@ -36,10 +39,13 @@ _ONCE = ("memory", "trace")  # kinds of which a process gives one measurement
 class _Worker:
     """A process that prepares a case and measures it on request."""
 
-    def __init__(self, *command):
+    def __init__(self, *command, keep_memory):
         threads = str(_THREADS.value)
         names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, threads), "OMP_WAIT_POLICY": "passive"}
+        environment = {**os.environ, **dict.fromkeys(names, threads)}
+        if keep_memory:
+            names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+            environment |= dict.fromkeys(names, str(2**32))
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             command,
@@ -67,11 +73,13 @@ class _Worker:
 
 def _measure(name):
     """Measures one case: a dict of side to dict of quantity to list of values."""
-    workers = {"ours": _Worker(sys.executable, str(_BIN / "benchmark_ours.py"))}
+    keep_memory = _KEEP_MEMORY.value and CASES[name].kind != "memory"
+    command = (sys.executable, str(_BIN / "benchmark_ours.py"))
+    workers = {"ours": _Worker(*command, keep_memory=keep_memory)}
     if _REFERENCE_DIR.value:
         script = str(_BIN / "benchmark_published.py")
         command = (_REFERENCE_PYTHON.value, script, _REFERENCE_DIR.value, str(_THREADS.value))
-        workers["reference"] = _Worker(*command)
+        workers["reference"] = _Worker(*command, keep_memory=keep_memory)
     workers = {side: worker for side, worker in workers.items() if worker.ask(f"prepare {name}")}
     once = CASES[name].kind in _ONCE
     if not once:

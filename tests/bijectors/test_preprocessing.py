@@ -64,3 +64,12 @@ def test_bad_statistics():
         Normalize([0.0], [np.nan])
     with pytest.raises(ValueError, match="one shape"):
         Normalize([0.0, 0.0], 1.0)
+
+
+def test_logit_is_accurate_near_one_in_single_precision():
+    x = np.linspace(1 - 2.0**-10, 1, 1025, dtype="float32")  # all exact
+    x64 = x.astype("float64")
+    expected = np.log(1e-6 + (1 - 2e-6) * x64) - np.log(1e-6 + (1 - 2e-6) * (1 - x64))
+    np.testing.assert_allclose(Logit(1e-6).forward(x), expected, rtol=3e-7)
+    expected = np.log(1 - 2e-6) - np.log(1e-6 + (1 - 2e-6) * (1 - x64)) - np.log(1e-6 + (1 - 2e-6) * x64)
+    np.testing.assert_allclose(Logit(1e-6).forward_log_det_jacobian(x, 0), expected, rtol=3e-7, atol=3e-7)

@@ -259,8 +259,7 @@ def test_inverse_that_does_not_converge(make_block, capfd):
     assert not np.any(solution.converged)
     np.testing.assert_array_equal(solution.num_iterations, [2] * 4)
     residual = np.max(np.abs(solution.root + block.branch(solution.root) - y), -1)
-    np.testing.assert_allclose(solution.residual, residual, rtol=1e-4)
-    assert np.min(residual) > 1e-4
+    assert np.all(residual < solution.residual) and np.min(residual) > 1e-4
 
     capfd.readouterr()
     for call in (block.inverse, tf.function(block.inverse, autograph=False)):

@@ -81,7 +81,22 @@ def test_the_input_is_normalised_by_the_train_images(run):
     np.testing.assert_allclose(normalize.forward(np.full([1, 8, 8, 1], 0.3)), (0.3 - mean) / std, rtol=1e-6)
 
 
-def test_ood(run, monkeypatch):
+def test_evaluation(run):
+    """The metrics repeat the result of the run; the table says them."""
+    model = resflow.load(run[0])
+    evaluation = training.Evaluation(model, data.load(model.config.data))
+    metrics = ["classification", "likelihood", "noise", "reconstruction", "lipschitz"]
+    assert training.default_metrics(model) == metrics
+    result = evaluation.header() | evaluation.classification() | evaluation.likelihood()
+    for name in ("accuracy", "accuracy_stderr", "cross_entropy", "calibration_error", "bits_per_dim"):
+        assert result[name] == pytest.approx(run[1][name], rel=1e-4)
+    ood = {"name": "noise", "num_examples": 50, "auroc_log_prob": 0.75, "auroc_max_probability": 0.25}
+    text = training.table(result | {"ood": ood})
+    parts = [f"{result['accuracy']:.2%} ± ", f"{result['bits_per_dim']:.4f} ± ", "against noise", "0.75", "0.25"]
+    assert [part for part in parts if part not in text] == []
+
+
+def test_ood(run):
     """Against noise, and against itself."""
     model = resflow.load(run[0])
     digits = data.load(model.config.data)
@@ -89,18 +104,18 @@ def test_ood(run, monkeypatch):
     splits = {"train": noise, "test": noise}
     labels = {split: np.zeros(50, int) for split in splits}
     other = data.Dataset.from_arrays("noise", splits, 17, labels, num_classes=10)
-    report = training.Report(model.config, model, digits)
-    result = report.ood(other)
+    evaluation = training.Evaluation(model, digits)
+    result = evaluation.ood(other)["ood"]
     assert result["name"] == "noise" and result["num_examples"] == 50
     x, _ = held_out(model)
     ours, theirs = [model.classify(v)["probabilities"].numpy().max(-1) for v in (x, noise.astype("uint8"))]
     wins = np.mean(ours[:, None] > theirs) + 0.5 * np.mean(ours[:, None] == theirs)
     assert result["auroc_max_probability"] == pytest.approx(wins, abs=2e-3)
     assert 0 <= result["auroc_log_prob"] <= 1
-    same = report.ood(digits)
+    same = evaluation.ood(digits)["ood"]
     assert same["auroc_max_probability"] == 0.5 and same["auroc_log_prob"] == 0.5
     with pytest.raises(ValueError, match="'8gaussians' have the shape"):
-        report.ood(data.load({"name": "8gaussians", "num_test": 10}))
+        evaluation.ood(data.load({"name": "8gaussians", "num_test": 10}))
 
 
 def test_a_classifier_alone(tmp_path, make_config):
@@ -119,7 +134,13 @@ def test_a_classifier_alone(tmp_path, make_config):
         assert not {"bits_per_dim", "estimator_std"} & names.keys()
     assert result["line"].startswith(f"digits: accuracy {result['accuracy']:.2%} ± ")
     assert "bits" not in result["line"]
-    assert resflow.load(tmp_path).density_weight == 0.0
+    model = resflow.load(tmp_path)
+    assert model.density_weight == 0.0
+    assert training.default_metrics(model) == ["classification"]
+    evaluation = training.Evaluation(model, data.load(model.config.data))
+    assert evaluation.header()["log_det"] == "exact"
+    ood = evaluation.ood(data.load(model.config.data))["ood"]
+    assert ood == {"name": "digits", "num_examples": 50, "auroc_max_probability": 0.5}
 
 
 def test_replicas_and_a_logit(tmp_path, make_config, two_replicas):

@@ -58,12 +58,13 @@ def test_cosine_schedule_ends_at_zero(warmup):
     np.testing.assert_allclose(rates[middle], 5e-3, rtol=1e-4)
 
 
-def test_decay_reaches_kernels_only():
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_decay_reaches_kernels_only(decay):
     kernel, bias = keras.Variable(np.ones([2, 2], "float32")), keras.Variable(np.ones(2, "float32"))
-    config = train_config(optimizer="adamw", weight_decay=0.5)
+    config = train_config(optimizer="adamw", weight_decay=decay)
     optimizer = optimizers.make_optimizer(config, [kernel, bias])
     optimizer.apply([tf.zeros([2, 2]), tf.zeros(2)])
-    np.testing.assert_allclose(kernel.numpy(), np.full([2, 2], 1 - 0.5 * 1e-2), rtol=1e-6)
+    np.testing.assert_allclose(kernel.numpy(), np.full([2, 2], 1 - decay * 1e-2), rtol=1e-6)
     np.testing.assert_allclose(bias.numpy(), np.ones(2))
 
 

@@ -11,8 +11,9 @@ class Solution(NamedTuple):
     """What a solver found, for each example of the batch.
 
     Attributes:
-      root: `[batch, *event]`, the point with the smallest residual that was evaluated.
-      residual: `[batch]`, `max |x + g(x) - y|` over the event, at `root`.
+      root: `[batch, *event]`: `y - g(x)` for the evaluated point x with the smallest residual, a plain step
+        beyond it, which costs nothing and leaves at most Lip(g) times its error.
+      residual: `[batch]`, `max |x + g(x) - y|` over the event, at that x.
       num_iterations: `[batch]` int32, evaluations of g until the example converged.
       converged: `[batch]` bool, whether `residual` meets the tolerance.
     """
@@ -87,7 +88,7 @@ class FixedPoint:
         state = (tf.constant(0), flat_y, best, pending, history, counts)
         _, _, best, _, _, num_iterations = tf.while_loop(go_on, body, state)
         return Solution(
-            root=tf.ensure_shape(tf.reshape(best.point, shape), y.shape),
+            root=tf.ensure_shape(tf.reshape(best.point + best.step, shape), y.shape),
             residual=best.residual,
             num_iterations=tf.minimum(num_iterations + 1, self.max_iterations),
             converged=best.residual <= tolerance(best.point),

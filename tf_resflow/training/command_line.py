@@ -23,6 +23,8 @@ def run(main):
     printed without a traceback, and the exit code is 1. A flag `--config.KEY=...` whose key is
     unknown is answered with the nearest key. All other errors keep their traceback.
 
+    A config file may import the others in its folder, as `from FOLDER import NAME`.
+
     Args:
       main: function of no argument; what it returns is the exit code.
     """
@@ -48,6 +50,8 @@ def _is_raised_here(error):
 
 
 def _parse_flags(argv):
+    if path := _value_of("config", argv):
+        sys.path.insert(0, str(pathlib.Path(path.partition(":")[0]).absolute().parent.parent))
     try:
         remaining = app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError):
@@ -84,5 +88,5 @@ def _value_of(flag, argv):
     for index, argument in enumerate(argv):
         match = re.match(rf"--?{flag}(?:=(.*))?$", argument)
         if match:
-            return match[1] or argv[index + 1]
+            return match[1] or next(iter(argv[index + 1 :]), None)
     return None

@@ -95,6 +95,11 @@ class FlowModel(keras.Model):
         return "nats" if self.levels is None else "bits_per_dim"
 
     @property
+    def has_density(self):
+        """Whether the density is trained."""
+        return True
+
+    @property
     def num_dimensions(self):
         """Number of coordinates of an example."""
         return math.prod(self.event_shape)

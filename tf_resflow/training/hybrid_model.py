@@ -98,8 +98,13 @@ class HybridModel(FlowModel):
         # Keyed by name, so that a checkpoint of another classifier fails to restore.
         self._classifier_variables = tf.Module()
         self._classifier_variables.by_name = variables_by_name(classifier.variables)
-        names = ["cross_entropy", "accuracy"] + [self.unit] * (density_weight > 0)
+        names = ["cross_entropy", "accuracy"] + [self.unit] * self.has_density
         self._means += [keras.metrics.Mean(name) for name in names]
+
+    @property
+    def has_density(self):
+        """Whether the density is trained: not with a weight of 0."""
+        return self.density_weight > 0
 
     def scores(self, batch, seed=None, evaluation=False):
         """What a training step minimises and reports, of each example.
@@ -118,9 +123,8 @@ class HybridModel(FlowModel):
         labels = _checked_labels(labels)
         distribution = self.evaluation_distribution if evaluation else self.distribution
         noise_seed, flow_seed = self._split(seed)
-        x, has_density = self._flow_input(x, noise_seed), self.density_weight > 0
         latent, log_det, features = bijectors.forward_features(
-            distribution.bijector.bijector, x, has_density, seed=flow_seed
+            distribution.bijector.bijector, self._flow_input(x, noise_seed), self.has_density, seed=flow_seed
         )
         logits = self.classifier(features, training=not evaluation)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -128,14 +132,14 @@ class HybridModel(FlowModel):
             cross_entropy /= math.log(2.0)
         right = tf.equal(tf.argmax(logits, axis=-1), labels)
         scores = {"cross_entropy": cross_entropy, "accuracy": tf.cast(right, logits.dtype)}
-        if has_density:
+        if self.has_density:
             log_prob = distribution.distribution.log_prob(latent) + log_det
             scores[self.unit] = self._in_units(log_prob - self.num_dimensions * math.log(self.levels or 1))
         return {"loss": self.objective(scores), **scores}
 
     def objective(self, scores):
         """The loss, of a dict of what `scores` gives beside it, or of the means of that."""
-        if not self.density_weight:
+        if not self.has_density:
             return scores["cross_entropy"]
         dimensions = self.num_dimensions if self.levels is None else 1
         return scores["cross_entropy"] + self.density_weight / dimensions * scores[self.unit]

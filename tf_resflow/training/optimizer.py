@@ -109,7 +109,7 @@ def make_optimizer(config, variables):
     optimizer = OPTIMIZERS[config.optimizer](
         learning_rate_schedule(config),
         beta_2=config.beta_2,
-        weight_decay=config.weight_decay or None,
+        weight_decay=config.weight_decay,
         global_clipnorm=config.global_clipnorm or None,
         use_ema=config.ema_momentum > 0,
         ema_momentum=config.ema_momentum,

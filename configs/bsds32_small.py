@@ -1,0 +1,15 @@
+r"""32 x 32 crops of photographs with the small model of `mnist_small.py`, for a machine without a GPU.
+
+python bin/train.py --config=configs/bsds32_small.py --workdir=runs/bsds32_small --config.data.data_dir=DIR
+
+The data: see `bsds32.py`.
+"""
+
+from configs import cifar10_small
+
+
+def get_config():
+    """Returns the configuration of `cifar10_small.py`."""
+    config = cifar10_small.get_config()
+    config.data.name = "bsds32"
+    return config

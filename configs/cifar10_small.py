@@ -1,0 +1,18 @@
+r"""CIFAR-10 with the small model of `mnist_small.py`, for a machine without a GPU.
+
+python bin/train.py --config=configs/cifar10_small.py --workdir=runs/cifar10_small --config.data.data_dir=DIR
+
+DIR is a TFDS folder; --config.data.download=True downloads the data set. No score is expected, and the time is
+not measured here: `bsds32_small.py` has images of the same size.
+"""
+
+from configs import mnist_small
+
+
+def get_config():
+    """Returns the configuration of `mnist_small.py`, for natural images."""
+    config = mnist_small.get_config()
+    config.data.name = "cifar10"
+    config.data.flip = True
+    config.model.logit_alpha = 0.05
+    return config

@@ -1,0 +1,27 @@
+r"""MNIST with a small model, for a machine without a GPU.
+
+python bin/train.py --config=configs/mnist_small.py --workdir=runs/mnist_small --config.data.data_dir=DIR
+
+DIR is a TFDS folder; without it, TFDS's own default. --config.data.download=True downloads the data set.
+"""
+
+from tf_resflow.training import default_config
+
+
+def get_config():
+    """Returns the configuration: three scales of two blocks, four fully connected blocks."""
+    config = default_config()
+    config.data.name = "mnist"
+    config.model.num_blocks = (2, 2, 2)
+    config.model.width = 64
+    config.model.num_fc_blocks = 4
+    config.model.fc_width = 64
+    config.model.logit_alpha = 1e-6
+    config.train.steps = 1500
+    config.train.batch_size = 64
+    config.train.learning_rate = 1e-3
+    config.train.warmup_steps = 1000
+    config.train.eval_every = 500
+    config.train.checkpoint_every = 500
+    config.eval.num_examples = 1000
+    return config

@@ -1,0 +1,22 @@
+r"""SVHN with the model of `cifar10.py`: 25.2 million parameters (25,174,129).
+
+python bin/train.py --config=configs/svhn.py --workdir=runs/svhn --config.data.data_dir=DIR
+
+DIR is a TFDS folder; --config.data.download=True downloads the data set. Training is on `train` alone, without
+the 531,131 images of `extra`. The paper has SVHN in its hybrid models only, so there is no score to expect of
+this density model; the time is not measured here.
+"""
+
+from configs import cifar10
+
+
+def get_config():
+    """Returns the configuration: digits are shifted by up to 4 pixels, and not mirrored; 350 epochs."""
+    config = cifar10.get_config()
+    config.data.name = "svhn_cropped"
+    config.data.flip = False
+    config.data.crop_padding = 4
+    config.train.steps = 350 * 1144
+    config.train.eval_every = 10 * 1144
+    config.train.checkpoint_every = 1144
+    return config

@@ -1,0 +1,208 @@
+"""Every file in configs/ says how it is run, loads its data by their names in TFDS, and takes a training step."""
+
+import importlib
+import math
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+import tf_resflow as resflow
+from configs import ablations
+from tf_resflow import data, training
+
+ROOT = pathlib.Path(__file__).parents[2]
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "ablations")
+# Configs whose model, made small, is that of another.
+SAME_MODEL = {
+    "bsds32": "cifar10",
+    "bsds32_small": "cifar10",
+    "cifar10_small": "cifar10",
+    "fashion_mnist": "mnist",
+    "fashion_mnist_small": "mnist",
+    "imagenet32": "cifar10",
+    "mnist_small": "mnist",
+    "svhn": "cifar10",
+}
+ARGUMENTS = [(name, None) for name in NAMES if name not in SAME_MODEL] + [
+    ("ablations", f"{name},digits") for name in ablations.ABLATIONS
+]
+SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
+# The image data sets of the configs: the shape of an image, and the splits.
+IMAGES = {
+    "mnist": ((28, 28, 1), ("train", "test")),
+    "fashion_mnist": ((28, 28, 1), ("train", "test")),
+    "cifar10": ((32, 32, 3), ("train", "test")),
+    "svhn_cropped": ((32, 32, 3), ("train", "test", "extra")),
+    "bsds32": ((32, 32, 3), ("train", "test")),
+    "downsampled_imagenet/32x32": ((32, 32, 3), ("train", "validation")),
+    "downsampled_imagenet/64x64": ((64, 64, 3), ("train", "validation")),
+    "celeb_a_hq/256": ((256, 256, 3), ("train",)),
+}
+
+
+def get_config(name, argument=None):
+    module = importlib.import_module(f"configs.{name}")
+    return module.get_config() if argument is None else module.get_config(argument)
+
+
+def _example(features, shape, number):
+    """Noise as an image, and something for every other feature."""
+    values = {
+        tfds.features.Image: np.random.default_rng(number).integers(256, size=shape, dtype=np.uint8),
+        tfds.features.ClassLabel: number % 10,
+        tfds.features.Text: "text",
+    }
+    return {key: values[type(feature)] for key, feature in features.items()}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A little of each data set, where TFDS's own builders find it, with the features that they declare."""
+    directory = str(tmp_path_factory.mktemp("tfds"))
+    for name, (shape, splits) in IMAGES.items():
+        version, config = "1.0.0", None
+        features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=shape)})
+        if name != "bsds32":
+            builder = tfds.builder(name, data_dir=directory)
+            version, features = str(builder.version), builder.info.features
+        if "/" in name:
+            config = tfds.core.BuilderConfig(name=name.split("/")[1], version=version)
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name.split("/")[0],
+            version=version,
+            config=config,
+            features=features,
+            split_datasets={
+                split: [(i, _example(features, shape, i)) for i in range(SIZES[split])] for split in splits
+            },
+            data_dir=directory,
+        )
+    rows = np.random.default_rng(0).normal(size=[40, 3])
+    np.savetxt(f"{directory}/table.csv", rows, delimiter=",")
+    return directory
+
+
+def prepared(config, data_dir):
+    """The config with its structure and little in it: one block a scale, 4 channels, at most 64 pixels a side."""
+    model = config.model
+    config.data.image_size = min(config.data.image_size, 64)
+    model.num_blocks = (1,) * len(model.num_blocks)
+    model.width = model.fc_width = 4
+    model.num_fc_blocks = min(model.num_fc_blocks, 1)
+    config.train.batch_size = 4
+    config.data.data_dir = data_dir
+    if config.data.name == "tabular":
+        config.data.path = f"{data_dir}/table.csv"
+    return config
+
+
+def _named(arguments):
+    name, argument = arguments
+    return name if argument is None else argument.partition(",")[0]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "ablations"])
+def test_a_docstring_begins_with_the_command(name):
+    text = importlib.import_module(f"configs.{name}").__doc__
+    command = text.split("\n\n")[1]
+    argument = ":poisson" if name == "ablations" else ""
+    assert command.startswith(f"python bin/train.py --config=configs/{name}.py{argument} --workdir=runs/")
+
+
+def test_wrong_ablations_are_errors():
+    for argument in ("", "poison", ",mnist_small"):
+        with pytest.raises(ValueError, match="Unknown ablation.*iresnet"):
+            ablations.get_config(argument)
+    with pytest.raises(ValueError, match="Unknown config 'mnits'.*cifar10"):
+        ablations.get_config("poisson,mnits")
+
+
+# The published code's own count of its parameters for the commands of its README, without the two of each block's
+# distribution of the number of terms, which nothing trains. The paper: 25.2M for CIFAR-10, 47.1M for ImageNet32.
+PARAMETERS = {
+    "mnist": 16_608_589,
+    "cifar10": 25_174_129,
+    "imagenet32": 47_099_089,
+    "imagenet64": 53_294_275,
+    "celebahq256_5bit": 136_777_176,
+}
+
+
+def _count(config, event_shape, num_blocks, num_fc_blocks, **fields):
+    model = config.model.copy_and_resolve_references()
+    num_blocks = (num_blocks,) * len(model.num_blocks)
+    model.update(num_blocks=num_blocks, num_fc_blocks=num_fc_blocks, **fields)
+    flow = resflow.flows.build_flow(model, event_shape)
+    return sum(math.prod(v.shape) for v in flow.trainable_variables)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_number_of_parameters(name):
+    """By differences, since building 100 blocks takes minutes: each block of a scale has as many as the next.
+
+    Those of a convolution do not depend on the size of the image, which is the least that the squeezes allow. Those
+    of the fully connected blocks do; the last scale has the size of two squeezes of 28 x 28 or 32 x 32 images.
+    """
+    config = get_config(name)
+    size = 2 ** (len(config.model.num_blocks) - 1 + config.model.squeeze_first)
+    channels = 1 if name == "mnist" else 3
+    one, two = (_count(config, (size, size, channels), n, 0) for n in (1, 2))
+    total = one + (two - one) * (config.model.num_blocks[0] - 1)
+    if config.model.num_fc_blocks:
+        shape = (28, 28, 1) if name == "mnist" else (32, 32, 3)
+        two_squeezes = {"factor_out": False, "squeeze_first": False}
+        none, dense = (_count(config, shape, 0, n, **two_squeezes) for n in (0, 1))
+        total += (dense - none) * config.model.num_fc_blocks
+    assert total == PARAMETERS[name]
+    assert f"({total:,})" in importlib.import_module(f"configs.{name}").__doc__
+
+
+@pytest.mark.parametrize(
+    "name, shape, levels, sizes",
+    [
+        ("cifar10", (32, 32, 3), 256, {"train": 20, "test": 4}),
+        ("svhn", (32, 32, 3), 256, {"train": 20, "test": 4}),
+        ("imagenet32", (32, 32, 3), 256, {"train": 20, "test": 4}),
+        ("imagenet64", (64, 64, 3), 256, {"train": 20, "test": 4}),
+        ("celebahq64_5bit", (64, 64, 3), 32, {"train": 18, "test": 2}),
+        ("celebahq256_5bit", (256, 256, 3), 32, {"train": 18, "test": 2}),
+        ("mnist", (28, 28, 1), 256, {"train": 20, "test": 4}),
+        ("bsds32", (32, 32, 3), 256, {"train": 20, "test": 4}),
+        ("fashion_mnist_small", (28, 28, 1), 256, {"train": 20, "test": 4}),
+    ],
+)
+def test_data_of_the_config(name, shape, levels, sizes, data_dir):
+    config = get_config(name)
+    config.data.data_dir = data_dir
+    dataset = data.load(config.data)
+    assert (dataset.event_shape, dataset.levels, dataset.sizes) == (shape, levels, sizes)
+    assert next(iter(dataset.train_batches(3, seed=0))).shape == (3, *shape)
+
+
+@pytest.mark.parametrize("name, other", SAME_MODEL.items())
+def test_configs_of_one_model(name, other):
+    config = get_config(name)
+    training.validate_config(config)
+    assert prepared(config, "").model == prepared(get_config(other), "").model
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=_named)
+def test_a_training_step(arguments, data_dir):
+    config = get_config(*arguments)
+    training.validate_config(config)
+    config = prepared(config, data_dir)
+    dataset = data.load(config.data)
+    assert config.eval.split in dataset.sizes
+    model = training.build_model(config, dataset)
+    model.compile(optimizer=training.make_optimizer(config.train, model.trainable_variables))
+    batch = next(iter(dataset.train_batches(config.train.batch_size, config.seed)))
+    before = [weight.numpy() for weight in model.trainable_weights]
+    metrics = training.train_step(model, batch, tf.constant([0, 1]))
+    assert all(np.isfinite(value) for value in metrics.values())
+    after = model.trainable_weights
+    changed = [np.any(a.numpy() != b) for a, b in zip(after, before, strict=True)]
+    assert np.mean(changed) > 0.9
+    assert all(np.all(np.isfinite(weight)) for weight in after)
