@@ -4,9 +4,9 @@
 
 It needs PyTorch and a checkout of https://github.com/rtqichen/residual-flows (the fixtures are of commit
 8170138); the tests need neither. Each checkpoint is a tiny model that took three training steps on random
-images, saved as train_img.py saves: after a validation, which leaves u and v at the averaged weights. Beside it is
-an .npz with, for the weights ("raw") and for their average ("ema"): the latent y, the exact log-determinant by a dense
-Jacobian in float64, bits/dim, and for hybrid models the logits.
+images, saved as train_img.py saves: after a validation, which leaves u and v at the averaged weights. Beside it
+is an .npz with, for the weights ("raw") and for their average ("ema"): the latent y, the exact log-determinant by a
+dense Jacobian in float64, bits/dim, and for hybrid models the logits.
 """
 
 import argparse
@@ -43,13 +43,14 @@ CASES = {
     "factor_out": {
         "data": "mnist", "imagesize": 16, "factor_out": True, "nblocks": "1-1-1", "sn_tol": 1.0,
     },
-    "learned_norms": {"data": "mnist", "fc_end": True, "learn_p": True},
+    "learned_norms": {"data": "mnist", "learn_p": True},
     "mixed_norms": {"data": "mnist", "vnorms": "122f"},
     "hybrid": {"data": "cifar10", "task": "hybrid"},
 }  # fmt: skip
 LEGACY = ("cifar10", "hybrid")
 WITH_OPTIMIZER = ("cifar10",)
-WITH_MODULE = ("mnist",)  # The published average holds the model too; in the legacy format this would hold its code.
+# The published average holds the model too; in the legacy format it would bring the source code along.
+WITH_MODULE = ("mnist",)
 NUM_EXAMPLES = {"celebahq": 1}
 CHANNELS = {"mnist": 1}
 ALPHA = {"mnist": 1e-6}
@@ -68,8 +69,9 @@ def build(args):
     if args.squeeze_first:
         size = (size[0], size[1] * 4, size[2] // 2, size[3] // 2)
     same = (
-        "factor_out quadratic actnorm fc_actnorm batchnorm dropout fc coeff vnorms n_lipschitz_iters n_power_series "
-        "n_dist n_samples kernels fc_end fc_idim n_exact_terms preact neumann_grad first_resblock learn_p"
+        "factor_out quadratic actnorm fc_actnorm batchnorm dropout fc coeff vnorms n_lipschitz_iters "
+        "n_power_series n_dist n_samples kernels fc_end fc_idim n_exact_terms preact neumann_grad "
+        "first_resblock learn_p"
     )
     return ResidualFlow(
         size,

@@ -14,8 +14,8 @@ def applied_kernels(parameters, buffers, coefficient, orders):
 
     \\(\sigma = u^T W v\\) with the vectors u and v that the checkpoint holds. Their power iterations stop early, so
     that \\(\sigma\\) is below the norm of W, and the norm of the kernel that is applied is above c. Where the norm
-    p -> q has a closed form (p = 1, or q = inf with p = 2 or inf) a layer scales each row or column of its kernel by
-    its own norm.
+    p -> q has a closed form (p = 1, or q = inf with p = 2 or inf) a layer scales each row or column of its kernel
+    by its own norm.
 
     Args:
       parameters: dict of published name to array: the weights, or their averages.
@@ -30,7 +30,7 @@ def applied_kernels(parameters, buffers, coefficient, orders):
       ValueError: when u and v do not fit a kernel.
 
     References:
-      Chen et al. 2019, Appendix on mixed norms.
+      Chen et al. 2019, learned mixed norms.
     """
     applied = dict(parameters)
     for name, kernel in parameters.items():
@@ -42,12 +42,12 @@ def applied_kernels(parameters, buffers, coefficient, orders):
         else:
             position = int(layer.rpartition(".")[2]) // 2  # There is an activation between two layers.
             norm = _line_norms(kernel, *orders[position : position + 2])
-        applied[name] = kernel / np.maximum(1.0, norm / np.float32(coefficient))
+        applied[name] = kernel / np.maximum(1.0, norm / coefficient).astype(kernel.dtype)
     return applied
 
 
 def _estimate(layer, kernel, buffers):
-    """u' W v, of a matrix, a 1x1 convolution or a convolution."""
+    """The published estimate u'Wv, of a matrix, a 1x1 convolution or a convolution."""
     u, v = buffers[f"{layer}.u"], buffers[f"{layer}.v"]
     outputs, inputs = kernel.shape[:2]
     pointwise = kernel[0, 0].size == 1

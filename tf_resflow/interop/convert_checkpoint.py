@@ -22,8 +22,8 @@ __all__ = ["convert_checkpoint"]
 _TOLERANCE = 1e-5
 _MAX_ITERATIONS = 500
 _DECIMALS = 4  # of the coefficient
-# Tensors that become no variable: state of the norms (which `applied_kernels` has read) and of the estimator, flags,
-# the shared orders again, and the mean and std of the data.
+# Tensors that become no variable: state of the norms (which `applied_kernels` has read) and of the estimator,
+# flags, the shared orders again, and the mean and std of the data.
 _UNUSED = (
     "codomain domain geom_p initialized lamb last_firmom last_n_samples last_secmom mean scale spatial_dims std u v"
 ).split()
@@ -38,12 +38,12 @@ def convert_checkpoint(checkpoint, workdir):
     model = resflow.load("runs/cifar10")
     ```
 
-    The architecture comes from the arguments in the checkpoint. The weights become those of the run, and their moving
-    average becomes the optimizer's, which `resflow.load` and the evaluation use. The moments of the optimizer are
+    The architecture comes from the arguments in the checkpoint. The weights become those of the run, and their
+    moving average becomes the optimizer's, which `resflow.load` and the evaluation use. The optimizer's moments are
     left behind. The step is 1 where it is not stored.
 
-    The published layers keep their coefficient only as far as their power iterations went. The kernels taken over are
-    those that they apply (see `applied_kernels`), so that the model computes what the published one does, and
+    The published layers keep their coefficient only as far as their power iterations went. The kernels taken over
+    are those that they apply (see `applied_kernels`), so that the model computes what the published one does, and
     `config.model.coefficient` is what all of them keep. Where that is 1 or more nothing shows that the blocks are
     invertible: `config.model.lipschitz_constant` is then what the published code takes for granted, and the
     `lipschitz_bound` that an evaluation reports is above 1.
@@ -137,7 +137,7 @@ def _largest_norm(model, optimizer):
 
 
 def _set_coefficient(config, norm):
-    """Raises the coefficient of a model's config to the norm; at 1 the published bound becomes a matter of trust."""
+    """Raises the coefficient of a model's config to the norm; from 1 on the published bound is taken on trust."""
     published = config.coefficient
     config.coefficient = max(published, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
     if config.coefficient >= 1:

@@ -75,8 +75,8 @@ class PublishedTensor(NamedTuple):
         tensor = tensors[self.name]
         if tensor.shape != self.shape:
             raise ValueError(
-                f"The checkpoint is of another architecture: its tensor {self.name!r} has the shape {tensor.shape}, "
-                f"and its arguments ask for {self.shape}."
+                f"The checkpoint is of another architecture: its tensor {self.name!r} has the shape "
+                f"{tensor.shape}, and its arguments ask for {self.shape}."
             )
         return einops.rearrange(np.asarray(self.function(tensor)), self.axes, **self.sizes)
 
@@ -91,9 +91,9 @@ class PublishedTensor(NamedTuple):
 def published_tensors(flow):
     """The correspondence for all trainable variables of an image flow.
 
-    The published model is a list of scales, and a scale is a list of layers. They are the members of the flow one for
-    one: `transforms.1.chain.2.nnet.3.weight` is the kernel of layer 3 of the branch of member 2 of scale 1. A squeeze
-    before the first scale has no place in the lists.
+    The published model is a list of scales, and a scale is a list of layers. They are the members of the flow one
+    for one: `transforms.1.chain.2.nnet.3.weight` is the kernel of layer 3 of the branch of member 2 of scale 1. A
+    squeeze before the first scale has no place in the lists.
 
     Args:
       flow: of `tf_resflow.flows.image_flow`, with residual blocks.
@@ -176,10 +176,10 @@ def _orders(linear):
 
 
 def _order_parameter(x):
-    """theta, from the published parameter x of an order.
+    """The theta of a `LearnedOrder`, from the published parameter x.
 
-    The order is 3 + 2 tanh(-h), with h = a z + (1 - a) elu(z), a = 0.3 and z = x_0 - x, where x_0 = artanh(1/2) makes
-    x = 0 the order 2. That is 1 + 4 sigmoid(-2 h).
+    The order is 3 + 2 tanh(-h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x, so that x = 0 gives 2. That is
+    1 + 4 sigmoid(-2 h), and theta = -2 h.
     """
     z = np.arctanh(0.5) - x
     return -2.0 * (0.3 * z + 0.7 * np.where(z > 0.0, z, np.expm1(z)))

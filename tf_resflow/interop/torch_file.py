@@ -28,9 +28,9 @@ _LEGACY_PROTOCOL = 1001
 def read_torch_file(path):
     """Reads a file of `torch.save`, in its zip format or in the one of PyTorch before 1.6.
 
-    A pickle is a program that calls what it names. Here it can name the containers of the standard library and the
-    functions that rebuild tensors, and call these; tensors become NumPy arrays. An object of any other class becomes
-    a `StoredObject`, which holds its state. Nothing is imported, and a file that calls anything else is refused.
+    A pickle is a program that calls what it names. Here it can call a few containers and the functions that
+    rebuild tensors, which become NumPy arrays. An object of any other class becomes a `StoredObject`, which holds
+    its state. Nothing is imported, and a file that calls anything else is refused.
 
     Args:
       path: the file.
@@ -67,6 +67,7 @@ class StoredObject:
     state = None
 
     def __new__(cls, *_, **__):
+        """An instance without a state, whatever the arguments of the class."""
         return super().__new__(cls)
 
     def __setstate__(self, state):
