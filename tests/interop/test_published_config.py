@@ -32,8 +32,9 @@ def test_cifar10():
     assert (model.width, model.num_fc_blocks, model.fc_width) == (512, 4, 128)
     assert (model.coefficient, model.activation, model.norms) == (0.98, "lipswish", (2.0,) * 4)
     assert model.act_norm and model.logit_alpha == 0.05
-    assert not (model.learn_norms or model.squeeze_first or model.factor_out)
+    assert not (model.learned_norms or model.squeeze_first or model.factor_out)
     train = model.estimator.train
+    assert train.kind == "russian_roulette"
     assert (train.distribution, train.p, train.num_exact_terms) == ("poisson", 2.0, 2)
     assert (config.train.optimizer, config.train.learning_rate, config.train.warmup_steps) == ("adam", 1e-3, 1000)
 
@@ -50,6 +51,7 @@ def test_imagenet64():
         data="imagenet64", imagesize=64, nblocks="32-32-32", factor_out=True, squeeze_first=True
     )
     assert data.event_shape == (64, 64, 3) and config.data.name == "downsampled_imagenet/64x64"
+    assert config.data.image_size == 64
     assert config.model.factor_out and config.model.squeeze_first
     assert config.model.num_blocks == (32, 32, 32)
 
@@ -99,7 +101,13 @@ def test_norms(vnorms, orders, norms):
     assert published_orders(DEFAULTS | {"vnorms": vnorms}) == orders
     assert converted(vnorms=vnorms)[0].model.norms == norms
     learned = converted(vnorms=vnorms, learn_p=True)[0].model
-    assert learned.learn_norms and learned.norms == (2, 2, 2, 2)
+    assert learned.learned_norms and learned.norms == (2, 2, 2, 2)
+
+
+def test_the_truncated_series():
+    estimator = converted(n_power_series=5)[0].model.estimator
+    assert (estimator.train.kind, estimator.train.num_terms) == ("power_series", 5)
+    assert estimator.eval.kind == "russian_roulette"  # as there
 
 
 @pytest.mark.parametrize("theirs, ours", [("softplus", "softplus"), ("relu", "relu"), ("lcube", "lipschitz_cube")])

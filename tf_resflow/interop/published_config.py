@@ -13,7 +13,7 @@ class _Data(NamedTuple):
     """A data set of the published code.
 
     Attributes:
-      fields: of `config.data`; the name is that of TensorFlow Datasets, where it is there.
+      fields: of `config.data`, for the same or like images in TensorFlow Datasets.
       channels: of an image.
       logit_alpha: of the logit in front of the flow.
     """
@@ -23,12 +23,13 @@ class _Data(NamedTuple):
     logit_alpha: float = 0.05
 
 
+_CELEBA_SPLITS = {"split_train": "train[:90%]", "split_test": "train[90%:]"}
 _DATA = {
     "mnist": _Data({"name": "mnist"}, channels=1, logit_alpha=1e-6),
     "cifar10": _Data({"name": "cifar10", "flip": True}),
-    "svhn": _Data({"name": "svhn_cropped"}),
-    "celebahq": _Data({"name": "celeb_a_hq/256", "flip": True}),
-    "celeba_5bit": _Data({"name": "celeba_5bit", "flip": True}),
+    "svhn": _Data({"name": "svhn_cropped", "crop_padding": 4}),
+    "celebahq": _Data({"name": "celeb_a_hq/256", "flip": True, **_CELEBA_SPLITS}),
+    "celeba_5bit": _Data({"name": "celeb_a_hq/256", "flip": True, **_CELEBA_SPLITS}),
     "imagenet32": _Data({"name": "downsampled_imagenet/32x32", "split_test": "validation"}),
     "imagenet64": _Data({"name": "downsampled_imagenet/64x64", "split_test": "validation"}),
 }
@@ -55,11 +56,12 @@ _REQUIRED = {
     "preact": True,
     "quadratic": False,
 }
-# Defaults of arguments that another version may lack; the names and shapes of the tensors show what they were.
+# Defaults of arguments that another version may lack; names and shapes of the tensors show what the model's were.
 _OPTIONAL = {
     "factor_out": False,
     "learn_p": False,
     "logit_transform": True,
+    "n_power_series": None,
     "squeeze_first": False,
     "task": "density",
 }
@@ -134,11 +136,12 @@ def _fields(args):
     return {
         **{f"data.{key}": value for key, value in data.fields.items()},
         "data.levels": _levels(args),
+        "data.image_size": args["imagesize"],
         "model.num_blocks": _num_blocks(args),
         "model.coefficient": float(args["coeff"]),
         "model.activation": args.look_up("act", _ACTIVATIONS),
         "model.norms": _norms(args),
-        "model.learn_norms": args["learn_p"],
+        "model.learned_norms": args["learn_p"],
         "model.act_norm": args["actnorm"],
         "model.width": args["idim"],
         "model.kernels": _kernels(args),
@@ -147,6 +150,8 @@ def _fields(args):
         "model.logit_alpha": data.logit_alpha if has_logit else None,
         "model.squeeze_first": args["squeeze_first"],
         "model.factor_out": args["factor_out"],
+        "model.estimator.train.kind": "power_series" if args["n_power_series"] else "russian_roulette",
+        "model.estimator.train.num_terms": args["n_power_series"] or 10,
         "model.estimator.train.distribution": args["n_dist"],
         "model.estimator.train.num_exact_terms": args["n_exact_terms"],
         "model.estimator.train.p": args.look_up("n_dist", _TERM_PARAMETERS),
