@@ -118,6 +118,8 @@ def published_data(args, config, mean=None, std=None):
 
 
 class _Arguments(dict):
+    """The arguments, with errors that name them."""
+
     def __missing__(self, name):
         raise ValueError(f"The arguments in the checkpoint lack {name!r}, which the model depends on.")
 
