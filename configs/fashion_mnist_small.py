@@ -3,8 +3,8 @@ r"""Fashion-MNIST with the small model of `mnist_small.py`, for a machine withou
 python bin/train.py --config=configs/fashion_mnist_small.py --workdir=runs/fashion_mnist_small \
   --config.data.data_dir=DIR
 
-DIR is a TFDS folder; without it, TFDS's own default. --config.data.download=True downloads the data set. Neither score nor
-time is measured here.
+DIR is a TFDS folder; without it, TFDS's own default. --config.data.download=True downloads the data set. Neither
+score nor time is measured here.
 """
 
 from configs import mnist_small

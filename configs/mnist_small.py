@@ -2,8 +2,8 @@ r"""MNIST with a small model, for a machine without a GPU.
 
 python bin/train.py --config=configs/mnist_small.py --workdir=runs/mnist_small --config.data.data_dir=DIR
 
-DIR is a TFDS folder; without it, TFDS's own default. --config.data.download=True downloads the data set. Neither score nor
-time is measured here.
+DIR is a TFDS folder; without it, TFDS's own default. --config.data.download=True downloads the data set. Neither
+score nor time is measured here.
 """
 
 from tf_resflow.training import default_config
