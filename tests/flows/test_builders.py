@@ -224,6 +224,19 @@ def test_every_activation(activation):
     assert np.max(np.abs(y - x)) > 1e-4
 
 
+@pytest.mark.parametrize("activation", ["clipswish", "elu", "fullsort", "lipswish", "maxmin"])
+def test_activations_on_images_of_any_number_in_a_graph(activation):
+    """The whole series with the exact trace is the logarithm of the determinant of a dense Jacobian."""
+    branch = flows.conv_branch((2, 3, 4), 6, (3, 1), activation, coefficient=0.5)
+    series = resflow.logdet.PowerSeries(12, probes="basis")
+    block = bijectors.ResidualBlock(branch, series)
+    x = tf.random.stateless_normal([2, 2, 3, 4], [0, 1])
+    signature = [tf.TensorSpec([None, 2, 3, 4])]
+    log_det = tf.function(lambda x: block.forward_log_det_jacobian(x), signature)(x)
+    exact = bijectors.ResidualBlock(branch, EXACT).forward_log_det_jacobian(tf.identity(x))
+    np.testing.assert_allclose(log_det, exact, atol=1e-3)
+
+
 def weights(flow):
     return [v.numpy() for b in blocks(flow) for v in b.branch.trainable_variables]
 
