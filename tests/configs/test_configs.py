@@ -10,11 +10,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import tf_resflow as resflow
-from configs import ablations
+from configs import ablations, hybrid
 from tf_resflow import data, training
 
 ROOT = pathlib.Path(__file__).parents[2]
-NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "ablations")
+WITH_ARGUMENT = {"ablations": ":poisson", "hybrid": ":cifar10"}
+NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - set(WITH_ARGUMENT))
 # Configs whose model, made small, is that of another.
 SAME_MODEL = {
     "bsds32": "cifar10",
@@ -29,6 +30,7 @@ SAME_MODEL = {
 ARGUMENTS = [(name, None) for name in NAMES if name not in SAME_MODEL] + [
     ("ablations", f"{name},digits") for name in ablations.ABLATIONS
 ]
+ARGUMENTS += [("hybrid", "digits,residual,1")]
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
 # The image data sets of the configs: the shape of an image, and the splits.
 IMAGES = {
@@ -101,14 +103,14 @@ def prepared(config, data_dir):
 
 def _named(arguments):
     name, argument = arguments
-    return name if argument is None else argument.partition(",")[0]
+    return name if argument is None else f"{name}-{argument}"
 
 
-@pytest.mark.parametrize("name", [*NAMES, "ablations"])
+@pytest.mark.parametrize("name", [*NAMES, *WITH_ARGUMENT])
 def test_a_docstring_begins_with_the_command(name):
     text = importlib.import_module(f"configs.{name}").__doc__
     command = text.split("\n\n")[1]
-    argument = ":poisson" if name == "ablations" else ""
+    argument = WITH_ARGUMENT.get(name, "")
     assert command.startswith(f"python bin/train.py --config=configs/{name}.py{argument} --workdir=runs/")
 
 
@@ -118,6 +120,36 @@ def test_wrong_ablations_are_errors():
             ablations.get_config(argument)
     with pytest.raises(ValueError, match="Unknown config 'mnits'.*cifar10"):
         ablations.get_config("poisson,mnits")
+
+
+def test_hybrid_arguments():
+    """The paper's three lambdas are 0, 1 and D bits/dim against the cross entropy."""
+    weights = {"cifar10,residual,0": 0.0, "": 1.0, "svhn,,1/D": 1.0, "cifar10,,1": 3072.0, "digits,,1": 64.0}
+    for argument, weight in weights.items():
+        config = hybrid.get_config(argument)
+        assert (config.task, config.hybrid.density_weight) == ("hybrid", weight)
+        assert config.model.logit_alpha is None
+    blocks = [hybrid.get_config(f"mnist,{trunk}").model for trunk in hybrid.TRUNKS]
+    assert [(m.block, m.inv_1x1_conv) for m in blocks] == [
+        ("residual", False), ("affine_coupling", False), ("affine_coupling", True)
+    ]  # fmt: skip
+    config = hybrid.get_config("cifar10")
+    assert (config.data.flip, config.data.crop_padding) == (True, 4)
+
+
+@pytest.mark.parametrize("name, dimensions", hybrid.DIMENSIONS.items())
+def test_hybrid_dimensions(name, dimensions, data_dir):
+    shape = data.load({"name": name, "data_dir": data_dir}).event_shape
+    assert math.prod(shape) == dimensions
+
+
+def test_wrong_hybrids_are_errors():
+    for argument in ("mnist,resnet", "mnist,residual,2", "mnist,residual,1,1"):
+        with pytest.raises(ValueError, match="Unknown argument.*coupling_1x1"):
+            hybrid.get_config(argument)
+    for base in ("mnits", "hybrid", "toy2d", "bsds32"):
+        with pytest.raises(ValueError, match=f"no config '{base}' of labelled images.*cifar10"):
+            hybrid.get_config(base)
 
 
 # The published code's own count of its parameters for the commands of its README, without the two of each block's
@@ -196,9 +228,11 @@ def test_a_training_step(arguments, data_dir):
     config = prepared(config, data_dir)
     dataset = data.load(config.data)
     assert config.eval.split in dataset.sizes
+    labels = config.task == "hybrid"
+    dataset = dataset.with_channel_statistics() if labels else dataset
     model = training.build_model(config, dataset)
     model.compile(optimizer=training.make_optimizer(config.train, model.trainable_variables))
-    batch = next(iter(dataset.train_batches(config.train.batch_size, config.seed)))
+    batch = next(iter(dataset.train_batches(config.train.batch_size, config.seed, labels=labels)))
     before = [weight.numpy() for weight in model.trainable_weights]
     metrics = training.train_step(model, batch, tf.constant([0, 1]))
     assert all(np.isfinite(value) for value in metrics.values())

@@ -209,3 +209,21 @@ def test_wrong_arguments_are_errors():
         Dataset.from_arrays("bad", {"train": np.zeros([3, 2]), "test": np.zeros([3, 1])})
     with pytest.raises(ValueError, match="holds no example"):
         Dataset.from_arrays("bad", {"train": np.zeros([0, 2])})
+
+
+@pytest.mark.parametrize("levels", [None, 256])
+def test_channel_statistics(levels):
+    """In NumPy; of integers with the mean 1/2 and the variance 1/12 that u ~ U(0, 1) adds."""
+    random = np.random.default_rng(0)
+    images = random.integers(256, size=[1500, 4, 6, 3]) // np.array([1, 2, 4])
+    images[..., 2] = 7
+    splits = {"train": images, "test": 255 - images[:10]}
+    if levels is None:
+        splits = {split: x + random.normal(size=x.shape) for split, x in splits.items()}
+    plain = Dataset.from_arrays("demo", splits, levels)
+    dataset = plain.with_channel_statistics()
+    assert plain.mean is None and dataset.sizes == plain.sizes
+    x = plain.array("train").reshape(-1, 3).astype(np.float64)
+    noise = 0.0 if levels is None else 1.0
+    np.testing.assert_allclose(dataset.mean, (x.mean(0) + noise / 2) / (levels or 1), rtol=1e-10)
+    np.testing.assert_allclose(dataset.std, np.sqrt(x.var(0) + noise / 12) / (levels or 1), rtol=1e-8)

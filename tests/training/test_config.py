@@ -37,6 +37,10 @@ def test_defaults_are_valid_and_locked():
         ("model.estimator.train.num_terms", 0),
         ("data.crop_padding", -1),
         ("data.levels", 1),
+        ("task", "classification"),
+        ("hybrid.density_weight", -0.5),
+        ("hybrid.density_weight", float("inf")),
+        ("hybrid.features", 0),
         ("seed", -1),
     ],
 )
@@ -54,6 +58,15 @@ def test_vectors_have_residual_blocks_alone(key, value):
     configs.validate_config(config)
     config.model.kind = "vector"
     with pytest.raises(ValueError, match=f"config.{key} is {value!r}"):
+        configs.validate_config(config)
+
+
+def test_hybrid_models_are_of_images():
+    config = configs.default_config()
+    config.task = "hybrid"
+    configs.validate_config(config)
+    config.model.kind = "vector"
+    with pytest.raises(ValueError, match="config.model.kind is 'vector'.*must be 'image'"):
         configs.validate_config(config)
 
 

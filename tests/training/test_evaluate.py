@@ -123,7 +123,7 @@ def test_the_table_says_what_was_measured(name, request):
     evaluation = evaluation_of(request.getfixturevalue(name)[0])
     result = evaluation.header()
     assert training.table(result).count("\n") == 0 and result["log_det"] in training.table(result)
-    for metric in training.METRICS[:4]:
+    for metric in training.default_metrics(resflow.load(request.getfixturevalue(name)[0])):
         result |= getattr(evaluation, metric)()
     scores = {result["unit"]: 3.14159, f"{result['unit']}_stderr": 0.02718, "num_examples": 60}
     bound = scores | {"num_samples": 8, "estimator_bias": -0.0123}
@@ -136,6 +136,8 @@ def test_the_table_says_what_was_measured(name, request):
 
 
 def test_what_cannot_be_measured(plane, images):
+    with pytest.raises(ValueError, match="no classifier to evaluate"):
+        evaluation_of(plane[0]).classification()
     with pytest.raises(ValueError, match="FID is for images"):
         evaluation_of(plane[0]).fid(None)
     with pytest.raises(ValueError, match="no importance-weighted bound"):

@@ -1,7 +1,9 @@
 import json
 
+import numpy as np
 import pytest
 
+from tf_resflow.data import Dataset
 from tf_resflow.training.config import default_config
 from tf_resflow.training.workdir import Workdir
 
@@ -93,3 +95,23 @@ def test_an_unknown_key_of_another_version(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="'train.stesp'.*'train.steps'"):
         Workdir(tmp_path).read_config()
+
+
+def test_the_data_of_a_run(tmp_path):
+    """They come back; a run of an older version has not their classes; other data are refused."""
+    images = {split: np.zeros([4, 2, 2, 1]) for split in ("train", "test")}
+    labels = {split: np.arange(4) for split in images}
+    dataset = Dataset.from_arrays("demo", images, 17, labels, num_classes=4).with_channel_statistics()
+    files = Workdir(tmp_path)
+    files.write_data(dataset)
+    info = files.read_data()
+    assert (info.name, info.event_shape, info.levels, info.num_classes) == ("demo", (2, 2, 1), 17, 4)
+    np.testing.assert_allclose(info.mean, [0.5 / 17], rtol=1e-6)
+    older = json.loads(files.data.read_text())
+    del older["num_classes"]
+    files.data.write_text(json.dumps(older))
+    assert files.read_data().num_classes is None
+    files.write_data(dataset)
+    assert files.read_data().num_classes == 4
+    with pytest.raises(ValueError, match="data 'demo' are not those"):
+        files.write_data(Dataset.from_arrays("demo", images, 17, labels, num_classes=5).with_channel_statistics())

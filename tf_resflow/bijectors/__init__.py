@@ -4,6 +4,7 @@ from tf_resflow.bijectors.act_norm import ActNorm
 from tf_resflow.bijectors.additive_coupling import AdditiveCoupling
 from tf_resflow.bijectors.affine_coupling import AffineCoupling
 from tf_resflow.bijectors.coupling import Coupling
+from tf_resflow.bijectors.features import Features, feature_shapes, forward_features
 from tf_resflow.bijectors.flow import Flow, residual_blocks
 from tf_resflow.bijectors.initialize import initialize
 from tf_resflow.bijectors.invertible_conv_1x1 import InvertibleConv1x1
@@ -18,6 +19,7 @@ __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
     "Coupling",
+    "Features",
     "Flow",
     "InvertibleConv1x1",
     "Logit",
@@ -25,6 +27,8 @@ __all__ = [
     "Normalize",
     "ResidualBlock",
     "Squeeze2D",
+    "feature_shapes",
+    "forward_features",
     "initialize",
     "residual_blocks",
     "with_inverse_solver",

@@ -1,12 +1,9 @@
 """Data-dependent initialisation."""
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.act_norm import ActNorm
-from tf_resflow.bijectors.flow import Flow, route
-from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
-from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.bijectors.transform import transform
 
 __all__ = ["initialize"]
 
@@ -37,29 +34,9 @@ def initialize(flow, batch, seed=None, conditional_input=None):
         raise ValueError("The batch for initialize holds NaN or infinite values: clean the data first.")
     kwargs = {"seed": seed, "conditional_input": conditional_input}
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    return _pass(flow, batch, kwargs)
+    return transform(flow, batch, _initialize, **kwargs)
 
 
-def _pass(bijector, x, kwargs):
-    if isinstance(bijector, MultiscaleFlow):
-        return _pass_multiscale(bijector, x, kwargs)
-    if isinstance(bijector, tfp.bijectors.Composition):
-        members = bijector.bijectors
-        for member in members if isinstance(bijector, Flow) else reversed(members):
-            x = _pass(member, x, kwargs)
-        return x
+def _initialize(bijector, x):
     if isinstance(bijector, ActNorm):
         bijector.initialize(x)
-    if isinstance(bijector, ResidualBlock):
-        return bijector.transform(x, **route(bijector, kwargs))
-    return bijector.forward(tf.identity(x), **route(bijector, kwargs))
-
-
-def _pass_multiscale(bijector, x, kwargs):
-    final = []
-    for flow in bijector.flows:
-        y = _pass(flow, x, kwargs)
-        if flow is not bijector.flows[-1]:
-            x, y = tf.split(y, 2, axis=-1)
-        final.append(tf.reshape(y, [tf.shape(y)[0], -1]))
-    return tf.concat(final, axis=-1)

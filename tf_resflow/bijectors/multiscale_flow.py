@@ -61,17 +61,43 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
         """The flows, first scale first."""
         return list(self._order)
 
-    def _augmented_forward(self, x, **kwargs):
+    @property
+    def output_shapes(self):
+        """The shapes of the flows' outputs, before half of the channels leave."""
+        *halved, last = self._final_shapes
+        return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]
+
+    def walk(self, step_fn, x, **kwargs):
+        """Applies the flows in order, by a function of one of them and its input.
+
+        Args:
+          step_fn: called as `step_fn(flow, x, **arguments)`, returns what `flow.forward` does.
+          x: `[..., *event]`.
+          **kwargs: as for `forward`; each flow gets its part.
+
+        Returns:
+          The latent, and the list of the flows' outputs, before half of the channels leave.
+        """
         check_arguments(self, self._order, kwargs)
-        outputs, fldj = [], 0.0
+        outputs, final = [], []
         for flow, shape in zip(self._order, self._final_shapes, strict=True):
-            arguments = route(flow, kwargs)
-            y = flow.forward(x, **arguments)
-            fldj += flow.forward_log_det_jacobian(x, event_ndims=3, **arguments)
+            y = step_fn(flow, x, **route(flow, kwargs))
+            outputs.append(y)
             if flow is not self._order[-1]:
                 x, y = tf.split(y, 2, axis=-1)
-            outputs.append(tf.reshape(y, tf.concat([tf.shape(y)[:-3], [np.prod(shape)]], 0)))
-        y = tf.concat(outputs, axis=-1)
+            final.append(tf.reshape(y, tf.concat([tf.shape(y)[:-3], [np.prod(shape)]], 0)))
+        return tf.concat(final, axis=-1), outputs
+
+    def _augmented_forward(self, x, **kwargs):
+        log_dets = []
+
+        def step(flow, x, **arguments):
+            y = flow.forward(x, **arguments)
+            log_dets.append(flow.forward_log_det_jacobian(x, event_ndims=3, **arguments))
+            return y
+
+        y, _ = self.walk(step, x, **kwargs)
+        fldj = sum(log_dets)
         return y, {"fldj": fldj, "ildj": -fldj}
 
     def _augmented_inverse(self, y, **kwargs):

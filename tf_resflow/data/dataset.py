@@ -48,8 +48,8 @@ class Dataset:
             before it cuts it to its size at a random position.
         num_classes: number of classes of labelled data: labels are 0, ..., num_classes - 1; None
             for data without labels.
-        mean: mean of the train split per coordinate, where it is known.
-        std: standard deviation of the train split per coordinate, where it is known.
+        mean: mean of the train split per coordinate, or of images per channel, where it is known.
+        std: standard deviation of the train split, as the mean.
         entropy: differential entropy of the data distribution in nats, where it is known.
     """
 
@@ -180,6 +180,20 @@ class Dataset:
     def array(self, split, limit=None):
         """Returns the examples of a finite split, or its first `limit`, as a numpy array."""
         return np.concatenate(list(self.eval_batches(split, _ROWS, limit).as_numpy_iterator()))
+
+    def with_channel_statistics(self):
+        """Returns the data set of images with the mean and the standard deviation of each channel.
+
+        They are those of the train images on the scale of `dequantize`'s result, (v + u) / levels.
+        """
+        num, total, squares = 0, 0.0, 0.0
+        for batch in self.eval_batches("train", _ROWS).as_numpy_iterator():
+            values = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
+            num, total, squares = num + len(values), total + values.sum(0), squares + (values**2).sum(0)
+        mean, variance = total / num, squares / num - (total / num) ** 2
+        if self.levels is not None:
+            mean, variance = (mean + 0.5) / self.levels, (variance + 1 / 12) / self.levels**2
+        return dataclasses.replace(self, mean=mean, std=np.sqrt(variance))
 
     def _check_labels(self, labels):
         if labels and self.num_classes is None:

@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.evaluation.per_example import PerExample
+
 __all__ = ["HeldOut", "Score", "stderr_parts"]
 
 
@@ -55,7 +57,7 @@ def stderr_parts(score, noise):
 
 
 class HeldOut:
-    r"""Scores a model on held-out examples; traced once, and then used again and again.
+    r"""Scores a model on held-out examples, each of them once; see `PerExample`.
 
     With `num_samples` K > 1 the score is that of the importance-weighted bound of integer data
 
@@ -65,9 +67,6 @@ class HeldOut:
     is a bound for exact log-determinants only. An estimate whose noise has the variance
     \(\sigma^2\), in nats, raises it by up to \(\log E e^\epsilon \approx \sigma^2 / 2\)
     (Jensen's inequality, the other way round): use `Exact` or several probes.
-
-    The last batch may be smaller: it is padded, so that nothing is traced anew, and the padding is
-    dropped before the mean is taken.
 
     Args:
       model: a `FlowModel`.
@@ -85,16 +84,12 @@ class HeldOut:
 
     def __init__(self, model, strategy=None, num_samples=1):
         _check_samples(num_samples, model)
-        self._strategy = strategy or tf.distribute.get_strategy()
 
-        @tf.function(autograph=False)
         def losses(x, seed):
-            def score(x):
-                return _bound(model, x, seed, num_samples)
+            return _bound(model, x, seed, num_samples)
 
-            return self._strategy.gather(self._strategy.run(score, (x,)), axis=0)
 
-        self._losses = losses
+        self._losses = PerExample(losses, strategy)
 
     def __call__(self, batches, seed):
         """Scores a finite stream of batches.
@@ -110,27 +105,10 @@ class HeldOut:
         Raises:
           ValueError: when there is no batch.
         """
-        losses, rows = [], None
-        for index, batch in enumerate(batches):
-            rows = rows or _round_up(len(batch), self._strategy.num_replicas_in_sync)
-            padded = np.concatenate([batch, np.repeat(batch[:1], rows - len(batch), axis=0)])
-            values = self._losses(self._divided(padded), tf.constant([seed, index], tf.int32))
-            losses.append(values.numpy()[: len(batch)])
-        if not losses:
-            raise ValueError("There is no example to evaluate: the stream of batches is empty.")
-        losses = np.concatenate(losses).astype(np.float64)
+        losses = self._losses(batches, seed).astype(np.float64)
         num = len(losses)
         stderr = losses.std(ddof=1) / np.sqrt(num) if num > 1 else float("nan")
         return Score(float(losses.mean()), float(stderr), num)
-
-    def _divided(self, rows):
-        num = len(rows) // self._strategy.num_replicas_in_sync
-
-        def part(context):
-            start = context.replica_id_in_sync_group * num
-            return tf.constant(rows[start : start + num])
-
-        return self._strategy.experimental_distribute_values_from_function(part)
 
 
 def _check_samples(num_samples, model):
@@ -157,7 +135,3 @@ def _bound(model, x, seed, num_samples):
     nothing = tf.fill(tf.shape(x)[:1], tf.constant(-math.inf, tf.float64))
     _, log_sum = tf.while_loop(lambda k, _: k < num_samples, add, (0, nothing))
     return (math.log(num_samples) - log_sum) / nats
-
-
-def _round_up(number, multiple):
-    return -(-number // multiple) * multiple

@@ -1,10 +1,12 @@
 """Training: the step, the loop, checkpoints, averaged weights, and the configuration."""
 
 from tf_resflow.training.averaging import AveragedWeights
+from tf_resflow.training.build_model import build_model
 from tf_resflow.training.command_line import run
 from tf_resflow.training.config import default_config, validate_config
-from tf_resflow.training.evaluate import METRICS, Evaluation, check_metrics
-from tf_resflow.training.flow_model import FlowModel, build_model
+from tf_resflow.training.evaluate import METRICS, Evaluation, check_metrics, default_metrics
+from tf_resflow.training.flow_model import FlowModel
+from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.load import load
 from tf_resflow.training.loop import Interrupted, NonFiniteError, train
 from tf_resflow.training.metrics import MetricsWriter, read_metrics
@@ -23,6 +25,7 @@ __all__ = [
     "AveragedWeights",
     "Evaluation",
     "FlowModel",
+    "HybridModel",
     "Interrupted",
     "MetricsWriter",
     "NonFiniteError",
@@ -31,6 +34,7 @@ __all__ = [
     "build_model",
     "check_metrics",
     "default_config",
+    "default_metrics",
     "load",
     "make_optimizer",
     "read_metrics",

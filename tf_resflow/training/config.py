@@ -1,6 +1,7 @@
 """The configuration of an experiment: its fields, their defaults, and what they may be."""
 
 import difflib
+import math
 
 from ml_collections import config_dict
 
@@ -16,12 +17,15 @@ def default_config():
     or None switches a field off where its comment says so.
 
     Returns:
-      An `ml_collections.ConfigDict` with `seed` and the sections `data`, `model`, `train`, `eval`.
+      An `ml_collections.ConfigDict` with `seed`, `task` and the sections `data`, `model`, `hybrid`, `train`,
+      `eval`.
     """
     config = config_dict.ConfigDict()
     config.seed = 0
+    config.task = "density"  # or "hybrid": p(x) and p(label | x), of labelled images
     config.data = data_config()
     config.model = _model()
+    config.hybrid = _hybrid()
     config.train = _train()
     config.eval = _eval()
     return config.lock()
@@ -48,7 +52,8 @@ def _model():
     model.kernels = (3, 1, 3)
     model.num_fc_blocks = 4  # fully connected blocks at the end; 0: none
     model.fc_width = 64
-    model.logit_alpha = config_dict.placeholder(float)  # None: no logit
+    # None: no logit; a hybrid model then normalises each channel by its mean and standard deviation.
+    model.logit_alpha = config_dict.placeholder(float)
     model.squeeze_first = False
     model.factor_out = False
     # The log-determinant.
@@ -61,6 +66,15 @@ def _model():
         model.estimator[use].p = 0.5  # of the geometric distribution; the rate, for Poisson
         model.estimator[use].num_terms = 10
     return model
+
+
+def _hybrid():
+    hybrid = config_dict.ConfigDict()
+    # The loss is cross entropy + density_weight * bits/dim, so that the weight is lambda D for
+    # log p(y | x) + lambda log p(x) and D coordinates. The paper's lambda = 0, 1/D and 1 are 0.0, 1.0 and D.
+    hybrid.density_weight = 1.0
+    hybrid.features = 256  # channels of the head on each scale
+    return hybrid
 
 
 def _train():
@@ -128,7 +142,7 @@ def validate_config(config):
             f"config.train.warmup_steps is {config.train.warmup_steps}; before a cosine schedule "
             f"it must be below config.train.steps = {config.train.steps}."
         )
-    _check_vectors(config.model)
+    _check_vectors(config)
     if config.model.block == "residual":
         _check_coefficient(config.model)
         _check_norms(config.model)
@@ -140,7 +154,10 @@ def _value(config, key):
     return config
 
 
-def _check_vectors(model):
+def _check_vectors(config):
+    model = config.model
+    if model.kind == "vector" and config.task == "hybrid":
+        raise ValueError("config.model.kind is 'vector'; with config.task = 'hybrid' it must be 'image'.")
     if model.kind == "vector" and (model.block != "residual" or model.inv_1x1_conv):
         raise ValueError(
             f"config.model.block is {model.block!r} and config.model.inv_1x1_conv is {model.inv_1x1_conv}; flows "
@@ -191,7 +208,9 @@ def _is_positive_whole(value):
 # Keys, a predicate, and what the value must be.
 _RULES = (
     ("seed", lambda v: 0 <= v < 2**31, "in 0, ..., 2^31 - 1"),
+    ("task", *_one_of("density", "hybrid")),
     ("model.kind", *_one_of("image", "vector")),
+    ("hybrid.density_weight", lambda v: 0 <= v < math.inf, "at least 0 and finite"),
     ("model.block", *_one_of("residual", "affine_coupling", "additive_coupling")),
     ("train.optimizer", *_one_of("adam", "adamw")),
     ("train.schedule", *_one_of("constant", "cosine")),
@@ -205,7 +224,7 @@ _RULES = (
     ),
     (
         "train.steps train.batch_size train.log_every train.eval_every train.checkpoint_every "
-        "train.keep eval.batch_size eval.num_samples model.width model.fc_width "
+        "train.keep eval.batch_size eval.num_samples model.width model.fc_width hybrid.features "
         "model.estimator.train.num_terms model.estimator.eval.num_terms",
         lambda v: v > 0,
         "at least 1",

@@ -6,11 +6,20 @@ import math
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation, flows, logdet
+from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.report import Report
 
-__all__ = ["Evaluation", "METRICS", "check_metrics"]
+__all__ = ["Evaluation", "METRICS", "check_metrics", "default_metrics"]
 
-METRICS = ("likelihood", "noise", "reconstruction", "lipschitz", "importance_weighted", "fid")
+METRICS = (
+    "likelihood",
+    "noise",
+    "reconstruction",
+    "lipschitz",
+    "importance_weighted",
+    "fid",
+    "classification",
+)
 """Names of the metrics, each a method of `Evaluation`."""
 
 _NOISE_DRAWS = {"dequantizations": 4, "draws": 8}
@@ -30,6 +39,22 @@ def check_metrics(names):
         raise ValueError(
             f"Unknown metrics {unknown}: choose some of {', '.join(METRICS)}, separated by commas."
         )
+
+
+def default_metrics(model):
+    """The names of the metrics that suit a model.
+
+    None of a density that is not trained, and none of residual blocks where there is none.
+
+    Args:
+      model: a `FlowModel` of `tf_resflow.load`.
+
+    Returns:
+      A list of `str`.
+    """
+    names = ["classification"] if isinstance(model, HybridModel) else []
+    names += ["likelihood", "noise"] if model.has_density else []
+    return names + (["reconstruction", "lipschitz"] if bijectors.residual_blocks(model.flow) else [])
 
 
 class Evaluation:
@@ -147,6 +172,51 @@ class Evaluation:
         distance = evaluation.frechet_distance(samples, data)
         return {"fid": {"fid": distance, "num_samples": samples.num, "num_train": data.num}}
 
+    def classification(self):
+        """The scores of a hybrid model's classifier, see `evaluation.Classification`.
+
+        The keys are those of the training's result.json; "cross_entropy" is in bits for integer data.
+        """
+        if not isinstance(self._model, HybridModel):
+            raise ValueError("The run is of a density alone (config.task): it has no classifier to evaluate.")
+        return self._report.classification()
+
+    def ood(self, dataset):
+        """How well the model tells its held-out data from other data, see `evaluation.ood_auroc`.
+
+        Args:
+          dataset: a `Dataset` whose examples are like the model's; of the same split.
+
+        Returns:
+          A dict "ood" of the "name" of the other data, "num_examples" of them, and the areas under the curves of
+          log p(x), "auroc_log_prob", if a density is trained, and of the largest class probability,
+          "auroc_max_probability", if there is a classifier.
+
+        Raises:
+          ValueError: when the examples differ in their shape or their levels.
+        """
+        kinds = [(d.event_shape, d.levels) for d in (self._dataset, dataset)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"The model takes examples of shape {kinds[0][0]} with {kinds[0][1]} levels; those of "
+                f"{dataset.name!r} have the shape {kinds[1][0]} and {kinds[1][1]} levels."
+            )
+        settings = self._config.eval
+        other = dataset.eval_batches(settings.split, settings.batch_size, settings.num_examples or None)
+        views = evaluation.PerExample(self._views)
+        ours, theirs = (views(batches, self._config.seed) for batches in (self._report.batches(), other))
+        result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
+        return {"ood": result | {f"auroc_{v}": evaluation.ood_auroc(ours[v], theirs[v]) for v in ours}}
+
+    def _views(self, x, seed):
+        """What the model says of each example that is to be higher for its own data."""
+        views = {}
+        if self._model.has_density:
+            views["log_prob"] = self._model.log_prob(x, seed, evaluation=True)
+        if isinstance(self._model, HybridModel):
+            views["max_probability"] = tf.reduce_max(self._model.classify(x)["probabilities"], -1)
+        return views
+
     @functools.cached_property
     def _evaluation_noise(self):
         return self._noise_of("evaluation")
@@ -161,8 +231,8 @@ class Evaluation:
 
 
 def _default_log_det(model):
-    block, *_ = bijectors.residual_blocks(model.evaluation_distribution)
-    return "exact" if isinstance(block.log_det, logdet.Exact) else "roulette"
+    blocks = bijectors.residual_blocks(model.evaluation_distribution)
+    return "exact" if all(isinstance(block.log_det, logdet.Exact) for block in blocks) else "roulette"
 
 
 def _estimator(model, log_det, num_probes):

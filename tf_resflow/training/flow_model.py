@@ -6,16 +6,14 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow import bijectors, flows, layers, logdet
+from tf_resflow import bijectors, layers, logdet
 from tf_resflow.data import dequantize, quantize
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.training.step import train_step
 
-__all__ = ["FlowModel", "build_model"]
+__all__ = ["FlowModel"]
 
 tfd = tfp.distributions
-
-_EXACT_SIZE = 16  # coordinates up to which build_model evaluates with slogdet
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
@@ -83,13 +81,23 @@ class FlowModel(keras.Model):
         self.evaluation_distribution = bijectors.with_log_det(self.distribution, evaluation_log_det)
         self._keras_parts = _keras_parts(flow)
         _check_covered(self.weights, self.distribution.variables)
-        self._loss = keras.metrics.Mean("loss")
+        self._means = [keras.metrics.Mean("loss")]
         self.built = True
 
     @property
     def metrics(self):
-        """The mean loss of an epoch, for `fit` and `evaluate`."""
-        return [self._loss]
+        """The means of an epoch, for `fit` and `evaluate`."""
+        return self._means
+
+    @property
+    def unit(self):
+        """Unit of the density's loss, "bits_per_dim" or "nats"."""
+        return "nats" if self.levels is None else "bits_per_dim"
+
+    @property
+    def has_density(self):
+        """Whether the density is trained."""
+        return True
 
     @property
     def num_dimensions(self):
@@ -111,18 +119,28 @@ class FlowModel(keras.Model):
         Raises:
           ValueError: when the shape or the type of `x` is not that of the data.
         """
-        noise_seed, flow_seed = tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
         distribution = self.evaluation_distribution if evaluation else self.distribution
+        noise_seed, flow_seed = self._split(seed)
         x = self._flow_input(x, noise_seed)
         log_prob = distribution.log_prob(x, bijector_kwargs={"seed": flow_seed})
         return log_prob - self.num_dimensions * math.log(self.levels or 1)
 
     def loss_per_example(self, x, seed=None, evaluation=False):
         """Bits per dimension of integer data, nats of continuous data: `[batch]`."""
-        log_prob = self.log_prob(x, seed, evaluation)
-        if self.levels is None:
-            return -log_prob
-        return -log_prob / (self.num_dimensions * math.log(2.0))
+        return self._in_units(self.log_prob(x, seed, evaluation))
+
+    def scores(self, batch, seed=None, evaluation=False):
+        """What a training step minimises and reports, of each example.
+
+        Args:
+          batch: what a step takes: examples `[batch, *event_shape]`.
+          seed: as for `log_prob`.
+          evaluation: as for `log_prob`.
+
+        Returns:
+          A dict of tensors `[batch]`; the mean of "loss" is minimised.
+        """
+        return {"loss": self.loss_per_example(batch, seed, evaluation)}
 
     def sample(self, num, seed=None, temperature=1.0):
         """Draws examples.
@@ -161,20 +179,32 @@ class FlowModel(keras.Model):
 
     def train_step(self, data):
         """One step of `fit`."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         seed = stateless_seed(tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)]))
-        metrics = train_step(self, x, seed)
-        self._loss.update_state(metrics["loss"])
-        return {"loss": self._loss.result()}
+        return self._update_means(train_step(self, self._batch(data), seed))
 
     def test_step(self, data):
         """One step of `evaluate`, with the evaluation estimator."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        self._loss.update_state(self.loss_per_example(x, evaluation=True))
-        return {"loss": self._loss.result()}
+        return self._update_means(self.scores(self._batch(data), evaluation=True))
+
+    def _batch(self, data):
+        """What `scores` takes, of what `fit` and `evaluate` are given."""
+        return keras.utils.unpack_x_y_sample_weight(data)[0]
+
+    def _update_means(self, values):
+        for mean in self._means:
+            mean.update_state(values[mean.name])
+        return {mean.name: mean.result() for mean in self._means}
 
     def _update_norms(self):
         layers.update_norms(self.flow, tolerance=1e-4, max_iterations=1000)
+
+    def _in_units(self, log_prob):
+        """The loss that a log-likelihood in nats is."""
+        return -log_prob if self.levels is None else -log_prob / (self.num_dimensions * math.log(2.0))
+
+    def _split(self, seed):
+        """The seeds of the dequantisation and of the flow."""
+        return tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
 
     def _flow_input(self, x, seed):
         """The data on the flow's scale and in its dtype.
@@ -234,29 +264,3 @@ def _check_covered(weights, variables):
     if extra:
         names = [weight.path for weight in weights if id(weight.value) in extra]
         raise ValueError(f"These weights are not variables of the distribution: {', '.join(names)}.")
-
-
-def build_model(config, dataset):
-    """Builds the model of a config.
-
-    Events of up to 16 coordinates are evaluated exactly, larger ones by `config.model.estimator.eval`.
-
-    Args:
-      config: see `tf_resflow.training.default_config`.
-      dataset: has `event_shape`, `levels`, `mean` and `std`.
-
-    Returns:
-      A `FlowModel`.
-    """
-    flow = flows.build_flow(config.model, dataset.event_shape, dataset.mean, dataset.std, seed=config.seed)
-    if math.prod(dataset.event_shape) <= _EXACT_SIZE:
-        evaluation_log_det = logdet.Exact()
-    else:
-        evaluation_log_det = flows.build_estimator(config.model.estimator.eval, per_example=True)
-    return FlowModel(
-        flow,
-        dataset.event_shape,
-        dataset.levels,
-        evaluation_log_det=evaluation_log_det,
-        seed=config.seed,
-    )

@@ -13,9 +13,9 @@ import tqdm
 
 from tf_resflow import data
 from tf_resflow.training.averaging import AveragedWeights
+from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.config import validate_config
-from tf_resflow.training.flow_model import build_model
 from tf_resflow.training.metrics import MetricsWriter
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.report import Report
@@ -75,6 +75,8 @@ def train(config, workdir, strategy=None, progress=True):
     keras.utils.set_random_seed(config.seed)
     dataset = data.load(config.data)
     _check_fit(config, dataset, strategy)
+    if config.task == "hybrid" and config.model.logit_alpha is None:
+        dataset = dataset.with_channel_statistics()
     files.write_data(dataset)
     return _Run(config, files, strategy, dataset).train(progress)
 
@@ -96,7 +98,7 @@ class _Run:
         self._report = Report(config, self._model, dataset, strategy)
         self._pending = []  # (step, metrics) whose values have not been fetched
         self._window = []  # fetched metrics that have not been logged
-        self._evaluated = None  # (step, Score) of the last evaluation
+        self._evaluated = None  # (step, scores) of the last evaluation
 
     def train(self, progress):
         """Trains from the newest checkpoint to the last step; returns the result."""
@@ -120,7 +122,8 @@ class _Run:
 
     def _take_steps(self, start, steps, taken):
         train, seed = self._config.train, self._config.seed
-        batches = self._dataset.train_batches(train.batch_size, seed, start)
+        labels = self._config.task == "hybrid"
+        batches = self._dataset.train_batches(train.batch_size, seed, start, labels)
         batches = iter(self._strategy.experimental_distribute_dataset(batches))
         take = self._compiled_step()
         self._clock = time.monotonic(), start
@@ -167,12 +170,14 @@ class _Run:
         unit = self._report.unit
         for step, metrics in pending:
             metrics = {name: float(value) for name, value in metrics.items()}
-            metrics[unit] = metrics.pop("loss")
+            if unit == self._report.objective:
+                metrics[unit] = metrics.pop("loss")
             for name, value in metrics.items():
                 if not math.isfinite(value):
                     raise NonFiniteError(_non_finite(name, value, step, self._checkpoints.latest))
             self._window.append(metrics)
-            self._bar.set_postfix_str(f"{metrics[unit]:.3f} {unit}", refresh=False)
+            shown = [f"{metrics[name]:.3f} {name}" for name in (unit, "accuracy") if name in metrics]
+            self._bar.set_postfix_str(", ".join(shown), refresh=False)
         self._looked = time.monotonic()
 
     def _log(self, step):
@@ -186,19 +191,16 @@ class _Run:
         self._clock = self._looked, step
 
     def _evaluate(self, step):
-        """The held-out score and a grid of samples, under the averaged weights."""
+        """The held-out scores and a grid of samples, under the averaged weights."""
         self._look()
         with self._averaged:
-            score = self._report.score()
-            noise = self._report.estimator_std()
+            scores = self._report.scores()
             grid = self._report.sample_grid()
-        unit = self._report.unit
-        values = {unit: score.mean, f"{unit}_stderr": score.stderr, "estimator_std": noise}
-        self._writer.scalars(step, self._config.eval.split, values)
+        self._writer.scalars(step, self._config.eval.split, scores)
         if grid is not None:
             self._writer.image(step, "samples", grid)
-        self._checkpoints.best.assign(tf.minimum(self._checkpoints.best, score.mean))
-        self._evaluated = step, score
+        self._checkpoints.best.assign(tf.minimum(self._checkpoints.best, scores[self._report.objective]))
+        self._evaluated = step, scores
         self._clock = time.monotonic(), step
 
     def _save(self, step):
@@ -238,6 +240,11 @@ def _check_fit(config, dataset, strategy):
         raise ValueError(
             f"config.model.kind is {config.model.kind!r}, but an example of {dataset.name!r} has "
             f"the shape {dataset.event_shape}: set it to {kind!r}."
+        )
+    if config.task == "hybrid" and dataset.num_classes is None:
+        raise ValueError(
+            f"config.task is 'hybrid', but {dataset.name!r} has no labels: choose a data set that has them, such "
+            "as digits, mnist, cifar10 or svhn_cropped."
         )
     if config.eval.split not in dataset.sizes:
         raise ValueError(

@@ -27,20 +27,49 @@ class Report:
 
     def __init__(self, config, model, dataset, strategy=None):
         self._config, self._model, self._dataset = config, model, dataset
-        self.unit = "nats" if dataset.levels is None else "bits_per_dim"
+        self._is_hybrid = config.task == "hybrid"
+        self.unit = model.unit
+        self.objective = "loss" if self._is_hybrid else self.unit
         self._held_out = evaluation.HeldOut(model, strategy)
+        self._classify = evaluation.PerExample(_logits_and_labels(model), strategy)
         self._noise = evaluation.EstimatorNoise(model)
         self._sample = tf.function(model.sample, autograph=False)
 
-    def batches(self):
+    def batches(self, labels=False):
         """Returns the held-out batches: of `config.eval.split`, the first `num_examples`."""
         settings = self._config.eval
         limit = settings.num_examples or None
-        return self._dataset.eval_batches(settings.split, settings.batch_size, limit)
+        return self._dataset.eval_batches(settings.split, settings.batch_size, limit, labels)
 
     def score(self):
         """Returns the held-out `Score` on `config.eval.split`."""
         return self._held_out(self.batches(), self._config.seed)
+
+    def scores(self):
+        """Returns a dict of the held-out scores: of the density, and of the classifier of a hybrid model.
+
+        A hybrid model whose density has the weight 0 has those of the classifier alone.
+        """
+        scores = {}
+        if self._model.has_density:
+            score = self.score()
+            scores = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr}
+            scores |= {"num_examples": score.num_examples, "estimator_std": self.estimator_std()}
+        if self._is_hybrid:
+            scores |= self.classification()
+            scores["loss"] = self._model.objective(scores)
+        return scores
+
+    def classification(self):
+        """Returns a dict of the held-out scores of a hybrid model's classifier, see `evaluation.Classification`.
+
+        "cross_entropy" is in bits for integer data, so that with the density's loss it makes up the "loss".
+        """
+        logits, labels = self._classify(self.batches(labels=True), self._config.seed)
+        scores = evaluation.classification_scores(logits, labels)._asdict()
+        if self._dataset.levels is not None:
+            scores["cross_entropy"] /= math.log(2)
+        return scores
 
     def estimator_std(self):
         """Returns the standard deviation of the training estimate of a held-out example's loss."""
@@ -65,21 +94,19 @@ class Report:
             baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
         return baselines
 
-    def result(self, step, score):
+    def result(self, step, scores):
         """Returns the result as a dict.
 
         Args:
           step: training steps taken.
-          score: the `Score` at that step.
+          scores: what `scores` gave at that step.
         """
         result = {
             "name": self._dataset.name,
             "split": self._config.eval.split,
             "step": step,
-            self.unit: score.mean,
-            f"{self.unit}_stderr": score.stderr,
-            "num_examples": score.num_examples,
-            "baselines": self.baselines,
+            **scores,
+            "baselines": self.baselines if self._model.has_density else {},
         }
         bounds = evaluation.lipschitz_bounds(self._model.flow)
         if bounds:
@@ -90,16 +117,21 @@ class Report:
 
     def line(self, result):
         """Returns the result in one line."""
-        mean, stderr = result[self.unit], result[f"{self.unit}_stderr"]
-        examples = f"{result['num_examples']:,} {result['split']} examples"
-        against = [f"{name} {value:.3f}" for name, value in result["baselines"].items()]
+        scores, against = [], []
+        if "accuracy" in result:
+            scores.append(f"accuracy {result['accuracy']:.2%} ± {result['accuracy_stderr']:.2%}")
+            against.append(f"calibration error {result['calibration_error']:.3f}")
+        if self.unit in result:
+            mean, stderr = result[self.unit], result[f"{self.unit}_stderr"]
+            scores.append(f"{mean:.3f} ± {stderr:.3f} {self.unit.replace('_per_', '/')}")
+        against += [f"{name} {value:.3f}" for name, value in result["baselines"].items()]
         if "entropy" in result:
             against.append(f"entropy of the data {result['entropy']:.3f}")
         if "reconstruction_error" in result:
             against.append(f"reconstruction error {result['reconstruction_error']:.1e} levels")
         return (
-            f"{result['name']}: {mean:.3f} ± {stderr:.3f} {self.unit.replace('_per_', '/')} on "
-            f"{examples} after {result['step']:,} steps ({'; '.join(against)})"
+            f"{result['name']}: {', '.join(scores)} on {result['num_examples']:,} {result['split']} examples "
+            f"after {result['step']:,} steps ({'; '.join(against)})"
         )
 
     def figures(self, directory):
@@ -143,3 +175,12 @@ class Report:
         if "train" in self._dataset.sizes:
             return self._dataset.array("train", _MAX_GAUSSIAN_EXAMPLES)
         return next(iter(self._dataset.train_batches(_NUM_FIGURE_POINTS, seed=0))).numpy()
+
+
+def _logits_and_labels(model):
+    def apply(batch, seed):
+        del seed
+        x, labels = batch
+        return model.classify(x)["logits"], labels
+
+    return apply

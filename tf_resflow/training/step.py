@@ -1,4 +1,4 @@
-"""One step of maximum-likelihood training."""
+"""One step of training."""
 
 import tensorflow as tf
 
@@ -7,7 +7,7 @@ from tf_resflow import layers
 __all__ = ["train_step"]
 
 
-def train_step(model, x, seed):
+def train_step(model, batch, seed):
     """Takes one gradient step, then brings the norms of the layers up to date.
 
     In replica context the gradients are summed over the replicas, so that each replica's loss is divided by
@@ -16,20 +16,21 @@ def train_step(model, x, seed):
 
     Args:
       model: a compiled `FlowModel`.
-      x: `[batch, *event_shape]`, of this replica.
+      batch: what `model.scores` takes, of this replica: `[batch, *event_shape]`, for a `HybridModel` with labels.
       seed: integer tensor of shape `[2]`; the replica's number is folded in.
 
     Returns:
-      A dict of scalars: "loss" (bits per dimension, or nats), the mean over this replica's batch;
-      "gradient_norm", of this replica's contribution; and, where orders are learned, "order_min", "order_mean"
-      and "order_max", before the step.
+      A dict of scalars: the means of the scores over this replica's batch, "loss" (of a `FlowModel`: bits per
+      dimension, or nats) and what the model reports beside it; "gradient_norm", of this replica's contribution;
+      and, where orders are learned, "order_min", "order_mean" and "order_max", before the step.
     """
-    x = tf.identity(x)
+    batch = tf.nest.map_structure(tf.identity, batch)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     weights = model.trainable_variables
     with layers.fused_activations():
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(model.loss_per_example(x, seed))
+            means = {name: tf.reduce_mean(value) for name, value in model.scores(batch, seed).items()}
+            loss = means["loss"]
             objective = loss + tf.cast(layers.mean_norm(model.flow), loss.dtype)
             objective /= tf.cast(replicas, loss.dtype)
         gradients = tape.gradient(objective, [weight.value for weight in weights])
@@ -37,7 +38,7 @@ def train_step(model, x, seed):
     model.optimizer.apply(gradients, weights)
     layers.update_norms(model.flow)
     norm = tf.linalg.global_norm(gradients) * tf.cast(replicas, loss.dtype)
-    return {"loss": loss, "gradient_norm": norm, **orders}
+    return {**means, "gradient_norm": norm, **orders}
 
 
 def _orders(flow):

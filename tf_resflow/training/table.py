@@ -20,6 +20,8 @@ def table(result):
         f"log-determinants: {result['log_det']}{probes}"
     ]
     unit = result["unit"]
+    if "accuracy" in result:
+        lines += _classification(result)
     if unit in result:
         lines += _likelihood(result, unit)
     for name, rows in _ROWS.items():
@@ -30,6 +32,13 @@ def table(result):
 
 def _row(name, *cells):
     return f"{name:{_WIDTH}}" + "  ".join(cells)
+
+
+def _classification(result):
+    accuracy, stderr = result["accuracy"], result["accuracy_stderr"]
+    yield _row("accuracy", f"{accuracy:.2%} ± {stderr:.2%}  ({result['num_examples']:,} examples)")
+    yield _row("  cross entropy", f"{result['cross_entropy']:.4f}")
+    yield _row("  calibration error", f"{result['calibration_error']:.4f}")
 
 
 def _likelihood(result, unit):
@@ -88,6 +97,13 @@ def _lipschitz(result, unit):
         yield _row(name, f"{bounds['nominal']:<10.5g}", f"{bounds['certified']:.5g}")
 
 
+def _ood(result, unit):
+    yield _row(f"against {result['name']}", f"{result['num_examples']:,} examples; area under the ROC curve of")
+    for view, name in (("log_prob", "log p(x)"), ("max_probability", "largest probability")):
+        if f"auroc_{view}" in result:
+            yield _row(f"  {name}", f"{result[f'auroc_{view}']:.4f}")
+
+
 def _fid(result, unit):
     sizes = f"({result['num_samples']:,} samples, {result['num_train']:,} train images)"
     yield _row("Fréchet distance", f"{result['fid']:.4f}  {sizes}")
@@ -99,4 +115,5 @@ _ROWS = {
     "reconstruction": _reconstruction,
     "lipschitz": _lipschitz,
     "fid": _fid,
+    "ood": _ood,
 }

@@ -30,8 +30,9 @@ class DataInfo(NamedTuple):
       name: name of the data set.
       event_shape: shape of one example.
       levels: number of levels of integer data; None for continuous data.
-      mean: mean of the train split per coordinate, or None.
-      std: standard deviation of the train split per coordinate, or None.
+      mean: mean of the train split per coordinate, or of images per channel, or None.
+      std: standard deviation of the train split, as the mean.
+      num_classes: number of classes of labelled data; None without labels.
     """
 
     name: str
@@ -39,13 +40,14 @@ class DataInfo(NamedTuple):
     levels: int | None
     mean: np.ndarray | None
     std: np.ndarray | None
+    num_classes: int | None = None
 
 
 class Workdir:
     """The files of a run.
 
     - `config.json`: the config, written by the first run
-    - `data.json`: what a model must know of its data (shape, levels, mean and std)
+    - `data.json`: what a model must know of its data (shape, levels, mean, std, classes)
     - `checkpoints/`, `metrics.jsonl`, `events/` (TensorBoard), `figures/`, `result.json`
 
     Args:
@@ -124,8 +126,10 @@ class Workdir:
             "levels": dataset.levels,
             "mean": None if dataset.mean is None else np.asarray(dataset.mean).tolist(),
             "std": None if dataset.std is None else np.asarray(dataset.std).tolist(),
+            "num_classes": dataset.num_classes,
         }
-        if self.data.exists() and read_json(self.data) != info:
+        # An older version has not written the number of classes.
+        if self.data.exists() and {"num_classes": dataset.num_classes} | read_json(self.data) != info:
             raise ValueError(
                 f"The data {dataset.name!r} are not those that the run in {self.path} was begun "
                 f"with (see {self.data.name}). Restore them, or choose another --workdir."

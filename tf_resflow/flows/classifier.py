@@ -1,0 +1,104 @@
+"""The classifier of a hybrid model: a head on the values after each scale of its flow."""
+
+import keras
+import numpy as np
+
+from tf_resflow import bijectors
+
+__all__ = ["ActNormLayer", "initialize_classifier", "multiscale_classifier"]
+
+
+@keras.saving.register_keras_serializable(package="tf_resflow")
+class ActNormLayer(keras.layers.Layer):
+    """`tf_resflow.bijectors.ActNorm` as a Keras layer: `exp(log_scale) (x + shift)`, per channel.
+
+    Args:
+      channels: size of the last axis.
+      **kwargs: of `keras.layers.Layer`.
+    """
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.act_norm = bijectors.ActNorm([channels], dtype=self.variable_dtype, name=self.name)
+        self._parameters = self.act_norm.keras_variables
+        self.built = True
+
+    def initialize(self, x):
+        """Sets the parameters so that each channel of the output for `x` has mean 0 and variance 1."""
+        self.act_norm.initialize(x)
+
+    def call(self, inputs):
+        """The normalised input, of its shape."""
+        return self.act_norm.forward(inputs)
+
+    def compute_output_shape(self, input_shape):
+        """The input's."""
+        return input_shape
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "channels": self.channels}
+
+
+def multiscale_classifier(feature_shapes, num_classes, num_features=256, seed=0, dtype="float32"):
+    """Heads on the features of a flow, and a linear layer from all of them to the logits.
+
+    A head is a 3x3 convolution, an ActNorm, a ReLU, and the average over the positions.
+
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1, 1), width=8, num_fc_blocks=0)
+    shapes = resflow.bijectors.feature_shapes(flow, (8, 8, 1))
+    classifier = resflow.flows.multiscale_classifier(shapes, num_classes=10)
+    features = resflow.bijectors.forward_features(flow, tf.fill([5, 8, 8, 1], 0.5), log_det=False).features
+    print(classifier(features).shape)
+    # (5, 10)
+    ```
+
+    Args:
+      feature_shapes: list of `(H, W, C)`, see `tf_resflow.bijectors.feature_shapes`.
+      num_classes: number of logits.
+      num_features: channels of each head.
+      seed: `int`, of the kernels.
+      dtype: of the parameters.
+
+    Returns:
+      A built `keras.Model` of the list of features.
+
+    References:
+      Chen et al. 2019, Section 5.3 and its appendix on hybrid modelling.
+    """
+    seeds = np.random.default_rng(seed)
+
+    def options(kind, name):
+        kernel = kind(seed=int(seeds.integers(2**31)))
+        return {"kernel_initializer": kernel, "dtype": dtype, "name": name}
+
+    inputs = [keras.Input(shape, dtype=dtype, name=f"scale{i}") for i, shape in enumerate(feature_shapes)]
+    pooled = []
+    for i, x in enumerate(inputs):
+        conv = options(keras.initializers.HeNormal, f"scale{i}_conv")
+        x = keras.layers.Conv2D(num_features, 3, padding="same", **conv)(x)
+        x = ActNormLayer(num_features, dtype=dtype, name=f"scale{i}_act_norm")(x)
+        x = keras.layers.ReLU(dtype=dtype)(x)
+        pooled.append(keras.layers.GlobalAveragePooling2D(dtype=dtype)(x))
+    x = keras.layers.Concatenate(dtype=dtype)(pooled)
+    linear = options(keras.initializers.GlorotUniform, "logits")
+    classifier = keras.Model(inputs, keras.layers.Dense(num_classes, **linear)(x), name="classifier")
+    # It would cast its inputs to its own policy's dtype, whatever that of its layers.
+    classifier.autocast = False
+    return classifier
+
+
+def initialize_classifier(classifier, features):
+    """Sets every `ActNormLayer` of a classifier from the features of a batch, as `bijectors.initialize` does.
+
+    Args:
+      classifier: a functional `keras.Model` of the list of features.
+      features: list of `[batch, H, W, C]`.
+    """
+    for layer in classifier.layers:
+        if isinstance(layer, ActNormLayer):
+            layer.initialize(keras.Model(classifier.inputs, layer.input)(features))

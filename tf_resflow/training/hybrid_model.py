@@ -1,0 +1,199 @@
+"""A flow and a classifier on its features as one Keras model."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tf_resflow import bijectors, flows
+from tf_resflow.bijectors.networks import check_built, input_shapes, variables_by_name
+from tf_resflow.seeds import stateless_seed
+from tf_resflow.training.flow_model import FlowModel
+
+__all__ = ["HybridModel"]
+
+
+@keras.saving.register_keras_serializable("tf_resflow")
+class HybridModel(FlowModel):
+    r"""The joint density of examples and their labels: a flow for p(x), and p(y | x) from the flow's features.
+
+    One network is trained by \\(\log p(y \mid x) + \lambda \log p(x)\\), with
+    \\(\lambda = \mathrm{density\_weight} / D\\) for D coordinates. The loss of an example is
+
+        cross entropy + density_weight * (negative log-likelihood of x per dimension),
+
+    both in bits for data of `levels` integer values, where the second is what is known as bits/dim; both in nats
+    for continuous data. So the paper's three \\(\lambda\\) are
+
+    - 0: `density_weight=0.0`, a classifier alone; no log-determinant is evaluated;
+    - 1/D: `density_weight=1.0`;
+    - 1: `density_weight=D`, such as 784.0 for MNIST and 3072.0 for CIFAR-10.
+
+    The classifier takes the values after each scale of the flow, see `tf_resflow.bijectors.forward_features`, from
+    the same pass that gives the log-likelihood. `fit` takes examples and integer labels.
+
+    ```python
+    import numpy as np
+    import tf_resflow as resflow
+    flow = resflow.flows.image_flow((8, 8, 1), (1, 1), 8, num_fc_blocks=0, logit_alpha=None, mean=[0.5], std=[0.3])
+    shapes = resflow.bijectors.feature_shapes(flow, (8, 8, 1))
+    classifier = resflow.flows.multiscale_classifier(shapes, num_classes=10, num_features=16)
+    model = resflow.HybridModel(flow, classifier, (8, 8, 1), levels=17)
+    x = np.random.default_rng(0).integers(17, size=[64, 8, 8, 1])
+    y = np.random.default_rng(1).integers(10, size=[64])
+    model.initialize(x)
+    model.compile(optimizer="adamw")
+    history = model.fit(x, y, batch_size=32, epochs=1, verbose=0)
+    print(sorted(history.history))
+    # ['accuracy', 'bits_per_dim', 'cross_entropy', 'loss']
+    print(model.classify(x)["probabilities"].shape, model.log_prob(x, seed=0).shape)
+    # (64, 10) (64,)
+    ```
+
+    What `FlowModel` says of saving holds here.
+
+    Args:
+      flow: `Flow` or `MultiscaleFlow`, data to latent.
+      classifier: built `keras.Model` of the list of the flow's features that gives logits, such as
+        `tf_resflow.flows.multiscale_classifier`.
+      event_shape: as of `FlowModel`.
+      levels: as of `FlowModel`.
+      density_weight: at least 0.
+      base: as of `FlowModel`.
+      evaluation_log_det: as of `FlowModel`.
+      seed: as of `FlowModel`.
+      name: `str`.
+
+    Attributes:
+      classifier: the classifier.
+      density_weight: the weight.
+
+    Raises:
+      ValueError: when `density_weight` is negative or not finite, the classifier is not built or does not take the
+        flow's features, or for what `FlowModel` raises.
+
+    References:
+      Chen et al. 2019, Section 5.3 and its appendix on hybrid modelling.
+      Nalisnick et al., Hybrid Models with Deep and Invertible Features, 2019.
+    """
+
+    def __init__(
+        self,
+        flow,
+        classifier,
+        event_shape,
+        levels=None,
+        density_weight=1.0,
+        base=None,
+        evaluation_log_det=None,
+        seed=0,
+        name="hybrid_model",
+    ):
+        super().__init__(flow, event_shape, levels, base, evaluation_log_det, seed, name)
+        if not 0 <= density_weight < math.inf:
+            raise ValueError(f"density_weight is at least 0 and finite; got {density_weight}.")
+        _check_inputs(classifier, bijectors.feature_shapes(flow, event_shape))
+        self.classifier = classifier
+        self.density_weight = float(density_weight)
+        # Keyed by name, so that a checkpoint of another classifier fails to restore.
+        self._classifier_variables = tf.Module()
+        self._classifier_variables.by_name = variables_by_name(classifier.variables)
+        names = ["cross_entropy", "accuracy"] + [self.unit] * self.has_density
+        self._means += [keras.metrics.Mean(name) for name in names]
+
+    @property
+    def has_density(self):
+        """Whether the density is trained: not with a weight of 0."""
+        return self.density_weight > 0
+
+    def scores(self, batch, seed=None, evaluation=False):
+        """What a training step minimises and reports, of each example.
+
+        Args:
+          batch: `(x, labels)`: examples as for `log_prob`, and integers `[batch]`.
+          seed: as for `log_prob`.
+          evaluation: as for `log_prob`.
+
+        Returns:
+          A dict of tensors `[batch]`: "loss"; "cross_entropy", in bits for integer data, else in nats;
+          "accuracy", 1 where the most probable class is the label, else 0; and, if `density_weight` is not 0,
+          "bits_per_dim" or "nats".
+        """
+        x, labels = batch
+        labels = _checked_labels(labels)
+        distribution = self.evaluation_distribution if evaluation else self.distribution
+        noise_seed, flow_seed = self._split(seed)
+        latent, log_det, features = bijectors.forward_features(
+            distribution.bijector.bijector, self._flow_input(x, noise_seed), self.has_density, seed=flow_seed
+        )
+        logits = self.classifier(features, training=not evaluation)
+        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        if self.levels is not None:
+            cross_entropy /= math.log(2.0)
+        right = tf.equal(tf.argmax(logits, axis=-1), labels)
+        scores = {"cross_entropy": cross_entropy, "accuracy": tf.cast(right, logits.dtype)}
+        if self.has_density:
+            log_prob = distribution.distribution.log_prob(latent) + log_det
+            scores[self.unit] = self._in_units(log_prob - self.num_dimensions * math.log(self.levels or 1))
+        return {"loss": self.objective(scores), **scores}
+
+    def objective(self, scores):
+        """The loss, of a dict of what `scores` gives beside it, or of the means of that."""
+        if not self.has_density:
+            return scores["cross_entropy"]
+        dimensions = self.num_dimensions if self.levels is None else 1
+        return scores["cross_entropy"] + self.density_weight / dimensions * scores[self.unit]
+
+    def classify(self, x):
+        """The classifier's view of examples, without randomness: integers stand for the centres of their cells.
+
+        Args:
+          x: as for `log_prob`.
+
+        Returns:
+          A dict of tensors `[batch, classes]`, "logits" and "probabilities".
+        """
+        x = tf.cast(self._checked(x), self.distribution.dtype)
+        if self.levels is not None:
+            x = (x + 0.5) / self.levels
+        features = bijectors.forward_features(self.flow, x, log_det=False).features
+        logits = self.classifier(features, training=False)
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+
+    def initialize(self, batch, seed=0):
+        """Initialises the ActNorms of the flow and of the classifier, and brings the norms up to date.
+
+        Args:
+          batch: examples without labels.
+          seed: of the dequantisation.
+        """
+        super().initialize(batch, seed)
+        x = self._flow_input(batch, stateless_seed(seed))
+        features = bijectors.forward_features(self.flow, x, log_det=False).features
+        flows.initialize_classifier(self.classifier, features)
+
+    def _batch(self, data):
+        x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if labels is None:
+            raise ValueError("A HybridModel learns from examples and labels: call fit(x, y) or evaluate(x, y).")
+        return x, labels
+
+
+def _checked_labels(labels):
+    labels = tf.convert_to_tensor(labels)
+    if not labels.dtype.is_integer or labels.shape.rank != 1:
+        raise ValueError(
+            "Labels are integers 0, ..., classes - 1, one for each example; got a tensor of the type "
+            f"{labels.dtype.name} and the shape {labels.shape}."
+        )
+    return tf.cast(labels, tf.int64)
+
+
+def _check_inputs(classifier, shapes):
+    check_built(classifier)
+    found = [shape[1:] for shape in input_shapes(classifier)]
+    if found != shapes:
+        raise ValueError(
+            f"The flow has features of the shapes {shapes}, but the classifier takes {found}. Build it as a "
+            "keras.Model of the list of them, see tf_resflow.bijectors.feature_shapes."
+        )
