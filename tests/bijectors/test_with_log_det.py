@@ -1,4 +1,4 @@
-"""Views under another estimator share the variables, at any depth."""
+"""Views under another estimator or solver share the variables, at any depth."""
 
 import numpy as np
 import pytest
@@ -88,6 +88,18 @@ def test_parts_without_blocks_are_the_same_objects(make_block):
     assert resflow.bijectors.with_log_det(flow, EXACT).bijectors[0] is act_norm
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name != "joint"])
+def test_another_solver(name, make_block, density):
+    obj = CASES[name](make_block(log_det=FIRST_TERM), density)
+    solver = resflow.solvers.FixedPoint(max_iterations=3)
+    view = resflow.bijectors.with_inverse_solver(obj, solver)
+    assert {b.inverse_solver for b in blocks(view)} == {solver}
+    assert all(b.inverse_solver is not solver for b in blocks(obj))
+    assert {type(b.log_det).__name__ for b in blocks(view)} == {"PowerSeries"}
+    assert {id(v) for v in view.variables} == {id(v) for v in obj.variables}
+
+
 def test_nothing_to_change(make_coupling, density):
     for obj in (tfb.Scale(2.0), tfd.Normal(0.0, 1.0), density(Flow([make_coupling()]))):
         assert resflow.bijectors.with_log_det(obj, EXACT) is obj
+        assert resflow.bijectors.with_inverse_solver(obj, resflow.solvers.FixedPoint()) is obj

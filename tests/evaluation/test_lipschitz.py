@@ -1,7 +1,11 @@
+import keras
 import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import lipschitz_bounds
+from tf_resflow.evaluation import lipschitz_bounds, lipschitz_certificate
 
 
 def test_a_flow_of_couplings_has_no_bounds():
@@ -25,3 +29,106 @@ def test_bounds_are_above_the_product_of_the_norms():
         norms = [np.linalg.svd(kernel, compute_uv=False)[0] for kernel in kernels]
         product = np.prod(np.minimum(norms, 0.8))
         assert product * (1 - 1e-6) < bound < product * 1.05
+
+
+def test_layers_and_blocks():
+    flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(5,), coefficient=0.8)
+    for layer in resflow.layers.lipschitz_layers(flow):
+        layer.kernel.assign(2.0 * layer.kernel)
+    resflow.layers.update_norms(flow, tolerance=1e-6, max_iterations=500)
+    certificate = lipschitz_certificate(flow)
+    assert {name: c["certified"] for name, c in certificate["blocks"].items()} == lipschitz_bounds(flow)
+    assert [c["nominal"] for c in certificate["blocks"].values()] == [pytest.approx(0.64)] * 2
+    blocks = {block.name: block for block in resflow.bijectors.residual_blocks(flow)}
+    for name, of_layers in certificate["layers"].items():
+        kernels = resflow.layers.lipschitz_layers(blocks[name])
+        assert list(of_layers) == [layer.name for layer in kernels] == ["dense_0", "dense_1"]
+        for layer in kernels:
+            norm = np.linalg.norm(layer.kernel.numpy(), 2)
+            assert of_layers[layer.name] == {
+                "coefficient": 0.8,
+                "estimate": pytest.approx(norm, rel=1e-4),
+                "bound": pytest.approx(min(norm, 0.8), rel=1e-4),
+            }
+
+
+def linear_block(slope, name="block"):
+    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2, 0.9)])
+    branch.layers[0].kernel.assign(slope * np.eye(2))
+    resflow.layers.update_norms(branch, tolerance=1e-7, max_iterations=100)
+    return resflow.bijectors.ResidualBlock(branch, name=name)
+
+
+def test_constants_of_a_linear_flow_and_of_its_inverse():
+    """Each is the product of the parts' constants; the slopes 0.5 and -0.5 attain 1.5 and 1 / 0.5."""
+    act_norm = resflow.bijectors.ActNorm([2])
+    act_norm.log_scale.assign(np.log([3.0, 0.25]))
+    normalize = resflow.bijectors.Normalize([1.0, 2.0], [0.5, 4.0])
+    flow = resflow.bijectors.Flow(
+        [normalize, linear_block(0.5, "a"), tfp.bijectors.Invert(act_norm), linear_block(-0.5, "b")]
+    )
+    certificate = lipschitz_certificate(flow)
+    assert certificate["flow"] == {
+        "nominal": pytest.approx(2 * 1.9 * 4 * 1.9),
+        "certified": pytest.approx(2 * 1.5 * 4 * 1.5),
+    }
+    assert certificate["inverse"] == {
+        "nominal": pytest.approx(4 * 10 * 3 * 10),
+        "certified": pytest.approx(4 * 2 * 3 * 2),
+    }
+
+
+def test_a_multiscale_flow_is_not_steeper_than_its_certificate():
+    """The largest and the least singular value of the Jacobian, at 20 random points."""
+    flow = resflow.flows.image_flow(
+        (4, 4, 1), (1, 1), width=4, num_fc_blocks=1, fc_width=8, factor_out=True, coefficient=0.9
+    )
+    generator = np.random.default_rng(0)
+    for variable in flow.trainable_variables:
+        variable.assign(variable + generator.normal(0, 0.3, variable.shape))
+    resflow.layers.update_norms(flow, tolerance=1e-6, max_iterations=500)
+    x = tf.constant(generator.uniform(size=[20, 4, 4, 1]), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        z = flow.forward(x)
+    jacobians = tf.reshape(tape.batch_jacobian(z, x), [20, 16, 16]).numpy()
+    singular = np.linalg.svd(jacobians, compute_uv=False)
+    certificate = lipschitz_certificate(flow)
+    forward, inverse = certificate["flow"]["certified"], certificate["inverse"]["certified"]
+    assert forward / 1e4 < singular.max() <= forward < np.inf
+    assert inverse / 1e4 < 1 / singular.min() <= inverse < np.inf
+
+
+def test_the_slopes_of_the_logit():
+    logit = resflow.bijectors.Logit(0.05)
+    flow = resflow.bijectors.Flow([logit, linear_block(0.0)])
+    certificate = lipschitz_certificate(flow)
+    x, y = tf.linspace(0.0, 1.0, 101), tf.linspace(-3.0, 3.0, 101)
+    steepest = np.exp(np.max(logit.forward_log_det_jacobian(x, 0)))
+    assert certificate["flow"]["certified"] == pytest.approx(steepest, rel=1e-5)
+    steepest = np.exp(np.max(logit.inverse_log_det_jacobian(y, 0)))
+    assert certificate["inverse"]["certified"] == pytest.approx(steepest, rel=1e-5)
+
+
+def test_what_is_not_known():
+    stock = resflow.bijectors.Flow([tfp.bijectors.Exp(), linear_block(0.5)])
+    assert lipschitz_certificate(stock)["flow"]["certified"] == np.inf
+    stale = linear_block(0.5)
+    (layer,) = resflow.layers.lipschitz_layers(stale)
+    layer.vector.assign([[0.0, 1.0]])
+    layer.kernel.assign(np.diag([1.5, 0.1]))
+    certificate = lipschitz_certificate(resflow.bijectors.Flow([stale]))
+    assert certificate["blocks"]["block"]["certified"] == pytest.approx(1.5)
+    assert certificate["inverse"] == {"nominal": pytest.approx(10.0), "certified": np.inf}
+
+
+def test_blocks_that_contract_in_different_norms_have_no_common_constant():
+    flows = [
+        resflow.flows.vector_flow(3, 1, (4,), norms=norms).bijectors[1].copy(name=name)
+        for name, norms in (("a", (2, 2, 2)), ("b", (3, 2, 3)))
+    ]
+    certificate = lipschitz_certificate(resflow.bijectors.Flow(flows))
+    assert certificate["flow"]["certified"] == certificate["inverse"]["nominal"] == np.inf
+    assert max(c["nominal"] for c in certificate["blocks"].values()) < 1
+    same = resflow.flows.vector_flow(3, 2, (4,), coefficient=0.5, norms=(3, 2, 3), act_norm=False)
+    assert lipschitz_certificate(same)["flow"]["nominal"] == pytest.approx(1.25**2)

@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow.layers as layers
+from tf_resflow.layers import linear_operators
+from tf_resflow.layers.linear_operators import ConvolutionOperator
 
 TIGHT = {"tolerance": 1e-7, "max_iterations": 6000}
 
@@ -48,6 +50,12 @@ def convolution(kernel, image_size, domain=2, codomain=2, dtype="float32"):
     return layer
 
 
+@pytest.fixture
+def fourier(monkeypatch):
+    """Every convolution counts as too large for eigenvalues."""
+    monkeypatch.setattr(linear_operators, "_MAX_GRAM_SIZE", 0)
+
+
 def p_norm(x, p, axis=0):
     return np.linalg.norm(x, ord=p, axis=axis)
 
@@ -81,18 +89,36 @@ def test_convolution_norm_is_the_largest_singular_value(image_size, shape):
     np.testing.assert_allclose(layer.norm_estimate(), singular, rtol=1e-4)
 
 
+@pytest.mark.parametrize("image_size", [(5, 7), (4, 4), (2, 1)])
+@pytest.mark.parametrize("shape", [(3, 3, 4, 6), (3, 3, 6, 4), (3, 1, 4, 2), (5, 5, 1, 3)])
+def test_bound_of_a_convolution_is_its_norm(image_size, shape):
+    kernel = np.random.default_rng(1).normal(size=shape) + 0.5
+    singular = np.linalg.norm(explicit_matrix(kernel, *image_size), 2)
+    bound = convolution(kernel, image_size, dtype="float64").norm_bound()
+    assert bound.dtype == tf.float64
+    assert singular <= bound <= singular * (1 + 2e-9)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 2, 3), (5, 3, 3, 2)])
+def test_gram_matrix_of_the_smaller_side(shape):
+    kernel = np.random.default_rng(2).normal(size=shape)
+    matrix = explicit_matrix(kernel, 4, 5)
+    gram = matrix.T @ matrix if shape[2] < shape[3] else matrix @ matrix.T
+    operator = ConvolutionOperator(shape, 4, 5)
+    np.testing.assert_allclose(operator.gram(tf.constant(kernel)), gram, atol=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("channels", [(1, 2), (3, 3), (3, 16), (8, 4)])
-def test_bound_is_above_and_close(channels, seed):
+def test_fourier_bound_is_above_and_close(fourier, channels, seed):
     kernel = np.random.default_rng(seed).normal(size=(3, 3, *channels))
     singular = np.linalg.norm(explicit_matrix(kernel, 8, 8), 2)
     bound = convolution(kernel, (8, 8), dtype="float64").norm_bound()
-    assert bound.dtype == tf.float64
     assert singular <= bound <= singular * (1.1 if min(channels) >= 3 else 1.2)
 
 
 @pytest.mark.parametrize("image_size", [(1, 1), (2, 3), (1, 4), (3, 3)])
-def test_bound_holds_where_the_image_is_smaller_than_the_kernel(image_size):
+def test_fourier_bound_where_the_image_is_smaller_than_the_kernel(fourier, image_size):
     kernel = np.random.default_rng(2).normal(size=(5, 5, 2, 3))
     singular = np.linalg.norm(explicit_matrix(kernel, *image_size), 2)
     layer = convolution(kernel, image_size, dtype="float64")
@@ -101,12 +127,20 @@ def test_bound_holds_where_the_image_is_smaller_than_the_kernel(image_size):
     assert singular <= layer.norm_bound() <= (1 + 1e-8 if image_size == (1, 1) else 2) * singular
 
 
-def test_bound_of_a_constant_kernel_is_attained_in_the_limit():
+def test_fourier_bound_of_a_constant_kernel_is_attained_in_the_limit(fourier):
     kernel = np.ones((3, 3, 1, 1))
     bounds = [convolution(kernel, (n, n), dtype="float64").norm_bound() for n in (4, 64)]
     np.testing.assert_allclose(bounds, 9.0, rtol=1e-8)
     singular = np.linalg.norm(explicit_matrix(kernel, 16, 16), 2)
     assert 0.95 * 9 < singular < 9
+
+
+def test_an_image_too_large_for_eigenvalues_has_its_fourier_bound():
+    """The norm of a constant kernel on n x n is (1 + 2 cos(pi / (n + 1)))^2, its Fourier bound 9."""
+    bound = convolution(np.ones((3, 3, 1, 1)), (66, 66), dtype="float64").norm_bound()
+    np.testing.assert_allclose(bound, 9.0, rtol=1e-8)
+    bound = convolution(np.ones((3, 3, 1, 1)), (20, 20), dtype="float64").norm_bound()
+    np.testing.assert_allclose(bound, (1 + 2 * np.cos(np.pi / 21)) ** 2, rtol=1e-8)
 
 
 def test_norm_on_a_smaller_image_is_not_above():

@@ -4,14 +4,14 @@ from tf_resflow.bijectors.act_norm import ActNorm
 from tf_resflow.bijectors.additive_coupling import AdditiveCoupling
 from tf_resflow.bijectors.affine_coupling import AffineCoupling
 from tf_resflow.bijectors.coupling import Coupling
-from tf_resflow.bijectors.flow import Flow
+from tf_resflow.bijectors.flow import Flow, residual_blocks
 from tf_resflow.bijectors.initialize import initialize
 from tf_resflow.bijectors.invertible_conv_1x1 import InvertibleConv1x1
 from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
 from tf_resflow.bijectors.preprocessing import Logit, Normalize
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.squeeze_2d import Squeeze2D
-from tf_resflow.bijectors.with_log_det import with_log_det
+from tf_resflow.bijectors.with_log_det import with_inverse_solver, with_log_det
 
 __all__ = [
     "ActNorm",
@@ -26,5 +26,7 @@ __all__ = [
     "ResidualBlock",
     "Squeeze2D",
     "initialize",
+    "residual_blocks",
+    "with_inverse_solver",
     "with_log_det",
 ]

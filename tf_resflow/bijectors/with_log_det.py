@@ -1,11 +1,11 @@
-"""The same flow under another estimator of the log-determinant."""
+"""The same flow under another estimator of the log-determinant, or another solver of the inverse."""
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.residual_block import ResidualBlock
 
-__all__ = ["with_log_det"]
+__all__ = ["with_inverse_solver", "with_log_det"]
 
 
 def with_log_det(flow, log_det):
@@ -31,16 +31,39 @@ def with_log_det(flow, log_det):
       An object of the same type. Parts without blocks are the same objects, since their log-determinants are
       exact; so is all of a flow of couplings.
     """
-    return _view(flow, log_det)
+    return _view(flow, {"log_det": log_det})
 
 
-def _view(part, log_det):
+def with_inverse_solver(flow, inverse_solver):
+    """Rebuilds a bijector or distribution with every `ResidualBlock` under another solver of the inverse.
+
+    Variables are shared, as in `with_log_det`.
+
+    ```python
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
+    loose = resflow.bijectors.with_inverse_solver(flow, resflow.solvers.FixedPoint(atol=1e-2))
+    print(loose.forward([[0.1, 0.2]]).shape)
+    # (1, 2)
+    ```
+
+    Args:
+      flow: a bijector or distribution, at any depth of which there are blocks.
+      inverse_solver: `tf_resflow.solvers.Anderson` or `FixedPoint`, or a callable like them.
+
+    Returns:
+      An object of the same type. Parts without blocks are the same objects.
+    """
+    return _view(flow, {"inverse_solver": inverse_solver})
+
+
+def _view(part, arguments):
     if isinstance(part, ResidualBlock):
-        return part.copy(log_det=log_det)
+        return part.copy(**arguments)
     if isinstance(part, (tfp.bijectors.Bijector, tfp.distributions.Distribution)):
         changes = {}
         for key, value in part.parameters.items():
-            changed = _view_nest(value, log_det)
+            changed = _view_nest(value, arguments)
             if changed is not value:
                 changes[key] = changed
         # Not part.copy: a distribution's copy keeps the original, blocks and all, among its submodules.
@@ -48,10 +71,10 @@ def _view(part, log_det):
     return part
 
 
-def _view_nest(value, log_det):
+def _view_nest(value, arguments):
     """`value` with the parts of a nest of it replaced; the same object where nothing changes."""
     parts = tf.nest.flatten(value)
-    views = [_view(part, log_det) for part in parts]
+    views = [_view(part, arguments) for part in parts]
     if all(view is part for view, part in zip(views, parts, strict=True)):
         return value
     return tf.nest.pack_sequence_as(value, views)

@@ -1,23 +1,39 @@
 """Evaluation: held-out scores, baselines, image grids and figures."""
 
 from tf_resflow.evaluation.baselines import gaussian_baseline, uniform_baseline
-from tf_resflow.evaluation.estimator_noise import EstimatorNoise
+from tf_resflow.evaluation.calibration import expected_calibration_error
+from tf_resflow.evaluation.estimator_noise import EstimatorNoise, Noise
+from tf_resflow.evaluation.fid import FeatureMoments, frechet_distance
 from tf_resflow.evaluation.figures_2d import density_figure
-from tf_resflow.evaluation.held_out import HeldOut, Score
+from tf_resflow.evaluation.held_out import HeldOut, Score, stderr_parts
 from tf_resflow.evaluation.images import image_grid, reconstruction_grid, write_png
-from tf_resflow.evaluation.lipschitz import lipschitz_bounds
+from tf_resflow.evaluation.inception import InceptionFeatures
+from tf_resflow.evaluation.interpolation import interpolate_corners, interpolate_pairs
+from tf_resflow.evaluation.lipschitz import lipschitz_bounds, lipschitz_certificate
+from tf_resflow.evaluation.reconstruction import Reconstruction, reconstruct
 from tf_resflow.evaluation.samples import check_samples_path, write_samples
 
 __all__ = [
     "EstimatorNoise",
+    "FeatureMoments",
     "HeldOut",
+    "InceptionFeatures",
+    "Noise",
+    "Reconstruction",
     "Score",
     "check_samples_path",
     "density_figure",
+    "expected_calibration_error",
+    "frechet_distance",
     "gaussian_baseline",
     "image_grid",
+    "interpolate_corners",
+    "interpolate_pairs",
     "lipschitz_bounds",
+    "lipschitz_certificate",
+    "reconstruct",
     "reconstruction_grid",
+    "stderr_parts",
     "uniform_baseline",
     "write_png",
     "write_samples",

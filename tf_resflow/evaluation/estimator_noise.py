@@ -1,49 +1,124 @@
-"""How noisy the training estimator of the log-determinant is."""
+"""How noisy the estimate of an example's loss is, and what the noise comes from."""
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_resflow.data import dequantize
 
-__all__ = ["EstimatorNoise"]
+__all__ = ["EstimatorNoise", "Noise", "nested_noise"]
+
+
+class Noise(NamedTuple):
+    """The moments of the estimate of one example's loss, in the loss's unit.
+
+    Attributes:
+      mean: mean over the examples and the draws.
+      dequantization_std: root mean square, over the examples, of the standard deviation that the
+        dequantisation causes; 0 for continuous data, NaN if it was drawn only once.
+      estimator_std: the same of the log-determinants' probes and numbers of terms.
+      estimator_kurtosis: excess kurtosis of the latter, mean fourth cumulant over mean squared
+        variance: 0 for normal noise. One in the tens means rare, large outliers, and a standard
+        deviation that such a measurement sees only in part.
+    """
+
+    mean: float
+    dequantization_std: float
+    estimator_std: float
+    estimator_kurtosis: float
 
 
 class EstimatorNoise:
-    r"""Measures the standard deviation of a model's training estimate of an example's loss.
+    r"""Measures the noise of a model's estimate of an example's loss by nested repetition.
 
-    The estimate is drawn again and again for the same examples with the same dequantisation, so
-    that nothing but the number of terms and the probes differ. The variance of Russian roulette is
-    finite only if the spectral radius of the branches allows it; one that grows during training,
-    or jumps, asks for more exact terms or another distribution of their number.
+    For the same examples the dequantisation is drawn J times, and for each of these the
+    log-determinants are estimated K times (see `nested_noise`). The variance of Russian roulette is
+    finite only if the spectral radius of the branches allows it; a standard deviation that grows
+    during training, or jumps, asks for more exact terms or another distribution of their number.
 
     Args:
       model: a `FlowModel`.
-      draws: number of estimates for each example.
+      evaluation: whether the estimator is that of the evaluation, else that of the training.
+      dequantizations: J; continuous data have none.
+      draws: K, at least 4.
     """
 
-    def __init__(self, model, draws=8):
+    def __init__(self, model, evaluation=False, dequantizations=1, draws=8):
+        if draws < 4:
+            raise ValueError(f"The fourth moment takes at least 4 draws; got {draws}.")
         self._model, self._draws = model, draws
+        self._dequantizations = 1 if model.levels is None else dequantizations
 
         @tf.function(autograph=False)
         def log_prob(x, seed):
-            return model.distribution.log_prob(tf.identity(x), bijector_kwargs={"seed": seed})
+            density = model.evaluation_distribution if evaluation else model.distribution
+            return density.log_prob(tf.identity(x), bijector_kwargs={"seed": seed})
 
         self._log_prob = log_prob
 
     def __call__(self, x, seed):
-        """Returns the root mean square, over the examples, of each one's standard deviation.
+        """Draws the estimates.
 
         Args:
           x: `[batch, *event_shape]`, data as the model takes it.
           seed: integer.
 
         Returns:
-          A float: bits/dim for integer data, else nats.
+          A `Noise`, in bits/dim for integer data, else in nats.
         """
-        model = self._model
-        if model.levels is not None:
-            x = dequantize(x, model.levels, tf.constant([seed, 0], tf.int32))
-        seeds = [tf.constant([seed, 1 + draw], tf.int32) for draw in range(self._draws)]
-        estimates = np.stack([self._log_prob(x, s).numpy() for s in seeds]).astype(np.float64)
-        std = float(np.sqrt(np.mean(np.var(estimates, axis=0, ddof=1))))
-        return std if model.levels is None else std / (model.num_dimensions * np.log(2.0))
+        stride = self._draws + 1
+        starts = range(0, self._dequantizations * stride, stride)
+        losses = np.array([self._estimates(x, seed, start) for start in starts], np.float64)
+        levels, size = self._model.levels, self._model.num_dimensions
+        noise = nested_noise(-losses if levels is None else -losses / (size * np.log(2.0)))
+        if levels is None:
+            return noise._replace(dequantization_std=0.0)
+        return noise._replace(mean=noise.mean + math.log2(levels))
+
+    def _estimates(self, x, seed, start):
+        """K log-densities of each example under one dequantisation, `[K, batch]`."""
+        if self._model.levels is not None:
+            x = dequantize(x, self._model.levels, tf.constant([seed, start], tf.int32))
+        seeds = range(start + 1, start + 1 + self._draws)
+        return [self._log_prob(x, tf.constant([seed, s], tf.int32)).numpy() for s in seeds]
+
+
+def nested_noise(estimates):
+    r"""The moments of nested draws \(y_{jki} = m_i + d_{ji} + e_{jki}\) of n examples.
+
+    With \(s_{ji}^2\) the sample variance over k, \(k_{4,ji}\) the fourth k-statistic (the unbiased
+    estimate of the fourth cumulant) and \(t_i^2\) the sample variance of the means over k:
+
+        estimator variance       e^2 = mean_ji s_ji^2
+        dequantisation variance  d^2 = max(0, mean_i t_i^2 - e^2 / K)
+        excess kurtosis          mean_ji k_4 / mean_ji sigma^4,
+
+    where \((s^4 - k_4 / K) (K - 1) / (K + 1)\) is the unbiased estimate of \(\sigma^4\).
+
+    Args:
+      estimates: array `[J, K, n]`, K >= 4.
+
+    Returns:
+      A `Noise`; its `dequantization_std` is NaN for J = 1, its kurtosis for no noise.
+
+    References:
+      Scheffé, "The Analysis of Variance" (1959), on nested random effects.
+      Kendall and Stuart, "The Advanced Theory of Statistics", vol. 1 (1958), on k-statistics.
+    """
+    num = estimates.shape[1]
+    means = estimates.mean(axis=1)
+    residuals = estimates - means[:, None]
+    variance = np.sum(residuals**2, axis=1) / (num - 1)
+    fourth, second = np.mean(residuals**4, axis=1), np.mean(residuals**2, axis=1)
+    cumulant = num**2 * ((num + 1) * fourth - 3 * (num - 1) * second**2)
+    cumulant = np.mean(cumulant / ((num - 1) * (num - 2) * (num - 3)))
+    square = (np.mean(variance**2) - cumulant / num) * (num - 1) / (num + 1)
+    between = np.var(means, axis=0, ddof=1).mean() if len(means) > 1 else float("nan")
+    return Noise(
+        mean=float(estimates.mean()),
+        dequantization_std=float(np.sqrt(np.maximum(between - variance.mean() / num, 0.0))),
+        estimator_std=float(np.sqrt(variance.mean())),
+        estimator_kurtosis=float(cumulant / square) if square > 0 else float("nan"),
+    )

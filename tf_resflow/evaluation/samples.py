@@ -25,13 +25,14 @@ def check_samples_path(path):
         raise ValueError(f"The folder {path.absolute().parent} does not exist: make it first.")
 
 
-def write_samples(path, samples, levels=None):
+def write_samples(path, samples, levels=None, columns=None):
     """Writes samples: images as a grid, points in the plane as a scatter plot, any as .npy.
 
     Args:
       path: file to write; .png or .npy.
       samples: array `[num, *event_shape]`.
       levels: number of levels of integer images.
+      columns: images in a row; by default the grid is about square.
 
     Raises:
       ValueError: when the samples cannot be drawn.
@@ -41,7 +42,7 @@ def write_samples(path, samples, levels=None):
     if pathlib.Path(path).suffix == ".npy":
         np.save(path, samples)
     elif samples.ndim == 4:
-        write_png(path, image_grid(samples, levels))
+        write_png(path, image_grid(samples, levels, columns))
     elif samples.shape[1:] == (2,):
         _scatter(path, samples)
     else:

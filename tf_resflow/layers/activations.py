@@ -78,13 +78,17 @@ def _sigmoid(x):
     return 0.5 + 0.5 * tf.tanh(0.5 * x)
 
 
-_compiled = functools.cache(lambda f: tf.function(f, jit_compile=True, autograph=False))
-
-
 def _run(f, *args):
     """f, in one pass over memory where XLA compiles it: see `fused_activations`."""
     fused = _FUSED.get() and not tf.executing_eagerly()
     return (_compiled(f) if fused else f)(*args)
+
+
+@functools.cache
+def _compiled(f):
+    compiled = tf.function(f, jit_compile=True, autograph=False)
+    compiled._omit_frequent_tracing_warning = True  # each shape is traced once
+    return compiled
 
 
 @contextlib.contextmanager

@@ -6,7 +6,10 @@ import dataclasses
 import math
 import typing
 
+import numpy as np
 import tensorflow as tf
+
+_MAX_GRAM_SIZE = 4096  # largest matrix whose eigenvalues are computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ class MatrixOperator:
         """||W||_2, from the Gram matrix of the smaller side."""
         wide = kernel.shape[1] > kernel.shape[0]
         gram = tf.matmul(kernel, kernel, transpose_a=not wide, transpose_b=wide)
-        return tf.sqrt(tf.maximum(tf.reduce_max(tf.linalg.eigvalsh(gram)), 0.0))
+        return _root_of_largest(tf.linalg.eigvalsh(gram))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +119,37 @@ class ConvolutionOperator:
         return self.rmatvec(tf.reduce_sum(kernel, 3, keepdims=True), ones)
 
     def spectral_bound(self, kernel):
+        """||W||_2 where the smaller side has up to 4,096 dimensions, else an upper bound of it.
+
+        The norm is that of the zero-padded convolution itself, from the eigenvalues of its Gram
+        matrix: exact to rounding. The thin side of a branch on images has the image's dimensions; on
+        two cores 28 x 28 x 1 takes 0.05 s and 32 x 32 x 3 takes 3 s. The bound for larger ones comes
+        from Fourier symbols; smooth kernels exceed the norm by 2 % on 16 x 16 images (8 % on 8 x 8).
+        """
+        kernel = self.live(kernel)
+        if self.height * self.width * min(kernel.shape[2:]) <= _MAX_GRAM_SIZE:
+            return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
+        return self._fourier_bound(kernel)
+
+    def gram(self, kernel):
+        """W W' or W'W, whichever is smaller, `[n, n]` with n = height width min(inputs, outputs).
+
+        With K_a the matrix of tap a and S_a the shift of the image by it (zeros come in), W is
+        sum_a S_a (x) K_a; so W W' = sum_ab S_a S_b' (x) K_a K_b', whose two factors are small. The shifts
+        of rows and of columns are independent.
+        """
+        kernel_height, kernel_width, inputs, outputs = kernel.shape
+        if inputs < outputs:  # W'W: the transpose of a convolution is one with the taps mirrored
+            kernel = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
+        rows = tf.constant(_shift_products(self.height, kernel_height), kernel.dtype)
+        columns = tf.constant(_shift_products(self.width, kernel_width), kernel.dtype)
+        taps = tf.einsum("abio,cdip->abcdop", kernel, kernel)
+        gram = tf.einsum("acij,abcdop->bdijop", rows, taps)
+        gram = tf.einsum("bdkl,bdijop->ikojlp", columns, gram)
+        size = self.height * self.width * min(inputs, outputs)
+        return tf.reshape(gram, [size, size])
+
+    def _fourier_bound(self, kernel):
         """An upper bound of ||W||_2 from the Fourier symbols of a periodic convolution.
 
         With r = (k-1)/2, no tap wraps from one pixel of the image to another on a torus of
@@ -125,7 +159,6 @@ class ConvolutionOperator:
         References:
             Sedghi, Gupta and Long, "The singular values of convolutional layers" (2019).
         """
-        kernel = self.live(kernel)
         rows = self.height + (kernel.shape[0] - 1) // 2
         columns = self.width + (kernel.shape[1] - 1) // 2
         taps = tf.signal.rfft(tf.transpose(kernel, [0, 2, 3, 1]), [columns])
@@ -139,4 +172,17 @@ class ConvolutionOperator:
             return tf.reduce_max(tf.math.real(tf.linalg.eigvalsh(gram)))
 
         eigenvalues = tf.map_fn(largest_eigenvalue, tf.range(rows), fn_output_signature=tf.float64)
-        return tf.sqrt(tf.maximum(tf.reduce_max(eigenvalues), 0.0))
+        return _root_of_largest(eigenvalues)
+
+
+def _shift_products(length, num_taps):
+    """S_a S_b' for each two taps of a line of pixels, `[taps, taps, length, length]`.
+
+    S_a takes pixel i + a - r to pixel i, where there is one.
+    """
+    shifts = np.stack([np.eye(length, k=tap - num_taps // 2) for tap in range(num_taps)])
+    return np.einsum("aik,cjk->acij", shifts, shifts)
+
+
+def _root_of_largest(eigenvalues):
+    return tf.sqrt(tf.maximum(tf.reduce_max(eigenvalues), 0.0))

@@ -123,6 +123,7 @@ def _compiled(operator, fixed, tolerance, max_iterations):
         count, v, _ = tf.while_loop(unfinished, body, start)
         return v, count
 
+    run._omit_frequent_tracing_warning = True  # it is traced once
     return run
 
 
@@ -199,7 +200,7 @@ def norm_estimate(operator, kernel, v, domain, codomain):
 def norm_bound(operator, kernel, domain, codomain):
     """An upper bound of ||W||_{p -> q}, computed in float64 and rounded up.
 
-    Exact for p = 1, q = inf and 2 -> 2 matrices; close for 2 -> 2 convolutions
+    Exact for p = 1, for q = inf and for 2 -> 2, but for the bound of large 2 -> 2 convolutions
     (`ConvolutionOperator.spectral_bound`). Otherwise the least of
 
         || (||row||_{p*}) ||_q,   || (||column||_q) ||_{p*},

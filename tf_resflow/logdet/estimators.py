@@ -180,8 +180,8 @@ class AdaptiveSeries(_SeriesEstimator):
 
     Args:
       tolerance: `float` > 0, nats per example.
-      lipschitz_constant: `None`, to compute a rigorous bound from the branch's kernels at each call, or
-        a bound known beforehand.
+      lipschitz_constant: `None`, to compute a rigorous bound from the branch's kernels at each call
+        (which takes seconds for images of thousands of dimensions), or a bound known beforehand.
       order: p, the norm in which the bound holds.
       probes: "rademacher", "gaussian" or "basis".
       num_probes: `int` >= 1.

@@ -3,6 +3,7 @@
 from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.command_line import run
 from tf_resflow.training.config import default_config, validate_config
+from tf_resflow.training.evaluate import METRICS, Evaluation, check_metrics
 from tf_resflow.training.flow_model import FlowModel, build_model
 from tf_resflow.training.load import load
 from tf_resflow.training.loop import Interrupted, NonFiniteError, train
@@ -11,13 +12,16 @@ from tf_resflow.training.optimizer import Adam, AdamW, make_optimizer
 from tf_resflow.training.report import Report
 from tf_resflow.training.step import train_step
 from tf_resflow.training.strategies import STRATEGIES
+from tf_resflow.training.table import table
 from tf_resflow.training.workdir import Workdir
 
 __all__ = [
+    "METRICS",
     "STRATEGIES",
     "Adam",
     "AdamW",
     "AveragedWeights",
+    "Evaluation",
     "FlowModel",
     "Interrupted",
     "MetricsWriter",
@@ -25,11 +29,13 @@ __all__ = [
     "Report",
     "Workdir",
     "build_model",
+    "check_metrics",
     "default_config",
     "load",
     "make_optimizer",
     "read_metrics",
     "run",
+    "table",
     "train",
     "train_step",
     "validate_config",

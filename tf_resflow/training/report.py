@@ -31,14 +31,20 @@ class Report:
         self._noise = evaluation.EstimatorNoise(model)
         self._sample = tf.function(model.sample, autograph=False)
 
+    def batches(self):
+        """Returns the held-out batches: of `config.eval.split`, the first `num_examples`."""
+        settings = self._config.eval
+        limit = settings.num_examples or None
+        return self._dataset.eval_batches(settings.split, settings.batch_size, limit)
+
     def score(self):
         """Returns the held-out `Score` on `config.eval.split`."""
-        return self._held_out(self._batches(), self._config.seed)
+        return self._held_out(self.batches(), self._config.seed)
 
     def estimator_std(self):
         """Returns the standard deviation of the training estimate of a held-out example's loss."""
-        examples = next(iter(self._batches()))
-        return self._noise(examples, self._config.seed)
+        examples = next(iter(self.batches()))
+        return self._noise(examples, self._config.seed).estimator_std
 
     def sample_grid(self):
         """Returns a grid of samples as a uint8 image, or None for vectors."""
@@ -54,7 +60,7 @@ class Report:
         levels = self._dataset.levels
         baselines = {} if levels is None else {"uniform": evaluation.uniform_baseline(levels)}
         if math.prod(self._dataset.event_shape) <= _MAX_GAUSSIAN_SIZE:
-            test = np.concatenate(list(self._batches()))
+            test = np.concatenate(list(self.batches()))
             baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
         return baselines
 
@@ -113,7 +119,7 @@ class Report:
 
     def _reconstructions(self, path):
         levels, num = self._dataset.levels, self._config.eval.num_samples
-        images = next(iter(self._batches()))[:num]
+        images = next(iter(self.batches()))[:num]
         x = data.dequantize(images, levels, tf.constant([self._config.seed, 1], tf.int32))
         again = tf.function(self._model.reconstruct, autograph=False)(x)
         pair = images.numpy(), data.quantize(again, levels).numpy()
@@ -130,11 +136,6 @@ class Report:
 
         points = self._train_array()[:_NUM_FIGURE_POINTS]
         evaluation.density_figure(path, points, samples, log_prob, "density of the model")
-
-    def _batches(self):
-        settings = self._config.eval
-        limit = settings.num_examples or None
-        return self._dataset.eval_batches(settings.split, settings.batch_size, limit)
 
     def _train_array(self):
         """All train examples, or as many fresh ones as the figure takes if they have no end."""

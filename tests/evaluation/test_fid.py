@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from scipy import linalg
+
+from tf_resflow.evaluation import FeatureMoments, frechet_distance
+
+
+def moments(features, batch=37):
+    result = FeatureMoments()
+    for start in range(0, len(features), batch):
+        result.update(features[start : start + batch])
+    return result
+
+
+def features(seed, num=300, size=8, shift=0.0):
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=[num, size]) @ generator.normal(size=[size, size]) + shift
+
+
+def test_moments_of_batches_are_those_of_all():
+    """Far from zero, where the difference of the mean square and the squared mean would fail."""
+    x = features(0, shift=1e7)
+    result = moments(x.astype(np.float64))
+    assert result.num == 300
+    np.testing.assert_allclose(result.mean, x.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(result.covariance, np.cov(x.T), rtol=1e-6)
+
+
+def test_distance_is_that_of_the_matrix_square_root():
+    x, y = features(1), features(2, shift=0.5)
+    root = linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
+    expected = np.sum((x.mean(0) - y.mean(0)) ** 2)
+    expected += np.trace(np.cov(x.T)) + np.trace(np.cov(y.T)) - 2 * np.trace(root)
+    assert frechet_distance(moments(x), moments(y)) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(moments(y), moments(x)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_commuting_covariances():
+    """Those of a set and of its multiple: |m|^2 (c - 1)^2 + (c - 1)^2 tr S."""
+    x = features(3, shift=1.0)
+    expected = 0.25 * (np.sum(x.mean(0) ** 2) + np.trace(np.cov(x.T)))
+    assert frechet_distance(moments(x), moments(1.5 * x)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("rank", [8, 3])
+def test_a_set_is_at_distance_zero_from_itself(rank):
+    """Also with a singular covariance, where the root of a rounding error would be 1e-8."""
+    x = features(4)[:, :rank] @ np.random.default_rng(5).normal(size=[rank, 8])
+    assert frechet_distance(moments(x), moments(x, batch=300)) < 1e-12 * np.trace(np.cov(x.T))
+
+
+def test_too_few_examples():
+    few = moments(features(6, num=8))
+    with pytest.warns(UserWarning, match="8 examples have a singular covariance of 8 features"):
+        assert frechet_distance(few, moments(features(6))) > 0
+    with pytest.raises(ValueError, match="at least 2 examples; got 1"):
+        frechet_distance(moments(features(6, num=1)), few)
+
+
+def test_wrong_shapes():
+    with pytest.raises(ValueError, match="8 and 5"):
+        frechet_distance(moments(features(7)), moments(features(7, size=5)))
+    with pytest.raises(ValueError, match="shape"):
+        moments(np.zeros([4, 2, 2]))

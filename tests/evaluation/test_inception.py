@@ -1,0 +1,37 @@
+import keras
+import numpy as np
+import pytest
+
+from tf_resflow.evaluation import InceptionFeatures, inception
+
+
+class Pixels(keras.layers.Layer):
+    """In place of the network: the image's corners, so that the preprocessing shows."""
+
+    def call(self, x, training):
+        assert not training and x.shape[1:] == (299, 299, 3)
+        corners = [x[:, 0, 0], x[:, -1, -1], x[:, 149, 149]]
+        return keras.ops.concatenate(corners, axis=-1)
+
+
+def test_preprocessing(monkeypatch):
+    monkeypatch.setattr(inception, "_network", lambda weights: Pixels())
+    colour = np.array([[[0, 16, 8], [4, 4, 4]], [[8, 8, 8], [16, 0, 12]]], np.uint8)[None]
+    values = InceptionFeatures(levels=17)(colour)
+    expected = [*[-1, 1, 0], *[1, -1, 0.5], *colour.mean(axis=(1, 2))[0] / 8 - 1]
+    np.testing.assert_allclose(values, [expected], atol=1e-6)
+    grey = InceptionFeatures(levels=256)(np.full([2, 4, 4, 1], 255, np.uint8))
+    np.testing.assert_allclose(grey, np.ones([2, 9]), atol=1e-6)
+
+
+def test_features_of_the_network():
+    """Means of a ReLU's outputs, different for different images, even with random weights."""
+    images = np.stack([np.zeros([8, 8, 1]), np.full([8, 8, 1], 255)]).astype(np.uint8)
+    values = InceptionFeatures(weights=None)(images)
+    assert values.shape == (2, 2048) and values.dtype == np.float32
+    assert values.min() >= 0 and np.abs(values[0] - values[1]).max() > 1e-3
+
+
+def test_missing_weights():
+    with pytest.raises(ValueError, match="'none.h5' cannot be loaded"):
+        InceptionFeatures(weights="none.h5")

@@ -1,0 +1,69 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+from tf_resflow.evaluation import interpolate_corners, interpolate_pairs
+
+tfd = tfp.distributions
+MEAN = np.array([2.0, -1.0])
+
+
+def linear_model():
+    """z = 1.5 x with a base of mean MEAN, so that x = (MEAN + mixture of (1.5 x_i - MEAN)) / 1.5."""
+    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2, 0.9)])
+    branch.layers[0].kernel.assign(0.5 * np.eye(2))
+    flow = resflow.bijectors.Flow([resflow.bijectors.ResidualBlock(branch)])
+    base = tfd.MultivariateNormalDiag(MEAN.astype(np.float32), [1.0, 1.0])
+    return resflow.FlowModel(flow, [2], base=base)
+
+
+def mixture(weights, points):
+    return (MEAN + sum(w * (1.5 * x - MEAN) for w, x in zip(weights, points, strict=True))) / 1.5
+
+
+def test_pairs():
+    first, second = np.random.default_rng(0).normal(size=[2, 5, 2]).astype(np.float32)
+    paths = interpolate_pairs(linear_model(), first, second, num=4, seed=0)
+    assert paths.shape == (5, 4, 2)
+    for i, angle in enumerate([0, np.pi / 6, np.pi / 3, np.pi / 2]):
+        expected = mixture([np.cos(angle), np.sin(angle)], [first, second])
+        np.testing.assert_allclose(paths[:, i], expected, atol=1e-5)
+    np.testing.assert_allclose(paths[:, 0], first, atol=1e-5)
+    np.testing.assert_allclose(paths[:, -1], second, atol=1e-5)
+
+
+def test_corners():
+    corners = np.random.default_rng(1).normal(size=[4, 2]).astype(np.float32)
+    square = interpolate_corners(linear_model(), corners, num=3, seed=0)
+    assert square.shape == (3, 3, 2)
+    ends = [square[0, 0], square[0, 2], square[2, 0], square[2, 2]]
+    np.testing.assert_allclose(ends, corners, atol=1e-5)
+    np.testing.assert_allclose(square[1, 1], mixture([0.5] * 4, corners), atol=1e-5)
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(square[0, 1], mixture([half, half, 0, 0], corners), atol=1e-5)
+    np.testing.assert_allclose(square[1, 2], mixture([0, half, 0, half], corners), atol=1e-5)
+
+
+@pytest.mark.parametrize("factor_out", [False, True])
+def test_paths_between_images_begin_and_end_with_them(factor_out):
+    flow = resflow.flows.image_flow(
+        (4, 4, 1), (1, 1), width=4, num_fc_blocks=1, fc_width=8, factor_out=factor_out
+    )
+    model = resflow.FlowModel(flow, (4, 4, 1), levels=17)
+    images = np.random.default_rng(2).integers(17, size=[6, 4, 4, 1]).astype(np.uint8)
+    paths = interpolate_pairs(model, images[:3], images[3:], num=3, seed=0)
+    assert paths.dtype == tf.uint8 and paths.shape == (3, 3, 4, 4, 1)
+    np.testing.assert_array_equal(paths[:, 0], images[:3])
+    np.testing.assert_array_equal(paths[:, 2], images[3:])
+    square = interpolate_corners(model, images[:4], num=2, seed=0)
+    np.testing.assert_array_equal(tf.reshape(square, [4, 4, 4, 1]), images[:4])
+
+
+def test_wrong_numbers():
+    with pytest.raises(ValueError, match="at least 2 points"):
+        interpolate_pairs(linear_model(), np.zeros([1, 2]), np.zeros([1, 2]), num=1, seed=0)
+    with pytest.raises(ValueError, match="4 corners; got 3"):
+        interpolate_corners(linear_model(), np.zeros([3, 2], np.float32), num=2, seed=0)

@@ -1,0 +1,160 @@
+import functools
+
+import numpy as np
+import pytest
+from scipy import linalg
+
+import tf_resflow as resflow
+from tf_resflow import training
+
+IMAGES = {
+    "data__name": "digits",
+    "model__kind": "image",
+    "model__num_blocks": (1,),
+    "model__width": 4,
+    "model__kernels": (3, 3),
+    "model__num_fc_blocks": 0,
+    "model__logit_alpha": 0.05,
+    "eval__num_examples": 60,
+    "train__steps": 2,
+    "train__warmup_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory, make_config):
+    workdir = tmp_path_factory.mktemp("plane")
+    config = make_config(model__num_blocks=(1,), train__steps=4)
+    return workdir, training.train(config, workdir, progress=False)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory, make_config):
+    workdir = tmp_path_factory.mktemp("images")
+    return workdir, training.train(make_config(**IMAGES), workdir, progress=False)
+
+
+@functools.cache
+def evaluation_of(workdir, *arguments):
+    model = resflow.load(workdir)
+    return training.Evaluation(model, resflow.data.load(model.config.data), *arguments)
+
+
+@pytest.mark.parametrize("name", ["plane", "images"])
+def test_the_default_repeats_the_result_of_the_training(name, request):
+    run = request.getfixturevalue(name)
+    evaluation = evaluation_of(run[0])
+    result = evaluation.header() | evaluation.likelihood()
+    unit = {"plane": "nats", "images": "bits_per_dim"}[name]
+    assert result["unit"] == unit
+    assert result["log_det"] == {"plane": "exact", "images": "roulette"}[name]
+    for key in ("name", "split", "step", "baselines", "num_examples"):
+        assert result[key] == run[1][key]
+    assert result.get("entropy") == run[1].get("entropy")
+    assert result[unit] == pytest.approx(run[1][unit], rel=1e-5)
+    stderr, parts = result[f"{unit}_stderr"], result[f"{unit}_stderr_parts"]
+    assert stderr == pytest.approx(run[1][f"{unit}_stderr"], rel=1e-4)
+    assert np.linalg.norm(list(parts.values())) == pytest.approx(stderr)
+    if name == "plane":
+        assert parts["dequantization"] == 0.0 and parts["estimator"] < 1e-6
+    else:
+        assert 0 < parts["dequantization"] < stderr and 0 < parts["estimator"] < stderr
+
+
+def test_three_ways_to_the_same_score(images):
+    """Exact, roulette and 16 adaptive probes agree within 4 standard errors of the estimators' noise.
+
+    The probes' noise falls to a quarter, within 40 %.
+    """
+    scores = [evaluation_of(images[0], *a).likelihood() for a in (("exact",), (), ("adaptive", 16))]
+    noises = [score["bits_per_dim_stderr_parts"]["estimator"] for score in scores]
+    for score, noise in zip(scores, noises, strict=True):
+        assert score["bits_per_dim"] == pytest.approx(scores[0]["bits_per_dim"], abs=4 * noise + 1e-6)
+    assert noises[0] < 1e-6 and noises[1] < 0.01
+    assert noises[1] / noises[2] == pytest.approx(4.0, rel=0.4)
+    assert evaluation_of(images[0], "adaptive", 16).header()["num_probes"] == 16
+
+
+def test_importance_weighted_bound_is_tighter_and_tells_its_bias(images):
+    evaluation = evaluation_of(images[0], "exact")
+    usual, bound = evaluation.likelihood(), evaluation.importance_weighted(8)
+    bound = bound["importance_weighted"]
+    assert bound["bits_per_dim"] < usual["bits_per_dim"] and bound["num_samples"] == 8
+    assert abs(bound["estimator_bias"]) < 1e-6
+    noisy = evaluation_of(images[0])
+    bias = noisy.importance_weighted(2)["importance_weighted"]["estimator_bias"]
+    std = noisy.noise()["noise"]["evaluation"]["estimator_std"]
+    # Half of the variance in nats, 64 log(2) to a bit per dimension, and half of it for K = 2.
+    assert bias == pytest.approx(-0.25 * std**2 * 64 * np.log(2))
+
+
+def test_reconstruction_and_certificate(images):
+    evaluation = evaluation_of(images[0])
+    result = evaluation.reconstruction()["reconstruction"]
+    assert result["unconverged"] == 0 and result["exact_examples"] == 1.0
+    assert result["num_solves"] == 30
+    certificate = evaluation.lipschitz()["lipschitz"]
+    blocks = certificate["blocks"]
+    assert list(blocks) == list(certificate["layers"]) == ["scale0_block0"]
+    for bounds in blocks.values():
+        assert bounds["certified"] <= bounds["nominal"] * (1 + 1e-3) == pytest.approx(0.98**2, rel=1e-2)
+
+
+def test_distance_of_samples_and_train_images(images):
+    """With the pixels' sums over 2 x 4 patches as features, against the matrix square root."""
+    evaluation = evaluation_of(images[0])
+
+    def features(x):
+        return np.asarray(x, np.float64).reshape(-1, 4, 2, 2, 4).sum(axis=(2, 4)).reshape(-1, 8)
+
+    result = evaluation.fid(features, num_samples=70)["fid"]
+    assert (result["num_samples"], result["num_train"]) == (70, 70)
+    model = resflow.load(images[0])
+    batches = [(30, 30), (30, 30), (30, 10)]
+    samples = [model.sample(n, [0, i]).numpy()[:m] for i, (n, m) in enumerate(batches)]
+    x, y = features(np.concatenate(samples)), features(resflow.data.load({}).array("train")[:70])
+    root = linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
+    expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
+    assert result["fid"] == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["plane", "images"])
+def test_the_table_says_what_was_measured(name, request):
+    evaluation = evaluation_of(request.getfixturevalue(name)[0])
+    result = evaluation.header()
+    assert training.table(result).count("\n") == 0 and result["log_det"] in training.table(result)
+    for metric in training.METRICS[:4]:
+        result |= getattr(evaluation, metric)()
+    scores = {result["unit"]: 3.14159, f"{result['unit']}_stderr": 0.02718, "num_examples": 60}
+    bound = scores | {"num_samples": 8, "estimator_bias": -0.0123}
+    distance = {"fid": 12.5, "num_samples": 70, "num_train": 60}
+    text = training.table(result | {"importance_weighted": bound, "fid": distance})
+    parts = [f"{result[result['unit']]:.4f}", "gaussian", "did not converge", "its inverse"]
+    parts += ["3.1416 ± 0.0272", "8 samples each", "0.0123", "12.5000", "70 samples, 60 train"]
+    assert [part for part in parts if part not in text] == []
+    assert len(text.splitlines()) < 25 and max(map(len, text.splitlines())) < 116
+
+
+def test_what_cannot_be_measured(plane, images):
+    with pytest.raises(ValueError, match="FID is for images"):
+        evaluation_of(plane[0]).fid(None)
+    with pytest.raises(ValueError, match="no importance-weighted bound"):
+        evaluation_of(plane[0]).importance_weighted(4)
+    with pytest.raises(ValueError, match="'roulette', 'adaptive' or 'exact'; got 'fast'"):
+        evaluation_of(plane[0], "fast")
+    with pytest.raises(ValueError, match="Unknown metrics \\['bpd'\\]: choose some of likelihood"):
+        training.check_metrics(["lipschitz", "bpd"])
+    with pytest.raises(ValueError, match="choose some of"):
+        training.check_metrics([])
+
+
+def test_adaptive_needs_a_certificate(images):
+    model = resflow.load(images[0])
+    layer = resflow.layers.lipschitz_layers(model.flow)[0]
+    layer.kernel.assign(np.ones(layer.kernel.shape))
+    corner = np.zeros(layer.vector.shape)
+    corner[:, 0, 0] = 1.0
+    layer.vector.assign(corner)  # of which the convolution makes 4 pixels, and of a constant image 9-fold ones
+    dataset = resflow.data.load(model.config.data)
+    with pytest.raises(ValueError, match="certified Lipschitz constants below 1, but that of scale0_block0"):
+        training.Evaluation(model, dataset, "adaptive")

@@ -1,0 +1,48 @@
+"""Whether a classifier's confidence is its accuracy."""
+
+import numpy as np
+
+__all__ = ["expected_calibration_error"]
+
+
+def expected_calibration_error(probabilities, labels, num_bins=15):
+    r"""The mean gap between confidence and accuracy, over bins of equal width.
+
+    The confidence of a prediction is the largest of its probabilities. With n_b of n predictions in bin
+    b = ((b - 1) / B, b / B], of which the share acc_b is right and whose mean confidence is conf_b,
+
+        ECE = sum_b n_b / n |acc_b - conf_b|.
+
+    ```python
+    import tf_resflow as resflow
+    print(resflow.evaluation.expected_calibration_error([[0.9, 0.1], [0.1, 0.9]], [0, 0]))
+    # 0.4
+    ```
+
+    Args:
+      probabilities: array `[num, classes]`, each row of sum 1.
+      labels: integers `[num]`, the true classes.
+      num_bins: B; 15 as in the literature, on which the value depends.
+
+    Returns:
+      A float in [0, 1].
+
+    Raises:
+      ValueError: when the shapes do not fit, or a probability is not in [0, 1].
+
+    References:
+      Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
+    """
+    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
+        raise ValueError(
+            "Expected probabilities [num, classes] and labels [num], num > 0; got the shapes "
+            f"{probabilities.shape} and {labels.shape}."
+        )
+    if not np.all((probabilities >= 0) & (probabilities <= 1 + 1e-6)):
+        raise ValueError("Probabilities are in [0, 1]: apply a softmax to the logits first.")
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    gaps = np.bincount(bins, right - confidence, minlength=num_bins)
+    return float(np.sum(np.abs(gaps)) / len(labels))

@@ -1,0 +1,188 @@
+"""The evaluation of a trained model behind `bin/evaluate.py`, metric by metric."""
+
+import functools
+import math
+
+import tensorflow as tf
+
+from tf_resflow import bijectors, evaluation, flows, logdet
+from tf_resflow.training.report import Report
+
+__all__ = ["Evaluation", "METRICS", "check_metrics"]
+
+METRICS = ("likelihood", "noise", "reconstruction", "lipschitz", "importance_weighted", "fid")
+"""Names of the metrics, each a method of `Evaluation`."""
+
+_NOISE_DRAWS = {"dequantizations": 4, "draws": 8}
+
+
+def check_metrics(names):
+    """Checks the names of metrics.
+
+    Args:
+      names: a list of `str`.
+
+    Raises:
+      ValueError: for an empty list or an unknown name.
+    """
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or not names:
+        raise ValueError(
+            f"Unknown metrics {unknown}: choose some of {', '.join(METRICS)}, separated by commas."
+        )
+
+
+class Evaluation:
+    """Measures a trained model; each metric is a method that returns a part of the result.
+
+    ```python
+    model = resflow.load("runs/digits")
+    evaluation = training.Evaluation(model, resflow.data.load(model.config.data), log_det="exact")
+    print(evaluation.likelihood()["bits_per_dim"], evaluation.reconstruction())
+    ```
+
+    Args:
+      model: a `FlowModel` of `tf_resflow.load`.
+      dataset: the `Dataset` of its run.
+      log_det: how log-determinants are evaluated. "roulette": Russian roulette as in
+        `config.model.estimator.eval`; "adaptive": until the rest of the series is certainly below
+        1e-4 nats for each block and probe, which takes certified Lipschitz constants below 1; "exact":
+        slogdet. None is what the training's evaluations take: exact up to 16 coordinates, else roulette.
+      num_probes: probe vectors for each example of "roulette" and "adaptive".
+
+    Raises:
+      ValueError: when "adaptive" cannot be certified, or a value is unknown.
+    """
+
+    def __init__(self, model, dataset, log_det=None, num_probes=1):
+        self._model, self._dataset, self._config = model, dataset, model.config
+        self._log_det = log_det or _default_log_det(model)
+        self._num_probes = num_probes
+        estimator = _estimator(model, self._log_det, num_probes)
+        model.evaluation_distribution = bijectors.with_log_det(model.distribution, estimator)
+        self._report = Report(model.config, model, dataset)
+        self.unit = self._report.unit
+
+    def header(self):
+        """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det" and "num_probes"."""
+        return {
+            "name": self._dataset.name,
+            "split": self._config.eval.split,
+            "step": self._model.step,
+            "unit": self.unit,
+            "log_det": self._log_det,
+            "num_probes": self._num_probes,
+        }
+
+    def likelihood(self):
+        """The score, its standard error and the error's parts, the baselines and the entropy.
+
+        The keys are those of the training's result.json, and "bits_per_dim_stderr_parts" (or "nats_..."),
+        see `evaluation.stderr_parts`.
+        """
+        score = self._report.score()
+        result = {
+            self.unit: score.mean,
+            f"{self.unit}_stderr": score.stderr,
+            f"{self.unit}_stderr_parts": evaluation.stderr_parts(score, self._evaluation_noise),
+            "num_examples": score.num_examples,
+            "baselines": self._report.baselines,
+        }
+        if self._dataset.entropy is not None:
+            result["entropy"] = self._dataset.entropy
+        return result
+
+    def importance_weighted(self, num_samples=16):
+        """The bound of several dequantisations, see `evaluation.HeldOut`; for integer data.
+
+        "estimator_bias" is about how much, at most, the noise of the log-determinants lowers it:
+        (1 - 1 / K) times half their variance in nats, on the scale of the score.
+        """
+        bound = evaluation.HeldOut(self._model, num_samples=num_samples)
+        score = bound(self._report.batches(), self._config.seed)
+        nats = self._model.num_dimensions * math.log(2.0)
+        bias = -0.5 * nats * self._evaluation_noise.estimator_std**2 * (1 - 1 / num_samples)
+        return {
+            "importance_weighted": {
+                self.unit: score.mean,
+                f"{self.unit}_stderr": score.stderr,
+                "num_samples": num_samples,
+                "num_examples": score.num_examples,
+                "estimator_bias": bias,
+            }
+        }
+
+    def noise(self):
+        """The `evaluation.Noise` of the training's and of this evaluation's estimate of a loss."""
+        training = self._noise_of("training")._asdict()
+        return {"noise": {"training": training, "evaluation": self._evaluation_noise._asdict()}}
+
+    def reconstruction(self):
+        """The `evaluation.Reconstruction` of the first batch."""
+        result = evaluation.reconstruct(self._model, self._first_batch, self._config.seed)
+        return {"reconstruction": result._asdict()}
+
+    def lipschitz(self):
+        """The `evaluation.lipschitz_certificate` of the flow."""
+        return {"lipschitz": evaluation.lipschitz_certificate(self._model.flow)}
+
+    def fid(self, features, num_samples=10_000):
+        """The Fréchet distance of samples and the train images.
+
+        Args:
+          features: function of integer images to features `[batch, size]`, such as an
+            `evaluation.InceptionFeatures`; then the distance is FID.
+          num_samples: number of samples, and at most of train images.
+        """
+        if len(self._dataset.event_shape) != 3:
+            raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
+        batch_size = self._config.eval.batch_size
+        data, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
+        for batch in self._dataset.eval_batches("train", batch_size, num_samples):
+            data.update(features(batch))
+        draw = tf.function(self._model.sample, autograph=False)
+        for index in range(math.ceil(num_samples / batch_size)):
+            seed = tf.constant([self._config.seed, index], tf.int32)
+            samples.update(features(draw(batch_size, seed)[: num_samples - samples.num]))
+        distance = evaluation.frechet_distance(samples, data)
+        return {"fid": {"fid": distance, "num_samples": samples.num, "num_train": data.num}}
+
+    @functools.cached_property
+    def _evaluation_noise(self):
+        return self._noise_of("evaluation")
+
+    def _noise_of(self, use):
+        measure = evaluation.EstimatorNoise(self._model, use == "evaluation", **_NOISE_DRAWS)
+        return measure(self._first_batch, self._config.seed)
+
+    @functools.cached_property
+    def _first_batch(self):
+        return next(iter(self._report.batches()))
+
+
+def _default_log_det(model):
+    block, *_ = bijectors.residual_blocks(model.evaluation_distribution)
+    return "exact" if isinstance(block.log_det, logdet.Exact) else "roulette"
+
+
+def _estimator(model, log_det, num_probes):
+    config = model.config.model
+    if log_det == "exact":
+        return logdet.Exact()
+    if log_det == "roulette":
+        roulette = flows.build_estimator(config.estimator.eval, per_example=True)
+        roulette.num_probes = num_probes
+        return roulette
+    if log_det != "adaptive":
+        raise ValueError(f"log_det is 'roulette', 'adaptive' or 'exact'; got {log_det!r}.")
+    bounds = evaluation.lipschitz_bounds(model.flow)
+    worst = max(bounds, key=bounds.get)
+    if not bounds[worst] < 1:
+        raise ValueError(
+            f"log_det='adaptive' needs certified Lipschitz constants below 1, but that of {worst} is "
+            f"{bounds[worst]:.4f}. Evaluate with 'roulette' or 'exact', or train with a lower "
+            "config.model.coefficient."
+        )
+    return logdet.AdaptiveSeries(
+        lipschitz_constant=bounds[worst], order=config.norms[0], num_probes=num_probes
+    )

@@ -1,0 +1,102 @@
+"""The result of an evaluation as a table for the screen."""
+
+__all__ = ["table"]
+
+_WIDTH = 24  # of the column of names
+
+
+def table(result):
+    """Lays out the result of `Evaluation`, without the constants of single layers and blocks.
+
+    Args:
+      result: a dict of the header and of some of the metrics.
+
+    Returns:
+      A string of several lines.
+    """
+    probes = f", {result['num_probes']} probes" if result["num_probes"] > 1 else ""
+    lines = [
+        f"{result['name']} ({result['split']}), {result['step']:,} training steps, "
+        f"log-determinants: {result['log_det']}{probes}"
+    ]
+    unit = result["unit"]
+    if unit in result:
+        lines += _likelihood(result, unit)
+    for name, rows in _ROWS.items():
+        if name in result:
+            lines += rows(result[name], unit)
+    return "\n".join(lines)
+
+
+def _row(name, *cells):
+    return f"{name:{_WIDTH}}" + "  ".join(cells)
+
+
+def _likelihood(result, unit):
+    parts = result[f"{unit}_stderr_parts"].items()
+    baselines = dict(result["baselines"])
+    if "entropy" in result:
+        baselines["entropy of the data"] = result["entropy"]
+    yield _row(_named(unit), _score(result, unit))
+    yield _row("  its standard error", ", ".join(f"{name} {value:.4f}" for name, value in parts))
+    yield _row("  baselines", ", ".join(f"{name} {value:.3f}" for name, value in baselines.items()))
+
+
+def _score(result, unit):
+    mean, stderr = result[unit], result[f"{unit}_stderr"]
+    return f"{mean:.4f} ± {stderr:.4f}  ({result['num_examples']:,} examples)"
+
+
+def _named(unit):
+    return unit.replace("_per_", "/")
+
+
+def _importance_weighted(result, unit):
+    samples = f"{result['num_samples']} samples each"
+    yield _row("importance-weighted", _score(result, unit), samples)
+    bias = f"lower by up to about {abs(result['estimator_bias']):.4f} for the log-determinants' noise"
+    yield _row("  its bias", bias)
+
+
+def _noise(result, unit):
+    yield _row("noise of one example", "dequantization  estimator  excess kurtosis")
+    for use, noise in result.items():
+        std, estimator, kurtosis = (noise[k] for k in list(noise)[1:])
+        yield _row(f"  {use}", f"{std:14.4f}  {estimator:9.4f}  {kurtosis:15.1f}")
+
+
+def _reconstruction(result, unit):
+    levels = ""
+    if result["max_levels"] is not None:
+        levels = f" = {result['max_levels']:.1e} levels; {result['exact_examples']:.1%} come back exactly"
+    yield _row("reconstruction error", f"at most {result['max_error']:.1e}{levels}")
+    solves = (
+        f"{result['mean_iterations']:.1f} evaluations, at most {result['max_iterations']}; "
+        f"{result['unconverged']:,} of {result['num_solves']:,} did not converge; "
+        f"residual at most {result['max_residual']:.1e}"
+    )
+    yield _row("  a block's inverse", solves)
+
+
+def _lipschitz(result, unit):
+    yield _row("Lipschitz constant", "nominal     certified")
+    blocks = result["blocks"]
+    worst = max(blocks, key=lambda name: blocks[name]["certified"])
+    rows = {f"  {worst} of {len(blocks)}": blocks[worst]}
+    rows |= {"  flow": result["flow"], "  its inverse": result["inverse"]}
+    for name, bounds in rows.items():
+        yield _row(name, f"{bounds['nominal']:<10.5g}", f"{bounds['certified']:.5g}")
+
+
+def _fid(result, unit):
+    sizes = f"({result['num_samples']:,} samples, {result['num_train']:,} train images)"
+    yield _row("Fréchet distance", f"{result['fid']:.4f}  {sizes}")
+
+
+_ROWS = {
+    "importance_weighted": _importance_weighted,
+    "noise": _noise,
+    "reconstruction": _reconstruction,
+    "lipschitz": _lipschitz,
+    "fid": _fid,
+}
