@@ -32,6 +32,7 @@ setuptools.setup(
     python_requires=">=3.10,<3.14",
     install_requires=[
         "absl-py>=2.0",
+        "einops>=0.7",
         "importlib_resources>=5.0",
         "keras>=3.12,<3.16",
         "matplotlib>=3.7",

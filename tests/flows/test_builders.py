@@ -203,6 +203,17 @@ def test_learned_norms():
     np.testing.assert_allclose(flow.inverse(tf.identity(y)), x, atol=1e-11)
 
 
+def test_a_bound_on_trust():
+    """Where the coefficients give none below 1."""
+    for build in (
+        lambda **bound: flows.vector_flow(2, 1, (4,), coefficient=1.1, **bound),
+        lambda **bound: flows.image_flow((4, 4, 1), (1,), 2, (1, 1), 1, 2, coefficient=1.1, **bound),
+    ):
+        with pytest.raises(ValueError, match="has Lipschitz constant 1.21"):
+            build()
+        assert {block.lipschitz_constant for block in blocks(build(lipschitz_constant=0.9))} == {0.9}
+
+
 @pytest.mark.parametrize("activation", sorted(flows.ACTIVATIONS))
 def test_every_activation(activation):
     branch = flows.dense_branch([4], (6,), activation)

@@ -248,8 +248,7 @@ def build_model(config, dataset):
     Returns:
       A `FlowModel`.
     """
-    statistics = {} if config.model.kind == "image" else {"mean": dataset.mean, "std": dataset.std}
-    flow = flows.build_flow(config.model, dataset.event_shape, seed=config.seed, **statistics)
+    flow = flows.build_flow(config.model, dataset.event_shape, dataset.mean, dataset.std, seed=config.seed)
     if math.prod(dataset.event_shape) <= _EXACT_SIZE:
         evaluation_log_det = logdet.Exact()
     else:
