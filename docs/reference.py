@@ -1,4 +1,4 @@
-"""What the reference needs beside its tools: links from names, and functions that share their module's name."""
+"""What the reference needs beside its tools: links from names, formulas, functions named like their modules."""
 
 import xml.etree.ElementTree as etree
 
@@ -29,6 +29,15 @@ class _Link(InlineProcessor):
         link = etree.Element("autoref", identifier=f"tf_resflow{m[2]}")
         etree.SubElement(link, "code").text = AtomicString(m[1])
         return link, m.start(0), m.end(0)
+
+
+class Docstrings(griffe.Extension):
+    r"""Docstrings have formulas between \\( and \\), as in TFP; Markdown has them between \( and \)."""
+
+    def on_object(self, *, obj, **_):
+        """Takes the second backslash away."""
+        if obj.docstring:
+            obj.docstring.value = obj.docstring.value.replace(r"\\(", r"\(").replace(r"\\)", r"\)")
 
 
 class Exports(griffe.Extension):
