@@ -77,3 +77,9 @@ def test_numbers_of_parameters():
     assert len(rows) == 5
     for name, number in rows:
         assert f"({number})" in importlib.import_module(f"configs.{name}").__doc__
+
+
+def test_links_of_the_readme():
+    links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text())
+    assert len(links) > 3
+    assert [link for link in links if not (ROOT / link).exists()] == []
