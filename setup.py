@@ -5,6 +5,7 @@ import pathlib
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
+DOCS = ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 
 
 def version() -> str:
@@ -50,7 +51,8 @@ setuptools.setup(
     ],
     extras_require={
         "torch": ["torch>=2.0"],
-        "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
+        "docs": DOCS,
+        "dev": [*DOCS, "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
     },
     classifiers=[
         "Intended Audience :: Science/Research",
