@@ -1,6 +1,7 @@
-# Two commands, each complete on a machine that has Python 3.10 to 3.13 and make:
+# Three commands, each complete on a machine that has Python 3.10 to 3.13 and make:
 #   make digits   trains on scikit-learn's digits; results in runs/digits
-#   make test     the linter and the test suite
+#   make docs     the documentation, in site/
+#   make test     the linter and the test suite, which builds the documentation, too
 # Another interpreter: make test PYTHON=python3.12. Another number of test processes: make test WORKERS=4.
 
 PYTHON ?= python3
@@ -11,14 +12,18 @@ WORKDIR ?= runs/digits
 ARGS ?=
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+export NO_MKDOCS_2_WARNING ?= 1
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: digits test lint clean
+.PHONY: digits docs test lint clean
 
 digits: $(STAMP)
 	$(BIN)/python bin/train.py --config=configs/digits.py --workdir=$(WORKDIR) $(ARGS)
+
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --strict
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -27,7 +32,7 @@ lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 
 clean:
-	rm -rf $(VENV) *.egg-info build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) *.egg-info build dist site .pytest_cache .ruff_cache
 
 $(STAMP): setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || { \

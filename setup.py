@@ -5,6 +5,7 @@ import pathlib
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
+DOCS = ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 
 
 def version() -> str:
@@ -31,6 +32,7 @@ setuptools.setup(
     python_requires=">=3.10,<3.14",
     install_requires=[
         "absl-py>=2.0",
+        "einops>=0.7",
         "importlib_resources>=5.0",
         "keras>=3.12,<3.16",
         "matplotlib>=3.7",
@@ -49,7 +51,8 @@ setuptools.setup(
     ],
     extras_require={
         "torch": ["torch>=2.0"],
-        "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
+        "docs": DOCS,
+        "dev": [*DOCS, "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
     },
     classifiers=[
         "Intended Audience :: Science/Research",

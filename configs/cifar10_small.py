@@ -2,8 +2,8 @@ r"""CIFAR-10 with the small model of `mnist_small.py`, for a machine without a G
 
 python bin/train.py --config=configs/cifar10_small.py --workdir=runs/cifar10_small --config.data.data_dir=DIR
 
-DIR is a TFDS folder; --config.data.download=True downloads the data set. No score is expected, and the time is
-not measured here: `bsds32_small.py` has images of the same size.
+DIR is a TFDS folder; --config.data.download=True downloads the data set. Neither
+score nor time is measured here.
 """
 
 from configs import mnist_small

@@ -4,6 +4,8 @@ python bin/train.py --config=configs/fashion_mnist_small.py --workdir=runs/fashi
   --config.data.data_dir=DIR
 
 DIR is a TFDS folder; without it, TFDS's own default. --config.data.download=True downloads the data set.
+1,500 steps gave 3.936 +- 0.031 bits/dim on the first 1,000 test images (weights averaged; uniform 8.000, Gaussian
+6.462) in 18 minutes on two cores that had other work to do.
 """
 
 from configs import mnist_small

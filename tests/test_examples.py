@@ -1,4 +1,4 @@
-"""Every Python example in a docstring or in the README runs, and prints what the comments below its prints say."""
+"""Every Python example in a docstring, the README or docs/ runs, and prints what its comments say."""
 
 import contextlib
 import importlib
@@ -23,7 +23,8 @@ NAMES = {"keras": keras, "np": np, "resflow": tf_resflow, "tf": tf}
 
 
 def documents():
-    yield "README.md", (ROOT / "README.md").read_text()
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        yield path.relative_to(ROOT), path.read_text()
     names = [info.name for info in pkgutil.walk_packages(tf_resflow.__path__, "tf_resflow.")]
     for name in names:
         module = importlib.import_module(name)

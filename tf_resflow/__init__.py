@@ -1,6 +1,6 @@
 """Residual Flows for TensorFlow Probability."""
 
-from tf_resflow import bijectors, data, evaluation, flows, layers, logdet, solvers, training
+from tf_resflow import bijectors, data, evaluation, flows, interop, layers, logdet, solvers, training
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.training import FlowModel, HybridModel, load
 from tf_resflow.version import __version__
@@ -13,6 +13,7 @@ __all__ = [
     "data",
     "evaluation",
     "flows",
+    "interop",
     "layers",
     "load",
     "logdet",

@@ -132,6 +132,18 @@ def test_an_unknown_key_is_answered_with_the_nearest(tmp_path):
     assert "no key 'train.stesp'. Did you mean 'train.steps'?" in error
 
 
+def test_a_config_imports_its_neighbour_and_takes_an_argument(tmp_path):
+    """A wrong value, to stop before training."""
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    (folder / "base.py").write_text("from tf_resflow.training import default_config as get_config\n")
+    lines = ["from experiments import base", "def get_config(rate):", "    config = base.get_config()"]
+    lines += ["    config.train.learning_rate = float(rate)", "    return config"]
+    (folder / "derived.py").write_text("\n".join(lines))
+    error = run_in_error("train", f"--config={folder}/derived.py:-5", f"--workdir={tmp_path}/run")
+    assert "config.train.learning_rate is -5.0; it must be above 0" in error
+
+
 def test_an_unwritable_workdir():
     error = run_in_error("train", *CONFIG, "--workdir=/dev/null/run")
     assert "Cannot write to the workdir /dev/null/run" in error

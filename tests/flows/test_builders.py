@@ -203,6 +203,17 @@ def test_learned_norms():
     np.testing.assert_allclose(flow.inverse(tf.identity(y)), x, atol=1e-11)
 
 
+def test_a_bound_on_trust():
+    """Where the coefficients give none below 1."""
+    for build in (
+        lambda **bound: flows.vector_flow(2, 1, (4,), coefficient=1.1, **bound),
+        lambda **bound: flows.image_flow((4, 4, 1), (1,), 2, (1, 1), 1, 2, coefficient=1.1, **bound),
+    ):
+        with pytest.raises(ValueError, match="has Lipschitz constant 1.21"):
+            build()
+        assert {block.lipschitz_constant for block in blocks(build(lipschitz_constant=0.9))} == {0.9}
+
+
 @pytest.mark.parametrize("activation", sorted(flows.ACTIVATIONS))
 def test_every_activation(activation):
     branch = flows.dense_branch([4], (6,), activation)
@@ -211,6 +222,19 @@ def test_every_activation(activation):
     y = bijectors.ResidualBlock(branch, EXACT).forward(x)
     assert np.all(np.isfinite(y))
     assert np.max(np.abs(y - x)) > 1e-4
+
+
+@pytest.mark.parametrize("activation", ["clipswish", "elu", "fullsort", "lipswish", "maxmin"])
+def test_activations_on_images_of_any_number_in_a_graph(activation):
+    """The whole series with the exact trace is the logarithm of the determinant of a dense Jacobian."""
+    branch = flows.conv_branch((2, 3, 4), 6, (3, 1), activation, coefficient=0.5)
+    series = resflow.logdet.PowerSeries(12, probes="basis")
+    block = bijectors.ResidualBlock(branch, series)
+    x = tf.random.stateless_normal([2, 2, 3, 4], [0, 1])
+    signature = [tf.TensorSpec([None, 2, 3, 4])]
+    log_det = tf.function(lambda x: block.forward_log_det_jacobian(x), signature)(x)
+    exact = bijectors.ResidualBlock(branch, EXACT).forward_log_det_jacobian(tf.identity(x))
+    np.testing.assert_allclose(log_det, exact, atol=1e-3)
 
 
 def weights(flow):

@@ -23,6 +23,7 @@ def test_defaults_are_valid_and_locked():
         ("train.optimizer", "adma"),
         ("model.coefficient", 1.0),
         ("model.coefficient", 0.0),
+        ("model.lipschitz_constant", 1.0),
         ("model.num_blocks", ()),
         ("model.num_blocks", (0, 0)),
         ("model.kernels", (3, 2, 3)),
@@ -76,6 +77,15 @@ def test_couplings_have_no_norms():
     config.model.block = "residual"
     with pytest.raises(ValueError, match="config.model.norms"):
         configs.validate_config(config)
+
+
+def test_a_coefficient_above_1_needs_a_bound_on_trust():
+    config = configs.default_config()
+    config.model.coefficient = 1.05
+    with pytest.raises(ValueError, match="config.model.coefficient is 1.05; it must be below 1"):
+        configs.validate_config(config)
+    config.model.lipschitz_constant = 0.9
+    configs.validate_config(config)
 
 
 @pytest.mark.parametrize(

@@ -331,11 +331,14 @@ def test_build_model():
     config.model.num_blocks = (1, 1)
     config.model.width = config.model.fc_width = 4
     config.model.num_fc_blocks = 1
-    dataset = resflow.data.Dataset.from_arrays("demo", {"train": np.zeros([8, 4, 6, 1], "uint8")}, levels=4)
+    statistics = {"mean": np.array([0.5]), "std": np.array([0.2])}
+    images = np.zeros([8, 4, 6, 1], "uint8")
+    dataset = resflow.data.Dataset.from_arrays("demo", {"train": images}, levels=4, **statistics)
     model = resflow.training.build_model(config, dataset)
     assert (model.event_shape, model.levels, model.num_dimensions, model.seed) == (
         (4, 6, 1), 4, 24, 3
     )  # fmt: skip
+    np.testing.assert_allclose(model.flow.bijectors[0].forward([[[0.7]]]), [[[1.0]]], rtol=1e-6)
     modules = model.evaluation_distribution.submodules
     blocks = [m for m in modules if isinstance(m, resflow.bijectors.ResidualBlock)]
     assert {b.log_det.num_exact_terms for b in blocks} == {20}

@@ -41,6 +41,7 @@ def test_the_same_config_is_taken_again(tmp_path):
     [
         ("train.steps", 9000),
         ("data.data_dir", "elsewhere"),
+        ("data.download", True),
         ("train.log_every", 7),
         ("eval.batch_size", 3),
     ],

@@ -24,11 +24,14 @@ class Dataset:
     gives the examples of a split one after the other, for data too large for that. The train split
     of a generated data set (`draw`) has no end: every step draws fresh examples.
 
-    Example:
-    >>> dataset = Dataset.from_arrays("demo", {"train": np.zeros([100, 2], np.float32)})
-    >>> batches = dataset.train_batches(batch_size=32, seed=0)
-    >>> next(iter(batches)).shape
-    TensorShape([32, 2])
+    ```python
+    import numpy as np
+    import tf_resflow as resflow
+    dataset = resflow.data.Dataset.from_arrays("demo", {"train": np.zeros([100, 2], "float32")})
+    batches = dataset.train_batches(batch_size=32, seed=0)
+    print(next(iter(batches)).shape)
+    # (32, 2)
+    ```
 
     Attributes:
         name: name of the data set.

@@ -149,6 +149,7 @@ DENSITIES = {
     "2spirals": BlurredCurves(_spiral, 2, 0.1, nodes=300),
     "swissroll": BlurredCurves(_swiss_roll, 1, 0.2, nodes=300),
 }
+"""The densities by name: objects with `sample(num, generator)`, `log_density(points)` and `entropy()`."""
 
 
 def sample(name, num, seed):

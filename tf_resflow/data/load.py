@@ -66,9 +66,11 @@ def default_config(**fields):
 def load(config):
     """Loads the data set that a config describes.
 
-    Example:
-    >>> load({"name": "digits"}).event_shape
-    (8, 8, 1)
+    ```python
+    import tf_resflow as resflow
+    print(resflow.data.load({"name": "digits"}).event_shape)
+    # (8, 8, 1)
+    ```
 
     Args:
         config: mapping of some of the fields of `default_config`; the others take their defaults.

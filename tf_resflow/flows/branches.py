@@ -18,6 +18,7 @@ ACTIVATIONS = {
     "relu": lambda **kwargs: keras.layers.Activation("relu", **kwargs),
     "tanh": lambda **kwargs: keras.layers.Activation("tanh", **kwargs),
 }
+"""The activations of a branch by name: functions of the keyword arguments of a `keras.layers.Layer`."""
 
 
 class _Layers:

@@ -31,7 +31,7 @@ def build_flow(config, event_shape, mean=None, std=None, seed=0, dtype="float32"
     Args:
       config: the `model` section of a config, see `tf_resflow.training.default_config`.
       event_shape: shape of an event of the data.
-      mean: statistics of the data for vectors, or `None`.
+      mean: statistics of the data, per coordinate or channel, or `None`.
       std: see `mean`.
       seed: `int`, of the parameters.
       dtype: of the parameters.
@@ -56,6 +56,7 @@ def build_flow(config, event_shape, mean=None, std=None, seed=0, dtype="float32"
         "mean": mean,
         "std": std,
         "log_det": build_estimator(config.estimator.train, per_example=False),
+        "lipschitz_constant": config.lipschitz_constant,
         "seed": seed,
         "dtype": dtype,
     }

@@ -38,6 +38,7 @@ def image_flow(
     inv_1x1_conv=False,
     log_det=None,
     inverse_solver=None,
+    lipschitz_constant=None,
     seed=0,
     dtype="float32",
 ):
@@ -76,10 +77,11 @@ def image_flow(
       squeeze_first: whether a squeeze comes before the first scale (images above 32 x 32).
       factor_out: whether half of the channels leave at each squeeze between scales.
       block: "residual", "affine_coupling" or "additive_coupling". Couplings have no use for `activation`,
-        `coefficient`, `norms`, `log_det` and `inverse_solver`.
+        `coefficient`, `norms`, `log_det`, `inverse_solver` and `lipschitz_constant`.
       inv_1x1_conv: whether an `InvertibleConv1x1` comes before each convolutional block.
       log_det: estimator of the residual blocks.
       inverse_solver: solver of the residual blocks.
+      lipschitz_constant: bound of each residual branch, on trust; `None`: the product of its coefficients.
       seed: `int`, of the parameters.
       dtype: of the parameters.
 
@@ -94,7 +96,12 @@ def image_flow(
     """
     if block == "residual":
         options = {"activation": activation, "coefficient": coefficient, "norms": norms, "dtype": dtype}
-        make_block = _residual_block(width, kernels, fc_width, options, log_det, inverse_solver)
+        block_options = {
+            "log_det": log_det,
+            "inverse_solver": inverse_solver,
+            "lipschitz_constant": lipschitz_constant,
+        }
+        make_block = _residual_block(width, kernels, fc_width, options, block_options)
     elif block in _COUPLINGS:
         make_block = _coupling(_COUPLINGS[block], width, kernels, fc_width, dtype)
     else:
@@ -156,7 +163,7 @@ def _scale(make_block, act_norm, inv_1x1_conv, seed, dtype):
     return make
 
 
-def _residual_block(width, kernels, fc_width, options, log_det, inverse_solver):
+def _residual_block(width, kernels, fc_width, options, block_options):
     """A function that makes the residual blocks."""
 
     def make(shape, scale, index, dense, seed, name):
@@ -166,7 +173,7 @@ def _residual_block(width, kernels, fc_width, options, log_det, inverse_solver):
         else:
             first = scale == index == 0
             branch = conv_branch(shape, width, kernels, preactivation=not first, seed=seed, **options)
-        return bijectors.ResidualBlock(branch, log_det, inverse_solver, name=name)
+        return bijectors.ResidualBlock(branch, name=name, **block_options)
 
     return make
 

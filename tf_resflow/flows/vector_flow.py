@@ -21,6 +21,7 @@ def vector_flow(
     condition_size=None,
     log_det=None,
     inverse_solver=None,
+    lipschitz_constant=None,
     seed=0,
     dtype="float32",
 ):
@@ -48,6 +49,7 @@ def vector_flow(
       condition_size: size of a conditional vector, or `None`.
       log_det: estimator of the blocks.
       inverse_solver: solver of the blocks.
+      lipschitz_constant: bound of each block's branch, on trust; `None`: the product of its coefficients.
       seed: `int`, of the parameters.
       dtype: of the parameters.
 
@@ -77,6 +79,7 @@ def vector_flow(
                 branch,
                 log_det,
                 inverse_solver,
+                lipschitz_constant,
                 conditional=condition_size is not None,
                 name=f"block{i}",
             )

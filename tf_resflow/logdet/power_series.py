@@ -62,7 +62,7 @@ def _sum_series(vjp, v, terms):
     """
 
     def body(k, sign, w, log_det, u):
-        w = vjp(w)
+        w = tf.ensure_shape(vjp(w), rows)  # some activations' gradients forget their shape in a graph
         log_det += sign * terms.weight(k) / tf.cast(k, v.dtype) * _inner(w, v)
         u -= sign * _per_row(terms.neumann_weight(k), v) * w
         return k + 1, -sign, w, log_det, u

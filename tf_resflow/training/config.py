@@ -39,6 +39,8 @@ def _model():
     model.activation = "lipswish"
     model.norms = (2.0, 2.0, 2.0, 2.0)  # orders of the norms before, between and after the layers
     model.learned_norms = False  # in their place, orders that each block learns
+    # Bound of a block, on trust. None: the product of its coefficients, which then must be below 1.
+    model.lipschitz_constant = config_dict.placeholder(float)
     model.act_norm = True
     # Vectors.
     model.hidden = (64, 64, 64)
@@ -142,6 +144,7 @@ def validate_config(config):
         )
     _check_vectors(config)
     if config.model.block == "residual":
+        _check_coefficient(config.model)
         _check_norms(config.model)
 
 
@@ -159,6 +162,14 @@ def _check_vectors(config):
         raise ValueError(
             f"config.model.block is {model.block!r} and config.model.inv_1x1_conv is {model.inv_1x1_conv}; flows "
             "on vectors have residual blocks alone, so they must be 'residual' and False."
+        )
+
+
+def _check_coefficient(model):
+    if model.coefficient >= 1 and model.lipschitz_constant is None:
+        raise ValueError(
+            f"config.model.coefficient is {model.coefficient!r}; it must be below 1, since a block with a bound "
+            "of 1 need not be invertible (unless config.model.lipschitz_constant says what its bound is)."
         )
 
 
@@ -228,11 +239,8 @@ _RULES = (
     ("data.levels", lambda v: v == 0 or 2 <= v <= 256, "0 (as they are) or in 2, ..., 256"),
     ("train.learning_rate", lambda v: v > 0, "above 0"),
     ("train.beta_2 train.ema_momentum", lambda v: 0 <= v < 1, "at least 0 and below 1"),
-    (
-        "model.coefficient",
-        lambda v: 0 < v < 1,
-        "above 0 and below 1: a bound of 1 is not invertible",
-    ),
+    ("model.coefficient", lambda v: v > 0, "above 0"),
+    ("model.lipschitz_constant", lambda v: v is None or 0 < v < 1, "None, or above 0 and below 1"),
     (
         "model.num_blocks",
         lambda v: v and _each(_is_whole)(v) and min(v) >= 0 and sum(v) > 0,

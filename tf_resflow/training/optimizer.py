@@ -43,9 +43,7 @@ class _WarmedUpAverage:
 class Adam(_WarmedUpAverage, keras.optimizers.Adam):
     """Adam with a warmed-up average of the weights.
 
-    Args:
-      *args: as for `keras.optimizers.Adam`.
-      **kwargs: as for `keras.optimizers.Adam`; `ema_momentum` is the limit of the momentum.
+    It takes the arguments of `keras.optimizers.Adam`; `ema_momentum` is the limit of the momentum.
 
     References:
       D. P. Kingma, J. Ba. Adam: A Method for Stochastic Optimization. ICLR 2015.
@@ -56,9 +54,7 @@ class Adam(_WarmedUpAverage, keras.optimizers.Adam):
 class AdamW(_WarmedUpAverage, keras.optimizers.AdamW):
     """Adam with decoupled weight decay and a warmed-up average of the weights.
 
-    Args:
-      *args: as for `keras.optimizers.AdamW`.
-      **kwargs: as for `keras.optimizers.AdamW`; `ema_momentum` is the limit of the momentum.
+    It takes the arguments of `keras.optimizers.AdamW`; `ema_momentum` is the limit of the momentum.
 
     References:
       I. Loshchilov, F. Hutter. Decoupled Weight Decay Regularization. ICLR 2019.

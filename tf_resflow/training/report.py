@@ -11,6 +11,7 @@ from tf_resflow import data, evaluation
 __all__ = ["Report"]
 
 _MAX_GAUSSIAN_SIZE = 4096  # coordinates up to which the Gaussian baseline is computed
+_MAX_GAUSSIAN_EXAMPLES = 100_000  # train examples that it is fitted to
 _NUM_FIGURE_POINTS = 20_000  # data and samples in the 2-D figure
 
 
@@ -170,9 +171,9 @@ class Report:
         evaluation.density_figure(path, points, samples, log_prob, "density of the model")
 
     def _train_array(self):
-        """All train examples, or as many fresh ones as the figure takes if they have no end."""
+        """The train examples, or as many fresh ones as the figure takes if they have no end."""
         if "train" in self._dataset.sizes:
-            return self._dataset.array("train")
+            return self._dataset.array("train", _MAX_GAUSSIAN_EXAMPLES)
         return next(iter(self._dataset.train_batches(_NUM_FIGURE_POINTS, seed=0))).numpy()
 
 

@@ -10,9 +10,9 @@ def _auto():
     return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
-# Functions of no argument. "auto" is mirrored over several GPUs, else the default: one device.
 STRATEGIES = {
     "auto": _auto,
     "default": tf.distribute.get_strategy,
     "mirrored": tf.distribute.MirroredStrategy,
 }
+"""Strategies by name, as functions of no argument: "auto" is mirrored over several GPUs, else one device."""

@@ -14,6 +14,7 @@ __all__ = ["DataInfo", "Workdir", "read_json", "write_json"]
 # Fields that a later run may change: they leave the weights at a given step as they are.
 _FREE = (
     "data.data_dir",
+    "data.download",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",

@@ -1,0 +1,52 @@
+"""What the reference needs beside its tools: links from names, formulas, functions named like their modules."""
+
+import xml.etree.ElementTree as etree
+
+import griffe
+from markdown.extensions import Extension
+from markdown.inlinepatterns import InlineProcessor
+from markdown.util import AtomicString
+
+_NAME = r"(?<!`)`((?:tf_)?resflow((?:\.\w+)+))`(?!`)"
+_BEFORE_BACKTICKS = 195
+
+
+def on_config(config):
+    """Makes a link of each name of the package that stands in backticks, in a page or a docstring.
+
+    A name that the reference does not have is a warning, and so, with --strict, an error.
+    """
+    config.markdown_extensions.append(_Links())
+
+
+class _Links(Extension):
+    def extendMarkdown(self, md):  # noqa: N802 (Markdown's name)
+        md.inlinePatterns.register(_Link(_NAME, md), "names", _BEFORE_BACKTICKS)
+
+
+class _Link(InlineProcessor):
+    def handleMatch(self, m, data):  # noqa: N802
+        link = etree.Element("autoref", identifier=f"tf_resflow{m[2]}")
+        etree.SubElement(link, "code").text = AtomicString(m[1])
+        return link, m.start(0), m.end(0)
+
+
+class Docstrings(griffe.Extension):
+    r"""Docstrings have formulas between \\( and \\), as in TFP; Markdown has them between \( and \)."""
+
+    def on_object(self, *, obj, **_):
+        """Takes the second backslash away."""
+        if obj.docstring:
+            obj.docstring.value = obj.docstring.value.replace(r"\\(", r"\(").replace(r"\\)", r"\)")
+
+
+class Exports(griffe.Extension):
+    """Where a package exports a function by the name of its module, the function counts, as in Python."""
+
+    def on_package(self, *, pkg, **_):
+        """Puts the functions in the place of their modules."""
+        for module in (pkg, *pkg.modules.values()):
+            for name in map(str, module.exports or ()):
+                submodule = module.members.get(name)
+                if submodule.is_module and name in submodule.members:
+                    module.set_member(name, griffe.Alias(name, submodule[name], parent=module))

@@ -1,0 +1,229 @@
+"""Makes the checkpoints of this folder with the published code, and what that code computes with them.
+
+    python tests/interop/make_checkpoints.py --reference_dir=CHECKOUT
+
+It needs PyTorch and a checkout of https://github.com/rtqichen/residual-flows (the fixtures are of commit
+8170138); the tests need neither. Each checkpoint is a tiny model that took three training steps on random
+images, saved as train_img.py saves: after a validation, which leaves u and v at the averaged weights. Beside it
+is an .npz with, for the weights ("raw") and for their average ("ema"): the latent y, the exact log-determinant by a
+dense Jacobian in float64, bits/dim, and for hybrid models the logits.
+"""
+
+import argparse
+import copy
+import lzma
+import math
+import pathlib
+import sys
+
+import numpy as np
+import torch
+
+FOLDER = pathlib.Path(__file__).parent / "checkpoints"
+DEFAULTS = {
+    "data": "cifar10", "dataroot": "data", "imagesize": 8, "nbits": 8, "block": "resblock", "coeff": 0.98,
+    "vnorms": "2222", "n_lipschitz_iters": None, "sn_tol": 1e-3, "learn_p": False, "n_power_series": None,
+    "factor_out": False, "n_dist": "poisson", "n_samples": 1, "n_exact_terms": 2, "var_reduc_lr": 0,
+    "neumann_grad": True, "mem_eff": True, "act": "swish", "idim": 2, "nblocks": "1-1", "squeeze_first": False,
+    "actnorm": True, "fc_actnorm": False, "batchnorm": False, "dropout": 0.0, "fc": False, "kernels": "3-1-3",
+    "logit_transform": True, "add_noise": True, "quadratic": False, "fc_end": False, "fc_idim": 2,
+    "preact": True, "padding": 0, "first_resblock": True, "cdim": 2, "optimizer": "adam", "scheduler": False,
+    "nepochs": 1000, "batchsize": 64, "lr": 1e-3, "wd": 0, "warmup_iters": 1000, "annealing_iters": 0,
+    "save": "experiment1", "val_batchsize": 200, "seed": 5, "ema_val": True, "update_freq": 1,
+    "task": "density", "scale_dim": False, "rcrop_pad_mode": "reflect", "padding_dist": "uniform",
+    "resume": None, "begin_epoch": 0, "nworkers": 4, "print_freq": 20, "vis_freq": 500,
+}  # fmt: skip
+CASES = {
+    "mnist": {"data": "mnist", "fc_end": True},
+    "cifar10": {"data": "cifar10", "actnorm": False},
+    "celebahq": {
+        "data": "celebahq", "imagesize": 16, "nbits": 5, "act": "elu", "squeeze_first": True, "factor_out": True,
+        "n_exact_terms": 8, "batchsize": 8, "nblocks": "1-1-1",
+    },
+    "factor_out": {
+        "data": "mnist", "imagesize": 16, "factor_out": True, "nblocks": "1-1-1", "sn_tol": 1.0,
+    },
+    "learned_norms": {"data": "mnist", "learn_p": True},
+    "mixed_norms": {"data": "mnist", "vnorms": "122f"},
+    "hybrid": {"data": "cifar10", "task": "hybrid"},
+}  # fmt: skip
+LEGACY = ("cifar10", "hybrid")
+WITH_OPTIMIZER = ("cifar10",)
+# The published average holds the model too; in the legacy format it would bring the source code along.
+WITH_MODULE = ("mnist",)
+NUM_EXAMPLES = {"celebahq": 1}
+CHANNELS = {"mnist": 1}
+ALPHA = {"mnist": 1e-6}
+
+
+def build(args):
+    from resflows import layers
+    from resflows.resflow import ResidualFlow
+
+    hybrid = args.task == "hybrid"
+    if hybrid:
+        init_layer = layers.Normalize((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    else:
+        init_layer = layers.LogitTransform(ALPHA.get(args.data, 0.05))
+    size = (args.batchsize, CHANNELS.get(args.data, 3), args.imagesize, args.imagesize)
+    if args.squeeze_first:
+        size = (size[0], size[1] * 4, size[2] // 2, size[3] // 2)
+    same = (
+        "factor_out quadratic actnorm fc_actnorm batchnorm dropout fc coeff vnorms n_lipschitz_iters "
+        "n_power_series n_dist n_samples kernels fc_end fc_idim n_exact_terms preact neumann_grad "
+        "first_resblock learn_p"
+    )
+    return ResidualFlow(
+        size,
+        n_blocks=[int(count) for count in args.nblocks.split("-")],
+        intermediate_dim=args.idim,
+        init_layer=init_layer,
+        sn_atol=args.sn_tol,
+        sn_rtol=args.sn_tol,
+        activation_fn=args.act,
+        grad_in_forward=args.mem_eff,
+        classification=hybrid,
+        classification_hdim=args.cdim,
+        n_classes=10 if hybrid else 1,
+        block_type=args.block,
+        **{name: getattr(args, name) for name in same.split()},
+    )
+
+
+def squeezed(args, x):
+    from resflows import layers
+
+    return layers.SqueezeLayer(2)(x) if args.squeeze_first else x
+
+
+def levels(args):
+    return 2**args.nbits if args.data == "celebahq" else 256
+
+
+def bits_per_dim(args, y, log_det):
+    """From the latent `[batch, D]` and the log-determinant of the map, in float64."""
+    size = y.shape[1]
+    log_prob = -0.5 * (y**2 + math.log(2 * math.pi)).sum(1) + log_det - size * math.log(levels(args))
+    return -log_prob / (size * math.log(2))
+
+
+def constrained(model):
+    return [module for module in model.modules() if hasattr(module, "compute_one_iter")]
+
+
+def train(args, model, ema, generator):
+    """Three steps, from weights that are far from the initial ones."""
+    from resflows.optimizers import Adam
+
+    shape = (8, CHANNELS.get(args.data, 3), args.imagesize, args.imagesize)
+
+    def images():
+        return squeezed(args, torch.rand(shape, generator=generator))
+
+    model.train()
+    model(images(), torch.zeros(8, 1))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("beta"):
+                parameter.add_(0.5 * noise)
+            elif "domain" in name:
+                parameter.add_(0.3 * noise)
+            elif name.endswith("weight") and parameter.dim() > 1:
+                parameter.mul_(3.0)  # so that the constraint is active
+            elif not name.endswith(("geom_p", "lamb")):
+                parameter.add_(0.2 * noise)
+    optimizer = Adam(model.parameters(), lr=1e-2, betas=(0.9, 0.99))
+    for _ in range(3):
+        update_norms(model)
+        if args.task == "hybrid":
+            (y, delta), logits = model(images(), torch.zeros(8, 1), classify=True)
+            extra = torch.nn.functional.cross_entropy(logits, torch.arange(8))
+        else:
+            y, delta = model(images(), torch.zeros(8, 1))
+            extra = 0.0
+        loss = (0.5 * y.view(8, -1) ** 2).sum(1).mean() + delta.mean() + extra
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ema.apply()
+    ema.swap()
+    update_norms(model)  # as before a validation; the swap back leaves u and v there
+    ema.swap()
+    return optimizer
+
+
+def update_norms(model):
+    with torch.no_grad():
+        for module in constrained(model):
+            module.compute_weight(update=True)
+
+
+def results(args, model, x):
+    """The latent in float32, and in float64 the exact log-determinant and bits/dim."""
+    model.eval()
+    out = {}
+    with torch.no_grad():
+        out["y"] = model(squeezed(args, x)).reshape(len(x), -1).numpy()
+        if args.task == "hybrid":
+            out["logits"] = model(squeezed(args, x), classify=True)[1].numpy()
+    exact = copy.deepcopy(model).double()
+
+    def latent(image):
+        return exact(squeezed(args, image[None])).reshape(-1)
+
+    log_dets = []
+    for image in x.double():
+        jacobian = torch.autograd.functional.jacobian(latent, image)
+        log_dets.append(torch.linalg.slogdet(jacobian.reshape(image.numel(), -1))[1].item())
+    out["log_det"] = np.array(log_dets)
+    out["bits_per_dim"] = bits_per_dim(args, out["y"].astype(np.float64), out["log_det"])
+    return out
+
+
+def make(name, changes, folder):
+    from resflows.utils import ExponentialMovingAverage
+
+    args = argparse.Namespace(**(DEFAULTS | changes))
+    torch.manual_seed(args.seed)
+    np.random.seed(args.seed)
+    generator = torch.Generator().manual_seed(args.seed)
+    model = build(args)
+    ema = ExponentialMovingAverage(model)
+    optimizer = train(args, model, ema, generator)
+    if name not in WITH_MODULE:
+        ema.module = None
+    checkpoint = {"state_dict": model.state_dict(), "args": args, "ema": ema, "test_bpd": 4.5}
+    if name in WITH_OPTIMIZER:
+        checkpoint["optimizer_state_dict"] = optimizer.state_dict()
+    path = folder / f"{name}.pth"
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=name not in LEGACY)
+    shape = (NUM_EXAMPLES.get(name, 2), CHANNELS.get(args.data, 3), args.imagesize, args.imagesize)
+    noise = torch.rand(shape, generator=generator).clamp(0.01, 0.99)
+    x = (torch.randint(levels(args), shape, generator=generator) + noise) / levels(args)
+    ema.module = model
+    raw = results(args, model, x)
+    ema.swap()
+    averaged = results(args, model, x)
+    arrays = {f"raw_{key}": value for key, value in raw.items()}
+    arrays |= {f"ema_{key}": value for key, value in averaged.items()}
+    np.savez_compressed(folder / f"{name}.npz", x=x.numpy(), **arrays)
+    packed = folder / f"{name}.pth.xz"
+    packed.write_bytes(lzma.compress(path.read_bytes(), preset=9))
+    path.unlink()
+    print(f"{name}: {packed.stat().st_size + (folder / f'{name}.npz').stat().st_size:,} bytes")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--reference_dir", required=True, help="Checkout of the published code.")
+    parser.add_argument("--output_dir", type=pathlib.Path, default=FOLDER)
+    flags = parser.parse_args()
+    sys.path.insert(0, flags.reference_dir)
+    flags.output_dir.mkdir(exist_ok=True)
+    for name, changes in CASES.items():
+        make(name, changes, flags.output_dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What is read of a checkpoint, and what is no checkpoint."""
+
+import numpy as np
+import pytest
+
+from tf_resflow.interop import StoredObject, read_checkpoint, read_torch_file
+
+
+def test_the_optimizer_counts_the_steps(checkpoint_path):
+    assert read_checkpoint(checkpoint_path("cifar10")).step == 3
+    assert read_checkpoint(checkpoint_path("mnist")).step is None
+
+
+def test_weights_and_averages(checkpoint_path):
+    found = read_checkpoint(checkpoint_path("mnist"))
+    assert found.decay == 0.999
+    name = "transforms.1.chain.2.nnet.nnet.1.weight"
+    weight, average = found.weights[name], found.averages[name]
+    assert weight.shape == average.shape == (2, 64)
+    # Three steps of 0.01 in size by Adam, of which the average has taken less than 1 %.
+    assert 1e-3 < np.max(np.abs(weight - average)) < 0.03
+
+
+def test_the_average_with_the_model_in_it(checkpoint_path):
+    """The published object refers to the whole model; all of it stays inert."""
+    ema = read_torch_file(checkpoint_path("mnist"))["ema"]
+    assert ema.path == "resflows.utils.ExponentialMovingAverage"
+    module = ema.state["module"]
+    assert isinstance(module, StoredObject) and module.path == "resflows.resflow.ResidualFlow"
+    assert module.state["activation_fn"] == "swish"
+
+
+@pytest.mark.parametrize(
+    "stored, missing", [([1], "args"), ({"state_dict": {}}, "args"), ({"args": {"data": "mnist"}}, "state_dict")]
+)
+def test_no_checkpoint(stored, missing, tmp_path, monkeypatch):
+    monkeypatch.setattr("tf_resflow.interop.published_checkpoint.read_torch_file", lambda _: stored)
+    with pytest.raises(ValueError, match=f"no checkpoint of train_img.py: there are no '{missing}'"):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+def test_without_an_average(monkeypatch):
+    stored = {"args": {"data": "mnist"}, "state_dict": {"a": np.zeros(1)}}
+    monkeypatch.setattr("tf_resflow.interop.published_checkpoint.read_torch_file", lambda _: stored)
+    assert read_checkpoint("file.pth").averages is None

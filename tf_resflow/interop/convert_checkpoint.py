@@ -1,0 +1,155 @@
+"""A workdir from a checkpoint of the published code."""
+
+import math
+
+import numpy as np
+
+from tf_resflow import layers
+from tf_resflow.interop.applied_kernels import applied_kernels
+from tf_resflow.interop.published_checkpoint import read_checkpoint
+from tf_resflow.interop.published_classifier import published_classifier
+from tf_resflow.interop.published_config import published_config, published_data, published_orders
+from tf_resflow.interop.published_tensors import published_tensors
+from tf_resflow.training.averaging import AveragedWeights
+from tf_resflow.training.checkpoints import Checkpoints
+from tf_resflow.training.flow_model import build_model
+from tf_resflow.training.optimizer import make_optimizer
+from tf_resflow.training.workdir import Workdir
+
+__all__ = ["convert_checkpoint"]
+
+# Of the update of the norms, as before an evaluation.
+_TOLERANCE = 1e-5
+_MAX_ITERATIONS = 500
+_DECIMALS = 4  # of the coefficient
+# Tensors that become no variable: state of the norms (which `applied_kernels` has read) and of the estimator,
+# flags, the shared orders again, and the mean and std of the data.
+_UNUSED = (
+    "codomain domain geom_p initialized lamb last_firmom last_n_samples last_secmom mean scale spatial_dims std u v"
+).split()
+_CLASSIFIER = ("classification_heads.", "logit_layer.")
+
+
+def convert_checkpoint(checkpoint, workdir):
+    """Turns a checkpoint of train_img.py of the published code into the workdir of a run.
+
+    ```python
+    resflow.interop.convert_checkpoint("cifar10.pth", "runs/cifar10")
+    model = resflow.load("runs/cifar10")
+    ```
+
+    The architecture comes from the arguments in the checkpoint. The weights become those of the run, and their
+    moving average becomes the optimizer's, which `resflow.load` and the evaluation use. The optimizer's moments are
+    left behind. The step is 1 where it is not stored.
+
+    The published layers keep their coefficient only as far as their power iterations went. The kernels taken over
+    are those that they apply (see `applied_kernels`), so that the model computes what the published one does, and
+    `config.model.coefficient` is what all of them keep. Where that is 1 or more nothing shows that the blocks are
+    invertible: `config.model.lipschitz_constant` is then what the published code takes for granted, and the
+    `lipschitz_bound` that an evaluation reports is above 1.
+
+    The classifier of a hybrid model goes to `classifier.npz`, under "weights/" and "averages/", with the names of
+    `published_classifier`.
+
+    Args:
+      checkpoint: the .pth file; it is read without executing anything in it.
+      workdir: directory of the run; it is made.
+
+    Returns:
+      A dict: "name" of the data, "step", whether there are "averages", and the "coefficient".
+
+    Raises:
+      ValueError: when the file cannot be read or is refused, when this library does not have its model, or when the
+        directory is that of another run.
+
+    References:
+      Chen et al. 2019; https://github.com/rtqichen/residual-flows.
+    """
+    published = read_checkpoint(checkpoint)
+    config = published_config(published.args)
+    config.train.steps = step = published.step or 1
+    config.train.ema_momentum = published.decay if published.averages else 0.0
+    statistics = [published.weights.get(f"transforms.0.chain.0.{name}") for name in ("mean", "std")]
+    data = published_data(published.args, config, *statistics)
+
+    model = build_model(config, data)
+    optimizer = make_optimizer(config.train, model.trainable_variables)
+    optimizer.iterations.assign(step)
+    _take(published, model, optimizer)
+    _set_coefficient(config.model, _largest_norm(model, optimizer))
+
+    files = Workdir(workdir)
+    files.prepare(config)
+    files.write_data(data)
+    Checkpoints(files.checkpoints, model, optimizer, config.seed, config.train.keep).save(step)
+    _save_classifier(published, files.path / "classifier.npz")
+    return {
+        "name": data.name,
+        "step": step,
+        "averages": published.averages is not None,
+        "coefficient": config.model.coefficient,
+    }
+
+
+def _take(published, model, optimizer):
+    """Assigns the averages of an optimizer and the weights of a model."""
+    tensors = published_tensors(model.flow)
+    _check_all_used(published.weights, tensors)
+    orders = published_orders(published.args)
+    coefficient = published.args["coeff"]
+
+    def assign(parameters):
+        applied = applied_kernels(parameters, published.weights, coefficient, orders)
+        for tensor in tensors:
+            tensor.variable.assign(tensor.value(applied))
+
+    if published.averages:
+        assign(published.averages)
+        averages = zip(optimizer._model_variables_moving_average, model.trainable_variables, strict=True)
+        for average, variable in averages:
+            average.assign(variable)
+    assign(published.weights)
+
+
+def _check_all_used(weights, tensors):
+    """Raises a ValueError for tensors that no part of the model takes."""
+    used = {tensor.name for tensor in tensors}
+    left = [name for name in weights if name not in used and name.rpartition(".")[2] not in _UNUSED]
+    left = [name for name in left if not name.startswith(_CLASSIFIER)]
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise ValueError(
+            "The checkpoint is of another architecture: its arguments do not ask for its tensors "
+            f"{', '.join(map(repr, left[:3]))}{more}."
+        )
+
+
+def _largest_norm(model, optimizer):
+    """The largest norm of a layer's kernel, of the weights and of their averages."""
+
+    def largest():
+        return max(float(layer.norm_estimate()) for layer in layers.lipschitz_layers(model.flow))
+
+    with AveragedWeights(model, optimizer):
+        averaged = largest()
+    layers.update_norms(model.flow, _TOLERANCE, _MAX_ITERATIONS)
+    return max(averaged, largest())
+
+
+def _set_coefficient(config, norm):
+    """Raises the coefficient of a model's config to the norm; from 1 on the published bound is taken on trust."""
+    published = config.coefficient
+    config.coefficient = max(published, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
+    if config.coefficient >= 1:
+        config.lipschitz_constant = published ** len(config.kernels)
+
+
+def _save_classifier(published, path):
+    kinds = {"weights": published.weights, "averages": published.averages or {}}
+    arrays = {
+        f"{kind}/{name}": array
+        for kind, tensors in kinds.items()
+        for name, array in published_classifier(tensors).items()
+    }
+    if arrays:
+        np.savez(path, **arrays)

@@ -1,0 +1,63 @@
+"""What a checkpoint of the published code holds."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tf_resflow.interop.torch_file import StoredObject, read_torch_file
+
+__all__ = ["PublishedCheckpoint", "read_checkpoint"]
+
+
+class PublishedCheckpoint(NamedTuple):
+    """A checkpoint of train_img.py.
+
+    Attributes:
+      args: dict of its arguments.
+      weights: dict of name to array: parameters and buffers.
+      averages: dict of name to array: moving averages of the parameters; None if there are none.
+      decay: of the averages.
+      step: number of steps that the optimizer took; None if it is not stored.
+    """
+
+    args: dict
+    weights: dict[str, np.ndarray]
+    averages: dict[str, np.ndarray] | None
+    decay: float
+    step: int | None
+
+
+def read_checkpoint(path):
+    """Reads a checkpoint of train_img.py of the published code. PyTorch is not needed.
+
+    Args:
+      path: the .pth file.
+
+    Returns:
+      A `PublishedCheckpoint`.
+
+    Raises:
+      ValueError: when it cannot be read (see `read_torch_file`), or is no checkpoint of train_img.py.
+    """
+    stored = read_torch_file(path)
+    args = _dict(path, stored, "args", "The architecture comes from the arguments.")
+    weights = _dict(path, stored, "state_dict", "It is to hold the weights.")
+    ema = getattr(stored.get("ema"), "state", None) or {}
+    return PublishedCheckpoint(
+        args, weights, ema.get("shadow_params") or None, ema.get("decay", 0.999), _step(stored)
+    )
+
+
+def _dict(path, stored, key, purpose):
+    """The dict of a key, itself or as the state of an object."""
+    value = stored.get(key) if isinstance(stored, dict) else None
+    value = value.state if isinstance(value, StoredObject) else value
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is no checkpoint of train_img.py: there are no {key!r} in it. {purpose}")
+    return value
+
+
+def _step(stored):
+    """The largest count among the optimizer's parameters: one without a gradient has none."""
+    state = stored.get("optimizer_state_dict", {}).get("state", {})
+    return max((int(parameter["step"]) for parameter in state.values() if "step" in parameter), default=None)

@@ -1,0 +1,211 @@
+"""The configuration of a published checkpoint, from the arguments of train_img.py that are stored in it."""
+
+import math
+from typing import NamedTuple
+
+from tf_resflow.training.config import default_config, validate_config
+from tf_resflow.training.workdir import DataInfo
+
+__all__ = ["published_config", "published_data", "published_orders"]
+
+
+class _Data(NamedTuple):
+    """A data set of the published code.
+
+    Attributes:
+      fields: of `config.data`, for the same or like images in TensorFlow Datasets.
+      channels: of an image.
+      logit_alpha: of the logit in front of the flow.
+    """
+
+    fields: dict
+    channels: int = 3
+    logit_alpha: float = 0.05
+
+
+_CELEBA_SPLITS = {"split_train": "train[:90%]", "split_test": "train[90%:]"}
+_DATA = {
+    "mnist": _Data({"name": "mnist"}, channels=1, logit_alpha=1e-6),
+    "cifar10": _Data({"name": "cifar10", "flip": True}),
+    "svhn": _Data({"name": "svhn_cropped", "crop_padding": 4}),
+    "celebahq": _Data({"name": "celeb_a_hq/256", "flip": True, **_CELEBA_SPLITS}),
+    "celeba_5bit": _Data({"name": "celeb_a_hq/256", "flip": True, **_CELEBA_SPLITS}),
+    "imagenet32": _Data({"name": "downsampled_imagenet/32x32", "split_test": "validation"}),
+    "imagenet64": _Data({"name": "downsampled_imagenet/64x64", "split_test": "validation"}),
+}
+_ACTIVATIONS = {
+    "elu": "elu",
+    "lcube": "lipschitz_cube",
+    "relu": "relu",
+    "softplus": "softplus",
+    "swish": "lipswish",
+}
+_TERM_PARAMETERS = {"geometric": 0.5, "poisson": 2.0}
+_NUM_FC_BLOCKS = 4
+_SMALLEST_SCALE = 4  # pixels
+# What a checkpoint must have been trained with, since there is nothing else here; also what an absent one means.
+_REQUIRED = {
+    "add_noise": True,
+    "batchnorm": False,
+    "block": "resblock",
+    "dropout": 0,
+    "fc": False,
+    "fc_actnorm": False,
+    "first_resblock": True,
+    "padding": 0,
+    "preact": True,
+    "quadratic": False,
+}
+# Defaults of arguments that another version may lack; names and shapes of the tensors show what the model's were.
+_OPTIONAL = {
+    "factor_out": False,
+    "learn_p": False,
+    "logit_transform": True,
+    "n_power_series": None,
+    "squeeze_first": False,
+    "task": "density",
+}
+
+
+def published_config(args):
+    """The config of a model that train_img.py of the published code trained.
+
+    The settings of the training are taken over as far as they have a counterpart. The evaluation keeps this
+    library's estimator of the log-determinant, which is unbiased as the published one is.
+
+    Args:
+      args: dict of the arguments of train_img.py.
+
+    Returns:
+      A locked `ConfigDict`, see `tf_resflow.training.default_config`.
+
+    Raises:
+      ValueError: when an argument is missing, or asks for a model that there is not in this library; it names the
+        argument.
+    """
+    args = _Arguments(_REQUIRED | _OPTIONAL | args)
+    _check_required(args)
+    config = default_config()
+    config.update_from_flattened_dict(_fields(args))
+    validate_config(config)
+    return config
+
+
+def published_orders(args):
+    """Orders of the norms before, between and after the layers of a block, before any are learned."""
+    args = _Arguments(args)
+    orders = tuple(math.inf if order == "f" else float(order) for order in args["vnorms"])
+    if len(orders) != len(_kernels(args)) + 1:
+        raise args.error("vnorms", f"which does not go with kernels={args['kernels']!r}")
+    return orders
+
+
+def published_data(args, config, mean=None, std=None):
+    """What the model must know of its data.
+
+    Args:
+      args: see `published_config`.
+      config: what `published_config` made of them.
+      mean: per channel, where the data are normalised.
+      std: see `mean`.
+
+    Returns:
+      A `DataInfo`.
+    """
+    args = _Arguments(args)
+    size, channels = args["imagesize"], args.look_up("data", _DATA).channels
+    return DataInfo(config.data.name, (size, size, channels), config.data.levels or 256, mean, std)
+
+
+class _Arguments(dict):
+    """The arguments, with errors that name them."""
+
+    def __missing__(self, name):
+        raise ValueError(f"The arguments in the checkpoint lack {name!r}, which the model depends on.")
+
+    def error(self, name, reason):
+        return ValueError(f"The checkpoint was trained with {name}={self[name]!r}, {reason}.")
+
+    def look_up(self, name, table):
+        if self[name] not in table:
+            raise self.error(name, f"which there is not here; there are {', '.join(table)}")
+        return table[self[name]]
+
+
+def _fields(args):
+    data = args.look_up("data", _DATA)
+    has_logit = args["logit_transform"] and not _has_statistics(args)
+    return {
+        **{f"data.{key}": value for key, value in data.fields.items()},
+        "data.levels": _levels(args),
+        "data.image_size": args["imagesize"],
+        "model.num_blocks": _num_blocks(args),
+        "model.coefficient": float(args["coeff"]),
+        "model.activation": args.look_up("act", _ACTIVATIONS),
+        "model.norms": _norms(args),
+        "model.learned_norms": args["learn_p"],
+        "model.act_norm": args["actnorm"],
+        "model.width": args["idim"],
+        "model.kernels": _kernels(args),
+        "model.num_fc_blocks": _NUM_FC_BLOCKS if args["fc_end"] else 0,
+        "model.fc_width": args["fc_idim"],
+        "model.logit_alpha": data.logit_alpha if has_logit else None,
+        "model.squeeze_first": args["squeeze_first"],
+        "model.factor_out": args["factor_out"],
+        "model.estimator.train.kind": "power_series" if args["n_power_series"] else "russian_roulette",
+        "model.estimator.train.num_terms": args["n_power_series"] or 10,
+        "model.estimator.train.distribution": args["n_dist"],
+        "model.estimator.train.num_exact_terms": args["n_exact_terms"],
+        "model.estimator.train.p": args.look_up("n_dist", _TERM_PARAMETERS),
+        "train.optimizer": "adam",
+        "train.batch_size": args["batchsize"],
+        "train.learning_rate": float(args["lr"]),
+        "train.warmup_steps": args["warmup_iters"],
+        "train.weight_decay": 0.0,  # The published optimizers compute it, and do not apply it.
+        "train.global_clipnorm": 1.0,
+    }
+
+
+def _check_required(args):
+    for name, value in _REQUIRED.items():
+        if args[name] != value:
+            raise args.error(name, f"which there is not here; it must be {value!r}")
+    if _has_statistics(args) and args["squeeze_first"]:
+        raise args.error("squeeze_first", "where the published code normalises 3 of 12 channels")
+
+
+def _has_statistics(args):
+    """Whether mean and std normalise the data, in the place of the logit."""
+    return args["task"] != "density" and args["data"] == "cifar10"
+
+
+def _levels(args):
+    """`data.levels`: 0 for the data's own 256."""
+    bits = {"celebahq": args.get("nbits", 8), "celeba_5bit": 5}.get(args["data"], 8)
+    return 2**bits if bits < 8 else 0
+
+
+def _num_blocks(args):
+    """The published code drops scales of fewer than 4 pixels."""
+    counts = tuple(int(count) for count in args["nblocks"].split("-"))
+    size = args["imagesize"] // (2 if args["squeeze_first"] else 1)
+    num_scales = (size // _SMALLEST_SCALE).bit_length()
+    if min(num_scales, len(counts)) < 2:
+        raise args.error("nblocks", "one scale, whose first block the published code builds like the others")
+    return counts[:num_scales]
+
+
+def _kernels(args):
+    kernels = tuple(int(size) for size in args["kernels"].split("-"))
+    if len(kernels) < 2:
+        raise args.error("kernels", "where at least two are needed")
+    return kernels
+
+
+def _norms(args):
+    """2, unless the published orders make a constraint of this library, on a map from a space to itself."""
+    orders = published_orders(args)
+    closed = 1.0 in orders[:-1] or math.inf in orders[1:]
+    if args["learn_p"] or closed or orders[0] != orders[-1]:
+        return (2.0,) * len(orders)
+    return orders
