@@ -50,7 +50,7 @@ def test_log_prob(served, count):
         np.testing.assert_array_equal(value, server.log_prob(x, seed)["log_prob"])
         signature = loaded.signatures["log_prob"](x=x, seed=seed)
         np.testing.assert_array_equal(value, signature["log_prob"])
-    assert np.all(values[0] != values[1])
+    assert np.any(values[0] != values[1])  # an example may draw the same probes twice
     eager = server.density.log_prob(x, bijector_kwargs={"seed": seeds[0]})
     np.testing.assert_allclose(values[0], eager, rtol=1e-5)
 
