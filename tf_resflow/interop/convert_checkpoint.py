@@ -11,8 +11,8 @@ from tf_resflow.interop.published_classifier import published_classifier
 from tf_resflow.interop.published_config import published_config, published_data, published_orders
 from tf_resflow.interop.published_tensors import published_tensors
 from tf_resflow.training.averaging import AveragedWeights
+from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
-from tf_resflow.training.flow_model import build_model
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir
 
