@@ -28,8 +28,8 @@ def scale_by(factor, name):
 
 def image_flow(factor_out=False, block="residual", **kwargs):
     log_det = resflow.logdet.RussianRoulette(1)
-    options = {"num_fc_blocks": 1, "fc_width": 3, "logit_alpha": None, "mean": [0.5], "std": [0.25]}
-    options |= {"log_det": log_det, "block": block, "factor_out": factor_out, "inv_1x1_conv": block != "residual"}
+    options = {"num_fc_blocks": 0, "logit_alpha": None, "mean": [0.5], "std": [0.25], "log_det": log_det}
+    options |= {"block": block, "factor_out": factor_out, "inv_1x1_conv": block != "residual"}
     flow = resflow.flows.image_flow((8, 8, 1), (1, 1, 1), 3, (3, 1), **options | kwargs)
     x = images()
     resflow.bijectors.initialize(flow, x)
@@ -100,7 +100,7 @@ def test_features_of_image_flows_are_partial_transforms(factor_out, block, mode)
 
 
 def test_a_squeeze_before_the_first_scale_ends_none():
-    flow = image_flow(squeeze_first=True, num_fc_blocks=0)
+    flow = image_flow(squeeze_first=True)
     assert resflow.bijectors.feature_shapes(flow, (8, 8, 1)) == [(2, 2, 16), (1, 1, 64), (1, 1, 64)]
 
 

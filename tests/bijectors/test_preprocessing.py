@@ -73,3 +73,12 @@ def test_logit_is_accurate_near_one_in_single_precision():
     np.testing.assert_allclose(Logit(1e-6).forward(x), expected, rtol=3e-7)
     expected = np.log(1 - 2e-6) - np.log(1e-6 + (1 - 2e-6) * (1 - x64)) - np.log(1e-6 + (1 - 2e-6) * x64)
     np.testing.assert_allclose(Logit(1e-6).forward_log_det_jacobian(x, 0), expected, rtol=3e-7, atol=3e-7)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (1, 1, 3), (4, 1, 3), ()])
+def test_normalize_counts_what_it_broadcasts(shape):
+    std = np.random.default_rng(0).uniform(0.5, 2.0, size=shape)
+    x = np.random.default_rng(1).normal(size=[2, 4, 5, 3])
+    expected = -np.sum(np.log(np.broadcast_to(std, [4, 5, 3])))
+    actual = Normalize(np.zeros(shape), std, dtype="float64").forward_log_det_jacobian(x, 3)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)

@@ -143,6 +143,19 @@ def test_lipswish_derivatives_up_to_the_third(fused):
         np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("beta", [-12.0, -90.0])
+def test_lipswish_gradient_of_a_small_slope(beta):
+    """db = x^2 t (1 - t) / 1.1 times softplus'(beta), of float64; nothing cancels as b goes to 0."""
+    layer = with_beta(layers.LipSwish(), beta)
+    x = np.random.default_rng(0).normal(size=[100, 1])
+    b = np.log1p(np.exp(beta))
+    t = 1 / (1 + np.exp(-b * x))
+    expected = np.sum(x**2 * t * (1 - t)) / 1.1 / (1 + np.exp(-beta))
+    with tf.GradientTape() as tape:
+        y = layer(tf.constant(x, tf.float32))
+    np.testing.assert_allclose(tape.gradient(y, layer.beta.value), expected, rtol=1e-5, atol=1e-35)
+
+
 def test_fused_activations_are_compiled_by_xla_and_others_are_not():
     layer = with_beta(layers.LipSwish(), 0.7)
 

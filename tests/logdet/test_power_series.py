@@ -318,6 +318,14 @@ def test_adaptive_series_refuses_a_bound_of_one():
         resflow.logdet.AdaptiveSeries()(loose, tf.zeros([1, 2]))
 
 
+def test_adaptive_series_refuses_another_norm_than_the_branch_is_bounded_in():
+    layer = resflow.layers.LipschitzDense(2, coefficient=0.5, domain=1, codomain=1)
+    branch = keras.Sequential([keras.Input([2]), layer])
+    with pytest.raises(ValueError, match="norm of order 2.*order 1.0"):
+        resflow.logdet.AdaptiveSeries()(branch, tf.zeros([1, 2]))
+    assert resflow.logdet.AdaptiveSeries(order=1)(branch, tf.zeros([1, 2]))[1].shape == [1]
+
+
 def test_events_of_rank_three():
     """Convolutional branch, basis probes, against slogdet."""
     layers = resflow.layers

@@ -61,3 +61,9 @@ def test_finite_variance():
 def test_errors(make):
     with pytest.raises(ValueError):
         make()
+
+
+def test_geometric_has_no_heavy_tail():
+    """A uniform number that is 0 once in 2^23 draws would give N = 127; the chance of N > 40 in 2^24 is 3e-5."""
+    draws = resflow.logdet.Geometric(0.5).sample([2**24], [0, 1])
+    assert 18 < np.max(draws) <= 40

@@ -179,3 +179,22 @@ def test_kernels_are_scaled_once(branch, monkeypatch):
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [resflow.solvers.FixedPoint, resflow.solvers.Anderson])
+def test_gradients_do_not_ask_for_an_exact_solution(kind, branch):
+    """An absolute tolerance alone leaves none for the gradient's equation, which has its own scale."""
+    y = tf.constant(np.random.default_rng(1).normal(size=[5, 4]))
+    evaluations = []
+
+    class Counting(kind):
+        def __call__(self, g, y, **tolerances):
+            solution = super().__call__(g, y, **tolerances)
+            evaluations.append(int(np.max(solution.num_iterations)))
+            return solution
+
+    with tf.GradientTape() as tape:
+        tape.watch(y)
+        root = resflow.solvers.solve_residual(branch, y, Counting(atol=1e-10, rtol=0.0)).root
+    tape.gradient(root, y)
+    assert len(evaluations) == 2 and max(evaluations) < 200

@@ -35,16 +35,25 @@ def run(tmp_path_factory, make_config):
     return workdir, loop.train(config, workdir, progress=False)
 
 
-def held_out(model, name="digits"):
-    dataset = data.load({"name": name})
-    return [np.concatenate(parts) for parts in zip(*dataset.eval_batches("test", 40, 50, labels=True), strict=True)]
+@pytest.fixture(scope="module")
+def model(run):
+    return resflow.load(run[0])
 
 
-def test_result(run):
+@pytest.fixture(scope="module")
+def evaluation(model):
+    return training.Evaluation(model, data.load(model.config.data))
+
+
+def held_out():
+    batches = data.load({"name": "digits"}).eval_batches("test", 40, 50, labels=True)
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+def test_result(run, model):
     """Of 50 images in batches of 40 and 10; the classifier's scores in NumPy."""
-    workdir, result = run
-    model = resflow.load(workdir)
-    x, labels = held_out(model)
+    _, result = run
+    x, labels = held_out()
     logits = model.classify(x)["logits"].numpy().astype(np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     assert result["num_examples"] == 50
@@ -72,8 +81,7 @@ def test_files(run):
     assert (workdir / "figures" / "samples.png").stat().st_size > 500
 
 
-def test_the_input_is_normalised_by_the_train_images(run):
-    model = resflow.load(run[0])
+def test_the_input_is_normalised_by_the_train_images(model):
     x = data.load({"name": "digits"}).array("train").astype(np.float64)
     normalize = model.flow.bijectors[0]
     assert isinstance(normalize, resflow.bijectors.Normalize)
@@ -81,10 +89,8 @@ def test_the_input_is_normalised_by_the_train_images(run):
     np.testing.assert_allclose(normalize.forward(np.full([1, 8, 8, 1], 0.3)), (0.3 - mean) / std, rtol=1e-6)
 
 
-def test_evaluation(run):
+def test_evaluation(run, model, evaluation):
     """The metrics repeat the result of the run; the table says them."""
-    model = resflow.load(run[0])
-    evaluation = training.Evaluation(model, data.load(model.config.data))
     metrics = ["classification", "likelihood", "noise", "reconstruction", "lipschitz"]
     assert training.default_metrics(model) == metrics
     result = evaluation.header() | evaluation.classification() | evaluation.likelihood()
@@ -96,23 +102,20 @@ def test_evaluation(run):
     assert [part for part in parts if part not in text] == []
 
 
-def test_ood(run):
+def test_ood(model, evaluation):
     """Against noise, and against itself."""
-    model = resflow.load(run[0])
-    digits = data.load(model.config.data)
     noise = np.random.default_rng(0).integers(17, size=[50, 8, 8, 1])
     splits = {"train": noise, "test": noise}
     labels = {split: np.zeros(50, int) for split in splits}
     other = data.Dataset.from_arrays("noise", splits, 17, labels, num_classes=10)
-    evaluation = training.Evaluation(model, digits)
     result = evaluation.ood(other)["ood"]
     assert result["name"] == "noise" and result["num_examples"] == 50
-    x, _ = held_out(model)
+    x, _ = held_out()
     ours, theirs = [model.classify(v)["probabilities"].numpy().max(-1) for v in (x, noise.astype("uint8"))]
     wins = np.mean(ours[:, None] > theirs) + 0.5 * np.mean(ours[:, None] == theirs)
     assert result["auroc_max_probability"] == pytest.approx(wins, abs=2e-3)
     assert 0 <= result["auroc_log_prob"] <= 1
-    same = evaluation.ood(digits)["ood"]
+    same = evaluation.ood(data.load(model.config.data))["ood"]
     assert same["auroc_max_probability"] == 0.5 and same["auroc_log_prob"] == 0.5
     with pytest.raises(ValueError, match="'8gaussians' have the shape"):
         evaluation.ood(data.load({"name": "8gaussians", "num_test": 10}))
@@ -149,7 +152,7 @@ def test_replicas_and_a_logit(tmp_path, make_config, two_replicas):
     result = loop.train(config, tmp_path, two_replicas, progress=False)
     model = resflow.load(tmp_path)
     assert isinstance(model.flow.bijectors[0], resflow.bijectors.Logit)
-    x, labels = held_out(model)
+    x, labels = held_out()
     classes = model.classify(x)["probabilities"].numpy().argmax(-1)
     assert result["accuracy"] == pytest.approx(np.mean(classes == labels), abs=0.021)
     assert result["num_examples"] == 50

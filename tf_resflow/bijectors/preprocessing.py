@@ -114,4 +114,6 @@ class Normalize(tfp.bijectors.Bijector):
         return y * self._std + self._mean
 
     def _forward_log_det_jacobian(self, x):
-        return tf.constant(-np.sum(np.log(self._std)), self.dtype)
+        event = tf.shape(x)[tf.rank(x) - self._std.ndim :]
+        copies = tf.reduce_prod(event) // self._std.size
+        return -tf.cast(copies, self.dtype) * np.sum(np.log(self._std))

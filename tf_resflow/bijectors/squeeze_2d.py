@@ -11,8 +11,8 @@ __all__ = ["Squeeze2D"]
 class Squeeze2D(tfp.bijectors.Bijector):
     """`[H, W, C]` to `[H / f, W / f, C f^2]`: each f x f patch of a channel becomes f^2 channels.
 
-    Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c, so that halving
-    the channels later keeps whole channels together. The log-determinant is zero.
+    Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c: halving the
+    channels later keeps whole channels together, where their number is even. The log-determinant is zero.
 
     Args:
       factor: f, `int` >= 2.

@@ -9,7 +9,7 @@ import abc
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.layers import lipschitz_constant
+from tf_resflow.layers import lipschitz_constant, lipschitz_layers
 from tf_resflow.logdet.power_series import Terms, draw_probes, power_series_log_det
 from tf_resflow.logdet.term_distributions import Geometric
 from tf_resflow.seeds import stateless_seed
@@ -139,7 +139,8 @@ class RussianRoulette(_SeriesEstimator):
 class PowerSeries(_SeriesEstimator):
     """The series cut after `num_terms` terms: biased, the baseline of i-ResNet.
 
-    Its gradient is that of its own value: the Neumann series stops one term earlier.
+    Its gradient is that of its own value, in expectation over the probes (with basis probes exactly): the
+    Neumann series stops one term earlier.
 
     Args:
       num_terms: `int` >= 1.
@@ -187,7 +188,8 @@ class AdaptiveSeries(_SeriesEstimator):
       num_probes: `int` >= 1.
 
     Raises:
-      ValueError: for a number out of range, or a Lipschitz constant of 1 or more.
+      ValueError: for a number out of range, a Lipschitz constant of 1 or more, or, when called, a branch whose
+        layers bound it in another norm.
       InvalidArgumentError: when a computed bound is 1 or more.
     """
 
@@ -213,6 +215,7 @@ class AdaptiveSeries(_SeriesEstimator):
     def _bound(self, branch, dtype):
         if self.lipschitz_constant is not None:
             return tf.constant(self.lipschitz_constant, dtype)
+        self._check_order(branch)
         bound = tf.cast(lipschitz_constant(branch, certified=True), dtype)
         check = tf.debugging.assert_less(
             bound,
@@ -222,6 +225,16 @@ class AdaptiveSeries(_SeriesEstimator):
         )
         with tf.control_dependencies([check] if check is not None else []):
             return tf.identity(bound)
+
+    def _check_order(self, branch):
+        """Raises unless the branch's constant is one of the norm in which the rest is bounded."""
+        layers = lipschitz_layers(branch)
+        if layers and layers[0].domain != self.order:
+            raise ValueError(
+                f"AdaptiveSeries bounds the rest of the series in the norm of order {self.order:g} (order=), but "
+                f"the layers of the branch bound it in that of order {layers[0].domain}: pass that order if it is "
+                "a number, or a lipschitz_constant of the branch in the norm of this order."
+            )
 
     def terms(self, branch, num_rows, dtype, seed):
         """See the base class."""

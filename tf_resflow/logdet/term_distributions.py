@@ -40,7 +40,9 @@ class Geometric:
 
     def sample(self, shape, seed):
         """Draws `int32` counts of the given shape from a stateless seed."""
-        return tf.cast(tfd.Geometric(probs=self.p).sample(shape, seed=seed), tf.int32) + 1
+        # In single precision the uniform number behind it is 0 once in 2^23 draws, which would give N = 127.
+        probability = tf.constant(self.p, tf.float64)
+        return tf.cast(tfd.Geometric(probs=probability).sample(shape, seed=seed), tf.int32) + 1
 
     def survival(self, k, dtype):
         """`P(N >= k)` for integers `k >= 1`, in `dtype`."""

@@ -1,5 +1,6 @@
 """The inverse of a residual map, differentiable by the implicit function theorem."""
 
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers import scaled_kernels
@@ -13,7 +14,8 @@ def solve_residual(branch, y, solver, conditional_input=None):
     r"""Solves `x + g(x) = y` for x, with gradients.
 
     With \\(\bar x\\) the upstream gradient and J the Jacobian of g at the root, the backward pass solves
-    \\(w + J^T w = \bar x\\) by the same solver; the gradient in y is w, that in the parameters (and the
+    \\(w + J^T w = \bar x\\) by the same solver, to a relative
+    tolerance of at least two units of rounding; the gradient in y is w, that in the parameters (and the
     conditional input) \\(-w^T \partial g / \partial \theta\\). Only the root is kept for it.
 
     Args:
@@ -47,7 +49,8 @@ def solve_residual(branch, y, solver, conditional_input=None):
                 tape.watch([x, *targets])
                 gx = g(x, *held)
             vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
-            w = solver(vjp, upstream, atol=0.0).root
+            rounding = np.finfo(upstream.dtype.as_numpy_dtype).eps
+            w = solver(vjp, upstream, atol=0.0, rtol=max(2 * rounding, solver.rtol or 0.0)).root
             others = tape.gradient(gx, targets, -w, unconnected_gradients="zero") if targets else []
             grads = first_order_only(
                 [w, *map(tf.convert_to_tensor, others)],

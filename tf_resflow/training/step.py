@@ -21,8 +21,8 @@ def train_step(model, batch, seed):
 
     Returns:
       A dict of scalars: the means of the scores over this replica's batch, "loss" (of a `FlowModel`: bits per
-      dimension, or nats) and what the model reports beside it; "gradient_norm", of this replica's contribution;
-      and, where orders are learned, "order_min", "order_mean" and "order_max", before the step.
+      dimension, or nats) and what the model reports beside it; "gradient_norm", of this replica's own gradient,
+      before clipping; and, where orders are learned, "order_min", "order_mean" and "order_max", before the step.
     """
     batch = tf.nest.map_structure(tf.identity, batch)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
