@@ -39,7 +39,7 @@ def test_every_public_name_is_in_the_reference(reference):
     assert names - reference == set()
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"configs/([a-z0-9_]+)\.py(:[\w,]+)?", TEXT))))
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"configs/([a-z0-9_]+)\.py(:[\w,/]+)?", TEXT))))
 def test_configs_in_commands(command):
     name, argument = command
     module = importlib.import_module(f"configs.{name}")
