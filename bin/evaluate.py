@@ -62,6 +62,8 @@ def main():
     """Evaluates, prints the table and writes the file."""
     if _METRICS.value is not None:
         training.check_metrics(_METRICS.value)
+    if _OUTPUT.value:
+        training.check_output(_OUTPUT.value)
     model = training.load(_WORKDIR.value)
     config = model.config
     if _DATA_DIR.value is not None:
@@ -78,10 +80,10 @@ def main():
     if _OOD_DATA.value:
         config.data.name = _OOD_DATA.value
         result |= measured.ood(data.load(config.data))
+    print(training.table(result))
     if _OUTPUT.value:
         text = json.dumps(_finite(result), indent=2)
         pathlib.Path(_OUTPUT.value).write_text(text + "\n", "utf-8")
-    print(training.table(result))
 
 
 def _arguments(metric, dataset):

@@ -160,3 +160,10 @@ def test_adaptive_needs_a_certificate(images):
     dataset = resflow.data.load(model.config.data)
     with pytest.raises(ValueError, match="certified Lipschitz constants below 1, but that of scale0_block0"):
         training.Evaluation(model, dataset, "adaptive")
+
+
+def test_check_output(tmp_path):
+    training.check_output(tmp_path / "scores.json")
+    for path in (tmp_path, tmp_path / "missing" / "scores.json"):
+        with pytest.raises(ValueError, match="cannot be written"):
+            training.check_output(path)

@@ -4,7 +4,13 @@ from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.build_model import build_model
 from tf_resflow.training.command_line import run
 from tf_resflow.training.config import default_config, validate_config
-from tf_resflow.training.evaluate import METRICS, Evaluation, check_metrics, default_metrics
+from tf_resflow.training.evaluate import (
+    METRICS,
+    Evaluation,
+    check_metrics,
+    check_output,
+    default_metrics,
+)
 from tf_resflow.training.flow_model import FlowModel
 from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.load import load
@@ -33,6 +39,7 @@ __all__ = [
     "Workdir",
     "build_model",
     "check_metrics",
+    "check_output",
     "default_config",
     "default_metrics",
     "load",

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import os
+import pathlib
 
 import tensorflow as tf
 
@@ -9,7 +11,7 @@ from tf_resflow import bijectors, evaluation, flows, logdet
 from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.report import Report
 
-__all__ = ["Evaluation", "METRICS", "check_metrics", "default_metrics"]
+__all__ = ["Evaluation", "METRICS", "check_metrics", "check_output", "default_metrics"]
 
 METRICS = (
     "likelihood",
@@ -39,6 +41,20 @@ def check_metrics(names):
         raise ValueError(
             f"Unknown metrics {unknown}: choose some of {', '.join(METRICS)}, separated by commas."
         )
+
+
+def check_output(path):
+    """Checks that a file can be written, before any long work.
+
+    Args:
+      path: file to write.
+
+    Raises:
+      ValueError: when its folder does not exist or is not writable, or the path is a folder.
+    """
+    path = pathlib.Path(path).absolute()
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written: give a file in a folder that exists and is writable.")
 
 
 def default_metrics(model):
