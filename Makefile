@@ -39,6 +39,7 @@ $(STAMP): setup.py constraints.txt
 	  echo "tf-resflow needs Python 3.10 to 3.13, but PYTHON=$(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt \
+	  --config-settings editable_mode=compat
 	$(BIN)/python -c 'import tensorflow, tensorflow_probability, tf_resflow'
 	@touch $(STAMP)

@@ -10,6 +10,7 @@ this package is timed alone. Cases whose name begins with "parts" split a traini
 other programs first.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -58,8 +59,9 @@ class _Worker:
 
     def ask(self, request):
         """The worker's answer to a request."""
-        self._process.stdin.write(request + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # the process has ended, and has no answer
+            self._process.stdin.write(request + "\n")
+            self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
             self._errors.seek(0)
@@ -80,7 +82,9 @@ def _measure(name):
         script = str(_BIN / "benchmark_published.py")
         command = (_REFERENCE_PYTHON.value, script, _REFERENCE_DIR.value, str(_THREADS.value))
         workers["reference"] = _Worker(*command, keep_memory=keep_memory)
-    workers = {side: worker for side, worker in workers.items() if worker.ask(f"prepare {name}")}
+    for side, worker in list(workers.items()):
+        if not worker.ask(f"prepare {name}"):
+            workers.pop(side).close()
     once = CASES[name].kind in _ONCE
     if not once:
         for worker in workers.values():

@@ -12,6 +12,7 @@ import tensorflow as tf
 from benchmark_protocol import CASES, peak_memory, serve
 
 import tf_resflow as resflow
+from tf_resflow.bijectors.transform import transform
 
 
 class _Fixed(resflow.logdet.Geometric):
@@ -49,14 +50,15 @@ def _timed(function):
     return time.perf_counter() - start
 
 
+def _step(model, x):
+    """The training step, as a function of the seed."""
+    return tf.function(lambda seed: resflow.training.train_step(model, x, seed)["loss"], autograph=False)
+
+
 def _train_step(case):
     model, x = _model(case), _batch(case)
     model.initialize(x)
-
-    @tf.function(autograph=False)
-    def step(seed):
-        return resflow.training.train_step(model, x, seed)["loss"]
-
+    step = _step(model, x)
     return lambda: {"seconds": _timed(step)}
 
 
@@ -74,7 +76,7 @@ def _evaluation(case):
 def _inverse(case):
     model, x = _model(case), _batch(case)
     model.initialize(x)
-    blocks = [b for b in model.flow.bijectors if isinstance(b, resflow.bijectors.ResidualBlock)]
+    blocks = resflow.bijectors.residual_blocks(model.flow)
     y = tf.random.stateless_normal(x.shape, [0, 1])
 
     @tf.function(autograph=False)
@@ -100,10 +102,7 @@ def _trace(case):
     model, x = _model(case), _batch(case)
 
     def run():
-        @tf.function(autograph=False)
-        def step(seed):
-            return resflow.training.train_step(model, x, seed)["loss"]
-
+        step = _step(model, x)
         start = time.perf_counter()
         step.get_concrete_function(tf.TensorSpec([2], tf.int32))
         traced = time.perf_counter() - start
@@ -139,7 +138,7 @@ def _parts(case):
 
     def forward(seed):
         del seed
-        return tf.reduce_sum(_transform(model.flow, inputs))
+        return tf.reduce_sum(transform(model.flow, inputs))
 
     def forward_and_series(seed):
         with resflow.layers.fused_activations():
@@ -159,13 +158,6 @@ def _parts(case):
         return {name: _timed(function) for name, function in functions.items()}
 
     return run
-
-
-def _transform(flow, x):
-    for bijector in flow.bijectors:
-        block = isinstance(bijector, resflow.bijectors.ResidualBlock)
-        x = bijector.transform(x) if block else bijector.forward(x)
-    return x
 
 
 if __name__ == "__main__":

@@ -167,3 +167,16 @@ def test_check_output(tmp_path):
     for path in (tmp_path, tmp_path / "missing" / "scores.json"):
         with pytest.raises(ValueError, match="cannot be written"):
             training.check_output(path)
+
+
+def test_a_flow_of_couplings(tmp_path, make_config):
+    """It has nothing to solve, and no Lipschitz constants to bound; its inverse is measured all the same."""
+    config = make_config(**IMAGES, model__block="affine_coupling")
+    training.train(config, tmp_path, progress=False)
+    evaluation = evaluation_of(tmp_path)
+    result = evaluation.header() | evaluation.reconstruction() | evaluation.lipschitz()
+    assert result["reconstruction"]["num_solves"] == 0
+    assert 0 < result["reconstruction"]["max_error"] < 1e-4
+    assert (result["lipschitz"]["blocks"], result["lipschitz"]["flow"]["certified"]) == ({}, np.inf)
+    text = training.table(result)
+    assert "reconstruction error" in text and "did not converge" not in text

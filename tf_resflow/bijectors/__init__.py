@@ -12,6 +12,7 @@ from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
 from tf_resflow.bijectors.preprocessing import Logit, Normalize
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.squeeze_2d import Squeeze2D
+from tf_resflow.bijectors.variable_bijector import VariableBijector
 from tf_resflow.bijectors.with_log_det import with_inverse_solver, with_log_det
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Normalize",
     "ResidualBlock",
     "Squeeze2D",
+    "VariableBijector",
     "feature_shapes",
     "forward_features",
     "initialize",

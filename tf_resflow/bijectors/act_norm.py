@@ -1,15 +1,14 @@
 """Activation normalisation: an affine map per channel, initialised from data."""
 
-import keras
+import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.scoped_cache import ScopedCache
+from tf_resflow.bijectors.variable_bijector import VariableBijector
 
 __all__ = ["ActNorm"]
 
 
-class ActNorm(tfp.bijectors.Bijector):
+class ActNorm(VariableBijector):
     r"""`y = exp(log_scale) (x + shift)`, per channel or per element of the event.
 
     \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions a channel. It starts as the
@@ -34,50 +33,28 @@ class ActNorm(tfp.bijectors.Bijector):
       Kingma and Dhariwal, Glow, 2018, Section 3.1.
     """
 
-    _cache = ScopedCache()
-
     def __init__(self, event_shape, per_channel=True, dtype="float32", name="act_norm"):
         parameters = dict(locals())
         shape = tuple(event_shape[-1:] if per_channel else event_shape)
         if not shape or any(not size for size in shape):
             raise ValueError(f"ActNorm needs a known, non-scalar event shape; got {tuple(event_shape)}.")
-        with tf.name_scope(name) as name:
-            self._keras_variables = self._no_dependency(
-                {
-                    key: keras.Variable("zeros", shape=shape, dtype=dtype, name=f"{name[:-1]}_{key}")
-                    for key in ("log_scale", "shift")
-                }
-            )
-            self._affine = {key: v.value for key, v in self._keras_variables.items()}
-            super().__init__(
-                forward_min_event_ndims=len(event_shape),
-                dtype=tf.as_dtype(dtype),
-                parameters=parameters,
-                name=name,
-            )
-
-    @classmethod
-    def _parameter_properties(cls, dtype):
-        return {}
-
-    def _get_parameterization(self):
-        # Bijectors of equal arguments would share a cache, and these have variables of their own.
-        return id(self)
-
-    @property
-    def keras_variables(self):
-        """The `keras.Variable`s, `[log_scale, shift]`."""
-        return list(self._keras_variables.values())
+        super().__init__(
+            {"log_scale": np.zeros(shape), "shift": np.zeros(shape)},
+            dtype,
+            forward_min_event_ndims=len(event_shape),
+            parameters=parameters,
+            name=name,
+        )
 
     @property
     def log_scale(self):
         """Logarithm of the scale, a `tf.Variable`."""
-        return self._affine["log_scale"]
+        return self._values["log_scale"]
 
     @property
     def shift(self):
         """Shift before scaling, a `tf.Variable`."""
-        return self._affine["shift"]
+        return self._values["shift"]
 
     def initialize(self, x):
         """Sets the parameters so that `forward(x)` has mean 0 and variance 1; `x` is `[batch, ..., *event]`.

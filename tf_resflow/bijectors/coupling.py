@@ -1,17 +1,19 @@
 """The base of the couplings: one part of an event is mapped elementwise, as the other part says."""
 
+import abc
+
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.networks import (
+    adopt,
     check_built,
     check_event,
     from_rows,
     input_shapes,
     parameter_dtype,
     to_rows,
-    variables_by_name,
 )
 from tf_resflow.bijectors.scoped_cache import ScopedGreedyCache
 
@@ -58,10 +60,7 @@ class Coupling(tfp.bijectors.Bijector):
             self._network = self._no_dependency(network)
             self._split, self._swap = split, swap
             self._num_given, self._num_mapped, self._event_shape = _sizes(network, split, self.num_parameters)
-            if isinstance(network, keras.Sequential):
-                # It would cast its input to its own policy's dtype, whatever that of its layers.
-                network.autocast = False
-            self._network_variables = variables_by_name(network.variables)
+            self._network_variables = adopt(network)
             super().__init__(
                 forward_min_event_ndims=self._event_shape.rank,
                 dtype=parameter_dtype(network),
@@ -78,9 +77,9 @@ class Coupling(tfp.bijectors.Bijector):
         """The Keras layer or model."""
         return self._network
 
+    @abc.abstractmethod
     def _shift_and_log_scale(self, output):
         """The shift t and the log-scale s, from the network's output."""
-        raise NotImplementedError
 
     def _augmented_forward(self, x):
         given, mapped = self._divide(x)

@@ -1,17 +1,15 @@
 """The invertible 1x1 convolution of Glow."""
 
-import keras
 import numpy as np
 import scipy.linalg
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.scoped_cache import ScopedCache
+from tf_resflow.bijectors.variable_bijector import VariableBijector
 
 __all__ = ["InvertibleConv1x1"]
 
 
-class InvertibleConv1x1(tfp.bijectors.Bijector):
+class InvertibleConv1x1(VariableBijector):
     r"""`y = W x` for the channels x of each pixel, with a learned matrix W.
 
     \\(W = P (I + L) (U + \mathrm{diag}(e^s))\\) with strictly triangular L and U, so that
@@ -42,51 +40,28 @@ class InvertibleConv1x1(tfp.bijectors.Bijector):
       Kingma and Dhariwal, Glow, 2018, Section 3.2.
     """
 
-    _cache = ScopedCache()
-
     def __init__(self, num_channels, seed=0, dtype="float32", name="invertible_conv_1x1"):
         parameters = dict(locals())
         if num_channels < 1:
             raise ValueError(f"An InvertibleConv1x1 has at least one channel; got {num_channels}.")
-        with tf.name_scope(name) as name:
-            self._keras_variables = self._no_dependency(
-                {
-                    key: keras.Variable(
-                        value, dtype=dtype, trainable=key != "permutation", name=f"{name[:-1]}_{key}"
-                    )
-                    for key, value in _factors(_rotation(num_channels, seed)).items()
-                }
-            )
-            self._factors = {key: v.value for key, v in self._keras_variables.items()}
-            super().__init__(
-                forward_min_event_ndims=1,
-                dtype=tf.as_dtype(dtype),
-                parameters=parameters,
-                name=name,
-            )
-
-    @classmethod
-    def _parameter_properties(cls, dtype):
-        return {}
-
-    def _get_parameterization(self):
-        # Bijectors of equal arguments would share a cache, and these have variables of their own.
-        return id(self)
-
-    @property
-    def keras_variables(self):
-        """The `keras.Variable`s, `[permutation, lower_upper]`; the first is not trainable."""
-        return list(self._keras_variables.values())
+        super().__init__(
+            _factors(_rotation(num_channels, seed)),
+            dtype,
+            frozen=("permutation",),
+            forward_min_event_ndims=1,
+            parameters=parameters,
+            name=name,
+        )
 
     @property
     def permutation(self):
         """P, a `tf.Variable` `[C, C]`."""
-        return self._factors["permutation"]
+        return self._values["permutation"]
 
     @property
     def lower_upper(self):
         """L below the diagonal, s on it, U above it: a `tf.Variable` `[C, C]`."""
-        return self._factors["lower_upper"]
+        return self._values["lower_upper"]
 
     def weight(self):
         """W, `[C, C]`, from the channels of the input (columns) to those of the output (rows)."""

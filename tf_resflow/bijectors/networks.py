@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 __all__ = [
+    "adopt",
     "check_built",
     "check_event",
     "from_rows",
@@ -14,6 +15,16 @@ __all__ = [
     "to_rows",
     "variables_by_name",
 ]
+
+
+def adopt(network):
+    """What a bijector keeps of a network that it holds: its variables, see `variables_by_name`.
+
+    A `keras.Sequential` is kept from casting its input to its own policy's dtype, whatever that of its layers.
+    """
+    if isinstance(network, keras.Sequential):
+        network.autocast = False
+    return variables_by_name(network.variables) if isinstance(network, keras.Layer) else {}
 
 
 def check_built(network):

@@ -1,25 +1,23 @@
 """The residual block y = x + g(x) as a bijector with a stochastic log-determinant."""
 
-import sys
-
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.networks import (
+    adopt,
     check_built,
     check_event,
     from_rows,
     input_shapes,
     parameter_dtype,
     to_rows,
-    variables_by_name,
 )
 from tf_resflow.bijectors.scoped_cache import ScopedGreedyCache
 from tf_resflow.layers import lipschitz_constant as nominal_lipschitz_constant
 from tf_resflow.logdet import RussianRoulette
 from tf_resflow.seeds import stateless_seed
-from tf_resflow.solvers import Anderson, solve_residual
+from tf_resflow.solvers import Anderson, solve_residual, warn_unconverged
 
 __all__ = ["ResidualBlock"]
 
@@ -109,11 +107,7 @@ class ResidualBlock(tfp.bijectors.Bijector):
             self._conditional = conditional
             self._event_shape, self._condition_rank = _input_shapes(branch, conditional, event_shape)
             self._lipschitz_constant = _checked_constant(branch, lipschitz_constant)
-            if isinstance(branch, keras.Sequential):
-                # It would cast its input to its own policy's dtype, whatever that of its layers.
-                branch.autocast = False
-            if isinstance(branch, keras.Layer):
-                self._branch_variables = variables_by_name(branch.variables)
+            self._branch_variables = adopt(branch)
             super().__init__(
                 forward_min_event_ndims=self._event_shape.rank,
                 dtype=parameter_dtype(branch),
@@ -199,11 +193,7 @@ class ResidualBlock(tfp.bijectors.Bijector):
         message += f"{self._inverse_solver.max_iterations} evaluations"
         if self.validate_args:
             return [tf.debugging.assert_equal(failed, 0, message)]
-        warn = lambda: tf.print(  # noqa: E731
-            "WARNING:", message, "\n  number of examples:", failed,
-            "largest residual:", tf.reduce_max(solution.residual), output_stream=sys.stderr,
-        )  # fmt: skip
-        return [tf.cond(failed > 0, warn, tf.no_op)]
+        return [warn_unconverged(solution, message)]
 
     def _to_rows(self, x, condition):
         """Flattens the batch shape of `x` (and of the condition, broadcast to it) to one axis."""

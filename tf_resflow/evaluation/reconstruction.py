@@ -47,8 +47,8 @@ class _Recorder:
         self.max_iterations = solver.max_iterations
         self.solutions = []
 
-    def __call__(self, g, y, atol=None):
-        solution = self._solver(g, y, atol)
+    def __call__(self, g, y, relative=False):
+        solution = self._solver(g, y, relative)
         self.solutions.append(solution)
         return solution
 
@@ -67,7 +67,8 @@ def reconstruct(model, x, seed):
     ```
 
     Args:
-      model: a `FlowModel`. Its first block's solver is used for all.
+      model: a `FlowModel`. Its first block's solver is used for all. Without blocks there is nothing to solve: all
+        counts and the residual are 0.
       x: `[batch, *event_shape]`, data as the model takes it.
       seed: integer, of the dequantisation.
 
@@ -84,28 +85,31 @@ def reconstruct(model, x, seed):
     if levels is not None:
         same = data.quantize(again, levels).numpy() == np.asarray(x)
         exact = float(np.mean(np.all(same.reshape(len(same), -1), axis=1)))
-    iterations = np.concatenate([s.num_iterations for s in solutions])
+    iterations, residuals, converged = (
+        np.concatenate([np.zeros(0), *(getattr(s, name) for s in solutions)])
+        for name in ("num_iterations", "residual", "converged")
+    )
     return Reconstruction(
         max_error=float(error.max()),
         rms_error=float(np.sqrt(np.mean(error**2))),
         max_levels=None if levels is None else float(error.max() * levels),
         exact_examples=exact,
-        mean_iterations=float(iterations.mean()),
-        max_iterations=int(iterations.max()),
-        unconverged=int(sum(np.sum(~s.converged.numpy()) for s in solutions)),
+        mean_iterations=float(iterations.sum() / max(len(iterations), 1)),
+        max_iterations=int(iterations.max(initial=0)),
+        unconverged=int(np.sum(converged == 0)),
         num_solves=len(iterations),
-        max_residual=float(max(np.max(s.residual) for s in solutions)),
+        max_residual=float(residuals.max(initial=0)),
     )
 
 
 def _round_trip(flow, x):
     """`f^-1(f(x))`, and the `Solution` of each block."""
-    recorder = _Recorder(bijectors.residual_blocks(flow)[0].inverse_solver)
-    inverse = bijectors.with_inverse_solver(flow, recorder)
+    recorders = [_Recorder(block.inverse_solver) for block in bijectors.residual_blocks(flow)[:1]]
+    inverse = bijectors.with_inverse_solver(flow, recorders[0]) if recorders else flow
 
     @tf.function(autograph=False)
     def run(x):
         again = inverse.inverse(tf.identity(flow.forward(tf.identity(x))))
-        return again, recorder.solutions
+        return again, [solution for recorder in recorders for solution in recorder.solutions]
 
     return run(x)

@@ -2,5 +2,6 @@
 
 from tf_resflow.solvers.fixed_point import Anderson, FixedPoint, Solution
 from tf_resflow.solvers.solve_residual import solve_residual
+from tf_resflow.solvers.warn_unconverged import warn_unconverged
 
-__all__ = ["Anderson", "FixedPoint", "Solution", "solve_residual"]
+__all__ = ["Anderson", "FixedPoint", "Solution", "solve_residual", "warn_unconverged"]

@@ -52,23 +52,21 @@ class FixedPoint:
         self.rtol = rtol
         self.max_iterations = max_iterations
 
-    def __call__(self, g, y, atol=None, rtol=None):
+    def __call__(self, g, y, relative=False):
         """Solves `x + g(x) = y` for x.
 
         Args:
           g: callable from `[batch, *event]` to the same shape, Lip(g) < 1.
           y: tensor of shape `[batch, *event]`.
-          atol: overrides the absolute tolerance, for this call.
-          rtol: overrides the relative tolerance, for this call.
+          relative: whether the tolerance is relative alone, and at least two units of rounding: for an equation
+            of another scale than that for which the tolerances were chosen.
 
         Returns:
           A `Solution`. Not differentiable: see `solve_residual`.
         """
         shape = tf.shape(y)
         flat_y = tf.reshape(y, [shape[0], -1])
-        tolerance = self._tolerance(
-            flat_y, self.atol if atol is None else atol, self.rtol if rtol is None else rtol
-        )
+        tolerance = self._tolerance(flat_y, relative)
 
         def evaluate(x):
             gx = tf.reshape(g(tf.ensure_shape(tf.reshape(x, shape), y.shape)), [shape[0], -1])
@@ -97,10 +95,11 @@ class FixedPoint:
             converged=best.residual <= tolerance(best.point),
         )
 
-    def _tolerance(self, flat_y, atol, rtol):
+    def _tolerance(self, flat_y, relative):
         """The tolerance of each example, as a function of its point."""
-        rounding = tf.constant(2 * _EPSILON[flat_y.dtype], flat_y.dtype)
-        atol, rtol = (rounding if t is None else tf.cast(t, flat_y.dtype) for t in (atol, rtol))
+        rounding = 2 * _EPSILON[flat_y.dtype]
+        atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
+        atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
         return lambda x: atol + rtol * tf.reduce_max(tf.maximum(tf.abs(x), tf.abs(flat_y)), axis=1)
 
     def _start(self, flat_y):

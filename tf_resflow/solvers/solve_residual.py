@@ -1,11 +1,11 @@
 """The inverse of a residual map, differentiable by the implicit function theorem."""
 
-import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers import scaled_kernels
 from tf_resflow.logdet import first_order_only
 from tf_resflow.solvers.fixed_point import Solution
+from tf_resflow.solvers.warn_unconverged import warn_unconverged
 
 __all__ = ["solve_residual"]
 
@@ -14,9 +14,9 @@ def solve_residual(branch, y, solver, conditional_input=None):
     r"""Solves `x + g(x) = y` for x, with gradients.
 
     With \\(\bar x\\) the upstream gradient and J the Jacobian of g at the root, the backward pass solves
-    \\(w + J^T w = \bar x\\) by the same solver, to a relative
-    tolerance of at least two units of rounding; the gradient in y is w, that in the parameters (and the
-    conditional input) \\(-w^T \partial g / \partial \theta\\). Only the root is kept for it.
+    \\(w + J^T w = \bar x\\) by the same solver, to its relative
+    tolerance, with a warning for examples that do not converge; the gradient in y is w, that in the parameters
+    (and the conditional input) \\(-w^T \partial g / \partial \theta\\). Only the root is kept for it.
 
     Args:
       branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`.
@@ -49,8 +49,10 @@ def solve_residual(branch, y, solver, conditional_input=None):
                 tape.watch([x, *targets])
                 gx = g(x, *held)
             vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
-            rounding = np.finfo(upstream.dtype.as_numpy_dtype).eps
-            w = solver(vjp, upstream, atol=0.0, rtol=max(2 * rounding, solver.rtol or 0.0)).root
+            solution_of_vjp = solver(vjp, upstream, relative=True)
+            message = f"the gradient of the inverse did not converge after {solver.max_iterations} evaluations"
+            with tf.control_dependencies([warn_unconverged(solution_of_vjp, message)]):
+                w = tf.identity(solution_of_vjp.root)
             others = tape.gradient(gx, targets, -w, unconnected_gradients="zero") if targets else []
             grads = first_order_only(
                 [w, *map(tf.convert_to_tensor, others)],

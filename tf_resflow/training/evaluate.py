@@ -60,7 +60,7 @@ def check_output(path):
 def default_metrics(model):
     """The names of the metrics that suit a model.
 
-    None of a density that is not trained, and none of residual blocks where there is none.
+    None of a density that is not trained, and no Lipschitz constants where there is no residual block.
 
     Args:
       model: a `FlowModel` of `tf_resflow.load`.
@@ -70,7 +70,7 @@ def default_metrics(model):
     """
     names = ["classification"] if isinstance(model, HybridModel) else []
     names += ["likelihood", "noise"] if model.has_density else []
-    return names + (["reconstruction", "lipschitz"] if bijectors.residual_blocks(model.flow) else [])
+    return names + ["reconstruction"] + (["lipschitz"] if bijectors.residual_blocks(model.flow) else [])
 
 
 class Evaluation:

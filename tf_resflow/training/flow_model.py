@@ -246,7 +246,7 @@ def _keras_parts(flow):
             parts[module.name] = module.branch
         elif isinstance(module, bijectors.Coupling):
             parts[module.name] = module.network
-        elif isinstance(module, (bijectors.ActNorm, bijectors.InvertibleConv1x1)):
+        elif isinstance(module, bijectors.VariableBijector):
             parts[module.name] = module.keras_variables
     return parts
 

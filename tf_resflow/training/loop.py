@@ -128,6 +128,7 @@ class _Run:
         take = self._compiled_step()
         self._clock = time.monotonic(), start
         self._looked = time.monotonic()
+        self._bar.set_postfix_str("building the graph, for up to a minute or two")
         for step in range(start + 1, steps + 1):
             try:
                 metrics = take(next(batches), tf.constant([seed, step], tf.int32))

@@ -79,6 +79,8 @@ def _reconstruction(result, unit):
     if result["max_levels"] is not None:
         levels = f" = {result['max_levels']:.1e} levels; {result['exact_examples']:.1%} come back exactly"
     yield _row("reconstruction error", f"at most {result['max_error']:.1e}{levels}")
+    if not result["num_solves"]:
+        return
     solves = (
         f"{result['mean_iterations']:.1f} evaluations, at most {result['max_iterations']}; "
         f"{result['unconverged']:,} of {result['num_solves']:,} did not converge; "
@@ -90,8 +92,8 @@ def _reconstruction(result, unit):
 def _lipschitz(result, unit):
     yield _row("Lipschitz constant", "nominal     certified")
     blocks = result["blocks"]
-    worst = max(blocks, key=lambda name: blocks[name]["certified"])
-    rows = {f"  {worst} of {len(blocks)}": blocks[worst]}
+    worst = sorted(blocks, key=lambda name: blocks[name]["certified"])[-1:]
+    rows = {f"  {name} of {len(blocks)}": blocks[name] for name in worst}
     rows |= {"  flow": result["flow"], "  its inverse": result["inverse"]}
     for name, bounds in rows.items():
         yield _row(name, f"{bounds['nominal']:<10.5g}", f"{bounds['certified']:.5g}")

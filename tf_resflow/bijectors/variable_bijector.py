@@ -1,0 +1,46 @@
+"""The base of the bijectors whose parameters are a few Keras variables."""
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.bijectors.scoped_cache import ScopedCache
+
+__all__ = ["VariableBijector"]
+
+
+class VariableBijector(tfp.bijectors.Bijector):
+    """A bijector that holds Keras variables by name, so that Keras trains and saves them, and TFP sees them.
+
+    Args:
+      initial_values: dict of name to array.
+      dtype: of the variables.
+      frozen: names of the variables that are not trained.
+      **kwargs: of `tfb.Bijector`, with `parameters` and `name`.
+    """
+
+    _cache = ScopedCache()
+
+    def __init__(self, initial_values, dtype, frozen=(), *, name, **kwargs):
+        with tf.name_scope(name) as name:
+            self._keras_variables = self._no_dependency(
+                {
+                    key: keras.Variable(value, dtype=dtype, trainable=key not in frozen, name=f"{name[:-1]}_{key}")
+                    for key, value in initial_values.items()
+                }
+            )
+            self._values = {key: v.value for key, v in self._keras_variables.items()}
+            super().__init__(dtype=tf.as_dtype(dtype), name=name, **kwargs)
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    def _get_parameterization(self):
+        # Bijectors of equal arguments would share a cache, and these have variables of their own.
+        return id(self)
+
+    @property
+    def keras_variables(self):
+        """The `keras.Variable`s, a list."""
+        return list(self._keras_variables.values())

@@ -1,0 +1,25 @@
+"""The warning of a solver that stopped before it met its tolerance."""
+
+import sys
+
+import tensorflow as tf
+
+__all__ = ["warn_unconverged"]
+
+
+def warn_unconverged(solution, message):
+    """Prints a warning to stderr when some examples did not converge.
+
+    Args:
+      solution: a `Solution`.
+      message: `str`, what did not converge.
+
+    Returns:
+      An operation, to be a control dependency of the result.
+    """
+    failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
+    warn = lambda: tf.print(  # noqa: E731
+        "WARNING:", message, "\n  number of examples:", failed,
+        "largest residual:", tf.reduce_max(solution.residual), output_stream=sys.stderr,
+    )  # fmt: skip
+    return tf.cond(failed > 0, warn, tf.no_op)
