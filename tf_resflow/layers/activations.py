@@ -51,7 +51,9 @@ def _with_slope(x, b, y, slope):
     """The value y, with dy/dx = slope."""
 
     def grad(upstream):
-        return upstream * slope, tf.reduce_sum(_run(_value_gradient, x, b, upstream)), None, None
+        value = _with_slope(x, b, y, slope)  # y itself is a constant
+        db = tf.reduce_sum(_run(_value_gradient, x, value, upstream))
+        return upstream * slope, db, None, None
 
     return tf.identity(y), grad
 
@@ -62,10 +64,9 @@ def _value_and_slope(x, b):
     return y, t / 1.1 + b * y * (1.0 - t)
 
 
-def _value_gradient(x, b, upstream):
-    """The gradient in b of upstream * value, element by element: dy/db = x^2 t (1 - t) / 1.1."""
-    t = _sigmoid(b * x)
-    return upstream * x * x * t * (1.0 - t) / 1.1
+def _value_gradient(x, y, upstream):
+    """The gradient in b of upstream * value, element by element: dy/db = x^2 t (1 - t) / 1.1 = y (x - 1.1 y)."""
+    return upstream * y * (x - 1.1 * y)
 
 
 def _slope_gradients(x, b, upstream):
