@@ -139,7 +139,7 @@ def test_a_classifier_alone(tmp_path, make_config):
     assert "bits" not in result["line"]
     model = resflow.load(tmp_path)
     assert model.density_weight == 0.0
-    assert training.default_metrics(model) == ["classification"]
+    assert training.default_metrics(model) == ["classification", "reconstruction"]
     evaluation = training.Evaluation(model, data.load(model.config.data))
     assert evaluation.header()["log_det"] == "exact"
     ood = evaluation.ood(data.load(model.config.data))["ood"]
