@@ -49,12 +49,12 @@ class ActNorm(VariableBijector):
     @property
     def log_scale(self):
         """Logarithm of the scale, a `tf.Variable`."""
-        return self._values["log_scale"]
+        return self._affine["log_scale"]
 
     @property
     def shift(self):
         """Shift before scaling, a `tf.Variable`."""
-        return self._values["shift"]
+        return self._affine["shift"]
 
     def initialize(self, x):
         """Sets the parameters so that `forward(x)` has mean 0 and variance 1; `x` is `[batch, ..., *event]`.

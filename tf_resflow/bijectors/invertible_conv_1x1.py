@@ -56,12 +56,12 @@ class InvertibleConv1x1(VariableBijector):
     @property
     def permutation(self):
         """P, a `tf.Variable` `[C, C]`."""
-        return self._values["permutation"]
+        return self._affine["permutation"]
 
     @property
     def lower_upper(self):
         """L below the diagonal, s on it, U above it: a `tf.Variable` `[C, C]`."""
-        return self._values["lower_upper"]
+        return self._affine["lower_upper"]
 
     def weight(self):
         """W, `[C, C]`, from the channels of the input (columns) to those of the output (rows)."""

@@ -29,7 +29,8 @@ class VariableBijector(tfp.bijectors.Bijector):
                     for key, value in initial_values.items()
                 }
             )
-            self._values = {key: v.value for key, v in self._keras_variables.items()}
+            # The name of this attribute is part of the keys of checkpoints.
+            self._affine = {key: v.value for key, v in self._keras_variables.items()}
             super().__init__(dtype=tf.as_dtype(dtype), name=name, **kwargs)
 
     @classmethod

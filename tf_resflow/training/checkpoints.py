@@ -1,5 +1,7 @@
 """The state of a run on disk."""
 
+import re
+
 import tensorflow as tf
 
 __all__ = ["Checkpoints"]
@@ -71,11 +73,24 @@ class Checkpoints:
         """
         if self.latest is None:
             return 0
+        status = None
         try:
-            self._checkpoint.restore(self.latest).assert_consumed()
+            status = self._checkpoint.restore(self.latest)
+            status.assert_consumed()
         except (AssertionError, ValueError) as error:
+            if status is not None:
+                status.expect_partial()  # the error says it; TensorFlow would log each variable
             raise ValueError(
-                f"The checkpoint {self.latest} does not fit the model of this config:\n{error}\n"
+                f"The checkpoint {self.latest} does not fit the model of this config: {_in_short(error)}. "
                 "Was it written by another version? Choose another --workdir to train anew."
             ) from None
         return int(self.step)
+
+
+def _in_short(error):
+    """TensorFlow's message without the values of the variables that it names."""
+    names = re.findall(r"<tf\.Variable '([^']+)'", str(error))
+    if not names:
+        return str(error).splitlines()[0][:300].rstrip(".")
+    more = ", ..." if len(names) > 3 else ""
+    return f"it has no values for {', '.join(names[:3])}{more}"
