@@ -10,17 +10,14 @@ this package is timed alone. Cases whose name begins with "parts" split a traini
 other programs first.
 """
 
-import contextlib
 import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
-import tempfile
 
 from absl import app, flags
-from benchmark_protocol import CASES
+from benchmark_protocol import CASES, Worker
 
 _REFERENCE_DIR = flags.DEFINE_string("reference_dir", None, "A checkout of the published code.")
 _REFERENCE_PYTHON = flags.DEFINE_string("reference_python", sys.executable, "A Python that has torch.")
@@ -37,51 +34,15 @@ _BIN = pathlib.Path(__file__).parent
 _ONCE = ("memory", "trace")  # kinds of which a process gives one measurement
 
 
-class _Worker:
-    """A process that prepares a case and measures it on request."""
-
-    def __init__(self, *command, keep_memory):
-        threads = str(_THREADS.value)
-        names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, threads)}
-        if keep_memory:
-            names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
-            environment |= dict.fromkeys(names, str(2**32))
-        self._errors = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-
-    def ask(self, request):
-        """The worker's answer to a request."""
-        with contextlib.suppress(BrokenPipeError):  # the process has ended, and has no answer
-            self._process.stdin.write(request + "\n")
-            self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            self._errors.seek(0)
-            sys.exit(f"Error: {request!r} failed:\n{self._errors.read()}")
-        return json.loads(answer)
-
-    def close(self):
-        """Ends the process."""
-        self._process.communicate()
-
-
 def _measure(name):
     """Measures one case: a dict of side to dict of quantity to list of values."""
     keep_memory = _KEEP_MEMORY.value and CASES[name].kind != "memory"
-    command = (sys.executable, str(_BIN / "benchmark_ours.py"))
-    workers = {"ours": _Worker(*command, keep_memory=keep_memory)}
+    options = {"threads": _THREADS.value, "keep_memory": keep_memory}
+    workers = {"ours": Worker(sys.executable, str(_BIN / "benchmark_ours.py"), **options)}
     if _REFERENCE_DIR.value:
         script = str(_BIN / "benchmark_published.py")
         command = (_REFERENCE_PYTHON.value, script, _REFERENCE_DIR.value, str(_THREADS.value))
-        workers["reference"] = _Worker(*command, keep_memory=keep_memory)
+        workers["reference"] = Worker(*command, **options)
     for side, worker in list(workers.items()):
         if not worker.ask(f"prepare {name}"):
             workers.pop(side).close()

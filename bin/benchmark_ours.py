@@ -1,4 +1,4 @@
-"""The cases of bin/benchmark.py on this package. Run by it, in a process of its own."""
+"""The cases of bin/benchmark.py and bin/benchmark_training.py on this package, in a process of its own."""
 
 import os
 
@@ -126,7 +126,7 @@ def _parts(case):
     )
 
     def gradients(seed):
-        with resflow.layers.fused_activations():
+        with resflow.layers.fused_kernels():
             with tf.GradientTape() as tape:
                 loss = tf.reduce_mean(model.loss_per_example(x, seed))
             return [tf.reduce_sum(g) for g in tape.gradient(loss, values)]
@@ -141,7 +141,7 @@ def _parts(case):
         return tf.reduce_sum(transform(model.flow, inputs))
 
     def forward_and_series(seed):
-        with resflow.layers.fused_activations():
+        with resflow.layers.fused_kernels():
             return tf.reduce_sum(model.loss_per_example(x, seed))
 
     functions = {
@@ -160,6 +160,35 @@ def _parts(case):
     return run
 
 
+def _learning(settings):
+    """Trains a model for some steps and scores its weights, as they are, on the test images."""
+    config = resflow.training.default_config().unlock()
+    config.update(settings["config"])
+    dataset = resflow.data.load(config.data)
+    model = resflow.training.build_model(config, dataset)
+    optimizer = resflow.training.make_optimizer(config.train, model.trainable_variables)
+    model.compile(optimizer=optimizer)
+    batches = iter(dataset.train_batches(config.train.batch_size, config.seed))
+    model.initialize(next(iter(dataset.train_batches(config.train.batch_size, config.seed))))
+    held_out = resflow.evaluation.HeldOut(model)
+
+    @tf.function(autograph=False)
+    def step(x, seed):
+        return resflow.training.train_step(model, x, seed)["loss"]
+
+    def run():
+        first = int(optimizer.iterations)
+        start = time.perf_counter()
+        for number in range(first, first + settings["steps"]):
+            loss = step(next(batches), tf.constant([config.seed, number], tf.int32))
+        loss.numpy()
+        seconds = time.perf_counter() - start
+        test = dataset.eval_batches("test", config.eval.batch_size, config.eval.num_examples or None)
+        return {"seconds": seconds, "bits_per_dim": held_out(test, config.seed).mean}
+
+    return run
+
+
 if __name__ == "__main__":
     kinds = {
         "train_step": _train_step,
@@ -169,4 +198,5 @@ if __name__ == "__main__":
         "trace": _trace,
         "parts": _parts,
     }
-    serve({name: lambda case=case: kinds[case.kind](case) for name, case in CASES.items()})
+    cases = {name: lambda case=case: kinds[case.kind](case) for name, case in CASES.items()}
+    serve({**cases, "learning": _learning})

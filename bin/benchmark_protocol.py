@@ -1,8 +1,12 @@
-"""What bin/benchmark.py and its two worker processes share: the cases, and how they talk."""
+"""What bin/benchmark.py and bin/benchmark_training.py share with their workers: the cases, and how they talk."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import subprocess
 import sys
+import tempfile
 
 import numpy as np
 
@@ -55,18 +59,62 @@ def peak_memory():
         return int(status.read().split("VmHWM:")[1].split()[0]) / 1024
 
 
-def serve(prepare):
-    """Answers the requests of bin/benchmark.py, one JSON object a line.
+class Worker:
+    """A process that prepares a case and measures it on request.
 
     Args:
-      prepare: dict of case to function, which returns the function that measures once.
+      *command: the command that starts it.
+      threads: how many it may use.
+      keep_memory: whether it keeps the memory that it frees (glibc's MALLOC_* settings).
+    """
+
+    def __init__(self, *command, threads, keep_memory):
+        names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+        environment = {**os.environ, **dict.fromkeys(names, str(threads))}
+        if keep_memory:
+            names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+            environment |= dict.fromkeys(names, str(2**32))
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def ask(self, request):
+        """The worker's answer to a request: "prepare CASE [JSON]" or "run"."""
+        with contextlib.suppress(BrokenPipeError):  # the process has ended, and has no answer
+            self._process.stdin.write(request + "\n")
+            self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            self._errors.seek(0)
+            sys.exit(f"Error: {request!r} failed:\n{self._errors.read()}")
+        return json.loads(answer)
+
+    def close(self):
+        """Ends the process."""
+        self._process.communicate()
+
+
+def serve(prepare):
+    """Answers the requests of a `Worker`, one JSON object a line.
+
+    Args:
+      prepare: dict of case to function of the request's JSON, if it has some, which returns the function that
+        measures once.
     """
     answers, sys.stdout = sys.stdout, sys.stderr
     run = None
     for line in sys.stdin:
-        command, _, name = line.strip().partition(" ")
+        command, _, case = line.strip().partition(" ")
         if command == "prepare":
-            run = prepare[name]() if name in prepare else None
+            name, _, argument = case.partition(" ")
+            arguments = [json.loads(argument)] if argument else []
+            run = prepare[name](*arguments) if name in prepare else None
             answer = run is not None
         else:
             answer = run()

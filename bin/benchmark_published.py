@@ -1,6 +1,7 @@
-"""The cases of bin/benchmark.py on a checkout of the published PyTorch code (rtqichen/residual-flows).
+"""The same cases on a checkout of the published PyTorch code (rtqichen/residual-flows).
 
-Run by bin/benchmark.py, in a process of its own. It needs torch: pip install tf-resflow[torch].
+Run by bin/benchmark.py and bin/benchmark_training.py, in a process of its own. It needs torch:
+pip install tf-resflow[torch].
 """
 
 import math
@@ -20,13 +21,16 @@ from resflows.resflow import ResidualFlow
 
 def _model(case):
     iresblock.geometric_sample = lambda p, num: np.full(num, case.num_extra_terms)
-    height, width, channels = case.shape
+    shape = case.batch_size, *case.shape
+    return _flow(shape, 1e-6, n_blocks=[case.num_blocks], intermediate_dim=case.width, fc_end=False)
+
+
+def _flow(shape, logit_alpha, **options):
+    batch_size, height, width, channels = shape
     return ResidualFlow(
-        (case.batch_size, channels, height, width),
-        n_blocks=[case.num_blocks],
-        intermediate_dim=case.width,
+        (batch_size, channels, height, width),
         factor_out=False,
-        init_layer=layers.LogitTransform(1e-6),
+        init_layer=layers.LogitTransform(logit_alpha),
         actnorm=True,
         coeff=0.98,
         vnorms="2222",
@@ -36,17 +40,21 @@ def _model(case):
         n_dist="geometric",
         kernels="3-1-3",
         activation_fn="swish",
-        fc_end=False,
         n_exact_terms=2,
         preact=True,
         neumann_grad=True,
         grad_in_forward=True,
         first_resblock=True,
+        **options,
     )
 
 
 def _batch(case):
-    return torch.tensor(case.batch().transpose(0, 3, 1, 2), dtype=torch.float32).contiguous()
+    return _tensor(case.batch())
+
+
+def _tensor(images):
+    return torch.tensor(images.transpose(0, 3, 1, 2), dtype=torch.float32).contiguous()
 
 
 def _loss(model, x):
@@ -125,6 +133,57 @@ def _memory(case):
     return lambda: {"megabytes": peak_memory()}
 
 
+def _learning(settings):
+    """As train_img.py trains and validates, but for the weights as they are, and with denormals flushed."""
+    torch.set_flush_denormal(True)
+    model_config, train, evaluation = (settings["config"][key] for key in ("model", "train", "eval"))
+    splits = np.load(settings["arrays"])
+    images, test = splits["train"], splits["test"][: evaluation["num_examples"] or None]
+    shape, order = (train["batch_size"], *images.shape[1:]), np.random.default_rng(0)
+    options = {"intermediate_dim": model_config["width"], "fc_idim": model_config["fc_width"], "fc_end": True}
+    model = _flow(shape, model_config["logit_alpha"], n_blocks=model_config["num_blocks"], **options)
+    size, state = shape[0], {"step": 0, "rows": np.zeros([0], int)}
+
+    def batch():
+        if len(state["rows"]) < size:
+            state["rows"] = order.permutation(len(images))
+        rows, state["rows"] = state["rows"][:size], state["rows"][size:]
+        x = images[rows]
+        mirrored = settings["config"]["data"]["flip"] & (order.random([size, 1, 1, 1]) < 0.5)
+        return _tensor(np.where(mirrored, x[:, :, ::-1], x))
+
+    with torch.no_grad():
+        _loss(model, batch())  # initialises the ActNorms
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, train["beta_2"]))
+
+    def step():
+        state["step"] += 1
+        warm = min(1.0, state["step"] / train["warmup_steps"])
+        for group in optimizer.param_groups:
+            group["lr"] = train["learning_rate"] * warm
+        loss = _loss(model, batch()).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train["global_clipnorm"])
+        optimizer.step()
+        optimizer.zero_grad()
+        _update_norms(model)
+
+    def score():
+        _update_norms(model)
+        model.eval()
+        rows = range(0, len(test), evaluation["batch_size"])
+        with torch.no_grad():
+            losses = [_loss(model, _tensor(test[i : i + evaluation["batch_size"]])) for i in rows]
+        model.train()
+        return torch.cat(losses).mean().item()
+
+    def run():
+        seconds = _timed(lambda: [step() for _ in range(settings["steps"])])
+        return {"seconds": seconds, "bits_per_dim": score()}
+
+    return run
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(int(sys.argv[2]))
@@ -135,4 +194,5 @@ if __name__ == "__main__":
         "memory": _memory,
     }
     cases = {name: case for name, case in CASES.items() if case.kind in kinds}
-    serve({name: lambda case=case: kinds[case.kind](case) for name, case in cases.items()})
+    cases = {name: lambda case=case: kinds[case.kind](case) for name, case in cases.items()}
+    serve({**cases, "learning": _learning})

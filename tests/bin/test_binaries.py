@@ -76,6 +76,16 @@ def test_evaluate(trained, tmp_path):
     assert all(len(line) < 120 for line in done.stdout.splitlines())
 
 
+def test_plot_runs(trained, tmp_path):
+    run("plot_runs", f"--workdirs={trained[0]},{trained[0]}", f"--output={tmp_path / 'curves.png'}")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_plot_runs_of_no_run(tmp_path):
+    error = run_in_error("plot_runs", f"--workdirs={tmp_path}", f"--output={tmp_path / 'curves.png'}")
+    assert str(tmp_path.name) in error
+
+
 def test_an_unknown_metric(trained):
     error = run_in_error("evaluate", f"--workdir={trained[0]}", "--metrics=lipschitz,fd")
     assert "Unknown metrics ['fd']" in error and "likelihood, noise" in error

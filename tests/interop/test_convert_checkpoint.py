@@ -111,12 +111,12 @@ def test_the_two_differ_by_more_than_the_tolerance(published):
 
 
 def test_the_run(converted, load):
-    workdir, found = converted("cifar10")
+    found = converted("cifar10")[1]
     model = load("cifar10")
     assert found["name"] == "cifar10" and found["averages"] and found["step"] == model.step == 3
     assert model.config.train.ema_momentum == 0.999 and model.config.train.steps == 3
     assert model.levels == 256 and model.event_shape == (8, 8, 3)
-    assert not (workdir / "classifier.npz").exists()
+    assert type(model) is resflow.FlowModel
 
 
 def test_samples_and_scores(load):
@@ -150,29 +150,24 @@ def test_a_coefficient_above_1_is_taken_on_trust(converted, load):
 
 
 def test_the_classifier_of_a_hybrid_model(converted, load, published):
-    """The published logits, from the named arrays and the outputs of the scales."""
     expected = published("hybrid")
-    arrays = np.load(converted("hybrid")[0] / "classifier.npz")
+    model = load("hybrid")
+    assert isinstance(model, resflow.HybridModel)
+    assert model.density_weight == 8 * 8 * 3  # scale_dim was False
     x = tf.constant(np.moveaxis(expected["x"], 1, -1))
-    outputs = []
-    for member in load("hybrid").flow.bijectors:
-        x = member.forward(tf.identity(x))
-        if isinstance(member, bijectors.Squeeze2D):
-            outputs.append(x)
-    outputs.append(x)
-    features = []
-    for i, output in enumerate(outputs):
-        head = {key: arrays[f"averages/head{i}/{key}"] for key in HEAD}
-        h = tf.nn.conv2d(output, head["conv/kernel"], 1, "SAME") + head["conv/bias"]
-        h = np.exp(head["act_norm/log_scale"]) * (h + head["act_norm/shift"])
-        features.append(np.mean(np.maximum(h, 0.0), axis=(1, 2)))
-    features = np.concatenate(features, axis=1)
-    logits = features @ arrays["averages/logits/kernel"] + arrays["averages/logits/bias"]
-    np.testing.assert_allclose(logits, expected["ema_logits"], atol=1e-5)
-    assert arrays["weights/logits/kernel"].shape == (4, 10)
 
+    def logits():
+        return model.classifier(bijectors.forward_features(model.flow, x, log_det=False).features)
 
-HEAD = ("conv/kernel", "conv/bias", "act_norm/log_scale", "act_norm/shift")
+    averages = [variable.numpy() for variable in model.trainable_variables]
+    np.testing.assert_allclose(logits(), expected["ema_logits"], atol=1e-5)
+    restore_weights(model, converted("hybrid")[0])
+    np.testing.assert_allclose(logits(), expected["raw_logits"], atol=1e-5)
+    assert np.abs(expected["raw_logits"] - expected["ema_logits"]).max() > 1e-3
+    for variable, average in zip(model.trainable_variables, averages, strict=True):
+        variable.assign(average)
+    images = np.floor(x * 256).astype(np.uint8)
+    assert model.classify(images)["probabilities"].shape == (len(images), 10)
 
 
 @pytest.fixture

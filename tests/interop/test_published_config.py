@@ -89,6 +89,25 @@ def test_hybrid_models_have_no_logit_where_mean_and_std_are_known():
 
 
 @pytest.mark.parametrize(
+    "task, scale_dim, weight", [("hybrid", False, 3072.0), ("hybrid", True, 1.0), ("classification", False, 0.0)]
+)
+def test_the_loss_of_hybrid_models(task, scale_dim, weight):
+    config, data = converted(task=task, scale_dim=scale_dim, imagesize=32, cdim=7)
+    assert (config.task, config.hybrid.density_weight, config.hybrid.features) == ("hybrid", weight, 7)
+    assert data.num_classes == 10
+
+
+def test_densities_have_no_classes():
+    config, data = converted()
+    assert config.task == "density" and data.num_classes is None
+
+
+def test_hybrid_models_with_factor_out():
+    with pytest.raises(ValueError, match="factor_out=True, where the published classifier reads the channels"):
+        converted(task="hybrid", factor_out=True)
+
+
+@pytest.mark.parametrize(
     "vnorms, orders, norms",
     [
         ("2332", (2, 3, 3, 2), (2, 3, 3, 2)),

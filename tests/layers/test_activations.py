@@ -113,7 +113,7 @@ def test_save_and_load(layer, tmp_path):
 def test_lipswish_derivatives_up_to_the_third(fused):
     """Those that a gradient of a power series, and a gradient of it, take; from the formula by autodiff."""
     layer = with_beta(layers.LipSwish(dtype="float64"), 0.7)
-    context = layers.fused_activations if fused else contextlib.nullcontext
+    context = layers.fused_kernels if fused else contextlib.nullcontext
 
     def formula(x):
         return x * tf.sigmoid(tf.math.softplus(layer.beta) * x) / 1.1
@@ -164,7 +164,7 @@ def test_fused_activations_are_compiled_by_xla_and_others_are_not():
         return any(f.attr["_XlaMustCompile"].b for f in graph.library.function)
 
     def fused(x):
-        with layers.fused_activations():
+        with layers.fused_kernels():
             return layer(x)
 
     assert compiled(fused)

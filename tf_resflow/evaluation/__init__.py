@@ -10,6 +10,7 @@ from tf_resflow.evaluation.held_out import HeldOut, Score, stderr_parts
 from tf_resflow.evaluation.images import image_grid, reconstruction_grid, write_png
 from tf_resflow.evaluation.inception import InceptionFeatures
 from tf_resflow.evaluation.interpolation import interpolate_corners, interpolate_pairs
+from tf_resflow.evaluation.learning_curves import learning_curves
 from tf_resflow.evaluation.lipschitz import lipschitz_bounds, lipschitz_certificate
 from tf_resflow.evaluation.ood_auroc import ood_auroc
 from tf_resflow.evaluation.per_example import PerExample
@@ -35,6 +36,7 @@ __all__ = [
     "image_grid",
     "interpolate_corners",
     "interpolate_pairs",
+    "learning_curves",
     "lipschitz_bounds",
     "lipschitz_certificate",
     "ood_auroc",

@@ -3,7 +3,6 @@
 from tf_resflow.interop.applied_kernels import applied_kernels
 from tf_resflow.interop.convert_checkpoint import convert_checkpoint
 from tf_resflow.interop.published_checkpoint import PublishedCheckpoint, read_checkpoint
-from tf_resflow.interop.published_classifier import published_classifier
 from tf_resflow.interop.published_config import published_config, published_data, published_orders
 from tf_resflow.interop.published_tensors import PublishedTensor, published_tensors
 from tf_resflow.interop.torch_file import StoredObject, read_torch_file
@@ -14,7 +13,6 @@ __all__ = [
     "StoredObject",
     "applied_kernels",
     "convert_checkpoint",
-    "published_classifier",
     "published_config",
     "published_data",
     "published_orders",

@@ -2,12 +2,9 @@
 
 import math
 
-import numpy as np
-
 from tf_resflow import layers
 from tf_resflow.interop.applied_kernels import applied_kernels
 from tf_resflow.interop.published_checkpoint import read_checkpoint
-from tf_resflow.interop.published_classifier import published_classifier
 from tf_resflow.interop.published_config import published_config, published_data, published_orders
 from tf_resflow.interop.published_tensors import published_tensors
 from tf_resflow.training.averaging import AveragedWeights
@@ -27,7 +24,6 @@ _DECIMALS = 4  # of the coefficient
 _UNUSED = (
     "codomain domain geom_p initialized lamb last_firmom last_n_samples last_secmom mean scale spatial_dims std u v"
 ).split()
-_CLASSIFIER = ("classification_heads.", "logit_layer.")
 
 
 def convert_checkpoint(checkpoint, workdir):
@@ -48,8 +44,7 @@ def convert_checkpoint(checkpoint, workdir):
     invertible: `config.model.lipschitz_constant` is then what the published code takes for granted, and the
     `lipschitz_bound` that an evaluation reports is above 1.
 
-    The classifier of a hybrid model goes to `classifier.npz`, under "weights/" and "averages/", with the names of
-    `published_classifier`.
+    A checkpoint of the published hybrid task becomes the run of a `tf_resflow.HybridModel`, with its classifier.
 
     Args:
       checkpoint: the .pth file; it is read without executing anything in it.
@@ -82,7 +77,6 @@ def convert_checkpoint(checkpoint, workdir):
     files.prepare(config)
     files.write_data(data)
     Checkpoints(files.checkpoints, model, optimizer, config.seed, config.train.keep).save(step)
-    _save_classifier(published, files.path / "classifier.npz")
     return {
         "name": data.name,
         "step": step,
@@ -93,7 +87,7 @@ def convert_checkpoint(checkpoint, workdir):
 
 def _take(published, model, optimizer):
     """Assigns the averages of an optimizer and the weights of a model."""
-    tensors = published_tensors(model.flow)
+    tensors = published_tensors(model.flow, getattr(model, "classifier", None))
     _check_all_used(published.weights, tensors)
     orders = published_orders(published.args)
     coefficient = published.args["coeff"]
@@ -115,7 +109,6 @@ def _check_all_used(weights, tensors):
     """Raises a ValueError for tensors that no part of the model takes."""
     used = {tensor.name for tensor in tensors}
     left = [name for name in weights if name not in used and name.rpartition(".")[2] not in _UNUSED]
-    left = [name for name in left if not name.startswith(_CLASSIFIER)]
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         raise ValueError(
@@ -143,13 +136,3 @@ def _set_coefficient(config, norm):
     if config.coefficient >= 1:
         config.lipschitz_constant = published ** len(config.kernels)
 
-
-def _save_classifier(published, path):
-    kinds = {"weights": published.weights, "averages": published.averages or {}}
-    arrays = {
-        f"{kind}/{name}": array
-        for kind, tensors in kinds.items()
-        for name, array in published_classifier(tensors).items()
-    }
-    if arrays:
-        np.savez(path, **arrays)

@@ -40,6 +40,7 @@ _ACTIVATIONS = {
     "softplus": "softplus",
     "swish": "lipswish",
 }
+_NUM_CLASSES = 10  # of each data set that the published code classifies
 _TERM_PARAMETERS = {"geometric": 0.5, "poisson": 2.0}
 _NUM_FC_BLOCKS = 4
 _SMALLEST_SCALE = 4  # pixels
@@ -58,10 +59,12 @@ _REQUIRED = {
 }
 # Defaults of arguments that another version may lack; names and shapes of the tensors show what the model's were.
 _OPTIONAL = {
+    "cdim": 256,
     "factor_out": False,
     "learn_p": False,
     "logit_transform": True,
     "n_power_series": None,
+    "scale_dim": False,
     "squeeze_first": False,
     "task": "density",
 }
@@ -113,8 +116,8 @@ def published_data(args, config, mean=None, std=None):
       A `DataInfo`.
     """
     args = _Arguments(args)
-    size, channels = args["imagesize"], args.look_up("data", _DATA).channels
-    return DataInfo(config.data.name, (size, size, channels), config.data.levels or 256, mean, std)
+    num_classes = _NUM_CLASSES if config.task == "hybrid" else None
+    return DataInfo(config.data.name, _event_shape(args), config.data.levels or 256, mean, std, num_classes)
 
 
 class _Arguments(dict):
@@ -136,6 +139,9 @@ def _fields(args):
     data = args.look_up("data", _DATA)
     has_logit = args["logit_transform"] and not _has_statistics(args)
     return {
+        "task": "density" if args["task"] == "density" else "hybrid",
+        "hybrid.density_weight": _density_weight(args),
+        "hybrid.features": args["cdim"],
         **{f"data.{key}": value for key, value in data.fields.items()},
         "data.levels": _levels(args),
         "data.image_size": args["imagesize"],
@@ -172,6 +178,19 @@ def _check_required(args):
             raise args.error(name, f"which there is not here; it must be {value!r}")
     if _has_statistics(args) and args["squeeze_first"]:
         raise args.error("squeeze_first", "where the published code normalises 3 of 12 channels")
+    if args["task"] != "density" and args["factor_out"]:
+        raise args.error("factor_out", "where the published classifier reads the channels that leave alone")
+
+
+def _event_shape(args):
+    size = args["imagesize"]
+    return size, size, args.look_up("data", _DATA).channels
+
+
+def _density_weight(args):
+    """The published loss is bits per example, or with scale_dim per dimension, plus the cross entropy in bits."""
+    weights = {"classification": 0.0, "hybrid": 1.0 if args["scale_dim"] else float(math.prod(_event_shape(args)))}
+    return weights.get(args["task"], 1.0)
 
 
 def _has_statistics(args):

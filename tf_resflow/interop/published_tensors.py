@@ -1,4 +1,4 @@
-"""Which tensor of a published checkpoint is which variable of a flow, and how their axes correspond."""
+"""Which tensor of a published checkpoint is which variable of a model, and how their axes correspond."""
 
 import itertools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tf_resflow import bijectors, layers
 
 __all__ = ["PublishedTensor", "published_tensors"]
 
-# For each part of a flow: our variable, the published tensor, and the axes of the latter and of the former.
+# For each part of a model: our variable, the published tensor, and the axes of the latter and of the former.
 # c, h, w: channels, rows and columns of an event; i, o: inputs and outputs of a layer; y, x: rows and columns of a
 # kernel. Published images, and what is flattened from them, have the channels first.
 _TABLE = {
@@ -88,15 +88,17 @@ class PublishedTensor(NamedTuple):
         return einops.rearrange(variable, f"{ours}->{theirs}", **self.sizes).shape
 
 
-def published_tensors(flow):
-    """The correspondence for all trainable variables of an image flow.
+def published_tensors(flow, classifier=None):
+    """The correspondence for all trainable variables of an image flow, and of a hybrid model's classifier.
 
     The published model is a list of scales, and a scale is a list of layers. They are the members of the flow one
     for one: `transforms.1.chain.2.nnet.3.weight` is the kernel of layer 3 of the branch of member 2 of scale 1. A
-    squeeze before the first scale has no place in the lists.
+    squeeze before the first scale has no place in the lists. Both classifiers have a head on the output of each
+    scale, `classification_heads.1.0.weight`, and one linear layer, `logit_layer.weight`.
 
     Args:
       flow: of `tf_resflow.flows.image_flow`, with residual blocks.
+      classifier: of `tf_resflow.flows.multiscale_classifier`, or `None`.
 
     Returns:
       A list of `PublishedTensor`.
@@ -107,7 +109,7 @@ def published_tensors(flow):
             tensors += _act_norm(prefix, member)
         elif isinstance(member, bijectors.ResidualBlock):
             tensors += _branch(f"{prefix}.nnet", member.branch)
-    return tensors
+    return tensors if classifier is None else tensors + _classifier(classifier)
 
 
 def _members(flow):
@@ -152,6 +154,15 @@ def _part(layer, linear):
     if isinstance(layer, layers.LipschitzDense):
         return {linear[0]: "first_dense", linear[-1]: "last_dense"}.get(layer, "dense")
     return "activation"
+
+
+def _classifier(classifier):
+    tensors = []
+    for i, _ in enumerate(classifier.inputs):
+        prefix = f"classification_heads.{i}"
+        tensors += _rows(f"{prefix}.0", classifier.get_layer(f"scale{i}_conv"), "conv", {})
+        tensors += _rows(f"{prefix}.1", classifier.get_layer(f"scale{i}_act_norm").act_norm, "act_norm", {})
+    return tensors + _rows("logit_layer", classifier.get_layer("logits"), "dense", {})
 
 
 def _rows(prefix, owner, part, sizes):

@@ -6,8 +6,8 @@ from tf_resflow.layers.activations import (
     LipschitzCube,
     LipSwish,
     MaxMin,
-    fused_activations,
 )
+from tf_resflow.layers.fusion import fused_kernels
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_constant import lipschitz_constant
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
@@ -31,7 +31,7 @@ __all__ = [
     "LipschitzDense",
     "LipschitzLayer",
     "MaxMin",
-    "fused_activations",
+    "fused_kernels",
     "learned_orders",
     "lipschitz_constant",
     "lipschitz_layers",

@@ -1,15 +1,11 @@
 """Activations of known Lipschitz constant."""
 
-__all__ = ["CLipSwish", "FullSort", "LipSwish", "LipschitzCube", "MaxMin", "fused_activations"]
-
-import contextlib
-import contextvars
-import functools
+__all__ = ["CLipSwish", "FullSort", "LipSwish", "LipschitzCube", "MaxMin"]
 
 import keras
 import tensorflow as tf
 
-_FUSED = contextvars.ContextVar("tf_resflow_fused_activations", default=False)
+from tf_resflow.layers.fusion import in_one_pass
 
 
 class _Swish(keras.layers.Layer):
@@ -31,7 +27,7 @@ def _swish(x, b):
     six passes over memory; here they are computed once, along with the value. Differentiable any
     number of times.
     """
-    y, slope = _run(_value_and_slope, tf.stop_gradient(x), tf.stop_gradient(b))
+    y, slope = in_one_pass(_value_and_slope, tf.stop_gradient(x), tf.stop_gradient(b))
     return _with_slope(x, b, y, _swish_slope(x, b, slope))
 
 
@@ -40,7 +36,7 @@ def _swish_slope(x, b, slope):
     """The slope, differentiable in x and b."""
 
     def grad(upstream):
-        dx, db = _run(_slope_gradients, x, b, upstream)
+        dx, db = in_one_pass(_slope_gradients, x, b, upstream)
         return dx, tf.reduce_sum(db), None
 
     return tf.identity(slope), grad
@@ -52,7 +48,7 @@ def _with_slope(x, b, y, slope):
 
     def grad(upstream):
         value = _with_slope(x, b, y, slope)  # y itself is a constant
-        db = tf.reduce_sum(_run(_value_gradient, x, value, upstream))
+        db = tf.reduce_sum(in_one_pass(_value_gradient, x, value, upstream))
         return upstream * slope, db, None, None
 
     return tf.identity(y), grad
@@ -79,45 +75,6 @@ def _slope_gradients(x, b, upstream):
 def _sigmoid(x):
     """As `tf.sigmoid`; XLA computes a tanh faster than an exponential and a quotient."""
     return 0.5 + 0.5 * tf.tanh(0.5 * x)
-
-
-def _run(f, *args):
-    """f, in one pass over memory where XLA compiles it: see `fused_activations`."""
-    fused = _FUSED.get() and not tf.executing_eagerly()
-    return (_compiled(f) if fused else f)(*args)
-
-
-@functools.cache
-def _compiled(f):
-    compiled = tf.function(f, jit_compile=True, autograph=False)
-    compiled._omit_frequent_tracing_warning = True  # each shape is traced once
-    return compiled
-
-
-@contextlib.contextmanager
-def fused_activations():
-    """What is traced within it computes activations as XLA kernels of one pass over memory each.
-
-    More than half of a training step is elementwise traffic without it. The training step of this package
-    uses it; a step of your own may, inside its `tf.function`. XLA compiles anew for each shape, so it is
-    for steps whose batches have one size, and not for a SavedModel that is to run without XLA.
-
-    ```python
-    @tf.function
-    def loss(x):
-        with resflow.layers.fused_activations():
-            return tf.reduce_sum(branch(x) ** 2)
-
-    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipSwish()])
-    print(loss(tf.zeros([8, 2])).numpy())
-    # 0.0
-    ```
-    """
-    token = _FUSED.set(True)
-    try:
-        yield
-    finally:
-        _FUSED.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")

@@ -7,6 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
+from tf_resflow.layers.convolution import convolution
 from tf_resflow.layers.linear_operators import ConvolutionOperator, MatrixOperator
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 
@@ -88,7 +89,7 @@ class LipschitzConv2D(LipschitzLayer):
     def call(self, inputs):
         """The convolution by the scaled kernel, plus b, `[batch, height, width, filters]`."""
         self._check_size(inputs.shape)
-        outputs = tf.nn.conv2d(inputs, self._applied_kernel(), 1, "SAME")
+        outputs = convolution(inputs, self._applied_kernel())
         return outputs if self.bias is None else outputs + self.bias
 
     def _check_size(self, shape):

@@ -27,7 +27,7 @@ def train_step(model, batch, seed):
     batch = tf.nest.map_structure(tf.identity, batch)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     weights = model.trainable_variables
-    with layers.fused_activations():
+    with layers.fused_kernels():
         with tf.GradientTape() as tape:
             means = {name: tf.reduce_mean(value) for name, value in model.scores(batch, seed).items()}
             loss = means["loss"]

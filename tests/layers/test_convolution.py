@@ -1,0 +1,90 @@
+"""The convolution against TensorFlow's own, in all of its forms and two derivatives."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_resflow import layers
+from tf_resflow.layers.convolution import convolution
+
+SHAPES = {
+    "few outputs": ((2, 5, 6, 9), (3, 3, 9, 1)),
+    "few inputs": ((2, 5, 6, 2), (3, 3, 2, 9)),
+    "few of both": ((1, 4, 4, 3), (3, 3, 3, 4)),
+    "an oblong kernel": ((2, 5, 6, 9), (5, 1, 9, 3)),
+    "a kernel larger than the image": ((2, 1, 2, 9), (5, 3, 9, 3)),
+    "many": ((2, 5, 6, 9), (3, 3, 9, 8)),
+    "one tap": ((2, 5, 6, 9), (1, 1, 9, 2)),
+}
+
+
+def native(x, kernel):
+    return tf.nn.conv2d(x, kernel, 1, "SAME")
+
+
+def operands(case, dtype=tf.float64):
+    rng = np.random.default_rng(0)
+    return [tf.constant(rng.normal(size=shape), dtype) for shape in SHAPES[case]]
+
+
+def derivatives(conv, x, kernel):
+    """The value, its gradients, and the gradients of functions of these."""
+    with tf.GradientTape() as outer:
+        outer.watch([x, kernel])
+        with tf.GradientTape() as inner:
+            inner.watch([x, kernel])
+            y = conv(x, kernel)
+            loss = tf.reduce_sum(tf.sin(y))
+        gradients = inner.gradient(loss, [x, kernel])
+        second = tf.reduce_sum(gradients[0] ** 3) + tf.reduce_sum(tf.cos(gradients[1]))
+    return [y, *gradients, *outer.gradient(second, [x, kernel])]
+
+
+@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize("mode", ["eager", "graph", "fused"])
+def test_value_and_two_derivatives(case, mode):
+    x, kernel = operands(case)
+
+    def compute(x, kernel):
+        if mode != "fused":
+            return derivatives(convolution, x, kernel)
+        with layers.fused_kernels():
+            return derivatives(convolution, x, kernel)
+
+    compute = compute if mode == "eager" else tf.function(compute, autograph=False)
+    for ours, expected in zip(compute(x, kernel), derivatives(native, x, kernel), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_single_precision():
+    x, kernel = operands("few outputs", tf.float32)
+    np.testing.assert_allclose(convolution(x, kernel), native(x, kernel), rtol=1e-5, atol=1e-5)
+
+
+def test_images_of_unknown_size():
+    x, kernel = operands("few outputs")
+    specs = [tf.TensorSpec([None, None, None, 9], x.dtype), tf.TensorSpec(kernel.shape, x.dtype)]
+    any_image = tf.function(convolution, input_signature=specs, autograph=False)
+    np.testing.assert_allclose(any_image(x, kernel), native(x, kernel), rtol=1e-9, atol=1e-9)
+
+
+def operations(function, *args):
+    graph = function.get_concrete_function(*args).graph
+    return {op.type for op in graph.get_operations()}
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+def test_sums_in_low_precision_are_tensorflows(dtype):
+    x, kernel = operands("few outputs", dtype)
+    assert "AddN" not in operations(tf.function(convolution, autograph=False), x, kernel)
+
+
+def test_few_outputs_are_a_matrix_product():
+    x, kernel = operands("few outputs", tf.float32)
+    assert "Conv2D" not in operations(tf.function(convolution, autograph=False), x, kernel)
+
+
+def test_with_a_gpu_it_is_tensorflows(monkeypatch):
+    x, kernel = operands("few outputs", tf.float32)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+    assert "Conv2D" in operations(tf.function(convolution, autograph=False), x, kernel)
