@@ -92,7 +92,7 @@ class Worker:
         answer = self._process.stdout.readline()
         if not answer:
             self._errors.seek(0)
-            sys.exit(f"Error: {request!r} failed:\n{self._errors.read()}")
+            sys.exit(f"Error: {request.partition(' {')[0]!r} failed:\n{self._errors.read()}")
         return json.loads(answer)
 
     def close(self):

@@ -30,6 +30,19 @@ flags.mark_flags_as_required(["config", "reference_dir", "output"])
 
 _BIN = pathlib.Path(__file__).parent
 _NAMES = {"ours": "tf_resflow", "reference": "published code"}
+_FREE = ("num_blocks", "width", "fc_width", "logit_alpha")  # what the model of the published code takes over
+
+
+def _check_comparable(config):
+    """Exits where the config asks for what the published side would not do."""
+    from tf_resflow import training
+
+    default = training.default_config()
+    others = [key for key in default.model if key not in _FREE and config.model[key] != default.model[key]]
+    if config.task != "density" or others:
+        what = "config.task" if config.task != "density" else f"config.model.{others[0]}"
+        free = ", ".join(f"config.model.{key}" for key in _FREE)
+        sys.exit(f"Error: {what} is not the default, and the other side would not follow; {free} may be others.")
 
 
 def _workers(settings):
@@ -78,8 +91,8 @@ def _draw(curves, name, path):
     for axis, key, label in zip(axes, ("step", "seconds"), ("steps", "seconds of training"), strict=True):
         for side, curve in curves.items():
             axis.plot(curve[key], curve["bits_per_dim"], label=_NAMES[side])
-        axis.set(xlabel=label, yscale="log")
-        axis.grid(alpha=0.3, which="both")
+        axis.set(xlabel=label)
+        axis.grid(alpha=0.3)
     axes[0].set(ylabel="held-out bits/dim", title=name)
     axes[0].legend()
     figure.savefig(path, dpi=110)
@@ -90,6 +103,7 @@ def main(_):
     config, output = _CONFIG.value, pathlib.Path(_OUTPUT.value)
     if not output.parent.is_dir():
         sys.exit(f"Error: the directory of --output={output} does not exist.")
+    _check_comparable(config)
     config.train.weight_decay = 0.0
     config.train.global_clipnorm = 1.0
     curves = _curves(config)

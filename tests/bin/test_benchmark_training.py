@@ -1,0 +1,31 @@
+"""The comparison of trainings, as far as it goes without the published code."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "output, override, message",
+    [
+        ("curves.json", "--config.model.factor_out=True", "Error: config.model.factor_out is not the default"),
+        ("curves.json", "--config.task=hybrid", "Error: config.task is not the default"),
+        ("no/curves.json", "--config.model.width=32", "Error: the directory of --output"),
+    ],
+)
+def test_what_cannot_be_compared(output, override, message, tmp_path):
+    command = [sys.executable, ROOT / "bin/benchmark_training.py", f"--config={ROOT}/configs/mnist_small.py"]
+    command += [f"--reference_dir={tmp_path}", f"--output={tmp_path}/{output}", override]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and message in done.stderr
+
+
+def test_the_figure(tmp_path):
+    curve = {"step": [1, 2], "seconds": [1.0, 3.0], "bits_per_dim": [3.0, 2.0]}
+    code = f"import benchmark_training as b; b._draw(dict.fromkeys(b._NAMES, {curve}), 'mnist', 'curves.png')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT / "bin")})
+    assert (tmp_path / "curves.png").stat().st_size > 5000
