@@ -158,7 +158,7 @@ class Anderson(FixedPoint):
       Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
     """
 
-    def __init__(self, memory=5, atol=None, rtol=None, max_iterations=500):
+    def __init__(self, memory=8, atol=None, rtol=None, max_iterations=500):
         super().__init__(atol, rtol, max_iterations)
         if memory < 2:
             raise ValueError(f"Anderson needs a memory of at least 2 points; got {memory}.")
