@@ -76,8 +76,8 @@ def _adjoint(kernel):
 def _products_and_shifts(x, kernel):
     """One matrix product, to all taps, and the sum of its taps' images, each shifted to its place."""
     height, width, inputs, outputs = kernel.shape
-    matrix = tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [inputs, height * width * outputs])
-    return in_one_pass(_sum_of_shifts, tf.tensordot(x, matrix, 1), height, width)
+    all_taps = tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [1, 1, inputs, height * width * outputs])
+    return in_one_pass(_sum_of_shifts, tf.nn.conv2d(x, all_taps, 1, "VALID"), height, width)
 
 
 def _sum_of_shifts(products, height, width):
