@@ -16,7 +16,7 @@ def convolution(x, kernel):
 
     The first and the last layer of a branch lead from and to the few channels of an image. CPU kernels of
     convolutions compute in blocks of 8 or 16 channels, so that an output of 1 costs as much as one of 8. Here
-    such an output is a matrix product, to all taps at once, and a sum of shifted images; and the gradient of its
+    such an output is a product by 1x1, to all taps at once, and a sum of shifted images; and the gradient of its
     kernel is computed as that of the adjoint convolution, from few channels to many. Measured 2 to 6 times as
     fast with 1 to 4 channels. With a GPU at hand, and for dtypes whose sums would lose digits, it is TensorFlow's.
 
@@ -74,7 +74,7 @@ def _adjoint(kernel):
 
 
 def _products_and_shifts(x, kernel):
-    """One matrix product, to all taps, and the sum of its taps' images, each shifted to its place."""
+    """One 1x1 convolution, to all taps, and the sum of the taps' images, each shifted to its place."""
     height, width, inputs, outputs = kernel.shape
     all_taps = tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [1, 1, inputs, height * width * outputs])
     return in_one_pass(_sum_of_shifts, tf.nn.conv2d(x, all_taps, 1, "VALID"), height, width)
