@@ -326,6 +326,17 @@ def test_adaptive_series_refuses_another_norm_than_the_branch_is_bounded_in():
     assert resflow.logdet.AdaptiveSeries(order=1)(branch, tf.zeros([1, 2]))[1].shape == [1]
 
 
+@pytest.mark.parametrize("probes", ["rademacher", "gaussian", "basis"])
+@pytest.mark.parametrize("estimator", [resflow.logdet.RussianRoulette, resflow.logdet.PowerSeries])
+def test_common_probes_make_an_estimate_independent_of_its_batch(branch, data, estimator, probes):
+    common = estimator(probes=probes, num_probes=3, common_probes=True)
+    value = common(branch, data["x"], data["c"], seed=7)[1]
+    alone = common(branch, data["x"][2:3], data["c"][2:3], seed=7)[1]
+    np.testing.assert_allclose(value[2:3], alone, rtol=1e-10)
+    own = estimator(probes=probes, num_probes=3)(branch, data["x"][2:3], data["c"][2:3], seed=7)[1]
+    np.testing.assert_allclose(alone, own, rtol=1e-10)  # one example alone has its own probes either way
+
+
 def test_events_of_rank_three():
     """Convolutional branch, basis probes, against slogdet."""
     layers = resflow.layers

@@ -5,7 +5,7 @@ __all__ = ["dequantize", "quantize"]
 import tensorflow as tf
 
 
-def dequantize(x, levels, seed):
+def dequantize(x, levels, seed, common=False):
     r"""Spreads integers over the unit interval: (x + u) / levels, with u ~ U(0, 1).
 
     If p is the density of the result, then
@@ -25,6 +25,8 @@ def dequantize(x, levels, seed):
         x: integer tensor of any shape, with values 0, ..., levels - 1.
         levels: number of values, in 2, ..., 256.
         seed: shape-`[2]` integer tensor; the result is a pure function of it and of x.
+        common: whether all examples `x[i]` have the same noise, so that what comes of one does not depend on which
+            others are in its batch.
 
     Returns:
         A float32 tensor of x's shape, with values strictly between 0 and 1.
@@ -54,9 +56,10 @@ def dequantize(x, levels, seed):
         with tf.control_dependencies([check for check in checks if check is not None]):
             x = tf.identity(x)
     cells = 2 ** (21 - (levels - 1).bit_length())
-    cell = tf.random.stateless_uniform(tf.shape(x), seed, maxval=cells, dtype=tf.int32)
+    like = x[:1] if common else x
+    cell = tf.random.stateless_uniform(tf.shape(like), seed, maxval=cells, dtype=tf.int32)
     u = (tf.cast(cell, tf.float32) + 0.5) / cells
-    return (tf.cast(x, tf.float32) + tf.ensure_shape(u, x.shape)) * (1 / levels)
+    return (tf.cast(x, tf.float32) + tf.ensure_shape(u, like.shape)) * (1 / levels)
 
 
 def quantize(x, levels):

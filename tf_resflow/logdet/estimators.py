@@ -47,13 +47,14 @@ def _as_function(branch, conditional_input, dtype):
 class _SeriesEstimator(LogDetEstimator):
     """A weighted, finite power series with random probes."""
 
-    def __init__(self, probes, num_probes):
+    def __init__(self, probes, num_probes, common_probes):
         if probes not in PROBES:
             raise ValueError(f"probes is one of {', '.join(PROBES)}; got {probes!r}.")
         if num_probes < 1:
             raise ValueError(f"num_probes is at least 1; got {num_probes}.")
         self.probes = probes
         self.num_probes = num_probes
+        self.common_probes = common_probes
 
     @abc.abstractmethod
     def terms(self, branch, num_rows, dtype, seed):
@@ -64,7 +65,7 @@ class _SeriesEstimator(LogDetEstimator):
         g, conditions = _as_function(branch, conditional_input, x.dtype)
         probe_seed, term_seed = tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
         num_probes = x.shape[1:].num_elements() if self.probes == "basis" else self.num_probes
-        v = draw_probes(self.probes, num_probes, x, probe_seed)
+        v = draw_probes(self.probes, num_probes, x, probe_seed, self.common_probes)
         terms = self.terms(branch, tf.shape(v)[0], x.dtype, term_seed)
         return power_series_log_det(g, [x, *conditions], v, num_probes, terms)
 
@@ -93,6 +94,8 @@ class RussianRoulette(_SeriesEstimator):
         error: for training).
       probes: "rademacher", "gaussian", or "basis" (all D basis vectors: the exact trace).
       num_probes: `int` >= 1, probes for each example, averaged.
+      common_probes: whether the examples of a batch share their probes. With a shared N, too, the estimate of an
+        example does not depend on which others are in its batch: for serving.
 
     Raises:
       ValueError: for a number out of range.
@@ -108,8 +111,9 @@ class RussianRoulette(_SeriesEstimator):
         per_example=False,
         probes="rademacher",
         num_probes=1,
+        common_probes=False,
     ):
-        super().__init__(probes, num_probes)
+        super().__init__(probes, num_probes, common_probes)
         if num_exact_terms < 0:
             raise ValueError(f"num_exact_terms is at least 0; got {num_exact_terms}.")
         self.num_exact_terms = num_exact_terms
@@ -146,6 +150,7 @@ class PowerSeries(_SeriesEstimator):
       num_terms: `int` >= 1.
       probes: "rademacher", "gaussian" or "basis".
       num_probes: `int` >= 1.
+      common_probes: see `RussianRoulette`.
 
     Raises:
       ValueError: for a number out of range.
@@ -154,8 +159,8 @@ class PowerSeries(_SeriesEstimator):
       Behrmann et al., Invertible Residual Networks, 2019, Section 3.
     """
 
-    def __init__(self, num_terms=10, probes="rademacher", num_probes=1):
-        super().__init__(probes, num_probes)
+    def __init__(self, num_terms=10, probes="rademacher", num_probes=1, common_probes=False):
+        super().__init__(probes, num_probes, common_probes)
         if num_terms < 1:
             raise ValueError(f"num_terms is at least 1; got {num_terms}.")
         self.num_terms = num_terms
@@ -186,6 +191,7 @@ class AdaptiveSeries(_SeriesEstimator):
       order: p, the norm in which the bound holds.
       probes: "rademacher", "gaussian" or "basis".
       num_probes: `int` >= 1.
+      common_probes: see `RussianRoulette`.
 
     Raises:
       ValueError: for a number out of range, a Lipschitz constant of 1 or more, or, when called, a branch whose
@@ -200,8 +206,9 @@ class AdaptiveSeries(_SeriesEstimator):
         order=2.0,
         probes="rademacher",
         num_probes=1,
+        common_probes=False,
     ):
-        super().__init__(probes, num_probes)
+        super().__init__(probes, num_probes, common_probes)
         if not tolerance > 0:
             raise ValueError(f"tolerance is positive; got {tolerance}.")
         if lipschitz_constant is not None and not 0 <= lipschitz_constant < 1:

@@ -26,11 +26,18 @@ class Terms(NamedTuple):
     neumann_weight: Callable
 
 
-def draw_probes(kind, num_probes, x, seed):
+def draw_probes(kind, num_probes, x, seed, common=False):
     """Probe vectors `v` with `E[v v'] = I`, of shape `[num_probes * batch, *event]`.
 
-    "basis" gives `sqrt(D) e_i`, i = 1..D: their average over i is the exact trace.
+    "basis" gives `sqrt(D) e_i`, i = 1..D: their average over i is the exact trace. With `common` all examples have
+    the same probes.
     """
+    if common or kind == "basis":
+        return tf.repeat(_draw(kind, num_probes, x[:1], seed), tf.shape(x)[0], axis=0)
+    return _draw(kind, num_probes, x, seed)
+
+
+def _draw(kind, num_probes, x, seed):
     shape = tf.concat([[num_probes * tf.shape(x)[0]], tf.shape(x)[1:]], 0)
     if kind == "gaussian":
         v = tf.random.stateless_normal(shape, seed, dtype=x.dtype)
@@ -38,7 +45,7 @@ def draw_probes(kind, num_probes, x, seed):
         v = tfp.random.rademacher(shape, dtype=x.dtype, seed=seed)
     else:
         basis = tf.sqrt(tf.cast(num_probes, x.dtype)) * tf.eye(num_probes, dtype=x.dtype)
-        v = tf.reshape(tf.repeat(basis, tf.shape(x)[0], axis=0), shape)
+        v = tf.reshape(basis, shape)
     return tf.ensure_shape(v, [None, *x.shape[1:]])
 
 
