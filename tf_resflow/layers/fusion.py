@@ -15,9 +15,9 @@ _FUSED = contextvars.ContextVar("tf_resflow_fused_kernels", default=False)
 def fused_kernels():
     """What is traced within it computes its elementwise parts as XLA kernels of one pass over memory each.
 
-    These are the activations. More than half of a training step is elementwise traffic without it. The training step of this package uses it; a step of
-    your own may, inside its `tf.function`. XLA compiles anew for each shape, so it is for steps whose
-    batches have one size, and not for a SavedModel that is to run without XLA.
+    These are the activations: more than half of a training step is elementwise traffic without it. The training
+    step of this package uses it; a step of your own may, inside its `tf.function`. XLA compiles anew for each
+    shape, so it is for steps whose batches have one size, and not for a SavedModel that is to run without XLA.
 
     ```python
     @tf.function
