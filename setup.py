@@ -5,6 +5,7 @@ import pathlib
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
+SERVING = ["tensorflow-serving-api>=2.20,<2.22"]
 DOCS = ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 
 
@@ -50,9 +51,10 @@ setuptools.setup(
         "tqdm>=4.60",
     ],
     extras_require={
+        "serving": SERVING,
         "torch": ["torch>=2.0"],
         "docs": DOCS,
-        "dev": [*DOCS, "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
+        "dev": [*DOCS, *SERVING, "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
     },
     classifiers=[
         "Intended Audience :: Science/Research",

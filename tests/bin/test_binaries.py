@@ -8,6 +8,9 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = [
@@ -115,6 +118,25 @@ def test_sample_with_wrong_flags(trained, tmp_path):
     done = run("sample", *flags, code=1)
     assert "numbers of at least 0, separated by commas" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_export(trained, tmp_path):
+    arguments = [f"--workdir={trained[0]}", f"--export_dir={tmp_path}", "--num_samples=3", "--log_det=adaptive"]
+    done = run("export", *arguments)
+    assert done.stdout.startswith(f"{tmp_path / '1'}: ")
+    served = tf.saved_model.load(str(tmp_path / "1"))
+    x = served.signatures["sample"](
+        num=tf.constant(4), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0)
+    )["x"]
+    assert x.shape == (4, 2)
+    result = served.signatures["serving_default"](x=x)
+    exact = resflow.load(trained[0]).log_prob(x, evaluation=True)
+    assert np.all(np.abs(result["log_prob"] - exact) < 6 * result["log_prob_stderr"] + 0.01)
+    card = (tmp_path / "1" / "MODEL_CARD.md").read_text()
+    result = json.loads((trained[0] / "result.json").read_text())
+    assert f"Nats: {result['nats']:.4f}" in card and "After 3 steps, on 100 examples of the test split" in card
+    assert "has a version 1" in run_in_error("export", *arguments, "--version=1")
+    assert "no config.json" in run_in_error("export", f"--workdir={tmp_path}", f"--export_dir={tmp_path}")
 
 
 def test_sigterm_saves(tmp_path):

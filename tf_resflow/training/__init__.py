@@ -11,6 +11,7 @@ from tf_resflow.training.evaluate import (
     check_output,
     default_metrics,
 )
+from tf_resflow.training.evaluation_log_det import default_log_det, evaluation_log_det
 from tf_resflow.training.flow_model import FlowModel
 from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.load import load
@@ -21,7 +22,7 @@ from tf_resflow.training.report import Report
 from tf_resflow.training.step import train_step
 from tf_resflow.training.strategies import STRATEGIES
 from tf_resflow.training.table import table
-from tf_resflow.training.workdir import Workdir
+from tf_resflow.training.workdir import Workdir, read_json
 
 __all__ = [
     "METRICS",
@@ -41,9 +42,12 @@ __all__ = [
     "check_metrics",
     "check_output",
     "default_config",
+    "default_log_det",
     "default_metrics",
+    "evaluation_log_det",
     "load",
     "make_optimizer",
+    "read_json",
     "read_metrics",
     "run",
     "table",

@@ -7,7 +7,8 @@ import pathlib
 
 import tensorflow as tf
 
-from tf_resflow import bijectors, evaluation, flows, logdet
+from tf_resflow import bijectors, evaluation
+from tf_resflow.training.evaluation_log_det import default_log_det, evaluation_log_det
 from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.report import Report
 
@@ -97,9 +98,9 @@ class Evaluation:
 
     def __init__(self, model, dataset, log_det=None, num_probes=1):
         self._model, self._dataset, self._config = model, dataset, model.config
-        self._log_det = log_det or _default_log_det(model)
+        self._log_det = log_det or default_log_det(model)
         self._num_probes = num_probes
-        estimator = _estimator(model, self._log_det, num_probes)
+        estimator = evaluation_log_det(model, self._log_det, num_probes)
         model.evaluation_distribution = bijectors.with_log_det(model.distribution, estimator)
         self._report = Report(model.config, model, dataset)
         self.unit = self._report.unit
@@ -244,31 +245,3 @@ class Evaluation:
     @functools.cached_property
     def _first_batch(self):
         return next(iter(self._report.batches()))
-
-
-def _default_log_det(model):
-    blocks = bijectors.residual_blocks(model.evaluation_distribution)
-    return "exact" if all(isinstance(block.log_det, logdet.Exact) for block in blocks) else "roulette"
-
-
-def _estimator(model, log_det, num_probes):
-    config = model.config.model
-    if log_det == "exact":
-        return logdet.Exact()
-    if log_det == "roulette":
-        roulette = flows.build_estimator(config.estimator.eval, per_example=True)
-        roulette.num_probes = num_probes
-        return roulette
-    if log_det != "adaptive":
-        raise ValueError(f"log_det is 'roulette', 'adaptive' or 'exact'; got {log_det!r}.")
-    bounds = evaluation.lipschitz_bounds(model.flow)
-    worst = max(bounds, key=bounds.get)
-    if not bounds[worst] < 1:
-        raise ValueError(
-            f"log_det='adaptive' needs certified Lipschitz constants below 1, but that of {worst} is "
-            f"{bounds[worst]:.4f}. Evaluate with 'roulette' or 'exact', or train with a lower "
-            "config.model.coefficient."
-        )
-    return logdet.AdaptiveSeries(
-        lipschitz_constant=bounds[worst], order=config.norms[0], num_probes=num_probes
-    )

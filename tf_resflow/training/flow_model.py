@@ -153,11 +153,14 @@ class FlowModel(keras.Model):
         Returns:
           `[num, *event_shape]`: uint8 for integer data, floats otherwise.
         """
+        x = self.flow.inverse(self.sample_latent(num, seed, temperature))
+        return x if self.levels is None else quantize(x, self.levels)
+
+    def sample_latent(self, num, seed=None, temperature=1.0):
+        """The latents that `sample` decodes, `[num, *latent]`."""
         base = self.distribution.distribution
         mean = base.mean()
-        z = mean + temperature * (base.sample(num, seed=stateless_seed(seed)) - mean)
-        x = self.flow.inverse(z)
-        return x if self.levels is None else quantize(x, self.levels)
+        return mean + temperature * (base.sample(num, seed=stateless_seed(seed)) - mean)
 
     def reconstruct(self, x):
         """`f^-1(f(x))` in the flow's input space, to see how well the flow inverts."""
@@ -235,7 +238,7 @@ def _density(flow, event_shape, base):
         shape = flow.forward_event_shape(event_shape)
         zeros = tf.zeros(shape, dtype)
         base = tfd.Independent(tfd.Normal(zeros, tf.ones([], dtype)), len(shape))
-    return tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow))
+    return tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow), name="density")
 
 
 def _keras_parts(flow):

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+
+ROULETTE = resflow.logdet.RussianRoulette(6, common_probes=True)
+
+
+def tensors(**values):
+    """Arguments of a signature, in its types."""
+    types = {"num": tf.int32, "seed": tf.int64, "temperature": tf.float32}
+    return {name: tf.convert_to_tensor(value, types.get(name)) for name, value in values.items()}
+
+
+@pytest.fixture(scope="session")
+def call():
+    """Calls a signature of a loaded model with numbers and arrays; arrays come back."""
+
+    def call(loaded, signature, **values):
+        result = loaded.signatures[signature](**tensors(**values))
+        return {name: value.numpy() for name, value in result.items()}
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def image_model():
+    """A hybrid model of 8 x 8 images of 17 levels."""
+    flow = resflow.flows.image_flow(
+        (8, 8, 1), (1, 1), 8, num_fc_blocks=1, fc_width=8, logit_alpha=None, mean=[0.3], std=[0.3]
+    )
+    shapes = resflow.bijectors.feature_shapes(flow, (8, 8, 1))
+    classifier = resflow.flows.multiscale_classifier(shapes, num_classes=3, num_features=8)
+    model = resflow.HybridModel(flow, classifier, (8, 8, 1), levels=17)
+    x = np.random.default_rng(0).integers(17, size=[64, 8, 8, 1]).astype("uint8")
+    model.initialize(x)
+    return model
+
+
+@pytest.fixture(scope="session")
+def vector_model():
+    """A density of vectors, in double precision."""
+    flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(8,), dtype="float64")
+    model = resflow.FlowModel(flow, [3])
+    model.initialize(np.random.default_rng(0).normal(size=[64, 3]))
+    return model
+
+
+@pytest.fixture(scope="session")
+def images():
+    return np.random.default_rng(1).integers(17, size=[7, 8, 8, 1]).astype("uint8")
+
+
+@pytest.fixture(scope="session")
+def export_dir(image_model, tmp_path_factory):
+    """Where the image model is exported, as version 1."""
+    directory = tmp_path_factory.mktemp("images")
+    resflow.serving.export(image_model, directory, log_det=ROULETTE, num_samples=4)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def loaded(export_dir):
+    return tf.saved_model.load(str(export_dir / "1"))
+
+
+@pytest.fixture(scope="session")
+def loaded_vectors(vector_model, tmp_path_factory):
+    path = resflow.serving.export(vector_model, tmp_path_factory.mktemp("vectors"), log_det=resflow.logdet.Exact())
+    return tf.saved_model.load(str(path))

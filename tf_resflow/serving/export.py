@@ -1,0 +1,121 @@
+"""A model as a versioned SavedModel, with what belongs to it."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+
+from tf_resflow import layers, training
+from tf_resflow.serving.model_card import model_card
+from tf_resflow.serving.readme import signatures_readme
+from tf_resflow.serving.saved_model import read_signatures, write_saved_model
+from tf_resflow.serving.signatures import Signatures
+from tf_resflow.serving.warmup import prediction_log, write_warmup
+
+__all__ = ["export", "export_run"]
+
+
+def export_run(workdir, export_dir, version=None, log_det=None, num_probes=1, **settings):
+    """Exports the model of a run, with its averaged weights.
+
+    Args:
+      workdir: directory of a run of `bin/train.py`.
+      export_dir: see `export`.
+      version: see `export`.
+      log_det: "roulette", "adaptive" or "exact", see `tf_resflow.training.Evaluation`; by default what the run
+        evaluates with.
+      num_probes: probes of each estimate of "roulette" and "adaptive".
+      **settings: `num_samples`, `seed`, `max_samples` of `Signatures`.
+
+    Returns:
+      The path of the version.
+
+    Raises:
+      ValueError: for what `tf_resflow.load` and `export` raise.
+    """
+    prediction_log()
+    _version(_writable(export_dir), version)
+    model = training.load(workdir)
+    name = log_det or training.default_log_det(model)
+    estimator = training.evaluation_log_det(model, name, num_probes, common=True)
+    file = training.Workdir(workdir).result
+    result = training.read_json(file) if file.exists() else None
+    return export(model, export_dir, version, result, log_det=estimator, **settings)
+
+
+def export(model, export_dir, version=None, result=None, **settings):
+    """Writes a model to `export_dir/version/`, as TensorFlow Serving expects it.
+
+    The folder appears in one piece, so that a server that watches `export_dir` never sees half of it. In it are
+    the SavedModel; `assets.extra/`, with warm-up requests; README.md, the signatures; MODEL_CARD.md.
+
+    ```python
+    import pathlib, tempfile
+    import tensorflow as tf
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
+    model = resflow.FlowModel(flow, event_shape=[2])
+    path = resflow.serving.export(model, tempfile.mkdtemp())
+    served = tf.saved_model.load(str(path))
+    x = served.signatures["sample"](
+        num=tf.constant(3), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
+    print(path.name, x.shape, sorted(served.signatures["serving_default"](x=x)))
+    # 1 (3, 2) ['log_prob', 'log_prob_stderr']
+    ```
+
+    Args:
+      model: a `FlowModel` or `HybridModel`, with the weights that it is to have.
+      export_dir: directory of the model's versions; made if need be.
+      version: `int` >= 1; by default one more than the largest that is there.
+      result: what the run's result.json has, for the model card.
+      **settings: of `Signatures`.
+
+    Returns:
+      The path of the version, a `pathlib.Path`.
+
+    Raises:
+      ValueError: when the version exists or is not positive, the directory cannot be written, the package
+        tensorflow-serving-api is missing, or `Signatures` does.
+    """
+    prediction_log()
+    signatures = Signatures(model, **settings)
+    parent = _writable(export_dir)
+    target = parent / str(_version(parent, version))
+    layers.update_norms(model.flow, tolerance=1e-5, max_iterations=1000)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
+    try:
+        path = temporary / target.name
+        write_saved_model(signatures, model.weights, path)
+        write_warmup(signatures.inputs, path)
+        readme = signatures_readme(signatures, read_signatures(path))
+        (path / "README.md").write_text(readme, encoding="utf-8")
+        (path / "MODEL_CARD.md").write_text(model_card(model, signatures, result), encoding="utf-8")
+        os.rename(path, target)
+    finally:
+        shutil.rmtree(temporary)
+    return target
+
+
+def _writable(directory):
+    path = pathlib.Path(directory).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"Cannot make the directory {path}: {error.strerror}. Choose another one.") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ValueError(f"The directory {path} is not writable. Choose another one, or change its mode.")
+    return path
+
+
+def _version(parent, version):
+    there = [int(path.name) for path in parent.iterdir() if path.name.isdigit()]
+    if version is None:
+        return max(there, default=0) + 1
+    if version < 1:
+        raise ValueError(f"version is at least 1; got {version}.")
+    if version in there:
+        raise ValueError(
+            f"{parent} has a version {version}, and a version is never overwritten. The next free one is "
+            f"{max(there) + 1}."
+        )
+    return version

@@ -1,0 +1,132 @@
+"""The model card: what a served model is, how good, and what it is not for."""
+
+import datetime
+import math
+import pathlib
+import subprocess
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_resflow import bijectors, evaluation
+from tf_resflow.version import __version__
+
+__all__ = ["model_card"]
+
+
+def model_card(model, signatures, result=None):
+    """The card of a model.
+
+    Args:
+      model: a `FlowModel`; one of `tf_resflow.load` has a `config` and a `step` to tell of.
+      signatures: `Signatures`.
+      result: what the run's result.json has, or None.
+
+    Returns:
+      Markdown.
+    """
+    config = getattr(model, "config", None)
+    name = "residual flow" if config is None else f"residual flow of {config.data.name}"
+    parts = {"Model": _model(model)}
+    if config is not None:
+        parts |= {"Data": _data(config), "Training": _training(model)}
+    parts |= {"Scores": _scores(result), "Lipschitz certificate": _certificate(model.flow)}
+    parts |= {"Signatures": _signatures(signatures), "Limits": _limits(model, signatures), "Made with": _software()}
+    sections = [f"## {title}\n\n{text}\n" for title, text in parts.items()]
+    return "\n".join([f"# Model card: {name}\n", *sections])
+
+
+def _model(model):
+    weights = sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
+    blocks = len(bijectors.residual_blocks(model.flow))
+    kind = f"{blocks} residual block{'s' if blocks > 1 else ''}" if blocks else "coupling layers"
+    shape = " x ".join(map(str, model.event_shape))
+    values = "real numbers" if model.levels is None else f"integers 0, ..., {model.levels - 1}"
+    return (
+        f"A normalizing flow of {kind} (Chen et al., Residual Flows for Invertible Generative Modeling, 2019) with "
+        f"{weights:,} parameters. An example is {shape} {values}."
+    )
+
+
+def _data(config):
+    mirrored = ", with random mirroring" if config.data.flip else ""
+    return (
+        f"Trained on the train split of {config.data.name}{mirrored}; evaluated on its {config.eval.split} split."
+    )
+
+
+def _training(model):
+    train = model.config.train
+    text = (
+        f"{model.step:,} steps of {train.optimizer} on batches of {train.batch_size}, learning rate "
+        f"{train.learning_rate:g}, seed {model.config.seed}."
+    )
+    if not train.ema_momentum:
+        return text
+    return f"{text} The weights are their average over the steps (momentum {train.ema_momentum:g})."
+
+
+def _scores(result):
+    if result is None:
+        return "The run has not evaluated it."
+    rows = [
+        f"After {result['step']:,} steps, on {result['num_examples']:,} examples of the {result['split']} split."
+    ]
+    for key, name in (("bits_per_dim", "Bits per dimension"), ("nats", "Nats"), ("accuracy", "Accuracy")):
+        if key in result:
+            rows.append(f"{name}: {result[key]:.4f}, standard error {result[f'{key}_stderr']:.4f}.")
+    rows += [f"Baseline ({name}): {value:.4f}." for name, value in result.get("baselines", {}).items()]
+    return _list(rows)
+
+
+def _certificate(flow):
+    if not bijectors.residual_blocks(flow):
+        return "There is no residual block: the flow is invertible by construction."
+    certificate = evaluation.lipschitz_certificate(flow)
+    constants = {name: constant["certified"] for name, constant in certificate["blocks"].items()}
+    worst = max(constants, key=constants.get)
+    says = "which proves that each block is invertible" if constants[worst] < 1 else "which proves nothing"
+    rows = [f"The Lipschitz constant of each block's branch is at most {constants[worst]:.4f} ({worst}), {says}."]
+    for part, of in (("flow", "the flow"), ("inverse", "its inverse")):
+        bound = certificate[part]["certified"]
+        rows.append(f"That of {of} is {f'at most {bound:.3g}' if math.isfinite(bound) else 'not bounded'}.")
+    return _list(rows)
+
+
+def _signatures(signatures):
+    return f"{', '.join(f'`{name}`' for name in signatures.inputs)}: README.md tells them."
+
+
+def _limits(model, signatures):
+    rows = [
+        "It has learned its data, with their gaps. Nothing was done about fairness or privacy.",
+        "`sample` and `decode` solve each block to a tolerance near the rounding of the type. If one does not "
+        "converge, the server writes so to its standard error.",
+        f"`sample` gives at most {signatures.max_samples:,} examples at a time.",
+    ]
+    if model.has_density:
+        rows += [
+            f"`log_prob` is the mean of {signatures.num_samples} noisy estimates; its standard error is beside it.",
+            "A high likelihood does not mean that an example is like the data: some other data have a higher one.",
+        ]
+    return _list(rows)
+
+
+def _list(rows):
+    return "\n".join(f"- {row}" for row in rows)
+
+
+def _software():
+    versions = f"tf_resflow {__version__}, tensorflow {tf.__version__}, keras {keras.__version__}"
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    return f"{versions}; commit {_commit() or 'unknown (not a checkout)'}; {today}."
+
+
+def _commit():
+    """The commit of the checkout that this package is in, and whether it was changed since."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

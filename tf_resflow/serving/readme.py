@@ -1,0 +1,69 @@
+"""The text beside a SavedModel that tells its signatures."""
+
+import tensorflow as tf
+
+__all__ = ["signatures_readme"]
+
+_WHAT = {
+    "serving_default": "The log-likelihood of each example, in nats, by random numbers that are fixed: the answer "
+    "is the same each time.",
+    "log_prob_seeded": "The same by the random numbers of a seed. The mean over several seeds has less noise.",
+    "sample": "New examples, a pure function of their number, the seed and the temperature, which is 1 for samples "
+    "of the model; below 1 they vary less.",
+    "encode": "The latent of each example.",
+    "decode": "The example of each latent, the inverse of encode.",
+    "classify": "The classifier's logits and probabilities, and the most probable label.",
+}
+_CLASSIFIER = "As classify: no density was trained."
+
+
+def signatures_readme(signatures, definitions):
+    """The text for who calls the model.
+
+    Args:
+      signatures: `Signatures`.
+      definitions: dict of name to `SignatureDef`, see `read_signatures`.
+
+    Returns:
+      Markdown.
+    """
+    parts = [
+        "# Signatures",
+        "A TensorFlow SavedModel. It needs TensorFlow (Python, C, C++, Go, Java) or TensorFlow Serving, and no "
+        "more. MODEL_CARD.md tells what the model is. An input that does not fit is answered by an error, "
+        "INVALID_ARGUMENT, that says what was wrong.",
+    ]
+    for name in signatures.inputs:
+        what = _CLASSIFIER if name == "serving_default" and "log_prob_seeded" not in definitions else _WHAT[name]
+        parts += [f"## {name}", what, _table(definitions[name])]
+    if "log_prob_seeded" in definitions:
+        parts += ["## What log_prob is", _log_prob(signatures)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(definition):
+    rows = ["| | Name | Type | Shape | Tensor of the graph |", "|---|---|---|---|---|"]
+    for kind, tensors in (("in", definition.inputs), ("out", definition.outputs)):
+        for name in sorted(tensors):
+            info = tensors[name]
+            shape = tf.TensorShape(info.tensor_shape)
+            shape = " x ".join(str(length or "batch") for length in shape) or "scalar"
+            rows.append(f"| {kind} | `{name}` | {tf.as_dtype(info.dtype).name} | {shape} | `{info.name}` |")
+    return "\n".join(rows)
+
+
+def _log_prob(signatures):
+    common = (
+        "All examples of a request have the same random numbers: the answer for one does not depend on the others, "
+        "and the errors of two are correlated."
+    )
+    if signatures.levels is None:
+        return (
+            f"The mean of {signatures.num_samples} unbiased estimates of log p(x), and the standard error of this "
+            f"mean, which is 0 where log-determinants are exact. {common}"
+        )
+    return (
+        f"The mean of {signatures.num_samples} estimates of a lower bound of log P(x), and the standard error of "
+        "this mean. Each adds uniform noise to the integers (dequantization) and estimates the log-determinants "
+        f"without bias. bits_per_dim is the mean in bits, for each coordinate, negated. {common}"
+    )

@@ -1,0 +1,170 @@
+"""The signatures of a served model: what a client may ask, as functions of tensors."""
+
+import math
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow import bijectors, data
+from tf_resflow.serving.checks import check_examples, check_finite, check_range
+from tf_resflow.training import HybridModel
+
+__all__ = ["Signatures"]
+
+_MAX_TEMPERATURE = 100.0
+
+
+class Signatures:
+    r"""What a client may ask of a model, as functions that a SavedModel can hold.
+
+    - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`; of a model
+      that has learned no density the same as `classify`
+    - `log_prob_seeded(x, seed)`: the same for random numbers of the client's choice
+    - `sample(num, seed, temperature)`: `x`
+    - `encode(x)`: `z`; integers stand for the centres of their cells
+    - `decode(z)`: `x`
+    - `classify(x)`, of a `HybridModel`: `logits`, `probabilities`, `label`
+
+    With K = `num_samples`, log_prob is the mean of K estimates, each with a dequantisation and probes of its own,
+
+    \\(\frac{1}{K} \sum_k [\log p((x + u_k) / L) - D \log L]\\)
+
+    (without the dequantisation for continuous data), and log_prob_stderr the standard error of that mean. All
+    examples of a request share u_k: with an estimator whose draws are shared, too, the answer for an example does
+    not depend, beyond rounding, on which others are in its batch, so that a server may batch requests.
+
+    Inputs are checked inside the graph: a client in any language gets an InvalidArgumentError that says what was
+    wrong.
+
+    Args:
+      model: a `FlowModel` or `HybridModel`.
+      log_det: estimator of the log-determinants; by default the model's own for evaluation. Draws are shared
+        with `common_probes=True` and `per_example=False`.
+      num_samples: K, at least 2.
+      seed: `int`, of `serving_default`.
+      max_samples: the largest `num` of `sample`.
+
+    Attributes:
+      inputs: dict of the name of each signature to its list of `tf.TensorSpec`.
+      levels: number of integer values of the data, or `None`.
+
+    Raises:
+      ValueError: when a number is out of range.
+    """
+
+    def __init__(self, model, log_det=None, num_samples=8, seed=0, max_samples=1024):
+        if num_samples < 2:
+            raise ValueError(f"num_samples is at least 2, to have a standard error; got {num_samples}.")
+        if max_samples < 1:
+            raise ValueError(f"max_samples is at least 1; got {max_samples}.")
+        self.num_samples, self.max_samples, self.levels = num_samples, max_samples, model.levels
+        self._model, self._seed = model, seed
+        self._distribution = model.evaluation_distribution
+        if log_det is not None:
+            self._distribution = bijectors.with_log_det(model.distribution, log_det)
+        self._dtype = tf.as_dtype(self._distribution.dtype)
+        self.inputs = self._inputs()
+        x, seed = tf.TensorSpec([None, *model.event_shape], self._x_dtype), tf.TensorSpec([], tf.int64)
+        # Functions of their own, so that what two signatures have in common is saved once.
+        self._score = tf.function(self._score, input_signature=[x, seed], autograph=False)
+        self._invert = tf.function(self._invert, input_signature=self.inputs["decode"], autograph=False)
+
+    def functions(self):
+        """Returns a dict of each signature's name to a `tf.function`.
+
+        They take tensors of any shape, so that it is the check inside that answers a wrong one.
+        """
+        functions = {}
+        for name, specs in self.inputs.items():
+            loose = [s if s.shape.rank == 0 else tf.TensorSpec(None, s.dtype, s.name) for s in specs]
+            functions[name] = tf.function(getattr(self, name), input_signature=loose, autograph=False)
+        return functions
+
+    def serving_default(self, x):
+        """See the class."""
+        if not self._model.has_density:
+            return self.classify(x)
+        return self._score(self._checked(x), tf.constant(self._seed, tf.int64))
+
+    def log_prob_seeded(self, x, seed):
+        """See the class."""
+        return self._score(self._checked(x), seed)
+
+    def sample(self, num, seed, temperature):
+        """See the class."""
+        num = check_range("num", num, 1, self.max_samples)
+        temperature = tf.cast(check_range("temperature", temperature, 0.0, _MAX_TEMPERATURE), self._dtype)
+        return self._invert(self._model.sample_latent(num, tf.bitcast(seed, tf.int32), temperature))
+
+    def encode(self, x):
+        """See the class."""
+        x = tf.cast(self._checked(x), self._dtype)
+        if self.levels is not None:
+            x = (x + 0.5) / self.levels
+        return {"z": bijectors.forward_features(self._model.flow, x, log_det=False).latent}
+
+    def decode(self, z):
+        """See the class."""
+        (spec,) = self.inputs["decode"]
+        return self._invert(check_finite("z", check_examples("z", z, spec.shape[1:])))
+
+    def classify(self, x):
+        """See the class."""
+        result = self._model.classify(self._checked(x))
+        return {**result, "label": tf.argmax(result["probabilities"], -1)}
+
+    @property
+    def _x_dtype(self):
+        return self._dtype if self.levels is None else tf.uint8
+
+    def _inputs(self):
+        latent_shape = self._model.flow.forward_event_shape(self._model.event_shape)
+        x = tf.TensorSpec([None, *self._model.event_shape], self._x_dtype, "x")
+        num, seed = tf.TensorSpec([], tf.int32, "num"), tf.TensorSpec([], tf.int64, "seed")
+        inputs = {
+            "serving_default": [x],
+            "log_prob_seeded": [x, seed],
+            "sample": [num, seed, tf.TensorSpec([], tf.float32, "temperature")],
+            "encode": [x],
+            "decode": [tf.TensorSpec([None, *latent_shape], self._dtype, "z")],
+            "classify": [x],
+        }
+        if not isinstance(self._model, HybridModel):
+            del inputs["classify"]
+        if not self._model.has_density:
+            del inputs["log_prob_seeded"]
+        return inputs
+
+    def _score(self, x, seed):
+        seeds = tf.random.experimental.stateless_split(tf.bitcast(seed, tf.int32), self.num_samples)
+        log_probs = tf.map_fn(
+            lambda seed: self._log_prob(x, seed),
+            seeds,
+            parallel_iterations=1,  # for memory
+            fn_output_signature=tf.TensorSpec([None], self._dtype),
+        )
+        mean = tf.reduce_mean(log_probs, 0)
+        variance = tf.reduce_sum((log_probs - mean) ** 2, 0) / (self.num_samples - 1)
+        result = {"log_prob": mean, "log_prob_stderr": tf.sqrt(variance / self.num_samples)}
+        if self.levels is not None:
+            result["bits_per_dim"] = -mean / (self._model.num_dimensions * math.log(2.0))
+        return result
+
+    def _log_prob(self, x, seed):
+        noise_seed, flow_seed = tf.unstack(tfp.random.split_seed(seed, 2))
+        if self.levels is not None:
+            x = data.dequantize(x, self.levels, noise_seed, common=True)
+        x = tf.identity(tf.cast(x, self._dtype))
+        log_prob = self._distribution.log_prob(x, bijector_kwargs={"seed": flow_seed})
+        return log_prob - self._model.num_dimensions * math.log(self.levels or 1)
+
+    def _invert(self, z):
+        x = self._model.flow.inverse(tf.identity(z))
+        return {"x": x if self.levels is None else data.quantize(x, self.levels)}
+
+    def _checked(self, x):
+        x = check_examples("x", x, self._model.event_shape)
+        if self.levels is None:
+            return check_finite("x", x)
+        # An 8-bit value of 256 levels cannot be out of range.
+        return x if self.levels == 256 else check_range("x", x, 0, self.levels - 1)
