@@ -4,6 +4,9 @@ python bin/train.py --config=configs/digits.py --workdir=runs/digits
 
 Fields of the config can be overridden: --config.train.steps=500. The workdir then has config.json,
 checkpoints/, metrics.jsonl, events/ (TensorBoard), figures/ and result.json.
+
+On several machines the same command runs on each, with a workdir that all of them see and TF_CONFIG in the
+environment; if one stops, the others do, and the command is run again on all.
 """
 
 import os
@@ -22,7 +25,8 @@ _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
     list(training.STRATEGIES),
-    "Devices: auto is mirrored over several GPUs, else default (one device).",
+    "Machines and devices: multiworker takes the workers in TF_CONFIG, mirrored all GPUs of this machine, default "
+    "one device; auto is the first of these three that there are several of.",
 )
 _DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Bit-exact repetition, at some speed.")
 flags.mark_flags_as_required(["config", "workdir"])
@@ -33,12 +37,14 @@ def main():
     if _DETERMINISTIC.value:
         tf.config.experimental.enable_op_determinism()
     strategy = training.STRATEGIES[_STRATEGY.value]()
+    is_chief = training.is_chief(strategy)
     try:
-        result = training.train(_CONFIG.value, _WORKDIR.value, strategy)
+        result = training.train(_CONFIG.value, _WORKDIR.value, strategy, progress=is_chief)
     except training.Interrupted as stop:
         print(stop)
         return 128 + stop.signum
-    print(f"{result['line']} in {_WORKDIR.value}: result.json, figures/, metrics.jsonl")
+    if is_chief:
+        print(f"{result['line']} in {_WORKDIR.value}: result.json, figures/, metrics.jsonl")
     return 0
 
 

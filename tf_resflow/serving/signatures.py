@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow import bijectors, data
+from tf_resflow import bijectors, data, logdet
 from tf_resflow.serving.checks import check_examples, check_finite, check_range
 from tf_resflow.training import HybridModel
 
@@ -38,8 +38,8 @@ class Signatures:
 
     Args:
       model: a `FlowModel` or `HybridModel`.
-      log_det: estimator of the log-determinants; by default the model's own for evaluation. Draws are shared
-        with `common_probes=True` and `per_example=False`.
+      log_det: estimator of the log-determinants, by default Russian roulette after 20 exact terms. Its draws are
+        shared with `common_probes=True` and `per_example=False`.
       num_samples: K, at least 2.
       seed: `int`, of `serving_default`.
       max_samples: the largest `num` of `sample`.
@@ -59,9 +59,8 @@ class Signatures:
             raise ValueError(f"max_samples is at least 1; got {max_samples}.")
         self.num_samples, self.max_samples, self.levels = num_samples, max_samples, model.levels
         self._model, self._seed = model, seed
-        self._distribution = model.evaluation_distribution
-        if log_det is not None:
-            self._distribution = bijectors.with_log_det(model.distribution, log_det)
+        log_det = logdet.RussianRoulette(20, common_probes=True) if log_det is None else log_det
+        self._distribution = bijectors.with_log_det(model.distribution, log_det)
         self._dtype = tf.as_dtype(self._distribution.dtype)
         self.inputs = self._inputs()
         x, seed = tf.TensorSpec([None, *model.event_shape], self._x_dtype), tf.TensorSpec([], tf.int64)

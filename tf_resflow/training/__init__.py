@@ -15,12 +15,13 @@ from tf_resflow.training.evaluation_log_det import default_log_det, evaluation_l
 from tf_resflow.training.flow_model import FlowModel
 from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.load import load
-from tf_resflow.training.loop import Interrupted, NonFiniteError, train
+from tf_resflow.training.loop import Interrupted, WorkerLostError, train
 from tf_resflow.training.metrics import MetricsWriter, read_metrics
+from tf_resflow.training.non_finite import NonFiniteError
 from tf_resflow.training.optimizer import Adam, AdamW, make_optimizer
 from tf_resflow.training.report import Report
 from tf_resflow.training.step import train_step
-from tf_resflow.training.strategies import STRATEGIES
+from tf_resflow.training.strategies import STRATEGIES, is_chief
 from tf_resflow.training.table import table
 from tf_resflow.training.workdir import Workdir, read_json
 
@@ -38,6 +39,7 @@ __all__ = [
     "NonFiniteError",
     "Report",
     "Workdir",
+    "WorkerLostError",
     "build_model",
     "check_metrics",
     "check_output",
@@ -45,6 +47,7 @@ __all__ = [
     "default_log_det",
     "default_metrics",
     "evaluation_log_det",
+    "is_chief",
     "load",
     "make_optimizer",
     "read_json",

@@ -1,8 +1,12 @@
 """The state of a run on disk."""
 
+import pathlib
 import re
+import shutil
+import tempfile
 
 import tensorflow as tf
+from absl import logging
 
 __all__ = ["Checkpoints"]
 
@@ -20,13 +24,17 @@ class Checkpoints:
       model: a built `FlowModel`.
       optimizer: its built optimizer.
       seed: the seed of the run.
-      keep: how many checkpoints to keep, newest first.
+      keep: how many checkpoints to keep, newest first; 0 for a reader, who writes none.
+      is_chief: whether this process keeps them. Of several workers each has to take part in a save; what the
+        others write they delete.
     """
 
-    def __init__(self, directory, model, optimizer, seed=0, keep=3):
+    def __init__(self, directory, model, optimizer, seed=0, keep=0, is_chief=True):
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
         self.best = tf.Variable(float("inf"), dtype=tf.float64, name="best")
         self._seed = tf.Variable(seed, dtype=tf.int64, name="seed")
+        self._directory = pathlib.Path(directory)
+        self._is_chief = is_chief
         self._checkpoint = tf.train.Checkpoint(
             model=model, optimizer=optimizer, step=self.step, best=self.best, seed=self._seed
         )
@@ -38,14 +46,16 @@ class Checkpoints:
             return tf.reduce_all(tf.stack(finite))
 
         self._all_finite = all_finite
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, str(directory), max_to_keep=keep, step_counter=self.step
-        )
+        if keep and is_chief:
+            self._list()
+            self._manager = tf.train.CheckpointManager(
+                self._checkpoint, str(directory), max_to_keep=keep, step_counter=self.step
+            )
 
     @property
     def latest(self):
         """Path of the newest checkpoint, or None."""
-        return self._manager.latest_checkpoint
+        return next(iter(self._newest_first()), None)
 
     def is_finite(self):
         """Whether the weights and the state of the optimizer are finite."""
@@ -56,35 +66,84 @@ class Checkpoints:
 
         Args:
           step: number of training steps taken.
+
+        Raises:
+          OSError: when the file system does not take it.
         """
         if self.latest and int(self.step) == step:
             return
         self.step.assign(step)
-        self._manager.save(checkpoint_number=step)
+        latest = self.latest
+        try:
+            self._write(step)
+        except (tf.errors.OpError, OSError) as error:
+            shutil.rmtree(self._directory / f"ckpt-{step}_temp", ignore_errors=True)
+            raise OSError(
+                f"The state after step {step} cannot be saved in {self._directory}: {_first_line(error)}. "
+                f"{f'The newest checkpoint, {latest}, is untouched' if latest else 'There is no checkpoint yet'}. "
+                "Make room, or make the directory writable, and run the same command again."
+            ) from None
+
+    def _write(self, step):
+        if self._is_chief:
+            self._manager.save(checkpoint_number=step)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            self._checkpoint.write(f"{scratch}/ckpt")
 
     def restore(self):
-        """Restores the newest checkpoint, if there is one.
+        """Restores the newest checkpoint that can be read, if there is one; warns of those that cannot.
 
         Returns:
           The number of training steps that the restored state has taken; 0 without a checkpoint.
 
         Raises:
-          ValueError: when the checkpoint is of another model.
+          ValueError: when the checkpoint is of another model, or none can be read.
         """
-        if self.latest is None:
-            return 0
+        paths = self._newest_first()
+        for path in paths:
+            try:
+                self._read(path)
+            except (tf.errors.OpError, IndexError) as error:
+                logging.warning("The checkpoint %s is damaged and was skipped: %s", path, _first_line(error))
+            else:
+                return int(self.step)
+        if paths:
+            raise ValueError(
+                f"None of the {len(paths)} checkpoints in {self._directory} can be read: they are damaged. Restore "
+                "one from a backup, or choose another --workdir to train anew."
+            )
+        return 0
+
+    def _read(self, path):
         status = None
         try:
-            status = self._checkpoint.restore(self.latest)
+            status = self._checkpoint.restore(path)
             status.assert_consumed()
         except (AssertionError, ValueError) as error:
             if status is not None:
                 status.expect_partial()  # the error says it; TensorFlow would log each variable
             raise ValueError(
-                f"The checkpoint {self.latest} does not fit the model of this config: {_in_short(error)}. "
+                f"The checkpoint {path} does not fit the model of this config: {_in_short(error)}. "
                 "Was it written by another version? Choose another --workdir to train anew."
             ) from None
-        return int(self.step)
+
+    def _newest_first(self):
+        """The paths of the checkpoints that are there; an index is written when its data are."""
+        steps = [path.stem.removeprefix("ckpt-") for path in self._directory.glob("ckpt-*.index")]
+        return [str(self._directory / f"ckpt-{step}") for step in sorted(map(int, steps), reverse=True)]
+
+    def _list(self):
+        """Brings the list that the manager reads in line with the files: a crash may have left it behind."""
+        paths = self._newest_first()[::-1]
+        if paths:
+            tf.compat.v1.train.update_checkpoint_state(
+                str(self._directory),
+                paths[-1],
+                paths,
+                all_model_checkpoint_timestamps=[pathlib.Path(f"{path}.index").stat().st_mtime for path in paths],
+                last_preserved_timestamp=0.0,
+            )
 
 
 def _in_short(error):
@@ -94,3 +153,9 @@ def _in_short(error):
         return str(error).splitlines()[0][:300].rstrip(".")
     more = ", ..." if len(names) > 3 else ""
     return f"it has no values for {', '.join(names[:3])}{more}"
+
+
+def _first_line(error):
+    """The message of an error, without TensorFlow's graph."""
+    message = getattr(error, "message", None) or str(error)
+    return re.sub(r"^{{.*?}}\s*", "", message).splitlines()[0].rstrip(".")

@@ -121,7 +121,7 @@ class FlowModel(keras.Model):
         """
         distribution = self.evaluation_distribution if evaluation else self.distribution
         noise_seed, flow_seed = self._split(seed)
-        x = self._flow_input(x, noise_seed)
+        x = self.flow_input(x, noise_seed)
         log_prob = distribution.log_prob(x, bijector_kwargs={"seed": flow_seed})
         return log_prob - self.num_dimensions * math.log(self.levels or 1)
 
@@ -162,6 +162,23 @@ class FlowModel(keras.Model):
         mean = base.mean()
         return mean + temperature * (base.sample(num, seed=stateless_seed(seed)) - mean)
 
+    def flow_input(self, x, seed):
+        """The data on the flow's scale and in its dtype, integers dequantised.
+
+        A tensor of its own, so that no cached value of an earlier call is found.
+
+        Args:
+          x: as for `log_prob`.
+          seed: integer tensor of shape `[2]`.
+
+        Raises:
+          ValueError: as `log_prob`.
+        """
+        x = self._checked(x)
+        if self.levels is not None:
+            x = dequantize(x, self.levels, seed)
+        return tf.identity(tf.cast(x, self.distribution.dtype))
+
     def reconstruct(self, x):
         """`f^-1(f(x))` in the flow's input space, to see how well the flow inverts."""
         return self.flow.inverse(tf.identity(self.flow.forward(tf.identity(x))))
@@ -169,7 +186,7 @@ class FlowModel(keras.Model):
     def initialize(self, batch, seed=0):
         """Initialises the ActNorms from a batch of data, and brings the norms of the layers up to date."""
         self._update_norms()
-        bijectors.initialize(self.flow, self._flow_input(batch, stateless_seed(seed)), seed)
+        bijectors.initialize(self.flow, self.flow_input(batch, stateless_seed(seed)), seed)
 
     def fit(self, *args, **kwargs):
         """As `keras.Model.fit`; it leaves the norms of the layers up to date.
@@ -208,16 +225,6 @@ class FlowModel(keras.Model):
     def _split(self, seed):
         """The seeds of the dequantisation and of the flow."""
         return tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
-
-    def _flow_input(self, x, seed):
-        """The data on the flow's scale and in its dtype.
-
-        A tensor of its own, so that no cached value of an earlier call is found.
-        """
-        x = self._checked(x)
-        if self.levels is not None:
-            x = dequantize(x, self.levels, seed)
-        return tf.identity(tf.cast(x, self.distribution.dtype))
 
     def _checked(self, x):
         x = tf.convert_to_tensor(x)

@@ -124,7 +124,7 @@ class HybridModel(FlowModel):
         distribution = self.evaluation_distribution if evaluation else self.distribution
         noise_seed, flow_seed = self._split(seed)
         latent, log_det, features = bijectors.forward_features(
-            distribution.bijector.bijector, self._flow_input(x, noise_seed), self.has_density, seed=flow_seed
+            distribution.bijector.bijector, self.flow_input(x, noise_seed), self.has_density, seed=flow_seed
         )
         logits = self.classifier(features, training=not evaluation)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -168,7 +168,7 @@ class HybridModel(FlowModel):
           seed: of the dequantisation.
         """
         super().initialize(batch, seed)
-        x = self._flow_input(batch, stateless_seed(seed))
+        x = self.flow_input(batch, stateless_seed(seed))
         features = bijectors.forward_features(self.flow, x, log_det=False).features
         flows.initialize_classifier(self.classifier, features)
 

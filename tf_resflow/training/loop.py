@@ -17,18 +17,16 @@ from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.config import validate_config
 from tf_resflow.training.metrics import MetricsWriter
+from tf_resflow.training.non_finite import NonFiniteError, find_non_finite
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.report import Report
 from tf_resflow.training.step import train_step
+from tf_resflow.training.strategies import is_chief, num_workers
 from tf_resflow.training.workdir import Workdir, write_json
 
-__all__ = ["Interrupted", "NonFiniteError", "train"]
+__all__ = ["Interrupted", "WorkerLostError", "train"]
 
 _SECONDS_BETWEEN_LOOKS = 1.0
-
-
-class NonFiniteError(ArithmeticError):
-    """The loss or a gradient became NaN or infinite."""
 
 
 class Interrupted(Exception):
@@ -46,6 +44,10 @@ class Interrupted(Exception):
             "Run the same command again to resume."
         )
         self.signum = signum
+
+
+class WorkerLostError(ConnectionError):
+    """Another worker has stopped, so that this one cannot go on."""
 
 
 def train(config, workdir, strategy=None, progress=True):
@@ -66,12 +68,14 @@ def train(config, workdir, strategy=None, progress=True):
     Raises:
       ValueError: when the config, the workdir or the data are not right.
       NonFiniteError: when the loss or a gradient becomes NaN or infinite.
-      Interrupted: on SIGINT or SIGTERM, after saving.
+      Interrupted: on SIGINT or SIGTERM, after saving: of several workers one that is signalled stops all.
+      WorkerLostError: when another worker has stopped without that.
+      OSError: when the workdir does not take what is to be saved.
     """
     validate_config(config)
-    files = Workdir(workdir)
-    files.prepare(config)
     strategy = strategy or tf.distribute.get_strategy()
+    files = Workdir(workdir, is_chief(strategy))
+    files.prepare(config)
     keras.utils.set_random_seed(config.seed)
     dataset = data.load(config.data)
     _check_fit(config, dataset, strategy)
@@ -92,7 +96,7 @@ class _Run:
             self._optimizer = make_optimizer(config.train, self._model.trainable_variables)
             self._model.compile(optimizer=self._optimizer)
         self._checkpoints = Checkpoints(
-            files.checkpoints, self._model, self._optimizer, config.seed, config.train.keep
+            files.checkpoints, self._model, self._optimizer, config.seed, config.train.keep, files.is_chief
         )
         self._averaged = AveragedWeights(self._model, self._optimizer)
         self._report = Report(config, self._model, dataset, strategy)
@@ -106,13 +110,28 @@ class _Run:
         if start == 0:
             self._initialize()
         with (
-            MetricsWriter(self._files.path, start) as self._writer,
+            MetricsWriter(self._files.output, start) as self._writer,
             _signal_taken() as taken,
             tqdm.tqdm(total=steps, initial=start, unit="step", disable=not progress) as self._bar,
+            self._losses_told(),
         ):
             self._take_steps(start, steps, taken)
             self._save(steps)
             return self._finish(steps)
+
+    @contextlib.contextmanager
+    def _losses_told(self):
+        """Says of the errors of collective operations what they mean."""
+        try:
+            yield
+        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
+            if num_workers(self._strategy) == 1:
+                raise
+            self._look()  # perhaps the others have stopped because the loss is not finite
+            raise WorkerLostError(
+                f"Another worker has stopped. The newest checkpoint is {self._checkpoints.latest}: run the same "
+                "command again on every worker to resume."
+            ) from None
 
     def _initialize(self):
         """The data-dependent initialisation, from the first training batch."""
@@ -130,11 +149,14 @@ class _Run:
         self._looked = time.monotonic()
         self._bar.set_postfix_str("building the graph, for up to a minute or two")
         for step in range(start + 1, steps + 1):
+            self._batch = next(batches)
             try:
-                metrics = take(next(batches), tf.constant([seed, step], tf.int32))
+                signum = tf.constant(taken.signum or 0)
+                metrics = take(self._batch, tf.constant([seed, step], tf.int32), signum)
             except tf.errors.InvalidArgumentError:
                 self._stop_if_not_finite(step)
                 raise
+            mean_signum = metrics.pop("signum")
             self._pending.append((step, metrics))
             self._bar.update()
             if time.monotonic() - self._looked > _SECONDS_BETWEEN_LOOKS:
@@ -143,24 +165,34 @@ class _Run:
                 self._log(step)
             if step % train.eval_every == 0:
                 self._evaluate(step)
-            if step % train.checkpoint_every == 0 or taken.signum:
+            stop = self._agreed(mean_signum, taken)
+            if step % train.checkpoint_every == 0 or stop:
                 self._save(step)
-            if taken.signum:
-                raise Interrupted(taken.signum, step, self._checkpoints.latest)
+            if stop:
+                raise Interrupted(stop, step, self._checkpoints.latest)
 
     def _compiled_step(self):
-        """One step on every replica, as a function of a batch and a seed, to the mean metrics."""
+        """One step on every replica, of a batch, a seed and this worker's signal, to the means of the metrics."""
         strategy, model = self._strategy, self._model
 
+        def replica_step(batch, seed, signum):
+            return {**train_step(model, batch, seed), "signum": tf.cast(signum, tf.float32)}
+
         @tf.function(autograph=False)
-        def take(batch, seed):
-            metrics = strategy.run(train_step, (model, batch, seed))
+        def take(batch, seed, signum):
+            metrics = strategy.run(replica_step, (batch, seed, signum))
             return {
                 name: strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
                 for name, value in metrics.items()
             }
 
         return take
+
+    def _agreed(self, mean, taken):
+        """The signal to stop by after this step, or None: all workers have to see it after the same step."""
+        if num_workers(self._strategy) == 1:
+            return taken.signum
+        return (taken.signum or signal.SIGTERM) if mean > 0 else None
 
     def _look(self):
         """Fetches the metrics of the steps since the last look; stops if one is not finite.
@@ -175,7 +207,7 @@ class _Run:
                 metrics[unit] = metrics.pop("loss")
             for name, value in metrics.items():
                 if not math.isfinite(value):
-                    raise NonFiniteError(_non_finite(name, value, step, self._checkpoints.latest))
+                    raise self._non_finite(f"{name} is {value}", step)
             self._window.append(metrics)
             shown = [f"{metrics[name]:.3f} {name}" for name in (unit, "accuracy") if name in metrics]
             self._bar.set_postfix_str(", ".join(shown), refresh=False)
@@ -211,8 +243,11 @@ class _Run:
     def _stop_if_not_finite(self, step):
         self._look()
         if not self._checkpoints.is_finite():
-            latest = self._checkpoints.latest
-            raise NonFiniteError(_non_finite("a weight", "NaN or infinite", step, latest))
+            raise self._non_finite("A weight is NaN or infinite", step)
+
+    def _non_finite(self, what, step):
+        examples = self._strategy.experimental_local_results(tf.nest.flatten(self._batch)[0])[0]
+        return NonFiniteError(what, step, find_non_finite(self._model, examples), self._checkpoints.latest)
 
     def _finish(self, step):
         if self._evaluated is None or self._evaluated[0] != step:
@@ -223,15 +258,6 @@ class _Run:
         result["best"] = float(self._checkpoints.best)
         write_json(self._files.result, result)
         return result | {"line": self._report.line(result)}
-
-
-def _non_finite(name, value, step, good):
-    saved = f"The last good checkpoint is {good}" if good else "No checkpoint was saved before"
-    return (
-        f"{name} is {value} at step {step}. {saved}; nothing was saved since. Lower "
-        "train.learning_rate, set train.global_clipnorm (such as 1.0) or lower model.coefficient, "
-        "and start anew in another --workdir."
-    )
 
 
 def _check_fit(config, dataset, strategy):

@@ -2,10 +2,11 @@
 
 import json
 import math
-import os
 import pathlib
 
 import tensorflow as tf
+
+from tf_resflow.training.workdir import write_text
 
 __all__ = ["MetricsWriter", "read_metrics"]
 
@@ -18,7 +19,7 @@ class MetricsWriter:
     from: they are dropped. What is there already for a step and split is not written again.
 
     Args:
-      workdir: directory of the run.
+      workdir: directory to write to.
       step: the step that the run starts from; lines of later steps are dropped.
     """
 
@@ -36,8 +37,11 @@ class MetricsWriter:
         values = {name: float(value) for name, value in values.items()}
         line = {"step": step, "split": split}
         line |= {name: v if math.isfinite(v) else None for name, v in values.items()}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(f"Cannot write {self._path}: {error.strerror}. Make room, or make it writable.") from None
         with self._events.as_default():
             for name, value in values.items():
                 tf.summary.scalar(f"{split}/{name}", value, step)
@@ -73,7 +77,5 @@ def _drop_later(path, step):
     if not path.exists():
         return set()
     kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
     return {(line["step"], line["split"]) for line in kept}

@@ -1,8 +1,10 @@
 """The directory of a run: which files it holds, and which config it belongs to."""
 
+import contextlib
 import json
 import os
 import pathlib
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
@@ -52,15 +54,20 @@ class Workdir:
 
     Args:
       path: the directory.
+      is_chief: whether this process writes to it. Of several workers the others read config.json, data.json and
+        the checkpoints there, and write the rest to a temporary directory.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, is_chief=True):
         self.path = pathlib.Path(path).expanduser()
         self.config = self.path / "config.json"
         self.data = self.path / "data.json"
         self.checkpoints = self.path / "checkpoints"
-        self.figures = self.path / "figures"
-        self.result = self.path / "result.json"
+        self.is_chief = is_chief
+        self._scratch = None if is_chief else tempfile.TemporaryDirectory()
+        self.output = self.path if is_chief else pathlib.Path(self._scratch.name)
+        self.figures = self.output / "figures"
+        self.result = self.output / "result.json"
 
     def prepare(self, config):
         """Makes the directory and writes the config, or compares it with the one that is there.
@@ -73,20 +80,19 @@ class Workdir:
         Raises:
           ValueError: when the directory cannot be written, or belongs to another config.
         """
+        if self.config.exists():
+            self._check_same(config)
         try:
             self.figures.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
-            probe = self.path / ".writable"
-            probe.write_text("")
-            probe.unlink()
+            if self.is_chief:
+                self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise ValueError(
                 f"Cannot write to the workdir {self.path}: {error.strerror}. Choose another "
                 "--workdir, or make this one writable."
             ) from None
-        if self.config.exists():
-            self._check_same(config)
-        write_json(self.config, _plain(config.to_dict()))
+        if self.is_chief:
+            write_json(self.config, _plain(config.to_dict()))
 
     def read_config(self):
         """Returns the config of the run, locked.
@@ -134,7 +140,8 @@ class Workdir:
                 f"The data {dataset.name!r} are not those that the run in {self.path} was begun "
                 f"with (see {self.data.name}). Restore them, or choose another --workdir."
             )
-        write_json(self.data, info)
+        if self.is_chief:
+            write_json(self.data, info)
 
     def read_data(self):
         """Returns the `DataInfo` of the run.
@@ -170,9 +177,23 @@ class Workdir:
 
 def write_json(path, value):
     """Writes a JSON file in one piece: a reader sees the old file or the new one."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path, text):
+    """Writes a file in one piece.
+
+    Raises:
+      OSError: when the file system does not take it; the old file is then untouched.
+    """
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(f"Cannot write {path}: {error.strerror}. Make room, or make it writable.") from None
 
 
 def read_json(path):
