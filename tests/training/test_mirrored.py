@@ -98,6 +98,27 @@ def test_step_equals_that_of_one_device(couplings, two_replicas, data):
     assert max(np.max(np.abs(step)) for step in steps) > 1e-2
 
 
+def test_loss_curve_equals_that_of_one_device(two_replicas):
+    """50 steps of Adam with probes that are not drawn, each on a batch of its own."""
+    batches = tf.constant(np.random.default_rng(3).normal(size=[50, 16, 2]) * [2.0, 0.5] + 1.0, tf.float32)
+
+    def losses(strategy):
+        with strategy.scope():
+            model = make_model(lambda: resflow.training.AdamW(1e-2, global_clipnorm=1.0), DETERMINISTIC)
+
+        @tf.function(autograph=False)
+        def step(batch, seed):
+            loss = strategy.run(resflow.training.train_step, args=(model, batch, seed))["loss"]
+            return strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, axis=None)
+
+        dataset = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices(batches))
+        return [step(batch, tf.constant([0, i])).numpy() for i, batch in enumerate(dataset)]
+
+    one, two = losses(tf.distribute.get_strategy()), losses(two_replicas)
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    assert len(one) == 50 and one[-1] < one[0] - 0.3
+
+
 def test_fit(two_replicas, data):
     with two_replicas.scope():
         model = make_model(lambda: keras.optimizers.AdamW(2e-2, use_ema=True))

@@ -158,4 +158,4 @@ def _in_short(error):
 def _first_line(error):
     """The message of an error, without TensorFlow's graph."""
     message = getattr(error, "message", None) or str(error)
-    return re.sub(r"^{{.*?}}\s*", "", message).splitlines()[0].rstrip(".")
+    return re.sub(r"^{{.*?}}\s*|\s*\[Op:\w+\]", "", message).splitlines()[0].rstrip(".")

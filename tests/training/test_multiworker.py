@@ -1,0 +1,128 @@
+"""Two processes on this machine that train together."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+from tf_resflow.training import STRATEGIES, loop
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def free_ports(number):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.fixture
+def start_workers(tmp_path, make_config):
+    """Starts both workers on a workdir; whatever is left of them at the end is killed."""
+    started = []
+
+    def start(workdir):
+        config = make_config(train__steps=200, train__checkpoint_every=20, train__eval_every=20)
+        (tmp_path / "config.py").write_text(
+            "from tf_resflow.training import default_config\n\n\n"
+            "def get_config():\n"
+            "    config = default_config()\n"
+            f"    config.update({config.to_dict()!r})\n"
+            "    return config\n"
+        )
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        workers = []
+        for index in range(2):
+            cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "TF_CONFIG": json.dumps(cluster)}
+            command = [sys.executable, ROOT / "bin" / "train.py", f"--config={tmp_path / 'config.py'}"]
+            workers.append(
+                subprocess.Popen(
+                    [*command, f"--workdir={workdir}", "--strategy=multiworker"],
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        started.extend(workers)
+        return workers
+
+    yield start
+    for worker in started:
+        worker.kill()
+        worker.communicate()
+
+
+def wait_for(path, worker):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert worker.poll() is None, worker.communicate()[1][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def weights(workdir):
+    return [weight.numpy() for weight in resflow.load(workdir).weights]
+
+
+def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_config, two_replicas):
+    """One worker is killed, both are started anew and then told to stop, and anew: the weights are those of two
+    replicas in one process, which draw the same numbers."""
+    workdir = tmp_path / "run"
+    chief, other = start_workers(workdir)
+    wait_for(workdir / "checkpoints" / "ckpt-20.index", other)
+    other.kill()
+    errors = chief.communicate(timeout=120)[1]
+    assert chief.returncode == 1
+    assert "Error: Another worker has stopped. The newest checkpoint is" in errors
+
+    chief, other = start_workers(workdir)
+    wait_for(workdir / "checkpoints" / "ckpt-60.index", other)
+    other.send_signal(signal.SIGTERM)
+    outputs = [worker.communicate(timeout=120)[0] for worker in (chief, other)]
+    assert [worker.returncode for worker in (chief, other)] == [128 + signal.SIGTERM] * 2
+    assert outputs[0] == outputs[1] and "Stopped by SIGTERM after step" in outputs[0]
+
+    chief, other = start_workers(workdir)
+    outputs = [worker.communicate(timeout=120) for worker in (chief, other)]
+    assert [worker.returncode for worker in (chief, other)] == [0, 0], outputs[0][1][-3000:]
+    assert "after 200 steps" in outputs[0][0] and not outputs[1][0]
+
+    loop.train(make_config(train__steps=200, train__eval_every=200), tmp_path / "mirrored", two_replicas, False)
+    for ours, expected in zip(weights(workdir), weights(tmp_path / "mirrored"), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
+    assert len(list((workdir / "checkpoints").glob("*.index"))) == 3
+    steps = [line["step"] for line in resflow.training.read_metrics(workdir) if line["split"] == "test"]
+    assert steps == list(range(20, 201, 20))
+
+
+@pytest.mark.parametrize("content, message", [(None, "needs the environment variable"), ("{", "not a JSON object")])
+def test_a_config_of_the_cluster_that_is_not_right(monkeypatch, content, message):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if content:
+        monkeypatch.setenv("TF_CONFIG", content)
+    with pytest.raises(ValueError, match=message):
+        STRATEGIES["multiworker"]()
+
+
+def test_auto_is_one_device_on_a_machine_with_one(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert STRATEGIES["auto"]() is tf.distribute.get_strategy()
+
+
+def test_no_tpu(monkeypatch):
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    with pytest.raises(ValueError, match="No TPU was found: .*TPU_NAME"):
+        STRATEGIES["tpu"]()

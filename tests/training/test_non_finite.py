@@ -1,0 +1,53 @@
+"""What a run that diverged says of where."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+from tf_resflow.training.non_finite import find_non_finite
+
+X = np.zeros([4, 2], "float32")
+
+
+@pytest.fixture
+def model():
+    flow = resflow.flows.vector_flow(2, num_blocks=3, hidden=(4,), seed=1)
+    return resflow.FlowModel(flow, [2])
+
+
+def block(model, index):
+    blocks = {block.name: block for block in resflow.bijectors.residual_blocks(model.flow)}
+    return blocks[f"block{index}"]
+
+
+def spoil(variable, value):
+    variable.assign(tf.fill(variable.shape, value))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_weight(model, value):
+    spoil(block(model, 1).branch.trainable_variables[0], value)
+    text = find_non_finite(model, X)
+    assert text.startswith("In the flow some weights are not finite, first those of block1 (norms of its kernels: ")
+    spoil(block(model, 2).branch.trainable_variables[0], value)
+    assert "weights of 2 of its parts are not finite, first those of block1" in find_non_finite(model, X)
+
+
+def test_a_value(model):
+    for layer in resflow.layers.lipschitz_layers(block(model, 1)):
+        spoil(layer.kernel, 1.0)
+        spoil(layer.bias, 3e38)
+    text = find_non_finite(model, X)
+    assert text.startswith("The weights of the flow are finite; what block1 (norms of its kernels: ")
+
+
+def test_neither(model):
+    layer = resflow.layers.lipschitz_layers(block(model, 2))[0]
+    layer.kernel.assign(100 * tf.ones_like(layer.kernel))
+    resflow.layers.update_norms(model.flow, 1e-6, 100)
+    text = find_non_finite(model, X)
+    # The norm of a 2 x 4 matrix of hundreds is 100 sqrt(8).
+    assert "the largest norm is in block2 (norms of its kernels: 283, " in text
