@@ -1,0 +1,75 @@
+r"""Times an exported model: loading, and each signature at several sizes of batch.
+
+python bin/benchmark_serving.py --model_dir=served/digits/1
+
+It needs TensorFlow alone. The table has, for each signature and size, the seconds of a call (median and largest of
+--repeats, after a first call that is not counted) and examples a second. Close other programs first.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf
+from absl import app, flags
+
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Directory of one version of an exported model.")
+_SIZES = flags.DEFINE_list("sizes", ["1", "8", "64", "256"], "Sizes of batches.")
+_REPEATS = flags.DEFINE_integer("repeats", 10, "Calls that are timed.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the results.")
+flags.mark_flag_as_required("model_dir")
+flags.register_validator("sizes", lambda sizes: all(size.isdigit() and int(size) for size in sizes), "integers >= 1")
+
+
+def _inputs(signatures, name, size):
+    """Arguments of a signature: samples of the model, their latents, a seed."""
+    sampled = {"num": tf.constant(size), "seed": tf.constant(1, tf.int64), "temperature": tf.constant(1.0)}
+    wanted = signatures[name].structured_input_signature[1]
+    if name == "sample":
+        return sampled
+    x = signatures["sample"](**sampled)["x"]
+    if name == "decode":
+        return signatures["encode"](x=x)
+    return {"x": x} | ({"seed": tf.constant(1, tf.int64)} if "seed" in wanted else {})
+
+
+def _seconds(function, inputs):
+    times = []
+    for _ in range(_REPEATS.value + 1):
+        start = time.perf_counter()
+        tf.nest.map_structure(lambda tensor: tensor.numpy(), function(**inputs))
+        times.append(time.perf_counter() - start)
+    return times[1:]
+
+
+def _megabytes(path):
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
+
+
+def main(_):
+    """Measures and prints the table."""
+    path = pathlib.Path(_MODEL_DIR.value)
+    if not (path / "saved_model.pb").is_file():
+        sys.exit(f"Error: {path} is no version of an exported model: it has no saved_model.pb. See bin/export.py.")
+    start = time.perf_counter()
+    signatures = tf.saved_model.load(str(path)).signatures
+    results = {"megabytes": _megabytes(path), "load": time.perf_counter() - start}
+    print(f"{results['megabytes']:.1f} MB, loaded in {results['load']:.2f} s")
+    print(f"{'signature':<18}{'batch':>7}{'median s':>12}{'largest s':>12}{'examples / s':>15}")
+    for name in signatures:
+        for size in map(int, _SIZES.value):
+            times = _seconds(signatures[name], _inputs(signatures, name, size))
+            median = statistics.median(times)
+            results[f"{name} {size}"] = times
+            print(f"{name:<18}{size:>7}{median:>12.4f}{max(times):>12.4f}{size / median:>15.1f}", flush=True)
+    if _OUTPUT.value:
+        pathlib.Path(_OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    app.run(main)
