@@ -23,7 +23,7 @@ _SIZES = flags.DEFINE_list("sizes", ["1", "8", "64", "256"], "Sizes of batches."
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Calls that are timed.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the results.")
 flags.mark_flag_as_required("model_dir")
-flags.register_validator("sizes", lambda sizes: all(size.isdigit() and int(size) for size in sizes), "integers >= 1")
+flags.register_validator("sizes", lambda sizes: all(s.isdigit() and int(s) for s in sizes), "integers >= 1")
 
 
 def _inputs(signatures, name, size):

@@ -63,11 +63,11 @@ def test_flags_in_commands():
     defined = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', defined))
     told = set(re.findall(r"--(\w+)(?=[= `,]|\n)", TEXT))
     assert len(told) > 10
-    assert told - defined == set()
+    assert told - defined == {"dir", "inputs", "outdir", "signature_def", "tag_set"}  # saved_model_cli's
 
 
 def test_binaries_in_commands():
-    told = set(re.findall(r"bin/(\w+)\.py", TEXT))
+    told = set(re.findall(r"(?<!tests/)bin/(\w+)\.py", TEXT))
     assert {name for name in told if not (ROOT / f"bin/{name}.py").exists()} == set()
 
 
