@@ -113,14 +113,14 @@ class _Run:
             MetricsWriter(self._files.output, start) as self._writer,
             _signal_taken() as taken,
             tqdm.tqdm(total=steps, initial=start, unit="step", disable=not progress) as self._bar,
-            self._losses_told(),
+            self._lost_workers_told(),
         ):
             self._take_steps(start, steps, taken)
             self._save(steps)
             return self._finish(steps)
 
     @contextlib.contextmanager
-    def _losses_told(self):
+    def _lost_workers_told(self):
         """Says of the errors of collective operations what they mean."""
         try:
             yield
