@@ -38,9 +38,9 @@ def _inputs(signatures, name, size):
     return {"x": x} | ({"seed": tf.constant(1, tf.int64)} if "seed" in wanted else {})
 
 
-def _seconds(function, inputs):
+def _seconds(function, inputs, repeats):
     times = []
-    for _ in range(_REPEATS.value + 1):
+    for _ in range(repeats + 1):
         start = time.perf_counter()
         tf.nest.map_structure(lambda tensor: tensor.numpy(), function(**inputs))
         times.append(time.perf_counter() - start)
@@ -54,16 +54,23 @@ def _megabytes(path):
 def main(_):
     """Measures and prints the table."""
     path = pathlib.Path(_MODEL_DIR.value)
-    if not (path / "saved_model.pb").is_file():
-        sys.exit(f"Error: {path} is no version of an exported model: it has no saved_model.pb. See bin/export.py.")
+    if not (path / "README.md").is_file():
+        sys.exit(f"Error: {path} is no version of a model that bin/export.py has exported.")
+    if _OUTPUT.value and not pathlib.Path(_OUTPUT.value).absolute().parent.is_dir():
+        sys.exit(f"Error: the directory of --output={_OUTPUT.value} does not exist.")
     start = time.perf_counter()
     signatures = tf.saved_model.load(str(path)).signatures
-    results = {"megabytes": _megabytes(path), "load": time.perf_counter() - start}
+    loaded = time.perf_counter() - start
+    try:
+        _seconds(signatures["sample"], _inputs(signatures, "sample", max(map(int, _SIZES.value))), 1)
+    except tf.errors.InvalidArgumentError as error:
+        sys.exit(f"Error: --sizes are too large for the model: {error}")
+    results = {"megabytes": _megabytes(path), "load": loaded}
     print(f"{results['megabytes']:.1f} MB, loaded in {results['load']:.2f} s")
     print(f"{'signature':<18}{'batch':>7}{'median s':>12}{'largest s':>12}{'examples / s':>15}")
     for name in signatures:
         for size in map(int, _SIZES.value):
-            times = _seconds(signatures[name], _inputs(signatures, name, size))
+            times = _seconds(signatures[name], _inputs(signatures, name, size), _REPEATS.value)
             median = statistics.median(times)
             results[f"{name} {size}"] = times
             print(f"{name:<18}{size:>7}{median:>12.4f}{max(times):>12.4f}{size / median:>15.1f}", flush=True)

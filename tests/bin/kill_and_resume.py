@@ -2,12 +2,14 @@ r"""Kills a training run at random moments, resumes it, and compares its last st
 
 python tests/bin/kill_and_resume.py --trials=20
 
-A trial starts bin/train.py in a new workdir, sends it SIGKILL after a random time, and repeats that with the same
-command; the last time it is left alone. The last checkpoint and the held-out scores must then equal those of a run
-that nothing interrupted, bit for bit.
+A trial starts bin/train.py in a new workdir, sends it SIGKILL at a random moment, and repeats that with the same
+command; the last time it is left alone. Every other kill comes at any time since the start, the others a random
+time after a checkpoint of a random step has appeared, and so between the steps. The last checkpoint and the
+held-out scores must then equal those of a run that nothing interrupted, bit for bit.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -21,7 +23,8 @@ import numpy as np
 import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 150
+STEPS = 300
+CHECKPOINT_EVERY = 7
 FLAGS = [
     "--deterministic",
     "--config=configs/toy2d.py",
@@ -33,29 +36,56 @@ FLAGS = [
     "--config.model.estimator.eval.num_exact_terms=4",
     "--config.train.warmup_steps=1",
     "--config.train.batch_size=16",
-    "--config.train.checkpoint_every=7",
+    f"--config.train.checkpoint_every={CHECKPOINT_EVERY}",
     "--config.train.log_every=5",
     "--config.train.eval_every=50",
     f"--config.train.steps={STEPS}",
 ]
 
 
-def run(workdir, seconds=None):
-    """Trains; with a number of seconds the run is killed when they are over. Returns whether it came to its end."""
+def start(workdir):
     command = [sys.executable, ROOT / "bin" / "train.py", *FLAGS, f"--workdir={workdir}"]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        _, errors = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return False
-    if process.returncode:
-        raise RuntimeError(errors)
-    return True
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **output)
+
+
+def finish(workdir):
+    """Trains to the end."""
+    code = start(workdir).wait()
+    if code:
+        raise RuntimeError(f"train.py has ended with the code {code}.")
+
+
+def steps_saved(workdir):
+    """The step of the newest checkpoint; 0 if there is none."""
+    return max((int(path.stem[5:]) for path in (workdir / "checkpoints").glob("ckpt-*.index")), default=0)
+
+
+def kill_at(workdir, moment):
+    """Trains until `moment(process)` returns, then kills. Returns whether that was between the steps."""
+    process = start(workdir)
+    moment(process)
+    process.kill()
+    process.wait()
+    return 0 < steps_saved(workdir) < STEPS
+
+
+def after_seconds(seconds):
+    def moment(process):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+
+    return moment
+
+
+def after_step(workdir, step, seconds):
+    def moment(process):
+        while process.poll() is None and steps_saved(workdir) < step:
+            time.sleep(0.005)
+        after_seconds(seconds)(process)
+
+    return moment
 
 
 def state(workdir):
@@ -86,26 +116,33 @@ def assert_same(expected, found):
 
 
 def trial(workdir, kills, duration, rng):
-    """One run that is killed some times."""
-    for _ in range(kills):
-        if run(workdir, rng.uniform(0.0, duration)):
-            break
-    run(workdir)
+    """One run that is killed some times. Returns how often between the steps."""
+    between = 0
+    for index in range(kills):
+        if index % 2:
+            between += kill_at(workdir, after_seconds(rng.uniform(0.0, duration)))
+        else:
+            step = rng.randrange(steps_saved(workdir), STEPS - 2 * CHECKPOINT_EVERY)
+            between += kill_at(workdir, after_step(workdir, step, rng.uniform(0.0, 0.1)))
+    finish(workdir)
+    return between
 
 
 def main(trials, kills, seed=0):
-    """Runs the trials; raises AssertionError at the first that differs."""
+    """Runs the trials; raises AssertionError at the first that differs, or if no kill came between the steps."""
+    between = 0
     with tempfile.TemporaryDirectory() as folder:
         reference = pathlib.Path(folder) / "uninterrupted"
-        start = time.monotonic()
-        run(reference)
-        duration = time.monotonic() - start
+        begun = time.monotonic()
+        finish(reference)
+        duration = time.monotonic() - begun
         expected = state(reference)
         for index in range(trials):
             workdir = pathlib.Path(folder) / str(index)
-            trial(workdir, kills, duration, random.Random(f"{seed} {index}"))
+            between += trial(workdir, kills, duration, random.Random(f"{seed} {index}"))
             assert_same(expected, state(workdir))
-            print(f"trial {index + 1} of {trials}: the same", flush=True)
+            print(f"trial {index + 1} of {trials}: the same; kills between the steps so far: {between}", flush=True)
+    assert between
 
 
 if __name__ == "__main__":

@@ -9,4 +9,4 @@ def test_a_killed_run_ends_as_an_uninterrupted_one():
     spec = importlib.util.spec_from_file_location("kill_and_resume", path)
     kill_and_resume = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(kill_and_resume)
-    kill_and_resume.main(trials=1, kills=2)
+    kill_and_resume.main(trials=1, kills=1)

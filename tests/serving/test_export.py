@@ -12,6 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import tf_resflow as resflow
+from tf_resflow.serving.readme import estimator_text
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_warmup_requests_are_answered(export_dir, loaded):
         inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
         result = loaded.signatures[request.model_spec.signature_name](**inputs)
         answered.append((request.model_spec.signature_name, next(iter(result.values())).shape[0]))
-    names = ["serving_default", "log_prob_seeded", "sample", "encode", "decode", "classify"]
+    names = ["serving_default", "encode", "decode", "classify"]  # those without scalars
     assert sorted(answered) == sorted((name, size) for name in names for size in (1, 8))
 
 
@@ -109,6 +110,8 @@ def test_readme_and_model_card(export_dir, saved):
     card = (export_dir / "1" / "MODEL_CARD.md").read_text()
     assert "3 residual blocks" in card and resflow.__version__ in card and "proves that each block" in card
     assert "has not evaluated" in card
+    for text in (readme, card):
+        assert "log-determinants are estimated without bias, by Russian roulette after 6 exact terms" in text
 
 
 def test_threads_get_the_answers_of_one(loaded, images, call):
@@ -136,7 +139,7 @@ def test_threads_get_the_answers_of_one(loaded, images, call):
 
 
 def test_versions(vector_model, tmp_path):
-    settings = {"log_det": resflow.logdet.PowerSeries(2), "num_samples": 2}
+    settings = {"log_det": resflow.logdet.PowerSeries(2, common_probes=True), "num_samples": 2}
     assert resflow.serving.export(vector_model, tmp_path / "new" / "dir", **settings).name == "1"
     (tmp_path / "v" / "12").mkdir(parents=True)
     (tmp_path / "v" / "notes").mkdir()
@@ -154,7 +157,7 @@ def test_a_failure_leaves_nothing(vector_model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sys.modules["tf_resflow.serving.export"], "write_warmup", fail)
     with pytest.raises(OSError, match="No space"):
-        resflow.serving.export(vector_model, tmp_path, log_det=resflow.logdet.PowerSeries(2), num_samples=2)
+        resflow.serving.export(vector_model, tmp_path, log_det=resflow.logdet.Exact(), num_samples=2)
     assert not list(tmp_path.iterdir())
 
 
@@ -166,5 +169,17 @@ def test_a_directory_that_cannot_be_made(vector_model, tmp_path):
 
 def test_without_the_package_of_the_requests(vector_model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.prediction_log_pb2", None)
-    with pytest.raises(ValueError, match="tf-resflow\\[serving\\]"):
+    with pytest.raises(ValueError, match="pip install tensorflow-serving-api"):
         resflow.serving.export(vector_model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "log_det, text",
+    [
+        (resflow.logdet.Exact(), "exact"),
+        (resflow.logdet.PowerSeries(3), "a power series of 3 terms, and so biased"),
+        (resflow.logdet.AdaptiveSeries(1e-3), "cut where the rest is certainly below 0.001 nats"),
+    ],
+)
+def test_estimators_in_words(log_det, text):
+    assert text in estimator_text(log_det)

@@ -156,3 +156,16 @@ def test_a_classifier_without_a_density(image_model):
 def test_numbers_out_of_range(vector_model, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         resflow.serving.Signatures(vector_model, **settings)
+
+
+@pytest.mark.parametrize(
+    "log_det",
+    [
+        resflow.logdet.PowerSeries(2),
+        resflow.logdet.RussianRoulette(2, per_example=True, common_probes=True),
+        resflow.logdet.AdaptiveSeries(),
+    ],
+)
+def test_an_estimator_that_draws_for_each_example(vector_model, log_det):
+    with pytest.raises(ValueError, match="make it with common_probes=True"):
+        resflow.serving.Signatures(vector_model, log_det=log_det)

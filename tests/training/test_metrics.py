@@ -1,6 +1,8 @@
 import json
+import sys
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tf_resflow.training import metrics
@@ -39,3 +41,12 @@ def test_resuming_drops_later_and_broken_lines(tmp_path):
 
 def test_no_file_has_no_lines(tmp_path):
     assert metrics.read_metrics(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_a_full_disk(tmp_path):
+    """The message is the one that was raised, and not that of closing the file."""
+    with pytest.raises(OSError, match="Cannot write .*metrics.jsonl: No space left on device. Make room"):
+        with metrics.MetricsWriter(tmp_path) as writer:
+            writer._file = open("/dev/full", "ab", buffering=0)
+            writer.scalars(1, "train", {"loss": 1.0})

@@ -32,7 +32,7 @@ def start_workers(tmp_path, make_config):
     """Starts both workers on a workdir; whatever is left of them at the end is killed."""
     started = []
 
-    def start(workdir):
+    def start(workdir, flags=((), ())):
         config = make_config(train__steps=200, train__checkpoint_every=20, train__eval_every=20)
         (tmp_path / "config.py").write_text(
             "from tf_resflow.training import default_config\n\n\n"
@@ -49,7 +49,7 @@ def start_workers(tmp_path, make_config):
             command = [sys.executable, ROOT / "bin" / "train.py", f"--config={tmp_path / 'config.py'}"]
             workers.append(
                 subprocess.Popen(
-                    [*command, f"--workdir={workdir}", "--strategy=multiworker"],
+                    [*command, f"--workdir={workdir}", "--strategy=multiworker", *flags[index]],
                     env=environment,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -86,7 +86,7 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
     other.kill()
     errors = chief.communicate(timeout=120)[1]
     assert chief.returncode == 1
-    assert "Error: Another worker has stopped. The newest checkpoint is" in errors
+    assert "Error: Another worker has stopped; its own message says why" in errors
 
     chief, other = start_workers(workdir)
     wait_for(workdir / "checkpoints" / "ckpt-60.index", other)
@@ -108,7 +108,17 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
     assert steps == list(range(20, 201, 20))
 
 
-@pytest.mark.parametrize("content, message", [(None, "needs the environment variable"), ("{", "not a JSON object")])
+def test_workers_of_different_configs(tmp_path, start_workers):
+    for worker in start_workers(tmp_path / "run", [[], ["--config.seed=7"]]):
+        errors = worker.communicate(timeout=120)[1]
+        assert worker.returncode == 1
+        assert "Error: The workers have different configs: give all the same." in errors
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [(None, "needs the environment variable"), ("{", "no JSON object"), ('{"cluster": []}', "no JSON object")],
+)
 def test_a_config_of_the_cluster_that_is_not_right(monkeypatch, content, message):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if content:

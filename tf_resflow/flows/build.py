@@ -7,22 +7,23 @@ from tf_resflow.flows.vector_flow import vector_flow
 __all__ = ["build_estimator", "build_flow"]
 
 
-def build_estimator(config, per_example):
+def build_estimator(config, per_example, **probes):
     """The estimator of a config section.
 
     Args:
       config: has `kind`: "russian_roulette", with `num_exact_terms`, `distribution` ("geometric" or "poisson")
         and `p` (the rate, for Poisson); or "power_series", with `num_terms`.
       per_example: whether each example draws its own number of terms (Russian roulette).
+      **probes: `num_probes` and `common_probes` of the estimator.
 
     Returns:
       A `RussianRoulette` or `PowerSeries`.
     """
     if config.kind == "power_series":
-        return logdet.PowerSeries(config.num_terms)
+        return logdet.PowerSeries(config.num_terms, **probes)
     distributions = {"geometric": logdet.Geometric, "poisson": logdet.Poisson}
     distribution = distributions[config.distribution](config.p)
-    return logdet.RussianRoulette(config.num_exact_terms, distribution, per_example)
+    return logdet.RussianRoulette(config.num_exact_terms, distribution, per_example, **probes)
 
 
 def build_flow(config, event_shape, mean=None, std=None, seed=0, dtype="float32"):

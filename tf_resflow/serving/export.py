@@ -34,6 +34,7 @@ def export_run(workdir, export_dir, version=None, log_det=None, num_probes=1, **
       ValueError: for what `tf_resflow.load` and `export` raise.
     """
     prediction_log()
+    training.Workdir(workdir).read_config()
     _version(_writable(export_dir), version)
     model = training.load(workdir)
     name = log_det or training.default_log_det(model)
@@ -46,8 +47,9 @@ def export_run(workdir, export_dir, version=None, log_det=None, num_probes=1, **
 def export(model, export_dir, version=None, result=None, **settings):
     """Writes a model to `export_dir/version/`, as TensorFlow Serving expects it.
 
-    The folder appears in one piece, so that a server that watches `export_dir` never sees half of it. In it are
-    the SavedModel; `assets.extra/`, with warm-up requests; README.md, the signatures; MODEL_CARD.md.
+    The norms of the model's layers are brought up to date first. The folder appears in one piece, so that a server
+    that watches `export_dir` never sees half of it. In it are the SavedModel; warm-up requests, in `assets.extra/`;
+    README.md, the signatures; MODEL_CARD.md.
 
     ```python
     import pathlib, tempfile
@@ -82,6 +84,7 @@ def export(model, export_dir, version=None, result=None, **settings):
     parent = _writable(export_dir)
     target = parent / str(_version(parent, version))
     layers.update_norms(model.flow, tolerance=1e-5, max_iterations=1000)
+    card = model_card(model, signatures, result)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
     try:
         path = temporary / target.name
@@ -89,7 +92,7 @@ def export(model, export_dir, version=None, result=None, **settings):
         write_warmup(signatures.inputs, path)
         readme = signatures_readme(signatures, read_signatures(path))
         (path / "README.md").write_text(readme, encoding="utf-8")
-        (path / "MODEL_CARD.md").write_text(model_card(model, signatures, result), encoding="utf-8")
+        (path / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         os.rename(path, target)
     finally:
         shutil.rmtree(temporary)

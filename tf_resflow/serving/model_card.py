@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
+from tf_resflow.serving.readme import estimator_text
 from tf_resflow.version import __version__
 
 __all__ = ["model_card"]
@@ -107,7 +108,8 @@ def _limits(model, signatures):
     ]
     if model.has_density:
         rows += [
-            f"`log_prob` is the mean of {signatures.num_samples} noisy estimates; its standard error is beside it.",
+            f"`log_prob` is the mean of {signatures.num_samples} noisy estimates; its standard error is beside it. "
+            f"The log-determinants are {estimator_text(signatures.log_det)}.",
             "A high likelihood does not mean that an example is like the data: some other data have a higher one.",
         ]
     return _list(rows)
@@ -125,8 +127,13 @@ def _software():
 
 def _commit():
     """The commit of the checkout that this package is in, and whether it was changed since."""
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        _git("ls-files", "--error-unmatch", __file__)  # fails where the checkout is another project's
+        return _git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(*arguments):
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -2,7 +2,9 @@
 
 import tensorflow as tf
 
-__all__ = ["signatures_readme"]
+from tf_resflow import logdet
+
+__all__ = ["estimator_text", "signatures_readme"]
 
 _WHAT = {
     "serving_default": "The log-likelihood of each example, in nats, by random numbers that are fixed: the answer "
@@ -53,17 +55,30 @@ def _table(definition):
 
 
 def _log_prob(signatures):
-    common = (
+    of = "log p(x)" if signatures.levels is None else "a lower bound of log P(x)"
+    text = (
+        f"The mean of {signatures.num_samples} estimates of {of}, and the standard error of this mean. The "
+        f"log-determinants are {estimator_text(signatures.log_det)}. "
+    )
+    if signatures.levels is not None:
+        text += (
+            "Each estimate adds uniform noise of its own to the integers (dequantization). bits_per_dim is the "
+            "negated mean, in bits for each coordinate. "
+        )
+    return text + (
         "All examples of a request have the same random numbers: the answer for one does not depend on the others, "
         "and the errors of two are correlated."
     )
-    if signatures.levels is None:
-        return (
-            f"The mean of {signatures.num_samples} unbiased estimates of log p(x), and the standard error of this "
-            f"mean, which is 0 where log-determinants are exact. {common}"
-        )
-    return (
-        f"The mean of {signatures.num_samples} estimates of a lower bound of log P(x), and the standard error of "
-        "this mean. Each adds uniform noise to the integers (dequantization) and estimates the log-determinants "
-        f"without bias. bits_per_dim is the mean in bits, for each coordinate, negated. {common}"
-    )
+
+
+def estimator_text(log_det):
+    """What an estimator does, in words that follow "the log-determinants are"."""
+    if isinstance(log_det, logdet.Exact):
+        return "exact"
+    if isinstance(log_det, logdet.RussianRoulette):
+        return f"estimated without bias, by Russian roulette after {log_det.num_exact_terms} exact terms"
+    if isinstance(log_det, logdet.AdaptiveSeries):
+        return f"a power series, cut where the rest is certainly below {log_det.tolerance:g} nats for a block"
+    if isinstance(log_det, logdet.PowerSeries):
+        return f"a power series of {log_det.num_terms} terms, and so biased"
+    return f"estimated by {type(log_det).__name__}"

@@ -30,16 +30,16 @@ class Signatures:
     \\(\frac{1}{K} \sum_k [\log p((x + u_k) / L) - D \log L]\\)
 
     (without the dequantisation for continuous data), and log_prob_stderr the standard error of that mean. All
-    examples of a request share u_k: with an estimator whose draws are shared, too, the answer for an example does
-    not depend, beyond rounding, on which others are in its batch, so that a server may batch requests.
+    examples of a request share their random numbers: the answer for one does not depend, beyond rounding (and the
+    tolerance of an `AdaptiveSeries`), on which others are in its batch, so that a server may batch requests.
 
     Inputs are checked inside the graph: a client in any language gets an InvalidArgumentError that says what was
     wrong.
 
     Args:
       model: a `FlowModel` or `HybridModel`.
-      log_det: estimator of the log-determinants, by default Russian roulette after 20 exact terms. Its draws are
-        shared with `common_probes=True` and `per_example=False`.
+      log_det: estimator of the log-determinants, by default Russian roulette after 20 exact terms; one with
+        `common_probes=True` (and `per_example=False`), if it draws.
       num_samples: K, at least 2.
       seed: `int`, of `serving_default`.
       max_samples: the largest `num` of `sample`.
@@ -47,9 +47,10 @@ class Signatures:
     Attributes:
       inputs: dict of the name of each signature to its list of `tf.TensorSpec`.
       levels: number of integer values of the data, or `None`.
+      log_det: the estimator.
 
     Raises:
-      ValueError: when a number is out of range.
+      ValueError: when a number is out of range, or the estimator draws for each example.
     """
 
     def __init__(self, model, log_det=None, num_samples=8, seed=0, max_samples=1024):
@@ -59,8 +60,9 @@ class Signatures:
             raise ValueError(f"max_samples is at least 1; got {max_samples}.")
         self.num_samples, self.max_samples, self.levels = num_samples, max_samples, model.levels
         self._model, self._seed = model, seed
-        log_det = logdet.RussianRoulette(20, common_probes=True) if log_det is None else log_det
-        self._distribution = bijectors.with_log_det(model.distribution, log_det)
+        self.log_det = logdet.RussianRoulette(20, common_probes=True) if log_det is None else log_det
+        _check_shared(self.log_det)
+        self._distribution = bijectors.with_log_det(model.distribution, self.log_det)
         self._dtype = tf.as_dtype(self._distribution.dtype)
         self.inputs = self._inputs()
         x, seed = tf.TensorSpec([None, *model.event_shape], self._x_dtype), tf.TensorSpec([], tf.int64)
@@ -167,3 +169,12 @@ class Signatures:
             return check_finite("x", x)
         # An 8-bit value of 256 levels cannot be out of range.
         return x if self.levels == 256 else check_range("x", x, 0, self.levels - 1)
+
+
+def _check_shared(log_det):
+    own_probes = getattr(log_det, "probes", "basis") != "basis" and not log_det.common_probes
+    if own_probes or getattr(log_det, "per_example", False):
+        raise ValueError(
+            f"The examples of a request share their random numbers, but this {type(log_det).__name__} draws for "
+            "each example: make it with common_probes=True, and Russian roulette with per_example=False."
+        )

@@ -9,9 +9,11 @@ _BATCH_SIZES = (1, 8)
 
 
 def write_warmup(inputs, path):
-    """Writes one request for each signature and size of batch.
+    """Writes a request of each size of batch for the signatures whose inputs are batches.
 
-    A first request allocates and chooses kernels: it is slow, and better not a client's.
+    A first request allocates and chooses kernels: it is slow, and better not a client's. The others share what
+    takes the time with these; a server that batches requests takes no scalars, and would not load the model if one
+    of its warm-up requests failed.
 
     Args:
       inputs: dict of a signature's name to its list of `tf.TensorSpec`.
@@ -25,6 +27,8 @@ def write_warmup(inputs, path):
     extra.mkdir()
     with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as file:
         for name, specs in inputs.items():
+            if any(spec.shape.rank == 0 for spec in specs):
+                continue
             for size in _BATCH_SIZES:
                 file.write(_request(log, name, specs, size).SerializeToString())
 
@@ -40,7 +44,7 @@ def prediction_log():
     except ImportError:
         raise ValueError(
             "To write warm-up requests the package tensorflow-serving-api is needed: "
-            "pip install 'tf-resflow[serving]'."
+            "pip install tensorflow-serving-api."
         ) from None
     return PredictionLog
 
@@ -51,6 +55,5 @@ def _request(log, name, specs, size):
     request.model_spec.signature_name = name
     for spec in specs:
         shape = [size if length is None else length for length in spec.shape]
-        example = np.full(shape, size if spec.name == "num" else 0, spec.dtype.as_numpy_dtype)
-        request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(example))
+        request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(np.zeros(shape, spec.dtype.as_numpy_dtype)))
     return record

@@ -3,7 +3,6 @@
 import pathlib
 import re
 import shutil
-import tempfile
 
 import tensorflow as tf
 from absl import logging
@@ -25,16 +24,19 @@ class Checkpoints:
       optimizer: its built optimizer.
       seed: the seed of the run.
       keep: how many checkpoints to keep, newest first; 0 for a reader, who writes none.
-      is_chief: whether this process keeps them. Of several workers each has to take part in a save; what the
-        others write they delete.
+      is_chief: whether this process writes them. All workers have the same state, and only the chief saves it.
+
+    Attributes:
+      latest: path of the checkpoint that was restored or saved last, or None.
     """
 
     def __init__(self, directory, model, optimizer, seed=0, keep=0, is_chief=True):
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
         self.best = tf.Variable(float("inf"), dtype=tf.float64, name="best")
         self._seed = tf.Variable(seed, dtype=tf.int64, name="seed")
+        self.latest = None
         self._directory = pathlib.Path(directory)
-        self._is_chief = is_chief
+        self._manager = None
         self._checkpoint = tf.train.Checkpoint(
             model=model, optimizer=optimizer, step=self.step, best=self.best, seed=self._seed
         )
@@ -52,11 +54,6 @@ class Checkpoints:
                 self._checkpoint, str(directory), max_to_keep=keep, step_counter=self.step
             )
 
-    @property
-    def latest(self):
-        """Path of the newest checkpoint, or None."""
-        return next(iter(self._newest_first()), None)
-
     def is_finite(self):
         """Whether the weights and the state of the optimizer are finite."""
         return bool(self._all_finite())
@@ -73,23 +70,20 @@ class Checkpoints:
         if self.latest and int(self.step) == step:
             return
         self.step.assign(step)
-        latest = self.latest
-        try:
+        if self._manager is not None:
             self._write(step)
-        except (tf.errors.OpError, OSError) as error:
-            shutil.rmtree(self._directory / f"ckpt-{step}_temp", ignore_errors=True)
-            raise OSError(
-                f"The state after step {step} cannot be saved in {self._directory}: {_first_line(error)}. "
-                f"{f'The newest checkpoint, {latest}, is untouched' if latest else 'There is no checkpoint yet'}. "
-                "Make room, or make the directory writable, and run the same command again."
-            ) from None
+        self.latest = self._path(step)
 
     def _write(self, step):
-        if self._is_chief:
+        try:
             self._manager.save(checkpoint_number=step)
-            return
-        with tempfile.TemporaryDirectory() as scratch:
-            self._checkpoint.write(f"{scratch}/ckpt")
+        except (tf.errors.OpError, OSError) as error:
+            shutil.rmtree(f"{self._path(step)}_temp", ignore_errors=True)
+            before = f"The last one, {self.latest}, is untouched" if self.latest else "There is none before"
+            raise OSError(
+                f"The checkpoint {self._path(step)} cannot be saved: {_first_line(error)}. {before}. Make room, or "
+                "make the directory writable, and run the same command again."
+            ) from None
 
     def restore(self):
         """Restores the newest checkpoint that can be read, if there is one; warns of those that cannot.
@@ -105,13 +99,14 @@ class Checkpoints:
             try:
                 self._read(path)
             except (tf.errors.OpError, IndexError) as error:
-                logging.warning("The checkpoint %s is damaged and was skipped: %s", path, _first_line(error))
+                logging.warning("The checkpoint %s cannot be read and was skipped: %s", path, _first_line(error))
             else:
+                self.latest = path
                 return int(self.step)
         if paths:
             raise ValueError(
-                f"None of the {len(paths)} checkpoints in {self._directory} can be read: they are damaged. Restore "
-                "one from a backup, or choose another --workdir to train anew."
+                f"None of the {len(paths)} checkpoints in {self._directory} can be read. Restore one from a "
+                "backup, or choose another --workdir to train anew."
             )
         return 0
 
@@ -128,10 +123,13 @@ class Checkpoints:
                 "Was it written by another version? Choose another --workdir to train anew."
             ) from None
 
+    def _path(self, step):
+        return str(self._directory / f"ckpt-{step}")
+
     def _newest_first(self):
         """The paths of the checkpoints that are there; an index is written when its data are."""
-        steps = [path.stem.removeprefix("ckpt-") for path in self._directory.glob("ckpt-*.index")]
-        return [str(self._directory / f"ckpt-{step}") for step in sorted(map(int, steps), reverse=True)]
+        names = [re.fullmatch(r"ckpt-(\d+)", path.stem) for path in self._directory.glob("*.index")]
+        return [self._path(step) for step in sorted((int(name[1]) for name in names if name), reverse=True)]
 
     def _list(self):
         """Brings the list that the manager reads in line with the files: a crash may have left it behind."""

@@ -31,12 +31,14 @@ def evaluation_log_det(model, name, num_probes=1, common=False):
     if name == "exact":
         return logdet.Exact()
     if name == "roulette":
-        roulette = flows.build_estimator(config.estimator.eval, per_example=not common)
-        roulette.num_probes, roulette.common_probes = num_probes, common
-        return roulette
+        return flows.build_estimator(
+            config.estimator.eval, per_example=not common, num_probes=num_probes, common_probes=common
+        )
     if name != "adaptive":
         raise ValueError(f"log_det is 'roulette', 'adaptive' or 'exact'; got {name!r}.")
     bounds = evaluation.lipschitz_bounds(model.flow)
+    if not bounds:
+        return logdet.Exact()  # of couplings, which are exact by themselves
     worst = max(bounds, key=bounds.get)
     if not bounds[worst] < 1:
         raise ValueError(

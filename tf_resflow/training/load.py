@@ -35,12 +35,12 @@ def load(workdir):
     model = build_model(config, files.read_data())
     optimizer = make_optimizer(config.train, model.trainable_variables)
     checkpoints = Checkpoints(files.checkpoints, model, optimizer)
+    model.step = checkpoints.restore()
     if checkpoints.latest is None:
         raise ValueError(
             f"{files.path} has no checkpoint yet. Let train.py run until its first one "
             f"(every {config.train.checkpoint_every} steps, and when it is interrupted)."
         )
-    model.step = checkpoints.restore()
     AveragedWeights(model, optimizer).apply()
     model.config = config
     return model

@@ -1,6 +1,7 @@
 """The training loop behind `bin/train.py`."""
 
 import contextlib
+import json
 import math
 import signal
 import threading
@@ -21,12 +22,13 @@ from tf_resflow.training.non_finite import NonFiniteError, find_non_finite
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.report import Report
 from tf_resflow.training.step import train_step
-from tf_resflow.training.strategies import is_chief, num_workers
+from tf_resflow.training.strategies import check_agreement, is_chief, num_workers
 from tf_resflow.training.workdir import Workdir, write_json
 
 __all__ = ["Interrupted", "WorkerLostError", "train"]
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+_STEPS_BETWEEN_AGREEMENTS = 10
 
 
 class Interrupted(Exception):
@@ -74,15 +76,17 @@ def train(config, workdir, strategy=None, progress=True):
     """
     validate_config(config)
     strategy = strategy or tf.distribute.get_strategy()
-    files = Workdir(workdir, is_chief(strategy))
-    files.prepare(config)
-    keras.utils.set_random_seed(config.seed)
-    dataset = data.load(config.data)
-    _check_fit(config, dataset, strategy)
-    if config.task == "hybrid" and config.model.logit_alpha is None:
-        dataset = dataset.with_channel_statistics()
-    files.write_data(dataset)
-    return _Run(config, files, strategy, dataset).train(progress)
+    with _lost_workers_told(strategy):
+        files = Workdir(workdir, is_chief(strategy))
+        check_agreement(strategy, _of_all_workers(config), "The workers have different configs: give all the same.")
+        files.prepare(config)
+        keras.utils.set_random_seed(config.seed)
+        dataset = data.load(config.data)
+        _check_fit(config, dataset, strategy)
+        if config.task == "hybrid" and config.model.logit_alpha is None:
+            dataset = dataset.with_channel_statistics()
+        files.write_data(dataset)
+        return _Run(config, files, strategy, dataset).train(progress)
 
 
 class _Run:
@@ -107,31 +111,22 @@ class _Run:
     def train(self, progress):
         """Trains from the newest checkpoint to the last step; returns the result."""
         start, steps = self._checkpoints.restore(), self._config.train.steps
+        check_agreement(
+            self._strategy,
+            str(start),
+            f"The workers find different checkpoints; this one finds {self._checkpoints.latest}. Give all the same "
+            "--workdir, which all of them see.",
+        )
         if start == 0:
             self._initialize()
         with (
             MetricsWriter(self._files.output, start) as self._writer,
             _signal_taken() as taken,
             tqdm.tqdm(total=steps, initial=start, unit="step", disable=not progress) as self._bar,
-            self._lost_workers_told(),
         ):
             self._take_steps(start, steps, taken)
             self._save(steps)
             return self._finish(steps)
-
-    @contextlib.contextmanager
-    def _lost_workers_told(self):
-        """Says of the errors of collective operations what they mean."""
-        try:
-            yield
-        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
-            if num_workers(self._strategy) == 1:
-                raise
-            self._look()  # perhaps the others have stopped because the loss is not finite
-            raise WorkerLostError(
-                f"Another worker has stopped. The newest checkpoint is {self._checkpoints.latest}: run the same "
-                "command again on every worker to resume."
-            ) from None
 
     def _initialize(self):
         """The data-dependent initialisation, from the first training batch."""
@@ -153,8 +148,8 @@ class _Run:
             try:
                 signum = tf.constant(taken.signum or 0)
                 metrics = take(self._batch, tf.constant([seed, step], tf.int32), signum)
-            except tf.errors.InvalidArgumentError:
-                self._stop_if_not_finite(step)
+            except tf.errors.OpError:
+                self._stop_if_not_finite(step)  # which may be why an assertion failed, or the other workers stopped
                 raise
             mean_signum = metrics.pop("signum")
             self._pending.append((step, metrics))
@@ -165,7 +160,7 @@ class _Run:
                 self._log(step)
             if step % train.eval_every == 0:
                 self._evaluate(step)
-            stop = self._agreed(mean_signum, taken)
+            stop = self._agreed(step, mean_signum, taken)
             if step % train.checkpoint_every == 0 or stop:
                 self._save(step)
             if stop:
@@ -188,11 +183,15 @@ class _Run:
 
         return take
 
-    def _agreed(self, mean, taken):
-        """The signal to stop by after this step, or None: all workers have to see it after the same step."""
+    def _agreed(self, step, mean, taken):
+        """The signal to stop by after this step, or None: all workers have to see it after the same step.
+
+        That asks for a value from the device, and so is done every few steps.
+        """
         if num_workers(self._strategy) == 1:
             return taken.signum
-        return (taken.signum or signal.SIGTERM) if mean > 0 else None
+        seen = step % _STEPS_BETWEEN_AGREEMENTS == 0 and mean > 0
+        return (taken.signum or signal.SIGTERM) if seen else None
 
     def _look(self):
         """Fetches the metrics of the steps since the last look; stops if one is not finite.
@@ -247,7 +246,12 @@ class _Run:
 
     def _non_finite(self, what, step):
         examples = self._strategy.experimental_local_results(tf.nest.flatten(self._batch)[0])[0]
-        return NonFiniteError(what, step, find_non_finite(self._model, examples), self._checkpoints.latest)
+        where = find_non_finite(self._model, examples)
+        latest = self._checkpoints.latest
+        if latest:
+            self._checkpoints.restore()
+            where += f" As it was in {latest}: {find_non_finite(self._model, examples)}"
+        return NonFiniteError(what, step, where, latest)
 
     def _finish(self, step):
         if self._evaluated is None or self._evaluated[0] != step:
@@ -258,6 +262,28 @@ class _Run:
         result["best"] = float(self._checkpoints.best)
         write_json(self._files.result, result)
         return result | {"line": self._report.line(result)}
+
+
+@contextlib.contextmanager
+def _lost_workers_told(strategy):
+    """Says of the errors of collective operations what they mean."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        lost = isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError))
+        if num_workers(strategy) == 1 or not (lost or "ollective" in str(error)):
+            raise
+        raise WorkerLostError(
+            "Another worker has stopped; its own message says why. Run the same command again on every worker: the "
+            "run resumes from its newest checkpoint."
+        ) from None
+
+
+def _of_all_workers(config):
+    """What all workers are to have in common of a config: all but where the data are."""
+    fields = config.to_dict()
+    del fields["data"]["data_dir"]
+    return json.dumps(fields, sort_keys=True)
 
 
 def _check_fit(config, dataset, strategy):

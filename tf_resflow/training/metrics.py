@@ -27,7 +27,7 @@ class MetricsWriter:
         workdir = pathlib.Path(workdir)
         self._path = workdir / "metrics.jsonl"
         self._written = _drop_later(self._path, step)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)  # so that closing it writes nothing
         self._events = tf.summary.create_file_writer(str(workdir / "events"))
 
     def scalars(self, step, split, values):
@@ -38,8 +38,7 @@ class MetricsWriter:
         line = {"step": step, "split": split}
         line |= {name: v if math.isfinite(v) else None for name, v in values.items()}
         try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            self._file.write(f"{json.dumps(line)}\n".encode())
         except OSError as error:
             raise OSError(f"Cannot write {self._path}: {error.strerror}. Make room, or make it writable.") from None
         with self._events.as_default():

@@ -45,7 +45,7 @@ def find_non_finite(model, x):
     latent = transform(model.flow, model.flow_input(x, [0, 0]), visit)
     spoiled = [member for member in members if not _finite(*member.variables)]
     if spoiled:
-        some = "some weights are" if len(spoiled) == 1 else f"weights of {len(spoiled)} of its parts are"
+        some = "some weights are" if len(spoiled) == 1 else f"weights of {len(spoiled)} parts are"
         return f"In the flow {some} not finite, first those of {_with_norms(spoiled[0])}."
     for member, value in zip(members, [*values[1:], latent], strict=True):
         if not _finite(value):

@@ -2,10 +2,11 @@
 
 import json
 import os
+import zlib
 
 import tensorflow as tf
 
-__all__ = ["STRATEGIES", "is_chief", "num_workers"]
+__all__ = ["STRATEGIES", "check_agreement", "is_chief", "num_workers"]
 
 
 def _auto():
@@ -59,11 +60,27 @@ def num_workers(strategy):
     return len(_workers()) if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else 1
 
 
+def check_agreement(strategy, text, message):
+    """Raises ValueError with the message, on all workers, unless all of them have the same text."""
+    if num_workers(strategy) == 1:
+        return
+
+    digest = zlib.crc32(text.encode())
+
+    @tf.function(autograph=False)
+    def digests():
+        own = strategy.run(lambda: tf.constant([digest], tf.int64))
+        return strategy.gather(own, axis=0)
+
+    if len(set(digests().numpy())) > 1:
+        raise ValueError(message)
+
+
 def _workers():
     """The addresses in TF_CONFIG."""
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
         cluster = json.loads(text).get("cluster", {})
-    except (json.JSONDecodeError, AttributeError):
-        raise ValueError(f"TF_CONFIG is not a JSON object: {text!r}.") from None
-    return [*cluster.get("chief", []), *cluster.get("worker", [])]
+        return [*cluster.get("chief", []), *cluster.get("worker", [])]
+    except (json.JSONDecodeError, AttributeError, TypeError):
+        raise ValueError(f"TF_CONFIG is no JSON object with a cluster of lists of workers: {text!r}.") from None

@@ -79,6 +79,7 @@ class Workdir:
 
         Raises:
           ValueError: when the directory cannot be written, or belongs to another config.
+          OSError: when the config cannot be written.
         """
         if self.config.exists():
             self._check_same(config)
@@ -86,6 +87,7 @@ class Workdir:
             self.figures.mkdir(parents=True, exist_ok=True)
             if self.is_chief:
                 self.checkpoints.mkdir(exist_ok=True)
+                tempfile.TemporaryFile(dir=self.checkpoints).close()
         except OSError as error:
             raise ValueError(
                 f"Cannot write to the workdir {self.path}: {error.strerror}. Choose another "
