@@ -28,7 +28,7 @@ def call():
 def image_model():
     """A hybrid model of 8 x 8 images of 17 levels."""
     flow = resflow.flows.image_flow(
-        (8, 8, 1), (1, 1), 8, num_fc_blocks=1, fc_width=8, logit_alpha=None, mean=[0.3], std=[0.3]
+        (8, 8, 1), (1, 1), 8, num_fc_blocks=0, logit_alpha=None, mean=[0.3], std=[0.3]
     )
     shapes = resflow.bijectors.feature_shapes(flow, (8, 8, 1))
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=3, num_features=8)

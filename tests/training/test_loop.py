@@ -171,7 +171,7 @@ def test_a_batch_that_cannot_be_divided(tmp_path, make_config, two_replicas):
 def test_images(tmp_path, make_config):
     """A tiny image model: grids instead of the density, bits/dim instead of nats."""
     config = resflow.training.default_config()
-    config.model.update(num_blocks=(1, 1), width=4, num_fc_blocks=1, fc_width=4)
+    config.model.update(num_blocks=(1,), width=4, num_fc_blocks=0)
     config.train.update(steps=2, batch_size=32, eval_every=2)
     config.eval.update(num_examples=40, batch_size=30, num_samples=9)
     result = loop.train(config, tmp_path, progress=False)
