@@ -113,6 +113,24 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
         assert np.all(np.isfinite(value)) or key.startswith("best"), key
 
 
+@pytest.mark.parametrize("on_replicas", [False, True])
+def test_a_gradient_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch, two_replicas, on_replicas):
+    """The step is not taken, so that the message can tell the part where NaN begins: here in the data."""
+    train_batches = loop.data.Dataset.train_batches
+
+    def spoiled(*args, **kwargs):
+        batches = train_batches(*args, **kwargs).enumerate(1)
+        last = tf.range(16) == 15  # on the second of two replicas
+        return batches.map(lambda i, x: tf.where((i == 7) & last[:, None], math.nan, x))
+
+    monkeypatch.setattr(loop.data.Dataset, "train_batches", spoiled)
+    message = "The loss or its gradient is NaN or infinite at step 7. The weights of the flow are finite; "
+    message += "what act_norm gives is not. The last good checkpoint is .*ckpt-5"
+    with pytest.raises(loop.NonFiniteError, match=message):
+        loop.train(make_config(), tmp_path, two_replicas if on_replicas else None, progress=False)
+    assert sorted(p.stem for p in (tmp_path / "checkpoints").glob("*.index")) == ["ckpt-5"]
+
+
 def test_weights_that_are_infinite_are_not_saved(tmp_path, make_config, monkeypatch):
     train_step = loop.train_step
 

@@ -145,3 +145,17 @@ def test_density_in_replicas(two_replicas, data):
     first, second = two_replicas.experimental_local_results(log_prob(tf.constant(data)))
     np.testing.assert_allclose(first, second, rtol=1e-6)
     np.testing.assert_allclose(first, model.log_prob(data, seed=1), rtol=1e-5)
+
+
+def test_no_replica_takes_a_step_that_is_nan_on_one(two_replicas, data):
+    with two_replicas.scope():
+        model = make_model(lambda: keras.optimizers.Adam(1e-2))
+    run(two_replicas, model, data)
+    variables = model.weights + model.optimizer.variables
+    before = [local_values(two_replicas, v) for v in variables]
+    bad = data.copy()
+    bad[-1, 0] = np.nan
+    with pytest.raises(tf.errors.InvalidArgumentError, match="loss or its gradient is NaN"):
+        run(two_replicas, model, bad)
+    for variable, values in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(local_values(two_replicas, variable), values, err_msg=variable.path)

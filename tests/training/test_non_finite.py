@@ -5,17 +5,36 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 import tf_resflow as resflow
-from tf_resflow.training.non_finite import find_non_finite
+from tf_resflow.training.non_finite import find_largest_norm
+from tf_resflow.training.non_finite import find_non_finite as find
 
 X = np.zeros([4, 2], "float32")
+SEED = [0, 1]
+
+
+@tf.custom_gradient
+def without_a_gradient(x):
+    return tf.identity(x), lambda dy: dy * math.nan
+
+
+class WithoutAGradient(tfp.bijectors.Identity):
+    """The identity, whose gradient is NaN."""
+
+    def forward(self, x, **kwargs):
+        return without_a_gradient(x)
 
 
 @pytest.fixture
 def model():
     flow = resflow.flows.vector_flow(2, num_blocks=3, hidden=(4,), seed=1)
     return resflow.FlowModel(flow, [2])
+
+
+def find_non_finite(model, x):
+    return find(model, [x], SEED)
 
 
 def block(model, index):
@@ -48,6 +67,21 @@ def test_neither(model):
     layer = resflow.layers.lipschitz_layers(block(model, 2))[0]
     layer.kernel.assign(100 * tf.ones_like(layer.kernel))
     resflow.layers.update_norms(model.flow, 1e-6, 100)
-    text = find_non_finite(model, X)
+    assert find_non_finite(model, X) is None
     # The norm of a 2 x 4 matrix of hundreds is 100 sqrt(8).
-    assert "the largest norm is in block2 (norms of its kernels: 283, " in text
+    assert "the largest norm is in block2 (norms of its kernels: 283, " in find_largest_norm(model)
+
+
+def test_a_value_on_one_of_the_replicas(model):
+    bad = np.full_like(X, math.inf)
+    assert find(model, [X, X], SEED) is None
+    assert "are finite; what act_norm gives is not" in find(model, [X, bad], SEED)
+
+
+def test_a_gradient():
+    """NaN begins behind block1, and the gradient of block0 is NaN only because of that."""
+    blocks = resflow.flows.vector_flow(2, num_blocks=3, hidden=(4,), act_norm=False, seed=1).bijectors
+    flow = resflow.bijectors.Flow([*blocks[:2], WithoutAGradient(), *blocks[2:]])
+    text = find_non_finite(resflow.FlowModel(flow, [2]), X)
+    expected = "What the flow gives is finite; the norm of the gradient of block1 (norms of its kernels: "
+    assert text.startswith(expected)

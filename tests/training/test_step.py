@@ -1,5 +1,7 @@
 """The training step: learned orders follow their own objective, and nothing else does."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from tf_resflow import layers, training
 RATE = 0.1
 
 
-def make_model(norms):
-    flow = resflow.flows.vector_flow(2, 2, (6,), norms=norms, log_det=resflow.logdet.Exact(), seed=1)
+def make_model(norms, log_det=None):
+    log_det = log_det or resflow.logdet.Exact()
+    flow = resflow.flows.vector_flow(2, 2, (6,), norms=norms, log_det=log_det, seed=1)
     model = resflow.FlowModel(flow, [2], evaluation_log_det=resflow.logdet.Exact())
     model.compile(optimizer=keras.optimizers.SGD(RATE))
     for layer in layers.lipschitz_layers(flow):
@@ -91,3 +94,17 @@ def test_orders_over_replicas(data, two_replicas):
     orders = [layers.learned_orders(m.flow) for m in (single, model)]
     for one, two in zip(*orders, strict=True):
         np.testing.assert_allclose(two.theta, one.theta, rtol=1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_step_to_nan_is_not_taken(data, compiled):
+    model = make_model(None, resflow.logdet.RussianRoulette())
+    model.compile(optimizer=keras.optimizers.Adam(RATE))
+    step = tf.function(training.train_step, autograph=False) if compiled else training.train_step
+    step(model, data, tf.constant([0, 1]))
+    variables = model.weights + model.optimizer.variables
+    before = [v.numpy() for v in variables]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="loss or its gradient is NaN.*Lower the"):
+        step(model, tf.where(data > 1.0, math.nan, data), tf.constant([0, 2]))
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value, err_msg=variable.path)

@@ -18,10 +18,10 @@ from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.config import validate_config
 from tf_resflow.training.metrics import MetricsWriter
-from tf_resflow.training.non_finite import NonFiniteError, find_non_finite
+from tf_resflow.training.non_finite import NonFiniteError, find_largest_norm, find_non_finite
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.report import Report
-from tf_resflow.training.step import train_step
+from tf_resflow.training.step import NON_FINITE, train_step
 from tf_resflow.training.strategies import check_agreement, is_chief, num_workers
 from tf_resflow.training.workdir import Workdir, write_json
 
@@ -148,8 +148,11 @@ class _Run:
             try:
                 signum = tf.constant(taken.signum or 0)
                 metrics = take(self._batch, tf.constant([seed, step], tf.int32), signum)
-            except tf.errors.OpError:
-                self._stop_if_not_finite(step)  # which may be why an assertion failed, or the other workers stopped
+            except tf.errors.InvalidArgumentError as error:
+                self._look()
+                found = self._find_non_finite(step)
+                if found or NON_FINITE in str(error):
+                    raise self._non_finite(NON_FINITE, step, found) from None
                 raise
             mean_signum = metrics.pop("signum")
             self._pending.append((step, metrics))
@@ -244,14 +247,19 @@ class _Run:
         if not self._checkpoints.is_finite():
             raise self._non_finite("A weight is NaN or infinite", step)
 
-    def _non_finite(self, what, step):
-        examples = self._strategy.experimental_local_results(tf.nest.flatten(self._batch)[0])[0]
-        where = find_non_finite(self._model, examples)
+    def _non_finite(self, what, step, found=None):
+        found = found or self._find_non_finite(step) or find_largest_norm(self._model)
         latest = self._checkpoints.latest
-        if latest:
+        if latest and not self._checkpoints.is_finite():
             self._checkpoints.restore()
-            where += f" As it was in {latest}: {find_non_finite(self._model, examples)}"
-        return NonFiniteError(what, step, where, latest)
+            before = self._find_non_finite(step) or find_largest_norm(self._model)
+            found += f" As it was in {latest}: {before}"
+        return NonFiniteError(what, step, found, latest)
+
+    def _find_non_finite(self, step):
+        parts = [self._strategy.experimental_local_results(part) for part in tf.nest.flatten(self._batch)]
+        batches = [tf.nest.pack_sequence_as(self._batch, batch) for batch in zip(*parts, strict=True)]
+        return find_non_finite(self._model, batches, tf.constant([self._config.seed, step], tf.int32))
 
     def _finish(self, step):
         if self._evaluated is None or self._evaluated[0] != step:

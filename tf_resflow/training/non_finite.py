@@ -1,11 +1,14 @@
 """The error of a run that diverged, and what it says of where."""
 
 import numpy as np
+import tensorflow as tf
 
 from tf_resflow import layers
+from tf_resflow.bijectors.flow import residual_blocks
 from tf_resflow.bijectors.transform import transform
+from tf_resflow.training.step import loss_and_gradients
 
-__all__ = ["NonFiniteError", "find_non_finite"]
+__all__ = ["NonFiniteError", "find_largest_norm", "find_non_finite"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -14,7 +17,7 @@ class NonFiniteError(ArithmeticError):
     Args:
       what: `str`, what is not finite.
       step: the step after which it was seen.
-      where: what `find_non_finite` says.
+      where: what `find_non_finite` or `find_largest_norm` says.
       latest: path of the last good checkpoint, or None.
     """
 
@@ -26,32 +29,69 @@ class NonFiniteError(ArithmeticError):
         )
 
 
-def find_non_finite(model, x):
+def find_non_finite(model, batches, seed):
     """Says in which part of a flow NaN or infinity appears first, and the norms of its kernels.
 
     Args:
-      model: a `FlowModel`.
-      x: a batch of examples.
+      model: a compiled `FlowModel`.
+      batches: what `train_step` took, of each replica.
+      seed: the seed that it took.
 
     Returns:
-      A sentence.
+      A sentence, or None if all is finite.
     """
+    members = _values(model, batches[0])[0]
+    spoiled = [member for member in members if not _finite(*member.variables)]
+    if spoiled:
+        some = "some weights are" if len(spoiled) == 1 else f"weights of {len(spoiled)} parts are"
+        return f"In the flow {some} not finite, first those of {_with_norms(spoiled[0])}."
+    for batch in batches:
+        found = _non_finite_value(model, batch) or _non_finite_gradient(model, members, batch, seed)
+        if found:
+            return found
+    return None
+
+
+def find_largest_norm(model):
+    """Says in which residual block of a flow, if it has any, the largest norm of a kernel is."""
+    found = "The flow, its values and its gradients are finite when they are computed anew"
+    blocks = residual_blocks(model.flow)
+    if not blocks:
+        return f"{found}."
+    return f"{found}; the largest norm is in {_with_norms(max(blocks, key=lambda block: max(_norms(block))))}."
+
+
+def _values(model, batch):
+    """The innermost members of the flow, and what each of them gives."""
     members, values = [], []
 
     def visit(member, x):
         members.append(member)
         values.append(x)
 
-    latent = transform(model.flow, model.flow_input(x, [0, 0]), visit)
-    spoiled = [member for member in members if not _finite(*member.variables)]
-    if spoiled:
-        some = "some weights are" if len(spoiled) == 1 else f"weights of {len(spoiled)} parts are"
-        return f"In the flow {some} not finite, first those of {_with_norms(spoiled[0])}."
-    for member, value in zip(members, [*values[1:], latent], strict=True):
+    latent = transform(model.flow, model.flow_input(tf.nest.flatten(batch)[0], [0, 0]), visit)
+    return members, [*values[1:], latent]
+
+
+def _non_finite_value(model, batch):
+    for member, value in zip(*_values(model, batch), strict=True):
         if not _finite(value):
             return f"The weights of the flow are finite; what {_with_norms(member)} gives is not."
-    largest = max(members, key=lambda member: max(_norms(member), default=0.0))
-    return f"The flow's weights and its latent are finite; the largest norm is in {_with_norms(largest)}."
+    return None
+
+
+def _non_finite_gradient(model, members, batch, seed):
+    """Gradients come from the latent: the last member that has one that is not finite spoils those before it."""
+    gradients = tf.function(loss_and_gradients, autograph=False)(model, batch, seed)[1]
+    spoiled = {
+        id(weight.value)
+        for gradient, weight in zip(gradients, model.trainable_variables, strict=True)
+        if gradient is not None and not _finite(tf.norm(gradient))
+    }
+    for member in reversed(members):
+        if spoiled.intersection(id(variable) for variable in member.variables):
+            return f"What the flow gives is finite; the norm of the gradient of {_with_norms(member)} is not."
+    return None
 
 
 def _finite(*values):

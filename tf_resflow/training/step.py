@@ -4,7 +4,9 @@ import tensorflow as tf
 
 from tf_resflow import layers
 
-__all__ = ["train_step"]
+__all__ = ["NON_FINITE", "loss_and_gradients", "train_step"]
+
+NON_FINITE = "The loss or its gradient is NaN or infinite"
 
 
 def train_step(model, batch, seed):
@@ -23,22 +25,53 @@ def train_step(model, batch, seed):
       A dict of scalars: the means of the scores over this replica's batch, "loss" (of a `FlowModel`: bits per
       dimension, or nats) and what the model reports beside it; "gradient_norm", of this replica's own gradient,
       before clipping; and, where orders are learned, "order_min", "order_mean" and "order_max", before the step.
+
+    Raises:
+      tf.errors.InvalidArgumentError: when the loss or the gradient is NaN or infinite; no variable has changed
+        then. XLA knows no assertions: a step that it compiles as a whole spoils the weights.
+    """
+    means, gradients = loss_and_gradients(model, batch, seed)
+    norm = tf.linalg.global_norm(gradients) * _num_replicas(means["loss"].dtype)
+    orders = _orders(model.flow)
+    with tf.control_dependencies([_assert_finite(means["loss"], norm)]):
+        model.optimizer.apply(gradients, model.trainable_variables)
+    layers.update_norms(model.flow)
+    return {**means, "gradient_norm": norm, **orders}
+
+
+def loss_and_gradients(model, batch, seed):
+    """What a step minimises, and its gradients.
+
+    Args:
+      model: as of `train_step`.
+      batch: as of `train_step`.
+      seed: as of `train_step`.
+
+    Returns:
+      The means of the scores, a dict, and this replica's share of the gradients, in the order of
+      `model.trainable_variables`.
     """
     batch = tf.nest.map_structure(tf.identity, batch)
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    weights = model.trainable_variables
     with layers.fused_kernels():
         with tf.GradientTape() as tape:
             means = {name: tf.reduce_mean(value) for name, value in model.scores(batch, seed).items()}
             loss = means["loss"]
             objective = loss + tf.cast(layers.mean_norm(model.flow), loss.dtype)
-            objective /= tf.cast(replicas, loss.dtype)
-        gradients = tape.gradient(objective, [weight.value for weight in weights])
-    orders = _orders(model.flow)
-    model.optimizer.apply(gradients, weights)
-    layers.update_norms(model.flow)
-    norm = tf.linalg.global_norm(gradients) * tf.cast(replicas, loss.dtype)
-    return {**means, "gradient_norm": norm, **orders}
+            objective /= _num_replicas(loss.dtype)
+        return means, tape.gradient(objective, [weight.value for weight in model.trainable_variables])
+
+
+def _num_replicas(dtype):
+    return tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, dtype)
+
+
+def _assert_finite(loss, gradient_norm):
+    finite = tf.math.is_finite(loss) & tf.math.is_finite(gradient_norm)
+    message = (
+        f"{NON_FINITE}; no weight has changed. Lower the learning rate, or set the optimizer's global_clipnorm. "
+        "Loss, norm of the gradient:"
+    )
+    return tf.debugging.Assert(finite, [message, loss, gradient_norm])
 
 
 def _orders(flow):
