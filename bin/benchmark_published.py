@@ -136,10 +136,11 @@ def _memory(case):
 def _learning(settings):
     """As train_img.py trains and validates, but for the weights as they are, and with denormals flushed."""
     torch.set_flush_denormal(True)
+    torch.manual_seed(settings["config"]["seed"])
     model_config, train, evaluation = (settings["config"][key] for key in ("model", "train", "eval"))
     splits = np.load(settings["arrays"])
     images, test = splits["train"], splits["test"][: evaluation["num_examples"] or None]
-    shape, order = (train["batch_size"], *images.shape[1:]), np.random.default_rng(0)
+    shape, order = (train["batch_size"], *images.shape[1:]), np.random.default_rng(settings["config"]["seed"])
     options = {"intermediate_dim": model_config["width"], "fc_idim": model_config["fc_width"], "fc_end": True}
     model = _flow(shape, model_config["logit_alpha"], n_blocks=model_config["num_blocks"], **options)
     size, state = shape[0], {"step": 0, "rows": np.zeros([0], int)}
