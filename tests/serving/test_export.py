@@ -41,6 +41,7 @@ def test_signatures_tell_their_shapes(saved):
         ("log_prob_seeded", "inputs", "seed"): [],
         ("sample", "inputs", "num"): [],
         ("sample", "outputs", "x"): image,
+        ("sample", "outputs", "converged"): [-1],
         ("encode", "outputs", "z"): [-1, 4, 4, 4],
         ("decode", "inputs", "z"): [-1, 4, 4, 4],
         ("decode", "outputs", "x"): image,

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -74,6 +75,18 @@ def test_decode_inverts_encode(loaded, image_model, images, size, call):
     expected = image_model.flow.forward((tf.cast(x, tf.float32) + 0.5) / 17)
     np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(call(loaded, "decode", z=z)["x"], x)
+
+
+def test_what_has_not_converged_is_told(loaded, images, call):
+    """Both blocks are y = (1 + s) x: of 5 steps, each of which multiplies the error by -s, 0 needs none."""
+    assert np.all(call(loaded, "sample", num=5, seed=3, temperature=1.0)["converged"])
+    branch = keras.Sequential([keras.Input([3]), resflow.layers.LipschitzDense(3, 0.9)])
+    branch.layers[0].kernel.assign(0.4 * np.eye(3))
+    solver = resflow.solvers.FixedPoint(max_iterations=5)
+    blocks = [resflow.bijectors.ResidualBlock(branch, inverse_solver=solver, name=name) for name in "ab"]
+    model = resflow.FlowModel(resflow.bijectors.Flow(blocks), [3])
+    result = resflow.serving.Signatures(model).functions()["decode"](tf.constant([[0.0] * 3, [1.0] * 3, [0.0] * 3]))
+    np.testing.assert_array_equal(result["converged"], [True, False, True])
 
 
 def test_classify(loaded, image_model, images, call):

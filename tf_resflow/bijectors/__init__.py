@@ -7,6 +7,7 @@ from tf_resflow.bijectors.coupling import Coupling
 from tf_resflow.bijectors.features import Features, feature_shapes, forward_features
 from tf_resflow.bijectors.flow import Flow, residual_blocks
 from tf_resflow.bijectors.initialize import initialize
+from tf_resflow.bijectors.inverse_with_solutions import inverse_with_solutions
 from tf_resflow.bijectors.invertible_conv_1x1 import InvertibleConv1x1
 from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
 from tf_resflow.bijectors.preprocessing import Logit, Normalize
@@ -32,6 +33,7 @@ __all__ = [
     "feature_shapes",
     "forward_features",
     "initialize",
+    "inverse_with_solutions",
     "residual_blocks",
     "with_inverse_solver",
     "with_log_det",

@@ -39,20 +39,6 @@ class Reconstruction(NamedTuple):
     max_residual: float
 
 
-class _Recorder:
-    """A solver that keeps what it found, while a function is traced."""
-
-    def __init__(self, solver):
-        self._solver = solver
-        self.max_iterations = solver.max_iterations
-        self.solutions = []
-
-    def __call__(self, g, y, relative=False):
-        solution = self._solver(g, y, relative)
-        self.solutions.append(solution)
-        return solution
-
-
 def reconstruct(model, x, seed):
     """Takes examples to the latent and back.
 
@@ -104,12 +90,9 @@ def reconstruct(model, x, seed):
 
 def _round_trip(flow, x):
     """`f^-1(f(x))`, and the `Solution` of each block."""
-    recorders = [_Recorder(block.inverse_solver) for block in bijectors.residual_blocks(flow)[:1]]
-    inverse = bijectors.with_inverse_solver(flow, recorders[0]) if recorders else flow
 
     @tf.function(autograph=False)
     def run(x):
-        again = inverse.inverse(tf.identity(flow.forward(tf.identity(x))))
-        return again, [solution for recorder in recorders for solution in recorder.solutions]
+        return bijectors.inverse_with_solutions(flow, tf.identity(flow.forward(tf.identity(x))))
 
     return run(x)

@@ -102,8 +102,8 @@ def _signatures(signatures):
 def _limits(model, signatures):
     rows = [
         "It has learned its data, with their gaps. Nothing was done about fairness or privacy.",
-        "`sample` and `decode` solve each block to a tolerance near the rounding of the type. If one does not "
-        "converge, the server writes so to its standard error.",
+        "`sample` and `decode` solve each block to a tolerance near the rounding of the type. `converged` "
+        "tells where one did not get there.",
         f"`sample` gives at most {signatures.max_samples:,} examples at a time.",
     ]
     if model.has_density:

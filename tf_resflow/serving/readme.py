@@ -11,9 +11,10 @@ _WHAT = {
     "is the same each time.",
     "log_prob_seeded": "The same by the random numbers of a seed. The mean over several seeds has less noise.",
     "sample": "New examples, a pure function of their number, the seed and the temperature, which is 1 for samples "
-    "of the model; below 1 they vary less.",
+    "of the model; below 1 they vary less. An example that has not converged, where the solver of the inverse "
+    "stopped before it met its tolerance, is not to be used.",
     "encode": "The latent of each example.",
-    "decode": "The example of each latent, the inverse of encode.",
+    "decode": "The example of each latent, the inverse of encode; converged as of sample.",
     "classify": "The classifier's logits and probabilities, and the most probable label.",
 }
 _CLASSIFIER = "As classify: no density was trained."

@@ -20,9 +20,9 @@ class Signatures:
     - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`; of a model
       that has learned no density the same as `classify`
     - `log_prob_seeded(x, seed)`: the same for random numbers of the client's choice
-    - `sample(num, seed, temperature)`: `x`
+    - `sample(num, seed, temperature)`: `x`, and `converged`, whether the inverse of each block met its tolerance
     - `encode(x)`: `z`; integers stand for the centres of their cells
-    - `decode(z)`: `x`
+    - `decode(z)`: as `sample`
     - `classify(x)`, of a `HybridModel`: `logits`, `probabilities`, `label`
 
     With K = `num_samples`, log_prob is the mean of K estimates, each with a dequantisation and probes of its own,
@@ -160,8 +160,11 @@ class Signatures:
         return log_prob - self._model.num_dimensions * math.log(self.levels or 1)
 
     def _invert(self, z):
-        x = self._model.flow.inverse(tf.identity(z))
-        return {"x": x if self.levels is None else data.quantize(x, self.levels)}
+        x, solutions = bijectors.inverse_with_solutions(self._model.flow, tf.identity(z))
+        converged = tf.fill(tf.shape(z)[:1], True)
+        for solution in solutions:
+            converged &= solution.converged
+        return {"x": x if self.levels is None else data.quantize(x, self.levels), "converged": converged}
 
     def _checked(self, x):
         x = check_examples("x", x, self._model.event_shape)
