@@ -1,6 +1,7 @@
 """FlowModel: losses against closed forms, fit with Keras's own tools, saving, and errors."""
 
 import math
+import types
 
 import keras
 import numpy as np
@@ -67,6 +68,16 @@ def test_fit_lowers_the_loss(fitted, data):
     assert losses[-1] < entropy + 1.0
     for weight, value in zip(model.trainable_weights, start, strict=True):
         assert np.any(weight.numpy() != value), weight.path
+
+
+def test_with_a_gpu_the_step_is_not_for_xla(monkeypatch):
+    """Keras compiles a step with XLA where there is a GPU, unless the model says no."""
+    devices = [types.SimpleNamespace(device_type="GPU", name="GPU:0")]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: devices)
+    dense = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    for model, expected in ((dense, True), (vector_model(), False)):
+        model.compile(optimizer="sgd", loss="mse")
+        assert model.jit_compile is expected
 
 
 def test_fit_updates_the_norms(fitted):

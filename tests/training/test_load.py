@@ -48,7 +48,7 @@ def test_a_checkpoint_of_another_model(run, tmp_path, make_config, change):
     shutil.copytree(run[0], tmp_path / "run")
     (tmp_path / "run" / "config.json").unlink()
     other = make_config(**change)
-    training.Workdir(tmp_path / "run").prepare(other)
+    training.Workdir(tmp_path / "run").write_config(other)
     with pytest.raises(ValueError, match="does not fit the model") as error:
         resflow.load(tmp_path / "run")
     assert len(str(error.value)) < 800 and "array(" not in str(error.value)

@@ -162,6 +162,7 @@ def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, key, value, me
         config.model.norms = (2.0, 2.0, 2.0, 2.0)
     with pytest.raises(ValueError, match=message):
         loop.train(config, tmp_path, progress=False)
+    assert not list(tmp_path.glob("*.json"))  # so that the workdir takes the command that is right
 
 
 def test_an_unwritable_workdir_is_said_at_once(tmp_path, make_config):

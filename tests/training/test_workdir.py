@@ -8,11 +8,17 @@ from tf_resflow.training.config import default_config
 from tf_resflow.training.workdir import Workdir
 
 
+def begin(path, config):
+    files = Workdir(path)
+    files.prepare(config)
+    files.write_config(config)
+
+
 def test_config_round_trip(tmp_path):
     config = default_config()
     config.model.num_blocks = (2, 3, 4)
     config.model.logit_alpha = 1e-6
-    Workdir(tmp_path / "new" / "run").prepare(config)
+    begin(tmp_path / "new" / "run", config)
     read = Workdir(tmp_path / "new" / "run").read_config()
     assert read.to_dict() == config.to_dict()
     assert read.model.num_blocks == (2, 3, 4)
@@ -25,7 +31,6 @@ def test_a_run_without_a_field_that_is_new_has_its_default(tmp_path):
     del older["model"]["block"]
     (tmp_path / "config.json").write_text(json.dumps(older))
     Workdir(tmp_path).prepare(config)
-    (tmp_path / "config.json").write_text(json.dumps(older))
     config.model.block = "affine_coupling"
     with pytest.raises(ValueError, match="config.model.block = 'residual', but now it is 'affine_coupling'"):
         Workdir(tmp_path).prepare(config)
@@ -33,7 +38,7 @@ def test_a_run_without_a_field_that_is_new_has_its_default(tmp_path):
 
 def test_the_same_config_is_taken_again(tmp_path):
     for _ in range(2):
-        Workdir(tmp_path).prepare(default_config())
+        begin(tmp_path, default_config())
 
 
 @pytest.mark.parametrize(
@@ -47,10 +52,10 @@ def test_the_same_config_is_taken_again(tmp_path):
     ],
 )
 def test_what_leaves_the_weights_alone_may_change(tmp_path, key, value):
-    Workdir(tmp_path).prepare(default_config())
+    begin(tmp_path, default_config())
     config = default_config()
     config.update_from_flattened_dict({key: value})
-    Workdir(tmp_path).prepare(config)
+    begin(tmp_path, config)
     assert Workdir(tmp_path).read_config().to_dict() == config.to_dict()
 
 
@@ -66,7 +71,7 @@ def test_what_leaves_the_weights_alone_may_change(tmp_path, key, value):
     ],
 )
 def test_another_config_is_refused_by_key(tmp_path, key, value):
-    Workdir(tmp_path).prepare(default_config())
+    begin(tmp_path, default_config())
     before = (tmp_path / "config.json").read_bytes()
     config = default_config()
     config.update_from_flattened_dict({key: value})
@@ -74,6 +79,15 @@ def test_another_config_is_refused_by_key(tmp_path, key, value):
         Workdir(tmp_path).prepare(config)
     assert "another --workdir" in str(error.value)
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_steps_may_not_grow_under_a_schedule_that_ends_with_them(tmp_path):
+    config = default_config()
+    config.train.schedule = "cosine"
+    begin(tmp_path, config)
+    config.train.steps += 1
+    with pytest.raises(ValueError, match="config.train.steps = .* .the learning rate.s schedule ends with them."):
+        begin(tmp_path, config)
 
 
 @pytest.mark.parametrize("path", ["file/run", "file"])
@@ -89,7 +103,7 @@ def test_not_a_workdir(tmp_path):
 
 
 def test_an_unknown_key_of_another_version(tmp_path):
-    Workdir(tmp_path).prepare(default_config())
+    Workdir(tmp_path).write_config(default_config())
     config = json.loads((tmp_path / "config.json").read_text())
     config["train"]["stesp"] = 5
     (tmp_path / "config.json").write_text(json.dumps(config))

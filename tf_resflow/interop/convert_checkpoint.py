@@ -76,6 +76,7 @@ def convert_checkpoint(checkpoint, workdir):
     files = Workdir(workdir)
     files.prepare(config)
     files.write_data(data)
+    files.write_config(config)
     Checkpoints(files.checkpoints, model, optimizer, config.seed, config.train.keep).save(step)
     return {
         "name": data.name,

@@ -71,6 +71,7 @@ class FlowModel(keras.Model):
         name="flow_model",
     ):
         super().__init__(name=name)
+        self.supports_jit = False  # XLA keeps what is to be forgotten between the passes, and has no assertions
         self.event_shape = tuple(event_shape)
         self.levels = levels
         self.seed = seed

@@ -86,6 +86,7 @@ def train(config, workdir, strategy=None, progress=True):
         if config.task == "hybrid" and config.model.logit_alpha is None:
             dataset = dataset.with_channel_statistics()
         files.write_data(dataset)
+        files.write_config(config)
         return _Run(config, files, strategy, dataset).train(progress)
 
 

@@ -70,16 +70,16 @@ class Workdir:
         self.result = self.output / "result.json"
 
     def prepare(self, config):
-        """Makes the directory and writes the config, or compares it with the one that is there.
+        """Makes the directory, and compares the config with the one that is there.
 
-        The number of steps may grow, and what leaves the weights alone may change.
+        What leaves the weights alone may change, and the number of steps may grow where the schedule of the
+        learning rate does not depend on it.
 
         Args:
           config: the run's configuration.
 
         Raises:
           ValueError: when the directory cannot be written, or belongs to another config.
-          OSError: when the config cannot be written.
         """
         if self.config.exists():
             self._check_same(config)
@@ -93,6 +93,16 @@ class Workdir:
                 f"Cannot write to the workdir {self.path}: {error.strerror}. Choose another "
                 "--workdir, or make this one writable."
             ) from None
+
+    def write_config(self, config):
+        """Writes the config: the directory is now that of its run.
+
+        Args:
+          config: the run's configuration.
+
+        Raises:
+          OSError: when it cannot be written.
+        """
         if self.is_chief:
             write_json(self.config, _plain(config.to_dict()))
 
@@ -168,9 +178,12 @@ class Workdir:
             before, now = old.get(key), new.get(key)
             if before == now or key.startswith(_FREE):
                 continue
-            if key == "train.steps" and now > before:
-                continue
-            hint = " (steps may only grow)" if key == "train.steps" else ""
+            hint = ""
+            if key == "train.steps":
+                constant = config.train.schedule == "constant"
+                if constant and now > before:
+                    continue
+                hint = " (steps may only grow)" if constant else " (the learning rate's schedule ends with them)"
             raise ValueError(
                 f"{self.path} belongs to a run with config.{key} = {before!r}, but now it is "
                 f"{now!r}{hint}. Resume with the same config, or choose another --workdir."
