@@ -24,7 +24,7 @@ import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 300
-CHECKPOINT_EVERY = 7
+CHECKPOINT_EVERY = 5
 FLAGS = [
     "--deterministic",
     "--config=configs/toy2d.py",

@@ -1,6 +1,8 @@
+import contextlib
 import json
 import math
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -84,6 +86,36 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert result["nats"] == uninterrupted[1]["nats"]
 
 
+def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(tmp_path, make_config, monkeypatch):
+    config = make_config(train__eval_every=5, data__num_test=30)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Report, "scores", lambda _: signal.raise_signal(signal.SIGINT) or time.sleep(60))
+        patch.setattr(loop, "_signal_taken", lambda: contextlib.nullcontext(loop._Taken()))
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, tmp_path, progress=False)
+    assert (tmp_path / "checkpoints" / "ckpt-5.index").exists()
+    result = loop.train(config, tmp_path, progress=False)
+    scores = {line["step"]: line["nats"] for line in read_metrics(tmp_path) if line["split"] == "test"}
+    assert list(scores) == [5, 10] and result["nats"] == scores[10]
+    assert result["best"] == min(scores.values())
+
+
+def test_the_best_score_is_of_the_same_examples(tmp_path, make_config):
+    """The score of more examples was another one, even if it was lower."""
+    before = loop.train(make_config(train__steps=5), tmp_path, progress=False)
+    result = loop.train(make_config(eval__num_examples=3), tmp_path, progress=False)
+    assert (before["num_examples"], result["num_examples"]) == (50, 3)
+    assert before["nats"] < result["nats"] == result["best"]
+
+
+def test_a_signal_in_the_last_evaluation_acts_as_ever(tmp_path, make_config, monkeypatch):
+    """All is saved by then, and there is no step at whose end to stop."""
+    monkeypatch.setattr(loop.Report, "scores", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(make_config(train__eval_every=20), tmp_path, progress=False)
+    assert (tmp_path / "checkpoints" / "ckpt-10.index").exists()
+
+
 def test_a_finished_run_gives_its_result_again(uninterrupted, make_config):
     workdir, result = uninterrupted
     state, lines = saved_state(workdir, 10), read_metrics(workdir)
@@ -110,7 +142,7 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
     assert "learning_rate" in str(error.value)
     assert sorted(p.stem for p in (tmp_path / "checkpoints").glob("*.index")) == ["ckpt-5"]
     for key, value in saved_state(tmp_path, 5).items():
-        assert np.all(np.isfinite(value)) or key.startswith("best"), key
+        assert np.all(np.isfinite(value)), key
 
 
 @pytest.mark.parametrize("on_replicas", [False, True])

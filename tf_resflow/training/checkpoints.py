@@ -15,7 +15,7 @@ class Checkpoints:
 
     That is the model's weights with their power iterations, the optimizer with its moments and its
     averaged weights, the step (which, with the seed, is the position in the data and in the random
-    numbers), the seed and the best held-out score so far. `tf.train.CheckpointManager` writes under
+    numbers) and the seed. `tf.train.CheckpointManager` writes under
     a temporary name and renames: a killed save leaves the older checkpoint.
 
     Args:
@@ -32,14 +32,11 @@ class Checkpoints:
 
     def __init__(self, directory, model, optimizer, seed=0, keep=0, is_chief=True):
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
-        self.best = tf.Variable(float("inf"), dtype=tf.float64, name="best")
         self._seed = tf.Variable(seed, dtype=tf.int64, name="seed")
         self.latest = None
         self._directory = pathlib.Path(directory)
         self._manager = None
-        self._checkpoint = tf.train.Checkpoint(
-            model=model, optimizer=optimizer, step=self.step, best=self.best, seed=self._seed
-        )
+        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, step=self.step, seed=self._seed)
         values = [v for v in model.weights + optimizer.variables if "float" in v.dtype]
 
         @tf.function(autograph=False)

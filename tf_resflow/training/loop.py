@@ -17,7 +17,7 @@ from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.config import validate_config
-from tf_resflow.training.metrics import MetricsWriter
+from tf_resflow.training.metrics import MetricsWriter, read_metrics
 from tf_resflow.training.non_finite import NonFiniteError, find_largest_norm, find_non_finite
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.report import Report
@@ -107,26 +107,29 @@ class _Run:
         self._report = Report(config, self._model, dataset, strategy)
         self._pending = []  # (step, metrics) whose values have not been fetched
         self._window = []  # fetched metrics that have not been logged
-        self._evaluated = None  # (step, scores) of the last evaluation
+        self._scores = []  # of all evaluations, as in metrics.jsonl
+        self._evaluated = None  # the step of this process' last one
 
     def train(self, progress):
         """Trains from the newest checkpoint to the last step; returns the result."""
         start, steps = self._checkpoints.restore(), self._config.train.steps
+        lines = [line for line in read_metrics(self._files.path) if line["step"] <= start]
+        self._scores = [line for line in lines if line["split"] == self._config.eval.split]
         check_agreement(
             self._strategy,
-            str(start),
-            f"The workers find different checkpoints; this one finds {self._checkpoints.latest}. Give all the same "
-            "--workdir, which all of them see.",
+            json.dumps([start, self._scores]),
+            f"The workers find different checkpoints or scores; this one finds {self._checkpoints.latest}. Give "
+            "all the same --workdir, which all of them see.",
         )
         if start == 0:
             self._initialize()
         with (
             MetricsWriter(self._files.output, start) as self._writer,
-            _signal_taken() as taken,
             tqdm.tqdm(total=steps, initial=start, unit="step", disable=not progress) as self._bar,
         ):
-            self._take_steps(start, steps, taken)
-            self._save(steps)
+            with _signal_taken() as taken:
+                self._take_steps(start, steps, taken)
+                self._save(steps)
             return self._finish(steps)
 
     def _initialize(self):
@@ -144,6 +147,8 @@ class _Run:
         self._clock = time.monotonic(), start
         self._looked = time.monotonic()
         self._bar.set_postfix_str("building the graph, for up to a minute or two")
+        if 0 < start < steps and start % train.eval_every == 0 and start not in [s["step"] for s in self._scores]:
+            self._evaluate(start)  # the run was stopped between a checkpoint and its evaluation
         for step in range(start + 1, steps + 1):
             self._batch = next(batches)
             try:
@@ -162,13 +167,13 @@ class _Run:
                 self._look()
             if step % train.log_every == 0:
                 self._log(step)
-            if step % train.eval_every == 0:
-                self._evaluate(step)
             stop = self._agreed(step, mean_signum, taken)
             if step % train.checkpoint_every == 0 or stop:
                 self._save(step)
             if stop:
                 raise Interrupted(stop, step, self._checkpoints.latest)
+            if step % train.eval_every == 0:
+                self._evaluate(step)
 
     def _compiled_step(self):
         """One step on every replica, of a batch, a seed and this worker's signal, to the means of the metrics."""
@@ -235,8 +240,8 @@ class _Run:
         self._writer.scalars(step, self._config.eval.split, scores)
         if grid is not None:
             self._writer.image(step, "samples", grid)
-        self._checkpoints.best.assign(tf.minimum(self._checkpoints.best, scores[self._report.objective]))
-        self._evaluated = step, scores
+        self._scores.append({"step": step, **scores})
+        self._evaluated = step
         self._clock = time.monotonic(), step
 
     def _save(self, step):
@@ -263,14 +268,21 @@ class _Run:
         return find_non_finite(self._model, batches, tf.constant([self._config.seed, step], tf.int32))
 
     def _finish(self, step):
-        if self._evaluated is None or self._evaluated[0] != step:
+        if self._evaluated != step:
             self._evaluate(step)
         with self._averaged:
-            result = self._report.result(step, self._evaluated[1])
+            result = self._report.result(step, self._scores[-1])
             result |= self._report.figures(self._files.figures)
-        result["best"] = float(self._checkpoints.best)
+        result["best"] = self._best()
         write_json(self._files.result, result)
         return result | {"line": self._report.line(result)}
+
+
+    def _best(self):
+        """The best score so far on as many examples as the last one."""
+        same = [s for s in self._scores if s["num_examples"] == self._scores[-1]["num_examples"]]
+        values = [s[self._report.objective] for s in same]
+        return min(value for value in values if value is not None)  # what is not finite is null in the file
 
 
 @contextlib.contextmanager
