@@ -92,7 +92,8 @@ class FixedPoint:
             root=tf.ensure_shape(tf.reshape(best.point + best.step, shape), y.shape),
             residual=best.residual,
             num_iterations=tf.minimum(num_iterations + 1, self.max_iterations),
-            converged=best.residual <= tolerance(best.point),
+            # Of NaN a graph would take the negation of <= for >, which is false, too: so the finite are asked for.
+            converged=(best.residual <= tolerance(best.point)) & _finite(flat_y),
         )
 
     def _tolerance(self, flat_y, relative):

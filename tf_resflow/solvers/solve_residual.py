@@ -50,7 +50,7 @@ def solve_residual(branch, y, solver, conditional_input=None):
                 gx = g(x, *held)
             vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
             solution_of_vjp = solver(vjp, upstream, relative=True)
-            message = f"the gradient of the inverse did not converge after {solver.max_iterations} evaluations"
+            message = "the gradient of the inverse did not converge for some examples, or is not finite"
             with tf.control_dependencies([warn_unconverged(solution_of_vjp, message)]):
                 w = tf.identity(solution_of_vjp.root)
             others = tape.gradient(gx, targets, -w, unconnected_gradients="zero") if targets else []

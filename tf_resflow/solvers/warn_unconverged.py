@@ -19,7 +19,8 @@ def warn_unconverged(solution, message):
     """
     failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
     warn = lambda: tf.print(  # noqa: E731
-        "WARNING:", message, "\n  number of examples:", failed,
-        "largest residual:", tf.reduce_max(solution.residual), output_stream=sys.stderr,
+        "WARNING:", message, "\n  number of examples:", failed, "most evaluations:",
+        tf.reduce_max(solution.num_iterations), "largest residual:", tf.reduce_max(solution.residual),
+        output_stream=sys.stderr,
     )  # fmt: skip
     return tf.cond(failed > 0, warn, tf.no_op)
