@@ -2,6 +2,7 @@
 
 import math
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -76,8 +77,45 @@ def test_with_a_gpu_the_step_is_not_for_xla(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: devices)
     dense = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     for model, expected in ((dense, True), (vector_model(), False)):
-        model.compile(optimizer="sgd", loss="mse")
+        model.compile(optimizer="sgd")
         assert model.jit_compile is expected
+
+
+@pytest.mark.parametrize("name", ["loss", "metrics"])
+def test_it_has_its_own_loss(name):
+    with pytest.raises(ValueError, match=f"FlowModel has its own loss and reports its parts: leave out {name}"):
+        vector_model().compile(optimizer="sgd", **{name: ["mse"]})
+
+
+def test_weights_of_examples_are_refused_and_the_right_call_goes_on(data):
+    model = vector_model()
+    model.compile(optimizer="adamw")
+    model.initialize(data[:16])
+    for labels in (None, np.zeros(16)):
+        with pytest.raises(ValueError, match="FlowModel weighs all examples alike: leave out sample_weight"):
+            model.fit(data[:16], labels, sample_weight=np.ones(16), verbose=0)
+    with pytest.raises(ValueError, match="weighs all examples alike"):
+        model.evaluate(data[:16], np.zeros(16), sample_weight=np.ones(16), verbose=0)
+    with pytest.raises(ValueError, match=r"shape \(2,\)"):
+        model.fit(np.zeros([8, 3], "float32"), verbose=0)
+    assert math.isfinite(model.fit(data[:16], verbose=0).history["loss"][0])
+
+
+def test_fit_warns_of_act_norms_without_initialization(data):
+    model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,)), [2])
+    model.compile(optimizer="sgd")
+    with pytest.warns(UserWarning, match="model.initialize"):
+        model.fit(data[:8], verbose=0)
+    model.initialize(data[:8])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*model.initialize")
+        model.fit(data[:8], verbose=0)
+
+
+def test_a_flow_with_a_condition_is_refused():
+    flow = resflow.flows.vector_flow(2, 1, (4,), condition_size=3)
+    with pytest.raises(ValueError, match="take a condition, which the model has not: block0"):
+        resflow.FlowModel(flow, [2])
 
 
 def test_fit_updates_the_norms(fitted):
@@ -182,12 +220,6 @@ def test_variable_that_keras_does_not_see():
     with pytest.raises(ValueError, match="loc"):
         resflow.FlowModel(resflow.bijectors.Flow([block]), [2], base=base)
     resflow.FlowModel(resflow.bijectors.Flow([block, tfb.Scale([1.0, 2.0])]), [2])
-
-
-def test_conditional_flow_of_the_model():
-    flow = resflow.flows.vector_flow(2, 1, (4,), condition_size=1)
-    with pytest.raises(ValueError, match="needs conditional_input"):
-        resflow.FlowModel(flow, [2]).log_prob(tf.zeros([3, 2]))
 
 
 def test_nats_of_continuous_data(data):

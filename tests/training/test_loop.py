@@ -156,7 +156,7 @@ def test_a_gradient_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch
         return batches.map(lambda i, x: tf.where((i == 7) & last[:, None], math.nan, x))
 
     monkeypatch.setattr(loop.data.Dataset, "train_batches", spoiled)
-    message = "The loss or its gradient is NaN or infinite at step 7. The weights of the flow are finite; "
+    message = "The loss or its gradient is NaN or infinite at step 7. All weights are finite; "
     message += "what act_norm gives is not. The last good checkpoint is .*ckpt-5"
     with pytest.raises(loop.NonFiniteError, match=message):
         loop.train(make_config(), tmp_path, two_replicas if on_replicas else None, progress=False)
@@ -173,7 +173,7 @@ def test_weights_that_are_infinite_are_not_saved(tmp_path, make_config, monkeypa
         return metrics
 
     monkeypatch.setattr(loop, "train_step", spoiled)
-    message = "weight.*step 5. In the flow some weights are not finite, first those of act_norm. No checkpoint"
+    message = "weight.*step 5. Some weights are not finite, first those of act_norm. No checkpoint"
     with pytest.raises(loop.NonFiniteError, match=message):
         loop.train(make_config(), tmp_path, progress=False)
     assert not list((tmp_path / "checkpoints").glob("*.index"))
@@ -186,6 +186,7 @@ def test_weights_that_are_infinite_are_not_saved(tmp_path, make_config, monkeypa
         ("eval__split", "validation", "eval.split.*'test'"),
         ("train__steps", 0, "train.steps is 0"),
         ("data__name", "8gaussian", "8gaussians"),
+        ("model__activation", "lipswsh", "activation is one of"),
     ],
 )
 def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, key, value, message):

@@ -50,9 +50,9 @@ def spoil(variable, value):
 def test_a_weight(model, value):
     spoil(block(model, 1).branch.trainable_variables[0], value)
     text = find_non_finite(model, X)
-    assert text.startswith("In the flow some weights are not finite, first those of block1 (norms of its kernels: ")
+    assert text.startswith("Some weights are not finite, first those of block1 (norms of its kernels: ")
     spoil(block(model, 2).branch.trainable_variables[0], value)
-    assert "weights of 2 parts are not finite, first those of block1" in find_non_finite(model, X)
+    assert "Weights of 2 parts are not finite, first those of block1" in find_non_finite(model, X)
 
 
 def test_a_value(model):
@@ -60,7 +60,7 @@ def test_a_value(model):
         spoil(layer.kernel, 1.0)
         spoil(layer.bias, 3e38)
     text = find_non_finite(model, X)
-    assert text.startswith("The weights of the flow are finite; what block1 (norms of its kernels: ")
+    assert text.startswith("All weights are finite; what block1 (norms of its kernels: ")
 
 
 def test_neither(model):
@@ -70,6 +70,21 @@ def test_neither(model):
     assert find_non_finite(model, X) is None
     # The norm of a 2 x 4 matrix of hundreds is 100 sqrt(8).
     assert "the largest norm is in block2 (norms of its kernels: 283, " in find_largest_norm(model)
+
+
+def test_the_classifier():
+    flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, num_fc_blocks=0)
+    shapes = resflow.bijectors.feature_shapes(flow, (4, 4, 1))
+    classifier = resflow.flows.multiscale_classifier(shapes, num_classes=3, num_features=4)
+    model = resflow.HybridModel(flow, classifier, (4, 4, 1), levels=8)
+    batch = np.zeros([2, 4, 4, 1], "uint8"), np.array([0, 2])
+    assert find(model, [batch], SEED) is None
+    kernel = classifier.trainable_weights[-2]
+    spoil(kernel, 1e38)
+    expected = "What the flow gives is finite; the norm of the gradient of the classifier is not."
+    assert find(model, [batch], SEED) == expected
+    spoil(kernel, math.nan)
+    assert find(model, [batch], SEED) == "Some weights are not finite, first those of the classifier."
 
 
 def test_a_value_on_one_of_the_replicas(model):

@@ -1,8 +1,10 @@
 """A flow as a Keras model: density, samples, and a training step for `fit`."""
 
 import math
+import warnings
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -57,7 +59,7 @@ class FlowModel(keras.Model):
 
     Raises:
       ValueError: when a variable of the distribution is not a Keras variable, so that `fit` would neither
-        train nor save it.
+        train nor save it, or a part of the flow takes a condition.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class FlowModel(keras.Model):
     ):
         super().__init__(name=name)
         self.supports_jit = False  # XLA keeps what is to be forgotten between the passes, and has no assertions
+        _check_unconditional(flow)
         self.event_shape = tuple(event_shape)
         self.levels = levels
         self.seed = seed
@@ -121,7 +124,7 @@ class FlowModel(keras.Model):
           ValueError: when the shape or the type of `x` is not that of the data.
         """
         distribution = self.evaluation_distribution if evaluation else self.distribution
-        noise_seed, flow_seed = self._split(seed)
+        noise_seed, flow_seed = self.split_seed(seed)
         x = self.flow_input(x, noise_seed)
         log_prob = distribution.log_prob(x, bijector_kwargs={"seed": flow_seed})
         return log_prob - self.num_dimensions * math.log(self.levels or 1)
@@ -189,11 +192,26 @@ class FlowModel(keras.Model):
         self._update_norms()
         bijectors.initialize(self.flow, self.flow_input(batch, stateless_seed(seed)), seed)
 
+    def compile(self, optimizer="rmsprop", **kwargs):
+        """As `keras.Model.compile`, and builds the optimizer.
+
+        Raises:
+          ValueError: for a loss or metrics: the model has its own.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name):
+                raise ValueError(f"{type(self).__name__} has its own loss and reports its parts: leave out {name}.")
+        super().compile(optimizer, **kwargs)
+        self.optimizer.build(self.trainable_variables)
+
     def fit(self, *args, **kwargs):
         """As `keras.Model.fit`; it leaves the norms of the layers up to date.
 
         With `use_ema` it ends by putting the averages in the place of the weights, whose norms are others.
+        Labels beside the examples are left aside. A model whose ActNorms are still the identity is warned of.
         """
+        self._check_unweighted(kwargs.get("sample_weight"))  # which Keras forgets if there are no labels
+        self._warn_of_initialization()
         history = super().fit(*args, **kwargs)
         self._update_norms()
         return history
@@ -209,12 +227,29 @@ class FlowModel(keras.Model):
 
     def _batch(self, data):
         """What `scores` takes, of what `fit` and `evaluate` are given."""
-        return keras.utils.unpack_x_y_sample_weight(data)[0]
+        x, _, weights = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_unweighted(weights)
+        return x
+
+    def _check_unweighted(self, weights):
+        if weights is not None:
+            raise ValueError(
+                f"{type(self).__name__} weighs all examples alike: leave out sample_weight and class_weight."
+            )
 
     def _update_means(self, values):
         for mean in self._means:
             mean.update_state(values[mean.name])
         return {mean.name: mean.result() for mean in self._means}
+
+    def _warn_of_initialization(self):
+        norms = [part for part in (self.flow, *self.flow.submodules) if isinstance(part, bijectors.ActNorm)]
+        if norms and not any(np.any(variable) for norm in norms for variable in norm.variables):
+            warnings.warn(
+                "The ActNorms of the flow are the identity, as they are made. Call model.initialize(batch) with a "
+                "batch of the data before fit, so that training does not have to find their scale.",
+                stacklevel=3,
+            )
 
     def _update_norms(self):
         layers.update_norms(self.flow, tolerance=1e-4, max_iterations=1000)
@@ -223,8 +258,8 @@ class FlowModel(keras.Model):
         """The loss that a log-likelihood in nats is."""
         return -log_prob if self.levels is None else -log_prob / (self.num_dimensions * math.log(2.0))
 
-    def _split(self, seed):
-        """The seeds of the dequantisation and of the flow."""
+    def split_seed(self, seed):
+        """The seeds of the dequantisation and of the flow, of one seed."""
         return tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
 
     def _checked(self, x):
@@ -247,6 +282,15 @@ def _density(flow, event_shape, base):
         zeros = tf.zeros(shape, dtype)
         base = tfd.Independent(tfd.Normal(zeros, tf.ones([], dtype)), len(shape))
     return tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow), name="density")
+
+
+def _check_unconditional(flow):
+    conditional = [part.name for part in (flow, *flow.submodules) if getattr(part, "conditional", False)]
+    if conditional:
+        raise ValueError(
+            f"These parts of the flow take a condition, which the model has not: {', '.join(conditional)}. Use the "
+            "flow in a distribution, with bijector_kwargs={'conditional_input': ...}."
+        )
 
 
 def _keras_parts(flow):

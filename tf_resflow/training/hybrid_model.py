@@ -122,7 +122,7 @@ class HybridModel(FlowModel):
         x, labels = batch
         labels = _checked_labels(labels)
         distribution = self.evaluation_distribution if evaluation else self.distribution
-        noise_seed, flow_seed = self._split(seed)
+        noise_seed, flow_seed = self.split_seed(seed)
         latent, log_det, features = bijectors.forward_features(
             distribution.bijector.bijector, self.flow_input(x, noise_seed), self.has_density, seed=flow_seed
         )
@@ -173,7 +173,8 @@ class HybridModel(FlowModel):
         flows.initialize_classifier(self.classifier, features)
 
     def _batch(self, data):
-        x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_unweighted(weights)
         if labels is None:
             raise ValueError("A HybridModel learns from examples and labels: call fit(x, y) or evaluate(x, y).")
         return x, labels

@@ -85,9 +85,10 @@ def train(config, workdir, strategy=None, progress=True):
         _check_fit(config, dataset, strategy)
         if config.task == "hybrid" and config.model.logit_alpha is None:
             dataset = dataset.with_channel_statistics()
+        run = _Run(config, files, strategy, dataset)
         files.write_data(dataset)
         files.write_config(config)
-        return _Run(config, files, strategy, dataset).train(progress)
+        return run.train(progress)
 
 
 class _Run:

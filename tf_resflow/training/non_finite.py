@@ -6,6 +6,7 @@ import tensorflow as tf
 from tf_resflow import layers
 from tf_resflow.bijectors.flow import residual_blocks
 from tf_resflow.bijectors.transform import transform
+from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.step import loss_and_gradients
 
 __all__ = ["NonFiniteError", "find_largest_norm", "find_non_finite"]
@@ -22,31 +23,33 @@ class NonFiniteError(ArithmeticError):
     """
 
     def __init__(self, what, step, where, latest):
-        saved = f"The last good checkpoint is {latest}" if latest else "No checkpoint was saved before"
+        saved = f"The last good checkpoint is {latest}." if latest else "No checkpoint was saved."
         super().__init__(
-            f"{what} at step {step}. {where} {saved}; nothing was saved since. Lower train.learning_rate, set "
+            f"{what} at step {step}. {where} {saved} Lower train.learning_rate, set "
             "train.global_clipnorm (such as 1.0) or lower model.coefficient, and start anew in another --workdir."
         )
 
 
 def find_non_finite(model, batches, seed):
-    """Says in which part of a flow NaN or infinity appears first, and the norms of its kernels.
+    """Says in which part of a model NaN or infinity appears first, and the norms of its kernels.
 
     Args:
       model: a compiled `FlowModel`.
       batches: what `train_step` took, of each replica.
-      seed: the seed that it took.
+      seed: the seed that it took. Several replicas drew other numbers from it than are drawn here.
 
     Returns:
       A sentence, or None if all is finite.
     """
-    members = _values(model, batches[0])[0]
-    spoiled = [member for member in members if not _finite(*member.variables)]
+    parts = [(_with_norms(member), member.variables) for member in _values(model, batches[0], seed)[0]]
+    if isinstance(model, HybridModel):
+        parts.append(("the classifier", [weight.value for weight in model.classifier.weights]))
+    spoiled = [name for name, variables in parts if not _finite(*variables)]
     if spoiled:
-        some = "some weights are" if len(spoiled) == 1 else f"weights of {len(spoiled)} parts are"
-        return f"In the flow {some} not finite, first those of {_with_norms(spoiled[0])}."
+        some = "Some weights are" if len(spoiled) == 1 else f"Weights of {len(spoiled)} parts are"
+        return f"{some} not finite, first those of {spoiled[0]}."
     for batch in batches:
-        found = _non_finite_value(model, batch) or _non_finite_gradient(model, members, batch, seed)
+        found = _non_finite_value(model, batch, seed) or _non_finite_gradient(model, parts, batch, seed)
         if found:
             return found
     return None
@@ -54,14 +57,14 @@ def find_non_finite(model, batches, seed):
 
 def find_largest_norm(model):
     """Says in which residual block of a flow, if it has any, the largest norm of a kernel is."""
-    found = "The flow, its values and its gradients are finite when they are computed anew"
+    found = "Weights, values and gradients are finite when they are computed anew"
     blocks = residual_blocks(model.flow)
     if not blocks:
         return f"{found}."
     return f"{found}; the largest norm is in {_with_norms(max(blocks, key=lambda block: max(_norms(block))))}."
 
 
-def _values(model, batch):
+def _values(model, batch, seed):
     """The innermost members of the flow, and what each of them gives."""
     members, values = [], []
 
@@ -69,28 +72,29 @@ def _values(model, batch):
         members.append(member)
         values.append(x)
 
-    latent = transform(model.flow, model.flow_input(tf.nest.flatten(batch)[0], [0, 0]), visit)
+    x = model.flow_input(tf.nest.flatten(batch)[0], model.split_seed(seed)[0])
+    latent = transform(model.flow, x, visit)
     return members, [*values[1:], latent]
 
 
-def _non_finite_value(model, batch):
-    for member, value in zip(*_values(model, batch), strict=True):
+def _non_finite_value(model, batch, seed):
+    for member, value in zip(*_values(model, batch, seed), strict=True):
         if not _finite(value):
-            return f"The weights of the flow are finite; what {_with_norms(member)} gives is not."
+            return f"All weights are finite; what {_with_norms(member)} gives is not."
     return None
 
 
-def _non_finite_gradient(model, members, batch, seed):
-    """Gradients come from the latent: the last member that has one that is not finite spoils those before it."""
+def _non_finite_gradient(model, parts, batch, seed):
+    """Gradients come from the end: the last part that has one that is not finite spoils those before it."""
     gradients = tf.function(loss_and_gradients, autograph=False)(model, batch, seed)[1]
     spoiled = {
         id(weight.value)
         for gradient, weight in zip(gradients, model.trainable_variables, strict=True)
         if gradient is not None and not _finite(tf.norm(gradient))
     }
-    for member in reversed(members):
-        if spoiled.intersection(id(variable) for variable in member.variables):
-            return f"What the flow gives is finite; the norm of the gradient of {_with_norms(member)} is not."
+    for name, variables in reversed(parts):
+        if spoiled.intersection(map(id, variables)):
+            return f"What the flow gives is finite; the norm of the gradient of {name} is not."
     return None
 
 

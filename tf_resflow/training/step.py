@@ -68,8 +68,8 @@ def _num_replicas(dtype):
 def _assert_finite(loss, gradient_norm):
     finite = tf.math.is_finite(loss) & tf.math.is_finite(gradient_norm)
     message = (
-        f"{NON_FINITE}; no weight has changed. Lower the learning rate, or set the optimizer's global_clipnorm. "
-        "Loss, norm of the gradient:"
+        f"{NON_FINITE}; no weight has changed. Lower the learning rate, set global_clipnorm of the optimizer, or "
+        "look for NaN in the data. Loss, norm of the gradient:"
     )
     return tf.debugging.Assert(finite, [message, loss, gradient_norm])
 
