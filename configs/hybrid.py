@@ -62,7 +62,7 @@ def _base(name):
     config = importlib.import_module(f"configs.{name}").get_config() if name in known else None
     if config is None or config.data.name not in DIMENSIONS:
         raise ValueError(
-            f"There is no config {name!r} of labelled images; the data that have labels are "
-            f"{', '.join(DIMENSIONS)}."
+            f"There is no config {name!r} of labelled images; give cifar10, mnist or fashion_mnist, each also with "
+            "_small, or svhn or digits."
         )
     return config

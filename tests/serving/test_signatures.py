@@ -103,7 +103,7 @@ def test_continuous_data(loaded_vectors, vector_model, call):
     assert sorted(result) == ["log_prob", "log_prob_stderr"] and result["log_prob"].dtype == np.float64
     exact = resflow.bijectors.with_log_det(vector_model.distribution, resflow.logdet.Exact())
     np.testing.assert_allclose(result["log_prob"], exact.log_prob(x), rtol=1e-10)
-    np.testing.assert_allclose(result["log_prob_stderr"], 0, atol=1e-12)
+    np.testing.assert_array_equal(result["log_prob_stderr"], np.zeros(5))
     z = call(loaded_vectors, "encode", x=x)["z"]
     np.testing.assert_allclose(call(loaded_vectors, "decode", z=z)["x"], x, rtol=1e-9)
 
@@ -142,6 +142,17 @@ def test_wrong_images(loaded, signature, x, message, call):
 def test_wrong_numbers(loaded, values, message, call):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         call(loaded, "sample", **{"num": 1, "seed": 0, "temperature": 1.0, **values})
+
+
+@pytest.mark.parametrize("name", ["num", "seed", "temperature"])
+def test_scalars_of_another_shape(loaded, images, name, call):
+    wrong = {"num": 1, "seed": 0, "temperature": 1.0}
+    wrong[name] = [wrong[name]] * 2
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{name} must be a scalar, .*\[2\]"):
+        call(loaded, "sample", **wrong)
+    if name == "seed":
+        with pytest.raises(tf.errors.InvalidArgumentError, match="seed must be a scalar"):
+            call(loaded, "log_prob_seeded", x=images, seed=[0, 1])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

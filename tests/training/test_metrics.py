@@ -43,6 +43,39 @@ def test_no_file_has_no_lines(tmp_path):
     assert metrics.read_metrics(tmp_path) == []
 
 
+@pytest.fixture
+def largest_file():
+    """Sets the size at which the system stops a file of this process from growing, as a full disk would."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_no_room_for_tensorboard(tmp_path, largest_file):
+    """The events of a line are larger than the line: they meet the limit first."""
+    with pytest.raises(OSError, match="Cannot write .*events: .*Make room"):
+        with metrics.MetricsWriter(tmp_path) as writer:
+            largest_file(4000)
+            for step in range(1000):
+                writer.scalars(step, "train", {"loss": 1.0})
+    assert 10 < len(metrics.read_metrics(tmp_path)) < 1000
+
+
+def test_a_line_that_finds_room_for_its_beginning(tmp_path, largest_file):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.scalars(1, "train", {"loss": 1.0})
+        largest_file((tmp_path / "metrics.jsonl").stat().st_size + 20)
+        with pytest.raises(OSError, match="Cannot write .*metrics.jsonl: No space left on device"):
+            writer.scalars(2, "train", {"loss": 2.0})
+        largest_file(10**9)
+        writer.scalars(3, "train", {"loss": 3.0})
+    assert [line["step"] for line in metrics.read_metrics(tmp_path)] == [1]
+    with metrics.MetricsWriter(tmp_path, step=3) as writer:
+        writer.scalars(4, "train", {"loss": 4.0})
+    assert [line["step"] for line in metrics.read_metrics(tmp_path)] == [1, 4]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_a_full_disk(tmp_path):
     """The message is the one that was raised, and not that of closing the file."""

@@ -109,9 +109,31 @@ def test_workers_of_different_configs(tmp_path, start_workers):
         assert "Error: The workers have different configs: give all the same." in errors
 
 
+def test_workers_that_diverge(tmp_path, start_workers):
+    """The gradient overflows on both: none waits for the other, and one at least says why."""
+    flags = [f"--config.train.{flag}" for flag in ("learning_rate=1e30", "global_clipnorm=0", "warmup_steps=0")]
+    workers = start_workers(tmp_path / "run", [flags, flags])
+    errors = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [1, 1]
+    told = ["is NaN or infinite at step " in text for text in errors]
+    assert any(told), [text[-600:] for text in errors]
+    assert all(one or "Another worker has stopped" in text for one, text in zip(told, errors, strict=True))
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.index"))
+
+
 @pytest.mark.parametrize(
     "content, message",
-    [(None, "needs the environment variable"), ("{", "no JSON object"), ('{"cluster": []}', "no JSON object")],
+    [
+        (None, "needs the environment variable"),
+        ("{", "no JSON object"),
+        ('{"cluster": []}', "no JSON object"),
+        ('{"cluster": {"worker": "host0:2222"}}', "no JSON object with a cluster of lists"),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}}', "TF_CONFIG is not right: .*task_type.* It is "),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 5}}',
+            "TF_CONFIG is not right: .*task_id. 5 exceeds",
+        ),
+    ],
 )
 def test_a_config_of_the_cluster_that_is_not_right(monkeypatch, content, message):
     monkeypatch.delenv("TF_CONFIG", raising=False)

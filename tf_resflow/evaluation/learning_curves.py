@@ -30,8 +30,9 @@ def learning_curves(path, runs, key, ylabel=None):
             if not is_train and not points:
                 known = ", ".join(sorted({k for line in lines for k in line} - {"step", "split"})) or "none"
                 raise ValueError(f"The run {name!r} has no held-out {key!r}; its metrics are {known}.")
-            label = None if is_train else name
-            axes.plot(*zip(*points, strict=True) if points else ((), ()), style, color=color, label=label)
+            label, marker = None if is_train else name, "o" if len(points) == 1 else None
+            points = zip(*points, strict=True) if points else ((), ())
+            axes.plot(*points, style, color=color, label=label, marker=marker)
     axes.plot([], [], "k:", label="reported by the training")
     axes.plot([], [], "k-", label="held out")
     axes.set(xlabel="step", ylabel=ylabel or key)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-__all__ = ["check_examples", "check_finite", "check_range"]
+__all__ = ["check_examples", "check_finite", "check_range", "check_scalar"]
 
 
 def check_examples(name, tensor, event_shape):
@@ -15,6 +15,16 @@ def check_examples(name, tensor, event_shape):
         fits = tf.reduce_all(tf.equal(tf.identity(shape)[1:], event_shape)) & (shape[0] > 0)
     with _asserted(fits, message, shape):
         return tf.ensure_shape(tensor, [None, *event_shape])
+
+
+def check_scalar(name, tensor):
+    """`tensor` with the static shape of a scalar, after a check that it is one.
+
+    (Of an `ensure_shape` that follows, TensorFlow would conclude that the check must pass.)
+    """
+    shape = tf.shape(tensor)
+    with _asserted(tf.equal(tf.size(shape), 0), f"{name} must be a scalar, but its shape is", shape):
+        return tf.reshape(tensor, [])
 
 
 def check_finite(name, tensor):

@@ -106,10 +106,13 @@ def _limits(model, signatures):
         "tells where one did not get there.",
         f"`sample` gives at most {signatures.max_samples:,} examples at a time.",
     ]
+    if model.has_density and signatures.is_noisy:
+        rows.append(
+            f"`log_prob` is the mean of {signatures.num_samples} noisy estimates; its standard error is beside it. "
+            f"The log-determinants are {estimator_text(signatures.log_det)}."
+        )
     if model.has_density:
         rows += [
-            f"`log_prob` is the mean of {signatures.num_samples} noisy estimates; its standard error is beside it. "
-            f"The log-determinants are {estimator_text(signatures.log_det)}.",
             "A high likelihood does not mean that an example is like the data: some other data have a higher one.",
         ]
     return _list(rows)

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from tf_resflow import logdet
+from tf_resflow.serving.signatures import MAX_TEMPERATURE
 
 __all__ = ["estimator_text", "signatures_readme"]
 
@@ -38,6 +39,8 @@ def signatures_readme(signatures, definitions):
     ]
     for name in signatures.inputs:
         what = _CLASSIFIER if name == "serving_default" and "log_prob_seeded" not in definitions else _WHAT[name]
+        if name == "sample":
+            what += f" num is at most {signatures.max_samples:,}, the temperature at most {MAX_TEMPERATURE:g}."
         parts += [f"## {name}", what, _table(definitions[name])]
     if "log_prob_seeded" in definitions:
         parts += ["## What log_prob is", _log_prob(signatures)]
@@ -56,6 +59,8 @@ def _table(definition):
 
 
 def _log_prob(signatures):
+    if not signatures.is_noisy:
+        return "log p(x), with the exact log-determinants: log_prob_stderr is 0."
     of = "log p(x)" if signatures.levels is None else "a lower bound of log P(x)"
     text = (
         f"The mean of {signatures.num_samples} estimates of {of}, and the standard error of this mean. The "

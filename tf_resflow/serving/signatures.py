@@ -6,12 +6,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, data, logdet
-from tf_resflow.serving.checks import check_examples, check_finite, check_range
+from tf_resflow.serving.checks import check_examples, check_finite, check_range, check_scalar
 from tf_resflow.training import HybridModel
 
-__all__ = ["Signatures"]
+__all__ = ["MAX_TEMPERATURE", "Signatures"]
 
-_MAX_TEMPERATURE = 100.0
+MAX_TEMPERATURE = 100.0
 
 
 class Signatures:
@@ -29,7 +29,8 @@ class Signatures:
 
     \\(\frac{1}{K} \sum_k [\log p((x + u_k) / L) - D \log L]\\)
 
-    (without the dequantisation for continuous data), and log_prob_stderr the standard error of that mean. All
+    (without the dequantisation for continuous data), and log_prob_stderr the standard error of that mean. With an
+    exact log-determinant continuous data have no noise: one evaluation is enough, and the standard error is 0. All
     examples of a request share their random numbers: the answer for one does not depend, beyond rounding (and the
     tolerance of an `AdaptiveSeries`), on which others are in its batch, so that a server may batch requests.
 
@@ -48,6 +49,7 @@ class Signatures:
       inputs: dict of the name of each signature to its list of `tf.TensorSpec`.
       levels: number of integer values of the data, or `None`.
       log_det: the estimator.
+      is_noisy: whether log_prob is an estimate.
 
     Raises:
       ValueError: when a number is out of range, or the estimator draws for each example.
@@ -62,6 +64,7 @@ class Signatures:
         self._model, self._seed = model, seed
         self.log_det = logdet.RussianRoulette(20, common_probes=True) if log_det is None else log_det
         _check_shared(self.log_det)
+        self.is_noisy = model.levels is not None or not isinstance(self.log_det, logdet.Exact)
         self._distribution = bijectors.with_log_det(model.distribution, self.log_det)
         self._dtype = tf.as_dtype(self._distribution.dtype)
         self.inputs = self._inputs()
@@ -77,7 +80,7 @@ class Signatures:
         """
         functions = {}
         for name, specs in self.inputs.items():
-            loose = [s if s.shape.rank == 0 else tf.TensorSpec(None, s.dtype, s.name) for s in specs]
+            loose = [tf.TensorSpec(None, spec.dtype, spec.name) for spec in specs]
             functions[name] = tf.function(getattr(self, name), input_signature=loose, autograph=False)
         return functions
 
@@ -89,13 +92,14 @@ class Signatures:
 
     def log_prob_seeded(self, x, seed):
         """See the class."""
-        return self._score(self._checked(x), seed)
+        return self._score(self._checked(x), check_scalar("seed", seed))
 
     def sample(self, num, seed, temperature):
         """See the class."""
-        num = check_range("num", num, 1, self.max_samples)
-        temperature = tf.cast(check_range("temperature", temperature, 0.0, _MAX_TEMPERATURE), self._dtype)
-        return self._invert(self._model.sample_latent(num, tf.bitcast(seed, tf.int32), temperature))
+        num = check_range("num", check_scalar("num", num), 1, self.max_samples)
+        temperature = check_range("temperature", check_scalar("temperature", temperature), 0.0, MAX_TEMPERATURE)
+        seed = tf.bitcast(check_scalar("seed", seed), tf.int32)
+        return self._invert(self._model.sample_latent(num, seed, tf.cast(temperature, self._dtype)))
 
     def encode(self, x):
         """See the class."""
@@ -137,7 +141,11 @@ class Signatures:
         return inputs
 
     def _score(self, x, seed):
-        seeds = tf.random.experimental.stateless_split(tf.bitcast(seed, tf.int32), self.num_samples)
+        seed = tf.bitcast(seed, tf.int32)
+        if not self.is_noisy:
+            log_prob = self._log_prob(x, seed)
+            return {"log_prob": log_prob, "log_prob_stderr": tf.zeros_like(log_prob)}
+        seeds = tf.random.experimental.stateless_split(seed, self.num_samples)
         log_probs = tf.map_fn(
             lambda seed: self._log_prob(x, seed),
             seeds,

@@ -139,8 +139,8 @@ def validate_config(config):
                 raise ValueError(f"config.{key} is {value!r}; it must be {expected}.")
     if config.train.schedule == "cosine" and config.train.warmup_steps >= config.train.steps:
         raise ValueError(
-            f"config.train.warmup_steps is {config.train.warmup_steps}; before a cosine schedule "
-            f"it must be below config.train.steps = {config.train.steps}."
+            f"config.train.warmup_steps is {config.train.warmup_steps}; before a cosine schedule it must be below "
+            f"config.train.steps = {config.train.steps}: lower it, too, as --config.train.warmup_steps=..."
         )
     _check_vectors(config)
     if config.model.block == "residual":

@@ -1,7 +1,10 @@
 """Where a run's figures go: metrics.jsonl and TensorBoard."""
 
+import contextlib
+import errno
 import json
 import math
+import os
 import pathlib
 
 import tensorflow as tf
@@ -28,7 +31,8 @@ class MetricsWriter:
         self._path = workdir / "metrics.jsonl"
         self._written = _drop_later(self._path, step)
         self._file = self._path.open("ab", buffering=0)  # so that closing it writes nothing
-        self._events = tf.summary.create_file_writer(str(workdir / "events"))
+        self._events_path = workdir / "events"
+        self._events = tf.summary.create_file_writer(str(self._events_path))
 
     def scalars(self, step, split, values):
         """Writes `values`, a dict of name to number, as one line."""
@@ -37,38 +41,56 @@ class MetricsWriter:
         values = {name: float(value) for name, value in values.items()}
         line = {"step": step, "split": split}
         line |= {name: v if math.isfinite(v) else None for name, v in values.items()}
-        try:
-            self._file.write(f"{json.dumps(line)}\n".encode())
-        except OSError as error:
-            raise OSError(f"Cannot write {self._path}: {error.strerror}. Make room, or make it writable.") from None
-        with self._events.as_default():
+        line = f"{json.dumps(line)}\n".encode()
+        with _told(self._path):
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with _told(self._events_path), self._events.as_default():
             for name, value in values.items():
                 tf.summary.scalar(f"{split}/{name}", value, step)
 
     def image(self, step, name, image):
         """Writes a uint8 image `[height, width, channels]` to TensorBoard."""
-        with self._events.as_default():
+        with _told(self._events_path), self._events.as_default():
             tf.summary.image(name, image[None], step)
 
     def close(self):
         """Flushes and closes both files."""
         self._file.close()
-        self._events.close()
+        with _told(self._events_path):
+            self._events.close()
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.close()
+    def __exit__(self, kind, *_):
+        try:
+            self.close()
+        except OSError:
+            if kind is None:  # else the error on the way is the one to tell
+                raise
 
 
 def read_metrics(workdir):
-    """Returns the lines of a run's metrics.jsonl as dicts, without one that was cut short."""
+    """Returns the lines of a run's metrics.jsonl as dicts, without those that were cut short."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines
+
+
+@contextlib.contextmanager
+def _told(path):
+    """Says what cannot be written, of an error of Python or of TensorFlow."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.message.splitlines()[0].rstrip(".")
+        raise OSError(f"Cannot write {path}: {reason}. Make room, or make it writable.") from None
 
 
 def _drop_later(path, step):

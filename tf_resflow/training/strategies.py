@@ -23,7 +23,10 @@ def _multiworker():
             '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}, with '
             "an index of its own."
         )
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"TF_CONFIG is not right: {error} It is {os.environ['TF_CONFIG']!r}.") from None
 
 
 def _tpu():
@@ -81,6 +84,9 @@ def _workers():
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
         cluster = json.loads(text).get("cluster", {})
-        return [*cluster.get("chief", []), *cluster.get("worker", [])]
-    except (json.JSONDecodeError, AttributeError, TypeError):
-        raise ValueError(f"TF_CONFIG is no JSON object with a cluster of lists of workers: {text!r}.") from None
+        jobs = [cluster.get("chief", []), cluster.get("worker", [])]
+    except (json.JSONDecodeError, AttributeError):
+        jobs = [None]
+    if not all(isinstance(addresses, list) for addresses in jobs):
+        raise ValueError(f"TF_CONFIG is no JSON object with a cluster of lists of workers: {text!r}.")
+    return sum(jobs, [])
