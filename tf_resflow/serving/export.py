@@ -34,9 +34,8 @@ def export_run(workdir, export_dir, version=None, log_det=None, num_probes=1, **
       ValueError: for what `tf_resflow.load` and `export` raise.
     """
     prediction_log()
-    training.Workdir(workdir).read_config()
-    _version(_writable(export_dir), version)
     model = training.load(workdir)
+    _version(_writable(export_dir), version)
     name = log_det or training.default_log_det(model)
     estimator = training.evaluation_log_det(model, name, num_probes, common=True)
     file = training.Workdir(workdir).result

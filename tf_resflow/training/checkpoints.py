@@ -7,6 +7,8 @@ import shutil
 import tensorflow as tf
 from absl import logging
 
+from tf_resflow.training.workdir import write_text
+
 __all__ = ["Checkpoints"]
 
 
@@ -132,13 +134,14 @@ class Checkpoints:
         """Brings the list that the manager reads in line with the files: a crash may have left it behind."""
         paths = self._newest_first()[::-1]
         if paths:
-            tf.compat.v1.train.update_checkpoint_state(
+            state = tf.compat.v1.train.generate_checkpoint_state_proto(
                 str(self._directory),
                 paths[-1],
                 paths,
                 all_model_checkpoint_timestamps=[pathlib.Path(f"{path}.index").stat().st_mtime for path in paths],
                 last_preserved_timestamp=0.0,
             )
+            write_text(self._directory / "checkpoint", str(state))
 
 
 def _in_short(error):
