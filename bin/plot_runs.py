@@ -25,6 +25,8 @@ flags.mark_flags_as_required(["workdirs", "output"])
 def main():
     """Draws the figure."""
     training.check_output(_OUTPUT.value)
+    for workdir in _WORKDIRS.value:
+        training.Workdir(workdir).read_config()
     runs = {pathlib.Path(workdir).name: training.read_metrics(workdir) for workdir in _WORKDIRS.value}
     first = next(iter(runs.values()))
     score = _SCORE.value or next((k for line in first for k in ("bits_per_dim", "nats") if k in line), "loss")

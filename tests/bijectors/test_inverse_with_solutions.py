@@ -12,21 +12,21 @@ Z = np.random.default_rng(0).normal(size=[4, 2]).astype("float32")
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_inverse_and_the_last_block_first(compiled):
-    """A plain iteration of the slope s multiplies its error by s at each step: few steps for 0.1, more for 0.5."""
+    """Each has its own solver: the first block's stops at an error of 0.1^5 |z|, the last's meets its tolerance."""
     blocks = []
-    for slope in (0.1, 0.5):
+    for slope, limit in ((0.1, 5), (0.5, 50)):
         branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2, 0.9)])
         branch.layers[0].kernel.assign(slope * np.eye(2))
-        solver = resflow.solvers.FixedPoint()
+        solver = resflow.solvers.FixedPoint(max_iterations=limit)
         blocks.append(resflow.bijectors.ResidualBlock(branch, inverse_solver=solver, name=f"slope{slope}"))
     flow = resflow.bijectors.Flow(blocks)
     inverse = resflow.bijectors.inverse_with_solutions
     x, (last, first) = (tf.function(inverse, autograph=False) if compiled else inverse)(flow, Z)
-    np.testing.assert_allclose(x, Z / 1.1 / 1.5, rtol=1e-5)
+    np.testing.assert_allclose(x, Z / 1.1 / 1.5, rtol=1e-4)
     np.testing.assert_allclose(last.root, Z / 1.5, rtol=1e-5)
-    assert np.all(last.num_iterations.numpy() > first.num_iterations.numpy())
-    for solution in (first, last):
-        assert solution.converged.shape == [4] and np.all(solution.converged)
+    np.testing.assert_array_equal(last.converged, [True] * 4)
+    np.testing.assert_array_equal(first.converged, [False] * 4)
+    assert np.all(last.num_iterations.numpy() > 10) and np.all(first.num_iterations == 5)
 
 
 def test_without_blocks():

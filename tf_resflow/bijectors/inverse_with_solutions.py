@@ -1,7 +1,6 @@
 """The inverse of a flow with what its solver says."""
 
-from tf_resflow.bijectors.flow import residual_blocks
-from tf_resflow.bijectors.with_log_det import with_inverse_solver
+from tf_resflow.bijectors.with_log_det import with_arguments
 
 __all__ = ["inverse_with_solutions"]
 
@@ -18,29 +17,26 @@ def inverse_with_solutions(flow, z):
     ```
 
     Args:
-      flow: a bijector from data to latent. The solver of its first `ResidualBlock` is used for all.
+      flow: a bijector from data to latent.
       z: `[batch, *latent]`.
 
     Returns:
       The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order in which they are
       inverted; of a flow without blocks it is empty.
     """
-    blocks = residual_blocks(flow)
-    if not blocks:
-        return flow.inverse(z), []
-    recorder = _Recorder(blocks[0].inverse_solver)
-    return with_inverse_solver(flow, recorder).inverse(z), recorder.solutions
+    solutions = []
+    view = with_arguments(flow, lambda block: {"inverse_solver": _Recorder(block.inverse_solver, solutions)})
+    return view.inverse(z), solutions
 
 
 class _Recorder:
-    """A solver that keeps what it found."""
+    """A solver that adds what it finds to a list."""
 
-    def __init__(self, solver):
-        self._solver = solver
+    def __init__(self, solver, solutions):
+        self._solver, self._solutions = solver, solutions
         self.max_iterations = solver.max_iterations
-        self.solutions = []
 
     def __call__(self, g, y, relative=False):
         solution = self._solver(g, y, relative)
-        self.solutions.append(solution)
+        self._solutions.append(solution)
         return solution

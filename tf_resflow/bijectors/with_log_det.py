@@ -5,7 +5,7 @@ import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.residual_block import ResidualBlock
 
-__all__ = ["with_inverse_solver", "with_log_det"]
+__all__ = ["with_arguments", "with_inverse_solver", "with_log_det"]
 
 
 def with_log_det(flow, log_det):
@@ -31,7 +31,7 @@ def with_log_det(flow, log_det):
       An object of the same type. Parts without blocks are the same objects, since their log-determinants are
       exact; so is all of a flow of couplings.
     """
-    return _view(flow, {"log_det": log_det})
+    return with_arguments(flow, lambda block: {"log_det": log_det})
 
 
 def with_inverse_solver(flow, inverse_solver):
@@ -54,12 +54,13 @@ def with_inverse_solver(flow, inverse_solver):
     Returns:
       An object of the same type. Parts without blocks are the same objects.
     """
-    return _view(flow, {"inverse_solver": inverse_solver})
+    return with_arguments(flow, lambda block: {"inverse_solver": inverse_solver})
 
 
-def _view(part, arguments):
+def with_arguments(part, arguments):
+    """A view of a bijector or distribution, in which a block has the arguments `arguments(block)`, a dict."""
     if isinstance(part, ResidualBlock):
-        return part.copy(**arguments)
+        return part.copy(**arguments(part))
     if isinstance(part, (tfp.bijectors.Bijector, tfp.distributions.Distribution)):
         changes = {}
         for key, value in part.parameters.items():
@@ -74,7 +75,7 @@ def _view(part, arguments):
 def _view_nest(value, arguments):
     """`value` with the parts of a nest of it replaced; the same object where nothing changes."""
     parts = tf.nest.flatten(value)
-    views = [_view(part, arguments) for part in parts]
+    views = [with_arguments(part, arguments) for part in parts]
     if all(view is part for view, part in zip(views, parts, strict=True)):
         return value
     return tf.nest.pack_sequence_as(value, views)

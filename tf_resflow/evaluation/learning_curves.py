@@ -25,12 +25,12 @@ def learning_curves(path, runs, key, ylabel=None):
     axes = fig.subplots()
     for index, (name, lines) in enumerate(runs.items()):
         color = f"C{index}"
-        for is_train, style in ((True, ":"), (False, "-")):
+        for is_train, style, single in ((True, ":", "x"), (False, "-", "o")):
             points = _points(lines, key, is_train)
             if not is_train and not points:
                 known = ", ".join(sorted({k for line in lines for k in line} - {"step", "split"})) or "none"
                 raise ValueError(f"The run {name!r} has no held-out {key!r}; its metrics are {known}.")
-            label, marker = None if is_train else name, "o" if len(points) == 1 else None
+            label, marker = None if is_train else name, single if len(points) == 1 else None
             points = zip(*points, strict=True) if points else ((), ())
             axes.plot(*points, style, color=color, label=label, marker=marker)
     axes.plot([], [], "k:", label="reported by the training")

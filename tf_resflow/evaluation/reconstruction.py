@@ -53,8 +53,7 @@ def reconstruct(model, x, seed):
     ```
 
     Args:
-      model: a `FlowModel`. Its first block's solver is used for all. Without blocks there is nothing to solve: all
-        counts and the residual are 0.
+      model: a `FlowModel`. Without blocks there is nothing to solve: all counts and the residual are 0.
       x: `[batch, *event_shape]`, data as the model takes it.
       seed: integer, of the dequantisation.
 

@@ -278,7 +278,6 @@ class _Run:
         write_json(self._files.result, result)
         return result | {"line": self._report.line(result)}
 
-
     def _best(self):
         """The best score so far on as many examples as the last one."""
         same = [s for s in self._scores if s["num_examples"] == self._scores[-1]["num_examples"]]
