@@ -26,10 +26,11 @@ def test_preprocessing(monkeypatch):
 
 def test_features_of_the_network():
     """Means of a ReLU's outputs, different for different images, even with random weights."""
+    keras.utils.set_random_seed(0)
     images = np.stack([np.zeros([8, 8, 1]), np.full([8, 8, 1], 255)]).astype(np.uint8)
     values = InceptionFeatures(weights=None)(images)
     assert values.shape == (2, 2048) and values.dtype == np.float32
-    assert values.min() >= 0 and np.abs(values[0] - values[1]).max() > 1e-3
+    assert values.min() >= 0 and np.abs(values[0] - values[1]).max() > 0.1 * values.max()
 
 
 def test_missing_weights():
