@@ -108,6 +108,16 @@ def test_the_best_score_is_of_the_same_examples(tmp_path, make_config):
     assert before["nats"] < result["nats"] == result["best"]
 
 
+def test_scores_of_the_train_split_are_not_mixed_with_what_training_logs(tmp_path, make_config):
+    np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=[100, 2]))
+    fields = {"data__name": "tabular", "data__path": str(tmp_path / "table.npy"), "eval__split": "train"}
+    loop.train(make_config(**fields, train__steps=5), tmp_path / "run", progress=False)
+    result = loop.train(make_config(**fields), tmp_path / "run", progress=False)
+    lines = [line for line in read_metrics(tmp_path / "run") if "num_examples" in line]
+    assert [line["step"] for line in lines] == [5, 10]
+    assert result["best"] == min(line["nats"] for line in lines)
+
+
 def test_a_signal_in_the_last_evaluation_acts_as_ever(tmp_path, make_config, monkeypatch):
     """All is saved by then, and there is no step at whose end to stop."""
     monkeypatch.setattr(loop.Report, "scores", lambda _: signal.raise_signal(signal.SIGINT))

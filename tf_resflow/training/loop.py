@@ -115,7 +115,8 @@ class _Run:
         """Trains from the newest checkpoint to the last step; returns the result."""
         start, steps = self._checkpoints.restore(), self._config.train.steps
         lines = [line for line in read_metrics(self._files.path) if line["step"] <= start]
-        self._scores = [line for line in lines if line["split"] == self._config.eval.split]
+        evaluations = [line for line in lines if "num_examples" in line]
+        self._scores = [line for line in evaluations if line["split"] == self._config.eval.split]
         check_agreement(
             self._strategy,
             json.dumps([start, self._scores]),
@@ -158,9 +159,9 @@ class _Run:
             except tf.errors.InvalidArgumentError as error:
                 self._look()
                 found = self._find_non_finite(step)
-                if found or NON_FINITE in str(error):
-                    raise self._non_finite(NON_FINITE, step, found) from None
-                raise
+                if found is None and NON_FINITE not in str(error):
+                    raise
+                raise self._non_finite(NON_FINITE, step, found) from None
             mean_signum = metrics.pop("signum")
             self._pending.append((step, metrics))
             self._bar.update()
@@ -216,7 +217,7 @@ class _Run:
                 metrics[unit] = metrics.pop("loss")
             for name, value in metrics.items():
                 if not math.isfinite(value):
-                    raise self._non_finite(f"{name} is {value}", step)
+                    raise self._non_finite(f"{name} is {value}", step, self._find_non_finite(step))
             self._window.append(metrics)
             shown = [f"{metrics[name]:.3f} {name}" for name in (unit, "accuracy") if name in metrics]
             self._bar.set_postfix_str(", ".join(shown), refresh=False)
@@ -252,10 +253,10 @@ class _Run:
     def _stop_if_not_finite(self, step):
         self._look()
         if not self._checkpoints.is_finite():
-            raise self._non_finite("A weight is NaN or infinite", step)
+            raise self._non_finite("A weight is NaN or infinite", step, self._find_non_finite(step))
 
-    def _non_finite(self, what, step, found=None):
-        found = found or self._find_non_finite(step) or find_largest_norm(self._model)
+    def _non_finite(self, what, step, found):
+        found = found or find_largest_norm(self._model)
         latest = self._checkpoints.latest
         if latest and not self._checkpoints.is_finite():
             self._checkpoints.restore()
