@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import scipy.linalg
 import tensorflow as tf
 
 import tf_resflow.layers as layers
@@ -256,11 +257,64 @@ def test_update_follows_a_crossing_of_singular_values():
     np.testing.assert_allclose(layer.norm_estimate(), 2.0, rtol=1e-5)
 
 
+def block_diagonal(*sizes, largest):
+    """A block for each size, of the largest singular values given, on rows and columns of its own."""
+    rng, parts = np.random.default_rng(13), []
+    for size, value in zip(sizes, largest, strict=True):
+        part = rng.normal(size=(size, size))
+        parts.append(value * part / np.linalg.norm(part, 2))
+    return scipy.linalg.block_diag(*parts)
+
+
+@pytest.mark.parametrize("size", [1, 20, 60])
+@pytest.mark.parametrize("image_size", [None, (2, 3)])
+def test_update_leaves_a_space_that_the_kernel_maps_to_itself(size, image_size):
+    before, after = (block_diagonal(size, size, largest=pair) for pair in ((2.0, 1.0), (2.0, 5.0)))
+    if image_size:  # the blocks act on channels, and the taps beside the middle are small
+        around = 1e-3 * np.ones((3, 1, 1, 1))
+        around[1] = 1.0
+        before, after = around * before, around * after
+        layer = convolution(before, image_size)
+    else:
+        layer = dense(before, 2, 2, "float32")
+    layer.update_norm(**TIGHT)
+    layer.kernel.assign(after)
+    for _ in range(20):  # the default, as after a step of training
+        layer.update_norm()
+    matrix = explicit_matrix(after, *image_size) if image_size else after
+    np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(matrix, 2), rtol=1e-3)
+
+
+def test_many_fresh_starts_find_the_largest_of_the_local_maxima():
+    """Within 1 % of the best of 100 random starts of 100 steps."""
+    rng = np.random.default_rng(14)
+    cases = [(2.0, 4.0, 2, 40), (4.0, 4.0, 40, 40), (4.0, 2.0, 40, 2), (2.0, 4.0, 40, 40), (3.0, 1.5, 20, 20)]
+    for p, q, inputs, outputs in cases:
+        kernel = rng.normal(size=(inputs, outputs))
+        layer = dense(kernel, p, q)
+        layer.kernel.assign(kernel[::-1])
+        layers.converge_norms(layer)
+        assert layer.norm_estimate() >= 0.99 * best_of_random_starts(kernel[::-1].T, p, q)
+
+
+def best_of_random_starts(matrix, p, q, num=100, steps=100):
+    """The largest ||W v||_q / ||v||_p that the power method finds, W acting on columns."""
+
+    def dual(x, order):
+        y = np.sign(x) * np.abs(x) ** (order - 1)
+        return y / np.linalg.norm(y, order / (order - 1), axis=0)
+
+    v = np.random.default_rng(15).normal(size=(matrix.shape[1], num))
+    for _ in range(steps):
+        v = dual(matrix.T @ dual(matrix @ v, q), p / (p - 1))
+    return np.max(np.linalg.norm(matrix @ v, q, axis=0) / np.linalg.norm(v, p, axis=0))
+
+
 def test_fixed_number_of_iterations_and_early_stop():
-    kernel = np.random.default_rng(12).normal(size=(40, 40))
+    kernel = np.random.default_rng(12).normal(size=(80, 80))
     layer = dense(kernel, 2, 2)
     assert layer.update_norm(tolerance=0.0, max_iterations=24) == 24
     layer.update_norm(**TIGHT)
-    assert layer.update_norm(tolerance=1e-3) == 6
+    assert layer.update_norm(tolerance=1e-2) == 6
     mixed = dense(kernel, 3.0, 1.5)
     assert mixed.update_norm(tolerance=0.0, max_iterations=5) == 5

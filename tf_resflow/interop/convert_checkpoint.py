@@ -15,9 +15,6 @@ from tf_resflow.training.workdir import Workdir
 
 __all__ = ["convert_checkpoint"]
 
-# Of the update of the norms, as before an evaluation.
-_TOLERANCE = 1e-5
-_MAX_ITERATIONS = 500
 _DECIMALS = 4  # of the coefficient
 # Tensors that become no variable: state of the norms (which `applied_kernels` has read) and of the estimator,
 # flags, the shared orders again, and the mean and std of the data.
@@ -126,7 +123,7 @@ def _largest_norm(model, optimizer):
 
     with AveragedWeights(model, optimizer):
         averaged = largest()
-    layers.update_norms(model.flow, _TOLERANCE, _MAX_ITERATIONS)
+    layers.converge_norms(model.flow)
     return max(averaged, largest())
 
 

@@ -14,10 +14,12 @@ from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 from tf_resflow.layers.lipschitz_layers import (
+    converge_norms,
     learned_orders,
     lipschitz_layers,
     mean_norm,
     scaled_kernels,
+    stored_norms,
     update_norms,
 )
 
@@ -31,11 +33,13 @@ __all__ = [
     "LipschitzDense",
     "LipschitzLayer",
     "MaxMin",
+    "converge_norms",
     "fused_kernels",
     "learned_orders",
     "lipschitz_constant",
     "lipschitz_layers",
     "mean_norm",
     "scaled_kernels",
+    "stored_norms",
     "update_norms",
 ]

@@ -12,8 +12,27 @@ import tensorflow as tf
 _MAX_GRAM_SIZE = 4096  # largest matrix whose eigenvalues are computed
 
 
+class _Operator:
+    """The dimensions of an operator, from its `vector_shape` and its `output_shape`."""
+
+    @property
+    def num_inputs(self):
+        """The dimension of v."""
+        return float(math.prod(self.vector_shape))
+
+    @property
+    def num_outputs(self):
+        """The dimension of W v."""
+        return float(math.prod(self.output_shape))
+
+    @property
+    def gram_is_of_outputs(self):
+        """Whether `gram` is the one of the outputs: there are no more of them than inputs."""
+        return self.num_outputs <= self.num_inputs
+
+
 @dataclasses.dataclass(frozen=True)
-class MatrixOperator:
+class MatrixOperator(_Operator):
     """v -> v W at each of `copies` positions, with a kernel W of `shape` `[inputs, outputs]`.
 
     Vectors are `[starts, inputs]`: the norm over all positions follows from that of W, and for
@@ -29,14 +48,9 @@ class MatrixOperator:
         return self.shape[:1]
 
     @property
-    def num_inputs(self):
-        """The dimension of v."""
-        return float(self.shape[0])
-
-    @property
-    def num_outputs(self):
-        """The dimension of W v."""
-        return float(self.shape[1])
+    def output_shape(self):
+        """The shape of W v: `[outputs]`."""
+        return self.shape[1:]
 
     def matvec(self, kernel, v):
         """W v."""
@@ -60,13 +74,16 @@ class MatrixOperator:
 
     def spectral_bound(self, kernel):
         """||W||_2, from the Gram matrix of the smaller side."""
-        wide = kernel.shape[1] > kernel.shape[0]
-        gram = tf.matmul(kernel, kernel, transpose_a=not wide, transpose_b=wide)
-        return _root_of_largest(tf.linalg.eigvalsh(gram))
+        return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
+
+    def gram(self, kernel):
+        """W W' or W'W, whichever is smaller, with W acting on columns; `[n, n]`."""
+        of_outputs = self.gram_is_of_outputs
+        return tf.matmul(kernel, kernel, transpose_a=of_outputs, transpose_b=not of_outputs)
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvolutionOperator:
+class ConvolutionOperator(_Operator):
     """Stride 1, zero padding, odd kernel `[kh, kw, inputs, outputs]`, image `[height, width]`.
 
     Vectors are images, `[starts, height, width, inputs]`.
@@ -83,14 +100,9 @@ class ConvolutionOperator:
         return (self.height, self.width, self.shape[2])
 
     @property
-    def num_inputs(self):
-        """The dimension of v."""
-        return float(self.height * self.width * self.shape[2])
-
-    @property
-    def num_outputs(self):
-        """The dimension of W v."""
-        return float(self.height * self.width * self.shape[3])
+    def output_shape(self):
+        """The shape of W v: `[height, width, outputs]`."""
+        return (self.height, self.width, self.shape[3])
 
     def matvec(self, kernel, v):
         """W v."""

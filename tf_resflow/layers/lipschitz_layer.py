@@ -12,9 +12,10 @@ from tf_resflow.layers import operator_norms
 from tf_resflow.layers.learned_order import LearnedOrder
 
 _SCALED = contextvars.ContextVar("tf_resflow_scaled_kernels", default=None)
+_STORED = contextvars.ContextVar("tf_resflow_stored_norms", default=False)
 _CONTROL_FLOW_GRAPHS = ("CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph")
 _NUM_STARTS = 4
-_AT_BUILD = (1e-3, 60)  # tolerance and most iterations
+_AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
 _EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 
@@ -22,10 +23,13 @@ class LipschitzLayer(keras.layers.Layer):
     """A linear layer x -> W x + b with ||W||_{p -> q} <= coefficient.
 
     The kernel is divided by max(1, ||W|| / coefficient), differentiably. A call is pure: it reads
-    the kernel and the stored maximisers v; ||W|| is ||W v||_q / ||v||_p. `update_norm` moves v, by
-    restarted Lanczos steps at 2 -> 2, by power iterations from several starts at other orders; it
-    is to be called after each change of the kernel, with `tf_resflow.layers.update_norms`. No v is
-    stored where the norm has a closed form: p = 1 or q = inf.
+    the kernel and the stored maximisers v; ||W|| is ||W v||_q / ||v||_p. Where one product more finds
+    v stale, since the kernel has changed, the call iterates for itself: each evaluation is
+    normalised by the kernel that it uses. `update_norm` stores v, so that later calls have less to
+    do; call it after each change of the kernel, with `tf_resflow.layers.update_norms`. v is an
+    eigenvector of the Gram matrix where that is small, else it comes from restarted Lanczos steps
+    at 2 -> 2, and from power iterations from several starts at other orders. No v is stored where
+    the norm has a closed form: p = 1 or q = inf.
 
     The norm is computed in float32 or in the variables' dtype if that is wider. In bfloat16 or
     float16 the layer keeps below its coefficient by the dtype's epsilon, for the rounding of the
@@ -93,7 +97,7 @@ class LipschitzLayer(keras.layers.Layer):
 
         def converged(shape, dtype):
             v = tf.random.stateless_normal(shape, [0, 0], dtype=dtype)
-            return self._iterate(v, *_AT_BUILD)[0]
+            return self._maximiser(v, *_AT_BUILD)[0]
 
         return keras.Variable(
             converged,
@@ -147,17 +151,26 @@ class LipschitzLayer(keras.layers.Layer):
     def _as_operand(self, kernel):
         return kernel
 
-    def _iterate(self, v, tolerance, max_iterations):
+    def _maximiser(self, v, tolerance, max_iterations, num_fresh):
         kernel = self._as_operand(self._raw_kernel(v.dtype))
         return operator_norms.maximiser(
-            self._operator, kernel, v, self._orders(), tolerance, max_iterations
+            self._operator, kernel, v, self._orders(), tolerance, max_iterations, num_fresh
         )
 
     def _estimate(self, kernel, domain, codomain):
-        v = None if self.vector is None else tf.convert_to_tensor(self.vector)
+        v = None if self.vector is None else self._vectors(kernel)
         return operator_norms.norm_estimate(self._operator, kernel, v, domain, codomain)
 
-    def update_norm(self, tolerance=None, max_iterations=None):
+    def _vectors(self, kernel):
+        """The stored vectors, as far as they hold for the kernel, else those that do; constants."""
+        v = tf.convert_to_tensor(self.vector)
+        if _STORED.get():
+            return v
+        return tf.stop_gradient(
+            operator_norms.caught_up(self._operator, tf.stop_gradient(kernel), v, self._fixed_orders())
+        )
+
+    def update_norm(self, tolerance=None, max_iterations=None, num_fresh=1):
         """Moves the stored vectors to the maximiser for the present kernel.
 
         It iterates from where they are until their relative change is at most the tolerance or
@@ -170,6 +183,7 @@ class LipschitzLayer(keras.layers.Layer):
         Args:
             tolerance: a Python number, default the layer's; 0 for a fixed count.
             max_iterations: a Python number, default the layer's.
+            num_fresh: how many fresh starts to try beside the stored vectors. One costs nothing.
 
         Returns:
             The number of iterations, an int32 scalar: 0 where the norm has a closed form.
@@ -182,7 +196,8 @@ class LipschitzLayer(keras.layers.Layer):
             return tf.constant(0)
         tolerance = self.tolerance if tolerance is None else tolerance
         max_iterations = self.max_iterations if max_iterations is None else max_iterations
-        v, count = self._iterate(tf.convert_to_tensor(self.vector), tolerance, max_iterations)
+        v = tf.convert_to_tensor(self.vector)
+        v, count = self._maximiser(v, tolerance, max_iterations, num_fresh)
         self.vector.assign(v)
         return count
 

@@ -1,6 +1,14 @@
 """What is done to all the Lipschitz layers of a branch, a flow or a distribution at once."""
 
-__all__ = ["learned_orders", "lipschitz_layers", "mean_norm", "scaled_kernels", "update_norms"]
+__all__ = [
+    "converge_norms",
+    "learned_orders",
+    "lipschitz_layers",
+    "mean_norm",
+    "scaled_kernels",
+    "stored_norms",
+    "update_norms",
+]
 
 import contextlib
 
@@ -8,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
-from tf_resflow.layers.lipschitz_layer import _SCALED, LipschitzLayer
+from tf_resflow.layers.lipschitz_layer import _SCALED, _STORED, LipschitzLayer
 
 
 def lipschitz_layers(obj):
@@ -47,14 +55,37 @@ def _walk(obj):
         )
 
 
-def update_norms(obj, tolerance=None, max_iterations=None):
+def update_norms(obj, tolerance=None, max_iterations=None, num_fresh=1):
     """Calls `update_norm` on every Lipschitz layer: once after each change of the kernels.
+
+    The flow is the same without it, since each call of a layer sees to its norm. With it a call has one product
+    more to do instead of some iterations. As `trace_fn` of TFP's trainers:
+
+    ```python
+    import keras
+    import tensorflow as tf
+    import tensorflow_probability as tfp
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), log_det=resflow.logdet.Exact())
+    posterior = tfp.distributions.TransformedDistribution(
+        tfp.distributions.MultivariateNormalDiag(tf.zeros(2)), flow)
+    target = tfp.distributions.MultivariateNormalDiag([1.0, 2.0])
+
+    def trace_fn(state):
+        return state.loss, resflow.layers.update_norms(posterior)
+
+    losses, _ = tfp.vi.fit_surrogate_posterior(
+        target.log_prob, posterior, keras.optimizers.Adam(1e-2), num_steps=2, seed=1, trace_fn=trace_fn)
+    print(losses.shape)
+    # (2,)
+    ```
 
     Args:
         obj: as of `lipschitz_layers`.
         tolerance: default each layer's; give a tight one, with a large number of iterations,
             before evaluation and export.
         max_iterations: default each layer's.
+        num_fresh: how many fresh starts to try beside the stored vectors; one costs nothing.
 
     Returns:
         The largest number of iterations that a layer took, an int32 scalar.
@@ -62,8 +93,34 @@ def update_norms(obj, tolerance=None, max_iterations=None):
     Raises:
         ValueError: if a layer is not built.
     """
-    counts = [layer.update_norm(tolerance, max_iterations) for layer in lipschitz_layers(obj)]
+    counts = [layer.update_norm(tolerance, max_iterations, num_fresh) for layer in lipschitz_layers(obj)]
     return tf.reduce_max(tf.stack([tf.constant(0), *counts]))
+
+
+def converge_norms(obj):
+    """Updates the norms to rounding, also from many fresh starts: before evaluation, export and certificates.
+
+    Args:
+        obj: as of `lipschitz_layers`.
+
+    Raises:
+        ValueError: if a layer is not built.
+    """
+    update_norms(obj, tolerance=1e-5, max_iterations=500, num_fresh=32)
+
+
+@contextlib.contextmanager
+def stored_norms():
+    """Within it Lipschitz layers take their stored vectors as they are.
+
+    For a training step that calls `update_norms` after each change of the kernels, and so saves a product and
+    some nodes of the graph for each layer. It holds for the present thread, while a `tf.function` is traced.
+    """
+    token = _STORED.set(True)
+    try:
+        yield
+    finally:
+        _STORED.reset(token)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ leading axis of starts: `v` is `[starts, ...]`, and a norm reduces every other a
 """
 
 __all__ = [
+    "caught_up",
     "dual_order",
     "dual_vector",
     "has_closed_form",
@@ -21,6 +22,13 @@ import math
 import tensorflow as tf
 
 _KRYLOV = 6
+# Dimensions up to which an eigenvector of the Gram matrix takes less time than a power step, than some iterations.
+_TINY, _SMALL = 16, 64
+_STALE = 1e-2  # relative change in v by a power step
+_MAX_CATCH_UP = 60  # products with W and its transpose
+_NUM_FRESH = 32  # starts of a catch-up at other orders than 2
+_FRESH = (1e-2, 60)  # tolerance and most products of fresh starts, before the best of them go on
+_TILT = 1e-3
 
 
 def is_order(order, value):
@@ -75,10 +83,14 @@ def dual_vector(x, order):
     return y / tf.reshape(_or_one(norm), [-1] + [1] * (len(x.shape) - 1))
 
 
-def maximiser(operator, kernel, v, orders, tolerance, max_iterations):
+def maximiser(operator, kernel, v, orders, tolerance, max_iterations, num_fresh=1):
     """Vectors at which ||W v||_q / ||v||_p is largest, for p > 1 and q < inf, from a first guess.
 
-    It stops once ||v_new - v||_2 <= tolerance ||v_new||_2 for every start.
+    It iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start but a fresh one; at
+    2 -> 2 it takes an eigenvector of the Gram matrix where that is small. An iteration does not
+    leave a local maximum, nor a space that W maps to itself, so that fresh starts stand beside the
+    guess: unit vectors of the inputs and of the outputs, or at 2 -> 2 a random direction. Their
+    seed comes from the kernel: equal kernels give equal vectors.
 
     Args:
         operator: a linear operator of `tf_resflow.layers.linear_operators`.
@@ -87,44 +99,159 @@ def maximiser(operator, kernel, v, orders, tolerance, max_iterations):
         orders: p and q.
         tolerance: relative change in v to stop at; 0 for a fixed count.
         max_iterations: the most products with W and its transpose, rounded up to whole steps.
+        num_fresh: how many fresh starts to try. One costs nothing: it takes the place of the worst
+            of v, or at 2 -> 2 tilts v.
 
     Returns:
-        v, and the number of iterations, an int32 scalar.
+        v, with the best start first, and the number of iterations, an int32 scalar.
     """
+    fixed, learned = _divided(orders, v.dtype)
+
+    def move(v, tolerance, max_iterations):
+        limits = tf.constant(tolerance, v.dtype), tf.constant(max_iterations)
+        return _move(operator, fixed)(kernel, v, learned, *limits)
+
+    if num_fresh > 1 and not _has_gram(operator, fixed, _SMALL):
+        fresh, _ = move(_fresh_starts(operator, kernel, num_fresh, fixed, orders), *_FRESH)
+        v = _best(operator, kernel, tf.concat([v, fresh], 0), v.shape[0], orders)
+    return move(v, tolerance, max_iterations)
+
+
+def caught_up(operator, kernel, v, orders):
+    """v, and where it is not the maximiser for this kernel any more, that.
+
+    One power step tells: v is kept if the best start changes by less than 1 %.
+    """
+    fixed, learned = _divided(orders, v.dtype)
+    return _catch_up(operator, fixed)(kernel, v, learned)
+
+
+def _divided(orders, dtype):
+    """The orders, with None for those that are learned, and these."""
     fixed = tuple(order if isinstance(order, float) else None for order in orders)
-    learned = [tf.cast(order, v.dtype) for order in orders if not isinstance(order, float)]
-    run = _compiled(operator, fixed, float(tolerance), int(max_iterations))
-    return run(kernel, v, learned)
+    return fixed, [tf.cast(order, dtype) for order in orders if not isinstance(order, float)]
+
+
+def _joined(fixed, learned):
+    learned = iter(learned)
+    return tuple(next(learned) if order is None else order for order in fixed)
+
+
+def _traced_once(function):
+    """A `tf.function` for all the layers of the same operator and orders.
+
+    It is neither inlined nor, so, specialised for each layer: Grappler would spend longer on the
+    copies than the trace takes.
+    """
+    function = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+    function._omit_frequent_tracing_warning = True
+    return function
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(operator, fixed, tolerance, max_iterations):
-    """One `tf.function` for all the layers of the same operator and orders: traced once.
+def _move(operator, fixed):
+    """Moves v to the maximiser; v comes back with its best start first."""
 
-    The limits are constants in it, and it is neither inlined nor, so, specialised for each layer:
-    Grappler would spend longer on the copies than the trace takes.
-    """
+    @_traced_once
+    def run(kernel, v, learned, tolerance, max_iterations):
+        if _has_gram(operator, fixed, _SMALL):
+            return _gram_step(operator, kernel, v), tf.constant(1)
+        orders, num_starts = _joined(fixed, learned), v.shape[0]
+        fresh = _fresh_starts(operator, kernel, 1, fixed, orders)
+        if fixed == (2.0, 2.0):
+            return _iterate(_ritz_step, operator, kernel, v + _TILT * fresh, orders, tolerance, max_iterations)
+        v = tf.concat([_best(operator, kernel, v, num_starts - 1, orders), fresh], 0)
+        v, count = _iterate(_power_step, operator, kernel, v, orders, tolerance, max_iterations)
+        return _best(operator, kernel, v, num_starts, orders), count
 
-    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-    def run(kernel, v, learned):
-        learned = iter(learned)
-        orders = tuple(next(learned) if order is None else order for order in fixed)
-        step = _ritz_step if fixed == (2.0, 2.0) else _power_step
-
-        def body(count, v, _):
-            new, products = step(operator, kernel, v, *orders)
-            change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
-            return count + products, new, tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
-
-        def unfinished(count, v, change):
-            return (change > tolerance) & (count < max_iterations)
-
-        start = (tf.constant(0), v, tf.constant(math.inf, v.dtype))
-        count, v, _ = tf.while_loop(unfinished, body, start)
-        return v, count
-
-    run._omit_frequent_tracing_warning = True  # it is traced once
     return run
+
+
+@functools.lru_cache(maxsize=256)
+def _catch_up(operator, fixed):
+    num_fresh = 1 if fixed == (2.0, 2.0) else _NUM_FRESH
+
+    @_traced_once
+    def run(kernel, v, learned):
+        orders = _joined(fixed, learned)
+        maximum = lambda: maximiser(operator, kernel, v, orders, _STALE, _MAX_CATCH_UP, num_fresh)[0]  # noqa: E731
+        if _has_gram(operator, fixed, _TINY):
+            return maximum()
+        change = _change(v[:1], _power_step(operator, kernel, v[:1], *orders)[0])
+        return tf.cond(change > _STALE, maximum, lambda: v)
+
+    return run
+
+
+def _iterate(step, operator, kernel, v, orders, tolerance, max_iterations):
+    """Steps until all starts but the last of several, which is a fresh one, have converged."""
+    num_judged = max(1, v.shape[0] - 1)
+
+    def body(count, v, _):
+        new, products = step(operator, kernel, v, *orders)
+        return count + products, new, _change(v[:num_judged], new[:num_judged])
+
+    def unfinished(count, v, change):
+        return (change > tolerance) & (count < max_iterations)
+
+    start = (tf.constant(0), v, tf.constant(math.inf, v.dtype))
+    count, v, _ = tf.while_loop(unfinished, body, start)
+    return v, count
+
+
+def _change(v, new):
+    """The largest relative change of a start, up to its sign."""
+    change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
+    return tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
+
+
+def _ratios(operator, kernel, v, domain, codomain):
+    return lp_norm(operator.matvec(kernel, v), codomain) / lp_norm(v, domain)
+
+
+def _best(operator, kernel, v, num, orders):
+    """The `num` starts of the largest ratios."""
+    return tf.gather(v, tf.math.top_k(_ratios(operator, kernel, v, *orders), num).indices)
+
+
+def _fresh_starts(operator, kernel, num, fixed, orders):
+    """Random starts, `[num, ...]`, at 2 -> 2 a single one; of p-norm 1. The kernel gives their seed.
+
+    Elsewhere they are unit vectors of the inputs, and what W' and duality make of unit vectors of the outputs: the
+    power method was seen to find higher maxima from these than from normal vectors.
+    """
+    sums = tf.stack([tf.reduce_sum(kernel), tf.reduce_sum(tf.abs(kernel))])
+    seed = tf.bitcast(tf.cast(sums, tf.float32), tf.int32)
+    if fixed == (2.0, 2.0):
+        v = tf.random.stateless_normal([1, *operator.vector_shape], seed, dtype=kernel.dtype, alg="philox")
+        return dual_vector(v, 2.0)
+
+    def unit_vectors(shape, seed):
+        size = math.prod(shape)
+        place = tf.random.stateless_uniform([num], seed, 0, size, tf.int32, alg="philox")
+        return tf.reshape(tf.one_hot(place, size, dtype=kernel.dtype), [num, *shape])
+
+    v = unit_vectors(operator.vector_shape, seed)
+    of_outputs = operator.rmatvec(kernel, unit_vectors(operator.output_shape, seed + 2))
+    use = (tf.range(num) + seed[0]) % 2 == 0
+    use = tf.reshape(use, [-1] + [1] * (len(v.shape) - 1)) & (_peak(of_outputs) > 0.0)
+    return tf.where(use, dual_vector(of_outputs, dual_order(orders[0])), v)
+
+
+def _has_gram(operator, fixed, most):
+    return fixed == (2.0, 2.0) and min(operator.num_inputs, operator.num_outputs) <= most
+
+
+def _gram_step(operator, kernel, v):
+    """The unit vector that W stretches most, from the eigenvectors of its Gram matrix."""
+    gram = operator.gram(kernel)
+    finite = tf.math.is_finite(tf.reduce_sum(gram))  # eigh raises otherwise
+    _, vectors = tf.linalg.eigh(tf.where(finite, gram, tf.zeros_like(gram)))
+    new = vectors[:, -1]
+    if operator.gram_is_of_outputs:
+        new = operator.rmatvec(kernel, tf.reshape(new, [1, *operator.output_shape]))
+    new = dual_vector(tf.reshape(new, v.shape), 2.0)
+    return tf.where(_peak(new) > 0.0, new, v)
 
 
 def _power_step(operator, kernel, v, domain, codomain):
@@ -191,9 +318,7 @@ def norm_estimate(operator, kernel, v, domain, codomain):
     if has_closed_form(domain, codomain):
         norm = _closed_form(operator, kernel, domain, codomain)
     else:
-        v = tf.stop_gradient(v)
-        ratios = lp_norm(operator.matvec(kernel, v), codomain) / lp_norm(v, domain)
-        norm = tf.reduce_max(ratios)
+        norm = tf.reduce_max(_ratios(operator, kernel, tf.stop_gradient(v), domain, codomain))
     return norm * operator.copies ** _inclusion(domain, codomain, norm)
 
 

@@ -82,7 +82,7 @@ def export(model, export_dir, version=None, result=None, **settings):
     signatures = Signatures(model, **settings)
     parent = _writable(export_dir)
     target = parent / str(_version(parent, version))
-    layers.update_norms(model.flow, tolerance=1e-5, max_iterations=1000)
+    layers.converge_norms(model.flow)
     card = model_card(model, signatures, result)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
     try:

@@ -6,10 +6,6 @@ from tf_resflow import layers
 
 __all__ = ["AveragedWeights"]
 
-# Of the power iterations before an evaluation; training takes few, warm-started.
-_TOLERANCE = 1e-5
-_MAX_ITERATIONS = 500
-
 
 class AveragedWeights:
     """Puts a model under the average of its weights, which its optimizer keeps.
@@ -30,16 +26,13 @@ class AveragedWeights:
 
     def __init__(self, model, optimizer):
         self._model, self._optimizer = model, optimizer
-        self._update_norms = tf.function(
-            lambda: layers.update_norms(model.flow, _TOLERANCE, _MAX_ITERATIONS),
-            autograph=False,
-        )
+        self._converge_norms = tf.function(lambda: layers.converge_norms(model.flow), autograph=False)
 
     def apply(self):
         """Replaces the weights by their average, for good."""
         if self._optimizer.use_ema and self._optimizer.iterations.numpy() > 0:
             self._optimizer.finalize_variable_values(self._model.trainable_variables)
-        self._update_norms()
+        self._converge_norms()
 
     def __enter__(self):
         self._saved = [tf.identity(weight) for weight in self._model.weights]

@@ -189,7 +189,7 @@ class FlowModel(keras.Model):
 
     def initialize(self, batch, seed=0):
         """Initialises the ActNorms from a batch of data, and brings the norms of the layers up to date."""
-        self._update_norms()
+        layers.converge_norms(self.flow)
         bijectors.initialize(self.flow, self.flow_input(batch, stateless_seed(seed)), seed)
 
     def compile(self, optimizer="rmsprop", **kwargs):
@@ -213,7 +213,7 @@ class FlowModel(keras.Model):
         self._check_unweighted(kwargs.get("sample_weight"))  # which Keras forgets if there are no labels
         self._warn_of_initialization()
         history = super().fit(*args, **kwargs)
-        self._update_norms()
+        layers.converge_norms(self.flow)
         return history
 
     def train_step(self, data):
@@ -250,9 +250,6 @@ class FlowModel(keras.Model):
                 "batch of the data before fit, so that training does not have to find their scale.",
                 stacklevel=3,
             )
-
-    def _update_norms(self):
-        layers.update_norms(self.flow, tolerance=1e-4, max_iterations=1000)
 
     def _in_units(self, log_prob):
         """The loss that a log-likelihood in nats is."""

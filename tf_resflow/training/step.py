@@ -52,7 +52,7 @@ def loss_and_gradients(model, batch, seed):
       `model.trainable_variables`.
     """
     batch = tf.nest.map_structure(tf.identity, batch)
-    with layers.fused_kernels():
+    with layers.fused_kernels(), layers.stored_norms():
         with tf.GradientTape() as tape:
             means = {name: tf.reduce_mean(value) for name, value in model.scores(batch, seed).items()}
             loss = means["loss"]
