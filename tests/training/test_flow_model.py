@@ -1,5 +1,6 @@
 """FlowModel: losses against closed forms, fit with Keras's own tools, saving, and errors."""
 
+import contextlib
 import math
 import types
 import warnings
@@ -194,9 +195,23 @@ def record_seeds(monkeypatch, model):
     return seeds
 
 
+@contextlib.contextmanager
+def dtype_policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def affine_flow(dtype="float32"):
+    return resflow.bijectors.Flow([resflow.bijectors.ActNorm([2], dtype=dtype)])
+
+
 def affine_model(data, **compiling):
     """Nothing but an ActNorm, away from where it is best, so that steps are fast to trace."""
-    model = resflow.FlowModel(resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])]), [2])
+    model = resflow.FlowModel(affine_flow(), [2])
     model.initialize(data / 2.0)
     model.compile(**compiling)
     return model
@@ -249,12 +264,8 @@ def test_a_resumed_fit_goes_on_with_the_seeds(monkeypatch, data, tmp_path):
     ],
 )
 def test_a_scale_of_the_loss_is_refused(optimizer, policy, data):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = resflow.FlowModel(resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])]), [2])
-    finally:
-        keras.config.set_dtype_policy(before)
+    with dtype_policy(policy):
+        model = resflow.FlowModel(affine_flow(), [2])
     model.initialize(data)
     with pytest.raises(ValueError, match="mixed_bfloat16.*leave out loss_scale_factor and LossScaleOptimizer"):
         model.compile(optimizer=optimizer())
@@ -419,6 +430,16 @@ def test_floats_of_another_width_are_cast(dtype, data):
     model = identity_model()
     x = data[:4].astype("float16").astype("float32")
     np.testing.assert_allclose(model.log_prob(x.astype(dtype)), model.log_prob(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy, dtype", [("mixed_bfloat16", "float32"), ("float32", "float64")])
+def test_a_call_does_not_round_the_data(policy, dtype, data):
+    with dtype_policy(policy):
+        model = resflow.FlowModel(affine_flow(dtype), [2])
+        x = data.astype(dtype) / 3
+        expected = stats.norm.logpdf(x).sum(-1)
+        tolerance = 10 * np.finfo(dtype).eps
+        np.testing.assert_allclose(model(x), expected, rtol=tolerance)
 
 
 def test_images_in_float64():

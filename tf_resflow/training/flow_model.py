@@ -74,6 +74,7 @@ class FlowModel(keras.Model):
         name="flow_model",
     ):
         super().__init__(name=name)
+        self.autocast = False  # of the data, to the policy's dtype: the flow has its own
         self.supports_jit = False  # XLA keeps what is to be forgotten between the passes, and has no assertions
         _check_unconditional(flow)
         self.event_shape = tuple(event_shape)
