@@ -52,6 +52,49 @@ def test_chains_and_nested_flows(batch):
     np.testing.assert_allclose(second.log_scale, -np.log([4.0, 4.0]), rtol=1e-4)
 
 
+def split(*members):
+    """Members side by side, each on two of the coordinates."""
+    return tfb.Chain([tfb.Invert(tfb.Split(len(members))), tfb.JointMap(list(members)), tfb.Split(len(members))])
+
+
+def two_scales():
+    image = [Flow([ActNorm([4, 4, 1], name="a"), resflow.bijectors.Squeeze2D()], name="large")]
+    return resflow.bijectors.MultiscaleFlow([*image, Flow([tfb.Scale(3.0)], name="small")], [4, 4, 1])
+
+
+ENDS_IN_ACT_NORMS = {  # what is applied last, to data of 16 coordinates or what the map makes of them, is ActNorms
+    "inverted": lambda act, block: tfb.Invert(act([16])),
+    "inverted_twice": lambda act, block: tfb.Invert(tfb.Invert(act([16]))),
+    "member_of_flow": lambda act, block: Flow([act([16]), block(), tfb.Invert(act([16]))]),
+    "member_of_chain": lambda act, block: tfb.Chain([tfb.Invert(act([16])), tfb.Scale(4.0)]),
+    "inverted_flow": lambda act, block: tfb.Invert(Flow([act([16]), block(), tfb.Invert(act([16]))])),
+    "inverted_chain": lambda act, block: tfb.Invert(tfb.Chain([tfb.Chain([tfb.Scale(4.0)]), act([16])])),
+    "side_by_side": lambda act, block: split(act([8]), tfb.Invert(act([8]))),
+    "inverted_side_by_side": lambda act, block: tfb.Invert(split(act([8]), tfb.Invert(act([8])))),
+    "blockwise": lambda act, block: tfb.Blockwise([tfb.Invert(act([4])), act([12])], [4, 12]),
+    "inverted_multiscale": lambda act, block: tfb.Invert(two_scales()),
+}
+
+
+@pytest.mark.parametrize("name", ENDS_IN_ACT_NORMS)
+def test_the_map_through_which_the_data_pass_normalises(name, make_block):
+    names = iter("abcd")
+    flow = ENDS_IN_ACT_NORMS[name](lambda shape: ActNorm(shape, name=next(names)), lambda: make_block(size=16))
+    x = (5.0 + 3.0 * np.random.default_rng(0).normal(size=[64, 16])).astype("float32")
+    latent = resflow.bijectors.initialize(flow, x)
+    np.testing.assert_allclose(latent, flow.forward(x), atol=1e-4)
+    y = np.reshape(latent, [-1, latent.shape[-1]])
+    np.testing.assert_allclose(y.mean(0), 0.0, atol=1e-4)
+    np.testing.assert_allclose(y.var(0), 1.0, atol=1e-3)
+
+
+def test_an_act_norm_out_of_reach_is_told(batch):
+    hidden = tfb.TransformDiagonal(ActNorm([2], name="hidden"))
+    flow = Flow([tfb.FillTriangular(), hidden])
+    with pytest.raises(ValueError, match=r"reaches hidden inside of .*TransformDiagonal"):
+        resflow.bijectors.initialize(flow, np.ones([4, 3], "float32"))
+
+
 def test_multiscale_flow():
     options = {"kernels": (1,), "num_fc_blocks": 0, "factor_out": True}
     flow = resflow.flows.image_flow((4, 4, 1), (1, 1), 4, **options)

@@ -1,5 +1,6 @@
 """FlowModel: losses against closed forms, fit with Keras's own tools, saving, and errors."""
 
+import contextlib
 import math
 import types
 import warnings
@@ -181,22 +182,95 @@ def test_same_seed_same_fit(data):
     assert losses(1) != first
 
 
-def test_every_step_of_fit_has_its_own_seed(monkeypatch, data):
-    from tf_resflow.training import flow_model
+def record_seeds(monkeypatch, model):
+    """The seeds that the scores of each step are given."""
+    seeds, scores = [], model.scores
 
-    seeds = []
+    def recorded(batch, seed=None, evaluation=False):
+        keep = tf.numpy_function(lambda seed: seeds.append(tuple(seed.tolist())), [seed], [])
+        with tf.control_dependencies(tf.nest.flatten(keep)):
+            return scores(tf.identity(batch), seed, evaluation)
 
-    def step(model, x, seed):
-        seeds.append(seed.numpy().tolist())
-        model.optimizer.iterations.assign_add(1)
-        return {"loss": tf.constant(0.0)}
+    monkeypatch.setattr(model, "scores", recorded)
+    return seeds
 
-    monkeypatch.setattr(flow_model, "train_step", step)
-    model = vector_model()
-    model.compile(optimizer="sgd", run_eagerly=True)
+
+@contextlib.contextmanager
+def dtype_policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def affine_flow(dtype="float32"):
+    return resflow.bijectors.Flow([resflow.bijectors.ActNorm([2], dtype=dtype)])
+
+
+def affine_model(data, **compiling):
+    """Nothing but an ActNorm, away from where it is best, so that steps are fast to trace."""
+    model = resflow.FlowModel(affine_flow(), [2])
+    model.initialize(data / 2.0)
+    model.compile(**compiling)
+    return model
+
+
+@pytest.mark.parametrize("compiling", [{}, {"steps_per_execution": 2}, {"run_eagerly": True}])
+@pytest.mark.parametrize("setting", [{}, {"gradient_accumulation_steps": 3, "use_ema": True}])
+def test_every_step_has_its_own_seed(monkeypatch, data, setting, compiling):
+    model = affine_model(data, optimizer=keras.optimizers.Adam(**setting), **compiling)
+    seeds = record_seeds(monkeypatch, model)
     model.fit(data[:64], batch_size=16, epochs=2, verbose=0)
-    assert len(seeds) == 8
-    assert len({tuple(seed) for seed in seeds}) == 8
+    model.train_on_batch(data[:16])
+    assert len(set(seeds)) == len(seeds) >= 9  # train_on_batch takes steps_per_execution of them
+
+
+def test_every_step_of_every_replica_has_its_own_seed(monkeypatch, data, two_replicas):
+    with two_replicas.scope():
+        model = affine_model(data, optimizer="adam")
+    seeds = record_seeds(monkeypatch, model)
+    model.fit(data[:64], batch_size=16, epochs=2, verbose=0)
+    assert len(set(seeds)) == len(seeds) == 16
+
+
+def test_a_resumed_fit_goes_on_with_the_seeds(monkeypatch, data, tmp_path):
+    """Stopped between the batches over which the optimizer accumulates gradients."""
+
+    def build():
+        model = affine_model(data, optimizer=keras.optimizers.Adam(gradient_accumulation_steps=4))
+        return model, record_seeds(monkeypatch, model), tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+    options = {"x": data[:96], "batch_size": 16, "shuffle": False, "verbose": 0}
+    model, seeds, checkpoint = build()
+    model.fit(**options)
+    path = checkpoint.write(str(tmp_path / "c"))
+    model.fit(**options)
+    again, resumed, checkpoint = build()
+    checkpoint.read(path).assert_consumed()
+    again.fit(**options)
+    assert len(resumed) == 6 and resumed == seeds[6:]
+    for weight, expected in zip(again.trainable_weights, model.trainable_weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+@pytest.mark.parametrize(
+    "optimizer, policy",
+    [
+        (lambda: "adam", "mixed_float16"),
+        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=1.0), "float32"),
+        (lambda: keras.optimizers.Adam(loss_scale_factor=128.0), "float32"),
+    ],
+)
+def test_a_scale_of_the_loss_is_refused(optimizer, policy, data):
+    with dtype_policy(policy):
+        model = resflow.FlowModel(affine_flow(), [2])
+    model.initialize(data)
+    with pytest.raises(ValueError, match="mixed_bfloat16.*leave out loss_scale_factor and LossScaleOptimizer"):
+        model.compile(optimizer=optimizer())
+    with pytest.raises(ValueError, match="compile"):
+        model.fit(data[:16], verbose=0)
 
 
 def test_weights_are_the_variables_of_the_distribution(fitted):
@@ -356,6 +430,16 @@ def test_floats_of_another_width_are_cast(dtype, data):
     model = identity_model()
     x = data[:4].astype("float16").astype("float32")
     np.testing.assert_allclose(model.log_prob(x.astype(dtype)), model.log_prob(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy, dtype", [("mixed_bfloat16", "float32"), ("float32", "float64")])
+def test_a_call_does_not_round_the_data(policy, dtype, data):
+    with dtype_policy(policy):
+        model = resflow.FlowModel(affine_flow(dtype), [2])
+        x = data.astype(dtype) / 3
+        expected = stats.norm.logpdf(x).sum(-1)
+        tolerance = 10 * np.finfo(dtype).eps
+        np.testing.assert_allclose(model(x), expected, rtol=tolerance)
 
 
 def test_images_in_float64():

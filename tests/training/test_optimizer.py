@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_resflow as resflow
 from tf_resflow.training import optimizer as optimizers
 
 
@@ -58,14 +59,30 @@ def test_cosine_schedule_ends_at_zero(warmup):
     np.testing.assert_allclose(rates[middle], 5e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.5])
-def test_decay_reaches_kernels_only(decay):
-    kernel, bias = keras.Variable(np.ones([2, 2], "float32")), keras.Variable(np.ones(2, "float32"))
-    config = train_config(optimizer="adamw", weight_decay=decay)
-    optimizer = optimizers.make_optimizer(config, [kernel, bias])
-    optimizer.apply([tf.zeros([2, 2]), tf.zeros(2)])
-    np.testing.assert_allclose(kernel.numpy(), np.full([2, 2], 1 - decay * 1e-2), rtol=1e-6)
-    np.testing.assert_allclose(bias.numpy(), np.ones(2))
+def test_decay_reaches_kernels_only():
+    """Of flows with all kinds of variables, and of layers of a user's own."""
+    options = {"num_blocks": (1, 1), "width": 2, "kernels": (3, 1), "num_fc_blocks": 1, "fc_width": 2}
+    residual = resflow.flows.image_flow((4, 4, 1), **options)
+    coupling = resflow.flows.image_flow((4, 4, 1), **options, block="affine_coupling", inv_1x1_conv=True)
+    layers = [keras.layers.Dense(2), keras.layers.DepthwiseConv1D(1), keras.layers.BatchNormalization()]
+    user = resflow.bijectors.AffineCoupling(keras.Sequential([keras.Input([2, 1]), *layers]))
+    models = [resflow.FlowModel(residual, [4, 4, 1]), resflow.FlowModel(coupling, [4, 4, 1])]
+    models += [resflow.FlowModel(user, [2, 2])]
+    variables = [v for model in models for v in model.trainable_variables]
+    kernels = [
+        layer.kernel
+        for model in models
+        for layer in model._flatten_layers()
+        if isinstance(getattr(layer, "kernel", None), keras.Variable)
+    ]
+    assert len(kernels) > 12
+    for variable in variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer = optimizers.make_optimizer(train_config(optimizer="adamw", weight_decay=0.5), variables)
+    optimizer.apply([tf.zeros(v.shape) for v in variables])
+    for variable in variables:
+        decayed = any(variable is kernel for kernel in kernels)
+        np.testing.assert_allclose(variable, np.full(variable.shape, 1 - decayed * 0.5 * 1e-2), rtol=1e-6)
 
 
 def test_round_trip_keeps_the_limit():

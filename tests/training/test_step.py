@@ -96,6 +96,37 @@ def test_orders_over_replicas(data, two_replicas):
         np.testing.assert_allclose(two.theta, one.theta, rtol=1e-4)
 
 
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_networks_in_bfloat16_train(data, everywhere):
+    """By the policy of the layers, or of all that is built."""
+    given = {} if everywhere else {"dtype": "mixed_bfloat16"}
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if everywhere else before)
+    try:
+        dense = [layers.LipschitzDense(units, **given) for units in (8, 8, 2)]
+        activations = layers.LipSwish(**given), layers.LipschitzCube(**given)
+        branch = [dense[0], activations[0], dense[1], activations[1], dense[2]]
+        block = resflow.bijectors.ResidualBlock(keras.Sequential([keras.Input([2]), *branch]), name="block")
+        network = [keras.layers.Dense(8, "tanh", **given), keras.layers.Dense(2, **given)]
+        coupling = resflow.bijectors.AffineCoupling(keras.Sequential([keras.Input([1]), *network]), name="coupling")
+        act_norm = resflow.bijectors.ActNorm([2])
+        model = resflow.FlowModel(resflow.bijectors.Flow([act_norm, block, coupling]), [2])
+        model.compile(optimizer=keras.optimizers.Adam(0.03))
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert {layer.compute_dtype for layer in branch} == {"bfloat16"}
+    x = data * [3.0, 0.5] + 1.0
+    model.initialize(x / 2)
+    step = tf.function(training.train_step, autograph=False)
+    metrics = [step(model, x, tf.constant([0, i])) for i in range(30)]
+    losses = [float(m["loss"]) for m in metrics]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+    assert np.all(np.isfinite([m["gradient_norm"] for m in metrics]))
+    assert {v.dtype for v in model.weights} == {"float32"} == {v.dtype for v in model.optimizer.variables[2:]}
+    y, log_det = model.flow.forward(x), model.flow.forward_log_det_jacobian(x, 1, seed=1)
+    assert {y.dtype, log_det.dtype, metrics[0]["loss"].dtype} == {tf.float32}
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_step_to_nan_is_not_taken(data, compiled):
     model = make_model(None, resflow.logdet.RussianRoulette())

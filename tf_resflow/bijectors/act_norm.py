@@ -56,15 +56,20 @@ class ActNorm(VariableBijector):
         """Shift before scaling, a `tf.Variable`."""
         return self._affine["shift"]
 
-    def initialize(self, x):
+    def initialize(self, x, inverse=False):
         """Sets the parameters so that `forward(x)` has mean 0 and variance 1; `x` is `[batch, ..., *event]`.
 
         Channels that are (nearly) constant over the batch are scaled as if their standard deviation were 1e-3.
+
+        Args:
+          x: the batch.
+          inverse: whether the map that is to give mean 0 and variance 1 is `inverse`.
         """
         x = tf.convert_to_tensor(x, self.dtype)
         mean, variance = tf.nn.moments(x, list(range(x.shape.rank - self.shift.shape.rank)))
-        self.shift.assign(-mean)
-        self.log_scale.assign(-0.5 * tf.math.log(tf.maximum(variance, 1e-6)))
+        log_deviation = 0.5 * tf.math.log(tf.maximum(variance, 1e-6))
+        self.shift.assign(tf.exp(-log_deviation) * mean if inverse else -mean)
+        self.log_scale.assign(log_deviation if inverse else -log_deviation)
 
     def _forward(self, x):
         return tf.exp(self.log_scale) * (x + self.shift)

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from tf_resflow.bijectors.act_norm import ActNorm
+from tf_resflow.bijectors.flow import route
 from tf_resflow.bijectors.transform import transform
 
 __all__ = ["initialize"]
@@ -11,10 +12,12 @@ __all__ = ["initialize"]
 def initialize(flow, batch, seed=None, conditional_input=None):
     """Sets every `ActNorm` of a flow from the statistics of a batch, in order, data to latent.
 
-    Call it once, before training, outside of `strategy.run` (inside `strategy.scope()` is fine).
+    Call it once, before training, outside of `strategy.run` (inside `strategy.scope()` is fine). Inside of a
+    `tfb.Invert` the data pass through the inverse of an `ActNorm`: it is the inverse that normalises them.
 
     Args:
-      flow: `Flow`, `MultiscaleFlow`, `tfb.Chain`, or one bijector, mapping data to latent.
+      flow: bijector mapping data to latent: a single one, or a `Flow`, `MultiscaleFlow`, `tfb.Chain`,
+        `tfb.JointMap`, `tfb.Blockwise` or `tfb.Invert` of such.
       batch: `[batch, *event]`, data as the flow takes it (dequantised).
       seed: for members that draw.
       conditional_input: for conditional blocks.
@@ -24,7 +27,8 @@ def initialize(flow, batch, seed=None, conditional_input=None):
 
     Raises:
       RuntimeError: inside a replica of `tf.distribute`.
-      ValueError: when the batch has NaN or infinite values.
+      ValueError: when the batch has NaN or infinite values, or an `ActNorm` is inside a bijector whose members are
+        not known.
     """
     replica = tf.distribute.get_replica_context()
     if replica is not None and replica.num_replicas_in_sync > 1:
@@ -34,9 +38,16 @@ def initialize(flow, batch, seed=None, conditional_input=None):
         raise ValueError("The batch for initialize holds NaN or infinite values: clean the data first.")
     kwargs = {"seed": seed, "conditional_input": conditional_input}
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    return transform(flow, batch, _initialize, **kwargs)
+    return transform(flow, batch, _initialize, **route(flow, kwargs))
 
 
-def _initialize(bijector, x):
+def _initialize(bijector, x, inverse):
     if isinstance(bijector, ActNorm):
-        bijector.initialize(x)
+        bijector.initialize(x, inverse)
+    hidden = [part.name for part in bijector.submodules if isinstance(part, ActNorm)]
+    if hidden:
+        raise ValueError(
+            f"initialize cannot tell what reaches {', '.join(hidden)} inside of {bijector.name} "
+            f"({type(bijector).__name__}): it looks into Flow, MultiscaleFlow, tfb.Chain, tfb.JointMap, "
+            "tfb.Blockwise and tfb.Invert. Take it out of there, or call the initialize of each ActNorm yourself."
+        )

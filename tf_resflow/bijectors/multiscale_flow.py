@@ -88,6 +88,21 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
             final.append(tf.reshape(y, tf.concat([tf.shape(y)[:-3], [np.prod(shape)]], 0)))
         return tf.concat(final, axis=-1), outputs
 
+    def _walk_forward(self, step_fn, x, **kwargs):
+        return self.walk(step_fn, x, **kwargs)[0]
+
+    def _walk_inverse(self, step_fn, y, **kwargs):
+        check_arguments(self, self._order, kwargs)
+        parts = tf.split(y, [int(np.prod(shape)) for shape in self._final_shapes], axis=-1)
+        x = None
+        for flow, part, shape in zip(
+            reversed(self._order), reversed(parts), reversed(self._final_shapes), strict=True
+        ):
+            part = tf.reshape(part, tf.concat([tf.shape(part)[:-1], shape], 0))
+            x = part if x is None else tf.concat([x, part], axis=-1)
+            x = step_fn(flow, x, **route(flow, kwargs))
+        return x
+
     def _augmented_forward(self, x, **kwargs):
         log_dets = []
 
@@ -101,16 +116,7 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
         return y, {"fldj": fldj, "ildj": -fldj}
 
     def _augmented_inverse(self, y, **kwargs):
-        check_arguments(self, self._order, kwargs)
-        parts = tf.split(y, [int(np.prod(shape)) for shape in self._final_shapes], axis=-1)
-        x = None
-        for flow, part, shape in zip(
-            reversed(self._order), reversed(parts), reversed(self._final_shapes), strict=True
-        ):
-            part = tf.reshape(part, tf.concat([tf.shape(part)[:-1], shape], 0))
-            x = part if x is None else tf.concat([x, part], axis=-1)
-            x = flow.inverse(x, **route(flow, kwargs))
-        return x, None
+        return self._walk_inverse(lambda flow, y, **arguments: flow.inverse(y, **arguments), y, **kwargs), None
 
     def _forward_log_det_jacobian(self, x, **kwargs):
         return self._augmented_forward(x, **kwargs)[1]["fldj"]

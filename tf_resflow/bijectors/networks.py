@@ -12,6 +12,7 @@ __all__ = [
     "from_rows",
     "input_shapes",
     "parameter_dtype",
+    "share_trainable",
     "to_rows",
     "variables_by_name",
 ]
@@ -20,11 +21,16 @@ __all__ = [
 def adopt(network):
     """What a bijector keeps of a network that it holds: its variables, see `variables_by_name`.
 
-    A `keras.Sequential` is kept from casting its input to its own policy's dtype, whatever that of its layers.
+    TFP sees them as trainable while Keras does. A `keras.Sequential` is kept from casting its input to its own
+    policy's dtype, whatever that of its layers.
     """
+    if not isinstance(network, keras.Layer):
+        return {}
     if isinstance(network, keras.Sequential):
         network.autocast = False
-    return variables_by_name(network.variables) if isinstance(network, keras.Layer) else {}
+    for variable in network.variables:
+        share_trainable(variable)
+    return variables_by_name(network)
 
 
 def check_built(network):
@@ -70,14 +76,37 @@ def parameter_dtype(network):
     return dtype
 
 
-def variables_by_name(variables):
-    """Variables under names that depend on the architecture, not on what was built before in the process.
+class _SharedVariable(keras.Variable):
+    """A Keras variable whose `trainable` is that of its `tf.Variable`, too: of all that TFP and tapes see."""
+
+    @property
+    def trainable(self):
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.Variable.trainable.fset(self, value)
+        for variable in getattr(self.value, "values", [self.value]):  # of each replica
+            variable._trainable = self.trainable
+
+
+def share_trainable(variable):
+    """The `tf.Variable` of a Keras variable, from now on trainable while that is."""
+    if type(variable) is keras.Variable:
+        variable.__class__ = _SharedVariable
+    variable.trainable = variable.trainable
+    return variable.value
+
+
+def variables_by_name(network):
+    """The variables of a network under names that depend on it alone, not on what was built before or around it.
 
     Keras numbers its automatic names throughout a process; here equal names are numbered within the network.
     """
     named, counts = {}, {}
-    for variable in variables:
-        name = re.sub(r"_\d+(?=/|$)", "", variable.path)
+    scope = (network.path or network.name)[: -len(network.name)]
+    for variable in network.variables:
+        name = re.sub(r"_\d+(?=/|$)", "", variable.path.removeprefix(scope))
         count = counts[name] = counts.get(name, -1) + 1
         named[f"{name}_{count}" if count else name] = variable.value
     return named

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.bijectors.networks import share_trainable
 from tf_resflow.bijectors.scoped_cache import ScopedCache
 
 __all__ = ["VariableBijector"]
@@ -22,16 +23,14 @@ class VariableBijector(tfp.bijectors.Bijector):
     _cache = ScopedCache()
 
     def __init__(self, initial_values, dtype, frozen=(), *, name, **kwargs):
-        with tf.name_scope(name) as name:
-            self._keras_variables = self._no_dependency(
-                {
-                    key: keras.Variable(value, dtype=dtype, trainable=key not in frozen, name=f"{name[:-1]}_{key}")
-                    for key, value in initial_values.items()
-                }
-            )
-            # The name of this attribute is part of the keys of checkpoints.
-            self._affine = {key: v.value for key, v in self._keras_variables.items()}
-            super().__init__(dtype=tf.as_dtype(dtype), name=name, **kwargs)
+        super().__init__(dtype=tf.as_dtype(dtype), name=name, **kwargs)
+        variables = {
+            key: keras.Variable(value, dtype=dtype, trainable=key not in frozen, name=f"{self.name}_{key}")
+            for key, value in initial_values.items()
+        }
+        self._keras_variables = self._no_dependency(variables)
+        # The name of this attribute is part of the keys of checkpoints.
+        self._affine = {key: share_trainable(v) for key, v in variables.items()}
 
     @classmethod
     def _parameter_properties(cls, dtype):

@@ -49,7 +49,8 @@ class FlowModel(keras.Model):
       base: distribution of the latent; standard normal by default.
       evaluation_log_det: estimator for evaluation; by default Russian roulette after 20 exact terms, with a
         number of terms for each example.
-      seed: `int`: with the number of steps taken, the seed of each step of `fit`.
+      seed: `int`: with the number of steps taken, the seed of each step of `fit`; each of the batches over which an
+        optimizer accumulates gradients is a step.
       name: `str`.
 
     Attributes:
@@ -73,6 +74,7 @@ class FlowModel(keras.Model):
         name="flow_model",
     ):
         super().__init__(name=name)
+        self.autocast = False  # of the data, to the policy's dtype: the flow has its own
         self.supports_jit = False  # XLA keeps what is to be forgotten between the passes, and has no assertions
         _check_unconditional(flow)
         self.event_shape = tuple(event_shape)
@@ -195,13 +197,24 @@ class FlowModel(keras.Model):
     def compile(self, optimizer="rmsprop", **kwargs):
         """As `keras.Model.compile`, and builds the optimizer.
 
+        The optimizer is taken as it is: the weight decay of Keras' own reaches all variables, ActNorms too, unless
+        its `exclude_from_weight_decay` was told before which are left alone.
+
         Raises:
-          ValueError: for a loss or metrics: the model has its own.
+          ValueError: for a loss or metrics: the model has its own; for an optimizer that scales the loss, as Keras
+            makes one of any optimizer under the policy "mixed_float16".
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name):
                 raise ValueError(f"{type(self).__name__} has its own loss and reports its parts: leave out {name}.")
         super().compile(optimizer, **kwargs)
+        if self.optimizer.loss_scale_factor or isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            self.compiled = False
+            raise ValueError(
+                f"The optimizer {self.optimizer.name!r} divides gradients by a scale of the loss, which "
+                f"{type(self).__name__} does not apply, so that training would stand still. Compute in "
+                "'mixed_bfloat16', which needs no scale, and leave out loss_scale_factor and LossScaleOptimizer."
+            )
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, *args, **kwargs):
@@ -218,7 +231,8 @@ class FlowModel(keras.Model):
 
     def train_step(self, data):
         """One step of `fit`."""
-        seed = stateless_seed(tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)]))
+        step = self.optimizer._iterations  # of which several make one of `iterations`, where gradients accumulate
+        seed = stateless_seed(tf.stack([self.seed, tf.cast(step, tf.int32)]))
         return self._update_means(train_step(self, self._batch(data), seed))
 
     def test_step(self, data):

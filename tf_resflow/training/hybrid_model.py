@@ -97,7 +97,7 @@ class HybridModel(FlowModel):
         self.density_weight = float(density_weight)
         # Keyed by name, so that a checkpoint of another classifier fails to restore.
         self._classifier_variables = tf.Module()
-        self._classifier_variables.by_name = variables_by_name(classifier.variables)
+        self._classifier_variables.by_name = variables_by_name(classifier)
         names = ["cross_entropy", "accuracy"] + [self.unit] * self.has_density
         self._means += [keras.metrics.Mean(name) for name in names]
 

@@ -68,7 +68,8 @@ def _values(model, batch, seed):
     """The innermost members of the flow, and what each of them gives."""
     members, values = [], []
 
-    def visit(member, x):
+    def visit(member, x, inverse):
+        del inverse
         members.append(member)
         values.append(x)
 

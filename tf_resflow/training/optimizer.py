@@ -93,7 +93,8 @@ def learning_rate_schedule(config):
 def make_optimizer(config, variables):
     """Builds the optimizer of a config.
 
-    Weight decay leaves alone variables of rank below 2 (biases, ActNorm, activations' parameters).
+    Weight decay reaches kernels alone, by the name that Keras gives them: not biases, the parameters of ActNorm,
+    of 1x1 convolutions and of activations, or orders of norms.
 
     Args:
       config: the `train` section of a config.
@@ -110,6 +111,6 @@ def make_optimizer(config, variables):
         use_ema=config.ema_momentum > 0,
         ema_momentum=config.ema_momentum,
     )
-    optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
+    optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not v.name.endswith("kernel")])
     optimizer.build(variables)
     return optimizer

@@ -1,0 +1,142 @@
+"""What Keras freezes TFP leaves alone, and names of variables are those of the parts, whatever is around them."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+
+def functional_block(name="block"):
+    x = keras.Input([2])
+    hidden = resflow.layers.LipSwish()(resflow.layers.LipschitzDense(4)(x))
+    return resflow.bijectors.ResidualBlock(keras.Model(x, resflow.layers.LipschitzDense(2)(hidden)), name=name)
+
+
+def members(make_block, make_coupling):
+    """One of each kind of member, and what Keras sees of it."""
+    block, coupling, functional = make_block(), make_coupling(), functional_block("functional")
+    affine = [resflow.bijectors.ActNorm([2]), resflow.bijectors.InvertibleConv1x1(2)]
+    networks = [block.branch, coupling.network, functional.branch]
+    variables = [v for part in affine for v in part.keras_variables]
+    variables += [v for network in networks for v in network.variables]
+    return [block, coupling, functional, *affine], networks, variables
+
+
+def same(found, variables):
+    """Whether TFP's variables are those that Keras trains."""
+    return {id(v) for v in found} == {id(v.value) for v in variables if v.trainable}
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_tfp_and_keras_train_the_same(make_block, make_coupling, density, two_replicas, replicas):
+    with two_replicas.scope() if replicas == 2 else contextlib.nullcontext():
+        parts, networks, variables = members(make_block, make_coupling)
+        flow = resflow.bijectors.Flow(parts)
+        shown = [density(flow), density(resflow.bijectors.with_log_det(flow, resflow.logdet.Exact()))]
+    counts = [len(variables)]
+
+    def check():
+        for distribution in shown:
+            assert same(distribution.trainable_variables, variables)
+            assert len(distribution.variables) == counts[0]
+        counts.append(len(shown[0].trainable_variables))
+
+    check()
+    for part in (*networks, networks[0].layers[0], variables[0], variables[3]):
+        for trainable in (False, True):
+            part.trainable = trainable
+            check()
+            assert (counts[-1] < counts[1]) is not trainable
+    networks[0].trainable = False
+    networks[0].layers[-1].trainable = True
+    check()
+    networks[0].trainable = True
+    check()
+    assert counts[-1] == counts[1]
+
+
+def test_a_layer_that_is_frozen_before_it_is_built(density):
+    frozen = resflow.layers.LipschitzDense(4, trainable=False)
+    branch = keras.Sequential([keras.Input([2]), frozen, resflow.layers.LipschitzDense(2)])
+    block = density(resflow.bijectors.ResidualBlock(branch))
+    assert same(block.trainable_variables, branch.layers[1].variables)
+    frozen.trainable = True
+    assert same(block.trainable_variables, branch.variables)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_tfp_trains_what_is_not_frozen(make_block, make_coupling, given):
+    block, coupling, act_norm = make_block(), make_coupling("additive"), resflow.bijectors.ActNorm([2])
+    trained = [*coupling.network.variables, act_norm.keras_variables[1]]
+    frozen = [*block.branch.variables, act_norm.keras_variables[0]]
+    for part in (block.branch, act_norm.keras_variables[0]):
+        part.trainable = False
+    posterior = tfd.TransformedDistribution(
+        tfd.MultivariateNormalDiag(tf.zeros(2)), resflow.bijectors.Flow([block, coupling, act_norm])
+    )
+    target = tfd.MultivariateNormalDiag([3.0, -2.0], [0.5, 2.0])
+    before = [v.numpy() for v in (*trained, *frozen)]
+    tfp.vi.fit_surrogate_posterior(
+        target.log_prob,
+        posterior,
+        keras.optimizers.Adam(0.1),
+        num_steps=1,
+        seed=1,
+        trainable_variables=posterior.trainable_variables if given else None,
+    )
+    moved = [np.any(v.numpy() != value) for v, value in zip((*trained, *frozen), before, strict=True)]
+    assert moved == [True] * len(trained) + [False] * len(frozen)
+
+
+@pytest.mark.parametrize("scope", [tf.name_scope, keras.name_scope])
+def test_names_and_keys_of_checkpoints_do_not_depend_on_the_scope(scope, tmp_path):
+    def build():
+        coupling = resflow.flows.dense_coupling_network([2], (4,))
+        branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
+        return tf.Module(), [
+            resflow.bijectors.ResidualBlock(branch, name="part"),
+            functional_block("part"),
+            resflow.bijectors.AffineCoupling(coupling, name="part"),
+            resflow.bijectors.ActNorm([2], name="part"),
+            resflow.bijectors.InvertibleConv1x1(2, name="part"),
+        ]
+
+    def saved(make):
+        module, parts = make()
+        assert [part.name for part in parts] == ["part"] * 5
+        module.parts = parts
+        path = tf.train.Checkpoint(module=module).write(str(tmp_path / "c"))
+        return sorted(key for key, _ in tf.train.list_variables(path))
+
+    class Outer(tf.Module):
+        @tf.Module.with_name_scope
+        def build(self):
+            with scope("outer"), scope("again"):
+                return build()
+
+    assert saved(build) == saved(Outer().build)
+
+
+def test_a_coroutine_that_builds_a_flow_where_tfp_runs_it():
+    parts, base = [], tfd.MultivariateNormalDiag(tf.zeros(2))
+
+    @tfd.JointDistributionCoroutineAutoBatched
+    def model():
+        if not parts:
+            members = [resflow.bijectors.ActNorm([2]), resflow.bijectors.InvertibleConv1x1(2), functional_block()]
+            parts.append(resflow.bijectors.Flow(members))
+        x = yield tfd.TransformedDistribution(base, tfb.Invert(parts[0]), name="x")
+        yield tfd.MultivariateNormalDiag(x, name="y")
+
+    bijector = model.experimental_default_event_space_bijector()
+    x = model.sample(seed=1)
+    for value, mapped in zip(x, bijector.forward(bijector.inverse(x)), strict=True):
+        np.testing.assert_allclose(value, mapped, atol=1e-5)
