@@ -337,6 +337,22 @@ def test_common_probes_make_an_estimate_independent_of_its_batch(branch, data, e
     np.testing.assert_allclose(alone, own, rtol=1e-10)  # one example alone has its own probes either way
 
 
+def test_the_log_det_at_ties_is_within_its_certificate():
+    """Two equal derivatives instead of a permutation would make I + J singular there."""
+    angle = np.pi / 4 + np.arccos(1 / (0.81 * 2**0.5))
+    turn = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    dense = resflow.layers.LipschitzDense
+    branch = keras.Sequential([keras.Input([2]), dense(2, 0.9), resflow.layers.MaxMin(), dense(2, 0.9)])
+    for layer, kernel in zip((branch.layers[0], branch.layers[2]), (-np.eye(2), turn), strict=True):
+        layer.kernel.assign(kernel)
+    resflow.layers.update_norms(branch, tolerance=1e-6, max_iterations=100)
+    x = tf.constant([[0.0, 0.0], [1.0, 1.0], [-2.0, -2.0]])
+    log_det = resflow.logdet.Exact()(branch, x)[1]
+    expected = np.linalg.slogdet(np.eye(2) - 0.81 * np.array(turn))[1]
+    np.testing.assert_allclose(log_det, [expected] * 3, rtol=1e-4)
+    assert np.abs(log_det).max() <= -2 * np.log(1 - resflow.layers.lipschitz_constant(branch, certified=True))
+
+
 def test_events_of_rank_three():
     """Convolutional branch, basis probes, against slogdet."""
     layers = resflow.layers
