@@ -318,12 +318,41 @@ def test_adaptive_series_refuses_a_bound_of_one():
         resflow.logdet.AdaptiveSeries()(loose, tf.zeros([1, 2]))
 
 
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("kind", ["number", "learned"])
+def test_adaptive_series_bounds_the_rest_in_the_norm_of_the_branch(kind, known):
+    """That of the layer which x meets first, not of one on the condition; a learned order as it is now."""
+    order = 1.5
+    orders = order, order
+    if kind == "learned":
+        orders = resflow.layers.LearnedOrder(low=1.0, high=5.0), resflow.layers.LearnedOrder()
+        orders[0].theta.assign(np.log((order - 1) / (5 - order)))
+    dense = resflow.layers.LipschitzDense
+    x, condition = keras.Input([3]), keras.Input([3])
+    y = keras.layers.Add()([dense(3, 0.5, *orders)(x), dense(3)(dense(3)(condition))])
+    branch = keras.Model([x, condition], dense(3, 0.5, *orders[::-1])(y))
+    constant = 0.7 if known else float(resflow.layers.lipschitz_constant(branch, certified=True))
+    v, w = np.random.default_rng(0).normal(size=[2, 4, 3]).astype("float32")
+    norms = np.linalg.norm(v, order, axis=1) * np.linalg.norm(w, order / (order - 1), axis=1)
+    rest = constant / (3 * (1 - constant)) * norms.max()
+    for tolerance, expected in ((0.999 * rest, True), (1.001 * rest, False)):
+        estimator = resflow.logdet.AdaptiveSeries(tolerance, constant if known else None)
+        more = tf.function(lambda e=estimator: e.terms(branch, 4, tf.float32, None).more(3, w, v), autograph=False)
+        assert more().numpy() == expected
+
+
 def test_adaptive_series_refuses_another_norm_than_the_branch_is_bounded_in():
     layer = resflow.layers.LipschitzDense(2, coefficient=0.5, domain=1, codomain=1)
     branch = keras.Sequential([keras.Input([2]), layer])
-    with pytest.raises(ValueError, match="norm of order 2.*order 1.0"):
-        resflow.logdet.AdaptiveSeries()(branch, tf.zeros([1, 2]))
+    with pytest.raises(ValueError, match="norm of order 2.*order 1: leave order out"):
+        resflow.logdet.AdaptiveSeries(order=2)(branch, tf.zeros([1, 2]))
     assert resflow.logdet.AdaptiveSeries(order=1)(branch, tf.zeros([1, 2]))[1].shape == [1]
+    unknown = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+    for bound in (None, 0.5):
+        with pytest.raises(ValueError, match="needs a branch whose .* certified.*'dense.*' .*is unknown"):
+            resflow.logdet.AdaptiveSeries(lipschitz_constant=bound)(unknown, tf.zeros([1, 2]))
+    trusted = resflow.logdet.AdaptiveSeries(lipschitz_constant=0.5, order=2)
+    assert trusted(unknown, tf.zeros([1, 2]))[1].shape == [1]
 
 
 @pytest.mark.parametrize("probes", ["rademacher", "gaussian", "basis"])

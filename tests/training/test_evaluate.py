@@ -1,4 +1,5 @@
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -159,6 +160,29 @@ def test_adaptive_needs_a_certificate(images):
     layer.vector.assign(corner)  # of which the convolution makes 4 pixels, and of a constant image 9-fold ones
     dataset = resflow.data.load(model.config.data)
     with pytest.raises(ValueError, match="certified Lipschitz constants below 1, but that of scale0_block0"):
+        training.Evaluation(model, dataset, "adaptive")
+
+
+def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monkeypatch):
+    class Own(resflow.layers.LipSwish):
+        def call(self, inputs):
+            return super().call(inputs)
+
+    model = resflow.load(plane[0])
+    (block,) = resflow.bijectors.residual_blocks(model.flow)
+    activation = block.branch.layers[1]
+    monkeypatch.setitem(block._parameters, "lipschitz_constant", 0.9)
+    activation.__class__ = Own  # of which nobody says that its constant is that of what it overrides
+    dataset = resflow.data.load(model.config.data)
+    evaluation = training.Evaluation(model, dataset)
+    result = evaluation.header() | evaluation.lipschitz()
+    assert result["lipschitz"]["blocks"][block.name]["reason"] in training.table(result)
+    assert "not certified" in training.table(result)
+    report = training.Report(model.config, model, dataset).result(1, {})
+    assert report["lipschitz_bound"] is None
+    assert activation.name in report["uncertified_blocks"][block.name]
+    assert "Infinity" not in json.dumps(report)
+    with pytest.raises(ValueError, match=f"that of {block.name} is not certified .*'{activation.name}'"):
         training.Evaluation(model, dataset, "adaptive")
 
 
