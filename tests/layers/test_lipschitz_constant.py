@@ -125,9 +125,13 @@ def random_branch(random, order):
     """
     inner = random.choice([1.0, 2.0, np.inf])
 
-    def dense(units, domain=inner, codomain=inner):
+    def constrained(kind, *arguments, domain=inner, codomain=inner):
         kernel = keras.initializers.RandomUniform(0.9, 1.1, seed=int(random.integers(1000)))
-        return Dense(units, random.uniform(0.7, 1.5), domain, codomain, kernel_initializer=kernel)
+        coefficient = random.uniform(0.7, 1.5)
+        return kind(*arguments, coefficient, domain, codomain, kernel_initializer=kernel)
+
+    def dense(units, **orders):
+        return constrained(Dense, units, **orders)
 
     def nested(a):
         y, c = keras.Input([6]), keras.Input([6])
@@ -142,12 +146,17 @@ def random_branch(random, order):
         rows = join.ZeroPadding1D((2, 1))(join.Reshape([6, 1])(a))
         return join.Flatten()(join.Cropping1D((1, 2))(rows))
 
+    def on_an_image(a):
+        image = join.ZeroPadding2D(1)(join.Reshape([2, 3, 1])(a))
+        return join.Flatten()(join.Cropping2D(1)(constrained(layers.LipschitzConv2D, 1, 3)(image)))
+
     x, condition = keras.Input([6]), keras.Input([6])
-    shared, pool = dense(6), [dense(6, order)(x)]
+    shared, pool = dense(6), [dense(6, domain=order)(x)]
     steps = [
         shared,
         nested,
         on_an_inner_axis,
+        on_an_image,
         padded,
         sequential(dense(6), layers.LipSwish(), shape=(6,)),
         lambda a: dense(6)(layers.CLipSwish()(a) if inner == 2.0 else a),
@@ -161,7 +170,7 @@ def random_branch(random, order):
     ]
     while len(pool) < 3:
         pool.append(random.choice(steps)(pool[-1]))
-    return keras.Model([x, condition], dense(6, inner, order)(pool[-1]))
+    return keras.Model([x, condition], dense(6, codomain=order)(pool[-1]))
 
 
 def dense_jacobians(branch, random, step=1e-6):

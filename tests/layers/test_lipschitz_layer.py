@@ -246,8 +246,7 @@ def test_a_smaller_image_is_allowed_and_a_larger_is_not(size):
         layer(batch((7, 5, 3)))
 
 
-@pytest.mark.parametrize("kernel_size", [1, 3])
-@pytest.mark.parametrize("shape", [[None, None, None, 3], [2, None, 5, 3]])
+@pytest.mark.parametrize(("kernel_size", "shape"), [(3, [None, None, None, 3]), (1, [2, None, 5, 3])])
 def test_a_graph_of_dynamic_image_size_checks_it_when_it_runs(kernel_size, shape, tmp_path):
     """Also its gradient's, and a SavedModel's; where the size is static, nothing is asserted."""
     layer = built(convolution, (6, 5, 3), {"kernel_size": kernel_size})
