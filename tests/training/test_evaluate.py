@@ -1,8 +1,10 @@
 import functools
 import json
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import linalg
 
 import tf_resflow as resflow
@@ -184,6 +186,22 @@ def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monke
     assert "Infinity" not in json.dumps(report)
     with pytest.raises(ValueError, match=f"that of {block.name} is not certified .*'{activation.name}'"):
         training.Evaluation(model, dataset, "adaptive")
+
+
+def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
+    flow = resflow.flows.vector_flow(2, 1, (2,), norms="learned", coefficient=0.5, act_norm=False)
+    learned, order = resflow.layers.learned_orders(flow)[0], 1.5
+    learned.theta.assign(np.log((order - learned.low) / (learned.high - order)))
+    model = types.SimpleNamespace(flow=flow, config=make_config(model__learned_norms=True))
+    series = training.evaluation_log_det(model, "adaptive")
+    bound = resflow.evaluation.lipschitz_bounds(flow)["block0"]
+    v, w = np.random.default_rng(0).normal(size=[2, 1, 2]).astype("float32")
+    norms = np.linalg.norm(v, order, axis=1) * np.linalg.norm(w, order / (order - 1), axis=1)
+    rest = bound / (3 * (1 - bound)) * norms.max()
+    (block,) = resflow.bijectors.residual_blocks(flow)
+    for tolerance, expected in ((0.999 * rest, True), (1.001 * rest, False)):
+        series.tolerance = tolerance
+        assert series.terms(block.branch, 1, tf.float32, None).more(3, w, v).numpy() == expected
 
 
 def test_check_output(tmp_path):

@@ -225,8 +225,8 @@ def _check_domain(layer, order):
 def _check_axis(layer, shape):
     if shape is None or layer.axis % len(shape) == 0:
         raise ValueError(
-            f"Layer '{layer.name}' joins examples of the batch (axis={layer.axis}): concatenate along "
-            "another axis."
+            f"Layer '{layer.name}' joins examples of the batch, or inputs of unknown shape (axis={layer.axis}): "
+            "concatenate along another axis."
         )
 
 
@@ -323,7 +323,7 @@ def _declared_constant(layer, order):
 
 
 def _declares_constant(layer):
-    """Whether the class that has the attribute, or one that inherits from it, is not overridden in its call."""
+    """Whether it has the attribute, of the class that defines the call or of one derived from that."""
     if "lipschitz_constant" in getattr(layer, "__dict__", {}):
         return True
     for kind in type(layer).__mro__:
