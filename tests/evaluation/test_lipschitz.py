@@ -5,7 +5,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import lipschitz_bounds, lipschitz_certificate
+from tf_resflow.evaluation import lipschitz_bounds, lipschitz_certificate, uncertified_blocks
 
 
 def test_a_flow_of_couplings_has_no_bounds():
@@ -121,6 +121,31 @@ def test_what_is_not_known():
         certificate = lipschitz_certificate(resflow.bijectors.Flow([stale]))
     assert certificate["blocks"]["block"]["certified"] == pytest.approx(1.5)
     assert certificate["inverse"] == {"nominal": pytest.approx(10.0), "certified": np.inf}
+
+
+def test_a_block_on_trust_is_not_certified():
+    """It has its reason; a block that is certified has the numbers that it has without the other."""
+    unknown = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, name="unknown")])
+
+    class Halving(tf.Module):
+        def __call__(self, x):
+            return x / 2.0
+
+    trusted = [
+        resflow.bijectors.ResidualBlock(branch, lipschitz_constant=0.6, event_shape=[2], name=name)
+        for name, branch in (("keras", unknown), ("module", Halving(name="half")))
+    ]
+    flow = resflow.bijectors.Flow([linear_block(0.5), *trusted])
+    certificate = lipschitz_certificate(flow)
+    reasons = uncertified_blocks(flow)
+    assert reasons["keras"] == "The Lipschitz constant of 'unknown' (Dense) is unknown"
+    assert sorted(reasons) == ["keras", "module"] and "'half' (Halving)" in reasons["module"]
+    for name, reason in reasons.items():
+        assert certificate["blocks"][name] == {"nominal": 0.6, "certified": np.inf, "reason": reason}
+    alone = lipschitz_certificate(resflow.bijectors.Flow([linear_block(0.5)]))
+    assert certificate["blocks"]["block"] == alone["blocks"]["block"]
+    assert certificate["flow"] == {"nominal": pytest.approx(1.9 * 1.6**2), "certified": np.inf}
+    assert certificate["inverse"] == {"nominal": pytest.approx(10 * 2.5**2), "certified": np.inf}
 
 
 def test_blocks_that_contract_in_different_norms_have_no_common_constant():

@@ -77,6 +77,55 @@ def test_maxmin_and_fullsort_values():
     np.testing.assert_array_equal(layers.FullSort()(x), [[-1.0, 2.0, 3.0, 5.0]])
 
 
+@pytest.mark.parametrize("make", [tf.identity, tf.function])
+@pytest.mark.parametrize("layer", [layers.MaxMin(), layers.FullSort()])
+def test_the_jacobian_of_a_sort_is_its_permutation_at_ties_too(layer, make):
+    """One 1 in each row and column, which lead the input to the output; no second derivative."""
+    rows = [[1, 1, 1, 1], [0, -0.0, 0.0, 0], [3, -1, 3, 5], [2, 7, 2, 2], [1, 2, 3, 4], [4, 3, 2, 1]]
+
+    def derivatives(x):
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x)
+            jacobian = tape.batch_jacobian(y, x)
+        return y, jacobian, outer.gradient(jacobian, x, unconnected_gradients="zero")
+
+    derivatives = tf.function(derivatives) if make is tf.function else derivatives
+    x = tf.constant(rows, tf.float32)
+    y, jacobian, second = derivatives(x)
+    assert set(np.unique(jacobian)) == {0.0, 1.0}
+    np.testing.assert_array_equal(tf.reduce_sum(jacobian, 1), np.ones([6, 4]))
+    np.testing.assert_array_equal(tf.reduce_sum(jacobian, 2), np.ones([6, 4]))
+    np.testing.assert_array_equal(tf.linalg.matvec(jacobian, x), y)
+    np.testing.assert_array_equal(second, np.zeros([6, 4]))
+
+
+KINKS = [-6.0, -3.0, -1.0, 0.0, -0.0, 1.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.LipschitzCube(),
+        keras.layers.ReLU(),
+        keras.layers.ReLU(1.0, 0.3),
+        keras.layers.ReLU(6.0),
+        keras.layers.LeakyReLU(1.5),
+        keras.layers.ELU(2.0),
+        *map(keras.layers.Activation, sorted(_ACTIVATIONS)),
+    ],
+)
+def test_no_derivative_at_a_kink_exceeds_the_constant(layer):
+    x = tf.constant(KINKS)[:, None]
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x)
+    branch = keras.Sequential([keras.Input([1]), layer])
+    assert np.abs(tape.gradient(y, x)).max() <= layers.lipschitz_constant(branch) * (1 + 1e-6)
+
+
 def test_maxmin_rejects_an_odd_number_of_channels():
     with pytest.raises(ValueError, match="must be even"):
         layers.MaxMin()(tf.zeros([2, 3]))

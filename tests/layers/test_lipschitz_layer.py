@@ -266,6 +266,30 @@ def test_a_smaller_image_is_allowed_and_a_larger_is_not(size):
         layer(batch((7, 5, 3)))
 
 
+@pytest.mark.parametrize(("kernel_size", "shape"), [(3, [None, None, None, 3]), (1, [2, None, 5, 3])])
+def test_a_graph_of_dynamic_image_size_checks_it_when_it_runs(kernel_size, shape, tmp_path):
+    """Also its gradient's, and a SavedModel's; where the size is static, nothing is asserted."""
+    layer = built(convolution, (6, 5, 3), {"kernel_size": kernel_size})
+    module = tf.Module()
+    module.layer = layer
+
+    def gradient(x):
+        return tf.gradients(layer(x), x)[0]
+
+    for name, function in {"call": layer, "gradient": gradient}.items():
+        setattr(module, name, tf.function(function, [tf.TensorSpec(shape)]))
+    tf.saved_model.save(module, tmp_path)
+    for loaded in (module, tf.saved_model.load(tmp_path)):
+        np.testing.assert_allclose(
+            loaded.call(batch((4, 5, 3))), layer(batch((4, 5, 3))), rtol=1e-5, atol=1e-6
+        )
+        for function in (loaded.call, loaded.gradient):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="up to .6, 5. pixels"):
+                function(batch((7, 5, 3)))
+    static = tf.function(layer).get_concrete_function(tf.TensorSpec([None, 6, 5, 3]))
+    assert "Assert" not in {op.type for op in static.graph.get_operations()}
+
+
 @pytest.mark.parametrize("coefficient", [0, -0.5, np.inf, np.nan])
 def test_bad_coefficient(coefficient):
     with pytest.raises(ValueError, match="coefficient must be positive"):
@@ -303,6 +327,10 @@ def test_dense_needs_a_matrix_unless_the_norm_is_the_same_at_each_position():
     layers.LipschitzDense(2, domain=2, codomain=4)(tf.zeros([2, 5, 3]))
     with pytest.raises(ValueError, match="must be .batch, inputs."):
         layers.LipschitzDense(2, domain=4, codomain=2)(tf.zeros([2, 5, 3]))
+    for layer in (layers.LipschitzDense(2, domain=4), layers.LipschitzDense(2, domain=layers.LearnedOrder())):
+        layer(tf.zeros([2, 3]))
+        with pytest.raises(ValueError, match="ndim=2"):
+            layer(tf.zeros([2, 5, 3]))
     with pytest.raises(ValueError, match="last axis"):
         layers.LipschitzDense(2).build((None, None))
 

@@ -318,12 +318,44 @@ def test_adaptive_series_refuses_a_bound_of_one():
         resflow.logdet.AdaptiveSeries()(loose, tf.zeros([1, 2]))
 
 
+@pytest.mark.parametrize("kind", ["number", "learned"])
+def test_adaptive_series_bounds_the_rest_in_the_norm_of_the_branch(kind):
+    """That of the layer which x meets first, not of one on the condition; a learned order as it is now."""
+    order = 1.5
+    orders = order, order
+    if kind == "learned":
+        orders = resflow.layers.LearnedOrder(low=1.0, high=5.0), resflow.layers.LearnedOrder()
+        orders[0].theta.assign(np.log((order - 1) / (5 - order)))
+    dense = resflow.layers.LipschitzDense
+    x, condition = keras.Input([3]), keras.Input([3])
+    y = keras.layers.Add()([dense(3, 0.5, *orders)(x), dense(3)(dense(3)(condition))])
+    branch = keras.Model([x, condition], dense(3, 0.5, *orders[::-1])(y))
+    certified = float(resflow.layers.lipschitz_constant(branch, certified=True))
+    v, w = np.random.default_rng(0).normal(size=[2, 4, 3]).astype("float32")
+    norms = np.linalg.norm(v, order, axis=1) * np.linalg.norm(w, order / (order - 1), axis=1)
+    for given, bound in ((None, certified), (0.7, 0.7)):
+        rest = bound / (3 * (1 - bound)) * norms.max()
+        for tolerance, expected in ((0.999 * rest, True), (1.001 * rest, False)):
+            terms = resflow.logdet.AdaptiveSeries(tolerance, given).terms(branch, 4, tf.float32, None)
+            assert terms.more(3, w, v).numpy() == expected
+    series = tf.function(resflow.logdet.AdaptiveSeries(1e-3, probes="basis"), autograph=False)
+    points = np.random.default_rng(1).normal(size=[2, 4, 3]).astype("float32")
+    exact = resflow.logdet.Exact()(branch, *map(tf.constant, points))[1]
+    np.testing.assert_allclose(series(branch, *points)[1], exact, atol=1e-3)
+
+
 def test_adaptive_series_refuses_another_norm_than_the_branch_is_bounded_in():
     layer = resflow.layers.LipschitzDense(2, coefficient=0.5, domain=1, codomain=1)
     branch = keras.Sequential([keras.Input([2]), layer])
-    with pytest.raises(ValueError, match="norm of order 2.*order 1.0"):
-        resflow.logdet.AdaptiveSeries()(branch, tf.zeros([1, 2]))
+    with pytest.raises(ValueError, match="norm of order 2.*order 1: leave order out"):
+        resflow.logdet.AdaptiveSeries(order=2)(branch, tf.zeros([1, 2]))
     assert resflow.logdet.AdaptiveSeries(order=1)(branch, tf.zeros([1, 2]))[1].shape == [1]
+    unknown = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+    for bound in (None, 0.5):
+        with pytest.raises(ValueError, match="needs a branch whose .* certified.*'dense.*' .*is unknown"):
+            resflow.logdet.AdaptiveSeries(lipschitz_constant=bound)(unknown, tf.zeros([1, 2]))
+    trusted = resflow.logdet.AdaptiveSeries(lipschitz_constant=0.5, order=2)
+    assert trusted(unknown, tf.zeros([1, 2]))[1].shape == [1]
 
 
 @pytest.mark.parametrize("probes", ["rademacher", "gaussian", "basis"])
@@ -335,6 +367,22 @@ def test_common_probes_make_an_estimate_independent_of_its_batch(branch, data, e
     np.testing.assert_allclose(value[2:3], alone, rtol=1e-10)
     own = estimator(probes=probes, num_probes=3)(branch, data["x"][2:3], data["c"][2:3], seed=7)[1]
     np.testing.assert_allclose(alone, own, rtol=1e-10)  # one example alone has its own probes either way
+
+
+def test_the_log_det_at_ties_is_within_its_certificate():
+    """Two equal derivatives instead of a permutation would make I + J singular there."""
+    angle = np.pi / 4 + np.arccos(1 / (0.81 * 2**0.5))
+    turn = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    dense = resflow.layers.LipschitzDense
+    branch = keras.Sequential([keras.Input([2]), dense(2, 0.9), resflow.layers.MaxMin(), dense(2, 0.9)])
+    for layer, kernel in zip((branch.layers[0], branch.layers[2]), (-np.eye(2), turn), strict=True):
+        layer.kernel.assign(kernel)
+    resflow.layers.update_norms(branch, tolerance=1e-6, max_iterations=100)
+    x = tf.constant([[0.0, 0.0], [1.0, 1.0], [-2.0, -2.0]])
+    log_det = resflow.logdet.Exact()(branch, x)[1]
+    expected = np.linalg.slogdet(np.eye(2) - 0.81 * np.array(turn))[1]
+    np.testing.assert_allclose(log_det, [expected] * 3, rtol=1e-4)
+    assert np.abs(log_det).max() <= -2 * np.log(1 - resflow.layers.lipschitz_constant(branch, certified=True))
 
 
 def test_events_of_rank_three():

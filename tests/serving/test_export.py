@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -150,6 +151,16 @@ def test_versions(vector_model, tmp_path):
     with pytest.raises(ValueError, match="at least 1"):
         resflow.serving.export(vector_model, tmp_path / "v", version=0, **settings)
     assert sorted(path.name for path in (tmp_path / "v").iterdir()) == ["12", "13", "notes"]
+
+
+def test_the_card_of_a_block_on_trust(tmp_path):
+    branch = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, name="unknown")])
+    block = resflow.bijectors.ResidualBlock(branch, lipschitz_constant=0.6, name="trusted")
+    model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
+    path = resflow.serving.export(model, tmp_path, log_det=resflow.logdet.Exact(), num_samples=2)
+    card = (path / "MODEL_CARD.md").read_text()
+    assert "The Lipschitz constant of trusted's branch is not certified" in card
+    assert "'unknown' (Dense)" in card and "0.6000 is taken on trust" in card and "proves that" not in card
 
 
 def test_a_failure_leaves_nothing(vector_model, tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
 import functools
+import json
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import linalg
 
 import tf_resflow as resflow
@@ -160,6 +163,45 @@ def test_adaptive_needs_a_certificate(images):
     dataset = resflow.data.load(model.config.data)
     with pytest.raises(ValueError, match="certified Lipschitz constants below 1, but that of scale0_block0"):
         training.Evaluation(model, dataset, "adaptive")
+
+
+def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monkeypatch):
+    class Own(resflow.layers.LipSwish):
+        def call(self, inputs):
+            return super().call(inputs)
+
+    model = resflow.load(plane[0])
+    (block,) = resflow.bijectors.residual_blocks(model.flow)
+    activation = block.branch.layers[1]
+    monkeypatch.setitem(block._parameters, "lipschitz_constant", 0.9)
+    activation.__class__ = Own  # of which nobody says that its constant is that of what it overrides
+    dataset = resflow.data.load(model.config.data)
+    evaluation = training.Evaluation(model, dataset)
+    result = evaluation.header() | evaluation.lipschitz()
+    assert result["lipschitz"]["blocks"][block.name]["reason"] in training.table(result)
+    assert "not certified" in training.table(result)
+    report = training.Report(model.config, model, dataset).result(1, {})
+    assert report["lipschitz_bound"] is None
+    assert activation.name in report["uncertified_blocks"][block.name]
+    assert "Infinity" not in json.dumps(report)
+    with pytest.raises(ValueError, match=f"that of {block.name} is not certified .*'{activation.name}'"):
+        training.Evaluation(model, dataset, "adaptive")
+
+
+def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
+    flow = resflow.flows.vector_flow(2, 1, (2,), norms="learned", coefficient=0.5, act_norm=False)
+    learned, order = resflow.layers.learned_orders(flow)[0], 1.5
+    learned.theta.assign(np.log((order - learned.low) / (learned.high - order)))
+    model = types.SimpleNamespace(flow=flow, config=make_config(model__learned_norms=True))
+    series = training.evaluation_log_det(model, "adaptive")
+    bound = resflow.evaluation.lipschitz_bounds(flow)["block0"]
+    v, w = np.random.default_rng(0).normal(size=[2, 1, 2]).astype("float32")
+    norms = np.linalg.norm(v, order, axis=1) * np.linalg.norm(w, order / (order - 1), axis=1)
+    rest = bound / (3 * (1 - bound)) * norms.max()
+    (block,) = resflow.bijectors.residual_blocks(flow)
+    for tolerance, expected in ((0.999 * rest, True), (1.001 * rest, False)):
+        series.tolerance = tolerance
+        assert series.terms(block.branch, 1, tf.float32, None).more(3, w, v).numpy() == expected
 
 
 def test_check_output(tmp_path):

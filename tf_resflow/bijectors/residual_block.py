@@ -67,7 +67,7 @@ class ResidualBlock(tfp.bijectors.Bijector):
       log_det: a `tf_resflow.logdet` estimator; `RussianRoulette()` by default.
       inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
       lipschitz_constant: bound of Lip(g), for a branch with layers that
-        `tf_resflow.layers.lipschitz_constant` does not know; taken on trust.
+        `tf_resflow.layers.lipschitz_constant` does not know; taken on trust, and so not certified.
       conditional: whether the branch takes `[x, conditional_input]`; the constant is that in x.
       event_shape: shape of an event, for a branch that does not tell its input shape.
       validate_args: whether `inverse` raises for an example that did not converge. (It prints a warning

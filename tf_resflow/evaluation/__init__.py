@@ -11,7 +11,11 @@ from tf_resflow.evaluation.images import image_grid, reconstruction_grid, write_
 from tf_resflow.evaluation.inception import InceptionFeatures
 from tf_resflow.evaluation.interpolation import interpolate_corners, interpolate_pairs
 from tf_resflow.evaluation.learning_curves import learning_curves
-from tf_resflow.evaluation.lipschitz import lipschitz_bounds, lipschitz_certificate
+from tf_resflow.evaluation.lipschitz import (
+    lipschitz_bounds,
+    lipschitz_certificate,
+    uncertified_blocks,
+)
 from tf_resflow.evaluation.ood_auroc import ood_auroc
 from tf_resflow.evaluation.per_example import PerExample
 from tf_resflow.evaluation.reconstruction import Reconstruction, reconstruct
@@ -43,6 +47,7 @@ __all__ = [
     "reconstruct",
     "reconstruction_grid",
     "stderr_parts",
+    "uncertified_blocks",
     "uniform_baseline",
     "write_png",
     "write_samples",

@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers
 
-__all__ = ["lipschitz_bounds", "lipschitz_certificate"]
+__all__ = ["lipschitz_bounds", "lipschitz_certificate", "uncertified_blocks"]
 
 tfb = tfp.bijectors
 
@@ -25,12 +25,38 @@ def lipschitz_bounds(flow):
       flow: a `Flow`, or any `tf.Module` with residual blocks in it.
 
     Returns:
-      A dict of the block's name to a float; empty for a flow of couplings.
+      A dict of the block's name to a float, infinite for the `uncertified_blocks`; empty for a flow of couplings.
     """
+    uncertified = uncertified_blocks(flow)
     return {
-        block.name: float(layers.lipschitz_constant(block.branch, certified=True))
+        block.name: math.inf
+        if block.name in uncertified
+        else float(layers.lipschitz_constant(block.branch, certified=True))
         for block in bijectors.residual_blocks(flow)
     }
+
+
+def uncertified_blocks(flow):
+    """Returns the residual blocks whose `lipschitz_constant` is taken on trust, since nothing bounds their branch.
+
+    Args:
+      flow: see `lipschitz_bounds`.
+
+    Returns:
+      A dict of the block's name to the reason, a sentence; empty where all blocks have a bound.
+    """
+    return {
+        block.name: reason
+        for block in bijectors.residual_blocks(flow)
+        if (reason := _why_not_bounded(block.branch)) is not None
+    }
+
+
+def _why_not_bounded(branch):
+    try:
+        layers.lipschitz_order(branch)
+    except ValueError as error:
+        return str(error).partition(". ")[0]
 
 
 def lipschitz_certificate(flow):
@@ -40,7 +66,8 @@ def lipschitz_certificate(flow):
     \\(\mathrm{Lip}((x + g_i(x))^{-1}) \le 1 / (1 - L_i)\\); the flow's constant is at most the product
     of those of its parts. An error of the latent grows by at most the inverse's constant on its way to
     the data. "nominal" bounds rest on the coefficients that the layers enforce by an estimate of their
-    norms, "certified" ones are proofs for the present weights (see `lipschitz_bounds`).
+    norms, or on the constructor's `lipschitz_constant`; "certified" ones are proofs for the present weights
+    (see `lipschitz_bounds`).
 
     ```python
     import tf_resflow as resflow
@@ -56,7 +83,8 @@ def lipschitz_certificate(flow):
     Returns:
       A dict. "layers": for each block's name, a dict of the layer's name to its "coefficient",
       "estimate" (of the raw kernel's norm, from below) and "bound" (of the kernel as applied).
-      "blocks": for each block's name its "nominal" and "certified" constant. "flow" and "inverse":
+      "blocks": for each block's name its "nominal" and "certified" constant, and the "reason" where it is not
+      certified, and so infinite (see `uncertified_blocks`). "flow" and "inverse":
       their "nominal" and "certified" constants; infinite where a part's is unknown, and the inverse's
       where a block's is not below 1; in the norm of the blocks, if they share one.
 
@@ -65,11 +93,14 @@ def lipschitz_certificate(flow):
     """
     blocks = bijectors.residual_blocks(flow)
     certified = lipschitz_bounds(flow)
+    reasons = {name: {"reason": reason} for name, reason in uncertified_blocks(flow).items()}
     nominal = {block.name: block.lipschitz_constant for block in blocks}
     of_flow = {"nominal": _of_flow(flow, nominal), "certified": _of_flow(flow, certified)}
     return {
         "layers": {block.name: _of_layers(block) for block in blocks},
-        "blocks": {n: {"nominal": nominal[n], "certified": certified[n]} for n in certified},
+        "blocks": {
+            n: {"nominal": nominal[n], "certified": certified[n], **reasons.get(n, {})} for n in certified
+        },
         "flow": {kind: forward for kind, (forward, _) in of_flow.items()},
         "inverse": {kind: inverse for kind, (_, inverse) in of_flow.items()},
     }
@@ -92,9 +123,11 @@ def _of_flow(flow, constants):
 
 
 def _orders(flow):
-    """The norms that the blocks contract in."""
+    """The norms that the blocks contract in; one on trust is taken to do so in that of the others."""
+    uncertified = uncertified_blocks(flow)
     for block in bijectors.residual_blocks(flow):
-        yield from [layer.domain for layer in layers.lipschitz_layers(block)[:1]]
+        if block.name not in uncertified:
+            yield layers.lipschitz_order(block.branch)
 
 
 @functools.singledispatch

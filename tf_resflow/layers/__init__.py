@@ -9,7 +9,7 @@ from tf_resflow.layers.activations import (
 )
 from tf_resflow.layers.fusion import fused_kernels
 from tf_resflow.layers.learned_order import LearnedOrder
-from tf_resflow.layers.lipschitz_constant import lipschitz_constant
+from tf_resflow.layers.lipschitz_constant import lipschitz_constant, lipschitz_order
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
@@ -38,6 +38,7 @@ __all__ = [
     "learned_orders",
     "lipschitz_constant",
     "lipschitz_layers",
+    "lipschitz_order",
     "mean_norm",
     "scaled_kernels",
     "stored_norms",

@@ -134,7 +134,8 @@ class CLipSwish(_Swish):
 class MaxMin(keras.layers.Layer):
     """[max(a, b), min(a, b)] of the two halves a, b of the last axis, whose size must be even.
 
-    At almost every point a permutation: 1-Lipschitz in every l^p norm, and gradient preserving.
+    A permutation, and so is its Jacobian, at ties the identity: 1-Lipschitz in every l^p norm, and
+    gradient preserving.
 
     References:
         Anil, Lucas and Grosse, "Sorting out Lipschitz function approximation" (2019).
@@ -156,7 +157,8 @@ class MaxMin(keras.layers.Layer):
     def call(self, inputs):
         """The pairs sorted, of the input's shape."""
         a, b = tf.split(inputs, 2, -1)
-        return tf.concat([tf.maximum(a, b), tf.minimum(a, b)], -1)
+        swap = a < b  # of a maximum and a minimum each would choose its own derivative at a tie
+        return tf.concat([tf.where(swap, b, a), tf.where(swap, a, b)], -1)
 
     def compute_output_shape(self, input_shape):
         """The input's."""

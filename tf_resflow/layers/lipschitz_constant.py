@@ -1,6 +1,6 @@
 """The Lipschitz constant of a branch, multiplied through its layers."""
 
-__all__ = ["lipschitz_constant"]
+__all__ = ["lipschitz_constant", "lipschitz_order"]
 
 import math
 import typing
@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer
+from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
+from tf_resflow.layers.lipschitz_dense import LipschitzDense
 
 # The largest |slope| of each of keras.activations, rounded up.
 _ACTIVATIONS = {
@@ -32,19 +33,6 @@ _ACTIVATIONS = {
     "softsign": 1.0,
     "tanh": 1.0,
 }
-_NONEXPANSIVE = (
-    keras.layers.Cropping1D,
-    keras.layers.Cropping2D,
-    keras.layers.Cropping3D,
-    keras.layers.Flatten,
-    keras.layers.Identity,
-    keras.layers.InputLayer,
-    keras.layers.Permute,
-    keras.layers.Reshape,
-    keras.layers.ZeroPadding1D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.ZeroPadding3D,
-)
 
 
 class _Tensor(typing.NamedTuple):
@@ -52,13 +40,11 @@ class _Tensor(typing.NamedTuple):
 
     constant: typing.Any
     order: typing.Any
+    shape: typing.Any
 
     @property
     def is_fixed(self):
         return isinstance(self.constant, float) and self.constant == 0.0
-
-
-_FIXED = _Tensor(0.0, None)
 
 
 def lipschitz_constant(branch, certified=False):
@@ -67,8 +53,9 @@ def lipschitz_constant(branch, certified=False):
     The product of its layers' constants, through `keras.Sequential` and functional models, nested
     ones too: `Add` sums, `Concatenate` takes (sum L^p)^(1/p). Further inputs, such as a
     conditional one, count as constants. The orders of the Lipschitz layers must chain and end in
-    the norm that they began with. A layer or a `tf.Module` of another kind is understood if it
-    has an attribute `lipschitz_constant`, in every l^p norm or in that of its `lipschitz_order`.
+    the norm that they began with (see `lipschitz_order`). A layer or a `tf.Module` of another kind
+    is understood if it has an attribute `lipschitz_constant`, in every l^p norm or in that of its
+    `lipschitz_order`; a subclass that overrides `call` needs one of its own.
 
     Args:
         branch: a built Keras layer or model, or another object with a `lipschitz_constant`.
@@ -79,27 +66,45 @@ def lipschitz_constant(branch, certified=False):
         A Python float; if certified a float64 scalar tensor.
 
     Raises:
-        ValueError: if the branch is not built, has a layer of unknown constant, has orders that
-            do not chain, or several outputs.
+        ValueError: if the branch is not built, has a layer of unknown constant, broadcasts what
+            depends on its first input, has orders that do not chain, or several outputs.
     """
-    if isinstance(branch, keras.layers.Layer):
-        constant = _of_layer(branch, certified)
-    elif hasattr(branch, "lipschitz_constant"):
-        constant = branch.lipschitz_constant
-    else:
-        raise ValueError(_unknown(branch))
+    constant = _output(branch, certified).constant
     return tf.cast(constant, tf.float64) if certified else float(constant)
 
 
-def _of_layer(branch, certified):
+def lipschitz_order(branch):
+    """The order p of the norm in which `lipschitz_constant` holds.
+
+    It is the domain of the first Lipschitz layer that the branch's first input reaches; 2 where every
+    norm would do.
+
+    Args:
+        branch: as of `lipschitz_constant`.
+
+    Returns:
+        A Python float, or a `LearnedOrder`.
+
+    Raises:
+        ValueError: as `lipschitz_constant`.
+    """
+    return _output(branch, certified=False).order
+
+
+def _output(branch, certified):
+    if not isinstance(branch, keras.layers.Layer):
+        if not _declares_constant(branch):
+            raise ValueError(_unknown(branch))
+        order = getattr(branch, "lipschitz_order", None) or 2.0
+        return _Tensor(branch.lipschitz_constant, order, None)
     if not branch.built:
         raise ValueError(
             f"The branch '{branch.name}' is not built: call it on an input, or start it with "
             "keras.Input(shape)."
         )
     order = _first_order(branch)
-    outputs = _propagate(
-        branch, _inputs(branch, order), lambda layer, inputs: _apply(layer, inputs, certified)
+    outputs = _through(
+        branch, order, lambda layer, inputs, shape: _apply(layer, inputs, shape, certified)
     )
     if len(outputs) != 1:
         raise ValueError(
@@ -111,69 +116,128 @@ def _of_layer(branch, certified):
             f"{_name(outputs[0].order)}-norm: to contract, it must end in the norm that it began "
             "with. Make the codomain of its last Lipschitz layer the domain of its first."
         )
-    return outputs[0].constant
-
-
-def _inputs(branch, order):
-    count = len(branch.inputs) if isinstance(branch, keras.Function) else 1
-    return [_Tensor(1.0, order)] + [_FIXED] * (count - 1)
+    return outputs[0]._replace(order=order)
 
 
 def _first_order(branch):
     """The domain of the first Lipschitz layer that the first input reaches; 2 without any."""
     found = []
 
-    def visit(layer, inputs):
-        live = [x for x in inputs if not x.is_fixed]
-        if live and isinstance(layer, LipschitzLayer):
+    def visit(layer, inputs, shape):
+        live = not all(x.is_fixed for x in inputs)
+        if live and type(layer) in _LIPSCHITZ:
             found.append(layer.domain)
-        return live[0] if live else _FIXED
+        return _Tensor(float(live), None, shape)
 
-    _propagate(branch, _inputs(branch, None), visit)
+    _through(branch, None, visit)
     return found[0] if found else 2.0
 
 
-def _propagate(layer, inputs, rule):
-    """The outputs' `_Tensor`s: `rule(layer, inputs)` at each layer of a model, in order."""
+def _through(branch, order, rule):
+    """The outputs' `_Tensor`s for a first input of constant 1, and others of constant 0."""
+    graph = _graph(branch)
+    if graph is None:
+        return [rule(branch, [_Tensor(1.0, order, None)], None)]
+    inputs = [_Tensor(float(i == 0), order, x.shape) for i, x in enumerate(graph.inputs)]
+    return _propagate(branch, inputs, [x.shape for x in graph.outputs], rule)
+
+
+def _graph(layer):
+    """The graph of a model; None of a layer, and of a model whose subclass has a call of its own."""
+    kind = type(layer)
+    if not all(f.__module__.startswith("keras.") for f in (kind.call, kind.__call__)):
+        return None
     if isinstance(layer, keras.Sequential):
-        for child in layer.layers:
-            inputs = _propagate(child, inputs, rule)
-        return inputs
-    if not isinstance(layer, keras.Function):
-        return [rule(layer, inputs)]
-    known = {id(tensor): x for tensor, x in zip(layer.inputs, inputs, strict=True)}
-    depths = sorted(layer._nodes_by_depth, reverse=True)
-    for node in (node for depth in depths for node in layer._nodes_by_depth[depth]):
+        return layer._functional
+    return layer if isinstance(layer, keras.Function) else None
+
+
+def _propagate(layer, inputs, shapes, rule):
+    """The outputs' `_Tensor`s: `rule(layer, inputs, shape of an output)` at each layer, in order."""
+    graph = _graph(layer)
+    if graph is None:
+        return [rule(layer, inputs, shape) for shape in shapes]
+    _check_inputs(layer, graph.inputs, inputs)
+    known = {id(tensor): x for tensor, x in zip(graph.inputs, inputs, strict=True)}
+    depths = sorted(graph._nodes_by_depth, reverse=True)
+    for node in (node for depth in depths for node in graph._nodes_by_depth[depth]):
         if not node.is_input:
             arguments = [known[id(tensor)] for tensor in node.input_tensors]
-            outputs = _propagate(node.operation, arguments, rule)
-            if len(outputs) == 1:
-                outputs = outputs * len(node.outputs)
+            of_outputs = [tensor.shape for tensor in node.outputs]
+            outputs = _propagate(node.operation, arguments, of_outputs, rule)
             known.update((id(tensor), x) for tensor, x in zip(node.outputs, outputs, strict=True))
-    return [known[id(tensor)] for tensor in layer.outputs]
+    outputs = [known[id(tensor)] for tensor in graph.outputs]
+    return [x._replace(shape=shape) for x, shape in zip(outputs, shapes, strict=True)]
 
 
-def _apply(layer, inputs, certified):
+def _check_inputs(model, built_for, inputs):
+    """Raises unless the shapes are those within the model, which tell what its layers broadcast."""
+    ours, theirs = [x.shape[1:] for x in built_for], [x.shape[1:] for x in inputs]
+    fits = len(ours) == len(theirs) and all(map(_fits, ours, theirs))
+    if not fits:
+        raise ValueError(
+            f"Model '{model.name}' was built for inputs of shapes {ours} without the batch, but is "
+            f"applied to tensors of shapes {theirs}, so that its layers may broadcast. Build one "
+            "for these."
+        )
+
+
+def _fits(shape, given):
+    pairs = zip(shape, given, strict=False)
+    return len(shape) == len(given) and all(size in (None, known) for size, known in pairs)
+
+
+def _apply(layer, inputs, shape, certified):
     live = [x for x in inputs if not x.is_fixed]
     if not live:
-        return _FIXED
+        return _Tensor(0.0, None, shape)
     order = live[0].order
     if any(x.order != order for x in live):
         names = ", ".join(_name(x.order) for x in live)
         raise ValueError(f"Layer '{layer.name}' joins tensors of different norms: {names}.")
-    if isinstance(layer, LipschitzLayer):
-        if layer.domain != order:
-            raise ValueError(
-                f"Layer '{layer.name}' has the {_name(layer.domain)}-norm as its domain, but its "
-                f"input is in the {_name(order)}-norm: the codomain of one Lipschitz layer must be "
-                "the domain of the next."
-            )
-        constant = layer.lipschitz_bound() if certified else layer.coefficient
-        return _Tensor(live[0].constant * constant, layer.codomain)
     constants = [x.constant for x in live]
-    if isinstance(layer, keras.layers.Concatenate):
-        return _Tensor(_joint(constants, order), order)
-    return _Tensor(sum(constants) * _constant(layer, order, len(inputs)), order)
+    if type(layer) in _LIPSCHITZ:
+        _check_domain(layer, order)
+        constant = layer.lipschitz_bound() if certified else layer.coefficient
+        return _Tensor(constants[0] * constant, layer.codomain, shape)
+    if type(layer) is keras.layers.Concatenate:
+        _check_axis(layer, shape)
+        return _Tensor(_joint(constants, order), order, shape)
+    if type(layer) in _MERGING:
+        _check_broadcast(layer, live, shape)
+        scale = 1.0 / len(inputs) if type(layer) is keras.layers.Average else 1.0
+    elif type(layer) in _CONSTANTS:
+        scale = _CONSTANTS[type(layer)](layer, shape)
+    else:
+        scale = _declared_constant(layer, order)
+    return _Tensor(sum(constants) * scale, order, shape)
+
+
+def _check_domain(layer, order):
+    if layer.domain != order:
+        raise ValueError(
+            f"Layer '{layer.name}' has the {_name(layer.domain)}-norm as its domain, but its "
+            f"input is in the {_name(order)}-norm: the codomain of one Lipschitz layer must be "
+            "the domain of the next."
+        )
+
+
+def _check_axis(layer, shape):
+    if shape is None or layer.axis % len(shape) == 0:
+        raise ValueError(
+            f"Layer '{layer.name}' joins examples of the batch, or inputs of unknown shape (axis={layer.axis}): "
+            "concatenate along another axis."
+        )
+
+
+def _check_broadcast(layer, live, shape):
+    if shape is None or None in shape[1:] or any(x.shape[1:] != shape[1:] for x in live):
+        shapes = ", ".join(str(x.shape) for x in live)
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) may broadcast its inputs, {shapes}, to "
+            f"{shape}, which expands the norm. Give what depends on the branch's input one shape, "
+            "of known sizes."
+        )
 
 
 def _joint(constants, order):
@@ -184,25 +248,70 @@ def _joint(constants, order):
     return sum(constant**order for constant in constants) ** (1.0 / order)
 
 
-def _constant(layer, order, num_inputs):
-    """The constant of a layer that keeps the norm, for the sum of its inputs."""
-    if isinstance(layer, (*_NONEXPANSIVE, keras.layers.Add, keras.layers.Subtract)):
-        return 1.0
-    if isinstance(layer, keras.layers.Average):
-        return 1.0 / num_inputs
-    if isinstance(layer, keras.layers.Rescaling):
-        return float(np.max(np.abs(layer.scale)))
-    if isinstance(layer, keras.layers.Activation):
-        return _of_activation(layer)
-    if isinstance(layer, keras.layers.LeakyReLU):
-        return max(1.0, abs(layer.negative_slope))
-    if isinstance(layer, keras.layers.ELU):
-        return max(1.0, abs(layer.alpha))
-    if isinstance(layer, keras.layers.ReLU) and not layer.threshold:
-        return max(1.0, abs(layer.negative_slope))
-    if isinstance(layer, keras.layers.Dropout):
-        return _of_dropout(layer)
-    if not hasattr(layer, "lipschitz_constant"):
+def _of_activation(layer, shape):
+    del shape
+    for name, constant in _ACTIVATIONS.items():
+        if layer.activation is keras.activations.get(name):
+            return constant
+    raise ValueError(_unknown(layer))
+
+
+def _of_dropout(layer, shape):
+    del shape
+    if layer.rate:
+        raise ValueError(
+            f"Layer '{layer.name}' is a Dropout of rate {layer.rate}: it draws another function at "
+            "each call, so that the block has no inverse. Remove it, or set its rate to 0."
+        )
+    return 1.0
+
+
+def _of_relu(layer, shape):
+    del shape
+    if layer.threshold:
+        raise ValueError(_unknown(layer))
+    return max(1.0, abs(layer.negative_slope))
+
+
+def _of_rescaling(layer, shape):
+    """The largest |scale|; Keras tells the input's shape even where the arrays broadcast it."""
+    example = tf.zeros([1, *(size or 1 for size in (shape or ())[1:])])
+    if layer(example).shape != example.shape:
+        raise ValueError(
+            f"Layer '{layer.name}' (Rescaling) broadcasts its input, {shape}, to the shapes of its scale "
+            "and offset, which expands the norm. Give it scalars, or arrays that fit into the input."
+        )
+    return float(np.max(np.abs(layer.scale)))
+
+
+_LIPSCHITZ = {LipschitzConv2D, LipschitzDense}
+_MERGING = {keras.layers.Add, keras.layers.Average, keras.layers.Subtract}
+_NONEXPANSIVE = {
+    keras.layers.Cropping1D,
+    keras.layers.Cropping2D,
+    keras.layers.Cropping3D,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.InputLayer,
+    keras.layers.Permute,
+    keras.layers.Reshape,
+    keras.layers.ZeroPadding1D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.ZeroPadding3D,
+}
+_CONSTANTS = {
+    **dict.fromkeys(_NONEXPANSIVE, lambda layer, shape: 1.0),
+    keras.layers.Activation: _of_activation,
+    keras.layers.Dropout: _of_dropout,
+    keras.layers.ELU: lambda layer, shape: max(1.0, abs(layer.alpha)),
+    keras.layers.LeakyReLU: lambda layer, shape: max(1.0, abs(layer.negative_slope)),
+    keras.layers.ReLU: _of_relu,
+    keras.layers.Rescaling: _of_rescaling,
+}
+
+
+def _declared_constant(layer, order):
+    if not _declares_constant(layer):
         raise ValueError(_unknown(layer))
     if getattr(layer, "lipschitz_order", None) not in (None, order):
         raise ValueError(
@@ -213,28 +322,24 @@ def _constant(layer, order, num_inputs):
     return layer.lipschitz_constant
 
 
-def _of_activation(layer):
-    for name, constant in _ACTIVATIONS.items():
-        if layer.activation is keras.activations.get(name):
-            return constant
-    raise ValueError(_unknown(layer))
-
-
-def _of_dropout(layer):
-    if layer.rate:
-        raise ValueError(
-            f"Layer '{layer.name}' is a Dropout of rate {layer.rate}: it draws another function at "
-            "each call, so that the block has no inverse. Remove it, or set its rate to 0."
-        )
-    return 1.0
+def _declares_constant(layer):
+    """Whether it has the attribute, of the class that defines the call or of one derived from that."""
+    if "lipschitz_constant" in getattr(layer, "__dict__", {}):
+        return True
+    for kind in type(layer).__mro__:
+        if "lipschitz_constant" in vars(kind):
+            return True
+        if "call" in vars(kind) or "__call__" in vars(kind):
+            return False
+    return False
 
 
 def _unknown(layer):
     name = f"'{layer.name}' ({type(layer).__name__})" if hasattr(layer, "name") else repr(layer)
     return (
-        f"The Lipschitz constant of {name} is unknown. Give it an attribute `lipschitz_constant`, "
-        "replace it by a layer of known constant, or pass lipschitz_constant= for the whole "
-        "branch to what asks for it."
+        f"The Lipschitz constant of {name} is unknown. Give it an attribute `lipschitz_constant` (a "
+        "subclass that overrides `call`, one of its own), replace it by a layer of known constant, or "
+        "pass lipschitz_constant= for the whole branch to what asks for it."
     )
 
 

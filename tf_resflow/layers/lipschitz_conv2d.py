@@ -18,7 +18,9 @@ class LipschitzConv2D(LipschitzLayer):
 
     The norm is that of the convolution as applied to images of the size at build, never that of
     the flattened kernel. On a smaller image the operator is a compression of that one, so that
-    its norm is no greater; a larger one is an error.
+    its norm is no greater; a larger one is an error: a ValueError where the size is static, else an
+    InvalidArgumentError when the graph runs. (XLA drops the assertions of a graph: what it compiles
+    needs a static size.)
 
     Args:
         filters: output channels.
@@ -88,19 +90,26 @@ class LipschitzConv2D(LipschitzLayer):
 
     def call(self, inputs):
         """The convolution by the scaled kernel, plus b, `[batch, height, width, filters]`."""
-        self._check_size(inputs.shape)
-        outputs = convolution(inputs, self._applied_kernel())
+        outputs = convolution(self._checked(inputs), self._applied_kernel())
         return outputs if self.bias is None else outputs + self.bias
 
-    def _check_size(self, shape):
-        sizes = tuple(shape[1:3])
+    def _checked(self, inputs):
+        """The inputs, unless they are larger than at build: seen now, or when the graph runs."""
+        sizes = tuple(inputs.shape[1:3])
+        message = (
+            f"Layer '{self.name}' was built for images of up to {self.image_size} pixels and its norm "
+            "is constrained for these only, but it was called on larger ones{}. Build it on the largest "
+            "image that it is to see."
+        )
         pairs = zip(sizes, self.image_size, strict=True)
         if any(size is not None and size > most for size, most in pairs):
-            raise ValueError(
-                f"Layer '{self.name}' was built for images of up to {self.image_size} pixels and "
-                f"its norm is constrained for these only, but it was called on {sizes}. Build it "
-                "on the largest image that it is to see."
-            )
+            raise ValueError(message.format(f", {sizes}"))
+        if None not in sizes:
+            return inputs
+        given = tf.shape(inputs)[1:3]
+        check = tf.debugging.assert_less_equal(given, self.image_size, message.format(""))
+        with tf.control_dependencies([check]):
+            return tf.identity(inputs)
 
     def compute_output_shape(self, input_shape):
         """`[batch, height, width, filters]`."""

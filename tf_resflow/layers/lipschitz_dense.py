@@ -66,8 +66,9 @@ class LipschitzDense(LipschitzLayer):
                 f"Layer '{self.name}' needs to know the last axis of its input, which has shape "
                 f"{tuple(input_shape)}."
             )
-        ordered = isinstance(self.domain, float) and isinstance(self.codomain, float)
-        if len(input_shape) > 2 and not (ordered and self.domain <= self.codomain):
+        fixed = isinstance(self.domain, float) and isinstance(self.codomain, float)
+        has_inner_axes = fixed and self.domain <= self.codomain
+        if len(input_shape) > 2 and not has_inner_axes:
             raise ValueError(
                 f"Layer '{self.name}' has orders {self.domain} -> {self.codomain}: unless "
                 "domain <= codomain its norm depends on the number of positions, so that the "
@@ -75,7 +76,8 @@ class LipschitzDense(LipschitzLayer):
             )
         shape = (input_shape[-1], self.units)
         self._build(shape, MatrixOperator(shape))
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
+        ranks = {"min_ndim": 2} if has_inner_axes else {"ndim": 2}
+        self.input_spec = keras.layers.InputSpec(**ranks, axes={-1: input_shape[-1]})
 
     def call(self, inputs):
         """The product with the scaled kernel, plus b, `[..., units]`."""

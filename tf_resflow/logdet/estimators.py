@@ -9,7 +9,8 @@ import abc
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.layers import lipschitz_constant, lipschitz_layers
+from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
+from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.logdet.power_series import Terms, draw_probes, power_series_log_det
 from tf_resflow.logdet.term_distributions import Geometric
 from tf_resflow.seeds import stateless_seed
@@ -188,14 +189,15 @@ class AdaptiveSeries(_SeriesEstimator):
       tolerance: `float` > 0, nats per example.
       lipschitz_constant: `None`, to compute a rigorous bound from the branch's kernels at each call
         (which takes seconds for images of thousands of dimensions), or a bound known beforehand.
-      order: p, the norm in which the bound holds.
+      order: p, the norm in which the bound holds; `None`: that of the branch's layers, a learned one as it is at
+        each call (`tf_resflow.layers.lipschitz_order`).
       probes: "rademacher", "gaussian" or "basis".
       num_probes: `int` >= 1.
       common_probes: see `RussianRoulette`.
 
     Raises:
-      ValueError: for a number out of range, a Lipschitz constant of 1 or more, or, when called, a branch whose
-        layers bound it in another norm.
+      ValueError: for a number out of range, a Lipschitz constant of 1 or more, or, when called, a branch that is
+        not bounded, or by its layers in another norm than that of `order`.
       InvalidArgumentError: when a computed bound is 1 or more.
     """
 
@@ -203,7 +205,7 @@ class AdaptiveSeries(_SeriesEstimator):
         self,
         tolerance=1e-4,
         lipschitz_constant=None,
-        order=2.0,
+        order=None,
         probes="rademacher",
         num_probes=1,
         common_probes=False,
@@ -217,12 +219,15 @@ class AdaptiveSeries(_SeriesEstimator):
             )
         self.tolerance = tolerance
         self.lipschitz_constant = lipschitz_constant
-        self.order = float(order)
+        self.order = None if order is None else float(order)
 
     def _bound(self, branch, dtype):
+        """The bound of the branch, and the order p of the norm in which it holds."""
+        if None not in (self.lipschitz_constant, self.order):
+            return tf.constant(self.lipschitz_constant, dtype), self.order
+        order = self._order_of(branch)
         if self.lipschitz_constant is not None:
-            return tf.constant(self.lipschitz_constant, dtype)
-        self._check_order(branch)
+            return tf.constant(self.lipschitz_constant, dtype), order
         bound = tf.cast(lipschitz_constant(branch, certified=True), dtype)
         check = tf.debugging.assert_less(
             bound,
@@ -231,42 +236,39 @@ class AdaptiveSeries(_SeriesEstimator):
             "resflow.layers.update_norms to a tight tolerance, or lower the layers' coefficient.",
         )
         with tf.control_dependencies([check] if check is not None else []):
-            return tf.identity(bound)
+            return tf.identity(bound), order
 
-    def _check_order(self, branch):
-        """Raises unless the branch's constant is one of the norm in which the rest is bounded."""
-        layers = lipschitz_layers(branch)
-        if layers and layers[0].domain != self.order:
+    def _order_of(self, branch):
+        """The order of the norm in which the branch's layers bound it; raises if another was asked for."""
+        try:
+            order = lipschitz_order(branch)
+        except ValueError as error:
             raise ValueError(
-                f"AdaptiveSeries bounds the rest of the series in the norm of order {self.order:g} (order=), but "
-                f"the layers of the branch bound it in that of order {layers[0].domain}: pass that order if it is "
-                "a number, or a lipschitz_constant of the branch in the norm of this order."
+                f"AdaptiveSeries needs a branch whose Lipschitz constant is certified. {error} Or use another "
+                "estimator, or pass it a lipschitz_constant= and the order= of its norm."
+            ) from error
+        if self.order not in (None, order):
+            name = order.name if isinstance(order, LearnedOrder) else f"{order:g}"
+            raise ValueError(
+                f"AdaptiveSeries was to bound the rest of the series in the norm of order {self.order:g} (order=), "
+                f"but the layers of the branch bound it in that of order {name}: leave order out, or pass a "
+                "lipschitz_constant of the branch in the norm of this order."
             )
+        return tf.stop_gradient(order.order()) if isinstance(order, LearnedOrder) else order
 
     def terms(self, branch, num_rows, dtype, seed):
         """See the base class."""
         del num_rows, seed
-        bound = self._bound(branch, dtype)
-        dual = _dual_order(self.order)
+        bound, order = self._bound(branch, dtype)
 
         def more(k, w, v):
             taken = tf.cast(k, dtype) - 1.0
             rest = bound / ((taken + 1.0) * (1.0 - bound))
-            rest *= _norm(v, self.order) * _norm(w, dual)
+            rest *= lp_norm(v, order) * lp_norm(w, dual_order(order))
             return tf.reduce_any(rest > self.tolerance)
 
         one = tf.ones([], dtype)
         return Terms(more, lambda k: one, lambda k: one)
-
-
-def _dual_order(order):
-    if order == 1.0:
-        return float("inf")
-    return 1.0 if order == float("inf") else order / (order - 1.0)
-
-
-def _norm(rows, order):
-    return tf.norm(tf.reshape(rows, [tf.shape(rows)[0], -1]), ord=order, axis=1)
 
 
 class Exact(LogDetEstimator):

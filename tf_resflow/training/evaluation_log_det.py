@@ -41,14 +41,12 @@ def evaluation_log_det(model, name, num_probes=1, common=False):
         return logdet.Exact()  # of couplings, which are exact by themselves
     worst = max(bounds, key=bounds.get)
     if not bounds[worst] < 1:
+        reason = evaluation.uncertified_blocks(model.flow).get(worst)
+        found = f"not certified ({reason})" if reason else f"{bounds[worst]:.4f}"
         raise ValueError(
-            f"log_det='adaptive' needs certified Lipschitz constants below 1, but that of {worst} is "
-            f"{bounds[worst]:.4f}. Evaluate with 'roulette' or 'exact', or train with a lower "
-            "config.model.coefficient."
+            f"log_det='adaptive' needs certified Lipschitz constants below 1, but that of {worst} is {found}. "
+            "Evaluate with 'roulette' or 'exact', or train with a lower config.model.coefficient."
         )
     return logdet.AdaptiveSeries(
-        lipschitz_constant=bounds[worst],
-        order=config.norms[0],
-        num_probes=num_probes,
-        common_probes=common,
+        lipschitz_constant=bounds[worst], num_probes=num_probes, common_probes=common
     )

@@ -110,7 +110,10 @@ class Report:
         }
         bounds = evaluation.lipschitz_bounds(self._model.flow)
         if bounds:
-            result["lipschitz_bound"] = max(bounds.values())
+            worst = max(bounds.values())
+            result["lipschitz_bound"] = worst if math.isfinite(worst) else None
+        if uncertified := evaluation.uncertified_blocks(self._model.flow):
+            result["uncertified_blocks"] = uncertified
         if self._dataset.entropy is not None:
             result["entropy"] = self._dataset.entropy
         return result

@@ -96,7 +96,10 @@ def _lipschitz(result, unit):
     rows = {f"  {name} of {len(blocks)}": blocks[name] for name in worst}
     rows |= {"  flow": result["flow"], "  its inverse": result["inverse"]}
     for name, bounds in rows.items():
-        yield _row(name, f"{bounds['nominal']:<10.5g}", f"{bounds['certified']:.5g}")
+        certified = "not certified" if "reason" in bounds else f"{bounds['certified']:.5g}"
+        yield _row(name, f"{bounds['nominal']:<10.5g}", certified)
+        if "reason" in bounds:
+            yield _row("", bounds["reason"])
 
 
 def _ood(result, unit):
