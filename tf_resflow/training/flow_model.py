@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers, logdet
+from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.data import dequantize, quantize
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.training.step import train_step
@@ -296,13 +297,13 @@ def _check_unconditional(flow):
 def _keras_parts(flow):
     """All that Keras is to see of a flow, by the bijectors' names: their networks and their variables."""
     parts = {}
-    for module in (flow, *flow.submodules):
-        if isinstance(module, bijectors.ResidualBlock):
-            parts[module.name] = module.branch
-        elif isinstance(module, bijectors.Coupling):
-            parts[module.name] = module.network
-        elif isinstance(module, bijectors.VariableBijector):
-            parts[module.name] = module.keras_variables
+    for name, part in parts_by_name(flow).items():
+        if isinstance(part, bijectors.ResidualBlock):
+            parts[name] = part.branch
+        elif isinstance(part, bijectors.Coupling):
+            parts[name] = part.network
+        elif isinstance(part, bijectors.VariableBijector):
+            parts[name] = part.keras_variables
     return parts
 
 
