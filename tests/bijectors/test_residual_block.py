@@ -104,7 +104,7 @@ def test_a_condition_does_not_enlarge_the_batch(wrapper, batch, conditions, make
             call(x, condition)
         if len(conditions) <= len(batch):
             graph = tf.function(call, input_signature=specs, autograph=False)
-            with pytest.raises(tf.errors.InvalidArgumentError):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="of conditional_input"):
                 graph(x, condition)
             assert graph(normal([*conditions, 2]), condition).shape == [*conditions, 2]
 

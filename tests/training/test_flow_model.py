@@ -118,6 +118,17 @@ def test_a_flow_with_a_condition_is_refused():
         resflow.FlowModel(flow, [2])
 
 
+def test_a_flow_that_drops_the_seed_is_refused():
+    chain = tfp.bijectors.Chain(resflow.flows.vector_flow(2, 1, (4,)).bijectors)
+    for flow in (chain, tfp.bijectors.Invert(tfp.bijectors.Invert(chain))):
+        with pytest.raises(ValueError, match="drops a seed.*put it in a tf_resflow.bijectors.Flow"):
+            resflow.FlowModel(flow, [2])
+    model = resflow.FlowModel(resflow.bijectors.Flow([chain]), [2])
+    values = [model.log_prob(np.ones([3, 2], "float32"), seed=seed) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(*values[:2])
+    assert np.any(values[0] != values[2])
+
+
 def test_fit_updates_the_norms(fitted):
     for layer in resflow.layers.lipschitz_layers(fitted[0].flow):
         norm = np.linalg.norm(layer.kernel.numpy(), 2)

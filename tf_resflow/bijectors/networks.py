@@ -76,8 +76,9 @@ def check_no_growth(name, x, rank, condition, condition_rank):
     batch_shape = tf.shape(x)[: batch.rank]
     if all(n == 1 or (n is not None and n == b) for b, n in pairs):
         return batch_shape
-    grown = tf.broadcast_dynamic_shape(batch_shape, tf.shape(condition)[: own.rank])
-    with tf.control_dependencies([tf.debugging.assert_equal(grown, batch_shape, message)]):
+    own_shape = tf.shape(condition)[: own.rank]
+    fits = (own_shape == 1) | (own_shape == batch_shape[batch.rank - own.rank :])
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(fits), [message])]):
         return tf.identity(batch_shape)
 
 

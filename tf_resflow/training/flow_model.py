@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers, logdet
-from tf_resflow.bijectors.flow import parts_by_name
+from tf_resflow.bijectors.flow import parts_by_name, route
 from tf_resflow.data import dequantize, quantize
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.training.step import train_step
@@ -60,7 +60,7 @@ class FlowModel(keras.Model):
 
     Raises:
       ValueError: when a variable of the distribution is not a Keras variable, so that `fit` would neither
-        train nor save it, or a part of the flow takes a condition.
+        train nor save it, a part of the flow takes a condition, or the flow is a stock composition of blocks.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class FlowModel(keras.Model):
         super().__init__(name=name)
         self.supports_jit = False  # XLA keeps what is to be forgotten between the passes, and has no assertions
         _check_unconditional(flow)
+        _check_takes_seed(flow)
         self.event_shape = tuple(event_shape)
         self.levels = levels
         self.seed = seed
@@ -291,6 +292,14 @@ def _check_unconditional(flow):
         raise ValueError(
             f"These parts of the flow take a condition, which the model has not: {', '.join(conditional)}. Use the "
             "flow in a distribution, with bijector_kwargs={'conditional_input': ...}."
+        )
+
+
+def _check_takes_seed(flow):
+    if bijectors.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
+        raise ValueError(
+            f"{flow.name} ({type(flow).__name__}) drops a seed without a word, so that the model could not repeat "
+            "what it draws: put it in a tf_resflow.bijectors.Flow, which hands seeds to its blocks."
         )
 
 
