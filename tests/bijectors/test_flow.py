@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+from tf_resflow.bijectors.flow import parts_by_name
 
 tfb = tfp.bijectors
 EXACT = resflow.logdet.Exact()
@@ -183,6 +184,13 @@ def test_blocks_of_different_names_draw_what_their_names_say():
     a, b, c = (alike(recorder, 1, name)[0] for name in "abc")
     Flow([a, tfb.Scale(2.0), Flow([b]), tfb.Chain([c])]).forward(tf.ones([1, 2]), seed=5)
     assert recorder.seeds == [tuple(resflow.stateless_seed(5, salt=name).numpy()) for name in "abc"]
+
+
+def test_parts_have_the_keys_of_the_flow():
+    blocks = alike(EXACT, 12)
+    parts = parts_by_name(Flow([*blocks[:11], Flow([blocks[11]], name="inner")]))
+    names = ["block", *(f"block_{i}" for i in range(1, 12))]
+    assert all(parts[name] is block for name, block in zip(names, blocks, strict=True))
 
 
 def test_arguments_of_numbered_members():

@@ -89,9 +89,17 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize(
-    ("batch", "conditions"), [([], [4]), ([1], [4]), ([3, 1], [3, 4]), ([4], [1, 4]), ([4], [3])], ids=str
+    ("wrapper", "batch", "conditions"),
+    [
+        ("block", [], [4]),
+        ("block", [1], [4]),
+        ("block", [3, 1], [3, 4]),
+        ("block", [4], [1, 4]),
+        ("flow", [3], [4]),
+        ("nested", [], [4]),
+    ],
+    ids=str,
 )
 def test_a_condition_does_not_enlarge_the_batch(wrapper, batch, conditions, make_block):
     """Else one draw would go with several conditions: static shapes tell, or the graph does."""
