@@ -186,6 +186,16 @@ def test_blocks_of_different_names_draw_what_their_names_say():
     assert recorder.seeds == [tuple(resflow.stateless_seed(5, salt=name).numpy()) for name in "abc"]
 
 
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_block_of_a_taken_name_is_evaluated_once(mode, make_branch, counter, density):
+    blocks = [resflow.bijectors.ResidualBlock(make_branch(counter=c), EXACT, name="block") for c in (None, counter)]
+    log_prob = density(Flow([blocks[0], Flow([blocks[1]])])).log_prob
+    log_prob = tf.function(log_prob, autograph=False) if mode == "graph" else log_prob
+    for seed in (1, tf.constant([1, 2])):
+        log_prob(tf.ones([3, 2]), bijector_kwargs={"seed": seed})
+        assert counter.take() == 1
+
+
 def test_parts_have_the_keys_of_the_flow():
     blocks = alike(EXACT, 12)
     parts = parts_by_name(Flow([*blocks[:11], Flow([blocks[11]], name="inner")]))

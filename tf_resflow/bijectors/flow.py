@@ -8,14 +8,15 @@ import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.scoped_cache import ScopedCache, ScopedGreedyCache
-from tf_resflow.seeds import stateless_seed
 
 __all__ = ["Flow", "by_name", "check_told_apart", "parts_by_name", "residual_blocks", "route", "route_members"]
 
 tfb = tfp.bijectors
 
-# What a flow hands to all of its blocks: first what all of them take, then what conditional ones do.
-_SHARED = ("seed", "conditional_input")
+# What a flow hands to all of its blocks, and to conditional ones besides. A salt tells apart blocks of one name; it
+# is text, where a seed of their own would be another tensor at each call, which TFP's caches do not find again.
+_SHARED = ("seed", "salt")
+_CONDITIONAL = (*_SHARED, "conditional_input")
 
 
 def residual_blocks(bijector):
@@ -53,7 +54,7 @@ def route(bijector, kwargs, key=None, salted=False):
       bijector: the member.
       kwargs: dict, the flow's arguments.
       key: `str`, the member's key in the flow; its name by default.
-      salted: whether the key salts the member's seed.
+      salted: whether the key is to salt the member's seed.
 
     Returns:
       A dict.
@@ -61,10 +62,10 @@ def route(bijector, kwargs, key=None, salted=False):
     key = bijector.name if key is None else key
     bijector = _innermost(bijector)
     blocks = residual_blocks(bijector)
-    shared = _SHARED if any(block.conditional for block in blocks) else _SHARED[:1] if blocks else ()
+    shared = _CONDITIONAL if any(block.conditional for block in blocks) else _SHARED if blocks else ()
     arguments = {name: kwargs[name] for name in shared if name in kwargs} | kwargs.get(key, {})
-    if salted and arguments.get("seed") is not None:
-        arguments["seed"] = stateless_seed(arguments["seed"], salt=key)
+    if salted:
+        arguments["salt"] = f"{arguments.get('salt', '')}{key}/"
     if blocks and _goes_by_name(bijector):
         parts = route_members(bijector, by_name(tf.nest.flatten(bijector.bijectors)), arguments)
         return {name: part for name, part in parts.items() if part}
@@ -74,7 +75,7 @@ def route(bijector, kwargs, key=None, salted=False):
 def route_members(flow, members, kwargs):
     """The arguments of each member of a flow.
 
-    A seed is salted with the key of a member in which a block has the name of an earlier one, so that the two draw
+    The key of a member in which a block has the name of an earlier one salts the seed, so that the two draw
     independently.
 
     Args:
@@ -92,7 +93,7 @@ def route_members(flow, members, kwargs):
         return dict.fromkeys(members, {})
     if "conditional_input" in kwargs and not any(b.conditional for b in residual_blocks(flow)):
         raise ValueError(f"{flow.name} got conditional_input, but none of its blocks is conditional.")
-    unknown = set(kwargs) - {*_SHARED, *members}
+    unknown = set(kwargs) - {*_CONDITIONAL, *members}
     if unknown:
         raise ValueError(
             f"{flow.name} takes seed, conditional_input, or a dictionary under the name of a member "

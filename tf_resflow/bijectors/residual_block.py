@@ -165,23 +165,23 @@ class ResidualBlock(tfp.bijectors.Bijector):
         solution = solve_residual(self._branch, y, self._inverse_solver, condition)
         return type(solution)(*(from_rows(part, batch_shape) for part in solution))
 
-    def transform(self, x, conditional_input=None, seed=None):
+    def transform(self, x, conditional_input=None, seed=None, salt=""):
         """`x + g(x)` alone, without the log-determinant that `forward` computes along."""
-        del seed
+        del seed, salt
         x = tf.convert_to_tensor(x, dtype=self.dtype)
         x, condition, batch_shape = self._to_rows(x, conditional_input)
         g = self._branch(x if condition is None else [x, condition])
         return from_rows(x + tf.cast(g, x.dtype), batch_shape)
 
-    def _augmented_forward(self, x, conditional_input=None, seed=None):
+    def _augmented_forward(self, x, conditional_input=None, seed=None, salt=""):
         x, condition, batch_shape = self._to_rows(x, conditional_input)
-        seed = stateless_seed(seed, salt=self.name)
+        seed = stateless_seed(seed, salt=salt + self.name)
         y, log_det = self._log_det(self._branch, x, condition, seed)
         y, log_det = from_rows(y, batch_shape), from_rows(log_det, batch_shape)
         return y, {"fldj": log_det, "ildj": -log_det}
 
-    def _augmented_inverse(self, y, conditional_input=None, seed=None):
-        del seed
+    def _augmented_inverse(self, y, conditional_input=None, seed=None, salt=""):
+        del seed, salt
         solution = self.solve(y, conditional_input)
         with tf.control_dependencies(self._report(solution)):
             return tf.identity(solution.root), None
