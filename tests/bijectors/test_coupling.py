@@ -105,12 +105,6 @@ def test_variables_are_those_of_the_network(make_coupling, density):
     assert len(coupling.trainable_variables) == len(expected) == 4
 
 
-def test_default_names_differ():
-    network = resflow.flows.dense_coupling_network([2], (3,))
-    names = [AffineCoupling(network).name for _ in range(2)]
-    assert len(set(names)) == 2 and all(name.startswith("affine_coupling") for name in names)
-
-
 def test_checkpoint(make_coupling, tmp_path):
     path = tf.train.Checkpoint(coupling=make_coupling("affine", (3,))).write(str(tmp_path / "c"))
     other = make_coupling("affine", (3,), seed=5)

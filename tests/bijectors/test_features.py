@@ -104,6 +104,12 @@ def test_a_squeeze_before_the_first_scale_ends_none():
     assert resflow.bijectors.feature_shapes(flow, (8, 8, 1)) == [(2, 2, 16), (1, 1, 64), (1, 1, 64)]
 
 
+def test_squeezes_of_one_name():
+    squeeze, norm = resflow.bijectors.Squeeze2D(), resflow.bijectors.ActNorm((4, 4, 4))
+    flow = resflow.bijectors.Flow([squeeze, norm, squeeze, resflow.bijectors.Squeeze2D()])
+    assert resflow.bijectors.feature_shapes(flow, (8, 8, 1)) == [(2, 2, 16), (1, 1, 64)]
+
+
 def test_vectors_have_one_feature():
     flow = resflow.flows.vector_flow(2, 2, (4,))
     latent, _, (feature,) = forward_features(flow, np.ones([3, 2], "float32"), seed=1)

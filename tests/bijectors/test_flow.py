@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+from tf_resflow.bijectors.flow import parts_by_name
 
 tfb = tfp.bijectors
 EXACT = resflow.logdet.Exact()
@@ -126,6 +127,9 @@ def test_condition_reaches_the_conditional_blocks(make_block):
     np.testing.assert_allclose(back, x, atol=1e-5)
     with pytest.raises(ValueError, match="deep needs conditional_input"):
         flow.forward(tf.identity(x))
+    # A nested flow without conditional blocks is not given the condition, nor refused.
+    outer = Flow([Flow([make_block("alone", EXACT)], name="unconditional"), flow])
+    assert outer.forward(tf.identity(x), conditional_input=condition).shape == [4, 2]
 
 
 def test_arguments_that_nobody_takes(flow, x):
@@ -137,15 +141,113 @@ def test_arguments_that_nobody_takes(flow, x):
         flow.forward(x, conditional_input=x)
 
 
+class Recorder(resflow.logdet.LogDetEstimator):
+    """Keeps the seeds that it is given, and estimates nothing."""
+
+    def __init__(self):
+        self.seeds = []
+
+    def __call__(self, branch, x, conditional_input=None, seed=None):
+        self.seeds.append(tuple(seed.numpy()))
+        return x + branch(x), tf.zeros(len(x))
+
+
+def alike(estimator, count, name="block"):
+    """Blocks that nothing but their place tells apart."""
+    branch = resflow.flows.dense_branch([2], (4,))
+    return [resflow.bijectors.ResidualBlock(branch, estimator, name=name) for _ in range(count)]
+
+
+NESTS = {
+    "flow": lambda a, b, c: Flow([a, tfb.Scale(2.0), b, tfb.Scale(3.0), c]),
+    "flow_in_flow": lambda a, b, c: Flow([a, Flow([b, c])]),
+    "flows_of_one_name": lambda a, b, c: Flow([Flow([a]), Flow([b]), Flow([c])]),
+    "chain": lambda a, b, c: Flow([a, tfb.Chain([Flow([b]), c])]),
+    "chains_of_one_name": lambda a, b, c: Flow([tfb.Chain([part]) for part in (a, b, c)]),
+    "invert": lambda a, b, c: Flow([tfb.Invert(tfb.Invert(a)), tfb.Invert(tfb.Invert(b)), c]),
+}
+
+
+@pytest.mark.parametrize("name", NESTS)
+@pytest.mark.parametrize("seed", [1, tf.constant([3, 4])], ids=["int", "tensor"])
+def test_blocks_of_one_name_draw_independently(name, seed):
+    recorder = Recorder()
+    flow = NESTS[name](*alike(recorder, 3))
+    flow.forward(tf.ones([1, 2]), seed=seed)
+    assert len(set(recorder.seeds)) == 3
+    # The first draws as if it were alone.
+    assert tuple(resflow.stateless_seed(seed, salt="block").numpy()) in recorder.seeds
+
+
+def test_blocks_of_different_names_draw_what_their_names_say():
+    recorder = Recorder()
+    a, b, c = (alike(recorder, 1, name)[0] for name in "abc")
+    Flow([a, tfb.Scale(2.0), Flow([b]), tfb.Chain([c])]).forward(tf.ones([1, 2]), seed=5)
+    assert recorder.seeds == [tuple(resflow.stateless_seed(5, salt=name).numpy()) for name in "abc"]
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_block_of_a_taken_name_is_evaluated_once(mode, make_branch, counter, density):
+    blocks = [resflow.bijectors.ResidualBlock(make_branch(counter=c), EXACT, name="block") for c in (None, counter)]
+    log_prob = density(Flow([blocks[0], Flow([blocks[1]])])).log_prob
+    log_prob = tf.function(log_prob, autograph=False) if mode == "graph" else log_prob
+    for seed in (1, tf.constant([1, 2])):
+        log_prob(tf.ones([3, 2]), bijector_kwargs={"seed": seed})
+        assert counter.take() == 1
+
+
+def test_parts_have_the_keys_of_the_flow():
+    blocks = alike(EXACT, 12)
+    parts = parts_by_name(Flow([*blocks[:11], Flow([blocks[11]], name="inner")]))
+    names = ["block", *(f"block_{i}" for i in range(1, 12))]
+    assert all(parts[name] is block for name, block in zip(names, blocks, strict=True))
+
+
+def test_arguments_of_numbered_members():
+    recorder = Recorder()
+    first, second, third, fourth = alike(recorder, 4)
+    flow = Flow([first, second, tfb.Invert(tfb.Invert(third), name="twice"), tfb.Chain([fourth])])
+    for key in ("block", "block_1", "twice", "chain_of_block"):
+        seeds = []
+        for seed in (1, 2):
+            recorder.seeds.clear()
+            flow.forward_log_det_jacobian(tf.ones([1, 2]), 1, seed=0, **{key: {"seed": seed}})
+            seeds.append(set(recorder.seeds))
+        assert len(seeds[0] ^ seeds[1]) == 2, key
+    with pytest.raises(ValueError, match="got sed"):
+        flow.forward(tf.ones([1, 2]), chain_of_block={"sed": 1})
+
+
 def test_names(make_block):
-    with pytest.raises(ValueError, match="more than once: block"):
-        Flow([make_block("block"), make_block("block")])
-    with pytest.raises(ValueError, match="more than once: scale"):
-        Flow([tfb.Scale(2.0), tfb.Scale(3.0)])
-    with pytest.raises(ValueError, match="more than once: block"):
-        Flow([make_block("block"), Flow([make_block("block")], name="inner")])
+    scales = [tfb.Scale(2.0), tfb.Scale(3.0), tfb.Scale(4.0, name="scale_1"), tfb.Scale(5.0)]
+    np.testing.assert_allclose(Flow(scales).forward([1.0]), [120.0])
+    np.testing.assert_allclose(Flow(scales).inverse([120.0]), [1.0])
+    with pytest.raises(ValueError, match=r"\(scale, scale_2, scale_1, scale_3\); got third"):
+        Flow(scales).forward([1.0], third={})
+    with pytest.raises(ValueError, match="name alone.*more than once: block.*Flow"):
+        Flow([tfb.Invert(tfb.Chain([make_block("block"), make_block("block")]))])
+    Flow([make_block("block"), tfb.Chain(scales[:2])])
     with pytest.raises(ValueError, match="at least one"):
         Flow([])
+
+
+def test_names_depend_on_nothing_else(make_branch, make_coupling):
+    def flow():
+        block, other, nested = (resflow.bijectors.ResidualBlock(make_branch()) for _ in range(3))
+        coupling = resflow.bijectors.AffineCoupling(make_coupling().network)
+        return Flow([block, other, coupling, Flow([nested])])
+
+    def views():
+        return [resflow.bijectors.with_log_det(plain, EXACT) for _ in range(2)]
+
+    plain = flow()
+    with tf.name_scope("outer"):
+        scoped = flow()
+    with tf.Graph().as_default():  # where a scope whose name is taken gets another
+        flows = [plain, scoped, *views()]
+    names = [[part.name for part in (f, *f.submodules) if not isinstance(part, tfb.Identity)] for f in flows]
+    blocks = ["residual_block"] * 2
+    assert names == [["flow", *blocks, "affine_coupling", "flow", "residual_block"]] * 4
 
 
 @pytest.mark.parametrize("view", ["flow", "density", "invert", "chain"])
@@ -232,7 +334,9 @@ def test_checkpoint_round_trip_after_other_models(checkpoint, density):
         np.testing.assert_array_equal(value, expected)
 
 
-def test_automatic_names_do_not_matter(tmp_path):
+def test_automatic_names_do_not_matter(make_branch, tmp_path):
+    """The second model of an architecture in one process restores the first, and draws the same numbers."""
+
     def flow():
         layers = resflow.layers
         branch = keras.Sequential(
@@ -245,8 +349,8 @@ def test_automatic_names_do_not_matter(tmp_path):
                 layers.LipschitzDense(2),
             ]
         )
-        block = resflow.bijectors.ResidualBlock(branch, name="block")
-        return Flow([resflow.bijectors.ActNorm([2]), block])
+        other = resflow.bijectors.ResidualBlock(make_branch(seed=1))
+        return Flow([resflow.bijectors.ActNorm([2]), resflow.bijectors.ResidualBlock(branch), other])
 
     first, second = perturbed(flow()), perturbed(flow(), 1)
     names = [[v.path for v in f.bijectors[1].branch.variables] for f in (first, second)]
@@ -255,6 +359,8 @@ def test_automatic_names_do_not_matter(tmp_path):
     tf.train.Checkpoint(flow=second).read(path).assert_consumed()
     for value, expected in zip(snapshot(second), snapshot(first), strict=True):
         np.testing.assert_array_equal(value, expected)
+    x = tf.ones([3, 2])
+    np.testing.assert_array_equal(fldj(first, x, seed=1), fldj(second, x, seed=1))
 
 
 @pytest.mark.parametrize(

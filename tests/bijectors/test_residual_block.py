@@ -1,11 +1,16 @@
 """The residual block: shapes, conditions, dtypes, errors, and inverses that do not converge."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+
+tfb = tfp.bijectors
 
 EXACT = resflow.logdet.Exact()
 SERIES = resflow.logdet.PowerSeries(60, probes="basis")
@@ -69,10 +74,56 @@ def test_condition_is_broadcast_against_sample_shapes(conditional_block):
         np.testing.assert_allclose(fldj[i], expected, atol=1e-6)
     back = block.inverse(tf.identity(y), conditional_input=condition)
     np.testing.assert_allclose(back, x, atol=1e-5)
-    one = block.forward(x[0, 0], conditional_input=condition)
-    assert one.shape == [5, 2]
-    expected = x[0, 0] + block.branch([tf.repeat(x[0, :1], 5, 0), condition])
-    np.testing.assert_allclose(one, expected, atol=1e-6)
+    # Fewer conditions than values, and conditions of an axis of one.
+    for fewer in (condition[0], condition[:1], condition[tf.newaxis]):
+        full = tf.broadcast_to(fewer, [4, 5, 3])
+        np.testing.assert_allclose(
+            block.forward(x, conditional_input=fewer), block.forward(x, conditional_input=full), atol=1e-6
+        )
+
+
+WRAPPERS = {
+    "block": lambda block: block,
+    "flow": lambda block: resflow.bijectors.Flow([tfb.Scale(2.0), block]),
+    "nested": lambda block: resflow.bijectors.Flow([tfb.Chain([tfb.Invert(tfb.Invert(block))])]),
+}
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "batch", "conditions"),
+    [
+        ("block", [], [4]),
+        ("block", [1], [4]),
+        ("block", [3, 1], [3, 4]),
+        ("block", [4], [1, 4]),
+        ("flow", [3], [4]),
+        ("nested", [], [4]),
+    ],
+    ids=str,
+)
+def test_a_condition_does_not_enlarge_the_batch(wrapper, batch, conditions, make_block):
+    """Else one draw would go with several conditions: static shapes tell, or the graph does."""
+    bijector = WRAPPERS[wrapper](make_block("conditional", EXACT, size=2, condition_size=3))
+    x, condition = normal([*batch, 2]), normal([*conditions, 3])
+    specs = [tf.TensorSpec([*[None] * len(shape), n]) for shape, n in ((batch, 2), (conditions, 3))]
+    for method in ("forward", "inverse"):
+        call = lambda x, c, method=method: getattr(bijector, method)(x, conditional_input=c)  # noqa: E731
+        with pytest.raises(ValueError, match=r"conditional: the batch .* of conditional_input.*sample\(4"):
+            call(x, condition)
+        if len(conditions) <= len(batch):
+            graph = tf.function(call, input_signature=specs, autograph=False)
+            with pytest.raises(tf.errors.InvalidArgumentError, match="of conditional_input"):
+                graph(x, condition)
+            assert graph(normal([*conditions, 2]), condition).shape == [*conditions, 2]
+
+
+def test_samples_for_a_batch_of_conditions(conditional_block, density):
+    distribution = density(conditional_block)
+    kwargs = {"conditional_input": tf.ones([4, 3])}
+    with pytest.raises(ValueError, match=r"batch \(4,\) of conditional_input is to broadcast to the batch \(\)"):
+        distribution.sample(seed=1, bijector_kwargs=kwargs)
+    x = distribution.sample(4, seed=1, bijector_kwargs=kwargs)
+    assert len(np.unique(x, axis=0)) == 4
 
 
 def test_conditional_density(conditional_block, density):
@@ -211,6 +262,10 @@ def test_float64_parameters_behind_a_float32_input():
         ResidualBlock(branch)
 
 
+def shape_text(shape):
+    return re.escape(str(tuple(shape)))
+
+
 @pytest.mark.parametrize("method", ["forward", "inverse", "solve", "transform"])
 def test_wrong_inputs(method, vector_block, conditional_block):
     call = getattr(vector_block, method)
@@ -222,6 +277,10 @@ def test_wrong_inputs(method, vector_block, conditional_block):
         call(tf.zeros([4, 3]), conditional_input=tf.zeros([4, 3]))
     with pytest.raises(ValueError, match="needs conditional_input"):
         getattr(conditional_block, method)(tf.zeros([4, 2]))
+    for shape in ([4, 2], [4, 3, 1], [], [4, 4]):
+        message = rf"conditional takes conditional_input of shape \(3,\).*got an input of shape {shape_text(shape)}"
+        with pytest.raises(ValueError, match=message):
+            getattr(conditional_block, method)(tf.zeros([4, 2]), conditional_input=tf.zeros(shape))
 
 
 def test_input_of_unknown_rank(vector_block):
@@ -244,11 +303,9 @@ def test_inverse_of_any_static_shape_in_a_function(shape, size, make_block):
 
 
 def test_image_of_a_wrong_shape(image_block):
-    block = image_block
-    with pytest.raises(ValueError, match=r"\(4, 3, 2\).*\(5, 4, 3, 1\)"):
-        block.forward(tf.zeros([5, 4, 3, 1]))
-    with pytest.raises(ValueError, match=r"\(4, 3, 2\).*\(3, 2\)"):
-        block.forward(tf.zeros([3, 2]))
+    for shape in ([5, 4, 3, 1], [3, 2]):
+        with pytest.raises(ValueError, match=rf"image maps events of shape \(4, 3, 2\).*{shape_text(shape)}"):
+            image_block.forward(tf.zeros(shape))
 
 
 def test_inverse_that_does_not_converge(make_block, capfd):
@@ -302,11 +359,6 @@ def test_inverse_gradient_by_the_implicit_function_theorem(make_block):
         forward = x + block.branch(x)
     jacobian = tape.batch_jacobian(forward, x)[0]
     np.testing.assert_allclose(gradient[0], np.linalg.solve(jacobian.numpy().T, upstream[0]))
-
-
-def test_default_names_differ(make_branch):
-    names = {ResidualBlock(make_branch()).name for _ in range(3)}
-    assert len(names) == 3
 
 
 def test_first_derivatives_of_log_prob_only(make_block, density):

@@ -183,3 +183,43 @@ def test_a_trainer_that_never_heard_of_norms_keeps_the_coefficient_and_what_it_o
     assert max(float(layer.lipschitz_bound()) for layer in layers) <= 0.9 * 1.001
     resflow.layers.converge_norms(flow)
     np.testing.assert_allclose(elbo(), before, atol=0.01)
+
+
+def one_coordinate(make_block, kind):
+    """A decreasing flow of one coordinate, [1] or, between reshapes, []."""
+    act_norm = resflow.bijectors.ActNorm([1])
+    act_norm.log_scale.assign([0.3])
+    block, other = (make_block(name, EXACT, size=1, condition_size=1) for name in ("block", "other"))
+    members = [resflow.bijectors.Normalize([0.5], [2.0]), block, act_norm, tfb.Scale(-0.7), tfb.Chain([other])]
+    if kind == "vector":
+        return resflow.bijectors.Flow(members), tfd.Independent(tfd.Normal([0.2], 1.0), 1)
+    members = [tfb.Reshape([1], []), *members, tfb.Invert(tfb.Reshape([1], []))]
+    return resflow.bijectors.Flow(members), tfd.Normal(0.2, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["vector", "scalar"])
+def test_cdf_of_one_coordinate(kind, make_block):
+    flow, base = one_coordinate(make_block, kind)
+    distribution = tfd.TransformedDistribution(base, tfb.Invert(flow))
+    kwargs = {"bijector_kwargs": {"seed": 1, "conditional_input": tf.constant([0.4])}}
+    grid = np.linspace(-25.0, 25.0, 2001, dtype="float32")
+    x = grid[:, np.newaxis] if kind == "vector" else grid
+    prob = tf.function(lambda x: distribution.prob(x, **kwargs), autograph=False)(x).numpy().astype("float64")
+    expected = np.concatenate([[0.0], np.cumsum((prob[1:] + prob[:-1]) / 2)]) * (grid[1] - grid[0])
+    np.testing.assert_allclose(expected[-1], 1.0, atol=1e-4)
+    points = slice(800, 1200, 50)
+    for method, value in (("cdf", expected), ("survival_function", 1 - expected)):
+        np.testing.assert_allclose(getattr(distribution, method)(x[points], **kwargs), value[points], atol=2e-4)
+        log = getattr(distribution, f"log_{method}")(x[points], **kwargs)
+        np.testing.assert_allclose(np.exp(log), value[points], atol=2e-4)
+    if kind == "scalar":  # Independent bases have no quantile
+        quantile = distribution.quantile(expected[points].astype("float32"), **kwargs)
+        np.testing.assert_allclose(quantile, grid[points], atol=1e-2)
+
+
+def test_several_coordinates_have_no_cdf(exact_density):
+    base = tfd.Independent(tfd.Normal(tf.zeros(2), 1.0), 1)
+    distribution = tfd.TransformedDistribution(base, exact_density.bijector)
+    for method in ("cdf", "survival_function", "log_cdf"):
+        with pytest.raises(NotImplementedError, match=r"maps events of shape \(2,\).*one coordinate"):
+            getattr(distribution, method)(tf.zeros([3, 2]))

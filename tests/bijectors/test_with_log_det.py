@@ -103,3 +103,36 @@ def test_nothing_to_change(make_coupling, density):
     for obj in (tfb.Scale(2.0), tfd.Normal(0.0, 1.0), density(Flow([make_coupling()]))):
         assert resflow.bijectors.with_log_det(obj, EXACT) is obj
         assert resflow.bijectors.with_inverse_solver(obj, resflow.solvers.FixedPoint()) is obj
+
+
+class Holder(tfb.Bijector):
+    """Holds a bijector, which is not among its parameters."""
+
+    def __init__(self, bijector, name="holder"):
+        self.bijectors = [bijector]
+        super().__init__(forward_min_event_ndims=1, parameters={"name": name}, name=name)
+
+
+NOT_VIEWED = {
+    "list": (lambda d, flow: [d], "bijector or a distribution; got list"),
+    "model": (lambda d, flow: resflow.FlowModel(flow, [2]), "got FlowModel"),
+    "kernel": (lambda d, flow: tfp.mcmc.HamiltonianMonteCarlo(d.log_prob, 0.1, 1), "got HamiltonianMonteCarlo"),
+    "coroutine": (lambda d, flow: tfd.JointDistributionCoroutine(lambda: (yield d)), "made of functions"),
+    "sequential": (lambda d, flow: tfd.JointDistributionSequential([d, lambda x: d]), "functions"),
+    "named": (lambda d, flow: tfd.JointDistributionNamedAutoBatched({"a": d, "b": lambda a: a}), "functions"),
+    "joint_inside": (lambda d, flow: tfd.Sample(tfd.JointDistributionSequential([lambda: d])), "functions"),
+    "attribute": (lambda d, flow: Holder(flow), r"holder \(Holder\) holds blocks elsewhere.*block"),
+    "attribute_inside": (lambda d, flow: Flow([flow, Holder(flow)]), "holds blocks elsewhere.*block"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_VIEWED)
+def test_what_cannot_be_viewed_is_refused(name, make_block, density):
+    make, message = NOT_VIEWED[name]
+    flow = Flow([make_block(), resflow.bijectors.ActNorm([2])])
+    obj = make(density(flow), flow)
+    for view in (resflow.bijectors.with_log_det, resflow.bijectors.with_inverse_solver):
+        with pytest.raises(ValueError, match=message):
+            view(obj, EXACT)
+    with pytest.raises(ValueError, match=message):
+        resflow.bijectors.inverse_with_solutions(obj, tf.zeros([1, 2]))

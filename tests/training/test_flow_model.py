@@ -119,6 +119,17 @@ def test_a_flow_with_a_condition_is_refused():
         resflow.FlowModel(flow, [2])
 
 
+def test_a_flow_that_drops_the_seed_is_refused():
+    chain = tfp.bijectors.Chain(resflow.flows.vector_flow(2, 1, (4,)).bijectors)
+    for flow in (chain, tfp.bijectors.Invert(tfp.bijectors.Invert(chain))):
+        with pytest.raises(ValueError, match="drops a seed.*put it in a tf_resflow.bijectors.Flow"):
+            resflow.FlowModel(flow, [2])
+    model = resflow.FlowModel(resflow.bijectors.Flow([chain]), [2])
+    values = [model.log_prob(np.ones([3, 2], "float32"), seed=seed) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(*values[:2])
+    assert np.any(values[0] != values[2])
+
+
 def test_fit_updates_the_norms(fitted):
     for layer in resflow.layers.lipschitz_layers(fitted[0].flow):
         norm = np.linalg.norm(layer.kernel.numpy(), 2)
@@ -157,6 +168,30 @@ def test_weights_round_trip(fitted, data, tmp_path):
     deeper = resflow.FlowModel(resflow.flows.vector_flow(2, 3, (8, 8)), [2])
     with pytest.raises(ValueError):
         deeper.load_weights(path)
+
+
+def test_blocks_without_names(data, tmp_path):
+    """The second model of an architecture in one process restores all of the first, which has each block's part."""
+
+    def make(seed):
+        branches = [resflow.flows.dense_branch([2], (4,), seed=seed) for _ in range(3)]
+        first, second, third = map(resflow.bijectors.ResidualBlock, branches)
+        inner = resflow.bijectors.Flow([third, resflow.bijectors.ActNorm([2])])
+        return resflow.FlowModel(resflow.bijectors.Flow([first, second, inner]), [2])
+
+    model = make(0)
+    model.initialize(data)
+    names = ["residual_block", "residual_block_1", "residual_block_2"]
+    assert list(resflow.evaluation.lipschitz_bounds(model.flow)) == names
+    assert list(resflow.evaluation.lipschitz_certificate(model.flow)["layers"]) == names
+    expected = model.log_prob(data[:8], seed=1)
+    model.save_weights(str(tmp_path / "model.weights.h5"))
+    path = tf.train.Checkpoint(model=model).write(str(tmp_path / "c"))
+    from_weights, from_checkpoint = make(1), make(2)
+    from_weights.load_weights(str(tmp_path / "model.weights.h5"))
+    tf.train.Checkpoint(model=from_checkpoint).read(path).assert_consumed()
+    for other in (from_weights, from_checkpoint):
+        np.testing.assert_array_equal(other.log_prob(data[:8], seed=1), expected)
 
 
 def test_checkpoint_round_trip(fitted, data, tmp_path):

@@ -72,6 +72,13 @@ def test_neither(model):
     assert "the largest norm is in block2 (norms of its kernels: 283, " in find_largest_norm(model)
 
 
+def test_blocks_of_one_name():
+    blocks = [resflow.bijectors.ResidualBlock(resflow.flows.dense_branch([2], (4,))) for _ in range(2)]
+    model = resflow.FlowModel(resflow.bijectors.Flow(blocks), [2])
+    spoil(blocks[1].branch.trainable_variables[0], math.nan)
+    assert "first those of residual_block_1 (norms" in find_non_finite(model, X)
+
+
 def test_the_classifier():
     flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, num_fc_blocks=0)
     shapes = resflow.bijectors.feature_shapes(flow, (4, 4, 1))

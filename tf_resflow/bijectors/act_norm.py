@@ -46,6 +46,10 @@ class ActNorm(VariableBijector):
             name=name,
         )
 
+    @classmethod
+    def _is_increasing(cls):
+        return True
+
     @property
     def log_scale(self):
         """Logarithm of the scale, a `tf.Variable`."""

@@ -39,7 +39,7 @@ class Coupling(tfp.bijectors.Bijector):
       network: built Keras layer or model.
       split: "channels" or "checkerboard".
       swap: whether a is the last channels, or the pixels whose row + column is odd.
-      name: `str`; the bijectors of one flow have different names.
+      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
 
     Raises:
       ValueError: when the network is not built, or its output does not fit its input and the split.
@@ -52,21 +52,20 @@ class Coupling(tfp.bijectors.Bijector):
     num_parameters: int
 
     def __init__(self, network, split="channels", swap=False, name=None):
-        name = name or f"{self._default_name}_{keras.backend.get_uid(self._default_name)}"
+        name = name or self._default_name
         parameters = dict(locals())
         if split not in ("channels", "checkerboard"):
             raise ValueError(f"split is 'channels' or 'checkerboard'; got {split!r}.")
-        with tf.name_scope(name) as name:
-            self._network = self._no_dependency(network)
-            self._split, self._swap = split, swap
-            self._num_given, self._num_mapped, self._event_shape = _sizes(network, split, self.num_parameters)
-            self._network_variables = adopt(network)
-            super().__init__(
-                forward_min_event_ndims=self._event_shape.rank,
-                dtype=parameter_dtype(network),
-                parameters=parameters,
-                name=name,
-            )
+        self._network = self._no_dependency(network)
+        self._split, self._swap = split, swap
+        self._num_given, self._num_mapped, self._event_shape = _sizes(network, split, self.num_parameters)
+        self._network_variables = adopt(network)
+        super().__init__(
+            forward_min_event_ndims=self._event_shape.rank,
+            dtype=parameter_dtype(network),
+            parameters=parameters,
+            name=f"{name}/",
+        )
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -100,7 +99,7 @@ class Coupling(tfp.bijectors.Bijector):
 
     def _divide(self, x):
         """The parts a and b; of a checkerboard, images with zeros in the place of the other part."""
-        check_event(self.name, self._event_shape, x)
+        check_event(f"{self.name} maps events", self._event_shape, x)
         if self._split == "checkerboard":
             mask = self._mask(x)
             return (1 - mask) * x, mask * x

@@ -85,11 +85,11 @@ def _walk(flow, step, x, **kwargs):
     """Applies the members of a flow by `step`; the output, and the values after each scale."""
     if isinstance(flow, MultiscaleFlow):
         return flow.walk(step, x, **kwargs)
-    ends, features = set(_ends_of_scales(flow)), []
+    ends, features = _ends_of_scales(flow), []
 
     def keep(member, x, **arguments):
         y = step(member, x, **arguments)
-        if member.name in ends:
+        if next(ends):
             features.append(y)
         return y
 
@@ -97,9 +97,10 @@ def _walk(flow, step, x, **kwargs):
 
 
 def _ends_of_scales(flow):
-    """The names of the members that end a scale."""
+    """Whether a scale ends with a member, of each."""
     trained = False
-    for member in flow.bijectors:
-        if (isinstance(member, Squeeze2D) and trained) or member is flow.bijectors[-1]:
-            yield member.name
+    *members, _ = flow.bijectors
+    for member in members:
+        yield isinstance(member, Squeeze2D) and trained
         trained = trained or bool(member.trainable_variables)
+    yield True

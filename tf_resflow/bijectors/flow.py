@@ -1,6 +1,7 @@
 """Composition of bijectors in reading order, from data to latent."""
 
 import collections
+import itertools
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -8,61 +9,130 @@ import tensorflow_probability as tfp
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.scoped_cache import ScopedCache, ScopedGreedyCache
 
-__all__ = ["Flow", "check_arguments", "check_unique_names", "residual_blocks", "route"]
+__all__ = ["Flow", "by_name", "check_told_apart", "parts_by_name", "residual_blocks", "route", "route_members"]
 
 tfb = tfp.bijectors
 
+# What a flow hands to all of its blocks, and to conditional ones besides. A salt tells apart blocks of one name; it
+# is text, where a seed of their own would be another tensor at each call, which TFP's caches do not find again.
+_SHARED = ("seed", "salt")
+_CONDITIONAL = (*_SHARED, "conditional_input")
+
 
 def residual_blocks(bijector):
-    """The `ResidualBlock`s inside a bijector or distribution, in no particular order."""
+    """The `ResidualBlock`s inside a bijector or distribution, those of a flow before those of flows in it."""
     return [m for m in (bijector, *bijector.submodules) if isinstance(m, ResidualBlock)]
 
 
-def route(bijector, kwargs):
+def by_name(bijectors):
+    """A dict of bijectors by name, in their order; of equal names all but the first are numbered: scale, scale_1.
+
+    Nothing but the names and their order matters, not what else was built in the process.
+    """
+    named, names = {}, {bijector.name for bijector in bijectors}
+    for bijector in bijectors:
+        name, count = bijector.name, 0
+        while name in named or (count and name in names):
+            count += 1
+            name = f"{bijector.name}_{count}"
+        named[name] = bijector
+    return named
+
+
+def parts_by_name(flow):
+    """A flow and all bijectors in it by name, as `by_name` numbers them: members before members of members."""
+    return by_name([part for part in (flow, *flow.submodules) if isinstance(part, tfb.Bijector)])
+
+
+def route(bijector, kwargs, key=None, salted=False):
     """The part of a flow's arguments that goes to one of its members.
 
     `seed` and `conditional_input` reach every block that takes them, through nested flows, `tfb.Chain` and
-    `tfb.Invert`; a dictionary under a member's name is for that member alone, as in `tfb.Chain`.
+    `tfb.Invert`; a dictionary under a member's key is for that member alone, as in `tfb.Chain`.
+
+    Args:
+      bijector: the member.
+      kwargs: dict, the flow's arguments.
+      key: `str`, the member's key in the flow; its name by default.
+      salted: whether the key is to salt the member's seed.
+
+    Returns:
+      A dict.
     """
-    if isinstance(getattr(bijector, "bijector", None), tfb.Bijector):
-        return route(bijector.bijector, kwargs)
-    own = kwargs.get(bijector.name, {})
-    shared = {key: kwargs[key] for key in ("seed", "conditional_input") if key in kwargs}
-    if isinstance(bijector, ResidualBlock) and not bijector.conditional:
-        shared.pop("conditional_input", None)
-    elif isinstance(bijector, tfb.Composition) and not isinstance(bijector, Flow):
-        parts = {b.name: route(b, shared) for b in tf.nest.flatten(bijector.bijectors)}
-        shared = {name: part for name, part in parts.items() if part}
-    elif not residual_blocks(bijector):
-        shared = {}
-    return shared | own
+    key = bijector.name if key is None else key
+    bijector = _innermost(bijector)
+    blocks = residual_blocks(bijector)
+    shared = _CONDITIONAL if any(block.conditional for block in blocks) else _SHARED if blocks else ()
+    arguments = {name: kwargs[name] for name in shared if name in kwargs} | kwargs.get(key, {})
+    if salted:
+        arguments["salt"] = f"{arguments.get('salt', '')}{key}/"
+    if blocks and _goes_by_name(bijector):
+        parts = route_members(bijector, by_name(tf.nest.flatten(bijector.bijectors)), arguments)
+        return {name: part for name, part in parts.items() if part}
+    return arguments
 
 
-def check_arguments(flow, members, kwargs):
-    """Raises a ValueError for arguments that no member of the flow would take."""
+def route_members(flow, members, kwargs):
+    """The arguments of each member of a flow.
+
+    The key of a member in which a block has the name of an earlier one salts the seed, so that the two draw
+    independently.
+
+    Args:
+      flow: the flow, or a stock composition.
+      members: dict of its members by key.
+      kwargs: dict, its arguments.
+
+    Returns:
+      A dict of dicts, by key.
+
+    Raises:
+      ValueError: for arguments that no member would take.
+    """
+    if not kwargs:
+        return dict.fromkeys(members, {})
     if "conditional_input" in kwargs and not any(b.conditional for b in residual_blocks(flow)):
         raise ValueError(f"{flow.name} got conditional_input, but none of its blocks is conditional.")
-    unknown = set(kwargs) - {"seed", "conditional_input"} - {b.name for b in members}
+    unknown = set(kwargs) - {*_CONDITIONAL, *members}
     if unknown:
         raise ValueError(
             f"{flow.name} takes seed, conditional_input, or a dictionary under the name of a member "
-            f"({', '.join(b.name for b in members)}); got {', '.join(sorted(unknown))}."
+            f"({', '.join(members)}); got {', '.join(sorted(unknown))}."
         )
+    routed, drawing = {}, set()
+    for key, member in members.items():
+        names = {block.name for block in residual_blocks(member)}
+        salted = not drawing.isdisjoint(names)
+        drawing |= set() if salted else names
+        routed[key] = route(member, kwargs, key, salted)
+    return routed
 
 
-def check_unique_names(owner, members):
-    """Raises a ValueError for two members of one name, or two blocks of one name at any depth.
-
-    Names key the checkpoint and salt the seeds.
-    """
-    blocks = {id(block): block.name for b in members for block in residual_blocks(b)}
-    for names in ([b.name for b in members], list(blocks.values())):
-        twice = [name for name, count in collections.Counter(names).items() if count > 1]
+def check_told_apart(bijectors):
+    """Raises a ValueError for a stock composition in which members with blocks have one name."""
+    for part in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
+        if not _goes_by_name(part):
+            continue
+        counts = collections.Counter(b.name for b in tf.nest.flatten(part.bijectors))
+        twice = {b.name for b in tf.nest.flatten(part.bijectors) if counts[b.name] > 1 and residual_blocks(b)}
         if twice:
             raise ValueError(
-                f"{owner}: the bijectors of a flow have different names, which key the checkpoint and "
-                f"salt the seeds; given more than once: {', '.join(twice)}. Pass name= to their constructors."
+                f"{part.name} ({type(part).__name__}) hands arguments on by name alone, and so cannot give members "
+                f"of one name seeds of their own; given more than once: {', '.join(sorted(twice))}. Pass name= to "
+                "their constructors, or put them in a tf_resflow.bijectors.Flow, which numbers them."
             )
+
+
+def _innermost(bijector):
+    """What any of TFP's classes of Invert is the inverse of, or the bijector itself."""
+    while isinstance(getattr(bijector, "bijector", None), tfb.Bijector):
+        bijector = bijector.bijector
+    return bijector
+
+
+def _goes_by_name(bijector):
+    """Whether it is a stock composition, which takes a dictionary for each name of a member and nothing else."""
+    return isinstance(bijector, tfb.Composition) and not isinstance(bijector, Flow)
 
 
 class _Boundary(tfb.Bijector):
@@ -93,7 +163,10 @@ class Flow(tfb.Composition):
     r"""\\(f = f_n \circ \dots \circ f_1\\) from a list `[f_1, ..., f_n]`: applied in reading order, data to latent.
 
     (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks, each of which salts
-    it with its name; `conditional_input` reaches the conditional ones.
+    it with its name; `conditional_input` reaches the conditional ones. Members of one name are numbered in their
+    order: three `tfb.Scale`s have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint and
+    the arguments of one member, `flow.forward(x, residual_block_1={"seed": 1})`; where blocks share a name, they
+    salt the seeds, too.
 
     ```python
     import keras
@@ -121,7 +194,7 @@ class Flow(tfb.Composition):
       name: `str`.
 
     Raises:
-      ValueError: when the list is empty or two members share a name.
+      ValueError: when the list is empty, or blocks share a name inside a stock composition such as `tfb.Chain`.
     """
 
     _cache = ScopedCache()
@@ -131,35 +204,43 @@ class Flow(tfb.Composition):
         bijectors = list(bijectors)
         if not bijectors:
             raise ValueError("A Flow needs at least one bijector.")
-        check_unique_names(name, bijectors)
-        with tf.name_scope(name) as name:
-            self._boundaries = self._no_dependency({b.name: _boundaries(b) for b in bijectors})
-            super().__init__(
-                bijectors,
-                name=name,
-                parameters=parameters,
-                forward_min_event_ndims=None,
-                inverse_min_event_ndims=None,
-                validate_args=validate_args,
-            )
+        check_told_apart(bijectors)
+        self._members = self._no_dependency(by_name(bijectors))
+        self._boundaries = self._no_dependency({key: _boundaries(b) for key, b in self._members.items()})
+        super().__init__(
+            bijectors,
+            name=f"{name}/",  # a scope of this very name, whatever else a graph holds
+            parameters=parameters,
+            forward_min_event_ndims=None,
+            inverse_min_event_ndims=None,
+            validate_args=validate_args,
+        )
         # Keyed by name, so that a checkpoint of another architecture fails to restore.
-        self._bijectors_trackable = {b.name: b for b in bijectors}
+        self._bijectors_trackable = dict(self._members)
 
     def _walk_forward(self, step_fn, x, **kwargs):
-        check_arguments(self, self._bijectors, kwargs)
-        for b in self._bijectors:
-            before, after = self._boundaries[b.name]
-            x = step_fn(b, _cross(before.forward, x), **route(b, kwargs))
+        routed = route_members(self, self._members, kwargs)
+        for key, b in self._members.items():
+            before, after = self._boundaries[key]
+            x = step_fn(b, _cross(before.forward, x), **routed[key])
             x = _cross(after.forward, x)
         return x
 
     def _walk_inverse(self, step_fn, y, **kwargs):
-        check_arguments(self, self._bijectors, kwargs)
-        for b in reversed(self._bijectors):
-            before, after = self._boundaries[b.name]
-            y = step_fn(b, _cross(after.inverse, y), **route(b, kwargs))
+        routed = route_members(self, self._members, kwargs)
+        for key, b in reversed(self._members.items()):
+            before, after = self._boundaries[key]
+            y = step_fn(b, _cross(after.inverse, y), **routed[key])
             y = _cross(before.inverse, y)
         return y
+
+    def _is_increasing(self, **kwargs):
+        routed = route_members(self, self._members, kwargs)
+        increasing = tf.constant(True)
+        for key, b in self._members.items():
+            if not isinstance(_innermost(b), tfb.Reshape):  # which moves no coordinate
+                increasing = tf.equal(increasing, b._internal_is_increasing(**routed[key]))
+        return increasing
 
 
 def _cross(boundary, arguments):

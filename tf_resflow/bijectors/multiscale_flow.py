@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.flow import check_arguments, check_unique_names, route
+from tf_resflow.bijectors.flow import by_name, check_told_apart, route_members
 from tf_resflow.bijectors.scoped_cache import ScopedGreedyCache
 
 __all__ = ["MultiscaleFlow"]
@@ -15,7 +15,7 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
 
     `[H, W, C]` to a vector of the same size: after flow i the first half of the channels goes on to flow
     i + 1, the second half is final. The latent is the concatenation of what left, in the order of leaving,
-    and of the last flow's output, each flattened.
+    and of the last flow's output, each flattened. Flows of one name are numbered, as a `Flow` does its members.
 
     Args:
       flows: list of `Flow`s on images, at least two; all but the last end in an even number of channels.
@@ -23,7 +23,7 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
       name: `str`.
 
     Raises:
-      ValueError: for fewer than two flows, an odd number of channels to halve, or equal names.
+      ValueError: for fewer than two flows, or an odd number of channels to halve.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
@@ -38,19 +38,18 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
         flows = list(flows)
         if len(flows) < 2:
             raise ValueError("A MultiscaleFlow needs at least two flows; use Flow for one.")
-        check_unique_names(name, flows)
-        with tf.name_scope(name) as name:
-            self._flows = {flow.name: flow for flow in flows}
-            self._order = self._no_dependency(flows)
-            self._input_shape = tf.TensorShape(event_shape).with_rank(3)
-            self._final_shapes = self._no_dependency(_final_shapes(flows, self._input_shape))
-            super().__init__(
-                forward_min_event_ndims=3,
-                inverse_min_event_ndims=1,
-                dtype=flows[0].dtype,
-                parameters=parameters,
-                name=name,
-            )
+        check_told_apart(flows)
+        self._flows = by_name(flows)
+        self._members = self._no_dependency(by_name(flows))
+        self._input_shape = tf.TensorShape(event_shape).with_rank(3)
+        self._final_shapes = self._no_dependency(_final_shapes(flows, self._input_shape))
+        super().__init__(
+            forward_min_event_ndims=3,
+            inverse_min_event_ndims=1,
+            dtype=flows[0].dtype,
+            parameters=parameters,
+            name=f"{name}/",
+        )
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -59,7 +58,7 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
     @property
     def flows(self):
         """The flows, first scale first."""
-        return list(self._order)
+        return list(self._members.values())
 
     @property
     def output_shapes(self):
@@ -78,12 +77,13 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
         Returns:
           The latent, and the list of the flows' outputs, before half of the channels leave.
         """
-        check_arguments(self, self._order, kwargs)
+        routed = route_members(self, self._members, kwargs)
+        *_, last = self._members
         outputs, final = [], []
-        for flow, shape in zip(self._order, self._final_shapes, strict=True):
-            y = step_fn(flow, x, **route(flow, kwargs))
+        for (key, flow), shape in zip(self._members.items(), self._final_shapes, strict=True):
+            y = step_fn(flow, x, **routed[key])
             outputs.append(y)
-            if flow is not self._order[-1]:
+            if key != last:
                 x, y = tf.split(y, 2, axis=-1)
             final.append(tf.reshape(y, tf.concat([tf.shape(y)[:-3], [np.prod(shape)]], 0)))
         return tf.concat(final, axis=-1), outputs
@@ -92,15 +92,15 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
         return self.walk(step_fn, x, **kwargs)[0]
 
     def _walk_inverse(self, step_fn, y, **kwargs):
-        check_arguments(self, self._order, kwargs)
+        routed = route_members(self, self._members, kwargs)
         parts = tf.split(y, [int(np.prod(shape)) for shape in self._final_shapes], axis=-1)
         x = None
-        for flow, part, shape in zip(
-            reversed(self._order), reversed(parts), reversed(self._final_shapes), strict=True
+        for (key, flow), part, shape in zip(
+            reversed(self._members.items()), reversed(parts), reversed(self._final_shapes), strict=True
         ):
             part = tf.reshape(part, tf.concat([tf.shape(part)[:-1], shape], 0))
             x = part if x is None else tf.concat([x, part], axis=-1)
-            x = step_fn(flow, x, **route(flow, kwargs))
+            x = step_fn(flow, x, **routed[key])
         return x
 
     def _augmented_forward(self, x, **kwargs):

@@ -9,6 +9,7 @@ __all__ = [
     "adopt",
     "check_built",
     "check_event",
+    "check_no_growth",
     "from_rows",
     "input_shapes",
     "parameter_dtype",
@@ -42,13 +43,49 @@ def check_built(network):
         )
 
 
-def check_event(name, event_shape, x):
-    """Raises a ValueError unless `x` ends in events of the rank and the number of channels of `event_shape`."""
-    if (x.shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(x.shape[-1:]):
+def check_event(what, event_shape, tensor):
+    """Raises a ValueError unless `tensor` ends in events of the rank and the number of channels of `event_shape`.
+
+    Networks of convolutions take images of another size. `what` begins the message.
+    """
+    if (tensor.shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(tensor.shape[-1:]):
         raise ValueError(
-            f"{name} maps events of shape {event_shape}, preceded by any batch shape; got an input of shape "
-            f"{x.shape}."
+            f"{what} of shape {event_shape}, preceded by any batch shape; got an input of shape {tensor.shape}."
         )
+
+
+def check_no_growth(name, x, rank, condition, condition_rank):
+    """The batch shape of `x`; raises unless that of the condition broadcasts to it.
+
+    Otherwise the events of one draw would go with several conditions. Raises a ValueError where the static shapes
+    tell, and an InvalidArgumentError in the graph elsewhere.
+
+    Args:
+      name: `str`, of the bijector.
+      x: `[..., *event]`.
+      rank: that of an event.
+      condition: `[..., *event of the condition]`.
+      condition_rank: that of an event of the condition.
+
+    Returns:
+      An integer tensor.
+    """
+    batch, own = x.shape[: x.shape.rank - rank], condition.shape[: condition.shape.rank - condition_rank]
+    message = (
+        f"{name}: the batch {own} of conditional_input is to broadcast to the batch {batch} of the value: one draw "
+        "would go with several conditions. Draw one for each, as sample(4, ...) for four of them, or broadcast the "
+        "value, with tf.broadcast_to."
+    )
+    pairs = list(zip(reversed(batch), reversed(own), strict=False))
+    if own.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in pairs):
+        raise ValueError(message)
+    batch_shape = tf.shape(x)[: batch.rank]
+    if all(n == 1 or (n is not None and n == b) for b, n in pairs):
+        return batch_shape
+    own_shape = tf.shape(condition)[: own.rank]
+    fits = (own_shape == 1) | (own_shape == batch_shape[batch.rank - own.rank :])
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(fits), [message])]):
+        return tf.identity(batch_shape)
 
 
 def input_shapes(network):

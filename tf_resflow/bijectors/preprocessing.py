@@ -107,6 +107,10 @@ class Normalize(tfp.bijectors.Bijector):
     def _parameter_properties(cls, dtype):
         return {}
 
+    @classmethod
+    def _is_increasing(cls):
+        return True
+
     def _forward(self, x):
         return (x - self._mean) / self._std
 

@@ -8,6 +8,7 @@ from tf_resflow.bijectors.networks import (
     adopt,
     check_built,
     check_event,
+    check_no_growth,
     from_rows,
     input_shapes,
     parameter_dtype,
@@ -53,7 +54,10 @@ class ResidualBlock(tfp.bijectors.Bijector):
 
     Arguments of the methods: `seed` (see `tf_resflow.stateless_seed`; without one, every call draws
     anew, so that `log_prob` is random: give a fixed seed, or `log_det=Exact()`, to MCMC), and
-    `conditional_input`. They pass through a distribution as `bijector_kwargs={...}`.
+    `conditional_input`, whose batch shape broadcasts to that of the value (never the other way round, where
+    several conditions would share one draw). They pass through a distribution as `bijector_kwargs={...}`.
+
+    On events of one coordinate the map is increasing, so that a density has a `cdf` where its base has one.
 
     The value and the log-determinant of a tensor are cached as TFP does. In eager mode a tensor whose
     output is still held, and two gradient tapes over one tensor in one `tf.function`, find the cached
@@ -72,7 +76,7 @@ class ResidualBlock(tfp.bijectors.Bijector):
       event_shape: shape of an event, for a branch that does not tell its input shape.
       validate_args: whether `inverse` raises for an example that did not converge. (It prints a warning
         otherwise.)
-      name: `str`; blocks of one flow have different names.
+      name: `str`, a key of checkpoints and a salt of seeds: see `Flow`, which numbers members of one name.
 
     Raises:
       ValueError: when the branch is not built, its output is unlike its input, or its Lipschitz constant
@@ -98,23 +102,22 @@ class ResidualBlock(tfp.bijectors.Bijector):
         validate_args=False,
         name=None,
     ):
-        name = name or f"residual_block_{keras.backend.get_uid('residual_block')}"
+        name = name or "residual_block"
         parameters = dict(locals())
-        with tf.name_scope(name) as name:
-            self._branch = branch if isinstance(branch, tf.Module) else self._no_dependency(branch)
-            self._log_det = RussianRoulette() if log_det is None else log_det
-            self._inverse_solver = Anderson() if inverse_solver is None else inverse_solver
-            self._conditional = conditional
-            self._event_shape, self._condition_rank = _input_shapes(branch, conditional, event_shape)
-            self._lipschitz_constant = _checked_constant(branch, lipschitz_constant)
-            self._branch_variables = adopt(branch)
-            super().__init__(
-                forward_min_event_ndims=self._event_shape.rank,
-                dtype=parameter_dtype(branch),
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self._branch = branch if isinstance(branch, tf.Module) else self._no_dependency(branch)
+        self._log_det = RussianRoulette() if log_det is None else log_det
+        self._inverse_solver = Anderson() if inverse_solver is None else inverse_solver
+        self._conditional = conditional
+        self._event_shape, self._condition_shape = _input_shapes(branch, conditional, event_shape)
+        self._lipschitz_constant = _checked_constant(branch, lipschitz_constant)
+        self._branch_variables = adopt(branch)
+        super().__init__(
+            forward_min_event_ndims=self._event_shape.rank,
+            dtype=parameter_dtype(branch),
+            validate_args=validate_args,
+            parameters=parameters,
+            name=f"{name}/",
+        )
         _check_output(self)
 
     @classmethod
@@ -154,31 +157,31 @@ class ResidualBlock(tfp.bijectors.Bijector):
           conditional_input: as for `inverse`.
 
         Returns:
-          A `tf_resflow.solvers.Solution`: root like `y` (broadcast with the condition), and residual,
-          num_iterations and converged, of the batch shape.
+          A `tf_resflow.solvers.Solution`: root like `y`, and residual, num_iterations and converged, of the
+          batch shape.
         """
         y = tf.convert_to_tensor(y, dtype=self.dtype)
         y, condition, batch_shape = self._to_rows(y, conditional_input)
         solution = solve_residual(self._branch, y, self._inverse_solver, condition)
         return type(solution)(*(from_rows(part, batch_shape) for part in solution))
 
-    def transform(self, x, conditional_input=None, seed=None):
+    def transform(self, x, conditional_input=None, seed=None, salt=""):
         """`x + g(x)` alone, without the log-determinant that `forward` computes along."""
-        del seed
+        del seed, salt
         x = tf.convert_to_tensor(x, dtype=self.dtype)
         x, condition, batch_shape = self._to_rows(x, conditional_input)
         g = self._branch(x if condition is None else [x, condition])
         return from_rows(x + tf.cast(g, x.dtype), batch_shape)
 
-    def _augmented_forward(self, x, conditional_input=None, seed=None):
+    def _augmented_forward(self, x, conditional_input=None, seed=None, salt=""):
         x, condition, batch_shape = self._to_rows(x, conditional_input)
-        seed = stateless_seed(seed, salt=self.name)
+        seed = stateless_seed(seed, salt=salt + self.name)
         y, log_det = self._log_det(self._branch, x, condition, seed)
         y, log_det = from_rows(y, batch_shape), from_rows(log_det, batch_shape)
         return y, {"fldj": log_det, "ildj": -log_det}
 
-    def _augmented_inverse(self, y, conditional_input=None, seed=None):
-        del seed
+    def _augmented_inverse(self, y, conditional_input=None, seed=None, salt=""):
+        del seed, salt
         solution = self.solve(y, conditional_input)
         with tf.control_dependencies(self._report(solution)):
             return tf.identity(solution.root), None
@@ -194,26 +197,36 @@ class ResidualBlock(tfp.bijectors.Bijector):
             return [tf.debugging.assert_equal(failed, 0, message)]
         return [warn_unconverged(solution, message)]
 
+    def _is_increasing(self, **kwargs):
+        del kwargs
+        if self._event_shape.num_elements() == 1:
+            return True
+        raise NotImplementedError(
+            f"{self.name} maps events of shape {self._event_shape}: only a map of one coordinate is increasing, so "
+            "that there is a cdf."
+        )
+
     def _to_rows(self, x, condition):
         """Flattens the batch shape of `x` (and of the condition, broadcast to it) to one axis."""
         rank = self._event_shape.rank
-        check_event(self.name, self._event_shape, x)
+        check_event(f"{self.name} maps events", self._event_shape, x)
         if self._conditional != (condition is not None):
             needed = "needs" if self._conditional else "takes no"
             raise ValueError(f"{self.name} {needed} conditional_input (conditional={self._conditional}).")
+        if condition is None and x.shape.rank == rank + 1:
+            return x, None, None
         batch_shape = tf.shape(x)[: x.shape.rank - rank]
         if condition is not None:
             condition = tf.convert_to_tensor(condition)
-            condition_batch = tf.shape(condition)[: condition.shape.rank - self._condition_rank]
-            batch_shape = tf.broadcast_dynamic_shape(batch_shape, condition_batch)
-            condition = to_rows(condition, batch_shape, self._condition_rank)
-        elif x.shape.rank == rank + 1:
-            return x, None, None
+            check_event(f"{self.name} takes conditional_input", self._condition_shape, condition)
+            condition_rank = self._condition_shape.rank
+            batch_shape = check_no_growth(self.name, x, rank, condition, condition_rank)
+            condition = to_rows(condition, batch_shape, condition_rank)
         return to_rows(x, batch_shape, rank), condition, batch_shape
 
 
 def _input_shapes(branch, conditional, event_shape):
-    """The event's shape, and the rank of a condition."""
+    """The shapes of an event and of a condition."""
     if isinstance(branch, keras.Layer):
         check_built(branch)
     shapes = input_shapes(branch)
@@ -225,7 +238,7 @@ def _input_shapes(branch, conditional, event_shape):
     if event_shape is None and not shapes:
         raise ValueError("The branch does not tell its input shape: pass event_shape=.")
     event_shape = tf.TensorShape(shapes[0][1:] if event_shape is None else event_shape)
-    return event_shape, len(shapes[1]) - 1 if len(shapes) == 2 else 1
+    return event_shape, tf.TensorShape(shapes[1][1:] if len(shapes) == 2 else [None])
 
 
 def _checked_constant(branch, lipschitz_constant):
@@ -245,8 +258,7 @@ def _check_output(block):
     dtype = block.dtype or tf.float32
     specs = [tf.TensorSpec([None, *block._event_shape], dtype)]
     if block._conditional:
-        shapes = input_shapes(block.branch)
-        specs.append(tf.TensorSpec(shapes[1] if len(shapes) == 2 else [None, None], dtype))
+        specs.append(tf.TensorSpec([None, *block._condition_shape], dtype))
 
     def call(*inputs):
         return block.branch(list(inputs) if block.conditional else inputs[0])

@@ -3,9 +3,12 @@
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.bijectors.flow import residual_blocks
 from tf_resflow.bijectors.residual_block import ResidualBlock
 
 __all__ = ["with_arguments", "with_inverse_solver", "with_log_det"]
+
+_PARTS = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
 
 
 def with_log_det(flow, log_det):
@@ -30,6 +33,10 @@ def with_log_det(flow, log_det):
     Returns:
       An object of the same type. Parts without blocks are the same objects, since their log-determinants are
       exact; so is all of a flow of couplings.
+
+    Raises:
+      ValueError: for what is neither bijector nor distribution, a joint distribution whose model has functions,
+        and what holds blocks elsewhere than in the arguments that it was made of.
     """
     return with_arguments(flow, lambda block: {"log_det": log_det})
 
@@ -53,29 +60,62 @@ def with_inverse_solver(flow, inverse_solver):
 
     Returns:
       An object of the same type. Parts without blocks are the same objects.
+
+    Raises:
+      ValueError: as `with_log_det`.
     """
     return with_arguments(flow, lambda block: {"inverse_solver": inverse_solver})
 
 
 def with_arguments(part, arguments):
     """A view of a bijector or distribution, in which a block has the arguments `arguments(block)`, a dict."""
+    if not isinstance(part, _PARTS):
+        raise ValueError(
+            f"A view is of a bijector or a distribution; got {type(part).__name__}. Take those of the flow or the "
+            "density in it."
+        )
+    view = _view(part, arguments)
+    originals = {id(block) for block in residual_blocks(part)}
+    left = {block.name for block in residual_blocks(view) if id(block) in originals}
+    if left:
+        raise ValueError(
+            f"{part.name} ({type(part).__name__}) holds blocks elsewhere than in the arguments that it was made "
+            f"of, where they cannot be replaced: {', '.join(sorted(left))}. Take the view of the flow first, and "
+            "make this of it."
+        )
+    return view
+
+
+def _view(part, arguments):
     if isinstance(part, ResidualBlock):
         return part.copy(**arguments(part))
-    if isinstance(part, (tfp.bijectors.Bijector, tfp.distributions.Distribution)):
-        changes = {}
-        for key, value in part.parameters.items():
-            changed = _view_nest(value, arguments)
-            if changed is not value:
-                changes[key] = changed
-        # Not part.copy: a distribution's copy keeps the original, blocks and all, among its submodules.
-        return type(part)(**{**part.parameters, **changes}) if changes else part
-    return part
+    if not isinstance(part, _PARTS):
+        return part
+    _check_model(part)
+    changes = {}
+    for key, value in part.parameters.items():
+        changed = _view_nest(value, arguments)
+        if changed is not value:
+            changes[key] = changed
+    # Not part.copy: a distribution's copy keeps the original, blocks and all, among its submodules.
+    return type(part)(**{**part.parameters, **changes}) if changes else part
 
 
 def _view_nest(value, arguments):
     """`value` with the parts of a nest of it replaced; the same object where nothing changes."""
     parts = tf.nest.flatten(value)
-    views = [with_arguments(part, arguments) for part in parts]
+    views = [_view(part, arguments) for part in parts]
     if all(view is part for view, part in zip(views, parts, strict=True)):
         return value
     return tf.nest.pack_sequence_as(value, views)
+
+
+def _check_model(part):
+    """Raises a ValueError for a joint distribution with functions, which may hold blocks that nobody sees."""
+    if not isinstance(part, tfp.distributions.JointDistribution):
+        return
+    if not all(isinstance(member, tfp.distributions.Distribution) for member in tf.nest.flatten(part.model)):
+        raise ValueError(
+            f"{part.name} ({type(part).__name__}) is made of functions, in which blocks cannot be replaced. Take "
+            "the view of the densities that they use, and make the joint distribution of these."
+        )

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers
+from tf_resflow.bijectors.flow import parts_by_name
 
 __all__ = ["lipschitz_bounds", "lipschitz_certificate", "uncertified_blocks"]
 
@@ -26,13 +27,14 @@ def lipschitz_bounds(flow):
 
     Returns:
       A dict of the block's name to a float, infinite for the `uncertified_blocks`; empty for a flow of couplings.
+      Blocks of one name are numbered.
     """
     uncertified = uncertified_blocks(flow)
     return {
-        block.name: math.inf
-        if block.name in uncertified
+        name: math.inf
+        if name in uncertified
         else float(layers.lipschitz_constant(block.branch, certified=True))
-        for block in bijectors.residual_blocks(flow)
+        for name, block in _blocks_by_name(flow).items()
     }
 
 
@@ -46,8 +48,8 @@ def uncertified_blocks(flow):
       A dict of the block's name to the reason, a sentence; empty where all blocks have a bound.
     """
     return {
-        block.name: reason
-        for block in bijectors.residual_blocks(flow)
+        name: reason
+        for name, block in _blocks_by_name(flow).items()
         if (reason := _why_not_bounded(block.branch)) is not None
     }
 
@@ -91,19 +93,26 @@ def lipschitz_certificate(flow):
     References:
       Behrmann et al., "Invertible Residual Networks" (2019), Lemma 2.
     """
-    blocks = bijectors.residual_blocks(flow)
+    blocks = _blocks_by_name(flow)
     certified = lipschitz_bounds(flow)
     reasons = {name: {"reason": reason} for name, reason in uncertified_blocks(flow).items()}
-    nominal = {block.name: block.lipschitz_constant for block in blocks}
-    of_flow = {"nominal": _of_flow(flow, nominal), "certified": _of_flow(flow, certified)}
+    nominal = {name: block.lipschitz_constant for name, block in blocks.items()}
+    of_flow = {}
+    for kind, constants in (("nominal", nominal), ("certified", certified)):
+        of_flow[kind] = _of_flow(flow, {id(blocks[name]): constant for name, constant in constants.items()})
     return {
-        "layers": {block.name: _of_layers(block) for block in blocks},
+        "layers": {name: _of_layers(block) for name, block in blocks.items()},
         "blocks": {
             n: {"nominal": nominal[n], "certified": certified[n], **reasons.get(n, {})} for n in certified
         },
         "flow": {kind: forward for kind, (forward, _) in of_flow.items()},
         "inverse": {kind: inverse for kind, (_, inverse) in of_flow.items()},
     }
+
+
+def _blocks_by_name(flow):
+    parts = parts_by_name(flow)
+    return {name: part for name, part in parts.items() if isinstance(part, bijectors.ResidualBlock)}
 
 
 def _of_layers(block):
@@ -125,14 +134,14 @@ def _of_flow(flow, constants):
 def _orders(flow):
     """The norms that the blocks contract in; one on trust is taken to do so in that of the others."""
     uncertified = uncertified_blocks(flow)
-    for block in bijectors.residual_blocks(flow):
-        if block.name not in uncertified:
+    for name, block in _blocks_by_name(flow).items():
+        if name not in uncertified:
             yield layers.lipschitz_order(block.branch)
 
 
 @functools.singledispatch
 def _constants(bijector, branches):
-    """The constants of a bijector and of its inverse, from those of the branches by block name."""
+    """The constants of a bijector and of its inverse, from those of the branches by id of the block."""
     if isinstance(getattr(bijector, "bijector", None), tfb.Bijector):  # any of TFP's classes of Invert
         return _constants(bijector.bijector, branches)[::-1]
     return math.inf, math.inf
@@ -140,7 +149,7 @@ def _constants(bijector, branches):
 
 @_constants.register
 def _(bijector: bijectors.ResidualBlock, branches):
-    branch = branches[bijector.name]
+    branch = branches[id(bijector)]
     return 1.0 + branch, 1.0 / (1.0 - branch) if branch < 1.0 else math.inf
 
 

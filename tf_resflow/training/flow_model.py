@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers, logdet
+from tf_resflow.bijectors.flow import parts_by_name, route
 from tf_resflow.data import dequantize, quantize
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.training.step import train_step
@@ -60,7 +61,7 @@ class FlowModel(keras.Model):
 
     Raises:
       ValueError: when a variable of the distribution is not a Keras variable, so that `fit` would neither
-        train nor save it, or a part of the flow takes a condition.
+        train nor save it, a part of the flow takes a condition, or the flow is a stock composition of blocks.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class FlowModel(keras.Model):
         self.autocast = False  # of the data, to the policy's dtype: the flow has its own
         self.supports_jit = False  # XLA keeps what is to be forgotten between the passes, and has no assertions
         _check_unconditional(flow)
+        _check_takes_seed(flow)
         self.event_shape = tuple(event_shape)
         self.levels = levels
         self.seed = seed
@@ -304,16 +306,24 @@ def _check_unconditional(flow):
         )
 
 
+def _check_takes_seed(flow):
+    if bijectors.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
+        raise ValueError(
+            f"{flow.name} ({type(flow).__name__}) drops a seed without a word, so that the model could not repeat "
+            "what it draws: put it in a tf_resflow.bijectors.Flow, which hands seeds to its blocks."
+        )
+
+
 def _keras_parts(flow):
     """All that Keras is to see of a flow, by the bijectors' names: their networks and their variables."""
     parts = {}
-    for module in (flow, *flow.submodules):
-        if isinstance(module, bijectors.ResidualBlock):
-            parts[module.name] = module.branch
-        elif isinstance(module, bijectors.Coupling):
-            parts[module.name] = module.network
-        elif isinstance(module, bijectors.VariableBijector):
-            parts[module.name] = module.keras_variables
+    for name, part in parts_by_name(flow).items():
+        if isinstance(part, bijectors.ResidualBlock):
+            parts[name] = part.branch
+        elif isinstance(part, bijectors.Coupling):
+            parts[name] = part.network
+        elif isinstance(part, bijectors.VariableBijector):
+            parts[name] = part.keras_variables
     return parts
 
 

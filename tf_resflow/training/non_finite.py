@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.bijectors.flow import residual_blocks
+from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
 from tf_resflow.bijectors.transform import transform
 from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.step import loss_and_gradients
@@ -41,7 +41,8 @@ def find_non_finite(model, batches, seed):
     Returns:
       A sentence, or None if all is finite.
     """
-    parts = [(_with_norms(member), member.variables) for member in _values(model, batches[0], seed)[0]]
+    members, _ = _values(model, batches[0], seed)
+    parts = [(_with_norms(model.flow, member), member.variables) for member in members]
     if isinstance(model, HybridModel):
         parts.append(("the classifier", [weight.value for weight in model.classifier.weights]))
     spoiled = [name for name, variables in parts if not _finite(*variables)]
@@ -61,7 +62,8 @@ def find_largest_norm(model):
     blocks = residual_blocks(model.flow)
     if not blocks:
         return f"{found}."
-    return f"{found}; the largest norm is in {_with_norms(max(blocks, key=lambda block: max(_norms(block))))}."
+    largest = max(blocks, key=lambda block: max(_norms(block)))
+    return f"{found}; the largest norm is in {_with_norms(model.flow, largest)}."
 
 
 def _values(model, batch, seed):
@@ -81,7 +83,7 @@ def _values(model, batch, seed):
 def _non_finite_value(model, batch, seed):
     for member, value in zip(*_values(model, batch, seed), strict=True):
         if not _finite(value):
-            return f"All weights are finite; what {_with_norms(member)} gives is not."
+            return f"All weights are finite; what {_with_norms(model.flow, member)} gives is not."
     return None
 
 
@@ -107,6 +109,7 @@ def _norms(member):
     return [float(layer.norm_estimate()) for layer in layers.lipschitz_layers(member)]
 
 
-def _with_norms(member):
+def _with_norms(flow, member):
+    name = next(name for name, part in parts_by_name(flow).items() if part is member)
     norms = ", ".join(f"{norm:.3g}" for norm in _norms(member))
-    return f"{member.name} (norms of its kernels: {norms})" if norms else member.name
+    return f"{name} (norms of its kernels: {norms})" if norms else name
