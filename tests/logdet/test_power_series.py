@@ -337,6 +337,39 @@ def test_common_probes_make_an_estimate_independent_of_its_batch(branch, data, e
     np.testing.assert_allclose(alone, own, rtol=1e-10)  # one example alone has its own probes either way
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        resflow.logdet.Exact(),
+        resflow.logdet.RussianRoulette(probes="basis"),
+        resflow.logdet.RussianRoulette(per_example=True, num_probes=2, common_probes=True),
+        resflow.logdet.AdaptiveSeries(lipschitz_constant=0.9, probes="basis"),
+        resflow.logdet.PowerSeries(3, probes="gaussian"),
+    ],
+    ids=["exact", "basis", "common", "adaptive", "gaussian"],
+)
+def test_an_empty_batch_has_empty_results(estimator):
+    """And a gradient of 0 in the parameters; beside a condition, too."""
+    plain = resflow.flows.dense_branch([2], (4,))
+    conditional = resflow.flows.dense_branch([2], (4,), condition_size=3)
+
+    def run(branch, *inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y, log_det = estimator(branch, *inputs)
+            loss = tf.reduce_sum(log_det) + tf.reduce_sum(y)
+        return y, log_det, *tape.gradient(loss, [*inputs, *[v.value for v in branch.trainable_variables]])
+
+    x, c = tf.zeros([0, 2]), tf.zeros([0, 3])
+    # (Eagerly Keras takes an empty condition for a bias.)
+    specs = [tf.TensorSpec([None, 2]), tf.TensorSpec([None, 3])]
+    traced = tf.function(lambda x, c: run(conditional, x, c), specs, autograph=False)
+    for y, log_det, dx, *rest in (run(plain, x), traced(x, c)):
+        assert (y.shape, log_det.shape, dx.shape) == ([0, 2], [0], [0, 2])
+        for gradient in rest:
+            np.testing.assert_array_equal(gradient, tf.zeros_like(gradient))
+
+
 def test_events_of_rank_three():
     """Convolutional branch, basis probes, against slogdet."""
     layers = resflow.layers

@@ -176,6 +176,39 @@ def test_kernels_are_scaled_once(branch, monkeypatch):
     assert len(calls) == 2
 
 
+def test_a_plain_function_is_solved_as_a_layer(branch):
+    y = tf.constant(np.random.default_rng(1).normal(size=[5, 4]))
+    solutions = []
+    for g in (branch, lambda x: branch(x)):
+        with tf.GradientTape() as tape:
+            solutions.append(resflow.solvers.solve_residual(g, y, SOLVERS[1]))
+            loss = tf.reduce_sum(solutions[-1].root ** 2)
+        solutions[-1] += tuple(tape.gradient(loss, branch.trainable_variables))
+    for one, other in zip(*solutions, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.parametrize("failing", [[], [1]])
+def test_what_is_vectorized_warns_if_some_did_not_converge(failing, capfd):
+    """`vectorized_map` runs both branches of a condition of each element."""
+    rates = tf.constant([0.1, 3.0 if failing else 0.1])
+
+    @tf.function(autograph=False)
+    def run(rates):
+        def one(rate):
+            solution = resflow.solvers.FixedPoint(max_iterations=20)(lambda x: rate * x, tf.ones([3, 1]))
+            with tf.control_dependencies([resflow.solvers.warn_unconverged(solution, "no luck")]):
+                return tf.identity(solution.converged)
+
+        return tf.vectorized_map(one, rates)
+
+    capfd.readouterr()
+    converged = run(rates)
+    told = capfd.readouterr().err
+    assert np.all(converged[0]) and np.all(converged[1]) != bool(failing)
+    assert ("number of examples: [0 3]" in told) if failing else ("WARNING" not in told)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

@@ -279,7 +279,8 @@ class Exact(LogDetEstimator):
         """See `LogDetEstimator`; nothing is drawn."""
         del seed
         g, conditions = _as_function(branch, conditional_input, x.dtype)
-        size = x.shape[1:].num_elements()
+        size, rows = x.shape[1:].num_elements(), tf.shape(x)[0]
+        x, *conditions = map(_at_least_one_row, [x, *conditions])
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
             gx = g(x, *conditions)
@@ -287,4 +288,11 @@ class Exact(LogDetEstimator):
         jacobian = tape.batch_jacobian(flat, x, unconnected_gradients="zero")
         jacobian = tf.reshape(jacobian, [-1, size, size])
         _, log_det = tf.linalg.slogdet(tf.eye(size, dtype=x.dtype) + jacobian)
-        return x + gx, log_det
+        return (x + gx)[:rows], log_det[:rows]
+
+
+def _at_least_one_row(tensor):
+    """`tensor`, or a row of zeros for an empty batch, on which TensorFlow's vectorized gradients fail."""
+    missing = tf.cast(tf.equal(tf.shape(tensor)[0], 0), tf.int32)
+    padded = tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
+    return tf.ensure_shape(padded, [None, *tensor.shape[1:]])

@@ -38,7 +38,8 @@ def draw_probes(kind, num_probes, x, seed, common=False):
 
 
 def _draw(kind, num_probes, x, seed):
-    shape = tf.concat([[num_probes * tf.shape(x)[0]], tf.shape(x)[1:]], 0)
+    rows = num_probes if kind == "basis" else num_probes * tf.shape(x)[0]
+    shape = tf.concat([[rows], tf.shape(x)[1:]], 0)
     if kind == "gaussian":
         v = tf.random.stateless_normal(shape, seed, dtype=x.dtype)
     elif kind == "rademacher":

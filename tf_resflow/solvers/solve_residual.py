@@ -1,8 +1,9 @@
 """The inverse of a residual map, differentiable by the implicit function theorem."""
 
+import keras
 import tensorflow as tf
 
-from tf_resflow.layers import scaled_kernels
+from tf_resflow.layers import lipschitz_layers, scaled_kernels
 from tf_resflow.logdet import first_order_only
 from tf_resflow.solvers.fixed_point import Solution
 from tf_resflow.solvers.warn_unconverged import warn_unconverged
@@ -19,7 +20,8 @@ def solve_residual(branch, y, solver, conditional_input=None):
     (and the conditional input) \\(-w^T \partial g / \partial \theta\\). Only the root is kept for it.
 
     Args:
-      branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`.
+      branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`. The kernels of a Keras layer or model
+        are scaled once, those in a plain function at each evaluation.
       y: tensor of shape `[batch, *event]`.
       solver: `FixedPoint` or `Anderson`.
       conditional_input: `None` or a tensor of shape `[batch, ...]`.
@@ -31,13 +33,14 @@ def solve_residual(branch, y, solver, conditional_input=None):
       ValueError: when a second derivative is taken.
     """
     conditions = [] if conditional_input is None else [conditional_input]
+    layers = lipschitz_layers(branch) if isinstance(branch, (keras.Layer, tf.Module)) else []
 
     def g(x, *conditions):
         return tf.cast(branch([x, *conditions] if conditions else x), y.dtype)
 
     @tf.custom_gradient
     def operation(y, *conditions):
-        with scaled_kernels(branch):
+        with scaled_kernels(layers):
             solution = solver(lambda x: g(x, *conditions), y)
 
         def grad(upstream, *_, variables=None):
