@@ -6,17 +6,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+from tf_resflow.seeds import split_seed
 
 
 def expected_draws(model, x, seed, num_samples, log_det):
     """The estimates that log_prob averages, drawn here one example at a time."""
     density = resflow.bijectors.with_log_det(model.distribution, log_det)
     draws, seed = [], tf.bitcast(tf.constant(seed, tf.int64), tf.int32)
-    for one in tf.random.experimental.stateless_split(seed, num_samples):
-        noise, flow = tf.unstack(tfp.random.split_seed(one, 2))
+    for one in split_seed(seed, num_samples):
+        noise, flow = tf.unstack(split_seed(one, 2))
         rows = []
         for i in range(len(x)):
             u = resflow.data.dequantize(x[i : i + 1], model.levels, noise)

@@ -7,12 +7,12 @@ With \\(\mathrm{Lip}(g) < 1\\), \\(\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{
 import abc
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability.python.internal.implementation_selection import is_xla
 
 from tf_resflow.layers import lipschitz_constant, lipschitz_layers
 from tf_resflow.logdet.power_series import Terms, draw_probes, power_series_log_det
 from tf_resflow.logdet.term_distributions import Geometric
-from tf_resflow.seeds import stateless_seed
+from tf_resflow.seeds import split_seed, stateless_seed
 
 __all__ = ["AdaptiveSeries", "Exact", "LogDetEstimator", "PowerSeries", "RussianRoulette"]
 
@@ -63,7 +63,7 @@ class _SeriesEstimator(LogDetEstimator):
     def __call__(self, branch, x, conditional_input=None, seed=None):
         """See `LogDetEstimator`."""
         g, conditions = _as_function(branch, conditional_input, x.dtype)
-        probe_seed, term_seed = tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
+        probe_seed, term_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
         num_probes = x.shape[1:].num_elements() if self.probes == "basis" else self.num_probes
         v = draw_probes(self.probes, num_probes, x, probe_seed, self.common_probes)
         terms = self.terms(branch, tf.shape(v)[0], x.dtype, term_seed)
@@ -270,7 +270,7 @@ def _norm(rows, order):
 
 
 class Exact(LogDetEstimator):
-    """`slogdet` of the full Jacobian: O(D) vector-Jacobian products and O(D^3) work for an event of D numbers.
+    """That of the full Jacobian: O(D) vector-Jacobian products and O(D^3) work for an event of D numbers.
 
     Differentiable any number of times.
     """
@@ -287,8 +287,20 @@ class Exact(LogDetEstimator):
             flat = tf.reshape(gx, [-1, size])
         jacobian = tape.batch_jacobian(flat, x, unconnected_gradients="zero")
         jacobian = tf.reshape(jacobian, [-1, size, size])
-        _, log_det = tf.linalg.slogdet(tf.eye(size, dtype=x.dtype) + jacobian)
+        log_det = _log_abs_det(tf.eye(size, dtype=x.dtype) + jacobian)
         return (x + gx)[:rows], log_det[:rows]
+
+
+def _log_abs_det(matrix):
+    return _log_abs_det_by_qr(matrix) if is_xla() else tf.linalg.slogdet(matrix)[1]
+
+
+@tf.custom_gradient
+def _log_abs_det_by_qr(matrix):
+    """As `slogdet`, for which XLA has no kernel."""
+    _, r = tf.linalg.qr(matrix)
+    log_det = tf.reduce_sum(tf.math.log(tf.abs(tf.linalg.diag_part(r))), -1)
+    return log_det, lambda upstream: upstream[..., tf.newaxis, tf.newaxis] * tf.linalg.inv(matrix, adjoint=True)
 
 
 def _at_least_one_row(tensor):

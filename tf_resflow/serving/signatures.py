@@ -3,9 +3,9 @@
 import math
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, data, logdet
+from tf_resflow.seeds import split_seed
 from tf_resflow.serving.checks import check_examples, check_finite, check_range, check_scalar
 from tf_resflow.training import HybridModel
 
@@ -145,7 +145,7 @@ class Signatures:
         if not self.is_noisy:
             log_prob = self._log_prob(x, seed)
             return {"log_prob": log_prob, "log_prob_stderr": tf.zeros_like(log_prob)}
-        seeds = tf.random.experimental.stateless_split(seed, self.num_samples)
+        seeds = split_seed(seed, self.num_samples)
         log_probs = tf.map_fn(
             lambda seed: self._log_prob(x, seed),
             seeds,
@@ -160,7 +160,7 @@ class Signatures:
         return result
 
     def _log_prob(self, x, seed):
-        noise_seed, flow_seed = tf.unstack(tfp.random.split_seed(seed, 2))
+        noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
         if self.levels is not None:
             x = data.dequantize(x, self.levels, noise_seed, common=True)
         x = tf.identity(tf.cast(x, self._dtype))

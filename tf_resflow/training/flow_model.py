@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.data import dequantize, quantize
-from tf_resflow.seeds import stateless_seed
+from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.training.step import train_step
 
 __all__ = ["FlowModel"]
@@ -274,7 +274,7 @@ class FlowModel(keras.Model):
 
     def split_seed(self, seed):
         """The seeds of the dequantisation and of the flow, of one seed."""
-        return tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
+        return tf.unstack(split_seed(stateless_seed(seed), 2))
 
     def _checked(self, x):
         x = tf.convert_to_tensor(x)
