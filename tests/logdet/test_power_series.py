@@ -370,6 +370,27 @@ def test_an_empty_batch_has_empty_results(estimator):
             np.testing.assert_array_equal(gradient, tf.zeros_like(gradient))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        resflow.logdet.Exact(),
+        resflow.logdet.PowerSeries(20, probes="basis"),
+        resflow.logdet.RussianRoulette(20, resflow.logdet.Poisson(), probes="basis"),
+    ],
+    ids=["exact", "series", "poisson"],
+)
+def test_events_in_half_precision(estimator, dtype):
+    """g = sin(x) / 2, whose log-determinant is the sum of log(1 + cos(x) / 2), to 3 roundings of the terms."""
+    x = tf.constant([[0.25, 1.5, -2.0], [0.0, 3.0, 0.5]], dtype)
+    y, log_det = estimator(lambda x: tf.sin(x) / 2, x)
+    exact = np.float64(x)
+    tolerance = 3 * {"bfloat16": 2.0**-7, "float16": 2.0**-10}[dtype]
+    assert y.dtype == log_det.dtype == dtype
+    np.testing.assert_allclose(np.float64(y), exact + np.sin(exact) / 2, atol=tolerance)
+    np.testing.assert_allclose(np.float64(log_det), np.sum(np.log1p(np.cos(exact) / 2), 1), atol=2 * tolerance)
+
+
 def test_events_of_rank_three():
     """Convolutional branch, basis probes, against slogdet."""
     layers = resflow.layers

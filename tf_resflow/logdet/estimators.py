@@ -287,8 +287,9 @@ class Exact(LogDetEstimator):
             flat = tf.reshape(gx, [-1, size])
         jacobian = tape.batch_jacobian(flat, x, unconnected_gradients="zero")
         jacobian = tf.reshape(jacobian, [-1, size, size])
-        log_det = _log_abs_det(tf.eye(size, dtype=x.dtype) + jacobian)
-        return (x + gx)[:rows], log_det[:rows]
+        jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
+        log_det = _log_abs_det(tf.eye(size, dtype=jacobian.dtype) + jacobian)
+        return (x + gx)[:rows], tf.cast(log_det, x.dtype)[:rows]
 
 
 def _log_abs_det(matrix):

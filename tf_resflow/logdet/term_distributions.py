@@ -83,7 +83,8 @@ class Poisson:
 
     def survival(self, k, dtype):
         """`P(N >= k)` for integers `k >= 1`, in `dtype`."""
-        return tf.math.igamma(tf.cast(k, dtype), tf.constant(self.rate, dtype))
+        tail = tf.math.igamma(tf.cast(k, tf.float64), tf.constant(self.rate, tf.float64))
+        return tf.cast(tail, dtype)
 
     def finite_variance(self, lipschitz_constant):
         """False unless `L` is zero."""
