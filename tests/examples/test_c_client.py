@@ -112,7 +112,7 @@ def test_values_out_of_range(client, images_path):
 def test_a_truncated_file(client, images_path):
     message = "the input has 127 bytes; expected a multiple of 64: an example has 64 values of size 1"
     check_error(client(images_path, images(2).tobytes()[:-1]), message)
-    check_error(client(images_path), "with at least one example")
+    check_error(client(images_path), "x must have at least one example")
 
 
 def test_what_is_not_there(client, images_path, tmp_path):

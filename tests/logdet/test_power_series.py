@@ -385,6 +385,60 @@ def test_the_log_det_at_ties_is_within_its_certificate():
     assert np.abs(log_det).max() <= -2 * np.log(1 - resflow.layers.lipschitz_constant(branch, certified=True))
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        resflow.logdet.Exact(),
+        resflow.logdet.RussianRoulette(probes="basis"),
+        resflow.logdet.RussianRoulette(per_example=True, num_probes=2, common_probes=True),
+        resflow.logdet.AdaptiveSeries(lipschitz_constant=0.9, probes="basis"),
+        resflow.logdet.PowerSeries(3, probes="gaussian"),
+    ],
+    ids=["exact", "basis", "common", "adaptive", "gaussian"],
+)
+def test_an_empty_batch_has_empty_results(estimator):
+    """And a gradient of 0 in the parameters; beside a condition, too."""
+    plain = resflow.flows.dense_branch([2], (4,))
+    conditional = resflow.flows.dense_branch([2], (4,), condition_size=3)
+
+    def run(branch, *inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y, log_det = estimator(branch, *inputs)
+            loss = tf.reduce_sum(log_det) + tf.reduce_sum(y)
+        return y, log_det, *tape.gradient(loss, [*inputs, *[v.value for v in branch.trainable_variables]])
+
+    x, c = tf.zeros([0, 2]), tf.zeros([0, 3])
+    # (Eagerly Keras takes an empty condition for a bias.)
+    specs = [tf.TensorSpec([None, 2]), tf.TensorSpec([None, 3])]
+    traced = tf.function(lambda x, c: run(conditional, x, c), specs, autograph=False)
+    for y, log_det, dx, *rest in (run(plain, x), traced(x, c)):
+        assert (y.shape, log_det.shape, dx.shape) == ([0, 2], [0], [0, 2])
+        for gradient in rest:
+            np.testing.assert_array_equal(gradient, tf.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        resflow.logdet.Exact(),
+        resflow.logdet.PowerSeries(20, probes="basis"),
+        resflow.logdet.RussianRoulette(20, resflow.logdet.Poisson(), probes="basis"),
+    ],
+    ids=["exact", "series", "poisson"],
+)
+def test_events_in_half_precision(estimator, dtype):
+    """g = sin(x) / 2, whose log-determinant is the sum of log(1 + cos(x) / 2), to 3 roundings of the terms."""
+    x = tf.constant([[0.25, 1.5, -2.0], [0.0, 3.0, 0.5]], dtype)
+    y, log_det = estimator(lambda x: tf.sin(x) / 2, x)
+    exact = np.float64(x)
+    tolerance = 3 * {"bfloat16": 2.0**-7, "float16": 2.0**-10}[dtype]
+    assert y.dtype == log_det.dtype == dtype
+    np.testing.assert_allclose(np.float64(y), exact + np.sin(exact) / 2, atol=tolerance)
+    np.testing.assert_allclose(np.float64(log_det), np.sum(np.log1p(np.cos(exact) / 2), 1), atol=2 * tolerance)
+
+
 def test_events_of_rank_three():
     """Convolutional branch, basis probes, against slogdet."""
     layers = resflow.layers

@@ -6,17 +6,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+from tf_resflow.seeds import split_seed
 
 
 def expected_draws(model, x, seed, num_samples, log_det):
     """The estimates that log_prob averages, drawn here one example at a time."""
     density = resflow.bijectors.with_log_det(model.distribution, log_det)
     draws, seed = [], tf.bitcast(tf.constant(seed, tf.int64), tf.int32)
-    for one in tf.random.experimental.stateless_split(seed, num_samples):
-        noise, flow = tf.unstack(tfp.random.split_seed(one, 2))
+    for one in split_seed(seed, num_samples):
+        noise, flow = tf.unstack(split_seed(one, 2))
         rows = []
         for i in range(len(x)):
             u = resflow.data.dequantize(x[i : i + 1], model.levels, noise)
@@ -115,10 +115,12 @@ GOOD = np.zeros([2, 8, 8, 1], np.uint8)
 @pytest.mark.parametrize(
     "x, message",
     [
-        (GOOD[..., 0], r"x must have the shape \[batch, 8, 8, 1\].*\[2 8 8\]"),
-        (GOOD[:, :7], r"x must have the shape \[batch, 8, 8, 1\].*\[2 7 8 1\]"),
-        (GOOD[:0], r"at least one example.*\[0 8 8 1\]"),
-        (np.uint8(3), r"x must have the shape"),
+        (GOOD[..., 0], None),  # of a wrong shape TensorFlow tells
+        (GOOD[:, :7], None),
+        (np.resize(GOOD, [2, 16, 16, 1]), None),
+        (np.resize(GOOD, [2, 8, 8, 2]), None),
+        (np.uint8(3), None),
+        (GOOD[:0], r"x must have at least one example.*\[0 8 8 1\]"),
         (GOOD + np.uint8(17), r"x must lie in 0, ..., 16, .*\[17 17\]"),
         (GOOD.astype("float32"), "expected to be a uint8 tensor"),
     ],
@@ -148,10 +150,10 @@ def test_wrong_numbers(loaded, values, message, call):
 def test_scalars_of_another_shape(loaded, images, name, call):
     wrong = {"num": 1, "seed": 0, "temperature": 1.0}
     wrong[name] = [wrong[name]] * 2
-    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{name} must be a scalar, .*\[2\]"):
+    with pytest.raises(tf.errors.InvalidArgumentError):
         call(loaded, "sample", **wrong)
     if name == "seed":
-        with pytest.raises(tf.errors.InvalidArgumentError, match="seed must be a scalar"):
+        with pytest.raises(tf.errors.InvalidArgumentError):
             call(loaded, "log_prob_seeded", x=images, seed=[0, 1])
 
 

@@ -176,6 +176,91 @@ def test_kernels_are_scaled_once(branch, monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("solver", SOLVERS, ids=IDS)
+@pytest.mark.parametrize(
+    "policy, dtype, epsilon",
+    [
+        ("mixed_bfloat16", "float32", 2.0**-7),
+        ("mixed_float16", "float32", 2.0**-10),
+        ("bfloat16", "bfloat16", 2.0**-7),
+        ("float16", "float16", 2.0**-10),
+    ],
+)
+def test_half_precision_converges_to_its_rounding(solver, policy, dtype, epsilon):
+    """The Lipschitz constant is 0.64, so that the error is at most 3 times the tolerance of 2 roundings."""
+    layer = resflow.layers.LipschitzDense
+    hidden, output = layer(32, 0.8, dtype=policy), layer(4, 0.8, dtype=policy)
+    activation = resflow.layers.LipSwish(dtype=policy)
+    branch = keras.Sequential([keras.Input([4], dtype=dtype), hidden, activation, output])
+    branch.autocast = False
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=[32, 4]))[0]
+    hidden.kernel.assign(5.0 * basis.T)
+    output.kernel.assign(-5.0 * basis)
+    resflow.layers.update_norms(branch, 1e-6, 500)
+    x = tf.cast(np.random.default_rng(1).normal(size=[256, 4]) * [1, 3, 10, 1], dtype)
+    y = x + tf.cast(branch(x), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(y)
+        solution = resflow.solvers.solve_residual(branch, y, solver)
+        loss = tf.reduce_sum(solution.root)
+    assert np.all(solution.converged) and np.max(solution.num_iterations) < 100
+    assert solution.root.dtype == solution.residual.dtype == dtype
+    error = np.max(np.abs(np.float64(solution.root) - np.float64(x)), 1)
+    assert np.all(error <= 3 * 2 * epsilon * (1 + np.max(np.abs(np.float64(y)), 1)))
+    assert np.all(np.isfinite(np.float64(tape.gradient(loss, y))))
+
+
+@pytest.mark.parametrize("kind", [resflow.solvers.FixedPoint, resflow.solvers.Anderson], ids=IDS)
+def test_a_given_relative_tolerance_is_met_by_each_coordinate(kind):
+    """Of 1e4 and of 1e-4, the small one converging slowly; by default it is relative to the large one."""
+    matrix = np.array([[0.1, 0.0], [1e-9, 0.8]])
+    y = np.array([[1e4, 1e-4], [1e-4, 1e4], [0.0, 1.0]])
+    root = np.linalg.solve(np.eye(2) + matrix, y.T).T
+    given = kind(atol=0.0, rtol=1e-6, max_iterations=2000)(linear(matrix), tf.constant(y))
+    assert np.all(given.converged)
+    np.testing.assert_allclose(given.root, root, rtol=2e-5)
+    default = kind()(linear(matrix), tf.constant(y, tf.float32))
+    assert np.all(default.converged)
+    residual = np.max(np.abs(default.root + linear(matrix)(default.root) - y), 1)
+    assert np.all(residual <= 4 * 2.0**-23 * (1 + np.max(np.abs(y), 1)))
+    if kind is resflow.solvers.FixedPoint:  # after 10 steps 0.8^10 of the small coordinate's error is left
+        short = kind(atol=0.0, rtol=1e-6, max_iterations=10)
+        assert not np.any(short(linear(matrix), tf.constant(y[:1])).converged)
+
+
+def test_a_plain_function_is_solved_as_a_layer(branch):
+    y = tf.constant(np.random.default_rng(1).normal(size=[5, 4]))
+    solutions = []
+    for g in (branch, lambda x: branch(x)):
+        with tf.GradientTape() as tape:
+            solutions.append(resflow.solvers.solve_residual(g, y, SOLVERS[1]))
+            loss = tf.reduce_sum(solutions[-1].root ** 2)
+        solutions[-1] += tuple(tape.gradient(loss, branch.trainable_variables))
+    for one, other in zip(*solutions, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.parametrize("failing", [[], [1]])
+def test_what_is_vectorized_warns_if_some_did_not_converge(failing, capfd):
+    """`vectorized_map` runs both branches of a condition of each element."""
+    rates = tf.constant([0.1, 3.0 if failing else 0.1])
+
+    @tf.function(autograph=False)
+    def run(rates):
+        def one(rate):
+            solution = resflow.solvers.FixedPoint(max_iterations=20)(lambda x: rate * x, tf.ones([3, 1]))
+            with tf.control_dependencies([resflow.solvers.warn_unconverged(solution, "no luck")]):
+                return tf.identity(solution.converged)
+
+        return tf.vectorized_map(one, rates)
+
+    capfd.readouterr()
+    converged = run(rates)
+    told = capfd.readouterr().err
+    assert np.all(converged[0]) and np.all(converged[1]) != bool(failing)
+    assert ("number of examples: [0 3]" in told) if failing else ("WARNING" not in told)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

@@ -326,7 +326,7 @@ def test_variable_that_keras_does_not_see():
     with pytest.raises(ValueError, match="neither train nor save them: stowaway"):
         resflow.FlowModel(resflow.bijectors.Flow([block, scale]), [2])
     base = tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0], name="loc"))
-    with pytest.raises(ValueError, match="loc"):
+    with pytest.raises(ValueError, match="of the base distribution .*: loc.*, or let the flow end"):
         resflow.FlowModel(resflow.bijectors.Flow([block]), [2], base=base)
     resflow.FlowModel(resflow.bijectors.Flow([block, tfb.Scale([1.0, 2.0])]), [2])
 
@@ -363,6 +363,35 @@ def test_bits_per_dimension_of_a_normal_density():
     bits = identity_model(levels).loss_per_example(x, seed=1).numpy()
     assert abs(bits.mean() - expected) < 4 * bits.std() / np.sqrt(4096)
     assert bits.std() > 0.05
+
+
+def mixture(components):
+    return tfd.MixtureSameFamily(tfd.Categorical([0.0, 1.0]), tfd.Independent(components, 1))
+
+
+@pytest.mark.parametrize(
+    "base, heavy",
+    [
+        (lambda: tfd.Independent(tfd.StudentT(tf.ones(2), 1.0, 2.0), 1), True),
+        (lambda: mixture(tfd.Cauchy(tf.zeros([2, 2]), 1.0)), True),
+        (lambda: tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.ones(2)), tfb.Exp()), True),
+        (lambda: tfd.Independent(tfd.StudentT(3.0, [1.0, 2.0], 2.0), 1), False),
+    ],
+    ids=["student_t", "mixture", "no_formula", "with_a_mean"],
+)
+def test_a_base_without_a_mean_is_sampled_at_temperature_1(base, heavy):
+    """The flow is z = 4 x - 2, so that a sample is (z + 2) / 4 of the base's z at the same seed."""
+    model = identity_model(base=base())
+    z = model.distribution.distribution.sample(6, seed=resflow.stateless_seed(5))
+    sample = tf.function(lambda temperature: model.sample(6, seed=5, temperature=temperature), autograph=False)
+    for x in (model.sample(6, seed=5), model.sample(6, 5, tf.constant(1.0)), sample(tf.constant(1.0))):
+        np.testing.assert_allclose(x, (z + 2) / 4, rtol=1e-5, atol=1e-6)
+    for cool in (lambda: model.sample(6, 5, 0.5), lambda: sample(tf.constant(0.5))):
+        if heavy:
+            with pytest.raises(tf.errors.InvalidArgumentError, match="sample at temperature 1. It is"):
+                cool()
+        else:
+            np.testing.assert_allclose(cool(), ([1.0, 2.0] + 0.5 * (z - [1.0, 2.0]) + 2) / 4, rtol=1e-4, atol=1e-5)
 
 
 def test_seed_of_log_prob(data):

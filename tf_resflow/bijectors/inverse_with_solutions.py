@@ -36,7 +36,7 @@ class _Recorder:
         self._solver, self._solutions = solver, solutions
         self.max_iterations = solver.max_iterations
 
-    def __call__(self, g, y, relative=False):
-        solution = self._solver(g, y, relative)
+    def __call__(self, g, y, **arguments):
+        solution = self._solver(g, y, **arguments)
         self._solutions.append(solution)
         return solution

@@ -75,7 +75,7 @@ class ResidualBlock(tfp.bijectors.Bijector):
       conditional: whether the branch takes `[x, conditional_input]`; the constant is that in x.
       event_shape: shape of an event, for a branch that does not tell its input shape.
       validate_args: whether `inverse` raises for an example that did not converge. (It prints a warning
-        otherwise.)
+        otherwise. Compiled by XLA it does neither: `solve` tells.)
       name: `str`, a key of checkpoints and a salt of seeds: see `Flow`, which numbers members of one name.
 
     Raises:

@@ -4,6 +4,8 @@ __all__ = ["dequantize", "quantize"]
 
 import tensorflow as tf
 
+from tf_resflow.seeds import random_integers
+
 
 def dequantize(x, levels, seed, common=False):
     r"""Spreads integers over the unit interval: (x + u) / levels, with u ~ U(0, 1).
@@ -24,7 +26,7 @@ def dequantize(x, levels, seed, common=False):
     Args:
         x: integer tensor of any shape, with values 0, ..., levels - 1.
         levels: number of values, in 2, ..., 256.
-        seed: shape-`[2]` integer tensor; the result is a pure function of it and of x.
+        seed: see `tf_resflow.stateless_seed`, but not `None`; the result is a pure function of it and of x.
         common: whether all examples `x[i]` have the same noise, so that what comes of one does not depend on which
             others are in its batch.
 
@@ -57,7 +59,7 @@ def dequantize(x, levels, seed, common=False):
             x = tf.identity(x)
     cells = 2 ** (21 - (levels - 1).bit_length())
     like = x[:1] if common else x
-    cell = tf.random.stateless_uniform(tf.shape(like), seed, maxval=cells, dtype=tf.int32)
+    cell = random_integers(tf.shape(like), seed, cells)
     u = (tf.cast(cell, tf.float32) + 0.5) / cells
     return (tf.cast(x, tf.float32) + tf.ensure_shape(u, like.shape)) * (1 / levels)
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.evaluation.per_example import PerExample
+from tf_resflow.seeds import split_seed
 
 __all__ = ["HeldOut", "Score", "stderr_parts"]
 
@@ -126,7 +127,7 @@ def _bound(model, x, seed, num_samples):
     if num_samples == 1:
         return model.loss_per_example(x, seed, evaluation=True)
     nats = model.num_dimensions * math.log(2.0)
-    seeds = tf.random.experimental.stateless_split(seed, num_samples)
+    seeds = split_seed(seed, num_samples)
 
     def add(k, log_sum):
         losses = model.loss_per_example(x, seeds[k], evaluation=True)

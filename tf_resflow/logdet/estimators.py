@@ -7,13 +7,13 @@ With \\(\mathrm{Lip}(g) < 1\\), \\(\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{
 import abc
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability.python.internal.implementation_selection import is_xla
 
 from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.logdet.power_series import Terms, draw_probes, power_series_log_det
 from tf_resflow.logdet.term_distributions import Geometric
-from tf_resflow.seeds import stateless_seed
+from tf_resflow.seeds import split_seed, stateless_seed
 
 __all__ = ["AdaptiveSeries", "Exact", "LogDetEstimator", "PowerSeries", "RussianRoulette"]
 
@@ -64,7 +64,7 @@ class _SeriesEstimator(LogDetEstimator):
     def __call__(self, branch, x, conditional_input=None, seed=None):
         """See `LogDetEstimator`."""
         g, conditions = _as_function(branch, conditional_input, x.dtype)
-        probe_seed, term_seed = tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
+        probe_seed, term_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
         num_probes = x.shape[1:].num_elements() if self.probes == "basis" else self.num_probes
         v = draw_probes(self.probes, num_probes, x, probe_seed, self.common_probes)
         terms = self.terms(branch, tf.shape(v)[0], x.dtype, term_seed)
@@ -272,7 +272,7 @@ class AdaptiveSeries(_SeriesEstimator):
 
 
 class Exact(LogDetEstimator):
-    """`slogdet` of the full Jacobian: O(D) vector-Jacobian products and O(D^3) work for an event of D numbers.
+    """That of the full Jacobian: O(D) vector-Jacobian products and O(D^3) work for an event of D numbers.
 
     Differentiable any number of times.
     """
@@ -281,12 +281,33 @@ class Exact(LogDetEstimator):
         """See `LogDetEstimator`; nothing is drawn."""
         del seed
         g, conditions = _as_function(branch, conditional_input, x.dtype)
-        size = x.shape[1:].num_elements()
+        size, rows = x.shape[1:].num_elements(), tf.shape(x)[0]
+        x, *conditions = map(_at_least_one_row, [x, *conditions])
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
             gx = g(x, *conditions)
             flat = tf.reshape(gx, [-1, size])
         jacobian = tape.batch_jacobian(flat, x, unconnected_gradients="zero")
         jacobian = tf.reshape(jacobian, [-1, size, size])
-        _, log_det = tf.linalg.slogdet(tf.eye(size, dtype=x.dtype) + jacobian)
-        return x + gx, log_det
+        jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
+        log_det = _log_abs_det(tf.eye(size, dtype=jacobian.dtype) + jacobian)
+        return (x + gx)[:rows], tf.cast(log_det, x.dtype)[:rows]
+
+
+def _log_abs_det(matrix):
+    return _log_abs_det_by_qr(matrix) if is_xla() else tf.linalg.slogdet(matrix)[1]
+
+
+@tf.custom_gradient
+def _log_abs_det_by_qr(matrix):
+    """As `slogdet`, for which XLA has no kernel."""
+    _, r = tf.linalg.qr(matrix)
+    log_det = tf.reduce_sum(tf.math.log(tf.abs(tf.linalg.diag_part(r))), -1)
+    return log_det, lambda upstream: upstream[..., tf.newaxis, tf.newaxis] * tf.linalg.inv(matrix, adjoint=True)
+
+
+def _at_least_one_row(tensor):
+    """`tensor`, or a row of zeros for an empty batch, on which TensorFlow's vectorized gradients fail."""
+    missing = tf.cast(tf.equal(tf.shape(tensor)[0], 0), tf.int32)
+    padded = tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
+    return tf.ensure_shape(padded, [None, *tensor.shape[1:]])

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tf_resflow.logdet.first_order import first_order_only
+from tf_resflow.seeds import random_integers, random_uniform
 
 __all__ = ["Terms", "draw_probes", "power_series_log_det"]
 
@@ -38,11 +38,13 @@ def draw_probes(kind, num_probes, x, seed, common=False):
 
 
 def _draw(kind, num_probes, x, seed):
-    shape = tf.concat([[num_probes * tf.shape(x)[0]], tf.shape(x)[1:]], 0)
+    rows = num_probes if kind == "basis" else num_probes * tf.shape(x)[0]
+    shape = tf.concat([[rows], tf.shape(x)[1:]], 0)
     if kind == "gaussian":
-        v = tf.random.stateless_normal(shape, seed, dtype=x.dtype)
+        v = tf.math.ndtri(random_uniform(shape, seed, tf.float64 if x.dtype == tf.float64 else tf.float32))
+        v = tf.cast(v, x.dtype)
     elif kind == "rademacher":
-        v = tfp.random.rademacher(shape, dtype=x.dtype, seed=seed)
+        v = tf.cast(2 * random_integers(shape, seed, tf.constant(2, tf.int64)) - 1, x.dtype)
     else:
         basis = tf.sqrt(tf.cast(num_probes, x.dtype)) * tf.eye(num_probes, dtype=x.dtype)
         v = tf.reshape(basis, shape)

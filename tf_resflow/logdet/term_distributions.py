@@ -1,11 +1,12 @@
 """Distributions of the random number of extra terms of a Russian-roulette estimator."""
 
+import math
+
 import tensorflow as tf
-import tensorflow_probability as tfp
+
+from tf_resflow.seeds import random_uniform
 
 __all__ = ["Geometric", "Poisson"]
-
-tfd = tfp.distributions
 
 
 class Geometric:
@@ -40,9 +41,9 @@ class Geometric:
 
     def sample(self, shape, seed):
         """Draws `int32` counts of the given shape from a stateless seed."""
-        # In single precision the uniform number behind it is 0 once in 2^23 draws, which would give N = 127.
-        probability = tf.constant(self.p, tf.float64)
-        return tf.cast(tfd.Geometric(probs=probability).sample(shape, seed=seed), tf.int32) + 1
+        # In single precision the least uniform number, once in 2^23 draws, would stand for all of the tail.
+        u = random_uniform(shape, seed, tf.float64)
+        return tf.cast(tf.floor(tf.math.log(u) / math.log1p(-self.p)), tf.int32) + 1
 
     def survival(self, k, dtype):
         """`P(N >= k)` for integers `k >= 1`, in `dtype`."""
@@ -76,11 +77,14 @@ class Poisson:
 
     def sample(self, shape, seed):
         """Draws `int32` counts of the given shape from a stateless seed."""
-        return tf.cast(tfd.Poisson(rate=self.rate).sample(shape, seed=seed), tf.int32)
+        k = tf.range(1.0, 40.0 + self.rate + 12.0 * self.rate**0.5, dtype=tf.float64)  # the rest is below rounding
+        u = random_uniform(shape, seed, tf.float64)
+        return tf.reduce_sum(tf.cast(u[..., tf.newaxis] < self.survival(k, tf.float64), tf.int32), -1)
 
     def survival(self, k, dtype):
         """`P(N >= k)` for integers `k >= 1`, in `dtype`."""
-        return tf.math.igamma(tf.cast(k, dtype), tf.constant(self.rate, dtype))
+        tail = tf.math.igamma(tf.cast(k, tf.float64), tf.constant(self.rate, tf.float64))
+        return tf.cast(tail, dtype)
 
     def finite_variance(self, lipschitz_constant):
         """False unless `L` is zero."""

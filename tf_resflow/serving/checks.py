@@ -2,29 +2,14 @@
 
 import tensorflow as tf
 
-__all__ = ["check_examples", "check_finite", "check_range", "check_scalar"]
+__all__ = ["check_finite", "check_not_empty", "check_range"]
 
 
-def check_examples(name, tensor, event_shape):
-    """`tensor` with its static shape, after a check that it is `[batch, *event_shape]` of at least one example."""
-    event_shape = list(event_shape)
+def check_not_empty(name, tensor):
+    """`tensor`, after a check that it has at least one row."""
     shape = tf.shape(tensor)
-    wanted = ", ".join(map(str, ["batch", *event_shape]))
-    message = f"{name} must have the shape [{wanted}] with at least one example, but its shape is"
-    with _asserted(tf.equal(tf.size(shape), len(event_shape) + 1), message, shape):
-        fits = tf.reduce_all(tf.equal(tf.identity(shape)[1:], event_shape)) & (shape[0] > 0)
-    with _asserted(fits, message, shape):
-        return tf.ensure_shape(tensor, [None, *event_shape])
-
-
-def check_scalar(name, tensor):
-    """`tensor` with the static shape of a scalar, after a check that it is one.
-
-    (Of an `ensure_shape` that follows, TensorFlow would conclude that the check must pass.)
-    """
-    shape = tf.shape(tensor)
-    with _asserted(tf.equal(tf.size(shape), 0), f"{name} must be a scalar, but its shape is", shape):
-        return tf.reshape(tensor, [])
+    with _asserted(shape[0] > 0, f"{name} must have at least one example, but its shape is", shape):
+        return tf.identity(tensor)
 
 
 def check_finite(name, tensor):

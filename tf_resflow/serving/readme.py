@@ -35,7 +35,7 @@ def signatures_readme(signatures, definitions):
         "# Signatures",
         "A TensorFlow SavedModel. It needs TensorFlow (Python, C, C++, Go, Java) or TensorFlow Serving, and no "
         "more. MODEL_CARD.md tells what the model is. An input that does not fit is answered by an error, "
-        "INVALID_ARGUMENT, that says what was wrong.",
+        "INVALID_ARGUMENT.",
     ]
     for name in signatures.inputs:
         what = _CLASSIFIER if name == "serving_default" and "log_prob_seeded" not in definitions else _WHAT[name]

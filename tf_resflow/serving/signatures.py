@@ -3,10 +3,10 @@
 import math
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, data, logdet
-from tf_resflow.serving.checks import check_examples, check_finite, check_range, check_scalar
+from tf_resflow.seeds import split_seed
+from tf_resflow.serving.checks import check_finite, check_not_empty, check_range
 from tf_resflow.training import HybridModel
 
 __all__ = ["MAX_TEMPERATURE", "Signatures"]
@@ -34,8 +34,8 @@ class Signatures:
     examples of a request share their random numbers: the answer for one does not depend, beyond rounding (and the
     tolerance of an `AdaptiveSeries`), on which others are in its batch, so that a server may batch requests.
 
-    Inputs are checked inside the graph: a client in any language gets an InvalidArgumentError that says what was
-    wrong.
+    Values are checked inside the graph: a client in any language gets an InvalidArgumentError that says what was
+    wrong. Of a wrong shape TensorFlow tells, in its own words.
 
     Args:
       model: a `FlowModel` or `HybridModel`.
@@ -74,15 +74,11 @@ class Signatures:
         self._invert = tf.function(self._invert, input_signature=self.inputs["decode"], autograph=False)
 
     def functions(self):
-        """Returns a dict of each signature's name to a `tf.function`.
-
-        They take tensors of any shape, so that it is the check inside that answers a wrong one.
-        """
-        functions = {}
-        for name, specs in self.inputs.items():
-            loose = [tf.TensorSpec(None, spec.dtype, spec.name) for spec in specs]
-            functions[name] = tf.function(getattr(self, name), input_signature=loose, autograph=False)
-        return functions
+        """Returns a dict of each signature's name to a `tf.function`."""
+        return {
+            name: tf.function(getattr(self, name), input_signature=specs, autograph=False)
+            for name, specs in self.inputs.items()
+        }
 
     def serving_default(self, x):
         """See the class."""
@@ -92,13 +88,13 @@ class Signatures:
 
     def log_prob_seeded(self, x, seed):
         """See the class."""
-        return self._score(self._checked(x), check_scalar("seed", seed))
+        return self._score(self._checked(x), seed)
 
     def sample(self, num, seed, temperature):
         """See the class."""
-        num = check_range("num", check_scalar("num", num), 1, self.max_samples)
-        temperature = check_range("temperature", check_scalar("temperature", temperature), 0.0, MAX_TEMPERATURE)
-        seed = tf.bitcast(check_scalar("seed", seed), tf.int32)
+        num = check_range("num", num, 1, self.max_samples)
+        temperature = check_range("temperature", temperature, 0.0, MAX_TEMPERATURE)
+        seed = tf.bitcast(seed, tf.int32)
         return self._invert(self._model.sample_latent(num, seed, tf.cast(temperature, self._dtype)))
 
     def encode(self, x):
@@ -110,8 +106,7 @@ class Signatures:
 
     def decode(self, z):
         """See the class."""
-        (spec,) = self.inputs["decode"]
-        return self._invert(check_finite("z", check_examples("z", z, spec.shape[1:])))
+        return self._invert(check_finite("z", check_not_empty("z", z)))
 
     def classify(self, x):
         """See the class."""
@@ -145,7 +140,7 @@ class Signatures:
         if not self.is_noisy:
             log_prob = self._log_prob(x, seed)
             return {"log_prob": log_prob, "log_prob_stderr": tf.zeros_like(log_prob)}
-        seeds = tf.random.experimental.stateless_split(seed, self.num_samples)
+        seeds = split_seed(seed, self.num_samples)
         log_probs = tf.map_fn(
             lambda seed: self._log_prob(x, seed),
             seeds,
@@ -160,7 +155,7 @@ class Signatures:
         return result
 
     def _log_prob(self, x, seed):
-        noise_seed, flow_seed = tf.unstack(tfp.random.split_seed(seed, 2))
+        noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
         if self.levels is not None:
             x = data.dequantize(x, self.levels, noise_seed, common=True)
         x = tf.identity(tf.cast(x, self._dtype))
@@ -175,7 +170,7 @@ class Signatures:
         return {"x": x if self.levels is None else data.quantize(x, self.levels), "converged": converged}
 
     def _checked(self, x):
-        x = check_examples("x", x, self._model.event_shape)
+        x = check_not_empty("x", x)
         if self.levels is None:
             return check_finite("x", x)
         # An 8-bit value of 256 levels cannot be out of range.

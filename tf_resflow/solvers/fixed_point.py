@@ -15,7 +15,8 @@ class Solution(NamedTuple):
         beyond it, which costs nothing and leaves at most Lip(g) times its error.
       residual: `[batch]`, `max |x + g(x) - y|` over the event, at that x.
       num_iterations: `[batch]` int32, evaluations of g until the example converged.
-      converged: `[batch]` bool, whether `residual` meets the tolerance.
+      converged: `[batch]` bool, whether x meets the tolerance: by default relative to the largest coordinate of the
+        event, with an `rtol` that was given in each coordinate, see `FixedPoint`.
     """
 
     root: tf.Tensor
@@ -27,12 +28,18 @@ class Solution(NamedTuple):
 class FixedPoint:
     r"""Iterates \\(x \leftarrow y - g(x)\\), which converges at the rate Lip(g) < 1 (Banach).
 
-    An example has converged when its residual \\(\max_i |x + g(x) - y|_i\\) is at most
-    `atol + rtol max_i(|x_i|, |y_i|)`. The root's error is at most the residual over 1 - Lip(g) (in the norm of
-    the Lipschitz constant). Converged examples are left alone while the others go on.
+    An example has converged when its residual \\(r = x + g(x) - y\\) is small. By default that is relative to the
+    largest coordinate of the event: all \\(|r_i|\\) are at most `atol + rtol max_j(|x_j|, |y_j|)`. For g mixes the
+    coordinates, so that the rounding of each is that of the largest, and a small coordinate beside a large one may
+    have no digit right. An `rtol` that is given is judged coordinate by coordinate, as `numpy.isclose` does:
+    \\(|r_i|\\) is at most `atol + rtol max(|x_i|, |y_i|)`, for which float32 may not have the digits.
+
+    The root's error is at most the residual over 1 - Lip(g) (in the norm of the Lipschitz constant). Converged
+    examples are left alone while the others go on.
 
     Args:
-      atol: absolute tolerance; `None` for two units of rounding of the dtype (2.4e-7 in float32).
+      atol: absolute tolerance; `None` for two units of rounding (2.4e-7 in float32) of the coarsest type that g
+        computes in.
       rtol: relative tolerance; `None` for the same.
       max_iterations: bound on the number of evaluations of g.
 
@@ -52,7 +59,7 @@ class FixedPoint:
         self.rtol = rtol
         self.max_iterations = max_iterations
 
-    def __call__(self, g, y, relative=False):
+    def __call__(self, g, y, relative=False, dtype=None):
         """Solves `x + g(x) = y` for x.
 
         Args:
@@ -60,22 +67,28 @@ class FixedPoint:
           y: tensor of shape `[batch, *event]`.
           relative: whether the tolerance is relative alone, and at least two units of rounding: for an equation
             of another scale than that for which the tolerances were chosen.
+          dtype: the type whose rounding g shows, where it is coarser than that of `y`.
 
         Returns:
           A `Solution`. Not differentiable: see `solve_residual`.
         """
         shape = tf.shape(y)
         flat_y = tf.reshape(y, [shape[0], -1])
-        tolerance = self._tolerance(flat_y, relative)
+        if flat_y.dtype.size < 4:
+            flat_y = tf.cast(flat_y, tf.float32)
+        met = self._criterion(flat_y, 2 * EPSILON[dtype or y.dtype], relative)
+
+        def like_y(x):
+            return tf.ensure_shape(tf.reshape(tf.cast(x, y.dtype), shape), y.shape)
 
         def evaluate(x):
-            gx = tf.reshape(g(tf.ensure_shape(tf.reshape(x, shape), y.shape)), [shape[0], -1])
+            gx = tf.reshape(tf.cast(g(like_y(x)), flat_y.dtype), [shape[0], -1])
             return flat_y - tf.ensure_shape(gx, flat_y.shape) - x
 
         def body(i, x, best, pending, history, num_iterations):
             step = evaluate(x)
             best = _better(best, x, step)
-            pending = (best.residual > tolerance(best.point)) & _finite(step)
+            pending = ~met(best) & _finite(step)
             proposal, history = self._propose(i, x, step, best, history)
             x = tf.where(pending[:, tf.newaxis], proposal, x)
             return i + 1, x, best, pending, history, num_iterations + tf.cast(pending, tf.int32)
@@ -89,19 +102,27 @@ class FixedPoint:
         state = (tf.constant(0), flat_y, best, pending, history, counts)
         _, _, best, _, _, num_iterations = tf.while_loop(go_on, body, state)
         return Solution(
-            root=tf.ensure_shape(tf.reshape(best.point + best.step, shape), y.shape),
-            residual=best.residual,
+            root=like_y(best.point + best.step),
+            residual=tf.cast(best.residual, y.dtype),
             num_iterations=tf.minimum(num_iterations + 1, self.max_iterations),
             # Of NaN a graph would take the negation of <= for >, which is false, too: so the finite are asked for.
-            converged=(best.residual <= tolerance(best.point)) & _finite(flat_y),
+            converged=met(best) & _finite(flat_y),
         )
 
-    def _tolerance(self, flat_y, relative):
-        """The tolerance of each example, as a function of its point."""
-        rounding = 2 * _EPSILON[flat_y.dtype]
+    def _criterion(self, flat_y, rounding, relative):
+        """Whether an example meets the tolerance, as a function of its best point."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
-        return lambda x: atol + rtol * tf.reduce_max(tf.maximum(tf.abs(x), tf.abs(flat_y)), axis=1)
+
+        by_coordinate = self.rtol is not None and not relative
+
+        def met(best):
+            scale = tf.maximum(tf.abs(best.point), tf.abs(flat_y))
+            if by_coordinate:
+                return tf.reduce_all(tf.abs(best.step) <= atol + rtol * scale, axis=1)
+            return best.residual <= atol + rtol * tf.reduce_max(scale, axis=1)
+
+        return met
 
     def _start(self, flat_y):
         """The history that `_propose` carries through the loop."""
@@ -114,7 +135,7 @@ class FixedPoint:
         return x + step, history
 
 
-_EPSILON = {tf.float32: 2.0**-23, tf.float64: 2.0**-52}
+EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
 
 
 class _Best(NamedTuple):
@@ -199,7 +220,7 @@ def _mix(x, step, points, steps):
     lengths = tf.norm(steps, axis=2, keepdims=True)
     unit = tf.math.divide_no_nan(steps, lengths)
     unit = tf.where(tf.math.is_finite(unit), unit, tf.zeros_like(unit))
-    ridge = 100 * _EPSILON[x.dtype] * tf.eye(points.shape[1], dtype=x.dtype)
+    ridge = 100 * EPSILON[x.dtype] * tf.eye(points.shape[1], dtype=x.dtype)
     gram = tf.matmul(unit, unit, transpose_b=True) + ridge
     weights = tf.linalg.solve(gram, -tf.matmul(unit, step[:, :, tf.newaxis]))
     weights = tf.math.divide_no_nan(weights, lengths)

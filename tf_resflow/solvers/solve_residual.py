@@ -1,10 +1,11 @@
 """The inverse of a residual map, differentiable by the implicit function theorem."""
 
+import keras
 import tensorflow as tf
 
-from tf_resflow.layers import scaled_kernels
+from tf_resflow.layers import lipschitz_layers, scaled_kernels
 from tf_resflow.logdet import first_order_only
-from tf_resflow.solvers.fixed_point import Solution
+from tf_resflow.solvers.fixed_point import EPSILON, Solution
 from tf_resflow.solvers.warn_unconverged import warn_unconverged
 
 __all__ = ["solve_residual"]
@@ -18,8 +19,12 @@ def solve_residual(branch, y, solver, conditional_input=None):
     tolerance, with a warning for examples that do not converge; the gradient in y is w, that in the parameters
     (and the conditional input) \\(-w^T \partial g / \partial \theta\\). Only the root is kept for it.
 
+    A branch whose layers compute in bfloat16 or float16 shows the rounding of that type, and so the default
+    tolerances are those of the coarsest type among its layers that have weights, whatever that of `y`.
+
     Args:
-      branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`.
+      branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`. The kernels of a Keras layer or model
+        are scaled once, those in a plain function at each evaluation.
       y: tensor of shape `[batch, *event]`.
       solver: `FixedPoint` or `Anderson`.
       conditional_input: `None` or a tensor of shape `[batch, ...]`.
@@ -31,14 +36,16 @@ def solve_residual(branch, y, solver, conditional_input=None):
       ValueError: when a second derivative is taken.
     """
     conditions = [] if conditional_input is None else [conditional_input]
+    dtype = _coarsest_dtype(branch, y.dtype)
+    layers = lipschitz_layers(branch) if isinstance(branch, (keras.Layer, tf.Module)) else []
 
     def g(x, *conditions):
         return tf.cast(branch([x, *conditions] if conditions else x), y.dtype)
 
     @tf.custom_gradient
     def operation(y, *conditions):
-        with scaled_kernels(branch):
-            solution = solver(lambda x: g(x, *conditions), y)
+        with scaled_kernels(layers):
+            solution = solver(lambda x: g(x, *conditions), y, dtype=dtype)
 
         def grad(upstream, *_, variables=None):
             with tf.control_dependencies([upstream]):
@@ -49,7 +56,7 @@ def solve_residual(branch, y, solver, conditional_input=None):
                 tape.watch([x, *targets])
                 gx = g(x, *held)
             vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
-            solution_of_vjp = solver(vjp, upstream, relative=True)
+            solution_of_vjp = solver(vjp, upstream, relative=True, dtype=dtype)
             message = "the gradient of the inverse did not converge for some examples, or is not finite"
             with tf.control_dependencies([warn_unconverged(solution_of_vjp, message)]):
                 w = tf.identity(solution_of_vjp.root)
@@ -64,3 +71,10 @@ def solve_residual(branch, y, solver, conditional_input=None):
         return tuple(solution), grad
 
     return Solution(*operation(y, *conditions))
+
+
+def _coarsest_dtype(branch, dtype):
+    """That of the layers' arithmetic, or that of the event."""
+    layers = branch._flatten_layers() if isinstance(branch, keras.Layer) else []
+    computed = [tf.as_dtype(layer.compute_dtype) for layer in layers if layer.weights and not layer._layers]
+    return max([dtype, *computed], key=EPSILON.get)

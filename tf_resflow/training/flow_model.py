@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.bijectors.flow import parts_by_name, route
 from tf_resflow.data import dequantize, quantize
-from tf_resflow.seeds import stateless_seed
+from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.training.step import train_step
 
 __all__ = ["FlowModel"]
@@ -88,7 +88,7 @@ class FlowModel(keras.Model):
             evaluation_log_det = logdet.RussianRoulette(20, per_example=True)
         self.evaluation_distribution = bijectors.with_log_det(self.distribution, evaluation_log_det)
         self._keras_parts = _keras_parts(flow)
-        _check_covered(self.weights, self.distribution.variables)
+        _check_covered(self.weights, self.distribution)
         self._means = [keras.metrics.Mean("loss")]
         self.built = True
 
@@ -160,6 +160,9 @@ class FlowModel(keras.Model):
 
         Returns:
           `[num, *event_shape]`: uint8 for integer data, floats otherwise.
+
+        Raises:
+          InvalidArgumentError: for another temperature than 1, if the base distribution has no mean.
         """
         x = self.flow.inverse(self.sample_latent(num, seed, temperature))
         return x if self.levels is None else quantize(x, self.levels)
@@ -167,8 +170,19 @@ class FlowModel(keras.Model):
     def sample_latent(self, num, seed=None, temperature=1.0):
         """The latents that `sample` decodes, `[num, *latent]`."""
         base = self.distribution.distribution
-        mean = base.mean()
-        return mean + temperature * (base.sample(num, seed=stateless_seed(seed)) - mean)
+        z = base.sample(num, seed=stateless_seed(seed))
+        if not tf.is_tensor(temperature) and temperature == 1.0:
+            return z
+        mean = _mean(base)
+        known = tf.math.is_finite(mean)
+        message = (
+            f"The temperature scales the latent's deviation from its mean, and the base distribution {base.name} "
+            "has none, or does not tell it: sample at temperature 1. It is"
+        )
+        check = tf.debugging.Assert(tf.equal(temperature, 1.0) | tf.reduce_all(known), [message, temperature])
+        with tf.control_dependencies([check] if check is not None else []):
+            mean = tf.where(known, mean, z)
+        return mean + temperature * (z - mean)
 
     def flow_input(self, x, seed):
         """The data on the flow's scale and in its dtype, integers dequantised.
@@ -273,7 +287,7 @@ class FlowModel(keras.Model):
 
     def split_seed(self, seed):
         """The seeds of the dequantisation and of the flow, of one seed."""
-        return tf.unstack(tfp.random.split_seed(stateless_seed(seed), 2))
+        return tf.unstack(split_seed(stateless_seed(seed), 2))
 
     def _checked(self, x):
         x = tf.convert_to_tensor(x)
@@ -295,6 +309,14 @@ def _density(flow, event_shape, base):
         zeros = tf.zeros(shape, dtype)
         base = tfd.Independent(tfd.Normal(zeros, tf.ones([], dtype)), len(shape))
     return tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow), name="density")
+
+
+def _mean(base):
+    """The mean of a distribution, NaN where it has none or does not tell it."""
+    try:
+        return base.mean()
+    except NotImplementedError:
+        return tf.fill(base.event_shape, tf.constant(math.nan, base.dtype))
 
 
 def _check_unconditional(flow):
@@ -327,16 +349,21 @@ def _keras_parts(flow):
     return parts
 
 
-def _check_covered(weights, variables):
+def _check_covered(weights, distribution):
     """Raises unless the model's weights are the distribution's variables, each once."""
     seen = [id(weight.value) for weight in weights]
-    missing = [variable.name for variable in variables if id(variable) not in seen]
-    if missing:
-        raise ValueError(
-            "These variables of the distribution are no Keras variables, so that fit would neither train nor "
-            f"save them: {', '.join(missing)}. Make them constants, or hold them in a Keras layer."
-        )
-    extra = set(seen) - {id(variable) for variable in variables}
+    advice = {
+        "base distribution": "let the flow end in an ActNorm, which learns a location and a scale",
+        "distribution": "hold them in a Keras layer",
+    }
+    for part, owner in zip((distribution.distribution, distribution), advice, strict=True):
+        missing = [variable.name for variable in part.variables if id(variable) not in seen]
+        if missing:
+            raise ValueError(
+                f"These variables of the {owner} are no Keras variables, so that fit would neither train nor save "
+                f"them: {', '.join(missing)}. Make them constants, or {advice[owner]}."
+            )
+    extra = set(seen) - {id(variable) for variable in distribution.variables}
     if extra:
         names = [weight.path for weight in weights if id(weight.value) in extra]
         raise ValueError(f"These weights are not variables of the distribution: {', '.join(names)}.")
