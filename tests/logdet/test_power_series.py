@@ -439,6 +439,18 @@ def test_events_in_half_precision(estimator, dtype):
     np.testing.assert_allclose(np.float64(log_det), np.sum(np.log1p(np.cos(exact) / 2), 1), atol=2 * tolerance)
 
 
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("estimator", [resflow.logdet.Exact(), resflow.logdet.PowerSeries(20, probes="basis")])
+def test_a_condition_that_is_the_same_tensor_is_held(estimator, graph):
+    """g = x / 2 + sin(c): the Jacobian in x is I / 2, whatever c is."""
+
+    def log_det(x):
+        return estimator(lambda inputs: inputs[0] / 2 + tf.sin(inputs[1]), x, x)[1]
+
+    function = tf.function(log_det, autograph=False) if graph else log_det
+    np.testing.assert_allclose(function(tf.zeros([2, 3])), [3 * np.log(1.5)] * 2, rtol=1e-5)
+
+
 def test_events_of_rank_three():
     """Convolutional branch, basis probes, against slogdet."""
     layers = resflow.layers

@@ -113,8 +113,9 @@ def converge_norms(obj):
 def stored_norms():
     """Within it Lipschitz layers take their stored vectors as they are.
 
-    For a training step that calls `update_norms` after each change of the kernels, and so saves a product and
-    some nodes of the graph for each layer. It holds for the present thread, while a `tf.function` is traced.
+    For a training step that calls `update_norms` after each change of the kernels, and for an
+    export: it saves a product and some nodes of the graph for each layer. It holds for the present
+    thread, while a `tf.function` is traced.
     """
     token = _STORED.set(True)
     try:

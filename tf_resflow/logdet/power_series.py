@@ -120,7 +120,7 @@ def power_series_log_det(g, inputs, v, num_probes, terms):
 
     @tf.custom_gradient
     def operation(*inputs):
-        x = tile(inputs[0])
+        x = tf.identity(tile(inputs[0]))  # a condition may be the same tensor
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
             gx = g(x, *map(tile, inputs[1:]))

@@ -87,7 +87,8 @@ def export(model, export_dir, version=None, result=None, **settings):
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
     try:
         path = temporary / target.name
-        write_saved_model(signatures, model.weights, path)
+        with layers.stored_norms():
+            write_saved_model(signatures, model.weights, path)
         write_warmup(signatures.inputs, path)
         readme = signatures_readme(signatures, read_signatures(path))
         (path / "README.md").write_text(readme, encoding="utf-8")
