@@ -120,7 +120,7 @@ def maximiser(operator, kernel, v, orders, tolerance, max_iterations, num_fresh=
 def caught_up(operator, kernel, v, orders):
     """v, and where it is not the maximiser for this kernel any more, that.
 
-    One power step tells: v is kept if the best start changes by less than 1 %.
+    One product more tells: v is kept if a power step would change the best start by less than 1 %.
     """
     fixed, learned = _divided(orders, v.dtype)
     return _catch_up(operator, fixed)(kernel, v, learned)
@@ -177,7 +177,10 @@ def _catch_up(operator, fixed):
         maximum = lambda: maximiser(operator, kernel, v, orders, _STALE, _MAX_CATCH_UP, num_fresh)[0]  # noqa: E731
         if _has_gram(operator, fixed, _TINY):
             return maximum()
-        change = _change(v[:1], _power_step(operator, kernel, v[:1], *orders)[0])
+        if fixed == (2.0, 2.0):
+            change = _residual(operator, kernel, v)
+        else:
+            change = _change(v[:1], _power_step(operator, kernel, v[:1], *orders)[0])
         return tf.cond(change > _STALE, maximum, lambda: v)
 
     return run
@@ -203,6 +206,13 @@ def _change(v, new):
     """The largest relative change of a start, up to its sign."""
     change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
     return tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
+
+
+def _residual(operator, kernel, v):
+    """||W'W v - s^2 v|| / s^2 with s = ||W v||, for a unit vector v: about its change by a power step."""
+    image = operator.matvec(kernel, v)
+    square = tf.reduce_sum(image * image)
+    return tf.norm(operator.rmatvec(kernel, image) - square * v) / square
 
 
 def _ratios(operator, kernel, v, domain, codomain):
