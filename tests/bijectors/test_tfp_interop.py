@@ -223,3 +223,35 @@ def test_several_coordinates_have_no_cdf(exact_density):
     for method in ("cdf", "survival_function", "log_cdf"):
         with pytest.raises(NotImplementedError, match=r"maps events of shape \(2,\).*one coordinate"):
             getattr(distribution, method)(tf.zeros([3, 2]))
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("case", ["chain", "inverted", "one of two", "kernel"])
+def test_a_seed_that_got_lost_is_warned_of(blocks, case, graph):
+    chain = tfb.Chain([blocks[1], tfb.Shift(1.0), blocks[0]])
+    base = tfd.MultivariateNormalDiag(tf.zeros(2))
+
+    def call(x):
+        if case == "chain":
+            return chain.forward_log_det_jacobian(x, 1, seed=1)
+        if case == "inverted":
+            return tfd.TransformedDistribution(base, tfb.Invert(chain)).log_prob(x, bijector_kwargs={"seed": 1})
+        if case == "one of two":
+            return chain.forward_log_det_jacobian(x, 1, first={"seed": 1})
+        kernel = tfp.mcmc.RandomWalkMetropolis(base.log_prob)
+        kernel = tfp.mcmc.TransformedTransitionKernel(kernel, blocks[0])
+        return kernel.bootstrap_results(x).transformed_state
+
+    call = tf.function(call, autograph=False) if graph else call
+    lost = "inside of a" if case == "kernel" else "though .* was given a seed.*'second'"
+    with pytest.warns(UserWarning, match=lost):
+        call(normal([4, 2]))
+
+
+def test_a_seed_that_arrives_or_was_never_given_is_not_warned_of(blocks, recwarn):
+    chain = tfb.Chain([blocks[1], blocks[0]])
+    x = normal([4, 2])
+    chain.forward_log_det_jacobian(x, 1, first={"seed": 1}, second={"seed": 2})
+    resflow.bijectors.Flow([tfb.Scale(2.0), chain]).forward_log_det_jacobian(x, 1, seed=1)
+    chain.forward_log_det_jacobian(tf.identity(x), 1)
+    assert not [warning for warning in recwarn if "seed" in str(warning.message)]

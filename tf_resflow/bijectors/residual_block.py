@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
 from tf_resflow.bijectors.networks import (
     adopt,
     check_built,
@@ -16,7 +17,7 @@ from tf_resflow.bijectors.networks import (
 )
 from tf_resflow.bijectors.scoped_cache import ScopedGreedyCache
 from tf_resflow.layers import lipschitz_constant as nominal_lipschitz_constant
-from tf_resflow.logdet import RussianRoulette
+from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Anderson, solve_residual, warn_unconverged
 
@@ -175,6 +176,8 @@ class ResidualBlock(tfp.bijectors.Bijector):
 
     def _augmented_forward(self, x, conditional_input=None, seed=None, salt=""):
         x, condition, batch_shape = self._to_rows(x, conditional_input)
+        if seed is None and not isinstance(self._log_det, Exact):
+            warn_of_missing_seed(self.name)
         seed = stateless_seed(seed, salt=salt + self.name)
         y, log_det = self._log_det(self._branch, x, condition, seed)
         y, log_det = from_rows(y, batch_shape), from_rows(log_det, batch_shape)
