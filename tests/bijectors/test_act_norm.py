@@ -29,6 +29,13 @@ def test_constant_channel():
     np.testing.assert_allclose(act_norm.log_scale[1], np.log(1e3), rtol=1e-5)
 
 
+def test_events_of_other_channels_are_not_broadcast():
+    for apply in (ActNorm([3]).forward, ActNorm([3]).inverse):
+        for shape in ([4, 1], [4, 2], []):
+            with pytest.raises(ValueError, match=r"act_norm maps events of shape \(3,\)"):
+                apply(tf.zeros(shape))
+
+
 def test_gradients_reach_the_parameters():
     act_norm = ActNorm([2, 2, 3])
     x = tf.random.stateless_normal([4, 2, 2, 3], [0, 1])

@@ -439,6 +439,13 @@ def test_events_in_half_precision(estimator, dtype):
     np.testing.assert_allclose(np.float64(log_det), np.sum(np.log1p(np.cos(exact) / 2), 1), atol=2 * tolerance)
 
 
+@pytest.mark.parametrize("estimator", [resflow.logdet.Exact(), resflow.logdet.PowerSeries(20)])
+def test_scalar_events(estimator):
+    y, log_det = estimator(lambda x: tf.sin(x) / 2, tf.constant([0.5, 1.0]))
+    np.testing.assert_allclose(y, [0.5 + np.sin(0.5) / 2, 1.0 + np.sin(1.0) / 2], rtol=1e-6)
+    np.testing.assert_allclose(log_det, np.log1p(np.cos([0.5, 1.0]) / 2), rtol=1e-5)
+
+
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("estimator", [resflow.logdet.Exact(), resflow.logdet.PowerSeries(20, probes="basis")])
 def test_a_condition_that_is_the_same_tensor_is_held(estimator, graph):

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow.bijectors.networks import check_event
 from tf_resflow.bijectors.variable_bijector import VariableBijector
 
 __all__ = ["ActNorm"]
@@ -38,6 +39,7 @@ class ActNorm(VariableBijector):
         shape = tuple(event_shape[-1:] if per_channel else event_shape)
         if not shape or any(not size for size in shape):
             raise ValueError(f"ActNorm needs a known, non-scalar event shape; got {tuple(event_shape)}.")
+        self._event_shape = tf.TensorShape(event_shape)
         super().__init__(
             {"log_scale": np.zeros(shape), "shift": np.zeros(shape)},
             dtype,
@@ -76,9 +78,11 @@ class ActNorm(VariableBijector):
         self.log_scale.assign(log_deviation if inverse else -log_deviation)
 
     def _forward(self, x):
+        check_event(f"{self.name} maps events", self._event_shape, x)
         return tf.exp(self.log_scale) * (x + self.shift)
 
     def _inverse(self, y):
+        check_event(f"{self.name} maps events", self._event_shape, y)
         return tf.exp(-self.log_scale) * y - self.shift
 
     def _forward_log_det_jacobian(self, x):

@@ -283,12 +283,12 @@ class Exact(LogDetEstimator):
         g, conditions = _as_function(branch, conditional_input, x.dtype)
         size, rows = x.shape[1:].num_elements(), tf.shape(x)[0]
         x, *conditions = map(_at_least_one_row, [x, *conditions])
+        flat = tf.reshape(x, [-1, size])
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(x)
-            gx = g(x, *conditions)
-            flat = tf.reshape(gx, [-1, size])
-        jacobian = tape.batch_jacobian(flat, x, unconnected_gradients="zero")
-        jacobian = tf.reshape(jacobian, [-1, size, size])
+            tape.watch(flat)
+            gx = g(tf.reshape(flat, [-1, *x.shape[1:]]), *conditions)
+            flat_gx = tf.reshape(gx, [-1, size])
+        jacobian = tape.batch_jacobian(flat_gx, flat, unconnected_gradients="zero")
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
         log_det = _log_abs_det(tf.eye(size, dtype=jacobian.dtype) + jacobian)
         return (x + gx)[:rows], tf.cast(log_det, x.dtype)[:rows]
