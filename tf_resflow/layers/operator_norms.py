@@ -123,6 +123,8 @@ def caught_up(operator, kernel, v, orders):
     One product more tells: v is kept if a power step would change the best start by less than 1 %.
     """
     fixed, learned = _divided(orders, v.dtype)
+    if _has_gram(operator, fixed, _TINY):
+        return maximiser(operator, kernel, v, orders, _STALE, _MAX_CATCH_UP)[0]
     return _catch_up(operator, fixed)(kernel, v, learned)
 
 
@@ -175,8 +177,6 @@ def _catch_up(operator, fixed):
     def run(kernel, v, learned):
         orders = _joined(fixed, learned)
         maximum = lambda: maximiser(operator, kernel, v, orders, _STALE, _MAX_CATCH_UP, num_fresh)[0]  # noqa: E731
-        if _has_gram(operator, fixed, _TINY):
-            return maximum()
         if fixed == (2.0, 2.0):
             change = _residual(operator, kernel, v)
         else:
