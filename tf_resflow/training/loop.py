@@ -136,6 +136,7 @@ class _Run:
 
     def _initialize(self):
         """The data-dependent initialisation, from the first training batch."""
+        self._report.check_data()
         seed, size = self._config.seed, self._config.train.batch_size
         batch = next(iter(self._dataset.train_batches(size, seed)))
         self._model.initialize(batch, seed)
