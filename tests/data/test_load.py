@@ -62,6 +62,12 @@ def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path):
         load({"name": "zzzzzzzz", "data_dir": str(tmp_path)})
 
 
+@pytest.mark.parametrize("name", ["/data/faces", "~/faces", "./faces", "../faces", "table.csv", "data/table.npz"])
+def test_a_path_is_no_name(name):
+    with pytest.raises(ValueError, match=f"data.name is '{name}', a path. .*data.path = '{name}'.*data.data_dir"):
+        load({"name": name})
+
+
 def test_wrong_fields_are_errors():
     with pytest.raises(ValueError, match="data.dta_dir; did you mean 'data_dir'"):
         load({"name": "digits", "dta_dir": ""})

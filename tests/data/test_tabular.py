@@ -21,13 +21,13 @@ def test_reads_every_kind_of_file(tmp_path, matrix):
     np.save(tmp_path / "a.npy", matrix)
     np.savez(tmp_path / "one.npz", rows=matrix)
     np.savez(tmp_path / "two.npz", rows=matrix, other=matrix[:3])
-    _write(tmp_path / "a.csv", matrix)
+    _write(tmp_path / "A.CSV", matrix)
     _write(tmp_path / "head.csv", matrix, header='"length, cm",width,height')
     for file, key in [
         ("a.npy", None),
         ("one.npz", None),
         ("two.npz", "rows"),
-        ("a.csv", None),
+        ("A.CSV", None),
         ("head.csv", None),
     ]:
         rows = read_matrix(tmp_path / file, key)
@@ -115,7 +115,7 @@ def test_lines_are_counted_as_an_editor_does(tmp_path, cell):
         ("1,5;2,5\n3,5;1.000\n", r"a.csv, line 2, column 2: '1.000' is not a number"),
         ("a,b\n", "no line holds a number"),
         ("", "no line holds a number"),
-        ("a\0b,1\n", "not a text file"),
+        ("a\0b,1\n", "is not text in UTF-8 or UTF-16"),
         ('1,2\n"3,' + "4" * 200_000, "a.csv, line 2: field larger.*quote left open"),
     ],
 )

@@ -97,11 +97,20 @@ def load(config):
         if config.image_size not in (0, 8):
             raise ValueError(f"digits are 8 x 8, not of size {config.image_size}: set image_size = 0.")
         return load_digits(config.flip, config.crop_padding)
+    _check_is_name(name)
     name = name.removeprefix("tfds/")
     _check_image_name(name, config.data_dir)
     fields = ["data_dir", "split_train", "split_test", "split_validation", "download"]
     fields = {field: config[field] for field in (*fields, "image_size", "flip", "crop_padding")}
     return load_images(name, levels=config.levels or 256, **fields)
+
+
+def _check_is_name(name):
+    if name.startswith(("/", "~", ".")) or name.endswith((".npy", ".npz", ".csv")):
+        raise ValueError(
+            f"data.name is {name!r}, a path. For a table set data.name = 'tabular' and data.path = {name!r}; for "
+            "images data.name is the name of their data set, and data.data_dir the folder that it is in."
+        )
 
 
 def _check_image_name(name, data_dir):

@@ -107,11 +107,12 @@ def read_matrix(path, key=None):
     """
     path = pathlib.Path(path).expanduser()
     readers = {".npy": _read_npy, ".npz": _read_npz, ".csv": _read_csv}
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise ValueError(f"{path}: expected a file name that ends in {', '.join(readers)}.")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file (looked for {path.absolute()}).")
-    matrix, lines = readers[path.suffix](path, key)
+    matrix, lines = readers[suffix](path, key)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(
             f"{path}: expected a matrix [rows, columns], but the shape is {list(matrix.shape)}."
@@ -196,8 +197,8 @@ def _read_csv(path, key):
         raise ValueError(f"{path}, line {reader.line_num}: {error}. Is a quote left open?") from None
     if not rows:
         raise ValueError(
-            f"{path}: no line holds a number. Expected lines of numbers, separated by commas, semicolons, tabs, bars "
-            "or spaces, with or without names above."
+            f"{path}: no line holds a number. Expected lines of numbers, separated by commas, semicolons, tabs, "
+            "bars or spaces, with or without names above."
         )
     if delimiter != ",":
         decimals = " with decimal commas" if number is _decimal_comma else ""
@@ -210,7 +211,7 @@ def _text(path):
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     text = data.decode(encoding, errors="replace")  # a header may be in another encoding, numbers may not
     if "\0" in text:
-        raise ValueError(f"{path} is not a text file in UTF-8 or UTF-16. Save the table as CSV, or give another file.")
+        raise ValueError(f"{path} is not text in UTF-8 or UTF-16. Save the table as CSV, or give another file.")
     return text
 
 
