@@ -1,4 +1,5 @@
 import itertools
+import pathlib
 
 import numpy as np
 import pytest
@@ -133,13 +134,26 @@ def test_malformed_csv_is_an_error(tmp_path, text, message):
         (np.zeros([0, 2]), r"the shape is \[0, 2\]"),
         (np.array([["a", "b"]]), "expected real numbers"),
         (np.zeros([3, 2], complex), "expected real numbers"),
-        (np.array([[None, 1]]), "not a numeric numpy file"),
+        (np.array([[None, 1]]), "not a table of numbers"),
     ],
 )
 def test_an_array_that_is_no_matrix_is_an_error(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(ValueError, match=message):
-        read_matrix(tmp_path / "a.npy")
+    np.savez(tmp_path / "a.npz", array)
+    for file in ("a.npy", "a.npz"):
+        with pytest.raises(ValueError, match=f"{file}: .*{message}"):
+            read_matrix(tmp_path / file)
+
+
+@pytest.mark.parametrize("size", [0, 3, 50, -40])
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_files_that_were_cut_short_are_errors(tmp_path, matrix, kind, size):
+    np.save(tmp_path / "whole.npy", matrix)
+    np.savez(tmp_path / "whole.npz", matrix)
+    (tmp_path / f"a.{kind}").write_bytes((tmp_path / f"whole.{kind}").read_bytes()[:size])
+    with pytest.raises(ValueError, match=f"a.{kind}: not a table of numbers") as error:
+        read_matrix(tmp_path / f"a.{kind}")
+    assert pathlib.Path(error.traceback[-1].path).name == "tabular.py"  # the message of ours, not of NumPy
 
 
 def test_wrong_files_are_errors(tmp_path, matrix):
@@ -155,7 +169,7 @@ def test_wrong_files_are_errors(tmp_path, matrix):
     with pytest.raises(ValueError, match="no array 'row'"):
         load_tabular(tmp_path / "two.npz", key="row")
     (tmp_path / "a.npy").write_text("not numpy")
-    with pytest.raises(ValueError, match="not a numeric numpy file"):
+    with pytest.raises(ValueError, match="not a table of numbers"):
         load_tabular(tmp_path / "a.npy")
 
 
@@ -165,9 +179,9 @@ def test_unusable_splits_are_errors(tmp_path, matrix):
         load_tabular(tmp_path / "a.npy", test_fraction=1.5)
     with pytest.raises(ValueError, match="100 rows .* leave 0 rows for training"):
         load_tabular(tmp_path / "a.npy", test_fraction=0.6, validation_fraction=0.6)
-    with pytest.raises(ValueError, match="the test split of test_fraction = 0.001 of 100 rows holds no example"):
+    with pytest.raises(ValueError, match="test split holds no example, since test_fraction of 100 rows is none"):
         load_tabular(tmp_path / "a.npy", test_fraction=0.001)
-    for num, fraction in [(1, 0), (2, 0.5), (3, 0.4)]:
+    for num, fraction in [(1, 0), (1, 0.1), (2, 0.5), (3, 0.4)]:
         np.save(tmp_path / "few.npy", matrix[:num])
         with pytest.raises(ValueError, match="leave [01] rows? for training, which takes 2"):
             load_tabular(tmp_path / "few.npy", test_fraction=fraction, validation_fraction=fraction)

@@ -3,10 +3,12 @@
 __all__ = ["load_tabular", "read_matrix"]
 
 import codecs
+import contextlib
 import csv
 import io
 import itertools
 import pathlib
+import zipfile
 
 import numpy as np
 from absl import logging
@@ -67,17 +69,18 @@ def load_tabular(
             splits[split] = matrices[f"path_{split}"]
         elif fraction:
             num = round(fraction * len(rows))
-            if not num:
-                raise ValueError(
-                    f"{path}: the {split} split of {split}_fraction = {fraction} of {_rows(len(rows))} holds no "
-                    f"example. Raise it, set it to 0, or give path_{split}."
-                )
             splits[split], order = rows[order[:num]], order[num:]
     if len(order) < 2:
         raise ValueError(
             f"{path}: {_rows(len(rows))} less test_fraction and validation_fraction leave {_rows(len(order))} for "
             "training, which takes 2 at least. Give more rows, or lower the fractions."
         )
+    for split, examples in splits.items():
+        if not len(examples):
+            raise ValueError(
+                f"{path}: the {split} split holds no example, since {split}_fraction of {_rows(len(rows))} is "
+                f"none. Raise it, set it to 0, or give path_{split}."
+            )
     splits["train"] = rows[order]
     name = pathlib.Path(path).stem
     mean, std = _moments(name, splits["train"])
@@ -106,7 +109,7 @@ def read_matrix(path, key=None):
             not finite.
     """
     path = pathlib.Path(path).expanduser()
-    readers = {".npy": _read_npy, ".npz": _read_npz, ".csv": _read_csv}
+    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".csv": _read_csv}
     suffix = path.suffix.lower()
     if suffix not in readers:
         raise ValueError(f"{path}: expected a file name that ends in {', '.join(readers)}.")
@@ -157,27 +160,29 @@ def _moments(name, rows):
     return mean.astype(np.float32), std.astype(np.float32)
 
 
-def _read_npy(path, key):
-    del key
-    return _load_arrays(path), None
-
-
-def _read_npz(path, key):
-    with _load_arrays(path) as arrays:
+def _read_numpy(path, key):
+    """The array of an .npy file, or one of an .npz file."""
+    with _unreadable_told(path):
+        arrays = np.load(path, allow_pickle=False)
+    if isinstance(arrays, np.ndarray):
+        return arrays, None
+    with arrays:
         names = arrays.files
         if not key and len(names) == 1:
             key = names[0]
         if key not in names:
             asked = f"no array {key!r}" if key else f"{len(names)} arrays"
             raise ValueError(f"{path} has {asked}: set key to one of {names}.")
-        return arrays[key], None
+        with _unreadable_told(path):
+            return arrays[key], None
 
 
-def _load_arrays(path):
+@contextlib.contextmanager
+def _unreadable_told(path):
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: not a numeric numpy file ({error}).") from None
+        yield
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a table of numbers that can be read ({error}).") from None
 
 
 def _read_csv(path, key):
@@ -207,7 +212,8 @@ def _read_csv(path, key):
 
 
 def _text(path):
-    data = path.read_bytes()
+    with _unreadable_told(path):
+        data = path.read_bytes()
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     text = data.decode(encoding, errors="replace")  # a header may be in another encoding, numbers may not
     if "\0" in text:
