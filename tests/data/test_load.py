@@ -54,6 +54,7 @@ def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path):
         ("2spiral", "2spirals"),
         ("my_picturs", "my_pictures"),
         ("mnst", "mnist"),
+        ("mnst/3.0.1", "mnist"),
     ]:
         with pytest.raises(ValueError, match=f"'{name}'; did you mean '{near}'") as error:
             load({"name": name, "data_dir": str(tmp_path)})

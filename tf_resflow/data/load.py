@@ -116,15 +116,15 @@ def _check_is_name(name):
 def _check_image_name(name, data_dir):
     import tensorflow_datasets as tfds
 
-    name = name.split("/")[0].split(":")[0]
+    base = name.split("/")[0].split(":")[0]
     directory = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     known = tfds.list_builders(with_community_datasets=False)
-    if name in known or (name and (directory / name).is_dir()):
+    if base in known or (base and (directory / base).is_dir()):
         return
     ours = ["digits", "tabular", *DENSITIES]
     found = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
     raise ValueError(
-        f"Unknown data set {name!r}; {_suggest(name, ours + found + known)} Known are "
+        f"Unknown data set {name!r}; {_suggest(base, ours + found + known)} Known are "
         f"{', '.join(ours)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
         "sets of TensorFlow Datasets. Images of your own become a data set by "
         "tfds.dataset_builders.store_as_tfds_dataset."

@@ -5,7 +5,6 @@ __all__ = ["load_tabular", "read_matrix"]
 import codecs
 import contextlib
 import csv
-import io
 import itertools
 import pathlib
 import zipfile
@@ -188,18 +187,17 @@ def _unreadable_told(path):
 def _read_csv(path, key):
     """The matrix, and the line of each row."""
     del key
-    text = _text(path)
-    delimiter = _delimiter(text)
-    number = _decimal_comma if delimiter in ";\t" and text.count(",") > text.count(".") else float
+    encoding, delimiter, number = _csv_format(path)
     rows, lines = [], []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    try:
-        for cells in reader:
-            if cells and (rows or any(_is_number(cell, number) for cell in cells)):
-                rows.append(_csv_row(f"{path}, line {reader.line_num}", cells, number, rows, delimiter))
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}. Is a quote left open?") from None
+    with path.open(newline="", encoding=encoding, errors="replace") as file:
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+        try:
+            for cells in reader:
+                if cells and (rows or any(_is_number(cell, number) for cell in cells)):
+                    rows.append(_csv_row(path, reader.line_num, cells, number, rows, delimiter))
+                    lines.append(reader.line_num)
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}. Is a quote left open?") from None
     if not rows:
         raise ValueError(
             f"{path}: no line holds a number. Expected lines of numbers, separated by commas, semicolons, tabs, "
@@ -211,19 +209,18 @@ def _read_csv(path, key):
     return np.array(rows), lines
 
 
-def _text(path):
+def _csv_format(path):
+    """How a file is written: its encoding, the delimiter, and the function of a cell to its number."""
     with _unreadable_told(path):
         data = path.read_bytes()
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     text = data.decode(encoding, errors="replace")  # a header may be in another encoding, numbers may not
     if "\0" in text:
         raise ValueError(f"{path} is not text in UTF-8 or UTF-16. Save the table as CSV, or give another file.")
-    return text
-
-
-def _delimiter(text):
     last = "".join(text.rstrip()[-4096:].splitlines()[-1:])  # no header, and the end of a long line is enough
-    return next((delimiter for delimiter in _DELIMITERS if delimiter in last), ",")
+    delimiter = next((delimiter for delimiter in _DELIMITERS if delimiter in last), ",")
+    has_decimal_commas = delimiter in ";\t" and text.count(",") > text.count(".")
+    return encoding, delimiter, _decimal_comma if has_decimal_commas else float
 
 
 def _decimal_comma(cell):
@@ -239,16 +236,17 @@ def _is_number(cell, number):
     return True
 
 
-def _csv_row(place, cells, number, rows, delimiter):
+def _csv_row(path, line, cells, number, rows, delimiter):
     if rows and len(cells) != len(rows[0]):
         raise ValueError(
-            f"{place}: {len(cells)} cells separated by {delimiter!r}, but the lines above have {len(rows[0])}."
+            f"{path}, line {line}: {len(cells)} cells separated by {delimiter!r}, but the lines above have "
+            f"{len(rows[0])}."
         )
     try:
         return [number(cell) for cell in cells]
     except ValueError:
         column = next(i for i, cell in enumerate(cells) if not _is_number(cell, number))
         raise ValueError(
-            f"{place}, column {column + 1}: {cells[column][:40]!r} is not a number (cells are separated by "
-            f"{delimiter!r})."
+            f"{path}, line {line}, column {column + 1}: {cells[column][:40]!r} is not a number (cells are "
+            f"separated by {delimiter!r})."
         ) from None

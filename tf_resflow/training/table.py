@@ -1,5 +1,7 @@
 """The result of an evaluation as a table for the screen."""
 
+import math
+
 __all__ = ["table"]
 
 _WIDTH = 24  # of the column of names
@@ -71,7 +73,8 @@ def _noise(result, unit):
     yield _row("noise of one example", "dequantization  estimator  excess kurtosis")
     for use, noise in result.items():
         std, estimator, kurtosis = (noise[k] for k in list(noise)[1:])
-        kurtosis = f"{kurtosis:.1f}" if estimator else "(no noise)"
+        kurtosis = "not defined" if math.isnan(kurtosis) else f"{kurtosis:.1f}"
+        kurtosis = kurtosis if estimator else "no noise"
         yield _row(f"  {use}", f"{std:14.4f}  {estimator:9.4f}  {kurtosis:>15}")
 
 
