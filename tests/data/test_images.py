@@ -101,10 +101,13 @@ def test_a_validation_split_of_tfds_is_there_unless_it_is_used(data_dir):
         {"split_test": "train"},
         {"split_train": "train[:51%]", "split_test": "train[50%:]"},
         {"split_train": "test[10:]+train"},
+        {"split_train": "train+train"},
+        {"split_test": "test+test[:10]"},
+        {"split_train": "train[:60%]+train[50%:]"},
     ],
 )
 def test_splits_that_share_examples_are_errors(data_dir, splits):
-    with pytest.raises(ValueError, match="of 'little' share examples"):
+    with pytest.raises(ValueError, match="of 'little' would count examples twice"):
         load_images("little", data_dir, **splits)
 
 

@@ -54,12 +54,19 @@ def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path):
         ("2spiral", "2spirals"),
         ("my_picturs", "my_pictures"),
         ("mnst", "mnist"),
+        ("mnst/3.0.1", "mnist"),
     ]:
         with pytest.raises(ValueError, match=f"'{name}'; did you mean '{near}'") as error:
             load({"name": name, "data_dir": str(tmp_path)})
         assert all(known in str(error.value) for known in [*DENSITIES, "tabular", "my_pictures"])
     with pytest.raises(ValueError, match="nothing has a similar name"):
         load({"name": "zzzzzzzz", "data_dir": str(tmp_path)})
+
+
+@pytest.mark.parametrize("name", ["/data/faces", "~/faces", "./faces", "../faces", "table.csv", "data/table.npz"])
+def test_a_path_is_no_name(name):
+    with pytest.raises(ValueError, match=f"data.name is '{name}', a path. .*data.path = '{name}'.*data.data_dir"):
+        load({"name": name})
 
 
 def test_wrong_fields_are_errors():

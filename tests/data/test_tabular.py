@@ -1,5 +1,9 @@
+import itertools
+import pathlib
+
 import numpy as np
 import pytest
+from absl import logging
 
 from tf_resflow.data import load_tabular, read_matrix
 
@@ -18,13 +22,13 @@ def test_reads_every_kind_of_file(tmp_path, matrix):
     np.save(tmp_path / "a.npy", matrix)
     np.savez(tmp_path / "one.npz", rows=matrix)
     np.savez(tmp_path / "two.npz", rows=matrix, other=matrix[:3])
-    _write(tmp_path / "a.csv", matrix)
+    _write(tmp_path / "A.CSV", matrix)
     _write(tmp_path / "head.csv", matrix, header='"length, cm",width,height')
     for file, key in [
         ("a.npy", None),
         ("one.npz", None),
         ("two.npz", "rows"),
-        ("a.csv", None),
+        ("A.CSV", None),
         ("head.csv", None),
     ]:
         rows = read_matrix(tmp_path / file, key)
@@ -60,12 +64,44 @@ def test_statistics_are_of_the_train_split_and_data_keep_their_units(tmp_path, m
     assert np.isin(train, matrix.astype(np.float32)).all()
 
 
+@pytest.fixture
+def said(monkeypatch):
+    """The warnings."""
+    lines = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
+    return lines
+
+
+@pytest.mark.parametrize("header", ["", "Größe{0}width\n", "sep={0}\na{0}b\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("delimiter, comma", [*itertools.product(",;\t| ", [False]), (";", True), ("\t", True)])
+def test_reads_the_csv_files_of_spreadsheets(tmp_path, said, header, encoding, delimiter, comma):
+    rows = [[1.5, -2e-05], [3, 4], [0.25, 7]]
+    text = header.format(delimiter) + "\r\n".join(f"{a}{delimiter}{b}" for a, b in rows) + "\r\n\r\n"
+    (tmp_path / "a.csv").write_text(text.replace(".", ",") if comma else text, encoding, newline="")
+    np.testing.assert_array_equal(read_matrix(tmp_path / "a.csv"), np.array(rows, "f4"))
+    told = [] if delimiter == "," else [f"2 columns separated by {delimiter!r}"]
+    assert len(said) == len(told) and all(words in line for words, line in zip(told, said, strict=True))
+    assert sum("decimal commas" in line for line in said) == comma
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_a_value_that_is_not_finite_is_an_error(tmp_path, matrix, value):
+@pytest.mark.parametrize("kind, place", [("npy", "row 5, column 3"), ("csv", "line 6, column 3")])
+def test_a_value_that_is_not_finite_is_an_error(tmp_path, matrix, value, kind, place):
+    """Its place is that which an editor shows, as for a cell that is not a number."""
     matrix[4, 2] = matrix[9, 0] = value
     np.save(tmp_path / "a.npy", matrix)
-    with pytest.raises(ValueError, match=r"row 4, column 2 \(counted from 0\).*2 of 300"):
-        load_tabular(tmp_path / "a.npy")
+    _write(tmp_path / "a.csv", matrix, header="a,b,c")
+    with pytest.raises(ValueError, match=f"a.{kind}, {place}: .*2 of 300"):
+        load_tabular(tmp_path / f"a.{kind}")
+
+
+@pytest.mark.parametrize("cell", ["nan", "x", ""])
+def test_lines_are_counted_as_an_editor_does(tmp_path, cell):
+    """After a name in two lines and an empty line."""
+    (tmp_path / "a.csv").write_text(f'"length,\nin cm",b\n\n1,2\n3,4\n5,{cell}\n')
+    with pytest.raises(ValueError, match="a.csv, line 6, column 2: "):
+        read_matrix(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(
@@ -74,9 +110,14 @@ def test_a_value_that_is_not_finite_is_an_error(tmp_path, matrix, value):
         ("a,b\n1,2\n3,x\n", r"a.csv, line 3, column 2: 'x' is not a number"),
         ("1,2\n\n3,\n", r"a.csv, line 3, column 2: '' is not a number"),
         ("1,x\n3,4\n", r"a.csv, line 1, column 2: 'x'"),
-        ("1,2\n3,4,5\n", r"a.csv, line 2: 3 cells, but the lines above have 2"),
-        ("a,b\n", r"expected a matrix \[rows, columns\]"),
-        ("", r"expected a matrix"),
+        ("1,2\n3,4,5\n", r"a.csv, line 2: 3 cells separated by ',', but the lines above have 2"),
+        ("1;2\n3;x\n", r"a.csv, line 2, column 2: 'x' is not a number \(cells are separated by ';'\)"),
+        ("1,234;2\n5.5;3\n0.5;2\n", r"a.csv, line 1, column 1: '1,234' is not a number"),
+        ("1,5;2,5\n3,5;1.000\n", r"a.csv, line 2, column 2: '1.000' is not a number"),
+        ("a,b\n", "no line holds a number"),
+        ("", "no line holds a number"),
+        ("a\0b,1\n", "is not text in UTF-8 or UTF-16"),
+        ('1,2\n"3,' + "4" * 200_000, "a.csv, line 2: field larger.*quote left open"),
     ],
 )
 def test_malformed_csv_is_an_error(tmp_path, text, message):
@@ -93,13 +134,26 @@ def test_malformed_csv_is_an_error(tmp_path, text, message):
         (np.zeros([0, 2]), r"the shape is \[0, 2\]"),
         (np.array([["a", "b"]]), "expected real numbers"),
         (np.zeros([3, 2], complex), "expected real numbers"),
-        (np.array([[None, 1]]), "not a numeric numpy file"),
+        (np.array([[None, 1]]), "not a table of numbers"),
     ],
 )
 def test_an_array_that_is_no_matrix_is_an_error(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(ValueError, match=message):
-        read_matrix(tmp_path / "a.npy")
+    np.savez(tmp_path / "a.npz", array)
+    for file in ("a.npy", "a.npz"):
+        with pytest.raises(ValueError, match=f"{file}: .*{message}"):
+            read_matrix(tmp_path / file)
+
+
+@pytest.mark.parametrize("size", [0, 3, 50, -40])
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_files_that_were_cut_short_are_errors(tmp_path, matrix, kind, size):
+    np.save(tmp_path / "whole.npy", matrix)
+    np.savez(tmp_path / "whole.npz", matrix)
+    (tmp_path / f"a.{kind}").write_bytes((tmp_path / f"whole.{kind}").read_bytes()[:size])
+    with pytest.raises(ValueError, match=f"a.{kind}: not a table of numbers") as error:
+        read_matrix(tmp_path / f"a.{kind}")
+    assert pathlib.Path(error.traceback[-1].path).name == "tabular.py"  # the message of ours, not of NumPy
 
 
 def test_wrong_files_are_errors(tmp_path, matrix):
@@ -115,7 +169,7 @@ def test_wrong_files_are_errors(tmp_path, matrix):
     with pytest.raises(ValueError, match="no array 'row'"):
         load_tabular(tmp_path / "two.npz", key="row")
     (tmp_path / "a.npy").write_text("not numpy")
-    with pytest.raises(ValueError, match="not a numeric numpy file"):
+    with pytest.raises(ValueError, match="not a table of numbers"):
         load_tabular(tmp_path / "a.npy")
 
 
@@ -123,14 +177,31 @@ def test_unusable_splits_are_errors(tmp_path, matrix):
     np.save(tmp_path / "a.npy", matrix)
     with pytest.raises(ValueError, match="test_fraction must be"):
         load_tabular(tmp_path / "a.npy", test_fraction=1.5)
-    with pytest.raises(ValueError, match="none of 100 rows for training"):
+    with pytest.raises(ValueError, match="100 rows .* leave 0 rows for training"):
         load_tabular(tmp_path / "a.npy", test_fraction=0.6, validation_fraction=0.6)
-    with pytest.raises(ValueError, match="test.* holds no example"):
+    with pytest.raises(ValueError, match="test split holds no example, since test_fraction of 100 rows is none"):
         load_tabular(tmp_path / "a.npy", test_fraction=0.001)
+    for num, fraction in [(1, 0), (1, 0.1), (2, 0.5), (3, 0.4)]:
+        np.save(tmp_path / "few.npy", matrix[:num])
+        with pytest.raises(ValueError, match="leave [01] rows? for training, which takes 2"):
+            load_tabular(tmp_path / "few.npy", test_fraction=fraction, validation_fraction=fraction)
     np.save(tmp_path / "b.npy", matrix[:, :2])
     with pytest.raises(ValueError, match="differ in their event shapes"):
         load_tabular(tmp_path / "a.npy", tmp_path / "b.npy")
     matrix[:, 1] = 3
     np.save(tmp_path / "a.npy", matrix)
-    with pytest.raises(ValueError, match="column 1 .* same value 3.0"):
+    with pytest.raises(ValueError, match="column 2 has the same value 3.0"):
         load_tabular(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("fields", [*itertools.combinations(["path", "path_test", "path_validation"], 2)])
+def test_files_of_the_same_rows_are_errors(tmp_path, matrix, fields):
+    """A copy, of another kind, too."""
+    np.save(tmp_path / "a.npy", matrix.astype("f4"))
+    np.savez(tmp_path / "copy.npz", matrix.astype("f4"))
+    np.save(tmp_path / "other.npy", matrix + 1)
+    one, other = fields
+    for copy in ("a.npy", "copy.npz"):
+        paths = {"path": tmp_path / "other.npy", one: tmp_path / "a.npy", other: tmp_path / copy}
+        with pytest.raises(ValueError, match=f"{one} and {other} have the same rows"):
+            load_tabular(**paths)

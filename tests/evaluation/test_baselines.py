@@ -42,7 +42,43 @@ def test_gaussian_of_integers_is_the_mean_over_the_noise():
     assert scores.std() / np.sqrt(copies) < 5e-3
 
 
-def test_a_singular_covariance_is_an_error():
-    train = np.ones([10, 3])
-    with pytest.raises(ValueError, match="singular"):
+def _dependent(num, offset):
+    """Columns a, b and a + b of unlike scales."""
+    a, b = np.random.default_rng(2).normal(offset, 1.0, size=[2, num]) * [[1.0], [1e3]]
+    return np.stack([a, b, a + b], axis=1)
+
+
+@pytest.mark.parametrize(
+    "train, mend",
+    [
+        (np.ones([10, 3]), "remove"),
+        (_dependent(300, 0.0).astype(np.float32), "remove"),
+        (_dependent(300, 1e4).astype(np.float32), "remove"),
+        (_dependent(300, 1e4), "remove"),
+        (np.random.default_rng(3).normal(size=[5, 6]).astype(np.float32), "give more than 6 examples"),
+        (np.random.default_rng(3).normal(size=[6, 6]), "give more than 6 examples"),
+    ],
+)
+def test_a_covariance_that_is_singular_up_to_rounding_is_an_error(train, mend):
+    with pytest.raises(ValueError, match=f"singular.*{mend}"):
         baselines.gaussian_baseline(train, train)
+
+
+@pytest.mark.parametrize("dtype, noise", [(np.float32, 1e-4), (np.float64, 1e-6)])
+def test_columns_that_nearly_depend_have_a_density(dtype, noise):
+    """a, b and c = a + b + e: the density is that of (a, b, e), and e in units of its own is well conditioned."""
+    generator = np.random.default_rng(4)
+    a, b, e = generator.normal(size=[3, 200]) * [[1.0], [1.0], [noise]]
+    train = np.stack([a, b, a + b + e], axis=1).astype(dtype)
+    rotated = train.astype(np.float64)
+    rotated[:, 2] = (rotated[:, 2] - rotated[:, 0] - rotated[:, 1]) / noise
+    gaussian = stats.multivariate_normal(rotated.mean(0), np.cov(rotated.T, bias=True))
+    expected = np.log(noise) - gaussian.logpdf(rotated).mean()
+    assert baselines.gaussian_baseline(train, train) == pytest.approx(expected, abs=1e-3)
+
+
+def test_integers_have_a_density_whatever_their_covariance():
+    """One image, of 3 pixels: the noise alone is the covariance, and the entropy that of a Gaussian so wide."""
+    train = np.full([1, 3, 1, 1], 2, np.uint8)
+    bits = 0.5 * np.log2(2 * np.pi * np.e / 12)
+    assert baselines.gaussian_baseline(train, train, levels=4) == pytest.approx(bits)

@@ -97,6 +97,15 @@ def test_no_noise():
     assert np.isnan(estimator_noise.nested_noise(np.ones([1, 4, 3])).dequantization_std)
 
 
+@pytest.mark.parametrize("draws", [4, 6, 7, 10])
+def test_equal_draws_have_no_noise_however_their_mean_is_rounded(draws):
+    values = np.random.default_rng(2).normal(size=[2, 1, 50])
+    noise = estimator_noise.nested_noise(np.repeat(values, draws, axis=1))
+    assert noise.estimator_std == 0.0 and np.isnan(noise.estimator_kurtosis)
+    expected = np.sqrt(np.mean(np.var(values[:, 0], axis=0, ddof=1)))
+    assert noise.dequantization_std == pytest.approx(expected)
+
+
 def test_too_few_draws():
     with pytest.raises(ValueError, match="at least 4 draws"):
         EstimatorNoise(None, draws=3)

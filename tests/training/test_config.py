@@ -1,6 +1,7 @@
 import pytest
 
 from tf_resflow.training import config as configs
+from tf_resflow.training.optimizer import learning_rate_schedule
 
 
 def test_defaults_are_valid_and_locked():
@@ -102,8 +103,27 @@ def test_nearest_key(typo, key):
     assert configs.nearest_key(configs.default_config(), typo) == key
 
 
-def test_a_cosine_needs_steps_after_the_warm_up():
+@pytest.mark.parametrize("steps", [1, 2, 60, 100])
+def test_a_warm_up_as_long_as_the_run_is_shortened_before_a_cosine(steps, monkeypatch):
+    """The rate rises to its value, and the cosine ends at 0 with the run; a second time changes nothing."""
+    said = []
+    monkeypatch.setattr(configs.logging, "warning", lambda text, *values: said.append(text % values))
     config = configs.default_config()
-    config.update_from_flattened_dict({"train.schedule": "cosine", "train.steps": 100})
-    with pytest.raises(ValueError, match="config.train.warmup_steps is 100"):
-        configs.validate_config(config)
+    fields = {"train.schedule": "cosine", "train.steps": steps, "train.learning_rate": 0.5}
+    config.update_from_flattened_dict(fields)
+    configs.validate_config(config)
+    shorter = configs.with_fitting_warmup(config)
+    assert configs.with_fitting_warmup(shorter) is shorter and config.train.warmup_steps == 100
+    assert len(said) == 1 and f"warmup_steps = 100 leaves none of {steps} steps" in said[0]
+    rate, warmup = learning_rate_schedule(shorter.train), shorter.train.warmup_steps
+    assert float(rate(warmup)) == pytest.approx(0.5) and float(rate(steps)) == pytest.approx(0.0, abs=1e-7)
+    with pytest.raises(AttributeError):
+        shorter.train.stesp = 5
+
+
+@pytest.mark.parametrize("schedule, steps", [("cosine", 101), ("constant", 60)])
+def test_a_warm_up_that_fits_stays(schedule, steps):
+    """A constant rate may still be reached: such a run may be continued."""
+    config = configs.default_config()
+    config.update_from_flattened_dict({"train.schedule": schedule, "train.steps": steps})
+    assert configs.with_fitting_warmup(config) is config

@@ -39,6 +39,16 @@ def test_resuming_drops_later_and_broken_lines(tmp_path):
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 10), (20, 20), (30, -1)]
 
 
+def test_a_score_of_the_train_split_is_not_what_training_logs(tmp_path):
+    """A run that was stopped between both writes the score, once, when it is resumed."""
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.scalars(10, "train", {"nats": 1.0})
+    for nats in (2.0, 3.0):
+        with metrics.MetricsWriter(tmp_path, step=10) as writer:
+            writer.scalars(10, "train", {"nats": nats, "num_examples": 5})
+    assert [line["nats"] for line in metrics.read_metrics(tmp_path)] == [1.0, 2.0]
+
+
 def test_no_file_has_no_lines(tmp_path):
     assert metrics.read_metrics(tmp_path) == []
 

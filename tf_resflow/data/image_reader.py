@@ -65,17 +65,18 @@ class ImageReader:
         return size
 
     def check_disjoint(self, splits):
-        """Raises ValueError if two of the splits, TFDS names by our names, share examples."""
+        """Raises ValueError if the splits, TFDS names by our names, have an example twice, in one or in two."""
         files = {}
         for ours, theirs in splits.items():
             for part in self._builder.info.splits[theirs].file_instructions:
                 stop = part.skip + part.take
                 for other, first, last in files.setdefault(part.filename, []):
-                    if other != ours and part.skip < last and first < stop:
+                    if part.skip < last and first < stop:
+                        both = f"s {other!r} ({splits[other]}) and {ours!r} ({theirs})"
+                        which = f" {ours!r} ({theirs})" if other == ours else both
                         raise ValueError(
-                            f"The splits {other!r} ({splits[other]}) and {ours!r} ({theirs}) of "
-                            f"{self._builder.name!r} share examples. Set split_train, "
-                            "split_validation and split_test to parts without overlap."
+                            f"The split{which} of {self._builder.name!r} would count examples twice. Set "
+                            "split_train, split_validation and split_test to parts without overlap."
                         )
                 files[part.filename].append((ours, part.skip, stop))
 

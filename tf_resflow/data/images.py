@@ -51,7 +51,7 @@ def load_images(
         A `Dataset` of event shape `(height, width, channels)`.
 
     Raises:
-        ValueError: if the data set or a split is missing, two splits overlap, it holds no uint8
+        ValueError: if the data set or a split is missing, a split overlaps itself or another one, it holds no uint8
             image of one size, or levels is not a power of two in 2, ..., 256.
     """
     if levels not in [2**bits for bits in range(1, 9)]:

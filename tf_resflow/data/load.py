@@ -97,6 +97,7 @@ def load(config):
         if config.image_size not in (0, 8):
             raise ValueError(f"digits are 8 x 8, not of size {config.image_size}: set image_size = 0.")
         return load_digits(config.flip, config.crop_padding)
+    _check_is_name(name)
     name = name.removeprefix("tfds/")
     _check_image_name(name, config.data_dir)
     fields = ["data_dir", "split_train", "split_test", "split_validation", "download"]
@@ -104,18 +105,26 @@ def load(config):
     return load_images(name, levels=config.levels or 256, **fields)
 
 
+def _check_is_name(name):
+    if name.startswith(("/", "~", ".")) or name.endswith((".npy", ".npz", ".csv")):
+        raise ValueError(
+            f"data.name is {name!r}, a path. For a table set data.name = 'tabular' and data.path = {name!r}; for "
+            "images data.name is the name of their data set, and data.data_dir the folder that it is in."
+        )
+
+
 def _check_image_name(name, data_dir):
     import tensorflow_datasets as tfds
 
-    name = name.split("/")[0].split(":")[0]
+    base = name.split("/")[0].split(":")[0]
     directory = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     known = tfds.list_builders(with_community_datasets=False)
-    if name in known or (name and (directory / name).is_dir()):
+    if base in known or (base and (directory / base).is_dir()):
         return
     ours = ["digits", "tabular", *DENSITIES]
     found = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
     raise ValueError(
-        f"Unknown data set {name!r}; {_suggest(name, ours + found + known)} Known are "
+        f"Unknown data set {name!r}; {_suggest(base, ours + found + known)} Known are "
         f"{', '.join(ours)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
         "sets of TensorFlow Datasets. Images of your own become a data set by "
         "tfds.dataset_builders.store_as_tfds_dataset."

@@ -30,19 +30,23 @@ def gaussian_baseline(train, test, levels=None, chunk=4096):
       The mean negative log-likelihood of `test`: bits/dim if `levels` is given, else nats.
 
     Raises:
-      ValueError: if the covariance is singular.
+      ValueError: if the covariance is singular, up to the rounding of the data and of the sums: no direction then
+        has a variance that one could tell from 0.
     """
     size = math.prod(train.shape[1:])
     mean, covariance = _moments(train, levels, size, chunk)
     noise = 0.0 if levels is None else 1.0 / (12 * levels**2)
     covariance += noise * np.eye(size)
+    rounding = size * _rounding_variance(train, mean, np.diag(covariance))
     try:
-        factor = np.linalg.cholesky(covariance)
+        np.linalg.cholesky(covariance - np.diag(rounding))
     except np.linalg.LinAlgError:
+        mend = f"give more than {size} examples" if len(train) <= size else "remove constant or dependent columns"
         raise ValueError(
-            f"The covariance of the {len(train)} train examples of {size} coordinates is singular, "
-            "so they have no Gaussian density: remove constant or linearly dependent coordinates."
+            f"The covariance of the {len(train):,} train examples of {size:,} columns is singular up to rounding, "
+            f"so that they have no Gaussian density: {mend}."
         ) from None
+    factor = np.linalg.cholesky(covariance)
     inverse = np.linalg.inv(factor)
     squares = np.zeros(())
     for x in _chunks(test, levels, size, chunk):
@@ -59,6 +63,13 @@ def _chunks(examples, levels, size, chunk):
     for start in range(0, len(examples), chunk):
         x = examples[start : start + chunk].reshape(-1, size).astype(np.float64)
         yield x if levels is None else (x + 0.5) / levels
+
+
+def _rounding_variance(examples, mean, variance):
+    """What the rounding of the data's type and of sums in float64 makes of the variance of each coordinate."""
+    data = np.finfo(examples.dtype).eps if examples.dtype.kind == "f" else 0.0
+    sums = math.sqrt(len(examples)) * np.finfo(np.float64).eps
+    return data**2 * (mean**2 + variance) + sums * variance
 
 
 def _moments(examples, levels, size, chunk):

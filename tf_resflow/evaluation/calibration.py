@@ -28,7 +28,7 @@ def expected_calibration_error(probabilities, labels, num_bins=15):
       A float in [0, 1].
 
     Raises:
-      ValueError: when the shapes do not fit, or a probability is not in [0, 1].
+      ValueError: when the shapes do not fit, a probability is not in [0, 1], or a label is not one of the classes.
 
     References:
       Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
@@ -41,6 +41,10 @@ def expected_calibration_error(probabilities, labels, num_bins=15):
         )
     if not np.all((probabilities >= 0) & (probabilities <= 1 + 1e-6)):
         raise ValueError("Probabilities are in [0, 1]: apply a softmax to the logits first.")
+    classes = probabilities.shape[1]
+    if not np.isin(labels, np.arange(classes)).all():
+        bad = labels[~np.isin(labels, np.arange(classes))][0]
+        raise ValueError(f"Labels are integers 0, ..., {classes - 1}; got {bad}. Give labelled examples alone.")
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)

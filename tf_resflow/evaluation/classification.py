@@ -46,7 +46,7 @@ def classification_scores(logits, labels):
       A `Classification`.
 
     Raises:
-      ValueError: when the shapes do not fit.
+      ValueError: when the shapes do not fit, or a label is not one of the classes.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     probabilities = special.softmax(logits, axis=-1)

@@ -21,7 +21,7 @@ class Noise(NamedTuple):
       estimator_std: the same of the log-determinants' probes and numbers of terms.
       estimator_kurtosis: excess kurtosis of the latter, mean fourth cumulant over mean squared
         variance: 0 for normal noise. One in the tens means rare, large outliers, and a standard
-        deviation that such a measurement sees only in part.
+        deviation that such a measurement sees only in part. NaN where there is no noise to tell it of.
     """
 
     mean: float
@@ -108,8 +108,9 @@ def nested_noise(estimates):
       Kendall and Stuart, "The Advanced Theory of Statistics", vol. 1 (1958), on k-statistics.
     """
     num = estimates.shape[1]
+    deviations = estimates - estimates[:, :1]  # exactly 0 for equal draws, whose mean may be rounded
+    residuals = deviations - deviations.mean(axis=1, keepdims=True)
     means = estimates.mean(axis=1)
-    residuals = estimates - means[:, None]
     variance = np.sum(residuals**2, axis=1) / (num - 1)
     fourth, second = np.mean(residuals**4, axis=1), np.mean(residuals**2, axis=1)
     cumulant = num**2 * ((num + 1) * fourth - 3 * (num - 1) * second**2)

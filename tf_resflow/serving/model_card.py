@@ -28,7 +28,7 @@ def model_card(model, signatures, result=None):
       Markdown.
     """
     config = getattr(model, "config", None)
-    name = "residual flow" if config is None else f"residual flow of {config.data.name}"
+    name = "residual flow" if config is None else f"residual flow of {_data_name(config)}"
     parts = {"Model": _model(model)}
     if config is not None:
         parts |= {"Data": _data(config), "Training": _training(model)}
@@ -53,8 +53,13 @@ def _model(model):
 def _data(config):
     mirrored = ", with random mirroring" if config.data.flip else ""
     return (
-        f"Trained on the train split of {config.data.name}{mirrored}; evaluated on its {config.eval.split} split."
+        f"Trained on the train split of {_data_name(config)}{mirrored}; evaluated on its {config.eval.split} split."
     )
+
+
+def _data_name(config):
+    """The name of the data set, or of the file of a table."""
+    return pathlib.Path(config.data.path).name if config.data.name == "tabular" else config.data.name
 
 
 def _training(model):

@@ -3,11 +3,12 @@
 import difflib
 import math
 
+from absl import logging
 from ml_collections import config_dict
 
 from tf_resflow.data.load import default_config as data_config
 
-__all__ = ["default_config", "flat_keys", "nearest_key", "validate_config"]
+__all__ = ["default_config", "flat_keys", "nearest_key", "validate_config", "with_fitting_warmup"]
 
 
 def default_config():
@@ -137,15 +138,30 @@ def validate_config(config):
             value = _value(config, key)
             if not holds(value):
                 raise ValueError(f"config.{key} is {value!r}; it must be {expected}.")
-    if config.train.schedule == "cosine" and config.train.warmup_steps >= config.train.steps:
-        raise ValueError(
-            f"config.train.warmup_steps is {config.train.warmup_steps}; before a cosine schedule it must be below "
-            f"config.train.steps = {config.train.steps}: lower it, too, as --config.train.warmup_steps=..."
-        )
     _check_vectors(config)
     if config.model.block == "residual":
         _check_coefficient(config.model)
         _check_norms(config.model)
+
+
+def with_fitting_warmup(config):
+    """Returns the config; where the warm-up leaves a cosine no step, with one of half of the steps, and a warning.
+
+    Args:
+      config: a valid configuration.
+    """
+    steps, warmup = config.train.steps, config.train.warmup_steps
+    if config.train.schedule != "cosine" or warmup < steps:
+        return config
+    config = config.copy_and_resolve_references()
+    config.train.warmup_steps = steps // 2
+    logging.warning(
+        "config.train.warmup_steps = %d leaves none of %d steps to the cosine: shortened to %d.",
+        warmup,
+        steps,
+        steps // 2,
+    )
+    return config
 
 
 def _value(config, key):

@@ -16,7 +16,7 @@ from tf_resflow import data
 from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
-from tf_resflow.training.config import validate_config
+from tf_resflow.training.config import validate_config, with_fitting_warmup
 from tf_resflow.training.metrics import MetricsWriter, read_metrics
 from tf_resflow.training.non_finite import NonFiniteError, find_largest_norm, find_non_finite
 from tf_resflow.training.optimizer import make_optimizer
@@ -75,6 +75,7 @@ def train(config, workdir, strategy=None, progress=True):
       OSError: when the workdir does not take what is to be saved.
     """
     validate_config(config)
+    config = with_fitting_warmup(config)
     strategy = strategy or tf.distribute.get_strategy()
     with _lost_workers_told(strategy):
         files = Workdir(workdir, is_chief(strategy))
@@ -136,6 +137,7 @@ class _Run:
 
     def _initialize(self):
         """The data-dependent initialisation, from the first training batch."""
+        self._report.check_data()
         seed, size = self._config.seed, self._config.train.batch_size
         batch = next(iter(self._dataset.train_batches(size, seed)))
         self._model.initialize(batch, seed)

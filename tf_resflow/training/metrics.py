@@ -19,7 +19,8 @@ class MetricsWriter:
 
     A line is `{"step": 100, "split": "train", "bits_per_dim": 2.31, ...}`; NaN and infinite values
     become null. A run that was killed may have written lines later than the checkpoint it resumes
-    from: they are dropped. What is there already for a step and split is not written again.
+    from: they are dropped. What is there already for a step and split is not written again: of the
+    train split, what training logs and a held-out score (with "num_examples") are two things.
 
     Args:
       workdir: directory to write to.
@@ -36,7 +37,7 @@ class MetricsWriter:
 
     def scalars(self, step, split, values):
         """Writes `values`, a dict of name to number, as one line."""
-        if (step, split) in self._written:
+        if (step, split, "num_examples" in values) in self._written:
             return
         values = {name: float(value) for name, value in values.items()}
         line = {"step": step, "split": split}
@@ -99,4 +100,4 @@ def _drop_later(path, step):
         return set()
     kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-    return {(line["step"], line["split"]) for line in kept}
+    return {(line["step"], line["split"], "num_examples" in line) for line in kept}

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_resflow import data, evaluation
 
@@ -86,13 +87,21 @@ class Report:
 
     @functools.cached_property
     def baselines(self):
-        """A dict of the uniform and the Gaussian baseline, where they exist."""
+        """A dict of the uniform and the Gaussian baseline; one that does not exist is left out, with a warning."""
         levels = self._dataset.levels
         baselines = {} if levels is None else {"uniform": evaluation.uniform_baseline(levels)}
         if math.prod(self._dataset.event_shape) <= _MAX_GAUSSIAN_SIZE:
             test = np.concatenate(list(self.batches()))
-            baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
+            try:
+                baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
+            except ValueError as error:
+                logging.warning("There is no Gaussian baseline. %s", error)
         return baselines
+
+    def check_data(self):
+        """Warns of continuous data without a Gaussian density; integers always have one."""
+        if self._dataset.levels is None:
+            _ = self.baselines
 
     def result(self, step, scores):
         """Returns the result as a dict.
@@ -134,7 +143,7 @@ class Report:
             against.append(f"reconstruction error {result['reconstruction_error']:.1e} levels")
         return (
             f"{result['name']}: {', '.join(scores)} on {result['num_examples']:,} {result['split']} examples "
-            f"after {result['step']:,} steps ({'; '.join(against)})"
+            f"after {result['step']:,} steps ({'; '.join(against) or 'no baseline'})"
         )
 
     def figures(self, directory):

@@ -1,5 +1,7 @@
 """The result of an evaluation as a table for the screen."""
 
+import math
+
 __all__ = ["table"]
 
 _WIDTH = 24  # of the column of names
@@ -48,7 +50,7 @@ def _likelihood(result, unit):
         baselines["entropy of the data"] = result["entropy"]
     yield _row(_named(unit), _score(result, unit))
     yield _row("  its standard error", ", ".join(f"{name} {value:.4f}" for name, value in parts))
-    yield _row("  baselines", ", ".join(f"{name} {value:.3f}" for name, value in baselines.items()))
+    yield _row("  baselines", ", ".join(f"{name} {value:.3f}" for name, value in baselines.items()) or "none")
 
 
 def _score(result, unit):
@@ -71,7 +73,9 @@ def _noise(result, unit):
     yield _row("noise of one example", "dequantization  estimator  excess kurtosis")
     for use, noise in result.items():
         std, estimator, kurtosis = (noise[k] for k in list(noise)[1:])
-        yield _row(f"  {use}", f"{std:14.4f}  {estimator:9.4f}  {kurtosis:15.1f}")
+        kurtosis = "not defined" if math.isnan(kurtosis) else f"{kurtosis:.1f}"
+        kurtosis = kurtosis if estimator else "no noise"
+        yield _row(f"  {use}", f"{std:14.4f}  {estimator:9.4f}  {kurtosis:>15}")
 
 
 def _reconstruction(result, unit):

@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+from absl import logging
+
+from tf_resflow.evaluation.estimator_noise import nested_noise
+from tf_resflow.training import loop, table
+
+
+@pytest.mark.parametrize("num, size", [(200, 3), (8, 6)])
+def test_a_run_of_dependent_columns_says_before_it_begins_that_there_is_no_gaussian_baseline(
+    tmp_path, make_config, monkeypatch, num, size
+):
+    """The last column is the sum of the others; or the rows are fewer than the columns."""
+    rows = np.random.default_rng(0).normal(size=[num, size])
+    rows[:, -1] = rows[:, :-1].sum(axis=1)
+    np.save(tmp_path / "table.npy", rows)
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(loop._Run, "_take_steps", lambda *_: said.append("steps"))
+    config = make_config(
+        data__name="tabular",
+        data__path=str(tmp_path / "table.npy"),
+        data__test_fraction=0.25,
+        data__validation_fraction=0.0,
+        train__batch_size=4,
+        model__num_blocks=(1,),
+    )
+    result = loop.train(config, tmp_path / "run", progress=False)
+    assert len(said) == 2 and said[1] == "steps" and "There is no Gaussian baseline" in said[0]
+    assert result["baselines"] == {} and np.isfinite(result["nats"])
+    assert result["line"].endswith("steps (no baseline)")
+
+
+@pytest.mark.parametrize("draws, kurtosis", [([1.0] * 4, "no noise"), ([0.0, 0.0, 0.0, 1.0], "not defined")])
+def test_the_table_says_where_there_is_no_kurtosis(draws, kurtosis):
+    """Of 0, 0, 0, 1 the variance s^2 and the fourth k-statistic are 1/4, so that s^4 - k_4 / 4 is 0."""
+    noise = {"training": nested_noise(np.reshape(draws, [1, 4, 1]))._asdict()}
+    header = {"name": "demo", "split": "test", "step": 1, "unit": "nats", "log_det": "exact", "num_probes": 1}
+    assert kurtosis in table(header | {"noise": noise}).splitlines()[-1]
