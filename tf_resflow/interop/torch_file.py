@@ -124,7 +124,7 @@ class _Unpickler(pickle.Unpickler):
         known = {
             "collections.OrderedDict": lambda *parts: collections.OrderedDict(*map(self._once, parts)),
             "builtins.set": lambda *parts: set(*map(self._once, parts)),
-            "torch.Size": _size,
+            "torch.Size": lambda *parts: _size(*map(self._once, parts)),
             "torch._utils._rebuild_parameter": _rebuild_parameter,
             "torch._utils._rebuild_tensor": _rebuild_tensor,
             "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
