@@ -43,3 +43,20 @@ def test_without_an_average(monkeypatch):
     stored = {"args": {"data": "mnist"}, "state_dict": {"a": np.zeros(1)}}
     monkeypatch.setattr("tf_resflow.interop.published_checkpoint.read_torch_file", lambda _: stored)
     assert read_checkpoint("file.pth").averages is None
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"state_dict": {"a": [1.0]}}, "'a' in its 'state_dict' is a list"),
+        ({"state_dict": {1: np.zeros(1)}}, "a int in its 'state_dict'"),
+        ({"args": {"data": ["mnist"]}}, "'data' in its 'args' is a list"),
+        ({"optimizer_state_dict": [1]}, "list"),
+        ({"optimizer_state_dict": {"state": {0: {"step": "x"}}}}, "invalid literal"),
+    ],
+)
+def test_values_of_other_types(change, named, monkeypatch):
+    stored = {"args": {"data": "mnist"}, "state_dict": {"a": np.zeros(1)}} | change
+    monkeypatch.setattr("tf_resflow.interop.published_checkpoint.read_torch_file", lambda _: stored)
+    with pytest.raises(ValueError, match=f"file.pth is no checkpoint of train_img.py: .*{named}"):
+        read_checkpoint("file.pth")

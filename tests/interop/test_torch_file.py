@@ -10,7 +10,9 @@ import pickle
 import struct
 import subprocess
 import sys
+import tracemalloc
 import types
+import warnings
 import zipfile
 
 import numpy as np
@@ -284,3 +286,160 @@ def test_a_missing_file(tmp_path):
         read_torch_file(tmp_path / "none.pth")
     with pytest.raises(ValueError, match="Is a directory"):
         read_torch_file(tmp_path)
+
+
+def refuse(path, reason):
+    with pytest.raises(ValueError, match=reason):
+        read_torch_file(path)
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    "size, offset, shape, strides",
+    [
+        (0, 0, (4096,), (1,)),
+        (0, 0, (2**30,), (1,)),
+        (4, 0, (-1,), (1,)),
+        (4, 0, (3, 3), (2**60, 2**60)),
+        (4, 0, (5,), (2**62,)),
+        (4, 3, (4,), (-1,)),
+        (4, 0, (2**40,), (0,)),
+        (4, 4, (1,), (1,)),
+        (4, 0, (2,), (1, 1)),
+        (4, 0, (1.0,), (1,)),
+        (4, 0, (1,) * 65, (1,) * 65),
+        (4, 2**70, (1,), (1,)),
+    ],
+)
+def test_no_memory_beside_the_storage(write, size, offset, shape, strides, tmp_path, torch_names):
+    storage = Storage("0", "FloatStorage", np.zeros(size, np.float32))
+    program = pickled(Tensor(storage, offset, shape, strides), write is write_legacy)
+    refuse(write(tmp_path / "file.pth", program, [storage]), "a tensor of|of -1|a float|a length|an? offset")
+
+
+@FORMATS
+@pytest.mark.parametrize("listed", [[], ["0"], ["0", "1", "2"], ["0", "0", "1"]])
+def test_the_storages_listed_are_those_used(write, listed, tmp_path, torch_names):
+    storages = {key: Storage(key, "FloatStorage", np.ones(2, np.float32)) for key in "012"}
+    program = pickled([Tensor(storages[key], 0, (2,), (1,)) for key in "01"], write is write_legacy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's, of names that are there twice
+        path = write(tmp_path / "file.pth", program, [storages[key] for key in listed])
+    refuse(path, "it lists|no item named")
+
+
+def test_a_compressed_entry_or_one_of_another_size(tmp_path, torch_names):
+    storage = Storage("0", "FloatStorage", np.zeros(2**16, np.float32))
+    program = pickled(Tensor(storage, 0, (2**16,), (1,)))
+    path = tmp_path / "file.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", program, zipfile.ZIP_STORED)
+        archive.writestr("archive/data/0", storage.numbers.tobytes())
+    refuse(path, "larger than the file")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", program)
+    refuse(path, "is compressed")
+    other = Storage("0", "FloatStorage", np.zeros(2**16 + 1, np.float32))
+    refuse(write_zip(path, program, [other]), "262148 bytes in the place of 262144")
+
+
+def test_big_endian_numbers(tmp_path):
+    path = write_zip(tmp_path / "file.pth", pickle.dumps({}))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/byteorder", "bigger")
+    refuse(path, "big-endian")
+
+
+def repeated(name):
+    """Calls of one function with one list."""
+    return b"\x80\x02c" + name + b"q\x000]q\x01(" + b"K\x01" * 60 + b"e0(" + b"h\x00h\x01\x85R" * 2000 + b"t."
+
+
+HOSTILE = {
+    "memo": (b"\x80\x02Nr\x00\x00\x00\x08.", "index 134217728 of its memo"),
+    "repeated Size": (repeated(b"torch\nSize\n"), "repeats"),
+    "repeated set": (repeated(b"__builtin__\nset\n"), "repeats"),
+    "long Size": (b"\x80\x02ctorch\nSize\n](" + b"K\x01" * 65 + b"e\x85R.", "65 dimensions"),
+    "deep key": (b"\x80\x02}N" + b"\x85" * 200_000 + b"Ns.", "tuple of more than"),
+    "doubling key": (b"\x80\x02}N" + b"2\x86" * 100 + b"Ns.", "tuple of more than"),
+    "long bytes": (b"\x80\x05\x96" + b"\xff" * 7 + b"\x7f.", "bytearray8"),
+    "long text": (b"\x80\x02X\xff\xff\xff\x7f.", "unicodestring4"),
+    "no tensor": (b"\x80\x02ctorch._utils\n_rebuild_parameter\nN\x88N\x87R.", "a parameter that is no tensor"),
+    "no class": (b"\x80\x02U\x06moduleN\x86Q.", "unknown kind of object"),
+    "changed function": (b"\x80\x02ctorch\nSize\n}U\x01aK\x01sb.", "a state for a function"),
+}
+
+
+@FORMATS
+@pytest.mark.parametrize("program, reason", HOSTILE.values(), ids=HOSTILE)
+def test_a_pickle_takes_no_more_than_its_size(write, program, reason, tmp_path):
+    path = write(tmp_path / "file.pth", program)
+    tracemalloc.start()
+    try:
+        refuse(path, reason)
+        assert tracemalloc.get_traced_memory()[1] < 1e6 + 200 * len(program)
+    finally:
+        tracemalloc.stop()
+
+
+def arrays(value, seen):
+    """All arrays that were read, in whatever holds them."""
+    if id(value) in seen:
+        return
+    seen[id(value)] = value
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, StoredObject):
+        yield from arrays(value.state, seen)
+    elif isinstance(value, dict):
+        yield from arrays(list(value.values()), seen)
+    elif isinstance(value, (list, tuple, set)):
+        for part in value:
+            yield from arrays(part, seen)
+
+
+@pytest.mark.parametrize("name", ["mixed_norms", "hybrid"])  # zip and legacy
+def test_mutated_files(name, checkpoint_path, tmp_path):
+    """A ValueError, or arrays that are in the file: 150 mutations, half of them where the pickle is."""
+    whole = checkpoint_path(name).read_bytes()
+    random = np.random.default_rng(0)
+    path = tmp_path / "file.pth"
+    outcomes = collections.Counter()
+    for step in range(150):
+        content = bytearray(whole)
+        end = 12_000 if step % 2 else len(whole)
+        for _ in range(random.integers(1, 4)):
+            at, kind = int(random.integers(end)), random.integers(4)
+            if kind == 0:
+                content[at] = random.integers(256)
+            elif kind == 1:
+                content[at] ^= 1 << random.integers(8)
+            elif kind == 2:
+                del content[at : at + int(random.integers(1, 9))]
+            else:
+                content[at:at] = content[at : at + int(random.integers(1, 200))]
+        if name == "mixed_norms" and step % 4:  # so that checksums do not catch it
+            content = recomputed(whole, content)
+        path.write_bytes(content)
+        try:
+            read = read_torch_file(path)
+        except ValueError:
+            outcomes["refused"] += 1
+        else:
+            outcomes["read"] += 1
+            assert sum(array.nbytes for array in arrays(read, {})) <= 20 * len(content)
+            [array.tobytes() for array in arrays(read, {})]
+    assert min(outcomes["refused"], outcomes["read"]) > 5, outcomes
+
+
+def recomputed(whole, content):
+    """A zip file whose entries are those of another, with the mutated bytes at their place in the pickle."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as source, zipfile.ZipFile(file, "w") as target:
+        for entry in source.infolist():
+            data = source.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                start = whole.index(data)
+                data = bytes(content[start : start + len(data)])
+            target.writestr(entry.filename, data)
+    return file.getvalue()

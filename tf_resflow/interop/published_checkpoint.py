@@ -43,9 +43,14 @@ def read_checkpoint(path):
     args = _dict(path, stored, "args", "The architecture comes from the arguments.")
     weights = _dict(path, stored, "state_dict", "It is to hold the weights.")
     ema = getattr(stored.get("ema"), "state", None) or {}
-    return PublishedCheckpoint(
-        args, weights, ema.get("shadow_params") or None, ema.get("decay", 0.999), _step(stored)
-    )
+    try:
+        averages, decay, step = ema.get("shadow_params") or {}, float(ema.get("decay", 0.999)), _step(stored)
+        _check_values("args", args, (str, int, float, type(None)))
+        _check_values("state_dict", weights, np.ndarray)
+        _check_values("ema", averages, np.ndarray)
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is no checkpoint of train_img.py: {error}.") from None
+    return PublishedCheckpoint(args, weights, averages or None, decay, step)
 
 
 def _dict(path, stored, key, purpose):
@@ -55,6 +60,14 @@ def _dict(path, stored, key, purpose):
     if not isinstance(value, dict):
         raise ValueError(f"{path} is no checkpoint of train_img.py: there are no {key!r} in it. {purpose}")
     return value
+
+
+def _check_values(key, values, kinds):
+    """Raises an error unless the values of a dict are of these types, with names as keys."""
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, kinds):
+            shown = repr(name) if isinstance(name, str) else f"a {type(name).__name__}"
+            raise TypeError(f"{shown} in its {key!r} is a {type(value).__name__}")
 
 
 def _step(stored):
