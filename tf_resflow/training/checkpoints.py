@@ -35,7 +35,7 @@ def check_state(files):
     if not paths and (files.result.exists() or last > files.read_config().train.checkpoint_every):
         raise ValueError(f"{files.path} has metrics up to step {last}, but {files.checkpoints} is empty. {_REMEDY}")
     if not paths:
-        logging.warning("%s has no checkpoint: the run was stopped before its first one, and begins anew.", files.path)
+        logging.warning("%s has no checkpoint: the run was stopped before, and begins anew.", files.path)
     if paths and all(_missing(path) for path in paths):
         raise ValueError(_none_readable(paths, _missing(paths[0])))
 

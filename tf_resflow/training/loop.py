@@ -83,7 +83,7 @@ def train(config, workdir, strategy=None, progress=True):
             files.prepare(config)
             check_state(files)
             done = files.read_result(config)
-            check_agreement(strategy, json.dumps(done), "The workers find different results: give all the same workdir.")
+            check_agreement(strategy, json.dumps(done), "The workers find different results: give one --workdir.")
             if done:
                 return done | {"line": f"Already done: {done['line']}"}
             return _train(config, files, strategy, progress)
