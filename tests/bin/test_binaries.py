@@ -65,6 +65,12 @@ def test_train_ends_with_its_result(trained):
         assert part in last
 
 
+def test_a_finished_run_is_done(trained):
+    workdir, done = trained
+    again = run("train", *CONFIG, f"--workdir={workdir}").stdout.splitlines()[-1]
+    assert again == f"Already done: {done.stdout.splitlines()[-1]}"
+
+
 def test_evaluate(trained, tmp_path):
     workdir, _ = trained
     output = tmp_path / "score.json"

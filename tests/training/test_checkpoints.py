@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.training.checkpoints import Checkpoints
+from tf_resflow.training import MetricsWriter, Workdir, default_config
+from tf_resflow.training.checkpoints import Checkpoints, check_state
 
 
 def make_checkpoints(directory, keep=3, hidden=(4,), **arguments):
@@ -48,6 +49,7 @@ DAMAGES = {
     "data empty": ("data-00000-of-00001", lambda path: cut(path, 0)),
     "data flipped": ("data-00000-of-00001", lambda path: flip(path, 100)),
     "data missing": ("data-00000-of-00001", lambda path: path.unlink()),
+    "index missing": ("index", lambda path: path.unlink()),
     "index cut": ("index", lambda path: cut(path, 100)),
     "index empty": ("index", lambda path: cut(path, 0)),
     "index flipped": ("index", lambda path: flip(path, 60)),
@@ -71,13 +73,62 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(saved, damage, caplog
     np.testing.assert_array_equal(weight(model), np.full(weight(model).shape, 9.0))
 
 
-def test_damaged_checkpoints_alone_are_an_error(saved):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoints_alone_are_an_error(saved, damage):
+    """Whoever asks, and however often; the files stay as they are."""
+    suffix, harm = DAMAGES[damage]
     for step in (1, 2, 3):
-        cut(saved / f"ckpt-{step}.index", 10)
-    checkpoints, _ = make_checkpoints(saved)
-    with pytest.raises(ValueError, match="None of the 3 checkpoints .* can be read"):
-        checkpoints.restore()
-    assert len(list(saved.glob("ckpt-*.index"))) == 3
+        harm(saved / f"ckpt-{step}.{suffix}")
+    before = {path: path.read_bytes() for path in saved.iterdir()}
+    for keep in (3, 3, 0):
+        checkpoints, _ = make_checkpoints(saved, keep=keep)
+        with pytest.raises(ValueError, match="None of the 3 checkpoints .* can be read: .*ckpt-3.*backup"):
+            checkpoints.restore()
+    assert before == {path: path.read_bytes() for path in saved.iterdir()}
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """The workdir of a run that was stopped after step 3, with metrics of each step."""
+    files = Workdir(tmp_path)
+    config = default_config()
+    config.train.checkpoint_every = 2
+    files.prepare(config)
+    files.write_config(config)
+    files.data.write_text("{}")
+    make_checkpoints(files.checkpoints)[0].save(3)
+    with MetricsWriter(tmp_path) as writer:
+        for step in (1, 2, 3):
+            writer.scalars(step, "train", {"loss": 1.0})
+    return files
+
+
+@pytest.mark.parametrize(
+    "pattern, message",
+    [
+        ("config.json", "config.json is missing beside"),
+        ("data.json", "data.json is missing beside"),
+        ("checkpoints/*.index", "ckpt-3.index is missing"),
+        ("checkpoints/*.data-*", "ckpt-3.data-00000-of-00001 is missing"),
+        ("checkpoints/*", "has metrics up to step 3, but .*checkpoints is empty"),
+    ],
+)
+def test_a_run_whose_state_is_lost_is_not_begun_anew(begun, pattern, message):
+    check_state(begun)
+    for path in begun.path.glob(pattern):
+        path.unlink()
+    with pytest.raises(ValueError, match=f"{message}.*backup"):
+        check_state(begun)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(begun):
+    """At the step of the first checkpoint, whose metrics are there and whose data were being written."""
+    for name in ("ckpt-3.index", "checkpoint"):
+        (begun.checkpoints / name).unlink()
+    lines = (begun.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (begun.path / "metrics.jsonl").write_text("".join(lines[:2]))
+    check_state(begun)
+    assert make_checkpoints(begun.checkpoints)[0].restore() == 0
 
 
 @pytest.mark.parametrize("content", [None, "", "nonsense"])

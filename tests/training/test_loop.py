@@ -1,6 +1,7 @@
 import contextlib
 import json
 import math
+import shutil
 import signal
 import time
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 import tqdm
 
 import tf_resflow as resflow
-from tf_resflow.training import loop, read_metrics
+from tf_resflow.training import Workdir, loop, read_metrics
 
 
 def saved_state(workdir, step):
@@ -46,14 +47,13 @@ def uninterrupted(tmp_path_factory, make_config):
 
 def test_files(uninterrupted):
     workdir, result = uninterrupted
-    line = result.pop("line")
+    line = result["line"]
     assert json.loads((workdir / "result.json").read_text()) == result
     assert result["step"] == 10 and result["num_examples"] == 50
     assert result["nats"] == result["best"] and math.isfinite(result["nats_stderr"])
     assert f"{result['nats']:.3f}" in line and "gaussian" in line and "entropy" in line
     assert (workdir / "figures" / "density_2d.png").stat().st_size > 1000
     assert list((workdir / "events").iterdir())
-    result["line"] = line
 
 
 def test_metrics(uninterrupted):
@@ -126,13 +126,31 @@ def test_a_signal_in_the_last_evaluation_acts_as_ever(tmp_path, make_config, mon
     assert (tmp_path / "checkpoints" / "ckpt-10.index").exists()
 
 
-def test_a_finished_run_gives_its_result_again(uninterrupted, make_config):
-    workdir, result = uninterrupted
+def test_a_finished_run_gives_its_result_again(uninterrupted, tmp_path, make_config, monkeypatch):
+    """At once, unless a figure is missing: then with what the checkpoint gives, which is the same."""
+    workdir, result = tmp_path / "run", uninterrupted[1]
+    shutil.copytree(uninterrupted[0], workdir)
     state, lines = saved_state(workdir, 10), read_metrics(workdir)
-    again = loop.train(make_config(), workdir, progress=False)
-    assert again == result
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "build_model", None)
+        again = loop.train(make_config(), workdir, progress=False)
+    assert again == result | {"line": f"Already done: {result['line']}"}
+    (workdir / "figures" / "density_2d.png").unlink()
+    assert loop.train(make_config(), workdir, progress=False) == result
+    assert (workdir / "figures" / "density_2d.png").exists()
     assert read_metrics(workdir) == lines
     assert_same_state(state, saved_state(workdir, 10))
+
+
+def test_a_run_is_done_for_its_config_alone(uninterrupted, make_config):
+    files = Workdir(uninterrupted[0])
+    assert files.read_result(make_config()) == uninterrupted[1]
+    for change in ({"train__steps": 11}, {"eval__num_examples": 7}):
+        assert files.read_result(make_config(**change)) is None
+    with pytest.raises(ValueError, match="Another trainer is at work"):
+        with files.locked():
+            loop.train(make_config(), files.path, progress=False)
+    assert resflow.load(files.path).step == 10
 
 
 def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):

@@ -93,3 +93,15 @@ def test_a_full_disk(tmp_path):
         with metrics.MetricsWriter(tmp_path) as writer:
             writer._file = open("/dev/full", "ab", buffering=0)
             writer.scalars(1, "train", {"loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff\x00\x81", b'{"step": \xff', b"[]", b"5", b'{"step": "a", "split": "b"}', b"text"]
+)
+def test_a_damaged_line_is_named_and_nothing_dropped(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    content = b'{"step": 1, "split": "train"}\n' + line + b'\n{"step": 2, "split": "train"}\n'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="Line 2 of .*metrics.jsonl is damaged"):
+        metrics.MetricsWriter(tmp_path, step=5)
+    assert path.read_bytes() == content

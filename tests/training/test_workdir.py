@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -129,3 +132,57 @@ def test_the_data_of_a_run(tmp_path):
     assert files.read_data().num_classes == 4
     with pytest.raises(ValueError, match="data 'demo' are not those"):
         files.write_data(Dataset.from_arrays("demo", images, 17, labels, num_classes=5).with_channel_statistics())
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"[]", r"config.json should hold a JSON object, not \[\]"),
+        (b"\xff\xfe\x00", "config.json is not valid JSON"),
+        (b"{", "config.json is not valid JSON"),
+        (b'{"seed": "many"}', "config.json has seed = 'many', which should be a value like 0"),
+        (b'{"seed": null}', "config.json has seed = None"),
+        (b'{"train": {"steps": 0}}', "config.json has a wrong value: config.train.steps is 0"),
+        (b'{"model": {"norms": ["a", 2, 2, 2]}}', "config.json has a wrong value"),
+        (b'{"train": 5}', "unknown key 'train'"),
+    ],
+)
+@pytest.mark.parametrize("read", [Workdir.read_config, lambda files: files.prepare(default_config())])
+def test_a_config_file_that_is_not_one(tmp_path, content, message, read):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read(Workdir(tmp_path))
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"name": "demo", "mean": "a", "std": null, "event_shape": 5}'])
+def test_a_data_file_that_is_not_one(tmp_path, content):
+    (tmp_path / "data.json").write_text(content)
+    with pytest.raises(ValueError, match="data.json"):
+        Workdir(tmp_path).read_data()
+
+
+def test_a_workdir_has_one_trainer(tmp_path):
+    """The second is told who the first is; workers beside the chief and a later trainer are not kept out."""
+    with Workdir(tmp_path / "run").locked():
+        with pytest.raises(ValueError, match=f"Another trainer is at work in .*: process {os.getpid()} on "):
+            with Workdir(tmp_path / "run").locked():
+                pass
+        with Workdir(tmp_path / "run", is_chief=False).locked():
+            pass
+    with Workdir(tmp_path / "run").locked():
+        pass
+
+
+def test_the_lock_of_a_killed_trainer_is_free_at_once(tmp_path):
+    script = "import pathlib, sys, time, fcntl\nfile = open(sys.argv[1], 'a')\nfcntl.flock(file, fcntl.LOCK_EX)\n"
+    script += "file.write('process 1 on host0')\nfile.flush()\nprint('locked', flush=True)\ntime.sleep(60)"
+    command = [sys.executable, "-c", script, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(ValueError, match="process 1 on host0. Wait for its end"):
+            with Workdir(tmp_path).locked():
+                pass
+        process.kill()
+    with Workdir(tmp_path).locked():
+        assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()

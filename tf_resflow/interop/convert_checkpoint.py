@@ -71,10 +71,11 @@ def convert_checkpoint(checkpoint, workdir):
     _set_coefficient(config.model, _largest_norm(model, optimizer))
 
     files = Workdir(workdir)
-    files.prepare(config)
-    files.write_data(data)
-    files.write_config(config)
-    Checkpoints(files.checkpoints, model, optimizer, config.seed, config.train.keep).save(step)
+    with files.locked():
+        files.prepare(config)
+        files.write_data(data)
+        files.write_config(config)
+        Checkpoints(files.checkpoints, model, optimizer, config.seed, config.train.keep).save(step)
     return {
         "name": data.name,
         "step": step,

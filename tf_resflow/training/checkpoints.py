@@ -7,9 +7,37 @@ import shutil
 import tensorflow as tf
 from absl import logging
 
+from tf_resflow.training.metrics import read_metrics
 from tf_resflow.training.workdir import write_text
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "check_state"]
+
+
+def check_state(files):
+    """Checks that a run which was begun in a workdir has all that it continues from.
+
+    A run that was killed before its first checkpoint begins anew, with the same steps. Nothing is changed.
+
+    Args:
+      files: a `Workdir`.
+
+    Raises:
+      ValueError: when config.json, data.json or the checkpoints are missing beside what came after them, or
+        metrics.jsonl is damaged.
+    """
+    paths, lines = _newest_first(files.checkpoints), read_metrics(files.path)
+    if not (paths or lines or files.result.exists()):
+        return
+    for path in (files.config, files.data):
+        if not path.exists():
+            raise ValueError(f"{path} is missing beside the checkpoints or metrics of a run. {_REMEDY}")
+    last = max((line["step"] for line in lines), default=0)
+    if not paths and (files.result.exists() or last > files.read_config().train.checkpoint_every):
+        raise ValueError(f"{files.path} has metrics up to step {last}, but {files.checkpoints} is empty. {_REMEDY}")
+    if not paths:
+        logging.warning("%s has no checkpoint: the run was stopped before, and begins anew.", files.path)
+    if paths and all(_missing(path) for path in paths):
+        raise ValueError(_none_readable(paths, _missing(paths[0])))
 
 
 class Checkpoints:
@@ -47,11 +75,7 @@ class Checkpoints:
             return tf.reduce_all(tf.stack(finite))
 
         self._all_finite = all_finite
-        if keep and is_chief:
-            self._list()
-            self._manager = tf.train.CheckpointManager(
-                self._checkpoint, str(directory), max_to_keep=keep, step_counter=self.step
-            )
+        self._keep = keep if is_chief else 0
 
     def is_finite(self):
         """Whether the weights and the state of the optimizer are finite."""
@@ -69,12 +93,17 @@ class Checkpoints:
         if self.latest and int(self.step) == step:
             return
         self.step.assign(step)
-        if self._manager is not None:
+        if self._keep:
             self._write(step)
         self.latest = self._path(step)
 
     def _write(self, step):
         try:
+            if self._manager is None:
+                self._list()
+                self._manager = tf.train.CheckpointManager(
+                    self._checkpoint, str(self._directory), max_to_keep=self._keep, step_counter=self.step
+                )
             self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
             shutil.rmtree(f"{self._path(step)}_temp", ignore_errors=True)
@@ -93,20 +122,18 @@ class Checkpoints:
         Raises:
           ValueError: when the checkpoint is of another model, or none can be read.
         """
-        paths = self._newest_first()
+        paths, errors = _newest_first(self._directory), []
         for path in paths:
             try:
                 self._read(path)
             except (tf.errors.OpError, IndexError) as error:
-                logging.warning("The checkpoint %s cannot be read and was skipped: %s", path, _first_line(error))
+                errors.append(_missing(path) or f"{path}: {_first_line(error)}")
+                logging.warning("The checkpoint %s cannot be read and was skipped: %s", path, errors[-1])
             else:
                 self.latest = path
                 return int(self.step)
         if paths:
-            raise ValueError(
-                f"None of the {len(paths)} checkpoints in {self._directory} can be read. Restore one from a "
-                "backup, or choose another --workdir to train anew."
-            )
+            raise ValueError(_none_readable(paths, errors[0]))
         return 0
 
     def _read(self, path):
@@ -125,14 +152,9 @@ class Checkpoints:
     def _path(self, step):
         return str(self._directory / f"ckpt-{step}")
 
-    def _newest_first(self):
-        """The paths of the checkpoints that are there; an index is written when its data are."""
-        names = [re.fullmatch(r"ckpt-(\d+)", path.stem) for path in self._directory.glob("*.index")]
-        return [self._path(step) for step in sorted((int(name[1]) for name in names if name), reverse=True)]
-
     def _list(self):
         """Brings the list that the manager reads in line with the files: a crash may have left it behind."""
-        paths = self._newest_first()[::-1]
+        paths = [path for path in _newest_first(self._directory) if _exists(path)][::-1]
         if paths:
             state = tf.compat.v1.train.generate_checkpoint_state_proto(
                 str(self._directory),
@@ -142,6 +164,40 @@ class Checkpoints:
                 last_preserved_timestamp=0.0,
             )
             write_text(self._directory / "checkpoint", str(state))
+
+
+_REMEDY = "Restore it from a backup, or choose another --workdir to train anew. Nothing was changed."
+
+
+def _newest_first(directory):
+    """The paths of the checkpoints that were saved.
+
+    Those have an index, which is written when their data are, or TensorFlow's list names them, which is written
+    last: where the index is then missing, it was lost. Data alone are those of a save that was cut short.
+    """
+    names = [path.stem for path in directory.glob("*.index")]
+    if (directory / "checkpoint").is_file():
+        content = (directory / "checkpoint").read_text(encoding="utf-8", errors="replace")
+        names += re.findall(r'(ckpt-\d+)"', content)
+    steps = {int(name[5:]) for name in names if re.fullmatch(r"ckpt-\d+", name)}
+    return [str(directory / f"ckpt-{step}") for step in sorted(steps, reverse=True)]
+
+
+def _exists(path):
+    return pathlib.Path(f"{path}.index").exists()
+
+
+def _missing(path):
+    """Says which file of a checkpoint is missing, if any."""
+    directory, name = pathlib.Path(path).parent, pathlib.Path(path).name
+    if not _exists(path):
+        return f"{path}.index is missing"
+    return "" if list(directory.glob(f"{name}.data-*")) else f"{path}.data-00000-of-00001 is missing"
+
+
+def _none_readable(paths, reason):
+    directory = pathlib.Path(paths[0]).parent
+    return f"None of the {len(paths)} checkpoints in {directory} can be read: {reason}. {_REMEDY}"
 
 
 def _in_short(error):

@@ -15,7 +15,7 @@ import tqdm
 from tf_resflow import data
 from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.build_model import build_model
-from tf_resflow.training.checkpoints import Checkpoints
+from tf_resflow.training.checkpoints import Checkpoints, check_state
 from tf_resflow.training.config import validate_config, with_fitting_warmup
 from tf_resflow.training.metrics import MetricsWriter, read_metrics
 from tf_resflow.training.non_finite import NonFiniteError, find_largest_norm, find_non_finite
@@ -65,7 +65,7 @@ def train(config, workdir, strategy=None, progress=True):
       progress: whether to show a progress bar.
 
     Returns:
-      A dict: what `result.json` has, and the `line` that says it.
+      A dict: what `result.json` has, among it the `line` that says it. A finished run gives it again at once.
 
     Raises:
       ValueError: when the config, the workdir or the data are not right.
@@ -80,16 +80,26 @@ def train(config, workdir, strategy=None, progress=True):
     with _lost_workers_told(strategy):
         files = Workdir(workdir, is_chief(strategy))
         check_agreement(strategy, _of_all_workers(config), "The workers have different configs: give all the same.")
-        files.prepare(config)
-        keras.utils.set_random_seed(config.seed)
-        dataset = data.load(config.data)
-        _check_fit(config, dataset, strategy)
-        if config.task == "hybrid" and config.model.logit_alpha is None:
-            dataset = dataset.with_channel_statistics()
-        run = _Run(config, files, strategy, dataset)
-        files.write_data(dataset)
-        files.write_config(config)
-        return run.train(progress)
+        with files.locked():
+            files.prepare(config)
+            check_state(files)
+            done = files.read_result(config)
+            check_agreement(strategy, json.dumps(done), "The workers find different results: give one --workdir.")
+            if done:
+                return done | {"line": f"Already done: {done['line']}"}
+            return _train(config, files, strategy, progress)
+
+
+def _train(config, files, strategy, progress):
+    keras.utils.set_random_seed(config.seed)
+    dataset = data.load(config.data)
+    _check_fit(config, dataset, strategy)
+    if config.task == "hybrid" and config.model.logit_alpha is None:
+        dataset = dataset.with_channel_statistics()
+    run = _Run(config, files, strategy, dataset)
+    files.write_data(dataset)
+    files.write_config(config)
+    return run.train(progress)
 
 
 class _Run:
@@ -277,9 +287,11 @@ class _Run:
         with self._averaged:
             result = self._report.result(step, self._scores[-1])
             result |= self._report.figures(self._files.figures)
+        result["figures"] = sorted(path.name for path in self._files.figures.iterdir())
         result["best"] = self._best()
+        result["line"] = self._report.line(result)
         write_json(self._files.result, result)
-        return result | {"line": self._report.line(result)}
+        return result
 
     def _best(self):
         """The best score so far on as many examples as the last one."""

@@ -73,15 +73,36 @@ class MetricsWriter:
 
 
 def read_metrics(workdir):
-    """Returns the lines of a run's metrics.jsonl as dicts, without those that were cut short."""
+    """Returns the lines of a run's metrics.jsonl as dicts, without those that were cut short.
+
+    Args:
+      workdir: directory of the run.
+
+    Raises:
+      ValueError: when a line is another thing than metrics, or than the beginning of such a line.
+    """
     path = pathlib.Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return lines
+    lines = [_parse(path, number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1)]
+    return [line for line in lines if line is not None]
+
+
+def _parse(path, number, text):
+    """The line as a dict; None where it was cut short."""
+    with contextlib.suppress(UnicodeDecodeError):
+        try:
+            line = json.loads(text.decode("utf-8"))
+        except json.JSONDecodeError:
+            if not text or text.startswith(b"{"):
+                return None
+        else:
+            if isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("split"), str):
+                return line
+    raise ValueError(
+        f'Line {number} of {path} is damaged: expected {{"step": 100, "split": "train", ...}}, found '
+        f"{text[:40]!r}. Restore the file from a backup, or remove the line."
+    )
 
 
 @contextlib.contextmanager

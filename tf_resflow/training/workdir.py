@@ -4,12 +4,19 @@ import contextlib
 import json
 import os
 import pathlib
+import socket
 import tempfile
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from tf_resflow.training.config import default_config, flat_keys, nearest_key, validate_config
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None
 
 __all__ = ["DataInfo", "Workdir", "read_json", "write_json"]
 
@@ -51,6 +58,7 @@ class Workdir:
     - `config.json`: the config, written by the first run
     - `data.json`: what a model must know of its data (shape, levels, mean, std, classes)
     - `checkpoints/`, `metrics.jsonl`, `events/` (TensorBoard), `figures/`, `result.json`
+    - `lock`, which its trainer holds
 
     Args:
       path: the directory.
@@ -69,6 +77,52 @@ class Workdir:
         self.figures = self.output / "figures"
         self.result = self.output / "result.json"
 
+    @contextlib.contextmanager
+    def locked(self):
+        """Makes the directory, and keeps other trainers out of it.
+
+        The system frees the lock when the process ends, however it ends. Of several workers the chief takes it.
+
+        Raises:
+          ValueError: when another process trains there, or the directory cannot be written.
+        """
+        if not self.is_chief:
+            yield
+            return
+        path = self.path / "lock"
+        with self._unwritable_told():
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        with file:
+            self._lock(file)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+
+    def _lock(self, file):
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"Another trainer is at work in {self.path}: {file.read().strip() or 'a process that just began'}. "
+                "Wait for its end, stop it, or choose another --workdir."
+            ) from None
+        except OSError as error:
+            logging.warning("%s cannot be locked (%s): let no other train there.", self.path, error.strerror)
+
+    @contextlib.contextmanager
+    def _unwritable_told(self):
+        try:
+            yield
+        except OSError as error:
+            raise ValueError(
+                f"Cannot write to the workdir {self.path}: {error.strerror}. Choose another "
+                "--workdir, or make this one writable."
+            ) from None
+
     def prepare(self, config):
         """Makes the directory, and compares the config with the one that is there.
 
@@ -83,16 +137,11 @@ class Workdir:
         """
         if self.config.exists():
             self._check_same(config)
-        try:
+        with self._unwritable_told():
             self.figures.mkdir(parents=True, exist_ok=True)
             if self.is_chief:
                 self.checkpoints.mkdir(exist_ok=True)
                 tempfile.TemporaryFile(dir=self.checkpoints).close()
-        except OSError as error:
-            raise ValueError(
-                f"Cannot write to the workdir {self.path}: {error.strerror}. Choose another "
-                "--workdir, or make this one writable."
-            ) from None
 
     def write_config(self, config):
         """Writes the config: the directory is now that of its run.
@@ -110,14 +159,14 @@ class Workdir:
         """Returns the config of the run, locked.
 
         Raises:
-          ValueError: when there is none, or it has fields that are unknown to this version.
+          ValueError: when there is none, or it has fields or values that are unknown to this version.
         """
         if not self.config.exists():
             raise ValueError(
                 f"{self.path} is not the workdir of a run: it has no config.json. Give the "
                 "--workdir that train.py was run with."
             )
-        config = default_config()
+        config, defaults = default_config(), _flat(default_config().to_dict())
         for key, value in _flat(read_json(self.config)).items():
             if key not in flat_keys(config):
                 raise ValueError(
@@ -125,8 +174,20 @@ class Workdir:
                     f"{nearest_key(config, key)!r}. Was it written by another version?"
                 )
             value = tuple(value) if isinstance(value, list) else value
-            config.update_from_flattened_dict({key: value})
-        validate_config(config)
+            wrong = value is None and defaults[key] is not None
+            try:
+                config.update_from_flattened_dict({key: value})
+            except TypeError:
+                wrong = True
+            if wrong:
+                raise ValueError(
+                    f"{self.config} has {key} = {value!r}, which should be a value like {defaults[key]!r}. "
+                    "Restore the file from a backup, or mend that value."
+                )
+        try:
+            validate_config(config)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.config} has a wrong value: {error}") from None
         return config
 
     def write_data(self, dataset):
@@ -155,6 +216,24 @@ class Workdir:
         if self.is_chief:
             write_json(self.data, info)
 
+    def read_result(self, config):
+        """Returns what result.json has, if it is all that training with this config would give; else None.
+
+        Args:
+          config: the run's configuration.
+
+        Raises:
+          ValueError: when config.json or result.json is damaged.
+        """
+        path = self.path / "result.json"
+        if not path.exists() or self.read_config().to_dict() != config.to_dict():
+            return None
+        result = read_json(path)
+        figures = [self.path / "figures" / name for name in result.get("figures", ())]
+        # An older version has written neither the line nor the names of the figures.
+        whole = "line" in result and "figures" in result and all(figure.exists() for figure in figures)
+        return result if whole and result.get("step") == config.train.steps else None
+
     def read_data(self):
         """Returns the `DataInfo` of the run.
 
@@ -166,13 +245,17 @@ class Workdir:
                 f"{self.path} has no data.json: train.py has not begun to train there."
             )
         info = read_json(self.data)
-        for field in ("mean", "std"):
-            info[field] = None if info[field] is None else np.asarray(info[field], np.float32)
-        return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
+        try:
+            for field in ("mean", "std"):
+                info[field] = None if info[field] is None else np.asarray(info[field], np.float32)
+            return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.data} does not describe data ({type(error).__name__}: {error}). Restore it from a backup."
+            ) from None
 
     def _check_same(self, config):
-        # A run of an older version has not the fields that are new.
-        old = _flat(_plain(default_config().to_dict())) | _flat(read_json(self.config))
+        old = _flat(_plain(self.read_config().to_dict()))
         new = _flat(_plain(config.to_dict()))
         for key in sorted(old.keys() | new.keys()):
             before, now = old.get(key), new.get(key)
@@ -212,15 +295,20 @@ def write_text(path, text):
 
 
 def read_json(path):
-    """Reads a JSON file.
+    """Reads a JSON file that holds an object.
 
     Raises:
-      ValueError: when it is not JSON.
+      ValueError: when it cannot be read, or holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from None
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"Cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}. Restore it from a backup.") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} should hold a JSON object, not {value!r:.40}. Restore it from a backup.")
+    return value
 
 
 def _plain(value):
