@@ -58,8 +58,8 @@ def _walk(obj):
 def update_norms(obj, tolerance=None, max_iterations=None, num_fresh=1):
     """Calls `update_norm` on every Lipschitz layer: once after each change of the kernels.
 
-    The flow is the same without it, since each call of a layer sees to its norm. With it a call has one product
-    more to do instead of some iterations. As `trace_fn` of TFP's trainers:
+    The flow is the same without it, since each call of a layer sees to its norm. With it a call of
+    a layer of more than 64 dimensions need not iterate. As `trace_fn` of TFP's trainers:
 
     ```python
     import keras
