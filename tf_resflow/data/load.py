@@ -1,66 +1,16 @@
 """A data set from the `data` section of a config."""
 
-__all__ = ["default_config", "load"]
+__all__ = ["load"]
 
-import difflib
 import pathlib
 
-import ml_collections
-
+from tf_resflow.data.config import default_config, suggest
 from tf_resflow.data.densities_2d import DENSITIES, load_density
 from tf_resflow.data.digits import load_digits
 from tf_resflow.data.images import load_images
 from tf_resflow.data.tabular import load_tabular
 
 _OF_IMAGES = ("levels", "flip", "crop_padding", "image_size")
-
-
-def default_config(**fields):
-    """Returns the `data` section of a config, with every field that `load` knows.
-
-    - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "tabular", or the name of
-      an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
-    - Images: `data_dir` ("" is TFDS's default), `levels` (0 keeps the data's own: 256, or 17 for
-      digits), `split_train`, `split_validation` ("" for that of TFDS, if any), `split_test`,
-      `download`, `image_size` (0 keeps the data's own), and of the train stream `flip` and
-      `crop_padding`.
-    - Tabular: `path`, `path_validation`, `path_test`, `key`, `validation_fraction`,
-      `test_fraction`, `split_seed`.
-    - 2-D densities: `num_test`.
-
-    Args:
-        **fields: values that replace the defaults.
-
-    Returns:
-        An `ml_collections.ConfigDict`.
-    """
-    config = ml_collections.ConfigDict(
-        {
-            "name": "digits",
-            "data_dir": "",
-            "levels": 0,
-            "split_train": "train",
-            "split_validation": "",
-            "split_test": "test",
-            "download": False,
-            "flip": False,
-            "crop_padding": 0,
-            "image_size": 0,
-            "path": "",
-            "path_validation": "",
-            "path_test": "",
-            "key": "",
-            "validation_fraction": 0.1,
-            "test_fraction": 0.1,
-            "split_seed": 0,
-            "num_test": 10_000,
-        }
-    )
-    for field in fields:
-        if field not in config:
-            raise ValueError(f"Unknown field data.{field}; {_suggest(field, config)}")
-    config.update(fields)
-    return config
 
 
 def load(config):
@@ -124,7 +74,7 @@ def _check_image_name(name, data_dir):
     ours = ["digits", "tabular", *DENSITIES]
     found = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
     raise ValueError(
-        f"Unknown data set {name!r}; {_suggest(base, ours + found + known)} Known are "
+        f"Unknown data set {name!r}; {suggest(base, ours + found + known)} Known are "
         f"{', '.join(ours)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
         "sets of TensorFlow Datasets. Images of your own become a data set by "
         "tfds.dataset_builders.store_as_tfds_dataset."
@@ -138,8 +88,3 @@ def _reject(config, *fields):
                 f"data.{field} = {config[field]} is for images, but {config.name!r} holds vectors. "
                 f"Leave {field} at {default_config()[field]}."
             )
-
-
-def _suggest(word, known):
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else "nothing has a similar name."
