@@ -2,13 +2,8 @@ from .averaging import AveragedWeights
 from .build_model import build_model
 from .command_line import run
 from .config import default_config, validate_config
-from .evaluate import (
-    METRICS,
-    Evaluation,
-    check_metrics,
-    check_output,
-    default_metrics,
-)
+from .data import load_data
+from .evaluate import Evaluation, default_metrics
 from .evaluation_log_det import default_log_det, evaluation_log_det
 from .flow_model import FlowModel
 from .hybrid_model import HybridModel
@@ -20,8 +15,8 @@ from .optimizer import Adam, AdamW, make_optimizer
 from .report import Report
 from .step import train_step
 from .strategies import STRATEGIES, is_chief
-from .table import table
-from .workdir import Workdir, read_json
+from .table import METRICS, check_metrics, table
+from .workdir import Workdir, check_output, read_json, write_text
 
 __all__ = [
     "METRICS",
@@ -47,6 +42,7 @@ __all__ = [
     "evaluation_log_det",
     "is_chief",
     "load",
+    "load_data",
     "make_optimizer",
     "read_json",
     "read_metrics",
@@ -55,4 +51,5 @@ __all__ = [
     "train",
     "train_step",
     "validate_config",
+    "write_text",
 ]
