@@ -362,8 +362,7 @@ def _is_same(before, now, std):
 
 
 def _short(value):
-    text = f"{np.asarray(value):.6g}" if isinstance(value, float) else repr(value)
-    return text if len(text) < 80 else f"{text[:76]} ..."
+    return np.array2string(np.asarray(value), precision=4, threshold=6) if isinstance(value, list) else repr(value)
 
 
 def _plain(value):
