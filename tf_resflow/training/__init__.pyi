@@ -9,7 +9,8 @@ from .flow_model import FlowModel
 from .hybrid_model import HybridModel
 from .load import load
 from .loop import Interrupted, WorkerLostError, train
-from .metrics import MetricsWriter, read_metrics
+from .metrics import read_metrics
+from .metrics_writer import MetricsWriter
 from .non_finite import NonFiniteError
 from .optimizer import Adam, AdamW, make_optimizer
 from .report import Report
