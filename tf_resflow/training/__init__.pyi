@@ -17,7 +17,7 @@ from .report import Report
 from .step import train_step
 from .strategies import STRATEGIES, is_chief
 from .table import METRICS, check_metrics, table
-from .workdir import Workdir, check_output, read_json, write_text
+from .workdir import Workdir, check_output, read_json, write_json
 
 __all__ = [
     "METRICS",
@@ -52,5 +52,5 @@ __all__ = [
     "train",
     "train_step",
     "validate_config",
-    "write_text",
+    "write_json",
 ]

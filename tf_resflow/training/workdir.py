@@ -18,7 +18,7 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None
 
-__all__ = ["DataInfo", "Workdir", "check_output", "read_json", "write_json", "write_text"]
+__all__ = ["DataInfo", "Workdir", "check_output", "read_json", "write_json"]
 
 # Fields that a later run may change: they leave the weights at a given step as they are.
 _FREE = (
