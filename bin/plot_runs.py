@@ -10,8 +10,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import pathlib
-
 from absl import flags
 
 from tf_resflow import evaluation, training
@@ -24,13 +22,14 @@ flags.mark_flags_as_required(["workdirs", "output"])
 
 def main():
     """Draws the figure."""
-    training.check_output(_OUTPUT.value)
-    for workdir in _WORKDIRS.value:
+    evaluation.check_figure_path(_OUTPUT.value)
+    workdirs = evaluation.run_names(_WORKDIRS.value)
+    for workdir in workdirs.values():
         training.Workdir(workdir).read_config()
-    runs = {pathlib.Path(workdir).name: training.read_metrics(workdir) for workdir in _WORKDIRS.value}
+    runs = {name: training.read_metrics(workdir) for name, workdir in workdirs.items()}
     first = next(iter(runs.values()))
     score = _SCORE.value or next((k for line in first for k in ("bits_per_dim", "nats") if k in line), "loss")
-    evaluation.learning_curves(_OUTPUT.value, runs, score, score.replace("_per_", "/"))
+    evaluation.learning_curves(_OUTPUT.value, runs, score)
     return 0
 
 
