@@ -14,6 +14,7 @@ from one to another, "corners" over a --num x --num square with one at each corn
 paths over the log density; vectors of another size are written as .npy.
 """
 
+import contextlib
 import functools
 import os
 
@@ -68,14 +69,10 @@ def _sample(info):
     num = _NUM.value or (1000 if not is_image else _SIDE if rows > 1 else 64)
     evaluation.check_samples(_OUTPUT.value, (rows * num, *info.event_shape), info.levels)
     model = _load()
-    labels, title, examples = [f"temperature {t:g}" for t in temperatures], info.name, None
-    if rows == 1:
-        labels, title = (), f"{info.name}: {num:,} samples at {labels[0]}"
-    if _is_picture() and not is_image:
-        examples = _examples_if_any(model, num)
-    batches = evaluation.draw_samples(model, num, _SEED.value, temperatures)
+    examples = _examples_if_any(model, num) if _is_picture() and not is_image else None
     shape = (rows, num, *info.event_shape)
-    evaluation.write_samples(_OUTPUT.value, batches, shape, info.levels, labels, examples, title)
+    with contextlib.closing(evaluation.draw_samples(model, num, _SEED.value, temperatures)) as batches:
+        evaluation.write_samples(_OUTPUT.value, batches, shape, info.levels, temperatures, examples, info.name)
     print(f"{rows * num:,} samples: {_OUTPUT.value}")
 
 

@@ -82,9 +82,9 @@ def test_vectors_are_drawn_over_data(tmp_path, figures):
         tmp_path / "samples.PNG",
         [values[0], values[1]],
         (2, 40, 3),
-        labels=["temperature 0.5", "temperature 1"],
+        temperatures=[0.5, 1.0],
         data={"test data": values[0]},
-        title="demo",
+        name="demo",
     )
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
         "test data (40)",
@@ -97,10 +97,10 @@ def test_vectors_are_drawn_over_data(tmp_path, figures):
 def test_images(tmp_path):
     """One row is laid out as a square, several are as they are, with their labels."""
     values = np.full([4, 3, 3, 1], 16, np.uint8)
-    write_samples(tmp_path / "samples.png", [values], (1, 4, 3, 3, 1), levels=17)
+    write_samples(tmp_path / "samples.png", [values], (1, 4, 3, 3, 1), 17, [0.5])
     square = np.asarray(Image.open(tmp_path / "samples.png"))
     assert square.max() == 255 and square.shape[0] == square.shape[1]
-    write_samples(tmp_path / "samples.png", [values], (2, 2, 3, 3, 1), 17, ["temperature 0.5", "temperature 1"])
+    write_samples(tmp_path / "samples.png", [values], (2, 2, 3, 3, 1), 17, [0.5, 1.0])
     rows = np.asarray(Image.open(tmp_path / "samples.png"))
     assert rows.shape[0] == square.shape[0] and rows.shape[1] > square.shape[1] + 50
 

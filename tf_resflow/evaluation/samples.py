@@ -93,7 +93,7 @@ def batch_size(event_shape):
     return max(_MIN_BATCH, _BATCH_VALUES // math.prod(event_shape))
 
 
-def write_samples(path, batches, shape, levels=None, labels=(), data=None, title=""):
+def write_samples(path, batches, shape, levels=None, temperatures=(), data=None, name=""):
     """Writes samples: images as a grid, vectors as scatter plots and histograms, any as .npy.
 
     A .npy file is written batch by batch. The file is there when it is whole, and not before.
@@ -103,9 +103,9 @@ def write_samples(path, batches, shape, levels=None, labels=(), data=None, title
       batches: iterable of arrays `[batch, *event_shape]`.
       shape: `(rows, columns, *event_shape)`: a grid has as many rows, or is about square if they are 1.
       levels: number of levels of integer images.
-      labels: a text for each row, if they are several.
+      temperatures: of each row, to label it, or empty.
       data: dict of one pair of a name and an array `[num, size]`, drawn under the samples if they are vectors.
-      title: `str`, of a picture of vectors.
+      name: of the data, for the title of a picture of vectors.
 
     Raises:
       OSError: when the file cannot be written.
@@ -115,11 +115,16 @@ def write_samples(path, batches, shape, levels=None, labels=(), data=None, title
         _write_array(path, batches, (rows * columns, *event_shape))
         return
     samples = np.concatenate(list(batches))
+    labels = [f"temperature {temperature:g}" for temperature in temperatures]
     if len(event_shape) == 3:
-        write_png(path, image_grid(samples, levels, columns if rows > 1 else None), labels)
+        is_sweep = rows > 1
+        write_png(path, image_grid(samples, levels, columns if is_sweep else None), labels if is_sweep else ())
+    elif rows == 1:
+        title = " at ".join([f"{name}: {columns:,} samples", *labels])
+        points_figure(path, {"samples": samples}, data, title)
     else:
-        groups = dict(zip(labels or ["samples"], samples.reshape(len(labels) or 1, -1, *event_shape), strict=True))
-        points_figure(path, groups, data, title)
+        groups = zip(labels, samples.reshape(rows, columns, *event_shape), strict=True)
+        points_figure(path, dict(groups), data, name)
 
 
 def _write_array(path, batches, shape):
