@@ -3,7 +3,8 @@ r"""Draws the learning curves of one or several runs.
 python bin/plot_runs.py --workdirs=runs/a,runs/b --output=curves.png
 
 Solid: the held-out score; dotted: what the training reported, by the estimator that trains. --score=accuracy draws
-another one of metrics.jsonl; by default it is the bits/dim or nats of the first run.
+another one of metrics.jsonl; by default it is the bits/dim or nats of the first run. The axis has the range of what
+came after the first tenth of the steps. Runs of one name are told apart by the folders above.
 """
 
 import os
@@ -15,9 +16,10 @@ from absl import flags
 from tf_resflow import evaluation, training
 
 _WORKDIRS = flags.DEFINE_list("workdirs", None, "Directories of the runs, as train.py wrote them.")
-_OUTPUT = flags.DEFINE_string("output", None, "An image file.")
+_OUTPUT = flags.DEFINE_string("output", None, "An image file: .png, .pdf, .svg, or another one of matplotlib's.")
 _SCORE = flags.DEFINE_string("score", None, "The score to draw.")
 flags.mark_flags_as_required(["workdirs", "output"])
+flags.register_validator("workdirs", lambda paths: paths != [], "it must name one directory or more")
 
 
 def main():

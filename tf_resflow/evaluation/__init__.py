@@ -1,4 +1,4 @@
-"""Evaluation: held-out scores, baselines, image grids and figures."""
+"""Evaluation: held-out scores, baselines, samples, image grids and figures."""
 
 from tf_resflow.evaluation.baselines import gaussian_baseline, uniform_baseline
 from tf_resflow.evaluation.calibration import expected_calibration_error
