@@ -14,8 +14,12 @@ LINES = [
 
 
 def test_what_is_drawn(tmp_path, figures):
-    """Of the training, and held out, be it on train examples; one point is a mark; without what is no number."""
+    """Of the training, and held out, be it on train examples; one point is a mark; without what is no number.
+
+    The last score on another split is left out.
+    """
     scored = [{"step": step, "split": "train", "nats": 2.0 - step, "num_examples": 7} for step in (1, 2)]
+    scored += LINES[2:]
     strange = [{"step": 3, "split": "train", "nats": value} for value in (math.nan, -math.inf, "2.5")]
     runs = {"one": LINES + strange, "train": LINES[:1] + scored}
     evaluation.learning_curves(tmp_path / "curves.png", runs, "nats")

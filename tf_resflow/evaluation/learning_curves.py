@@ -1,5 +1,6 @@
 """The learning curves of runs in one figure."""
 
+import collections
 import math
 import pathlib
 
@@ -78,7 +79,7 @@ def learning_curves(path, runs, key, ylabel=None):
     curves = []
     for index, (name, lines) in enumerate(runs.items()):
         color = f"C{index}"
-        reported, held_out = (_points(lines, key, is_train) for is_train in (True, False))
+        reported, held_out = _points(lines, key)
         if not len(held_out):
             known = ", ".join(sorted({k for line in lines for k in line} - {"step", "split"})) or "none"
             raise ValueError(f"The run {name!r} has no held-out {key!r}; its metrics are {known}.")
@@ -94,14 +95,16 @@ def learning_curves(path, runs, key, ylabel=None):
         fig.savefig(temporary, dpi=110)
 
 
-def _points(lines, key, is_train):
-    """The steps and values of what training logged, or of held-out scores, which tell their number of examples."""
-    points = [
-        (line["step"], line[key])
-        for line in lines
-        if (line["split"] == "train" and "num_examples" not in line) == is_train and _is_finite(line.get(key))
-    ]
-    return np.reshape(points, [-1, 2])
+def _points(lines, key):
+    """The steps and values of what training logged, and of the scores on the split that has most of them."""
+    points = collections.defaultdict(list)
+    for line in lines:
+        if _is_finite(line.get(key)):
+            is_score = line["split"] != "train" or "num_examples" in line
+            points[line["split"] if is_score else None].append((line["step"], line[key]))
+    reported = points.pop(None, [])
+    held_out = max(points.values(), key=len, default=[])
+    return np.reshape(reported, [-1, 2]), np.reshape(held_out, [-1, 2])
 
 
 def _is_finite(value):
