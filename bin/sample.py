@@ -87,7 +87,7 @@ def _interpolate(info):
     if is_line:
         title = f"{info.name}: paths between {model.config.eval.split} examples"
         log_prob = tf.function(functools.partial(model.log_prob, seed=0, evaluation=True), autograph=False)
-        evaluation.paths_figure(_OUTPUT.value, paths, log_prob, kind == "corners", title)
+        evaluation.paths_figure(_OUTPUT.value, paths, examples, log_prob, kind == "corners", title)
     else:
         evaluation.write_samples(_OUTPUT.value, [paths.reshape(-1, *info.event_shape)], paths.shape, info.levels)
     print(f"{len(paths):,} x {paths.shape[1]:,} samples: {_OUTPUT.value}")

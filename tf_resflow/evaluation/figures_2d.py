@@ -45,12 +45,13 @@ def density_figure(path, data, samples, log_prob, title="", resolution=150, batc
         fig.savefig(temporary, dpi=110, bbox_inches="tight")
 
 
-def paths_figure(path, paths, log_prob, square=False, title="", resolution=150, batch=4500):
+def paths_figure(path, paths, data, log_prob, square=False, title="", resolution=150, batch=4500):
     """Draws paths as lines over the log density.
 
     Args:
       path: image file to write.
       paths: array `[paths, points, 2]`.
+      data: array `[num, 2]`, whose range the axes have if the paths do not leave it.
       log_prob: as for `density_figure`.
       square: whether the paths are the rows of a square; then its columns are drawn, too, and its corners marked,
         instead of the ends of the paths.
@@ -62,7 +63,7 @@ def paths_figure(path, paths, log_prob, square=False, title="", resolution=150, 
 
     paths = np.asarray(paths)
     lines, ends = (np.concatenate([paths, paths.swapaxes(0, 1)]), paths[[0, -1]]) if square else (paths, paths)
-    limits = [plot_limits([column], outside=0, margin=0.2) for column in np.reshape(paths, [-1, 2]).T]
+    limits = [plot_limits([column], outside=0) for column in np.concatenate([data, *paths]).T]
     logs = _on_grid(log_prob, limits, resolution, batch)
     top = np.max(logs)
     fig = figure.Figure(figsize=(6.5, 5.5), layout="constrained")
