@@ -88,6 +88,6 @@ def test_more_pairs_than_examples_make(monkeypatch):
     said = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
     assert len(interpolate_examples(linear_model(), np.zeros([5, 2], np.float32), "pairs", 3, 2)) == 2
-    assert said == ["5 examples make 2 pairs, fewer than --num=3."]
+    assert said == ["5 examples make 2 pairs, fewer than the 3 asked for."]
     with pytest.raises(ValueError, match="from one example to another; got 1"):
         interpolate_examples(linear_model(), np.zeros([1, 2], np.float32), "pairs", 3, 2)

@@ -65,7 +65,7 @@ def interpolate_examples(model, examples, kind, num, length, seed=0):
     if not pairs:
         raise ValueError(f"A path goes from one example to another; got {len(order)}.")
     if pairs < num:
-        logging.warning("%d examples make %d pairs, fewer than --num=%d.", len(order), pairs, num)
+        logging.warning("%d examples make %d pairs, fewer than the %d asked for.", len(order), pairs, num)
     first, second = np.split(examples[order[: 2 * pairs]], 2)
     return interpolate_pairs(model, first, second, length, seed).numpy()
 
