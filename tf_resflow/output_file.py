@@ -19,7 +19,7 @@ def check_output_path(path, suffixes):
     """
     path = pathlib.Path(path).absolute()
     if path.suffix.lower() not in suffixes:
-        raise ValueError(f"{path.name!r} cannot be written: give a file name that ends in {' or '.join(suffixes)}.")
+        raise ValueError(f"{path.name!r} should end in {' or '.join(suffixes)}.")
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: the folder {path.parent} does not exist. Make it first.")
     if path.is_dir() or not os.access(path.parent, os.W_OK):

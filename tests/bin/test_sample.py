@@ -45,6 +45,7 @@ def sample(workdir):
         for name in set(flags.FLAGS) - before:
             flags.FLAGS[name].unparse()
         flags.FLAGS(["sample", f"--workdir={workdir}", f"--output={output}", *arguments])
+        module.check()
         module.main()
 
     yield run

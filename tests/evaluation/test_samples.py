@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import check_paths, check_samples, draw_samples, samples, write_samples
+from tf_resflow.evaluation import check_paths, check_samples, draw_samples, sampling, write_samples
 
 
 @pytest.fixture
 def model(monkeypatch):
-    monkeypatch.setattr(samples, "batch_size", lambda shape: 4)
+    monkeypatch.setattr(sampling, "batch_size", lambda shape: 4)
     return resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
 
 
