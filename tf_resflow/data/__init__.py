@@ -10,6 +10,7 @@ from tf_resflow.data.densities_2d import (
 )
 from tf_resflow.data.dequantize import dequantize, quantize
 from tf_resflow.data.digits import load_digits
+from tf_resflow.data.image_files import load_image_files
 from tf_resflow.data.images import load_images
 from tf_resflow.data.load import default_config, load
 from tf_resflow.data.tabular import load_tabular, read_matrix
@@ -23,6 +24,7 @@ __all__ = [
     "load",
     "load_density",
     "load_digits",
+    "load_image_files",
     "load_images",
     "load_tabular",
     "log_density",
