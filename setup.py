@@ -30,12 +30,14 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["tf_resflow", "tf_resflow.*"]),
+    package_data={"": ["*.pyi"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "absl-py>=2.0",
         "einops>=0.7",
         "importlib_resources>=5.0",
         "keras>=3.12,<3.16",
+        "lazy_loader>=0.6",  # 0.6 keeps a function apart from the module of its name
         "matplotlib>=3.7",
         "ml-collections>=1.0",
         "numpy>=1.26",

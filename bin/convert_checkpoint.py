@@ -7,10 +7,6 @@ python bin/sample.py --workdir=runs/cifar10 --output=samples.png
 The file is read without executing anything in it.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import flags
 
 from tf_resflow import interop, training

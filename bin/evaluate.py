@@ -29,20 +29,19 @@ With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves
 
 import json
 import math
-import os
 import pathlib
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import flags
 
-from tf_resflow import data, evaluation, training
+from tf_resflow import data, evaluation, progress, training
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write the result to.")
 _METRICS = flags.DEFINE_list("metrics", None, "What to measure.")
-_OOD_DATA = flags.DEFINE_string("ood_data", None, "Data set to tell the data from.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data are, if not where they were.")
+_OOD_DATA = flags.DEFINE_string("ood_data", None, "Data set to tell the data from, such as digits.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it is not where it was.")
+_DATA_PATH = flags.DEFINE_string("data_path", None, "The file or folder of the data, if it is not where it was.")
+_SPLIT = flags.DEFINE_string("split", None, "The split to evaluate on: test, validation, train; default the run's.")
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "The first so many; 0: all.", 0)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1)
 _LOG_DET = flags.DEFINE_enum(
@@ -58,32 +57,47 @@ _FID_WEIGHTS = flags.DEFINE_string("fid_weights", "imagenet", "Inception's weigh
 flags.mark_flag_as_required("workdir")
 
 
-def main():
-    """Evaluates, prints the table and writes the file."""
+def check():
+    """Refuses wrong flags, and what is not the workdir of a run."""
     if _METRICS.value is not None:
         training.check_metrics(_METRICS.value)
     if _OUTPUT.value:
-        training.check_output(_OUTPUT.value)
+        training.check_output(_OUTPUT.value, [".json"])
+    training.Workdir(_WORKDIR.value).read_config()
+
+
+def main():
+    """Evaluates, prints the table and writes the file."""
+    with progress.shown():
+        result = _evaluate()
+    print(training.table(result))
+    if _OUTPUT.value:
+        training.write_text(pathlib.Path(_OUTPUT.value), json.dumps(_finite(result), indent=2) + "\n")
+
+
+def _evaluate():
+    with progress.stage("data"):
+        dataset = training.load_data(_WORKDIR.value, _DATA_DIR.value, _DATA_PATH.value)
     model = training.load(_WORKDIR.value)
     config = model.config
-    if _DATA_DIR.value is not None:
-        config.data.data_dir = _DATA_DIR.value
+    if _SPLIT.value is not None:
+        config.eval.split = _SPLIT.value
     if _NUM_EXAMPLES.value is not None:
         config.eval.num_examples = _NUM_EXAMPLES.value
     if _BATCH_SIZE.value is not None:
         config.eval.batch_size = _BATCH_SIZE.value
-    dataset = data.load(config.data)
     measured = training.Evaluation(model, dataset, _LOG_DET.value, _NUM_PROBES.value)
     result = measured.header()
     for metric in _METRICS.value or training.default_metrics(model):
         result |= getattr(measured, metric)(**_arguments(metric, dataset))
     if _OOD_DATA.value:
-        config.data.name = _OOD_DATA.value
-        result |= measured.ood(data.load(config.data))
-    print(training.table(result))
-    if _OUTPUT.value:
-        text = json.dumps(_finite(result), indent=2)
-        pathlib.Path(_OUTPUT.value).write_text(text + "\n", "utf-8")
+        result |= measured.ood(_other_data(config.data))
+    return result
+
+
+def _other_data(ours):
+    fields = {"name": _OOD_DATA.value, "levels": ours.levels, "image_size": ours.image_size}
+    return data.load({**fields, "data_dir": _DATA_DIR.value or ours.data_dir})
 
 
 def _arguments(metric, dataset):
@@ -103,4 +117,4 @@ def _finite(value):
 
 
 if __name__ == "__main__":
-    training.run(main)
+    training.run(main, check)

@@ -6,10 +6,6 @@ The model is written to EXPORT_DIR/VERSION, with README.md (its signatures), MOD
 It has the averaged weights of the newest checkpoint.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import flags
 
 from tf_resflow import serving, training
@@ -30,6 +26,11 @@ _MAX_SAMPLES = flags.DEFINE_integer("max_samples", 1024, "The most examples that
 flags.mark_flags_as_required(["workdir", "export_dir"])
 
 
+def check():
+    """Refuses what is not the workdir of a run."""
+    training.Workdir(_WORKDIR.value).read_config()
+
+
 def main():
     """Exports the model and says where it is."""
     path = serving.export_run(
@@ -46,4 +47,4 @@ def main():
 
 
 if __name__ == "__main__":
-    training.run(main)
+    training.run(main, check)

@@ -6,10 +6,6 @@ Solid: the held-out score; dotted: what the training reported, by the estimator 
 another one of metrics.jsonl; by default it is the bits/dim or nats of the first run.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import pathlib
 
 from absl import flags

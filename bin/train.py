@@ -9,11 +9,6 @@ On several machines the same command runs on each, with a workdir that all of th
 environment; if one stops, the others do, and the command is run again on all.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import tensorflow as tf
 from absl import flags
 from ml_collections import config_flags
 
@@ -24,16 +19,24 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
-    list(training.STRATEGIES),
+    ["auto", "default", "mirrored", "multiworker", "tpu"],
     "Machines and devices: multiworker takes the workers in TF_CONFIG, mirrored all GPUs of this machine, default "
-    "one device; auto is the first of these three that there are several of.",
+    "one device; auto is multiworker where there are several workers, else mirrored where there are several GPUs.",
 )
-_DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Bit-exact repetition, at some speed.")
+_DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Bit-exact repetition, at some cost in speed.")
 flags.mark_flags_as_required(["config", "workdir"])
+
+
+def check():
+    """Refuses a wrong config, or one of another run."""
+    training.validate_config(_CONFIG.value)
+    training.Workdir(_WORKDIR.value).check_config(_CONFIG.value)
 
 
 def main():
     """Trains and prints the result."""
+    import tensorflow as tf
+
     if _DETERMINISTIC.value:
         tf.config.experimental.enable_op_determinism()
     strategy = training.STRATEGIES[_STRATEGY.value]()
@@ -49,4 +52,4 @@ def main():
 
 
 if __name__ == "__main__":
-    training.run(main)
+    training.run(main, check)

@@ -19,6 +19,8 @@ the time is not measured here.
 import importlib
 import pathlib
 
+from tf_resflow.data.config import suggest
+
 _ACTIVATIONS = ("clipswish", "elu", "fullsort", "lipschitz_cube", "relu", "softplus", "tanh")
 ABLATIONS = {
     "iresnet": {
@@ -49,13 +51,13 @@ def get_config(argument=""):
     name, _, base = argument.partition(",")
     if name not in ABLATIONS:
         raise ValueError(
-            f"Unknown ablation {name!r}: give --config=configs/ablations.py:NAME, with one of "
-            f"{', '.join(ABLATIONS)}."
+            f"Unknown ablation {name!r}; {suggest(name, ABLATIONS)} Give --config=configs/ablations.py:NAME, with "
+            f"one of {', '.join(ABLATIONS)}."
         )
     base = base or "cifar10"
     known = sorted(path.stem for path in pathlib.Path(__file__).parent.glob("*.py"))
     if base not in known:
-        raise ValueError(f"Unknown config {base!r} after the comma: it is one of {', '.join(known)}.")
+        raise ValueError(f"Unknown config {base!r} after the comma; {suggest(base, known)}")
     config = importlib.import_module(f"configs.{base}").get_config()
     config.update_from_flattened_dict(ABLATIONS[name])
     return config

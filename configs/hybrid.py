@@ -20,6 +20,8 @@ reproduced here, and the time is not measured here.
 import importlib
 import pathlib
 
+from tf_resflow.data.config import suggest
+
 DIMENSIONS = {"cifar10": 3072, "digits": 64, "fashion_mnist": 784, "mnist": 784, "svhn_cropped": 3072}
 TRUNKS = {
     "residual": {"model.block": "residual"},
@@ -62,7 +64,7 @@ def _base(name):
     config = importlib.import_module(f"configs.{name}").get_config() if name in known else None
     if config is None or config.data.name not in DIMENSIONS:
         raise ValueError(
-            f"There is no config {name!r} of labelled images; give cifar10, mnist or fashion_mnist, each also with "
-            "_small, or svhn or digits."
+            f"There is no config {name!r} of labelled images; {suggest(name, known)} Give cifar10, mnist or "
+            "fashion_mnist, each also with _small, or svhn or digits."
         )
     return config

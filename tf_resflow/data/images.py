@@ -114,8 +114,8 @@ def _prepared_builder(name, data_dir, download):
             f"The data set {name!r} is missing: there is no {builder.data_dir}.\n"
             "Prepare it with\n"
             f"    tfds build {name} --data_dir={directory}\n"
-            "or run the same command again with --config.data.download=True, or set "
-            "--config.data.data_dir to the directory that holds it."
+            "or run train.py with --config.data.download=True; or name the directory that holds it, by "
+            "--config.data.data_dir=DIR for train.py and by --data_dir=DIR for evaluate.py and sample.py."
         )
     builder.download_and_prepare()
     return builder

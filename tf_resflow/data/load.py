@@ -1,12 +1,10 @@
 """A data set from the `data` section of a config."""
 
-__all__ = ["default_config", "load"]
+__all__ = ["load"]
 
-import difflib
 import pathlib
 
-import ml_collections
-
+from tf_resflow.data.config import default_config, suggest
 from tf_resflow.data.densities_2d import DENSITIES, load_density
 from tf_resflow.data.digits import load_digits
 from tf_resflow.data.image_files import load_image_files
@@ -23,56 +21,6 @@ _FIELDS = {
     **dict.fromkeys(DENSITIES, ("num_test",)),
 }
 _FIELDS_OF_TFDS = (*_PIXELS, "split_train", "split_validation", "split_test")
-
-
-def default_config(**fields):
-    """Returns the `data` section of a config, with every field that `load` knows.
-
-    - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" or "tabular" for files of
-      one's own, or the name of an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
-    - Images, tables: `path`, a folder or file (see `load_image_files`, `load_tabular`), `path_validation`,
-      `path_test`, `key` of a .npz file, `test_fraction`, `split_seed`.
-    - All images: `levels` (0 keeps the data's own: 256, or 17 for digits), `image_size` (0 keeps the
-      data's own), and of the train stream `flip` and `crop_padding`.
-    - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`,
-      `split_validation` ("" for that of TFDS, if any), `split_test`.
-    - 2-D densities: `num_test`.
-    - All: `validation_fraction`, the fraction of the train split that is held back for validation where there is no
-      such split; 0 for none. For files it is of all examples; densities, which have no end, draw `num_test` more.
-
-    Args:
-        **fields: values that replace the defaults.
-
-    Returns:
-        An `ml_collections.ConfigDict`.
-    """
-    config = ml_collections.ConfigDict(
-        {
-            "name": "digits",
-            "data_dir": "",
-            "levels": 0,
-            "split_train": "train",
-            "split_validation": "",
-            "split_test": "test",
-            "download": False,
-            "flip": False,
-            "crop_padding": 0,
-            "image_size": 0,
-            "path": "",
-            "path_validation": "",
-            "path_test": "",
-            "key": "",
-            "validation_fraction": 0.1,
-            "test_fraction": 0.1,
-            "split_seed": 0,
-            "num_test": 10_000,
-        }
-    )
-    for field in fields:
-        if field not in config:
-            raise ValueError(f"Unknown field data.{field}; {_suggest(field, config)}")
-    config.update(fields)
-    return config
 
 
 def load(config):
@@ -119,10 +67,12 @@ def load(config):
 
 def _check_is_name(name):
     suffix = pathlib.PurePath(name).suffix.lower()
-    is_file = suffix in (".npy", ".npz", ".csv", ".parquet")
-    if not (name.startswith(("/", "~", ".")) or is_file or (name not in _FIELDS and pathlib.Path(name).is_dir())):
-        return
-    kinds = {".csv": ("tabular",), ".parquet": ("tabular",), "": ("images",)}.get(suffix, ("images", "tabular"))
+    if name.startswith(("/", "~", ".")) or suffix in (".npy", ".npz", ".csv", ".parquet"):
+        _refuse_path(name, suffix)
+
+
+def _refuse_path(name, suffix=""):
+    kinds = {".csv": ["tabular"], ".parquet": ["tabular"], "": ["images"]}.get(suffix, ["images", "tabular"])
     advice = " or ".join(f"--config.data.name={kind}" for kind in kinds)
     raise ValueError(f"data.name is {name!r}, a path. Set {advice}, and --config.data.path={name}.")
 
@@ -150,14 +100,11 @@ def _check_image_name(name, data_dir):
     known = tfds.list_builders(with_community_datasets=False)
     if base in known or (base and (directory / base).is_dir()):
         return
+    if pathlib.Path(name).is_dir():
+        _refuse_path(name)
     found = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
     raise ValueError(
-        f"Unknown data set {name!r}; {_suggest(base, [*_FIELDS, *found, *known])} Known are "
+        f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known are "
         f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
         "sets of TensorFlow Datasets. Images of your own are data.name = 'images' with their folder as data.path."
     )
-
-
-def _suggest(word, known):
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else "nothing has a similar name."

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.data import dequantize
+from tf_resflow.progress import track
 
 __all__ = ["EstimatorNoise", "Noise", "nested_noise"]
 
@@ -70,19 +71,20 @@ class EstimatorNoise:
         """
         stride = self._draws + 1
         starts = range(0, self._dequantizations * stride, stride)
-        losses = np.array([self._estimates(x, seed, start) for start in starts], np.float64)
+        draws = [(start, start + draw) for start in starts for draw in range(1, stride)]
+        losses = [self._log_densities(x, seed, *draw) for draw in track(draws, "noise of the estimator")]
+        losses = np.array(losses, np.float64).reshape(self._dequantizations, self._draws, -1)
         levels, size = self._model.levels, self._model.num_dimensions
         noise = nested_noise(-losses if levels is None else -losses / (size * np.log(2.0)))
         if levels is None:
             return noise._replace(dequantization_std=0.0)
         return noise._replace(mean=noise.mean + math.log2(levels))
 
-    def _estimates(self, x, seed, start):
-        """K log-densities of each example under one dequantisation, `[K, batch]`."""
+    def _log_densities(self, x, seed, dequantization, draw):
+        """A log-density of each example, by the numbers of its two draws."""
         if self._model.levels is not None:
-            x = dequantize(x, self._model.levels, tf.constant([seed, start], tf.int32))
-        seeds = range(start + 1, start + 1 + self._draws)
-        return [self._log_prob(x, tf.constant([seed, s], tf.int32)).numpy() for s in seeds]
+            x = dequantize(x, self._model.levels, tf.constant([seed, dequantization], tf.int32))
+        return self._log_prob(x, tf.constant([seed, draw], tf.int32)).numpy()
 
 
 def nested_noise(estimates):

@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.flow import parts_by_name
+from tf_resflow.progress import track
 
 __all__ = ["lipschitz_bounds", "lipschitz_certificate", "uncertified_blocks"]
 
@@ -34,7 +35,7 @@ def lipschitz_bounds(flow):
         name: math.inf
         if name in uncertified
         else float(layers.lipschitz_constant(block.branch, certified=True))
-        for name, block in _blocks_by_name(flow).items()
+        for name, block in track(_blocks_by_name(flow).items(), "Lipschitz bounds of the blocks")
     }
 
 
@@ -101,7 +102,7 @@ def lipschitz_certificate(flow):
     for kind, constants in (("nominal", nominal), ("certified", certified)):
         of_flow[kind] = _of_flow(flow, {id(blocks[name]): constant for name, constant in constants.items()})
     return {
-        "layers": {name: _of_layers(block) for name, block in blocks.items()},
+        "layers": {name: _of_layers(block) for name, block in track(blocks.items(), "bounds of their layers")},
         "blocks": {
             n: {"nominal": nominal[n], "certified": certified[n], **reasons.get(n, {})} for n in certified
         },

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, data
+from tf_resflow.progress import stage
 
 __all__ = ["Reconstruction", "reconstruct"]
 
@@ -64,7 +65,8 @@ def reconstruct(model, x, seed):
     inputs = tf.convert_to_tensor(x)
     if levels is not None:
         inputs = data.dequantize(inputs, levels, tf.constant([seed, 0], tf.int32))
-    again, solutions = _round_trip(model.flow, tf.cast(inputs, model.distribution.dtype))
+    with stage("reconstruction"):
+        again, solutions = _round_trip(model.flow, tf.cast(inputs, model.distribution.dtype))
     error = np.abs(again.numpy().astype(np.float64) - inputs.numpy())
     exact = None
     if levels is not None:

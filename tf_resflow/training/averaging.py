@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from tf_resflow import layers
+from tf_resflow.progress import stage
 
 __all__ = ["AveragedWeights"]
 
@@ -32,7 +33,8 @@ class AveragedWeights:
         """Replaces the weights by their average, for good."""
         if self._optimizer.use_ema and self._optimizer.iterations.numpy() > 0:
             self._optimizer.finalize_variable_values(self._model.trainable_variables)
-        self._converge_norms()
+        with stage("norms of the layers"):
+            self._converge_norms()
 
     def __enter__(self):
         self._saved = [tf.identity(weight) for weight in self._model.weights]

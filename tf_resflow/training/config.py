@@ -6,7 +6,7 @@ import math
 from absl import logging
 from ml_collections import config_dict
 
-from tf_resflow.data.load import default_config as data_config
+from tf_resflow.data.config import default_config as data_config
 
 __all__ = ["default_config", "flat_keys", "nearest_key", "validate_config", "with_fitting_warmup"]
 

@@ -2,8 +2,6 @@
 
 import functools
 import math
-import os
-import pathlib
 
 import tensorflow as tf
 
@@ -12,50 +10,9 @@ from tf_resflow.training.evaluation_log_det import default_log_det, evaluation_l
 from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.report import Report
 
-__all__ = ["Evaluation", "METRICS", "check_metrics", "check_output", "default_metrics"]
-
-METRICS = (
-    "likelihood",
-    "noise",
-    "reconstruction",
-    "lipschitz",
-    "importance_weighted",
-    "fid",
-    "classification",
-)
-"""Names of the metrics, each a method of `Evaluation`."""
+__all__ = ["Evaluation", "default_metrics"]
 
 _NOISE_DRAWS = {"dequantizations": 4, "draws": 8}
-
-
-def check_metrics(names):
-    """Checks the names of metrics.
-
-    Args:
-      names: a list of `str`.
-
-    Raises:
-      ValueError: for an empty list or an unknown name.
-    """
-    unknown = [name for name in names if name not in METRICS]
-    if unknown or not names:
-        raise ValueError(
-            f"Unknown metrics {unknown}: choose some of {', '.join(METRICS)}, separated by commas."
-        )
-
-
-def check_output(path):
-    """Checks that a file can be written, before any long work.
-
-    Args:
-      path: file to write.
-
-    Raises:
-      ValueError: when its folder does not exist or is not writable, or the path is a folder.
-    """
-    path = pathlib.Path(path).absolute()
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{path} cannot be written: give a file in a folder that exists and is writable.")
 
 
 def default_metrics(model):

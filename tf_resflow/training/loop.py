@@ -10,13 +10,13 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-import tqdm
 
-from tf_resflow import data
+from tf_resflow.progress import bar, shown, stage
 from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints, check_state
 from tf_resflow.training.config import validate_config, with_fitting_warmup
+from tf_resflow.training.data import load_checked
 from tf_resflow.training.metrics import MetricsWriter, read_metrics
 from tf_resflow.training.non_finite import NonFiniteError, find_largest_norm, find_non_finite
 from tf_resflow.training.optimizer import make_optimizer
@@ -62,7 +62,7 @@ def train(config, workdir, strategy=None, progress=True):
       config: see `default_config`.
       workdir: directory of the run.
       strategy: a `tf.distribute.Strategy`; by default the current one.
-      progress: whether to show a progress bar.
+      progress: whether to show progress bars.
 
     Returns:
       A dict: what `result.json` has, among it the `line` that says it. A finished run gives it again at once.
@@ -87,19 +87,18 @@ def train(config, workdir, strategy=None, progress=True):
             check_agreement(strategy, json.dumps(done), "The workers find different results: give one --workdir.")
             if done:
                 return done | {"line": f"Already done: {done['line']}"}
-            return _train(config, files, strategy, progress)
+            with shown(progress):
+                return _train(config, files, strategy)
 
 
-def _train(config, files, strategy, progress):
+def _train(config, files, strategy):
     keras.utils.set_random_seed(config.seed)
-    dataset = data.load(config.data)
-    _check_fit(config, dataset, strategy)
-    if config.task == "hybrid" and config.model.logit_alpha is None:
-        dataset = dataset.with_channel_statistics()
+    with stage("data"):
+        dataset = load_checked(config, files, lambda dataset: _check_fit(config, dataset, strategy))
     run = _Run(config, files, strategy, dataset)
     files.write_data(dataset)
     files.write_config(config)
-    return run.train(progress)
+    return run.train()
 
 
 class _Run:
@@ -119,15 +118,17 @@ class _Run:
         self._report = Report(config, self._model, dataset, strategy)
         self._pending = []  # (step, metrics) whose values have not been fetched
         self._window = []  # fetched metrics that have not been logged
-        self._scores = []  # of all evaluations, as in metrics.jsonl
+        validated = "validation" in dataset.sizes
+        self._split = "validation" if validated else config.eval.split  # of the evaluations while it trains
+        self._scores = []  # of these evaluations, as in metrics.jsonl
         self._evaluated = None  # the step of this process' last one
 
-    def train(self, progress):
+    def train(self):
         """Trains from the newest checkpoint to the last step; returns the result."""
         start, steps = self._checkpoints.restore(), self._config.train.steps
         lines = [line for line in read_metrics(self._files.path) if line["step"] <= start]
         evaluations = [line for line in lines if "num_examples" in line]
-        self._scores = [line for line in evaluations if line["split"] == self._config.eval.split]
+        self._scores = [line for line in evaluations if line["split"] == self._split]
         check_agreement(
             self._strategy,
             json.dumps([start, self._scores]),
@@ -136,11 +137,8 @@ class _Run:
         )
         if start == 0:
             self._initialize()
-        with (
-            MetricsWriter(self._files.output, start) as self._writer,
-            tqdm.tqdm(total=steps, initial=start, unit="step", disable=not progress) as self._bar,
-        ):
-            with _signal_taken() as taken:
+        with MetricsWriter(self._files.output, start) as self._writer:
+            with bar("training", steps, start) as self._bar, _signal_taken() as taken:
                 self._take_steps(start, steps, taken)
                 self._save(steps)
             return self._finish(steps)
@@ -246,12 +244,12 @@ class _Run:
         self._clock = self._looked, step
 
     def _evaluate(self, step):
-        """The held-out scores and a grid of samples, under the averaged weights."""
+        """The scores on the validation split, if there is one, and samples, under the averaged weights."""
         self._look()
         with self._averaged:
-            scores = self._report.scores()
+            scores = self._report.scores(self._split)
             grid = self._report.sample_grid()
-        self._writer.scalars(step, self._config.eval.split, scores)
+        self._writer.scalars(step, self._split, scores)
         if grid is not None:
             self._writer.image(step, "samples", grid)
         self._scores.append({"step": step, **scores})
@@ -284,9 +282,16 @@ class _Run:
     def _finish(self, step):
         if self._evaluated != step:
             self._evaluate(step)
+        scores, split = self._scores[-1], self._config.eval.split
         with self._averaged:
-            result = self._report.result(step, self._scores[-1])
-            result |= self._report.figures(self._files.figures)
+            if split != self._split:
+                scores = self._report.scores()
+                self._writer.scalars(step, split, scores)
+            result = self._report.result(step, scores)
+            with stage("figures"):
+                result |= self._report.figures(self._files.figures)
+        if split != self._split:
+            result[self._split] = self._scores[-1]
         result["figures"] = sorted(path.name for path in self._files.figures.iterdir())
         result["best"] = self._best()
         result["line"] = self._report.line(result)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data, evaluation
+from tf_resflow.progress import stage, track
 
 __all__ = ["Report"]
 
@@ -36,45 +37,50 @@ class Report:
         self._noise = evaluation.EstimatorNoise(model)
         self._sample = tf.function(model.sample, autograph=False)
 
-    def batches(self, labels=False):
-        """Returns the held-out batches: of `config.eval.split`, the first `num_examples`."""
+    def batches(self, split=None, labels=False):
+        """Returns the batches of a split, by default `config.eval.split`: of its first `num_examples`."""
         settings = self._config.eval
         limit = settings.num_examples or None
-        return self._dataset.eval_batches(settings.split, settings.batch_size, limit, labels)
+        return self._dataset.eval_batches(split or settings.split, settings.batch_size, limit, labels)
 
-    def score(self):
-        """Returns the held-out `Score` on `config.eval.split`."""
-        return self._held_out(self.batches(), self._config.seed)
+    def score(self, split=None):
+        """Returns the `Score` on a split, by default `config.eval.split`."""
+        split = split or self._config.eval.split
+        return self._held_out(track(self.batches(split), f"score on {split}"), self._config.seed)
 
-    def scores(self):
-        """Returns a dict of the held-out scores: of the density, and of the classifier of a hybrid model.
+    def scores(self, split=None):
+        """Returns a dict of the scores on a split: of the density, and of the classifier of a hybrid model.
 
         A hybrid model whose density has the weight 0 has those of the classifier alone.
+
+        Args:
+          split: by default `config.eval.split`.
         """
         scores = {}
         if self._model.has_density:
-            score = self.score()
+            score = self.score(split)
             scores = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr}
-            scores |= {"num_examples": score.num_examples, "estimator_std": self.estimator_std()}
+            scores |= {"num_examples": score.num_examples, "estimator_std": self.estimator_std(split)}
         if self._is_hybrid:
-            scores |= self.classification()
+            scores |= self.classification(split)
             scores["loss"] = self._model.objective(scores)
         return scores
 
-    def classification(self):
-        """Returns a dict of the held-out scores of a hybrid model's classifier, see `evaluation.Classification`.
+    def classification(self, split=None):
+        """Returns a dict of the scores of a hybrid model's classifier on a split, see `evaluation.Classification`.
 
         "cross_entropy" is in bits for integer data, so that with the density's loss it makes up the "loss".
         """
-        logits, labels = self._classify(self.batches(labels=True), self._config.seed)
+        batches = track(self.batches(split, labels=True), "classes")
+        logits, labels = self._classify(batches, self._config.seed)
         scores = evaluation.classification_scores(logits, labels)._asdict()
         if self._dataset.levels is not None:
             scores["cross_entropy"] /= math.log(2)
         return scores
 
-    def estimator_std(self):
-        """Returns the standard deviation of the training estimate of a held-out example's loss."""
-        examples = next(iter(self.batches()))
+    def estimator_std(self, split=None):
+        """Returns the standard deviation of the training estimate of the loss of an example of a split."""
+        examples = next(iter(self.batches(split)))
         return self._noise(examples, self._config.seed).estimator_std
 
     def sample_grid(self):
@@ -82,7 +88,8 @@ class Report:
         if len(self._dataset.event_shape) != 3:
             return None
         seed = tf.constant([self._config.seed, 0], tf.int32)
-        samples = self._sample(self._config.eval.num_samples, seed).numpy()
+        with stage("samples"):
+            samples = self._sample(self._config.eval.num_samples, seed).numpy()
         return evaluation.image_grid(samples, self._dataset.levels)
 
     @functools.cached_property
@@ -93,7 +100,8 @@ class Report:
         if math.prod(self._dataset.event_shape) <= _MAX_GAUSSIAN_SIZE:
             test = np.concatenate(list(self.batches()))
             try:
-                baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
+                with stage("Gaussian baseline"):
+                    baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
             except ValueError as error:
                 logging.warning("There is no Gaussian baseline. %s", error)
         return baselines

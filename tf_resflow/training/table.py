@@ -1,10 +1,37 @@
-"""The result of an evaluation as a table for the screen."""
+"""The metrics of an evaluation: their names, and its result as a table for the screen."""
 
 import math
 
-__all__ = ["table"]
+__all__ = ["METRICS", "check_metrics", "table"]
+
+METRICS = (
+    "likelihood",
+    "noise",
+    "reconstruction",
+    "lipschitz",
+    "importance_weighted",
+    "fid",
+    "classification",
+)
+"""Names of the metrics, each a method of `Evaluation`."""
 
 _WIDTH = 24  # of the column of names
+
+
+def check_metrics(names):
+    """Checks the names of metrics.
+
+    Args:
+      names: a list of `str`.
+
+    Raises:
+      ValueError: for an empty list or an unknown name.
+    """
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or not names:
+        raise ValueError(
+            f"Unknown metrics {unknown}: choose some of {', '.join(METRICS)}, separated by commas."
+        )
 
 
 def table(result):

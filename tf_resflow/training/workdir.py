@@ -18,7 +18,7 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None
 
-__all__ = ["DataInfo", "Workdir", "read_json", "write_json"]
+__all__ = ["DataInfo", "Workdir", "check_output", "read_json", "write_json", "write_text"]
 
 # Fields that a later run may change: they leave the weights at a given step as they are.
 _FREE = (
@@ -135,8 +135,7 @@ class Workdir:
         Raises:
           ValueError: when the directory cannot be written, or belongs to another config.
         """
-        if self.config.exists():
-            self._check_same(config)
+        self.check_config(config)
         with self._unwritable_told():
             self.figures.mkdir(parents=True, exist_ok=True)
             if self.is_chief:
@@ -191,30 +190,36 @@ class Workdir:
         return config
 
     def write_data(self, dataset):
-        """Writes what a model must know of the data, or compares it with what is there.
+        """Writes what a model must know of the data.
 
         Args:
           dataset: a `Dataset`.
 
         Raises:
-          ValueError: when the run was begun with other data.
+          OSError: when it cannot be written.
         """
-        info = {
-            "name": dataset.name,
-            "event_shape": list(dataset.event_shape),
-            "levels": dataset.levels,
-            "mean": None if dataset.mean is None else np.asarray(dataset.mean).tolist(),
-            "std": None if dataset.std is None else np.asarray(dataset.std).tolist(),
-            "num_classes": dataset.num_classes,
-        }
-        # An older version has not written the number of classes.
-        if self.data.exists() and {"num_classes": dataset.num_classes} | read_json(self.data) != info:
-            raise ValueError(
-                f"The data {dataset.name!r} are not those that the run in {self.path} was begun "
-                f"with (see {self.data.name}). Restore them, or choose another --workdir."
-            )
         if self.is_chief:
-            write_json(self.data, info)
+            write_json(self.data, _data_info(dataset))
+
+    def check_data(self, dataset):
+        """Compares a data set with the one that the run was begun with, if it was begun.
+
+        Args:
+          dataset: a `Dataset`.
+
+        Raises:
+          ValueError: when they differ.
+        """
+        if not self.data.exists():
+            return
+        now, before = _data_info(dataset), read_json(self.data)
+        for key in sorted(now.keys() & before.keys()):  # an older version has not written all
+            if not _is_same(before[key], now[key], now["std"]):
+                raise ValueError(
+                    f"The data {dataset.name!r} are not those that the run in {self.path} was begun with: their "
+                    f"{key} was {_short(before[key])}, but now it is {_short(now[key])}. Restore them, or train on "
+                    "these in another --workdir."
+                )
 
     def read_result(self, config):
         """Returns what result.json has, if it is all that training with this config would give; else None.
@@ -254,7 +259,17 @@ class Workdir:
                 f"{self.data} does not describe data ({type(error).__name__}: {error}). Restore it from a backup."
             ) from None
 
-    def _check_same(self, config):
+    def check_config(self, config):
+        """Compares the config with the one that the directory belongs to, if it belongs to a run.
+
+        Args:
+          config: the run's configuration.
+
+        Raises:
+          ValueError: when they differ in more than may change.
+        """
+        if not self.config.exists():
+            return
         old = _flat(_plain(self.read_config().to_dict()))
         new = _flat(_plain(config.to_dict()))
         for key in sorted(old.keys() | new.keys()):
@@ -271,6 +286,23 @@ class Workdir:
                 f"{self.path} belongs to a run with config.{key} = {before!r}, but now it is "
                 f"{now!r}{hint}. Resume with the same config, or choose another --workdir."
             )
+
+
+def check_output(path, suffixes):
+    """Checks that a file can be written, before any long work.
+
+    Args:
+      path: file to write.
+      suffixes: the ends that its name may have, such as `[".json"]`.
+
+    Raises:
+      ValueError: when its name ends otherwise, its folder is missing or not writable, or the path is a folder.
+    """
+    path = pathlib.Path(path).absolute()
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path.name!r} cannot be written: give a file name that ends in {', '.join(suffixes)}.")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written: give a file in a folder that exists and is writable.")
 
 
 def write_json(path, value):
@@ -309,6 +341,29 @@ def read_json(path):
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, not {value!r:.40}. Restore it from a backup.")
     return value
+
+
+def _data_info(dataset):
+    return {
+        "name": dataset.name,
+        "event_shape": list(dataset.event_shape),
+        "levels": dataset.levels,
+        "mean": None if dataset.mean is None else np.asarray(dataset.mean).tolist(),
+        "std": None if dataset.std is None else np.asarray(dataset.std).tolist(),
+        "num_classes": dataset.num_classes,
+    }
+
+
+def _is_same(before, now, std):
+    """Whether two values are equal; statistics, lists of floats, up to the rounding of sums."""
+    if before == now or not (isinstance(before, list) and isinstance(now, list) and len(before) == len(now)):
+        return before == now
+    return bool(std) and len(std) == len(now) and np.allclose(before, now, rtol=1e-5, atol=1e-5 * np.asarray(std))
+
+
+def _short(value):
+    text = f"{np.asarray(value):.6g}" if isinstance(value, float) else repr(value)
+    return text if len(text) < 80 else f"{text[:76]} ..."
 
 
 def _plain(value):

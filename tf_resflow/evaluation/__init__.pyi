@@ -1,0 +1,52 @@
+from .baselines import gaussian_baseline, uniform_baseline
+from .calibration import expected_calibration_error
+from .classification import Classification, classification_scores
+from .estimator_noise import EstimatorNoise, Noise
+from .fid import FeatureMoments, frechet_distance
+from .figures_2d import density_figure
+from .held_out import HeldOut, Score, stderr_parts
+from .images import image_grid, reconstruction_grid, write_png
+from .inception import InceptionFeatures
+from .interpolation import interpolate_corners, interpolate_pairs
+from .learning_curves import learning_curves
+from .lipschitz import (
+    lipschitz_bounds,
+    lipschitz_certificate,
+    uncertified_blocks,
+)
+from .ood_auroc import ood_auroc
+from .per_example import PerExample
+from .reconstruction import Reconstruction, reconstruct
+from .samples import check_samples_path, write_samples
+
+__all__ = [
+    "Classification",
+    "EstimatorNoise",
+    "FeatureMoments",
+    "HeldOut",
+    "InceptionFeatures",
+    "Noise",
+    "PerExample",
+    "Reconstruction",
+    "Score",
+    "check_samples_path",
+    "classification_scores",
+    "density_figure",
+    "expected_calibration_error",
+    "frechet_distance",
+    "gaussian_baseline",
+    "image_grid",
+    "interpolate_corners",
+    "interpolate_pairs",
+    "learning_curves",
+    "lipschitz_bounds",
+    "lipschitz_certificate",
+    "ood_auroc",
+    "reconstruct",
+    "reconstruction_grid",
+    "stderr_parts",
+    "uncertified_blocks",
+    "uniform_baseline",
+    "write_png",
+    "write_samples",
+]
