@@ -12,9 +12,10 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 from absl import logging
 from PIL import Image, ImageOps
+
+from tf_resflow import progress
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SILENT = (".db", ".ini")  # what Windows puts into folders of images
@@ -22,7 +23,6 @@ _GRAY = ("1", "L", "LA", "La")  # PIL's modes
 _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 0x0112  # of a photograph; from 5 on it lies on its side
-_SECONDS_BEFORE_BAR = 2.0
 # What PIL raises for files that are no images, or damaged.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 _UNREADABLE += (Image.DecompressionBombError,)
@@ -67,7 +67,7 @@ class ImageFolder:
         self.path = path
         self.files = _list_files(path)
         self.classes = _classes(path, self.files)
-        self.headers = list(_mapped(_read_header, self.files, f"Looking through {path.name}"))
+        self.headers = list(_mapped(_read_header, self.files, "image files"))
         for file, header in zip(self.files, self.headers, strict=True):
             if header.frames > 1:
                 raise ValueError(f"{file} holds {header.frames} images, as an animation: give a file for each.")
@@ -114,7 +114,7 @@ class ImageFolder:
 
         width, height = (image_size, image_size) if image_size else self.headers[0].size
         images = np.empty((len(self.files), height, width, 1 if is_gray else 3), np.uint8)
-        for image, pixels in zip(images, _mapped(decode, self.files, f"Reading {self.path.name}"), strict=True):
+        for image, pixels in zip(images, _mapped(decode, self.files, "images"), strict=True):
             image[:] = pixels.reshape(image.shape)
         return images
 
@@ -191,11 +191,10 @@ def _unreadable_told(file):
 
 
 def _mapped(function, files, name):
-    """Yields the results of a function of each file, in order, with a bar if that takes long."""
+    """Yields the results of a function of each file, in order, under a bar."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         try:
-            results = pool.map(function, files)
-            yield from tqdm.tqdm(results, name, len(files), leave=False, unit="image", delay=_SECONDS_BEFORE_BAR)
+            yield from progress.track(pool.map(function, files), name, len(files))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
