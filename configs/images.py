@@ -3,10 +3,10 @@ r"""Images of one's own, of 8 to 64 pixels a side, with a small model, for a mac
 python bin/train.py --config=configs/images.py --workdir=runs/mine --config.data.path=DIR
 python bin/train.py --config=configs/images.py:32 --workdir=runs/mine --config.data.path=DIR
 
-DIR is a folder of PNG, JPEG or WebP files, or a .npy or .npz file of uint8 images. Its subfolders are classes; those
-of the names train, test and validation are splits. Splits that are not there are drawn from the images, a tenth for
-each. With a size, here 32, of each image the square in its center is shrunk to it; without, all images must have one
-size, whose sides are multiples of 4. --config.data.flip=True mirrors them at random.
+DIR is a folder of PNG, JPEG or WebP files, or a .npy or .npz file of uint8 images. Its subfolders are classes;
+those of the names train, test and validation are splits. Splits that are not there are drawn from the images, a
+tenth for each. With a size, here 32, of each image the square in its center is shrunk to it; without, all images
+must have one size, whose sides are multiples of 4. --config.data.flip=True mirrors them at random.
 """
 
 from tf_resflow.training import default_config

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import logging
-from PIL import Image
 
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.image_folder import ImageFolder, fitted, subfolders
@@ -157,13 +156,15 @@ def _check_sizes(folders, image_size):
                 f"{_sized(small[0])}. Lower image_size, or remove them."
             )
         return
-    firsts = list({size: (size, file) for size, file in reversed(sizes)}.values())[::-1]
+    firsts = {}
+    for named in sizes:
+        firsts.setdefault(named[0], named)
     if len(firsts) > 1:
-        least = min(min(size) for size, _ in firsts)
+        one, other, *_ = firsts.values()
         raise ValueError(
-            f"The images are of {len(firsts)} sizes, such as {_sized(firsts[0])} and {_sized(firsts[1])}. Set "
-            f"image_size (--config.data.image_size=N, N up to {least}): of each the square in its center is shrunk "
-            "to N x N."
+            f"The images are of {len(firsts)} sizes, such as {_sized(one)} and {_sized(other)}. Set image_size "
+            f"(--config.data.image_size=N, N up to {min(map(min, firsts))}): of each image the square in its center "
+            "is then shrunk to N x N."
         )
 
 
@@ -211,8 +212,7 @@ def _read_numpy(path, key, image_size):
         raise ValueError(f"{path}: the images are {shape[1]} x {shape[2]}, smaller than image_size = {image_size}.")
     _check_memory(path, (len(images), *((image_size, image_size) if image_size else shape[1:3]), images.shape[3]))
     if image_size and shape[1:3] != [image_size, image_size]:
-        small = [np.asarray(fitted(Image.fromarray(image.squeeze()), image_size)) for image in images]
-        images = np.stack(small).reshape(-1, image_size, image_size, images.shape[3])
+        images = np.stack([fitted(image, image_size) for image in images])
     return _Images(np.asarray(images), _checked_labels(path, aside.get("labels"), len(images)))
 
 

@@ -12,6 +12,7 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 from PIL import Image, ImageOps
 
@@ -110,22 +111,25 @@ class ImageFolder:
                 image = image if image.format == "PNG" else ImageOps.exif_transpose(image)
                 if image.mode == "P":  # its colors may be transparent
                     image = image.convert("RGBA")
-                return np.asarray(fitted(image.convert("L" if is_gray else "RGB"), image_size))
+                pixels = np.asarray(image.convert("L" if is_gray else "RGB"))
+            return fitted(np.atleast_3d(pixels), image_size)
 
         width, height = (image_size, image_size) if image_size else self.headers[0].size
         images = np.empty((len(self.files), height, width, 1 if is_gray else 3), np.uint8)
         for image, pixels in zip(images, _mapped(decode, self.files, "images"), strict=True):
-            image[:] = pixels.reshape(image.shape)
+            image[:] = pixels
         return images
 
 
 def fitted(image, size):
-    """The square in the center of a PIL image, shrunk: each pixel is the mean of those that it covers."""
+    """The square in the center of an image `[height, width, channels]`, shrunk: each pixel is a rounded mean."""
     if not size:
         return image
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.resize((size, size), Image.Resampling.BOX, (left, top, left + side, top + side))
+    height, width, _ = image.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side]
+    return np.round(tf.image.resize(square, [size, size], "area")).astype(np.uint8)
 
 
 def subfolders(folder):
