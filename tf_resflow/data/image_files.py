@@ -163,8 +163,8 @@ def _check_sizes(folders, image_size):
         one, other, *_ = firsts.values()
         raise ValueError(
             f"The images are of {len(firsts)} sizes, such as {_sized(one)} and {_sized(other)}. Set image_size "
-            f"(--config.data.image_size=N, N up to {min(map(min, firsts))}): of each image the square in its center "
-            "is then shrunk to N x N."
+            f"(--config.data.image_size=N, N up to {min(map(min, firsts))}): of each image the square in its "
+            "center is then shrunk to N x N."
         )
 
 

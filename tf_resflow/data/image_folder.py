@@ -25,8 +25,8 @@ _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 0x0112  # of a photograph; from 5 on it lies on its side
 # What PIL raises for files that are no images, or damaged.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
-_UNREADABLE += (Image.DecompressionBombError,)
+_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError)
+_UNREADABLE += (struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class Header(NamedTuple):

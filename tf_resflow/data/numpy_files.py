@@ -3,9 +3,15 @@
 __all__ = ["read_array"]
 
 import contextlib
+import tokenize
 import zipfile
+import zlib
 
 import numpy as np
+
+# What NumPy raises for files that are no arrays, or damaged.
+_UNREADABLE = (ValueError, OSError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError)
+_UNREADABLE += (tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
 
 def read_array(path, key=None, aside=()):
@@ -41,5 +47,5 @@ def read_array(path, key=None, aside=()):
 def _unreadable_told(path):
     try:
         yield
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path}: not an array of numbers that can be read ({error}).") from None
