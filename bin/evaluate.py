@@ -27,7 +27,6 @@ With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves
 --log_det=adaptive certifies that what is left of each series is below 1e-4 nats.
 """
 
-import json
 import math
 import pathlib
 
@@ -72,7 +71,7 @@ def main():
         result = _evaluate()
     print(training.table(result))
     if _OUTPUT.value:
-        training.write_text(pathlib.Path(_OUTPUT.value), json.dumps(_finite(result), indent=2) + "\n")
+        training.write_json(pathlib.Path(_OUTPUT.value), _finite(result))
 
 
 def _evaluate():

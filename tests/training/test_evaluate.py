@@ -206,10 +206,11 @@ def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
 
 
 def test_check_output(tmp_path):
-    training.check_output(tmp_path / "scores.json")
-    for path in (tmp_path, tmp_path / "missing" / "scores.json"):
+    training.check_output(tmp_path / "scores.JSON", [".json"])
+    (tmp_path / "folder.json").mkdir()
+    for path in (tmp_path / "folder.json", tmp_path / "missing" / "scores.json", tmp_path / "scores.docx"):
         with pytest.raises(ValueError, match="cannot be written"):
-            training.check_output(path)
+            training.check_output(path, [".json"])
 
 
 def test_a_flow_of_couplings(tmp_path, make_config):

@@ -173,6 +173,6 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
 def test_data_without_labels_are_refused_at_once(tmp_path, make_config, monkeypatch):
     images = {split: np.zeros([40, 8, 8, 1]) for split in ("train", "test")}
     unlabelled = data.Dataset.from_arrays("unlabelled", images, levels=17)
-    monkeypatch.setattr(loop.data, "load", lambda config: unlabelled)
+    monkeypatch.setattr("tf_resflow.data.load", lambda config: unlabelled)
     with pytest.raises(ValueError, match="config.task is 'hybrid', but 'unlabelled' has no labels"):
         loop.train(make_config(**FIELDS), tmp_path, progress=False)

@@ -75,7 +75,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     """Stopped by a signal after step 3 and by its number of steps at 5; evaluated there as well."""
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.tqdm, "tqdm", RaisingBar)
+        patch.setattr("tf_resflow.progress.tqdm.tqdm", RaisingBar)
         with pytest.raises(loop.Interrupted, match="SIGTERM after step 3.*ckpt-3") as stop:
             loop.train(make_config(train__steps=5), tmp_path, progress=False)
     assert stop.value.signum == signal.SIGTERM
@@ -89,7 +89,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(tmp_path, make_config, monkeypatch):
     config = make_config(train__eval_every=5, data__num_test=30)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Report, "scores", lambda _: signal.raise_signal(signal.SIGINT) or time.sleep(60))
+        patch.setattr(loop.Report, "scores", lambda *_: signal.raise_signal(signal.SIGINT) or time.sleep(60))
         patch.setattr(loop, "_signal_taken", lambda: contextlib.nullcontext(loop._Taken()))
         with pytest.raises(KeyboardInterrupt):
             loop.train(config, tmp_path, progress=False)
@@ -111,6 +111,7 @@ def test_the_best_score_is_of_the_same_examples(tmp_path, make_config):
 def test_scores_of_the_train_split_are_not_mixed_with_what_training_logs(tmp_path, make_config):
     np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=[100, 2]))
     fields = {"data__name": "tabular", "data__path": str(tmp_path / "table.npy"), "eval__split": "train"}
+    fields["data__validation_fraction"] = 0.0
     loop.train(make_config(**fields, train__steps=5), tmp_path / "run", progress=False)
     result = loop.train(make_config(**fields), tmp_path / "run", progress=False)
     lines = [line for line in read_metrics(tmp_path / "run") if "num_examples" in line]
@@ -118,9 +119,21 @@ def test_scores_of_the_train_split_are_not_mixed_with_what_training_logs(tmp_pat
     assert result["best"] == min(line["nats"] for line in lines)
 
 
+def test_the_validation_split_is_scored_on_the_way_and_the_test_split_once(tmp_path, make_config):
+    np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=[100, 2]))
+    fields = {"data__name": "tabular", "data__path": str(tmp_path / "table.npy"), "train__eval_every": 5}
+    result = loop.train(make_config(**fields), tmp_path / "run", progress=False)
+    lines = [line for line in read_metrics(tmp_path / "run") if "num_examples" in line]
+    scored = [(line["split"], line["step"]) for line in lines]
+    assert scored == [("validation", 5), ("validation", 10), ("test", 10)]
+    assert (result["split"], result["nats"]) == ("test", lines[2]["nats"])
+    assert result["validation"]["nats"] == lines[1]["nats"] != result["nats"]
+    assert result["best"] == min(line["nats"] for line in lines[:2])
+
+
 def test_a_signal_in_the_last_evaluation_acts_as_ever(tmp_path, make_config, monkeypatch):
     """All is saved by then, and there is no step at whose end to stop."""
-    monkeypatch.setattr(loop.Report, "scores", lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(loop.Report, "scores", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         loop.train(make_config(train__eval_every=20), tmp_path, progress=False)
     assert (tmp_path / "checkpoints" / "ckpt-10.index").exists()
@@ -176,14 +189,14 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
 @pytest.mark.parametrize("on_replicas", [False, True])
 def test_a_gradient_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch, two_replicas, on_replicas):
     """The step is not taken, so that the message can tell the part where NaN begins: here in the data."""
-    train_batches = loop.data.Dataset.train_batches
+    train_batches = resflow.data.Dataset.train_batches
 
     def spoiled(*args, **kwargs):
         batches = train_batches(*args, **kwargs).enumerate(1)
         last = tf.range(16) == 15  # on the second of two replicas
         return batches.map(lambda i, x: tf.where((i == 7) & last[:, None], math.nan, x))
 
-    monkeypatch.setattr(loop.data.Dataset, "train_batches", spoiled)
+    monkeypatch.setattr(resflow.data.Dataset, "train_batches", spoiled)
     message = "The loss or its gradient is NaN or infinite at step 7. All weights are finite; "
     message += "what act_norm gives is not. The last good checkpoint is .*ckpt-5"
     with pytest.raises(loop.NonFiniteError, match=message):

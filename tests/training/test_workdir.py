@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -128,10 +129,14 @@ def test_the_data_of_a_run(tmp_path):
     del older["num_classes"]
     files.data.write_text(json.dumps(older))
     assert files.read_data().num_classes is None
+    files.check_data(dataset)
     files.write_data(dataset)
     assert files.read_data().num_classes == 4
+    files.check_data(dataclasses.replace(dataset, mean=dataset.mean * (1 + 1e-7)))
+    with pytest.raises(ValueError, match=r"their mean was \[0.0294\], but now it is \[0.0394\]"):
+        files.check_data(dataclasses.replace(dataset, mean=dataset.mean + 0.01))
     with pytest.raises(ValueError, match="data 'demo' are not those"):
-        files.write_data(Dataset.from_arrays("demo", images, 17, labels, num_classes=5).with_channel_statistics())
+        files.check_data(Dataset.from_arrays("demo", images, 17, labels, num_classes=5).with_channel_statistics())
 
 
 @pytest.mark.parametrize(

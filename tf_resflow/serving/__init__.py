@@ -1,6 +1,5 @@
 """Serving: a model as a SavedModel that TensorFlow Serving, or TensorFlow in any language, runs by itself."""
 
-from tf_resflow.serving.export import export, export_run
-from tf_resflow.serving.signatures import Signatures
+import lazy_loader
 
-__all__ = ["Signatures", "export", "export_run"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

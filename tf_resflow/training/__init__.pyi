@@ -9,14 +9,15 @@ from .flow_model import FlowModel
 from .hybrid_model import HybridModel
 from .load import load
 from .loop import Interrupted, WorkerLostError, train
-from .metrics import MetricsWriter, read_metrics
+from .metrics import read_metrics
+from .metrics_writer import MetricsWriter
 from .non_finite import NonFiniteError
 from .optimizer import Adam, AdamW, make_optimizer
 from .report import Report
 from .step import train_step
 from .strategies import STRATEGIES, is_chief
 from .table import METRICS, check_metrics, table
-from .workdir import Workdir, check_output, read_json, write_text
+from .workdir import Workdir, check_output, read_json, write_json
 
 __all__ = [
     "METRICS",
@@ -51,5 +52,5 @@ __all__ = [
     "train",
     "train_step",
     "validate_config",
-    "write_text",
+    "write_json",
 ]

@@ -20,6 +20,7 @@ _PACKAGE = pathlib.Path(__file__).parents[1]
 _USER_ERRORS = (ValueError, ArithmeticError, OSError)
 _HELP_FLAGS = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpshort", "helpfull", "helpxml")}
 _CONFIG_FIELD = re.compile(r"--?(?:no)?config\.([^=\[]+)")
+_DEPRECATED = "`FeatureConnector.dtype` is deprecated"  # what TFDS calls by itself
 # What TensorFlow's C++ code logs at its start: the processor's features, and that there is no GPU.
 _NOISE = re.compile(
     rb"I\d{4} |\d{4}-\d\d-\d\d .*: I |WARNING: All log messages before absl|To enable the following instructions"
@@ -48,6 +49,7 @@ def run(main, check=None):
 def _guarded(main, check=None):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().addFilter(lambda record: _DEPRECATED not in str(record.msg))
     try:
         if check:
             check()

@@ -6,6 +6,7 @@ import math
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
+from tf_resflow.progress import track
 from tf_resflow.training.evaluation_log_det import default_log_det, evaluation_log_det
 from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.report import Report
@@ -98,7 +99,8 @@ class Evaluation:
         (1 - 1 / K) times half their variance in nats, on the scale of the score.
         """
         bound = evaluation.HeldOut(self._model, num_samples=num_samples)
-        score = bound(self._report.batches(), self._config.seed)
+        batches = track(self._report.batches(), "importance-weighted bound")
+        score = bound(batches, self._config.seed)
         nats = self._model.num_dimensions * math.log(2.0)
         bias = -0.5 * nats * self._evaluation_noise.estimator_std**2 * (1 - 1 / num_samples)
         return {
@@ -137,10 +139,10 @@ class Evaluation:
             raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
         batch_size = self._config.eval.batch_size
         data, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
-        for batch in self._dataset.eval_batches("train", batch_size, num_samples):
+        for batch in track(self._dataset.eval_batches("train", batch_size, num_samples), "features of images"):
             data.update(features(batch))
         draw = tf.function(self._model.sample, autograph=False)
-        for index in range(math.ceil(num_samples / batch_size)):
+        for index in track(range(math.ceil(num_samples / batch_size)), "features of samples"):
             seed = tf.constant([self._config.seed, index], tf.int32)
             samples.update(features(draw(batch_size, seed)[: num_samples - samples.num]))
         distance = evaluation.frechet_distance(samples, data)
@@ -178,7 +180,8 @@ class Evaluation:
         settings = self._config.eval
         other = dataset.eval_batches(settings.split, settings.batch_size, settings.num_examples or None)
         views = evaluation.PerExample(self._views)
-        ours, theirs = (views(batches, self._config.seed) for batches in (self._report.batches(), other))
+        batches = {self._dataset.name: self._report.batches(), dataset.name: other}
+        ours, theirs = (views(track(b, f"scores of {name}"), self._config.seed) for name, b in batches.items())
         result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
         return {"ood": result | {f"auroc_{v}": evaluation.ood_auroc(ours[v], theirs[v]) for v in ours}}
 

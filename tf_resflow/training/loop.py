@@ -17,7 +17,8 @@ from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints, check_state
 from tf_resflow.training.config import validate_config, with_fitting_warmup
 from tf_resflow.training.data import load_checked
-from tf_resflow.training.metrics import MetricsWriter, read_metrics
+from tf_resflow.training.metrics import read_metrics
+from tf_resflow.training.metrics_writer import MetricsWriter
 from tf_resflow.training.non_finite import NonFiniteError, find_largest_norm, find_non_finite
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.report import Report

@@ -18,7 +18,7 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None
 
-__all__ = ["DataInfo", "Workdir", "check_output", "read_json", "write_json", "write_text"]
+__all__ = ["DataInfo", "Workdir", "check_output", "read_json", "write_json"]
 
 # Fields that a later run may change: they leave the weights at a given step as they are.
 _FREE = (
@@ -374,8 +374,7 @@ def _is_same(before, now, std):
 
 
 def _short(value):
-    text = f"{np.asarray(value):.6g}" if isinstance(value, float) else repr(value)
-    return text if len(text) < 80 else f"{text[:76]} ..."
+    return np.array2string(np.asarray(value), precision=4, threshold=6) if isinstance(value, list) else repr(value)
 
 
 def _plain(value):

@@ -1,0 +1,181 @@
+"""What the binaries refuse, as real processes: one line that tells what was wrong and what to do, at once."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tf_resflow.training import default_config
+
+ROOT = pathlib.Path(__file__).parents[2]
+TOY = "--config=configs/toy2d.py"
+NEW = "--workdir={tmp}/new"
+NONE = "--workdir={tmp}/none"
+RUN = "--workdir={run}"
+PICTURE = "--output={tmp}/x.png"
+TRAIN = [TOY, NEW]
+
+CONFIG_FILES = {
+    "syntax": "def get_config(:\n",
+    "no_function": "x = 1\n",
+    "wrong_import": "import nosuch\n",
+    "wrong_type": "def get_config():\n    return {'train': 5}\n",
+    "wrong_key": "from tf_resflow.training import default_config\n\n\ndef get_config():\n"
+    "    config = default_config()\n    config.train.stesp = 3\n    return config\n",
+    "fails": "def get_config():\n    return 1 / 0\n",
+    "needs_argument": "def get_config(rate):\n    raise ValueError('never')\n",
+}
+
+# The binary, its arguments, and parts of the line.
+REFUSED = {
+    "no config": ("train", [NEW], ["--config must have a value"]),
+    "no workdir": ("train", [TOY], ["--workdir must have a value"]),
+    "an empty config": ("train", ["--config=", NEW], ["cannot read the config file"]),
+    "a folder as config": ("train", ["--config=configs", NEW], ["config file 'configs'"]),
+    "a name as config": ("train", ["--config=digts", NEW], ["Did you mean", "configs/digits.py"]),
+    "a typo in the config": (
+        "train",
+        ["--config=configs/digit.py", NEW],
+        ["config file 'configs/digit.py'", "Did you mean --config=configs/digits.py?"],
+    ),
+    "a syntax error": ("train", ["--config={tmp}/syntax.py", NEW], ["syntax.py, line 1: invalid"]),
+    "no get_config": ("train", ["--config={tmp}/no_function.py", NEW], ["no function get_config"]),
+    "an import that fails": (
+        "train",
+        ["--config={tmp}/wrong_import.py", NEW],
+        ["wrong_import.py, line 1: ModuleNotFoundError: No module named 'nosuch'"],
+    ),
+    "a config that is a dict": (
+        "train",
+        ["--config={tmp}/wrong_type.py", NEW],
+        ["returns {{'train': 5}}", "ConfigDict"],
+    ),
+    "a wrong key in the file": (
+        "train",
+        ["--config={tmp}/wrong_key.py", NEW],
+        ["wrong_key.py, line 6", "no key 'stesp'", "'train.steps'"],
+    ),
+    "a config that fails": ("train", ["--config={tmp}/fails.py", NEW], ["fails.py, line 2: ZeroDivisionError"]),
+    "an argument that is missing": (
+        "train",
+        ["--config={tmp}/needs_argument.py", NEW],
+        ["'rate'", "needs_argument.py:ARGUMENT"],
+    ),
+    "an argument too many": ("train", ["--config=configs/digits.py:3", NEW], ["takes 0 positional arguments"]),
+    "a typo in a base": ("train", ["--config=configs/hybrid.py:mnst_small", NEW], ["mean 'mnist_small'?"]),
+    "a typo in a trunk": ("train", ["--config=configs/hybrid.py:mnist,rezidual", NEW], ["residual, coupling"]),
+    "no ablation": ("train", ["--config=configs/ablations.py", NEW], ["ablations.py:NAME", "iresnet"]),
+    "a typo in an ablation": ("train", ["--config=configs/ablations.py:poison", NEW], ["mean 'poisson'?"]),
+    "a typo in an ablation's base": (
+        "train",
+        ["--config=configs/ablations.py:poisson,mnits", NEW],
+        ["'mnits' after the comma", "mean 'mnist'?"],
+    ),
+    "a typo in a field": ("train", [*TRAIN, "--config.train.stesp=5"], ["no key 'train.stesp'", "'train.steps'?"]),
+    "a section as a field": ("train", [*TRAIN, "--config.model=5"], ["no key 'model'", "Keys of model"]),
+    "text for a number": ("train", [*TRAIN, "--config.train.steps=many"], ["config.train.steps=many"]),
+    "no steps": ("train", [*TRAIN, "--config.train.steps=0"], ["train.steps is 0", "at least 1"]),
+    "a negative rate": ("train", [*TRAIN, "--config.train.learning_rate=-1"], ["learning_rate is -1", "above 0"]),
+    "a seed out of range": ("train", [*TRAIN, "--config.seed=2147483648"], ["seed is 2147483648", "2^31 - 1"]),
+    "an unknown optimizer": ("train", [*TRAIN, "--config.train.optimizer=sgd"], ["'sgd'", "'adam', 'adamw'"]),
+    "norms that do not fit": ("train", [*TRAIN, "--config.model.hidden=(8,)"], ["norms has 5 orders", "3 orders"]),
+    "a bound of 1": ("train", [*TRAIN, "--config.model.coefficient=1.0"], ["coefficient is 1.0", "below 1"]),
+    "a typo in a flag": ("train", [*TRAIN, "--workdr=x"], ["'workdr'. Did you mean: workdir"]),
+    "an unknown strategy": ("train", [*TRAIN, "--strategy=mirored"], ["mirored", "mirrored"]),
+    "a stray argument": ("train", [*TRAIN, "now"], ["unexpected arguments ['now']"]),
+    "the workdir of another run": ("train", [TOY, RUN, "--config.seed=8"], ["config.seed = 0, but now it is 8"]),
+    "a workdir with a list as config": ("train", [TOY, "--workdir={list}"], ["not []"]),
+    "a workdir with bytes as config": ("evaluate", ["--workdir={bytes}"], ["config.json is not valid JSON"]),
+    "a workdir with a wrong type": (
+        "sample",
+        ["--workdir={type}", "--output={tmp}/a.png"],
+        ["train.steps = 'many'"],
+    ),
+    "a workdir of another version": (
+        "export",
+        ["--workdir={key}", "--export_dir={tmp}"],
+        ["unknown key 'train.stesp'"],
+    ),
+    "evaluate without a run": ("evaluate", [NONE], ["no config.json"]),
+    "an unknown metric": ("evaluate", [RUN, "--metrics=lipschitz,fd"], ["metrics ['fd']", "noise"]),
+    "no metric": ("evaluate", [RUN, "--metrics="], ["likelihood, noise"]),
+    "scores as a document": ("evaluate", [RUN, "--output=x.docx"], ["'x.docx'", ".json"]),
+    "scores in no folder": ("evaluate", [RUN, "--output={tmp}/none/x.json"], ["cannot be written"]),
+    "a negative number": ("evaluate", [RUN, "--num_examples=-1"], ["num_examples=-1"]),
+    "an unknown log_det": ("evaluate", [RUN, "--log_det=exakt"], ["exakt", "exact"]),
+    "sample without a run": ("sample", [NONE, "--output={tmp}/a.png"], ["no config.json"]),
+    "samples as a document": ("sample", [RUN, "--output=x.docx"], ["x.docx", ".png", ".npy"]),
+    "samples in no folder": ("sample", [RUN, "--output={tmp}/none/x.png"], ["none"]),
+    "no samples": ("sample", [RUN, PICTURE, "--num=0"], ["num=0"]),
+    "a temperature in words": ("sample", [RUN, PICTURE, "--temperature=0.5,warm"], ["temperature"]),
+    "an infinite temperature": ("sample", [RUN, PICTURE, "--temperature=inf"], ["inf"]),
+    "a huge temperature": ("sample", [RUN, PICTURE, "--temperature=1e30"], ["1e30"]),
+    "a negative temperature": ("sample", [RUN, PICTURE, "--temperature=-1"], ["-1"]),
+    "a seed of 2^31": ("sample", [RUN, PICTURE, "--seed=2147483648"], ["2147483648"]),
+    "a temperature of a path": (
+        "sample",
+        [RUN, PICTURE, "--temperature=0.5", "--interpolate=pairs"],
+        ["--interpolate takes no temperature"],
+    ),
+    "export without a run": ("export", [NONE, "--export_dir={tmp}"], ["no config.json"]),
+    "version 0": ("export", [RUN, "--export_dir={tmp}", "--version=0"], ["version=0"]),
+    "curves as a document": ("plot_runs", ["--workdirs={run}", "--output={tmp}/x.docx"], ["x.docx", ".png"]),
+    "curves of no run": ("plot_runs", ["--workdirs={tmp}/none", PICTURE], ["none", "no config.json"]),
+    "curves of binary metrics": ("plot_runs", ["--workdirs={binary}", PICTURE], ["Line 2 of"]),
+    "no checkpoint": ("convert_checkpoint", ["--checkpoint={tmp}/a.pth", NEW], ["a.pth"]),
+    "a workdir to convert to": ("convert_checkpoint", ["--checkpoint={tmp}/syntax.py", RUN], ["{run}"]),
+}
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """A folder with config files, and workdirs as a run, or damage, leaves them."""
+    root = tmp_path_factory.mktemp("refusals")
+    for name, text in CONFIG_FILES.items():
+        (root / f"{name}.py").write_text(text)
+    sys.path.insert(0, str(ROOT))
+    from configs import toy2d
+
+    config = json.loads(json.dumps(toy2d.get_config().to_dict()))
+    assert config.keys() == default_config().to_dict().keys()
+    wrong_type = config | {"train": config["train"] | {"steps": "many"}}
+    wrong_key = config | {"train": config["train"] | {"stesp": 5}}
+    contents = {"run": config, "binary": config, "list": [], "type": wrong_type, "key": wrong_key}
+    for name, content in contents.items():
+        (root / name).mkdir()
+        (root / name / "config.json").write_text(json.dumps(content))
+    (root / "bytes").mkdir()
+    (root / "bytes" / "config.json").write_bytes(b"\xff\x00{")
+    (root / "binary" / "metrics.jsonl").write_bytes(b'{"step": 1, "split": "train"}\n\xff\xfe\x00\n')
+    return {name: root / name for name in (*contents, "bytes")} | {"tmp": root}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(case, paths):
+    binary, arguments, parts = REFUSED[case]
+    before = sorted(paths["tmp"].rglob("*"))
+    command = [sys.executable, str(ROOT / "bin" / f"{binary}.py"), *(a.format(**paths) for a in arguments)]
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith("Pass --help")]
+    assert len(lines) <= 3 and len(done.stderr) < 1500
+    assert lines[0].startswith(("Error: ", "FATAL Flags parsing error: "))
+    for part in parts:
+        assert part.format(**paths) in done.stderr
+    assert sorted(path for path in paths["tmp"].rglob("*") if "__pycache__" not in path.parts) == [
+        path for path in before if "__pycache__" not in path.parts
+    ]
+
+
+@pytest.mark.parametrize("binary", ["train", "evaluate", "sample", "export", "plot_runs", "convert_checkpoint"])
+def test_help(binary):
+    """It comes at once, on the standard output, and is no error."""
+    command = [sys.executable, str(ROOT / "bin" / f"{binary}.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and not done.stderr
+    assert "--workdir" in done.stdout and f"python bin/{binary}.py" in done.stdout

@@ -1,0 +1,92 @@
+"""Where a run's figures go: metrics.jsonl and TensorBoard."""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import pathlib
+
+import tensorflow as tf
+
+from tf_resflow.training.metrics import read_metrics
+from tf_resflow.training.workdir import write_text
+
+__all__ = ["MetricsWriter"]
+
+
+class MetricsWriter:
+    """Writes scalars as JSON lines and to TensorBoard, and images to TensorBoard.
+
+    A line is `{"step": 100, "split": "train", "bits_per_dim": 2.31, ...}`; NaN and infinite values
+    become null. A run that was killed may have written lines later than the checkpoint it resumes
+    from: they are dropped. What is there already for a step and split is not written again: of the
+    train split, what training logs and a held-out score (with "num_examples") are two things.
+
+    Args:
+      workdir: directory to write to.
+      step: the step that the run starts from; lines of later steps are dropped.
+    """
+
+    def __init__(self, workdir, step=0):
+        workdir = pathlib.Path(workdir)
+        self._path = workdir / "metrics.jsonl"
+        self._written = _drop_later(self._path, step)
+        self._file = self._path.open("ab", buffering=0)  # so that closing it writes nothing
+        self._events_path = workdir / "events"
+        self._events = tf.summary.create_file_writer(str(self._events_path))
+
+    def scalars(self, step, split, values):
+        """Writes `values`, a dict of name to number, as one line."""
+        if (step, split, "num_examples" in values) in self._written:
+            return
+        values = {name: float(value) for name, value in values.items()}
+        line = {"step": step, "split": split}
+        line |= {name: v if math.isfinite(v) else None for name, v in values.items()}
+        line = f"{json.dumps(line)}\n".encode()
+        with _told(self._path):
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with _told(self._events_path), self._events.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(f"{split}/{name}", value, step)
+
+    def image(self, step, name, image):
+        """Writes a uint8 image `[height, width, channels]` to TensorBoard."""
+        with _told(self._events_path), self._events.as_default():
+            tf.summary.image(name, image[None], step)
+
+    def close(self):
+        """Flushes and closes both files."""
+        self._file.close()
+        with _told(self._events_path):
+            self._events.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            self.close()
+        except OSError:
+            if kind is None:  # else the error on the way is the one to tell
+                raise
+
+
+@contextlib.contextmanager
+def _told(path):
+    """Says what cannot be written, of an error of Python or of TensorFlow."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.message.splitlines()[0].rstrip(".")
+        raise OSError(f"Cannot write {path}: {reason}. Make room, or make it writable.") from None
+
+
+def _drop_later(path, step):
+    """Drops the lines after `step`; returns the steps and splits of the others."""
+    if not path.exists():
+        return set()
+    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    return {(line["step"], line["split"], "num_examples" in line) for line in kept}
