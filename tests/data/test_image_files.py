@@ -319,3 +319,29 @@ def test_fields_reach_the_loader(tmp_path):
     assert dataset.event_shape == (4, 4, 3) and dataset.crop_padding == 1
     batches = dataset.train_batches(5, seed=0)
     assert [x.shape for x in itertools.islice(batches, 1)] == [(5, 4, 4, 3)]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff", "npy", "npz"])
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_a_file_with_wrong_bytes_is_read_or_refused(tmp_path, suffix):
+    generator = np.random.default_rng(3)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "npy":
+        np.save(path, COLOR)
+    elif suffix == "npz":
+        np.savez(path, images=COLOR, labels=np.arange(20))
+    else:
+        _write(tmp_path, COLOR[:1], suffix)
+        (tmp_path / f"00.{suffix}").rename(path)
+    whole = path.read_bytes()
+    for _ in range(40):
+        content = bytearray(whole[: generator.integers(1, len(whole) + 1)] if generator.integers(2) else whole)
+        for place in generator.integers(min(len(content), 150), size=2):
+            content[place] = generator.integers(256)
+        path.write_bytes(content)
+        try:
+            dataset = _load(path if suffix.startswith("np") else tmp_path)
+        except ValueError as error:
+            assert "a." in str(error), error
+        else:
+            assert dataset.array("train").dtype == np.uint8
