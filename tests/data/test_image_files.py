@@ -229,7 +229,7 @@ def test_folders_without_images_are_errors(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ValueError, match="holds no image: .*, but it holds a.txt"):
         _load(tmp_path)
-    with pytest.raises(ValueError, match="a.txt: expected a folder of images, or a file that ends in .npy"):
+    with pytest.raises(ValueError, match="a.txt: expected a folder of images, or a file of them that ends in .npy"):
         _load(tmp_path / "a.txt")
     _write(tmp_path / "dogs", COLOR)
     (tmp_path / "cats").mkdir()

@@ -164,6 +164,8 @@ def test_wrong_files_are_errors(tmp_path, matrix):
         load_tabular(tmp_path / "none.csv")
     with pytest.raises(ValueError, match="ends in .npy, .npz, .csv, .parquet"):
         load_tabular(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="is a folder. .* data.name = 'images'"):
+        load_tabular(tmp_path)
     with pytest.raises(ValueError, match="need a file"):
         load_tabular("")
     np.savez(tmp_path / "two.npz", rows=matrix, other=matrix)

@@ -121,7 +121,10 @@ def _places(path, path_test, path_validation):
         if not place.exists():
             raise ValueError(f"{_field(split)}: there is no {place} (looked for {place.absolute()}).")
         if not place.is_dir() and place.suffix.lower() not in (".npy", ".npz"):
-            raise ValueError(f"{place}: expected a folder of images, or a file that ends in .npy or .npz.")
+            raise ValueError(
+                f"{place}: expected a folder of images, or a file of them that ends in .npy or .npz. (A table is "
+                "data.name = 'tabular'.)"
+            )
     root = places["train"]
     return places | (_split_folders(root, places) if root.is_dir() else {})
 

@@ -92,6 +92,8 @@ def read_matrix(path, key=None):
     path = pathlib.Path(path).expanduser()
     readers = {".npy": _read_numpy, ".npz": _read_numpy, ".csv": _read_csv, ".parquet": _read_parquet}
     suffix = path.suffix.lower()
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Give the file of a table, or, for images, data.name = 'images'.")
     if suffix not in readers:
         raise ValueError(f"{path}: expected a file name that ends in {', '.join(readers)}.")
     if not path.is_file():
