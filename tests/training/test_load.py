@@ -1,3 +1,5 @@
+import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -57,3 +59,16 @@ def test_a_checkpoint_of_another_model(run, tmp_path, make_config, change):
 def test_not_a_workdir(tmp_path):
     with pytest.raises(ValueError, match="no config.json"):
         resflow.load(tmp_path)
+
+
+def test_a_run_of_version_0_1_0(tmp_path):
+    """It scores what it scored then, and can be resumed: 20 steps of two blocks on the moons."""
+    workdir = shutil.copytree(pathlib.Path(__file__).parent / "run_0_1_0", tmp_path / "run")
+    then = json.loads((workdir / "result.json").read_text())
+    model = resflow.load(workdir)
+    assert model.step == then["step"] == 20
+    dataset = training.load_data(workdir)
+    score = training.Report(model.config, model, dataset).score()
+    assert score.mean == pytest.approx(then["nats"], rel=1e-5)
+    result = training.train(model.config, workdir, progress=False)  # the figures are missing, so that it ends again
+    assert result["step"] == 20 and result["nats"] == pytest.approx(then["nats"], rel=1e-5)
