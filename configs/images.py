@@ -7,6 +7,9 @@ DIR is a folder of PNG, JPEG or WebP files, or a .npy or .npz file of uint8 imag
 those of the names train, test and validation are splits. Splits that are not there are drawn from the images, a
 tenth for each. With a size, here 32, of each image the square in its center is shrunk to it; without, all images
 must have one size, whose sides are multiples of 4. --config.data.flip=True mirrors them at random.
+
+On two cores a step took 0.4 s with gray images of 28 x 28, 0.6 s with color images of 32 x 32 and 1.0 s with ":64",
+at best, and up to twice that while they had other work: 3,000 steps of 0.6 s are half an hour.
 """
 
 from tf_resflow.training import default_config
