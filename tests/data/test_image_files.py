@@ -65,13 +65,17 @@ def test_gray_and_color(tmp_path, said):
     mixed = _load(tmp_path / "gray").array("train")
     np.testing.assert_array_equal(mixed[0], COLOR[0])
     np.testing.assert_array_equal(mixed[1:20], np.repeat(GRAY[1:, ..., np.newaxis], 3, axis=-1))
-    assert len(said) == 1 and "20 gray images are made color, such as" in said[0] and "99.png" in said[0]
+    assert len(said) == 1 and "20 gray images are made color, such as" in said[0] and "01.png" in said[0]
 
 
 def test_transparency_is_dropped(tmp_path, said):
     transparent = np.concatenate([COLOR, GRAY[..., np.newaxis]], axis=-1)
     np.testing.assert_array_equal(_load(_write(tmp_path, transparent)).array("train"), COLOR)
-    assert len(said) == 1 and "transparency of 20 images is dropped" in said[0]
+    assert len(said) == 1 and "20 images lose their transparency, such as" in said[0]
+    palette = Image.fromarray(COLOR[0]).quantize(256)
+    palette.save(tmp_path / "00.png", transparency=0)
+    np.testing.assert_array_equal(_load(tmp_path).array("train")[0], np.asarray(palette.convert("RGB")))
+    assert len(said) == 2 and "20 images" in said[1]
 
 
 def test_other_files_are_skipped(tmp_path, said):
@@ -189,11 +193,8 @@ def test_images_of_several_sizes_are_an_error(tmp_path):
         _load(tmp_path / "a.npy", path_test=_write(tmp_path / "b", COLOR[:, :5]))
 
 
-def _damage(path, change):
-    path.write_bytes(change(path.read_bytes()))
-
-
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")
 def test_a_damaged_file_is_named(tmp_path, suffix):
     images = np.random.default_rng(2).integers(256, size=[3, 32, 32, 3]).astype(np.uint8)
     _write(tmp_path, images, suffix)
@@ -257,12 +258,14 @@ def test_splits_that_are_given_twice_are_errors(tmp_path):
         _load(tmp_path / "train", path_test=tmp_path / "train")
 
 
-def test_too_few_images_are_an_error(tmp_path):
+def test_too_few_images_are_an_error(tmp_path, monkeypatch):
+    """A folder is not read for that."""
     np.save(tmp_path / "a.npy", COLOR[:4])
     with pytest.raises(ValueError, match="a.npy: the test split holds no example, since test_fraction of 4"):
         load_image_files(tmp_path / "a.npy")
+    monkeypatch.setattr(image_files.ImageFolder, "read", None)
     with pytest.raises(ValueError, match="4 examples less test_fraction leave 0 for training, which takes 1"):
-        _load(tmp_path / "a.npy", test_fraction=0.9)
+        _load(_write(tmp_path / "b", COLOR[:4]), test_fraction=0.9)
 
 
 def test_splits_without_labels(tmp_path, said):
@@ -271,6 +274,9 @@ def test_splits_without_labels(tmp_path, said):
     _write(tmp_path / "two", COLOR[3:])
     assert _load(tmp_path / "one", path_test=tmp_path / "two").num_classes is None
     assert len(said) == 1 and "the test split has no labels" in said[0]
+    np.savez(tmp_path / "two.npz", images=COLOR[3:], labels=np.arange(17))
+    with pytest.raises(ValueError, match="the classes of one split are folders, those of another numbers"):
+        _load(tmp_path / "one", path_test=tmp_path / "two.npz")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 __all__ = ["load_image_files"]
 
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -23,6 +24,10 @@ class _Images(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray | None
+
+    def take(self, numbers):
+        """Those of some numbers."""
+        return _Images(self.images[numbers], None if self.labels is None else self.labels[numbers])
 
 
 def load_image_files(
@@ -84,22 +89,24 @@ def load_image_files(
     folders = {split: ImageFolder(place) for split, place in places.items() if place.is_dir()}
     _check_sizes(folders.values(), image_size)
     is_gray = all(folder.is_gray for folder in folders.values())
-    parts = {}
-    for split, place in places.items():
-        if split in folders:
-            parts[split] = _read_folder(folders[split], image_size, is_gray)
-        else:
-            parts[split] = _read_numpy(place, key, image_size)
+    parts = {s: _read_numpy(place, key, image_size) for s, place in places.items() if s not in folders}
+    fractions = {"test": test_fraction, "validation": validation_fraction}
+    fractions = {split: fraction for split, fraction in fractions.items() if split not in places}
+    num = len(folders["train"].files if "train" in folders else parts["train"].images)
+    drawn = draw_splits(num, fractions, split_seed, path)  # before the folders are read, which may take long
+    parts |= {split: _read_folder(folder, image_size, is_gray) for split, folder in folders.items()}
     check_different({_field(split): part.images for split, part in parts.items()})
-    splits, labels = _drawn(parts, {"test": test_fraction, "validation": validation_fraction}, split_seed, path)
+    if len(drawn) > 1:
+        parts |= {split: parts["train"].take(numbers) for split, numbers in drawn.items()}
+    splits = {split: part.images for split, part in parts.items()}
+    labels, num_classes = _numbered(path, {split: part.labels for split, part in parts.items()})
     shapes = {split: images.shape[1:] for split, images in splits.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"{path}: the splits differ in the shape of their images, {shapes}. Make them alike.")
     if levels < 256:
         splits = {split: _fewer_levels(path, images, levels) for split, images in splits.items()}
-    labels, num_classes = _numbered(path, labels)
     return Dataset.from_arrays(
-        pathlib.Path(path).expanduser().resolve().name,
+        os.path.basename(os.path.abspath(os.path.expanduser(path))),
         splits,
         levels,
         labels,
@@ -231,18 +238,6 @@ def _checked_labels(path, labels, num):
     return labels
 
 
-def _drawn(parts, fractions, seed, path):
-    """The images and the labels of all splits; those that are not there are drawn from the train split."""
-    fractions = {split: fraction for split, fraction in fractions.items() if split not in parts}
-    train = parts["train"]
-    drawn = draw_splits(len(train.images), fractions, seed, path)
-    whole = len(drawn) == 1  # without a copy
-    for split, numbers in drawn.items():
-        if not whole:
-            parts[split] = _Images(*(None if part is None else part[numbers] for part in train))
-    return {split: part.images for split, part in parts.items()}, {s: part.labels for s, part in parts.items()}
-
-
 def _numbered(path, labels):
     """The labels of all splits as integers, and the number of classes; None twice without classes to tell apart."""
     bare = [split for split, values in labels.items() if values is None]
@@ -250,6 +245,8 @@ def _numbered(path, labels):
         if len(bare) < len(labels):
             logging.warning("%s: the %s split has no labels, so those of the others are left out.", path, bare[0])
         return None, None
+    if len({values.dtype.kind == "U" for values in labels.values()}) > 1:
+        raise ValueError(f"{path}: the classes of one split are folders, those of another numbers.")
     classes = sorted({name for values in labels.values() for name in np.unique(values).tolist()})
     if len(classes) < 2:
         return None, None

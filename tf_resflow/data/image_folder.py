@@ -2,7 +2,6 @@
 
 __all__ = ["ImageFolder", "fitted", "subfolders"]
 
-import collections
 import concurrent.futures
 import contextlib
 import os
@@ -35,12 +34,14 @@ class Header(NamedTuple):
     Attributes:
         size: width and height, as the image is shown.
         mode: PIL's mode.
+        has_alpha: whether it may have transparency.
         frames: number of images in the file.
         is_deep: whether a channel has more than 8 bits.
     """
 
     size: tuple[int, int]
     mode: str
+    has_alpha: bool
     frames: int
     is_deep: bool
 
@@ -68,7 +69,7 @@ class ImageFolder:
         self.path = path
         self.files = _list_files(path)
         self.classes = _classes(path, self.files)
-        self.headers = list(_mapped(_read_header, self.files, "image files"))
+        self.headers = list(_mapped(_read_header, self.files, "looking at images"))
         for file, header in zip(self.files, self.headers, strict=True):
             if header.frames > 1:
                 raise ValueError(f"{file} holds {header.frames} images, as an animation: give a file for each.")
@@ -82,15 +83,13 @@ class ImageFolder:
 
     def tell_changes(self, is_gray):
         """Warns of what `read` leaves out or adds."""
-        modes = collections.defaultdict(list)
-        for file, header in zip(self.files, self.headers, strict=True):
-            modes[header.mode].append(file)
-        gray = [file for mode in _GRAY for file in modes[mode]]
-        transparent = [file for mode in _ALPHA for file in modes[mode]]
+        pairs = [*zip(self.files, self.headers, strict=True)]
+        gray = [file for file, header in pairs if header.mode in _GRAY]
+        transparent = [file for file, header in pairs if header.has_alpha]
         if gray and not is_gray:
             logging.warning("%d gray images are made color, such as %s.", len(gray), gray[0])
         if transparent:
-            logging.warning("The transparency of %d images is dropped: %s", len(transparent), transparent[0])
+            logging.warning("%d images lose their transparency, such as %s.", len(transparent), transparent[0])
 
     def read(self, image_size=None, is_gray=False):
         """Decodes the images.
@@ -116,7 +115,7 @@ class ImageFolder:
 
         width, height = (image_size, image_size) if image_size else self.headers[0].size
         images = np.empty((len(self.files), height, width, 1 if is_gray else 3), np.uint8)
-        for image, pixels in zip(images, _mapped(decode, self.files, "images"), strict=True):
+        for image, pixels in zip(images, _mapped(decode, self.files, "reading images"), strict=True):
             image[:] = pixels
         return images
 
@@ -182,7 +181,9 @@ def _read_header(file):
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photograph and its preview
         has_raw_mode = image.format in ("PNG", "TIFF") and image.tile
         is_deep = image.mode in _DEEP or (has_raw_mode and ";16" in str(image.tile[0][3]))
-        return Header(image.size[::-1] if on_its_side else image.size, image.mode, frames, bool(is_deep))
+        size = image.size[::-1] if on_its_side else image.size
+        has_alpha = image.mode in _ALPHA or "transparency" in image.info
+        return Header(size, image.mode, has_alpha, frames, bool(is_deep))
 
 
 @contextlib.contextmanager
