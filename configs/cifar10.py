@@ -19,6 +19,7 @@ def get_config():
     config = default_config()
     config.data.name = "cifar10"
     config.data.flip = True
+    config.data.validation_fraction = 0.0  # as in the paper
     config.model.num_blocks = (16, 16, 16)
     config.model.width = 512
     config.model.num_fc_blocks = 4

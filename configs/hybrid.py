@@ -7,7 +7,7 @@ python bin/train.py --config=configs/hybrid.py:mnist_small,coupling_1x1,1 --work
 The argument is BASE,TRUNK,LAMBDA; the last two may be left out:
 
 - BASE: a config in this folder of labelled images: cifar10, svhn, mnist, fashion_mnist, each also with _small but
-  for svhn, or digits
+  for svhn, or digits, or images (a folder whose subfolders are the classes, as --config.data.path=DIR)
 - TRUNK: residual (the default), coupling (affine), or coupling_1x1, with an invertible 1x1 convolution before each
 - LAMBDA, of log p(label | x) + LAMBDA log p(x): 0, 1/D (the default) or 1. The config's number is LAMBDA D, the
   weight of bits/dim against the cross entropy: any other as --config.hybrid.density_weight=0.1
@@ -48,9 +48,14 @@ def get_config(argument=""):
             f"config, one of {', '.join(TRUNKS)}, and one of {', '.join(LAMBDAS)}."
         )
     config = _base(base)
-    dimensions = DIMENSIONS[config.data.name]
+    dimensions = DIMENSIONS.get(config.data.name)
+    if weight == "1" and dimensions is None:
+        raise ValueError(
+            f"How many numbers D an image of {base} has is not known here: leave LAMBDA out, and give "
+            "--config.hybrid.density_weight=D."
+        )
     config.task = "hybrid"
-    config.hybrid.density_weight = {"0": 0.0, "1/D": 1.0, "1": float(dimensions)}[weight]
+    config.hybrid.density_weight = {"0": 0.0, "1/D": 1.0, "1": float(dimensions or 0)}[weight]
     config.model.logit_alpha = None
     config.update_from_flattened_dict(TRUNKS[trunk])
     config.train.global_clipnorm = 1.0
@@ -62,9 +67,9 @@ def get_config(argument=""):
 def _base(name):
     known = {path.stem for path in pathlib.Path(__file__).parent.glob("*.py")} - {"ablations", "hybrid"}
     config = importlib.import_module(f"configs.{name}").get_config() if name in known else None
-    if config is None or config.data.name not in DIMENSIONS:
+    if config is None or config.data.name not in (*DIMENSIONS, "images"):
         raise ValueError(
             f"There is no config {name!r} of labelled images; {suggest(name, known)} Give cifar10, mnist or "
-            "fashion_mnist, each also with _small, or svhn or digits."
+            "fashion_mnist, each also with _small, or svhn, digits or images."
         )
     return config

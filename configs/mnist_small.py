@@ -15,6 +15,7 @@ def get_config():
     """Returns the configuration: three scales of two blocks, four fully connected blocks."""
     config = default_config()
     config.data.name = "mnist"
+    config.data.validation_fraction = 0.0  # as in the paper
     config.model.num_blocks = (2, 2, 2)
     config.model.width = 64
     config.model.num_fc_blocks = 4

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from PIL import Image
 
 import tf_resflow as resflow
 from configs import ablations, hybrid
@@ -24,6 +25,7 @@ SAME_MODEL = {
     "fashion_mnist": "mnist",
     "fashion_mnist_small": "mnist",
     "imagenet32": "cifar10",
+    "images": "cifar10",
     "mnist_small": "mnist",
     "svhn": "cifar10",
 }
@@ -84,6 +86,8 @@ def data_dir(tmp_path_factory):
         )
     rows = np.random.default_rng(0).normal(size=[40, 3])
     np.savetxt(f"{directory}/table.csv", rows, delimiter=",")
+    images = np.random.default_rng(0).integers(256, size=[40, 64, 64, 3], dtype=np.uint8)
+    np.savez(f"{directory}/images.npz", images=images, labels=np.arange(40) % 10)
     return directory
 
 
@@ -98,6 +102,8 @@ def prepared(config, data_dir):
     config.data.data_dir = data_dir
     if config.data.name == "tabular":
         config.data.path = f"{data_dir}/table.csv"
+    if config.data.name == "images":
+        config.data.path = f"{data_dir}/images.npz"
     return config
 
 
@@ -143,7 +149,53 @@ def test_hybrid_dimensions(name, dimensions, data_dir):
     assert math.prod(shape) == dimensions
 
 
+@pytest.mark.parametrize("size, squeezed", [("8", False), ("40", True)])
+def test_images_of_any_size(size, squeezed, data_dir):
+    """The flow has three scales, and halves the sides of what is given as often as they can be."""
+    config = prepared(get_config("images", size), data_dir)
+    dataset = data.load(config.data)
+    assert dataset.event_shape == (int(size), int(size), 3)
+    assert config.model.squeeze_first == squeezed
+    flow = resflow.flows.build_flow(config.model, dataset.event_shape)
+    assert flow.forward_event_shape(dataset.event_shape)[-1] == 3 * 16 * 4**squeezed
+
+
+def test_a_folder_of_images_becomes_samples(tmp_path):
+    for index, pixels in enumerate(np.random.default_rng(0).integers(256, size=[40, 9, 8, 1], dtype=np.uint8)):
+        (tmp_path / f"photographs/{index % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[..., 0]).save(tmp_path / f"photographs/{index % 2}/{index}.png")
+    config = prepared(get_config("images", "8"), "")
+    config.data.path = str(tmp_path / "photographs")
+    config.model.update(num_blocks=(1,), num_fc_blocks=0)
+    config.train.steps = 2
+    config.eval.num_samples = 4
+    result = training.train(config, tmp_path / "run", progress=False)
+    assert (result["name"], result["split"], result["num_examples"]) == ("photographs", "test", 4)
+    model = resflow.load(tmp_path / "run")
+    assert model.sample(3, seed=0).shape == (3, 8, 8, 1)
+
+
+def test_images_of_wrong_sizes_are_errors():
+    for size in ("20", "72", "-8", "x", "8.0"):
+        with pytest.raises(ValueError, match=f"The size is '{size}': give a multiple of 8"):
+            get_config("images", size)
+
+
+def test_which_configs_hold_examples_back():
+    """Those of the paper, and those whose score beside the published code is in docs/results.md, do not."""
+    held_back = {name for name in NAMES if get_config(name).data.validation_fraction}
+    assert held_back == {"digits", "images", "tabular", "toy2d"}
+    assert {get_config(name).data.validation_fraction for name in NAMES} == {0.0, 0.1}
+
+
+def test_a_hybrid_of_a_folder(data_dir):
+    config = prepared(hybrid.get_config("images"), data_dir)
+    assert data.load(config.data).num_classes == 10 and config.hybrid.density_weight == 1.0
+
+
 def test_wrong_hybrids_are_errors():
+    with pytest.raises(ValueError, match="not known here: .* --config.hybrid.density_weight=D"):
+        hybrid.get_config("images,residual,1")
     for argument in ("mnist,resnet", "mnist,residual,2", "mnist,residual,1,1"):
         with pytest.raises(ValueError, match="Unknown argument.*coupling_1x1"):
             hybrid.get_config(argument)

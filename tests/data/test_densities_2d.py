@@ -143,12 +143,18 @@ def test_curves_agree_with_adaptive_quadrature(name, curves, std):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_load_density(name):
-    dataset = load_density(name, num_test=50)
-    assert dataset.sizes == {"test": 50}
+    dataset = load_density(name, num_test=50, num_validation=20)
+    assert dataset.sizes == {"test": 50, "validation": 20}
     assert dataset.entropy == entropy(name)
     first = next(iter(dataset.train_batches(20, seed=0)))
-    assert np.any(first != dataset.array("test")[:20])
+    draws = [first.numpy(), dataset.array("test")[:20], dataset.array("validation")]
+    assert len(np.unique(np.concatenate(draws), axis=0)) == 60
     np.testing.assert_array_equal(load_density(name, 50).array("test"), dataset.array("test"))
+
+
+def test_a_density_without_test_examples_is_an_error():
+    with pytest.raises(ValueError, match="num_test is 0"):
+        load_density("moons", 0)
 
 
 def test_points_of_another_shape_are_an_error():

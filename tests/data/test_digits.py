@@ -6,9 +6,9 @@ from tf_resflow.data import load_digits
 
 def test_splits_partition_the_digits():
     dataset = load_digits()
-    assert dataset.sizes == {"train": 1497, "test": 300}
+    assert dataset.sizes == {"train": 1347, "validation": 150, "test": 300}
     assert dataset.event_shape == (8, 8, 1)
-    ours = np.concatenate([dataset.array("train"), dataset.array("test")])
+    ours = np.concatenate([dataset.array(split) for split in dataset.sizes])
     theirs = datasets.load_digits().images[..., np.newaxis]
     assert ours.dtype == np.uint8
     assert dataset.levels == 17 == ours.max() + 1
@@ -21,4 +21,8 @@ def test_splits_partition_the_digits():
 def test_the_split_is_fixed():
     order = np.random.RandomState(0).permutation(1797)
     images = datasets.load_digits().images[..., np.newaxis]
-    np.testing.assert_array_equal(load_digits().array("test"), images[order[1497:]])
+    for fraction, num_train in [(0.1, 1347), (0.0, 1497)]:
+        dataset = load_digits(validation_fraction=fraction)
+        np.testing.assert_array_equal(dataset.array("test"), images[order[1497:]])
+        np.testing.assert_array_equal(dataset.array("train"), images[order[:num_train]])
+    assert "validation" not in dataset.sizes

@@ -40,7 +40,7 @@ def data_dir(tmp_path_factory):
 
 
 def test_loads_the_images_in_order(data_dir):
-    dataset = load_images("little", data_dir)
+    dataset = load_images("little", data_dir, validation_fraction=0)
     assert dataset.event_shape == (6, 4, 3) and dataset.levels == 256
     assert dataset.sizes == {"train": 550, "test": 50}
     np.testing.assert_array_equal(dataset.array("train"), IMAGES[:550])
@@ -69,7 +69,7 @@ def test_bit_reduction_drops_the_low_bits(data_dir, levels):
 def test_five_bits_dequantised_fill_the_unit_interval(data_dir):
     """(v // 8 + u) / 32. Were 31 v' / 32 in the place of v' = v // 8, as in the published code, nothing would
     come above (31 * 31 / 32 + 1) / 32 = 0.97, and the density be log2(32 / 31) = 0.046 bits/dim too good."""
-    dataset = load_images("little", data_dir, levels=32)
+    dataset = load_images("little", data_dir, levels=32, validation_fraction=0)
     x = dequantize(dataset.array("train"), dataset.levels, seed=[0, 1]).numpy()
     np.testing.assert_array_equal(np.floor(32 * x), IMAGES[:550] // 8)
     # 550 * 72 uniform numbers: the standard error of their mean is 0.0015, and 0.97 would be passed by none.
@@ -88,10 +88,35 @@ def test_other_levels_are_errors(data_dir, levels):
 def test_a_validation_split_of_tfds_is_there_unless_it_is_used(data_dir):
     sizes = {"train": 10, "validation": 6, "test": 4}
     assert load_images("three", data_dir).sizes == sizes
-    renamed = load_images("three", data_dir, split_test="validation")
+    renamed = load_images("three", data_dir, split_test="validation", validation_fraction=0)
     assert renamed.sizes == {"train": 10, "test": 6}
-    joined = load_images("three", data_dir, split_train="train+validation[:50%]")
+    joined = load_images("three", data_dir, split_train="train+validation[:50%]", validation_fraction=0)
     assert joined.sizes == {"train": 13, "test": 4}
+
+
+@pytest.mark.parametrize("memory", [1000, 10**9])
+@pytest.mark.parametrize(
+    "split, kept, held_back",
+    [
+        ("train", [*range(495)], [*range(495, 550)]),
+        ("train[100:-50]", [*range(100, 460)], [*range(460, 500)]),
+        ("train[:40%]+train[80%:90%]", [*range(220), *range(440, 467)], [*range(467, 495)]),
+        ("train[10:30]+train[:5]", [*range(10, 30), *range(3)], [3, 4]),
+    ],
+)
+def test_the_last_part_of_a_train_split_is_held_back(data_dir, monkeypatch, memory, split, kept, held_back):
+    monkeypatch.setattr(images, "_MEMORY", memory)
+    dataset = load_images("little", data_dir, split_train=split)
+    assert (dataset.sizes["train"], dataset.sizes["validation"]) == (len(kept), len(held_back))
+    np.testing.assert_array_equal(dataset.array("train"), IMAGES[kept])
+    np.testing.assert_array_equal(dataset.array("validation"), IMAGES[held_back])
+
+
+def test_wrong_fractions_are_errors(data_dir):
+    with pytest.raises(ValueError, match="validation_fraction must be in"):
+        load_images("little", data_dir, validation_fraction=1.0)
+    with pytest.raises(ValueError, match=r"little \(train\[:4\]\): the validation split holds no example"):
+        load_images("little", data_dir, split_train="train[:4]")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +148,7 @@ def test_labels(data_dir):
 @pytest.mark.parametrize("memory", [1000, 10**9])
 def test_large_data_are_streamed_with_the_same_examples(data_dir, memory, monkeypatch):
     monkeypatch.setattr(images, "_MEMORY", memory)
-    dataset = load_images("little", data_dir, levels=32, flip=True, crop_padding=1)
+    dataset = load_images("little", data_dir, levels=32, flip=True, crop_padding=1, validation_fraction=0)
     assert (dataset.read is None) == (memory == 1000)
     np.testing.assert_array_equal(dataset.array("train"), IMAGES[:550] // 8)
     np.testing.assert_array_equal(dataset.array("test", 20), IMAGES[550:570] // 8)

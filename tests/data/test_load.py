@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -28,7 +29,8 @@ def test_default_config_is_the_digits():
 @pytest.mark.parametrize("name", sorted(DENSITIES))
 def test_every_density_has_its_name(name):
     dataset = load({"name": name, "num_test": 9})
-    assert dataset.name == name and dataset.sizes == {"test": 9}
+    assert dataset.name == name and dataset.sizes == {"test": 9, "validation": 9}
+    assert load({"name": name, "num_test": 9, "validation_fraction": 0}).sizes == {"test": 9}
 
 
 def test_tabular_fields_reach_the_loader(tmp_path):
@@ -63,16 +65,45 @@ def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path):
         load({"name": "zzzzzzzz", "data_dir": str(tmp_path)})
 
 
-@pytest.mark.parametrize("name", ["/data/faces", "~/faces", "./faces", "../faces", "table.csv", "data/table.npz"])
-def test_a_path_is_no_name(name):
-    with pytest.raises(ValueError, match=f"data.name is '{name}', a path. .*data.path = '{name}'.*data.data_dir"):
+@pytest.mark.parametrize(
+    "name, kinds",
+    [
+        *[(name, "images") for name in ("/data/faces", "~/faces", "./faces", "../faces", "my photographs")],
+        ("table.csv", "tabular"),
+        ("data/table.parquet", "tabular"),
+        ("data/table.npz", "images or --config.data.name=tabular"),
+    ],
+)
+def test_a_path_is_no_name(name, kinds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photographs").mkdir()
+    with pytest.raises(ValueError, match=f"'{name}', a path. Set --config.data.name={kinds}, .*data.path={name}"):
         load({"name": name})
 
 
 def test_wrong_fields_are_errors():
     with pytest.raises(ValueError, match="data.dta_dir; did you mean 'data_dir'"):
         load({"name": "digits", "dta_dir": ""})
-    with pytest.raises(ValueError, match="data.flip = True is for images"):
-        load({"name": "moons", "flip": True})
     with pytest.raises(ValueError, match="17 levels, not 16"):
         load({"name": "digits", "levels": 16})
+
+
+@pytest.mark.parametrize(
+    "name, field, value",
+    [
+        ("moons", "flip", True),
+        ("moons", "path", "a.csv"),
+        ("digits", "path", "photographs"),
+        ("digits", "test_fraction", 0.2),
+        ("mnist", "path", "photographs"),
+        ("mnist", "key", "a"),
+        ("mnist", "num_test", 5),
+        ("tabular", "image_size", 8),
+        ("images", "split_train", "train[:10]"),
+    ],
+)
+def test_a_field_of_other_data_is_refused(name, field, value):
+    message = re.escape(f"data.{field} = {value!r} means nothing to data.name = '{name}'")
+    with pytest.raises(ValueError, match=message) as error:
+        load({"name": name, field: value})
+    assert ("'images' for a folder" in str(error.value)) == (field in ("path", "key", "test_fraction"))

@@ -1,9 +1,12 @@
 import itertools
 import pathlib
+import sys
 
 import numpy as np
+import pyarrow
 import pytest
 from absl import logging
+from pyarrow import parquet
 
 from tf_resflow.data import load_tabular, read_matrix
 
@@ -134,7 +137,7 @@ def test_malformed_csv_is_an_error(tmp_path, text, message):
         (np.zeros([0, 2]), r"the shape is \[0, 2\]"),
         (np.array([["a", "b"]]), "expected real numbers"),
         (np.zeros([3, 2], complex), "expected real numbers"),
-        (np.array([[None, 1]]), "not a table of numbers"),
+        (np.array([[None, 1]]), "not an array of numbers"),
     ],
 )
 def test_an_array_that_is_no_matrix_is_an_error(tmp_path, array, message):
@@ -151,16 +154,18 @@ def test_files_that_were_cut_short_are_errors(tmp_path, matrix, kind, size):
     np.save(tmp_path / "whole.npy", matrix)
     np.savez(tmp_path / "whole.npz", matrix)
     (tmp_path / f"a.{kind}").write_bytes((tmp_path / f"whole.{kind}").read_bytes()[:size])
-    with pytest.raises(ValueError, match=f"a.{kind}: not a table of numbers") as error:
+    with pytest.raises(ValueError, match=f"a.{kind}: not an array of numbers") as error:
         read_matrix(tmp_path / f"a.{kind}")
-    assert pathlib.Path(error.traceback[-1].path).name == "tabular.py"  # the message of ours, not of NumPy
+    assert pathlib.Path(error.traceback[-1].path).name == "numpy_files.py"  # the message of ours, not of NumPy
 
 
 def test_wrong_files_are_errors(tmp_path, matrix):
     with pytest.raises(ValueError, match="no such file"):
         load_tabular(tmp_path / "none.csv")
-    with pytest.raises(ValueError, match="ends in .npy, .npz, .csv"):
+    with pytest.raises(ValueError, match="ends in .npy, .npz, .csv, .parquet"):
         load_tabular(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="is a folder. .* data.name = 'images'"):
+        load_tabular(tmp_path)
     with pytest.raises(ValueError, match="need a file"):
         load_tabular("")
     np.savez(tmp_path / "two.npz", rows=matrix, other=matrix)
@@ -169,7 +174,7 @@ def test_wrong_files_are_errors(tmp_path, matrix):
     with pytest.raises(ValueError, match="no array 'row'"):
         load_tabular(tmp_path / "two.npz", key="row")
     (tmp_path / "a.npy").write_text("not numpy")
-    with pytest.raises(ValueError, match="not a table of numbers"):
+    with pytest.raises(ValueError, match="not an array of numbers"):
         load_tabular(tmp_path / "a.npy")
 
 
@@ -177,13 +182,13 @@ def test_unusable_splits_are_errors(tmp_path, matrix):
     np.save(tmp_path / "a.npy", matrix)
     with pytest.raises(ValueError, match="test_fraction must be"):
         load_tabular(tmp_path / "a.npy", test_fraction=1.5)
-    with pytest.raises(ValueError, match="100 rows .* leave 0 rows for training"):
+    with pytest.raises(ValueError, match="100 examples .* leave -20"):
         load_tabular(tmp_path / "a.npy", test_fraction=0.6, validation_fraction=0.6)
-    with pytest.raises(ValueError, match="test split holds no example, since test_fraction of 100 rows is none"):
+    with pytest.raises(ValueError, match="test split holds no example, since test_fraction of 100"):
         load_tabular(tmp_path / "a.npy", test_fraction=0.001)
     for num, fraction in [(1, 0), (1, 0.1), (2, 0.5), (3, 0.4)]:
         np.save(tmp_path / "few.npy", matrix[:num])
-        with pytest.raises(ValueError, match="leave [01] rows? for training, which takes 2"):
+        with pytest.raises(ValueError, match="leave [01] for training, which takes 2"):
             load_tabular(tmp_path / "few.npy", test_fraction=fraction, validation_fraction=fraction)
     np.save(tmp_path / "b.npy", matrix[:, :2])
     with pytest.raises(ValueError, match="differ in their event shapes"):
@@ -203,5 +208,30 @@ def test_files_of_the_same_rows_are_errors(tmp_path, matrix, fields):
     one, other = fields
     for copy in ("a.npy", "copy.npz"):
         paths = {"path": tmp_path / "other.npy", one: tmp_path / "a.npy", other: tmp_path / copy}
-        with pytest.raises(ValueError, match=f"{one} and {other} have the same rows"):
+        with pytest.raises(ValueError, match=f"{one} and {other} have the same examples"):
             load_tabular(**paths)
+
+
+def test_reads_parquet(tmp_path, matrix):
+    columns = {"a": matrix[:, 0], "b": np.arange(100), "c": matrix[:, 2] > 0}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    rows = read_matrix(tmp_path / "a.parquet")
+    np.testing.assert_array_equal(rows, np.stack([*columns.values()], axis=1).astype("f4"))
+
+
+def test_wrong_parquet_is_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    for columns, message in [
+        ({"a": [1, 2], "name": ["x", "y"]}, "a.parquet: the column 'name' holds string, not numbers"),
+        ({"a": [1, 2], "b": [0.5, None]}, "a.parquet, row 2, column 2: the value is NaN"),
+        ({}, r"the shape is \[0, 0\]"),
+    ]:
+        parquet.write_table(pyarrow.table(columns), path)
+        with pytest.raises(ValueError, match=message):
+            read_matrix(path)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="a.parquet: not a Parquet file"):
+        read_matrix(path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match="install the package pyarrow"):
+        read_matrix(path)

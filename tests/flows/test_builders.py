@@ -339,3 +339,11 @@ def test_estimator_of_a_config(name, number, config):
     distribution = estimator.distribution
     assert number in (getattr(distribution, "p", None), getattr(distribution, "rate", None))
     assert type(distribution).__name__.lower() == name
+
+
+def test_images_that_cannot_be_halved_are_errors(config):
+    for shape, squeeze_first in [((6, 5, 1), False), ((5, 6, 1), False), ((6, 6, 1), True)]:
+        config.squeeze_first = squeeze_first
+        times, sides = (2, 4) if squeeze_first else (1, 2)
+        with pytest.raises(ValueError, match=f"cannot be halved {times} times, .* multiples of {sides}, as by"):
+            flows.build_flow(config, shape)

@@ -1,5 +1,6 @@
 import pytest
 
+from tf_resflow.data import DENSITIES
 from tf_resflow.training.config import default_config
 
 
@@ -8,7 +9,6 @@ def tiny_config(**overrides):
     config = default_config()
     fields = {
         "data.name": "8gaussians",
-        "data.num_test": 50,
         "model.kind": "vector",
         "model.num_blocks": (2,),
         "model.hidden": (8,),
@@ -24,6 +24,8 @@ def tiny_config(**overrides):
         "eval.num_samples": 4,
     }
     fields |= {key.replace("__", "."): value for key, value in overrides.items()}
+    if fields["data.name"] in DENSITIES:
+        fields.setdefault("data.num_test", 50)
     config.update_from_flattened_dict(fields)
     return config
 

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from tf_resflow import data
 from tf_resflow.data import Dataset
 from tf_resflow.training.config import default_config
 from tf_resflow.training.workdir import Workdir
@@ -137,6 +138,50 @@ def test_the_data_of_a_run(tmp_path):
         files.check_data(dataclasses.replace(dataset, mean=dataset.mean + 0.01))
     with pytest.raises(ValueError, match="data 'demo' are not those"):
         files.check_data(Dataset.from_arrays("demo", images, 17, labels, num_classes=5).with_channel_statistics())
+
+
+def test_data_of_other_sizes_are_refused(tmp_path):
+    files = Workdir(tmp_path)
+    rows = {"train": np.zeros([4, 2]), "test": np.zeros([3, 2])}
+    files.write_data(Dataset.from_arrays("demo", rows))
+    assert files.read_data().sizes == {"train": 4, "test": 3}
+    with pytest.raises(ValueError, match="their sizes was .*'train': 4.*, but now it is .*'train': 3"):
+        files.check_data(Dataset.from_arrays("demo", rows | {"train": np.zeros([3, 2])}))
+
+
+def _written_by_an_older_version(path, config, dataset):
+    files = Workdir(path)
+    files.write_config(config)
+    files.write_data(dataset)
+    older = json.loads(files.data.read_text())
+    del older["sizes"]
+    files.data.write_text(json.dumps(older))
+    return files
+
+
+def test_a_run_of_an_older_version_trains_on_all_its_images(tmp_path):
+    """Its config has a fraction for validation, which was for tables alone."""
+    config = default_config()
+    all_images = data.load(config.data.to_dict() | {"validation_fraction": 0.0})
+    files = _written_by_an_older_version(tmp_path, config, all_images)
+    assert data.load(files.read_config().data).sizes == all_images.sizes
+    files.check_data(data.load(files.read_config().data))
+    with pytest.raises(ValueError, match=r"data.validation_fraction = 0.0, but now it is 0.1 \(0.0: all"):
+        files.check_config(config)
+    config.data.validation_fraction = 0.0
+    files.check_config(config)
+    files.write_data(all_images)
+    files.write_config(config)
+    assert files.read_config().data.validation_fraction == 0.0
+
+
+def test_a_run_of_an_older_version_keeps_what_it_held_back_of_a_table(tmp_path):
+    config = default_config()
+    config.data.name = "tabular"
+    rows = {split: np.zeros([4, 2]) for split in ("train", "validation", "test")}
+    files = _written_by_an_older_version(tmp_path, config, Dataset.from_arrays("table", rows))
+    assert files.read_config().data.validation_fraction == 0.1
+    files.check_config(config)
 
 
 @pytest.mark.parametrize(

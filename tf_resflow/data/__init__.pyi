@@ -9,6 +9,7 @@ from .densities_2d import (
 )
 from .dequantize import dequantize, quantize
 from .digits import load_digits
+from .image_files import load_image_files
 from .images import load_images
 from .load import load
 from .tabular import load_tabular, read_matrix
@@ -22,6 +23,7 @@ __all__ = [
     "load",
     "load_density",
     "load_digits",
+    "load_image_files",
     "load_images",
     "load_tabular",
     "log_density",

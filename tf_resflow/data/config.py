@@ -10,15 +10,17 @@ import ml_collections
 def default_config(**fields):
     """Returns the `data` section of a config, with every field that `load` knows.
 
-    - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "tabular", or the name of
-      an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
-    - Images: `data_dir` ("" is TFDS's default), `levels` (0 keeps the data's own: 256, or 17 for
-      digits), `split_train`, `split_validation` ("" for that of TFDS, if any), `split_test`,
-      `download`, `image_size` (0 keeps the data's own), and of the train stream `flip` and
-      `crop_padding`.
-    - Tabular: `path`, `path_validation`, `path_test`, `key`, `validation_fraction`,
-      `test_fraction`, `split_seed`.
+    - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" or "tabular" for files of
+      one's own, or the name of an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
+    - Images, tables: `path`, a folder or file (see `load_image_files`, `load_tabular`), `path_validation`,
+      `path_test`, `key` of a .npz file, `test_fraction`, `split_seed`.
+    - All images: `levels` (0 keeps the data's own: 256, or 17 for digits), `image_size` (0 keeps the
+      data's own), and of the train stream `flip` and `crop_padding`.
+    - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`,
+      `split_validation` ("" for that of TFDS, if any), `split_test`.
     - 2-D densities: `num_test`.
+    - All: `validation_fraction`, the fraction of the train split that is held back for validation where there is no
+      such split; 0 for none. For files it is of all examples; densities, which have no end, draw `num_test` more.
 
     Args:
         **fields: values that replace the defaults.

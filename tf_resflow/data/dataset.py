@@ -298,6 +298,8 @@ def _checked(name, array, levels):
     else:
         if not 2 <= levels <= 256:
             raise ValueError(f"levels must be in 2, ..., 256, but is {levels}.")
+        if array.dtype == np.uint8 and levels == 256:
+            return array
         bad = (array < 0) | (array >= levels) | (array != np.floor(array))
         fault = f"is not one of the integers 0, ..., {levels - 1}"
     if bad.any():

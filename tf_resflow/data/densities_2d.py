@@ -180,24 +180,32 @@ def entropy(name):
     return float(DENSITIES[name].entropy())
 
 
-def load_density(name, num_test=10_000):
-    """Loads a 2-D density: an endless train stream of fresh samples, and a fixed test draw.
+def load_density(name, num_test=10_000, num_validation=10_000):
+    """Loads a 2-D density: an endless train stream of fresh samples, and fixed draws for validation and testing.
 
     Args:
         name: a key of `DENSITIES`.
         num_test: number of test examples.
+        num_validation: number of validation examples; 0 for no such split.
 
     Returns:
         A `Dataset` of event shape `(2,)` with its entropy.
+
+    Raises:
+        ValueError: if `num_test` is below 1, or `num_validation` below 0.
     """
-    test = sample(name, num_test, (1,)).astype(np.float32)
+    if num_test < 1 or num_validation < 0:
+        raise ValueError(f"num_test is {num_test} and num_validation {num_validation}: give 1 and 0 at least.")
+    sizes = {"test": num_test} | ({"validation": num_validation} if num_validation else {})
+    words = {"test": 1, "validation": 3}  # of the seed; 2 is that of the train stream
+
+    def read(split):
+        return sample(name, sizes[split], (words[split],)).astype(np.float32)
 
     def draw(num, seed):
         return sample(name, num, (2, *(word % 2**32 for word in seed)))
 
-    return Dataset(
-        name, (2,), None, {"test": num_test}, {"test": test}.get, draw, entropy=entropy(name)
-    )
+    return Dataset(name, (2,), None, sizes, read, draw, entropy=entropy(name))
 
 
 def _grid_entropy(log_density, half_width, spacing):

@@ -5,21 +5,23 @@ __all__ = ["load_digits"]
 import numpy as np
 
 from tf_resflow.data.dataset import Dataset
+from tf_resflow.data.splits import split_sizes
 
-_NUM_TRAIN = 1497
+_NUM_TRAIN = 1497  # with those for validation
 
 
-def load_digits(flip=False, crop_padding=0):
+def load_digits(flip=False, crop_padding=0, validation_fraction=0.1):
     """Loads the handwritten digits that come with scikit-learn; nothing is downloaded.
 
     The pixels are counts 0, ..., 16. The split is fixed: the first 1,497 examples of the
-    permutation `np.random.RandomState(0).permutation(1797)` are for training, the last 300 for
-    testing.
+    permutation `np.random.RandomState(0).permutation(1797)` are for training, the last tenth of
+    these for validation, and the last 300 for testing.
 
     Args:
         flip: whether the train stream mirrors images at random.
         crop_padding: pixels by which the train stream pads images, by reflection, before it crops
             them to their size at random.
+        validation_fraction: fraction of the 1,497 examples for validation; 0 for none.
 
     Returns:
         A `Dataset` of event shape `(8, 8, 1)` and 17 levels, with the 10 classes.
@@ -32,7 +34,10 @@ def load_digits(flip=False, crop_padding=0):
 
     digits = datasets.load_digits()
     order = np.random.RandomState(0).permutation(len(digits.images))
-    parts = {"train": order[:_NUM_TRAIN], "test": order[_NUM_TRAIN:]}
+    num_train = split_sizes(_NUM_TRAIN, {"validation": validation_fraction}, "digits")["train"]
+    parts = {"train": order[:num_train], "validation": order[num_train:_NUM_TRAIN], "test": order[_NUM_TRAIN:]}
+    if not validation_fraction:
+        del parts["validation"]
     return Dataset.from_arrays(
         "digits",
         {split: digits.images[part][..., np.newaxis] for split, part in parts.items()},

@@ -5,6 +5,8 @@ __all__ = ["ImageReader"]
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow.data.splits import split_sizes
+
 _SHUFFLE_BYTES = 2**28  # of encoded examples that a stream shuffles at a time
 _CYCLE = 16  # files that a shuffled stream reads in turn
 
@@ -63,6 +65,35 @@ class ImageReader:
                 f"are {sorted(splits)}. Set split_train, split_validation or split_test."
             )
         return size
+
+    def split_off(self, split, fraction):
+        """Divides a split, such as `"train[:50000]"`, into two.
+
+        Args:
+            split: TFDS split.
+            fraction: fraction of it that the second part holds, its last examples.
+
+        Returns:
+            The parts as TFDS splits; the whole alone if the fraction is 0.
+
+        Raises:
+            ValueError: if the fraction is not in [0, 1), or a part is empty.
+        """
+        import tensorflow_datasets as tfds
+
+        infos = self._builder.info.splits
+        num = self.num_examples(split)
+        left = split_sizes(num, {"validation": fraction}, f"{self._builder.name} ({split})")["train"]
+        if left == num:
+            return (split,)
+        kept, held_back = [], []
+        for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(infos):
+            start, stop = piece.from_ or 0, infos[piece.splitname].num_examples if piece.to is None else piece.to
+            middle = min(start + left, stop)
+            left -= middle - start
+            kept += [f"{piece.splitname}[{start}:{middle}]"] if start < middle else []
+            held_back += [f"{piece.splitname}[{middle}:{stop}]"] if middle < stop else []
+        return "+".join(kept), "+".join(held_back)
 
     def check_disjoint(self, splits):
         """Raises ValueError if the splits, TFDS names by our names, have an example twice, in one or in two."""

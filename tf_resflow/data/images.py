@@ -25,6 +25,7 @@ def load_images(
     flip=False,
     crop_padding=0,
     image_size=None,
+    validation_fraction=0.1,
 ):
     """Loads the images of a TensorFlow data set as uint8, with their labels if it has some.
 
@@ -39,13 +40,15 @@ def load_images(
         split_train: TFDS split that is called "train", such as `"train[:55000]"`.
         split_test: TFDS split that is called "test".
         split_validation: TFDS split that is called "validation"; by default TFDS's own, where it
-            has one that the other two leave alone.
+            has one that the other two leave alone, and else the last part of `split_train`.
         download: whether to download and prepare a data set that is missing.
         flip: whether the train stream mirrors images at random.
         crop_padding: pixels by which the train stream pads images, by reflection, before it crops
             them to their size at random; 0 for none.
         image_size: height and width of the examples; larger images are shrunk by averaging. It must
             be given where the data set leaves the size open (downsampled_imagenet). None: as they are.
+        validation_fraction: fraction of `split_train` that is held back for validation, where there
+            is no such split; 0 for none.
 
     Returns:
         A `Dataset` of event shape `(height, width, channels)`.
@@ -62,6 +65,9 @@ def load_images(
     if not split_validation and "validation" in builder.info.splits:
         if "validation" not in split_train + split_test:
             names["validation"] = "validation"
+    if not names["validation"]:
+        parts = reader.split_off(split_train, validation_fraction)
+        names |= dict(zip(("train", "validation"), parts, strict=False))
     splits = {ours: theirs for ours, theirs in names.items() if theirs}
     sizes = {ours: reader.num_examples(theirs) for ours, theirs in splits.items()}
     reader.check_disjoint(splits)
@@ -94,8 +100,8 @@ def _prepared_builder(name, data_dir, download):
     except tfds.core.DatasetNotFoundError:
         raise ValueError(
             f"TensorFlow Datasets has no data set {name!r}, and there is none of that name in "
-            f"{directory}. Check the name, or set data_dir to the directory that holds it. Images of your "
-            "own become a data set by tfds.dataset_builders.store_as_tfds_dataset."
+            f"{directory}. Check the name, or set data_dir to the directory that holds it. For a folder of "
+            "images set data.name = 'images' and data.path."
         ) from None
     except (AssertionError, ValueError) as error:  # An unknown version or configuration.
         raise ValueError(f"TensorFlow Datasets refuses {name!r}: {error}") from None

@@ -7,10 +7,20 @@ import pathlib
 from tf_resflow.data.config import default_config, suggest
 from tf_resflow.data.densities_2d import DENSITIES, load_density
 from tf_resflow.data.digits import load_digits
+from tf_resflow.data.image_files import load_image_files
 from tf_resflow.data.images import load_images
 from tf_resflow.data.tabular import load_tabular
 
-_OF_IMAGES = ("levels", "flip", "crop_padding", "image_size")
+_EVERYWHERE = ("name", "validation_fraction", "data_dir", "download")  # the last two say where data are, if at all
+_PIXELS = ("levels", "image_size", "flip", "crop_padding")
+_FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
+_FIELDS = {
+    "images": (*_PIXELS, *_FILES),
+    "tabular": _FILES,
+    "digits": _PIXELS,
+    **dict.fromkeys(DENSITIES, ("num_test",)),
+}
+_FIELDS_OF_TFDS = (*_PIXELS, "split_train", "split_validation", "split_test")
 
 
 def load(config):
@@ -33,33 +43,52 @@ def load(config):
     """
     config = default_config(**dict(config))
     name = config.name
+    _check_is_name(name)
+    _check_fields(config)
+    fields = {field: config[field] for field in _FIELDS.get(name, _FIELDS_OF_TFDS)}
+    fields["validation_fraction"] = config.validation_fraction
     if name in DENSITIES:
-        _reject(config, *_OF_IMAGES)
-        return load_density(name, config.num_test)
+        return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
     if name == "tabular":
-        _reject(config, *_OF_IMAGES)
-        fields = ["path", "path_test", "path_validation", "key"]
-        fields += ["test_fraction", "validation_fraction", "split_seed"]
-        return load_tabular(**{field: config[field] for field in fields})
+        return load_tabular(**fields)
+    if name == "images":
+        return load_image_files(**fields | {"levels": config.levels or 256})
     if name == "digits":
         if config.levels not in (0, 17):
             raise ValueError(f"digits have 17 levels, not {config.levels}: set levels = 0.")
         if config.image_size not in (0, 8):
             raise ValueError(f"digits are 8 x 8, not of size {config.image_size}: set image_size = 0.")
-        return load_digits(config.flip, config.crop_padding)
-    _check_is_name(name)
+        return load_digits(config.flip, config.crop_padding, config.validation_fraction)
     name = name.removeprefix("tfds/")
     _check_image_name(name, config.data_dir)
-    fields = ["data_dir", "split_train", "split_test", "split_validation", "download"]
-    fields = {field: config[field] for field in (*fields, "image_size", "flip", "crop_padding")}
-    return load_images(name, levels=config.levels or 256, **fields)
+    fields |= {"levels": config.levels or 256, "data_dir": config.data_dir, "download": config.download}
+    return load_images(name, **fields)
 
 
 def _check_is_name(name):
-    if name.startswith(("/", "~", ".")) or name.endswith((".npy", ".npz", ".csv")):
+    suffix = pathlib.PurePath(name).suffix.lower()
+    if name.startswith(("/", "~", ".")) or suffix in (".npy", ".npz", ".csv", ".parquet"):
+        _refuse_path(name, suffix)
+
+
+def _refuse_path(name, suffix=""):
+    kinds = {".csv": ["tabular"], ".parquet": ["tabular"], "": ["images"]}.get(suffix, ["images", "tabular"])
+    advice = " or ".join(f"--config.data.name={kind}" for kind in kinds)
+    raise ValueError(f"data.name is {name!r}, a path. Set {advice}, and --config.data.path={name}.")
+
+
+def _check_fields(config):
+    """Raises ValueError if a field is set that the data do not have."""
+    known, defaults = _FIELDS.get(config.name, _FIELDS_OF_TFDS), default_config()
+    for field in defaults:
+        if field in (*_EVERYWHERE, *known) or config[field] == defaults[field]:
+            continue
+        hint = ""
+        if field in _FILES:
+            hint = " Or set data.name to 'images' for a folder of images, to 'tabular' for a table."
         raise ValueError(
-            f"data.name is {name!r}, a path. For a table set data.name = 'tabular' and data.path = {name!r}; for "
-            "images data.name is the name of their data set, and data.data_dir the folder that it is in."
+            f"data.{field} = {config[field]!r} means nothing to data.name = {config.name!r}, which takes "
+            f"{', '.join((*known, 'validation_fraction'))}. Leave it at {defaults[field]!r}.{hint}"
         )
 
 
@@ -71,20 +100,11 @@ def _check_image_name(name, data_dir):
     known = tfds.list_builders(with_community_datasets=False)
     if base in known or (base and (directory / base).is_dir()):
         return
-    ours = ["digits", "tabular", *DENSITIES]
+    if pathlib.Path(name).is_dir():
+        _refuse_path(name)
     found = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
     raise ValueError(
-        f"Unknown data set {name!r}; {suggest(base, ours + found + known)} Known are "
-        f"{', '.join(ours)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
-        "sets of TensorFlow Datasets. Images of your own become a data set by "
-        "tfds.dataset_builders.store_as_tfds_dataset."
+        f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known are "
+        f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
+        "sets of TensorFlow Datasets. Images of your own are data.name = 'images' with their folder as data.path."
     )
-
-
-def _reject(config, *fields):
-    for field in fields:
-        if config[field]:
-            raise ValueError(
-                f"data.{field} = {config[field]} is for images, but {config.name!r} holds vectors. "
-                f"Leave {field} at {default_config()[field]}."
-            )

@@ -1,18 +1,17 @@
-"""Tabular data from .npy, .npz and .csv files."""
+"""Tabular data from .npy, .npz, .csv and .parquet files."""
 
 __all__ = ["load_tabular", "read_matrix"]
 
 import codecs
-import contextlib
 import csv
-import itertools
 import pathlib
-import zipfile
 
 import numpy as np
 from absl import logging
 
 from tf_resflow.data.dataset import Dataset
+from tf_resflow.data.numpy_files import read_array
+from tf_resflow.data.splits import check_different, draw_splits
 
 _DELIMITERS = ";\t|, "  # of .csv files: the first of them in a line of numbers
 
@@ -33,7 +32,7 @@ def load_tabular(
     split are attributes of the result, for a flow to begin with.
 
     Args:
-        path: .npy, .npz or .csv file of a numeric matrix `[rows, columns]`.
+        path: .npy, .npz, .csv or .parquet file of a numeric matrix `[rows, columns]`.
         path_test: file of the test split, or None or "" to draw it from `path`.
         path_validation: file of the validation split, likewise.
         key: name of the array in an .npz file that holds more than one.
@@ -52,42 +51,25 @@ def load_tabular(
     """
     if not path:
         raise ValueError(
-            "Tabular data need a file: set path (--config.data.path=FILE.csv) to a .npy, .npz "
-            "or .csv file of a numeric matrix."
+            "Tabular data need a file: set path (--config.data.path=FILE.csv) to a .npy, .npz, "
+            ".csv or .parquet file of a numeric matrix."
         )
     files = {"path": path, "path_test": path_test, "path_validation": path_validation}
     matrices = {field: read_matrix(file, key) for field, file in files.items() if file}
-    _check_different(matrices)
+    check_different(matrices)
     rows = matrices["path"]
-    order = np.random.RandomState(split_seed).permutation(len(rows))
-    splits = {}
-    for split, fraction in [("test", test_fraction), ("validation", validation_fraction)]:
-        if not 0 <= fraction < 1:
-            raise ValueError(f"{split}_fraction must be in [0, 1), but is {fraction}.")
-        if f"path_{split}" in matrices:
-            splits[split] = matrices[f"path_{split}"]
-        elif fraction:
-            num = round(fraction * len(rows))
-            splits[split], order = rows[order[:num]], order[num:]
-    if len(order) < 2:
-        raise ValueError(
-            f"{path}: {_rows(len(rows))} less test_fraction and validation_fraction leave {_rows(len(order))} for "
-            "training, which takes 2 at least. Give more rows, or lower the fractions."
-        )
-    for split, examples in splits.items():
-        if not len(examples):
-            raise ValueError(
-                f"{path}: the {split} split holds no example, since {split}_fraction of {_rows(len(rows))} is "
-                f"none. Raise it, set it to 0, or give path_{split}."
-            )
-    splits["train"] = rows[order]
+    fractions = {"test": test_fraction, "validation": validation_fraction}
+    fractions = {split: part for split, part in fractions.items() if f"path_{split}" not in matrices}
+    parts = draw_splits(len(rows), fractions, split_seed, path, least=2)
+    splits = {split: rows[part] for split, part in parts.items()}
+    splits |= {field.removeprefix("path_"): matrices[field] for field in matrices if field != "path"}
     name = pathlib.Path(path).stem
     mean, std = _moments(name, splits["train"])
     return Dataset.from_arrays(name, splits, mean=mean, std=std)
 
 
 def read_matrix(path, key=None):
-    """Reads a .npy, .npz or .csv file as a finite float32 matrix.
+    """Reads a .npy, .npz, .csv or .parquet file as a finite float32 matrix. Parquet takes the package pyarrow.
 
     A .csv file is text in UTF-8 or, with a byte order mark, UTF-16. The lines above the first one that holds a
     number are its header. Cells are separated by commas; by semicolons, tabs, bars or spaces if there are such in
@@ -108,8 +90,10 @@ def read_matrix(path, key=None):
             not finite.
     """
     path = pathlib.Path(path).expanduser()
-    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".csv": _read_csv}
+    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".csv": _read_csv, ".parquet": _read_parquet}
     suffix = path.suffix.lower()
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Give the file of a table, or, for images, data.name = 'images'.")
     if suffix not in readers:
         raise ValueError(f"{path}: expected a file name that ends in {', '.join(readers)}.")
     if not path.is_file():
@@ -134,19 +118,6 @@ def read_matrix(path, key=None):
     return matrix
 
 
-def _rows(number):
-    return f"{number} row{'' if number == 1 else 's'}"
-
-
-def _check_different(matrices):
-    for (one, a), (other, b) in itertools.combinations(matrices.items(), 2):
-        if np.array_equal(a, b):
-            raise ValueError(
-                f"{one} and {other} have the same rows, which would be counted twice: give other rows, or leave "
-                f"{other} empty."
-            )
-
-
 def _moments(name, rows):
     mean = np.mean(rows, axis=0, dtype=np.float64)
     std = np.std(rows, axis=0, dtype=np.float64)
@@ -160,28 +131,26 @@ def _moments(name, rows):
 
 
 def _read_numpy(path, key):
-    """The array of an .npy file, or one of an .npz file."""
-    with _unreadable_told(path):
-        arrays = np.load(path, allow_pickle=False)
-    if isinstance(arrays, np.ndarray):
-        return arrays, None
-    with arrays:
-        names = arrays.files
-        if not key and len(names) == 1:
-            key = names[0]
-        if key not in names:
-            asked = f"no array {key!r}" if key else f"{len(names)} arrays"
-            raise ValueError(f"{path} has {asked}: set key to one of {names}.")
-        with _unreadable_told(path):
-            return arrays[key], None
+    return read_array(path, key)[0], None
 
 
-@contextlib.contextmanager
-def _unreadable_told(path):
+def _read_parquet(path, key):
+    del key
     try:
-        yield
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a table of numbers that can be read ({error}).") from None
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError(f"{path}: to read Parquet, install the package pyarrow.") from None
+    try:
+        frame = parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a Parquet file that can be read ({error}).") from None
+    for column in frame.schema:
+        kinds = (pyarrow.types.is_integer, pyarrow.types.is_floating, pyarrow.types.is_boolean)
+        if not any(is_kind(column.type) for is_kind in kinds):
+            raise ValueError(f"{path}: the column {column.name!r} holds {column.type}, not numbers. Leave it out.")
+    columns = [column.to_numpy().astype(np.float64) for column in frame.columns]
+    return np.stack(columns, axis=1) if columns else np.zeros([0, 0]), None
 
 
 def _read_csv(path, key):
@@ -211,8 +180,10 @@ def _read_csv(path, key):
 
 def _csv_format(path):
     """How a file is written: its encoding, the delimiter, and the function of a cell to its number."""
-    with _unreadable_told(path):
+    try:
         data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     text = data.decode(encoding, errors="replace")  # a header may be in another encoding, numbers may not
     if "\0" in text:

@@ -49,6 +49,8 @@ def build_flow(config, event_shape, mean=None, std=None, seed=0, dtype="float32"
             f"config.model.kind is {config.kind!r}, for events of rank {rank}, but the data have shape "
             f"{tuple(event_shape)}."
         )
+    if config.kind == "image":
+        _check_sides(config, event_shape)
     shared = {
         "activation": config.activation,
         "coefficient": config.coefficient,
@@ -77,3 +79,15 @@ def build_flow(config, event_shape, mean=None, std=None, seed=0, dtype="float32"
         inv_1x1_conv=config.inv_1x1_conv,
         **shared,
     )
+
+
+def _check_sides(config, event_shape):
+    """Raises ValueError unless the sides can be halved at the beginning of each scale that has a squeeze."""
+    halvings = len(config.num_blocks) - 1 + config.squeeze_first
+    height, width, _ = event_shape
+    if height % 2**halvings or width % 2**halvings:
+        raise ValueError(
+            f"Images of {height} x {width} cannot be halved {halvings} times, as config.model.num_blocks = "
+            f"{tuple(config.num_blocks)} with squeeze_first = {config.squeeze_first} asks. Give fewer scales, or "
+            f"images whose sides are multiples of {2**halvings}, as by config.data.image_size."
+        )

@@ -143,6 +143,7 @@ def _fields(args):
         "hybrid.density_weight": _density_weight(args),
         "hybrid.features": args["cdim"],
         **{f"data.{key}": value for key, value in data.fields.items()},
+        "data.validation_fraction": 0.0,
         "data.levels": _levels(args),
         "data.image_size": args["imagesize"],
         "model.num_blocks": _num_blocks(args),

@@ -58,8 +58,9 @@ def _data(config):
 
 
 def _data_name(config):
-    """The name of the data set, or of the file of a table."""
-    return pathlib.Path(config.data.path).name if config.data.name == "tabular" else config.data.name
+    """The name of the data set, or of the file or folder."""
+    is_file = config.data.name in ("images", "tabular")
+    return pathlib.Path(config.data.path).absolute().name if is_file else config.data.name
 
 
 def _training(model):

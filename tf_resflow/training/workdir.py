@@ -43,6 +43,7 @@ class DataInfo(NamedTuple):
       mean: mean of the train split per coordinate, or of images per channel, or None.
       std: standard deviation of the train split, as the mean.
       num_classes: number of classes of labelled data; None without labels.
+      sizes: number of examples of each finite split, where it is known.
     """
 
     name: str
@@ -51,13 +52,14 @@ class DataInfo(NamedTuple):
     mean: np.ndarray | None
     std: np.ndarray | None
     num_classes: int | None = None
+    sizes: dict[str, int] | None = None
 
 
 class Workdir:
     """The files of a run.
 
     - `config.json`: the config, written by the first run
-    - `data.json`: what a model must know of its data (shape, levels, mean, std, classes)
+    - `data.json`: what a model must know of its data (shape, levels, mean, std, classes), and its splits' sizes
     - `checkpoints/`, `metrics.jsonl`, `events/` (TensorBoard), `figures/`, `result.json`
     - `lock`, which its trainer holds
 
@@ -188,7 +190,14 @@ class Workdir:
             validate_config(config)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.config} has a wrong value: {error}") from None
+        if self._trained_on_all():
+            config.data.validation_fraction = 0.0
         return config
+
+    def _trained_on_all(self):
+        """Whether an older version trained, which held no images back, whatever `validation_fraction` was."""
+        info = read_json(self.data) if self.data.exists() else {}
+        return info.get("levels") is not None and "sizes" not in info
 
     def write_data(self, dataset):
         """Writes what a model must know of the data.
@@ -283,6 +292,8 @@ class Workdir:
                 if constant and now > before:
                     continue
                 hint = " (steps may only grow)" if constant else " (the learning rate's schedule ends with them)"
+            if key == "data.validation_fraction" and before == 0.0:
+                hint = " (0.0: all train examples are trained on, as in older versions)"
             raise ValueError(
                 f"{self.path} belongs to a run with config.{key} = {before!r}, but now it is "
                 f"{now!r}{hint}. Resume with the same config, or choose another --workdir."
@@ -322,7 +333,8 @@ def read_json(path):
 
 
 def _data_info(dataset):
-    return {
+    sizes = {} if dataset.sizes is None else {"sizes": dict(dataset.sizes)}
+    return sizes | {
         "name": dataset.name,
         "event_shape": list(dataset.event_shape),
         "levels": dataset.levels,

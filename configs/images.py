@@ -1,0 +1,47 @@
+r"""Images of one's own, of 8 to 64 pixels a side, with a small model, for a machine without a GPU.
+
+python bin/train.py --config=configs/images.py --workdir=runs/mine --config.data.path=DIR
+python bin/train.py --config=configs/images.py:32 --workdir=runs/mine --config.data.path=DIR
+
+DIR is a folder of PNG, JPEG or WebP files, or a .npy or .npz file of uint8 images. Its subfolders are classes;
+those of the names train, test and validation are splits. Splits that are not there are drawn from the images, a
+tenth for each. With a size, here 32, of each image the square in its center is shrunk to it; without, all images
+must have one size, whose sides are multiples of 4. --config.data.flip=True mirrors them at random.
+
+On two cores a step took 0.4 s with gray images of 28 x 28, 0.6 s with color images of 32 x 32 and 1.0 s with ":64",
+at best, and up to twice that while they had other work: 3,000 steps of 0.6 s are half an hour.
+"""
+
+from tf_resflow.training import default_config
+
+
+def get_config(size="0"):
+    """Returns the configuration: three scales of two blocks, four fully connected blocks.
+
+    Args:
+      size: height and width that the images are shrunk to, in digits; "0" to take them as they are.
+
+    Raises:
+      ValueError: when the size is not a multiple of 8 up to 64.
+    """
+    if not size.isdecimal() or int(size) not in range(0, 65, 8):
+        raise ValueError(f"The size is {size!r}: give a multiple of 8 up to 64, as --config=configs/images.py:32.")
+    config = default_config()
+    config.data.name = "images"
+    config.data.image_size = int(size)
+    config.model.squeeze_first = int(size) > 32
+    config.model.num_blocks = (2, 2, 2)
+    config.model.width = 64
+    config.model.num_fc_blocks = 4
+    config.model.fc_width = 64
+    config.model.logit_alpha = 0.05
+    config.train.steps = 3000
+    config.train.batch_size = 64
+    config.train.learning_rate = 1e-3
+    config.train.warmup_steps = 300
+    config.train.schedule = "cosine"
+    config.train.global_clipnorm = 1.0
+    config.train.eval_every = 1000
+    config.train.checkpoint_every = 500
+    config.eval.num_examples = 500
+    return config

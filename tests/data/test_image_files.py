@@ -1,0 +1,353 @@
+"""Images of one's own: folders of files, and arrays."""
+
+import itertools
+
+import numpy as np
+import pytest
+from absl import logging
+from PIL import Image
+
+from tf_resflow.data import image_files, load, load_image_files
+
+COLOR = np.random.default_rng(0).integers(256, size=[20, 6, 4, 3]).astype(np.uint8)
+GRAY = COLOR[..., 0]
+
+
+def _write(folder, images, suffix="png"):
+    """One file of each image, in another order than that of their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, image in reversed([*enumerate(images)]):
+        Image.fromarray(image).save(folder / f"{index:02}.{suffix}", lossless=True)
+    return folder
+
+
+def _load(path, **fields):
+    """All images as the train split, unless fields say otherwise."""
+    return load_image_files(str(path), **{"test_fraction": 0, "validation_fraction": 0, **fields})
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """The warnings."""
+    lines = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
+    return lines
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tiff", "PNG"])
+def test_reads_a_folder_in_the_order_of_its_names(tmp_path, suffix, said):
+    dataset = _load(_write(tmp_path / "faces", COLOR, suffix))
+    assert (dataset.name, dataset.event_shape, dataset.levels) == ("faces", (6, 4, 3), 256)
+    assert dataset.sizes == {"train": 20} and dataset.num_classes is None
+    np.testing.assert_array_equal(dataset.array("train"), COLOR)
+    assert not said
+
+
+def test_reads_jpeg_as_it_is_shown(tmp_path):
+    """A photograph that lies on its side is turned."""
+    image = Image.fromarray(np.tile(np.repeat([0, 255], 8).astype(np.uint8), [8, 1]))  # black on the left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees, clockwise
+    image.save(tmp_path / "a.jpg", exif=exif)
+    image = _load(tmp_path).array("train")[0, ..., 0]
+    assert image.shape == (16, 8) and image[:7].max() < 20 and image[9:].min() > 235
+
+
+def test_gray_and_color(tmp_path, said):
+    _write(tmp_path / "gray", GRAY)
+    assert _load(tmp_path / "gray").event_shape == (6, 4, 1)
+    np.testing.assert_array_equal(_load(tmp_path / "gray").array("train")[..., 0], GRAY)
+    Image.fromarray(GRAY[0] > 99).save(tmp_path / "gray" / "99.png")  # of one bit
+    last = _load(tmp_path / "gray").array("train")[20, ..., 0]
+    np.testing.assert_array_equal(last, np.where(GRAY[0] > 99, 255, 0))
+    assert not said
+    _write(tmp_path / "gray", COLOR[:1])
+    mixed = _load(tmp_path / "gray").array("train")
+    np.testing.assert_array_equal(mixed[0], COLOR[0])
+    np.testing.assert_array_equal(mixed[1:20], np.repeat(GRAY[1:, ..., np.newaxis], 3, axis=-1))
+    assert len(said) == 1 and "20 gray images are made color, such as" in said[0] and "01.png" in said[0]
+
+
+def test_transparency_is_dropped(tmp_path, said):
+    transparent = np.concatenate([COLOR, GRAY[..., np.newaxis]], axis=-1)
+    np.testing.assert_array_equal(_load(_write(tmp_path, transparent)).array("train"), COLOR)
+    assert len(said) == 1 and "20 images lose their transparency, such as" in said[0]
+    palette = Image.fromarray(COLOR[0]).quantize(256)
+    palette.save(tmp_path / "00.png", transparency=0)
+    np.testing.assert_array_equal(_load(tmp_path).array("train")[0], np.asarray(palette.convert("RGB")))
+    assert len(said) == 2 and "20 images" in said[1]
+
+
+def test_other_files_are_skipped(tmp_path, said):
+    _write(tmp_path, COLOR)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.png"):
+        (tmp_path / name).write_text("x")
+    _write(tmp_path / ".cache", COLOR)
+    _write(tmp_path / "__MACOSX", COLOR)
+    assert _load(tmp_path).sizes == {"train": 20} and not said
+    (tmp_path / "LICENSE").write_text("x")
+    assert _load(tmp_path).sizes == {"train": 20}
+    assert len(said) == 1 and "1 files, such as" in said[0] and "LICENSE" in said[0]
+
+
+def test_folders_are_classes_in_the_order_of_their_names(tmp_path):
+    for name, images in [("dogs", COLOR[:5]), ("cats", COLOR[5:8]), ("birds/small", COLOR[8:9])]:
+        _write(tmp_path / name, images)
+    dataset = _load(tmp_path)
+    assert dataset.num_classes == 3
+    x, label = next(iter(dataset.eval_batches("train", 20, labels=True)))
+    np.testing.assert_array_equal(x, np.concatenate([COLOR[8:9], COLOR[5:8], COLOR[:5]]))
+    np.testing.assert_array_equal(label, [0, 1, 1, 1, 2, 2, 2, 2, 2])
+    _write(tmp_path / "one" / "all", COLOR)
+    assert _load(tmp_path / "one").num_classes is None
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "test", "validation"), ("Training", "testing", "val"), ("train", "valid")]
+)
+def test_folders_that_are_splits(tmp_path, names, said):
+    for index, name in enumerate(names):
+        _write(tmp_path / name / "a", COLOR[4 * index :][:3])
+        _write(tmp_path / name / "b", COLOR[4 * index + 3 :][:1])
+    dataset = load_image_files(tmp_path, validation_fraction=0.25, test_fraction=0.25)
+    assert dataset.num_classes == 2
+    if "valid" in names:
+        assert dataset.sizes == {"train": 3, "test": 1, "validation": 4}
+        assert len(said) == 1 and "has no test split: drawn from" in said[0]
+    else:
+        assert dataset.sizes == {"train": 4, "test": 4, "validation": 4} and not said
+        for index, split in enumerate(("train", "test", "validation")):
+            np.testing.assert_array_equal(dataset.array(split), COLOR[4 * index :][:4])
+
+
+def test_splits_of_other_folders(tmp_path):
+    _write(tmp_path / "a" / "train", COLOR[:8])
+    _write(tmp_path / "b", COLOR[8:])
+    dataset = _load(tmp_path / "a", path_test=str(tmp_path / "b"), validation_fraction=0.5)
+    assert dataset.sizes == {"train": 4, "validation": 4, "test": 12}
+    np.testing.assert_array_equal(dataset.array("test"), COLOR[8:])
+
+
+def test_drawn_splits_are_fixed_and_partition_the_images(tmp_path):
+    np.savez(tmp_path / "a.npz", images=COLOR, labels=np.arange(20))
+    dataset = load_image_files(tmp_path / "a.npz", test_fraction=0.2)
+    assert dataset.sizes == {"train": 14, "validation": 2, "test": 4}
+    pairs = [next(iter(dataset.eval_batches(split, 20, labels=True))) for split in dataset.sizes]
+    assert sorted(np.concatenate([labels for _, labels in pairs])) == [*range(20)]
+    for x, labels in pairs:
+        np.testing.assert_array_equal(x, COLOR[labels])
+    again, other = (load_image_files(tmp_path / "a.npz", split_seed=seed).array("train") for seed in (0, 1))
+    assert set(map(bytes, again)) != set(map(bytes, other))
+    np.testing.assert_array_equal(again, load_image_files(tmp_path / "a.npz").array("train"))
+
+
+def test_image_size_shrinks_the_square_in_the_center(tmp_path):
+    wide = np.random.default_rng(1).integers(256, size=[1, 8, 13, 3]).astype(np.uint8)
+    middle = wide[:, :, 2:10]
+    for image, square in [(wide, middle), (wide.swapaxes(1, 2), middle.swapaxes(1, 2)), (middle, middle)]:
+        _write(tmp_path / str(image.shape), image)
+        expected = square.reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+        result = _load(tmp_path / str(image.shape), image_size=4).array("train")[0]
+        np.testing.assert_array_equal(result, np.round(expected))
+        np.save(tmp_path / "a.npy", image)
+        np.testing.assert_array_equal(_load(tmp_path / "a.npy", image_size=4).array("train")[0], result)
+
+
+@pytest.mark.parametrize("images, channels", [(COLOR, 3), (GRAY, 1), (GRAY[..., np.newaxis], 1)])
+def test_arrays(tmp_path, images, channels):
+    np.save(tmp_path / "a.npy", images)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.arange(20)[:, np.newaxis] % 3)
+    np.savez(tmp_path / "two.npz", x=images, y=images[:2])
+    for file, key, num_classes in [("a.npy", "", None), ("a.npz", "", 3), ("two.npz", "x", None)]:
+        dataset = _load(tmp_path / file, key=key)
+        assert (dataset.event_shape, dataset.num_classes) == ((6, 4, channels), num_classes)
+        np.testing.assert_array_equal(dataset.array("train"), images.reshape(20, 6, 4, channels))
+    assert _load(tmp_path / "a.npy", image_size=2).event_shape == (2, 2, channels)
+
+
+def test_fewer_levels(tmp_path):
+    np.save(tmp_path / "a.npy", COLOR)
+    config = {"name": "images", "path": str(tmp_path / "a.npy"), "test_fraction": 0.0}
+    dataset = load({**config, "levels": 32, "flip": True})
+    assert dataset.levels == 32 and dataset.flip
+    assert sorted(map(bytes, COLOR // 8)) == sorted(bytes(x) for s in dataset.sizes for x in dataset.array(s))
+    np.save(tmp_path / "b.npy", COLOR // 8)
+    with pytest.raises(ValueError, match="b.npy: no value is above 31, and levels = 32"):
+        _load(tmp_path / "b.npy", levels=32)
+
+
+def test_images_of_several_sizes_are_an_error(tmp_path):
+    _write(tmp_path, COLOR)
+    Image.fromarray(COLOR[0, :5]).save(tmp_path / "07.png")
+    message = r"2 sizes, .*00.png \(4 x 6\) and .*07.png \(4 x 5\). .*image_size=N, N up to 4"
+    with pytest.raises(ValueError, match=message):
+        _load(tmp_path)
+    assert _load(tmp_path, image_size=4).event_shape == (4, 4, 3)
+    message = r"20 of 20 images are smaller than image_size = 5, such as .*00.png \(4 x 6\)"
+    with pytest.raises(ValueError, match=message):
+        _load(tmp_path, image_size=5)
+    np.save(tmp_path / "a.npy", COLOR)
+    with pytest.raises(ValueError, match="6 x 4, smaller than image_size = 5"):
+        _load(tmp_path / "a.npy", image_size=5)
+    with pytest.raises(ValueError, match="differ in the shape of their images"):
+        _load(tmp_path / "a.npy", path_test=_write(tmp_path / "b", COLOR[:, :5]))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")
+def test_a_damaged_file_is_named(tmp_path, suffix):
+    images = np.random.default_rng(2).integers(256, size=[3, 32, 32, 3]).astype(np.uint8)
+    _write(tmp_path, images, suffix)
+    path = tmp_path / f"01.{suffix}"
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2], whole[:40]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"01.{suffix} cannot be read as an image"):
+            _load(tmp_path)
+
+
+def test_files_of_more_than_8_bits_or_of_several_images_are_errors(tmp_path):
+    images = [Image.fromarray(x) for x in COLOR]
+    Image.fromarray(GRAY[0].astype(np.uint16) * 200).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="a.png has more than 8 bits a channel"):
+        _load(tmp_path)
+    (tmp_path / "a.png").unlink()
+    Image.fromarray(GRAY[0].astype(np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(ValueError, match="a.tiff has more than 8 bits a channel"):
+        _load(tmp_path)
+    (tmp_path / "a.tiff").unlink()
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:4])
+    with pytest.raises(ValueError, match="a.gif holds 4 images, as an animation"):
+        _load(tmp_path)
+
+
+def test_folders_without_images_are_errors(tmp_path):
+    for path, message in [("", "need a place"), (tmp_path / "none", "path: there is no .*none")]:
+        with pytest.raises(ValueError, match=message):
+            load_image_files(str(path))
+    with pytest.raises(ValueError, match="holds no image: expected files that end in .png"):
+        _load(tmp_path)
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(ValueError, match="holds no image: .*, but it holds a.txt"):
+        _load(tmp_path)
+    with pytest.raises(ValueError, match="a.txt: expected a folder of images, or a file of them that ends in .npy"):
+        _load(tmp_path / "a.txt")
+    _write(tmp_path / "dogs", COLOR)
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(ValueError, match="cats holds no image, but the folders beside it do"):
+        _load(tmp_path)
+    _write(tmp_path, COLOR[:1])
+    with pytest.raises(ValueError, match="has images, such as 00.png, beside folders with images, such as dogs"):
+        _load(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("test",), ("train", "cats"), ("val", "train", "valid")])
+def test_folders_of_splits_that_are_not_clear_are_errors(tmp_path, names):
+    for name in names:
+        _write(tmp_path / name, COLOR[:3])
+    with pytest.raises(ValueError, match=f"the folders {', '.join(sorted(names))}. Expected train, and perhaps"):
+        _load(tmp_path)
+
+
+def test_splits_that_are_given_twice_are_errors(tmp_path):
+    for name in ("train", "test"):
+        _write(tmp_path / name, COLOR if name == "train" else GRAY)
+    with pytest.raises(ValueError, match="the folders test, train. Expected train"):
+        _load(tmp_path, path_test=tmp_path / "test")
+    with pytest.raises(ValueError, match="path and path_test have the same examples"):
+        _load(tmp_path / "train", path_test=tmp_path / "train")
+
+
+def test_too_few_images_are_an_error(tmp_path, monkeypatch):
+    """A folder is not read for that."""
+    np.save(tmp_path / "a.npy", COLOR[:4])
+    with pytest.raises(ValueError, match="a.npy: the test split holds no example, since test_fraction of 4"):
+        load_image_files(tmp_path / "a.npy")
+    monkeypatch.setattr(image_files.ImageFolder, "read", None)
+    with pytest.raises(ValueError, match="4 examples less test_fraction leave 0 for training, which takes 1"):
+        _load(_write(tmp_path / "b", COLOR[:4]), test_fraction=0.9)
+
+
+def test_splits_without_labels(tmp_path, said):
+    for name in ("a", "b"):
+        _write(tmp_path / "one" / name, COLOR[:3])
+    _write(tmp_path / "two", COLOR[3:])
+    assert _load(tmp_path / "one", path_test=tmp_path / "two").num_classes is None
+    assert len(said) == 1 and "the test split has no labels" in said[0]
+    np.savez(tmp_path / "two.npz", images=COLOR[3:], labels=np.arange(17))
+    with pytest.raises(ValueError, match="the classes of one split are folders, those of another numbers"):
+        _load(tmp_path / "one", path_test=tmp_path / "two.npz")
+
+
+@pytest.mark.parametrize(
+    "array, message",
+    [
+        (COLOR / 255, r"uint8.* but the type is float64. .*\(255 \* images\)"),
+        (COLOR.astype(np.uint16), "but the type is uint16"),
+        (COLOR.transpose(0, 3, 1, 2), r"the shape is \[20, 3, 6, 4\]. Save images.transpose\(0, 2, 3, 1\)"),
+        (COLOR[0, 0], r"the shape is \[4, 3\]"),
+        (COLOR[:0], r"the shape is \[0, 6, 4, 3\]"),
+        (np.zeros([2, 4, 4, 4], np.uint8), r"of 1 or 3 channels"),
+        (np.array([[None]]), "not an array of numbers"),
+    ],
+)
+def test_an_array_of_other_values_or_shapes_is_an_error(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "a.npz", array)
+    for file in ("a.npy", "a.npz"):
+        with pytest.raises(ValueError, match=f"{file}: .*{message}"):
+            _load(tmp_path / file)
+
+
+@pytest.mark.parametrize("labels", [np.arange(19), np.arange(20) - 1, np.arange(20) + 1, np.arange(20) / 2])
+def test_wrong_labels_are_errors(tmp_path, labels):
+    np.savez(tmp_path / "a.npz", images=COLOR, labels=labels)
+    with pytest.raises(ValueError, match="a.npz: expected as labels 20 integers"):
+        _load(tmp_path / "a.npz")
+
+
+def test_more_than_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "_MEMORY", 20 * 72 - 1)
+    np.save(tmp_path / "a.npy", COLOR)
+    monkeypatch.setattr(image_files.ImageFolder, "read", None)
+    for path in (tmp_path / "a.npy", _write(tmp_path / "b", COLOR)):
+        with pytest.raises(ValueError, match="20 images of 6 x 4 x 3 are .* GB, .*store_as_tfds_dataset"):
+            _load(path)
+
+
+def test_fields_reach_the_loader(tmp_path):
+    """Each field of data.load, by what it changes."""
+    _write(tmp_path / "a", COLOR)
+    np.savez(tmp_path / "b.npz", x=COLOR[:4] // 2, y=COLOR[:5])
+    config = {"name": "images", "path": str(tmp_path / "a"), "path_test": str(tmp_path / "b.npz"), "key": "x"}
+    dataset = load({**config, "image_size": 4, "crop_padding": 1, "validation_fraction": 0.5})
+    assert dataset.sizes == {"train": 10, "validation": 10, "test": 4}
+    assert dataset.event_shape == (4, 4, 3) and dataset.crop_padding == 1
+    batches = dataset.train_batches(5, seed=0)
+    assert [x.shape for x in itertools.islice(batches, 1)] == [(5, 4, 4, 3)]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff", "npy", "npz"])
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_a_file_with_wrong_bytes_is_read_or_refused(tmp_path, suffix):
+    generator = np.random.default_rng(3)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "npy":
+        np.save(path, COLOR)
+    elif suffix == "npz":
+        np.savez(path, images=COLOR, labels=np.arange(20))
+    else:
+        _write(tmp_path, COLOR[:1], suffix)
+        (tmp_path / f"00.{suffix}").rename(path)
+    whole = path.read_bytes()
+    for _ in range(40):
+        content = bytearray(whole[: generator.integers(1, len(whole) + 1)] if generator.integers(2) else whole)
+        for place in generator.integers(min(len(content), 150), size=2):
+            content[place] = generator.integers(256)
+        path.write_bytes(content)
+        try:
+            dataset = _load(path if suffix.startswith("np") else tmp_path)
+        except ValueError as error:
+            assert "a." in str(error), error
+        else:
+            assert dataset.array("train").dtype == np.uint8

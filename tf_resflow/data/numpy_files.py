@@ -1,0 +1,51 @@
+"""Reads arrays from .npy and .npz files."""
+
+__all__ = ["read_array"]
+
+import contextlib
+import tokenize
+import zipfile
+import zlib
+
+import numpy as np
+
+# What NumPy raises for files that are no arrays, or damaged.
+_UNREADABLE = (ValueError, OSError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError)
+_UNREADABLE += (tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+
+
+def read_array(path, key=None, aside=()):
+    """Reads the array of an .npy file, as a view of the file, or one of an .npz file.
+
+    Args:
+        path: `pathlib.Path` of the file.
+        key: name of the array in an .npz file; it may be left out where there is one alone, `aside` apart.
+        aside: names of further arrays to read, if the .npz file has them.
+
+    Returns:
+        The array, and a dict of those of `aside` that are there.
+
+    Raises:
+        ValueError: if the file cannot be read, or has no such array.
+    """
+    with _unreadable_told(path):
+        arrays = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(arrays, np.ndarray):
+        return arrays, {}
+    with arrays:
+        names = [name for name in arrays.files if name not in aside]
+        if not key and len(names) == 1:
+            key = names[0]
+        if key not in arrays.files:
+            asked = f"no array {key!r}" if key else f"{len(names)} arrays"
+            raise ValueError(f"{path} has {asked}: set key to one of {names}.")
+        with _unreadable_told(path):
+            return arrays[key], {name: arrays[name] for name in aside if name in arrays.files}
+
+
+@contextlib.contextmanager
+def _unreadable_told(path):
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: not an array of numbers that can be read ({error}).") from None

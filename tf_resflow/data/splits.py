@@ -1,0 +1,80 @@
+"""Parts of the examples that are held back from training, and checks of splits."""
+
+__all__ = ["check_different", "draw_splits", "split_sizes"]
+
+import itertools
+
+import numpy as np
+
+
+def split_sizes(num, fractions, source, least=1):
+    """Divides a number of examples.
+
+    Args:
+        num: number of examples.
+        fractions: dict of the names of splits to the fractions of `num` that they hold; one of 0 is left out.
+        source: what has the examples, for messages.
+        least: number of examples that training takes at least.
+
+    Returns:
+        A dict of the names to whole numbers; "train" has the rest.
+
+    Raises:
+        ValueError: if a fraction is not in [0, 1), a split is empty, or too little is left for training.
+    """
+    for split, fraction in fractions.items():
+        if not 0 <= fraction < 1:
+            raise ValueError(f"{split}_fraction must be in [0, 1), but is {fraction}.")
+    sizes = {split: round(fraction * num) for split, fraction in fractions.items() if fraction}
+    rest = num - sum(sizes.values())
+    if rest < least:
+        less = " and ".join(f"{split}_fraction" for split in sizes) or "nothing"
+        raise ValueError(
+            f"{source}: {_examples(num)} less {less} leave {rest} for training, which takes {least} at least. "
+            "Give more, or lower the fractions."
+        )
+    for split, size in sizes.items():
+        if not size:
+            raise ValueError(
+                f"{source}: the {split} split holds no example, since {split}_fraction of {_examples(num)} is "
+                f"none. Raise it, set it to 0, or give path_{split}."
+            )
+    return sizes | {"train": rest}
+
+
+def draw_splits(num, fractions, seed, source, least=1):
+    """Divides the numbers 0, ..., num - 1 at random, by a permutation of fixed seed.
+
+    Args:
+        num: number of examples.
+        fractions: as for `split_sizes`.
+        seed: of the permutation.
+        source: what has the examples, for messages.
+        least: number of examples that training takes at least.
+
+    Returns:
+        A dict of the names, and "train", to arrays of numbers.
+
+    Raises:
+        ValueError: as `split_sizes`, or if the seed is not in 0, ..., 2^32 - 1.
+    """
+    sizes = split_sizes(num, fractions, source, least)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"split_seed must be in 0, ..., 2^32 - 1, but is {seed}.")
+    order = np.random.RandomState(seed).permutation(num)
+    parts = np.split(order, np.cumsum(list(sizes.values()))[:-1])
+    return dict(zip(sizes, parts, strict=True))
+
+
+def check_different(arrays):
+    """Raises ValueError if two of a dict of arrays, by the names of their fields, are equal."""
+    for (one, a), (other, b) in itertools.combinations(arrays.items(), 2):
+        if np.array_equal(a, b):
+            raise ValueError(
+                f"{one} and {other} have the same examples, which would be counted twice: give others, or leave "
+                f"{other} empty."
+            )
+
+
+def _examples(number):
+    return f"{number} example{'' if number == 1 else 's'}"
