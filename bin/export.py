@@ -2,8 +2,8 @@ r"""Exports a trained model as a SavedModel that runs with TensorFlow alone, or 
 
 python bin/export.py --workdir=runs/digits --export_dir=served/digits
 
-The model is written to EXPORT_DIR/VERSION, with README.md (its signatures), MODEL_CARD.md, and warm-up requests.
-It has the averaged weights of the newest checkpoint.
+The model is written to EXPORT_DIR/VERSION, with README.md (its signatures), MODEL_CARD.md, and, if the package
+tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest checkpoint.
 """
 
 import os
@@ -42,7 +42,7 @@ def main():
         seed=_SEED.value,
         max_samples=_MAX_SAMPLES.value,
     )
-    print(f"{path}: saved_model.pb, variables/, assets.extra/, README.md, MODEL_CARD.md")
+    print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 
 if __name__ == "__main__":
