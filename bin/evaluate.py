@@ -33,7 +33,7 @@ import pathlib
 from absl import flags
 
 from tf_resflow import data, evaluation, progress, training
-from tf_resflow.output_file import check_output_path
+from tf_resflow.writing import check_output_path
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write the result to.")

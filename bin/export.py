@@ -2,8 +2,8 @@ r"""Exports a trained model as a SavedModel that runs with TensorFlow alone, or 
 
 python bin/export.py --workdir=runs/digits --export_dir=served/digits
 
-The model is written to EXPORT_DIR/VERSION, with README.md (its signatures), MODEL_CARD.md, and warm-up requests.
-It has the averaged weights of the newest checkpoint.
+The model is written to EXPORT_DIR/VERSION, with README.md (its signatures), MODEL_CARD.md, and, if the package
+tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest checkpoint.
 """
 
 from absl import flags
@@ -21,7 +21,7 @@ _LOG_DET = flags.DEFINE_enum(
 )
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 8, "Estimates of log_prob that are averaged.", 2)
 _NUM_PROBES = flags.DEFINE_integer("num_probes", 1, "Probes of each of them (roulette, adaptive).", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the answers that are the same each time.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the answers that are the same each time.", 0, 2**63 - 1)
 _MAX_SAMPLES = flags.DEFINE_integer("max_samples", 1024, "The most examples that a client may ask for.", 1)
 flags.mark_flags_as_required(["workdir", "export_dir"])
 
@@ -43,7 +43,7 @@ def main():
         seed=_SEED.value,
         max_samples=_MAX_SAMPLES.value,
     )
-    print(f"{path}: saved_model.pb, variables/, assets.extra/, README.md, MODEL_CARD.md")
+    print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 
 if __name__ == "__main__":

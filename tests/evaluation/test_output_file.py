@@ -3,7 +3,7 @@ import resource
 
 import pytest
 
-from tf_resflow.output_file import check_output_path, whole_file
+from tf_resflow.writing import check_output_path, whole_file
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Converted checkpoints against what the published code computed with them (see make_checkpoints.py)."""
 
 import importlib
-import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -216,8 +216,44 @@ def test_without_averages_the_weights_are_loaded(changed, published, tmp_path):
     np.testing.assert_allclose(y, expected["raw_y"], rtol=0, atol=1e-5 * np.abs(y).max())
 
 
-def test_the_workdir_of_another_run(converted, checkpoint_path, tmp_path):
-    config = json.loads((converted("mixed_norms")[0] / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"seed": 1}))
-    with pytest.raises(ValueError, match="belongs to a run with config.seed = 1"):
-        convert_checkpoint(checkpoint_path("mixed_norms"), tmp_path)
+@pytest.mark.parametrize("there", ["a run", "a file", "one that came meanwhile"])
+def test_a_workdir_that_is_there(there, checkpoint_path, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    if there == "one that came meanwhile":
+        monkeypatch.setattr(module.os, "rename", rename_after_another)
+    elif there == "a run":
+        workdir.mkdir()
+        (workdir / "config.json").write_text("{}")
+    else:
+        workdir.write_text("")
+    with pytest.raises(ValueError, match="run exists and is not empty, and a run is never overwritten"):
+        convert_checkpoint(checkpoint_path("mixed_norms"), workdir)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert workdir.is_file() or [path.name for path in workdir.iterdir()] == ["config.json"]
+
+
+def rename_after_another(path, target):
+    target.mkdir()
+    (target / "config.json").write_text("{}")
+    pathlib.Path(path).rename(target)
+
+
+def fill_the_disk(*_, **__):
+    raise tf.errors.ResourceExhaustedError(None, None, "/run/data.tempstate; No space left on device")
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "fail, error, message",
+    [(fill_the_disk, OSError, "No space left on device.*Make room"), (interrupt, KeyboardInterrupt, None)],
+)
+def test_a_conversion_that_ends_before_its_end_leaves_nothing(
+    fail, error, message, checkpoint_path, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", fail)
+    with pytest.raises(error, match=message):
+        convert_checkpoint(checkpoint_path("mixed_norms"), tmp_path / "new" / "run")
+    assert not list((tmp_path / "new").iterdir())

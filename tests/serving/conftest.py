@@ -66,6 +66,11 @@ def loaded(export_dir):
 
 
 @pytest.fixture(scope="session")
-def loaded_vectors(vector_model, tmp_path_factory):
-    path = resflow.serving.export(vector_model, tmp_path_factory.mktemp("vectors"), log_det=resflow.logdet.Exact())
-    return tf.saved_model.load(str(path))
+def exported_vectors(vector_model, tmp_path_factory):
+    """The path of the exported vector model."""
+    return resflow.serving.export(vector_model, tmp_path_factory.mktemp("vectors"), log_det=resflow.logdet.Exact())
+
+
+@pytest.fixture(scope="session")
+def loaded_vectors(exported_vectors):
+    return tf.saved_model.load(str(exported_vectors))

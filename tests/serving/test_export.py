@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import shutil
 import subprocess
 import sys
 
@@ -148,17 +149,64 @@ def test_threads_get_the_answers_of_one(loaded, images, call):
                     np.testing.assert_allclose(value, alone[i][name], rtol=1e-5, atol=1e-6)
 
 
-def test_versions(vector_model, tmp_path):
-    settings = {"log_det": resflow.logdet.PowerSeries(2, common_probes=True), "num_samples": 2}
-    assert resflow.serving.export(vector_model, tmp_path / "new" / "dir", **settings).name == "1"
-    (tmp_path / "v" / "12").mkdir(parents=True)
-    (tmp_path / "v" / "notes").mkdir()
-    assert resflow.serving.export(vector_model, tmp_path / "v", **settings).name == "13"
+@pytest.fixture
+def write_as(monkeypatch):
+    """Puts a function of a path in the place of what traces and writes the SavedModel."""
+    module = sys.modules["tf_resflow.serving.export"]
+    return lambda write: monkeypatch.setattr(module, "write_saved_model", lambda *arguments: write(arguments[-1]))
+
+
+@pytest.fixture
+def copy(exported_vectors):
+    """Writes to a path what is in the SavedModel of the vector model."""
+    kept_out = shutil.ignore_patterns("assets.extra", "*.md")
+    return lambda path: shutil.copytree(exported_vectors, path, ignore=kept_out)
+
+
+@pytest.fixture
+def export_vectors(vector_model):
+    """Exports the vector model to a directory."""
+
+    def export(directory, version=None):
+        return resflow.serving.export(vector_model, directory, version, log_det=resflow.logdet.Exact())
+
+    return export
+
+
+def test_versions(export_vectors, write_as, copy, tmp_path):
+    write_as(copy)
+    assert export_vectors(tmp_path / "new" / "dir").name == "1"
+    for name in ("12", "notes", "\u00b2"):
+        (tmp_path / "v" / name).mkdir(parents=True)
+    assert export_vectors(tmp_path / "v").name == "13"
     with pytest.raises(ValueError, match="has a version 12.*next free one is 14"):
-        resflow.serving.export(vector_model, tmp_path / "v", version=12, **settings)
+        export_vectors(tmp_path / "v", version=12)
     with pytest.raises(ValueError, match="at least 1"):
-        resflow.serving.export(vector_model, tmp_path / "v", version=0, **settings)
-    assert sorted(path.name for path in (tmp_path / "v").iterdir()) == ["12", "13", "notes"]
+        export_vectors(tmp_path / "v", version=0)
+    assert sorted(path.name for path in (tmp_path / "v").iterdir()) == ["12", "13", "notes", "\u00b2"]
+
+
+def test_a_number_that_another_export_takes_meanwhile(export_vectors, write_as, copy, tmp_path, monkeypatch):
+    """As soon as the SavedModel is written, and once more in the last moment."""
+    rename = os.rename
+
+    def rename_after_another(path, target):
+        if target.name == "2":
+            copy(target)
+        rename(path, target)
+
+    def write(path):
+        copy(path)
+        copy(tmp_path / "1")
+
+    write_as(write)
+    monkeypatch.setattr(os, "rename", rename_after_another)
+    assert export_vectors(tmp_path).name == "3"
+    shutil.rmtree(tmp_path / "1")
+    with pytest.raises(ValueError, match="has a version 1.*next free one is 4"):
+        export_vectors(tmp_path, version=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3"]
+    assert not (tmp_path / "1" / "README.md").exists()
 
 
 def test_the_card_of_a_block_on_trust(tmp_path):
@@ -171,26 +219,58 @@ def test_the_card_of_a_block_on_trust(tmp_path):
     assert "'unknown' (Dense)" in card and "0.6000 is taken on trust" in card and "proves that" not in card
 
 
-def test_a_failure_leaves_nothing(vector_model, tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError("No space left on device")
+@pytest.mark.parametrize("writer", ["TensorFlow", "Python"])
+def test_a_full_disk_leaves_nothing(writer, export_vectors, write_as, copy, tmp_path):
+    """Files are limited to 500 bytes, which the system answers as it does a full disk, by an error."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    monkeypatch.setattr(sys.modules["tf_resflow.serving.export"], "write_warmup", fail)
-    with pytest.raises(OSError, match="No space"):
-        resflow.serving.export(vector_model, tmp_path, log_det=resflow.logdet.Exact(), num_samples=2)
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+    def copy_then_limit(path):
+        copy(path)
+        limit(500)
+
+    if writer == "TensorFlow":
+        limit(500)
+    else:
+        write_as(copy_then_limit)
+    try:
+        with pytest.raises(OSError) as error:
+            export_vectors(tmp_path)
+    finally:
+        limit(soft)
+    assert str(error.value) == f"Cannot write {tmp_path}: File too large. Make room, or make it writable."
     assert not list(tmp_path.iterdir())
 
 
-def test_a_directory_that_cannot_be_made(vector_model, tmp_path):
+def test_an_interrupt_leaves_nothing(export_vectors, write_as, copy, tmp_path):
+    def interrupt(path):
+        copy(path)
+        raise KeyboardInterrupt
+
+    write_as(copy)
+    export_vectors(tmp_path)
+    write_as(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_vectors(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_directory_that_cannot_be_made(export_vectors, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="Cannot make the directory"):
-        resflow.serving.export(vector_model, tmp_path / "file" / "dir")
+        export_vectors(tmp_path / "file" / "dir")
 
 
-def test_without_the_package_of_the_requests(vector_model, tmp_path, monkeypatch):
+def test_without_the_package_of_the_requests(export_vectors, write_as, copy, tmp_path, monkeypatch, caplog):
+    write_as(copy)
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.prediction_log_pb2", None)
-    with pytest.raises(ValueError, match="pip install tensorflow-serving-api"):
-        resflow.serving.export(vector_model, tmp_path)
+    path = export_vectors(tmp_path)
+    assert (path / "saved_model.pb").exists() and not (path / "assets.extra").exists()
+    (record,) = caplog.records
+    assert "pip install tensorflow-serving-api" in record.getMessage()
 
 
 @pytest.mark.parametrize(

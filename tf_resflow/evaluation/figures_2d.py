@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from tf_resflow.evaluation.point_figures import aspect, plot_limits
-from tf_resflow.output_file import whole_file
+from tf_resflow.writing import whole_file
 
 __all__ = ["density_figure", "paths_figure"]
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tf_resflow.output_file import whole_file
+from tf_resflow.writing import whole_file
 
 __all__ = ["image_grid", "reconstruction_grid", "write_png"]
 

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from tf_resflow.output_file import check_output_path, whole_file
+from tf_resflow.writing import check_output_path, whole_file
 
 __all__ = ["check_figure_path", "learning_curves", "run_names"]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tf_resflow.output_file import whole_file
+from tf_resflow.writing import whole_file
 
 __all__ = ["points_figure"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_resflow.evaluation.images import image_grid, write_png
 from tf_resflow.evaluation.point_figures import points_figure
-from tf_resflow.output_file import check_output_path, whole_file
+from tf_resflow.writing import check_output_path, whole_file
 
 __all__ = ["MAX_TEMPERATURE", "check_paths", "check_samples", "write_samples"]
 

@@ -1,6 +1,9 @@
 """A workdir from a checkpoint of the published code."""
 
+import errno
 import math
+import os
+import pathlib
 
 from tf_resflow import layers
 from tf_resflow.interop.applied_kernels import applied_kernels
@@ -12,10 +15,12 @@ from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir
+from tf_resflow.writing import scratch, unwritable_told
 
 __all__ = ["convert_checkpoint"]
 
 _DECIMALS = 4  # of the coefficient
+_NOT_EMPTY = "{} exists and is not empty, and a run is never overwritten. Choose another --workdir."
 # Tensors that become no variable: state of the norms (which `applied_kernels` has read) and of the estimator,
 # flags, the shared orders again, and the mean and std of the data.
 _UNUSED = (
@@ -45,18 +50,22 @@ def convert_checkpoint(checkpoint, workdir):
 
     Args:
       checkpoint: the .pth file; it is read without executing anything in it.
-      workdir: directory of the run; it is made.
+      workdir: directory of the run; it is made, and appears in one piece.
 
     Returns:
       A dict: "name" of the data, "step", whether there are "averages", and the "coefficient".
 
     Raises:
       ValueError: when the file cannot be read or is refused, when this library does not have its model, or when the
-        directory is that of another run.
+        directory is there and not empty.
+      OSError: when the directory cannot be written; nothing is left of it.
 
     References:
       Chen et al. 2019; https://github.com/rtqichen/residual-flows.
     """
+    workdir = pathlib.Path(workdir).expanduser()
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise ValueError(_NOT_EMPTY.format(workdir))
     published = read_checkpoint(checkpoint)
     config = published_config(published.args)
     config.train.steps = step = published.step or 1
@@ -70,18 +79,31 @@ def convert_checkpoint(checkpoint, workdir):
     _take(published, model, optimizer)
     _set_coefficient(config.model, _largest_norm(model, optimizer))
 
-    files = Workdir(workdir)
-    with files.locked():
-        files.prepare(config)
-        files.write_data(data)
-        files.write_config(config)
-        Checkpoints(files.checkpoints, model, optimizer, config.seed, config.train.keep).save(step)
+    with unwritable_told(workdir):
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        with scratch(workdir.parent) as folder:
+            files = Workdir(folder / "run")
+            files.prepare(config)
+            files.write_data(data)
+            files.write_config(config)
+            Checkpoints(files.checkpoints, model, optimizer, config.seed, config.train.keep).save(step)
+            _publish(files.path, workdir)
     return {
         "name": data.name,
         "step": step,
         "averages": published.averages is not None,
         "coefficient": config.model.coefficient,
     }
+
+
+def _publish(path, workdir):
+    """Renames a folder to the workdir; another process may have made it meanwhile."""
+    try:
+        os.rename(path, workdir)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        raise ValueError(_NOT_EMPTY.format(workdir)) from None
 
 
 def _take(published, model, optimizer):
@@ -134,4 +156,3 @@ def _set_coefficient(config, norm):
     config.coefficient = max(published, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
     if config.coefficient >= 1:
         config.lipschitz_constant = published ** len(config.kernels)
-

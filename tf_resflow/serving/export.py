@@ -1,16 +1,16 @@
 """A model as a versioned SavedModel, with what belongs to it."""
 
+import errno
 import os
 import pathlib
-import shutil
-import tempfile
 
 from tf_resflow import layers, training
 from tf_resflow.serving.model_card import model_card
 from tf_resflow.serving.readme import signatures_readme
 from tf_resflow.serving.saved_model import read_signatures, write_saved_model
 from tf_resflow.serving.signatures import Signatures
-from tf_resflow.serving.warmup import prediction_log, write_warmup
+from tf_resflow.serving.warmup import write_warmup
+from tf_resflow.writing import scratch, unwritable_told
 
 __all__ = ["export", "export_run"]
 
@@ -33,7 +33,6 @@ def export_run(workdir, export_dir, version=None, log_det=None, num_probes=1, **
     Raises:
       ValueError: for what `tf_resflow.load` and `export` raise.
     """
-    prediction_log()
     model = training.load(workdir)
     _version(_writable(export_dir), version)
     name = log_det or training.default_log_det(model)
@@ -47,8 +46,9 @@ def export(model, export_dir, version=None, result=None, **settings):
     """Writes a model to `export_dir/version/`, as TensorFlow Serving expects it.
 
     The norms of the model's layers are brought up to date first. The folder appears in one piece, so that a server
-    that watches `export_dir` never sees half of it. In it are the SavedModel; warm-up requests, in `assets.extra/`;
-    README.md, the signatures; MODEL_CARD.md.
+    that watches `export_dir` never sees half of it. In it are the SavedModel; warm-up requests, in `assets.extra/`,
+    if the package tensorflow-serving-api is installed; README.md, the signatures; MODEL_CARD.md. What exports that
+    were killed have left in `export_dir` is removed.
 
     ```python
     import pathlib, tempfile
@@ -67,7 +67,7 @@ def export(model, export_dir, version=None, result=None, **settings):
     Args:
       model: a `FlowModel` or `HybridModel`, with the weights that it is to have.
       export_dir: directory of the model's versions; made if need be.
-      version: `int` >= 1; by default one more than the largest that is there.
+      version: `int` >= 1; by default one more than the largest that is there when the folder is written.
       result: what the run's result.json has, for the model card.
       **settings: of `Signatures`.
 
@@ -75,28 +75,23 @@ def export(model, export_dir, version=None, result=None, **settings):
       The path of the version, a `pathlib.Path`.
 
     Raises:
-      ValueError: when the version exists or is not positive, the directory cannot be written, the package
-        tensorflow-serving-api is missing, or `Signatures` does.
+      ValueError: when the version exists or is not positive, the directory cannot be made, or `Signatures` does.
+      OSError: when the disk is full, or does not take the files for another reason. Nothing is left of them.
     """
-    prediction_log()
     signatures = Signatures(model, **settings)
     parent = _writable(export_dir)
-    target = parent / str(_version(parent, version))
+    _version(parent, version)
     layers.converge_norms(model.flow)
     card = model_card(model, signatures, result)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
-    try:
-        path = temporary / target.name
+    with unwritable_told(parent), scratch(parent) as folder:
+        path = folder / "model"
         with layers.stored_norms():
             write_saved_model(signatures, model.weights, path)
         write_warmup(signatures.inputs, path)
         readme = signatures_readme(signatures, read_signatures(path))
         (path / "README.md").write_text(readme, encoding="utf-8")
         (path / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-        os.rename(path, target)
-    finally:
-        shutil.rmtree(temporary)
-    return target
+        return _publish(path, parent, version)
 
 
 def _writable(directory):
@@ -110,8 +105,21 @@ def _writable(directory):
     return path
 
 
+def _publish(path, parent, version):
+    """Renames a folder to its version; another export may have taken the number meanwhile."""
+    while True:
+        target = parent / str(_version(parent, version))
+        try:
+            os.rename(path, target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        else:
+            return target
+
+
 def _version(parent, version):
-    there = [int(path.name) for path in parent.iterdir() if path.name.isdigit()]
+    there = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]
     if version is None:
         return max(there, default=0) + 1
     if version < 1:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 __all__ = ["write_warmup"]
 
@@ -15,14 +16,20 @@ def write_warmup(inputs, path):
     takes the time with these; a server that batches requests takes no scalars, and would not load the model if one
     of its warm-up requests failed.
 
+    Without the package tensorflow-serving-api nothing is written, and a warning says so.
+
     Args:
       inputs: dict of a signature's name to its list of `tf.TensorSpec`.
       path: directory of the SavedModel, a `pathlib.Path`; the file is `assets.extra/tf_serving_warmup_requests`.
-
-    Raises:
-      ValueError: when the package tensorflow-serving-api is not installed.
     """
-    log = prediction_log()
+    try:
+        from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+    except ImportError:
+        logging.warning(
+            "No warm-up requests for TensorFlow Serving were written: they need the package tensorflow-serving-api "
+            "(pip install tensorflow-serving-api)."
+        )
+        return
     extra = path / "assets.extra"
     extra.mkdir()
     with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as file:
@@ -30,27 +37,10 @@ def write_warmup(inputs, path):
             if any(spec.shape.rank == 0 for spec in specs):
                 continue
             for size in _BATCH_SIZES:
-                file.write(_request(log, name, specs, size).SerializeToString())
+                file.write(_request(PredictionLog(), name, specs, size).SerializeToString())
 
 
-def prediction_log():
-    """The message of TensorFlow Serving's log of requests.
-
-    Raises:
-      ValueError: when the package tensorflow-serving-api is not installed.
-    """
-    try:
-        from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
-    except ImportError:
-        raise ValueError(
-            "To write warm-up requests the package tensorflow-serving-api is needed: "
-            "pip install tensorflow-serving-api."
-        ) from None
-    return PredictionLog
-
-
-def _request(log, name, specs, size):
-    record = log()
+def _request(record, name, specs, size):
     request = record.predict_log.request
     request.model_spec.signature_name = name
     for spec in specs:

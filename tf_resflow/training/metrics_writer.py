@@ -1,6 +1,5 @@
 """Where a run's figures go: metrics.jsonl and TensorBoard."""
 
-import contextlib
 import errno
 import json
 import math
@@ -11,6 +10,7 @@ import tensorflow as tf
 
 from tf_resflow.training.metrics import read_metrics
 from tf_resflow.training.workdir import write_text
+from tf_resflow.writing import unwritable_told
 
 __all__ = ["MetricsWriter"]
 
@@ -44,22 +44,22 @@ class MetricsWriter:
         line = {"step": step, "split": split}
         line |= {name: v if math.isfinite(v) else None for name, v in values.items()}
         line = f"{json.dumps(line)}\n".encode()
-        with _told(self._path):
+        with unwritable_told(self._path):
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with _told(self._events_path), self._events.as_default():
+        with unwritable_told(self._events_path), self._events.as_default():
             for name, value in values.items():
                 tf.summary.scalar(f"{split}/{name}", value, step)
 
     def image(self, step, name, image):
         """Writes a uint8 image `[height, width, channels]` to TensorBoard."""
-        with _told(self._events_path), self._events.as_default():
+        with unwritable_told(self._events_path), self._events.as_default():
             tf.summary.image(name, image[None], step)
 
     def close(self):
         """Flushes and closes both files."""
         self._file.close()
-        with _told(self._events_path):
+        with unwritable_told(self._events_path):
             self._events.close()
 
     def __enter__(self):
@@ -71,16 +71,6 @@ class MetricsWriter:
         except OSError:
             if kind is None:  # else the error on the way is the one to tell
                 raise
-
-
-@contextlib.contextmanager
-def _told(path):
-    """Says what cannot be written, of an error of Python or of TensorFlow."""
-    try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error.message.splitlines()[0].rstrip(".")
-        raise OSError(f"Cannot write {path}: {reason}. Make room, or make it writable.") from None
 
 
 def _drop_later(path, step):

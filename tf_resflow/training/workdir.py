@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from tf_resflow.output_file import whole_file
 from tf_resflow.training.config import default_config, flat_keys, nearest_key, validate_config
+from tf_resflow.writing import whole_file
 
 try:
     import fcntl
