@@ -72,3 +72,19 @@ def test_a_run_of_version_0_1_0(tmp_path):
     assert score.mean == pytest.approx(then["nats"], rel=1e-5)
     result = training.train(model.config, workdir, progress=False)  # the figures are missing, so that it ends again
     assert result["step"] == 20 and result["nats"] == pytest.approx(then["nats"], rel=1e-5)
+
+
+def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, make_config):
+    rows = np.random.default_rng(0).normal(size=[60, 2])
+    np.save(tmp_path / "table.npy", rows)
+    workdir, table = tmp_path / "run", tmp_path / "table.npy"
+    config = make_config(data__name="tabular", data__path=str(table), train__steps=1)
+    training.train(config, workdir, progress=False)
+    table.rename(tmp_path / "moved.npy")
+    with pytest.raises(ValueError, match="table.npy: there is no such file"):
+        training.load_data(workdir)
+    moved = training.load_data(workdir, data_path=str(tmp_path / "moved.npy"))
+    assert moved.sizes == {"train": 48, "validation": 6, "test": 6}
+    np.save(table, rows + [0.0, 1e4])
+    with pytest.raises(ValueError, match="are not those that the run in .* was begun with: their mean was"):
+        training.load_data(workdir)

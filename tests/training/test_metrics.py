@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow.training import metrics
+from tf_resflow.training import metrics, metrics_writer
 
 
 def test_lines_and_events(tmp_path):
-    with metrics.MetricsWriter(tmp_path) as writer:
+    with metrics_writer.MetricsWriter(tmp_path) as writer:
         writer.scalars(10, "train", {"loss": np.float32(1.5), "rate": tf.constant(0.25)})
         writer.scalars(20, "test", {"loss": float("nan")})
         writer.image(20, "samples", np.zeros([4, 5, 1], np.uint8))
@@ -28,12 +28,12 @@ def test_lines_and_events(tmp_path):
 
 
 def test_resuming_drops_later_and_broken_lines(tmp_path):
-    with metrics.MetricsWriter(tmp_path) as writer:
+    with metrics_writer.MetricsWriter(tmp_path) as writer:
         for step in (10, 20, 30):
             writer.scalars(step, "train", {"loss": step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "spl')
-    with metrics.MetricsWriter(tmp_path, step=20) as writer:
+    with metrics_writer.MetricsWriter(tmp_path, step=20) as writer:
         writer.scalars(30, "train", {"loss": -1})
     lines = metrics.read_metrics(tmp_path)
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 10), (20, 20), (30, -1)]
@@ -41,10 +41,10 @@ def test_resuming_drops_later_and_broken_lines(tmp_path):
 
 def test_a_score_of_the_train_split_is_not_what_training_logs(tmp_path):
     """A run that was stopped between both writes the score, once, when it is resumed."""
-    with metrics.MetricsWriter(tmp_path) as writer:
+    with metrics_writer.MetricsWriter(tmp_path) as writer:
         writer.scalars(10, "train", {"nats": 1.0})
     for nats in (2.0, 3.0):
-        with metrics.MetricsWriter(tmp_path, step=10) as writer:
+        with metrics_writer.MetricsWriter(tmp_path, step=10) as writer:
             writer.scalars(10, "train", {"nats": nats, "num_examples": 5})
     assert [line["nats"] for line in metrics.read_metrics(tmp_path)] == [1.0, 2.0]
 
@@ -65,7 +65,7 @@ def largest_file():
 def test_no_room_for_tensorboard(tmp_path, largest_file):
     """The events of a line are larger than the line: they meet the limit first."""
     with pytest.raises(OSError, match="Cannot write .*events: .*Make room"):
-        with metrics.MetricsWriter(tmp_path) as writer:
+        with metrics_writer.MetricsWriter(tmp_path) as writer:
             largest_file(4000)
             for step in range(1000):
                 writer.scalars(step, "train", {"loss": 1.0})
@@ -73,7 +73,7 @@ def test_no_room_for_tensorboard(tmp_path, largest_file):
 
 
 def test_a_line_that_finds_room_for_its_beginning(tmp_path, largest_file):
-    with metrics.MetricsWriter(tmp_path) as writer:
+    with metrics_writer.MetricsWriter(tmp_path) as writer:
         writer.scalars(1, "train", {"loss": 1.0})
         largest_file((tmp_path / "metrics.jsonl").stat().st_size + 20)
         with pytest.raises(OSError, match="Cannot write .*metrics.jsonl: No space left on device"):
@@ -81,7 +81,7 @@ def test_a_line_that_finds_room_for_its_beginning(tmp_path, largest_file):
         largest_file(10**9)
         writer.scalars(3, "train", {"loss": 3.0})
     assert [line["step"] for line in metrics.read_metrics(tmp_path)] == [1]
-    with metrics.MetricsWriter(tmp_path, step=3) as writer:
+    with metrics_writer.MetricsWriter(tmp_path, step=3) as writer:
         writer.scalars(4, "train", {"loss": 4.0})
     assert [line["step"] for line in metrics.read_metrics(tmp_path)] == [1, 4]
 
@@ -90,7 +90,7 @@ def test_a_line_that_finds_room_for_its_beginning(tmp_path, largest_file):
 def test_a_full_disk(tmp_path):
     """The message is the one that was raised, and not that of closing the file."""
     with pytest.raises(OSError, match="Cannot write .*metrics.jsonl: No space left on device. Make room"):
-        with metrics.MetricsWriter(tmp_path) as writer:
+        with metrics_writer.MetricsWriter(tmp_path) as writer:
             writer._file = open("/dev/full", "ab", buffering=0)
             writer.scalars(1, "train", {"loss": 1.0})
 
@@ -103,5 +103,5 @@ def test_a_damaged_line_is_named_and_nothing_dropped(tmp_path, line):
     content = b'{"step": 1, "split": "train"}\n' + line + b'\n{"step": 2, "split": "train"}\n'
     path.write_bytes(content)
     with pytest.raises(ValueError, match="Line 2 of .*metrics.jsonl is damaged"):
-        metrics.MetricsWriter(tmp_path, step=5)
+        metrics_writer.MetricsWriter(tmp_path, step=5)
     assert path.read_bytes() == content

@@ -3,7 +3,6 @@
 import difflib
 import math
 
-from absl import logging
 from ml_collections import config_dict
 
 from tf_resflow.data.config import default_config as data_config
@@ -145,7 +144,7 @@ def validate_config(config):
 
 
 def with_fitting_warmup(config):
-    """Returns the config; where the warm-up leaves a cosine no step, with one of half of the steps, and a warning.
+    """Returns the config; where the warm-up leaves a cosine no step, with one of half of the steps.
 
     Args:
       config: a valid configuration.
@@ -155,12 +154,6 @@ def with_fitting_warmup(config):
         return config
     config = config.copy_and_resolve_references()
     config.train.warmup_steps = steps // 2
-    logging.warning(
-        "config.train.warmup_steps = %d leaves none of %d steps to the cosine: shortened to %d.",
-        warmup,
-        steps,
-        steps // 2,
-    )
     return config
 
 

@@ -10,6 +10,7 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_resflow.progress import bar, shown, stage
 from tf_resflow.training.averaging import AveragedWeights
@@ -76,7 +77,7 @@ def train(config, workdir, strategy=None, progress=True):
       OSError: when the workdir does not take what is to be saved.
     """
     validate_config(config)
-    config = with_fitting_warmup(config)
+    config = _with_fitting_warmup(config)
     strategy = strategy or tf.distribute.get_strategy()
     with _lost_workers_told(strategy):
         files = Workdir(workdir, is_chief(strategy))
@@ -90,6 +91,18 @@ def train(config, workdir, strategy=None, progress=True):
                 return done | {"line": f"Already done: {done['line']}"}
             with shown(progress):
                 return _train(config, files, strategy)
+
+
+def _with_fitting_warmup(config):
+    fitting = with_fitting_warmup(config)
+    if fitting is not config:
+        logging.warning(
+            "config.train.warmup_steps = %d leaves none of %d steps to the cosine: shortened to %d.",
+            config.train.warmup_steps,
+            config.train.steps,
+            fitting.train.warmup_steps,
+        )
+    return fitting
 
 
 def _train(config, files, strategy):

@@ -11,7 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from tf_resflow.training.config import default_config, flat_keys, nearest_key, validate_config
+from tf_resflow.training.config import (
+    default_config,
+    flat_keys,
+    nearest_key,
+    validate_config,
+    with_fitting_warmup,
+)
 from tf_resflow.writing import whole_file
 
 try:
@@ -223,7 +229,7 @@ class Workdir:
         if not self.data.exists():
             return
         now, before = _data_info(dataset), read_json(self.data)
-        for key in sorted(now.keys() & before.keys()):  # an older version has not written all
+        for key in sorted(now.keys() & before.keys() - {"name"}):  # an older version has not written all
             if not _is_same(before[key], now[key], now["std"]):
                 raise ValueError(
                     f"The data {dataset.name!r} are not those that the run in {self.path} was begun with: their "
@@ -280,6 +286,7 @@ class Workdir:
         """
         if not self.config.exists():
             return
+        config = with_fitting_warmup(config)
         old = _flat(_plain(self.read_config().to_dict()))
         new = _flat(_plain(config.to_dict()))
         for key in sorted(old.keys() | new.keys()):
