@@ -41,7 +41,7 @@ setuptools.setup(
         "matplotlib>=3.7",
         "ml-collections>=1.0",
         "numpy>=1.26",
-        "pillow>=10.0",
+        "pillow>=10.1",
         "scikit-learn>=1.3",
         "scipy>=1.11",
         "tensorboard>=2.20",

@@ -33,6 +33,7 @@ import pathlib
 from absl import flags
 
 from tf_resflow import data, evaluation, progress, training
+from tf_resflow.output_file import check_output_path
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write the result to.")
@@ -61,7 +62,7 @@ def check():
     if _METRICS.value is not None:
         training.check_metrics(_METRICS.value)
     if _OUTPUT.value:
-        training.check_output(_OUTPUT.value, [".json"])
+        check_output_path(_OUTPUT.value, [".json"])
     training.Workdir(_WORKDIR.value).read_config()
 
 

@@ -34,9 +34,9 @@ def track(iterable, name, total=None):
     return tqdm.tqdm(iterable, name, total, leave=False, disable=not _SHOWN.get())
 
 
-def bar(name, total, initial=0):
+def bar(name, total, initial=0, unit="step"):
     """A bar that its owner moves, a `tqdm.tqdm` that stays on the screen."""
-    return tqdm.tqdm(desc=name, total=total, initial=initial, unit="step", disable=not _SHOWN.get())
+    return tqdm.tqdm(desc=name, total=total, initial=initial, unit=unit, disable=not _SHOWN.get())
 
 
 @contextlib.contextmanager

@@ -100,32 +100,6 @@ def test_an_unknown_metric(trained):
     assert "Unknown metrics ['fd']" in error and "likelihood, noise" in error
 
 
-def test_sample_at_several_temperatures(trained, tmp_path):
-    """The same latents in each row: at temperature 0 all are one point, from which the others leave."""
-    workdir, _ = trained
-    output = tmp_path / "samples.npy"
-    temperatures = "--temperature=0,0.001,0.002"
-    run("sample", f"--workdir={workdir}", "--num=5", temperatures, f"--output={output}")
-    centre, near, far = np.load(output).astype(np.float64).reshape(3, 5, 2)
-    np.testing.assert_allclose(centre, np.repeat(centre[:1], 5, axis=0), atol=1e-5)
-    np.testing.assert_allclose(far - centre, 2 * (near - centre), rtol=0.1, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind, num", [("pairs", 3 * 10), ("corners", 3 * 3)])
-def test_sample_between_examples(trained, tmp_path, kind, num):
-    workdir, _ = trained
-    output = tmp_path / "points.npy"
-    run("sample", f"--workdir={workdir}", f"--interpolate={kind}", "--num=3", f"--output={output}")
-    assert np.load(output).shape == (num, 2)
-
-
-def test_sample_with_wrong_flags(trained, tmp_path):
-    flags = [f"--workdir={trained[0]}", f"--output={tmp_path / 'a.npy'}", "--temperature=0.5,warm"]
-    done = run("sample", *flags, code=1)
-    assert "numbers of at least 0, separated by commas" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_export(trained, tmp_path):
     arguments = [f"--workdir={trained[0]}", f"--export_dir={tmp_path}", "--num_samples=3", "--log_det=adaptive"]
     done = run("export", *arguments)

@@ -114,7 +114,7 @@ REFUSED = {
     "an infinite temperature": ("sample", [RUN, PICTURE, "--temperature=inf"], ["inf"]),
     "a huge temperature": ("sample", [RUN, PICTURE, "--temperature=1e30"], ["1e30"]),
     "a negative temperature": ("sample", [RUN, PICTURE, "--temperature=-1"], ["-1"]),
-    "a seed of 2^31": ("sample", [RUN, PICTURE, "--seed=2147483648"], ["2147483648"]),
+    "a seed of 2^63": ("sample", [RUN, PICTURE, "--seed=9223372036854775808"], ["seed=9223372036854775808"]),
     "a temperature of a path": (
         "sample",
         [RUN, PICTURE, "--temperature=0.5", "--interpolate=pairs"],
@@ -147,6 +147,8 @@ def paths(tmp_path_factory):
     for name, content in contents.items():
         (root / name).mkdir()
         (root / name / "config.json").write_text(json.dumps(content))
+    info = {"name": "checkerboard", "event_shape": [2]} | dict.fromkeys(("levels", "mean", "std", "num_classes"))
+    (root / "run" / "data.json").write_text(json.dumps(info))
     (root / "bytes").mkdir()
     (root / "bytes" / "config.json").write_bytes(b"\xff\x00{")
     (root / "binary" / "metrics.jsonl").write_bytes(b'{"step": 1, "split": "train"}\n\xff\xfe\x00\n')

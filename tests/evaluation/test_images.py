@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from tf_resflow.evaluation import images
@@ -29,3 +30,15 @@ def test_png_is_enlarged_and_exact(tmp_path):
         images.write_png(tmp_path / "grid.png", image)
         read = np.asarray(Image.open(tmp_path / "grid.png")).reshape(340, 510, channels)
         np.testing.assert_array_equal(read[::17, ::17], image)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rows_are_labeled(tmp_path, channels):
+    """Each label is beside its row, and leaves the grid alone."""
+    grid = np.random.default_rng(0).integers(256, size=[150, 520, channels]).astype(np.uint8)
+    images.write_png(tmp_path / "grid.png", grid, labels=["temperature 0.5", "", "temperature 1"])
+    read = np.asarray(Image.open(tmp_path / "grid.png")).reshape(150, -1, channels)
+    np.testing.assert_array_equal(read[:, -520:], grid)
+    first, second, third = np.split(read[:, :-520], 3)
+    assert first.min() < 100 and second.min() == 255 and third.min() < 100
+    assert (first != third).any() and 80 < first.shape[1] < 200

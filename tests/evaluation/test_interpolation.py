@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from absl import logging
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import interpolate_corners, interpolate_pairs
+from tf_resflow.evaluation import interpolate_corners, interpolate_examples, interpolate_pairs, interpolation
 
 tfd = tfp.distributions
 MEAN = np.array([2.0, -1.0])
@@ -67,3 +68,26 @@ def test_wrong_numbers():
         interpolate_pairs(linear_model(), np.zeros([1, 2]), np.zeros([1, 2]), num=1, seed=0)
     with pytest.raises(ValueError, match="4 corners; got 3"):
         interpolate_corners(linear_model(), np.zeros([3, 2], np.float32), num=2, seed=0)
+
+
+def test_batches_of_paths_are_those_of_one_call(monkeypatch):
+    model, examples = linear_model(), np.random.default_rng(3).normal(size=[9, 2]).astype(np.float32)
+    for kind, num, length in (("pairs", 3, 5), ("corners", 4, 4)):
+        whole = interpolate_examples(model, examples, kind, num, length, seed=2**40)
+        with monkeypatch.context() as patch:
+            patch.setattr(interpolation, "batch_size", lambda shape: 4)
+            parts = interpolate_examples(model, examples, kind, num, length, seed=2**40)
+        assert whole.shape == (num, length, 2)
+        np.testing.assert_allclose(parts, whole, atol=1e-6)
+        ends = whole[[0, -1]][:, [0, -1]] if kind == "corners" else whole[:, [0, -1]]
+        distances = np.linalg.norm(ends.reshape(-1, 1, 2) - examples, axis=-1)
+        assert np.all(distances.min(axis=1) < 1e-4) and len(set(distances.argmin(axis=1))) == len(distances)
+
+
+def test_more_pairs_than_examples_make(monkeypatch):
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    assert len(interpolate_examples(linear_model(), np.zeros([5, 2], np.float32), "pairs", 3, 2)) == 2
+    assert said == ["5 examples make 2 pairs, fewer than the 3 asked for."]
+    with pytest.raises(ValueError, match="from one example to another; got 1"):
+        interpolate_examples(linear_model(), np.zeros([1, 2], np.float32), "pairs", 3, 2)

@@ -1,33 +1,124 @@
+import collections
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from tf_resflow.evaluation import check_samples_path, write_samples
+import tf_resflow as resflow
+from tf_resflow.evaluation import check_paths, check_samples, draw_samples, sampling, write_samples
 
 
-def test_bare_samples(tmp_path):
-    samples = np.random.default_rng(0).normal(size=[4, 7])
-    write_samples(tmp_path / "samples.npy", samples)
-    np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), samples)
+@pytest.fixture
+def model(monkeypatch):
+    monkeypatch.setattr(sampling, "batch_size", lambda shape: 4)
+    return resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
 
 
-def test_points_in_the_plane(tmp_path):
-    write_samples(tmp_path / "samples.png", np.random.default_rng(0).normal(size=[400, 2]))
-    assert np.asarray(Image.open(tmp_path / "samples.png").convert("L")).std() > 5
+@pytest.mark.parametrize("seed", [3, 2**40])
+def test_batches_make_the_samples_that_one_call_makes(model, monkeypatch, seed):
+    """Of a seed beyond 32 bits, too. All batches and temperatures are of one graph."""
+    traces, sample = [], model.sample
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "sample", lambda *args: traces.append(args) or sample(*args))
+        batches = list(draw_samples(model, 11, seed, [1.0, 0.5, 0.0]))
+    assert len(traces) == 1 and [len(batch) for batch in batches] == [4, 4, 3] * 3
+    ones, halves, zeros = np.concatenate(batches).reshape(3, 11, 2)
+    assert len(np.unique(ones, axis=0)) == 11
+    np.testing.assert_allclose(zeros, zeros[:1].repeat(11, axis=0), atol=1e-5)
+    assert np.all(np.linalg.norm(halves - zeros, axis=1) < np.linalg.norm(ones - zeros, axis=1))
+    np.testing.assert_allclose(ones[:4], sample(4, seed), atol=1e-6)
+    for fewer in (3, 6):
+        drawn = np.concatenate(list(draw_samples(model, fewer, seed)))
+        np.testing.assert_allclose(drawn, ones[:fewer], atol=1e-6)
+
+
+def test_samples_that_are_not_finite(model, monkeypatch):
+    monkeypatch.setattr(model, "sample", lambda num, seed, scale: scale / 0 * np.ones([4, 2], "float32"))
+    with pytest.raises(ValueError, match="temperature 7 are NaN or infinite"):
+        list(draw_samples(model, 4, temperatures=[7.0]))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.uint8])
+def test_bare_samples_are_written_as_they_come(tmp_path, dtype):
+    """The first batch is in the file before the last one is drawn."""
+    values = np.arange(5 * 6).reshape(5, 2, 3, 1).astype(dtype)
+    path, sizes = tmp_path / "samples.NPY", []
+
+    def batches(big):
+        for start in (0, 2, 4):
+            yield values[start : start + 2].repeat(big, axis=0)
+            (file,) = set(tmp_path.iterdir()) - {path}
+            sizes.append(file.stat().st_size)
+
+    write_samples(path, batches(big=1), (1, 5, 2, 3, 1))
+    read = np.load(path)
+    np.testing.assert_array_equal(read, values)
+    assert read.dtype == dtype and os.listdir(tmp_path) == ["samples.NPY"]
+    sizes.clear()
+    write_samples(path, batches(big=5000), (1, 25_000, 2, 3, 1))
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert np.load(path, mmap_mode="r").shape == (25_000, 2, 3, 1)
+
+
+@pytest.mark.parametrize("name", ["samples.npy", "samples.png"])
+def test_an_interrupted_draw_leaves_nothing(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("before")
+
+    def batches():
+        yield np.zeros([3, 2])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(path, batches(), (1, 6, 2))
+    assert path.read_text() == "before" and os.listdir(tmp_path) == [name]
+
+
+def test_vectors_are_drawn_over_data(tmp_path, figures):
+    values = np.random.default_rng(0).normal(size=[2, 40, 3])
+    write_samples(
+        tmp_path / "samples.PNG",
+        [values[0], values[1]],
+        (2, 40, 3),
+        temperatures=[0.5, 1.0],
+        data={"test data": values[0]},
+        name="demo",
+    )
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
+        "test data (40)",
+        "temperature 0.5 (40)",
+        "temperature 1 (40)",
+    ]
+    assert figures[0].get_suptitle() == "demo"
 
 
 def test_images(tmp_path):
-    samples = np.full([4, 3, 3, 1], 16, np.uint8)
-    write_samples(tmp_path / "samples.png", samples, levels=17)
-    assert np.asarray(Image.open(tmp_path / "samples.png")).max() == 255
+    """One row is laid out as a square, several are as they are, with their labels."""
+    values = np.full([4, 3, 3, 1], 16, np.uint8)
+    write_samples(tmp_path / "samples.png", [values], (1, 4, 3, 3, 1), 17, [0.5])
+    square = np.asarray(Image.open(tmp_path / "samples.png"))
+    assert square.max() == 255 and square.shape[0] == square.shape[1]
+    write_samples(tmp_path / "samples.png", [values], (2, 2, 3, 3, 1), 17, [0.5, 1.0])
+    rows = np.asarray(Image.open(tmp_path / "samples.png"))
+    assert rows.shape[0] == square.shape[0] and rows.shape[1] > square.shape[1] + 50
 
 
-@pytest.mark.parametrize("name, match", [("a.txt", "neither"), ("none/a.png", "does not exist")])
-def test_paths(tmp_path, name, match):
-    with pytest.raises(ValueError, match=match):
-        check_samples_path(tmp_path / name)
-
-
-def test_vectors_cannot_be_drawn(tmp_path):
-    with pytest.raises(ValueError, match="npy"):
-        write_samples(tmp_path / "samples.png", np.zeros([4, 7]))
+def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(9e9, 1e9, 8e9))
+    check_samples(tmp_path / "a.npy", (10**9, 2))
+    check_samples(tmp_path / "a.npy", (8 * 10**9, 1), levels=256)
+    with pytest.raises(ValueError, match=r"1,000,000,001 samples take 8 GB, and .* has 8 GB free\. Lower --num"):
+        check_samples(tmp_path / "a.npy", (10**9 + 1, 2))
+    check_samples(tmp_path / "a.png", (5461, 32, 32, 3), levels=256)
+    with pytest.raises(ValueError, match="5,462 samples are too many for a picture, which takes 5,461 of them"):
+        check_samples(tmp_path / "a.png", (5462, 32, 32, 3), levels=256)
+    with pytest.raises(ValueError, match=r"should end in .png or .npy"):
+        check_samples(tmp_path / "a.docx", (1, 2))
+    check_paths(tmp_path / "a.npy", (100, 4))
+    with pytest.raises(ValueError, match="Paths of vectors of 4 cannot be drawn.*npy"):
+        check_paths(tmp_path / "a.png", (100, 4))
+    with pytest.raises(ValueError, match="at most 268,435,456. Lower --num"):
+        check_paths(tmp_path / "a.npy", (2**28 + 1, 1))

@@ -205,14 +205,6 @@ def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
         assert series.terms(block.branch, 1, tf.float32, None).more(3, w, v).numpy() == expected
 
 
-def test_check_output(tmp_path):
-    training.check_output(tmp_path / "scores.JSON", [".json"])
-    (tmp_path / "folder.json").mkdir()
-    for path in (tmp_path / "folder.json", tmp_path / "missing" / "scores.json", tmp_path / "scores.docx"):
-        with pytest.raises(ValueError, match="cannot be written"):
-            training.check_output(path, [".json"])
-
-
 def test_a_flow_of_couplings(tmp_path, make_config):
     """It has nothing to solve, and no Lipschitz constants to bound; its inverse is measured all the same."""
     config = make_config(**IMAGES, model__block="affine_coupling")

@@ -27,7 +27,7 @@ def test_a_run_of_dependent_columns_says_before_it_begins_that_there_is_no_gauss
     )
     result = loop.train(config, tmp_path / "run", progress=False)
     assert len(said) == 2 and said[1] == "steps" and "There is no Gaussian baseline" in said[0]
-    assert result["baselines"] == {} and np.isfinite(result["nats"])
+    assert result["figures"] == ["pairs.png"] and result["baselines"] == {} and np.isfinite(result["nats"])
     assert result["line"].endswith("steps (no baseline)")
 
 

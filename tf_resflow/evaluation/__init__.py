@@ -1,4 +1,4 @@
-"""Evaluation: held-out scores, baselines, image grids and figures."""
+"""Evaluation: held-out scores, baselines, samples, image grids and figures."""
 
 import lazy_loader
 

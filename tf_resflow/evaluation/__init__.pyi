@@ -3,12 +3,12 @@ from .calibration import expected_calibration_error
 from .classification import Classification, classification_scores
 from .estimator_noise import EstimatorNoise, Noise
 from .fid import FeatureMoments, frechet_distance
-from .figures_2d import density_figure
+from .figures_2d import density_figure, paths_figure
 from .held_out import HeldOut, Score, stderr_parts
 from .images import image_grid, reconstruction_grid, write_png
 from .inception import InceptionFeatures
-from .interpolation import interpolate_corners, interpolate_pairs
-from .learning_curves import learning_curves
+from .interpolation import interpolate_corners, interpolate_examples, interpolate_pairs
+from .learning_curves import check_figure_path, learning_curves, run_names
 from .lipschitz import (
     lipschitz_bounds,
     lipschitz_certificate,
@@ -16,8 +16,10 @@ from .lipschitz import (
 )
 from .ood_auroc import ood_auroc
 from .per_example import PerExample
+from .point_figures import points_figure
 from .reconstruction import Reconstruction, reconstruct
-from .samples import check_samples_path, write_samples
+from .samples import MAX_TEMPERATURE, check_paths, check_samples, write_samples
+from .sampling import draw_samples
 
 __all__ = [
     "Classification",
@@ -25,25 +27,33 @@ __all__ = [
     "FeatureMoments",
     "HeldOut",
     "InceptionFeatures",
+    "MAX_TEMPERATURE",
     "Noise",
     "PerExample",
     "Reconstruction",
     "Score",
-    "check_samples_path",
+    "check_figure_path",
+    "check_paths",
+    "check_samples",
     "classification_scores",
     "density_figure",
+    "draw_samples",
     "expected_calibration_error",
     "frechet_distance",
     "gaussian_baseline",
     "image_grid",
     "interpolate_corners",
+    "interpolate_examples",
     "interpolate_pairs",
     "learning_curves",
     "lipschitz_bounds",
     "lipschitz_certificate",
     "ood_auroc",
+    "paths_figure",
+    "points_figure",
     "reconstruct",
     "reconstruction_grid",
+    "run_names",
     "stderr_parts",
     "uncertified_blocks",
     "uniform_baseline",

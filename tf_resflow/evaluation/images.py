@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from tf_resflow.output_file import whole_file
+
 __all__ = ["image_grid", "reconstruction_grid", "write_png"]
 
 _MIN_SIDE = 512  # pixels; small grids are enlarged to about this
@@ -55,15 +57,34 @@ def reconstruction_grid(originals, reconstructions, levels=256, columns=16):
     return image_grid(rows.reshape(-1, *rows.shape[3:]), levels, columns)
 
 
-def write_png(path, image):
+def write_png(path, image, labels=()):
     """Writes an image, enlarged by a whole factor if it is small.
 
     Args:
       path: file to write.
       image: uint8 array `[height, width, 1 or 3]`.
+      labels: a text for each row of the grid that the image is, written to the left of it.
     """
     from PIL import Image
 
     factor = max(1, _MIN_SIDE // max(image.shape[:2]))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
+    if labels:
+        image = np.concatenate([_label_column(labels, image.shape), image], axis=1)
+    with whole_file(path) as temporary:
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary)
+
+
+def _label_column(labels, shape):
+    """An image of as many rows, white with black text."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, _, channels = shape
+    row = height / len(labels)
+    font = ImageFont.load_default(min(max(10, row / 3), 24))
+    width = math.ceil(max(font.getlength(label) for label in labels)) + 12
+    column = Image.new("L", (width, height), 255)
+    draw = ImageDraw.Draw(column)
+    for index, label in enumerate(labels):
+        draw.text((width - 6, (index + 0.5) * row), label, fill=0, font=font, anchor="rm")
+    return np.repeat(np.asarray(column)[..., np.newaxis], channels, axis=-1)

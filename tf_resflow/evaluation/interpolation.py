@@ -2,11 +2,44 @@
 
 import math
 
+import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_resflow.data import dequantize, quantize
+from tf_resflow.evaluation.sampling import batch_size
+from tf_resflow.progress import track
 
-__all__ = ["interpolate_corners", "interpolate_pairs"]
+__all__ = ["interpolate_corners", "interpolate_examples", "interpolate_pairs"]
+
+
+def interpolate_examples(model, examples, kind, num, length, seed=0):
+    """Walks between examples that are chosen at random.
+
+    Args:
+      model: a `FlowModel`.
+      examples: array `[size, *event_shape]`, at least 2 for pairs, 4 for corners.
+      kind: "pairs", or "corners" of a square, for which `num` and `length` are equal.
+      num: number of paths, or of rows; of pairs there are at most half as many as examples, and a warning says so.
+      length: number of points of each.
+      seed: integer, of the choice and the dequantization.
+
+    Returns:
+      An array `[num, length, *event_shape]`, see `interpolate_pairs` and `interpolate_corners`.
+
+    Raises:
+      ValueError: for too few examples or points.
+    """
+    order = np.random.default_rng(seed).permutation(len(examples))
+    if kind == "corners":
+        return interpolate_corners(model, examples[order[:4]], num, seed).numpy()
+    pairs = min(num, len(order) // 2)
+    if not pairs:
+        raise ValueError(f"A path goes from one example to another; got {len(order)}.")
+    if pairs < num:
+        logging.warning("%d examples make %d pairs, fewer than the %d asked for.", len(order), pairs, num)
+    first, second = np.split(examples[order[: 2 * pairs]], 2)
+    return interpolate_pairs(model, first, second, length, seed).numpy()
 
 
 def interpolate_pairs(model, first, second, num, seed):
@@ -24,7 +57,7 @@ def interpolate_pairs(model, first, second, num, seed):
       first: `[pairs, *event_shape]`, data as the model takes it.
       second: array of the same shape.
       num: number of points of a path, both ends included, at least 2.
-      seed: integer, of the dequantisation.
+      seed: integer, of the dequantization.
 
     Returns:
       `[pairs, num, *event_shape]`, data as `model.sample` gives it; it begins and ends with the
@@ -48,7 +81,7 @@ def interpolate_corners(model, corners, num, seed):
       model: a `FlowModel`.
       corners: `[4, *event_shape]`: top left, top right, bottom left, bottom right.
       num: number of rows, and of columns, at least 2.
-      seed: integer, of the dequantisation.
+      seed: integer, of the dequantization.
 
     Returns:
       `[num, num, *event_shape]`, data as `model.sample` gives it.
@@ -81,17 +114,23 @@ def _blend(model, examples, weights, seed):
     groups, count = examples.shape[:2]
     rows = tf.reshape(examples, [groups * count, *model.event_shape])
     if model.levels is not None:
-        rows = dequantize(rows, model.levels, tf.constant([seed, 0], tf.int32))
+        rows = dequantize(rows, model.levels, tf.constant([seed, 0], tf.int64))
     dtype, mean = model.distribution.dtype, model.distribution.distribution.mean()
-
-    @tf.function(autograph=False)
-    def walk(rows):
-        z = model.flow.forward(tf.identity(rows)) - mean
-        latents = tf.reshape(z, [groups, count, -1])
-        mixed = tf.einsum("nk,gkd->gnd", tf.cast(weights, dtype), latents)
-        mixed = tf.reshape(mixed, [-1, *z.shape[1:]])
-        return model.flow.inverse(mixed + mean)
-
-    points = walk(tf.cast(rows, dtype))
+    latents = _in_batches(lambda x: model.flow.forward(x) - mean, tf.cast(rows, dtype), "encode", model)
+    shape = latents.shape[1:]
+    mixed = tf.einsum("nk,gkd->gnd", tf.cast(weights, dtype), tf.reshape(latents, [groups, count, -1]))
+    mixed = tf.reshape(mixed, [-1, *shape])
+    points = _in_batches(lambda z: model.flow.inverse(z + mean), mixed, "decode", model)
     points = points if model.levels is None else quantize(points, model.levels)
     return tf.reshape(points, [groups, -1, *model.event_shape])
+
+
+def _in_batches(function, rows, name, model):
+    """The function of all rows, a batch at a time, with a progress bar if there are several."""
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *rows.shape[1:]], rows.dtype)])
+    def call(rows):
+        return function(tf.identity(rows))
+
+    num, size = rows.shape[0], batch_size(model.event_shape)
+    return tf.concat([call(rows[start : start + size]) for start in track(range(0, num, size), name)], axis=0)

@@ -1,61 +1,123 @@
 """Samples of a model as a file."""
 
+import itertools
+import math
 import pathlib
+import shutil
 
 import numpy as np
 
 from tf_resflow.evaluation.images import image_grid, write_png
+from tf_resflow.evaluation.point_figures import points_figure
+from tf_resflow.output_file import check_output_path, whole_file
 
-__all__ = ["check_samples_path", "write_samples"]
+__all__ = ["MAX_TEMPERATURE", "check_paths", "check_samples", "write_samples"]
+
+MAX_TEMPERATURE = 100.0
+"""The largest temperature that a model is asked for."""
+
+_MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
+_MAX_VALUES = 2**28  # of paths, which are kept in memory
 
 
-def check_samples_path(path):
-    """Checks that `write_samples` can write there, before any long work.
+def check_samples(path, shape, levels=None):
+    """Checks that `write_samples` can write a file, before any long work.
 
     Args:
       path: file to write.
+      shape: `(num, *event_shape)` of the samples.
+      levels: number of levels of integer data, `None` for floats.
 
     Raises:
-      ValueError: when it ends neither in .png nor in .npy, or its folder does not exist.
+      ValueError: when the path ends neither in .png nor in .npy, or cannot be written; when the samples are more
+        than fit the disk, or a picture.
     """
-    path = pathlib.Path(path)
-    if path.suffix not in (".png", ".npy"):
-        raise ValueError(f"Samples are written to a .png or .npy file; {str(path)!r} is neither.")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"The folder {path.absolute().parent} does not exist: make it first.")
-
-
-def write_samples(path, samples, levels=None, columns=None):
-    """Writes samples: images as a grid, points in the plane as a scatter plot, any as .npy.
-
-    Args:
-      path: file to write; .png or .npy.
-      samples: array `[num, *event_shape]`.
-      levels: number of levels of integer images.
-      columns: images in a row; by default the grid is about square.
-
-    Raises:
-      ValueError: when the samples cannot be drawn.
-    """
-    check_samples_path(path)
-    samples = np.asarray(samples)
-    if pathlib.Path(path).suffix == ".npy":
-        np.save(path, samples)
-    elif samples.ndim == 4:
-        write_png(path, image_grid(samples, levels, columns))
-    elif samples.shape[1:] == (2,):
-        _scatter(path, samples)
-    else:
+    check_output_path(path, [".png", ".npy"])
+    path, num, values = pathlib.Path(path).absolute(), shape[0], math.prod(shape)
+    if path.suffix.lower() == ".npy":
+        needed, free = values * (4 if levels is None else 1), shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise ValueError(
+                f"{num:,} samples take {_size(needed)}, and {path.parent} has {_size(free)} free. Lower --num, or "
+                "write to another disk."
+            )
+    elif values > _MAX_PICTURE:
         raise ValueError(
-            f"Samples of shape {samples.shape[1:]} cannot be drawn: write them to a .npy file."
+            f"{num:,} samples are too many for a picture, which takes {_MAX_PICTURE * num // values:,} of them at "
+            f"most ({_MAX_PICTURE:,} values). Lower --num, or write them to a .npy file."
         )
 
 
-def _scatter(path, samples):
-    from matplotlib import figure
+def check_paths(path, shape, levels=None):
+    """Checks that paths can be written, before any long work.
 
-    fig = figure.Figure(figsize=(5, 5), layout="constrained")
-    axes = fig.subplots()
-    axes.scatter(samples[:, 0], samples[:, 1], s=4, alpha=0.6, linewidths=0)
-    axes.set_aspect("equal")
-    fig.savefig(path, dpi=110)
+    Args:
+      path: file to write.
+      shape: `(number of all points, *event_shape)`.
+      levels: number of levels of integer data, `None` for floats.
+
+    Raises:
+      ValueError: as `check_samples`, for more than 2^28 values, and for a picture of vectors not of size 2.
+    """
+    check_samples(path, shape, levels)
+    if math.prod(shape) > _MAX_VALUES:
+        raise ValueError(
+            f"{shape[0]:,} points of paths have {math.prod(shape):,} values, which are kept in memory: at most "
+            f"{_MAX_VALUES:,}. Lower --num."
+        )
+    event_shape = shape[1:]
+    if pathlib.Path(path).suffix.lower() == ".png" and len(event_shape) == 1 and event_shape != (2,):
+        raise ValueError(
+            f"Paths of vectors of {event_shape[0]} cannot be drawn, only of images, or in a plane: write them to a "
+            ".npy file."
+        )
+
+
+def write_samples(path, batches, shape, levels=None, temperatures=(), data=None, name=""):
+    """Writes samples: images as a grid, vectors as scatter plots and histograms, any as .npy.
+
+    A .npy file is written batch by batch. The file is there when it is whole, and not before.
+
+    Args:
+      path: file to write; .png or .npy.
+      batches: iterable of arrays `[batch, *event_shape]`.
+      shape: `(rows, columns, *event_shape)`: a grid has as many rows, or is about square if they are 1.
+      levels: number of levels of integer images.
+      temperatures: of each row, to label it, or empty.
+      data: dict of one pair of a name and an array `[num, size]`, drawn under the samples if they are vectors.
+      name: of the data, for the title of a picture of vectors.
+
+    Raises:
+      OSError: when the file cannot be written.
+    """
+    rows, columns, *event_shape = shape
+    if pathlib.Path(path).suffix.lower() == ".npy":
+        _write_array(path, batches, (rows * columns, *event_shape))
+        return
+    samples = np.concatenate(list(batches))
+    labels = [f"temperature {temperature:g}" for temperature in temperatures]
+    if len(event_shape) == 3:
+        is_sweep = rows > 1
+        write_png(path, image_grid(samples, levels, columns if is_sweep else None), labels if is_sweep else ())
+    elif rows == 1:
+        title = " at ".join([f"{name}: {columns:,} samples", *labels])
+        points_figure(path, {"samples": samples}, data, title)
+    else:
+        groups = zip(labels, samples.reshape(rows, columns, *event_shape), strict=True)
+        points_figure(path, dict(groups), data, name)
+
+
+def _write_array(path, batches, shape):
+    batches = iter(batches)
+    first = next(batches)
+    header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False, "shape": shape}
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in itertools.chain([first], batches):
+            file.write(batch.tobytes())
+
+
+def _size(number):
+    """A number of bytes as text."""
+    unit = min(int(math.log(max(number, 1), 1000)), 5)
+    return f"{number / 1000**unit:.3g} {['bytes', 'kB', 'MB', 'GB', 'TB', 'PB'][unit]}"

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_resflow import logdet
-from tf_resflow.serving.signatures import MAX_TEMPERATURE
+from tf_resflow.evaluation import MAX_TEMPERATURE
 
 __all__ = ["estimator_text", "signatures_readme"]
 

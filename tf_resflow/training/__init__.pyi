@@ -17,7 +17,7 @@ from .report import Report
 from .step import train_step
 from .strategies import STRATEGIES, is_chief
 from .table import METRICS, check_metrics, table
-from .workdir import Workdir, check_output, read_json, write_json
+from .workdir import Workdir, read_json, write_json
 
 __all__ = [
     "METRICS",
@@ -36,7 +36,6 @@ __all__ = [
     "WorkerLostError",
     "build_model",
     "check_metrics",
-    "check_output",
     "default_config",
     "default_log_det",
     "default_metrics",

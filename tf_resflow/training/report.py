@@ -15,6 +15,7 @@ __all__ = ["Report"]
 _MAX_GAUSSIAN_SIZE = 4096  # coordinates up to which the Gaussian baseline is computed
 _MAX_GAUSSIAN_EXAMPLES = 100_000  # train examples that it is fitted to
 _NUM_FIGURE_POINTS = 20_000  # data and samples in the 2-D figure
+_NUM_PAIRS_POINTS = 5000  # and in that of all pairs of columns
 
 
 class Report:
@@ -168,6 +169,8 @@ class Report:
             return self._reconstructions(directory / "reconstructions.png")
         if self._dataset.event_shape == (2,):
             self._density(directory / "density_2d.png")
+        else:
+            self._pairs(directory / "pairs.png")
         return {}
 
     def _reconstructions(self, path):
@@ -178,6 +181,11 @@ class Report:
         pair = images.numpy(), data.quantize(again, levels).numpy()
         evaluation.write_png(path, evaluation.reconstruction_grid(*pair, levels))
         return {"reconstruction_error": float(tf.reduce_max(tf.abs(again - x)) * levels)}
+
+    def _pairs(self, path):
+        points = self._train_array()[:_NUM_PAIRS_POINTS]
+        samples = self._sample(len(points), tf.constant([self._config.seed, 2], tf.int32)).numpy()
+        evaluation.points_figure(path, {"samples": samples}, {"train data": points}, self._dataset.name)
 
     def _density(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from tf_resflow.output_file import whole_file
 from tf_resflow.training.config import default_config, flat_keys, nearest_key, validate_config
 
 try:
@@ -18,7 +19,7 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None
 
-__all__ = ["DataInfo", "Workdir", "check_output", "read_json", "write_json"]
+__all__ = ["DataInfo", "Workdir", "read_json", "write_json"]
 
 # Fields that a later run may change: they leave the weights at a given step as they are.
 _FREE = (
@@ -299,23 +300,6 @@ class Workdir:
             )
 
 
-def check_output(path, suffixes):
-    """Checks that a file can be written, before any long work.
-
-    Args:
-      path: file to write.
-      suffixes: the ends that its name may have, such as `[".json"]`.
-
-    Raises:
-      ValueError: when its name ends otherwise, its folder is missing or not writable, or the path is a folder.
-    """
-    path = pathlib.Path(path).absolute()
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"{path.name!r} cannot be written: give a file name that ends in {', '.join(suffixes)}.")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{path} cannot be written: give a file in a folder that exists and is writable.")
-
-
 def write_json(path, value):
     """Writes a JSON file in one piece: a reader sees the old file or the new one."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
@@ -327,14 +311,8 @@ def write_text(path, text):
     Raises:
       OSError: when the file system does not take it; the old file is then untouched.
     """
-    temporary = path.with_suffix(".tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(f"Cannot write {path}: {error.strerror}. Make room, or make it writable.") from None
 
 
 def read_json(path):

@@ -1,0 +1,132 @@
+"""bin/sample.py in this process, on a run of a density in the plane."""
+
+import importlib.util
+import pathlib
+
+import numpy as np
+import pytest
+from absl import flags, logging
+from matplotlib.figure import Figure
+
+from tf_resflow import training
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    config = training.default_config()
+    config.update_from_flattened_dict(
+        {
+            "data.name": "8gaussians",
+            "data.num_test": 50,
+            "model.kind": "vector",
+            "model.num_blocks": (2,),
+            "model.hidden": (8,),
+            "model.norms": (2.0, 2.0, 2.0),
+            "train.steps": 2,
+            "train.warmup_steps": 1,
+            "train.batch_size": 16,
+        }
+    )
+    path = tmp_path_factory.mktemp("runs") / "plane"
+    training.train(config, path, progress=False)
+    return path
+
+
+@pytest.fixture
+def sample(workdir):
+    """A function that parses flags and runs the binary, whose flags are removed again."""
+    before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
+    path = pathlib.Path(__file__).parents[2] / "bin" / "sample.py"
+    spec = importlib.util.spec_from_file_location("sample_binary", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(output, *arguments):
+        for name in set(flags.FLAGS) - before:
+            flags.FLAGS[name].unparse()
+        flags.FLAGS(["sample", f"--workdir={workdir}", f"--output={output}", *arguments])
+        module.check()
+        module.main()
+
+    yield run
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+    if not was_parsed:
+        flags.FLAGS.unparse_flags()
+
+
+def test_several_temperatures(sample, tmp_path):
+    """The same latents in each row: at temperature 0 all are one point, from which the others leave."""
+    sample(tmp_path / "a.npy", "--num=5", "--temperature=0,0.001,0.002")
+    center, near, far = np.load(tmp_path / "a.npy").astype(np.float64).reshape(3, 5, 2)
+    np.testing.assert_allclose(center, np.repeat(center[:1], 5, axis=0), atol=1e-5)
+    np.testing.assert_allclose(far - center, 2 * (near - center), rtol=0.1, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind, num", [("pairs", 3 * 10), ("corners", 3 * 3)])
+def test_between_examples(sample, tmp_path, kind, num):
+    arguments = [f"--interpolate={kind}", "--num=3", f"--seed={2**62}"]
+    sample(tmp_path / "points.npy", *arguments)
+    points = np.load(tmp_path / "points.npy")
+    assert points.shape == (num, 2) and np.all(np.isfinite(points))
+
+
+def test_pictures(sample, tmp_path, monkeypatch):
+    """Samples over as many of the data, if these are there; paths over the density."""
+    titles, said, savefig = [], [], Figure.savefig
+
+    def keep(figure, *args, **kwargs):
+        savefig(figure, *args, **kwargs)
+        texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        titles.append((figure.get_suptitle() or figure.axes[0].get_title(), texts))
+
+    def no_data(config):
+        raise ValueError("no such file")
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    sample(tmp_path / "a.png", "--num=40", "--temperature=0.5")
+    sample(tmp_path / "b.png", "--interpolate=pairs", "--num=3")
+    with monkeypatch.context() as patch:
+        patch.setattr("tf_resflow.data.load", no_data)
+        sample(tmp_path / "a.PNG")
+    assert titles == [
+        ("8gaussians: 40 samples at temperature 0.5", ["test data (40)", "samples (40)"]),
+        ("8gaussians: paths between test examples", []),
+        ("8gaussians: 1,000 samples at temperature 1", ["samples (1,000)"]),
+    ]
+    assert said == ["The picture shows no data: no such file"]
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--temperature=0.5,warm", "numbers from 0 to 100, separated by commas"),
+        ("--temperature=inf", "numbers from 0 to 100"),
+        ("--temperature=nan", "numbers from 0 to 100"),
+        ("--temperature=1e30", "numbers from 0 to 100"),
+        ("--temperature=", "numbers from 0 to 100"),
+        (f"--seed={2**63}", "seed"),
+        ("--seed=-1", "seed"),
+        ("--num=0", "num"),
+        ("--num=1 --interpolate=corners", "has --num=2 or more"),
+        ("--temperature=0.5 --interpolate=pairs", "takes no temperature"),
+    ],
+)
+def test_wrong_flags(sample, tmp_path, argument, message):
+    with pytest.raises(flags.IllegalFlagValueError, match=message):
+        sample(tmp_path / "a.npy", *argument.split())
+
+
+@pytest.mark.parametrize(
+    "output, argument, message",
+    [
+        ("a.docx", "--num=2", r"'a.docx' should end in .png or .npy"),
+        ("a.npy", f"--num={10**15}", "samples take 8 PB"),
+        ("a.png", f"--num={10**9}", "too many for a picture"),
+    ],
+)
+def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch, output, argument, message):
+    monkeypatch.setattr(training, "load", None)
+    with pytest.raises(ValueError, match=message):
+        sample(tmp_path / output, argument)

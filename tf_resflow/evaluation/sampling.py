@@ -1,0 +1,54 @@
+"""Samples of a model, in batches."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tf_resflow.progress import bar
+
+__all__ = ["batch_size", "draw_samples"]
+
+_BATCH_VALUES = 2**16  # of a batch, if it has more than the examples below
+_MIN_BATCH = 64
+
+
+def draw_samples(model, num, seed=0, temperatures=(1.0,)):
+    """Draws examples in batches.
+
+    The same seed gives the same latents at each temperature. The first batch is that of `model.sample(num, seed)`,
+    and how many follow does not matter to the samples before: the first k of n are those that are drawn if k are
+    asked for (on one device, and to the tolerance of the inverse).
+
+    Args:
+      model: a `FlowModel`.
+      num: number of examples at each temperature.
+      seed: integer in 0, ..., 2^63 - 1.
+      temperatures: factors of the latents' deviation from their mean.
+
+    Yields:
+      Arrays `[batch, *event_shape]`, as `model.sample` gives them, one temperature after the other.
+
+    Raises:
+      ValueError: when a sample is not finite.
+    """
+    draw = tf.function(model.sample, autograph=False)
+    size = batch_size(model.event_shape)
+    with bar("samples", num * len(temperatures), unit="sample") as drawn:
+        for temperature in temperatures:
+            scale = tf.constant(temperature, model.distribution.dtype)
+            for index, start in enumerate(range(0, num, size)):
+                rows = min(size, num - start)
+                samples = draw(tf.constant(rows), tf.constant([index, seed], tf.int64), scale).numpy()
+                if not np.all(np.isfinite(samples)):
+                    raise ValueError(
+                        f"Samples at temperature {temperature:g} are NaN or infinite: the model does not decode "
+                        "latents so far out. Lower the temperature."
+                    )
+                yield samples
+                drawn.update(rows)
+
+
+def batch_size(event_shape):
+    """Number of examples that are drawn at a time."""
+    return max(_MIN_BATCH, _BATCH_VALUES // math.prod(event_shape))
