@@ -50,7 +50,7 @@ def test_files(uninterrupted):
     line = result["line"]
     assert json.loads((workdir / "result.json").read_text()) == result
     assert result["step"] == 10 and result["num_examples"] == 50
-    assert result["nats"] == result["best"] and math.isfinite(result["nats_stderr"])
+    assert result["validation"]["nats"] == result["best"] and math.isfinite(result["nats_stderr"])
     assert f"{result['nats']:.3f}" in line and "gaussian" in line and "entropy" in line
     assert (workdir / "figures" / "density_2d.png").stat().st_size > 1000
     assert list((workdir / "events").iterdir())
@@ -62,11 +62,12 @@ def test_metrics(uninterrupted):
     assert [(line["step"], line["split"]) for line in lines] == [
         (4, "train"),
         (8, "train"),
+        (10, "validation"),
         (10, "test"),
     ]
     assert {"nats", "gradient_norm", "learning_rate", "steps_per_second"} <= lines[0].keys()
     assert lines[0]["learning_rate"] == pytest.approx(1e-3)
-    assert lines[2]["nats"] == result["nats"] and lines[2]["estimator_std"] > 0
+    assert lines[3]["nats"] == result["nats"] and lines[3]["estimator_std"] > 0
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(
@@ -95,17 +96,17 @@ def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(tmp
             loop.train(config, tmp_path, progress=False)
     assert (tmp_path / "checkpoints" / "ckpt-5.index").exists()
     result = loop.train(config, tmp_path, progress=False)
-    scores = {line["step"]: line["nats"] for line in read_metrics(tmp_path) if line["split"] == "test"}
-    assert list(scores) == [5, 10] and result["nats"] == scores[10]
+    scores = {line["step"]: line["nats"] for line in read_metrics(tmp_path) if line["split"] == "validation"}
+    assert list(scores) == [5, 10] and result["validation"]["nats"] == scores[10]
     assert result["best"] == min(scores.values())
 
 
 def test_the_best_score_is_of_the_same_examples(tmp_path, make_config):
-    """The score of more examples was another one, even if it was lower."""
+    """The score of more examples was another one."""
     before = loop.train(make_config(train__steps=5), tmp_path, progress=False)
     result = loop.train(make_config(eval__num_examples=3), tmp_path, progress=False)
     assert (before["num_examples"], result["num_examples"]) == (50, 3)
-    assert before["nats"] < result["nats"] == result["best"]
+    assert before["best"] < result["validation"]["nats"] == result["best"]
 
 
 def test_scores_of_the_train_split_are_not_mixed_with_what_training_logs(tmp_path, make_config):
@@ -224,7 +225,7 @@ def test_weights_that_are_infinite_are_not_saved(tmp_path, make_config, monkeypa
     "key, value, message",
     [
         ("model__kind", "image", "model.kind"),
-        ("eval__split", "validation", "eval.split.*'test'"),
+        ("eval__split", "extra", "eval.split.*'test'"),
         ("train__steps", 0, "train.steps is 0"),
         ("data__name", "8gaussian", "8gaussians"),
         ("model__activation", "lipswsh", "activation is one of"),
