@@ -26,8 +26,6 @@ def tiny_config(**overrides):
     fields |= {key.replace("__", "."): value for key, value in overrides.items()}
     if fields["data.name"] in DENSITIES:
         fields.setdefault("data.num_test", 50)
-    if fields["data.name"] != "tabular":
-        fields.setdefault("data.validation_fraction", 0.0)  # half of the evaluations
     config.update_from_flattened_dict(fields)
     return config
 

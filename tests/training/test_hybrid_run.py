@@ -13,6 +13,7 @@ from tf_resflow.training import loop, read_metrics
 FIELDS = {
     "task": "hybrid",
     "data__name": "digits",
+    "data__validation_fraction": 0.0,
     "model__kind": "image",
     "model__num_blocks": (1, 1),
     "model__width": 4,
