@@ -13,6 +13,7 @@ from tf_resflow.training import loop, read_metrics
 FIELDS = {
     "task": "hybrid",
     "data__name": "digits",
+    "data__validation_fraction": 0.0,
     "model__kind": "image",
     "model__num_blocks": (1, 1),
     "model__width": 4,
@@ -82,7 +83,7 @@ def test_files(run):
 
 
 def test_the_input_is_normalised_by_the_train_images(model):
-    x = data.load({"name": "digits"}).array("train").astype(np.float64)
+    x = data.load(model.config.data).array("train").astype(np.float64)
     normalize = model.flow.bijectors[0]
     assert isinstance(normalize, resflow.bijectors.Normalize)
     mean, std = (x.mean() + 0.5) / 17, math.sqrt(x.var() + 1 / 12) / 17

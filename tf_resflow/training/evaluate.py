@@ -180,8 +180,8 @@ class Evaluation:
         settings = self._config.eval
         other = dataset.eval_batches(settings.split, settings.batch_size, settings.num_examples or None)
         views = evaluation.PerExample(self._views)
-        batches = {self._dataset.name: self._report.batches(), dataset.name: other}
-        ours, theirs = (views(track(b, f"scores of {name}"), self._config.seed) for name, b in batches.items())
+        batches = [(self._dataset.name, self._report.batches()), (dataset.name, other)]  # names may be equal
+        ours, theirs = (views(track(b, f"scores of {name}"), self._config.seed) for name, b in batches)
         result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
         return {"ood": result | {f"auroc_{v}": evaluation.ood_auroc(ours[v], theirs[v]) for v in ours}}
 

@@ -300,7 +300,7 @@ class Workdir:
                     continue
                 hint = " (steps may only grow)" if constant else " (the learning rate's schedule ends with them)"
             if key == "data.validation_fraction" and before == 0.0:
-                hint = " (0.0: all train examples are trained on, as in older versions)"
+                hint = " (older versions trained on all examples; --config.data.validation_fraction=0 resumes them)"
             raise ValueError(
                 f"{self.path} belongs to a run with config.{key} = {before!r}, but now it is "
                 f"{now!r}{hint}. Resume with the same config, or choose another --workdir."
