@@ -9,7 +9,7 @@ import pytest
 
 from tf_resflow import data
 from tf_resflow.data import Dataset
-from tf_resflow.training.config import default_config
+from tf_resflow.training.config import default_config, with_fitting_warmup
 from tf_resflow.training.workdir import Workdir
 
 
@@ -100,6 +100,13 @@ def test_an_unwritable_workdir(tmp_path, path):
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(ValueError, match="Cannot write to the workdir"):
         Workdir(tmp_path / path).prepare(default_config())
+
+
+def test_a_run_whose_warm_up_was_shortened_takes_its_command_again(tmp_path):
+    config = default_config()
+    config.update_from_flattened_dict({"train.schedule": "cosine", "train.steps": 20})
+    Workdir(tmp_path).write_config(with_fitting_warmup(config))
+    Workdir(tmp_path).check_config(config)
 
 
 def test_not_a_workdir(tmp_path):
