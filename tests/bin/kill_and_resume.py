@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 300
+STEPS = 150
 CHECKPOINT_EVERY = 5
 FLAGS = [
     "--deterministic",

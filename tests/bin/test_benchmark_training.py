@@ -17,11 +17,10 @@ ROOT = pathlib.Path(__file__).parents[2]
         ("no/curves.json", "--config.model.width=32", "Error: the directory of --output"),
     ],
 )
-def test_what_cannot_be_compared(output, override, message, tmp_path):
-    command = [sys.executable, ROOT / "bin/benchmark_training.py", f"--config={ROOT}/configs/mnist_small.py"]
-    command += [f"--reference_dir={tmp_path}", f"--output={tmp_path}/{output}", override]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and message in done.stderr
+def test_what_cannot_be_compared(call, output, override, message, tmp_path):
+    arguments = [f"--config={ROOT}/configs/mnist_small.py", f"--reference_dir={tmp_path}"]
+    done = call("benchmark_training", *arguments, f"--output={tmp_path}/{output}", override)
+    assert done.code == 1 and message in done.output
 
 
 def test_the_figure(tmp_path):

@@ -33,7 +33,7 @@ def start_workers(tmp_path, make_config):
     started = []
 
     def start(workdir, flags=((), ())):
-        config = make_config(train__steps=200, train__checkpoint_every=20, train__eval_every=20)
+        config = make_config(train__steps=200, train__checkpoint_every=20, train__eval_every=40)
         (tmp_path / "config.py").write_text(
             "from tf_resflow.training import default_config\n\n\n"
             "def get_config():\n"
@@ -85,13 +85,13 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
     assert "Error: Another worker has stopped; its own message says why" in errors
 
     chief, other = start_workers(workdir)
-    wait_for(workdir / "checkpoints" / "ckpt-80.index", other)
+    wait_for(workdir / "checkpoints" / "ckpt-60.index", other)
     other.send_signal(signal.SIGTERM)
     outputs = [worker.communicate(timeout=120)[0] for worker in (chief, other)]
     assert [worker.returncode for worker in (chief, other)] == [128 + signal.SIGTERM] * 2
     model = resflow.load(workdir)
     assert outputs[0] == outputs[1] and f"Stopped by SIGTERM after step {model.step}" in outputs[0]
-    assert 80 <= model.step < 200
+    assert 60 <= model.step < 200
 
     config = make_config(train__steps=model.step, train__eval_every=200)
     loop.train(config, tmp_path / "mirrored", two_replicas, progress=False)
@@ -99,7 +99,7 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
         np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
     assert len(list((workdir / "checkpoints").glob("*.index"))) == 3
     steps = [line["step"] for line in resflow.training.read_metrics(workdir) if line["split"] == "test"]
-    assert steps == list(range(20, model.step + 1, 20))
+    assert steps == list(range(40, model.step + 1, 40))
 
 
 def test_workers_of_different_configs(tmp_path, start_workers):
