@@ -81,7 +81,7 @@ def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, make_config):
     config = make_config(data__name="tabular", data__path=str(table), train__steps=1)
     training.train(config, workdir, progress=False)
     table.rename(tmp_path / "moved.npy")
-    with pytest.raises(ValueError, match="table.npy: there is no such file"):
+    with pytest.raises(ValueError, match="are not at .*table.npy .*--data_path"):
         training.load_data(workdir)
     moved = training.load_data(workdir, data_path=str(tmp_path / "moved.npy"))
     assert moved.sizes == {"train": 48, "validation": 6, "test": 6}

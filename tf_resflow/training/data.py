@@ -1,5 +1,7 @@
 """The data of a run."""
 
+import pathlib
+
 from tf_resflow import data
 from tf_resflow.training.workdir import Workdir
 
@@ -24,6 +26,12 @@ def load_data(workdir, data_dir=None, data_path=None):
     config = files.read_config()
     moved = {"data_dir": data_dir, "path": data_path}
     config.data.update({field: value for field, value in moved.items() if value is not None})
+    path = config.data.path
+    if path and not pathlib.Path(path).expanduser().exists():
+        raise ValueError(
+            f"The data of the run in {files.path} are not at {path} (looked for {pathlib.Path(path).absolute()}). "
+            "If they have moved, say where they are by --data_path."
+        )
     return load_checked(config, files)
 
 
