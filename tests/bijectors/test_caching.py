@@ -94,6 +94,42 @@ def test_log_prob_of_own_samples_solves_nothing_more(arrange, mode, make_branch,
     assert counter.take() == 1
 
 
+def latent_to_data(block):
+    return Flow([tfb.Shift([1.0, 2.0]), tfb.Invert(block)])
+
+
+def nested_latent_to_data(block):
+    return Flow([tfb.Scale(2.0), tfb.Invert(Flow([tfb.Scale(3.0), block])), Flow([tfb.Shift(1.0)])])
+
+
+def chain_latent_to_data(block):
+    return tfb.Chain([Flow([tfb.Invert(tfb.Chain([block])), tfb.Scale(2.0)])])
+
+
+@pytest.mark.parametrize("arrange", [latent_to_data, nested_latent_to_data, chain_latent_to_data])
+def test_a_flow_of_inverted_blocks_solves_for_samples_alone(arrange, make_branch, counter, counting_exact):
+    bijector = arrange(counted_block(make_branch, counter, counting_exact))
+    distribution = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), bijector)
+    x = distribution.sample(3, seed=1)
+    assert counter.take() > 2 and counting_exact.count == 0
+    sampled = distribution.log_prob(x)
+    assert counter.take() == counting_exact.count == 1
+    given = distribution.log_prob(tf.identity(x))
+    assert counter.take() == 1 and counting_exact.count == 2
+    np.testing.assert_allclose(sampled, given, atol=1e-4)
+
+
+def test_a_flow_that_solves_both_ways_does_so_once(make_branch, counter, counting_exact, density):
+    other = ResidualBlock(make_branch(seed=1), EXACT, name="other")
+    distribution = density(Flow([tfb.Invert(counted_block(make_branch, counter, counting_exact)), other]))
+    x = distribution.sample(3, seed=1)
+    assert counter.take() == counting_exact.count == 1
+    distribution.log_prob(x)
+    assert counter.take() == 0
+    distribution.log_prob(tf.identity(x))
+    assert counter.take() > 2 and counting_exact.count == 2
+
+
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_multiscale_log_prob_evaluates_each_g_once(mode, counter):
     def block(name, channels):

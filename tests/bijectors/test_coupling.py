@@ -98,6 +98,14 @@ def test_log_prob_evaluates_the_network_once(mode, make_coupling, counter, densi
     assert counter.take() == 0
 
 
+def test_an_inverse_log_det_evaluates_the_network_once(make_coupling, counter):
+    flow = resflow.bijectors.Flow([make_coupling("affine", (2,), counter=counter)])
+    log_det = flow.inverse_log_det_jacobian(tf.ones([3, 2]), 1)
+    assert counter.take() == 1
+    x = flow.inverse(tf.ones([3, 2]))
+    np.testing.assert_allclose(log_det, -flow.forward_log_det_jacobian(tf.identity(x), 1), rtol=1e-5)
+
+
 def test_variables_are_those_of_the_network(make_coupling, density):
     coupling = make_coupling("affine", (4, 4, 2))
     expected = {id(v.value) for v in coupling.network.trainable_variables}

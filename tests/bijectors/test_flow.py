@@ -52,6 +52,40 @@ def test_event_ndims_grow_to_the_largest_of_the_members(make_block):
     assert flow.forward(tf.identity(x)).shape == [5, 2]
 
 
+def test_batch_shape_is_that_of_the_members(make_block):
+    scale = tfb.Scale([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    flow = Flow([Flow([scale], name="inner"), make_block(log_det=resflow.logdet.Exact())])
+    assert flow.experimental_batch_shape(x_event_ndims=1) == [3]
+    base = tfp.distributions.MultivariateNormalDiag(tf.zeros(2))
+    distribution = tfp.distributions.TransformedDistribution(base, tfb.Invert(flow))
+    x = distribution.sample(4, seed=1)
+    assert distribution.batch_shape == [3] and x.shape == [4, 3, 2]
+    np.testing.assert_allclose(distribution.log_prob(x), distribution.log_prob(tf.identity(x)), rtol=1e-4)
+
+
+def test_a_member_without_a_log_det_has_a_value():
+    doubled = tfb.Inline(lambda x: 2 * x, lambda y: y / 2, forward_min_event_ndims=1)
+    flow = Flow([tfb.Scale(3.0), Flow([doubled], name="inner")])
+    np.testing.assert_array_equal(flow.forward([1.0, 2.0]), [6.0, 12.0])
+    np.testing.assert_array_equal(flow.inverse([6.0, 12.0]), [1.0, 2.0])
+    with pytest.raises(NotImplementedError):
+        flow.forward_log_det_jacobian([1.0, 2.0], 1)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_parts_have_ranks_of_their_own(size, make_block):
+    block = make_block(log_det=EXACT)
+    inner = Flow([tfb.JointMap([block, tfb.Exp()])], name="inner")
+    flow = Flow([inner, tfb.JointMap([tfb.Scale(2.0), tfb.Scale(3.0)])])
+    x = [tf.random.stateless_normal([4, n], [0, n]) for n in (2, size)]
+    expected = block.forward_log_det_jacobian(x[0], 1) + tf.reduce_sum(x[1], 1) + np.log(2) * 2 + np.log(3) * size
+    y = flow.forward([tf.identity(part) for part in x])
+    np.testing.assert_allclose(flow.forward_log_det_jacobian(x, [1, 1]), expected, rtol=1e-5)
+    np.testing.assert_allclose(tfb.Chain([flow]).forward_log_det_jacobian(x, [1, 1]), expected, rtol=1e-5)
+    y = [tf.identity(part) for part in y]
+    np.testing.assert_allclose(flow.inverse_log_det_jacobian(y, [1, 1]), -expected, rtol=1e-4)
+
+
 def test_same_seed_same_value(flow, x):
     for seed in (3, [1, 2], tf.constant([1, 2])):
         np.testing.assert_array_equal(fldj(flow, x, seed=seed), fldj(flow, x, seed=seed))

@@ -34,3 +34,9 @@ def test_without_blocks():
     x, solutions = resflow.bijectors.inverse_with_solutions(flow, Z)
     np.testing.assert_allclose(flow.forward(tf.identity(x)), Z, rtol=1e-5)
     assert solutions == []
+
+
+def test_a_list_is_taken_in_the_precision_of_the_flow():
+    flow = resflow.bijectors.Flow([resflow.bijectors.InvertibleConv1x1(2, seed=1, dtype="float64")])
+    x, _ = resflow.bijectors.inverse_with_solutions(flow, Z.tolist())
+    np.testing.assert_array_equal(x, flow.inverse(Z.tolist()))

@@ -21,6 +21,10 @@ def normal(shape, seed=0, dtype="float32"):
     return tf.random.stateless_normal(shape, [7, seed], dtype=dtype)
 
 
+def value_alone(block, x):
+    return block.run(x, resflow.bijectors.Context(log_det=False)).value
+
+
 @pytest.fixture(scope="module", name="image_block")
 def make_image_block():
     branch = resflow.flows.conv_branch((4, 3, 2), 4, kernels=(3, 3))
@@ -266,7 +270,7 @@ def shape_text(shape):
     return re.escape(str(tuple(shape)))
 
 
-@pytest.mark.parametrize("method", ["forward", "inverse", "solve", "transform"])
+@pytest.mark.parametrize("method", ["forward", "inverse", "solve"])
 def test_wrong_inputs(method, vector_block, conditional_block):
     call = getattr(vector_block, method)
     with pytest.raises(ValueError, match=r"events of shape \(3,\).*shape \(4, 2\)"):
@@ -299,7 +303,7 @@ def test_inverse_of_any_static_shape_in_a_function(shape, size, make_block):
     x = inverse(y)
     assert x.shape == y.shape
     assert inverse.get_concrete_function().structured_outputs.shape.as_list() == [*shape, size]
-    np.testing.assert_allclose(block.transform(x), y, atol=1e-5)
+    np.testing.assert_allclose(value_alone(block, x), y, atol=1e-5)
 
 
 def test_image_of_a_wrong_shape(image_block):

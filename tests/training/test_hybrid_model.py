@@ -53,7 +53,7 @@ def partial_values(model, x):
 
     def through(members, x):
         for b in members:
-            x = b.transform(x) if isinstance(b, bijectors.ResidualBlock) else b.forward(x)
+            x = b.run(x, bijectors.Context(log_det=False)).value
         return x
 
     if isinstance(model.flow, bijectors.MultiscaleFlow):

@@ -122,10 +122,10 @@ def test_loss_curve_equals_that_of_one_device(two_replicas):
 def test_fit(two_replicas, data):
     with two_replicas.scope():
         model = make_model(lambda: keras.optimizers.AdamW(2e-2, use_ema=True))
-    model.initialize(data)
-    many = np.tile(data, [8, 1])
+    many = np.tile(data, [8, 1]) @ np.array([[1.0, 0.9], [0.0, 0.3]], "float32")
+    model.initialize(many)
     losses = model.fit(many, batch_size=32, epochs=4, verbose=0).history["loss"]
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[0] - 0.1
     for variable in model.weights:
         first, second = local_values(two_replicas, variable)
         np.testing.assert_array_equal(first, second)

@@ -4,8 +4,8 @@ import abc
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
+from tf_resflow.bijectors.base import FlowBijector, Pass
 from tf_resflow.bijectors.networks import (
     adopt,
     check_built,
@@ -15,12 +15,11 @@ from tf_resflow.bijectors.networks import (
     parameter_dtype,
     to_rows,
 )
-from tf_resflow.bijectors.scoped_cache import ScopedGreedyCache
 
 __all__ = ["Coupling"]
 
 
-class Coupling(tfp.bijectors.Bijector):
+class Coupling(FlowBijector):
     r"""`y_a = x_a`, `y_b = exp(s(x_a)) x_b + t(x_a)` for the two parts a and b of an event.
 
     \\(\log|\det J| = \sum_i s_i(x_a)\\): the Jacobian is triangular. The inverse is as cheap as the forward pass,
@@ -45,9 +44,6 @@ class Coupling(tfp.bijectors.Bijector):
       ValueError: when the network is not built, or its output does not fit its input and the split.
     """
 
-    _cache = ScopedGreedyCache(
-        forward_name="_augmented_forward", inverse_name="_augmented_inverse"
-    )
     _default_name = "coupling"
     num_parameters: int
 
@@ -67,10 +63,6 @@ class Coupling(tfp.bijectors.Bijector):
             name=f"{name}/",
         )
 
-    @classmethod
-    def _parameter_properties(cls, dtype):
-        return {}
-
     @property
     def network(self):
         """The Keras layer or model."""
@@ -80,22 +72,22 @@ class Coupling(tfp.bijectors.Bijector):
     def _shift_and_log_scale(self, output):
         """The shift t and the log-scale s, from the network's output."""
 
-    def _augmented_forward(self, x):
+    def run(self, x, context):
+        """The `Pass` from x, data to latent."""
+        context.take(self.name)
         given, mapped = self._divide(x)
         shift, log_scale = self._evaluate(given)
-        return self._unite(given, tf.exp(log_scale) * mapped + shift), self._log_dets(log_scale)
+        return Pass(self._unite(given, tf.exp(log_scale) * mapped + shift), self._sum(log_scale))
 
-    def _augmented_inverse(self, y):
+    def undo(self, y, context):
+        """The `Pass` from y, latent to data."""
+        context.take(self.name)
         given, mapped = self._divide(y)
         shift, log_scale = self._evaluate(given)
-        return self._unite(given, tf.exp(-log_scale) * (mapped - shift)), self._log_dets(log_scale)
+        return Pass(self._unite(given, tf.exp(-log_scale) * (mapped - shift)), -self._sum(log_scale))
 
-    def _forward_log_det_jacobian(self, x):
-        return self._augmented_forward(x)[1]["fldj"]
-
-    def _log_dets(self, log_scale):
-        fldj = tf.reduce_sum(log_scale, axis=list(range(-self._event_shape.rank, 0)))
-        return {"fldj": fldj, "ildj": -fldj}
+    def _sum(self, log_scale):
+        return tf.reduce_sum(log_scale, axis=list(range(-self._event_shape.rank, 0)))
 
     def _divide(self, x):
         """The parts a and b; of a checkerboard, images with zeros in the place of the other part."""

@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_resflow.bijectors.base import Context, run
 from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
-from tf_resflow.bijectors.squeeze_2d import Squeeze2D
-from tf_resflow.bijectors.transform import transform
 
 __all__ = ["Features", "feature_shapes", "forward_features"]
 
@@ -52,17 +51,8 @@ def forward_features(flow, x, log_det=True, **kwargs):
       A `Features`.
     """
     x = tf.identity(tf.convert_to_tensor(x, flow.dtype))
-    log_dets = []
-
-    def step(member, x, **arguments):
-        if not log_det:
-            return transform(member, x, **arguments)
-        y = member.forward(x, **arguments)
-        log_dets.append(member.forward_log_det_jacobian(x, x.shape.rank - 1, **arguments))
-        return y
-
-    latent, features = _walk(flow, step, x, **kwargs)
-    return Features(latent, sum(log_dets) if log_det else None, features)
+    done = run(flow, x, Context(kwargs, log_det), event_ndims=x.shape.rank - 1)
+    return Features(done.value, done.log_det, list(done.features))
 
 
 def feature_shapes(flow, event_shape):
@@ -77,30 +67,9 @@ def feature_shapes(flow, event_shape):
     """
     if isinstance(flow, MultiscaleFlow):
         return flow.output_shapes
-    _, shapes = _walk(flow, lambda member, shape: member.forward_event_shape(shape), tf.TensorShape(event_shape))
-    return [tuple(shape) for shape in shapes]
-
-
-def _walk(flow, step, x, **kwargs):
-    """Applies the members of a flow by `step`; the output, and the values after each scale."""
-    if isinstance(flow, MultiscaleFlow):
-        return flow.walk(step, x, **kwargs)
-    ends, features = _ends_of_scales(flow), []
-
-    def keep(member, x, **arguments):
-        y = step(member, x, **arguments)
-        if next(ends):
-            features.append(y)
-        return y
-
-    return flow._walk_forward(keep, x, **kwargs), features
-
-
-def _ends_of_scales(flow):
-    """Whether a scale ends with a member, of each."""
-    trained = False
-    *members, _ = flow.bijectors
-    for member in members:
-        yield isinstance(member, Squeeze2D) and trained
-        trained = trained or bool(member.trainable_variables)
-    yield True
+    shapes, shape = [], tf.TensorShape(event_shape)
+    for member, is_end in zip(flow.bijectors, flow.ends_of_scales(), strict=True):
+        shape = member.forward_event_shape(shape)
+        if is_end:
+            shapes.append(tuple(shape))
+    return shapes

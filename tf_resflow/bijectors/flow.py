@@ -6,8 +6,9 @@ import itertools
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.bijectors.base import Context, FlowBijector, Pass, run
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.bijectors.scoped_cache import ScopedCache, ScopedGreedyCache
+from tf_resflow.bijectors.squeeze_2d import Squeeze2D
 
 __all__ = ["Flow", "by_name", "check_told_apart", "parts_by_name", "residual_blocks", "route", "route_members"]
 
@@ -135,31 +136,7 @@ def _goes_by_name(bijector):
     return isinstance(bijector, tfb.Composition) and not isinstance(bijector, Flow)
 
 
-class _Boundary(tfb.Bijector):
-    """The identity, before and after a stock bijector.
-
-    A stock bijector's cache, handed a tensor from outside of a `tf.cond` or `tf.while_loop`, keeps the
-    branch's result under that tensor, and gives it out again outside. Between two boundaries it is handed
-    copies that exist in the current graph only; each tensor has one copy, so that values are still found.
-    """
-
-    _cache = ScopedCache()
-
-    def __init__(self):
-        super().__init__(forward_min_event_ndims=0, name="boundary")
-
-    @classmethod
-    def _parameter_properties(cls, dtype):
-        return {}
-
-    def _forward(self, x):
-        return tf.identity(x)
-
-    def _inverse(self, y):
-        return tf.identity(y)
-
-
-class Flow(tfb.Composition):
+class Flow(FlowBijector, tfb.Composition):
     r"""\\(f = f_n \circ \dots \circ f_1\\) from a list `[f_1, ..., f_n]`: applied in reading order, data to latent.
 
     (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks, each of which salts
@@ -197,8 +174,6 @@ class Flow(tfb.Composition):
       ValueError: when the list is empty, or blocks share a name inside a stock composition such as `tfb.Chain`.
     """
 
-    _cache = ScopedCache()
-
     def __init__(self, bijectors, validate_args=False, name="flow"):
         parameters = dict(locals())
         bijectors = list(bijectors)
@@ -206,7 +181,6 @@ class Flow(tfb.Composition):
             raise ValueError("A Flow needs at least one bijector.")
         check_told_apart(bijectors)
         self._members = self._no_dependency(by_name(bijectors))
-        self._boundaries = self._no_dependency({key: _boundaries(b) for key, b in self._members.items()})
         super().__init__(
             bijectors,
             name=f"{name}/",  # a scope of this very name, whatever else a graph holds
@@ -218,21 +192,79 @@ class Flow(tfb.Composition):
         # Keyed by name, so that a checkpoint of another architecture fails to restore.
         self._bijectors_trackable = dict(self._members)
 
+    def run(self, x, context):
+        """The `Pass` from x, data to latent; its features are the values after each scale."""
+        routed = route_members(self, self._members, context.arguments)
+        event_ndims = self.forward_min_event_ndims if context.event_ndims is None else context.event_ndims
+        ends = self.ends_of_scales()
+        log_dets, features, solutions = [], [], []
+        for key, member in self._members.items():
+            done = run(member, x, context.of(routed[key]), event_ndims)
+            event_ndims = member.forward_event_ndims(event_ndims)
+            x = done.value
+            log_dets.append(done.log_det)
+            solutions.extend(done.solutions)
+            if next(ends):
+                features.append(x)
+        return Pass(x, _sum(log_dets) if context.log_det else None, tuple(features), tuple(solutions))
+
+    def undo(self, y, context):
+        """The `Pass` from y, latent to data."""
+        routed = route_members(self, self._members, context.arguments)
+        event_ndims = self.inverse_min_event_ndims if context.event_ndims is None else context.event_ndims
+        log_dets, solutions = [], []
+        for key, member in reversed(self._members.items()):
+            done = run(member, y, context.of(routed[key]), event_ndims, inverse=True)
+            event_ndims = member.inverse_event_ndims(event_ndims)
+            y = done.value
+            log_dets.append(done.log_det)
+            solutions.extend(done.solutions)
+        return Pass(y, _sum(log_dets) if context.log_det else None, (), tuple(solutions))
+
+    def ends_of_scales(self):
+        """Whether a scale ends with a member, of each: a squeeze that some trained member precedes, or the last."""
+        trained = False
+        *members, _ = self._members.values()
+        for member in members:
+            yield isinstance(member, Squeeze2D) and trained
+            trained = trained or bool(member.trainable_variables)
+        yield True
+
     def _walk_forward(self, step_fn, x, **kwargs):
         routed = route_members(self, self._members, kwargs)
         for key, b in self._members.items():
-            before, after = self._boundaries[key]
-            x = step_fn(b, _cross(before.forward, x), **routed[key])
-            x = _cross(after.forward, x)
+            x = step_fn(b, x, **routed[key])
         return x
 
     def _walk_inverse(self, step_fn, y, **kwargs):
         routed = route_members(self, self._members, kwargs)
         for key, b in reversed(self._members.items()):
-            before, after = self._boundaries[key]
-            y = step_fn(b, _cross(after.inverse, y), **routed[key])
-            y = _cross(before.inverse, y)
+            y = step_fn(b, y, **routed[key])
         return y
+
+    # A composition of TFP's walks for a log-determinant; here a pass gives it.
+
+    def _call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs):
+        if self._has_parts:
+            return self._log_det_of_parts(x, event_ndims, kwargs, inverse=False)
+        return tfb.Bijector._call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs)
+
+    def _call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs):
+        if self._has_parts:
+            return self._log_det_of_parts(y, event_ndims, kwargs, inverse=True)
+        return tfb.Bijector._call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs)
+
+    def _log_det_of_parts(self, x, event_ndims, arguments, inverse):
+        if not self._defers(inverse):
+            return run(self, x, Context(arguments), event_ndims, inverse).log_det
+        apply = self.inverse if inverse else self.forward
+        if event_ndims is not None:
+            event_ndims = (self.inverse_event_ndims if inverse else self.forward_event_ndims)(event_ndims)
+        return -run(self, apply(x, **arguments), Context(arguments), event_ndims, not inverse).log_det
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return super(FlowBijector, cls)._parameter_properties(dtype)  # a composition's: the batch shape of members
 
     def _is_increasing(self, **kwargs):
         routed = route_members(self, self._members, kwargs)
@@ -243,14 +275,7 @@ class Flow(tfb.Composition):
         return increasing
 
 
-def _cross(boundary, arguments):
-    """Takes the values among `arguments` (a tensor, or what a walk carries along with it) over a boundary."""
-    is_value = lambda a: tf.is_tensor(a) and a.dtype.is_floating  # noqa: E731
-    return tf.nest.map_structure(lambda a: boundary(a) if is_value(a) else a, arguments)
-
-
-def _boundaries(bijector):
-    """Two boundaries; for a bijector with a cache like theirs, nothing."""
-    if isinstance(type(bijector)._cache, (ScopedCache, ScopedGreedyCache)):
-        return tfb.Identity(), tfb.Identity()
-    return _Boundary(), _Boundary()
+def _sum(log_dets):
+    """Their sum, in the highest of their precisions."""
+    dtype = max((log_det.dtype for log_det in log_dets), key=lambda dtype: dtype.size)
+    return sum(tf.cast(log_det, dtype) for log_det in log_dets)

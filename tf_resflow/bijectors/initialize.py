@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from tf_resflow.bijectors.act_norm import ActNorm
+from tf_resflow.bijectors.base import Context, run
 from tf_resflow.bijectors.flow import route
-from tf_resflow.bijectors.transform import transform
 
 __all__ = ["initialize"]
 
@@ -38,7 +38,7 @@ def initialize(flow, batch, seed=None, conditional_input=None):
         raise ValueError("The batch for initialize holds NaN or infinite values: clean the data first.")
     kwargs = {"seed": seed, "conditional_input": conditional_input}
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    return transform(flow, batch, _initialize, **route(flow, kwargs))
+    return run(flow, batch, Context(route(flow, kwargs), log_det=False, visit=_initialize)).value
 
 
 def _initialize(bijector, x, inverse):

@@ -1,8 +1,14 @@
 """The inverse of a flow with what its solver says."""
 
-from tf_resflow.bijectors.with_log_det import with_arguments
+import tensorflow_probability as tfp
+
+from tf_resflow.bijectors.base import Context, run
+from tf_resflow.bijectors.flow import residual_blocks
+from tf_resflow.bijectors.residual_block import ResidualBlock
 
 __all__ = ["inverse_with_solutions"]
+
+tfb = tfp.bijectors
 
 
 def inverse_with_solutions(flow, z):
@@ -23,20 +29,21 @@ def inverse_with_solutions(flow, z):
     Returns:
       The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order in which they are
       inverted; of a flow without blocks it is empty.
+
+    Raises:
+      ValueError: for another thing than a bijector, or one of TFP's in which blocks are hidden.
     """
-    solutions = []
-    view = with_arguments(flow, lambda block: {"inverse_solver": _Recorder(block.inverse_solver, solutions)})
-    return view.inverse(z), solutions
+    if not isinstance(flow, tfb.Bijector):
+        raise ValueError(f"inverse_with_solutions takes a bijector or a flow; got {type(flow).__name__}.")
+    done = run(flow, z, Context(log_det=False, visit=_refuse_hidden_blocks), inverse=True)
+    return done.value, list(done.solutions)
 
 
-class _Recorder:
-    """A solver that adds what it finds to a list."""
-
-    def __init__(self, solver, solutions):
-        self._solver, self._solutions = solver, solutions
-        self.max_iterations = solver.max_iterations
-
-    def __call__(self, g, y, **arguments):
-        solution = self._solver(g, y, **arguments)
-        self._solutions.append(solution)
-        return solution
+def _refuse_hidden_blocks(bijector, x, inverse):
+    del x, inverse
+    hidden = [] if isinstance(bijector, ResidualBlock) else [block.name for block in residual_blocks(bijector)]
+    if hidden:
+        raise ValueError(
+            f"{bijector.name} ({type(bijector).__name__}) holds blocks whose solutions it does not give: "
+            f"{', '.join(hidden)}. Put them in a Flow, a MultiscaleFlow or a composition of TFP's."
+        )

@@ -2,15 +2,14 @@
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
+from tf_resflow.bijectors.base import FlowBijector, Pass, run
 from tf_resflow.bijectors.flow import by_name, check_told_apart, route_members
-from tf_resflow.bijectors.scoped_cache import ScopedGreedyCache
 
 __all__ = ["MultiscaleFlow"]
 
 
-class MultiscaleFlow(tfp.bijectors.Bijector):
+class MultiscaleFlow(FlowBijector):
     """Flows in sequence, with half of the channels factored out after each but the last.
 
     `[H, W, C]` to a vector of the same size: after flow i the first half of the channels goes on to flow
@@ -28,10 +27,6 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
     """
-
-    _cache = ScopedGreedyCache(
-        forward_name="_augmented_forward", inverse_name="_augmented_inverse"
-    )
 
     def __init__(self, flows, event_shape, name="multiscale_flow"):
         parameters = dict(locals())
@@ -51,10 +46,6 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
             name=f"{name}/",
         )
 
-    @classmethod
-    def _parameter_properties(cls, dtype):
-        return {}
-
     @property
     def flows(self):
         """The flows, first scale first."""
@@ -66,60 +57,36 @@ class MultiscaleFlow(tfp.bijectors.Bijector):
         *halved, last = self._final_shapes
         return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]
 
-    def walk(self, step_fn, x, **kwargs):
-        """Applies the flows in order, by a function of one of them and its input.
-
-        Args:
-          step_fn: called as `step_fn(flow, x, **arguments)`, returns what `flow.forward` does.
-          x: `[..., *event]`.
-          **kwargs: as for `forward`; each flow gets its part.
-
-        Returns:
-          The latent, and the list of the flows' outputs, before half of the channels leave.
-        """
-        routed = route_members(self, self._members, kwargs)
+    def run(self, x, context):
+        """The `Pass` from x, data to latent; its features are the flows' outputs, before channels leave."""
+        routed = route_members(self, self._members, context.arguments)
         *_, last = self._members
-        outputs, final = [], []
+        log_dets, outputs, final = [], [], []
         for (key, flow), shape in zip(self._members.items(), self._final_shapes, strict=True):
-            y = step_fn(flow, x, **routed[key])
+            done = run(flow, x, context.of(routed[key]), event_ndims=3)
+            y = done.value
+            log_dets.append(done.log_det)
             outputs.append(y)
             if key != last:
                 x, y = tf.split(y, 2, axis=-1)
             final.append(tf.reshape(y, tf.concat([tf.shape(y)[:-3], [np.prod(shape)]], 0)))
-        return tf.concat(final, axis=-1), outputs
+        return Pass(tf.concat(final, axis=-1), sum(log_dets) if context.log_det else None, tuple(outputs))
 
-    def _walk_forward(self, step_fn, x, **kwargs):
-        return self.walk(step_fn, x, **kwargs)[0]
-
-    def _walk_inverse(self, step_fn, y, **kwargs):
-        routed = route_members(self, self._members, kwargs)
+    def undo(self, y, context):
+        """The `Pass` from y, latent to data."""
+        routed = route_members(self, self._members, context.arguments)
         parts = tf.split(y, [int(np.prod(shape)) for shape in self._final_shapes], axis=-1)
-        x = None
+        x, log_dets, solutions = None, [], []
         for (key, flow), part, shape in zip(
             reversed(self._members.items()), reversed(parts), reversed(self._final_shapes), strict=True
         ):
             part = tf.reshape(part, tf.concat([tf.shape(part)[:-1], shape], 0))
             x = part if x is None else tf.concat([x, part], axis=-1)
-            x = step_fn(flow, x, **routed[key])
-        return x
-
-    def _augmented_forward(self, x, **kwargs):
-        log_dets = []
-
-        def step(flow, x, **arguments):
-            y = flow.forward(x, **arguments)
-            log_dets.append(flow.forward_log_det_jacobian(x, event_ndims=3, **arguments))
-            return y
-
-        y, _ = self.walk(step, x, **kwargs)
-        fldj = sum(log_dets)
-        return y, {"fldj": fldj, "ildj": -fldj}
-
-    def _augmented_inverse(self, y, **kwargs):
-        return self._walk_inverse(lambda flow, y, **arguments: flow.inverse(y, **arguments), y, **kwargs), None
-
-    def _forward_log_det_jacobian(self, x, **kwargs):
-        return self._augmented_forward(x, **kwargs)[1]["fldj"]
+            done = run(flow, x, context.of(routed[key]), event_ndims=3, inverse=True)
+            x = done.value
+            log_dets.append(done.log_det)
+            solutions.extend(done.solutions)
+        return Pass(x, sum(log_dets) if context.log_det else None, (), tuple(solutions))
 
     def _forward_event_shape(self, shape):
         self._input_shape.assert_is_compatible_with(shape)

@@ -4,14 +4,13 @@ import math
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.scoped_cache import ScopedCache
+from tf_resflow.bijectors.base import FlowBijector
 
 __all__ = ["Logit", "Normalize"]
 
 
-class Logit(tfp.bijectors.Bijector):
+class Logit(FlowBijector):
     r"""`y = logit(alpha + (1 - 2 alpha) x)`, from [0, 1] to the reals.
 
     \\(\log|dy/dx| = \log(1 - 2\alpha) - \log s - \log(1 - s)\\) with \\(s = \alpha + (1 - 2\alpha) x\\). So that
@@ -29,8 +28,6 @@ class Logit(tfp.bijectors.Bijector):
       Dinh et al., Density estimation using Real NVP, 2017, Section 4.1.
     """
 
-    _cache = ScopedCache()
-
     def __init__(self, alpha=0.05, validate_args=False, name="logit"):
         parameters = dict(locals())
         if not 0 < alpha < 0.5:
@@ -39,10 +36,6 @@ class Logit(tfp.bijectors.Bijector):
         super().__init__(
             forward_min_event_ndims=0, validate_args=validate_args, parameters=parameters, name=name
         )
-
-    @classmethod
-    def _parameter_properties(cls, dtype):
-        return {}
 
     @classmethod
     def _is_increasing(cls):
@@ -71,7 +64,7 @@ class Logit(tfp.bijectors.Bijector):
         return math.log(1 - 2 * self._alpha) - log_s - log_rest
 
 
-class Normalize(tfp.bijectors.Bijector):
+class Normalize(FlowBijector):
     """`y = (x - mean) / std`, with constants that broadcast against the event's last axes.
 
     Args:
@@ -83,8 +76,6 @@ class Normalize(tfp.bijectors.Bijector):
     Raises:
       ValueError: when a standard deviation is not positive, or the shapes differ.
     """
-
-    _cache = ScopedCache()
 
     def __init__(self, mean, std, dtype="float32", name="normalize"):
         parameters = dict(locals())
@@ -102,10 +93,6 @@ class Normalize(tfp.bijectors.Bijector):
             parameters=parameters,
             name=name,
         )
-
-    @classmethod
-    def _parameter_properties(cls, dtype):
-        return {}
 
     @classmethod
     def _is_increasing(cls):

@@ -1,9 +1,11 @@
 """The residual block y = x + g(x) as a bijector with a stochastic log-determinant."""
 
+import weakref
+
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
+from tf_resflow.bijectors.base import FlowBijector, Pass
 from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
 from tf_resflow.bijectors.networks import (
     adopt,
@@ -15,7 +17,6 @@ from tf_resflow.bijectors.networks import (
     parameter_dtype,
     to_rows,
 )
-from tf_resflow.bijectors.scoped_cache import ScopedGreedyCache
 from tf_resflow.layers import lipschitz_constant as nominal_lipschitz_constant
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.seeds import stateless_seed
@@ -23,8 +24,11 @@ from tf_resflow.solvers import Anderson, solve_residual, warn_unconverged
 
 __all__ = ["ResidualBlock"]
 
+_ARGUMENTS = ("seed", "salt", "conditional_input")
+_CHECKED = weakref.WeakKeyDictionary()  # of branches to the kinds of events whose shape they keep
 
-class ResidualBlock(tfp.bijectors.Bijector):
+
+class ResidualBlock(FlowBijector):
     r"""`y = x + g(x)` with Lip(g) < 1: invertible, with a dense Jacobian.
 
     The log-determinant is \\(\log|\det(I + J)| = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k) / k\\), estimated as
@@ -88,10 +92,6 @@ class ResidualBlock(tfp.bijectors.Bijector):
       Behrmann et al., Invertible Residual Networks, 2019.
     """
 
-    _cache = ScopedGreedyCache(
-        forward_name="_augmented_forward", inverse_name="_augmented_inverse"
-    )
-
     def __init__(
         self,
         branch,
@@ -120,10 +120,6 @@ class ResidualBlock(tfp.bijectors.Bijector):
             name=f"{name}/",
         )
         _check_output(self)
-
-    @classmethod
-    def _parameter_properties(cls, dtype):
-        return {}
 
     @property
     def branch(self):
@@ -166,31 +162,28 @@ class ResidualBlock(tfp.bijectors.Bijector):
         solution = solve_residual(self._branch, y, self._inverse_solver, condition)
         return type(solution)(*(from_rows(part, batch_shape) for part in solution))
 
-    def transform(self, x, conditional_input=None, seed=None, salt=""):
-        """`x + g(x)` alone, without the log-determinant that `forward` computes along."""
-        del seed, salt
-        x = tf.convert_to_tensor(x, dtype=self.dtype)
-        x, condition, batch_shape = self._to_rows(x, conditional_input)
-        g = self._branch(x if condition is None else [x, condition])
-        return from_rows(x + tf.cast(g, x.dtype), batch_shape)
-
-    def _augmented_forward(self, x, conditional_input=None, seed=None, salt=""):
-        x, condition, batch_shape = self._to_rows(x, conditional_input)
+    def run(self, x, context):
+        """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
+        seed, salt, condition = context.take(self.name, *_ARGUMENTS)
+        x, condition, batch_shape = self._to_rows(x, condition)
+        if not context.log_det:
+            g = self._branch(x if condition is None else [x, condition])
+            return Pass(from_rows(x + tf.cast(g, x.dtype), batch_shape))
         if seed is None and not isinstance(self._log_det, Exact):
             warn_of_missing_seed(self.name)
-        seed = stateless_seed(seed, salt=salt + self.name)
+        seed = stateless_seed(seed, salt=(salt or "") + self.name)
         y, log_det = self._log_det(self._branch, x, condition, seed)
-        y, log_det = from_rows(y, batch_shape), from_rows(log_det, batch_shape)
-        return y, {"fldj": log_det, "ildj": -log_det}
+        return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
-    def _augmented_inverse(self, y, conditional_input=None, seed=None, salt=""):
-        del seed, salt
-        solution = self.solve(y, conditional_input)
+    def undo(self, y, context):
+        """The `Pass` from y, latent to data, without a log-determinant."""
+        *_, condition = context.take(self.name, *_ARGUMENTS)
+        solution = self.solve(y, condition)
         with tf.control_dependencies(self._report(solution)):
-            return tf.identity(solution.root), None
+            return Pass(tf.identity(solution.root), solutions=(solution,))
 
-    def _forward_log_det_jacobian(self, x, **kwargs):
-        return self._augmented_forward(x, **kwargs)[1]["fldj"]
+    def _solves(self, inverse):
+        return inverse
 
     def _report(self, solution):
         """Raises (validate_args) or warns about the examples that did not converge."""
@@ -257,7 +250,10 @@ def _checked_constant(branch, lipschitz_constant):
 
 
 def _check_output(block):
-    """One abstract evaluation of the branch, to see that it maps an event to an event."""
+    """One abstract evaluation of the branch, to see that it maps an event to an event; for a view it was seen."""
+    checked, kind = _CHECKED.setdefault(block.branch, set()), (tuple(block._event_shape), block.conditional)
+    if kind in checked:
+        return
     dtype = block.dtype or tf.float32
     specs = [tf.TensorSpec([None, *block._event_shape], dtype)]
     if block._conditional:
@@ -272,3 +268,4 @@ def _check_output(block):
             f"The branch of {block.name} maps events of shape {specs[0].shape[1:]} to {output.shape[1:]}; "
             "x + g(x) needs a g that keeps the shape."
         )
+    checked.add(kind)

@@ -1,14 +1,13 @@
 """Space to channels."""
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.scoped_cache import ScopedCache
+from tf_resflow.bijectors.base import FlowBijector
 
 __all__ = ["Squeeze2D"]
 
 
-class Squeeze2D(tfp.bijectors.Bijector):
+class Squeeze2D(FlowBijector):
     """`[H, W, C]` to `[H / f, W / f, C f^2]`: each f x f patch of a channel becomes f^2 channels.
 
     Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c: halving the
@@ -25,8 +24,6 @@ class Squeeze2D(tfp.bijectors.Bijector):
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
     """
 
-    _cache = ScopedCache()
-
     def __init__(self, factor=2, name="squeeze_2d"):
         parameters = dict(locals())
         if factor < 2:
@@ -38,10 +35,6 @@ class Squeeze2D(tfp.bijectors.Bijector):
             parameters=parameters,
             name=name,
         )
-
-    @classmethod
-    def _parameter_properties(cls, dtype):
-        return {}
 
     def _forward(self, x):
         f = self._factor

@@ -2,15 +2,14 @@
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
+from tf_resflow.bijectors.base import FlowBijector
 from tf_resflow.bijectors.networks import share_trainable
-from tf_resflow.bijectors.scoped_cache import ScopedCache
 
 __all__ = ["VariableBijector"]
 
 
-class VariableBijector(tfp.bijectors.Bijector):
+class VariableBijector(FlowBijector):
     """A bijector that holds Keras variables by name, so that Keras trains and saves them, and TFP sees them.
 
     Args:
@@ -19,8 +18,6 @@ class VariableBijector(tfp.bijectors.Bijector):
       frozen: names of the variables that are not trained.
       **kwargs: of `tfb.Bijector`, with `parameters` and `name`.
     """
-
-    _cache = ScopedCache()
 
     def __init__(self, initial_values, dtype, frozen=(), *, name, **kwargs):
         super().__init__(dtype=tf.as_dtype(dtype), name=name, **kwargs)
@@ -31,10 +28,6 @@ class VariableBijector(tfp.bijectors.Bijector):
         self._keras_variables = self._no_dependency(variables)
         # The name of this attribute is part of the keys of checkpoints.
         self._affine = {key: share_trainable(v) for key, v in variables.items()}
-
-    @classmethod
-    def _parameter_properties(cls, dtype):
-        return {}
 
     def _get_parameterization(self):
         # Bijectors of equal arguments would share a cache, and these have variables of their own.

@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers
+from tf_resflow.bijectors.base import Context, run
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
-from tf_resflow.bijectors.transform import transform
 from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.step import loss_and_gradients
 
@@ -76,7 +76,7 @@ def _values(model, batch, seed):
         values.append(x)
 
     x = model.flow_input(tf.nest.flatten(batch)[0], model.split_seed(seed)[0])
-    latent = transform(model.flow, x, visit)
+    latent = run(model.flow, x, Context(log_det=False, visit=visit)).value
     return members, [*values[1:], latent]
 
 
