@@ -20,7 +20,7 @@ STAMP := $(VENV)/installed
 .PHONY: digits docs test lint clean
 
 digits: $(STAMP)
-	$(BIN)/python bin/train.py --config=configs/digits.py --workdir=$(WORKDIR) $(ARGS)
+	$(BIN)/resflow-train --config=digits --workdir=$(WORKDIR) $(ARGS)
 
 docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --strict
@@ -34,7 +34,7 @@ lint: $(STAMP)
 clean:
 	rm -rf $(VENV) *.egg-info build dist site .pytest_cache .ruff_cache
 
-$(STAMP): setup.py constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || { \
 	  echo "tf-resflow needs Python 3.10 to 3.13, but PYTHON=$(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }

@@ -1,40 +1,6 @@
-r"""Draws the learning curves of one or several runs.
+"""The command resflow-plot-runs in a checkout: see tf_resflow/cli/plot_runs.py."""
 
-python bin/plot_runs.py --workdirs=runs/a,runs/b --output=curves.png
-
-Solid: the held-out score; dotted: what the training reported, by the estimator that trains. --score=accuracy draws
-another one of metrics.jsonl; by default it is the bits/dim or nats of the first run. The axis has the range of what
-came after the first tenth of the steps. Runs of one name are told apart by the folders above.
-"""
-
-from absl import flags
-
-from tf_resflow import evaluation, training
-
-_WORKDIRS = flags.DEFINE_list("workdirs", None, "Directories of the runs, as train.py wrote them.")
-_OUTPUT = flags.DEFINE_string("output", None, "An image file: .png, .pdf, .svg, or another one of matplotlib's.")
-_SCORE = flags.DEFINE_string("score", None, "The score to draw.")
-flags.mark_flags_as_required(["workdirs", "output"])
-flags.register_validator("workdirs", lambda paths: paths != [], "it must name one directory or more")
-
-
-def check():
-    """Refuses what is not the workdir of a run, and what cannot be written."""
-    evaluation.check_figure_path(_OUTPUT.value)
-    for workdir in _WORKDIRS.value:
-        training.Workdir(workdir).read_config()
-        training.read_metrics(workdir)
-
-
-def main():
-    """Draws the figure."""
-    workdirs = evaluation.run_names(_WORKDIRS.value)
-    runs = {name: training.read_metrics(workdir) for name, workdir in workdirs.items()}
-    first = next(iter(runs.values()))
-    score = _SCORE.value or next((k for line in first for k in ("bits_per_dim", "nats") if k in line), "loss")
-    evaluation.learning_curves(_OUTPUT.value, runs, score)
-    return 0
-
+from tf_resflow.cli import plot_runs
 
 if __name__ == "__main__":
-    training.run(main, check)
+    plot_runs.run()

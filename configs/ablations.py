@@ -1,7 +1,7 @@
 r"""The paper's ablations, by name: `cifar10.py` or another config with one thing changed.
 
-python bin/train.py --config=configs/ablations.py:poisson --workdir=runs/poisson --config.data.data_dir=DIR
-python bin/train.py --config=configs/ablations.py:poisson,mnist_small --workdir=runs/poisson_small \
+resflow-train --config=ablations:poisson --workdir=runs/poisson --config.data.data_dir=DIR
+resflow-train --config=ablations:poisson,mnist_small --workdir=runs/poisson_small \
   --config.data.data_dir=DIR
 
 - iresnet: the truncated power series and ELU, as in i-ResNets (Behrmann et al. 2019)
@@ -51,7 +51,7 @@ def get_config(argument=""):
     name, _, base = argument.partition(",")
     if name not in ABLATIONS:
         raise ValueError(
-            f"Unknown ablation {name!r}; {suggest(name, ABLATIONS)} Give --config=configs/ablations.py:NAME, with "
+            f"Unknown ablation {name!r}; {suggest(name, ABLATIONS)} Give --config=ablations:NAME, with "
             f"one of {', '.join(ABLATIONS)}."
         )
     base = base or "cifar10"

@@ -1,6 +1,6 @@
 r"""32 x 32 crops of photographs with the settings of `cifar10.py`: 25.2 million parameters (25,174,129).
 
-python bin/train.py --config=configs/bsds32.py --workdir=runs/bsds32 --config.data.data_dir=DIR
+resflow-train --config=bsds32 --workdir=runs/bsds32 --config.data.data_dir=DIR
 
 The data set is not one of TFDS's own: DIR is a folder in which `tfds.dataset_builders.store_as_tfds_dataset`
 has stored it as bsds32, with splits train and test of images [32, 32, 3]. Ours are crops of the photographs of

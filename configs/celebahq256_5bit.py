@@ -1,6 +1,6 @@
 r"""CelebA-HQ at 256 x 256 and 5 bits with the paper's settings: 136.8 million parameters (136,777,176).
 
-python bin/train.py --config=configs/celebahq256_5bit.py --workdir=runs/celebahq256_5bit --config.data.data_dir=DIR
+resflow-train --config=celebahq256_5bit --workdir=runs/celebahq256_5bit --config.data.data_dir=DIR
 
 How to get the data: see `celebahq64_5bit.py`. The train images, 5.3 GB, are streamed. The paper reports 0.992
 bits/dim in its table of density estimation on 27,000 and 3,000 images that are divided otherwise; the published

@@ -1,6 +1,6 @@
 r"""CelebA-HQ at 64 x 64 and 5 bits: 28.3 million parameters (28,271,731).
 
-python bin/train.py --config=configs/celebahq64_5bit.py --workdir=runs/celebahq64_5bit --config.data.data_dir=DIR
+resflow-train --config=celebahq64_5bit --workdir=runs/celebahq64_5bit --config.data.data_dir=DIR
 
 TFDS does not download celeb_a_hq: make data256x256.tar as its page tells
 (https://github.com/tkarras/progressive_growing_of_gans), put it into FILES, and run `tfds build celeb_a_hq/256

@@ -1,6 +1,6 @@
 r"""CIFAR-10 with the paper's settings: 25.2 million parameters (25,174,129).
 
-python bin/train.py --config=configs/cifar10.py --workdir=runs/cifar10 --config.data.data_dir=DIR
+resflow-train --config=cifar10 --workdir=runs/cifar10 --config.data.data_dir=DIR
 
 DIR is a TFDS folder; --config.data.download=True downloads the data set. The paper reports 3.280 bits/dim in its
 table of density estimation; not reproduced here, and the time is not measured here. The other image configs

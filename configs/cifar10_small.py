@@ -1,6 +1,6 @@
 r"""CIFAR-10 with the small model of `mnist_small.py`, for a machine without a GPU.
 
-python bin/train.py --config=configs/cifar10_small.py --workdir=runs/cifar10_small --config.data.data_dir=DIR
+resflow-train --config=cifar10_small --workdir=runs/cifar10_small --config.data.data_dir=DIR
 
 DIR is a TFDS folder; --config.data.download=True downloads the data set. Neither
 score nor time is measured here.

@@ -1,6 +1,6 @@
 r"""scikit-learn's digits, 8 x 8 pixels with 17 levels: trains in minutes on two cores.
 
-python bin/train.py --config=configs/digits.py --workdir=runs/digits
+resflow-train --config=digits --workdir=runs/digits
 
 1,500 steps of 0.18 s on two quiet cores, under 10 minutes on busy ones: 1.925 +- 0.016 bits/dim on the 300 test
 images (uniform 4.09, full-covariance Gaussian 2.95), 1.931 +- 0.022 on the 150 that are held back for validation.

@@ -1,6 +1,6 @@
 r"""Fashion-MNIST with the settings of `mnist.py`: 16.6 million parameters (16,608,589).
 
-python bin/train.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist --config.data.data_dir=DIR
+resflow-train --config=fashion_mnist --workdir=runs/fashion_mnist --config.data.data_dir=DIR
 
 DIR is a TFDS folder; --config.data.download=True downloads the data set. Not in the paper, so there is no score
 to expect; the time is not measured here. On a machine without a GPU: `fashion_mnist_small.py`.

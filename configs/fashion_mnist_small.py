@@ -1,6 +1,6 @@
 r"""Fashion-MNIST with the small model of `mnist_small.py`, for a machine without a GPU.
 
-python bin/train.py --config=configs/fashion_mnist_small.py --workdir=runs/fashion_mnist_small \
+resflow-train --config=fashion_mnist_small --workdir=runs/fashion_mnist_small \
   --config.data.data_dir=DIR
 
 DIR is a TFDS folder; without it, TFDS's own default. --config.data.download=True downloads the data set.

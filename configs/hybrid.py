@@ -1,7 +1,7 @@
 r"""The paper's hybrid models: one network for p(x) and p(label | x), of another config's data and size.
 
-python bin/train.py --config=configs/hybrid.py:cifar10 --workdir=runs/hybrid --config.data.data_dir=DIR
-python bin/train.py --config=configs/hybrid.py:mnist_small,coupling_1x1,1 --workdir=runs/hybrid_small \
+resflow-train --config=hybrid:cifar10 --workdir=runs/hybrid --config.data.data_dir=DIR
+resflow-train --config=hybrid:mnist_small,coupling_1x1,1 --workdir=runs/hybrid_small \
   --config.data.data_dir=DIR
 
 The argument is BASE,TRUNK,LAMBDA; the last two may be left out:
@@ -44,7 +44,7 @@ def get_config(argument=""):
     base, trunk, weight = base or "cifar10", trunk or "residual", weight or "1/D"
     if trunk not in TRUNKS or weight not in LAMBDAS or any(rest):
         raise ValueError(
-            f"Unknown argument {argument!r}: give --config=configs/hybrid.py:BASE,TRUNK,LAMBDA, with the name of a "
+            f"Unknown argument {argument!r}: give --config=hybrid:BASE,TRUNK,LAMBDA, with the name of a "
             f"config, one of {', '.join(TRUNKS)}, and one of {', '.join(LAMBDAS)}."
         )
     config = _base(base)

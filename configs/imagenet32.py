@@ -1,6 +1,6 @@
 r"""ImageNet at 32 x 32 with the paper's settings: 47.1 million parameters (47,099,089).
 
-python bin/train.py --config=configs/imagenet32.py --workdir=runs/imagenet32 --config.data.data_dir=DIR
+resflow-train --config=imagenet32 --workdir=runs/imagenet32 --config.data.data_dir=DIR
 
 DIR is a TFDS folder; --config.data.download=True downloads the data set (downsampled_imagenet, 1,281,149 images
 for training and 49,999 to test on, its "validation"). The train images, 3.9 GB, are streamed.

@@ -1,6 +1,6 @@
 r"""ImageNet at 64 x 64 with the paper's settings: 53.3 million parameters (53,294,275).
 
-python bin/train.py --config=configs/imagenet64.py --workdir=runs/imagenet64 --config.data.data_dir=DIR
+resflow-train --config=imagenet64 --workdir=runs/imagenet64 --config.data.data_dir=DIR
 
 DIR is a TFDS folder; --config.data.download=True downloads the data set. The train images, 16 GB, are streamed.
 The paper reports 3.757 bits/dim in its table of density estimation; not reproduced here, and the time is not

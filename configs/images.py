@@ -1,7 +1,7 @@
 r"""Images of one's own, of 8 to 64 pixels a side, with a small model, for a machine without a GPU.
 
-python bin/train.py --config=configs/images.py --workdir=runs/mine --config.data.path=DIR
-python bin/train.py --config=configs/images.py:32 --workdir=runs/mine --config.data.path=DIR
+resflow-train --config=images --workdir=runs/mine --config.data.path=DIR
+resflow-train --config=images:32 --workdir=runs/mine --config.data.path=DIR
 
 DIR is a folder of PNG, JPEG or WebP files, or a .npy or .npz file of uint8 images. Its subfolders are classes;
 those of the names train, test and validation are splits. Splits that are not there are drawn from the images, a
@@ -25,7 +25,7 @@ def get_config(size="0"):
       ValueError: when the size is not a multiple of 8 up to 64.
     """
     if not size.isdecimal() or int(size) not in range(0, 65, 8):
-        raise ValueError(f"The size is {size!r}: give a multiple of 8 up to 64, as --config=configs/images.py:32.")
+        raise ValueError(f"The size is {size!r}: give a multiple of 8 up to 64, as --config=images:32.")
     config = default_config()
     config.data.name = "images"
     config.data.image_size = int(size)

@@ -1,6 +1,6 @@
 r"""MNIST with the paper's settings: 16.6 million parameters (16,608,589).
 
-python bin/train.py --config=configs/mnist.py --workdir=runs/mnist --config.data.data_dir=DIR
+resflow-train --config=mnist --workdir=runs/mnist --config.data.data_dir=DIR
 
 DIR is a TFDS folder; --config.data.download=True downloads the data set. The paper reports 0.970 bits/dim in
 its table of density estimation; not reproduced here, and the time is not measured here. On a machine without a

@@ -1,6 +1,6 @@
 r"""MNIST with a small model, for a machine without a GPU.
 
-python bin/train.py --config=configs/mnist_small.py --workdir=runs/mnist_small --config.data.data_dir=DIR
+resflow-train --config=mnist_small --workdir=runs/mnist_small --config.data.data_dir=DIR
 
 DIR is a TFDS folder; without it, TFDS's own default. --config.data.download=True downloads the data set.
 1,500 steps gave 1.512 +- 0.010 bits/dim on the first 1,000 test images with the averaged weights, which lag behind

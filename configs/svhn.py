@@ -1,6 +1,6 @@
 r"""SVHN with the model of `cifar10.py`: 25.2 million parameters (25,174,129).
 
-python bin/train.py --config=configs/svhn.py --workdir=runs/svhn --config.data.data_dir=DIR
+resflow-train --config=svhn --workdir=runs/svhn --config.data.data_dir=DIR
 
 DIR is a TFDS folder; --config.data.download=True downloads the data set. Training is on `train` alone, without
 the 531,131 images of `extra`. The paper has SVHN in its hybrid models only, so there is no score to expect of

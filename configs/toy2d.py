@@ -1,6 +1,6 @@
 r"""A density in the plane, with its entropy as the best score there is.
 
-python bin/train.py --config=configs/toy2d.py --workdir=runs/toy2d --config.data.name=pinwheel
+resflow-train --config=toy2d --workdir=runs/toy2d --config.data.name=pinwheel
 
 The names: 8gaussians, checkerboard, pinwheel, rings, circles, moons, 2spirals, swissroll.
 Without --config.data.name: the checkerboard, 2,000 steps, about 5 minutes of processor time:

@@ -39,7 +39,11 @@ def test_every_public_name_is_in_the_reference(reference):
     assert names - reference == set()
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"configs/([a-z0-9_]+)\.py(:[\w,/]+)?", TEXT))))
+IN_COMMANDS = set(re.findall(r"--config=(?:configs/)?([a-z0-9_]+)(?:\.py)?(:[\w,/]+)?", TEXT))
+IN_COMMANDS |= set(re.findall(rf"`({'|'.join(CONFIGS)})(:[\w,/]+)?`", TEXT)) - {("ablations", ""), ("hybrid", "")}
+
+
+@pytest.mark.parametrize("command", sorted(IN_COMMANDS))
 def test_configs_in_commands(command):
     name, argument = command
     module = importlib.import_module(f"configs.{name}")
@@ -59,16 +63,27 @@ def test_fields_in_commands():
 
 
 def test_flags_in_commands():
-    defined = "".join(path.read_text() for path in (ROOT / "bin").glob("*.py"))
+    files = [*(ROOT / "tf_resflow/cli").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    defined = "".join(file.read_text() for file in files)
     defined = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', defined))
     told = set(re.findall(r"--(\w+)(?=[= `,]|\n)", TEXT))
     assert len(told) > 10
     assert told - defined == {"dir", "inputs", "outdir", "signature_def", "tag_set"}  # saved_model_cli's
 
 
-def test_binaries_in_commands():
-    told = set(re.findall(r"(?<!tests/)bin/(\w+)\.py", TEXT))
-    assert {name for name in told if not (ROOT / f"bin/{name}.py").exists()} == set()
+def test_commands_are_installed():
+    """Each that the documentation has is a script of the package, and each of those is in the documentation."""
+    told = set(re.findall(r"(?<![\w-])resflow-[a-z-]+", TEXT))
+    project = (ROOT / "pyproject.toml").read_text()
+    scripts = re.findall(r'^(resflow-[a-z-]+) = "([\w.]+):(\w+)"$', project, re.MULTILINE)
+    assert told == {name for name, _, _ in scripts}
+    for _, module, function in scripts:
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_files_in_commands():
+    told = set(re.findall(r"(?<![\w/])(?:bin|benchmarks)/\w+\.py", TEXT))
+    assert len(told) > 3 and {path for path in told if not (ROOT / path).exists()} == set()
 
 
 def test_numbers_of_parameters():
@@ -80,6 +95,17 @@ def test_numbers_of_parameters():
 
 
 def test_links_of_the_readme():
-    links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text())
-    assert len(links) > 3
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    """It is also the page of a package index, where relative links and pictures do not work; the paths exist."""
+    readme = (ROOT / "README.md").read_text()
+    assert re.findall(r"\]\((?!https:)", readme) == []
+    paths = re.findall(r"`(docs/[\w/.]+|[A-Z]+\.(?:md|cff))`", readme)
+    assert len(paths) > 5
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_versions():
+    """That of the package is the newest in the changelog, with its date, and that of the citation."""
+    version, date = re.search(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).groups()
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert version == tf_resflow.__version__
+    assert f"\nversion: {version}\n" in citation and f'\ndate-released: "{date}"\n' in citation

@@ -1,5 +1,11 @@
 """Residual Flows for TensorFlow Probability."""
 
+import os
+
 import lazy_loader
+
+from tf_resflow.keras_backend import check_backend
+
+check_backend(os.environ.get("KERAS_BACKEND", "tensorflow"))
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 
-import tqdm
+from tf_resflow.extras import extra
 
 __all__ = ["bar", "shown", "stage", "track"]
 
@@ -31,16 +31,22 @@ def track(iterable, name, total=None):
     Returns:
       An iterable of the same items.
     """
-    return tqdm.tqdm(iterable, name, total, leave=False, disable=not _SHOWN.get())
+    return _tqdm()(iterable, name, total, leave=False) if _SHOWN.get() else iterable
 
 
 def bar(name, total, initial=0, unit="step"):
     """A bar that its owner moves, a `tqdm.tqdm` that stays on the screen."""
-    return tqdm.tqdm(desc=name, total=total, initial=initial, unit=unit, disable=not _SHOWN.get())
+    return _tqdm()(desc=name, total=total, initial=initial, unit=unit, disable=not _SHOWN.get())
 
 
 @contextlib.contextmanager
 def stage(name):
     """A bar for work in one piece: its name, while it lasts."""
-    with tqdm.tqdm(desc=name, bar_format="{desc} ...", leave=False, disable=not _SHOWN.get()):
+    with _tqdm()(desc=name, bar_format="{desc} ...", leave=False) if _SHOWN.get() else contextlib.nullcontext():
         yield
+
+
+def _tqdm():
+    with extra("training"):
+        import tqdm
+    return tqdm.tqdm

@@ -15,7 +15,7 @@ import tf_resflow as resflow
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = [
-    "--config=configs/toy2d.py",
+    "--config=toy2d",
     "--config.data.name=8gaussians",
     "--config.data.num_test=100",
     "--config.model.num_blocks=2",

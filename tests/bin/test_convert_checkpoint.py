@@ -16,10 +16,10 @@ def test_convert_then_sample(call, tmp_path):
     checkpoint = tmp_path / "mnist.pth"
     checkpoint.write_bytes(lzma.decompress(CHECKPOINT.read_bytes()))
     workdir, samples = tmp_path / "run", tmp_path / "samples.npy"
-    done = call("convert_checkpoint", f"--checkpoint={checkpoint}", f"--workdir={workdir}")
+    done = call("bin/convert_checkpoint.py", f"--checkpoint={checkpoint}", f"--workdir={workdir}")
     assert done.code == 0 and "mnist, step 1, with averaged weights, coefficient " in done.output
     assert str(workdir) in done.output
-    assert call("sample", f"--workdir={workdir}", "--num=3", f"--output={samples}").code == 0
+    assert call("bin/sample.py", f"--workdir={workdir}", "--num=3", f"--output={samples}").code == 0
     samples = np.load(samples)
     assert samples.shape == (3, 8, 8, 1) and samples.dtype == np.uint8
 
@@ -32,7 +32,7 @@ def test_a_payload_is_refused_in_one_line(call, tmp_path):
     checkpoint = tmp_path / "bad.pth"
     with zipfile.ZipFile(checkpoint, "w") as archive:
         archive.writestr("bad/data.pkl", pickle.dumps({"args": Payload()}, 2))
-    done = call("convert_checkpoint", f"--checkpoint={checkpoint}", f"--workdir={tmp_path / 'run'}")
+    done = call("bin/convert_checkpoint.py", f"--checkpoint={checkpoint}", f"--workdir={tmp_path / 'run'}")
     (error,) = done.output.splitlines()
     assert done.code == 1 and error.startswith("Error: ")
     assert "is refused: it would call " in error and ".system" in error

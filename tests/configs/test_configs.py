@@ -117,7 +117,7 @@ def test_a_docstring_begins_with_the_command(name):
     text = importlib.import_module(f"configs.{name}").__doc__
     command = text.split("\n\n")[1]
     argument = WITH_ARGUMENT.get(name, "")
-    assert command.startswith(f"python bin/train.py --config=configs/{name}.py{argument} --workdir=runs/")
+    assert command.startswith(f"resflow-train --config={name}{argument} --workdir=runs/")
 
 
 def test_wrong_ablations_are_errors():

@@ -233,5 +233,5 @@ def test_wrong_parquet_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="a.parquet: not a Parquet file"):
         read_matrix(path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match="install the package pyarrow"):
+    with pytest.raises(ImportError, match=r'pyarrow is not installed: pip install "tf-resflow\[data\]"'):
         read_matrix(path)

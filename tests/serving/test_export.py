@@ -270,7 +270,7 @@ def test_without_the_package_of_the_requests(export_vectors, write_as, copy, tmp
     path = export_vectors(tmp_path)
     assert (path / "saved_model.pb").exists() and not (path / "assets.extra").exists()
     (record,) = caplog.records
-    assert "pip install tensorflow-serving-api" in record.getMessage()
+    assert 'pip install "tf-resflow[serving]"' in record.getMessage()
 
 
 @pytest.mark.parametrize(

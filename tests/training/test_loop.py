@@ -76,7 +76,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     """Stopped by a signal after step 3 and by its number of steps at 5; evaluated there as well."""
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr("tf_resflow.progress.tqdm.tqdm", RaisingBar)
+        patch.setattr("tqdm.tqdm", RaisingBar)
         with pytest.raises(loop.Interrupted, match="SIGTERM after step 3.*ckpt-3") as stop:
             loop.train(make_config(train__steps=5), tmp_path, progress=False)
     assert stop.value.signum == signal.SIGTERM

@@ -1,10 +1,13 @@
 """The `data` section of a config: its fields and their defaults."""
 
+from tf_resflow.extras import extra
+
+with extra("training"):
+    import ml_collections
+
 __all__ = ["default_config", "suggest"]
 
 import difflib
-
-import ml_collections
 
 
 def default_config(**fields):

@@ -6,6 +6,7 @@ import numpy as np
 
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.splits import split_sizes
+from tf_resflow.extras import extra
 
 _NUM_TRAIN = 1497  # with those for validation
 
@@ -30,7 +31,8 @@ def load_digits(flip=False, crop_padding=0, validation_fraction=0.1):
         E. Alpaydin, C. Kaynak. Optical recognition of handwritten digits. UCI Machine Learning
         Repository, 1998.
     """
-    from sklearn import datasets
+    with extra("data"):
+        from sklearn import datasets
 
     digits = datasets.load_digits()
     order = np.random.RandomState(0).permutation(len(digits.images))

@@ -13,9 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from PIL import Image, ImageOps
 
 from tf_resflow import progress
+from tf_resflow.extras import extra
+
+with extra("data"):
+    from PIL import Image, ImageOps
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SILENT = (".db", ".ini")  # what Windows puts into folders of images

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.data.splits import split_sizes
+from tf_resflow.extras import extra
 
 _SHUFFLE_BYTES = 2**28  # of encoded examples that a stream shuffles at a time
 _CYCLE = 16  # files that a shuffled stream reads in turn
@@ -29,7 +30,8 @@ class ImageReader:
     """
 
     def __init__(self, builder, levels=256, image_size=None):
-        import tensorflow_datasets as tfds
+        with extra("data"):
+            import tensorflow_datasets as tfds
 
         self._builder = builder
         self._divisor = 256 // levels
@@ -79,7 +81,8 @@ class ImageReader:
         Raises:
             ValueError: if the fraction is not in [0, 1), or a part is empty.
         """
-        import tensorflow_datasets as tfds
+        with extra("data"):
+            import tensorflow_datasets as tfds
 
         infos = self._builder.info.splits
         num = self.num_examples(split)

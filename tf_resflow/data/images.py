@@ -10,6 +10,7 @@ import numpy as np
 
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.image_reader import ImageReader
+from tf_resflow.extras import extra
 
 _MEMORY = 2 * 2**30  # bytes up to which a data set is held in memory
 
@@ -92,7 +93,8 @@ def load_images(
 
 
 def _prepared_builder(name, data_dir, download):
-    import tensorflow_datasets as tfds
+    with extra("data"):
+        import tensorflow_datasets as tfds
 
     directory = pathlib.Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
     try:
@@ -114,8 +116,8 @@ def _prepared_builder(name, data_dir, download):
             f"The data set {name!r} is missing: there is no {builder.data_dir}.\n"
             "Prepare it with\n"
             f"    tfds build {name} --data_dir={directory}\n"
-            "or run train.py with --config.data.download=True; or name the directory that holds it, by "
-            "--config.data.data_dir=DIR for train.py and by --data_dir=DIR for evaluate.py and sample.py."
+            "or run resflow-train with --config.data.download=True; or name the directory that holds it, by "
+            "--config.data.data_dir=DIR for resflow-train and by --data_dir=DIR for the other commands."
         )
     builder.download_and_prepare()
     return builder

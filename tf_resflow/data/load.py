@@ -10,6 +10,7 @@ from tf_resflow.data.digits import load_digits
 from tf_resflow.data.image_files import load_image_files
 from tf_resflow.data.images import load_images
 from tf_resflow.data.tabular import load_tabular
+from tf_resflow.extras import extra
 
 _EVERYWHERE = ("name", "validation_fraction", "data_dir", "download")  # the last two say where data are, if at all
 _PIXELS = ("levels", "image_size", "flip", "crop_padding")
@@ -93,7 +94,8 @@ def _check_fields(config):
 
 
 def _check_image_name(name, data_dir):
-    import tensorflow_datasets as tfds
+    with extra("data"):
+        import tensorflow_datasets as tfds
 
     base = name.split("/")[0].split(":")[0]
     directory = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()

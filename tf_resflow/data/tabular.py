@@ -12,6 +12,7 @@ from absl import logging
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.numpy_files import read_array
 from tf_resflow.data.splits import check_different, draw_splits
+from tf_resflow.extras import extra
 
 _DELIMITERS = ";\t|, "  # of .csv files: the first of them in a line of numbers
 
@@ -136,11 +137,9 @@ def _read_numpy(path, key):
 
 def _read_parquet(path, key):
     del key
-    try:
+    with extra("data"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError:
-        raise ValueError(f"{path}: to read Parquet, install the package pyarrow.") from None
     try:
         frame = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from tf_resflow.evaluation.point_figures import aspect, plot_limits
+from tf_resflow.extras import extra
 from tf_resflow.writing import whole_file
 
 __all__ = ["density_figure", "paths_figure"]
@@ -26,7 +27,8 @@ def density_figure(path, data, samples, log_prob, title="", resolution=150, batc
       resolution: points of the density's grid along each axis.
       batch: points evaluated at a time.
     """
-    from matplotlib import colors, figure
+    with extra("plots"):
+        from matplotlib import colors, figure
 
     limits = [plot_limits([column]) for column in np.asarray(data).T]
     density = np.exp(_on_grid(log_prob, limits, resolution, batch))
@@ -59,7 +61,8 @@ def paths_figure(path, paths, data, log_prob, square=False, title="", resolution
       resolution: as for `density_figure`.
       batch: as for `density_figure`.
     """
-    from matplotlib import figure
+    with extra("plots"):
+        from matplotlib import figure
 
     paths = np.asarray(paths)
     lines, ends = (np.concatenate([paths, paths.swapaxes(0, 1)]), paths[[0, -1]]) if square else (paths, paths)

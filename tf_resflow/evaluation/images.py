@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from tf_resflow.extras import extra
 from tf_resflow.writing import whole_file
 
 __all__ = ["image_grid", "reconstruction_grid", "write_png"]
@@ -65,7 +66,8 @@ def write_png(path, image, labels=()):
       image: uint8 array `[height, width, 1 or 3]`.
       labels: a text for each row of the grid that the image is, written to the left of it.
     """
-    from PIL import Image
+    with extra("plots"):
+        from PIL import Image
 
     factor = max(1, _MIN_SIDE // max(image.shape[:2]))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -77,7 +79,8 @@ def write_png(path, image, labels=()):
 
 def _label_column(labels, shape):
     """An image of as many rows, white with black text."""
-    from PIL import Image, ImageDraw, ImageFont
+    with extra("plots"):
+        from PIL import Image, ImageDraw, ImageFont
 
     height, _, channels = shape
     row = height / len(labels)

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from tf_resflow.extras import extra
 from tf_resflow.writing import check_output_path, whole_file
 
 __all__ = ["check_figure_path", "learning_curves", "run_names"]
@@ -27,7 +28,8 @@ def check_figure_path(path):
     Raises:
       ValueError: when matplotlib does not know its suffix, or it cannot be written.
     """
-    from matplotlib import figure
+    with extra("plots"):
+        from matplotlib import figure
 
     check_output_path(path, [f".{kind}" for kind in sorted(figure.Figure().canvas.get_supported_filetypes())])
 
@@ -72,7 +74,8 @@ def learning_curves(path, runs, key, ylabel=None):
     Raises:
       ValueError: when a run has no such score.
     """
-    from matplotlib import figure
+    with extra("plots"):
+        from matplotlib import figure
 
     fig = figure.Figure(figsize=(7.5, 4), layout="constrained")
     axes = fig.subplots()

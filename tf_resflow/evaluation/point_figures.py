@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tf_resflow.extras import extra
 from tf_resflow.writing import whole_file
 
 __all__ = ["points_figure"]
@@ -25,7 +26,8 @@ def points_figure(path, samples, data=None, title=""):
       data: dict of one such pair, or `None`.
       title: `str`.
     """
-    from matplotlib import figure
+    with extra("plots"):
+        from matplotlib import figure
 
     groups = dict(_finite(name, points) for name, points in ((data or {}) | samples).items())
     total = next(iter(groups.values())).shape[1]

@@ -2,9 +2,13 @@
 
 import math
 
-import einops
 import numpy as np
 import tensorflow as tf
+
+from tf_resflow.extras import extra
+
+with extra("training"):
+    import einops
 
 __all__ = ["applied_kernels"]
 

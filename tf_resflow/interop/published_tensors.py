@@ -4,11 +4,14 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import einops
 import keras
 import numpy as np
 
 from tf_resflow import bijectors, layers
+from tf_resflow.extras import extra
+
+with extra("training"):
+    import einops
 
 __all__ = ["PublishedTensor", "published_tensors"]
 

@@ -1,5 +1,8 @@
 """Keras layers of constrained Lipschitz constant, and what is known of their norms."""
 
+import keras
+
+from tf_resflow.keras_backend import check_backend
 from tf_resflow.layers.activations import (
     CLipSwish,
     FullSort,
@@ -22,6 +25,8 @@ from tf_resflow.layers.lipschitz_layers import (
     stored_norms,
     update_norms,
 )
+
+check_backend(keras.config.backend())  # of ~/.keras/keras.json, where the environment has none
 
 __all__ = [
     "CLipSwish",

@@ -19,7 +19,7 @@ def export_run(workdir, export_dir, version=None, log_det=None, num_probes=1, **
     """Exports the model of a run, with its averaged weights.
 
     Args:
-      workdir: directory of a run of `bin/train.py`.
+      workdir: directory of a run of `resflow-train`.
       export_dir: see `export`.
       version: see `export`.
       log_det: "roulette", "adaptive" or "exact", see `tf_resflow.training.Evaluation`; by default what the run

@@ -27,7 +27,7 @@ def write_warmup(inputs, path):
     except ImportError:
         logging.warning(
             "No warm-up requests for TensorFlow Serving were written: they need the package tensorflow-serving-api "
-            "(pip install tensorflow-serving-api)."
+            '(pip install "tf-resflow[serving]").'
         )
         return
     extra = path / "assets.extra"

@@ -1,6 +1,5 @@
 from .averaging import AveragedWeights
 from .build_model import build_model
-from .command_line import run
 from .config import default_config, validate_config
 from .data import load_data
 from .evaluate import Evaluation, default_metrics
@@ -46,7 +45,6 @@ __all__ = [
     "make_optimizer",
     "read_json",
     "read_metrics",
-    "run",
     "table",
     "train",
     "train_step",

@@ -3,9 +3,11 @@
 import difflib
 import math
 
-from ml_collections import config_dict
-
 from tf_resflow.data.config import default_config as data_config
+from tf_resflow.extras import extra
+
+with extra("training"):
+    from ml_collections import config_dict
 
 __all__ = ["default_config", "flat_keys", "nearest_key", "validate_config", "with_fitting_warmup"]
 

@@ -1,4 +1,4 @@
-"""The evaluation of a trained model behind `bin/evaluate.py`, metric by metric."""
+"""The evaluation of a trained model behind `resflow-evaluate`, metric by metric."""
 
 import functools
 import math

@@ -21,7 +21,7 @@ def load(workdir):
     ```
 
     Args:
-      workdir: directory of a run of `bin/train.py`.
+      workdir: directory of a run of `resflow-train`.
 
     Returns:
       A `FlowModel` with the averaged weights of the newest checkpoint; `.config` is the run's
@@ -38,7 +38,7 @@ def load(workdir):
     model.step = checkpoints.restore()
     if checkpoints.latest is None:
         raise ValueError(
-            f"{files.path} has no checkpoint yet. Let train.py run until its first one "
+            f"{files.path} has no checkpoint yet. Let resflow-train run until its first one "
             f"(every {config.train.checkpoint_every} steps, and when it is interrupted)."
         )
     AveragedWeights(model, optimizer).apply()

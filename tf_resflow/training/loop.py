@@ -1,4 +1,4 @@
-"""The training loop behind `bin/train.py`."""
+"""The training loop behind `resflow-train`."""
 
 import contextlib
 import json

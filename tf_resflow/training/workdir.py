@@ -172,7 +172,7 @@ class Workdir:
         if not self.config.exists():
             raise ValueError(
                 f"{self.path} is not the workdir of a run: it has no config.json. Give the "
-                "--workdir that train.py was run with."
+                "--workdir that resflow-train was run with."
             )
         config, defaults = default_config(), _flat(default_config().to_dict())
         for key, value in _flat(read_json(self.config)).items():
@@ -263,7 +263,7 @@ class Workdir:
         """
         if not self.data.exists():
             raise ValueError(
-                f"{self.path} has no data.json: train.py has not begun to train there."
+                f"{self.path} has no data.json: resflow-train has not begun to train there."
             )
         info = read_json(self.data)
         try:

@@ -8,11 +8,11 @@ import pytest
 
 import tf_resflow as resflow
 
-BINARY = pathlib.Path(__file__).parents[2] / "bin" / "benchmark_serving.py"
+BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmarks" / "benchmark_serving.py"
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, BINARY, *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, BENCHMARK, *arguments], capture_output=True, text=True)
 
 
 def test_table(call, tmp_path):
@@ -28,10 +28,10 @@ def test_table(call, tmp_path):
     assert sorted(rows) == sorted([name, size] for name in names for size in ("1", "3"))
     times = json.loads((tmp_path / "times.json").read_text())
     assert len(times["encode 3"]) == 2 and times["megabytes"] > 0
-    assert "num must lie in 1, ..., 1024" in call("benchmark_serving", f"--model_dir={path}", "--sizes=2000").output
+    assert "num must lie in 1, ..., 1024" in call("benchmarks/benchmark_serving.py", f"--model_dir={path}", "--sizes=2000").output
 
 
 @pytest.mark.parametrize("flag, message", [("--sizes=0", "integers >= 1"), ("--sizes=1", "no version of a model")])
 def test_wrong_flags(call, tmp_path, flag, message):
-    done = call("benchmark_serving", f"--model_dir={tmp_path}", flag)
+    done = call("benchmarks/benchmark_serving.py", f"--model_dir={tmp_path}", flag)
     assert done.code and message in done.output

@@ -1,4 +1,4 @@
-"""What bin/benchmark.py and bin/benchmark_training.py share with their workers: the cases, and how they talk."""
+"""What benchmark.py and benchmark_training.py share with their workers: the cases, and how they talk."""
 
 import contextlib
 import dataclasses

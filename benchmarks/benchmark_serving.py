@@ -1,6 +1,6 @@
 r"""Times an exported model: loading, and each signature at several sizes of batch.
 
-python bin/benchmark_serving.py --model_dir=served/digits/1
+python benchmarks/benchmark_serving.py --model_dir=served/digits/1
 
 It needs TensorFlow alone. The table has, for each signature and size, the seconds of a call (median and largest of
 --repeats, after a first call that is not counted) and examples a second. Close other programs first.
@@ -55,7 +55,7 @@ def main(_):
     """Measures and prints the table."""
     path = pathlib.Path(_MODEL_DIR.value)
     if not (path / "README.md").is_file():
-        sys.exit(f"Error: {path} is no version of a model that bin/export.py has exported.")
+        sys.exit(f"Error: {path} is no version of a model that resflow-export has exported.")
     if _OUTPUT.value and not pathlib.Path(_OUTPUT.value).absolute().parent.is_dir():
         sys.exit(f"Error: the directory of --output={_OUTPUT.value} does not exist.")
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The cases of bin/benchmark.py and bin/benchmark_training.py on this package, in a process of its own."""
+"""The cases of benchmark.py and benchmark_training.py on this package, in a process of its own."""
 
 import os
 

@@ -1,8 +1,8 @@
 r"""Times this package beside the published PyTorch code, on the same input, as a table of ratios.
 
-python bin/benchmark.py --reference_dir=CHECKOUT --output=benchmark.json
+python benchmarks/benchmark.py --reference_dir=CHECKOUT --output=benchmark.json
 
-CHECKOUT is a clone of github.com/rtqichen/residual-flows, and needs torch (pip install 'tf-resflow[torch]').
+CHECKOUT is a clone of github.com/rtqichen/residual-flows, and needs torch (pip install torch).
 Each side runs in a process of its own, with the same number of threads; they take turns, so that what else
 the machine does falls on both. PyTorch may spend half of its time on page faults of memory that it freed just
 before; with --keep_memory both sides keep what they free (glibc's MALLOC_* settings). Without --reference_dir
@@ -30,7 +30,7 @@ flags.register_validator(
     "cases", lambda names: set(names) <= set(CASES), f"The cases are {', '.join(CASES)}."
 )
 
-_BIN = pathlib.Path(__file__).parent
+_FOLDER = pathlib.Path(__file__).parent
 _ONCE = ("memory", "trace")  # kinds of which a process gives one measurement
 
 
@@ -38,9 +38,9 @@ def _measure(name):
     """Measures one case: a dict of side to dict of quantity to list of values."""
     keep_memory = _KEEP_MEMORY.value and CASES[name].kind != "memory"
     options = {"threads": _THREADS.value, "keep_memory": keep_memory}
-    workers = {"ours": Worker(sys.executable, str(_BIN / "benchmark_ours.py"), **options)}
+    workers = {"ours": Worker(sys.executable, str(_FOLDER / "benchmark_ours.py"), **options)}
     if _REFERENCE_DIR.value:
-        script = str(_BIN / "benchmark_published.py")
+        script = str(_FOLDER / "benchmark_published.py")
         command = (_REFERENCE_PYTHON.value, script, _REFERENCE_DIR.value, str(_THREADS.value))
         workers["reference"] = Worker(*command, **options)
     for side, worker in list(workers.items()):

@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import sys
 
-BENCHMARK = pathlib.Path(__file__).parents[2] / "bin" / "benchmark.py"
+BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmarks" / "benchmark.py"
 
 
 def run(*arguments):
@@ -22,7 +22,7 @@ def test_one_case(tmp_path):
 
 
 def test_an_unknown_case(call):
-    done = call("benchmark", "--cases=training")
+    done = call("benchmarks/benchmark.py", "--cases=training")
     assert done.code != 0 and "train_step_28x28x1_w64" in done.output
 
 

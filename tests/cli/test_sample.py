@@ -1,7 +1,4 @@
-"""bin/sample.py in this process, on a run of a density in the plane."""
-
-import importlib.util
-import pathlib
+"""resflow-sample in this process, on a run of a density in the plane."""
 
 import numpy as np
 import pytest
@@ -9,6 +6,7 @@ from absl import flags, logging
 from matplotlib.figure import Figure
 
 from tf_resflow import training
+from tf_resflow.cli import sample as command
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +32,16 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture
 def sample(workdir):
-    """A function that parses flags and runs the binary, whose flags are removed again."""
+    """A function that parses flags and runs the command, whose flags are removed again."""
     before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
-    path = pathlib.Path(__file__).parents[2] / "bin" / "sample.py"
-    spec = importlib.util.spec_from_file_location("sample_binary", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    command.define_flags()
 
     def run(output, *arguments):
         for name in set(flags.FLAGS) - before:
             flags.FLAGS[name].unparse()
         flags.FLAGS(["sample", f"--workdir={workdir}", f"--output={output}", *arguments])
-        module.check()
-        module.main()
+        command.check()
+        command.main()
 
     yield run
     for name in set(flags.FLAGS) - before:

@@ -1,9 +1,9 @@
 r"""Trains the model of a config with this package and with the published PyTorch code, and draws both curves.
 
-python bin/benchmark_training.py --config=configs/mnist_small.py --config.data.data_dir=DIR \
+python benchmarks/benchmark_training.py --config=configs/mnist_small.py --config.data.data_dir=DIR \
   --reference_dir=CHECKOUT --output=curves.json
 
-CHECKOUT is a clone of github.com/rtqichen/residual-flows, and needs torch (pip install 'tf-resflow[torch]'). Both
+CHECKOUT is a clone of github.com/rtqichen/residual-flows, and needs torch (pip install torch). Both
 sides have the same architecture, optimizer, warm-up, batch size and estimators, and clip the gradient as the
 published code does; weight decay, which has no effect there, is 0. They take turns of --steps_per_turn steps with
 the same number of threads; after a turn the weights, as they are, are scored on the same test images. The time is
@@ -28,7 +28,7 @@ _STEPS = flags.DEFINE_integer("steps_per_turn", 100, "Steps between two scores."
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
 flags.mark_flags_as_required(["config", "reference_dir", "output"])
 
-_BIN = pathlib.Path(__file__).parent
+_FOLDER = pathlib.Path(__file__).parent
 _NAMES = {"ours": "tf_resflow", "reference": "published code"}
 _FREE = ("num_blocks", "width", "fc_width", "logit_alpha")  # what the model of the published code takes over
 
@@ -47,9 +47,9 @@ def _check_comparable(config):
 
 def _workers(settings):
     options = {"threads": _THREADS.value, "keep_memory": True}
-    published = str(_BIN / "benchmark_published.py")
+    published = str(_FOLDER / "benchmark_published.py")
     workers = {
-        "ours": Worker(sys.executable, str(_BIN / "benchmark_ours.py"), **options),
+        "ours": Worker(sys.executable, str(_FOLDER / "benchmark_ours.py"), **options),
         "reference": Worker(
             _REFERENCE_PYTHON.value, published, _REFERENCE_DIR.value, str(_THREADS.value), **options
         ),
@@ -112,5 +112,5 @@ def main(_):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(_BIN.parent))
+    sys.path.insert(0, str(_FOLDER.parent))
     app.run(main)

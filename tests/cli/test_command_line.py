@@ -1,6 +1,6 @@
 import pytest
 
-from tf_resflow.training import command_line
+from tf_resflow.cli import command_line
 from tf_resflow.training.config import default_config, validate_config
 
 
@@ -25,9 +25,3 @@ def test_an_error_that_our_line_merely_called_keeps_its_traceback():
     """`default_config(**fields)` of a value that numpy refuses is a bug, not a user's error."""
     with pytest.raises(TypeError):
         command_line._guarded(lambda: default_config(1))
-
-
-def test_the_value_of_a_flag():
-    for argv in (["x", "--config=a.py"], ["x", "-config", "a.py"], ["x", "--config", "a.py"]):
-        assert command_line._value_of("config", argv) == "a.py"
-    assert command_line._value_of("config", ["x", "--config.seed=3"]) is None

@@ -19,12 +19,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 )
 def test_what_cannot_be_compared(call, output, override, message, tmp_path):
     arguments = [f"--config={ROOT}/configs/mnist_small.py", f"--reference_dir={tmp_path}"]
-    done = call("benchmark_training", *arguments, f"--output={tmp_path}/{output}", override)
+    done = call("benchmarks/benchmark_training.py", *arguments, f"--output={tmp_path}/{output}", override)
     assert done.code == 1 and message in done.output
 
 
 def test_the_figure(tmp_path):
     curve = {"step": [1, 2], "seconds": [1.0, 3.0], "bits_per_dim": [3.0, 2.0]}
     code = f"import benchmark_training as b; b._draw(dict.fromkeys(b._NAMES, {curve}), 'mnist', 'curves.png')"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT / "bin")})
+    environment = {"PYTHONPATH": str(ROOT / "benchmarks")}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=environment)
     assert (tmp_path / "curves.png").stat().st_size > 5000

@@ -1,7 +1,7 @@
 """The same cases on a checkout of the published PyTorch code (rtqichen/residual-flows).
 
-Run by bin/benchmark.py and bin/benchmark_training.py, in a process of its own. It needs torch:
-pip install tf-resflow[torch].
+Run by benchmark.py and benchmark_training.py, in a process of its own. It needs torch:
+pip install torch.
 """
 
 import math

@@ -1,0 +1,66 @@
+"""The core does without the packages of the extras, and what needs one names its extra."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tf_resflow.extras import extra
+
+CORE_ALONE = """
+import sys
+
+EXTRAS = {"PIL", "einops", "importlib_resources", "matplotlib", "ml_collections", "pyarrow", "sklearn"}
+EXTRAS |= {"tensorboard", "tensorflow_datasets", "tensorflow_serving", "torch", "tqdm"}
+
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, NotInstalled())
+
+import numpy as np
+
+import tf_resflow as resflow
+from tf_resflow.cli import train
+
+for package in (resflow.layers, resflow.logdet, resflow.solvers, resflow.bijectors, resflow.flows):
+    for name in package.__all__:
+        getattr(package, name)
+model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,)), event_shape=[2])
+x = np.random.default_rng(0).normal(size=[8, 2]).astype("float32")
+model.initialize(x)
+model.compile(optimizer="adam")
+model.fit(x, batch_size=4, verbose=0)
+assert model.sample(3, seed=0).shape == (3, 2)
+resflow.evaluation.lipschitz_bounds(model.flow)
+
+for name, call in {
+    "data": lambda: resflow.data.load_digits(),
+    "plots": lambda: resflow.evaluation.learning_curves("a.png", {}, "nats"),
+    "training": lambda: resflow.training.default_config(),
+}.items():
+    try:
+        call()
+        raise SystemExit(f"{name}: no error")
+    except ImportError as error:
+        assert f'pip install "tf-resflow[{name}]"' in str(error), error
+sys.argv = ["resflow-train", "--config=digits", "--workdir=none"]
+train.run()
+"""
+
+
+def test_the_core_alone():
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", CORE_ALONE], cwd=root, capture_output=True, text=True)
+    message = 'Error: The package ml_collections is not installed: pip install "tf-resflow[training]"'
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(message), done.stderr[-3000:]
+
+
+def test_other_errors_pass():
+    with pytest.raises(ValueError, match="wrong"), extra("plots"):
+        raise ValueError("wrong")

@@ -1,0 +1,82 @@
+"""The wheel, installed outside of the checkout, trains by the name of a config and has all commands."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = ["num_blocks=(1,1)", "width=4", "num_fc_blocks=0", "estimator.eval.num_exact_terms=4"]
+TINY = [f"--config.model.{field}" for field in TINY]
+TINY += [f"--config.train.{field}" for field in ("steps=3", "warmup_steps=1", "batch_size=16")]
+TINY += ["--config.eval.num_examples=20", "--config.eval.num_samples=4"]
+
+
+def _run(command, cwd, environment=None):
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def _outside():
+    """The environment variables without those that would find the checkout."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return kept | {"TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The wheel, and the commands of a new environment with it. No network is needed.
+
+    It is built of a copy, so that nothing of an earlier build is in it. What the package depends on is that of the
+    present environment.
+    """
+    folder = tmp_path_factory.mktemp("wheel")
+    sources = folder / "sources"
+    for name in ("tf_resflow", "configs"):
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    _run([*pip, "wheel", sources, "--no-deps", "--no-build-isolation", "--no-index", "-w", folder], folder)
+    (wheel,) = folder.glob("*.whl")
+    python = folder / "environment/bin/python"
+    _run([sys.executable, "-m", "venv", "--without-pip", folder / "environment"], folder)
+    _run([*pip, "--python", python, "install", "--no-deps", "--no-index", wheel], folder)
+    packages = _run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], folder).strip()
+    # A folder in a .pth file is searched, but its own .pth files, one of which has the checkout, are not read.
+    (pathlib.Path(packages) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return wheel, folder / "environment/bin"
+
+
+def test_a_training_by_name(installed, tmp_path):
+    _, bin_folder = installed
+    code = "import tf_resflow; print(tf_resflow.__file__)"
+    where = _run([bin_folder / "python", "-c", code], tmp_path, _outside())
+    assert pathlib.Path(where).is_relative_to(bin_folder.parent)
+    arguments = ["--config=hybrid:digits", f"--workdir={tmp_path}/run", *TINY]
+    stdout = _run([bin_folder / "resflow-train", *arguments], tmp_path, _outside())
+    assert "after 3 steps" in stdout
+    assert json.loads((tmp_path / "run/result.json").read_text())["num_examples"] == 20
+
+
+def test_the_commands(installed):
+    project = (ROOT / "pyproject.toml").read_text()
+    names = set(re.findall(r"^(resflow-[a-z-]+) = ", project, re.MULTILINE))
+    assert {path.name for path in installed[1].glob("resflow-*")} == names and len(names) == 6
+
+
+def test_what_is_in_it(installed):
+    """All modules and stubs, and the configs; at the top level nothing but the package."""
+    names = zipfile.ZipFile(installed[0]).namelist()
+    files = {name for name in names if ".dist-info/" not in name}
+    modules = {path for pattern in ("*.py", "*.pyi") for path in (ROOT / "tf_resflow").rglob(pattern)}
+    configs = {f"tf_resflow/experiments/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    assert files == {path.relative_to(ROOT).as_posix() for path in modules} | configs

@@ -1,0 +1,1 @@
+"""The commands: resflow-train, -evaluate, -sample, -export, -convert and -plot-runs."""

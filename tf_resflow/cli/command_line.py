@@ -1,0 +1,120 @@
+"""How the commands start: flags, quiet libraries, and errors that fit a screen."""
+
+import contextlib
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import traceback
+
+from absl import app, flags, logging
+
+__all__ = ["run"]
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+_USER_ERRORS = (ValueError, ArithmeticError, OSError, ImportError)
+_HELP_FLAGS = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpshort", "helpfull", "helpxml")}
+_DEPRECATED = "`FeatureConnector.dtype` is deprecated"  # what TFDS calls by itself
+# What TensorFlow's C++ code logs at its start: the processor's features, and that there is no GPU.
+_NOISE = re.compile(
+    rb"I\d{4} |\d{4}-\d\d-\d\d .*: I |WARNING: All log messages before absl|To enable the following instructions"
+    rb"|.*cuInit: .*(UNKNOWN ERROR \(303\)|NO_DEVICE)"
+)
+
+
+def run(description, define_flags, main, check=None):
+    """Runs a command: parses the flags, calls `check()`, loads TensorFlow, calls `main()`, and exits.
+
+    An error that this package raises about what the user gave (or about what the data did) is
+    printed without a traceback, and the exit code is 1. So is a package that an extra would have installed. A flag
+    `--config.KEY=...` whose key is unknown is answered with the nearest key, and an error in the config file with
+    its line. All other errors keep their traceback. Ctrl-C is one line, and the exit code 130.
+
+    `--config` is the name of a config of this package, or a file. A config file may import the others in its
+    folder, as `from FOLDER import NAME`.
+
+    Args:
+      description: the text of `--help`.
+      define_flags: function of no argument that defines the flags.
+      main: function of no argument; what it returns is the exit code.
+      check: function of no argument that raises what can be refused before TensorFlow is loaded.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.modules["__main__"].__doc__ = description  # where absl looks for it
+    before = set(flags.FLAGS)
+    try:
+        define_flags()
+    except ImportError as error:
+        sys.exit(f"Error: {error}")
+    for name in set(flags.FLAGS) - before:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # --help shows those alone
+    app.run(lambda _: _guarded(main, check), flags_parser=_parse_flags)
+
+
+def _guarded(main, check=None):
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().addFilter(lambda record: _DEPRECATED not in str(record.msg))
+    try:
+        if check:
+            check()
+        _load_tensorflow()
+        return main()
+    except _USER_ERRORS as error:
+        if not _is_raised_here(error):
+            raise
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        print("\nInterrupted. What is written is whole; what was not finished was not written.", file=sys.stderr)
+        return 130
+
+
+def _is_raised_here(error):
+    """Whether a `raise` statement of this package raised it, and not what its line called."""
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    inside = _PACKAGE in pathlib.Path(innermost.filename).resolve().parents
+    return inside and (innermost.line or "").startswith("raise")
+
+
+def _load_tensorflow():
+    """Loads TensorFlow and looks for devices, without its lines about what the machine has."""
+    if "tensorflow" in sys.modules:
+        return
+    with _stderr_without(_NOISE):
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def _stderr_without(pattern):
+    """Within it, what C++ code writes to the standard error stream is kept, and then written but for some lines."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            file.seek(0)
+            for line in file:
+                if not pattern.match(line):
+                    os.write(2, line)
+
+
+def _parse_flags(argv):
+    if "config" in flags.FLAGS and not _HELP_FLAGS & set(argv):
+        from tf_resflow.cli import config_file
+
+        argv = config_file.checked(argv)
+    try:
+        remaining = app.parse_flags_with_usage(argv)
+    except SystemExit as stop:
+        sys.exit(0 if _HELP_FLAGS & set(argv) else stop.code)  # absl has 1 for both
+    if len(remaining) > 1:
+        sys.exit(f"Error: unexpected arguments {remaining[1:]}; flags begin with --.")
+    return remaining

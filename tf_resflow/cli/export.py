@@ -1,0 +1,57 @@
+r"""Exports a trained model as a SavedModel that runs with TensorFlow alone, or in TensorFlow Serving.
+
+resflow-export --workdir=runs/digits --export_dir=served/digits
+
+The model is written to EXPORT_DIR/VERSION, with README.md (its signatures), MODEL_CARD.md, and, if the package
+tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest checkpoint.
+"""
+
+from absl import flags
+
+from tf_resflow import serving, training
+from tf_resflow.cli import command_line
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+    """Defines the flags."""
+    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    flags.DEFINE_string("export_dir", None, "Directory of the model's versions.")
+    flags.DEFINE_integer("version", None, "Number of the version; default the next one.", 1)
+    flags.DEFINE_enum(
+        "log_det",
+        None,
+        ["roulette", "adaptive", "exact"],
+        "Estimate of the log-determinants; default exact up to 16 coordinates, else roulette.",
+    )
+    flags.DEFINE_integer("num_samples", 8, "Estimates of log_prob that are averaged.", 2)
+    flags.DEFINE_integer("num_probes", 1, "Probes of each of them (roulette, adaptive).", 1)
+    flags.DEFINE_integer("seed", 0, "Seed of the answers that are the same each time.", 0, 2**63 - 1)
+    flags.DEFINE_integer("max_samples", 1024, "The most examples that a client may ask for.", 1)
+    flags.mark_flags_as_required(["workdir", "export_dir"])
+
+
+def check():
+    """Refuses what is not the workdir of a run."""
+    training.Workdir(FLAGS.workdir).read_config()
+
+
+def main():
+    """Exports the model and says where it is."""
+    path = serving.export_run(
+        FLAGS.workdir,
+        FLAGS.export_dir,
+        version=FLAGS.version,
+        log_det=FLAGS.log_det,
+        num_probes=FLAGS.num_probes,
+        num_samples=FLAGS.num_samples,
+        seed=FLAGS.seed,
+        max_samples=FLAGS.max_samples,
+    )
+    print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
+
+
+def run():
+    """The command resflow-export."""
+    command_line.run(__doc__, define_flags, main, check)

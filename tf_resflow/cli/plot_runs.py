@@ -1,0 +1,47 @@
+r"""Draws the learning curves of one or several runs.
+
+resflow-plot-runs --workdirs=runs/a,runs/b --output=curves.png
+
+Solid: the held-out score; dotted: what the training reported, by the estimator that trains. --score=accuracy draws
+another one of metrics.jsonl; by default it is the bits/dim or nats of the first run. The axis has the range of what
+came after the first tenth of the steps. Runs of one name are told apart by the folders above.
+"""
+
+from absl import flags
+
+from tf_resflow import evaluation, training
+from tf_resflow.cli import command_line
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+    """Defines the flags."""
+    flags.DEFINE_list("workdirs", None, "Directories of the runs, as resflow-train wrote them.")
+    flags.DEFINE_string("output", None, "An image file: .png, .pdf, .svg, or another one of matplotlib's.")
+    flags.DEFINE_string("score", None, "The score to draw.")
+    flags.mark_flags_as_required(["workdirs", "output"])
+    flags.register_validator("workdirs", lambda paths: paths != [], "it must name one directory or more")
+
+
+def check():
+    """Refuses what is not the workdir of a run, and what cannot be written."""
+    evaluation.check_figure_path(FLAGS.output)
+    for workdir in FLAGS.workdirs:
+        training.Workdir(workdir).read_config()
+        training.read_metrics(workdir)
+
+
+def main():
+    """Draws the figure."""
+    workdirs = evaluation.run_names(FLAGS.workdirs)
+    runs = {name: training.read_metrics(workdir) for name, workdir in workdirs.items()}
+    first = next(iter(runs.values()))
+    score = FLAGS.score or next((k for line in first for k in ("bits_per_dim", "nats") if k in line), "loss")
+    evaluation.learning_curves(FLAGS.output, runs, score)
+    return 0
+
+
+def run():
+    """The command resflow-plot-runs."""
+    command_line.run(__doc__, define_flags, main, check)

@@ -1,0 +1,141 @@
+r"""Draws samples of a trained model: as a picture, or bare as .npy.
+
+resflow-sample --workdir=runs/digits --output=samples.png --num=64 --temperature=0.8
+resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9,1.0
+resflow-sample --workdir=runs/digits --output=paths.png --interpolate=pairs
+resflow-sample --workdir=runs/table --output=samples.npy --num=1000000
+
+The picture of images is a grid; that of vectors shows samples over as many of the data: a scatter plot in 2-D,
+those of all pairs of columns above, a histogram below. Several temperatures make one row (or color) each, of the
+same --num latents. The first samples of a --seed are the same whatever --num is.
+
+--interpolate goes through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
+from one to another, "corners" over a --num x --num square with one at each corner. In 2-D the picture shows the
+paths over the log density; vectors of another size are written as .npy.
+"""
+
+import contextlib
+import functools
+
+from absl import flags, logging
+
+from tf_resflow import evaluation, progress, training
+from tf_resflow.cli import command_line
+
+_SIDE = 10  # images in a row of a sweep or a path, and rows of paths, unless --num says otherwise
+_POINTS = 50  # of a path that is drawn as a line
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+    """Defines the flags."""
+    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    flags.DEFINE_string("output", None, "File to write: .png, or .npy for the bare samples.")
+    flags.DEFINE_integer("num", None, "Number: 64 images, 1,000 vectors; of images in a row, or of rows, 10.", 1)
+    flags.DEFINE_list("temperature", ["1.0"], "Scales the base distribution.")
+    flags.DEFINE_enum("interpolate", None, ["pairs", "corners"], "Between examples.")
+    flags.DEFINE_integer("seed", 0, "The same seed draws the same samples.", 0, 2**63 - 1)
+    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it is not where it was.")
+    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it is not where it was.")
+    flags.mark_flags_as_required(["workdir", "output"])
+
+    limit = evaluation.MAX_TEMPERATURE
+
+    @flags.validator("temperature", f"it must be numbers from 0 to {limit:g}, separated by commas")
+    def _are_temperatures(values):
+        try:
+            return bool(values) and all(0 <= float(value) <= limit for value in values)
+        except ValueError:
+            return False
+
+    @flags.multi_flags_validator(["temperature", "interpolate"], "--interpolate takes no temperature")
+    def _exclude_each_other(values):
+        return not values["interpolate"] or values["temperature"] == ["1.0"]
+
+    @flags.multi_flags_validator(["num", "interpolate"], "a square of --interpolate=corners has --num=2 or more")
+    def _is_a_square(values):
+        return values["interpolate"] != "corners" or values["num"] != 1
+
+
+def check():
+    """Refuses what is not the workdir of a run, and what cannot be written."""
+    training.Workdir(FLAGS.workdir).read_config()
+    info = _info()
+    check = evaluation.check_paths if FLAGS.interpolate else evaluation.check_samples
+    rows, columns = _grid(info)
+    check(FLAGS.output, (rows * columns, *info.event_shape), info.levels)
+
+
+def main():
+    """Samples and writes the file."""
+    with progress.shown():
+        (_interpolate if FLAGS.interpolate else _sample)(_info())
+
+
+def _info():
+    return training.Workdir(FLAGS.workdir).read_data()
+
+
+def _grid(info):
+    """The rows and columns of the samples: those of a temperature, or of a path, are a row."""
+    if FLAGS.interpolate:
+        rows = FLAGS.num or _SIDE
+        return rows, rows if FLAGS.interpolate == "corners" else _POINTS if _is_drawn_as_lines(info) else _SIDE
+    rows = len(FLAGS.temperature)
+    return rows, FLAGS.num or (1000 if len(info.event_shape) != 3 else _SIDE if rows > 1 else 64)
+
+
+def _sample(info):
+    temperatures = [float(value) for value in FLAGS.temperature]
+    rows, num = _grid(info)
+    model = training.load(FLAGS.workdir)
+    is_drawn_with_data = _is_picture() and len(info.event_shape) != 3
+    examples = _examples_if_any(model.config.eval.split, num) if is_drawn_with_data else None
+    shape = (rows, num, *info.event_shape)
+    with contextlib.closing(evaluation.draw_samples(model, num, FLAGS.seed, temperatures)) as batches:
+        evaluation.write_samples(FLAGS.output, batches, shape, info.levels, temperatures, examples, info.name)
+    print(f"{rows * num:,} samples: {FLAGS.output}")
+
+
+def _interpolate(info):
+    import tensorflow as tf
+
+    kind, (num, length) = FLAGS.interpolate, _grid(info)
+    examples = _data().array(training.Workdir(FLAGS.workdir).read_config().eval.split)
+    model = training.load(FLAGS.workdir)
+    paths = evaluation.interpolate_examples(model, examples, kind, num, length, FLAGS.seed)
+    if _is_drawn_as_lines(info):
+        title = f"{info.name}: paths between {model.config.eval.split} examples"
+        log_prob = tf.function(functools.partial(model.log_prob, seed=0, evaluation=True), autograph=False)
+        evaluation.paths_figure(FLAGS.output, paths, examples, log_prob, kind == "corners", title)
+    else:
+        evaluation.write_samples(FLAGS.output, [paths.reshape(-1, *info.event_shape)], paths.shape, info.levels)
+    print(f"{len(paths):,} x {paths.shape[1]:,} samples: {FLAGS.output}")
+
+
+def _data():
+    return training.load_data(FLAGS.workdir, FLAGS.data_dir, FLAGS.data_path)
+
+
+def _examples_if_any(split, num):
+    """As many held-out examples, by their name; `None` if the data are not there."""
+    try:
+        examples = _data().array(split, num)
+    except ValueError as error:
+        logging.warning("The picture shows no data: %s", error)
+        return None
+    return {f"{split} data": examples}
+
+
+def _is_drawn_as_lines(info):
+    return info.event_shape == (2,) and _is_picture()
+
+
+def _is_picture():
+    return FLAGS.output.lower().endswith(".png")
+
+
+def run():
+    """The command resflow-sample."""
+    command_line.run(__doc__, define_flags, main, check)

@@ -1,0 +1,66 @@
+r"""Trains a residual flow, or resumes: the same command again continues from the newest checkpoint.
+
+resflow-train --config=digits --workdir=runs/digits
+
+Fields of the config can be overridden: --config.train.steps=500. The workdir then has config.json,
+checkpoints/, metrics.jsonl, events/ (TensorBoard), figures/ and result.json.
+
+On several machines the same command runs on each, with a workdir that all of them see and TF_CONFIG in the
+environment; if one stops, the others do, and the command is run again on all.
+"""
+
+from absl import flags
+
+from tf_resflow import training
+from tf_resflow.cli import command_line
+from tf_resflow.extras import extra
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+    """Defines the flags."""
+    with extra("training"):
+        from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file("config", None, "Name or file of the configuration.")
+    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        ["auto", "default", "mirrored", "multiworker", "tpu"],
+        "Machines and devices: multiworker takes the workers in TF_CONFIG, mirrored all GPUs of this machine, "
+        "default one device; auto is multiworker where there are several workers, else mirrored where there are "
+        "several GPUs.",
+    )
+    flags.DEFINE_bool("deterministic", False, "Bit-exact repetition, at some cost in speed.")
+    flags.mark_flags_as_required(["config", "workdir"])
+
+
+def check():
+    """Refuses a wrong config, or one of another run."""
+    training.validate_config(FLAGS.config)
+    training.Workdir(FLAGS.workdir).check_config(FLAGS.config)
+
+
+def main():
+    """Trains and prints the result."""
+    import tensorflow as tf
+
+    if FLAGS.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = training.STRATEGIES[FLAGS.strategy]()
+    is_chief = training.is_chief(strategy)
+    try:
+        result = training.train(FLAGS.config, FLAGS.workdir, strategy, progress=is_chief)
+    except training.Interrupted as stop:
+        print(stop)
+        return 128 + stop.signum
+    if is_chief:
+        print(f"{result['line']} in {FLAGS.workdir}: result.json, figures/, metrics.jsonl")
+    return 0
+
+
+def run():
+    """The command resflow-train."""
+    command_line.run(__doc__, define_flags, main, check)
