@@ -28,7 +28,8 @@ def test_table(call, tmp_path):
     assert sorted(rows) == sorted([name, size] for name in names for size in ("1", "3"))
     times = json.loads((tmp_path / "times.json").read_text())
     assert len(times["encode 3"]) == 2 and times["megabytes"] > 0
-    assert "num must lie in 1, ..., 1024" in call("benchmarks/benchmark_serving.py", f"--model_dir={path}", "--sizes=2000").output
+    refused = call("benchmarks/benchmark_serving.py", f"--model_dir={path}", "--sizes=2000")
+    assert "num must lie in 1, ..., 1024" in refused.output
 
 
 @pytest.mark.parametrize("flag, message", [("--sizes=0", "integers >= 1"), ("--sizes=1", "no version of a model")])
