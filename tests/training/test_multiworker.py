@@ -98,7 +98,7 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
     for ours, expected in zip(model.weights, resflow.load(tmp_path / "mirrored").weights, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
     assert len(list((workdir / "checkpoints").glob("*.index"))) == 3
-    steps = [line["step"] for line in resflow.training.read_metrics(workdir) if line["split"] == "test"]
+    steps = [line["step"] for line in resflow.training.read_metrics(workdir) if line["split"] == "validation"]
     assert steps == list(range(40, model.step + 1, 40))
 
 
