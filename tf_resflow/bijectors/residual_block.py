@@ -188,7 +188,7 @@ class ResidualBlock(FlowBijector):
     def _report(self, solution):
         """Raises (validate_args) or warns about the examples that did not converge."""
         failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
-        message = f"{self.name}: the inverse did not converge for some examples, or what it was given is not finite"
+        message = f"{self.name}: the inverse did not converge for some examples, or its input is not finite"
         if self.validate_args:
             return [tf.debugging.assert_equal(failed, 0, message)]
         return [warn_unconverged(solution, message)]

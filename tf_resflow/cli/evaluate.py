@@ -48,7 +48,7 @@ def define_flags():
     flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it is not where it was.")
     flags.DEFINE_string("data_path", None, "The file or folder of the data, if it is not where it was.")
     flags.DEFINE_string("split", None, "The split to evaluate on: test, validation, train; default the run's.")
-    flags.DEFINE_integer("num_examples", None, "The first so many; 0: all.", 0)
+    flags.DEFINE_integer("num_examples", None, "Evaluate only the first N examples; 0 for all.", 0)
     flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1)
     flags.DEFINE_enum(
         "log_det",

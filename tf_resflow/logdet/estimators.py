@@ -75,7 +75,7 @@ class RussianRoulette(_SeriesEstimator):
     r"""Unbiased: exact terms first, then a random number of terms, each divided by its chance to be taken.
 
     With m exact terms the weights are \\(w_k = 1\\) for \\(k \le m\\) and
-    \\(w_k = 1 / P(N \ge k - m)\\) for \\(m < k \le m + N\\). The variance is surely finite if
+    \\(w_k = 1 / P(N \ge k - m)\\) for \\(m < k \le m + N\\). The variance is guaranteed to be finite if
     \\(\sum_k L^{2k} / P(N \ge k)\\) is (see `finite_variance`).
 
     ```python
@@ -122,7 +122,7 @@ class RussianRoulette(_SeriesEstimator):
         self.per_example = per_example
 
     def finite_variance(self, lipschitz_constant):
-        """Whether the variance is surely finite for `Lip(g) <= lipschitz_constant`."""
+        """Whether the variance is guaranteed to be finite for `Lip(g) <= lipschitz_constant`."""
         return self.distribution.finite_variance(lipschitz_constant)
 
     def terms(self, branch, num_rows, dtype, seed):

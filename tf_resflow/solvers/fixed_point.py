@@ -105,7 +105,7 @@ class FixedPoint:
             root=like_y(best.point + best.step),
             residual=tf.cast(best.residual, y.dtype),
             num_iterations=tf.minimum(num_iterations + 1, self.max_iterations),
-            # Of NaN a graph would take the negation of <= for >, which is false, too: so the finite are asked for.
+            # Comparisons with NaN are false, and a graph may rewrite not (a <= b) as a > b: test for finiteness.
             converged=met(best) & _finite(flat_y),
         )
 
