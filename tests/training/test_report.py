@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from absl import logging
 
+import tf_resflow as resflow
 from tf_resflow.evaluation.estimator_noise import nested_noise
-from tf_resflow.training import loop, table
+from tf_resflow.training import Report, loop, table
 
 
 @pytest.mark.parametrize("num, size", [(200, 3), (8, 6)])
@@ -37,3 +38,16 @@ def test_the_table_says_where_there_is_no_kurtosis(draws, kurtosis):
     noise = {"training": nested_noise(np.reshape(draws, [1, 4, 1]))._asdict()}
     header = {"name": "demo", "split": "test", "step": 1, "unit": "nats", "log_det": "exact", "num_probes": 1}
     assert kurtosis in table(header | {"noise": noise}).splitlines()[-1]
+
+
+def test_fewer_images_than_pixels_have_no_gaussian_baseline(make_config, monkeypatch):
+    """Their covariance is that of the dequantization in most directions."""
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    flow = resflow.flows.image_flow((4, 4, 1), num_blocks=(1,), width=4, num_fc_blocks=0)
+    model = resflow.FlowModel(flow, (4, 4, 1), levels=17)
+    images = np.random.default_rng(0).integers(0, 17, size=[40, 4, 4, 1])
+    for num, names in ((16, ["uniform"]), (17, ["uniform", "gaussian"])):
+        dataset = resflow.data.Dataset.from_arrays("few", {"train": images[:num], "test": images[20:]}, 17)
+        assert list(Report(make_config(), model, dataset).baselines) == names
+    assert said == ["There is no Gaussian baseline: it takes more train images than 16, not 16."]

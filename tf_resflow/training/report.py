@@ -98,7 +98,11 @@ class Report:
         """A dict of the uniform and the Gaussian baseline; one that does not exist is left out, with a warning."""
         levels = self._dataset.levels
         baselines = {} if levels is None else {"uniform": evaluation.uniform_baseline(levels)}
-        if math.prod(self._dataset.event_shape) <= _MAX_GAUSSIAN_SIZE:
+        size, num = math.prod(self._dataset.event_shape), self._dataset.sizes.get("train", math.inf)
+        if levels is not None and num <= size:
+            # The covariance has no full rank: what the dequantization makes of it is a density, and no baseline.
+            logging.warning("There is no Gaussian baseline: it takes more train images than %d, not %d.", size, num)
+        elif size <= _MAX_GAUSSIAN_SIZE:
             test = np.concatenate(list(self.batches()))
             try:
                 with stage("Gaussian baseline"):
