@@ -1,0 +1,37 @@
+"""Each package imports from those before it alone, as CONTRIBUTING.md lists them."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+LIST = re.search(r"before it:\n(.*?)\.", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)[1]
+PACKAGES = re.findall(r"`(\w+)`", LIST)
+
+
+def imported(path):
+    """The packages of ours that a module imports from, also inside of functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "tf_resflow":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tf_resflow."):
+            yield node.module.split(".")[1]
+
+
+def test_all_packages_are_listed():
+    found = {path.parent.name for path in (ROOT / "tf_resflow").glob("*/__init__.py")}
+    assert set(PACKAGES) == found and len(PACKAGES) == len(found)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_from_packages_before(package):
+    later = set(PACKAGES[PACKAGES.index(package) + 1 :])
+    wrong = {path.name: set(imported(path)) & later for path in (ROOT / "tf_resflow" / package).glob("*.py")}
+    assert {name: names for name, names in wrong.items() if names} == {}
+
+
+def test_modules_beside_the_packages_import_none_of_them():
+    for path in (ROOT / "tf_resflow").glob("*.py"):
+        assert set(imported(path)).isdisjoint(PACKAGES), path.name
