@@ -287,6 +287,12 @@ def test_wrong_inputs(method, vector_block, conditional_block):
             getattr(conditional_block, method)(tf.zeros([4, 2]), conditional_input=tf.zeros(shape))
 
 
+@pytest.mark.parametrize("method", ["forward", "inverse"])
+def test_a_misspelled_argument(vector_block, method):
+    with pytest.raises(ValueError, match="vector takes seed, conditional_input besides the value; got sed"):
+        getattr(vector_block, method)(tf.zeros([4, 3]), sed=1)
+
+
 def test_input_of_unknown_rank(vector_block):
     function = tf.function(vector_block.forward, input_signature=[tf.TensorSpec(None)])
     with pytest.raises(ValueError, match="got an input of shape <unknown>"):

@@ -67,7 +67,8 @@ class Context:
           ValueError: for others.
         """
         if unknown := self.arguments.keys() - set(known):
-            takes, got = ", ".join(known) or "no arguments", ", ".join(sorted(unknown))
+            takes = ", ".join(key for key in known if key != "salt") or "no arguments"  # which flows alone give
+            got = ", ".join(sorted(unknown))
             raise ValueError(f"{name} takes {takes} besides the value; got {got}.")
         return [self.arguments.get(key) for key in known]
 

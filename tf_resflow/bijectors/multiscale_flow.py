@@ -61,16 +61,18 @@ class MultiscaleFlow(FlowBijector):
         """The `Pass` from x, data to latent; its features are the flows' outputs, before channels leave."""
         routed = route_members(self, self._members, context.arguments)
         *_, last = self._members
-        log_dets, outputs, final = [], [], []
+        log_dets, outputs, final, solutions = [], [], [], []
         for (key, flow), shape in zip(self._members.items(), self._final_shapes, strict=True):
             done = run(flow, x, context.of(routed[key]), event_ndims=3)
             y = done.value
             log_dets.append(done.log_det)
+            solutions.extend(done.solutions)
             outputs.append(y)
             if key != last:
                 x, y = tf.split(y, 2, axis=-1)
             final.append(tf.reshape(y, tf.concat([tf.shape(y)[:-3], [np.prod(shape)]], 0)))
-        return Pass(tf.concat(final, axis=-1), sum(log_dets) if context.log_det else None, tuple(outputs))
+        log_det = sum(log_dets) if context.log_det else None
+        return Pass(tf.concat(final, axis=-1), log_det, tuple(outputs), tuple(solutions))
 
     def undo(self, y, context):
         """The `Pass` from y, latent to data."""
