@@ -137,3 +137,13 @@ def test_what_cannot_be_viewed_is_refused(name, make_block, density):
     refused = "whose solutions it does not give: .*block" if isinstance(obj, tfb.Bijector) else "takes a bijector"
     with pytest.raises(ValueError, match=refused):
         resflow.bijectors.inverse_with_solutions(obj, tf.zeros([1, 2]))
+
+
+def test_a_view_traces_no_branch_again(make_block, monkeypatch):
+    block = make_block()
+    traced = []
+    monkeypatch.setattr("tf_resflow.bijectors.residual_block._check_output", traced.append)
+    view = resflow.bijectors.with_log_det(Flow([block]), EXACT)
+    assert not traced and blocks(view)[0].branch is block.branch
+    others = [block.copy(event_shape=[2]), resflow.bijectors.ResidualBlock(block.branch)]
+    assert traced == others

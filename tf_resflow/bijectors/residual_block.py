@@ -1,6 +1,6 @@
 """The residual block y = x + g(x) as a bijector with a stochastic log-determinant."""
 
-import weakref
+import contextvars
 
 import keras
 import tensorflow as tf
@@ -25,7 +25,7 @@ from tf_resflow.solvers import Anderson, solve_residual, warn_unconverged
 __all__ = ["ResidualBlock"]
 
 _ARGUMENTS = ("seed", "salt", "conditional_input")
-_CHECKED = weakref.WeakKeyDictionary()  # of branches to the kinds of events whose shape they keep
+_SEEN = contextvars.ContextVar("seen", default=None)  # the branch of the block that is being copied
 
 
 class ResidualBlock(FlowBijector):
@@ -119,7 +119,21 @@ class ResidualBlock(FlowBijector):
             parameters=parameters,
             name=f"{name}/",
         )
-        _check_output(self)
+        if branch is not _SEEN.get():
+            _check_output(self)
+
+    def copy(self, **parameters):
+        """A block with other parameters, which shares the variables; the branch is not traced again.
+
+        Args:
+          **parameters: those of the constructor that are to differ.
+        """
+        is_seen = parameters.keys().isdisjoint(("branch", "conditional", "event_shape"))
+        token = _SEEN.set(self._branch if is_seen else None)
+        try:
+            return super().copy(**parameters)
+        finally:
+            _SEEN.reset(token)
 
     @property
     def branch(self):
@@ -250,10 +264,7 @@ def _checked_constant(branch, lipschitz_constant):
 
 
 def _check_output(block):
-    """One abstract evaluation of the branch, to see that it maps an event to an event; for a view it was seen."""
-    checked, kind = _CHECKED.setdefault(block.branch, set()), (tuple(block._event_shape), block.conditional)
-    if kind in checked:
-        return
+    """One abstract evaluation of the branch, to see that it maps an event to an event."""
     dtype = block.dtype or tf.float32
     specs = [tf.TensorSpec([None, *block._event_shape], dtype)]
     if block._conditional:
@@ -268,4 +279,3 @@ def _check_output(block):
             f"The branch of {block.name} maps events of shape {specs[0].shape[1:]} to {output.shape[1:]}; "
             "x + g(x) needs a g that keeps the shape."
         )
-    checked.add(kind)
