@@ -30,6 +30,7 @@ test: lint
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 clean:
 	rm -rf $(VENV) *.egg-info build dist site .pytest_cache .ruff_cache

@@ -26,9 +26,7 @@ _CASES = flags.DEFINE_list("cases", list(CASES), "The cases to run.")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Measurements of each side.", lower_bound=1)
 _KEEP_MEMORY = flags.DEFINE_bool("keep_memory", False, "Whether processes keep the memory that they free.")
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
-flags.register_validator(
-    "cases", lambda names: set(names) <= set(CASES), f"The cases are {', '.join(CASES)}."
-)
+flags.register_validator("cases", lambda names: set(names) <= set(CASES), f"The cases are {', '.join(CASES)}.")
 
 _FOLDER = pathlib.Path(__file__).parent
 _ONCE = ("memory", "trace")  # kinds of which a process gives one measurement
@@ -51,14 +49,12 @@ def _measure(name):
         for worker in workers.values():
             worker.ask("run")
     rounds = [
-        {side: worker.ask("run") for side, worker in workers.items()}
-        for _ in range(1 if once else _REPEATS.value)
+        {side: worker.ask("run") for side, worker in workers.items()} for _ in range(1 if once else _REPEATS.value)
     ]
     for worker in workers.values():
         worker.close()
     return {
-        side: {quantity: [r[side][quantity] for r in rounds] for quantity in rounds[0][side]}
-        for side in workers
+        side: {quantity: [r[side][quantity] for r in rounds] for quantity in rounds[0][side]} for side in workers
     }
 
 

@@ -70,7 +70,9 @@ CASES = {
     "affine_coupling": (lambda d, b, c: c("affine", (3,), swap=True, dtype=d), [3], [3]),
     "affine_channels": (lambda d, b, c: c("affine", (2, 3, 4), dtype=d), [2, 3, 4], [2, 3, 4]),
     "affine_checkerboard": (
-        lambda d, b, c: c("affine", (3, 2, 1), "checkerboard", swap=True, dtype=d), [3, 2, 1], [3, 2, 1]
+        lambda d, b, c: c("affine", (3, 2, 1), "checkerboard", swap=True, dtype=d),
+        [3, 2, 1],
+        [3, 2, 1],
     ),
     "coupling_flow_affine": (lambda d, b, c: coupling_flow(d, "affine_coupling"), [4, 4, 1], [2, 2, 4]),
     "coupling_flow_additive": (lambda d, b, c: coupling_flow(d, "additive_coupling"), [4, 4, 1], [2, 2, 4]),

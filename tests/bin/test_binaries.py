@@ -34,9 +34,7 @@ def command(binary, *arguments):
 
 def run(binary, *arguments, code=0):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(
-        command(binary, *arguments), cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(command(binary, *arguments), cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stderr[-3000:]
     return done
 
@@ -162,9 +160,15 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(binary, traine
     """The signal comes as soon as the work has begun: its bar is shown, or its temporary folder is there."""
     arguments = [argument.format(tmp=tmp_path) for argument in INTERRUPTED[binary]]
     log = tmp_path.parent / f"{tmp_path.name}.log"
-    with log.open("wb") as stderr, subprocess.Popen(
-        command(binary, f"--workdir={trained[0]}", *arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr
-    ) as process:
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(
+            command(binary, f"--workdir={trained[0]}", *arguments),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        ) as process,
+    ):
         while process.poll() is None and not (b"0/1" in log.read_bytes() or list(tmp_path.glob(".writing-*"))):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)

@@ -11,9 +11,7 @@ def test_crops_are_those_of_the_padded_image_and_equally_likely():
     assert crops.dtype == np.uint8
     padded = np.pad(IMAGES[0], [(2, 2), (2, 2), (0, 0)], mode="reflect")
     counts = [
-        np.sum(np.all(crops == padded[i : i + 5, j : j + 6], axis=(1, 2, 3)))
-        for i in range(5)
-        for j in range(5)
+        np.sum(np.all(crops == padded[i : i + 5, j : j + 6], axis=(1, 2, 3))) for i in range(5) for j in range(5)
     ]
     assert sum(counts) == 4000
     # Of 4,000 draws each of the 25 positions gets 160, with a standard deviation of 12.4.

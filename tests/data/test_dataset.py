@@ -29,9 +29,7 @@ def _labelled(**fields):
     images = np.arange(40 * 12).reshape(40, 3, 4, 1) % 256
     splits = {"train": images, "test": images[::-3]}
     labels = {split: array[:, 0, 0, 0] // 12 % 5 for split, array in splits.items()}
-    return Dataset.from_arrays(
-        "labelled", splits, levels=256, labels=labels, num_classes=5, **fields
-    )
+    return Dataset.from_arrays("labelled", splits, levels=256, labels=labels, num_classes=5, **fields)
 
 
 def _take(batches, num):
@@ -81,9 +79,7 @@ def test_static_shapes_and_types():
     assert _numbered().eval_batches("test", 5).element_spec.shape.as_list() == [None, 2]
 
 
-@pytest.mark.parametrize(
-    "limit, sizes", [(None, [3, 3, 1]), (4, [3, 1]), (6, [3, 3]), (99, [3, 3, 1])]
-)
+@pytest.mark.parametrize("limit, sizes", [(None, [3, 3, 1]), (4, [3, 1]), (6, [3, 3]), (99, [3, 3, 1])])
 def test_eval_batches_keep_order_and_the_last_batch(limit, sizes):
     dataset = _numbered()
     batches = [batch.numpy() for batch in dataset.eval_batches("test", 3, limit)]

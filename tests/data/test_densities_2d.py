@@ -17,9 +17,7 @@ def grid_mass():
 
 
 def test_there_are_eight():
-    assert NAMES == sorted(
-        "8gaussians checkerboard pinwheel rings circles moons 2spirals swissroll".split()
-    )
+    assert NAMES == sorted("8gaussians checkerboard pinwheel rings circles moons 2spirals swissroll".split())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,9 +75,7 @@ def test_8gaussians_are_the_mixture():
     np.testing.assert_allclose(log_density("8gaussians", points), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "name, radii, std", [("rings", [0.75, 1.5, 2.25, 3], 0.08), ("circles", [1.5, 3], 0.24)]
-)
+@pytest.mark.parametrize("name, radii, std", [("rings", [0.75, 1.5, 2.25, 3], 0.08), ("circles", [1.5, 3], 0.24)])
 def test_circles_have_the_bessel_form(name, radii, std):
     points = np.random.default_rng(1).uniform(-3, 3, size=[500, 2])
     r = np.linalg.norm(points, axis=1)[:, np.newaxis]

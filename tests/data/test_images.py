@@ -16,8 +16,7 @@ def _store(directory, name, image, arrays, label=np.int64):
         version="1.0.0",
         features=features,
         split_datasets={
-            split: [(i, {"image": x, "label": i}) for i, x in enumerate(images)]
-            for split, images in arrays.items()
+            split: [(i, {"image": x, "label": i}) for i, x in enumerate(images)] for split, images in arrays.items()
         },
         data_dir=directory,
         disable_shuffling=True,
@@ -50,9 +49,7 @@ def test_loads_the_images_in_order(data_dir):
 
 
 def test_subsplits_become_splits(data_dir):
-    dataset = load_images(
-        "little", data_dir, split_train="train[:500]", split_validation="train[500:]"
-    )
+    dataset = load_images("little", data_dir, split_train="train[:500]", split_validation="train[500:]")
     assert dataset.sizes == {"train": 500, "validation": 50, "test": 50}
     np.testing.assert_array_equal(dataset.array("validation"), IMAGES[500:550])
 

@@ -72,9 +72,7 @@ def test_variances_of_nested_normal_draws():
     assert noise.mean == pytest.approx(examples.mean(), abs=4 * np.sqrt(0.49 + 1.5**2 / 6) / 100)
     assert noise.estimator_std**2 == pytest.approx(2.25, abs=4 * 2.25 * np.sqrt(2 / 5 / 10000))
     between = 0.49 + 2.25 / 6
-    assert noise.dequantization_std**2 == pytest.approx(
-        0.49, abs=4 * between * np.sqrt(2 / 4 / 2000)
-    )
+    assert noise.dequantization_std**2 == pytest.approx(0.49, abs=4 * between * np.sqrt(2 / 4 / 2000))
     assert abs(noise.estimator_kurtosis) < 0.15
 
 

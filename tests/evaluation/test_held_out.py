@@ -50,9 +50,7 @@ def test_parts_of_the_standard_error():
     """A score of 25 losses whose variance is 0.09 + 0.04 + 0.12."""
     score = Score(3.0, np.sqrt(0.25 / 25), 25)
     parts = stderr_parts(score, Noise(3.1, 0.2, np.sqrt(0.12), 0.0))
-    assert parts == pytest.approx(
-        {"data": 0.3 / 5, "dequantization": 0.2 / 5, "estimator": np.sqrt(0.12) / 5}
-    )
+    assert parts == pytest.approx({"data": 0.3 / 5, "dequantization": 0.2 / 5, "estimator": np.sqrt(0.12) / 5})
     assert stderr_parts(score, Noise(3.1, 0.2, 0.6, 0.0))["data"] == 0.0
     assert np.isnan(stderr_parts(score._replace(stderr=float("nan")), Noise(0, 0, 0, 0))["data"])
 
@@ -92,9 +90,7 @@ def test_bound_of_one_sample_and_its_limit():
     4,000 repetitions of one example. The bias of 1,000 samples is var(weight) / 2,000 mean^2 nats.
     """
     v = np.array([1, 2], np.uint8)
-    cell = [
-        stats.norm.cdf(sorted((np.array([v, v + 1]) / LEVELS * SCALES + SHIFTS)[:, i])) for i in (0, 1)
-    ]
+    cell = [stats.norm.cdf(sorted((np.array([v, v + 1]) / LEVELS * SCALES + SHIFTS)[:, i])) for i in (0, 1)]
     exact = in_bits(sum(np.log(high - low) for low, high in cell))
     usual = in_bits(sum(integrate.quad(log_p, 0, 1)[0] for log_p in log_densities(v)))
     batches = [np.repeat(v[None], 4000, axis=0)]

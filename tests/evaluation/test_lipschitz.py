@@ -15,9 +15,7 @@ def test_a_flow_of_couplings_has_no_bounds():
 
 def test_bounds_are_above_the_product_of_the_norms():
     """Without activation the branch is W2 W1; each bound is the product of the clipped norms."""
-    flow = resflow.flows.vector_flow(
-        3, num_blocks=2, hidden=(5,), activation="relu", coefficient=0.8
-    )
+    flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(5,), activation="relu", coefficient=0.8)
     for layer in resflow.layers.lipschitz_layers(flow):
         layer.kernel.assign(3.0 * layer.kernel)
     resflow.layers.update_norms(flow, tolerance=1e-6, max_iterations=500)

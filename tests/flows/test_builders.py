@@ -47,9 +47,7 @@ def test_conditional_vector_flow():
 
 
 def test_image_flow_architecture():
-    flow = flows.image_flow(
-        (8, 8, 1), (2, 1), 4, (3, 1, 3), num_fc_blocks=1, fc_width=5, logit_alpha=0.05
-    )
+    flow = flows.image_flow((8, 8, 1), (2, 1), 4, (3, 1, 3), num_fc_blocks=1, fc_width=5, logit_alpha=0.05)
     block = ["ResidualBlock", "ActNorm"]
     assert kinds(flow) == ["Logit", "ActNorm", *block * 2, "Squeeze2D", *block * 2]
     convs = ["LipschitzConv2D", "LipSwish"] * 2 + ["LipschitzConv2D"]

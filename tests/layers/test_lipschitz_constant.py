@@ -74,9 +74,7 @@ def test_sums_means_and_concatenations():
         np.testing.assert_allclose(layers.lipschitz_constant(keras.Model(x, outputs)), expected)
 
 
-@pytest.mark.parametrize(
-    ("order", "expected"), [(1, 0.7), (4, (0.3**4 + 0.4**4) ** 0.25), (np.inf, 0.4)]
-)
+@pytest.mark.parametrize(("order", "expected"), [(1, 0.7), (4, (0.3**4 + 0.4**4) ** 0.25), (np.inf, 0.4)])
 def test_concatenation_in_other_norms(order, expected):
     x = keras.Input([4])
     orders = {"domain": order, "codomain": order}
@@ -98,9 +96,7 @@ def test_further_inputs_pass_through_any_layer():
     hidden = keras.layers.Add()([Dense(4, 0.5)(x), embedded])
     branch = keras.Model([x, condition], Dense(4, 0.5)(layers.LipSwish()(hidden)))
     assert layers.lipschitz_constant(branch) == 0.25
-    np.testing.assert_allclose(
-        layers.lipschitz_constant(branch, certified=True), 0.25, rtol=0.05, atol=0.25
-    )
+    np.testing.assert_allclose(layers.lipschitz_constant(branch, certified=True), 0.25, rtol=0.05, atol=0.25)
     swapped = keras.Model([condition, x], branch([x, condition]))
     with pytest.raises(ValueError, match="is unknown"):
         layers.lipschitz_constant(swapped)
@@ -365,9 +361,7 @@ def test_orders_must_chain_and_return():
         layers.lipschitz_constant(keras.Model(x, y))
     with pytest.raises(ValueError, match="holds in the 2-norm only"):
         orders = {"domain": 1, "codomain": 1}
-        layers.lipschitz_constant(
-            sequential(Dense(4, **orders), layers.CLipSwish(), Dense(4, **orders))
-        )
+        layers.lipschitz_constant(sequential(Dense(4, **orders), layers.CLipSwish(), Dense(4, **orders)))
 
 
 def test_learned_orders_must_be_the_same_objects():
@@ -376,6 +370,4 @@ def test_learned_orders_must_be_the_same_objects():
     assert layers.lipschitz_constant(branch) == 0.25
     other = layers.LearnedOrder()
     with pytest.raises(ValueError, match="learned"):
-        layers.lipschitz_constant(
-            sequential(Dense(4, codomain=other), Dense(4, domain=layers.LearnedOrder()))
-        )
+        layers.lipschitz_constant(sequential(Dense(4, codomain=other), Dense(4, domain=layers.LearnedOrder())))

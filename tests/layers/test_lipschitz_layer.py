@@ -149,9 +149,7 @@ def test_dtype_policies(make, shape, arguments, policy):
     assert layer.kernel.dtype == layer.variable_dtype
     assert layer.norm_estimate().dtype == ("float64" if policy == "float64" else "float32")
     if policy == "float64":
-        np.testing.assert_allclose(
-            outputs, tf.function(layer)(batch(shape, dtype="float64")), rtol=1e-12
-        )
+        np.testing.assert_allclose(outputs, tf.function(layer)(batch(shape, dtype="float64")), rtol=1e-12)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -180,9 +178,7 @@ def test_float32_kernel_exceeds_the_coefficient_by_rounding_alone():
 
 @pytest.mark.parametrize(("make", "shape", "arguments"), CASES)
 def test_config_round_trip(make, shape, arguments):
-    layer = make(
-        **arguments, coefficient=0.5, tolerance=0.1, max_iterations=7, name="l", dtype="float64"
-    )
+    layer = make(**arguments, coefficient=0.5, tolerance=0.1, max_iterations=7, name="l", dtype="float64")
     config = layer.get_config()
     assert type(layer).from_config(config).get_config() == config
     serialised = keras.saving.serialize_keras_object(layer)
@@ -248,9 +244,7 @@ def test_update_in_a_graph_equals_eager():
 def test_xla_compiles_the_forward_pass_and_the_update():
     layer = built(*CASES[4])
     x = batch((6, 5, 3))
-    np.testing.assert_allclose(
-        tf.function(layer, jit_compile=True)(x), layer(x), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(tf.function(layer, jit_compile=True)(x), layer(x), rtol=1e-4, atol=1e-5)
     layer.kernel.assign(layer.kernel * 2 + 0.1)
     tf.function(layer.update_norm, jit_compile=True)(0.0, 60)
     estimate = layer.norm_estimate()
@@ -280,9 +274,7 @@ def test_a_graph_of_dynamic_image_size_checks_it_when_it_runs(kernel_size, shape
         setattr(module, name, tf.function(function, [tf.TensorSpec(shape)]))
     tf.saved_model.save(module, tmp_path)
     for loaded in (module, tf.saved_model.load(tmp_path)):
-        np.testing.assert_allclose(
-            loaded.call(batch((4, 5, 3))), layer(batch((4, 5, 3))), rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(loaded.call(batch((4, 5, 3))), layer(batch((4, 5, 3))), rtol=1e-5, atol=1e-6)
         for function in (loaded.call, loaded.gradient):
             with pytest.raises(tf.errors.InvalidArgumentError, match="up to .6, 5. pixels"):
                 function(batch((7, 5, 3)))
@@ -345,9 +337,7 @@ def test_unbuilt(method):
 
 def test_replicas_stay_equal(two_replicas):
     with two_replicas.scope():
-        model = keras.Sequential(
-            [keras.Input([5, 5, 2]), convolution(), convolution(2, domain=3.0, codomain=1.5)]
-        )
+        model = keras.Sequential([keras.Input([5, 5, 2]), convolution(), convolution(2, domain=3.0, codomain=1.5)])
         optimizer = keras.optimizers.Adam(1e-2)
         optimizer.build(model.trainable_variables)
 
@@ -360,9 +350,7 @@ def test_replicas_stay_equal(two_replicas):
         layers.update_norms(model)
 
     data = iter([batch((5, 5, 2), seed=1), batch((5, 5, 2), seed=2)])
-    inputs = two_replicas.experimental_distribute_values_from_function(
-        lambda _: tf.constant(next(data))
-    )
+    inputs = two_replicas.experimental_distribute_values_from_function(lambda _: tf.constant(next(data)))
     before = [layer.vector.numpy() for layer in model.layers]
     for _ in range(3):
         two_replicas.run(step, args=(inputs,))

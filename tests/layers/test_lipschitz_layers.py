@@ -163,9 +163,7 @@ def test_cycle_shares_the_orders():
     assert [len(layers.LearnedOrder.cycle(n)) for n in (1, 2)] == [1, 2]
 
 
-@pytest.mark.parametrize(
-    "limits", [(2.0, 2.0, 5.0), (1.5, 0.9, 5.0), (5.0, 1.0, 5.0), (2, 1, np.inf)]
-)
+@pytest.mark.parametrize("limits", [(2.0, 2.0, 5.0), (1.5, 0.9, 5.0), (5.0, 1.0, 5.0), (2, 1, np.inf)])
 def test_bad_limits_of_an_order(limits):
     with pytest.raises(ValueError, match="1 <= low < initial < high"):
         layers.LearnedOrder(*limits)
@@ -197,9 +195,7 @@ def test_gradient_of_the_mean_norm_against_finite_differences():
     thetas = [layer.domain.theta for layer in branch.layers]
     with tf.GradientTape() as tape:
         objective = layers.mean_norm(branch)
-    for theta, gradient in zip(
-        thetas, tape.gradient(objective, [t.value for t in thetas]), strict=True
-    ):
+    for theta, gradient in zip(thetas, tape.gradient(objective, [t.value for t in thetas]), strict=True):
         start, sides = theta.numpy(), []
         for step in (1e-4, -1e-4):
             theta.assign(start + step)

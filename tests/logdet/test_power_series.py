@@ -20,9 +20,7 @@ def branch():
     c = keras.Input([CONDITION], dtype="float64")
     layers = resflow.layers
     first = layers.LipschitzDense(6, coefficient=0.8, dtype="float64")
-    h = keras.layers.Add(dtype="float64")(
-        [first(x), keras.layers.Dense(6, dtype="float64")(c)]
-    )
+    h = keras.layers.Add(dtype="float64")([first(x), keras.layers.Dense(6, dtype="float64")(c)])
     h = layers.LipSwish(dtype="float64")(h)
     y = layers.LipschitzDense(SIZE, coefficient=0.8, dtype="float64")(h)
     model = keras.Model([x, c], y)
@@ -106,15 +104,11 @@ def assert_all_close(actual, expected, tolerance):
     ids=["exact", "power_series", "adaptive", "adaptive_certified", "russian_roulette"],
 )
 def test_equals_slogdet_with_basis_probes(branch, data, estimator):
-    assert_all_close(
-        value_and_gradients(branch, estimator, data), dense_reference(branch, data), 1e-9
-    )
+    assert_all_close(value_and_gradients(branch, estimator, data), dense_reference(branch, data), 1e-9)
 
 
 @pytest.mark.parametrize("num_terms", [1, 2, 5])
-def test_power_series_has_the_bias_of_its_terms_and_the_gradient_of_its_value(
-    branch, data, num_terms
-):
+def test_power_series_has_the_bias_of_its_terms_and_the_gradient_of_its_value(branch, data, num_terms):
     def truncated(jacobian):
         power, total = jacobian, 0.0
         for k in range(1, num_terms + 1):
@@ -254,9 +248,7 @@ def test_several_probes_average(branch, data):
     def run(v, num):
         with tf.GradientTape() as tape:
             tape.watch([data["x"], data["c"]])
-            _, log_det = power_series_log_det(
-                lambda x, c: branch([x, c]), [data["x"], data["c"]], v, num, terms
-            )
+            _, log_det = power_series_log_det(lambda x, c: branch([x, c]), [data["x"], data["c"]], v, num, terms)
             loss = tf.reduce_sum(data["weights"] * log_det)
         return [log_det, *tape.gradient(loss, [data["x"], data["c"], *variables[:3]])]
 
@@ -309,9 +301,7 @@ def test_adaptive_series_keeps_its_tolerance(branch, data):
 def test_adaptive_series_refuses_a_bound_of_one():
     with pytest.raises(ValueError, match="below 1"):
         resflow.logdet.AdaptiveSeries(lipschitz_constant=1.0)
-    loose = keras.Sequential(
-        [keras.Input([2]), resflow.layers.LipschitzDense(2, coefficient=1.5)]
-    )
+    loose = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2, coefficient=1.5)])
     loose.layers[0].kernel.assign(3 * np.eye(2))
     resflow.layers.update_norms(loose, tolerance=1e-6, max_iterations=100)
     with pytest.raises(tf.errors.InvalidArgumentError, match="not below 1"):

@@ -98,9 +98,7 @@ def test_examples_converge_on_their_own(solver):
     np.testing.assert_allclose(together.root, 1 / (1 + rates), rtol=1e-13)
 
 
-@pytest.mark.parametrize(
-    "kind", [resflow.solvers.FixedPoint, resflow.solvers.Anderson], ids=IDS
-)
+@pytest.mark.parametrize("kind", [resflow.solvers.FixedPoint, resflow.solvers.Anderson], ids=IDS)
 def test_an_example_that_does_not_converge_is_told(kind):
     """An expansion by 3 diverges; NaN stops at once; the example beside them is solved."""
     rates = tf.constant([[3.0], [0.2], [0.2]], tf.float64)
@@ -141,9 +139,7 @@ def test_implicit_gradients(solver, branch):
         tape.watch(x)
         g = branch(x)
     jacobian = tape.batch_jacobian(g, x)
-    adjoint = tf.linalg.solve(
-        tf.eye(4, dtype=tf.float64) + jacobian, w[..., tf.newaxis], adjoint=True
-    )[..., 0]
+    adjoint = tf.linalg.solve(tf.eye(4, dtype=tf.float64) + jacobian, w[..., tf.newaxis], adjoint=True)[..., 0]
     np.testing.assert_allclose(dy, adjoint, atol=1e-12)
     for actual, expected in zip(dtheta, tape.gradient(g, variables, -adjoint), strict=True):
         np.testing.assert_allclose(actual, expected, atol=1e-11)

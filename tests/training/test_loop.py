@@ -70,9 +70,7 @@ def test_metrics(uninterrupted):
     assert lines[3]["nats"] == result["nats"] and lines[3]["estimator_std"] > 0
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    uninterrupted, tmp_path, make_config, monkeypatch
-):
+def test_a_resumed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path, make_config, monkeypatch):
     """Stopped by a signal after step 3 and by its number of steps at 5; evaluated there as well."""
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:

@@ -31,9 +31,7 @@ def test_average_follows_the_warmed_up_recursion():
     for t in range(12):
         optimizer.apply([tf.constant(generator.normal(size=2), tf.float32)])
         momentum = min(0.4, (1 + t) / (10 + t)) if t else 0.0
-        expected = (
-            weight.numpy() if t == 0 else momentum * expected + (1 - momentum) * weight.numpy()
-        )
+        expected = weight.numpy() if t == 0 else momentum * expected + (1 - momentum) * weight.numpy()
     average = optimizer._model_variables_moving_average[0].numpy()
     np.testing.assert_allclose(average, expected, rtol=1e-5)
     assert np.abs(average - weight.numpy()).max() > 1e-3
@@ -49,9 +47,7 @@ def test_constant_schedule(warmup):
 
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_cosine_schedule_ends_at_zero(warmup):
-    schedule = optimizers.learning_rate_schedule(
-        train_config(schedule="cosine", warmup_steps=warmup, steps=50)
-    )
+    schedule = optimizers.learning_rate_schedule(train_config(schedule="cosine", warmup_steps=warmup, steps=50))
     rates = np.array([float(schedule(t)) for t in range(51)])
     assert rates.argmax() == warmup
     np.testing.assert_allclose(rates[[warmup, 50]], [1e-2, 0.0], atol=1e-8)
@@ -97,9 +93,7 @@ def test_replicas_clip_the_summed_gradient(two_replicas):
     """Replica gradients 3 and 1 with clip norm 2: the summed gradient 4 becomes 2."""
     with two_replicas.scope():
         weight = keras.Variable([0.0])
-        optimizer = optimizers.make_optimizer(
-            train_config(ema_momentum=0.5, global_clipnorm=2.0), [weight]
-        )
+        optimizer = optimizers.make_optimizer(train_config(ema_momentum=0.5, global_clipnorm=2.0), [weight])
 
     @tf.function
     def step():
@@ -109,9 +103,7 @@ def test_replicas_clip_the_summed_gradient(two_replicas):
 
     two_replicas.run(step)
     np.testing.assert_allclose(optimizer._momentums[0].numpy(), [0.1 * 2.0], rtol=1e-6)
-    averages = two_replicas.experimental_local_results(
-        optimizer._model_variables_moving_average[0].value
-    )
+    averages = two_replicas.experimental_local_results(optimizer._model_variables_moving_average[0].value)
     for average in averages:
         np.testing.assert_allclose(average.numpy(), weight.numpy())
     assert weight.numpy() != 0.0

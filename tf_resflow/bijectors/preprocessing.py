@@ -33,9 +33,7 @@ class Logit(FlowBijector):
         if not 0 < alpha < 0.5:
             raise ValueError(f"alpha lies in (0, 0.5); got {alpha}.")
         self._alpha = alpha
-        super().__init__(
-            forward_min_event_ndims=0, validate_args=validate_args, parameters=parameters, name=name
-        )
+        super().__init__(forward_min_event_ndims=0, validate_args=validate_args, parameters=parameters, name=name)
 
     @classmethod
     def _is_increasing(cls):
@@ -82,9 +80,7 @@ class Normalize(FlowBijector):
         self._mean = self._no_dependency(np.asarray(mean, dtype))
         self._std = self._no_dependency(np.asarray(std, dtype))
         if self._mean.shape != self._std.shape:
-            raise ValueError(
-                f"mean and std have one shape; got {self._mean.shape} and {self._std.shape}."
-            )
+            raise ValueError(f"mean and std have one shape; got {self._mean.shape} and {self._std.shape}.")
         if not np.all(self._std > 0):
             raise ValueError("Every std is positive. Leave out constant columns, or give them a std of 1.")
         super().__init__(

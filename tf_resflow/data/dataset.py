@@ -175,9 +175,7 @@ class Dataset:
         else:
             tensors = self._tensors(split)
             starts = tf.data.Dataset.range(0, size, batch_size)
-            batches = starts.map(
-                lambda i: tuple(t[i : tf.minimum(i + batch_size, size)] for t in tensors)
-            )
+            batches = starts.map(lambda i: tuple(t[i : tf.minimum(i + batch_size, size)] for t in tensors))
         return _finish(batches.map(lambda *examples: _chosen(examples, labels)))
 
     def array(self, split, limit=None):
@@ -208,8 +206,7 @@ class Dataset:
     def _size(self, split):
         if split not in self.sizes:
             raise ValueError(
-                f"The data set {self.name!r} has no finite split {split!r}; "
-                f"it has {sorted(self.sizes)}."
+                f"The data set {self.name!r} has no finite split {split!r}; it has {sorted(self.sizes)}."
             )
         return self.sizes[split]
 

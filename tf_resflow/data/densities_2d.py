@@ -138,9 +138,7 @@ def _swiss_roll(branch, u):
 
 
 DENSITIES = {
-    "8gaussians": BlurredCurves(
-        lambda b, u: _polar(np.sqrt(8), np.pi * b / 4), 8, np.sqrt(1 / 8), nodes=1
-    ),
+    "8gaussians": BlurredCurves(lambda b, u: _polar(np.sqrt(8), np.pi * b / 4), 8, np.sqrt(1 / 8), nodes=1),
     "checkerboard": Checkerboard(),
     "pinwheel": Pinwheel(),
     "rings": BlurredCurves(lambda b, u: _polar((b + 1) * 0.75, 2 * np.pi * u), 4, 0.08, nodes=400),

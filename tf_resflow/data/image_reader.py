@@ -39,8 +39,7 @@ class ImageReader:
         self._label = _feature_key(builder, tfds.features.ClassLabel, "label")
         if self._image is None:
             raise ValueError(
-                f"The data set {builder.name!r} has no image; its features are "
-                f"{sorted(builder.info.features)}."
+                f"The data set {builder.name!r} has no image; its features are {sorted(builder.info.features)}."
             )
         keys = [key for key in (self._image, self._label) if key]
         self._decoders = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
@@ -148,9 +147,7 @@ class ImageReader:
         """
         parts = self._builder.info.splits[split].file_instructions
         names = tf.constant([str(part.filename) for part in parts])
-        skips, takes = (
-            tf.constant([getattr(part, name) for part in parts], tf.int64) for name in ("skip", "take")
-        )
+        skips, takes = (tf.constant([getattr(part, name) for part in parts], tf.int64) for name in ("skip", "take"))
 
         def records(i):
             return tf.data.TFRecordDataset(names[i]).skip(skips[i]).take(takes[i])
@@ -186,9 +183,7 @@ class ImageReader:
             return shuffle(block, fold_in(seed, number + 1))
 
         files = tf.data.Dataset.from_tensor_slices(order)
-        encoded = files.interleave(
-            records, _CYCLE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
+        encoded = files.interleave(records, _CYCLE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return encoded.batch(block_size).enumerate().map(shuffled).prefetch(1).unbatch()
 
     def _example(self, features):

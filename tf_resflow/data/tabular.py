@@ -101,9 +101,7 @@ def read_matrix(path, key=None):
         raise ValueError(f"{path}: there is no such file (looked for {path.absolute()}).")
     matrix, lines = readers[suffix](path, key)
     if matrix.ndim != 2 or 0 in matrix.shape:
-        raise ValueError(
-            f"{path}: expected a matrix [rows, columns], but the shape is {list(matrix.shape)}."
-        )
+        raise ValueError(f"{path}: expected a matrix [rows, columns], but the shape is {list(matrix.shape)}.")
     if matrix.dtype.kind not in "buif":
         raise ValueError(f"{path}: expected real numbers, but the type is {matrix.dtype}.")
     with np.errstate(over="ignore"):

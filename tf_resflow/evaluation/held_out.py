@@ -89,7 +89,6 @@ class HeldOut:
         def losses(x, seed):
             return _bound(model, x, seed, num_samples)
 
-
         self._losses = PerExample(losses, strategy)
 
     def __call__(self, batches, seed):

@@ -51,9 +51,7 @@ def reconstruction_grid(originals, reconstructions, levels=256, columns=16):
     """
     columns = min(columns, len(originals))
     num = len(originals) // columns * columns
-    pairs = [
-        np.asarray(x)[:num].reshape(-1, columns, *x.shape[1:]) for x in (originals, reconstructions)
-    ]
+    pairs = [np.asarray(x)[:num].reshape(-1, columns, *x.shape[1:]) for x in (originals, reconstructions)]
     rows = np.stack(pairs, axis=1)
     return image_grid(rows.reshape(-1, *rows.shape[3:]), levels, columns)
 

@@ -32,9 +32,7 @@ def lipschitz_bounds(flow):
     """
     uncertified = uncertified_blocks(flow)
     return {
-        name: math.inf
-        if name in uncertified
-        else float(layers.lipschitz_constant(block.branch, certified=True))
+        name: math.inf if name in uncertified else float(layers.lipschitz_constant(block.branch, certified=True))
         for name, block in track(_blocks_by_name(flow).items(), "Lipschitz bounds of the blocks")
     }
 
@@ -103,9 +101,7 @@ def lipschitz_certificate(flow):
         of_flow[kind] = _of_flow(flow, {id(blocks[name]): constant for name, constant in constants.items()})
     return {
         "layers": {name: _of_layers(block) for name, block in track(blocks.items(), "bounds of their layers")},
-        "blocks": {
-            n: {"nominal": nominal[n], "certified": certified[n], **reasons.get(n, {})} for n in certified
-        },
+        "blocks": {n: {"nominal": nominal[n], "certified": certified[n], **reasons.get(n, {})} for n in certified},
         "flow": {kind: forward for kind, (forward, _) in of_flow.items()},
         "inverse": {kind: inverse for kind, (_, inverse) in of_flow.items()},
     }

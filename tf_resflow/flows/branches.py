@@ -232,9 +232,7 @@ def coupling_network(
     return keras.Sequential(stack, name="network")
 
 
-def dense_coupling_network(
-    event_shape, hidden, split="channels", num_parameters=2, seed=0, dtype="float32"
-):
+def dense_coupling_network(event_shape, hidden, split="channels", num_parameters=2, seed=0, dtype="float32"):
     """As `coupling_network`, of dense layers: on vectors, or on flattened images.
 
     Args:

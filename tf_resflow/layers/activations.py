@@ -12,9 +12,7 @@ class _Swish(keras.layers.Layer):
     """x sigmoid(softplus(beta) x) / 1.1, with its weight beta."""
 
     def build(self, input_shape):
-        self.beta = self.add_weight(
-            name="beta", shape=(), initializer=keras.initializers.Constant(0.5)
-        )
+        self.beta = self.add_weight(name="beta", shape=(), initializer=keras.initializers.Constant(0.5))
 
     def _lipswish(self, x):
         return _swish(x, tf.cast(tf.math.softplus(self.beta), x.dtype))

@@ -99,17 +99,12 @@ def _output(branch, certified):
         return _Tensor(branch.lipschitz_constant, order, None)
     if not branch.built:
         raise ValueError(
-            f"The branch '{branch.name}' is not built: call it on an input, or start it with "
-            "keras.Input(shape)."
+            f"The branch '{branch.name}' is not built: call it on an input, or start it with keras.Input(shape)."
         )
     order = _first_order(branch)
-    outputs = _through(
-        branch, order, lambda layer, inputs, shape: _apply(layer, inputs, shape, certified)
-    )
+    outputs = _through(branch, order, lambda layer, inputs, shape: _apply(layer, inputs, shape, certified))
     if len(outputs) != 1:
-        raise ValueError(
-            f"The branch '{branch.name}' must have one output, but it has {len(outputs)}."
-        )
+        raise ValueError(f"The branch '{branch.name}' must have one output, but it has {len(outputs)}.")
     if not outputs[0].is_fixed and outputs[0].order != order:
         raise ValueError(
             f"The branch '{branch.name}' maps the {_name(order)}-norm to the "

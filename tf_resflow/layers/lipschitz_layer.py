@@ -87,9 +87,7 @@ class LipschitzLayer(keras.layers.Layer):
             )
             self.bias = None
             if self.use_bias:
-                self.bias = self.add_weight(
-                    name="bias", shape=kernel_shape[-1:], initializer=self.bias_initializer
-                )
+                self.bias = self.add_weight(name="bias", shape=kernel_shape[-1:], initializer=self.bias_initializer)
             self.vector = None if self.has_closed_form else self._new_vector()
 
     def _new_vector(self):
@@ -126,15 +124,11 @@ class LipschitzLayer(keras.layers.Layer):
 
     def _orders(self):
         return tuple(
-            order.order() if isinstance(order, LearnedOrder) else order
-            for order in (self.domain, self.codomain)
+            order.order() if isinstance(order, LearnedOrder) else order for order in (self.domain, self.codomain)
         )
 
     def _fixed_orders(self):
-        return tuple(
-            order if isinstance(order, float) else tf.stop_gradient(order)
-            for order in self._orders()
-        )
+        return tuple(order if isinstance(order, float) else tf.stop_gradient(order) for order in self._orders())
 
     def _operand(self):
         """The kernel in the dtype of the norm and in the shape that the operator takes."""
@@ -273,8 +267,7 @@ def _validated_order(order, name):
         return order
     if isinstance(order, bool) or not isinstance(order, (int, float)) or not order >= 1:
         raise ValueError(
-            f"{name} must be the order of a norm, a number in [1, inf] or a LearnedOrder, "
-            f"but got {order!r}."
+            f"{name} must be the order of a norm, a number in [1, inf] or a LearnedOrder, but got {order!r}."
         )
     return float(order)
 

@@ -214,9 +214,7 @@ class AdaptiveSeries(_SeriesEstimator):
         if not tolerance > 0:
             raise ValueError(f"tolerance is positive; got {tolerance}.")
         if lipschitz_constant is not None and not 0 <= lipschitz_constant < 1:
-            raise ValueError(
-                f"AdaptiveSeries needs a Lipschitz constant below 1; got {lipschitz_constant}."
-            )
+            raise ValueError(f"AdaptiveSeries needs a Lipschitz constant below 1; got {lipschitz_constant}.")
         self.tolerance = tolerance
         self.lipschitz_constant = lipschitz_constant
         self.order = None if order is None else float(order)

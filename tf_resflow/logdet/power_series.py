@@ -124,9 +124,7 @@ def power_series_log_det(g, inputs, v, num_probes, terms):
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
             gx = g(x, *map(tile, inputs[1:]))
-        log_det, u = _sum_series(
-            lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms
-        )
+        log_det, u = _sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
         # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
         with tf.control_dependencies([log_det]):
             y = inputs[0] + gx[: tf.shape(inputs[0])[0]]
@@ -145,9 +143,7 @@ def power_series_log_det(g, inputs, v, num_probes, terms):
                     gx = g(x, *map(tile, held[1:]))
                 upstream = _per_row(tile(dlog_det) / num_probes, u)
                 u_jacobian = inner.gradient(gx, x, upstream * u, unconnected_gradients="zero")
-                objective = tf.reduce_sum(u_jacobian * v) + tf.reduce_sum(
-                    dy * gx[: tf.shape(dy)[0]]
-                )
+                objective = tf.reduce_sum(u_jacobian * v) + tf.reduce_sum(dy * gx[: tf.shape(dy)[0]])
             grads = outer.gradient(objective, targets, unconnected_gradients="zero")
             grads = [tf.convert_to_tensor(grad) for grad in grads]
             with tf.control_dependencies(grads):

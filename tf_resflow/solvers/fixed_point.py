@@ -193,9 +193,7 @@ class Anderson(FixedPoint):
 
     def _propose(self, i, x, step, best, history):
         *past, was_plain = history
-        points, steps = (
-            self._record(i, old, new) for old, new in zip(past, (x, step), strict=True)
-        )
+        points, steps = (self._record(i, old, new) for old, new in zip(past, (x, step), strict=True))
         mixed = _mix(x, step, points, steps)
         newest = tf.reduce_max(tf.abs(step), axis=1)
         trusted = (newest <= best.residual) & _finite(mixed)

@@ -33,8 +33,6 @@ def build_model(config, dataset):
     if config.task == "density":
         return FlowModel(flow, dataset.event_shape, dataset.levels, **options)
     shapes = bijectors.feature_shapes(flow, dataset.event_shape)
-    classifier = flows.multiscale_classifier(
-        shapes, dataset.num_classes, config.hybrid.features, seed=config.seed
-    )
+    classifier = flows.multiscale_classifier(shapes, dataset.num_classes, config.hybrid.features, seed=config.seed)
     options["density_weight"] = config.hybrid.density_weight
     return HybridModel(flow, classifier, dataset.event_shape, dataset.levels, **options)

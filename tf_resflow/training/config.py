@@ -120,9 +120,7 @@ def flat_keys(config):
 
 def nearest_key(config, key):
     """Returns the field of `config` whose dotted name is most like `key`."""
-    return max(
-        flat_keys(config), key=lambda known: difflib.SequenceMatcher(None, key, known).ratio()
-    )
+    return max(flat_keys(config), key=lambda known: difflib.SequenceMatcher(None, key, known).ratio())
 
 
 def validate_config(config):

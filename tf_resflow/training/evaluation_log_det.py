@@ -47,6 +47,4 @@ def evaluation_log_det(model, name, num_probes=1, common=False):
             f"log_det='adaptive' needs certified Lipschitz constants below 1, but that of {worst} is {found}. "
             "Evaluate with 'roulette' or 'exact', or train with a lower config.model.coefficient."
         )
-    return logdet.AdaptiveSeries(
-        lipschitz_constant=bounds[worst], num_probes=num_probes, common_probes=common
-    )
+    return logdet.AdaptiveSeries(lipschitz_constant=bounds[worst], num_probes=num_probes, common_probes=common)

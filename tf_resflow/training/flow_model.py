@@ -292,9 +292,7 @@ class FlowModel(keras.Model):
     def _checked(self, x):
         x = tf.convert_to_tensor(x)
         if not x.shape[1:].is_compatible_with(self.event_shape):
-            raise ValueError(
-                f"The model takes batches of examples of shape {self.event_shape}; got {x.shape}."
-            )
+            raise ValueError(f"The model takes batches of examples of shape {self.event_shape}; got {x.shape}.")
         if x.dtype.is_integer != (self.levels is not None):
             wanted = "floats" if self.levels is None else f"integers 0, ..., {self.levels - 1}"
             raise ValueError(f"The model takes {wanted}; got {x.dtype.name}.")

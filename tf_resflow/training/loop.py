@@ -356,8 +356,7 @@ def _check_fit(config, dataset, strategy):
         )
     if config.eval.split not in dataset.sizes:
         raise ValueError(
-            f"config.eval.split is {config.eval.split!r}; {dataset.name!r} has "
-            f"{sorted(dataset.sizes)}."
+            f"config.eval.split is {config.eval.split!r}; {dataset.name!r} has {sorted(dataset.sizes)}."
         )
     replicas = strategy.num_replicas_in_sync
     if config.train.batch_size % replicas:

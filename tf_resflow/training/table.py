@@ -29,9 +29,7 @@ def check_metrics(names):
     """
     unknown = [name for name in names if name not in METRICS]
     if unknown or not names:
-        raise ValueError(
-            f"Unknown metrics {unknown}: choose some of {', '.join(METRICS)}, separated by commas."
-        )
+        raise ValueError(f"Unknown metrics {unknown}: choose some of {', '.join(METRICS)}, separated by commas.")
 
 
 def table(result):

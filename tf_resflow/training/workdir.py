@@ -262,9 +262,7 @@ class Workdir:
           ValueError: when there is none.
         """
         if not self.data.exists():
-            raise ValueError(
-                f"{self.path} has no data.json: resflow-train has not begun to train there."
-            )
+            raise ValueError(f"{self.path} has no data.json: resflow-train has not begun to train there.")
         info = read_json(self.data)
         try:
             for field in ("mean", "std"):
