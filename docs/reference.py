@@ -34,8 +34,8 @@ class _Link(InlineProcessor):
 class Docstrings(griffe.Extension):
     r"""Docstrings have formulas between \\( and \\), as in TFP; Markdown has them between \( and \)."""
 
-    def on_object(self, *, obj, **_):
-        """Takes the second backslash away."""
+    def on_instance(self, *, obj, **_):
+        """Removes the second backslash."""
         if obj.docstring:
             obj.docstring.value = obj.docstring.value.replace(r"\\(", r"\(").replace(r"\\)", r"\)")
 

@@ -1,10 +1,11 @@
 """The documentation builds without a warning, has every public name, and speaks of commands that there are."""
 
-import importlib
+import importlib.util
 import re
 import subprocess
 import sys
 import types
+import xml.etree.ElementTree as etree
 import zlib
 from pathlib import Path
 
@@ -21,17 +22,46 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The names in the reference of a site that was built from nothing."""
+def site(tmp_path_factory):
+    """The folder of a site that was built from nothing."""
     site = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    return site
+
+
+def test_pages_load_nothing_from_the_network(site):
+    loads = re.compile(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="?([^" >]+)|<link\b[^>]*\bhref="?([^" >]+)')
+    pages, styles = sorted(site.rglob("*.html")), sorted(site.rglob("*.css"))
+    files = {file for page in pages for pair in loads.findall(page.read_text()) for file in pair if file}
+    files |= {
+        file for style in styles for file in re.findall(r"(?:url\(|@import )['\"]?([^'\")]+)", style.read_text())
+    }
+    assert len(pages) > 15 and len(files) > 10
+    assert [file for file in files if re.match("(?:https?:)?//", file)] == []
+
+
+def test_formulas_are_mathml(site):
+    pages = {page.relative_to(site): page.read_text() for page in site.rglob("*.html")}
+    formulas = [etree.fromstring(math) for page in pages.values() for math in re.findall(r"<math.*?</math>", page)]
+    assert len(formulas) > 200
+    assert all("".join(formula.itertext()).strip() for formula in formulas)
+    assert [page for page, text in pages.items() if re.search(r"\\\(|\\\)|\$\$|<merror", text)] == []
+
+
+def test_unknown_commands_in_formulas_are_errors():
+    specification = importlib.util.spec_from_file_location("formulas", ROOT / "docs/formulas.py")
+    formulas = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(formulas)
+    assert "<mi>log</mi><mspace" in formulas.mathml(r"\log x")
+    with pytest.raises(ValueError, match="unknown"):
+        formulas.mathml(r"\unknown x")
+
+
+def test_every_public_name_is_in_the_reference(site):
     inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
-    return {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
-
-
-def test_every_public_name_is_in_the_reference(reference):
+    reference = {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
     values = [getattr(tf_resflow, name) for name in tf_resflow.__all__]
     packages = [value for value in values if isinstance(value, types.ModuleType)]
     names = {f"{package.__name__}.{name}" for package in packages for name in package.__all__}
