@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, has every public name, and speaks of commands that there are."""
+"""The documentation builds without warnings, covers every public name, and its commands exist."""
 
 import importlib.util
 import re
@@ -81,9 +81,9 @@ def test_configs_in_commands(command):
     training.validate_config(config)
 
 
-def test_every_config_is_told_of():
-    told = (ROOT / "docs/guide/train.md").read_text()
-    assert [name for name in CONFIGS if f"`{name}`" not in told] == []
+def test_every_config_is_documented():
+    guide = (ROOT / "docs/guide/train.md").read_text()
+    assert [name for name in CONFIGS if f"`{name}`" not in guide] == []
 
 
 def test_fields_in_commands():
@@ -96,28 +96,28 @@ def test_flags_in_commands():
     files = [*(ROOT / "tf_resflow/cli").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     defined = "".join(file.read_text() for file in files)
     defined = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', defined))
-    told = set(re.findall(r"--(\w+)(?=[= `,]|\n)", TEXT))
-    assert len(told) > 10
-    assert told - defined == {"dir", "inputs", "outdir", "signature_def", "tag_set"}  # saved_model_cli's
+    used = set(re.findall(r"--(\w+)(?=[= `,]|\n)", TEXT))
+    assert len(used) > 10
+    assert used - defined == {"dir", "inputs", "outdir", "signature_def", "tag_set"}  # saved_model_cli's
 
 
 def test_commands_are_installed():
-    """Each that the documentation has is a script of the package, and each of those is in the documentation."""
-    told = set(re.findall(r"(?<![\w-])resflow-[a-z-]+", TEXT))
+    """The commands in the documentation are exactly the scripts of the package."""
+    used = set(re.findall(r"(?<![\w-])resflow-[a-z-]+", TEXT))
     project = (ROOT / "pyproject.toml").read_text()
     scripts = re.findall(r'^(resflow-[a-z-]+) = "([\w.]+):(\w+)"$', project, re.MULTILINE)
-    assert told == {name for name, _, _ in scripts}
+    assert used == {name for name, _, _ in scripts}
     for _, module, function in scripts:
         assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_files_in_commands():
-    told = set(re.findall(r"(?<![\w/])(?:bin|benchmarks)/\w+\.py", TEXT))
-    assert len(told) > 3 and {path for path in told if not (ROOT / path).exists()} == set()
+    used = set(re.findall(r"(?<![\w/])(?:bin|benchmarks)/\w+\.py", TEXT))
+    assert len(used) > 3 and {path for path in used if not (ROOT / path).exists()} == set()
 
 
 def test_numbers_of_parameters():
-    """They are those of the configs' docstrings, which tests/configs counts."""
+    """They equal those in the docstrings of the configs, which tests/configs verifies."""
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]{9,}) \|$", (ROOT / "docs/results.md").read_text(), re.MULTILINE)
     assert len(rows) == 5
     for name, number in rows:
@@ -125,7 +125,7 @@ def test_numbers_of_parameters():
 
 
 def test_links_of_the_readme():
-    """It is also the page of a package index, where relative links and pictures do not work; the paths exist."""
+    """It is also a page of a package index, where relative links and pictures do not work; its paths exist."""
     readme = (ROOT / "README.md").read_text()
     assert re.findall(r"\]\((?!https:)", readme) == []
     paths = re.findall(r"`(docs/[\w/.]+|[A-Z]+\.(?:md|cff))`", readme)
@@ -134,7 +134,7 @@ def test_links_of_the_readme():
 
 
 def test_versions():
-    """That of the package is the newest in the changelog, with its date, and that of the citation."""
+    """The package, the newest section of the changelog and the citation have the same version; the dates agree."""
     version, date = re.search(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).groups()
     citation = (ROOT / "CITATION.cff").read_text()
     assert version == tf_resflow.__version__
