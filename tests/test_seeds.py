@@ -94,9 +94,9 @@ def test_consecutive_seeds_draw_independently():
 
     u = draw_all(seeds).numpy()
     u = np.concatenate([u, np.roll(u[:, :1], 1, 0)], 1)  # beside the next seed's
-    centred = (u - 0.5) * 12**0.5
-    moments = centred.T @ centred / num
-    assert np.max(np.abs(centred.mean(0))) < 4.5 / num**0.5
+    centered = (u - 0.5) * 12**0.5
+    moments = centered.T @ centered / num
+    assert np.max(np.abs(centered.mean(0))) < 4.5 / num**0.5
     assert np.max(np.abs(moments - np.eye(u.shape[1])) / (1 - 0.2 * np.eye(u.shape[1])) ** 0.5) < 4.5 / num**0.5
     assert 0 < np.min(u) and np.max(u) < 1
 
