@@ -40,6 +40,7 @@ def test_pages_load_nothing_from_the_network(site):
     }
     assert len(pages) > 15 and len(files) > 10
     assert [file for file in files if re.match("(?:https?:)?//", file)] == []
+    assert (site / "search/search_index.js").exists()  # a script, which pages opened as files can load
 
 
 def test_formulas_are_mathml(site):
