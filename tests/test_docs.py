@@ -18,6 +18,11 @@ from tf_resflow.training.config import flat_keys
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
+BRITISH = re.compile(
+    r"\b\w*(?:(?:al|an|ard|gn|im|mar|mon|nt|tor|tr)is(?:e|ed|es|er|ing|ations?)|analys(?:e|ed|ing))\b"
+    r"|colour|\bgrey\b|\bcentr(?:e[sd]?|ing)\b|behaviour|labell|modell|neighbour|favour|artefact|catalogue",
+    re.IGNORECASE,
+)
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 
@@ -132,6 +137,14 @@ def test_links_of_the_readme():
     paths = re.findall(r"`(docs/[\w/.]+|[A-Z]+\.(?:md|cff))`", readme)
     assert len(paths) > 5
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_american_spelling():
+    folders = [ROOT / name for name in ("benchmarks", "docs", "examples")]
+    files = [*ROOT.glob("*.md"), *(file for folder in folders for file in folder.rglob("*"))]
+    found = {file.name: BRITISH.findall(file.read_text()) for file in files if file.suffix in (".c", ".md", ".py")}
+    assert len(found) > 20
+    assert {name: words for name, words in found.items() if words} == {}
 
 
 def test_versions():
