@@ -48,5 +48,5 @@ class Exports(griffe.Extension):
         for module in (pkg, *pkg.modules.values()):
             for name in map(str, module.exports or ()):
                 submodule = module.members.get(name)
-                if submodule.is_module and name in submodule.members:
+                if not submodule.is_alias and submodule.is_module and name in submodule.members:
                     module.set_member(name, griffe.Alias(name, submodule[name], parent=module))
