@@ -10,6 +10,7 @@ from mkdocs.exceptions import PluginError
 
 _FORMULA = re.compile(r'(?<=class="arithmatex">)\\([(\[])(.*?)\\[)\]](?=</)', re.DOTALL)
 _TIGHT = {character: character for character in "|\u2016/.\u2026\u2202\u221e"} | {r"\|": "\u2016"}
+_RELATIONS = {":": ":", "~": "\u223c"}
 _OPENING = ("(", "[", "{", "|", "\u2016", "=", ",")
 
 
@@ -31,7 +32,9 @@ def mathml(latex, *, block=False):
     for element in list(math.iter()):
         if element.tag == "mo" and element.text in _TIGHT:
             element.text = _TIGHT[element.text]
-            element.attrib.update(lspace="0", rspace="0")
+            element.attrib = {"stretchy": "false"} | element.attrib | {"lspace": "0", "rspace": "0"}
+        elif element.tag == "mi" and element.text in _RELATIONS:
+            element.tag, element.text = "mo", _RELATIONS[element.text]
         elif _is_operator(element) and element.tag == "mo":
             element.tag, element.attrib = "mi", {}
         elif block and element.tag == "msub" and element[0].text in ("max", "min"):
