@@ -9,6 +9,7 @@ from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
 _FORMULA = re.compile(r'(?<=class="arithmatex">)\\([(\[])(.*?)\\[)\]](?=</)', re.DOTALL)
+# Operators without space around them. The bars of \bigl\| are left as a command by the converter.
 _TIGHT = {character: character for character in "|\u2016/.\u2026\u2202\u221e"} | {r"\|": "\u2016"}
 _RELATIONS = {":": ":", "~": "\u223c"}
 _OPENING = ("(", "[", "{", "|", "\u2016", "=", ",")
