@@ -17,10 +17,9 @@ class InceptionFeatures:
     Images are scaled to [-1, 1] and resized to 299 x 299 (bilinear, without antialiasing); a single channel is
     repeated three times.
 
-    Like the weights behind the FID in the literature, those of Keras are trained on ImageNet, but they are others
-    (the literature uses TensorFlow's graph of December 2015, whose pooling also differs). Distances in these
-    features rank models; they cannot be compared with published ones. For that, pass a file of the original
-    weights, converted to this architecture.
+    The weights of Keras differ from those behind the FID in the literature (TensorFlow's graph of December 2015,
+    whose pooling also differs). Distances in these features rank models, but cannot be compared with published
+    ones. For that, pass a file of the original weights, converted to this architecture.
 
     Args:
       levels: number of levels of the images.
