@@ -74,9 +74,9 @@ def test_the_commands(installed):
 
 
 def test_contents(installed):
-    """All modules, stubs and configs; the package alone is at the top level."""
+    """All modules, stubs and configs, and the marker of types; the package alone is at the top level."""
     names = zipfile.ZipFile(installed[0]).namelist()
     files = {name for name in names if ".dist-info/" not in name}
-    modules = {path for pattern in ("*.py", "*.pyi") for path in (ROOT / "tf_resflow").rglob(pattern)}
+    modules = {path for pattern in ("*.py", "*.pyi", "py.typed") for path in (ROOT / "tf_resflow").rglob(pattern)}
     configs = {f"tf_resflow/experiments/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert files == {path.relative_to(ROOT).as_posix() for path in modules} | configs
