@@ -56,11 +56,15 @@ def test_formulas_are_mathml(site):
     assert [page for page, text in pages.items() if re.search(r"\\\(|\\\)|\$\$|<merror", text)] == []
 
 
-def test_unknown_commands_in_formulas_are_errors():
+def test_formulas():
+    """Names of functions are upright and spaced, limits are below in displays; unknown commands are errors."""
     specification = importlib.util.spec_from_file_location("formulas", ROOT / "docs/formulas.py")
     formulas = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(formulas)
     assert "<mi>log</mi><mspace" in formulas.mathml(r"\log x")
+    assert "<mi>Lip</mi>" in formulas.mathml(r"\mathrm{Lip}(f)")
+    assert "<munder><mi>max</mi><mi>k</mi></munder>" in formulas.mathml(r"\max_k a_k", block=True)
+    assert "\u2016</mo>" in formulas.mathml(r"\bigl\| x \bigr\|")
     with pytest.raises(ValueError, match="unknown"):
         formulas.mathml(r"\unknown x")
 
