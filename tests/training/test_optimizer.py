@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.private_api import moving_averages
 from tf_resflow.training import optimizer as optimizers
 
 
@@ -32,7 +33,7 @@ def test_average_follows_the_warmed_up_recursion():
         optimizer.apply([tf.constant(generator.normal(size=2), tf.float32)])
         momentum = min(0.4, (1 + t) / (10 + t)) if t else 0.0
         expected = weight.numpy() if t == 0 else momentum * expected + (1 - momentum) * weight.numpy()
-    average = optimizer._model_variables_moving_average[0].numpy()
+    average = moving_averages(optimizer)[0].numpy()
     np.testing.assert_allclose(average, expected, rtol=1e-5)
     assert np.abs(average - weight.numpy()).max() > 1e-3
 
@@ -103,7 +104,7 @@ def test_replicas_clip_the_summed_gradient(two_replicas):
 
     two_replicas.run(step)
     np.testing.assert_allclose(optimizer._momentums[0].numpy(), [0.1 * 2.0], rtol=1e-6)
-    averages = two_replicas.experimental_local_results(optimizer._model_variables_moving_average[0].value)
+    averages = two_replicas.experimental_local_results(moving_averages(optimizer)[0].value)
     for average in averages:
         np.testing.assert_allclose(average.numpy(), weight.numpy())
     assert weight.numpy() != 0.0

@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 from tf_resflow.bijectors.base import Context, FlowBijector, Pass, run
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.squeeze_2d import Squeeze2D
+from tf_resflow.private_api import is_increasing
 
 __all__ = ["Flow", "by_name", "check_told_apart", "parts_by_name", "residual_blocks", "route", "route_members"]
 
@@ -271,7 +272,7 @@ class Flow(FlowBijector, tfb.Composition):
         increasing = tf.constant(True)
         for key, b in self._members.items():
             if not isinstance(_innermost(b), tfb.Reshape):  # which moves no coordinate
-                increasing = tf.equal(increasing, b._internal_is_increasing(**routed[key]))
+                increasing = tf.equal(increasing, is_increasing(b, **routed[key]))
         return increasing
 
 

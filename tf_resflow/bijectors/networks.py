@@ -5,6 +5,8 @@ import re
 import keras
 import tensorflow as tf
 
+from tf_resflow.private_api import set_trainable
+
 __all__ = [
     "adopt",
     "check_built",
@@ -124,7 +126,7 @@ class _SharedVariable(keras.Variable):
     def trainable(self, value):
         keras.Variable.trainable.fset(self, value)
         for variable in getattr(self.value, "values", [self.value]):  # of each replica
-            variable._trainable = self.trainable
+            set_trainable(variable, self.trainable)
 
 
 def share_trainable(variable):

@@ -10,6 +10,7 @@ from tf_resflow.interop.applied_kernels import applied_kernels
 from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.published_config import published_config, published_data, published_orders
 from tf_resflow.interop.published_tensors import published_tensors
+from tf_resflow.private_api import moving_averages
 from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
@@ -53,7 +54,7 @@ def convert_checkpoint(checkpoint, workdir):
       workdir: directory of the run; it is made, and appears in one piece.
 
     Returns:
-      A dict: "name" of the data, "step", whether there are "averages", and the "coefficient".
+      A dict: "name" of the data, "step", whether there are "moving_averages", and the "coefficient".
 
     Raises:
       ValueError: when the file cannot be read or is refused, when this library does not have its model, or when the
@@ -120,7 +121,7 @@ def _take(published, model, optimizer):
 
     if published.averages:
         assign(published.averages)
-        averages = zip(optimizer._model_variables_moving_average, model.trainable_variables, strict=True)
+        averages = zip(moving_averages(optimizer), model.trainable_variables, strict=True)
         for average, variable in averages:
             average.assign(variable)
     assign(published.weights)

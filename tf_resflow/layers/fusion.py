@@ -8,6 +8,8 @@ import functools
 
 import tensorflow as tf
 
+from tf_resflow.private_api import silence_retracing
+
 _FUSED = contextvars.ContextVar("tf_resflow_fused_kernels", default=False)
 
 
@@ -45,6 +47,4 @@ def in_one_pass(f, *args):
 
 @functools.cache
 def _compiled(f):
-    compiled = tf.function(f, jit_compile=True, autograph=False)
-    compiled._omit_frequent_tracing_warning = True  # each shape is traced once
-    return compiled
+    return silence_retracing(tf.function(f, jit_compile=True, autograph=False))

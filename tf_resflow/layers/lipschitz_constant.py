@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
+from tf_resflow.private_api import graph_steps
 
 # The largest |slope| of each of keras.activations, rounded up.
 _ACTIVATIONS = {
@@ -130,44 +131,35 @@ def _first_order(branch):
 
 def _through(branch, order, rule):
     """The outputs' `_Tensor`s for a first input of constant 1, and others of constant 0."""
-    graph = _graph(branch)
-    if graph is None:
+    if not _is_graph(branch):
         return [rule(branch, [_Tensor(1.0, order, None)], None)]
-    inputs = [_Tensor(float(i == 0), order, x.shape) for i, x in enumerate(graph.inputs)]
-    return _propagate(branch, inputs, [x.shape for x in graph.outputs], rule)
+    inputs = [_Tensor(float(i == 0), order, x.shape) for i, x in enumerate(branch.inputs)]
+    return _propagate(branch, inputs, [x.shape for x in branch.outputs], rule)
 
 
-def _graph(layer):
-    """The graph of a model; None of a layer, and of a model whose subclass has a call of its own."""
-    kind = type(layer)
-    if not all(f.__module__.startswith("keras.") for f in (kind.call, kind.__call__)):
-        return None
-    if isinstance(layer, keras.Sequential):
-        return layer._functional
-    return layer if isinstance(layer, keras.Function) else None
+def _is_graph(layer):
+    """Whether this is a model that computes the graph of its layers, not a subclass with its own `call`."""
+    is_model = isinstance(layer, (keras.Sequential, keras.Function)) and hasattr(layer, "inputs")
+    return is_model and all(f.__module__.startswith("keras.") for f in (type(layer).call, type(layer).__call__))
 
 
 def _propagate(layer, inputs, shapes, rule):
     """The outputs' `_Tensor`s: `rule(layer, inputs, shape of an output)` at each layer, in order."""
-    graph = _graph(layer)
-    if graph is None:
+    if not _is_graph(layer):
         return [rule(layer, inputs, shape) for shape in shapes]
-    _check_inputs(layer, graph.inputs, inputs)
-    known = {id(tensor): x for tensor, x in zip(graph.inputs, inputs, strict=True)}
-    depths = sorted(graph._nodes_by_depth, reverse=True)
-    for node in (node for depth in depths for node in graph._nodes_by_depth[depth]):
-        if not node.is_input:
-            arguments = [known[id(tensor)] for tensor in node.input_tensors]
-            of_outputs = [tensor.shape for tensor in node.outputs]
-            outputs = _propagate(node.operation, arguments, of_outputs, rule)
-            known.update((id(tensor), x) for tensor, x in zip(node.outputs, outputs, strict=True))
-    outputs = [known[id(tensor)] for tensor in graph.outputs]
+    _check_inputs(layer, inputs)
+    known = {id(tensor): x for tensor, x in zip(layer.inputs, inputs, strict=True)}
+    for operation, arguments, results in graph_steps(layer):
+        of_results = [tensor.shape for tensor in results]
+        outputs = _propagate(operation, [known[id(tensor)] for tensor in arguments], of_results, rule)
+        known.update((id(tensor), x) for tensor, x in zip(results, outputs, strict=True))
+    outputs = [known[id(tensor)] for tensor in layer.outputs]
     return [x._replace(shape=shape) for x, shape in zip(outputs, shapes, strict=True)]
 
 
-def _check_inputs(model, built_for, inputs):
+def _check_inputs(model, inputs):
     """Raises unless the shapes are those within the model, which tell what its layers broadcast."""
-    ours, theirs = [x.shape[1:] for x in built_for], [x.shape[1:] for x in inputs]
+    ours, theirs = [x.shape[1:] for x in model.inputs], [x.shape[1:] for x in inputs]
     fits = len(ours) == len(theirs) and all(map(_fits, ours, theirs))
     if not fits:
         raise ValueError(

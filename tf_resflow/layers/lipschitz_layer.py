@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from tf_resflow.layers import operator_norms
 from tf_resflow.layers.learned_order import LearnedOrder
+from tf_resflow.private_api import is_reachable
 
 _SCALED = contextvars.ContextVar("tf_resflow_scaled_kernels", default=None)
 _STORED = contextvars.ContextVar("tf_resflow_stored_norms", default=False)
-_CONTROL_FLOW_GRAPHS = ("CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph")
 _NUM_STARTS = 4
 _AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
 _EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
@@ -233,7 +233,7 @@ class LipschitzLayer(keras.layers.Layer):
     def _applied_kernel(self):
         """The kernel to apply: the enclosing `scaled_kernels`', if it can be used from here."""
         held = (_SCALED.get() or {}).get(id(self))
-        if held is not None and _is_reachable(held):
+        if held is not None and is_reachable(held):
             return held
         return self._fresh_kernel()
 
@@ -270,16 +270,3 @@ def _validated_order(order, name):
             f"{name} must be the order of a norm, a number in [1, inf] or a LearnedOrder, but got {order!r}."
         )
     return float(order)
-
-
-def _is_reachable(tensor):
-    """Whether the tensor belongs to the present graph, or to one that this is a loop or branch of.
-
-    Not from a `tf.function` traced within: its trace would outlive the tensor.
-    """
-    if tf.executing_eagerly() or not tf.is_symbolic_tensor(tensor):
-        return tf.executing_eagerly() and not tf.is_symbolic_tensor(tensor)
-    graph = tf.compat.v1.get_default_graph()
-    while graph is not tensor.graph and type(graph).__name__ in _CONTROL_FLOW_GRAPHS:
-        graph = graph.outer_graph
-    return graph is tensor.graph

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_layer import _SCALED, _STORED, LipschitzLayer
+from tf_resflow.private_api import sublayers
 
 
 def lipschitz_layers(obj):
@@ -42,7 +43,7 @@ def _walk(obj):
     elif isinstance(obj, keras.layers.Layer):
         if isinstance(obj, LipschitzLayer):
             yield obj
-        yield from _walk(obj._flatten_layers(include_self=False, recursive=False))
+        yield from _walk(sublayers(obj))
     elif isinstance(obj, tf.Module):
         for module in (obj, *obj.submodules):
             branch = getattr(module, "branch", None)

@@ -21,6 +21,8 @@ import math
 
 import tensorflow as tf
 
+from tf_resflow.private_api import silence_retracing
+
 _KRYLOV = 6
 # Dimensions up to which an eigenvector of the Gram matrix takes less time than a power step, than some iterations.
 _TINY, _SMALL = 16, 64
@@ -145,9 +147,8 @@ def _traced_once(function):
     It is neither inlined nor, so, specialised for each layer: Grappler would spend longer on the
     copies than the trace takes.
     """
-    function = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
-    function._omit_frequent_tracing_warning = True
-    return function
+    attributes = {"_noinline": True}
+    return silence_retracing(tf.function(function, autograph=False, experimental_attributes=attributes))
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,12 +7,12 @@ With \\(\mathrm{Lip}(g) < 1\\), \\(\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{
 import abc
 
 import tensorflow as tf
-from tensorflow_probability.python.internal.implementation_selection import is_xla
 
 from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.logdet.power_series import Terms, draw_probes, power_series_log_det
 from tf_resflow.logdet.term_distributions import Geometric
+from tf_resflow.private_api import is_xla
 from tf_resflow.seeds import split_seed, stateless_seed
 
 __all__ = ["AdaptiveSeries", "Exact", "LogDetEstimator", "PowerSeries", "RussianRoulette"]

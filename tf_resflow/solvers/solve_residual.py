@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tf_resflow.layers import lipschitz_layers, scaled_kernels
 from tf_resflow.logdet import first_order_only
+from tf_resflow.private_api import sublayers
 from tf_resflow.solvers.fixed_point import EPSILON, Solution
 from tf_resflow.solvers.warn_unconverged import warn_unconverged
 
@@ -75,6 +76,10 @@ def solve_residual(branch, y, solver, conditional_input=None):
 
 def _coarsest_dtype(branch, dtype):
     """That of the layers' arithmetic, or that of the event."""
-    layers = branch._flatten_layers() if isinstance(branch, keras.Layer) else []
-    computed = [tf.as_dtype(layer.compute_dtype) for layer in layers if layer.weights and not layer._layers]
-    return max([dtype, *computed], key=EPSILON.get)
+    leaves = _leaves(branch) if isinstance(branch, keras.Layer) else []
+    computed = [tf.as_dtype(layer.compute_dtype) for layer in leaves if layer.weights]
+    return max([dtype, *computed], key=EPSILON.__getitem__)
+
+
+def _leaves(layer):
+    return [leaf for part in sublayers(layer) for leaf in _leaves(part)] or [layer]

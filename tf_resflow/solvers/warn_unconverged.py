@@ -3,7 +3,8 @@
 import sys
 
 import tensorflow as tf
-from tensorflow_probability.python.internal.implementation_selection import is_xla
+
+from tf_resflow.private_api import is_xla
 
 __all__ = ["warn_unconverged"]
 

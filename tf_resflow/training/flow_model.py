@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.bijectors.flow import parts_by_name, route
 from tf_resflow.data import dequantize, quantize
+from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.training.step import train_step
 
@@ -247,7 +248,7 @@ class FlowModel(keras.Model):
 
     def train_step(self, data):
         """One step of `fit`."""
-        step = self.optimizer._iterations  # of which several make one of `iterations`, where gradients accumulate
+        step = num_gradients(self.optimizer)
         seed = stateless_seed(tf.stack([self.seed, tf.cast(step, tf.int32)]))
         return self._update_means(train_step(self, self._batch(data), seed))
 
