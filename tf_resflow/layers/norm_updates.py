@@ -1,4 +1,15 @@
-"""What is done to all the Lipschitz layers of a branch, a flow or a distribution at once."""
+"""The Lipschitz layers of a branch, a flow or a distribution: finding them, and updating their norms."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_resflow.layers.learned_order import LearnedOrder
+from tf_resflow.layers.lipschitz_layer import _SCALED, _STORED, LipschitzLayer
+from tf_resflow.private_api import sublayers
 
 __all__ = [
     "converge_norms",
@@ -10,28 +21,18 @@ __all__ = [
     "update_norms",
 ]
 
-import contextlib
-
-import keras
-import tensorflow as tf
-
-from tf_resflow.layers.learned_order import LearnedOrder
-from tf_resflow.layers.lipschitz_layer import _SCALED, _STORED, LipschitzLayer
-from tf_resflow.private_api import sublayers
+_TIGHT = (1e-5, 500, 32)  # tolerance, most iterations and fresh starts for norms that are right to rounding
 
 
-def lipschitz_layers(obj):
+def lipschitz_layers(obj: Any) -> list[LipschitzLayer]:
     """The distinct `LipschitzLayer`s of an object, in order.
 
     Args:
-        obj: a Keras layer or model, a `tf.Module` whose modules hold Keras layers as `branch` (a
-            bijector, a flow, a distribution), or a list or tuple of these.
-
-    Returns:
-        A list of layers.
+      obj: a Keras layer or model; a `tf.Module` whose modules have Keras layers as `branch`, such as a bijector, a
+        flow or a distribution; or a list or tuple of these.
 
     Raises:
-        ValueError: if obj is none of these.
+      ValueError: if obj is none of these.
     """
     return list({id(layer): layer for layer in _walk(obj)}.values())
 
@@ -51,16 +52,18 @@ def _walk(obj):
                 yield from _walk(branch)
     else:
         raise ValueError(
-            "Expected a Keras layer or model, a tf.Module such as a bijector or a distribution, "
-            f"or a list of these, but got {obj!r}."
+            "Expected a Keras layer or model, a tf.Module such as a bijector or a distribution, or a list of "
+            f"these, but got {obj!r}."
         )
 
 
-def update_norms(obj, tolerance=None, max_iterations=None, num_fresh=1):
+def update_norms(
+    obj: Any, tolerance: float | None = None, max_iterations: int | None = None, *, num_fresh: int = 1
+) -> tf.Tensor:
     """Calls `update_norm` on every Lipschitz layer: once after each change of the kernels.
 
-    The flow is the same without it, since each call of a layer sees to its norm. With it a call of
-    a layer of more than 64 dimensions need not iterate. As `trace_fn` of TFP's trainers:
+    The flow is the same without it, because each call of a layer checks its norm. With it, a call of a layer of
+    more than 64 dimensions need not iterate. As `trace_fn` of TFP's trainers:
 
     ```python
     import keras
@@ -82,41 +85,42 @@ def update_norms(obj, tolerance=None, max_iterations=None, num_fresh=1):
     ```
 
     Args:
-        obj: as of `lipschitz_layers`.
-        tolerance: default each layer's; give a tight one, with a large number of iterations,
-            before evaluation and export.
-        max_iterations: default each layer's.
-        num_fresh: how many fresh starts to try beside the stored vectors; one costs nothing.
+      obj: see `lipschitz_layers`.
+      tolerance: relative change at which to stop; each layer's by default. `converge_norms` has a tight one.
+      max_iterations: each layer's by default.
+      num_fresh: number of fresh starts to try in addition to the stored vectors; one costs nothing.
 
     Returns:
-        The largest number of iterations that a layer took, an int32 scalar.
+      The largest number of iterations that a layer took, an int32 scalar.
 
     Raises:
-        ValueError: if a layer is not built.
+      ValueError: if a layer is not built.
     """
-    counts = [layer.update_norm(tolerance, max_iterations, num_fresh) for layer in lipschitz_layers(obj)]
+    layers = lipschitz_layers(obj)
+    counts = [layer.update_norm(tolerance, max_iterations, num_fresh=num_fresh) for layer in layers]
     return tf.reduce_max(tf.stack([tf.constant(0), *counts]))
 
 
-def converge_norms(obj):
-    """Updates the norms to rounding, also from many fresh starts: before evaluation, export and certificates.
+def converge_norms(obj: Any) -> None:
+    """Updates the norms to rounding, from many fresh starts: before evaluation, export and certificates.
 
     Args:
-        obj: as of `lipschitz_layers`.
+      obj: see `lipschitz_layers`.
 
     Raises:
-        ValueError: if a layer is not built.
+      ValueError: if a layer is not built.
     """
-    update_norms(obj, tolerance=1e-5, max_iterations=500, num_fresh=32)
+    tolerance, max_iterations, num_fresh = _TIGHT
+    update_norms(obj, tolerance, max_iterations, num_fresh=num_fresh)
 
 
 @contextlib.contextmanager
-def stored_norms():
-    """Within it Lipschitz layers take their stored vectors as they are.
+def stored_norms() -> Iterator[None]:
+    """A context in which Lipschitz layers take their stored vectors without a check.
 
-    For a training step that calls `update_norms` after each change of the kernels, and for an
-    export: it saves a product and some nodes of the graph for each layer. It holds for the present
-    thread, while a `tf.function` is traced.
+    For a training step that calls `update_norms` after each change of the kernels, and for an export: it saves a
+    product and some nodes of the graph for each layer. It holds in the current thread, while a `tf.function` is
+    traced.
     """
     token = _STORED.set(True)
     try:
@@ -126,10 +130,10 @@ def stored_norms():
 
 
 @contextlib.contextmanager
-def scaled_kernels(obj):
-    """Within it every Lipschitz layer of obj applies a kernel that was scaled once, on entry.
+def scaled_kernels(obj: Any) -> Iterator[None]:
+    """A context in which every Lipschitz layer of `obj` applies a kernel that was scaled once, on entry.
 
-    It serves loops that evaluate a branch many times:
+    For loops that evaluate a branch many times:
 
     ```python
     branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
@@ -138,15 +142,15 @@ def scaled_kernels(obj):
         x, = tf.while_loop(lambda x: True, lambda x: [y - branch(x)], [y], maximum_iterations=20)
     ```
 
-    Gradients in the kernels flow through the scaled ones: open it inside the gradient tape. It
-    holds for the present thread, and in the loops and branches of the present graph; a
-    `tf.function` called within it scales the kernels itself.
+    Gradients in the kernels flow through the scaled ones: open it inside the gradient tape. It holds in the current
+    thread, and in the loops and branches of the current graph; a `tf.function` called within it scales the kernels
+    itself.
 
     Args:
-        obj: as of `lipschitz_layers`.
+      obj: see `lipschitz_layers`.
 
     Raises:
-        ValueError: if a layer is not built.
+      ValueError: if a layer is not built.
     """
     scaled = {id(layer): layer._applied_kernel() for layer in lipschitz_layers(obj)}
     token = _SCALED.set({**(_SCALED.get() or {}), **scaled})
@@ -156,32 +160,25 @@ def scaled_kernels(obj):
         _SCALED.reset(token)
 
 
-def learned_orders(obj):
-    """The distinct `LearnedOrder`s of an object's layers, in order.
-
-    Args:
-        obj: as of `lipschitz_layers`.
-
-    Returns:
-        A list of `LearnedOrder`s.
-    """
+def learned_orders(obj: Any) -> list[LearnedOrder]:
+    """The distinct `LearnedOrder`s of the layers of an object (see `lipschitz_layers`), in order."""
     orders = [order for layer in lipschitz_layers(obj) for order in (layer.domain, layer.codomain)]
     return list({id(order): order for order in orders if isinstance(order, LearnedOrder)}.values())
 
 
-def mean_norm(obj):
+def mean_norm(obj: Any) -> tf.Tensor:
     """The objective of the learned orders: the mean norm of the layers that have one.
 
-    Differentiable in the orders alone, so that a training step may add it to its loss.
+    Differentiable in the orders alone, so a training step may add it to its loss.
 
     Args:
-        obj: as of `lipschitz_layers`.
+      obj: see `lipschitz_layers`.
 
     Returns:
-        A float32 scalar; 0 if no layer has a learned order.
+      A float32 scalar; 0 if no layer has a learned order.
 
     References:
-        Chen et al., "Residual Flows" (2019), learned mixed norms.
+      Chen et al., "Residual Flows" (2019), learned mixed norms.
     """
     layers = [layer for layer in lipschitz_layers(obj) if layer.has_learned_order]
     norms = [tf.cast(layer.order_objective(), tf.float32) for layer in layers]
