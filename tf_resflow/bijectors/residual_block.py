@@ -173,7 +173,7 @@ class ResidualBlock(FlowBijector):
         """
         y = tf.convert_to_tensor(y, dtype=self.dtype)
         y, condition, batch_shape = self._to_rows(y, conditional_input)
-        solution = solve_residual(self._branch, y, self._inverse_solver, condition)
+        solution = solve_residual(self._branch, y, self._inverse_solver, conditional_input=condition)
         return type(solution)(*(from_rows(part, batch_shape) for part in solution))
 
     def run(self, x, context):
@@ -186,7 +186,7 @@ class ResidualBlock(FlowBijector):
         if seed is None and not isinstance(self._log_det, Exact):
             warn_of_missing_seed(self.name)
         seed = stateless_seed(seed, salt=(salt or "") + self.name)
-        y, log_det = self._log_det(self._branch, x, condition, seed)
+        y, log_det = self._log_det(self._branch, x, condition, seed=seed)
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
     def undo(self, y, context):

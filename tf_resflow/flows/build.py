@@ -23,7 +23,7 @@ def build_estimator(config, per_example, **probes):
         return logdet.PowerSeries(config.num_terms, **probes)
     distributions = {"geometric": logdet.Geometric, "poisson": logdet.Poisson}
     distribution = distributions[config.distribution](config.p)
-    return logdet.RussianRoulette(config.num_exact_terms, distribution, per_example, **probes)
+    return logdet.RussianRoulette(config.num_exact_terms, distribution, per_example=per_example, **probes)
 
 
 def build_flow(config, event_shape, mean=None, std=None, seed=0, dtype="float32"):
