@@ -3,7 +3,7 @@
 from tf_resflow.bijectors.act_norm import ActNorm
 from tf_resflow.bijectors.additive_coupling import AdditiveCoupling
 from tf_resflow.bijectors.affine_coupling import AffineCoupling
-from tf_resflow.bijectors.base import Context, FlowBijector, Pass
+from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
 from tf_resflow.bijectors.coupling import Coupling
 from tf_resflow.bijectors.features import Features, feature_shapes, forward_features
 from tf_resflow.bijectors.flow import Flow, residual_blocks
@@ -27,6 +27,7 @@ __all__ = [
     "Flow",
     "FlowBijector",
     "InvertibleConv1x1",
+    "LipschitzConstants",
     "Logit",
     "MultiscaleFlow",
     "Normalize",

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.networks import check_event
 from tf_resflow.bijectors.variable_bijector import VariableBijector
 
@@ -55,12 +56,12 @@ class ActNorm(VariableBijector):
     @property
     def log_scale(self):
         """Logarithm of the scale, a `tf.Variable`."""
-        return self._affine["log_scale"]
+        return self._values["log_scale"]
 
     @property
     def shift(self):
         """Shift before scaling, a `tf.Variable`."""
-        return self._affine["shift"]
+        return self._values["shift"]
 
     def initialize(self, x, inverse=False):
         """Sets the parameters so that `forward(x)` has mean 0 and variance 1; `x` is `[batch, ..., *event]`.
@@ -76,6 +77,13 @@ class ActNorm(VariableBijector):
         log_deviation = 0.5 * tf.math.log(tf.maximum(variance, 1e-6))
         self.shift.assign(tf.exp(-log_deviation) * mean if inverse else -mean)
         self.log_scale.assign(log_deviation if inverse else -log_deviation)
+
+    _initialize = initialize
+
+    def lipschitz_constants(self, certified=False, *, bound=None):
+        """The largest scale, and the reciprocal of the smallest."""
+        scale = np.exp(self.log_scale.numpy().astype(np.float64))
+        return LipschitzConstants(float(scale.max()), float(1.0 / scale.min()))
 
     def _forward(self, x):
         check_event(f"{self.name} maps events", self._event_shape, x)

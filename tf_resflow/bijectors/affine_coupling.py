@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.coupling import Coupling
 
 __all__ = ["AffineCoupling"]
@@ -31,6 +32,12 @@ class AffineCoupling(Coupling):
 
     _default_name = "affine_coupling"
     num_parameters = 2
+
+    def lipschitz_constants(self, certified=False, *, bound=None):
+        """Infinite in both directions."""
+        return LipschitzConstants(
+            reason="An affine coupling scales b by a function of a: its slope in a grows with b, without bound"
+        )
 
     def _shift_and_log_scale(self, output):
         shift, logits = tf.split(output, 2, axis=-1)

@@ -4,6 +4,7 @@ No other file knows TFP's cache of values.
 """
 
 import dataclasses
+import math
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +15,9 @@ from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
 
-__all__ = ["Context", "FlowBijector", "Pass", "run"]
+from tf_resflow.layers import lipschitz_constant
+
+__all__ = ["Context", "FlowBijector", "LipschitzConstants", "Pass", "lipschitz_constants", "run"]
 
 tfb = tfp.bijectors
 
@@ -73,6 +76,22 @@ class Context:
         return [self.arguments.get(key) for key in known]
 
 
+class LipschitzConstants(NamedTuple):
+    """Upper bounds of the Lipschitz constants of a bijector and of its inverse.
+
+    Attributes:
+      forward: of the map from data to latent; infinite if nothing bounds it.
+      inverse: of its inverse.
+      order: the order p of the l^p norm in which both hold; None if they hold in each.
+      reason: why one of them is infinite, a sentence; None if both are finite.
+    """
+
+    forward: float = math.inf
+    inverse: float = math.inf
+    order: Any = None
+    reason: str | None = None
+
+
 class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
     """TFP's cache, kept apart for each graph and never older than its output.
 
@@ -109,6 +128,7 @@ class FlowBijector(tfb.Bijector):
     """
 
     _cache = _Cache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
+    ends_scale = False  # whether a flow has a feature after it, see `forward_features`
     _members = types.MappingProxyType({})  # of a bijector that is made of others, by key
 
     @classmethod
@@ -129,6 +149,39 @@ class FlowBijector(tfb.Bijector):
         """The `Pass` from y, latent to data; as `run`."""
         x = self._inverse(y, **context.arguments)
         return Pass(x, -self._forward_log_det_jacobian(x) if context.log_det else None)
+
+    @property
+    def keras_parts(self):
+        """What Keras sees of the bijector without its members: a layer, a list of `keras.Variable`s, or None."""
+        return None
+
+    def lipschitz_constants(self, certified=False, *, bound=lipschitz_constant):
+        """The bounds of the slopes of the bijector and of its inverse; by default those that its members imply.
+
+        Args:
+          certified: whether the bounds are to be proofs for the present weights, see
+            `tf_resflow.layers.lipschitz_constant`.
+          bound: function of a network and `certified`; a caller may pass one that remembers its results.
+
+        Returns:
+          A `LipschitzConstants`.
+        """
+        parts = [lipschitz_constants(member, certified, bound) for member in self._members.values()]
+        if not parts:
+            return LipschitzConstants(reason=f"Nothing is known of the slopes of a {type(self).__name__}")
+        orders = {part.order for part in parts} - {None}
+        if len(orders) > 1:
+            return LipschitzConstants(reason=f"The parts of {self.name} contract in different norms")
+        forward, inverse, *_ = zip(*parts, strict=True)
+        reason = next((part.reason for part in parts if part.reason), None)
+        return LipschitzConstants(self._compose(forward), self._compose(inverse), *(orders or {None}), reason)
+
+    def _compose(self, constants):
+        """The bound of the composition of maps with these bounds, in the order of the members."""
+        return math.prod(constants)
+
+    def _initialize(self, x, inverse):
+        """Sets variables from the data that reach the bijector, or its inverse; by default there are none to set."""
 
     @property
     def _has_parts(self):
@@ -202,6 +255,16 @@ def run(bijector, x, context, event_ndims=None, inverse=False):
         if done.log_det is None:
             done = done._replace(log_det=-bijector.run(done.value, context).log_det)
         return done._replace(log_det=_over_events(bijector, done.log_det, x, event_ndims, inverse))
+
+
+def lipschitz_constants(bijector, certified=False, bound=lipschitz_constant):
+    """The `LipschitzConstants` of any bijector, of TFP's too; see `FlowBijector.lipschitz_constants`."""
+    if isinstance(bijector, _Invert):
+        forward, inverse, *rest = lipschitz_constants(bijector.bijector, certified, bound)
+        return LipschitzConstants(inverse, forward, *rest)
+    if isinstance(bijector, FlowBijector):
+        return bijector.lipschitz_constants(certified, bound=bound)
+    return LipschitzConstants(reason=f"Nothing is known of the slopes of a {type(bijector).__name__}")
 
 
 def _solves(bijector, inverse):

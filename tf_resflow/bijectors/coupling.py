@@ -64,6 +64,11 @@ class Coupling(FlowBijector):
         )
 
     @property
+    def keras_parts(self):
+        """The network."""
+        return self._network
+
+    @property
     def network(self):
         """The Keras layer or model."""
         return self._network

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, run
-from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
 
 __all__ = ["Features", "feature_shapes", "forward_features"]
 
@@ -65,11 +64,4 @@ def feature_shapes(flow, event_shape):
     Returns:
       A list of tuples.
     """
-    if isinstance(flow, MultiscaleFlow):
-        return flow.output_shapes
-    shapes, shape = [], tf.TensorShape(event_shape)
-    for member, is_end in zip(flow.bijectors, flow.ends_of_scales(), strict=True):
-        shape = member.forward_event_shape(shape)
-        if is_end:
-            shapes.append(tuple(shape))
-    return shapes
+    return flow.feature_shapes(event_shape)

@@ -8,7 +8,6 @@ import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.base import Context, FlowBijector, Pass, run
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.bijectors.squeeze_2d import Squeeze2D
 
 __all__ = ["Flow", "by_name", "check_told_apart", "parts_by_name", "residual_blocks", "route", "route_members"]
 
@@ -196,7 +195,7 @@ class Flow(FlowBijector, tfb.Composition):
         """The `Pass` from x, data to latent; its features are the values after each scale."""
         routed = route_members(self, self._members, context.arguments)
         event_ndims = self.forward_min_event_ndims if context.event_ndims is None else context.event_ndims
-        ends = self.ends_of_scales()
+        ends = self._ends_of_scales()
         log_dets, features, solutions = [], [], []
         for key, member in self._members.items():
             done = run(member, x, context.of(routed[key]), event_ndims)
@@ -221,12 +220,17 @@ class Flow(FlowBijector, tfb.Composition):
             solutions.extend(done.solutions)
         return Pass(y, _sum(log_dets) if context.log_det else None, (), tuple(solutions))
 
-    def ends_of_scales(self):
+    def feature_shapes(self, event_shape):
+        """The shapes of the features, without the batch."""
+        shapes = itertools.accumulate(self.bijectors, lambda shape, b: b.forward_event_shape(shape), initial=event_shape)
+        return [tuple(shape) for shape, is_end in zip([*shapes][1:], self._ends_of_scales(), strict=True) if is_end]
+
+    def _ends_of_scales(self):
         """Whether a scale ends with a member, of each: a squeeze that some trained member precedes, or the last."""
         trained = False
         *members, _ = self._members.values()
         for member in members:
-            yield isinstance(member, Squeeze2D) and trained
+            yield trained and getattr(member, "ends_scale", False)
             trained = trained or bool(member.trainable_variables)
         yield True
 

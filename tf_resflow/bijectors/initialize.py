@@ -2,8 +2,7 @@
 
 import tensorflow as tf
 
-from tf_resflow.bijectors.act_norm import ActNorm
-from tf_resflow.bijectors.base import Context, run
+from tf_resflow.bijectors.base import Context, FlowBijector, run
 from tf_resflow.bijectors.flow import route
 
 __all__ = ["initialize"]
@@ -42,9 +41,10 @@ def initialize(flow, batch, seed=None, conditional_input=None):
 
 
 def _initialize(bijector, x, inverse):
-    if isinstance(bijector, ActNorm):
-        bijector.initialize(x, inverse)
-    hidden = [part.name for part in bijector.submodules if isinstance(part, ActNorm)]
+    if isinstance(bijector, FlowBijector):
+        bijector._initialize(x, inverse)
+    parts = [part for part in bijector.submodules if isinstance(part, FlowBijector)]
+    hidden = [part.name for part in parts if type(part)._initialize is not FlowBijector._initialize]
     if hidden:
         raise ValueError(
             f"initialize cannot tell what reaches {', '.join(hidden)} inside of {bijector.name} "

@@ -4,6 +4,7 @@ import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
+from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.variable_bijector import VariableBijector
 
 __all__ = ["InvertibleConv1x1"]
@@ -56,17 +57,22 @@ class InvertibleConv1x1(VariableBijector):
     @property
     def permutation(self):
         """P, a `tf.Variable` `[C, C]`."""
-        return self._affine["permutation"]
+        return self._values["permutation"]
 
     @property
     def lower_upper(self):
         """L below the diagonal, s on it, U above it: a `tf.Variable` `[C, C]`."""
-        return self._affine["lower_upper"]
+        return self._values["lower_upper"]
 
     def weight(self):
         """W, `[C, C]`, from the channels of the input (columns) to those of the output (rows)."""
         lower, upper = self._triangles()
         return self.permutation @ lower @ upper
+
+    def lipschitz_constants(self, certified=False, *, bound=None):
+        """The largest singular value of W, and the reciprocal of the smallest."""
+        singular = np.linalg.svd(self.weight().numpy().astype(np.float64), compute_uv=False)
+        return LipschitzConstants(float(singular[0]), float(1.0 / singular[-1]), order=2.0)
 
     def _triangles(self):
         matrix = self.lower_upper

@@ -1,5 +1,7 @@
 """Multi-scale architecture: half of the channels leave at each scale."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -51,12 +53,6 @@ class MultiscaleFlow(FlowBijector):
         """The flows, first scale first."""
         return list(self._members.values())
 
-    @property
-    def output_shapes(self):
-        """The shapes of the flows' outputs, before half of the channels leave."""
-        *halved, last = self._final_shapes
-        return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]
-
     def run(self, x, context):
         """The `Pass` from x, data to latent; its features are the flows' outputs, before channels leave."""
         routed = route_members(self, self._members, context.arguments)
@@ -89,6 +85,16 @@ class MultiscaleFlow(FlowBijector):
             log_dets.append(done.log_det)
             solutions.extend(done.solutions)
         return Pass(x, sum(log_dets) if context.log_det else None, (), tuple(solutions))
+
+    def feature_shapes(self, event_shape):
+        """The shapes of the features, without the batch."""
+        self._input_shape.assert_is_compatible_with(event_shape)
+        *halved, last = self._final_shapes
+        return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]
+
+    def _compose(self, constants):
+        """What leaves at a scale is kept as it is: the rest of the flow counts for at least 1."""
+        return functools.reduce(lambda rest, constant: constant * max(1.0, rest), reversed(constants), 0.0)
 
     def _forward_event_shape(self, shape):
         self._input_shape.assert_is_compatible_with(shape)

@@ -5,8 +5,11 @@ import re
 import keras
 import tensorflow as tf
 
+from tf_resflow.layers import lipschitz_order
+
 __all__ = [
     "adopt",
+    "bounded_norm",
     "check_built",
     "check_event",
     "check_no_growth",
@@ -32,6 +35,14 @@ def adopt(network):
     for variable in network.variables:
         share_trainable(variable)
     return variables_by_name(network)
+
+
+def bounded_norm(network):
+    """The order of the norm in which a network has a known Lipschitz constant, and the reason if it has none."""
+    try:
+        return lipschitz_order(network), None
+    except ValueError as error:
+        return None, str(error).partition(". ")[0]
 
 
 def check_built(network):

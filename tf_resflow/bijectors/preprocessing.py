@@ -5,7 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import FlowBijector
+from tf_resflow.bijectors.base import FlowBijector, LipschitzConstants
 
 __all__ = ["Logit", "Normalize"]
 
@@ -38,6 +38,11 @@ class Logit(FlowBijector):
     @classmethod
     def _is_increasing(cls):
         return True
+
+    def lipschitz_constants(self, certified=False, *, bound=None):
+        """On [0, 1] the slope is largest at the ends; that of the inverse is largest at 0."""
+        alpha = self._alpha
+        return LipschitzConstants((1 - 2 * alpha) / (alpha * (1 - alpha)), 0.25 / (1 - 2 * alpha))
 
     def _log_odds(self, x):
         """The logarithms of s and 1 - s."""
@@ -93,6 +98,11 @@ class Normalize(FlowBijector):
     @classmethod
     def _is_increasing(cls):
         return True
+
+    def lipschitz_constants(self, certified=False, *, bound=None):
+        """The reciprocal of the smallest standard deviation, and the largest."""
+        std = np.asarray(self.parameters["std"], np.float64)
+        return LipschitzConstants(float(1.0 / std.min()), float(std.max()))
 
     def _forward(self, x):
         return (x - self._mean) / self._std

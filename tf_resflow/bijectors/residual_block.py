@@ -1,14 +1,16 @@
 """The residual block y = x + g(x) as a bijector with a stochastic log-determinant."""
 
 import contextvars
+import math
 
 import keras
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import FlowBijector, Pass
+from tf_resflow.bijectors.base import FlowBijector, LipschitzConstants, Pass
 from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
 from tf_resflow.bijectors.networks import (
     adopt,
+    bounded_norm,
     check_built,
     check_event,
     check_no_growth,
@@ -17,7 +19,7 @@ from tf_resflow.bijectors.networks import (
     parameter_dtype,
     to_rows,
 )
-from tf_resflow.layers import lipschitz_constant as nominal_lipschitz_constant
+from tf_resflow.layers import lipschitz_constant
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Anderson, solve_residual, warn_unconverged
@@ -136,6 +138,11 @@ class ResidualBlock(FlowBijector):
             _SEEN.reset(token)
 
     @property
+    def keras_parts(self):
+        """The branch."""
+        return self._branch
+
+    @property
     def branch(self):
         """The Keras layer or model g."""
         return self._branch
@@ -159,6 +166,20 @@ class ResidualBlock(FlowBijector):
     def lipschitz_constant(self):
         """The bound of Lip(g) that the layers enforce, or that the constructor was given."""
         return self._lipschitz_constant
+
+    def lipschitz_constants(self, certified=False, *, bound=lipschitz_constant):
+        """At most 1 + L of x + g(x), and 1 / (1 - L) of its inverse.
+
+        A nominal L that the constructor was given is taken to hold in the norm of the other blocks.
+        """
+        order, reason = bounded_norm(self._branch)
+        if certified and reason:
+            return LipschitzConstants(reason=reason)
+        constant = float(bound(self._branch, certified=True)) if certified else self._lipschitz_constant
+        if constant < 1.0:
+            return LipschitzConstants(1.0 + constant, 1.0 / (1.0 - constant), order)
+        reason = f"The bound {constant:.4g} of the branch is not below 1"
+        return LipschitzConstants(1.0 + constant, math.inf, order, reason)
 
     def solve(self, y, conditional_input=None):
         """The inverse with its diagnostics.
@@ -251,10 +272,9 @@ def _input_shapes(branch, conditional, event_shape):
     return event_shape, tf.TensorShape(shapes[1][1:] if len(shapes) == 2 else [None])
 
 
-def _checked_constant(branch, lipschitz_constant):
-    constant = lipschitz_constant
+def _checked_constant(branch, constant):
     if constant is None:
-        constant = nominal_lipschitz_constant(branch)
+        constant = lipschitz_constant(branch)
     if not 0 <= constant < 1:
         raise ValueError(
             f"The branch has Lipschitz constant {constant:.6g}, and x + g(x) is surely invertible below 1 "

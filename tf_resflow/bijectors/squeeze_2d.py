@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import FlowBijector
+from tf_resflow.bijectors.base import FlowBijector, LipschitzConstants
 
 __all__ = ["Squeeze2D"]
 
@@ -24,6 +24,8 @@ class Squeeze2D(FlowBijector):
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
     """
 
+    ends_scale = True
+
     def __init__(self, factor=2, name="squeeze_2d"):
         parameters = dict(locals())
         if factor < 2:
@@ -35,6 +37,10 @@ class Squeeze2D(FlowBijector):
             parameters=parameters,
             name=name,
         )
+
+    def lipschitz_constants(self, certified=False, *, bound=None):
+        """It permutes coordinates."""
+        return LipschitzConstants(1.0, 1.0)
 
     def _forward(self, x):
         f = self._factor

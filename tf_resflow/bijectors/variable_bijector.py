@@ -26,8 +26,9 @@ class VariableBijector(FlowBijector):
             for key, value in initial_values.items()
         }
         self._keras_variables = self._no_dependency(variables)
-        # The name of this attribute is part of the keys of checkpoints.
-        self._affine = {key: share_trainable(v) for key, v in variables.items()}
+        self._values = self._no_dependency({key: share_trainable(v) for key, v in variables.items()})
+        # Checkpoints have the variables under this key since version 0.1.
+        self._track_trackable(tf.__internal__.tracking.wrap(self._values), name="_affine")
 
     def _get_parameterization(self):
         # Bijectors of equal arguments would share a cache, and these have variables of their own.
@@ -37,3 +38,5 @@ class VariableBijector(FlowBijector):
     def keras_variables(self):
         """The `keras.Variable`s, a list."""
         return list(self._keras_variables.values())
+
+    keras_parts = keras_variables
