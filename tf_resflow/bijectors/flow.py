@@ -6,8 +6,9 @@ import itertools
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.base import Context, FlowBijector, Pass, run
+from tf_resflow.bijectors.base import Context, FlowBijector, Pass, walk
 from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.typing import Shape
 
 __all__ = ["Flow", "by_name", "check_told_apart", "parts_by_name", "residual_blocks", "route", "route_members"]
 
@@ -191,39 +192,21 @@ class Flow(FlowBijector, tfb.Composition):
         # Keyed by name, so that a checkpoint of another architecture fails to restore.
         self._bijectors_trackable = dict(self._members)
 
-    def run(self, x, context):
+    def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the values after each scale."""
-        routed = route_members(self, self._members, context.arguments)
-        event_ndims = self.forward_min_event_ndims if context.event_ndims is None else context.event_ndims
-        ends = self._ends_of_scales()
-        log_dets, features, solutions = [], [], []
-        for key, member in self._members.items():
-            done = run(member, x, context.of(routed[key]), event_ndims)
-            event_ndims = member.forward_event_ndims(event_ndims)
-            x = done.value
-            log_dets.append(done.log_det)
-            solutions.extend(done.solutions)
-            if next(ends):
-                features.append(x)
-        return Pass(x, _sum(log_dets) if context.log_det else None, tuple(features), tuple(solutions))
+        return walk(self, x, context, False, self.forward_min_event_ndims, self._ends_of_scales())
 
-    def undo(self, y, context):
+    def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
-        routed = route_members(self, self._members, context.arguments)
-        event_ndims = self.inverse_min_event_ndims if context.event_ndims is None else context.event_ndims
-        log_dets, solutions = [], []
-        for key, member in reversed(self._members.items()):
-            done = run(member, y, context.of(routed[key]), event_ndims, inverse=True)
-            event_ndims = member.inverse_event_ndims(event_ndims)
-            y = done.value
-            log_dets.append(done.log_det)
-            solutions.extend(done.solutions)
-        return Pass(y, _sum(log_dets) if context.log_det else None, (), tuple(solutions))
+        return walk(self, y, context, True, self.inverse_min_event_ndims, itertools.repeat(False))
 
-    def feature_shapes(self, event_shape):
+    def feature_shapes(self, event_shape: Shape) -> list[tuple]:
         """The shapes of the features, without the batch."""
-        shapes = itertools.accumulate(self.bijectors, lambda shape, b: b.forward_event_shape(shape), initial=event_shape)
-        return [tuple(shape) for shape, is_end in zip([*shapes][1:], self._ends_of_scales(), strict=True) if is_end]
+        shapes, shape = [], tf.TensorShape(event_shape)
+        for member, is_end in zip(self.bijectors, self._ends_of_scales(), strict=True):
+            shape = member.forward_event_shape(shape)
+            shapes += [tuple(shape)] if is_end else []
+        return shapes
 
     def _ends_of_scales(self):
         """Whether a scale ends with a member, of each: a squeeze that some trained member precedes, or the last."""
@@ -236,35 +219,27 @@ class Flow(FlowBijector, tfb.Composition):
 
     def _walk_forward(self, step_fn, x, **kwargs):
         routed = route_members(self, self._members, kwargs)
-        for key, b in self._members.items():
-            x = step_fn(b, x, **routed[key])
+        for key, member in self._members.items():
+            x = step_fn(member, x, **routed[key])
         return x
 
     def _walk_inverse(self, step_fn, y, **kwargs):
         routed = route_members(self, self._members, kwargs)
-        for key, b in reversed(self._members.items()):
-            y = step_fn(b, y, **routed[key])
+        for key, member in reversed(self._members.items()):
+            y = step_fn(member, y, **routed[key])
         return y
 
-    # A composition of TFP's walks for a log-determinant; here a pass gives it.
+    # A composition of TFP's walks for a log-determinant; here a pass gives it, unless parts have different ranks.
 
     def _call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs):
         if self._has_parts:
-            return self._log_det_of_parts(x, event_ndims, kwargs, inverse=False)
+            return tfb.Composition._forward_log_det_jacobian(self, x, event_ndims, **kwargs)
         return tfb.Bijector._call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs)
 
     def _call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs):
         if self._has_parts:
-            return self._log_det_of_parts(y, event_ndims, kwargs, inverse=True)
+            return tfb.Composition._inverse_log_det_jacobian(self, y, event_ndims, **kwargs)
         return tfb.Bijector._call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs)
-
-    def _log_det_of_parts(self, x, event_ndims, arguments, inverse):
-        if not self._defers(inverse):
-            return run(self, x, Context(arguments), event_ndims, inverse).log_det
-        apply = self.inverse if inverse else self.forward
-        if event_ndims is not None:
-            event_ndims = (self.inverse_event_ndims if inverse else self.forward_event_ndims)(event_ndims)
-        return -run(self, apply(x, **arguments), Context(arguments), event_ndims, not inverse).log_det
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -277,9 +252,3 @@ class Flow(FlowBijector, tfb.Composition):
             if not isinstance(_innermost(b), tfb.Reshape):  # which moves no coordinate
                 increasing = tf.equal(increasing, b._internal_is_increasing(**routed[key]))
         return increasing
-
-
-def _sum(log_dets):
-    """Their sum, in the highest of their precisions."""
-    dtype = max((log_det.dtype for log_det in log_dets), key=lambda dtype: dtype.size)
-    return sum(tf.cast(log_det, dtype) for log_det in log_dets)
