@@ -5,12 +5,11 @@ No other file knows TFP's cache of values.
 
 import dataclasses
 import math
-import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
@@ -20,7 +19,6 @@ from tf_resflow.solvers import Solution
 
 __all__ = ["Context", "FlowBijector", "LipschitzConstants", "Pass", "lipschitz_constants", "run", "walk"]
 
-tfb = tfp.bijectors
 _SCOPE = "graph_scope"
 
 
@@ -151,7 +149,7 @@ class FlowBijector(tfb.Bijector):
 
     ends_scale: bool = False
     _cache = _Cache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
-    _members: Mapping[str, tfb.Bijector] = types.MappingProxyType({})  # by key, if it is made of others
+    _members: dict[str, tfb.Bijector] = {}  # by key, if it is made of others
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -193,7 +191,8 @@ class FlowBijector(tfb.Bijector):
             return LipschitzConstants(reason=f"The parts of {self.name} contract in different norms")
         forward, inverse, *_ = zip(*parts, strict=True)
         reason = next((part.reason for part in parts if part.reason), None)
-        return LipschitzConstants(self._compose(forward), self._compose(inverse), *(orders or {None}), reason)
+        order = orders.pop() if orders else None
+        return LipschitzConstants(self._compose(forward), self._compose(inverse), order, reason)
 
     def _compose(self, constants):
         """The bound of the composition of maps with these bounds, in the order of the members."""
@@ -231,9 +230,10 @@ class FlowBijector(tfb.Bijector):
         names = ("ildj", "fldj") if inverse else ("fldj", "ildj")
         return value, None if log_det is None else dict(zip(names, (log_det, -log_det), strict=True))
 
-    def _forward_log_det_jacobian(self, x, **arguments):
+    def _forward_log_det_jacobian(self, *inputs, **arguments):  # one input; that of a subclass may take x alone
+        (x,) = inputs
         if self._defers(inverse=False):
-            return -self.undo(self.forward(x, **arguments), Context(arguments)).log_det
+            return tf.negative(self.undo(self.forward(x, **arguments), Context(arguments)).log_det)
         return self.run(x, Context(arguments)).log_det
 
     def _inverse_log_det_jacobian(self, y, **arguments):
@@ -243,17 +243,9 @@ class FlowBijector(tfb.Bijector):
 
 
 def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = None, inverse: bool = False) -> Pass:
-    """A `Pass` through any bijector, of TFP's too.
+    """A `Pass` through any bijector, of TFP's too, from a tensor or a nest of them.
 
-    Args:
-      bijector: a `tfb.Bijector`.
-      x: a tensor, or a nest of them.
-      context: a `Context`.
-      event_ndims: rank of the events that the log-determinant is summed over; by default the least.
-      inverse: whether to pass from the latent to the data.
-
-    Returns:
-      A `Pass`.
+    Its log-determinant is summed over events of rank `event_ndims`, by default the least.
     """
     if isinstance(bijector, _Invert):
         return run(bijector.bijector, x, context, event_ndims, not inverse)
@@ -284,7 +276,9 @@ def walk(composition, x, context, inverse=False, event_ndims=None, ends=None) ->
     A log-determinant needs members in sequence, and the rank `event_ndims` of the events of `x`. `ends` yields for
     each member whether the value after it is a feature; by default the features are those of the members.
     """
-    log_dets, features, solutions = [], [], []
+    log_dets: list[tf.Tensor] = []
+    features: list[tf.Tensor] = []
+    solutions: list[Solution] = []
 
     def step(member, x, **arguments):
         nonlocal event_ndims

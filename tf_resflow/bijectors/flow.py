@@ -2,9 +2,11 @@
 
 import collections
 import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tf_resflow.bijectors.base import Context, FlowBijector, Pass, walk
 from tf_resflow.bijectors.residual_block import ResidualBlock
@@ -12,25 +14,24 @@ from tf_resflow.typing import Shape
 
 __all__ = ["Flow", "by_name", "check_told_apart", "parts_by_name", "residual_blocks", "route", "route_members"]
 
-tfb = tfp.bijectors
-
-# What a flow hands to all of its blocks, and to conditional ones besides. A salt tells apart blocks of one name; it
-# is text, where a seed of their own would be another tensor at each call, which TFP's caches do not find again.
+# The arguments that a flow passes to all of its blocks, and to conditional ones. A salt distinguishes blocks of one
+# name; it is text, because TFP's caches would not find again the tensor that another seed is at each call.
 _SHARED = ("seed", "salt")
 _CONDITIONAL = (*_SHARED, "conditional_input")
 
 
-def residual_blocks(bijector):
-    """The `ResidualBlock`s inside a bijector or distribution, those of a flow before those of flows in it."""
+def residual_blocks(bijector: tf.Module) -> list[ResidualBlock]:
+    """The `ResidualBlock`s in a bijector or distribution; those of a flow come before those of the flows in it."""
     return [m for m in (bijector, *bijector.submodules) if isinstance(m, ResidualBlock)]
 
 
-def by_name(bijectors):
+def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
     """A dict of bijectors by name, in their order; of equal names all but the first are numbered: scale, scale_1.
 
-    Nothing but the names and their order matters, not what else was built in the process.
+    Only the names and their order matter, not what else was built in the process.
     """
-    named, names = {}, {bijector.name for bijector in bijectors}
+    named: dict[str, tfb.Bijector] = {}
+    names = {bijector.name for bijector in bijectors}
     for bijector in bijectors:
         name, count = bijector.name, 0
         while name in named or (count and name in names):
@@ -40,25 +41,19 @@ def by_name(bijectors):
     return named
 
 
-def parts_by_name(flow):
+def parts_by_name(flow: tf.Module) -> dict[str, tfb.Bijector]:
     """A flow and all bijectors in it by name, as `by_name` numbers them: members before members of members."""
     return by_name([part for part in (flow, *flow.submodules) if isinstance(part, tfb.Bijector)])
 
 
-def route(bijector, kwargs, key=None, salted=False):
-    """The part of a flow's arguments that goes to one of its members.
+def route(
+    bijector: tfb.Bijector, kwargs: Mapping[str, Any], key: str | None = None, salted: bool = False
+) -> dict[str, Any]:
+    """The part of a flow's arguments that goes to a member of this key, by default its name.
 
     `seed` and `conditional_input` reach every block that takes them, through nested flows, `tfb.Chain` and
-    `tfb.Invert`; a dictionary under a member's key is for that member alone, as in `tfb.Chain`.
-
-    Args:
-      bijector: the member.
-      kwargs: dict, the flow's arguments.
-      key: `str`, the member's key in the flow; its name by default.
-      salted: whether the key is to salt the member's seed.
-
-    Returns:
-      A dict.
+    `tfb.Invert`; a dictionary under a member's key is for that member alone, as in `tfb.Chain`. With `salted`
+    the key salts the member's seed.
     """
     key = bijector.name if key is None else key
     bijector = _innermost(bijector)
@@ -73,25 +68,16 @@ def route(bijector, kwargs, key=None, salted=False):
     return arguments
 
 
-def route_members(flow, members, kwargs):
-    """The arguments of each member of a flow.
+def route_members(
+    flow: tfb.Bijector, members: Mapping[str, tfb.Bijector], kwargs: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The arguments of each member of a flow or a stock composition, by key.
 
-    The key of a member in which a block has the name of an earlier one salts the seed, so that the two draw
-    independently.
-
-    Args:
-      flow: the flow, or a stock composition.
-      members: dict of its members by key.
-      kwargs: dict, its arguments.
-
-    Returns:
-      A dict of dicts, by key.
-
-    Raises:
-      ValueError: for arguments that no member would take.
+    The key of a member in which a block has the name of an earlier one salts the seed: the two draw independently.
+    Raises a ValueError for arguments that no member would take.
     """
     if not kwargs:
-        return dict.fromkeys(members, {})
+        return {key: {} for key in members}
     if "conditional_input" in kwargs and not any(b.conditional for b in residual_blocks(flow)):
         raise ValueError(f"{flow.name} got conditional_input, but none of its blocks is conditional.")
     unknown = set(kwargs) - {*_CONDITIONAL, *members}
@@ -100,7 +86,8 @@ def route_members(flow, members, kwargs):
             f"{flow.name} takes seed, conditional_input, or a dictionary under the name of a member "
             f"({', '.join(members)}); got {', '.join(sorted(unknown))}."
         )
-    routed, drawing = {}, set()
+    routed: dict[str, dict[str, Any]] = {}
+    drawing: set[str] = set()
     for key, member in members.items():
         names = {block.name for block in residual_blocks(member)}
         salted = not drawing.isdisjoint(names)
@@ -109,7 +96,7 @@ def route_members(flow, members, kwargs):
     return routed
 
 
-def check_told_apart(bijectors):
+def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
     """Raises a ValueError for a stock composition in which members with blocks have one name."""
     for part in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
         if not _goes_by_name(part):
@@ -118,8 +105,8 @@ def check_told_apart(bijectors):
         twice = {b.name for b in tf.nest.flatten(part.bijectors) if counts[b.name] > 1 and residual_blocks(b)}
         if twice:
             raise ValueError(
-                f"{part.name} ({type(part).__name__}) hands arguments on by name alone, and so cannot give members "
-                f"of one name seeds of their own; given more than once: {', '.join(sorted(twice))}. Pass name= to "
+                f"{part.name} ({type(part).__name__}) passes arguments on by name, and cannot give different "
+                f"seeds to members of one name; given more than once: {', '.join(sorted(twice))}. Pass name= to "
                 "their constructors, or put them in a tf_resflow.bijectors.Flow, which numbers them."
             )
 
@@ -166,15 +153,17 @@ class Flow(FlowBijector, tfb.Composition):
     ```
 
     Args:
-      bijectors: list of `tfb.Bijector`s, stock ones among them if you like.
+      bijectors: list of `tfb.Bijector`s; stock TFP bijectors can be members.
       validate_args: see `tfb.Bijector`.
       name: `str`.
 
     Raises:
-      ValueError: when the list is empty, or blocks share a name inside a stock composition such as `tfb.Chain`.
+      ValueError: if the list is empty, or blocks share a name inside a stock composition such as `tfb.Chain`.
     """
 
-    def __init__(self, bijectors, validate_args=False, name="flow"):
+    def __init__(
+        self, bijectors: Sequence[tfb.Bijector], *, validate_args: bool = False, name: str = "flow"
+    ) -> None:
         parameters = dict(locals())
         bijectors = list(bijectors)
         if not bijectors:
@@ -200,7 +189,7 @@ class Flow(FlowBijector, tfb.Composition):
         """The `Pass` from y, latent to data."""
         return walk(self, y, context, True, self.inverse_min_event_ndims, itertools.repeat(False))
 
-    def feature_shapes(self, event_shape: Shape) -> list[tuple]:
+    def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
         """The shapes of the features, without the batch."""
         shapes, shape = [], tf.TensorShape(event_shape)
         for member, is_end in zip(self.bijectors, self._ends_of_scales(), strict=True):

@@ -2,12 +2,13 @@
 
 import functools
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, FlowBijector, Pass, walk
-from tf_resflow.bijectors.flow import by_name, check_told_apart, route_members
+from tf_resflow.bijectors.flow import Flow, by_name, check_told_apart, route_members
 from tf_resflow.typing import Shape
 
 __all__ = ["MultiscaleFlow"]
@@ -32,7 +33,7 @@ class MultiscaleFlow(FlowBijector):
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
     """
 
-    def __init__(self, flows, event_shape, name="multiscale_flow"):
+    def __init__(self, flows: Sequence[Flow], event_shape: Shape, *, name: str = "multiscale_flow") -> None:
         parameters = dict(locals())
         flows = list(flows)
         if len(flows) < 2:
@@ -51,7 +52,7 @@ class MultiscaleFlow(FlowBijector):
         )
 
     @property
-    def flows(self):
+    def flows(self) -> list[Flow]:
         """The flows, first scale first."""
         return list(self._members.values())
 
@@ -85,7 +86,7 @@ class MultiscaleFlow(FlowBijector):
             x = step_fn(flow, part if x is None else tf.concat([x, part], axis=-1), **routed[key])
         return x
 
-    def feature_shapes(self, event_shape: Shape) -> list[tuple]:
+    def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
         """The shapes of the features, without the batch."""
         self._input_shape.assert_is_compatible_with(event_shape)
         *halved, last = self._final_shapes

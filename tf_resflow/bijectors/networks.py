@@ -1,4 +1,4 @@
-"""What a bijector asks of the Keras network inside it: its shapes, its dtype, its variables, its rows."""
+"""The Keras network inside a bijector: its shapes, its dtype, its variables, its constant."""
 
 import re
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def adopt(network):
-    """What a bijector keeps of a network that it holds: its variables, see `variables_by_name`.
+    """The variables that a bijector keeps of the network that it holds, see `variables_by_name`.
 
     TFP sees them as trainable while Keras does. A `keras.Sequential` is kept from casting its input to its own
     policy's dtype, whatever that of its layers.
@@ -68,22 +68,13 @@ def check_event(what, event_shape, tensor):
 def check_no_growth(name, x, rank, condition, condition_rank):
     """The batch shape of `x`; raises unless that of the condition broadcasts to it.
 
-    Otherwise the events of one draw would go with several conditions. Raises a ValueError where the static shapes
-    tell, and an InvalidArgumentError in the graph elsewhere.
-
-    Args:
-      name: `str`, of the bijector.
-      x: `[..., *event]`.
-      rank: that of an event.
-      condition: `[..., *event of the condition]`.
-      condition_rank: that of an event of the condition.
-
-    Returns:
-      An integer tensor.
+    Otherwise the events of one draw would go with several conditions. Raises a ValueError if the static shapes show
+    it, and an InvalidArgumentError in the graph if not. `rank` is that of an event, `condition_rank` that of the
+    condition's.
     """
     batch, own = x.shape[: x.shape.rank - rank], condition.shape[: condition.shape.rank - condition_rank]
     message = (
-        f"{name}: the batch {own} of conditional_input is to broadcast to the batch {batch} of the value: one draw "
+        f"{name}: the batch {own} of conditional_input must broadcast to the batch {batch} of the value: one draw "
         "would go with several conditions. Draw one for each, as sample(4, ...) for four of them, or broadcast the "
         "value, with tf.broadcast_to."
     )
@@ -100,7 +91,7 @@ def check_no_growth(name, x, rank, condition, condition_rank):
 
 
 def input_shapes(network):
-    """The shapes (with batch axis) of a network's inputs, where it knows them."""
+    """The shapes (with batch axis) of a network's inputs; an empty list if it does not know them."""
     if getattr(network, "inputs", None):
         return [tuple(tensor.shape) for tensor in network.inputs]
     config = network.get_build_config() if isinstance(network, keras.Layer) else None
@@ -151,7 +142,8 @@ def variables_by_name(network):
 
     Keras numbers its automatic names throughout a process; here equal names are numbered within the network.
     """
-    named, counts = {}, {}
+    named: dict[str, tf.Variable] = {}
+    counts: dict[str, int] = {}
     scope = (network.path or network.name)[: -len(network.name)]
     for variable in network.variables:
         name = re.sub(r"_\d+(?=/|$)", "", variable.path.removeprefix(scope))

@@ -1,5 +1,7 @@
 """Space to channels."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import FlowBijector, LipschitzConstants
@@ -11,14 +13,14 @@ class Squeeze2D(FlowBijector):
     """`[H, W, C]` to `[H / f, W / f, C f^2]`: each f x f patch of a channel becomes f^2 channels.
 
     Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c: halving the
-    channels later keeps whole channels together, where their number is even. The log-determinant is zero.
+    channels later keeps whole channels together, if their number is even. The log-determinant is zero.
 
     Args:
       factor: f, `int` >= 2.
       name: `str`.
 
     Raises:
-      ValueError: when the height or width of an input is not a multiple of the factor.
+      ValueError: if the height or width of an input is not a multiple of the factor.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
@@ -26,7 +28,7 @@ class Squeeze2D(FlowBijector):
 
     ends_scale = True
 
-    def __init__(self, factor=2, name="squeeze_2d"):
+    def __init__(self, factor: int = 2, *, name: str = "squeeze_2d") -> None:
         parameters = dict(locals())
         if factor < 2:
             raise ValueError(f"factor is at least 2; got {factor}.")
@@ -38,8 +40,8 @@ class Squeeze2D(FlowBijector):
             name=name,
         )
 
-    def lipschitz_constants(self, certified=False, *, bound=None):
-        """It permutes coordinates."""
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        """1, since it permutes coordinates."""
         return LipschitzConstants(1.0, 1.0)
 
     def _forward(self, x):
