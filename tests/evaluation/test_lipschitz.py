@@ -5,6 +5,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+from tf_resflow.bijectors.base import lipschitz_constants
 from tf_resflow.evaluation import lipschitz_bounds, lipschitz_certificate, uncertified_blocks
 
 
@@ -205,6 +206,19 @@ def test_an_additive_coupling_is_not_steeper_than_its_constant(order, swap):
             assert np.linalg.norm(matrix, order) <= bound * (1 + 1e-5)
 
 
+def test_the_constants_of_one_block():
+    block = linear_block(0.5)
+    assert block.lipschitz_constants()[:3] == (pytest.approx(1.9), pytest.approx(10), 2.0)
+    inverted = lipschitz_constants(tfp.bijectors.Invert(block), certified=True)
+    assert inverted[:3] == (pytest.approx(2.0), pytest.approx(1.5), 2.0) and inverted.reason is None
+    with resflow.layers.stored_norms():
+        block.branch.layers[0].vector.assign([[0.0, 1.0]])
+        block.branch.layers[0].kernel.assign(np.diag([1.5, 0.1]))
+        steep = block.lipschitz_constants(certified=True)
+    assert steep.forward == pytest.approx(2.5) and steep.inverse == np.inf
+    assert steep.reason == "The bound 1.5 of the branch is not below 1"
+
+
 def test_what_bounds_no_slope_has_its_reason():
     def network(num_parameters):
         return resflow.flows.dense_coupling_network([2], (4,), num_parameters)
@@ -220,7 +234,7 @@ def test_what_bounds_no_slope_has_its_reason():
     assert reasons["affine_coupling"] == reasons["affine_coupling_1"] == affine[0].lipschitz_constants().reason
     assert "grows with b, without bound" in reasons["affine_coupling"]
     assert "(Dense) is unknown" in reasons["additive_coupling"]
-    assert reasons["chain"] == "Nothing is known of the slopes of a Chain" and "flow" not in reasons
+    assert reasons["chain"] == "The slopes of a Chain are unknown" and "flow" not in reasons
     assert flow.lipschitz_constants(certified=True).reason == reasons["affine_coupling"]
 
 

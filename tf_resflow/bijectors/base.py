@@ -14,7 +14,6 @@ from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
 
-from tf_resflow.layers import lipschitz_constant
 from tf_resflow.solvers import Solution
 
 __all__ = ["Context", "FlowBijector", "LipschitzConstants", "Pass", "lipschitz_constants", "run", "walk"]
@@ -150,6 +149,7 @@ class FlowBijector(tfb.Bijector):
     ends_scale: bool = False
     _cache = _Cache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
     _members: dict[str, tfb.Bijector] = {}  # by key, if it is made of others
+    _inverse_solves = False  # whether the inverse is found by a solver
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -170,22 +170,20 @@ class FlowBijector(tfb.Bijector):
         """What Keras sees of the bijector without its members: a layer, a list of `keras.Variable`s, or None."""
         return None
 
-    def lipschitz_constants(
-        self, certified: bool = False, *, bound: Any = lipschitz_constant
-    ) -> LipschitzConstants:
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
         """The bounds of the slopes of the bijector and of its inverse; by default those that its members imply.
 
         Args:
           certified: whether the bounds must be proofs for the present weights, see
             `tf_resflow.layers.lipschitz_constant`.
-          bound: function of a network and `certified`; a caller may pass one that remembers its results.
+          bound: function of a network and `certified`, by default that one; pass one that remembers its results.
 
         Returns:
           A `LipschitzConstants`.
         """
         parts = [lipschitz_constants(member, certified, bound) for member in self._members.values()]
         if not parts:
-            return _unknown_constants(self)
+            return LipschitzConstants(reason=f"The slopes of a {type(self).__name__} are unknown")
         orders = {part.order for part in parts} - {None}
         if len(orders) > 1:
             return LipschitzConstants(reason=f"The parts of {self.name} contract in different norms")
@@ -206,13 +204,9 @@ class FlowBijector(tfb.Bijector):
         """Whether an input or an output is a structure, whose parts have different ranks."""
         return tf.nest.is_nested(self.forward_min_event_ndims) or tf.nest.is_nested(self.inverse_min_event_ndims)
 
-    def _solves(self, inverse):
-        """Whether a pass in this direction solves for the value of a block."""
-        return any(_solves(member, inverse) for member in self._members.values())
-
     def _defers(self, inverse):
-        """Whether the log-determinant is left to the pass in the other direction, which alone solves nothing."""
-        return self._solves(inverse) and not self._solves(not inverse)
+        """Whether the log-determinant is left to the pass in the other direction, because only this one solves."""
+        return _solves(self, inverse) and not _solves(self, not inverse)
 
     def _augmented_forward(self, x, **arguments):
         return self._augmented(self.run, x, arguments, inverse=False)
@@ -294,28 +288,23 @@ def walk(composition, x, context, inverse=False, event_ndims=None, ends=None) ->
     return Pass(value, _sum(log_dets) if context.log_det else None, tuple(features), tuple(solutions))
 
 
-def lipschitz_constants(
-    bijector: tfb.Bijector, certified: bool = False, bound: Any = lipschitz_constant
-) -> LipschitzConstants:
+def lipschitz_constants(bijector: tfb.Bijector, certified: bool = False, bound: Any = None) -> LipschitzConstants:
     """The `LipschitzConstants` of any bijector, of TFP's too; see `FlowBijector.lipschitz_constants`."""
     if isinstance(bijector, _Invert):
         forward, inverse, order, reason = lipschitz_constants(bijector.bijector, certified, bound)
         return LipschitzConstants(inverse, forward, order, reason)
-    is_ours = isinstance(bijector, FlowBijector)
-    return bijector.lipschitz_constants(certified, bound=bound) if is_ours else _unknown_constants(bijector)
-
-
-def _unknown_constants(bijector):
-    return LipschitzConstants(reason=f"Nothing is known of the slopes of a {type(bijector).__name__}")
+    if isinstance(bijector, FlowBijector):
+        return bijector.lipschitz_constants(certified, bound=bound)
+    return LipschitzConstants(reason=f"The slopes of a {type(bijector).__name__} are unknown")
 
 
 def _solves(bijector, inverse):
-    """Whether a pass through any bijector solves for the value of a block."""
+    """Whether a pass in this direction solves for the value of a block."""
     if isinstance(bijector, _Invert):
         return _solves(bijector.bijector, not inverse)
-    if isinstance(bijector, FlowBijector):
-        return bijector._solves(inverse)
-    return any(_solves(member, inverse) for member in tf.nest.flatten(getattr(bijector, "bijectors", [])))
+    members = getattr(bijector, "_members", None) or getattr(bijector, "bijectors", [])
+    found = inverse and getattr(bijector, "_inverse_solves", False)
+    return found or any(_solves(member, inverse) for member in tf.nest.flatten(members))
 
 
 def _over_events(bijector, log_det, x, event_ndims, inverse):
@@ -335,10 +324,10 @@ def _over_events(bijector, log_det, x, event_ndims, inverse):
 
 
 def _run_stock(bijector, x, context, event_ndims, inverse):
-    """A pass through a bijector of TFP's own.
+    """A pass through one of TFP's bijectors.
 
-    Its cache, handed a tensor from outside of a `tf.cond` or `tf.while_loop`, keeps the branch's result under that
-    tensor, and gives it out again outside. So it is handed copies, that nobody else has.
+    Its cache keeps the result of a branch of `tf.cond` or `tf.while_loop` under a tensor from outside, and returns
+    it outside, too. Therefore it gets copies, which nobody else has.
     """
     x = tf.nest.map_structure(tf.identity, x)
     y = (bijector.inverse if inverse else bijector.forward)(x, **context.arguments)

@@ -182,9 +182,7 @@ class AdditiveCoupling(Coupling):
     _default_name = "additive_coupling"
     num_parameters = 1
 
-    def lipschitz_constants(
-        self, certified: bool = False, *, bound: Any = lipschitz_constant
-    ) -> LipschitzConstants:
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
         r"""1 + L in both directions, with L the Lipschitz constant of t, if its layers have known constants.
 
         In an l^p norm a part of a vector is no longer than the whole, so
@@ -194,7 +192,7 @@ class AdditiveCoupling(Coupling):
         order, reason = bounded_norm(self.network)
         if reason:
             return LipschitzConstants(reason=reason)
-        constant = 1.0 + float(bound(self.network, certified=certified))
+        constant = 1.0 + float((bound or lipschitz_constant)(self.network, certified=certified))
         return LipschitzConstants(constant, constant, order)
 
     def _shift_and_log_scale(self, output):

@@ -105,7 +105,7 @@ def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
         twice = {b.name for b in tf.nest.flatten(part.bijectors) if counts[b.name] > 1 and residual_blocks(b)}
         if twice:
             raise ValueError(
-                f"{part.name} ({type(part).__name__}) passes arguments on by name, and cannot give different "
+                f"{part.name} ({type(part).__name__}) passes arguments on by name alone, and cannot give different "
                 f"seeds to members of one name; given more than once: {', '.join(sorted(twice))}. Pass name= to "
                 "their constructors, or put them in a tf_resflow.bijectors.Flow, which numbers them."
             )
@@ -129,7 +129,7 @@ class Flow(FlowBijector, tfb.Composition):
     (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks, each of which salts
     it with its name; `conditional_input` reaches the conditional ones. Members of one name are numbered in their
     order: three `tfb.Scale`s have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint and
-    the arguments of one member, `flow.forward(x, residual_block_1={"seed": 1})`; where blocks share a name, they
+    the arguments of one member, `flow.forward(x, residual_block_1={"seed": 1})`; if blocks share a name, they
     salt the seeds, too.
 
     ```python
@@ -178,7 +178,7 @@ class Flow(FlowBijector, tfb.Composition):
             inverse_min_event_ndims=None,
             validate_args=validate_args,
         )
-        # Keyed by name, so that a checkpoint of another architecture fails to restore.
+        # Keyed by name: a checkpoint of another architecture fails to restore.
         self._bijectors_trackable = dict(self._members)
 
     def run(self, x: tf.Tensor, context: Context) -> Pass:

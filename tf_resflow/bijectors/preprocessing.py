@@ -83,7 +83,7 @@ class Normalize(FlowBijector):
     """
 
     def __init__(
-        self, mean: TensorLike, std: TensorLike, *, dtype: DType = "float32", name: str = "normalize"
+        self, mean: TensorLike, std: TensorLike, dtype: DType = "float32", *, name: str = "normalize"
     ) -> None:
         parameters = dict(locals())
         self._mean = self._no_dependency(np.asarray(mean, dtype))

@@ -62,7 +62,7 @@ class ResidualBlock(FlowBijector):
 
     Arguments of the methods: `seed` (see `tf_resflow.stateless_seed`; without one, every call draws
     anew and `log_prob` is random: give a fixed seed, or `log_det=Exact()`, to MCMC), and
-    `conditional_input`, whose batch shape broadcasts to that of the value (never the other way round, where
+    `conditional_input`, whose batch shape broadcasts to that of the value (never the other way round:
     several conditions would share one draw). They pass through a distribution as `bijector_kwargs={...}`.
 
     On events of one coordinate the map is increasing, and a density has a `cdf` if its base has one.
@@ -94,6 +94,7 @@ class ResidualBlock(FlowBijector):
       Behrmann et al., Invertible Residual Networks, 2019.
     """
 
+    _inverse_solves = True
     _is_checked = False  # whether the output of the branch is known to fit, as in a copy
 
     def __init__(
@@ -161,9 +162,7 @@ class ResidualBlock(FlowBijector):
         """The bound of Lip(g) that the layers enforce, or that the constructor was given."""
         return self._lipschitz_constant
 
-    def lipschitz_constants(
-        self, certified: bool = False, *, bound: Any = lipschitz_constant
-    ) -> LipschitzConstants:
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
         """1 + L for x + g(x), and 1 / (1 - L) for its inverse.
 
         A constant L that the constructor was given is assumed to hold in the norm of the other blocks.
@@ -171,7 +170,9 @@ class ResidualBlock(FlowBijector):
         order, reason = bounded_norm(self._branch)
         if certified and reason:
             return LipschitzConstants(reason=reason)
-        constant = float(bound(self._branch, certified=True)) if certified else self._lipschitz_constant
+        constant = self._lipschitz_constant
+        if certified:
+            constant = float((bound or lipschitz_constant)(self._branch, certified=True))
         if constant < 1.0:
             return LipschitzConstants(1.0 + constant, 1.0 / (1.0 - constant), order)
         reason = f"The bound {constant:.4g} of the branch is not below 1"
@@ -212,9 +213,6 @@ class ResidualBlock(FlowBijector):
         solution = self.solve(y, condition)
         with tf.control_dependencies(self._report(solution)):
             return Pass(tf.identity(solution.root), solutions=(solution,))
-
-    def _solves(self, inverse):
-        return inverse
 
     def _report(self, solution):
         """Raises (validate_args) or warns about the examples that did not converge."""

@@ -192,7 +192,7 @@ def _orders(linear):
 def _order_parameter(x):
     """The theta of a `LearnedOrder`, from the published parameter x.
 
-    The order is 3 + 2 tanh(-h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x, so that x = 0 gives 2. That is
+    The order is 3 + 2 tanh(-h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x: it is 2 at x = 0. That is
     1 + 4 sigmoid(-2 h), and theta = -2 h.
     """
     z = np.arctanh(0.5) - x
