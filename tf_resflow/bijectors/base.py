@@ -14,6 +14,7 @@ from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
 
+from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Solution
 
 __all__ = ["Context", "FlowBijector", "LipschitzConstants", "Pass", "lipschitz_constants", "run", "walk"]
@@ -59,11 +60,14 @@ class Context:
         Raises:
           ValueError: for others.
         """
-        if unknown := self.arguments.keys() - set(known):
-            takes = ", ".join(key for key in known if key != "salt") or "no arguments"  # flows add the salt
-            got = ", ".join(sorted(unknown))
+        if unknown := self.arguments.keys() - {*known, "salt"}:
+            takes, got = ", ".join(known) or "no arguments", ", ".join(sorted(unknown))
             raise ValueError(f"{name} takes {takes} besides the value; got {got}.")
         return [self.arguments.get(key) for key in known]
+
+    def seed(self, name: str) -> tf.Tensor:
+        """The stateless seed of a bijector of this name: of `seed`, and of the `salt` that flows add to it."""
+        return stateless_seed(self.arguments.get("seed"), salt=self.arguments.get("salt", "") + name)
 
 
 class LipschitzConstants(NamedTuple):
@@ -140,7 +144,7 @@ class FlowBijector(tfb.Bijector):
     # [[1. 3.]] [[1. 1.]]
     ```
 
-    It may override what else differs between bijectors: `keras_parts`, `lipschitz_constants` and `ends_scale`.
+    It may override what else differs between bijectors: `takes`, `keras_parts`, `lipschitz_constants` and:
 
     Attributes:
       ends_scale: whether a flow has a feature after it, see `forward_features`.
@@ -164,6 +168,11 @@ class FlowBijector(tfb.Bijector):
         """The `Pass` from y, latent to data. Without a log-determinant it is minus that of `run` on the result."""
         x = self._inverse(y, **context.arguments)
         return Pass(x, -self._forward_log_det_jacobian(x) if context.log_det else None)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The arguments that it takes from the flows around it: "seed", "conditional_input"."""
+        return ()
 
     @property
     def keras_parts(self) -> Any:

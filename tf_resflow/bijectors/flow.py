@@ -14,15 +14,20 @@ from tf_resflow.typing import Shape
 
 __all__ = ["Flow", "by_name", "check_told_apart", "parts_by_name", "residual_blocks", "route", "route_members"]
 
-# The arguments that a flow passes to all of its blocks, and to conditional ones. A salt distinguishes blocks of one
+# The arguments that a flow passes to the members that take them. A salt distinguishes members that draw under one
 # name; it is text, because TFP's caches would not find again the tensor that another seed is at each call.
-_SHARED = ("seed", "salt")
-_CONDITIONAL = (*_SHARED, "conditional_input")
+_SHARED = ("seed", "salt", "conditional_input")
 
 
 def residual_blocks(bijector: tf.Module) -> list[ResidualBlock]:
     """The `ResidualBlock`s in a bijector or distribution; those of a flow come before those of the flows in it."""
     return [m for m in (bijector, *bijector.submodules) if isinstance(m, ResidualBlock)]
+
+
+def _takers(bijector, *arguments):
+    """The parts of a bijector that take one of the arguments from the flows around them."""
+    parts = [part for part in (bijector, *bijector.submodules) if isinstance(part, FlowBijector)]
+    return [part for part in parts if not set(arguments).isdisjoint(part.takes)]
 
 
 def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
@@ -51,18 +56,17 @@ def route(
 ) -> dict[str, Any]:
     """The part of a flow's arguments that goes to a member of this key, by default its name.
 
-    `seed` and `conditional_input` reach every block that takes them, through nested flows, `tfb.Chain` and
+    `seed` and `conditional_input` reach every bijector that takes them, through nested flows, `tfb.Chain` and
     `tfb.Invert`; a dictionary under a member's key is for that member alone, as in `tfb.Chain`. With `salted`
     the key salts the member's seed.
     """
     key = bijector.name if key is None else key
     bijector = _innermost(bijector)
-    blocks = residual_blocks(bijector)
-    shared = _CONDITIONAL if any(block.conditional for block in blocks) else _SHARED if blocks else ()
-    arguments = {name: kwargs[name] for name in shared if name in kwargs} | kwargs.get(key, {})
+    shared = [name for name in _SHARED if name in kwargs and _takers(bijector, "seed" if name == "salt" else name)]
+    arguments = {name: kwargs[name] for name in shared} | kwargs.get(key, {})
     if salted:
         arguments["salt"] = f"{arguments.get('salt', '')}{key}/"
-    if blocks and _goes_by_name(bijector):
+    if _goes_by_name(bijector) and _takers(bijector, *_SHARED):
         parts = route_members(bijector, by_name(tf.nest.flatten(bijector.bijectors)), arguments)
         return {name: part for name, part in parts.items() if part}
     return arguments
@@ -73,14 +77,14 @@ def route_members(
 ) -> dict[str, dict[str, Any]]:
     """The arguments of each member of a flow or a stock composition, by key.
 
-    The key of a member in which a block has the name of an earlier one salts the seed: the two draw independently.
+    The key of a member that draws under the name of an earlier one salts the seed: the two draw independently.
     Raises a ValueError for arguments that no member would take.
     """
     if not kwargs:
         return {key: {} for key in members}
-    if "conditional_input" in kwargs and not any(b.conditional for b in residual_blocks(flow)):
+    if "conditional_input" in kwargs and not _takers(flow, "conditional_input"):
         raise ValueError(f"{flow.name} got conditional_input, but none of its blocks is conditional.")
-    unknown = set(kwargs) - {*_CONDITIONAL, *members}
+    unknown = set(kwargs) - {*_SHARED, *members}
     if unknown:
         raise ValueError(
             f"{flow.name} takes seed, conditional_input, or a dictionary under the name of a member "
@@ -89,7 +93,7 @@ def route_members(
     routed: dict[str, dict[str, Any]] = {}
     drawing: set[str] = set()
     for key, member in members.items():
-        names = {block.name for block in residual_blocks(member)}
+        names = {part.name for part in _takers(member, "seed")}
         salted = not drawing.isdisjoint(names)
         drawing |= set() if salted else names
         routed[key] = route(member, kwargs, key, salted)
@@ -97,12 +101,12 @@ def route_members(
 
 
 def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
-    """Raises a ValueError for a stock composition in which members with blocks have one name."""
+    """Raises a ValueError for a stock composition in which members that draw have one name."""
     for part in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
         if not _goes_by_name(part):
             continue
         counts = collections.Counter(b.name for b in tf.nest.flatten(part.bijectors))
-        twice = {b.name for b in tf.nest.flatten(part.bijectors) if counts[b.name] > 1 and residual_blocks(b)}
+        twice = {b.name for b in tf.nest.flatten(part.bijectors) if counts[b.name] > 1 and _takers(b, "seed")}
         if twice:
             raise ValueError(
                 f"{part.name} ({type(part).__name__}) passes arguments on by name alone, and cannot give different "

@@ -22,13 +22,10 @@ from tf_resflow.bijectors.networks import (
 )
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.logdet import Exact, RussianRoulette
-from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Anderson, Solution, solve_residual, warn_unconverged
 from tf_resflow.typing import Shape, TensorLike
 
 __all__ = ["ResidualBlock"]
-
-_ARGUMENTS = ("seed", "salt", "conditional_input")
 
 
 class ResidualBlock(FlowBijector):
@@ -158,6 +155,11 @@ class ResidualBlock(FlowBijector):
         return self._conditional
 
     @property
+    def takes(self) -> tuple[str, ...]:
+        """The arguments that it takes from the flows around it."""
+        return ("seed", "conditional_input") if self._conditional else ("seed",)
+
+    @property
     def lipschitz_constant(self) -> float:
         """The bound of Lip(g) that the layers enforce, or that the constructor was given."""
         return self._lipschitz_constant
@@ -196,20 +198,19 @@ class ResidualBlock(FlowBijector):
 
     def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
-        seed, salt, condition = context.take(self.name, *_ARGUMENTS)
+        seed, condition = context.take(self.name, "seed", "conditional_input")
         x, condition, batch_shape = self._to_rows(x, condition)
         if not context.log_det:
             g = self._branch(x if condition is None else [x, condition])
             return Pass(from_rows(x + tf.cast(g, x.dtype), batch_shape))
         if seed is None and not isinstance(self._log_det, Exact):
             warn_of_missing_seed(self.name)
-        seed = stateless_seed(seed, salt=(salt or "") + self.name)
-        y, log_det = self._log_det(self._branch, x, condition, seed)
+        y, log_det = self._log_det(self._branch, x, condition, context.seed(self.name))
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data, without a log-determinant."""
-        *_, condition = context.take(self.name, *_ARGUMENTS)
+        _, condition = context.take(self.name, "seed", "conditional_input")
         solution = self.solve(y, condition)
         with tf.control_dependencies(self._report(solution)):
             return Pass(tf.identity(solution.root), solutions=(solution,))
