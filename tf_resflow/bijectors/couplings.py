@@ -143,7 +143,7 @@ def _sizes(network, split, num_parameters):
             "Build it as keras.Sequential([keras.Input(shape), ...])."
         )
     shape = shapes[0][1:]
-    spec = keras.KerasTensor((None, *shape), dtype=parameter_dtype(network).name)
+    spec = keras.KerasTensor((None, *shape), dtype=(parameter_dtype(network) or tf.float32).name)
     output = tuple(network.compute_output_spec(spec).shape)[1:]
     mapped, rest = divmod(output[-1], num_parameters)
     fits = output[:-1] == shape[:-1] and mapped > 0 and rest == 0

@@ -31,10 +31,7 @@ def _takers(bijector, *arguments):
 
 
 def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
-    """A dict of bijectors by name, in their order; of equal names all but the first are numbered: scale, scale_1.
-
-    Only the names and their order matter, not what else was built in the process.
-    """
+    """A dict of bijectors by name, in their order; equal names after the first are numbered: scale, scale_1."""
     named: dict[str, tfb.Bijector] = {}
     names = {bijector.name for bijector in bijectors}
     for bijector in bijectors:
@@ -195,11 +192,10 @@ class Flow(FlowBijector, tfb.Composition):
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
         """The shapes of the features, without the batch."""
-        shapes, shape = [], tf.TensorShape(event_shape)
-        for member, is_end in zip(self.bijectors, self._ends_of_scales(), strict=True):
-            shape = member.forward_event_shape(shape)
-            shapes += [tuple(shape)] if is_end else []
-        return shapes
+        shapes, ends = [tf.TensorShape(event_shape)], self._ends_of_scales()
+        for member in self.bijectors:
+            shapes.append(member.forward_event_shape(shapes[-1]))
+        return [tuple(shape) for shape in itertools.compress(shapes[1:], ends)]
 
     def _ends_of_scales(self):
         """Whether a scale ends with a member, of each: a squeeze that some trained member precedes, or the last."""

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import FlowBijector
@@ -26,7 +25,7 @@ class VariableBijector(FlowBijector):
 
     def __init__(
         self,
-        initial_values: Mapping[str, np.ndarray],
+        initial_values: Mapping[str, Any],
         dtype: DType,
         frozen: Collection[str] = (),
         *,
@@ -49,7 +48,7 @@ class VariableBijector(FlowBijector):
 
     @property
     def keras_variables(self) -> list[keras.Variable]:
-        """The `keras.Variable`s, a list."""
+        """The variables."""
         return list(self._keras_variables.values())
 
     keras_parts = keras_variables

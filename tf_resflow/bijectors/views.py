@@ -57,14 +57,8 @@ def with_inverse_solver(flow: _Part, inverse_solver: Callable[..., Any]) -> _Par
     ```
 
     Args:
-      flow: a bijector or distribution, with blocks at any depth.
+      flow: as for `with_log_det`, and so are the result and the errors.
       inverse_solver: `tf_resflow.solvers.Anderson` or `FixedPoint`, or a callable like them.
-
-    Returns:
-      An object of the same type, see `with_log_det`.
-
-    Raises:
-      ValueError: as `with_log_det`.
     """
     return _view(flow, {"inverse_solver": inverse_solver})
 
