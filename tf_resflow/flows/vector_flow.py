@@ -79,7 +79,7 @@ def vector_flow(
                 branch,
                 log_det,
                 inverse_solver,
-                lipschitz_constant,
+                lipschitz_constant=lipschitz_constant,
                 conditional=condition_size is not None,
                 name=f"block{i}",
             )

@@ -115,7 +115,7 @@ def _take(published, model, optimizer):
     coefficient = published.args["coeff"]
 
     def assign(parameters):
-        applied = applied_kernels(parameters, published.weights, coefficient, orders)
+        applied = applied_kernels(parameters, published.weights, coefficient=coefficient, orders=orders)
         for tensor in tensors:
             tensor.variable.assign(tensor.value(applied))
 

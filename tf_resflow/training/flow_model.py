@@ -337,15 +337,8 @@ def _check_takes_seed(flow):
 
 def _keras_parts(flow):
     """All that Keras is to see of a flow, by the bijectors' names: their networks and their variables."""
-    parts = {}
-    for name, part in parts_by_name(flow).items():
-        if isinstance(part, bijectors.ResidualBlock):
-            parts[name] = part.branch
-        elif isinstance(part, bijectors.Coupling):
-            parts[name] = part.network
-        elif isinstance(part, bijectors.VariableBijector):
-            parts[name] = part.keras_variables
-    return parts
+    parts = {name: getattr(part, "keras_parts", None) for name, part in parts_by_name(flow).items()}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _check_covered(weights, distribution):
