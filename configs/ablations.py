@@ -19,7 +19,7 @@ the time is not measured here.
 import importlib
 import pathlib
 
-from tf_resflow.data.config import suggest
+from tf_resflow.config_fields import suggest
 
 _ACTIVATIONS = ("clipswish", "elu", "fullsort", "lipschitz_cube", "relu", "softplus", "tanh")
 ABLATIONS = {

@@ -20,7 +20,7 @@ reproduced here, and the time is not measured here.
 import importlib
 import pathlib
 
-from tf_resflow.data.config import suggest
+from tf_resflow.config_fields import suggest
 
 DIMENSIONS = {"cifar10": 3072, "digits": 64, "fashion_mnist": 784, "mnist": 784, "svhn_cropped": 3072}
 TRUNKS = {

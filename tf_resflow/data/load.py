@@ -4,7 +4,8 @@ __all__ = ["load"]
 
 import pathlib
 
-from tf_resflow.data.config import default_config, suggest
+from tf_resflow.config_fields import suggest
+from tf_resflow.data.config import default_config
 from tf_resflow.data.densities_2d import DENSITIES, load_density
 from tf_resflow.data.digits import load_digits
 from tf_resflow.data.image_files import load_image_files
