@@ -340,7 +340,7 @@ def test_a_compressed_entry_or_one_of_another_size(tmp_path, torch_names):
         archive.writestr("archive/data.pkl", program)
     refuse(path, "is compressed")
     other = Storage("0", "FloatStorage", np.zeros(2**16 + 1, np.float32))
-    refuse(write_zip(path, program, [other]), "262148 bytes in the place of 262144")
+    refuse(write_zip(path, program, [other]), "262148 bytes instead of 262144")
 
 
 def test_big_endian_numbers(tmp_path):

@@ -5,7 +5,7 @@ __all__ = ["random_crop", "random_flip"]
 import tensorflow as tf
 
 
-def random_crop(images, padding, seed):
+def random_crop(images: tf.Tensor, padding: int, seed: tf.Tensor) -> tf.Tensor:
     """Pads each image on all sides, by reflection, and cuts it to its size at a uniform position.
 
     That shifts it by -padding, ..., padding rows and columns, each number equally likely.
@@ -28,7 +28,7 @@ def random_crop(images, padding, seed):
     return images
 
 
-def random_flip(images, seed):
+def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Mirrors each image left to right with probability 1/2.
 
     Args:

@@ -1,20 +1,24 @@
-"""Parts of the examples that are held back from training, and checks of splits."""
+"""Splits of the examples into parts for training, validation and testing."""
 
 __all__ = ["check_different", "draw_splits", "split_sizes"]
 
 import itertools
+import os
+from collections.abc import Mapping
 
 import numpy as np
 
 
-def split_sizes(num, fractions, source, least=1):
+def split_sizes(
+    num: int, fractions: Mapping[str, float], source: str | os.PathLike, *, least: int = 1
+) -> dict[str, int]:
     """Divides a number of examples.
 
     Args:
         num: number of examples.
-        fractions: dict of the names of splits to the fractions of `num` that they hold; one of 0 is left out.
-        source: what has the examples, for messages.
-        least: number of examples that training takes at least.
+        fractions: dict of the names of splits to their fractions of `num`; splits with fraction 0 are left out.
+        source: origin of the examples, for messages.
+        least: smallest number of train examples.
 
     Returns:
         A dict of the names to whole numbers; "train" has the rest.
@@ -42,23 +46,25 @@ def split_sizes(num, fractions, source, least=1):
     return sizes | {"train": rest}
 
 
-def draw_splits(num, fractions, seed, source, least=1):
+def draw_splits(
+    num: int, fractions: Mapping[str, float], seed: int, source: str | os.PathLike, *, least: int = 1
+) -> dict[str, np.ndarray]:
     """Divides the numbers 0, ..., num - 1 at random, by a permutation of fixed seed.
 
     Args:
         num: number of examples.
-        fractions: as for `split_sizes`.
+        fractions: see `split_sizes`.
         seed: of the permutation.
-        source: what has the examples, for messages.
-        least: number of examples that training takes at least.
+        source: see `split_sizes`.
+        least: see `split_sizes`.
 
     Returns:
         A dict of the names, and "train", to arrays of numbers.
 
     Raises:
-        ValueError: as `split_sizes`, or if the seed is not in 0, ..., 2^32 - 1.
+        ValueError: see `split_sizes`; or if the seed is not in 0, ..., 2^32 - 1.
     """
-    sizes = split_sizes(num, fractions, source, least)
+    sizes = split_sizes(num, fractions, source, least=least)
     if not 0 <= seed < 2**32:
         raise ValueError(f"split_seed must be in 0, ..., 2^32 - 1, but is {seed}.")
     order = np.random.RandomState(seed).permutation(num)
@@ -66,7 +72,7 @@ def draw_splits(num, fractions, seed, source, least=1):
     return dict(zip(sizes, parts, strict=True))
 
 
-def check_different(arrays):
+def check_different(arrays: Mapping[str, np.ndarray]) -> None:
     """Raises ValueError if two of a dict of arrays, by the names of their fields, are equal."""
     for (one, a), (other, b) in itertools.combinations(arrays.items(), 2):
         if np.array_equal(a, b):

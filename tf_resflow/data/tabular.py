@@ -4,7 +4,9 @@ __all__ = ["load_tabular", "read_matrix"]
 
 import codecs
 import csv
+import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from absl import logging
@@ -18,19 +20,20 @@ _DELIMITERS = ";\t|, "  # of .csv files: the first of them in a line of numbers
 
 
 def load_tabular(
-    path,
-    path_test=None,
-    path_validation=None,
-    key=None,
-    test_fraction=0.1,
-    validation_fraction=0.1,
-    split_seed=0,
-):
+    path: str | os.PathLike,
+    path_test: str | os.PathLike | None = None,
+    path_validation: str | os.PathLike | None = None,
+    *,
+    key: str | None = None,
+    test_fraction: float = 0.1,
+    validation_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> Dataset:
     """Loads the rows of a matrix as examples, in the units of the file.
 
-    The splits that have no file of their own are drawn from the rows of `path`, without
-    replacement, by a permutation of fixed seed. The mean and standard deviation of the train
-    split are attributes of the result, for a flow to begin with.
+    Splits without a file are drawn from the rows of `path`, without replacement, by a
+    permutation of fixed seed. The result has the mean and standard deviation of the train
+    split, by which a flow can normalize its input.
 
     Args:
         path: .npy, .npz, .csv or .parquet file of a numeric matrix `[rows, columns]`.
@@ -39,7 +42,7 @@ def load_tabular(
         key: name of the array in an .npz file that holds more than one.
         test_fraction: fraction of the rows for testing, if `path_test` is not given.
         validation_fraction: fraction of the rows for validation, if `path_validation` is not
-            given; there is no such split if it is 0.
+            given; 0 for no such split.
         split_seed: seed of the permutation.
 
     Returns:
@@ -69,15 +72,15 @@ def load_tabular(
     return Dataset.from_arrays(name, splits, mean=mean, std=std)
 
 
-def read_matrix(path, key=None):
-    """Reads a .npy, .npz, .csv or .parquet file as a finite float32 matrix. Parquet takes the package pyarrow.
+def read_matrix(path: str | os.PathLike, key: str | None = None) -> np.ndarray:
+    """Reads a .npy, .npz, .csv or .parquet file as a finite float32 matrix. Parquet requires the package pyarrow.
 
     A .csv file is text in UTF-8 or, with a byte order mark, UTF-16. The lines above the first one that holds a
-    number are its header. Cells are separated by commas; by semicolons, tabs, bars or spaces if there are such in
-    the last line, which a warning then tells. Between semicolons or tabs commas are decimal ones, unless points
-    are as many.
+    number are its header. Cells are separated by commas, or by semicolons, tabs, bars or spaces if the last line
+    has them; a warning then names the separator. Between semicolons or tabs, commas are decimal commas unless there
+    are as many points.
 
-    Messages count rows and columns from 1; those of a .csv file are its lines.
+    Messages count rows and columns from 1, or the lines of a .csv file.
 
     Args:
         path: the file.
@@ -91,7 +94,12 @@ def read_matrix(path, key=None):
             not finite.
     """
     path = pathlib.Path(path).expanduser()
-    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".csv": _read_csv, ".parquet": _read_parquet}
+    readers: dict[str, Callable] = {
+        ".npy": _read_numpy,
+        ".npz": _read_numpy,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
     suffix = path.suffix.lower()
     if path.is_dir():
         raise ValueError(f"{path} is a folder. Give the file of a table, or, for images, data.name = 'images'.")
@@ -118,8 +126,7 @@ def read_matrix(path, key=None):
 
 
 def _moments(name, rows):
-    mean = np.mean(rows, axis=0, dtype=np.float64)
-    std = np.std(rows, axis=0, dtype=np.float64)
+    mean, std = (np.asarray(moment(rows, axis=0, dtype=np.float64)) for moment in (np.mean, np.std))
     constant = np.flatnonzero(np.ptp(rows, axis=0) == 0)
     if len(constant):
         raise ValueError(
@@ -151,10 +158,11 @@ def _read_parquet(path, key):
 
 
 def _read_csv(path, key):
-    """The matrix, and the line of each row."""
+    """The matrix, and the line number of each row."""
     del key
     encoding, delimiter, number = _csv_format(path)
-    rows, lines = [], []
+    rows: list[list[float]] = []
+    lines = []
     with path.open(newline="", encoding=encoding, errors="replace") as file:
         reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
         try:
@@ -176,7 +184,7 @@ def _read_csv(path, key):
 
 
 def _csv_format(path):
-    """How a file is written: its encoding, the delimiter, and the function of a cell to its number."""
+    """The encoding of a file, its delimiter, and the function that reads a cell."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -192,7 +200,7 @@ def _csv_format(path):
 
 
 def _decimal_comma(cell):
-    """The number of "1,5"; "1.5" is an error, since its point would be one of thousands."""
+    """The number 1.5 of "1,5"; "1.5" is an error, since its point would separate thousands."""
     return float(cell.translate({ord(","): ".", ord("."): ","}))
 
 
