@@ -86,8 +86,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new folder in a directory, removed at the end.
 
-    A file that is written there and renamed appears in one piece. This process locks the folder, and the system frees
-    the lock however the process ends. Unlocked folders were left by killed processes: they are removed first.
+    A file that is written there and renamed appears in one piece. This process locks the folder, and the system
+    frees the lock however the process ends. Unlocked folders were left by killed processes: they are removed first.
 
     Args:
       parent: the directory.

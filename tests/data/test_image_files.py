@@ -275,7 +275,7 @@ def test_splits_without_labels(tmp_path, said):
     assert _load(tmp_path / "one", path_test=tmp_path / "two").num_classes is None
     assert len(said) == 1 and "the test split has no labels" in said[0]
     np.savez(tmp_path / "two.npz", images=COLOR[3:], labels=np.arange(17))
-    with pytest.raises(ValueError, match="the classes of one split are folders, those of another numbers"):
+    with pytest.raises(ValueError, match="the classes are folders in one split, and numbers in another"):
         _load(tmp_path / "one", path_test=tmp_path / "two.npz")
 
 

@@ -269,7 +269,7 @@ def test_a_truncated_file(name, share, checkpoint_path, tmp_path):
     whole = checkpoint_path(name).read_bytes()
     path = tmp_path / "file.pth"
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match="file.pth is no file of torch.save, or it is truncated or damaged"):
+    with pytest.raises(ValueError, match="file.pth is not a file of torch.save, or it is truncated or damaged"):
         read_torch_file(path)
 
 
@@ -277,7 +277,7 @@ def test_a_truncated_file(name, share, checkpoint_path, tmp_path):
 def test_another_file(content, tmp_path):
     path = tmp_path / "file.pth"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is no file of torch.save"):
+    with pytest.raises(ValueError, match="is not a file of torch.save"):
         read_torch_file(path)
 
 
@@ -364,7 +364,7 @@ HOSTILE = {
     "doubling key": (b"\x80\x02}N" + b"2\x86" * 100 + b"Ns.", "tuple of more than"),
     "long bytes": (b"\x80\x05\x96" + b"\xff" * 7 + b"\x7f.", "bytearray8"),
     "long text": (b"\x80\x02X\xff\xff\xff\x7f.", "unicodestring4"),
-    "no tensor": (b"\x80\x02ctorch._utils\n_rebuild_parameter\nN\x88N\x87R.", "a parameter that is no tensor"),
+    "no tensor": (b"\x80\x02ctorch._utils\n_rebuild_parameter\nN\x88N\x87R.", "a parameter that is not a tensor"),
     "no class": (b"\x80\x02U\x06moduleN\x86Q.", "unknown kind of object"),
     "changed function": (b"\x80\x02ctorch\nSize\n}U\x01aK\x01sb.", "a state for a function"),
 }

@@ -243,10 +243,12 @@ def _numbered(path, labels):
     bare = [split for split, values in labels.items() if values is None]
     if bare:
         if len(bare) < len(labels):
-            logging.warning("%s: the %s split has no labels, so those of the others are left out.", path, bare[0])
+            logging.warning(
+                "%s: the %s split has no labels, so the labels of the others are left out.", path, bare[0]
+            )
         return None, None
     if len({values.dtype.kind == "U" for values in labels.values()}) > 1:
-        raise ValueError(f"{path}: the classes of one split are folders, those of another numbers.")
+        raise ValueError(f"{path}: the classes are folders in one split, and numbers in another.")
     classes = sorted({name for values in labels.values() for name in np.unique(values).tolist()})
     if len(classes) < 2:
         return None, None

@@ -55,7 +55,7 @@ class Header(NamedTuple):
 class ImageFolder:
     """The image files of a folder and of the folders in it.
 
-    Hidden files, and those of other names, are skipped.
+    Hidden files and other kinds of files are skipped.
 
     Args:
         path: `pathlib.Path` of the folder.
@@ -160,7 +160,7 @@ def _list_files(folder):
         beside = f", but it holds {min(others).name} and the like" if others else ""
         raise ValueError(f"{folder} holds no image: expected files that end in {', '.join(_SUFFIXES)}{beside}.")
     if others:
-        logging.warning("%s: %d files, such as %s, are no images: skipped.", folder, len(others), min(others))
+        logging.warning("%s: %d files, such as %s, are not images: skipped.", folder, len(others), min(others))
     return sorted(files, key=lambda file: file.relative_to(folder).parts)
 
 

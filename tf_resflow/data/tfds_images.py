@@ -98,7 +98,7 @@ def _prepared_builder(name, data_dir, download):
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         raise ValueError(
-            f"TensorFlow Datasets has no data set {name!r}, and there is none of that name in "
+            f"TensorFlow Datasets has no data set {name!r}, nor does "
             f"{directory}. Check the name, or set data_dir to the directory that holds it. For a folder of "
             "images set data.name = 'images' and data.path."
         ) from None

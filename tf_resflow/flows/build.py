@@ -109,6 +109,6 @@ def _check_sides(config, event_shape):
     if height % 2**halvings or width % 2**halvings:
         raise ValueError(
             f"Images of {height} x {width} cannot be halved {halvings} times, as config.model.num_blocks = "
-            f"{tuple(config.num_blocks)} with squeeze_first = {config.squeeze_first} asks. Give fewer scales, or "
-            f"images whose sides are multiples of {2**halvings}, as by config.data.image_size."
+            f"{tuple(config.num_blocks)} with squeeze_first = {config.squeeze_first} requires. Give fewer scales, "
+            f"or images whose sides are multiples of {2**halvings}, as by config.data.image_size."
         )

@@ -13,7 +13,7 @@ __all__ = ["BlockMaker", "BlockSpec", "coupling_image_block", "residual_image_bl
 
 @dataclasses.dataclass(frozen=True)
 class BlockSpec:
-    """What `image_flow` asks of the maker of a block.
+    """The description of a block that `image_flow` passes to its maker.
 
     Attributes:
       name: name of the block.

@@ -103,7 +103,7 @@ def published_orders(args: Mapping[str, Any]) -> tuple[float, ...]:
     args = _Arguments(args)
     orders = tuple(math.inf if order == "f" else float(order) for order in args["vnorms"])
     if len(orders) != len(_kernels(args)) + 1:
-        raise args.error("vnorms", f"which does not go with kernels={args['kernels']!r}")
+        raise args.error("vnorms", f"which does not fit kernels={args['kernels']!r}")
     return orders
 
 
@@ -184,7 +184,7 @@ def _check_required(args):
         if args[name] != value:
             raise args.error(name, f"which this library does not have; it must be {value!r}")
     if _has_statistics(args) and args["squeeze_first"]:
-        raise args.error("squeeze_first", "where the published code normalises 3 of 12 channels")
+        raise args.error("squeeze_first", "where the published code normalizes 3 of 12 channels")
     if args["task"] != "density" and args["factor_out"]:
         raise args.error("factor_out", "where the published classifier reads the channels that leave alone")
 

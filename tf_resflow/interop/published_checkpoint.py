@@ -50,7 +50,7 @@ def read_checkpoint(path: str | os.PathLike) -> PublishedCheckpoint:
         _check_values("state_dict", weights, np.ndarray)
         _check_values("ema", averages, np.ndarray)
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is no checkpoint of train_img.py: {error}.") from None
+        raise ValueError(f"{path} is not a checkpoint of train_img.py: {error}.") from None
     return PublishedCheckpoint(args, weights, averages or None, decay, step)
 
 
@@ -59,7 +59,7 @@ def _dict(path, stored, key, purpose):
     value = stored.get(key) if isinstance(stored, dict) else None
     value = value.state if isinstance(value, StoredObject) else value
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is no checkpoint of train_img.py: there are no {key!r} in it. {purpose}")
+        raise ValueError(f"{path} is not a checkpoint of train_img.py: it has no {key!r}. {purpose}")
     return value
 
 

@@ -62,7 +62,7 @@ def read_torch_file(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path} is refused: {error}") from None
     except Exception as error:  # a damaged pickle raises almost anything
         raise ValueError(
-            f"{path} is no file of torch.save, or it is truncated or damaged: {type(error).__name__}: {error}. "
+            f"{path} is not a file of torch.save, or it is truncated or damaged: {type(error).__name__}: {error}. "
             "Download it again, or save it again with torch.save."
         ) from None
 
@@ -191,7 +191,7 @@ def _rebuild_tensor(storage, offset, shape, strides, *_):
 
 def _rebuild_parameter(data, *_):
     if not isinstance(data, np.ndarray):
-        raise pickle.UnpicklingError("a parameter that is no tensor")
+        raise pickle.UnpicklingError("a parameter that is not a tensor")
     return data
 
 
@@ -227,7 +227,7 @@ class _Storages:
     def take(self, key: str, dtype: np.dtype, size: int) -> np.ndarray:
         _check_counts("size of a storage", (size,))
         if type(key) is not str:
-            raise pickle.UnpicklingError("the name of a storage is no text")
+            raise pickle.UnpicklingError("the name of a storage is not text")
         if key not in self.arrays:
             self._left -= size * dtype.itemsize
             if self._left < 0:
@@ -325,7 +325,7 @@ def _read_legacy(data):
     """Reads five pickles: magic number, version, machine, object, keys of the storages; then the storages."""
     magic, protocol, machine = (_Unpickler(_scan(data)).load() for _ in range(3))
     if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
-        raise pickle.UnpicklingError("it does not begin as such a file does")
+        raise pickle.UnpicklingError("it does not begin like such a file")
     if not machine["little_endian"]:
         raise pickle.UnpicklingError("its numbers are big-endian")
     storages = _Storages(len(data), lambda key, dtype, size: np.zeros(size, dtype))
