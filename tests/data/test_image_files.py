@@ -189,7 +189,7 @@ def test_images_of_several_sizes_are_an_error(tmp_path):
     np.save(tmp_path / "a.npy", COLOR)
     with pytest.raises(ValueError, match="6 x 4, smaller than image_size = 5"):
         _load(tmp_path / "a.npy", image_size=5)
-    with pytest.raises(ValueError, match="differ in the shape of their images"):
+    with pytest.raises(ValueError, match="differ in their event shapes"):
         _load(tmp_path / "a.npy", path_test=_write(tmp_path / "b", COLOR[:, :5]))
 
 

@@ -111,7 +111,7 @@ class Dataset:
         arrays = {split: np.asarray(array) for split, array in splits.items()}
         shapes = {split: array.shape[1:] for split, array in arrays.items()}
         if len(set(shapes.values())) != 1:
-            raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}.")
+            raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}. Make them alike.")
         arrays = {s: _checked(f"{name} ({s})", array, levels) for s, array in arrays.items()}
         sizes = {split: len(array) for split, array in arrays.items()}
         shape = next(iter(shapes.values()))

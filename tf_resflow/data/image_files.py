@@ -100,9 +100,6 @@ def load_image_files(
         parts |= {split: parts["train"].take(numbers) for split, numbers in drawn.items()}
     splits = {split: part.images for split, part in parts.items()}
     labels, num_classes = _numbered(path, {split: part.labels for split, part in parts.items()})
-    shapes = {split: images.shape[1:] for split, images in splits.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"{path}: the splits differ in the shape of their images, {shapes}. Make them alike.")
     if levels < 256:
         splits = {split: _fewer_levels(path, images, levels) for split, images in splits.items()}
     return Dataset.from_arrays(
@@ -184,8 +181,7 @@ def _sized(named):
 
 
 def _read_folder(folder, image_size, is_gray):
-    width, height = (image_size, image_size) if image_size else folder.headers[0].size
-    _check_memory(folder.path, (len(folder.files), height, width, 1 if is_gray else 3))
+    _check_memory(folder.path, folder.shape(image_size, is_gray))
     folder.warn_of_changes(is_gray)
     return _Images(folder.read(image_size, is_gray), folder.classes)
 

@@ -87,6 +87,11 @@ class ImageFolder:
         """Whether all images are gray."""
         return all(header.mode in _GRAY for header in self.headers)
 
+    def shape(self, image_size: int | None, is_gray: bool) -> tuple[int, int, int, int]:
+        """The shape of the result of `read`."""
+        width, height = (image_size, image_size) if image_size else self.headers[0].size
+        return len(self.files), height, width, 1 if is_gray else 3
+
     def warn_of_changes(self, is_gray: bool) -> None:
         """Logs a warning if `read` converts gray images to color, or drops transparency."""
         pairs = list(zip(self.files, self.headers, strict=True))
@@ -119,8 +124,7 @@ class ImageFolder:
                 pixels = np.asarray(image.convert("L" if is_gray else "RGB"))
             return fitted(np.atleast_3d(pixels), image_size)
 
-        width, height = (image_size, image_size) if image_size else self.headers[0].size
-        images = np.empty((len(self.files), height, width, 1 if is_gray else 3), np.uint8)
+        images = np.empty(self.shape(image_size, is_gray), np.uint8)
         for image, pixels in zip(images, _mapped(decode, self.files, "reading images"), strict=True):
             image[:] = pixels
         return images

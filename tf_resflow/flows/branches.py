@@ -221,10 +221,10 @@ def coupling_network(
       Kingma and Dhariwal, Glow, 2018, Section 3.3.
     """
     channels, outputs = _coupling_channels(event_shape, split, num_parameters)
-    options = _coupling_options(len(kernels), seed, dtype)
+    widths = [width] * (len(kernels) - 1) + [outputs]
     stack = [keras.Input((*event_shape[:-1], channels), dtype=dtype)]
-    for filters, size, option in zip([width] * (len(kernels) - 1) + [outputs], kernels, options, strict=True):
-        stack.append(keras.layers.Conv2D(filters, size, padding="same", **option))
+    for filters, size, options in zip(widths, kernels, _coupling_options(len(kernels), seed, dtype), strict=True):
+        stack.append(keras.layers.Conv2D(filters, size, padding="same", **options))
     return keras.Sequential(stack, name="network")
 
 
@@ -255,15 +255,12 @@ def dense_coupling_network(
     """
     channels, outputs = _coupling_channels(event_shape, split, num_parameters)
     output_shape = (*event_shape[:-1], outputs)
-    options = _coupling_options(len(hidden) + 1, seed, dtype)
-    stack = [keras.Input((*event_shape[:-1], channels), dtype=dtype)]
+    widths = [*hidden, int(np.prod(output_shape))]
+    options = _coupling_options(len(widths), seed, dtype)
+    stack = [keras.layers.Dense(units, **option) for units, option in zip(widths, options, strict=True)]
     if len(event_shape) > 1:
-        stack.append(keras.layers.Flatten(dtype=dtype))
-    for units, option in zip([*hidden, int(np.prod(output_shape))], options, strict=True):
-        stack.append(keras.layers.Dense(units, **option))
-    if len(event_shape) > 1:
-        stack.append(keras.layers.Reshape(output_shape, dtype=dtype))
-    return keras.Sequential(stack, name="network")
+        stack = [keras.layers.Flatten(dtype=dtype), *stack, keras.layers.Reshape(output_shape, dtype=dtype)]
+    return keras.Sequential([keras.Input((*event_shape[:-1], channels), dtype=dtype), *stack], name="network")
 
 
 def _coupling_channels(event_shape, split, num_parameters):
