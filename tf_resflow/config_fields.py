@@ -14,7 +14,6 @@ __all__ = [
     "AT_LEAST_0",
     "AT_LEAST_1",
     "IN_0_1",
-    "ConfigDict",
     "Field",
     "Rule",
     "check_section",

@@ -1,4 +1,4 @@
-"""Images of one's own: folders of files, and arrays."""
+"""The user's images: folders of files, and arrays."""
 
 import itertools
 

@@ -63,8 +63,8 @@ def test_bit_reduction_drops_the_low_bits(data_dir, levels):
     assert expected.max() == levels - 1
 
 
-def test_five_bits_dequantised_fill_the_unit_interval(data_dir):
-    """(v // 8 + u) / 32. Were 31 v' / 32 in the place of v' = v // 8, as in the published code, nothing would
+def test_five_bits_dequantized_fill_the_unit_interval(data_dir):
+    """(v // 8 + u) / 32. With 31 v' / 32 instead of v' = v // 8, as in the published code, nothing would
     come above (31 * 31 / 32 + 1) / 32 = 0.97, and the density be log2(32 / 31) = 0.046 bits/dim too good."""
     dataset = load_tfds_images("little", data_dir, levels=32, validation_fraction=0)
     x = dequantize(dataset.array("train"), dataset.levels, seed=[0, 1]).numpy()

@@ -33,7 +33,7 @@ def builder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def open_builder(tmp_path_factory):
-    """The same, of a size that the features leave open, and not labelled by classes."""
+    """The same, of a size that the features leave open, and without classes."""
     image = tfds.features.Image(shape=(None, None, 1), dtype=np.uint8, encoding_format="png")
     return _store(str(tmp_path_factory.mktemp("tfds")), "unsized", image)
 
@@ -80,7 +80,7 @@ def test_skipped_examples_are_those_at_the_beginning(builder):
 
 
 def test_epochs_of_a_streamed_data_set(builder):
-    """Every epoch has each example at most once, in an order of its own, and gives its labels along."""
+    """Every epoch has each example at most once, in a new order, with their labels."""
     reader = TFDSReader(builder)
     dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, None, stream=reader.stream, num_classes=300)
     batches = dataset.train_batches(70, seed=3, labels=True)

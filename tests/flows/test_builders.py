@@ -81,8 +81,8 @@ def test_image_flow_of_couplings(coupling):
     assert kinds(flow) == expected
     couplings = [b for b in flow.bijectors if isinstance(b, bijectors.Coupling)]
     parameters = couplings[0].num_parameters
-    # Of one channel there is no half, so that the first scale is split by a checkerboard; of four channels two
-    # are kept, and two are mapped.
+    # One channel has no half, so the first scale is split by a checkerboard; of four channels two are kept, and two
+    # are mapped.
     inputs = [c.network.input_shape[1:] for c in couplings]
     assert inputs == [(8, 8, 1)] * 2 + [(4, 4, 2)] * 3
     outputs = [c.network.output_shape[1:] for c in couplings]
@@ -202,7 +202,7 @@ def test_norms_of_the_layers():
 
 
 def test_learned_norms():
-    """Each block has orders of its own, in a cycle, and inverts wherever they are."""
+    """Each block has its own orders, in a cycle, and inverts whatever they are."""
     block = flows.residual_image_block(norms="learned")
     options = {"num_fc_blocks": 1, "fc_width": 4, "dtype": "float64"}
     flow = flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1, 3), block=block, **options)

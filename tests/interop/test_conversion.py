@@ -72,7 +72,7 @@ def latent_shapes(model):
 
 
 def restore_weights(model, workdir):
-    """Puts the weights in the place of their averages."""
+    """Replaces the averages by the weights."""
     optimizer = training.make_optimizer(model.config.train, model.trainable_variables)
     return Checkpoints(training.Workdir(workdir).checkpoints, model, optimizer).restore()
 
@@ -101,7 +101,7 @@ def test_the_published_latent_and_density(name, converted, load, published):
 
 
 def test_the_two_differ_by_more_than_the_tolerance(published):
-    """So that weights in the place of averages, or the reverse, fail above."""
+    """Hence weights instead of averages, or the reverse, fail above."""
     expected = published("mnist")
     difference = np.abs(expected["raw_y"] - expected["ema_y"]).max()
     assert difference > 1e-3 * np.abs(expected["ema_y"]).max()

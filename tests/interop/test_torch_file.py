@@ -256,7 +256,7 @@ def test_a_name_alone_is_inert(program, tmp_path):
 
 
 def test_a_stored_class_cannot_be_changed(tmp_path):
-    """A state for a class, or for the function that rebuilds a tensor, in the place of one for an object."""
+    """A state for a class, or for the function that rebuilds a tensor, instead of an object."""
     for name in (b"argparse\nNamespace", b"collections\nOrderedDict", b"torch._utils\n_rebuild_tensor_v2"):
         program = b"\x80\x02c" + name + b"\nN}U\x08__call__K\x01s\x86b."
         with pytest.raises(ValueError, match="truncated or damaged"):
@@ -433,7 +433,7 @@ def test_mutated_files(name, checkpoint_path, tmp_path):
 
 
 def recomputed(whole, content):
-    """A zip file whose entries are those of another, with the mutated bytes at their place in the pickle."""
+    """A zip file with the entries of another, and the mutated bytes at their place in the pickle."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(whole)) as source, zipfile.ZipFile(file, "w") as target:
         for entry in source.infolist():

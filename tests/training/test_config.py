@@ -80,7 +80,7 @@ def test_couplings_have_no_norms():
         configs.validate_config(config)
 
 
-def test_a_coefficient_above_1_needs_a_bound_on_trust():
+def test_a_coefficient_above_1_needs_a_bound():
     config = configs.default_config()
     config.model.coefficient = 1.05
     with pytest.raises(ValueError, match="config.model.coefficient is 1.05; it must be below 1"):

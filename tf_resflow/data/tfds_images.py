@@ -63,14 +63,16 @@ def load_tfds_images(
         raise ValueError(f"levels must be a power of two in 2, ..., 256, but is {levels}.")
     builder = _prepared_builder(name, data_dir or None, download)
     reader = TFDSReader(builder, levels, image_size or None)
-    splits = {"train": split_train, "test": split_test}
-    if split_validation:
-        splits["validation"] = split_validation
-    elif "validation" in builder.info.splits and "validation" not in split_train + split_test:
-        splits["validation"] = "validation"
-    else:
-        parts = reader.split_off(split_train, validation_fraction)
-        splits |= dict(zip(("train", "validation"), parts, strict=False))
+    if (
+        not split_validation
+        and "validation" in builder.info.splits
+        and "validation" not in split_train + split_test
+    ):
+        split_validation = "validation"
+    if not split_validation:
+        split_train, split_validation = reader.split_off(split_train, validation_fraction)
+    splits = {"train": split_train, "validation": split_validation, "test": split_test}
+    splits = {ours: theirs for ours, theirs in splits.items() if theirs}
     sizes = {ours: reader.num_examples(theirs) for ours, theirs in splits.items()}
     reader.check_disjoint(splits)
     is_streamed = sum(sizes.values()) * np.prod(reader.event_shape) > _MEMORY

@@ -70,7 +70,7 @@ class TFDSReader:
             )
         return size
 
-    def split_off(self, split: str, fraction: float) -> tuple[str, ...]:
+    def split_off(self, split: str, fraction: float) -> tuple[str, str]:
         """Divides a split, such as `"train[:50000]"`, in two.
 
         Args:
@@ -78,7 +78,7 @@ class TFDSReader:
             fraction: the fraction of its examples, the last ones, that the second part holds.
 
         Returns:
-            The parts as TFDS splits; the whole alone if the fraction is 0.
+            The parts as TFDS splits; the second is "" if the fraction is 0.
 
         Raises:
             ValueError: if the fraction is not in [0, 1), or a part is empty.
@@ -90,7 +90,7 @@ class TFDSReader:
         num = self.num_examples(split)
         left = split_sizes(num, {"validation": fraction}, f"{self._builder.name} ({split})")["train"]
         if left == num:
-            return (split,)
+            return split, ""
         kept, held_back = [], []
         for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(infos):
             start, stop = piece.from_ or 0, infos[piece.splitname].num_examples if piece.to is None else piece.to
