@@ -24,15 +24,12 @@ def shown(is_shown: bool = True) -> Iterator[None]:
 
 
 def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterable[_Item]:
-    """Shows a bar with a name, the number of items done and the time left.
+    """Returns the iterable with a bar: a name, the number of items done and the time left.
 
     Args:
       iterable: of any items.
       name: of the stage of the work.
       total: number of items, if the iterable has no length.
-
-    Returns:
-      An iterable of the same items.
     """
     return _tqdm()(iterable, name, total, leave=False) if _SHOWN.get() else iterable
 

@@ -103,17 +103,11 @@ class ImageFolder:
             logging.warning("%d images lose their transparency, such as %s.", len(transparent), transparent[0])
 
     def read(self, image_size: int | None = None, is_gray: bool = False) -> np.ndarray:
-        """Decodes the images.
+        """Decodes the images to uint8 `[num, height, width, channels]`.
 
         Args:
             image_size: see `fitted`; None for images of one size.
             is_gray: whether the result has one channel instead of three.
-
-        Returns:
-            A uint8 array `[num, height, width, channels]`.
-
-        Raises:
-            ValueError: if a file is damaged.
         """
 
         def decode(file):

@@ -26,10 +26,7 @@ def read_array(
     Args:
         path: the file.
         key: name of the array in an .npz file; optional if it has only one, apart from `aside`.
-        aside: names of further arrays to read, if the .npz file has them.
-
-    Returns:
-        The array, and a dict of the arrays `aside` that the file has.
+        aside: names of further arrays, for the dict that is returned beside the array; the file may lack them.
 
     Raises:
         ValueError: if the file cannot be read, or has no such array.

@@ -12,16 +12,13 @@ import numpy as np
 def split_sizes(
     num: int, fractions: Mapping[str, float], source: str | os.PathLike, *, least: int = 1
 ) -> dict[str, int]:
-    """Divides a number of examples.
+    """Divides `num` examples; "train" has what the other splits leave.
 
     Args:
         num: number of examples.
-        fractions: dict of the names of splits to their fractions of `num`; splits with fraction 0 are left out.
+        fractions: of `num`, by the names of the other splits; splits with fraction 0 are left out.
         source: origin of the examples, for messages.
         least: smallest number of train examples.
-
-    Returns:
-        A dict of the names to whole numbers; "train" has the rest.
 
     Raises:
         ValueError: if a fraction is not in [0, 1), a split is empty, or too little is left for training.
@@ -49,17 +46,7 @@ def split_sizes(
 def draw_splits(
     num: int, fractions: Mapping[str, float], seed: int, source: str | os.PathLike, *, least: int = 1
 ) -> dict[str, np.ndarray]:
-    """Divides the numbers 0, ..., num - 1 at random, by a permutation of fixed seed.
-
-    Args:
-        num: number of examples.
-        fractions: see `split_sizes`.
-        seed: of the permutation.
-        source: see `split_sizes`.
-        least: see `split_sizes`.
-
-    Returns:
-        A dict of the names, and "train", to arrays of numbers.
+    """Divides the numbers 0, ..., num - 1 as `split_sizes` does, by a random permutation of fixed seed.
 
     Raises:
         ValueError: see `split_sizes`; or if the seed is not in 0, ..., 2^32 - 1.

@@ -71,14 +71,9 @@ class TFDSReader:
         return size
 
     def split_off(self, split: str, fraction: float) -> tuple[str, str]:
-        """Divides a split, such as `"train[:50000]"`, in two.
+        """Divides a split, such as `"train[:50000]"`, in two TFDS splits.
 
-        Args:
-            split: TFDS split.
-            fraction: the fraction of its examples, the last ones, that the second part holds.
-
-        Returns:
-            The parts as TFDS splits; the second is "" if the fraction is 0.
+        The second part holds a fraction of the examples, the last ones. It is "" if the fraction is 0.
 
         Raises:
             ValueError: if the fraction is not in [0, 1), or a part is empty.
@@ -136,14 +131,12 @@ class TFDSReader:
     def stream(self, split: str, seed: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
         """Returns the examples of a split, one after the other, read from its files.
 
-        With a seed the order is random: the files are read in a random order, several in turn, and
-        their examples are shuffled in blocks of 256 MB. The order is a pure function of the seed. Skipped
-        examples are read but not decoded.
-
         Args:
             split: name in TFDS.
-            seed: integer tensor of shape `[2]`, or None for the split's own order.
-            skip: number of examples to skip at the beginning.
+            seed: integer tensor of shape `[2]`, or None for the split's own order. The order is a pure function of
+                the seed: the files are read in a random order, several in turn, and their examples are shuffled in
+                blocks of 256 MB.
+            skip: number of examples to skip at the beginning; they are read but not decoded.
 
         Returns:
             A `tf.data.Dataset` of tuples `(image,)`, or `(image, label)`.

@@ -11,7 +11,7 @@ from tf_resflow.solvers import FixedPoint
 __all__ = ["BlockMaker", "BlockSpec", "coupling_image_block", "residual_image_block"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockSpec:
     """The description of a block that `image_flow` passes to its maker.
 

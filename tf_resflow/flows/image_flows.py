@@ -89,10 +89,18 @@ def image_flow(
             if inv_1x1_conv and not dense:
                 options = {"seed": next_seed(), "dtype": dtype, "name": f"{name}_conv_1x1"}
                 members.append(bijectors.InvertibleConv1x1(shape[-1], **options))
-            size = fc_width if dense else width
-            members.append(
-                make_block(BlockSpec(name, shape, size, kernels, dense, scale, index, next_seed(), dtype))
+            spec = BlockSpec(
+                name=name,
+                event_shape=shape,
+                width=fc_width if dense else width,
+                kernels=kernels,
+                dense=dense,
+                scale=scale,
+                index=index,
+                seed=next_seed(),
+                dtype=dtype,
             )
+            members.append(make_block(spec))
             if act_norm:
                 options = {"per_channel": not dense, "dtype": dtype, "name": f"{name}_act_norm"}
                 members.append(bijectors.ActNorm(shape, **options))
