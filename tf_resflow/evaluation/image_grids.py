@@ -13,7 +13,7 @@ _MIN_SIDE = 512  # pixels; small grids are enlarged to about this
 
 
 def image_grid(images, levels=256, columns=None, gap=1):
-    """Lays images out in rows, separated by a gray line.
+    """Lays images out in rows, separated by a grey line.
 
     Args:
       images: integer array `[num, height, width, channels]` with values 0, ..., levels - 1.
