@@ -34,7 +34,7 @@ def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Ite
     return _tqdm()(iterable, name, total, leave=False) if _SHOWN.get() else iterable
 
 
-def bar(name: str, total: int, initial: int = 0, unit: str = "step") -> Any:
+def bar(name: str, total: int, initial: int = 0, *, unit: str = "step") -> Any:
     """A bar that the caller moves, a `tqdm.tqdm` that stays on the screen."""
     return _tqdm()(desc=name, total=total, initial=initial, unit=unit, disable=not _SHOWN.get())
 

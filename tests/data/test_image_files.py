@@ -264,7 +264,9 @@ def test_too_few_images_are_an_error(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="a.npy: the test split holds no example, since test_fraction of 4"):
         load_image_files(tmp_path / "a.npy")
     monkeypatch.setattr(image_files.ImageFolder, "read", None)
-    with pytest.raises(ValueError, match="4 examples less test_fraction leave 0 for training, which takes 1"):
+    with pytest.raises(
+        ValueError, match="4 examples less test_fraction leave 0 for training, which needs at least 1"
+    ):
         _load(_write(tmp_path / "b", COLOR[:4]), test_fraction=0.9)
 
 

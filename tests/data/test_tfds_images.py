@@ -192,5 +192,5 @@ def test_wrong_data_sets_are_errors(data_dir):
         load_tfds_images("vectors", data_dir)
     with pytest.raises(ValueError, match="no data set 'unheard_of'"):
         load_tfds_images("unheard_of", data_dir)
-    with pytest.raises(ValueError, match="refuses 'mnist:0.0.1'"):
+    with pytest.raises(ValueError, match="does not accept 'mnist:0.0.1'"):
         load_tfds_images("mnist:0.0.1", data_dir)

@@ -207,7 +207,9 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
         ValueError: if `num_test` is below 1, or `num_validation` below 0.
     """
     if num_test < 1 or num_validation < 0:
-        raise ValueError(f"num_test is {num_test} and num_validation {num_validation}: give 1 and 0 at least.")
+        raise ValueError(
+            f"num_test is {num_test} and num_validation {num_validation}: they must be at least 1 and 0."
+        )
     sizes = {"test": num_test} | ({"validation": num_validation} if num_validation else {})
     words = {"test": 1, "validation": 3}  # of the seed; the train stream has 2
 

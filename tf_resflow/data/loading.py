@@ -88,7 +88,7 @@ def _check_fields(config):
         if field in _FILES:
             hint = " Or set data.name to 'images' for a folder of images, to 'tabular' for a table."
         raise ValueError(
-            f"data.{field} = {config[field]!r} means nothing to data.name = {config.name!r}, which takes "
+            f"data.{field} = {config[field]!r} does not apply to data.name = {config.name!r}, which takes "
             f"{', '.join((*known, 'validation_fraction'))}. Leave it at {defaults[field]!r}.{hint}"
         )
 

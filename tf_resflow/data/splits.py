@@ -31,14 +31,14 @@ def split_sizes(
     if rest < least:
         less = " and ".join(f"{split}_fraction" for split in sizes) or "nothing"
         raise ValueError(
-            f"{source}: {_examples(num)} less {less} leave {rest} for training, which takes {least} at least. "
-            "Give more, or lower the fractions."
+            f"{source}: {_examples(num)} less {less} leave {rest} for training, which needs at least {least}. "
+            "Provide more, or lower the fractions."
         )
     for split, size in sizes.items():
         if not size:
             raise ValueError(
                 f"{source}: the {split} split holds no example, since {split}_fraction of {_examples(num)} is "
-                f"none. Raise it, set it to 0, or give path_{split}."
+                f"less than one. Raise it, set it to 0, or set path_{split}."
             )
     return sizes | {"train": rest}
 
@@ -64,8 +64,8 @@ def check_different(arrays: Mapping[str, np.ndarray]) -> None:
     for (one, a), (other, b) in itertools.combinations(arrays.items(), 2):
         if np.array_equal(a, b):
             raise ValueError(
-                f"{one} and {other} have the same examples, which would be counted twice: give others, or leave "
-                f"{other} empty."
+                f"{one} and {other} have the same examples, which would be counted twice: choose other data, or "
+                f"leave {other} empty."
             )
 
 

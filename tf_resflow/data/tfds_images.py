@@ -100,12 +100,12 @@ def _prepared_builder(name, data_dir, download):
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         raise ValueError(
-            f"TensorFlow Datasets has no data set {name!r}, nor does "
+            f"TensorFlow Datasets has no data set {name!r}, and neither has "
             f"{directory}. Check the name, or set data_dir to the directory that holds it. For a folder of "
             "images set data.name = 'images' and data.path."
         ) from None
     except (AssertionError, ValueError) as error:  # an unknown version or configuration
-        raise ValueError(f"TensorFlow Datasets refuses {name!r}: {error}") from None
+        raise ValueError(f"TensorFlow Datasets does not accept {name!r}: {error}") from None
     if builder.is_prepared():
         return builder
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:

@@ -71,8 +71,8 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     config = published_config(published.args)
     config.train.steps = step = published.step or 1
     config.train.ema_momentum = published.decay if published.averages else 0.0
-    statistics = [published.weights.get(f"transforms.0.chain.0.{name}") for name in ("mean", "std")]
-    data = published_data(published.args, config, *statistics)
+    statistics = {name: published.weights.get(f"transforms.0.chain.0.{name}") for name in ("mean", "std")}
+    data = published_data(published.args, config, **statistics)
 
     model = build_model(config, data)
     optimizer = make_optimizer(config.train, model.trainable_variables)

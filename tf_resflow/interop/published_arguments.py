@@ -108,7 +108,7 @@ def published_orders(args: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def published_data(
-    args: Mapping[str, Any], config: ConfigDict, mean: np.ndarray | None = None, std: np.ndarray | None = None
+    args: Mapping[str, Any], config: ConfigDict, *, mean: np.ndarray | None = None, std: np.ndarray | None = None
 ) -> DataInfo:
     """The properties of its data that the model depends on.
 
