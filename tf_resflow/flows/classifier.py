@@ -47,7 +47,7 @@ class ActNormLayer(keras.layers.Layer):
 
 
 def multiscale_classifier(
-    feature_shapes: Sequence[Sequence[int]],
+    feature_shapes: Sequence[Sequence[int | None]],
     num_classes: int,
     num_features: int = 256,
     *,
