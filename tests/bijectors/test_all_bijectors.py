@@ -44,7 +44,7 @@ def conv_1x1(dtype):
 def coupling_flow(dtype, coupling):
     """Both splits, both parts, 1x1 convolutions, a squeeze and fully connected couplings."""
     options = {"num_blocks": (2, 2), "width": 4, "kernels": (3, 1), "num_fc_blocks": 2, "fc_width": 4}
-    block = resflow.flows.coupling_image_block(coupling)
+    block = resflow.flows.coupling_image_block(getattr(resflow.bijectors, coupling))
     flow = resflow.flows.image_flow((4, 4, 1), **options, block=block, inv_1x1_conv=True, dtype=dtype)
     for seed, variable in enumerate(flow.trainable_variables):
         noise = tf.random.stateless_normal(variable.shape, [2, seed], stddev=0.1, dtype=dtype)
@@ -76,16 +76,8 @@ CASES = {
         [3, 2, 1],
         [3, 2, 1],
     ),
-    "coupling_flow_affine": (
-        lambda d, b, c: coupling_flow(d, resflow.bijectors.AffineCoupling),
-        [4, 4, 1],
-        [2, 2, 4],
-    ),
-    "coupling_flow_additive": (
-        lambda d, b, c: coupling_flow(d, resflow.bijectors.AdditiveCoupling),
-        [4, 4, 1],
-        [2, 2, 4],
-    ),
+    "coupling_flow_affine": (lambda d, b, c: coupling_flow(d, "AffineCoupling"), [4, 4, 1], [2, 2, 4]),
+    "coupling_flow_additive": (lambda d, b, c: coupling_flow(d, "AdditiveCoupling"), [4, 4, 1], [2, 2, 4]),
 }
 
 
