@@ -79,15 +79,16 @@ def vector_flow(
             seed=int(seeds.integers(2**31)),
             dtype=dtype,
         )
-        block = bijectors.ResidualBlock(
-            branch,
-            log_det=log_det,
-            inverse_solver=inverse_solver,
-            lipschitz_constant=lipschitz_constant,
-            conditional=condition_size is not None,
-            name=f"block{i}",
+        members.append(
+            bijectors.ResidualBlock(
+                branch,
+                log_det,
+                inverse_solver,
+                lipschitz_constant=lipschitz_constant,
+                conditional=condition_size is not None,
+                name=f"block{i}",
+            )
         )
-        members.append(block)
         if act_norm:
             members.append(bijectors.ActNorm([event_size], dtype=dtype, name=f"block{i}_act_norm"))
     return bijectors.Flow(members)
