@@ -12,7 +12,7 @@ from absl import logging
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.image_folder import ImageFolder, fitted, subfolders
 from tf_resflow.data.numpy_files import read_array
-from tf_resflow.data.splits import check_different, draw_splits
+from tf_resflow.data.splits import check_different, draw_splits, field
 
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(["validation", "valid", "val"], "validation")  # folder names in lower case
@@ -91,11 +91,11 @@ def load_image_files(
     is_gray = all(folder.is_gray for folder in folders.values())
     parts = {s: _read_numpy(place, key, image_size) for s, place in places.items() if s not in folders}
     fractions = {"test": test_fraction, "validation": validation_fraction}
-    fractions = {split: fraction for split, fraction in fractions.items() if split not in places}
     num = len(folders["train"].files if "train" in folders else parts["train"].images)
-    drawn = draw_splits(num, fractions, split_seed, path)  # before the folders are read, which may be slow
+    # Before the folders are read, which may be slow.
+    drawn = draw_splits(num, fractions, split_seed, path, given=places)
     parts |= {split: _read_folder(folder, image_size, is_gray) for split, folder in folders.items()}
-    check_different({_field(split): part.images for split, part in parts.items()})
+    check_different({split: part.images for split, part in parts.items()})
     if len(drawn) > 1:
         parts |= {split: parts["train"].take(numbers) for split, numbers in drawn.items()}
     splits = {split: part.images for split, part in parts.items()}
@@ -113,17 +113,13 @@ def load_image_files(
     )
 
 
-def _field(split):
-    return "path" if split == "train" else f"path_{split}"
-
-
 def _places(path, path_test, path_validation):
     """The folder or file of each split that has one."""
     given = {"train": path, "test": path_test, "validation": path_validation}
     places = {split: pathlib.Path(place).expanduser() for split, place in given.items() if place}
     for split, place in places.items():
         if not place.exists():
-            raise ValueError(f"{_field(split)}: there is no {place} (looked for {place.absolute()}).")
+            raise ValueError(f"{field(split)}: there is no {place} (looked for {place.absolute()}).")
         if not place.is_dir() and place.suffix.lower() not in (".npy", ".npz"):
             raise ValueError(
                 f"{place}: expected a folder of images, or a file of them that ends in .npy or .npz. (A table is "

@@ -1,10 +1,10 @@
 """Splits of the examples into parts for training, validation and testing."""
 
-__all__ = ["check_different", "draw_splits", "split_sizes"]
+__all__ = ["check_different", "draw_splits", "field", "split_sizes"]
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -44,13 +44,22 @@ def split_sizes(
 
 
 def draw_splits(
-    num: int, fractions: Mapping[str, float], seed: int, source: str | os.PathLike, *, least: int = 1
+    num: int,
+    fractions: Mapping[str, float],
+    seed: int,
+    source: str | os.PathLike,
+    *,
+    given: Collection[str] = (),
+    least: int = 1,
 ) -> dict[str, np.ndarray]:
     """Divides the numbers 0, ..., num - 1 as `split_sizes` does, by a random permutation of fixed seed.
+
+    The `given` splits have their own examples: none are drawn for them.
 
     Raises:
         ValueError: see `split_sizes`; or if the seed is not in 0, ..., 2^32 - 1.
     """
+    fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
     sizes = split_sizes(num, fractions, source, least=least)
     if not 0 <= seed < 2**32:
         raise ValueError(f"split_seed must be in 0, ..., 2^32 - 1, but is {seed}.")
@@ -60,13 +69,18 @@ def draw_splits(
 
 
 def check_different(arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError if two of a dict of arrays, by the names of their fields, are equal."""
+    """Raises ValueError if two of the arrays, by their splits, are equal."""
     for (one, a), (other, b) in itertools.combinations(arrays.items(), 2):
         if np.array_equal(a, b):
             raise ValueError(
-                f"{one} and {other} have the same examples, which would be counted twice: choose other data, or "
-                f"leave {other} empty."
+                f"{field(one)} and {field(other)} have the same examples, which would be counted twice: choose "
+                f"other data, or leave {field(other)} empty."
             )
+
+
+def field(split: str) -> str:
+    """The field of a config with the place of a split."""
+    return "path" if split == "train" else f"path_{split}"
 
 
 def _examples(number):

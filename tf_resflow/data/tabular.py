@@ -6,7 +6,6 @@ import codecs
 import csv
 import os
 import pathlib
-from collections.abc import Callable
 
 import numpy as np
 from absl import logging
@@ -58,15 +57,12 @@ def load_tabular(
             "Tabular data need a file: set path (--config.data.path=FILE.csv) to a .npy, .npz, "
             ".csv or .parquet file of a numeric matrix."
         )
-    files = {"path": path, "path_test": path_test, "path_validation": path_validation}
-    matrices = {field: read_matrix(file, key) for field, file in files.items() if file}
-    check_different(matrices)
-    rows = matrices["path"]
+    files = {"train": path, "test": path_test, "validation": path_validation}
+    splits = {split: read_matrix(file, key) for split, file in files.items() if file}
+    check_different(splits)
     fractions = {"test": test_fraction, "validation": validation_fraction}
-    fractions = {split: part for split, part in fractions.items() if f"path_{split}" not in matrices}
-    parts = draw_splits(len(rows), fractions, split_seed, path, least=2)
-    splits = {split: rows[part] for split, part in parts.items()}
-    splits |= {field.removeprefix("path_"): matrices[field] for field in matrices if field != "path"}
+    drawn = draw_splits(len(splits["train"]), fractions, split_seed, path, given=splits, least=2)
+    splits |= {split: splits["train"][numbers] for split, numbers in drawn.items()}
     name = pathlib.Path(path).stem
     mean, std = _moments(name, splits["train"])
     return Dataset.from_arrays(name, splits, mean=mean, std=std)
@@ -78,7 +74,7 @@ def read_matrix(path: str | os.PathLike, key: str | None = None) -> np.ndarray:
     A .csv file is text in UTF-8 or, with a byte order mark, UTF-16. The lines above the first one that holds a
     number are its header. Cells are separated by commas, or by semicolons, tabs, bars or spaces if the last line
     has them; a warning then names the separator. Between semicolons or tabs, commas are decimal commas unless there
-    are as many points.
+    are at least as many points.
 
     Messages count rows and columns from 1, or the lines of a .csv file.
 
@@ -94,12 +90,7 @@ def read_matrix(path: str | os.PathLike, key: str | None = None) -> np.ndarray:
             not finite.
     """
     path = pathlib.Path(path).expanduser()
-    readers: dict[str, Callable] = {
-        ".npy": _read_numpy,
-        ".npz": _read_numpy,
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-    }
+    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".csv": _read_csv, ".parquet": _read_parquet}
     suffix = path.suffix.lower()
     if path.is_dir():
         raise ValueError(f"{path} is a folder. Give the file of a table, or, for images, data.name = 'images'.")

@@ -16,6 +16,14 @@ def _are_blocks(counts: Any) -> bool:
     return bool(counts) and all(map(_is_whole, counts)) and min(counts) >= 0 and sum(counts) > 0
 
 
+def _are_orders(norms: Any) -> bool:
+    return all(order >= 1 for order in norms)
+
+
+def _are_odd(sizes: Any) -> bool:
+    return bool(sizes) and _are_widths(sizes) and all(size % 2 for size in sizes)
+
+
 def _are_widths(sizes: Any) -> bool:
     return all(_is_whole(size) and size > 0 for size in sizes)
 
@@ -40,10 +48,7 @@ MODEL_FIELDS = {
     "coefficient": Field(0.98, ABOVE_0),  # Lipschitz bound of each linear layer
     "activation": "lipswish",
     # Orders of the norms before, between and after the layers.
-    "norms": Field(
-        (2.0, 2.0, 2.0, 2.0),
-        Rule(lambda v: all(p >= 1 for p in v), "a tuple of orders of at least 1, such as (2, 2, 2, 2)"),
-    ),
+    "norms": Field((2.0,) * 4, Rule(_are_orders, "a tuple of orders of at least 1, such as (2, 2, 2, 2)")),
     "learned_norms": False,  # instead of `norms`, orders that each block learns
     # Bound of a block, not verified. None: the product of its coefficients, which must then be below 1.
     "lipschitz_constant": Field(None, Rule(lambda v: v is None or 0 < v < 1, "None, or above 0 and below 1")),
@@ -54,13 +59,7 @@ MODEL_FIELDS = {
     "block": Field("residual", one_of("residual", "affine_coupling", "additive_coupling")),
     "inv_1x1_conv": False,  # an invertible 1x1 convolution before each convolutional block
     "width": Field(64, AT_LEAST_1),
-    "kernels": Field(
-        (3, 1, 3),
-        Rule(
-            lambda v: v and _are_widths(v) and all(size % 2 for size in v),
-            "a tuple of odd kernel sizes, such as (3, 1, 3)",
-        ),
-    ),
+    "kernels": Field((3, 1, 3), Rule(_are_odd, "a tuple of odd kernel sizes, such as (3, 1, 3)")),
     "num_fc_blocks": Field(4, AT_LEAST_0),  # fully connected blocks at the end
     "fc_width": Field(64, AT_LEAST_1),
     # None: no logit; a hybrid model then normalizes each channel by its mean and standard deviation.
