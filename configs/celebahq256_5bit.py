@@ -7,7 +7,7 @@ bits/dim in its table of density estimation, on another split into 27,000 and 3,
 code's dequantization, (31 v / 32 + u) / 32, leaves 1/32 of the unit interval empty, which makes its figures
 about log2(32/31) = 0.046 bits/dim too good. Not reproduced here; the time is not measured here.
 
-The paper's code adds up the gradients of 5 batches of 8; here they are one batch of 40, for several GPUs. The
+The published code adds up the gradients of 5 batches of 8; here they are one batch of 40, for several GPUs. The
 number of steps is our choice.
 """
 

@@ -13,8 +13,8 @@ The argument is BASE,TRUNK,LAMBDA; the last two are optional:
   weight of bits/dim against the cross entropy: any other as --config.hybrid.density_weight=0.1
 
 As in the paper, the data are normalized instead of the logit. CIFAR-10 is shifted by up to 4 pixels and
-mirrored, as in its code, which has a logit for MNIST and SVHN. Scores: the paper's table of hybrid models; none is
-reproduced here, and the time is not measured here.
+mirrored, as in the published code, which has a logit for MNIST and SVHN. Scores: the paper's table of hybrid
+models; none is reproduced here, and the time is not measured here.
 """
 
 import importlib

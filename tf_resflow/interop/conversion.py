@@ -37,9 +37,9 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     model = resflow.load("runs/cifar10")
     ```
 
-    The architecture comes from the arguments in the checkpoint. The run has its weights, and as moving average of
-    the optimizer the published average, which `resflow.load` and the evaluation use. The optimizer's moments are
-    dropped. The step is 1 if it is not stored.
+    The checkpoint provides the arguments, which define the architecture, the weights, and their moving average,
+    which `resflow.load` and the evaluation use. The optimizer's moments are dropped. The step is 1 if it is not
+    stored.
 
     The norms of the published layers exceed their coefficient if their power iterations have not converged. The
     run has the kernels that these layers apply (see `applied_kernels`), hence the same model, and
