@@ -17,7 +17,7 @@ def _drawn():
         return np.random.default_rng(seed).normal(size=[num, 2])
 
     test = np.zeros([7, 2], np.float32)
-    return Dataset("drawn", (2,), None, {"test": 7}, {"test": test}.get, draw=draw)
+    return Dataset("drawn", (2,), None, {"test": 7}, read={"test": test}.get, draw=draw)
 
 
 def _images(flip=True):

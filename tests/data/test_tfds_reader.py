@@ -82,7 +82,7 @@ def test_skipped_examples_are_those_at_the_beginning(builder):
 def test_epochs_of_a_streamed_data_set(builder):
     """Every epoch has each example at most once, in a new order, with their labels."""
     reader = TFDSReader(builder)
-    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, None, stream=reader.stream, num_classes=300)
+    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, stream=reader.stream, num_classes=300)
     batches = dataset.train_batches(70, seed=3, labels=True)
     assert batches.element_spec[0] == tf.TensorSpec([70, 8, 8, 1], tf.uint8)
     batches = list(batches.take(8))
@@ -95,7 +95,7 @@ def test_epochs_of_a_streamed_data_set(builder):
 
 def test_a_streamed_data_set_over_replicas(builder, two_replicas):
     reader = TFDSReader(builder)
-    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, None, stream=reader.stream, num_classes=300)
+    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, stream=reader.stream, num_classes=300)
     expected = next(iter(dataset.train_batches(20, seed=3)))
     batches = two_replicas.experimental_distribute_dataset(dataset.train_batches(20, seed=3))
     parts = two_replicas.experimental_local_results(next(iter(batches)))

@@ -39,7 +39,7 @@ class Dataset:
         levels: number of values that an integer example can take, None for continuous data.
         sizes: number of examples of each finite split, by name.
         read: function of a split's name that returns all its examples: an array, or a pair of
-            arrays, examples and labels, if `num_classes` is given. None if there is a `stream`.
+            arrays, examples and labels, if `num_classes` is given.
         draw: `draw(num, seed) -> [num, *event_shape]` for generated train data; the seed is a
             sequence of integers.
         stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or
@@ -60,8 +60,8 @@ class Dataset:
     event_shape: tuple[int, ...]
     levels: int | None
     sizes: Mapping[str, int]
-    read: Callable[[str], Any] | None
     _: dataclasses.KW_ONLY
+    read: Callable[[str], Any] | None = None
     draw: Callable[[int, tuple[int, ...]], np.ndarray] | None = None
     stream: Callable[..., tf.data.Dataset] | None = None
     flip: bool = False
@@ -118,8 +118,8 @@ class Dataset:
         if labels is not None:
             labels = _checked_labels(name, labels, sizes, fields.get("num_classes"))
             pairs = {split: (array, labels[split]) for split, array in arrays.items()}
-            return cls(name, shape, levels, sizes, pairs.__getitem__, **fields)
-        return cls(name, shape, levels, sizes, arrays.__getitem__, **fields)
+            return cls(name, shape, levels, sizes, read=pairs.__getitem__, **fields)
+        return cls(name, shape, levels, sizes, read=arrays.__getitem__, **fields)
 
     def train_batches(
         self, batch_size: int, seed: int, start_step: int = 0, *, labels: bool = False

@@ -219,7 +219,7 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
     def draw(num, seed):
         return sample(name, num, (2, *(word % 2**32 for word in seed)))
 
-    return Dataset(name, (2,), None, sizes, read, draw=draw, entropy=entropy(name))
+    return Dataset(name, (2,), None, sizes, read=read, draw=draw, entropy=entropy(name))
 
 
 def _grid_entropy(log_density, half_width, spacing):

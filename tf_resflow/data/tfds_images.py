@@ -83,7 +83,7 @@ def load_tfds_images(
         reader.event_shape,
         levels,
         sizes,
-        None if is_streamed else lambda split: reader.read(splits[split]),
+        read=None if is_streamed else lambda split: reader.read(splits[split]),
         stream=(lambda split, *options: reader.stream(splits[split], *options)) if is_streamed else None,
         num_classes=reader.num_classes,
         flip=flip,
