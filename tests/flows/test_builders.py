@@ -197,7 +197,7 @@ def test_norms_of_the_layers():
     first, last = layers.lipschitz_layers(block)
     assert (first.domain, first.codomain) == (float("inf"), 3.0)
     assert (last.domain, last.codomain) == (3.0, float("inf"))
-    with pytest.raises(ValueError, match="2 layers have 3 norms"):
+    with pytest.raises(ValueError, match="2 layers need 3 norms"):
         flows.vector_flow(2, 1, (4,), norms=(2.0, 2.0))
 
 
@@ -292,11 +292,11 @@ def test_global_floatx_does_not_matter():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="activation is one of"):
+    with pytest.raises(ValueError, match="activation must be one of"):
         flows.vector_flow(2, 1, (4,), activation="swich")
     with pytest.raises(ValueError, match="at least one inner layer"):
         flows.vector_flow(2, 1, ())
-    with pytest.raises(ValueError, match="block makes the blocks, .* got 'affine_coupling'"):
+    with pytest.raises(ValueError, match="block must make the blocks, .* got 'affine_coupling'"):
         flows.image_flow((4, 4, 1), (1,), 4, num_fc_blocks=0, block="affine_coupling")
     with pytest.raises(ValueError, match="one channel, which cannot be split"):
         flows.coupling_network((4, 4, 1), 4)

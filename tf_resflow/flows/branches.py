@@ -31,7 +31,7 @@ class _Layers:
 
     def __init__(self, num_layers, activation, coefficient, norms, seed, dtype):
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
         if norms is None:
             norms = (2.0,) * (num_layers + 1)
         elif norms == "learned":
@@ -39,7 +39,7 @@ class _Layers:
             norms = (*orders, orders[0])
         if len(norms) != num_layers + 1:
             raise ValueError(
-                f"{num_layers} layers have {num_layers + 1} norms (before, between and after them); got {norms}."
+                f"{num_layers} layers need {num_layers + 1} norms (before, between and after them); got {norms}."
             )
         self._activation = activation
         self._coefficient = coefficient
@@ -163,7 +163,7 @@ def dense_branch(
       ValueError: for an unknown activation, a wrong number of norms, or no hidden layer.
     """
     if not hidden:
-        raise ValueError("hidden holds the width of at least one inner layer.")
+        raise ValueError("hidden must hold the width of at least one inner layer.")
     make = _Layers(len(hidden) + 1, activation, coefficient, norms, seed, dtype)
     size = int(np.prod(event_shape))
     x = make.input(event_shape)

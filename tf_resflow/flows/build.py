@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["build_estimator", "build_flow"]
 
+_DISTRIBUTIONS: dict[str, type[logdet.Geometric] | type[logdet.Poisson]] = {
+    "geometric": logdet.Geometric,
+    "poisson": logdet.Poisson,
+}
 _COUPLINGS: dict[str, type[bijectors.Coupling]] = {
     "additive_coupling": bijectors.AdditiveCoupling,
     "affine_coupling": bijectors.AffineCoupling,
@@ -34,10 +38,8 @@ def build_estimator(config: "ConfigDict", per_example: bool, **probes: Any) -> l
     """
     if config.kind == "power_series":
         return logdet.PowerSeries(config.num_terms, **probes)
-    distribution = {"geometric": logdet.Geometric, "poisson": logdet.Poisson}[config.distribution](config.p)
-    return logdet.RussianRoulette(
-        config.num_exact_terms, distribution=distribution, per_example=per_example, **probes
-    )
+    distribution = _DISTRIBUTIONS[config.distribution](config.p)
+    return logdet.RussianRoulette(config.num_exact_terms, distribution, per_example=per_example, **probes)
 
 
 def build_flow(

@@ -75,7 +75,7 @@ def image_flow(
     """
     make_block = residual_image_block() if block is None else block
     if not callable(make_block):
-        raise ValueError(f"block makes the blocks, as flows.coupling_image_block() does; got {block!r}.")
+        raise ValueError(f"block must make the blocks, like flows.coupling_image_block(); got {block!r}.")
     generator = np.random.default_rng(seed)
 
     def next_seed():
