@@ -10,7 +10,8 @@ from tf_resflow.evaluation import lipschitz_bounds, lipschitz_certificate, uncer
 
 
 def test_a_flow_of_couplings_has_no_bounds():
-    flow = resflow.flows.image_flow((4, 4, 1), (1,), 2, (1,), 0, block="affine_coupling")
+    block = resflow.flows.coupling_image_block()
+    flow = resflow.flows.image_flow((4, 4, 1), (1,), 2, kernels=(1,), num_fc_blocks=0, block=block)
     assert lipschitz_bounds(flow) == {}
 
 
@@ -79,8 +80,9 @@ def test_constants_of_a_linear_flow_and_of_its_inverse():
 
 def test_a_multiscale_flow_is_not_steeper_than_its_certificate():
     """The largest and the least singular value of the Jacobian, at 20 random points."""
+    block = resflow.flows.residual_image_block(coefficient=0.9)
     flow = resflow.flows.image_flow(
-        (4, 4, 1), (1, 1), width=4, num_fc_blocks=1, fc_width=8, factor_out=True, coefficient=0.9
+        (4, 4, 1), (1, 1), width=4, num_fc_blocks=1, fc_width=8, block=block, factor_out=True
     )
     generator = np.random.default_rng(0)
     for variable in flow.trainable_variables:

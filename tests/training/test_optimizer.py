@@ -60,7 +60,8 @@ def test_decay_reaches_kernels_only():
     """Of flows with all kinds of variables, and of layers of a user's own."""
     options = {"num_blocks": (1, 1), "width": 2, "kernels": (3, 1), "num_fc_blocks": 1, "fc_width": 2}
     residual = resflow.flows.image_flow((4, 4, 1), **options)
-    coupling = resflow.flows.image_flow((4, 4, 1), **options, block="affine_coupling", inv_1x1_conv=True)
+    block = resflow.flows.coupling_image_block()
+    coupling = resflow.flows.image_flow((4, 4, 1), **options, block=block, inv_1x1_conv=True)
     layers = [keras.layers.Dense(2), keras.layers.DepthwiseConv1D(1), keras.layers.BatchNormalization()]
     user = resflow.bijectors.AffineCoupling(keras.Sequential([keras.Input([2, 1]), *layers]))
     models = [resflow.FlowModel(residual, [4, 4, 1]), resflow.FlowModel(coupling, [4, 4, 1])]

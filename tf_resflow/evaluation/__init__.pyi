@@ -5,7 +5,7 @@ from .estimator_noise import EstimatorNoise, Noise
 from .fid import FeatureMoments, frechet_distance
 from .figures_2d import density_figure, paths_figure
 from .held_out import HeldOut, Score, stderr_parts
-from .images import image_grid, reconstruction_grid, write_png
+from .image_grids import image_grid, reconstruction_grid, write_png
 from .inception import InceptionFeatures
 from .interpolation import interpolate_corners, interpolate_examples, interpolate_pairs
 from .learning_curves import check_figure_path, learning_curves, run_names

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 
-from tf_resflow.evaluation.images import image_grid, write_png
+from tf_resflow.evaluation.image_grids import image_grid, write_png
 from tf_resflow.evaluation.point_figures import points_figure
 from tf_resflow.writing import check_output_path, whole_file
 

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_resflow.evaluation import images
+from tf_resflow.evaluation import image_grids
 
 
 def test_grid_places_every_image():
     x = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * np.ones([5, 2, 3, 1], np.uint8)
-    grid = images.image_grid(x, levels=5, columns=3)
+    grid = image_grids.image_grid(x, levels=5, columns=3)
     assert grid.shape == (2 * 3 + 1, 3 * 4 + 1, 1)
     tops, lefts = [1, 1, 1, 4, 4], [1, 5, 9, 1, 5]
     for index, (top, left) in enumerate(zip(tops, lefts, strict=True)):
@@ -19,7 +19,7 @@ def test_grid_places_every_image():
 def test_reconstructions_are_below_their_originals():
     originals = np.full([4, 2, 2, 3], 10, np.uint8)
     reconstructions = np.full([4, 2, 2, 3], 200, np.uint8)
-    grid = images.reconstruction_grid(originals, reconstructions, columns=2)
+    grid = image_grids.reconstruction_grid(originals, reconstructions, columns=2)
     assert grid.shape == (4 * 3 + 1, 2 * 3 + 1, 3)
     np.testing.assert_array_equal(grid[[1, 4, 7, 10], 1, 0], [10, 200, 10, 200])
 
@@ -27,7 +27,7 @@ def test_reconstructions_are_below_their_originals():
 def test_png_is_enlarged_and_exact(tmp_path):
     for channels in (1, 3):
         image = np.random.default_rng(0).integers(256, size=[20, 30, channels]).astype(np.uint8)
-        images.write_png(tmp_path / "grid.png", image)
+        image_grids.write_png(tmp_path / "grid.png", image)
         read = np.asarray(Image.open(tmp_path / "grid.png")).reshape(340, 510, channels)
         np.testing.assert_array_equal(read[::17, ::17], image)
 
@@ -36,7 +36,7 @@ def test_png_is_enlarged_and_exact(tmp_path):
 def test_rows_are_labeled(tmp_path, channels):
     """Each label is beside its row, and leaves the grid alone."""
     grid = np.random.default_rng(0).integers(256, size=[150, 520, channels]).astype(np.uint8)
-    images.write_png(tmp_path / "grid.png", grid, labels=["temperature 0.5", "", "temperature 1"])
+    image_grids.write_png(tmp_path / "grid.png", grid, labels=["temperature 0.5", "", "temperature 1"])
     read = np.asarray(Image.open(tmp_path / "grid.png")).reshape(150, -1, channels)
     np.testing.assert_array_equal(read[:, -520:], grid)
     first, second, third = np.split(read[:, :-520], 3)
