@@ -1,4 +1,4 @@
-"""Peak memory of a training step, each case in a process of its own (a peak never falls)."""
+"""Peak memory of a training step, with a process for each case, because a peak never falls."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ class Constant(resflow.logdet.Geometric):
         return tf.fill(shape, num_terms - 2)
 
 def peak():
-    # Not getrusage: its maximum outlives fork and exec, so that it may be the parent's.
+    # Not getrusage: its maximum survives fork and exec, and may be that of the parent.
     status = open("/proc/self/status").read()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

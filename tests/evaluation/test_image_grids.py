@@ -34,7 +34,7 @@ def test_png_is_enlarged_and_exact(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_rows_are_labeled(tmp_path, channels):
-    """Each label is beside its row, and leaves the grid alone."""
+    """Each label is beside its row, and the grid is unchanged."""
     grid = np.random.default_rng(0).integers(256, size=[150, 520, channels]).astype(np.uint8)
     image_grids.write_png(tmp_path / "grid.png", grid, labels=["temperature 0.5", "", "temperature 1"])
     read = np.asarray(Image.open(tmp_path / "grid.png")).reshape(150, -1, channels)

@@ -108,7 +108,7 @@ def _interpolate(info):
     if _is_drawn_as_lines(info):
         title = f"{info.name}: paths between {model.config.eval.split} examples"
         log_prob = tf.function(functools.partial(model.log_prob, seed=0, evaluation=True), autograph=False)
-        evaluation.paths_figure(FLAGS.output, paths, examples, log_prob, kind == "corners", title)
+        evaluation.paths_figure(FLAGS.output, paths, examples, log_prob, square=kind == "corners", title=title)
     else:
         evaluation.write_samples(FLAGS.output, [paths.reshape(-1, *info.event_shape)], paths.shape, info.levels)
     print(f"{len(paths):,} x {paths.shape[1]:,} samples: {FLAGS.output}")

@@ -1,25 +1,28 @@
 """Grids of images as PNG files."""
 
 import math
+import os
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tf_resflow.extras import extra
 from tf_resflow.writing import whole_file
 
 __all__ = ["image_grid", "reconstruction_grid", "write_png"]
 
-_MIN_SIDE = 512  # pixels; small grids are enlarged to about this
+_MIN_SIDE = 512  # pixels; small grids are enlarged to about this size
 
 
-def image_grid(images, levels=256, columns=None, gap=1):
-    """Lays images out in rows, separated by a grey line.
+def image_grid(images: ArrayLike, levels: int = 256, *, columns: int | None = None, gap: int = 1) -> np.ndarray:
+    """Lays images out in rows, separated by gray lines.
 
     Args:
       images: integer array `[num, height, width, channels]` with values 0, ..., levels - 1.
-      levels: number of levels; they are spread over 0, ..., 255.
-      columns: images in a row; by default the grid is about square.
-      gap: width of the line in pixels.
+      levels: number of levels, which are spread over 0, ..., 255.
+      columns: number of images in a row; by default the grid is about square.
+      gap: width of the lines in pixels.
 
     Returns:
       A uint8 array `[grid height, grid width, channels]`.
@@ -37,32 +40,34 @@ def image_grid(images, levels=256, columns=None, gap=1):
     return grid
 
 
-def reconstruction_grid(originals, reconstructions, levels=256, columns=16):
+def reconstruction_grid(
+    originals: ArrayLike, reconstructions: ArrayLike, levels: int = 256, *, columns: int = 16
+) -> np.ndarray:
     """Lays out pairs of rows: originals above their reconstructions.
 
     Args:
       originals: integer array `[num, height, width, channels]`.
       reconstructions: array of the same shape.
       levels: number of levels of both.
-      columns: images in a row.
+      columns: number of images in a row.
 
     Returns:
       A uint8 array `[grid height, grid width, channels]`.
     """
-    columns = min(columns, len(originals))
-    num = len(originals) // columns * columns
-    pairs = [np.asarray(x)[:num].reshape(-1, columns, *x.shape[1:]) for x in (originals, reconstructions)]
-    rows = np.stack(pairs, axis=1)
-    return image_grid(rows.reshape(-1, *rows.shape[3:]), levels, columns)
+    pairs = np.stack([originals, reconstructions])
+    columns = min(columns, pairs.shape[1])
+    num = pairs.shape[1] // columns * columns
+    rows = pairs[:, :num].reshape(2, -1, columns, *pairs.shape[2:]).swapaxes(0, 1)
+    return image_grid(rows.reshape(-1, *pairs.shape[2:]), levels, columns=columns)
 
 
-def write_png(path, image, labels=()):
-    """Writes an image, enlarged by a whole factor if it is small.
+def write_png(path: str | os.PathLike[str], image: np.ndarray, *, labels: Sequence[str] = ()) -> None:
+    """Writes an image; a small one is enlarged by a whole factor.
 
     Args:
       path: file to write.
       image: uint8 array `[height, width, 1 or 3]`.
-      labels: a text for each row of the grid that the image is, written to the left of it.
+      labels: texts for the rows of an image grid, written to the left of them.
     """
     with extra("plots"):
         from PIL import Image
@@ -76,7 +81,7 @@ def write_png(path, image, labels=()):
 
 
 def _label_column(labels, shape):
-    """An image of as many rows, white with black text."""
+    """A white image with black text, as high as the grid."""
     with extra("plots"):
         from PIL import Image, ImageDraw, ImageFont
 

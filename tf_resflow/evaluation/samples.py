@@ -98,13 +98,14 @@ def write_samples(path, batches, shape, levels=None, temperatures=(), data=None,
     labels = [f"temperature {temperature:g}" for temperature in temperatures]
     if len(event_shape) == 3:
         is_sweep = rows > 1
-        write_png(path, image_grid(samples, levels, columns if is_sweep else None), labels if is_sweep else ())
+        grid = image_grid(samples, levels, columns=columns if is_sweep else None)
+        write_png(path, grid, labels=labels if is_sweep else ())
     elif rows == 1:
         title = " at ".join([f"{name}: {columns:,} samples", *labels])
-        points_figure(path, {"samples": samples}, data, title)
+        points_figure(path, {"samples": samples}, data, title=title)
     else:
         groups = zip(labels, samples.reshape(rows, columns, *event_shape), strict=True)
-        points_figure(path, dict(groups), data, name)
+        points_figure(path, dict(groups), data, title=name)
 
 
 def _write_array(path, batches, shape):

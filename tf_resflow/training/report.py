@@ -189,7 +189,7 @@ class Report:
     def _pairs(self, path):
         points = self._train_array()[:_NUM_PAIRS_POINTS]
         samples = self._sample(len(points), tf.constant([self._config.seed, 2], tf.int32)).numpy()
-        evaluation.points_figure(path, {"samples": samples}, {"train data": points}, self._dataset.name)
+        evaluation.points_figure(path, {"samples": samples}, {"train data": points}, title=self._dataset.name)
 
     def _density(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)
@@ -200,7 +200,7 @@ class Report:
             return self._model.log_prob(x, seed, evaluation=True)
 
         points = self._train_array()[:_NUM_FIGURE_POINTS]
-        evaluation.density_figure(path, points, samples, log_prob, "density of the model")
+        evaluation.density_figure(path, points, samples, log_prob, title="density of the model")
 
     def _train_array(self):
         """The train examples, or as many fresh ones as the figure takes if they have no end."""

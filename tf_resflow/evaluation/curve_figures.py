@@ -1,8 +1,11 @@
-"""The learning curves of runs in one figure."""
+"""A figure with the learning curves of runs."""
 
 import collections
 import math
+import os
 import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +19,17 @@ _LABELS = {
     "nats": "negative log-likelihood (nats)",
     "steps_per_second": "steps / s",
 }
-_BEGINNING = 0.1  # of the training, which does not choose the range of the axis
+_BEGINNING = 0.1  # the share of the training that the range of the axis ignores
 
 
-def check_figure_path(path):
-    """Checks that a figure can be written, before any long work.
+def check_figure_path(path: str | os.PathLike[str]) -> None:
+    """Checks, before any long work, that a figure can be written.
 
     Args:
       path: file to write.
 
     Raises:
-      ValueError: when matplotlib does not know its suffix, or it cannot be written.
+      ValueError: when matplotlib does not know the suffix, or the file cannot be written.
     """
     with extra("plots"):
         from matplotlib import figure
@@ -34,14 +37,14 @@ def check_figure_path(path):
     check_output_path(path, [f".{kind}" for kind in sorted(figure.Figure().canvas.get_supported_filetypes())])
 
 
-def run_names(workdirs):
-    """The names by which to tell runs apart: the ends of their paths, as short as that can be.
+def run_names(workdirs: Iterable[str | os.PathLike[str]]) -> dict[str, str | os.PathLike[str]]:
+    """Names runs by the shortest ends of their paths that distinguish them.
 
     Args:
-      workdirs: list of paths.
+      workdirs: paths of the runs.
 
     Returns:
-      A dict of name to path, each run once.
+      A dict of name to path with each run once.
     """
     paths = {pathlib.Path(workdir).expanduser().resolve(): workdir for workdir in workdirs}
 
@@ -55,24 +58,30 @@ def run_names(workdirs):
     return {name(path): workdir for path, workdir in paths.items()}
 
 
-def learning_curves(path, runs, key, ylabel=None):
-    """Draws, over the steps, a held-out score of each run, and beside it what its training reported.
+def learning_curves(
+    path: str | os.PathLike[str],
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    key: str,
+    *,
+    ylabel: str | None = None,
+) -> None:
+    """Draws the held-out score of each run over its steps, and the score that its training reported.
 
-    The reported score is that of the estimator that trains. Where its gap to the held-out score is not one of data,
-    it is the bias of that estimator: a truncated series reports what the model has not (see
+    The reported score comes from the training estimator. A gap to the held-out score that overfitting does not
+    explain is the bias of that estimator: a truncated series reports a density that the model does not have (see
     `tf_resflow.logdet.PowerSeries`).
 
-    The axis has the range of what came after the first tenth of the steps: what a run begins with, and single
-    outliers, may lie outside.
+    The range of the axis comes from the scores after the first tenth of the steps; the start of a run and single
+    outliers may lie outside it.
 
     Args:
       path: image file to write.
       runs: dict of name to the lines of metrics.jsonl, see `tf_resflow.training.read_metrics`.
       key: name of the score, such as "bits_per_dim", "nats" or "accuracy".
-      ylabel: of the axis; by default it is the key, or what that stands for.
+      ylabel: label of the axis; by default the key, spelled out.
 
     Raises:
-      ValueError: when a run has no such score.
+      ValueError: when a run does not have this score.
     """
     with extra("plots"):
         from matplotlib import figure
@@ -99,8 +108,8 @@ def learning_curves(path, runs, key, ylabel=None):
 
 
 def _points(lines, key):
-    """The steps and values of what training logged, and of the scores on the split that has most of them."""
-    points = collections.defaultdict(list)
+    """The steps and values that training logged, and the scores on the split that has most of them."""
+    points: dict[str | None, list] = collections.defaultdict(list)
     for line in lines:
         if _is_finite(line.get(key)):
             is_score = line["split"] != "train" or "num_examples" in line
@@ -115,7 +124,7 @@ def _is_finite(value):
 
 
 def _range(curves, outside=0.02, margin=0.06):
-    """Limits of the y axis, by what follows the beginning of each curve."""
+    """Limits of the y axis, from each curve after its beginning."""
     late = [curve[curve[:, 0] >= _BEGINNING * np.max(curve[:, 0]), 1] for curve in curves if len(curve)]
     low = min(np.quantile(values, outside, method="nearest") for values in late)
     high = max(np.quantile(values, 1 - outside, method="nearest") for values in late)

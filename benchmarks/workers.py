@@ -1,14 +1,19 @@
-"""What benchmark.py and benchmark_training.py share with their workers: the cases, and how they talk."""
+"""The worker processes of compare_speed.py and compare_training.py: what they measure, and how they are asked."""
 
 import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+
+_FOLDER = pathlib.Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,25 +21,25 @@ class Case:
     """One comparison: a stack of blocks on a batch of images with values 0 to 255.
 
     Attributes:
-      kind: what is measured.
+      kind: what is measured, such as "train_step".
       shape: `(height, width, channels)`.
       width: channels inside a block.
       num_blocks: number of residual blocks, each followed by an ActNorm.
       num_exact_terms: terms of the series with weight 1.
-      num_extra_terms: further terms, weighted; fixed instead of random, so that both sides do the same.
+      num_extra_terms: further terms, weighted. Their number is fixed here, which gives both sides the same work.
       batch_size: number of images.
     """
 
     kind: str
-    shape: tuple
+    shape: tuple[int, int, int]
     width: int
     num_blocks: int = 4
     num_exact_terms: int = 2
     num_extra_terms: int = 2
     batch_size: int = 64
 
-    def batch(self):
-        """The images, NHWC, the same for both sides."""
+    def batch(self) -> np.ndarray:
+        """Returns the images, NHWC; both sides get the same."""
         return np.random.default_rng(0).integers(0, 256, [self.batch_size, *self.shape])
 
 
@@ -53,7 +58,7 @@ CASES = {
 }
 
 
-def peak_memory():
+def _peak_memory() -> float:
     """Peak resident memory of this process in MB (Linux)."""
     with open("/proc/self/status") as status:
         return int(status.read().split("VmHWM:")[1].split()[0]) / 1024
@@ -63,12 +68,12 @@ class Worker:
     """A process that prepares a case and measures it on request.
 
     Args:
-      *command: the command that starts it.
-      threads: how many it may use.
-      keep_memory: whether it keeps the memory that it frees (glibc's MALLOC_* settings).
+      *command: the command that starts the process.
+      threads: number of threads that it may use.
+      keep_memory: whether the process keeps the memory that it frees (glibc's MALLOC_* settings).
     """
 
-    def __init__(self, *command, threads, keep_memory):
+    def __init__(self, *command: str, threads: int, keep_memory: bool):
         names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
         environment = {**os.environ, **dict.fromkeys(names, str(threads))}
         if keep_memory:
@@ -84,9 +89,9 @@ class Worker:
             text=True,
         )
 
-    def ask(self, request):
-        """The worker's answer to a request: "prepare CASE [JSON]" or "run"."""
-        with contextlib.suppress(BrokenPipeError):  # the process has ended, and has no answer
+    def ask(self, request: str) -> Any:
+        """Returns the worker's answer to a request: "prepare CASE", "prepare KIND JSON" or "run"."""
+        with contextlib.suppress(BrokenPipeError):  # the process has ended; there is no answer to read
             self._process.stdin.write(request + "\n")
             self._process.stdin.flush()
         answer = self._process.stdout.readline()
@@ -95,26 +100,47 @@ class Worker:
             sys.exit(f"Error: {request.partition(' {')[0]!r} failed:\n{self._errors.read()}")
         return json.loads(answer)
 
-    def close(self):
+    def close(self) -> None:
         """Ends the process."""
         self._process.communicate()
 
 
-def serve(prepare):
-    """Answers the requests of a `Worker`, one JSON object a line.
+def start_workers(
+    published_dir: str | None, published_python: str, *, threads: int, keep_memory: bool
+) -> dict[str, Worker]:
+    """Starts a worker of each side: "ours", and "published" if a checkout of the published code is given."""
+    commands = {"ours": [sys.executable, str(_FOLDER / "worker_ours.py")]}
+    if published_dir:
+        script = str(_FOLDER / "worker_published.py")
+        commands["published"] = [published_python, script, published_dir, str(threads)]
+    options: dict[str, Any] = {"threads": threads, "keep_memory": keep_memory}
+    return {side: Worker(*command, **options) for side, command in commands.items()}
+
+
+def serve(kinds: Mapping[str, Callable]) -> None:
+    """Answers the requests of a `Worker` with one line of JSON each.
 
     Args:
-      prepare: dict of case to function of the request's JSON, if it has some, which returns the function that
-        measures once.
+      kinds: dict of kind to a function that prepares a `Case` (or what the request's JSON holds), and returns the
+        function that measures once.
     """
     answers, sys.stdout = sys.stdout, sys.stderr
-    run = None
+    run: Callable | None = None
+
+    def prepare(name, argument):
+        if argument:
+            return kinds[name](json.loads(argument))
+        case = CASES[name]
+        if case.kind == "memory":
+            kinds["train_step"](case)()
+            return lambda: {"megabytes": _peak_memory()}
+        return kinds[case.kind](case) if case.kind in kinds else None
+
     for line in sys.stdin:
-        command, _, case = line.strip().partition(" ")
+        command, _, request = line.strip().partition(" ")
         if command == "prepare":
-            name, _, argument = case.partition(" ")
-            arguments = [json.loads(argument)] if argument else []
-            run = prepare[name](*arguments) if name in prepare else None
+            name, _, argument = request.partition(" ")
+            run = prepare(name, argument)
             answer = run is not None
         else:
             answer = run()

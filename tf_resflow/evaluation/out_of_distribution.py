@@ -1,17 +1,18 @@
-"""How well a score tells the data from those of another data set."""
+"""How well a score distinguishes the data from another data set."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 __all__ = ["ood_auroc"]
 
 
-def ood_auroc(scores, ood_scores):
-    """The area under the ROC curve of a score that is to be higher in distribution than out of it.
+def ood_auroc(scores: ArrayLike, ood_scores: ArrayLike) -> float:
+    """The area under the ROC curve of a score that should be higher in distribution than out of it.
 
-    It is the probability that an example of the data has a higher score than one of the other data, a tie
-    counting one half: 1 where the score separates them, 0.5 where it tells nothing, and below 0.5 where it prefers
-    the other data, as log p(x) of many density models does.
+    This is the probability that an example of the data scores higher than one of the other data, with ties counted
+    as one half. It is 1 if the score separates them, 0.5 if the score is uninformative, and below 0.5 if the score
+    prefers the other data, as log p(x) of many density models does.
 
     ```python
     import tf_resflow as resflow
@@ -20,14 +21,14 @@ def ood_auroc(scores, ood_scores):
     ```
 
     Args:
-      scores: array `[num]`, of examples of the data: log p(x), or the largest class probability.
-      ood_scores: array `[num_ood]`, of examples of the other data.
+      scores: array `[num]` for examples of the data: log p(x), or the largest class probability.
+      ood_scores: array `[num_ood]` for examples of the other data.
 
     Returns:
       A float in [0, 1].
 
     Raises:
-      ValueError: when one of them is empty, not of rank 1, or holds NaN.
+      ValueError: when an array is empty, not of rank 1, or contains NaN.
 
     References:
       Mann and Whitney, "On a test of whether one of two random variables is stochastically larger than the

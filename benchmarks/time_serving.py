@@ -1,9 +1,9 @@
-r"""Times an exported model: loading, and each signature at several sizes of batch.
+"""Times an exported model: loading, and each signature at several batch sizes.
 
-python benchmarks/benchmark_serving.py --model_dir=served/digits/1
+    python benchmarks/time_serving.py --model_dir=served/digits/1
 
-It needs TensorFlow alone. The table has, for each signature and size, the seconds of a call (median and largest of
---repeats, after a first call that is not counted) and examples a second. Close other programs first.
+This needs only TensorFlow. For each signature and batch size the table has the seconds of a call (median and
+largest of --repeats, after a call that is not counted) and the examples per second. Close other programs first.
 """
 
 import json
@@ -19,15 +19,15 @@ import tensorflow as tf
 from absl import app, flags
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Directory of one version of an exported model.")
-_SIZES = flags.DEFINE_list("sizes", ["1", "8", "64", "256"], "Sizes of batches.")
-_REPEATS = flags.DEFINE_integer("repeats", 10, "Calls that are timed.", lower_bound=1)
+_SIZES = flags.DEFINE_list("sizes", ["1", "8", "64", "256"], "Batch sizes.")
+_REPEATS = flags.DEFINE_integer("repeats", 10, "Timed calls of each signature and size.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the results.")
 flags.mark_flag_as_required("model_dir")
 flags.register_validator("sizes", lambda sizes: all(s.isdigit() and int(s) for s in sizes), "integers >= 1")
 
 
 def _inputs(signatures, name, size):
-    """Arguments of a signature: samples of the model, their latents, a seed."""
+    """The arguments of a signature: samples of the model, their latents, a seed."""
     sampled = {"num": tf.constant(size), "seed": tf.constant(1, tf.int64), "temperature": tf.constant(1.0)}
     wanted = signatures[name].structured_input_signature[1]
     if name == "sample":
@@ -55,7 +55,7 @@ def main(_):
     """Measures and prints the table."""
     path = pathlib.Path(_MODEL_DIR.value)
     if not (path / "README.md").is_file():
-        sys.exit(f"Error: {path} is no version of a model that resflow-export has exported.")
+        sys.exit(f"Error: {path} is not a version of a model that resflow-export has written.")
     if _OUTPUT.value and not pathlib.Path(_OUTPUT.value).absolute().parent.is_dir():
         sys.exit(f"Error: the directory of --output={_OUTPUT.value} does not exist.")
     start = time.perf_counter()

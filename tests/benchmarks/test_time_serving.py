@@ -8,7 +8,7 @@ import pytest
 
 import tf_resflow as resflow
 
-BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmarks" / "benchmark_serving.py"
+BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmarks" / "time_serving.py"
 
 
 def run(*arguments):
@@ -28,11 +28,13 @@ def test_table(call, tmp_path):
     assert sorted(rows) == sorted([name, size] for name in names for size in ("1", "3"))
     times = json.loads((tmp_path / "times.json").read_text())
     assert len(times["encode 3"]) == 2 and times["megabytes"] > 0
-    refused = call("benchmarks/benchmark_serving.py", f"--model_dir={path}", "--sizes=2000")
+    refused = call("benchmarks/time_serving.py", f"--model_dir={path}", "--sizes=2000")
     assert "num must lie in 1, ..., 1024" in refused.output
 
 
-@pytest.mark.parametrize("flag, message", [("--sizes=0", "integers >= 1"), ("--sizes=1", "no version of a model")])
+@pytest.mark.parametrize(
+    "flag, message", [("--sizes=0", "integers >= 1"), ("--sizes=1", "is not a version of a model")]
+)
 def test_wrong_flags(call, tmp_path, flag, message):
-    done = call("benchmarks/benchmark_serving.py", f"--model_dir={tmp_path}", flag)
+    done = call("benchmarks/time_serving.py", f"--model_dir={tmp_path}", flag)
     assert done.code and message in done.output

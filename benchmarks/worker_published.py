@@ -1,7 +1,6 @@
-"""The same cases on a checkout of the published PyTorch code (rtqichen/residual-flows).
+"""Measures a checkout of the published PyTorch code (rtqichen/residual-flows).
 
-Run by benchmark.py and benchmark_training.py, in a process of its own. It needs torch:
-pip install torch.
+compare_speed.py and compare_training.py start it in a separate process, with a Python that has torch.
 """
 
 import math
@@ -10,7 +9,7 @@ import time
 
 import numpy as np
 import torch
-from benchmark_protocol import CASES, peak_memory, serve
+from workers import serve
 
 sys.path.insert(0, sys.argv[1])
 
@@ -93,7 +92,7 @@ def _train_step(case):
 
 def _evaluation(case):
     model, x = _model(case), _batch(case)
-    _loss(model, x)  # initialises the ActNorms
+    _loss(model, x)  # initializes the ActNorms
     _update_norms(model)
     model.eval()
 
@@ -127,14 +126,8 @@ def _inverse(case):
     return run
 
 
-def _memory(case):
-    run = _train_step(case)
-    run()
-    return lambda: {"megabytes": peak_memory()}
-
-
 def _learning(settings):
-    """As train_img.py trains and validates, but for the weights as they are, and with denormals flushed."""
+    """Trains and validates like train_img.py, but scores the weights, not their average, and flushes denormals."""
     torch.set_flush_denormal(True)
     torch.manual_seed(settings["config"]["seed"])
     model_config, train, evaluation = (settings["config"][key] for key in ("model", "train", "eval"))
@@ -154,7 +147,7 @@ def _learning(settings):
         return _tensor(np.where(mirrored, x[:, :, ::-1], x))
 
     with torch.no_grad():
-        _loss(model, batch())  # initialises the ActNorms
+        _loss(model, batch())  # initializes the ActNorms
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, train["beta_2"]))
 
     def step():
@@ -188,12 +181,4 @@ def _learning(settings):
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(int(sys.argv[2]))
-    kinds = {
-        "train_step": _train_step,
-        "evaluation": _evaluation,
-        "inverse": _inverse,
-        "memory": _memory,
-    }
-    cases = {name: case for name, case in CASES.items() if case.kind in kinds}
-    cases = {name: lambda case=case: kinds[case.kind](case) for name, case in cases.items()}
-    serve({**cases, "learning": _learning})
+    serve({"train_step": _train_step, "evaluation": _evaluation, "inverse": _inverse, "learning": _learning})

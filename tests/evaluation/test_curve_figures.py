@@ -13,10 +13,10 @@ LINES = [
 ]
 
 
-def test_what_is_drawn(tmp_path, figures):
-    """Of the training, and held out, be it on train examples; one point is a mark; without what is no number.
+def test_lines(tmp_path, figures):
+    """Reported and held-out scores, the latter also on training examples; a single point is a mark.
 
-    The last score on another split is left out.
+    Values that are not numbers, and the last score on another split, are left out.
     """
     scored = [{"step": step, "split": "train", "nats": 2.0 - step, "num_examples": 7} for step in (1, 2)]
     scored += LINES[2:]
@@ -35,7 +35,7 @@ def test_what_is_drawn(tmp_path, figures):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training step", "negative log-likelihood (nats)")
 
 
-def test_the_beginning_and_spikes_do_not_choose_the_range(tmp_path, figures):
+def test_the_beginning_and_spikes_do_not_set_the_range(tmp_path, figures):
     steps = np.arange(1, 101)
     values = 2 + 1000 * np.exp(-steps) + 500 * (steps == 60)
     lines = [{"step": int(s), "split": "train", "nats": v} for s, v in zip(steps, values, strict=True)]
@@ -45,15 +45,15 @@ def test_the_beginning_and_spikes_do_not_choose_the_range(tmp_path, figures):
     assert 1.8 < low < 2 and 2.5 < high < 2.7
 
 
-def test_a_score_that_a_run_has_not(tmp_path):
+def test_missing_scores(tmp_path):
     path = tmp_path / "curves.png"
     with pytest.raises(ValueError, match="The run 'one' has no held-out 'accuracy'; its metrics are nats, num_ex"):
         evaluation.learning_curves(path, {"one": LINES}, "accuracy")
     assert not path.exists()
 
 
-def test_runs_of_one_name_are_told_apart():
-    """A run that is given twice is one."""
+def test_runs_with_the_same_name_are_distinguished():
+    """A run that is given twice appears once."""
     paths = ["runs/a/x", "runs/b/x", "/else/runs/b/x", "runs/y/", "runs/a/../a/x"]
     names = evaluation.run_names(paths)
     here = str(pathlib.Path().resolve().name)

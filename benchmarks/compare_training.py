@@ -1,13 +1,15 @@
 r"""Trains the model of a config with this package and with the published PyTorch code, and draws both curves.
 
-python benchmarks/benchmark_training.py --config=configs/mnist_small.py --config.data.data_dir=DIR \
-  --reference_dir=CHECKOUT --output=curves.json
+    python benchmarks/compare_training.py --config=configs/mnist_small.py --config.data.data_dir=DIR \
+      --published_dir=CHECKOUT --output=curves.json
 
-CHECKOUT is a clone of github.com/rtqichen/residual-flows, and needs torch (pip install torch). Both
-sides have the same architecture, optimizer, warm-up, batch size and estimators, and clip the gradient as the
-published code does; weight decay, which has no effect there, is 0. They take turns of --steps_per_turn steps with
-the same number of threads; after a turn the weights, as they are, are scored on the same test images. The time is
-that of the steps alone. Beside the JSON file there is then a figure of its name, .png.
+CHECKOUT is a clone of github.com/rtqichen/residual-flows; the Python that runs it (--published_python, this one by
+default) needs torch. A figure with the name of the JSON file and the suffix .png is drawn, too.
+
+Both sides have the same architecture, optimizer, warm-up, batch size and estimators, and clip the gradient as the
+published code does. Weight decay, which has no effect there, is 0. They take turns of --steps_per_turn steps with
+the same number of threads. After a turn the weights (not their average) are scored on the same test images; the
+time is that of the training steps alone.
 """
 
 import json
@@ -17,24 +19,23 @@ import sys
 import tempfile
 
 from absl import app, flags
-from benchmark_protocol import Worker
 from ml_collections import config_flags
+from workers import start_workers
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the configuration.")
-_REFERENCE_DIR = flags.DEFINE_string("reference_dir", None, "A checkout of the published code.")
-_REFERENCE_PYTHON = flags.DEFINE_string("reference_python", sys.executable, "A Python that has torch.")
+_PUBLISHED_DIR = flags.DEFINE_string("published_dir", None, "A checkout of the published code.")
+_PUBLISHED_PYTHON = flags.DEFINE_string("published_python", sys.executable, "A Python that has torch.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the curves.")
 _STEPS = flags.DEFINE_integer("steps_per_turn", 100, "Steps between two scores.", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
-flags.mark_flags_as_required(["config", "reference_dir", "output"])
+flags.mark_flags_as_required(["config", "published_dir", "output"])
 
-_FOLDER = pathlib.Path(__file__).parent
-_NAMES = {"ours": "tf_resflow", "reference": "published code"}
-_FREE = ("num_blocks", "width", "fc_width", "logit_alpha")  # what the model of the published code takes over
+_NAMES = {"ours": "tf_resflow", "published": "published code"}
+_FREE = ("num_blocks", "width", "fc_width", "logit_alpha")  # the fields that the published side follows
 
 
 def _check_comparable(config):
-    """Exits where the config asks for what the published side would not do."""
+    """Exits if the config asks for something that the published side does not do."""
     from tf_resflow import training
 
     default = training.default_config()
@@ -42,25 +43,11 @@ def _check_comparable(config):
     if config.task != "density" or others:
         what = "config.task" if config.task != "density" else f"config.model.{others[0]}"
         free = ", ".join(f"config.model.{key}" for key in _FREE)
-        sys.exit(f"Error: {what} is not the default, and the other side would not follow; {free} may be others.")
-
-
-def _workers(settings):
-    options = {"threads": _THREADS.value, "keep_memory": True}
-    published = str(_FOLDER / "benchmark_published.py")
-    workers = {
-        "ours": Worker(sys.executable, str(_FOLDER / "benchmark_ours.py"), **options),
-        "reference": Worker(
-            _REFERENCE_PYTHON.value, published, _REFERENCE_DIR.value, str(_THREADS.value), **options
-        ),
-    }
-    for worker in workers.values():
-        worker.ask(f"prepare learning {json.dumps(settings)}")
-    return workers
+        sys.exit(f"Error: {what} is not the default, and the published side cannot follow. Only {free} can change.")
 
 
 def _curves(config):
-    """A dict of side to dict of lists: "step", "seconds" of training until there, "bits_per_dim"."""
+    """A dict of side to dict of lists: "step", "seconds" of training so far, "bits_per_dim"."""
     import numpy as np
 
     from tf_resflow import data
@@ -70,7 +57,11 @@ def _curves(config):
         arrays = str(pathlib.Path(folder) / "images.npz")
         np.savez(arrays, train=dataset.array("train"), test=dataset.array(config.eval.split))
         settings = {"config": config.to_dict(), "arrays": arrays, "steps": _STEPS.value}
-        workers = _workers(settings)
+        workers = start_workers(
+            _PUBLISHED_DIR.value, _PUBLISHED_PYTHON.value, threads=_THREADS.value, keep_memory=True
+        )
+        for worker in workers.values():
+            worker.ask(f"prepare learning {json.dumps(settings)}")
     curves = {side: {"step": [], "seconds": [], "bits_per_dim": []} for side in workers}
     for step in range(_STEPS.value, config.train.steps + 1, _STEPS.value):
         for side, worker in workers.items():
@@ -112,5 +103,5 @@ def main(_):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(_FOLDER.parent))
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
     app.run(main)

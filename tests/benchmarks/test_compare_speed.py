@@ -1,11 +1,11 @@
-"""The benchmark on this package alone; the published code is not at hand."""
+"""The comparison without the published code, which is not available to the tests."""
 
 import json
 import pathlib
 import subprocess
 import sys
 
-BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmarks" / "benchmark.py"
+BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmarks" / "compare_speed.py"
 
 
 def run(*arguments):
@@ -13,7 +13,7 @@ def run(*arguments):
 
 
 def test_one_case(tmp_path):
-    output = tmp_path / "benchmark.json"
+    output = tmp_path / "speed.json"
     done = run("--cases=inverse_per_evaluation", "--repeats=2", f"--output={output}")
     assert done.returncode == 0, done.stderr
     seconds = json.loads(output.read_text())["inverse_per_evaluation"]["ours"]["seconds"]
@@ -22,11 +22,11 @@ def test_one_case(tmp_path):
 
 
 def test_an_unknown_case(call):
-    done = call("benchmarks/benchmark.py", "--cases=training")
+    done = call("benchmarks/compare_speed.py", "--cases=training")
     assert done.code != 0 and "train_step_28x28x1_w64" in done.output
 
 
-def test_a_reference_that_cannot_run(tmp_path):
-    done = run("--cases=inverse_per_evaluation", f"--reference_dir={tmp_path}", "--repeats=1")
+def test_published_code_that_cannot_run(tmp_path):
+    done = run("--cases=inverse_per_evaluation", f"--published_dir={tmp_path}", "--repeats=1")
     assert done.returncode != 0 and "Error" in done.stderr
     assert "resflows" in done.stderr or "torch" in done.stderr

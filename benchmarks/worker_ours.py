@@ -1,4 +1,4 @@
-"""The cases of benchmark.py and benchmark_training.py on this package, in a process of its own."""
+"""Measures this package; compare_speed.py and compare_training.py start it in a separate process."""
 
 import os
 
@@ -9,20 +9,20 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-from benchmark_protocol import CASES, peak_memory, serve
+from workers import serve
 
 import tf_resflow as resflow
 
 
 class _Fixed(resflow.logdet.Geometric):
-    """The weights of a geometric distribution, and always `extra` terms after the exact ones."""
+    """The weights of a geometric distribution, with a fixed number of terms after the exact ones."""
 
     def __init__(self, extra):
         super().__init__(0.5)
         self._extra = extra
 
     def sample(self, shape, seed):
-        """The constant."""
+        """Returns the fixed number."""
         return tf.fill(shape, self._extra)
 
 
@@ -35,15 +35,17 @@ def _model(case):
     model = resflow.FlowModel(flow, case.shape, levels=256, evaluation_log_det=estimator)
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
     model.optimizer.build(model.trainable_variables)
-    return model
+    return model, tf.constant(case.batch(), tf.uint8)
 
 
-def _batch(case):
-    return tf.constant(case.batch(), tf.uint8)
+def _initialized(case):
+    model, x = _model(case)
+    model.initialize(x)
+    return model, x
 
 
 def _timed(function):
-    """Calls `function(seed)` and waits for its result; returns the seconds."""
+    """Returns the seconds that `function(seed)` takes until its result is there."""
     seed = tf.constant(np.random.randint(0, 2**31 - 1, 2), tf.int32)
     start = time.perf_counter()
     tf.nest.map_structure(lambda tensor: tensor.numpy(), function(seed))
@@ -56,15 +58,12 @@ def _step(model, x):
 
 
 def _train_step(case):
-    model, x = _model(case), _batch(case)
-    model.initialize(x)
-    step = _step(model, x)
+    step = _step(*_initialized(case))
     return lambda: {"seconds": _timed(step)}
 
 
 def _evaluation(case):
-    model, x = _model(case), _batch(case)
-    model.initialize(x)
+    model, x = _initialized(case)
 
     @tf.function(autograph=False)
     def loss(seed):
@@ -74,8 +73,7 @@ def _evaluation(case):
 
 
 def _inverse(case):
-    model, x = _model(case), _batch(case)
-    model.initialize(x)
+    model, x = _initialized(case)
     blocks = resflow.bijectors.residual_blocks(model.flow)
     y = tf.random.stateless_normal(x.shape, [0, 1])
 
@@ -92,14 +90,8 @@ def _inverse(case):
     return run
 
 
-def _memory(case):
-    run = _train_step(case)
-    run()
-    return lambda: {"megabytes": peak_memory()}
-
-
 def _trace(case):
-    model, x = _model(case), _batch(case)
+    model, x = _model(case)
 
     def run():
         step = _step(model, x)
@@ -112,9 +104,8 @@ def _trace(case):
 
 
 def _parts(case):
-    """A training step part by part; each part is a function of its own, traced on its own."""
-    model, x = _model(case), _batch(case)
-    model.initialize(x)
+    """Times the parts of a training step; each is traced as a separate function."""
+    model, x = _initialized(case)
     inputs = tf.cast(x, tf.float32) / 256.0 + 1e-3
     weights = model.trainable_variables
     values = [weight.value for weight in weights]
@@ -161,7 +152,7 @@ def _parts(case):
 
 
 def _learning(settings):
-    """Trains a model for some steps and scores its weights, as they are, on the test images."""
+    """Trains a model for some steps, and scores its weights (not their average) on the test images."""
     config = resflow.training.default_config().unlock()
     config.update(settings["config"])
     dataset = resflow.data.load(config.data)
@@ -190,13 +181,13 @@ def _learning(settings):
 
 
 if __name__ == "__main__":
-    kinds = {
-        "train_step": _train_step,
-        "evaluation": _evaluation,
-        "inverse": _inverse,
-        "memory": _memory,
-        "trace": _trace,
-        "parts": _parts,
-    }
-    cases = {name: lambda case=case: kinds[case.kind](case) for name, case in CASES.items()}
-    serve({**cases, "learning": _learning})
+    serve(
+        {
+            "train_step": _train_step,
+            "evaluation": _evaluation,
+            "inverse": _inverse,
+            "trace": _trace,
+            "parts": _parts,
+            "learning": _learning,
+        }
+    )
