@@ -25,7 +25,8 @@ def peak():
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 log_det = resflow.logdet.RussianRoulette(2, Constant(0.5))
-flow = resflow.flows.image_flow((28, 28, 1), (num_blocks,), 64, num_fc_blocks=0, log_det=log_det)
+block = resflow.flows.residual_image_block(log_det=log_det)
+flow = resflow.flows.image_flow((28, 28, 1), (num_blocks,), 64, num_fc_blocks=0, block=block)
 model = resflow.FlowModel(flow, (28, 28, 1), levels=256)
 model.compile(optimizer=keras.optimizers.Adam(1e-3))
 model.optimizer.build(model.trainable_variables)

@@ -167,7 +167,7 @@ class _Run:
     def _take_steps(self, start, steps, taken):
         train, seed = self._config.train, self._config.seed
         labels = self._config.task == "hybrid"
-        batches = self._dataset.train_batches(train.batch_size, seed, start, labels)
+        batches = self._dataset.train_batches(train.batch_size, seed, start, labels=labels)
         batches = iter(self._strategy.experimental_distribute_dataset(batches))
         take = self._compiled_step()
         self._clock = time.monotonic(), start

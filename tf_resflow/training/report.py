@@ -42,7 +42,7 @@ class Report:
         """Returns the batches of a split, by default `config.eval.split`: of its first `num_examples`."""
         settings = self._config.eval
         limit = settings.num_examples or None
-        return self._dataset.eval_batches(split or settings.split, settings.batch_size, limit, labels)
+        return self._dataset.eval_batches(split or settings.split, settings.batch_size, limit, labels=labels)
 
     def score(self, split=None):
         """Returns the `Score` on a split, by default `config.eval.split`."""

@@ -1,9 +1,7 @@
 """The Lipschitz constant of a branch, multiplied through its layers."""
 
-__all__ = ["lipschitz_constant", "lipschitz_order"]
-
 import math
-import typing
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -12,6 +10,9 @@ import tensorflow as tf
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
+from tf_resflow.private_api import graph_steps
+
+__all__ = ["lipschitz_constant", "lipschitz_order"]
 
 # The largest |slope| of each of keras.activations, rounded up.
 _ACTIVATIONS = {
@@ -35,58 +36,48 @@ _ACTIVATIONS = {
 }
 
 
-class _Tensor(typing.NamedTuple):
-    """How a tensor depends on the branch's first input: its constant, and the norm it is in."""
+class _Tensor(NamedTuple):
+    """How a tensor depends on the first input of a branch: its constant, and the order of its norm."""
 
-    constant: typing.Any
-    order: typing.Any
-    shape: typing.Any
+    constant: Any
+    order: Any
+    shape: Any
 
     @property
     def is_fixed(self):
         return isinstance(self.constant, float) and self.constant == 0.0
 
 
-def lipschitz_constant(branch, certified=False):
+def lipschitz_constant(branch: Any, *, certified: bool = False) -> float | tf.Tensor:
     """An upper bound of the Lipschitz constant of a branch in its first input.
 
-    The product of its layers' constants, through `keras.Sequential` and functional models, nested
-    ones too: `Add` sums, `Concatenate` takes (sum L^p)^(1/p). Further inputs, such as a
-    conditional one, count as constants. The orders of the Lipschitz layers must chain and end in
-    the norm that they began with (see `lipschitz_order`). A layer or a `tf.Module` of another kind
-    is understood if it has an attribute `lipschitz_constant`, in every l^p norm or in that of its
-    `lipschitz_order`; a subclass that overrides `call` needs one of its own.
+    The product of the constants of its layers, through `keras.Sequential` and functional models, also nested ones:
+    `Add` sums, `Concatenate` takes (sum L^p)^(1/p). Further inputs, such as a conditional one, count as constants.
+    The orders of the Lipschitz layers must chain and end in the norm that they began with (see `lipschitz_order`).
+    A layer or a `tf.Module` of another kind needs an attribute `lipschitz_constant`, which holds in every l^p norm
+    or in the one of its attribute `lipschitz_order`. A subclass that overrides `call` does not inherit the
+    attribute.
 
     Args:
-        branch: a built Keras layer or model, or another object with a `lipschitz_constant`.
-        certified: whether to take `lipschitz_bound()` of each Lipschitz layer, a proof for the
-            present kernels, instead of its coefficient, which rests on an estimate from below.
+      branch: a built Keras layer or model, or another object with a `lipschitz_constant`.
+      certified: whether to take `lipschitz_bound()` of each Lipschitz layer, which is proved for the current
+        kernel, instead of its coefficient, which relies on an estimate from below.
 
     Returns:
-        A Python float; if certified a float64 scalar tensor.
+      A Python float; if certified, a float64 scalar tensor.
 
     Raises:
-        ValueError: if the branch is not built, has a layer of unknown constant, broadcasts what
-            depends on its first input, has orders that do not chain, or several outputs.
+      ValueError: if the branch is not built, has a layer of unknown constant, broadcasts a tensor that depends on
+        its first input, has orders that do not chain, or has several outputs.
     """
     constant = _output(branch, certified).constant
     return tf.cast(constant, tf.float64) if certified else float(constant)
 
 
-def lipschitz_order(branch):
-    """The order p of the norm in which `lipschitz_constant` holds.
+def lipschitz_order(branch: Any) -> float | LearnedOrder:
+    """The order p of the norm in which `lipschitz_constant` holds, with the same argument and errors.
 
-    It is the domain of the first Lipschitz layer that the branch's first input reaches; 2 where every
-    norm would do.
-
-    Args:
-        branch: as of `lipschitz_constant`.
-
-    Returns:
-        A Python float, or a `LearnedOrder`.
-
-    Raises:
-        ValueError: as `lipschitz_constant`.
+    It is the domain of the first Lipschitz layer that the first input reaches, or 2 if there is none.
     """
     return _output(branch, certified=False).order
 
@@ -107,9 +98,9 @@ def _output(branch, certified):
         raise ValueError(f"The branch '{branch.name}' must have one output, but it has {len(outputs)}.")
     if not outputs[0].is_fixed and outputs[0].order != order:
         raise ValueError(
-            f"The branch '{branch.name}' maps the {_name(order)}-norm to the "
-            f"{_name(outputs[0].order)}-norm: to contract, it must end in the norm that it began "
-            "with. Make the codomain of its last Lipschitz layer the domain of its first."
+            f"The branch '{branch.name}' maps the {_name(order)}-norm to the {_name(outputs[0].order)}-norm: to "
+            "contract, it must end in the norm that it began with. Make the codomain of its last Lipschitz layer "
+            "the domain of its first."
         )
     return outputs[0]._replace(order=order)
 
@@ -129,51 +120,40 @@ def _first_order(branch):
 
 
 def _through(branch, order, rule):
-    """The outputs' `_Tensor`s for a first input of constant 1, and others of constant 0."""
-    graph = _graph(branch)
-    if graph is None:
+    """The `_Tensor`s of the outputs for a first input of constant 1 and others of constant 0."""
+    if not _is_graph(branch):
         return [rule(branch, [_Tensor(1.0, order, None)], None)]
-    inputs = [_Tensor(float(i == 0), order, x.shape) for i, x in enumerate(graph.inputs)]
-    return _propagate(branch, inputs, [x.shape for x in graph.outputs], rule)
+    inputs = [_Tensor(float(i == 0), order, x.shape) for i, x in enumerate(branch.inputs)]
+    return _propagate(branch, inputs, [x.shape for x in branch.outputs], rule)
 
 
-def _graph(layer):
-    """The graph of a model; None of a layer, and of a model whose subclass has a call of its own."""
-    kind = type(layer)
-    if not all(f.__module__.startswith("keras.") for f in (kind.call, kind.__call__)):
-        return None
-    if isinstance(layer, keras.Sequential):
-        return layer._functional
-    return layer if isinstance(layer, keras.Function) else None
+def _is_graph(layer):
+    """Whether this is a model that computes the graph of its layers, not a subclass with its own `call`."""
+    is_model = isinstance(layer, (keras.Sequential, keras.Function)) and hasattr(layer, "inputs")
+    return is_model and all(f.__module__.startswith("keras.") for f in (type(layer).call, type(layer).__call__))
 
 
 def _propagate(layer, inputs, shapes, rule):
-    """The outputs' `_Tensor`s: `rule(layer, inputs, shape of an output)` at each layer, in order."""
-    graph = _graph(layer)
-    if graph is None:
+    """The `_Tensor`s of the outputs: `rule(layer, inputs, shape of an output)` at each layer, in order."""
+    if not _is_graph(layer):
         return [rule(layer, inputs, shape) for shape in shapes]
-    _check_inputs(layer, graph.inputs, inputs)
-    known = {id(tensor): x for tensor, x in zip(graph.inputs, inputs, strict=True)}
-    depths = sorted(graph._nodes_by_depth, reverse=True)
-    for node in (node for depth in depths for node in graph._nodes_by_depth[depth]):
-        if not node.is_input:
-            arguments = [known[id(tensor)] for tensor in node.input_tensors]
-            of_outputs = [tensor.shape for tensor in node.outputs]
-            outputs = _propagate(node.operation, arguments, of_outputs, rule)
-            known.update((id(tensor), x) for tensor, x in zip(node.outputs, outputs, strict=True))
-    outputs = [known[id(tensor)] for tensor in graph.outputs]
+    _check_inputs(layer, inputs)
+    known = {id(tensor): x for tensor, x in zip(layer.inputs, inputs, strict=True)}
+    for operation, arguments, results in graph_steps(layer):
+        of_results = [tensor.shape for tensor in results]
+        outputs = _propagate(operation, [known[id(tensor)] for tensor in arguments], of_results, rule)
+        known.update((id(tensor), x) for tensor, x in zip(results, outputs, strict=True))
+    outputs = [known[id(tensor)] for tensor in layer.outputs]
     return [x._replace(shape=shape) for x, shape in zip(outputs, shapes, strict=True)]
 
 
-def _check_inputs(model, built_for, inputs):
-    """Raises unless the shapes are those within the model, which tell what its layers broadcast."""
-    ours, theirs = [x.shape[1:] for x in built_for], [x.shape[1:] for x in inputs]
-    fits = len(ours) == len(theirs) and all(map(_fits, ours, theirs))
-    if not fits:
+def _check_inputs(model, inputs):
+    """Raises unless the shapes are those that the model was built for: otherwise its layers may broadcast."""
+    ours, theirs = [x.shape[1:] for x in model.inputs], [x.shape[1:] for x in inputs]
+    if len(ours) != len(theirs) or not all(map(_fits, ours, theirs)):
         raise ValueError(
-            f"Model '{model.name}' was built for inputs of shapes {ours} without the batch, but is "
-            f"applied to tensors of shapes {theirs}, so that its layers may broadcast. Build one "
-            "for these."
+            f"Model '{model.name}' was built for inputs of shapes {ours} without the batch, but is applied to "
+            f"tensors of shapes {theirs}, and its layers may broadcast them. Build a model for these shapes."
         )
 
 
@@ -192,7 +172,11 @@ def _apply(layer, inputs, shape, certified):
         raise ValueError(f"Layer '{layer.name}' joins tensors of different norms: {names}.")
     constants = [x.constant for x in live]
     if type(layer) in _LIPSCHITZ:
-        _check_domain(layer, order)
+        if layer.domain != order:
+            raise ValueError(
+                f"Layer '{layer.name}' has the {_name(layer.domain)}-norm as its domain, but its input is in the "
+                f"{_name(order)}-norm: the codomain of one Lipschitz layer must be the domain of the next."
+            )
         constant = layer.lipschitz_bound() if certified else layer.coefficient
         return _Tensor(constants[0] * constant, layer.codomain, shape)
     if type(layer) is keras.layers.Concatenate:
@@ -208,20 +192,11 @@ def _apply(layer, inputs, shape, certified):
     return _Tensor(sum(constants) * scale, order, shape)
 
 
-def _check_domain(layer, order):
-    if layer.domain != order:
-        raise ValueError(
-            f"Layer '{layer.name}' has the {_name(layer.domain)}-norm as its domain, but its "
-            f"input is in the {_name(order)}-norm: the codomain of one Lipschitz layer must be "
-            "the domain of the next."
-        )
-
-
 def _check_axis(layer, shape):
     if shape is None or layer.axis % len(shape) == 0:
         raise ValueError(
-            f"Layer '{layer.name}' joins examples of the batch, or inputs of unknown shape (axis={layer.axis}): "
-            "concatenate along another axis."
+            f"Layer '{layer.name}' joins examples of the batch, or inputs of unknown shape (axis={layer.axis}). "
+            "Concatenate along another axis."
         )
 
 
@@ -229,9 +204,8 @@ def _check_broadcast(layer, live, shape):
     if shape is None or None in shape[1:] or any(x.shape[1:] != shape[1:] for x in live):
         shapes = ", ".join(str(x.shape) for x in live)
         raise ValueError(
-            f"Layer '{layer.name}' ({type(layer).__name__}) may broadcast its inputs, {shapes}, to "
-            f"{shape}, which expands the norm. Give what depends on the branch's input one shape, "
-            "of known sizes."
+            f"Layer '{layer.name}' ({type(layer).__name__}) may broadcast its inputs, {shapes}, to {shape}, which "
+            "expands the norm. Give all inputs that depend on the first input of the branch the same, known shape."
         )
 
 
@@ -243,38 +217,35 @@ def _joint(constants, order):
     return sum(constant**order for constant in constants) ** (1.0 / order)
 
 
-def _of_activation(layer, shape):
-    del shape
+def _of_activation(layer, _):
     for name, constant in _ACTIVATIONS.items():
         if layer.activation is keras.activations.get(name):
             return constant
     raise ValueError(_unknown(layer))
 
 
-def _of_dropout(layer, shape):
-    del shape
+def _of_dropout(layer, _):
     if layer.rate:
         raise ValueError(
-            f"Layer '{layer.name}' is a Dropout of rate {layer.rate}: it draws another function at "
-            "each call, so that the block has no inverse. Remove it, or set its rate to 0."
+            f"Layer '{layer.name}' is a Dropout of rate {layer.rate}: it draws another function at each call, and "
+            "the block has no inverse. Remove it, or set its rate to 0."
         )
     return 1.0
 
 
-def _of_relu(layer, shape):
-    del shape
+def _of_relu(layer, _):
     if layer.threshold:
         raise ValueError(_unknown(layer))
     return max(1.0, abs(layer.negative_slope))
 
 
 def _of_rescaling(layer, shape):
-    """The largest |scale|; Keras tells the input's shape even where the arrays broadcast it."""
+    """The largest |scale|. The output shape that Keras infers does not show whether scale or offset broadcasts."""
     example = tf.zeros([1, *(size or 1 for size in (shape or ())[1:])])
     if layer(example).shape != example.shape:
         raise ValueError(
-            f"Layer '{layer.name}' (Rescaling) broadcasts its input, {shape}, to the shapes of its scale "
-            "and offset, which expands the norm. Give it scalars, or arrays that fit into the input."
+            f"Layer '{layer.name}' (Rescaling) broadcasts its input, {shape}, to the shapes of its scale and "
+            "offset, which expands the norm. Give it scalars, or arrays that broadcast to the input."
         )
     return float(np.max(np.abs(layer.scale)))
 
@@ -311,14 +282,14 @@ def _declared_constant(layer, order):
     if getattr(layer, "lipschitz_order", None) not in (None, order):
         raise ValueError(
             f"The Lipschitz constant of layer '{layer.name}' ({type(layer).__name__}) holds in the "
-            f"{_name(layer.lipschitz_order)}-norm only, but its input is in the "
-            f"{_name(order)}-norm. Use another activation there, or other orders."
+            f"{_name(layer.lipschitz_order)}-norm only, but its input is in the {_name(order)}-norm. Use another "
+            "activation there, or other orders."
         )
     return layer.lipschitz_constant
 
 
 def _declares_constant(layer):
-    """Whether it has the attribute, of the class that defines the call or of one derived from that."""
+    """Whether it has the attribute from the class that defines its call, or from a subclass of that."""
     if "lipschitz_constant" in getattr(layer, "__dict__", {}):
         return True
     for kind in type(layer).__mro__:
@@ -332,9 +303,9 @@ def _declares_constant(layer):
 def _unknown(layer):
     name = f"'{layer.name}' ({type(layer).__name__})" if hasattr(layer, "name") else repr(layer)
     return (
-        f"The Lipschitz constant of {name} is unknown. Give it an attribute `lipschitz_constant` (a "
-        "subclass that overrides `call`, one of its own), replace it by a layer of known constant, or "
-        "pass lipschitz_constant= for the whole branch to what asks for it."
+        f"The Lipschitz constant of {name} is unknown. Give it an attribute `lipschitz_constant` (which a subclass "
+        "that overrides `call` does not inherit), replace it by a layer of known constant, or pass "
+        "lipschitz_constant= for the whole branch to its bijector or estimator."
     )
 
 

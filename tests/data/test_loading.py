@@ -103,7 +103,7 @@ def test_wrong_fields_are_errors():
     ],
 )
 def test_a_field_of_other_data_is_refused(name, field, value):
-    message = re.escape(f"data.{field} = {value!r} means nothing to data.name = '{name}'")
+    message = re.escape(f"data.{field} = {value!r} does not apply to data.name = '{name}'")
     with pytest.raises(ValueError, match=message) as error:
         load({"name": name, field: value})
     assert ("'images' for a folder" in str(error.value)) == (field in ("path", "key", "test_fraction"))

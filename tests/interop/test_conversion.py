@@ -1,6 +1,5 @@
 """Converted checkpoints against what the published code computed with them (see make_checkpoints.py)."""
 
-import importlib
 import math
 import pathlib
 
@@ -10,10 +9,8 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow import bijectors, layers, training
-from tf_resflow.interop import convert_checkpoint, read_checkpoint
+from tf_resflow.interop import conversion, convert_checkpoint, read_checkpoint
 from tf_resflow.training.checkpoints import Checkpoints
-
-module = importlib.import_module("tf_resflow.interop.convert_checkpoint")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +72,7 @@ def latent_shapes(model):
 
 
 def restore_weights(model, workdir):
-    """Puts the weights in the place of their averages."""
+    """Replaces the averages by the weights."""
     optimizer = training.make_optimizer(model.config.train, model.trainable_variables)
     return Checkpoints(training.Workdir(workdir).checkpoints, model, optimizer).restore()
 
@@ -104,7 +101,7 @@ def test_the_published_latent_and_density(name, converted, load, published):
 
 
 def test_the_two_differ_by_more_than_the_tolerance(published):
-    """So that weights in the place of averages, or the reverse, fail above."""
+    """Hence weights instead of averages, or the reverse, fail above."""
     expected = published("mnist")
     difference = np.abs(expected["raw_y"] - expected["ema_y"]).max()
     assert difference > 1e-3 * np.abs(expected["ema_y"]).max()
@@ -177,7 +174,7 @@ def changed(checkpoint_path, monkeypatch):
 
     def change(args=(), **fields):
         changed = original._replace(args=original.args | dict(args), **fields)
-        monkeypatch.setattr(module, "read_checkpoint", lambda _: changed)
+        monkeypatch.setattr(conversion, "read_checkpoint", lambda _: changed)
         return original
 
     return change
@@ -220,7 +217,7 @@ def test_without_averages_the_weights_are_loaded(changed, published, tmp_path):
 def test_a_workdir_that_is_there(there, checkpoint_path, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     if there == "one that came meanwhile":
-        monkeypatch.setattr(module.os, "rename", rename_after_another)
+        monkeypatch.setattr(conversion.os, "rename", rename_after_another)
     elif there == "a run":
         workdir.mkdir()
         (workdir / "config.json").write_text("{}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tf_resflow.data import dequantize, images, load, load_images
+from tf_resflow.data import dequantize, load, load_tfds_images, tfds_images
 
 IMAGES = np.random.default_rng(0).integers(256, size=[600, 6, 4, 3]).astype(np.uint8)
 
@@ -39,7 +39,7 @@ def data_dir(tmp_path_factory):
 
 
 def test_loads_the_images_in_order(data_dir):
-    dataset = load_images("little", data_dir, validation_fraction=0)
+    dataset = load_tfds_images("little", data_dir, validation_fraction=0)
     assert dataset.event_shape == (6, 4, 3) and dataset.levels == 256
     assert dataset.sizes == {"train": 550, "test": 50}
     np.testing.assert_array_equal(dataset.array("train"), IMAGES[:550])
@@ -49,24 +49,24 @@ def test_loads_the_images_in_order(data_dir):
 
 
 def test_subsplits_become_splits(data_dir):
-    dataset = load_images("little", data_dir, split_train="train[:500]", split_validation="train[500:]")
+    dataset = load_tfds_images("little", data_dir, split_train="train[:500]", split_validation="train[500:]")
     assert dataset.sizes == {"train": 500, "validation": 50, "test": 50}
     np.testing.assert_array_equal(dataset.array("validation"), IMAGES[500:550])
 
 
 @pytest.mark.parametrize("levels", [2, 32, 128])
 def test_bit_reduction_drops_the_low_bits(data_dir, levels):
-    dataset = load_images("little", data_dir, levels=levels)
+    dataset = load_tfds_images("little", data_dir, levels=levels)
     assert dataset.levels == levels
     expected = np.floor(IMAGES[550:].astype(float) * levels / 256)
     np.testing.assert_array_equal(dataset.array("test"), expected)
     assert expected.max() == levels - 1
 
 
-def test_five_bits_dequantised_fill_the_unit_interval(data_dir):
-    """(v // 8 + u) / 32. Were 31 v' / 32 in the place of v' = v // 8, as in the published code, nothing would
+def test_five_bits_dequantized_fill_the_unit_interval(data_dir):
+    """(v // 8 + u) / 32. With 31 v' / 32 instead of v' = v // 8, as in the published code, nothing would
     come above (31 * 31 / 32 + 1) / 32 = 0.97, and the density be log2(32 / 31) = 0.046 bits/dim too good."""
-    dataset = load_images("little", data_dir, levels=32, validation_fraction=0)
+    dataset = load_tfds_images("little", data_dir, levels=32, validation_fraction=0)
     x = dequantize(dataset.array("train"), dataset.levels, seed=[0, 1]).numpy()
     np.testing.assert_array_equal(np.floor(32 * x), IMAGES[:550] // 8)
     # 550 * 72 uniform numbers: the standard error of their mean is 0.0015, and 0.97 would be passed by none.
@@ -79,15 +79,15 @@ def test_five_bits_dequantised_fill_the_unit_interval(data_dir):
 @pytest.mark.parametrize("levels", [1, 17, 512])
 def test_other_levels_are_errors(data_dir, levels):
     with pytest.raises(ValueError, match="power of two"):
-        load_images("little", data_dir, levels=levels)
+        load_tfds_images("little", data_dir, levels=levels)
 
 
 def test_a_validation_split_of_tfds_is_there_unless_it_is_used(data_dir):
     sizes = {"train": 10, "validation": 6, "test": 4}
-    assert load_images("three", data_dir).sizes == sizes
-    renamed = load_images("three", data_dir, split_test="validation", validation_fraction=0)
+    assert load_tfds_images("three", data_dir).sizes == sizes
+    renamed = load_tfds_images("three", data_dir, split_test="validation", validation_fraction=0)
     assert renamed.sizes == {"train": 10, "test": 6}
-    joined = load_images("three", data_dir, split_train="train+validation[:50%]", validation_fraction=0)
+    joined = load_tfds_images("three", data_dir, split_train="train+validation[:50%]", validation_fraction=0)
     assert joined.sizes == {"train": 13, "test": 4}
 
 
@@ -102,8 +102,8 @@ def test_a_validation_split_of_tfds_is_there_unless_it_is_used(data_dir):
     ],
 )
 def test_the_last_part_of_a_train_split_is_held_back(data_dir, monkeypatch, memory, split, kept, held_back):
-    monkeypatch.setattr(images, "_MEMORY", memory)
-    dataset = load_images("little", data_dir, split_train=split)
+    monkeypatch.setattr(tfds_images, "_MEMORY", memory)
+    dataset = load_tfds_images("little", data_dir, split_train=split)
     assert (dataset.sizes["train"], dataset.sizes["validation"]) == (len(kept), len(held_back))
     np.testing.assert_array_equal(dataset.array("train"), IMAGES[kept])
     np.testing.assert_array_equal(dataset.array("validation"), IMAGES[held_back])
@@ -111,9 +111,9 @@ def test_the_last_part_of_a_train_split_is_held_back(data_dir, monkeypatch, memo
 
 def test_wrong_fractions_are_errors(data_dir):
     with pytest.raises(ValueError, match="validation_fraction must be in"):
-        load_images("little", data_dir, validation_fraction=1.0)
+        load_tfds_images("little", data_dir, validation_fraction=1.0)
     with pytest.raises(ValueError, match=r"little \(train\[:4\]\): the validation split holds no example"):
-        load_images("little", data_dir, split_train="train[:4]")
+        load_tfds_images("little", data_dir, split_train="train[:4]")
 
 
 @pytest.mark.parametrize(
@@ -130,22 +130,22 @@ def test_wrong_fractions_are_errors(data_dir):
 )
 def test_splits_that_share_examples_are_errors(data_dir, splits):
     with pytest.raises(ValueError, match="of 'little' would count examples twice"):
-        load_images("little", data_dir, **splits)
+        load_tfds_images("little", data_dir, **splits)
 
 
 def test_labels(data_dir):
-    dataset = load_images("three", data_dir)
+    dataset = load_tfds_images("three", data_dir)
     assert dataset.num_classes == 10
     x, label = next(iter(dataset.eval_batches("validation", 6, labels=True)))
     np.testing.assert_array_equal(x, dataset.array("validation"))
     np.testing.assert_array_equal(label, np.arange(6))
-    assert load_images("little", data_dir).num_classes is None
+    assert load_tfds_images("little", data_dir).num_classes is None
 
 
 @pytest.mark.parametrize("memory", [1000, 10**9])
 def test_large_data_are_streamed_with_the_same_examples(data_dir, memory, monkeypatch):
-    monkeypatch.setattr(images, "_MEMORY", memory)
-    dataset = load_images("little", data_dir, levels=32, flip=True, crop_padding=1, validation_fraction=0)
+    monkeypatch.setattr(tfds_images, "_MEMORY", memory)
+    dataset = load_tfds_images("little", data_dir, levels=32, flip=True, crop_padding=1, validation_fraction=0)
     assert (dataset.read is None) == (memory == 1000)
     np.testing.assert_array_equal(dataset.array("train"), IMAGES[:550] // 8)
     np.testing.assert_array_equal(dataset.array("test", 20), IMAGES[550:570] // 8)
@@ -158,12 +158,12 @@ def test_large_data_are_streamed_with_the_same_examples(data_dir, memory, monkey
 
 
 def test_a_stream_of_another_format_is_an_error(data_dir, monkeypatch):
-    monkeypatch.setattr(images, "_MEMORY", 1000)
-    builder = images._prepared_builder("little", data_dir, False)
+    monkeypatch.setattr(tfds_images, "_MEMORY", 1000)
+    builder = tfds_images._prepared_builder("little", data_dir, False)
     monkeypatch.setattr(builder.info, "_info_proto", None, raising=False)
     monkeypatch.setattr(type(builder.info), "file_format", tfds.core.FileFormat.RIEGELI)
     with pytest.raises(ValueError, match="stored as riegeli.*--file_format=tfrecord"):
-        load_images("little", data_dir)
+        load_tfds_images("little", data_dir)
 
 
 def test_missing_data_say_how_to_get_them(tmp_path):
@@ -185,12 +185,12 @@ def test_data_that_tfds_does_not_download_say_how_to_get_them(tmp_path):
 
 def test_wrong_data_sets_are_errors(data_dir):
     with pytest.raises(ValueError, match=r"'tset'; its splits are \['test', 'train'\]"):
-        load_images("little", data_dir, split_test="tset")
+        load_tfds_images("little", data_dir, split_test="tset")
     with pytest.raises(ValueError, match="leaves the size of its images open"):
-        load_images("ragged", data_dir)
+        load_tfds_images("ragged", data_dir)
     with pytest.raises(ValueError, match="has no image"):
-        load_images("vectors", data_dir)
+        load_tfds_images("vectors", data_dir)
     with pytest.raises(ValueError, match="no data set 'unheard_of'"):
-        load_images("unheard_of", data_dir)
-    with pytest.raises(ValueError, match="refuses 'mnist:0.0.1'"):
-        load_images("mnist:0.0.1", data_dir)
+        load_tfds_images("unheard_of", data_dir)
+    with pytest.raises(ValueError, match="does not accept 'mnist:0.0.1'"):
+        load_tfds_images("mnist:0.0.1", data_dir)

@@ -1,8 +1,12 @@
 """The configuration of a published checkpoint, from the arguments of train_img.py that are stored in it."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from tf_resflow.config_fields import ConfigDict
 from tf_resflow.training.config import default_config, validate_config
 from tf_resflow.training.workdir import DataInfo
 
@@ -13,12 +17,12 @@ class _Data(NamedTuple):
     """A data set of the published code.
 
     Attributes:
-      fields: of `config.data`, for the same or like images in TensorFlow Datasets.
+      fields: of `config.data`, for the same or similar images in TensorFlow Datasets.
       channels: of an image.
       logit_alpha: of the logit in front of the flow.
     """
 
-    fields: dict
+    fields: dict[str, Any]
     channels: int = 3
     logit_alpha: float = 0.05
 
@@ -44,8 +48,8 @@ _NUM_CLASSES = 10  # of each data set that the published code classifies
 _TERM_PARAMETERS = {"geometric": 0.5, "poisson": 2.0}
 _NUM_FC_BLOCKS = 4
 _SMALLEST_SCALE = 4  # pixels
-# What a checkpoint must have been trained with, since there is nothing else here; also what an absent one means.
-_REQUIRED = {
+# The only values that this library supports; also the defaults of absent arguments.
+_REQUIRED: dict[str, Any] = {
     "add_noise": True,
     "batchnorm": False,
     "block": "resblock",
@@ -57,8 +61,8 @@ _REQUIRED = {
     "preact": True,
     "quadratic": False,
 }
-# Defaults of arguments that another version may lack; names and shapes of the tensors show what the model's were.
-_OPTIONAL = {
+# Defaults of arguments that other versions may lack; the names and shapes of the tensors show the model's values.
+_OPTIONAL: dict[str, Any] = {
     "cdim": 256,
     "factor_out": False,
     "learn_p": False,
@@ -70,11 +74,11 @@ _OPTIONAL = {
 }
 
 
-def published_config(args):
+def published_config(args: Mapping[str, Any]) -> ConfigDict:
     """The config of a model that train_img.py of the published code trained.
 
-    The settings of the training are taken over as far as they have a counterpart. The evaluation keeps this
-    library's estimator of the log-determinant, which is unbiased as the published one is.
+    Training settings are copied if they have a counterpart. The evaluation keeps this library's estimator of the
+    log-determinant, which is unbiased like the published one.
 
     Args:
       args: dict of the arguments of train_img.py.
@@ -83,10 +87,10 @@ def published_config(args):
       A locked `ConfigDict`, see `tf_resflow.training.default_config`.
 
     Raises:
-      ValueError: when an argument is missing, or asks for a model that there is not in this library; it names the
-        argument.
+      ValueError: when an argument is missing, or asks for a model that this library does not have; the message
+        names the argument.
     """
-    args = _Arguments(_REQUIRED | _OPTIONAL | args)
+    args = _Arguments(_REQUIRED | _OPTIONAL | dict(args))
     _check_required(args)
     config = default_config()
     config.update_from_flattened_dict(_fields(args))
@@ -94,22 +98,24 @@ def published_config(args):
     return config
 
 
-def published_orders(args):
+def published_orders(args: Mapping[str, Any]) -> tuple[float, ...]:
     """Orders of the norms before, between and after the layers of a block, before any are learned."""
     args = _Arguments(args)
     orders = tuple(math.inf if order == "f" else float(order) for order in args["vnorms"])
     if len(orders) != len(_kernels(args)) + 1:
-        raise args.error("vnorms", f"which does not go with kernels={args['kernels']!r}")
+        raise args.error("vnorms", f"which does not fit kernels={args['kernels']!r}")
     return orders
 
 
-def published_data(args, config, mean=None, std=None):
-    """What the model must know of its data.
+def published_data(
+    args: Mapping[str, Any], config: ConfigDict, *, mean: np.ndarray | None = None, std: np.ndarray | None = None
+) -> DataInfo:
+    """The properties of its data that the model depends on.
 
     Args:
       args: see `published_config`.
-      config: what `published_config` made of them.
-      mean: per channel, where the data are normalised.
+      config: result of `published_config`.
+      mean: per channel, if the data are normalized.
       std: see `mean`.
 
     Returns:
@@ -131,7 +137,7 @@ class _Arguments(dict):
 
     def look_up(self, name, table):
         if self[name] not in table:
-            raise self.error(name, f"which there is not here; there are {', '.join(table)}")
+            raise self.error(name, f"which this library does not have; it has {', '.join(table)}")
         return table[self[name]]
 
 
@@ -168,7 +174,7 @@ def _fields(args):
         "train.batch_size": args["batchsize"],
         "train.learning_rate": float(args["lr"]),
         "train.warmup_steps": args["warmup_iters"],
-        "train.weight_decay": 0.0,  # The published optimizers compute it, and do not apply it.
+        "train.weight_decay": 0.0,  # the published optimizers compute it, and do not apply it
         "train.global_clipnorm": 1.0,
     }
 
@@ -176,9 +182,9 @@ def _fields(args):
 def _check_required(args):
     for name, value in _REQUIRED.items():
         if args[name] != value:
-            raise args.error(name, f"which there is not here; it must be {value!r}")
+            raise args.error(name, f"which this library does not have; it must be {value!r}")
     if _has_statistics(args) and args["squeeze_first"]:
-        raise args.error("squeeze_first", "where the published code normalises 3 of 12 channels")
+        raise args.error("squeeze_first", "where the published code normalizes 3 of 12 channels")
     if args["task"] != "density" and args["factor_out"]:
         raise args.error("factor_out", "where the published classifier reads the channels that leave alone")
 
@@ -195,7 +201,7 @@ def _density_weight(args):
 
 
 def _has_statistics(args):
-    """Whether mean and std normalise the data, in the place of the logit."""
+    """Whether mean and std normalize the data, instead of the logit."""
     return args["task"] != "density" and args["data"] == "cifar10"
 
 
@@ -223,7 +229,7 @@ def _kernels(args):
 
 
 def _norms(args):
-    """2, unless the published orders make a constraint of this library, on a map from a space to itself."""
+    """2, unless this library supports the published orders, for a map from a space to itself."""
     orders = published_orders(args)
     closed = 1.0 in orders[:-1] or math.inf in orders[1:]
     if args["learn_p"] or closed or orders[0] != orders[-1]:

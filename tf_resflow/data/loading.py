@@ -3,16 +3,20 @@
 __all__ = ["load"]
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
-from tf_resflow.data.config import default_config, suggest
+from tf_resflow.config_fields import ConfigDict, suggest
+from tf_resflow.data.config import default_config
+from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.densities_2d import DENSITIES, load_density
 from tf_resflow.data.digits import load_digits
 from tf_resflow.data.image_files import load_image_files
-from tf_resflow.data.images import load_images
 from tf_resflow.data.tabular import load_tabular
+from tf_resflow.data.tfds_images import load_tfds_images
 from tf_resflow.extras import extra
 
-_EVERYWHERE = ("name", "validation_fraction", "data_dir", "download")  # the last two say where data are, if at all
+_EVERYWHERE = ("name", "validation_fraction", "data_dir", "download")  # data_dir and download: of any data set
 _PIXELS = ("levels", "image_size", "flip", "crop_padding")
 _FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
 _FIELDS = {
@@ -24,7 +28,7 @@ _FIELDS = {
 _FIELDS_OF_TFDS = (*_PIXELS, "split_train", "split_validation", "split_test")
 
 
-def load(config):
+def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     """Loads the data set that a config describes.
 
     ```python
@@ -44,7 +48,9 @@ def load(config):
     """
     config = default_config(**dict(config))
     name = config.name
-    _check_is_name(name)
+    suffix = pathlib.PurePath(name).suffix.lower()
+    if name.startswith(("/", "~", ".")) or suffix in (".npy", ".npz", ".csv", ".parquet"):
+        _refuse_path(name, suffix)
     _check_fields(config)
     fields = {field: config[field] for field in _FIELDS.get(name, _FIELDS_OF_TFDS)}
     fields["validation_fraction"] = config.validation_fraction
@@ -52,24 +58,18 @@ def load(config):
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
     if name == "tabular":
         return load_tabular(**fields)
-    if name == "images":
-        return load_image_files(**fields | {"levels": config.levels or 256})
     if name == "digits":
-        if config.levels not in (0, 17):
+        if fields.pop("levels") not in (0, 17):
             raise ValueError(f"digits have 17 levels, not {config.levels}: set levels = 0.")
-        if config.image_size not in (0, 8):
+        if fields.pop("image_size") not in (0, 8):
             raise ValueError(f"digits are 8 x 8, not of size {config.image_size}: set image_size = 0.")
-        return load_digits(config.flip, config.crop_padding, config.validation_fraction)
+        return load_digits(**fields)
+    fields["levels"] = config.levels or 256
+    if name == "images":
+        return load_image_files(**fields)
     name = name.removeprefix("tfds/")
-    _check_image_name(name, config.data_dir)
-    fields |= {"levels": config.levels or 256, "data_dir": config.data_dir, "download": config.download}
-    return load_images(name, **fields)
-
-
-def _check_is_name(name):
-    suffix = pathlib.PurePath(name).suffix.lower()
-    if name.startswith(("/", "~", ".")) or suffix in (".npy", ".npz", ".csv", ".parquet"):
-        _refuse_path(name, suffix)
+    _check_tfds_name(name, config.data_dir)
+    return load_tfds_images(name, config.data_dir, download=config.download, **fields)
 
 
 def _refuse_path(name, suffix=""):
@@ -79,7 +79,7 @@ def _refuse_path(name, suffix=""):
 
 
 def _check_fields(config):
-    """Raises ValueError if a field is set that the data do not have."""
+    """Raises ValueError if a field is set that the data set does not have."""
     known, defaults = _FIELDS.get(config.name, _FIELDS_OF_TFDS), default_config()
     for field in defaults:
         if field in (*_EVERYWHERE, *known) or config[field] == defaults[field]:
@@ -88,12 +88,12 @@ def _check_fields(config):
         if field in _FILES:
             hint = " Or set data.name to 'images' for a folder of images, to 'tabular' for a table."
         raise ValueError(
-            f"data.{field} = {config[field]!r} means nothing to data.name = {config.name!r}, which takes "
+            f"data.{field} = {config[field]!r} does not apply to data.name = {config.name!r}, which takes "
             f"{', '.join((*known, 'validation_fraction'))}. Leave it at {defaults[field]!r}.{hint}"
         )
 
 
-def _check_image_name(name, data_dir):
+def _check_tfds_name(name, data_dir):
     with extra("data"):
         import tensorflow_datasets as tfds
 
@@ -108,5 +108,5 @@ def _check_image_name(name, data_dir):
     raise ValueError(
         f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known are "
         f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
-        "sets of TensorFlow Datasets. Images of your own are data.name = 'images' with their folder as data.path."
+        "sets of TensorFlow Datasets. For your own images set data.name = 'images', with their folder as data.path."
     )

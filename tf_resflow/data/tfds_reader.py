@@ -1,6 +1,9 @@
 """Reads the images, and labels, of a prepared TensorFlow data set."""
 
-__all__ = ["ImageReader"]
+__all__ = ["TFDSReader"]
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,24 +15,24 @@ _SHUFFLE_BYTES = 2**28  # of encoded examples that a stream shuffles at a time
 _CYCLE = 16  # files that a shuffled stream reads in turn
 
 
-class ImageReader:
+class TFDSReader:
     """The uint8 images of a TFDS builder: a split at once, or as a stream.
 
     Args:
         builder: a prepared `tfds.core.DatasetBuilder`.
         levels: values of a pixel, a power of two: v becomes floor(v levels / 256).
-        image_size: height and width, if the builder leaves them open; images of a multiple of it
-            are shrunk to it, each pixel the rounded mean of those that it covers. None: as they are.
+        image_size: height and width, if the builder leaves them open. Images of a multiple of this size
+            are shrunk: each pixel becomes the rounded mean of those that it covers. None: as they are.
 
     Attributes:
         event_shape: `(height, width, channels)`.
         num_classes: number of classes of the labels, None without labels.
 
     Raises:
-        ValueError: if there is no uint8 image, or it is not of the size that was asked for.
+        ValueError: if there are no uint8 images, or `image_size` does not fit them.
     """
 
-    def __init__(self, builder, levels=256, image_size=None):
+    def __init__(self, builder: Any, levels: int = 256, image_size: int | None = None) -> None:
         with extra("data"):
             import tensorflow_datasets as tfds
 
@@ -49,7 +52,7 @@ class ImageReader:
         self.event_shape = self._event_shape(image_size)
         self.num_classes = self._features[self._label].num_classes if self._label else None
 
-    def num_examples(self, split):
+    def num_examples(self, split: str) -> int:
         """Returns the number of examples of a split, such as `"train[:90%]"`.
 
         Raises:
@@ -67,15 +70,10 @@ class ImageReader:
             )
         return size
 
-    def split_off(self, split, fraction):
-        """Divides a split, such as `"train[:50000]"`, into two.
+    def split_off(self, split: str, fraction: float) -> tuple[str, str]:
+        """Divides a split, such as `"train[:50000]"`, in two TFDS splits.
 
-        Args:
-            split: TFDS split.
-            fraction: fraction of it that the second part holds, its last examples.
-
-        Returns:
-            The parts as TFDS splits; the whole alone if the fraction is 0.
+        The second part holds a fraction of the examples, the last ones. It is "" if the fraction is 0.
 
         Raises:
             ValueError: if the fraction is not in [0, 1), or a part is empty.
@@ -87,7 +85,7 @@ class ImageReader:
         num = self.num_examples(split)
         left = split_sizes(num, {"validation": fraction}, f"{self._builder.name} ({split})")["train"]
         if left == num:
-            return (split,)
+            return split, ""
         kept, held_back = [], []
         for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(infos):
             start, stop = piece.from_ or 0, infos[piece.splitname].num_examples if piece.to is None else piece.to
@@ -97,9 +95,9 @@ class ImageReader:
             held_back += [f"{piece.splitname}[{middle}:{stop}]"] if middle < stop else []
         return "+".join(kept), "+".join(held_back)
 
-    def check_disjoint(self, splits):
+    def check_disjoint(self, splits: Mapping[str, str]) -> None:
         """Raises ValueError if the splits, TFDS names by our names, have an example twice, in one or in two."""
-        files = {}
+        files: dict[str, list] = {}
         for ours, theirs in splits.items():
             for part in self._builder.info.splits[theirs].file_instructions:
                 stop = part.skip + part.take
@@ -113,7 +111,7 @@ class ImageReader:
                         )
                 files[part.filename].append((ours, part.skip, stop))
 
-    def read(self, split):
+    def read(self, split: str) -> np.ndarray | tuple[np.ndarray, ...]:
         """Returns the images of a split, or a pair of its images and labels if it has some."""
         size, rows = self.num_examples(split), 256
         specs = [(self.event_shape, np.uint8), ((), np.int32)]
@@ -130,17 +128,15 @@ class ImageReader:
                 array[start : start + rows] = values
         return arrays[0] if self.num_classes is None else tuple(arrays)
 
-    def stream(self, split, seed=None, skip=0):
+    def stream(self, split: str, seed: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
         """Returns the examples of a split, one after the other, read from its files.
-
-        With a seed the order is random: the files are read in a random order, several in turn, and
-        their examples are shuffled in blocks of 256 MB. It is a pure function of the seed, and the
-        skipped examples are read but not decoded.
 
         Args:
             split: name in TFDS.
-            seed: integer tensor of shape `[2]`, or None for the split's own order.
-            skip: number of examples to leave out at the beginning.
+            seed: integer tensor of shape `[2]`, or None for the split's own order. The order is a pure function of
+                the seed: the files are read in a random order, several in turn, and their examples are shuffled in
+                blocks of 256 MB.
+            skip: number of examples to skip at the beginning; they are read but not decoded.
 
         Returns:
             A `tf.data.Dataset` of tuples `(image,)`, or `(image, label)`.
@@ -161,14 +157,14 @@ class ImageReader:
             lambda record: self._example(decode(record)), num_parallel_calls=tf.data.AUTOTUNE
         )
 
-    def check_streamable(self):
+    def check_streamable(self) -> None:
         """Raises ValueError if the data set is not stored as TFRecord files, which `stream` reads."""
         file_format = self._builder.info.file_format
-        if file_format is None or file_format.value != "tfrecord":
+        value = file_format.value if file_format else None
+        if value != "tfrecord":
             raise ValueError(
-                f"The data set {self._builder.name!r} is too large for the memory, and streams need "
-                f"it as tfrecord, but it is stored as {file_format.value if file_format else None}. "
-                f"Prepare it again with tfds build --file_format=tfrecord."
+                f"The data set {self._builder.name!r} is too large for the memory, and streams need it as "
+                f"tfrecord, but it is stored as {value}. Prepare it again with tfds build --file_format=tfrecord."
             )
 
     def _shuffled(self, records, num_files, seed):

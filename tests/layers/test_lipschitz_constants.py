@@ -124,7 +124,7 @@ def random_branch(random, order):
     def constrained(kind, *arguments, domain=inner, codomain=inner):
         kernel = keras.initializers.RandomUniform(0.9, 1.1, seed=int(random.integers(1000)))
         coefficient = random.uniform(0.7, 1.5)
-        return kind(*arguments, coefficient, domain, codomain, kernel_initializer=kernel)
+        return kind(*arguments, coefficient, domain=domain, codomain=codomain, kernel_initializer=kernel)
 
     def dense(units, **orders):
         return constrained(Dense, units, **orders)

@@ -3,8 +3,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tf_resflow.data import Dataset, image_reader
-from tf_resflow.data.image_reader import ImageReader
+from tf_resflow.data import Dataset, tfds_reader
+from tf_resflow.data.tfds_reader import TFDSReader
 
 IMAGES = np.random.default_rng(0).integers(256, size=[300, 8, 8, 1]).astype(np.uint8)
 
@@ -33,7 +33,7 @@ def builder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def open_builder(tmp_path_factory):
-    """The same, of a size that the features leave open, and not labelled by classes."""
+    """The same, of a size that the features leave open, and without classes."""
     image = tfds.features.Image(shape=(None, None, 1), dtype=np.uint8, encoding_format="png")
     return _store(str(tmp_path_factory.mktemp("tfds")), "unsized", image)
 
@@ -43,14 +43,14 @@ def labels_of(dataset):
 
 
 def test_read_gives_images_with_their_labels(builder):
-    images, labels = ImageReader(builder, levels=32).read("train")
+    images, labels = TFDSReader(builder, levels=32).read("train")
     np.testing.assert_array_equal(images, IMAGES[labels] // 8)
     np.testing.assert_array_equal(np.sort(labels), np.arange(300))
 
 
 @pytest.mark.parametrize("split, part", [("train", slice(None)), ("train[20%:90%]", slice(60, 270))])
 def test_a_stream_without_a_seed_keeps_the_order(builder, split, part):
-    examples = list(ImageReader(builder).stream(split))
+    examples = list(TFDSReader(builder).stream(split))
     np.testing.assert_array_equal([int(label) for _, label in examples], np.arange(300)[part])
     np.testing.assert_array_equal([x.numpy() for x, _ in examples], IMAGES[part])
 
@@ -58,8 +58,8 @@ def test_a_stream_without_a_seed_keeps_the_order(builder, split, part):
 def test_a_seed_orders_a_stream(builder, monkeypatch):
     """A permutation, a function of the seed, in blocks of 64 examples of all files."""
     sizes = builder.info.splits["train"]
-    monkeypatch.setattr(image_reader, "_SHUFFLE_BYTES", 64 * sizes.num_bytes / 300)
-    reader = ImageReader(builder)
+    monkeypatch.setattr(tfds_reader, "_SHUFFLE_BYTES", 64 * sizes.num_bytes / 300)
+    reader = TFDSReader(builder)
     one, same, other = (labels_of(reader.stream("train", tf.constant([0, s], tf.int64))) for s in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     for order in (one, other):
@@ -74,15 +74,15 @@ def test_a_seed_orders_a_stream(builder, monkeypatch):
 
 
 def test_skipped_examples_are_those_at_the_beginning(builder):
-    reader, seed = ImageReader(builder), tf.constant([5, 0], tf.int64)
+    reader, seed = TFDSReader(builder), tf.constant([5, 0], tf.int64)
     whole = labels_of(reader.stream("train", seed))
     np.testing.assert_array_equal(labels_of(reader.stream("train", seed, 77)), whole[77:])
 
 
 def test_epochs_of_a_streamed_data_set(builder):
-    """Every epoch has each example at most once, in an order of its own, and gives its labels along."""
-    reader = ImageReader(builder)
-    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, None, stream=reader.stream, num_classes=300)
+    """Every epoch has each example at most once, in a new order, with their labels."""
+    reader = TFDSReader(builder)
+    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, stream=reader.stream, num_classes=300)
     batches = dataset.train_batches(70, seed=3, labels=True)
     assert batches.element_spec[0] == tf.TensorSpec([70, 8, 8, 1], tf.uint8)
     batches = list(batches.take(8))
@@ -94,8 +94,8 @@ def test_epochs_of_a_streamed_data_set(builder):
 
 
 def test_a_streamed_data_set_over_replicas(builder, two_replicas):
-    reader = ImageReader(builder)
-    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, None, stream=reader.stream, num_classes=300)
+    reader = TFDSReader(builder)
+    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, stream=reader.stream, num_classes=300)
     expected = next(iter(dataset.train_batches(20, seed=3)))
     batches = two_replicas.experimental_distribute_dataset(dataset.train_batches(20, seed=3))
     parts = two_replicas.experimental_local_results(next(iter(batches)))
@@ -103,7 +103,7 @@ def test_a_streamed_data_set_over_replicas(builder, two_replicas):
 
 
 def test_larger_images_are_averaged(builder):
-    reader = ImageReader(builder, levels=32, image_size=4)
+    reader = TFDSReader(builder, levels=32, image_size=4)
     assert reader.event_shape == (4, 4, 1)
     images, labels = reader.read("train")
     means = IMAGES.reshape(300, 4, 2, 4, 2, 1).astype(np.float64).mean(axis=(2, 4))
@@ -111,15 +111,15 @@ def test_larger_images_are_averaged(builder):
 
 
 def test_an_open_size_is_that_of_the_argument(open_builder):
-    reader = ImageReader(open_builder, image_size=8)
+    reader = TFDSReader(open_builder, image_size=8)
     assert reader.event_shape == (8, 8, 1)
     np.testing.assert_array_equal(reader.read("train")[0], IMAGES)
     with pytest.raises(tf.errors.InvalidArgumentError, match="Set image_size to the size of"):
-        ImageReader(open_builder, image_size=16).read("train")
+        TFDSReader(open_builder, image_size=16).read("train")
 
 
 def test_sizes_that_do_not_fit_are_errors(builder, open_builder):
     with pytest.raises(ValueError, match="image_size = 3 must divide.*8 x 8"):
-        ImageReader(builder, image_size=3)
+        TFDSReader(builder, image_size=3)
     with pytest.raises(ValueError, match="leaves the size of its images open"):
-        ImageReader(open_builder)
+        TFDSReader(open_builder)

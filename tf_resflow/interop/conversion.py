@@ -4,12 +4,14 @@ import errno
 import math
 import os
 import pathlib
+from typing import Any
 
 from tf_resflow import layers
 from tf_resflow.interop.applied_kernels import applied_kernels
+from tf_resflow.interop.published_arguments import published_config, published_data, published_orders
 from tf_resflow.interop.published_checkpoint import read_checkpoint
-from tf_resflow.interop.published_config import published_config, published_data, published_orders
 from tf_resflow.interop.published_tensors import published_tensors
+from tf_resflow.private_api import moving_averages
 from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
@@ -21,14 +23,14 @@ __all__ = ["convert_checkpoint"]
 
 _DECIMALS = 4  # of the coefficient
 _NOT_EMPTY = "{} exists and is not empty, and a run is never overwritten. Choose another --workdir."
-# Tensors that become no variable: state of the norms (which `applied_kernels` has read) and of the estimator,
+# Tensors without a variable: state of the norms (which `applied_kernels` has read) and of the estimator,
 # flags, the shared orders again, and the mean and std of the data.
 _UNUSED = (
     "codomain domain geom_p initialized lamb last_firmom last_n_samples last_secmom mean scale spatial_dims std u v"
 ).split()
 
 
-def convert_checkpoint(checkpoint, workdir):
+def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike) -> dict[str, Any]:
     """Turns a checkpoint of train_img.py of the published code into the workdir of a run.
 
     ```python
@@ -36,28 +38,28 @@ def convert_checkpoint(checkpoint, workdir):
     model = resflow.load("runs/cifar10")
     ```
 
-    The architecture comes from the arguments in the checkpoint. The weights become those of the run, and their
-    moving average becomes the optimizer's, which `resflow.load` and the evaluation use. The optimizer's moments are
-    left behind. The step is 1 where it is not stored.
+    The checkpoint provides the arguments, which define the architecture, the weights, and their moving average,
+    which `resflow.load` and the evaluation use. The optimizer's moments are dropped. The step is 1 if it is not
+    stored.
 
-    The published layers keep their coefficient only as far as their power iterations went. The kernels taken over
-    are those that they apply (see `applied_kernels`), so that the model computes what the published one does, and
-    `config.model.coefficient` is what all of them keep. Where that is 1 or more nothing shows that the blocks are
-    invertible: `config.model.lipschitz_constant` is then what the published code takes for granted, and the
+    The norms of the published layers exceed their coefficient if their power iterations have not converged. The
+    run has the kernels that these layers apply (see `applied_kernels`), hence the same model, and
+    `config.model.coefficient` is a bound of all their norms. If it is 1 or more, the blocks are not known to be
+    invertible: `config.model.lipschitz_constant` is then the bound that the published code assumes, and the
     `lipschitz_bound` that an evaluation reports is above 1.
 
     A checkpoint of the published hybrid task becomes the run of a `tf_resflow.HybridModel`, with its classifier.
 
     Args:
-      checkpoint: the .pth file; it is read without executing anything in it.
-      workdir: directory of the run; it is made, and appears in one piece.
+      checkpoint: the .pth file; nothing in it is executed.
+      workdir: directory of the run, which appears complete or not at all.
 
     Returns:
-      A dict: "name" of the data, "step", whether there are "averages", and the "coefficient".
+      A dict: "name" of the data, "step", whether there are "moving_averages", and the "coefficient".
 
     Raises:
       ValueError: when the file cannot be read or is refused, when this library does not have its model, or when the
-        directory is there and not empty.
+        directory is not empty.
       OSError: when the directory cannot be written; nothing is left of it.
 
     References:
@@ -70,8 +72,8 @@ def convert_checkpoint(checkpoint, workdir):
     config = published_config(published.args)
     config.train.steps = step = published.step or 1
     config.train.ema_momentum = published.decay if published.averages else 0.0
-    statistics = [published.weights.get(f"transforms.0.chain.0.{name}") for name in ("mean", "std")]
-    data = published_data(published.args, config, *statistics)
+    statistics = {name: published.weights.get(f"transforms.0.chain.0.{name}") for name in ("mean", "std")}
+    data = published_data(published.args, config, **statistics)
 
     model = build_model(config, data)
     optimizer = make_optimizer(config.train, model.trainable_variables)
@@ -97,7 +99,7 @@ def convert_checkpoint(checkpoint, workdir):
 
 
 def _publish(path, workdir):
-    """Renames a folder to the workdir; another process may have made it meanwhile."""
+    """Renames a folder to the workdir, which another process may have made meanwhile."""
     try:
         os.rename(path, workdir)
     except OSError as error:
@@ -114,20 +116,20 @@ def _take(published, model, optimizer):
     coefficient = published.args["coeff"]
 
     def assign(parameters):
-        applied = applied_kernels(parameters, published.weights, coefficient, orders)
+        applied = applied_kernels(parameters, published.weights, coefficient=coefficient, orders=orders)
         for tensor in tensors:
             tensor.variable.assign(tensor.value(applied))
 
     if published.averages:
         assign(published.averages)
-        averages = zip(optimizer._model_variables_moving_average, model.trainable_variables, strict=True)
+        averages = zip(moving_averages(optimizer), model.trainable_variables, strict=True)
         for average, variable in averages:
             average.assign(variable)
     assign(published.weights)
 
 
 def _check_all_used(weights, tensors):
-    """Raises a ValueError for tensors that no part of the model takes."""
+    """Raises a ValueError for tensors that the model does not have."""
     used = {tensor.name for tensor in tensors}
     left = [name for name in weights if name not in used and name.rpartition(".")[2] not in _UNUSED]
     if left:
@@ -139,7 +141,7 @@ def _check_all_used(weights, tensors):
 
 
 def _largest_norm(model, optimizer):
-    """The largest norm of a layer's kernel, of the weights and of their averages."""
+    """The largest norm of a kernel, among the weights and their averages."""
 
     def largest():
         return max(float(layer.norm_estimate()) for layer in layers.lipschitz_layers(model.flow))
@@ -151,7 +153,7 @@ def _largest_norm(model, optimizer):
 
 
 def _set_coefficient(config, norm):
-    """Raises the coefficient of a model's config to the norm; from 1 on the published bound is taken on trust."""
+    """Raises the coefficient of a model's config to the norm; from 1 on, the published bound is not verified."""
     published = config.coefficient
     config.coefficient = max(published, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
     if config.coefficient >= 1:

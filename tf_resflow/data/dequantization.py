@@ -1,34 +1,34 @@
-"""Uniform dequantisation of integer data, and its inverse."""
+"""Uniform dequantization of integer data, and its inverse."""
 
 __all__ = ["dequantize", "quantize"]
 
 import tensorflow as tf
 
 from tf_resflow.seeds import random_integers
+from tf_resflow.typing import Seed, TensorLike
 
 
-def dequantize(x, levels, seed, common=False):
+def dequantize(x: TensorLike, levels: int, seed: Seed, *, common: bool = False) -> tf.Tensor:
     r"""Spreads integers over the unit interval: (x + u) / levels, with u ~ U(0, 1).
 
     If p is the density of the result, then
 
         log P(x) >= E_u[log p((x + u) / levels)] - D log(levels),
 
-    with D the number of coordinates, which is why a density model of the result bounds the
-    likelihood of the integers.
+    with D the number of coordinates: a density model of the result bounds the likelihood of the integers.
 
     In float32 a sum such as 255 + u can round up to the next integer, and so into the next
     level. Therefore u is drawn from the midpoints of a uniform grid of 2^-(21 - b), with 2^b the
-    least power of two that is no less than `levels`: then x + u is exact, its distance from
+    least power of two that is no less than `levels`. Then x + u is exact, its distance from
     an integer is more than the rounding error of the scaling, and
-    `quantize(dequantize(x, levels, seed), levels)` is x without exception.
+    `quantize(dequantize(x, levels, seed), levels)` is always x.
 
     Args:
         x: integer tensor of any shape, with values 0, ..., levels - 1.
         levels: number of values, in 2, ..., 256.
         seed: see `tf_resflow.stateless_seed`, but not `None`; the result is a pure function of it and of x.
-        common: whether all examples `x[i]` have the same noise, so that what comes of one does not depend on which
-            others are in its batch.
+        common: whether all examples `x[i]` have the same noise. The result for one then does not depend on the
+            others in its batch.
 
     Returns:
         A float32 tensor of x's shape, with values strictly between 0 and 1.
@@ -64,7 +64,7 @@ def dequantize(x, levels, seed, common=False):
     return (tf.cast(x, tf.float32) + tf.ensure_shape(u, like.shape)) * (1 / levels)
 
 
-def quantize(x, levels):
+def quantize(x: TensorLike, levels: int) -> tf.Tensor:
     """Returns the level that holds x: floor(x levels), clipped to 0, ..., levels - 1.
 
     Args:

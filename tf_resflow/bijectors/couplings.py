@@ -1,13 +1,15 @@
-"""The base of the couplings: one part of an event is mapped elementwise, as the other part says."""
+"""Couplings: one part of an event is mapped elementwise, depending on the other part."""
 
 import abc
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import FlowBijector, Pass
+from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
 from tf_resflow.bijectors.networks import (
     adopt,
+    bounded_norm,
     check_built,
     check_event,
     from_rows,
@@ -15,8 +17,9 @@ from tf_resflow.bijectors.networks import (
     parameter_dtype,
     to_rows,
 )
+from tf_resflow.layers import lipschitz_constant
 
-__all__ = ["Coupling"]
+__all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
 
 
 class Coupling(FlowBijector):
@@ -30,7 +33,7 @@ class Coupling(FlowBijector):
 
     - `split="channels"`: a is the first channels of an image or the first coordinates of a vector, b the rest.
     - `split="checkerboard"`, for images: a is the pixels whose row + column is even. The network takes the image
-      with zeros in the place of b, and returns values for all of its elements; those of a are left out.
+      with zeros in place of b, and returns values for all of its elements; those for a are ignored.
 
     A subclass sets `num_parameters`, and turns the network's output into t and s.
 
@@ -41,13 +44,15 @@ class Coupling(FlowBijector):
       name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
 
     Raises:
-      ValueError: when the network is not built, or its output does not fit its input and the split.
+      ValueError: if the network is not built, or its output does not fit its input and the split.
     """
 
     _default_name = "coupling"
     num_parameters: int
 
-    def __init__(self, network, split="channels", swap=False, name=None):
+    def __init__(
+        self, network: keras.Layer, split: str = "channels", swap: bool = False, *, name: str | None = None
+    ) -> None:
         name = name or self._default_name
         parameters = dict(locals())
         if split not in ("channels", "checkerboard"):
@@ -64,22 +69,24 @@ class Coupling(FlowBijector):
         )
 
     @property
-    def network(self):
+    def network(self) -> keras.Layer:
         """The Keras layer or model."""
         return self._network
+
+    keras_parts = network
 
     @abc.abstractmethod
     def _shift_and_log_scale(self, output):
         """The shift t and the log-scale s, from the network's output."""
 
-    def run(self, x, context):
+    def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent."""
         context.take(self.name)
         given, mapped = self._divide(x)
         shift, log_scale = self._evaluate(given)
         return Pass(self._unite(given, tf.exp(log_scale) * mapped + shift), self._sum(log_scale))
 
-    def undo(self, y, context):
+    def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
         context.take(self.name)
         given, mapped = self._divide(y)
@@ -90,7 +97,7 @@ class Coupling(FlowBijector):
         return tf.reduce_sum(log_scale, axis=list(range(-self._event_shape.rank, 0)))
 
     def _divide(self, x):
-        """The parts a and b; of a checkerboard, images with zeros in the place of the other part."""
+        """The parts a and b; of a checkerboard, images with zeros in place of the other part."""
         check_event(f"{self.name} maps events", self._event_shape, x)
         if self._split == "checkerboard":
             mask = self._mask(x)
@@ -132,11 +139,11 @@ def _sizes(network, split, num_parameters):
     shapes = input_shapes(network)
     if len(shapes) != 1:
         raise ValueError(
-            f"The network of a coupling has one input of a known shape; {network.name!r} tells {len(shapes)}. "
+            f"The network of a coupling has one input of a known shape; {network.name!r} has {len(shapes)}. "
             "Build it as keras.Sequential([keras.Input(shape), ...])."
         )
     shape = shapes[0][1:]
-    spec = keras.KerasTensor((None, *shape), dtype=parameter_dtype(network).name)
+    spec = keras.KerasTensor((None, *shape), dtype=(parameter_dtype(network) or tf.float32).name)
     output = tuple(network.compute_output_spec(spec).shape)[1:]
     mapped, rest = divmod(output[-1], num_parameters)
     fits = output[:-1] == shape[:-1] and mapped > 0 and rest == 0
@@ -148,7 +155,81 @@ def _sizes(network, split, num_parameters):
     if not fits:
         raise ValueError(
             f"The network maps {shape} to {output}. With split={split!r} and {num_parameters} parameter(s) for "
-            f"each element it is to map {wanted}."
+            f"each element it must map {wanted}."
         )
     channels = mapped if split == "checkerboard" else shape[-1] + mapped
     return shape[-1], mapped, tf.TensorShape([*shape[:-1], channels])
+
+
+class AdditiveCoupling(Coupling):
+    r"""`y_a = x_a`, `y_b = x_b + t(x_a)` for the two parts a and b of an event: it preserves volume.
+
+    The network returns t, one value for each element of b. See `Coupling` for the parts and the arguments.
+
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    network = resflow.flows.dense_coupling_network([3], hidden=(8,), num_parameters=1)
+    coupling = resflow.bijectors.AdditiveCoupling(network)
+    print(coupling.forward_log_det_jacobian(tf.ones([2, 3]), event_ndims=1).numpy())
+    # [0. 0.]
+    ```
+
+    References:
+      Dinh et al., NICE, 2015, Section 3.
+    """
+
+    _default_name = "additive_coupling"
+    num_parameters = 1
+
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        r"""1 + L in both directions, with L the Lipschitz constant of t, if its layers have known constants.
+
+        In an l^p norm a part of a vector is no longer than the whole, so
+        \\(\|y - y'\| \le \|x - x'\| + \|t(x_a) - t(x_a')\| \le (1 + L) \|x - x'\|\\). The inverse subtracts
+        \\(t(y_a)\\), which has the same constant.
+        """
+        order, reason = bounded_norm(self.network)
+        if reason:
+            return LipschitzConstants(reason=reason)
+        constant = 1.0 + float((bound or lipschitz_constant)(self.network, certified=certified))
+        return LipschitzConstants(constant, constant, order)
+
+    def _shift_and_log_scale(self, output):
+        return output, tf.zeros_like(output)
+
+
+class AffineCoupling(Coupling):
+    r"""`y_a = x_a`, `y_b = sigmoid(r(x_a) + 2) x_b + t(x_a)` for the two parts a and b of an event.
+
+    \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\). The network returns `[t, r]`, joined along the
+    last axis: two values for each element of b. The scale is 0.88 where r = 0. See `Coupling` for the parts and
+    the arguments.
+
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    network = resflow.flows.coupling_network((4, 4, 6), width=8)
+    coupling = resflow.bijectors.AffineCoupling(network)
+    print(network.input_shape, network.output_shape, coupling.forward(tf.zeros([2, 4, 4, 6])).shape)
+    # (None, 4, 4, 3) (None, 4, 4, 6) (2, 4, 4, 6)
+    ```
+
+    References:
+      Dinh et al., Density estimation using Real NVP, 2017, Section 3.
+      Kingma and Dhariwal, Glow, 2018, Section 3.3 (the scale is that of its code, and of the published code of
+        Residual Flows).
+    """
+
+    _default_name = "affine_coupling"
+    num_parameters = 2
+
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        """Infinite in both directions."""
+        return LipschitzConstants(
+            reason="An affine coupling scales b by a function of a: its slope in a grows with b, without bound"
+        )
+
+    def _shift_and_log_scale(self, output):
+        shift, logits = tf.split(output, 2, axis=-1)
+        return shift, tf.math.log_sigmoid(logits + 2)

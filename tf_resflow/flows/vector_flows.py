@@ -1,30 +1,35 @@
 """Residual flows on vectors: 2-D densities and tabular data."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from tf_resflow import bijectors
-from tf_resflow.flows.branches import dense_branch
+from tf_resflow import bijectors, logdet
+from tf_resflow.flows.branches import Norms, dense_branch
+from tf_resflow.solvers import FixedPoint
+from tf_resflow.typing import TensorLike
 
 __all__ = ["vector_flow"]
 
 
 def vector_flow(
-    event_size,
-    num_blocks=16,
-    hidden=(64, 64, 64),
-    activation="lipswish",
-    coefficient=0.9,
-    norms=None,
-    act_norm=True,
-    mean=None,
-    std=None,
-    condition_size=None,
-    log_det=None,
-    inverse_solver=None,
-    lipschitz_constant=None,
-    seed=0,
-    dtype="float32",
-):
+    event_size: int,
+    num_blocks: int = 16,
+    hidden: Sequence[int] = (64, 64, 64),
+    *,
+    activation: str = "lipswish",
+    coefficient: float = 0.9,
+    norms: Norms = None,
+    act_norm: bool = True,
+    mean: TensorLike | None = None,
+    std: TensorLike | None = None,
+    condition_size: int | None = None,
+    log_det: logdet.LogDetEstimator | None = None,
+    inverse_solver: FixedPoint | None = None,
+    lipschitz_constant: float | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> bijectors.Flow:
     """Residual blocks of dense layers, with an ActNorm before the first and after each.
 
     ```python
@@ -49,7 +54,7 @@ def vector_flow(
       condition_size: size of a conditional vector, or `None`.
       log_det: estimator of the blocks.
       inverse_solver: solver of the blocks.
-      lipschitz_constant: bound of each block's branch, on trust; `None`: the product of its coefficients.
+      lipschitz_constant: bound of each block's branch, not verified; `None`: the product of its coefficients.
       seed: `int`, of the parameters.
       dtype: of the parameters.
 
@@ -67,9 +72,9 @@ def vector_flow(
         branch = dense_branch(
             [event_size],
             hidden,
-            activation,
-            coefficient,
-            norms,
+            activation=activation,
+            coefficient=coefficient,
+            norms=norms,
             condition_size=condition_size,
             seed=int(seeds.integers(2**31)),
             dtype=dtype,
@@ -79,7 +84,7 @@ def vector_flow(
                 branch,
                 log_det,
                 inverse_solver,
-                lipschitz_constant,
+                lipschitz_constant=lipschitz_constant,
                 conditional=condition_size is not None,
                 name=f"block{i}",
             )
