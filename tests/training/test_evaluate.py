@@ -1,6 +1,5 @@
 import functools
 import json
-import types
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ import tensorflow as tf
 from scipy import linalg
 
 import tf_resflow as resflow
-from tf_resflow import training
+from tf_resflow import models, training
 
 IMAGES = {
     "data__name": "digits",
@@ -50,7 +49,7 @@ def test_the_default_repeats_the_result_of_the_training(name, request):
     result = evaluation.header() | evaluation.likelihood()
     unit = {"plane": "nats", "images": "bits_per_dim"}[name]
     assert result["unit"] == unit
-    assert result["log_det"] == {"plane": "exact", "images": "roulette"}[name]
+    assert result["log_det"] == {"plane": "exact", "images": "russian_roulette"}[name]
     for key in ("name", "split", "step", "baselines", "num_examples"):
         assert result[key] == run[1][key]
     assert result.get("entropy") == run[1].get("entropy")
@@ -145,7 +144,7 @@ def test_what_cannot_be_measured(plane, images):
         evaluation_of(plane[0]).fid(None)
     with pytest.raises(ValueError, match="no importance-weighted bound"):
         evaluation_of(plane[0]).importance_weighted(4)
-    with pytest.raises(ValueError, match="'roulette', 'adaptive' or 'exact'; got 'fast'"):
+    with pytest.raises(ValueError, match="'russian_roulette', 'adaptive' or 'exact'; got 'fast'"):
         evaluation_of(plane[0], "fast")
     with pytest.raises(ValueError, match="Unknown metrics \\['bpd'\\]: choose some of likelihood"):
         training.check_metrics(["lipschitz", "bpd"])
@@ -193,8 +192,8 @@ def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
     flow = resflow.flows.vector_flow(2, 1, (2,), norms="learned", coefficient=0.5, act_norm=False)
     learned, order = resflow.layers.learned_orders(flow)[0], 1.5
     learned.theta.assign(np.log((order - learned.low) / (learned.high - order)))
-    model = types.SimpleNamespace(flow=flow, config=make_config(model__learned_norms=True))
-    series = training.evaluation_log_det(model, "adaptive")
+    config = make_config(model__learned_norms=True)
+    _, series = models.evaluation_estimator(config, flow, [2], name="adaptive")
     bound = resflow.evaluation.lipschitz_bounds(flow)["block0"]
     v, w = np.random.default_rng(0).normal(size=[2, 1, 2]).astype("float32")
     norms = np.linalg.norm(v, order, axis=1) * np.linalg.norm(w, order / (order - 1), axis=1)

@@ -45,7 +45,7 @@ def run(strategy, model, data, steps=1):
 
     @tf.function(autograph=False)
     def step(batch, seed):
-        return strategy.run(resflow.training.train_step, args=(model, batch, seed))
+        return strategy.run(resflow.models.train_step, args=(model, batch, seed))
 
     for i, batch in enumerate(strategy.experimental_distribute_dataset(batches)):
         metrics = step(batch, tf.constant([0, i]))
@@ -108,7 +108,7 @@ def test_loss_curve_equals_that_of_one_device(two_replicas):
 
         @tf.function(autograph=False)
         def step(batch, seed):
-            loss = strategy.run(resflow.training.train_step, args=(model, batch, seed))["loss"]
+            loss = strategy.run(resflow.models.train_step, args=(model, batch, seed))["loss"]
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, axis=None)
 
         dataset = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices(batches))

@@ -53,10 +53,10 @@ def define_flags():
     flags.DEFINE_enum(
         "log_det",
         None,
-        ["roulette", "adaptive", "exact"],
-        "Evaluation of the log-determinants; default exact up to 16 coordinates, else roulette.",
+        ["russian_roulette", "adaptive", "exact"],
+        "Evaluation of the log-determinants; default exact up to 16 coordinates, else russian_roulette.",
     )
-    flags.DEFINE_integer("num_probes", 1, "Probes of roulette and adaptive.", 1)
+    flags.DEFINE_integer("num_probes", 1, "Probes of russian_roulette and adaptive.", 1)
     flags.DEFINE_integer("iw_samples", 16, "Samples of importance_weighted.", 1)
     flags.DEFINE_integer("fid_samples", 10_000, "Samples of fid.", 2)
     flags.DEFINE_string("fid_weights", "imagenet", "Inception's weights: a file.")

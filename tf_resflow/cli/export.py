@@ -22,11 +22,11 @@ def define_flags():
     flags.DEFINE_enum(
         "log_det",
         None,
-        ["roulette", "adaptive", "exact"],
-        "Estimate of the log-determinants; default exact up to 16 coordinates, else roulette.",
+        ["russian_roulette", "adaptive", "exact"],
+        "Estimate of the log-determinants; default exact up to 16 coordinates, else russian_roulette.",
     )
     flags.DEFINE_integer("num_samples", 8, "Estimates of log_prob that are averaged.", 2)
-    flags.DEFINE_integer("num_probes", 1, "Probes of each of them (roulette, adaptive).", 1)
+    flags.DEFINE_integer("num_probes", 1, "Probes of each of them (russian_roulette, adaptive).", 1)
     flags.DEFINE_integer("seed", 0, "Seed of the answers that are the same each time.", 0, 2**63 - 1)
     flags.DEFINE_integer("max_samples", 1024, "The most examples that a client may ask for.", 1)
     flags.mark_flags_as_required(["workdir", "export_dir"])

@@ -10,8 +10,8 @@ from tf_resflow.interop.applied_kernels import applied_kernels
 from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.published_config import published_config, published_data, published_orders
 from tf_resflow.interop.published_tensors import published_tensors
+from tf_resflow.models import build_model
 from tf_resflow.training.averaging import AveragedWeights
-from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir

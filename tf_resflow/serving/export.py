@@ -4,7 +4,7 @@ import errno
 import os
 import pathlib
 
-from tf_resflow import layers, training
+from tf_resflow import layers, models, training
 from tf_resflow.serving.model_card import model_card
 from tf_resflow.serving.readme import signatures_readme
 from tf_resflow.serving.saved_model import read_signatures, write_saved_model
@@ -22,9 +22,8 @@ def export_run(workdir, export_dir, version=None, log_det=None, num_probes=1, **
       workdir: directory of a run of `resflow-train`.
       export_dir: see `export`.
       version: see `export`.
-      log_det: "roulette", "adaptive" or "exact", see `tf_resflow.training.Evaluation`; by default what the run
-        evaluates with.
-      num_probes: probes of each estimate of "roulette" and "adaptive".
+      log_det: a name of `tf_resflow.models.evaluation_estimator`.
+      num_probes: probes of each estimate of "russian_roulette" and "adaptive".
       **settings: `num_samples`, `seed`, `max_samples` of `Signatures`.
 
     Returns:
@@ -35,8 +34,9 @@ def export_run(workdir, export_dir, version=None, log_det=None, num_probes=1, **
     """
     model = training.load(workdir)
     _version(_writable(export_dir), version)
-    name = log_det or training.default_log_det(model)
-    estimator = training.evaluation_log_det(model, name, num_probes, common=True)
+    _, estimator = models.evaluation_estimator(
+        model.config, model.flow, model.event_shape, name=log_det, num_probes=num_probes, common=True
+    )
     file = training.Workdir(workdir).result
     result = training.read_json(file) if file.exists() else None
     return export(model, export_dir, version, result, log_det=estimator, **settings)

@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from tf_resflow import bijectors, data, logdet
 from tf_resflow.evaluation import MAX_TEMPERATURE
+from tf_resflow.models import HybridModel
 from tf_resflow.seeds import split_seed
 from tf_resflow.serving.checks import check_finite, check_not_empty, check_range
-from tf_resflow.training import HybridModel
 
 __all__ = ["Signatures"]
 

@@ -5,10 +5,8 @@ import math
 
 import tensorflow as tf
 
-from tf_resflow import bijectors, evaluation
+from tf_resflow import bijectors, evaluation, models
 from tf_resflow.progress import track
-from tf_resflow.training.evaluation_log_det import default_log_det, evaluation_log_det
-from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.report import Report
 
 __all__ = ["Evaluation", "default_metrics"]
@@ -27,7 +25,7 @@ def default_metrics(model):
     Returns:
       A list of `str`.
     """
-    names = ["classification"] if isinstance(model, HybridModel) else []
+    names = ["classification"] if isinstance(model, models.HybridModel) else []
     names += ["likelihood", "noise"] if model.has_density else []
     return names + ["reconstruction"] + (["lipschitz"] if bijectors.residual_blocks(model.flow) else [])
 
@@ -44,11 +42,8 @@ class Evaluation:
     Args:
       model: a `FlowModel` of `tf_resflow.load`.
       dataset: the `Dataset` of its run.
-      log_det: how log-determinants are evaluated. "roulette": Russian roulette as in
-        `config.model.estimator.eval`; "adaptive": until the rest of the series is certainly below
-        1e-4 nats for each block and probe, which takes certified Lipschitz constants below 1; "exact":
-        slogdet. None is what the training's evaluations take: exact up to 16 coordinates, else roulette.
-      num_probes: probe vectors for each example of "roulette" and "adaptive".
+      log_det: how log-determinants are evaluated. a name of `tf_resflow.models.evaluation_estimator`.
+      num_probes: probe vectors for each example of "russian_roulette" and "adaptive".
 
     Raises:
       ValueError: when "adaptive" cannot be certified, or a value is unknown.
@@ -56,9 +51,10 @@ class Evaluation:
 
     def __init__(self, model, dataset, log_det=None, num_probes=1):
         self._model, self._dataset, self._config = model, dataset, model.config
-        self._log_det = log_det or default_log_det(model)
         self._num_probes = num_probes
-        estimator = evaluation_log_det(model, self._log_det, num_probes)
+        self._log_det, estimator = models.evaluation_estimator(
+            self._config, model.flow, model.event_shape, name=log_det, num_probes=num_probes
+        )
         model.evaluation_distribution = bijectors.with_log_det(model.distribution, estimator)
         self._report = Report(model.config, model, dataset)
         self.unit = self._report.unit
@@ -153,7 +149,7 @@ class Evaluation:
 
         The keys are those of the training's result.json; "cross_entropy" is in bits for integer data.
         """
-        if not isinstance(self._model, HybridModel):
+        if not isinstance(self._model, models.HybridModel):
             raise ValueError("The run is of a density alone (config.task): it has no classifier to evaluate.")
         return self._report.classification()
 
@@ -190,7 +186,7 @@ class Evaluation:
         views = {}
         if self._model.has_density:
             views["log_prob"] = self._model.log_prob(x, seed, evaluation=True)
-        if isinstance(self._model, HybridModel):
+        if isinstance(self._model, models.HybridModel):
             views["max_probability"] = tf.reduce_max(self._model.classify(x)["probabilities"], -1)
         return views
 

@@ -1,7 +1,7 @@
 """A trained model from its workdir."""
 
+from tf_resflow.models import build_model
 from tf_resflow.training.averaging import AveragedWeights
-from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir

@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tf_resflow.models import build_model
+from tf_resflow.models.step import NON_FINITE, train_step
 from tf_resflow.progress import bar, shown, stage
 from tf_resflow.training.averaging import AveragedWeights
-from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints, check_state
 from tf_resflow.training.config import validate_config, with_fitting_warmup
 from tf_resflow.training.data import load_checked
@@ -23,7 +24,6 @@ from tf_resflow.training.metrics_writer import MetricsWriter
 from tf_resflow.training.non_finite import NonFiniteError, find_largest_norm, find_non_finite
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.report import Report
-from tf_resflow.training.step import NON_FINITE, train_step
 from tf_resflow.training.strategies import check_agreement, is_chief, num_workers
 from tf_resflow.training.workdir import Workdir, write_json
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 from tf_resflow import layers
 from tf_resflow.bijectors.base import Context, run
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
-from tf_resflow.training.hybrid_model import HybridModel
-from tf_resflow.training.step import loss_and_gradients
+from tf_resflow.models import HybridModel
+from tf_resflow.models.step import loss_and_gradients
 
 __all__ = ["NonFiniteError", "find_largest_norm", "find_non_finite"]
 

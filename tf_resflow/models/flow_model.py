@@ -11,8 +11,8 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.bijectors.flow import parts_by_name, route
 from tf_resflow.data import dequantize, quantize
+from tf_resflow.models.step import train_step
 from tf_resflow.seeds import split_seed, stateless_seed
-from tf_resflow.training.step import train_step
 
 __all__ = ["FlowModel"]
 

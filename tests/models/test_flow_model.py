@@ -525,7 +525,7 @@ def test_build_model():
     statistics = {"mean": np.array([0.5]), "std": np.array([0.2])}
     images = np.zeros([8, 4, 6, 1], "uint8")
     dataset = resflow.data.Dataset.from_arrays("demo", {"train": images}, levels=4, **statistics)
-    model = resflow.training.build_model(config, dataset)
+    model = resflow.models.build_model(config, dataset)
     assert (model.event_shape, model.levels, model.num_dimensions, model.seed) == (
         (4, 6, 1), 4, 24, 3
     )  # fmt: skip

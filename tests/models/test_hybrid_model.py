@@ -9,7 +9,7 @@ import tensorflow as tf
 from scipy import special, stats
 
 import tf_resflow as resflow
-from tf_resflow import bijectors, flows, training
+from tf_resflow import bijectors, flows, models
 
 SHAPE = (4, 4, 1)
 SIZE = 16
@@ -250,7 +250,7 @@ def test_step_equals_that_of_one_device(two_replicas):
     x, labels = random.normal(size=[8, 2]).astype("float32"), random.integers(2, size=8)
     single = vector_model()
     start = [v.numpy() for v in single.trainable_variables]
-    step = tf.function(training.train_step, autograph=False)
+    step = tf.function(models.train_step, autograph=False)
     metrics = step(single, (tf.constant(x), tf.constant(labels)), tf.constant([0, 1]))
     with two_replicas.scope():
         mirrored = vector_model()
@@ -259,7 +259,7 @@ def test_step_equals_that_of_one_device(two_replicas):
 
     @tf.function(autograph=False)
     def run(batch):
-        return two_replicas.run(training.train_step, (mirrored, batch, tf.constant([0, 1])))
+        return two_replicas.run(models.train_step, (mirrored, batch, tf.constant([0, 1])))
 
     both = run(batch)
     for name in ("loss", "cross_entropy", "accuracy", "nats"):

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from tf_resflow import bijectors, flows
 from tf_resflow.bijectors.networks import check_built, input_shapes, variables_by_name
+from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.seeds import stateless_seed
-from tf_resflow.training.flow_model import FlowModel
 
 __all__ = ["HybridModel"]
 

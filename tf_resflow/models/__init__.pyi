@@ -1,0 +1,7 @@
+from .build import build_model
+from .estimators import evaluation_estimator
+from .flow_model import FlowModel
+from .hybrid_model import HybridModel
+from .step import train_step
+
+__all__ = ["FlowModel", "HybridModel", "build_model", "evaluation_estimator", "train_step"]
