@@ -51,7 +51,7 @@ def _timed(function):
 
 def _step(model, x):
     """The training step, as a function of the seed."""
-    return tf.function(lambda seed: resflow.models.train_step(model, x, seed)["loss"], autograph=False)
+    return tf.function(lambda seed: resflow.models.train_step(model, x, seed)[model.objective], autograph=False)
 
 
 def _train_step(case):
@@ -173,7 +173,7 @@ def _learning(settings):
 
     @tf.function(autograph=False)
     def step(x, seed):
-        return resflow.models.train_step(model, x, seed)["loss"]
+        return resflow.models.train_step(model, x, seed)[model.objective]
 
     def run():
         first = int(optimizer.iterations)

@@ -171,7 +171,7 @@ def test_a_folder_of_images_becomes_samples(tmp_path):
     config.eval.num_samples = 4
     result = training.train(config, tmp_path / "run", progress=False)
     assert (result["name"], result["split"], result["num_examples"]) == ("photographs", "test", 4)
-    model = resflow.load(tmp_path / "run")
+    model = resflow.load(tmp_path / "run").model
     assert model.sample(3, seed=0).shape == (3, 8, 8, 1)
 
 

@@ -33,7 +33,7 @@ def make_model(density_weight=1.0, levels=None, log_det=EXACT, name="residual", 
     shapes = bijectors.feature_shapes(flow, SHAPE)
     classifier = flows.multiscale_classifier(shapes, 3, num_features=4, dtype=dtype)
     kwargs.setdefault("evaluation_log_det", log_det)
-    model = resflow.HybridModel(flow, classifier, SHAPE, levels, density_weight, **kwargs)
+    model = resflow.HybridModel(flow, classifier, SHAPE, levels=levels, density_weight=density_weight, **kwargs)
     model.initialize(images(levels=levels)[0])
     return model
 

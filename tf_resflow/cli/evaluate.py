@@ -34,6 +34,7 @@ from absl import flags
 
 from tf_resflow import data, evaluation, progress, training
 from tf_resflow.cli import command_line
+from tf_resflow.training.evaluation_table import check_metrics, table
 from tf_resflow.writing import check_output_path
 
 FLAGS = flags.FLAGS
@@ -66,7 +67,7 @@ def define_flags():
 def check():
     """Refuses wrong flags, and what is not the workdir of a run."""
     if FLAGS.metrics is not None:
-        training.check_metrics(FLAGS.metrics)
+        check_metrics(FLAGS.metrics)
     if FLAGS.output:
         check_output_path(FLAGS.output, [".json"])
     training.Workdir(FLAGS.workdir).read_config()
@@ -76,28 +77,25 @@ def main():
     """Evaluates, prints the table and writes the file."""
     with progress.shown():
         result = _evaluate()
-    print(training.table(result))
+    print(table(result))
     if FLAGS.output:
-        training.write_json(pathlib.Path(FLAGS.output), _finite(result))
+        from tf_resflow.training.workdir import write_json
+
+        write_json(pathlib.Path(FLAGS.output), _finite(result))
 
 
 def _evaluate():
     with progress.stage("data"):
-        dataset = training.load_data(FLAGS.workdir, FLAGS.data_dir, FLAGS.data_path)
-    model = training.load(FLAGS.workdir)
-    config = model.config
-    if FLAGS.split is not None:
-        config.eval.split = FLAGS.split
-    if FLAGS.num_examples is not None:
-        config.eval.num_examples = FLAGS.num_examples
-    if FLAGS.batch_size is not None:
-        config.eval.batch_size = FLAGS.batch_size
-    measured = training.Evaluation(model, dataset, FLAGS.log_det, FLAGS.num_probes)
+        dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
+    run = training.load(FLAGS.workdir)
+    fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
+    run.config.eval.update({field: value for field, value in fields.items() if value is not None})
+    measured = training.Evaluation(run, dataset, log_det=FLAGS.log_det, num_probes=FLAGS.num_probes)
     result = measured.header()
-    for metric in FLAGS.metrics or training.default_metrics(model):
+    for metric in FLAGS.metrics or measured.metrics:
         result |= getattr(measured, metric)(**_arguments(metric, dataset))
     if FLAGS.ood_data:
-        result |= measured.ood(_other_data(config.data))
+        result |= measured.ood(_other_data(run.config.data))
     return result
 
 

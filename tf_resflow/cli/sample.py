@@ -21,6 +21,7 @@ from absl import flags, logging
 
 from tf_resflow import evaluation, progress, training
 from tf_resflow.cli import command_line
+from tf_resflow.evaluation.samples import MAX_TEMPERATURE, check_paths, check_samples
 
 _SIDE = 10  # images in a row of a sweep or a path, and rows of paths, unless --num says otherwise
 _POINTS = 50  # of a path that is drawn as a line
@@ -40,12 +41,10 @@ def define_flags():
     flags.DEFINE_string("data_path", None, "The file or folder of the data, if it is not where it was.")
     flags.mark_flags_as_required(["workdir", "output"])
 
-    limit = evaluation.MAX_TEMPERATURE
-
-    @flags.validator("temperature", f"it must be numbers from 0 to {limit:g}, separated by commas")
+    @flags.validator("temperature", f"it must be numbers from 0 to {MAX_TEMPERATURE:g}, separated by commas")
     def _are_temperatures(values):
         try:
-            return bool(values) and all(0 <= float(value) <= limit for value in values)
+            return bool(values) and all(0 <= float(value) <= MAX_TEMPERATURE for value in values)
         except ValueError:
             return False
 
@@ -62,7 +61,7 @@ def check():
     """Refuses what is not the workdir of a run, and what cannot be written."""
     training.Workdir(FLAGS.workdir).read_config()
     info = _info()
-    check = evaluation.check_paths if FLAGS.interpolate else evaluation.check_samples
+    check = check_paths if FLAGS.interpolate else check_samples
     rows, columns = _grid(info)
     check(FLAGS.output, (rows * columns, *info.event_shape), info.levels)
 
@@ -89,12 +88,20 @@ def _grid(info):
 def _sample(info):
     temperatures = [float(value) for value in FLAGS.temperature]
     rows, num = _grid(info)
-    model = training.load(FLAGS.workdir)
+    run = training.load(FLAGS.workdir)
     is_drawn_with_data = _is_picture() and len(info.event_shape) != 3
-    examples = _examples_if_any(model.config.eval.split, num) if is_drawn_with_data else None
-    shape = (rows, num, *info.event_shape)
-    with contextlib.closing(evaluation.draw_samples(model, num, FLAGS.seed, temperatures)) as batches:
-        evaluation.write_samples(FLAGS.output, batches, shape, info.levels, temperatures, examples, info.name)
+    examples = _examples_if_any(run.config.eval.split, num) if is_drawn_with_data else None
+    samples = evaluation.draw_samples(run.model, num, seed=FLAGS.seed, temperatures=temperatures)
+    with contextlib.closing(samples) as batches:
+        evaluation.write_samples(
+            FLAGS.output,
+            batches,
+            (rows, num, *info.event_shape),
+            levels=info.levels,
+            temperatures=temperatures,
+            data=examples,
+            name=info.name,
+        )
     print(f"{rows * num:,} samples: {FLAGS.output}")
 
 
@@ -103,19 +110,20 @@ def _interpolate(info):
 
     kind, (num, length) = FLAGS.interpolate, _grid(info)
     examples = _data().array(training.Workdir(FLAGS.workdir).read_config().eval.split)
-    model = training.load(FLAGS.workdir)
-    paths = evaluation.interpolate_examples(model, examples, kind, num, length, FLAGS.seed)
+    run = training.load(FLAGS.workdir)
+    paths = evaluation.interpolate_examples(run.model, examples, kind=kind, num=num, length=length, seed=FLAGS.seed)
     if _is_drawn_as_lines(info):
-        title = f"{info.name}: paths between {model.config.eval.split} examples"
-        log_prob = tf.function(functools.partial(model.log_prob, seed=0, evaluation=True), autograph=False)
-        evaluation.paths_figure(FLAGS.output, paths, examples, log_prob, kind == "corners", title)
+        title = f"{info.name}: paths between {run.config.eval.split} examples"
+        log_prob = tf.function(functools.partial(run.model.log_prob, seed=0, evaluation=True), autograph=False)
+        evaluation.paths_figure(FLAGS.output, paths, examples, log_prob, square=kind == "corners", title=title)
     else:
-        evaluation.write_samples(FLAGS.output, [paths.reshape(-1, *info.event_shape)], paths.shape, info.levels)
+        points = paths.reshape(-1, *info.event_shape)
+        evaluation.write_samples(FLAGS.output, [points], paths.shape, levels=info.levels)
     print(f"{len(paths):,} x {paths.shape[1]:,} samples: {FLAGS.output}")
 
 
 def _data():
-    return training.load_data(FLAGS.workdir, FLAGS.data_dir, FLAGS.data_path)
+    return training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
 
 
 def _examples_if_any(split, num):

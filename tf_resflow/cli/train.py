@@ -47,16 +47,18 @@ def main():
     """Trains and prints the result."""
     import tensorflow as tf
 
+    from tf_resflow.training.strategies import is_chief
+
     if FLAGS.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = training.STRATEGIES[FLAGS.strategy]()
-    is_chief = training.is_chief(strategy)
+    writes = is_chief(strategy)
     try:
-        result = training.train(FLAGS.config, FLAGS.workdir, strategy, progress=is_chief)
+        result = training.train(FLAGS.config, FLAGS.workdir, strategy=strategy, progress=writes)
     except training.Interrupted as stop:
         print(stop)
         return 128 + stop.signum
-    if is_chief:
+    if writes:
         print(f"{result['line']} in {FLAGS.workdir}: result.json, figures/, metrics.jsonl")
     return 0
 

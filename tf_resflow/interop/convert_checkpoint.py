@@ -33,7 +33,7 @@ def convert_checkpoint(checkpoint, workdir):
 
     ```python
     resflow.interop.convert_checkpoint("cifar10.pth", "runs/cifar10")
-    model = resflow.load("runs/cifar10")
+    run = resflow.load("runs/cifar10")
     ```
 
     The architecture comes from the arguments in the checkpoint. The weights become those of the run, and their

@@ -1,15 +1,17 @@
 """A model under its averaged weights, for evaluation."""
 
+import keras
 import tensorflow as tf
 
 from tf_resflow import layers
+from tf_resflow.models import FlowModel
 from tf_resflow.progress import stage
 
 __all__ = ["AveragedWeights"]
 
 
 class AveragedWeights:
-    """Puts a model under the average of its weights, which its optimizer keeps.
+    """Replaces a model's weights with their average, which its optimizer keeps.
 
     The norms of the layers are then brought up to date: they depend on the weights.
 
@@ -25,12 +27,13 @@ class AveragedWeights:
         first step, the weights stay; the norms are brought up to date all the same.
     """
 
-    def __init__(self, model, optimizer):
+    def __init__(self, model: FlowModel, optimizer: keras.optimizers.Optimizer):
         self._model, self._optimizer = model, optimizer
+        self._saved: list[tf.Tensor] = []
         self._converge_norms = tf.function(lambda: layers.converge_norms(model.flow), autograph=False)
 
-    def apply(self):
-        """Replaces the weights by their average, for good."""
+    def apply(self) -> None:
+        """Replaces the weights with their average, permanently."""
         if self._optimizer.use_ema and self._optimizer.iterations.numpy() > 0:
             self._optimizer.finalize_variable_values(self._model.trainable_variables)
         with stage("norms of the layers"):
@@ -44,4 +47,4 @@ class AveragedWeights:
     def __exit__(self, *_):
         for weight, value in zip(self._model.weights, self._saved, strict=True):
             weight.assign(value)
-        self._saved = None
+        self._saved = []

@@ -6,11 +6,11 @@ import os
 import pathlib
 import socket
 import tempfile
-from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
+from tf_resflow.models import DataInfo
 from tf_resflow.training.config import (
     default_config,
     flat_keys,
@@ -25,7 +25,7 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None
 
-__all__ = ["DataInfo", "Workdir", "read_json", "write_json"]
+__all__ = ["Workdir", "read_json", "write_json"]
 
 # Fields that a later run may change: they leave the weights at a given step as they are.
 _FREE = (
@@ -37,28 +37,6 @@ _FREE = (
     "train.keep",
     "eval.",
 )
-
-
-class DataInfo(NamedTuple):
-    """What a model must know of its data.
-
-    Attributes:
-      name: name of the data set.
-      event_shape: shape of one example.
-      levels: number of levels of integer data; None for continuous data.
-      mean: mean of the train split per coordinate, or of images per channel, or None.
-      std: standard deviation of the train split, as the mean.
-      num_classes: number of classes of labelled data; None without labels.
-      sizes: number of examples of each finite split, where it is known.
-    """
-
-    name: str
-    event_shape: tuple[int, ...]
-    levels: int | None
-    mean: np.ndarray | None
-    std: np.ndarray | None
-    num_classes: int | None = None
-    sizes: dict[str, int] | None = None
 
 
 class Workdir:
