@@ -117,7 +117,7 @@ def test_parts_in_bits():
     np.testing.assert_allclose(scores["bits_per_dim"], -log_prob / (SIZE * math.log(2)), rtol=1e-5)
     loss = scores["cross_entropy"] + 3 * scores["bits_per_dim"]
     np.testing.assert_allclose(scores["loss"], loss, rtol=1e-6)
-    # The dequantisation moves the logits a little from those of the cells' centres.
+    # The dequantization moves the logits a little from those of the cells' centers.
     logits = model.classify(x)["logits"].numpy().astype(np.float64)
     expected = -special.log_softmax(logits, -1)[np.arange(len(labels)), labels] / math.log(2)
     np.testing.assert_allclose(scores["cross_entropy"], expected, atol=0.05)
@@ -136,7 +136,7 @@ def test_classify():
     np.testing.assert_allclose(classes["probabilities"], probabilities, rtol=1e-5)
 
 
-def test_heads_are_initialised():
+def test_heads_are_initialized():
     model = make_model(levels=256)
     x, _ = images(64, levels=256)
     model.initialize(x, seed=3)

@@ -32,7 +32,7 @@ def data():
 
 
 def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
-    """An order's gradient is the slope of the mean norm, by central differences between norms that are maximised
+    """An order's gradient is the slope of the mean norm, by central differences between norms that are maximized
     anew; the gradients of kernels and biases are those of the loss alone."""
     model = make_model("learned")
     orders, before = layers.learned_orders(model.flow), [w.numpy() for w in model.trainable_weights]

@@ -154,7 +154,7 @@ def test_a_classifier_alone(tmp_path, make_config):
 
 
 def test_replicas_and_a_logit(tmp_path, make_config, two_replicas):
-    """With 50 images in batches of 40 and 10, and a logit in the place of the normalisation."""
+    """With 50 images in batches of 40 and 10, and a logit in the place of the normalization."""
     config = make_config(**FIELDS, model__block="additive_coupling", model__logit_alpha=0.05)
     result = loop.train(config, tmp_path, strategy=two_replicas, progress=False)
     model = resflow.load(tmp_path).model
@@ -179,7 +179,7 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
 
 def test_data_without_labels_are_refused_at_once(tmp_path, make_config, monkeypatch):
     images = {split: np.zeros([40, 8, 8, 1]) for split in ("train", "test")}
-    unlabelled = data.Dataset.from_arrays("unlabelled", images, levels=17)
-    monkeypatch.setattr("tf_resflow.data.load", lambda config: unlabelled)
-    with pytest.raises(ValueError, match="config.task is 'hybrid', but 'unlabelled' has no labels"):
+    unlabeled = data.Dataset.from_arrays("unlabeled", images, levels=17)
+    monkeypatch.setattr("tf_resflow.data.load", lambda config: unlabeled)
+    with pytest.raises(ValueError, match="config.task is 'hybrid', but 'unlabeled' has no labels"):
         loop.train(make_config(**FIELDS), tmp_path, progress=False)

@@ -110,7 +110,7 @@ class HeldOut:
         Args:
           batches: iterable of arrays or tensors `[<= batch, *event_shape]`; the first one is the
             largest.
-          seed: integer, for the dequantisation and the estimator.
+          seed: integer, for the dequantization and the estimator.
 
         Returns:
           A `Score`.

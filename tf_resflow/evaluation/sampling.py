@@ -1,7 +1,7 @@
 """Samples of a model, in batches."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +17,7 @@ _MIN_BATCH = 64
 
 def draw_samples(
     model: FlowModel, num: int, *, seed: int = 0, temperatures: Sequence[float] = (1.0,)
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Draws examples in batches.
 
     The latents of a seed are the same at each temperature. The first batch is `model.sample(num, seed)`, and does

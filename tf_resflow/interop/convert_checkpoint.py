@@ -86,7 +86,7 @@ def convert_checkpoint(checkpoint, workdir):
             files.prepare(config)
             files.write_data(data)
             files.write_config(config)
-            Checkpoints(files.checkpoints, model, optimizer, config.seed, config.train.keep).save(step)
+            Checkpoints(files.checkpoints, model, optimizer, seed=config.seed, keep=config.train.keep).save(step)
             _publish(files.path, workdir)
     return {
         "name": data.name,

@@ -69,8 +69,8 @@ class FlowModel(keras.Model):
       evaluation_distribution: the same, with the evaluation estimator.
 
     Raises:
-      ValueError: when a variable of the distribution is not a Keras variable, so that `fit` would neither
-        train nor save it, a part of the flow takes a condition, or the flow is a stock composition of blocks.
+      ValueError: when a variable of the distribution is not a Keras variable (`fit` would neither train nor save
+        it), a part of the flow takes a condition, or the flow is one of TFP's compositions of blocks.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class FlowModel(keras.Model):
         """The density of the flow's input under an estimator.
 
         Args:
-          log_det: estimator of the log-determinants; `None` for that of the training.
+          log_det: estimator of the log-determinants; `None` for the training estimator.
         """
         return self.distribution if log_det is None else bijectors.with_log_det(self.distribution, log_det)
 
@@ -228,7 +228,7 @@ class FlowModel(keras.Model):
           log_det: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`.
 
         Raises:
-          ValueError: when the shape or the type of `x` is not that of the data.
+          ValueError: when `x` has another shape or type than the data.
         """
         noise_seed, flow_seed = self.split_seed(seed)
         density = self._density(evaluation, log_det)
@@ -286,7 +286,7 @@ class FlowModel(keras.Model):
     def ood_scores(
         self, x: TensorLike, seed: Seed = None, *, log_det: logdet.LogDetEstimator | None = None
     ) -> dict[str, tf.Tensor]:
-        """Scores that should be higher for examples like those of the training than for others.
+        """Scores that should be higher for examples like the training data than for others.
 
         Args:
           x: as for `log_prob`.
@@ -455,7 +455,7 @@ class FlowModel(keras.Model):
 
 def _density(flow, event_shape, base):
     if base is None:
-        # A Flow that begins with a Logit takes any dtype, and does not tell.
+        # A Flow that begins with a Logit takes any dtype, and has none.
         dtype = flow.dtype or next((v.dtype for v in flow.variables), tf.float32)
         shape = flow.forward_event_shape(event_shape)
         zeros = tf.zeros(shape, dtype)
@@ -464,7 +464,7 @@ def _density(flow, event_shape, base):
 
 
 def _mean(base):
-    """The mean of a distribution, NaN where it has none or does not tell it."""
+    """The mean of a distribution, NaN where it is undefined or not implemented."""
     try:
         return base.mean()
     except NotImplementedError:
@@ -483,8 +483,8 @@ def _check_unconditional(flow):
 def _check_takes_seed(flow):
     if bijectors.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
         raise ValueError(
-            f"{flow.name} ({type(flow).__name__}) drops a seed without a word, so that the model could not repeat "
-            "what it draws: put it in a tf_resflow.bijectors.Flow, which hands seeds to its blocks."
+            f"{flow.name} ({type(flow).__name__}) drops a seed silently, and the model could not repeat its draws: "
+            "put it in a tf_resflow.bijectors.Flow, which hands seeds to its blocks."
         )
 
 
@@ -512,7 +512,7 @@ def _check_covered(weights, distribution):
         missing = [variable.name for variable in part.variables if id(variable) not in seen]
         if missing:
             raise ValueError(
-                f"These variables of the {owner} are no Keras variables, so that fit would neither train nor save "
+                f"These variables of the {owner} are no Keras variables, and fit would neither train nor save "
                 f"them: {', '.join(missing)}. Make them constants, or {advice[owner]}."
             )
     extra = set(seen) - {id(variable) for variable in distribution.variables}

@@ -102,7 +102,7 @@ class HybridModel(FlowModel):
         _check_inputs(classifier, bijectors.feature_shapes(flow, event_shape))
         self.classifier = classifier
         self.density_weight = float(density_weight)
-        # Keyed by name, so that a checkpoint of another classifier fails to restore.
+        # Keyed by name: a checkpoint of another classifier fails to restore.
         self._classifier_variables = tf.Module()
         self._classifier_variables.by_name = variables_by_name(classifier)
         names = ["cross_entropy", "accuracy"] + [self.unit] * self.has_density

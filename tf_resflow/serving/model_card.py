@@ -106,8 +106,10 @@ def _certificate(flow):
     if not rows:
         worst = max(blocks, key=lambda name: blocks[name]["certified"])
         bound = blocks[worst]["certified"]
-        says = "which proves that each block is invertible" if bound < 1 else "which proves nothing"
-        rows = [f"The Lipschitz constant of each block's branch is at most {bound:.4f} ({worst}), {says}."]
+        proves = "that each block is invertible" if bound < 1 else "nothing"
+        rows = [
+            f"The Lipschitz constant of each block's branch is at most {bound:.4f} ({worst}), which proves {proves}."
+        ]
     for part, of in (("flow", "the flow"), ("inverse", "its inverse")):
         bound = certificate[part]["certified"]
         rows.append(f"That of {of} is {f'at most {bound:.3g}' if math.isfinite(bound) else 'not bounded'}.")

@@ -1,4 +1,4 @@
-"""Requests that TensorFlow Serving answers by itself before it takes those of clients."""
+"""Requests that TensorFlow Serving answers by itself before it serves clients."""
 
 import pathlib
 from collections.abc import Mapping, Sequence

@@ -176,9 +176,9 @@ def _train(config, files, strategy):
                         log.fetch()
                         if not checkpoints.is_finite():
                             raise _NotFinite("A weight is NaN or infinite", step)
-                        checkpoints.save(step)
+                        saved = checkpoints.save(step)
                     if stop:
-                        raise Interrupted(stop, step, checkpoints.latest)
+                        raise Interrupted(stop, step, saved)
                     if step % train.eval_every == 0:
                         log.fetch()
                         evaluations.evaluate(step)
@@ -255,7 +255,7 @@ class _Evaluations:
 
     Args:
       config: the run's configuration.
-      split: the split that is evaluated during training; at the end that of the config is, too.
+      split: the split that is evaluated during training; at the end the split of the config is, too.
       report: its `Report`.
       averaged: its `AveragedWeights`.
       writer: its `MetricsWriter`.

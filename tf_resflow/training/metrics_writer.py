@@ -34,7 +34,7 @@ class MetricsWriter:
         workdir = pathlib.Path(workdir)
         self._path = workdir / "metrics.jsonl"
         self._written = _drop_later(self._path, step)
-        self._file = self._path.open("ab", buffering=0)  # so that closing it writes nothing
+        self._file = self._path.open("ab", buffering=0)  # closing it writes nothing
         self._events_path = workdir / "events"
         self._events = tf.summary.create_file_writer(str(self._events_path))
 

@@ -29,7 +29,7 @@ class NonFiniteError(ArithmeticError):
         saved = f"The last good checkpoint is {latest}." if latest else "No checkpoint was saved."
         super().__init__(
             f"{what} at step {step}. {where} {saved} Lower train.learning_rate, set "
-            "train.global_clipnorm (such as 1.0) or lower model.coefficient, and start anew in another --workdir."
+            "train.global_clipnorm (such as 1.0) or lower model.coefficient, and start again in another --workdir."
         )
 
 
