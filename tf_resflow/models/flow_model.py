@@ -150,65 +150,32 @@ class FlowModel(keras.Model):
         return self.log_prob(x)
 
     def prepare(self, x: TensorLike, seed: tf.Tensor, *, common: bool = False) -> tf.Tensor:
-        """Data as values of the flow's input space, integers dequantized.
-
-        The result is a new tensor, for which no cache holds values.
+        """Data as values of the flow's input space, in its dtype: integers dequantized.
 
         Args:
           x: as for `log_prob`.
           seed: integer tensor of shape `[2]`.
           common: whether all examples share the noise of the dequantization, see `tf_resflow.data.dequantize`.
-
-        Returns:
-          `[batch, *event_shape]`, of the flow's dtype.
-
-        Raises:
-          ValueError: as `log_prob`.
         """
         x = self._checked(x)
         if self.levels is not None:
             x = dequantize(x, self.levels, seed, common=common)
-        return tf.identity(tf.cast(x, self.distribution.dtype))
+        return tf.identity(tf.cast(x, self.distribution.dtype))  # a new tensor, for which no cache holds values
 
     def encode(self, x: TensorLike) -> tf.Tensor:
-        """The latents of examples, without randomness: integers stand for the centers of their cells.
-
-        Args:
-          x: as for `log_prob`.
-
-        Returns:
-          `[batch, *latent]`.
-        """
+        """The latents `[batch, *latent]` of examples. Integers stand for the centers of their cells."""
         return bijectors.forward_features(self.flow, self._centers(x), log_det=False).latent
 
     def decode(self, z: TensorLike) -> tf.Tensor:
-        """The examples of latents.
-
-        Args:
-          z: `[batch, *latent]`.
-
-        Returns:
-          As `to_data`.
-        """
+        """The examples of latents `[batch, *latent]`, as from `to_data`."""
         return self.to_data(self.flow.inverse(tf.identity(tf.cast(z, self.distribution.dtype))))
 
     def to_data(self, x: tf.Tensor) -> tf.Tensor:
-        """Values of the flow's input space as data.
-
-        Args:
-          x: `[batch, *event_shape]`, floats.
-
-        Returns:
-          For integer data the levels of the values, uint8; otherwise `x`.
-        """
+        """Values of the flow's input space as data: for integer data their levels, uint8; otherwise unchanged."""
         return x if self.levels is None else quantize(x, self.levels)
 
     def density(self, log_det: logdet.LogDetEstimator | None = None) -> tfp.distributions.Distribution:
-        """The density of the flow's input under an estimator.
-
-        Args:
-          log_det: estimator of the log-determinants; `None` for the training estimator.
-        """
+        """The density of the flow's input under an estimator; `None` for the training estimator."""
         return self.distribution if log_det is None else bijectors.with_log_det(self.distribution, log_det)
 
     def log_prob(
@@ -252,14 +219,7 @@ class FlowModel(keras.Model):
         evaluation: bool = False,
         log_det: logdet.LogDetEstimator | None = None,
     ) -> tf.Tensor:
-        """Bits per dimension of integer data, nats of continuous data: `[batch]`.
-
-        Args:
-          x: as for `log_prob`.
-          seed: as for `log_prob`.
-          evaluation: as for `log_prob`.
-          log_det: as for `log_prob`.
-        """
+        """Bits per dimension of integer data, nats of continuous data: `[batch]`; arguments as for `log_prob`."""
         return self.to_loss(self.log_prob(x, seed, evaluation=evaluation, log_det=log_det))
 
     def to_loss(self, log_prob: TensorLike) -> tf.Tensor:
@@ -288,10 +248,7 @@ class FlowModel(keras.Model):
     ) -> dict[str, tf.Tensor]:
         """Scores that should be higher for examples like the training data than for others.
 
-        Args:
-          x: as for `log_prob`.
-          seed: as for `log_prob`.
-          log_det: as for `log_prob`; by default the evaluation estimator.
+        Arguments are as for `log_prob`; the default is the evaluation estimator.
 
         Returns:
           A dict of tensors `[batch]`: "log_prob" if the density is trained; "max_probability" of a classifier.
@@ -340,12 +297,7 @@ class FlowModel(keras.Model):
         return self.flow.inverse(tf.identity(self.flow.forward(tf.identity(x))))
 
     def initialize(self, batch: TensorLike, seed: int = 0) -> None:
-        """Initializes the ActNorms from a batch of data, and brings the norms of the layers up to date.
-
-        Args:
-          batch: examples, as for `log_prob`.
-          seed: of the dequantization.
-        """
+        """Initializes the ActNorms from a batch of data, and brings the norms of the layers up to date."""
         layers.converge_norms(self.flow)
         bijectors.initialize(self.flow, self.prepare(batch, stateless_seed(seed)), seed)
 
@@ -354,10 +306,6 @@ class FlowModel(keras.Model):
 
         The optimizer is used unchanged: the weight decay of Keras' optimizers reaches all variables, ActNorms too,
         unless its `exclude_from_weight_decay` was called.
-
-        Args:
-          optimizer: as of `keras.Model.compile`.
-          **kwargs: as of `keras.Model.compile`, without losses and metrics.
 
         Raises:
           ValueError: for a loss or metrics: the model has its own; for an optimizer that scales the loss, as Keras
@@ -380,11 +328,7 @@ class FlowModel(keras.Model):
         """As `keras.Model.fit`; it leaves the norms of the layers up to date.
 
         With `use_ema` it ends by replacing the weights with their averages, whose norms are others. Labels beside
-        the examples are ignored. A warning is logged for a model whose ActNorms are still the identity.
-
-        Args:
-          *args: as of `keras.Model.fit`.
-          **kwargs: as of `keras.Model.fit`, without weights of examples or classes.
+        the examples are ignored. A model whose ActNorms are still the identity causes a warning.
         """
         self._check_unweighted(kwargs.get("sample_weight"))  # which Keras ignores without labels
         self._warn_of_initialization()

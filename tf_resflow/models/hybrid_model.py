@@ -110,7 +110,7 @@ class HybridModel(FlowModel):
 
     @property
     def objective(self) -> str:
-        """Name of the one of the `scores` whose mean is minimized, "loss"."""
+        """See `FlowModel`: "loss"."""
         return "loss"
 
     @property
@@ -120,7 +120,7 @@ class HybridModel(FlowModel):
 
     @property
     def has_classifier(self) -> bool:
-        """Whether the model learns from pairs of examples and labels: it does."""
+        """See `FlowModel`."""
         return True
 
     def scores(
@@ -157,21 +157,14 @@ class HybridModel(FlowModel):
         return {"loss": self.total(scores), **scores}
 
     def total(self, scores: Mapping[str, Any]) -> Any:
-        """The loss, of the other `scores` or of their means."""
+        """See `FlowModel`."""
         if not self.has_density:
             return scores["cross_entropy"]
         dimensions = self.num_dimensions if self.levels is None else 1
         return scores["cross_entropy"] + self.density_weight / dimensions * scores[self.unit]
 
     def classify(self, x: TensorLike) -> dict[str, tf.Tensor]:
-        """The classes of examples, without randomness: integers stand for the centers of their cells.
-
-        Args:
-          x: as for `log_prob`.
-
-        Returns:
-          A dict of tensors `[batch, classes]`, "logits" and "probabilities".
-        """
+        """A dict of tensors `[batch, classes]`, "logits" and "probabilities"; integers as for `encode`."""
         features = bijectors.forward_features(self.flow, self._centers(x), log_det=False).features
         logits = self.classifier(features, training=False)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
@@ -179,21 +172,16 @@ class HybridModel(FlowModel):
     def ood_scores(
         self, x: TensorLike, seed: Seed = None, *, log_det: logdet.LogDetEstimator | None = None
     ) -> dict[str, tf.Tensor]:
-        """As of `FlowModel`, and the probability of the most probable class."""
+        """See `FlowModel`."""
         probability = tf.reduce_max(self.classify(x)["probabilities"], -1)
         return super().ood_scores(x, seed, log_det=log_det) | {"max_probability": probability}
 
     def parts_beside_flow(self) -> dict[str, list[tf.Variable]]:
-        """As of `FlowModel`: the variables of the classifier."""
+        """See `FlowModel`."""
         return {"the classifier": [weight.value for weight in self.classifier.weights]}
 
     def initialize(self, batch: TensorLike, seed: int = 0) -> None:
-        """Initializes the ActNorms of the flow and of the classifier, and brings the norms up to date.
-
-        Args:
-          batch: examples without labels.
-          seed: of the dequantization.
-        """
+        """As of `FlowModel`, from examples without labels; initializes the ActNorms of the classifier, too."""
         super().initialize(batch, seed)
         x = self.prepare(batch, stateless_seed(seed))
         features = bijectors.forward_features(self.flow, x, log_det=False).features

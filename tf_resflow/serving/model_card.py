@@ -108,7 +108,7 @@ def _certificate(flow):
         bound = blocks[worst]["certified"]
         proves = "that each block is invertible" if bound < 1 else "nothing"
         rows = [
-            f"The Lipschitz constant of each block's branch is at most {bound:.4f} ({worst}), which proves {proves}."
+            f"The Lipschitz constant of each block's branch is at most {bound:.4f} ({worst}). This proves {proves}."
         ]
     for part, of in (("flow", "the flow"), ("inverse", "its inverse")):
         bound = certificate[part]["certified"]

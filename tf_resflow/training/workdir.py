@@ -131,9 +131,6 @@ class Workdir:
     def prepare(self, config: "ConfigDict") -> None:
         """Makes the directory, and compares the config with the one that is there, as `check_config`.
 
-        Args:
-          config: the run's configuration.
-
         Raises:
           ValueError: when the directory cannot be written, or belongs to another config.
         """
@@ -145,14 +142,7 @@ class Workdir:
                 tempfile.TemporaryFile(dir=self.checkpoints).close()
 
     def write_config(self, config: "ConfigDict") -> None:
-        """Writes the config: the directory now belongs to its run.
-
-        Args:
-          config: the run's configuration.
-
-        Raises:
-          OSError: when it cannot be written.
-        """
+        """Writes the config: the directory now belongs to its run."""
         if self.is_chief:
             write_json(self.config, _plain(config.to_dict()))
 
@@ -199,22 +189,12 @@ class Workdir:
         return info.get("levels") is not None and "sizes" not in info
 
     def write_data(self, dataset: "Dataset | DataInfo") -> None:
-        """Writes what a model must know of the data.
-
-        Args:
-          dataset: a `Dataset`, or a `DataInfo`.
-
-        Raises:
-          OSError: when it cannot be written.
-        """
+        """Writes what a model must know of the data."""
         if self.is_chief:
             write_json(self.data, _data_info(dataset))
 
     def check_data(self, dataset: "Dataset") -> None:
         """Compares a data set with the one that the run was begun with, if it was begun.
-
-        Args:
-          dataset: a `Dataset`.
 
         Raises:
           ValueError: when they differ.
@@ -232,9 +212,6 @@ class Workdir:
 
     def read_result(self, config: "ConfigDict") -> dict[str, Any] | None:
         """The content of result.json, if training with this config would not change it; else None.
-
-        Args:
-          config: the run's configuration.
 
         Raises:
           ValueError: when config.json or result.json is damaged.
@@ -271,9 +248,6 @@ class Workdir:
 
         Fields that do not affect the weights may change, and the number of steps may grow if the schedule of the
         learning rate does not depend on it.
-
-        Args:
-          config: the run's configuration.
 
         Raises:
           ValueError: when they differ in more than may change.
