@@ -8,8 +8,10 @@ import shutil
 import sys
 import tempfile
 
-if sys.platform != "win32":
+try:
     import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None
 
 __all__ = ["check_output_path", "scratch", "unwritable_told", "whole_file"]
 
@@ -121,7 +123,7 @@ def _held(directory, wait=False):
     with contextlib.ExitStack() as stack:
         held = False
         with contextlib.suppress(OSError):
-            if sys.platform != "win32":
+            if fcntl:
                 descriptor = os.open(directory, os.O_RDONLY)
                 stack.callback(os.close, descriptor)
                 fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,8 +3,8 @@
 import math
 from typing import NamedTuple
 
-from tf_resflow.models import DataInfo
 from tf_resflow.training.config import default_config, validate_config
+from tf_resflow.training.workdir import DataInfo
 
 __all__ = ["published_config", "published_data", "published_orders"]
 
