@@ -6,11 +6,11 @@ resflow-train --config=ablations:poisson,mnist_small --workdir=runs/poisson_smal
 
 - iresnet: the truncated power series and ELU, as in i-ResNets (Behrmann et al. 2019)
 - immediate_downsampling: a squeeze before the first block: less work, and 53.1 million parameters (53,052,403) with
-  cifar10. 28 x 28 images can be halved twice only: add --config.model.num_blocks="(2,2)" with mnist_small
+  cifar10. 28 x 28 images can only be halved twice: add --config.model.num_blocks="(2,2)" with mnist_small
 - learned_norms: each block learns the orders of its norms
-- poisson: the number of terms is Poisson, as by default in the paper's code; its variance is infinite
-- an activation: clipswish, elu, fullsort, lipschitz_cube, maxmin, relu, softplus, tanh. MaxMin pairs channels, of
-  which images have 1 or 3: its blocks come after a squeeze, as by immediate_downsampling
+- poisson: the number of terms is Poisson, the default of the published code; the variance is infinite
+- an activation: clipswish, elu, fullsort, lipschitz_cube, maxmin, relu, softplus, tanh. MaxMin pairs channels, and
+  images have 1 or 3: a squeeze comes before the first block, as with immediate_downsampling
 
 The evaluation is unbiased in all of them. Scores: the paper's table of ablations; none is reproduced here, and
 the time is not measured here.
@@ -19,7 +19,7 @@ the time is not measured here.
 import importlib
 import pathlib
 
-from tf_resflow.data.config import suggest
+from tf_resflow.config_fields import suggest
 
 _ACTIVATIONS = ("clipswish", "elu", "fullsort", "lipschitz_cube", "relu", "softplus", "tanh")
 ABLATIONS = {

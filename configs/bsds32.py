@@ -2,7 +2,7 @@ r"""32 x 32 crops of photographs with the settings of `cifar10.py`: 25.2 million
 
 resflow-train --config=bsds32 --workdir=runs/bsds32 --config.data.data_dir=DIR
 
-The data set is not one of TFDS's own: DIR is a folder in which `tfds.dataset_builders.store_as_tfds_dataset`
+TFDS does not have the data set: DIR is a folder in which `tfds.dataset_builders.store_as_tfds_dataset`
 has stored it as bsds32, with splits train and test of images [32, 32, 3]. Ours are crops of the photographs of
 BSDS500 (Arbelaez et al. 2011), shrunk 4 times by averaging: 20,000 from its train and test images, and 4,000
 from its val images.
@@ -15,7 +15,7 @@ from configs import cifar10
 
 
 def get_config():
-    """Returns the configuration: that of `cifar10.py`; 350 epochs."""
+    """Returns the configuration of `cifar10.py`; 350 epochs."""
     config = cifar10.get_config()
     config.data.name = "bsds32"
     config.train.steps = 350 * 312

@@ -3,8 +3,8 @@ r"""CIFAR-10 with the paper's settings: 25.2 million parameters (25,174,129).
 resflow-train --config=cifar10 --workdir=runs/cifar10 --config.data.data_dir=DIR
 
 DIR is a TFDS folder; --config.data.download=True downloads the data set. The paper reports 3.280 bits/dim in its
-table of density estimation; not reproduced here, and the time is not measured here. The other image configs
-begin with this one.
+table of density estimation; not reproduced here, and the time is not measured here. Most other image
+configs derive from this one.
 
 Where the paper and its published code differ: the number of terms is geometric, as in the paper (the code's
 default is Poisson, whose variance is infinite), and the weight decay is 5e-4, as in the paper (in the code it

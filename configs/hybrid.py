@@ -4,23 +4,23 @@ resflow-train --config=hybrid:cifar10 --workdir=runs/hybrid --config.data.data_d
 resflow-train --config=hybrid:mnist_small,coupling_1x1,1 --workdir=runs/hybrid_small \
   --config.data.data_dir=DIR
 
-The argument is BASE,TRUNK,LAMBDA; the last two may be left out:
+The argument is BASE,TRUNK,LAMBDA; the last two are optional:
 
-- BASE: a config in this folder of labelled images: cifar10, svhn, mnist, fashion_mnist, each also with _small but
+- BASE: a config in this folder of labeled images: cifar10, svhn, mnist, fashion_mnist, each also with _small but
   for svhn, or digits, or images (a folder whose subfolders are the classes, as --config.data.path=DIR)
 - TRUNK: residual (the default), coupling (affine), or coupling_1x1, with an invertible 1x1 convolution before each
 - LAMBDA, of log p(label | x) + LAMBDA log p(x): 0, 1/D (the default) or 1. The config's number is LAMBDA D, the
   weight of bits/dim against the cross entropy: any other as --config.hybrid.density_weight=0.1
 
-As in the paper the data are normalised in the place of the logit. CIFAR-10 is shifted by up to 4 pixels and
-mirrored, as in its code, which has a logit for MNIST and SVHN. Scores: the paper's table of hybrid models; none is
-reproduced here, and the time is not measured here.
+As in the paper, the data are normalized instead of the logit. CIFAR-10 is shifted by up to 4 pixels and
+mirrored, as in the published code, which has a logit for MNIST and SVHN. Scores: the paper's table of hybrid
+models; none is reproduced here, and the time is not measured here.
 """
 
 import importlib
 import pathlib
 
-from tf_resflow.data.config import suggest
+from tf_resflow.config_fields import suggest
 
 DIMENSIONS = {"cifar10": 3072, "digits": 64, "fashion_mnist": 784, "mnist": 784, "svhn_cropped": 3072}
 TRUNKS = {
@@ -69,7 +69,7 @@ def _base(name):
     config = importlib.import_module(f"configs.{name}").get_config() if name in known else None
     if config is None or config.data.name not in (*DIMENSIONS, "images"):
         raise ValueError(
-            f"There is no config {name!r} of labelled images; {suggest(name, known)} Give cifar10, mnist or "
+            f"There is no config {name!r} of labeled images; {suggest(name, known)} Give cifar10, mnist or "
             "fashion_mnist, each also with _small, or svhn, digits or images."
         )
     return config

@@ -6,7 +6,7 @@ DIR is a TFDS folder; --config.data.download=True downloads the data set (downsa
 for training and 49,999 to test on, its "validation"). The train images, 3.9 GB, are streamed.
 
 The paper reports 4.010 bits/dim in its table of density estimation; not reproduced here, and the time is not
-measured here. The paper's code trains until it is stopped; the 20 epochs are our choice.
+measured here. The published code trains until it is stopped; the 20 epochs are our choice.
 """
 
 from configs import cifar10

@@ -1,15 +1,15 @@
-r"""Images of one's own, of 8 to 64 pixels a side, with a small model, for a machine without a GPU.
+r"""Your own images, of 8 to 64 pixels a side, with a small model, for a machine without a GPU.
 
 resflow-train --config=images --workdir=runs/mine --config.data.path=DIR
 resflow-train --config=images:32 --workdir=runs/mine --config.data.path=DIR
 
 DIR is a folder of PNG, JPEG or WebP files, or a .npy or .npz file of uint8 images. Its subfolders are classes;
-those of the names train, test and validation are splits. Splits that are not there are drawn from the images, a
-tenth for each. With a size, here 32, of each image the square in its center is shrunk to it; without, all images
-must have one size, whose sides are multiples of 4. --config.data.flip=True mirrors them at random.
+subfolders named train, test and validation are splits. Missing splits are drawn from the images, a tenth for each.
+With a size, here 32, the square in the center of each image is shrunk to it; without, all images must have one
+size, whose sides are multiples of 4. --config.data.flip=True mirrors them at random.
 
-On two cores a step took 0.4 s with gray images of 28 x 28, 0.6 s with color images of 32 x 32 and 1.0 s with ":64",
-at best, and up to twice that while they had other work: 3,000 steps of 0.6 s are half an hour.
+On two cores a step took 0.4 s with gray images of 28 x 28, 0.6 s with color images of 32 x 32 and 1.0 s with ":64"
+at best, and up to twice as long on busy cores: 3,000 steps of 0.6 s are half an hour.
 """
 
 from tf_resflow.training import default_config
@@ -19,7 +19,7 @@ def get_config(size="0"):
     """Returns the configuration: three scales of two blocks, four fully connected blocks.
 
     Args:
-      size: height and width that the images are shrunk to, in digits; "0" to take them as they are.
+      size: height and width of the shrunk images, in digits; "0" to take them as they are.
 
     Raises:
       ValueError: when the size is not a multiple of 8 up to 64.

@@ -4,8 +4,8 @@ resflow-train --config=mnist_small --workdir=runs/mnist_small --config.data.data
 
 DIR is a TFDS folder; without it, TFDS's own default. --config.data.download=True downloads the data set.
 1,500 steps gave 1.512 +- 0.010 bits/dim on the first 1,000 test images with the averaged weights, which lag behind
-at this length, and 1.474 +- 0.010 with those of the last step. docs/results.md has the curve beside the published
-code's.
+at this length, and 1.474 +- 0.010 with the weights of the last step. docs/results.md compares its curve with the
+published code's.
 """
 
 from tf_resflow.training import default_config

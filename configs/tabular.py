@@ -2,7 +2,7 @@ r"""The rows of a .npy, .npz or .csv file of numbers.
 
 resflow-train --config=tabular --workdir=runs/table --config.data.path=FILE.csv
 
-Columns are standardised inside the flow, and the score is in nats of the data as they are. A tenth
+Columns are standardized inside the flow, and the score is in nats of the data as they are. A tenth
 of the rows is for validation and a tenth for testing, unless path_validation and path_test are set.
 """
 

@@ -1,4 +1,4 @@
-"""What the reference needs beside its tools: links from names, formulas, functions named like their modules."""
+"""Additions to the reference: links from names, formulas in docstrings, functions named like their modules."""
 
 import xml.etree.ElementTree as etree
 
@@ -12,9 +12,9 @@ _BEFORE_BACKTICKS = 195
 
 
 def on_config(config):
-    """Makes a link of each name of the package that stands in backticks, in a page or a docstring.
+    """Turns each name of the package in backticks, in a page or a docstring, into a link to the reference.
 
-    A name that the reference does not have is a warning, and so, with --strict, an error.
+    A name that the reference does not have causes a warning, which is an error with --strict.
     """
     config.markdown_extensions.append(_Links())
 
@@ -32,21 +32,21 @@ class _Link(InlineProcessor):
 
 
 class Docstrings(griffe.Extension):
-    r"""Docstrings have formulas between \\( and \\), as in TFP; Markdown has them between \( and \)."""
+    r"""Docstrings have formulas between \\( and \\), as in TFP; Markdown needs \( and \)."""
 
-    def on_object(self, *, obj, **_):
-        """Takes the second backslash away."""
+    def on_instance(self, *, obj, **_):
+        """Removes the second backslash."""
         if obj.docstring:
             obj.docstring.value = obj.docstring.value.replace(r"\\(", r"\(").replace(r"\\)", r"\)")
 
 
 class Exports(griffe.Extension):
-    """Where a package exports a function by the name of its module, the function counts, as in Python."""
+    """If a package exports a function with the name of its module, the name is the function, as in Python."""
 
     def on_package(self, *, pkg, **_):
         """Puts the functions in the place of their modules."""
         for module in (pkg, *pkg.modules.values()):
             for name in map(str, module.exports or ()):
                 submodule = module.members.get(name)
-                if submodule.is_module and name in submodule.members:
+                if not submodule.is_alias and submodule.is_module and name in submodule.members:
                     module.set_member(name, griffe.Alias(name, submodule[name], parent=module))

@@ -1,4 +1,4 @@
-"""Two logical CPUs, so that tests can run on a MirroredStrategy of two replicas; a patient garbage collector."""
+"""Two logical CPUs, for tests on a MirroredStrategy of two replicas; a less eager garbage collector."""
 
 import gc
 import pathlib
@@ -16,7 +16,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-# Tracing makes many objects that stay: the collector need not search what was imported each time, nor so often.
+# Tracing creates many long-lived objects: collect less often, and without those of the imports.
 gc.collect()
 gc.freeze()
 gc.set_threshold(50_000, 20, 20)
@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Done(NamedTuple):
-    """How a binary ended."""
+    """The exit code and the output of a binary."""
 
     code: int
     output: str
@@ -34,7 +34,7 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a script in this process, to its exit, which saves the start of another. Its flags go with it."""
+    """Runs a script until it exits, in this process, which saves starting another; its flags are removed."""
 
     def call(path, *arguments):
         known, verbosity = set(flags.FLAGS), logging.get_verbosity()

@@ -1,10 +1,11 @@
-"""The documentation builds without a warning, has every public name, and speaks of commands that there are."""
+"""The documentation builds without warnings, covers every public name, and its commands exist."""
 
-import importlib
+import importlib.util
 import re
 import subprocess
 import sys
 import types
+import xml.etree.ElementTree as etree
 import zlib
 from pathlib import Path
 
@@ -17,21 +18,56 @@ from tf_resflow.training.config import flat_keys
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
+BRITISH = re.compile(
+    r"\b\w*(?:(?:al|an|ard|gn|im|mar|mon|nt|tor|tr)is(?:e|ed|es|er|ing|ations?)|analys(?:e|ed|ing))\b"
+    r"|colour|\bgrey\b|\bcentr(?:e[sd]?|ing)\b|behaviour|labell|modell|neighbour|favour|artefact|catalogue",
+    re.IGNORECASE,
+)
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The names in the reference of a site that was built from nothing."""
+def site(tmp_path_factory):
+    """The folder of a site that was built from nothing."""
     site = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    return site
+
+
+def test_pages_load_nothing_from_the_network(site):
+    loads = re.compile(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="?([^" >]+)|<link\b[^>]*\bhref="?([^" >]+)')
+    pages, styles = sorted(site.rglob("*.html")), sorted(site.rglob("*.css"))
+    files = {file for page in pages for pair in loads.findall(page.read_text()) for file in pair if file}
+    files |= {
+        file for style in styles for file in re.findall(r"(?:url\(|@import )['\"]?([^'\")]+)", style.read_text())
+    }
+    assert len(pages) > 15 and len(files) > 10
+    assert [file for file in files if re.match("(?:https?:)?//", file)] == []
+    assert (site / "search/search_index.js").exists()  # a script, which pages opened as files can load
+
+
+def test_formulas_are_mathml(site):
+    pages = {page.relative_to(site): page.read_text() for page in site.rglob("*.html")}
+    formulas = [etree.fromstring(math) for page in pages.values() for math in re.findall(r"<math.*?</math>", page)]
+    assert len(formulas) > 200
+    assert all("".join(formula.itertext()).strip() for formula in formulas)
+    assert [page for page, text in pages.items() if re.search(r"\\\(|\\\)|\$\$|<merror", text)] == []
+
+
+def test_unknown_commands_in_formulas_are_errors():
+    specification = importlib.util.spec_from_file_location("formulas", ROOT / "docs/formulas.py")
+    formulas = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(formulas)
+    assert "<mi>log</mi><mspace" in formulas.mathml(r"\log x")
+    with pytest.raises(ValueError, match="unknown"):
+        formulas.mathml(r"\unknown x")
+
+
+def test_every_public_name_is_in_the_reference(site):
     inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
-    return {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
-
-
-def test_every_public_name_is_in_the_reference(reference):
+    reference = {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
     values = [getattr(tf_resflow, name) for name in tf_resflow.__all__]
     packages = [value for value in values if isinstance(value, types.ModuleType)]
     names = {f"{package.__name__}.{name}" for package in packages for name in package.__all__}
@@ -51,9 +87,9 @@ def test_configs_in_commands(command):
     training.validate_config(config)
 
 
-def test_every_config_is_told_of():
-    told = (ROOT / "docs/guide/train.md").read_text()
-    assert [name for name in CONFIGS if f"`{name}`" not in told] == []
+def test_every_config_is_documented():
+    guide = (ROOT / "docs/guide/train.md").read_text()
+    assert [name for name in CONFIGS if f"`{name}`" not in guide] == []
 
 
 def test_fields_in_commands():
@@ -66,28 +102,28 @@ def test_flags_in_commands():
     files = [*(ROOT / "tf_resflow/cli").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     defined = "".join(file.read_text() for file in files)
     defined = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', defined))
-    told = set(re.findall(r"--(\w+)(?=[= `,]|\n)", TEXT))
-    assert len(told) > 10
-    assert told - defined == {"dir", "inputs", "outdir", "signature_def", "tag_set"}  # saved_model_cli's
+    used = set(re.findall(r"--(\w+)(?=[= `,]|\n)", TEXT))
+    assert len(used) > 10
+    assert used - defined == {"dir", "inputs", "outdir", "signature_def", "tag_set"}  # saved_model_cli's
 
 
 def test_commands_are_installed():
-    """Each that the documentation has is a script of the package, and each of those is in the documentation."""
-    told = set(re.findall(r"(?<![\w-])resflow-[a-z-]+", TEXT))
+    """The commands in the documentation are exactly the scripts of the package."""
+    used = set(re.findall(r"(?<![\w-])resflow-[a-z-]+", TEXT))
     project = (ROOT / "pyproject.toml").read_text()
     scripts = re.findall(r'^(resflow-[a-z-]+) = "([\w.]+):(\w+)"$', project, re.MULTILINE)
-    assert told == {name for name, _, _ in scripts}
+    assert used == {name for name, _, _ in scripts}
     for _, module, function in scripts:
         assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_files_in_commands():
-    told = set(re.findall(r"(?<![\w/])(?:bin|benchmarks)/\w+\.py", TEXT))
-    assert len(told) > 3 and {path for path in told if not (ROOT / path).exists()} == set()
+    used = set(re.findall(r"(?<![\w/])(?:bin|benchmarks)/\w+\.py", TEXT))
+    assert len(used) > 3 and {path for path in used if not (ROOT / path).exists()} == set()
 
 
 def test_numbers_of_parameters():
-    """They are those of the configs' docstrings, which tests/configs counts."""
+    """They equal those in the docstrings of the configs, which tests/configs verifies."""
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]{9,}) \|$", (ROOT / "docs/results.md").read_text(), re.MULTILINE)
     assert len(rows) == 5
     for name, number in rows:
@@ -95,7 +131,7 @@ def test_numbers_of_parameters():
 
 
 def test_links_of_the_readme():
-    """It is also the page of a package index, where relative links and pictures do not work; the paths exist."""
+    """It is also a page of a package index, where relative links and pictures do not work; its paths exist."""
     readme = (ROOT / "README.md").read_text()
     assert re.findall(r"\]\((?!https:)", readme) == []
     paths = re.findall(r"`(docs/[\w/.]+|[A-Z]+\.(?:md|cff))`", readme)
@@ -103,8 +139,16 @@ def test_links_of_the_readme():
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_american_spelling():
+    folders = [ROOT / name for name in ("benchmarks", "docs", "examples")]
+    files = [*ROOT.glob("*.md"), *(file for folder in folders for file in folder.rglob("*"))]
+    found = {file.name: BRITISH.findall(file.read_text()) for file in files if file.suffix in (".c", ".md", ".py")}
+    assert len(found) > 20
+    assert {name: words for name, words in found.items() if words} == {}
+
+
 def test_versions():
-    """That of the package is the newest in the changelog, with its date, and that of the citation."""
+    """The package, the newest section of the changelog and the citation have the same version; the dates agree."""
     version, date = re.search(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).groups()
     citation = (ROOT / "CITATION.cff").read_text()
     assert version == tf_resflow.__version__

@@ -1,4 +1,4 @@
-"""Every Python example in a docstring, the README or docs/ runs, and prints what its comments say."""
+"""Every Python example in a docstring, the README or docs/ runs, and prints the output in its comments."""
 
 import contextlib
 import importlib
@@ -19,7 +19,7 @@ import tf_resflow
 
 ROOT = pathlib.Path(__file__).parent.parent
 BLOCK = re.compile(r"^[ ]*```python\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
-# Fragments that start from a trained run, which tests/training has.
+# Fragments that need a trained run; tests/training covers them.
 NEEDS_A_RUN = "resflow.load(", "AveragedWeights("
 NAMES = {"keras": keras, "np": np, "resflow": tf_resflow, "tf": tf}
 
@@ -56,7 +56,7 @@ def in_this_process(code):
 
 
 def in_another_process(code):
-    """Two strategies in one process disturb each other's collective operations."""
+    """The collective operations of two strategies in one process interfere."""
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 

@@ -1,4 +1,4 @@
-"""The core does without the packages of the extras, and what needs one names its extra."""
+"""The core works without the packages of the extras; an import error of one of these names the extra."""
 
 import pathlib
 import subprocess

@@ -1,4 +1,4 @@
-"""Another backend of Keras than TensorFlow is refused, from the environment or from Keras' own file."""
+"""A Keras backend other than TensorFlow is an error, whether the environment or the file of Keras sets it."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""Each package imports from those before it alone, as CONTRIBUTING.md lists them."""
+"""Each package imports only from those before it in the list of CONTRIBUTING.md."""
 
 import ast
 import pathlib
@@ -12,7 +12,7 @@ PACKAGES = re.findall(r"`(\w+)`", LIST)
 
 
 def imported(path):
-    """The packages of ours that a module imports from, also inside of functions."""
+    """The packages of this library that a module imports from, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "tf_resflow":
             yield from (alias.name for alias in node.names)
@@ -32,6 +32,6 @@ def test_imports_from_packages_before(package):
     assert {name: names for name, names in wrong.items() if names} == {}
 
 
-def test_modules_beside_the_packages_import_none_of_them():
+def test_modules_beside_the_packages_import_no_package():
     for path in (ROOT / "tf_resflow").glob("*.py"):
         assert set(imported(path)).isdisjoint(PACKAGES), path.name

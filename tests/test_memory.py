@@ -1,4 +1,4 @@
-"""Peak memory of a training step, each case in a process of its own (a peak never falls)."""
+"""Peak memory of a training step, with a process for each case, because a peak never falls."""
 
 import json
 import subprocess
@@ -20,12 +20,13 @@ class Constant(resflow.logdet.Geometric):
         return tf.fill(shape, num_terms - 2)
 
 def peak():
-    # Not getrusage: its maximum outlives fork and exec, so that it may be the parent's.
+    # Not getrusage: its maximum survives fork and exec, and may be that of the parent.
     status = open("/proc/self/status").read()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 log_det = resflow.logdet.RussianRoulette(2, Constant(0.5))
-flow = resflow.flows.image_flow((28, 28, 1), (num_blocks,), 64, num_fc_blocks=0, log_det=log_det)
+block = resflow.flows.residual_image_block(log_det=log_det)
+flow = resflow.flows.image_flow((28, 28, 1), (num_blocks,), 64, num_fc_blocks=0, block=block)
 model = resflow.FlowModel(flow, (28, 28, 1), levels=256)
 model.compile(optimizer=keras.optimizers.Adam(1e-3))
 model.optimizer.build(model.trainable_variables)

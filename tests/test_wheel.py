@@ -1,4 +1,4 @@
-"""The wheel, installed outside of the checkout, trains by the name of a config and has all commands."""
+"""The wheel, installed outside of the checkout, trains a config by name and has all commands."""
 
 import json
 import os
@@ -26,14 +26,14 @@ def _run(command, cwd, environment=None):
 
 
 def _outside():
-    """The environment variables without those that would find the checkout."""
+    """The environment variables, without those that lead to the checkout."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     return kept | {"TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The wheel, and the commands of a new environment with it. No network is needed.
+    """The wheel, and the commands of a new environment where it is installed, without a network.
 
     It is built of a copy, so that nothing of an earlier build is in it. What the package depends on is that of the
     present environment.
@@ -51,7 +51,7 @@ def installed(tmp_path_factory):
     _run([sys.executable, "-m", "venv", "--without-pip", folder / "environment"], folder)
     _run([*pip, "--python", python, "install", "--no-deps", "--no-index", wheel], folder)
     packages = _run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], folder).strip()
-    # A folder in a .pth file is searched, but its own .pth files, one of which has the checkout, are not read.
+    # Folders in a .pth file are searched, but the .pth files in them (one has the checkout) are not read.
     (pathlib.Path(packages) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return wheel, folder / "environment/bin"
 
@@ -73,10 +73,10 @@ def test_the_commands(installed):
     assert {path.name for path in installed[1].glob("resflow-*")} == names and len(names) == 6
 
 
-def test_what_is_in_it(installed):
-    """All modules and stubs, and the configs; at the top level nothing but the package."""
+def test_contents(installed):
+    """All modules, stubs and configs, and the marker of types; the package alone is at the top level."""
     names = zipfile.ZipFile(installed[0]).namelist()
     files = {name for name in names if ".dist-info/" not in name}
-    modules = {path for pattern in ("*.py", "*.pyi") for path in (ROOT / "tf_resflow").rglob(pattern)}
+    modules = {path for pattern in ("*.py", "*.pyi", "py.typed") for path in (ROOT / "tf_resflow").rglob(pattern)}
     configs = {f"tf_resflow/experiments/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert files == {path.relative_to(ROOT).as_posix() for path in modules} | configs

@@ -1,13 +1,14 @@
-"""Packages that `pip install tf-resflow` leaves out, and its extras install."""
+"""Packages that `pip install tf-resflow` does not install, but its extras do."""
 
 import contextlib
+from collections.abc import Iterator
 
 __all__ = ["extra"]
 
 
 @contextlib.contextmanager
-def extra(name):
-    """Within it an import of what is not installed is an error that names the extra.
+def extra(name: str) -> Iterator[None]:
+    """A context in which the import of a missing package is an error that names the extra.
 
     Args:
       name: of the extra: data, plots, serving, training.

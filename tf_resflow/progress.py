@@ -1,18 +1,21 @@
-"""Progress bars of long work, where a caller asks for them."""
+"""Progress bars of long work, if a caller asks for them."""
 
 import contextlib
 import contextvars
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from tf_resflow.extras import extra
 
 __all__ = ["bar", "shown", "stage", "track"]
 
+_Item = TypeVar("_Item")
 _SHOWN = contextvars.ContextVar("shown", default=False)
 
 
 @contextlib.contextmanager
-def shown(is_shown=True):
-    """Within it long work shows its bars on the standard error stream; it does not elsewhere."""
+def shown(is_shown: bool = True) -> Iterator[None]:
+    """A context in which long work shows its bars on the standard error stream; by default it does not."""
     token = _SHOWN.set(is_shown)
     try:
         yield
@@ -20,28 +23,25 @@ def shown(is_shown=True):
         _SHOWN.reset(token)
 
 
-def track(iterable, name, total=None):
-    """The iterable, under a bar with a name, the number of items done and the time left.
+def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterable[_Item]:
+    """Returns the iterable with a bar: a name, the number of items done and the time left.
 
     Args:
       iterable: of any items.
       name: of the stage of the work.
-      total: number of items, where the iterable has no length.
-
-    Returns:
-      An iterable of the same items.
+      total: number of items, if the iterable has no length.
     """
     return _tqdm()(iterable, name, total, leave=False) if _SHOWN.get() else iterable
 
 
-def bar(name, total, initial=0, unit="step"):
-    """A bar that its owner moves, a `tqdm.tqdm` that stays on the screen."""
+def bar(name: str, total: int, initial: int = 0, *, unit: str = "step") -> Any:
+    """A bar that the caller moves, a `tqdm.tqdm` that stays on the screen."""
     return _tqdm()(desc=name, total=total, initial=initial, unit=unit, disable=not _SHOWN.get())
 
 
 @contextlib.contextmanager
-def stage(name):
-    """A bar for work in one piece: its name, while it lasts."""
+def stage(name: str) -> Iterator[None]:
+    """Shows the name of work in one piece, while it lasts."""
     with _tqdm()(desc=name, bar_format="{desc} ...", leave=False) if _SHOWN.get() else contextlib.nullcontext():
         yield
 

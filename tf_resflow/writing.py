@@ -1,4 +1,4 @@
-"""Writing whole files and folders, to a disk that may be full, in a process that may be killed."""
+"""Writes whole files and folders, to a disk that may be full, in a process that may be killed."""
 
 import contextlib
 import os
@@ -7,23 +7,19 @@ import re
 import shutil
 import sys
 import tempfile
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None
+from collections.abc import Collection, Iterator
 
 __all__ = ["check_output_path", "scratch", "unwritable_told", "whole_file"]
 
 _PREFIX = ".writing-"
 
 
-def check_output_path(path, suffixes):
+def check_output_path(path: str | os.PathLike, suffixes: Collection[str]) -> None:
     """Checks that a file can be written, before any long work.
 
     Args:
       path: file to write.
-      suffixes: those that its name may have, such as `[".png", ".npy"]`; large letters count as small ones.
+      suffixes: allowed suffixes, such as `[".png", ".npy"]`, in upper or lower case.
 
     Raises:
       ValueError: when it has another suffix, or is a folder, or its folder does not exist or is not writable.
@@ -38,11 +34,11 @@ def check_output_path(path, suffixes):
 
 
 @contextlib.contextmanager
-def unwritable_told(path):
-    """Says what cannot be written, of an error of Python or of TensorFlow.
+def unwritable_told(path: str | os.PathLike) -> Iterator[None]:
+    """Names the path in an error of Python or TensorFlow about writing.
 
     Raises:
-      OSError: with the path and the reason; an error that says so already passes.
+      OSError: with the path and the reason, unless the error already has them.
     """
     try:
         yield
@@ -54,9 +50,9 @@ def unwritable_told(path):
 
 
 def _reason(error):
-    """Why a file could not be written; None of what is no such error."""
+    """Why a file could not be written; None for other errors."""
     if isinstance(error, OSError):
-        return error.strerror  # None where it was told before
+        return error.strerror  # None if the error names the path already
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
         return None
@@ -65,16 +61,16 @@ def _reason(error):
 
 
 @contextlib.contextmanager
-def whole_file(path):
-    """Gives the path of a temporary file to write, which takes the place of `path` at the end.
+def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields the path of a temporary file to write, which replaces `path` at the end.
 
-    Whatever goes wrong on the way, a file that was there before is untouched, and nothing is left of the new one.
+    After any error an existing file is unchanged, and nothing is left of the new one.
 
     Args:
       path: file to write.
 
     Raises:
-      OSError: when the file system does not take it.
+      OSError: when the file cannot be written.
     """
     path = pathlib.Path(path).resolve()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
@@ -87,21 +83,17 @@ def whole_file(path):
 
 
 @contextlib.contextmanager
-def scratch(parent):
-    """A new folder in a directory, removed at the end.
+def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder in a directory, removed at the end.
 
-    What is made there and renamed appears in one piece. This process holds a lock on the folder, which the system
-    frees however the process ends. Folders that nobody holds were left by processes that were killed: they are
-    removed first.
+    A file that is written there and renamed appears in one piece. This process locks the folder, and the system
+    frees the lock however the process ends. Unlocked folders were left by killed processes: they are removed first.
 
     Args:
-      parent: the directory, a `pathlib.Path`.
-
-    Yields:
-      The folder, a `pathlib.Path`.
+      parent: the directory.
     """
     with contextlib.ExitStack() as stack:
-        with _held(parent, wait=True) as alone:  # between a folder that is made and its lock, nobody looks
+        with _held(parent, wait=True) as alone:  # no other process looks before the new folder is locked
             if alone:
                 _remove_left(parent)
             folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
@@ -119,13 +111,14 @@ def _remove_left(parent):
 
 @contextlib.contextmanager
 def _held(directory, wait=False):
-    """Holds a directory; yields whether it could be had, which is never where the system lacks such locks."""
+    """Locks a directory; yields whether it is locked, which it never is on systems without such locks."""
     with contextlib.ExitStack() as stack:
         held = False
-        with contextlib.suppress(OSError):
-            if fcntl:
-                descriptor = os.open(directory, os.O_RDONLY)
-                stack.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl  # of POSIX systems
+
+            descriptor = os.open(directory, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
         yield held

@@ -1,5 +1,5 @@
-// The log-likelihood of examples under an exported model, through the C API of TensorFlow: see README.md.
-// An error ends the program at once; what it had allocated then, the operating system frees.
+// Computes the log-likelihood of examples under an exported model with the C API of TensorFlow: see README.md.
+// An error ends the program at once; the operating system frees its memory.
 
 #include <errno.h>
 #include <stdarg.h>
@@ -34,10 +34,10 @@ static void *allocate(void *old, size_t size) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// The protocol buffers wire format, as much of it as a signature takes. A message is a sequence of fields, each a
-// tag (field number and wire type) and a value; whatever is not asked for can be skipped.
+// The part of the protocol buffers wire format that a signature uses. A message is a sequence of fields, each a tag
+// (field number and wire type) and a value; other fields are skipped.
 
-// Numbers of fields, from TensorFlow's meta_graph.proto and tensor_shape.proto.
+// Field numbers, from TensorFlow's meta_graph.proto and tensor_shape.proto.
 enum { META_GRAPH_SIGNATURES = 5, SIGNATURE_INPUTS = 1, SIGNATURE_OUTPUTS = 2 };
 enum { MAP_KEY = 1, MAP_VALUE = 2 };
 enum { TENSOR_NAME = 1, TENSOR_DTYPE = 2, TENSOR_SHAPE = 3, SHAPE_DIM = 2, DIM_SIZE = 1 };
@@ -134,7 +134,7 @@ static void delete_model(Model *model, TF_Status *status) {
   TF_DeleteBuffer(model->meta_graph);
 }
 
-// A tensor's name is that of an operation, a colon, and the number of the operation's output.
+// The name of a tensor is the name of an operation, a colon, and the number of the output.
 static TF_Output find_output(TF_Graph *graph, Bytes name) {
   size_t size = (size_t)(name.end - name.start);
   char *text = allocate(NULL, size + 1);

@@ -28,7 +28,8 @@ def stock_flow(dtype, make_block):
 
 def multiscale(dtype):
     options = {"num_blocks": (1, 1), "width": 4, "kernels": (3,), "num_fc_blocks": 0}
-    flow = resflow.flows.image_flow((4, 4, 1), **options, factor_out=True, log_det=EXACT, dtype=dtype)
+    block = resflow.flows.residual_image_block(log_det=EXACT)
+    flow = resflow.flows.image_flow((4, 4, 1), **options, block=block, factor_out=True, dtype=dtype)
     resflow.bijectors.initialize(flow, uniform([8, 4, 4, 1], dtype))
     return flow
 
@@ -40,9 +41,10 @@ def conv_1x1(dtype):
     return bijector
 
 
-def coupling_flow(dtype, block):
+def coupling_flow(dtype, coupling):
     """Both splits, both parts, 1x1 convolutions, a squeeze and fully connected couplings."""
     options = {"num_blocks": (2, 2), "width": 4, "kernels": (3, 1), "num_fc_blocks": 2, "fc_width": 4}
+    block = resflow.flows.coupling_image_block(getattr(resflow.bijectors, coupling))
     flow = resflow.flows.image_flow((4, 4, 1), **options, block=block, inv_1x1_conv=True, dtype=dtype)
     for seed, variable in enumerate(flow.trainable_variables):
         noise = tf.random.stateless_normal(variable.shape, [2, seed], stddev=0.1, dtype=dtype)
@@ -74,8 +76,8 @@ CASES = {
         [3, 2, 1],
         [3, 2, 1],
     ),
-    "coupling_flow_affine": (lambda d, b, c: coupling_flow(d, "affine_coupling"), [4, 4, 1], [2, 2, 4]),
-    "coupling_flow_additive": (lambda d, b, c: coupling_flow(d, "additive_coupling"), [4, 4, 1], [2, 2, 4]),
+    "coupling_flow_affine": (lambda d, b, c: coupling_flow(d, "AffineCoupling"), [4, 4, 1], [2, 2, 4]),
+    "coupling_flow_additive": (lambda d, b, c: coupling_flow(d, "AdditiveCoupling"), [4, 4, 1], [2, 2, 4]),
 }
 
 

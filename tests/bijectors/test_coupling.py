@@ -159,7 +159,7 @@ def test_networks_that_are_rejected():
     with pytest.raises(ValueError, match=r"\(4, 4, 1\) to \(4, 4, 2\).*1 parameter.*\[H, W, 1 C\]"):
         AdditiveCoupling(half, split="checkerboard")
     two = keras.Model(inputs := [keras.Input([1]), keras.Input([1])], keras.layers.Add()(inputs))
-    with pytest.raises(ValueError, match="one input of a known shape; .* tells 2"):
+    with pytest.raises(ValueError, match="one input of a known shape; .* has 2"):
         AdditiveCoupling(two)
     with pytest.raises(ValueError, match="dtype='float64'"):
         AffineCoupling(dense(2, 4, dtype="float64"))

@@ -27,10 +27,11 @@ def scale_by(factor, name):
 
 
 def image_flow(factor_out=False, block="residual", **kwargs):
-    log_det = resflow.logdet.RussianRoulette(1)
-    options = {"num_fc_blocks": 0, "logit_alpha": None, "mean": [0.5], "std": [0.25], "log_det": log_det}
-    options |= {"block": block, "factor_out": factor_out, "inv_1x1_conv": block != "residual"}
-    flow = resflow.flows.image_flow((8, 8, 1), (1, 1, 1), 3, (3, 1), **options | kwargs)
+    residual = resflow.flows.residual_image_block(log_det=resflow.logdet.RussianRoulette(1))
+    make = residual if block == "residual" else resflow.flows.coupling_image_block()
+    options = {"kernels": (3, 1), "num_fc_blocks": 0, "logit_alpha": None, "mean": [0.5], "std": [0.25]}
+    options |= {"block": make, "factor_out": factor_out, "inv_1x1_conv": block != "residual"}
+    flow = resflow.flows.image_flow((8, 8, 1), (1, 1, 1), 3, **options | kwargs)
     x = images()
     resflow.bijectors.initialize(flow, x)
     return flow

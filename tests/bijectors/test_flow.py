@@ -428,3 +428,41 @@ def test_inserted_block_leaves_the_others_theirs(make_block, tmp_path):
     ):
         for v, w in zip(block.branch.variables, other.branch.variables, strict=True):
             np.testing.assert_array_equal(v, w)
+
+
+class Noisy(resflow.bijectors.FlowBijector):
+    """Shifts by a number that it draws and by a condition."""
+
+    takes = ("seed", "conditional_input")
+
+    def __init__(self, name="noisy"):
+        super().__init__(forward_min_event_ndims=0, parameters=dict(locals()), name=name)
+
+    def run(self, x, context, sign=1.0):
+        _, condition = context.take(self.name, *self.takes)
+        shift = tf.random.stateless_normal([], context.seed(self.name)) + (0.0 if condition is None else condition)
+        return resflow.bijectors.Pass(x + sign * shift, tf.zeros_like(x))
+
+    def undo(self, y, context):
+        return self.run(y, context, -1.0)
+
+
+def test_a_bijector_of_the_users_takes_seed_and_condition():
+    def shift(bijector, **kwargs):
+        x = tf.constant([1.0, 2.0])
+        y = bijector.forward(x, **kwargs)
+        np.testing.assert_allclose(bijector.inverse(tf.identity(y), **kwargs), x, rtol=1e-6)
+        return float(y[0] - x[0])
+
+    one = shift(Noisy(), seed=1)
+    assert shift(Flow([Noisy()]), seed=1) == one
+    assert shift(Flow([tfb.Invert(tfb.Chain([Noisy()]))]), seed=1) == pytest.approx(-one)
+    assert shift(Flow([Noisy()]), seed=1, conditional_input=2.0) == pytest.approx(one + 2.0)
+    assert shift(Flow([tfb.Chain([Noisy()])]), seed=1, conditional_input=2.0) == pytest.approx(one + 2.0)
+    two = shift(Flow([Noisy(), Noisy()]), seed=1)
+    assert abs(two - 2 * one) > 1e-3  # they draw independently
+    assert shift(Flow([Noisy(), tfb.Scale(1.0)]), noisy={"seed": 1}) == pytest.approx(one)
+    with pytest.raises(ValueError, match="takes seed, conditional_input besides the value; got sed"):
+        Noisy().forward([1.0], sed=1)
+    with pytest.raises(ValueError, match="more than once: noisy"):
+        Flow([tfb.Chain([Noisy(), Noisy()])])

@@ -140,3 +140,20 @@ def test_a_coroutine_that_builds_a_flow_where_tfp_runs_it():
     x = model.sample(seed=1)
     for value, mapped in zip(x, bijector.forward(bijector.inverse(x)), strict=True):
         np.testing.assert_allclose(value, mapped, atol=1e-5)
+
+
+def test_the_keys_of_checkpoints_are_those_of_version_0_1(make_block, make_coupling, tmp_path):
+    affine = [resflow.bijectors.ActNorm([2]), resflow.bijectors.InvertibleConv1x1(2)]
+    inner = resflow.bijectors.Flow([make_block(name="block"), make_coupling()], name="inner")
+    path = tf.train.Checkpoint(flow=resflow.bijectors.Flow([*affine, inner])).write(str(tmp_path / "c"))
+    keys = {key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for key, _ in tf.train.list_variables(path)}
+    members = "flow/_bijectors_trackable"
+    assert {
+        f"{members}/act_norm/_affine/log_scale",
+        f"{members}/act_norm/_affine/shift",
+        f"{members}/invertible_conv_1x1/_affine/lower_upper",
+        f"{members}/invertible_conv_1x1/_affine/permutation",
+    } <= keys
+    others = {key for key in keys if "_affine" not in key and key.startswith("flow")}
+    parts = {"/".join(key.removeprefix(f"{members}/inner/_bijectors_trackable/").split("/")[:2]) for key in others}
+    assert parts == {"block/_branch_variables", "affine_0/_network_variables"}

@@ -33,8 +33,9 @@ def linear():
 @pytest.fixture(scope="module")
 def multiscale():
     estimator = resflow.logdet.RussianRoulette(1, probes="gaussian")
+    block = resflow.flows.residual_image_block(log_det=estimator)
     return resflow.flows.image_flow(
-        (4, 4, 1), (1, 1), 4, kernels=(1,), num_fc_blocks=0, factor_out=True, log_det=estimator
+        (4, 4, 1), (1, 1), 4, kernels=(1,), num_fc_blocks=0, block=block, factor_out=True
     )
 
 

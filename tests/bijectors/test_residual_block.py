@@ -124,7 +124,7 @@ def test_a_condition_does_not_enlarge_the_batch(wrapper, batch, conditions, make
 def test_samples_for_a_batch_of_conditions(conditional_block, density):
     distribution = density(conditional_block)
     kwargs = {"conditional_input": tf.ones([4, 3])}
-    with pytest.raises(ValueError, match=r"batch \(4,\) of conditional_input is to broadcast to the batch \(\)"):
+    with pytest.raises(ValueError, match=r"batch \(4,\) of conditional_input must broadcast to the batch \(\)"):
         distribution.sample(seed=1, bijector_kwargs=kwargs)
     x = distribution.sample(4, seed=1, bijector_kwargs=kwargs)
     assert len(np.unique(x, axis=0)) == 4

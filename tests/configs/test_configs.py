@@ -200,7 +200,7 @@ def test_wrong_hybrids_are_errors():
         with pytest.raises(ValueError, match="Unknown argument.*coupling_1x1"):
             hybrid.get_config(argument)
     for base in ("mnits", "hybrid", "toy2d", "bsds32"):
-        with pytest.raises(ValueError, match=f"no config '{base}' of labelled images.*cifar10"):
+        with pytest.raises(ValueError, match=f"no config '{base}' of labeled images.*cifar10"):
             hybrid.get_config(base)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 
 from tf_resflow.data.augmentation import random_crop, random_flip
 
-# Every pixel of an image differs from the others, so that an image tells its shift.
+# Every pixel of an image differs from the others, so an image shows its shift.
 IMAGES = np.tile(np.arange(30, dtype=np.uint8).reshape(1, 5, 6, 1), [4000, 1, 1, 2])
 
 

@@ -17,7 +17,7 @@ def _drawn():
         return np.random.default_rng(seed).normal(size=[num, 2])
 
     test = np.zeros([7, 2], np.float32)
-    return Dataset("drawn", (2,), None, {"test": 7}, {"test": test}.get, draw)
+    return Dataset("drawn", (2,), None, {"test": 7}, read={"test": test}.get, draw=draw)
 
 
 def _images(flip=True):
@@ -25,11 +25,11 @@ def _images(flip=True):
     return Dataset.from_arrays("images", {"train": images}, levels=5, flip=flip)
 
 
-def _labelled(**fields):
+def _labeled(**fields):
     images = np.arange(40 * 12).reshape(40, 3, 4, 1) % 256
     splits = {"train": images, "test": images[::-3]}
     labels = {split: array[:, 0, 0, 0] // 12 % 5 for split, array in splits.items()}
-    return Dataset.from_arrays("labelled", splits, levels=256, labels=labels, num_classes=5, **fields)
+    return Dataset.from_arrays("labeled", splits, levels=256, labels=labels, num_classes=5, **fields)
 
 
 def _take(batches, num):
@@ -136,7 +136,7 @@ def test_bad_values_are_errors(value, levels, message):
 
 @pytest.mark.parametrize("augmentation", [{}, {"flip": True, "crop_padding": 2}])
 def test_labels_belong_to_the_same_examples(augmentation):
-    dataset = _labelled(**augmentation)
+    dataset = _labeled(**augmentation)
     plain = dataset.train_batches(8, seed=3, start_step=2)
     pairs = dataset.train_batches(8, seed=3, start_step=2, labels=True)
     assert pairs.element_spec[1] == tf.TensorSpec([8], tf.int32)
@@ -173,7 +173,7 @@ def test_labels_that_do_not_fit_are_errors():
 
 def test_the_train_stream_is_cropped_then_flipped():
     """Each image is one of those that NumPy pads, cuts and mirrors; test images stay."""
-    dataset, plain = _labelled(flip=True, crop_padding=2), _labelled()
+    dataset, plain = _labeled(flip=True, crop_padding=2), _labeled()
     images = next(iter(plain.train_batches(40, seed=5)))
     changed = next(iter(dataset.train_batches(40, seed=5)))
     for image, x in zip(images.numpy(), changed.numpy(), strict=True):
@@ -200,7 +200,7 @@ def test_wrong_arguments_are_errors():
         _numbered(crop_padding=1)
     for padding in (3, -1):
         with pytest.raises(ValueError, match=f"below the sides.*3 x 4, but is {padding}"):
-            _labelled(crop_padding=padding)
+            _labeled(crop_padding=padding)
     with pytest.raises(ValueError, match="differ in their event shapes"):
         Dataset.from_arrays("bad", {"train": np.zeros([3, 2]), "test": np.zeros([3, 1])})
     with pytest.raises(ValueError, match="holds no example"):

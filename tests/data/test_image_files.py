@@ -1,4 +1,4 @@
-"""Images of one's own: folders of files, and arrays."""
+"""The user's images: folders of files, and arrays."""
 
 import itertools
 
@@ -189,7 +189,7 @@ def test_images_of_several_sizes_are_an_error(tmp_path):
     np.save(tmp_path / "a.npy", COLOR)
     with pytest.raises(ValueError, match="6 x 4, smaller than image_size = 5"):
         _load(tmp_path / "a.npy", image_size=5)
-    with pytest.raises(ValueError, match="differ in the shape of their images"):
+    with pytest.raises(ValueError, match="differ in their event shapes"):
         _load(tmp_path / "a.npy", path_test=_write(tmp_path / "b", COLOR[:, :5]))
 
 
@@ -264,7 +264,9 @@ def test_too_few_images_are_an_error(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="a.npy: the test split holds no example, since test_fraction of 4"):
         load_image_files(tmp_path / "a.npy")
     monkeypatch.setattr(image_files.ImageFolder, "read", None)
-    with pytest.raises(ValueError, match="4 examples less test_fraction leave 0 for training, which takes 1"):
+    with pytest.raises(
+        ValueError, match="4 examples less test_fraction leave 0 for training, which needs at least 1"
+    ):
         _load(_write(tmp_path / "b", COLOR[:4]), test_fraction=0.9)
 
 
@@ -275,7 +277,7 @@ def test_splits_without_labels(tmp_path, said):
     assert _load(tmp_path / "one", path_test=tmp_path / "two").num_classes is None
     assert len(said) == 1 and "the test split has no labels" in said[0]
     np.savez(tmp_path / "two.npz", images=COLOR[3:], labels=np.arange(17))
-    with pytest.raises(ValueError, match="the classes of one split are folders, those of another numbers"):
+    with pytest.raises(ValueError, match="the classes are folders in one split, and numbers in another"):
         _load(tmp_path / "one", path_test=tmp_path / "two.npz")
 
 

@@ -188,7 +188,7 @@ def test_unusable_splits_are_errors(tmp_path, matrix):
         load_tabular(tmp_path / "a.npy", test_fraction=0.001)
     for num, fraction in [(1, 0), (1, 0.1), (2, 0.5), (3, 0.4)]:
         np.save(tmp_path / "few.npy", matrix[:num])
-        with pytest.raises(ValueError, match="leave [01] for training, which takes 2"):
+        with pytest.raises(ValueError, match="leave [01] for training, which needs at least 2"):
             load_tabular(tmp_path / "few.npy", test_fraction=fraction, validation_fraction=fraction)
     np.save(tmp_path / "b.npy", matrix[:, :2])
     with pytest.raises(ValueError, match="differ in their event shapes"):

@@ -20,7 +20,7 @@ def test_gaussian_of_continuous_data():
 
 
 def test_gaussian_of_integers_is_the_mean_over_the_noise():
-    """The closed form against scipy on 400 noisy copies: within 4 standard errors of their mean."""
+    """The closed form is within 4 standard errors of the mean of SciPy's score on 400 noisy copies."""
     generator = np.random.default_rng(1)
     levels, copies = 5, 400
     latent = generator.normal(size=[60, 1]) + generator.normal(size=[60, 6])
@@ -31,11 +31,11 @@ def test_gaussian_of_integers_is_the_mean_over_the_noise():
         return (x.reshape(len(x), 6) + generator.uniform(size=[copies, len(x), 6])) / levels
 
     noisy = cell_noise(train)
-    centres = (train.reshape(40, 6) + 0.5) / levels
-    covariance = np.cov(centres.T, bias=True) + np.eye(6) / (12 * levels**2)
+    centers = (train.reshape(40, 6) + 0.5) / levels
+    covariance = np.cov(centers.T, bias=True) + np.eye(6) / (12 * levels**2)
     error = np.cov(noisy.reshape(-1, 6).T, bias=True) - covariance
     assert np.abs(error).max() < 2e-3
-    scores = -stats.multivariate_normal(centres.mean(0), covariance).logpdf(cell_noise(test))
+    scores = -stats.multivariate_normal(centers.mean(0), covariance).logpdf(cell_noise(test))
     scores = scores.mean(axis=1) / (6 * np.log(2)) + np.log2(levels)
     result = baselines.gaussian_baseline(train, test, levels)
     assert abs(result - scores.mean()) < 4 * scores.std() / np.sqrt(copies)
@@ -43,7 +43,7 @@ def test_gaussian_of_integers_is_the_mean_over_the_noise():
 
 
 def _dependent(num, offset):
-    """Columns a, b and a + b of unlike scales."""
+    """Columns a, b and a + b with different scales."""
     a, b = np.random.default_rng(2).normal(offset, 1.0, size=[2, num]) * [[1.0], [1e3]]
     return np.stack([a, b, a + b], axis=1)
 
@@ -65,8 +65,8 @@ def test_a_covariance_that_is_singular_up_to_rounding_is_an_error(train, mend):
 
 
 @pytest.mark.parametrize("dtype, noise", [(np.float32, 1e-4), (np.float64, 1e-6)])
-def test_columns_that_nearly_depend_have_a_density(dtype, noise):
-    """a, b and c = a + b + e: the density is that of (a, b, e), and e in units of its own is well conditioned."""
+def test_nearly_dependent_columns_have_a_density(dtype, noise):
+    """a, b and c = a + b + e: the density is that of (a, b, e), which is well conditioned with e in other units."""
     generator = np.random.default_rng(4)
     a, b, e = generator.normal(size=[3, 200]) * [[1.0], [1.0], [noise]]
     train = np.stack([a, b, a + b + e], axis=1).astype(dtype)
@@ -78,7 +78,7 @@ def test_columns_that_nearly_depend_have_a_density(dtype, noise):
 
 
 def test_integers_have_a_density_whatever_their_covariance():
-    """One image, of 3 pixels: the noise alone is the covariance, and the entropy that of a Gaussian so wide."""
+    """One image of 3 pixels: the covariance is that of the noise, and the entropy that of such a Gaussian."""
     train = np.full([1, 3, 1, 1], 2, np.uint8)
     bits = 0.5 * np.log2(2 * np.pi * np.e / 12)
     assert baselines.gaussian_baseline(train, train, levels=4) == pytest.approx(bits)

@@ -15,7 +15,7 @@ def test_by_hand():
 
 
 def test_bins_are_closed_above():
-    """0.8 is the end of bin 12 of 15: apart from 0.81, so that the two gaps do not cancel."""
+    """0.8 is the end of bin 12 of 15, and 0.81 is in the next bin: the two gaps do not cancel."""
     probabilities = [[0.8, 0.2], [0.81, 0.19]]
     result = expected_calibration_error(probabilities, [0, 1])
     assert result == pytest.approx((0.2 + 0.81) / 2)
@@ -23,7 +23,7 @@ def test_bins_are_closed_above():
 
 
 def test_calibrated_predictions():
-    """100,000 predictions that are right as often as they say: below 4 standard errors a bin."""
+    """100,000 predictions whose accuracy is their confidence: below 4 standard errors per bin."""
     generator = np.random.default_rng(0)
     p = generator.uniform(0.5, 1.0, size=100_000)
     labels = (generator.uniform(size=p.size) > p).astype(int)

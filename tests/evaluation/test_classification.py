@@ -24,11 +24,11 @@ def test_large_logits_have_a_finite_cross_entropy():
 
 
 @pytest.mark.parametrize("labels", [[0, -1, 1], [0, 1, 2], [0.0, 0.5, 1.0]])
-def test_labels_that_are_no_class(labels):
+def test_invalid_labels(labels):
     with pytest.raises(ValueError, match="Labels are integers 0, ..., 1; got"):
         evaluation.classification_scores(np.zeros([3, 2]), labels)
 
 
-def test_shapes_that_do_not_fit():
+def test_incompatible_shapes():
     with pytest.raises(ValueError, match=r"shapes \(3, 2\) and \(2,\)"):
         evaluation.classification_scores(np.zeros([3, 2]), [0, 1])

@@ -17,8 +17,8 @@ def features(seed, num=300, size=8, shift=0.0):
     return generator.normal(size=[num, size]) @ generator.normal(size=[size, size]) + shift
 
 
-def test_moments_of_batches_are_those_of_all():
-    """Far from zero, where the difference of the mean square and the squared mean would fail."""
+def test_moments_of_batches_equal_those_of_all_examples():
+    """Far from zero, where subtracting the squared mean from the mean square would fail."""
     x = features(0, shift=1e7)
     result = moments(x.astype(np.float64))
     assert result.num == 300
@@ -26,7 +26,7 @@ def test_moments_of_batches_are_those_of_all():
     np.testing.assert_allclose(result.covariance, np.cov(x.T), rtol=1e-6)
 
 
-def test_distance_is_that_of_the_matrix_square_root():
+def test_distance_equals_that_from_the_matrix_square_root():
     x, y = features(1), features(2, shift=0.5)
     root = linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
     expected = np.sum((x.mean(0) - y.mean(0)) ** 2)
@@ -36,7 +36,7 @@ def test_distance_is_that_of_the_matrix_square_root():
 
 
 def test_commuting_covariances():
-    """Those of a set and of its multiple: |m|^2 (c - 1)^2 + (c - 1)^2 tr S."""
+    """The covariances of a set and of a multiple of it: |m|^2 (c - 1)^2 + (c - 1)^2 tr S."""
     x = features(3, shift=1.0)
     expected = 0.25 * (np.sum(x.mean(0) ** 2) + np.trace(np.cov(x.T)))
     assert frechet_distance(moments(x), moments(1.5 * x)) == pytest.approx(expected, rel=1e-10)

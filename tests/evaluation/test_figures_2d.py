@@ -19,7 +19,7 @@ def test_the_grid_covers_the_density():
 
 @pytest.mark.parametrize("scale, aspect", [(1.0, 1.0), (500.0, "auto")])
 def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, scale, aspect):
-    """Of the normal distribution, whose second column is in another unit."""
+    """For a normal distribution whose second column has another unit."""
     normal = stats.multivariate_normal([0, 0], [1, scale**2])
     data, samples = (normal.rvs(num, random_state=num) for num in (20_000, 5000))
     calls = []

@@ -5,11 +5,13 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+from tf_resflow.bijectors.base import lipschitz_constants
 from tf_resflow.evaluation import lipschitz_bounds, lipschitz_certificate, uncertified_blocks
 
 
 def test_a_flow_of_couplings_has_no_bounds():
-    flow = resflow.flows.image_flow((4, 4, 1), (1,), 2, (1,), 0, block="affine_coupling")
+    block = resflow.flows.coupling_image_block()
+    flow = resflow.flows.image_flow((4, 4, 1), (1,), 2, kernels=(1,), num_fc_blocks=0, block=block)
     assert lipschitz_bounds(flow) == {}
 
 
@@ -78,8 +80,9 @@ def test_constants_of_a_linear_flow_and_of_its_inverse():
 
 def test_a_multiscale_flow_is_not_steeper_than_its_certificate():
     """The largest and the least singular value of the Jacobian, at 20 random points."""
+    block = resflow.flows.residual_image_block(coefficient=0.9)
     flow = resflow.flows.image_flow(
-        (4, 4, 1), (1, 1), width=4, num_fc_blocks=1, fc_width=8, factor_out=True, coefficient=0.9
+        (4, 4, 1), (1, 1), width=4, num_fc_blocks=1, fc_width=8, block=block, factor_out=True
     )
     generator = np.random.default_rng(0)
     for variable in flow.trainable_variables:
@@ -156,3 +159,90 @@ def test_blocks_that_contract_in_different_norms_have_no_common_constant():
     assert max(c["nominal"] for c in certificate["blocks"].values()) < 1
     same = resflow.flows.vector_flow(3, 2, (4,), coefficient=0.5, norms=(3, 2, 3), act_norm=False)
     assert lipschitz_certificate(same)["flow"]["nominal"] == pytest.approx(1.25**2)
+
+
+def jacobian(bijector, x):
+    """At one event, as a matrix."""
+    x = tf.constant(x, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = bijector.forward(x)
+    return tape.jacobian(y, x).numpy().reshape(x.shape.num_elements(), -1)
+
+
+def test_the_singular_values_of_a_1x1_convolution():
+    conv = resflow.bijectors.InvertibleConv1x1(3, seed=1)
+    conv.lower_upper.assign_add(np.random.default_rng(0).normal(0, 0.5, [3, 3]))
+    singular = np.linalg.svd(jacobian(conv, np.zeros([2, 2, 3])), compute_uv=False)
+    constants = conv.lipschitz_constants(certified=True)
+    assert constants[:3] == (pytest.approx(singular[0]), pytest.approx(1 / singular[-1]), 2.0)
+    certificate = lipschitz_certificate(resflow.bijectors.Flow([conv, linear_block(0.5)]))
+    assert certificate["flow"]["certified"] == pytest.approx(1.5 * singular[0], rel=1e-5)
+    assert certificate["inverse"]["certified"] == pytest.approx(2 / singular[-1], rel=1e-5)
+    assert certificate["unbounded"] == {}
+
+
+@pytest.mark.parametrize("order", [2, 1, np.inf])
+@pytest.mark.parametrize("swap", [False, True])
+def test_an_additive_coupling_is_not_steeper_than_its_constant(order, swap):
+    norms = [order] * 3
+    network = keras.Sequential(
+        [
+            keras.Input([2]),
+            resflow.layers.LipschitzDense(8, 3.0, domain=norms[0], codomain=norms[1]),
+            resflow.layers.LipSwish(),
+            resflow.layers.LipschitzDense(3, 3.0, domain=norms[1], codomain=norms[2]),
+        ]
+    )
+    generator = np.random.default_rng(0)
+    for layer in resflow.layers.lipschitz_layers(network):
+        layer.kernel.assign(generator.normal(size=layer.kernel.shape))
+    resflow.layers.update_norms(network, tolerance=1e-6, max_iterations=500)
+    coupling = resflow.bijectors.AdditiveCoupling(network, swap=swap)
+    nominal, certified = coupling.lipschitz_constants(), coupling.lipschitz_constants(certified=True)
+    assert nominal[:2] == (10.0, 10.0) and nominal.order == certified.order == order
+    assert certified.forward == certified.inverse <= 10 * (1 + 1e-5)
+    for x in generator.normal(size=[20, 5]):
+        dense = jacobian(coupling, x)
+        for matrix, bound in ((dense, certified.forward), (np.linalg.inv(dense), certified.inverse)):
+            assert np.linalg.norm(matrix, order) <= bound * (1 + 1e-5)
+
+
+def test_the_constants_of_one_block():
+    block = linear_block(0.5)
+    assert block.lipschitz_constants()[:3] == (pytest.approx(1.9), pytest.approx(10), 2.0)
+    inverted = lipschitz_constants(tfp.bijectors.Invert(block), certified=True)
+    assert inverted[:3] == (pytest.approx(2.0), pytest.approx(1.5), 2.0) and inverted.reason is None
+    with resflow.layers.stored_norms():
+        block.branch.layers[0].vector.assign([[0.0, 1.0]])
+        block.branch.layers[0].kernel.assign(np.diag([1.5, 0.1]))
+        steep = block.lipschitz_constants(certified=True)
+    assert steep.forward == pytest.approx(2.5) and steep.inverse == np.inf
+    assert steep.reason == "The bound 1.5 of the branch is not below 1"
+
+
+def test_what_bounds_no_slope_has_its_reason():
+    def network(num_parameters):
+        return resflow.flows.dense_coupling_network([2], (4,), num_parameters)
+
+    affine = [resflow.bijectors.AffineCoupling(network(2), swap=swap) for swap in (False, True)]
+    additive = resflow.bijectors.AdditiveCoupling(network(1))
+    chain = tfp.bijectors.Chain([tfp.bijectors.Invert(tfp.bijectors.Exp())], name="chain")
+    flow = resflow.bijectors.Flow([linear_block(0.5), *affine, additive, resflow.bijectors.Flow([chain])])
+    certificate = lipschitz_certificate(flow)
+    assert certificate["flow"]["nominal"] == certificate["inverse"]["certified"] == np.inf
+    reasons = certificate["unbounded"]
+    assert list(reasons)[:3] == ["affine_coupling", "affine_coupling_1", "additive_coupling"]
+    assert reasons["affine_coupling"] == reasons["affine_coupling_1"] == affine[0].lipschitz_constants().reason
+    assert "grows with b, without bound" in reasons["affine_coupling"]
+    assert "(Dense) is unknown" in reasons["additive_coupling"]
+    assert reasons["chain"] == "The slopes of a Chain are unknown" and "flow" not in reasons
+    assert flow.lipschitz_constants(certified=True).reason == reasons["affine_coupling"]
+
+
+def test_a_1x1_convolution_beside_blocks_of_another_norm():
+    block = resflow.flows.vector_flow(3, 1, (4,), norms=(3, 2, 3), act_norm=False).bijectors[0]
+    flow = resflow.bijectors.Flow([block, resflow.bijectors.InvertibleConv1x1(3)])
+    certificate = lipschitz_certificate(flow)
+    assert certificate["flow"]["nominal"] == np.inf
+    assert certificate["unbounded"] == {"flow": "The parts of flow contract in different norms"}

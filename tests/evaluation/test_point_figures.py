@@ -15,7 +15,7 @@ def legend(figure):
 
 def test_pairs_of_columns(tmp_path, figures):
     samples, data = normal(30, 4, 0), normal(20, 4, 1)
-    points_figure(tmp_path / "a.png", {"samples": samples}, {"data": data}, "four")
+    points_figure(tmp_path / "a.png", {"samples": samples}, {"data": data}, title="four")
     (figure,) = figures
     assert figure.get_suptitle() == "four" and legend(figure) == ["data (20)", "samples (30)"]
     assert len(figure.axes) == 4 + 6
@@ -31,7 +31,7 @@ def test_pairs_of_columns(tmp_path, figures):
 
 
 @pytest.mark.parametrize("columns, panels", [(1, 1), (2, 1), (3, 6), (9, 28)])
-def test_what_is_left_out_is_told(tmp_path, figures, columns, panels):
+def test_title_notes_what_is_left_out(tmp_path, figures, columns, panels):
     sweep = {f"temperature {t}": t * normal(5001, columns, 0) for t in (0.5, 1.0)}
     points_figure(tmp_path / "a.png", sweep)
     (figure,) = figures
@@ -45,7 +45,7 @@ def test_what_is_left_out_is_told(tmp_path, figures, columns, panels):
             assert abs(np.sum(x * y_next - x_next * y)) / 2 == pytest.approx(1, abs=0.02)
 
 
-def test_outliers_and_what_is_not_finite_do_not_choose_the_range(tmp_path, figures):
+def test_outliers_and_nonfinite_points_do_not_set_the_range(tmp_path, figures):
     samples = normal(1000, 2, 0)
     samples[0], samples[1, 1] = 1e6, np.nan
     points_figure(tmp_path / "a.png", {"samples": samples}, {"data": [0.0, 1000.0] * normal(1000, 2, 1)})

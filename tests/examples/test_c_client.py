@@ -1,4 +1,4 @@
-"""The client in C answers as TensorFlow in Python does, and says what is wrong with an input."""
+"""The client in C agrees with TensorFlow in Python, and reports invalid inputs."""
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    """Runs the client on a model's folder and the values of examples."""
+    """Runs the client on the folder of a model and the values of examples."""
     folder = tmp_path_factory.mktemp("client")
     for name in ("client.c", "Makefile"):
         shutil.copy(SOURCE / name, folder)
@@ -115,7 +115,7 @@ def test_a_truncated_file(client, images_path):
     check_error(client(images_path), "x must have at least one example")
 
 
-def test_what_is_not_there(client, images_path, tmp_path):
+def test_missing_files(client, images_path, tmp_path):
     check_error(client(tmp_path), "client: loading the model failed: Could not find SavedModel")
     check_error(client(images_path, arguments=[tmp_path / "no.bin"]), "no.bin: No such file")
     check_error(client(images_path, arguments=[]), "usage:", 2)

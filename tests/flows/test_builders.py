@@ -47,7 +47,7 @@ def test_conditional_vector_flow():
 
 
 def test_image_flow_architecture():
-    flow = flows.image_flow((8, 8, 1), (2, 1), 4, (3, 1, 3), num_fc_blocks=1, fc_width=5, logit_alpha=0.05)
+    flow = flows.image_flow((8, 8, 1), (2, 1), 4, kernels=(3, 1, 3), num_fc_blocks=1, fc_width=5, logit_alpha=0.05)
     block = ["ResidualBlock", "ActNorm"]
     assert kinds(flow) == ["Logit", "ActNorm", *block * 2, "Squeeze2D", *block * 2]
     convs = ["LipschitzConv2D", "LipSwish"] * 2 + ["LipschitzConv2D"]
@@ -69,22 +69,20 @@ def test_image_flow_architecture():
     assert flow.forward_event_shape([8, 8, 1]) == [4, 4, 4]
 
 
-BLOCKS = ["residual", "affine_coupling", "additive_coupling"]
+COUPLINGS = [bijectors.AffineCoupling, bijectors.AdditiveCoupling]
 
 
-@pytest.mark.parametrize("block", BLOCKS[1:])
-def test_image_flow_of_couplings(block):
-    flow = flows.image_flow(
-        (8, 8, 1), (2, 1), 4, (3, 1, 3), num_fc_blocks=2, fc_width=5, block=block, inv_1x1_conv=True
-    )
-    coupling = {"affine_coupling": "AffineCoupling", "additive_coupling": "AdditiveCoupling"}[block]
-    step = ["InvertibleConv1x1", coupling, "ActNorm"]
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_image_flow_of_couplings(coupling):
+    options = {"kernels": (3, 1, 3), "num_fc_blocks": 2, "fc_width": 5, "inv_1x1_conv": True}
+    flow = flows.image_flow((8, 8, 1), (2, 1), 4, block=flows.coupling_image_block(coupling), **options)
+    step = ["InvertibleConv1x1", coupling.__name__, "ActNorm"]
     expected = ["Logit", "ActNorm", *step * 2, "Squeeze2D", *step, *step[1:] * 2]
     assert kinds(flow) == expected
     couplings = [b for b in flow.bijectors if isinstance(b, bijectors.Coupling)]
     parameters = couplings[0].num_parameters
-    # Of one channel there is no half, so that the first scale is split by a checkerboard; of four channels two
-    # are kept, and two are mapped.
+    # One channel has no half, so the first scale is split by a checkerboard; of four channels two are kept, and two
+    # are mapped.
     inputs = [c.network.input_shape[1:] for c in couplings]
     assert inputs == [(8, 8, 1)] * 2 + [(4, 4, 2)] * 3
     outputs = [c.network.output_shape[1:] for c in couplings]
@@ -98,12 +96,13 @@ def test_image_flow_of_couplings(block):
         assert hidden == [5, 5, 32 * parameters]
 
 
-@pytest.mark.parametrize("block", BLOCKS[1:])
+@pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("num_blocks", [(2,), (0, 2)])
-def test_two_couplings_map_every_element(block, num_blocks):
+def test_two_couplings_map_every_element(coupling, num_blocks):
     """By a checkerboard in the first scale, by channels in the second: each maps what the other keeps."""
     event_shape = (4, 4, 1)
-    flow = flows.image_flow(event_shape, num_blocks, 4, (1, 1), 0, act_norm=False, logit_alpha=None, block=block)
+    options = {"kernels": (1, 1), "num_fc_blocks": 0, "act_norm": False, "logit_alpha": None}
+    flow = flows.image_flow(event_shape, num_blocks, 4, block=flows.coupling_image_block(coupling), **options)
     x = tf.random.stateless_normal([1, *flow.forward_event_shape(event_shape)], [0, 1])
     changed = []
     for coupling in flow.bijectors[-2:]:
@@ -114,14 +113,15 @@ def test_two_couplings_map_every_element(block, num_blocks):
     assert np.sum(changed[0]) == np.sum(changed[1]) == 8
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("coupling", [None, *COUPLINGS])
 @pytest.mark.parametrize("factor_out", [False, True])
 @pytest.mark.parametrize("event_shape", [(28, 28, 1), (8, 8, 1), (4, 6, 3)])
-def test_trunk_of_every_block(block, factor_out, event_shape):
+def test_trunk_of_every_block(coupling, factor_out, event_shape):
     """Its parts are tested elsewhere: here that they fit, and that 1x1 convolutions go with every block."""
-    flow = flows.image_flow(
-        event_shape, (1, 1), 2, (3, 1), 1, 2, factor_out=factor_out, block=block, inv_1x1_conv=True, log_det=EXACT
-    )
+    residual = flows.residual_image_block(log_det=EXACT)
+    block = flows.coupling_image_block(coupling) if coupling else residual
+    options = {"kernels": (3, 1), "num_fc_blocks": 1, "fc_width": 2, "block": block}
+    flow = flows.image_flow(event_shape, (1, 1), 2, **options, factor_out=factor_out, inv_1x1_conv=True)
     x = tf.random.stateless_uniform([2, *event_shape], [0, 1], 0.1, 0.9)
     resflow.bijectors.initialize(flow, x)
     h, w, c = event_shape
@@ -154,9 +154,25 @@ def test_coupling_networks():
     assert flows.coupling_network((4, 4, 1), 2, split="checkerboard").output_shape == (None, 4, 4, 2)
 
 
+def test_image_flow_of_blocks_of_a_user():
+    specs = []
+
+    def block(spec):
+        specs.append(spec)
+        return bijectors.ActNorm(spec.event_shape, name=spec.name)
+
+    flow = flows.image_flow((4, 4, 1), (1, 1), 3, fc_width=2, num_fc_blocks=1, block=block, logit_alpha=None)
+    assert kinds(flow) == [*["ActNorm"] * 3, "Squeeze2D", *["ActNorm"] * 4]
+    assert [spec.name for spec in specs] == ["scale0_block0", "scale1_block0", "fc_block0"]
+    found = [(spec.event_shape, spec.width, spec.dense, spec.scale, spec.index) for spec in specs]
+    last = (2, 2, 4)
+    assert found == [((4, 4, 1), 3, False, 0, 0), (last, 3, False, 1, 0), (last, 2, True, 1, 1)]
+    assert len({spec.seed for spec in specs}) == 3
+
+
 def test_squeeze_first_and_normalize():
     flow = flows.image_flow(
-        (4, 4, 3), (1,), 4, (1,), 0, logit_alpha=None, mean=[0.5] * 3, std=[2.0] * 3,
+        (4, 4, 3), (1,), 4, kernels=(1,), num_fc_blocks=0, logit_alpha=None, mean=[0.5] * 3, std=[2.0] * 3,
         squeeze_first=True,
     )  # fmt: skip
     assert kinds(flow) == ["Normalize", "Squeeze2D", "ActNorm", "ResidualBlock", "ActNorm"]
@@ -164,14 +180,15 @@ def test_squeeze_first_and_normalize():
 
 
 def test_factor_out():
-    flow = flows.image_flow((8, 8, 1), (1, 1, 1), 4, (1, 1), 1, 4, factor_out=True)
+    fc_blocks = {"num_fc_blocks": 1, "fc_width": 4}
+    flow = flows.image_flow((8, 8, 1), (1, 1, 1), 4, kernels=(1, 1), **fc_blocks, factor_out=True)
     assert isinstance(flow, bijectors.MultiscaleFlow)
     assert [kinds(f)[-1] for f in flow.flows] == ["Squeeze2D", "Squeeze2D", "ActNorm"]
     # 1 channel -> 4, half of which go on -> 8, half of which go on.
     shapes = [layers.lipschitz_layers(blocks(f)[0])[0].kernel.shape[2] for f in flow.flows]
     assert shapes == [1, 2, 4]
     assert flow.forward_event_shape([8, 8, 1]) == [64]
-    single = flows.image_flow((4, 4, 1), (1,), 4, (1,), 0, factor_out=True)
+    single = flows.image_flow((4, 4, 1), (1,), 4, kernels=(1,), num_fc_blocks=0, factor_out=True)
     assert isinstance(single, bijectors.Flow)
 
 
@@ -180,13 +197,15 @@ def test_norms_of_the_layers():
     first, last = layers.lipschitz_layers(block)
     assert (first.domain, first.codomain) == (float("inf"), 3.0)
     assert (last.domain, last.codomain) == (3.0, float("inf"))
-    with pytest.raises(ValueError, match="2 layers have 3 norms"):
+    with pytest.raises(ValueError, match="2 layers need 3 norms"):
         flows.vector_flow(2, 1, (4,), norms=(2.0, 2.0))
 
 
 def test_learned_norms():
-    """Each block has orders of its own, in a cycle, and inverts wherever they are."""
-    flow = flows.image_flow((4, 4, 1), (1,), 4, (3, 1, 3), 1, 4, norms="learned", dtype="float64")
+    """Each block has its own orders, in a cycle, and inverts whatever they are."""
+    block = flows.residual_image_block(norms="learned")
+    options = {"num_fc_blocks": 1, "fc_width": 4, "dtype": "float64"}
+    flow = flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1, 3), block=block, **options)
     orders = layers.learned_orders(flow)
     np.testing.assert_allclose([order.order() for order in orders], np.full(6, 2.0), rtol=1e-6)
     for block in blocks(flow):
@@ -201,11 +220,16 @@ def test_learned_norms():
     np.testing.assert_allclose(flow.inverse(tf.identity(y)), x, atol=1e-11)
 
 
-def test_a_bound_on_trust():
-    """Where the coefficients give none below 1."""
+def image_flow_of_large_coefficient(**bound):
+    block = flows.residual_image_block(coefficient=1.1, **bound)
+    return flows.image_flow((4, 4, 1), (1,), 2, kernels=(1, 1), num_fc_blocks=1, fc_width=2, block=block)
+
+
+def test_a_bound_that_is_not_verified():
+    """It is needed if the coefficients give none below 1."""
     for build in (
         lambda **bound: flows.vector_flow(2, 1, (4,), coefficient=1.1, **bound),
-        lambda **bound: flows.image_flow((4, 4, 1), (1,), 2, (1, 1), 1, 2, coefficient=1.1, **bound),
+        image_flow_of_large_coefficient,
     ):
         with pytest.raises(ValueError, match="has Lipschitz constant 1.21"):
             build()
@@ -214,7 +238,7 @@ def test_a_bound_on_trust():
 
 @pytest.mark.parametrize("activation", sorted(flows.ACTIVATIONS))
 def test_every_activation(activation):
-    branch = flows.dense_branch([4], (6,), activation)
+    branch = flows.dense_branch([4], (6,), activation=activation)
     assert layers.lipschitz_constant(branch) <= 0.98**2 + 1e-12
     x = tf.random.stateless_normal([3, 4], [0, 1])
     y = bijectors.ResidualBlock(branch, EXACT).forward(x)
@@ -225,7 +249,7 @@ def test_every_activation(activation):
 @pytest.mark.parametrize("activation", ["clipswish", "elu", "fullsort", "lipswish", "maxmin"])
 def test_activations_on_images_of_any_number_in_a_graph(activation):
     """The whole series with the exact trace is the logarithm of the determinant of a dense Jacobian."""
-    branch = flows.conv_branch((2, 3, 4), 6, (3, 1), activation, coefficient=0.5)
+    branch = flows.conv_branch((2, 3, 4), 6, (3, 1), activation=activation, coefficient=0.5)
     series = resflow.logdet.PowerSeries(12, probes="basis")
     block = bijectors.ResidualBlock(branch, series)
     x = tf.random.stateless_normal([2, 2, 3, 4], [0, 1])
@@ -250,7 +274,8 @@ def test_seed_decides_the_parameters():
 
 
 def test_float64():
-    flow = flows.image_flow((4, 4, 1), (1, 1), 4, (3, 1), 1, 4, log_det=EXACT, dtype="float64")
+    options = {"num_fc_blocks": 1, "fc_width": 4, "block": flows.residual_image_block(log_det=EXACT)}
+    flow = flows.image_flow((4, 4, 1), (1, 1), 4, kernels=(3, 1), **options, dtype="float64")
     assert {v.dtype for v in flow.variables} == {tf.float64}
     x = tf.random.stateless_uniform([2, 4, 4, 1], [0, 1], 0.1, 0.9, dtype=tf.float64)
     y = flow.forward(x)
@@ -267,16 +292,16 @@ def test_global_floatx_does_not_matter():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="activation is one of"):
+    with pytest.raises(ValueError, match="activation must be one of"):
         flows.vector_flow(2, 1, (4,), activation="swich")
     with pytest.raises(ValueError, match="at least one inner layer"):
         flows.vector_flow(2, 1, ())
-    with pytest.raises(ValueError, match="'affine_coupling', 'additive_coupling'; got 'coupling'"):
-        flows.image_flow((4, 4, 1), (1,), 4, (1,), 0, block="coupling")
+    with pytest.raises(ValueError, match="block must make the blocks, .* got 'affine_coupling'"):
+        flows.image_flow((4, 4, 1), (1,), 4, num_fc_blocks=0, block="affine_coupling")
     with pytest.raises(ValueError, match="one channel, which cannot be split"):
         flows.coupling_network((4, 4, 1), 4)
     with pytest.raises(ValueError, match="multiples of 2; got 3 x 4"):
-        flows.image_flow((3, 4, 1), (1, 1), 4, (1,), 0)
+        flows.image_flow((3, 4, 1), (1, 1), 4, kernels=(1,), num_fc_blocks=0)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Makes the checkpoints of this folder with the published code, and what that code computes with them.
 
-    python tests/interop/make_checkpoints.py --reference_dir=CHECKOUT
+    python tests/interop/make_checkpoints.py --published_dir=CHECKOUT
 
 It needs PyTorch and a checkout of https://github.com/rtqichen/residual-flows (the fixtures are of commit
 8170138); the tests need neither. Each checkpoint is a tiny model that took three training steps on random
@@ -216,10 +216,10 @@ def make(name, changes, folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--reference_dir", required=True, help="Checkout of the published code.")
+    parser.add_argument("--published_dir", required=True, help="Checkout of the published code.")
     parser.add_argument("--output_dir", type=pathlib.Path, default=FOLDER)
     flags = parser.parse_args()
-    sys.path.insert(0, flags.reference_dir)
+    sys.path.insert(0, flags.published_dir)
     flags.output_dir.mkdir(exist_ok=True)
     for name, changes in CASES.items():
         make(name, changes, flags.output_dir)

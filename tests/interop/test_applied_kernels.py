@@ -36,14 +36,14 @@ def test_the_estimate_of_u_and_v(shape, image, share, scaled):
     kernel = normal(*shape)
     tensors, estimate = layer(kernel, image)
     coefficient = share * estimate
-    applied = applied_kernels(tensors, tensors, coefficient, (2.0, 2.0, 2.0))["a.1.weight"]
+    applied = applied_kernels(tensors, tensors, coefficient=coefficient, orders=(2.0, 2.0, 2.0))["a.1.weight"]
     np.testing.assert_allclose(applied, kernel * (share if scaled else 1.0), rtol=1e-6)
 
 
 def test_other_parameters_stay():
     tensors, _ = layer(normal(4, 3))
     tensors |= {"a.1.bias": np.ones(4), "b.weight": np.ones(7)}
-    applied = applied_kernels(tensors, tensors, 1e-3, (2.0, 2.0))
+    applied = applied_kernels(tensors, tensors, coefficient=1e-3, orders=(2.0, 2.0))
     assert applied["a.1.bias"] is tensors["a.1.bias"] and applied["b.weight"] is tensors["b.weight"]
 
 
@@ -62,7 +62,7 @@ def test_closed_forms_scale_each_line(orders, axis, order, shape):
     """p = 1: the column of each input in the norm q; q = inf: the row of each output in the norm p*."""
     kernel = normal(*shape)
     tensors = {"a.3.weight": kernel, "a.3.scale": np.zeros(())}
-    applied = applied_kernels(tensors, tensors, 0.9, (2.0, *orders))["a.3.weight"]
+    applied = applied_kernels(tensors, tensors, coefficient=0.9, orders=(2.0, *orders))["a.3.weight"]
     for i in range(shape[axis]):
         line = kernel.take(i, axis)
         norm = np.linalg.norm(line.ravel(), order)
@@ -73,4 +73,4 @@ def test_vectors_of_another_size():
     tensors, _ = layer(normal(4, 3))
     tensors["a.1.u"] = np.zeros(5)
     with pytest.raises(ValueError, match="'a.1' has u and v of 5 and 3 numbers"):
-        applied_kernels(tensors, tensors, 0.9, (2.0, 2.0))
+        applied_kernels(tensors, tensors, coefficient=0.9, orders=(2.0, 2.0))

@@ -1,4 +1,4 @@
-"""What is read of a checkpoint, and what is no checkpoint."""
+"""What is read of a checkpoint, and what is not a checkpoint."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_the_average_with_the_model_in_it(checkpoint_path):
 )
 def test_no_checkpoint(stored, missing, tmp_path, monkeypatch):
     monkeypatch.setattr("tf_resflow.interop.published_checkpoint.read_torch_file", lambda _: stored)
-    with pytest.raises(ValueError, match=f"no checkpoint of train_img.py: there are no '{missing}'"):
+    with pytest.raises(ValueError, match=f"not a checkpoint of train_img.py: it has no '{missing}'"):
         read_checkpoint(tmp_path / "file.pth")
 
 
@@ -58,5 +58,5 @@ def test_without_an_average(monkeypatch):
 def test_values_of_other_types(change, named, monkeypatch):
     stored = {"args": {"data": "mnist"}, "state_dict": {"a": np.zeros(1)}} | change
     monkeypatch.setattr("tf_resflow.interop.published_checkpoint.read_torch_file", lambda _: stored)
-    with pytest.raises(ValueError, match=f"file.pth is no checkpoint of train_img.py: .*{named}"):
+    with pytest.raises(ValueError, match=f"file.pth is not a checkpoint of train_img.py: .*{named}"):
         read_checkpoint("file.pth")

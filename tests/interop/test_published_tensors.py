@@ -9,8 +9,10 @@ import pytest
 from tf_resflow import flows, layers
 from tf_resflow.interop import published_tensors
 
+LEARNED = {"block": flows.residual_image_block(norms="learned")}
 
-@pytest.mark.parametrize("options", [{}, {"norms": "learned"}, {"squeeze_first": True, "factor_out": True}])
+
+@pytest.mark.parametrize("options", [{}, LEARNED, {"squeeze_first": True, "factor_out": True}])
 def test_every_trainable_variable_once(options):
     flow = flows.image_flow((16, 16, 1), (1, 1), 2, num_fc_blocks=1, fc_width=2, **options)
     tensors = published_tensors(flow)
@@ -53,7 +55,7 @@ def test_rows_of_a_fully_connected_layer():
 
 def test_learned_orders():
     """The published order is 3 + 2 tanh(-h), h = 0.3 z + 0.7 elu(z), z = artanh(1/2) - x."""
-    flow = flows.image_flow((8, 8, 1), (1, 1), 2, num_fc_blocks=0, norms="learned")
+    flow = flows.image_flow((8, 8, 1), (1, 1), 2, num_fc_blocks=0, **LEARNED)
     tensors = {tensor.name: tensor for tensor in published_tensors(flow)}
     names = ["nnet.0.domain", "nnet.0.codomain", "nnet.2.codomain"]
     values = {f"transforms.0.chain.2.{name}": np.array(x) for name, x in zip(names, [0.0, -1.5, 2.0], strict=True)}

@@ -256,7 +256,7 @@ def test_a_name_alone_is_inert(program, tmp_path):
 
 
 def test_a_stored_class_cannot_be_changed(tmp_path):
-    """A state for a class, or for the function that rebuilds a tensor, in the place of one for an object."""
+    """A state for a class, or for the function that rebuilds a tensor, instead of an object."""
     for name in (b"argparse\nNamespace", b"collections\nOrderedDict", b"torch._utils\n_rebuild_tensor_v2"):
         program = b"\x80\x02c" + name + b"\nN}U\x08__call__K\x01s\x86b."
         with pytest.raises(ValueError, match="truncated or damaged"):
@@ -269,7 +269,7 @@ def test_a_truncated_file(name, share, checkpoint_path, tmp_path):
     whole = checkpoint_path(name).read_bytes()
     path = tmp_path / "file.pth"
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match="file.pth is no file of torch.save, or it is truncated or damaged"):
+    with pytest.raises(ValueError, match="file.pth is not a file of torch.save, or it is truncated or damaged"):
         read_torch_file(path)
 
 
@@ -277,7 +277,7 @@ def test_a_truncated_file(name, share, checkpoint_path, tmp_path):
 def test_another_file(content, tmp_path):
     path = tmp_path / "file.pth"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is no file of torch.save"):
+    with pytest.raises(ValueError, match="is not a file of torch.save"):
         read_torch_file(path)
 
 
@@ -340,7 +340,7 @@ def test_a_compressed_entry_or_one_of_another_size(tmp_path, torch_names):
         archive.writestr("archive/data.pkl", program)
     refuse(path, "is compressed")
     other = Storage("0", "FloatStorage", np.zeros(2**16 + 1, np.float32))
-    refuse(write_zip(path, program, [other]), "262148 bytes in the place of 262144")
+    refuse(write_zip(path, program, [other]), "262148 bytes instead of 262144")
 
 
 def test_big_endian_numbers(tmp_path):
@@ -364,7 +364,7 @@ HOSTILE = {
     "doubling key": (b"\x80\x02}N" + b"2\x86" * 100 + b"Ns.", "tuple of more than"),
     "long bytes": (b"\x80\x05\x96" + b"\xff" * 7 + b"\x7f.", "bytearray8"),
     "long text": (b"\x80\x02X\xff\xff\xff\x7f.", "unicodestring4"),
-    "no tensor": (b"\x80\x02ctorch._utils\n_rebuild_parameter\nN\x88N\x87R.", "a parameter that is no tensor"),
+    "no tensor": (b"\x80\x02ctorch._utils\n_rebuild_parameter\nN\x88N\x87R.", "a parameter that is not a tensor"),
     "no class": (b"\x80\x02U\x06moduleN\x86Q.", "unknown kind of object"),
     "changed function": (b"\x80\x02ctorch\nSize\n}U\x01aK\x01sb.", "a state for a function"),
 }
@@ -433,7 +433,7 @@ def test_mutated_files(name, checkpoint_path, tmp_path):
 
 
 def recomputed(whole, content):
-    """A zip file whose entries are those of another, with the mutated bytes at their place in the pickle."""
+    """A zip file with the entries of another, and the mutated bytes at their place in the pickle."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(whole)) as source, zipfile.ZipFile(file, "w") as target:
         for entry in source.infolist():

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow.layers as layers
-from tf_resflow.layers.lipschitz_constant import _ACTIVATIONS
+from tf_resflow.layers.lipschitz_constants import _ACTIVATIONS
 
 GRID = np.linspace(-40.0, 40.0, 2_000_001)[:, None]
 BETAS = [-1.0, 0.0, 0.5, 3.0]

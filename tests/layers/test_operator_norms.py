@@ -105,7 +105,7 @@ def test_gram_matrix_of_the_smaller_side(shape):
     kernel = np.random.default_rng(2).normal(size=shape)
     matrix = explicit_matrix(kernel, 4, 5)
     gram = matrix.T @ matrix if shape[2] < shape[3] else matrix @ matrix.T
-    operator = ConvolutionOperator(shape, 4, 5)
+    operator = ConvolutionOperator(shape, (4, 5))
     np.testing.assert_allclose(operator.gram(tf.constant(kernel)), gram, atol=1e-12)
 
 

@@ -55,7 +55,7 @@ def compiled(branch, estimator, data):
     def run(x, c, seed):
         with tf.GradientTape() as tape:
             tape.watch([x, c])
-            y, log_det = estimator(branch, x, c, seed)
+            y, log_det = estimator(branch, x, c, seed=seed)
             loss = tf.reduce_sum(data["weights"] * log_det) + tf.reduce_sum(data["dy"] * y)
         return y, log_det, tape.gradient(loss, [x, c, *variables], unconnected_gradients="zero")
 
@@ -132,7 +132,7 @@ def draws(branch, data, estimator, num):
     def one(seed):
         with tf.GradientTape() as tape:
             tape.watch([x, c])
-            log_det = estimator(branch, x, c, seed)[1]
+            log_det = estimator(branch, x, c, seed=seed)[1]
         gradients = tape.gradient(log_det, [x, c, *variables], unconnected_gradients="zero")
         flat = [tf.reshape(g, [-1]) for g in (log_det, *gradients)]
         return tf.concat(flat, 0)
@@ -267,7 +267,7 @@ def test_second_derivative_raises(branch, data, estimator):
             outer.watch(x)
             with tf.GradientTape() as inner:
                 inner.watch(x)
-                log_det = estimator(branch, x, data["c"], 0)[1]
+                log_det = estimator(branch, x, data["c"], seed=0)[1]
             gradient = inner.gradient(log_det, x)
         outer.gradient(gradient, x)
 
@@ -293,8 +293,8 @@ def test_adaptive_series_keeps_its_tolerance(branch, data):
     for tolerance, seed in itertools.product([1e-1, 1e-3, 1e-6], [0, 1]):
         short = resflow.logdet.AdaptiveSeries(tolerance, lipschitz_constant=0.64)
         long = resflow.logdet.PowerSeries(300)
-        value = short(branch, data["x"], data["c"], seed)[1]
-        full = long(branch, data["x"], data["c"], seed)[1]
+        value = short(branch, data["x"], data["c"], seed=seed)[1]
+        full = long(branch, data["x"], data["c"], seed=seed)[1]
         assert np.max(np.abs(value - full)) <= tolerance
 
 
@@ -318,8 +318,8 @@ def test_adaptive_series_bounds_the_rest_in_the_norm_of_the_branch(kind):
         orders[0].theta.assign(np.log((order - 1) / (5 - order)))
     dense = resflow.layers.LipschitzDense
     x, condition = keras.Input([3]), keras.Input([3])
-    y = keras.layers.Add()([dense(3, 0.5, *orders)(x), dense(3)(dense(3)(condition))])
-    branch = keras.Model([x, condition], dense(3, 0.5, *orders[::-1])(y))
+    y = keras.layers.Add()([dense(3, 0.5, domain=orders[0], codomain=orders[1])(x), dense(3)(dense(3)(condition))])
+    branch = keras.Model([x, condition], dense(3, 0.5, domain=orders[1], codomain=orders[0])(y))
     certified = float(resflow.layers.lipschitz_constant(branch, certified=True))
     v, w = np.random.default_rng(0).normal(size=[2, 4, 3]).astype("float32")
     norms = np.linalg.norm(v, order, axis=1) * np.linalg.norm(w, order / (order - 1), axis=1)

@@ -414,7 +414,8 @@ def test_held_tensor_after_the_weights_changed(data):
 
 def image_model():
     estimator = resflow.logdet.RussianRoulette(1)
-    flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, (3, 1), 0, log_det=estimator)
+    block = resflow.flows.residual_image_block(log_det=estimator)
+    flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0, block=block)
     return resflow.FlowModel(flow, [4, 4, 1], levels=17)
 
 
@@ -436,13 +437,15 @@ def test_images():
     np.testing.assert_allclose(model.reconstruct(unit), unit, atol=1e-5)
 
 
-@pytest.mark.parametrize("block", ["affine_coupling", "additive_coupling"])
-def test_couplings(block, tmp_path):
+@pytest.mark.parametrize("coupling", ["AffineCoupling", "AdditiveCoupling"])
+def test_couplings(coupling, tmp_path):
     """fit trains all of their variables, and weights go from one seed to another with their permutations."""
 
     def make(seed):
-        options = {"block": block, "inv_1x1_conv": True, "factor_out": True, "seed": seed}
-        flow = resflow.flows.image_flow((4, 4, 1), (1, 1), 4, (3, 1), 1, 4, **options)
+        block = resflow.flows.coupling_image_block(getattr(resflow.bijectors, coupling))
+        options = {"kernels": (3, 1), "num_fc_blocks": 1, "fc_width": 4, "seed": seed}
+        options |= {"block": block, "inv_1x1_conv": True, "factor_out": True}
+        flow = resflow.flows.image_flow((4, 4, 1), (1, 1), 4, **options)
         return resflow.FlowModel(flow, [4, 4, 1], levels=17)
 
     model = make(0)
@@ -507,8 +510,8 @@ def test_a_call_does_not_round_the_data(policy, dtype, data):
 
 
 def test_images_in_float64():
-    options = {"num_fc_blocks": 0, "log_det": BASIS, "dtype": "float64"}
-    flow = resflow.flows.image_flow((2, 2, 1), (1,), 4, (1,), **options)
+    options = {"num_fc_blocks": 0, "block": resflow.flows.residual_image_block(log_det=BASIS), "dtype": "float64"}
+    flow = resflow.flows.image_flow((2, 2, 1), (1,), 4, kernels=(1,), **options)
     model = resflow.FlowModel(flow, [2, 2, 1], levels=4)
     x = np.random.default_rng(0).integers(4, size=[8, 2, 2, 1]).astype("uint8")
     model.initialize(x)

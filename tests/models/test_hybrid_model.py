@@ -25,11 +25,15 @@ class NoSeries:
 
 def make_model(density_weight=1.0, levels=None, log_det=EXACT, name="residual", factor_out=False, **kwargs):
     """Two scales of one block, on 4 x 4 images, with four features a head and three classes."""
-    options = {"num_fc_blocks": 0, "logit_alpha": None, "mean": [0.5], "std": [0.25], "log_det": log_det}
+    blocks = {
+        "residual": flows.residual_image_block(log_det=log_det),
+        "affine_coupling": flows.coupling_image_block(bijectors.AffineCoupling),
+        "additive_coupling": flows.coupling_image_block(bijectors.AdditiveCoupling),
+    }
+    options = {"num_fc_blocks": 0, "logit_alpha": None, "mean": [0.5], "std": [0.25], "block": blocks[name]}
     dtype = kwargs.pop("dtype", "float32")
-    flow = flows.image_flow(
-        SHAPE, (1, 1), 4, (3, 1), block=name, factor_out=factor_out, dtype=dtype, inv_1x1_conv=True, **options
-    )
+    options |= {"kernels": (3, 1), "factor_out": factor_out, "dtype": dtype, "inv_1x1_conv": True}
+    flow = flows.image_flow(SHAPE, (1, 1), 4, **options)
     shapes = bijectors.feature_shapes(flow, SHAPE)
     classifier = flows.multiscale_classifier(shapes, 3, num_features=4, dtype=dtype)
     kwargs.setdefault("evaluation_log_det", log_det)

@@ -3,6 +3,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import data, layers, models, training
+from tf_resflow.private_api import moving_averages
 from tf_resflow.training import averaging
 
 
@@ -21,7 +22,7 @@ def trained(config, steps=4):
 def test_weights_are_averaged_and_come_back(make_config):
     model, optimizer = trained(make_config(train__learning_rate=0.1, train__warmup_steps=0))
     before = [weight.numpy() for weight in model.weights]
-    averages = [average.numpy() for average in optimizer._model_variables_moving_average]
+    averages = [average.numpy() for average in moving_averages(optimizer)]
     with averaging.AveragedWeights(model, optimizer):
         for weight, average in zip(model.trainable_variables, averages, strict=True):
             np.testing.assert_array_equal(weight.numpy(), average)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from tf_resflow.training import config as configs
@@ -11,6 +14,12 @@ def test_defaults_are_valid_and_locked():
         config.train.stesp = 5
     with pytest.raises(TypeError, match="steps"):
         config.train.steps = 2.5
+
+
+def test_a_config_does_without_tensorflow():
+    """Hence wrong commands are refused at once."""
+    code = "import sys, tf_resflow.training.config; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -80,7 +89,7 @@ def test_couplings_have_no_norms():
         configs.validate_config(config)
 
 
-def test_a_coefficient_above_1_needs_a_bound_on_trust():
+def test_a_coefficient_above_1_needs_a_bound():
     config = configs.default_config()
     config.model.coefficient = 1.05
     with pytest.raises(ValueError, match="config.model.coefficient is 1.05; it must be below 1"):

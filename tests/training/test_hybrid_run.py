@@ -114,7 +114,7 @@ def test_ood(loaded, model, evaluation):
     noise = np.random.default_rng(0).integers(17, size=[50, 8, 8, 1])
     splits = {"train": noise, "test": noise}
     labels = {split: np.zeros(50, int) for split in splits}
-    other = data.Dataset.from_arrays("noise", splits, 17, labels, num_classes=10)
+    other = data.Dataset.from_arrays("noise", splits, 17, labels=labels, num_classes=10)
     result = evaluation.ood(other)["ood"]
     assert result["name"] == "noise" and result["num_examples"] == 50
     x, _ = held_out()

@@ -227,7 +227,7 @@ def test_weights_that_are_infinite_are_not_saved(tmp_path, make_config, monkeypa
         ("eval__split", "extra", "eval.split.*'test'"),
         ("train__steps", 0, "train.steps is 0"),
         ("data__name", "8gaussian", "8gaussians"),
-        ("model__activation", "lipswsh", "activation is one of"),
+        ("model__activation", "lipswsh", "activation must be one of"),
     ],
 )
 def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, key, value, message):

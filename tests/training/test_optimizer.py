@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.private_api import moving_averages
 from tf_resflow.training import optimizer as optimizers
 
 
@@ -32,7 +33,7 @@ def test_average_follows_the_warmed_up_recursion():
         optimizer.apply([tf.constant(generator.normal(size=2), tf.float32)])
         momentum = min(0.4, (1 + t) / (10 + t)) if t else 0.0
         expected = weight.numpy() if t == 0 else momentum * expected + (1 - momentum) * weight.numpy()
-    average = optimizer._model_variables_moving_average[0].numpy()
+    average = moving_averages(optimizer)[0].numpy()
     np.testing.assert_allclose(average, expected, rtol=1e-5)
     assert np.abs(average - weight.numpy()).max() > 1e-3
 
@@ -59,7 +60,8 @@ def test_decay_reaches_kernels_only():
     """Of flows with all kinds of variables, and of layers of a user's own."""
     options = {"num_blocks": (1, 1), "width": 2, "kernels": (3, 1), "num_fc_blocks": 1, "fc_width": 2}
     residual = resflow.flows.image_flow((4, 4, 1), **options)
-    coupling = resflow.flows.image_flow((4, 4, 1), **options, block="affine_coupling", inv_1x1_conv=True)
+    block = resflow.flows.coupling_image_block()
+    coupling = resflow.flows.image_flow((4, 4, 1), **options, block=block, inv_1x1_conv=True)
     layers = [keras.layers.Dense(2), keras.layers.DepthwiseConv1D(1), keras.layers.BatchNormalization()]
     user = resflow.bijectors.AffineCoupling(keras.Sequential([keras.Input([2, 1]), *layers]))
     models = [resflow.FlowModel(residual, [4, 4, 1]), resflow.FlowModel(coupling, [4, 4, 1])]
@@ -103,7 +105,7 @@ def test_replicas_clip_the_summed_gradient(two_replicas):
 
     two_replicas.run(step)
     np.testing.assert_allclose(optimizer._momentums[0].numpy(), [0.1 * 2.0], rtol=1e-6)
-    averages = two_replicas.experimental_local_results(optimizer._model_variables_moving_average[0].value)
+    averages = two_replicas.experimental_local_results(moving_averages(optimizer)[0].value)
     for average in averages:
         np.testing.assert_allclose(average.numpy(), weight.numpy())
     assert weight.numpy() != 0.0

@@ -127,7 +127,7 @@ def test_the_data_of_a_run(tmp_path):
     """They come back; a run of an older version has not their classes; other data are refused."""
     images = {split: np.zeros([4, 2, 2, 1]) for split in ("train", "test")}
     labels = {split: np.arange(4) for split in images}
-    dataset = Dataset.from_arrays("demo", images, 17, labels, num_classes=4).with_channel_statistics()
+    dataset = Dataset.from_arrays("demo", images, 17, labels=labels, num_classes=4).with_channel_statistics()
     files = Workdir(tmp_path)
     files.write_data(dataset)
     info = files.read_data()
@@ -144,7 +144,8 @@ def test_the_data_of_a_run(tmp_path):
     with pytest.raises(ValueError, match=r"their mean was \[0.0294\], but now it is \[0.0394\]"):
         files.check_data(dataclasses.replace(dataset, mean=dataset.mean + 0.01))
     with pytest.raises(ValueError, match="data 'demo' are not those"):
-        files.check_data(Dataset.from_arrays("demo", images, 17, labels, num_classes=5).with_channel_statistics())
+        other = Dataset.from_arrays("demo", images, 17, labels=labels, num_classes=5)
+        files.check_data(other.with_channel_statistics())
 
 
 def test_data_of_other_sizes_are_refused(tmp_path):

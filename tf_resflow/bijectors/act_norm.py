@@ -1,10 +1,14 @@
-"""Activation normalisation: an affine map per channel, initialised from data."""
+"""Activation normalization: an affine map per channel, initialized from data."""
+
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.networks import check_event
 from tf_resflow.bijectors.variable_bijector import VariableBijector
+from tf_resflow.typing import DType, Shape, TensorLike
 
 __all__ = ["ActNorm"]
 
@@ -34,7 +38,9 @@ class ActNorm(VariableBijector):
       Kingma and Dhariwal, Glow, 2018, Section 3.1.
     """
 
-    def __init__(self, event_shape, per_channel=True, dtype="float32", name="act_norm"):
+    def __init__(
+        self, event_shape: Shape, per_channel: bool = True, dtype: DType = "float32", *, name: str = "act_norm"
+    ) -> None:
         parameters = dict(locals())
         shape = tuple(event_shape[-1:] if per_channel else event_shape)
         if not shape or any(not size for size in shape):
@@ -53,29 +59,36 @@ class ActNorm(VariableBijector):
         return True
 
     @property
-    def log_scale(self):
+    def log_scale(self) -> tf.Variable:
         """Logarithm of the scale, a `tf.Variable`."""
-        return self._affine["log_scale"]
+        return self._values["log_scale"]
 
     @property
-    def shift(self):
+    def shift(self) -> tf.Variable:
         """Shift before scaling, a `tf.Variable`."""
-        return self._affine["shift"]
+        return self._values["shift"]
 
-    def initialize(self, x, inverse=False):
+    def initialize(self, x: TensorLike, inverse: bool = False) -> None:
         """Sets the parameters so that `forward(x)` has mean 0 and variance 1; `x` is `[batch, ..., *event]`.
 
         Channels that are (nearly) constant over the batch are scaled as if their standard deviation were 1e-3.
 
         Args:
           x: the batch.
-          inverse: whether the map that is to give mean 0 and variance 1 is `inverse`.
+          inverse: whether it is `inverse(x)` that gets mean 0 and variance 1.
         """
         x = tf.convert_to_tensor(x, self.dtype)
         mean, variance = tf.nn.moments(x, list(range(x.shape.rank - self.shift.shape.rank)))
         log_deviation = 0.5 * tf.math.log(tf.maximum(variance, 1e-6))
         self.shift.assign(tf.exp(-log_deviation) * mean if inverse else -mean)
         self.log_scale.assign(log_deviation if inverse else -log_deviation)
+
+    _initialize = initialize
+
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        """The largest scale, and the reciprocal of the smallest."""
+        scale = np.exp(self.log_scale.numpy().astype(np.float64))
+        return LipschitzConstants(float(scale.max()), float(1.0 / scale.min()))
 
     def _forward(self, x):
         check_event(f"{self.name} maps events", self._event_shape, x)

@@ -1,32 +1,33 @@
-"""The base of our bijectors: one pass gives a value and all that is known of it, and TFP's methods follow.
+"""The base of our bijectors: one pass gives a value and all that is known about it, and TFP's methods follow.
 
 No other file knows TFP's cache of values.
 """
 
 import dataclasses
-import types
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
 
-__all__ = ["Context", "FlowBijector", "Pass", "run"]
+from tf_resflow.seeds import stateless_seed
+from tf_resflow.solvers import Solution
 
-tfb = tfp.bijectors
+__all__ = ["Context", "FlowBijector", "LipschitzConstants", "Pass", "lipschitz_constants", "run", "walk"]
 
 _SCOPE = "graph_scope"
 
 
 class Pass(NamedTuple):
-    """What one pass through a bijector gives.
+    """The result of one pass through a bijector.
 
     Attributes:
       value: a tensor, or a nest of them.
-      log_det: log|det| of the Jacobian in the direction of the pass, for an event of the least rank; None where it
+      log_det: log|det| of the Jacobian in the direction of the pass, for an event of the least rank; None if it
         was not asked for, or is not known in this direction.
       features: the values after each scale of a flow.
       solutions: the `tf_resflow.solvers.Solution` of each block that was inverted, in the order of their inversion.
@@ -34,8 +35,8 @@ class Pass(NamedTuple):
 
     value: Any
     log_det: tf.Tensor | None = None
-    features: tuple = ()
-    solutions: tuple = ()
+    features: tuple[tf.Tensor, ...] = ()
+    solutions: tuple[Solution, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,38 +46,50 @@ class Context:
     Attributes:
       arguments: as for `forward`: `seed`, `conditional_input`, and dictionaries under the names of members.
       log_det: whether the log-determinant is wanted. Without it no series is evaluated.
-      event_ndims: of a bijector of several parts, the ranks of the events that its log-determinant is to be of; the
-        sums over the parts cannot follow, as they do for one part.
-      visit: function of a bijector, its input, and whether it is inverted, called before the bijector is applied;
-        of all bijectors but those that are made of others.
+      visit: function of a bijector, its input, and whether it is inverted, called before each bijector that is not
+        made of others is applied.
     """
 
-    arguments: Mapping = dataclasses.field(default_factory=dict)
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     log_det: bool = True
-    event_ndims: Any = None
-    visit: Callable | None = None
+    visit: Callable[[tfb.Bijector, Any, bool], None] | None = None
 
-    def of(self, arguments):
-        """The context of a member, which gets these arguments."""
-        return dataclasses.replace(self, arguments=arguments, event_ndims=None)
-
-    def take(self, name, *known):
-        """The values of the arguments that a bijector of this name knows; None where they are not given.
+    def take(self, name: str, *known: str) -> list:
+        """The values of the arguments that a bijector of this name knows; None for those that are not given.
 
         Raises:
           ValueError: for others.
         """
-        if unknown := self.arguments.keys() - set(known):
-            takes = ", ".join(key for key in known if key != "salt") or "no arguments"  # which flows alone give
-            got = ", ".join(sorted(unknown))
+        if unknown := self.arguments.keys() - {*known, "salt"}:
+            takes, got = ", ".join(known) or "no arguments", ", ".join(sorted(unknown))
             raise ValueError(f"{name} takes {takes} besides the value; got {got}.")
         return [self.arguments.get(key) for key in known]
+
+    def seed(self, name: str) -> tf.Tensor:
+        """The stateless seed of a bijector of this name: of `seed`, and of the `salt` that flows add to it."""
+        return stateless_seed(self.arguments.get("seed"), salt=self.arguments.get("salt", "") + name)
+
+
+class LipschitzConstants(NamedTuple):
+    """Upper bounds of the Lipschitz constants of a bijector and of its inverse.
+
+    Attributes:
+      forward: of the map from data to latent; infinite if nothing bounds it.
+      inverse: of its inverse.
+      order: the order p of the l^p norm in which both hold; None if they hold in each.
+      reason: why one of them is infinite, a sentence; None if both are finite.
+    """
+
+    forward: float = math.inf
+    inverse: float = math.inf
+    order: Any = None
+    reason: str | None = None
 
 
 class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
     """TFP's cache, kept apart for each graph and never older than its output.
 
-    Without the graph in the key a value that was computed inside `tf.cond` or `tf.while_loop` is found again
+    Without the graph in the key a value that was computed inside `tf.cond` or `tf.while_loop` would be found again
     outside of its graph.
     """
 
@@ -86,7 +99,7 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
     def _attributes(self, input, fn_name, **kwargs):  # noqa: A002
         edge = self._get_or_create_edge(input, fn_name, _scoped(kwargs))
         if not edge.output_ref:
-            # The output is gone, and with it what is known of the pair: variables may have changed.
+            # The output is gone, and with it what is known about the pair: variables may have changed.
             edge.attributes.clear()
         return edge.attributes
 
@@ -102,67 +115,128 @@ def _scoped(kwargs):
 
 
 class FlowBijector(tfb.Bijector):
-    """A bijector that is defined by what one pass through it gives.
+    """A bijector that is defined by one pass through it.
 
-    A subclass implements `run` and `undo`; one whose log-determinant costs next to nothing TFP's `_forward`,
-    `_inverse` and `_forward_log_det_jacobian` instead.
+    A subclass implements `run` and `undo`, which return the value and the log-determinant from one evaluation; or
+    TFP's `_forward`, `_inverse` and `_forward_log_det_jacobian`, if its log-determinant costs next to nothing.
+    TFP's methods follow from either.
+
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+
+    class Shear(resflow.bijectors.FlowBijector):
+        def __init__(self, slope, name="shear"):
+            parameters = dict(locals())
+            self._slope = slope
+            super().__init__(forward_min_event_ndims=1, parameters=parameters, name=name)
+
+        def run(self, x, context, sign=1.0):
+            context.take(self.name)  # no arguments
+            a, b = tf.unstack(x, axis=-1)
+            return resflow.bijectors.Pass(tf.stack([a, b + sign * self._slope * a], -1), tf.zeros_like(a))
+
+        def undo(self, y, context):
+            return self.run(y, context, -1.0)
+
+    flow = resflow.bijectors.Flow([Shear(2.0), resflow.bijectors.ActNorm([2])])
+    print(flow.forward([[1.0, 1.0]]).numpy(), flow.inverse([[1.0, 3.0]]).numpy())
+    # [[1. 3.]] [[1. 1.]]
+    ```
+
+    It may override what else differs between bijectors: `takes`, `keras_parts`, `lipschitz_constants` and:
+
+    Attributes:
+      ends_scale: whether a flow has a feature after it, see `forward_features`.
     """
 
+    ends_scale: bool = False
     _cache = _Cache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
-    _members = types.MappingProxyType({})  # of a bijector that is made of others, by key
+    _members: dict[str, tfb.Bijector] = {}  # by key, if it is made of others
+    _inverse_solves = False  # whether the inverse is found by a solver
 
     @classmethod
     def _parameter_properties(cls, dtype):
         return {}
 
-    def run(self, x, context):
-        """The `Pass` from x, data to latent.
-
-        Args:
-          x: a tensor `[..., *event]` of the bijector's dtype.
-          context: a `Context`.
-        """
+    def run(self, x: tf.Tensor, context: Context) -> Pass:
+        """The `Pass` from x `[..., *event]`, data to latent."""
         y = self._forward(x, **context.arguments)
         return Pass(y, self._forward_log_det_jacobian(x) if context.log_det else None)
 
-    def undo(self, y, context):
-        """The `Pass` from y, latent to data; as `run`."""
+    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+        """The `Pass` from y, latent to data. Without a log-determinant it is minus that of `run` on the result."""
         x = self._inverse(y, **context.arguments)
         return Pass(x, -self._forward_log_det_jacobian(x) if context.log_det else None)
 
     @property
+    def takes(self) -> tuple[str, ...]:
+        """The arguments that it takes from the flows around it: "seed", "conditional_input"."""
+        return ()
+
+    @property
+    def keras_parts(self) -> Any:
+        """What Keras sees of the bijector without its members: a layer, a list of `keras.Variable`s, or None."""
+        return None
+
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        """The bounds of the slopes of the bijector and of its inverse; by default those that its members imply.
+
+        Args:
+          certified: whether the bounds must be proofs for the present weights, see
+            `tf_resflow.layers.lipschitz_constant`.
+          bound: function of a network and `certified`, by default that one; pass one that remembers its results.
+
+        Returns:
+          A `LipschitzConstants`.
+        """
+        parts = [lipschitz_constants(member, certified, bound) for member in self._members.values()]
+        if not parts:
+            return LipschitzConstants(reason=f"The slopes of a {type(self).__name__} are unknown")
+        orders = {part.order for part in parts} - {None}
+        if len(orders) > 1:
+            return LipschitzConstants(reason=f"The parts of {self.name} contract in different norms")
+        forward, inverse, *_ = zip(*parts, strict=True)
+        reason = next((part.reason for part in parts if part.reason), None)
+        order = orders.pop() if orders else None
+        return LipschitzConstants(self._compose(forward), self._compose(inverse), order, reason)
+
+    def _compose(self, constants):
+        """The bound of the composition of maps with these bounds, in the order of the members."""
+        return math.prod(constants)
+
+    def _initialize(self, x, inverse):
+        """Sets variables from the data that reach the bijector, or its inverse; by default it has none."""
+
+    @property
     def _has_parts(self):
-        """Whether an input or an output is a structure, whose parts have ranks of their own."""
+        """Whether an input or an output is a structure, whose parts have different ranks."""
         return tf.nest.is_nested(self.forward_min_event_ndims) or tf.nest.is_nested(self.inverse_min_event_ndims)
 
-    def _solves(self, inverse):
-        """Whether a pass in this direction solves for the value of a block."""
-        return any(_solves(member, inverse) for member in self._members.values())
-
     def _defers(self, inverse):
-        """Whether the log-determinant is left to the pass in the other direction, which alone solves nothing."""
-        return self._solves(inverse) and not self._solves(not inverse)
+        """Whether the log-determinant is left to the pass in the other direction, because only this one solves."""
+        return _solves(self, inverse) and not _solves(self, not inverse)
 
     def _augmented_forward(self, x, **arguments):
-        done = self._pass(self.run, x, arguments, inverse=False)
-        return done.value, None if done.log_det is None else {"fldj": done.log_det, "ildj": -done.log_det}
+        return self._augmented(self.run, x, arguments, inverse=False)
 
     def _augmented_inverse(self, y, **arguments):
-        done = self._pass(self.undo, y, arguments, inverse=True)
-        return done.value, None if done.log_det is None else {"fldj": -done.log_det, "ildj": done.log_det}
+        return self._augmented(self.undo, y, arguments, inverse=True)
 
-    def _pass(self, apply, x, arguments, inverse):
-        """A value, with the log-determinant where it comes with it."""
-        if not (self._has_parts or self._defers(inverse)):
-            try:
-                return apply(x, Context(arguments))
-            except NotImplementedError:
-                pass  # A bijector of the user's may have a value and no log-determinant.
-        return apply(x, Context(arguments, log_det=False))
+    def _augmented(self, apply, x, arguments, inverse):
+        """A value, and what TFP's cache keeps beside it: the log-determinant, if it comes from the same pass."""
+        wanted = not (self._has_parts or self._defers(inverse))
+        try:
+            value, log_det, *_ = apply(x, Context(arguments, wanted))
+        except NotImplementedError:  # A member of the user's may have a value and no log-determinant.
+            value, log_det, *_ = apply(x, Context(arguments, log_det=False))
+        names = ("ildj", "fldj") if inverse else ("fldj", "ildj")
+        return value, None if log_det is None else dict(zip(names, (log_det, -log_det), strict=True))
 
-    def _forward_log_det_jacobian(self, x, **arguments):
+    def _forward_log_det_jacobian(self, *inputs, **arguments):  # one input; that of a subclass may take x alone
+        (x,) = inputs
         if self._defers(inverse=False):
-            return -self.undo(self.forward(x, **arguments), Context(arguments)).log_det
+            return tf.negative(self.undo(self.forward(x, **arguments), Context(arguments)).log_det)
         return self.run(x, Context(arguments)).log_det
 
     def _inverse_log_det_jacobian(self, y, **arguments):
@@ -171,46 +245,75 @@ class FlowBijector(tfb.Bijector):
         return self.undo(y, Context(arguments)).log_det
 
 
-def run(bijector, x, context, event_ndims=None, inverse=False):
-    """A `Pass` through any bijector, of TFP's too.
+def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = None, inverse: bool = False) -> Pass:
+    """A `Pass` through any bijector, of TFP's too, from a tensor or a nest of them.
 
-    Args:
-      bijector: a `tfb.Bijector`.
-      x: a tensor, or a nest of them.
-      context: a `Context`.
-      event_ndims: rank of the events that the log-determinant is to be of; by default the least.
-      inverse: whether to pass from the latent to the data.
-
-    Returns:
-      A `Pass`.
+    Its log-determinant is summed over events of rank `event_ndims`, by default the least.
     """
     if isinstance(bijector, _Invert):
         return run(bijector.bijector, x, context, event_ndims, not inverse)
-    if isinstance(bijector, tfb.Composition) and not isinstance(bijector, FlowBijector) and not context.log_det:
-        return _walk(bijector, x, context, inverse)
+    is_ours = isinstance(bijector, FlowBijector)
+    if isinstance(bijector, tfb.Composition) and not is_ours and not context.log_det:
+        return walk(bijector, x, context, inverse)
     if context.visit and not getattr(bijector, "_members", False):
         context.visit(bijector, x, inverse)
-    if not isinstance(bijector, FlowBijector):
+    if not is_ours:
         return _run_stock(bijector, x, context, event_ndims, inverse)
+    if context.log_det and bijector._has_parts:
+        done = run(bijector, x, dataclasses.replace(context, log_det=False), inverse=inverse)
+        return done._replace(log_det=_log_det_of(bijector, x, context, event_ndims, inverse))
     dtype = bijector.forward_dtype() if inverse else bijector.inverse_dtype()
     x = nest_util.convert_to_nested_tensor(x, dtype_hint=dtype, dtype=dtype, allow_packing=True)
-    context = dataclasses.replace(context, event_ndims=event_ndims if bijector._has_parts else None)
     with tf.name_scope(bijector.name):
         done = bijector.undo(x, context) if inverse else bijector.run(x, context)
-        if bijector._has_parts or not context.log_det:
+        if not context.log_det:
             return done
         if done.log_det is None:
             done = done._replace(log_det=-bijector.run(done.value, context).log_det)
         return done._replace(log_det=_over_events(bijector, done.log_det, x, event_ndims, inverse))
 
 
+def walk(composition, x, context, inverse=False, event_ndims=None, ends=None) -> Pass:
+    """A pass through each member of a composition, by TFP's `_walk_forward` or `_walk_inverse`.
+
+    A log-determinant needs members in sequence, and the rank `event_ndims` of the events of `x`. `ends` yields for
+    each member whether the value after it is a feature; by default the features are those of the members.
+    """
+    log_dets: list[tf.Tensor] = []
+    features: list[tf.Tensor] = []
+    solutions: list[Solution] = []
+
+    def step(member, x, **arguments):
+        nonlocal event_ndims
+        done = run(member, x, dataclasses.replace(context, arguments=arguments), event_ndims, inverse)
+        if context.log_det:
+            log_dets.append(done.log_det)
+            event_ndims = (member.inverse_event_ndims if inverse else member.forward_event_ndims)(event_ndims)
+        solutions.extend(done.solutions)
+        features.extend(done.features if ends is None else [done.value] if next(ends) else [])
+        return done.value
+
+    value = (composition._walk_inverse if inverse else composition._walk_forward)(step, x, **context.arguments)
+    return Pass(value, _sum(log_dets) if context.log_det else None, tuple(features), tuple(solutions))
+
+
+def lipschitz_constants(bijector: tfb.Bijector, certified: bool = False, bound: Any = None) -> LipschitzConstants:
+    """The `LipschitzConstants` of any bijector, of TFP's too; see `FlowBijector.lipschitz_constants`."""
+    if isinstance(bijector, _Invert):
+        forward, inverse, order, reason = lipschitz_constants(bijector.bijector, certified, bound)
+        return LipschitzConstants(inverse, forward, order, reason)
+    if isinstance(bijector, FlowBijector):
+        return bijector.lipschitz_constants(certified, bound=bound)
+    return LipschitzConstants(reason=f"The slopes of a {type(bijector).__name__} are unknown")
+
+
 def _solves(bijector, inverse):
-    """Whether a pass through any bijector solves for the value of a block."""
+    """Whether a pass in this direction solves for the value of a block."""
     if isinstance(bijector, _Invert):
         return _solves(bijector.bijector, not inverse)
-    if isinstance(bijector, FlowBijector):
-        return bijector._solves(inverse)
-    return any(_solves(member, inverse) for member in tf.nest.flatten(getattr(bijector, "bijectors", [])))
+    members = getattr(bijector, "_members", None) or getattr(bijector, "bijectors", [])
+    found = inverse and getattr(bijector, "_inverse_solves", False)
+    return found or any(_solves(member, inverse) for member in tf.nest.flatten(members))
 
 
 def _over_events(bijector, log_det, x, event_ndims, inverse):
@@ -230,28 +333,23 @@ def _over_events(bijector, log_det, x, event_ndims, inverse):
 
 
 def _run_stock(bijector, x, context, event_ndims, inverse):
-    """A pass through a bijector of TFP's own.
+    """A pass through one of TFP's bijectors.
 
-    Its cache, handed a tensor from outside of a `tf.cond` or `tf.while_loop`, keeps the branch's result under that
-    tensor, and gives it out again outside. So it is handed copies, that nobody else has.
+    Its cache keeps the result of a branch of `tf.cond` or `tf.while_loop` under a tensor from outside, and returns
+    it outside, too. Therefore it gets copies, which nobody else has.
     """
     x = tf.nest.map_structure(tf.identity, x)
-    apply = bijector.inverse if inverse else bijector.forward
-    log_det = bijector.inverse_log_det_jacobian if inverse else bijector.forward_log_det_jacobian
-    y = apply(x, **context.arguments)
-    log_det = log_det(x, event_ndims, **context.arguments) if context.log_det else None
+    y = (bijector.inverse if inverse else bijector.forward)(x, **context.arguments)
+    log_det = _log_det_of(bijector, x, context, event_ndims, inverse) if context.log_det else None
     return Pass(tf.nest.map_structure(tf.identity, y), log_det)
 
 
-def _walk(composition, x, context, inverse):
-    """A pass through a composition of TFP's own, member by member, without a log-determinant."""
-    features, solutions = [], []
+def _log_det_of(bijector, x, context, event_ndims, inverse):
+    log_det = bijector.inverse_log_det_jacobian if inverse else bijector.forward_log_det_jacobian
+    return log_det(x, event_ndims, **context.arguments)
 
-    def step(member, x, **arguments):
-        done = run(member, x, context.of(arguments), inverse=inverse)
-        features.extend(done.features)
-        solutions.extend(done.solutions)
-        return done.value
 
-    walk = composition._walk_inverse if inverse else composition._walk_forward
-    return Pass(walk(step, x, **context.arguments), None, tuple(features), tuple(solutions))
+def _sum(log_dets):
+    """Their sum, in the highest of their precisions."""
+    dtype = max((log_det.dtype for log_det in log_dets), key=lambda dtype: dtype.size)
+    return sum(tf.cast(log_det, dtype) for log_det in log_dets)

@@ -2,35 +2,39 @@
 
 import collections
 import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
-from tf_resflow.bijectors.base import Context, FlowBijector, Pass, run
+from tf_resflow.bijectors.base import Context, FlowBijector, Pass, walk
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.bijectors.squeeze_2d import Squeeze2D
+from tf_resflow.private_api import is_increasing
+from tf_resflow.typing import Shape
 
 __all__ = ["Flow", "by_name", "check_told_apart", "parts_by_name", "residual_blocks", "route", "route_members"]
 
-tfb = tfp.bijectors
-
-# What a flow hands to all of its blocks, and to conditional ones besides. A salt tells apart blocks of one name; it
-# is text, where a seed of their own would be another tensor at each call, which TFP's caches do not find again.
-_SHARED = ("seed", "salt")
-_CONDITIONAL = (*_SHARED, "conditional_input")
+# The arguments that a flow passes to the members that take them. A salt distinguishes members that draw under one
+# name; it is text, because TFP's caches would not find again the tensor that another seed is at each call.
+_SHARED = ("seed", "salt", "conditional_input")
 
 
-def residual_blocks(bijector):
-    """The `ResidualBlock`s inside a bijector or distribution, those of a flow before those of flows in it."""
+def residual_blocks(bijector: tf.Module) -> list[ResidualBlock]:
+    """The `ResidualBlock`s in a bijector or distribution; those of a flow come before those of the flows in it."""
     return [m for m in (bijector, *bijector.submodules) if isinstance(m, ResidualBlock)]
 
 
-def by_name(bijectors):
-    """A dict of bijectors by name, in their order; of equal names all but the first are numbered: scale, scale_1.
+def _takers(bijector, *arguments):
+    """The parts of a bijector that take one of the arguments from the flows around them."""
+    parts = [part for part in (bijector, *bijector.submodules) if isinstance(part, FlowBijector)]
+    return [part for part in parts if not set(arguments).isdisjoint(part.takes)]
 
-    Nothing but the names and their order matters, not what else was built in the process.
-    """
-    named, names = {}, {bijector.name for bijector in bijectors}
+
+def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
+    """A dict of bijectors by name, in their order; equal names after the first are numbered: scale, scale_1."""
+    named: dict[str, tfb.Bijector] = {}
+    names = {bijector.name for bijector in bijectors}
     for bijector in bijectors:
         name, count = bijector.name, 0
         while name in named or (count and name in names):
@@ -40,86 +44,71 @@ def by_name(bijectors):
     return named
 
 
-def parts_by_name(flow):
+def parts_by_name(flow: tf.Module) -> dict[str, tfb.Bijector]:
     """A flow and all bijectors in it by name, as `by_name` numbers them: members before members of members."""
     return by_name([part for part in (flow, *flow.submodules) if isinstance(part, tfb.Bijector)])
 
 
-def route(bijector, kwargs, key=None, salted=False):
-    """The part of a flow's arguments that goes to one of its members.
+def route(
+    bijector: tfb.Bijector, kwargs: Mapping[str, Any], key: str | None = None, salted: bool = False
+) -> dict[str, Any]:
+    """The part of a flow's arguments that goes to a member of this key, by default its name.
 
-    `seed` and `conditional_input` reach every block that takes them, through nested flows, `tfb.Chain` and
-    `tfb.Invert`; a dictionary under a member's key is for that member alone, as in `tfb.Chain`.
-
-    Args:
-      bijector: the member.
-      kwargs: dict, the flow's arguments.
-      key: `str`, the member's key in the flow; its name by default.
-      salted: whether the key is to salt the member's seed.
-
-    Returns:
-      A dict.
+    `seed` and `conditional_input` reach every bijector that takes them, through nested flows, `tfb.Chain` and
+    `tfb.Invert`; a dictionary under a member's key is for that member alone, as in `tfb.Chain`. With `salted`
+    the key salts the member's seed.
     """
     key = bijector.name if key is None else key
     bijector = _innermost(bijector)
-    blocks = residual_blocks(bijector)
-    shared = _CONDITIONAL if any(block.conditional for block in blocks) else _SHARED if blocks else ()
-    arguments = {name: kwargs[name] for name in shared if name in kwargs} | kwargs.get(key, {})
+    shared = [name for name in _SHARED if name in kwargs and _takers(bijector, "seed" if name == "salt" else name)]
+    arguments = {name: kwargs[name] for name in shared} | kwargs.get(key, {})
     if salted:
         arguments["salt"] = f"{arguments.get('salt', '')}{key}/"
-    if blocks and _goes_by_name(bijector):
+    if _goes_by_name(bijector) and _takers(bijector, *_SHARED):
         parts = route_members(bijector, by_name(tf.nest.flatten(bijector.bijectors)), arguments)
         return {name: part for name, part in parts.items() if part}
     return arguments
 
 
-def route_members(flow, members, kwargs):
-    """The arguments of each member of a flow.
+def route_members(
+    flow: tfb.Bijector, members: Mapping[str, tfb.Bijector], kwargs: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The arguments of each member of a flow or a stock composition, by key.
 
-    The key of a member in which a block has the name of an earlier one salts the seed, so that the two draw
-    independently.
-
-    Args:
-      flow: the flow, or a stock composition.
-      members: dict of its members by key.
-      kwargs: dict, its arguments.
-
-    Returns:
-      A dict of dicts, by key.
-
-    Raises:
-      ValueError: for arguments that no member would take.
+    The key of a member that draws under the name of an earlier one salts the seed: the two draw independently.
+    Raises a ValueError for arguments that no member would take.
     """
     if not kwargs:
-        return dict.fromkeys(members, {})
-    if "conditional_input" in kwargs and not any(b.conditional for b in residual_blocks(flow)):
+        return {key: {} for key in members}
+    if "conditional_input" in kwargs and not _takers(flow, "conditional_input"):
         raise ValueError(f"{flow.name} got conditional_input, but none of its blocks is conditional.")
-    unknown = set(kwargs) - {*_CONDITIONAL, *members}
+    unknown = set(kwargs) - {*_SHARED, *members}
     if unknown:
         raise ValueError(
             f"{flow.name} takes seed, conditional_input, or a dictionary under the name of a member "
             f"({', '.join(members)}); got {', '.join(sorted(unknown))}."
         )
-    routed, drawing = {}, set()
+    routed: dict[str, dict[str, Any]] = {}
+    drawing: set[str] = set()
     for key, member in members.items():
-        names = {block.name for block in residual_blocks(member)}
+        names = {part.name for part in _takers(member, "seed")}
         salted = not drawing.isdisjoint(names)
         drawing |= set() if salted else names
         routed[key] = route(member, kwargs, key, salted)
     return routed
 
 
-def check_told_apart(bijectors):
-    """Raises a ValueError for a stock composition in which members with blocks have one name."""
+def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
+    """Raises a ValueError for a stock composition in which members that draw have one name."""
     for part in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
         if not _goes_by_name(part):
             continue
         counts = collections.Counter(b.name for b in tf.nest.flatten(part.bijectors))
-        twice = {b.name for b in tf.nest.flatten(part.bijectors) if counts[b.name] > 1 and residual_blocks(b)}
+        twice = {b.name for b in tf.nest.flatten(part.bijectors) if counts[b.name] > 1 and _takers(b, "seed")}
         if twice:
             raise ValueError(
-                f"{part.name} ({type(part).__name__}) hands arguments on by name alone, and so cannot give members "
-                f"of one name seeds of their own; given more than once: {', '.join(sorted(twice))}. Pass name= to "
+                f"{part.name} ({type(part).__name__}) passes arguments on by name alone, and cannot give different "
+                f"seeds to members of one name; given more than once: {', '.join(sorted(twice))}. Pass name= to "
                 "their constructors, or put them in a tf_resflow.bijectors.Flow, which numbers them."
             )
 
@@ -142,7 +131,7 @@ class Flow(FlowBijector, tfb.Composition):
     (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks, each of which salts
     it with its name; `conditional_input` reaches the conditional ones. Members of one name are numbered in their
     order: three `tfb.Scale`s have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint and
-    the arguments of one member, `flow.forward(x, residual_block_1={"seed": 1})`; where blocks share a name, they
+    the arguments of one member, `flow.forward(x, residual_block_1={"seed": 1})`; if blocks share a name, they
     salt the seeds, too.
 
     ```python
@@ -166,15 +155,17 @@ class Flow(FlowBijector, tfb.Composition):
     ```
 
     Args:
-      bijectors: list of `tfb.Bijector`s, stock ones among them if you like.
+      bijectors: list of `tfb.Bijector`s; stock TFP bijectors can be members.
       validate_args: see `tfb.Bijector`.
       name: `str`.
 
     Raises:
-      ValueError: when the list is empty, or blocks share a name inside a stock composition such as `tfb.Chain`.
+      ValueError: if the list is empty, or blocks share a name inside a stock composition such as `tfb.Chain`.
     """
 
-    def __init__(self, bijectors, validate_args=False, name="flow"):
+    def __init__(
+        self, bijectors: Sequence[tfb.Bijector], *, validate_args: bool = False, name: str = "flow"
+    ) -> None:
         parameters = dict(locals())
         bijectors = list(bijectors)
         if not bijectors:
@@ -189,78 +180,56 @@ class Flow(FlowBijector, tfb.Composition):
             inverse_min_event_ndims=None,
             validate_args=validate_args,
         )
-        # Keyed by name, so that a checkpoint of another architecture fails to restore.
+        # Keyed by name: a checkpoint of another architecture fails to restore.
         self._bijectors_trackable = dict(self._members)
 
-    def run(self, x, context):
+    def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the values after each scale."""
-        routed = route_members(self, self._members, context.arguments)
-        event_ndims = self.forward_min_event_ndims if context.event_ndims is None else context.event_ndims
-        ends = self.ends_of_scales()
-        log_dets, features, solutions = [], [], []
-        for key, member in self._members.items():
-            done = run(member, x, context.of(routed[key]), event_ndims)
-            event_ndims = member.forward_event_ndims(event_ndims)
-            x = done.value
-            log_dets.append(done.log_det)
-            solutions.extend(done.solutions)
-            if next(ends):
-                features.append(x)
-        return Pass(x, _sum(log_dets) if context.log_det else None, tuple(features), tuple(solutions))
+        return walk(self, x, context, False, self.forward_min_event_ndims, self._ends_of_scales())
 
-    def undo(self, y, context):
+    def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
-        routed = route_members(self, self._members, context.arguments)
-        event_ndims = self.inverse_min_event_ndims if context.event_ndims is None else context.event_ndims
-        log_dets, solutions = [], []
-        for key, member in reversed(self._members.items()):
-            done = run(member, y, context.of(routed[key]), event_ndims, inverse=True)
-            event_ndims = member.inverse_event_ndims(event_ndims)
-            y = done.value
-            log_dets.append(done.log_det)
-            solutions.extend(done.solutions)
-        return Pass(y, _sum(log_dets) if context.log_det else None, (), tuple(solutions))
+        return walk(self, y, context, True, self.inverse_min_event_ndims, itertools.repeat(False))
 
-    def ends_of_scales(self):
+    def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
+        """The shapes of the features, without the batch."""
+        shapes, ends = [tf.TensorShape(event_shape)], self._ends_of_scales()
+        for member in self.bijectors:
+            shapes.append(member.forward_event_shape(shapes[-1]))
+        return [tuple(shape) for shape in itertools.compress(shapes[1:], ends)]
+
+    def _ends_of_scales(self):
         """Whether a scale ends with a member, of each: a squeeze that some trained member precedes, or the last."""
         trained = False
         *members, _ = self._members.values()
         for member in members:
-            yield isinstance(member, Squeeze2D) and trained
+            yield trained and getattr(member, "ends_scale", False)
             trained = trained or bool(member.trainable_variables)
         yield True
 
     def _walk_forward(self, step_fn, x, **kwargs):
         routed = route_members(self, self._members, kwargs)
-        for key, b in self._members.items():
-            x = step_fn(b, x, **routed[key])
+        for key, member in self._members.items():
+            x = step_fn(member, x, **routed[key])
         return x
 
     def _walk_inverse(self, step_fn, y, **kwargs):
         routed = route_members(self, self._members, kwargs)
-        for key, b in reversed(self._members.items()):
-            y = step_fn(b, y, **routed[key])
+        for key, member in reversed(self._members.items()):
+            y = step_fn(member, y, **routed[key])
         return y
 
-    # A composition of TFP's walks for a log-determinant; here a pass gives it.
+    # A composition of TFP's walks for a log-determinant; here a pass gives it, unless parts have different ranks.
 
     def _call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs):
         if self._has_parts:
-            return self._log_det_of_parts(x, event_ndims, kwargs, inverse=False)
+            return tfb.Composition._forward_log_det_jacobian(self, x, event_ndims, **kwargs)
         return tfb.Bijector._call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs)
 
     def _call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs):
         if self._has_parts:
-            return self._log_det_of_parts(y, event_ndims, kwargs, inverse=True)
+            return tfb.Composition._inverse_log_det_jacobian(self, y, event_ndims, **kwargs)
         return tfb.Bijector._call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs)
-
-    def _log_det_of_parts(self, x, event_ndims, arguments, inverse):
-        if not self._defers(inverse):
-            return run(self, x, Context(arguments), event_ndims, inverse).log_det
-        apply = self.inverse if inverse else self.forward
-        if event_ndims is not None:
-            event_ndims = (self.inverse_event_ndims if inverse else self.forward_event_ndims)(event_ndims)
-        return -run(self, apply(x, **arguments), Context(arguments), event_ndims, not inverse).log_det
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -271,11 +240,5 @@ class Flow(FlowBijector, tfb.Composition):
         increasing = tf.constant(True)
         for key, b in self._members.items():
             if not isinstance(_innermost(b), tfb.Reshape):  # which moves no coordinate
-                increasing = tf.equal(increasing, b._internal_is_increasing(**routed[key]))
+                increasing = tf.equal(increasing, is_increasing(b, **routed[key]))
         return increasing
-
-
-def _sum(log_dets):
-    """Their sum, in the highest of their precisions."""
-    dtype = max((log_det.dtype for log_det in log_dets), key=lambda dtype: dtype.size)
-    return sum(tf.cast(log_det, dtype) for log_det in log_dets)

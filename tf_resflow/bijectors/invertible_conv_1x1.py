@@ -1,10 +1,14 @@
 """The invertible 1x1 convolution of Glow."""
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
+from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.variable_bijector import VariableBijector
+from tf_resflow.typing import DType
 
 __all__ = ["InvertibleConv1x1"]
 
@@ -12,7 +16,7 @@ __all__ = ["InvertibleConv1x1"]
 class InvertibleConv1x1(VariableBijector):
     r"""`y = W x` for the channels x of each pixel, with a learned matrix W.
 
-    \\(W = P (I + L) (U + \mathrm{diag}(e^s))\\) with strictly triangular L and U, so that
+    \\(W = P (I + L) (U + \mathrm{diag}(e^s))\\) with strictly triangular L and U, and
     \\(\log|\det J| = H W \sum_c s_c\\) for images `[H, W, C]`. L, s and U are trained; they are the lower part, the
     diagonal and the upper part of one matrix. P is a fixed permutation with fixed signs. W starts as a random
     rotation.
@@ -34,13 +38,15 @@ class InvertibleConv1x1(VariableBijector):
       name: `str`.
 
     Raises:
-      ValueError: when there is no channel, or an input has another number of them.
+      ValueError: if there is no channel, or an input has another number of them.
 
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.2.
     """
 
-    def __init__(self, num_channels, seed=0, dtype="float32", name="invertible_conv_1x1"):
+    def __init__(
+        self, num_channels: int, seed: int = 0, dtype: DType = "float32", *, name: str = "invertible_conv_1x1"
+    ) -> None:
         parameters = dict(locals())
         if num_channels < 1:
             raise ValueError(f"An InvertibleConv1x1 has at least one channel; got {num_channels}.")
@@ -54,19 +60,24 @@ class InvertibleConv1x1(VariableBijector):
         )
 
     @property
-    def permutation(self):
+    def permutation(self) -> tf.Variable:
         """P, a `tf.Variable` `[C, C]`."""
-        return self._affine["permutation"]
+        return self._values["permutation"]
 
     @property
-    def lower_upper(self):
+    def lower_upper(self) -> tf.Variable:
         """L below the diagonal, s on it, U above it: a `tf.Variable` `[C, C]`."""
-        return self._affine["lower_upper"]
+        return self._values["lower_upper"]
 
-    def weight(self):
+    def weight(self) -> tf.Tensor:
         """W, `[C, C]`, from the channels of the input (columns) to those of the output (rows)."""
         lower, upper = self._triangles()
         return self.permutation @ lower @ upper
+
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        """The largest singular value of W, and the reciprocal of the smallest."""
+        singular = np.linalg.svd(self.weight().numpy().astype(np.float64), compute_uv=False)
+        return LipschitzConstants(float(singular[0]), float(1.0 / singular[-1]), order=2.0)
 
     def _triangles(self):
         matrix = self.lower_upper

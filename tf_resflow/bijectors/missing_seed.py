@@ -1,26 +1,25 @@
-"""What a block that draws without a seed can tell of who has lost it."""
+"""The warning of a block that draws without a seed, which looks for the caller that lost it."""
 
 import sys
+import types
 import warnings
 
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import mcmc
 
 __all__ = ["warn_of_missing_seed"]
 
 
-def warn_of_missing_seed(name):
-    """Warns where a block draws anew and the caller surely meant otherwise.
+def warn_of_missing_seed(name: str) -> None:
+    """Warns if the block of this name draws anew at each call, and its caller certainly meant otherwise.
 
-    Arguments pass through TFP's compositions and kernels without a trace, so that the Python frames of the callers
-    are looked through: in a graph once, while it is traced.
-
-    Args:
-      name: `str`, of the block.
+    Arguments pass through TFP's compositions and kernels without a trace, hence the look at the Python frames of
+    the callers; in a graph it happens once, during tracing.
     """
-    frame = sys._getframe(1)
+    frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         caller = frame.f_locals.get("self")
-        if isinstance(caller, tfp.bijectors.Composition) and _has_seed(frame.f_locals.get("kwargs") or {}):
+        if isinstance(caller, tfb.Composition) and _has_seed(frame.f_locals.get("kwargs") or {}):
             warnings.warn(
                 f"{name} draws anew at each call, though {caller.name} ({type(caller).__name__}) was given a seed: "
                 "a stock composition hands arguments on by the names of its members, and drops others. Pass "
@@ -28,7 +27,7 @@ def warn_of_missing_seed(name):
                 stacklevel=2,
             )
             return
-        if isinstance(caller, tfp.mcmc.TransitionKernel):
+        if isinstance(caller, mcmc.TransitionKernel):
             warnings.warn(
                 f"{name} draws its log-determinant anew at each call inside of a {type(caller).__name__}, but MCMC "
                 "needs the same density at each: give the block log_det=Exact(), see "

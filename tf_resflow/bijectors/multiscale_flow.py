@@ -1,10 +1,15 @@
 """Multi-scale architecture: half of the channels leave at each scale."""
 
+import functools
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import FlowBijector, Pass, run
-from tf_resflow.bijectors.flow import by_name, check_told_apart, route_members
+from tf_resflow.bijectors.base import Context, FlowBijector, Pass, walk
+from tf_resflow.bijectors.flow import Flow, by_name, check_told_apart, route_members
+from tf_resflow.typing import Shape
 
 __all__ = ["MultiscaleFlow"]
 
@@ -28,7 +33,7 @@ class MultiscaleFlow(FlowBijector):
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
     """
 
-    def __init__(self, flows, event_shape, name="multiscale_flow"):
+    def __init__(self, flows: Sequence[Flow], event_shape: Shape, *, name: str = "multiscale_flow") -> None:
         parameters = dict(locals())
         flows = list(flows)
         if len(flows) < 2:
@@ -47,48 +52,49 @@ class MultiscaleFlow(FlowBijector):
         )
 
     @property
-    def flows(self):
+    def flows(self) -> list[Flow]:
         """The flows, first scale first."""
         return list(self._members.values())
 
-    @property
-    def output_shapes(self):
-        """The shapes of the flows' outputs, before half of the channels leave."""
-        *halved, last = self._final_shapes
-        return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]
-
-    def run(self, x, context):
+    def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the flows' outputs, before channels leave."""
-        routed = route_members(self, self._members, context.arguments)
+        return walk(self, x, context, False, 3, itertools.repeat(True))
+
+    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+        """The `Pass` from y, latent to data."""
+        return walk(self, y, context, True, 3)
+
+    def _walk_forward(self, step_fn, x, **kwargs):
+        routed = route_members(self, self._members, kwargs)
         *_, last = self._members
-        log_dets, outputs, final, solutions = [], [], [], []
+        final = []
         for (key, flow), shape in zip(self._members.items(), self._final_shapes, strict=True):
-            done = run(flow, x, context.of(routed[key]), event_ndims=3)
-            y = done.value
-            log_dets.append(done.log_det)
-            solutions.extend(done.solutions)
-            outputs.append(y)
+            y = step_fn(flow, x, **routed[key])
             if key != last:
                 x, y = tf.split(y, 2, axis=-1)
             final.append(tf.reshape(y, tf.concat([tf.shape(y)[:-3], [np.prod(shape)]], 0)))
-        log_det = sum(log_dets) if context.log_det else None
-        return Pass(tf.concat(final, axis=-1), log_det, tuple(outputs), tuple(solutions))
+        return tf.concat(final, axis=-1)
 
-    def undo(self, y, context):
-        """The `Pass` from y, latent to data."""
-        routed = route_members(self, self._members, context.arguments)
+    def _walk_inverse(self, step_fn, y, **kwargs):
+        routed = route_members(self, self._members, kwargs)
         parts = tf.split(y, [int(np.prod(shape)) for shape in self._final_shapes], axis=-1)
-        x, log_dets, solutions = None, [], []
+        x = None
         for (key, flow), part, shape in zip(
             reversed(self._members.items()), reversed(parts), reversed(self._final_shapes), strict=True
         ):
             part = tf.reshape(part, tf.concat([tf.shape(part)[:-1], shape], 0))
-            x = part if x is None else tf.concat([x, part], axis=-1)
-            done = run(flow, x, context.of(routed[key]), event_ndims=3, inverse=True)
-            x = done.value
-            log_dets.append(done.log_det)
-            solutions.extend(done.solutions)
-        return Pass(x, sum(log_dets) if context.log_det else None, (), tuple(solutions))
+            x = step_fn(flow, part if x is None else tf.concat([x, part], axis=-1), **routed[key])
+        return x
+
+    def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
+        """The shapes of the features, without the batch."""
+        self._input_shape.assert_is_compatible_with(event_shape)
+        *halved, last = self._final_shapes
+        return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]
+
+    def _compose(self, constants):
+        """What leaves at a scale is kept as it is: the rest of the flow counts for at least 1."""
+        return functools.reduce(lambda rest, constant: constant * max(1.0, rest), reversed(constants), 0.0)
 
     def _forward_event_shape(self, shape):
         self._input_shape.assert_is_compatible_with(shape)

@@ -1,12 +1,17 @@
-"""What a bijector asks of the Keras network inside it: its shapes, its dtype, its variables, its rows."""
+"""The Keras network inside a bijector: its shapes, its dtype, its variables, its constant."""
 
 import re
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tf_resflow.layers import lipschitz_order
+from tf_resflow.private_api import set_trainable
+
 __all__ = [
     "adopt",
+    "bounded_norm",
     "check_built",
     "check_event",
     "check_no_growth",
@@ -19,8 +24,8 @@ __all__ = [
 ]
 
 
-def adopt(network):
-    """What a bijector keeps of a network that it holds: its variables, see `variables_by_name`.
+def adopt(network: Any) -> dict[str, tf.Variable]:
+    """The variables that a bijector keeps of the network that it holds, see `variables_by_name`.
 
     TFP sees them as trainable while Keras does. A `keras.Sequential` is kept from casting its input to its own
     policy's dtype, whatever that of its layers.
@@ -34,7 +39,15 @@ def adopt(network):
     return variables_by_name(network)
 
 
-def check_built(network):
+def bounded_norm(network: Any) -> tuple[Any, str | None]:
+    """The order of the norm in which a network has a known Lipschitz constant, and the reason if it has none."""
+    try:
+        return lipschitz_order(network), None
+    except ValueError as error:
+        return None, str(error).partition(". ")[0]
+
+
+def check_built(network: keras.Layer) -> None:
     """Raises a ValueError for a Keras layer or model that has no variables yet."""
     if not network.built:
         raise ValueError(
@@ -43,7 +56,7 @@ def check_built(network):
         )
 
 
-def check_event(what, event_shape, tensor):
+def check_event(what: str, event_shape: tf.TensorShape, tensor: tf.Tensor) -> None:
     """Raises a ValueError unless `tensor` ends in events of the rank and the number of channels of `event_shape`.
 
     Networks of convolutions take images of another size. `what` begins the message.
@@ -54,25 +67,16 @@ def check_event(what, event_shape, tensor):
         )
 
 
-def check_no_growth(name, x, rank, condition, condition_rank):
+def check_no_growth(name: str, x: tf.Tensor, rank: int, condition: tf.Tensor, condition_rank: int) -> tf.Tensor:
     """The batch shape of `x`; raises unless that of the condition broadcasts to it.
 
-    Otherwise the events of one draw would go with several conditions. Raises a ValueError where the static shapes
-    tell, and an InvalidArgumentError in the graph elsewhere.
-
-    Args:
-      name: `str`, of the bijector.
-      x: `[..., *event]`.
-      rank: that of an event.
-      condition: `[..., *event of the condition]`.
-      condition_rank: that of an event of the condition.
-
-    Returns:
-      An integer tensor.
+    Otherwise the events of one draw would go with several conditions. Raises a ValueError if the static shapes show
+    it, and an InvalidArgumentError in the graph if not. `rank` is that of an event, `condition_rank` that of the
+    condition's.
     """
     batch, own = x.shape[: x.shape.rank - rank], condition.shape[: condition.shape.rank - condition_rank]
     message = (
-        f"{name}: the batch {own} of conditional_input is to broadcast to the batch {batch} of the value: one draw "
+        f"{name}: the batch {own} of conditional_input must broadcast to the batch {batch} of the value: one draw "
         "would go with several conditions. Draw one for each, as sample(4, ...) for four of them, or broadcast the "
         "value, with tf.broadcast_to."
     )
@@ -88,8 +92,8 @@ def check_no_growth(name, x, rank, condition, condition_rank):
         return tf.identity(batch_shape)
 
 
-def input_shapes(network):
-    """The shapes (with batch axis) of a network's inputs, where it knows them."""
+def input_shapes(network: Any) -> list[tuple[int | None, ...]]:
+    """The shapes (with batch axis) of a network's inputs; an empty list if it does not know them."""
     if getattr(network, "inputs", None):
         return [tuple(tensor.shape) for tensor in network.inputs]
     config = network.get_build_config() if isinstance(network, keras.Layer) else None
@@ -100,7 +104,7 @@ def input_shapes(network):
     return [tuple(part) for part in shape] if nested else [tuple(shape)]
 
 
-def parameter_dtype(network):
+def parameter_dtype(network: Any) -> tf.DType | None:
     """The dtype of the parameters (a Sequential's own policy need not be that of its layers)."""
     variables = getattr(network, "trainable_variables", ())
     dtype = tf.as_dtype(variables[0].dtype) if variables else None
@@ -124,10 +128,10 @@ class _SharedVariable(keras.Variable):
     def trainable(self, value):
         keras.Variable.trainable.fset(self, value)
         for variable in getattr(self.value, "values", [self.value]):  # of each replica
-            variable._trainable = self.trainable
+            set_trainable(variable, self.trainable)
 
 
-def share_trainable(variable):
+def share_trainable(variable: keras.Variable) -> tf.Variable:
     """The `tf.Variable` of a Keras variable, from now on trainable while that is."""
     if type(variable) is keras.Variable:
         variable.__class__ = _SharedVariable
@@ -135,12 +139,13 @@ def share_trainable(variable):
     return variable.value
 
 
-def variables_by_name(network):
+def variables_by_name(network: keras.Layer) -> dict[str, tf.Variable]:
     """The variables of a network under names that depend on it alone, not on what was built before or around it.
 
     Keras numbers its automatic names throughout a process; here equal names are numbered within the network.
     """
-    named, counts = {}, {}
+    named: dict[str, tf.Variable] = {}
+    counts: dict[str, int] = {}
     scope = (network.path or network.name)[: -len(network.name)]
     for variable in network.variables:
         name = re.sub(r"_\d+(?=/|$)", "", variable.path.removeprefix(scope))
@@ -149,7 +154,7 @@ def variables_by_name(network):
     return named
 
 
-def to_rows(tensor, batch_shape, event_rank):
+def to_rows(tensor: tf.Tensor, batch_shape: tf.Tensor, event_rank: int) -> tf.Tensor:
     """Broadcasts a tensor of events to a batch shape, and flattens that to one axis, as Keras layers need."""
     static_event = tensor.shape[tensor.shape.rank - event_rank :]
     event = tf.shape(tensor)[tf.rank(tensor) - event_rank :]
@@ -158,8 +163,8 @@ def to_rows(tensor, batch_shape, event_rank):
     return tf.ensure_shape(tensor, [None, *static_event])
 
 
-def from_rows(tensor, batch_shape):
-    """Restores a flattened batch shape; `None` means that it was one axis all along."""
+def from_rows(tensor: tf.Tensor, batch_shape: tf.Tensor | None) -> tf.Tensor:
+    """Restores a flattened batch shape; `None` if it always was one axis."""
     if batch_shape is None:
         return tensor
     restored = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0))

@@ -1,11 +1,13 @@
 """Fixed elementwise bijectors between the data and the first block: Logit, Normalize."""
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import FlowBijector
+from tf_resflow.bijectors.base import FlowBijector, LipschitzConstants
+from tf_resflow.typing import DType, TensorLike
 
 __all__ = ["Logit", "Normalize"]
 
@@ -13,8 +15,8 @@ __all__ = ["Logit", "Normalize"]
 class Logit(FlowBijector):
     r"""`y = logit(alpha + (1 - 2 alpha) x)`, from [0, 1] to the reals.
 
-    \\(\log|dy/dx| = \log(1 - 2\alpha) - \log s - \log(1 - s)\\) with \\(s = \alpha + (1 - 2\alpha) x\\). So that
-    nothing cancels near x = 1, \\(1 - s\\) is computed as \\(\alpha + (1 - 2\alpha)(1 - x)\\).
+    \\(\log|dy/dx| = \log(1 - 2\alpha) - \log s - \log(1 - s)\\) with \\(s = \alpha + (1 - 2\alpha) x\\). To
+    avoid cancellation near x = 1, \\(1 - s\\) is computed as \\(\alpha + (1 - 2\alpha)(1 - x)\\).
 
     Args:
       alpha: `float` in (0, 0.5): 0.05 for natural images, 1e-6 for MNIST in the published runs.
@@ -22,13 +24,13 @@ class Logit(FlowBijector):
       name: `str`.
 
     Raises:
-      ValueError: when alpha is out of range.
+      ValueError: if alpha is out of range.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 4.1.
     """
 
-    def __init__(self, alpha=0.05, validate_args=False, name="logit"):
+    def __init__(self, alpha: float = 0.05, *, validate_args: bool = False, name: str = "logit") -> None:
         parameters = dict(locals())
         if not 0 < alpha < 0.5:
             raise ValueError(f"alpha lies in (0, 0.5); got {alpha}.")
@@ -38,6 +40,11 @@ class Logit(FlowBijector):
     @classmethod
     def _is_increasing(cls):
         return True
+
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        """On [0, 1] the slope is largest at the ends; that of the inverse is largest at 0."""
+        alpha = self._alpha
+        return LipschitzConstants((1 - 2 * alpha) / (alpha * (1 - alpha)), 0.25 / (1 - 2 * alpha))
 
     def _log_odds(self, x):
         """The logarithms of s and 1 - s."""
@@ -72,10 +79,12 @@ class Normalize(FlowBijector):
       name: `str`.
 
     Raises:
-      ValueError: when a standard deviation is not positive, or the shapes differ.
+      ValueError: if a standard deviation is not positive, or the shapes differ.
     """
 
-    def __init__(self, mean, std, dtype="float32", name="normalize"):
+    def __init__(
+        self, mean: TensorLike, std: TensorLike, dtype: DType = "float32", *, name: str = "normalize"
+    ) -> None:
         parameters = dict(locals())
         self._mean = self._no_dependency(np.asarray(mean, dtype))
         self._std = self._no_dependency(np.asarray(std, dtype))
@@ -93,6 +102,11 @@ class Normalize(FlowBijector):
     @classmethod
     def _is_increasing(cls):
         return True
+
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        """The reciprocal of the smallest standard deviation, and the largest."""
+        std = np.asarray(self.parameters["std"], np.float64)
+        return LipschitzConstants(float(1.0 / std.min()), float(std.max()))
 
     def _forward(self, x):
         return (x - self._mean) / self._std

@@ -1,14 +1,17 @@
 """The residual block y = x + g(x) as a bijector with a stochastic log-determinant."""
 
-import contextvars
+import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import FlowBijector, Pass
+from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
 from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
 from tf_resflow.bijectors.networks import (
     adopt,
+    bounded_norm,
     check_built,
     check_event,
     check_no_growth,
@@ -17,22 +20,19 @@ from tf_resflow.bijectors.networks import (
     parameter_dtype,
     to_rows,
 )
-from tf_resflow.layers import lipschitz_constant as nominal_lipschitz_constant
+from tf_resflow.layers import lipschitz_constant
 from tf_resflow.logdet import Exact, RussianRoulette
-from tf_resflow.seeds import stateless_seed
-from tf_resflow.solvers import Anderson, solve_residual, warn_unconverged
+from tf_resflow.solvers import Anderson, Solution, solve_residual, warn_unconverged
+from tf_resflow.typing import Shape, TensorLike
 
 __all__ = ["ResidualBlock"]
-
-_ARGUMENTS = ("seed", "salt", "conditional_input")
-_SEEN = contextvars.ContextVar("seen", default=None)  # the branch of the block that is being copied
 
 
 class ResidualBlock(FlowBijector):
     r"""`y = x + g(x)` with Lip(g) < 1: invertible, with a dense Jacobian.
 
-    The log-determinant is \\(\log|\det(I + J)| = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k) / k\\), estimated as
-    `log_det` says; the inverse is the fixed point of \\(x = y - g(x)\\). `forward` computes the value and the
+    The log-determinant is \\(\log|\det(I + J)| = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k) / k\\), estimated by
+    `log_det`; the inverse is the fixed point of \\(x = y - g(x)\\). `forward` computes the value and the
     log-determinant from one evaluation of g; `inverse` computes no log-determinant.
 
     A density is `tfd.TransformedDistribution(base, tfb.Invert(block))`: `log_prob` runs the cheap direction,
@@ -58,51 +58,54 @@ class ResidualBlock(FlowBijector):
     ```
 
     Arguments of the methods: `seed` (see `tf_resflow.stateless_seed`; without one, every call draws
-    anew, so that `log_prob` is random: give a fixed seed, or `log_det=Exact()`, to MCMC), and
-    `conditional_input`, whose batch shape broadcasts to that of the value (never the other way round, where
+    anew and `log_prob` is random: give a fixed seed, or `log_det=Exact()`, to MCMC), and
+    `conditional_input`, whose batch shape broadcasts to that of the value (never the other way round:
     several conditions would share one draw). They pass through a distribution as `bijector_kwargs={...}`.
 
-    On events of one coordinate the map is increasing, so that a density has a `cdf` where its base has one.
+    On events of one coordinate the map is increasing, and a density has a `cdf` if its base has one.
 
-    The value and the log-determinant of a tensor are cached as TFP does. In eager mode a tensor whose
-    output is still held, and two gradient tapes over one tensor in one `tf.function`, find the cached
-    value even if variables have changed since: pass `tf.identity(x)` there, as the training step does.
+    The value and the log-determinant of a tensor are cached by TFP. In eager mode a tensor whose output is still
+    held, and two gradient tapes over one tensor in one `tf.function`, find the cached value even if variables have
+    changed since: pass `tf.identity(x)` there, as the training step does.
 
-    Eager execution keeps all that the series computes for the gradient; use `tf.function` for speed and
-    memory.
+    Eager execution keeps all that the series computes for the gradient; use `tf.function` for speed and memory.
 
     Args:
       branch: built Keras layer or model (or `tf.Module`), g, from an event to an event of the same shape.
       log_det: a `tf_resflow.logdet` estimator; `RussianRoulette()` by default.
       inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
       lipschitz_constant: bound of Lip(g), for a branch with layers that
-        `tf_resflow.layers.lipschitz_constant` does not know; taken on trust, and so not certified.
+        `tf_resflow.layers.lipschitz_constant` does not know; not verified, and therefore not certified.
       conditional: whether the branch takes `[x, conditional_input]`; the constant is that in x.
-      event_shape: shape of an event, for a branch that does not tell its input shape.
+      event_shape: shape of an event, for a branch without a known input shape.
       validate_args: whether `inverse` raises for an example that did not converge. (It prints a warning
-        otherwise. Compiled by XLA it does neither: `solve` tells.)
+        otherwise. Compiled by XLA it does neither: see `solve`.)
       name: `str`, a key of checkpoints and a salt of seeds: see `Flow`, which numbers members of one name.
 
     Raises:
-      ValueError: when the branch is not built, its output is unlike its input, or its Lipschitz constant
-        is unknown or not below 1.
+      ValueError: if the branch is not built, its output is unlike its input, or its Lipschitz constant is unknown
+        or not below 1.
 
     References:
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
       Behrmann et al., Invertible Residual Networks, 2019.
     """
 
+    _inverse_solves = True
+    _is_checked = False  # whether the output of the branch is known to fit, as in a copy
+
     def __init__(
         self,
-        branch,
-        log_det=None,
-        inverse_solver=None,
-        lipschitz_constant=None,
-        conditional=False,
-        event_shape=None,
-        validate_args=False,
-        name=None,
-    ):
+        branch: keras.Layer | tf.Module,
+        log_det: Callable[..., Any] | None = None,
+        inverse_solver: Callable[..., Any] | None = None,
+        *,
+        lipschitz_constant: float | None = None,
+        conditional: bool = False,
+        event_shape: Shape | None = None,
+        validate_args: bool = False,
+        name: str | None = None,
+    ) -> None:
         name = name or "residual_block"
         parameters = dict(locals())
         self._branch = branch if isinstance(branch, tf.Module) else self._no_dependency(branch)
@@ -119,48 +122,65 @@ class ResidualBlock(FlowBijector):
             parameters=parameters,
             name=f"{name}/",
         )
-        if branch is not _SEEN.get():
+        if not self._is_checked:
             _check_output(self)
 
-    def copy(self, **parameters):
-        """A block with other parameters, which shares the variables; the branch is not traced again.
-
-        Args:
-          **parameters: those of the constructor that are to differ.
-        """
-        is_seen = parameters.keys().isdisjoint(("branch", "conditional", "event_shape"))
-        token = _SEEN.set(self._branch if is_seen else None)
-        try:
-            return super().copy(**parameters)
-        finally:
-            _SEEN.reset(token)
+    def copy(self, **parameters: Any) -> "ResidualBlock":
+        """A block with other parameters of the constructor that shares the variables; its branch is not traced."""
+        block = type(self).__new__(type(self))
+        block._is_checked = parameters.keys().isdisjoint(("branch", "conditional", "event_shape"))
+        type(self).__init__(block, **{**self.parameters, **parameters})
+        return block
 
     @property
-    def branch(self):
+    def branch(self) -> keras.Layer | tf.Module:
         """The Keras layer or model g."""
         return self._branch
 
+    keras_parts = branch
+
     @property
-    def log_det(self):
+    def log_det(self) -> Callable[..., Any]:
         """The estimator of the log-determinant."""
         return self._log_det
 
     @property
-    def inverse_solver(self):
+    def inverse_solver(self) -> Callable[..., Any]:
         """The solver of `inverse`."""
         return self._inverse_solver
 
     @property
-    def conditional(self):
+    def conditional(self) -> bool:
         """Whether the branch takes a conditional input."""
         return self._conditional
 
     @property
-    def lipschitz_constant(self):
+    def takes(self) -> tuple[str, ...]:
+        """The arguments that it takes from the flows around it."""
+        return ("seed", "conditional_input") if self._conditional else ("seed",)
+
+    @property
+    def lipschitz_constant(self) -> float:
         """The bound of Lip(g) that the layers enforce, or that the constructor was given."""
         return self._lipschitz_constant
 
-    def solve(self, y, conditional_input=None):
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        """1 + L for x + g(x), and 1 / (1 - L) for its inverse.
+
+        A constant L that the constructor was given is assumed to hold in the norm of the other blocks.
+        """
+        order, reason = bounded_norm(self._branch)
+        if certified and reason:
+            return LipschitzConstants(reason=reason)
+        constant = self._lipschitz_constant
+        if certified:
+            constant = float((bound or lipschitz_constant)(self._branch, certified=True))
+        if constant < 1.0:
+            return LipschitzConstants(1.0 + constant, 1.0 / (1.0 - constant), order)
+        reason = f"The bound {constant:.4g} of the branch is not below 1"
+        return LipschitzConstants(1.0 + constant, math.inf, order, reason)
+
+    def solve(self, y: TensorLike, conditional_input: TensorLike | None = None) -> Solution:
         """The inverse with its diagnostics.
 
         Args:
@@ -173,31 +193,27 @@ class ResidualBlock(FlowBijector):
         """
         y = tf.convert_to_tensor(y, dtype=self.dtype)
         y, condition, batch_shape = self._to_rows(y, conditional_input)
-        solution = solve_residual(self._branch, y, self._inverse_solver, condition)
+        solution = solve_residual(self._branch, y, self._inverse_solver, conditional_input=condition)
         return type(solution)(*(from_rows(part, batch_shape) for part in solution))
 
-    def run(self, x, context):
+    def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
-        seed, salt, condition = context.take(self.name, *_ARGUMENTS)
+        seed, condition = context.take(self.name, "seed", "conditional_input")
         x, condition, batch_shape = self._to_rows(x, condition)
         if not context.log_det:
             g = self._branch(x if condition is None else [x, condition])
             return Pass(from_rows(x + tf.cast(g, x.dtype), batch_shape))
         if seed is None and not isinstance(self._log_det, Exact):
             warn_of_missing_seed(self.name)
-        seed = stateless_seed(seed, salt=(salt or "") + self.name)
-        y, log_det = self._log_det(self._branch, x, condition, seed)
+        y, log_det = self._log_det(self._branch, x, condition, seed=context.seed(self.name))
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
-    def undo(self, y, context):
+    def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data, without a log-determinant."""
-        *_, condition = context.take(self.name, *_ARGUMENTS)
+        _, condition = context.take(self.name, "seed", "conditional_input")
         solution = self.solve(y, condition)
         with tf.control_dependencies(self._report(solution)):
             return Pass(tf.identity(solution.root), solutions=(solution,))
-
-    def _solves(self, inverse):
-        return inverse
 
     def _report(self, solution):
         """Raises (validate_args) or warns about the examples that did not converge."""
@@ -212,8 +228,8 @@ class ResidualBlock(FlowBijector):
         if self._event_shape.num_elements() == 1:
             return True
         raise NotImplementedError(
-            f"{self.name} maps events of shape {self._event_shape}: only a map of one coordinate is increasing, so "
-            "that there is a cdf."
+            f"{self.name} maps events of shape {self._event_shape}: only a map of one coordinate is increasing and "
+            "has a cdf."
         )
 
     def _to_rows(self, x, condition):
@@ -246,25 +262,24 @@ def _input_shapes(branch, conditional, event_shape):
             f"this one has {len(shapes)} input."
         )
     if event_shape is None and not shapes:
-        raise ValueError("The branch does not tell its input shape: pass event_shape=.")
+        raise ValueError("The branch has no known input shape: pass event_shape=.")
     event_shape = tf.TensorShape(shapes[0][1:] if event_shape is None else event_shape)
     return event_shape, tf.TensorShape(shapes[1][1:] if len(shapes) == 2 else [None])
 
 
-def _checked_constant(branch, lipschitz_constant):
-    constant = lipschitz_constant
+def _checked_constant(branch, constant):
     if constant is None:
-        constant = nominal_lipschitz_constant(branch)
+        constant = lipschitz_constant(branch)
     if not 0 <= constant < 1:
         raise ValueError(
-            f"The branch has Lipschitz constant {constant:.6g}, and x + g(x) is surely invertible below 1 "
-            "only: lower the layers' coefficient."
+            f"The branch has Lipschitz constant {constant:.6g}, and x + g(x) is guaranteed to be invertible only "
+            "below 1: lower the layers' coefficient."
         )
     return float(constant)
 
 
 def _check_output(block):
-    """One abstract evaluation of the branch, to see that it maps an event to an event."""
+    """Evaluates the branch abstractly, and raises a ValueError unless it maps an event to an event."""
     dtype = block.dtype or tf.float32
     specs = [tf.TensorSpec([None, *block._event_shape], dtype)]
     if block._conditional:

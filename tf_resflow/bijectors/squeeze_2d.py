@@ -1,8 +1,10 @@
 """Space to channels."""
 
+from typing import Any
+
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import FlowBijector
+from tf_resflow.bijectors.base import FlowBijector, LipschitzConstants
 
 __all__ = ["Squeeze2D"]
 
@@ -11,20 +13,22 @@ class Squeeze2D(FlowBijector):
     """`[H, W, C]` to `[H / f, W / f, C f^2]`: each f x f patch of a channel becomes f^2 channels.
 
     Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c: halving the
-    channels later keeps whole channels together, where their number is even. The log-determinant is zero.
+    channels later keeps whole channels together, if their number is even. The log-determinant is zero.
 
     Args:
       factor: f, `int` >= 2.
       name: `str`.
 
     Raises:
-      ValueError: when the height or width of an input is not a multiple of the factor.
+      ValueError: if the height or width of an input is not a multiple of the factor.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
     """
 
-    def __init__(self, factor=2, name="squeeze_2d"):
+    ends_scale = True
+
+    def __init__(self, factor: int = 2, *, name: str = "squeeze_2d") -> None:
         parameters = dict(locals())
         if factor < 2:
             raise ValueError(f"factor is at least 2; got {factor}.")
@@ -35,6 +39,10 @@ class Squeeze2D(FlowBijector):
             parameters=parameters,
             name=name,
         )
+
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        """1, since it permutes coordinates."""
+        return LipschitzConstants(1.0, 1.0)
 
     def _forward(self, x):
         f = self._factor

@@ -1,18 +1,16 @@
-"""The flag `--config`: the name of a config of this package, or a file, and what is wrong with it."""
+"""The flag `--config`: the name of a config of this package, or a file, and errors in it."""
 
 import difflib
 import pathlib
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 
 from absl import flags
 
-from tf_resflow.extras import extra
+from tf_resflow.config_fields import ConfigDict
 from tf_resflow.training.config import default_config, flat_keys, nearest_key
-
-with extra("training"):
-    from ml_collections import config_dict
 
 __all__ = ["FOLDER", "checked"]
 
@@ -22,15 +20,15 @@ FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"  # t
 _FIELD = re.compile(r"--?(?:no)?config\.([^=\[]+)")
 
 
-def checked(argv):
-    """Reads the config and checks its overrides, and exits with one line where something is wrong.
+def checked(argv: Sequence[str]) -> Sequence[str]:
+    """Reads the config and checks its overrides, and exits with one line if something is wrong.
 
     Args:
       argv: the command line.
 
     Returns:
-      The command line with the file in the place of a name: `--config=digits` is that of `FOLDER / "digits.py"`,
-      and `--config=hybrid:mnist` that file with an argument.
+      The command line with the file instead of a name: `--config=digits` becomes `FOLDER / "digits.py"`, and
+      `--config=hybrid:mnist` becomes that file with an argument.
     """
     found = _find(argv)
     if found is None:
@@ -47,7 +45,7 @@ def checked(argv):
 
 
 def _find(argv):
-    """The index of the argument with the value of the flag, what stands before the value, and the value."""
+    """The index of the argument with the value of the flag, the text before the value, and the value."""
     for index, argument in enumerate(argv):
         if match := re.match("(--?config=)(.*)", argument):
             return index, *match.groups()
@@ -60,9 +58,9 @@ def _read(path, value):
     """The config of a file, or of `FILE:ARGUMENT`."""
     try:
         config = flags.FLAGS["config"].parser.parse(value)
-    except Exception as error:  # of any kind, since it is the file's code that runs
+    except Exception as error:  # the code of the file may raise any
         sys.exit(f"Error: {_located(_cause(error), path)}")
-    if not isinstance(config, config_dict.ConfigDict):
+    if not isinstance(config, ConfigDict):
         sys.exit(
             f"Error: get_config() of {path} returns {config!r:.40}; it must return an ml_collections.ConfigDict, "
             "such as tf_resflow.training.default_config() with other values."
@@ -71,13 +69,13 @@ def _read(path, value):
 
 
 def _cause(error):
-    """The error of the file itself, which ml_collections repeats with its traceback as the text of another one."""
+    """The error of the file itself, which ml_collections quotes with its traceback in the text of another error."""
     is_repeated = str(error).startswith("Error whilst parsing config file")
     return error.__context__ if is_repeated and error.__context__ else error
 
 
 def _located(error, path):
-    """What went wrong in a config file, with the file and the line."""
+    """The message about an error in a config file, with the file and the line."""
     message = str(error).splitlines()[0] if str(error) else "no message"
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}."

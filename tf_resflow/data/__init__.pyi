@@ -7,12 +7,12 @@ from .densities_2d import (
     log_density,
     sample,
 )
-from .dequantize import dequantize, quantize
+from .dequantization import dequantize, quantize
 from .digits import load_digits
 from .image_files import load_image_files
-from .images import load_images
-from .load import load
+from .loading import load
 from .tabular import load_tabular, read_matrix
+from .tfds_images import load_tfds_images
 
 __all__ = [
     "DENSITIES",
@@ -24,8 +24,8 @@ __all__ = [
     "load_density",
     "load_digits",
     "load_image_files",
-    "load_images",
     "load_tabular",
+    "load_tfds_images",
     "log_density",
     "quantize",
     "read_matrix",

@@ -5,18 +5,13 @@ __all__ = ["random_crop", "random_flip"]
 import tensorflow as tf
 
 
-def random_crop(images, padding, seed):
-    """Pads each image on all sides, by reflection, and cuts it to its size at a uniform position.
-
-    That shifts it by -padding, ..., padding rows and columns, each number equally likely.
+def random_crop(images: tf.Tensor, padding: int, seed: tf.Tensor) -> tf.Tensor:
+    """Pads images on all sides, by reflection, and cuts each to its size at a uniform position.
 
     Args:
         images: `[batch, height, width, channels]`, of static shape.
-        padding: pixels, below height and width.
+        padding: pixels, below height and width: shifts of -padding, ..., padding are equally likely.
         seed: integer tensor of shape `[2]`.
-
-    Returns:
-        A tensor like `images`.
     """
     shape = [2, images.shape[0], 1]
     shifts = tf.random.stateless_uniform(shape, seed, -padding, padding + 1, dtype=tf.int32)
@@ -28,15 +23,7 @@ def random_crop(images, padding, seed):
     return images
 
 
-def random_flip(images, seed):
-    """Mirrors each image left to right with probability 1/2.
-
-    Args:
-        images: `[batch, height, width, channels]`, of static shape.
-        seed: integer tensor of shape `[2]`.
-
-    Returns:
-        A tensor like `images`.
-    """
+def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Mirrors each image left to right with probability 1/2; the arguments are those of `random_crop`."""
     mirror = tf.random.stateless_uniform([images.shape[0], 1, 1, 1], seed) < 0.5
     return tf.where(mirror, images[:, :, ::-1], images)

@@ -3,8 +3,8 @@
 __all__ = ["Dataset"]
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,10 +19,10 @@ class Dataset:
     """Examples of one event shape, split into "train", "test" and perhaps "validation".
 
     Images are uint8 with the integer values 0, ..., levels - 1 (see `dequantize`); vectors are
-    float32 and `levels` is None. Where the splits are comes from one of two functions: `read`
-    gives a whole split, which is read once, when it is first needed, and kept in memory; `stream`
-    gives the examples of a split one after the other, for data too large for that. The train split
-    of a generated data set (`draw`) has no end: every step draws fresh examples.
+    float32 and `levels` is None. One of two functions reads the splits: `read` returns a whole
+    split, and is called once, when the split is first needed; `stream` returns the examples of a
+    split one after the other, for data that do not fit in memory. The train split of a generated
+    data set (`draw`) has no end: every step draws fresh examples.
 
     ```python
     import numpy as np
@@ -38,10 +38,10 @@ class Dataset:
         event_shape: shape of one example, `(height, width, channels)` or `(size,)`.
         levels: number of values that an integer example can take, None for continuous data.
         sizes: number of examples of each finite split, by name.
-        read: function of a split's name, which returns all its examples: an array, or a pair of
-            arrays, examples and labels, if `num_classes` is given. None if there is a `stream`.
-        draw: `draw(num, seed) -> [num, *event_shape]` for generated train data, else None; the
-            seed is a sequence of integers.
+        read: function of a split's name that returns all its examples: an array, or a pair of
+            arrays, examples and labels, if `num_classes` is given.
+        draw: `draw(num, seed) -> [num, *event_shape]` for generated train data; the seed is a
+            sequence of integers.
         stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or
             `(example, label)` if `num_classes` is given: the split in its own order if the seed is
             None, else in a random order that is a pure function of the seed, an int64 tensor of
@@ -49,26 +49,28 @@ class Dataset:
         flip: whether the train stream mirrors each image left to right with probability 1/2.
         crop_padding: pixels by which the train stream pads each image on all sides, by reflection,
             before it cuts it to its size at a random position.
-        num_classes: number of classes of labelled data: labels are 0, ..., num_classes - 1; None
-            for data without labels.
-        mean: mean of the train split per coordinate, or of images per channel, where it is known.
-        std: standard deviation of the train split, as the mean.
-        entropy: differential entropy of the data distribution in nats, where it is known.
+        num_classes: number of classes: labels are 0, ..., num_classes - 1; None for data without
+            labels.
+        mean: mean of the train split per coordinate, or per channel of images, if known.
+        std: standard deviation of the train split, like the mean.
+        entropy: differential entropy of the data distribution in nats, if known.
     """
 
     name: str
     event_shape: tuple[int, ...]
     levels: int | None
     sizes: Mapping[str, int]
-    read: Callable | None
+    _: dataclasses.KW_ONLY
+    read: Callable[[str], Any] | None = None
     draw: Callable[[int, tuple[int, ...]], np.ndarray] | None = None
-    stream: Callable | None = None
+    stream: Callable[..., tf.data.Dataset] | None = None
     flip: bool = False
     crop_padding: int = 0
     num_classes: int | None = None
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
     entropy: float | None = None
+    _tensors: dict[str, tuple[tf.Tensor, ...]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         if (self.flip or self.crop_padding) and len(self.event_shape) != 3:
@@ -81,10 +83,17 @@ class Dataset:
                 f"crop_padding must be at least 0 and below the sides of an image of {self.name!r}, "
                 f"{self.event_shape[0]} x {self.event_shape[1]}, but is {self.crop_padding}."
             )
-        object.__setattr__(self, "_tensors", functools.cache(self._read_tensors))
 
     @classmethod
-    def from_arrays(cls, name, splits, levels=None, labels=None, **fields):
+    def from_arrays(
+        cls,
+        name: str,
+        splits: Mapping[str, np.ndarray],
+        levels: int | None = None,
+        *,
+        labels: Mapping[str, np.ndarray] | None = None,
+        **fields: Any,
+    ) -> "Dataset":
         """Makes a data set of arrays.
 
         Args:
@@ -93,7 +102,7 @@ class Dataset:
             levels: number of values of integer data, at most 256; None for continuous data.
             labels: dict of split name to integers `[num]`, together with `num_classes`; None for
                 data without labels.
-            **fields: the remaining attributes.
+            **fields: other attributes.
 
         Raises:
             ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, if the
@@ -102,26 +111,29 @@ class Dataset:
         arrays = {split: np.asarray(array) for split, array in splits.items()}
         shapes = {split: array.shape[1:] for split, array in arrays.items()}
         if len(set(shapes.values())) != 1:
-            raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}.")
+            raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}. Make them alike.")
         arrays = {s: _checked(f"{name} ({s})", array, levels) for s, array in arrays.items()}
         sizes = {split: len(array) for split, array in arrays.items()}
         shape = next(iter(shapes.values()))
         if labels is not None:
             labels = _checked_labels(name, labels, sizes, fields.get("num_classes"))
-            arrays = {split: (array, labels[split]) for split, array in arrays.items()}
-        return cls(name, shape, levels, sizes, arrays.__getitem__, **fields)
+            pairs = {split: (array, labels[split]) for split, array in arrays.items()}
+            return cls(name, shape, levels, sizes, read=pairs.__getitem__, **fields)
+        return cls(name, shape, levels, sizes, read=arrays.__getitem__, **fields)
 
-    def train_batches(self, batch_size, seed, start_step=0, labels=False):
+    def train_batches(
+        self, batch_size: int, seed: int, start_step: int = 0, *, labels: bool = False
+    ) -> tf.data.Dataset:
         """Returns the endless train stream; its batch is a pure function of (seed, step).
 
         A finite split is shuffled anew in each epoch, and its last incomplete batch is dropped.
 
         Args:
             batch_size: examples in a batch.
-            seed: integer; with the step it decides the batch.
+            seed: integer that determines the batches, together with the step.
             start_step: step whose batch comes first. A resumed run passes its step, and sees the
                 batches that an uninterrupted run would have seen.
-            labels: whether to give the labels, too; the examples are the same.
+            labels: whether to return the labels, too; the examples are the same.
 
         Returns:
             A `tf.data.Dataset` of tensors `[batch_size, *event_shape]`; with labels, of pairs of
@@ -133,30 +145,36 @@ class Dataset:
         """
         self._check_labels(labels)
         if self.draw is not None:
-            return _finish(self._drawn_batches(_at_least_one(batch_size), seed, start_step))
-        steps = self._size("train") // _at_least_one(batch_size)
+            return _finish(self._drawn_batches(self.draw, _at_least_one(batch_size), seed, start_step))
+        size = self._size("train")
+        steps = size // _at_least_one(batch_size)
         if not steps:
             raise ValueError(
-                f"batch_size = {batch_size} exceeds the {self._size('train')} train examples of "
-                f"{self.name!r}. Lower the batch size."
+                f"batch_size = {batch_size} exceeds the {size} train examples of {self.name!r}. Lower the batch "
+                "size."
             )
-        numbered = self._shuffled_batches if self.stream is None else self._streamed_batches
+        epoch, step = divmod(start_step, steps)
+        if self.stream is None:
+            batches = _shuffled_batches(self._read_once("train"), batch_size, seed, epoch, step, steps)
+        else:
+            batches = _streamed_batches(self.stream, batch_size, seed, epoch, step, steps)
 
         def batch(step, examples):
             x, *rest = examples
             return _chosen((self._augmented(x, tf.stack([seed, step])), *rest), labels)
 
-        batches = numbered(batch_size, seed, *divmod(start_step, steps), steps)
         return _finish(batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
 
-    def eval_batches(self, split, batch_size, limit=None, labels=False):
+    def eval_batches(
+        self, split: str, batch_size: int, limit: int | None = None, *, labels: bool = False
+    ) -> tf.data.Dataset:
         """Returns a split in its own order; the last batch may be smaller.
 
         Args:
             split: name of the split.
             batch_size: examples in a batch.
             limit: take the first `limit` examples only.
-            labels: whether to give the labels, too; the examples are the same.
+            labels: whether to return the labels, too; the examples are the same.
 
         Returns:
             A `tf.data.Dataset` of tensors `[<= batch_size, *event_shape]`; with labels, of pairs of
@@ -173,21 +191,21 @@ class Dataset:
         if self.stream is not None:
             batches = self.stream(split, None, 0).take(size).batch(batch_size)
         else:
-            tensors = self._tensors(split)
+            tensors = self._read_once(split)
             starts = tf.data.Dataset.range(0, size, batch_size)
             batches = starts.map(lambda i: tuple(t[i : tf.minimum(i + batch_size, size)] for t in tensors))
         return _finish(batches.map(lambda *examples: _chosen(examples, labels)))
 
-    def array(self, split, limit=None):
+    def array(self, split: str, limit: int | None = None) -> np.ndarray:
         """Returns the examples of a finite split, or its first `limit`, as a numpy array."""
         return np.concatenate(list(self.eval_batches(split, _ROWS, limit).as_numpy_iterator()))
 
-    def with_channel_statistics(self):
+    def with_channel_statistics(self) -> "Dataset":
         """Returns the data set of images with the mean and the standard deviation of each channel.
 
-        They are those of the train images on the scale of `dequantize`'s result, (v + u) / levels.
+        They refer to the train images on the scale of `dequantize`'s result, (v + u) / levels.
         """
-        num, total, squares = 0, 0.0, 0.0
+        num, total, squares = 0, np.zeros([]), np.zeros([])
         for batch in self.eval_batches("train", _ROWS).as_numpy_iterator():
             values = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
             num, total, squares = num + len(values), total + values.sum(0), squares + (values**2).sum(0)
@@ -199,7 +217,7 @@ class Dataset:
     def _check_labels(self, labels):
         if labels and self.num_classes is None:
             raise ValueError(
-                f"The data set {self.name!r} has no labels. Leave labels at False, or choose one "
+                f"The data set {self.name!r} has no labels. Leave labels at False, or choose a data set "
                 "that has them, such as digits, mnist, cifar10 or svhn_cropped."
             )
 
@@ -210,53 +228,28 @@ class Dataset:
             )
         return self.sizes[split]
 
-    def _read_tensors(self, split):
+    def _read_once(self, split):
         """The examples of a split, and its labels if it has some."""
-        arrays = self.read(split)
-        arrays = (arrays,) if self.num_classes is None else (arrays[0], arrays[1].astype(np.int32))
-        with tf.device("CPU"):
-            return tuple(tf.constant(array) for array in arrays)
+        if self.read is None:
+            raise ValueError(f"The data set {self.name!r} can neither read nor stream its examples.")
+        if split not in self._tensors:
+            arrays = self.read(split)
+            arrays = (arrays,) if self.num_classes is None else (arrays[0], arrays[1].astype(np.int32))
+            with tf.device("CPU"):
+                self._tensors[split] = tuple(tf.constant(array) for array in arrays)
+        return self._tensors[split]
 
-    def _drawn_batches(self, batch_size, seed, start_step):
+    def _drawn_batches(self, draw, batch_size, seed, start_step):
         dtype = tf.float32 if self.levels is None else tf.uint8
 
-        def batch(step):
-            def draw(step):
-                return self.draw(batch_size, (seed, int(step))).astype(dtype.as_numpy_dtype)
+        def draw_step(step):
+            return draw(batch_size, (seed, int(step))).astype(dtype.as_numpy_dtype)
 
-            x = tf.numpy_function(draw, [step], dtype, stateful=False)
+        def batch(step):
+            x = tf.numpy_function(draw_step, [step], dtype, stateful=False)
             return tf.ensure_shape(x, (batch_size, *self.event_shape))
 
         return tf.data.Dataset.counter(start_step).map(batch)
-
-    def _shuffled_batches(self, batch_size, seed, first_epoch, first_step, steps):
-        """Pairs of a step's number and its examples, gathered from memory."""
-        tensors = self._tensors("train")
-        size = self.sizes["train"]
-
-        def epoch_indices(epoch):
-            shuffle = tf.random.experimental.stateless_shuffle
-            order = shuffle(tf.range(size), tf.stack([seed, epoch]))[: steps * batch_size]
-            numbers = epoch * steps + tf.range(steps, dtype=tf.int64)
-            order = tf.reshape(order, [steps, batch_size])
-            return tf.data.Dataset.from_tensor_slices((numbers, order))
-
-        def gather(step, indices):
-            return step, tuple(tf.gather(tensor, indices) for tensor in tensors)
-
-        indices = tf.data.Dataset.counter(first_epoch).flat_map(epoch_indices).skip(first_step)
-        return indices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
-
-    def _streamed_batches(self, batch_size, seed, first_epoch, first_step, steps):
-        """Pairs of a step's number and its examples, from a stream that each epoch begins anew."""
-
-        def epoch_batches(epoch):
-            step = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
-            examples = self.stream("train", tf.stack([seed, epoch]), step * batch_size)
-            numbers = tf.data.Dataset.range(epoch * steps + step, (epoch + 1) * steps)
-            return tf.data.Dataset.zip((numbers, examples.batch(batch_size, drop_remainder=True)))
-
-        return tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
 
     def _augmented(self, x, seed):
         if self.crop_padding:
@@ -264,6 +257,36 @@ class Dataset:
         if self.flip:
             x = random_flip(x, tf.random.experimental.stateless_fold_in(seed, 1))
         return x
+
+
+def _shuffled_batches(tensors, batch_size, seed, first_epoch, first_step, steps):
+    """Pairs of a step's number and its examples, gathered from memory."""
+    size = len(tensors[0])
+
+    def epoch_indices(epoch):
+        shuffle = tf.random.experimental.stateless_shuffle
+        order = shuffle(tf.range(size), tf.stack([seed, epoch]))[: steps * batch_size]
+        numbers = epoch * steps + tf.range(steps, dtype=tf.int64)
+        order = tf.reshape(order, [steps, batch_size])
+        return tf.data.Dataset.from_tensor_slices((numbers, order))
+
+    def gather(step, indices):
+        return step, tuple(tf.gather(tensor, indices) for tensor in tensors)
+
+    indices = tf.data.Dataset.counter(first_epoch).flat_map(epoch_indices).skip(first_step)
+    return indices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _streamed_batches(stream, batch_size, seed, first_epoch, first_step, steps):
+    """Pairs of a step's number and its examples, from a stream that each epoch begins anew."""
+
+    def epoch_batches(epoch):
+        step = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
+        examples = stream("train", tf.stack([seed, epoch]), step * batch_size)
+        numbers = tf.data.Dataset.range(epoch * steps + step, (epoch + 1) * steps)
+        return tf.data.Dataset.zip((numbers, examples.batch(batch_size, drop_remainder=True)))
+
+    return tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
 
 
 def _chosen(examples, labels):

@@ -1,25 +1,39 @@
-"""Eight two-dimensional densities that are customary in the normalising-flow literature.
+"""Eight two-dimensional densities that are customary in the normalizing-flow literature.
 
-All are defined so that the density is known: as Gaussian noise around points or curves, as a
-uniform density, or through an area-preserving map. Samples are independent draws.
+The density of each is known: it is Gaussian noise around points or curves, uniform, or the result of an
+area-preserving map. Samples are independent draws.
 """
 
 __all__ = ["DENSITIES", "entropy", "load_density", "log_density", "sample"]
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from tf_resflow.data.dataset import Dataset
 
 
+class Density(Protocol):
+    """What `DENSITIES` holds."""
+
+    def sample(self, num: int, generator: np.random.Generator) -> np.ndarray:
+        """Draws points `[num, 2]`."""
+
+    def log_density(self, points: np.ndarray) -> np.ndarray:
+        """Returns the log density in nats, `[num]`, at points `[num, 2]`."""
+
+    def entropy(self) -> float:
+        """Returns the differential entropy in nats."""
+
+
 @dataclasses.dataclass(frozen=True)
 class BlurredCurves:
     """An equal mixture of curves, each blurred by isotropic Gaussian noise.
 
-    x = c_b(u) + std * noise, with b uniform over the branches and u ~ U(0, 1), so that
+    x = c_b(u) + std * noise, with b uniform over the branches and u ~ U(0, 1). Hence
 
         p(x) = mean_b int_0^1 N(x; c_b(u), std^2 I) du.
 
@@ -137,7 +151,7 @@ def _swiss_roll(branch, u):
     return _polar(angle / 5, angle)
 
 
-DENSITIES = {
+DENSITIES: dict[str, Density] = {
     "8gaussians": BlurredCurves(lambda b, u: _polar(np.sqrt(8), np.pi * b / 4), 8, np.sqrt(1 / 8), nodes=1),
     "checkerboard": Checkerboard(),
     "pinwheel": Pinwheel(),
@@ -150,13 +164,13 @@ DENSITIES = {
 """The densities by name: objects with `sample(num, generator)`, `log_density(points)` and `entropy()`."""
 
 
-def sample(name, num, seed):
+def sample(name: str, num: int, seed: int | Sequence[int]) -> np.ndarray:
     """Draws independent samples.
 
     Args:
         name: a key of `DENSITIES`.
         num: number of samples.
-        seed: anything that `np.random.default_rng` takes.
+        seed: of `np.random.default_rng`.
 
     Returns:
         A float64 array `[num, 2]`.
@@ -164,7 +178,7 @@ def sample(name, num, seed):
     return DENSITIES[name].sample(num, np.random.default_rng(seed))
 
 
-def log_density(name, points):
+def log_density(name: str, points: np.ndarray) -> np.ndarray:
     """Returns the log density in nats, `[num]`, at points `[num, 2]`, in float64."""
     points = np.asarray(points, np.float64)
     if points.ndim != 2 or points.shape[1] != 2:
@@ -173,12 +187,12 @@ def log_density(name, points):
 
 
 @functools.cache
-def entropy(name):
+def entropy(name: str) -> float:
     """Returns the differential entropy -E log p in nats, exact or by quadrature on a grid."""
     return float(DENSITIES[name].entropy())
 
 
-def load_density(name, num_test=10_000, num_validation=10_000):
+def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000) -> Dataset:
     """Loads a 2-D density: an endless train stream of fresh samples, and fixed draws for validation and testing.
 
     Args:
@@ -193,9 +207,11 @@ def load_density(name, num_test=10_000, num_validation=10_000):
         ValueError: if `num_test` is below 1, or `num_validation` below 0.
     """
     if num_test < 1 or num_validation < 0:
-        raise ValueError(f"num_test is {num_test} and num_validation {num_validation}: give 1 and 0 at least.")
+        raise ValueError(
+            f"num_test is {num_test} and num_validation {num_validation}: they must be at least 1 and 0."
+        )
     sizes = {"test": num_test} | ({"validation": num_validation} if num_validation else {})
-    words = {"test": 1, "validation": 3}  # of the seed; 2 is that of the train stream
+    words = {"test": 1, "validation": 3}  # of the seed; the train stream has 2
 
     def read(split):
         return sample(name, sizes[split], (words[split],)).astype(np.float32)
@@ -203,7 +219,7 @@ def load_density(name, num_test=10_000, num_validation=10_000):
     def draw(num, seed):
         return sample(name, num, (2, *(word % 2**32 for word in seed)))
 
-    return Dataset(name, (2,), None, sizes, read, draw, entropy=entropy(name))
+    return Dataset(name, (2,), None, sizes, read=read, draw=draw, entropy=entropy(name))
 
 
 def _grid_entropy(log_density, half_width, spacing):

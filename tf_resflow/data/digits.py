@@ -8,11 +8,11 @@ from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.splits import split_sizes
 from tf_resflow.extras import extra
 
-_NUM_TRAIN = 1497  # with those for validation
+_NUM_TRAIN = 1497  # including validation
 
 
-def load_digits(flip=False, crop_padding=0, validation_fraction=0.1):
-    """Loads the handwritten digits that come with scikit-learn; nothing is downloaded.
+def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fraction: float = 0.1) -> Dataset:
+    """Loads the handwritten digits of scikit-learn; nothing is downloaded.
 
     The pixels are counts 0, ..., 16. The split is fixed: the first 1,497 examples of the
     permutation `np.random.RandomState(0).permutation(1797)` are for training, the last tenth of

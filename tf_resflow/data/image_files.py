@@ -1,4 +1,4 @@
-"""One's own images: from a folder of image files, or a .npy or .npz file."""
+"""The user's images, from a folder of image files or from a .npy or .npz file."""
 
 __all__ = ["load_image_files"]
 
@@ -12,11 +12,11 @@ from absl import logging
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.image_folder import ImageFolder, fitted, subfolders
 from tf_resflow.data.numpy_files import read_array
-from tf_resflow.data.splits import check_different, draw_splits
+from tf_resflow.data.splits import check_different, draw_splits, field
 
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-_SPLITS |= dict.fromkeys(["validation", "valid", "val"], "validation")  # folders that are splits, in small letters
-_MEMORY = 2 * 2**30  # bytes up to which the images of a split are held in memory
+_SPLITS |= dict.fromkeys(["validation", "valid", "val"], "validation")  # folder names in lower case
+_MEMORY = 2 * 2**30  # largest size of a split in bytes
 
 
 class _Images(NamedTuple):
@@ -26,61 +26,61 @@ class _Images(NamedTuple):
     labels: np.ndarray | None
 
     def take(self, numbers):
-        """Those of some numbers."""
         return _Images(self.images[numbers], None if self.labels is None else self.labels[numbers])
 
 
 def load_image_files(
-    path,
-    path_test=None,
-    path_validation=None,
-    key=None,
-    levels=256,
-    image_size=None,
-    flip=False,
-    crop_padding=0,
-    test_fraction=0.1,
-    validation_fraction=0.1,
-    split_seed=0,
-):
-    """Loads images of one's own as uint8.
+    path: str | os.PathLike,
+    path_test: str | os.PathLike | None = None,
+    path_validation: str | os.PathLike | None = None,
+    *,
+    key: str | None = None,
+    levels: int = 256,
+    image_size: int | None = None,
+    flip: bool = False,
+    crop_padding: int = 0,
+    test_fraction: float = 0.1,
+    validation_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> Dataset:
+    """Loads your own images as uint8.
 
-    A folder holds PNG, JPEG, WebP, BMP, GIF or TIFF files of 8 bits. Its subfolders, if it has some, are the
-    classes, in the order of their names. But a subfolder `train` is the train split, and `test` and `validation`
-    (or `val`) beside it are the others. Hidden files and those of other names are skipped. The examples are gray
-    if all images are, else all are color. Transparency is dropped.
+    A folder holds PNG, JPEG, WebP, BMP, GIF or TIFF files of 8 bits. Its subfolders, if any, are the classes, in
+    alphabetical order. A subfolder `train`, however, is the train split, and `test` and `validation` (or `val`)
+    beside it are the other splits. Hidden files and other kinds of files are skipped. The examples are gray if all
+    images are, else all are color. Transparency is dropped.
 
-    A .npy file holds uint8 images `[num, height, width, channels]` or `[num, height, width]`, an .npz file such an
-    array and, if it has one named "labels", the labels.
+    A .npy file holds uint8 images `[num, height, width, channels]` or `[num, height, width]`; an .npz file holds
+    such an array and, optionally, an array of labels named "labels".
 
-    The splits that have no folder or file of their own are drawn from the images of `path`, without replacement, by
-    a permutation of fixed seed.
+    Splits without a folder or file are drawn from the images of `path`, without replacement, by a permutation of
+    fixed seed.
 
     Args:
         path: the folder or file.
         path_test: folder or file of the test split, or None or "" to draw it from `path`.
         path_validation: folder or file of the validation split, likewise.
-        key: name of the array in an .npz file that holds more than one beside the labels.
+        key: name of the array in an .npz file that holds more than one besides the labels.
         levels: values of a pixel, a power of two in 2, ..., 256: the low bits are dropped.
-        image_size: height and width of the examples: of each image the square in its center, shrunk by averaging
-            (each pixel is the mean of those that it covers). None: as they are, which takes images of one size.
+        image_size: height and width of the examples. The square in the center of each image is shrunk to this
+            size; each pixel is the mean of the pixels that it covers. None: images of one size, as they are.
         flip: whether the train stream mirrors images at random.
         crop_padding: pixels by which the train stream pads images, by reflection, before it crops them to their
             size at random.
         test_fraction: fraction of the images for testing, if there is no such split.
-        validation_fraction: fraction of the images for validation, likewise; there is no such split if it is 0.
+        validation_fraction: fraction of the images for validation, likewise; 0 for no such split.
         split_seed: seed of the permutation.
 
     Returns:
-        A `Dataset` of event shape `(height, width, channels)`, with the classes if there are two at least.
+        A `Dataset` of event shape `(height, width, channels)`, with the classes if there are at least two.
 
     Raises:
-        ValueError: if there are no images, a file is damaged or of more than 8 bits, the images differ in their
-            size, are smaller than `image_size` or exceed 2 GB, or the splits are not right.
+        ValueError: if there are no images, a file is damaged or has more than 8 bits, the images differ in size,
+            are smaller than `image_size` or exceed 2 GB, or the splits are invalid.
     """
     if not path:
         raise ValueError(
-            "One's own images need a place: set path (--config.data.path=DIR) to a folder of image files, or to a "
+            "Your images need a place: set path (--config.data.path=DIR) to a folder of image files, or to a "
             ".npy or .npz file."
         )
     if levels not in [2**bits for bits in range(1, 9)]:
@@ -91,33 +91,26 @@ def load_image_files(
     is_gray = all(folder.is_gray for folder in folders.values())
     parts = {s: _read_numpy(place, key, image_size) for s, place in places.items() if s not in folders}
     fractions = {"test": test_fraction, "validation": validation_fraction}
-    fractions = {split: fraction for split, fraction in fractions.items() if split not in places}
     num = len(folders["train"].files if "train" in folders else parts["train"].images)
-    drawn = draw_splits(num, fractions, split_seed, path)  # before the folders are read, which may take long
+    # Before the folders are read, which may be slow.
+    drawn = draw_splits(num, fractions, split_seed, path, given=places)
     parts |= {split: _read_folder(folder, image_size, is_gray) for split, folder in folders.items()}
-    check_different({_field(split): part.images for split, part in parts.items()})
+    check_different({split: part.images for split, part in parts.items()})
     if len(drawn) > 1:
         parts |= {split: parts["train"].take(numbers) for split, numbers in drawn.items()}
     splits = {split: part.images for split, part in parts.items()}
     labels, num_classes = _numbered(path, {split: part.labels for split, part in parts.items()})
-    shapes = {split: images.shape[1:] for split, images in splits.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"{path}: the splits differ in the shape of their images, {shapes}. Make them alike.")
     if levels < 256:
         splits = {split: _fewer_levels(path, images, levels) for split, images in splits.items()}
     return Dataset.from_arrays(
         os.path.basename(os.path.abspath(os.path.expanduser(path))),
         splits,
         levels,
-        labels,
+        labels=labels,
         num_classes=num_classes,
         flip=flip,
         crop_padding=crop_padding,
     )
-
-
-def _field(split):
-    return "path" if split == "train" else f"path_{split}"
 
 
 def _places(path, path_test, path_validation):
@@ -126,7 +119,7 @@ def _places(path, path_test, path_validation):
     places = {split: pathlib.Path(place).expanduser() for split, place in given.items() if place}
     for split, place in places.items():
         if not place.exists():
-            raise ValueError(f"{_field(split)}: there is no {place} (looked for {place.absolute()}).")
+            raise ValueError(f"{field(split)}: there is no {place} (looked for {place.absolute()}).")
         if not place.is_dir() and place.suffix.lower() not in (".npy", ".npz"):
             raise ValueError(
                 f"{place}: expected a folder of images, or a file of them that ends in .npy or .npz. (A table is "
@@ -137,7 +130,7 @@ def _places(path, path_test, path_validation):
 
 
 def _split_folders(root, places):
-    """The folders in a folder that are splits, if one is; those of `places` have theirs elsewhere."""
+    """The folders in a folder that are splits, if any; the splits in `places` have another folder."""
     folders = subfolders(root)
     splits = [(_SPLITS.get(folder.name.lower()), folder) for folder in folders]
     found = {split: folder for split, folder in splits if split}
@@ -166,15 +159,15 @@ def _check_sizes(folders, image_size):
                 f"{_sized(small[0])}. Lower image_size, or remove them."
             )
         return
-    firsts = {}
+    firsts: dict[tuple[int, int], tuple] = {}
     for named in sizes:
         firsts.setdefault(named[0], named)
     if len(firsts) > 1:
         one, other, *_ = firsts.values()
         raise ValueError(
             f"The images are of {len(firsts)} sizes, such as {_sized(one)} and {_sized(other)}. Set image_size "
-            f"(--config.data.image_size=N, N up to {min(map(min, firsts))}): of each image the square in its "
-            "center is then shrunk to N x N."
+            f"(--config.data.image_size=N, N up to {min(map(min, firsts))}): the square in the center of each "
+            "image is then shrunk to N x N."
         )
 
 
@@ -184,9 +177,8 @@ def _sized(named):
 
 
 def _read_folder(folder, image_size, is_gray):
-    width, height = (image_size, image_size) if image_size else folder.headers[0].size
-    _check_memory(folder.path, (len(folder.files), height, width, 1 if is_gray else 3))
-    folder.tell_changes(is_gray)
+    _check_memory(folder.path, folder.shape(image_size, is_gray))
+    folder.warn_of_changes(is_gray)
     return _Images(folder.read(image_size, is_gray), folder.classes)
 
 
@@ -206,7 +198,7 @@ def _read_numpy(path, key, image_size):
     shape, kind = list(images.shape), images.dtype
     if kind != np.uint8:
         raise ValueError(
-            f"{path}: expected images of the type uint8, with values 0, ..., 255, but the type is {kind}. Of "
+            f"{path}: expected images of the type uint8, with values 0, ..., 255, but the type is {kind}. For "
             "values in [0, 1], save (255 * images).round().astype('uint8')."
         )
     if len(shape) == 3:
@@ -239,14 +231,16 @@ def _checked_labels(path, labels, num):
 
 
 def _numbered(path, labels):
-    """The labels of all splits as integers, and the number of classes; None twice without classes to tell apart."""
+    """The labels of all splits as integers, and the number of classes; None twice if there are no two classes."""
     bare = [split for split, values in labels.items() if values is None]
     if bare:
         if len(bare) < len(labels):
-            logging.warning("%s: the %s split has no labels, so those of the others are left out.", path, bare[0])
+            logging.warning(
+                "%s: the %s split has no labels, so the labels of the others are left out.", path, bare[0]
+            )
         return None, None
     if len({values.dtype.kind == "U" for values in labels.values()}) > 1:
-        raise ValueError(f"{path}: the classes of one split are folders, those of another numbers.")
+        raise ValueError(f"{path}: the classes are folders in one split, and numbers in another.")
     classes = sorted({name for values in labels.values() for name in np.unique(values).tolist()})
     if len(classes) < 2:
         return None, None

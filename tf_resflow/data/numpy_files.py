@@ -3,32 +3,35 @@
 __all__ = ["read_array"]
 
 import contextlib
+import pathlib
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-# What NumPy raises for files that are no arrays, or damaged.
-_UNREADABLE = (ValueError, OSError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError)
-_UNREADABLE += (tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+# What NumPy raises for files that are damaged, or not arrays.
+_UNREADABLE = (
+    *(ValueError, OSError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
-def read_array(path, key=None, aside=()):
+def read_array(
+    path: pathlib.Path, key: str | None = None, aside: Sequence[str] = ()
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Reads the array of an .npy file, as a view of the file, or one of an .npz file.
 
     Args:
-        path: `pathlib.Path` of the file.
-        key: name of the array in an .npz file; it may be left out where there is one alone, `aside` apart.
-        aside: names of further arrays to read, if the .npz file has them.
-
-    Returns:
-        The array, and a dict of those of `aside` that are there.
+        path: the file.
+        key: name of the array in an .npz file; optional if it has only one, apart from `aside`.
+        aside: names of further arrays, for the dict that is returned beside the array; the file may lack them.
 
     Raises:
         ValueError: if the file cannot be read, or has no such array.
     """
-    with _unreadable_told(path):
+    with _readable(path):
         arrays = np.load(path, mmap_mode="r", allow_pickle=False)
     if isinstance(arrays, np.ndarray):
         return arrays, {}
@@ -39,12 +42,13 @@ def read_array(path, key=None, aside=()):
         if key not in arrays.files:
             asked = f"no array {key!r}" if key else f"{len(names)} arrays"
             raise ValueError(f"{path} has {asked}: set key to one of {names}.")
-        with _unreadable_told(path):
+        with _readable(path):
             return arrays[key], {name: arrays[name] for name in aside if name in arrays.files}
 
 
 @contextlib.contextmanager
-def _unreadable_told(path):
+def _readable(path: pathlib.Path) -> Iterator[None]:
+    """Names the file in an error of NumPy."""
     try:
         yield
     except _UNREADABLE as error:

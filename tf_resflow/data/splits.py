@@ -1,23 +1,24 @@
-"""Parts of the examples that are held back from training, and checks of splits."""
+"""Splits of the examples into parts for training, validation and testing."""
 
-__all__ = ["check_different", "draw_splits", "split_sizes"]
+__all__ = ["check_different", "draw_splits", "field", "split_sizes"]
 
 import itertools
+import os
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 
-def split_sizes(num, fractions, source, least=1):
-    """Divides a number of examples.
+def split_sizes(
+    num: int, fractions: Mapping[str, float], source: str | os.PathLike, *, least: int = 1
+) -> dict[str, int]:
+    """Divides `num` examples; "train" has what the other splits leave.
 
     Args:
         num: number of examples.
-        fractions: dict of the names of splits to the fractions of `num` that they hold; one of 0 is left out.
-        source: what has the examples, for messages.
-        least: number of examples that training takes at least.
-
-    Returns:
-        A dict of the names to whole numbers; "train" has the rest.
+        fractions: of `num`, by the names of the other splits; splits with fraction 0 are left out.
+        source: origin of the examples, for messages.
+        least: smallest number of train examples.
 
     Raises:
         ValueError: if a fraction is not in [0, 1), a split is empty, or too little is left for training.
@@ -30,35 +31,36 @@ def split_sizes(num, fractions, source, least=1):
     if rest < least:
         less = " and ".join(f"{split}_fraction" for split in sizes) or "nothing"
         raise ValueError(
-            f"{source}: {_examples(num)} less {less} leave {rest} for training, which takes {least} at least. "
-            "Give more, or lower the fractions."
+            f"{source}: {_examples(num)} less {less} leave {rest} for training, which needs at least {least}. "
+            "Provide more, or lower the fractions."
         )
     for split, size in sizes.items():
         if not size:
             raise ValueError(
                 f"{source}: the {split} split holds no example, since {split}_fraction of {_examples(num)} is "
-                f"none. Raise it, set it to 0, or give path_{split}."
+                f"less than one. Raise it, set it to 0, or set path_{split}."
             )
     return sizes | {"train": rest}
 
 
-def draw_splits(num, fractions, seed, source, least=1):
-    """Divides the numbers 0, ..., num - 1 at random, by a permutation of fixed seed.
+def draw_splits(
+    num: int,
+    fractions: Mapping[str, float],
+    seed: int,
+    source: str | os.PathLike,
+    *,
+    given: Collection[str] = (),
+    least: int = 1,
+) -> dict[str, np.ndarray]:
+    """Divides the numbers 0, ..., num - 1 as `split_sizes` does, by a random permutation of fixed seed.
 
-    Args:
-        num: number of examples.
-        fractions: as for `split_sizes`.
-        seed: of the permutation.
-        source: what has the examples, for messages.
-        least: number of examples that training takes at least.
-
-    Returns:
-        A dict of the names, and "train", to arrays of numbers.
+    The `given` splits have their own examples: none are drawn for them.
 
     Raises:
-        ValueError: as `split_sizes`, or if the seed is not in 0, ..., 2^32 - 1.
+        ValueError: see `split_sizes`; or if the seed is not in 0, ..., 2^32 - 1.
     """
-    sizes = split_sizes(num, fractions, source, least)
+    fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
+    sizes = split_sizes(num, fractions, source, least=least)
     if not 0 <= seed < 2**32:
         raise ValueError(f"split_seed must be in 0, ..., 2^32 - 1, but is {seed}.")
     order = np.random.RandomState(seed).permutation(num)
@@ -66,14 +68,19 @@ def draw_splits(num, fractions, seed, source, least=1):
     return dict(zip(sizes, parts, strict=True))
 
 
-def check_different(arrays):
-    """Raises ValueError if two of a dict of arrays, by the names of their fields, are equal."""
+def check_different(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError if two of the arrays, by their splits, are equal."""
     for (one, a), (other, b) in itertools.combinations(arrays.items(), 2):
         if np.array_equal(a, b):
             raise ValueError(
-                f"{one} and {other} have the same examples, which would be counted twice: give others, or leave "
-                f"{other} empty."
+                f"{field(one)} and {field(other)} have the same examples, which would be counted twice: choose "
+                f"other data, or leave {field(other)} empty."
             )
+
+
+def field(split: str) -> str:
+    """The field of a config with the place of a split."""
+    return "path" if split == "train" else f"path_{split}"
 
 
 def _examples(number):

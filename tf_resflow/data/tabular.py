@@ -4,6 +4,7 @@ __all__ = ["load_tabular", "read_matrix"]
 
 import codecs
 import csv
+import os
 import pathlib
 
 import numpy as np
@@ -18,19 +19,20 @@ _DELIMITERS = ";\t|, "  # of .csv files: the first of them in a line of numbers
 
 
 def load_tabular(
-    path,
-    path_test=None,
-    path_validation=None,
-    key=None,
-    test_fraction=0.1,
-    validation_fraction=0.1,
-    split_seed=0,
-):
+    path: str | os.PathLike,
+    path_test: str | os.PathLike | None = None,
+    path_validation: str | os.PathLike | None = None,
+    *,
+    key: str | None = None,
+    test_fraction: float = 0.1,
+    validation_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> Dataset:
     """Loads the rows of a matrix as examples, in the units of the file.
 
-    The splits that have no file of their own are drawn from the rows of `path`, without
-    replacement, by a permutation of fixed seed. The mean and standard deviation of the train
-    split are attributes of the result, for a flow to begin with.
+    Splits without a file are drawn from the rows of `path`, without replacement, by a
+    permutation of fixed seed. The result has the mean and standard deviation of the train
+    split, by which a flow can normalize its input.
 
     Args:
         path: .npy, .npz, .csv or .parquet file of a numeric matrix `[rows, columns]`.
@@ -39,7 +41,7 @@ def load_tabular(
         key: name of the array in an .npz file that holds more than one.
         test_fraction: fraction of the rows for testing, if `path_test` is not given.
         validation_fraction: fraction of the rows for validation, if `path_validation` is not
-            given; there is no such split if it is 0.
+            given; 0 for no such split.
         split_seed: seed of the permutation.
 
     Returns:
@@ -55,29 +57,26 @@ def load_tabular(
             "Tabular data need a file: set path (--config.data.path=FILE.csv) to a .npy, .npz, "
             ".csv or .parquet file of a numeric matrix."
         )
-    files = {"path": path, "path_test": path_test, "path_validation": path_validation}
-    matrices = {field: read_matrix(file, key) for field, file in files.items() if file}
-    check_different(matrices)
-    rows = matrices["path"]
+    files = {"train": path, "test": path_test, "validation": path_validation}
+    splits = {split: read_matrix(file, key) for split, file in files.items() if file}
+    check_different(splits)
     fractions = {"test": test_fraction, "validation": validation_fraction}
-    fractions = {split: part for split, part in fractions.items() if f"path_{split}" not in matrices}
-    parts = draw_splits(len(rows), fractions, split_seed, path, least=2)
-    splits = {split: rows[part] for split, part in parts.items()}
-    splits |= {field.removeprefix("path_"): matrices[field] for field in matrices if field != "path"}
+    drawn = draw_splits(len(splits["train"]), fractions, split_seed, path, given=splits, least=2)
+    splits |= {split: splits["train"][numbers] for split, numbers in drawn.items()}
     name = pathlib.Path(path).stem
     mean, std = _moments(name, splits["train"])
     return Dataset.from_arrays(name, splits, mean=mean, std=std)
 
 
-def read_matrix(path, key=None):
-    """Reads a .npy, .npz, .csv or .parquet file as a finite float32 matrix. Parquet takes the package pyarrow.
+def read_matrix(path: str | os.PathLike, key: str | None = None) -> np.ndarray:
+    """Reads a .npy, .npz, .csv or .parquet file as a finite float32 matrix. Parquet requires the package pyarrow.
 
     A .csv file is text in UTF-8 or, with a byte order mark, UTF-16. The lines above the first one that holds a
-    number are its header. Cells are separated by commas; by semicolons, tabs, bars or spaces if there are such in
-    the last line, which a warning then tells. Between semicolons or tabs commas are decimal ones, unless points
-    are as many.
+    number are its header. Cells are separated by commas, or by semicolons, tabs, bars or spaces if the last line
+    has them; a warning then names the separator. Between semicolons or tabs, commas are decimal commas unless there
+    are at least as many points.
 
-    Messages count rows and columns from 1; those of a .csv file are its lines.
+    Messages count rows and columns from 1, or the lines of a .csv file.
 
     Args:
         path: the file.
@@ -118,8 +117,7 @@ def read_matrix(path, key=None):
 
 
 def _moments(name, rows):
-    mean = np.mean(rows, axis=0, dtype=np.float64)
-    std = np.std(rows, axis=0, dtype=np.float64)
+    mean, std = (np.asarray(moment(rows, axis=0, dtype=np.float64)) for moment in (np.mean, np.std))
     constant = np.flatnonzero(np.ptp(rows, axis=0) == 0)
     if len(constant):
         raise ValueError(
@@ -151,10 +149,11 @@ def _read_parquet(path, key):
 
 
 def _read_csv(path, key):
-    """The matrix, and the line of each row."""
+    """The matrix, and the line number of each row."""
     del key
     encoding, delimiter, number = _csv_format(path)
-    rows, lines = [], []
+    rows: list[list[float]] = []
+    lines = []
     with path.open(newline="", encoding=encoding, errors="replace") as file:
         reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
         try:
@@ -176,7 +175,7 @@ def _read_csv(path, key):
 
 
 def _csv_format(path):
-    """How a file is written: its encoding, the delimiter, and the function of a cell to its number."""
+    """The encoding of a file, its delimiter, and the function that reads a cell."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -192,7 +191,7 @@ def _csv_format(path):
 
 
 def _decimal_comma(cell):
-    """The number of "1,5"; "1.5" is an error, since its point would be one of thousands."""
+    """The number 1.5 of "1,5"; "1.5" is an error, since its point would separate thousands."""
     return float(cell.translate({ord(","): ".", ord("."): ","}))
 
 

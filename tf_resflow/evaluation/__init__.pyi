@@ -1,20 +1,20 @@
 from .baselines import gaussian_baseline, uniform_baseline
 from .calibration import expected_calibration_error
 from .classification import Classification, classification_scores
+from .curve_figures import check_figure_path, learning_curves, run_names
 from .estimator_noise import EstimatorNoise, Noise
 from .fid import FeatureMoments, frechet_distance
 from .figures_2d import density_figure, paths_figure
 from .held_out import HeldOut, Score, stderr_parts
-from .images import image_grid, reconstruction_grid, write_png
+from .image_grids import image_grid, reconstruction_grid, write_png
 from .inception import InceptionFeatures
 from .interpolation import interpolate_corners, interpolate_examples, interpolate_pairs
-from .learning_curves import check_figure_path, learning_curves, run_names
 from .lipschitz import (
     lipschitz_bounds,
     lipschitz_certificate,
     uncertified_blocks,
 )
-from .ood_auroc import ood_auroc
+from .out_of_distribution import ood_auroc
 from .per_example import PerExample
 from .point_figures import points_figure
 from .reconstruction import Reconstruction, reconstruct

@@ -1,4 +1,4 @@
-"""What a density model must beat: the uniform and the Gaussian density."""
+"""Baselines that a density model must beat: the uniform and the Gaussian density."""
 
 import math
 
@@ -7,13 +7,15 @@ import numpy as np
 __all__ = ["gaussian_baseline", "uniform_baseline"]
 
 
-def uniform_baseline(levels):
+def uniform_baseline(levels: int) -> float:
     """Returns the bits/dim of the uniform distribution over integer images: log2(levels)."""
     return math.log2(levels)
 
 
-def gaussian_baseline(train, test, levels=None, chunk=4096):
-    r"""Returns the held-out score of a full-covariance Gaussian fitted to the train data.
+def gaussian_baseline(
+    train: np.ndarray, test: np.ndarray, levels: int | None = None, *, chunk: int = 4096
+) -> float:
+    r"""Returns the held-out score of a full-covariance Gaussian that is fitted to the training data.
 
     For integer data the Gaussian is fitted to, and evaluated on, the dequantised data
     \(x = (v + u) / L\), \(u \sim U(0, 1)^D\). Both expectations over \(u\) are in closed form:
@@ -23,15 +25,15 @@ def gaussian_baseline(train, test, levels=None, chunk=4096):
     Args:
       train: array `[num_train, ...]`, integers if `levels` is given.
       test: array `[num_test, ...]`.
-      levels: number of levels of integer data; None for continuous data.
-      chunk: number of examples that are held in float64 at a time.
+      levels: number of levels of integer data; `None` for continuous data.
+      chunk: number of examples held in float64 at a time.
 
     Returns:
       The mean negative log-likelihood of `test`: bits/dim if `levels` is given, else nats.
 
     Raises:
-      ValueError: if the covariance is singular, up to the rounding of the data and of the sums: no direction then
-        has a variance that one could tell from 0.
+      ValueError: when the covariance is singular up to the rounding of the data and the sums, which means that the
+        variance of some direction cannot be distinguished from 0.
     """
     size = math.prod(train.shape[1:])
     mean, covariance = _moments(train, levels, size, chunk)
@@ -43,8 +45,8 @@ def gaussian_baseline(train, test, levels=None, chunk=4096):
     except np.linalg.LinAlgError:
         mend = f"give more than {size} examples" if len(train) <= size else "remove constant or dependent columns"
         raise ValueError(
-            f"The covariance of the {len(train):,} train examples of {size:,} columns is singular up to rounding, "
-            f"so that they have no Gaussian density: {mend}."
+            f"The covariance of the {len(train):,} training examples of {size:,} columns is singular up to "
+            f"rounding, so they have no Gaussian density: {mend}."
         ) from None
     factor = np.linalg.cholesky(covariance)
     inverse = np.linalg.inv(factor)
@@ -59,14 +61,14 @@ def gaussian_baseline(train, test, levels=None, chunk=4096):
 
 
 def _chunks(examples, levels, size, chunk):
-    """The examples as float64 rows; integers at the centres of their cells in the unit cube."""
+    """The examples as float64 rows; integers at the centers of their cells in the unit cube."""
     for start in range(0, len(examples), chunk):
         x = examples[start : start + chunk].reshape(-1, size).astype(np.float64)
         yield x if levels is None else (x + 0.5) / levels
 
 
 def _rounding_variance(examples, mean, variance):
-    """What the rounding of the data's type and of sums in float64 makes of the variance of each coordinate."""
+    """The variance that the rounding of the data and of sums in float64 adds to each coordinate."""
     data = np.finfo(examples.dtype).eps if examples.dtype.kind == "f" else 0.0
     sums = math.sqrt(len(examples)) * np.finfo(np.float64).eps
     return data**2 * (mean**2 + variance) + sums * variance

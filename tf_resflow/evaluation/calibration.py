@@ -1,15 +1,16 @@
-"""Whether a classifier's confidence is its accuracy."""
+"""How far a classifier's confidence is from its accuracy."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["expected_calibration_error"]
 
 
-def expected_calibration_error(probabilities, labels, num_bins=15):
+def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 15) -> float:
     r"""The mean gap between confidence and accuracy, over bins of equal width.
 
-    The confidence of a prediction is the largest of its probabilities. With n_b of n predictions in bin
-    b = ((b - 1) / B, b / B], of which the share acc_b is right and whose mean confidence is conf_b,
+    The confidence of a prediction is its largest probability. With n_b of the n predictions in bin
+    b = ((b - 1) / B, b / B], their accuracy acc_b and their mean confidence conf_b,
 
         ECE = sum_b n_b / n |acc_b - conf_b|.
 
@@ -20,9 +21,9 @@ def expected_calibration_error(probabilities, labels, num_bins=15):
     ```
 
     Args:
-      probabilities: array `[num, classes]`, each row of sum 1.
+      probabilities: array `[num, classes]` whose rows sum to 1.
       labels: integers `[num]`, the true classes.
-      num_bins: B; 15 as in the literature, on which the value depends.
+      num_bins: B, on which the value depends; the literature uses 15.
 
     Returns:
       A float in [0, 1].
@@ -44,7 +45,7 @@ def expected_calibration_error(probabilities, labels, num_bins=15):
     classes = probabilities.shape[1]
     if not np.isin(labels, np.arange(classes)).all():
         bad = labels[~np.isin(labels, np.arange(classes))][0]
-        raise ValueError(f"Labels are integers 0, ..., {classes - 1}; got {bad}. Give labelled examples alone.")
+        raise ValueError(f"Labels are integers 0, ..., {classes - 1}; got {bad}. Pass labeled examples only.")
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)

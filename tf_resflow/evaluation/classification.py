@@ -1,8 +1,9 @@
-"""How well a classifier does on held-out examples."""
+"""Scores of a classifier on held-out examples."""
 
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from tf_resflow.evaluation.calibration import expected_calibration_error
@@ -11,10 +12,10 @@ __all__ = ["Classification", "classification_scores"]
 
 
 class Classification(NamedTuple):
-    """The scores of a classifier, over the examples.
+    """Scores of a classifier over a set of examples.
 
     Attributes:
-      accuracy: share of the examples whose most probable class is their label.
+      accuracy: share of examples whose most probable class is their label.
       accuracy_stderr: its standard error, sqrt(accuracy (1 - accuracy) / num_examples).
       cross_entropy: mean of -log p(label | x), in nats.
       calibration_error: see `expected_calibration_error`.
@@ -28,7 +29,7 @@ class Classification(NamedTuple):
     num_examples: int
 
 
-def classification_scores(logits, labels):
+def classification_scores(logits: ArrayLike, labels: ArrayLike) -> Classification:
     """The scores of the class probabilities softmax(logits).
 
     ```python

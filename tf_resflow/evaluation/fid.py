@@ -1,14 +1,15 @@
-"""The Fréchet distance between two sets of features, FID if the features are Inception's."""
+"""The Fréchet distance between two sets of features: FID if the features are those of Inception."""
 
 import warnings
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["FeatureMoments", "frechet_distance"]
 
 
 class FeatureMoments:
-    """The mean and the covariance of features, one batch at a time, in float64.
+    """Accumulates the mean and the covariance of features batch by batch, in float64.
 
     ```python
     import numpy as np
@@ -20,18 +21,22 @@ class FeatureMoments:
     # 4 [3.] [[6.66666667]]
     ```
 
+    Attributes:
+      num: number of examples so far.
+      mean: their mean `[size]`.
+
     References:
       Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
       variances" (1979).
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.num = 0
-        self.mean = None
-        self._scatter = None
+        self.mean = np.zeros(0)
+        self._scatter = np.zeros((0, 0))
 
-    def update(self, features):
-        """Takes in more features.
+    def update(self, features: ArrayLike) -> None:
+        """Adds features.
 
         Args:
           features: array `[batch, size]`.
@@ -39,34 +44,34 @@ class FeatureMoments:
         features = np.asarray(features, np.float64)
         if features.ndim != 2:
             raise ValueError(f"Features are [batch, size]; got the shape {features.shape}.")
-        if self.mean is None:
+        if not self.num:
             self.mean = np.zeros(features.shape[1])
             self._scatter = np.zeros([features.shape[1]] * 2)
         num, mean = len(features), features.mean(axis=0)
-        centred, step = features - mean, mean - self.mean
+        centered, step = features - mean, mean - self.mean
         total = self.num + num
-        self._scatter += centred.T @ centred + np.outer(step, step) * (self.num * num / total)
+        self._scatter += centered.T @ centered + np.outer(step, step) * (self.num * num / total)
         self.mean = self.mean + step * (num / total)
         self.num = total
 
     @property
-    def covariance(self):
+    def covariance(self) -> np.ndarray:
         """The sample covariance `[size, size]`."""
         if self.num < 2:
-            raise ValueError(f"A covariance takes at least 2 examples; got {self.num}.")
+            raise ValueError(f"A covariance needs at least 2 examples; got {self.num}.")
         return self._scatter / (self.num - 1)
 
 
-def frechet_distance(first, second):
+def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     r"""The squared 2-Wasserstein distance of the two normal distributions with these moments.
 
         d^2 = |m_1 - m_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2)
 
-    With factors S = F F' the last trace is the sum of the singular values of F_1' F_2: no root is
-    taken of the small eigenvalues of a product of nearly singular matrices.
+    With factors S = F F' the last trace is the sum of the singular values of F_1' F_2. This takes no root of the
+    small eigenvalues of a product of nearly singular matrices.
 
-    The estimate from n examples is biased upwards, by an amount that falls like 1 / n and depends on
-    the model: compare values of the same n only. The literature's is 50,000.
+    The estimate from n examples is biased upwards by an amount that falls like 1 / n and depends on the model:
+    compare only values of the same n. The literature uses 50,000.
 
     Args:
       first: a `FeatureMoments`.
@@ -79,7 +84,7 @@ def frechet_distance(first, second):
       ValueError: when the sizes differ, or there are fewer than 2 examples.
 
     Warns:
-      UserWarning: when there are not more examples than features, so that a covariance is singular.
+      UserWarning: when there are no more examples than features, which makes a covariance singular.
 
     References:
       Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (2017), equation 6.

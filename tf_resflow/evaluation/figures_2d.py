@@ -1,8 +1,12 @@
-"""A two-dimensional density: beside its data and its samples, and under paths."""
+"""Figures of a two-dimensional density: beside its data and samples, and under paths."""
 
 import math
+import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tf_resflow.evaluation.point_figures import aspect, plot_limits
 from tf_resflow.extras import extra
@@ -13,10 +17,19 @@ __all__ = ["density_figure", "paths_figure"]
 _NATS_SHOWN = 12  # below the largest log density
 
 
-def density_figure(path, data, samples, log_prob, title="", resolution=150, batch=4500):
-    """Draws three panels on the same axes, in the same colors: data, the model's density, the model's samples.
+def density_figure(
+    path: str | os.PathLike[str],
+    data: ArrayLike,
+    samples: ArrayLike,
+    log_prob: Callable[[np.ndarray], ArrayLike],
+    *,
+    title: str = "",
+    resolution: int = 150,
+    batch: int = 4500,
+) -> None:
+    """Draws the data, the model's density and the model's samples in three panels with the same axes and colors.
 
-    The colors' scale is that of the square root of the density, so that they show what is rare, too.
+    The color scale follows the square root of the density, which also shows rare values.
 
     Args:
       path: image file to write.
@@ -24,13 +37,14 @@ def density_figure(path, data, samples, log_prob, title="", resolution=150, batc
       samples: array `[num, 2]`.
       log_prob: function of a float32 array `[batch, 2]`, to log-densities `[batch]` in nats.
       title: text above the density.
-      resolution: points of the density's grid along each axis.
-      batch: points evaluated at a time.
+      resolution: number of grid points along each axis.
+      batch: number of points evaluated at a time.
     """
     with extra("plots"):
         from matplotlib import colors, figure
 
-    limits = [plot_limits([column]) for column in np.asarray(data).T]
+    data, samples = np.asarray(data), np.asarray(samples)
+    limits = [plot_limits([column]) for column in data.T]
     density = np.exp(_on_grid(log_prob, limits, resolution, batch))
     histograms = [_histogram(points, limits, resolution // 2) for points in (data, samples)]
     norm = colors.PowerNorm(0.5, 0, max(_peak(values) for values in (density, histograms[0])))
@@ -47,24 +61,34 @@ def density_figure(path, data, samples, log_prob, title="", resolution=150, batc
         fig.savefig(temporary, dpi=110, bbox_inches="tight")
 
 
-def paths_figure(path, paths, data, log_prob, square=False, title="", resolution=150, batch=4500):
+def paths_figure(
+    path: str | os.PathLike[str],
+    paths: ArrayLike,
+    data: ArrayLike,
+    log_prob: Callable[[np.ndarray], ArrayLike],
+    *,
+    square: bool = False,
+    title: str = "",
+    resolution: int = 150,
+    batch: int = 4500,
+) -> None:
     """Draws paths as lines over the log density.
 
     Args:
       path: image file to write.
       paths: array `[paths, points, 2]`.
-      data: array `[num, 2]`, whose range the axes have if the paths do not leave it.
+      data: array `[num, 2]`; the axes cover it and the paths.
       log_prob: as for `density_figure`.
-      square: whether the paths are the rows of a square; then its columns are drawn, too, and its corners marked,
-        instead of the ends of the paths.
-      title: text above.
+      square: whether the paths are the rows of a square. If so, its columns are drawn, too, and its corners are
+        marked instead of the ends of the paths.
+      title: text above the figure.
       resolution: as for `density_figure`.
       batch: as for `density_figure`.
     """
     with extra("plots"):
         from matplotlib import figure
 
-    paths = np.asarray(paths)
+    paths, data = np.asarray(paths), np.asarray(data)
     lines, ends = (np.concatenate([paths, paths.swapaxes(0, 1)]), paths[[0, -1]]) if square else (paths, paths)
     limits = [plot_limits([column], outside=0) for column in np.concatenate([data, *paths]).T]
     logs = _on_grid(log_prob, limits, resolution, batch)
@@ -80,7 +104,7 @@ def paths_figure(path, paths, data, log_prob, square=False, title="", resolution
         fig.savefig(temporary, dpi=110)
 
 
-def _draw(axes, values, limits, cmap="viridis", **options):
+def _draw(axes, values, limits, cmap="viridis", **options: Any):
     """An image of values on a grid, `[row, column]` with rows from the bottom."""
     axes.set(xlabel="column 1", ylabel="column 2")
     options |= {"extent": [*limits[0], *limits[1]], "aspect": aspect(limits)}
@@ -88,15 +112,15 @@ def _draw(axes, values, limits, cmap="viridis", **options):
 
 
 def _histogram(points, limits, most_bins):
-    """The density of points in cells, of all points, so that those outside of the limits are missing in it."""
+    """The density of all points in cells; points outside the limits count towards the total."""
     bins = min(most_bins, math.isqrt(len(points)))
-    counts, *edges = np.histogram2d(*np.asarray(points).T, bins, limits)
-    areas = np.multiply.outer(*map(np.diff, edges))
+    counts, x_edges, y_edges = np.histogram2d(points[:, 0], points[:, 1], bins, limits)
+    areas = np.multiply.outer(np.diff(x_edges), np.diff(y_edges))
     return (counts / areas / len(points)).T
 
 
 def _peak(density, above=0.02):
-    """The density that is exceeded for so much of the mass: one spike does not darken all else."""
+    """The density that only this share of the mass exceeds; a spike would make everything else dark."""
     values = np.sort(np.nan_to_num(density, nan=0.0, posinf=0.0), axis=None)[::-1]
     mass = np.cumsum(values)
     return values[np.searchsorted(mass, above * mass[-1])] or 1.0

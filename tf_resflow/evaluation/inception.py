@@ -1,7 +1,10 @@
-"""Inception-v3's features of images, for FID."""
+"""Features of images by Inception-v3, for FID."""
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from tf_resflow.typing import TensorLike
 
 __all__ = ["InceptionFeatures"]
 
@@ -9,30 +12,29 @@ _SIZE = 299
 
 
 class InceptionFeatures:
-    """The 2,048 features of Inception-v3's last pooling layer.
+    """The 2,048 features of the last pooling layer of Inception-v3.
 
-    Images are scaled to [-1, 1], enlarged to 299 x 299 bilinearly without antialiasing, and repeated
-    over three channels if they have one.
+    Images are scaled to [-1, 1] and resized to 299 x 299 (bilinear, without antialiasing); a single channel is
+    repeated three times.
 
-    The weights of Keras are trained on ImageNet too, but they are not those of the FID in the
-    literature (TensorFlow's graph of December 2015, whose pooling differs as well): distances in
-    these features rank models, and cannot be compared with published ones. For that give `weights`
-    a file of the original weights, converted to this architecture.
+    The weights of Keras differ from those behind the FID in the literature (TensorFlow's graph of December 2015,
+    whose pooling also differs). Distances in these features rank models, but cannot be compared with published
+    ones. For that, pass a file of the original weights, converted to this architecture.
 
     Args:
       levels: number of levels of the images.
       weights: "imagenet", which Keras downloads once; a file of weights of
-        `keras.applications.InceptionV3(include_top=False)`; or None for random ones.
+        `keras.applications.InceptionV3(include_top=False)`; or `None` for random weights.
 
     Raises:
-      ValueError: when the weights cannot be had.
+      ValueError: when the weights cannot be loaded.
 
     References:
       Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (2016).
       Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (2017).
     """
 
-    def __init__(self, levels=256, weights="imagenet"):
+    def __init__(self, levels: int = 256, weights: str | None = "imagenet"):
         network = _network(weights)
 
         @tf.function(autograph=False, reduce_retracing=True)
@@ -41,8 +43,8 @@ class InceptionFeatures:
 
         self._features = features
 
-    def __call__(self, images):
-        """Evaluates the features.
+    def __call__(self, images: TensorLike) -> np.ndarray:
+        """Computes the features.
 
         Args:
           images: `[batch, height, width, 1 or 3]` with values 0, ..., levels - 1.
@@ -66,7 +68,6 @@ def _network(weights):
         )
     except Exception as error:  # Keras raises a bare Exception when a download fails.
         raise ValueError(
-            f"The Inception weights {weights!r} cannot be loaded: {error} Give a file of weights of "
-            "keras.applications.InceptionV3(include_top=False), or run it where 'imagenet' can be "
-            "downloaded."
+            f"The Inception weights {weights!r} cannot be loaded: {error} Pass a file of weights of "
+            "keras.applications.InceptionV3(include_top=False), or run where 'imagenet' can be downloaded."
         ) from error

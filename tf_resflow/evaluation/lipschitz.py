@@ -3,22 +3,21 @@
 import functools
 import math
 
-import numpy as np
-import tensorflow_probability as tfp
+import tensorflow as tf
 
 from tf_resflow import bijectors, layers
+from tf_resflow.bijectors.base import lipschitz_constants
 from tf_resflow.bijectors.flow import parts_by_name
+from tf_resflow.bijectors.networks import bounded_norm
 from tf_resflow.progress import track
 
 __all__ = ["lipschitz_bounds", "lipschitz_certificate", "uncertified_blocks"]
 
-tfb = tfp.bijectors
 
-
-def lipschitz_bounds(flow):
+def lipschitz_bounds(flow: tf.Module) -> dict[str, float]:
     r"""Returns a rigorous upper bound of the Lipschitz constant of each residual branch.
 
-    Power iteration estimates a norm from below, so that a layer may exceed its coefficient by what
+    Power iteration estimates a norm from below, so a layer may exceed its coefficient by what
     is left to converge. These bounds are proofs for the present weights: the product, through the
     branch, of the bound of each layer and activation. A bound below 1 proves that the block is
     invertible; one above 1 proves nothing, since the product is above the truth.
@@ -30,45 +29,31 @@ def lipschitz_bounds(flow):
       A dict of the block's name to a float, infinite for the `uncertified_blocks`; empty for a flow of couplings.
       Blocks of one name are numbered.
     """
-    uncertified = uncertified_blocks(flow)
-    return {
-        name: math.inf if name in uncertified else float(layers.lipschitz_constant(block.branch, certified=True))
-        for name, block in track(_blocks_by_name(flow).items(), "Lipschitz bounds of the blocks")
-    }
+    return _bounds(flow, layers.lipschitz_constant)
 
 
-def uncertified_blocks(flow):
-    """Returns the residual blocks whose `lipschitz_constant` is taken on trust, since nothing bounds their branch.
+def uncertified_blocks(flow: tf.Module) -> dict[str, str]:
+    """Returns the residual blocks whose `lipschitz_constant` is not verified, because nothing bounds their branch.
 
     Args:
       flow: see `lipschitz_bounds`.
 
     Returns:
-      A dict of the block's name to the reason, a sentence; empty where all blocks have a bound.
+      A dict of the block's name to the reason, a sentence; empty if all blocks have a bound.
     """
-    return {
-        name: reason
-        for name, block in _blocks_by_name(flow).items()
-        if (reason := _why_not_bounded(block.branch)) is not None
-    }
+    reasons = {name: bounded_norm(block.branch)[1] for name, block in _blocks_by_name(flow).items()}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def _why_not_bounded(branch):
-    try:
-        layers.lipschitz_order(branch)
-    except ValueError as error:
-        return str(error).partition(". ")[0]
-
-
-def lipschitz_certificate(flow):
+def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     r"""Returns bounds of the Lipschitz constants of a flow's layers, blocks, of itself and of its inverse.
 
     With \\(L_i\\) the constant of branch i, \\(\mathrm{Lip}(x + g_i(x)) \le 1 + L_i\\) and
     \\(\mathrm{Lip}((x + g_i(x))^{-1}) \le 1 / (1 - L_i)\\); the flow's constant is at most the product
-    of those of its parts. An error of the latent grows by at most the inverse's constant on its way to
-    the data. "nominal" bounds rest on the coefficients that the layers enforce by an estimate of their
-    norms, or on the constructor's `lipschitz_constant`; "certified" ones are proofs for the present weights
-    (see `lipschitz_bounds`).
+    of those of its parts (see `FlowBijector.lipschitz_constants`). An error of the latent grows by at most the
+    inverse's constant on its way to the data. "nominal" bounds rest on the coefficients that the layers enforce by
+    an estimate of their norms, or on the constructor's `lipschitz_constant`; "certified" ones are proofs for the
+    present weights (see `lipschitz_bounds`).
 
     ```python
     import tf_resflow as resflow
@@ -84,27 +69,47 @@ def lipschitz_certificate(flow):
     Returns:
       A dict. "layers": for each block's name, a dict of the layer's name to its "coefficient",
       "estimate" (of the raw kernel's norm, from below) and "bound" (of the kernel as applied).
-      "blocks": for each block's name its "nominal" and "certified" constant, and the "reason" where it is not
-      certified, and so infinite (see `uncertified_blocks`). "flow" and "inverse":
-      their "nominal" and "certified" constants; infinite where a part's is unknown, and the inverse's
-      where a block's is not below 1; in the norm of the blocks, if they share one.
+      "blocks": for each block's name its "nominal" and "certified" constant, and the "reason" if it is not
+      certified, and therefore infinite (see `uncertified_blocks`). "flow" and "inverse": their "nominal" and
+      "certified" constants; infinite if a part's is, or if the parts contract in different norms.
+      "unbounded": for the name of each part with an infinite certified constant, in one direction or both, the
+      reason.
 
     References:
       Behrmann et al., "Invertible Residual Networks" (2019), Lemma 2.
     """
-    blocks = _blocks_by_name(flow)
-    certified = lipschitz_bounds(flow)
+    bound = functools.cache(layers.lipschitz_constant)  # of a network: its layers take their time
+    blocks, certified = _blocks_by_name(flow), _bounds(flow, bound)
     reasons = {name: {"reason": reason} for name, reason in uncertified_blocks(flow).items()}
-    nominal = {name: block.lipschitz_constant for name, block in blocks.items()}
-    of_flow = {}
-    for kind, constants in (("nominal", nominal), ("certified", certified)):
-        of_flow[kind] = _of_flow(flow, {id(blocks[name]): constant for name, constant in constants.items()})
+    of_flow = {kind: lipschitz_constants(flow, kind == "certified", bound) for kind in ("nominal", "certified")}
     return {
         "layers": {name: _of_layers(block) for name, block in track(blocks.items(), "bounds of their layers")},
-        "blocks": {n: {"nominal": nominal[n], "certified": certified[n], **reasons.get(n, {})} for n in certified},
-        "flow": {kind: forward for kind, (forward, _) in of_flow.items()},
-        "inverse": {kind: inverse for kind, (_, inverse) in of_flow.items()},
+        "blocks": {
+            name: {"nominal": block.lipschitz_constant, "certified": certified[name], **reasons.get(name, {})}
+            for name, block in blocks.items()
+        },
+        "flow": {kind: constants.forward for kind, constants in of_flow.items()},
+        "inverse": {kind: constants.inverse for kind, constants in of_flow.items()},
+        "unbounded": _reasons(flow, bound),
     }
+
+
+def _bounds(flow, bound):
+    uncertified = uncertified_blocks(flow)
+    return {
+        name: math.inf if name in uncertified else float(bound(block.branch, certified=True))
+        for name, block in track(_blocks_by_name(flow).items(), "Lipschitz bounds of the blocks")
+    }
+
+
+def _reasons(flow, bound):
+    """Why parts are not bounded; without the parts that only have the reason of one of their own."""
+    found, reasons = {}, {}
+    for name, part in reversed(parts_by_name(flow).items()):  # the innermost first
+        found[id(part)] = reason = lipschitz_constants(part, True, bound).reason
+        if reason is not None and reason not in {found.get(id(inner)) for inner in part.submodules}:
+            reasons[name] = reason
+    return dict(reversed(reasons.items()))
 
 
 def _blocks_by_name(flow):
@@ -121,71 +126,3 @@ def _of_layers(block):
         }
         for layer in layers.lipschitz_layers(block)
     }
-
-
-def _of_flow(flow, constants):
-    one_norm = len(set(_orders(flow))) < 2
-    return _constants(flow, constants) if one_norm else (math.inf, math.inf)
-
-
-def _orders(flow):
-    """The norms that the blocks contract in; one on trust is taken to do so in that of the others."""
-    uncertified = uncertified_blocks(flow)
-    for name, block in _blocks_by_name(flow).items():
-        if name not in uncertified:
-            yield layers.lipschitz_order(block.branch)
-
-
-@functools.singledispatch
-def _constants(bijector, branches):
-    """The constants of a bijector and of its inverse, from those of the branches by id of the block."""
-    if isinstance(getattr(bijector, "bijector", None), tfb.Bijector):  # any of TFP's classes of Invert
-        return _constants(bijector.bijector, branches)[::-1]
-    return math.inf, math.inf
-
-
-@_constants.register
-def _(bijector: bijectors.ResidualBlock, branches):
-    branch = branches[id(bijector)]
-    return 1.0 + branch, 1.0 / (1.0 - branch) if branch < 1.0 else math.inf
-
-
-@_constants.register
-def _(bijector: bijectors.ActNorm, branches):
-    scale = np.exp(bijector.log_scale.numpy().astype(np.float64))
-    return float(scale.max()), float(1.0 / scale.min())
-
-
-@_constants.register
-def _(bijector: bijectors.Normalize, branches):
-    std = np.asarray(bijector.parameters["std"], np.float64)
-    return float(1.0 / std.min()), float(std.max())
-
-
-@_constants.register
-def _(bijector: bijectors.Logit, branches):
-    """On [0, 1] the slope is largest at the ends; that of the inverse is largest at 0."""
-    alpha = bijector.parameters["alpha"]
-    return (1 - 2 * alpha) / (alpha * (1 - alpha)), 0.25 / (1 - 2 * alpha)
-
-
-@_constants.register
-def _(bijector: bijectors.Squeeze2D, branches):
-    return 1.0, 1.0
-
-
-@_constants.register
-def _(bijector: bijectors.Flow, branches):
-    parts = [_constants(part, branches) for part in bijector.bijectors]
-    return tuple(math.prod(constants) for constants in zip(*parts, strict=True))
-
-
-@_constants.register
-def _(bijector: bijectors.MultiscaleFlow, branches):
-    """What leaves at a scale is kept as it is: the rest of the flow counts for at least 1."""
-    forward = inverse = 0.0
-    for flow in reversed(bijector.flows):
-        constants = _constants(flow, branches)
-        forward = constants[0] * max(1.0, forward)
-        inverse = constants[1] * max(1.0, inverse)
-    return forward, inverse

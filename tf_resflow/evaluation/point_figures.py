@@ -1,4 +1,8 @@
-"""Samples over data, column by column."""
+"""Figures of samples over data, column by column."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -8,28 +12,34 @@ from tf_resflow.writing import whole_file
 __all__ = ["points_figure"]
 
 _MAX_COLUMNS = 7
-_MAX_POINTS = 5000  # of a group in a scatter plot; histograms have them all
+_MAX_POINTS = 5000  # of a group in a scatter plot; histograms use all points
 _BINS = 40
 _DATA_COLOR = "0.4"
 
 
-def points_figure(path, samples, data=None, title=""):
+def points_figure(
+    path: str | os.PathLike[str],
+    samples: Mapping[str, np.ndarray],
+    data: Mapping[str, np.ndarray] | None = None,
+    *,
+    title: str = "",
+) -> None:
     """Draws samples and data over each other.
 
-    Vectors of one number make a histogram, of two a scatter plot, of more the scatter plots of all pairs of
-    columns, with histograms on the diagonal. Columns after the 7th are left out, and from scatter plots the points
-    after the 5,000th of a group; the title says so.
+    One column makes a histogram and two make a scatter plot. More columns make scatter plots of all pairs, with
+    histograms on the diagonal. Only the first 7 columns are drawn, and scatter plots show at most 5,000 points of
+    each group; the title notes what is left out.
 
     Args:
       path: image file to write.
       samples: dict of name to array `[num, columns]`.
       data: dict of one such pair, or `None`.
-      title: `str`.
+      title: text above the figure.
     """
     with extra("plots"):
         from matplotlib import figure
 
-    groups = dict(_finite(name, points) for name, points in ((data or {}) | samples).items())
+    groups = dict(_finite(name, points) for name, points in {**(data or {}), **samples}.items())
     total = next(iter(groups.values())).shape[1]
     columns = min(total, _MAX_COLUMNS)
     colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
@@ -50,14 +60,14 @@ def points_figure(path, samples, data=None, title=""):
 
 
 def _finite(name, points):
-    """What can be drawn of a group, under a name that tells how many they are."""
+    """The finite points of a group, and its name with their number."""
     finite = points[np.all(np.isfinite(points), axis=1)]
     missing = len(points) - len(finite)
     return f"{name} ({len(finite):,}{f', {missing:,} not finite' if missing else ''})", finite
 
 
-def aspect(limits):
-    """The aspect of axes with these limits: "equal", unless the columns' units seem to differ."""
+def aspect(limits: Iterable[tuple[float, float]]) -> str:
+    """The aspect of axes with these limits: "equal", unless the columns seem to have different units."""
     (left, right), (bottom, top) = limits
     return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
 
@@ -83,18 +93,20 @@ def _draw_pairs(fig, groups, colors, limits):
 
 
 def _histogram(axes, groups, colors, limits, column):
-    bins = np.linspace(*limits[column], _BINS + 1)
+    low, high = limits[column]
+    bins = np.linspace(low, high, _BINS + 1)
     width = bins[1] - bins[0]
     for color, points in zip(colors, groups.values(), strict=True):
         weights = np.full(len(points), 1 / (max(1, len(points)) * width))
-        filled = color == _DATA_COLOR
-        kind = {"histtype": "stepfilled", "alpha": 0.5} if filled else {"histtype": "step", "linewidth": 1.5}
+        kind: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
+        if color == _DATA_COLOR:
+            kind = {"histtype": "stepfilled", "alpha": 0.5}
         axes.hist(points[:, column], bins, weights=weights, color=color, **kind)
     axes.set(xlim=limits[column], xlabel=f"column {column + 1}", ylabel="density", yticks=[])
 
 
 def _scatter(axes, groups, colors, limits, x, y):
-    """All groups in a random order, so that none covers another."""
+    """All groups in random order: none covers another."""
     shown = [points[:_MAX_POINTS] for points in groups.values()]
     order = np.random.default_rng(0).permutation(sum(map(len, shown)))
     points = np.concatenate(shown)[order]
@@ -104,8 +116,8 @@ def _scatter(axes, groups, colors, limits, x, y):
     axes.set_aspect(aspect([limits[x], limits[y]]))
 
 
-def plot_limits(values, outside=0.002, margin=0.08):
-    """A range that holds all but the outermost of each group."""
+def plot_limits(values: list[np.ndarray], outside: float = 0.002, margin: float = 0.08) -> tuple[float, float]:
+    """A range that holds all but the outermost values of each group."""
     low = min(np.quantile(group, outside) for group in values if len(group))
     high = max(np.quantile(group, 1 - outside) for group in values if len(group))
     pad = margin * (high - low) or 0.5

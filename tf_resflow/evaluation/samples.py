@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tf_resflow.evaluation.images import image_grid, write_png
+from tf_resflow.evaluation.image_grids import image_grid, write_png
 from tf_resflow.evaluation.point_figures import points_figure
 from tf_resflow.writing import check_output_path, whole_file
 
@@ -109,7 +109,7 @@ def write_samples(
     labels = [f"temperature {temperature:g}" for temperature in temperatures]
     if len(event_shape) == 3:
         is_sweep = rows > 1
-        grid = image_grid(samples, levels, columns=columns if is_sweep else None)
+        grid = image_grid(samples, levels or 256, columns=columns if is_sweep else None)
         write_png(path, grid, labels=labels if is_sweep else ())
     elif rows == 1:
         title = " at ".join([f"{name}: {columns:,} samples", *labels])

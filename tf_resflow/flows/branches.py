@@ -1,5 +1,8 @@
 """The networks inside the blocks: residual branches of Lipschitz layers, and unconstrained ones for couplings."""
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -7,7 +10,9 @@ from tf_resflow import layers
 
 __all__ = ["ACTIVATIONS", "conv_branch", "coupling_network", "dense_branch", "dense_coupling_network"]
 
-ACTIVATIONS = {
+Norms = Sequence[float] | str | None
+
+ACTIVATIONS: dict[str, Callable[..., keras.layers.Layer]] = {
     "lipswish": layers.LipSwish,
     "clipswish": layers.CLipSwish,
     "maxmin": layers.MaxMin,
@@ -24,86 +29,78 @@ ACTIVATIONS = {
 class _Layers:
     """Makes the layers of a branch: one dtype, one activation, seeds in sequence, orders in pairs."""
 
-    def __init__(self, activation, coefficient, norms, num_layers, seed, dtype):
+    def __init__(self, num_layers, activation, coefficient, norms, seed, dtype):
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
-        norms = _norms(norms, num_layers, dtype)
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
+        if norms is None:
+            norms = (2.0,) * (num_layers + 1)
+        elif norms == "learned":
+            orders = [layers.LearnedOrder(dtype=dtype, name=f"order_{i}") for i in range(num_layers)]
+            norms = (*orders, orders[0])
         if len(norms) != num_layers + 1:
             raise ValueError(
-                f"{num_layers} layers have {num_layers + 1} norms (before, between and after them); got {norms}."
+                f"{num_layers} layers need {num_layers + 1} norms (before, between and after them); got {norms}."
             )
         self._activation = activation
         self._coefficient = coefficient
-        self._norms = norms
+        self._norms = tuple(norms)
         self._seeds = np.random.default_rng(seed)
         self._dtype = dtype
-        self._count = {"activation": 0, "linear": 0}
-
-    def _number(self, kind):
-        self._count[kind] += 1
-        return self._count[kind] - 1
+        self._num_activations = self._num_linear = 0
 
     def input(self, shape):
         return keras.Input(shape, dtype=self._dtype)
 
     def activation(self):
-        name = f"{self._activation}_{self._number('activation')}"
+        name = f"{self._activation}_{self._num_activations}"
+        self._num_activations += 1
         return ACTIVATIONS[self._activation](dtype=self._dtype, name=name)
 
-    def _linear(self, layer, *args, label):
-        i = self._number("linear")
-        return layer(
-            *args,
-            coefficient=self._coefficient,
-            domain=self._norms[i],
-            codomain=self._norms[i + 1],
-            kernel_initializer=self._initializer(),
-            dtype=self._dtype,
-            name=f"{label}_{i}",
-        )
+    def dense(self, units):
+        return layers.LipschitzDense(units, **self._linear("dense"))
+
+    def conv(self, filters, kernel_size):
+        return layers.LipschitzConv2D(filters, kernel_size, **self._linear("conv"))
+
+    def condition(self, units):
+        options = {"kernel_initializer": self._initializer(), "dtype": self._dtype, "name": "condition"}
+        return keras.layers.Dense(units, **options)
+
+    def _linear(self, label):
+        i = self._num_linear
+        self._num_linear += 1
+        return {
+            "coefficient": self._coefficient,
+            "domain": self._norms[i],
+            "codomain": self._norms[i + 1],
+            "kernel_initializer": self._initializer(),
+            "dtype": self._dtype,
+            "name": f"{label}_{i}",
+        }
 
     def _initializer(self):
         seed = int(self._seeds.integers(2**31))
         return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
 
-    def dense(self, units):
-        return self._linear(layers.LipschitzDense, units, label="dense")
-
-    def conv(self, filters, kernel_size):
-        return self._linear(layers.LipschitzConv2D, filters, kernel_size, label="conv")
-
-    def condition(self, units):
-        return keras.layers.Dense(
-            units, kernel_initializer=self._initializer(), dtype=self._dtype, name="condition"
-        )
-
-
-def _norms(norms, num_layers, dtype):
-    if norms is None:
-        return (2.0,) * (num_layers + 1)
-    if norms == "learned":
-        orders = [layers.LearnedOrder(dtype=dtype, name=f"order_{i}") for i in range(num_layers)]
-        return (*orders, orders[0])
-    return tuple(norms)
-
 
 def conv_branch(
-    event_shape,
-    width,
-    kernels=(3, 1, 3),
-    activation="lipswish",
-    coefficient=0.98,
-    norms=None,
-    preactivation=True,
-    seed=0,
-    dtype="float32",
-):
+    event_shape: Sequence[int],
+    width: int,
+    kernels: Sequence[int] = (3, 1, 3),
+    *,
+    activation: str = "lipswish",
+    coefficient: float = 0.98,
+    norms: Norms = None,
+    preactivation: bool = True,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> keras.Sequential:
     """Convolutions with activations between them, on images `[H, W, C]`.
 
     The paper's: activation, 3x3, activation, 1x1, activation, 3x3, with 512 channels in between.
 
     Args:
-      event_shape: `(H, W, C)`; the largest images that it will see.
+      event_shape: `(H, W, C)` of the largest images.
       width: channels of the inner layers.
       kernels: odd kernel sizes, one for each layer.
       activation: a key of `ACTIVATIONS`.
@@ -123,29 +120,27 @@ def conv_branch(
     References:
       Chen et al. 2019, Appendix E.
     """
-    make = _Layers(activation, coefficient, norms, len(kernels), seed, dtype)
+    make = _Layers(len(kernels), activation, coefficient, norms, seed, dtype)
     stack = [make.input(event_shape)]
-    if preactivation:
-        stack.append(make.activation())
     for i, size in enumerate(kernels):
-        last = i == len(kernels) - 1
-        stack.append(make.conv(event_shape[-1] if last else width, size))
-        if not last:
+        if i or preactivation:
             stack.append(make.activation())
+        stack.append(make.conv(event_shape[-1] if i == len(kernels) - 1 else width, size))
     return keras.Sequential(stack, name="branch")
 
 
 def dense_branch(
-    event_shape,
-    hidden,
-    activation="lipswish",
-    coefficient=0.98,
-    norms=None,
-    preactivation=False,
-    condition_size=None,
-    seed=0,
-    dtype="float32",
-):
+    event_shape: Sequence[int],
+    hidden: Sequence[int],
+    *,
+    activation: str = "lipswish",
+    coefficient: float = 0.98,
+    norms: Norms = None,
+    preactivation: bool = False,
+    condition_size: int | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> keras.Model:
     """Dense layers with activations between them, on vectors, or on flattened events of any shape.
 
     Args:
@@ -168,8 +163,8 @@ def dense_branch(
       ValueError: for an unknown activation, a wrong number of norms, or no hidden layer.
     """
     if not hidden:
-        raise ValueError("hidden holds the width of at least one inner layer.")
-    make = _Layers(activation, coefficient, norms, len(hidden) + 1, seed, dtype)
+        raise ValueError("hidden must hold the width of at least one inner layer.")
+    make = _Layers(len(hidden) + 1, activation, coefficient, norms, seed, dtype)
     size = int(np.prod(event_shape))
     x = make.input(event_shape)
     head = [keras.layers.Flatten(dtype=dtype)] if len(event_shape) > 1 else []
@@ -194,23 +189,24 @@ def dense_branch(
 
 
 def coupling_network(
-    event_shape,
-    width,
-    kernels=(3, 1, 3),
-    split="channels",
-    num_parameters=2,
-    seed=0,
-    dtype="float32",
-):
+    event_shape: Sequence[int],
+    width: int,
+    kernels: Sequence[int] = (3, 1, 3),
+    *,
+    split: str = "channels",
+    num_parameters: int = 2,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> keras.Sequential:
     """Unconstrained convolutions with ReLU between them, for a coupling on images `[H, W, C]`.
 
-    The last layer starts at zero, so that the coupling starts near the identity.
+    The last layer starts at zero, so the coupling starts near the identity.
 
     Args:
       event_shape: `(H, W, C)`.
       width: channels of the inner layers.
       kernels: kernel sizes, one for each layer.
-      split: as of the coupling; by "channels" the first `C // 2` are those that it keeps.
+      split: see `tf_resflow.bijectors.Coupling`; by "channels" it keeps the first `C // 2`.
       num_parameters: values for each element that is mapped: 2 for `AffineCoupling`, 1 for `AdditiveCoupling`.
       seed: `int`, of the kernels.
       dtype: of the parameters.
@@ -219,21 +215,29 @@ def coupling_network(
       A built `keras.Sequential`.
 
     Raises:
-      ValueError: when there is one channel, to be split by channels.
+      ValueError: for a split by channels of a single channel.
 
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.3.
     """
     channels, outputs = _coupling_channels(event_shape, split, num_parameters)
-    options = _coupling_options(len(kernels), seed, dtype)
+    widths = [width] * (len(kernels) - 1) + [outputs]
     stack = [keras.Input((*event_shape[:-1], channels), dtype=dtype)]
-    for filters, size, option in zip([width] * (len(kernels) - 1) + [outputs], kernels, options, strict=True):
-        stack.append(keras.layers.Conv2D(filters, size, padding="same", **option))
+    for filters, size, options in zip(widths, kernels, _coupling_options(len(kernels), seed, dtype), strict=True):
+        stack.append(keras.layers.Conv2D(filters, size, padding="same", **options))
     return keras.Sequential(stack, name="network")
 
 
-def dense_coupling_network(event_shape, hidden, split="channels", num_parameters=2, seed=0, dtype="float32"):
-    """As `coupling_network`, of dense layers: on vectors, or on flattened images.
+def dense_coupling_network(
+    event_shape: Sequence[int],
+    hidden: Sequence[int],
+    *,
+    split: str = "channels",
+    num_parameters: int = 2,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> keras.Sequential:
+    """Like `coupling_network`, with dense layers, on vectors or on flattened images.
 
     Args:
       event_shape: shape of an event.
@@ -247,23 +251,20 @@ def dense_coupling_network(event_shape, hidden, split="channels", num_parameters
       A built `keras.Sequential`.
 
     Raises:
-      ValueError: when there is one channel (or coordinate), to be split by channels.
+      ValueError: for a split by channels of a single channel or coordinate.
     """
     channels, outputs = _coupling_channels(event_shape, split, num_parameters)
     output_shape = (*event_shape[:-1], outputs)
-    options = _coupling_options(len(hidden) + 1, seed, dtype)
-    stack = [keras.Input((*event_shape[:-1], channels), dtype=dtype)]
+    widths = [*hidden, int(np.prod(output_shape))]
+    options = _coupling_options(len(widths), seed, dtype)
+    stack = [keras.layers.Dense(units, **option) for units, option in zip(widths, options, strict=True)]
     if len(event_shape) > 1:
-        stack.append(keras.layers.Flatten(dtype=dtype))
-    for units, option in zip([*hidden, int(np.prod(output_shape))], options, strict=True):
-        stack.append(keras.layers.Dense(units, **option))
-    if len(event_shape) > 1:
-        stack.append(keras.layers.Reshape(output_shape, dtype=dtype))
-    return keras.Sequential(stack, name="network")
+        stack = [keras.layers.Flatten(dtype=dtype), *stack, keras.layers.Reshape(output_shape, dtype=dtype)]
+    return keras.Sequential([keras.Input((*event_shape[:-1], channels), dtype=dtype), *stack], name="network")
 
 
 def _coupling_channels(event_shape, split, num_parameters):
-    """Channels that the network of a coupling takes and gives."""
+    """Channels of the input and of the output of a coupling's network."""
     channels = event_shape[-1]
     if split == "checkerboard":
         return channels, num_parameters * channels
@@ -275,8 +276,8 @@ def _coupling_channels(event_shape, split, num_parameters):
     return channels // 2, num_parameters * (channels - channels // 2)
 
 
-def _coupling_options(num_layers, seed, dtype):
-    """Arguments of each layer: ReLU and seeded kernels, and a last layer that starts at zero."""
+def _coupling_options(num_layers, seed, dtype) -> Iterator[dict[str, Any]]:
+    """The arguments of each layer: ReLU and seeded kernels, and zeros in the last layer."""
     seeds = np.random.default_rng(seed)
     for i in range(num_layers):
         last = i == num_layers - 1

@@ -1,13 +1,30 @@
-"""A flow from the `model` section of a config."""
+"""The flow and the estimators of the `model` section of a config."""
 
-from tf_resflow import logdet
-from tf_resflow.flows.image_flow import image_flow
-from tf_resflow.flows.vector_flow import vector_flow
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tf_resflow import bijectors, logdet
+from tf_resflow.flows.image_blocks import coupling_image_block, residual_image_block
+from tf_resflow.flows.image_flows import image_flow
+from tf_resflow.flows.vector_flows import vector_flow
+from tf_resflow.typing import TensorLike
+
+if TYPE_CHECKING:
+    from tf_resflow.config_fields import ConfigDict
 
 __all__ = ["build_estimator", "build_flow"]
 
+_DISTRIBUTIONS: dict[str, type[logdet.Geometric] | type[logdet.Poisson]] = {
+    "geometric": logdet.Geometric,
+    "poisson": logdet.Poisson,
+}
+_COUPLINGS: dict[str, type[bijectors.Coupling]] = {
+    "additive_coupling": bijectors.AdditiveCoupling,
+    "affine_coupling": bijectors.AffineCoupling,
+}
 
-def build_estimator(config, per_example, **probes):
+
+def build_estimator(config: "ConfigDict", per_example: bool, **probes: Any) -> logdet.LogDetEstimator:
     """The estimator of a config section.
 
     Args:
@@ -21,12 +38,19 @@ def build_estimator(config, per_example, **probes):
     """
     if config.kind == "power_series":
         return logdet.PowerSeries(config.num_terms, **probes)
-    distributions = {"geometric": logdet.Geometric, "poisson": logdet.Poisson}
-    distribution = distributions[config.distribution](config.p)
-    return logdet.RussianRoulette(config.num_exact_terms, distribution, per_example, **probes)
+    distribution = _DISTRIBUTIONS[config.distribution](config.p)
+    return logdet.RussianRoulette(config.num_exact_terms, distribution, per_example=per_example, **probes)
 
 
-def build_flow(config, event_shape, mean=None, std=None, seed=0, dtype="float32"):
+def build_flow(
+    config: "ConfigDict",
+    event_shape: Sequence[int],
+    mean: TensorLike | None = None,
+    std: TensorLike | None = None,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> bijectors.Flow | bijectors.MultiscaleFlow:
     """Builds the flow of a config.
 
     Args:
@@ -49,34 +73,33 @@ def build_flow(config, event_shape, mean=None, std=None, seed=0, dtype="float32"
             f"config.model.kind is {config.kind!r}, for events of rank {rank}, but the data have shape "
             f"{tuple(event_shape)}."
         )
-    if config.kind == "image":
-        _check_sides(config, event_shape)
-    shared = {
+    shared: dict[str, Any] = {"act_norm": config.act_norm, "mean": mean, "std": std, "seed": seed, "dtype": dtype}
+    residual: dict[str, Any] = {
         "activation": config.activation,
         "coefficient": config.coefficient,
         "norms": "learned" if config.learned_norms else config.norms,
-        "act_norm": config.act_norm,
-        "mean": mean,
-        "std": std,
         "log_det": build_estimator(config.estimator.train, per_example=False),
         "lipschitz_constant": config.lipschitz_constant,
-        "seed": seed,
-        "dtype": dtype,
     }
     if config.kind == "vector":
-        return vector_flow(event_shape[0], sum(config.num_blocks), config.hidden, **shared)
+        return vector_flow(event_shape[0], sum(config.num_blocks), config.hidden, **residual, **shared)
+    _check_sides(config, event_shape)
+    if config.block == "residual":
+        block = residual_image_block(**residual)
+    else:
+        block = coupling_image_block(_COUPLINGS[config.block])
     return image_flow(
         event_shape,
         config.num_blocks,
         config.width,
-        config.kernels,
-        config.num_fc_blocks,
-        config.fc_width,
+        kernels=config.kernels,
+        num_fc_blocks=config.num_fc_blocks,
+        fc_width=config.fc_width,
+        block=block,
+        inv_1x1_conv=config.inv_1x1_conv,
         logit_alpha=config.logit_alpha,
         squeeze_first=config.squeeze_first,
         factor_out=config.factor_out,
-        block=config.block,
-        inv_1x1_conv=config.inv_1x1_conv,
         **shared,
     )
 
@@ -88,6 +111,6 @@ def _check_sides(config, event_shape):
     if height % 2**halvings or width % 2**halvings:
         raise ValueError(
             f"Images of {height} x {width} cannot be halved {halvings} times, as config.model.num_blocks = "
-            f"{tuple(config.num_blocks)} with squeeze_first = {config.squeeze_first} asks. Give fewer scales, or "
-            f"images whose sides are multiples of {2**halvings}, as by config.data.image_size."
+            f"{tuple(config.num_blocks)} with squeeze_first = {config.squeeze_first} requires. Give fewer scales, "
+            f"or images whose sides are multiples of {2**halvings}, as by config.data.image_size."
         )

@@ -1,9 +1,14 @@
 """The classifier of a hybrid model: a head on the values after each scale of its flow."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tf_resflow import bijectors
+from tf_resflow.typing import TensorLike
 
 __all__ = ["ActNormLayer", "initialize_classifier", "multiscale_classifier"]
 
@@ -17,31 +22,38 @@ class ActNormLayer(keras.layers.Layer):
       **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
         self.act_norm = bijectors.ActNorm([channels], dtype=self.variable_dtype, name=self.name)
         self._parameters = self.act_norm.keras_variables
         self.built = True
 
-    def initialize(self, x):
+    def initialize(self, x: TensorLike) -> None:
         """Sets the parameters so that each channel of the output for `x` has mean 0 and variance 1."""
         self.act_norm.initialize(x)
 
-    def call(self, inputs):
-        """The normalised input, of its shape."""
+    def call(self, inputs: TensorLike) -> tf.Tensor:
+        """The normalized input."""
         return self.act_norm.forward(inputs)
 
-    def compute_output_shape(self, input_shape):
-        """The input's."""
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
+        """The shape of the input."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "channels": self.channels}
 
 
-def multiscale_classifier(feature_shapes, num_classes, num_features=256, seed=0, dtype="float32"):
+def multiscale_classifier(
+    feature_shapes: Sequence[Sequence[int | None]],
+    num_classes: int,
+    num_features: int = 256,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> keras.Model:
     """Heads on the features of a flow, and a linear layer from all of them to the logits.
 
     A head is a 3x3 convolution, an ActNorm, a ReLU, and the average over the positions.
@@ -68,7 +80,7 @@ def multiscale_classifier(feature_shapes, num_classes, num_features=256, seed=0,
       A built `keras.Model` of the list of features.
 
     References:
-      Chen et al. 2019, Section 5.3 and its appendix on hybrid modelling.
+      Chen et al. 2019, Section 5.3 and its appendix on hybrid modeling.
     """
     seeds = np.random.default_rng(seed)
 
@@ -87,12 +99,12 @@ def multiscale_classifier(feature_shapes, num_classes, num_features=256, seed=0,
     x = keras.layers.Concatenate(dtype=dtype)(pooled)
     linear = options(keras.initializers.GlorotUniform, "logits")
     classifier = keras.Model(inputs, keras.layers.Dense(num_classes, **linear)(x), name="classifier")
-    # It would cast its inputs to its own policy's dtype, whatever that of its layers.
+    # The model would cast its inputs to the dtype of its policy, whatever the dtype of its layers.
     classifier.autocast = False
     return classifier
 
 
-def initialize_classifier(classifier, features):
+def initialize_classifier(classifier: keras.Model, features: Sequence[TensorLike]) -> None:
     """Sets every `ActNormLayer` of a classifier from the features of a batch, as `bijectors.initialize` does.
 
     Args:

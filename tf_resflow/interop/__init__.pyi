@@ -1,7 +1,7 @@
 from .applied_kernels import applied_kernels
-from .convert_checkpoint import convert_checkpoint
+from .conversion import convert_checkpoint
+from .published_arguments import published_config, published_data, published_orders
 from .published_checkpoint import PublishedCheckpoint, read_checkpoint
-from .published_config import published_config, published_data, published_orders
 from .published_tensors import PublishedTensor, published_tensors
 from .torch_file import StoredObject, read_torch_file
 

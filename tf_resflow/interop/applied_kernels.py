@@ -1,6 +1,7 @@
 """The kernels that the published layers apply, from those that they store."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -13,25 +14,31 @@ with extra("training"):
 __all__ = ["applied_kernels"]
 
 
-def applied_kernels(parameters, buffers, coefficient, orders):
+def applied_kernels(
+    parameters: Mapping[str, np.ndarray],
+    buffers: Mapping[str, np.ndarray],
+    *,
+    coefficient: float,
+    orders: Sequence[float],
+) -> dict[str, np.ndarray]:
     r"""Divides each constrained kernel W by its \\(\max(1, \sigma / c)\\), as the published layers do at each call.
 
-    \\(\sigma = u^T W v\\) with the vectors u and v that the checkpoint holds. Their power iterations stop early, so
-    that \\(\sigma\\) is below the norm of W, and the norm of the kernel that is applied is above c. Where the norm
-    p -> q has a closed form (p = 1, or q = inf with p = 2 or inf) a layer scales each row or column of its kernel
+    \\(\sigma = u^T W v\\) with the vectors u and v that the checkpoint holds. Their power iterations stop early:
+    \\(\sigma\\) is below the norm of W, and the norm of the kernel that is applied is above c. If the norm
+    p -> q has a closed form (p = 1, or q = inf with p = 2 or inf), a layer scales each row or column of its kernel
     by its own norm.
 
     Args:
       parameters: dict of published name to array: the weights, or their averages.
       buffers: the same, of the vectors.
       coefficient: c.
-      orders: of the norms before, between and after the layers of a branch; only those of closed forms count.
+      orders: of the norms before, between and after the layers of a branch; only those with closed forms matter.
 
     Returns:
       `parameters` with other kernels.
 
     Raises:
-      ValueError: when u and v do not fit a kernel.
+      ValueError: if u and v do not fit a kernel.
 
     References:
       Chen et al. 2019, learned mixed norms.

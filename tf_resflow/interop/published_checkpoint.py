@@ -1,6 +1,7 @@
-"""What a checkpoint of the published code holds."""
+"""Checkpoints of the published code."""
 
-from typing import NamedTuple
+import os
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,14 +21,14 @@ class PublishedCheckpoint(NamedTuple):
       step: number of steps that the optimizer took; None if it is not stored.
     """
 
-    args: dict
+    args: dict[str, Any]
     weights: dict[str, np.ndarray]
     averages: dict[str, np.ndarray] | None
     decay: float
     step: int | None
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: str | os.PathLike) -> PublishedCheckpoint:
     """Reads a checkpoint of train_img.py of the published code. PyTorch is not needed.
 
     Args:
@@ -37,11 +38,11 @@ def read_checkpoint(path):
       A `PublishedCheckpoint`.
 
     Raises:
-      ValueError: when it cannot be read (see `read_torch_file`), or is no checkpoint of train_img.py.
+      ValueError: when it cannot be read (see `read_torch_file`), or is not a checkpoint of train_img.py.
     """
     stored = read_torch_file(path)
     args = _dict(path, stored, "args", "The architecture comes from the arguments.")
-    weights = _dict(path, stored, "state_dict", "It is to hold the weights.")
+    weights = _dict(path, stored, "state_dict", "The weights should be there.")
     ema = getattr(stored.get("ema"), "state", None) or {}
     try:
         averages, decay, step = ema.get("shadow_params") or {}, float(ema.get("decay", 0.999)), _step(stored)
@@ -49,21 +50,21 @@ def read_checkpoint(path):
         _check_values("state_dict", weights, np.ndarray)
         _check_values("ema", averages, np.ndarray)
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is no checkpoint of train_img.py: {error}.") from None
+        raise ValueError(f"{path} is not a checkpoint of train_img.py: {error}.") from None
     return PublishedCheckpoint(args, weights, averages or None, decay, step)
 
 
 def _dict(path, stored, key, purpose):
-    """The dict of a key, itself or as the state of an object."""
+    """The dict at a key, or the state of the object there."""
     value = stored.get(key) if isinstance(stored, dict) else None
     value = value.state if isinstance(value, StoredObject) else value
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is no checkpoint of train_img.py: there are no {key!r} in it. {purpose}")
+        raise ValueError(f"{path} is not a checkpoint of train_img.py: it has no {key!r}. {purpose}")
     return value
 
 
 def _check_values(key, values, kinds):
-    """Raises an error unless the values of a dict are of these types, with names as keys."""
+    """Raises an error unless the values of a dict have these types, and the keys are names."""
     for name, value in values.items():
         if not isinstance(name, str) or not isinstance(value, kinds):
             shown = repr(name) if isinstance(name, str) else f"a {type(name).__name__}"
@@ -71,6 +72,6 @@ def _check_values(key, values, kinds):
 
 
 def _step(stored):
-    """The largest count among the optimizer's parameters: one without a gradient has none."""
+    """The largest count among the optimizer's parameters; a parameter without a gradient has none."""
     state = stored.get("optimizer_state_dict", {}).get("state", {})
     return max((int(parameter["step"]) for parameter in state.values() if "step" in parameter), default=None)

@@ -1,7 +1,7 @@
 """Which tensor of a published checkpoint is which variable of a model, and how their axes correspond."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -17,7 +17,7 @@ __all__ = ["PublishedTensor", "published_tensors"]
 
 # For each part of a model: our variable, the published tensor, and the axes of the latter and of the former.
 # c, h, w: channels, rows and columns of an event; i, o: inputs and outputs of a layer; y, x: rows and columns of a
-# kernel. Published images, and what is flattened from them, have the channels first.
+# kernel. Published images, and vectors flattened from them, have the channels first.
 _TABLE = {
     "act_norm": (
         ("log_scale", "weight", "c -> c"),
@@ -54,7 +54,7 @@ class PublishedTensor(NamedTuple):
       name: of the tensor.
       variable: the variable.
       axes: those of the tensor and of the variable, as for `einops.rearrange`.
-      sizes: of axes, where the shape of the tensor does not tell them.
+      sizes: of axes that do not follow from the shape of the tensor.
       function: of the values.
     """
 
@@ -62,16 +62,16 @@ class PublishedTensor(NamedTuple):
     variable: Any
     axes: str
     sizes: dict[str, int]
-    function: Callable = lambda values: values
+    function: Callable[[np.ndarray], np.ndarray] = lambda values: values
 
-    def value(self, tensors):
+    def value(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
         """The variable's value.
 
         Args:
           tensors: dict of name to array.
 
         Raises:
-          ValueError: when the tensor is missing, or has another shape.
+          ValueError: if the tensor is missing, or has another shape.
         """
         if self.name not in tensors:
             raise ValueError(f"The checkpoint is of another architecture: it has no tensor {self.name!r}.")
@@ -84,14 +84,14 @@ class PublishedTensor(NamedTuple):
         return einops.rearrange(np.asarray(self.function(tensor)), self.axes, **self.sizes)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """The shape that the tensor must have."""
         theirs, ours = self.axes.split("->")
         variable = np.broadcast_to(0.0, tuple(self.variable.shape))
         return einops.rearrange(variable, f"{ours}->{theirs}", **self.sizes).shape
 
 
-def published_tensors(flow, classifier=None):
+def published_tensors(flow: bijectors.FlowBijector, classifier: keras.Model | None = None) -> list[PublishedTensor]:
     """The correspondence for all trainable variables of an image flow, and of a hybrid model's classifier.
 
     The published model is a list of scales, and a scale is a list of layers. They are the members of the flow one
@@ -192,7 +192,7 @@ def _orders(linear):
 def _order_parameter(x):
     """The theta of a `LearnedOrder`, from the published parameter x.
 
-    The order is 3 + 2 tanh(-h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x, so that x = 0 gives 2. That is
+    The order is 3 + 2 tanh(-h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x: it is 2 at x = 0. That is
     1 + 4 sigmoid(-2 h), and theta = -2 h.
     """
     z = np.arctanh(0.5) - x

@@ -1,13 +1,16 @@
-"""Files of `torch.save`, read without torch, and without executing what is in them."""
+"""Reads files of `torch.save` without torch, and without executing their content."""
 
 import collections
 import io
 import math
 import mmap
+import os
 import pathlib
 import pickle
 import pickletools
 import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,27 +29,27 @@ _DTYPES = {
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_MOST_PARTS = 10_000  # of a tuple, with those of the tuples in it: hashing one recurses
+_MOST_PARTS = 10_000  # of a tuple and the tuples in it: hashing one recurses
 _MOST_DIMENSIONS = 64  # of a tensor
 _TUPLES = ("FROZENSET", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 
 
-def read_torch_file(path):
-    """Reads a file of `torch.save`, in its zip format or in the one of PyTorch before 1.6.
+def read_torch_file(path: str | os.PathLike) -> Any:
+    """Reads a file of `torch.save`, in its zip format or in the format of PyTorch before 1.6.
 
-    A pickle is a program that calls what it names. Here it can call a few containers and the functions that
+    A pickle is a program that calls functions by name. Here it can call a few containers and the functions that
     rebuild tensors, which become NumPy arrays. An object of any other class becomes a `StoredObject`, which holds
     its state. Nothing is imported, and a file that calls anything else is refused. Memory is bounded by the size of
-    the file: tensors are views of its storages, which must be stored as they are, and each one once.
+    the file: tensors are views of its storages, which must be uncompressed and stored once each.
 
     Args:
       path: the file.
 
     Returns:
-      What was saved.
+      The saved object.
 
     Raises:
-      ValueError: when the file is missing, truncated, not of `torch.save`, or calls what it must not.
+      ValueError: when the file is missing, truncated, not made by `torch.save`, or makes a forbidden call.
     """
     path = pathlib.Path(path).expanduser()
     try:
@@ -57,9 +60,9 @@ def read_torch_file(path):
         raise ValueError(f"Cannot read {path}: {error.strerror or error}.") from None
     except _RefusedError as error:
         raise ValueError(f"{path} is refused: {error}") from None
-    except Exception as error:  # A damaged pickle raises almost anything.
+    except Exception as error:  # a damaged pickle raises almost anything
         raise ValueError(
-            f"{path} is no file of torch.save, or it is truncated or damaged: {type(error).__name__}: {error}. "
+            f"{path} is not a file of torch.save, or it is truncated or damaged: {type(error).__name__}: {error}. "
             "Download it again, or save it again with torch.save."
         ) from None
 
@@ -69,26 +72,28 @@ class StoredObject:
 
     Attributes:
       path: name of the class, such as "argparse.Namespace".
-      state: what the object held, commonly a dict of its attributes; None if nothing.
+      state: content of the object, usually a dict of its attributes; None if nothing.
     """
 
-    path = None
-    state = None
+    path: str | None = None
+    state: Any = None
 
     def __new__(cls, *_, **__):
         """An instance without a state, whatever the arguments of the class."""
         return super().__new__(cls)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
 class _RefusedError(Exception):
-    """The file calls what it must not."""
+    """The file makes a forbidden call."""
 
 
 class _Uncallable(type):
-    """Of classes that are not loaded: pickle may make an empty instance, and may not call the class."""
+    """The type of classes that are not loaded: pickle may make an empty instance, and may not call the class."""
+
+    path: str
 
     def __call__(cls, *_, **__):
         raise _RefusedError(
@@ -97,7 +102,7 @@ class _Uncallable(type):
 
 
 class _Function:
-    """What a pickle may call; it can call no more than its arguments, and cannot change it."""
+    """A function that a pickle may call, and cannot change."""
 
     def __init__(self, function):
         self._function = function
@@ -114,14 +119,14 @@ class _Unpickler(pickle.Unpickler):
 
     Args:
       program: bytes of a pickle.
-      storages: `_Storages`, or `None` where there must be none.
+      storages: the storages of its tensors, if it may have any.
     """
 
-    def __init__(self, program, storages=None):
+    def __init__(self, program: bytes, storages: "_Storages | None" = None) -> None:
         super().__init__(io.BytesIO(program), encoding="utf-8")
         self._storages = storages
         self._left = len(program)
-        known = {
+        known: dict[str, Callable] = {
             "collections.OrderedDict": lambda *parts: collections.OrderedDict(*map(self._once, parts)),
             "builtins.set": lambda *parts: set(*map(self._once, parts)),
             "torch.Size": lambda *parts: _size(*map(self._once, parts)),
@@ -138,9 +143,9 @@ class _Unpickler(pickle.Unpickler):
         return _Uncallable(name, (StoredObject,), {"path": path})
 
     def persistent_load(self, pid):
-        if pid[0] == "module" and isinstance(pid[1], _Uncallable):  # A class, beside its source code.
+        if pid[0] == "module" and isinstance(pid[1], _Uncallable):  # a class, beside its source code
             return pid[1]
-        if pid[0] != "storage":
+        if pid[0] != "storage" or self._storages is None:
             raise pickle.UnpicklingError("unknown kind of object")
         _, kind, key, _, size, *view = pid
         dtype = _DTYPES.get(kind.path.rpartition(".")[2])
@@ -156,7 +161,7 @@ class _Unpickler(pickle.Unpickler):
         return storage
 
     def _once(self, parts):
-        """The parts of a container. An honest pickle has an opcode for each; repeating a list would need none."""
+        """The parts of a container. An honest pickle has an opcode for each part; a repeated list needs none."""
         self._left -= len(parts)
         if self._left < 0:
             raise pickle.UnpicklingError("it repeats its containers")
@@ -186,7 +191,7 @@ def _rebuild_tensor(storage, offset, shape, strides, *_):
 
 def _rebuild_parameter(data, *_):
     if not isinstance(data, np.ndarray):
-        raise pickle.UnpicklingError("a parameter that is no tensor")
+        raise pickle.UnpicklingError("a parameter that is not a tensor")
     return data
 
 
@@ -198,8 +203,8 @@ def _size(lengths=()):
     return tuple(lengths)
 
 
-def _check_counts(name, counts):
-    """Raises an error unless all are integers that are not negative, and that 64 bits hold."""
+def _check_counts(name: str, counts: Iterable) -> None:
+    """Raises an error unless all counts are integers, not negative, and fit 64 bits."""
     for count in counts:
         if type(count) is not int or not 0 <= count < 2**63:
             shown = count if type(count) is int and abs(count) < 2**99 else type(count).__name__
@@ -211,18 +216,18 @@ class _Storages:
 
     Args:
       limit: size of the file in bytes.
-      read: function of a key, a dtype and a size to an array; it is called once for a key.
+      read: function of a key, a dtype and a size that returns an array; it is called once for each key.
     """
 
-    def __init__(self, limit, read):
-        self.arrays = {}
+    def __init__(self, limit: int, read: Callable[[str, np.dtype, int], np.ndarray]) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
         self._left = limit
         self._read = read
 
-    def take(self, key, dtype, size):
+    def take(self, key: str, dtype: np.dtype, size: int) -> np.ndarray:
         _check_counts("size of a storage", (size,))
         if type(key) is not str:
-            raise pickle.UnpicklingError("the name of a storage is no text")
+            raise pickle.UnpicklingError("the name of a storage is not text")
         if key not in self.arrays:
             self._left -= size * dtype.itemsize
             if self._left < 0:
@@ -233,7 +238,7 @@ class _Storages:
             raise pickle.UnpicklingError(f"storage {key!r} has two sizes or types")
         return array
 
-    def check_keys(self, keys):
+    def check_keys(self, keys: Sequence[str]) -> None:
         """Raises an error unless the file lists each storage in use once, and no others."""
         if sorted(keys) != sorted(self.arrays):
             raise pickle.UnpicklingError(
@@ -242,12 +247,15 @@ class _Storages:
 
 
 def _scan(file):
-    """The bytes of the pickle at the position of a file, once what it would build is known to be small.
+    """The bytes of the pickle at the position of a file, after a check that its result is small.
 
-    A memo is an array as long as its largest index. An honest pickle counts, so that an index is below the number
+    A memo is an array as long as its largest index. An honest pickle counts, hence an index is below the number
     of opcodes. Hashing a tuple visits all parts of the tuples in it: they are counted on a stack like the pickle's.
     """
-    start, stack, memo = file.tell(), [], {}
+    start = file.tell()
+    stack: list[int | None] = []
+    memo: dict[int, int | None] = {}
+    argument: Any
     for position, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         name = opcode.name
         if name.endswith("PUT"):
@@ -261,7 +269,8 @@ def _scan(file):
         elif name == "DUP":
             stack.append(stack[-1])
         else:
-            parts = 1 + sum(_pop(stack, opcode.stack_before)) if name in _TUPLES else _drop(stack, opcode)
+            popped = _pop(stack, opcode.stack_before)
+            parts = 1 + sum(popped) if name in _TUPLES else 1  # hashing visits the parts of tuples alone
             if parts > _MOST_PARTS:
                 raise pickle.UnpicklingError(f"a tuple of more than {_MOST_PARTS} parts")
             stack += [None if kind is pickletools.markobject else parts for kind in opcode.stack_after]
@@ -270,14 +279,8 @@ def _scan(file):
     return file.read(size)
 
 
-def _drop(stack, opcode):
-    """Pops what an opcode takes; what it makes of it is hashed by itself."""
-    _pop(stack, opcode.stack_before)
-    return 1
-
-
 def _pop(stack, kinds):
-    """Pops what an opcode takes: so many, or all to the last mark and so many before it."""
+    """Pops the arguments of an opcode: all down to the last mark, if it takes one, and then a fixed number."""
     popped = []
     if pickletools.markobject in kinds:
         kinds = kinds[: kinds.index(pickletools.markobject)]
@@ -287,7 +290,7 @@ def _pop(stack, kinds):
 
 
 def _read_zip(file, file_size):
-    """One entry for the pickle, and one for each storage."""
+    """Reads a zip archive with one entry for the pickle, and one for each storage."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         pickled = [name for name in names if name.endswith("/data.pkl")]
@@ -309,30 +312,31 @@ def _read_zip(file, file_size):
 
 
 def _entry(archive, name, size):
-    """The bytes of an entry that has this size, and is not compressed: it takes no more memory than the file."""
+    """The bytes of an entry of this size that is not compressed, and hence no larger than the file."""
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED:
         raise pickle.UnpicklingError(f"its entry {name} is compressed, which torch.save does not do")
     if not entry.file_size == entry.compress_size == size:
-        raise pickle.UnpicklingError(f"its entry {name} has {entry.file_size} bytes in the place of {size}")
+        raise pickle.UnpicklingError(f"its entry {name} has {entry.file_size} bytes instead of {size}")
     return archive.read(entry)
 
 
 def _read_legacy(data):
-    """Five pickles: magic number, version, machine, object, keys of the storages; then the storages."""
+    """Reads five pickles: magic number, version, machine, object, keys of the storages; then the storages."""
     magic, protocol, machine = (_Unpickler(_scan(data)).load() for _ in range(3))
     if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
-        raise pickle.UnpicklingError("it does not begin as such a file does")
+        raise pickle.UnpicklingError("it does not begin like such a file")
     if not machine["little_endian"]:
         raise pickle.UnpicklingError("its numbers are big-endian")
     storages = _Storages(len(data), lambda key, dtype, size: np.zeros(size, dtype))
     result = _Unpickler(_scan(data), storages).load()
     keys = _Unpickler(_scan(data)).load()
     storages.check_keys(keys)
-    for array in map(storages.arrays.get, keys):
+    for key in keys:
+        array = storages.arrays[key]
         size = int.from_bytes(data.read(8), "little")
         if size != array.size:
-            raise pickle.UnpicklingError(f"a storage has {size} numbers in the place of {array.size}")
+            raise pickle.UnpicklingError(f"a storage has {size} numbers instead of {array.size}")
         numbers = data.read(array.nbytes)
         if len(numbers) != array.nbytes:
             raise pickle.UnpicklingError("it ends within a storage")

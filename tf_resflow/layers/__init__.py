@@ -1,22 +1,16 @@
-"""Keras layers of constrained Lipschitz constant, and what is known of their norms."""
+"""Keras layers with a constrained Lipschitz constant, and their norms."""
 
 import keras
 
 from tf_resflow.keras_backend import check_backend
-from tf_resflow.layers.activations import (
-    CLipSwish,
-    FullSort,
-    LipschitzCube,
-    LipSwish,
-    MaxMin,
-)
+from tf_resflow.layers.activations import CLipSwish, FullSort, LipschitzCube, LipSwish, MaxMin
 from tf_resflow.layers.fusion import fused_kernels
 from tf_resflow.layers.learned_order import LearnedOrder
-from tf_resflow.layers.lipschitz_constant import lipschitz_constant, lipschitz_order
+from tf_resflow.layers.lipschitz_constants import lipschitz_constant, lipschitz_order
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
-from tf_resflow.layers.lipschitz_layers import (
+from tf_resflow.layers.norm_updates import (
     converge_norms,
     learned_orders,
     lipschitz_layers,
@@ -26,7 +20,7 @@ from tf_resflow.layers.lipschitz_layers import (
     update_norms,
 )
 
-check_backend(keras.config.backend())  # of ~/.keras/keras.json, where the environment has none
+check_backend(keras.config.backend())  # which ~/.keras/keras.json may set
 
 __all__ = [
     "CLipSwish",

@@ -1,28 +1,28 @@
 """The convolution of the layers, in the form that is fast for few channels."""
 
-__all__ = ["convolution"]
-
 import tensorflow as tf
 
-_FEW = 4  # channels, at the most, for which the other form was measured to be faster
+__all__ = ["convolution"]
+
+_FEW = 4  # largest number of channels for which the other form was measured to be faster
 
 
-def convolution(x, kernel):
+def convolution(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """`tf.nn.conv2d(x, kernel, 1, "SAME")` with an odd kernel.
 
     The first and the last layer of a branch lead from and to the few channels of an image. CPU kernels of
-    convolutions compute in blocks of 8 or 16 channels, so that one to a single channel costs as much as one to 8.
-    Here the few channels of all taps stand beside each other, so that what is left is a matrix product: before it
-    the patches of the image are gathered, or after it the taps are added, each at its place, and both are cheap
-    convolutions with a kernel of ones and zeros. A training step becomes 1.1 (4 channels) to 1.3 times (1 channel)
-    as fast. With a GPU at hand, and for dtypes whose sums would lose digits, it is TensorFlow's.
+    convolutions compute in blocks of 8 or 16 channels: one to a single channel costs as much as one to 8. Here the
+    few channels of all taps are laid side by side, and what remains is a matrix product. Before it the patches of
+    the image are gathered, or after it the taps are added in their places; both are cheap convolutions with a
+    kernel of ones and zeros. A training step becomes 1.1 (4 channels) to 1.3 times (1 channel) as fast. On a
+    machine with a GPU, and for dtypes whose sums would lose digits, it is TensorFlow's convolution.
 
     Args:
-        x: `[batch, height, width, inputs]`.
-        kernel: tensor `[kh, kw, inputs, outputs]`, kh and kw odd.
+      x: `[batch, height, width, inputs]`.
+      kernel: tensor `[kh, kw, inputs, outputs]`, kh and kw odd.
 
     Returns:
-        `[batch, height, width, outputs]`.
+      `[batch, height, width, outputs]`.
     """
     few = min(kernel.shape[2:]) <= _FEW and tuple(kernel.shape[:2]) != (1, 1)
     precise = kernel.dtype in (tf.float32, tf.float64)
@@ -43,6 +43,6 @@ def _product_of_taps(x, kernel):
 
 
 def _gathering(height, width, channels, dtype):
-    """The kernel whose convolution lays the patch around each pixel, `[height, width, channels]`, flat."""
+    """The kernel whose convolution gives the flattened patch around each pixel, `[height, width, channels]`."""
     size = height * width * channels
     return tf.reshape(tf.eye(size, dtype=dtype), [height, width, channels, size])

@@ -1,23 +1,26 @@
-"""Elementwise work as XLA kernels of one pass over memory each, where a training step asks for them."""
-
-__all__ = ["fused_kernels", "in_one_pass"]
+"""Elementwise computations as XLA kernels that pass over memory once, in the training steps that ask for them."""
 
 import contextlib
 import contextvars
 import functools
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
+
+from tf_resflow.private_api import silence_retracing
+
+__all__ = ["fused_kernels", "in_one_pass"]
 
 _FUSED = contextvars.ContextVar("tf_resflow_fused_kernels", default=False)
 
 
 @contextlib.contextmanager
-def fused_kernels():
-    """What is traced within it computes its elementwise parts as XLA kernels of one pass over memory each.
+def fused_kernels() -> Iterator[None]:
+    """A context in which activations are traced as XLA kernels that pass over memory once.
 
-    These are the activations: more than half of a training step is elementwise traffic without it. The training
-    step of this package uses it; a step of your own may, inside its `tf.function`. XLA compiles anew for each
-    shape, so it is for steps whose batches have one size, and not for a SavedModel that is to run without XLA.
+    Without it, more than half of the time of a training step is elementwise traffic. `FlowModel` trains in it; your
+    own training step may, too, inside its `tf.function`. XLA compiles again for each shape: use it for steps whose
+    batches have one size, and not for a SavedModel that must run without XLA.
 
     ```python
     @tf.function
@@ -37,7 +40,7 @@ def fused_kernels():
         _FUSED.reset(token)
 
 
-def in_one_pass(f, *args):
+def in_one_pass(f: Callable, *args: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, ...]:
     """`f(*args)`, compiled by XLA within `fused_kernels`."""
     fused = _FUSED.get() and not tf.executing_eagerly()
     return (_compiled(f) if fused else f)(*args)
@@ -45,6 +48,4 @@ def in_one_pass(f, *args):
 
 @functools.cache
 def _compiled(f):
-    compiled = tf.function(f, jit_compile=True, autograph=False)
-    compiled._omit_frequent_tracing_warning = True  # each shape is traced once
-    return compiled
+    return silence_retracing(tf.function(f, jit_compile=True, autograph=False))

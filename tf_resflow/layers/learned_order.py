@@ -1,19 +1,20 @@
 """A learnable order of a vector norm."""
 
-__all__ = ["LearnedOrder"]
-
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+__all__ = ["LearnedOrder"]
+
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class LearnedOrder(keras.layers.Layer):
-    """The order p of an l^p norm, learned: p = low + (high - low) sigmoid(theta).
+    r"""The order p of an \\(\ell^p\\) norm, learned: p = low + (high - low) sigmoid(theta).
 
-    Give one object to several layers to share it. Orders have an objective of their own,
-    `tf_resflow.layers.mean_norm`: the density's gradient does not reach them.
+    Give one object to several layers to share it. Orders have a separate objective, `tf_resflow.layers.mean_norm`;
+    the gradient of the density does not reach them.
 
     ```python
     orders = resflow.layers.LearnedOrder.cycle(3)
@@ -24,18 +25,19 @@ class LearnedOrder(keras.layers.Layer):
     ```
 
     Args:
-        initial: the first value of p, strictly between low and high.
-        low: infimum of p, at least 1.
-        high: supremum of p.
+      initial: the first value of p, strictly between low and high.
+      low: infimum of p, at least 1.
+      high: supremum of p.
+      **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: unless 1 <= low < initial < high < inf.
+      ValueError: unless 1 <= low < initial < high < inf.
 
     References:
-        Chen et al., "Residual Flows" (2019), learned mixed norms.
+      Chen et al., "Residual Flows" (2019), learned mixed norms.
     """
 
-    def __init__(self, initial=2.0, low=1.0, high=5.0, **kwargs):
+    def __init__(self, initial: float = 2.0, low: float = 1.0, high: float = 5.0, **kwargs: Any):
         super().__init__(**kwargs)
         if not 1.0 <= low < initial < high < math.inf:
             raise ValueError(
@@ -52,24 +54,23 @@ class LearnedOrder(keras.layers.Layer):
         self.built = True
 
     @classmethod
-    def cycle(cls, length, **kwargs):
+    def cycle(cls, length: int, **kwargs: Any) -> list[tuple["LearnedOrder", "LearnedOrder"]]:
         """Orders for a chain of layers: [(p0, p1), (p1, p2), ..., (p_last, p0)].
 
-        The i-th pair is the domain and the codomain of the i-th layer, so that the chain maps a
-        space to itself.
+        The i-th pair is the domain and the codomain of the i-th layer, and the chain maps a space to itself.
 
         Args:
-            length: the number of layers.
-            **kwargs: of each `LearnedOrder`.
+          length: number of layers.
+          **kwargs: arguments of each `LearnedOrder`.
         """
         orders = [cls(**kwargs) for _ in range(length)]
         return list(zip(orders, orders[1:] + orders[:1], strict=True))
 
-    def order(self):
+    def order(self) -> tf.Tensor:
         """The order, a scalar tensor, differentiable in theta."""
         return self.low + (self.high - self.low) * tf.sigmoid(self.theta.value)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         config = {"initial": self.initial, "low": self.low, "high": self.high}
         return {**super().get_config(), **config}

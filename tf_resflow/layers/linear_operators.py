@@ -1,178 +1,182 @@
 """The two linear maps whose norms the layers constrain: a matrix and a zero-padded convolution."""
 
-__all__ = ["ConvolutionOperator", "MatrixOperator"]
-
+import abc
 import dataclasses
 import math
-import typing
 
 import numpy as np
 import tensorflow as tf
 
+__all__ = ["ConvolutionOperator", "LinearOperator", "MatrixOperator"]
+
 _MAX_GRAM_SIZE = 4096  # largest matrix whose eigenvalues are computed
 
 
-class _Operator:
-    """The dimensions of an operator, from its `vector_shape` and its `output_shape`."""
-
-    @property
-    def num_inputs(self):
-        """The dimension of v."""
-        return float(math.prod(self.vector_shape))
-
-    @property
-    def num_outputs(self):
-        """The dimension of W v."""
-        return float(math.prod(self.output_shape))
-
-    @property
-    def gram_is_of_outputs(self):
-        """Whether `gram` is the one of the outputs: there are no more of them than inputs."""
-        return self.num_outputs <= self.num_inputs
-
-
 @dataclasses.dataclass(frozen=True)
-class MatrixOperator(_Operator):
-    """v -> v W at each of `copies` positions, with a kernel W of `shape` `[inputs, outputs]`.
+class LinearOperator(abc.ABC):
+    """A linear map W; its methods take the kernel.
 
-    Vectors are `[starts, inputs]`: the norm over all positions follows from that of W, and for
-    p <= q equals it.
+    Attributes:
+      shape: shape of the kernel, `[..., inputs, outputs]`.
+      image_size: shape of the positions between which W mixes; empty for a matrix.
+      copies: number of positions at which W acts separately. For p <= q the norm over all of them is that of W.
     """
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
+    image_size: tuple[int, ...] = ()
     copies: float = 1.0
 
     @property
-    def vector_shape(self):
-        """The shape of v: `[inputs]`."""
-        return self.shape[:1]
+    def vector_shape(self) -> tuple[int, ...]:
+        """Shape of v; vectors have one more leading axis, of starts."""
+        return (*self.image_size, self.shape[-2])
 
     @property
-    def output_shape(self):
-        """The shape of W v: `[outputs]`."""
-        return self.shape[1:]
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of W v."""
+        return (*self.image_size, self.shape[-1])
 
-    def matvec(self, kernel, v):
+    @property
+    def num_inputs(self) -> float:
+        """Dimension of v."""
+        return float(math.prod(self.vector_shape))
+
+    @property
+    def num_outputs(self) -> float:
+        """Dimension of W v."""
+        return float(math.prod(self.output_shape))
+
+    @property
+    def gram_is_of_outputs(self) -> bool:
+        """Whether `gram` is W W': there are no more outputs than inputs."""
+        return self.num_outputs <= self.num_inputs
+
+    @abc.abstractmethod
+    def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+        """W v."""
+
+    @abc.abstractmethod
+    def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+        """W' u."""
+
+    @abc.abstractmethod
+    def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The sum of the weights of each output, `[*output_shape]` but for leading ones."""
+
+    @abc.abstractmethod
+    def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The sum of the weights of each input, `[*vector_shape]` but for leading ones."""
+
+    @abc.abstractmethod
+    def gram(self, kernel: tf.Tensor) -> tf.Tensor:
+        """W W' or W'W, whichever is smaller, `[n, n]`."""
+
+    def live(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The entries of the kernel that act on some input."""
+        return kernel
+
+    def spectral_bound(self, kernel: tf.Tensor) -> tf.Tensor:
+        """||W||_2, or an upper bound of it."""
+        return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
+
+
+class MatrixOperator(LinearOperator):
+    """v -> v W with a kernel W of `shape` `[inputs, outputs]`."""
+
+    def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         """W v."""
         return tf.matmul(v, kernel)
 
-    def rmatvec(self, kernel, u):
+    def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """W' u."""
         return tf.matmul(u, kernel, transpose_b=True)
 
-    def live(self, kernel):
-        """The entries that act on some input: all of them."""
-        return kernel
-
-    def row_sums(self, kernel):
-        """The sum of what each output weighs, `[outputs]`."""
+    def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
+        """`[outputs]`."""
         return tf.reduce_sum(kernel, 0)
 
-    def column_sums(self, kernel):
-        """The sum of what each input feeds, `[inputs]`."""
+    def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
+        """`[inputs]`."""
         return tf.reduce_sum(kernel, 1)
 
-    def spectral_bound(self, kernel):
-        """||W||_2, from the Gram matrix of the smaller side."""
-        return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
-
-    def gram(self, kernel):
-        """W W' or W'W, whichever is smaller, with W acting on columns; `[n, n]`."""
+    def gram(self, kernel: tf.Tensor) -> tf.Tensor:
+        """W W' or W'W, with W acting on columns."""
         of_outputs = self.gram_is_of_outputs
         return tf.matmul(kernel, kernel, transpose_a=of_outputs, transpose_b=not of_outputs)
 
 
-@dataclasses.dataclass(frozen=True)
-class ConvolutionOperator(_Operator):
-    """Stride 1, zero padding, odd kernel `[kh, kw, inputs, outputs]`, image `[height, width]`.
+class ConvolutionOperator(LinearOperator):
+    """A convolution of stride 1 with zero padding and an odd kernel `[kh, kw, inputs, outputs]`."""
 
-    Vectors are images, `[starts, height, width, inputs]`.
-    """
-
-    shape: tuple[int, int, int, int]
-    height: int
-    width: int
-    copies: typing.ClassVar[float] = 1.0
-
-    @property
-    def vector_shape(self):
-        """The shape of v: `[height, width, inputs]`."""
-        return (self.height, self.width, self.shape[2])
-
-    @property
-    def output_shape(self):
-        """The shape of W v: `[height, width, outputs]`."""
-        return (self.height, self.width, self.shape[3])
-
-    def matvec(self, kernel, v):
+    def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         """W v."""
         return tf.nn.conv2d(v, kernel, 1, "SAME")
 
-    def rmatvec(self, kernel, u):
+    def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """W' u."""
         shape = tf.concat([tf.shape(u)[:-1], [kernel.shape[2]]], 0)
         return tf.nn.conv2d_transpose(u, kernel, shape, 1, "SAME")
 
-    def live(self, kernel):
-        """The taps that reach a pixel from another of the image: some are dead on a small one."""
-        reach = [(size - 1) // 2 for size in kernel.shape[:2]]
-        top = max(0, reach[0] - (self.height - 1))
-        left = max(0, reach[1] - (self.width - 1))
+    def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
+        """`[1, height, width, outputs]`."""
+        return self.matvec(tf.reduce_sum(kernel, 2, keepdims=True), self._ones(kernel.dtype))
+
+    def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
+        """`[1, height, width, inputs]`."""
+        return self.rmatvec(tf.reduce_sum(kernel, 3, keepdims=True), self._ones(kernel.dtype))
+
+    def _ones(self, dtype):
+        return tf.ones([1, *self.image_size, 1], dtype)
+
+    def live(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The taps that lead from one pixel of the image to another; on a small image some do not."""
+        top, left = (
+            max(0, (taps + 1) // 2 - pixels) for taps, pixels in zip(self.shape[:2], self.image_size, strict=True)
+        )
         return kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]
 
-    def row_sums(self, kernel):
-        """The sum of what each output pixel weighs, `[1, height, width, outputs]`."""
-        ones = tf.ones([1, self.height, self.width, 1], kernel.dtype)
-        return self.matvec(tf.reduce_sum(kernel, 2, keepdims=True), ones)
+    def spectral_bound(self, kernel: tf.Tensor) -> tf.Tensor:
+        """||W||_2 if the smaller side has at most 4,096 dimensions, else an upper bound of it.
 
-    def column_sums(self, kernel):
-        """The sum of what each input pixel feeds, `[1, height, width, inputs]`."""
-        ones = tf.ones([1, self.height, self.width, 1], kernel.dtype)
-        return self.rmatvec(tf.reduce_sum(kernel, 3, keepdims=True), ones)
-
-    def spectral_bound(self, kernel):
-        """||W||_2 where the smaller side has up to 4,096 dimensions, else an upper bound of it.
-
-        The norm is that of the zero-padded convolution itself, from the eigenvalues of its Gram
-        matrix: exact to rounding. The thin side of a branch on images has the image's dimensions; on
-        two cores 28 x 28 x 1 takes 0.05 s and 32 x 32 x 3 takes 3 s. The bound for larger ones comes
-        from Fourier symbols; smooth kernels exceed the norm by 2 % on 16 x 16 images (8 % on 8 x 8).
+        The norm is that of the zero-padded convolution itself, from the eigenvalues of its Gram matrix: exact to
+        rounding. The thin side of a branch on images has the dimensions of the image; on two cores 28 x 28 x 1
+        takes 0.05 s and 32 x 32 x 3 takes 3 s. The bound for larger ones comes from Fourier symbols. For smooth
+        kernels it exceeds the norm by 2 % on 16 x 16 images (8 % on 8 x 8).
         """
         kernel = self.live(kernel)
-        if self.height * self.width * min(kernel.shape[2:]) <= _MAX_GRAM_SIZE:
-            return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
-        return self._fourier_bound(kernel)
+        small = min(self.num_inputs, self.num_outputs) <= _MAX_GRAM_SIZE
+        return super().spectral_bound(kernel) if small else self._fourier_bound(kernel)
 
-    def gram(self, kernel):
-        """W W' or W'W, whichever is smaller, `[n, n]` with n = height width min(inputs, outputs).
+    def gram(self, kernel: tf.Tensor) -> tf.Tensor:
+        """W W' or W'W, `[n, n]` with n = height width min(inputs, outputs).
 
-        With K_a the matrix of tap a and S_a the shift of the image by it (zeros come in), W is
-        sum_a S_a (x) K_a; so W W' = sum_ab S_a S_b' (x) K_a K_b', whose two factors are small. The shifts
-        of rows and of columns are independent.
+        With K_a the matrix of tap a and S_a the shift of the image by it (zeros come in), W is sum_a S_a (x) K_a.
+        So W W' = sum_ab S_a S_b' (x) K_a K_b', whose two factors are small. The shifts of rows and of columns are
+        independent.
         """
         kernel_height, kernel_width, inputs, outputs = kernel.shape
         if inputs < outputs:  # W'W: the transpose of a convolution is one with the taps mirrored
             kernel = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
-        rows = tf.constant(_shift_products(self.height, kernel_height), kernel.dtype)
-        columns = tf.constant(_shift_products(self.width, kernel_width), kernel.dtype)
+        height, width = self.image_size
+        rows = tf.constant(_shift_products(height, kernel_height), kernel.dtype)
+        columns = tf.constant(_shift_products(width, kernel_width), kernel.dtype)
         taps = tf.einsum("abio,cdip->abcdop", kernel, kernel)
         gram = tf.einsum("acij,abcdop->bdijop", rows, taps)
         gram = tf.einsum("bdkl,bdijop->ikojlp", columns, gram)
-        size = self.height * self.width * min(inputs, outputs)
+        size = height * width * min(inputs, outputs)
         return tf.reshape(gram, [size, size])
 
     def _fourier_bound(self, kernel):
         """An upper bound of ||W||_2 from the Fourier symbols of a periodic convolution.
 
-        With r = (k-1)/2, no tap wraps from one pixel of the image to another on a torus of
-        (height + r) x (width + r): the zero-padded convolution is a compression of the periodic
-        one there, whose norm is the largest of its symbols'. Conjugate frequencies count once.
+        With r = (k-1)/2, no tap wraps from one pixel of the image to another on a torus of (height + r) x (width +
+        r): the zero-padded convolution is a compression of the periodic one there, whose norm is the largest norm
+        of its symbols. Conjugate frequencies count once.
 
         References:
-            Sedghi, Gupta and Long, "The singular values of convolutional layers" (2019).
+          Sedghi, Gupta and Long, "The singular values of convolutional layers" (2019).
         """
-        rows = self.height + (kernel.shape[0] - 1) // 2
-        columns = self.width + (kernel.shape[1] - 1) // 2
+        rows, columns = (pixels + taps // 2 for pixels, taps in zip(self.image_size, kernel.shape[:2], strict=True))
         taps = tf.signal.rfft(tf.transpose(kernel, [0, 2, 3, 1]), [columns])
         wide = kernel.shape[3] > kernel.shape[2]
 

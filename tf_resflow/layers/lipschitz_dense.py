@@ -1,93 +1,115 @@
-"""A dense layer of constrained operator norm."""
+"""A dense layer with a constrained operator norm."""
 
-__all__ = ["LipschitzDense"]
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import MatrixOperator
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
+from tf_resflow.typing import Shape, TensorLike
+
+__all__ = ["LipschitzDense"]
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class LipschitzDense(LipschitzLayer):
-    """x -> x W + b on the last axis, with ||W||_{domain -> codomain} <= coefficient.
+    r"""`keras.layers.Dense` with a Lipschitz constant of at most `coefficient`.
+
+    On the last axis it computes \\(x W + b\\) with the kernel divided by
+    \\(\max(1, \|W\| / \mathrm{coefficient})\\). The gradient flows through the norm, and the constraint holds at
+    every training step. With activations of constant 1, such as `LipSwish`, several layers make a contraction:
 
     ```python
+    import keras
+    import tf_resflow as resflow
     branch = keras.Sequential([
         keras.Input([2]),
-        resflow.layers.LipschitzDense(64),
+        resflow.layers.LipschitzDense(64, coefficient=0.9),
         resflow.layers.LipSwish(),
-        resflow.layers.LipschitzDense(2),
+        resflow.layers.LipschitzDense(2, coefficient=0.9),
     ])
+    print(f"{resflow.layers.lipschitz_constant(branch):.2f}")
+    # 0.81
     ```
 
-    The leading axes are batch axes. Where they are part of an event the norm over the whole event
-    is still W's, unless domain > codomain, so that then the input must be `[batch, inputs]`.
+    Orders other than 2 constrain the norm induced by \\(\ell^p\\) on the inputs and \\(\ell^q\\) on the outputs;
+    the codomain of a layer must be the domain of the next. The leading axes are batch axes. If they are part of the
+    event and domain <= codomain, the norm over the whole event is still that of W; otherwise the input must be
+    `[batch, inputs]`.
 
     Args:
-        units: outputs.
-        **kwargs: `coefficient`, `domain`, `codomain`, `use_bias`, `kernel_initializer`,
-            `bias_initializer`, `tolerance`, `max_iterations` of `LipschitzLayer`, and those of
-            `keras.layers.Layer`.
+      units: number of outputs.
+      coefficient: the largest norm allowed, positive; below 1 in a `ResidualBlock`.
+      domain: order p of the norm of the inputs, in [1, inf], or a `LearnedOrder`.
+      codomain: order q of the norm of the outputs, likewise.
+      use_bias: whether to add b.
+      kernel_initializer: by default uniform with variance 1 / (3 fan_in).
+      bias_initializer: zeros by default.
+      **kwargs: `tolerance` and `max_iterations` of `LipschitzLayer`, and arguments of `keras.layers.Layer`.
+
+    Raises:
+      ValueError: if an argument is out of range.
 
     References:
-        Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
+      Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
     """
 
     def __init__(
         self,
-        units,
-        coefficient=0.97,
-        domain=2,
-        codomain=2,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        **kwargs,
+        units: int,
+        coefficient: float = 0.97,
+        *,
+        domain: float | LearnedOrder = 2,
+        codomain: float | LearnedOrder = 2,
+        use_bias: bool = True,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        **kwargs: Any,
     ):
         super().__init__(
             coefficient,
-            domain,
-            codomain,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
+            domain=domain,
+            codomain=codomain,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
             **kwargs,
         )
         if not isinstance(units, int) or units < 1:
             raise ValueError(f"units must be a positive integer, but got {units!r}.")
         self.units = units
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Creates the kernel `[inputs, units]`, the bias and the stored vectors."""
         if input_shape[-1] is None:
             raise ValueError(
                 f"Layer '{self.name}' needs to know the last axis of its input, which has shape "
-                f"{tuple(input_shape)}."
+                f"{tuple(input_shape)}. Give it, e.g. keras.Input([3])."
             )
         fixed = isinstance(self.domain, float) and isinstance(self.codomain, float)
         has_inner_axes = fixed and self.domain <= self.codomain
         if len(input_shape) > 2 and not has_inner_axes:
             raise ValueError(
-                f"Layer '{self.name}' has orders {self.domain} -> {self.codomain}: unless "
-                "domain <= codomain its norm depends on the number of positions, so that the "
-                f"input must be [batch, inputs], but it has shape {tuple(input_shape)}. Flatten it."
+                f"Layer '{self.name}' has orders {self.domain} -> {self.codomain}; unless domain <= codomain "
+                "its norm depends on the number of positions. The input must be [batch, inputs], but has shape "
+                f"{tuple(input_shape)}. Flatten it."
             )
         shape = (input_shape[-1], self.units)
         self._build(shape, MatrixOperator(shape))
         ranks = {"min_ndim": 2} if has_inner_axes else {"ndim": 2}
         self.input_spec = keras.layers.InputSpec(**ranks, axes={-1: input_shape[-1]})
 
-    def call(self, inputs):
+    def call(self, inputs: TensorLike) -> tf.Tensor:
         """The product with the scaled kernel, plus b, `[..., units]`."""
         outputs = tf.matmul(inputs, self._applied_kernel())
         return outputs if self.bias is None else outputs + self.bias
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         """`[..., units]`."""
         return (*input_shape[:-1], self.units)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "units": self.units}

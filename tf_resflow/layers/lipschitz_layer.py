@@ -1,66 +1,74 @@
-"""The base of the layers of constrained operator norm."""
-
-__all__ = ["LipschitzLayer"]
+"""The base class of the layers with a constrained operator norm."""
 
 import contextvars
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers import operator_norms
 from tf_resflow.layers.learned_order import LearnedOrder
+from tf_resflow.layers.linear_operators import LinearOperator
+from tf_resflow.layers.operator_norms import InducedNorm, has_closed_form
+from tf_resflow.private_api import is_reachable
 
+__all__ = ["LipschitzLayer"]
+
+# The kernels of `scaled_kernels`, by the id of their layer, and whether `stored_norms` is in force.
+_SCALED: contextvars.ContextVar[dict[int, tf.Tensor] | None]
 _SCALED = contextvars.ContextVar("tf_resflow_scaled_kernels", default=None)
 _STORED = contextvars.ContextVar("tf_resflow_stored_norms", default=False)
-_CONTROL_FLOW_GRAPHS = ("CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph")
 _NUM_STARTS = 4
 _AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
 _EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 
 class LipschitzLayer(keras.layers.Layer):
-    """A linear layer x -> W x + b with ||W||_{p -> q} <= coefficient.
+    r"""A linear layer \\(x \mapsto Wx + b\\) with \\(\|W\|_{p \to q} \le\\) `coefficient`.
 
-    The kernel is divided by max(1, ||W|| / coefficient), differentiably. A call is pure: it reads
-    the kernel and the stored maximisers v; ||W|| is ||W v||_q / ||v||_p. Where one product more finds
-    v stale, since the kernel has changed, the call iterates for itself: each evaluation is
-    normalised by the kernel that it uses. `update_norm` stores v, so that later calls have less to
-    do; call it after each change of the kernel, with `tf_resflow.layers.update_norms`. v is an
-    eigenvector of the Gram matrix where that is small, else it comes from restarted Lanczos steps
-    at 2 -> 2, and from power iterations from several starts at other orders. No v is stored where
-    the norm has a closed form: p = 1 or q = inf.
+    The kernel is divided by \\(\max(1, \|W\| / \mathrm{coefficient})\\), differentiably. The norm
+    \\(\|W\| = \max_v \|Wv\|_q / \|v\|_p\\) is evaluated at stored vectors v that attain the maximum. A call reads
+    them and changes nothing. If one more product shows that they no longer fit the kernel, the call finds new ones
+    for itself: the kernel that it applies always meets the coefficient. `update_norm` stores them for later calls;
+    run it after each change of the kernel (`tf_resflow.layers.update_norms` does so for all layers).
 
-    The norm is computed in float32 or in the variables' dtype if that is wider. In bfloat16 or
-    float16 the layer keeps below its coefficient by the dtype's epsilon, for the rounding of the
+    The vectors are eigenvectors of the Gram matrix if that is small, and come from restarted Lanczos steps at
+    \\(2 \to 2\\) and from power iterations with several starts at other orders. Nothing is stored if the norm has a
+    closed form, which is the case for p = 1 and for q = inf.
+
+    The norm is computed in float32, or in float64 if the variables have that dtype. A layer that computes in
+    bfloat16 or float16 stays below its coefficient by the epsilon of that dtype, to allow for the rounding of the
     kernel.
 
     Args:
-        coefficient: the largest norm allowed, positive.
-        domain: p in [1, inf], or a `LearnedOrder`.
-        codomain: q in [1, inf], or a `LearnedOrder`.
-        use_bias: whether to add b.
-        kernel_initializer: default uniform with variance 1 / (3 fan_in).
-        bias_initializer: default zeros.
-        tolerance: relative change in v at which `update_norm` stops.
-        max_iterations: the most products with W and its transpose in one `update_norm`.
-        **kwargs: of `keras.layers.Layer`.
+      coefficient: the largest norm allowed, positive.
+      domain: p in [1, inf], or a `LearnedOrder`.
+      codomain: q in [1, inf], or a `LearnedOrder`.
+      use_bias: whether to add b.
+      kernel_initializer: by default uniform with variance 1 / (3 fan_in).
+      bias_initializer: zeros by default.
+      tolerance: relative change of v at which `update_norm` stops.
+      max_iterations: largest number of products with W and its transpose in one `update_norm`.
+      **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: if an argument is out of range.
+      ValueError: if an argument is out of range.
     """
+
+    _operator: LinearOperator  # from when the layer is built
 
     def __init__(
         self,
-        coefficient=0.97,
-        domain=2,
-        codomain=2,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        tolerance=1e-2,
-        max_iterations=12,
-        **kwargs,
+        coefficient: float = 0.97,
+        *,
+        domain: float | LearnedOrder = 2,
+        codomain: float | LearnedOrder = 2,
+        use_bias: bool = True,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        tolerance: float = 1e-2,
+        max_iterations: int = 12,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if not 0.0 < coefficient < math.inf:
@@ -80,10 +88,7 @@ class LipschitzLayer(keras.layers.Layer):
         self._operator = operator
         with tf.init_scope():
             self.kernel = self.add_weight(
-                name="kernel",
-                shape=kernel_shape,
-                initializer=self.kernel_initializer,
-                autocast=False,
+                name="kernel", shape=kernel_shape, initializer=self.kernel_initializer, autocast=False
             )
             self.bias = None
             if self.use_bias:
@@ -95,7 +100,7 @@ class LipschitzLayer(keras.layers.Layer):
 
         def converged(shape, dtype):
             v = tf.random.stateless_normal(shape, [0, 0], dtype=dtype)
-            return self._maximiser(v, *_AT_BUILD)[0]
+            return self._norm(self._operand(), self._orders).maximizer(v, *_AT_BUILD)[0]
 
         return keras.Variable(
             converged,
@@ -109,136 +114,121 @@ class LipschitzLayer(keras.layers.Layer):
         )
 
     @property
-    def has_closed_form(self):
-        """Whether the norm needs no power iteration, and so no stored vector."""
-        return operator_norms.has_closed_form(self.domain, self.codomain)
+    def has_closed_form(self) -> bool:
+        """Whether the norm needs no iteration, and so no stored vectors."""
+        return has_closed_form(self.domain, self.codomain)
 
     @property
-    def has_learned_order(self):
-        """Whether the domain's or the codomain's order is learned."""
+    def has_learned_order(self) -> bool:
+        """Whether the order of the domain or of the codomain is learned."""
         return isinstance(self.domain, LearnedOrder) or isinstance(self.codomain, LearnedOrder)
 
     @property
     def _norm_dtype(self):
         return "float64" if self.variable_dtype == "float64" else "float32"
 
+    @property
     def _orders(self):
-        return tuple(
-            order.order() if isinstance(order, LearnedOrder) else order for order in (self.domain, self.codomain)
-        )
+        pair = (self.domain, self.codomain)
+        return tuple(order.order() if isinstance(order, LearnedOrder) else order for order in pair)
 
+    @property
     def _fixed_orders(self):
-        return tuple(order if isinstance(order, float) else tf.stop_gradient(order) for order in self._orders())
+        return tuple(order if isinstance(order, float) else tf.stop_gradient(order) for order in self._orders)
 
     def _operand(self):
         """The kernel in the dtype of the norm and in the shape that the operator takes."""
-        if not self.built:
+        if not hasattr(self, "_operator"):
             raise ValueError(
-                f"Layer '{self.name}' is not built: call it, or its model, on an input, or start "
-                "the model with keras.Input(shape)."
+                f"Layer '{self.name}' is not built: call it or its model on an input, or start the model with "
+                "keras.Input(shape)."
             )
-        return self._as_operand(self._raw_kernel(self._norm_dtype))
-
-    def _raw_kernel(self, dtype):
-        return tf.cast(tf.convert_to_tensor(self.kernel), dtype)
+        return self._as_operand(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype))
 
     def _as_operand(self, kernel):
         return kernel
 
-    def _maximiser(self, v, tolerance, max_iterations, num_fresh):
-        kernel = self._as_operand(self._raw_kernel(v.dtype))
-        return operator_norms.maximiser(
-            self._operator, kernel, v, self._orders(), tolerance, max_iterations, num_fresh
-        )
+    def _norm(self, kernel, orders):
+        return InducedNorm(self._operator, kernel, *orders)
 
-    def _estimate(self, kernel, domain, codomain):
-        v = None if self.vector is None else self._vectors(kernel)
-        return operator_norms.norm_estimate(self._operator, kernel, v, domain, codomain)
+    def _estimate(self, kernel, orders):
+        """The norm from below, at the stored vectors or at the ones that have caught up with the kernel."""
+        v = self.vector
+        if v is not None and not _STORED.get():
+            v = self._norm(tf.stop_gradient(kernel), self._fixed_orders).caught_up(tf.convert_to_tensor(v))
+        return self._norm(kernel, orders).estimate(v)
 
-    def _vectors(self, kernel):
-        """The stored vectors, as far as they hold for the kernel, else those that do; constants."""
-        v = tf.convert_to_tensor(self.vector)
-        if _STORED.get():
-            return v
-        return tf.stop_gradient(
-            operator_norms.caught_up(self._operator, tf.stop_gradient(kernel), v, self._fixed_orders())
-        )
+    def update_norm(
+        self, tolerance: float | None = None, max_iterations: int | None = None, *, num_fresh: int = 1
+    ) -> tf.Tensor:
+        """Moves the stored vectors to the maximizer for the current kernel.
 
-    def update_norm(self, tolerance=None, max_iterations=None, num_fresh=1):
-        """Moves the stored vectors to the maximiser for the present kernel.
+        It iterates from the stored vectors until their relative change is at most `tolerance` or `max_iterations`
+        are made, then assigns once. It works eagerly, in a `tf.function` and in a replica context, where equal
+        kernels give equal vectors.
 
-        It iterates from where they are until their relative change is at most the tolerance or
-        `max_iterations` are made; then it assigns once. Works eagerly, in a `tf.function` and in
-        replica context, where equal kernels give equal vectors.
-
-        Under Adam at 1e-3 on 3x3 convolutions of 16x16 images the defaults leave the estimate
-        0.3 % low (2 % at worst); 20 power iterations leave it 1.5 % low (8 % at worst).
+        Under Adam at 1e-3 on 3x3 convolutions of 16x16 images the defaults leave the estimate 0.3 % low (2 % at
+        worst); 20 power iterations leave it 1.5 % low (8 % at worst).
 
         Args:
-            tolerance: a Python number, default the layer's; 0 for a fixed count.
-            max_iterations: a Python number, default the layer's.
-            num_fresh: how many fresh starts to try beside the stored vectors. One costs nothing.
+          tolerance: Python number, the layer's by default; 0 for a fixed number of iterations.
+          max_iterations: Python number, the layer's by default.
+          num_fresh: number of fresh starts to try in addition to the stored vectors. One costs nothing.
 
         Returns:
-            The number of iterations, an int32 scalar: 0 where the norm has a closed form.
+          The number of iterations, an int32 scalar; 0 if the norm has a closed form.
 
         Raises:
-            ValueError: if the layer is not built.
+          ValueError: if the layer is not built.
         """
-        self._operand()
+        norm = self._norm(self._operand(), self._orders)
         if self.vector is None:
             return tf.constant(0)
         tolerance = self.tolerance if tolerance is None else tolerance
         max_iterations = self.max_iterations if max_iterations is None else max_iterations
-        v = tf.convert_to_tensor(self.vector)
-        v, count = self._maximiser(v, tolerance, max_iterations, num_fresh)
+        v, count = norm.maximizer(tf.convert_to_tensor(self.vector), tolerance, max_iterations, num_fresh)
         self.vector.assign(v)
         return count
 
-    def norm_estimate(self):
-        """||W||_{p -> q} of the raw kernel, from below; exact in closed form. A scalar.
+    def norm_estimate(self) -> tf.Tensor:
+        """The norm of the raw kernel from below, a scalar; exact in closed form.
 
         Differentiable in the kernel; the orders are constants.
         """
-        kernel = self._operand()
-        return self._estimate(kernel, *self._fixed_orders())
+        return self._estimate(self._operand(), self._fixed_orders)
 
-    def order_objective(self):
+    def order_objective(self) -> tf.Tensor:
         """The same estimate, differentiable in the learned orders; the kernel is a constant."""
-        return self._estimate(tf.stop_gradient(self._operand()), *self._orders())
+        return self._estimate(tf.stop_gradient(self._operand()), self._orders)
 
-    def norm_bound(self):
-        """A rigorous upper bound of ||W||_{p -> q} of the raw kernel, a float64 scalar."""
-        kernel = self._operand()
-        return operator_norms.norm_bound(self._operator, kernel, *self._fixed_orders())
+    def norm_bound(self) -> tf.Tensor:
+        """A rigorous upper bound of the norm of the raw kernel, a float64 scalar."""
+        return self._norm(self._operand(), self._fixed_orders).bound()
 
-    def lipschitz_bound(self):
+    def lipschitz_bound(self) -> tf.Tensor:
         """A rigorous upper bound of the layer's Lipschitz constant, a float64 scalar.
 
-        It is that of the kernel as applied: scaled, and rounded to the compute dtype.
+        It holds for the kernel as applied: scaled, and rounded to the compute dtype.
         """
-        self._operand()
         kernel = self._as_operand(tf.cast(self._fresh_kernel(), tf.float64))
-        return operator_norms.norm_bound(self._operator, kernel, *self._fixed_orders())
+        return self._norm(kernel, self._fixed_orders).bound()
 
-    def scaled_kernel(self):
-        """The kernel over max(1, ||W|| / coefficient): differentiable, in the variables' dtype."""
+    def scaled_kernel(self) -> tf.Tensor:
+        """The kernel over max(1, norm / coefficient): differentiable, in the dtype of the variables."""
         limit = self.coefficient * (1.0 - _EPSILON.get(self.compute_dtype, 0.0))
         scale = tf.maximum(self.norm_estimate() / limit, 1.0)
-        return tf.cast(self._raw_kernel(scale.dtype) / scale, self.variable_dtype)
+        return tf.cast(tf.cast(tf.convert_to_tensor(self.kernel), scale.dtype) / scale, self.variable_dtype)
 
     def _fresh_kernel(self):
         return tf.cast(self.scaled_kernel(), self.compute_dtype)
 
     def _applied_kernel(self):
-        """The kernel to apply: the enclosing `scaled_kernels`', if it can be used from here."""
+        """The kernel that a call applies: the one that `scaled_kernels` holds, if it is reachable from here."""
         held = (_SCALED.get() or {}).get(id(self))
-        if held is not None and _is_reachable(held):
-            return held
-        return self._fresh_kernel()
+        return held if held is not None and is_reachable(held) else self._fresh_kernel()
 
-    def get_config(self):
-        """The constructor's arguments; a `LearnedOrder` as an object, so that it stays shared."""
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; a `LearnedOrder` as an object, which keeps it shared."""
         config = {
             "coefficient": self.coefficient,
             "domain": self.domain,
@@ -252,8 +242,8 @@ class LipschitzLayer(keras.layers.Layer):
         return {**super().get_config(), **config}
 
     @classmethod
-    def from_config(cls, config):
-        """A layer from `get_config`, or from its serialised form."""
+    def from_config(cls, config: dict[str, Any]) -> "LipschitzLayer":
+        """A layer from the result of `get_config`, or from its serialized form."""
         orders = {
             name: keras.saving.deserialize_keras_object(config[name])
             for name in ("domain", "codomain")
@@ -270,16 +260,3 @@ def _validated_order(order, name):
             f"{name} must be the order of a norm, a number in [1, inf] or a LearnedOrder, but got {order!r}."
         )
     return float(order)
-
-
-def _is_reachable(tensor):
-    """Whether the tensor belongs to the present graph, or to one that this is a loop or branch of.
-
-    Not from a `tf.function` traced within: its trace would outlive the tensor.
-    """
-    if tf.executing_eagerly() or not tf.is_symbolic_tensor(tensor):
-        return tf.executing_eagerly() and not tf.is_symbolic_tensor(tensor)
-    graph = tf.compat.v1.get_default_graph()
-    while graph is not tensor.graph and type(graph).__name__ in _CONTROL_FLOW_GRAPHS:
-        graph = graph.outer_graph
-    return graph is tensor.graph

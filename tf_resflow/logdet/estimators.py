@@ -1,19 +1,21 @@
-r"""Estimators of log|det(I + J)|: how many terms, with which weights, and which probes.
+r"""Estimators of log|det(I + J)|: their number of terms, the weights of these, and the probes.
 
 With \\(\mathrm{Lip}(g) < 1\\), \\(\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{k+1}}{k} \mathrm{tr}(J^k)\\), and
 \\(\mathrm{tr}(J^k) = E[v^T J^k v]\\) for probes with \\(E[v v^T] = I\\).
 """
 
 import abc
+from collections.abc import Callable
 
 import tensorflow as tf
-from tensorflow_probability.python.internal.implementation_selection import is_xla
 
 from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.logdet.power_series import Terms, draw_probes, power_series_log_det
-from tf_resflow.logdet.term_distributions import Geometric
+from tf_resflow.logdet.term_distributions import Geometric, Poisson
+from tf_resflow.private_api import is_xla
 from tf_resflow.seeds import split_seed, stateless_seed
+from tf_resflow.typing import DType, Seed
 
 __all__ = ["AdaptiveSeries", "Exact", "LogDetEstimator", "PowerSeries", "RussianRoulette"]
 
@@ -21,10 +23,12 @@ PROBES = ("rademacher", "gaussian", "basis")
 
 
 class LogDetEstimator(abc.ABC):
-    """What a `ResidualBlock` asks for: `y = x + g(x)` together with `log|det(I + dg/dx)|`."""
+    """Computes `y = x + g(x)` together with `log|det(I + dg/dx)|`, for a `ResidualBlock`."""
 
     @abc.abstractmethod
-    def __call__(self, branch, x, conditional_input=None, seed=None):
+    def __call__(
+        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Evaluates the residual map and its log-determinant.
 
         Args:
@@ -39,7 +43,7 @@ class LogDetEstimator(abc.ABC):
 
 
 def _as_function(branch, conditional_input, dtype):
-    """The branch as a function of a list of tensors, its result in `dtype`; and that list's tail."""
+    """The branch as a function of x and the conditional inputs, its result in `dtype`; and a list of the latter."""
     if conditional_input is None:
         return (lambda x: tf.cast(branch(x), dtype)), []
     return (lambda x, condition: tf.cast(branch([x, condition]), dtype)), [conditional_input]
@@ -48,34 +52,36 @@ def _as_function(branch, conditional_input, dtype):
 class _SeriesEstimator(LogDetEstimator):
     """A weighted, finite power series with random probes."""
 
-    def __init__(self, probes, num_probes, common_probes):
+    def __init__(self, probes: str, num_probes: int, common_probes: bool):
         if probes not in PROBES:
-            raise ValueError(f"probes is one of {', '.join(PROBES)}; got {probes!r}.")
+            raise ValueError(f"probes must be one of {', '.join(PROBES)}; got {probes!r}.")
         if num_probes < 1:
-            raise ValueError(f"num_probes is at least 1; got {num_probes}.")
+            raise ValueError(f"num_probes must be at least 1; got {num_probes}.")
         self.probes = probes
         self.num_probes = num_probes
         self.common_probes = common_probes
 
     @abc.abstractmethod
-    def terms(self, branch, num_rows, dtype, seed):
+    def terms(self, branch: Callable, num_rows: int | tf.Tensor, dtype: DType, seed: tf.Tensor) -> Terms:
         """Draws the `Terms` for `num_rows` probe vectors."""
 
-    def __call__(self, branch, x, conditional_input=None, seed=None):
-        """See `LogDetEstimator`."""
+    def __call__(
+        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """`x + g(x)` and the estimate, `[batch]`."""
         g, conditions = _as_function(branch, conditional_input, x.dtype)
         probe_seed, term_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
         num_probes = x.shape[1:].num_elements() if self.probes == "basis" else self.num_probes
-        v = draw_probes(self.probes, num_probes, x, probe_seed, self.common_probes)
+        v = draw_probes(self.probes, num_probes, x, probe_seed, common=self.common_probes)
         terms = self.terms(branch, tf.shape(v)[0], x.dtype, term_seed)
         return power_series_log_det(g, [x, *conditions], v, num_probes, terms)
 
 
 class RussianRoulette(_SeriesEstimator):
-    r"""Unbiased: exact terms first, then a random number of terms, each divided by its chance to be taken.
+    r"""Unbiased: exact terms, then a random number of terms, each divided by the probability that it is taken.
 
     With m exact terms the weights are \\(w_k = 1\\) for \\(k \le m\\) and
-    \\(w_k = 1 / P(N \ge k - m)\\) for \\(m < k \le m + N\\). The variance is guaranteed to be finite if
+    \\(w_k = 1 / P(N \ge k - m)\\) for \\(m < k \le m + N\\). The variance is guaranteed finite if
     \\(\sum_k L^{2k} / P(N \ge k)\\) is (see `finite_variance`).
 
     ```python
@@ -86,20 +92,19 @@ class RussianRoulette(_SeriesEstimator):
     ```
 
     Args:
-      num_exact_terms: `int` >= 0.
-      distribution: `Geometric` or `Poisson`: of the number of further terms. The default gives 4 terms
-        in expectation.
-      per_example: whether every example draws its own N (independent errors within a batch, but as many
-        terms computed as the batch's largest N asks for: for evaluation), or the whole batch shares one
-        (fewer terms, but errors correlated within the batch, so that std / sqrt(batch) is not a standard
-        error: for training).
+      num_exact_terms: at least 0.
+      distribution: of the number N of further terms, `Geometric` or `Poisson`. By default 4 terms are taken in
+        expectation.
+      per_example: whether every example draws its own N. For evaluation: errors within a batch are independent, but
+        all examples take as many terms as the largest N of the batch. Otherwise the batch shares one N. For
+        training: it takes fewer terms, but errors are correlated, and std / sqrt(batch) is not a standard error.
       probes: "rademacher", "gaussian", or "basis" (all D basis vectors: the exact trace).
-      num_probes: `int` >= 1, probes for each example, averaged.
-      common_probes: whether the examples of a batch share their probes. With a shared N, too, the estimate of an
-        example does not depend on which others are in its batch: for serving.
+      num_probes: number of probes of each example, over which the estimate is averaged.
+      common_probes: whether the examples of a batch share their probes. If they also share N, the estimate of an
+        example does not depend on the rest of its batch: for serving.
 
     Raises:
-      ValueError: for a number out of range.
+      ValueError: if a number is out of range.
 
     References:
       Chen et al. 2019, Theorem 1; Kahn 1955 (Russian roulette).
@@ -107,27 +112,27 @@ class RussianRoulette(_SeriesEstimator):
 
     def __init__(
         self,
-        num_exact_terms=2,
-        distribution=None,
-        per_example=False,
-        probes="rademacher",
-        num_probes=1,
-        common_probes=False,
+        num_exact_terms: int = 2,
+        distribution: Geometric | Poisson | None = None,
+        *,
+        per_example: bool = False,
+        probes: str = "rademacher",
+        num_probes: int = 1,
+        common_probes: bool = False,
     ):
         super().__init__(probes, num_probes, common_probes)
         if num_exact_terms < 0:
-            raise ValueError(f"num_exact_terms is at least 0; got {num_exact_terms}.")
+            raise ValueError(f"num_exact_terms must be at least 0; got {num_exact_terms}.")
         self.num_exact_terms = num_exact_terms
         self.distribution = Geometric(0.5) if distribution is None else distribution
         self.per_example = per_example
 
-    def finite_variance(self, lipschitz_constant):
-        """Whether the variance is guaranteed to be finite for `Lip(g) <= lipschitz_constant`."""
+    def finite_variance(self, lipschitz_constant: float) -> bool:
+        """Whether the variance is guaranteed finite for `Lip(g) <= lipschitz_constant`."""
         return self.distribution.finite_variance(lipschitz_constant)
 
-    def terms(self, branch, num_rows, dtype, seed):
-        """See the base class."""
-        del branch
+    def terms(self, branch: Callable, num_rows: int | tf.Tensor, dtype: DType, seed: tf.Tensor) -> Terms:
+        """The exact terms and N more, with N from the distribution."""
         drawn = self.distribution.sample([num_rows] if self.per_example else [], seed)
         last = self.num_exact_terms + drawn
         stop = tf.reduce_max(last) if self.per_example else last
@@ -144,31 +149,37 @@ class RussianRoulette(_SeriesEstimator):
 class PowerSeries(_SeriesEstimator):
     """The series cut after `num_terms` terms: biased, the baseline of i-ResNet.
 
-    Its gradient is that of its own value, in expectation over the probes (with basis probes exactly): the
-    Neumann series stops one term earlier.
+    Its gradient is that of its value, in expectation over the probes (exactly for basis probes): the Neumann series
+    stops one term earlier.
 
     Args:
-      num_terms: `int` >= 1.
-      probes: "rademacher", "gaussian" or "basis".
-      num_probes: `int` >= 1.
-      common_probes: see `RussianRoulette`.
+      num_terms: at least 1.
+      probes: see `RussianRoulette`, as for all that follow.
+      num_probes: at least 1.
+      common_probes: whether the examples of a batch share their probes.
 
     Raises:
-      ValueError: for a number out of range.
+      ValueError: if a number is out of range.
 
     References:
       Behrmann et al., Invertible Residual Networks, 2019, Section 3.
     """
 
-    def __init__(self, num_terms=10, probes="rademacher", num_probes=1, common_probes=False):
+    def __init__(
+        self,
+        num_terms: int = 10,
+        *,
+        probes: str = "rademacher",
+        num_probes: int = 1,
+        common_probes: bool = False,
+    ):
         super().__init__(probes, num_probes, common_probes)
         if num_terms < 1:
-            raise ValueError(f"num_terms is at least 1; got {num_terms}.")
+            raise ValueError(f"num_terms must be at least 1; got {num_terms}.")
         self.num_terms = num_terms
 
-    def terms(self, branch, num_rows, dtype, seed):
-        """See the base class."""
-        del branch, num_rows, seed
+    def terms(self, branch: Callable, num_rows: int | tf.Tensor, dtype: DType, seed: tf.Tensor) -> Terms:
+        """The first `num_terms`, with weight 1."""
         return Terms(
             more=lambda k, w, v: k <= self.num_terms,
             weight=lambda k: tf.ones([], dtype),
@@ -177,42 +188,42 @@ class PowerSeries(_SeriesEstimator):
 
 
 class AdaptiveSeries(_SeriesEstimator):
-    r"""Takes terms until the rest of the series is certainly below `tolerance`, for the probes drawn.
+    r"""Takes terms until the rest of the series is guaranteed below `tolerance`, for the probes drawn.
 
-    With \\(w_k = (J^T)^k v\\) at hand the rest after k terms is at most
+    With \\(w_k = (J^T)^k v\\), the rest after k terms is at most
     \\(\|v\|_p \|w_k\|_{p^*} \sum_{j \ge 1} L^j / (k + j)\\), and so at most
-    \\(\|v\|_p \|w_k\|_{p^*} L / ((k + 1)(1 - L))\\), where L bounds the induced p-norm of J. This
-    certifies the truncation only: the probes' noise remains (several probes lessen it, `probes="basis"` has
-    none).
+    \\(\|v\|_p \|w_k\|_{p^*} L / ((k + 1)(1 - L))\\), if L bounds the induced p-norm of J. This certifies the
+    truncation only: the noise of the probes remains. Several probes reduce it, and `probes="basis"` has none.
 
     Args:
-      tolerance: `float` > 0, nats per example.
-      lipschitz_constant: `None`, to compute a rigorous bound from the branch's kernels at each call
-        (which takes seconds for images of thousands of dimensions), or a bound known beforehand.
-      order: p, the norm in which the bound holds; `None`: that of the branch's layers, a learned one as it is at
-        each call (`tf_resflow.layers.lipschitz_order`).
-      probes: "rademacher", "gaussian" or "basis".
-      num_probes: `int` >= 1.
-      common_probes: see `RussianRoulette`.
+      tolerance: positive, in nats per example.
+      lipschitz_constant: a bound that is known. By default a rigorous one is computed from the kernels of the
+        branch at each call, which takes seconds for images of thousands of dimensions.
+      order: order p of the norm in which the bound holds. By default that of the layers of the branch, with the
+        current value of a learned one (`tf_resflow.layers.lipschitz_order`).
+      probes: see `RussianRoulette`, as for all that follow.
+      num_probes: at least 1.
+      common_probes: whether the examples of a batch share their probes.
 
     Raises:
-      ValueError: for a number out of range, a Lipschitz constant of 1 or more, or, when called, a branch that is
-        not bounded, or by its layers in another norm than that of `order`.
-      InvalidArgumentError: when a computed bound is 1 or more.
+      ValueError: if a number is out of range or the Lipschitz constant is not below 1; when called, if the branch
+        is not bounded, or is bounded by its layers in another norm than that of `order`.
+      InvalidArgumentError: if a computed bound is not below 1.
     """
 
     def __init__(
         self,
-        tolerance=1e-4,
-        lipschitz_constant=None,
-        order=None,
-        probes="rademacher",
-        num_probes=1,
-        common_probes=False,
+        tolerance: float = 1e-4,
+        lipschitz_constant: float | None = None,
+        *,
+        order: float | None = None,
+        probes: str = "rademacher",
+        num_probes: int = 1,
+        common_probes: bool = False,
     ):
         super().__init__(probes, num_probes, common_probes)
         if not tolerance > 0:
-            raise ValueError(f"tolerance is positive; got {tolerance}.")
+            raise ValueError(f"tolerance must be positive; got {tolerance}.")
         if lipschitz_constant is not None and not 0 <= lipschitz_constant < 1:
             raise ValueError(f"AdaptiveSeries needs a Lipschitz constant below 1; got {lipschitz_constant}.")
         self.tolerance = tolerance
@@ -221,11 +232,10 @@ class AdaptiveSeries(_SeriesEstimator):
 
     def _bound(self, branch, dtype):
         """The bound of the branch, and the order p of the norm in which it holds."""
-        if None not in (self.lipschitz_constant, self.order):
-            return tf.constant(self.lipschitz_constant, dtype), self.order
-        order = self._order_of(branch)
-        if self.lipschitz_constant is not None:
-            return tf.constant(self.lipschitz_constant, dtype), order
+        given = self.lipschitz_constant
+        order = self.order if given is not None and self.order is not None else self._order_of(branch)
+        if given is not None:
+            return tf.constant(given, dtype), order
         bound = tf.cast(lipschitz_constant(branch, certified=True), dtype)
         check = tf.debugging.assert_less(
             bound,
@@ -237,7 +247,7 @@ class AdaptiveSeries(_SeriesEstimator):
             return tf.identity(bound), order
 
     def _order_of(self, branch):
-        """The order of the norm in which the branch's layers bound it; raises if another was asked for."""
+        """The order of the norm in which its layers bound a branch; raises if `order` is another."""
         try:
             order = lipschitz_order(branch)
         except ValueError as error:
@@ -248,15 +258,14 @@ class AdaptiveSeries(_SeriesEstimator):
         if self.order not in (None, order):
             name = order.name if isinstance(order, LearnedOrder) else f"{order:g}"
             raise ValueError(
-                f"AdaptiveSeries was to bound the rest of the series in the norm of order {self.order:g} (order=), "
-                f"but the layers of the branch bound it in that of order {name}: leave order out, or pass a "
-                "lipschitz_constant of the branch in the norm of this order."
+                f"AdaptiveSeries needs a bound in the norm of order {self.order:g} (order=), but the layers of the "
+                f"branch bound it in the norm of order {name}: leave order out, or pass a lipschitz_constant of "
+                "the branch in the norm of that order."
             )
         return tf.stop_gradient(order.order()) if isinstance(order, LearnedOrder) else order
 
-    def terms(self, branch, num_rows, dtype, seed):
-        """See the base class."""
-        del num_rows, seed
+    def terms(self, branch: Callable, num_rows: int | tf.Tensor, dtype: DType, seed: tf.Tensor) -> Terms:
+        """As many as the tolerance needs, with weight 1."""
         bound, order = self._bound(branch, dtype)
 
         def more(k, w, v):
@@ -270,14 +279,15 @@ class AdaptiveSeries(_SeriesEstimator):
 
 
 class Exact(LogDetEstimator):
-    """That of the full Jacobian: O(D) vector-Jacobian products and O(D^3) work for an event of D numbers.
+    """The log-determinant of the full Jacobian: D vector-Jacobian products and O(D^3) work for D coordinates.
 
     Differentiable any number of times.
     """
 
-    def __call__(self, branch, x, conditional_input=None, seed=None):
-        """See `LogDetEstimator`; nothing is drawn."""
-        del seed
+    def __call__(
+        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """`x + g(x)` and the log-determinant, `[batch]`; the seed is not used."""
         g, conditions = _as_function(branch, conditional_input, x.dtype)
         size, rows = x.shape[1:].num_elements(), tf.shape(x)[0]
         x, *conditions = map(_at_least_one_row, [x, *conditions])
@@ -298,7 +308,7 @@ def _log_abs_det(matrix):
 
 @tf.custom_gradient
 def _log_abs_det_by_qr(matrix):
-    """As `slogdet`, for which XLA has no kernel."""
+    """As `slogdet`, which has no XLA kernel."""
     _, r = tf.linalg.qr(matrix)
     log_det = tf.reduce_sum(tf.math.log(tf.abs(tf.linalg.diag_part(r))), -1)
     return log_det, lambda upstream: upstream[..., tf.newaxis, tf.newaxis] * tf.linalg.inv(matrix, adjoint=True)

@@ -1,19 +1,18 @@
 """A guard around gradients that cannot be differentiated again."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 __all__ = ["first_order_only"]
 
 
-def first_order_only(tensors, remedy):
-    """Passes `tensors` through; differentiating them raises.
+def first_order_only(tensors: Sequence[tf.Tensor], remedy: str) -> list[tf.Tensor]:
+    """Returns equal tensors that raise an error when they are differentiated.
 
     Args:
-      tensors: a list of tensors.
-      remedy: `str`, the end of the message: what to use instead.
-
-    Returns:
-      A list of tensors equal to `tensors`.
+      tensors: gradients that hold some of what they depend on constant.
+      remedy: end of the error message: what to use instead.
 
     Raises:
       ValueError: when the result is differentiated (while tracing, in a `tf.function`).
@@ -23,8 +22,8 @@ def first_order_only(tensors, remedy):
     def guard(*values):
         def grad(*_):
             raise ValueError(
-                "A second derivative was asked of a gradient that holds its probe vectors constant; it "
-                f"would be silently wrong. {remedy}"
+                "A second derivative was requested of a gradient that holds its probe vectors constant; it would "
+                f"be silently wrong. {remedy}"
             )
 
         return [tf.identity(value) for value in values], grad

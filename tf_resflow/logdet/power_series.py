@@ -1,6 +1,6 @@
 """The fused operation behind every power-series estimator: y = x + g(x) and log|det(I + J)|."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -12,25 +12,24 @@ __all__ = ["Terms", "draw_probes", "power_series_log_det"]
 
 
 class Terms(NamedTuple):
-    """Which terms of the series to take, and with which weights.
+    """The terms of the series to take, and their weights.
 
     Attributes:
-      more: `more(k, w, v)`, a scalar `bool` tensor: whether term `k` is still to be computed, where
-        `w = (J')^(k-1) v`.
+      more: `more(k, w, v)` with `w = (J')^(k-1) v`, a scalar `bool` tensor: whether to compute term `k`.
       weight: `weight(k)`, the weight of the k-th term of the log-determinant; scalar or `[rows]`.
       neumann_weight: `neumann_weight(k)`, the weight of the k-th term of the Neumann series.
     """
 
-    more: Callable
-    weight: Callable
-    neumann_weight: Callable
+    more: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+    weight: Callable[[tf.Tensor], tf.Tensor]
+    neumann_weight: Callable[[tf.Tensor], tf.Tensor]
 
 
-def draw_probes(kind, num_probes, x, seed, common=False):
+def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, common: bool = False) -> tf.Tensor:
     """Probe vectors `v` with `E[v v'] = I`, of shape `[num_probes * batch, *event]`.
 
-    "basis" gives `sqrt(D) e_i`, i = 1..D: their average over i is the exact trace. With `common` all examples have
-    the same probes.
+    For "basis" they are `sqrt(D) e_i`, i = 1..D: their average over i is the exact trace. With `common` all
+    examples have the same probes.
     """
     if common or kind == "basis":
         return tf.repeat(_draw(kind, num_probes, x[:1], seed), tf.shape(x)[0], axis=0)
@@ -56,14 +55,14 @@ def _inner(a, b):
 
 
 def _per_row(weights, like):
-    """Appends singleton axes, so that `[rows]` weights multiply `[rows, *event]` tensors."""
+    """Weights `[rows]` with the singleton axes by which they multiply a tensor `[rows, *event]`."""
     if weights.shape.rank == 0:
         return weights
     return tf.reshape(weights, [-1] + [1] * (like.shape.rank - 1))
 
 
 def _sum_series(vjp, v, terms):
-    """Both series in one loop, one vector-Jacobian product a term.
+    """Both series in one loop, with one vector-Jacobian product per term.
 
     Returns:
       The `[rows]` log-determinants `sum_k (-1)^(k+1) weight(k)/k v'J^k v` and the Neumann vectors
@@ -85,26 +84,28 @@ def _sum_series(vjp, v, terms):
     return log_det, u
 
 
-def power_series_log_det(g, inputs, v, num_probes, terms):
+def power_series_log_det(
+    g: Callable, inputs: Sequence[tf.Tensor], v: tf.Tensor, num_probes: int, terms: Terms
+) -> tuple[tf.Tensor, tf.Tensor]:
     r"""`y = x + g(x)` and the series estimate of `log|det(I + J)|`, `J = dg/dx`, with one evaluation of `g`.
 
-    The value is \\(\sum_k (-1)^{k+1} w_k v^T J^k v / k\\). Its gradient is that of
-    \\(u^T J v\\) with \\(u = \sum_k (-1)^k w_k (J^T)^k v\\) held constant (the Neumann series). `u` is
-    summed in the same loop as the value, so that the backward pass needs `x`, `v` and `u` only: under
-    `tf.function` the memory kept for it depends neither on the number of terms nor on the width of `g`.
+    The value is \\(\sum_k (-1)^{k+1} w_k v^T J^k v / k\\). Its gradient is that of \\(u^T J v\\) with
+    \\(u = \sum_k (-1)^k w_k (J^T)^k v\\) held constant (the Neumann series). `u` is summed in the same loop as the
+    value, and the backward pass needs `x`, `v` and `u` only: under `tf.function` the memory kept for it depends
+    neither on the number of terms nor on the width of `g`.
 
     Args:
       g: callable of the tensors in `inputs`, differentiable, returning a tensor like `inputs[0]`.
-      inputs: list of `x`, of shape `[batch, *event]`, and of any other tensors that need a gradient.
+      inputs: `x`, of shape `[batch, *event]`, and any other tensors that need a gradient.
       v: probes of shape `[num_probes * batch, *event]`.
-      num_probes: number of probe vectors for each example.
+      num_probes: number of probe vectors of each example.
       terms: `Terms`.
 
     Returns:
       `y`, like `x`, and `log_det` of shape `[batch]`, the mean over the probes.
 
     Raises:
-      ValueError: when a second derivative is taken.
+      ValueError: if a second derivative is taken.
 
     References:
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).

@@ -5,6 +5,7 @@ import math
 import tensorflow as tf
 
 from tf_resflow.seeds import random_uniform
+from tf_resflow.typing import DType, Seed, Shape, TensorLike
 
 __all__ = ["Geometric", "Poisson"]
 
@@ -15,41 +16,41 @@ class Geometric:
     (`tfd.Geometric` counts failures and starts at 0; this one counts trials and starts at 1.)
 
     Args:
-      p: Python `float` in (0, 1), the probability of stopping after a term; `E[N] = 1 / p`.
+      p: probability of stopping after a term, in (0, 1); `E[N] = 1 / p`.
 
     Raises:
-      ValueError: when `p` is outside (0, 1).
+      ValueError: if `p` is outside (0, 1).
 
     References:
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019, Section 3.1.
     """
 
-    def __init__(self, p=0.5):
+    def __init__(self, p: float = 0.5):
         if not 0.0 < p < 1.0:
             raise ValueError(f"Geometric needs a probability p in (0, 1); got {p}.")
         self.p = float(p)
 
     @classmethod
-    def for_lipschitz(cls, lipschitz_constant):
-        """The distribution with `p = 1 - L`, whose variance is finite for every Lipschitz constant L < 1.
+    def for_lipschitz(cls, lipschitz_constant: float) -> "Geometric":
+        """The distribution with `p = 1 - L`, whose variance is finite for a Lipschitz constant L < 1.
 
-        Expected number of terms: `1 / (1 - L)`.
+        It takes `1 / (1 - L)` terms in expectation.
         """
         if not 0.0 < lipschitz_constant < 1.0:
-            raise ValueError(f"A Lipschitz constant in (0, 1) is needed; got {lipschitz_constant}.")
+            raise ValueError(f"The Lipschitz constant must be in (0, 1); got {lipschitz_constant}.")
         return cls(1.0 - lipschitz_constant)
 
-    def sample(self, shape, seed):
+    def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
         """Draws `int32` counts of the given shape from a stateless seed."""
-        # In single precision the least uniform number, once in 2^23 draws, would stand for all of the tail.
+        # In single precision the smallest uniform number, once in 2^23 draws, would stand for all of the tail.
         u = random_uniform(shape, seed, tf.float64)
         return tf.cast(tf.floor(tf.math.log(u) / math.log1p(-self.p)), tf.int32) + 1
 
-    def survival(self, k, dtype):
+    def survival(self, k: TensorLike, dtype: DType) -> tf.Tensor:
         """`P(N >= k)` for integers `k >= 1`, in `dtype`."""
         return tf.constant(1.0 - self.p, dtype) ** (tf.cast(k, dtype) - 1.0)
 
-    def finite_variance(self, lipschitz_constant):
+    def finite_variance(self, lipschitz_constant: float) -> bool:
         """Whether `sum_k L^(2k) / P(N >= k)` is finite, that is `1 - p > L^2`."""
         return 1.0 - self.p > lipschitz_constant**2
 
@@ -60,33 +61,33 @@ class Geometric:
 class Poisson:
     """`N` in {0, 1, ...}, Poisson, with `P(N >= k) = igamma(k, rate)` (no cancellation in the tail).
 
-    The tail falls faster than any power `L^k`, so the estimator's variance is infinite whenever the
-    Jacobian's spectral radius is not zero. It is here to reproduce what was published; prefer `Geometric`.
+    The tail falls faster than any power `L^k`: the variance of the estimator is infinite whenever the spectral
+    radius of the Jacobian is not zero. It serves to reproduce published results; prefer `Geometric`.
 
     Args:
-      rate: Python `float` > 0, the mean.
+      rate: the mean, positive.
 
     Raises:
-      ValueError: when `rate` is not positive.
+      ValueError: if `rate` is not positive.
     """
 
-    def __init__(self, rate=2.0):
+    def __init__(self, rate: float = 2.0):
         if not rate > 0.0:
             raise ValueError(f"Poisson needs a positive rate; got {rate}.")
         self.rate = float(rate)
 
-    def sample(self, shape, seed):
+    def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
         """Draws `int32` counts of the given shape from a stateless seed."""
         k = tf.range(1.0, 40.0 + self.rate + 12.0 * self.rate**0.5, dtype=tf.float64)  # the rest is below rounding
         u = random_uniform(shape, seed, tf.float64)
         return tf.reduce_sum(tf.cast(u[..., tf.newaxis] < self.survival(k, tf.float64), tf.int32), -1)
 
-    def survival(self, k, dtype):
+    def survival(self, k: TensorLike, dtype: DType) -> tf.Tensor:
         """`P(N >= k)` for integers `k >= 1`, in `dtype`."""
         tail = tf.math.igamma(tf.cast(k, tf.float64), tf.constant(self.rate, tf.float64))
         return tf.cast(tail, dtype)
 
-    def finite_variance(self, lipschitz_constant):
+    def finite_variance(self, lipschitz_constant: float) -> bool:
         """False unless `L` is zero."""
         return lipschitz_constant == 0
 

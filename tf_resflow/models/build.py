@@ -23,11 +23,8 @@ def check_dataset(config: "ConfigDict", dataset: Dataset) -> None:
             f"config.model.kind is {config.model.kind!r}, but an example of {dataset.name!r} has "
             f"the shape {dataset.event_shape}: set it to {kind!r}."
         )
-    if config.task == "hybrid" and dataset.num_classes is None:
-        raise ValueError(
-            f"config.task is 'hybrid', but {dataset.name!r} has no labels: choose a data set that has them, such "
-            "as digits, mnist, cifar10 or svhn_cropped."
-        )
+    if config.task == "hybrid":
+        _num_classes(dataset)
 
 
 def with_statistics(config: "ConfigDict", dataset: Dataset) -> Dataset:
@@ -56,7 +53,16 @@ def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> FlowModel:
     if config.task == "density":
         return FlowModel(flow, shape, levels=dataset.levels, **options)
     classifier = flows.multiscale_classifier(
-        bijectors.feature_shapes(flow, shape), dataset.num_classes, config.hybrid.features, seed=config.seed
+        bijectors.feature_shapes(flow, shape), _num_classes(dataset), config.hybrid.features, seed=config.seed
     )
     options["density_weight"] = config.hybrid.density_weight
     return HybridModel(flow, classifier, shape, levels=dataset.levels, **options)
+
+
+def _num_classes(dataset):
+    if dataset.num_classes is None:
+        raise ValueError(
+            f"config.task is 'hybrid', but {dataset.name!r} has no labels: choose a data set that has them, such "
+            "as digits, mnist, cifar10 or svhn_cropped."
+        )
+    return dataset.num_classes

@@ -49,15 +49,16 @@ def evaluation_estimator(
         name = "exact" if is_exact else "russian_roulette"
     if name == "exact":
         return name, logdet.Exact()
-    probes = {"num_probes": num_probes, "common_probes": common}
     if name == "russian_roulette":
-        return name, flows.build_estimator(config.model.estimator.eval, per_example=not common, **probes)
+        return name, flows.build_estimator(
+            config.model.estimator.eval, per_example=not common, num_probes=num_probes, common_probes=common
+        )
     if name != "adaptive":
         raise ValueError(f"log_det is 'russian_roulette', 'adaptive' or 'exact'; got {name!r}.")
     constant = _certified_constant(flow)
     if constant is None:
         return name, logdet.Exact()  # of couplings, which are exact anyway
-    return name, logdet.AdaptiveSeries(lipschitz_constant=constant, **probes)
+    return name, logdet.AdaptiveSeries(lipschitz_constant=constant, num_probes=num_probes, common_probes=common)
 
 
 def _certified_constant(flow: bijectors.FlowBijector) -> float | None:

@@ -14,6 +14,7 @@ from tf_resflow import bijectors, layers, logdet
 from tf_resflow.bijectors.flow import parts_by_name, route
 from tf_resflow.data import dequantize, quantize
 from tf_resflow.models.step import train_step
+from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
 
@@ -338,7 +339,7 @@ class FlowModel(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of `fit`."""
-        step = self.optimizer._iterations  # of which several make one of `iterations`, where gradients accumulate
+        step = num_gradients(self.optimizer)
         seed = stateless_seed(tf.stack([self.seed, tf.cast(step, tf.int32)]))
         return self._update_means(train_step(self, self._batch(data), seed))
 
@@ -434,15 +435,8 @@ def _check_takes_seed(flow):
 
 def _keras_parts(flow):
     """All that Keras is to see of a flow, by the bijectors' names: their networks and their variables."""
-    parts = {}
-    for name, part in parts_by_name(flow).items():
-        if isinstance(part, bijectors.ResidualBlock):
-            parts[name] = part.branch
-        elif isinstance(part, bijectors.Coupling):
-            parts[name] = part.network
-        elif isinstance(part, bijectors.VariableBijector):
-            parts[name] = part.keras_variables
-    return parts
+    parts = {name: getattr(part, "keras_parts", None) for name, part in parts_by_name(flow).items()}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _check_covered(weights, distribution):

@@ -1,22 +1,28 @@
 """Plain and Anderson-accelerated fixed-point iteration for x + g(x) = y."""
 
-from typing import NamedTuple
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-__all__ = ["Anderson", "FixedPoint", "Solution"]
+from tf_resflow.private_api import is_xla
+from tf_resflow.typing import DType
+
+__all__ = ["EPSILON", "Anderson", "FixedPoint", "Solution", "warn_unconverged"]
+
+EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
 
 
 class Solution(NamedTuple):
-    """What a solver found, for each example of the batch.
+    """The result of a solver, for each example of the batch.
 
     Attributes:
-      root: `[batch, *event]`: `y - g(x)` for the evaluated point x with the smallest residual, a plain step
-        beyond it, which costs nothing and leaves at most Lip(g) times its error.
+      root: `[batch, *event]`: `y - g(x)` for the evaluated point x with the smallest residual. This plain step
+        beyond x costs nothing and leaves at most Lip(g) times its error.
       residual: `[batch]`, `max |x + g(x) - y|` over the event, at that x.
       num_iterations: `[batch]` int32, evaluations of g until the example converged.
-      converged: `[batch]` bool, whether x meets the tolerance: by default relative to the largest coordinate of the
-        event, with an `rtol` that was given in each coordinate, see `FixedPoint`.
+      converged: `[batch]` bool, whether x meets the tolerance (see `FixedPoint`).
     """
 
     root: tf.Tensor
@@ -28,46 +34,53 @@ class Solution(NamedTuple):
 class FixedPoint:
     r"""Iterates \\(x \leftarrow y - g(x)\\), which converges at the rate Lip(g) < 1 (Banach).
 
-    An example has converged when its residual \\(r = x + g(x) - y\\) is small. By default that is relative to the
-    largest coordinate of the event: all \\(|r_i|\\) are at most `atol + rtol max_j(|x_j|, |y_j|)`. For g mixes the
-    coordinates, so that the rounding of each is that of the largest, and a small coordinate beside a large one may
-    have no digit right. An `rtol` that is given is judged coordinate by coordinate, as `numpy.isclose` does:
-    \\(|r_i|\\) is at most `atol + rtol max(|x_i|, |y_i|)`, for which float32 may not have the digits.
+    An example has converged when its residual \\(r = x + g(x) - y\\) is small. By default this is relative to the
+    largest coordinate of the event: all \\(|r_i|\\) are at most `atol + rtol max_j(|x_j|, |y_j|)`. Since g mixes
+    the coordinates, each is rounded like the largest, and a small coordinate beside a large one may have no correct
+    digit. A given `rtol` applies to each coordinate, as in `numpy.isclose`: \\(|r_i|\\) is at most `atol + rtol
+    max(|x_i|, |y_i|)`, for which float32 may not have the digits.
 
-    The root's error is at most the residual over 1 - Lip(g) (in the norm of the Lipschitz constant). Converged
-    examples are left alone while the others go on.
+    The error of the root is at most the residual over 1 - Lip(g) (in the norm of the Lipschitz constant). Converged
+    examples are left alone while the others continue.
 
     Args:
-      atol: absolute tolerance; `None` for two units of rounding (2.4e-7 in float32) of the coarsest type that g
+      atol: absolute tolerance; by default two units of rounding (2.4e-7 in float32) of the coarsest type that g
         computes in.
-      rtol: relative tolerance; `None` for the same.
-      max_iterations: bound on the number of evaluations of g.
+      rtol: relative tolerance; the same by default.
+      max_iterations: largest number of evaluations of g.
 
     Raises:
-      ValueError: for a negative tolerance or a bound below 1.
+      ValueError: if a tolerance is negative or `max_iterations` is below 1.
 
     References:
       Behrmann et al., Invertible Residual Networks, 2019, Algorithm 1.
     """
 
-    def __init__(self, atol=None, rtol=None, max_iterations=500):
+    def __init__(self, atol: float | None = None, rtol: float | None = None, *, max_iterations: int = 500):
         if (atol or 0) < 0 or (rtol or 0) < 0:
-            raise ValueError(f"Tolerances are not negative; got atol={atol}, rtol={rtol}.")
+            raise ValueError(f"Tolerances must not be negative; got atol={atol}, rtol={rtol}.")
         if max_iterations < 1:
-            raise ValueError(f"max_iterations is at least 1; got {max_iterations}.")
+            raise ValueError(f"max_iterations must be at least 1; got {max_iterations}.")
         self.atol = atol
         self.rtol = rtol
         self.max_iterations = max_iterations
 
-    def __call__(self, g, y, relative=False, dtype=None):
+    def __call__(
+        self,
+        g: Callable[[tf.Tensor], tf.Tensor],
+        y: tf.Tensor,
+        *,
+        relative: bool = False,
+        dtype: DType | None = None,
+    ) -> Solution:
         """Solves `x + g(x) = y` for x.
 
         Args:
           g: callable from `[batch, *event]` to the same shape, Lip(g) < 1.
           y: tensor of shape `[batch, *event]`.
           relative: whether the tolerance is relative alone, and at least two units of rounding: for an equation
-            of another scale than that for which the tolerances were chosen.
-          dtype: the type whose rounding g shows, where it is coarser than that of `y`.
+            whose scale is not the one for which the tolerances were chosen.
+          dtype: the type to whose precision g is rounded, if it is coarser than that of `y`.
 
         Returns:
           A `Solution`. Not differentiable: see `solve_residual`.
@@ -113,7 +126,6 @@ class FixedPoint:
         """Whether an example meets the tolerance, as a function of its best point."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
-
         by_coordinate = self.rtol is not None and not relative
 
         def met(best):
@@ -124,18 +136,13 @@ class FixedPoint:
 
         return met
 
-    def _start(self, flat_y):
+    def _start(self, flat_y) -> tuple[Any, ...]:
         """The history that `_propose` carries through the loop."""
-        del flat_y
         return ()
 
     def _propose(self, i, x, step, best, history):
         """The next point, from the newest point `x` and `step = y - g(x) - x`; and the history."""
-        del i, best
         return x + step, history
-
-
-EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
 
 
 class _Best(NamedTuple):
@@ -160,28 +167,29 @@ def _better(best, x, step):
 
 
 class Anderson(FixedPoint):
-    r"""Fixed-point iteration with Anderson acceleration, made safe for each example.
+    r"""Fixed-point iteration with Anderson acceleration, safeguarded for each example.
 
-    From the last m points and steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the
-    smallest \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). Where that did not
-    give the smallest residual so far, it goes back to the best point and takes plain steps, which converge,
-    until one does.
+    From the last m points and steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the smallest
+    \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). If this does not give the
+    smallest residual so far, it returns to the best point and takes plain steps, which converge, until one does.
 
     Args:
-      memory: m, number of points kept.
-      atol: see `FixedPoint`.
-      rtol: see `FixedPoint`.
-      max_iterations: bound on the number of evaluations of g.
+      memory: m, number of points kept, at least 2.
+      atol: see `FixedPoint`, as for all that follow.
+      rtol: relative tolerance.
+      max_iterations: largest number of evaluations of g.
 
     Raises:
-      ValueError: for a memory below 2, or see `FixedPoint`.
+      ValueError: if an argument is out of range.
 
     References:
       Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
     """
 
-    def __init__(self, memory=8, atol=None, rtol=None, max_iterations=500):
-        super().__init__(atol, rtol, max_iterations)
+    def __init__(
+        self, memory: int = 8, *, atol: float | None = None, rtol: float | None = None, max_iterations: int = 500
+    ):
+        super().__init__(atol, rtol, max_iterations=max_iterations)
         if memory < 2:
             raise ValueError(f"Anderson needs a memory of at least 2 points; got {memory}.")
         self.memory = memory
@@ -211,8 +219,8 @@ class Anderson(FixedPoint):
 def _mix(x, step, points, steps):
     """Least squares over differences to the newest point.
 
-    The differences of the steps are scaled to length one; the ridge exceeds the rounding of their products,
-    so that the system is positive definite even where they are linearly dependent.
+    The differences of the steps are scaled to length one; the ridge exceeds the rounding of their products, and the
+    system is positive definite even if they are linearly dependent.
     """
     points, steps = points - x[:, tf.newaxis], steps - step[:, tf.newaxis]
     lengths = tf.norm(steps, axis=2, keepdims=True)
@@ -223,3 +231,26 @@ def _mix(x, step, points, steps):
     weights = tf.linalg.solve(gram, -tf.matmul(unit, step[:, :, tf.newaxis]))
     weights = tf.math.divide_no_nan(weights, lengths)
     return x + step + tf.reduce_sum(weights * (points + steps), axis=1)
+
+
+def warn_unconverged(solution: Solution, message: str) -> tf.Operation | tf.Tensor:
+    """Prints a warning to stderr if some examples did not converge. (What XLA compiles cannot print.)
+
+    Args:
+      solution: result of a solver.
+      message: the failure, as the first words of the warning.
+
+    Returns:
+      An operation to use as a control dependency of the result.
+    """
+    if is_xla():
+        return tf.no_op()
+    failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
+    # tf.vectorized_map runs both branches if each element has a condition; what it formats is one string for all.
+    some_failed = tf.strings.regex_full_match(tf.strings.format("{}", failed, summarize=-1), "(?s).*[1-9].*")
+    warn = lambda: tf.print(  # noqa: E731
+        "WARNING:", message, "\n  number of examples:", failed, "most evaluations:",
+        tf.reduce_max(solution.num_iterations), "largest residual:", tf.reduce_max(solution.residual),
+        output_stream=sys.stderr,
+    )  # fmt: skip
+    return tf.cond(some_failed, warn, tf.no_op)

@@ -1,20 +1,20 @@
 """The optimizers: Keras' own, with a warmed-up average of the weights and a schedule."""
 
 import keras
-import tensorflow as tf
+
+from tf_resflow.private_api import ClipsSummedGradients
 
 __all__ = ["Adam", "AdamW", "OPTIMIZERS", "learning_rate_schedule", "make_optimizer"]
 
 
-class _WarmedUpAverage:
+class _WarmedUpAverage(ClipsSummedGradients):
     r"""What `Adam` and `AdamW` below add to Keras' optimizers.
 
     - With `use_ema`, the momentum of the average of the weights at iteration \(t\) is
       \(\min(m, (1 + t) / (10 + t))\). A constant momentum of 0.999 remembers the initial weights
       for thousands of steps, so that the average of a short run is worse than its last weights;
       this average spans about a tenth of the run until it spans \(1 / (1 - m)\) steps.
-    - Gradients are summed over the replicas before they are clipped. Keras clips those of each
-      replica, so that the result would depend on the number of replicas.
+    - Gradients are summed over the replicas before they are clipped (`ClipsSummedGradients`).
     """
 
     @property
@@ -28,15 +28,6 @@ class _WarmedUpAverage:
 
     def get_config(self):
         return {**super().get_config(), "ema_momentum": self._ema_limit}
-
-    def _clip_gradients(self, grads):
-        replica = tf.distribute.get_replica_context()
-        if replica is not None and replica.num_replicas_in_sync > 1:
-            grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, list(grads))
-        return super()._clip_gradients(grads)
-
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        return list(grads_and_vars)
 
 
 @keras.saving.register_keras_serializable("tf_resflow")

@@ -103,7 +103,7 @@ class Report:
         seed = tf.constant([self._config.seed, 0], tf.int32)
         with stage("samples"):
             samples = self._sample(self._config.eval.num_samples, seed).numpy()
-        return evaluation.image_grid(samples, self._dataset.levels)
+        return evaluation.image_grid(samples, self._dataset.levels or 256)
 
     @functools.cached_property
     def baselines(self) -> dict[str, float]:
@@ -180,8 +180,9 @@ class Report:
         Returns:
           A dict of measurements for the result: of images the `reconstruction_error` in levels.
         """
-        if len(self._dataset.event_shape) == 3:
-            evaluation.write_png(directory / "samples.png", self.sample_grid())
+        grid = self.sample_grid()
+        if grid is not None:
+            evaluation.write_png(directory / "samples.png", grid)
             return self._reconstructions(directory / "reconstructions.png")
         if self._dataset.event_shape == (2,):
             self._density(directory / "density_2d.png")
@@ -190,7 +191,7 @@ class Report:
         return {}
 
     def _reconstructions(self, path):
-        levels, num = self._dataset.levels, self._config.eval.num_samples
+        levels, num = self._dataset.levels or 256, self._config.eval.num_samples
         images = next(iter(self.batches()))[:num]
         x = self._model.prepare(images, tf.constant([self._config.seed, 1], tf.int32))
         again = tf.function(self._model.reconstruct, autograph=False)(x)

@@ -1,0 +1,193 @@
+"""Measures this package; compare_speed.py and compare_training.py start it in a separate process."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from workers import serve
+
+import tf_resflow as resflow
+
+
+class _Fixed(resflow.logdet.Geometric):
+    """The weights of a geometric distribution, with a fixed number of terms after the exact ones."""
+
+    def __init__(self, extra):
+        super().__init__(0.5)
+        self._extra = extra
+
+    def sample(self, shape, seed):
+        """Returns the fixed number."""
+        return tf.fill(shape, self._extra)
+
+
+def _model(case):
+    estimator = resflow.logdet.RussianRoulette(case.num_exact_terms, _Fixed(case.num_extra_terms))
+    block = resflow.flows.residual_image_block(log_det=estimator)
+    flow = resflow.flows.image_flow(
+        case.shape, (case.num_blocks,), case.width, num_fc_blocks=0, block=block, logit_alpha=1e-6
+    )
+    model = resflow.FlowModel(flow, case.shape, levels=256, evaluation_log_det=estimator)
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
+    model.optimizer.build(model.trainable_variables)
+    return model, tf.constant(case.batch(), tf.uint8)
+
+
+def _initialized(case):
+    model, x = _model(case)
+    model.initialize(x)
+    return model, x
+
+
+def _timed(function):
+    """Returns the seconds that `function(seed)` takes until its result is there."""
+    seed = tf.constant(np.random.randint(0, 2**31 - 1, 2), tf.int32)
+    start = time.perf_counter()
+    tf.nest.map_structure(lambda tensor: tensor.numpy(), function(seed))
+    return time.perf_counter() - start
+
+
+def _step(model, x):
+    """The training step, as a function of the seed."""
+    return tf.function(lambda seed: resflow.models.train_step(model, x, seed)[model.objective], autograph=False)
+
+
+def _train_step(case):
+    step = _step(*_initialized(case))
+    return lambda: {"seconds": _timed(step)}
+
+
+def _evaluation(case):
+    model, x = _initialized(case)
+
+    @tf.function(autograph=False)
+    def loss(seed):
+        return model.loss_per_example(x, seed, evaluation=True)
+
+    return lambda: {"seconds": _timed(loss)}
+
+
+def _inverse(case):
+    model, x = _initialized(case)
+    blocks = resflow.bijectors.residual_blocks(model.flow)
+    y = tf.random.stateless_normal(x.shape, [0, 1])
+
+    @tf.function(autograph=False)
+    def solve(y):
+        solutions = [block.solve(y) for block in blocks]
+        return [tf.reduce_max(solution.num_iterations) for solution in solutions]
+
+    def run():
+        start = time.perf_counter()
+        evaluations = sum(int(count) for count in solve(y))
+        return {"seconds": (time.perf_counter() - start) / evaluations}
+
+    return run
+
+
+def _trace(case):
+    model, x = _model(case)
+
+    def run():
+        step = _step(model, x)
+        start = time.perf_counter()
+        step.get_concrete_function(tf.TensorSpec([2], tf.int32))
+        traced = time.perf_counter() - start
+        return {"seconds": traced + _timed(step), "trace": traced}
+
+    return run
+
+
+def _parts(case):
+    """Times the parts of a training step; each is traced as a separate function."""
+    model, x = _initialized(case)
+    inputs = tf.cast(x, tf.float32) / 256.0 + 1e-3
+    weights = model.trainable_variables
+    values = [weight.value for weight in weights]
+    zeros = [tf.zeros_like(value) for value in values]
+    batches = iter(
+        resflow.data.Dataset.from_arrays("random", {"train": np.tile(x, [8, 1, 1, 1])}, 256).train_batches(
+            len(x), seed=0
+        )
+    )
+
+    def gradients(seed):
+        with resflow.layers.fused_kernels():
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(model.loss_per_example(x, seed))
+            return [tf.reduce_sum(g) for g in tape.gradient(loss, values)]
+
+    def optimizer(seed):
+        del seed
+        model.optimizer.apply(zeros, weights)
+        return model.optimizer.iterations.value + 0
+
+    def forward(seed):
+        del seed
+        return tf.reduce_sum(model.flow.run(inputs, resflow.bijectors.Context(log_det=False)).value)
+
+    def forward_and_series(seed):
+        with resflow.layers.fused_kernels():
+            return tf.reduce_sum(model.loss_per_example(x, seed))
+
+    functions = {
+        "forward": forward,
+        "forward and series": forward_and_series,
+        "forward, series and backward": gradients,
+        "norm updates": lambda seed: resflow.layers.update_norms(model.flow),
+        "optimizer": optimizer,
+    }
+    functions = {name: tf.function(f, autograph=False) for name, f in functions.items()}
+    functions["input"] = lambda seed: next(batches)
+
+    def run():
+        return {name: _timed(function) for name, function in functions.items()}
+
+    return run
+
+
+def _learning(settings):
+    """Trains a model for some steps, and scores its weights (not their average) on the test images."""
+    config = resflow.training.default_config().unlock()
+    config.update(settings["config"])
+    dataset = resflow.data.load(config.data)
+    model = resflow.models.build_model(config, dataset)
+    optimizer = resflow.training.make_optimizer(config.train, model.trainable_variables)
+    model.compile(optimizer=optimizer)
+    batches = iter(dataset.train_batches(config.train.batch_size, config.seed))
+    model.initialize(next(iter(dataset.train_batches(config.train.batch_size, config.seed))))
+    held_out = resflow.evaluation.HeldOut(model)
+
+    @tf.function(autograph=False)
+    def step(x, seed):
+        return resflow.models.train_step(model, x, seed)[model.objective]
+
+    def run():
+        first = int(optimizer.iterations)
+        start = time.perf_counter()
+        for number in range(first, first + settings["steps"]):
+            loss = step(next(batches), tf.constant([config.seed, number], tf.int32))
+        loss.numpy()
+        seconds = time.perf_counter() - start
+        test = dataset.eval_batches("test", config.eval.batch_size, config.eval.num_examples or None)
+        return {"seconds": seconds, "bits_per_dim": held_out(test, config.seed).mean}
+
+    return run
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            "train_step": _train_step,
+            "evaluation": _evaluation,
+            "inverse": _inverse,
+            "trace": _trace,
+            "parts": _parts,
+            "learning": _learning,
+        }
+    )

@@ -1,0 +1,184 @@
+"""Measures a checkout of the published PyTorch code (rtqichen/residual-flows).
+
+compare_speed.py and compare_training.py start it in a separate process, with a Python that has torch.
+"""
+
+import math
+import sys
+import time
+
+import numpy as np
+import torch
+from workers import serve
+
+sys.path.insert(0, sys.argv[1])
+
+from resflows import layers
+from resflows.layers import base, iresblock
+from resflows.resflow import ResidualFlow
+
+
+def _model(case):
+    iresblock.geometric_sample = lambda p, num: np.full(num, case.num_extra_terms)
+    shape = case.batch_size, *case.shape
+    return _flow(shape, 1e-6, n_blocks=[case.num_blocks], intermediate_dim=case.width, fc_end=False)
+
+
+def _flow(shape, logit_alpha, **options):
+    batch_size, height, width, channels = shape
+    return ResidualFlow(
+        (batch_size, channels, height, width),
+        factor_out=False,
+        init_layer=layers.LogitTransform(logit_alpha),
+        actnorm=True,
+        coeff=0.98,
+        vnorms="2222",
+        sn_atol=1e-3,
+        sn_rtol=1e-3,
+        n_power_series=None,
+        n_dist="geometric",
+        kernels="3-1-3",
+        activation_fn="swish",
+        n_exact_terms=2,
+        preact=True,
+        neumann_grad=True,
+        grad_in_forward=True,
+        first_resblock=True,
+        **options,
+    )
+
+
+def _batch(case):
+    return _tensor(case.batch())
+
+
+def _tensor(images):
+    return torch.tensor(images.transpose(0, 3, 1, 2), dtype=torch.float32).contiguous()
+
+
+def _loss(model, x):
+    z, delta = model((x + torch.rand_like(x)) / 256, 0)
+    log_prob = (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).flatten(1).sum(1) - delta.flatten()
+    return 8 - log_prob / x[0].numel() / math.log(2)
+
+
+def _update_norms(model):
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (base.InducedNormConv2d, base.InducedNormLinear)):
+                module.compute_weight(update=True)
+
+
+def _timed(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _train_step(case):
+    model, x = _model(case), _batch(case)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+
+    def step():
+        loss = _loss(model, x).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        _update_norms(model)
+        return loss.item()
+
+    return lambda: {"seconds": _timed(step)}
+
+
+def _evaluation(case):
+    model, x = _model(case), _batch(case)
+    _loss(model, x)  # initializes the ActNorms
+    _update_norms(model)
+    model.eval()
+
+    def run():
+        torch.set_flush_denormal(True)
+        flushed = _timed(lambda: _loss(model, x).mean().item())
+        torch.set_flush_denormal(False)
+        shipped = _timed(lambda: _loss(model, x).mean().item())
+        torch.set_flush_denormal(True)
+        return {"seconds": flushed, "seconds_as_shipped": shipped}
+
+    return run
+
+
+def _inverse(case):
+    model, x = _model(case), _batch(case)
+    _loss(model, x)
+    model.eval()
+    blocks = [module for module in model.modules() if isinstance(module, iresblock.iResBlock)]
+    y = torch.randn(*x.shape, generator=torch.Generator().manual_seed(1))
+    count = [0]
+    for block in blocks:
+        block.nnet.register_forward_hook(lambda *_: count.__setitem__(0, count[0] + 1))
+
+    def run():
+        count[0] = 0
+        with torch.no_grad():
+            seconds = _timed(lambda: [block.inverse(y) for block in blocks])
+        return {"seconds": seconds / count[0]}
+
+    return run
+
+
+def _learning(settings):
+    """Trains and validates like train_img.py, but scores the weights, not their average, and flushes denormals."""
+    torch.set_flush_denormal(True)
+    torch.manual_seed(settings["config"]["seed"])
+    model_config, train, evaluation = (settings["config"][key] for key in ("model", "train", "eval"))
+    splits = np.load(settings["arrays"])
+    images, test = splits["train"], splits["test"][: evaluation["num_examples"] or None]
+    shape, order = (train["batch_size"], *images.shape[1:]), np.random.default_rng(settings["config"]["seed"])
+    options = {"intermediate_dim": model_config["width"], "fc_idim": model_config["fc_width"], "fc_end": True}
+    model = _flow(shape, model_config["logit_alpha"], n_blocks=model_config["num_blocks"], **options)
+    size, state = shape[0], {"step": 0, "rows": np.zeros([0], int)}
+
+    def batch():
+        if len(state["rows"]) < size:
+            state["rows"] = order.permutation(len(images))
+        rows, state["rows"] = state["rows"][:size], state["rows"][size:]
+        x = images[rows]
+        mirrored = settings["config"]["data"]["flip"] & (order.random([size, 1, 1, 1]) < 0.5)
+        return _tensor(np.where(mirrored, x[:, :, ::-1], x))
+
+    with torch.no_grad():
+        _loss(model, batch())  # initializes the ActNorms
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, train["beta_2"]))
+
+    def step():
+        state["step"] += 1
+        warm = min(1.0, state["step"] / train["warmup_steps"])
+        for group in optimizer.param_groups:
+            group["lr"] = train["learning_rate"] * warm
+        loss = _loss(model, batch()).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train["global_clipnorm"])
+        optimizer.step()
+        optimizer.zero_grad()
+        _update_norms(model)
+
+    def score():
+        _update_norms(model)
+        model.eval()
+        rows = range(0, len(test), evaluation["batch_size"])
+        with torch.no_grad():
+            losses = [_loss(model, _tensor(test[i : i + evaluation["batch_size"]])) for i in rows]
+        model.train()
+        return torch.cat(losses).mean().item()
+
+    def run():
+        seconds = _timed(lambda: [step() for _ in range(settings["steps"])])
+        return {"seconds": seconds, "bits_per_dim": score()}
+
+    return run
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    torch.set_num_threads(int(sys.argv[2]))
+    serve({"train_step": _train_step, "evaluation": _evaluation, "inverse": _inverse, "learning": _learning})

@@ -1,0 +1,32 @@
+"""The comparison without the published code, which is not available to the tests."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmarks" / "compare_speed.py"
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, BENCHMARK, *arguments], capture_output=True, text=True)
+
+
+def test_one_case(tmp_path):
+    output = tmp_path / "speed.json"
+    done = run("--cases=inverse_per_evaluation", "--repeats=2", f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    seconds = json.loads(output.read_text())["inverse_per_evaluation"]["ours"]["seconds"]
+    assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"] < 60
+    assert "inverse_per_evaluation" in done.stdout
+
+
+def test_an_unknown_case(call):
+    done = call("benchmarks/compare_speed.py", "--cases=training")
+    assert done.code != 0 and "train_step_28x28x1_w64" in done.output
+
+
+def test_published_code_that_cannot_run(tmp_path):
+    done = run("--cases=inverse_per_evaluation", f"--published_dir={tmp_path}", "--repeats=1")
+    assert done.returncode != 0 and "Error" in done.stderr
+    assert "resflows" in done.stderr or "torch" in done.stderr

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_resflow.data import dequantization, dequantize, quantize
+
+LEVELS = [2, 17, 32, 200, 255, 256]
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_quantize_inverts_dequantize_for_every_draw(levels):
+    x = np.tile(np.arange(levels), 400_000 // levels + 1).astype(np.uint8)
+    y = dequantize(x, levels, seed=[1, 2])
+    assert y.dtype == tf.float32
+    assert 0 < np.min(y) and np.max(y) < 1
+    np.testing.assert_array_equal(quantize(y, levels), x)
+
+
+@pytest.mark.parametrize("lowest", [True, False])
+def test_extreme_draws_stay_in_their_level(lowest, monkeypatch):
+    for levels in range(2, 257):
+        x = np.arange(levels, dtype=np.uint8)
+
+        def extreme(shape, seed, limit):
+            return tf.fill(shape, 0 if lowest else limit - 1)
+
+        monkeypatch.setattr(dequantization, "random_integers", extreme)
+        y = dequantize(x, levels, seed=[0, 0])
+        assert 0 < np.min(y) and np.max(y) < 1
+        np.testing.assert_array_equal(quantize(y, levels), x)
+        np.testing.assert_array_equal(np.floor(np.float64(y) * levels), x)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_noise_is_uniform(levels):
+    num = 200_000
+    x = np.full([num], levels - 1, np.int32)
+    u = np.float64(dequantize(x, levels, seed=[3, 4])) * levels - x
+    counts = np.histogram(u, bins=20, range=(0, 1))[0]
+    chi_square = np.sum((counts - num / 20) ** 2) / (num / 20)
+    assert chi_square < 19 + 5 * np.sqrt(2 * 19)
+    assert abs(np.mean(u) - 0.5) < 4 * np.sqrt(1 / 12 / num)
+
+
+def test_is_a_pure_function_of_seed():
+    x = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    y = dequantize(x, 17, seed=[5, 6])
+    np.testing.assert_array_equal(y, tf.function(dequantize)(x, 17, seed=[5, 6]))
+    assert np.all(y != dequantize(x, 17, seed=[5, 7]))
+    assert y.shape == (3, 4)
+
+
+def test_keeps_the_static_shape():
+    spec = tf.TensorSpec([None, 8, 8, 1], tf.uint8)
+    function = tf.function(lambda x: dequantize(x, 17, seed=[0, 0]), input_signature=[spec])
+    assert function.get_concrete_function().output_shapes.as_list() == [None, 8, 8, 1]
+
+
+def test_quantize_clips():
+    x = [-0.3, 0.0, 0.999, 1.0, 7.0]
+    np.testing.assert_array_equal(quantize(x, 4), [0, 0, 3, 3, 3])
+    assert quantize(x, 4).dtype == tf.uint8
+
+
+@pytest.mark.parametrize("value", [-1, 17])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_value_outside_the_levels_is_an_error(value, compiled):
+    def run(x):
+        return dequantize(x, 17, seed=[0, 0])
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="values in 0, ..., 16"):
+        (tf.function(run) if compiled else run)(tf.constant([3, value]))
+
+
+def test_wrong_arguments_are_errors():
+    with pytest.raises(ValueError, match="expects integers"):
+        dequantize([0.5], 17, seed=[0, 0])
+    for levels in (1, 257, 2.5):
+        with pytest.raises(ValueError, match="levels must be"):
+            dequantize([0], levels, seed=[0, 0])
+        with pytest.raises(ValueError, match="levels must be"):
+            quantize([0.0], levels)
+
+
+def test_common_noise_does_not_depend_on_the_batch():
+    x = np.random.default_rng(0).integers(17, size=[5, 3, 2])
+    together = dequantize(x, 17, seed=[1, 2], common=True)
+    np.testing.assert_array_equal(together[3:4], dequantize(x[3:4], 17, seed=[1, 2], common=True))
+    noise = np.float64(together) * 17 - x
+    np.testing.assert_allclose(noise, np.broadcast_to(noise[:1], noise.shape), atol=1e-5)
+    assert len(np.unique(np.round(noise[0], 4))) == 6

@@ -1,0 +1,109 @@
+import re
+import subprocess
+import sys
+
+import ml_collections
+import numpy as np
+import pytest
+
+from tf_resflow.data import DENSITIES, default_config, load
+
+
+def test_importing_the_package_loads_no_optional_library():
+    code = (
+        "import sys, tensorflow; before = set(sys.modules); import tf_resflow.data;"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
+        "print(sorted(new & {'tensorflow_datasets', 'sklearn', 'matplotlib', 'torch'}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
+def test_default_config_is_the_digits():
+    config = default_config()
+    assert load(config).name == "digits"
+    assert load(ml_collections.FrozenConfigDict(config)).name == "digits"
+    assert load({}).levels == 17
+
+
+@pytest.mark.parametrize("name", sorted(DENSITIES))
+def test_every_density_has_its_name(name):
+    dataset = load({"name": name, "num_test": 9})
+    assert dataset.name == name and dataset.sizes == {"test": 9, "validation": 9}
+    assert load({"name": name, "num_test": 9, "validation_fraction": 0}).sizes == {"test": 9}
+
+
+def test_tabular_fields_reach_the_loader(tmp_path):
+    rows = np.random.default_rng(0).normal(size=[40, 3])
+    np.savez(tmp_path / "a.npz", a=rows, b=rows[:, :2])
+    config = default_config(name="tabular", path=str(tmp_path / "a.npz"), key="b")
+    config.test_fraction, config.validation_fraction = 0.25, 0
+    dataset = load(config)
+    assert dataset.event_shape == (2,)
+    assert dataset.sizes == {"test": 10, "train": 30}
+
+
+@pytest.mark.parametrize("prefix", ["", "tfds/"])
+def test_other_names_are_image_data_sets(tmp_path, prefix):
+    with pytest.raises(ValueError, match="'cifar10' is missing"):
+        load({"name": prefix + "cifar10", "data_dir": str(tmp_path)})
+
+
+def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path):
+    (tmp_path / "my_pictures").mkdir()
+    for name, near in [
+        ("digit", "digits"),
+        ("2spiral", "2spirals"),
+        ("my_picturs", "my_pictures"),
+        ("mnst", "mnist"),
+        ("mnst/3.0.1", "mnist"),
+    ]:
+        with pytest.raises(ValueError, match=f"'{name}'; did you mean '{near}'") as error:
+            load({"name": name, "data_dir": str(tmp_path)})
+        assert all(known in str(error.value) for known in [*DENSITIES, "tabular", "my_pictures"])
+    with pytest.raises(ValueError, match="nothing has a similar name"):
+        load({"name": "zzzzzzzz", "data_dir": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    "name, kinds",
+    [
+        *[(name, "images") for name in ("/data/faces", "~/faces", "./faces", "../faces", "my photographs")],
+        ("table.csv", "tabular"),
+        ("data/table.parquet", "tabular"),
+        ("data/table.npz", "images or --config.data.name=tabular"),
+    ],
+)
+def test_a_path_is_no_name(name, kinds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photographs").mkdir()
+    with pytest.raises(ValueError, match=f"'{name}', a path. Set --config.data.name={kinds}, .*data.path={name}"):
+        load({"name": name})
+
+
+def test_wrong_fields_are_errors():
+    with pytest.raises(ValueError, match="data.dta_dir; did you mean 'data_dir'"):
+        load({"name": "digits", "dta_dir": ""})
+    with pytest.raises(ValueError, match="17 levels, not 16"):
+        load({"name": "digits", "levels": 16})
+
+
+@pytest.mark.parametrize(
+    "name, field, value",
+    [
+        ("moons", "flip", True),
+        ("moons", "path", "a.csv"),
+        ("digits", "path", "photographs"),
+        ("digits", "test_fraction", 0.2),
+        ("mnist", "path", "photographs"),
+        ("mnist", "key", "a"),
+        ("mnist", "num_test", 5),
+        ("tabular", "image_size", 8),
+        ("images", "split_train", "train[:10]"),
+    ],
+)
+def test_a_field_of_other_data_is_refused(name, field, value):
+    message = re.escape(f"data.{field} = {value!r} does not apply to data.name = '{name}'")
+    with pytest.raises(ValueError, match=message) as error:
+        load({"name": name, field: value})
+    assert ("'images' for a folder" in str(error.value)) == (field in ("path", "key", "test_fraction"))

@@ -1,0 +1,258 @@
+"""Converted checkpoints against what the published code computed with them (see make_checkpoints.py)."""
+
+import math
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+from tf_resflow import bijectors, layers, training
+from tf_resflow.interop import conversion, convert_checkpoint, read_checkpoint
+from tf_resflow.training.checkpoints import Checkpoints
+
+
+@pytest.fixture(scope="module")
+def converted(checkpoint_path, tmp_path_factory):
+    """A function of a name to the workdir and what the conversion returned."""
+    known = {}
+
+    def convert(name):
+        if name not in known:
+            workdir = tmp_path_factory.mktemp(name) / "run"
+            known[name] = workdir, convert_checkpoint(checkpoint_path(name), workdir)
+        return known[name]
+
+    return convert
+
+
+@pytest.fixture(scope="module")
+def load(converted):
+    runs = {}
+
+    def load(name):
+        if name not in runs:
+            runs[name] = resflow.load(converted(name)[0])
+        return runs[name]
+
+    return load
+
+
+def exact(run):
+    """A function of images to the latent as a vector, channels first, the log-determinant and bits/dim."""
+    model = run.model
+    flow = bijectors.with_log_det(model.flow, resflow.logdet.Exact())
+    evaluate = tf.function(lambda x: (flow.forward(x), flow.forward_log_det_jacobian(x, 3)), autograph=False)
+    shapes = latent_shapes(run)
+    sizes = [math.prod(shape) for shape in shapes]
+
+    def results(x):
+        y, log_det = evaluate(tf.constant(x))
+        y = y.numpy().reshape(len(x), -1)
+        parts = np.split(y, np.cumsum(sizes)[:-1], axis=1)
+        parts = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+        y = np.concatenate([np.moveaxis(part, -1, 1).reshape(len(x), -1) for part in parts], axis=1)
+        log_prob = -0.5 * np.sum(y.astype(np.float64) ** 2 + math.log(2 * math.pi), axis=1) + log_det
+        bits_per_dim = math.log2(model.levels) - log_prob / (y.shape[1] * math.log(2))
+        return {"y": y, "log_det": log_det, "bits_per_dim": bits_per_dim}
+
+    return results
+
+
+def latent_shapes(run):
+    """`[H, W, C]` of the parts of the latent: with factor-out half the channels leave at each squeeze."""
+    height, width, channels = run.model.event_shape
+    if run.config.model.squeeze_first:
+        height, width, channels = height // 2, width // 2, 4 * channels
+    squeezes = len(run.config.model.num_blocks) - 1
+    if not run.config.model.factor_out:
+        return [(height >> squeezes, width >> squeezes, channels << 2 * squeezes)]
+    left = [(height >> i, width >> i, channels << i) for i in range(1, squeezes + 1)]
+    return [*left, left[-1]]
+
+
+def restore_weights(run, workdir):
+    """Replaces the averages with the weights."""
+    optimizer = training.make_optimizer(run.config.train, run.model.trainable_variables)
+    return Checkpoints(training.Workdir(workdir).checkpoints, run.model, optimizer).restore()
+
+
+def assert_published(results, published, kind):
+    y = published[f"{kind}_y"]
+    np.testing.assert_allclose(results["y"], y, rtol=0, atol=1e-5 * np.abs(y).max())
+    np.testing.assert_allclose(results["log_det"], published[f"{kind}_log_det"], rtol=1e-5)
+    np.testing.assert_allclose(results["bits_per_dim"], published[f"{kind}_bits_per_dim"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["mnist", "cifar10", "celebahq", "factor_out", "learned_norms", "mixed_norms", "hybrid"]
+)
+def test_the_published_latent_and_density(name, converted, load, published):
+    expected = published(name)
+    x = np.moveaxis(expected["x"], 1, -1)
+    run = load(name)
+    model, evaluate = run.model, exact(run)
+    averages = [variable.numpy() for variable in model.trainable_variables]
+    assert_published(evaluate(x), expected, "ema")
+    assert restore_weights(run, converted(name)[0]) == run.step
+    assert_published(evaluate(x), expected, "raw")
+    for variable, average in zip(model.trainable_variables, averages, strict=True):
+        variable.assign(average)
+
+
+def test_the_two_differ_by_more_than_the_tolerance(published):
+    """Hence weights instead of averages, or the reverse, fail above."""
+    expected = published("mnist")
+    difference = np.abs(expected["raw_y"] - expected["ema_y"]).max()
+    assert difference > 1e-3 * np.abs(expected["ema_y"]).max()
+
+
+def test_the_run(converted, load):
+    found = converted("cifar10")[1]
+    run = load("cifar10")
+    model = run.model
+    assert found["name"] == "cifar10" and found["averages"] and found["step"] == run.step == 3
+    assert run.config.train.ema_momentum == 0.999 and run.config.train.steps == 3
+    assert model.levels == 256 and model.event_shape == (8, 8, 3)
+    assert type(model) is resflow.FlowModel
+
+
+def test_samples_and_scores(load):
+    model = load("celebahq").model
+    images = model.sample(3, seed=1)
+    assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8
+    assert np.max(images) < model.levels == 32
+    assert np.all(np.isfinite(model.loss_per_example(images, seed=2, evaluation=True)))
+
+
+@pytest.mark.parametrize("name", ["mnist", "factor_out"])
+def test_the_coefficient_is_what_all_kernels_keep(name, converted, load):
+    """Against the largest singular value of each layer's matrix: of the averages, which `load` gives."""
+    largest = 0.0
+    for layer in layers.lipschitz_layers(load(name).model.flow):
+        shape = layer._operator.vector_shape
+        basis = np.eye(math.prod(shape), dtype=np.float32).reshape(-1, *shape)
+        matrix = layer._operator.matvec(layer._operand(), basis).numpy().reshape(len(basis), -1)
+        largest = max(largest, np.linalg.svd(matrix, compute_uv=False)[0])
+    coefficient = converted(name)[1]["coefficient"]
+    assert largest <= coefficient * (1 + 1e-5)
+    assert 0.98 < largest  # the published layers exceed theirs
+
+
+def test_a_coefficient_above_1_is_taken_on_trust(converted, load):
+    """`sn_tol` was 1 there: the power iterations took one step."""
+    assert converted("mnist")[1]["coefficient"] < 1
+    assert load("mnist").config.model.lipschitz_constant is None
+    assert converted("factor_out")[1]["coefficient"] > 1
+    assert load("factor_out").config.model.lipschitz_constant == pytest.approx(0.98**3)
+
+
+def test_the_classifier_of_a_hybrid_model(converted, load, published):
+    expected = published("hybrid")
+    model = load("hybrid").model
+    assert isinstance(model, resflow.HybridModel)
+    assert model.density_weight == 8 * 8 * 3  # scale_dim was False
+    x = tf.constant(np.moveaxis(expected["x"], 1, -1))
+
+    def logits():
+        return model.classifier(bijectors.forward_features(model.flow, x, log_det=False).features)
+
+    averages = [variable.numpy() for variable in model.trainable_variables]
+    np.testing.assert_allclose(logits(), expected["ema_logits"], atol=1e-5)
+    restore_weights(model, converted("hybrid")[0])
+    np.testing.assert_allclose(logits(), expected["raw_logits"], atol=1e-5)
+    assert np.abs(expected["raw_logits"] - expected["ema_logits"]).max() > 1e-3
+    for variable, average in zip(model.trainable_variables, averages, strict=True):
+        variable.assign(average)
+    images = np.floor(x * 256).astype(np.uint8)
+    assert model.classify(images)["probabilities"].shape == (len(images), 10)
+
+
+@pytest.fixture
+def changed(checkpoint_path, monkeypatch):
+    """Makes the conversion read a checkpoint with other fields."""
+    original = read_checkpoint(checkpoint_path("mixed_norms"))
+
+    def change(args=(), **fields):
+        changed = original._replace(args=original.args | dict(args), **fields)
+        monkeypatch.setattr(conversion, "read_checkpoint", lambda _: changed)
+        return original
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ({"idim": 3}, r"'transforms.0.chain.2.nnet.0.weight' has the shape \(2, 1, 3, 3\), .* \(3, 1, 3, 3\)"),
+        ({"nblocks": "2-1"}, "no tensor 'transforms.0.chain.4.nnet.0.beta'"),
+        ({"nblocks": "1-0"}, "do not ask for its tensors 'transforms.1.chain.0.nnet.* and [0-9]+ more"),
+        ({"act": "elu"}, "do not ask for its tensors 'transforms.0.chain.2.nnet.1.beta', .*beta'"),
+    ],
+)
+def test_another_architecture(args, message, changed, tmp_path):
+    changed(args)
+    with pytest.raises(ValueError, match=f"of another architecture.*{message}"):
+        convert_checkpoint("file.pth", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_average_that_lacks_a_tensor(changed, tmp_path):
+    averages = dict(changed().averages)
+    del averages["transforms.0.chain.1.bias"]
+    changed(averages=averages)
+    with pytest.raises(ValueError, match="no tensor 'transforms.0.chain.1.bias'"):
+        convert_checkpoint("file.pth", tmp_path / "run")
+
+
+def test_without_averages_the_weights_are_loaded(changed, published, tmp_path):
+    changed(averages=None)
+    assert not convert_checkpoint("file.pth", tmp_path / "run")["averages"]
+    expected = published("mixed_norms")
+    y = resflow.load(tmp_path / "run").model.flow.forward(np.moveaxis(expected["x"], 1, -1))
+    y = np.moveaxis(y, -1, 1).reshape(expected["raw_y"].shape)
+    np.testing.assert_allclose(y, expected["raw_y"], rtol=0, atol=1e-5 * np.abs(y).max())
+
+
+@pytest.mark.parametrize("there", ["a run", "a file", "one that came meanwhile"])
+def test_a_workdir_that_is_there(there, checkpoint_path, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    if there == "one that came meanwhile":
+        monkeypatch.setattr(conversion.os, "rename", rename_after_another)
+    elif there == "a run":
+        workdir.mkdir()
+        (workdir / "config.json").write_text("{}")
+    else:
+        workdir.write_text("")
+    with pytest.raises(ValueError, match="run exists and is not empty, and a run is never overwritten"):
+        convert_checkpoint(checkpoint_path("mixed_norms"), workdir)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert workdir.is_file() or [path.name for path in workdir.iterdir()] == ["config.json"]
+
+
+def rename_after_another(path, target):
+    target.mkdir()
+    (target / "config.json").write_text("{}")
+    pathlib.Path(path).rename(target)
+
+
+def fill_the_disk(*_, **__):
+    raise tf.errors.ResourceExhaustedError(None, None, "/run/data.tempstate; No space left on device")
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "fail, error, message",
+    [(fill_the_disk, OSError, "No space left on device.*Make room"), (interrupt, KeyboardInterrupt, None)],
+)
+def test_a_conversion_that_ends_before_its_end_leaves_nothing(
+    fail, error, message, checkpoint_path, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", fail)
+    with pytest.raises(error, match=message):
+        convert_checkpoint(checkpoint_path("mixed_norms"), tmp_path / "new" / "run")
+    assert not list((tmp_path / "new").iterdir())

@@ -1,0 +1,194 @@
+"""The private names that `tf_resflow.private_api` takes from Keras, TensorFlow and TFP exist and mean the same."""
+
+import ast
+import functools
+import logging
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow import private_api
+
+ROOT = pathlib.Path(__file__).parents[1] / "tf_resflow"
+VERSIONS = f"Keras {keras.__version__}, TensorFlow {tf.__version__}, TFP {tfp.__version__}"
+
+
+def fits(test):
+    """A failure names what in `private_api` no longer fits the installed versions."""
+
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        try:
+            test(*args, **kwargs)
+        except Exception as error:
+            name = test.__name__.removeprefix("test_")
+            raise AssertionError(f"tf_resflow.private_api.{name} no longer fits {VERSIONS}: {error!r}") from error
+
+    return run
+
+
+class Composite(keras.layers.Layer):
+    def __init__(self, first, *rest):
+        super().__init__()
+        self.first, self.rest = first, rest
+
+    def call(self, inputs):
+        return inputs
+
+
+@fits
+def test_sublayers():
+    composite = Composite(keras.layers.ReLU(), keras.layers.ELU(), Composite(keras.layers.ReLU()))
+    assert private_api.sublayers(composite) == [composite.first, *composite.rest]
+    model = keras.Sequential([keras.Input([2]), composite])
+    assert private_api.sublayers(model)[-1] is composite
+    assert private_api.sublayers(composite.first) == []
+
+
+@fits
+def test_graph_steps():
+    x = keras.Input([2])
+    shared, inner = keras.layers.Dense(2), keras.Sequential([keras.layers.Dense(2), keras.layers.ReLU()])
+    first = shared(x)
+    second = shared(first)
+    add = keras.layers.Add()
+    total = add([x, second])
+    steps = private_api.graph_steps(keras.Model(x, inner(total)))
+    assert [step[0] for step in steps] == [shared, shared, add, inner]
+    assert [[id(tensor) for tensor in step[1]] for step in steps[:3]] == [[id(x)], [id(first)], [id(x), id(second)]]
+    assert [id(step[2][0]) for step in steps[:3]] == [id(first), id(second), id(total)]
+    steps = private_api.graph_steps(inner)
+    assert [step[0] for step in steps] == inner.layers
+    assert steps[0][1][0] is inner.inputs[0] and steps[-1][2][0] is inner.outputs[0]
+
+
+class Optimizer(private_api.ClipsSummedGradients, keras.optimizers.SGD):
+    pass
+
+
+@fits
+def test_ClipsSummedGradients(two_replicas):  # noqa: N802
+    """Replica gradients 3 and 1 with clip norm 2: the summed gradient 4 becomes 2, once."""
+    with two_replicas.scope():
+        weight = keras.Variable([0.0])
+        optimizer = Optimizer(1.0, global_clipnorm=2.0)
+        optimizer.build([weight])
+
+    @tf.function
+    def step():
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        optimizer.apply([tf.constant([[3.0], [1.0]])[replica]])
+
+    two_replicas.run(step)
+    np.testing.assert_allclose(weight.numpy(), [-2.0], rtol=1e-6)
+
+
+@fits
+def test_moving_averages():
+    weights = [keras.Variable([1.0]), keras.Variable([3.0])]
+    optimizer = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5)
+    optimizer.build(weights)
+    for _ in range(2):  # the first step starts the average at its weights, 0 and 2
+        optimizer.apply([tf.ones([1]), tf.ones([1])])
+    np.testing.assert_allclose([a.numpy() for a in private_api.moving_averages(optimizer)], [[-0.5], [1.5]])
+
+
+@fits
+def test_num_gradients():
+    weight = keras.Variable([1.0])
+    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
+    optimizer.build([weight])
+    for _ in range(3):
+        optimizer.apply([tf.ones([1])])
+    assert (int(private_api.num_gradients(optimizer)), int(optimizer.iterations)) == (3, 1)
+
+
+@fits
+def test_set_trainable():
+    variable = tf.Variable([1.0])
+    private_api.set_trainable(variable, False)
+    assert not variable.trainable
+    with tf.GradientTape() as tape:
+        y = variable * 2.0
+    assert tape.gradient(y, variable) is None
+
+
+@fits
+@pytest.mark.parametrize("silent", [False, True])
+def test_silence_retracing(silent, caplog):
+    function = tf.function(lambda x: x + 1)
+    function = private_api.silence_retracing(function) if silent else function
+    with caplog.at_level(logging.WARNING, "tensorflow"):
+        for size in range(8):
+            function(tf.zeros([size]))
+    assert ("retracing" in caplog.text) != silent
+
+
+@fits
+def test_is_reachable():
+    eager, found = tf.ones([]), {}
+    assert private_api.is_reachable(eager)
+
+    @tf.function(autograph=False)
+    def outer(x):
+        def note(name, value):
+            found[name] = private_api.is_reachable(x)
+            return value
+
+        found["itself"] = private_api.is_reachable(x)
+        found["eager"] = private_api.is_reachable(eager)
+        y = tf.cond(x > 0.0, lambda: note("branch", x), lambda: x)
+        tf.while_loop(lambda y: note("condition", y < 3.0), lambda y: note("body", y + 1.0), [y])
+        return tf.function(lambda y: note("function", y), autograph=False)(y)
+
+    outer(tf.ones([]))
+    reachable = ("itself", "branch", "condition", "body")
+    assert found == {**dict.fromkeys(reachable, True), "eager": False, "function": False}
+
+
+@fits
+def test_is_increasing():
+    for bijector, increasing in ((tfp.bijectors.Exp(), True), (tfp.bijectors.Reciprocal(), False)):
+        assert private_api.is_increasing(bijector) == increasing
+
+
+@fits
+def test_is_xla():
+    found = []
+    for compiled in (False, True):
+        tf.function(lambda: found.append(private_api.is_xla()), jit_compile=compiled, autograph=False)()
+    assert found == [False, True] and not private_api.is_xla()
+
+
+def test_every_name_is_tested():
+    assert {f"test_{name}" for name in private_api.__all__} <= set(globals())
+
+
+def private_names(path):
+    """The private attributes that a module takes from objects other than `self`, and those that it defines."""
+    used, defined = set(), {"_asdict", "_replace"}  # of named tuples
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            defined.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id)
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
+            of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if of_self and isinstance(node.ctx, ast.Store):
+                defined.add(node.attr)
+            if not of_self:
+                used.add(node.attr)
+    return used, defined
+
+
+def test_private_names_are_used_nowhere_else():
+    """TFP's cache, in `bijectors/base.py`, and Python's stack (`sys._getframe`) are the exceptions."""
+    names = {path: private_names(path) for path in sorted(ROOT.rglob("*.py"))}
+    ours = set().union(*(defined for _, defined in names.values())) | {"_getframe"}
+    exceptions = (ROOT / "private_api.py", ROOT / "bijectors" / "base.py")
+    found = {path.name: used - ours for path, (used, _) in names.items() if path not in exceptions}
+    assert {name: used for name, used in found.items() if used} == {}

@@ -1,0 +1,235 @@
+"""Couplings: one part of an event is mapped elementwise, depending on the other part."""
+
+import abc
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
+from tf_resflow.bijectors.networks import (
+    adopt,
+    bounded_norm,
+    check_built,
+    check_event,
+    from_rows,
+    input_shapes,
+    parameter_dtype,
+    to_rows,
+)
+from tf_resflow.layers import lipschitz_constant
+
+__all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
+
+
+class Coupling(FlowBijector):
+    r"""`y_a = x_a`, `y_b = exp(s(x_a)) x_b + t(x_a)` for the two parts a and b of an event.
+
+    \\(\log|\det J| = \sum_i s_i(x_a)\\): the Jacobian is triangular. The inverse is as cheap as the forward pass,
+    whatever the network is. Value and log-determinant come from one evaluation of it.
+
+    The shape of an event follows from the network, which takes a and returns `num_parameters` values for each
+    element of b:
+
+    - `split="channels"`: a is the first channels of an image or the first coordinates of a vector, b the rest.
+    - `split="checkerboard"`, for images: a is the pixels whose row + column is even. The network takes the image
+      with zeros in place of b, and returns values for all of its elements; those for a are ignored.
+
+    A subclass sets `num_parameters`, and turns the network's output into t and s.
+
+    Args:
+      network: built Keras layer or model.
+      split: "channels" or "checkerboard".
+      swap: whether a is the last channels, or the pixels whose row + column is odd.
+      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
+
+    Raises:
+      ValueError: if the network is not built, or its output does not fit its input and the split.
+    """
+
+    _default_name = "coupling"
+    num_parameters: int
+
+    def __init__(
+        self, network: keras.Layer, split: str = "channels", swap: bool = False, *, name: str | None = None
+    ) -> None:
+        name = name or self._default_name
+        parameters = dict(locals())
+        if split not in ("channels", "checkerboard"):
+            raise ValueError(f"split is 'channels' or 'checkerboard'; got {split!r}.")
+        self._network = self._no_dependency(network)
+        self._split, self._swap = split, swap
+        self._num_given, self._num_mapped, self._event_shape = _sizes(network, split, self.num_parameters)
+        self._network_variables = adopt(network)
+        super().__init__(
+            forward_min_event_ndims=self._event_shape.rank,
+            dtype=parameter_dtype(network),
+            parameters=parameters,
+            name=f"{name}/",
+        )
+
+    @property
+    def network(self) -> keras.Layer:
+        """The Keras layer or model."""
+        return self._network
+
+    keras_parts = network
+
+    @abc.abstractmethod
+    def _shift_and_log_scale(self, output):
+        """The shift t and the log-scale s, from the network's output."""
+
+    def run(self, x: tf.Tensor, context: Context) -> Pass:
+        """The `Pass` from x, data to latent."""
+        context.take(self.name)
+        given, mapped = self._divide(x)
+        shift, log_scale = self._evaluate(given)
+        return Pass(self._unite(given, tf.exp(log_scale) * mapped + shift), self._sum(log_scale))
+
+    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+        """The `Pass` from y, latent to data."""
+        context.take(self.name)
+        given, mapped = self._divide(y)
+        shift, log_scale = self._evaluate(given)
+        return Pass(self._unite(given, tf.exp(-log_scale) * (mapped - shift)), -self._sum(log_scale))
+
+    def _sum(self, log_scale):
+        return tf.reduce_sum(log_scale, axis=list(range(-self._event_shape.rank, 0)))
+
+    def _divide(self, x):
+        """The parts a and b; of a checkerboard, images with zeros in place of the other part."""
+        check_event(f"{self.name} maps events", self._event_shape, x)
+        if self._split == "checkerboard":
+            mask = self._mask(x)
+            return (1 - mask) * x, mask * x
+        if self._swap:
+            mapped, given = tf.split(x, [self._num_mapped, self._num_given], axis=-1)
+        else:
+            given, mapped = tf.split(x, [self._num_given, self._num_mapped], axis=-1)
+        return given, mapped
+
+    def _unite(self, given, mapped):
+        if self._split == "checkerboard":
+            return given + mapped
+        return tf.concat([mapped, given] if self._swap else [given, mapped], axis=-1)
+
+    def _mask(self, x):
+        """1 at the pixels of b, 0 at those of a: `[H, W, 1]`."""
+        height, width = tf.unstack(tf.shape(x)[-3:-1])
+        odd = (tf.range(height)[:, tf.newaxis] + tf.range(width)) % 2
+        odd = tf.cast(odd, x.dtype)[..., tf.newaxis]
+        return 1 - odd if self._swap else odd
+
+    def _evaluate(self, given):
+        """The shift and the log-scale of each element; zero where nothing is mapped."""
+        rank = self._event_shape.rank
+        batch_shape = tf.shape(given)[: given.shape.rank - rank]
+        output = from_rows(self._network(to_rows(given, batch_shape, rank)), batch_shape)
+        output = tf.ensure_shape(output, [*given.shape[:-1], self.num_parameters * self._num_mapped])
+        shift, log_scale = self._shift_and_log_scale(tf.cast(output, given.dtype))
+        if self._split == "checkerboard":
+            mask = self._mask(given)
+            return mask * shift, mask * log_scale
+        return shift, log_scale
+
+
+def _sizes(network, split, num_parameters):
+    """Channels that the network takes, channels that are mapped, and the shape of an event."""
+    check_built(network)
+    shapes = input_shapes(network)
+    if len(shapes) != 1:
+        raise ValueError(
+            f"The network of a coupling has one input of a known shape; {network.name!r} has {len(shapes)}. "
+            "Build it as keras.Sequential([keras.Input(shape), ...])."
+        )
+    shape = shapes[0][1:]
+    spec = keras.KerasTensor((None, *shape), dtype=(parameter_dtype(network) or tf.float32).name)
+    output = tuple(network.compute_output_spec(spec).shape)[1:]
+    mapped, rest = divmod(output[-1], num_parameters)
+    fits = output[:-1] == shape[:-1] and mapped > 0 and rest == 0
+    if split == "checkerboard":
+        fits = fits and len(shape) == 3 and mapped == shape[-1]
+        wanted = f"an image [H, W, C] to [H, W, {num_parameters} C]"
+    else:
+        wanted = f"[..., C_a] to [..., {num_parameters} C_b], where an event is [..., C_a + C_b]"
+    if not fits:
+        raise ValueError(
+            f"The network maps {shape} to {output}. With split={split!r} and {num_parameters} parameter(s) for "
+            f"each element it must map {wanted}."
+        )
+    channels = mapped if split == "checkerboard" else shape[-1] + mapped
+    return shape[-1], mapped, tf.TensorShape([*shape[:-1], channels])
+
+
+class AdditiveCoupling(Coupling):
+    r"""`y_a = x_a`, `y_b = x_b + t(x_a)` for the two parts a and b of an event: it preserves volume.
+
+    The network returns t, one value for each element of b. See `Coupling` for the parts and the arguments.
+
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    network = resflow.flows.dense_coupling_network([3], hidden=(8,), num_parameters=1)
+    coupling = resflow.bijectors.AdditiveCoupling(network)
+    print(coupling.forward_log_det_jacobian(tf.ones([2, 3]), event_ndims=1).numpy())
+    # [0. 0.]
+    ```
+
+    References:
+      Dinh et al., NICE, 2015, Section 3.
+    """
+
+    _default_name = "additive_coupling"
+    num_parameters = 1
+
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        r"""1 + L in both directions, with L the Lipschitz constant of t, if its layers have known constants.
+
+        In an l^p norm a part of a vector is no longer than the whole, so
+        \\(\|y - y'\| \le \|x - x'\| + \|t(x_a) - t(x_a')\| \le (1 + L) \|x - x'\|\\). The inverse subtracts
+        \\(t(y_a)\\), which has the same constant.
+        """
+        order, reason = bounded_norm(self.network)
+        if reason:
+            return LipschitzConstants(reason=reason)
+        constant = 1.0 + float((bound or lipschitz_constant)(self.network, certified=certified))
+        return LipschitzConstants(constant, constant, order)
+
+    def _shift_and_log_scale(self, output):
+        return output, tf.zeros_like(output)
+
+
+class AffineCoupling(Coupling):
+    r"""`y_a = x_a`, `y_b = sigmoid(r(x_a) + 2) x_b + t(x_a)` for the two parts a and b of an event.
+
+    \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\). The network returns `[t, r]`, joined along the
+    last axis: two values for each element of b. The scale is 0.88 where r = 0. See `Coupling` for the parts and
+    the arguments.
+
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    network = resflow.flows.coupling_network((4, 4, 6), width=8)
+    coupling = resflow.bijectors.AffineCoupling(network)
+    print(network.input_shape, network.output_shape, coupling.forward(tf.zeros([2, 4, 4, 6])).shape)
+    # (None, 4, 4, 3) (None, 4, 4, 6) (2, 4, 4, 6)
+    ```
+
+    References:
+      Dinh et al., Density estimation using Real NVP, 2017, Section 3.
+      Kingma and Dhariwal, Glow, 2018, Section 3.3 (the scale is that of its code, and of the published code of
+        Residual Flows).
+    """
+
+    _default_name = "affine_coupling"
+    num_parameters = 2
+
+    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
+        """Infinite in both directions."""
+        return LipschitzConstants(
+            reason="An affine coupling scales b by a function of a: its slope in a grows with b, without bound"
+        )
+
+    def _shift_and_log_scale(self, output):
+        shift, logits = tf.split(output, 2, axis=-1)
+        return shift, tf.math.log_sigmoid(logits + 2)

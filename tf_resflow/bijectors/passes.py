@@ -1,0 +1,156 @@
+"""Passes through a whole flow: with the values inside it, with its solvers' diagnostics, or to initialize it."""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+
+from tf_resflow.bijectors.base import Context, FlowBijector, run
+from tf_resflow.bijectors.flow import residual_blocks, route
+from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.solvers import Solution
+from tf_resflow.typing import Seed, Shape, TensorLike
+
+__all__ = ["Features", "feature_shapes", "forward_features", "initialize", "inverse_with_solutions"]
+
+
+class Features(NamedTuple):
+    """The result of `forward_features`.
+
+    Attributes:
+      latent: the flow's output.
+      log_det: log|det J|, of the batch shape or a scalar; None if it was not asked for.
+      features: list of the values after each scale, first scale first.
+    """
+
+    latent: tf.Tensor
+    log_det: tf.Tensor | None
+    features: list[tf.Tensor]
+
+
+def forward_features(flow: FlowBijector, x: TensorLike, log_det: bool = True, **kwargs: Any) -> Features:
+    """The latent, the log-determinant and the values after each scale, each block evaluated once.
+
+    The scales of a `MultiscaleFlow` are its flows; the value after one has all of its channels, both those that
+    leave and those that go on. A scale of a `Flow` ends with a `Squeeze2D` that some trained member precedes; the
+    last one ends with the flow, and its value is the latent.
+
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1, 1, 1), width=8, num_fc_blocks=0)
+    x = tf.fill([5, 8, 8, 1], 0.5)
+    latent, log_det, features = resflow.bijectors.forward_features(flow, x, seed=1)
+    print(log_det.shape, [feature.shape[1:].as_list() for feature in features])
+    # (5,) [[4, 4, 4], [2, 2, 16], [2, 2, 16]]
+    ```
+
+    Args:
+      flow: `Flow` or `MultiscaleFlow`, data to latent.
+      x: `[batch, *event]`.
+      log_det: whether to compute the log-determinant; without it no residual block evaluates a series.
+      **kwargs: `seed` and `conditional_input`, as for `flow.forward`.
+
+    Returns:
+      A `Features`.
+    """
+    x = tf.identity(tf.convert_to_tensor(x, flow.dtype))
+    done = run(flow, x, Context(kwargs, log_det), event_ndims=x.shape.rank - 1)
+    return Features(done.value, done.log_det, list(done.features))
+
+
+def feature_shapes(flow: FlowBijector, event_shape: Shape) -> list[tuple[int | None, ...]]:
+    """The shapes of the features of `forward_features`, without the batch.
+
+    Args:
+      flow: `Flow` or `MultiscaleFlow`.
+      event_shape: shape of an event of the data.
+
+    Returns:
+      A list of tuples.
+    """
+    return flow.feature_shapes(event_shape)
+
+
+def inverse_with_solutions(flow: tfb.Bijector, z: TensorLike) -> tuple[tf.Tensor, list[Solution]]:
+    """`flow.inverse(z)`, with the solver's diagnostics.
+
+    ```python
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=3, hidden=(8,))
+    x, solutions = resflow.bijectors.inverse_with_solutions(flow, [[0.1, 0.2]])
+    print(x.shape, len(solutions), all(solution.converged for solution in solutions))
+    # (1, 2) 3 True
+    ```
+
+    Args:
+      flow: a bijector from data to latent.
+      z: `[batch, *latent]`.
+
+    Returns:
+      The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order in which they are
+      inverted; it is empty for a flow without blocks.
+
+    Raises:
+      ValueError: if `flow` is not a bijector, or is one of TFP's that hides its blocks.
+    """
+    if not isinstance(flow, tfb.Bijector):
+        raise ValueError(f"inverse_with_solutions takes a bijector or a flow; got {type(flow).__name__}.")
+    done = run(flow, z, Context(log_det=False, visit=_refuse_hidden_blocks), inverse=True)
+    return done.value, list(done.solutions)
+
+
+def _refuse_hidden_blocks(bijector, x, inverse):
+    hidden = [] if isinstance(bijector, ResidualBlock) else [block.name for block in residual_blocks(bijector)]
+    if hidden:
+        raise ValueError(
+            f"{bijector.name} ({type(bijector).__name__}) holds blocks whose solutions it does not give: "
+            f"{', '.join(hidden)}. Put them in a Flow, a MultiscaleFlow or a composition of TFP's."
+        )
+
+
+def initialize(
+    flow: tfb.Bijector, batch: TensorLike, seed: Seed = None, *, conditional_input: TensorLike | None = None
+) -> tf.Tensor:
+    """Sets every `ActNorm` of a flow from the statistics of a batch, in order, data to latent.
+
+    Call it once, before training, outside of `strategy.run` (inside `strategy.scope()` is fine). Inside a
+    `tfb.Invert` the data pass through the inverse of an `ActNorm`, and it is the inverse that normalizes them.
+
+    Args:
+      flow: bijector mapping data to latent: a single one, or a `Flow`, `MultiscaleFlow`, `tfb.Chain`,
+        `tfb.JointMap`, `tfb.Blockwise` or `tfb.Invert` of such.
+      batch: `[batch, *event]`, data as the flow takes it (dequantized).
+      seed: for members that draw.
+      conditional_input: for conditional blocks.
+
+    Returns:
+      The batch mapped to the latent space.
+
+    Raises:
+      RuntimeError: inside a replica of `tf.distribute`.
+      ValueError: if the batch has NaN or infinite values, or an `ActNorm` is inside a bijector whose members are
+        not known.
+    """
+    replica = tf.distribute.get_replica_context()
+    if replica is not None and replica.num_replicas_in_sync > 1:
+        raise RuntimeError("initialize assigns variables: call it outside of strategy.run.")
+    batch = tf.convert_to_tensor(batch, flow.dtype)
+    if not bool(tf.reduce_all(tf.math.is_finite(batch))):
+        raise ValueError("The batch for initialize holds NaN or infinite values: clean the data first.")
+    kwargs = {"seed": seed, "conditional_input": conditional_input}
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    return run(flow, batch, Context(route(flow, kwargs), log_det=False, visit=_initialize)).value
+
+
+def _initialize(bijector, x, inverse):
+    if isinstance(bijector, FlowBijector):
+        bijector._initialize(x, inverse)
+    parts = [part for part in bijector.submodules if isinstance(part, FlowBijector)]
+    hidden = [part.name for part in parts if type(part)._initialize is not FlowBijector._initialize]
+    if hidden:
+        raise ValueError(
+            f"initialize does not know what reaches {', '.join(hidden)} inside of {bijector.name} "
+            f"({type(bijector).__name__}): it looks into Flow, MultiscaleFlow, tfb.Chain, tfb.JointMap, "
+            "tfb.Blockwise and tfb.Invert. Take it out of there, or call the initialize of each ActNorm yourself."
+        )

@@ -1,0 +1,108 @@
+"""Views of a flow: the same variables, under another estimator of the log-determinant or solver of the inverse."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.bijectors.flow import residual_blocks
+from tf_resflow.bijectors.residual_block import ResidualBlock
+
+__all__ = ["with_inverse_solver", "with_log_det"]
+
+_PARTS = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
+_Part = TypeVar("_Part", bound=tf.Module)
+
+
+def with_log_det(flow: _Part, log_det: Callable[..., Any]) -> _Part:
+    """A view of a bijector or distribution, in which every `ResidualBlock` has another estimator.
+
+    Variables are shared: evaluate with one estimator while training goes on with another.
+
+    ```python
+    import keras
+    import tf_resflow as resflow
+    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
+    block = resflow.bijectors.ResidualBlock(branch)
+    exact = resflow.bijectors.with_log_det(block, resflow.logdet.Exact())
+    print(exact.branch is block.branch, type(exact.log_det).__name__)
+    # True Exact
+    ```
+
+    Args:
+      flow: a bijector or distribution, with blocks at any depth.
+      log_det: a `tf_resflow.logdet` estimator.
+
+    Returns:
+      An object of the same type. Parts without blocks are the same objects, since their log-determinants are
+      exact; so is all of a flow of couplings.
+
+    Raises:
+      ValueError: if `flow` is neither bijector nor distribution, is a joint distribution whose model has functions,
+        or holds blocks elsewhere than in its constructor's arguments.
+    """
+    return _view(flow, {"log_det": log_det})
+
+
+def with_inverse_solver(flow: _Part, inverse_solver: Callable[..., Any]) -> _Part:
+    """A view of a bijector or distribution, in which every `ResidualBlock` has another solver of its inverse.
+
+    ```python
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
+    loose = resflow.bijectors.with_inverse_solver(flow, resflow.solvers.FixedPoint(atol=1e-2))
+    print(loose.forward([[0.1, 0.2]]).shape)
+    # (1, 2)
+    ```
+
+    Args:
+      flow: as for `with_log_det`, and so are the result and the errors.
+      inverse_solver: `tf_resflow.solvers.Anderson` or `FixedPoint`, or a callable like them.
+    """
+    return _view(flow, {"inverse_solver": inverse_solver})
+
+
+def _view(part, arguments):
+    if not isinstance(part, _PARTS):
+        raise ValueError(
+            f"A view is of a bijector or a distribution; got {type(part).__name__}: take the one inside it."
+        )
+    view = _replace(part, arguments)
+    originals = {id(block) for block in residual_blocks(part)}
+    left = {block.name for block in residual_blocks(view) if id(block) in originals}
+    if left:
+        raise ValueError(
+            f"{part.name} ({type(part).__name__}) holds blocks elsewhere than in its constructor's arguments, "
+            f"where they cannot be replaced: {', '.join(sorted(left))}. Make it of a view of the flow instead."
+        )
+    return view
+
+
+def _replace(value, arguments):
+    """A value with other arguments of the blocks inside it; the same object if there are none."""
+    if isinstance(value, ResidualBlock):
+        return value.copy(**arguments)
+    if not isinstance(value, _PARTS):
+        if not tf.nest.is_nested(value):
+            return value
+        views = tf.nest.map_structure(lambda part: _replace(part, arguments), value)
+        pairs = zip(tf.nest.flatten(views), tf.nest.flatten(value), strict=True)
+        return value if all(view is part for view, part in pairs) else views
+    _check_model(value)
+    views = {key: _replace(parameter, arguments) for key, parameter in value.parameters.items()}
+    if all(view is value.parameters[key] for key, view in views.items()):
+        return value
+    # Not value.copy: a distribution's copy keeps the original, blocks and all, among its submodules.
+    return type(value)(**views)
+
+
+def _check_model(part):
+    """Raises a ValueError for a joint distribution with functions, which may hold blocks that nobody sees."""
+    if not isinstance(part, tfp.distributions.JointDistribution):
+        return
+    if not all(isinstance(member, tfp.distributions.Distribution) for member in tf.nest.flatten(part.model)):
+        raise ValueError(
+            f"{part.name} ({type(part).__name__}) is made of functions, in which blocks cannot be replaced. Take "
+            "the view of the densities that they use, and make the joint distribution of these."
+        )

@@ -1,0 +1,88 @@
+"""Uniform dequantization of integer data, and its inverse."""
+
+__all__ = ["dequantize", "quantize"]
+
+import tensorflow as tf
+
+from tf_resflow.seeds import random_integers
+from tf_resflow.typing import Seed, TensorLike
+
+
+def dequantize(x: TensorLike, levels: int, seed: Seed, *, common: bool = False) -> tf.Tensor:
+    r"""Spreads integers over the unit interval: (x + u) / levels, with u ~ U(0, 1).
+
+    If p is the density of the result, then
+
+        log P(x) >= E_u[log p((x + u) / levels)] - D log(levels),
+
+    with D the number of coordinates: a density model of the result bounds the likelihood of the integers.
+
+    In float32 a sum such as 255 + u can round up to the next integer, and so into the next
+    level. Therefore u is drawn from the midpoints of a uniform grid of 2^-(21 - b), with 2^b the
+    least power of two that is no less than `levels`. Then x + u is exact, its distance from
+    an integer is more than the rounding error of the scaling, and
+    `quantize(dequantize(x, levels, seed), levels)` is always x.
+
+    Args:
+        x: integer tensor of any shape, with values 0, ..., levels - 1.
+        levels: number of values, in 2, ..., 256.
+        seed: see `tf_resflow.stateless_seed`, but not `None`; the result is a pure function of it and of x.
+        common: whether all examples `x[i]` have the same noise. The result for one then does not depend on the
+            others in its batch.
+
+    Returns:
+        A float32 tensor of x's shape, with values strictly between 0 and 1.
+
+    Raises:
+        ValueError: if x is not of an integer type, or levels is not in 2, ..., 256.
+        tf.errors.InvalidArgumentError: if a value is not in 0, ..., levels - 1.
+
+    References:
+        L. Theis, A. van den Oord, M. Bethge. A note on the evaluation of generative models.
+        ICLR 2016, section 3.1.
+    """
+    levels = _valid_levels(levels)
+    x = tf.convert_to_tensor(x)
+    if not x.dtype.is_integer:
+        raise ValueError(
+            f"dequantize expects integers 0, ..., {levels - 1}, but x is {x.dtype.name}. "
+            "Pass the integer data, or leave levels unset for continuous data."
+        )
+    if x.dtype != tf.uint8 or levels < 256:
+        x = tf.cast(x, tf.int32)
+        message = f"dequantize expects values in 0, ..., {levels - 1} (levels = {levels})."
+        checks = [
+            tf.debugging.assert_non_negative(x, message),
+            tf.debugging.assert_less(x, levels, message),
+        ]
+        with tf.control_dependencies([check for check in checks if check is not None]):
+            x = tf.identity(x)
+    cells = 2 ** (21 - (levels - 1).bit_length())
+    like = x[:1] if common else x
+    cell = random_integers(tf.shape(like), seed, cells)
+    u = (tf.cast(cell, tf.float32) + 0.5) / cells
+    return (tf.cast(x, tf.float32) + tf.ensure_shape(u, like.shape)) * (1 / levels)
+
+
+def quantize(x: TensorLike, levels: int) -> tf.Tensor:
+    """Returns the level that holds x: floor(x levels), clipped to 0, ..., levels - 1.
+
+    Args:
+        x: floating-point tensor of any shape, on the scale of `dequantize`'s result.
+        levels: number of values, in 2, ..., 256.
+
+    Returns:
+        A uint8 tensor of x's shape.
+
+    Raises:
+        ValueError: if levels is not in 2, ..., 256.
+    """
+    levels = _valid_levels(levels)
+    x = tf.convert_to_tensor(x)
+    return tf.cast(tf.clip_by_value(tf.floor(x * levels), 0, levels - 1), tf.uint8)
+
+
+def _valid_levels(levels):
+    if levels != int(levels) or not 2 <= levels <= 256:
+        raise ValueError(f"levels must be an integer in 2, ..., 256, but is {levels}.")
+    return int(levels)

@@ -1,0 +1,112 @@
+"""A data set from the `data` section of a config."""
+
+__all__ = ["load"]
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from tf_resflow.config_fields import ConfigDict, suggest
+from tf_resflow.data.config import default_config
+from tf_resflow.data.dataset import Dataset
+from tf_resflow.data.densities_2d import DENSITIES, load_density
+from tf_resflow.data.digits import load_digits
+from tf_resflow.data.image_files import load_image_files
+from tf_resflow.data.tabular import load_tabular
+from tf_resflow.data.tfds_images import load_tfds_images
+from tf_resflow.extras import extra
+
+_EVERYWHERE = ("name", "validation_fraction", "data_dir", "download")  # data_dir and download: of any data set
+_PIXELS = ("levels", "image_size", "flip", "crop_padding")
+_FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
+_FIELDS = {
+    "images": (*_PIXELS, *_FILES),
+    "tabular": _FILES,
+    "digits": _PIXELS,
+    **dict.fromkeys(DENSITIES, ("num_test",)),
+}
+_FIELDS_OF_TFDS = (*_PIXELS, "split_train", "split_validation", "split_test")
+
+
+def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
+    """Loads the data set that a config describes.
+
+    ```python
+    import tf_resflow as resflow
+    print(resflow.data.load({"name": "digits"}).event_shape)
+    # (8, 8, 1)
+    ```
+
+    Args:
+        config: mapping of some of the fields of `default_config`; the others take their defaults.
+
+    Returns:
+        A `Dataset`.
+
+    Raises:
+        ValueError: if a field or the name is unknown, or the data are missing or malformed.
+    """
+    config = default_config(**dict(config))
+    name = config.name
+    suffix = pathlib.PurePath(name).suffix.lower()
+    if name.startswith(("/", "~", ".")) or suffix in (".npy", ".npz", ".csv", ".parquet"):
+        _refuse_path(name, suffix)
+    _check_fields(config)
+    fields = {field: config[field] for field in _FIELDS.get(name, _FIELDS_OF_TFDS)}
+    fields["validation_fraction"] = config.validation_fraction
+    if name in DENSITIES:
+        return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
+    if name == "tabular":
+        return load_tabular(**fields)
+    if name == "digits":
+        if fields.pop("levels") not in (0, 17):
+            raise ValueError(f"digits have 17 levels, not {config.levels}: set levels = 0.")
+        if fields.pop("image_size") not in (0, 8):
+            raise ValueError(f"digits are 8 x 8, not of size {config.image_size}: set image_size = 0.")
+        return load_digits(**fields)
+    fields["levels"] = config.levels or 256
+    if name == "images":
+        return load_image_files(**fields)
+    name = name.removeprefix("tfds/")
+    _check_tfds_name(name, config.data_dir)
+    return load_tfds_images(name, config.data_dir, download=config.download, **fields)
+
+
+def _refuse_path(name, suffix=""):
+    kinds = {".csv": ["tabular"], ".parquet": ["tabular"], "": ["images"]}.get(suffix, ["images", "tabular"])
+    advice = " or ".join(f"--config.data.name={kind}" for kind in kinds)
+    raise ValueError(f"data.name is {name!r}, a path. Set {advice}, and --config.data.path={name}.")
+
+
+def _check_fields(config):
+    """Raises ValueError if a field is set that the data set does not have."""
+    known, defaults = _FIELDS.get(config.name, _FIELDS_OF_TFDS), default_config()
+    for field in defaults:
+        if field in (*_EVERYWHERE, *known) or config[field] == defaults[field]:
+            continue
+        hint = ""
+        if field in _FILES:
+            hint = " Or set data.name to 'images' for a folder of images, to 'tabular' for a table."
+        raise ValueError(
+            f"data.{field} = {config[field]!r} does not apply to data.name = {config.name!r}, which takes "
+            f"{', '.join((*known, 'validation_fraction'))}. Leave it at {defaults[field]!r}.{hint}"
+        )
+
+
+def _check_tfds_name(name, data_dir):
+    with extra("data"):
+        import tensorflow_datasets as tfds
+
+    base = name.split("/")[0].split(":")[0]
+    directory = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    known = tfds.list_builders(with_community_datasets=False)
+    if base in known or (base and (directory / base).is_dir()):
+        return
+    if pathlib.Path(name).is_dir():
+        _refuse_path(name)
+    found = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
+    raise ValueError(
+        f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known are "
+        f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
+        "sets of TensorFlow Datasets. For your own images set data.name = 'images', with their folder as data.path."
+    )

@@ -1,0 +1,113 @@
+"""The `model` and `hybrid` sections of a config: their fields, defaults and rules."""
+
+import math
+from typing import Any
+
+from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, one_of
+
+__all__ = ["HYBRID_FIELDS", "MODEL_FIELDS", "check_model"]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_blocks(counts: Any) -> bool:
+    return bool(counts) and all(map(_is_whole, counts)) and min(counts) >= 0 and sum(counts) > 0
+
+
+def _are_orders(norms: Any) -> bool:
+    return all(order >= 1 for order in norms)
+
+
+def _are_odd(sizes: Any) -> bool:
+    return bool(sizes) and _are_widths(sizes) and all(size % 2 for size in sizes)
+
+
+def _are_widths(sizes: Any) -> bool:
+    return all(_is_whole(size) and size > 0 for size in sizes)
+
+
+def _estimator(num_exact_terms: int) -> dict[str, Any]:
+    return {
+        # "power_series" is biased, and reads num_terms alone.
+        "kind": Field("russian_roulette", one_of("russian_roulette", "power_series")),
+        "num_exact_terms": Field(num_exact_terms, AT_LEAST_0),
+        "distribution": Field("geometric", one_of("geometric", "poisson")),
+        "p": 0.5,  # of the geometric distribution; the rate, for Poisson
+        "num_terms": Field(10, AT_LEAST_1),
+    }
+
+
+MODEL_FIELDS = {
+    "kind": Field("image", one_of("image", "vector")),
+    # Blocks of each scale; one number for vectors.
+    "num_blocks": Field(
+        (4, 4), Rule(_are_blocks, "a tuple of whole numbers, such as (4, 4), with at least one block")
+    ),
+    "coefficient": Field(0.98, ABOVE_0),  # Lipschitz bound of each linear layer
+    "activation": "lipswish",
+    # Orders of the norms before, between and after the layers.
+    "norms": Field((2.0,) * 4, Rule(_are_orders, "a tuple of orders of at least 1, such as (2, 2, 2, 2)")),
+    "learned_norms": False,  # instead of `norms`, orders that each block learns
+    # Bound of a block, not verified. None: the product of its coefficients, which must then be below 1.
+    "lipschitz_constant": Field(None, Rule(lambda v: v is None or 0 < v < 1, "None, or above 0 and below 1")),
+    "act_norm": True,
+    # Vectors.
+    "hidden": Field((64, 64, 64), Rule(_are_widths, "a tuple of widths, such as (64, 64, 64)")),
+    # Images. Couplings have no coefficient, activation or norms.
+    "block": Field("residual", one_of("residual", "affine_coupling", "additive_coupling")),
+    "inv_1x1_conv": False,  # an invertible 1x1 convolution before each convolutional block
+    "width": Field(64, AT_LEAST_1),
+    "kernels": Field((3, 1, 3), Rule(_are_odd, "a tuple of odd kernel sizes, such as (3, 1, 3)")),
+    "num_fc_blocks": Field(4, AT_LEAST_0),  # fully connected blocks at the end
+    "fc_width": Field(64, AT_LEAST_1),
+    # None: no logit; a hybrid model then normalizes each channel by its mean and standard deviation.
+    "logit_alpha": Field(None, Rule(lambda v: v is None or 0 < v < 0.5, "None, or above 0 and below 0.5")),
+    "squeeze_first": False,
+    "factor_out": False,
+    # Of the log-determinant, in training and in evaluation.
+    "estimator": {"train": _estimator(2), "eval": _estimator(20)},
+}
+
+HYBRID_FIELDS = {
+    # The loss is cross entropy + density_weight * bits/dim. The weight is lambda D for
+    # log p(y | x) + lambda log p(x) and D coordinates: the paper's lambda = 0, 1/D and 1 are 0.0, 1.0 and D.
+    "density_weight": Field(1.0, Rule(lambda v: 0 <= v < math.inf, "at least 0 and finite")),
+    "features": Field(256, AT_LEAST_1),  # channels of the head on each scale
+}
+
+
+def check_model(model: ConfigDict) -> None:
+    """Checks that the fields of a `model` section fit each other.
+
+    Args:
+      model: the section, whose fields each keep their rule.
+
+    Raises:
+      ValueError: names the fields, their values and what they must be.
+    """
+    if model.kind == "vector" and (model.block != "residual" or model.inv_1x1_conv):
+        raise ValueError(
+            f"config.model.block is {model.block!r} and config.model.inv_1x1_conv is {model.inv_1x1_conv}; flows "
+            "on vectors have residual blocks alone, so they must be 'residual' and False."
+        )
+    if model.block != "residual":
+        return
+    if model.coefficient >= 1 and model.lipschitz_constant is None:
+        raise ValueError(
+            f"config.model.coefficient is {model.coefficient!r}; it must be below 1, since a block with a bound "
+            "of 1 need not be invertible (unless config.model.lipschitz_constant gives its bound)."
+        )
+    image = model.kind == "image"
+    layers = len(model.kernels) if image else len(model.hidden) + 1
+    if len(model.norms) != layers + 1:
+        raise ValueError(
+            f"config.model.norms has {len(model.norms)} orders; config.model.{'kernels' if image else 'hidden'} "
+            f"makes {layers} layers, so {layers + 1} orders are needed: before, between and after them."
+        )
+    if model.norms[0] != model.norms[-1]:
+        raise ValueError(
+            f"config.model.norms begins with {model.norms[0]} and ends with {model.norms[-1]}; a "
+            "block maps a space to itself, so both must be the same order."
+        )

@@ -1,0 +1,116 @@
+"""Makers of the blocks of an image flow: residual blocks, and the couplings that the paper compares them with."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tf_resflow import bijectors, logdet
+from tf_resflow.flows.branches import Norms, conv_branch, coupling_network, dense_branch, dense_coupling_network
+from tf_resflow.solvers import FixedPoint
+
+__all__ = ["BlockMaker", "BlockSpec", "coupling_image_block", "residual_image_block"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockSpec:
+    """The description of a block that `image_flow` passes to its maker.
+
+    Attributes:
+      name: name of the block.
+      event_shape: `(H, W, C)` of its input and output.
+      width: channels inside a convolutional block, units inside a fully connected one.
+      kernels: kernel sizes; a fully connected block has as many layers.
+      dense: whether the block is fully connected.
+      scale: number of its scale.
+      index: its number in the scale.
+      seed: `int`, of its parameters.
+      dtype: of its parameters.
+    """
+
+    name: str
+    event_shape: tuple[int, ...]
+    width: int
+    kernels: Sequence[int]
+    dense: bool
+    scale: int
+    index: int
+    seed: int
+    dtype: str
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the inner layers of a fully connected block."""
+        return (self.width,) * (len(self.kernels) - 1)
+
+
+BlockMaker = Callable[[BlockSpec], bijectors.FlowBijector]
+"""A function that `image_flow` calls for each of its blocks."""
+
+
+def residual_image_block(
+    *,
+    activation: str = "lipswish",
+    coefficient: float = 0.98,
+    norms: Norms = None,
+    log_det: logdet.LogDetEstimator | None = None,
+    inverse_solver: FixedPoint | None = None,
+    lipschitz_constant: float | None = None,
+) -> BlockMaker:
+    """Residual blocks, pre-activated except for the first of the flow.
+
+    Args:
+      activation: a key of `tf_resflow.flows.ACTIVATIONS`.
+      coefficient: Lipschitz bound of each layer.
+      norms: orders of the norms before, between and after the layers; `None` for 2; "learned" for orders that each
+        block learns.
+      log_det: estimator of the log-determinant.
+      inverse_solver: solver of the inverse.
+      lipschitz_constant: bound of each branch, not verified; `None`: the product of its coefficients.
+
+    Returns:
+      A maker of blocks for `image_flow`.
+    """
+    options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "norms": norms}
+
+    def make(spec: BlockSpec) -> bijectors.FlowBijector:
+        shared = {"seed": spec.seed, "dtype": spec.dtype, **options}
+        if spec.dense:
+            branch = dense_branch(spec.event_shape, spec.hidden, preactivation=True, **shared)
+        else:
+            first = spec.scale == spec.index == 0
+            branch = conv_branch(spec.event_shape, spec.width, spec.kernels, preactivation=not first, **shared)
+        return bijectors.ResidualBlock(
+            branch,
+            log_det=log_det,
+            inverse_solver=inverse_solver,
+            lipschitz_constant=lipschitz_constant,
+            name=spec.name,
+        )
+
+    return make
+
+
+def coupling_image_block(coupling: type[bijectors.Coupling] = bijectors.AffineCoupling) -> BlockMaker:
+    """Couplings whose networks have the kernels and widths of residual blocks, no constraint, and ReLU.
+
+    They split by a checkerboard in the first scale and by channels in the others. The two parts change places from
+    each coupling to the next.
+
+    Args:
+      coupling: `tf_resflow.bijectors.AffineCoupling`, `tf_resflow.bijectors.AdditiveCoupling`, or another subclass.
+
+    Returns:
+      A maker of blocks for `image_flow`.
+    """
+
+    def make(spec: BlockSpec) -> bijectors.FlowBijector:
+        split = "channels" if spec.scale else "checkerboard"
+        options: dict[str, Any] = {"split": split, "num_parameters": coupling.num_parameters}
+        options |= {"seed": spec.seed, "dtype": spec.dtype}
+        if spec.dense:
+            network = dense_coupling_network(spec.event_shape, spec.hidden, **options)
+        else:
+            network = coupling_network(spec.event_shape, spec.width, spec.kernels, **options)
+        return coupling(network, split=split, swap=spec.index % 2 == 1, name=spec.name)
+
+    return make

@@ -1,0 +1,134 @@
+"""The paper's multi-scale flow on images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tf_resflow import bijectors
+from tf_resflow.flows.image_blocks import BlockMaker, BlockSpec, residual_image_block
+from tf_resflow.typing import TensorLike
+
+__all__ = ["image_flow"]
+
+
+def image_flow(
+    event_shape: Sequence[int],
+    num_blocks: Sequence[int] = (16, 16, 16),
+    width: int = 512,
+    *,
+    kernels: Sequence[int] = (3, 1, 3),
+    num_fc_blocks: int = 4,
+    fc_width: int = 128,
+    block: BlockMaker | None = None,
+    act_norm: bool = True,
+    inv_1x1_conv: bool = False,
+    logit_alpha: float | None = 0.05,
+    mean: TensorLike | None = None,
+    std: TensorLike | None = None,
+    squeeze_first: bool = False,
+    factor_out: bool = False,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> bijectors.Flow | bijectors.MultiscaleFlow:
+    """Logit, then scales of convolutional blocks with a squeeze between them, then fully connected blocks.
+
+    Each block is followed by an ActNorm; one more ActNorm comes before the first block. The fully connected
+    blocks belong to the last scale and are normalized element by element.
+
+    ```python
+    import tf_resflow as resflow
+    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1, 1), width=8, num_fc_blocks=1, fc_width=8)
+    print(flow.forward_event_shape([8, 8, 1]))
+    # (4, 4, 4)
+    block = resflow.flows.residual_image_block(activation="elu", log_det=resflow.logdet.PowerSeries(5))
+    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1, 1), width=8, num_fc_blocks=0, block=block)
+    ```
+
+    Args:
+      event_shape: `(H, W, C)`, values in [0, 1].
+      num_blocks: number of convolutional blocks at each scale.
+      width: channels inside a convolutional block.
+      kernels: kernel sizes of a block.
+      num_fc_blocks: fully connected blocks at the end.
+      fc_width: their width.
+      block: the kind of all blocks: `residual_image_block(...)`, the default; `coupling_image_block(...)`; or your
+        own function of a `BlockSpec`.
+      act_norm: whether there are ActNorms.
+      inv_1x1_conv: whether an `InvertibleConv1x1` comes before each convolutional block.
+      logit_alpha: of the `Logit` in front; `None` for none.
+      mean: with `std`, per channel, for a `Normalize` in front (hybrid models have one instead of the logit).
+      std: see `mean`.
+      squeeze_first: whether a squeeze comes before the first scale (images above 32 x 32).
+      factor_out: whether half of the channels leave at each squeeze between scales.
+      seed: `int`, of the parameters.
+      dtype: of the parameters.
+
+    Returns:
+      A `Flow` from `[H, W, C]` to the last scale's shape; with `factor_out` a `MultiscaleFlow` to a vector.
+
+    Raises:
+      ValueError: when `block` is not callable, or the height or width cannot be halved as often as the scales
+        require.
+
+    References:
+      Chen et al. 2019, Section 5.2 and Appendix E; couplings in its comparison of hybrid models.
+    """
+    make_block = residual_image_block() if block is None else block
+    if not callable(make_block):
+        raise ValueError(f"block must make the blocks, like flows.coupling_image_block(); got {block!r}.")
+    generator = np.random.default_rng(seed)
+
+    def next_seed():
+        return int(generator.integers(2**31))
+
+    def scale_members(scale, shape, num_fc_blocks):
+        members = []
+        for index in range(num_blocks[scale] + num_fc_blocks):
+            dense = index >= num_blocks[scale]
+            name = f"fc_block{index - num_blocks[scale]}" if dense else f"scale{scale}_block{index}"
+            if inv_1x1_conv and not dense:
+                options = {"seed": next_seed(), "dtype": dtype, "name": f"{name}_conv_1x1"}
+                members.append(bijectors.InvertibleConv1x1(shape[-1], **options))
+            spec = BlockSpec(
+                name=name,
+                event_shape=shape,
+                width=fc_width if dense else width,
+                kernels=kernels,
+                dense=dense,
+                scale=scale,
+                index=index,
+                seed=next_seed(),
+                dtype=dtype,
+            )
+            members.append(make_block(spec))
+            if act_norm:
+                options = {"per_channel": not dense, "dtype": dtype, "name": f"{name}_act_norm"}
+                members.append(bijectors.ActNorm(shape, **options))
+        return members
+
+    head = _preprocessing(logit_alpha, mean, std, squeeze_first, dtype)
+    shape = tuple(bijectors.Flow(head).forward_event_shape(event_shape) if head else event_shape)
+    if act_norm:
+        head.append(bijectors.ActNorm(shape, dtype=dtype, name="act_norm"))
+    scales = []
+    for i in range(len(num_blocks) - 1):
+        squeeze = bijectors.Squeeze2D(name=f"scale{i}_squeeze")
+        scales.append([*scale_members(i, shape, 0), squeeze])
+        shape = tuple(squeeze.forward_event_shape(shape))
+        if factor_out:
+            shape = (*shape[:-1], shape[-1] // 2)
+    scales.append(scale_members(len(num_blocks) - 1, shape, num_fc_blocks))
+    scales[0] = head + scales[0]
+    if not factor_out or len(scales) == 1:
+        return bijectors.Flow([member for members in scales for member in members])
+    flows = [bijectors.Flow(members, name=f"scale{i}") for i, members in enumerate(scales)]
+    return bijectors.MultiscaleFlow(flows, event_shape)
+
+
+def _preprocessing(logit_alpha, mean, std, squeeze_first, dtype):
+    head = [] if mean is None else [bijectors.Normalize(mean, std, dtype=dtype)]
+    if logit_alpha is not None:
+        head.append(bijectors.Logit(logit_alpha))
+    if squeeze_first:
+        head.append(bijectors.Squeeze2D(name="squeeze_first"))
+    return head

@@ -1,0 +1,94 @@
+"""Residual flows on vectors: 2-D densities and tabular data."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tf_resflow import bijectors, logdet
+from tf_resflow.flows.branches import Norms, dense_branch
+from tf_resflow.solvers import FixedPoint
+from tf_resflow.typing import TensorLike
+
+__all__ = ["vector_flow"]
+
+
+def vector_flow(
+    event_size: int,
+    num_blocks: int = 16,
+    hidden: Sequence[int] = (64, 64, 64),
+    *,
+    activation: str = "lipswish",
+    coefficient: float = 0.9,
+    norms: Norms = None,
+    act_norm: bool = True,
+    mean: TensorLike | None = None,
+    std: TensorLike | None = None,
+    condition_size: int | None = None,
+    log_det: logdet.LogDetEstimator | None = None,
+    inverse_solver: FixedPoint | None = None,
+    lipschitz_constant: float | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> bijectors.Flow:
+    """Residual blocks of dense layers, with an ActNorm before the first and after each.
+
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=4, hidden=(32, 32))
+    print(flow.forward(tf.zeros([5, 2]), seed=1).shape)
+    # (5, 2)
+    ```
+
+    Args:
+      event_size: number of coordinates.
+      num_blocks: number of residual blocks.
+      hidden: widths of the inner layers of a block.
+      activation: a key of `tf_resflow.flows.ACTIVATIONS`.
+      coefficient: Lipschitz bound of each layer.
+      norms: orders of the norms before, between and after the layers of a block; `None` for 2; "learned" for
+        orders that each block learns.
+      act_norm: whether there are ActNorms.
+      mean: with `std`, statistics of the data, for a `Normalize` in front.
+      std: see `mean`.
+      condition_size: size of a conditional vector, or `None`.
+      log_det: estimator of the blocks.
+      inverse_solver: solver of the blocks.
+      lipschitz_constant: bound of each block's branch, not verified; `None`: the product of its coefficients.
+      seed: `int`, of the parameters.
+      dtype: of the parameters.
+
+    Returns:
+      A `Flow`, from data to latent.
+
+    References:
+      Chen et al. 2019, Section 5.1 and Appendix D (100 blocks of width 128, coefficient 0.9).
+    """
+    seeds = np.random.default_rng(seed)
+    members = [] if mean is None else [bijectors.Normalize(mean, std, dtype=dtype)]
+    if act_norm:
+        members.append(bijectors.ActNorm([event_size], dtype=dtype, name="act_norm"))
+    for i in range(num_blocks):
+        branch = dense_branch(
+            [event_size],
+            hidden,
+            activation=activation,
+            coefficient=coefficient,
+            norms=norms,
+            condition_size=condition_size,
+            seed=int(seeds.integers(2**31)),
+            dtype=dtype,
+        )
+        members.append(
+            bijectors.ResidualBlock(
+                branch,
+                log_det,
+                inverse_solver,
+                lipschitz_constant=lipschitz_constant,
+                conditional=condition_size is not None,
+                name=f"block{i}",
+            )
+        )
+        if act_norm:
+            members.append(bijectors.ActNorm([event_size], dtype=dtype, name=f"block{i}_act_norm"))
+    return bijectors.Flow(members)

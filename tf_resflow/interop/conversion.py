@@ -1,0 +1,160 @@
+"""A workdir from a checkpoint of the published code."""
+
+import errno
+import math
+import os
+import pathlib
+from typing import Any
+
+from tf_resflow import layers
+from tf_resflow.interop.applied_kernels import applied_kernels
+from tf_resflow.interop.published_arguments import published_config, published_data, published_orders
+from tf_resflow.interop.published_checkpoint import read_checkpoint
+from tf_resflow.interop.published_tensors import published_tensors
+from tf_resflow.models import build_model
+from tf_resflow.private_api import moving_averages
+from tf_resflow.training.averaging import AveragedWeights
+from tf_resflow.training.checkpoints import Checkpoints
+from tf_resflow.training.optimizer import make_optimizer
+from tf_resflow.training.workdir import Workdir
+from tf_resflow.writing import scratch, unwritable_told
+
+__all__ = ["convert_checkpoint"]
+
+_DECIMALS = 4  # of the coefficient
+_NOT_EMPTY = "{} exists and is not empty, and a run is never overwritten. Choose another --workdir."
+# Tensors without a variable: state of the norms (which `applied_kernels` has read) and of the estimator,
+# flags, the shared orders again, and the mean and std of the data.
+_UNUSED = (
+    "codomain domain geom_p initialized lamb last_firmom last_n_samples last_secmom mean scale spatial_dims std u v"
+).split()
+
+
+def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike) -> dict[str, Any]:
+    """Turns a checkpoint of train_img.py of the published code into the workdir of a run.
+
+    ```python
+    resflow.interop.convert_checkpoint("cifar10.pth", "runs/cifar10")
+    run = resflow.load("runs/cifar10")
+    ```
+
+    The checkpoint provides the arguments, which define the architecture, the weights, and their moving average,
+    which `resflow.load` and the evaluation use. The optimizer's moments are dropped. The step is 1 if it is not
+    stored.
+
+    The norms of the published layers exceed their coefficient if their power iterations have not converged. The
+    run has the kernels that these layers apply (see `applied_kernels`), hence the same model, and
+    `config.model.coefficient` is a bound of all their norms. If it is 1 or more, the blocks are not known to be
+    invertible: `config.model.lipschitz_constant` is then the bound that the published code assumes, and the
+    `lipschitz_bound` that an evaluation reports is above 1.
+
+    A checkpoint of the published hybrid task becomes the run of a `tf_resflow.HybridModel`, with its classifier.
+
+    Args:
+      checkpoint: the .pth file; nothing in it is executed.
+      workdir: directory of the run, which appears complete or not at all.
+
+    Returns:
+      A dict: "name" of the data, "step", whether there are "moving_averages", and the "coefficient".
+
+    Raises:
+      ValueError: when the file cannot be read or is refused, when this library does not have its model, or when the
+        directory is not empty.
+      OSError: when the directory cannot be written; nothing is left of it.
+
+    References:
+      Chen et al. 2019; https://github.com/rtqichen/residual-flows.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise ValueError(_NOT_EMPTY.format(workdir))
+    published = read_checkpoint(checkpoint)
+    config = published_config(published.args)
+    config.train.steps = step = published.step or 1
+    config.train.ema_momentum = published.decay if published.averages else 0.0
+    statistics = {name: published.weights.get(f"transforms.0.chain.0.{name}") for name in ("mean", "std")}
+    data = published_data(published.args, config, **statistics)
+
+    model = build_model(config, data)
+    optimizer = make_optimizer(config.train, model.trainable_variables)
+    optimizer.iterations.assign(step)
+    _take(published, model, optimizer)
+    _set_coefficient(config.model, _largest_norm(model, optimizer))
+
+    with unwritable_told(workdir):
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        with scratch(workdir.parent) as folder:
+            files = Workdir(folder / "run")
+            files.prepare(config)
+            files.write_data(data)
+            files.write_config(config)
+            Checkpoints(files.checkpoints, model, optimizer, seed=config.seed, keep=config.train.keep).save(step)
+            _publish(files.path, workdir)
+    return {
+        "name": data.name,
+        "step": step,
+        "averages": published.averages is not None,
+        "coefficient": config.model.coefficient,
+    }
+
+
+def _publish(path, workdir):
+    """Renames a folder to the workdir, which another process may have made meanwhile."""
+    try:
+        os.rename(path, workdir)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        raise ValueError(_NOT_EMPTY.format(workdir)) from None
+
+
+def _take(published, model, optimizer):
+    """Assigns the averages of an optimizer and the weights of a model."""
+    tensors = published_tensors(model.flow, getattr(model, "classifier", None))
+    _check_all_used(published.weights, tensors)
+    orders = published_orders(published.args)
+    coefficient = published.args["coeff"]
+
+    def assign(parameters):
+        applied = applied_kernels(parameters, published.weights, coefficient=coefficient, orders=orders)
+        for tensor in tensors:
+            tensor.variable.assign(tensor.value(applied))
+
+    if published.averages:
+        assign(published.averages)
+        averages = zip(moving_averages(optimizer), model.trainable_variables, strict=True)
+        for average, variable in averages:
+            average.assign(variable)
+    assign(published.weights)
+
+
+def _check_all_used(weights, tensors):
+    """Raises a ValueError for tensors that the model does not have."""
+    used = {tensor.name for tensor in tensors}
+    left = [name for name in weights if name not in used and name.rpartition(".")[2] not in _UNUSED]
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise ValueError(
+            "The checkpoint is of another architecture: its arguments do not ask for its tensors "
+            f"{', '.join(map(repr, left[:3]))}{more}."
+        )
+
+
+def _largest_norm(model, optimizer):
+    """The largest norm of a kernel, among the weights and their averages."""
+
+    def largest():
+        return max(float(layer.norm_estimate()) for layer in layers.lipschitz_layers(model.flow))
+
+    with AveragedWeights(model, optimizer):
+        averaged = largest()
+    layers.converge_norms(model.flow)
+    return max(averaged, largest())
+
+
+def _set_coefficient(config, norm):
+    """Raises the coefficient of a model's config to the norm; from 1 on, the published bound is not verified."""
+    published = config.coefficient
+    config.coefficient = max(published, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
+    if config.coefficient >= 1:
+        config.lipschitz_constant = published ** len(config.kernels)

@@ -1,0 +1,237 @@
+"""The configuration of a published checkpoint, from the arguments of train_img.py that are stored in it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tf_resflow.config_fields import ConfigDict
+from tf_resflow.training.config import default_config, validate_config
+from tf_resflow.training.workdir import DataInfo
+
+__all__ = ["published_config", "published_data", "published_orders"]
+
+
+class _Data(NamedTuple):
+    """A data set of the published code.
+
+    Attributes:
+      fields: of `config.data`, for the same or similar images in TensorFlow Datasets.
+      channels: of an image.
+      logit_alpha: of the logit in front of the flow.
+    """
+
+    fields: dict[str, Any]
+    channels: int = 3
+    logit_alpha: float = 0.05
+
+
+_CELEBA_SPLITS = {"split_train": "train[:90%]", "split_test": "train[90%:]"}
+_DATA = {
+    "mnist": _Data({"name": "mnist"}, channels=1, logit_alpha=1e-6),
+    "cifar10": _Data({"name": "cifar10", "flip": True}),
+    "svhn": _Data({"name": "svhn_cropped", "crop_padding": 4}),
+    "celebahq": _Data({"name": "celeb_a_hq/256", "flip": True, **_CELEBA_SPLITS}),
+    "celeba_5bit": _Data({"name": "celeb_a_hq/256", "flip": True, **_CELEBA_SPLITS}),
+    "imagenet32": _Data({"name": "downsampled_imagenet/32x32", "split_test": "validation"}),
+    "imagenet64": _Data({"name": "downsampled_imagenet/64x64", "split_test": "validation"}),
+}
+_ACTIVATIONS = {
+    "elu": "elu",
+    "lcube": "lipschitz_cube",
+    "relu": "relu",
+    "softplus": "softplus",
+    "swish": "lipswish",
+}
+_NUM_CLASSES = 10  # of each data set that the published code classifies
+_TERM_PARAMETERS = {"geometric": 0.5, "poisson": 2.0}
+_NUM_FC_BLOCKS = 4
+_SMALLEST_SCALE = 4  # pixels
+# The only values that this library supports; also the defaults of absent arguments.
+_REQUIRED: dict[str, Any] = {
+    "add_noise": True,
+    "batchnorm": False,
+    "block": "resblock",
+    "dropout": 0,
+    "fc": False,
+    "fc_actnorm": False,
+    "first_resblock": True,
+    "padding": 0,
+    "preact": True,
+    "quadratic": False,
+}
+# Defaults of arguments that other versions may lack; the names and shapes of the tensors show the model's values.
+_OPTIONAL: dict[str, Any] = {
+    "cdim": 256,
+    "factor_out": False,
+    "learn_p": False,
+    "logit_transform": True,
+    "n_power_series": None,
+    "scale_dim": False,
+    "squeeze_first": False,
+    "task": "density",
+}
+
+
+def published_config(args: Mapping[str, Any]) -> ConfigDict:
+    """The config of a model that train_img.py of the published code trained.
+
+    Training settings are copied if they have a counterpart. The evaluation keeps this library's estimator of the
+    log-determinant, which is unbiased like the published one.
+
+    Args:
+      args: dict of the arguments of train_img.py.
+
+    Returns:
+      A locked `ConfigDict`, see `tf_resflow.training.default_config`.
+
+    Raises:
+      ValueError: when an argument is missing, or asks for a model that this library does not have; the message
+        names the argument.
+    """
+    args = _Arguments(_REQUIRED | _OPTIONAL | dict(args))
+    _check_required(args)
+    config = default_config()
+    config.update_from_flattened_dict(_fields(args))
+    validate_config(config)
+    return config
+
+
+def published_orders(args: Mapping[str, Any]) -> tuple[float, ...]:
+    """Orders of the norms before, between and after the layers of a block, before any are learned."""
+    args = _Arguments(args)
+    orders = tuple(math.inf if order == "f" else float(order) for order in args["vnorms"])
+    if len(orders) != len(_kernels(args)) + 1:
+        raise args.error("vnorms", f"which does not fit kernels={args['kernels']!r}")
+    return orders
+
+
+def published_data(
+    args: Mapping[str, Any], config: ConfigDict, *, mean: np.ndarray | None = None, std: np.ndarray | None = None
+) -> DataInfo:
+    """The properties of its data that the model depends on.
+
+    Args:
+      args: see `published_config`.
+      config: result of `published_config`.
+      mean: per channel, if the data are normalized.
+      std: see `mean`.
+
+    Returns:
+      A `DataInfo`.
+    """
+    args = _Arguments(args)
+    num_classes = _NUM_CLASSES if config.task == "hybrid" else None
+    return DataInfo(config.data.name, _event_shape(args), config.data.levels or 256, mean, std, num_classes)
+
+
+class _Arguments(dict):
+    """The arguments, with errors that name them."""
+
+    def __missing__(self, name):
+        raise ValueError(f"The arguments in the checkpoint lack {name!r}, which the model depends on.")
+
+    def error(self, name, reason):
+        return ValueError(f"The checkpoint was trained with {name}={self[name]!r}, {reason}.")
+
+    def look_up(self, name, table):
+        if self[name] not in table:
+            raise self.error(name, f"which this library does not have; it has {', '.join(table)}")
+        return table[self[name]]
+
+
+def _fields(args):
+    data = args.look_up("data", _DATA)
+    has_logit = args["logit_transform"] and not _has_statistics(args)
+    return {
+        "task": "density" if args["task"] == "density" else "hybrid",
+        "hybrid.density_weight": _density_weight(args),
+        "hybrid.features": args["cdim"],
+        **{f"data.{key}": value for key, value in data.fields.items()},
+        "data.validation_fraction": 0.0,
+        "data.levels": _levels(args),
+        "data.image_size": args["imagesize"],
+        "model.num_blocks": _num_blocks(args),
+        "model.coefficient": float(args["coeff"]),
+        "model.activation": args.look_up("act", _ACTIVATIONS),
+        "model.norms": _norms(args),
+        "model.learned_norms": args["learn_p"],
+        "model.act_norm": args["actnorm"],
+        "model.width": args["idim"],
+        "model.kernels": _kernels(args),
+        "model.num_fc_blocks": _NUM_FC_BLOCKS if args["fc_end"] else 0,
+        "model.fc_width": args["fc_idim"],
+        "model.logit_alpha": data.logit_alpha if has_logit else None,
+        "model.squeeze_first": args["squeeze_first"],
+        "model.factor_out": args["factor_out"],
+        "model.estimator.train.kind": "power_series" if args["n_power_series"] else "russian_roulette",
+        "model.estimator.train.num_terms": args["n_power_series"] or 10,
+        "model.estimator.train.distribution": args["n_dist"],
+        "model.estimator.train.num_exact_terms": args["n_exact_terms"],
+        "model.estimator.train.p": args.look_up("n_dist", _TERM_PARAMETERS),
+        "train.optimizer": "adam",
+        "train.batch_size": args["batchsize"],
+        "train.learning_rate": float(args["lr"]),
+        "train.warmup_steps": args["warmup_iters"],
+        "train.weight_decay": 0.0,  # the published optimizers compute it, and do not apply it
+        "train.global_clipnorm": 1.0,
+    }
+
+
+def _check_required(args):
+    for name, value in _REQUIRED.items():
+        if args[name] != value:
+            raise args.error(name, f"which this library does not have; it must be {value!r}")
+    if _has_statistics(args) and args["squeeze_first"]:
+        raise args.error("squeeze_first", "where the published code normalizes 3 of 12 channels")
+    if args["task"] != "density" and args["factor_out"]:
+        raise args.error("factor_out", "where the published classifier reads the channels that leave alone")
+
+
+def _event_shape(args):
+    size = args["imagesize"]
+    return size, size, args.look_up("data", _DATA).channels
+
+
+def _density_weight(args):
+    """The published loss is bits per example, or with scale_dim per dimension, plus the cross entropy in bits."""
+    weights = {"classification": 0.0, "hybrid": 1.0 if args["scale_dim"] else float(math.prod(_event_shape(args)))}
+    return weights.get(args["task"], 1.0)
+
+
+def _has_statistics(args):
+    """Whether mean and std normalize the data, instead of the logit."""
+    return args["task"] != "density" and args["data"] == "cifar10"
+
+
+def _levels(args):
+    """`data.levels`: 0 for the data's own 256."""
+    bits = {"celebahq": args.get("nbits", 8), "celeba_5bit": 5}.get(args["data"], 8)
+    return 2**bits if bits < 8 else 0
+
+
+def _num_blocks(args):
+    """The published code drops scales of fewer than 4 pixels."""
+    counts = tuple(int(count) for count in args["nblocks"].split("-"))
+    size = args["imagesize"] // (2 if args["squeeze_first"] else 1)
+    num_scales = (size // _SMALLEST_SCALE).bit_length()
+    if min(num_scales, len(counts)) < 2:
+        raise args.error("nblocks", "one scale, whose first block the published code builds like the others")
+    return counts[:num_scales]
+
+
+def _kernels(args):
+    kernels = tuple(int(size) for size in args["kernels"].split("-"))
+    if len(kernels) < 2:
+        raise args.error("kernels", "where at least two are needed")
+    return kernels
+
+
+def _norms(args):
+    """2, unless this library supports the published orders, for a map from a space to itself."""
+    orders = published_orders(args)
+    closed = 1.0 in orders[:-1] or math.inf in orders[1:]
+    if args["learn_p"] or closed or orders[0] != orders[-1]:
+        return (2.0,) * len(orders)
+    return orders

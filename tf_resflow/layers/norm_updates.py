@@ -1,0 +1,185 @@
+"""The Lipschitz layers of a branch, a flow or a distribution: finding them, and updating their norms."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_resflow.layers.learned_order import LearnedOrder
+from tf_resflow.layers.lipschitz_layer import _SCALED, _STORED, LipschitzLayer
+from tf_resflow.private_api import sublayers
+
+__all__ = [
+    "converge_norms",
+    "learned_orders",
+    "lipschitz_layers",
+    "mean_norm",
+    "scaled_kernels",
+    "stored_norms",
+    "update_norms",
+]
+
+_TIGHT = (1e-5, 500, 32)  # tolerance, most iterations and fresh starts for norms that are right to rounding
+
+
+def lipschitz_layers(obj: Any) -> list[LipschitzLayer]:
+    """The distinct `LipschitzLayer`s of an object, in order.
+
+    Args:
+      obj: a Keras layer or model; a `tf.Module` whose modules have Keras layers as `branch`, such as a bijector, a
+        flow or a distribution; or a list or tuple of these.
+
+    Raises:
+      ValueError: if obj is none of these.
+    """
+    return list({id(layer): layer for layer in _walk(obj)}.values())
+
+
+def _walk(obj):
+    if isinstance(obj, (list, tuple)):
+        for item in obj:
+            yield from _walk(item)
+    elif isinstance(obj, keras.layers.Layer):
+        if isinstance(obj, LipschitzLayer):
+            yield obj
+        yield from _walk(sublayers(obj))
+    elif isinstance(obj, tf.Module):
+        for module in (obj, *obj.submodules):
+            branch = getattr(module, "branch", None)
+            if isinstance(branch, keras.layers.Layer):
+                yield from _walk(branch)
+    else:
+        raise ValueError(
+            "Expected a Keras layer or model, a tf.Module such as a bijector or a distribution, or a list of "
+            f"these, but got {obj!r}."
+        )
+
+
+def update_norms(
+    obj: Any, tolerance: float | None = None, max_iterations: int | None = None, *, num_fresh: int = 1
+) -> tf.Tensor:
+    """Calls `update_norm` on every Lipschitz layer: once after each change of the kernels.
+
+    The flow is the same without it, because each call of a layer checks its norm. With it, a call of a layer of
+    more than 64 dimensions need not iterate. As `trace_fn` of TFP's trainers:
+
+    ```python
+    import keras
+    import tensorflow as tf
+    import tensorflow_probability as tfp
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), log_det=resflow.logdet.Exact())
+    posterior = tfp.distributions.TransformedDistribution(
+        tfp.distributions.MultivariateNormalDiag(tf.zeros(2)), flow)
+    target = tfp.distributions.MultivariateNormalDiag([1.0, 2.0])
+
+    def trace_fn(state):
+        return state.loss, resflow.layers.update_norms(posterior)
+
+    losses, _ = tfp.vi.fit_surrogate_posterior(
+        target.log_prob, posterior, keras.optimizers.Adam(1e-2), num_steps=2, seed=1, trace_fn=trace_fn)
+    print(losses.shape)
+    # (2,)
+    ```
+
+    Args:
+      obj: see `lipschitz_layers`.
+      tolerance: relative change at which to stop; each layer's by default. `converge_norms` has a tight one.
+      max_iterations: each layer's by default.
+      num_fresh: number of fresh starts to try in addition to the stored vectors; one costs nothing.
+
+    Returns:
+      The largest number of iterations that a layer took, an int32 scalar.
+
+    Raises:
+      ValueError: if a layer is not built.
+    """
+    layers = lipschitz_layers(obj)
+    counts = [layer.update_norm(tolerance, max_iterations, num_fresh=num_fresh) for layer in layers]
+    return tf.reduce_max(tf.stack([tf.constant(0), *counts]))
+
+
+def converge_norms(obj: Any) -> None:
+    """Updates the norms to rounding, from many fresh starts: before evaluation, export and certificates.
+
+    Args:
+      obj: see `lipschitz_layers`.
+
+    Raises:
+      ValueError: if a layer is not built.
+    """
+    tolerance, max_iterations, num_fresh = _TIGHT
+    update_norms(obj, tolerance, max_iterations, num_fresh=num_fresh)
+
+
+@contextlib.contextmanager
+def stored_norms() -> Iterator[None]:
+    """A context in which Lipschitz layers take their stored vectors without a check.
+
+    For a training step that calls `update_norms` after each change of the kernels, and for an export: it saves a
+    product and some nodes of the graph for each layer. It holds in the current thread, while a `tf.function` is
+    traced.
+    """
+    token = _STORED.set(True)
+    try:
+        yield
+    finally:
+        _STORED.reset(token)
+
+
+@contextlib.contextmanager
+def scaled_kernels(obj: Any) -> Iterator[None]:
+    """A context in which every Lipschitz layer of `obj` applies a kernel that was scaled once, on entry.
+
+    For loops that evaluate a branch many times:
+
+    ```python
+    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
+    y = tf.ones([1, 2])
+    with resflow.layers.scaled_kernels(branch):
+        x, = tf.while_loop(lambda x: True, lambda x: [y - branch(x)], [y], maximum_iterations=20)
+    ```
+
+    Gradients in the kernels flow through the scaled ones: open it inside the gradient tape. It holds in the current
+    thread, and in the loops and branches of the current graph; a `tf.function` called within it scales the kernels
+    itself.
+
+    Args:
+      obj: see `lipschitz_layers`.
+
+    Raises:
+      ValueError: if a layer is not built.
+    """
+    scaled = {id(layer): layer._applied_kernel() for layer in lipschitz_layers(obj)}
+    token = _SCALED.set({**(_SCALED.get() or {}), **scaled})
+    try:
+        yield
+    finally:
+        _SCALED.reset(token)
+
+
+def learned_orders(obj: Any) -> list[LearnedOrder]:
+    """The distinct `LearnedOrder`s of the layers of an object (see `lipschitz_layers`), in order."""
+    orders = [order for layer in lipschitz_layers(obj) for order in (layer.domain, layer.codomain)]
+    return list({id(order): order for order in orders if isinstance(order, LearnedOrder)}.values())
+
+
+def mean_norm(obj: Any) -> tf.Tensor:
+    """The objective of the learned orders: the mean norm of the layers that have one.
+
+    Differentiable in the orders alone, so a training step may add it to its loss.
+
+    Args:
+      obj: see `lipschitz_layers`.
+
+    Returns:
+      A float32 scalar; 0 if no layer has a learned order.
+
+    References:
+      Chen et al., "Residual Flows" (2019), learned mixed norms.
+    """
+    layers = [layer for layer in lipschitz_layers(obj) if layer.has_learned_order]
+    norms = [tf.cast(layer.order_objective(), tf.float32) for layer in layers]
+    return tf.add_n(norms) / len(norms) if norms else tf.constant(0.0)

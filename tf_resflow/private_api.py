@@ -1,0 +1,94 @@
+"""What has no public name in Keras, TensorFlow or TFP, except TFP's value cache (see `bijectors/base.py`).
+
+Each private name is used by one function or class here. `tests/test_private_api.py` fails with the name of that
+function when a new version of the dependency renames it or changes its meaning.
+"""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+from tensorflow_probability.python.internal.implementation_selection import is_xla
+
+__all__ = [
+    "ClipsSummedGradients",
+    "moving_averages",
+    "graph_steps",
+    "is_increasing",
+    "is_reachable",
+    "is_xla",
+    "num_gradients",
+    "set_trainable",
+    "silence_retracing",
+    "sublayers",
+]
+
+_CONTROL_FLOW_GRAPHS = ("CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph")
+
+
+def sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers directly inside a layer or model, in order; `keras.Model.layers` has no counterpart in a layer."""
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def graph_steps(model: keras.Model) -> list[tuple[Any, list[Any], list[Any]]]:
+    """The operations of a `keras.Sequential` or functional model in order, each with its inputs and outputs."""
+    by_depth = keras.Function(model.inputs, model.outputs)._nodes_by_depth
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
+    return [(node.operation, node.input_tensors, node.outputs) for node in nodes]
+
+
+class ClipsSummedGradients(keras.Optimizer):
+    """A mixin of Keras' optimizers: gradients are summed over the replicas before they are clipped.
+
+    Keras clips the gradients of each replica first, so the result would depend on the number of replicas.
+    """
+
+    def _clip_gradients(self, grads):
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, list(grads))
+        return super()._clip_gradients(grads)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return list(grads_and_vars)
+
+
+def moving_averages(optimizer: keras.Optimizer) -> list[keras.Variable]:
+    """The averages (`use_ema`) of the variables that an optimizer was built for, in their order."""
+    return optimizer._model_variables_moving_average
+
+
+def num_gradients(optimizer: keras.Optimizer) -> keras.Variable:
+    """How many gradients an optimizer has taken; `iterations` counts updates, which may accumulate several."""
+    return optimizer._iterations
+
+
+def set_trainable(variable: tf.Variable, trainable: bool) -> None:
+    """Changes `trainable` of a `tf.Variable`, which has no setter."""
+    variable._trainable = trainable
+
+
+def silence_retracing(function: Any) -> Any:
+    """A `tf.function` that does not warn when it is traced for many shapes."""
+    function._omit_frequent_tracing_warning = True
+    return function
+
+
+def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.Tensor:
+    """Whether a bijector of scalars increases, given the keyword arguments of its methods."""
+    return bijector._internal_is_increasing(**kwargs)
+
+
+def is_reachable(tensor: tf.Tensor) -> bool:
+    """Whether a tensor belongs to the current graph, or to one of which this is a loop or a branch.
+
+    A `tf.function` traced inside the tensor's graph does not count: its trace would outlive the tensor.
+    """
+    if tf.executing_eagerly() or not tf.is_symbolic_tensor(tensor):
+        return tf.executing_eagerly() and not tf.is_symbolic_tensor(tensor)
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not tensor.graph and type(graph).__name__ in _CONTROL_FLOW_GRAPHS:
+        graph = graph.outer_graph
+    return graph is tensor.graph

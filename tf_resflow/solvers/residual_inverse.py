@@ -1,0 +1,91 @@
+"""The inverse of a residual map, differentiable by the implicit function theorem."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_resflow.layers import lipschitz_layers, scaled_kernels
+from tf_resflow.logdet import first_order_only
+from tf_resflow.private_api import sublayers
+from tf_resflow.solvers.fixed_point import EPSILON, FixedPoint, Solution, warn_unconverged
+
+__all__ = ["solve_residual"]
+
+
+def solve_residual(
+    branch: Callable[[Any], tf.Tensor],
+    y: tf.Tensor,
+    solver: FixedPoint,
+    *,
+    conditional_input: tf.Tensor | None = None,
+) -> Solution:
+    r"""Solves `x + g(x) = y` for x, with gradients.
+
+    With \\(\bar x\\) the upstream gradient and J the Jacobian of g at the root, the backward pass solves
+    \\(w + J^T w = \bar x\\) by the same solver, to its relative tolerance, with a warning for examples that do not
+    converge. The gradient in y is w, and the one in the parameters (and the conditional input) is
+    \\(-w^T \partial g / \partial \theta\\). Only the root is kept for it.
+
+    A branch whose layers compute in bfloat16 or float16 is rounded to that type. The default tolerances are
+    therefore those of the coarsest type among its layers with weights, whatever the type of `y`.
+
+    Args:
+      branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`. The kernels of a Keras layer or model
+        are scaled once, the ones in a plain function at each evaluation.
+      y: tensor of shape `[batch, *event]`.
+      solver: `FixedPoint` or `Anderson`.
+      conditional_input: tensor of shape `[batch, ...]`, if the branch takes one.
+
+    Returns:
+      A `Solution`, whose `root` is differentiable (once).
+
+    Raises:
+      ValueError: if a second derivative is taken.
+    """
+    conditions = [] if conditional_input is None else [conditional_input]
+    dtype = _coarsest_dtype(branch, y.dtype)
+    layers = lipschitz_layers(branch) if isinstance(branch, (keras.Layer, tf.Module)) else []
+
+    def g(x, *conditions):
+        return tf.cast(branch([x, *conditions] if conditions else x), y.dtype)
+
+    @tf.custom_gradient
+    def operation(y, *conditions):
+        with scaled_kernels(layers):
+            solution = solver(lambda x: g(x, *conditions), y, dtype=dtype)
+
+        def grad(upstream, *_, variables=None):
+            with tf.control_dependencies([upstream]):
+                x = tf.identity(solution.root)
+            held = [tf.identity(condition) for condition in conditions]
+            targets = held + list(variables or [])
+            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+                tape.watch([x, *targets])
+                gx = g(x, *held)
+            vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
+            solution_of_vjp = solver(vjp, upstream, relative=True, dtype=dtype)
+            message = "the gradient of the inverse did not converge for some examples, or is not finite"
+            with tf.control_dependencies([warn_unconverged(solution_of_vjp, message)]):
+                w = tf.identity(solution_of_vjp.root)
+            others = tape.gradient(gx, targets, -w, unconnected_gradients="zero") if targets else []
+            grads = [w, *map(tf.convert_to_tensor, others)]
+            grads = first_order_only(grads, "The inverse is differentiable only once.")
+            split = 1 + len(conditions)
+            return grads[:split] if variables is None else (grads[:split], grads[split:])
+
+        return tuple(solution), grad
+
+    return Solution(*operation(y, *conditions))
+
+
+def _coarsest_dtype(branch, dtype):
+    """The coarsest of `dtype` and the compute dtypes of the layers."""
+    leaves = _leaves(branch) if isinstance(branch, keras.Layer) else []
+    computed = [tf.as_dtype(layer.compute_dtype) for layer in leaves if layer.weights]
+    return max([dtype, *computed], key=EPSILON.__getitem__)
+
+
+def _leaves(layer):
+    return [leaf for part in sublayers(layer) for leaf in _leaves(part)] or [layer]
