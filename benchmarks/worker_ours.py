@@ -54,7 +54,7 @@ def _timed(function):
 
 def _step(model, x):
     """The training step, as a function of the seed."""
-    return tf.function(lambda seed: resflow.training.train_step(model, x, seed)["loss"], autograph=False)
+    return tf.function(lambda seed: resflow.models.train_step(model, x, seed)[model.objective], autograph=False)
 
 
 def _train_step(case):
@@ -156,7 +156,7 @@ def _learning(settings):
     config = resflow.training.default_config().unlock()
     config.update(settings["config"])
     dataset = resflow.data.load(config.data)
-    model = resflow.training.build_model(config, dataset)
+    model = resflow.models.build_model(config, dataset)
     optimizer = resflow.training.make_optimizer(config.train, model.trainable_variables)
     model.compile(optimizer=optimizer)
     batches = iter(dataset.train_batches(config.train.batch_size, config.seed))
@@ -165,7 +165,7 @@ def _learning(settings):
 
     @tf.function(autograph=False)
     def step(x, seed):
-        return resflow.training.train_step(model, x, seed)["loss"]
+        return resflow.models.train_step(model, x, seed)[model.objective]
 
     def run():
         first = int(optimizer.iterations)

@@ -30,7 +30,7 @@ flow = resflow.flows.image_flow((28, 28, 1), (num_blocks,), 64, num_fc_blocks=0,
 model = resflow.FlowModel(flow, (28, 28, 1), levels=256)
 model.compile(optimizer=keras.optimizers.Adam(1e-3))
 model.optimizer.build(model.trainable_variables)
-step = tf.function(lambda x, seed: resflow.training.train_step(model, x, seed), autograph=False)
+step = tf.function(lambda x, seed: resflow.models.train_step(model, x, seed), autograph=False)
 x = tf.constant(np.random.default_rng(0).integers(0, 256, [64, 28, 28, 1]), tf.uint8)
 compiled = step.get_concrete_function(x, tf.constant([0, 0]))
 start = peak()

@@ -1,6 +1,7 @@
-from . import bijectors, data, evaluation, flows, interop, layers, logdet, serving, solvers, training
+from . import bijectors, data, evaluation, flows, interop, layers, logdet, models, serving, solvers, training
+from .models import FlowModel, HybridModel
 from .seeds import stateless_seed
-from .training import FlowModel, HybridModel, load
+from .training import load
 from .version import __version__
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "layers",
     "load",
     "logdet",
+    "models",
     "serving",
     "solvers",
     "stateless_seed",

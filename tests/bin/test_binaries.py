@@ -103,7 +103,7 @@ def test_export(trained, tmp_path):
     )["x"]
     assert x.shape == (4, 2)
     result = served.signatures["serving_default"](x=x)
-    exact = resflow.load(trained[0]).log_prob(x, evaluation=True)
+    exact = resflow.load(trained[0]).model.log_prob(x, evaluation=True)
     assert np.all(np.abs(result["log_prob"] - exact) < 6 * result["log_prob_stderr"] + 0.01)
     card = (tmp_path / "1" / "MODEL_CARD.md").read_text()
     result = json.loads((trained[0] / "result.json").read_text())

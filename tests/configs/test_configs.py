@@ -12,7 +12,7 @@ from PIL import Image
 
 import tf_resflow as resflow
 from configs import ablations, hybrid
-from tf_resflow import data, training
+from tf_resflow import data, models, training
 
 ROOT = pathlib.Path(__file__).parents[2]
 WITH_ARGUMENT = {"ablations": ":poisson", "hybrid": ":cifar10"}
@@ -171,7 +171,7 @@ def test_a_folder_of_images_becomes_samples(tmp_path):
     config.eval.num_samples = 4
     result = training.train(config, tmp_path / "run", progress=False)
     assert (result["name"], result["split"], result["num_examples"]) == ("photographs", "test", 4)
-    model = resflow.load(tmp_path / "run")
+    model = resflow.load(tmp_path / "run").model
     assert model.sample(3, seed=0).shape == (3, 8, 8, 1)
 
 
@@ -282,11 +282,11 @@ def test_a_training_step(arguments, data_dir):
     assert config.eval.split in dataset.sizes
     labels = config.task == "hybrid"
     dataset = dataset.with_channel_statistics() if labels else dataset
-    model = training.build_model(config, dataset)
+    model = models.build_model(config, dataset)
     model.compile(optimizer=training.make_optimizer(config.train, model.trainable_variables))
     batch = next(iter(dataset.train_batches(config.train.batch_size, config.seed, labels=labels)))
     before = [weight.numpy() for weight in model.trainable_weights]
-    metrics = training.train_step(model, batch, tf.constant([0, 1]))
+    metrics = models.train_step(model, batch, tf.constant([0, 1]))
     assert all(np.isfinite(value) for value in metrics.values())
     after = model.trainable_weights
     changed = [np.any(a.numpy() != b) for a, b in zip(after, before, strict=True)]

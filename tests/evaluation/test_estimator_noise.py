@@ -1,15 +1,32 @@
-import types
-
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import stats
 
 from tf_resflow.evaluation import EstimatorNoise, estimator_noise
+from tf_resflow.logdet import Exact
+from tf_resflow.models import FlowModel
+
+
+class Model:
+    """The data contract of a `FlowModel`, and densities for the training and for another estimator."""
+
+    prepare, to_loss, _checked = FlowModel.prepare, FlowModel.to_loss, FlowModel._checked
+    num_dimensions, nats_per_unit = FlowModel.num_dimensions, FlowModel.nats_per_unit
+    log_num_cells = FlowModel.log_num_cells
+
+    def __init__(self, event_shape, levels, distribution, evaluation_distribution=None):
+        self.event_shape, self.levels = event_shape, levels
+        self.distribution, self.evaluation_distribution = distribution, evaluation_distribution
+
+    def density(self, log_det):
+        return self.distribution if log_det is None else self.evaluation_distribution
 
 
 class Noisy:
     """log_prob = -sum(x) + sigma_x * noise, with sigma 0.5 and 1.5 for the two kinds of example."""
+
+    dtype = tf.float32
 
     def log_prob(self, x, bijector_kwargs):
         noise = tf.random.stateless_normal(tf.shape(x)[:1], bijector_kwargs["seed"])
@@ -19,7 +36,7 @@ class Noisy:
 
 def test_root_mean_square_of_the_standard_deviations():
     """1,000 examples of 8 draws: the mean square is within 4 standard errors of 1.25."""
-    model = types.SimpleNamespace(levels=None, num_dimensions=3, distribution=Noisy())
+    model = Model([3], None, Noisy())
     x = np.ones([1000, 3], np.float32)
     x[::2] *= -1
     noise = EstimatorNoise(model, draws=8)(x, seed=0)
@@ -30,7 +47,9 @@ def test_root_mean_square_of_the_standard_deviations():
 
 
 class SumOfSquares:
-    """log_prob = sum(x^2), plus what is drawn from the seed; its dequantisation noise is known."""
+    """log_prob = sum(x^2), plus what is drawn from the seed; its dequantization noise is known."""
+
+    dtype = tf.float32
 
     def __init__(self, estimator_std):
         self.estimator_std = estimator_std
@@ -46,10 +65,8 @@ def test_the_two_kinds_of_noise_of_integers(evaluation):
 
     The standard deviation of 9,600 degrees of freedom is within 8 %, 11 standard errors.
     """
-    model = types.SimpleNamespace(levels=4, num_dimensions=4)
-    model.distribution = SumOfSquares(0.0 if evaluation else 0.2)
-    model.evaluation_distribution = SumOfSquares(0.2 if evaluation else 0.0)
-    measure = EstimatorNoise(model, evaluation, dequantizations=8, draws=4)
+    model = Model([2, 2, 1], 4, SumOfSquares(0.0 if evaluation else 0.2), SumOfSquares(0.2 if evaluation else 0.0))
+    measure = EstimatorNoise(model, Exact() if evaluation else None, dequantizations=8, draws=4)
     noise = measure(np.ones([400, 2, 2, 1], np.uint8), seed=0)
     unit = 4 * np.log(2)
     cell = stats.uniform(0.25, 0.25)

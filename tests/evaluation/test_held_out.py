@@ -15,7 +15,7 @@ class SumOfSquares:
     def __init__(self):
         self.traces = 0
 
-    def loss_per_example(self, x, seed, evaluation):
+    def loss_per_example(self, x, seed, evaluation, log_det):
         assert evaluation
         self.traces += 1
         return tf.reduce_sum(tf.square(x), axis=-1)
@@ -31,7 +31,7 @@ def test_partial_batches_count_once(two_replicas, replicas, size):
     x = np.random.default_rng(0).normal(size=[23, 3]).astype(np.float32)
     model = SumOfSquares()
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
-    evaluate = held_out.HeldOut(model, strategy)
+    evaluate = held_out.HeldOut(model, strategy=strategy)
     score = evaluate(batches(x, size), seed=0)
     losses = np.sum(x.astype(np.float64) ** 2, axis=-1)
     assert score.mean == pytest.approx(losses.mean(), rel=1e-6)
@@ -67,7 +67,7 @@ def affine_model():
     scale = tfp.bijectors.Scale(np.float32(SCALES / [1.5, 0.7]))
     flow = resflow.bijectors.Flow([scale, resflow.bijectors.ResidualBlock(branch)])
     exact = resflow.logdet.Exact()
-    return resflow.FlowModel(flow, [2], LEVELS, evaluation_log_det=exact)
+    return resflow.FlowModel(flow, [2], levels=LEVELS, evaluation_log_det=exact)
 
 
 def log_densities(v):
@@ -117,14 +117,14 @@ def test_noise_of_the_estimator_raises_the_importance_weighted_bound(two_replica
     """Normal noise of 0.8 nats: by 0.32 nats for many samples; 2,000 repetitions of K = 400."""
 
     class Noisy:
-        levels, num_dimensions = 2, 1
+        levels, nats_per_unit = 2, np.log(2)
 
-        def loss_per_example(self, x, seed, evaluation):
+        def loss_per_example(self, x, seed, evaluation, log_det):
             noise = tf.random.stateless_normal(tf.shape(x)[:1], resflow.stateless_seed(seed))
             return 1.0 + 0.8 * noise / np.log(2)
 
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
-    score = held_out.HeldOut(Noisy(), strategy, num_samples=400)([np.zeros([2000, 1])], seed=1)
+    score = held_out.HeldOut(Noisy(), strategy=strategy, num_samples=400)([np.zeros([2000, 1])], seed=1)
     bias = (np.exp(0.8**2) - 1) / 800 / np.log(2)
     expected = 1.0 - 0.8**2 / 2 / np.log(2) + bias
     assert score.mean == pytest.approx(expected, abs=4 * score.stderr + bias / 2)
@@ -132,7 +132,7 @@ def test_noise_of_the_estimator_raises_the_importance_weighted_bound(two_replica
 
 
 def test_importance_weights_need_integers():
-    with pytest.raises(ValueError, match="not dequantised"):
+    with pytest.raises(ValueError, match="not dequantized"):
         held_out.HeldOut(resflow.FlowModel(affine_model().flow, [2]), num_samples=2)
     with pytest.raises(ValueError, match="at least 1"):
         held_out.HeldOut(affine_model(), num_samples=0)

@@ -71,10 +71,10 @@ def test_wrong_numbers():
 def test_batches_of_paths_are_those_of_one_call(monkeypatch):
     model, examples = linear_model(), np.random.default_rng(3).normal(size=[9, 2]).astype(np.float32)
     for kind, num, length in (("pairs", 3, 5), ("corners", 4, 4)):
-        whole = interpolate_examples(model, examples, kind, num, length, seed=2**40)
+        whole = interpolate_examples(model, examples, kind=kind, num=num, length=length, seed=2**40)
         with monkeypatch.context() as patch:
             patch.setattr(interpolation, "batch_size", lambda shape: 4)
-            parts = interpolate_examples(model, examples, kind, num, length, seed=2**40)
+            parts = interpolate_examples(model, examples, kind=kind, num=num, length=length, seed=2**40)
         assert whole.shape == (num, length, 2)
         np.testing.assert_allclose(parts, whole, atol=1e-6)
         ends = whole[[0, -1]][:, [0, -1]] if kind == "corners" else whole[:, [0, -1]]
@@ -85,7 +85,9 @@ def test_batches_of_paths_are_those_of_one_call(monkeypatch):
 def test_more_pairs_than_examples_make(monkeypatch):
     said = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
-    assert len(interpolate_examples(linear_model(), np.zeros([5, 2], np.float32), "pairs", 3, 2)) == 2
+    assert (
+        len(interpolate_examples(linear_model(), np.zeros([5, 2], np.float32), kind="pairs", num=3, length=2)) == 2
+    )
     assert said == ["5 examples make 2 pairs, fewer than the 3 asked for."]
     with pytest.raises(ValueError, match="from one example to another; got 1"):
-        interpolate_examples(linear_model(), np.zeros([1, 2], np.float32), "pairs", 3, 2)
+        interpolate_examples(linear_model(), np.zeros([1, 2], np.float32), kind="pairs", num=3, length=2)

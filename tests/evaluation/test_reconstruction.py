@@ -19,7 +19,7 @@ def linear_model(slope, levels=None, **solver):
         blocks.append(resflow.bijectors.ResidualBlock(branch, inverse_solver=plain, name=name))
     flow = resflow.bijectors.Flow([tfp.bijectors.Scale(SCALE), *blocks])
     resflow.layers.update_norms(flow, tolerance=1e-7, max_iterations=50)
-    return resflow.FlowModel(flow, [3], levels)
+    return resflow.FlowModel(flow, [3], levels=levels)
 
 
 def test_a_converged_round_trip():

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import check_paths, check_samples, draw_samples, sampling, write_samples
+from tf_resflow.evaluation import draw_samples, sampling, write_samples
+from tf_resflow.evaluation.samples import check_paths, check_samples
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def test_batches_make_the_samples_that_one_call_makes(model, monkeypatch, seed):
     traces, sample = [], model.sample
     with monkeypatch.context() as patch:
         patch.setattr(model, "sample", lambda *args: traces.append(args) or sample(*args))
-        batches = list(draw_samples(model, 11, seed, [1.0, 0.5, 0.0]))
+        batches = list(draw_samples(model, 11, seed=seed, temperatures=[1.0, 0.5, 0.0]))
     assert len(traces) == 1 and [len(batch) for batch in batches] == [4, 4, 3] * 3
     ones, halves, zeros = np.concatenate(batches).reshape(3, 11, 2)
     assert len(np.unique(ones, axis=0)) == 11
@@ -30,7 +31,7 @@ def test_batches_make_the_samples_that_one_call_makes(model, monkeypatch, seed):
     assert np.all(np.linalg.norm(halves - zeros, axis=1) < np.linalg.norm(ones - zeros, axis=1))
     np.testing.assert_allclose(ones[:4], sample(4, seed), atol=1e-6)
     for fewer in (3, 6):
-        drawn = np.concatenate(list(draw_samples(model, fewer, seed)))
+        drawn = np.concatenate(list(draw_samples(model, fewer, seed=seed)))
         np.testing.assert_allclose(drawn, ones[:fewer], atol=1e-6)
 
 
@@ -97,10 +98,10 @@ def test_vectors_are_drawn_over_data(tmp_path, figures):
 def test_images(tmp_path):
     """One row is laid out as a square, several are as they are, with their labels."""
     values = np.full([4, 3, 3, 1], 16, np.uint8)
-    write_samples(tmp_path / "samples.png", [values], (1, 4, 3, 3, 1), 17, [0.5])
+    write_samples(tmp_path / "samples.png", [values], (1, 4, 3, 3, 1), levels=17, temperatures=[0.5])
     square = np.asarray(Image.open(tmp_path / "samples.png"))
     assert square.max() == 255 and square.shape[0] == square.shape[1]
-    write_samples(tmp_path / "samples.png", [values], (2, 2, 3, 3, 1), 17, [0.5, 1.0])
+    write_samples(tmp_path / "samples.png", [values], (2, 2, 3, 3, 1), levels=17, temperatures=[0.5, 1.0])
     rows = np.asarray(Image.open(tmp_path / "samples.png"))
     assert rows.shape[0] == square.shape[0] and rows.shape[1] > square.shape[1] + 50
 

@@ -29,21 +29,22 @@ def converted(checkpoint_path, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def load(converted):
-    models = {}
+    runs = {}
 
     def load(name):
-        if name not in models:
-            models[name] = resflow.load(converted(name)[0])
-        return models[name]
+        if name not in runs:
+            runs[name] = resflow.load(converted(name)[0])
+        return runs[name]
 
     return load
 
 
-def exact(model):
+def exact(run):
     """A function of images to the latent as a vector, channels first, the log-determinant and bits/dim."""
+    model = run.model
     flow = bijectors.with_log_det(model.flow, resflow.logdet.Exact())
     evaluate = tf.function(lambda x: (flow.forward(x), flow.forward_log_det_jacobian(x, 3)), autograph=False)
-    shapes = latent_shapes(model)
+    shapes = latent_shapes(run)
     sizes = [math.prod(shape) for shape in shapes]
 
     def results(x):
@@ -59,22 +60,22 @@ def exact(model):
     return results
 
 
-def latent_shapes(model):
+def latent_shapes(run):
     """`[H, W, C]` of the parts of the latent: with factor-out half the channels leave at each squeeze."""
-    height, width, channels = model.event_shape
-    if model.config.model.squeeze_first:
+    height, width, channels = run.model.event_shape
+    if run.config.model.squeeze_first:
         height, width, channels = height // 2, width // 2, 4 * channels
-    squeezes = len(model.config.model.num_blocks) - 1
-    if not model.config.model.factor_out:
+    squeezes = len(run.config.model.num_blocks) - 1
+    if not run.config.model.factor_out:
         return [(height >> squeezes, width >> squeezes, channels << 2 * squeezes)]
     left = [(height >> i, width >> i, channels << i) for i in range(1, squeezes + 1)]
     return [*left, left[-1]]
 
 
-def restore_weights(model, workdir):
-    """Replaces the averages by the weights."""
-    optimizer = training.make_optimizer(model.config.train, model.trainable_variables)
-    return Checkpoints(training.Workdir(workdir).checkpoints, model, optimizer).restore()
+def restore_weights(run, workdir):
+    """Replaces the averages with the weights."""
+    optimizer = training.make_optimizer(run.config.train, run.model.trainable_variables)
+    return Checkpoints(training.Workdir(workdir).checkpoints, run.model, optimizer).restore()
 
 
 def assert_published(results, published, kind):
@@ -90,11 +91,11 @@ def assert_published(results, published, kind):
 def test_the_published_latent_and_density(name, converted, load, published):
     expected = published(name)
     x = np.moveaxis(expected["x"], 1, -1)
-    model = load(name)
-    evaluate = exact(model)
+    run = load(name)
+    model, evaluate = run.model, exact(run)
     averages = [variable.numpy() for variable in model.trainable_variables]
     assert_published(evaluate(x), expected, "ema")
-    assert restore_weights(model, converted(name)[0]) == model.step
+    assert restore_weights(run, converted(name)[0]) == run.step
     assert_published(evaluate(x), expected, "raw")
     for variable, average in zip(model.trainable_variables, averages, strict=True):
         variable.assign(average)
@@ -109,15 +110,16 @@ def test_the_two_differ_by_more_than_the_tolerance(published):
 
 def test_the_run(converted, load):
     found = converted("cifar10")[1]
-    model = load("cifar10")
-    assert found["name"] == "cifar10" and found["averages"] and found["step"] == model.step == 3
-    assert model.config.train.ema_momentum == 0.999 and model.config.train.steps == 3
+    run = load("cifar10")
+    model = run.model
+    assert found["name"] == "cifar10" and found["averages"] and found["step"] == run.step == 3
+    assert run.config.train.ema_momentum == 0.999 and run.config.train.steps == 3
     assert model.levels == 256 and model.event_shape == (8, 8, 3)
     assert type(model) is resflow.FlowModel
 
 
 def test_samples_and_scores(load):
-    model = load("celebahq")
+    model = load("celebahq").model
     images = model.sample(3, seed=1)
     assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8
     assert np.max(images) < model.levels == 32
@@ -128,7 +130,7 @@ def test_samples_and_scores(load):
 def test_the_coefficient_is_what_all_kernels_keep(name, converted, load):
     """Against the largest singular value of each layer's matrix: of the averages, which `load` gives."""
     largest = 0.0
-    for layer in layers.lipschitz_layers(load(name).flow):
+    for layer in layers.lipschitz_layers(load(name).model.flow):
         shape = layer._operator.vector_shape
         basis = np.eye(math.prod(shape), dtype=np.float32).reshape(-1, *shape)
         matrix = layer._operator.matvec(layer._operand(), basis).numpy().reshape(len(basis), -1)
@@ -148,7 +150,7 @@ def test_a_coefficient_above_1_is_taken_on_trust(converted, load):
 
 def test_the_classifier_of_a_hybrid_model(converted, load, published):
     expected = published("hybrid")
-    model = load("hybrid")
+    model = load("hybrid").model
     assert isinstance(model, resflow.HybridModel)
     assert model.density_weight == 8 * 8 * 3  # scale_dim was False
     x = tf.constant(np.moveaxis(expected["x"], 1, -1))
@@ -208,7 +210,7 @@ def test_without_averages_the_weights_are_loaded(changed, published, tmp_path):
     changed(averages=None)
     assert not convert_checkpoint("file.pth", tmp_path / "run")["averages"]
     expected = published("mixed_norms")
-    y = resflow.load(tmp_path / "run").flow.forward(np.moveaxis(expected["x"], 1, -1))
+    y = resflow.load(tmp_path / "run").model.flow.forward(np.moveaxis(expected["x"], 1, -1))
     y = np.moveaxis(y, -1, 1).reshape(expected["raw_y"].shape)
     np.testing.assert_allclose(y, expected["raw_y"], rtol=0, atol=1e-5 * np.abs(y).max())
 

@@ -168,7 +168,7 @@ def export_vectors(vector_model):
     """Exports the vector model to a directory."""
 
     def export(directory, version=None):
-        return resflow.serving.export(vector_model, directory, version, log_det=resflow.logdet.Exact())
+        return resflow.serving.export(vector_model, directory, version=version, log_det=resflow.logdet.Exact())
 
     return export
 
@@ -216,7 +216,7 @@ def test_the_card_of_a_block_on_trust(tmp_path):
     path = resflow.serving.export(model, tmp_path, log_det=resflow.logdet.Exact(), num_samples=2)
     card = (path / "MODEL_CARD.md").read_text()
     assert "The Lipschitz constant of trusted's branch is not certified" in card
-    assert "'unknown' (Dense)" in card and "0.6000 is taken on trust" in card and "proves that" not in card
+    assert "'unknown' (Dense)" in card and "0.6000 is not verified" in card and "proves that" not in card
 
 
 @pytest.mark.parametrize("writer", ["TensorFlow", "Python"])
@@ -278,7 +278,7 @@ def test_without_the_package_of_the_requests(export_vectors, write_as, copy, tmp
     [
         (resflow.logdet.Exact(), "exact"),
         (resflow.logdet.PowerSeries(3), "a power series of 3 terms, and so biased"),
-        (resflow.logdet.AdaptiveSeries(1e-3), "cut where the rest is certainly below 0.001 nats"),
+        (resflow.logdet.AdaptiveSeries(1e-3), "cut when the rest is guaranteed below 0.001 nats"),
     ],
 )
 def test_estimators_in_words(log_det, text):

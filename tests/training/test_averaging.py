@@ -2,17 +2,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow import data, layers, training
+from tf_resflow import data, layers, models, training
 from tf_resflow.private_api import moving_averages
 from tf_resflow.training import averaging
 
 
 def trained(config, steps=4):
     dataset = data.load(config.data)
-    model = training.build_model(config, dataset)
+    model = models.build_model(config, dataset)
     optimizer = training.make_optimizer(config.train, model.trainable_variables)
     model.compile(optimizer=optimizer)
-    step = tf.function(lambda x, seed: training.train_step(model, x, seed), autograph=False)
+    step = tf.function(lambda x, seed: models.train_step(model, x, seed), autograph=False)
     batches = iter(dataset.train_batches(config.train.batch_size, 0))
     for i in range(steps):
         step(next(batches), tf.constant([0, i]))

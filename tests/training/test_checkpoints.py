@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.training import MetricsWriter, Workdir, default_config
+from tf_resflow.training import Workdir, default_config
 from tf_resflow.training.checkpoints import Checkpoints, check_state
+from tf_resflow.training.metrics_writer import MetricsWriter
 
 
 def make_checkpoints(directory, keep=3, hidden=(4,), **arguments):

@@ -1,6 +1,5 @@
 import functools
 import json
-import types
 
 import numpy as np
 import pytest
@@ -8,7 +7,9 @@ import tensorflow as tf
 from scipy import linalg
 
 import tf_resflow as resflow
-from tf_resflow import training
+from tf_resflow import models, training
+from tf_resflow.training.evaluation_table import check_metrics, table
+from tf_resflow.training.report import Report
 
 IMAGES = {
     "data__name": "digits",
@@ -38,9 +39,9 @@ def images(tmp_path_factory, make_config):
 
 
 @functools.cache
-def evaluation_of(workdir, *arguments):
-    model = resflow.load(workdir)
-    return training.Evaluation(model, resflow.data.load(model.config.data), *arguments)
+def evaluation_of(workdir, log_det=None, num_probes=1):
+    run = resflow.load(workdir)
+    return training.Evaluation(run, resflow.data.load(run.config.data), log_det=log_det, num_probes=num_probes)
 
 
 @pytest.mark.parametrize("name", ["plane", "images"])
@@ -50,7 +51,7 @@ def test_the_default_repeats_the_result_of_the_training(name, request):
     result = evaluation.header() | evaluation.likelihood()
     unit = {"plane": "nats", "images": "bits_per_dim"}[name]
     assert result["unit"] == unit
-    assert result["log_det"] == {"plane": "exact", "images": "roulette"}[name]
+    assert result["log_det"] == {"plane": "exact", "images": "russian_roulette"}[name]
     for key in ("name", "split", "step", "baselines", "num_examples"):
         assert result[key] == run[1][key]
     assert result.get("entropy") == run[1].get("entropy")
@@ -112,7 +113,7 @@ def test_distance_of_samples_and_train_images(images):
 
     result = evaluation.fid(features, num_samples=70)["fid"]
     assert (result["num_samples"], result["num_train"]) == (70, 70)
-    model = resflow.load(images[0])
+    model = resflow.load(images[0]).model
     batches = [(30, 30), (30, 30), (30, 10)]
     samples = [model.sample(n, [0, i]).numpy()[:m] for i, (n, m) in enumerate(batches)]
     x, y = features(np.concatenate(samples)), features(resflow.data.load({}).array("train")[:70])
@@ -125,13 +126,13 @@ def test_distance_of_samples_and_train_images(images):
 def test_the_table_says_what_was_measured(name, request):
     evaluation = evaluation_of(request.getfixturevalue(name)[0])
     result = evaluation.header()
-    assert training.table(result).count("\n") == 0 and result["log_det"] in training.table(result)
-    for metric in training.default_metrics(resflow.load(request.getfixturevalue(name)[0])):
+    assert table(result).count("\n") == 0 and result["log_det"] in table(result)
+    for metric in evaluation.metrics:
         result |= getattr(evaluation, metric)()
     scores = {result["unit"]: 3.14159, f"{result['unit']}_stderr": 0.02718, "num_examples": 60}
     bound = scores | {"num_samples": 8, "estimator_bias": -0.0123}
     distance = {"fid": 12.5, "num_samples": 70, "num_train": 60}
-    text = training.table(result | {"importance_weighted": bound, "fid": distance})
+    text = table(result | {"importance_weighted": bound, "fid": distance})
     parts = [f"{result[result['unit']]:.4f}", "gaussian", "did not converge", "its inverse"]
     parts += ["3.1416 ± 0.0272", "8 samples each", "0.0123", "12.5000", "70 samples, 60 train"]
     assert [part for part in parts if part not in text] == []
@@ -145,25 +146,25 @@ def test_what_cannot_be_measured(plane, images):
         evaluation_of(plane[0]).fid(None)
     with pytest.raises(ValueError, match="no importance-weighted bound"):
         evaluation_of(plane[0]).importance_weighted(4)
-    with pytest.raises(ValueError, match="'roulette', 'adaptive' or 'exact'; got 'fast'"):
+    with pytest.raises(ValueError, match="'russian_roulette', 'adaptive' or 'exact'; got 'fast'"):
         evaluation_of(plane[0], "fast")
     with pytest.raises(ValueError, match="Unknown metrics \\['bpd'\\]: choose some of likelihood"):
-        training.check_metrics(["lipschitz", "bpd"])
+        check_metrics(["lipschitz", "bpd"])
     with pytest.raises(ValueError, match="choose some of"):
-        training.check_metrics([])
+        check_metrics([])
 
 
 def test_adaptive_needs_a_certificate(images):
-    model = resflow.load(images[0])
-    layer = resflow.layers.lipschitz_layers(model.flow)[0]
+    run = resflow.load(images[0])
+    layer = resflow.layers.lipschitz_layers(run.model.flow)[0]
     layer.kernel.assign(np.ones(layer.kernel.shape))
     corner = np.zeros(layer.vector.shape)
     corner[:, 0, 0] = 1.0
     layer.vector.assign(corner)  # of which the convolution makes 4 pixels, and of a constant image 9-fold ones
-    dataset = resflow.data.load(model.config.data)
+    dataset = resflow.data.load(run.config.data)
     message = "certified Lipschitz constants below 1, but that of scale0_block0"
     with resflow.layers.stored_norms(), pytest.raises(ValueError, match=message):
-        training.Evaluation(model, dataset, "adaptive")
+        training.Evaluation(run, dataset, log_det="adaptive")
 
 
 def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monkeypatch):
@@ -171,30 +172,30 @@ def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monke
         def call(self, inputs):
             return super().call(inputs)
 
-    model = resflow.load(plane[0])
-    (block,) = resflow.bijectors.residual_blocks(model.flow)
+    run = resflow.load(plane[0])
+    (block,) = resflow.bijectors.residual_blocks(run.model.flow)
     activation = block.branch.layers[1]
     monkeypatch.setitem(block._parameters, "lipschitz_constant", 0.9)
     activation.__class__ = Own  # of which nobody says that its constant is that of what it overrides
-    dataset = resflow.data.load(model.config.data)
-    evaluation = training.Evaluation(model, dataset)
+    dataset = resflow.data.load(run.config.data)
+    evaluation = training.Evaluation(run, dataset)
     result = evaluation.header() | evaluation.lipschitz()
-    assert result["lipschitz"]["blocks"][block.name]["reason"] in training.table(result)
-    assert "not certified" in training.table(result)
-    report = training.Report(model.config, model, dataset).result(1, {})
+    assert result["lipschitz"]["blocks"][block.name]["reason"] in table(result)
+    assert "not certified" in table(result)
+    report = Report(run.config, run.model, dataset).result(1, {})
     assert report["lipschitz_bound"] is None
     assert activation.name in report["uncertified_blocks"][block.name]
     assert "Infinity" not in json.dumps(report)
     with pytest.raises(ValueError, match=f"that of {block.name} is not certified .*'{activation.name}'"):
-        training.Evaluation(model, dataset, "adaptive")
+        training.Evaluation(run, dataset, log_det="adaptive")
 
 
 def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
     flow = resflow.flows.vector_flow(2, 1, (2,), norms="learned", coefficient=0.5, act_norm=False)
     learned, order = resflow.layers.learned_orders(flow)[0], 1.5
     learned.theta.assign(np.log((order - learned.low) / (learned.high - order)))
-    model = types.SimpleNamespace(flow=flow, config=make_config(model__learned_norms=True))
-    series = training.evaluation_log_det(model, "adaptive")
+    config = make_config(model__learned_norms=True)
+    _, series = models.evaluation_estimator(config, flow, [2], name="adaptive")
     bound = resflow.evaluation.lipschitz_bounds(flow)["block0"]
     v, w = np.random.default_rng(0).normal(size=[2, 1, 2]).astype("float32")
     norms = np.linalg.norm(v, order, axis=1) * np.linalg.norm(w, order / (order - 1), axis=1)
@@ -214,5 +215,5 @@ def test_a_flow_of_couplings(tmp_path, make_config):
     assert result["reconstruction"]["num_solves"] == 0
     assert 0 < result["reconstruction"]["max_error"] < 1e-4
     assert (result["lipschitz"]["blocks"], result["lipschitz"]["flow"]["certified"]) == ({}, np.inf)
-    text = training.table(result)
+    text = table(result)
     assert "reconstruction error" in text and "did not converge" not in text

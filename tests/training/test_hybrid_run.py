@@ -9,6 +9,7 @@ import pytest
 import tf_resflow as resflow
 from tf_resflow import data, training
 from tf_resflow.training import loop, read_metrics
+from tf_resflow.training.evaluation_table import table
 
 FIELDS = {
     "task": "hybrid",
@@ -37,13 +38,18 @@ def run(tmp_path_factory, make_config):
 
 
 @pytest.fixture(scope="module")
-def model(run):
+def loaded(run):
     return resflow.load(run[0])
 
 
 @pytest.fixture(scope="module")
-def evaluation(model):
-    return training.Evaluation(model, data.load(model.config.data))
+def model(loaded):
+    return loaded.model
+
+
+@pytest.fixture(scope="module")
+def evaluation(loaded):
+    return training.Evaluation(loaded, data.load(loaded.config.data))
 
 
 def held_out():
@@ -82,28 +88,28 @@ def test_files(run):
     assert (workdir / "figures" / "samples.png").stat().st_size > 500
 
 
-def test_the_input_is_normalised_by_the_train_images(model):
-    x = data.load(model.config.data).array("train").astype(np.float64)
+def test_the_input_is_normalized_by_the_train_images(loaded, model):
+    x = data.load(loaded.config.data).array("train").astype(np.float64)
     normalize = model.flow.bijectors[0]
     assert isinstance(normalize, resflow.bijectors.Normalize)
     mean, std = (x.mean() + 0.5) / 17, math.sqrt(x.var() + 1 / 12) / 17
     np.testing.assert_allclose(normalize.forward(np.full([1, 8, 8, 1], 0.3)), (0.3 - mean) / std, rtol=1e-6)
 
 
-def test_evaluation(run, model, evaluation):
+def test_evaluation(run, evaluation):
     """The metrics repeat the result of the run; the table says them."""
     metrics = ["classification", "likelihood", "noise", "reconstruction", "lipschitz"]
-    assert training.default_metrics(model) == metrics
+    assert evaluation.metrics == metrics
     result = evaluation.header() | evaluation.classification() | evaluation.likelihood()
     for name in ("accuracy", "accuracy_stderr", "cross_entropy", "calibration_error", "bits_per_dim"):
         assert result[name] == pytest.approx(run[1][name], rel=1e-4)
     ood = {"name": "noise", "num_examples": 50, "auroc_log_prob": 0.75, "auroc_max_probability": 0.25}
-    text = training.table(result | {"ood": ood})
+    text = table(result | {"ood": ood})
     parts = [f"{result['accuracy']:.2%} ± ", f"{result['bits_per_dim']:.4f} ± ", "against noise", "0.75", "0.25"]
     assert [part for part in parts if part not in text] == []
 
 
-def test_ood(model, evaluation):
+def test_ood(loaded, model, evaluation):
     """Against noise, and against itself."""
     noise = np.random.default_rng(0).integers(17, size=[50, 8, 8, 1])
     splits = {"train": noise, "test": noise}
@@ -116,7 +122,7 @@ def test_ood(model, evaluation):
     wins = np.mean(ours[:, None] > theirs) + 0.5 * np.mean(ours[:, None] == theirs)
     assert result["auroc_max_probability"] == pytest.approx(wins, abs=2e-3)
     assert 0 <= result["auroc_log_prob"] <= 1
-    same = evaluation.ood(data.load(model.config.data))["ood"]
+    same = evaluation.ood(data.load(loaded.config.data))["ood"]
     assert same["auroc_max_probability"] == 0.5 and same["auroc_log_prob"] == 0.5
     with pytest.raises(ValueError, match="'8gaussians' have the shape"):
         evaluation.ood(data.load({"name": "8gaussians", "num_test": 10}))
@@ -138,20 +144,20 @@ def test_a_classifier_alone(tmp_path, make_config):
         assert not {"bits_per_dim", "estimator_std"} & names.keys()
     assert result["line"].startswith(f"digits: accuracy {result['accuracy']:.2%} ± ")
     assert "bits" not in result["line"]
-    model = resflow.load(tmp_path)
-    assert model.density_weight == 0.0
-    assert training.default_metrics(model) == ["classification", "reconstruction"]
-    evaluation = training.Evaluation(model, data.load(model.config.data))
+    loaded = resflow.load(tmp_path)
+    assert loaded.model.density_weight == 0.0
+    evaluation = training.Evaluation(loaded, data.load(loaded.config.data))
+    assert evaluation.metrics == ["classification", "reconstruction"]
     assert evaluation.header()["log_det"] == "exact"
-    ood = evaluation.ood(data.load(model.config.data))["ood"]
+    ood = evaluation.ood(data.load(loaded.config.data))["ood"]
     assert ood == {"name": "digits", "num_examples": 50, "auroc_max_probability": 0.5}
 
 
 def test_replicas_and_a_logit(tmp_path, make_config, two_replicas):
-    """With 50 images in batches of 40 and 10, and a logit in the place of the normalisation."""
+    """With 50 images in batches of 40 and 10, and a logit in the place of the normalization."""
     config = make_config(**FIELDS, model__block="additive_coupling", model__logit_alpha=0.05)
-    result = loop.train(config, tmp_path, two_replicas, progress=False)
-    model = resflow.load(tmp_path)
+    result = loop.train(config, tmp_path, strategy=two_replicas, progress=False)
+    model = resflow.load(tmp_path).model
     assert isinstance(model.flow.bijectors[0], resflow.bijectors.Logit)
     x, labels = held_out()
     classes = model.classify(x)["probabilities"].numpy().argmax(-1)
@@ -173,7 +179,7 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
 
 def test_data_without_labels_are_refused_at_once(tmp_path, make_config, monkeypatch):
     images = {split: np.zeros([40, 8, 8, 1]) for split in ("train", "test")}
-    unlabelled = data.Dataset.from_arrays("unlabelled", images, levels=17)
-    monkeypatch.setattr("tf_resflow.data.load", lambda config: unlabelled)
-    with pytest.raises(ValueError, match="config.task is 'hybrid', but 'unlabelled' has no labels"):
+    unlabeled = data.Dataset.from_arrays("unlabeled", images, levels=17)
+    monkeypatch.setattr("tf_resflow.data.load", lambda config: unlabeled)
+    with pytest.raises(ValueError, match="config.task is 'hybrid', but 'unlabeled' has no labels"):
         loop.train(make_config(**FIELDS), tmp_path, progress=False)

@@ -12,6 +12,7 @@ import tqdm
 
 import tf_resflow as resflow
 from tf_resflow.training import Workdir, loop, read_metrics
+from tf_resflow.training.report import Report
 
 
 def saved_state(workdir, step):
@@ -89,7 +90,7 @@ def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(tmp
     config = make_config(train__eval_every=5, data__num_test=30)
     with monkeypatch.context() as patch:
         patch.setattr(loop.Report, "scores", lambda *_: signal.raise_signal(signal.SIGINT) or time.sleep(60))
-        patch.setattr(loop, "_signal_taken", lambda: contextlib.nullcontext(loop._Taken()))
+        patch.setattr(loop, "_signals_noted", lambda: contextlib.nullcontext(loop._Noted()))
         with pytest.raises(KeyboardInterrupt):
             loop.train(config, tmp_path, progress=False)
     assert (tmp_path / "checkpoints" / "ckpt-5.index").exists()
@@ -174,7 +175,7 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
         bad = tf.where(seed[1] == 7, math.nan, 0.0)
         weight = model.trainable_variables[0]
         weight.assign_add(tf.fill(weight.shape, bad))
-        return metrics | {"loss": metrics["loss"] + bad}
+        return metrics | {"nats": metrics["nats"] + bad}
 
     monkeypatch.setattr(loop, "train_step", spoiled)
     with pytest.raises(loop.NonFiniteError, match="nats is nan at step 7.*ckpt-5") as error:
@@ -197,9 +198,9 @@ def test_a_gradient_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch
 
     monkeypatch.setattr(resflow.data.Dataset, "train_batches", spoiled)
     message = "The loss or its gradient is NaN or infinite at step 7. All weights are finite; "
-    message += "what act_norm gives is not. The last good checkpoint is .*ckpt-5"
+    message += "the output of act_norm is not. The last good checkpoint is .*ckpt-5"
     with pytest.raises(loop.NonFiniteError, match=message):
-        loop.train(make_config(), tmp_path, two_replicas if on_replicas else None, progress=False)
+        loop.train(make_config(), tmp_path, strategy=two_replicas if on_replicas else None, progress=False)
     assert sorted(p.stem for p in (tmp_path / "checkpoints").glob("*.index")) == ["ckpt-5"]
 
 
@@ -247,17 +248,17 @@ def test_an_unwritable_workdir_is_said_at_once(tmp_path, make_config):
 def test_two_replicas(tmp_path, make_config, two_replicas):
     """The replicas stay equal, and the run can be loaded without them."""
     config = make_config(train__steps=4, train__global_clipnorm=1.0)
-    result = loop.train(config, tmp_path, two_replicas, progress=False)
-    model = resflow.load(tmp_path)
-    assert model.step == 4
+    result = loop.train(config, tmp_path, strategy=two_replicas, progress=False)
+    run = resflow.load(tmp_path)
+    assert run.step == 4
     x = resflow.data.load(config.data).array("test")
-    loss = model.loss_per_example(x, seed=0, evaluation=True).numpy()
+    loss = run.model.loss_per_example(x, seed=0, evaluation=True).numpy()
     assert abs(loss.mean() - result["nats"]) < 4 * loss.std() / np.sqrt(len(loss))
 
 
 def test_a_batch_that_cannot_be_divided(tmp_path, make_config, two_replicas):
     with pytest.raises(ValueError, match="train.batch_size is 15.*2 replicas"):
-        loop.train(make_config(train__batch_size=15), tmp_path, two_replicas, progress=False)
+        loop.train(make_config(train__batch_size=15), tmp_path, strategy=two_replicas, progress=False)
 
 
 def test_images(tmp_path, make_config):
@@ -275,7 +276,7 @@ def test_images(tmp_path, make_config):
         "samples.png",
         "reconstructions.png",
     }
-    model = resflow.load(tmp_path)
+    model = resflow.load(tmp_path).model
     assert model.sample(3, seed=0).dtype == tf.uint8
 
 
@@ -299,6 +300,5 @@ def test_a_flow_of_couplings(tmp_path, make_config):
     (line,) = [line for line in read_metrics(tmp_path) if line["split"] == "test"]
     assert line["estimator_std"] < 1e-6
     assert (tmp_path / "figures" / "samples.png").stat().st_size > 1000
-    model = resflow.load(tmp_path)
-    report = resflow.training.Report(config, model, resflow.data.load(config.data))
+    report = Report(config, resflow.load(tmp_path).model, resflow.data.load(config.data))
     assert report.score().mean == pytest.approx(result["bits_per_dim"], rel=1e-5)

@@ -45,7 +45,7 @@ def run(strategy, model, data, steps=1):
 
     @tf.function(autograph=False)
     def step(batch, seed):
-        return strategy.run(resflow.training.train_step, args=(model, batch, seed))
+        return strategy.run(resflow.models.train_step, args=(model, batch, seed))
 
     for i, batch in enumerate(strategy.experimental_distribute_dataset(batches)):
         metrics = step(batch, tf.constant([0, i]))
@@ -91,7 +91,7 @@ def test_step_equals_that_of_one_device(couplings, two_replicas, data):
     with two_replicas.scope():
         mirrored = make_model(sgd, DETERMINISTIC, couplings)
     two = run(two_replicas, mirrored, data)
-    np.testing.assert_allclose(np.mean(two["loss"]), one["loss"][0], rtol=1e-5)
+    np.testing.assert_allclose(np.mean(two["nats"]), one["nats"][0], rtol=1e-5)
     for s, v, w in zip(start, single.trainable_variables, mirrored.trainable_variables, strict=True):
         np.testing.assert_allclose(w.numpy() - s, v.numpy() - s, atol=2e-6)
     steps = [v.numpy() - s for v, s in zip(single.trainable_variables, start, strict=True)]
@@ -108,7 +108,7 @@ def test_loss_curve_equals_that_of_one_device(two_replicas):
 
         @tf.function(autograph=False)
         def step(batch, seed):
-            loss = strategy.run(resflow.training.train_step, args=(model, batch, seed))["loss"]
+            loss = strategy.run(resflow.models.train_step, args=(model, batch, seed))["nats"]
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, axis=None)
 
         dataset = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices(batches))

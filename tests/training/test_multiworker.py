@@ -89,17 +89,18 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
     other.send_signal(signal.SIGTERM)
     outputs = [worker.communicate(timeout=120)[0] for worker in (chief, other)]
     assert [worker.returncode for worker in (chief, other)] == [128 + signal.SIGTERM] * 2
-    model = resflow.load(workdir)
-    assert outputs[0] == outputs[1] and f"Stopped by SIGTERM after step {model.step}" in outputs[0]
-    assert 60 <= model.step < 200
+    run = resflow.load(workdir)
+    assert outputs[0] == outputs[1] and f"Stopped by SIGTERM after step {run.step}" in outputs[0]
+    assert 60 <= run.step < 200
 
-    config = make_config(train__steps=model.step, train__eval_every=200)
-    loop.train(config, tmp_path / "mirrored", two_replicas, progress=False)
-    for ours, expected in zip(model.weights, resflow.load(tmp_path / "mirrored").weights, strict=True):
+    config = make_config(train__steps=run.step, train__eval_every=200)
+    loop.train(config, tmp_path / "mirrored", strategy=two_replicas, progress=False)
+    mirrored = resflow.load(tmp_path / "mirrored").model
+    for ours, expected in zip(run.model.weights, mirrored.weights, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
     assert len(list((workdir / "checkpoints").glob("*.index"))) == 3
     steps = [line["step"] for line in resflow.training.read_metrics(workdir) if line["split"] == "validation"]
-    assert steps == list(range(40, model.step + 1, 40))
+    assert steps == list(range(40, run.step + 1, 40))
 
 
 def test_workers_of_different_configs(tmp_path, start_workers):

@@ -60,7 +60,7 @@ def test_a_value(model):
         spoil(layer.kernel, 1.0)
         spoil(layer.bias, 3e38)
     text = find_non_finite(model, X)
-    assert text.startswith("All weights are finite; what block1 (norms of its kernels: ")
+    assert text.startswith("All weights are finite; the output of block1 (norms of its kernels: ")
 
 
 def test_neither(model):
@@ -88,7 +88,7 @@ def test_the_classifier():
     assert find(model, [batch], SEED) is None
     kernel = classifier.trainable_weights[-2]
     spoil(kernel, 1e38)
-    expected = "What the flow gives is finite; the norm of the gradient of the classifier is not."
+    expected = "The output of the flow is finite; the norm of the gradient of the classifier is not."
     assert find(model, [batch], SEED) == expected
     spoil(kernel, math.nan)
     assert find(model, [batch], SEED) == "Some weights are not finite, first those of the classifier."
@@ -97,7 +97,7 @@ def test_the_classifier():
 def test_a_value_on_one_of_the_replicas(model):
     bad = np.full_like(X, math.inf)
     assert find(model, [X, X], SEED) is None
-    assert "are finite; what act_norm gives is not" in find(model, [X, bad], SEED)
+    assert "are finite; the output of act_norm is not" in find(model, [X, bad], SEED)
 
 
 def test_a_gradient():
@@ -105,5 +105,5 @@ def test_a_gradient():
     blocks = resflow.flows.vector_flow(2, num_blocks=3, hidden=(4,), act_norm=False, seed=1).bijectors
     flow = resflow.bijectors.Flow([*blocks[:2], WithoutAGradient(), *blocks[2:]])
     text = find_non_finite(resflow.FlowModel(flow, [2]), X)
-    expected = "What the flow gives is finite; the norm of the gradient of block1 (norms of its kernels: "
+    expected = "The output of the flow is finite; the norm of the gradient of block1 (norms of its kernels: "
     assert text.startswith(expected)

@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 
 from absl import app, flags, logging
 
@@ -15,50 +16,54 @@ __all__ = ["run"]
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _USER_ERRORS = (ValueError, ArithmeticError, OSError, ImportError)
 _HELP_FLAGS = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpshort", "helpfull", "helpxml")}
-_DEPRECATED = "`FeatureConnector.dtype` is deprecated"  # what TFDS calls by itself
-# What TensorFlow's C++ code logs at its start: the processor's features, and that there is no GPU.
+_DEPRECATED = "`FeatureConnector.dtype` is deprecated"  # which TFDS calls itself
+# TensorFlow's C++ code logs this at its start: the processor's features, and that there is no GPU.
 _NOISE = re.compile(
     rb"I\d{4} |\d{4}-\d\d-\d\d .*: I |WARNING: All log messages before absl|To enable the following instructions"
     rb"|.*cuInit: .*(UNKNOWN ERROR \(303\)|NO_DEVICE)"
 )
 
 
-def run(description, define_flags, main, check=None):
+def run(
+    description: str,
+    define_flags: Callable[[], None],
+    main: Callable[[], int | None],
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Runs a command: parses the flags, calls `check()`, loads TensorFlow, calls `main()`, and exits.
 
-    An error that this package raises about what the user gave (or about what the data did) is
-    printed without a traceback, and the exit code is 1. So is a package that an extra would have installed. A flag
-    `--config.KEY=...` whose key is unknown is answered with the nearest key, and an error in the config file with
-    its line. All other errors keep their traceback. Ctrl-C is one line, and the exit code 130.
+    Errors that this package raises about the user's input or the data are printed without a traceback, and the exit
+    code is 1; so is a missing package of an extra. An unknown key in `--config.KEY=...` raises an error that
+    suggests the nearest key, and an error in the config file names its line. All other errors keep their traceback.
+    Ctrl-C prints one line, and the exit code is 130.
 
     `--config` is the name of a config of this package, or a file. A config file may import the others in its
     folder, as `from FOLDER import NAME`.
 
     Args:
       description: the text of `--help`.
-      define_flags: function of no argument that defines the flags.
-      main: function of no argument; what it returns is the exit code.
-      check: function of no argument that raises what can be refused before TensorFlow is loaded.
+      define_flags: function without arguments that defines the flags.
+      main: function without arguments; it returns the exit code.
+      check: function without arguments that raises errors which do not need TensorFlow.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.modules["__main__"].__doc__ = description  # where absl looks for it
+    sys.modules["__main__"].__doc__ = description  # which absl shows
     before = set(flags.FLAGS)
     try:
         define_flags()
     except ImportError as error:
         sys.exit(f"Error: {error}")
     for name in set(flags.FLAGS) - before:
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # --help shows those alone
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # the only ones in --help
     app.run(lambda _: _guarded(main, check), flags_parser=_parse_flags)
 
 
-def _guarded(main, check=None):
+def _guarded(main, check):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     logging.get_absl_logger().addFilter(lambda record: _DEPRECATED not in str(record.msg))
     try:
-        if check:
-            check()
+        check()
         _load_tensorflow()
         return main()
     except _USER_ERRORS as error:
@@ -66,19 +71,19 @@ def _guarded(main, check=None):
             raise
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
-        print("\nInterrupted. What is written is whole; what was not finished was not written.", file=sys.stderr)
+        print("\nInterrupted. Files are complete or were not written.", file=sys.stderr)
         return 130
 
 
-def _is_raised_here(error):
-    """Whether a `raise` statement of this package raised it, and not what its line called."""
+def _is_raised_here(error: Exception) -> bool:
+    """Whether a `raise` statement of this package raised it, and not a function that the line called."""
     innermost = traceback.extract_tb(error.__traceback__)[-1]
     inside = _PACKAGE in pathlib.Path(innermost.filename).resolve().parents
     return inside and (innermost.line or "").startswith("raise")
 
 
 def _load_tensorflow():
-    """Loads TensorFlow and looks for devices, without its lines about what the machine has."""
+    """Loads TensorFlow and looks for devices, without its messages about the machine."""
     if "tensorflow" in sys.modules:
         return
     with _stderr_without(_NOISE):
@@ -89,7 +94,7 @@ def _load_tensorflow():
 
 @contextlib.contextmanager
 def _stderr_without(pattern):
-    """Within it, what C++ code writes to the standard error stream is kept, and then written but for some lines."""
+    """Delays the standard error stream, that of C++ code too, and writes it without the lines of a pattern."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as file:

@@ -15,15 +15,15 @@ from tf_resflow.cli import command_line
 FLAGS = flags.FLAGS
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("checkpoint", None, "File of train_img.py: .pth.")
     flags.DEFINE_string("workdir", None, "Directory of the run, to be made.")
     flags.mark_flags_as_required(["checkpoint", "workdir"])
 
 
-def main():
-    """Converts and says what was found."""
+def main() -> None:
+    """Converts the checkpoint and prints a summary."""
     found = interop.convert_checkpoint(FLAGS.checkpoint, FLAGS.workdir)
     averages = "with" if found["averages"] else "without"
     print(
@@ -32,6 +32,6 @@ def main():
     )
 
 
-def run():
+def run() -> None:
     """The command resflow-convert."""
     command_line.run(__doc__, define_flags, main)

@@ -4,27 +4,26 @@ resflow-evaluate --workdir=runs/digits --output=evaluation.json
 resflow-evaluate --workdir=runs/digits --metrics=likelihood,importance_weighted --log_det=exact
 
 Metrics, and their keys in the JSON file (scores are `bits_per_dim` of integer data, `nats` of continuous
-data; what is infinite or not defined is null):
+data; infinite and undefined values are null):
 
-- likelihood: `bits_per_dim`, `bits_per_dim_stderr`, and what that standard error comes from,
+- likelihood: `bits_per_dim`, `bits_per_dim_stderr`, and the sources of that standard error,
   `bits_per_dim_stderr_parts` (data, dequantization, estimator); `num_examples`; `baselines`; `entropy`.
 - noise: of the estimate of one example's loss, with the training's estimator and with this
   evaluation's (`noise.training`, `noise.evaluation`): mean, standard deviations, excess kurtosis.
 - reconstruction: the error of encoding and decoding, in the flow's input space and in levels, and
   the solver's iterations and failures.
 - lipschitz: `layers`, `blocks`, `flow` and `inverse`, nominal and certified.
-- importance_weighted: the tighter bound of --iw_samples dequantisations. It needs precise
+- importance_weighted: the tighter bound of --iw_samples dequantizations. It needs precise
   log-determinants: --log_det=exact, or several --num_probes.
-- fid: the Fréchet distance of --fid_samples samples and train images in Inception's features. (Keras'
-  weights are not those of the literature: see `InceptionFeatures`.)
-
+- fid: the Fréchet distance between --fid_samples samples and train images in Inception's features. (Keras'
+  weights differ from those of the literature: see `InceptionFeatures`.)
 - classification, of a hybrid model: `accuracy` and its standard error, `cross_entropy` (in bits for images) and
   `calibration_error` (expected calibration error, 15 bins).
 
-The default is the first four and the last, where the model has a density, residual blocks and a classifier.
+The default is the first four and the last, as far as the model has a density, residual blocks and a classifier.
 With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves by which log p(x),
-`auroc_log_prob`, and the largest class probability, `auroc_max_probability`, tell the data from it.
---log_det=adaptive certifies that what is left of each series is below 1e-4 nats.
+`auroc_log_prob`, and the largest class probability, `auroc_max_probability`, separate the data from it.
+--log_det=adaptive certifies that the rest of each series is below 1e-4 nats.
 """
 
 import math
@@ -34,70 +33,68 @@ from absl import flags
 
 from tf_resflow import data, evaluation, progress, training
 from tf_resflow.cli import command_line
+from tf_resflow.training.evaluation_table import check_metrics, table
 from tf_resflow.writing import check_output_path
 
 FLAGS = flags.FLAGS
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("workdir", None, "Directory of the run.")
     flags.DEFINE_string("output", None, "JSON file to write the result to.")
     flags.DEFINE_list("metrics", None, "What to measure.")
-    flags.DEFINE_string("ood_data", None, "Data set to tell the data from, such as digits.")
-    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it is not where it was.")
-    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it is not where it was.")
+    flags.DEFINE_string("ood_data", None, "Data set to separate the data from, such as digits.")
+    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
+    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
     flags.DEFINE_string("split", None, "The split to evaluate on: test, validation, train; default the run's.")
     flags.DEFINE_integer("num_examples", None, "Evaluate only the first N examples; 0 for all.", 0)
     flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1)
     flags.DEFINE_enum(
         "log_det",
         None,
-        ["roulette", "adaptive", "exact"],
-        "Evaluation of the log-determinants; default exact up to 16 coordinates, else roulette.",
+        ["russian_roulette", "adaptive", "exact"],
+        "Evaluation of the log-determinants; default exact up to 16 coordinates, else russian_roulette.",
     )
-    flags.DEFINE_integer("num_probes", 1, "Probes of roulette and adaptive.", 1)
+    flags.DEFINE_integer("num_probes", 1, "Probes of russian_roulette and adaptive.", 1)
     flags.DEFINE_integer("iw_samples", 16, "Samples of importance_weighted.", 1)
     flags.DEFINE_integer("fid_samples", 10_000, "Samples of fid.", 2)
     flags.DEFINE_string("fid_weights", "imagenet", "Inception's weights: a file.")
     flags.mark_flag_as_required("workdir")
 
 
-def check():
-    """Refuses wrong flags, and what is not the workdir of a run."""
+def check() -> None:
+    """Raises ValueError if a flag is wrong, or the workdir has no run."""
     if FLAGS.metrics is not None:
-        training.check_metrics(FLAGS.metrics)
+        check_metrics(FLAGS.metrics)
     if FLAGS.output:
         check_output_path(FLAGS.output, [".json"])
     training.Workdir(FLAGS.workdir).read_config()
 
 
-def main():
+def main() -> None:
     """Evaluates, prints the table and writes the file."""
     with progress.shown():
         result = _evaluate()
-    print(training.table(result))
+    print(table(result))
     if FLAGS.output:
-        training.write_json(pathlib.Path(FLAGS.output), _finite(result))
+        from tf_resflow.training.workdir import write_json
+
+        write_json(pathlib.Path(FLAGS.output), _finite(result))
 
 
 def _evaluate():
     with progress.stage("data"):
-        dataset = training.load_data(FLAGS.workdir, FLAGS.data_dir, FLAGS.data_path)
-    model = training.load(FLAGS.workdir)
-    config = model.config
-    if FLAGS.split is not None:
-        config.eval.split = FLAGS.split
-    if FLAGS.num_examples is not None:
-        config.eval.num_examples = FLAGS.num_examples
-    if FLAGS.batch_size is not None:
-        config.eval.batch_size = FLAGS.batch_size
-    measured = training.Evaluation(model, dataset, FLAGS.log_det, FLAGS.num_probes)
+        dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
+    run = training.load(FLAGS.workdir)
+    fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
+    run.config.eval.update({field: value for field, value in fields.items() if value is not None})
+    measured = training.Evaluation(run, dataset, log_det=FLAGS.log_det, num_probes=FLAGS.num_probes)
     result = measured.header()
-    for metric in FLAGS.metrics or training.default_metrics(model):
+    for metric in FLAGS.metrics or measured.metrics:
         result |= getattr(measured, metric)(**_arguments(metric, dataset))
     if FLAGS.ood_data:
-        result |= measured.ood(_other_data(config.data))
+        result |= measured.ood(_other_data(run.config.data))
     return result
 
 
@@ -116,12 +113,12 @@ def _arguments(metric, dataset):
 
 
 def _finite(value):
-    """The value with null for what JSON has no number for."""
+    """The value with null for numbers that JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def run():
+def run() -> None:
     """The command resflow-evaluate."""
     command_line.run(__doc__, define_flags, main, check)

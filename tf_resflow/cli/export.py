@@ -14,7 +14,7 @@ from tf_resflow.cli import command_line
 FLAGS = flags.FLAGS
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("workdir", None, "Directory of the run.")
     flags.DEFINE_string("export_dir", None, "Directory of the model's versions.")
@@ -22,23 +22,23 @@ def define_flags():
     flags.DEFINE_enum(
         "log_det",
         None,
-        ["roulette", "adaptive", "exact"],
-        "Estimate of the log-determinants; default exact up to 16 coordinates, else roulette.",
+        ["russian_roulette", "adaptive", "exact"],
+        "Estimate of the log-determinants; default exact up to 16 coordinates, else russian_roulette.",
     )
     flags.DEFINE_integer("num_samples", 8, "Estimates of log_prob that are averaged.", 2)
-    flags.DEFINE_integer("num_probes", 1, "Probes of each of them (roulette, adaptive).", 1)
-    flags.DEFINE_integer("seed", 0, "Seed of the answers that are the same each time.", 0, 2**63 - 1)
-    flags.DEFINE_integer("max_samples", 1024, "The most examples that a client may ask for.", 1)
+    flags.DEFINE_integer("num_probes", 1, "Probes of each of them (russian_roulette, adaptive).", 1)
+    flags.DEFINE_integer("seed", 0, "Seed of the repeatable answers.", 0, 2**63 - 1)
+    flags.DEFINE_integer("max_samples", 1024, "Largest number of samples in a request.", 1)
     flags.mark_flags_as_required(["workdir", "export_dir"])
 
 
-def check():
-    """Refuses what is not the workdir of a run."""
+def check() -> None:
+    """Raises ValueError if the workdir has no run."""
     training.Workdir(FLAGS.workdir).read_config()
 
 
-def main():
-    """Exports the model and says where it is."""
+def main() -> None:
+    """Exports the model and prints its path."""
     path = serving.export_run(
         FLAGS.workdir,
         FLAGS.export_dir,
@@ -52,6 +52,6 @@ def main():
     print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 
-def run():
+def run() -> None:
     """The command resflow-export."""
     command_line.run(__doc__, define_flags, main, check)

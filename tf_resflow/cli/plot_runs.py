@@ -2,9 +2,9 @@ r"""Draws the learning curves of one or several runs.
 
 resflow-plot-runs --workdirs=runs/a,runs/b --output=curves.png
 
-Solid: the held-out score; dotted: what the training reported, by the estimator that trains. --score=accuracy draws
-another one of metrics.jsonl; by default it is the bits/dim or nats of the first run. The axis has the range of what
-came after the first tenth of the steps. Runs of one name are told apart by the folders above.
+Solid: the held-out score; dotted: the training's own report, by the training estimator. --score=accuracy draws
+another score of metrics.jsonl; the default is the bits/dim or nats of the first run. The axis has the range of the
+scores after the first tenth of the steps. Runs of the same name are distinguished by the folders above.
 """
 
 from absl import flags
@@ -15,7 +15,7 @@ from tf_resflow.cli import command_line
 FLAGS = flags.FLAGS
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_list("workdirs", None, "Directories of the runs, as resflow-train wrote them.")
     flags.DEFINE_string("output", None, "An image file: .png, .pdf, .svg, or another one of matplotlib's.")
@@ -24,15 +24,15 @@ def define_flags():
     flags.register_validator("workdirs", lambda paths: paths != [], "it must name one directory or more")
 
 
-def check():
-    """Refuses what is not the workdir of a run, and what cannot be written."""
+def check() -> None:
+    """Raises ValueError if a workdir has no run, or the figure cannot be written."""
     evaluation.check_figure_path(FLAGS.output)
     for workdir in FLAGS.workdirs:
         training.Workdir(workdir).read_config()
         training.read_metrics(workdir)
 
 
-def main():
+def main() -> int:
     """Draws the figure."""
     workdirs = evaluation.run_names(FLAGS.workdirs)
     runs = {name: training.read_metrics(workdir) for name, workdir in workdirs.items()}
@@ -42,6 +42,6 @@ def main():
     return 0
 
 
-def run():
+def run() -> None:
     """The command resflow-plot-runs."""
     command_line.run(__doc__, define_flags, main, check)

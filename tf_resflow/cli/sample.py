@@ -5,13 +5,13 @@ resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9
 resflow-sample --workdir=runs/digits --output=paths.png --interpolate=pairs
 resflow-sample --workdir=runs/table --output=samples.npy --num=1000000
 
-The picture of images is a grid; that of vectors shows samples over as many of the data: a scatter plot in 2-D,
-those of all pairs of columns above, a histogram below. Several temperatures make one row (or color) each, of the
-same --num latents. The first samples of a --seed are the same whatever --num is.
+The picture of images is a grid. The picture of vectors shows samples over as many of the data: a scatter plot in
+2-D, scatter plots of all pairs of columns above, a histogram below. Several temperatures make one row (or color)
+each, of the same --num latents. The first samples of a --seed do not depend on --num.
 
---interpolate goes through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
+--interpolate walks through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
 from one to another, "corners" over a --num x --num square with one at each corner. In 2-D the picture shows the
-paths over the log density; vectors of another size are written as .npy.
+paths over the log density; vectors of another size can only be written as .npy.
 """
 
 import contextlib
@@ -21,14 +21,15 @@ from absl import flags, logging
 
 from tf_resflow import evaluation, progress, training
 from tf_resflow.cli import command_line
+from tf_resflow.evaluation.samples import MAX_TEMPERATURE, check_paths, check_samples
 
-_SIDE = 10  # images in a row of a sweep or a path, and rows of paths, unless --num says otherwise
+_SIDE = 10  # images in a row of a sweep or a path, and rows of paths, without --num
 _POINTS = 50  # of a path that is drawn as a line
 
 FLAGS = flags.FLAGS
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("workdir", None, "Directory of the run.")
     flags.DEFINE_string("output", None, "File to write: .png, or .npy for the bare samples.")
@@ -36,16 +37,14 @@ def define_flags():
     flags.DEFINE_list("temperature", ["1.0"], "Scales the base distribution.")
     flags.DEFINE_enum("interpolate", None, ["pairs", "corners"], "Between examples.")
     flags.DEFINE_integer("seed", 0, "The same seed draws the same samples.", 0, 2**63 - 1)
-    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it is not where it was.")
-    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it is not where it was.")
+    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
+    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
     flags.mark_flags_as_required(["workdir", "output"])
 
-    limit = evaluation.MAX_TEMPERATURE
-
-    @flags.validator("temperature", f"it must be numbers from 0 to {limit:g}, separated by commas")
+    @flags.validator("temperature", f"it must be numbers from 0 to {MAX_TEMPERATURE:g}, separated by commas")
     def _are_temperatures(values):
         try:
-            return bool(values) and all(0 <= float(value) <= limit for value in values)
+            return bool(values) and all(0 <= float(value) <= MAX_TEMPERATURE for value in values)
         except ValueError:
             return False
 
@@ -58,16 +57,16 @@ def define_flags():
         return values["interpolate"] != "corners" or values["num"] != 1
 
 
-def check():
-    """Refuses what is not the workdir of a run, and what cannot be written."""
+def check() -> None:
+    """Raises ValueError if the workdir has no run, or the file cannot be written."""
     training.Workdir(FLAGS.workdir).read_config()
     info = _info()
-    check = evaluation.check_paths if FLAGS.interpolate else evaluation.check_samples
+    check = check_paths if FLAGS.interpolate else check_samples
     rows, columns = _grid(info)
     check(FLAGS.output, (rows * columns, *info.event_shape), info.levels)
 
 
-def main():
+def main() -> None:
     """Samples and writes the file."""
     with progress.shown():
         (_interpolate if FLAGS.interpolate else _sample)(_info())
@@ -78,7 +77,7 @@ def _info():
 
 
 def _grid(info):
-    """The rows and columns of the samples: those of a temperature, or of a path, are a row."""
+    """The rows and columns of the samples: each temperature, or each path, is a row."""
     if FLAGS.interpolate:
         rows = FLAGS.num or _SIDE
         return rows, rows if FLAGS.interpolate == "corners" else _POINTS if _is_drawn_as_lines(info) else _SIDE
@@ -89,12 +88,20 @@ def _grid(info):
 def _sample(info):
     temperatures = [float(value) for value in FLAGS.temperature]
     rows, num = _grid(info)
-    model = training.load(FLAGS.workdir)
+    run = training.load(FLAGS.workdir)
     is_drawn_with_data = _is_picture() and len(info.event_shape) != 3
-    examples = _examples_if_any(model.config.eval.split, num) if is_drawn_with_data else None
-    shape = (rows, num, *info.event_shape)
-    with contextlib.closing(evaluation.draw_samples(model, num, FLAGS.seed, temperatures)) as batches:
-        evaluation.write_samples(FLAGS.output, batches, shape, info.levels, temperatures, examples, info.name)
+    examples = _examples_if_any(run.config.eval.split, num) if is_drawn_with_data else None
+    samples = evaluation.draw_samples(run.model, num, seed=FLAGS.seed, temperatures=temperatures)
+    with contextlib.closing(samples) as batches:
+        evaluation.write_samples(
+            FLAGS.output,
+            batches,
+            (rows, num, *info.event_shape),
+            levels=info.levels,
+            temperatures=temperatures,
+            data=examples,
+            name=info.name,
+        )
     print(f"{rows * num:,} samples: {FLAGS.output}")
 
 
@@ -103,23 +110,24 @@ def _interpolate(info):
 
     kind, (num, length) = FLAGS.interpolate, _grid(info)
     examples = _data().array(training.Workdir(FLAGS.workdir).read_config().eval.split)
-    model = training.load(FLAGS.workdir)
-    paths = evaluation.interpolate_examples(model, examples, kind, num, length, FLAGS.seed)
+    run = training.load(FLAGS.workdir)
+    paths = evaluation.interpolate_examples(run.model, examples, kind=kind, num=num, length=length, seed=FLAGS.seed)
     if _is_drawn_as_lines(info):
-        title = f"{info.name}: paths between {model.config.eval.split} examples"
-        log_prob = tf.function(functools.partial(model.log_prob, seed=0, evaluation=True), autograph=False)
+        title = f"{info.name}: paths between {run.config.eval.split} examples"
+        log_prob = tf.function(functools.partial(run.model.log_prob, seed=0, evaluation=True), autograph=False)
         evaluation.paths_figure(FLAGS.output, paths, examples, log_prob, square=kind == "corners", title=title)
     else:
-        evaluation.write_samples(FLAGS.output, [paths.reshape(-1, *info.event_shape)], paths.shape, info.levels)
+        points = paths.reshape(-1, *info.event_shape)
+        evaluation.write_samples(FLAGS.output, [points], paths.shape, levels=info.levels)
     print(f"{len(paths):,} x {paths.shape[1]:,} samples: {FLAGS.output}")
 
 
 def _data():
-    return training.load_data(FLAGS.workdir, FLAGS.data_dir, FLAGS.data_path)
+    return training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
 
 
 def _examples_if_any(split, num):
-    """As many held-out examples, by their name; `None` if the data are not there."""
+    """`num` held-out examples, by their name; `None` if the data are missing."""
     try:
         examples = _data().array(split, num)
     except ValueError as error:
@@ -136,6 +144,6 @@ def _is_picture():
     return FLAGS.output.lower().endswith(".png")
 
 
-def run():
+def run() -> None:
     """The command resflow-sample."""
     command_line.run(__doc__, define_flags, main, check)

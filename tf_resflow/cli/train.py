@@ -6,7 +6,7 @@ Fields of the config can be overridden: --config.train.steps=500. The workdir th
 checkpoints/, metrics.jsonl, events/ (TensorBoard), figures/ and result.json.
 
 On several machines the same command runs on each, with a workdir that all of them see and TF_CONFIG in the
-environment; if one stops, the others do, and the command is run again on all.
+environment. If one stops, the others stop too, and the command has to be run again on all.
 """
 
 from absl import flags
@@ -18,7 +18,7 @@ from tf_resflow.extras import extra
 FLAGS = flags.FLAGS
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags."""
     with extra("training"):
         from ml_collections import config_flags
@@ -30,37 +30,38 @@ def define_flags():
         "auto",
         ["auto", "default", "mirrored", "multiworker", "tpu"],
         "Machines and devices: multiworker takes the workers in TF_CONFIG, mirrored all GPUs of this machine, "
-        "default one device; auto is multiworker where there are several workers, else mirrored where there are "
-        "several GPUs.",
+        "default one device; auto is multiworker for several workers, else mirrored for several GPUs.",
     )
     flags.DEFINE_bool("deterministic", False, "Bit-exact repetition, at some cost in speed.")
     flags.mark_flags_as_required(["config", "workdir"])
 
 
-def check():
-    """Refuses a wrong config, or one of another run."""
+def check() -> None:
+    """Raises ValueError if the config is wrong, or that of another run."""
     training.validate_config(FLAGS.config)
     training.Workdir(FLAGS.workdir).check_config(FLAGS.config)
 
 
-def main():
+def main() -> int:
     """Trains and prints the result."""
     import tensorflow as tf
+
+    from tf_resflow.training.strategies import is_chief
 
     if FLAGS.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = training.STRATEGIES[FLAGS.strategy]()
-    is_chief = training.is_chief(strategy)
+    writes = is_chief(strategy)
     try:
-        result = training.train(FLAGS.config, FLAGS.workdir, strategy, progress=is_chief)
+        result = training.train(FLAGS.config, FLAGS.workdir, strategy=strategy, progress=writes)
     except training.Interrupted as stop:
         print(stop)
         return 128 + stop.signum
-    if is_chief:
+    if writes:
         print(f"{result['line']} in {FLAGS.workdir}: result.json, figures/, metrics.jsonl")
     return 0
 
 
-def run():
+def run() -> None:
     """The command resflow-train."""
     command_line.run(__doc__, define_flags, main, check)

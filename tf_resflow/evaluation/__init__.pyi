@@ -18,7 +18,7 @@ from .out_of_distribution import ood_auroc
 from .per_example import PerExample
 from .point_figures import points_figure
 from .reconstruction import Reconstruction, reconstruct
-from .samples import MAX_TEMPERATURE, check_paths, check_samples, write_samples
+from .samples import write_samples
 from .sampling import draw_samples
 
 __all__ = [
@@ -27,14 +27,11 @@ __all__ = [
     "FeatureMoments",
     "HeldOut",
     "InceptionFeatures",
-    "MAX_TEMPERATURE",
     "Noise",
     "PerExample",
     "Reconstruction",
     "Score",
     "check_figure_path",
-    "check_paths",
-    "check_samples",
     "classification_scores",
     "density_figure",
     "draw_samples",

@@ -1,13 +1,14 @@
 """How noisy the estimate of an example's loss is, and what the noise comes from."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.data import dequantize
+from tf_resflow.logdet import LogDetEstimator
+from tf_resflow.models import FlowModel
 from tf_resflow.progress import track
+from tf_resflow.typing import TensorLike
 
 __all__ = ["EstimatorNoise", "Noise", "nested_noise"]
 
@@ -18,11 +19,11 @@ class Noise(NamedTuple):
     Attributes:
       mean: mean over the examples and the draws.
       dequantization_std: root mean square, over the examples, of the standard deviation that the
-        dequantisation causes; 0 for continuous data, NaN if it was drawn only once.
+        dequantization causes; 0 for continuous data, NaN if it was drawn only once.
       estimator_std: the same of the log-determinants' probes and numbers of terms.
       estimator_kurtosis: excess kurtosis of the latter, mean fourth cumulant over mean squared
-        variance: 0 for normal noise. One in the tens means rare, large outliers, and a standard
-        deviation that such a measurement sees only in part. NaN where there is no noise to tell it of.
+        variance: 0 for normal noise. A value in the tens means rare, large outliers, which such a
+        measurement of the standard deviation mostly misses. NaN without noise.
     """
 
     mean: float
@@ -34,19 +35,26 @@ class Noise(NamedTuple):
 class EstimatorNoise:
     r"""Measures the noise of a model's estimate of an example's loss by nested repetition.
 
-    For the same examples the dequantisation is drawn J times, and for each of these the
+    For the same examples the dequantization is drawn J times, and for each of these the
     log-determinants are estimated K times (see `nested_noise`). The variance of Russian roulette is
     finite only if the spectral radius of the branches allows it; a standard deviation that grows
     during training, or jumps, asks for more exact terms or another distribution of their number.
 
     Args:
       model: a `FlowModel`.
-      evaluation: whether the estimator is that of the evaluation, else that of the training.
+      log_det: estimator of the log-determinants; by default that of the training.
       dequantizations: J; continuous data have none.
       draws: K, at least 4.
     """
 
-    def __init__(self, model, evaluation=False, dequantizations=1, draws=8):
+    def __init__(
+        self,
+        model: FlowModel,
+        log_det: LogDetEstimator | None = None,
+        *,
+        dequantizations: int = 1,
+        draws: int = 8,
+    ):
         if draws < 4:
             raise ValueError(f"The fourth moment takes at least 4 draws; got {draws}.")
         self._model, self._draws = model, draws
@@ -54,16 +62,15 @@ class EstimatorNoise:
 
         @tf.function(autograph=False)
         def log_prob(x, seed):
-            density = model.evaluation_distribution if evaluation else model.distribution
-            return density.log_prob(tf.identity(x), bijector_kwargs={"seed": seed})
+            return model.density(log_det).log_prob(tf.identity(x), bijector_kwargs={"seed": seed})
 
         self._log_prob = log_prob
 
-    def __call__(self, x, seed):
+    def __call__(self, x: TensorLike, seed: int) -> Noise:
         """Draws the estimates.
 
         Args:
-          x: `[batch, *event_shape]`, data as the model takes it.
+          x: `[batch, *event_shape]`, data as for the model.
           seed: integer.
 
         Returns:
@@ -72,29 +79,27 @@ class EstimatorNoise:
         stride = self._draws + 1
         starts = range(0, self._dequantizations * stride, stride)
         draws = [(start, start + draw) for start in starts for draw in range(1, stride)]
-        losses = [self._log_densities(x, seed, *draw) for draw in track(draws, "noise of the estimator")]
-        losses = np.array(losses, np.float64).reshape(self._dequantizations, self._draws, -1)
-        levels, size = self._model.levels, self._model.num_dimensions
-        noise = nested_noise(-losses if levels is None else -losses / (size * np.log(2.0)))
-        if levels is None:
+        values = [self._log_densities(x, seed, *draw) for draw in track(draws, "noise of the estimator")]
+        log_densities = np.array(values, np.float64).reshape(self._dequantizations, self._draws, -1)
+        noise = nested_noise(self._model.to_loss(log_densities))
+        if self._model.levels is None:
             return noise._replace(dequantization_std=0.0)
-        return noise._replace(mean=noise.mean + math.log2(levels))
+        return noise._replace(mean=noise.mean + self._model.to_loss(-self._model.log_num_cells))
 
     def _log_densities(self, x, seed, dequantization, draw):
         """A log-density of each example, by the numbers of its two draws."""
-        if self._model.levels is not None:
-            x = dequantize(x, self._model.levels, tf.constant([seed, dequantization], tf.int32))
+        x = self._model.prepare(x, tf.constant([seed, dequantization], tf.int32))
         return self._log_prob(x, tf.constant([seed, draw], tf.int32)).numpy()
 
 
-def nested_noise(estimates):
+def nested_noise(estimates: np.ndarray) -> Noise:
     r"""The moments of nested draws \(y_{jki} = m_i + d_{ji} + e_{jki}\) of n examples.
 
     With \(s_{ji}^2\) the sample variance over k, \(k_{4,ji}\) the fourth k-statistic (the unbiased
     estimate of the fourth cumulant) and \(t_i^2\) the sample variance of the means over k:
 
         estimator variance       e^2 = mean_ji s_ji^2
-        dequantisation variance  d^2 = max(0, mean_i t_i^2 - e^2 / K)
+        dequantization variance  d^2 = max(0, mean_i t_i^2 - e^2 / K)
         excess kurtosis          mean_ji k_4 / mean_ji sigma^4,
 
     where \((s^4 - k_4 / K) (K - 1) / (K + 1)\) is the unbiased estimate of \(\sigma^4\).

@@ -6,21 +6,25 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_resflow.data import dequantize, quantize
 from tf_resflow.evaluation.sampling import batch_size
+from tf_resflow.models import FlowModel
 from tf_resflow.progress import track
+from tf_resflow.typing import TensorLike
 
 __all__ = ["interpolate_corners", "interpolate_examples", "interpolate_pairs"]
 
 
-def interpolate_examples(model, examples, kind, num, length, seed=0):
+def interpolate_examples(
+    model: FlowModel, examples: np.ndarray, *, kind: str, num: int, length: int, seed: int = 0
+) -> np.ndarray:
     """Walks between examples that are chosen at random.
 
     Args:
       model: a `FlowModel`.
       examples: array `[size, *event_shape]`, at least 2 for pairs, 4 for corners.
       kind: "pairs", or "corners" of a square, for which `num` and `length` are equal.
-      num: number of paths, or of rows; of pairs there are at most half as many as examples, and a warning says so.
+      num: number of paths, or of rows; there are at most half as many pairs as examples, and a warning if there
+        are fewer than `num`.
       length: number of points of each.
       seed: integer, of the choice and the dequantization.
 
@@ -32,17 +36,17 @@ def interpolate_examples(model, examples, kind, num, length, seed=0):
     """
     order = np.random.default_rng(seed).permutation(len(examples))
     if kind == "corners":
-        return interpolate_corners(model, examples[order[:4]], num, seed).numpy()
+        return interpolate_corners(model, examples[order[:4]], num=num, seed=seed).numpy()
     pairs = min(num, len(order) // 2)
     if not pairs:
         raise ValueError(f"A path goes from one example to another; got {len(order)}.")
     if pairs < num:
         logging.warning("%d examples make %d pairs, fewer than the %d asked for.", len(order), pairs, num)
     first, second = np.split(examples[order[: 2 * pairs]], 2)
-    return interpolate_pairs(model, first, second, length, seed).numpy()
+    return interpolate_pairs(model, first, second, num=length, seed=seed).numpy()
 
 
-def interpolate_pairs(model, first, second, num, seed):
+def interpolate_pairs(model: FlowModel, first: TensorLike, second: TensorLike, *, num: int, seed: int) -> tf.Tensor:
     r"""Walks from one example to another: a quarter turn, in `num` steps.
 
     Between the latents \\(z_1, z_2\\), less the base distribution's mean,
@@ -54,13 +58,13 @@ def interpolate_pairs(model, first, second, num, seed):
 
     Args:
       model: a `FlowModel`.
-      first: `[pairs, *event_shape]`, data as the model takes it.
+      first: `[pairs, *event_shape]`, data as for the model.
       second: array of the same shape.
       num: number of points of a path, both ends included, at least 2.
       seed: integer, of the dequantization.
 
     Returns:
-      `[pairs, num, *event_shape]`, data as `model.sample` gives it; it begins and ends with the
+      `[pairs, num, *event_shape]`, data as from `model.sample`; a path begins and ends with the
       examples themselves, to the flow's reconstruction error.
 
     Raises:
@@ -70,7 +74,7 @@ def interpolate_pairs(model, first, second, num, seed):
     return _blend(model, pairs, _quarter_turn(num), seed)
 
 
-def interpolate_corners(model, corners, num, seed):
+def interpolate_corners(model: FlowModel, corners: TensorLike, *, num: int, seed: int) -> tf.Tensor:
     r"""Fills a square between four examples at its corners.
 
         z = cos(phi) (cos(psi) z_1 + sin(psi) z_2) + sin(phi) (cos(psi) z_3 + sin(psi) z_4)
@@ -84,7 +88,7 @@ def interpolate_corners(model, corners, num, seed):
       seed: integer, of the dequantization.
 
     Returns:
-      `[num, num, *event_shape]`, data as `model.sample` gives it.
+      `[num, num, *event_shape]`, data as from `model.sample`.
 
     Raises:
       ValueError: for fewer than 2 rows, or another number of corners.
@@ -113,20 +117,17 @@ def _blend(model, examples, weights, seed):
     """Weighted sums of latents: `[groups, k, ...]` and `[num, k]` to `[groups, num, ...]`."""
     groups, count = examples.shape[:2]
     rows = tf.reshape(examples, [groups * count, *model.event_shape])
-    if model.levels is not None:
-        rows = dequantize(rows, model.levels, tf.constant([seed, 0], tf.int64))
-    dtype, mean = model.distribution.dtype, model.distribution.distribution.mean()
-    latents = _in_batches(lambda x: model.flow.forward(x) - mean, tf.cast(rows, dtype), "encode", model)
+    x, mean = model.prepare(rows, tf.constant([seed, 0], tf.int64)), model.distribution.distribution.mean()
+    latents = _in_batches(lambda x: model.flow.forward(x) - mean, x, "encode", model)
     shape = latents.shape[1:]
-    mixed = tf.einsum("nk,gkd->gnd", tf.cast(weights, dtype), tf.reshape(latents, [groups, count, -1]))
+    mixed = tf.einsum("nk,gkd->gnd", tf.cast(weights, x.dtype), tf.reshape(latents, [groups, count, -1]))
     mixed = tf.reshape(mixed, [-1, *shape])
-    points = _in_batches(lambda z: model.flow.inverse(z + mean), mixed, "decode", model)
-    points = points if model.levels is None else quantize(points, model.levels)
+    points = _in_batches(lambda z: model.decode(z + mean), mixed, "decode", model)
     return tf.reshape(points, [groups, -1, *model.event_shape])
 
 
 def _in_batches(function, rows, name, model):
-    """The function of all rows, a batch at a time, with a progress bar if there are several."""
+    """Applies the function to all rows, a batch at a time, with a progress bar."""
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *rows.shape[1:]], rows.dtype)])
     def call(rows):

@@ -1,4 +1,7 @@
-"""What a model says of each example of a stream of batches."""
+"""A function of each example in a stream of batches."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -7,19 +10,19 @@ __all__ = ["PerExample"]
 
 
 class PerExample:
-    """A function of batches on a stream of them, on every replica; traced once, and then used again and again.
+    """Applies a function of batches to a stream of them, on every replica. It is traced once.
 
-    The last batch may be smaller: it is padded, so that nothing is traced anew, and what comes of the padding is
+    The last batch may be smaller: it is padded to the size of the others, and the results of the padding are
     dropped.
 
     Args:
       function: of a batch (a tensor, or a nest of tensors with the same number of rows) and of a seed, a tensor
-        `[2]`; to a tensor, or a nest of them, with these rows.
+        `[2]`; it returns a tensor, or a nest of them, with these rows.
       strategy: the `tf.distribute.Strategy` that the model was built under; by default the current one. The rows
         of a batch are divided between its replicas.
     """
 
-    def __init__(self, function, strategy=None):
+    def __init__(self, function: Callable, strategy: tf.distribute.Strategy | None = None):
         self._strategy = strategy or tf.distribute.get_strategy()
 
         @tf.function(autograph=False)
@@ -29,20 +32,21 @@ class PerExample:
 
         self._apply = apply
 
-    def __call__(self, batches, seed):
+    def __call__(self, batches: Iterable[Any], seed: int) -> Any:
         """Applies the function.
 
         Args:
           batches: finite iterable of batches, arrays or tensors of `<= batch` rows; the first one is the largest.
-          seed: integer; with a batch's index the seed of the batch.
+          seed: integer; the seed of a batch is this number and the batch's index.
 
         Returns:
-          What the function gives, of all examples, as arrays.
+          The function's results for all examples, as arrays.
 
         Raises:
           ValueError: when there is no batch.
         """
-        values, rows = [], None
+        values: list[Any] = []
+        rows: int | None = None
         for index, batch in enumerate(batches):
             num = len(tf.nest.flatten(batch)[0])
             rows = rows or _round_up(num, self._strategy.num_replicas_in_sync)

@@ -1,12 +1,14 @@
-"""How well a flow inverts: the error of x -> z -> x, and what the solver says of it."""
+"""How well a flow inverts: the error of x -> z -> x, and the solver's diagnostics."""
 
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow import bijectors, data
+from tf_resflow import bijectors
+from tf_resflow.models import FlowModel
 from tf_resflow.progress import stage
+from tf_resflow.typing import TensorLike
 
 __all__ = ["Reconstruction", "reconstruct"]
 
@@ -17,13 +19,13 @@ class Reconstruction(NamedTuple):
     A solve is the inversion of one block for one example.
 
     Attributes:
-      max_error: the largest |error|, in the flow's input space (that of the dequantised data).
+      max_error: the largest |error|, in the flow's input space (that of the dequantized data).
       rms_error: the root mean square there.
       max_levels: the largest |error| in levels of integer data: below the distance to the next
-        level, an integer comes back as it was. None for continuous data.
-      exact_examples: the fraction of examples all of whose integers come back; None likewise.
-      mean_iterations: evaluations of a branch in a solve.
-      max_iterations: the most.
+        level, an integer is recovered. None for continuous data.
+      exact_examples: the fraction of examples all of whose integers are recovered; None likewise.
+      mean_iterations: mean number of evaluations of a branch in a solve.
+      max_iterations: the largest number.
       unconverged: number of solves that did not meet the tolerance.
       num_solves: number of blocks times examples.
       max_residual: the largest |x + g(x) - y| of a solve.
@@ -40,8 +42,8 @@ class Reconstruction(NamedTuple):
     max_residual: float
 
 
-def reconstruct(model, x, seed):
-    """Takes examples to the latent and back.
+def reconstruct(model: FlowModel, x: TensorLike, seed: int) -> Reconstruction:
+    """Maps examples to the latent and back.
 
     ```python
     import numpy as np
@@ -54,23 +56,20 @@ def reconstruct(model, x, seed):
     ```
 
     Args:
-      model: a `FlowModel`. Without blocks there is nothing to solve: all counts and the residual are 0.
-      x: `[batch, *event_shape]`, data as the model takes it.
-      seed: integer, of the dequantisation.
+      model: a `FlowModel`. Without residual blocks nothing is solved: all counts and the residual are 0.
+      x: `[batch, *event_shape]`, data as for the model.
+      seed: integer, of the dequantization.
 
     Returns:
       A `Reconstruction`.
     """
-    levels = model.levels
-    inputs = tf.convert_to_tensor(x)
-    if levels is not None:
-        inputs = data.dequantize(inputs, levels, tf.constant([seed, 0], tf.int32))
+    inputs = model.prepare(x, tf.constant([seed, 0], tf.int32))
     with stage("reconstruction"):
-        again, solutions = _round_trip(model.flow, tf.cast(inputs, model.distribution.dtype))
+        again, solutions = _round_trip(model.flow, inputs)
     error = np.abs(again.numpy().astype(np.float64) - inputs.numpy())
-    exact = None
+    levels, exact = model.levels, None
     if levels is not None:
-        same = data.quantize(again, levels).numpy() == np.asarray(x)
+        same = model.to_data(again).numpy() == np.asarray(x)
         exact = float(np.mean(np.all(same.reshape(len(same), -1), axis=1)))
     iterations, residuals, converged = (
         np.concatenate([np.zeros(0), *(getattr(s, name) for s in solutions)])

@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import os
 import pathlib
 import shutil
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -14,13 +16,13 @@ from tf_resflow.writing import check_output_path, whole_file
 __all__ = ["MAX_TEMPERATURE", "check_paths", "check_samples", "write_samples"]
 
 MAX_TEMPERATURE = 100.0
-"""The largest temperature that a model is asked for."""
+"""The largest temperature that samples may have."""
 
 _MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
 _MAX_VALUES = 2**28  # of paths, which are kept in memory
 
 
-def check_samples(path, shape, levels=None):
+def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:
     """Checks that `write_samples` can write a file, before any long work.
 
     Args:
@@ -29,8 +31,8 @@ def check_samples(path, shape, levels=None):
       levels: number of levels of integer data, `None` for floats.
 
     Raises:
-      ValueError: when the path ends neither in .png nor in .npy, or cannot be written; when the samples are more
-        than fit the disk, or a picture.
+      ValueError: when the path ends neither in .png nor in .npy, or cannot be written; when the samples do not fit
+        the disk, or a picture.
     """
     check_output_path(path, [".png", ".npy"])
     path, num, values = pathlib.Path(path).absolute(), shape[0], math.prod(shape)
@@ -48,7 +50,7 @@ def check_samples(path, shape, levels=None):
         )
 
 
-def check_paths(path, shape, levels=None):
+def check_paths(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:
     """Checks that paths can be written, before any long work.
 
     Args:
@@ -68,15 +70,24 @@ def check_paths(path, shape, levels=None):
     event_shape = shape[1:]
     if pathlib.Path(path).suffix.lower() == ".png" and len(event_shape) == 1 and event_shape != (2,):
         raise ValueError(
-            f"Paths of vectors of {event_shape[0]} cannot be drawn, only of images, or in a plane: write them to a "
-            ".npy file."
+            f"Paths of vectors of {event_shape[0]} cannot be drawn, only those of images or in a plane: write them "
+            "to a .npy file."
         )
 
 
-def write_samples(path, batches, shape, levels=None, temperatures=(), data=None, name=""):
+def write_samples(
+    path: str | os.PathLike[str],
+    batches: Iterable[np.ndarray],
+    shape: Sequence[int],
+    *,
+    levels: int | None = None,
+    temperatures: Sequence[float] = (),
+    data: dict[str, np.ndarray] | None = None,
+    name: str = "",
+) -> None:
     """Writes samples: images as a grid, vectors as scatter plots and histograms, any as .npy.
 
-    A .npy file is written batch by batch. The file is there when it is whole, and not before.
+    A .npy file is written batch by batch. The file appears when it is complete.
 
     Args:
       path: file to write; .png or .npy.
@@ -98,7 +109,7 @@ def write_samples(path, batches, shape, levels=None, temperatures=(), data=None,
     labels = [f"temperature {temperature:g}" for temperature in temperatures]
     if len(event_shape) == 3:
         is_sweep = rows > 1
-        grid = image_grid(samples, levels, columns=columns if is_sweep else None)
+        grid = image_grid(samples, levels or 256, columns=columns if is_sweep else None)
         write_png(path, grid, labels=labels if is_sweep else ())
     elif rows == 1:
         title = " at ".join([f"{name}: {columns:,} samples", *labels])

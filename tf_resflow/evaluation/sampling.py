@@ -1,10 +1,12 @@
 """Samples of a model, in batches."""
 
 import math
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow.models import FlowModel
 from tf_resflow.progress import bar
 
 __all__ = ["batch_size", "draw_samples"]
@@ -13,12 +15,14 @@ _BATCH_VALUES = 2**16  # of a batch, if it has more than the examples below
 _MIN_BATCH = 64
 
 
-def draw_samples(model, num, seed=0, temperatures=(1.0,)):
+def draw_samples(
+    model: FlowModel, num: int, *, seed: int = 0, temperatures: Sequence[float] = (1.0,)
+) -> Generator[np.ndarray, None, None]:
     """Draws examples in batches.
 
-    The same seed gives the same latents at each temperature. The first batch is that of `model.sample(num, seed)`,
-    and how many follow does not matter to the samples before: the first k of n are those that are drawn if k are
-    asked for (on one device, and to the tolerance of the inverse).
+    The latents of a seed are the same at each temperature. The first batch is `model.sample(num, seed)`, and does
+    not depend on how many samples follow: the first k of n equal those of a call for k samples (on one device, and
+    to the tolerance of the inverse).
 
     Args:
       model: a `FlowModel`.
@@ -27,7 +31,7 @@ def draw_samples(model, num, seed=0, temperatures=(1.0,)):
       temperatures: factors of the latents' deviation from their mean.
 
     Yields:
-      Arrays `[batch, *event_shape]`, as `model.sample` gives them, one temperature after the other.
+      Arrays `[batch, *event_shape]`, as from `model.sample`, one temperature after the other.
 
     Raises:
       ValueError: when a sample is not finite.
@@ -49,6 +53,6 @@ def draw_samples(model, num, seed=0, temperatures=(1.0,)):
                 drawn.update(rows)
 
 
-def batch_size(event_shape):
+def batch_size(event_shape: Sequence[int]) -> int:
     """Number of examples that are drawn at a time."""
     return max(_MIN_BATCH, _BATCH_VALUES // math.prod(event_shape))

@@ -11,9 +11,9 @@ from tf_resflow.interop.published_arguments import published_config, published_d
 from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.published_kernels import applied_kernels
 from tf_resflow.interop.published_variables import published_tensors
+from tf_resflow.models import build_model
 from tf_resflow.private_api import moving_averages
 from tf_resflow.training.averaging import AveragedWeights
-from tf_resflow.training.build_model import build_model
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir
@@ -35,7 +35,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
 
     ```python
     resflow.interop.convert_checkpoint("cifar10.pth", "runs/cifar10")
-    model = resflow.load("runs/cifar10")
+    run = resflow.load("runs/cifar10")
     ```
 
     The checkpoint provides the arguments, which define the architecture, the weights, and their moving average,
@@ -88,7 +88,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
             files.prepare(config)
             files.write_data(data)
             files.write_config(config)
-            Checkpoints(files.checkpoints, model, optimizer, config.seed, config.train.keep).save(step)
+            Checkpoints(files.checkpoints, model, optimizer, seed=config.seed, keep=config.train.keep).save(step)
             _publish(files.path, workdir)
     return {
         "name": data.name,

@@ -1,10 +1,11 @@
-"""A model as a versioned SavedModel, with what belongs to it."""
+"""A model as a versioned SavedModel, with its documentation and warm-up requests."""
 
 import errno
 import os
 import pathlib
+from typing import TYPE_CHECKING, Any
 
-from tf_resflow import layers, training
+from tf_resflow import layers, models, training
 from tf_resflow.serving.model_card import model_card
 from tf_resflow.serving.readme import signatures_readme
 from tf_resflow.serving.saved_model import read_signatures, write_saved_model
@@ -12,43 +13,59 @@ from tf_resflow.serving.signatures import Signatures
 from tf_resflow.serving.warmup import write_warmup
 from tf_resflow.writing import scratch, unwritable_told
 
+if TYPE_CHECKING:
+    from tf_resflow.training import Run
+
 __all__ = ["export", "export_run"]
 
 
-def export_run(workdir, export_dir, version=None, log_det=None, num_probes=1, **settings):
+def export_run(
+    workdir: str | os.PathLike[str],
+    export_dir: str | os.PathLike[str],
+    *,
+    version: int | None = None,
+    log_det: str | None = None,
+    num_probes: int = 1,
+    **settings: Any,
+) -> pathlib.Path:
     """Exports the model of a run, with its averaged weights.
 
     Args:
       workdir: directory of a run of `resflow-train`.
       export_dir: see `export`.
       version: see `export`.
-      log_det: "roulette", "adaptive" or "exact", see `tf_resflow.training.Evaluation`; by default what the run
-        evaluates with.
-      num_probes: probes of each estimate of "roulette" and "adaptive".
+      log_det: a name of `tf_resflow.models.evaluation_estimator`.
+      num_probes: probes of each estimate of "russian_roulette" and "adaptive".
       **settings: `num_samples`, `seed`, `max_samples` of `Signatures`.
 
     Returns:
       The path of the version.
 
     Raises:
-      ValueError: for what `tf_resflow.load` and `export` raise.
+      ValueError: as `tf_resflow.load` and `export`.
     """
-    model = training.load(workdir)
+    run = training.load(workdir)
     _version(_writable(export_dir), version)
-    name = log_det or training.default_log_det(model)
-    estimator = training.evaluation_log_det(model, name, num_probes, common=True)
-    file = training.Workdir(workdir).result
-    result = training.read_json(file) if file.exists() else None
-    return export(model, export_dir, version, result, log_det=estimator, **settings)
+    _, estimator = models.evaluation_estimator(
+        run.config, run.model.flow, run.model.event_shape, name=log_det, num_probes=num_probes, common=True
+    )
+    return export(run.model, export_dir, version=version, run=run, log_det=estimator, **settings)
 
 
-def export(model, export_dir, version=None, result=None, **settings):
+def export(
+    model: models.FlowModel,
+    export_dir: str | os.PathLike[str],
+    *,
+    version: int | None = None,
+    run: "Run | None" = None,
+    **settings: Any,
+) -> pathlib.Path:
     """Writes a model to `export_dir/version/`, as TensorFlow Serving expects it.
 
-    The norms of the model's layers are brought up to date first. The folder appears in one piece, so that a server
-    that watches `export_dir` never sees half of it. In it are the SavedModel; warm-up requests, in `assets.extra/`,
-    if the package tensorflow-serving-api is installed; README.md, the signatures; MODEL_CARD.md. What exports that
-    were killed have left in `export_dir` is removed.
+    The norms of the model's layers are brought up to date first. The folder appears in one piece: a server that
+    watches `export_dir` never sees half of it. It has the SavedModel; warm-up requests, in `assets.extra/`, if the
+    package tensorflow-serving-api is installed; README.md, the signatures; MODEL_CARD.md. The remains of killed
+    exports in `export_dir` are removed.
 
     ```python
     import pathlib, tempfile
@@ -65,10 +82,10 @@ def export(model, export_dir, version=None, result=None, **settings):
     ```
 
     Args:
-      model: a `FlowModel` or `HybridModel`, with the weights that it is to have.
+      model: a `FlowModel` or `HybridModel`.
       export_dir: directory of the model's versions; made if need be.
       version: `int` >= 1; by default one more than the largest that is there when the folder is written.
-      result: what the run's result.json has, for the model card.
+      run: the run of the model, for the model card.
       **settings: of `Signatures`.
 
     Returns:
@@ -76,13 +93,13 @@ def export(model, export_dir, version=None, result=None, **settings):
 
     Raises:
       ValueError: when the version exists or is not positive, the directory cannot be made, or `Signatures` does.
-      OSError: when the disk is full, or does not take the files for another reason. Nothing is left of them.
+      OSError: when the files cannot be written, such as to a full disk. Nothing is left of them.
     """
     signatures = Signatures(model, **settings)
     parent = _writable(export_dir)
     _version(parent, version)
     layers.converge_norms(model.flow)
-    card = model_card(model, signatures, result)
+    card = model_card(model, signatures, run)
     with unwritable_told(parent), scratch(parent) as folder:
         path = folder / "model"
         with layers.stored_norms():

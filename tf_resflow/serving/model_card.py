@@ -1,38 +1,43 @@
-"""The model card: what a served model is, how good, and what it is not for."""
+"""The model card: a description of a served model, its scores and its limits."""
 
 import datetime
 import math
 import pathlib
 import subprocess
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
+from tf_resflow.models import FlowModel
 from tf_resflow.serving.readme import estimator_text
+from tf_resflow.serving.signatures import Signatures
 from tf_resflow.version import __version__
+
+if TYPE_CHECKING:
+    from tf_resflow.training import Run
 
 __all__ = ["model_card"]
 
 
-def model_card(model, signatures, result=None):
+def model_card(model: FlowModel, signatures: Signatures, run: "Run | None" = None) -> str:
     """The card of a model.
 
     Args:
-      model: a `FlowModel`; one of `tf_resflow.load` has a `config` and a `step` to tell of.
-      signatures: `Signatures`.
-      result: what the run's result.json has, or None.
+      model: a `FlowModel`.
+      signatures: its `Signatures`.
+      run: its run, if it has one.
 
     Returns:
       Markdown.
     """
-    config = getattr(model, "config", None)
-    name = "residual flow" if config is None else f"residual flow of {_data_name(config)}"
+    name = f"residual flow of {_data_name(run.config)}" if run else "residual flow"
     parts = {"Model": _model(model)}
-    if config is not None:
-        parts |= {"Data": _data(config), "Training": _training(model)}
-    parts |= {"Scores": _scores(result), "Lipschitz certificate": _certificate(model.flow)}
+    if run:
+        parts |= {"Data": _data(run.config), "Training": _training(run)}
+    parts |= {"Scores": _scores(run.result if run else None), "Lipschitz certificate": _certificate(model.flow)}
     parts |= {"Signatures": _signatures(signatures), "Limits": _limits(model, signatures), "Made with": _software()}
     sections = [f"## {title}\n\n{text}\n" for title, text in parts.items()]
     return "\n".join([f"# Model card: {name}\n", *sections])
@@ -63,11 +68,11 @@ def _data_name(config):
     return pathlib.Path(config.data.path).absolute().name if is_file else config.data.name
 
 
-def _training(model):
-    train = model.config.train
+def _training(run):
+    train = run.config.train
     text = (
-        f"{model.step:,} steps of {train.optimizer} on batches of {train.batch_size}, learning rate "
-        f"{train.learning_rate:g}, seed {model.config.seed}."
+        f"{run.step:,} steps of {train.optimizer} on batches of {train.batch_size}, learning rate "
+        f"{train.learning_rate:g}, seed {run.config.seed}."
     )
     if not train.ema_momentum:
         return text
@@ -94,15 +99,17 @@ def _certificate(flow):
     blocks = certificate["blocks"]
     rows = [
         f"The Lipschitz constant of {name}'s branch is not certified: {block['reason']}. That it is at most "
-        f"{block['nominal']:.4f} is taken on trust."
+        f"{block['nominal']:.4f} is not verified."
         for name, block in blocks.items()
         if "reason" in block
     ]
     if not rows:
         worst = max(blocks, key=lambda name: blocks[name]["certified"])
         bound = blocks[worst]["certified"]
-        says = "which proves that each block is invertible" if bound < 1 else "which proves nothing"
-        rows = [f"The Lipschitz constant of each block's branch is at most {bound:.4f} ({worst}), {says}."]
+        proves = "that each block is invertible" if bound < 1 else "nothing"
+        rows = [
+            f"The Lipschitz constant of each block's branch is at most {bound:.4f} ({worst}). This proves {proves}."
+        ]
     for part, of in (("flow", "the flow"), ("inverse", "its inverse")):
         bound = certificate[part]["certified"]
         rows.append(f"That of {of} is {f'at most {bound:.3g}' if math.isfinite(bound) else 'not bounded'}.")
@@ -110,14 +117,14 @@ def _certificate(flow):
 
 
 def _signatures(signatures):
-    return f"{', '.join(f'`{name}`' for name in signatures.inputs)}: README.md tells them."
+    return f"{', '.join(f'`{name}`' for name in signatures.inputs)}: see README.md."
 
 
 def _limits(model, signatures):
     rows = [
         "It has learned its data, with their gaps. Nothing was done about fairness or privacy.",
-        "`sample` and `decode` solve each block to a tolerance near the rounding of the type. `converged` "
-        "tells where one did not get there.",
+        "`sample` and `decode` solve each block to a tolerance near the rounding of the type. `converged` is "
+        "false if one did not reach it.",
         f"`sample` gives at most {signatures.max_samples:,} examples at a time.",
     ]
     if model.has_density and signatures.is_noisy:
@@ -126,9 +133,9 @@ def _limits(model, signatures):
             f"The log-determinants are {estimator_text(signatures.log_det)}."
         )
     if model.has_density:
-        rows += [
-            "A high likelihood does not mean that an example is like the data: some other data have a higher one.",
-        ]
+        rows.append(
+            "A high likelihood does not mean that an example resembles the data: other data can have a higher one."
+        )
     return _list(rows)
 
 
@@ -143,9 +150,9 @@ def _software():
 
 
 def _commit():
-    """The commit of the checkout that this package is in, and whether it was changed since."""
+    """The commit of the checkout that this package is in, and whether files have changed since."""
     try:
-        _git("ls-files", "--error-unmatch", __file__)  # fails where the checkout is another project's
+        _git("ls-files", "--error-unmatch", __file__)  # fails if the checkout is another project's
         return _git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,28 +1,32 @@
-"""The text beside a SavedModel that tells its signatures."""
+"""The text beside a SavedModel that describes its signatures."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
 from tf_resflow import logdet
-from tf_resflow.evaluation import MAX_TEMPERATURE
+from tf_resflow.evaluation.samples import MAX_TEMPERATURE
+from tf_resflow.serving.signatures import Signatures
 
 __all__ = ["estimator_text", "signatures_readme"]
 
 _WHAT = {
-    "serving_default": "The log-likelihood of each example, in nats, by random numbers that are fixed: the answer "
-    "is the same each time.",
+    "serving_default": "The log-likelihood of each example, in nats, by fixed random numbers: the answer is the "
+    "same each time.",
     "log_prob_seeded": "The same by the random numbers of a seed. The mean over several seeds has less noise.",
     "sample": "New examples, a pure function of their number, the seed and the temperature, which is 1 for samples "
-    "of the model; below 1 they vary less. An example that has not converged, where the solver of the inverse "
-    "stopped before it met its tolerance, is not to be used.",
+    "of the model; below 1 they vary less. Discard an example that has not converged: the solver of the inverse "
+    "stopped before it met its tolerance.",
     "encode": "The latent of each example.",
-    "decode": "The example of each latent, the inverse of encode; converged as of sample.",
+    "decode": "The example of each latent, the inverse of encode; converged as in sample.",
     "classify": "The classifier's logits and probabilities, and the most probable label.",
 }
 _CLASSIFIER = "As classify: no density was trained."
 
 
-def signatures_readme(signatures, definitions):
-    """The text for who calls the model.
+def signatures_readme(signatures: Signatures, definitions: Mapping[str, Any]) -> str:
+    """The text for the clients of the model.
 
     Args:
       signatures: `Signatures`.
@@ -34,7 +38,7 @@ def signatures_readme(signatures, definitions):
     parts = [
         "# Signatures",
         "A TensorFlow SavedModel. It needs TensorFlow (Python, C, C++, Go, Java) or TensorFlow Serving, and no "
-        "more. MODEL_CARD.md tells what the model is. An input that does not fit is answered by an error, "
+        "more. MODEL_CARD.md describes the model. A wrong input is answered by an error, "
         "INVALID_ARGUMENT.",
     ]
     for name in signatures.inputs:
@@ -68,23 +72,23 @@ def _log_prob(signatures):
     )
     if signatures.levels is not None:
         text += (
-            "Each estimate adds uniform noise of its own to the integers (dequantization). bits_per_dim is the "
+            "Each estimate adds independent uniform noise to the integers (dequantization). bits_per_dim is the "
             "negated mean, in bits for each coordinate. "
         )
     return text + (
-        "All examples of a request have the same random numbers: the answer for one does not depend on the others, "
+        "All examples of a request share their random numbers: the answer for one does not depend on the others, "
         "and the errors of two are correlated."
     )
 
 
-def estimator_text(log_det):
-    """What an estimator does, in words that follow "the log-determinants are"."""
+def estimator_text(log_det: logdet.LogDetEstimator) -> str:
+    """A description of an estimator that follows "the log-determinants are"."""
     if isinstance(log_det, logdet.Exact):
         return "exact"
     if isinstance(log_det, logdet.RussianRoulette):
         return f"estimated without bias, by Russian roulette after {log_det.num_exact_terms} exact terms"
     if isinstance(log_det, logdet.AdaptiveSeries):
-        return f"a power series, cut where the rest is certainly below {log_det.tolerance:g} nats for a block"
+        return f"a power series, cut when the rest is guaranteed below {log_det.tolerance:g} nats for a block"
     if isinstance(log_det, logdet.PowerSeries):
         return f"a power series of {log_det.num_terms} terms, and so biased"
     return f"estimated by {type(log_det).__name__}"

@@ -1,14 +1,19 @@
-"""The SavedModel of signatures, as TensorFlow Serving and clients in other languages want it."""
+"""The SavedModel of signatures, for TensorFlow Serving and clients in other languages."""
 
 import logging
+import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tf_resflow.serving.signatures import Signatures
+
 __all__ = ["read_signatures", "write_saved_model"]
 
 
-def write_saved_model(signatures, weights, path):
+def write_saved_model(signatures: Signatures, weights: Iterable[Any], path: pathlib.Path) -> None:
     """Writes a SavedModel that needs TensorFlow alone.
 
     Args:
@@ -23,7 +28,7 @@ def write_saved_model(signatures, weights, path):
         tf.saved_model.save(module, str(path), signatures=signatures.functions(), options=options)
 
 
-def read_signatures(path):
+def read_signatures(path: pathlib.Path) -> dict[str, Any]:
     """The `SignatureDef`s of a SavedModel, by name.
 
     Args:

@@ -1,45 +1,45 @@
-"""The signatures of a served model: what a client may ask, as functions of tensors."""
+"""The signatures of a served model, as functions of tensors."""
 
-import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_resflow import bijectors, data, logdet
-from tf_resflow.evaluation import MAX_TEMPERATURE
+from tf_resflow import bijectors, logdet
+from tf_resflow.evaluation.samples import MAX_TEMPERATURE
+from tf_resflow.models import FlowModel
 from tf_resflow.seeds import split_seed
 from tf_resflow.serving.checks import check_finite, check_not_empty, check_range
-from tf_resflow.training import HybridModel
 
 __all__ = ["Signatures"]
 
 
 class Signatures:
-    r"""What a client may ask of a model, as functions that a SavedModel can hold.
+    r"""The requests that a served model answers, as functions that a SavedModel can hold.
 
-    - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`; of a model
-      that has learned no density the same as `classify`
+    - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`; for a model
+      without a trained density the same as `classify`
     - `log_prob_seeded(x, seed)`: the same for random numbers of the client's choice
     - `sample(num, seed, temperature)`: `x`, and `converged`, whether the inverse of each block met its tolerance
-    - `encode(x)`: `z`; integers stand for the centres of their cells
+    - `encode(x)`: `z`; integers stand for the centers of their cells
     - `decode(z)`: as `sample`
     - `classify(x)`, of a `HybridModel`: `logits`, `probabilities`, `label`
 
-    With K = `num_samples`, log_prob is the mean of K estimates, each with a dequantisation and probes of its own,
+    With K = `num_samples`, log_prob is the mean of K estimates, each with another dequantization and other probes,
 
     \\(\frac{1}{K} \sum_k [\log p((x + u_k) / L) - D \log L]\\)
 
-    (without the dequantisation for continuous data), and log_prob_stderr the standard error of that mean. With an
+    (without the dequantization for continuous data), and log_prob_stderr the standard error of that mean. With an
     exact log-determinant continuous data have no noise: one evaluation is enough, and the standard error is 0. All
-    examples of a request share their random numbers: the answer for one does not depend, beyond rounding (and the
-    tolerance of an `AdaptiveSeries`), on which others are in its batch, so that a server may batch requests.
+    examples of a request share their random numbers. The answer for one does not depend, beyond rounding (and the
+    tolerance of an `AdaptiveSeries`), on the others in its batch, and a server may batch requests.
 
-    Values are checked inside the graph: a client in any language gets an InvalidArgumentError that says what was
-    wrong. Of a wrong shape TensorFlow tells, in its own words.
+    Values are checked inside the graph: a client in any language gets an InvalidArgumentError that describes what
+    was wrong. A wrong shape is TensorFlow's error.
 
     Args:
       model: a `FlowModel` or `HybridModel`.
       log_det: estimator of the log-determinants, by default Russian roulette after 20 exact terms; one with
-        `common_probes=True` (and `per_example=False`), if it draws.
+        `common_probes=True` (and `per_example=False`), if it is random.
       num_samples: K, at least 2.
       seed: `int`, of `serving_default`.
       max_samples: the largest `num` of `sample`.
@@ -54,7 +54,15 @@ class Signatures:
       ValueError: when a number is out of range, or the estimator draws for each example.
     """
 
-    def __init__(self, model, log_det=None, num_samples=8, seed=0, max_samples=1024):
+    def __init__(
+        self,
+        model: FlowModel,
+        log_det: logdet.LogDetEstimator | None = None,
+        *,
+        num_samples: int = 8,
+        seed: int = 0,
+        max_samples: int = 1024,
+    ):
         if num_samples < 2:
             raise ValueError(f"num_samples is at least 2, to have a standard error; got {num_samples}.")
         if max_samples < 1:
@@ -64,61 +72,55 @@ class Signatures:
         self.log_det = logdet.RussianRoulette(20, common_probes=True) if log_det is None else log_det
         _check_shared(self.log_det)
         self.is_noisy = model.levels is not None or not isinstance(self.log_det, logdet.Exact)
-        self._distribution = bijectors.with_log_det(model.distribution, self.log_det)
-        self._dtype = tf.as_dtype(self._distribution.dtype)
+        self._density = model.density(self.log_det)
+        self._dtype = tf.as_dtype(self._density.dtype)
         self.inputs = self._inputs()
-        x, seed = tf.TensorSpec([None, *model.event_shape], self._x_dtype), tf.TensorSpec([], tf.int64)
-        # Functions of their own, so that what two signatures have in common is saved once.
-        self._score = tf.function(self._score, input_signature=[x, seed], autograph=False)
-        self._invert = tf.function(self._invert, input_signature=self.inputs["decode"], autograph=False)
+        # What two signatures share is a function, which a SavedModel holds once.
+        score_specs = self.inputs["encode"] + [tf.TensorSpec([], tf.int64)]
+        self._score = tf.function(self._scores, input_signature=score_specs, autograph=False)
+        self._invert = tf.function(self._inverses, input_signature=self.inputs["decode"], autograph=False)
 
-    def functions(self):
+    def functions(self) -> dict[str, Callable]:
         """Returns a dict of each signature's name to a `tf.function`."""
         return {
             name: tf.function(getattr(self, name), input_signature=specs, autograph=False)
             for name, specs in self.inputs.items()
         }
 
-    def serving_default(self, x):
+    def serving_default(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """See the class."""
         if not self._model.has_density:
             return self.classify(x)
         return self._score(self._checked(x), tf.constant(self._seed, tf.int64))
 
-    def log_prob_seeded(self, x, seed):
+    def log_prob_seeded(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """See the class."""
         return self._score(self._checked(x), seed)
 
-    def sample(self, num, seed, temperature):
+    def sample(self, num: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor) -> dict[str, tf.Tensor]:
         """See the class."""
         num = check_range("num", num, 1, self.max_samples)
         temperature = check_range("temperature", temperature, 0.0, MAX_TEMPERATURE)
         seed = tf.bitcast(seed, tf.int32)
         return self._invert(self._model.sample_latent(num, seed, tf.cast(temperature, self._dtype)))
 
-    def encode(self, x):
+    def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """See the class."""
-        x = tf.cast(self._checked(x), self._dtype)
-        if self.levels is not None:
-            x = (x + 0.5) / self.levels
-        return {"z": bijectors.forward_features(self._model.flow, x, log_det=False).latent}
+        return {"z": self._model.encode(self._checked(x))}
 
-    def decode(self, z):
+    def decode(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
         """See the class."""
         return self._invert(check_finite("z", check_not_empty("z", z)))
 
-    def classify(self, x):
+    def classify(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """See the class."""
         result = self._model.classify(self._checked(x))
         return {**result, "label": tf.argmax(result["probabilities"], -1)}
 
-    @property
-    def _x_dtype(self):
-        return self._dtype if self.levels is None else tf.uint8
-
     def _inputs(self):
         latent_shape = self._model.flow.forward_event_shape(self._model.event_shape)
-        x = tf.TensorSpec([None, *self._model.event_shape], self._x_dtype, "x")
+        x_dtype = self._dtype if self.levels is None else tf.uint8
+        x = tf.TensorSpec([None, *self._model.event_shape], x_dtype, "x")
         num, seed = tf.TensorSpec([], tf.int32, "num"), tf.TensorSpec([], tf.int64, "seed")
         inputs = {
             "serving_default": [x],
@@ -128,13 +130,13 @@ class Signatures:
             "decode": [tf.TensorSpec([None, *latent_shape], self._dtype, "z")],
             "classify": [x],
         }
-        if not isinstance(self._model, HybridModel):
+        if not self._model.has_classifier:
             del inputs["classify"]
         if not self._model.has_density:
             del inputs["log_prob_seeded"]
         return inputs
 
-    def _score(self, x, seed):
+    def _scores(self, x, seed):
         seed = tf.bitcast(seed, tf.int32)
         if not self.is_noisy:
             log_prob = self._log_prob(x, seed)
@@ -150,23 +152,19 @@ class Signatures:
         variance = tf.reduce_sum((log_probs - mean) ** 2, 0) / (self.num_samples - 1)
         result = {"log_prob": mean, "log_prob_stderr": tf.sqrt(variance / self.num_samples)}
         if self.levels is not None:
-            result["bits_per_dim"] = -mean / (self._model.num_dimensions * math.log(2.0))
+            result["bits_per_dim"] = self._model.to_loss(mean)
         return result
 
     def _log_prob(self, x, seed):
         noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
-        if self.levels is not None:
-            x = data.dequantize(x, self.levels, noise_seed, common=True)
-        x = tf.identity(tf.cast(x, self._dtype))
-        log_prob = self._distribution.log_prob(x, bijector_kwargs={"seed": flow_seed})
-        return log_prob - self._model.num_dimensions * math.log(self.levels or 1)
+        return self._model.log_prob_under(self._density, self._model.prepare(x, noise_seed, common=True), flow_seed)
 
-    def _invert(self, z):
+    def _inverses(self, z):
         x, solutions = bijectors.inverse_with_solutions(self._model.flow, tf.identity(z))
         converged = tf.fill(tf.shape(z)[:1], True)
         for solution in solutions:
             converged &= solution.converged
-        return {"x": x if self.levels is None else data.quantize(x, self.levels), "converged": converged}
+        return {"x": self._model.to_data(x), "converged": converged}
 
     def _checked(self, x):
         x = check_not_empty("x", x)

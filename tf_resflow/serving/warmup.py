@@ -1,4 +1,7 @@
-"""Requests that TensorFlow Serving answers by itself before it takes those of clients."""
+"""Requests that TensorFlow Serving answers by itself before it serves clients."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -9,14 +12,14 @@ __all__ = ["write_warmup"]
 _BATCH_SIZES = (1, 8)
 
 
-def write_warmup(inputs, path):
-    """Writes a request of each size of batch for the signatures whose inputs are batches.
+def write_warmup(inputs: Mapping[str, Sequence[tf.TensorSpec]], path: pathlib.Path) -> None:
+    """Writes a request of each batch size for the signatures whose inputs are batches.
 
-    A first request allocates and chooses kernels: it is slow, and better not a client's. The others share what
-    takes the time with these; a server that batches requests takes no scalars, and would not load the model if one
-    of its warm-up requests failed.
+    A first request allocates and chooses kernels: it is slow, and should not be a client's. The other signatures
+    share the slow part with these; a server that batches requests takes no scalars, and would not load the model if
+    one of its warm-up requests failed.
 
-    Without the package tensorflow-serving-api nothing is written, and a warning says so.
+    Without the package tensorflow-serving-api nothing is written, and a warning is logged.
 
     Args:
       inputs: dict of a signature's name to its list of `tf.TensorSpec`.

@@ -4,25 +4,27 @@ import pathlib
 import re
 import shutil
 
+import keras
 import tensorflow as tf
 from absl import logging
 
+from tf_resflow.models import FlowModel
 from tf_resflow.training.metrics import read_metrics
-from tf_resflow.training.workdir import write_text
+from tf_resflow.training.workdir import Workdir, write_text
 
 __all__ = ["Checkpoints", "check_state"]
 
 
-def check_state(files):
-    """Checks that a run which was begun in a workdir has all that it continues from.
+def check_state(files: Workdir) -> None:
+    """Checks that a run which was begun in a workdir has all the files that it continues from.
 
-    A run that was killed before its first checkpoint begins anew, with the same steps. Nothing is changed.
+    A run that was killed before its first checkpoint starts again, with the same steps. Nothing is changed.
 
     Args:
       files: a `Workdir`.
 
     Raises:
-      ValueError: when config.json, data.json or the checkpoints are missing beside what came after them, or
+      ValueError: when config.json, data.json or the checkpoints are missing although later files exist, or
         metrics.jsonl is damaged.
     """
     paths, lines = _newest_first(files.checkpoints), read_metrics(files.path)
@@ -35,13 +37,13 @@ def check_state(files):
     if not paths and (files.result.exists() or last > files.read_config().train.checkpoint_every):
         raise ValueError(f"{files.path} has metrics up to step {last}, but {files.checkpoints} is empty. {_REMEDY}")
     if not paths:
-        logging.warning("%s has no checkpoint: the run was stopped before, and begins anew.", files.path)
+        logging.warning("%s has no checkpoint: the run was stopped before, and starts again.", files.path)
     if paths and all(_missing(path) for path in paths):
         raise ValueError(_none_readable(paths, _missing(paths[0])))
 
 
 class Checkpoints:
-    """Saves and restores all that a run continues from.
+    """Saves and restores the state of a run.
 
     That is the model's weights with their power iterations, the optimizer with its moments and its
     averaged weights, the step (which, with the seed, is the position in the data and in the random
@@ -49,24 +51,34 @@ class Checkpoints:
     a temporary name and renames: a killed save leaves the older checkpoint.
 
     Args:
-      directory: where the checkpoints are.
+      directory: the directory of the checkpoints.
       model: a built `FlowModel`.
       optimizer: its built optimizer.
       seed: the seed of the run.
-      keep: how many checkpoints to keep, newest first; 0 for a reader, who writes none.
+      keep: number of checkpoints to keep, the newest ones; 0 for a reader, who writes none.
       is_chief: whether this process writes them. All workers have the same state, and only the chief saves it.
 
     Attributes:
       latest: path of the checkpoint that was restored or saved last, or None.
     """
 
-    def __init__(self, directory, model, optimizer, seed=0, keep=0, is_chief=True):
-        self.step = tf.Variable(0, dtype=tf.int64, name="step")
-        self._seed = tf.Variable(seed, dtype=tf.int64, name="seed")
-        self.latest = None
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        model: FlowModel,
+        optimizer: keras.Optimizer,
+        *,
+        seed: int = 0,
+        keep: int = 0,
+        is_chief: bool = True,
+    ):
+        self._step = tf.Variable(0, dtype=tf.int64, name="step")
+        self.latest: str | None = None
         self._directory = pathlib.Path(directory)
-        self._manager = None
-        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, step=self.step, seed=self._seed)
+        self._manager: tf.train.CheckpointManager | None = None
+        self._checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=optimizer, step=self._step, seed=tf.Variable(seed, dtype=tf.int64, name="seed")
+        )
         values = [v for v in model.weights + optimizer.variables if "float" in v.dtype]
 
         @tf.function(autograph=False)
@@ -77,32 +89,35 @@ class Checkpoints:
         self._all_finite = all_finite
         self._keep = keep if is_chief else 0
 
-    def is_finite(self):
+    def is_finite(self) -> bool:
         """Whether the weights and the state of the optimizer are finite."""
         return bool(self._all_finite())
 
-    def save(self, step):
-        """Saves the state as that of `step`, unless it is there already.
+    def save(self, step: int) -> str:
+        """Saves the state of a step, unless it is saved already.
 
         Args:
           step: number of training steps taken.
 
+        Returns:
+          The path of the checkpoint.
+
         Raises:
-          OSError: when the file system does not take it.
+          OSError: when it cannot be written.
         """
-        if self.latest and int(self.step) == step:
-            return
-        self.step.assign(step)
-        if self._keep:
-            self._write(step)
-        self.latest = self._path(step)
+        if not self.latest or int(self._step) != step:
+            self._step.assign(step)
+            if self._keep:
+                self._write(step)
+            self.latest = self._path(step)
+        return self.latest
 
     def _write(self, step):
         try:
             if self._manager is None:
                 self._list()
                 self._manager = tf.train.CheckpointManager(
-                    self._checkpoint, str(self._directory), max_to_keep=self._keep, step_counter=self.step
+                    self._checkpoint, str(self._directory), max_to_keep=self._keep, step_counter=self._step
                 )
             self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
@@ -113,7 +128,7 @@ class Checkpoints:
                 "make the directory writable, and run the same command again."
             ) from None
 
-    def restore(self):
+    def restore(self) -> int:
         """Restores the newest checkpoint that can be read, if there is one; warns of those that cannot.
 
         Returns:
@@ -131,7 +146,7 @@ class Checkpoints:
                 logging.warning("The checkpoint %s cannot be read and was skipped: %s", path, errors[-1])
             else:
                 self.latest = path
-                return int(self.step)
+                return int(self._step)
         if paths:
             raise ValueError(_none_readable(paths, errors[0]))
         return 0
@@ -143,10 +158,10 @@ class Checkpoints:
             status.assert_consumed()
         except (AssertionError, ValueError) as error:
             if status is not None:
-                status.expect_partial()  # the error says it; TensorFlow would log each variable
+                status.expect_partial()  # TensorFlow would log each variable
             raise ValueError(
                 f"The checkpoint {path} does not fit the model of this config: {_in_short(error)}. "
-                "Was it written by another version? Choose another --workdir to train anew."
+                "Was it written by another version? Choose another --workdir to train again."
             ) from None
 
     def _path(self, step):
@@ -166,14 +181,14 @@ class Checkpoints:
             write_text(self._directory / "checkpoint", str(state))
 
 
-_REMEDY = "Restore it from a backup, or choose another --workdir to train anew. Nothing was changed."
+_REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
 
 def _newest_first(directory):
     """The paths of the checkpoints that were saved.
 
-    Those have an index, which is written when their data are, or TensorFlow's list names them, which is written
-    last: where the index is then missing, it was lost. Data alone are those of a save that was cut short.
+    They have an index, which is written after their data, or are in TensorFlow's list, which is written last: if
+    the index is then missing, it was lost. Data alone are the remains of a save that was cut short.
     """
     names = [path.stem for path in directory.glob("*.index")]
     if (directory / "checkpoint").is_file():
@@ -188,7 +203,7 @@ def _exists(path):
 
 
 def _missing(path):
-    """Says which file of a checkpoint is missing, if any."""
+    """A message about the missing file of a checkpoint, empty if there is none."""
     directory, name = pathlib.Path(path).parent, pathlib.Path(path).name
     if not _exists(path):
         return f"{path}.index is missing"

@@ -2,79 +2,75 @@
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from tf_resflow import bijectors, evaluation
+from tf_resflow import bijectors, data, evaluation, models
 from tf_resflow.progress import track
-from tf_resflow.training.evaluation_log_det import default_log_det, evaluation_log_det
-from tf_resflow.training.hybrid_model import HybridModel
 from tf_resflow.training.report import Report
+from tf_resflow.training.runs import Run
 
-__all__ = ["Evaluation", "default_metrics"]
+__all__ = ["Evaluation"]
 
 _NOISE_DRAWS = {"dequantizations": 4, "draws": 8}
-
-
-def default_metrics(model):
-    """The names of the metrics that suit a model.
-
-    None of a density that is not trained, and no Lipschitz constants where there is no residual block.
-
-    Args:
-      model: a `FlowModel` of `tf_resflow.load`.
-
-    Returns:
-      A list of `str`.
-    """
-    names = ["classification"] if isinstance(model, HybridModel) else []
-    names += ["likelihood", "noise"] if model.has_density else []
-    return names + ["reconstruction"] + (["lipschitz"] if bijectors.residual_blocks(model.flow) else [])
 
 
 class Evaluation:
     """Measures a trained model; each metric is a method that returns a part of the result.
 
     ```python
-    model = resflow.load("runs/digits")
-    evaluation = training.Evaluation(model, resflow.data.load(model.config.data), log_det="exact")
+    run = resflow.load("runs/digits")
+    evaluation = training.Evaluation(run, resflow.data.load(run.config.data), log_det="exact")
     print(evaluation.likelihood()["bits_per_dim"], evaluation.reconstruction())
     ```
 
     Args:
-      model: a `FlowModel` of `tf_resflow.load`.
-      dataset: the `Dataset` of its run.
-      log_det: how log-determinants are evaluated. "roulette": Russian roulette as in
-        `config.model.estimator.eval`; "adaptive": until the rest of the series is certainly below
-        1e-4 nats for each block and probe, which takes certified Lipschitz constants below 1; "exact":
-        slogdet. None is what the training's evaluations take: exact up to 16 coordinates, else roulette.
-      num_probes: probe vectors for each example of "roulette" and "adaptive".
+      run: a `Run` of `tf_resflow.load`; nothing of it changes.
+      dataset: the `Dataset` of the run.
+      log_det: how log-determinants are evaluated, a name of `tf_resflow.models.evaluation_estimator`.
+      num_probes: probe vectors for each example of "russian_roulette" and "adaptive".
+
+    Attributes:
+      unit: unit of the scores of the density, "bits_per_dim" or "nats".
 
     Raises:
       ValueError: when "adaptive" cannot be certified, or a value is unknown.
     """
 
-    def __init__(self, model, dataset, log_det=None, num_probes=1):
-        self._model, self._dataset, self._config = model, dataset, model.config
-        self._log_det = log_det or default_log_det(model)
+    def __init__(self, run: Run, dataset: data.Dataset, *, log_det: str | None = None, num_probes: int = 1):
+        self._run, self._model, self._dataset, self._config = run, run.model, dataset, run.config
         self._num_probes = num_probes
-        estimator = evaluation_log_det(model, self._log_det, num_probes)
-        model.evaluation_distribution = bijectors.with_log_det(model.distribution, estimator)
-        self._report = Report(model.config, model, dataset)
-        self.unit = self._report.unit
+        self._name, self._log_det = models.evaluation_estimator(
+            run.config, run.model.flow, run.model.event_shape, name=log_det, num_probes=num_probes
+        )
+        self._report = Report(run.config, run.model, dataset, log_det=self._log_det)
+        self.unit = run.model.unit
 
-    def header(self):
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics that suit the model.
+
+        Those of a density only if it is trained, and Lipschitz constants only if there is a residual block.
+        """
+        names = ["classification"] if self._model.has_classifier else []
+        names += ["likelihood", "noise"] if self._model.has_density else []
+        return names + ["reconstruction"] + (["lipschitz"] if bijectors.residual_blocks(self._model.flow) else [])
+
+    def header(self) -> dict[str, Any]:
         """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det" and "num_probes"."""
         return {
             "name": self._dataset.name,
             "split": self._config.eval.split,
-            "step": self._model.step,
+            "step": self._run.step,
             "unit": self.unit,
-            "log_det": self._log_det,
+            "log_det": self._name,
             "num_probes": self._num_probes,
         }
 
-    def likelihood(self):
+    def likelihood(self) -> dict[str, Any]:
         """The score, its standard error and the error's parts, the baselines and the entropy.
 
         The keys are those of the training's result.json, and "bits_per_dim_stderr_parts" (or "nats_..."),
@@ -92,17 +88,16 @@ class Evaluation:
             result["entropy"] = self._dataset.entropy
         return result
 
-    def importance_weighted(self, num_samples=16):
-        """The bound of several dequantisations, see `evaluation.HeldOut`; for integer data.
+    def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
+        """The bound of several dequantizations, see `evaluation.HeldOut`; for integer data.
 
-        "estimator_bias" is about how much, at most, the noise of the log-determinants lowers it:
+        "estimator_bias" is roughly how much, at most, the noise of the log-determinants lowers it:
         (1 - 1 / K) times half their variance in nats, on the scale of the score.
         """
-        bound = evaluation.HeldOut(self._model, num_samples=num_samples)
+        bound = evaluation.HeldOut(self._model, self._log_det, num_samples=num_samples)
         batches = track(self._report.batches(), "importance-weighted bound")
         score = bound(batches, self._config.seed)
-        nats = self._model.num_dimensions * math.log(2.0)
-        bias = -0.5 * nats * self._evaluation_noise.estimator_std**2 * (1 - 1 / num_samples)
+        bias = -0.5 * self._model.nats_per_unit * self._evaluation_noise.estimator_std**2 * (1 - 1 / num_samples)
         return {
             "importance_weighted": {
                 self.unit: score.mean,
@@ -113,60 +108,66 @@ class Evaluation:
             }
         }
 
-    def noise(self):
+    def noise(self) -> dict[str, Any]:
         """The `evaluation.Noise` of the training's and of this evaluation's estimate of a loss."""
-        training = self._noise_of("training")._asdict()
+        training = self._noise_of(None)._asdict()
         return {"noise": {"training": training, "evaluation": self._evaluation_noise._asdict()}}
 
-    def reconstruction(self):
+    def reconstruction(self) -> dict[str, Any]:
         """The `evaluation.Reconstruction` of the first batch."""
         result = evaluation.reconstruct(self._model, self._first_batch, self._config.seed)
         return {"reconstruction": result._asdict()}
 
-    def lipschitz(self):
+    def lipschitz(self) -> dict[str, Any]:
         """The `evaluation.lipschitz_certificate` of the flow."""
         return {"lipschitz": evaluation.lipschitz_certificate(self._model.flow)}
 
-    def fid(self, features, num_samples=10_000):
-        """The Fréchet distance of samples and the train images.
+    def fid(self, features: Callable[[np.ndarray], np.ndarray], num_samples: int = 10_000) -> dict[str, Any]:
+        """The Fréchet distance between samples and the train images.
 
         Args:
           features: function of integer images to features `[batch, size]`, such as an
             `evaluation.InceptionFeatures`; then the distance is FID.
           num_samples: number of samples, and at most of train images.
+
+        Raises:
+          ValueError: when the data are vectors.
         """
         if len(self._dataset.event_shape) != 3:
             raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
         batch_size = self._config.eval.batch_size
-        data, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
+        images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
         for batch in track(self._dataset.eval_batches("train", batch_size, num_samples), "features of images"):
-            data.update(features(batch))
+            images.update(features(batch))
         draw = tf.function(self._model.sample, autograph=False)
         for index in track(range(math.ceil(num_samples / batch_size)), "features of samples"):
             seed = tf.constant([self._config.seed, index], tf.int32)
             samples.update(features(draw(batch_size, seed)[: num_samples - samples.num]))
-        distance = evaluation.frechet_distance(samples, data)
-        return {"fid": {"fid": distance, "num_samples": samples.num, "num_train": data.num}}
+        distance = evaluation.frechet_distance(samples, images)
+        return {"fid": {"fid": distance, "num_samples": samples.num, "num_train": images.num}}
 
-    def classification(self):
+    def classification(self) -> dict[str, float]:
         """The scores of a hybrid model's classifier, see `evaluation.Classification`.
 
         The keys are those of the training's result.json; "cross_entropy" is in bits for integer data.
+
+        Raises:
+          ValueError: when the model has no classifier.
         """
-        if not isinstance(self._model, HybridModel):
+        if not self._model.has_classifier:
             raise ValueError("The run is of a density alone (config.task): it has no classifier to evaluate.")
         return self._report.classification()
 
-    def ood(self, dataset):
-        """How well the model tells its held-out data from other data, see `evaluation.ood_auroc`.
+    def ood(self, dataset: data.Dataset) -> dict[str, Any]:
+        """How well the model separates its held-out data from other data, see `evaluation.ood_auroc`.
 
         Args:
-          dataset: a `Dataset` whose examples are like the model's; of the same split.
+          dataset: a `Dataset` of examples of the same shape and levels; its same split is taken.
 
         Returns:
-          A dict "ood" of the "name" of the other data, "num_examples" of them, and the areas under the curves of
-          log p(x), "auroc_log_prob", if a density is trained, and of the largest class probability,
-          "auroc_max_probability", if there is a classifier.
+          A dict "ood" of the "name" of the other data, their "num_examples", and the areas under the curves of
+          the model's `ood_scores`: of log p(x), "auroc_log_prob", if a density is trained, and of the largest
+          class probability, "auroc_max_probability", if there is a classifier.
 
         Raises:
           ValueError: when the examples differ in their shape or their levels.
@@ -179,27 +180,18 @@ class Evaluation:
             )
         settings = self._config.eval
         other = dataset.eval_batches(settings.split, settings.batch_size, settings.num_examples or None)
-        views = evaluation.PerExample(self._views)
+        scores = evaluation.PerExample(functools.partial(self._model.ood_scores, log_det=self._log_det))
         batches = [(self._dataset.name, self._report.batches()), (dataset.name, other)]  # names may be equal
-        ours, theirs = (views(track(b, f"scores of {name}"), self._config.seed) for name, b in batches)
+        ours, theirs = (scores(track(b, f"scores of {name}"), self._config.seed) for name, b in batches)
         result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
         return {"ood": result | {f"auroc_{v}": evaluation.ood_auroc(ours[v], theirs[v]) for v in ours}}
 
-    def _views(self, x, seed):
-        """What the model says of each example that is to be higher for its own data."""
-        views = {}
-        if self._model.has_density:
-            views["log_prob"] = self._model.log_prob(x, seed, evaluation=True)
-        if isinstance(self._model, HybridModel):
-            views["max_probability"] = tf.reduce_max(self._model.classify(x)["probabilities"], -1)
-        return views
-
     @functools.cached_property
     def _evaluation_noise(self):
-        return self._noise_of("evaluation")
+        return self._noise_of(self._log_det)
 
-    def _noise_of(self, use):
-        measure = evaluation.EstimatorNoise(self._model, use == "evaluation", **_NOISE_DRAWS)
+    def _noise_of(self, log_det):
+        measure = evaluation.EstimatorNoise(self._model, log_det, **_NOISE_DRAWS)
         return measure(self._first_batch, self._config.seed)
 
     @functools.cached_property

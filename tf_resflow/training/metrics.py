@@ -2,19 +2,24 @@
 
 import contextlib
 import json
+import os
 import pathlib
+from typing import Any
 
 __all__ = ["read_metrics"]
 
 
-def read_metrics(workdir):
-    """Returns the lines of a run's metrics.jsonl as dicts, without those that were cut short.
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads the lines of a run's metrics.jsonl, without those that were cut short.
 
     Args:
       workdir: directory of the run.
 
+    Returns:
+      A list of dicts, empty without the file.
+
     Raises:
-      ValueError: when a line is another thing than metrics, or than the beginning of such a line.
+      ValueError: when a line has no metrics and is not the beginning of such a line.
     """
     path = pathlib.Path(workdir) / "metrics.jsonl"
     if not path.exists():
@@ -24,7 +29,7 @@ def read_metrics(workdir):
 
 
 def _parse(path, number, text):
-    """The line as a dict; None where it was cut short."""
+    """The line as a dict; None if it was cut short."""
     with contextlib.suppress(UnicodeDecodeError):
         try:
             line = json.loads(text.decode("utf-8"))

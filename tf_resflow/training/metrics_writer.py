@@ -1,11 +1,13 @@
-"""Where a run's figures go: metrics.jsonl and TensorBoard."""
+"""The writer of metrics.jsonl and of TensorBoard's events."""
 
 import errno
 import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow.training.metrics import read_metrics
@@ -20,43 +22,42 @@ class MetricsWriter:
 
     A line is `{"step": 100, "split": "train", "bits_per_dim": 2.31, ...}`; NaN and infinite values
     become null. A run that was killed may have written lines later than the checkpoint it resumes
-    from: they are dropped. What is there already for a step and split is not written again: of the
-    train split, what training logs and a held-out score (with "num_examples") are two things.
+    from: they are dropped. An existing line of a step and split is not written again; a line of the training and
+    a held-out score of the train split (with "num_examples") are different.
 
     Args:
       workdir: directory to write to.
       step: the step that the run starts from; lines of later steps are dropped.
     """
 
-    def __init__(self, workdir, step=0):
+    def __init__(self, workdir: str | os.PathLike[str], step: int = 0):
         workdir = pathlib.Path(workdir)
         self._path = workdir / "metrics.jsonl"
         self._written = _drop_later(self._path, step)
-        self._file = self._path.open("ab", buffering=0)  # so that closing it writes nothing
+        self._file = self._path.open("ab", buffering=0)  # closing it writes nothing
         self._events_path = workdir / "events"
         self._events = tf.summary.create_file_writer(str(self._events_path))
 
-    def scalars(self, step, split, values):
+    def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes `values`, a dict of name to number, as one line."""
         if (step, split, "num_examples" in values) in self._written:
             return
-        values = {name: float(value) for name, value in values.items()}
-        line = {"step": step, "split": split}
-        line |= {name: v if math.isfinite(v) else None for name, v in values.items()}
-        line = f"{json.dumps(line)}\n".encode()
+        numbers = {name: float(value) for name, value in values.items()}
+        finite = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
+        line = f"{json.dumps({'step': step, 'split': split, **finite})}\n".encode()
         with unwritable_told(self._path):
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with unwritable_told(self._events_path), self._events.as_default():
-            for name, value in values.items():
+            for name, value in numbers.items():
                 tf.summary.scalar(f"{split}/{name}", value, step)
 
-    def image(self, step, name, image):
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a uint8 image `[height, width, channels]` to TensorBoard."""
         with unwritable_told(self._events_path), self._events.as_default():
             tf.summary.image(name, image[None], step)
 
-    def close(self):
+    def close(self) -> None:
         """Flushes and closes both files."""
         self._file.close()
         with unwritable_told(self._events_path):
@@ -69,7 +70,7 @@ class MetricsWriter:
         try:
             self.close()
         except OSError:
-            if kind is None:  # else the error on the way is the one to tell
+            if kind is None:  # an earlier error is the one to report
                 raise
 
 

@@ -1,4 +1,7 @@
-"""The error of a run that diverged, and what it says of where."""
+"""The error of a run that diverged, and where it did."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -6,8 +9,8 @@ import tensorflow as tf
 from tf_resflow import layers
 from tf_resflow.bijectors.base import Context, run
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
-from tf_resflow.training.hybrid_model import HybridModel
-from tf_resflow.training.step import loss_and_gradients
+from tf_resflow.models import FlowModel
+from tf_resflow.models.step import loss_and_gradients
 
 __all__ = ["NonFiniteError", "find_largest_norm", "find_non_finite"]
 
@@ -18,33 +21,32 @@ class NonFiniteError(ArithmeticError):
     Args:
       what: `str`, what is not finite.
       step: the step after which it was seen.
-      where: what `find_non_finite` or `find_largest_norm` says.
+      where: the sentences of `find_non_finite` or `find_largest_norm`.
       latest: path of the last good checkpoint, or None.
     """
 
-    def __init__(self, what, step, where, latest):
+    def __init__(self, what: str, step: int, where: str, latest: str | None):
         saved = f"The last good checkpoint is {latest}." if latest else "No checkpoint was saved."
         super().__init__(
             f"{what} at step {step}. {where} {saved} Lower train.learning_rate, set "
-            "train.global_clipnorm (such as 1.0) or lower model.coefficient, and start anew in another --workdir."
+            "train.global_clipnorm (such as 1.0) or lower model.coefficient, and start again in another --workdir."
         )
 
 
-def find_non_finite(model, batches, seed):
-    """Says in which part of a model NaN or infinity appears first, and the norms of its kernels.
+def find_non_finite(model: FlowModel, batches: Sequence[Any], seed: tf.Tensor) -> str | None:
+    """The part of a model in which NaN or infinity appears first, and the norms of its kernels.
 
     Args:
       model: a compiled `FlowModel`.
-      batches: what `train_step` took, of each replica.
-      seed: the seed that it took. Several replicas drew other numbers from it than are drawn here.
+      batches: the batches of `train_step`, one for each replica.
+      seed: the seed of the step. Several replicas drew other numbers from it than are drawn here.
 
     Returns:
       A sentence, or None if all is finite.
     """
     members, _ = _values(model, batches[0], seed)
     parts = [(_with_norms(model.flow, member), member.variables) for member in members]
-    if isinstance(model, HybridModel):
-        parts.append(("the classifier", [weight.value for weight in model.classifier.weights]))
+    parts.extend(model.parts_beside_flow().items())
     spoiled = [name for name, variables in parts if not _finite(*variables)]
     if spoiled:
         some = "Some weights are" if len(spoiled) == 1 else f"Weights of {len(spoiled)} parts are"
@@ -56,9 +58,9 @@ def find_non_finite(model, batches, seed):
     return None
 
 
-def find_largest_norm(model):
-    """Says in which residual block of a flow, if it has any, the largest norm of a kernel is."""
-    found = "Weights, values and gradients are finite when they are computed anew"
+def find_largest_norm(model: FlowModel) -> str:
+    """The residual block of a flow, if it has any, that has the largest norm of a kernel: a sentence."""
+    found = "Weights, values and gradients are finite when they are computed again"
     blocks = residual_blocks(model.flow)
     if not blocks:
         return f"{found}."
@@ -67,15 +69,16 @@ def find_largest_norm(model):
 
 
 def _values(model, batch, seed):
-    """The innermost members of the flow, and what each of them gives."""
-    members, values = [], []
+    """The innermost members of the flow, and their outputs."""
+    members: list[tf.Module] = []
+    values: list[tf.Tensor] = []
 
     def visit(member, x, inverse):
         del inverse
         members.append(member)
         values.append(x)
 
-    x = model.flow_input(tf.nest.flatten(batch)[0], model.split_seed(seed)[0])
+    x = model.prepare(tf.nest.flatten(batch)[0], model.split_seed(seed)[0])
     latent = run(model.flow, x, Context(log_det=False, visit=visit)).value
     return members, [*values[1:], latent]
 
@@ -83,12 +86,12 @@ def _values(model, batch, seed):
 def _non_finite_value(model, batch, seed):
     for member, value in zip(*_values(model, batch, seed), strict=True):
         if not _finite(value):
-            return f"All weights are finite; what {_with_norms(model.flow, member)} gives is not."
+            return f"All weights are finite; the output of {_with_norms(model.flow, member)} is not."
     return None
 
 
 def _non_finite_gradient(model, parts, batch, seed):
-    """Gradients come from the end: the last part that has one that is not finite spoils those before it."""
+    """Gradients come from the end: the last part with one that is not finite spoils those before it."""
     gradients = tf.function(loss_and_gradients, autograph=False)(model, batch, seed)[1]
     spoiled = {
         id(weight.value)
@@ -97,7 +100,7 @@ def _non_finite_gradient(model, parts, batch, seed):
     }
     for name, variables in reversed(parts):
         if spoiled.intersection(map(id, variables)):
-            return f"What the flow gives is finite; the norm of the gradient of {name} is not."
+            return f"The output of the flow is finite; the norm of the gradient of {name} is not."
     return None
 
 

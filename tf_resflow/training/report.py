@@ -1,21 +1,29 @@
-"""What is said about a trained model: scores, baselines, figures and one line."""
+"""The report on a trained model: scores, baselines, figures and one line."""
 
 import functools
 import math
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data, evaluation
+from tf_resflow.logdet import LogDetEstimator
+from tf_resflow.models import FlowModel
 from tf_resflow.progress import stage, track
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 __all__ = ["Report"]
 
 _MAX_GAUSSIAN_SIZE = 4096  # coordinates up to which the Gaussian baseline is computed
 _MAX_GAUSSIAN_EXAMPLES = 100_000  # train examples that it is fitted to
 _NUM_FIGURE_POINTS = 20_000  # data and samples in the 2-D figure
-_NUM_PAIRS_POINTS = 5000  # and in that of all pairs of columns
+_NUM_PAIRS_POINTS = 5000  # and in the figure of all pairs of columns
 
 
 class Report:
@@ -26,51 +34,55 @@ class Report:
       model: a `FlowModel`.
       dataset: the `Dataset` of the run.
       strategy: the strategy that the model was built under.
+      log_det: estimator of the log-determinants of the scores; by default the model's evaluation estimator.
     """
 
-    def __init__(self, config, model, dataset, strategy=None):
+    def __init__(
+        self,
+        config: "ConfigDict",
+        model: FlowModel,
+        dataset: data.Dataset,
+        *,
+        strategy: tf.distribute.Strategy | None = None,
+        log_det: LogDetEstimator | None = None,
+    ):
         self._config, self._model, self._dataset = config, model, dataset
-        self._is_hybrid = config.task == "hybrid"
-        self.unit = model.unit
-        self.objective = "loss" if self._is_hybrid else self.unit
-        self._held_out = evaluation.HeldOut(model, strategy)
+        self.unit, self.objective = model.unit, model.objective
+        self._held_out = evaluation.HeldOut(model, log_det, strategy=strategy)
         self._classify = evaluation.PerExample(_logits_and_labels(model), strategy)
         self._noise = evaluation.EstimatorNoise(model)
         self._sample = tf.function(model.sample, autograph=False)
 
-    def batches(self, split=None, labels=False):
-        """Returns the batches of a split, by default `config.eval.split`: of its first `num_examples`."""
+    def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
+        """The batches of a split, by default `config.eval.split`: of its first `num_examples`."""
         settings = self._config.eval
         limit = settings.num_examples or None
         return self._dataset.eval_batches(split or settings.split, settings.batch_size, limit, labels=labels)
 
-    def score(self, split=None):
-        """Returns the `Score` on a split, by default `config.eval.split`."""
+    def score(self, split: str | None = None) -> evaluation.Score:
+        """The `Score` on a split, by default `config.eval.split`."""
         split = split or self._config.eval.split
         return self._held_out(track(self.batches(split), f"score on {split}"), self._config.seed)
 
-    def scores(self, split=None):
-        """Returns a dict of the scores on a split: of the density, and of the classifier of a hybrid model.
-
-        A hybrid model whose density has the weight 0 has those of the classifier alone.
+    def scores(self, split: str | None = None) -> dict[str, float]:
+        """A dict of the scores on a split, of the density if it is trained, and of the classifier if there is one.
 
         Args:
           split: by default `config.eval.split`.
         """
-        scores = {}
+        scores: dict[str, float] = {}
         if self._model.has_density:
             score = self.score(split)
             scores = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr}
             scores |= {"num_examples": score.num_examples, "estimator_std": self.estimator_std(split)}
-        if self._is_hybrid:
+        if self._model.has_classifier:
             scores |= self.classification(split)
-            scores["loss"] = self._model.objective(scores)
-        return scores
+        return scores | {self.objective: self._model.total(scores)}
 
-    def classification(self, split=None):
-        """Returns a dict of the scores of a hybrid model's classifier on a split, see `evaluation.Classification`.
+    def classification(self, split: str | None = None) -> dict[str, float]:
+        """A dict of the scores of the classifier on a split, see `evaluation.Classification`.
 
-        "cross_entropy" is in bits for integer data, so that with the density's loss it makes up the "loss".
+        "cross_entropy" is in bits for integer data, as the density's loss is.
         """
         batches = track(self.batches(split, labels=True), "classes")
         logits, labels = self._classify(batches, self._config.seed)
@@ -79,28 +91,28 @@ class Report:
             scores["cross_entropy"] /= math.log(2)
         return scores
 
-    def estimator_std(self, split=None):
-        """Returns the standard deviation of the training estimate of the loss of an example of a split."""
+    def estimator_std(self, split: str | None = None) -> float:
+        """The standard deviation of the training estimate of the loss of an example of a split."""
         examples = next(iter(self.batches(split)))
         return self._noise(examples, self._config.seed).estimator_std
 
-    def sample_grid(self):
-        """Returns a grid of samples as a uint8 image, or None for vectors."""
+    def sample_grid(self) -> np.ndarray | None:
+        """A grid of samples as a uint8 image, or None for vectors."""
         if len(self._dataset.event_shape) != 3:
             return None
         seed = tf.constant([self._config.seed, 0], tf.int32)
         with stage("samples"):
             samples = self._sample(self._config.eval.num_samples, seed).numpy()
-        return evaluation.image_grid(samples, self._dataset.levels)
+        return evaluation.image_grid(samples, self._dataset.levels or 256)
 
     @functools.cached_property
-    def baselines(self):
-        """A dict of the uniform and the Gaussian baseline; one that does not exist is left out, with a warning."""
+    def baselines(self) -> dict[str, float]:
+        """The uniform and the Gaussian baseline; one that does not exist is left out, with a warning."""
         levels = self._dataset.levels
         baselines = {} if levels is None else {"uniform": evaluation.uniform_baseline(levels)}
         size, num = math.prod(self._dataset.event_shape), self._dataset.sizes.get("train", math.inf)
         if levels is not None and num <= size:
-            # The covariance has no full rank: what the dequantization makes of it is a density, and no baseline.
+            # The covariance is singular: the dequantization makes it a density, but a useless baseline.
             logging.warning("There is no Gaussian baseline: it takes more train images than %d, not %d.", size, num)
         elif size <= _MAX_GAUSSIAN_SIZE:
             test = np.concatenate(list(self.batches()))
@@ -111,17 +123,17 @@ class Report:
                 logging.warning("There is no Gaussian baseline. %s", error)
         return baselines
 
-    def check_data(self):
+    def check_data(self) -> None:
         """Warns of continuous data without a Gaussian density; integers always have one."""
         if self._dataset.levels is None:
             _ = self.baselines
 
-    def result(self, step, scores):
-        """Returns the result as a dict.
+    def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of result.json, without the figures.
 
         Args:
           step: training steps taken.
-          scores: what `scores` gave at that step.
+          scores: the `scores` at that step.
         """
         result = {
             "name": self._dataset.name,
@@ -140,8 +152,8 @@ class Report:
             result["entropy"] = self._dataset.entropy
         return result
 
-    def line(self, result):
-        """Returns the result in one line."""
+    def line(self, result: Mapping[str, Any]) -> str:
+        """The result in one line."""
         scores, against = [], []
         if "accuracy" in result:
             scores.append(f"accuracy {result['accuracy']:.2%} ± {result['accuracy_stderr']:.2%}")
@@ -159,17 +171,18 @@ class Report:
             f"after {result['step']:,} steps ({'; '.join(against) or 'no baseline'})"
         )
 
-    def figures(self, directory):
+    def figures(self, directory: pathlib.Path) -> dict[str, float]:
         """Writes the figures.
 
         Args:
           directory: an existing directory.
 
         Returns:
-          A dict of what was measured on the way, such as the `reconstruction_error` in levels.
+          A dict of measurements for the result: of images the `reconstruction_error` in levels.
         """
-        if len(self._dataset.event_shape) == 3:
-            evaluation.write_png(directory / "samples.png", self.sample_grid())
+        grid = self.sample_grid()
+        if grid is not None:
+            evaluation.write_png(directory / "samples.png", grid)
             return self._reconstructions(directory / "reconstructions.png")
         if self._dataset.event_shape == (2,):
             self._density(directory / "density_2d.png")
@@ -178,11 +191,11 @@ class Report:
         return {}
 
     def _reconstructions(self, path):
-        levels, num = self._dataset.levels, self._config.eval.num_samples
+        levels, num = self._dataset.levels or 256, self._config.eval.num_samples
         images = next(iter(self.batches()))[:num]
-        x = data.dequantize(images, levels, tf.constant([self._config.seed, 1], tf.int32))
+        x = self._model.prepare(images, tf.constant([self._config.seed, 1], tf.int32))
         again = tf.function(self._model.reconstruct, autograph=False)(x)
-        pair = images.numpy(), data.quantize(again, levels).numpy()
+        pair = images.numpy(), self._model.to_data(again).numpy()
         evaluation.write_png(path, evaluation.reconstruction_grid(*pair, levels))
         return {"reconstruction_error": float(tf.reduce_max(tf.abs(again - x)) * levels)}
 
@@ -203,7 +216,7 @@ class Report:
         evaluation.density_figure(path, points, samples, log_prob, title="density of the model")
 
     def _train_array(self):
-        """The train examples, or as many fresh ones as the figure takes if they have no end."""
+        """The train examples; of an endless stream as many as the figure shows."""
         if "train" in self._dataset.sizes:
             return self._dataset.array("train", _MAX_GAUSSIAN_EXAMPLES)
         return next(iter(self._dataset.train_batches(_NUM_FIGURE_POINTS, seed=0))).numpy()

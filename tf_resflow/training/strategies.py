@@ -3,10 +3,11 @@
 import json
 import os
 import zlib
+from collections.abc import Callable
 
 import tensorflow as tf
 
-__all__ = ["STRATEGIES", "check_agreement", "is_chief", "num_workers"]
+__all__ = ["STRATEGIES", "check_agreement", "is_chief", "num_workers", "of_all_workers"]
 
 
 def _auto():
@@ -21,7 +22,7 @@ def _multiworker():
         raise ValueError(
             "The strategy multiworker needs the environment variable TF_CONFIG on each machine, such as "
             '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}, with '
-            "an index of its own."
+            "a different index on each."
         )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -40,42 +41,44 @@ def _tpu():
     return tf.distribute.TPUStrategy(resolver)
 
 
-STRATEGIES = {
+STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy]] = {
     "auto": _auto,
     "default": tf.distribute.get_strategy,
     "mirrored": tf.distribute.MirroredStrategy,
     "multiworker": _multiworker,
     "tpu": _tpu,
 }
-"""Strategies by name, as functions of no argument, which raise ValueError where the machines are not there.
+"""Strategies by name, as functions without arguments, which raise ValueError if the machines are missing.
 
-"auto" is multiworker where TF_CONFIG names several workers, else mirrored over several GPUs, else one device.
+"auto" is multiworker if TF_CONFIG names several workers, else mirrored over several GPUs, else one device.
 """
 
 
-def is_chief(strategy):
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes checkpoints and summaries."""
     return strategy.extended.should_checkpoint
 
 
-def num_workers(strategy):
+def num_workers(strategy: tf.distribute.Strategy) -> int:
     """The number of processes that train together."""
     return len(_workers()) if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else 1
 
 
-def check_agreement(strategy, text, message):
-    """Raises ValueError with the message, on all workers, unless all of them have the same text."""
-    if num_workers(strategy) == 1:
-        return
-
-    digest = zlib.crc32(text.encode())
+def of_all_workers(strategy: tf.distribute.Strategy) -> Callable[[int], list[int]]:
+    """A function that gathers an integer from each worker. All of them have to call it."""
 
     @tf.function(autograph=False)
-    def digests():
-        own = strategy.run(lambda: tf.constant([digest], tf.int64))
-        return strategy.gather(own, axis=0)
+    def gather(number):
+        return strategy.gather(strategy.run(lambda number: number[tf.newaxis], (number,)), axis=0)
 
-    if len(set(digests().numpy())) > 1:
+    if num_workers(strategy) == 1:
+        return lambda number: [number]
+    return lambda number: gather(tf.constant(number, tf.int64)).numpy().tolist()
+
+
+def check_agreement(strategy: tf.distribute.Strategy, text: str, message: str) -> None:
+    """Raises ValueError with the message, on all workers, unless all of them have the same text."""
+    if len(set(of_all_workers(strategy)(zlib.crc32(text.encode())))) > 1:
         raise ValueError(message)
 
 
@@ -89,4 +92,4 @@ def _workers():
         jobs = [None]
     if not all(isinstance(addresses, list) for addresses in jobs):
         raise ValueError(f"TF_CONFIG is no JSON object with a cluster of lists of workers: {text!r}.")
-    return sum(jobs, [])
+    return [address for addresses in jobs for address in addresses]

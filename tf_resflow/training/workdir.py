@@ -1,16 +1,19 @@
-"""The directory of a run: which files it holds, and which config it belongs to."""
+"""The directory of a run: the files that it holds, and the config that it belongs to."""
 
 import contextlib
 import json
 import os
 import pathlib
 import socket
+import sys
 import tempfile
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from absl import logging
 
+from tf_resflow.models import DataInfo
 from tf_resflow.training.config import (
     default_config,
     flat_keys,
@@ -20,14 +23,17 @@ from tf_resflow.training.config import (
 )
 from tf_resflow.writing import whole_file
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None
 
-__all__ = ["DataInfo", "Workdir", "read_json", "write_json"]
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
-# Fields that a later run may change: they leave the weights at a given step as they are.
+    from tf_resflow.data import Dataset
+
+__all__ = ["Workdir", "read_json", "write_json"]
+
+# Fields that a later run may change: they do not affect the weights at a given step.
 _FREE = (
     "data.data_dir",
     "data.download",
@@ -39,58 +45,48 @@ _FREE = (
 )
 
 
-class DataInfo(NamedTuple):
-    """What a model must know of its data.
-
-    Attributes:
-      name: name of the data set.
-      event_shape: shape of one example.
-      levels: number of levels of integer data; None for continuous data.
-      mean: mean of the train split per coordinate, or of images per channel, or None.
-      std: standard deviation of the train split, as the mean.
-      num_classes: number of classes of labelled data; None without labels.
-      sizes: number of examples of each finite split, where it is known.
-    """
-
-    name: str
-    event_shape: tuple[int, ...]
-    levels: int | None
-    mean: np.ndarray | None
-    std: np.ndarray | None
-    num_classes: int | None = None
-    sizes: dict[str, int] | None = None
-
-
 class Workdir:
     """The files of a run.
 
     - `config.json`: the config, written by the first run
-    - `data.json`: what a model must know of its data (shape, levels, mean, std, classes), and its splits' sizes
+    - `data.json`: a `tf_resflow.models.DataInfo`
     - `checkpoints/`, `metrics.jsonl`, `events/` (TensorBoard), `figures/`, `result.json`
     - `lock`, which its trainer holds
 
     Args:
       path: the directory.
-      is_chief: whether this process writes to it. Of several workers the others read config.json, data.json and
-        the checkpoints there, and write the rest to a temporary directory.
+      is_chief: whether this process writes to it. The other workers read config.json, data.json and the checkpoints
+        there, and write the rest to a temporary directory.
+
+    Attributes:
+      path: the directory.
+      config: path of config.json.
+      data: path of data.json.
+      checkpoints: path of the directory of checkpoints.
+      output: directory of metrics.jsonl and events, which for other workers than the chief is temporary.
+      figures: path of the directory of figures.
+      result: path of result.json.
+      is_chief: as given.
     """
 
-    def __init__(self, path, is_chief=True):
+    def __init__(self, path: str | os.PathLike[str], *, is_chief: bool = True):
         self.path = pathlib.Path(path).expanduser()
         self.config = self.path / "config.json"
         self.data = self.path / "data.json"
         self.checkpoints = self.path / "checkpoints"
         self.is_chief = is_chief
-        self._scratch = None if is_chief else tempfile.TemporaryDirectory()
-        self.output = self.path if is_chief else pathlib.Path(self._scratch.name)
+        self.output = self.path
+        if not is_chief:
+            self._scratch = tempfile.TemporaryDirectory()
+            self.output = pathlib.Path(self._scratch.name)
         self.figures = self.output / "figures"
         self.result = self.output / "result.json"
 
     @contextlib.contextmanager
-    def locked(self):
+    def locked(self) -> Iterator[None]:
         """Makes the directory, and keeps other trainers out of it.
 
-        The system frees the lock when the process ends, however it ends. Of several workers the chief takes it.
+        The system frees the lock when the process ends, in whatever way. Of several workers the chief takes it.
 
         Raises:
           ValueError: when another process trains there, or the directory cannot be written.
@@ -98,10 +94,9 @@ class Workdir:
         if not self.is_chief:
             yield
             return
-        path = self.path / "lock"
-        with self._unwritable_told():
+        with self._unwritable_explained():
             self.path.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+", encoding="utf-8")
+            file = (self.path / "lock").open("a+", encoding="utf-8")
         with file:
             self._lock(file)
             file.truncate(0)
@@ -109,62 +104,50 @@ class Workdir:
             file.flush()
             yield
 
-    def _lock(self, file):
+    def _lock(self, file: TextIO):
+        if sys.platform == "win32":
+            return
         try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise ValueError(
                 f"Another trainer is at work in {self.path}: {file.read().strip() or 'a process that just began'}. "
-                "Wait for its end, stop it, or choose another --workdir."
+                "Wait until it ends, stop it, or choose another --workdir."
             ) from None
         except OSError as error:
-            logging.warning("%s cannot be locked (%s): let no other train there.", self.path, error.strerror)
+            logging.warning("%s cannot be locked (%s): start no other trainer there.", self.path, error.strerror)
 
     @contextlib.contextmanager
-    def _unwritable_told(self):
+    def _unwritable_explained(self):
         try:
             yield
         except OSError as error:
             raise ValueError(
-                f"Cannot write to the workdir {self.path}: {error.strerror}. Choose another "
-                "--workdir, or make this one writable."
+                f"Cannot write to the workdir {self.path}: {error.strerror}. Choose another --workdir, or make it "
+                "writable."
             ) from None
 
-    def prepare(self, config):
-        """Makes the directory, and compares the config with the one that is there.
-
-        What leaves the weights alone may change, and the number of steps may grow where the schedule of the
-        learning rate does not depend on it.
-
-        Args:
-          config: the run's configuration.
+    def prepare(self, config: "ConfigDict") -> None:
+        """Makes the directory, and compares the config with the one that is there, as `check_config`.
 
         Raises:
           ValueError: when the directory cannot be written, or belongs to another config.
         """
         self.check_config(config)
-        with self._unwritable_told():
+        with self._unwritable_explained():
             self.figures.mkdir(parents=True, exist_ok=True)
             if self.is_chief:
                 self.checkpoints.mkdir(exist_ok=True)
                 tempfile.TemporaryFile(dir=self.checkpoints).close()
 
-    def write_config(self, config):
-        """Writes the config: the directory is now that of its run.
-
-        Args:
-          config: the run's configuration.
-
-        Raises:
-          OSError: when it cannot be written.
-        """
+    def write_config(self, config: "ConfigDict") -> None:
+        """Writes the config: the directory now belongs to its run."""
         if self.is_chief:
             write_json(self.config, _plain(config.to_dict()))
 
-    def read_config(self):
-        """Returns the config of the run, locked.
+    def read_config(self) -> "ConfigDict":
+        """The config of the run, locked.
 
         Raises:
           ValueError: when there is none, or it has fields or values that are unknown to this version.
@@ -190,7 +173,7 @@ class Workdir:
             if wrong:
                 raise ValueError(
                     f"{self.config} has {key} = {value!r}, which should be a value like {defaults[key]!r}. "
-                    "Restore the file from a backup, or mend that value."
+                    "Restore the file from a backup, or correct that value."
                 )
         try:
             validate_config(config)
@@ -201,27 +184,17 @@ class Workdir:
         return config
 
     def _trained_on_all(self):
-        """Whether an older version trained, which held no images back, whatever `validation_fraction` was."""
+        """Whether an older version trained, which held out no images, whatever `validation_fraction` was."""
         info = read_json(self.data) if self.data.exists() else {}
         return info.get("levels") is not None and "sizes" not in info
 
-    def write_data(self, dataset):
-        """Writes what a model must know of the data.
-
-        Args:
-          dataset: a `Dataset`.
-
-        Raises:
-          OSError: when it cannot be written.
-        """
+    def write_data(self, dataset: "Dataset | DataInfo") -> None:
+        """Writes what a model must know of the data."""
         if self.is_chief:
             write_json(self.data, _data_info(dataset))
 
-    def check_data(self, dataset):
+    def check_data(self, dataset: "Dataset") -> None:
         """Compares a data set with the one that the run was begun with, if it was begun.
-
-        Args:
-          dataset: a `Dataset`.
 
         Raises:
           ValueError: when they differ.
@@ -237,11 +210,8 @@ class Workdir:
                     "these in another --workdir."
                 )
 
-    def read_result(self, config):
-        """Returns what result.json has, if it is all that training with this config would give; else None.
-
-        Args:
-          config: the run's configuration.
+    def read_result(self, config: "ConfigDict") -> dict[str, Any] | None:
+        """The content of result.json, if training with this config would not change it; else None.
 
         Raises:
           ValueError: when config.json or result.json is damaged.
@@ -251,12 +221,12 @@ class Workdir:
             return None
         result = read_json(path)
         figures = [self.path / "figures" / name for name in result.get("figures", ())]
-        # An older version has written neither the line nor the names of the figures.
+        # Older versions wrote neither the line nor the names of the figures.
         whole = "line" in result and "figures" in result and all(figure.exists() for figure in figures)
         return result if whole and result.get("step") == config.train.steps else None
 
-    def read_data(self):
-        """Returns the `DataInfo` of the run.
+    def read_data(self) -> DataInfo:
+        """What the model of the run must know of its data.
 
         Raises:
           ValueError: when there is none.
@@ -273,11 +243,11 @@ class Workdir:
                 f"{self.data} does not describe data ({type(error).__name__}: {error}). Restore it from a backup."
             ) from None
 
-    def check_config(self, config):
+    def check_config(self, config: "ConfigDict") -> None:
         """Compares the config with the one that the directory belongs to, if it belongs to a run.
 
-        Args:
-          config: the run's configuration.
+        Fields that do not affect the weights may change, and the number of steps may grow if the schedule of the
+        learning rate does not depend on it.
 
         Raises:
           ValueError: when they differ in more than may change.
@@ -305,22 +275,22 @@ class Workdir:
             )
 
 
-def write_json(path, value):
+def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file in one piece: a reader sees the old file or the new one."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def write_text(path, text):
+def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file in one piece.
 
     Raises:
-      OSError: when the file system does not take it; the old file is then untouched.
+      OSError: when it cannot be written; the old file is then untouched.
     """
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path):
+def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Reads a JSON file that holds an object.
 
     Raises:
@@ -361,12 +331,12 @@ def _short(value):
 
 
 def _plain(value):
-    """The value as JSON gives it back: tuples as lists."""
+    """The value as read from JSON: tuples as lists."""
     return json.loads(json.dumps(value))
 
 
 def _flat(tree, prefix=""):
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")

@@ -1,6 +1,8 @@
 """The metrics of an evaluation: their names, and its result as a table for the screen."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 __all__ = ["METRICS", "check_metrics", "table"]
 
@@ -18,7 +20,7 @@ METRICS = (
 _WIDTH = 24  # of the column of names
 
 
-def check_metrics(names):
+def check_metrics(names: Sequence[str]) -> None:
     """Checks the names of metrics.
 
     Args:
@@ -32,7 +34,7 @@ def check_metrics(names):
         raise ValueError(f"Unknown metrics {unknown}: choose some of {', '.join(METRICS)}, separated by commas.")
 
 
-def table(result):
+def table(result: Mapping[str, Any]) -> str:
     """Lays out the result of `Evaluation`, without the constants of single layers and blocks.
 
     Args:
@@ -106,7 +108,7 @@ def _noise(result, unit):
 def _reconstruction(result, unit):
     levels = ""
     if result["max_levels"] is not None:
-        levels = f" = {result['max_levels']:.1e} levels; {result['exact_examples']:.1%} come back exactly"
+        levels = f" = {result['max_levels']:.1e} levels; {result['exact_examples']:.1%} are recovered exactly"
     yield _row("reconstruction error", f"at most {result['max_error']:.1e}{levels}")
     if not result["num_solves"]:
         return

@@ -32,7 +32,7 @@ def identity_model(levels=None, base=None):
     block = resflow.bijectors.ResidualBlock(branch, BASIS, name="block")
     normalize = resflow.bijectors.Normalize([0.5] * 2, [0.25] * 2)
     flow = resflow.bijectors.Flow([normalize, block])
-    return resflow.FlowModel(flow, [2], levels, base, evaluation_log_det=BASIS)
+    return resflow.FlowModel(flow, [2], levels=levels, base=base, evaluation_log_det=BASIS)
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def record_seeds(monkeypatch, model):
     def recorded(batch, seed=None, evaluation=False):
         keep = tf.numpy_function(lambda seed: seeds.append(tuple(seed.tolist())), [seed], [])
         with tf.control_dependencies(tf.nest.flatten(keep)):
-            return scores(tf.identity(batch), seed, evaluation)
+            return scores(tf.identity(batch), seed, evaluation=evaluation)
 
     monkeypatch.setattr(model, "scores", recorded)
     return seeds
@@ -528,7 +528,7 @@ def test_build_model():
     statistics = {"mean": np.array([0.5]), "std": np.array([0.2])}
     images = np.zeros([8, 4, 6, 1], "uint8")
     dataset = resflow.data.Dataset.from_arrays("demo", {"train": images}, levels=4, **statistics)
-    model = resflow.training.build_model(config, dataset)
+    model = resflow.models.build_model(config, dataset)
     assert (model.event_shape, model.levels, model.num_dimensions, model.seed) == (
         (4, 6, 1), 4, 24, 3
     )  # fmt: skip

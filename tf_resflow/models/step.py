@@ -1,46 +1,54 @@
 """One step of training."""
 
+from typing import TYPE_CHECKING, Any
+
 import tensorflow as tf
 
 from tf_resflow import layers
+
+if TYPE_CHECKING:
+    from tf_resflow.models.flow_model import FlowModel
 
 __all__ = ["NON_FINITE", "loss_and_gradients", "train_step"]
 
 NON_FINITE = "The loss or its gradient is NaN or infinite"
 
 
-def train_step(model, batch, seed):
+def train_step(model: "FlowModel", batch: Any, seed: tf.Tensor) -> dict[str, tf.Tensor]:
     """Takes one gradient step, then brings the norms of the layers up to date.
 
-    In replica context the gradients are summed over the replicas, so that each replica's loss is divided by
-    their number. Learned orders of norms have an objective of their own, the mean norm of the layers
+    In replica context the gradients are summed over the replicas, and each replica's loss is divided by their
+    number. Learned orders of norms minimize another objective, the mean norm of the layers
     (`tf_resflow.layers.mean_norm`), which reaches nothing else.
 
     Args:
       model: a compiled `FlowModel`.
-      batch: what `model.scores` takes, of this replica: `[batch, *event_shape]`, for a `HybridModel` with labels.
+      batch: this replica's batch for `model.scores`: `[batch, *event_shape]`, for a `HybridModel` with labels.
       seed: integer tensor of shape `[2]`; the replica's number is folded in.
 
     Returns:
-      A dict of scalars: the means of the scores over this replica's batch, "loss" (of a `FlowModel`: bits per
-      dimension, or nats) and what the model reports beside it; "gradient_norm", of this replica's own gradient,
-      before clipping; and, where orders are learned, "order_min", "order_mean" and "order_max", before the step.
+      A dict of scalars: the means of `model.scores` over this replica's batch, of which `model.objective` is
+      minimized; "gradient_norm", of this replica's gradient before clipping; and, if orders are learned,
+      "order_min", "order_mean" and "order_max", before the step.
 
     Raises:
-      tf.errors.InvalidArgumentError: when the loss or the gradient is NaN or infinite; no variable has changed
-        then. XLA knows no assertions: a step that it compiles as a whole spoils the weights.
+      tf.errors.InvalidArgumentError: when the loss or the gradient is NaN or infinite; then no variable has
+        changed. XLA has no assertions: a step that it compiles as a whole spoils the weights.
     """
     means, gradients = loss_and_gradients(model, batch, seed)
-    norm = tf.linalg.global_norm(gradients) * _num_replicas(means["loss"].dtype)
+    loss = means[model.objective]
+    norm = tf.linalg.global_norm(gradients) * _num_replicas(loss.dtype)
     orders = _orders(model.flow)
-    with tf.control_dependencies([_assert_finite(means["loss"], norm)]):
+    with tf.control_dependencies([_assert_finite(loss, norm)]):
         model.optimizer.apply(gradients, model.trainable_variables)
     layers.update_norms(model.flow)
     return {**means, "gradient_norm": norm, **orders}
 
 
-def loss_and_gradients(model, batch, seed):
-    """What a step minimises, and its gradients.
+def loss_and_gradients(
+    model: "FlowModel", batch: Any, seed: tf.Tensor
+) -> tuple[dict[str, tf.Tensor], list[tf.Tensor | None]]:
+    """The scores of a step, and the gradients of its objective.
 
     Args:
       model: as of `train_step`.
@@ -55,7 +63,7 @@ def loss_and_gradients(model, batch, seed):
     with layers.fused_kernels(), layers.stored_norms():
         with tf.GradientTape() as tape:
             means = {name: tf.reduce_mean(value) for name, value in model.scores(batch, seed).items()}
-            loss = means["loss"]
+            loss = means[model.objective]
             objective = loss + tf.cast(layers.mean_norm(model.flow), loss.dtype)
             objective /= _num_replicas(loss.dtype)
         return means, tape.gradient(objective, [weight.value for weight in model.trainable_variables])
@@ -75,7 +83,7 @@ def _assert_finite(loss, gradient_norm):
 
 
 def _orders(flow):
-    """The least, mean and greatest learned order, if there is one."""
+    """The minimum, mean and maximum of the learned orders, if there are any."""
     orders = [order.order() for order in layers.learned_orders(flow)]
     if not orders:
         return {}

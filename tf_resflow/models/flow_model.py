@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,9 +13,10 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.bijectors.flow import parts_by_name, route
 from tf_resflow.data import dequantize, quantize
+from tf_resflow.models.step import train_step
 from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
-from tf_resflow.training.step import train_step
+from tf_resflow.typing import Seed, TensorLike
 
 __all__ = ["FlowModel"]
 
@@ -41,8 +44,11 @@ class FlowModel(keras.Model):
     # ['loss']
     ```
 
-    Saving: `save_weights` and `tf.train.Checkpoint` (the architecture is Python code, so `.keras` files of whole
-    models are not for it; give `ModelCheckpoint` `save_weights_only=True`).
+    The data and the flow's input meet in four methods: `prepare` (dequantized data, as the density is defined on),
+    `encode` and `decode` (to the latent and back, without randomness), and `to_data`.
+
+    Saving: `save_weights` and `tf.train.Checkpoint` (the architecture is Python code, which `.keras` files of whole
+    models do not hold; give `ModelCheckpoint` `save_weights_only=True`).
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
@@ -57,27 +63,31 @@ class FlowModel(keras.Model):
 
     Attributes:
       flow: the flow.
+      event_shape: shape of an example.
+      levels: as given.
+      seed: as given.
       distribution: `tfd.TransformedDistribution` with the training estimator, over the flow's input space.
       evaluation_distribution: the same, with the evaluation estimator.
 
     Raises:
-      ValueError: when a variable of the distribution is not a Keras variable, so that `fit` would neither
-        train nor save it, a part of the flow takes a condition, or the flow is a stock composition of blocks.
+      ValueError: when a variable of the distribution is not a Keras variable (`fit` would neither train nor save
+        it), a part of the flow takes a condition, or the flow is one of TFP's compositions of blocks.
     """
 
     def __init__(
         self,
-        flow,
-        event_shape,
-        levels=None,
-        base=None,
-        evaluation_log_det=None,
-        seed=0,
-        name="flow_model",
+        flow: tfp.bijectors.Bijector,
+        event_shape: Sequence[int],
+        *,
+        levels: int | None = None,
+        base: tfp.distributions.Distribution | None = None,
+        evaluation_log_det: logdet.LogDetEstimator | None = None,
+        seed: int = 0,
+        name: str = "flow_model",
     ):
         super().__init__(name=name)
         self.autocast = False  # of the data, to the policy's dtype: the flow has its own
-        self.supports_jit = False  # XLA keeps what is to be forgotten between the passes, and has no assertions
+        self.supports_jit = False  # XLA keeps values that should be recomputed, and has no assertions
         _check_unconditional(flow)
         _check_takes_seed(flow)
         self.event_shape = tuple(event_shape)
@@ -94,52 +104,131 @@ class FlowModel(keras.Model):
         self.built = True
 
     @property
-    def metrics(self):
-        """The means of an epoch, for `fit` and `evaluate`."""
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The means of an epoch, for `fit` and `evaluate`; "loss" is the mean of the `objective`."""
         return self._means
 
     @property
-    def unit(self):
+    def unit(self) -> str:
         """Unit of the density's loss, "bits_per_dim" or "nats"."""
         return "nats" if self.levels is None else "bits_per_dim"
 
     @property
-    def has_density(self):
+    def nats_per_unit(self) -> float:
+        """Nats of an example's log-likelihood in one `unit` of its loss."""
+        return 1.0 if self.levels is None else self.num_dimensions * math.log(2.0)
+
+    @property
+    def objective(self) -> str:
+        """Name of the one of the `scores` whose mean is minimized."""
+        return self.unit
+
+    @property
+    def has_density(self) -> bool:
         """Whether the density is trained."""
         return True
 
     @property
-    def num_dimensions(self):
+    def has_classifier(self) -> bool:
+        """Whether the model learns from pairs of examples and labels, and has a method `classify`."""
+        return False
+
+    @property
+    def num_dimensions(self) -> int:
         """Number of coordinates of an example."""
         return math.prod(self.event_shape)
 
-    def call(self, x):
+    @property
+    def log_num_cells(self) -> float:
+        r"""\\(D \log L\\): of integer data, of which each has a cell of the flow's input space; else 0.
+
+        A log-density of the flow's input, less this number, is a log-likelihood of the data.
+        """
+        return self.num_dimensions * math.log(self.levels or 1)
+
+    def call(self, x: TensorLike) -> tf.Tensor:
         """`log_prob` with fresh randomness."""
         return self.log_prob(x)
 
-    def log_prob(self, x, seed=None, evaluation=False):
+    def prepare(self, x: TensorLike, seed: tf.Tensor, *, common: bool = False) -> tf.Tensor:
+        """Data as values of the flow's input space, in its dtype: integers dequantized.
+
+        Args:
+          x: as for `log_prob`.
+          seed: integer tensor of shape `[2]`.
+          common: whether all examples share the noise of the dequantization, see `tf_resflow.data.dequantize`.
+        """
+        x = self._checked(x)
+        if self.levels is not None:
+            x = dequantize(x, self.levels, seed, common=common)
+        return tf.identity(tf.cast(x, self.distribution.dtype))  # a new tensor, for which no cache holds values
+
+    def encode(self, x: TensorLike) -> tf.Tensor:
+        """The latents `[batch, *latent]` of examples. Integers stand for the centers of their cells."""
+        return bijectors.forward_features(self.flow, self._centers(x), log_det=False).latent
+
+    def decode(self, z: TensorLike) -> tf.Tensor:
+        """The examples of latents `[batch, *latent]`, as from `to_data`."""
+        return self.to_data(self.flow.inverse(tf.identity(tf.cast(z, self.distribution.dtype))))
+
+    def to_data(self, x: tf.Tensor) -> tf.Tensor:
+        """Values of the flow's input space as data: for integer data their levels, uint8; otherwise unchanged."""
+        return x if self.levels is None else quantize(x, self.levels)
+
+    def density(self, log_det: logdet.LogDetEstimator | None = None) -> tfp.distributions.Distribution:
+        """The density of the flow's input under an estimator; `None` for the training estimator."""
+        return self.distribution if log_det is None else bijectors.with_log_det(self.distribution, log_det)
+
+    def log_prob(
+        self,
+        x: TensorLike,
+        seed: Seed = None,
+        *,
+        evaluation: bool = False,
+        log_det: logdet.LogDetEstimator | None = None,
+    ) -> tf.Tensor:
         """Log-likelihood of the data, in nats, of shape `[batch]`.
 
         Args:
           x: `[batch, *event_shape]`: integers 0, ..., levels - 1, or floats.
-          seed: of the dequantisation and the log-determinants, see `tf_resflow.stateless_seed`.
+          seed: of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
           evaluation: whether to use the evaluation estimator.
+          log_det: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`.
 
         Raises:
-          ValueError: when the shape or the type of `x` is not that of the data.
+          ValueError: when `x` has another shape or type than the data.
         """
-        distribution = self.evaluation_distribution if evaluation else self.distribution
         noise_seed, flow_seed = self.split_seed(seed)
-        x = self.flow_input(x, noise_seed)
-        log_prob = distribution.log_prob(x, bijector_kwargs={"seed": flow_seed})
-        return log_prob - self.num_dimensions * math.log(self.levels or 1)
+        density = self._density(evaluation, log_det)
+        return self.log_prob_under(density, self.prepare(x, noise_seed), flow_seed)
 
-    def loss_per_example(self, x, seed=None, evaluation=False):
-        """Bits per dimension of integer data, nats of continuous data: `[batch]`."""
-        return self._in_units(self.log_prob(x, seed, evaluation))
+    def log_prob_under(self, density: tfp.distributions.Distribution, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """`log_prob` by a density of the flow's input.
 
-    def scores(self, batch, seed=None, evaluation=False):
-        """What a training step minimises and reports, of each example.
+        Args:
+          density: as from `density`.
+          x: as from `prepare`.
+          seed: integer tensor of shape `[2]`, of the log-determinants.
+        """
+        return density.log_prob(x, bijector_kwargs={"seed": seed}) - self.log_num_cells
+
+    def loss_per_example(
+        self,
+        x: TensorLike,
+        seed: Seed = None,
+        *,
+        evaluation: bool = False,
+        log_det: logdet.LogDetEstimator | None = None,
+    ) -> tf.Tensor:
+        """Bits per dimension of integer data, nats of continuous data: `[batch]`; arguments as for `log_prob`."""
+        return self.to_loss(self.log_prob(x, seed, evaluation=evaluation, log_det=log_det))
+
+    def to_loss(self, log_prob: TensorLike) -> tf.Tensor:
+        """The loss, in `unit`s, of a log-likelihood in nats."""
+        return -log_prob if self.levels is None else -log_prob / self.nats_per_unit
+
+    def scores(self, batch: Any, seed: Seed = None, *, evaluation: bool = False) -> dict[str, tf.Tensor]:
+        """What a training step minimizes and reports of each example.
 
         Args:
           batch: what a step takes: examples `[batch, *event_shape]`.
@@ -147,11 +236,31 @@ class FlowModel(keras.Model):
           evaluation: as for `log_prob`.
 
         Returns:
-          A dict of tensors `[batch]`; the mean of "loss" is minimised.
+          A dict of tensors `[batch]`; the mean of `objective` is minimized.
         """
-        return {"loss": self.loss_per_example(batch, seed, evaluation)}
+        return {self.unit: self.loss_per_example(batch, seed, evaluation=evaluation)}
 
-    def sample(self, num, seed=None, temperature=1.0):
+    def total(self, scores: Mapping[str, Any]) -> Any:
+        """The objective, of the other `scores` or of their means."""
+        return scores[self.unit]
+
+    def ood_scores(
+        self, x: TensorLike, seed: Seed = None, *, log_det: logdet.LogDetEstimator | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Scores that should be higher for examples like the training data than for others.
+
+        Arguments are as for `log_prob`; the default is the evaluation estimator.
+
+        Returns:
+          A dict of tensors `[batch]`: "log_prob" if the density is trained; "max_probability" of a classifier.
+        """
+        return {"log_prob": self.log_prob(x, seed, evaluation=True, log_det=log_det)} if self.has_density else {}
+
+    def parts_beside_flow(self) -> dict[str, list[tf.Variable]]:
+        """The variables of what the model has besides the flow, by the name for a message."""
+        return {}
+
+    def sample(self, num: TensorLike, seed: Seed = None, temperature: TensorLike = 1.0) -> tf.Tensor:
         """Draws examples.
 
         Args:
@@ -165,11 +274,10 @@ class FlowModel(keras.Model):
         Raises:
           InvalidArgumentError: for another temperature than 1, if the base distribution has no mean.
         """
-        x = self.flow.inverse(self.sample_latent(num, seed, temperature))
-        return x if self.levels is None else quantize(x, self.levels)
+        return self.decode(self.sample_latent(num, seed, temperature))
 
-    def sample_latent(self, num, seed=None, temperature=1.0):
-        """The latents that `sample` decodes, `[num, *latent]`."""
+    def sample_latent(self, num: TensorLike, seed: Seed = None, temperature: TensorLike = 1.0) -> tf.Tensor:
+        """The latents that `sample` decodes, `[num, *latent]`; arguments as there."""
         base = self.distribution.distribution
         z = base.sample(num, seed=stateless_seed(seed))
         if not tf.is_tensor(temperature) and temperature == 1.0:
@@ -178,44 +286,27 @@ class FlowModel(keras.Model):
         known = tf.math.is_finite(mean)
         message = (
             f"The temperature scales the latent's deviation from its mean, and the base distribution {base.name} "
-            "has none, or does not tell it: sample at temperature 1. It is"
+            "has no known mean: sample at temperature 1. It is"
         )
         check = tf.debugging.Assert(tf.equal(temperature, 1.0) | tf.reduce_all(known), [message, temperature])
         with tf.control_dependencies([check] if check is not None else []):
             mean = tf.where(known, mean, z)
         return mean + temperature * (z - mean)
 
-    def flow_input(self, x, seed):
-        """The data on the flow's scale and in its dtype, integers dequantised.
-
-        A tensor of its own, so that no cached value of an earlier call is found.
-
-        Args:
-          x: as for `log_prob`.
-          seed: integer tensor of shape `[2]`.
-
-        Raises:
-          ValueError: as `log_prob`.
-        """
-        x = self._checked(x)
-        if self.levels is not None:
-            x = dequantize(x, self.levels, seed)
-        return tf.identity(tf.cast(x, self.distribution.dtype))
-
-    def reconstruct(self, x):
+    def reconstruct(self, x: TensorLike) -> tf.Tensor:
         """`f^-1(f(x))` in the flow's input space, to see how well the flow inverts."""
         return self.flow.inverse(tf.identity(self.flow.forward(tf.identity(x))))
 
-    def initialize(self, batch, seed=0):
-        """Initialises the ActNorms from a batch of data, and brings the norms of the layers up to date."""
+    def initialize(self, batch: TensorLike, seed: int = 0) -> None:
+        """Initializes the ActNorms from a batch of data, and brings the norms of the layers up to date."""
         layers.converge_norms(self.flow)
-        bijectors.initialize(self.flow, self.flow_input(batch, stateless_seed(seed)), seed)
+        bijectors.initialize(self.flow, self.prepare(batch, stateless_seed(seed)), seed)
 
-    def compile(self, optimizer="rmsprop", **kwargs):
+    def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
         """As `keras.Model.compile`, and builds the optimizer.
 
-        The optimizer is taken as it is: the weight decay of Keras' own reaches all variables, ActNorms too, unless
-        its `exclude_from_weight_decay` was told before which are left alone.
+        The optimizer is used unchanged: the weight decay of Keras' optimizers reaches all variables, ActNorms too,
+        unless its `exclude_from_weight_decay` was called.
 
         Raises:
           ValueError: for a loss or metrics: the model has its own; for an optimizer that scales the loss, as Keras
@@ -229,35 +320,45 @@ class FlowModel(keras.Model):
             self.compiled = False
             raise ValueError(
                 f"The optimizer {self.optimizer.name!r} divides gradients by a scale of the loss, which "
-                f"{type(self).__name__} does not apply, so that training would stand still. Compute in "
-                "'mixed_bfloat16', which needs no scale, and leave out loss_scale_factor and LossScaleOptimizer."
+                f"{type(self).__name__} does not apply: training would stand still. Compute in 'mixed_bfloat16', "
+                "which needs no scale, and leave out loss_scale_factor and LossScaleOptimizer."
             )
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`; it leaves the norms of the layers up to date.
 
-        With `use_ema` it ends by putting the averages in the place of the weights, whose norms are others.
-        Labels beside the examples are left aside. A model whose ActNorms are still the identity is warned of.
+        With `use_ema` it ends by replacing the weights with their averages, whose norms are others. Labels beside
+        the examples are ignored. A model whose ActNorms are still the identity causes a warning.
         """
-        self._check_unweighted(kwargs.get("sample_weight"))  # which Keras forgets if there are no labels
+        self._check_unweighted(kwargs.get("sample_weight"))  # which Keras ignores without labels
         self._warn_of_initialization()
         history = super().fit(*args, **kwargs)
         layers.converge_norms(self.flow)
         return history
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of `fit`."""
         step = num_gradients(self.optimizer)
         seed = stateless_seed(tf.stack([self.seed, tf.cast(step, tf.int32)]))
         return self._update_means(train_step(self, self._batch(data), seed))
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of `evaluate`, with the evaluation estimator."""
         return self._update_means(self.scores(self._batch(data), evaluation=True))
 
+    def split_seed(self, seed: Seed) -> list[tf.Tensor]:
+        """The seeds of the dequantization and of the flow, from one seed."""
+        return tf.unstack(split_seed(stateless_seed(seed), 2))
+
+    def _density(self, evaluation, log_det=None):
+        """The density of the flow's input, under `log_det` if it is given."""
+        if log_det is None and evaluation:
+            return self.evaluation_distribution
+        return self.density(log_det)
+
     def _batch(self, data):
-        """What `scores` takes, of what `fit` and `evaluate` are given."""
+        """The batch for `scores`, from what `fit` and `evaluate` take."""
         x, _, weights = keras.utils.unpack_x_y_sample_weight(data)
         self._check_unweighted(weights)
         return x
@@ -270,25 +371,22 @@ class FlowModel(keras.Model):
 
     def _update_means(self, values):
         for mean in self._means:
-            mean.update_state(values[mean.name])
+            mean.update_state(values[self.objective if mean.name == "loss" else mean.name])
         return {mean.name: mean.result() for mean in self._means}
 
     def _warn_of_initialization(self):
         norms = [part for part in (self.flow, *self.flow.submodules) if isinstance(part, bijectors.ActNorm)]
         if norms and not any(np.any(variable) for norm in norms for variable in norm.variables):
             warnings.warn(
-                "The ActNorms of the flow are the identity, as they are made. Call model.initialize(batch) with a "
-                "batch of the data before fit, so that training does not have to find their scale.",
+                "The ActNorms of the flow are still the identity. Call model.initialize(batch) with a batch of the "
+                "data before fit, or training has to find their scale.",
                 stacklevel=3,
             )
 
-    def _in_units(self, log_prob):
-        """The loss that a log-likelihood in nats is."""
-        return -log_prob if self.levels is None else -log_prob / (self.num_dimensions * math.log(2.0))
-
-    def split_seed(self, seed):
-        """The seeds of the dequantisation and of the flow, of one seed."""
-        return tf.unstack(split_seed(stateless_seed(seed), 2))
+    def _centers(self, x):
+        """Data in the flow's input space without randomness: the centers of the cells of integers."""
+        x = tf.cast(self._checked(x), self.distribution.dtype)
+        return x if self.levels is None else (x + 0.5) / self.levels
 
     def _checked(self, x):
         x = tf.convert_to_tensor(x)
@@ -302,7 +400,7 @@ class FlowModel(keras.Model):
 
 def _density(flow, event_shape, base):
     if base is None:
-        # A Flow that begins with a Logit takes any dtype, and does not tell.
+        # A Flow that begins with a Logit takes any dtype, and has none.
         dtype = flow.dtype or next((v.dtype for v in flow.variables), tf.float32)
         shape = flow.forward_event_shape(event_shape)
         zeros = tf.zeros(shape, dtype)
@@ -311,7 +409,7 @@ def _density(flow, event_shape, base):
 
 
 def _mean(base):
-    """The mean of a distribution, NaN where it has none or does not tell it."""
+    """The mean of a distribution, NaN where it is undefined or not implemented."""
     try:
         return base.mean()
     except NotImplementedError:
@@ -330,8 +428,8 @@ def _check_unconditional(flow):
 def _check_takes_seed(flow):
     if bijectors.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
         raise ValueError(
-            f"{flow.name} ({type(flow).__name__}) drops a seed without a word, so that the model could not repeat "
-            "what it draws: put it in a tf_resflow.bijectors.Flow, which hands seeds to its blocks."
+            f"{flow.name} ({type(flow).__name__}) drops a seed silently, and the model could not repeat its draws: "
+            "put it in a tf_resflow.bijectors.Flow, which hands seeds to its blocks."
         )
 
 
@@ -352,7 +450,7 @@ def _check_covered(weights, distribution):
         missing = [variable.name for variable in part.variables if id(variable) not in seen]
         if missing:
             raise ValueError(
-                f"These variables of the {owner} are no Keras variables, so that fit would neither train nor save "
+                f"These variables of the {owner} are no Keras variables, and fit would neither train nor save "
                 f"them: {', '.join(missing)}. Make them constants, or {advice[owner]}."
             )
     extra = set(seen) - {id(variable) for variable in distribution.variables}

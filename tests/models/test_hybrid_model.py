@@ -9,7 +9,7 @@ import tensorflow as tf
 from scipy import special, stats
 
 import tf_resflow as resflow
-from tf_resflow import bijectors, flows, training
+from tf_resflow import bijectors, flows, models
 
 SHAPE = (4, 4, 1)
 SIZE = 16
@@ -37,7 +37,7 @@ def make_model(density_weight=1.0, levels=None, log_det=EXACT, name="residual", 
     shapes = bijectors.feature_shapes(flow, SHAPE)
     classifier = flows.multiscale_classifier(shapes, 3, num_features=4, dtype=dtype)
     kwargs.setdefault("evaluation_log_det", log_det)
-    model = resflow.HybridModel(flow, classifier, SHAPE, levels, density_weight, **kwargs)
+    model = resflow.HybridModel(flow, classifier, SHAPE, levels=levels, density_weight=density_weight, **kwargs)
     model.initialize(images(levels=levels)[0])
     return model
 
@@ -121,7 +121,7 @@ def test_parts_in_bits():
     np.testing.assert_allclose(scores["bits_per_dim"], -log_prob / (SIZE * math.log(2)), rtol=1e-5)
     loss = scores["cross_entropy"] + 3 * scores["bits_per_dim"]
     np.testing.assert_allclose(scores["loss"], loss, rtol=1e-6)
-    # The dequantisation moves the logits a little from those of the cells' centres.
+    # The dequantization moves the logits a little from those of the cells' centers.
     logits = model.classify(x)["logits"].numpy().astype(np.float64)
     expected = -special.log_softmax(logits, -1)[np.arange(len(labels)), labels] / math.log(2)
     np.testing.assert_allclose(scores["cross_entropy"], expected, atol=0.05)
@@ -140,7 +140,7 @@ def test_classify():
     np.testing.assert_allclose(classes["probabilities"], probabilities, rtol=1e-5)
 
 
-def test_heads_are_initialised():
+def test_heads_are_initialized():
     model = make_model(levels=256)
     x, _ = images(64, levels=256)
     model.initialize(x, seed=3)
@@ -254,7 +254,7 @@ def test_step_equals_that_of_one_device(two_replicas):
     x, labels = random.normal(size=[8, 2]).astype("float32"), random.integers(2, size=8)
     single = vector_model()
     start = [v.numpy() for v in single.trainable_variables]
-    step = tf.function(training.train_step, autograph=False)
+    step = tf.function(models.train_step, autograph=False)
     metrics = step(single, (tf.constant(x), tf.constant(labels)), tf.constant([0, 1]))
     with two_replicas.scope():
         mirrored = vector_model()
@@ -263,7 +263,7 @@ def test_step_equals_that_of_one_device(two_replicas):
 
     @tf.function(autograph=False)
     def run(batch):
-        return two_replicas.run(training.train_step, (mirrored, batch, tf.constant([0, 1])))
+        return two_replicas.run(models.train_step, (mirrored, batch, tf.constant([0, 1])))
 
     both = run(batch)
     for name in ("loss", "cross_entropy", "accuracy", "nats"):

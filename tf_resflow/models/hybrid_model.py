@@ -1,14 +1,18 @@
 """A flow and a classifier on its features as one Keras model."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from tf_resflow import bijectors, flows
+from tf_resflow import bijectors, flows, logdet
 from tf_resflow.bijectors.networks import check_built, input_shapes, variables_by_name
+from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.seeds import stateless_seed
-from tf_resflow.training.flow_model import FlowModel
+from tf_resflow.typing import Seed, TensorLike
 
 __all__ = ["HybridModel"]
 
@@ -50,7 +54,7 @@ class HybridModel(FlowModel):
     # (64, 10) (64,)
     ```
 
-    What `FlowModel` says of saving holds here.
+    Saving is as of `FlowModel`.
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
@@ -73,41 +77,56 @@ class HybridModel(FlowModel):
         flow's features, or for what `FlowModel` raises.
 
     References:
-      Chen et al. 2019, Section 5.3 and its appendix on hybrid modelling.
+      Chen et al. 2019, Section 5.3 and its appendix on hybrid modeling.
       Nalisnick et al., Hybrid Models with Deep and Invertible Features, 2019.
     """
 
     def __init__(
         self,
-        flow,
-        classifier,
-        event_shape,
-        levels=None,
-        density_weight=1.0,
-        base=None,
-        evaluation_log_det=None,
-        seed=0,
-        name="hybrid_model",
+        flow: bijectors.FlowBijector,
+        classifier: keras.Model,
+        event_shape: Sequence[int],
+        *,
+        levels: int | None = None,
+        density_weight: float = 1.0,
+        base: tfp.distributions.Distribution | None = None,
+        evaluation_log_det: logdet.LogDetEstimator | None = None,
+        seed: int = 0,
+        name: str = "hybrid_model",
     ):
-        super().__init__(flow, event_shape, levels, base, evaluation_log_det, seed, name)
+        super().__init__(
+            flow, event_shape, levels=levels, base=base, evaluation_log_det=evaluation_log_det, seed=seed, name=name
+        )
         if not 0 <= density_weight < math.inf:
             raise ValueError(f"density_weight is at least 0 and finite; got {density_weight}.")
         _check_inputs(classifier, bijectors.feature_shapes(flow, event_shape))
         self.classifier = classifier
         self.density_weight = float(density_weight)
-        # Keyed by name, so that a checkpoint of another classifier fails to restore.
+        # Keyed by name: a checkpoint of another classifier fails to restore.
         self._classifier_variables = tf.Module()
         self._classifier_variables.by_name = variables_by_name(classifier)
         names = ["cross_entropy", "accuracy"] + [self.unit] * self.has_density
         self._means += [keras.metrics.Mean(name) for name in names]
 
     @property
-    def has_density(self):
+    def objective(self) -> str:
+        """See `FlowModel`: "loss"."""
+        return "loss"
+
+    @property
+    def has_density(self) -> bool:
         """Whether the density is trained: not with a weight of 0."""
         return self.density_weight > 0
 
-    def scores(self, batch, seed=None, evaluation=False):
-        """What a training step minimises and reports, of each example.
+    @property
+    def has_classifier(self) -> bool:
+        """See `FlowModel`."""
+        return True
+
+    def scores(
+        self, batch: tuple[TensorLike, TensorLike], seed: Seed = None, *, evaluation: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """What a training step minimizes and reports of each example.
 
         Args:
           batch: `(x, labels)`: examples as for `log_prob`, and integers `[batch]`.
@@ -121,10 +140,10 @@ class HybridModel(FlowModel):
         """
         x, labels = batch
         labels = _checked_labels(labels)
-        distribution = self.evaluation_distribution if evaluation else self.distribution
+        density = self._density(evaluation)
         noise_seed, flow_seed = self.split_seed(seed)
         latent, log_det, features = bijectors.forward_features(
-            distribution.bijector.bijector, self.flow_input(x, noise_seed), self.has_density, seed=flow_seed
+            density.bijector.bijector, self.prepare(x, noise_seed), self.has_density, seed=flow_seed
         )
         logits = self.classifier(features, training=not evaluation)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -133,42 +152,38 @@ class HybridModel(FlowModel):
         right = tf.equal(tf.argmax(logits, axis=-1), labels)
         scores = {"cross_entropy": cross_entropy, "accuracy": tf.cast(right, logits.dtype)}
         if self.has_density:
-            log_prob = distribution.distribution.log_prob(latent) + log_det
-            scores[self.unit] = self._in_units(log_prob - self.num_dimensions * math.log(self.levels or 1))
-        return {"loss": self.objective(scores), **scores}
+            log_prob = density.distribution.log_prob(latent) + log_det
+            scores[self.unit] = self.to_loss(log_prob - self.log_num_cells)
+        return {"loss": self.total(scores), **scores}
 
-    def objective(self, scores):
-        """The loss, of a dict of what `scores` gives beside it, or of the means of that."""
+    def total(self, scores: Mapping[str, Any]) -> Any:
+        """See `FlowModel`."""
         if not self.has_density:
             return scores["cross_entropy"]
         dimensions = self.num_dimensions if self.levels is None else 1
         return scores["cross_entropy"] + self.density_weight / dimensions * scores[self.unit]
 
-    def classify(self, x):
-        """The classifier's view of examples, without randomness: integers stand for the centres of their cells.
-
-        Args:
-          x: as for `log_prob`.
-
-        Returns:
-          A dict of tensors `[batch, classes]`, "logits" and "probabilities".
-        """
-        x = tf.cast(self._checked(x), self.distribution.dtype)
-        if self.levels is not None:
-            x = (x + 0.5) / self.levels
-        features = bijectors.forward_features(self.flow, x, log_det=False).features
+    def classify(self, x: TensorLike) -> dict[str, tf.Tensor]:
+        """A dict of tensors `[batch, classes]`, "logits" and "probabilities"; integers as for `encode`."""
+        features = bijectors.forward_features(self.flow, self._centers(x), log_det=False).features
         logits = self.classifier(features, training=False)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
-    def initialize(self, batch, seed=0):
-        """Initialises the ActNorms of the flow and of the classifier, and brings the norms up to date.
+    def ood_scores(
+        self, x: TensorLike, seed: Seed = None, *, log_det: logdet.LogDetEstimator | None = None
+    ) -> dict[str, tf.Tensor]:
+        """See `FlowModel`."""
+        probability = tf.reduce_max(self.classify(x)["probabilities"], -1)
+        return super().ood_scores(x, seed, log_det=log_det) | {"max_probability": probability}
 
-        Args:
-          batch: examples without labels.
-          seed: of the dequantisation.
-        """
+    def parts_beside_flow(self) -> dict[str, list[tf.Variable]]:
+        """See `FlowModel`."""
+        return {"the classifier": [weight.value for weight in self.classifier.weights]}
+
+    def initialize(self, batch: TensorLike, seed: int = 0) -> None:
+        """As of `FlowModel`, from examples without labels; initializes the ActNorms of the classifier, too."""
         super().initialize(batch, seed)
-        x = self.flow_input(batch, stateless_seed(seed))
+        x = self.prepare(batch, stateless_seed(seed))
         features = bijectors.forward_features(self.flow, x, log_det=False).features
         flows.initialize_classifier(self.classifier, features)
 
@@ -184,8 +199,8 @@ def _checked_labels(labels):
     labels = tf.convert_to_tensor(labels)
     if not labels.dtype.is_integer or labels.shape.rank != 1:
         raise ValueError(
-            "Labels are integers 0, ..., classes - 1, one for each example; got a tensor of the type "
-            f"{labels.dtype.name} and the shape {labels.shape}."
+            "Labels are integers 0, ..., classes - 1, one for each example; got a tensor of type "
+            f"{labels.dtype.name} and shape {labels.shape}."
         )
     return tf.cast(labels, tf.int64)
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow import layers, training
+from tf_resflow import layers, models
 
 RATE = 0.1
 
@@ -32,7 +32,7 @@ def data():
 
 
 def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
-    """An order's gradient is the slope of the mean norm, by central differences between norms that are maximised
+    """An order's gradient is the slope of the mean norm, by central differences between norms that are maximized
     anew; the gradients of kernels and biases are those of the loss alone."""
     model = make_model("learned")
     orders, before = layers.learned_orders(model.flow), [w.numpy() for w in model.trainable_weights]
@@ -50,8 +50,8 @@ def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(model.loss_per_example(data, seed=[0, 1]))
     gradients = tape.gradient(loss, [w.value for w in model.trainable_weights])
-    metrics = training.train_step(model, data, tf.constant([0, 1]))
-    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+    metrics = models.train_step(model, data, tf.constant([0, 1]))
+    np.testing.assert_allclose(metrics["nats"], loss, rtol=1e-6)
     expected = 1 + 4 / (1 + np.exp(-(np.arange(4) / 2 - 1.5)))
     found = [metrics[f"order_{name}"] for name in ("min", "mean", "max")]
     np.testing.assert_allclose(found, [expected.min(), expected.mean(), expected.max()], rtol=1e-6)
@@ -69,20 +69,20 @@ def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
 
 
 def test_fixed_orders_are_not_reported(data):
-    assert set(training.train_step(make_model(None), data, tf.constant([0, 1]))) == {"loss", "gradient_norm"}
+    assert set(models.train_step(make_model(None), data, tf.constant([0, 1]))) == {"nats", "gradient_norm"}
 
 
 def test_orders_over_replicas(data, two_replicas):
     """Each replica has the same kernels, so that the orders move as on one device."""
     single = make_model("learned", num_blocks=1)
-    training.train_step(single, data, tf.constant([0, 1]))
+    models.train_step(single, data, tf.constant([0, 1]))
     with two_replicas.scope():
         model = make_model("learned", num_blocks=1)
         model.optimizer.build(model.trainable_variables)
 
     @tf.function(autograph=False)
     def step():
-        return two_replicas.run(training.train_step, (model, data, tf.constant([0, 1])))
+        return two_replicas.run(models.train_step, (model, data, tf.constant([0, 1])))
 
     step()
     orders = [layers.learned_orders(m.flow) for m in (single, model)]
@@ -113,21 +113,21 @@ def test_networks_in_bfloat16_train(data, everywhere):
     assert {layer.compute_dtype for layer in branch} == {"bfloat16"}
     x = data * [3.0, 0.5] + 1.0
     model.initialize(x / 2)
-    step = tf.function(training.train_step, autograph=False)
+    step = tf.function(models.train_step, autograph=False)
     metrics = [step(model, x, tf.constant([0, i])) for i in range(30)]
-    losses = [float(m["loss"]) for m in metrics]
+    losses = [float(m["nats"]) for m in metrics]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
     assert np.all(np.isfinite([m["gradient_norm"] for m in metrics]))
     assert {v.dtype for v in model.weights} == {"float32"} == {v.dtype for v in model.optimizer.variables[2:]}
     y, log_det = model.flow.forward(x), model.flow.forward_log_det_jacobian(x, 1, seed=1)
-    assert {y.dtype, log_det.dtype, metrics[0]["loss"].dtype} == {tf.float32}
+    assert {y.dtype, log_det.dtype, metrics[0]["nats"].dtype} == {tf.float32}
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_step_to_nan_is_not_taken(data, compiled):
     model = make_model(None, resflow.logdet.RussianRoulette())
     model.compile(optimizer=keras.optimizers.Adam(RATE))
-    step = tf.function(training.train_step, autograph=False) if compiled else training.train_step
+    step = tf.function(models.train_step, autograph=False) if compiled else models.train_step
     step(model, data, tf.constant([0, 1]))
     variables = model.weights + model.optimizer.variables
     before = [v.numpy() for v in variables]

@@ -7,6 +7,7 @@ import pytest
 
 import tf_resflow as resflow
 from tf_resflow import training
+from tf_resflow.training.report import Report
 
 
 @pytest.fixture(scope="module")
@@ -19,16 +20,17 @@ def run(tmp_path_factory, make_config):
 def test_the_loaded_model_gives_the_score_of_the_run(run):
     """It has the averaged weights: its report repeats the result to the last digits."""
     workdir, result = run
-    model = resflow.load(workdir)
-    assert model.step == 4 and model.config.train.steps == 4
-    dataset = resflow.data.load(model.config.data)
-    score = training.Report(model.config, model, dataset).score()
+    run = resflow.load(workdir)
+    assert run.step == 4 and run.config.train.steps == 4
+    assert run.workdir == workdir and run.data.event_shape == (2,) and run.result == result
+    dataset = resflow.data.load(run.config.data)
+    score = Report(run.config, run.model, dataset).score()
     assert score.mean == pytest.approx(result["nats"], rel=1e-5)
     assert score.stderr == pytest.approx(result["nats_stderr"], rel=1e-4)
 
 
 def test_two_loaded_models_are_independent(run):
-    first, second = resflow.load(run[0]), resflow.load(run[0])
+    first, second = resflow.load(run[0]).model, resflow.load(run[0]).model
     x = np.zeros([2, 2], np.float32)
     expected = second.log_prob(x, seed=1).numpy()
     for weight in first.trainable_variables:
@@ -65,12 +67,12 @@ def test_a_run_of_version_0_1_0(tmp_path):
     """It scores what it scored then, and can be resumed: 20 steps of two blocks on the moons."""
     workdir = shutil.copytree(pathlib.Path(__file__).parent / "run_0_1_0", tmp_path / "run")
     then = json.loads((workdir / "result.json").read_text())
-    model = resflow.load(workdir)
-    assert model.step == then["step"] == 20
+    run = resflow.load(workdir)
+    assert run.step == then["step"] == 20
     dataset = training.load_data(workdir)
-    score = training.Report(model.config, model, dataset).score()
+    score = Report(run.config, run.model, dataset).score()
     assert score.mean == pytest.approx(then["nats"], rel=1e-5)
-    result = training.train(model.config, workdir, progress=False)  # the figures are missing, so that it ends again
+    result = training.train(run.config, workdir, progress=False)  # the figures are missing, so that it ends again
     assert result["step"] == 20 and result["nats"] == pytest.approx(then["nats"], rel=1e-5)
 
 

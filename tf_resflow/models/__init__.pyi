@@ -1,0 +1,8 @@
+from .build import build_model
+from .data_info import DataInfo
+from .estimators import evaluation_estimator
+from .flow_model import FlowModel
+from .hybrid_model import HybridModel
+from .step import train_step
+
+__all__ = ["DataInfo", "FlowModel", "HybridModel", "build_model", "evaluation_estimator", "train_step"]

@@ -1,0 +1,68 @@
+"""The model of a config."""
+
+from typing import TYPE_CHECKING
+
+from tf_resflow import bijectors, flows
+from tf_resflow.data import Dataset
+from tf_resflow.models.data_info import DataInfo
+from tf_resflow.models.estimators import evaluation_estimator
+from tf_resflow.models.flow_model import FlowModel
+from tf_resflow.models.hybrid_model import HybridModel
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+__all__ = ["build_model", "check_dataset", "with_statistics"]
+
+
+def check_dataset(config: "ConfigDict", dataset: Dataset) -> None:
+    """Raises ValueError unless the data are of the kind that the model of a config takes."""
+    kind = "image" if len(dataset.event_shape) == 3 else "vector"
+    if config.model.kind != kind:
+        raise ValueError(
+            f"config.model.kind is {config.model.kind!r}, but an example of {dataset.name!r} has "
+            f"the shape {dataset.event_shape}: set it to {kind!r}."
+        )
+    if config.task == "hybrid":
+        _num_classes(dataset)
+
+
+def with_statistics(config: "ConfigDict", dataset: Dataset) -> Dataset:
+    """The data set with all statistics by which the model of a config normalizes its input."""
+    if config.task == "hybrid" and config.model.logit_alpha is None:
+        return dataset.with_channel_statistics()
+    return dataset
+
+
+def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> FlowModel:
+    """Builds the model of a config.
+
+    Args:
+      config: see `tf_resflow.training.default_config`.
+      dataset: has `event_shape`, `levels`, `num_classes` (for a hybrid model), and `mean` and `std`, by which the
+        flow normalizes its input if they are not None.
+
+    Returns:
+      A `FlowModel`, or a `HybridModel` if `config.task` is "hybrid"; it is evaluated with the default of
+      `evaluation_estimator`.
+    """
+    shape = dataset.event_shape
+    flow = flows.build_flow(config.model, shape, dataset.mean, dataset.std, seed=config.seed)
+    _, evaluation_log_det = evaluation_estimator(config, flow, shape)
+    options = {"evaluation_log_det": evaluation_log_det, "seed": config.seed}
+    if config.task == "density":
+        return FlowModel(flow, shape, levels=dataset.levels, **options)
+    classifier = flows.multiscale_classifier(
+        bijectors.feature_shapes(flow, shape), _num_classes(dataset), config.hybrid.features, seed=config.seed
+    )
+    options["density_weight"] = config.hybrid.density_weight
+    return HybridModel(flow, classifier, shape, levels=dataset.levels, **options)
+
+
+def _num_classes(dataset):
+    if dataset.num_classes is None:
+        raise ValueError(
+            f"config.task is 'hybrid', but {dataset.name!r} has no labels: choose a data set that has them, such "
+            "as digits, mnist, cifar10 or svhn_cropped."
+        )
+    return dataset.num_classes

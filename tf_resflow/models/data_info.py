@@ -1,0 +1,29 @@
+"""What a model must know of its data."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["DataInfo"]
+
+
+class DataInfo(NamedTuple):
+    """What a model must know of its data.
+
+    Attributes:
+      name: name of the data set.
+      event_shape: shape of one example.
+      levels: number of levels of integer data; None for continuous data.
+      mean: mean of the train split per coordinate, or of images per channel, or None.
+      std: standard deviation of the train split, as the mean.
+      num_classes: number of classes of labeled data; None without labels.
+      sizes: number of examples of each finite split, if known.
+    """
+
+    name: str
+    event_shape: tuple[int, ...]
+    levels: int | None
+    mean: np.ndarray | None
+    std: np.ndarray | None
+    num_classes: int | None = None
+    sizes: dict[str, int] | None = None

@@ -1,0 +1,74 @@
+"""A trained model from its workdir."""
+
+import dataclasses
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from tf_resflow.models import DataInfo, FlowModel, build_model
+from tf_resflow.training.averaging import AveragedWeights
+from tf_resflow.training.checkpoints import Checkpoints
+from tf_resflow.training.optimizer import make_optimizer
+from tf_resflow.training.workdir import Workdir, read_json
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+__all__ = ["Run", "load"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A trained model, and how it was trained.
+
+    Attributes:
+      model: a `FlowModel` with the averaged weights of the newest checkpoint.
+      config: the run's configuration.
+      step: number of training steps taken.
+      workdir: directory of the run.
+      data: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes` and the
+        `mean` and `std` by which the model normalizes its input.
+      result: the content of result.json; None before the end of the training.
+    """
+
+    model: FlowModel
+    config: "ConfigDict"
+    step: int
+    workdir: pathlib.Path
+    data: DataInfo
+    result: dict[str, Any] | None = None
+
+
+def load(workdir: str | os.PathLike[str]) -> Run:
+    """Loads the model of a run, with its averaged weights.
+
+    The data are not needed.
+
+    ```python
+    run = resflow.load("runs/digits")
+    images = run.model.sample(16, seed=0)
+    log_prob = run.model.log_prob(images, seed=1, evaluation=True)
+    ```
+
+    Args:
+      workdir: directory of a run of `resflow-train`.
+
+    Returns:
+      A `Run`.
+
+    Raises:
+      ValueError: when the directory has no config, no checkpoint, or one of another model.
+    """
+    files = Workdir(workdir)
+    config, data = files.read_config(), files.read_data()
+    model = build_model(config, data)
+    optimizer = make_optimizer(config.train, model.trainable_variables)
+    checkpoints = Checkpoints(files.checkpoints, model, optimizer)
+    step = checkpoints.restore()
+    if checkpoints.latest is None:
+        raise ValueError(
+            f"{files.path} has no checkpoint yet. Let resflow-train run until its first one "
+            f"(every {config.train.checkpoint_every} steps, and when it is interrupted)."
+        )
+    AveragedWeights(model, optimizer).apply()
+    return Run(model, config, step, files.path, data, read_json(files.result) if files.result.exists() else None)
