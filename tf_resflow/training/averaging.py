@@ -1,5 +1,6 @@
 """A model under its averaged weights, for evaluation."""
 
+import keras
 import tensorflow as tf
 
 from tf_resflow import layers
@@ -9,9 +10,7 @@ __all__ = ["AveragedWeights"]
 
 
 class AveragedWeights:
-    """Puts a model under the average of its weights, which its optimizer keeps.
-
-    The norms of the layers are then brought up to date: they depend on the weights.
+    """Gives a model the average of its weights, which its optimizer keeps, and updates the norms of its layers.
 
     ```python
     averaged = AveragedWeights(model, optimizer)
@@ -21,27 +20,27 @@ class AveragedWeights:
 
     Args:
       model: a `FlowModel`.
-      optimizer: the built optimizer of its trainable variables. Without an average, or before the
-        first step, the weights stay; the norms are brought up to date all the same.
+      optimizer: the built optimizer of its trainable variables. Without an average, or before the first step, the
+        weights stay; the norms are updated all the same.
     """
 
-    def __init__(self, model, optimizer):
+    def __init__(self, model: keras.Model, optimizer: keras.Optimizer):
         self._model, self._optimizer = model, optimizer
         self._converge_norms = tf.function(lambda: layers.converge_norms(model.flow), autograph=False)
 
-    def apply(self):
+    def apply(self) -> None:
         """Replaces the weights by their average, for good."""
         if self._optimizer.use_ema and self._optimizer.iterations.numpy() > 0:
             self._optimizer.finalize_variable_values(self._model.trainable_variables)
         with stage("norms of the layers"):
             self._converge_norms()
 
-    def __enter__(self):
+    def __enter__(self) -> "AveragedWeights":
         self._saved = [tf.identity(weight) for weight in self._model.weights]
         self.apply()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for weight, value in zip(self._model.weights, self._saved, strict=True):
             weight.assign(value)
-        self._saved = None
+        self._saved = []
