@@ -1,4 +1,4 @@
-"""Seeds: what is one, and which numbers are the same."""
+"""Seeds: valid forms, and which draws are equal or independent."""
 
 import itertools
 
@@ -15,7 +15,7 @@ PAIR = [7, 2**31 - 1]
 
 @pytest.mark.parametrize("traced", [False, True])
 def test_the_type_of_a_seed_does_not_matter(traced):
-    """Equal numbers give equal seeds, and numbers of 32 bits are their own."""
+    """Equal numbers give equal seeds, and numbers of 32 bits are kept as they are."""
     call = tf.function(resflow.stateless_seed, autograph=False) if traced else resflow.stateless_seed
     pairs = [PAIR, tuple(PAIR), [7, tf.constant(PAIR[1])]]
     pairs += [np.array(PAIR, kind) for kind in ("int32", "int64", "uint32", "uint64")]
@@ -30,7 +30,7 @@ def test_the_type_of_a_seed_does_not_matter(traced):
 
 
 def test_no_two_integers_share_a_seed():
-    """Neither alone nor as one of two: signs and all of 64 bits count."""
+    """Neither alone nor in a pair: the sign and all 64 bits count."""
     integers = [0, 1, -1, 5, -5, 5 + 2**32, 5 + 2**40]
     integers += [sign * 2**n + one for n in (31, 32, 62) for sign in (-1, 1) for one in (-1, 0)]
     pairs = list(itertools.product(integers, repeat=2))
@@ -64,7 +64,7 @@ DRAWS = {
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_xla_draws_the_same_numbers(name):
-    """Integers and what is rounding-free bit by bit, normal numbers to rounding."""
+    """Integers and uniform numbers are equal bit by bit, normal numbers to rounding."""
     draw = (lambda seed: DRAWS[name]([200], seed)) if name in ("geometric", "poisson") else DRAWS[name]
     seed = tf.constant([3, -7])
     plain, compiled = draw(seed), tf.function(draw, jit_compile=True, autograph=False)(seed)
@@ -76,7 +76,7 @@ def test_xla_draws_the_same_numbers(name):
 
 
 def test_seeds_in_a_row_draw_independently():
-    """40,000 seeds, also as salted and as split: means, variances and correlations within 4.5 standard errors."""
+    """40,000 seeds, plain, salted and split: means, variances and correlations within 4.5 standard errors."""
     num = 40_000
     seeds = tf.stack([tf.zeros([num], tf.int32), tf.range(num)], 1)
     draws = {
@@ -94,9 +94,9 @@ def test_seeds_in_a_row_draw_independently():
 
     u = draw_all(seeds).numpy()
     u = np.concatenate([u, np.roll(u[:, :1], 1, 0)], 1)  # beside the next seed's
-    centred = (u - 0.5) * 12**0.5
-    moments = centred.T @ centred / num
-    assert np.max(np.abs(centred.mean(0))) < 4.5 / num**0.5
+    centered = (u - 0.5) * 12**0.5
+    moments = centered.T @ centered / num
+    assert np.max(np.abs(centered.mean(0))) < 4.5 / num**0.5
     assert np.max(np.abs(moments - np.eye(u.shape[1])) / (1 - 0.2 * np.eye(u.shape[1])) ** 0.5) < 4.5 / num**0.5
     assert 0 < np.min(u) and np.max(u) < 1
 

@@ -1,4 +1,4 @@
-"""The optimizers: those of Keras, with a warmed-up average of the weights and a schedule."""
+"""Optimizers of Keras with a warmed-up average of the weights, and schedules of the learning rate."""
 
 from collections.abc import Sequence
 from typing import Any
