@@ -72,7 +72,7 @@ def latent_shapes(model):
 
 
 def restore_weights(model, workdir):
-    """Replaces the averages by the weights."""
+    """Puts the weights in the place of their averages."""
     optimizer = training.make_optimizer(model.config.train, model.trainable_variables)
     return Checkpoints(training.Workdir(workdir).checkpoints, model, optimizer).restore()
 
