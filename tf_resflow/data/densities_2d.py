@@ -40,10 +40,10 @@ class BlurredCurves:
     The integral is a Gauss-Legendre sum in sqrt(u), in which the spirals are smooth.
 
     Attributes:
-        curve: function of the branch and of u (arrays), which returns points `[..., 2]`.
-        branches: number of curves.
-        std: standard deviation of the noise.
-        nodes: number of quadrature nodes a curve; 1 if the curve is a point.
+      curve: function of the branch and of u (arrays), which returns points `[..., 2]`.
+      branches: number of curves.
+      std: standard deviation of the noise.
+      nodes: number of quadrature nodes a curve; 1 if the curve is a point.
     """
 
     curve: Callable
@@ -104,9 +104,9 @@ class Checkerboard:
 class Pinwheel:
     """Five elongated Gaussians, each turned by an angle that grows with the radius.
 
-    z ~ N((1, 0), diag(0.3^2, 0.1^2)) is turned by 2 pi b / 5 + exp(|z|) / 4, with b uniform over
-    0, ..., 4, and doubled. The rotation leaves the radius alone, so it preserves area, and
-    p(x) is a fifth of the sum over b of the Gaussian density at x turned back, over 4.
+    z ~ N((1, 0), diag(0.3^2, 0.1^2)) is turned by 2 pi b / 5 + exp(|z|) / 4, with b uniform over 0, ..., 4, and
+    doubled. The rotation leaves the radius alone, so it preserves area, and p(x) is a fifth of the sum over b of
+    the Gaussian density at x turned back, over 4.
     """
 
     def sample(self, num, generator):
@@ -168,12 +168,12 @@ def sample(name: str, num: int, seed: int | Sequence[int]) -> np.ndarray:
     """Draws independent samples.
 
     Args:
-        name: a key of `DENSITIES`.
-        num: number of samples.
-        seed: of `np.random.default_rng`.
+      name: a key of `DENSITIES`.
+      num: number of samples.
+      seed: of `np.random.default_rng`.
 
     Returns:
-        A float64 array `[num, 2]`.
+      A float64 array `[num, 2]`.
     """
     return DENSITIES[name].sample(num, np.random.default_rng(seed))
 
@@ -196,15 +196,15 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
     """Loads a 2-D density: an endless train stream of fresh samples, and fixed draws for validation and testing.
 
     Args:
-        name: a key of `DENSITIES`.
-        num_test: number of test examples.
-        num_validation: number of validation examples; 0 for no such split.
+      name: a key of `DENSITIES`.
+      num_test: number of test examples.
+      num_validation: number of validation examples; 0 for no such split.
 
     Returns:
-        A `Dataset` of event shape `(2,)` with its entropy.
+      A `Dataset` of event shape `(2,)` with its entropy.
 
     Raises:
-        ValueError: if `num_test` is below 1, or `num_validation` below 0.
+      ValueError: if `num_test` is below 1, or `num_validation` below 0.
     """
     if num_test < 1 or num_validation < 0:
         raise ValueError(
