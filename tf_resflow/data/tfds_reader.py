@@ -211,9 +211,8 @@ class TFDSReader:
             return (image_size, image_size, shape[2])
         if None in shape:
             raise ValueError(
-                f"The data set {name!r} leaves the size of its images open ({shape}). If all have one "
-                "size, set image_size to it; otherwise choose a data set of one size, such as "
-                "imagenet_resized/32x32."
+                f"The data set {name!r} leaves the size of its images open ({shape}). If all have one size, set "
+                "image_size to it; otherwise choose a data set of one size, such as imagenet_resized/32x32."
             )
         return tuple(shape)
 
