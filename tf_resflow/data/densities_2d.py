@@ -9,24 +9,10 @@ __all__ = ["DENSITIES", "entropy", "load_density", "log_density", "sample"]
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from tf_resflow.data.dataset import Dataset
-
-
-class Density(Protocol):
-    """What `DENSITIES` holds."""
-
-    def sample(self, num: int, generator: np.random.Generator) -> np.ndarray:
-        """Draws points `[num, 2]`."""
-
-    def log_density(self, points: np.ndarray) -> np.ndarray:
-        """Returns the log density in nats, `[num]`, at points `[num, 2]`."""
-
-    def entropy(self) -> float:
-        """Returns the differential entropy in nats."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +137,7 @@ def _swiss_roll(branch, u):
     return _polar(angle / 5, angle)
 
 
-DENSITIES: dict[str, Density] = {
+DENSITIES: dict[str, BlurredCurves | Checkerboard | Pinwheel] = {
     "8gaussians": BlurredCurves(lambda b, u: _polar(np.sqrt(8), np.pi * b / 4), 8, np.sqrt(1 / 8), nodes=1),
     "checkerboard": Checkerboard(),
     "pinwheel": Pinwheel(),
