@@ -13,11 +13,11 @@ from tensorflow_probability.python.internal import implementation_selection
 
 __all__ = [
     "ClipsSummedGradients",
-    "moving_averages",
     "graph_steps",
     "is_increasing",
     "is_reachable",
     "is_xla",
+    "moving_averages",
     "num_gradients",
     "set_trainable",
     "silence_retracing",

@@ -41,7 +41,8 @@ class LipschitzDense(LipschitzLayer):
 
     Args:
       units: number of outputs.
-      coefficient: the largest norm allowed, positive; below 1 in a `ResidualBlock`.
+      coefficient: the largest norm allowed, positive. In a `ResidualBlock` the product over all layers must be
+        below 1.
       domain: order p of the norm of the inputs, in [1, inf], or a `LearnedOrder`.
       codomain: order q of the norm of the outputs, likewise.
       use_bias: whether to add b.

@@ -153,8 +153,8 @@ class PowerSeries(_SeriesEstimator):
 
     Args:
       num_terms: at least 1.
-      probes: see `RussianRoulette`, as for all that follow.
-      num_probes: at least 1.
+      probes: "rademacher", "gaussian" or "basis", see `RussianRoulette`.
+      num_probes: number of probes of each example.
       common_probes: whether the examples of a batch share their probes.
 
     Raises:
@@ -195,8 +195,8 @@ class AdaptiveSeries(_SeriesEstimator):
         branch at each call, which takes seconds for images of thousands of dimensions.
       order: order p of the norm in which the bound holds. By default that of the layers of the branch, with the
         current value of a learned one (`tf_resflow.layers.lipschitz_order`).
-      probes: see `RussianRoulette`, as for all that follow.
-      num_probes: at least 1.
+      probes: "rademacher", "gaussian" or "basis", see `RussianRoulette`.
+      num_probes: number of probes of each example.
       common_probes: whether the examples of a batch share their probes.
 
     Raises:
