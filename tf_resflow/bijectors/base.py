@@ -28,7 +28,7 @@ class Pass(NamedTuple):
     Attributes:
       value: a tensor, or a nest of them.
       log_det: log|det| of the Jacobian in the direction of the pass, for an event of the least rank; None if it
-        was not asked for, or is not known in this direction.
+        was not asked for.
       features: the values after each scale of a flow.
       solutions: the `tf_resflow.solvers.Solution` of each block that was inverted, in the order of their inversion.
     """
@@ -165,7 +165,7 @@ class FlowBijector(tfb.Bijector):
         return Pass(y, self._forward_log_det_jacobian(x) if context.log_det else None)
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data. Without a log-determinant it is minus that of `run` on the result."""
+        """The `Pass` from y, latent to data."""
         x = self._inverse(y, **context.arguments)
         return Pass(x, -self._forward_log_det_jacobian(x) if context.log_det else None)
 
@@ -266,11 +266,8 @@ def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = Non
     x = nest_util.convert_to_nested_tensor(x, dtype_hint=dtype, dtype=dtype, allow_packing=True)
     with tf.name_scope(bijector.name):
         done = bijector.undo(x, context) if inverse else bijector.run(x, context)
-        if not context.log_det:
-            return done
-        if done.log_det is None:
-            done = done._replace(log_det=-bijector.run(done.value, context).log_det)
-        return done._replace(log_det=_over_events(bijector, done.log_det, x, event_ndims, inverse))
+        log_det = _over_events(bijector, done.log_det, x, event_ndims, inverse) if context.log_det else None
+        return done._replace(log_det=log_det)
 
 
 def walk(composition, x, context, inverse=False, event_ndims=None, ends=None) -> Pass:

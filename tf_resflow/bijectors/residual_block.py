@@ -209,11 +209,13 @@ class ResidualBlock(FlowBijector):
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data, without a log-determinant."""
+        """The `Pass` from y, latent to data; a log-determinant takes an evaluation of g besides the solution."""
         _, condition = context.take(self.name, "seed", "conditional_input")
         solution = self.solve(y, condition)
         with tf.control_dependencies(self._report(solution)):
-            return Pass(tf.identity(solution.root), solutions=(solution,))
+            x = tf.identity(solution.root)
+        log_det = tf.negative(self.run(x, context).log_det) if context.log_det else None
+        return Pass(x, log_det, solutions=(solution,))
 
     def _report(self, solution):
         """Raises (validate_args) or warns about the examples that did not converge."""
