@@ -14,6 +14,7 @@ from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
 
+from tf_resflow.layers import lipschitz_constant
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Solution
 
@@ -144,7 +145,7 @@ class FlowBijector(tfb.Bijector):
     # [[1. 3.]] [[1. 1.]]
     ```
 
-    It may override what else differs between bijectors: `takes`, `keras_parts`, `lipschitz_constants` and:
+    It may override what else differs between bijectors: `takes`, `keras_parts`, `_lipschitz_constants` and:
 
     Attributes:
       ends_scale: whether a flow has a feature after it, see `forward_features`.
@@ -180,7 +181,9 @@ class FlowBijector(tfb.Bijector):
         return None
 
     def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
-        """The bounds of the slopes of the bijector and of its inverse; by default those that its members imply.
+        """The bounds of the slopes of the bijector and of its inverse.
+
+        A subclass overrides `_lipschitz_constants(certified, bound)`; by default its members imply them.
 
         Args:
           certified: whether the bounds must be proofs for the present weights, see
@@ -190,6 +193,9 @@ class FlowBijector(tfb.Bijector):
         Returns:
           A `LipschitzConstants`.
         """
+        return self._lipschitz_constants(certified, bound or lipschitz_constant)
+
+    def _lipschitz_constants(self, certified, bound):
         parts = [lipschitz_constants(member, certified, bound) for member in self._members.values()]
         if not parts:
             return LipschitzConstants(reason=f"The slopes of a {type(self).__name__} are unknown")

@@ -164,17 +164,12 @@ class ResidualBlock(FlowBijector):
         """The bound of Lip(g) that the layers enforce, or that the constructor was given."""
         return self._lipschitz_constant
 
-    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
-        """1 + L for x + g(x), and 1 / (1 - L) for its inverse.
-
-        A constant L that the constructor was given is assumed to hold in the norm of the other blocks.
-        """
+    def _lipschitz_constants(self, certified, bound):
+        # A constant that the constructor was given is assumed to hold in the norm of the other blocks.
         order, reason = bounded_norm(self._branch)
         if certified and reason:
             return LipschitzConstants(reason=reason)
-        constant = self._lipschitz_constant
-        if certified:
-            constant = float((bound or lipschitz_constant)(self._branch, certified=True))
+        constant = float(bound(self._branch, certified=True)) if certified else self._lipschitz_constant
         if constant < 1.0:
             return LipschitzConstants(1.0 + constant, 1.0 / (1.0 - constant), order)
         reason = f"The bound {constant:.4g} of the branch is not below 1"
