@@ -8,7 +8,7 @@ import pytest
 
 import tf_resflow as resflow
 from tf_resflow import data, training
-from tf_resflow.training import loop, read_metrics
+from tf_resflow.training import NonFiniteError, loop, read_metrics
 from tf_resflow.training.evaluation_table import table
 
 FIELDS = {
@@ -173,7 +173,7 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
 
     monkeypatch.setattr(loop, "train_step", spoiled)
     config = make_config(**FIELDS, model__block="additive_coupling", hybrid__density_weight=0.0)
-    with pytest.raises(loop.NonFiniteError, match="cross_entropy is nan at step 1"):
+    with pytest.raises(NonFiniteError, match="cross_entropy is nan at step 1"):
         loop.train(config, tmp_path, progress=False)
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tqdm
 
 import tf_resflow as resflow
-from tf_resflow.training import Workdir, loop, read_metrics
+from tf_resflow.training import NonFiniteError, Workdir, loop, read_metrics, signals
 from tf_resflow.training.report import Report
 
 
@@ -90,7 +90,7 @@ def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(tmp
     config = make_config(train__eval_every=5, data__num_test=30)
     with monkeypatch.context() as patch:
         patch.setattr(loop.Report, "scores", lambda *_: signal.raise_signal(signal.SIGINT) or time.sleep(60))
-        patch.setattr(loop, "_signals_noted", lambda: contextlib.nullcontext(loop._Noted()))
+        patch.setattr(loop, "signals_noted", lambda: contextlib.nullcontext(signals.Noted()))
         with pytest.raises(KeyboardInterrupt):
             loop.train(config, tmp_path, progress=False)
     assert (tmp_path / "checkpoints" / "ckpt-5.index").exists()
@@ -178,7 +178,7 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
         return metrics | {"nats": metrics["nats"] + bad}
 
     monkeypatch.setattr(loop, "train_step", spoiled)
-    with pytest.raises(loop.NonFiniteError, match="nats is nan at step 7.*ckpt-5") as error:
+    with pytest.raises(NonFiniteError, match="nats is nan at step 7.*ckpt-5") as error:
         loop.train(make_config(), tmp_path, progress=False)
     assert "learning_rate" in str(error.value)
     assert sorted(p.stem for p in (tmp_path / "checkpoints").glob("*.index")) == ["ckpt-5"]
@@ -199,7 +199,7 @@ def test_a_gradient_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch
     monkeypatch.setattr(resflow.data.Dataset, "train_batches", spoiled)
     message = "The loss or its gradient is NaN or infinite at step 7. All weights are finite; "
     message += "the output of act_norm is not. The last good checkpoint is .*ckpt-5"
-    with pytest.raises(loop.NonFiniteError, match=message):
+    with pytest.raises(NonFiniteError, match=message):
         loop.train(make_config(), tmp_path, strategy=two_replicas if on_replicas else None, progress=False)
     assert sorted(p.stem for p in (tmp_path / "checkpoints").glob("*.index")) == ["ckpt-5"]
 
@@ -215,7 +215,7 @@ def test_weights_that_are_infinite_are_not_saved(tmp_path, make_config, monkeypa
 
     monkeypatch.setattr(loop, "train_step", spoiled)
     message = "weight.*step 5. Some weights are not finite, first those of act_norm. No checkpoint"
-    with pytest.raises(loop.NonFiniteError, match=message):
+    with pytest.raises(NonFiniteError, match=message):
         loop.train(make_config(), tmp_path, progress=False)
     assert not list((tmp_path / "checkpoints").glob("*.index"))
 

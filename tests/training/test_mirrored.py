@@ -62,7 +62,7 @@ def test_replicas_stay_equal_and_draw_differently(two_replicas, data):
         start = [v.numpy() for v in model.trainable_variables]
     # Both replicas get the same examples, so that their losses differ by their draws alone.
     metrics = run(two_replicas, model, np.tile(data[:8], [2, 1]), steps=3)
-    for key in ("loss", "gradient_norm"):
+    for key in ("nats", "gradient_norm"):
         first, second = metrics[key]
         assert np.isfinite([first, second]).all()
         assert first != second

@@ -2,12 +2,12 @@ from .averaging import AveragedWeights
 from .config import default_config, validate_config
 from .data import load_data
 from .evaluate import Evaluation
-from .loop import Interrupted, WorkerLostError, train
+from .loop import Interrupted, train
 from .metrics import read_metrics
 from .non_finite import NonFiniteError
 from .optimizer import Adam, AdamW, make_optimizer
 from .runs import Run, load
-from .strategies import STRATEGIES
+from .strategies import STRATEGIES, WorkerLostError
 from .workdir import Workdir
 
 __all__ = [

@@ -1,13 +1,10 @@
 """The training loop behind `resflow-train`."""
 
-import contextlib
 import json
 import math
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -25,16 +22,23 @@ from tf_resflow.training.config import validate_config, with_fitting_warmup
 from tf_resflow.training.data import load_checked
 from tf_resflow.training.metrics import read_metrics
 from tf_resflow.training.metrics_writer import MetricsWriter
-from tf_resflow.training.non_finite import NonFiniteError, find_largest_norm, find_non_finite
+from tf_resflow.training.non_finite import NotFinite, diagnosed
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.report import Report
-from tf_resflow.training.strategies import check_agreement, is_chief, num_workers, of_all_workers
+from tf_resflow.training.signals import signals_noted
+from tf_resflow.training.strategies import (
+    check_agreement,
+    is_chief,
+    lost_workers_explained,
+    num_workers,
+    of_all_workers,
+)
 from tf_resflow.training.workdir import Workdir, write_json
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["Interrupted", "WorkerLostError", "train"]
+__all__ = ["Interrupted", "train"]
 
 _SECONDS_BETWEEN_FETCHES = 1.0
 _STEPS_BETWEEN_AGREEMENTS = 10
@@ -55,10 +59,6 @@ class Interrupted(Exception):
             "Run the same command again to resume."
         )
         self.signum = signum
-
-
-class WorkerLostError(ConnectionError):
-    """Another worker has stopped, and this one cannot continue."""
 
 
 def train(
@@ -92,7 +92,7 @@ def train(
     validate_config(config)
     config = _with_fitting_warmup(config)
     strategy = strategy or tf.distribute.get_strategy()
-    with _lost_workers_explained(strategy):
+    with lost_workers_explained(strategy):
         files = Workdir(workdir, is_chief=is_chief(strategy))
         check_agreement(strategy, _common_fields(config), "The workers have different configs: give all the same.")
         with files.locked():
@@ -153,19 +153,19 @@ def _train(config, files, strategy):
 
     with MetricsWriter(files.output, start) as writer:
         evaluations = _Evaluations(config, split, report, AveragedWeights(model, optimizer), writer, lines)
-        with bar("training", train.steps, start) as progress, _signals_noted() as noted:
+        with bar("training", train.steps, start) as progress, signals_noted() as noted:
             log = _StepLog(writer, optimizer, progress, (model.unit, "accuracy"), start)
             if 0 < start < train.steps and start % train.eval_every == 0 and not evaluations.has(start):
                 evaluations.evaluate(start)  # the run was stopped between a checkpoint and its evaluation
                 log.restart(start)
             for step in range(start + 1, train.steps + 1):
                 batch = next(batches)
-                with _diagnosed(model, strategy, checkpoints, batch, seed):
+                with diagnosed(model, strategy, checkpoints, batch, seed):
                     try:
                         metrics = take_step(batch, tf.constant([seed, step], tf.int32))
                     except tf.errors.InvalidArgumentError as error:
                         log.fetch()
-                        raise _NotFinite(NON_FINITE, step, None if NON_FINITE in str(error) else error) from None
+                        raise NotFinite(NON_FINITE, step, None if NON_FINITE in str(error) else error) from None
                     log.add(step, metrics)
                     if step % train.log_every == 0:
                         log.write(step)
@@ -175,7 +175,7 @@ def _train(config, files, strategy):
                     if step % train.checkpoint_every == 0 or step == train.steps or stop:
                         log.fetch()
                         if not checkpoints.is_finite():
-                            raise _NotFinite("A weight is NaN or infinite", step)
+                            raise NotFinite("A weight is NaN or infinite", step)
                         saved = checkpoints.save(step)
                     if stop:
                         raise Interrupted(stop, step, saved)
@@ -228,7 +228,7 @@ class _StepLog:
             metrics = {name: float(value) for name, value in metrics.items()}
             for name, value in metrics.items():
                 if not math.isfinite(value):
-                    raise _NotFinite(f"{name} is {value}", step)
+                    raise NotFinite(f"{name} is {value}", step)
             self._window.append(metrics)
             shown = [f"{metrics[name]:.3f} {name}" for name in self._names if name in metrics]
             self._progress.set_postfix_str(", ".join(shown), refresh=False)
@@ -310,51 +310,6 @@ class _Evaluations:
         return min(value for value in values if value is not None)  # NaN and infinity are null in the file
 
 
-class _NotFinite(Exception):
-    """A value is NaN or infinite. With an `error` that is not certain."""
-
-    def __init__(self, what, step, error=None):
-        super().__init__(what)
-        self.what, self.step, self.error = what, step, error
-
-
-@contextlib.contextmanager
-def _diagnosed(model, strategy, checkpoints, batch, seed):
-    """Raises the `NonFiniteError` of a step, with the part of the model where NaN or infinity begins."""
-
-    def find(step):
-        parts = [strategy.experimental_local_results(part) for part in tf.nest.flatten(batch)]
-        batches = [tf.nest.pack_sequence_as(batch, part) for part in zip(*parts, strict=True)]
-        return find_non_finite(model, batches, tf.constant([seed, step], tf.int32))
-
-    try:
-        yield
-    except _NotFinite as seen:
-        found = find(seen.step)
-        if found is None and seen.error:
-            raise seen.error from None
-        found, latest = found or find_largest_norm(model), checkpoints.latest
-        if latest and not checkpoints.is_finite():
-            checkpoints.restore()
-            found += f" As it was in {latest}: {find(seen.step) or find_largest_norm(model)}"
-        raise NonFiniteError(seen.what, seen.step, found, latest) from None
-
-
-@contextlib.contextmanager
-def _lost_workers_explained(strategy):
-    """Explains the errors of collective operations."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        lost = isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError))
-        if num_workers(strategy) == 1 or not (lost or "ollective" in str(error)):
-            raise
-        raise WorkerLostError(
-            "Another worker has stopped; its own message says why. Run the same command again on every worker: the "
-            "run resumes from its newest checkpoint."
-        ) from None
-
-
 def _common_fields(config):
     """The part of a config that all workers must share: all but where the data are."""
     fields = config.to_dict()
@@ -375,31 +330,3 @@ def _check_fit(config: "ConfigDict", dataset: Dataset, strategy: tf.distribute.S
             f"config.train.batch_size is {config.train.batch_size}; it must be a multiple of the "
             f"{replicas} replicas that share it."
         )
-
-
-class _Noted:
-    """The number of the first signal, if one has come."""
-
-    signum: int | None = None
-
-
-@contextlib.contextmanager
-def _signals_noted() -> Iterator[_Noted]:
-    """Notes the first SIGINT or SIGTERM, which lets the step end; a second one has its usual effect."""
-    noted = _Noted()
-    previous: dict[signal.Signals, Any] = {}
-
-    def restore():
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
-
-    def note(signum, _):
-        noted.signum = signum
-        restore()
-
-    if threading.current_thread() is threading.main_thread():
-        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield noted
-    finally:
-        restore()

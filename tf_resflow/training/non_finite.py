@@ -1,6 +1,7 @@
 """The error of a run that diverged, and where it did."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from tf_resflow.bijectors.base import Context, run
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
 from tf_resflow.models import FlowModel
 from tf_resflow.models.step import loss_and_gradients
+from tf_resflow.training.checkpoints import Checkpoints
 
-__all__ = ["NonFiniteError", "find_largest_norm", "find_non_finite"]
+__all__ = ["NonFiniteError", "NotFinite", "diagnosed", "find_largest_norm", "find_non_finite"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -31,6 +33,38 @@ class NonFiniteError(ArithmeticError):
             f"{what} at step {step}. {where} {saved} Lower train.learning_rate, set "
             "train.global_clipnorm (such as 1.0) or lower model.coefficient, and start again in another --workdir."
         )
+
+
+class NotFinite(Exception):
+    """A value is NaN or infinite. With an `error` that is not certain."""
+
+    def __init__(self, what: str, step: int, error: Exception | None = None):
+        super().__init__(what)
+        self.what, self.step, self.error = what, step, error
+
+
+@contextlib.contextmanager
+def diagnosed(
+    model: FlowModel, strategy: tf.distribute.Strategy, checkpoints: Checkpoints, batch: Any, seed: int
+) -> Iterator[None]:
+    """Raises the `NonFiniteError` of a step, with the part of the model where NaN or infinity begins."""
+
+    def find(step):
+        parts = [strategy.experimental_local_results(part) for part in tf.nest.flatten(batch)]
+        batches = [tf.nest.pack_sequence_as(batch, part) for part in zip(*parts, strict=True)]
+        return find_non_finite(model, batches, tf.constant([seed, step], tf.int32))
+
+    try:
+        yield
+    except NotFinite as seen:
+        found = find(seen.step)
+        if found is None and seen.error:
+            raise seen.error from None
+        found, latest = found or find_largest_norm(model), checkpoints.latest
+        if latest and not checkpoints.is_finite():
+            checkpoints.restore()
+            found += f" As it was in {latest}: {find(seen.step) or find_largest_norm(model)}"
+        raise NonFiniteError(seen.what, seen.step, found, latest) from None
 
 
 def find_non_finite(model: FlowModel, batches: Sequence[Any], seed: tf.Tensor) -> str | None:

@@ -1,13 +1,22 @@
 """The devices that a run uses, by name."""
 
+import contextlib
 import json
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-__all__ = ["STRATEGIES", "check_agreement", "is_chief", "num_workers", "of_all_workers"]
+__all__ = [
+    "STRATEGIES",
+    "WorkerLostError",
+    "check_agreement",
+    "is_chief",
+    "lost_workers_explained",
+    "num_workers",
+    "of_all_workers",
+]
 
 
 def _auto():
@@ -54,6 +63,10 @@ STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy]] = {
 """
 
 
+class WorkerLostError(ConnectionError):
+    """Another worker has stopped, and this one cannot continue."""
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes checkpoints and summaries."""
     return strategy.extended.should_checkpoint
@@ -80,6 +93,21 @@ def check_agreement(strategy: tf.distribute.Strategy, text: str, message: str) -
     """Raises ValueError with the message, on all workers, unless all of them have the same text."""
     if len(set(of_all_workers(strategy)(zlib.crc32(text.encode())))) > 1:
         raise ValueError(message)
+
+
+@contextlib.contextmanager
+def lost_workers_explained(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Explains the errors of collective operations."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        lost = isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError))
+        if num_workers(strategy) == 1 or not (lost or "ollective" in str(error)):
+            raise
+        raise WorkerLostError(
+            "Another worker has stopped; its own message says why. Run the same command again on every worker: the "
+            "run resumes from its newest checkpoint."
+        ) from None
 
 
 def _workers():
