@@ -150,7 +150,8 @@ def test_a_coefficient_above_1_is_taken_on_trust(converted, load):
 
 def test_the_classifier_of_a_hybrid_model(converted, load, published):
     expected = published("hybrid")
-    model = load("hybrid").model
+    run = load("hybrid")
+    model = run.model
     assert isinstance(model, resflow.HybridModel)
     assert model.density_weight == 8 * 8 * 3  # scale_dim was False
     x = tf.constant(np.moveaxis(expected["x"], 1, -1))
@@ -160,7 +161,7 @@ def test_the_classifier_of_a_hybrid_model(converted, load, published):
 
     averages = [variable.numpy() for variable in model.trainable_variables]
     np.testing.assert_allclose(logits(), expected["ema_logits"], atol=1e-5)
-    restore_weights(model, converted("hybrid")[0])
+    restore_weights(run, converted("hybrid")[0])
     np.testing.assert_allclose(logits(), expected["raw_logits"], atol=1e-5)
     assert np.abs(expected["raw_logits"] - expected["ema_logits"]).max() > 1e-3
     for variable, average in zip(model.trainable_variables, averages, strict=True):
