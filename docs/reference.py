@@ -1,4 +1,4 @@
-"""Additions to the reference: links from names, formulas in docstrings, functions named like their modules."""
+"""Additions to the reference: links from names, and formulas in docstrings."""
 
 import xml.etree.ElementTree as etree
 
@@ -38,15 +38,3 @@ class Docstrings(griffe.Extension):
         """Removes the second backslash."""
         if obj.docstring:
             obj.docstring.value = obj.docstring.value.replace(r"\\(", r"\(").replace(r"\\)", r"\)")
-
-
-class Exports(griffe.Extension):
-    """If a package exports a function with the name of its module, the name is the function, as in Python."""
-
-    def on_package(self, *, pkg, **_):
-        """Puts the functions in the place of their modules."""
-        for module in (pkg, *pkg.modules.values()):
-            for name in map(str, module.exports or ()):
-                submodule = module.members.get(name)
-                if not submodule.is_alias and submodule.is_module and name in submodule.members:
-                    module.set_member(name, griffe.Alias(name, submodule[name], parent=module))

@@ -1,6 +1,7 @@
 """Each package imports only from those before it in the list of CONTRIBUTING.md."""
 
 import ast
+import importlib
 import pathlib
 import re
 
@@ -35,3 +36,10 @@ def test_imports_from_packages_before(package):
 def test_modules_beside_the_packages_import_no_package():
     for path in (ROOT / "tf_resflow").glob("*.py"):
         assert set(imported(path)).isdisjoint(PACKAGES), path.name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_shadows_an_export(package):
+    """`from tf_resflow.PACKAGE import NAME` must not depend on what was imported before."""
+    exported = set(getattr(importlib.import_module(f"tf_resflow.{package}"), "__all__", ()))
+    assert exported & {path.stem for path in (ROOT / "tf_resflow" / package).glob("*.py")} == set()

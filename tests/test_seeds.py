@@ -1,4 +1,4 @@
-"""Which values are seeds, and which seeds draw the same numbers."""
+"""Seeds: valid forms, and which draws are equal or independent."""
 
 import itertools
 
@@ -15,7 +15,7 @@ PAIR = [7, 2**31 - 1]
 
 @pytest.mark.parametrize("traced", [False, True])
 def test_the_type_of_a_seed_does_not_matter(traced):
-    """Equal numbers are equal seeds, and numbers of 32 bits are used unchanged."""
+    """Equal numbers give equal seeds, and numbers of 32 bits are kept as they are."""
     call = tf.function(resflow.stateless_seed, autograph=False) if traced else resflow.stateless_seed
     pairs = [PAIR, tuple(PAIR), [7, tf.constant(PAIR[1])]]
     pairs += [np.array(PAIR, kind) for kind in ("int32", "int64", "uint32", "uint64")]
@@ -30,7 +30,7 @@ def test_the_type_of_a_seed_does_not_matter(traced):
 
 
 def test_no_two_integers_share_a_seed():
-    """Neither alone nor in a pair: the sign and all 64 bits matter."""
+    """Neither alone nor in a pair: the sign and all 64 bits count."""
     integers = [0, 1, -1, 5, -5, 5 + 2**32, 5 + 2**40]
     integers += [sign * 2**n + one for n in (31, 32, 62) for sign in (-1, 1) for one in (-1, 0)]
     pairs = list(itertools.product(integers, repeat=2))
@@ -41,7 +41,7 @@ def test_no_two_integers_share_a_seed():
 
 
 @pytest.mark.parametrize("seed", [1.0, "1", [1, 2, 3], [[1, 2]], [1], [1.0, 2.0], True, 2**64, [2**64, 0]])
-def test_invalid_seeds(seed):
+def test_what_is_no_seed(seed):
     with pytest.raises(ValueError, match=r"A seed is None, an integer of at most 64 bits, or two .*; got"):
         resflow.stateless_seed(seed)
 
@@ -64,7 +64,7 @@ DRAWS = {
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_xla_draws_the_same_numbers(name):
-    """Integers and exact numbers are equal bit for bit, normal numbers up to rounding."""
+    """Integers and uniform numbers are equal bit by bit, normal numbers to rounding."""
     draw = (lambda seed: DRAWS[name]([200], seed)) if name in ("geometric", "poisson") else DRAWS[name]
     seed = tf.constant([3, -7])
     plain, compiled = draw(seed), tf.function(draw, jit_compile=True, autograph=False)(seed)
@@ -75,8 +75,8 @@ def test_xla_draws_the_same_numbers(name):
     assert np.any(plain != draw(seed + 1))
 
 
-def test_consecutive_seeds_draw_independently():
-    """40,000 seeds, also as salted and as split: means, variances and correlations within 4.5 standard errors."""
+def test_seeds_in_a_row_draw_independently():
+    """40,000 seeds, plain, salted and split: means, variances and correlations within 4.5 standard errors."""
     num = 40_000
     seeds = tf.stack([tf.zeros([num], tf.int32), tf.range(num)], 1)
     draws = {

@@ -3,15 +3,8 @@
 __all__ = ["check_backend"]
 
 
-def check_backend(name):
-    """Refuses another backend than TensorFlow.
-
-    Args:
-      name: of the backend.
-
-    Raises:
-      ImportError: when it is not "tensorflow".
-    """
+def check_backend(name: str) -> None:
+    """Raises an ImportError if the name of the backend is not "tensorflow"."""
     if name != "tensorflow":
         raise ImportError(
             f"tf_resflow needs Keras on TensorFlow, but the backend is {name!r}: set KERAS_BACKEND=tensorflow, or "

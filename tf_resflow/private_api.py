@@ -9,15 +9,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tensorflow_probability.python.internal.implementation_selection import is_xla
+from tensorflow_probability.python.internal import implementation_selection
 
 __all__ = [
     "ClipsSummedGradients",
-    "moving_averages",
     "graph_steps",
     "is_increasing",
     "is_reachable",
     "is_xla",
+    "moving_averages",
     "num_gradients",
     "set_trainable",
     "silence_retracing",
@@ -63,6 +63,11 @@ def moving_averages(optimizer: keras.Optimizer) -> list[keras.Variable]:
 def num_gradients(optimizer: keras.Optimizer) -> keras.Variable:
     """How many gradients an optimizer has taken; `iterations` counts updates, which may accumulate several."""
     return optimizer._iterations
+
+
+def is_xla() -> bool:
+    """Whether a function is being traced for XLA."""
+    return implementation_selection.is_xla()
 
 
 def set_trainable(variable: tf.Variable, trainable: bool) -> None:

@@ -1,8 +1,7 @@
-"""Stateless seeds: the one place where a user's seed becomes a tensor, and a tensor becomes random numbers.
+"""Stateless seeds: a user's seed becomes a tensor here, and a tensor becomes random numbers, and nowhere else.
 
-TensorFlow's stateless functions choose another algorithm where XLA compiles them than elsewhere, and make other
-floats of the same bits. Here all comes from the integers of one counter-based generator, Philox, whose key is the
-seed.
+TensorFlow's stateless functions use another algorithm, and make other floats of the same bits, if XLA compiles
+them. Here everything comes from the integers of one counter-based generator, Philox, whose key is the seed.
 
 References:
   Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011.
@@ -11,29 +10,31 @@ References:
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.typing import DType, Seed, Shape
+
 __all__ = ["random_integers", "random_uniform", "split_seed", "stateless_seed"]
 
 _PHILOX = tf.random.Algorithm.PHILOX.value
 
 
-def stateless_seed(seed, salt=""):
+def stateless_seed(seed: Seed, salt: str = "") -> tf.Tensor:
     """Turns `seed` into a stateless seed, salted, and different on every replica.
 
-    TFP treats Python integers as stateful op seeds: two calls with the same integer give different
-    numbers. Here an integer is a stateless seed: the same integer gives the same numbers.
+    TFP treats Python integers as stateful op seeds: two calls with the same integer give different numbers. Here an
+    integer is a stateless seed: the same integer gives the same numbers.
 
     Args:
-      seed: `None` (fresh randomness at every execution), an integer, or two: a Python or NumPy number, a list,
-        a tuple, an array or a tensor of the shape `[]` or `[2]`. The type does not matter, only the numbers do
-        (modulo 2^64); an integer s alone is `[0, s]`.
-      salt: `str`, so that two users of one seed (say, two blocks of a flow) draw independently.
+      seed: `None` (fresh randomness at every execution), an integer, or two: a Python or NumPy number, a list, a
+        tuple, an array or a tensor of shape `[]` or `[2]`. Only the numbers matter (modulo 2^64), not their type; a
+        single integer s is `[0, s]`.
+      salt: text that makes several users of one seed, such as the blocks of a flow, draw independently.
 
     Returns:
-      An `int32` tensor of shape `[2]`: numbers that fit into 32 bits as they are, others hashed. Inside
-      `tf.distribute`'s replica context the replica's number is folded in.
+      An `int32` tensor of shape `[2]`: numbers that fit into 32 bits as they are, others hashed. In a replica
+      context of `tf.distribute` the number of the replica is folded in.
 
     Raises:
-      ValueError: when `seed` is of another kind or shape.
+      ValueError: if `seed` is of another kind or shape.
     """
     seed = tfp.random.sanitize_seed(seed if seed is None else _two_words(seed), salt=salt)
     replica = tf.distribute.get_replica_context()
@@ -42,25 +43,27 @@ def stateless_seed(seed, salt=""):
     return seed
 
 
-def split_seed(seed, num):
-    """`num` seeds of one, an `int32` tensor of shape `[num, 2]`."""
+def split_seed(seed: Seed, num: int) -> tf.Tensor:
+    """`num` seeds from one, an `int32` tensor of shape `[num, 2]`."""
     return random_integers([num, 2], seed, tf.int32.max, tf.int32.min)
 
 
-def random_uniform(shape, seed, dtype):
-    """Uniform in (0, 1), on the midpoints of a grid that float32 or float64, the `dtype`, has without rounding."""
+def random_uniform(shape: Shape | tf.Tensor, seed: Seed, dtype: DType) -> tf.Tensor:
+    """Uniform in (0, 1), at the midpoints of a grid that `dtype`, float32 or float64, represents exactly."""
     integer, bits = (tf.int64, 52) if dtype == tf.float64 else (tf.int32, 23)
     return (tf.cast(random_integers(shape, seed, tf.constant(2**bits, integer)), dtype) + 0.5) * 2.0**-bits
 
 
-def random_integers(shape, seed, limit, least=0):
+def random_integers(
+    shape: Shape | tf.Tensor, seed: Seed, limit: int | tf.Tensor, least: int | tf.Tensor = 0
+) -> tf.Tensor:
     """Uniform in `least`, ..., `limit - 1`, in the type of `limit`.
 
     Args:
-      shape: that of the result.
-      seed: as for `stateless_seed`, not `None`.
+      shape: shape of the result.
+      seed: see `stateless_seed`, but not `None`.
       limit: `int` (for `int32`), or an integer tensor.
-      least: the same.
+      least: likewise.
     """
     limit = tf.convert_to_tensor(limit)
     return tf.raw_ops.StatelessRandomUniformIntV2(

@@ -44,8 +44,8 @@ class CountingExact(resflow.logdet.Exact):
         self.count += 1
         return self.count
 
-    def __call__(self, branch, x, conditional_input=None, seed=None):
-        y, log_det = super().__call__(branch, x, conditional_input, seed)
+    def __call__(self, branch, x, conditional_input=None, *, seed=None):
+        y, log_det = super().__call__(branch, x, conditional_input, seed=seed)
         with tf.control_dependencies([tf.numpy_function(self._tick, [], tf.int64)]):
             return y, tf.identity(log_det)
 

@@ -18,7 +18,7 @@ forward_features = resflow.bijectors.forward_features
 class NoSeries:
     """An estimator that must not be asked."""
 
-    def __call__(self, *args):
+    def __call__(self, *args, **kwargs):
         raise AssertionError("The log-determinant was evaluated.")
 
 

@@ -181,7 +181,7 @@ class Recorder(resflow.logdet.LogDetEstimator):
     def __init__(self):
         self.seeds = []
 
-    def __call__(self, branch, x, conditional_input=None, seed=None):
+    def __call__(self, branch, x, conditional_input=None, *, seed=None):
         self.seeds.append(tuple(seed.numpy()))
         return x + branch(x), tf.zeros(len(x))
 

@@ -1,4 +1,4 @@
-"""Data-dependent initialisation, in order, at any depth."""
+"""Data-dependent initialization, in order, at any depth."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ ENDS_IN_ACT_NORMS = {  # what is applied last, to data of 16 coordinates or what
 
 
 @pytest.mark.parametrize("name", ENDS_IN_ACT_NORMS)
-def test_the_map_through_which_the_data_pass_normalises(name, make_block):
+def test_the_map_through_which_the_data_pass_normalizes(name, make_block):
     names = iter("abcd")
     flow = ENDS_IN_ACT_NORMS[name](lambda shape: ActNorm(shape, name=next(names)), lambda: make_block(size=16))
     x = (5.0 + 3.0 * np.random.default_rng(0).normal(size=[64, 16])).astype("float32")

@@ -131,7 +131,7 @@ def test_sigterm_saves(tmp_path):
     assert saved.encode() in stdout
 
 
-def test_a_config_imports_its_neighbour_and_takes_an_argument(tmp_path):
+def test_a_config_imports_its_neighbor_and_takes_an_argument(tmp_path):
     """A wrong value, to stop before training."""
     folder = tmp_path / "experiments"
     folder.mkdir()

@@ -73,7 +73,7 @@ def latent_shapes(run):
 
 
 def restore_weights(run, workdir):
-    """Replaces the averages with the weights."""
+    """Puts the weights in the place of their averages."""
     optimizer = training.make_optimizer(run.config.train, run.model.trainable_variables)
     return Checkpoints(training.Workdir(workdir).checkpoints, run.model, optimizer).restore()
 

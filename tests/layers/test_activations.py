@@ -80,7 +80,7 @@ def test_maxmin_and_fullsort_values():
 @pytest.mark.parametrize("make", [tf.identity, tf.function])
 @pytest.mark.parametrize("layer", [layers.MaxMin(), layers.FullSort()])
 def test_the_jacobian_of_a_sort_is_its_permutation_at_ties_too(layer, make):
-    """One 1 in each row and column, which lead the input to the output; no second derivative."""
+    """A permutation matrix that maps the input to the output; the second derivative is zero."""
     rows = [[1, 1, 1, 1], [0, -0.0, 0.0, 0], [3, -1, 3, 5], [2, 7, 2, 2], [1, 2, 3, 4], [4, 3, 2, 1]]
 
     def derivatives(x):
@@ -160,7 +160,7 @@ def test_save_and_load(layer, tmp_path):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_lipswish_derivatives_up_to_the_third(fused):
-    """Those that a gradient of a power series, and a gradient of it, take; from the formula by autodiff."""
+    """The derivatives in a gradient of a power series and in its gradient, against autodiff of the formula."""
     layer = with_beta(layers.LipSwish(dtype="float64"), 0.7)
     context = layers.fused_kernels if fused else contextlib.nullcontext
 
@@ -194,7 +194,7 @@ def test_lipswish_derivatives_up_to_the_third(fused):
 
 @pytest.mark.parametrize("beta", [-12.0, -90.0])
 def test_lipswish_gradient_of_a_small_slope(beta):
-    """db = x^2 t (1 - t) / 1.1 times softplus'(beta), of float64; nothing cancels as b goes to 0."""
+    """db = x^2 t (1 - t) / 1.1 softplus'(beta), computed in float64; nothing cancels as b goes to 0."""
     layer = with_beta(layers.LipSwish(), beta)
     x = np.random.default_rng(0).normal(size=[100, 1])
     b = np.log1p(np.exp(beta))

@@ -1,4 +1,4 @@
-"""The convolution against TensorFlow's own, in all of its forms and two derivatives."""
+"""The convolution against TensorFlow's, in all of its forms, with two derivatives."""
 
 import numpy as np
 import pytest

@@ -117,7 +117,7 @@ def float64():
 def random_branch(random, order):
     """Four layers at random, of 6 numbers and a condition, from the order's norm through another and back.
 
-    The kernels are nearly constant, so that what one layer stretches most the next one does, too.
+    The kernels are nearly constant: all layers stretch nearly the same direction most.
     """
     inner = random.choice([1.0, 2.0, np.inf])
 
@@ -170,7 +170,7 @@ def random_branch(random, order):
 
 
 def dense_jacobians(branch, random, step=1e-6):
-    """Those in x at 4 random points, `[4, 6 outputs, 6 inputs]`, by differences."""
+    """Jacobians in x at 4 random points, `[4, 6 outputs, 6 inputs]`, by finite differences."""
     x, condition = 1.0 + random.uniform(size=[2, 4, 1, 6])
     points = np.concatenate([x, x + step * np.eye(6)], 1).reshape(-1, 6)
     y = branch([points, np.repeat(condition, 7, 1).reshape(-1, 6)]).numpy().reshape(4, 7, 6)
@@ -276,14 +276,14 @@ class DoubledSequential(keras.Sequential):
     ids=lambda layer: type(layer).__name__,
 )
 def test_unknown_layers_are_named(layer):
-    """Others, and those that override the call of a known one."""
+    """Unknown layers, and subclasses that override the call of a known one."""
     branch = sequential(Dense(4), layer)
     with pytest.raises(ValueError, match=f"'{layer.name}'.*is unknown.*lipschitz_constant="):
         layers.lipschitz_constant(branch)
 
 
 def test_subclasses_that_are_understood():
-    """Those with a constant of their own, and models that leave the call as it is."""
+    """Subclasses that declare a constant, and models that inherit the call."""
 
     class Model(keras.Model):
         def __init__(self):
@@ -307,7 +307,7 @@ def test_subclasses_that_are_understood():
 
 
 def test_what_may_broadcast_is_refused():
-    """Along an axis of the event, which would expand the norm, or along the batch."""
+    """Broadcasting along an axis of the event would expand the norm; concatenation must not join examples."""
     x, condition, sequence = keras.Input([2, 1]), keras.Input([2, 3]), keras.Input([None, 3])
     y, z = keras.Input([2, 1]), keras.Input([2, 1])
     nested = keras.Model([y, z], join.Add()([y, z]))

@@ -1,4 +1,4 @@
-"""What `LipschitzDense` and `LipschitzConv2D` do as Keras layers."""
+"""`LipschitzDense` and `LipschitzConv2D` as Keras layers."""
 
 import keras
 import numpy as np
@@ -131,7 +131,7 @@ def test_values_of_a_dense_layer_and_a_convolution():
 def test_default_initial_kernel_is_uniform_with_variance_a_third_of_the_mean():
     layer = layers.LipschitzDense(400)
     layer.build((None, 300))
-    kernel = layer.kernel.numpy()  # 120 000 values: the variance's relative error is 0.0026
+    kernel = layer.kernel.numpy()  # 120,000 values: the relative error of the variance is 0.0026
     assert np.abs(kernel).max() <= 1 / np.sqrt(300) * (1 + 1e-6)
     np.testing.assert_allclose(kernel.var(), 1 / 900, rtol=0.0026 * 5)
     other = layers.LipschitzDense(400)
@@ -181,8 +181,8 @@ def test_config_round_trip(make, shape, arguments):
     layer = make(**arguments, coefficient=0.5, tolerance=0.1, max_iterations=7, name="l", dtype="float64")
     config = layer.get_config()
     assert type(layer).from_config(config).get_config() == config
-    serialised = keras.saving.serialize_keras_object(layer)
-    copy = keras.saving.deserialize_keras_object(serialised)
+    serialized = keras.saving.serialize_keras_object(layer)
+    copy = keras.saving.deserialize_keras_object(serialized)
     assert type(copy) is type(layer)
     for name in ("coefficient", "domain", "codomain", "use_bias", "tolerance", "max_iterations"):
         assert getattr(copy, name) == getattr(layer, name)
@@ -262,7 +262,7 @@ def test_a_smaller_image_is_allowed_and_a_larger_is_not(size):
 
 @pytest.mark.parametrize(("kernel_size", "shape"), [(3, [None, None, None, 3]), (1, [2, None, 5, 3])])
 def test_a_graph_of_dynamic_image_size_checks_it_when_it_runs(kernel_size, shape, tmp_path):
-    """Also its gradient's, and a SavedModel's; where the size is static, nothing is asserted."""
+    """So do the graphs of its gradient and of a SavedModel. If the size is static, nothing is asserted."""
     layer = built(convolution, (6, 5, 3), {"kernel_size": kernel_size})
     module = tf.Module()
     module.layer = layer

@@ -204,7 +204,7 @@ def test_gradient_of_the_mean_norm_against_finite_differences():
         np.testing.assert_allclose(gradient, (sides[0] - sides[1]) / 2e-4, rtol=1e-3)
 
 
-def test_minimising_the_mean_norm_lowers_it_and_keeps_the_orders_in_range():
+def test_minimizing_the_mean_norm_lowers_it_and_keeps_the_orders_in_range():
     branch = learned_chain()
     layers.update_norms(branch, 1e-6, 1000)
     start = layers.mean_norm(branch).numpy()

@@ -1,4 +1,4 @@
-"""The norms against singular values, closed forms and maximisation by numpy."""
+"""The norms against singular values, closed forms and maximization in NumPy."""
 
 import itertools
 
@@ -258,7 +258,7 @@ def test_update_follows_a_crossing_of_singular_values():
 
 
 def block_diagonal(*sizes, largest):
-    """A block for each size, of the largest singular values given, on rows and columns of its own."""
+    """Block diagonal, with a block for each size, whose largest singular values are given."""
     rng, parts = np.random.default_rng(13), []
     for size, value in zip(sizes, largest, strict=True):
         part = rng.normal(size=(size, size))

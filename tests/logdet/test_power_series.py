@@ -147,7 +147,7 @@ def draws(branch, data, estimator, num):
 
 @pytest.mark.parametrize("probes", ["rademacher", "gaussian"])
 def test_russian_roulette_is_unbiased(branch, data, probes):
-    """20,000 draws of N and v: value and every gradient within 4.5 standard errors of slogdet's.
+    """20,000 draws of N and v: the value and every gradient are within 4.5 standard errors of those of slogdet.
 
     About 50 means are compared, so that 4.5 standard errors are exceeded by chance once in 3,000 runs.
     """
@@ -174,7 +174,7 @@ def test_russian_roulette_is_unbiased(branch, data, probes):
     ids=["poisson", "geometric"],
 )
 def test_expectation_over_the_number_of_terms(branch, data, distribution, chance):
-    """The value and the gradient, summed over N with its probabilities, equal slogdet's: basis probes.
+    """With basis probes, the expectation over N of the value and the gradient equals that of slogdet.
 
     (For Poisson a z-test would be meaningless: its variance is infinite.)
     """
@@ -194,7 +194,7 @@ def test_expectation_over_the_number_of_terms(branch, data, distribution, chance
 
 
 class _Fixed:
-    """A distribution whose draw is given; its tail is the original's."""
+    """A distribution whose draw is fixed; its tail is that of the original."""
 
     def __init__(self, distribution, n=0):
         self._distribution, self.n = distribution, tf.Variable(n, trainable=False)
@@ -208,7 +208,7 @@ class _Fixed:
 
 
 def test_per_example_draws_are_masked(branch, data):
-    """Each row stops at its own N: rows of one call equal calls with that N alone."""
+    """Each row stops at its N: rows of one call equal calls with that N alone."""
     counts = [1, 4, 2, 3]
 
     class Listed(resflow.logdet.Geometric):
@@ -225,7 +225,7 @@ def test_per_example_draws_are_masked(branch, data):
 
 
 def test_upstream_weights_are_honoured_per_example(branch, data):
-    """The gradient with weights w equals the weighted sum of the examples' own gradients."""
+    """The gradient with weights w equals the weighted sum of the gradients of the examples."""
     estimator = resflow.logdet.RussianRoulette(2)
     whole = value_and_gradients(branch, estimator, data, seed=3)[2][2:]
     summed = None
@@ -310,7 +310,7 @@ def test_adaptive_series_refuses_a_bound_of_one():
 
 @pytest.mark.parametrize("kind", ["number", "learned"])
 def test_adaptive_series_bounds_the_rest_in_the_norm_of_the_branch(kind):
-    """That of the layer which x meets first, not of one on the condition; a learned order as it is now."""
+    """The norm of the first layer on x, not of one on the condition; a learned order at its current value."""
     order = 1.5
     orders = order, order
     if kind == "learned":
@@ -356,7 +356,7 @@ def test_common_probes_make_an_estimate_independent_of_its_batch(branch, data, e
     alone = common(branch, data["x"][2:3], data["c"][2:3], seed=7)[1]
     np.testing.assert_allclose(value[2:3], alone, rtol=1e-10)
     own = estimator(probes=probes, num_probes=3)(branch, data["x"][2:3], data["c"][2:3], seed=7)[1]
-    np.testing.assert_allclose(alone, own, rtol=1e-10)  # one example alone has its own probes either way
+    np.testing.assert_allclose(alone, own, rtol=1e-10)  # a single example has its own probes either way
 
 
 def test_the_log_det_at_ties_is_within_its_certificate():
@@ -387,7 +387,7 @@ def test_the_log_det_at_ties_is_within_its_certificate():
     ids=["exact", "basis", "common", "adaptive", "gaussian"],
 )
 def test_an_empty_batch_has_empty_results(estimator):
-    """And a gradient of 0 in the parameters; beside a condition, too."""
+    """With a gradient of 0 in the parameters, also beside a condition."""
     plain = resflow.flows.dense_branch([2], (4,))
     conditional = resflow.flows.dense_branch([2], (4,), condition_size=3)
 

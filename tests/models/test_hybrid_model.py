@@ -19,7 +19,7 @@ EXACT = resflow.logdet.Exact()
 class NoSeries:
     """An estimator that must not be asked."""
 
-    def __call__(self, *args):
+    def __call__(self, *args, **kwargs):
         raise AssertionError("The log-determinant was evaluated.")
 
 

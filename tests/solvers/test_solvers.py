@@ -1,4 +1,4 @@
-"""Fixed-point solvers: the residual is met, failures are told, gradients are those of the inverse."""
+"""Fixed-point solvers: residuals, reported failures, and gradients of the inverse."""
 
 import keras
 import numpy as np
@@ -68,7 +68,7 @@ def test_the_root_is_a_plain_step_beyond_the_last_point(branch):
 
 
 def test_anderson_takes_fewer_iterations():
-    """On a slowly contracting equation (rate 0.97) less than half of them."""
+    """Fewer than half on a slowly contracting equation (rate 0.97)."""
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=[6, 6]))[0]
     matrix = -basis @ np.diag([0.97, 0.9, 0.5, 0.1, -0.3, -0.8]) @ basis.T
@@ -90,7 +90,7 @@ def test_anderson_is_safe_where_extrapolation_misleads():
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=IDS)
 def test_examples_converge_on_their_own(solver):
-    """An easy example's count does not depend on a hard one beside it."""
+    """The count of an easy example does not depend on a hard one in its batch."""
     rates = tf.constant([[0.1], [0.9]], tf.float64)
     together = solver(lambda x: rates * x, tf.ones([2, 1], tf.float64))
     alone = solver(lambda x: rates[:1] * x, tf.ones([1, 1], tf.float64))
@@ -112,7 +112,7 @@ def test_an_example_that_does_not_converge_is_told(kind):
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=IDS)
 def test_what_is_not_finite_has_not_converged(solver):
-    """In a graph, too, where TensorFlow takes > for the negation of <=."""
+    """Also in a graph, in which TensorFlow may rewrite the negation of <= as >."""
     y = tf.constant([[1.0, np.nan], [1.0, 0.0], [np.inf, 0.0]])
     failed = tf.function(lambda y: ~solver(lambda x: x / 2, y).converged, autograph=False)
     np.testing.assert_array_equal(failed(y), [True, False, True])
@@ -158,7 +158,7 @@ def test_second_derivative_raises(branch):
 
 
 def test_kernels_are_scaled_once(branch, monkeypatch):
-    """Not at each iteration: the loop sees the scaled kernels of its start."""
+    """Once, not at each iteration: the loop uses the kernels that were scaled at its start."""
     calls = []
     original = resflow.layers.LipschitzDense.scaled_kernel
 
@@ -183,7 +183,7 @@ def test_kernels_are_scaled_once(branch, monkeypatch):
     ],
 )
 def test_half_precision_converges_to_its_rounding(solver, policy, dtype, epsilon):
-    """The Lipschitz constant is 0.64, so that the error is at most 3 times the tolerance of 2 roundings."""
+    """The Lipschitz constant is 0.64: the error is at most 3 times the tolerance of 2 roundings."""
     layer = resflow.layers.LipschitzDense
     hidden, output = layer(32, 0.8, dtype=policy), layer(4, 0.8, dtype=policy)
     activation = resflow.layers.LipSwish(dtype=policy)
@@ -208,7 +208,7 @@ def test_half_precision_converges_to_its_rounding(solver, policy, dtype, epsilon
 
 @pytest.mark.parametrize("kind", [resflow.solvers.FixedPoint, resflow.solvers.Anderson], ids=IDS)
 def test_a_given_relative_tolerance_is_met_by_each_coordinate(kind):
-    """Of 1e4 and of 1e-4, the small one converging slowly; by default it is relative to the large one."""
+    """Coordinates of 1e4 and 1e-4; the small one converges slowly, and only a given rtol applies to it."""
     matrix = np.array([[0.1, 0.0], [1e-9, 0.8]])
     y = np.array([[1e4, 1e-4], [1e-4, 1e4], [0.0, 1.0]])
     root = np.linalg.solve(np.eye(2) + matrix, y.T).T
@@ -238,7 +238,7 @@ def test_a_plain_function_is_solved_as_a_layer(branch):
 
 @pytest.mark.parametrize("failing", [[], [1]])
 def test_what_is_vectorized_warns_if_some_did_not_converge(failing, capfd):
-    """`vectorized_map` runs both branches of a condition of each element."""
+    """`vectorized_map` runs both branches if each element has a condition."""
     rates = tf.constant([0.1, 3.0 if failing else 0.1])
 
     @tf.function(autograph=False)
@@ -272,7 +272,7 @@ def test_errors(make, message):
 
 @pytest.mark.parametrize("kind", [resflow.solvers.FixedPoint, resflow.solvers.Anderson])
 def test_gradients_do_not_ask_for_an_exact_solution(kind, branch):
-    """An absolute tolerance alone leaves none for the gradient's equation, which has its own scale."""
+    """An absolute tolerance alone leaves none for the equation of the gradient, whose scale differs."""
     y = tf.constant(np.random.default_rng(1).normal(size=[5, 4]))
     evaluations = []
 

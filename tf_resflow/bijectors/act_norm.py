@@ -1,7 +1,5 @@
 """Activation normalization: an affine map per channel, initialized from data."""
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
@@ -85,8 +83,7 @@ class ActNorm(VariableBijector):
 
     _initialize = initialize
 
-    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
-        """The largest scale, and the reciprocal of the smallest."""
+    def _lipschitz_constants(self, certified, bound):
         scale = np.exp(self.log_scale.numpy().astype(np.float64))
         return LipschitzConstants(float(scale.max()), float(1.0 / scale.min()))
 

@@ -14,6 +14,7 @@ from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
 
+from tf_resflow.layers import lipschitz_constant
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Solution
 
@@ -28,7 +29,7 @@ class Pass(NamedTuple):
     Attributes:
       value: a tensor, or a nest of them.
       log_det: log|det| of the Jacobian in the direction of the pass, for an event of the least rank; None if it
-        was not asked for, or is not known in this direction.
+        was not asked for.
       features: the values after each scale of a flow.
       solutions: the `tf_resflow.solvers.Solution` of each block that was inverted, in the order of their inversion.
     """
@@ -144,7 +145,7 @@ class FlowBijector(tfb.Bijector):
     # [[1. 3.]] [[1. 1.]]
     ```
 
-    It may override what else differs between bijectors: `takes`, `keras_parts`, `lipschitz_constants` and:
+    It may override what else differs between bijectors: `takes`, `keras_parts`, `_lipschitz_constants` and:
 
     Attributes:
       ends_scale: whether a flow has a feature after it, see `forward_features`.
@@ -165,7 +166,7 @@ class FlowBijector(tfb.Bijector):
         return Pass(y, self._forward_log_det_jacobian(x) if context.log_det else None)
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data. Without a log-determinant it is minus that of `run` on the result."""
+        """The `Pass` from y, latent to data."""
         x = self._inverse(y, **context.arguments)
         return Pass(x, -self._forward_log_det_jacobian(x) if context.log_det else None)
 
@@ -180,7 +181,9 @@ class FlowBijector(tfb.Bijector):
         return None
 
     def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
-        """The bounds of the slopes of the bijector and of its inverse; by default those that its members imply.
+        """The bounds of the slopes of the bijector and of its inverse.
+
+        A subclass overrides `_lipschitz_constants(certified, bound)`; by default its members imply them.
 
         Args:
           certified: whether the bounds must be proofs for the present weights, see
@@ -190,6 +193,9 @@ class FlowBijector(tfb.Bijector):
         Returns:
           A `LipschitzConstants`.
         """
+        return self._lipschitz_constants(certified, bound or lipschitz_constant)
+
+    def _lipschitz_constants(self, certified, bound):
         parts = [lipschitz_constants(member, certified, bound) for member in self._members.values()]
         if not parts:
             return LipschitzConstants(reason=f"The slopes of a {type(self).__name__} are unknown")
@@ -266,11 +272,8 @@ def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = Non
     x = nest_util.convert_to_nested_tensor(x, dtype_hint=dtype, dtype=dtype, allow_packing=True)
     with tf.name_scope(bijector.name):
         done = bijector.undo(x, context) if inverse else bijector.run(x, context)
-        if not context.log_det:
-            return done
-        if done.log_det is None:
-            done = done._replace(log_det=-bijector.run(done.value, context).log_det)
-        return done._replace(log_det=_over_events(bijector, done.log_det, x, event_ndims, inverse))
+        log_det = _over_events(bijector, done.log_det, x, event_ndims, inverse) if context.log_det else None
+        return done._replace(log_det=log_det)
 
 
 def walk(composition, x, context, inverse=False, event_ndims=None, ends=None) -> Pass:

@@ -1,7 +1,5 @@
 """The invertible 1x1 convolution of Glow."""
 
-from typing import Any
-
 import numpy as np
 import scipy.linalg
 import tensorflow as tf
@@ -74,8 +72,7 @@ class InvertibleConv1x1(VariableBijector):
         lower, upper = self._triangles()
         return self.permutation @ lower @ upper
 
-    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
-        """The largest singular value of W, and the reciprocal of the smallest."""
+    def _lipschitz_constants(self, certified, bound):
         singular = np.linalg.svd(self.weight().numpy().astype(np.float64), compute_uv=False)
         return LipschitzConstants(float(singular[0]), float(1.0 / singular[-1]), order=2.0)
 

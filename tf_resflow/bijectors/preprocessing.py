@@ -1,7 +1,6 @@
 """Fixed elementwise bijectors between the data and the first block: Logit, Normalize."""
 
 import math
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -41,9 +40,8 @@ class Logit(FlowBijector):
     def _is_increasing(cls):
         return True
 
-    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
-        """On [0, 1] the slope is largest at the ends; that of the inverse is largest at 0."""
-        alpha = self._alpha
+    def _lipschitz_constants(self, certified, bound):
+        alpha = self._alpha  # on [0, 1] the slope is largest at the ends; that of the inverse is largest at 0
         return LipschitzConstants((1 - 2 * alpha) / (alpha * (1 - alpha)), 0.25 / (1 - 2 * alpha))
 
     def _log_odds(self, x):
@@ -103,8 +101,7 @@ class Normalize(FlowBijector):
     def _is_increasing(cls):
         return True
 
-    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
-        """The reciprocal of the smallest standard deviation, and the largest."""
+    def _lipschitz_constants(self, certified, bound):
         std = np.asarray(self.parameters["std"], np.float64)
         return LipschitzConstants(float(1.0 / std.min()), float(std.max()))
 

@@ -164,17 +164,12 @@ class ResidualBlock(FlowBijector):
         """The bound of Lip(g) that the layers enforce, or that the constructor was given."""
         return self._lipschitz_constant
 
-    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
-        """1 + L for x + g(x), and 1 / (1 - L) for its inverse.
-
-        A constant L that the constructor was given is assumed to hold in the norm of the other blocks.
-        """
+    def _lipschitz_constants(self, certified, bound):
+        # A constant that the constructor was given is assumed to hold in the norm of the other blocks.
         order, reason = bounded_norm(self._branch)
         if certified and reason:
             return LipschitzConstants(reason=reason)
-        constant = self._lipschitz_constant
-        if certified:
-            constant = float((bound or lipschitz_constant)(self._branch, certified=True))
+        constant = float(bound(self._branch, certified=True)) if certified else self._lipschitz_constant
         if constant < 1.0:
             return LipschitzConstants(1.0 + constant, 1.0 / (1.0 - constant), order)
         reason = f"The bound {constant:.4g} of the branch is not below 1"
@@ -209,11 +204,13 @@ class ResidualBlock(FlowBijector):
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data, without a log-determinant."""
+        """The `Pass` from y, latent to data; a log-determinant takes an evaluation of g besides the solution."""
         _, condition = context.take(self.name, "seed", "conditional_input")
         solution = self.solve(y, condition)
         with tf.control_dependencies(self._report(solution)):
-            return Pass(tf.identity(solution.root), solutions=(solution,))
+            x = tf.identity(solution.root)
+        log_det = tf.negative(self.run(x, context).log_det) if context.log_det else None
+        return Pass(x, log_det, solutions=(solution,))
 
     def _report(self, solution):
         """Raises (validate_args) or warns about the examples that did not converge."""

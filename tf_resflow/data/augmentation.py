@@ -9,9 +9,9 @@ def random_crop(images: tf.Tensor, padding: int, seed: tf.Tensor) -> tf.Tensor:
     """Pads images on all sides, by reflection, and cuts each to its size at a uniform position.
 
     Args:
-        images: `[batch, height, width, channels]`, of static shape.
-        padding: pixels, below height and width: shifts of -padding, ..., padding are equally likely.
-        seed: integer tensor of shape `[2]`.
+      images: `[batch, height, width, channels]`, of static shape.
+      padding: pixels, below height and width: shifts of -padding, ..., padding are equally likely.
+      seed: integer tensor of shape `[2]`.
     """
     shape = [2, images.shape[0], 1]
     shifts = tf.random.stateless_uniform(shape, seed, -padding, padding + 1, dtype=tf.int32)

@@ -31,27 +31,27 @@ FIELDS = {
 def default_config(**fields: Any) -> ConfigDict:
     """Returns the `data` section of a config, with every field that `load` knows.
 
-    - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" or "tabular" for your own
-      files, or the name of an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
+    - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" or "tabular" for your own files, or
+      the name of an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
     - Images, tables: `path`, a folder or file (see `load_image_files`, `load_tabular`), `path_validation`,
       `path_test`, `key` of a .npz file, `test_fraction`, `split_seed`.
-    - All images: `levels` (0 keeps the data's own: 256, or 17 for digits), `image_size` (0 keeps the
-      data's own), and of the train stream `flip` and `crop_padding`.
-    - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`,
-      `split_validation` ("" for TFDS's own, if any), `split_test`.
+    - All images: `levels` (0 keeps the data's own: 256, or 17 for digits), `image_size` (0 keeps the data's own),
+      and of the train stream `flip` and `crop_padding`.
+    - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for
+      TFDS's own, if any), `split_test`.
     - 2-D densities: `num_test`.
     - All: `validation_fraction`, the fraction of the train split that is held back for validation if there is no
       such split; 0 for none. For files it is a fraction of all examples; densities, which have no end, draw
       `num_test` more.
 
     Args:
-        **fields: values that replace the defaults.
+      **fields: values that replace the defaults.
 
     Returns:
-        An `ml_collections.ConfigDict`.
+      An `ml_collections.ConfigDict`.
 
     Raises:
-        ValueError: if a field is unknown.
+      ValueError: if a field is unknown.
     """
     config = make_section(FIELDS)
     for field in fields:

@@ -18,11 +18,10 @@ _ROWS = 1024  # examples that `Dataset.array` takes at a time
 class Dataset:
     """Examples of one event shape, split into "train", "test" and perhaps "validation".
 
-    Images are uint8 with the integer values 0, ..., levels - 1 (see `dequantize`); vectors are
-    float32 and `levels` is None. One of two functions reads the splits: `read` returns a whole
-    split, and is called once, when the split is first needed; `stream` returns the examples of a
-    split one after the other, for data that do not fit in memory. The train split of a generated
-    data set (`draw`) has no end: every step draws fresh examples.
+    Images are uint8 with the integer values 0, ..., levels - 1 (see `dequantize`); vectors are float32 and `levels`
+    is None. One of two functions reads the splits: `read` returns a whole split, and is called once, when the split
+    is first needed; `stream` returns the examples of a split one after the other, for data that do not fit in
+    memory. The train split of a generated data set (`draw`) has no end: every step draws fresh examples.
 
     ```python
     import numpy as np
@@ -34,26 +33,23 @@ class Dataset:
     ```
 
     Attributes:
-        name: name of the data set.
-        event_shape: shape of one example, `(height, width, channels)` or `(size,)`.
-        levels: number of values that an integer example can take, None for continuous data.
-        sizes: number of examples of each finite split, by name.
-        read: function of a split's name that returns all its examples: an array, or a pair of
-            arrays, examples and labels, if `num_classes` is given.
-        draw: `draw(num, seed) -> [num, *event_shape]` for generated train data; the seed is a
-            sequence of integers.
-        stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or
-            `(example, label)` if `num_classes` is given: the split in its own order if the seed is
-            None, else in a random order that is a pure function of the seed, an int64 tensor of
-            shape `[2]`; without its first `skip` examples.
-        flip: whether the train stream mirrors each image left to right with probability 1/2.
-        crop_padding: pixels by which the train stream pads each image on all sides, by reflection,
-            before it cuts it to its size at a random position.
-        num_classes: number of classes: labels are 0, ..., num_classes - 1; None for data without
-            labels.
-        mean: mean of the train split per coordinate, or per channel of images, if known.
-        std: standard deviation of the train split, like the mean.
-        entropy: differential entropy of the data distribution in nats, if known.
+      name: name of the data set.
+      event_shape: shape of one example, `(height, width, channels)` or `(size,)`.
+      levels: number of values that an integer example can take, None for continuous data.
+      sizes: number of examples of each finite split, by name.
+      read: function of a split's name that returns all its examples: an array, or a pair of arrays, examples and
+        labels, if `num_classes` is given.
+      draw: `draw(num, seed) -> [num, *event_shape]` for generated train data; the seed is a sequence of integers.
+      stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` if
+        `num_classes` is given: the split in its own order if the seed is None, else in a random order that is a
+        pure function of the seed, an int64 tensor of shape `[2]`; without its first `skip` examples.
+      flip: whether the train stream mirrors each image left to right with probability 1/2.
+      crop_padding: pixels by which the train stream pads each image on all sides, by reflection, before it cuts it
+        to its size at a random position.
+      num_classes: number of classes: labels are 0, ..., num_classes - 1; None for data without labels.
+      mean: mean of the train split per coordinate, or per channel of images, if known.
+      std: standard deviation of the train split, like the mean.
+      entropy: differential entropy of the data distribution in nats, if known.
     """
 
     name: str
@@ -97,16 +93,15 @@ class Dataset:
         """Makes a data set of arrays.
 
         Args:
-            name: name of the data set.
-            splits: dict of split name to array `[num, *event_shape]`.
-            levels: number of values of integer data, at most 256; None for continuous data.
-            labels: dict of split name to integers `[num]`, together with `num_classes`; None for
-                data without labels.
-            **fields: other attributes.
+          name: name of the data set.
+          splits: dict of split name to array `[num, *event_shape]`.
+          levels: number of values of integer data, at most 256; None for continuous data.
+          labels: dict of split name to integers `[num]`, together with `num_classes`; None for data without labels.
+          **fields: other attributes.
 
         Raises:
-            ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, if the
-                splits differ in their event shape, or labels do not fit their examples.
+          ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, if the splits differ in their
+            event shape, or labels do not fit their examples.
         """
         arrays = {split: np.asarray(array) for split, array in splits.items()}
         shapes = {split: array.shape[1:] for split, array in arrays.items()}
@@ -129,19 +124,18 @@ class Dataset:
         A finite split is shuffled anew in each epoch, and its last incomplete batch is dropped.
 
         Args:
-            batch_size: examples in a batch.
-            seed: integer that determines the batches, together with the step.
-            start_step: step whose batch comes first. A resumed run passes its step, and sees the
-                batches that an uninterrupted run would have seen.
-            labels: whether to return the labels, too; the examples are the same.
+          batch_size: examples in a batch.
+          seed: integer that determines the batches, together with the step.
+          start_step: step whose batch comes first. A resumed run passes its step, and sees the batches that an
+            uninterrupted run would have seen.
+          labels: whether to return the labels, too; the examples are the same.
 
         Returns:
-            A `tf.data.Dataset` of tensors `[batch_size, *event_shape]`; with labels, of pairs of
-            them and int32 `[batch_size]`.
+          A `tf.data.Dataset` of tensors `[batch_size, *event_shape]`; with labels, of pairs of them and int32
+          `[batch_size]`.
 
         Raises:
-            ValueError: if batch_size is not in 1, ..., size of the train split, or there are no
-                labels.
+          ValueError: if batch_size is not in 1, ..., size of the train split, or there are no labels.
         """
         self._check_labels(labels)
         if self.draw is not None:
@@ -171,18 +165,17 @@ class Dataset:
         """Returns a split in its own order; the last batch may be smaller.
 
         Args:
-            split: name of the split.
-            batch_size: examples in a batch.
-            limit: take the first `limit` examples only.
-            labels: whether to return the labels, too; the examples are the same.
+          split: name of the split.
+          batch_size: examples in a batch.
+          limit: take the first `limit` examples only.
+          labels: whether to return the labels, too; the examples are the same.
 
         Returns:
-            A `tf.data.Dataset` of tensors `[<= batch_size, *event_shape]`; with labels, of pairs of
-            them and int32 `[<= batch_size]`.
+          A `tf.data.Dataset` of tensors `[<= batch_size, *event_shape]`; with labels, of pairs of them and int32
+          `[<= batch_size]`.
 
         Raises:
-            ValueError: if the split is unknown, batch_size or limit is not positive, or there are
-                no labels.
+          ValueError: if the split is unknown, batch_size or limit is not positive, or there are no labels.
         """
         self._check_labels(labels)
         size = self._size(split)

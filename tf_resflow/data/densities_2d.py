@@ -9,24 +9,10 @@ __all__ = ["DENSITIES", "entropy", "load_density", "log_density", "sample"]
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from tf_resflow.data.dataset import Dataset
-
-
-class Density(Protocol):
-    """What `DENSITIES` holds."""
-
-    def sample(self, num: int, generator: np.random.Generator) -> np.ndarray:
-        """Draws points `[num, 2]`."""
-
-    def log_density(self, points: np.ndarray) -> np.ndarray:
-        """Returns the log density in nats, `[num]`, at points `[num, 2]`."""
-
-    def entropy(self) -> float:
-        """Returns the differential entropy in nats."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +26,10 @@ class BlurredCurves:
     The integral is a Gauss-Legendre sum in sqrt(u), in which the spirals are smooth.
 
     Attributes:
-        curve: function of the branch and of u (arrays), which returns points `[..., 2]`.
-        branches: number of curves.
-        std: standard deviation of the noise.
-        nodes: number of quadrature nodes a curve; 1 if the curve is a point.
+      curve: function of the branch and of u (arrays), which returns points `[..., 2]`.
+      branches: number of curves.
+      std: standard deviation of the noise.
+      nodes: number of quadrature nodes a curve; 1 if the curve is a point.
     """
 
     curve: Callable
@@ -104,9 +90,9 @@ class Checkerboard:
 class Pinwheel:
     """Five elongated Gaussians, each turned by an angle that grows with the radius.
 
-    z ~ N((1, 0), diag(0.3^2, 0.1^2)) is turned by 2 pi b / 5 + exp(|z|) / 4, with b uniform over
-    0, ..., 4, and doubled. The rotation leaves the radius alone, so it preserves area, and
-    p(x) is a fifth of the sum over b of the Gaussian density at x turned back, over 4.
+    z ~ N((1, 0), diag(0.3^2, 0.1^2)) is turned by 2 pi b / 5 + exp(|z|) / 4, with b uniform over 0, ..., 4, and
+    doubled. The rotation leaves the radius alone, so it preserves area, and p(x) is a fifth of the sum over b of
+    the Gaussian density at x turned back, over 4.
     """
 
     def sample(self, num, generator):
@@ -151,7 +137,7 @@ def _swiss_roll(branch, u):
     return _polar(angle / 5, angle)
 
 
-DENSITIES: dict[str, Density] = {
+DENSITIES: dict[str, BlurredCurves | Checkerboard | Pinwheel] = {
     "8gaussians": BlurredCurves(lambda b, u: _polar(np.sqrt(8), np.pi * b / 4), 8, np.sqrt(1 / 8), nodes=1),
     "checkerboard": Checkerboard(),
     "pinwheel": Pinwheel(),
@@ -168,12 +154,12 @@ def sample(name: str, num: int, seed: int | Sequence[int]) -> np.ndarray:
     """Draws independent samples.
 
     Args:
-        name: a key of `DENSITIES`.
-        num: number of samples.
-        seed: of `np.random.default_rng`.
+      name: a key of `DENSITIES`.
+      num: number of samples.
+      seed: of `np.random.default_rng`.
 
     Returns:
-        A float64 array `[num, 2]`.
+      A float64 array `[num, 2]`.
     """
     return DENSITIES[name].sample(num, np.random.default_rng(seed))
 
@@ -196,15 +182,15 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
     """Loads a 2-D density: an endless train stream of fresh samples, and fixed draws for validation and testing.
 
     Args:
-        name: a key of `DENSITIES`.
-        num_test: number of test examples.
-        num_validation: number of validation examples; 0 for no such split.
+      name: a key of `DENSITIES`.
+      num_test: number of test examples.
+      num_validation: number of validation examples; 0 for no such split.
 
     Returns:
-        A `Dataset` of event shape `(2,)` with its entropy.
+      A `Dataset` of event shape `(2,)` with its entropy.
 
     Raises:
-        ValueError: if `num_test` is below 1, or `num_validation` below 0.
+      ValueError: if `num_test` is below 1, or `num_validation` below 0.
     """
     if num_test < 1 or num_validation < 0:
         raise ValueError(

@@ -17,29 +17,27 @@ def dequantize(x: TensorLike, levels: int, seed: Seed, *, common: bool = False) 
 
     with D the number of coordinates: a density model of the result bounds the likelihood of the integers.
 
-    In float32 a sum such as 255 + u can round up to the next integer, and so into the next
-    level. Therefore u is drawn from the midpoints of a uniform grid of 2^-(21 - b), with 2^b the
-    least power of two that is no less than `levels`. Then x + u is exact, its distance from
-    an integer is more than the rounding error of the scaling, and
+    In float32 a sum such as 255 + u can round up to the next integer, and so into the next level. Therefore u is
+    drawn from the midpoints of a uniform grid of 2^-(21 - b), with 2^b the least power of two that is no less than
+    `levels`. Then x + u is exact, its distance from an integer is more than the rounding error of the scaling, and
     `quantize(dequantize(x, levels, seed), levels)` is always x.
 
     Args:
-        x: integer tensor of any shape, with values 0, ..., levels - 1.
-        levels: number of values, in 2, ..., 256.
-        seed: see `tf_resflow.stateless_seed`, but not `None`; the result is a pure function of it and of x.
-        common: whether all examples `x[i]` have the same noise. The result for one then does not depend on the
-            others in its batch.
+      x: integer tensor of any shape, with values 0, ..., levels - 1.
+      levels: number of values, in 2, ..., 256.
+      seed: see `tf_resflow.stateless_seed`, but not `None`; the result is a pure function of it and of x.
+      common: whether all examples `x[i]` have the same noise. The result for one then does not depend on the others
+        in its batch.
 
     Returns:
-        A float32 tensor of x's shape, with values strictly between 0 and 1.
+      A float32 tensor of x's shape, with values strictly between 0 and 1.
 
     Raises:
-        ValueError: if x is not of an integer type, or levels is not in 2, ..., 256.
-        tf.errors.InvalidArgumentError: if a value is not in 0, ..., levels - 1.
+      ValueError: if x is not of an integer type, or levels is not in 2, ..., 256.
+      tf.errors.InvalidArgumentError: if a value is not in 0, ..., levels - 1.
 
     References:
-        L. Theis, A. van den Oord, M. Bethge. A note on the evaluation of generative models.
-        ICLR 2016, section 3.1.
+      L. Theis, A. van den Oord, M. Bethge. A note on the evaluation of generative models. ICLR 2016, section 3.1.
     """
     levels = _valid_levels(levels)
     x = tf.convert_to_tensor(x)
@@ -68,14 +66,14 @@ def quantize(x: TensorLike, levels: int) -> tf.Tensor:
     """Returns the level that holds x: floor(x levels), clipped to 0, ..., levels - 1.
 
     Args:
-        x: floating-point tensor of any shape, on the scale of `dequantize`'s result.
-        levels: number of values, in 2, ..., 256.
+      x: floating-point tensor of any shape, on the scale of `dequantize`'s result.
+      levels: number of values, in 2, ..., 256.
 
     Returns:
-        A uint8 tensor of x's shape.
+      A uint8 tensor of x's shape.
 
     Raises:
-        ValueError: if levels is not in 2, ..., 256.
+      ValueError: if levels is not in 2, ..., 256.
     """
     levels = _valid_levels(levels)
     x = tf.convert_to_tensor(x)

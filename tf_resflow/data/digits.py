@@ -14,22 +14,21 @@ _NUM_TRAIN = 1497  # including validation
 def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fraction: float = 0.1) -> Dataset:
     """Loads the handwritten digits of scikit-learn; nothing is downloaded.
 
-    The pixels are counts 0, ..., 16. The split is fixed: the first 1,497 examples of the
-    permutation `np.random.RandomState(0).permutation(1797)` are for training, the last tenth of
-    these for validation, and the last 300 for testing.
+    The pixels are counts 0, ..., 16. The split is fixed: the first 1,497 examples of the permutation
+    `np.random.RandomState(0).permutation(1797)` are for training, the last tenth of these for validation, and the
+    last 300 for testing.
 
     Args:
-        flip: whether the train stream mirrors images at random.
-        crop_padding: pixels by which the train stream pads images, by reflection, before it crops
-            them to their size at random.
-        validation_fraction: fraction of the 1,497 examples for validation; 0 for none.
+      flip: whether the train stream mirrors images at random.
+      crop_padding: pixels by which the train stream pads images, by reflection, before it crops them to their size
+        at random.
+      validation_fraction: fraction of the 1,497 examples for validation; 0 for none.
 
     Returns:
-        A `Dataset` of event shape `(8, 8, 1)` and 17 levels, with the 10 classes.
+      A `Dataset` of event shape `(8, 8, 1)` and 17 levels, with the 10 classes.
 
     References:
-        E. Alpaydin, C. Kaynak. Optical recognition of handwritten digits. UCI Machine Learning
-        Repository, 1998.
+      E. Alpaydin, C. Kaynak. Optical recognition of handwritten digits. UCI Machine Learning Repository, 1998.
     """
     with extra("data"):
         from sklearn import datasets

@@ -57,26 +57,26 @@ def load_image_files(
     fixed seed.
 
     Args:
-        path: the folder or file.
-        path_test: folder or file of the test split, or None or "" to draw it from `path`.
-        path_validation: folder or file of the validation split, likewise.
-        key: name of the array in an .npz file that holds more than one besides the labels.
-        levels: values of a pixel, a power of two in 2, ..., 256: the low bits are dropped.
-        image_size: height and width of the examples. The square in the center of each image is shrunk to this
-            size; each pixel is the mean of the pixels that it covers. None: images of one size, as they are.
-        flip: whether the train stream mirrors images at random.
-        crop_padding: pixels by which the train stream pads images, by reflection, before it crops them to their
-            size at random.
-        test_fraction: fraction of the images for testing, if there is no such split.
-        validation_fraction: fraction of the images for validation, likewise; 0 for no such split.
-        split_seed: seed of the permutation.
+      path: the folder or file.
+      path_test: folder or file of the test split, or None or "" to draw it from `path`.
+      path_validation: folder or file of the validation split, likewise.
+      key: name of the array in an .npz file that holds more than one besides the labels.
+      levels: values of a pixel, a power of two in 2, ..., 256: the low bits are dropped.
+      image_size: height and width of the examples. The square in the center of each image is shrunk to this size;
+        each pixel is the mean of the pixels that it covers. None: images of one size, as they are.
+      flip: whether the train stream mirrors images at random.
+      crop_padding: pixels by which the train stream pads images, by reflection, before it crops them to their size
+        at random.
+      test_fraction: fraction of the images for testing, if there is no such split.
+      validation_fraction: fraction of the images for validation, likewise; 0 for no such split.
+      split_seed: seed of the permutation.
 
     Returns:
-        A `Dataset` of event shape `(height, width, channels)`, with the classes if there are at least two.
+      A `Dataset` of event shape `(height, width, channels)`, with the classes if there are at least two.
 
     Raises:
-        ValueError: if there are no images, a file is damaged or has more than 8 bits, the images differ in size,
-            are smaller than `image_size` or exceed 2 GB, or the splits are invalid.
+      ValueError: if there are no images, a file is damaged or has more than 8 bits, the images differ in size, are
+        smaller than `image_size` or exceed 2 GB, or the splits are invalid.
     """
     if not path:
         raise ValueError(

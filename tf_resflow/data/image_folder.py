@@ -38,11 +38,11 @@ class Header(NamedTuple):
     """The properties of an image that are known before it is decoded.
 
     Attributes:
-        size: width and height of the image as displayed.
-        mode: PIL's mode.
-        has_alpha: whether it may have transparency.
-        frames: number of images in the file.
-        is_deep: whether a channel has more than 8 bits.
+      size: width and height of the image as displayed.
+      mode: PIL's mode.
+      has_alpha: whether it may have transparency.
+      frames: number of images in the file.
+      is_deep: whether a channel has more than 8 bits.
     """
 
     size: tuple[int, int]
@@ -58,17 +58,17 @@ class ImageFolder:
     Hidden files and other kinds of files are skipped.
 
     Args:
-        path: `pathlib.Path` of the folder.
+      path: `pathlib.Path` of the folder.
 
     Attributes:
-        path: the folder.
-        files: paths of the images, sorted by folder and name.
-        headers: `Header` of each image.
-        classes: class of each image, the name of its folder in `path`; None if there are no such folders.
+      path: the folder.
+      files: paths of the images, sorted by folder and name.
+      headers: `Header` of each image.
+      classes: class of each image, the name of its folder in `path`; None if there are no such folders.
 
     Raises:
-        ValueError: if there is no image, a file is damaged or animated, or has more than 8 bits per channel, or
-            there are images both in folders and beside them, or in some folders only.
+      ValueError: if there is no image, a file is damaged or animated, or has more than 8 bits per channel, or there
+        are images both in folders and beside them, or in some folders only.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -106,8 +106,8 @@ class ImageFolder:
         """Decodes the images to uint8 `[num, height, width, channels]`.
 
         Args:
-            image_size: see `fitted`; None for images of one size.
-            is_gray: whether the result has one channel instead of three.
+          image_size: see `fitted`; None for images of one size.
+          is_gray: whether the result has one channel instead of three.
         """
 
         def decode(file):

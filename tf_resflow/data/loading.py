@@ -38,13 +38,13 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     ```
 
     Args:
-        config: mapping of some of the fields of `default_config`; the others take their defaults.
+      config: mapping of some of the fields of `default_config`; the others take their defaults.
 
     Returns:
-        A `Dataset`.
+      A `Dataset`.
 
     Raises:
-        ValueError: if a field or the name is unknown, or the data are missing or malformed.
+      ValueError: if a field or the name is unknown, or the data are missing or malformed.
     """
     config = default_config(**dict(config))
     name = config.name

@@ -24,12 +24,12 @@ def read_array(
     """Reads the array of an .npy file, as a view of the file, or one of an .npz file.
 
     Args:
-        path: the file.
-        key: name of the array in an .npz file; optional if it has only one, apart from `aside`.
-        aside: names of further arrays, for the dict that is returned beside the array; the file may lack them.
+      path: the file.
+      key: name of the array in an .npz file; optional if it has only one, apart from `aside`.
+      aside: names of further arrays, for the dict that is returned beside the array; the file may lack them.
 
     Raises:
-        ValueError: if the file cannot be read, or has no such array.
+      ValueError: if the file cannot be read, or has no such array.
     """
     with _readable(path):
         arrays = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -15,13 +15,13 @@ def split_sizes(
     """Divides `num` examples; "train" has what the other splits leave.
 
     Args:
-        num: number of examples.
-        fractions: of `num`, by the names of the other splits; splits with fraction 0 are left out.
-        source: origin of the examples, for messages.
-        least: smallest number of train examples.
+      num: number of examples.
+      fractions: of `num`, by the names of the other splits; splits with fraction 0 are left out.
+      source: origin of the examples, for messages.
+      least: smallest number of train examples.
 
     Raises:
-        ValueError: if a fraction is not in [0, 1), a split is empty, or too little is left for training.
+      ValueError: if a fraction is not in [0, 1), a split is empty, or too little is left for training.
     """
     for split, fraction in fractions.items():
         if not 0 <= fraction < 1:
@@ -57,7 +57,7 @@ def draw_splits(
     The `given` splits have their own examples: none are drawn for them.
 
     Raises:
-        ValueError: see `split_sizes`; or if the seed is not in 0, ..., 2^32 - 1.
+      ValueError: see `split_sizes`; or if the seed is not in 0, ..., 2^32 - 1.
     """
     fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
     sizes = split_sizes(num, fractions, source, least=least)

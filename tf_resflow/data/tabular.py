@@ -30,27 +30,25 @@ def load_tabular(
 ) -> Dataset:
     """Loads the rows of a matrix as examples, in the units of the file.
 
-    Splits without a file are drawn from the rows of `path`, without replacement, by a
-    permutation of fixed seed. The result has the mean and standard deviation of the train
-    split, by which a flow can normalize its input.
+    Splits without a file are drawn from the rows of `path`, without replacement, by a permutation of fixed seed.
+    The result has the mean and standard deviation of the train split, by which a flow can normalize its input.
 
     Args:
-        path: .npy, .npz, .csv or .parquet file of a numeric matrix `[rows, columns]`.
-        path_test: file of the test split, or None or "" to draw it from `path`.
-        path_validation: file of the validation split, likewise.
-        key: name of the array in an .npz file that holds more than one.
-        test_fraction: fraction of the rows for testing, if `path_test` is not given.
-        validation_fraction: fraction of the rows for validation, if `path_validation` is not
-            given; 0 for no such split.
-        split_seed: seed of the permutation.
+      path: .npy, .npz, .csv or .parquet file of a numeric matrix `[rows, columns]`.
+      path_test: file of the test split, or None or "" to draw it from `path`.
+      path_validation: file of the validation split, likewise.
+      key: name of the array in an .npz file that holds more than one.
+      test_fraction: fraction of the rows for testing, if `path_test` is not given.
+      validation_fraction: fraction of the rows for validation, if `path_validation` is not given; 0 for no such
+        split.
+      split_seed: seed of the permutation.
 
     Returns:
-        A `Dataset` of event shape `(columns,)`.
+      A `Dataset` of event shape `(columns,)`.
 
     Raises:
-        ValueError: if a file is missing or malformed, a value is NaN or infinite, a column of
-            the train split is constant, a split is empty, the train split has a single row, or two
-            splits have files of the same rows.
+      ValueError: if a file is missing or malformed, a value is NaN or infinite, a column of the train split is
+        constant, a split is empty, the train split has a single row, or two splits have files of the same rows.
     """
     if not path:
         raise ValueError(
@@ -79,15 +77,14 @@ def read_matrix(path: str | os.PathLike, key: str | None = None) -> np.ndarray:
     Messages count rows and columns from 1, or the lines of a .csv file.
 
     Args:
-        path: the file.
-        key: name of the array in an .npz file that holds more than one.
+      path: the file.
+      key: name of the array in an .npz file that holds more than one.
 
     Returns:
-        A float32 array `[rows, columns]`.
+      A float32 array `[rows, columns]`.
 
     Raises:
-        ValueError: if the file is missing, of another kind, not a numeric matrix, empty, or
-            not finite.
+      ValueError: if the file is missing, of another kind, not a numeric matrix, empty, or not finite.
     """
     path = pathlib.Path(path).expanduser()
     readers = {".npy": _read_numpy, ".npz": _read_numpy, ".csv": _read_csv, ".parquet": _read_parquet}

@@ -31,33 +31,33 @@ def load_tfds_images(
 ) -> Dataset:
     """Loads the images of a TensorFlow data set as uint8, with their labels if it has some.
 
-    A split of a data set of up to 2 GB is decoded when it is first needed, and kept in memory:
-    a training epoch then costs a gather. A larger data set is streamed from its files. For fewer levels
-    the low bits are dropped, v -> floor(v levels / 256), as in the 5-bit experiments (`levels=32`).
+    A split of a data set of up to 2 GB is decoded when it is first needed, and kept in memory: a training epoch
+    then costs a gather. A larger data set is streamed from its files. For fewer levels the low bits are dropped: v
+    becomes floor(v levels / 256), as in the 5-bit experiments (`levels=32`).
 
     Args:
-        name: name in TensorFlow Datasets, `"mnist"` or `"name/config:version"`.
-        data_dir: directory of prepared data sets; None or "" for TFDS's default.
-        levels: values of a pixel, a power of two in 2, ..., 256.
-        split_train: TFDS split that becomes "train", such as `"train[:55000]"`.
-        split_test: TFDS split that becomes "test".
-        split_validation: TFDS split that becomes "validation"; by default TFDS's own, if it has one that is not
-            part of the other two, and else the last part of `split_train`.
-        download: whether to download and prepare a missing data set.
-        flip: whether the train stream mirrors images at random.
-        crop_padding: pixels by which the train stream pads images, by reflection, before it crops
-            them to their size at random; 0 for none.
-        image_size: height and width of the examples; larger images are shrunk by averaging. It is required
-            if the data set leaves the size open (downsampled_imagenet). None: as they are.
-        validation_fraction: fraction of `split_train` that is held back for validation if there is no
-            such split; 0 for none.
+      name: name in TensorFlow Datasets, `"mnist"` or `"name/config:version"`.
+      data_dir: directory of prepared data sets; None or "" for TFDS's default.
+      levels: values of a pixel, a power of two in 2, ..., 256.
+      split_train: TFDS split that becomes "train", such as `"train[:55000]"`.
+      split_test: TFDS split that becomes "test".
+      split_validation: TFDS split that becomes "validation"; by default TFDS's own, if it has one that is not part
+        of the other two, and else the last part of `split_train`.
+      download: whether to download and prepare a missing data set.
+      flip: whether the train stream mirrors images at random.
+      crop_padding: pixels by which the train stream pads images, by reflection, before it crops them to their size
+        at random; 0 for none.
+      image_size: height and width of the examples; larger images are shrunk by averaging. It is required if the
+        data set leaves the size open (downsampled_imagenet). None: as they are.
+      validation_fraction: fraction of `split_train` that is held back for validation if there is no such split; 0
+        for none.
 
     Returns:
-        A `Dataset` of event shape `(height, width, channels)`.
+      A `Dataset` of event shape `(height, width, channels)`.
 
     Raises:
-        ValueError: if the data set or a split is missing, splits overlap, the images are not uint8 or not of one
-            size, or levels is not a power of two in 2, ..., 256.
+      ValueError: if the data set or a split is missing, splits overlap, the images are not uint8 or not of one
+        size, or levels is not a power of two in 2, ..., 256.
     """
     if levels not in [2**bits for bits in range(1, 9)]:
         raise ValueError(f"levels must be a power of two in 2, ..., 256, but is {levels}.")

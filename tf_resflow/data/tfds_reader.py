@@ -19,17 +19,17 @@ class TFDSReader:
     """The uint8 images of a TFDS builder: a split at once, or as a stream.
 
     Args:
-        builder: a prepared `tfds.core.DatasetBuilder`.
-        levels: values of a pixel, a power of two: v becomes floor(v levels / 256).
-        image_size: height and width, if the builder leaves them open. Images of a multiple of this size
-            are shrunk: each pixel becomes the rounded mean of those that it covers. None: as they are.
+      builder: a prepared `tfds.core.DatasetBuilder`.
+      levels: values of a pixel, a power of two: v becomes floor(v levels / 256).
+      image_size: height and width, if the builder leaves them open. Images of a multiple of this size are shrunk:
+        each pixel becomes the rounded mean of those that it covers. None: as they are.
 
     Attributes:
-        event_shape: `(height, width, channels)`.
-        num_classes: number of classes of the labels, None without labels.
+      event_shape: `(height, width, channels)`.
+      num_classes: number of classes of the labels, None without labels.
 
     Raises:
-        ValueError: if there are no uint8 images, or `image_size` does not fit them.
+      ValueError: if there are no uint8 images, or `image_size` does not fit them.
     """
 
     def __init__(self, builder: Any, levels: int = 256, image_size: int | None = None) -> None:
@@ -56,7 +56,7 @@ class TFDSReader:
         """Returns the number of examples of a split, such as `"train[:90%]"`.
 
         Raises:
-            ValueError: if there are none.
+          ValueError: if there are none.
         """
         splits = self._builder.info.splits
         try:
@@ -76,7 +76,7 @@ class TFDSReader:
         The second part holds a fraction of the examples, the last ones. It is "" if the fraction is 0.
 
         Raises:
-            ValueError: if the fraction is not in [0, 1), or a part is empty.
+          ValueError: if the fraction is not in [0, 1), or a part is empty.
         """
         with extra("data"):
             import tensorflow_datasets as tfds
@@ -132,14 +132,14 @@ class TFDSReader:
         """Returns the examples of a split, one after the other, read from its files.
 
         Args:
-            split: name in TFDS.
-            seed: integer tensor of shape `[2]`, or None for the split's own order. The order is a pure function of
-                the seed: the files are read in a random order, several in turn, and their examples are shuffled in
-                blocks of 256 MB.
-            skip: number of examples to skip at the beginning; they are read but not decoded.
+          split: name in TFDS.
+          seed: integer tensor of shape `[2]`, or None for the split's own order. The order is a pure function of
+            the seed: the files are read in a random order, several in turn, and their examples are shuffled in
+            blocks of 256 MB.
+          skip: number of examples to skip at the beginning; they are read but not decoded.
 
         Returns:
-            A `tf.data.Dataset` of tuples `(image,)`, or `(image, label)`.
+          A `tf.data.Dataset` of tuples `(image,)`, or `(image, label)`.
         """
         parts = self._builder.info.splits[split].file_instructions
         names = tf.constant([str(part.filename) for part in parts])
@@ -211,9 +211,8 @@ class TFDSReader:
             return (image_size, image_size, shape[2])
         if None in shape:
             raise ValueError(
-                f"The data set {name!r} leaves the size of its images open ({shape}). If all have one "
-                "size, set image_size to it; otherwise choose a data set of one size, such as "
-                "imagenet_resized/32x32."
+                f"The data set {name!r} leaves the size of its images open ({shape}). If all have one size, set "
+                "image_size to it; otherwise choose a data set of one size, such as imagenet_resized/32x32."
             )
         return tuple(shape)
 

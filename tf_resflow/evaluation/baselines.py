@@ -17,7 +17,7 @@ def gaussian_baseline(
 ) -> float:
     r"""Returns the held-out score of a full-covariance Gaussian that is fitted to the training data.
 
-    For integer data the Gaussian is fitted to, and evaluated on, the dequantised data
+    For integer data the Gaussian is fitted to, and evaluated on, the dequantized data
     \(x = (v + u) / L\), \(u \sim U(0, 1)^D\). Both expectations over \(u\) are in closed form:
     the noise adds \(I / (12 L^2)\) to the covariance, and to a test example's expected square
     \(E_u[(x - m)^T S^{-1} (x - m)]\) the constant \(\mathrm{tr}(S^{-1}) / (12 L^2)\).

@@ -7,10 +7,10 @@ import pathlib
 from typing import Any
 
 from tf_resflow import layers
-from tf_resflow.interop.applied_kernels import applied_kernels
 from tf_resflow.interop.published_arguments import published_config, published_data, published_orders
 from tf_resflow.interop.published_checkpoint import read_checkpoint
-from tf_resflow.interop.published_tensors import published_tensors
+from tf_resflow.interop.published_kernels import applied_kernels
+from tf_resflow.interop.published_variables import published_tensors
 from tf_resflow.models import build_model
 from tf_resflow.private_api import moving_averages
 from tf_resflow.training.averaging import AveragedWeights

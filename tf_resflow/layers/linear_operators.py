@@ -19,7 +19,7 @@ class LinearOperator(abc.ABC):
     Attributes:
       shape: shape of the kernel, `[..., inputs, outputs]`.
       image_size: shape of the positions between which W mixes; empty for a matrix.
-      copies: number of positions at which W acts separately. For p <= q the norm over all of them is that of W.
+      copies: number of positions at which W acts separately. For p <= q all of them together have the norm of W.
     """
 
     shape: tuple[int, ...]
@@ -194,7 +194,7 @@ class ConvolutionOperator(LinearOperator):
 def _shift_products(length, num_taps):
     """S_a S_b' for each two taps of a line of pixels, `[taps, taps, length, length]`.
 
-    S_a takes pixel i + a - r to pixel i, where there is one.
+    S_a takes pixel i + a - r to pixel i, if there is one.
     """
     shifts = np.stack([np.eye(length, k=tap - num_taps // 2) for tap in range(num_taps)])
     return np.einsum("aik,cjk->acij", shifts, shifts)

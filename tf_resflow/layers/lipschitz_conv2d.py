@@ -43,7 +43,8 @@ class LipschitzConv2D(LipschitzLayer):
     Args:
       filters: number of output channels.
       kernel_size: an odd integer, or two.
-      coefficient: the largest norm allowed, positive; below 1 in a `ResidualBlock`.
+      coefficient: the largest norm allowed, positive. In a `ResidualBlock` the product over all layers must be
+        below 1.
       domain: order p of the norm of the inputs, in [1, inf], or a `LearnedOrder`.
       codomain: order q of the norm of the outputs, likewise.
       use_bias: whether to add a bias.

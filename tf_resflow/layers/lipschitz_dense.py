@@ -18,8 +18,8 @@ class LipschitzDense(LipschitzLayer):
     r"""`keras.layers.Dense` with a Lipschitz constant of at most `coefficient`.
 
     On the last axis it computes \\(x W + b\\) with the kernel divided by
-    \\(\max(1, \|W\| / \mathrm{coefficient})\\). The gradient flows through the norm, and the constraint holds at
-    every training step. With activations of constant 1, such as `LipSwish`, several layers make a contraction:
+    \\(\max(1, \|W\| / \mathrm{coefficient})\\). The gradient flows through the norm, and every call is
+    constrained, also in training. With activations of constant 1, such as `LipSwish`, layers make a contraction:
 
     ```python
     import keras
@@ -41,7 +41,8 @@ class LipschitzDense(LipschitzLayer):
 
     Args:
       units: number of outputs.
-      coefficient: the largest norm allowed, positive; below 1 in a `ResidualBlock`.
+      coefficient: the largest norm allowed, positive. In a `ResidualBlock` the product over all layers must be
+        below 1.
       domain: order p of the norm of the inputs, in [1, inf], or a `LearnedOrder`.
       codomain: order q of the norm of the outputs, likewise.
       use_bias: whether to add b.

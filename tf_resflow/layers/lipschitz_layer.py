@@ -29,8 +29,11 @@ class LipschitzLayer(keras.layers.Layer):
     The kernel is divided by \\(\max(1, \|W\| / \mathrm{coefficient})\\), differentiably. The norm
     \\(\|W\| = \max_v \|Wv\|_q / \|v\|_p\\) is evaluated at stored vectors v that attain the maximum. A call reads
     them and changes nothing. If one more product shows that they no longer fit the kernel, the call finds new ones
-    for itself: the kernel that it applies always meets the coefficient. `update_norm` stores them for later calls;
-    run it after each change of the kernel (`tf_resflow.layers.update_norms` does so for all layers).
+    for itself: every call is normalized for the kernel that it uses. `update_norm` stores them for later calls; run
+    it after each change of the kernel (`tf_resflow.layers.update_norms` does so for all layers).
+
+    The norm used is an estimate from below, which fresh starts keep from local maxima. `norm_bound` and
+    `lipschitz_bound` are proofs.
 
     The vectors are eigenvectors of the Gram matrix if that is small, and come from restarted Lanczos steps at
     \\(2 \to 2\\) and from power iterations with several starts at other orders. Nothing is stored if the norm has a

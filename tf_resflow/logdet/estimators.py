@@ -5,6 +5,7 @@ With \\(\mathrm{Lip}(g) < 1\\), \\(\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -12,7 +13,7 @@ import tensorflow as tf
 from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.logdet.power_series import Terms, draw_probes, power_series_log_det
-from tf_resflow.logdet.term_distributions import Geometric, Poisson
+from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
 from tf_resflow.private_api import is_xla
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import DType, Seed
@@ -49,17 +50,20 @@ def _as_function(branch, conditional_input, dtype):
     return (lambda x, condition: tf.cast(branch([x, condition]), dtype)), [conditional_input]
 
 
+@dataclasses.dataclass(eq=False)
 class _SeriesEstimator(LogDetEstimator):
     """A weighted, finite power series with random probes."""
 
-    def __init__(self, probes: str, num_probes: int, common_probes: bool):
-        if probes not in PROBES:
-            raise ValueError(f"probes must be one of {', '.join(PROBES)}; got {probes!r}.")
-        if num_probes < 1:
-            raise ValueError(f"num_probes must be at least 1; got {num_probes}.")
-        self.probes = probes
-        self.num_probes = num_probes
-        self.common_probes = common_probes
+    _: dataclasses.KW_ONLY
+    probes: str = "rademacher"
+    num_probes: int = 1
+    common_probes: bool = False
+
+    def __post_init__(self):
+        if self.probes not in PROBES:
+            raise ValueError(f"probes must be one of {', '.join(PROBES)}; got {self.probes!r}.")
+        if self.num_probes < 1:
+            raise ValueError(f"num_probes must be at least 1; got {self.num_probes}.")
 
     @abc.abstractmethod
     def terms(self, branch: Callable, num_rows: int | tf.Tensor, dtype: DType, seed: tf.Tensor) -> Terms:
@@ -77,6 +81,7 @@ class _SeriesEstimator(LogDetEstimator):
         return power_series_log_det(g, [x, *conditions], v, num_probes, terms)
 
 
+@dataclasses.dataclass(eq=False)
 class RussianRoulette(_SeriesEstimator):
     r"""Unbiased: exact terms, then a random number of terms, each divided by the probability that it is taken.
 
@@ -110,22 +115,15 @@ class RussianRoulette(_SeriesEstimator):
       Chen et al. 2019, Theorem 1; Kahn 1955 (Russian roulette).
     """
 
-    def __init__(
-        self,
-        num_exact_terms: int = 2,
-        distribution: Geometric | Poisson | None = None,
-        *,
-        per_example: bool = False,
-        probes: str = "rademacher",
-        num_probes: int = 1,
-        common_probes: bool = False,
-    ):
-        super().__init__(probes, num_probes, common_probes)
-        if num_exact_terms < 0:
-            raise ValueError(f"num_exact_terms must be at least 0; got {num_exact_terms}.")
-        self.num_exact_terms = num_exact_terms
-        self.distribution = Geometric(0.5) if distribution is None else distribution
-        self.per_example = per_example
+    num_exact_terms: int = 2
+    distribution: TermDistribution = Geometric(0.5)
+    _: dataclasses.KW_ONLY
+    per_example: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_exact_terms < 0:
+            raise ValueError(f"num_exact_terms must be at least 0; got {self.num_exact_terms}.")
 
     def finite_variance(self, lipschitz_constant: float) -> bool:
         """Whether the variance is guaranteed finite for `Lip(g) <= lipschitz_constant`."""
@@ -146,6 +144,7 @@ class RussianRoulette(_SeriesEstimator):
         return Terms(lambda k, w, v: k <= stop, weight, weight)
 
 
+@dataclasses.dataclass(eq=False)
 class PowerSeries(_SeriesEstimator):
     """The series cut after `num_terms` terms: biased, the baseline of i-ResNet.
 
@@ -154,8 +153,8 @@ class PowerSeries(_SeriesEstimator):
 
     Args:
       num_terms: at least 1.
-      probes: see `RussianRoulette`, as for all that follow.
-      num_probes: at least 1.
+      probes: "rademacher", "gaussian" or "basis", see `RussianRoulette`.
+      num_probes: number of probes of each example.
       common_probes: whether the examples of a batch share their probes.
 
     Raises:
@@ -165,18 +164,12 @@ class PowerSeries(_SeriesEstimator):
       Behrmann et al., Invertible Residual Networks, 2019, Section 3.
     """
 
-    def __init__(
-        self,
-        num_terms: int = 10,
-        *,
-        probes: str = "rademacher",
-        num_probes: int = 1,
-        common_probes: bool = False,
-    ):
-        super().__init__(probes, num_probes, common_probes)
-        if num_terms < 1:
-            raise ValueError(f"num_terms must be at least 1; got {num_terms}.")
-        self.num_terms = num_terms
+    num_terms: int = 10
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_terms < 1:
+            raise ValueError(f"num_terms must be at least 1; got {self.num_terms}.")
 
     def terms(self, branch: Callable, num_rows: int | tf.Tensor, dtype: DType, seed: tf.Tensor) -> Terms:
         """The first `num_terms`, with weight 1."""
@@ -187,6 +180,7 @@ class PowerSeries(_SeriesEstimator):
         )
 
 
+@dataclasses.dataclass(eq=False)
 class AdaptiveSeries(_SeriesEstimator):
     r"""Takes terms until the rest of the series is guaranteed below `tolerance`, for the probes drawn.
 
@@ -201,8 +195,8 @@ class AdaptiveSeries(_SeriesEstimator):
         branch at each call, which takes seconds for images of thousands of dimensions.
       order: order p of the norm in which the bound holds. By default that of the layers of the branch, with the
         current value of a learned one (`tf_resflow.layers.lipschitz_order`).
-      probes: see `RussianRoulette`, as for all that follow.
-      num_probes: at least 1.
+      probes: "rademacher", "gaussian" or "basis", see `RussianRoulette`.
+      num_probes: number of probes of each example.
       common_probes: whether the examples of a batch share their probes.
 
     Raises:
@@ -211,24 +205,18 @@ class AdaptiveSeries(_SeriesEstimator):
       InvalidArgumentError: if a computed bound is not below 1.
     """
 
-    def __init__(
-        self,
-        tolerance: float = 1e-4,
-        lipschitz_constant: float | None = None,
-        *,
-        order: float | None = None,
-        probes: str = "rademacher",
-        num_probes: int = 1,
-        common_probes: bool = False,
-    ):
-        super().__init__(probes, num_probes, common_probes)
-        if not tolerance > 0:
-            raise ValueError(f"tolerance must be positive; got {tolerance}.")
-        if lipschitz_constant is not None and not 0 <= lipschitz_constant < 1:
-            raise ValueError(f"AdaptiveSeries needs a Lipschitz constant below 1; got {lipschitz_constant}.")
-        self.tolerance = tolerance
-        self.lipschitz_constant = lipschitz_constant
-        self.order = None if order is None else float(order)
+    tolerance: float = 1e-4
+    lipschitz_constant: float | None = None
+    _: dataclasses.KW_ONLY
+    order: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be positive; got {self.tolerance}.")
+        if self.lipschitz_constant is not None and not 0 <= self.lipschitz_constant < 1:
+            raise ValueError(f"AdaptiveSeries needs a Lipschitz constant below 1; got {self.lipschitz_constant}.")
+        self.order = None if self.order is None else float(self.order)
 
     def _bound(self, branch, dtype):
         """The bound of the branch, and the order p of the norm in which it holds."""

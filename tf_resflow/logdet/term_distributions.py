@@ -1,5 +1,6 @@
 """Distributions of the random number of extra terms of a Russian-roulette estimator."""
 
+import abc
 import math
 
 import tensorflow as tf
@@ -7,10 +8,26 @@ import tensorflow as tf
 from tf_resflow.seeds import random_uniform
 from tf_resflow.typing import DType, Seed, Shape, TensorLike
 
-__all__ = ["Geometric", "Poisson"]
+__all__ = ["Geometric", "Poisson", "TermDistribution"]
 
 
-class Geometric:
+class TermDistribution(abc.ABC):
+    """The distribution of N, the number of terms that follow the exact ones."""
+
+    @abc.abstractmethod
+    def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
+        """Draws `int32` counts of the given shape from a stateless seed."""
+
+    @abc.abstractmethod
+    def survival(self, k: TensorLike, dtype: DType) -> tf.Tensor:
+        """`P(N >= k)` for integers `k >= 1`, in `dtype`."""
+
+    @abc.abstractmethod
+    def finite_variance(self, lipschitz_constant: float) -> bool:
+        """Whether `sum_k L^(2k) / P(N >= k)` is finite."""
+
+
+class Geometric(TermDistribution):
     """`N` in {1, 2, ...} with `P(N >= k) = (1 - p)^(k - 1)`.
 
     (`tfd.Geometric` counts failures and starts at 0; this one counts trials and starts at 1.)
@@ -51,14 +68,14 @@ class Geometric:
         return tf.constant(1.0 - self.p, dtype) ** (tf.cast(k, dtype) - 1.0)
 
     def finite_variance(self, lipschitz_constant: float) -> bool:
-        """Whether `sum_k L^(2k) / P(N >= k)` is finite, that is `1 - p > L^2`."""
+        """Whether `1 - p > L^2`."""
         return 1.0 - self.p > lipschitz_constant**2
 
     def __repr__(self):
         return f"Geometric({self.p})"
 
 
-class Poisson:
+class Poisson(TermDistribution):
     """`N` in {0, 1, ...}, Poisson, with `P(N >= k) = igamma(k, rate)` (no cancellation in the tail).
 
     The tail falls faster than any power `L^k`: the variance of the estimator is infinite whenever the spectral

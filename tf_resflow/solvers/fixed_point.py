@@ -1,5 +1,6 @@
 """Plain and Anderson-accelerated fixed-point iteration for x + g(x) = y."""
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +8,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_resflow.private_api import is_xla
-from tf_resflow.typing import DType
 
 __all__ = ["EPSILON", "Anderson", "FixedPoint", "Solution", "warn_unconverged"]
 
@@ -31,6 +31,7 @@ class Solution(NamedTuple):
     converged: tf.Tensor
 
 
+@dataclasses.dataclass(eq=False)
 class FixedPoint:
     r"""Iterates \\(x \leftarrow y - g(x)\\), which converges at the rate Lip(g) < 1 (Banach).
 
@@ -56,14 +57,16 @@ class FixedPoint:
       Behrmann et al., Invertible Residual Networks, 2019, Algorithm 1.
     """
 
-    def __init__(self, atol: float | None = None, rtol: float | None = None, *, max_iterations: int = 500):
-        if (atol or 0) < 0 or (rtol or 0) < 0:
-            raise ValueError(f"Tolerances must not be negative; got atol={atol}, rtol={rtol}.")
-        if max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1; got {max_iterations}.")
-        self.atol = atol
-        self.rtol = rtol
-        self.max_iterations = max_iterations
+    _: dataclasses.KW_ONLY
+    atol: float | None = None
+    rtol: float | None = None
+    max_iterations: int = 500
+
+    def __post_init__(self):
+        if (self.atol or 0) < 0 or (self.rtol or 0) < 0:
+            raise ValueError(f"Tolerances must not be negative; got atol={self.atol}, rtol={self.rtol}.")
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1; got {self.max_iterations}.")
 
     def __call__(
         self,
@@ -71,7 +74,7 @@ class FixedPoint:
         y: tf.Tensor,
         *,
         relative: bool = False,
-        dtype: DType | None = None,
+        dtype: tf.DType | None = None,
     ) -> Solution:
         """Solves `x + g(x) = y` for x.
 
@@ -166,6 +169,7 @@ def _better(best, x, step):
     )
 
 
+@dataclasses.dataclass(eq=False)
 class Anderson(FixedPoint):
     r"""Fixed-point iteration with Anderson acceleration, safeguarded for each example.
 
@@ -175,8 +179,8 @@ class Anderson(FixedPoint):
 
     Args:
       memory: m, number of points kept, at least 2.
-      atol: see `FixedPoint`, as for all that follow.
-      rtol: relative tolerance.
+      atol: absolute tolerance, see `FixedPoint`.
+      rtol: relative tolerance, likewise.
       max_iterations: largest number of evaluations of g.
 
     Raises:
@@ -186,13 +190,12 @@ class Anderson(FixedPoint):
       Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
     """
 
-    def __init__(
-        self, memory: int = 8, *, atol: float | None = None, rtol: float | None = None, max_iterations: int = 500
-    ):
-        super().__init__(atol, rtol, max_iterations=max_iterations)
-        if memory < 2:
-            raise ValueError(f"Anderson needs a memory of at least 2 points; got {memory}.")
-        self.memory = memory
+    memory: int = 8
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.memory < 2:
+            raise ValueError(f"Anderson needs a memory of at least 2 points; got {self.memory}.")
 
     def _start(self, flat_y):
         batch, size = tf.unstack(tf.shape(flat_y))

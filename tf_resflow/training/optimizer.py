@@ -1,4 +1,7 @@
-"""The optimizers: Keras' own, with a warmed-up average of the weights and a schedule."""
+"""Optimizers of Keras with a warmed-up average of the weights, and schedules of the learning rate."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -8,25 +11,23 @@ __all__ = ["Adam", "AdamW", "OPTIMIZERS", "learning_rate_schedule", "make_optimi
 
 
 class _WarmedUpAverage(ClipsSummedGradients):
-    r"""What `Adam` and `AdamW` below add to Keras' optimizers.
+    """Adds a warmed-up average of the weights to an optimizer of Keras, and clips gradients after their sum.
 
-    - With `use_ema`, the momentum of the average of the weights at iteration \(t\) is
-      \(\min(m, (1 + t) / (10 + t))\). A constant momentum of 0.999 remembers the initial weights
-      for thousands of steps, so that the average of a short run is worse than its last weights;
-      this average spans about a tenth of the run until it spans \(1 / (1 - m)\) steps.
-    - Gradients are summed over the replicas before they are clipped (`ClipsSummedGradients`).
+    With `use_ema`, the momentum of the average of the weights at iteration t is min(m, (1 + t) / (10 + t)). A
+    constant momentum of 0.999 remembers the initial weights for thousands of steps, and the average of a short run
+    is worse than its last weights. This average spans about a tenth of the run until it spans 1 / (1 - m) steps.
     """
 
     @property
-    def ema_momentum(self):
+    def ema_momentum(self) -> Any:
         t = keras.ops.cast(self.iterations, "float32")
         return keras.ops.minimum(self._ema_limit, (1.0 + t) / (10.0 + t))
 
     @ema_momentum.setter
-    def ema_momentum(self, limit):
+    def ema_momentum(self, limit: float) -> None:
         self._ema_limit = limit
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "ema_momentum": self._ema_limit}
 
 
@@ -55,7 +56,7 @@ class AdamW(_WarmedUpAverage, keras.optimizers.AdamW):
 OPTIMIZERS = {"adam": Adam, "adamw": AdamW}
 
 
-def learning_rate_schedule(config):
+def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """Returns the learning rate as a function of the iteration.
 
     A linear warm-up reaches `learning_rate` after `warmup_steps` iterations. Then the rate stays
@@ -81,11 +82,11 @@ def learning_rate_schedule(config):
     return rate
 
 
-def make_optimizer(config, variables):
+def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Optimizer:
     """Builds the optimizer of a config.
 
-    Weight decay reaches kernels alone, by the name that Keras gives them: not biases, the parameters of ActNorm,
-    of 1x1 convolutions and of activations, or orders of norms.
+    Weight decay applies to kernels alone, found by the name that Keras gives them: not to biases, the parameters of
+    ActNorm, of 1x1 convolutions and of activations, or orders of norms.
 
     Args:
       config: the `train` section of a config.

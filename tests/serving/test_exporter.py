@@ -152,8 +152,8 @@ def test_threads_get_the_answers_of_one(loaded, images, call):
 @pytest.fixture
 def write_as(monkeypatch):
     """Puts a function of a path in the place of what traces and writes the SavedModel."""
-    module = sys.modules["tf_resflow.serving.export"]
-    return lambda write: monkeypatch.setattr(module, "write_saved_model", lambda *arguments: write(arguments[-1]))
+    name = "tf_resflow.serving.exporter.write_saved_model"
+    return lambda write: monkeypatch.setattr(name, lambda *arguments: write(arguments[-1]))
 
 
 @pytest.fixture
