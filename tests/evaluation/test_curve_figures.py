@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tf_resflow import evaluation
+from tf_resflow.evaluation import curve_figures
 
 LINES = [
     {"step": 1, "split": "train", "nats": 3.0},
@@ -55,13 +56,13 @@ def test_missing_scores(tmp_path):
 def test_runs_with_the_same_name_are_distinguished():
     """A run that is given twice appears once."""
     paths = ["runs/a/x", "runs/b/x", "/else/runs/b/x", "runs/y/", "runs/a/../a/x"]
-    names = evaluation.run_names(paths)
+    names = curve_figures.run_names(paths)
     here = str(pathlib.Path().resolve().name)
     assert list(names) == ["a/x", f"{here}/runs/b/x", "else/runs/b/x", "y"]
     assert list(names.values()) == ["runs/a/../a/x", *paths[1:4]]
 
 
 def test_suffixes(tmp_path):
-    evaluation.check_figure_path(tmp_path / "curves.SVG")
+    curve_figures.check_figure_path(tmp_path / "curves.SVG")
     with pytest.raises(ValueError, match=r"'curves.docx' should end in .*\.pdf.*\.png"):
-        evaluation.check_figure_path(tmp_path / "curves.docx")
+        curve_figures.check_figure_path(tmp_path / "curves.docx")

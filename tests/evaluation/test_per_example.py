@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow import evaluation
+from tf_resflow.evaluation import per_example
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -17,7 +17,7 @@ def test_nests_in_and_out(two_replicas, replicas):
         x, labels = batch
         return {"sum": tf.reduce_sum(x, -1), "seeds": tf.tile(seed[None], [x.shape[0], 1])}, labels
 
-    values, again = evaluation.PerExample(function, strategy)(batches, seed=7)
+    values, again = per_example.PerExample(function, strategy)(batches, seed=7)
     np.testing.assert_array_equal(values["sum"], x.sum(-1))
     np.testing.assert_array_equal(values["seeds"], [[7, i // 4] for i in range(10)])
     np.testing.assert_array_equal(again, labels)

@@ -394,6 +394,35 @@ def test_a_base_without_a_mean_is_sampled_at_temperature_1(base, heavy):
             np.testing.assert_allclose(cool(), ([1.0, 2.0] + 0.5 * (z - [1.0, 2.0]) + 2) / 4, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("levels", [None, 3])
+def test_data_and_latents(levels):
+    """The flow is z = 4 x - 2; `encode` takes integers to the centers of their cells."""
+    model = identity_model(levels)
+    x = np.array([[0, 1], [2, 2]], "float32" if levels is None else "uint8")
+    centers = x if levels is None else (x + 0.5) / levels
+    np.testing.assert_allclose(model.encode(x), 4 * centers - 2, rtol=1e-6)
+    again = model.decode(4 * centers - 2)
+    np.testing.assert_allclose(again, x, atol=1e-6)
+    assert again.dtype == x.dtype
+    prepared = model.prepare(x, resflow.stateless_seed(1)).numpy()
+    np.testing.assert_array_equal(prepared if levels is None else np.floor(prepared * levels), x)
+    np.testing.assert_allclose(model.to_data(prepared), x, atol=1e-6)
+
+
+def test_another_estimator(data):
+    """Both estimators of the model are replaced, for this call alone."""
+    model = vector_model()
+    x, exact = data[:8], resflow.logdet.Exact()
+    flow = resflow.bijectors.with_log_det(model.flow, exact)
+    log_det = flow.forward_log_det_jacobian(tf.constant(x), 1)
+    expected = stats.norm.logpdf(flow.forward(tf.constant(x))).sum(-1) + log_det
+    before = model.log_prob(x, seed=1), model.log_prob(x, seed=1, evaluation=True)
+    for evaluation in (False, True):
+        np.testing.assert_allclose(model.log_prob(x, evaluation=evaluation, log_det=exact), expected, rtol=1e-5)
+    after = model.log_prob(x, seed=1), model.log_prob(x, seed=1, evaluation=True)
+    np.testing.assert_array_equal(after, before)
+
+
 def test_seed_of_log_prob(data):
     model = vector_model()
     x = data[:8]

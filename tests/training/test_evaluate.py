@@ -65,6 +65,15 @@ def test_the_default_repeats_the_result_of_the_training(name, request):
         assert 0 < parts["dequantization"] < stderr and 0 < parts["estimator"] < stderr
 
 
+def test_the_model_is_left_alone(images):
+    run = resflow.load(images[0])
+    density = run.model.evaluation_distribution
+    evaluation = training.Evaluation(run, resflow.data.load(run.config.data), log_det="exact")
+    assert run.model.evaluation_distribution is density
+    (block,) = resflow.bijectors.residual_blocks(density)
+    assert isinstance(block.log_det, resflow.logdet.RussianRoulette) and evaluation.header()["log_det"] == "exact"
+
+
 def test_three_ways_to_the_same_score(images):
     """Exact, roulette and 16 adaptive probes agree within 4 standard errors of the estimators' noise.
 

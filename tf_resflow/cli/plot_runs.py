@@ -11,6 +11,7 @@ from absl import flags
 
 from tf_resflow import evaluation, training
 from tf_resflow.cli import command_line
+from tf_resflow.evaluation.curve_figures import check_figure_path, run_names
 
 FLAGS = flags.FLAGS
 
@@ -26,7 +27,7 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if a workdir has no run, or the figure cannot be written."""
-    evaluation.check_figure_path(FLAGS.output)
+    check_figure_path(FLAGS.output)
     for workdir in FLAGS.workdirs:
         training.Workdir(workdir).read_config()
         training.read_metrics(workdir)
@@ -34,7 +35,7 @@ def check() -> None:
 
 def main() -> int:
     """Draws the figure."""
-    workdirs = evaluation.run_names(FLAGS.workdirs)
+    workdirs = run_names(FLAGS.workdirs)
     runs = {name: training.read_metrics(workdir) for name, workdir in workdirs.items()}
     first = next(iter(runs.values()))
     score = FLAGS.score or next((k for line in first for k in ("bits_per_dim", "nats") if k in line), "loss")

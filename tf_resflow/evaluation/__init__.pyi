@@ -1,7 +1,7 @@
 from .baselines import gaussian_baseline, uniform_baseline
 from .calibration import expected_calibration_error
 from .classification import Classification, classification_scores
-from .curve_figures import check_figure_path, learning_curves, run_names
+from .curve_figures import learning_curves
 from .estimator_noise import EstimatorNoise, Noise
 from .fid import FeatureMoments, frechet_distance
 from .figures_2d import density_figure, paths_figure
@@ -15,7 +15,6 @@ from .lipschitz import (
     uncertified_blocks,
 )
 from .out_of_distribution import ood_auroc
-from .per_example import PerExample
 from .point_figures import points_figure
 from .reconstruction import Reconstruction, reconstruct
 from .samples import write_samples
@@ -28,10 +27,8 @@ __all__ = [
     "HeldOut",
     "InceptionFeatures",
     "Noise",
-    "PerExample",
     "Reconstruction",
     "Score",
-    "check_figure_path",
     "classification_scores",
     "density_figure",
     "draw_samples",
@@ -50,7 +47,6 @@ __all__ = [
     "points_figure",
     "reconstruct",
     "reconstruction_grid",
-    "run_names",
     "stderr_parts",
     "uncertified_blocks",
     "uniform_baseline",

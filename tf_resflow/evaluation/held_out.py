@@ -63,7 +63,7 @@ def stderr_parts(score: Score, noise: Noise) -> dict[str, float]:
 
 
 class HeldOut:
-    r"""Scores a model on held-out examples, each of them once; see `PerExample`.
+    r"""Scores a model on held-out examples, each of them once.
 
     With `num_samples` K > 1 the score is that of the importance-weighted bound of integer data
 

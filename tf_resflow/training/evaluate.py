@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, data, evaluation, models
+from tf_resflow.evaluation.per_example import PerExample
 from tf_resflow.progress import track
 from tf_resflow.training.report import Report
 from tf_resflow.training.runs import Run
@@ -180,7 +181,7 @@ class Evaluation:
             )
         settings = self._config.eval
         other = dataset.eval_batches(settings.split, settings.batch_size, settings.num_examples or None)
-        scores = evaluation.PerExample(functools.partial(self._model.ood_scores, log_det=self._log_det))
+        scores = PerExample(functools.partial(self._model.ood_scores, log_det=self._log_det))
         batches = [(self._dataset.name, self._report.batches()), (dataset.name, other)]  # names may be equal
         ours, theirs = (scores(track(b, f"scores of {name}"), self._config.seed) for name, b in batches)
         result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}

@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data, evaluation
+from tf_resflow.evaluation.per_example import PerExample
 from tf_resflow.logdet import LogDetEstimator
 from tf_resflow.models import FlowModel
 from tf_resflow.progress import stage, track
@@ -49,7 +50,7 @@ class Report:
         self._config, self._model, self._dataset = config, model, dataset
         self.unit, self.objective = model.unit, model.objective
         self._held_out = evaluation.HeldOut(model, log_det, strategy=strategy)
-        self._classify = evaluation.PerExample(_logits_and_labels(model), strategy)
+        self._classify = PerExample(_logits_and_labels(model), strategy)
         self._noise = evaluation.EstimatorNoise(model)
         self._sample = tf.function(model.sample, autograph=False)
 
