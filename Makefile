@@ -31,6 +31,7 @@ test: lint
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 clean:
 	rm -rf $(VENV) *.egg-info build dist site .pytest_cache .ruff_cache

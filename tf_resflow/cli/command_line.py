@@ -58,7 +58,7 @@ def run(
     app.run(lambda _: _guarded(main, check), flags_parser=_parse_flags)
 
 
-def _guarded(main, check):
+def _guarded(main, check=lambda: None):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     logging.get_absl_logger().addFilter(lambda record: _DEPRECATED not in str(record.msg))

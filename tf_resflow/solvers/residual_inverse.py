@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_resflow.layers import lipschitz_layers, scaled_kernels
 from tf_resflow.logdet import first_order_only
 from tf_resflow.private_api import sublayers
-from tf_resflow.solvers.fixed_point import EPSILON, FixedPoint, Solution, warn_unconverged
+from tf_resflow.solvers.fixed_point import EPSILON, Solution, warn_unconverged
 
 __all__ = ["solve_residual"]
 
@@ -17,7 +17,7 @@ __all__ = ["solve_residual"]
 def solve_residual(
     branch: Callable[[Any], tf.Tensor],
     y: tf.Tensor,
-    solver: FixedPoint,
+    solver: Callable[..., Solution],
     *,
     conditional_input: tf.Tensor | None = None,
 ) -> Solution:
@@ -35,7 +35,7 @@ def solve_residual(
       branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`. The kernels of a Keras layer or model
         are scaled once, the ones in a plain function at each evaluation.
       y: tensor of shape `[batch, *event]`.
-      solver: `FixedPoint` or `Anderson`.
+      solver: `FixedPoint`, `Anderson`, or a callable like them.
       conditional_input: tensor of shape `[batch, ...]`, if the branch takes one.
 
     Returns:

@@ -1,0 +1,47 @@
+"""The public surface is typed: all that a package exports, and the public methods of exported classes."""
+
+import importlib
+import inspect
+
+import pytest
+
+PACKAGES = "bijectors data evaluation flows interop layers logdet models serving solvers training".split()
+IMPLICIT = {"self", "cls"}
+
+
+def functions(name, value):
+    """The functions of an exported name, with the names that a message gives them."""
+    if inspect.isclass(value):
+        for key, member in vars(value).items():
+            if key.startswith("_") and key not in ("__init__", "__call__"):
+                continue
+            member = getattr(member, "__func__", getattr(member, "fget", member))
+            if inspect.isfunction(member) and member.__module__.startswith("tf_resflow"):
+                yield f"{name}.{key}", member
+    elif inspect.isfunction(value):
+        yield name, value
+
+
+def untyped(function):
+    """The parameters of a function without annotation, and "return"."""
+    signature = inspect.signature(function)
+    found = [
+        key
+        for key, parameter in signature.parameters.items()
+        if parameter.annotation is parameter.empty and key not in IMPLICIT
+    ]
+    if function.__name__ != "__init__" and signature.return_annotation is signature.empty:
+        found.append("return")
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_functions_are_annotated(package):
+    module = importlib.import_module(f"tf_resflow.{package}")
+    found = {
+        key: missing
+        for name in module.__all__
+        for key, function in functions(name, getattr(module, name))
+        if (missing := untyped(function))
+    }
+    assert not found
