@@ -44,8 +44,8 @@ class FlowModel(keras.Model):
     # ['loss']
     ```
 
-    The data and the flow's input meet in four methods: `prepare` (dequantized data, as the density is defined on),
-    `encode` and `decode` (to the latent and back, without randomness), and `to_data`.
+    Four methods relate the data to the flow: `prepare` and `to_data`, to its input space (by dequantization) and
+    back, and `encode` and `decode`, to the latent (without randomness) and back.
 
     Saving: `save_weights` and `tf.train.Checkpoint` (the architecture is Python code, which `.keras` files of whole
     models do not hold; give `ModelCheckpoint` `save_weights_only=True`).
@@ -140,9 +140,9 @@ class FlowModel(keras.Model):
 
     @property
     def log_num_cells(self) -> float:
-        r"""\\(D \log L\\): of integer data, of which each has a cell of the flow's input space; else 0.
+        r"""Logarithm of the number of cells of integer data in the flow's input space, \\(D \log L\\); else 0.
 
-        A log-density of the flow's input, less this number, is a log-likelihood of the data.
+        The log-likelihood of the data is the log-density of the flow's input minus this number.
         """
         return self.num_dimensions * math.log(self.levels or 1)
 
