@@ -475,3 +475,36 @@ def test_a_bijector_of_the_users_takes_seed_and_condition():
         Noisy().forward([1.0], sed=1)
     with pytest.raises(ValueError, match="more than once: noisy"):
         Flow([tfb.Chain([Noisy(), Noisy()])])
+
+
+class Unfinished(resflow.bijectors.FlowBijector):
+    def __init__(self, result, name="unfinished"):
+        self._result = result
+        super().__init__(forward_min_event_ndims=1, parameters=dict(locals()), name=name)
+
+    def run(self, x, context):
+        return self._result(x)
+
+    undo = run
+
+
+@pytest.mark.parametrize(
+    "result, message",
+    [
+        (tf.identity, "Unfinished.run must return a tf_resflow.bijectors.Pass.* it returned a"),
+        (resflow.bijectors.Pass, "Unfinished.run must return the log-determinant"),
+    ],
+)
+def test_a_bijector_of_the_users_must_return_a_pass(result, message):
+    """A tensor of three rows would pass for a value, a log-determinant and features."""
+    for bijector in (Unfinished(result), Flow([Unfinished(result)])):
+        for method in (bijector.forward, bijector.inverse, bijector.forward_log_det_jacobian):
+            with pytest.raises(ValueError, match=message):
+                method(tf.ones([3, 2]))
+
+
+def test_members_that_are_no_bijectors():
+    with pytest.raises(ValueError, match="takes a list of bijectors; got a single one"):
+        Flow(tfb.Scale(2.0))
+    with pytest.raises(ValueError, match="takes a list of bijectors; got 'scale' in it"):
+        Flow([tfb.Scale(2.0), "scale"])

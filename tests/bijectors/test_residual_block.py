@@ -383,3 +383,17 @@ def test_first_derivatives_of_log_prob_only(make_block, density):
     assert gradient.shape == [2, 2]
     with pytest.raises(ValueError, match="Exact"):
         outer.gradient(gradient, x)
+
+
+@pytest.mark.parametrize("log_det", ["exact", resflow.logdet.Exact])
+def test_an_estimator_is_an_instance(log_det):
+    branch = resflow.flows.dense_branch([2], (4,))
+    with pytest.raises(ValueError, match=r"log_det must be an estimator, such as tf_resflow.logdet.Exact\(\)"):
+        resflow.bijectors.ResidualBlock(branch, log_det)
+    with pytest.raises(ValueError, match="log_det must be an estimator"):
+        resflow.bijectors.with_log_det(resflow.bijectors.ResidualBlock(branch), log_det)
+
+
+def test_a_solver_is_an_instance():
+    with pytest.raises(ValueError, match="inverse_solver must be a solver, .* got 0.001"):
+        resflow.flows.vector_flow(2, 1, (4,), inverse_solver=1e-3)

@@ -107,3 +107,8 @@ def test_a_field_of_other_data_is_refused(name, field, value):
     with pytest.raises(ValueError, match=message) as error:
         load({"name": name, field: value})
     assert ("'images' for a folder" in str(error.value)) == (field in ("path", "key", "test_fraction"))
+
+
+def test_a_name_is_not_a_config():
+    with pytest.raises(ValueError, match="such as {'name': 'digits'}; got 'digits'"):
+        load("digits")

@@ -296,8 +296,16 @@ def test_wrong_arguments():
         flows.vector_flow(2, 1, (4,), activation="swich")
     with pytest.raises(ValueError, match="at least one inner layer"):
         flows.vector_flow(2, 1, ())
-    with pytest.raises(ValueError, match="block must make the blocks, .* got 'affine_coupling'"):
-        flows.image_flow((4, 4, 1), (1,), 4, num_fc_blocks=0, block="affine_coupling")
+    for block, message in (
+        ("affine_coupling", "block must be a function of a BlockSpec, .* got 'affine_coupling'"),
+        (
+            resflow.bijectors.AffineCoupling,
+            "function of a BlockSpec, .*coupling_image_block.* got .*AffineCoupling",
+        ),
+        (lambda spec: None, "block must return a bijector .* for scale0_block0 it returned None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            flows.image_flow((4, 4, 1), (1,), 4, num_fc_blocks=0, block=block)
     with pytest.raises(ValueError, match="one channel, which cannot be split"):
         flows.coupling_network((4, 4, 1), 4)
     with pytest.raises(ValueError, match="multiples of 2; got 3 x 4"):

@@ -566,3 +566,15 @@ def test_build_model():
     blocks = [m for m in modules if isinstance(m, resflow.bijectors.ResidualBlock)]
     assert {b.log_det.num_exact_terms for b in blocks} == {20}
     assert all(b.log_det.per_example for b in blocks)
+
+
+def test_the_size_of_an_event_is_not_its_shape():
+    with pytest.raises(ValueError, match=r"event_shape must be a sequence, such as \[2\]; got 2"):
+        resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,)), 2)
+
+
+def test_saving_the_architecture_tells_what_to_do(tmp_path):
+    model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,)), [2])
+    with pytest.raises(NotImplementedError, match="architecture of a FlowModel is Python code: use save_weights"):
+        model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")

@@ -283,3 +283,8 @@ def test_without_the_package_of_the_requests(export_vectors, write_as, copy, tmp
 )
 def test_estimators_in_words(log_det, text):
     assert text in estimator_text(log_det)
+
+
+def test_a_run_is_not_a_model(tmp_path):
+    with pytest.raises(ValueError, match="takes a FlowModel, such as .*load.*model; got str. .*use export_run"):
+        resflow.serving.export("runs/digits", tmp_path)

@@ -133,3 +133,8 @@ def test_a_warm_up_that_fits_stays(schedule, steps):
     config = configs.default_config()
     config.update_from_flattened_dict({"train.schedule": schedule, "train.steps": steps})
     assert configs.with_fitting_warmup(config) is config
+
+
+def test_a_name_is_not_a_config():
+    with pytest.raises(ValueError, match="A config is an ml_collections.ConfigDict, .* got 'digits'"):
+        configs.validate_config("digits")

@@ -229,18 +229,18 @@ class FlowBijector(tfb.Bijector):
         return _solves(self, inverse) and not _solves(self, not inverse)
 
     def _augmented_forward(self, x, **arguments):
-        return self._augmented(self.run, x, arguments, inverse=False)
+        return self._augmented(x, arguments, inverse=False)
 
     def _augmented_inverse(self, y, **arguments):
-        return self._augmented(self.undo, y, arguments, inverse=True)
+        return self._augmented(y, arguments, inverse=True)
 
-    def _augmented(self, apply, x, arguments, inverse):
+    def _augmented(self, x, arguments, inverse):
         """A value, and what TFP's cache keeps beside it: the log-determinant, if it comes from the same pass."""
         wanted = not (self._has_parts or self._defers(inverse))
         try:
-            value, log_det, *_ = apply(x, Context(arguments, wanted))
+            value, log_det, *_ = _pass(self, x, Context(arguments, wanted), inverse)
         except NotImplementedError:  # A member of the user's may have a value and no log-determinant.
-            value, log_det, *_ = apply(x, Context(arguments, log_det=False))
+            value, log_det, *_ = _pass(self, x, Context(arguments, log_det=False), inverse)
         names = ("ildj", "fldj") if inverse else ("fldj", "ildj")
         return value, None if log_det is None else dict(zip(names, (log_det, -log_det), strict=True))
 
@@ -248,12 +248,12 @@ class FlowBijector(tfb.Bijector):
         (x,) = inputs
         if self._defers(inverse=False):
             return tf.negative(self.undo(self.forward(x, **arguments), Context(arguments)).log_det)
-        return self.run(x, Context(arguments)).log_det
+        return _pass(self, x, Context(arguments), inverse=False).log_det
 
     def _inverse_log_det_jacobian(self, y, **arguments):
         if self._defers(inverse=True):
             return -self._forward_log_det_jacobian(self.inverse(y, **arguments), **arguments)
-        return self.undo(y, Context(arguments)).log_det
+        return _pass(self, y, Context(arguments), inverse=True).log_det
 
 
 def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = None, inverse: bool = False) -> Pass:
@@ -275,9 +275,26 @@ def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = Non
     with tf.name_scope(bijector.name):
         if bijector._members and bijector._has_parts and event_ndims is not None:  # ranks that no sum could follow
             return walk(bijector, x, context, inverse, event_ndims)
-        done = bijector.undo(x, context) if inverse else bijector.run(x, context)
+        done = _pass(bijector, x, context, inverse)
         log_det = _over_events(bijector, done.log_det, x, event_ndims, inverse) if context.log_det else None
         return done._replace(log_det=log_det)
+
+
+def _pass(bijector, x, context, inverse):
+    """The result of `undo` or `run`, which may be a user's."""
+    method = bijector.undo if inverse else bijector.run
+    done = method(x, context)
+    name = f"{type(bijector).__name__}.{method.__name__}"
+    if not isinstance(done, Pass):
+        raise ValueError(
+            f"{name} must return a tf_resflow.bijectors.Pass(value, log_det); it returned a {type(done).__name__}."
+        )
+    if context.log_det and done.log_det is None:
+        raise ValueError(
+            f"{name} must return the log-determinant if context.log_det is true; it returned a Pass without one. "
+            "If there is none, raise NotImplementedError."
+        )
+    return done
 
 
 def walk(composition, x, context, inverse=False, event_ndims=None) -> Pass:

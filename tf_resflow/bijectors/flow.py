@@ -167,9 +167,13 @@ class Flow(FlowBijector, tfb.Composition):
         self, bijectors: Sequence[tfb.Bijector], *, validate_args: bool = False, name: str = "flow"
     ) -> None:
         parameters = dict(locals())
+        if isinstance(bijectors, tfb.Bijector):
+            raise ValueError("A Flow takes a list of bijectors; got a single one: write Flow([bijector]).")
         bijectors = list(bijectors)
         if not bijectors:
             raise ValueError("A Flow needs at least one bijector.")
+        if others := [member for member in bijectors if not isinstance(member, tfb.Bijector)]:
+            raise ValueError(f"A Flow takes a list of bijectors; got {others[0]!r} in it.")
         check_told_apart(bijectors)
         self._members = self._no_dependency(by_name(bijectors))
         super().__init__(

@@ -83,8 +83,8 @@ class ResidualBlock(FlowBijector):
       name: `str`, a key of checkpoints and a salt of seeds: see `Flow`, which numbers members of one name.
 
     Raises:
-      ValueError: if the branch is not built, its output is unlike its input, or its Lipschitz constant is unknown
-        or not below 1.
+      ValueError: if the branch is not built, its output is unlike its input, its Lipschitz constant is unknown or
+        not below 1, or the estimator or the solver cannot be called.
 
     References:
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
@@ -108,6 +108,8 @@ class ResidualBlock(FlowBijector):
     ) -> None:
         name = name or "residual_block"
         parameters = dict(locals())
+        _check_callable("log_det", log_det, "an estimator, such as tf_resflow.logdet.Exact()")
+        _check_callable("inverse_solver", inverse_solver, "a solver, such as tf_resflow.solvers.Anderson()")
         self._branch = branch if isinstance(branch, tf.Module) else self._no_dependency(branch)
         self._log_det = RussianRoulette() if log_det is None else log_det
         self._inverse_solver = Anderson() if inverse_solver is None else inverse_solver
@@ -291,3 +293,9 @@ def _check_output(block):
             f"The branch of {block.name} maps events of shape {specs[0].shape[1:]} to {output.shape[1:]}; "
             "x + g(x) needs a g that keeps the shape."
         )
+
+
+def _check_callable(argument, value, expected):
+    """Raises a ValueError for a name or a class in the place of its instance."""
+    if value is not None and (isinstance(value, type) or not callable(value)):
+        raise ValueError(f"{argument} must be {expected}; got {value!r}.")

@@ -46,6 +46,8 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     Raises:
       ValueError: if a field or the name is unknown, or the data are missing or malformed.
     """
+    if not isinstance(config, (Mapping, ConfigDict)):
+        raise ValueError(f"load takes the fields of a config, such as {{'name': 'digits'}}; got {config!r}.")
     config = default_config(**dict(config))
     name = config.name
     suffix = pathlib.PurePath(name).suffix.lower()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow_probability as tfp
 
 from tf_resflow import bijectors
 from tf_resflow.flows.image_blocks import BlockMaker, BlockSpec, residual_image_block
@@ -67,15 +68,21 @@ def image_flow(
       A `Flow` from `[H, W, C]` to the last scale's shape; with `factor_out` a `MultiscaleFlow` to a vector.
 
     Raises:
-      ValueError: when `block` is not callable, or the height or width cannot be halved as often as the scales
-        require.
+      ValueError: when `block` is no function that returns bijectors, or the height or width cannot be halved as
+        often as the scales require.
 
     References:
       Chen et al. 2019, Section 5.2 and Appendix E; couplings in its comparison of hybrid models.
     """
     make_block = residual_image_block() if block is None else block
-    if not callable(make_block):
-        raise ValueError(f"block must make the blocks, like flows.coupling_image_block(); got {block!r}.")
+    is_block = isinstance(make_block, type) and issubclass(
+        make_block, (bijectors.Coupling, bijectors.ResidualBlock)
+    )
+    if is_block or not callable(make_block):
+        raise ValueError(
+            "block must be a function of a BlockSpec, such as flows.residual_image_block() or "
+            f"flows.coupling_image_block(bijectors.AdditiveCoupling); got {block!r}."
+        )
     generator = np.random.default_rng(seed)
 
     def next_seed():
@@ -100,7 +107,12 @@ def image_flow(
                 seed=next_seed(),
                 dtype=dtype,
             )
-            members.append(make_block(spec))
+            made = make_block(spec)
+            if not isinstance(made, tfp.bijectors.Bijector):
+                raise ValueError(
+                    f"block must return a bijector for each BlockSpec; for {name} it returned {made!r}."
+                )
+            members.append(made)
             if act_norm:
                 options = {"per_channel": not dense, "dtype": dtype, "name": f"{name}_act_norm"}
                 members.append(bijectors.ActNorm(shape, **options))

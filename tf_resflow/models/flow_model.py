@@ -90,6 +90,8 @@ class FlowModel(keras.Model):
         self.supports_jit = False  # XLA keeps values that should be recomputed, and has no assertions
         _check_unconditional(flow)
         _check_takes_seed(flow)
+        if isinstance(event_shape, int):
+            raise ValueError(f"event_shape must be a sequence, such as [{event_shape}]; got {event_shape}.")
         self.event_shape = tuple(event_shape)
         self.levels = levels
         self.seed = seed
@@ -350,6 +352,13 @@ class FlowModel(keras.Model):
     def split_seed(self, seed: Seed) -> list[tf.Tensor]:
         """The seeds of the dequantization and of the flow, from one seed."""
         return tf.unstack(split_seed(stateless_seed(seed), 2))
+
+    def get_config(self) -> dict[str, Any]:
+        """Raises NotImplementedError: the architecture is Python code."""
+        raise NotImplementedError(
+            f"The architecture of a {type(self).__name__} is Python code: use save_weights, or "
+            "ModelCheckpoint(..., save_weights_only=True)."
+        )
 
     def _density(self, evaluation, log_det=None):
         """The density of the flow's input, under `log_det` if it is given."""

@@ -92,9 +92,15 @@ def export(
       The path of the version, a `pathlib.Path`.
 
     Raises:
-      ValueError: when the version exists or is not positive, the directory cannot be made, or `Signatures` does.
+      ValueError: when `model` is no `FlowModel`, the version exists or is not positive, the directory cannot be
+        made, or `Signatures` does.
       OSError: when the files cannot be written, such as to a full disk. Nothing is left of them.
     """
+    if not isinstance(model, models.FlowModel):
+        raise ValueError(
+            f"export takes a FlowModel, such as resflow.load(workdir).model; got {type(model).__name__}. From a "
+            "workdir, use export_run."
+        )
     signatures = Signatures(model, **settings)
     parent = _writable(export_dir)
     _version(parent, version)

@@ -81,7 +81,7 @@ def _training(run):
 
 def _scores(result):
     if result is None:
-        return "The run has not evaluated it."
+        return "It has not been evaluated."
     rows = [
         f"After {result['step']:,} steps, on {result['num_examples']:,} examples of the {result['split']} split."
     ]

@@ -86,6 +86,8 @@ def validate_config(config: ConfigDict) -> None:
     Raises:
       ValueError: names the key, its value and what it may be.
     """
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"A config is an ml_collections.ConfigDict, such as default_config(); got {config!r}.")
     check_section(config, _FIELDS)
     if config.model.kind == "vector" and config.task == "hybrid":
         raise ValueError("config.model.kind is 'vector'; with config.task = 'hybrid' it must be 'image'.")
