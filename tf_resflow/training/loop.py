@@ -251,7 +251,7 @@ class _StepLog:
 
 
 class _Evaluations:
-    """The scores of a run under the averaged weights: of a split during training, and of the config's at its end."""
+    """The scores of a run under the averaged weights: of one split during training, of the config's at its end."""
 
     def __init__(self, config, split, report, averaged, writer, lines):
         self._split, self._final_split = split, config.eval.split
