@@ -72,6 +72,15 @@ def test_a_member_without_a_log_det_has_a_value():
         flow.forward_log_det_jacobian([1.0, 2.0], 1)
 
 
+def test_parts_are_evaluated_once(make_branch, counter):
+    """By a log-determinant, in the direction that solves nothing."""
+    block = resflow.bijectors.ResidualBlock(make_branch(counter=counter), GAUSSIAN)
+    inner = Flow([tfb.JointMap([block, tfb.Exp()])], name="inner")
+    flow = Flow([inner, tfb.JointMap([tfb.Scale(2.0), tfb.Scale(3.0)])])
+    flow.forward_log_det_jacobian([tf.zeros([4, 2]), tf.zeros([4, 1])], [1, 1])
+    assert counter.take() == 1
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_parts_have_ranks_of_their_own(size, make_block):
     block = make_block(log_det=EXACT)

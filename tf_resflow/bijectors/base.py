@@ -4,6 +4,7 @@ No other file knows TFP's cache of values.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -207,6 +208,10 @@ class FlowBijector(tfb.Bijector):
         order = orders.pop() if orders else None
         return LipschitzConstants(self._compose(forward), self._compose(inverse), order, reason)
 
+    def _ends_of_scales(self):
+        """Whether the value after a member is a feature, of each."""
+        return itertools.repeat(True)
+
     def _compose(self, constants):
         """The bound of the composition of maps with these bounds, in the order of the members."""
         return math.prod(constants)
@@ -265,23 +270,24 @@ def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = Non
         context.visit(bijector, x, inverse)
     if not is_ours:
         return _run_stock(bijector, x, context, event_ndims, inverse)
-    if context.log_det and bijector._has_parts:
-        done = run(bijector, x, dataclasses.replace(context, log_det=False), inverse=inverse)
-        return done._replace(log_det=_log_det_of(bijector, x, context, event_ndims, inverse))
     dtype = bijector.forward_dtype() if inverse else bijector.inverse_dtype()
     x = nest_util.convert_to_nested_tensor(x, dtype_hint=dtype, dtype=dtype, allow_packing=True)
     with tf.name_scope(bijector.name):
+        if bijector._members and bijector._has_parts and event_ndims is not None:  # ranks that no sum could follow
+            return walk(bijector, x, context, inverse, event_ndims)
         done = bijector.undo(x, context) if inverse else bijector.run(x, context)
         log_det = _over_events(bijector, done.log_det, x, event_ndims, inverse) if context.log_det else None
         return done._replace(log_det=log_det)
 
 
-def walk(composition, x, context, inverse=False, event_ndims=None, ends=None) -> Pass:
+def walk(composition, x, context, inverse=False, event_ndims=None) -> Pass:
     """A pass through each member of a composition, by TFP's `_walk_forward` or `_walk_inverse`.
 
-    A log-determinant needs members in sequence, and the rank `event_ndims` of the events of `x`. `ends` yields for
-    each member whether the value after it is a feature; by default the features are those of the members.
+    A log-determinant needs members in sequence, and the rank `event_ndims` of the events of `x`. Features are the
+    values after our compositions' scales, or the features of the members of TFP's.
     """
+    is_ours = isinstance(composition, FlowBijector)
+    ends = composition._ends_of_scales() if is_ours else itertools.repeat(False)
     log_dets: list[tf.Tensor] = []
     features: list[tf.Tensor] = []
     solutions: list[Solution] = []
@@ -293,7 +299,7 @@ def walk(composition, x, context, inverse=False, event_ndims=None, ends=None) ->
             log_dets.append(done.log_det)
             event_ndims = (member.inverse_event_ndims if inverse else member.forward_event_ndims)(event_ndims)
         solutions.extend(done.solutions)
-        features.extend(done.features if ends is None else [done.value] if next(ends) else [])
+        features.extend([done.value] if not inverse and next(ends) else () if is_ours else done.features)
         return done.value
 
     value = (composition._walk_inverse if inverse else composition._walk_forward)(step, x, **context.arguments)
@@ -343,13 +349,9 @@ def _run_stock(bijector, x, context, event_ndims, inverse):
     """
     x = tf.nest.map_structure(tf.identity, x)
     y = (bijector.inverse if inverse else bijector.forward)(x, **context.arguments)
-    log_det = _log_det_of(bijector, x, context, event_ndims, inverse) if context.log_det else None
-    return Pass(tf.nest.map_structure(tf.identity, y), log_det)
-
-
-def _log_det_of(bijector, x, context, event_ndims, inverse):
     log_det = bijector.inverse_log_det_jacobian if inverse else bijector.forward_log_det_jacobian
-    return log_det(x, event_ndims, **context.arguments)
+    log_det = log_det(x, event_ndims, **context.arguments) if context.log_det else None
+    return Pass(tf.nest.map_structure(tf.identity, y), log_det)
 
 
 def _sum(log_dets):

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tf_resflow.bijectors.base import Context, FlowBijector, Pass, walk
+from tf_resflow.bijectors.base import Context, FlowBijector, Pass, run, walk
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.private_api import is_increasing
 from tf_resflow.typing import Shape
@@ -185,11 +185,11 @@ class Flow(FlowBijector, tfb.Composition):
 
     def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the values after each scale."""
-        return walk(self, x, context, False, self.forward_min_event_ndims, self._ends_of_scales())
+        return walk(self, x, context, False, self.forward_min_event_ndims)
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
-        return walk(self, y, context, True, self.inverse_min_event_ndims, itertools.repeat(False))
+        return walk(self, y, context, True, self.inverse_min_event_ndims)
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
         """The shapes of the features, without the batch."""
@@ -219,17 +219,25 @@ class Flow(FlowBijector, tfb.Composition):
             y = step_fn(member, y, **routed[key])
         return y
 
-    # A composition of TFP's walks for a log-determinant; here a pass gives it, unless parts have different ranks.
+    # A composition of TFP's walks for a log-determinant; here a pass gives it.
 
     def _call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs):
         if self._has_parts:
-            return tfb.Composition._forward_log_det_jacobian(self, x, event_ndims, **kwargs)
+            return self._log_det_of_parts(x, event_ndims, kwargs, inverse=False)
         return tfb.Bijector._call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs)
 
     def _call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs):
         if self._has_parts:
-            return tfb.Composition._inverse_log_det_jacobian(self, y, event_ndims, **kwargs)
+            return self._log_det_of_parts(y, event_ndims, kwargs, inverse=True)
         return tfb.Bijector._call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs)
+
+    def _log_det_of_parts(self, x, event_ndims, arguments, inverse):
+        if not self._defers(inverse):
+            return run(self, x, Context(arguments), event_ndims, inverse).log_det
+        y = (self.inverse if inverse else self.forward)(x, **arguments)
+        if event_ndims is not None:
+            event_ndims = (self.inverse_event_ndims if inverse else self.forward_event_ndims)(event_ndims)
+        return tf.negative(run(self, y, Context(arguments), event_ndims, not inverse).log_det)
 
     @classmethod
     def _parameter_properties(cls, dtype):

@@ -1,7 +1,6 @@
 """Multi-scale architecture: half of the channels leave at each scale."""
 
 import functools
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,7 +57,7 @@ class MultiscaleFlow(FlowBijector):
 
     def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the flows' outputs, before channels leave."""
-        return walk(self, x, context, False, 3, itertools.repeat(True))
+        return walk(self, x, context, False, 3)
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
