@@ -2,8 +2,11 @@
 
 import importlib
 import inspect
+import typing
 
 import pytest
+
+from tf_resflow import data, training
 
 PACKAGES = "bijectors data evaluation flows interop layers logdet models serving solvers training".split()
 IMPLICIT = {"self", "cls"}
@@ -45,3 +48,12 @@ def test_public_functions_are_annotated(package):
         if (missing := untyped(function))
     }
     assert not found
+
+
+@pytest.mark.parametrize(
+    "function", [data.default_config, training.default_config, training.Workdir.read_config, training.Run]
+)
+def test_configs_have_fields_of_any_type(function):
+    """Pyright sees no field `steps` in the value of `config.train`, as ml_collections annotates a ConfigDict."""
+    hints = typing.get_type_hints(function)
+    assert hints.get("return", hints.get("config")) is typing.Any

@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 
 from tf_resflow.cli import command_line
@@ -25,3 +27,10 @@ def test_an_error_that_our_line_merely_called_keeps_its_traceback():
     """`default_config(**fields)` of a value that numpy refuses is a bug, not a user's error."""
     with pytest.raises(TypeError):
         command_line._guarded(lambda: default_config(1))
+
+
+def test_warnings_are_plain():
+    record = logging.LogRecord(
+        "absl", logging.WARNING, "file.py", 3, "%d images lose their transparency.", (2,), None
+    )
+    assert command_line._Formatter().format(record) == "Warning: 2 images lose their transparency."

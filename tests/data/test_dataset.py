@@ -110,7 +110,9 @@ def test_distributes_over_a_strategy():
 
 
 def test_batch_larger_than_the_train_split_is_an_error():
-    with pytest.raises(ValueError, match="batch_size = 24 exceeds the 23 train examples"):
+    with pytest.raises(
+        ValueError, match="batch_size = 24 exceeds the 23 train examples.*--config.train.batch_size=23"
+    ):
         _numbered().train_batches(24, seed=0)
     assert _take(_numbered().train_batches(23, seed=0), 2).shape == (2, 23, 2)
 

@@ -222,7 +222,10 @@ def test_files_of_more_than_8_bits_or_of_several_images_are_errors(tmp_path):
 
 
 def test_folders_without_images_are_errors(tmp_path):
-    for path, message in [("", "need a place"), (tmp_path / "none", "path: there is no .*none")]:
+    for path, message in [
+        ("", "No images were given"),
+        (tmp_path / "none", "path: there is no file or folder .*none"),
+    ]:
         with pytest.raises(ValueError, match=message):
             load_image_files(str(path))
     with pytest.raises(ValueError, match="holds no image: expected files that end in .png"):

@@ -111,7 +111,7 @@ def test_lines_are_counted_as_an_editor_does(tmp_path, cell):
     "text, message",
     [
         ("a,b\n1,2\n3,x\n", r"a.csv, line 3, column 2: 'x' is not a number"),
-        ("1,2\n\n3,\n", r"a.csv, line 3, column 2: '' is not a number"),
+        ("1,2\n\n3,\n", r"a.csv, line 3, column 2: the cell is empty \(cells"),
         ("1,x\n3,4\n", r"a.csv, line 1, column 2: 'x'"),
         ("1,2\n3,4,5\n", r"a.csv, line 2: 3 cells separated by ',', but the lines above have 2"),
         ("1;2\n3;x\n", r"a.csv, line 2, column 2: 'x' is not a number \(cells are separated by ';'\)"),
@@ -166,7 +166,7 @@ def test_wrong_files_are_errors(tmp_path, matrix):
         load_tabular(tmp_path / "a.txt")
     with pytest.raises(ValueError, match="is a folder. .* data.name = 'images'"):
         load_tabular(tmp_path)
-    with pytest.raises(ValueError, match="need a file"):
+    with pytest.raises(ValueError, match="No table was given"):
         load_tabular("")
     np.savez(tmp_path / "two.npz", rows=matrix, other=matrix)
     with pytest.raises(ValueError, match=r"2 arrays: set key to one of \['rows', 'other'\]"):

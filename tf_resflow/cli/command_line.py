@@ -1,6 +1,7 @@
 """How the commands start: flags, quiet libraries, and errors that fit a screen."""
 
 import contextlib
+import logging as std_logging
 import os
 import pathlib
 import re
@@ -17,6 +18,17 @@ _PACKAGE = pathlib.Path(__file__).parents[1]
 _USER_ERRORS = (ValueError, ArithmeticError, OSError, ImportError)
 _HELP_FLAGS = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpshort", "helpfull", "helpxml")}
 _DEPRECATED = "`FeatureConnector.dtype` is deprecated"  # which TFDS calls itself
+# What absl says about a flag, and what is printed instead.
+_FLAG_ERRORS = {
+    r"flag --\S+=None: Flag (--\S+) must have a value other than None": r"\1 is missing",
+    r"Unknown command line flag '(\S+)'": r"there is no flag --\1",
+    r"Did you mean: (\S+)": r"Did you mean --\1",
+    r" \?$": "?",
+    r"invalid literal for int\(\) with base 10: .*": "it must be an integer",
+    r"could not convert string to float: .*": "it must be a number",
+    r"value should be one of <(.*)>": r"it must be one of \1",
+    r"^flags? --": "--",
+}
 # TensorFlow's C++ code logs this at its start: the processor's features, and that there is no GPU.
 _NOISE = re.compile(
     rb"I\d{4} |\d{4}-\d\d-\d\d .*: I |WARNING: All log messages before absl|To enable the following instructions"
@@ -61,6 +73,7 @@ def run(
 def _guarded(main, check=lambda: None):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+        logging.get_absl_handler().setFormatter(_Formatter())
     logging.get_absl_logger().addFilter(lambda record: _DEPRECATED not in str(record.msg))
     try:
         check()
@@ -80,6 +93,14 @@ def _is_raised_here(error: Exception) -> bool:
     innermost = traceback.extract_tb(error.__traceback__)[-1]
     inside = _PACKAGE in pathlib.Path(innermost.filename).resolve().parents
     return inside and (innermost.line or "").startswith("raise")
+
+
+class _Formatter(std_logging.Formatter):
+    """Messages without the time, the process and the line of code."""
+
+    def format(self, record: std_logging.LogRecord) -> str:
+        """`Warning: ...`."""
+        return f"{record.levelname.capitalize()}: {super().format(record)}"
 
 
 def _load_tensorflow():
@@ -117,9 +138,19 @@ def _parse_flags(argv):
 
         argv = config_file.checked(argv)
     try:
-        remaining = app.parse_flags_with_usage(argv)
+        remaining = flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"Error: {_plain(str(error))} The flags are listed by --help.")
     except SystemExit as stop:
         sys.exit(0 if _HELP_FLAGS & set(argv) else stop.code)  # absl has 1 for both
     if len(remaining) > 1:
         sys.exit(f"Error: unexpected arguments {remaining[1:]}; flags begin with --.")
     return remaining
+
+
+def _plain(message):
+    """An error about flags in plain words; absl has a line for each flag."""
+    lines = message.strip().splitlines()
+    for pattern, text in _FLAG_ERRORS.items():
+        lines = [re.sub(pattern, text, line.rstrip(".")) for line in lines]
+    return " ".join(line if line.endswith("?") else f"{line}." for line in lines)

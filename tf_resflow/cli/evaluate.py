@@ -44,7 +44,9 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of the run.")
     flags.DEFINE_string("output", None, "JSON file to write the result to.")
     flags.DEFINE_list("metrics", None, "What to measure.")
-    flags.DEFINE_string("ood_data", None, "Data set to separate the data from, such as digits.")
+    flags.DEFINE_string(
+        "ood_data", None, "Another data set, which the scores should tell from the data, such as digits."
+    )
     flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
     flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
     flags.DEFINE_string("split", None, "The split to evaluate on: test, validation, train; default the run's.")
@@ -56,10 +58,12 @@ def define_flags() -> None:
         ["russian_roulette", "adaptive", "exact"],
         "Evaluation of the log-determinants; default exact up to 16 coordinates, else russian_roulette.",
     )
-    flags.DEFINE_integer("num_probes", 1, "Probes of russian_roulette and adaptive.", 1)
+    flags.DEFINE_integer("num_probes", 1, "Probes of each estimate, for russian_roulette and adaptive.", 1)
     flags.DEFINE_integer("iw_samples", 16, "Samples of importance_weighted.", 1)
     flags.DEFINE_integer("fid_samples", 10_000, "Samples of fid.", 2)
-    flags.DEFINE_string("fid_weights", "imagenet", "Inception's weights: a file.")
+    flags.DEFINE_string(
+        "fid_weights", "imagenet", "File with Inception's weights; by default Keras' are downloaded."
+    )
     flags.mark_flag_as_required("workdir")
 
 

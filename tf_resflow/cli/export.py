@@ -17,8 +17,8 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("workdir", None, "Directory of the run.")
-    flags.DEFINE_string("export_dir", None, "Directory of the model's versions.")
-    flags.DEFINE_integer("version", None, "Number of the version; default the next one.", 1)
+    flags.DEFINE_string("export_dir", None, "Directory that holds the versions of the model.")
+    flags.DEFINE_integer("version", None, "Number of the version; default: the next one.", 1)
     flags.DEFINE_enum(
         "log_det",
         None,
@@ -26,8 +26,8 @@ def define_flags() -> None:
         "Estimate of the log-determinants; default exact up to 16 coordinates, else russian_roulette.",
     )
     flags.DEFINE_integer("num_samples", 8, "Estimates of log_prob that are averaged.", 2)
-    flags.DEFINE_integer("num_probes", 1, "Probes of each of them (russian_roulette, adaptive).", 1)
-    flags.DEFINE_integer("seed", 0, "Seed of the repeatable answers.", 0, 2**63 - 1)
+    flags.DEFINE_integer("num_probes", 1, "Probes of each estimate, for russian_roulette and adaptive.", 1)
+    flags.DEFINE_integer("seed", 0, "Seed of the random numbers of serving_default.", 0, 2**63 - 1)
     flags.DEFINE_integer("max_samples", 1024, "Largest number of samples in a request.", 1)
     flags.mark_flags_as_required(["workdir", "export_dir"])
 

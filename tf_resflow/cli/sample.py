@@ -1,4 +1,4 @@
-r"""Draws samples of a trained model: as a picture, or bare as .npy.
+r"""Draws samples of a trained model: as a picture, or alone as a .npy file.
 
 resflow-sample --workdir=runs/digits --output=samples.png --num=64 --temperature=0.8
 resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9,1.0
@@ -32,10 +32,18 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("workdir", None, "Directory of the run.")
-    flags.DEFINE_string("output", None, "File to write: .png, or .npy for the bare samples.")
-    flags.DEFINE_integer("num", None, "Number: 64 images, 1,000 vectors; of images in a row, or of rows, 10.", 1)
-    flags.DEFINE_list("temperature", ["1.0"], "Scales the base distribution.")
-    flags.DEFINE_enum("interpolate", None, ["pairs", "corners"], "Between examples.")
+    flags.DEFINE_string("output", None, "File to write: .png, or .npy for the samples alone.")
+    flags.DEFINE_integer(
+        "num",
+        None,
+        "Number of samples; default 64 images or 1,000 vectors. With several temperatures: images in a row; with "
+        "--interpolate: rows; default 10.",
+        1,
+    )
+    flags.DEFINE_list("temperature", ["1.0"], "Scales the base distribution; several make one row or color each.")
+    flags.DEFINE_enum(
+        "interpolate", None, ["pairs", "corners"], "Walk through the latent space between held-out examples."
+    )
     flags.DEFINE_integer("seed", 0, "The same seed draws the same samples.", 0, 2**63 - 1)
     flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
     flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tf_resflow.config_fields import AT_LEAST_0, ConfigDict, Field, Rule, make_section, suggest
+from tf_resflow.config_fields import AT_LEAST_0, Field, Rule, make_section, suggest
 
 __all__ = ["FIELDS", "default_config"]
 
@@ -28,7 +28,7 @@ FIELDS = {
 }
 
 
-def default_config(**fields: Any) -> ConfigDict:
+def default_config(**fields: Any) -> Any:
     """Returns the `data` section of a config, with every field that `load` knows.
 
     - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" or "tabular" for your own files, or

@@ -144,8 +144,8 @@ class Dataset:
         steps = size // _at_least_one(batch_size)
         if not steps:
             raise ValueError(
-                f"batch_size = {batch_size} exceeds the {size} train examples of {self.name!r}. Lower the batch "
-                "size."
+                f"batch_size = {batch_size} exceeds the {size} train examples of {self.name!r}. Lower it "
+                f"(--config.train.batch_size={size})."
             )
         epoch, step = divmod(start_step, steps)
         if self.stream is None:

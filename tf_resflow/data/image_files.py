@@ -80,8 +80,8 @@ def load_image_files(
     """
     if not path:
         raise ValueError(
-            "Your images need a place: set path (--config.data.path=DIR) to a folder of image files, or to a "
-            ".npy or .npz file."
+            "No images were given: set path (--config.data.path=DIR) to a folder of image files, or to a .npy or "
+            ".npz file."
         )
     if levels not in [2**bits for bits in range(1, 9)]:
         raise ValueError(f"levels must be a power of two in 2, ..., 256, but is {levels}.")
@@ -119,7 +119,7 @@ def _places(path, path_test, path_validation):
     places = {split: pathlib.Path(place).expanduser() for split, place in given.items() if place}
     for split, place in places.items():
         if not place.exists():
-            raise ValueError(f"{field(split)}: there is no {place} (looked for {place.absolute()}).")
+            raise ValueError(f"{field(split)}: there is no file or folder {place} (looked for {place.absolute()}).")
         if not place.is_dir() and place.suffix.lower() not in (".npy", ".npz"):
             raise ValueError(
                 f"{place}: expected a folder of images, or a file of them that ends in .npy or .npz. (A table is "

@@ -197,7 +197,11 @@ def _readable(file: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        reason = "no image" if "cannot identify image" in str(error) else f"{type(error).__name__}: {error}"
+        reason = (
+            "not an image file, or damaged"
+            if "cannot identify image" in str(error)
+            else f"{type(error).__name__}: {error}"
+        )
         raise ValueError(f"{file} cannot be read as an image ({reason}). Restore it, or remove it.") from None
 
 

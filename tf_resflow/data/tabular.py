@@ -52,8 +52,8 @@ def load_tabular(
     """
     if not path:
         raise ValueError(
-            "Tabular data need a file: set path (--config.data.path=FILE.csv) to a .npy, .npz, "
-            ".csv or .parquet file of a numeric matrix."
+            "No table was given: set path (--config.data.path=FILE.csv) to a .npy, .npz, .csv or .parquet file "
+            "of numbers."
         )
     files = {"train": path, "test": path_test, "validation": path_validation}
     splits = {split: read_matrix(file, key) for split, file in files.items() if file}
@@ -210,7 +210,7 @@ def _csv_row(path, line, cells, number, rows, delimiter):
         return [number(cell) for cell in cells]
     except ValueError:
         column = next(i for i, cell in enumerate(cells) if not _is_number(cell, number))
+        what = f"{cells[column][:40]!r} is not a number" if cells[column].strip() else "the cell is empty"
         raise ValueError(
-            f"{path}, line {line}, column {column + 1}: {cells[column][:40]!r} is not a number (cells are "
-            f"separated by {delimiter!r})."
+            f"{path}, line {line}, column {column + 1}: {what} (cells are separated by {delimiter!r})."
         ) from None

@@ -74,7 +74,7 @@ _OPTIONAL: dict[str, Any] = {
 }
 
 
-def published_config(args: Mapping[str, Any]) -> ConfigDict:
+def published_config(args: Mapping[str, Any]) -> Any:
     """The config of a model that train_img.py of the published code trained.
 
     Training settings are copied if they have a counterpart. The evaluation keeps this library's estimator of the

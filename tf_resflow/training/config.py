@@ -1,6 +1,7 @@
 """The configuration of an experiment: the sections of the packages, and the `train` section."""
 
 import difflib
+from typing import Any
 
 from tf_resflow.config_fields import (
     ABOVE_0,
@@ -49,7 +50,7 @@ _FIELDS = {
 }
 
 
-def default_config() -> ConfigDict:
+def default_config() -> Any:
     """Returns the locked configuration that every file in `configs/` starts from.
 
     A locked `ConfigDict` takes new values of the same type for its fields, and no new field. Zero

@@ -3,16 +3,13 @@
 import dataclasses
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tf_resflow.models import DataInfo, FlowModel, build_model
 from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir, read_json
-
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
 
 __all__ = ["Run", "load"]
 
@@ -23,7 +20,7 @@ class Run:
 
     Attributes:
       model: a `FlowModel` with the averaged weights of the newest checkpoint.
-      config: the run's configuration.
+      config: the run's configuration, an `ml_collections.ConfigDict`.
       step: number of training steps taken.
       workdir: directory of the run.
       data: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes` and the
@@ -32,7 +29,7 @@ class Run:
     """
 
     model: FlowModel
-    config: "ConfigDict"
+    config: Any
     step: int
     workdir: pathlib.Path
     data: DataInfo

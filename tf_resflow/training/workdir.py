@@ -140,8 +140,8 @@ class Workdir:
         if self.is_chief:
             write_json(self.config, _plain(config.to_dict()))
 
-    def read_config(self) -> "ConfigDict":
-        """The config of the run, locked.
+    def read_config(self) -> Any:
+        """The config of the run, a locked `ConfigDict`.
 
         Raises:
           ValueError: when there is none, or it has fields or values that are unknown to this version.
