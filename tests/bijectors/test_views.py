@@ -15,8 +15,10 @@ Flow = resflow.bijectors.Flow
 
 
 def multiscale():
-    options = {"kernels": (1,), "num_fc_blocks": 0, "factor_out": True, "log_det": FIRST_TERM}
-    return resflow.flows.image_flow((4, 4, 1), (1, 1), 4, **options)
+    block = resflow.flows.residual_image_block(log_det=FIRST_TERM)
+    return resflow.flows.image_flow(
+        (4, 4, 1), (1, 1), 4, block=block, kernels=(1,), num_fc_blocks=0, factor_out=True
+    )
 
 
 def joint(block):

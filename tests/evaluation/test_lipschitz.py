@@ -223,7 +223,7 @@ def test_the_constants_of_one_block():
 
 def test_what_bounds_no_slope_has_its_reason():
     def network(num_parameters):
-        return resflow.flows.dense_coupling_network([2], (4,), num_parameters)
+        return resflow.flows.dense_coupling_network([2], (4,), num_parameters=num_parameters)
 
     affine = [resflow.bijectors.AffineCoupling(network(2), swap=swap) for swap in (False, True)]
     additive = resflow.bijectors.AdditiveCoupling(network(1))

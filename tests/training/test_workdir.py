@@ -238,7 +238,7 @@ def test_the_lock_of_a_killed_trainer_is_free_at_once(tmp_path):
     command = [sys.executable, "-c", script, str(tmp_path / "lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        with pytest.raises(ValueError, match="process 1 on host0. Wait for its end"):
+        with pytest.raises(ValueError, match="process 1 on host0. Wait until it ends"):
             with Workdir(tmp_path).locked():
                 pass
         process.kill()

@@ -48,12 +48,7 @@ class EstimatorNoise:
     """
 
     def __init__(
-        self,
-        model: FlowModel,
-        log_det: LogDetEstimator | None = None,
-        *,
-        dequantizations: int = 1,
-        draws: int = 8,
+        self, model: FlowModel, log_det: LogDetEstimator | None = None, *, dequantizations: int = 1, draws: int = 8
     ):
         if draws < 4:
             raise ValueError(f"The fourth moment takes at least 4 draws; got {draws}.")

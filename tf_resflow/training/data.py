@@ -16,10 +16,7 @@ __all__ = ["load_checked", "load_data"]
 
 
 def load_data(
-    workdir: str | os.PathLike[str],
-    *,
-    data_dir: str | None = None,
-    data_path: str | None = None,
+    workdir: str | os.PathLike[str], *, data_dir: str | None = None, data_path: str | None = None
 ) -> data.Dataset:
     """Loads the data set that a run was trained on.
 

@@ -6,15 +6,7 @@ from typing import Any
 
 __all__ = ["METRICS", "check_metrics", "table"]
 
-METRICS = (
-    "likelihood",
-    "noise",
-    "reconstruction",
-    "lipschitz",
-    "importance_weighted",
-    "fid",
-    "classification",
-)
+METRICS = ("likelihood", "noise", "reconstruction", "lipschitz", "importance_weighted", "fid", "classification")
 """Names of the metrics, each a method of `Evaluation`."""
 
 _WIDTH = 24  # of the column of names

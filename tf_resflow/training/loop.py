@@ -251,16 +251,7 @@ class _StepLog:
 
 
 class _Evaluations:
-    """The scores of a run under the averaged weights, during training and at its end.
-
-    Args:
-      config: the run's configuration.
-      split: the split that is evaluated during training; at the end the split of the config is, too.
-      report: its `Report`.
-      averaged: its `AveragedWeights`.
-      writer: its `MetricsWriter`.
-      lines: the lines of metrics.jsonl so far.
-    """
+    """The scores of a run under the averaged weights: of one split during training, of the config's at its end."""
 
     def __init__(self, config, split, report, averaged, writer, lines):
         self._split, self._final_split = split, config.eval.split

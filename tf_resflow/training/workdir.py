@@ -14,13 +14,7 @@ import numpy as np
 from absl import logging
 
 from tf_resflow.models import DataInfo
-from tf_resflow.training.config import (
-    default_config,
-    flat_keys,
-    nearest_key,
-    validate_config,
-    with_fitting_warmup,
-)
+from tf_resflow.training.config import default_config, flat_keys, nearest_key, validate_config, with_fitting_warmup
 from tf_resflow.writing import whole_file
 
 if sys.platform != "win32":
