@@ -236,7 +236,7 @@ def test_what_bounds_no_slope_has_its_reason():
     assert reasons["affine_coupling"] == reasons["affine_coupling_1"] == affine[0].lipschitz_constants().reason
     assert "grows with b, without bound" in reasons["affine_coupling"]
     assert "(Dense) is unknown" in reasons["additive_coupling"]
-    assert reasons["chain"] == "The slopes of a Chain are unknown" and "flow" not in reasons
+    assert reasons["chain"] == "The Lipschitz constants of a Chain are unknown" and "flow" not in reasons
     assert flow.lipschitz_constants(certified=True).reason == reasons["affine_coupling"]
 
 

@@ -60,7 +60,7 @@ class Context:
         """The values of the arguments that a bijector of this name knows; None for those that are not given.
 
         Raises:
-          ValueError: for others.
+          ValueError: if other arguments were given.
         """
         if unknown := self.arguments.keys() - {*known, "salt"}:
             takes, got = ", ".join(known) or "no arguments", ", ".join(sorted(unknown))
@@ -182,7 +182,7 @@ class FlowBijector(tfb.Bijector):
         return None
 
     def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
-        """The bounds of the slopes of the bijector and of its inverse.
+        """Upper bounds of the Lipschitz constants of the bijector and of its inverse.
 
         A subclass overrides `_lipschitz_constants(certified, bound)`; by default its members imply them.
 
@@ -199,7 +199,7 @@ class FlowBijector(tfb.Bijector):
     def _lipschitz_constants(self, certified, bound):
         parts = [lipschitz_constants(member, certified, bound) for member in self._members.values()]
         if not parts:
-            return LipschitzConstants(reason=f"The slopes of a {type(self).__name__} are unknown")
+            return LipschitzConstants(reason=f"The Lipschitz constants of a {type(self).__name__} are unknown")
         orders = {part.order for part in parts} - {None}
         if len(orders) > 1:
             return LipschitzConstants(reason=f"The parts of {self.name} contract in different norms")
@@ -330,7 +330,7 @@ def lipschitz_constants(bijector: tfb.Bijector, certified: bool = False, bound: 
         return LipschitzConstants(inverse, forward, order, reason)
     if isinstance(bijector, FlowBijector):
         return bijector.lipschitz_constants(certified, bound=bound)
-    return LipschitzConstants(reason=f"The slopes of a {type(bijector).__name__} are unknown")
+    return LipschitzConstants(reason=f"The Lipschitz constants of a {type(bijector).__name__} are unknown")
 
 
 def _solves(bijector, inverse):

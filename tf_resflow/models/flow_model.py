@@ -122,7 +122,7 @@ class FlowModel(keras.Model):
 
     @property
     def objective(self) -> str:
-        """Name of the one of the `scores` whose mean is minimized."""
+        """Name of the score whose mean is minimized, see `scores`."""
         return self.unit
 
     @property
@@ -170,7 +170,7 @@ class FlowModel(keras.Model):
         return bijectors.forward_features(self.flow, self._centers(x), log_det=False).latent
 
     def decode(self, z: TensorLike) -> tf.Tensor:
-        """The examples of latents `[batch, *latent]`, as from `to_data`."""
+        """The examples that have the latents `[batch, *latent]`, in the form that `to_data` returns."""
         return self.to_data(self.flow.inverse(tf.identity(tf.cast(z, self.distribution.dtype))))
 
     def to_data(self, x: tf.Tensor) -> tf.Tensor:
@@ -243,7 +243,7 @@ class FlowModel(keras.Model):
         return {self.unit: self.loss_per_example(batch, seed, evaluation=evaluation)}
 
     def total(self, scores: Mapping[str, Any]) -> Any:
-        """The objective, of the other `scores` or of their means."""
+        """The value of `objective`, from the other `scores` or from their means."""
         return scores[self.unit]
 
     def ood_scores(
@@ -259,7 +259,7 @@ class FlowModel(keras.Model):
         return {"log_prob": self.log_prob(x, seed, evaluation=True, log_det=log_det)} if self.has_density else {}
 
     def parts_beside_flow(self) -> dict[str, list[tf.Variable]]:
-        """The variables of what the model has besides the flow, by the name for a message."""
+        """The variables of the model's parts besides the flow; the keys name the parts in messages."""
         return {}
 
     def sample(self, num: TensorLike, seed: Seed = None, temperature: TensorLike = 1.0) -> tf.Tensor:
@@ -305,7 +305,7 @@ class FlowModel(keras.Model):
         bijectors.initialize(self.flow, self.prepare(batch, stateless_seed(seed)), seed)
 
     def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
-        """As `keras.Model.compile`, and builds the optimizer.
+        """Like `keras.Model.compile`; it also builds the optimizer.
 
         The optimizer is used unchanged: the weight decay of Keras' optimizers reaches all variables, ActNorms too,
         unless its `exclude_from_weight_decay` was called.
@@ -328,7 +328,7 @@ class FlowModel(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """As `keras.Model.fit`; it leaves the norms of the layers up to date.
+        """Like `keras.Model.fit`; it leaves the norms of the layers up to date.
 
         With `use_ema` it ends by replacing the weights with their averages, whose norms are others. Labels beside
         the examples are ignored. A model whose ActNorms are still the identity causes a warning.

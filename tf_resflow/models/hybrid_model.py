@@ -54,7 +54,7 @@ class HybridModel(FlowModel):
     # (64, 10) (64,)
     ```
 
-    Saving is as of `FlowModel`.
+    Save it like a `FlowModel`.
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
@@ -181,7 +181,7 @@ class HybridModel(FlowModel):
         return {"the classifier": [weight.value for weight in self.classifier.weights]}
 
     def initialize(self, batch: TensorLike, seed: int = 0) -> None:
-        """As of `FlowModel`, from examples without labels; initializes the ActNorms of the classifier, too."""
+        """Like `FlowModel.initialize`, from examples without labels; includes the ActNorms of the classifier."""
         super().initialize(batch, seed)
         x = self.prepare(batch, stateless_seed(seed))
         features = bijectors.forward_features(self.flow, x, log_det=False).features

@@ -29,7 +29,7 @@ class AveragedWeights:
         self._converge_norms = tf.function(lambda: layers.converge_norms(model.flow), autograph=False)
 
     def apply(self) -> None:
-        """Replaces the weights by their average, for good."""
+        """Replaces the weights by their average, permanently."""
         if self._optimizer.use_ema and self._optimizer.iterations.numpy() > 0:
             self._optimizer.finalize_variable_values(self._model.trainable_variables)
         with stage("norms of the layers"):
