@@ -88,8 +88,14 @@ def test_evaluate(trained, tmp_path):
     assert all(len(line) < 120 for line in done.stdout.splitlines())
 
 
+def test_fid_of_vectors_is_refused_before_a_download(trained):
+    error = run_in_error("evaluate", f"--workdir={trained[0]}", "--metrics=fid")
+    assert "FID is for images; '8gaussians' are vectors." in error and "Downloading" not in error
+
+
 def test_plot_runs(trained, tmp_path):
-    run("plot_runs", f"--workdirs={trained[0]},{trained[0]}", f"--output={tmp_path / 'curves.png'}")
+    done = run("plot_runs", f"--workdirs={trained[0]},{trained[0]}", f"--output={tmp_path / 'curves.png'}")
+    assert done.stdout == f"nats of {trained[0].name}: {tmp_path / 'curves.png'}\n"
     assert (tmp_path / "curves.png").stat().st_size > 5000
 
 

@@ -29,6 +29,12 @@ def test_an_error_that_our_line_merely_called_keeps_its_traceback():
         command_line._guarded(lambda: default_config(1))
 
 
+@pytest.mark.parametrize("message, is_told", [("Variant folder %s has no %s", False), ("%s", True)])
+def test_what_tfds_logs_of_a_missing_data_set_is_not_told(message, is_told):
+    record = logging.LogRecord("absl", logging.WARNING, "file.py", 3, message, ("mnist", "info"), None)
+    assert command_line._is_worth_telling(record) == is_told
+
+
 def test_warnings_are_plain():
     record = logging.LogRecord(
         "absl", logging.WARNING, "file.py", 3, "%d images lose their transparency.", (2,), None

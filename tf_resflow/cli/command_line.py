@@ -17,7 +17,8 @@ __all__ = ["run"]
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _USER_ERRORS = (ValueError, ArithmeticError, OSError, ImportError)
 _HELP_FLAGS = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpshort", "helpfull", "helpxml")}
-_DEPRECATED = "`FeatureConnector.dtype` is deprecated"  # which TFDS calls itself
+# What TFDS logs about itself, and about a data set that is missing, which is an error of ours.
+_NOISE_OF_TFDS = ("`FeatureConnector.dtype` is deprecated", "Variant folder %s has no")
 # What absl says about a flag, and what is printed instead.
 _FLAG_ERRORS = {
     r"flag --\S+=None: Flag (--\S+) must have a value other than None": r"\1 is missing",
@@ -74,7 +75,7 @@ def _guarded(main, check=lambda: None):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().setFormatter(_Formatter())
-    logging.get_absl_logger().addFilter(lambda record: _DEPRECATED not in str(record.msg))
+    logging.get_absl_logger().addFilter(_is_worth_telling)
     try:
         check()
         _load_tensorflow()
@@ -93,6 +94,10 @@ def _is_raised_here(error: Exception) -> bool:
     innermost = traceback.extract_tb(error.__traceback__)[-1]
     inside = _PACKAGE in pathlib.Path(innermost.filename).resolve().parents
     return inside and (innermost.line or "").startswith("raise")
+
+
+def _is_worth_telling(record):
+    return not any(noise in str(record.msg) for noise in _NOISE_OF_TFDS)
 
 
 class _Formatter(std_logging.Formatter):

@@ -111,7 +111,8 @@ def _arguments(metric, dataset):
     if metric == "importance_weighted":
         return {"num_samples": FLAGS.iw_samples}
     if metric == "fid":
-        features = evaluation.InceptionFeatures(dataset.levels, FLAGS.fid_weights)
+        is_images = len(dataset.event_shape) == 3  # vectors are refused without loading Inception
+        features = evaluation.InceptionFeatures(dataset.levels, FLAGS.fid_weights) if is_images else None
         return {"features": features, "num_samples": FLAGS.fid_samples}
     return {}
 

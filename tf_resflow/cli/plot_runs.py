@@ -40,6 +40,7 @@ def main() -> int:
     first = next(iter(runs.values()))
     score = FLAGS.score or next((k for line in first for k in ("bits_per_dim", "nats") if k in line), "loss")
     evaluation.learning_curves(FLAGS.output, runs, score)
+    print(f"{score} of {', '.join(runs)}: {FLAGS.output}")
     return 0
 
 

@@ -94,7 +94,9 @@ def learning_curves(
         reported, held_out = _points(lines, key)
         if not len(held_out):
             known = ", ".join(sorted({k for line in lines for k in line} - {"step", "split"})) or "none"
-            raise ValueError(f"The run {name!r} has no held-out {key!r}; its metrics are {known}.")
+            raise ValueError(
+                f"The run {name!r} has no held-out {key!r}; its metrics are {known}. Choose one that all runs have."
+            )
         axes.plot(*reported.T, ":", color=color, marker="x" if len(reported) == 1 else None)
         axes.plot(*held_out.T, "-", color=color, marker="o" if len(held_out) == 1 else None, label=name)
         curves += [reported, held_out]

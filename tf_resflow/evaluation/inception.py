@@ -68,6 +68,6 @@ def _network(weights):
         )
     except Exception as error:  # Keras raises a bare Exception when a download fails.
         raise ValueError(
-            f"The Inception weights {weights!r} cannot be loaded: {error} Pass a file of weights of "
-            "keras.applications.InceptionV3(include_top=False), or run where 'imagenet' can be downloaded."
+            f"The Inception weights {weights!r} cannot be loaded: {str(error).rstrip('.')}. Pass a file of weights "
+            "of keras.applications.InceptionV3(include_top=False), or run where 'imagenet' can be downloaded."
         ) from error
