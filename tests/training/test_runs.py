@@ -29,6 +29,13 @@ def test_the_loaded_model_gives_the_score_of_the_run(run):
     assert score.stderr == pytest.approx(result["nats_stderr"], rel=1e-4)
 
 
+def test_a_run_prints_in_one_line(run):
+    """Without its config and result, which take a page."""
+    text = repr(resflow.load(run[0]))
+    assert text.startswith("Run(model=<FlowModel ") and "step=4" in text and "DataInfo(" in text
+    assert "\n" not in text and len(text) < 500
+
+
 def test_two_loaded_models_are_independent(run):
     first, second = resflow.load(run[0]).model, resflow.load(run[0]).model
     x = np.zeros([2, 2], np.float32)

@@ -110,7 +110,7 @@ def _with_fitting_warmup(config):
     fitting = with_fitting_warmup(config)
     if fitting is not config:
         logging.warning(
-            "config.train.warmup_steps = %d leaves none of %d steps to the cosine: shortened to %d.",
+            "config.train.warmup_steps = %d leaves no step of %d for the cosine schedule: it is shortened to %d.",
             config.train.warmup_steps,
             config.train.steps,
             fitting.train.warmup_steps,

@@ -29,11 +29,11 @@ class Run:
     """
 
     model: FlowModel
-    config: Any
+    config: Any = dataclasses.field(repr=False)  # a page
     step: int
     workdir: pathlib.Path
     data: DataInfo
-    result: dict[str, Any] | None = None
+    result: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
 
 
 def load(workdir: str | os.PathLike[str]) -> Run:
