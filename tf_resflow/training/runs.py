@@ -1,6 +1,5 @@
 """A trained model from its workdir."""
 
-import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -14,9 +13,10 @@ from tf_resflow.training.workdir import Workdir, read_json
 __all__ = ["Run", "load"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """A trained model, and how it was trained.
+
+    (Not a dataclass: in one, Pyright takes a field that is a Keras model for a descriptor of unknown type.)
 
     Attributes:
       model: a `FlowModel` with the averaged weights of the newest checkpoint.
@@ -28,12 +28,25 @@ class Run:
       result: the content of result.json; None before the end of the training.
     """
 
-    model: FlowModel
-    config: Any = dataclasses.field(repr=False)  # a page
-    step: int
-    workdir: pathlib.Path
-    data: DataInfo
-    result: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
+    def __init__(
+        self,
+        model: FlowModel,
+        config: Any,
+        step: int,
+        workdir: pathlib.Path,
+        data: DataInfo,
+        result: dict[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.step = step
+        self.workdir = workdir
+        self.data = data
+        self.result = result
+
+    def __repr__(self) -> str:
+        """One line, without the config and the result, which take a page."""
+        return f"Run(model={self.model}, step={self.step}, workdir={self.workdir}, data={self.data})"
 
 
 def load(workdir: str | os.PathLike[str]) -> Run:
