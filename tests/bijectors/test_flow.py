@@ -1,5 +1,7 @@
 """Flow: order, names, arguments, seeds and variables."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -475,3 +477,25 @@ def test_a_bijector_of_the_users_takes_seed_and_condition():
         Noisy().forward([1.0], sed=1)
     with pytest.raises(ValueError, match="more than once: noisy"):
         Flow([tfb.Chain([Noisy(), Noisy()])])
+
+
+class Halving(resflow.bijectors.FlowBijector):
+    """Has no log-determinant of its inverse."""
+
+    def __init__(self, name="halving"):
+        super().__init__(forward_min_event_ndims=0, parameters=dict(locals()), name=name)
+
+    def run(self, x, context):
+        return resflow.bijectors.Pass(x / 2.0, tf.fill(tf.shape(x), -math.log(2.0)))
+
+    def undo(self, y, context):
+        return resflow.bijectors.Pass(2.0 * y)
+
+
+@pytest.mark.parametrize("make", [Halving, lambda: Flow([Halving()])])
+def test_a_pass_without_a_log_determinant_is_an_error_only_where_one_is_wanted(make):
+    y = tf.constant([1.0, 2.0])
+    np.testing.assert_array_equal(make().inverse(y), [2.0, 4.0])
+    np.testing.assert_allclose(make().forward_log_det_jacobian(y, 0), [-math.log(2.0)] * 2)
+    with pytest.raises(NotImplementedError, match="halving.undo returned a Pass without a log-determinant"):
+        make().inverse_log_det_jacobian(tf.identity(y), 0)

@@ -247,13 +247,13 @@ class FlowBijector(tfb.Bijector):
     def _forward_log_det_jacobian(self, *inputs, **arguments):  # one input; that of a subclass may take x alone
         (x,) = inputs
         if self._defers(inverse=False):
-            return tf.negative(self.undo(self.forward(x, **arguments), Context(arguments)).log_det)
-        return self.run(x, Context(arguments)).log_det
+            return tf.negative(_log_det(self, self.undo(self.forward(x, **arguments), Context(arguments)), True))
+        return _log_det(self, self.run(x, Context(arguments)), inverse=False)
 
     def _inverse_log_det_jacobian(self, y, **arguments):
         if self._defers(inverse=True):
             return -self._forward_log_det_jacobian(self.inverse(y, **arguments), **arguments)
-        return self.undo(y, Context(arguments)).log_det
+        return _log_det(self, self.undo(y, Context(arguments)), inverse=True)
 
 
 def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = None, inverse: bool = False) -> Pass:
@@ -276,8 +276,10 @@ def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = Non
         if bijector._members and bijector._has_parts and event_ndims is not None:  # ranks that no sum could follow
             return walk(bijector, x, context, inverse, event_ndims)
         done = bijector.undo(x, context) if inverse else bijector.run(x, context)
-        log_det = _over_events(bijector, done.log_det, x, event_ndims, inverse) if context.log_det else None
-        return done._replace(log_det=log_det)
+        if not context.log_det:
+            return done._replace(log_det=None)
+        log_det = _log_det(bijector, done, inverse)
+        return done._replace(log_det=_over_events(bijector, log_det, x, event_ndims, inverse))
 
 
 def walk(composition, x, context, inverse=False, event_ndims=None) -> Pass:
@@ -323,6 +325,16 @@ def _solves(bijector, inverse):
     members = getattr(bijector, "_members", None) or getattr(bijector, "bijectors", [])
     found = inverse and getattr(bijector, "_inverse_solves", False)
     return found or any(_solves(member, inverse) for member in tf.nest.flatten(members))
+
+
+def _log_det(bijector, done, inverse):
+    """The log-determinant of a pass that was asked for it; raises a NotImplementedError if the pass has none."""
+    if done.log_det is None:
+        raise NotImplementedError(
+            f"{bijector.name}.{'undo' if inverse else 'run'} returned a Pass without a log-determinant, although "
+            "context.log_det is true."
+        )
+    return done.log_det
 
 
 def _over_events(bijector, log_det, x, event_ndims, inverse):
