@@ -282,6 +282,7 @@ class FlowModel(keras.Model):
         z = base.sample(num, seed=stateless_seed(seed))
         if not tf.is_tensor(temperature) and temperature == 1.0:
             return z
+        temperature = tf.cast(temperature, z.dtype)
         mean = _mean(base)
         known = tf.math.is_finite(mean)
         message = (
