@@ -3,10 +3,11 @@
 import importlib
 import inspect
 import typing
+from collections.abc import Callable
 
 import pytest
 
-from tf_resflow import data, training
+from tf_resflow import data, evaluation, flows, models, training
 
 PACKAGES = "bijectors data evaluation flows interop layers logdet models serving solvers training".split()
 IMPLICIT = {"self", "cls"}
@@ -57,3 +58,22 @@ def test_configs_have_fields_of_any_type(function):
     """Pyright sees no field `steps` in the value of `config.train`, as ml_collections annotates a ConfigDict."""
     hints = typing.get_type_hints(function)
     assert hints.get("config", hints["return"]) is typing.Any
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        flows.vector_flow,
+        flows.residual_image_block,
+        models.FlowModel.__init__,
+        models.FlowModel.log_prob,
+        models.HybridModel.__init__,
+        evaluation.HeldOut.__init__,
+        evaluation.EstimatorNoise.__init__,
+    ],
+)
+def test_estimators_and_solvers_may_be_functions(function):
+    """As in a `ResidualBlock`, which calls them."""
+    hints = typing.get_type_hints(function)
+    names = {"log_det", "evaluation_log_det", "inverse_solver"} & hints.keys()
+    assert {hints[name] for name in names} == {Callable[..., typing.Any] | None}

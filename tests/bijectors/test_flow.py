@@ -1,5 +1,7 @@
 """Flow: order, names, arguments, seeds and variables."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -478,26 +480,19 @@ def test_a_bijector_of_the_users_takes_seed_and_condition():
 
 
 class Unfinished(resflow.bijectors.FlowBijector):
-    def __init__(self, result, name="unfinished"):
-        self._result = result
+    def __init__(self, name="unfinished"):
         super().__init__(forward_min_event_ndims=1, parameters=dict(locals()), name=name)
 
     def run(self, x, context):
-        return self._result(x)
+        return tf.identity(x)
 
     undo = run
 
 
-@pytest.mark.parametrize(
-    "result, message",
-    [
-        (tf.identity, "Unfinished.run must return a tf_resflow.bijectors.Pass.* it returned a"),
-        (resflow.bijectors.Pass, "Unfinished.run must return the log-determinant"),
-    ],
-)
-def test_a_bijector_of_the_users_must_return_a_pass(result, message):
+def test_a_bijector_of_the_users_must_return_a_pass():
     """A tensor of three rows would pass for a value, a log-determinant and features."""
-    for bijector in (Unfinished(result), Flow([Unfinished(result)])):
+    message = "Unfinished.run must return a tf_resflow.bijectors.Pass.* it returned a"
+    for bijector in (Unfinished(), Flow([Unfinished()])):
         for method in (bijector.forward, bijector.inverse, bijector.forward_log_det_jacobian):
             with pytest.raises(ValueError, match=message):
                 method(tf.ones([3, 2]))
@@ -508,3 +503,25 @@ def test_members_that_are_no_bijectors():
         Flow(tfb.Scale(2.0))
     with pytest.raises(ValueError, match="takes a list of bijectors; got 'scale' in it"):
         Flow([tfb.Scale(2.0), "scale"])
+
+
+class Halving(resflow.bijectors.FlowBijector):
+    """Has no log-determinant of its inverse."""
+
+    def __init__(self, name="halving"):
+        super().__init__(forward_min_event_ndims=0, parameters=dict(locals()), name=name)
+
+    def run(self, x, context):
+        return resflow.bijectors.Pass(x / 2.0, tf.fill(tf.shape(x), -math.log(2.0)))
+
+    def undo(self, y, context):
+        return resflow.bijectors.Pass(2.0 * y)
+
+
+@pytest.mark.parametrize("make", [Halving, lambda: Flow([Halving()])])
+def test_a_pass_without_a_log_determinant_is_an_error_only_where_one_is_wanted(make):
+    y = tf.constant([1.0, 2.0])
+    np.testing.assert_array_equal(make().inverse(y), [2.0, 4.0])
+    np.testing.assert_allclose(make().forward_log_det_jacobian(y, 0), [-math.log(2.0)] * 2)
+    with pytest.raises(NotImplementedError, match="halving.undo returned a Pass without a log-determinant"):
+        make().inverse_log_det_jacobian(tf.identity(y), 0)

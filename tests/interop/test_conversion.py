@@ -113,6 +113,7 @@ def test_the_run(converted, load):
     run = load("cifar10")
     model = run.model
     assert found["name"] == "cifar10" and found["averages"] and found["step"] == run.step == 3
+    assert all(f'"{key}"' in convert_checkpoint.__doc__ for key in found)
     assert run.config.train.ema_momentum == 0.999 and run.config.train.steps == 3
     assert model.levels == 256 and model.event_shape == (8, 8, 3)
     assert type(model) is resflow.FlowModel

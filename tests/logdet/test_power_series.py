@@ -482,3 +482,11 @@ def test_events_of_rank_three():
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "estimator", [resflow.logdet.Exact(), resflow.logdet.PowerSeries(5), resflow.logdet.RussianRoulette(3)]
+)
+def test_estimators_print_their_settings(estimator):
+    settings = ", ".join(f"{name}={value!r}" for name, value in vars(estimator).items())
+    assert sorted(repr(estimator).removesuffix(")").partition("(")[2].split(", ")) == sorted(settings.split(", "))

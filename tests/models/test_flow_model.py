@@ -503,6 +503,7 @@ def test_temperature():
     model = identity_model()
     cold, warm = (model.sample(2000, seed=1, temperature=t) for t in (0.5, 1.0))
     np.testing.assert_allclose(np.mean(model.sample(3, seed=1, temperature=0.0), 0), 0.5)
+    np.testing.assert_array_equal(model.sample(3, seed=1, temperature=2), model.sample(3, seed=1, temperature=2.0))
     # 4 standard errors of a standard deviation: 4 / sqrt(2 * 2000).
     np.testing.assert_allclose(np.std(warm, 0), 0.25, rtol=0.065)
     np.testing.assert_allclose(cold - 0.5, 0.5 * (warm - 0.5), atol=1e-5)

@@ -247,13 +247,15 @@ class FlowBijector(tfb.Bijector):
     def _forward_log_det_jacobian(self, *inputs, **arguments):  # one input; that of a subclass may take x alone
         (x,) = inputs
         if self._defers(inverse=False):
-            return tf.negative(self.undo(self.forward(x, **arguments), Context(arguments)).log_det)
-        return _pass(self, x, Context(arguments), inverse=False).log_det
+            return tf.negative(
+                _log_det(self, _pass(self, self.forward(x, **arguments), Context(arguments), True), True)
+            )
+        return _log_det(self, _pass(self, x, Context(arguments), inverse=False), inverse=False)
 
     def _inverse_log_det_jacobian(self, y, **arguments):
         if self._defers(inverse=True):
             return -self._forward_log_det_jacobian(self.inverse(y, **arguments), **arguments)
-        return _pass(self, y, Context(arguments), inverse=True).log_det
+        return _log_det(self, _pass(self, y, Context(arguments), inverse=True), inverse=True)
 
 
 def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = None, inverse: bool = False) -> Pass:
@@ -276,8 +278,10 @@ def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = Non
         if bijector._members and bijector._has_parts and event_ndims is not None:  # ranks that no sum could follow
             return walk(bijector, x, context, inverse, event_ndims)
         done = _pass(bijector, x, context, inverse)
-        log_det = _over_events(bijector, done.log_det, x, event_ndims, inverse) if context.log_det else None
-        return done._replace(log_det=log_det)
+        if not context.log_det:
+            return done._replace(log_det=None)
+        log_det = _log_det(bijector, done, inverse)
+        return done._replace(log_det=_over_events(bijector, log_det, x, event_ndims, inverse))
 
 
 def _pass(bijector, x, context, inverse):
@@ -288,11 +292,6 @@ def _pass(bijector, x, context, inverse):
     if not isinstance(done, Pass):
         raise ValueError(
             f"{name} must return a tf_resflow.bijectors.Pass(value, log_det); it returned a {type(done).__name__}."
-        )
-    if context.log_det and done.log_det is None:
-        raise ValueError(
-            f"{name} must return the log-determinant if context.log_det is true; it returned a Pass without one. "
-            "If there is none, raise NotImplementedError."
         )
     return done
 
@@ -340,6 +339,16 @@ def _solves(bijector, inverse):
     members = getattr(bijector, "_members", None) or getattr(bijector, "bijectors", [])
     found = inverse and getattr(bijector, "_inverse_solves", False)
     return found or any(_solves(member, inverse) for member in tf.nest.flatten(members))
+
+
+def _log_det(bijector, done, inverse):
+    """The log-determinant of a pass that was asked for it; raises a NotImplementedError if the pass has none."""
+    if done.log_det is None:
+        raise NotImplementedError(
+            f"{bijector.name}.{'undo' if inverse else 'run'} returned a Pass without a log-determinant, although "
+            "context.log_det is true."
+        )
+    return done.log_det
 
 
 def _over_events(bijector, log_det, x, event_ndims, inverse):

@@ -1,11 +1,11 @@
 """How noisy the estimate of an example's loss is, and what the noise comes from."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.logdet import LogDetEstimator
 from tf_resflow.models import FlowModel
 from tf_resflow.progress import track
 from tf_resflow.typing import TensorLike
@@ -48,7 +48,12 @@ class EstimatorNoise:
     """
 
     def __init__(
-        self, model: FlowModel, log_det: LogDetEstimator | None = None, *, dequantizations: int = 1, draws: int = 8
+        self,
+        model: FlowModel,
+        log_det: Callable[..., Any] | None = None,
+        *,
+        dequantizations: int = 1,
+        draws: int = 8,
     ):
         if draws < 4:
             raise ValueError(f"The fourth moment takes at least 4 draws; got {draws}.")

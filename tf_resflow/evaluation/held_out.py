@@ -1,8 +1,8 @@
 """Held-out score: bits/dim of integer data, nats of continuous data, with its standard error."""
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +10,6 @@ import tensorflow_probability as tfp
 
 from tf_resflow.evaluation.estimator_noise import Noise
 from tf_resflow.evaluation.per_example import PerExample
-from tf_resflow.logdet import LogDetEstimator
 from tf_resflow.models import FlowModel
 from tf_resflow.seeds import split_seed
 from tf_resflow.typing import TensorLike
@@ -92,7 +91,7 @@ class HeldOut:
     def __init__(
         self,
         model: FlowModel,
-        log_det: LogDetEstimator | None = None,
+        log_det: Callable[..., Any] | None = None,
         *,
         strategy: tf.distribute.Strategy | None = None,
         num_samples: int = 1,

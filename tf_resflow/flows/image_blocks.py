@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tf_resflow import bijectors, logdet
+from tf_resflow import bijectors
 from tf_resflow.flows.branches import Norms, conv_branch, coupling_network, dense_branch, dense_coupling_network
-from tf_resflow.solvers import FixedPoint
 
 __all__ = ["BlockMaker", "BlockSpec", "coupling_image_block", "residual_image_block"]
 
@@ -52,8 +51,8 @@ def residual_image_block(
     activation: str = "lipswish",
     coefficient: float = 0.98,
     norms: Norms = None,
-    log_det: logdet.LogDetEstimator | None = None,
-    inverse_solver: FixedPoint | None = None,
+    log_det: Callable[..., Any] | None = None,
+    inverse_solver: Callable[..., Any] | None = None,
     lipschitz_constant: float | None = None,
 ) -> BlockMaker:
     """Residual blocks, pre-activated except for the first of the flow.

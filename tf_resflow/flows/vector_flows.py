@@ -1,12 +1,12 @@
 """Residual flows on vectors: 2-D densities and tabular data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from tf_resflow import bijectors, logdet
+from tf_resflow import bijectors
 from tf_resflow.flows.branches import Norms, dense_branch
-from tf_resflow.solvers import FixedPoint
 from tf_resflow.typing import TensorLike
 
 __all__ = ["vector_flow"]
@@ -24,8 +24,8 @@ def vector_flow(
     mean: TensorLike | None = None,
     std: TensorLike | None = None,
     condition_size: int | None = None,
-    log_det: logdet.LogDetEstimator | None = None,
-    inverse_solver: FixedPoint | None = None,
+    log_det: Callable[..., Any] | None = None,
+    inverse_solver: Callable[..., Any] | None = None,
     lipschitz_constant: float | None = None,
     seed: int = 0,
     dtype: str = "float32",

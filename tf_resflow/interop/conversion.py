@@ -55,7 +55,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
       workdir: directory of the run, which appears complete or not at all.
 
     Returns:
-      A dict: "name" of the data, "step", whether there are "moving_averages", and the "coefficient".
+      A dict: "name" of the data, "step", whether there are "averages", and the "coefficient".
 
     Raises:
       ValueError: when the file cannot be read or is refused, when this library does not have its model, or when the

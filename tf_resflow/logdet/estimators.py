@@ -266,6 +266,7 @@ class AdaptiveSeries(_SeriesEstimator):
         return Terms(more, lambda k: one, lambda k: one)
 
 
+@dataclasses.dataclass(eq=False)
 class Exact(LogDetEstimator):
     """The log-determinant of the full Jacobian: D vector-Jacobian products and O(D^3) work for D coordinates.
 

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -81,7 +81,7 @@ class FlowModel(keras.Model):
         *,
         levels: int | None = None,
         base: tfp.distributions.Distribution | None = None,
-        evaluation_log_det: logdet.LogDetEstimator | None = None,
+        evaluation_log_det: Callable[..., Any] | None = None,
         seed: int = 0,
         name: str = "flow_model",
     ):
@@ -177,7 +177,7 @@ class FlowModel(keras.Model):
         """Values of the flow's input space as data: for integer data their levels, uint8; otherwise unchanged."""
         return x if self.levels is None else quantize(x, self.levels)
 
-    def density(self, log_det: logdet.LogDetEstimator | None = None) -> tfp.distributions.Distribution:
+    def density(self, log_det: Callable[..., Any] | None = None) -> tfp.distributions.Distribution:
         """The density of the flow's input under an estimator; `None` for the training estimator."""
         return self.distribution if log_det is None else bijectors.with_log_det(self.distribution, log_det)
 
@@ -187,7 +187,7 @@ class FlowModel(keras.Model):
         seed: Seed = None,
         *,
         evaluation: bool = False,
-        log_det: logdet.LogDetEstimator | None = None,
+        log_det: Callable[..., Any] | None = None,
     ) -> tf.Tensor:
         """Log-likelihood of the data, in nats, of shape `[batch]`.
 
@@ -220,7 +220,7 @@ class FlowModel(keras.Model):
         seed: Seed = None,
         *,
         evaluation: bool = False,
-        log_det: logdet.LogDetEstimator | None = None,
+        log_det: Callable[..., Any] | None = None,
     ) -> tf.Tensor:
         """Bits per dimension of integer data, nats of continuous data: `[batch]`; arguments as for `log_prob`."""
         return self.to_loss(self.log_prob(x, seed, evaluation=evaluation, log_det=log_det))
@@ -247,7 +247,7 @@ class FlowModel(keras.Model):
         return scores[self.unit]
 
     def ood_scores(
-        self, x: TensorLike, seed: Seed = None, *, log_det: logdet.LogDetEstimator | None = None
+        self, x: TensorLike, seed: Seed = None, *, log_det: Callable[..., Any] | None = None
     ) -> dict[str, tf.Tensor]:
         """Scores that should be higher for examples like the training data than for others.
 
@@ -284,6 +284,7 @@ class FlowModel(keras.Model):
         z = base.sample(num, seed=stateless_seed(seed))
         if not tf.is_tensor(temperature) and temperature == 1.0:
             return z
+        temperature = tf.cast(temperature, z.dtype)
         mean = _mean(base)
         known = tf.math.is_finite(mean)
         message = (

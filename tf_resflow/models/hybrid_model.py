@@ -1,14 +1,14 @@
 """A flow and a classifier on its features as one Keras model."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow import bijectors, flows, logdet
+from tf_resflow import bijectors, flows
 from tf_resflow.bijectors.networks import check_built, input_shapes, variables_by_name
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.seeds import stateless_seed
@@ -90,7 +90,7 @@ class HybridModel(FlowModel):
         levels: int | None = None,
         density_weight: float = 1.0,
         base: tfp.distributions.Distribution | None = None,
-        evaluation_log_det: logdet.LogDetEstimator | None = None,
+        evaluation_log_det: Callable[..., Any] | None = None,
         seed: int = 0,
         name: str = "hybrid_model",
     ):
@@ -170,7 +170,7 @@ class HybridModel(FlowModel):
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
     def ood_scores(
-        self, x: TensorLike, seed: Seed = None, *, log_det: logdet.LogDetEstimator | None = None
+        self, x: TensorLike, seed: Seed = None, *, log_det: Callable[..., Any] | None = None
     ) -> dict[str, tf.Tensor]:
         """See `FlowModel`."""
         probability = tf.reduce_max(self.classify(x)["probabilities"], -1)

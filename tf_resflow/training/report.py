@@ -3,7 +3,7 @@
 import functools
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from absl import logging
 
 from tf_resflow import data, evaluation
 from tf_resflow.evaluation.per_example import PerExample
-from tf_resflow.logdet import LogDetEstimator
 from tf_resflow.models import FlowModel
 from tf_resflow.progress import stage, track
 
@@ -45,7 +44,7 @@ class Report:
         dataset: data.Dataset,
         *,
         strategy: tf.distribute.Strategy | None = None,
-        log_det: LogDetEstimator | None = None,
+        log_det: Callable[..., Any] | None = None,
     ):
         self._config, self._model, self._dataset = config, model, dataset
         self.unit, self.objective = model.unit, model.objective
