@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from tf_resflow.interop import published_config, published_data, published_orders, read_checkpoint
+from tf_resflow.interop import read_checkpoint
+from tf_resflow.interop.published_arguments import published_config, published_data, published_orders
 
 # `python train_img.py` of the published code with the arguments that its README gives for each data set.
 DEFAULTS = {

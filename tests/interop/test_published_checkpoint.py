@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tf_resflow.interop import StoredObject, read_checkpoint, read_torch_file
+from tf_resflow.interop import read_checkpoint
+from tf_resflow.interop.torch_file import StoredObject, read_torch_file
 
 
 def test_the_optimizer_counts_the_steps(checkpoint_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from tf_resflow.interop import applied_kernels
+from tf_resflow.interop.published_kernels import applied_kernels
 
 INFINITY = float("inf")
 

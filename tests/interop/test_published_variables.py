@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tf_resflow import flows, layers
-from tf_resflow.interop import published_tensors
+from tf_resflow.interop.published_variables import published_tensors
 
 LEARNED = {"block": flows.residual_image_block(norms="learned")}
 

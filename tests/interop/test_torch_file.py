@@ -18,7 +18,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tf_resflow.interop import StoredObject, read_torch_file
+from tf_resflow.interop.torch_file import StoredObject, read_torch_file
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
