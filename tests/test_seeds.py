@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.logdet.power_series import draw_probes
+from tf_resflow.logdet.probes import draw_probes
 from tf_resflow.seeds import random_integers, random_uniform, split_seed
 
 PAIR = [7, 2**31 - 1]

@@ -145,13 +145,22 @@ def draws(branch, data, estimator, num):
     return run(tf.constant(seeds)).numpy()
 
 
-@pytest.mark.parametrize("probes", ["rademacher", "gaussian"])
-def test_russian_roulette_is_unbiased(branch, data, probes):
-    """20,000 draws of N and v: the value and every gradient are within 4.5 standard errors of those of slogdet.
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), probes="rademacher"),
+        resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), probes="gaussian"),
+        resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), num_probes=2),
+        resflow.logdet.AdaptiveRoulette(0.3),
+        resflow.logdet.AdaptiveRoulette(1e-9, max_exact_terms=1, per_example=True, num_probes=2),
+    ],
+    ids=["rademacher", "gaussian", "colored", "adaptive", "adaptive_colored"],
+)
+def test_roulette_is_unbiased(branch, data, estimator):
+    """20,000 draws of N and v: value and every gradient within 4.5 standard errors of slogdet's.
 
     About 50 means are compared, so that 4.5 standard errors are exceeded by chance once in 3,000 runs.
     """
-    estimator = resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), probes=probes)
     samples = draws(branch, data, estimator, 20_000)
     one = {key: value[:1] for key, value in data.items()}
     one["weights"], one["dy"] = tf.ones([1], tf.float64), tf.zeros([1, SIZE], tf.float64)
@@ -242,7 +251,7 @@ def test_several_probes_average(branch, data):
     rng = np.random.default_rng(5)
     probes = tf.constant(rng.normal(size=[3, BATCH, SIZE]))
     one = tf.ones([], tf.float64)
-    terms = Terms(lambda k, w, v: k <= 4, lambda k: one, lambda k: one)
+    terms = Terms(lambda k, state: k <= 4, lambda k, w, state: (one, one, state))
     variables = [v.value for v in branch.trainable_variables]
 
     def run(v, num):
@@ -326,8 +335,9 @@ def test_adaptive_series_bounds_the_rest_in_the_norm_of_the_branch(kind):
     for given, bound in ((None, certified), (0.7, 0.7)):
         rest = bound / (3 * (1 - bound)) * norms.max()
         for tolerance, expected in ((0.999 * rest, True), (1.001 * rest, False)):
-            terms = resflow.logdet.AdaptiveSeries(tolerance, given).terms(branch, 4, tf.float32, None)
-            assert terms.more(3, w, v).numpy() == expected
+            terms = resflow.logdet.AdaptiveSeries(tolerance, given).terms(branch, tf.constant(v), None)
+            *_, state = terms.weigh(tf.constant(2), tf.constant(w), terms.state)
+            assert terms.more(3, state).numpy() == expected
     series = tf.function(resflow.logdet.AdaptiveSeries(1e-3, probes="basis"), autograph=False)
     points = np.random.default_rng(1).normal(size=[2, 4, 3]).astype("float32")
     exact = resflow.logdet.Exact()(branch, *map(tf.constant, points))[1]
@@ -477,6 +487,8 @@ def test_events_of_rank_three():
         (lambda: resflow.logdet.RussianRoulette(num_probes=0), "num_probes"),
         (lambda: resflow.logdet.PowerSeries(0), "num_terms"),
         (lambda: resflow.logdet.AdaptiveSeries(0.0), "tolerance"),
+        (lambda: resflow.logdet.AdaptiveRoulette(1.0), "rtol"),
+        (lambda: resflow.logdet.AdaptiveRoulette(max_exact_terms=0), "max_exact_terms"),
     ],
 )
 def test_errors(make, message):

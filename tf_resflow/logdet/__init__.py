@@ -1,6 +1,7 @@
 """Estimators of the log-determinant of a residual map's Jacobian."""
 
 from tf_resflow.logdet.estimators import (
+    AdaptiveRoulette,
     AdaptiveSeries,
     Exact,
     LogDetEstimator,
@@ -11,6 +12,7 @@ from tf_resflow.logdet.first_order import first_order_only
 from tf_resflow.logdet.term_distributions import Geometric, Poisson
 
 __all__ = [
+    "AdaptiveRoulette",
     "AdaptiveSeries",
     "Exact",
     "Geometric",

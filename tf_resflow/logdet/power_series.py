@@ -6,48 +6,23 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_resflow.logdet.first_order import first_order_only
-from tf_resflow.seeds import random_integers, random_uniform
 
-__all__ = ["Terms", "draw_probes", "power_series_log_det"]
+__all__ = ["Terms", "power_series_log_det"]
 
 
 class Terms(NamedTuple):
     """The terms of the series to take, and their weights.
 
     Attributes:
-      more: `more(k, w, v)` with `w = (J')^(k-1) v`, a scalar `bool` tensor: whether to compute term `k`.
-      weight: `weight(k)`, the weight of the k-th term of the log-determinant; scalar or `[rows]`.
-      neumann_weight: `neumann_weight(k)`, the weight of the k-th term of the Neumann series.
+      more: `more(k, state)`, a scalar `bool` tensor: whether to compute term `k`.
+      weigh: `weigh(k, w, state)` with `w = (J')^k v`: the weights of term `k` of the log-determinant and of the
+        Neumann series, each scalar or `[rows]`, and the next state.
+      state: a tuple of tensors, at the beginning.
     """
 
-    more: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-    weight: Callable[[tf.Tensor], tf.Tensor]
-    neumann_weight: Callable[[tf.Tensor], tf.Tensor]
-
-
-def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, common: bool = False) -> tf.Tensor:
-    """Probe vectors `v` with `E[v v'] = I`, of shape `[num_probes * batch, *event]`.
-
-    For "basis" they are `sqrt(D) e_i`, i = 1..D: their average over i is the exact trace. With `common` all
-    examples have the same probes.
-    """
-    if common or kind == "basis":
-        return tf.repeat(_draw(kind, num_probes, x[:1], seed), tf.shape(x)[0], axis=0)
-    return _draw(kind, num_probes, x, seed)
-
-
-def _draw(kind, num_probes, x, seed):
-    rows = num_probes if kind == "basis" else num_probes * tf.shape(x)[0]
-    shape = tf.concat([[rows], tf.shape(x)[1:]], 0)
-    if kind == "gaussian":
-        v = tf.math.ndtri(random_uniform(shape, seed, tf.float64 if x.dtype == tf.float64 else tf.float32))
-        v = tf.cast(v, x.dtype)
-    elif kind == "rademacher":
-        v = tf.cast(2 * random_integers(shape, seed, tf.constant(2, tf.int64)) - 1, x.dtype)
-    else:
-        basis = tf.sqrt(tf.cast(num_probes, x.dtype)) * tf.eye(num_probes, dtype=x.dtype)
-        v = tf.reshape(basis, shape)
-    return tf.ensure_shape(v, [None, *x.shape[1:]])
+    more: Callable[[tf.Tensor, tuple], tf.Tensor]
+    weigh: Callable[[tf.Tensor, tf.Tensor, tuple], tuple]
+    state: tuple = ()
 
 
 def _inner(a, b):
@@ -69,17 +44,26 @@ def _sum_series(vjp, v, terms):
       `sum_{k>=0} (-1)^k neumann_weight(k) (J')^k v`.
     """
 
-    def body(k, sign, w, log_det, u):
+    def body(k, sign, w, log_det, u, state):
         w = tf.ensure_shape(vjp(w), rows)  # some activations' gradients forget their shape in a graph
-        log_det += sign * terms.weight(k) / tf.cast(k, v.dtype) * _inner(w, v)
-        u -= sign * _per_row(terms.neumann_weight(k), v) * w
-        return k + 1, -sign, w, log_det, u
+        weight, neumann_weight, state = terms.weigh(k, w, state)
+        log_det += sign * weight / tf.cast(k, v.dtype) * _inner(w, v)
+        u -= sign * _per_row(neumann_weight, v) * w
+        return k + 1, -sign, w, log_det, u, state
 
-    start = (tf.constant(1), tf.ones([], v.dtype), v, tf.zeros(tf.shape(v)[:1], v.dtype), v)
+    start = (tf.constant(1), tf.ones([], v.dtype), v, tf.zeros(tf.shape(v)[:1], v.dtype), v, terms.state)
     rows = tf.TensorShape([None, *v.shape[1:]])
-    shapes = (tf.TensorShape([]), tf.TensorShape([]), rows, rows[:1], rows)
-    *_, log_det, u = tf.while_loop(
-        lambda k, sign, w, log_det, u: terms.more(k, w, v), body, start, shape_invariants=shapes
+    scalar = tf.TensorShape([])
+    shapes = (
+        scalar,
+        scalar,
+        rows,
+        rows[:1],
+        rows,
+        tuple(tf.TensorShape([None] * tensor.shape.rank) for tensor in terms.state),
+    )
+    _, _, _, log_det, u, _ = tf.while_loop(
+        lambda k, sign, w, log_det, u, state: terms.more(k, state), body, start, shape_invariants=shapes
     )
     return log_det, u
 

@@ -1,0 +1,109 @@
+r"""Probe vectors v with \\(E[v v^T] = I\\), for which \\(E[v^T A v] = \mathrm{tr}(A)\\)."""
+
+import math
+
+import tensorflow as tf
+
+from tf_resflow.seeds import random_integers, random_uniform
+
+__all__ = ["PROBES", "coloring", "draw_probes"]
+
+PROBES = ("colored", "rademacher", "gaussian", "basis")
+
+
+def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, common: bool = False) -> tf.Tensor:
+    r"""The probes of a batch, of shape `[num_probes * batch, *event]`, probe by probe.
+
+    The mean of \\(v^T A v\\) over the probes of an example is an unbiased estimate of \\(\mathrm{tr}(A)\\):
+
+    - "rademacher": independent random signs. The variance is that of one probe over their number.
+    - "colored": one vector z of random signs, of which each probe has the coordinates of one color, times
+      \\(\sqrt m\\) for m probes. The mean is \\(\sum_{c(i) = c(j)} z_i z_j A_{ij}\\): pairs of two colors cancel,
+      and the noise is that of pairs of one color, which `coloring` keeps far apart. It is exact for one color a
+      coordinate.
+    - "gaussian": independent standard normal vectors.
+    - "basis": \\(\sqrt D e_i\\), i = 1, ..., D: the exact trace.
+
+    Args:
+      kind: one of these.
+      num_probes: number of probes of each example.
+      x: `[batch, *event]`.
+      seed: integer tensor of shape `[2]`.
+      common: whether all examples have the same probes.
+
+    References:
+      Tang and Saad, A probing method for computing the diagonal of a matrix inverse, 2012.
+      Stathopoulos, Laeuchli and Orginos, Hierarchical probing for estimating the trace of the matrix inverse on
+        toroidal lattices, 2013.
+    """
+    batch = tf.shape(x)[0]
+    drawn = x[:1] if common or kind == "basis" else x
+    v = _draw(kind, num_probes, drawn, seed)
+    if drawn is not x:
+        v = tf.repeat(v, batch, axis=0)
+    return tf.ensure_shape(v, [None, *x.shape[1:]])
+
+
+def _draw(kind, num_probes, x, seed):
+    shape = tf.shape(x)
+    if kind == "basis":
+        basis = tf.sqrt(tf.cast(num_probes, x.dtype)) * tf.eye(num_probes, dtype=x.dtype)
+        return tf.reshape(basis, tf.concat([[num_probes], shape[1:]], 0))
+    if kind == "colored":
+        signs = _signs(shape, seed, x.dtype)
+        if num_probes == 1:
+            return signs
+        colors = tf.range(num_probes)[(...,) + (tf.newaxis,) * (x.shape.rank - 1)]
+        masks = tf.cast(coloring(shape[1:], x.shape[1:], num_probes) == colors, x.dtype)
+        v = math.sqrt(num_probes) * masks[:, tf.newaxis] * signs
+        return tf.reshape(v, tf.concat([[-1], shape[1:]], 0))
+    shape = tf.concat([[num_probes * shape[0]], shape[1:]], 0)
+    if kind == "rademacher":
+        return _signs(shape, seed, x.dtype)
+    v = tf.math.ndtri(random_uniform(shape, seed, tf.float64 if x.dtype == tf.float64 else tf.float32))
+    return tf.cast(v, x.dtype)
+
+
+def _signs(shape, seed, dtype):
+    return tf.cast(2 * random_integers(shape, seed, tf.constant(2, tf.int64)) - 1, dtype)
+
+
+def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) -> tf.Tensor:
+    """A color 0, ..., num_colors - 1 of each coordinate of an event.
+
+    Coordinates of a vector take turns. In an image, the channels of a pixel have different colors first: as many as
+    divide the number of colors. The colors left are those of the pixels, `(row + s column) mod p`: a lattice, with
+    the s for which pixels of one color are farthest apart.
+
+    Args:
+      shape: shape of an event, an integer tensor.
+      static_shape: as far as it is known; the number of channels is.
+      num_colors: at least 1.
+    """
+    if static_shape.rank < 2:
+        return tf.reshape(tf.range(tf.reduce_prod(shape)) % num_colors, shape)
+    channels = static_shape[-1] or 1
+    per_pixel = max(q for q in range(1, num_colors + 1) if num_colors % q == 0 and q <= channels)
+    places = num_colors // per_pixel
+    sizes = tf.unstack(shape, static_shape.rank)
+    *axes, channel = (
+        tf.reshape(tf.range(size), [-1] + [1] * (static_shape.rank - 1 - i)) for i, size in enumerate(sizes)
+    )
+    pixels = static_shape[:-1].num_elements()
+    if pixels is not None and places >= pixels:
+        place = tf.reshape(tf.range(pixels), [*static_shape[:-1], 1])
+    else:
+        step = _lattice_step(places)
+        place = sum(step**i * axis for i, axis in enumerate(axes)) % places
+    return (place * per_pixel + channel % per_pixel) % num_colors
+
+
+def _lattice_step(num_colors, reach=6):
+    """The s for which close pixels have different colors (row + s column) mod num_colors."""
+
+    def closeness(step):
+        offsets = range(-reach, reach + 1)
+        equal = [(a, b) for a in offsets for b in offsets if (a or b) and (a + step * b) % num_colors == 0]
+        return sum(0.1 ** max(abs(a), abs(b)) for a, b in equal)
+
+    return min(range(num_colors), key=closeness)
