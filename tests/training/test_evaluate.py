@@ -212,7 +212,9 @@ def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
     (block,) = resflow.bijectors.residual_blocks(flow)
     for tolerance, expected in ((0.999 * rest, True), (1.001 * rest, False)):
         series.tolerance = tolerance
-        assert series.terms(block.branch, 1, tf.float32, None).more(3, w, v).numpy() == expected
+        terms = series.terms(block.branch, tf.constant(v), None)
+        *_, state = terms.weigh(tf.constant(2), tf.constant(w), terms.state)
+        assert terms.more(3, state).numpy() == expected
 
 
 def test_a_flow_of_couplings(tmp_path, make_config):
