@@ -106,8 +106,8 @@ class RussianRoulette(_SeriesEstimator):
         all examples take as many terms as the largest N of the batch. Otherwise the batch shares one N. For
         training: it takes fewer terms, but errors are correlated, and std / sqrt(batch) is not a standard error.
       probes: "rademacher" (independent random signs), "colored" (signs whose cross terms cancel between colors of
-        coordinates: far less noise for convolutional branches, and exact for D probes), "gaussian", or "basis" (all D
-        basis vectors: the exact trace).
+        coordinates: far less noise for convolutional branches, and exact for D probes), "gaussian", or "basis" (all
+        D basis vectors: the exact trace).
       num_probes: number of probes of each example, over which the estimate is averaged.
       common_probes: whether the examples of a batch share their probes. If they also share N, the estimate of an
         example does not depend on the rest of its batch: for serving.
