@@ -1,14 +1,13 @@
 """The Lipschitz certificate of a flow."""
 
 import functools
-import math
 
 import tensorflow as tf
 
 from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.base import lipschitz_constants
+from tf_resflow.bijectors.certified_bounds import blocks_by_name, certified_bounds, uncertified_blocks
 from tf_resflow.bijectors.flow import parts_by_name
-from tf_resflow.bijectors.networks import bounded_norm
 from tf_resflow.progress import track
 
 __all__ = ["lipschitz_bounds", "lipschitz_certificate", "uncertified_blocks"]
@@ -29,20 +28,7 @@ def lipschitz_bounds(flow: tf.Module) -> dict[str, float]:
       A dict of the block's name to a float, infinite for the `uncertified_blocks`; empty for a flow of couplings.
       Blocks of one name are numbered.
     """
-    return _bounds(flow, layers.lipschitz_constant)
-
-
-def uncertified_blocks(flow: tf.Module) -> dict[str, str]:
-    """Returns the residual blocks whose `lipschitz_constant` is not verified, because nothing bounds their branch.
-
-    Args:
-      flow: see `lipschitz_bounds`.
-
-    Returns:
-      A dict of the block's name to the reason, a sentence; empty if all blocks have a bound.
-    """
-    reasons = {name: bounded_norm(block.branch)[1] for name, block in _blocks_by_name(flow).items()}
-    return {name: reason for name, reason in reasons.items() if reason is not None}
+    return certified_bounds(flow)
 
 
 def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
@@ -79,7 +65,7 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
       Behrmann et al., "Invertible Residual Networks" (2019), Lemma 2.
     """
     bound = functools.cache(layers.lipschitz_constant)  # of a network: its layers take their time
-    blocks, certified = _blocks_by_name(flow), _bounds(flow, bound)
+    blocks, certified = blocks_by_name(flow), certified_bounds(flow, bound)
     reasons = {name: {"reason": reason} for name, reason in uncertified_blocks(flow).items()}
     of_flow = {kind: lipschitz_constants(flow, kind == "certified", bound) for kind in ("nominal", "certified")}
     return {
@@ -94,14 +80,6 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     }
 
 
-def _bounds(flow, bound):
-    uncertified = uncertified_blocks(flow)
-    return {
-        name: math.inf if name in uncertified else float(bound(block.branch, certified=True))
-        for name, block in track(_blocks_by_name(flow).items(), "Lipschitz bounds of the blocks")
-    }
-
-
 def _reasons(flow, bound):
     """Why parts are not bounded; without the parts that only have the reason of one of their own."""
     found, reasons = {}, {}
@@ -110,11 +88,6 @@ def _reasons(flow, bound):
         if reason is not None and reason not in {found.get(id(inner)) for inner in part.submodules}:
             reasons[name] = reason
     return dict(reversed(reasons.items()))
-
-
-def _blocks_by_name(flow):
-    parts = parts_by_name(flow)
-    return {name: part for name, part in parts.items() if isinstance(part, bijectors.ResidualBlock)}
 
 
 def _of_layers(block):

@@ -15,9 +15,8 @@ from tf_resflow.private_api import is_reachable
 __all__ = ["LipschitzLayer"]
 
 # The kernels of `scaled_kernels`, by the id of their layer, and whether `stored_norms` is in force.
-_SCALED: contextvars.ContextVar[dict[int, tf.Tensor] | None]
-_SCALED = contextvars.ContextVar("tf_resflow_scaled_kernels", default=None)
-_STORED = contextvars.ContextVar("tf_resflow_stored_norms", default=False)
+_SCALED: contextvars.ContextVar[dict[int, tf.Tensor] | None] = contextvars.ContextVar("scaled", default=None)
+_STORED = contextvars.ContextVar("stored", default=False)
 _NUM_STARTS = 4
 _AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
 _EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10}

@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tf_resflow import bijectors, flows, layers, logdet
-from tf_resflow.bijectors.flow import parts_by_name
-from tf_resflow.progress import track
+from tf_resflow import bijectors, flows, logdet
+from tf_resflow.bijectors.certified_bounds import certified_bounds, uncertified_blocks
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -63,20 +62,15 @@ def evaluation_estimator(
 
 def _certified_constant(flow: bijectors.FlowBijector) -> float | None:
     """The largest certified Lipschitz constant of a branch, below 1; None without residual blocks."""
-    blocks = {k: part for k, part in parts_by_name(flow).items() if isinstance(part, bijectors.ResidualBlock)}
-    constants, reasons = {}, {}
-    for name, block in track(blocks.items(), "Lipschitz bounds of the blocks"):
-        try:
-            constants[name] = float(layers.lipschitz_constant(block.branch, certified=True))
-        except ValueError as error:
-            constants[name], reasons[name] = math.inf, str(error).partition(". ")[0]
-    if not constants:
+    bounds = certified_bounds(flow)
+    if not bounds:
         return None
-    worst = max(constants, key=lambda name: constants[name])
-    if not constants[worst] < 1:
-        found = f"not certified ({reasons[worst]})" if worst in reasons else f"{constants[worst]:.4f}"
+    worst = max(bounds, key=lambda name: bounds[name])
+    if not bounds[worst] < 1:
+        reason = uncertified_blocks(flow).get(worst)
+        found = f"not certified ({reason})" if reason else f"{bounds[worst]:.4f}"
         raise ValueError(
             f"log_det='adaptive' needs certified Lipschitz constants below 1, but that of {worst} is {found}. "
             "Evaluate with 'russian_roulette' or 'exact', or train with a lower config.model.coefficient."
         )
-    return constants[worst]
+    return bounds[worst]

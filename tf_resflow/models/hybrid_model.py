@@ -120,7 +120,7 @@ class HybridModel(FlowModel):
 
     @property
     def has_classifier(self) -> bool:
-        """See `FlowModel`."""
+        """True."""
         return True
 
     def scores(
@@ -157,7 +157,7 @@ class HybridModel(FlowModel):
         return {"loss": self.total(scores), **scores}
 
     def total(self, scores: Mapping[str, Any]) -> Any:
-        """See `FlowModel`."""
+        """The objective: the cross entropy and the weighted loss of the density."""
         if not self.has_density:
             return scores["cross_entropy"]
         dimensions = self.num_dimensions if self.levels is None else 1
@@ -172,12 +172,12 @@ class HybridModel(FlowModel):
     def ood_scores(
         self, x: TensorLike, seed: Seed = None, *, log_det: Callable[..., Any] | None = None
     ) -> dict[str, tf.Tensor]:
-        """See `FlowModel`."""
+        """The scores of a `FlowModel`, and "max_probability", the probability of the most probable class."""
         probability = tf.reduce_max(self.classify(x)["probabilities"], -1)
         return super().ood_scores(x, seed, log_det=log_det) | {"max_probability": probability}
 
     def parts_beside_flow(self) -> dict[str, list[tf.Variable]]:
-        """See `FlowModel`."""
+        """The variables of the classifier."""
         return {"the classifier": [weight.value for weight in self.classifier.weights]}
 
     def initialize(self, batch: TensorLike, seed: int = 0) -> None:

@@ -88,32 +88,32 @@ class Signatures:
         }
 
     def serving_default(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See the class."""
+        """The log-likelihood, with the random numbers of the export; without a trained density, the classes."""
         if not self._model.has_density:
             return self.classify(x)
         return self._score(self._checked(x), tf.constant(self._seed, tf.int64))
 
     def log_prob_seeded(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See the class."""
+        """The log-likelihood, with random numbers of this seed."""
         return self._score(self._checked(x), seed)
 
     def sample(self, num: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See the class."""
+        """Draws `num` examples."""
         num = check_range("num", num, 1, self.max_samples)
         temperature = check_range("temperature", temperature, 0.0, MAX_TEMPERATURE)
         seed = tf.bitcast(seed, tf.int32)
         return self._invert(self._model.sample_latent(num, seed, tf.cast(temperature, self._dtype)))
 
     def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See the class."""
+        """The latents of examples."""
         return {"z": self._model.encode(self._checked(x))}
 
     def decode(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See the class."""
+        """The examples of latents."""
         return self._invert(check_finite("z", check_not_empty("z", z)))
 
     def classify(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See the class."""
+        """The classifier's logits, probabilities and most probable label."""
         result = self._model.classify(self._checked(x))
         return {**result, "label": tf.argmax(result["probabilities"], -1)}
 

@@ -1,0 +1,45 @@
+"""Rigorous Lipschitz bounds of the residual branches of a flow."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tf_resflow.bijectors.flow import parts_by_name
+from tf_resflow.bijectors.networks import bounded_norm
+from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.layers import lipschitz_constant
+from tf_resflow.progress import track
+
+__all__ = ["blocks_by_name", "certified_bounds", "uncertified_blocks"]
+
+
+def blocks_by_name(flow: tf.Module) -> dict[str, ResidualBlock]:
+    """The residual blocks of a flow by name; blocks of one name are numbered."""
+    return {name: part for name, part in parts_by_name(flow).items() if isinstance(part, ResidualBlock)}
+
+
+def uncertified_blocks(flow: tf.Module) -> dict[str, str]:
+    """Returns the residual blocks whose `lipschitz_constant` is not verified, because nothing bounds their branch.
+
+    Args:
+      flow: a `Flow`, or any `tf.Module` with residual blocks in it.
+
+    Returns:
+      A dict of the block's name to the reason, a sentence; empty if all blocks have a bound.
+    """
+    reasons = {name: bounded_norm(block.branch)[1] for name, block in blocks_by_name(flow).items()}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def certified_bounds(flow: tf.Module, bound: Callable[..., Any] = lipschitz_constant) -> dict[str, float]:
+    """The bound of each branch by the block's name, infinite for the `uncertified_blocks`.
+
+    `bound` is a function of a network and `certified`; a caller may pass one that remembers its results.
+    """
+    uncertified = uncertified_blocks(flow)
+    return {
+        name: math.inf if name in uncertified else float(bound(block.branch, certified=True))
+        for name, block in track(blocks_by_name(flow).items(), "Lipschitz bounds of the blocks")
+    }
