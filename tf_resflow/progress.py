@@ -2,15 +2,17 @@
 
 import contextlib
 import contextvars
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from tf_resflow.extras import extra
 
-__all__ = ["bar", "shown", "stage", "track"]
+__all__ = ["bar", "interrupt", "shown", "stage", "track"]
 
 _Item = TypeVar("_Item")
 _SHOWN = contextvars.ContextVar("shown", default=False)
+_INTERRUPTED = threading.Event()
 
 
 @contextlib.contextmanager
@@ -23,15 +25,27 @@ def shown(is_shown: bool = True) -> Iterator[None]:
         _SHOWN.reset(token)
 
 
-def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterable[_Item]:
-    """Returns the iterable with a bar: a name, the number of items done and the time left.
+def interrupt(signum: int, frame: Any) -> None:
+    """A handler of SIGINT that raises a KeyboardInterrupt, which the next item of `track` repeats.
+
+    TFP swallows the first one if it comes inside of its bare `except`s, as while a graph is traced.
+    """
+    _INTERRUPTED.set()
+    raise KeyboardInterrupt
+
+
+def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterator[_Item]:
+    """Yields the items with a bar: a name, the number of items done and the time left.
 
     Args:
       iterable: of any items.
       name: of the stage of the work.
       total: number of items, if the iterable has no length.
     """
-    return _tqdm()(iterable, name, total, leave=False) if _SHOWN.get() else iterable
+    for item in _tqdm()(iterable, name, total, leave=False) if _SHOWN.get() else iterable:
+        if _INTERRUPTED.is_set():
+            raise KeyboardInterrupt
+        yield item
 
 
 def bar(name: str, total: int, initial: int = 0, *, unit: str = "step") -> Any:

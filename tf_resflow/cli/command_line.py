@@ -5,12 +5,15 @@ import logging as std_logging
 import os
 import pathlib
 import re
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
+
+from tf_resflow.progress import interrupt
 
 __all__ = ["run"]
 
@@ -68,6 +71,8 @@ def run(
         sys.exit(f"Error: {error}")
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # the only ones in --help
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     app.run(lambda _: _guarded(main, check), flags_parser=_parse_flags)
 
 
