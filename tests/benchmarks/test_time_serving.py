@@ -19,7 +19,7 @@ def test_table(call, tmp_path):
     flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, num_fc_blocks=0)
     model = resflow.FlowModel(flow, (8, 8, 1), levels=17)
     model.initialize(np.random.default_rng(0).integers(17, size=[32, 8, 8, 1]).astype("uint8"))
-    log_det = resflow.logdet.PowerSeries(2, common_probes=True)
+    log_det = resflow.logdet.PowerSeries(2)
     path = resflow.serving.export(model, tmp_path, log_det=log_det, num_samples=2)
     done = run(f"--model_dir={path}", "--sizes=1,3", "--repeats=2", f"--output={tmp_path / 'times.json'}")
     assert done.returncode == 0, done.stderr

@@ -84,8 +84,8 @@ def test_wrong_arguments_are_errors():
 
 def test_common_noise_does_not_depend_on_the_batch():
     x = np.random.default_rng(0).integers(17, size=[5, 3, 2])
-    together = dequantize(x, 17, seed=[1, 2], common=True)
-    np.testing.assert_array_equal(together[3:4], dequantize(x[3:4], 17, seed=[1, 2], common=True))
+    together = dequantize(x, 17, seed=[1, 2], sets=1)
+    np.testing.assert_array_equal(together[3:4], dequantize(x[3:4], 17, seed=[1, 2], sets=1))
     noise = np.float64(together) * 17 - x
     np.testing.assert_allclose(noise, np.broadcast_to(noise[:1], noise.shape), atol=1e-5)
     assert len(np.unique(np.round(noise[0], 4))) == 6

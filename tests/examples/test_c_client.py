@@ -48,7 +48,7 @@ def images_path(tmp_path_factory):
     flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, num_fc_blocks=0)
     model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
     model.initialize(images(32))
-    log_det = resflow.logdet.RussianRoulette(4, common_probes=True)
+    log_det = resflow.logdet.RussianRoulette(4)
     return resflow.serving.export(model, tmp_path_factory.mktemp("images"), log_det=log_det, num_samples=2)
 
 

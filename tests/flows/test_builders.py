@@ -365,7 +365,9 @@ def test_vector_flow_of_a_config(config):
 def test_estimator_of_a_config(name, number, config):
     config.estimator.eval.distribution = name
     config.estimator.eval.p = number
-    estimator = flows.build_estimator(config.estimator.eval, per_example=True)
+    default = flows.build_estimator(config.estimator.eval, per_example=False)
+    assert (default.rtol, default.probes, default.per_example) == (0.01, "colored", False)
+    estimator = flows.build_estimator(config.estimator.eval, per_example=True, kind="russian_roulette")
     assert (estimator.num_exact_terms, estimator.per_example) == (20, True)
     distribution = estimator.distribution
     assert number in (getattr(distribution, "p", None), getattr(distribution, "rate", None))

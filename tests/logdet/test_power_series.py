@@ -152,7 +152,7 @@ def draws(branch, data, estimator, num):
         resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), probes="gaussian"),
         resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), num_probes=2),
         resflow.logdet.AdaptiveRoulette(0.3),
-        resflow.logdet.AdaptiveRoulette(1e-9, max_exact_terms=1, per_example=True, num_probes=2),
+        resflow.logdet.AdaptiveRoulette(1e-9, max_exact_terms=1, per_example=True, num_probes=2, chance=0.2),
     ],
     ids=["rademacher", "gaussian", "colored", "adaptive", "adaptive_colored"],
 )
@@ -358,15 +358,19 @@ def test_adaptive_series_refuses_another_norm_than_the_branch_is_bounded_in():
     assert trusted(unknown, tf.zeros([1, 2]))[1].shape == [1]
 
 
-@pytest.mark.parametrize("probes", ["rademacher", "gaussian", "basis"])
-@pytest.mark.parametrize("estimator", [resflow.logdet.RussianRoulette, resflow.logdet.PowerSeries])
-def test_common_probes_make_an_estimate_independent_of_its_batch(branch, data, estimator, probes):
-    common = estimator(probes=probes, num_probes=3, common_probes=True)
-    value = common(branch, data["x"], data["c"], seed=7)[1]
-    alone = common(branch, data["x"][2:3], data["c"][2:3], seed=7)[1]
-    np.testing.assert_allclose(value[2:3], alone, rtol=1e-10)
-    own = estimator(probes=probes, num_probes=3)(branch, data["x"][2:3], data["c"][2:3], seed=7)[1]
-    np.testing.assert_allclose(alone, own, rtol=1e-10)  # a single example has its own probes either way
+@pytest.mark.parametrize("probes", ["rademacher", "colored", "gaussian", "basis"])
+@pytest.mark.parametrize("kind", ["RussianRoulette", "PowerSeries", "AdaptiveRoulette"])
+def test_shared_numbers_make_an_estimate_independent_of_its_batch(branch, data, kind, probes):
+    """Two parts of a batch of equal examples differ, unless the 3 probes of 3 coordinates are exact."""
+    estimator = getattr(resflow.logdet, kind)(probes=probes, num_probes=3)
+    shared = estimator.with_sets(2)
+    inputs = [tf.concat([data[name], data[name]], 0) for name in ("x", "c")]
+    value = shared(branch, *inputs, seed=7)[1]
+    alone = shared(branch, *(tf.tile(data[name][2:3], [2, 1]) for name in ("x", "c")), seed=7)[1]
+    num = len(value) // 2
+    np.testing.assert_allclose([value[2], value[num + 2]], alone, rtol=1e-10)
+    is_exact = kind == "PowerSeries" and probes in ("basis", "colored")
+    assert is_exact == np.isclose(*alone, rtol=1e-10)
 
 
 def test_the_log_det_at_ties_is_within_its_certificate():
@@ -390,7 +394,7 @@ def test_the_log_det_at_ties_is_within_its_certificate():
     [
         resflow.logdet.Exact(),
         resflow.logdet.RussianRoulette(probes="basis"),
-        resflow.logdet.RussianRoulette(per_example=True, num_probes=2, common_probes=True),
+        resflow.logdet.RussianRoulette(per_example=True, num_probes=2, probe_sets=1),
         resflow.logdet.AdaptiveSeries(lipschitz_constant=0.9, probes="basis"),
         resflow.logdet.PowerSeries(3, probes="gaussian"),
     ],
@@ -488,6 +492,7 @@ def test_events_of_rank_three():
         (lambda: resflow.logdet.PowerSeries(0), "num_terms"),
         (lambda: resflow.logdet.AdaptiveSeries(0.0), "tolerance"),
         (lambda: resflow.logdet.AdaptiveRoulette(1.0), "rtol"),
+        (lambda: resflow.logdet.AdaptiveRoulette(chance=1.0), "chance"),
         (lambda: resflow.logdet.AdaptiveRoulette(max_exact_terms=0), "max_exact_terms"),
     ],
 )

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 
-ROULETTE = resflow.logdet.RussianRoulette(6, common_probes=True)
+ROULETTE = resflow.logdet.RussianRoulette(6)
 
 
 def tensors(**values):

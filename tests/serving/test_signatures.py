@@ -8,25 +8,17 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.seeds import split_seed
 
 
 def expected_draws(model, x, seed, num_samples, log_det):
     """The estimates that log_prob averages, drawn here one example at a time."""
-    density = resflow.bijectors.with_log_det(model.distribution, log_det)
-    draws, seed = [], tf.bitcast(tf.constant(seed, tf.int64), tf.int32)
-    for one in split_seed(seed, num_samples):
-        noise, flow = tf.unstack(split_seed(one, 2))
-        rows = []
-        for i in range(len(x)):
-            u = resflow.data.dequantize(x[i : i + 1], model.levels, noise)
-            rows.append(density.log_prob(tf.identity(u), bijector_kwargs={"seed": flow})[0])
-        draws.append(tf.stack(rows) - 64 * math.log(model.levels))
-    return np.stack(draws)
+    samples = resflow.models.LogProbSamples(model, log_det, num_samples=num_samples, common=True)
+    seed = tf.bitcast(tf.constant(seed, tf.int64), tf.int32)
+    return np.concatenate([samples(x[i : i + 1], seed) for i in range(len(x))], 1)
 
 
 def test_log_prob(loaded, image_model, images, call):
-    log_det = resflow.logdet.RussianRoulette(6, common_probes=True)
+    log_det = resflow.logdet.RussianRoulette(6)
     draws = expected_draws(image_model, images[:3], 5, 4, log_det)
     result = call(loaded, "log_prob_seeded", x=images[:3], seed=5)
     np.testing.assert_allclose(result["log_prob"], draws.mean(0), rtol=1e-5)
@@ -182,16 +174,3 @@ def test_a_classifier_without_a_density(image_model):
 def test_numbers_out_of_range(vector_model, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         resflow.serving.Signatures(vector_model, **settings)
-
-
-@pytest.mark.parametrize(
-    "log_det",
-    [
-        resflow.logdet.PowerSeries(2),
-        resflow.logdet.RussianRoulette(2, per_example=True, common_probes=True),
-        resflow.logdet.AdaptiveSeries(),
-    ],
-)
-def test_an_estimator_that_draws_for_each_example(vector_model, log_det):
-    with pytest.raises(ValueError, match="make it with common_probes=True"):
-        resflow.serving.Signatures(vector_model, log_det=log_det)

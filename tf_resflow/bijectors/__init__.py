@@ -8,6 +8,7 @@ from tf_resflow.bijectors.invertible_conv_1x1 import InvertibleConv1x1
 from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
 from tf_resflow.bijectors.passes import (
     Features,
+    block_inputs,
     feature_shapes,
     forward_features,
     initialize,
@@ -17,7 +18,7 @@ from tf_resflow.bijectors.preprocessing import Logit, Normalize
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.squeeze_2d import Squeeze2D
 from tf_resflow.bijectors.variable_bijector import VariableBijector
-from tf_resflow.bijectors.views import with_inverse_solver, with_log_det
+from tf_resflow.bijectors.views import blocks_by_name, with_inverse_solver, with_log_det
 
 __all__ = [
     "ActNorm",
@@ -37,6 +38,8 @@ __all__ = [
     "ResidualBlock",
     "Squeeze2D",
     "VariableBijector",
+    "block_inputs",
+    "blocks_by_name",
     "feature_shapes",
     "forward_features",
     "initialize",

@@ -8,10 +8,11 @@ from tensorflow_probability import bijectors as tfb
 from tf_resflow.bijectors.base import Context, FlowBijector, run
 from tf_resflow.bijectors.flow import residual_blocks, route
 from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.solvers import Solution
 from tf_resflow.typing import Seed, Shape, TensorLike
 
-__all__ = ["Features", "feature_shapes", "forward_features", "initialize", "inverse_with_solutions"]
+__all__ = ["Features", "block_inputs", "feature_shapes", "forward_features", "initialize", "inverse_with_solutions"]
 
 
 class Features(NamedTuple):
@@ -70,6 +71,34 @@ def feature_shapes(flow: FlowBijector, event_shape: Shape) -> list[tuple[int | N
       A list of tuples.
     """
     return flow.feature_shapes(event_shape)
+
+
+def block_inputs(flow: FlowBijector, x: TensorLike) -> dict[str, tf.Tensor]:
+    """What each residual block of a flow maps, for data x.
+
+    ```python
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
+    print({name: value.shape for name, value in resflow.bijectors.block_inputs(flow, [[0.1, 0.2]]).items()})
+    # {'block0': TensorShape([1, 2]), 'block1': TensorShape([1, 2])}
+    ```
+
+    Args:
+      flow: `Flow` or `MultiscaleFlow`, data to latent.
+      x: `[batch, *event]`.
+
+    Returns:
+      A dict by the names of `blocks_by_name`.
+    """
+    names = {id(block): name for name, block in blocks_by_name(flow).items()}
+    inputs = {}
+
+    def visit(bijector, value, inverse):
+        if name := names.get(id(bijector)):
+            inputs[name] = tf.identity(bijector.inverse(value) if inverse else value)
+
+    run(flow, tf.identity(tf.convert_to_tensor(x, flow.dtype)), Context(log_det=False, visit=visit))
+    return inputs
 
 
 def inverse_with_solutions(flow: tfb.Bijector, z: TensorLike) -> tuple[tf.Tensor, list[Solution]]:

@@ -157,6 +157,11 @@ class ResidualBlock(FlowBijector):
         return self._conditional
 
     @property
+    def event_shape(self) -> tf.TensorShape:
+        """The shape of an event, as far as the branch or the constructor's argument gives it."""
+        return self._event_shape
+
+    @property
     def takes(self) -> tuple[str, ...]:
         """The arguments that it takes from the flows around it."""
         return ("seed", "conditional_input") if self._conditional else ("seed",)

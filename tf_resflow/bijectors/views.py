@@ -1,21 +1,21 @@
 """Views of a flow: the same variables, under another estimator of the log-determinant or solver of the inverse."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.flow import residual_blocks
+from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
 from tf_resflow.bijectors.residual_block import ResidualBlock
 
-__all__ = ["with_inverse_solver", "with_log_det"]
+__all__ = ["blocks_by_name", "with_inverse_solver", "with_log_det"]
 
 _PARTS = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
 _Part = TypeVar("_Part", bound=tf.Module)
 
 
-def with_log_det(flow: _Part, log_det: Callable[..., Any]) -> _Part:
+def with_log_det(flow: _Part, log_det: Callable[..., Any] | Mapping[str, Callable[..., Any]]) -> _Part:
     """A view of a bijector or distribution, in which every `ResidualBlock` has another estimator.
 
     Variables are shared: evaluate with one estimator while training goes on with another.
@@ -32,7 +32,8 @@ def with_log_det(flow: _Part, log_det: Callable[..., Any]) -> _Part:
 
     Args:
       flow: a bijector or distribution, with blocks at any depth.
-      log_det: a `tf_resflow.logdet` estimator.
+      log_det: a `tf_resflow.logdet` estimator; or a dict of them by the names of blocks, as `blocks_by_name` gives
+        them, of which other blocks keep their own.
 
     Returns:
       An object of the same type. Parts without blocks are the same objects, since their log-determinants are
@@ -40,9 +41,14 @@ def with_log_det(flow: _Part, log_det: Callable[..., Any]) -> _Part:
 
     Raises:
       ValueError: if `flow` is neither bijector nor distribution, is a joint distribution whose model has functions,
-        or holds blocks elsewhere than in its constructor's arguments.
+        holds blocks elsewhere than in its constructor's arguments, or has no block of a name.
     """
-    return _view(flow, {"log_det": log_det})
+    if not isinstance(log_det, Mapping):
+        return _view(flow, lambda block: block.copy(log_det=log_det))
+    names = {id(block): name for name, block in blocks_by_name(flow).items()}
+    if unknown := log_det.keys() - set(names.values()):
+        raise ValueError(f"{flow.name} has no residual block named {', '.join(sorted(unknown))}.")
+    return _view(flow, lambda block: block.copy(log_det=log_det.get(names[id(block)], block.log_det)))
 
 
 def with_inverse_solver(flow: _Part, inverse_solver: Callable[..., Any]) -> _Part:
@@ -60,15 +66,28 @@ def with_inverse_solver(flow: _Part, inverse_solver: Callable[..., Any]) -> _Par
       flow: as for `with_log_det`, and so are the result and the errors.
       inverse_solver: `tf_resflow.solvers.Anderson` or `FixedPoint`, or a callable like them.
     """
-    return _view(flow, {"inverse_solver": inverse_solver})
+    return _view(flow, lambda block: block.copy(inverse_solver=inverse_solver))
 
 
-def _view(part, arguments):
+def blocks_by_name(flow: tf.Module) -> dict[str, ResidualBlock]:
+    """The `ResidualBlock`s in a bijector or distribution; equal names after the first are numbered.
+
+    ```python
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
+    print(list(resflow.bijectors.blocks_by_name(flow)))
+    # ['block0', 'block1']
+    ```
+    """
+    return {name: part for name, part in parts_by_name(flow).items() if isinstance(part, ResidualBlock)}
+
+
+def _view(part, copy):
     if not isinstance(part, _PARTS):
         raise ValueError(
             f"A view is of a bijector or a distribution; got {type(part).__name__}: take the one inside it."
         )
-    view = _replace(part, arguments)
+    view = _replace(part, copy)
     originals = {id(block) for block in residual_blocks(part)}
     left = {block.name for block in residual_blocks(view) if id(block) in originals}
     if left:
@@ -79,18 +98,18 @@ def _view(part, arguments):
     return view
 
 
-def _replace(value, arguments):
-    """A value with other arguments of the blocks inside it; the same object if there are none."""
+def _replace(value, copy):
+    """A value with copies of the blocks inside it; the same object if there are none."""
     if isinstance(value, ResidualBlock):
-        return value.copy(**arguments)
+        return copy(value)
     if not isinstance(value, _PARTS):
         if not tf.nest.is_nested(value):
             return value
-        views = tf.nest.map_structure(lambda part: _replace(part, arguments), value)
+        views = tf.nest.map_structure(lambda part: _replace(part, copy), value)
         pairs = zip(tf.nest.flatten(views), tf.nest.flatten(value), strict=True)
         return value if all(view is part for view, part in pairs) else views
     _check_model(value)
-    views = {key: _replace(parameter, arguments) for key, parameter in value.parameters.items()}
+    views = {key: _replace(parameter, copy) for key, parameter in value.parameters.items()}
     if all(view is value.parameters[key] for key, view in views.items()):
         return value
     # Not value.copy: a distribution's copy keeps the original, blocks and all, among its submodules.

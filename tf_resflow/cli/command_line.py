@@ -15,7 +15,7 @@ from absl import app, flags, logging
 
 from tf_resflow.progress import interrupt
 
-__all__ = ["run"]
+__all__ = ["check_stderr", "run"]
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _USER_ERRORS = (ValueError, ArithmeticError, OSError, ImportError)
@@ -74,6 +74,17 @@ def run(
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     app.run(lambda _: _guarded(main, check), flags_parser=_parse_flags)
+
+
+def check_stderr(alternatives: list[str]) -> None:
+    """Raises ValueError if --stderr is not positive, or given beside flags that it replaces."""
+    stderr = flags.FLAGS.stderr
+    if stderr is None:
+        return
+    if not 0 < stderr < float("inf"):
+        raise ValueError(f"--stderr must be positive and finite; got {stderr}.")
+    if given := [f"--{name}" for name in alternatives if flags.FLAGS[name].present]:
+        raise ValueError(f"--stderr chooses the estimators: leave out {' and '.join(given)}.")
 
 
 def _guarded(main, check=lambda: None):

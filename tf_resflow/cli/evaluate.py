@@ -14,7 +14,7 @@ data; infinite and undefined values are null):
   the solver's iterations and failures.
 - lipschitz: `layers`, `blocks`, `flow` and `inverse`, nominal and certified.
 - importance_weighted: the tighter bound of --iw_samples dequantizations. It needs precise
-  log-determinants: --log_det=exact, or several --num_probes.
+  log-determinants: --log_det=exact, or --stderr.
 - fid: the Fréchet distance between --fid_samples samples and train images in Inception's features. (Keras'
   weights differ from those of the literature: see `InceptionFeatures`.)
 - classification, of a hybrid model: `accuracy` and its standard error, `cross_entropy` (in bits for images) and
@@ -23,7 +23,11 @@ data; infinite and undefined values are null):
 The default is the first four and the last, as far as the model has a density, residual blocks and a classifier.
 With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves by which log p(x),
 `auroc_log_prob`, and the largest class probability, `auroc_max_probability`, separate the data from it.
---log_det=adaptive certifies that the rest of each series is below 1e-4 nats.
+
+--log_det=adaptive certifies that the rest of each series is below 1e-4 nats. --stderr=0.01 asks for a standard
+error of each example's score, in its unit: a short measurement chooses the number of dequantizations and the
+estimator of each block that reach it in the least time. The result has the `plan`, and `example_stderr`, what was
+reached.
 """
 
 import math
@@ -55,10 +59,11 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "log_det",
         None,
-        ["russian_roulette", "adaptive", "exact"],
-        "Evaluation of the log-determinants; default exact up to 16 coordinates, else russian_roulette.",
+        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
+        "Evaluation of the log-determinants; default exact up to 16 coordinates, else as the run's config.",
     )
-    flags.DEFINE_integer("num_probes", 1, "Probes of each estimate, for russian_roulette and adaptive.", 1)
+    flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)
+    flags.DEFINE_float("stderr", None, "Instead: the standard error of each example's score, in its unit.")
     flags.DEFINE_integer("iw_samples", 16, "Samples of importance_weighted.", 1)
     flags.DEFINE_integer("fid_samples", 10_000, "Samples of fid.", 2)
     flags.DEFINE_string(
@@ -73,6 +78,7 @@ def check() -> None:
         check_metrics(FLAGS.metrics)
     if FLAGS.output:
         check_output_path(FLAGS.output, [".json"])
+    command_line.check_stderr(["log_det", "num_probes"])
     training.Workdir(FLAGS.workdir).read_config()
 
 
@@ -93,7 +99,9 @@ def _evaluate():
     run = training.load(FLAGS.workdir)
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
     run.config.eval.update({field: value for field, value in fields.items() if value is not None})
-    measured = training.Evaluation(run, dataset, log_det=FLAGS.log_det, num_probes=FLAGS.num_probes)
+    measured = training.Evaluation(
+        run, dataset, log_det=FLAGS.log_det, num_probes=FLAGS.num_probes, stderr=FLAGS.stderr
+    )
     result = measured.header()
     for metric in FLAGS.metrics or measured.metrics:
         result |= getattr(measured, metric)(**_arguments(metric, dataset))

@@ -22,18 +22,26 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "log_det",
         None,
-        ["russian_roulette", "adaptive", "exact"],
-        "Estimate of the log-determinants; default exact up to 16 coordinates, else russian_roulette.",
+        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
+        "Estimate of the log-determinants; default exact up to 16 coordinates, else as the run's config.",
     )
-    flags.DEFINE_integer("num_samples", 8, "Estimates of log_prob that are averaged.", 2)
-    flags.DEFINE_integer("num_probes", 1, "Probes of each estimate, for russian_roulette and adaptive.", 1)
+    flags.DEFINE_integer(
+        "num_samples", None, "Estimates of log_prob that are averaged; default 8, or as planned.", 2
+    )
+    flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)
+    flags.DEFINE_float(
+        "stderr",
+        None,
+        "Instead: the standard error of log_prob, in nats; with --num_samples that of the blocks alone.",
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the random numbers of serving_default.", 0, 2**63 - 1)
     flags.DEFINE_integer("max_samples", 1024, "Largest number of samples in a request.", 1)
     flags.mark_flags_as_required(["workdir", "export_dir"])
 
 
 def check() -> None:
-    """Raises ValueError if the workdir has no run."""
+    """Raises ValueError if a flag is wrong, or the workdir has no run."""
+    command_line.check_stderr(["log_det", "num_probes"])
     training.Workdir(FLAGS.workdir).read_config()
 
 
@@ -45,6 +53,7 @@ def main() -> None:
         version=FLAGS.version,
         log_det=FLAGS.log_det,
         num_probes=FLAGS.num_probes,
+        stderr=FLAGS.stderr,
         num_samples=FLAGS.num_samples,
         seed=FLAGS.seed,
         max_samples=FLAGS.max_samples,

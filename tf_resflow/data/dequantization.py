@@ -8,7 +8,7 @@ from tf_resflow.seeds import random_integers
 from tf_resflow.typing import Seed, TensorLike
 
 
-def dequantize(x: TensorLike, levels: int, seed: Seed, *, common: bool = False) -> tf.Tensor:
+def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = None) -> tf.Tensor:
     r"""Spreads integers over the unit interval: (x + u) / levels, with u ~ U(0, 1).
 
     If p is the density of the result, then
@@ -26,8 +26,9 @@ def dequantize(x: TensorLike, levels: int, seed: Seed, *, common: bool = False) 
       x: integer tensor of any shape, with values 0, ..., levels - 1.
       levels: number of values, in 2, ..., 256.
       seed: see `tf_resflow.stateless_seed`, but not `None`; the result is a pure function of it and of x.
-      common: whether all examples `x[i]` have the same noise. The result for one then does not depend on the others
-        in its batch.
+      sets: `None` if every number has its own noise. Otherwise the batch has that many equal parts, one after the
+        other, and all examples `x[i]` of a part have the same noise: the result for one does not depend on the
+        others.
 
     Returns:
       A float32 tensor of x's shape, with values strictly between 0 and 1.
@@ -56,10 +57,12 @@ def dequantize(x: TensorLike, levels: int, seed: Seed, *, common: bool = False) 
         with tf.control_dependencies([check for check in checks if check is not None]):
             x = tf.identity(x)
     cells = 2 ** (21 - (levels - 1).bit_length())
-    like = x[:1] if common else x
-    cell = random_integers(tf.shape(like), seed, cells)
+    shape = tf.shape(x)
+    cell = random_integers(shape if sets is None else tf.concat([[sets], shape[1:]], 0), seed, cells)
     u = (tf.cast(cell, tf.float32) + 0.5) / cells
-    return (tf.cast(x, tf.float32) + tf.ensure_shape(u, like.shape)) * (1 / levels)
+    if sets is not None:
+        u = tf.repeat(u, shape[0] // sets, axis=0)
+    return (tf.cast(x, tf.float32) + tf.ensure_shape(u, x.shape)) * (1 / levels)
 
 
 def quantize(x: TensorLike, levels: int) -> tf.Tensor:

@@ -1,12 +1,12 @@
 """How noisy the estimate of an example's loss is, and what the noise comes from."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_resflow.models import FlowModel
+from tf_resflow.models.likelihood_plan import LogDet
 from tf_resflow.progress import track
 from tf_resflow.typing import TensorLike
 
@@ -42,7 +42,8 @@ class EstimatorNoise:
 
     Args:
       model: a `FlowModel`.
-      log_det: estimator of the log-determinants; by default that of the training.
+      log_det: estimator of the log-determinants; by default that of the training. Of a `LikelihoodPlan` the noise
+        of one of its samples is measured.
       dequantizations: J; continuous data have none.
       draws: K, at least 4.
     """
@@ -50,7 +51,7 @@ class EstimatorNoise:
     def __init__(
         self,
         model: FlowModel,
-        log_det: Callable[..., Any] | None = None,
+        log_det: LogDet | None = None,
         *,
         dequantizations: int = 1,
         draws: int = 8,

@@ -1,17 +1,17 @@
 """Held-out score: bits/dim of integer data, nats of continuous data, with its standard error."""
 
+import functools
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tf_resflow.evaluation.estimator_noise import Noise
 from tf_resflow.evaluation.per_example import PerExample
-from tf_resflow.models import FlowModel
-from tf_resflow.seeds import split_seed
+from tf_resflow.models import FlowModel, LikelihoodPlan, LogProbSamples, mean_and_stderr
+from tf_resflow.models.likelihood_plan import LogDet
 from tf_resflow.typing import TensorLike
 
 __all__ = ["HeldOut", "Score", "stderr_parts"]
@@ -25,34 +25,38 @@ class Score(NamedTuple):
       stderr: its standard error, over the examples. It includes the noise of the estimator, which draws
         independently for each example.
       num_examples: number of examples.
+      example_stderr: root mean square of the measured standard error of each example's score; None if each was
+        estimated once, without a `LikelihoodPlan`.
     """
 
     mean: float
     stderr: float
     num_examples: int
+    example_stderr: float | None = None
 
 
-def stderr_parts(score: Score, noise: Noise) -> dict[str, float]:
+def stderr_parts(score: Score, noise: Noise, num_samples: int = 1) -> dict[str, float]:
     r"""Splits the standard error of a score by its sources.
 
     The loss of example i is \(y_i = m_i + d_i + e_i\): its true bound, the noise of its one
     dequantization, and that of its log-determinants. All three are independent between the examples.
     The squared standard error of the mean of n is therefore
 
-        stderr^2 = (s^2 + d^2 + e^2) / n,
+        stderr^2 = (s^2 + (d^2 + e^2) / K) / n,
 
-    where \(d^2\) and \(e^2\) are the variances in `noise`, and \(s^2\), that of the data, is the rest.
-    More examples reduce all three; more probes or exact terms reduce e alone.
+    with K = `num_samples`, where \(d^2\) and \(e^2\) are the variances in `noise`, and \(s^2\), that of the
+    data, is the rest. More examples reduce all three; more probes or exact terms reduce e alone.
 
     Args:
       score: a `Score`.
       noise: a `Noise` of the same model and estimator, on some of the examples.
+      num_samples: number of estimates of each example of which its score is the mean.
 
     Returns:
       A dict of the standard errors due to "data", "dequantization" and "estimator".
     """
-    dequantization = noise.dequantization_std / math.sqrt(score.num_examples)
-    estimator = noise.estimator_std / math.sqrt(score.num_examples)
+    dequantization = noise.dequantization_std / math.sqrt(score.num_examples * num_samples)
+    estimator = noise.estimator_std / math.sqrt(score.num_examples * num_samples)
     rest = score.stderr**2 - dequantization**2 - estimator**2
     return {
         "data": math.sqrt(max(rest, 0.0)) if not math.isnan(rest) else rest,
@@ -64,7 +68,8 @@ def stderr_parts(score: Score, noise: Noise) -> dict[str, float]:
 class HeldOut:
     r"""Scores a model on held-out examples, each of them once.
 
-    With `num_samples` K > 1 the score is that of the importance-weighted bound of integer data
+    With a `LikelihoodPlan` as `log_det` the loss of an example is a mean of several estimates. With `num_samples`
+    K > 1 the score is that of the importance-weighted bound of integer data
 
         log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / L^D,
 
@@ -75,7 +80,8 @@ class HeldOut:
 
     Args:
       model: a `FlowModel`.
-      log_det: estimator of the log-determinants; by default the model's evaluation estimator.
+      log_det: estimator of the log-determinants, a dict of them by block, or a `LikelihoodPlan`; by default the
+        model's evaluation estimator.
       strategy: the `tf.distribute.Strategy` that the model was built under; by default the current
         one. The rows of a batch are divided between its replicas.
       num_samples: K.
@@ -91,16 +97,19 @@ class HeldOut:
     def __init__(
         self,
         model: FlowModel,
-        log_det: Callable[..., Any] | None = None,
+        log_det: LogDet | None = None,
         *,
         strategy: tf.distribute.Strategy | None = None,
         num_samples: int = 1,
     ):
         _check_samples(num_samples, model)
 
-        def losses(x, seed):
-            return _bound(model, log_det, x, seed, num_samples)
-
+        if num_samples > 1:
+            losses = _importance_weighted(model, log_det, num_samples)
+        elif isinstance(log_det, LikelihoodPlan):
+            losses = _planned(model, log_det)
+        else:
+            losses = functools.partial(_single, model, log_det)
         self._losses = PerExample(losses, strategy)
 
     def __call__(self, batches: Iterable[TensorLike], seed: int) -> Score:
@@ -117,10 +126,11 @@ class HeldOut:
         Raises:
           ValueError: when there is no batch.
         """
-        losses = self._losses(batches, seed).astype(np.float64)
-        num = len(losses)
+        values = {name: value.astype(np.float64) for name, value in self._losses(batches, seed).items()}
+        losses, num = values["loss"], len(values["loss"])
         stderr = losses.std(ddof=1) / np.sqrt(num) if num > 1 else float("nan")
-        return Score(float(losses.mean()), float(stderr), num)
+        example_stderr = float(np.sqrt(np.mean(values["stderr"] ** 2))) if "stderr" in values else None
+        return Score(float(losses.mean()), float(stderr), num, example_stderr)
 
 
 def _check_samples(num_samples, model):
@@ -132,17 +142,25 @@ def _check_samples(num_samples, model):
         )
 
 
-def _bound(model, log_det, x, seed, num_samples):
-    """The loss of each example, by a log-mean-exp over K draws; one after the other, for memory."""
-    if num_samples == 1:
-        return model.loss_per_example(x, seed, evaluation=True, log_det=log_det)
-    nats = model.nats_per_unit
-    seeds = split_seed(seed, num_samples)
+def _single(model, log_det, x, seed):
+    return {"loss": model.loss_per_example(x, seed, evaluation=True, log_det=log_det)}
 
-    def add(k, log_sum):
-        losses = model.loss_per_example(x, seeds[k], evaluation=True, log_det=log_det)
-        return k + 1, tfp.math.log_add_exp(log_sum, -nats * tf.cast(losses, tf.float64))
 
-    nothing = tf.fill(tf.shape(x)[:1], tf.constant(-math.inf, tf.float64))
-    _, log_sum = tf.while_loop(lambda k, _: k < num_samples, add, (0, nothing))
-    return (math.log(num_samples) - log_sum) / nats
+def _planned(model, plan):
+    samples = LogProbSamples(model, plan)
+
+    def losses(x, seed):
+        log_prob, stderr = mean_and_stderr(samples(x, seed), samples.is_noisy)
+        return {"loss": model.to_loss(log_prob), "stderr": stderr / model.nats_per_unit}
+
+    return losses
+
+
+def _importance_weighted(model, log_det, num_samples):
+    samples = LogProbSamples(model, log_det, num_samples=num_samples)
+
+    def losses(x, seed):
+        log_probs = tf.cast(samples(x, seed), tf.float64)
+        return {"loss": model.to_loss(tf.reduce_logsumexp(log_probs, 0) - math.log(samples.num_samples))}
+
+    return losses

@@ -24,20 +24,28 @@ _COUPLINGS: dict[str, type[bijectors.Coupling]] = {
 }
 
 
-def build_estimator(config: "ConfigDict", per_example: bool, **probes: Any) -> logdet.LogDetEstimator:
+def build_estimator(
+    config: "ConfigDict", per_example: bool, *, kind: str | None = None, num_probes: int | None = None
+) -> logdet.LogDetEstimator:
     """The estimator of a config section.
 
     Args:
-      config: has `kind`: "russian_roulette", with `num_exact_terms`, `distribution` ("geometric" or "poisson")
-        and `p` (the rate, for Poisson); or "power_series", with `num_terms`.
-      per_example: whether each example draws its own number of terms (Russian roulette).
-      **probes: `num_probes` and `common_probes` of the estimator.
+      config: has `num_probes`, of colored probes, and `kind`: "adaptive_roulette", with `rtol`;
+        "russian_roulette", with `num_exact_terms`, `distribution` ("geometric" or "poisson") and `p` (the rate, for
+        Poisson); or "power_series", with `num_terms`.
+      per_example: whether each example draws its own number of terms.
+      kind: instead of `config.kind`.
+      num_probes: instead of `config.num_probes`.
 
     Returns:
-      A `RussianRoulette` or `PowerSeries`.
+      An `AdaptiveRoulette`, `RussianRoulette` or `PowerSeries`.
     """
-    if config.kind == "power_series":
+    kind, num_probes = kind or config.kind, num_probes or config.num_probes
+    probes: dict[str, Any] = {"probes": "colored", "num_probes": num_probes}
+    if kind == "power_series":
         return logdet.PowerSeries(config.num_terms, **probes)
+    if kind == "adaptive_roulette":
+        return logdet.AdaptiveRoulette(config.rtol, per_example=per_example, **probes)
     distribution = _DISTRIBUTIONS[config.distribution](config.p)
     return logdet.RussianRoulette(config.num_exact_terms, distribution, per_example=per_example, **probes)
 

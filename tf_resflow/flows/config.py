@@ -28,13 +28,17 @@ def _are_widths(sizes: Any) -> bool:
     return all(_is_whole(size) and size > 0 for size in sizes)
 
 
-def _estimator(num_exact_terms: int) -> dict[str, Any]:
+def _estimator(kind: str, num_exact_terms: int) -> dict[str, Any]:
     return {
-        # "power_series" is biased, and reads num_terms alone.
-        "kind": Field("russian_roulette", one_of("russian_roulette", "power_series")),
+        "kind": Field(kind, one_of("adaptive_roulette", "russian_roulette", "power_series")),
+        "num_probes": Field(1, AT_LEAST_1),
+        # adaptive_roulette
+        "rtol": Field(1e-2, Rule(lambda v: 0 < v < 1, "above 0 and below 1")),
+        # russian_roulette
         "num_exact_terms": Field(num_exact_terms, AT_LEAST_0),
         "distribution": Field("geometric", one_of("geometric", "poisson")),
         "p": 0.5,  # of the geometric distribution; the rate, for Poisson
+        # power_series, which is biased
         "num_terms": Field(10, AT_LEAST_1),
     }
 
@@ -67,7 +71,10 @@ MODEL_FIELDS = {
     "squeeze_first": False,
     "factor_out": False,
     # Of the log-determinant, in training and in evaluation.
-    "estimator": {"train": _estimator(2), "eval": _estimator(20)},
+    "estimator": {
+        "train": _estimator("russian_roulette", num_exact_terms=2),
+        "eval": _estimator("adaptive_roulette", num_exact_terms=20),
+    },
 }
 
 HYBRID_FIELDS = {

@@ -41,6 +41,19 @@ class LogDetEstimator(abc.ABC):
           `y` like `x`, and `log_det` of shape `[batch]` (nats), both differentiable.
         """
 
+    def with_sets(self, num: int) -> "LogDetEstimator":
+        """The estimator for batches of `num` equal parts whose examples share all random numbers.
+
+        The estimate of an example then does not depend on the others of its part.
+        """
+        del num
+        return self
+
+    def num_rows(self, size: int) -> int:
+        """The rows for each example, of `size` coordinates, at which the branch is evaluated at once."""
+        del size
+        return 1
+
 
 def _as_function(branch, conditional_input, dtype):
     """The branch as a function of x and the conditional inputs, its result in `dtype`; and a list of the latter."""
@@ -56,13 +69,15 @@ class _SeriesEstimator(LogDetEstimator):
     _: dataclasses.KW_ONLY
     probes: str = "rademacher"
     num_probes: int = 1
-    common_probes: bool = False
+    probe_sets: int | None = None
 
     def __post_init__(self):
         if self.probes not in PROBES:
             raise ValueError(f"probes must be one of {', '.join(PROBES)}; got {self.probes!r}.")
         if self.num_probes < 1:
             raise ValueError(f"num_probes must be at least 1; got {self.num_probes}.")
+        if self.probe_sets is not None and self.probe_sets < 1:
+            raise ValueError(f"probe_sets must be None or at least 1; got {self.probe_sets}.")
 
     @abc.abstractmethod
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
@@ -74,17 +89,48 @@ class _SeriesEstimator(LogDetEstimator):
         """`x + g(x)` and the estimate, `[batch]`."""
         g, conditions = _as_function(branch, conditional_input, x.dtype)
         probe_seed, term_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
-        size = x.shape[1:].num_elements()
-        num_probes = size if self.probes == "basis" else self.num_probes
-        if self.probes == "colored" and size is not None:
-            num_probes = min(num_probes, size)  # with which the trace is exact
-        v = draw_probes(self.probes, num_probes, x, probe_seed, common=self.common_probes)
+        num_probes = self.num_rows(x.shape[1:].num_elements())
+        v = draw_probes(self.probes, num_probes, x, probe_seed, sets=self.probe_sets)
         terms = self.terms(branch, v, term_seed)
         return power_series_log_det(g, [x, *conditions], v, num_probes, terms)
 
+    def with_sets(self, num: int) -> LogDetEstimator:
+        """The estimator for batches of `num` equal parts whose examples share all random numbers."""
+        return dataclasses.replace(self, probe_sets=num)
+
+    def num_rows(self, size: int) -> int:
+        """The number of probes, of which D make the trace exact."""
+        if self.probes == "basis":
+            return size
+        return min(self.num_probes, size or self.num_probes) if self.probes == "colored" else self.num_probes
+
+    def _for_rows(self, v, draw):
+        """What `draw` returns for a shape: numbers of each row of v, or of each vector that examples share."""
+        rows = tf.shape(v)[0]
+        if self.probe_sets is None:
+            return draw([rows])
+        num = self.num_rows(v.shape[1:].num_elements()) * self.probe_sets
+        return tf.repeat(draw([num]), rows // num)
+
 
 @dataclasses.dataclass(eq=False)
-class RussianRoulette(_SeriesEstimator):
+class _RandomLength(_SeriesEstimator):
+    """A series of a random number of terms."""
+
+    _: dataclasses.KW_ONLY
+    per_example: bool = False
+
+    def with_sets(self, num: int) -> LogDetEstimator:
+        """The estimator for batches of `num` equal parts whose examples share all random numbers."""
+        return dataclasses.replace(self, probe_sets=num, per_example=True)
+
+    def _lengths(self, v, draw):
+        """What `draw` returns for a shape: one number, or with `per_example` those of `_for_rows`."""
+        return self._for_rows(v, draw) if self.per_example else draw([])
+
+
+@dataclasses.dataclass(eq=False)
+class RussianRoulette(_RandomLength):
     r"""Unbiased: exact terms, then a random number of terms, each divided by the probability that it is taken.
 
     With m exact terms the weights are \\(w_k = 1\\) for \\(k \le m\\) and
@@ -109,8 +155,9 @@ class RussianRoulette(_SeriesEstimator):
         coordinates: far less noise for convolutional branches, and exact for D probes), "gaussian", or "basis" (all
         D basis vectors: the exact trace).
       num_probes: number of probes of each example, over which the estimate is averaged.
-      common_probes: whether the examples of a batch share their probes. If they also share N, the estimate of an
-        example does not depend on the rest of its batch: for serving.
+      probe_sets: `None` if every example has its own probes. Otherwise the batch has that many equal parts, one
+        after the other, and all examples of a part share their probes and, with `per_example`, their N: the
+        estimate of an example does not depend on the others, for serving.
 
     Raises:
       ValueError: if a number is out of range.
@@ -121,8 +168,6 @@ class RussianRoulette(_SeriesEstimator):
 
     num_exact_terms: int = 2
     distribution: TermDistribution = Geometric(0.5)
-    _: dataclasses.KW_ONLY
-    per_example: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -135,7 +180,7 @@ class RussianRoulette(_SeriesEstimator):
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         """The exact terms and N more, with N from the distribution."""
-        drawn = self.distribution.sample(tf.shape(v)[:1] if self.per_example else [], seed)
+        drawn = self._lengths(v, lambda shape: self.distribution.sample(shape, seed))
         last = self.num_exact_terms + drawn
         stop = tf.reduce_max(last) if self.per_example else last
 
@@ -160,7 +205,7 @@ class PowerSeries(_SeriesEstimator):
       num_terms: at least 1.
       probes: "rademacher", "gaussian" or "basis", see `RussianRoulette`.
       num_probes: number of probes of each example.
-      common_probes: whether the examples of a batch share their probes.
+      probe_sets: see `RussianRoulette`.
 
     Raises:
       ValueError: if a number is out of range.
@@ -203,7 +248,7 @@ class AdaptiveSeries(_SeriesEstimator):
         current value of a learned one (`tf_resflow.layers.lipschitz_order`).
       probes: "rademacher", "gaussian" or "basis", see `RussianRoulette`.
       num_probes: number of probes of each example.
-      common_probes: whether the examples of a batch share their probes.
+      probe_sets: see `RussianRoulette`.
 
     Raises:
       ValueError: if a number is out of range or the Lipschitz constant is not below 1; when called, if the branch
@@ -276,16 +321,17 @@ class AdaptiveSeries(_SeriesEstimator):
 
 
 @dataclasses.dataclass(eq=False)
-class AdaptiveRoulette(_SeriesEstimator):
+class AdaptiveRoulette(_RandomLength):
     r"""Unbiased: exact terms while they are large, then a roulette whose survival follows their decay.
 
-    The term n is the last exact one of a probe v if \(\|w_n\| \le \mathrm{rtol} \|v\|\), with
-    \(w_k = (J^T)^k v\), and in any case if \(n = \mathrm{max\_exact\_terms}\). Of the rest, term \(n + j\) is
-    taken with the chance \(P(N \ge j) = rac{1}{2} q^{j - 1}\), and divided by it. Given v, n is known, and N does
-    not depend on v otherwise: the estimate is unbiased. With \(q = \sqrt{\|w_n\| / \|w_{n - 1}\|}\) its variance is
-    finite if the observed ratio is above the fourth power of the one that the series tends to.
+    The term n is the last exact one of a probe v if \\(\|w_n\| \le \mathrm{rtol} \|v\|\\), with
+    \\(w_k = (J^T)^k v\\), and in any case if \\(n = \mathrm{max\_exact\_terms}\\). Of the rest, term \\(n + j\\) is
+    taken with the chance \\(P(N \ge j) = c q^{j - 1}\\), and divided by it. Given v, n is known, and N
+    does not depend on v otherwise: the estimate is unbiased. q is the root of \\(\|w_n\| / \|w_{n - 1}\|\\), or 0.5
+    if that is less: the variance is finite wherever that of `Geometric(0.5)` is, and if the observed ratio is above
+    the fourth power of the one that the series tends to.
 
-    A series that decays by 1/5 a term, which is common in trained flows, takes 4 to 6 terms at 1e-3.
+    A series that decays by 1/5 a term, which is common in trained flows, takes 2 to 4 terms at 1e-2.
 
     ```python
     import tensorflow as tf
@@ -299,38 +345,44 @@ class AdaptiveRoulette(_SeriesEstimator):
     Args:
       rtol: the relative size at which exact terms stop, in (0, 1).
       max_exact_terms: at least 1; for series that decay slowly.
+      chance: c, that any term after the exact ones is taken, in (0, 1). By default 0.01 if each example draws its
+        N, since all take as many terms as the largest of the batch; 0.5 if one N is shared, as in training, where
+        rare terms of a large weight would be outliers.
       per_example: whether each probe draws its own number of terms. They have their own n in any case.
       probes: see `RussianRoulette`, as for all that follow.
       num_probes: at least 1.
-      common_probes: whether the examples of a batch share their probes.
+      probe_sets: see `RussianRoulette`.
 
     Raises:
       ValueError: if a number is out of range.
     """
 
-    rtol: float = 1e-3
+    rtol: float = 1e-2
     max_exact_terms: int = 50
     _: dataclasses.KW_ONLY
-    per_example: bool = False
+    chance: float | None = None
     probes: str = "colored"
 
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.rtol < 1:
             raise ValueError(f"rtol must be in (0, 1); got {self.rtol}.")
+        if self.chance is not None and not 0 < self.chance < 1:
+            raise ValueError(f"chance must be in (0, 1); got {self.chance}.")
         if self.max_exact_terms < 1:
             raise ValueError(f"max_exact_terms must be at least 1; got {self.max_exact_terms}.")
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         """Exact terms until the rule of the class holds, and N more."""
         del branch
-        uniform = tf.cast(random_uniform(tf.shape(v)[:1] if self.per_example else [], seed, tf.float64), tf.float32)
+        first = (0.01 if self.per_example else 0.5) if self.chance is None else self.chance
+        uniform = tf.cast(self._lengths(v, lambda shape: random_uniform(shape, seed, tf.float64)), tf.float32)
         size = _norm(v)
 
         def survival(k, state):
             """The chance that term k of each row is taken."""
             last, ratio, _ = state
-            chance = 0.5 * ratio ** tf.cast(tf.maximum(k - last - 1, 0), tf.float32)
+            chance = first * ratio ** tf.cast(tf.maximum(k - last - 1, 0), tf.float32)
             return tf.where((last == 0) | (k <= last), tf.ones_like(chance), chance)
 
         def more(k, state):
@@ -340,7 +392,7 @@ class AdaptiveRoulette(_SeriesEstimator):
             last, ratio, before = state
             norm = _norm(w)
             stops = (last == 0) & ((norm <= self.rtol * size) | (k >= self.max_exact_terms))
-            decay = tf.clip_by_value(tf.sqrt(tf.math.divide_no_nan(norm, before)), 0.1, 0.99)
+            decay = tf.clip_by_value(tf.sqrt(tf.math.divide_no_nan(norm, before)), 0.5, 0.99)
             state = tf.where(stops, k, last), tf.where(stops, decay, ratio), norm
             chance = survival(k, state)
             weight = tf.cast(tf.where(uniform < chance, 1.0 / chance, tf.zeros_like(chance)), v.dtype)
@@ -376,6 +428,10 @@ class Exact(LogDetEstimator):
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
         log_det = _log_abs_det(tf.eye(size, dtype=jacobian.dtype) + jacobian)
         return (x + gx)[:rows], tf.cast(log_det, x.dtype)[:rows]
+
+    def num_rows(self, size: int) -> int:
+        """One for each coordinate."""
+        return size
 
 
 def _log_abs_det(matrix):

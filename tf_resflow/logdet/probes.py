@@ -11,7 +11,7 @@ __all__ = ["PROBES", "coloring", "draw_probes"]
 PROBES = ("colored", "rademacher", "gaussian", "basis")
 
 
-def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, common: bool = False) -> tf.Tensor:
+def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, sets: int | None = None) -> tf.Tensor:
     r"""The probes of a batch, of shape `[num_probes * batch, *event]`, probe by probe.
 
     The mean of \\(v^T A v\\) over the probes of an example is an unbiased estimate of \\(\mathrm{tr}(A)\\):
@@ -29,7 +29,8 @@ def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, co
       num_probes: number of probes of each example.
       x: `[batch, *event]`.
       seed: integer tensor of shape `[2]`.
-      common: whether all examples have the same probes.
+      sets: number of equal parts of the batch, the examples of which have the same probes; None if each example has
+        its own.
 
     References:
       Tang and Saad, A probing method for computing the diagonal of a matrix inverse, 2012.
@@ -37,15 +38,15 @@ def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, co
         toroidal lattices, 2013.
     """
     batch = tf.shape(x)[0]
-    drawn = x[:1] if common or kind == "basis" else x
-    v = _draw(kind, num_probes, drawn, seed)
-    if drawn is not x:
-        v = tf.repeat(v, batch, axis=0)
+    sets = 1 if kind == "basis" else sets
+    shape = tf.concat([[batch if sets is None else sets], tf.shape(x)[1:]], 0)
+    v = _draw(kind, num_probes, x, shape, seed)
+    if sets is not None:
+        v = tf.repeat(v, batch // sets, axis=0)
     return tf.ensure_shape(v, [None, *x.shape[1:]])
 
 
-def _draw(kind, num_probes, x, seed):
-    shape = tf.shape(x)
+def _draw(kind, num_probes, x, shape, seed):
     if kind == "basis":
         basis = tf.sqrt(tf.cast(num_probes, x.dtype)) * tf.eye(num_probes, dtype=x.dtype)
         return tf.reshape(basis, tf.concat([[num_probes], shape[1:]], 0))

@@ -10,7 +10,9 @@ from tf_resflow.bijectors.certified_bounds import certified_bounds, uncertified_
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["evaluation_estimator"]
+__all__ = ["EVALUATION_ESTIMATORS", "evaluation_estimator"]
+
+EVALUATION_ESTIMATORS = ("adaptive_roulette", "russian_roulette", "adaptive", "exact")
 
 _EXACT_SIZE = 16  # coordinates up to which a log-determinant is computed by slogdet
 
@@ -21,8 +23,7 @@ def evaluation_estimator(
     event_shape: Sequence[int],
     *,
     name: str | None = None,
-    num_probes: int = 1,
-    common: bool = False,
+    num_probes: int | None = None,
 ) -> tuple[str, logdet.LogDetEstimator]:
     """The estimator of the log-determinants for evaluation, and its name.
 
@@ -30,12 +31,11 @@ def evaluation_estimator(
       config: a run's configuration, see `tf_resflow.training.default_config`.
       flow: the flow of its model.
       event_shape: shape of an example.
-      name: "russian_roulette": as `config.model.estimator.eval`; "adaptive": terms until the rest of the series is
-        guaranteed below 1e-4 nats for each block and probe, which needs certified Lipschitz constants below 1;
-        "exact": slogdet. By default "exact" up to 16 coordinates or without residual blocks, else
-        "russian_roulette".
-      num_probes: of "russian_roulette" and "adaptive".
-      common: whether the examples of a batch share their probes and their number of terms.
+      name: "adaptive_roulette" and "russian_roulette": with the settings of `config.model.estimator.eval`;
+        "adaptive": terms until the rest of the series is guaranteed below 1e-4 nats for each block and probe, which
+        needs certified Lipschitz constants below 1; "exact": slogdet. By default "exact" up to 16 coordinates or
+        without residual blocks, else `config.model.estimator.eval.kind`.
+      num_probes: of all but "exact"; by default `config.model.estimator.eval.num_probes`.
 
     Returns:
       The name and the estimator.
@@ -43,21 +43,22 @@ def evaluation_estimator(
     Raises:
       ValueError: when the name is unknown, or "adaptive" cannot be certified.
     """
+    settings = config.model.estimator.eval
     if name is None:
         is_exact = math.prod(event_shape) <= _EXACT_SIZE or not bijectors.residual_blocks(flow)
-        name = "exact" if is_exact else "russian_roulette"
+        name = "exact" if is_exact else settings.kind
     if name == "exact":
         return name, logdet.Exact()
-    if name == "russian_roulette":
-        return name, flows.build_estimator(
-            config.model.estimator.eval, per_example=not common, num_probes=num_probes, common_probes=common
-        )
+    if name in ("adaptive_roulette", "russian_roulette", "power_series"):
+        return name, flows.build_estimator(settings, True, kind=name, num_probes=num_probes)
     if name != "adaptive":
-        raise ValueError(f"log_det is 'russian_roulette', 'adaptive' or 'exact'; got {name!r}.")
+        raise ValueError(f"log_det is one of {', '.join(EVALUATION_ESTIMATORS)}; got {name!r}.")
     constant = _certified_constant(flow)
     if constant is None:
         return name, logdet.Exact()  # of couplings, which are exact anyway
-    return name, logdet.AdaptiveSeries(lipschitz_constant=constant, num_probes=num_probes, common_probes=common)
+    return name, logdet.AdaptiveSeries(
+        lipschitz_constant=constant, probes="colored", num_probes=num_probes or settings.num_probes
+    )
 
 
 def _certified_constant(flow: bijectors.FlowBijector) -> float | None:
@@ -71,6 +72,6 @@ def _certified_constant(flow: bijectors.FlowBijector) -> float | None:
         found = f"not certified ({reason})" if reason else f"{bounds[worst]:.4f}"
         raise ValueError(
             f"log_det='adaptive' needs certified Lipschitz constants below 1, but that of {worst} is {found}. "
-            "Evaluate with 'russian_roulette' or 'exact', or train with a lower config.model.coefficient."
+            "Evaluate with 'adaptive_roulette' or 'exact', or train with a lower config.model.coefficient."
         )
     return bounds[worst]

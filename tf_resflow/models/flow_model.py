@@ -13,6 +13,9 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.bijectors.flow import parts_by_name, route
 from tf_resflow.data import dequantize, quantize
+from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet
+from tf_resflow.models.log_prob_samples import LogProbEstimate, LogProbSamples, mean_and_stderr
+from tf_resflow.models.planning import plan_likelihood
 from tf_resflow.models.step import train_step
 from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
@@ -55,8 +58,8 @@ class FlowModel(keras.Model):
       event_shape: shape of an example.
       levels: number of integer values of the data; `None` for continuous data.
       base: distribution of the latent; standard normal by default.
-      evaluation_log_det: estimator for evaluation; by default Russian roulette after 20 exact terms, with a
-        number of terms for each example.
+      evaluation_log_det: estimator for evaluation; by default `AdaptiveRoulette`, with a number of
+        terms for each example.
       seed: `int`: with the number of steps taken, the seed of each step of `fit`; each of the batches over which an
         optimizer accumulates gradients is a step.
       name: `str`.
@@ -66,6 +69,7 @@ class FlowModel(keras.Model):
       event_shape: shape of an example.
       levels: as given.
       seed: as given.
+      evaluation_log_det: the estimator for evaluation.
       distribution: `tfd.TransformedDistribution` with the training estimator, over the flow's input space.
       evaluation_distribution: the same, with the evaluation estimator.
 
@@ -98,7 +102,8 @@ class FlowModel(keras.Model):
         self.flow = flow
         self.distribution = _density(flow, self.event_shape, base)
         if evaluation_log_det is None:
-            evaluation_log_det = logdet.RussianRoulette(20, per_example=True)
+            evaluation_log_det = logdet.AdaptiveRoulette(per_example=True)
+        self.evaluation_log_det = evaluation_log_det
         self.evaluation_distribution = bijectors.with_log_det(self.distribution, evaluation_log_det)
         self._keras_parts = _keras_parts(flow)
         _check_covered(self.weights, self.distribution)
@@ -152,17 +157,17 @@ class FlowModel(keras.Model):
         """`log_prob` with fresh randomness."""
         return self.log_prob(x)
 
-    def prepare(self, x: TensorLike, seed: tf.Tensor, *, common: bool = False) -> tf.Tensor:
+    def prepare(self, x: TensorLike, seed: tf.Tensor, *, sets: int | None = None) -> tf.Tensor:
         """Data as values of the flow's input space, in its dtype: integers dequantized.
 
         Args:
           x: as for `log_prob`.
           seed: integer tensor of shape `[2]`.
-          common: whether all examples share the noise of the dequantization, see `tf_resflow.data.dequantize`.
+          sets: see `tf_resflow.data.dequantize`.
         """
         x = self._checked(x)
         if self.levels is not None:
-            x = dequantize(x, self.levels, seed, common=common)
+            x = dequantize(x, self.levels, seed, sets=sets)
         return tf.identity(tf.cast(x, self.distribution.dtype))  # a new tensor, for which no cache holds values
 
     def encode(self, x: TensorLike) -> tf.Tensor:
@@ -177,9 +182,15 @@ class FlowModel(keras.Model):
         """Values of the flow's input space as data: for integer data their levels, uint8; otherwise unchanged."""
         return x if self.levels is None else quantize(x, self.levels)
 
-    def density(self, log_det: Callable[..., Any] | None = None) -> tfp.distributions.Distribution:
-        """The density of the flow's input under an estimator; `None` for the training estimator."""
-        return self.distribution if log_det is None else bijectors.with_log_det(self.distribution, log_det)
+    def density(self, log_det: LogDet | None = None) -> tfp.distributions.Distribution:
+        """The density of the flow's input under an estimator; `None` for the training estimator.
+
+        A `LikelihoodPlan` gives its estimators, each for one of its samples.
+        """
+        if log_det is None:
+            return self.distribution
+        by_block = log_det.log_det if isinstance(log_det, LikelihoodPlan) else log_det
+        return bijectors.with_log_det(self.distribution, by_block)
 
     def log_prob(
         self,
@@ -187,7 +198,7 @@ class FlowModel(keras.Model):
         seed: Seed = None,
         *,
         evaluation: bool = False,
-        log_det: Callable[..., Any] | None = None,
+        log_det: LogDet | None = None,
     ) -> tf.Tensor:
         """Log-likelihood of the data, in nats, of shape `[batch]`.
 
@@ -195,14 +206,56 @@ class FlowModel(keras.Model):
           x: `[batch, *event_shape]`: integers 0, ..., levels - 1, or floats.
           seed: of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
           evaluation: whether to use the evaluation estimator.
-          log_det: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`.
+          log_det: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, a dict of them
+            by block (`tf_resflow.bijectors.with_log_det`), or a `LikelihoodPlan`.
 
         Raises:
           ValueError: when `x` has another shape or type than the data.
         """
+        if isinstance(log_det, LikelihoodPlan):
+            return self.estimate_log_prob(x, seed, plan=log_det).log_prob
         noise_seed, flow_seed = self.split_seed(seed)
         density = self._density(evaluation, log_det)
         return self.log_prob_under(density, self.prepare(x, noise_seed), flow_seed)
+
+    def estimate_log_prob(
+        self,
+        x: TensorLike,
+        seed: Seed = None,
+        *,
+        stderr: float | None = None,
+        plan: LikelihoodPlan | None = None,
+    ) -> LogProbEstimate:
+        """The log-likelihood and its standard error, of the accuracy that is asked for.
+
+        ```python
+        import tf_resflow as resflow
+        model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,)), event_shape=[2])
+        log_prob, stderr = model.estimate_log_prob([[0.1, 0.2]], seed=1, stderr=0.01)
+        print(log_prob.shape, stderr.numpy())
+        # (1,) [0.]
+        ```
+
+        Args:
+          x: as for `log_prob`.
+          seed: as for `log_prob`.
+          stderr: the standard error wanted, in nats: a plan is made for x, eagerly, which takes seconds to minutes.
+          plan: the plan of `tf_resflow.models.plan_likelihood`, for several calls.
+
+        Returns:
+          A `LogProbEstimate`. Its `stderr` is measured for each example by repetition.
+
+        Raises:
+          ValueError: unless either `stderr` or a plan is given; as `plan_likelihood`; for a `stderr` in a graph.
+        """
+        if (stderr is None) == (plan is None):
+            raise ValueError("estimate_log_prob takes either stderr= or plan=.")
+        if stderr is not None:
+            if not tf.executing_eagerly():
+                raise ValueError("A plan is made eagerly: call plan_likelihood before, and pass the plan.")
+            plan = plan_likelihood(self, x, stderr)
+        samples = LogProbSamples(self, plan)
+        return mean_and_stderr(samples(x, seed), samples.is_noisy)
 
     def log_prob_under(self, density: tfp.distributions.Distribution, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """`log_prob` by a density of the flow's input.
@@ -220,7 +273,7 @@ class FlowModel(keras.Model):
         seed: Seed = None,
         *,
         evaluation: bool = False,
-        log_det: Callable[..., Any] | None = None,
+        log_det: LogDet | None = None,
     ) -> tf.Tensor:
         """Bits per dimension of integer data, nats of continuous data: `[batch]`; arguments as for `log_prob`."""
         return self.to_loss(self.log_prob(x, seed, evaluation=evaluation, log_det=log_det))
@@ -247,7 +300,7 @@ class FlowModel(keras.Model):
         return scores[self.unit]
 
     def ood_scores(
-        self, x: TensorLike, seed: Seed = None, *, log_det: Callable[..., Any] | None = None
+        self, x: TensorLike, seed: Seed = None, *, log_det: LogDet | None = None
     ) -> dict[str, tf.Tensor]:
         """Scores that should be higher for examples like the training data than for others.
 

@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors, flows
 from tf_resflow.bijectors.networks import check_built, input_shapes, variables_by_name
 from tf_resflow.models.flow_model import FlowModel
+from tf_resflow.models.likelihood_plan import LogDet
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.typing import Seed, TensorLike
 
@@ -170,7 +171,7 @@ class HybridModel(FlowModel):
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
     def ood_scores(
-        self, x: TensorLike, seed: Seed = None, *, log_det: Callable[..., Any] | None = None
+        self, x: TensorLike, seed: Seed = None, *, log_det: LogDet | None = None
     ) -> dict[str, tf.Tensor]:
         """The scores of a `FlowModel`, and "max_probability", the probability of the most probable class."""
         probability = tf.reduce_max(self.classify(x)["probabilities"], -1)

@@ -6,6 +6,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from tf_resflow import layers, models, training
+from tf_resflow.models.likelihood_plan import LogDet
 from tf_resflow.serving.model_card import model_card
 from tf_resflow.serving.readme import signatures_readme
 from tf_resflow.serving.saved_model import read_signatures, write_saved_model
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "export_run"]
 
+_PLAN_EXAMPLES = 16  # samples of the model that a plan is made for
+
 
 def export_run(
     workdir: str | os.PathLike[str],
@@ -25,7 +28,9 @@ def export_run(
     *,
     version: int | None = None,
     log_det: str | None = None,
-    num_probes: int = 1,
+    num_probes: int | None = None,
+    stderr: float | None = None,
+    num_samples: int | None = None,
     **settings: Any,
 ) -> pathlib.Path:
     """Exports the model of a run, with its averaged weights.
@@ -35,8 +40,11 @@ def export_run(
       export_dir: see `export`.
       version: see `export`.
       log_det: a name of `tf_resflow.models.evaluation_estimator`.
-      num_probes: probes of each estimate of "russian_roulette" and "adaptive".
-      **settings: `num_samples`, `seed`, `max_samples` of `Signatures`.
+      num_probes: probes of each estimate, but of "exact".
+      stderr: the standard error of `log_prob` that the export should reach, in nats: a plan is made for samples of
+        the model, see `tf_resflow.models.plan_likelihood`. Instead of `log_det` and `num_probes`.
+      num_samples: of `Signatures`. With `stderr`, that is then the part of the log-determinants alone.
+      **settings: `seed`, `max_samples` of `Signatures`.
 
     Returns:
       The path of the version.
@@ -46,10 +54,16 @@ def export_run(
     """
     run = training.load(workdir)
     _version(_writable(export_dir), version)
-    _, estimator = models.evaluation_estimator(
-        run.config, run.model.flow, run.model.event_shape, name=log_det, num_probes=num_probes, common=True
-    )
-    return export(run.model, export_dir, version=version, run=run, log_det=estimator, **settings)
+    estimator: LogDet
+    if stderr is None:
+        _, estimator = models.evaluation_estimator(
+            run.config, run.model.flow, run.model.event_shape, name=log_det, num_probes=num_probes
+        )
+    else:
+        examples = run.model.sample(_PLAN_EXAMPLES, seed=0)
+        estimator = models.plan_likelihood(run.model, examples, stderr, num_samples=num_samples)
+    settings |= {"run": run, "log_det": estimator, "num_samples": num_samples}
+    return export(run.model, export_dir, version=version, **settings)
 
 
 def export(

@@ -5,8 +5,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_resflow import logdet
+from tf_resflow import logdet, models
 from tf_resflow.evaluation.samples import MAX_TEMPERATURE
+from tf_resflow.models.likelihood_plan import LogDet
 from tf_resflow.serving.signatures import Signatures
 
 __all__ = ["estimator_text", "signatures_readme"]
@@ -81,10 +82,17 @@ def _log_prob(signatures):
     )
 
 
-def estimator_text(log_det: logdet.LogDetEstimator) -> str:
+def estimator_text(log_det: LogDet) -> str:
     """A description of an estimator that follows "the log-determinants are"."""
     if isinstance(log_det, logdet.Exact):
         return "exact"
+    if isinstance(log_det, models.LikelihoodPlan):
+        return (
+            "estimated without bias, each block's by what reaches the standard error asked for in the least "
+            f"time: about {log_det.expected_stderr:.2g} nats"
+        )
+    if isinstance(log_det, logdet.AdaptiveRoulette):
+        return f"estimated without bias, from {log_det.num_probes} colored probes and as many terms as they need"
     if isinstance(log_det, logdet.RussianRoulette):
         return f"estimated without bias, by Russian roulette after {log_det.num_exact_terms} exact terms"
     if isinstance(log_det, logdet.AdaptiveSeries):

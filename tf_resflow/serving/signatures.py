@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_resflow import bijectors, logdet
+from tf_resflow import bijectors, models
 from tf_resflow.evaluation.samples import MAX_TEMPERATURE
-from tf_resflow.models import FlowModel
-from tf_resflow.seeds import split_seed
+from tf_resflow.models.likelihood_plan import LogDet
 from tf_resflow.serving.checks import check_finite, check_not_empty, check_range
 
 __all__ = ["Signatures"]
@@ -31,49 +30,51 @@ class Signatures:
     (without the dequantization for continuous data), and log_prob_stderr the standard error of that mean. With an
     exact log-determinant continuous data have no noise: one evaluation is enough, and the standard error is 0. All
     examples of a request share their random numbers. The answer for one does not depend, beyond rounding (and the
-    tolerance of an `AdaptiveSeries`), on the others in its batch, and a server may batch requests.
+    tolerance of an `AdaptiveSeries`), on the others in its batch, and a server may batch requests. A large request
+    is computed in parts, see `tf_resflow.models.LogProbSamples`.
 
     Values are checked inside the graph: a client in any language gets an InvalidArgumentError that describes what
     was wrong. A wrong shape is TensorFlow's error.
 
     Args:
       model: a `FlowModel` or `HybridModel`.
-      log_det: estimator of the log-determinants, by default Russian roulette after 20 exact terms; one with
-        `common_probes=True` (and `per_example=False`), if it is random.
-      num_samples: K, at least 2.
+      log_det: estimator of the log-determinants, by default the model's evaluation estimator; a dict of them by
+        block; or a `tf_resflow.models.LikelihoodPlan`, which gives K, too.
+      num_samples: K, at least 2; by default that of a plan, or 8.
       seed: `int`, of `serving_default`.
       max_samples: the largest `num` of `sample`.
 
     Attributes:
       inputs: dict of the name of each signature to its list of `tf.TensorSpec`.
       levels: number of integer values of the data, or `None`.
-      log_det: the estimator.
+      log_det: as given.
       is_noisy: whether log_prob is an estimate.
 
     Raises:
-      ValueError: when a number is out of range, or the estimator draws for each example.
+      ValueError: when a number is out of range.
     """
 
     def __init__(
         self,
-        model: FlowModel,
-        log_det: logdet.LogDetEstimator | None = None,
+        model: models.FlowModel,
+        log_det: LogDet | None = None,
         *,
-        num_samples: int = 8,
+        num_samples: int | None = None,
         seed: int = 0,
         max_samples: int = 1024,
     ):
-        if num_samples < 2:
+        if num_samples is not None and num_samples < 2:
             raise ValueError(f"num_samples is at least 2, to have a standard error; got {num_samples}.")
         if max_samples < 1:
             raise ValueError(f"max_samples is at least 1; got {max_samples}.")
-        self.num_samples, self.max_samples, self.levels = num_samples, max_samples, model.levels
+        self.max_samples, self.levels = max_samples, model.levels
         self._model, self._seed = model, seed
-        self.log_det = logdet.RussianRoulette(20, common_probes=True) if log_det is None else log_det
-        _check_shared(self.log_det)
-        self.is_noisy = model.levels is not None or not isinstance(self.log_det, logdet.Exact)
-        self._density = model.density(self.log_det)
-        self._dtype = tf.as_dtype(self._density.dtype)
+        self.log_det = model.evaluation_log_det if log_det is None else log_det
+        if num_samples is None and not isinstance(log_det, models.LikelihoodPlan):
+            num_samples = 8
+        self._samples = models.LogProbSamples(model, log_det, num_samples=num_samples, common=True)
+        self.is_noisy, self.num_samples = self._samples.is_noisy, self._samples.num_samples
+        self._dtype = tf.as_dtype(model.distribution.dtype)
         self.inputs = self._inputs()
         # What two signatures share is a function, which a SavedModel holds once.
         score_specs = self.inputs["encode"] + [tf.TensorSpec([], tf.int64)]
@@ -137,27 +138,12 @@ class Signatures:
         return inputs
 
     def _scores(self, x, seed):
-        seed = tf.bitcast(seed, tf.int32)
-        if not self.is_noisy:
-            log_prob = self._log_prob(x, seed)
-            return {"log_prob": log_prob, "log_prob_stderr": tf.zeros_like(log_prob)}
-        seeds = split_seed(seed, self.num_samples)
-        log_probs = tf.map_fn(
-            lambda seed: self._log_prob(x, seed),
-            seeds,
-            parallel_iterations=2,  # more take memory, and little less time
-            fn_output_signature=tf.TensorSpec([None], self._dtype),
-        )
-        mean = tf.reduce_mean(log_probs, 0)
-        variance = tf.reduce_sum((log_probs - mean) ** 2, 0) / (self.num_samples - 1)
-        result = {"log_prob": mean, "log_prob_stderr": tf.sqrt(variance / self.num_samples)}
+        estimates = self._samples(x, tf.bitcast(seed, tf.int32))
+        log_prob, stderr = models.mean_and_stderr(estimates, self.is_noisy)
+        result = {"log_prob": log_prob, "log_prob_stderr": stderr}
         if self.levels is not None:
-            result["bits_per_dim"] = self._model.to_loss(mean)
+            result["bits_per_dim"] = self._model.to_loss(log_prob)
         return result
-
-    def _log_prob(self, x, seed):
-        noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
-        return self._model.log_prob_under(self._density, self._model.prepare(x, noise_seed, common=True), flow_seed)
 
     def _inverses(self, z):
         x, solutions = bijectors.inverse_with_solutions(self._model.flow, tf.identity(z))
@@ -172,12 +158,3 @@ class Signatures:
             return check_finite("x", x)
         # An 8-bit value of 256 levels cannot be out of range.
         return x if self.levels == 256 else check_range("x", x, 0, self.levels - 1)
-
-
-def _check_shared(log_det):
-    own_probes = getattr(log_det, "probes", "basis") != "basis" and not log_det.common_probes
-    if own_probes or getattr(log_det, "per_example", False):
-        raise ValueError(
-            f"The examples of a request share their random numbers, but this {type(log_det).__name__} draws for "
-            "each example: make it with common_probes=True, and Russian roulette with per_example=False."
-        )

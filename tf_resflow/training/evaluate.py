@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_resflow import bijectors, data, evaluation, models
 from tf_resflow.evaluation.per_example import PerExample
+from tf_resflow.models.likelihood_plan import LogDet
 from tf_resflow.progress import track
 from tf_resflow.training.report import Report
 from tf_resflow.training.runs import Run
@@ -32,23 +33,39 @@ class Evaluation:
       run: a `Run` of `tf_resflow.load`; nothing of it changes.
       dataset: the `Dataset` of the run.
       log_det: how log-determinants are evaluated, a name of `tf_resflow.models.evaluation_estimator`.
-      num_probes: probe vectors for each example of "russian_roulette" and "adaptive".
+      num_probes: probes of each estimate, but of "exact".
+      stderr: instead of these, the standard error of each example's score, in `unit`: the estimators are planned
+        for the first batch, see `tf_resflow.models.plan_likelihood`.
 
     Attributes:
       unit: unit of the scores of the density, "bits_per_dim" or "nats".
+      plan: the `LikelihoodPlan`, or None.
 
     Raises:
       ValueError: when "adaptive" cannot be certified, or a value is unknown.
     """
 
-    def __init__(self, run: Run, dataset: data.Dataset, *, log_det: str | None = None, num_probes: int = 1):
+    def __init__(
+        self,
+        run: Run,
+        dataset: data.Dataset,
+        *,
+        log_det: str | None = None,
+        num_probes: int | None = None,
+        stderr: float | None = None,
+    ):
         self._run, self._model, self._dataset, self._config = run, run.model, dataset, run.config
-        self._num_probes = num_probes
-        self._name, self._log_det = models.evaluation_estimator(
-            run.config, run.model.flow, run.model.event_shape, name=log_det, num_probes=num_probes
-        )
+        self.unit, self.plan = run.model.unit, None
+        self._log_det: LogDet
+        if stderr is not None:
+            first = next(iter(Report(run.config, run.model, dataset).batches()))
+            self.plan = models.plan_likelihood(run.model, first, stderr * run.model.nats_per_unit)
+            self._name, self._log_det = "planned", self.plan
+        else:
+            self._name, self._log_det = models.evaluation_estimator(
+                run.config, run.model.flow, run.model.event_shape, name=log_det, num_probes=num_probes
+            )
         self._report = Report(run.config, run.model, dataset, log_det=self._log_det)
-        self.unit = run.model.unit
 
     @property
     def metrics(self) -> list[str]:
@@ -61,14 +78,15 @@ class Evaluation:
         return names + ["reconstruction"] + (["lipschitz"] if bijectors.residual_blocks(self._model.flow) else [])
 
     def header(self) -> dict[str, Any]:
-        """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det" and "num_probes"."""
+        """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan"."""
         return {
             "name": self._dataset.name,
             "split": self._config.eval.split,
             "step": self._run.step,
             "unit": self.unit,
             "log_det": self._name,
-            "num_probes": self._num_probes,
+            **({"plan": self.plan.as_dict()} if self.plan else {}),
+            **({"num_probes": self._log_det.num_probes} if hasattr(self._log_det, "num_probes") else {}),
         }
 
     def likelihood(self) -> dict[str, Any]:
@@ -81,8 +99,9 @@ class Evaluation:
         result = {
             self.unit: score.mean,
             f"{self.unit}_stderr": score.stderr,
-            f"{self.unit}_stderr_parts": evaluation.stderr_parts(score, self._evaluation_noise),
+            f"{self.unit}_stderr_parts": evaluation.stderr_parts(score, self._evaluation_noise, self._num_samples),
             "num_examples": score.num_examples,
+            **({} if score.example_stderr is None else {"example_stderr": score.example_stderr}),
             "baselines": self._report.baselines,
         }
         if self._dataset.entropy is not None:
@@ -186,6 +205,10 @@ class Evaluation:
         ours, theirs = (scores(track(b, f"scores of {name}"), self._config.seed) for name, b in batches)
         result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
         return {"ood": result | {f"auroc_{v}": evaluation.ood_auroc(ours[v], theirs[v]) for v in ours}}
+
+    @property
+    def _num_samples(self):
+        return self.plan.num_samples if self.plan else 1
 
     @functools.cached_property
     def _evaluation_noise(self):

@@ -1,5 +1,6 @@
 """The metrics of an evaluation: their names, and its result as a table for the screen."""
 
+import collections
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,12 +36,14 @@ def table(result: Mapping[str, Any]) -> str:
     Returns:
       A string of several lines.
     """
-    probes = f", {result['num_probes']} probes" if result["num_probes"] > 1 else ""
+    probes = f", {result['num_probes']} probes" if result.get("num_probes", 1) > 1 else ""
     lines = [
         f"{result['name']} ({result['split']}), {result['step']:,} training steps, "
         f"log-determinants: {result['log_det']}{probes}"
     ]
     unit = result["unit"]
+    if "plan" in result:
+        lines += _plan(result["plan"])
     if "accuracy" in result:
         lines += _classification(result)
     if unit in result:
@@ -53,6 +56,19 @@ def table(result: Mapping[str, Any]) -> str:
 
 def _row(name, *cells):
     return f"{name:{_WIDTH}}" + "  ".join(cells)
+
+
+def _plan(plan):
+    kinds = collections.Counter(
+        f"{block['kind']}, {block.get('num_probes', 1)} probes" if block["kind"] != "Exact" else "Exact"
+        for block in plan["blocks"].values()
+    )
+    yield _row("samples of an example", f"{plan['num_samples']:,}")
+    yield _row(
+        "  its standard error", f"{plan['expected_stderr']:.3g} nats, {plan['log_det_stderr']:.3g} by blocks"
+    )
+    for kind, num in kinds.items():
+        yield _row(f"  {num} blocks", kind)
 
 
 def _classification(result):
@@ -69,6 +85,8 @@ def _likelihood(result, unit):
         baselines["entropy of the data"] = result["entropy"]
     yield _row(_named(unit), _score(result, unit))
     yield _row("  its standard error", ", ".join(f"{name} {value:.4f}" for name, value in parts))
+    if "example_stderr" in result:
+        yield _row("  of each example", f"± {result['example_stderr']:.4g}, measured")
     yield _row("  baselines", ", ".join(f"{name} {value:.3f}" for name, value in baselines.items()) or "none")
 
 

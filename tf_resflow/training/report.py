@@ -3,7 +3,7 @@
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from absl import logging
 from tf_resflow import data, evaluation
 from tf_resflow.evaluation.per_example import PerExample
 from tf_resflow.models import FlowModel
+from tf_resflow.models.likelihood_plan import LogDet
 from tf_resflow.progress import stage, track
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Report:
         dataset: data.Dataset,
         *,
         strategy: tf.distribute.Strategy | None = None,
-        log_det: Callable[..., Any] | None = None,
+        log_det: LogDet | None = None,
     ):
         self._config, self._model, self._dataset = config, model, dataset
         self.unit, self.objective = model.unit, model.objective

@@ -1,0 +1,85 @@
+"""Plans reach the standard error that was asked for, and say what cannot be reached."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+from tf_resflow.models import planning
+
+
+@pytest.fixture(scope="module")
+def model():
+    flow = resflow.flows.image_flow((6, 6, 1), num_blocks=(1, 1), width=8, fc_width=8, num_fc_blocks=1, seed=2)
+    return resflow.FlowModel(flow, [6, 6, 1], levels=8)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).integers(0, 8, [40, 6, 6, 1]).astype(np.uint8)
+
+
+def test_a_plan_reaches_its_standard_error(model, x, monkeypatch):
+    """30 repetitions of 40 new examples, over 1,000 degrees of freedom; the plan measured 40 of each block."""
+    monkeypatch.setattr(planning, "_MAX_EXACT_SIZE", 0)
+    plan = resflow.models.plan_likelihood(model, x[:8], 0.2)
+    assert plan.expected_stderr <= 0.2 and plan.num_samples >= 4 and plan.dequantization_std > 0
+    assert {type(log_det).__name__ for log_det in plan.log_det.values()} == {"AdaptiveRoulette"}
+    draw = tf.function(lambda seed: model.estimate_log_prob(x, seed, plan=plan), autograph=False)
+    estimates = [draw(tf.constant([3, seed])) for seed in range(30)]
+    reached = np.var([estimate.log_prob for estimate in estimates], axis=0, ddof=1).mean() ** 0.5
+    measured = np.mean([estimate.stderr**2 for estimate in estimates]) ** 0.5
+    np.testing.assert_allclose([reached, measured], plan.expected_stderr, rtol=0.4)
+    np.testing.assert_allclose(measured, reached, rtol=0.2)
+    assert json.loads(json.dumps(plan.as_dict()))["num_samples"] == plan.num_samples
+    assert str(plan).count("AdaptiveRoulette") == len(plan.blocks)
+
+
+def test_a_number_of_samples_leaves_the_noise_of_the_dequantization(model, x):
+    plan = resflow.models.plan_likelihood(model, x, 0.1, num_samples=2)
+    assert plan.num_samples == 2 and plan.log_det_stderr <= 0.1 < plan.expected_stderr
+
+
+def test_exact_log_determinants_of_continuous_data_need_one_sample():
+    model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=2, hidden=(4,)), [3])
+    x = np.random.default_rng(1).normal(size=[4, 3]).astype(np.float32)
+    log_prob, stderr = model.estimate_log_prob(x, stderr=1e-4)
+    np.testing.assert_allclose(log_prob, model.log_prob(x, log_det=resflow.logdet.Exact()), rtol=1e-5)
+    np.testing.assert_array_equal(stderr, np.zeros(4))
+    plan = resflow.models.plan_likelihood(model, x, 1e-4)
+    np.testing.assert_array_equal(model.log_prob(x, log_det=plan), log_prob)
+
+
+@pytest.mark.parametrize("stderr", [0.0, -1.0, np.inf, np.nan])
+def test_a_standard_error_is_positive(model, x, stderr):
+    with pytest.raises(ValueError, match="stderr must be positive and finite, in nats"):
+        resflow.models.plan_likelihood(model, x, stderr)
+
+
+def test_what_cannot_be_reached(model, x, monkeypatch):
+    with pytest.raises(ValueError, match="below the rounding of float32: about .* nats can be reached"):
+        resflow.models.plan_likelihood(model, x, 1e-7)
+    monkeypatch.setattr(planning, "_MAX_SAMPLES", 5)
+    with pytest.raises(ValueError, match="takes more than 5 samples, which reach about"):
+        resflow.models.plan_likelihood(model, x, 1e-3)
+    with pytest.raises(ValueError, match="num_samples must be at least 1"):
+        resflow.models.plan_likelihood(model, x, 1.0, num_samples=0)
+    with pytest.raises(ValueError, match="either stderr= or plan="):
+        model.estimate_log_prob(x)
+    with pytest.raises(ValueError, match="call plan_likelihood before"):
+        tf.function(lambda: model.estimate_log_prob(x, 1, stderr=1.0), autograph=False)()
+
+
+def test_a_series_that_does_not_decay_is_told():
+    """A linear branch of spectral radius 0.95."""
+    dense = resflow.layers.LipschitzDense(2, 0.95)
+    branch = keras.Sequential([keras.Input([2]), dense])
+    dense.kernel.assign([[0.0, 3.0], [3.0, 0.0]])
+    resflow.layers.converge_norms(branch)
+    block = resflow.bijectors.ResidualBlock(branch, name="slow")
+    model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
+    with pytest.warns(UserWarning, match="series of slow decays by 0.95 a term"):
+        resflow.models.plan_likelihood(model, tf.zeros([2, 2]), 0.1)

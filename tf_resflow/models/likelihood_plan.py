@@ -1,0 +1,96 @@
+"""How log-likelihoods are estimated to an asked-for standard error."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from tf_resflow import logdet
+
+__all__ = ["BlockPlan", "LikelihoodPlan", "LogDet", "describe"]
+
+
+class BlockPlan(NamedTuple):
+    """How the log-determinant of a block is estimated.
+
+    Attributes:
+      log_det: the estimator.
+      std: root mean square, over examples, of the standard deviation of one estimate, in nats.
+      seconds: of one estimate of one example, in a batch.
+    """
+
+    log_det: logdet.LogDetEstimator
+    std: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LikelihoodPlan:
+    r"""How to estimate the log-likelihood of an example to an asked-for standard error.
+
+    It is taken wherever a `FlowModel` takes a `log_det`. The estimate is the mean of K = `num_samples` independent
+    ones, and its squared standard error is \\((d^2 + \sum_b \sigma_b^2) / K\\), with the noise d of the
+    dequantization and \\(\sigma_b\\) of the blocks.
+
+    Attributes:
+      stderr: what was asked for, in nats.
+      num_samples: number of estimates that are averaged.
+      dequantization_std: d, in nats.
+      blocks: a dict of the name of each block to its `BlockPlan`.
+    """
+
+    stderr: float
+    num_samples: int
+    dequantization_std: float
+    blocks: Mapping[str, BlockPlan]
+
+    @property
+    def log_det_stderr(self) -> float:
+        """The part of the log-determinants in the expected standard error, in nats."""
+        return math.sqrt(sum(block.std**2 for block in self.blocks.values()) / self.num_samples)
+
+    @property
+    def expected_stderr(self) -> float:
+        """The standard error that it should give, in nats: the root mean square over the measured examples."""
+        return math.hypot(self.log_det_stderr, self.dequantization_std / math.sqrt(self.num_samples))
+
+    @property
+    def log_det(self) -> dict[str, logdet.LogDetEstimator]:
+        """The estimators by block."""
+        return {name: block.log_det for name, block in self.blocks.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as numbers and text, for JSON."""
+        blocks = {
+            name: {**describe(block.log_det), "std": block.std, "seconds": block.seconds}
+            for name, block in self.blocks.items()
+        }
+        names = ("stderr", "expected_stderr", "log_det_stderr", "num_samples", "dequantization_std")
+        return {**{name: getattr(self, name) for name in names}, "blocks": blocks}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.num_samples} samples: a standard error of {self.expected_stderr:.3g} nats, and "
+            f"{self.log_det_stderr:.3g} of the log-determinants alone"
+        ]
+        width = max(map(len, self.blocks), default=0)
+        for name, block in self.blocks.items():
+            settings = ", ".join(
+                f"{key}={value}" for key, value in describe(block.log_det).items() if key != "kind"
+            )
+            lines.append(f"  {name:<{width}}  {type(block.log_det).__name__}({settings}): {block.std:.3g} nats")
+        return "\n".join(lines)
+
+
+def describe(log_det: Callable[..., Any]) -> dict[str, Any]:
+    """An estimator as its kind and its settings, those of its defaults left out."""
+    settings = {}
+    if dataclasses.is_dataclass(log_det):
+        for field in dataclasses.fields(log_det):
+            value = getattr(log_det, field.name)
+            if value != field.default:
+                settings[field.name] = value if isinstance(value, (int, float, str)) else repr(value)
+    return {"kind": type(log_det).__name__, **settings}
+
+
+LogDet: TypeAlias = Callable[..., Any] | Mapping[str, Callable[..., Any]] | LikelihoodPlan

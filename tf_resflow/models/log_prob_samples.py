@@ -1,0 +1,156 @@
+"""Several estimates of a log-likelihood, as rows of one batch, and their standard error."""
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import tensorflow as tf
+
+from tf_resflow import bijectors, logdet
+from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet
+from tf_resflow.seeds import split_seed, stateless_seed
+from tf_resflow.typing import Seed, TensorLike
+
+if TYPE_CHECKING:
+    from tf_resflow.models.flow_model import FlowModel
+
+__all__ = ["LogProbEstimate", "LogProbSamples", "mean_and_stderr"]
+
+_MEGABYTES = 500  # of values that a branch computes at once
+
+
+class LogProbEstimate(NamedTuple):
+    """An estimate of the log-likelihood of each example, in nats.
+
+    Attributes:
+      log_prob: `[batch]`, a mean of independent estimates.
+      stderr: `[batch]`, its standard error: 0 if there is no noise, NaN if it was estimated once.
+    """
+
+    log_prob: tf.Tensor
+    stderr: tf.Tensor
+
+
+class LogProbSamples:
+    r"""Draws K estimates of the log-likelihood of each example, each with another dequantization and other probes.
+
+    The estimates and the examples are the rows of one batch. If its values in the widest branch took more than
+    `megabytes`, the batch is computed in parts, one after the other; the process takes a few times that.
+
+    Args:
+      model: a `FlowModel`.
+      log_det: an estimator of the log-determinants; a dict of them by block, see
+        `tf_resflow.bijectors.with_log_det`; or a `LikelihoodPlan`. By default the model's evaluation estimator.
+      num_samples: K, at least 1; by default that of the plan, or 1.
+      common: whether all examples share the random numbers of an estimate. The answer for one then does not depend
+        on the others, beyond rounding.
+      megabytes: positive.
+
+    Attributes:
+      is_noisy: whether the estimates differ: not if the data are continuous and all log-determinants exact.
+      num_samples: K, 1 if the estimates do not differ; rounded up if they are computed in parts.
+
+    Raises:
+      ValueError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        model: "FlowModel",
+        log_det: LogDet | None = None,
+        *,
+        num_samples: int | None = None,
+        common: bool = False,
+        megabytes: float = _MEGABYTES,
+    ):
+        if num_samples is None:
+            num_samples = log_det.num_samples if isinstance(log_det, LikelihoodPlan) else 1
+        if num_samples < 1 or not megabytes > 0:
+            raise ValueError(
+                f"num_samples must be at least 1 and megabytes positive; got {num_samples} and {megabytes}."
+            )
+        self._model, self._common = model, common
+        density = model.evaluation_distribution if log_det is None else model.density(log_det)
+        blocks = bijectors.blocks_by_name(density)
+        exact = all(isinstance(block.log_det, logdet.Exact) for block in blocks.values())
+        self.is_noisy = model.levels is not None or not exact
+        at_once = max(1, int(megabytes * 2**20 // max(map(_bytes_per_row, blocks.values()), default=1)))
+        num_samples = num_samples if self.is_noisy else 1
+        self._num_parts = math.ceil(num_samples / at_once)
+        self._part_samples = math.ceil(num_samples / self._num_parts)
+        self._part_examples = max(1, at_once // self._part_samples)
+        self.num_samples = self._num_parts * self._part_samples
+        if common:
+            shared = {name: _with_sets(block.log_det, self._part_samples) for name, block in blocks.items()}
+            density = bijectors.with_log_det(density, shared) if blocks else density
+        self._density = density
+
+    def __call__(self, x: TensorLike, seed: Seed = None) -> tf.Tensor:
+        """The estimates, `[num_samples, batch]`, in nats.
+
+        Args:
+          x: as for `FlowModel.log_prob`.
+          seed: likewise.
+        """
+        x = tf.convert_to_tensor(x)
+        seeds = split_seed(stateless_seed(seed), self._num_parts)
+        if self._num_parts == 1:
+            return self._of_all_examples(x, seeds[0])
+        spec = tf.TensorSpec([self._part_samples, None], self._density.dtype)
+        parts = tf.map_fn(
+            lambda seed: self._of_all_examples(x, seed), seeds, parallel_iterations=1, fn_output_signature=spec
+        )
+        return tf.reshape(parts, [self.num_samples, -1])
+
+    def _of_all_examples(self, x, seed):
+        """`[part_samples, batch]`, in parts of at most `part_examples`."""
+        if x.shape[0] is not None and x.shape[0] <= self._part_examples:
+            return self._at_once(x, seed)
+        batch = tf.shape(x)[0]
+        num = tf.maximum(1, -(-batch // self._part_examples))
+        size = -(-batch // num)
+        padded = tf.pad(x, [[0, num * size - batch], *[[0, 0]] * (x.shape.rank - 1)])
+        parts = tf.reshape(padded, tf.concat([[num, size], tf.shape(x)[1:]], 0))
+        parts = tf.ensure_shape(parts, [None, None, *x.shape[1:]])
+        values = tf.map_fn(
+            lambda part: self._at_once(part[0], seed if self._common else seed + [0, part[1]]),
+            (parts, tf.range(num)),
+            parallel_iterations=1,
+            fn_output_signature=tf.TensorSpec([self._part_samples, None], self._density.dtype),
+        )
+        return tf.reshape(tf.transpose(values, [1, 0, 2]), [self._part_samples, -1])[:, :batch]
+
+    def _at_once(self, x, seed):
+        """`[part_samples, batch]`."""
+        num = self._part_samples
+        noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
+        rows = tf.tile(x, [num] + [1] * (x.shape.rank - 1))
+        rows = self._model.prepare(rows, noise_seed, sets=num if self._common else None)
+        return tf.reshape(self._model.log_prob_under(self._density, rows, flow_seed), [num, -1])
+
+
+def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:
+    """The mean of independent estimates `[num, batch]` of each example, and its standard error."""
+    mean, num = tf.reduce_mean(samples, 0), samples.shape[0]
+    if not is_noisy:
+        return LogProbEstimate(mean, tf.zeros_like(mean))
+    if num == 1:
+        return LogProbEstimate(mean, tf.fill(tf.shape(mean), tf.constant(math.nan, mean.dtype)))
+    variance = tf.reduce_sum((samples - mean) ** 2, 0) / (num - 1)
+    return LogProbEstimate(mean, tf.sqrt(variance / num))
+
+
+def _with_sets(log_det, num):
+    return log_det.with_sets(num) if isinstance(log_det, logdet.LogDetEstimator) else log_det
+
+
+def _bytes_per_row(block):
+    """What a branch computes for a row of the flow's batch: all values of its graph that have a row."""
+    sizes = [size or 1 for size in block.event_shape]
+    spec = tf.TensorSpec([None, *sizes], block.dtype)
+    traced = tf.function(block.branch, autograph=False).get_concrete_function(spec)
+    values = [value for operation in traced.graph.get_operations() for value in operation.outputs]
+    rows = [value for value in values if value.shape.rank and value.shape[0] is None]
+    size = sum((value.shape[1:].num_elements() or 0) * value.dtype.size for value in rows)
+    log_det = block.log_det
+    num = log_det.num_rows(math.prod(sizes)) if isinstance(log_det, logdet.LogDetEstimator) else 1
+    return num * size

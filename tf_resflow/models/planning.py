@@ -1,0 +1,255 @@
+"""The measurement behind a `LikelihoodPlan`."""
+
+import math
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from tf_resflow import bijectors, logdet
+from tf_resflow.logdet.power_series import power_series_log_det
+from tf_resflow.logdet.probes import draw_probes
+from tf_resflow.models.likelihood_plan import BlockPlan, LikelihoodPlan
+from tf_resflow.models.log_prob_samples import LogProbSamples
+from tf_resflow.progress import track
+from tf_resflow.typing import TensorLike
+
+if TYPE_CHECKING:
+    from tf_resflow.models.flow_model import FlowModel
+
+__all__ = ["plan_likelihood"]
+
+_EXAMPLES = 8  # of the measurement
+_DRAWS = 6  # of each estimate
+_RTOLS = (1e-1, 1e-2, 1e-3)
+_MAX_PROBES = 256
+_MAX_EXACT_SIZE = 256  # coordinates of a block up to which `Exact` is tried
+_MIN_SAMPLES = 4  # of noisy estimates, for a standard error with 3 degrees of freedom
+_MAX_SAMPLES = 10_000
+_SLOW = 0.9  # ratio of terms above which a series decays slowly
+
+
+def plan_likelihood(
+    model: "FlowModel", x: TensorLike, stderr: float, *, num_samples: int | None = None, seed: int = 0
+) -> LikelihoodPlan:
+    """Chooses the number of samples and the estimators of a standard error, those that took the least time.
+
+    Each block is measured alone, on its inputs for the first 8 examples: the noise and the time of
+    `AdaptiveRoulette` with some numbers of colored probes and some `rtol`, and of `Exact` up to 256 coordinates. It
+    takes seconds to minutes. The times are of this machine, and another run may choose other probes.
+
+    ```python
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
+    model = resflow.FlowModel(flow, event_shape=[2])
+    x = [[0.1, 0.2], [1.0, -1.0]]
+    plan = resflow.models.plan_likelihood(model, x, stderr=0.01)
+    print(plan.expected_stderr <= 0.01, model.log_prob(x, log_det=plan).shape)
+    # True (2,)
+    ```
+
+    Args:
+      model: a `FlowModel`.
+      x: examples as for `FlowModel.log_prob`, like those to come.
+      stderr: in nats, of each example's log-likelihood: the root mean square over examples. A number of bits/dim
+        times `model.nats_per_unit` is in nats.
+      num_samples: the number of samples, if it is given; then `stderr` is the part of the log-determinants alone,
+        whatever the noise of the dequantization.
+      seed: `int`, of the measurement's random numbers.
+
+    Returns:
+      A `LikelihoodPlan`.
+
+    Raises:
+      ValueError: if `stderr` is not positive, below the rounding of the model's type, or beyond 10,000 samples.
+
+    Warns:
+      UserWarning: if the series of a block decays slowly.
+    """
+    if not 0 < stderr < math.inf:
+        raise ValueError(f"stderr must be positive and finite, in nats; got {stderr}.")
+    if num_samples is not None and num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
+    x = tf.convert_to_tensor(x)[:_EXAMPLES]
+    blocks = bijectors.blocks_by_name(model.flow)
+    prepared = model.prepare(x, tf.constant([seed, 0]))
+    _check_rounding(model, prepared, stderr)
+    inputs = bijectors.block_inputs(model.flow, prepared)
+    enough = 0.5 * stderr / math.sqrt(max(1, len(blocks)))
+    names = track(blocks, "noise of the blocks")
+    choices = {name: _choices(name, blocks[name], inputs[name], seed, enough) for name in names}
+    best = {name: min(found, key=lambda choice: choice.std) for name, found in choices.items()}
+    noise = _dequantization_std(model, x, best, seed)
+    if num_samples is not None:
+        allowed = {num_samples: num_samples * stderr**2}
+    else:
+        allowed = {num: num * stderr**2 - noise**2 for num in _numbers_of_samples(noise, stderr)}
+        if not noise:
+            allowed[1] = 0.0  # a single sample has no standard error but 0
+    plans = [_cheapest(choices, *item) for item in allowed.items()]
+    found = [plan for plan in plans if plan]
+    if not found:
+        blocks_noise, most = math.sqrt(_variance(best)), num_samples or _MAX_SAMPLES
+        least = math.hypot(0.0 if num_samples else noise, blocks_noise) / math.sqrt(most)
+        raise ValueError(
+            f"stderr={stderr:.3g} takes more than {most} samples, which reach about {least:.2g} nats: one has a "
+            f"noise of {noise:.2g} nats by the dequantization and {blocks_noise:.2g} by the blocks. Ask for more."
+        )
+    num, chosen = min(found, key=_seconds)
+    return LikelihoodPlan(
+        stderr=stderr,
+        num_samples=num,
+        dequantization_std=noise,
+        blocks=chosen,
+    )
+
+
+def _check_rounding(model, x, stderr):
+    """Raises a ValueError for a standard error that the rounding of the sum of a log-likelihood exceeds."""
+    latent = bijectors.forward_features(model.flow, x, log_det=False).latent
+    terms = tf.reduce_mean(tf.abs(model.distribution.distribution.log_prob(latent))) + 2 * model.log_num_cells
+    dtype = model.distribution.dtype
+    rounding = 4 * np.finfo(dtype.as_numpy_dtype).eps * float(terms)
+    if stderr < rounding:
+        raise ValueError(
+            f"stderr={stderr:.3g} is below the rounding of {dtype.name}: about {rounding:.2g} nats can be reached "
+            "with this model. Ask for more, or build the flow in float64."
+        )
+
+
+def _seconds(plan):
+    num_samples, blocks = plan
+    return num_samples * sum(block.seconds for block in blocks.values())
+
+
+def _variance(blocks):
+    return sum(block.std**2 for block in blocks.values())
+
+
+def _numbers_of_samples(noise, stderr):
+    """Numbers of samples worth trying, of which the noise of the dequantization leaves some room."""
+    least = (noise / stderr) ** 2
+    tried = {math.ceil(max(_MIN_SAMPLES, least * factor)) for factor in (1.05, 1.1, 1.2, 1.4, 1.7, 2, 3, 5)}
+    tried |= {2**k for k in range(2, 14)}
+    return sorted(num for num in tried if least <= num <= _MAX_SAMPLES)
+
+
+def _cheapest(choices, num_samples, allowed):
+    """A number of samples and the blocks whose variance is as allowed: the block that gains most a second first."""
+    chosen = {name: min(found, key=lambda choice: choice.seconds) for name, found in choices.items()}
+
+    def gains():
+        for name, found in choices.items():
+            now = chosen[name]
+            for choice in found:
+                if choice.std < now.std:
+                    gain = (now.std**2 - choice.std**2) / max(choice.seconds - now.seconds, 1e-12)
+                    yield gain, name, choice
+
+    while _variance(chosen) > allowed:
+        gain = max(gains(), key=lambda candidate: candidate[0], default=None)
+        if gain is None:
+            return None
+        chosen[gain[1]] = gain[2]
+    return num_samples, chosen
+
+
+def _choices(name, block, x, seed, enough):
+    """The `BlockPlan`s of a block that were measured, until one has no more noise than `enough`."""
+    size = x.shape[1:].num_elements()
+    _warn_of_slow_decay(name, block, x, seed)
+    found = []
+    if size <= _MAX_EXACT_SIZE:
+        exact = logdet.Exact()
+        compute = tf.function(lambda x: exact(block.branch, x)[1], autograph=False)
+        compiled = compute.get_concrete_function(x)
+        found.append(BlockPlan(exact, 0.0, min(_timed(compiled, x)[1] for _ in range(3)) / len(x)))
+    rtols = list(_RTOLS)
+    estimates = {rtol: _series(block, logdet.AdaptiveRoulette(rtol, per_example=True)) for rtol in rtols}
+    for num_probes in _numbers_of_probes(x):
+        measured = []
+        for rtol in rtols[:2]:
+            log_det = logdet.AdaptiveRoulette(rtol, num_probes=num_probes, per_example=True)
+            measured.append(BlockPlan(log_det, *_measured(estimates[rtol], x, num_probes, seed)))
+        found += measured
+        if measured[-1].std < 0.9 * measured[0].std:
+            rtols = rtols[1:]  # more probes show the noise of the roulette even more
+        if measured[-1].std <= enough:
+            break
+    return found
+
+
+def _numbers_of_probes(x):
+    """Powers of 2; of images, those for each channel that keep pixels of a color 1, 2, ... 5 apart."""
+    size, channels = x.shape[1:].num_elements(), x.shape[-1]
+    is_image = x.shape.rank > 2
+    numbers = {1, 2, *(k * channels for k in (1, 4, 5, 9, 16, 25))} if is_image else {2**k for k in range(8)}
+    return sorted(number for number in numbers if number <= min(size, _MAX_PROBES))
+
+
+def _series(block, estimator):
+    """The estimate of each row from its own probe, traced once for all numbers of rows."""
+    dtype = block.dtype
+    spec = tf.TensorSpec([None, *block.event_shape], dtype)
+
+    def estimate(x, v, seed):
+        terms = estimator.terms(block.branch, v, seed)
+        return power_series_log_det(lambda x: tf.cast(block.branch(x), dtype), [x], v, 1, terms)[1]
+
+    return tf.function(estimate, autograph=False).get_concrete_function(spec, spec, tf.TensorSpec([2], tf.int32))
+
+
+def _measured(estimate, x, num_probes, seed):
+    """The standard deviation of the mean of some probes, and the seconds for an example."""
+    rows = tf.tile(x, [num_probes] + [1] * (x.shape.rank - 1))
+    values, times = [], []
+    for draw in range(_DRAWS):
+        v = draw_probes("colored", num_probes, x, tf.constant([seed, 2 * draw]))
+        value, seconds = _timed(estimate, rows, v, tf.constant([seed, 2 * draw + 1]))
+        values.append(np.mean(np.reshape(value, [num_probes, -1]), 0, np.float64))
+        times.append(seconds)
+    return float(np.sqrt(np.var(values, axis=0, ddof=1).mean())), min(times) / len(x)
+
+
+def _timed(function, *arguments):
+    start = time.perf_counter()
+    value = function(*arguments).numpy()
+    return value, time.perf_counter() - start
+
+
+def _dequantization_std(model, x, best, seed):
+    """The noise of the dequantization in nats, from estimates that have little other noise."""
+    if model.levels is None:
+        return 0.0
+    log_det = {name: choice.log_det for name, choice in best.items()}
+    samples = LogProbSamples(model, log_det, num_samples=_DRAWS)
+    draw = tf.function(samples, autograph=False).get_concrete_function(x, seed)
+    values = draw(x).numpy().astype(np.float64)
+    blocks = sum(choice.std**2 for choice in best.values())
+    return math.sqrt(max(np.var(values, axis=0, ddof=1).mean() - blocks, 0.0))
+
+
+def _warn_of_slow_decay(name, block, x, seed):
+    """Warns if the terms of a block's series decay slowly; takes at most as many as `AdaptiveRoulette`."""
+    v = draw_probes("rademacher", 1, x, tf.constant([seed, 0]))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        gx = block.branch(x)
+    w, num, ratio = v, 0, math.inf
+    while ratio > _RTOLS[-1] and num < logdet.AdaptiveRoulette.max_exact_terms:
+        w = tape.gradient(gx, x, w, unconnected_gradients="zero")
+        num += 1
+        ratio = float(tf.reduce_max(tf.norm(_flat(w), axis=1) / tf.norm(_flat(v), axis=1)))
+    decay = ratio ** (1 / num)
+    if decay > _SLOW:
+        warnings.warn(
+            f"The series of {name} decays by {decay:.2f} a term, and its log-determinant is dear to estimate. A "
+            "lower coefficient of the Lipschitz layers (config.model.coefficient) makes it decay faster.",
+            stacklevel=4,
+        )
+
+
+def _flat(rows):
+    return tf.reshape(rows, [len(rows), -1])
