@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = ["num_blocks=(1,1)", "width=4", "num_fc_blocks=0", "estimator.eval.num_exact_terms=4"]
+TINY = ["num_blocks=(1,1)", "width=4", "num_fc_blocks=0"]
 TINY = [f"--config.model.{field}" for field in TINY]
 TINY += [f"--config.train.{field}" for field in ("steps=3", "warmup_steps=1", "batch_size=16")]
 TINY += ["--config.eval.num_examples=20", "--config.eval.num_samples=4"]

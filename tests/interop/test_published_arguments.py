@@ -127,7 +127,7 @@ def test_norms(vnorms, orders, norms):
 def test_the_truncated_series():
     estimator = converted(n_power_series=5)[0].model.estimator
     assert (estimator.train.kind, estimator.train.num_terms) == ("power_series", 5)
-    assert estimator.eval.kind == "russian_roulette"  # as there
+    assert estimator.eval.kind == "adaptive_roulette"
 
 
 @pytest.mark.parametrize("theirs, ours", [("softplus", "softplus"), ("relu", "relu"), ("lcube", "lipschitz_cube")])

@@ -42,6 +42,9 @@ def test_channels_have_different_colors_first():
     colors = colors_of((4, 4, 4), 8)
     assert all(len(set(pixel)) == 4 for pixel in colors.reshape(-1, 4))
     assert len(np.unique(colors)) == 8
+    colors = colors_of((4, 4, 3), 16)
+    assert all(len(set(pixel)) == 3 for pixel in colors.reshape(-1, 3))
+    assert len(np.unique(colors)) == 15  # as many as a multiple of the channels
 
 
 def test_an_adaptive_roulette_takes_exact_terms_until_they_are_small():

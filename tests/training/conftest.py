@@ -13,7 +13,6 @@ def tiny_config(**overrides):
         "model.num_blocks": (2,),
         "model.hidden": (8,),
         "model.norms": (2.0, 2.0, 2.0),
-        "model.estimator.eval.num_exact_terms": 4,
         "train.steps": 10,
         "train.batch_size": 16,
         "train.warmup_steps": 3,

@@ -76,6 +76,7 @@ def test_a_run_of_version_0_1_0(tmp_path):
     then = json.loads((workdir / "result.json").read_text())
     run = resflow.load(workdir)
     assert run.step == then["step"] == 20
+    assert run.config.model.estimator.eval.kind == "adaptive_roulette"  # it had the default of its version
     dataset = training.load_data(workdir)
     score = Report(run.config, run.model, dataset).score()
     assert score.mean == pytest.approx(then["nats"], rel=1e-5)

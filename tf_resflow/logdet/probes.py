@@ -72,9 +72,10 @@ def _signs(shape, seed, dtype):
 def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) -> tf.Tensor:
     """A color 0, ..., num_colors - 1 of each coordinate of an event.
 
-    Coordinates of a vector take turns. In an image, the channels of a pixel have different colors first: as many as
-    divide the number of colors. The colors left are those of the pixels, `(row + s column) mod p`: a lattice, with
-    the s for which pixels of one color are farthest apart.
+    Coordinates of a vector take turns. In an image of C channels, these have different colors first. What is left are
+    p colors of the pixels, `(row + s column) mod p`: a lattice, with the s for which pixels of one color are farthest
+    apart. Colors beyond a multiple of C are not used. With 3 x 3, 1 x 1 and 3 x 3 kernels, 9 C colors keep coupled
+    pixels apart, and 25 C those that are coupled in the second term of the series.
 
     Args:
       shape: shape of an event, an integer tensor.
@@ -84,7 +85,7 @@ def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) ->
     if static_shape.rank < 2:
         return tf.reshape(tf.range(tf.reduce_prod(shape)) % num_colors, shape)
     channels = static_shape[-1] or 1
-    per_pixel = max(q for q in range(1, num_colors + 1) if num_colors % q == 0 and q <= channels)
+    per_pixel = min(num_colors, channels)
     places = num_colors // per_pixel
     sizes = tf.unstack(shape, static_shape.rank)
     *axes, channel = (
@@ -96,7 +97,7 @@ def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) ->
     else:
         step = _lattice_step(places)
         place = sum(step**i * axis for i, axis in enumerate(axes)) % places
-    return (place * per_pixel + channel % per_pixel) % num_colors
+    return place * per_pixel + channel % per_pixel
 
 
 def _lattice_step(num_colors, reach=6):

@@ -185,7 +185,7 @@ def _numbers_of_probes(x):
     """Powers of 2; of images, those for each channel that keep pixels of a color 1, 2, ... 5 apart."""
     size, channels = x.shape[1:].num_elements(), x.shape[-1]
     is_image = x.shape.rank > 2
-    numbers = {1, 2, *(k * channels for k in (1, 4, 5, 9, 16, 25))} if is_image else {2**k for k in range(8)}
+    numbers = {1, *(k * channels for k in (1, 4, 5, 9, 16, 25))} if is_image else {2**k for k in range(8)}
     return sorted(number for number in numbers if number <= min(size, _MAX_PROBES))
 
 

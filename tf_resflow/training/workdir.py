@@ -36,7 +36,16 @@ _FREE = (
     "train.checkpoint_every",
     "train.keep",
     "eval.",
+    "model.estimator.eval.",
 )
+
+# What runs of older versions have if their evaluation was left at its default.
+_OLD_EVALUATION = {
+    f"model.estimator.eval.{field}": value
+    for field, value in {
+        "kind": "russian_roulette", "num_exact_terms": 20, "distribution": "geometric", "p": 0.5
+    }.items()
+}  # fmt: skip
 
 
 class Workdir:
@@ -152,7 +161,8 @@ class Workdir:
                 "--workdir that resflow-train was run with."
             )
         config, defaults = default_config(), _flat(default_config().to_dict())
-        for key, value in _flat(read_json(self.config)).items():
+        stored = _flat(read_json(self.config))
+        for key, value in stored.items():
             if key not in flat_keys(config):
                 raise ValueError(
                     f"{self.config} has the unknown key {key!r}; the nearest known is "
@@ -175,6 +185,8 @@ class Workdir:
             raise ValueError(f"{self.config} has a wrong value: {error}") from None
         if self._trained_on_all():
             config.data.validation_fraction = 0.0
+        if stored.items() >= _OLD_EVALUATION.items() and "model.estimator.eval.rtol" not in stored:
+            config.model.estimator.eval.kind = default_config().model.estimator.eval.kind
         return config
 
     def _trained_on_all(self):
