@@ -72,10 +72,10 @@ def _signs(shape, seed, dtype):
 def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) -> tf.Tensor:
     """A color 0, ..., num_colors - 1 of each coordinate of an event.
 
-    Coordinates of a vector take turns. In an image of C channels, these have different colors first. What is left are
-    p colors of the pixels, `(row + s column) mod p`: a lattice, with the s for which pixels of one color are farthest
-    apart. Colors beyond a multiple of C are not used. With 3 x 3, 1 x 1 and 3 x 3 kernels, 9 C colors keep coupled
-    pixels apart, and 25 C those that are coupled in the second term of the series.
+    Coordinates of a vector take turns. In an image of C channels, these have different colors first. What is left
+    are p colors of the pixels, `(row + s column) mod p`: a lattice, with the s for which pixels of one color are
+    farthest apart. Colors beyond a multiple of C are not used. With 3 x 3, 1 x 1 and 3 x 3 kernels, 9 C colors keep
+    coupled pixels apart, and 25 C those that are coupled in the second term of the series.
 
     Args:
       shape: shape of an event, an integer tensor.
