@@ -361,7 +361,10 @@ def test_adaptive_series_refuses_another_norm_than_the_branch_is_bounded_in():
 @pytest.mark.parametrize("probes", ["rademacher", "colored", "gaussian", "basis"])
 @pytest.mark.parametrize("kind", ["RussianRoulette", "PowerSeries", "AdaptiveRoulette"])
 def test_shared_numbers_make_an_estimate_independent_of_its_batch(branch, data, kind, probes):
-    """Two parts of a batch of equal examples differ, unless the 3 probes of 3 coordinates are exact."""
+    """Two parts of a batch of equal examples differ, unless the 3 probes of 3 coordinates are exact.
+
+    (The roulette of `AdaptiveRoulette` takes no term with these seeds.)
+    """
     estimator = getattr(resflow.logdet, kind)(probes=probes, num_probes=3)
     shared = estimator.with_sets(2)
     inputs = [tf.concat([data[name], data[name]], 0) for name in ("x", "c")]
@@ -369,7 +372,7 @@ def test_shared_numbers_make_an_estimate_independent_of_its_batch(branch, data, 
     alone = shared(branch, *(tf.tile(data[name][2:3], [2, 1]) for name in ("x", "c")), seed=7)[1]
     num = len(value) // 2
     np.testing.assert_allclose([value[2], value[num + 2]], alone, rtol=1e-10)
-    is_exact = kind == "PowerSeries" and probes in ("basis", "colored")
+    is_exact = kind != "RussianRoulette" and probes in ("basis", "colored")
     assert is_exact == np.isclose(*alone, rtol=1e-10)
 
 
