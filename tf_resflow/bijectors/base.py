@@ -48,12 +48,14 @@ class Context:
     Attributes:
       arguments: as for `forward`: `seed`, `conditional_input`, and dictionaries under the names of members.
       log_det: whether the log-determinant is wanted. Without it no series is evaluated.
+      warn: whether a warning is printed if an inverse did not converge.
       visit: function of a bijector, its input, and whether it is inverted, called before each bijector that is not
         made of others is applied.
     """
 
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     log_det: bool = True
+    warn: bool = True
     visit: Callable[[tfb.Bijector, Any, bool], None] | None = None
 
     def take(self, name: str, *known: str) -> list:

@@ -209,18 +209,18 @@ class ResidualBlock(FlowBijector):
         """The `Pass` from y, latent to data; a log-determinant takes an evaluation of g besides the solution."""
         _, condition = context.take(self.name, "seed", "conditional_input")
         solution = self.solve(y, condition)
-        with tf.control_dependencies(self._report(solution)):
+        with tf.control_dependencies(self._report(solution, context.warn)):
             x = tf.identity(solution.root)
         log_det = tf.negative(self.run(x, context).log_det) if context.log_det else None
         return Pass(x, log_det, solutions=(solution,))
 
-    def _report(self, solution):
+    def _report(self, solution, warn):
         """Raises (validate_args) or warns about the examples that did not converge."""
         failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
         message = f"{self.name}: the inverse did not converge for some examples, or its input is not finite"
         if self.validate_args:
             return [tf.debugging.assert_equal(failed, 0, message)]
-        return [warn_unconverged(solution, message)]
+        return [warn_unconverged(solution, message)] if warn else []
 
     def _is_increasing(self, **kwargs):
         del kwargs
