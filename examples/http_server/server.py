@@ -40,7 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             self.answer(200, {"outputs": self.predict(**json.loads(self.rfile.read(size)))})
         except (OverflowError, TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
-            self.answer(400, {"error": str(error)})
+            self.answer(400, {"error": str(error).rpartition("assertion failed: ")[2]})
 
     def predict(self, inputs, signature_name="serving_default"):
         """Nested lists of the outputs, by name."""
