@@ -152,7 +152,7 @@ def test_the_description_for_programs(export_dir, loaded):
         "levels": 17,
         "max_samples": 1024,
         "max_temperature": 100.0,
-        "log_prob": {"estimator": estimator, "seed": 0, "num_samples": 4},
+        "log_prob": {"estimator": estimator, "seed": 0, "num_samples": 4, "stderr": 0.5},
     }
 
 
