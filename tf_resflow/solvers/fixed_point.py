@@ -99,8 +99,8 @@ class FixedPoint:
             improved = pending & (residual < best.residual)
             proposal, history = self._propose(i, image, pair, best.pair, improved, history)
             best = _Best(
-                tf.where(improved[:, tf.newaxis, tf.newaxis], pair, best.pair),
-                tf.where(improved, residual, best.residual),
+                _select(improved, pair, best.pair),
+                _select(improved, residual, best.residual),
             )
             pending &= residual > 1  # not so if it is NaN
             return i + 1, proposal, best, pending, history, num_iterations + tf.cast(pending, tf.int32)
@@ -152,6 +152,11 @@ class _Best(NamedTuple):
     residual: tf.Tensor  # [batch]: of the pair, in multiples of the tolerance
 
 
+def _select(condition, one, other):
+    """The rows of `one` where the condition `[batch]` holds, and of `other` elsewhere; faster than `tf.where`."""
+    return tf.compat.v1.where(condition, one, other)
+
+
 def _rows(y):
     """`y` as `[batch, size]`, in float32 at least, and the function from such rows to tensors like `y`.
 
@@ -201,16 +206,16 @@ class Anderson(FixedPoint):
     def _propose(self, i, image, pair, best, improved, history):
         older, was_mixed = history
         mixed, newest = _mix(pair, best, older, tf.cast(i > 0, pair.dtype))
-        image = tf.where(was_mixed[:, tf.newaxis], best[:, 1], image)
-        proposal = tf.where(improved[:, tf.newaxis], mixed, image)
+        image = _select(was_mixed, best[:, 1], image)
+        proposal = _select(improved, mixed, image)
         return proposal, ((newest, *older)[: self.memory - 2], improved)
 
 
 def _mix(pair, best, older, weight):
     """The image whose step is least in the span of the differences, and the newest of these.
 
-    A difference is `[batch, 1, 2, size]`, a step and an image, beside its dual: the dual's inner product with a pair
-    is the part of the pair's step along the difference.
+    A difference is `[batch, 1, 2, size]`, a step and an image, beside its dual, whose inner product with a pair is
+    the part of the pair's step along the difference. With the weight 0 the newest difference is left out.
     """
     rows = tf.stack([pair, pair - best], axis=1)
     for difference, dual in older:
