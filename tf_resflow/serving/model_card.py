@@ -123,8 +123,8 @@ def _signatures(signatures):
 def _limits(model, signatures):
     rows = [
         "It has learned its data, with their gaps. Nothing was done about fairness or privacy.",
-        "`sample` and `decode` solve each block to a tolerance near the rounding of the type. `converged` is "
-        "false if one did not reach it.",
+        f"`sample` and `decode` solve each block {_tolerance(signatures)}. `converged` is false if one did not get "
+        "there.",
         f"`sample` gives at most {signatures.max_samples:,} examples at a time.",
     ]
     if model.has_density and signatures.is_noisy:
@@ -137,6 +137,12 @@ def _limits(model, signatures):
             "A high likelihood does not mean that an example resembles the data: other data can have a higher one."
         )
     return _list(rows)
+
+
+def _tolerance(signatures):
+    if not signatures.inverse_atol:
+        return "to a tolerance near the rounding of the type"
+    return f"until its residual is at most {signatures.inverse_atol * signatures.levels:g} of a level"
 
 
 def _list(rows):

@@ -17,7 +17,7 @@ _WHAT = {
     "log_prob_seeded": "The same by the random numbers of a seed. The mean over several seeds has less noise.",
     "sample": "New examples, a pure function of their number, the seed and the temperature, which is 1 for samples "
     "of the model; below 1 they vary less. Discard an example that has not converged: the solver of the inverse "
-    "stopped before it met its tolerance.",
+    "stopped before it met its tolerance, for integer data a fraction of a level.",
     "encode": "The latent of each example.",
     "decode": "The example of each latent, the inverse of encode; converged as in sample.",
     "classify": "The classifier's logits and probabilities, and the most probable label.",

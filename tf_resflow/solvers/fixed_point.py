@@ -76,6 +76,7 @@ class FixedPoint:
         *,
         relative: bool = False,
         dtype: tf.DType | None = None,
+        enough: float = 0.0,
     ) -> Solution:
         """Solves `x + g(x) = y` for x.
 
@@ -85,12 +86,13 @@ class FixedPoint:
           relative: whether the tolerance is relative alone, and at least two units of rounding: for an equation
             whose scale is not the one for which the tolerances were chosen.
           dtype: the type to whose precision g is rounded, if it is coarser than that of `y`.
+          enough: an absolute tolerance that is enough, if it is larger than the solver's own.
 
         Returns:
           A `Solution`. Not differentiable: see `solve_residual`.
         """
         flat_y, unflatten = _rows(y)
-        in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative)
+        in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative, enough)
 
         def body(i, x, best, pending, history, num_iterations):
             image = flat_y - _rows(tf.cast(g(unflatten(x)), flat_y.dtype))[0]
@@ -122,11 +124,11 @@ class FixedPoint:
             converged=(best.residual <= 1) & tf.reduce_all(tf.math.is_finite(root + flat_y), axis=1),
         )
 
-    def _measure(self, flat_y, rounding, relative):
+    def _measure(self, flat_y, rounding, relative, enough):
         """The residual in multiples of the tolerance, `[batch]`, as a function of a pair of a step and an image."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
-        atol = max(atol, np.finfo(flat_y.dtype.as_numpy_dtype).tiny)
+        atol = max(atol, enough, np.finfo(flat_y.dtype.as_numpy_dtype).tiny)
         by_coordinate = self.rtol is not None and not relative
         size = tf.abs(flat_y) if by_coordinate else tf.reduce_max(tf.abs(flat_y), axis=1)
 
