@@ -150,6 +150,7 @@ def test_the_description_for_programs(export_dir, loaded):
     assert described == {
         "default": "serving_default",
         "levels": 17,
+        "inverse_atol": 1 / 32 / 17,
         "max_samples": 1024,
         "max_temperature": 100.0,
         "log_prob": {"estimator": estimator, "seed": 0, "num_samples": 4, "stderr": 0.5},

@@ -72,7 +72,9 @@ def feature_shapes(flow: FlowBijector, event_shape: Shape) -> list[tuple[int | N
     return flow.feature_shapes(event_shape)
 
 
-def inverse_with_solutions(flow: tfb.Bijector, z: TensorLike) -> tuple[tf.Tensor, list[Solution]]:
+def inverse_with_solutions(
+    flow: tfb.Bijector, z: TensorLike, *, atol: float = 0.0
+) -> tuple[tf.Tensor, list[Solution]]:
     """`flow.inverse(z)`, with the solver's diagnostics instead of warnings.
 
     ```python
@@ -86,6 +88,7 @@ def inverse_with_solutions(flow: tfb.Bijector, z: TensorLike) -> tuple[tf.Tensor
     Args:
       flow: a bijector from data to latent.
       z: `[batch, *latent]`.
+      atol: absolute tolerance that is enough for a block that was given no solver; by default its type's rounding.
 
     Returns:
       The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order in which they are
@@ -96,7 +99,8 @@ def inverse_with_solutions(flow: tfb.Bijector, z: TensorLike) -> tuple[tf.Tensor
     """
     if not isinstance(flow, tfb.Bijector):
         raise ValueError(f"inverse_with_solutions takes a bijector or a flow; got {type(flow).__name__}.")
-    done = run(flow, z, Context(log_det=False, warn=False, visit=_refuse_hidden_blocks), inverse=True)
+    context = Context(log_det=False, warn=False, atol=atol, visit=_refuse_hidden_blocks)
+    done = run(flow, z, context, inverse=True)
     return done.value, list(done.solutions)
 
 

@@ -18,7 +18,7 @@ _WHAT = {
     "several seeds has less noise.",
     "sample": "New examples, a pure function of their number, the seed and the temperature, which is 1 for samples "
     "of the model; below 1 they vary less. Discard an example that has not converged: the solver of the inverse "
-    "stopped before it met its tolerance.",
+    "stopped before it met its tolerance, for integer data a fraction of a level.",
     "encode": "The latent of each example.",
     "decode": "The example of each latent, the inverse of encode. Discard an example that has not converged.",
     "classify": "The classifier's logits and probabilities, and the most probable label.",
@@ -42,6 +42,7 @@ def describe(
         the batch) and "tensor", the name in the graph, of each tensor
       - "default": the signature that answers as serving_default
       - "levels": number of integer values of the data
+      - "inverse_atol": the residual at which the inverse of a block stops, unless this is the rounding of the type
       - "max_batch", "max_samples", "max_temperature": what requests may have at most
       - "log_prob": the "estimator" of the log-determinants (`describe_estimator`); for a noisy one the "seed" of
         serving_default and "num_samples", whose mean an answer is; and `measured`
@@ -58,6 +59,7 @@ def describe(
         },
         "default": signatures.default,
         "levels": signatures.levels,
+        "inverse_atol": signatures.inverse_atol or None,
         "max_batch": signatures.max_batch,
     }
     if "sample" in signatures.inputs:

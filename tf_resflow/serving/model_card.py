@@ -121,8 +121,8 @@ def _limits(description):
     rows = ["It has learned its data, with their gaps. Nothing was done about fairness or privacy."]
     if not description["signatures"].keys().isdisjoint(("sample", "decode")):
         rows.append(
-            "`sample` and `decode` solve each block to a tolerance near the rounding of the type. `converged` is "
-            "false if one did not reach it."
+            f"`sample` and `decode` solve each block {_tolerance(description)}. `converged` is false if one did "
+            "not get there."
         )
     rows += limits_text(description)
     if "log_prob" in description:
@@ -138,6 +138,12 @@ def _log_prob_limits(log_prob):
         )
         rows.insert(0, f"{mean} The log-determinants are {estimator_text(log_prob['estimator'])}.")
     return rows
+
+
+def _tolerance(description):
+    if "inverse_atol" not in description:
+        return "to a tolerance near the rounding of the type"
+    return f"until its residual is at most {description['inverse_atol'] * description['levels']:g} of a level"
 
 
 def _list(rows):

@@ -48,6 +48,7 @@ class Signatures:
       max_batch: the largest number of examples or latents of another request; by default there is no limit.
       signatures: names of the signatures, by default all. Unless `serving_default` is among them, the first answers
         under this name, too: a server uses it for requests that name none.
+      precise: whether `sample` and `decode` invert to the rounding of the type, see `FlowModel.decode`.
 
     Attributes:
       inputs: dict of the name of each signature to its list of `tf.TensorSpec`.
@@ -56,6 +57,7 @@ class Signatures:
       levels: number of integer values of the data, or `None`.
       log_det: the estimator.
       is_noisy: whether log_prob is an estimate.
+      inverse_atol: the residual at which the inverse of a block stops, or 0 for the rounding of the type.
 
     Raises:
       ValueError: when a number is out of range, a signature is unknown, or the estimator draws for each example.
@@ -71,6 +73,7 @@ class Signatures:
         max_samples: int = 1024,
         max_batch: int | None = None,
         signatures: Sequence[str] | None = None,
+        precise: bool = False,
     ):
         if num_samples < 2:
             raise ValueError(f"num_samples is at least 2, to have a standard error; got {num_samples}.")
@@ -80,6 +83,7 @@ class Signatures:
             raise ValueError(f"max_batch is at least 1; got {max_batch}.")
         self.num_samples, self.max_samples, self.levels = num_samples, max_samples, model.levels
         self.max_batch, self.seed, self._model = max_batch, seed, model
+        self.inverse_atol = 0.0 if precise else model.inverse_atol
         self.log_det = logdet.RussianRoulette(20, common_probes=True) if log_det is None else log_det
         _check_shared(self.log_det)
         self.is_noisy = model.levels is not None or not isinstance(self.log_det, logdet.Exact)
@@ -169,7 +173,7 @@ class Signatures:
         return self._model.log_prob_under(self._density, self._model.prepare(x, noise_seed, common=True), flow_seed)
 
     def _inverses(self, z):
-        x, solutions = bijectors.inverse_with_solutions(self._model.flow, tf.identity(z))
+        x, solutions = bijectors.inverse_with_solutions(self._model.flow, tf.identity(z), atol=self.inverse_atol)
         converged = tf.fill(tf.shape(z)[:1], True)
         for solution in solutions:
             converged &= solution.converged

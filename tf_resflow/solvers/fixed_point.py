@@ -76,6 +76,7 @@ class FixedPoint:
         *,
         relative: bool = False,
         dtype: tf.DType | None = None,
+        enough: float = 0.0,
     ) -> Solution:
         """Solves `x + g(x) = y` for x.
 
@@ -85,12 +86,13 @@ class FixedPoint:
           relative: whether the tolerance is relative alone, and at least two units of rounding: for an equation
             whose scale is not the one for which the tolerances were chosen.
           dtype: the type to whose precision g is rounded, if it is coarser than that of `y`.
+          enough: an absolute tolerance that is enough, if it is larger than the solver's own.
 
         Returns:
           A `Solution`. Not differentiable: see `solve_residual`.
         """
         flat_y, unflatten = _rows(y)
-        in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative)
+        in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative, enough)
 
         def body(i, x, best, pending, history, num_iterations):
             image = flat_y - _rows(tf.cast(g(unflatten(x)), flat_y.dtype))[0]
@@ -99,8 +101,8 @@ class FixedPoint:
             improved = pending & (residual < best.residual)
             proposal, history = self._propose(i, image, pair, best.pair, improved, history)
             best = _Best(
-                tf.where(improved[:, tf.newaxis, tf.newaxis], pair, best.pair),
-                tf.where(improved, residual, best.residual),
+                _select(improved, pair, best.pair),
+                _select(improved, residual, best.residual),
             )
             pending &= residual > 1  # not so if it is NaN
             return i + 1, proposal, best, pending, history, num_iterations + tf.cast(pending, tf.int32)
@@ -122,11 +124,11 @@ class FixedPoint:
             converged=(best.residual <= 1) & tf.reduce_all(tf.math.is_finite(root + flat_y), axis=1),
         )
 
-    def _measure(self, flat_y, rounding, relative):
+    def _measure(self, flat_y, rounding, relative, enough):
         """The residual in multiples of the tolerance, `[batch]`, as a function of a pair of a step and an image."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
-        atol = max(atol, np.finfo(flat_y.dtype.as_numpy_dtype).tiny)
+        atol = max(atol, enough, np.finfo(flat_y.dtype.as_numpy_dtype).tiny)
         by_coordinate = self.rtol is not None and not relative
         size = tf.abs(flat_y) if by_coordinate else tf.reduce_max(tf.abs(flat_y), axis=1)
 
@@ -150,6 +152,11 @@ class FixedPoint:
 class _Best(NamedTuple):
     pair: tf.Tensor  # [batch, 2, size]: the step y - g(x) - x of the point x, and its image y - g(x)
     residual: tf.Tensor  # [batch]: of the pair, in multiples of the tolerance
+
+
+def _select(condition, one, other):
+    """The rows of `one` where the condition `[batch]` holds, and of `other` elsewhere; faster than `tf.where`."""
+    return tf.compat.v1.where(condition, one, other)
 
 
 def _rows(y):
@@ -201,16 +208,16 @@ class Anderson(FixedPoint):
     def _propose(self, i, image, pair, best, improved, history):
         older, was_mixed = history
         mixed, newest = _mix(pair, best, older, tf.cast(i > 0, pair.dtype))
-        image = tf.where(was_mixed[:, tf.newaxis], best[:, 1], image)
-        proposal = tf.where(improved[:, tf.newaxis], mixed, image)
+        image = _select(was_mixed, best[:, 1], image)
+        proposal = _select(improved, mixed, image)
         return proposal, ((newest, *older)[: self.memory - 2], improved)
 
 
 def _mix(pair, best, older, weight):
     """The image whose step is least in the span of the differences, and the newest of these.
 
-    A difference is `[batch, 1, 2, size]`, a step and an image, beside its dual: the dual's inner product with a pair
-    is the part of the pair's step along the difference.
+    A difference is `[batch, 1, 2, size]`, a step and an image, beside its dual, whose inner product with a pair is
+    the part of the pair's step along the difference. With the weight 0 the newest difference is left out.
     """
     rows = tf.stack([pair, pair - best], axis=1)
     for difference, dual in older:
