@@ -1,79 +1,137 @@
-"""Times an exported model: loading, and each signature at several batch sizes.
+"""Measures an exported model: loading, and time, peak memory and noise of each signature at several batch sizes.
 
     python benchmarks/time_serving.py --model_dir=served/digits/1
 
 This needs only TensorFlow. For each signature and batch size the table has the seconds of a call (median and
-largest of --repeats, after a call that is not counted) and the examples per second. Close other programs first.
+largest of --repeats, after a call that is not counted), the examples per second, the peak memory in MB above that
+of a process that has answered a request of one example, and the mean standard error of log_prob in nats. Examples
+are samples of the model. Each signature has its own process, with the sizes in increasing order, because the peak
+of a process never falls. Close other programs first.
 """
 
 import json
 import os
 import pathlib
+import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import tensorflow as tf
 from absl import app, flags
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Directory of one version of an exported model.")
+_SIGNATURES = flags.DEFINE_list("signatures", None, "Signatures to measure; default: all.")
 _SIZES = flags.DEFINE_list("sizes", ["1", "8", "64", "256"], "Batch sizes.")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Timed calls of each signature and size.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the results.")
 flags.mark_flag_as_required("model_dir")
 flags.register_validator("sizes", lambda sizes: all(s.isdigit() and int(s) for s in sizes), "integers >= 1")
 
+_CHUNK = 16  # samples drawn at once for the inputs: their memory should not hide that of the request
 
-def _inputs(signatures, name, size):
+
+def _inputs(tf, signatures, name, size):
     """The arguments of a signature: samples of the model, their latents, a seed."""
     sampled = {"num": tf.constant(size), "seed": tf.constant(1, tf.int64), "temperature": tf.constant(1.0)}
-    wanted = signatures[name].structured_input_signature[1]
     if name == "sample":
         return sampled
-    x = signatures["sample"](**sampled)["x"]
+    wanted = signatures[name].structured_input_signature[1]
+    chunk = tf.constant(min(size, _CHUNK))
+    seeds = range(-(-size // _CHUNK))
+    drawn = [signatures["sample"](**sampled | {"num": chunk, "seed": tf.constant(s, tf.int64)})["x"] for s in seeds]
     if name == "decode":
-        return signatures["encode"](x=x)
-    return {"x": x} | ({"seed": tf.constant(1, tf.int64)} if "seed" in wanted else {})
+        return {"z": tf.concat([signatures["encode"](x=x)["z"] for x in drawn], 0)[:size]}
+    return {"x": tf.concat(drawn, 0)[:size]} | ({"seed": sampled["seed"]} if "seed" in wanted else {})
 
 
-def _seconds(function, inputs, repeats):
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        tf.nest.map_structure(lambda tensor: tensor.numpy(), function(**inputs))
-        times.append(time.perf_counter() - start)
-    return times[1:]
+def _answer(function, inputs):
+    return {key: value.numpy() for key, value in function(**inputs).items()}
 
 
-def _megabytes(path):
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
+def _measure(path, name, sizes, repeats):
+    """What is measured of one signature: a dict of each size to a dict; the seconds of loading are beside them."""
+    import tensorflow as tf  # the process that starts others does not need it
+
+    start = time.perf_counter()
+    signatures = tf.saved_model.load(str(path)).signatures
+    results = {"load": time.perf_counter() - start}
+    inputs = {size: _inputs(tf, signatures, name, size) for size in [1, *sizes]}
+    _answer(signatures[name], inputs[1])
+    base = _peak()
+    for size in sizes:
+        times = []
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            answer = _answer(signatures[name], inputs[size])
+            times.append(time.perf_counter() - start)
+        found = {"seconds": times[1:], "peak_bytes": _peak() - base}
+        if "log_prob_stderr" in answer:
+            found["log_prob_stderr"] = float(answer["log_prob_stderr"].mean())
+        results[str(size)] = found
+    return results
+
+
+def _measure_alone(path, name):
+    """`_measure` in another process."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = pathlib.Path(folder) / "results.json"
+        arguments = [f"--model_dir={path}", f"--signatures={name}", f"--output={output}"]
+        arguments += [f"--sizes={','.join(_SIZES.value)}", f"--repeats={_REPEATS.value}"]
+        subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.DEVNULL)
+        return json.loads(output.read_text("utf-8"))[name]
+
+
+def _peak():
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _check(path):
+    """The signatures to measure; ends the program if something is wrong."""
+    if not (path / "signatures.json").is_file():
+        sys.exit(f"Error: {path} is not a version of a model that resflow-export has written.")
+    if _OUTPUT.value and not pathlib.Path(_OUTPUT.value).absolute().parent.is_dir():
+        sys.exit(f"Error: the directory of --output={_OUTPUT.value} does not exist.")
+    described = json.loads((path / "signatures.json").read_text("utf-8"))
+    known = described["signatures"]
+    names = _SIGNATURES.value or list(known)
+    if unknown := set(names) - set(known):
+        sys.exit(f"Error: the model has no signature {', '.join(sorted(unknown))}, but {', '.join(known)}.")
+    if not {"sample", "encode"} <= set(known):
+        sys.exit("Error: the inputs are samples and their latents: export the signatures sample and encode, too.")
+    most = {"sample": described["max_samples"]}
+    for name in names:
+        if (limit := most.get(name, described.get("max_batch"))) and max(map(int, _SIZES.value)) > limit:
+            sys.exit(f"Error: {name} takes at most {limit} examples: lower --sizes.")
+    return names
 
 
 def main(_):
     """Measures and prints the table."""
     path = pathlib.Path(_MODEL_DIR.value)
-    if not (path / "README.md").is_file():
-        sys.exit(f"Error: {path} is not a version of a model that resflow-export has written.")
-    if _OUTPUT.value and not pathlib.Path(_OUTPUT.value).absolute().parent.is_dir():
-        sys.exit(f"Error: the directory of --output={_OUTPUT.value} does not exist.")
-    start = time.perf_counter()
-    signatures = tf.saved_model.load(str(path)).signatures
-    loaded = time.perf_counter() - start
-    try:
-        _seconds(signatures["sample"], _inputs(signatures, "sample", max(map(int, _SIZES.value))), 1)
-    except tf.errors.InvalidArgumentError as error:
-        sys.exit(f"Error: --sizes are too large for the model: {error}")
-    results = {"megabytes": _megabytes(path), "load": loaded}
-    print(f"{results['megabytes']:.1f} MB, loaded in {results['load']:.2f} s")
-    print(f"{'signature':<18}{'batch':>7}{'median s':>12}{'largest s':>12}{'examples / s':>15}")
-    for name in signatures:
-        for size in map(int, _SIZES.value):
-            times = _seconds(signatures[name], _inputs(signatures, name, size), _REPEATS.value)
-            median = statistics.median(times)
-            results[f"{name} {size}"] = times
-            print(f"{name:<18}{size:>7}{median:>12.4f}{max(times):>12.4f}{size / median:>15.1f}", flush=True)
+    names, sizes = _check(path), sorted(map(int, _SIZES.value))
+    megabytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
+    print(f"{megabytes:.1f} MB")
+    titles = ("median s", "largest s", "examples / s", "peak MB", "stderr")
+    print(f"{'signature':<18}{'batch':>7}" + "".join(f"{title:>14}" for title in titles))
+    results = {"megabytes": megabytes}
+    for name in names:
+        alone = len(names) == 1
+        found = _measure(path, name, sizes, _REPEATS.value) if alone else _measure_alone(path, name)
+        results[name] = found
+        for size in sizes:
+            row = found[str(size)]
+            median, stderr = statistics.median(row["seconds"]), row.get("log_prob_stderr")
+            print(
+                f"{name:<18}{size:>7}{median:>14.4f}{max(row['seconds']):>14.4f}{size / median:>14.1f}"
+                f"{row['peak_bytes'] / 1e6:>14.0f}{'' if stderr is None else format(stderr, '14.3f')}",
+                flush=True,
+            )
+    print(f"Loaded in {statistics.median(results[name]['load'] for name in names):.2f} s.")
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_resflow as resflow
 
@@ -21,15 +22,26 @@ def test_table(call, tmp_path):
     model.initialize(np.random.default_rng(0).integers(17, size=[32, 8, 8, 1]).astype("uint8"))
     log_det = resflow.logdet.PowerSeries(2)
     path = resflow.serving.export(model, tmp_path, log_det=log_det, num_samples=2)
-    done = run(f"--model_dir={path}", "--sizes=1,3", "--repeats=2", f"--output={tmp_path / 'times.json'}")
+    output = tmp_path / "times.json"
+    chosen = "--signatures=serving_default,decode"
+    done = run(f"--model_dir={path}", chosen, "--sizes=256,1", "--repeats=2", f"--output={output}")
     assert done.returncode == 0, done.stderr
-    names = ["serving_default", "log_prob_seeded", "sample", "encode", "decode"]
-    rows = [line.split()[:2] for line in done.stdout.splitlines()[2:]]
-    assert sorted(rows) == sorted([name, size] for name in names for size in ("1", "3"))
-    times = json.loads((tmp_path / "times.json").read_text())
-    assert len(times["encode 3"]) == 2 and times["megabytes"] > 0
+    rows = [line.split() for line in done.stdout.splitlines()[2:-1]]
+    assert [row[:2] for row in rows] == [
+        [name, size] for name in ("serving_default", "decode") for size in ("1", "256")
+    ]
+    assert [len(row) for row in rows] == [7, 7, 6, 6]  # decode has no standard error
+    results = json.loads(output.read_text())
+    few, many = (results["serving_default"][size] for size in ("1", "256"))
+    assert len(many["seconds"]) == 2 and 0 <= few["peak_bytes"] < many["peak_bytes"] and results["megabytes"] > 0
+    served = tf.saved_model.load(str(path)).signatures
+    x = served["sample"](num=tf.constant(1), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
+    expected = served["serving_default"](x=x)
+    assert few["log_prob_stderr"] == pytest.approx(float(expected["log_prob_stderr"][0]), rel=1e-3)
     refused = call("benchmarks/time_serving.py", f"--model_dir={path}", "--sizes=2000")
-    assert "num must lie in 1, ..., 1024" in refused.output
+    assert "sample takes at most 1024 examples" in refused.output
+    refused = call("benchmarks/time_serving.py", f"--model_dir={path}", "--signatures=classify")
+    assert "has no signature classify, but serving_default" in refused.output
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_batches_make_the_samples_that_one_call_makes(model, monkeypatch, seed):
     """Of a seed beyond 32 bits, too. All batches and temperatures are of one graph."""
     traces, sample = [], model.sample
     with monkeypatch.context() as patch:
-        patch.setattr(model, "sample", lambda *args: traces.append(args) or sample(*args))
+        patch.setattr(model, "sample", lambda *args, **kwargs: traces.append(args) or sample(*args, **kwargs))
         batches = list(draw_samples(model, 11, seed=seed, temperatures=[1.0, 0.5, 0.0]))
     assert len(traces) == 1 and [len(batch) for batch in batches] == [4, 4, 3] * 3
     ones, halves, zeros = np.concatenate(batches).reshape(3, 11, 2)
@@ -36,7 +36,7 @@ def test_batches_make_the_samples_that_one_call_makes(model, monkeypatch, seed):
 
 
 def test_samples_that_are_not_finite(model, monkeypatch):
-    monkeypatch.setattr(model, "sample", lambda num, seed, scale: scale / 0 * np.ones([4, 2], "float32"))
+    monkeypatch.setattr(model, "sample", lambda num, seed, scale, **_: scale / 0 * np.ones([4, 2], "float32"))
     with pytest.raises(ValueError, match="temperature 7 are NaN or infinite"):
         list(draw_samples(model, 4, temperatures=[7.0]))
 

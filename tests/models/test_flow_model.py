@@ -369,6 +369,54 @@ def mixture(components):
     return tfd.MixtureSameFamily(tfd.Categorical([0.0, 1.0]), tfd.Independent(components, 1))
 
 
+def scaling_model(levels, **solver):
+    """A flow of two blocks x + S x, with S diagonal and |S| at most 1/2."""
+    blocks = []
+    for name in "ab":
+        branch = keras.Sequential([keras.Input([6]), resflow.layers.LipschitzDense(6, 0.9)])
+        branch.layers[0].kernel.assign(np.diag(np.linspace(-0.5, 0.5, 6)))
+        blocks.append(resflow.bijectors.ResidualBlock(branch, BASIS, name=name, **solver))
+    return resflow.FlowModel(resflow.bijectors.Flow(blocks), [6], levels=levels)
+
+
+def test_decode_stops_at_what_integers_can_show():
+    """A residual of 1/32 of a level leaves the same error of a block, and 1 + 2 times that of the data: 3/32."""
+    model = scaling_model(levels=8)
+    x = tf.constant(np.random.default_rng(0).uniform(0.1, 0.9, size=[200, 6]), tf.float32)
+    z = model.flow.forward(x)
+    loose, tight = (
+        resflow.bijectors.inverse_with_solutions(model.flow, z, atol=atol) for atol in (model.inverse_atol, 0.0)
+    )
+    for one, other in zip(loose[1], tight[1], strict=True):
+        assert np.all(one.converged) and np.all(one.residual <= 1 / 256 + 1e-6)
+        assert np.mean(one.num_iterations) < np.mean(other.num_iterations) - 1
+    error = np.max(np.abs(loose[0] - x)) * 8
+    assert 1e-4 < error <= 3 / 32
+    np.testing.assert_array_equal(model.decode(z), model.to_data(loose[0]))
+    np.testing.assert_array_equal(model.decode(z, precise=True), model.to_data(tight[0]))
+    z = model.sample_latent(50, seed=3)
+    for precise in (False, True):
+        np.testing.assert_array_equal(model.sample(50, seed=3, precise=precise), model.decode(z, precise=precise))
+
+
+@pytest.mark.parametrize("levels, solver", [(None, {}), (8, {"inverse_solver": resflow.solvers.FixedPoint()})])
+def test_continuous_data_and_given_solvers_keep_their_tolerance(levels, solver):
+    model = scaling_model(levels, **solver)
+    z = tf.constant(np.random.default_rng(0).normal(size=[20, 6]), tf.float32)
+    precise, (*_, first) = resflow.bijectors.inverse_with_solutions(model.flow, z)
+    np.testing.assert_array_equal(model.decode(z), model.to_data(precise))
+    _, (*_, other) = resflow.bijectors.inverse_with_solutions(model.flow, z, atol=model.inverse_atol)
+    np.testing.assert_array_equal(other.num_iterations, first.num_iterations)
+    np.testing.assert_allclose(model.reconstruct(z), z, atol=1e-5)
+
+
+def test_decode_compiles_with_xla():
+    model = scaling_model(levels=8)
+    z = tf.constant(np.random.default_rng(0).normal(size=[20, 6]), tf.float32)
+    compiled = tf.function(lambda z: model.decode(z, precise=True), autograph=False, jit_compile=True)
+    np.testing.assert_array_equal(compiled(z), model.decode(z, precise=True))
+
+
 @pytest.mark.parametrize(
     "base, heavy",
     [

@@ -1,6 +1,7 @@
 """What an export leaves on disk, and that it needs TensorFlow alone."""
 
 import concurrent.futures
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import tf_resflow as resflow
+from tf_resflow.models.likelihood_plan import describe_estimator
 from tf_resflow.serving.readme import estimator_text
 
 
@@ -29,6 +31,7 @@ def test_files(export_dir):
         "1/variables/variables.index",
         "1/assets.extra/tf_serving_warmup_requests",
         "1/README.md",
+        "1/signatures.json",
         "1/MODEL_CARD.md",
     }
     assert [path.name for path in export_dir.iterdir()] == ["1"]
@@ -123,6 +126,68 @@ def test_readme_and_model_card(export_dir, saved):
     assert "It has not been evaluated." in card
     for text in (readme, card):
         assert "log-determinants are estimated without bias, by Russian roulette after 6 exact terms" in text
+
+
+def test_the_description_for_programs(export_dir, loaded):
+    """Of each signature the inputs can be made, and the outputs have the types and shapes that it tells."""
+    described = json.loads((export_dir / "1" / "signatures.json").read_text())
+    assert sorted(described["signatures"]) == sorted(loaded.signatures)
+    for name, signature in described["signatures"].items():
+        inputs = {
+            key: np.ones([3 if n == -1 else n for n in of["shape"]], of["dtype"])
+            for key, of in signature["inputs"].items()
+        }
+        outputs = loaded.signatures[name](**{key: tf.constant(value) for key, value in inputs.items()})
+        rows = 1 if name == "sample" else 3
+        expected = {
+            key: (of["dtype"], [rows if n == -1 else n for n in of["shape"]])
+            for key, of in signature["outputs"].items()
+        }
+        assert {key: (value.dtype.name, value.shape.as_list()) for key, value in outputs.items()} == expected, name
+    del described["signatures"]
+    estimator = {"type": "RussianRoulette", "probes": "rademacher", "num_probes": 1}
+    estimator |= {"num_exact_terms": 6, "distribution": {"type": "Geometric", "p": 0.5}, "per_example": False}
+    assert described == {
+        "default": "serving_default",
+        "levels": 17,
+        "inverse_atol": 1 / 32 / 17,
+        "max_samples": 1024,
+        "max_temperature": 100.0,
+        "log_prob": {"estimator": estimator, "seed": 0, "num_samples": 4, "stderr": 0.5},
+    }
+
+
+def test_chosen_signatures(image_model, images, loaded, call, tmp_path):
+    """`encode` answers requests without a name; the weights of the classifier and the series are left out."""
+    path = resflow.serving.export(image_model, tmp_path, signatures=["encode", "sample"], max_batch=7)
+    described = json.loads((path / "signatures.json").read_text())
+    assert list(described["signatures"]) == ["serving_default", "encode", "sample"]
+    assert described["default"] == "encode" and described["max_batch"] == 7 and "log_prob" not in described
+    readme, card = ((path / name).read_text() for name in ("README.md", "MODEL_CARD.md"))
+    assert "The same as encode" in readme and "at most 7 examples" in readme and "log_prob" not in readme + card
+    served = tf.saved_model.load(str(path))
+    assert sorted(served.signatures) == ["encode", "sample", "serving_default"]
+    for name in ("serving_default", "encode"):
+        np.testing.assert_allclose(
+            call(served, name, x=images)["z"], call(loaded, "encode", x=images)["z"], rtol=1e-6
+        )
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"at most 7 examples \(max_batch\).*\[8 8 8 1\]"):
+        call(served, "encode", x=np.zeros([8, 8, 8, 1], np.uint8))
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    nodes = {node.op for function in saved.meta_graphs[0].graph_def.library.function for node in function.node_def}
+    assert "StatelessWhile" not in nodes
+    shapes = [
+        shape for name, shape in tf.train.list_variables(str(path / "variables" / "variables")) if "weights" in name
+    ]
+    everything = sum(np.prod(weight.shape) for weight in image_model.weights)
+    flow = sum(np.prod(weight.shape) for weight in image_model.flow.variables)
+    assert 0 < sum(np.prod(shape) for shape in shapes) <= flow < everything
+    requests = path / "assets.extra" / "tf_serving_warmup_requests"
+    sizes = set()
+    for record in tf.data.TFRecordDataset(str(requests)).as_numpy_iterator():
+        x = PredictionLog.FromString(record).predict_log.request.inputs["x"]
+        sizes.add(x.tensor_shape.dim[0].size)
+    assert sizes == {1, 7}
 
 
 def test_threads_get_the_answers_of_one(loaded, images, call):
@@ -277,12 +342,13 @@ def test_without_the_package_of_the_requests(export_vectors, write_as, copy, tmp
     "log_det, text",
     [
         (resflow.logdet.Exact(), "exact"),
+        (resflow.logdet.AdaptiveRoulette(rtol=0.01), "without bias, from one probe and as many terms"),
         (resflow.logdet.PowerSeries(3), "a power series of 3 terms, and so biased"),
         (resflow.logdet.AdaptiveSeries(1e-3), "cut when the rest is guaranteed below 0.001 nats"),
     ],
 )
 def test_estimators_in_words(log_det, text):
-    assert text in estimator_text(log_det)
+    assert text in estimator_text(describe_estimator(log_det))
 
 
 def test_a_run_is_not_a_model(tmp_path):

@@ -170,7 +170,23 @@ def test_a_classifier_without_a_density(image_model):
     np.testing.assert_allclose(result["logits"], functions["classify"](GOOD)["logits"])
 
 
-@pytest.mark.parametrize("settings", [{"num_samples": 1}, {"max_samples": 0}])
+@pytest.mark.parametrize("settings", [{"num_samples": 1}, {"max_samples": 0}, {"max_batch": 0}])
 def test_numbers_out_of_range(vector_model, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         resflow.serving.Signatures(vector_model, **settings)
+
+
+@pytest.mark.parametrize("names, found", [(["encode", "classify"], "got 'classify'"), ([], "none was given")])
+def test_unknown_signatures(vector_model, names, found):
+    known = "serving_default, log_prob_seeded, sample, encode, decode"
+    with pytest.raises(ValueError, match=f"The signatures of this model are {known}; {found}"):
+        resflow.serving.Signatures(vector_model, signatures=names)
+
+
+@pytest.mark.parametrize("signature, name", [("serving_default", "x"), ("encode", "x"), ("decode", "z")])
+def test_a_batch_above_the_limit(vector_model, signature, name):
+    functions = resflow.serving.Signatures(vector_model, log_det=resflow.logdet.Exact(), max_batch=2).functions()
+    functions[signature](tf.zeros([2, 3], tf.float64))
+    message = rf"{name} must have at most 2 examples \(max_batch\).*\[3 3\]"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        functions[signature](tf.zeros([3, 3], tf.float64))

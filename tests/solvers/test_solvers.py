@@ -302,3 +302,36 @@ def test_a_gradient_that_does_not_converge_warns(capfd):
     tape.gradient(solution.root, y)
     assert "the gradient of the inverse did not converge" in (told := capfd.readouterr().err)
     assert "most evaluations: 20" in told
+
+
+@pytest.mark.parametrize("kind", [resflow.solvers.FixedPoint, resflow.solvers.Anderson], ids=IDS)
+def test_what_is_enough_loosens_a_tight_tolerance_only(kind, branch):
+    y = tf.constant(np.random.default_rng(1).normal(size=[20, 4]))
+    loose = kind()(branch, y, enough=1e-3)
+    assert np.all(loose.converged) and np.all(loose.residual <= 1e-3 * (1 + 1e-9)) and np.max(loose.residual) > 1e-6
+    for solver, enough in ((kind(atol=1e-2), 1e-3), (kind(), 0.0)):
+        one, other = solver(branch, y, enough=enough), solver(branch, y)
+        for part, expected in zip(one, other, strict=True):
+            np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize("memory", [2, 3, 6])
+def test_anderson_solves_an_affine_equation_in_as_many_steps_as_it_remembers(memory):
+    """With n eigenvalues and n + 1 points the least residual is zero, but a rejected move costs two evaluations."""
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=[8, 8]))[0]
+    rates = np.resize([0.9, -0.5, 0.7, 0.2, -0.8][: memory - 1], 8)
+    matrix = basis @ np.diag(rates) @ basis.T
+    y = np.random.default_rng(1).normal(size=[4, 8])
+    solution = resflow.solvers.Anderson(memory=memory, atol=1e-10)(linear(matrix), tf.constant(y))
+    np.testing.assert_allclose(solution.root, np.linalg.solve(np.eye(8) + matrix, y.T).T, atol=1e-8)
+    assert np.max(solution.num_iterations) <= memory + 3
+    assert np.min(resflow.solvers.FixedPoint(atol=1e-10)(linear(matrix), tf.constant(y)).num_iterations) > 20
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+@pytest.mark.parametrize("solver", SOLVERS, ids=IDS)
+def test_squares_that_leave_the_range_do_no_harm(solver, scale):
+    """Of float32: plain steps remain."""
+    solution = solver(lambda x: x / 2, tf.constant([[scale, -scale]]), relative=True)
+    assert np.all(solution.converged)
+    np.testing.assert_allclose(solution.root, np.float32([[scale, -scale]]) / 1.5, rtol=1e-6)

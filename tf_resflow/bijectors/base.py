@@ -48,12 +48,16 @@ class Context:
     Attributes:
       arguments: as for `forward`: `seed`, `conditional_input`, and dictionaries under the names of members.
       log_det: whether the log-determinant is wanted. Without it no series is evaluated.
+      warn: whether a warning is printed if an inverse did not converge.
+      atol: absolute tolerance that is enough for the inverse of a block that was given no solver.
       visit: function of a bijector, its input, and whether it is inverted, called before each bijector that is not
         made of others is applied.
     """
 
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     log_det: bool = True
+    warn: bool = True
+    atol: float = 0.0
     visit: Callable[[tfb.Bijector, Any, bool], None] | None = None
 
     def take(self, name: str, *known: str) -> list:

@@ -101,8 +101,10 @@ def block_inputs(flow: FlowBijector, x: TensorLike) -> dict[str, tf.Tensor]:
     return inputs
 
 
-def inverse_with_solutions(flow: tfb.Bijector, z: TensorLike) -> tuple[tf.Tensor, list[Solution]]:
-    """`flow.inverse(z)`, with the solver's diagnostics.
+def inverse_with_solutions(
+    flow: tfb.Bijector, z: TensorLike, *, atol: float = 0.0
+) -> tuple[tf.Tensor, list[Solution]]:
+    """`flow.inverse(z)`, with the solver's diagnostics instead of warnings.
 
     ```python
     import tf_resflow as resflow
@@ -115,6 +117,7 @@ def inverse_with_solutions(flow: tfb.Bijector, z: TensorLike) -> tuple[tf.Tensor
     Args:
       flow: a bijector from data to latent.
       z: `[batch, *latent]`.
+      atol: absolute tolerance that is enough for a block that was given no solver; by default its type's rounding.
 
     Returns:
       The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order in which they are
@@ -125,7 +128,8 @@ def inverse_with_solutions(flow: tfb.Bijector, z: TensorLike) -> tuple[tf.Tensor
     """
     if not isinstance(flow, tfb.Bijector):
         raise ValueError(f"inverse_with_solutions takes a bijector or a flow; got {type(flow).__name__}.")
-    done = run(flow, z, Context(log_det=False, visit=_refuse_hidden_blocks), inverse=True)
+    context = Context(log_det=False, warn=False, atol=atol, visit=_refuse_hidden_blocks)
+    done = run(flow, z, context, inverse=True)
     return done.value, list(done.solutions)
 
 

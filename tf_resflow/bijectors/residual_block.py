@@ -193,10 +193,7 @@ class ResidualBlock(FlowBijector):
           A `tf_resflow.solvers.Solution`: root like `y`, and residual, num_iterations and converged, of the
           batch shape.
         """
-        y = tf.convert_to_tensor(y, dtype=self.dtype)
-        y, condition, batch_shape = self._to_rows(y, conditional_input)
-        solution = solve_residual(self._branch, y, self._inverse_solver, conditional_input=condition)
-        return type(solution)(*(from_rows(part, batch_shape) for part in solution))
+        return self._solve(tf.convert_to_tensor(y, dtype=self.dtype), conditional_input)
 
     def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
@@ -213,19 +210,25 @@ class ResidualBlock(FlowBijector):
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data; a log-determinant takes an evaluation of g besides the solution."""
         _, condition = context.take(self.name, "seed", "conditional_input")
-        solution = self.solve(y, condition)
-        with tf.control_dependencies(self._report(solution)):
+        enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
+        solution = self._solve(y, condition, **enough)
+        with tf.control_dependencies(self._report(solution, context.warn)):
             x = tf.identity(solution.root)
         log_det = tf.negative(self.run(x, context).log_det) if context.log_det else None
         return Pass(x, log_det, solutions=(solution,))
 
-    def _report(self, solution):
+    def _solve(self, y, condition, **settings):
+        y, condition, batch_shape = self._to_rows(y, condition)
+        solution = solve_residual(self._branch, y, self._inverse_solver, conditional_input=condition, **settings)
+        return type(solution)(*(from_rows(part, batch_shape) for part in solution))
+
+    def _report(self, solution, warn):
         """Raises (validate_args) or warns about the examples that did not converge."""
         failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
         message = f"{self.name}: the inverse did not converge for some examples, or its input is not finite"
         if self.validate_args:
             return [tf.debugging.assert_equal(failed, 0, message)]
-        return [warn_unconverged(solution, message)]
+        return [warn_unconverged(solution, message)] if warn else []
 
     def _is_increasing(self, **kwargs):
         del kwargs

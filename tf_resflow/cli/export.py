@@ -2,8 +2,9 @@ r"""Exports a trained model as a SavedModel that runs with TensorFlow alone, or 
 
 resflow-export --workdir=runs/digits --export_dir=served/digits
 
-The model is written to EXPORT_DIR/VERSION, with README.md (its signatures), MODEL_CARD.md, and, if the package
-tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest checkpoint.
+The model is written to EXPORT_DIR/VERSION, with README.md and signatures.json (its signatures), MODEL_CARD.md, and,
+if the package tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest
+checkpoint.
 """
 
 from absl import flags
@@ -36,6 +37,10 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("seed", 0, "Seed of the random numbers of serving_default.", 0, 2**63 - 1)
     flags.DEFINE_integer("max_samples", 1024, "Largest number of samples in a request.", 1)
+    flags.DEFINE_integer("max_batch", None, "Largest number of examples in another request; default: no limit.", 1)
+    flags.DEFINE_list(
+        "signatures", None, "Signatures to export, such as encode,sample; the first is the default. Default: all."
+    )
     flags.mark_flags_as_required(["workdir", "export_dir"])
 
 
@@ -57,6 +62,8 @@ def main() -> None:
         num_samples=FLAGS.num_samples,
         seed=FLAGS.seed,
         max_samples=FLAGS.max_samples,
+        max_batch=FLAGS.max_batch,
+        signatures=FLAGS.signatures,
     )
     print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 

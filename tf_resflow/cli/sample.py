@@ -45,6 +45,9 @@ def define_flags() -> None:
         "interpolate", None, ["pairs", "corners"], "Walk through the latent space between held-out examples."
     )
     flags.DEFINE_integer("seed", 0, "The same seed draws the same samples.", 0, 2**63 - 1)
+    flags.DEFINE_bool(
+        "precise", False, "Invert to the rounding of the type, not to a fraction of a level of images."
+    )
     flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
     flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
     flags.mark_flags_as_required(["workdir", "output"])
@@ -59,6 +62,10 @@ def define_flags() -> None:
     @flags.multi_flags_validator(["temperature", "interpolate"], "--interpolate takes no temperature")
     def _exclude_each_other(values):
         return not values["interpolate"] or values["temperature"] == ["1.0"]
+
+    @flags.multi_flags_validator(["precise", "interpolate"], "--interpolate takes no --precise")
+    def _have_one_precision(values):
+        return not (values["precise"] and values["interpolate"])
 
     @flags.multi_flags_validator(["num", "interpolate"], "a square of --interpolate=corners has --num=2 or more")
     def _is_a_square(values):
@@ -99,7 +106,9 @@ def _sample(info):
     run = training.load(FLAGS.workdir)
     is_drawn_with_data = _is_picture() and len(info.event_shape) != 3
     examples = _examples_if_any(run.config.eval.split, num) if is_drawn_with_data else None
-    samples = evaluation.draw_samples(run.model, num, seed=FLAGS.seed, temperatures=temperatures)
+    samples = evaluation.draw_samples(
+        run.model, num, seed=FLAGS.seed, temperatures=temperatures, precise=FLAGS.precise
+    )
     with contextlib.closing(samples) as batches:
         evaluation.write_samples(
             FLAGS.output,

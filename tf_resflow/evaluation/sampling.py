@@ -1,5 +1,6 @@
 """Samples of a model, in batches."""
 
+import functools
 import math
 from collections.abc import Generator, Sequence
 
@@ -16,7 +17,12 @@ _MIN_BATCH = 64
 
 
 def draw_samples(
-    model: FlowModel, num: int, *, seed: int = 0, temperatures: Sequence[float] = (1.0,)
+    model: FlowModel,
+    num: int,
+    *,
+    seed: int = 0,
+    temperatures: Sequence[float] = (1.0,),
+    precise: bool = False,
 ) -> Generator[np.ndarray, None, None]:
     """Draws examples in batches.
 
@@ -29,6 +35,7 @@ def draw_samples(
       num: number of examples at each temperature.
       seed: integer in 0, ..., 2^63 - 1.
       temperatures: factors of the latents' deviation from their mean.
+      precise: as for `FlowModel.decode`.
 
     Yields:
       Arrays `[batch, *event_shape]`, as from `model.sample`, one temperature after the other.
@@ -36,7 +43,7 @@ def draw_samples(
     Raises:
       ValueError: when a sample is not finite.
     """
-    draw = tf.function(model.sample, autograph=False)
+    draw = tf.function(functools.partial(model.sample, precise=precise), autograph=False)
     size = batch_size(model.event_shape)
     with bar("samples", num * len(temperatures), unit="sample") as drawn:
         for temperature in temperatures:

@@ -434,20 +434,40 @@ class Exact(LogDetEstimator):
         return size
 
 
+_SMALL = 16  # size of a matrix that is triangulated by operations that TFLite has, too
+
+
 def _log_abs_det(matrix):
-    return _log_abs_det_by_qr(matrix) if is_xla() else tf.linalg.slogdet(matrix)[1]
+    return _log_abs_det_by_qr(matrix) if matrix.shape[-1] <= _SMALL or is_xla() else tf.linalg.slogdet(matrix)[1]
 
 
 @tf.custom_gradient
 def _log_abs_det_by_qr(matrix):
-    """As `slogdet`, which has no XLA kernel."""
-    _, r = tf.linalg.qr(matrix)
-    log_det = tf.reduce_sum(tf.math.log(tf.abs(tf.linalg.diag_part(r))), -1)
+    """As `slogdet`, which XLA and TFLite do not have."""
+    small = matrix.shape[-1] <= _SMALL
+    diagonal = _triangulate(matrix) if small else tf.linalg.diag_part(tf.linalg.qr(matrix)[1])
+    log_det = tf.reduce_sum(tf.math.log(tf.abs(diagonal)), -1)
     return log_det, lambda upstream: upstream[..., tf.newaxis, tf.newaxis] * tf.linalg.inv(matrix, adjoint=True)
+
+
+def _triangulate(matrix):
+    """The diagonal of R up to signs, by Householder's reflections: `[batch, size]`."""
+    diagonal = []
+    for _ in range(matrix.shape[-1]):
+        column = matrix[:, :, :1]
+        length = tf.norm(column, axis=1, keepdims=True)
+        diagonal.append(length[:, 0, 0])
+        shift = tf.where(column[:, :1] < 0, -length, length)
+        mirror = tf.concat([column[:, :1] + shift, column[:, 1:]], axis=1)
+        scale = tf.math.divide_no_nan(2 * tf.ones_like(length), tf.reduce_sum(mirror**2, axis=1, keepdims=True))
+        rest = matrix[:, :, 1:]
+        matrix = (rest - scale * mirror * tf.reduce_sum(mirror * rest, axis=1, keepdims=True))[:, 1:]
+    return tf.stack(diagonal, axis=1)
 
 
 def _at_least_one_row(tensor):
     """`tensor`, or a row of zeros for an empty batch, on which TensorFlow's vectorized gradients fail."""
     missing = tf.cast(tf.equal(tf.shape(tensor)[0], 0), tf.int32)
     padded = tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
-    return tf.ensure_shape(padded, [None, *tensor.shape[1:]])
+    padded.set_shape([None, *tensor.shape[1:]])  # a check, as of ensure_shape, is not in TFLite
+    return padded

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers, logdet
+from tf_resflow.bijectors.base import Context, run
 from tf_resflow.bijectors.flow import parts_by_name, route
 from tf_resflow.data import dequantize, quantize
 from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet
@@ -24,6 +25,8 @@ from tf_resflow.typing import Seed, TensorLike
 __all__ = ["FlowModel"]
 
 tfd = tfp.distributions
+
+_OF_A_LEVEL = 1 / 32  # the residual of a block's inverse that integer data cannot show
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
@@ -146,6 +149,16 @@ class FlowModel(keras.Model):
         return math.prod(self.event_shape)
 
     @property
+    def inverse_atol(self) -> float:
+        """The residual at which `decode` and `sample` stop to invert a block that was given no solver.
+
+        It is 1/32 of a level of integer data, on the scale of the flow's input. The levels of few pixels differ
+        from those of a precise inverse. Continuous data show every digit: it is 0, and the rounding of the type
+        decides.
+        """
+        return 0.0 if self.levels is None else _OF_A_LEVEL / self.levels
+
+    @property
     def log_num_cells(self) -> float:
         r"""Logarithm of the number of cells of integer data in the flow's input space, \\(D \log L\\); else 0.
 
@@ -174,9 +187,15 @@ class FlowModel(keras.Model):
         """The latents `[batch, *latent]` of examples. Integers stand for the centers of their cells."""
         return bijectors.forward_features(self.flow, self._centers(x), log_det=False).latent
 
-    def decode(self, z: TensorLike) -> tf.Tensor:
-        """The examples that have the latents `[batch, *latent]`, in the form that `to_data` returns."""
-        return self.to_data(self.flow.inverse(tf.identity(tf.cast(z, self.distribution.dtype))))
+    def decode(self, z: TensorLike, *, precise: bool = False) -> tf.Tensor:
+        """The examples that have latents, in the form that `to_data` returns.
+
+        Args:
+          z: `[batch, *latent]`.
+          precise: whether the blocks are inverted to the rounding of their type, not to `inverse_atol`.
+        """
+        context = Context(log_det=False, atol=0.0 if precise else self.inverse_atol)
+        return self.to_data(run(self.flow, tf.cast(z, self.distribution.dtype), context, inverse=True).value)
 
     def to_data(self, x: tf.Tensor) -> tf.Tensor:
         """Values of the flow's input space as data: for integer data their levels, uint8; otherwise unchanged."""
@@ -315,13 +334,16 @@ class FlowModel(keras.Model):
         """The variables of the model's parts besides the flow; the keys name the parts in messages."""
         return {}
 
-    def sample(self, num: TensorLike, seed: Seed = None, temperature: TensorLike = 1.0) -> tf.Tensor:
+    def sample(
+        self, num: TensorLike, seed: Seed = None, temperature: TensorLike = 1.0, *, precise: bool = False
+    ) -> tf.Tensor:
         """Draws examples.
 
         Args:
           num: number of examples.
           seed: see `tf_resflow.stateless_seed`.
           temperature: the latent's deviation from its mean is multiplied by it.
+          precise: as for `decode`.
 
         Returns:
           `[num, *event_shape]`: uint8 for integer data, floats otherwise.
@@ -329,7 +351,7 @@ class FlowModel(keras.Model):
         Raises:
           InvalidArgumentError: for another temperature than 1, if the base distribution has no mean.
         """
-        return self.decode(self.sample_latent(num, seed, temperature))
+        return self.decode(self.sample_latent(num, seed, temperature), precise=precise)
 
     def sample_latent(self, num: TensorLike, seed: Seed = None, temperature: TensorLike = 1.0) -> tf.Tensor:
         """The latents that `sample` decodes, `[num, *latent]`; arguments as there."""
@@ -350,7 +372,7 @@ class FlowModel(keras.Model):
         return mean + temperature * (z - mean)
 
     def reconstruct(self, x: TensorLike) -> tf.Tensor:
-        """`f^-1(f(x))` in the flow's input space, to see how well the flow inverts."""
+        """`f^-1(f(x))` in the flow's input space, to full precision, to see how well the flow inverts."""
         return self.flow.inverse(tf.identity(self.flow.forward(tf.identity(x))))
 
     def initialize(self, batch: TensorLike, seed: int = 0) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from tf_resflow import logdet
+from tf_resflow.logdet.term_distributions import TermDistribution
 
-__all__ = ["BlockPlan", "LikelihoodPlan", "LogDet", "describe"]
+__all__ = ["BlockPlan", "LikelihoodPlan", "LogDet", "describe_estimator"]
 
 
 class BlockPlan(NamedTuple):
@@ -62,7 +63,7 @@ class LikelihoodPlan:
     def as_dict(self) -> dict[str, Any]:
         """The plan as numbers and text, for JSON."""
         blocks = {
-            name: {**describe(block.log_det), "std": block.std, "seconds": block.seconds}
+            name: {**describe_estimator(block.log_det), "std": block.std, "seconds": block.seconds}
             for name, block in self.blocks.items()
         }
         names = ("stderr", "expected_stderr", "log_det_stderr", "num_samples", "dequantization_std")
@@ -75,22 +76,28 @@ class LikelihoodPlan:
         ]
         width = max(map(len, self.blocks), default=0)
         for name, block in self.blocks.items():
-            settings = ", ".join(
-                f"{key}={value}" for key, value in describe(block.log_det).items() if key != "kind"
-            )
-            lines.append(f"  {name:<{width}}  {type(block.log_det).__name__}({settings}): {block.std:.3g} nats")
+            kind, *settings = describe_estimator(block.log_det).items()
+            arguments = ", ".join(f"{key}={value}" for key, value in settings if key in ("num_probes", "rtol"))
+            lines.append(f"  {name:<{width}}  {kind[1]}({arguments}): {block.std:.3g} nats")
         return "\n".join(lines)
 
 
-def describe(log_det: Callable[..., Any]) -> dict[str, Any]:
-    """An estimator as its kind and its settings, those of its defaults left out."""
-    settings = {}
-    if dataclasses.is_dataclass(log_det):
-        for field in dataclasses.fields(log_det):
-            value = getattr(log_det, field.name)
-            if value != field.default:
-                settings[field.name] = value if isinstance(value, (int, float, str)) else repr(value)
-    return {"kind": type(log_det).__name__, **settings}
+def describe_estimator(log_det: Any) -> dict[str, Any]:
+    """What a model takes as `log_det`, for JSON: its "type" and its settings, or the estimators of "blocks"."""
+    if isinstance(log_det, LikelihoodPlan):
+        return {"type": "LikelihoodPlan", **log_det.as_dict()}
+    if isinstance(log_det, Mapping):
+        return {"type": "by block", "blocks": {name: describe_estimator(part) for name, part in log_det.items()}}
+    settings = {
+        name: value for name, value in vars(log_det).items() if not name.startswith("_") and value is not None
+    }
+    return {"type": type(log_det).__name__} | {name: _plain(value) for name, value in settings.items()}
+
+
+def _plain(value):
+    if isinstance(value, TermDistribution):
+        return describe_estimator(value)
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
 LogDet: TypeAlias = Callable[..., Any] | Mapping[str, Callable[..., Any]] | LikelihoodPlan

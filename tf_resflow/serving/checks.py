@@ -2,13 +2,18 @@
 
 import tensorflow as tf
 
-__all__ = ["check_finite", "check_not_empty", "check_range"]
+__all__ = ["check_finite", "check_range", "check_rows"]
 
 
-def check_not_empty(name: str, tensor: tf.Tensor) -> tf.Tensor:
-    """`tensor`, after a check that it has at least one row."""
+def check_rows(name: str, tensor: tf.Tensor, most: int | None = None) -> tf.Tensor:
+    """`tensor`, after a check that it has at least one row, and at most `most` if that is given."""
     shape = tf.shape(tensor)
-    with _asserted(shape[0] > 0, f"{name} must have at least one example, but its shape is", shape):
+    message = f"{name} must have at least one example, but its shape is"
+    checks = [_assertion(shape[0] > 0, message, shape)]
+    if most is not None:
+        message = f"{name} must have at most {most} examples (max_batch): split the request. Its shape is"
+        checks.append(_assertion(shape[0] <= most, message, shape))
+    with tf.control_dependencies(checks):
         return tf.identity(tensor)
 
 
@@ -16,7 +21,7 @@ def check_finite(name: str, tensor: tf.Tensor) -> tf.Tensor:
     """`tensor`, after a check that it holds neither NaN nor infinity."""
     number = tf.math.count_nonzero(~tf.math.is_finite(tensor))
     message = f"{name} must be finite, but the number of its values that are NaN or infinite is"
-    with _asserted(tf.equal(number, 0), message, number):
+    with tf.control_dependencies([_assertion(tf.equal(number, 0), message, number)]):
         return tf.identity(tensor)
 
 
@@ -24,9 +29,10 @@ def check_range(name: str, tensor: tf.Tensor, least: float, most: float) -> tf.T
     """`tensor`, after a check that its values lie in [least, most]."""
     lowest, highest = tf.reduce_min(tensor), tf.reduce_max(tensor)
     message = f"{name} must lie in {least}, ..., {most}, but its least and its greatest value are"
-    with _asserted((lowest >= least) & (highest <= most), message, tf.stack([lowest, highest])):
+    check = _assertion((lowest >= least) & (highest <= most), message, tf.stack([lowest, highest]))
+    with tf.control_dependencies([check]):
         return tf.identity(tensor)
 
 
-def _asserted(condition, message, found):
-    return tf.control_dependencies([tf.debugging.Assert(condition, [message, found], summarize=8)])
+def _assertion(condition, message, found):
+    return tf.debugging.Assert(condition, [message, found], summarize=8)

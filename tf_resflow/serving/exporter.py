@@ -1,12 +1,17 @@
 """A model as a versioned SavedModel, with its documentation and warm-up requests."""
 
 import errno
+import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
 
 from tf_resflow import layers, models, training
 from tf_resflow.models.likelihood_plan import LogDet
+from tf_resflow.serving.description import describe
 from tf_resflow.serving.model_card import model_card
 from tf_resflow.serving.readme import signatures_readme
 from tf_resflow.serving.saved_model import read_signatures, write_saved_model
@@ -44,7 +49,7 @@ def export_run(
       stderr: the standard error of `log_prob` that the export should reach, in nats: a plan is made for samples of
         the model, see `tf_resflow.models.plan_likelihood`. Instead of `log_det` and `num_probes`.
       num_samples: of `Signatures`. With `stderr`, that is then the part of the log-determinants alone.
-      **settings: `seed`, `max_samples` of `Signatures`.
+      **settings: `seed`, `max_samples`, `max_batch`, `signatures` of `Signatures`.
 
     Returns:
       The path of the version.
@@ -62,6 +67,8 @@ def export_run(
     else:
         examples = run.model.sample(_PLAN_EXAMPLES, seed=0)
         estimator = models.plan_likelihood(run.model, examples, stderr, num_samples=num_samples)
+        reached = run.model.estimate_log_prob(examples, seed=0, plan=estimator).stderr
+        settings["measured"] = {"stderr": float(tf.sqrt(tf.reduce_mean(reached**2)))}
     settings |= {"run": run, "log_det": estimator, "num_samples": num_samples}
     return export(run.model, export_dir, version=version, **settings)
 
@@ -72,14 +79,15 @@ def export(
     *,
     version: int | None = None,
     run: "Run | None" = None,
+    measured: Mapping[str, float] | None = None,
     **settings: Any,
 ) -> pathlib.Path:
     """Writes a model to `export_dir/version/`, as TensorFlow Serving expects it.
 
     The norms of the model's layers are brought up to date first. The folder appears in one piece: a server that
     watches `export_dir` never sees half of it. It has the SavedModel; warm-up requests, in `assets.extra/`, if the
-    package tensorflow-serving-api is installed; README.md, the signatures; MODEL_CARD.md. The remains of killed
-    exports in `export_dir` are removed.
+    package tensorflow-serving-api is installed; the signatures as README.md and signatures.json; MODEL_CARD.md. The
+    remains of killed exports in `export_dir` are removed.
 
     ```python
     import pathlib, tempfile
@@ -100,6 +108,7 @@ def export(
       export_dir: directory of the model's versions; made if need be.
       version: `int` >= 1; by default one more than the largest that is there when the folder is written.
       run: the run of the model, for the model card.
+      measured: numbers about log_prob for signatures.json, such as its standard error on given data.
       **settings: of `Signatures`.
 
     Returns:
@@ -119,15 +128,19 @@ def export(
     parent = _writable(export_dir)
     _version(parent, version)
     layers.converge_norms(model.flow)
-    card = model_card(model, signatures, run)
     with unwritable_told(parent), scratch(parent) as folder:
         path = folder / "model"
         with layers.stored_norms():
             write_saved_model(signatures, model.weights, path)
-        write_warmup(signatures.inputs, path)
-        readme = signatures_readme(signatures, read_signatures(path))
-        (path / "README.md").write_text(readme, encoding="utf-8")
-        (path / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        write_warmup(signatures.inputs, path, signatures.max_batch)
+        description = describe(signatures, read_signatures(path), measured)
+        texts = {
+            "signatures.json": json.dumps(description, indent=2) + "\n",
+            "README.md": signatures_readme(description),
+            "MODEL_CARD.md": model_card(model, description, run),
+        }
+        for name, text in texts.items():
+            (path / name).write_text(text, encoding="utf-8")
         return _publish(path, parent, version)
 
 

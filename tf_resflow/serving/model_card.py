@@ -4,7 +4,8 @@ import datetime
 import math
 import pathlib
 import subprocess
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -12,8 +13,7 @@ import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
 from tf_resflow.models import FlowModel
-from tf_resflow.serving.readme import estimator_text
-from tf_resflow.serving.signatures import Signatures
+from tf_resflow.serving.readme import estimator_text, limits_text
 from tf_resflow.version import __version__
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["model_card"]
 
 
-def model_card(model: FlowModel, signatures: Signatures, run: "Run | None" = None) -> str:
+def model_card(model: FlowModel, description: Mapping[str, Any], run: "Run | None" = None) -> str:
     """The card of a model.
 
     Args:
       model: a `FlowModel`.
-      signatures: its `Signatures`.
+      description: of its signatures, see `describe`.
       run: its run, if it has one.
 
     Returns:
@@ -38,7 +38,8 @@ def model_card(model: FlowModel, signatures: Signatures, run: "Run | None" = Non
     if run:
         parts |= {"Data": _data(run.config), "Training": _training(run)}
     parts |= {"Scores": _scores(run.result if run else None), "Lipschitz certificate": _certificate(model.flow)}
-    parts |= {"Signatures": _signatures(signatures), "Limits": _limits(model, signatures), "Made with": _software()}
+    names = ", ".join(f"`{name}`" for name in description["signatures"])
+    parts |= {"Signatures": f"{names}: see README.md.", "Limits": _limits(description), "Made with": _software()}
     sections = [f"## {title}\n\n{text}\n" for title, text in parts.items()]
     return "\n".join([f"# Model card: {name}\n", *sections])
 
@@ -116,27 +117,33 @@ def _certificate(flow):
     return _list(rows)
 
 
-def _signatures(signatures):
-    return f"{', '.join(f'`{name}`' for name in signatures.inputs)}: see README.md."
-
-
-def _limits(model, signatures):
-    rows = [
-        "It has learned its data, with their gaps. Nothing was done about fairness or privacy.",
-        "`sample` and `decode` solve each block to a tolerance near the rounding of the type. `converged` is "
-        "false if one did not reach it.",
-        f"`sample` gives at most {signatures.max_samples:,} examples at a time.",
-    ]
-    if model.has_density and signatures.is_noisy:
+def _limits(description):
+    rows = ["It has learned its data, with their gaps. Nothing was done about fairness or privacy."]
+    if not description["signatures"].keys().isdisjoint(("sample", "decode")):
         rows.append(
-            f"`log_prob` is the mean of {signatures.num_samples} noisy estimates; its standard error is beside it. "
-            f"The log-determinants are {estimator_text(signatures.log_det)}."
+            f"`sample` and `decode` solve each block {_tolerance(description)}. `converged` is false if one did "
+            "not get there."
         )
-    if model.has_density:
-        rows.append(
-            "A high likelihood does not mean that an example resembles the data: other data can have a higher one."
-        )
+    rows += limits_text(description)
+    if "log_prob" in description:
+        rows += _log_prob_limits(description["log_prob"])
     return _list(rows)
+
+
+def _log_prob_limits(log_prob):
+    rows = ["A high likelihood does not mean that an example resembles the data: other data can have a higher one."]
+    if "num_samples" in log_prob:
+        mean = (
+            f"`log_prob` is the mean of {log_prob['num_samples']} noisy estimates; its standard error is beside it."
+        )
+        rows.insert(0, f"{mean} The log-determinants are {estimator_text(log_prob['estimator'])}.")
+    return rows
+
+
+def _tolerance(description):
+    if "inverse_atol" not in description:
+        return "to a tolerance near the rounding of the type"
+    return f"until its residual is at most {description['inverse_atol'] * description['levels']:g} of a level"
 
 
 def _list(rows):

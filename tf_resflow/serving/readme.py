@@ -3,35 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import tensorflow as tf
-
-from tf_resflow import logdet, models
-from tf_resflow.evaluation.samples import MAX_TEMPERATURE
-from tf_resflow.models.likelihood_plan import LogDet
-from tf_resflow.serving.signatures import Signatures
-
-__all__ = ["estimator_text", "signatures_readme"]
-
-_WHAT = {
-    "serving_default": "The log-likelihood of each example, in nats, by fixed random numbers: the answer is the "
-    "same each time.",
-    "log_prob_seeded": "The same by the random numbers of a seed. The mean over several seeds has less noise.",
-    "sample": "New examples, a pure function of their number, the seed and the temperature, which is 1 for samples "
-    "of the model; below 1 they vary less. Discard an example that has not converged: the solver of the inverse "
-    "stopped before it met its tolerance.",
-    "encode": "The latent of each example.",
-    "decode": "The example of each latent, the inverse of encode; converged as in sample.",
-    "classify": "The classifier's logits and probabilities, and the most probable label.",
-}
-_CLASSIFIER = "As classify: no density was trained."
+__all__ = ["estimator_text", "limits_text", "signatures_readme"]
 
 
-def signatures_readme(signatures: Signatures, definitions: Mapping[str, Any]) -> str:
+def signatures_readme(description: Mapping[str, Any]) -> str:
     """The text for the clients of the model.
 
     Args:
-      signatures: `Signatures`.
-      definitions: dict of name to `SignatureDef`, see `read_signatures`.
+      description: see `describe`.
 
     Returns:
       Markdown.
@@ -39,39 +18,48 @@ def signatures_readme(signatures: Signatures, definitions: Mapping[str, Any]) ->
     parts = [
         "# Signatures",
         "A TensorFlow SavedModel. It needs TensorFlow (Python, C, C++, Go, Java) or TensorFlow Serving, and no "
-        "more. MODEL_CARD.md describes the model. A wrong input is answered by an error, "
-        "INVALID_ARGUMENT.",
+        "more. MODEL_CARD.md describes the model; signatures.json has what is written here for programs. A wrong "
+        "input is answered by an error, INVALID_ARGUMENT.",
+        *limits_text(description),
     ]
-    for name in signatures.inputs:
-        what = _CLASSIFIER if name == "serving_default" and "log_prob_seeded" not in definitions else _WHAT[name]
-        if name == "sample":
-            what += f" num is at most {signatures.max_samples:,}, the temperature at most {MAX_TEMPERATURE:g}."
-        parts += [f"## {name}", what, _table(definitions[name])]
-    if "log_prob_seeded" in definitions:
-        parts += ["## What log_prob is", _log_prob(signatures)]
+    for name, signature in description["signatures"].items():
+        parts += [f"## {name}", signature["description"], _table(signature)]
+    if "log_prob" in description:
+        parts += ["## What log_prob is", _log_prob(description["log_prob"], "levels" in description)]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(definition):
+def limits_text(description: Mapping[str, Any]) -> list[str]:
+    """What a request may have at most, in sentences."""
+    rows = []
+    if "max_batch" in description:
+        rows.append(f"A request has at most {description['max_batch']:,} examples or latents.")
+    if "max_samples" in description:
+        num, temperature = description["max_samples"], description["max_temperature"]
+        rows.append(
+            f"`sample` gives at most {num:,} examples at a time; its temperature is at most {temperature:g}."
+        )
+    return rows
+
+
+def _table(signature):
     rows = ["| | Name | Type | Shape | Tensor of the graph |", "|---|---|---|---|---|"]
-    for kind, tensors in (("in", definition.inputs), ("out", definition.outputs)):
-        for name in sorted(tensors):
-            info = tensors[name]
-            shape = tf.TensorShape(info.tensor_shape)
-            shape = " x ".join(str(length or "batch") for length in shape) or "scalar"
-            rows.append(f"| {kind} | `{name}` | {tf.as_dtype(info.dtype).name} | {shape} | `{info.name}` |")
+    for side, word in (("inputs", "in"), ("outputs", "out")):
+        for name, info in signature[side].items():
+            shape = " x ".join("batch" if size == -1 else str(size) for size in info["shape"]) or "scalar"
+            rows.append(f"| {word} | `{name}` | {info['dtype']} | {shape} | `{info['tensor']}` |")
     return "\n".join(rows)
 
 
-def _log_prob(signatures):
-    if not signatures.is_noisy:
+def _log_prob(log_prob, is_integer):
+    if "num_samples" not in log_prob:
         return "log p(x), with the exact log-determinants: log_prob_stderr is 0."
-    of = "log p(x)" if signatures.levels is None else "a lower bound of log P(x)"
+    of = "a lower bound of log P(x)" if is_integer else "log p(x)"
     text = (
-        f"The mean of {signatures.num_samples} estimates of {of}, and the standard error of this mean. The "
-        f"log-determinants are {estimator_text(signatures.log_det)}. "
+        f"The mean of {log_prob['num_samples']} estimates of {of}, and the standard error of this mean. The "
+        f"log-determinants are {estimator_text(log_prob['estimator'])}. "
     )
-    if signatures.levels is not None:
+    if is_integer:
         text += (
             "Each estimate adds independent uniform noise to the integers (dequantization). bits_per_dim is the "
             "negated mean, in bits for each coordinate. "
@@ -82,21 +70,27 @@ def _log_prob(signatures):
     )
 
 
-def estimator_text(log_det: LogDet) -> str:
-    """A description of an estimator that follows "the log-determinants are"."""
-    if isinstance(log_det, logdet.Exact):
-        return "exact"
-    if isinstance(log_det, models.LikelihoodPlan):
-        return (
-            "estimated without bias, each block's by what reaches the standard error asked for in the least "
-            f"time: about {log_det.expected_stderr:.2g} nats"
-        )
-    if isinstance(log_det, logdet.AdaptiveRoulette):
-        return f"estimated without bias, from {log_det.num_probes} colored probes and as many terms as they need"
-    if isinstance(log_det, logdet.RussianRoulette):
-        return f"estimated without bias, by Russian roulette after {log_det.num_exact_terms} exact terms"
-    if isinstance(log_det, logdet.AdaptiveSeries):
-        return f"a power series, cut when the rest is guaranteed below {log_det.tolerance:g} nats for a block"
-    if isinstance(log_det, logdet.PowerSeries):
-        return f"a power series of {log_det.num_terms} terms, and so biased"
-    return f"estimated by {type(log_det).__name__}"
+def estimator_text(estimator: Mapping[str, Any]) -> str:
+    """A description of an estimator (of `describe_estimator`) that follows "the log-determinants are"."""
+    match estimator["type"]:
+        case "Exact":
+            return "exact"
+        case "RussianRoulette":
+            terms = estimator["num_exact_terms"]
+            return f"estimated without bias, by Russian roulette after {terms} exact terms"
+        case "AdaptiveRoulette":
+            probes = f"{estimator['num_probes']} colored probes" if estimator["num_probes"] > 1 else "one probe"
+            return f"estimated without bias, from {probes} and as many terms as are large"
+        case "AdaptiveSeries":
+            return (
+                f"a power series, cut when the rest is guaranteed below {estimator['tolerance']:g} nats for a block"
+            )
+        case "PowerSeries":
+            return f"a power series of {estimator['num_terms']} terms, and so biased"
+        case "LikelihoodPlan":
+            return (
+                "estimated without bias, each block's by what reached a standard error in the least time, of about "
+                f"{estimator['expected_stderr']:.2g} nats of log_prob"
+            )
+        case name:
+            return f"estimated by {name}"

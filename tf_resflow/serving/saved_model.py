@@ -14,18 +14,21 @@ __all__ = ["read_signatures", "write_saved_model"]
 
 
 def write_saved_model(signatures: Signatures, weights: Iterable[Any], path: pathlib.Path) -> None:
-    """Writes a SavedModel that needs TensorFlow alone.
+    """Writes a SavedModel that needs TensorFlow alone, with the weights that its signatures read.
 
     Args:
       signatures: `Signatures`.
-      weights: the Keras variables that they read.
+      weights: the Keras variables of the model.
       path: directory to write to, a `pathlib.Path`.
     """
+    functions = signatures.functions()
+    traces = [function.get_concrete_function() for function in functions.values()]
+    read = {id(handle) for trace in traces for handle in trace.captured_inputs}
     module = tf.Module()
-    module.weights = [weight.value for weight in weights]
+    module.weights = [weight.value for weight in weights if id(weight.value.handle) in read]
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with _quiet():
-        tf.saved_model.save(module, str(path), signatures=signatures.functions(), options=options)
+        tf.saved_model.save(module, str(path), signatures=functions, options=options)
 
 
 def read_signatures(path: pathlib.Path) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """The signatures of a served model, as functions of tensors."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from tf_resflow import bijectors, models
 from tf_resflow.evaluation.samples import MAX_TEMPERATURE
 from tf_resflow.models.likelihood_plan import LogDet
-from tf_resflow.serving.checks import check_finite, check_not_empty, check_range
+from tf_resflow.serving.checks import check_finite, check_range, check_rows
 
 __all__ = ["Signatures"]
 
@@ -15,13 +16,14 @@ __all__ = ["Signatures"]
 class Signatures:
     r"""The requests that a served model answers, as functions that a SavedModel can hold.
 
-    - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`; for a model
-      without a trained density the same as `classify`
+    - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`
     - `log_prob_seeded(x, seed)`: the same for random numbers of the client's choice
     - `sample(num, seed, temperature)`: `x`, and `converged`, whether the inverse of each block met its tolerance
     - `encode(x)`: `z`; integers stand for the centers of their cells
     - `decode(z)`: as `sample`
     - `classify(x)`, of a `HybridModel`: `logits`, `probabilities`, `label`
+
+    A model without a trained density has neither log_prob; its `serving_default` is `classify`.
 
     With K = `num_samples`, log_prob is the mean of K estimates, each with another dequantization and other probes,
 
@@ -43,15 +45,22 @@ class Signatures:
       num_samples: K, at least 2; by default that of a plan, or 8.
       seed: `int`, of `serving_default`.
       max_samples: the largest `num` of `sample`.
+      max_batch: the largest number of examples or latents of another request; by default there is no limit.
+      signatures: names of the signatures, by default all. Unless `serving_default` is among them, the first answers
+        under this name, too: a server uses it for requests that name none.
+      precise: whether `sample` and `decode` invert to the rounding of the type, see `FlowModel.decode`.
 
     Attributes:
       inputs: dict of the name of each signature to its list of `tf.TensorSpec`.
+      default: name of the signature that answers as `serving_default`.
+      has_scores: whether one of them computes log_prob.
       levels: number of integer values of the data, or `None`.
       log_det: as given.
       is_noisy: whether log_prob is an estimate.
+      inverse_atol: the residual at which the inverse of a block stops, or 0 for the rounding of the type.
 
     Raises:
-      ValueError: when a number is out of range.
+      ValueError: when a number is out of range, or a signature is unknown.
     """
 
     def __init__(
@@ -62,37 +71,46 @@ class Signatures:
         num_samples: int | None = None,
         seed: int = 0,
         max_samples: int = 1024,
+        max_batch: int | None = None,
+        signatures: Sequence[str] | None = None,
+        precise: bool = False,
     ):
         if num_samples is not None and num_samples < 2:
             raise ValueError(f"num_samples is at least 2, to have a standard error; got {num_samples}.")
         if max_samples < 1:
             raise ValueError(f"max_samples is at least 1; got {max_samples}.")
-        self.max_samples, self.levels = max_samples, model.levels
-        self._model, self._seed = model, seed
+        if max_batch is not None and max_batch < 1:
+            raise ValueError(f"max_batch is at least 1; got {max_batch}.")
+        self.max_samples, self.max_batch, self.levels = max_samples, max_batch, model.levels
+        self.seed, self._model = seed, model
+        self.inverse_atol = 0.0 if precise else model.inverse_atol
         self.log_det = model.evaluation_log_det if log_det is None else log_det
         if num_samples is None and not isinstance(log_det, models.LikelihoodPlan):
             num_samples = 8
         self._samples = models.LogProbSamples(model, log_det, num_samples=num_samples, common=True)
         self.is_noisy, self.num_samples = self._samples.is_noisy, self._samples.num_samples
         self._dtype = tf.as_dtype(model.distribution.dtype)
-        self.inputs = self._inputs()
+        inputs = self._inputs()
+        self._names = _chosen(signatures, inputs)
+        self.default = "serving_default" if "serving_default" in self._names else self._names[0]
+        self.inputs = {"serving_default": inputs[self.default]} | {name: inputs[name] for name in self._names}
+        self.has_scores = not {"serving_default", "log_prob_seeded"}.isdisjoint(self._names)
         # What two signatures share is a function, which a SavedModel holds once.
-        score_specs = self.inputs["encode"] + [tf.TensorSpec([], tf.int64)]
+        score_specs = inputs["encode"] + [tf.TensorSpec([], tf.int64)]
         self._score = tf.function(self._scores, input_signature=score_specs, autograph=False)
-        self._invert = tf.function(self._inverses, input_signature=self.inputs["decode"], autograph=False)
+        self._invert = tf.function(self._inverses, input_signature=inputs["decode"], autograph=False)
 
-    def functions(self) -> dict[str, Callable]:
+    def functions(self) -> dict[str, Any]:
         """Returns a dict of each signature's name to a `tf.function`."""
-        return {
-            name: tf.function(getattr(self, name), input_signature=specs, autograph=False)
-            for name, specs in self.inputs.items()
+        functions = {
+            name: tf.function(getattr(self, name), input_signature=self.inputs[name], autograph=False)
+            for name in self._names
         }
+        return {"serving_default": functions[self.default]} | functions
 
     def serving_default(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The log-likelihood, with the random numbers of the export; without a trained density, the classes."""
-        if not self._model.has_density:
-            return self.classify(x)
-        return self._score(self._checked(x), tf.constant(self._seed, tf.int64))
+        """The log-likelihood, with the random numbers of the export."""
+        return self._score(self._checked(x), tf.constant(self.seed, tf.int64))
 
     def log_prob_seeded(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """The log-likelihood, with random numbers of this seed."""
@@ -111,7 +129,7 @@ class Signatures:
 
     def decode(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
         """The examples of latents."""
-        return self._invert(check_finite("z", check_not_empty("z", z)))
+        return self._invert(check_finite("z", check_rows("z", z, self.max_batch)))
 
     def classify(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The classifier's logits, probabilities and most probable label."""
@@ -123,19 +141,14 @@ class Signatures:
         x_dtype = self._dtype if self.levels is None else tf.uint8
         x = tf.TensorSpec([None, *self._model.event_shape], x_dtype, "x")
         num, seed = tf.TensorSpec([], tf.int32, "num"), tf.TensorSpec([], tf.int64, "seed")
-        inputs = {
-            "serving_default": [x],
-            "log_prob_seeded": [x, seed],
+        scores = {"serving_default": [x], "log_prob_seeded": [x, seed]}
+        classes = {"classify": [x]} if self._model.has_classifier else {}
+        maps = {
             "sample": [num, seed, tf.TensorSpec([], tf.float32, "temperature")],
             "encode": [x],
             "decode": [tf.TensorSpec([None, *latent_shape], self._dtype, "z")],
-            "classify": [x],
         }
-        if not self._model.has_classifier:
-            del inputs["classify"]
-        if not self._model.has_density:
-            del inputs["log_prob_seeded"]
-        return inputs
+        return {**scores, **maps, **classes} if self._model.has_density else {**classes, **maps}
 
     def _scores(self, x, seed):
         estimates = self._samples(x, tf.bitcast(seed, tf.int32))
@@ -146,15 +159,25 @@ class Signatures:
         return result
 
     def _inverses(self, z):
-        x, solutions = bijectors.inverse_with_solutions(self._model.flow, tf.identity(z))
+        x, solutions = bijectors.inverse_with_solutions(self._model.flow, tf.identity(z), atol=self.inverse_atol)
         converged = tf.fill(tf.shape(z)[:1], True)
         for solution in solutions:
             converged &= solution.converged
         return {"x": self._model.to_data(x), "converged": converged}
 
     def _checked(self, x):
-        x = check_not_empty("x", x)
+        x = check_rows("x", x, self.max_batch)
         if self.levels is None:
             return check_finite("x", x)
         # An 8-bit value of 256 levels cannot be out of range.
         return x if self.levels == 256 else check_range("x", x, 0, self.levels - 1)
+
+
+def _chosen(names, known):
+    if names is None:
+        return list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        what = f"got {', '.join(map(repr, unknown))}" if unknown else "none was given"
+        raise ValueError(f"The signatures of this model are {', '.join(known)}; {what}.")
+    return list(dict.fromkeys(names))

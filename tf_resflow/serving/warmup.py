@@ -12,7 +12,9 @@ __all__ = ["write_warmup"]
 _BATCH_SIZES = (1, 8)
 
 
-def write_warmup(inputs: Mapping[str, Sequence[tf.TensorSpec]], path: pathlib.Path) -> None:
+def write_warmup(
+    inputs: Mapping[str, Sequence[tf.TensorSpec]], path: pathlib.Path, max_batch: int | None = None
+) -> None:
     """Writes a request of each batch size for the signatures whose inputs are batches.
 
     A first request allocates and chooses kernels: it is slow, and should not be a client's. The other signatures
@@ -24,6 +26,7 @@ def write_warmup(inputs: Mapping[str, Sequence[tf.TensorSpec]], path: pathlib.Pa
     Args:
       inputs: dict of a signature's name to its list of `tf.TensorSpec`.
       path: directory of the SavedModel, a `pathlib.Path`; the file is `assets.extra/tf_serving_warmup_requests`.
+      max_batch: the largest batch that the signatures accept.
     """
     try:
         from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
@@ -39,7 +42,7 @@ def write_warmup(inputs: Mapping[str, Sequence[tf.TensorSpec]], path: pathlib.Pa
         for name, specs in inputs.items():
             if any(spec.shape.rank == 0 for spec in specs):
                 continue
-            for size in _BATCH_SIZES:
+            for size in sorted({min(size, max_batch or size) for size in _BATCH_SIZES}):
                 file.write(_request(PredictionLog(), name, specs, size).SerializeToString())
 
 

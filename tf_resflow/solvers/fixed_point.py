@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow.private_api import is_xla
@@ -75,6 +76,7 @@ class FixedPoint:
         *,
         relative: bool = False,
         dtype: tf.DType | None = None,
+        enough: float = 0.0,
     ) -> Solution:
         """Solves `x + g(x) = y` for x.
 
@@ -84,101 +86,103 @@ class FixedPoint:
           relative: whether the tolerance is relative alone, and at least two units of rounding: for an equation
             whose scale is not the one for which the tolerances were chosen.
           dtype: the type to whose precision g is rounded, if it is coarser than that of `y`.
+          enough: an absolute tolerance that is enough, if it is larger than the solver's own.
 
         Returns:
           A `Solution`. Not differentiable: see `solve_residual`.
         """
-        shape = tf.shape(y)
-        flat_y = tf.reshape(y, [shape[0], -1])
-        if flat_y.dtype.size < 4:
-            flat_y = tf.cast(flat_y, tf.float32)
-        met = self._criterion(flat_y, 2 * EPSILON[dtype or y.dtype], relative)
-
-        def like_y(x):
-            return tf.ensure_shape(tf.reshape(tf.cast(x, y.dtype), shape), y.shape)
-
-        def evaluate(x):
-            gx = tf.reshape(tf.cast(g(like_y(x)), flat_y.dtype), [shape[0], -1])
-            return flat_y - tf.ensure_shape(gx, flat_y.shape) - x
+        flat_y, unflatten = _rows(y)
+        in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative, enough)
 
         def body(i, x, best, pending, history, num_iterations):
-            step = evaluate(x)
-            best = _better(best, x, step)
-            pending = ~met(best) & _finite(step)
-            proposal, history = self._propose(i, x, step, best, history)
-            x = tf.where(pending[:, tf.newaxis], proposal, x)
-            return i + 1, x, best, pending, history, num_iterations + tf.cast(pending, tf.int32)
+            image = flat_y - _rows(tf.cast(g(unflatten(x)), flat_y.dtype))[0]
+            pair = tf.stack([image - x, image], axis=1)
+            residual = in_tolerances(pair)
+            improved = pending & (residual < best.residual)
+            proposal, history = self._propose(i, image, pair, best.pair, improved, history)
+            best = _Best(
+                _select(improved, pair, best.pair),
+                _select(improved, residual, best.residual),
+            )
+            pending &= residual > 1  # not so if it is NaN
+            return i + 1, proposal, best, pending, history, num_iterations + tf.cast(pending, tf.int32)
 
         def go_on(i, x, best, pending, history, num_iterations):
             return (i < self.max_iterations) & tf.reduce_any(pending)
 
-        best = _Best(flat_y, tf.zeros_like(flat_y), tf.fill([shape[0]], flat_y.dtype.max))
-        pending = tf.ones([shape[0]], tf.bool)
-        history, counts = self._start(flat_y), tf.zeros([shape[0]], tf.int32)
-        state = (tf.constant(0), flat_y, best, pending, history, counts)
+        pair = tf.stack([tf.zeros_like(flat_y), flat_y], axis=1)
+        best = _Best(pair, tf.fill(tf.shape(flat_y)[:1], flat_y.dtype.max))
+        pending = tf.ones_like(best.residual, tf.bool)
+        counts = tf.ones_like(best.residual, tf.int32)
+        state = (tf.constant(0), flat_y, best, pending, self._start(pair), counts)
         _, _, best, _, _, num_iterations = tf.while_loop(go_on, body, state)
+        step, root = tf.unstack(best.pair, axis=1)
         return Solution(
-            root=like_y(best.point + best.step),
-            residual=tf.cast(best.residual, y.dtype),
-            num_iterations=tf.minimum(num_iterations + 1, self.max_iterations),
-            # Comparisons with NaN are false, and a graph may rewrite not (a <= b) as a > b: test for finiteness.
-            converged=met(best) & _finite(flat_y),
+            root=unflatten(root),
+            residual=tf.cast(tf.reduce_max(tf.abs(step), axis=1), y.dtype),
+            num_iterations=tf.minimum(num_iterations, self.max_iterations),
+            converged=(best.residual <= 1) & tf.reduce_all(tf.math.is_finite(root + flat_y), axis=1),
         )
 
-    def _criterion(self, flat_y, rounding, relative):
-        """Whether an example meets the tolerance, as a function of its best point."""
+    def _measure(self, flat_y, rounding, relative, enough):
+        """The residual in multiples of the tolerance, `[batch]`, as a function of a pair of a step and an image."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
+        atol = max(atol, enough, np.finfo(flat_y.dtype.as_numpy_dtype).tiny)
         by_coordinate = self.rtol is not None and not relative
+        size = tf.abs(flat_y) if by_coordinate else tf.reduce_max(tf.abs(flat_y), axis=1)
 
-        def met(best):
-            scale = tf.maximum(tf.abs(best.point), tf.abs(flat_y))
-            if by_coordinate:
-                return tf.reduce_all(tf.abs(best.step) <= atol + rtol * scale, axis=1)
-            return best.residual <= atol + rtol * tf.reduce_max(scale, axis=1)
+        def in_tolerances(pair):
+            values = tf.abs(pair) if by_coordinate else tf.reduce_max(tf.abs(pair), axis=2)
+            step, image = tf.unstack(values, axis=1)
+            residual = step / (atol + rtol * tf.maximum(image, size))
+            return tf.reduce_max(residual, axis=1) if by_coordinate else residual
 
-        return met
+        return in_tolerances
 
-    def _start(self, flat_y) -> tuple[Any, ...]:
+    def _start(self, pair) -> tuple[Any, ...]:
         """The history that `_propose` carries through the loop."""
         return ()
 
-    def _propose(self, i, x, step, best, history):
-        """The next point, from the newest point `x` and `step = y - g(x) - x`; and the history."""
-        return x + step, history
+    def _propose(self, i, image, pair, best, improved, history):
+        """The next point and the history, from the newest image, its pair, and the best pair before it."""
+        return image, history
 
 
 class _Best(NamedTuple):
-    point: tf.Tensor
-    step: tf.Tensor
-    residual: tf.Tensor
+    pair: tf.Tensor  # [batch, 2, size]: the step y - g(x) - x of the point x, and its image y - g(x)
+    residual: tf.Tensor  # [batch]: of the pair, in multiples of the tolerance
 
 
-def _finite(rows):
-    return tf.reduce_all(tf.math.is_finite(rows), axis=1)
+def _select(condition, one, other):
+    """The rows of `one` where the condition `[batch]` holds, and of `other` elsewhere; faster than `tf.where`."""
+    return tf.compat.v1.where(condition, one, other)
 
 
-def _better(best, x, step):
-    residual = tf.reduce_max(tf.abs(step), axis=1)
-    improved = residual < best.residual
-    column = improved[:, tf.newaxis]
-    return _Best(
-        tf.where(column, x, best.point),
-        tf.where(column, step, best.step),
-        tf.where(improved, residual, best.residual),
-    )
+def _rows(y):
+    """`y` as `[batch, size]`, in float32 at least, and the function from such rows to tensors like `y`.
+
+    The shapes are constants where they are known: XLA and TFLite need this in a loop.
+    """
+    size = y.shape[1:].num_elements()
+    rows = tf.reshape(y, [-1, size] if size else [tf.shape(y)[0], -1])
+    rows = tf.cast(rows, tf.float32) if y.dtype.size < 4 else rows
+    shape = [-1, *y.shape[1:]] if size else tf.shape(y)
+    return rows, lambda x: tf.ensure_shape(tf.reshape(tf.cast(x, y.dtype), shape), y.shape)
 
 
 @dataclasses.dataclass(eq=False)
 class Anderson(FixedPoint):
     r"""Fixed-point iteration with Anderson acceleration, safeguarded for each example.
 
-    From the last m points and steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the smallest
-    \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). If this does not give the
-    smallest residual so far, it returns to the best point and takes plain steps, which converge, until one does.
+    From the last m points and their steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the
+    smallest \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). The differences of the
+    points are kept orthogonal: a new one loses its part along the m - 2 before it, and nothing is solved. If the
+    move does not give the smallest residual so far, it returns to the best point and takes plain steps, which
+    converge, until one does.
 
     Args:
-      memory: m, number of points kept, at least 2.
+      memory: m, number of points combined, at least 2.
       atol: absolute tolerance, see `FixedPoint`.
       rtol: relative tolerance, likewise.
       max_iterations: largest number of evaluations of g.
@@ -190,50 +194,43 @@ class Anderson(FixedPoint):
       Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
     """
 
-    memory: int = 8
+    memory: int = 4
 
     def __post_init__(self):
         super().__post_init__()
         if self.memory < 2:
             raise ValueError(f"Anderson needs a memory of at least 2 points; got {self.memory}.")
 
-    def _start(self, flat_y):
-        batch, size = tf.unstack(tf.shape(flat_y))
-        empty = tf.zeros([batch, self.memory, size], flat_y.dtype)
-        return empty, empty, tf.zeros([batch], tf.bool)
+    def _start(self, pair):
+        empty = tf.zeros_like(pair[:, tf.newaxis])
+        return tuple((empty, empty) for _ in range(self.memory - 2)), tf.zeros_like(pair[:, 0, 0], tf.bool)
 
-    def _propose(self, i, x, step, best, history):
-        *past, was_plain = history
-        points, steps = (self._record(i, old, new) for old, new in zip(past, (x, step), strict=True))
-        mixed = _mix(x, step, points, steps)
-        newest = tf.reduce_max(tf.abs(step), axis=1)
-        trusted = (newest <= best.residual) & _finite(mixed)
-        start = tf.where(was_plain[:, tf.newaxis], x + step, best.point + best.step)
-        proposal = tf.where(trusted[:, tf.newaxis], mixed, start)
-        return proposal, (points, steps, ~trusted)
-
-    def _record(self, i, past, new):
-        """Writes `new` over the oldest of `past`; the first point fills all places."""
-        slots = tf.range(self.memory)
-        write = (slots == i % self.memory) | (i == 0)
-        return tf.where(write[tf.newaxis, :, tf.newaxis], new[:, tf.newaxis], past)
+    def _propose(self, i, image, pair, best, improved, history):
+        older, was_mixed = history
+        mixed, newest = _mix(pair, best, older, tf.cast(i > 0, pair.dtype))
+        image = _select(was_mixed, best[:, 1], image)
+        proposal = _select(improved, mixed, image)
+        return proposal, ((newest, *older)[: self.memory - 2], improved)
 
 
-def _mix(x, step, points, steps):
-    """Least squares over differences to the newest point.
+def _mix(pair, best, older, weight):
+    """The image whose step is least in the span of the differences, and the newest of these.
 
-    The differences of the steps are scaled to length one; the ridge exceeds the rounding of their products, and the
-    system is positive definite even if they are linearly dependent.
+    A difference is `[batch, 1, 2, size]`, a step and an image, beside its dual, whose inner product with a pair is
+    the part of the pair's step along the difference. With the weight 0 the newest difference is left out.
     """
-    points, steps = points - x[:, tf.newaxis], steps - step[:, tf.newaxis]
-    lengths = tf.norm(steps, axis=2, keepdims=True)
-    unit = tf.math.divide_no_nan(steps, lengths)
-    unit = tf.where(tf.math.is_finite(unit), unit, tf.zeros_like(unit))
-    ridge = 100 * EPSILON[x.dtype] * tf.eye(points.shape[1], dtype=x.dtype)
-    gram = tf.matmul(unit, unit, transpose_b=True) + ridge
-    weights = tf.linalg.solve(gram, -tf.matmul(unit, step[:, :, tf.newaxis]))
-    weights = tf.math.divide_no_nan(weights, lengths)
-    return x + step + tf.reduce_sum(weights * (points + steps), axis=1)
+    rows = tf.stack([pair, pair - best], axis=1)
+    for difference, dual in older:
+        rows -= _dot(rows, dual) * difference
+    pair, difference = tf.split(rows, 2, axis=1)
+    step = difference * (weight * tf.constant([[1.0], [0.0]], pair.dtype))
+    dual = tf.math.divide_no_nan(step, _dot(step, difference))
+    mixed = pair - _dot(pair, dual) * difference
+    return mixed[:, 0, 1], (difference, dual)
+
+
+def _dot(one, other):
+    return tf.reduce_sum(one * other, axis=[2, 3], keepdims=True)
 
 
 def warn_unconverged(solution: Solution, message: str) -> tf.Operation | tf.Tensor:

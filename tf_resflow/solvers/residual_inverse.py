@@ -20,6 +20,7 @@ def solve_residual(
     solver: Callable[..., Solution],
     *,
     conditional_input: tf.Tensor | None = None,
+    **settings: Any,
 ) -> Solution:
     r"""Solves `x + g(x) = y` for x, with gradients.
 
@@ -37,6 +38,7 @@ def solve_residual(
       y: tensor of shape `[batch, *event]`.
       solver: `FixedPoint`, `Anderson`, or a callable like them.
       conditional_input: tensor of shape `[batch, ...]`, if the branch takes one.
+      **settings: of the call of the solver for x: `enough`.
 
     Returns:
       A `Solution`, whose `root` is differentiable (once).
@@ -54,7 +56,7 @@ def solve_residual(
     @tf.custom_gradient
     def operation(y, *conditions):
         with scaled_kernels(layers):
-            solution = solver(lambda x: g(x, *conditions), y, dtype=dtype)
+            solution = solver(lambda x: g(x, *conditions), y, dtype=dtype, **settings)
 
         def grad(upstream, *_, variables=None):
             with tf.control_dependencies([upstream]):

@@ -60,7 +60,7 @@ def _row(name, *cells):
 
 def _plan(plan):
     kinds = collections.Counter(
-        f"{block['kind']}, {block.get('num_probes', 1)} probes" if block["kind"] != "Exact" else "Exact"
+        f"{block['type']}, {block.get('num_probes', 1)} probes" if block["type"] != "Exact" else "Exact"
         for block in plan["blocks"].values()
     )
     yield _row("samples of an example", f"{plan['num_samples']:,}")

@@ -1,0 +1,96 @@
+"""The HTTP server answers as the loaded model does, and refuses what does not fit."""
+
+import http.client
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+
+SERVER = pathlib.Path(__file__).parents[2] / "examples" / "http_server" / "server.py"
+X = np.random.default_rng(0).integers(17, size=[2, 8, 8, 1]).astype("uint8")
+SCALARS = {"num": 2, "seed": 7, "temperature": 0.8}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """An exported model that takes at most 3 examples."""
+    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, num_fc_blocks=0)
+    model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
+    model.initialize(X)
+    log_det = resflow.logdet.RussianRoulette(2)
+    directory = tmp_path_factory.mktemp("model")
+    return resflow.serving.export(model, directory, log_det=log_det, num_samples=2, max_batch=3)
+
+
+@pytest.fixture(scope="module")
+def port(path):
+    """The port of a server in a process of its own."""
+    command = [sys.executable, str(SERVER), str(path), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        yield int(process.stdout.readline().split()[-1])
+        process.terminate()
+
+
+@pytest.fixture
+def ask(port):
+    """Sends a request; its status and content come back."""
+
+    def ask(body, path="/v1/models/flow:predict", method="POST"):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request(method, path, body if isinstance(body, bytes) else json.dumps(body).encode())
+        answer = connection.getresponse()
+        content = json.loads(answer.read())
+        connection.close()
+        return answer.status, content
+
+    return ask
+
+
+@pytest.mark.parametrize("name, inputs", [("serving_default", {"x": X}), ("sample", SCALARS), ("encode", {"x": X})])
+def test_answers(path, ask, name, inputs):
+    types = {"x": tf.uint8, "num": tf.int32, "seed": tf.int64, "temperature": tf.float32}
+    tensors = {key: tf.constant(value, types[key]) for key, value in inputs.items()}
+    expected = tf.saved_model.load(str(path)).signatures[name](**tensors)
+    lists = {key: np.asarray(value).tolist() for key, value in inputs.items()}
+    named = {} if name == "serving_default" else {"signature_name": name}
+    status, content = ask({**named, "inputs": lists})
+    assert status == 200 and content["outputs"].keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_allclose(content["outputs"][key], value, rtol=1e-5, atol=1e-5)
+
+
+def test_metadata(path, ask):
+    assert ask(b"", "/v1/models/flow/metadata", "GET") == (200, json.loads((path / "signatures.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ({"inputs": {"x": (X + 17).tolist()}}, "x must lie in 0, ..., 16"),
+        ({"inputs": {"x": (X / 2).tolist()}}, "x takes numbers of type uint8"),
+        ({"inputs": {"x": (X + 300.0).tolist()}}, "x takes numbers of type uint8"),
+        ({"inputs": {"x": X[:, :7].tolist()}}, "x has the shape [-1, 8, 8, 1], "),
+        ({"inputs": {"x": [[1, 2], [3]]}}, "inhomogeneous"),
+        ({"inputs": {"x": np.resize(X, [4, 8, 8, 1]).tolist()}}, "at most 3 examples (max_batch)"),
+        ({"inputs": {"y": X.tolist()}}, "The inputs of serving_default are an object with x"),
+        ({"signature_name": "sample", "inputs": {**SCALARS, "num": 5000}}, "num must lie in 1, ..., 1024"),
+        ({"signature_name": "sample", "inputs": {**SCALARS, "seed": 2**63}}, "seed takes numbers of type int64"),
+        ({"signature_name": "forge", "inputs": {}}, "signature_name is one of serving_default, "),
+        ({"inputs": {"x": X.tolist()}, "more": 1}, "more"),
+        (b"{", "Expecting"),
+        (b"[]", "must be a mapping"),
+    ],
+)
+def test_bad_requests(ask, body, message):
+    status, content = ask(body)
+    assert status == 400 and message in content["error"] and "Graph execution" not in content["error"], content
+
+
+def test_unknown_paths_and_empty_bodies(ask):
+    assert ask(b"", "/", "GET")[0] == ask({}, "/other")[0] == ask(b"")[0] == 404

@@ -1,0 +1,85 @@
+"""What a client should know about exported signatures, as data: signatures.json, and the source of README.md."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tf_resflow.evaluation.samples import MAX_TEMPERATURE
+from tf_resflow.models.likelihood_plan import describe_estimator
+from tf_resflow.serving.signatures import Signatures
+
+__all__ = ["describe"]
+
+_WHAT = {
+    "serving_default": "The log-likelihood of each example, in nats, by fixed random numbers: the answer is the "
+    "same each time.",
+    "log_prob_seeded": "The log-likelihood of each example, in nats, by random numbers of a seed. The mean over "
+    "several seeds has less noise.",
+    "sample": "New examples, a pure function of their number, the seed and the temperature, which is 1 for samples "
+    "of the model; below 1 they vary less. Discard an example that has not converged: the solver of the inverse "
+    "stopped before it met its tolerance, for integer data a fraction of a level.",
+    "encode": "The latent of each example.",
+    "decode": "The example of each latent, the inverse of encode. Discard an example that has not converged.",
+    "classify": "The classifier's logits and probabilities, and the most probable label.",
+}
+
+
+def describe(
+    signatures: Signatures, definitions: Mapping[str, Any], measured: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """The description of exported signatures. What does not apply is left out.
+
+    Args:
+      signatures: `Signatures`.
+      definitions: dict of name to `SignatureDef`, see `read_signatures`.
+      measured: what was measured of log_prob, such as its standard error.
+
+    Returns:
+      A dict for JSON:
+
+      - "signatures": for each name its "description", "inputs" and "outputs", with the "dtype", the "shape" (-1 for
+        the batch) and "tensor", the name in the graph, of each tensor
+      - "default": the signature that answers as serving_default
+      - "levels": number of integer values of the data
+      - "inverse_atol": the residual at which the inverse of a block stops, unless this is the rounding of the type
+      - "max_batch", "max_samples", "max_temperature": what requests may have at most
+      - "log_prob": the "estimator" of the log-determinants (`describe_estimator`); for a noisy one the "seed" of
+        serving_default and "num_samples", whose mean an answer is; and `measured`
+    """
+    what = _WHAT | ({} if signatures.default == "serving_default" else {"serving_default": _same(signatures)})
+    found = {
+        "signatures": {
+            name: {
+                "description": what[name],
+                "inputs": _tensors(definitions[name].inputs),
+                "outputs": _tensors(definitions[name].outputs),
+            }
+            for name in signatures.inputs
+        },
+        "default": signatures.default,
+        "levels": signatures.levels,
+        "inverse_atol": signatures.inverse_atol or None,
+        "max_batch": signatures.max_batch,
+    }
+    if "sample" in signatures.inputs:
+        found |= {"max_samples": signatures.max_samples, "max_temperature": MAX_TEMPERATURE}
+    if signatures.has_scores:
+        draws = {"seed": signatures.seed, "num_samples": signatures.num_samples} if signatures.is_noisy else {}
+        found["log_prob"] = {"estimator": describe_estimator(signatures.log_det), **draws, **(measured or {})}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _same(signatures):
+    return f"The same as {signatures.default}, for requests that name no signature."
+
+
+def _tensors(infos):
+    return {
+        name: {
+            "dtype": tf.as_dtype(infos[name].dtype).name,
+            "shape": [dim.size for dim in infos[name].tensor_shape.dim],
+            "tensor": infos[name].name,
+        }
+        for name in sorted(infos)
+    }
