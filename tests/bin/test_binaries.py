@@ -101,13 +101,16 @@ def test_plot_runs(trained, tmp_path):
 
 def test_export(trained, tmp_path):
     arguments = [f"--workdir={trained[0]}", f"--export_dir={tmp_path}", "--num_samples=3", "--log_det=adaptive"]
+    arguments += ["--max_batch=4", "--signatures=serving_default,sample"]
     done = run("export", *arguments)
     assert done.stdout.startswith(f"{tmp_path / '1'}: ")
     served = tf.saved_model.load(str(tmp_path / "1"))
     x = served.signatures["sample"](
         num=tf.constant(4), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0)
     )["x"]
-    assert x.shape == (4, 2)
+    assert x.shape == (4, 2) and sorted(served.signatures) == ["sample", "serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 4 examples"):
+        served.signatures["serving_default"](x=tf.zeros([5, 2]))
     result = served.signatures["serving_default"](x=x)
     exact = resflow.load(trained[0]).model.log_prob(x, evaluation=True)
     assert np.all(np.abs(result["log_prob"] - exact) < 6 * result["log_prob_stderr"] + 0.01)
