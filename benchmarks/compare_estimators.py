@@ -7,6 +7,9 @@ default) needs torch. The published model gets the weights of ours, and must hav
 --published_dir this package is measured alone. A figure with the name of the JSON file and the suffix .png is
 drawn, too.
 
+Close other programs first: PyTorch's threads wait for each other, and become many times slower where others take
+their cores. With --threads=1 both sides suffer alike.
+
 The images of a batch are dequantized once. All estimators take turns, in --repeats rounds with other seeds; a first
 round is not counted. The table has, for each,
 
@@ -39,6 +42,7 @@ _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 64, "Images of the test spl
 _REPEATS = flags.DEFINE_integer("repeats", 16, "Rounds.", lower_bound=2)
 _PROBES = flags.DEFINE_list("probes", ["1", "4", "9", "16", "36"], "Numbers of colored probes.")
 _MAX_EXACT = flags.DEFINE_integer("max_exact", 256, "Dimensions up to which Exact is measured.", lower_bound=0)
+_THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
 flags.mark_flags_as_required(["workdir", "output"])
 flags.register_validator("probes", lambda nums: all(n.isdigit() and int(n) for n in nums), "integers >= 1")
 
@@ -95,7 +99,7 @@ def _published(run, x):
         tensors[tensor.name] = einops.rearrange(np.asarray(tensor.variable), f"{ours}->{theirs}", **tensor.sizes)
     z = bijectors.forward_features(flow, x, log_det=False).latent.numpy()
     z = np.moveaxis(z, -1, 1).reshape(len(z), -1)  # channels first
-    options = {"threads": os.cpu_count() or 1, "keep_memory": True}
+    options = {"threads": _THREADS.value, "keep_memory": True}
     worker = published_worker(_PUBLISHED_DIR.value, _PUBLISHED_PYTHON.value, **options)
     with tempfile.TemporaryDirectory() as folder:
         arrays = str(pathlib.Path(folder) / "arrays.npz")
@@ -116,6 +120,8 @@ def _row(method, num_probes, rounds, scale):
 
 def _measure():
     """The rows of the table."""
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    os.environ.update(dict.fromkeys(names, str(_THREADS.value)))  # before TensorFlow starts
     import tensorflow as tf
 
     import tf_resflow as resflow
