@@ -164,6 +164,8 @@ def _draw(rows, name, path):
         axis.plot(seconds[0] * more, errors[0] / np.sqrt(more), "--", color=line.get_color(), linewidth=0.8)
     axis.set(xscale="log", yscale="log", title=name)
     axis.set(xlabel="seconds per image", ylabel="standard deviation of log p(x), nats")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
