@@ -1,6 +1,7 @@
 """Measures a checkout of the published PyTorch code (rtqichen/residual-flows).
 
-compare_speed.py and compare_training.py start it in a separate process, with a Python that has torch.
+compare_speed.py, compare_training.py and compare_estimators.py start it in a separate process, with a Python that
+has torch.
 """
 
 import math
@@ -48,6 +49,12 @@ def _flow(shape, logit_alpha, **options):
     )
 
 
+def _configured(shape, config):
+    """The model of the `model` section of a config, for images of `shape`, NHWC."""
+    options = {"intermediate_dim": config["width"], "fc_idim": config["fc_width"], "fc_end": True}
+    return _flow(shape, config["logit_alpha"], n_blocks=config["num_blocks"], **options)
+
+
 def _batch(case):
     return _tensor(case.batch())
 
@@ -57,9 +64,12 @@ def _tensor(images):
 
 
 def _loss(model, x):
-    z, delta = model((x + torch.rand_like(x)) / 256, 0)
-    log_prob = (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).flatten(1).sum(1) - delta.flatten()
-    return 8 - log_prob / x[0].numel() / math.log(2)
+    return 8 - _log_prob(model, (x + torch.rand_like(x)) / 256) / x[0].numel() / math.log(2)
+
+
+def _log_prob(model, x):
+    z, delta = model(x, 0)
+    return (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).flatten(1).sum(1) - delta.flatten()
 
 
 def _update_norms(model):
@@ -134,8 +144,7 @@ def _learning(settings):
     splits = np.load(settings["arrays"])
     images, test = splits["train"], splits["test"][: evaluation["num_examples"] or None]
     shape, order = (train["batch_size"], *images.shape[1:]), np.random.default_rng(settings["config"]["seed"])
-    options = {"intermediate_dim": model_config["width"], "fc_idim": model_config["fc_width"], "fc_end": True}
-    model = _flow(shape, model_config["logit_alpha"], n_blocks=model_config["num_blocks"], **options)
+    model = _configured(shape, model_config)
     size, state = shape[0], {"step": 0, "rows": np.zeros([0], int)}
 
     def batch():
@@ -178,7 +187,36 @@ def _learning(settings):
     return run
 
 
+def _estimate(settings):
+    """Evaluates a trained model on dequantized images, and flushes denormals."""
+    torch.set_flush_denormal(True)
+    arrays = np.load(settings["arrays"])
+    x = _tensor(arrays["x"])
+    model = _configured(arrays["x"].shape, settings["model"])
+    with torch.no_grad():
+        model(x)  # makes all tensors
+        state = model.state_dict()
+        for name in settings["tensors"]:
+            state[name].copy_(torch.tensor(arrays[name]))
+    for _ in range(10):
+        _update_norms(model)
+    model.eval()
+    with torch.no_grad():
+        error = np.abs(model(x).numpy() - arrays["z"]).max()
+    if not error < 1e-2:
+        raise ValueError(f"The published model is another one: its latents differ by {error:.2g}.")
+
+    def run():
+        with torch.no_grad():
+            start = time.perf_counter()
+            log_prob = _log_prob(model, x).tolist()
+        return {"seconds": time.perf_counter() - start, "log_prob": log_prob}
+
+    return run
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(int(sys.argv[2]))
-    serve({"train_step": _train_step, "evaluation": _evaluation, "inverse": _inverse, "learning": _learning})
+    kinds = {"train_step": _train_step, "evaluation": _evaluation, "inverse": _inverse}
+    serve(kinds | {"learning": _learning, "estimate": _estimate})

@@ -1,4 +1,4 @@
-"""The worker processes of compare_speed.py and compare_training.py: what they measure, and how they are asked."""
+"""The worker processes of the comparisons: what they measure, and how they are asked."""
 
 import contextlib
 import dataclasses
@@ -109,12 +109,18 @@ def start_workers(
     published_dir: str | None, published_python: str, *, threads: int, keep_memory: bool
 ) -> dict[str, Worker]:
     """Starts a worker of each side: "ours", and "published" if a checkout of the published code is given."""
-    commands = {"ours": [sys.executable, str(_FOLDER / "worker_ours.py")]}
-    if published_dir:
-        script = str(_FOLDER / "worker_published.py")
-        commands["published"] = [published_python, script, published_dir, str(threads)]
     options: dict[str, Any] = {"threads": threads, "keep_memory": keep_memory}
-    return {side: Worker(*command, **options) for side, command in commands.items()}
+    workers = {"ours": Worker(sys.executable, str(_FOLDER / "worker_ours.py"), **options)}
+    if published_dir:
+        workers["published"] = published_worker(published_dir, published_python, **options)
+    return workers
+
+
+def published_worker(published_dir: str, published_python: str, *, threads: int, keep_memory: bool) -> Worker:
+    """Starts a worker of the published code."""
+    script = str(_FOLDER / "worker_published.py")
+    command = [published_python, script, published_dir, str(threads)]
+    return Worker(*command, threads=threads, keep_memory=keep_memory)
 
 
 def serve(kinds: Mapping[str, Callable]) -> None:

@@ -1,0 +1,186 @@
+r"""Draws the error of log p(x) against its time, for estimators of the log-determinants of a trained model.
+
+    python benchmarks/compare_estimators.py --workdir=runs/digits --published_dir=CHECKOUT --output=estimators.json
+
+CHECKOUT is a clone of github.com/rtqichen/residual-flows; the Python that runs it (--published_python, this one by
+default) needs torch. The published model gets the weights of ours, and must have its latents. Without
+--published_dir this package is measured alone. A figure with the name of the JSON file and the suffix .png is
+drawn, too.
+
+Close other programs first: PyTorch's threads wait for each other, and become many times slower where others take
+their cores. With --threads=1 both sides suffer alike.
+
+The images of a batch are dequantized once. All estimators take turns, in --repeats rounds with other seeds; a first
+round is not counted. The table has, for each,
+
+- seconds per image (median over the rounds), and the mean of log p(x) in nats, which unbiased estimators share;
+- the error: the standard deviation of log p(x) over the rounds, as a root mean square over the images;
+- error x sqrt(seconds), which does not change when independent estimates are averaged, and the quotient of its
+  square and that of the first row: how many times less time the same error takes.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+from absl import app, flags
+from workers import published_worker
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
+_PUBLISHED_DIR = flags.DEFINE_string("published_dir", None, "A checkout of the published code.")
+_PUBLISHED_PYTHON = flags.DEFINE_string("published_python", sys.executable, "A Python that has torch.")
+_OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the results.")
+_NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 64, "Images of the test split, in one batch.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 16, "Rounds.", lower_bound=2)
+_PROBES = flags.DEFINE_list("probes", ["1", "4", "9", "16", "36"], "Numbers of colored probes.")
+_MAX_EXACT = flags.DEFINE_integer("max_exact", 256, "Dimensions up to which Exact is measured.", lower_bound=0)
+_THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
+flags.mark_flags_as_required(["workdir", "output"])
+flags.register_validator("probes", lambda nums: all(n.isdigit() and int(n) for n in nums), "integers >= 1")
+
+_PUBLISHED, _BEFORE, _NOW = "published code", "20 terms, then roulette", "adaptive roulette, colored probes"
+_CERTIFIED, _EXACT = "adaptive series, certified", "exact"
+
+
+def _estimators(run):
+    """A dict of (method, number of probes) to a `tf_resflow.logdet` estimator."""
+    from tf_resflow import logdet, models
+
+    model = run.model
+    _, certified = models.evaluation_estimator(run.config, model.flow, model.event_shape, name="adaptive")
+    before = {(_BEFORE, n): logdet.RussianRoulette(20, per_example=True, num_probes=n) for n in (1, 4)}
+    now = {(_NOW, n): logdet.AdaptiveRoulette(num_probes=n) for n in map(int, _PROBES.value)}
+    exact = {(_EXACT, model.num_dimensions): logdet.Exact()} if model.num_dimensions <= _MAX_EXACT.value else {}
+    return {**before, **now, (_CERTIFIED, 1): certified, **exact}
+
+
+def _ours(model, x, log_det):
+    """A function that draws log p(x) once, as a worker does."""
+    import tensorflow as tf
+
+    density = model.density(log_det)
+
+    @tf.function(autograph=False)
+    def log_prob(seed):
+        return density.log_prob(tf.identity(x), bijector_kwargs={"seed": seed})
+
+    rng = np.random.default_rng(0)
+
+    def run():
+        seed = tf.constant(rng.integers(2**31, size=2), tf.int32)
+        start = time.perf_counter()
+        values = log_prob(seed).numpy().tolist()
+        return {"seconds": time.perf_counter() - start, "log_prob": values}
+
+    return run
+
+
+def _published(run, x):
+    """The same of the published code, in its process, with the weights of a run's model."""
+    import einops
+
+    from tf_resflow import bijectors, layers
+    from tf_resflow.interop.published_variables import published_tensors
+
+    flow = run.model.flow
+    for layer in layers.lipschitz_layers(flow):
+        layer.kernel.assign(layer.scaled_kernel())  # the kernels that they apply: the same model
+    tensors = {}
+    for tensor in published_tensors(flow):
+        theirs, ours = tensor.axes.split("->")
+        tensors[tensor.name] = einops.rearrange(np.asarray(tensor.variable), f"{ours}->{theirs}", **tensor.sizes)
+    z = bijectors.forward_features(flow, x, log_det=False).latent.numpy()
+    z = np.moveaxis(z, -1, 1).reshape(len(z), -1)  # channels first
+    options = {"threads": _THREADS.value, "keep_memory": True}
+    worker = published_worker(_PUBLISHED_DIR.value, _PUBLISHED_PYTHON.value, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = str(pathlib.Path(folder) / "arrays.npz")
+        np.savez(arrays, x=x, z=z, **tensors)
+        settings = {"arrays": arrays, "tensors": list(tensors), "model": run.config.model.to_dict()}
+        worker.ask(f"prepare estimate {json.dumps(settings)}")
+    return functools.partial(worker.ask, "run")
+
+
+def _row(method, num_probes, rounds, scale):
+    """A row of the results, from the answers of all rounds."""
+    draws = np.array([answer["log_prob"] for answer in rounds])
+    seconds = np.median([answer["seconds"] for answer in rounds]) / draws.shape[1]
+    error = np.sqrt(np.mean(np.var(draws, axis=0, ddof=1)))
+    row = {"method": method, "probes": num_probes, "seconds": seconds, "mean": draws.mean() - scale, "error": error}
+    return {key: value if isinstance(value, (str, int)) else float(value) for key, value in row.items()}
+
+
+def _measure():
+    """The rows of the table."""
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    os.environ.update(dict.fromkeys(names, str(_THREADS.value)))  # before TensorFlow starts
+    import tensorflow as tf
+
+    import tf_resflow as resflow
+
+    tf.get_logger().setLevel("ERROR")  # each estimator is traced
+    run = resflow.load(_WORKDIR.value)
+    if _DATA_DIR.value:
+        run.config.data.data_dir = _DATA_DIR.value
+    dataset, num = resflow.data.load(run.config.data), _NUM_EXAMPLES.value
+    model, images = run.model, next(iter(dataset.eval_batches(run.config.eval.split, num, num)))
+    x = model.prepare(images, tf.constant([0, 0]))
+    draw = {(_PUBLISHED, 1): _published(run, x)} if _PUBLISHED_DIR.value else {}
+    draw |= {key: _ours(model, x, log_det) for key, log_det in _estimators(run).items()}
+    rounds = [{key: function() for key, function in draw.items()} for _ in range(1 + _REPEATS.value)][1:]
+    return [_row(*key, [answers[key] for answers in rounds], model.log_num_cells) for key in draw]
+
+
+def _print(rows):
+    print(f"{'method':34}{'probes':>7}{'seconds':>11}{'mean':>11}{'error':>11}{'x sqrt(s)':>11}{'quotient':>10}")
+    first = rows[0]["error"] ** 2 * rows[0]["seconds"]
+    for row in rows:
+        square = row["error"] ** 2 * row["seconds"]
+        quotient = first / square if square else np.inf
+        cells = f"{row['seconds']:11.5f}{row['mean']:11.3f}{row['error']:11.5f}{square**0.5:11.5f}{quotient:10.1f}"
+        print(f"{row['method']:34}{row['probes']:7}{cells}")
+
+
+def _draw(rows, name, path):
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    for method in dict.fromkeys(row["method"] for row in rows):
+        points = [row for row in rows if row["method"] == method]
+        seconds, errors = ([point[key] for point in points] for key in ("seconds", "error"))
+        if method == _EXACT:
+            axis.axvline(seconds[0], color="gray", linestyle=":", label=method)
+            continue
+        (line,) = axis.plot(seconds, errors, "o-", label=method)
+        more = np.array([1.0, 100.0])  # independent estimates, whose mean is taken
+        axis.plot(seconds[0] * more, errors[0] / np.sqrt(more), "--", color=line.get_color(), linewidth=0.8)
+    axis.set(xscale="log", yscale="log", title=name)
+    axis.set(xlabel="seconds per image", ylabel="standard deviation of log p(x), nats")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main(_):
+    """Measures, prints the table, and writes it and the figure."""
+    output = pathlib.Path(_OUTPUT.value)
+    if not output.absolute().parent.is_dir():
+        sys.exit(f"Error: the directory of --output={output} does not exist.")
+    rows = _measure()
+    _print(rows)
+    output.write_text(json.dumps(rows, indent=2) + "\n")
+    _draw(rows, pathlib.Path(_WORKDIR.value).name, output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    app.run(main)
