@@ -8,21 +8,27 @@ import tf_resflow as resflow
 
 
 @pytest.fixture(scope="module")
-def vectors_path(tmp_path_factory):
-    """The path of an exported density of vectors in single precision."""
+def vector_paths(tmp_path_factory):
+    """Paths of exported densities of vectors in single precision: an exact and a noisy one."""
     flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(8,))
     model = resflow.FlowModel(flow, [3])
     model.initialize(np.random.default_rng(0).normal(size=[64, 3]).astype("float32"))
-    return resflow.serving.export(model, tmp_path_factory.mktemp("single"), log_det=resflow.logdet.Exact())
+    noisy = {"log_det": resflow.logdet.AdaptiveRoulette(num_probes=2), "num_samples": 2, "max_batch": 3}
+    return {
+        name: resflow.serving.export(model, tmp_path_factory.mktemp(name), **settings)
+        for name, settings in {"vectors": {"log_det": resflow.logdet.Exact()}, "noisy": noisy}.items()
+    }
 
 
 @pytest.fixture(scope="module")
-def models(export_dir, vectors_path, images):
+def models(export_dir, vector_paths, images):
     """For each model its path, the loaded model, and values for its inputs."""
     vectors = np.random.default_rng(1).normal(size=[3, 3]).astype("float32")
     scalars = {"seed": np.int64(5), "num": np.int32(3), "temperature": np.float32(1.0)}
     found = {}
-    for name, path, x in (("images", export_dir / "1", images[:3]), ("vectors", vectors_path, vectors)):
+    paths = {"images": export_dir / "1"} | vector_paths
+    for name, path in paths.items():
+        x = images[:3] if name == "images" else vectors
         loaded = tf.saved_model.load(str(path))
         z = loaded.signatures["encode"](x=tf.constant(x))["z"].numpy()
         found[name] = path, loaded, {"x": x, "z": z, **scalars}
@@ -45,7 +51,13 @@ def check(found, expected):
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 @pytest.mark.parametrize(
     "model, name",
-    [("images", "encode"), ("images", "decode"), ("images", "classify"), ("vectors", "serving_default")],
+    [
+        ("images", "encode"),
+        ("images", "decode"),
+        ("images", "classify"),
+        ("vectors", "serving_default"),
+        ("noisy", "serving_default"),
+    ],
 )
 def test_tflite(models, model, name):
     path, loaded, values = models[model]

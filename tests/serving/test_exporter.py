@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import tf_resflow as resflow
+from tf_resflow.models import planning
 from tf_resflow.models.likelihood_plan import describe_estimator
 from tf_resflow.serving.readme import estimator_text
 
@@ -354,3 +355,15 @@ def test_estimators_in_words(log_det, text):
 def test_a_run_is_not_a_model(tmp_path):
     with pytest.raises(ValueError, match="takes a FlowModel, such as .*load.*model; got str. .*use export_run"):
         resflow.serving.export("runs/digits", tmp_path)
+
+
+def test_a_planned_export_tells_its_plan(vector_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "_MAX_EXACT_SIZE", 0)
+    x = vector_model.sample(8, seed=1)
+    plan = resflow.models.plan_likelihood(vector_model, x, 0.5)
+    path = resflow.serving.export(vector_model, tmp_path, log_det=plan, signatures=["serving_default"])
+    described = json.loads((path / "signatures.json").read_text())["log_prob"]
+    assert described["num_samples"] == plan.num_samples
+    assert described["estimator"]["expected_stderr"] == pytest.approx(plan.expected_stderr)
+    assert set(described["estimator"]["blocks"]) == set(plan.blocks)
+    assert "in the least time" in (path / "README.md").read_text()

@@ -41,6 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "signatures", None, "Signatures to export, such as encode,sample; the first is the default. Default: all."
     )
+    flags.DEFINE_bool("precise", False, "Invert integer data to the rounding of the type, not to 1/32 of a level.")
     flags.mark_flags_as_required(["workdir", "export_dir"])
 
 
@@ -64,6 +65,7 @@ def main() -> None:
         max_samples=FLAGS.max_samples,
         max_batch=FLAGS.max_batch,
         signatures=FLAGS.signatures,
+        precise=FLAGS.precise,
     )
     print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 

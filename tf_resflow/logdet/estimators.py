@@ -376,7 +376,7 @@ class AdaptiveRoulette(_RandomLength):
         """Exact terms until the rule of the class holds, and N more."""
         del branch
         first = (0.01 if self.per_example else 0.5) if self.chance is None else self.chance
-        uniform = tf.cast(self._lengths(v, lambda shape: random_uniform(shape, seed, tf.float64)), tf.float32)
+        uniform = self._lengths(v, lambda shape: tf.cast(random_uniform(shape, seed, tf.float64), tf.float32))
         size = _norm(v)
 
         def survival(k, state):

@@ -98,7 +98,7 @@ def power_series_log_det(
     def tile(tensor):
         if num_probes == 1:
             return tensor
-        return tf.tile(tensor, [num_probes] + [1] * (tensor.shape.rank - 1))
+        return tf.concat([tensor] * num_probes, 0)  # TFLite loses a tile
 
     def mean_over_probes(rows):
         return rows if num_probes == 1 else tf.reduce_mean(tf.reshape(rows, [num_probes, -1]), 0)

@@ -39,7 +39,8 @@ def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, se
     """
     batch = tf.shape(x)[0]
     sets = 1 if kind == "basis" else sets
-    shape = tf.concat([[batch if sets is None else sets], tf.shape(x)[1:]], 0)
+    event_shape = x.shape[1:] if x.shape[1:].is_fully_defined() else tf.shape(x)[1:]
+    shape = tf.concat([[batch if sets is None else sets], event_shape], 0)
     v = _draw(kind, num_probes, x, shape, seed)
     if sets is not None:
         v = tf.repeat(v, batch // sets, axis=0)

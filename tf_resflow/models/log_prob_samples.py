@@ -43,6 +43,8 @@ class LogProbSamples:
       num_samples: K, at least 1; by default that of the plan, or 1.
       common: whether all examples share the random numbers of an estimate. The answer for one then does not depend
         on the others, beyond rounding.
+      max_batch: the largest number of examples, if it is known. If they fit at once, the graph needs no loop, and
+        TFLite can hold it.
       megabytes: positive.
 
     Attributes:
@@ -60,6 +62,7 @@ class LogProbSamples:
         *,
         num_samples: int | None = None,
         common: bool = False,
+        max_batch: int | None = None,
         megabytes: float = _MEGABYTES,
     ):
         if num_samples is None:
@@ -78,6 +81,7 @@ class LogProbSamples:
         self._num_parts = math.ceil(num_samples / at_once)
         self._part_samples = math.ceil(num_samples / self._num_parts)
         self._part_examples = max(1, at_once // self._part_samples)
+        self._max_batch = max_batch
         self.num_samples = self._num_parts * self._part_samples
         if common:
             shared = {name: _with_sets(block.log_det, self._part_samples) for name, block in blocks.items()}
@@ -103,7 +107,8 @@ class LogProbSamples:
 
     def _of_all_examples(self, x, seed):
         """`[part_samples, batch]`, in parts of at most `part_examples`."""
-        if x.shape[0] is not None and x.shape[0] <= self._part_examples:
+        most = self._max_batch if x.shape[0] is None else x.shape[0]
+        if most is not None and most <= self._part_examples:
             return self._at_once(x, seed)
         batch = tf.shape(x)[0]
         num = tf.maximum(1, -(-batch // self._part_examples))
@@ -123,7 +128,7 @@ class LogProbSamples:
         """`[part_samples, batch]`."""
         num = self._part_samples
         noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
-        rows = tf.tile(x, [num] + [1] * (x.shape.rank - 1))
+        rows = tf.concat([x] * num, 0)  # TFLite loses a tile
         rows = self._model.prepare(rows, noise_seed, sets=num if self._common else None)
         return tf.reshape(self._model.log_prob_under(self._density, rows, flow_seed), [num, -1])
 

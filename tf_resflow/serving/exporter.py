@@ -49,7 +49,7 @@ def export_run(
       stderr: the standard error of `log_prob` that the export should reach, in nats: a plan is made for samples of
         the model, see `tf_resflow.models.plan_likelihood`. Instead of `log_det` and `num_probes`.
       num_samples: of `Signatures`. With `stderr`, that is then the part of the log-determinants alone.
-      **settings: `seed`, `max_samples`, `max_batch`, `signatures` of `Signatures`.
+      **settings: `seed`, `max_samples`, `max_batch`, `signatures` and `precise` of `Signatures`.
 
     Returns:
       The path of the version.

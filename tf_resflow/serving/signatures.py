@@ -87,7 +87,9 @@ class Signatures:
         self.log_det = model.evaluation_log_det if log_det is None else log_det
         if num_samples is None and not isinstance(log_det, models.LikelihoodPlan):
             num_samples = 8
-        self._samples = models.LogProbSamples(model, log_det, num_samples=num_samples, common=True)
+        self._samples = models.LogProbSamples(
+            model, log_det, num_samples=num_samples, common=True, max_batch=max_batch
+        )
         self.is_noisy, self.num_samples = self._samples.is_noisy, self._samples.num_samples
         self._dtype = tf.as_dtype(model.distribution.dtype)
         inputs = self._inputs()
