@@ -13,10 +13,11 @@ def vector_paths(tmp_path_factory):
     flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(8,))
     model = resflow.FlowModel(flow, [3])
     model.initialize(np.random.default_rng(0).normal(size=[64, 3]).astype("float32"))
-    noisy = {"log_det": resflow.logdet.AdaptiveRoulette(num_probes=2), "num_samples": 2, "max_batch": 3}
+    estimators = {"vectors": resflow.logdet.Exact(), "noisy": resflow.logdet.AdaptiveRoulette(num_probes=2)}
+    settings = {"num_samples": 2, "max_batch": 1000}  # at once, without a loop
     return {
-        name: resflow.serving.export(model, tmp_path_factory.mktemp(name), **settings)
-        for name, settings in {"vectors": {"log_det": resflow.logdet.Exact()}, "noisy": noisy}.items()
+        name: resflow.serving.export(model, tmp_path_factory.mktemp(name), log_det=log_det, **settings)
+        for name, log_det in estimators.items()
     }
 
 

@@ -77,7 +77,9 @@ class LikelihoodPlan:
         width = max(map(len, self.blocks), default=0)
         for name, block in self.blocks.items():
             kind, *settings = describe_estimator(block.log_det).items()
-            arguments = ", ".join(f"{key}={value}" for key, value in settings if key in ("num_probes", "rtol"))
+            arguments = ", ".join(
+                f"{key}={value}" for key, value in settings if key in ("probes", "num_probes", "rtol")
+            )
             lines.append(f"  {name:<{width}}  {kind[1]}({arguments}): {block.std:.3g} nats")
         return "\n".join(lines)
 

@@ -166,13 +166,18 @@ def _choices(name, block, x, seed, enough):
         compute = tf.function(lambda x: exact(block.branch, x)[1], autograph=False)
         compiled = compute.get_concrete_function(x)
         found.append(BlockPlan(exact, 0.0, min(_timed(compiled, x)[1] for _ in range(3)) / len(x)))
-    rtols = list(_RTOLS)
+    rtols, single = list(_RTOLS), math.inf
     estimates = {rtol: _series(block, logdet.AdaptiveRoulette(rtol, per_example=True)) for rtol in rtols}
     for num_probes in _numbers_of_probes(x):
         measured = []
         for rtol in rtols[:2]:
-            log_det = logdet.AdaptiveRoulette(rtol, num_probes=num_probes, per_example=True)
-            measured.append(BlockPlan(log_det, *_measured(estimates[rtol], x, num_probes, seed)))
+            std, seconds = _measured(estimates[rtol], x, num_probes, seed)
+            independent = single / math.sqrt(num_probes)  # the better ones in layers without places
+            probes = "colored" if std <= independent else "rademacher"
+            log_det = logdet.AdaptiveRoulette(rtol, probes=probes, num_probes=num_probes, per_example=True)
+            measured.append(BlockPlan(log_det, min(std, independent), seconds))
+        if num_probes == 1:
+            single = measured[-1].std
         found += measured
         if measured[-1].std < 0.9 * measured[0].std:
             rtols = rtols[1:]  # more probes show the noise of the roulette even more
