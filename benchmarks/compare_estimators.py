@@ -151,6 +151,7 @@ def _print(rows):
 
 def _draw(rows, name, path):
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -164,8 +165,9 @@ def _draw(rows, name, path):
         axis.plot(seconds[0] * more, errors[0] / np.sqrt(more), "--", color=line.get_color(), linewidth=0.8)
     axis.set(xscale="log", yscale="log", title=name)
     axis.set(xlabel="seconds per image", ylabel="standard deviation of log p(x), nats")
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        set_formatter("{x:g}")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
