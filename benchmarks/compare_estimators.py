@@ -41,17 +41,18 @@ _OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the results.")
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 64, "Images of the test split, in one batch.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 16, "Rounds.", lower_bound=2)
 _PROBES = flags.DEFINE_list("probes", ["1", "4", "9", "16", "36"], "Numbers of colored probes.")
+_STDERRS = flags.DEFINE_list("stderrs", ["3", "1", "0.3", "0.1"], "Standard errors, in nats, that are planned for.")
 _MAX_EXACT = flags.DEFINE_integer("max_exact", 256, "Dimensions up to which Exact is measured.", lower_bound=0)
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
 flags.mark_flags_as_required(["workdir", "output"])
 flags.register_validator("probes", lambda nums: all(n.isdigit() and int(n) for n in nums), "integers >= 1")
 
 _PUBLISHED, _BEFORE, _NOW = "published code", "20 terms, then roulette", "adaptive roulette, colored probes"
-_CERTIFIED, _EXACT = "adaptive series, certified", "exact"
+_CERTIFIED, _EXACT, _PLANNED = "adaptive series, certified", "exact", "planned for a standard error"
 
 
-def _estimators(run):
-    """A dict of (method, number of probes) to a `tf_resflow.logdet` estimator."""
+def _estimators(run, images):
+    """A dict of (method, number of probes) to what a model takes as `log_det`."""
     from tf_resflow import logdet, models
 
     model = run.model
@@ -59,7 +60,11 @@ def _estimators(run):
     before = {(_BEFORE, n): logdet.RussianRoulette(20, per_example=True, num_probes=n) for n in (1, 4)}
     now = {(_NOW, n): logdet.AdaptiveRoulette(num_probes=n) for n in map(int, _PROBES.value)}
     exact = {(_EXACT, model.num_dimensions): logdet.Exact()} if model.num_dimensions <= _MAX_EXACT.value else {}
-    return {**before, **now, (_CERTIFIED, 1): certified, **exact}
+    planned = {
+        (_PLANNED, stderr): models.plan_likelihood(model, images, float(stderr), num_samples=1)
+        for stderr in _STDERRS.value
+    }
+    return {**before, **now, (_CERTIFIED, 1): certified, **exact, **planned}
 
 
 def _ours(model, x, log_det):
@@ -134,7 +139,7 @@ def _measure():
     model, images = run.model, next(iter(dataset.eval_batches(run.config.eval.split, num, num)))
     x = model.prepare(images, tf.constant([0, 0]))
     draw = {(_PUBLISHED, 1): _published(run, x)} if _PUBLISHED_DIR.value else {}
-    draw |= {key: _ours(model, x, log_det) for key, log_det in _estimators(run).items()}
+    draw |= {key: _ours(model, x, log_det) for key, log_det in _estimators(run, images).items()}
     rounds = [{key: function() for key, function in draw.items()} for _ in range(1 + _REPEATS.value)][1:]
     return [_row(*key, [answers[key] for answers in rounds], model.log_num_cells) for key in draw]
 
@@ -146,11 +151,12 @@ def _print(rows):
         square = row["error"] ** 2 * row["seconds"]
         quotient = first / square if square else np.inf
         cells = f"{row['seconds']:11.5f}{row['mean']:11.3f}{row['error']:11.5f}{square**0.5:11.5f}{quotient:10.1f}"
-        print(f"{row['method']:34}{row['probes']:7}{cells}")
+        print(f"{row['method']:34}{row['probes']:>7}{cells}")
 
 
 def _draw(rows, name, path):
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -164,8 +170,9 @@ def _draw(rows, name, path):
         axis.plot(seconds[0] * more, errors[0] / np.sqrt(more), "--", color=line.get_color(), linewidth=0.8)
     axis.set(xscale="log", yscale="log", title=name)
     axis.set(xlabel="seconds per image", ylabel="standard deviation of log p(x), nats")
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        set_formatter("{x:g}")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)

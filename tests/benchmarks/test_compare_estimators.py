@@ -31,13 +31,14 @@ def untrained_run(path):
 def test_errors_and_times(call, tmp_path):
     workdir, output = tmp_path / "run", tmp_path / "estimators.json"
     untrained_run(workdir)
-    options = ["--num_examples=8", "--repeats=8", "--probes=1,25"]
+    options = ["--num_examples=8", "--repeats=8", "--probes=1,25", "--stderrs=0.2"]
     done = call(BENCHMARK, f"--workdir={workdir}", f"--output={output}", *options)
     assert done.code == 0, done.output
     rows = {(row["method"], row["probes"]): row for row in json.loads(output.read_text())}
     exact, one, many = (rows[key] for key in [("exact", 64), (NOW, 1), (NOW, 25)])
     assert exact["error"] == 0 < many["error"] < one["error"] / 10
     assert abs(many["mean"] - exact["mean"]) < 1e-2 and min(row["seconds"] for row in rows.values()) > 0
+    assert rows["planned for a standard error", "0.2"]["error"] < 0.5
     assert (tmp_path / "estimators.png").stat().st_size > 5000
 
 
