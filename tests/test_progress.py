@@ -1,19 +1,28 @@
 """A Ctrl-C that a library swallows is not lost."""
 
 import contextlib
-import threading
+import signal
 
 import pytest
 
 from tf_resflow import progress
 
 
-def test_an_interrupt_that_was_swallowed_is_repeated_at_the_next_item(monkeypatch):
-    monkeypatch.setattr(progress, "_INTERRUPTED", threading.Event())
+def moved_bar():
+    with progress.bar("items", 3) as bar:
+        for item in range(3):
+            yield item
+            bar.update()
+
+
+@pytest.mark.parametrize("items", [lambda: progress.track(range(3), "items"), moved_bar])
+def test_an_interrupt_that_was_swallowed_is_repeated_at_the_next_item(items):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     done = []
-    with pytest.raises(KeyboardInterrupt):
-        for item in progress.track(range(3), "items"):
+    with pytest.raises(KeyboardInterrupt), progress.repeated_interrupts():
+        for item in items():
             done.append(item)
             with contextlib.suppress(BaseException):  # as TFP's bare excepts
-                progress.interrupt(2, None)
-    assert done == [0]
+                signal.raise_signal(signal.SIGINT)
+    assert done == [0] and list(items()) == [0, 1, 2]
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler

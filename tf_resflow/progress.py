@@ -2,13 +2,14 @@
 
 import contextlib
 import contextvars
+import signal
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from tf_resflow.extras import extra
 
-__all__ = ["bar", "interrupt", "shown", "stage", "track"]
+__all__ = ["bar", "repeated_interrupts", "shown", "stage", "track"]
 
 _Item = TypeVar("_Item")
 _SHOWN = contextvars.ContextVar("shown", default=False)
@@ -25,11 +26,29 @@ def shown(is_shown: bool = True) -> Iterator[None]:
         _SHOWN.reset(token)
 
 
-def interrupt(signum: int, frame: Any) -> None:
-    """A handler of SIGINT that raises a KeyboardInterrupt, which the next item of `track` repeats.
+@contextlib.contextmanager
+def repeated_interrupts() -> Iterator[None]:
+    """Inside, the next item of `track` and the next move of a `bar` repeat the KeyboardInterrupt of a Ctrl-C.
 
-    TFP swallows the first one if it comes inside of its bare `except`s, as while a graph is traced.
+    TFP swallows one that comes inside of its bare `except`s, as while a graph is traced.
     """
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_ours:
+        signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        _INTERRUPTED.clear()
+
+
+def _repeat_interrupt():
+    if _INTERRUPTED.is_set():
+        raise KeyboardInterrupt
+
+
+def _interrupt(signum, frame):
     _INTERRUPTED.set()
     raise KeyboardInterrupt
 
@@ -43,14 +62,21 @@ def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Ite
       total: number of items, if the iterable has no length.
     """
     for item in _tqdm()(iterable, name, total, leave=False) if _SHOWN.get() else iterable:
-        if _INTERRUPTED.is_set():
-            raise KeyboardInterrupt
+        _repeat_interrupt()
         yield item
 
 
 def bar(name: str, total: int, initial: int = 0, *, unit: str = "step") -> Any:
     """A bar that the caller moves, a `tqdm.tqdm` that stays on the screen."""
-    return _tqdm()(desc=name, total=total, initial=initial, unit=unit, disable=not _SHOWN.get())
+    moved = _tqdm()(desc=name, total=total, initial=initial, unit=unit, disable=not _SHOWN.get())
+    update = moved.update
+
+    def checked(num=1):
+        _repeat_interrupt()
+        return update(num)
+
+    moved.update = checked
+    return moved
 
 
 @contextlib.contextmanager

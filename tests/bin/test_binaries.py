@@ -100,7 +100,7 @@ def test_plot_runs(trained, tmp_path):
 
 
 def test_export(trained, tmp_path):
-    arguments = [f"--workdir={trained[0]}", f"--export_dir={tmp_path}", "--num_samples=3", "--log_det=adaptive"]
+    arguments = [f"--workdir={trained[0]}", f"--export_dir={tmp_path}", "--num_samples=30", "--log_det=adaptive"]
     arguments += ["--max_batch=4", "--signatures=serving_default,sample"]
     done = run("export", *arguments)
     assert done.stdout.startswith(f"{tmp_path / '1'}: ")

@@ -5,7 +5,6 @@ import logging as std_logging
 import os
 import pathlib
 import re
-import signal
 import sys
 import tempfile
 import traceback
@@ -13,7 +12,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from tf_resflow.progress import interrupt
+from tf_resflow.progress import repeated_interrupts
 
 __all__ = ["check_stderr", "run"]
 
@@ -71,9 +70,8 @@ def run(
         sys.exit(f"Error: {error}")
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # the only ones in --help
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
-    app.run(lambda _: _guarded(main, check), flags_parser=_parse_flags)
+    with repeated_interrupts():
+        app.run(lambda _: _guarded(main, check), flags_parser=_parse_flags)
 
 
 def check_stderr(alternatives: list[str]) -> None:
