@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LogProbEstimate", "LogProbSamples", "mean_and_stderr"]
 
-_MEGABYTES = 500  # of values that a branch computes at once
+MEGABYTES = 500  # of values that a branch computes at once
 
 
 class LogProbEstimate(NamedTuple):
@@ -63,7 +63,7 @@ class LogProbSamples:
         num_samples: int | None = None,
         common: bool = False,
         max_batch: int | None = None,
-        megabytes: float = _MEGABYTES,
+        megabytes: float = MEGABYTES,
     ):
         if num_samples is None:
             num_samples = log_det.num_samples if isinstance(log_det, LikelihoodPlan) else 1
@@ -76,7 +76,7 @@ class LogProbSamples:
         blocks = bijectors.blocks_by_name(density)
         exact = all(isinstance(block.log_det, logdet.Exact) for block in blocks.values())
         self.is_noisy = model.levels is not None or not exact
-        at_once = max(1, int(megabytes * 2**20 // max(map(_bytes_per_row, blocks.values()), default=1)))
+        at_once = max(1, int(megabytes * 2**20 // max(map(_bytes_per_example, blocks.values()), default=1)))
         num_samples = num_samples if self.is_noisy else 1
         self._num_parts = math.ceil(num_samples / at_once)
         self._part_samples = math.ceil(num_samples / self._num_parts)
@@ -148,14 +148,17 @@ def _with_sets(log_det, num):
     return log_det.with_sets(num) if isinstance(log_det, logdet.LogDetEstimator) else log_det
 
 
-def _bytes_per_row(block):
-    """What a branch computes for a row of the flow's batch: all values of its graph that have a row."""
+def bytes_per_row(block: bijectors.ResidualBlock) -> int:
+    """What a branch computes for a row: all values of its graph that have one."""
     sizes = [size or 1 for size in block.event_shape]
     spec = tf.TensorSpec([None, *sizes], block.dtype)
     traced = tf.function(block.branch, autograph=False).get_concrete_function(spec)
     values = [value for operation in traced.graph.get_operations() for value in operation.outputs]
     rows = [value for value in values if value.shape.rank and value.shape[0] is None]
-    size = sum((value.shape[1:].num_elements() or 0) * value.dtype.size for value in rows)
-    log_det = block.log_det
-    num = log_det.num_rows(math.prod(sizes)) if isinstance(log_det, logdet.LogDetEstimator) else 1
-    return num * size
+    return sum((value.shape[1:].num_elements() or 0) * value.dtype.size for value in rows)
+
+
+def _bytes_per_example(block):
+    """The same for all rows at which its estimator evaluates it at once."""
+    log_det, size = block.log_det, math.prod(size or 1 for size in block.event_shape)
+    return bytes_per_row(block) * (log_det.num_rows(size) if isinstance(log_det, logdet.LogDetEstimator) else 1)

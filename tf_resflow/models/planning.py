@@ -1,5 +1,6 @@
 """The measurement behind a `LikelihoodPlan`."""
 
+import dataclasses
 import math
 import time
 import warnings
@@ -12,7 +13,7 @@ from tf_resflow import bijectors, logdet
 from tf_resflow.logdet.power_series import power_series_log_det
 from tf_resflow.logdet.probes import draw_probes
 from tf_resflow.models.likelihood_plan import BlockPlan, LikelihoodPlan
-from tf_resflow.models.log_prob_samples import LogProbSamples
+from tf_resflow.models.log_prob_samples import MEGABYTES, LogProbSamples, bytes_per_row
 from tf_resflow.progress import track
 from tf_resflow.typing import TensorLike
 
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_likelihood"]
 
-_EXAMPLES = 8  # of the measurement
-_DRAWS = 6  # of each estimate
+_EXAMPLES = 16  # of the measurement
+_DRAWS = 3  # of each estimate
+_MARGIN = 0.85  # of the standard error that is planned for: what was chosen looked better than it is
 _RTOLS = (1e-1, 1e-2, 1e-3)
-_MAX_PROBES = 256
-_MAX_EXACT_SIZE = 256  # coordinates of a block up to which `Exact` is tried
+_CHANCE = 0.1  # of terms after the exact ones: large enough for a short measurement to see their noise
+_MAX_PROBES = 512
+_MAX_EXACT_SIZE = 1024  # coordinates of a block up to which `Exact` is tried
 _MIN_SAMPLES = 4  # of noisy estimates, for a standard error with 3 degrees of freedom
 _MAX_SAMPLES = 10_000
 _SLOW = 0.9  # ratio of terms above which a series decays slowly
@@ -36,9 +39,10 @@ def plan_likelihood(
 ) -> LikelihoodPlan:
     """Chooses the number of samples and the estimators of a standard error, those that took the least time.
 
-    Each block is measured alone, on its inputs for the first 8 examples: the noise and the time of
-    `AdaptiveRoulette` with some numbers of colored probes and some `rtol`, and of `Exact` up to 256 coordinates. It
-    takes seconds to minutes. The times are of this machine, and another run may choose other probes.
+    Each block is measured alone, on its inputs for the first 16 examples: the noise and the time of
+    `AdaptiveRoulette` with some numbers of colored probes and some `rtol`, and of `Exact` up to 1,024 coordinates,
+    if it fits into memory. It takes seconds to minutes. The times are of this machine, and another run may choose
+    other probes.
 
     ```python
     import tf_resflow as resflow
@@ -82,10 +86,11 @@ def plan_likelihood(
     choices = {name: _choices(name, blocks[name], inputs[name], seed, enough) for name in names}
     best = {name: min(found, key=lambda choice: choice.std) for name, found in choices.items()}
     noise = _dequantization_std(model, x, best, seed)
+    aim = _MARGIN * stderr
     if num_samples is not None:
-        allowed = {num_samples: num_samples * stderr**2}
+        allowed = {num_samples: num_samples * aim**2}
     else:
-        allowed = {num: num * stderr**2 - noise**2 for num in _numbers_of_samples(noise, stderr)}
+        allowed = {num: num * aim**2 - noise**2 for num in _numbers_of_samples(noise, aim)}
         if not noise:
             allowed[1] = 0.0  # a single sample has no standard error but 0
     plans = [_cheapest(choices, *item) for item in allowed.items()]
@@ -161,20 +166,22 @@ def _choices(name, block, x, seed, enough):
     size = x.shape[1:].num_elements()
     _warn_of_slow_decay(name, block, x, seed)
     found = []
-    if size <= _MAX_EXACT_SIZE:
-        exact = logdet.Exact()
+    rows = MEGABYTES * 2**20 // (size * bytes_per_row(block))
+    if size <= _MAX_EXACT_SIZE and rows:
+        exact, few = logdet.Exact(), x[:rows]
         compute = tf.function(lambda x: exact(block.branch, x)[1], autograph=False)
-        compiled = compute.get_concrete_function(x)
-        found.append(BlockPlan(exact, 0.0, min(_timed(compiled, x)[1] for _ in range(3)) / len(x)))
+        compiled = compute.get_concrete_function(few)
+        found.append(BlockPlan(exact, 0.0, min(_timed(compiled, few)[1] for _ in range(3)) / len(few)))
     rtols, single = list(_RTOLS), math.inf
-    estimates = {rtol: _series(block, logdet.AdaptiveRoulette(rtol, per_example=True)) for rtol in rtols}
+    roulettes = {rtol: logdet.AdaptiveRoulette(rtol, per_example=True, chance=_CHANCE) for rtol in rtols}
+    estimates = {rtol: _series(block, roulette) for rtol, roulette in roulettes.items()}
     for num_probes in _numbers_of_probes(x):
         measured = []
         for rtol in rtols[:2]:
             std, seconds = _measured(estimates[rtol], x, num_probes, seed)
             independent = single / math.sqrt(num_probes)  # the better ones in layers without places
             probes = "colored" if std <= independent else "rademacher"
-            log_det = logdet.AdaptiveRoulette(rtol, probes=probes, num_probes=num_probes, per_example=True)
+            log_det = dataclasses.replace(roulettes[rtol], probes=probes, num_probes=num_probes)
             measured.append(BlockPlan(log_det, min(std, independent), seconds))
         if num_probes == 1:
             single = measured[-1].std
@@ -190,7 +197,7 @@ def _numbers_of_probes(x):
     """Powers of 2; of images, those for each channel that keep pixels of a color 1, 2, ... 5 apart."""
     size, channels = x.shape[1:].num_elements(), x.shape[-1]
     is_image = x.shape.rank > 2
-    numbers = {1, *(k * channels for k in (1, 4, 5, 9, 16, 25))} if is_image else {2**k for k in range(8)}
+    numbers = {1, *(k * channels for k in (1, 4, 5, 9, 16, 25))} if is_image else {2**k for k in range(10)}
     return sorted(number for number in numbers if number <= min(size, _MAX_PROBES))
 
 
@@ -229,7 +236,7 @@ def _dequantization_std(model, x, best, seed):
     if model.levels is None:
         return 0.0
     log_det = {name: choice.log_det for name, choice in best.items()}
-    samples = LogProbSamples(model, log_det, num_samples=_DRAWS)
+    samples = LogProbSamples(model, log_det, num_samples=2 * _DRAWS)
     draw = tf.function(samples, autograph=False).get_concrete_function(x, seed)
     values = draw(x).numpy().astype(np.float64)
     blocks = sum(choice.std**2 for choice in best.values())
