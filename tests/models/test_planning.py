@@ -49,6 +49,8 @@ def test_exact_log_determinants_of_continuous_data_need_one_sample():
     log_prob, stderr = model.estimate_log_prob(x, stderr=1e-4)
     np.testing.assert_allclose(log_prob, model.log_prob(x, log_det=resflow.logdet.Exact()), rtol=1e-5)
     np.testing.assert_array_equal(stderr, np.zeros(4))
+    with pytest.raises(ValueError, match="x holds NaN or infinite values"):
+        resflow.models.plan_likelihood(model, np.full([2, 3], np.nan, np.float32), 1e-4)
     plan = resflow.models.plan_likelihood(model, x, 1e-4)
     np.testing.assert_array_equal(model.log_prob(x, log_det=plan), log_prob)
 

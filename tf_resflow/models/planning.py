@@ -67,7 +67,8 @@ def plan_likelihood(
       A `LikelihoodPlan`.
 
     Raises:
-      ValueError: if `stderr` is not positive, below the rounding of the model's type, or beyond 10,000 samples.
+      ValueError: if `stderr` is not positive, below the rounding of the model's type, or beyond 10,000 samples; or
+        if x is not finite.
 
     Warns:
       UserWarning: if the series of a block decays slowly.
@@ -79,6 +80,8 @@ def plan_likelihood(
     x = tf.convert_to_tensor(x)[:_EXAMPLES]
     blocks = bijectors.blocks_by_name(model.flow)
     prepared = model.prepare(x, tf.constant([seed, 0]))
+    if not bool(tf.reduce_all(tf.math.is_finite(prepared))):
+        raise ValueError("x holds NaN or infinite values: plan for examples like those to come.")
     _check_rounding(model, prepared, stderr)
     inputs = bijectors.block_inputs(model.flow, prepared)
     enough = 0.5 * stderr / math.sqrt(max(1, len(blocks)))
@@ -99,8 +102,8 @@ def plan_likelihood(
         blocks_noise, most = math.sqrt(_variance(best)), num_samples or _MAX_SAMPLES
         least = math.hypot(0.0 if num_samples else noise, blocks_noise) / math.sqrt(most)
         raise ValueError(
-            f"stderr={stderr:.3g} takes more than {most} samples, which reach about {least:.2g} nats: one has a "
-            f"noise of {noise:.2g} nats by the dequantization and {blocks_noise:.2g} by the blocks. Ask for more."
+            f"stderr={stderr:.3g} nats takes more than {most} samples, which reach about {least:.2g} nats: one has "
+            f"a noise of {noise:.2g} nats by the dequantization and {blocks_noise:.2g} by the blocks. Ask for more."
         )
     num, chosen = min(found, key=_seconds)
     return LikelihoodPlan(
@@ -119,8 +122,8 @@ def _check_rounding(model, x, stderr):
     rounding = 4 * np.finfo(dtype.as_numpy_dtype).eps * float(terms)
     if stderr < rounding:
         raise ValueError(
-            f"stderr={stderr:.3g} is below the rounding of {dtype.name}: about {rounding:.2g} nats can be reached "
-            "with this model. Ask for more, or build the flow in float64."
+            f"stderr={stderr:.3g} nats is below the rounding of {dtype.name}: about {rounding:.2g} nats can be "
+            "reached with this model. Ask for more, or build the flow in float64."
         )
 
 

@@ -60,7 +60,7 @@ def _row(name, *cells):
 
 def _plan(plan):
     kinds = collections.Counter(
-        f"{block['type']}, {block.get('num_probes', 1)} probes" if block["type"] != "Exact" else "Exact"
+        f"{block['type']}, probes: {block['num_probes']}" if "num_probes" in block else block["type"]
         for block in plan["blocks"].values()
     )
     yield _row("samples of an example", f"{plan['num_samples']:,}")
