@@ -99,8 +99,10 @@ def _guarded(main, check=lambda: None):
             raise
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
-        print("\nInterrupted. Files are complete or were not written.", file=sys.stderr)
-        return 130
+        pass
+    # The exception is gone, and with it the frames that held progress bars, which clear their line at the end.
+    print("\nInterrupted. Files are complete or were not written.", file=sys.stderr)
+    return 130
 
 
 def _is_raised_here(error: Exception) -> bool:
