@@ -6,18 +6,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.bijectors.networks import bounded_norm
-from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.progress import track
 
-__all__ = ["blocks_by_name", "certified_bounds", "uncertified_blocks"]
-
-
-def blocks_by_name(flow: tf.Module) -> dict[str, ResidualBlock]:
-    """The residual blocks of a flow by name; blocks of one name are numbered."""
-    return {name: part for name, part in parts_by_name(flow).items() if isinstance(part, ResidualBlock)}
+__all__ = ["certified_bounds", "uncertified_blocks"]
 
 
 def uncertified_blocks(flow: tf.Module) -> dict[str, str]:

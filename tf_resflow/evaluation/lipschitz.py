@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.base import lipschitz_constants
-from tf_resflow.bijectors.certified_bounds import blocks_by_name, certified_bounds, uncertified_blocks
+from tf_resflow.bijectors.certified_bounds import certified_bounds, uncertified_blocks
 from tf_resflow.bijectors.flow import parts_by_name
+from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.progress import track
 
 __all__ = ["lipschitz_bounds", "lipschitz_certificate", "uncertified_blocks"]

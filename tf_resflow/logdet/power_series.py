@@ -98,7 +98,8 @@ def power_series_log_det(
     def tile(tensor):
         if num_probes == 1:
             return tensor
-        return tf.concat([tensor] * num_probes, 0)  # TFLite loses a tile
+        rows = tf.tile(tf.range(tf.shape(tensor)[0]), [num_probes])
+        return tf.gather(tensor, rows)  # TFLite loses a tile of the tensor itself
 
     def mean_over_probes(rows):
         return rows if num_probes == 1 else tf.reduce_mean(tf.reshape(rows, [num_probes, -1]), 0)
