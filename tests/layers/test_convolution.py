@@ -70,8 +70,8 @@ def test_sums_in_low_precision_are_tensorflows(dtype):
     assert not is_a_product(*operands("few outputs", dtype))
 
 
-@pytest.mark.parametrize("case", ["few outputs", "few inputs"])
-def test_from_and_to_few_channels_it_is_a_product(case):
+@pytest.mark.parametrize("case", ["few outputs", "few inputs", "one tap"])
+def test_from_and_to_few_channels_and_of_one_tap_it_is_a_product(case):
     assert is_a_product(*operands(case, tf.float32))
 
 

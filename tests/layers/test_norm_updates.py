@@ -138,6 +138,28 @@ def test_a_function_traced_within_does_not_keep_the_kernels():
     np.testing.assert_allclose(function(x), branch(x), rtol=1e-6)
 
 
+def test_frozen_kernels_stay_in_a_function_and_nowhere_else():
+    branch, x = chain(), tf.constant([[0.3, -0.7]])
+    kernel, before = branch.layers[0].kernel, branch(x)
+    with layers.frozen_kernels(branch) as copies:
+        function = tf.function(branch).get_concrete_function(x)
+        np.testing.assert_allclose(branch(x), before, rtol=1e-6)
+    read = {id(handle) for handle in function.captured_inputs}
+    assert all(id(copy.handle) in read for copy in copies)
+    assert id(kernel.value.handle) not in read
+    kernel.assign(kernel * [[1.0], [0.01]])
+    np.testing.assert_allclose(function(x), before, rtol=1e-6)
+    assert np.abs(branch(x) - before).max() > 1e-3
+
+
+def test_the_bound_of_a_frozen_kernel():
+    branch = chain()
+    bound = layers.lipschitz_constant(branch, certified=True)
+    with layers.frozen_kernels(branch):
+        branch.layers[0].kernel.assign(tf.zeros_like(branch.layers[0].kernel))
+        np.testing.assert_allclose(layers.lipschitz_constant(branch, certified=True), bound, rtol=1e-6)
+
+
 def test_an_inner_function_of_an_outer_one():
     branch, x = chain(), tf.constant([[0.3, -0.7]])
     inner = tf.function(branch)

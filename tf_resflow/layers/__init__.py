@@ -12,6 +12,7 @@ from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 from tf_resflow.layers.norm_updates import (
     converge_norms,
+    frozen_kernels,
     learned_orders,
     lipschitz_layers,
     mean_norm,
@@ -33,6 +34,7 @@ __all__ = [
     "LipschitzLayer",
     "MaxMin",
     "converge_norms",
+    "frozen_kernels",
     "fused_kernels",
     "learned_orders",
     "lipschitz_constant",

@@ -2,7 +2,7 @@
 
 import contextvars
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -14,8 +14,9 @@ from tf_resflow.private_api import is_reachable
 
 __all__ = ["LipschitzLayer"]
 
-# The kernels of `scaled_kernels`, by the id of their layer, and whether `stored_norms` is in force.
-_SCALED: contextvars.ContextVar[dict[int, tf.Tensor] | None] = contextvars.ContextVar("scaled", default=None)
+# What `scaled_kernels` and `frozen_kernels` hold, by the id of its layer, and whether `stored_norms` is in force.
+_Held: TypeAlias = dict[int, tf.Tensor | tf.Variable]
+_SCALED: contextvars.ContextVar[_Held | None] = contextvars.ContextVar("scaled", default=None)
 _STORED = contextvars.ContextVar("stored", default=False)
 _NUM_STARTS = 4
 _AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
@@ -212,7 +213,7 @@ class LipschitzLayer(keras.layers.Layer):
 
         It holds for the kernel as applied: scaled, and rounded to the compute dtype.
         """
-        kernel = self._as_operand(tf.cast(self._fresh_kernel(), tf.float64))
+        kernel = self._as_operand(tf.cast(self._applied_kernel(), tf.float64))
         return self._norm(kernel, self._fixed_orders).bound()
 
     def scaled_kernel(self) -> tf.Tensor:
@@ -225,8 +226,10 @@ class LipschitzLayer(keras.layers.Layer):
         return tf.cast(self.scaled_kernel(), self.compute_dtype)
 
     def _applied_kernel(self):
-        """The kernel that a call applies: the one that `scaled_kernels` holds, if it is reachable from here."""
+        """The kernel that a call applies: the one that is held for this layer, if it is reachable from here."""
         held = (_SCALED.get() or {}).get(id(self))
+        if isinstance(held, tf.Variable):
+            return held.read_value()
         return held if held is not None and is_reachable(held) else self._fresh_kernel()
 
     def get_config(self) -> dict[str, Any]:

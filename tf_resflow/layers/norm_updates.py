@@ -13,6 +13,7 @@ from tf_resflow.private_api import sublayers
 
 __all__ = [
     "converge_norms",
+    "frozen_kernels",
     "learned_orders",
     "lipschitz_layers",
     "mean_norm",
@@ -118,9 +119,8 @@ def converge_norms(obj: Any) -> None:
 def stored_norms() -> Iterator[None]:
     """A context in which Lipschitz layers take their stored vectors without a check.
 
-    For a training step that calls `update_norms` after each change of the kernels, and for an export: it saves a
-    product and some nodes of the graph for each layer. It holds in the current thread, while a `tf.function` is
-    traced.
+    For a training step that calls `update_norms` after each change of the kernels: it saves a product and some
+    nodes of the graph for each layer. It holds in the current thread, while a `tf.function` is traced.
     """
     token = _STORED.set(True)
     try:
@@ -156,6 +156,34 @@ def scaled_kernels(obj: Any) -> Iterator[None]:
     token = _SCALED.set({**(_SCALED.get() or {}), **scaled})
     try:
         yield
+    finally:
+        _SCALED.reset(token)
+
+
+@contextlib.contextmanager
+def frozen_kernels(obj: Any) -> Iterator[list[tf.Variable]]:
+    """A context in which every Lipschitz layer of `obj` applies a copy of its kernel, scaled on entry and for good.
+
+    For an export: graphs that are traced within it, in the current thread, compute no norms. Gradients do not reach
+    the kernels, and later changes of these do not change the copies.
+
+    Args:
+      obj: see `lipschitz_layers`.
+
+    Yields:
+      The variables that hold the copies.
+
+    Raises:
+      ValueError: if a layer is not built.
+    """
+    layers = lipschitz_layers(obj)
+    copies = [
+        tf.Variable(layer._applied_kernel(), trainable=False, name=f"{layer.name}/kernel") for layer in layers
+    ]
+    held = dict(zip(map(id, layers), copies, strict=True))
+    token = _SCALED.set({**(_SCALED.get() or {}), **held})
+    try:
+        yield copies
     finally:
         _SCALED.reset(token)
 

@@ -419,12 +419,16 @@ class Exact(LogDetEstimator):
         g, conditions = _as_function(branch, conditional_input, x.dtype)
         size, rows = x.shape[1:].num_elements(), tf.shape(x)[0]
         x, *conditions = map(_at_least_one_row, [x, *conditions])
-        flat = tf.reshape(x, [-1, size])
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(flat)
-            gx = g(tf.reshape(flat, [-1, *x.shape[1:]]), *conditions)
-            flat_gx = tf.reshape(gx, [-1, size])
-        jacobian = tape.batch_jacobian(flat_gx, flat, unconnected_gradients="zero")
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            gx = g(x, *conditions)
+
+        def row(unit):
+            """A row of every Jacobian, `[batch, size]`."""
+            upstream = tf.zeros_like(gx) + tf.reshape(unit, x.shape[1:])
+            return tf.reshape(tape.gradient(gx, x, upstream, unconnected_gradients="zero"), [-1, size])
+
+        jacobian = tf.transpose(tf.vectorized_map(row, tf.eye(size, dtype=gx.dtype)), [1, 0, 2])
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
         log_det = _log_abs_det(tf.eye(size, dtype=jacobian.dtype) + jacobian)
         return (x + gx)[:rows], tf.cast(log_det, x.dtype)[:rows]

@@ -84,10 +84,10 @@ def export(
 ) -> pathlib.Path:
     """Writes a model to `export_dir/version/`, as TensorFlow Serving expects it.
 
-    The norms of the model's layers are brought up to date first. The folder appears in one piece: a server that
-    watches `export_dir` never sees half of it. It has the SavedModel; warm-up requests, in `assets.extra/`, if the
-    package tensorflow-serving-api is installed; the signatures as README.md and signatures.json; MODEL_CARD.md. The
-    remains of killed exports in `export_dir` are removed.
+    The norms of the model's layers are brought up to date first, and its kernels are scaled once and for all. The
+    folder appears in one piece: a server that watches `export_dir` never sees half of it. It has the SavedModel;
+    warm-up requests, in `assets.extra/`, if the package tensorflow-serving-api is installed; the signatures as
+    README.md and signatures.json; MODEL_CARD.md. The remains of killed exports in `export_dir` are removed.
 
     ```python
     import pathlib, tempfile
@@ -130,8 +130,8 @@ def export(
     layers.converge_norms(model.flow)
     with unwritable_told(parent), scratch(parent) as folder:
         path = folder / "model"
-        with layers.stored_norms():
-            write_saved_model(signatures, model.weights, path)
+        with layers.frozen_kernels(model.flow) as kernels:
+            write_saved_model(signatures, [*kernels, *(weight.value for weight in model.weights)], path)
         write_warmup(signatures.inputs, path, signatures.max_batch)
         description = describe(signatures, read_signatures(path), measured)
         texts = {

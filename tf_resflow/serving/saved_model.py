@@ -13,19 +13,19 @@ from tf_resflow.serving.signatures import Signatures
 __all__ = ["read_signatures", "write_saved_model"]
 
 
-def write_saved_model(signatures: Signatures, weights: Iterable[Any], path: pathlib.Path) -> None:
-    """Writes a SavedModel that needs TensorFlow alone, with the weights that its signatures read.
+def write_saved_model(signatures: Signatures, variables: Iterable[tf.Variable], path: pathlib.Path) -> None:
+    """Writes a SavedModel that needs TensorFlow alone, with the variables that its signatures read.
 
     Args:
       signatures: `Signatures`.
-      weights: the Keras variables of the model.
+      variables: those of the model.
       path: directory to write to, a `pathlib.Path`.
     """
     functions = signatures.functions()
     traces = [function.get_concrete_function() for function in functions.values()]
     read = {id(handle) for trace in traces for handle in trace.captured_inputs}
     module = tf.Module()
-    module.weights = [weight.value for weight in weights if id(weight.value.handle) in read]
+    module.weights = [variable for variable in variables if id(variable.handle) in read]
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with _quiet():
         tf.saved_model.save(module, str(path), signatures=functions, options=options)
