@@ -15,7 +15,7 @@ from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.logdet.power_series import Terms, power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
-from tf_resflow.private_api import is_xla
+from tf_resflow.private_api import is_xla, silence_retracing
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.typing import Seed
 
@@ -424,7 +424,13 @@ class Exact(LogDetEstimator):
             tape.watch(flat)
             gx = g(tf.reshape(flat, [-1, *x.shape[1:]]), *conditions)
             flat_gx = tf.reshape(gx, [-1, size])
-        jacobian = tape.batch_jacobian(flat_gx, flat, unconnected_gradients="zero")
+
+        def batch_jacobian():
+            return tape.batch_jacobian(flat_gx, flat, unconnected_gradients="zero")
+
+        if tf.executing_eagerly():  # it is traced at each call, of which TensorFlow would warn
+            batch_jacobian = silence_retracing(tf.function(batch_jacobian, autograph=False))
+        jacobian = batch_jacobian()
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
         log_det = _log_abs_det(tf.eye(size, dtype=jacobian.dtype) + jacobian)
         return (x + gx)[:rows], tf.cast(log_det, x.dtype)[:rows]
