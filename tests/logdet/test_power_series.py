@@ -1,6 +1,7 @@
 """The fused operation and its estimators against dense linear algebra, in float64."""
 
 import itertools
+import logging
 
 import keras
 import numpy as np
@@ -295,6 +296,13 @@ def test_exact_has_second_derivatives():
     np.testing.assert_allclose(first, -a * s / (1 + a * c), rtol=1e-12)
     expected = (-a * c * (1 + a * c) - (a * s) ** 2) / (1 + a * c) ** 2
     np.testing.assert_allclose(second, expected, rtol=1e-12)
+
+
+def test_exact_does_not_warn_of_retracing(caplog):
+    with caplog.at_level(logging.WARNING, "tensorflow"):
+        for _ in range(8):
+            resflow.logdet.Exact()(lambda x: 0.5 * tf.sin(x), tf.ones([1, 2]))
+    assert "retracing" not in caplog.text
 
 
 def test_adaptive_series_keeps_its_tolerance(branch, data):

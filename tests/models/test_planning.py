@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow import bijectors
 from tf_resflow.models import planning
 
 
@@ -23,7 +24,7 @@ def x():
 
 
 def test_a_plan_reaches_its_standard_error(model, x, monkeypatch):
-    """30 repetitions of 40 new examples, over 1,000 degrees of freedom; the plan measured 40 of each block."""
+    """30 repetitions of 40 new examples, over 1,000 degrees of freedom; the plan measured 128 of each block."""
     monkeypatch.setattr(planning, "_MAX_EXACT_SIZE", 0)
     plan = resflow.models.plan_likelihood(model, x[:8], 0.2)
     assert plan.expected_stderr <= 0.2 and plan.num_samples >= 4 and plan.dequantization_std > 0
@@ -36,6 +37,20 @@ def test_a_plan_reaches_its_standard_error(model, x, monkeypatch):
     np.testing.assert_allclose(measured, reached, rtol=0.2)
     assert json.loads(json.dumps(plan.as_dict()))["num_samples"] == plan.num_samples
     assert str(plan).count("AdaptiveRoulette") == len(plan.blocks)
+
+
+@pytest.mark.parametrize("num_probes", [1, 5, 9])
+def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x, num_probes):
+    """128 pairs of rows, against 60 repetitions for 40 examples: 4 standard errors are 25 % of the noise."""
+    inputs = bijectors.block_inputs(model.flow, model.prepare(x, [0, 0]))
+    name = next(iter(inputs))
+    block = bijectors.blocks_by_name(model.flow)[name]
+    draws = [planning._draw(inputs[name], 128, num_probes, 1, draw) for draw in range(2)]
+    std, _ = planning._measured(planning._series(block), draws, num_probes, 0.01)
+    estimator = resflow.logdet.AdaptiveRoulette(0.01, per_example=True, chance=0.1, num_probes=num_probes)
+    repeat = tf.function(lambda seed: estimator(block.branch, inputs[name], seed=seed)[1], autograph=False)
+    values = [repeat(tf.constant([2, seed])).numpy() for seed in range(60)]
+    np.testing.assert_allclose(std, np.var(values, axis=0, ddof=1).mean() ** 0.5, rtol=0.25)
 
 
 def test_a_number_of_samples_leaves_the_noise_of_the_dequantization(model, x):

@@ -15,7 +15,7 @@ from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.logdet.power_series import Terms, power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
-from tf_resflow.private_api import is_xla
+from tf_resflow.private_api import is_xla, silence_retracing
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.typing import Seed
 
@@ -428,7 +428,12 @@ class Exact(LogDetEstimator):
             upstream = tf.zeros_like(gx) + tf.reshape(unit, x.shape[1:])
             return tf.reshape(tape.gradient(gx, x, upstream, unconnected_gradients="zero"), [-1, size])
 
-        jacobian = tf.transpose(tf.vectorized_map(row, tf.eye(size, dtype=gx.dtype)), [1, 0, 2])
+        def rows_of(units):
+            return tf.transpose(tf.vectorized_map(row, units), [1, 0, 2])
+
+        if tf.executing_eagerly():  # it is traced at each call, of which TensorFlow would warn
+            rows_of = silence_retracing(tf.function(rows_of, autograph=False))
+        jacobian = rows_of(tf.eye(size, dtype=gx.dtype))
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
         log_det = _log_abs_det(tf.eye(size, dtype=jacobian.dtype) + jacobian)
         return (x + gx)[:rows], tf.cast(log_det, x.dtype)[:rows]

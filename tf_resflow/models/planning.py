@@ -11,10 +11,11 @@ import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
 from tf_resflow.logdet.power_series import power_series_log_det
-from tf_resflow.logdet.probes import draw_probes
+from tf_resflow.logdet.probes import coloring, draw_probes
 from tf_resflow.models.likelihood_plan import BlockPlan, LikelihoodPlan
-from tf_resflow.models.log_prob_samples import MEGABYTES, LogProbSamples, bytes_per_row
+from tf_resflow.models.log_prob_samples import MEGABYTES, bytes_per_row
 from tf_resflow.progress import track
+from tf_resflow.seeds import random_integers, split_seed
 from tf_resflow.typing import TensorLike
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["plan_likelihood"]
 
 _EXAMPLES = 16  # of the measurement
-_DRAWS = 3  # of each estimate
+_DRAWS = 8  # of the dequantization of each
+_ROWS = 128  # at which a block is measured at once, at most
 _MARGIN = 0.85  # of the standard error that is planned for: what was chosen looked better than it is
 _RTOLS = (1e-1, 1e-2, 1e-3)
 _CHANCE = 0.1  # of terms after the exact ones: large enough for a short measurement to see their noise
@@ -40,9 +42,9 @@ def plan_likelihood(
     """Chooses the number of samples and the estimators of a standard error, those that took the least time.
 
     Each block is measured alone, on its inputs for the first 16 examples: the noise and the time of
-    `AdaptiveRoulette` with some numbers of colored probes and some `rtol`, and of `Exact` up to 1,024 coordinates,
-    if it fits into memory. It takes seconds to minutes. The times are of this machine, and another run may choose
-    other probes.
+    `AdaptiveRoulette` with more and more colored probes and some `rtol`, until less noise would not pay; and the
+    time of `Exact` up to 1,024 coordinates, if it fits into memory. Of many probes a few are drawn, so that it
+    takes seconds. The times are of this machine, and another run may choose other probes.
 
     ```python
     import tf_resflow as resflow
@@ -78,17 +80,15 @@ def plan_likelihood(
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     x = tf.convert_to_tensor(x)[:_EXAMPLES]
-    blocks = bijectors.blocks_by_name(model.flow)
     prepared = model.prepare(x, tf.constant([seed, 0]))
     if not bool(tf.reduce_all(tf.math.is_finite(prepared))):
         raise ValueError("x holds NaN or infinite values: plan for examples like those to come.")
     _check_rounding(model, prepared, stderr)
-    inputs = bijectors.block_inputs(model.flow, prepared)
-    enough = 0.5 * stderr / math.sqrt(max(1, len(blocks)))
-    names = track(blocks, "noise of the blocks")
-    choices = {name: _choices(name, blocks[name], inputs[name], seed, enough) for name in names}
-    best = {name: min(found, key=lambda choice: choice.std) for name, found in choices.items()}
-    noise = _dequantization_std(model, x, best, seed)
+    blocks = bijectors.blocks_by_name(model.flow)
+    most_rows = {name: MEGABYTES * 2**20 // bytes_per_row(block) for name, block in blocks.items()}
+    noise = _dequantization_std(model, x, seed, max(1, min(most_rows.values(), default=_ROWS)))
+    useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, 0.0 if num_samples else noise)
+    choices = _choices_by_block(model, prepared, most_rows, useful, seed)
     aim = _MARGIN * stderr
     if num_samples is not None:
         allowed = {num_samples: num_samples * aim**2}
@@ -99,6 +99,7 @@ def plan_likelihood(
     plans = [_cheapest(choices, *item) for item in allowed.items()]
     found = [plan for plan in plans if plan]
     if not found:
+        best = {name: min(found, key=lambda choice: choice.std) for name, found in choices.items()}
         blocks_noise, most = math.sqrt(_variance(best)), num_samples or _MAX_SAMPLES
         least = math.hypot(0.0 if num_samples else noise, blocks_noise) / math.sqrt(most)
         raise ValueError(
@@ -164,31 +165,63 @@ def _cheapest(choices, num_samples, allowed):
     return num_samples, chosen
 
 
-def _choices(name, block, x, seed, enough):
-    """The `BlockPlan`s of a block that were measured, until one has no more noise than `enough`."""
+def _dequantization_std(model, x, seed, num_rows):
+    """The noise of the dequantization in nats, from estimates with the same probes and numbers of terms.
+
+    Their own noise nearly cancels; what is left makes that of the dequantization look somewhat larger.
+    """
+    if model.levels is None:
+        return 0.0
+    density = model.density(_roulette(_RTOLS[1], 1, probe_sets=1))
+    rows = model.prepare(tf.concat([x] * _DRAWS, 0), tf.constant([seed, 1]))
+    parts = [rows[start : start + num_rows] for start in range(0, len(rows), num_rows)]
+    values = tf.concat([model.log_prob_under(density, part, tf.constant([seed, 2])) for part in parts], 0)
+    draws = np.reshape(values, [_DRAWS, -1]).astype(np.float64)
+    return math.sqrt(np.var(draws, axis=0, ddof=1).mean())
+
+
+def _choices_by_block(model, x, most_rows, useful, seed):
+    """A dict of the name of each block to its `BlockPlan`s; less noise than `useful` of all blocks never pays."""
+    blocks, inputs = bijectors.blocks_by_name(model.flow), bijectors.block_inputs(model.flow, x)
+    enough = useful / math.sqrt(max(1, len(blocks)))
+    exact, choices = {}, {}
+    for name in track(blocks, "noise of the blocks"):
+        block, x, most = blocks[name], inputs[name], most_rows[name]
+        _warn_of_slow_decay(name, block, x, seed)
+        kind = (*x.shape, most)  # blocks that are alike take the same time
+        if kind not in exact:
+            exact[kind] = _exact(block, x, most)
+        num_rows = 2 * max(1, min(_ROWS, most) // 2)
+        choices[name] = exact[kind] + _estimates(block, x, num_rows, enough, seed)
+    return choices
+
+
+def _exact(block, x, most_rows):
+    """The `BlockPlan` of `Exact`, in a list that is empty if its rows do not fit into memory."""
     size = x.shape[1:].num_elements()
-    _warn_of_slow_decay(name, block, x, seed)
-    found = []
-    rows = MEGABYTES * 2**20 // (size * bytes_per_row(block))
-    if size <= _MAX_EXACT_SIZE and rows:
-        exact, few = logdet.Exact(), x[:rows]
-        compute = tf.function(lambda x: exact(block.branch, x)[1], autograph=False)
-        compiled = compute.get_concrete_function(few)
-        found.append(BlockPlan(exact, 0.0, min(_timed(compiled, few)[1] for _ in range(3)) / len(few)))
-    rtols, single = list(_RTOLS), math.inf
-    roulettes = {rtol: logdet.AdaptiveRoulette(rtol, per_example=True, chance=_CHANCE) for rtol in rtols}
-    estimates = {rtol: _series(block, roulette) for rtol, roulette in roulettes.items()}
+    few = x[: most_rows // size]
+    if size > _MAX_EXACT_SIZE or not len(few):
+        return []
+    exact = logdet.Exact()
+    compute = tf.function(lambda x: exact(block.branch, x)[1], autograph=False).get_concrete_function(few)
+    return [BlockPlan(exact, 0.0, min(_timed(compute, few)[1] for _ in range(3)) / len(few))]
+
+
+def _estimates(block, x, num_rows, enough, seed):
+    """The `BlockPlan`s of a series that were measured, until one has no more noise than `enough`."""
+    estimate, rtols, found, single = _series(block), list(_RTOLS), [], math.inf
     for num_probes in _numbers_of_probes(x):
+        draws = [_draw(x, num_rows, num_probes, seed, draw) for draw in range(2)]
         measured = []
         for rtol in rtols[:2]:
-            std, seconds = _measured(estimates[rtol], x, num_probes, seed)
+            std, seconds = _measured(estimate, draws, num_probes, rtol)
             independent = single / math.sqrt(num_probes)  # the better ones in layers without places
             probes = "colored" if std <= independent else "rademacher"
-            log_det = dataclasses.replace(roulettes[rtol], probes=probes, num_probes=num_probes)
-            measured.append(BlockPlan(log_det, min(std, independent), seconds))
+            measured.append(BlockPlan(_roulette(rtol, num_probes, probes=probes), min(std, independent), seconds))
+        found += measured
         if num_probes == 1:
             single = measured[-1].std
-        found += measured
+            found += [_independent(choice, num) for choice in measured for num in _few_probes(x)]
         if measured[-1].std < 0.9 * measured[0].std:
             rtols = rtols[1:]  # more probes show the noise of the roulette even more
         if measured[-1].std <= enough:
@@ -204,46 +237,61 @@ def _numbers_of_probes(x):
     return sorted(number for number in numbers if number <= min(size, _MAX_PROBES))
 
 
-def _series(block, estimator):
-    """The estimate of each row from its own probe, traced once for all numbers of rows."""
-    dtype = block.dtype
-    spec = tf.TensorSpec([None, *block.event_shape], dtype)
+def _few_probes(x):
+    """Numbers of probes of images that are too few for colors."""
+    return [2**k for k in range(1, 10) if 2**k < x.shape[-1]] if x.shape.rank > 2 else []
 
-    def estimate(x, v, seed):
-        terms = estimator.terms(block.branch, v, seed)
+
+def _independent(choice, num):
+    """The `BlockPlan` of several probes, from that of one."""
+    log_det = dataclasses.replace(choice.log_det, probes="rademacher", num_probes=num)
+    return BlockPlan(log_det, choice.std / math.sqrt(num), choice.seconds * num)
+
+
+def _roulette(rtol, num_probes, **kwargs):
+    return logdet.AdaptiveRoulette(rtol, per_example=True, chance=_CHANCE, num_probes=num_probes, **kwargs)
+
+
+def _series(block):
+    """The estimate of each row from its own probe, traced once for all numbers of rows and all `rtol`."""
+    dtype, roulette = block.dtype, _roulette(_RTOLS[0], 1)
+
+    def estimate(x, v, seed, rtol):
+        roulette.rtol = rtol
+        terms = roulette.terms(block.branch, v, seed)
         return power_series_log_det(lambda x: tf.cast(block.branch(x), dtype), [x], v, 1, terms)[1]
 
-    return tf.function(estimate, autograph=False).get_concrete_function(spec, spec, tf.TensorSpec([2], tf.int32))
+    rows = tf.TensorSpec([None, *block.event_shape], dtype)
+    specs = rows, rows, tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.float32)
+    return tf.function(estimate, autograph=False).get_concrete_function(*specs)
 
 
-def _measured(estimate, x, num_probes, seed):
-    """The standard deviation of the mean of some probes, and the seconds for an example."""
-    rows = tf.tile(x, [num_probes] + [1] * (x.shape.rank - 1))
-    values, times = [], []
-    for draw in range(_DRAWS):
-        v = draw_probes("colored", num_probes, x, tf.constant([seed, 2 * draw]))
-        value, seconds = _timed(estimate, rows, v, tf.constant([seed, 2 * draw + 1]))
-        values.append(np.mean(np.reshape(value, [num_probes, -1]), 0, np.float64))
-        times.append(seconds)
-    return float(np.sqrt(np.var(values, axis=0, ddof=1).mean())), min(times) / len(x)
+def _draw(x, num_rows, num_probes, seed, draw):
+    """Rows of examples, each twice with the same random color and other signs; these; and a seed."""
+    color_seed, sign_seed, term_seed = tf.unstack(split_seed([seed, draw], 3))
+    num = num_rows // 2
+    rows = tf.gather(x, (draw * num + tf.range(num)) % len(x))
+    colors = random_integers([num, *[1] * (x.shape.rank - 1)], color_seed, num_probes)
+    mask = tf.cast(coloring(tf.shape(x)[1:], x.shape[1:], num_probes) == colors, x.dtype)
+    v = tf.tile(mask, [2] + [1] * (x.shape.rank - 1)) * draw_probes("rademacher", 2, rows, sign_seed)
+    return tf.concat([rows, rows], 0), v, term_seed
+
+
+def _measured(estimate, draws, num_probes, rtol):
+    """The standard deviation of the estimate from as many colors, and the seconds for an example.
+
+    The estimate is the sum over independent colors: its variance is that of a color, times their number.
+    """
+    measured = [_timed(estimate, *draw, tf.constant(rtol)) for draw in draws]
+    pairs = np.concatenate([np.reshape(value, [2, -1]) for value, _ in measured], axis=1).astype(np.float64)
+    seconds = min(seconds for _, seconds in measured) / len(measured[0][0])
+    return math.sqrt(num_probes * np.mean((pairs[0] - pairs[1]) ** 2) / 2), num_probes * seconds
 
 
 def _timed(function, *arguments):
     start = time.perf_counter()
     value = function(*arguments).numpy()
     return value, time.perf_counter() - start
-
-
-def _dequantization_std(model, x, best, seed):
-    """The noise of the dequantization in nats, from estimates that have little other noise."""
-    if model.levels is None:
-        return 0.0
-    log_det = {name: choice.log_det for name, choice in best.items()}
-    samples = LogProbSamples(model, log_det, num_samples=2 * _DRAWS)
-    draw = tf.function(samples, autograph=False).get_concrete_function(x, seed)
-    values = draw(x).numpy().astype(np.float64)
-    blocks = sum(choice.std**2 for choice in best.values())
-    return math.sqrt(max(np.var(values, axis=0, ddof=1).mean() - blocks, 0.0))
 
 
 def _warn_of_slow_decay(name, block, x, seed):
