@@ -32,6 +32,28 @@ def _labeled(**fields):
     return Dataset.from_arrays("labeled", splits, levels=256, labels=labels, num_classes=5, **fields)
 
 
+def _streamed(decoded=None):
+    """50 examples of which the stream holds numbers; those that are decoded are noted, with 50 more per epoch."""
+    images = np.random.default_rng(2).integers(256, size=[50, 3, 4, 1]).astype(np.uint8)
+
+    def stream(split, seed, skip):
+        del split
+        order = tf.random.experimental.stateless_shuffle(tf.range(50, dtype=tf.int64), seed)
+        return tf.data.Dataset.from_tensor_slices(order + 50 * seed[1]).skip(skip)
+
+    def note(number):
+        if decoded is not None:
+            decoded.append(int(number))
+        return images[number % 50]
+
+    def decode(number):
+        image = tf.numpy_function(note, [number], tf.uint8, stateful=False)
+        return tf.ensure_shape(image, [3, 4, 1]), tf.cast(number % 50, tf.int32)
+
+    fields = {"num_classes": 50, "flip": True, "crop_padding": 1}
+    return Dataset("streamed", (3, 4, 1), 256, {"train": 50}, stream=stream, decode=decode, **fields)
+
+
 def _take(batches, num):
     return np.stack([batch.numpy() for batch in itertools.islice(batches, num)])
 
@@ -52,6 +74,55 @@ def test_batches_depend_on_seed_and_step(make):
     other = _take(dataset.train_batches(5, seed=8), 3)
     for a, b in [*itertools.combinations(batches, 2), *zip(batches, other, strict=True)]:
         assert np.any(a != b)
+
+
+@pytest.mark.parametrize("make", [_numbered, _drawn, _images, _streamed])
+def test_the_shares_of_a_batch_are_the_batch(make):
+    """Any number of machines takes the same steps, and goes on with those of another number."""
+    dataset = make()
+    whole = _take(dataset.train_batches(12, seed=7), 7)
+    for num, start in [(1, 0), (2, 0), (3, 2), (4, 5)]:
+        shares = [
+            _take(dataset.train_batches(12, seed=7, start_step=start, share=(i, num)), 7 - start)
+            for i in range(num)
+        ]
+        np.testing.assert_array_equal(np.concatenate(shares, axis=1), whole[start:])
+    spec = dataset.train_batches(12, seed=7, share=(1, 4)).element_spec
+    assert spec.shape == (3, *dataset.event_shape)
+
+
+def test_the_labels_of_a_share():
+    for dataset in (_labeled(flip=True, crop_padding=1), _streamed()):
+        whole = list(dataset.train_batches(12, seed=3, labels=True).take(5))
+        second = list(dataset.train_batches(12, seed=3, labels=True, share=(1, 2)).take(5))
+        for (x, labels), (part_x, part_labels) in zip(whole, second, strict=True):
+            np.testing.assert_array_equal(part_x, x[6:])
+            np.testing.assert_array_equal(part_labels, labels[6:])
+
+
+def test_only_a_share_is_decoded():
+    """Of an epoch's 4 batches of 12 each of 3 machines decodes its 16 examples, and no other."""
+    decoded = [[] for _ in range(3)]
+    labels = []
+    for index, note in enumerate(decoded):
+        batches = _streamed(note).train_batches(12, seed=7, labels=True, share=(index, 3))
+        labels.append(np.concatenate([label for _, label in itertools.islice(batches, 5)])[:16])
+    first_epoch = [sorted(number for number in numbers if number < 50) for numbers in decoded]
+    assert first_epoch == [sorted(numbers) for numbers in labels]
+    assert len({number for numbers in first_epoch for number in numbers}) == 48
+
+
+@pytest.mark.parametrize("make", [_numbered, _drawn, _streamed])
+@pytest.mark.parametrize(
+    "share, message",
+    [
+        ((2, 2), r"index in 0, ..., num - 1, but is \(2, 2\)"),
+        ((0, 5), "batch_size = 12 is not a multiple of the 5"),
+    ],
+)
+def test_shares_that_a_batch_does_not_have_are_errors(make, share, message):
+    with pytest.raises(ValueError, match=message):
+        make().train_batches(12, seed=0, share=share)
 
 
 def test_an_epoch_holds_each_example_at_most_once_in_a_new_order():

@@ -38,8 +38,8 @@ def open_builder(tmp_path_factory):
     return _store(str(tmp_path_factory.mktemp("tfds")), "unsized", image)
 
 
-def labels_of(dataset):
-    return np.array([int(label) for _, label in dataset])
+def labels_of(reader, *options):
+    return np.array([int(label) for _, label in reader.stream("train", *options).map(reader.decode)])
 
 
 def test_read_gives_images_with_their_labels(builder):
@@ -50,7 +50,8 @@ def test_read_gives_images_with_their_labels(builder):
 
 @pytest.mark.parametrize("split, part", [("train", slice(None)), ("train[20%:90%]", slice(60, 270))])
 def test_a_stream_without_a_seed_keeps_the_order(builder, split, part):
-    examples = list(TFDSReader(builder).stream(split))
+    reader = TFDSReader(builder)
+    examples = list(reader.stream(split).map(reader.decode))
     np.testing.assert_array_equal([int(label) for _, label in examples], np.arange(300)[part])
     np.testing.assert_array_equal([x.numpy() for x, _ in examples], IMAGES[part])
 
@@ -60,7 +61,7 @@ def test_a_seed_orders_a_stream(builder, monkeypatch):
     sizes = builder.info.splits["train"]
     monkeypatch.setattr(tfds_reader, "_SHUFFLE_BYTES", 64 * sizes.num_bytes / 300)
     reader = TFDSReader(builder)
-    one, same, other = (labels_of(reader.stream("train", tf.constant([0, s], tf.int64))) for s in (1, 1, 2))
+    one, same, other = (labels_of(reader, tf.constant([0, s], tf.int64)) for s in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     for order in (one, other):
         np.testing.assert_array_equal(np.sort(order), np.arange(300))
@@ -75,15 +76,19 @@ def test_a_seed_orders_a_stream(builder, monkeypatch):
 
 def test_skipped_examples_are_those_at_the_beginning(builder):
     reader, seed = TFDSReader(builder), tf.constant([5, 0], tf.int64)
-    whole = labels_of(reader.stream("train", seed))
-    np.testing.assert_array_equal(labels_of(reader.stream("train", seed, 77)), whole[77:])
+    whole = labels_of(reader, seed)
+    np.testing.assert_array_equal(labels_of(reader, seed, 77), whole[77:])
+
+
+def streamed(builder):
+    reader = TFDSReader(builder)
+    fields = {"stream": reader.stream, "decode": reader.decode, "num_classes": 300}
+    return Dataset("streamed", (8, 8, 1), 256, {"train": 300}, **fields)
 
 
 def test_epochs_of_a_streamed_data_set(builder):
     """Every epoch has each example at most once, in a new order, with their labels."""
-    reader = TFDSReader(builder)
-    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, stream=reader.stream, num_classes=300)
-    batches = dataset.train_batches(70, seed=3, labels=True)
+    batches = streamed(builder).train_batches(70, seed=3, labels=True)
     assert batches.element_spec[0] == tf.TensorSpec([70, 8, 8, 1], tf.uint8)
     batches = list(batches.take(8))
     for x, label in batches:
@@ -94,8 +99,7 @@ def test_epochs_of_a_streamed_data_set(builder):
 
 
 def test_a_streamed_data_set_over_replicas(builder, two_replicas):
-    reader = TFDSReader(builder)
-    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, stream=reader.stream, num_classes=300)
+    dataset = streamed(builder)
     expected = next(iter(dataset.train_batches(20, seed=3)))
     batches = two_replicas.experimental_distribute_dataset(dataset.train_batches(20, seed=3))
     parts = two_replicas.experimental_local_results(next(iter(batches)))

@@ -28,28 +28,19 @@ def free_ports(number):
 
 
 @pytest.fixture
-def start_workers(tmp_path, make_config):
-    """Starts both workers on a workdir; whatever is left of them at the end is killed."""
+def start_both():
+    """Starts a command on two workers, each with its own flags; whatever is left of them at the end is killed."""
     started = []
 
-    def start(workdir, flags=((), ())):
-        config = make_config(train__steps=200, train__checkpoint_every=20, train__eval_every=40)
-        (tmp_path / "config.py").write_text(
-            "from tf_resflow.training import default_config\n\n\n"
-            "def get_config():\n"
-            "    config = default_config()\n"
-            f"    config.update({config.to_dict()!r})\n"
-            "    return config\n"
-        )
+    def start(*command, flags=((), ())):
         addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
         workers = []
         for index in range(2):
             cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "TF_CONFIG": json.dumps(cluster)}
-            command = [sys.executable, ROOT / "bin" / "train.py", f"--config={tmp_path / 'config.py'}"]
             workers.append(
                 subprocess.Popen(
-                    [*command, f"--workdir={workdir}", "--strategy=multiworker", *flags[index]],
+                    [sys.executable, *command, *flags[index]],
                     env=environment,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -63,6 +54,25 @@ def start_workers(tmp_path, make_config):
     for worker in started:
         worker.kill()
         worker.communicate()
+
+
+@pytest.fixture
+def start_workers(tmp_path, make_config, start_both):
+    """Starts the training of both workers in a workdir."""
+
+    def start(workdir, flags=((), ())):
+        config = make_config(train__steps=200, train__checkpoint_every=20, train__eval_every=40)
+        (tmp_path / "config.py").write_text(
+            "from tf_resflow.training import default_config\n\n\n"
+            "def get_config():\n"
+            "    config = default_config()\n"
+            f"    config.update({config.to_dict()!r})\n"
+            "    return config\n"
+        )
+        command = [ROOT / "bin" / "train.py", f"--config={tmp_path / 'config.py'}", f"--workdir={workdir}"]
+        return start_both(*command, "--strategy=multiworker", flags=flags)
+
+    return start
 
 
 def wait_for(path, worker):
@@ -101,6 +111,21 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
     assert len(list((workdir / "checkpoints").glob("*.index"))) == 3
     steps = [line["step"] for line in resflow.training.read_metrics(workdir) if line["split"] == "validation"]
     assert steps == list(range(40, run.step + 1, 40))
+
+
+def test_each_worker_decodes_its_share(start_both):
+    """Of an epoch of 8 batches of 8, each decodes 32: its half of each batch, in the order of one machine."""
+    script = pathlib.Path(__file__).with_name("decode_share.py")
+    batches, decoded = [], []
+    for worker in start_both(script):
+        output, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors[-3000:]
+        taken, numbers = json.loads(output.splitlines()[-1])
+        batches.append(taken)
+        decoded.append(numbers)
+    order = tf.random.experimental.stateless_shuffle(tf.range(64), tf.constant([3, 0], tf.int64))
+    np.testing.assert_array_equal(np.concatenate(batches, axis=1), tf.reshape(order, [8, 8]))
+    assert [sorted(numbers) for numbers in decoded] == [sorted(np.ravel(taken)) for taken in batches]
 
 
 def test_workers_of_different_configs(tmp_path, start_workers):

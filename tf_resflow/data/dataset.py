@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.data.augmentation import random_crop, random_flip
+from tf_resflow.data.shares import check_share, part
 
 _ROWS = 1024  # examples that `Dataset.array` takes at a time
 
@@ -43,6 +44,8 @@ class Dataset:
       stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` if
         `num_classes` is given: the split in its own order if the seed is None, else in a random order that is a
         pure function of the seed, an int64 tensor of shape `[2]`; without its first `skip` examples.
+      decode: function of an element of a stream whose elements are not yet such tuples, but their encoded form: it
+        returns the tuple. It is called only for the examples that are asked for.
       flip: whether the train stream mirrors each image left to right with probability 1/2.
       crop_padding: pixels by which the train stream pads each image on all sides, by reflection, before it cuts it
         to its size at a random position.
@@ -60,6 +63,7 @@ class Dataset:
     read: Callable[[str], Any] | None = None
     draw: Callable[[int, tuple[int, ...]], np.ndarray] | None = None
     stream: Callable[..., tf.data.Dataset] | None = None
+    decode: Callable[..., Any] | None = None
     flip: bool = False
     crop_padding: int = 0
     num_classes: int | None = None
@@ -117,7 +121,13 @@ class Dataset:
         return cls(name, shape, levels, sizes, read=arrays.__getitem__, **fields)
 
     def train_batches(
-        self, batch_size: int, seed: int, start_step: int = 0, *, labels: bool = False
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        *,
+        labels: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """Returns the endless train stream; its batch is a pure function of (seed, step).
 
@@ -129,19 +139,23 @@ class Dataset:
           start_step: step whose batch comes first. A resumed run passes its step, and sees the batches that an
             uninterrupted run would have seen.
           labels: whether to return the labels, too; the examples are the same.
+          share: `(index, num)`: only part `index` of `num` equal parts of each batch, for one of `num` machines
+            that train together. Joined in their order, the parts are the batch.
 
         Returns:
-          A `tf.data.Dataset` of tensors `[batch_size, *event_shape]`; with labels, of pairs of them and int32
-          `[batch_size]`.
+          A `tf.data.Dataset` of tensors `[batch_size / num, *event_shape]`; with labels, of pairs of them and int32
+          `[batch_size / num]`.
 
         Raises:
-          ValueError: if batch_size is not in 1, ..., size of the train split, or there are no labels.
+          ValueError: if batch_size is not in 1, ..., size of the train split, or no multiple of the number of
+            shares, or there are no labels.
         """
         self._check_labels(labels)
+        check_share(share, _at_least_one(batch_size))
         if self.draw is not None:
-            return _finish(self._drawn_batches(self.draw, _at_least_one(batch_size), seed, start_step))
+            return _finish(self._drawn_batches(self.draw, batch_size, seed, start_step, share))
         size = self._size("train")
-        steps = size // _at_least_one(batch_size)
+        steps = size // batch_size
         if not steps:
             raise ValueError(
                 f"batch_size = {batch_size} exceeds the {size} train examples of {self.name!r}. Lower it "
@@ -149,13 +163,13 @@ class Dataset:
             )
         epoch, step = divmod(start_step, steps)
         if self.stream is None:
-            batches = _shuffled_batches(self._read_once("train"), batch_size, seed, epoch, step, steps)
+            batches = _shuffled_batches(self._read_once("train"), batch_size, seed, epoch, step, steps, share)
         else:
-            batches = _streamed_batches(self.stream, batch_size, seed, epoch, step, steps)
+            batches = self._streamed_batches(self.stream, batch_size, seed, epoch, step, steps, share)
 
         def batch(step, examples):
             x, *rest = examples
-            return _chosen((self._augmented(x, tf.stack([seed, step])), *rest), labels)
+            return _chosen((self._augmented(x, tf.stack([seed, step]), share), *rest), labels)
 
         return _finish(batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
 
@@ -182,7 +196,7 @@ class Dataset:
         size = size if limit is None else min(size, _at_least_one(limit, "limit"))
         batch_size = _at_least_one(batch_size)
         if self.stream is not None:
-            batches = self.stream(split, None, 0).take(size).batch(batch_size)
+            batches = self._decoded(self.stream(split, None, 0).take(size)).batch(batch_size)
         else:
             tensors = self._read_once(split)
             starts = tf.data.Dataset.range(0, size, batch_size)
@@ -232,27 +246,46 @@ class Dataset:
                 self._tensors[split] = tuple(tf.constant(array) for array in arrays)
         return self._tensors[split]
 
-    def _drawn_batches(self, draw, batch_size, seed, start_step):
+    def _drawn_batches(self, draw, batch_size, seed, start_step, share):
         dtype = tf.float32 if self.levels is None else tf.uint8
 
         def draw_step(step):
-            return draw(batch_size, (seed, int(step))).astype(dtype.as_numpy_dtype)
+            return part(draw(batch_size, (seed, int(step))), share).astype(dtype.as_numpy_dtype)
 
         def batch(step):
             x = tf.numpy_function(draw_step, [step], dtype, stateful=False)
-            return tf.ensure_shape(x, (batch_size, *self.event_shape))
+            return tf.ensure_shape(x, (batch_size // share[1], *self.event_shape))
 
         return tf.data.Dataset.counter(start_step).map(batch)
 
-    def _augmented(self, x, seed):
+    def _streamed_batches(self, stream, batch_size, seed, first_epoch, first_step, steps, share):
+        """Pairs of a step's number and its examples, from a stream that each epoch begins anew."""
+
+        def of_share(*encoded):
+            return tf.nest.map_structure(lambda values: part(values, share), encoded)
+
+        def epoch_batches(epoch):
+            step = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
+            encoded = stream("train", tf.stack([seed, epoch]), step * batch_size)
+            encoded = encoded.batch(batch_size, drop_remainder=True).map(of_share).unbatch()
+            examples = self._decoded(encoded).batch(batch_size // share[1], drop_remainder=True)
+            numbers = tf.data.Dataset.range(epoch * steps + step, (epoch + 1) * steps)
+            return tf.data.Dataset.zip((numbers, examples))
+
+        return tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
+
+    def _decoded(self, encoded):
+        return encoded.map(self.decode, num_parallel_calls=tf.data.AUTOTUNE) if self.decode else encoded
+
+    def _augmented(self, x, seed, share):
         if self.crop_padding:
-            x = random_crop(x, self.crop_padding, tf.random.experimental.stateless_fold_in(seed, 2))
+            x = random_crop(x, self.crop_padding, tf.random.experimental.stateless_fold_in(seed, 2), share)
         if self.flip:
-            x = random_flip(x, tf.random.experimental.stateless_fold_in(seed, 1))
+            x = random_flip(x, tf.random.experimental.stateless_fold_in(seed, 1), share)
         return x
 
 
-def _shuffled_batches(tensors, batch_size, seed, first_epoch, first_step, steps):
+def _shuffled_batches(tensors, batch_size, seed, first_epoch, first_step, steps, share):
     """Pairs of a step's number and its examples, gathered from memory."""
     size = len(tensors[0])
 
@@ -264,22 +297,10 @@ def _shuffled_batches(tensors, batch_size, seed, first_epoch, first_step, steps)
         return tf.data.Dataset.from_tensor_slices((numbers, order))
 
     def gather(step, indices):
-        return step, tuple(tf.gather(tensor, indices) for tensor in tensors)
+        return step, tuple(tf.gather(tensor, part(indices, share)) for tensor in tensors)
 
     indices = tf.data.Dataset.counter(first_epoch).flat_map(epoch_indices).skip(first_step)
     return indices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _streamed_batches(stream, batch_size, seed, first_epoch, first_step, steps):
-    """Pairs of a step's number and its examples, from a stream that each epoch begins anew."""
-
-    def epoch_batches(epoch):
-        step = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
-        examples = stream("train", tf.stack([seed, epoch]), step * batch_size)
-        numbers = tf.data.Dataset.range(epoch * steps + step, (epoch + 1) * steps)
-        return tf.data.Dataset.zip((numbers, examples.batch(batch_size, drop_remainder=True)))
-
-    return tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
 
 
 def _chosen(examples, labels):

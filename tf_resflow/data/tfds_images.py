@@ -85,6 +85,7 @@ def load_tfds_images(
         sizes,
         read=None if is_streamed else lambda split: reader.read(splits[split]),
         stream=(lambda split, *options: reader.stream(splits[split], *options)) if is_streamed else None,
+        decode=reader.decode if is_streamed else None,
         num_classes=reader.num_classes,
         flip=flip,
         crop_padding=crop_padding,

@@ -129,17 +129,17 @@ class TFDSReader:
         return arrays[0] if self.num_classes is None else tuple(arrays)
 
     def stream(self, split: str, seed: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
-        """Returns the examples of a split, one after the other, read from its files.
+        """Returns the examples of a split, one after the other, read from its files, and encoded.
 
         Args:
           split: name in TFDS.
           seed: integer tensor of shape `[2]`, or None for the split's own order. The order is a pure function of
             the seed: the files are read in a random order, several in turn, and their examples are shuffled in
             blocks of 256 MB.
-          skip: number of examples to skip at the beginning; they are read but not decoded.
+          skip: number of examples to skip at the beginning.
 
         Returns:
-          A `tf.data.Dataset` of tuples `(image,)`, or `(image, label)`.
+          A `tf.data.Dataset` of strings, which `decode` takes.
         """
         parts = self._builder.info.splits[split].file_instructions
         names = tf.constant([str(part.filename) for part in parts])
@@ -152,10 +152,11 @@ class TFDSReader:
             encoded = tf.data.Dataset.range(len(parts)).flat_map(records)
         else:
             encoded = self._shuffled(records, len(parts), seed)
-        decode = self._features.deserialize_example
-        return encoded.skip(skip).map(
-            lambda record: self._example(decode(record)), num_parallel_calls=tf.data.AUTOTUNE
-        )
+        return encoded.skip(skip)
+
+    def decode(self, encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The tuple `(image,)`, or `(image, label)`, of an element of a `stream`."""
+        return self._example(self._features.deserialize_example(encoded))
 
     def check_streamable(self) -> None:
         """Raises ValueError if the data set is not stored as TFRecord files, which `stream` reads."""

@@ -1,9 +1,11 @@
-"""The data of a run."""
+"""The data of a run, and its batches on the devices."""
 
 import os
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
 
 from tf_resflow import data
 from tf_resflow.models.build import with_statistics
@@ -12,7 +14,7 @@ from tf_resflow.training.workdir import Workdir
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["load_checked", "load_data"]
+__all__ = ["load_checked", "load_data", "replica_batches"]
 
 
 def load_data(
@@ -65,3 +67,41 @@ def load_checked(
     dataset = with_statistics(config, dataset)
     files.check_data(dataset)
     return dataset
+
+
+def replica_batches(
+    strategy: tf.distribute.Strategy,
+    dataset: data.Dataset,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    *,
+    labels: bool = False,
+) -> Iterable[Any]:
+    """The batches of `Dataset.train_batches`, divided between the replicas of a strategy, on their devices.
+
+    Replica r of R has part r of R equal parts of each batch. A worker decodes the parts of its own replicas only.
+    Images go to the device as uint8, while it takes the step before.
+
+    Args:
+      strategy: a `tf.distribute.Strategy` whose workers have equal numbers of replicas.
+      dataset: the data.
+      batch_size: examples in a batch of all replicas, a multiple of their number.
+      seed: see `Dataset.train_batches`.
+      start_step: likewise.
+      labels: likewise.
+
+    Returns:
+      An iterable of values for `strategy.run`.
+    """
+
+    def of_worker(context):
+        share = context.input_pipeline_id, context.num_input_pipelines
+        batches = dataset.train_batches(batch_size, seed, start_step, labels=labels, share=share)
+        return batches.rebatch(batch_size // context.num_replicas_in_sync, drop_remainder=True)
+
+    batches = strategy.distribute_datasets_from_function(of_worker)
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus and isinstance(batches, tf.data.Dataset):  # the default strategy leaves them on the host
+        batches = batches.apply(tf.data.experimental.prefetch_to_device(gpus[0].name))
+    return batches

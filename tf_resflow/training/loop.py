@@ -19,7 +19,7 @@ from tf_resflow.progress import bar, shown, stage
 from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.checkpoints import Checkpoints, check_state
 from tf_resflow.training.config import validate_config, with_fitting_warmup
-from tf_resflow.training.data import load_checked
+from tf_resflow.training.data import load_checked, replica_batches
 from tf_resflow.training.metrics import read_metrics
 from tf_resflow.training.metrics_writer import MetricsWriter
 from tf_resflow.training.non_finite import NotFinite, diagnosed
@@ -146,8 +146,8 @@ def _train(config, files, strategy):
     if start == 0:
         report.check_data()
         model.initialize(next(iter(dataset.train_batches(train.batch_size, seed))), seed)
-    batches = dataset.train_batches(train.batch_size, seed, start, labels=model.has_classifier)
-    batches = iter(strategy.experimental_distribute_dataset(batches))
+    labels = model.has_classifier
+    batches = iter(replica_batches(strategy, dataset, train.batch_size, seed, start, labels=labels))
     take_step, gather = _compiled_step(strategy, model), of_all_workers(strategy)
     split = "validation" if "validation" in dataset.sizes else config.eval.split
 

@@ -1,0 +1,79 @@
+r"""Counts the operations, traffic and memory of a training step of a config, and estimates the hours of its run.
+
+    python benchmarks/count_operations.py --config=configs/cifar10.py --tflops=156 --terabytes=2.0
+
+Nothing is run: the flow is built, and its layers are counted. A layer with K weights in its kernel, applied at P
+positions, takes K P multiplications and as many additions for each image. A training step does that 7 + n times:
+once forward, once for each of the n terms of the series, and 6 times backward (the branch again, one
+vector-Jacobian product, two gradients in the input and two in the kernel). Each time the layer's input and output
+are moved twice, as float32: by the product, and by the activations around it. The norms of the kernels, the
+optimizer and the start of operations on the device are left out.
+
+The hours are an estimate: the whole run at --share of --tflops, followed by its traffic at --share of --terabytes.
+"""
+
+import math
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from tf_resflow import bijectors, flows, layers
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the configuration.")
+_SHAPE = flags.DEFINE_list("shape", ["32", "32", "3"], "Height, width and channels of an image.")
+_TFLOPS = flags.DEFINE_float("tflops", 156.0, "Peak of a GPU in 10^12 operations per second.", lower_bound=1e-3)
+_TERABYTES = flags.DEFINE_float("terabytes", 2.0, "Peak of its memory in 10^12 bytes per second.", lower_bound=1e-3)
+_SHARE = flags.DEFINE_float("share", 0.5, "Assumed share of both peaks.", lower_bound=1e-3, upper_bound=1.0)
+flags.mark_flag_as_required("config")
+
+_BACKWARD = 6  # products of a layer
+_FLOAT32 = 4  # bytes
+_KEPT = 3  # tensors like the input that a block keeps for the backward pass
+_COPIES = 5  # of each weight: itself, its gradient, two moments of Adam, and its average
+
+
+def count(flow):
+    """The totals of a step for one image: a dict of "operations" and "bytes" moved, "kept" and of the "weights"."""
+    totals = dict.fromkeys(("operations", "bytes", "kept"), 0.0)
+    for block in bijectors.flow.residual_blocks(flow):
+        products = 1 + _terms(block.log_det) + _BACKWARD
+        for layer in layers.lipschitz_layers(block):
+            *_, inputs, outputs = layer.kernel.shape
+            positions = math.prod(block.event_shape[:2]) if len(layer.kernel.shape) == 4 else 1
+            totals["operations"] += products * 2 * math.prod(layer.kernel.shape) * positions
+            totals["bytes"] += products * 2 * (inputs + outputs) * positions * _FLOAT32
+        totals["kept"] += _KEPT * math.prod(block.event_shape) * _FLOAT32
+    weights = sum(math.prod(variable.shape) for variable in flow.trainable_variables)
+    return totals | {"weights": weights * _COPIES * _FLOAT32}
+
+
+def _terms(log_det):
+    """The expected number of terms of a Russian roulette: E[N] is the sum of P(N >= k)."""
+    survival = (float(log_det.distribution.survival(k, "float64")) for k in range(1, 200))
+    return log_det.num_exact_terms + sum(survival)
+
+
+def main(_):
+    """Prints the counts and the estimate."""
+    config = _CONFIG.value
+    model = config.model
+    if (model.kind, model.block, model.estimator.train.kind) != ("image", "residual", "russian_roulette"):
+        raise app.UsageError("The config must be that of residual blocks on images, trained by Russian roulette.")
+    found = count(flows.build_flow(model, tuple(map(int, _SHAPE.value))))
+    images = config.train.steps * config.train.batch_size
+    print(
+        f"{found['operations'] / 1e9:,.1f} 10^9 operations and {found['bytes'] / 1e9:,.2f} GB of traffic an image"
+    )
+    print(f"{found['weights'] / 1e6:,.0f} MB of weights, {found['kept'] / 1e6:,.2f} MB kept for each image")
+    print(f"{images:,} images: {images * found['operations']:.3g} operations, {images * found['bytes']:.3g} bytes")
+    seconds = (
+        images * (found["operations"] / _TFLOPS.value + found["bytes"] / _TERABYTES.value) / 1e12 / _SHARE.value
+    )
+    print(f"{seconds / 3600:,.1f} hours on one GPU, at {_SHARE.value:.0%} of its peaks (an estimate)")
+
+
+if __name__ == "__main__":
+    app.run(main)
