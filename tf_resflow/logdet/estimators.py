@@ -11,8 +11,9 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
+from tf_resflow.layers.architecture import shared_architecture
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
-from tf_resflow.logdet.power_series import Terms, power_series_log_det
+from tf_resflow.logdet.power_series import Terms, power_series_log_det, shared_power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
 from tf_resflow.private_api import is_xla
@@ -88,11 +89,20 @@ class _SeriesEstimator(LogDetEstimator):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`x + g(x)` and the estimate, `[batch]`."""
         g, conditions = _as_function(branch, conditional_input, x.dtype)
-        probe_seed, term_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
+        inputs, seed = [x, *conditions], stateless_seed(seed)
         num_probes = self.num_rows(x.shape[1:].num_elements())
-        v = draw_probes(self.probes, num_probes, x, probe_seed, sets=self.probe_sets)
-        terms = self.terms(branch, v, term_seed)
-        return power_series_log_det(g, [x, *conditions], v, num_probes, terms)
+
+        def draw(x, seed):
+            probe_seed, term_seed = tf.unstack(split_seed(seed, 2))
+            v = draw_probes(self.probes, num_probes, x, probe_seed, sets=self.probe_sets)
+            return v, self.terms(branch, v, term_seed)
+
+        architecture = shared_architecture(branch)
+        if architecture is None:
+            v, terms = draw(x, seed)
+            return power_series_log_det(g, inputs, v, num_probes, terms)
+        key = repr(self), architecture
+        return shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed)
 
     def with_sets(self, num: int) -> LogDetEstimator:
         """The estimator for batches of `num` equal parts whose examples share all random numbers."""
