@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow.layers as layers
-from tf_resflow.layers.lipschitz_constants import _ACTIVATIONS
+from tf_resflow.layers.lipschitz_constants import SLOPES
 
 GRID = np.linspace(-40.0, 40.0, 2_000_001)[:, None]
 BETAS = [-1.0, 0.0, 0.5, 3.0]
@@ -114,7 +114,7 @@ KINKS = [-6.0, -3.0, -1.0, 0.0, -0.0, 1.0, 3.0, 6.0]
         keras.layers.ReLU(6.0),
         keras.layers.LeakyReLU(1.5),
         keras.layers.ELU(2.0),
-        *map(keras.layers.Activation, sorted(_ACTIVATIONS)),
+        *map(keras.layers.Activation, sorted(SLOPES)),
     ],
 )
 def test_no_derivative_at_a_kink_exceeds_the_constant(layer):
@@ -131,10 +131,10 @@ def test_maxmin_rejects_an_odd_number_of_channels():
         layers.MaxMin()(tf.zeros([2, 3]))
 
 
-@pytest.mark.parametrize("name", sorted(_ACTIVATIONS))
+@pytest.mark.parametrize("name", sorted(SLOPES))
 def test_constants_of_keras_activations(name):
     slope = np.abs(slopes(keras.activations.get(name))).max()
-    assert 0.999 * _ACTIVATIONS[name] <= slope <= _ACTIVATIONS[name] * (1 + 1e-9)
+    assert 0.999 * SLOPES[name] <= slope <= SLOPES[name] * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(

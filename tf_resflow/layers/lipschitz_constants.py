@@ -12,10 +12,10 @@ from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.private_api import graph_steps
 
-__all__ = ["lipschitz_constant", "lipschitz_order"]
+__all__ = ["SLOPES", "lipschitz_constant", "lipschitz_order"]
 
-# The largest |slope| of each of keras.activations, rounded up.
-_ACTIVATIONS = {
+# The largest |slope| of each elementwise function of keras.activations, rounded up.
+SLOPES = {
     "elu": 1.0,
     "gelu": 1.129,
     "hard_sigmoid": 1.0 / 6.0,
@@ -218,7 +218,7 @@ def _joint(constants, order):
 
 
 def _of_activation(layer, _):
-    for name, constant in _ACTIVATIONS.items():
+    for name, constant in SLOPES.items():
         if layer.activation is keras.activations.get(name):
             return constant
     raise ValueError(_unknown(layer))

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
 from tf_resflow.layers.operator_norms import InducedNorm, has_closed_form
+from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.private_api import is_reachable
 
 __all__ = ["LipschitzLayer"]
@@ -184,12 +185,17 @@ class LipschitzLayer(keras.layers.Layer):
         Raises:
           ValueError: if the layer is not built.
         """
-        norm = self._norm(self._operand(), self._orders)
+        kernel, orders = self._operand(), self._orders
         if self.vector is None:
             return tf.constant(0)
         tolerance = self.tolerance if tolerance is None else tolerance
         max_iterations = self.max_iterations if max_iterations is None else max_iterations
-        v, count = norm.maximizer(tf.convert_to_tensor(self.vector), tolerance, max_iterations, num_fresh)
+
+        def maximizer(kernel, orders, v):
+            return self._norm(kernel, orders).maximizer(v, tolerance, max_iterations, num_fresh)
+
+        key = "maximizer", self._operator, tolerance, max_iterations, num_fresh
+        v, count = traced_once(key, maximizer, kernel, orders, tf.convert_to_tensor(self.vector))
         self.vector.assign(v)
         return count
 

@@ -11,8 +11,10 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
+from tf_resflow.layers.architecture import shared_architecture
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
-from tf_resflow.logdet.power_series import Terms, power_series_log_det
+from tf_resflow.logdet.forward_jacobian import dense_chain, forward_jacobian
+from tf_resflow.logdet.power_series import Terms, power_series_log_det, shared_power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
 from tf_resflow.private_api import is_xla, silence_retracing
@@ -88,11 +90,20 @@ class _SeriesEstimator(LogDetEstimator):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`x + g(x)` and the estimate, `[batch]`."""
         g, conditions = _as_function(branch, conditional_input, x.dtype)
-        probe_seed, term_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
+        inputs, seed = [x, *conditions], stateless_seed(seed)
         num_probes = self.num_rows(x.shape[1:].num_elements())
-        v = draw_probes(self.probes, num_probes, x, probe_seed, sets=self.probe_sets)
-        terms = self.terms(branch, v, term_seed)
-        return power_series_log_det(g, [x, *conditions], v, num_probes, terms)
+
+        def draw(x, seed):
+            probe_seed, term_seed = tf.unstack(split_seed(seed, 2))
+            v = draw_probes(self.probes, num_probes, x, probe_seed, sets=self.probe_sets)
+            return v, self.terms(branch, v, term_seed)
+
+        architecture = shared_architecture(branch)
+        if architecture is None:
+            v, terms = draw(x, seed)
+            return power_series_log_det(g, inputs, v, num_probes, terms)
+        key = repr(self), architecture
+        return shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed)
 
     def with_sets(self, num: int) -> LogDetEstimator:
         """The estimator for batches of `num` equal parts whose examples share all random numbers."""
@@ -409,38 +420,49 @@ def _norm(w):
 class Exact(LogDetEstimator):
     """The log-determinant of the full Jacobian: D vector-Jacobian products and O(D^3) work for D coordinates.
 
-    Differentiable any number of times.
+    For dense layers and elementwise activations the products are carried forward, layer by layer. Differentiable
+    any number of times.
     """
 
     def __call__(
         self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`x + g(x)` and the log-determinant, `[batch]`; the seed is not used."""
-        g, conditions = _as_function(branch, conditional_input, x.dtype)
         size, rows = x.shape[1:].num_elements(), tf.shape(x)[0]
-        x, *conditions = map(_at_least_one_row, [x, *conditions])
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(x)
-            gx = g(x, *conditions)
-
-        def row(unit):
-            """A row of every Jacobian, `[batch, size]`."""
-            upstream = tf.zeros_like(gx) + tf.reshape(unit, x.shape[1:])
-            return tf.reshape(tape.gradient(gx, x, upstream, unconnected_gradients="zero"), [-1, size])
-
-        def rows_of(units):
-            return tf.transpose(tf.vectorized_map(row, units), [1, 0, 2])
-
-        if tf.executing_eagerly():  # it is traced at each call, of which TensorFlow would warn
-            rows_of = silence_retracing(tf.function(rows_of, autograph=False))
-        jacobian = rows_of(tf.eye(size, dtype=gx.dtype))
+        chain = dense_chain(branch)
+        if chain:
+            gx, jacobian = forward_jacobian(chain, x)
+        else:
+            given = [x] if conditional_input is None else [x, conditional_input]
+            x, *conditions = map(_at_least_one_row, given)
+            gx, jacobian = _reverse_jacobian(branch, x, conditions)
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
         log_det = _log_abs_det(tf.eye(size, dtype=jacobian.dtype) + jacobian)
-        return (x + gx)[:rows], tf.cast(log_det, x.dtype)[:rows]
+        return (x + tf.cast(gx, x.dtype))[:rows], tf.cast(log_det, x.dtype)[:rows]
 
     def num_rows(self, size: int) -> int:
         """One for each coordinate."""
         return size
+
+
+def _reverse_jacobian(branch, x, conditions):
+    """The value and the Jacobians `[batch, size, size]`, a row at a time, all in one batch."""
+    g, conditions = _as_function(branch, conditions[0] if conditions else None, x.dtype)
+    size = x.shape[1:].num_elements()
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        gx = g(x, *conditions)
+
+    def row(unit):
+        upstream = tf.zeros_like(gx) + tf.reshape(unit, x.shape[1:])
+        return tf.reshape(tape.gradient(gx, x, upstream, unconnected_gradients="zero"), [-1, size])
+
+    def rows_of(units):
+        return tf.transpose(tf.vectorized_map(row, units), [1, 0, 2])
+
+    if tf.executing_eagerly():  # it is traced at each call, of which TensorFlow would warn
+        rows_of = silence_retracing(tf.function(rows_of, autograph=False))
+    return gx, rows_of(tf.eye(size, dtype=gx.dtype))
 
 
 _SMALL = 16  # size of a matrix that is triangulated by operations that TFLite has, too

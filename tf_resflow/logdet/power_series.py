@@ -5,9 +5,13 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_resflow.layers.architecture import weights_of, with_weights
+from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet.first_order import first_order_only
 
-__all__ = ["Terms", "power_series_log_det"]
+__all__ = ["Terms", "power_series_log_det", "shared_power_series_log_det"]
+
+_REMEDY = "Use log_det=Exact() instead."
 
 
 class Terms(NamedTuple):
@@ -95,49 +99,96 @@ def power_series_log_det(
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).
     """
 
-    def tile(tensor):
-        if num_probes == 1:
-            return tensor
-        rows = tf.tile(tf.range(tf.shape(tensor)[0]), [num_probes])
-        return tf.gather(tensor, rows)  # TFLite loses a tile of the tensor itself
-
-    def mean_over_probes(rows):
-        return rows if num_probes == 1 else tf.reduce_mean(tf.reshape(rows, [num_probes, -1]), 0)
-
     @tf.custom_gradient
     def operation(*inputs):
-        x = tf.identity(tile(inputs[0]))  # a condition may be the same tensor
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(x)
-            gx = g(x, *map(tile, inputs[1:]))
-        log_det, u = _sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
-        # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
-        with tf.control_dependencies([log_det]):
-            y = inputs[0] + gx[: tf.shape(inputs[0])[0]]
+        y, log_det, u = _pass(g, inputs, v, num_probes, terms)
 
         def grad(dy, dlog_det, variables=None):
             # The recomputation waits for the upstream gradient; otherwise Grappler merges it with the
             # forward pass, and every activation stays alive until the backward pass.
             with tf.control_dependencies([dy, dlog_det]):
                 held = [tf.identity(tensor) for tensor in inputs]
-            targets = held + list(variables or [])
-            with tf.GradientTape(watch_accessed_variables=False) as outer:
-                outer.watch(targets)
-                x = tile(held[0])
-                with tf.GradientTape(watch_accessed_variables=False) as inner:
-                    inner.watch(x)
-                    gx = g(x, *map(tile, held[1:]))
-                upstream = _per_row(tile(dlog_det) / num_probes, u)
-                u_jacobian = inner.gradient(gx, x, upstream * u, unconnected_gradients="zero")
-                objective = tf.reduce_sum(u_jacobian * v) + tf.reduce_sum(dy * gx[: tf.shape(dy)[0]])
-            grads = outer.gradient(objective, targets, unconnected_gradients="zero")
-            grads = [tf.convert_to_tensor(grad) for grad in grads]
-            with tf.control_dependencies(grads):
-                grads[0] += dy
-            grads = first_order_only(grads, "Use log_det=Exact() instead.")
+            grads = _gradients(g, held, v, u, num_probes, dy, dlog_det, variables or [])
+            grads = first_order_only(grads, _REMEDY)
             inputs_grads, variables_grads = grads[: len(inputs)], grads[len(inputs) :]
             return inputs_grads if variables is None else (inputs_grads, variables_grads)
 
-        return (y, mean_over_probes(log_det)), grad
+        return (y, log_det), grad
 
     return operation(*inputs)
+
+
+def shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed):
+    """As `power_series_log_det`, traced once for all branches with the same `key`.
+
+    Args:
+      key: says what is computed, but for the values of the arguments and of the weights of the branch.
+      branch: a `keras.Model`.
+      g: the branch as a function of `inputs`.
+      inputs: as before.
+      num_probes: as before.
+      draw: function of x and the seed to `v` and `terms`.
+      seed: integer tensor of shape `[2]`.
+    """
+
+    def forward(inputs, weights, seed):
+        with with_weights(branch, weights):
+            v, terms = draw(inputs[0], seed)
+            return *_pass(g, inputs, v, num_probes, terms), v
+
+    def backward(inputs, weights, v, u, dy, dlog_det):
+        with with_weights(branch, weights):
+            return _gradients(g, inputs, v, u, num_probes, dy, dlog_det, weights)
+
+    @tf.custom_gradient
+    def operation(*tensors):
+        inputs, weights = list(tensors[:num_inputs]), list(tensors[num_inputs:])
+        y, log_det, u, v = traced_once(("forward", key), forward, inputs, weights, seed)
+
+        def grad(dy, dlog_det):
+            grads = traced_once(("backward", key), backward, inputs, weights, v, u, dy, dlog_det)
+            return first_order_only(grads, _REMEDY)
+
+        return (y, log_det), grad
+
+    num_inputs = len(inputs)
+    return operation(*inputs, *weights_of(branch))
+
+
+def _pass(g, inputs, v, num_probes, terms):
+    """`y`, `log_det` and u of `power_series_log_det`, whose arguments these are."""
+    x = tf.identity(_tile(inputs[0], num_probes))  # a condition may be the same tensor
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        gx = g(x, *(_tile(tensor, num_probes) for tensor in inputs[1:]))
+    log_det, u = _sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
+    # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
+    with tf.control_dependencies([log_det]):
+        y = inputs[0] + gx[: tf.shape(inputs[0])[0]]
+    return y, log_det if num_probes == 1 else tf.reduce_mean(tf.reshape(log_det, [num_probes, -1]), 0), u
+
+
+def _gradients(g, inputs, v, u, num_probes, dy, dlog_det, weights):
+    """The gradients in `inputs` and in `weights`, tensors or variables that g uses, for those of the results."""
+    targets = [*inputs, *weights]
+    with tf.GradientTape(watch_accessed_variables=False) as outer:
+        outer.watch(targets)
+        x = _tile(inputs[0], num_probes)
+        with tf.GradientTape(watch_accessed_variables=False) as inner:
+            inner.watch(x)
+            gx = g(x, *(_tile(tensor, num_probes) for tensor in inputs[1:]))
+        upstream = _per_row(_tile(dlog_det, num_probes) / num_probes, u)
+        u_jacobian = inner.gradient(gx, x, upstream * u, unconnected_gradients="zero")
+        objective = tf.reduce_sum(u_jacobian * v) + tf.reduce_sum(dy * gx[: tf.shape(dy)[0]])
+    grads = outer.gradient(objective, targets, unconnected_gradients="zero")
+    grads = [tf.convert_to_tensor(grad) for grad in grads]
+    with tf.control_dependencies(grads):
+        grads[0] += dy
+    return grads
+
+
+def _tile(tensor, num):
+    if num == 1:
+        return tensor
+    rows = tf.tile(tf.range(tf.shape(tensor)[0]), [num])
+    return tf.gather(tensor, rows)  # TFLite loses a tile of the tensor itself

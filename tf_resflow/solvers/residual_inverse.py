@@ -1,5 +1,6 @@
 """The inverse of a residual map, differentiable by the implicit function theorem."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,8 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.layers import lipschitz_layers, scaled_kernels
+from tf_resflow.layers.architecture import shared_architecture, weights_of, with_weights
+from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet import first_order_only
 from tf_resflow.private_api import sublayers
 from tf_resflow.solvers.fixed_point import EPSILON, Solution, warn_unconverged
@@ -53,19 +56,32 @@ def solve_residual(
     def g(x, *conditions):
         return tf.cast(branch([x, *conditions] if conditions else x), y.dtype)
 
+    architecture = shared_architecture(branch)
+    weights = [] if architecture is None else weights_of(branch)
+
+    def with_these(weights):
+        return contextlib.nullcontext() if architecture is None else with_weights(branch, weights)
+
+    def solve(y, conditions, weights):
+        with with_these(weights), scaled_kernels(layers):
+            return tuple(solver(lambda x: g(x, *conditions), y, dtype=dtype, **settings))
+
     @tf.custom_gradient
-    def operation(y, *conditions):
-        with scaled_kernels(layers):
-            solution = solver(lambda x: g(x, *conditions), y, dtype=dtype, **settings)
+    def operation(y, *parameters):
+        arguments = y, list(parameters[: len(conditions)]), list(parameters[len(conditions) :])
+        key = "inverse", architecture, repr(solver), dtype, *sorted(settings.items())
+        parts = solve(*arguments) if architecture is None else traced_once(key, solve, *arguments)
+        solution = Solution(*parts)
 
         def grad(upstream, *_, variables=None):
             with tf.control_dependencies([upstream]):
                 x = tf.identity(solution.root)
-            held = [tf.identity(condition) for condition in conditions]
+            held = [tf.identity(parameter) for parameter in parameters]
             targets = held + list(variables or [])
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
                 tape.watch([x, *targets])
-                gx = g(x, *held)
+                with with_these(held[len(conditions) :]):
+                    gx = g(x, *held[: len(conditions)])
             vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
             solution_of_vjp = solver(vjp, upstream, relative=True, dtype=dtype)
             message = "the gradient of the inverse did not converge for some examples, or is not finite"
@@ -74,12 +90,12 @@ def solve_residual(
             others = tape.gradient(gx, targets, -w, unconnected_gradients="zero") if targets else []
             grads = [w, *map(tf.convert_to_tensor, others)]
             grads = first_order_only(grads, "The inverse is differentiable only once.")
-            split = 1 + len(conditions)
+            split = 1 + len(parameters)
             return grads[:split] if variables is None else (grads[:split], grads[split:])
 
         return tuple(solution), grad
 
-    return Solution(*operation(y, *conditions))
+    return Solution(*operation(y, *conditions, *weights))
 
 
 def _coarsest_dtype(branch, dtype):

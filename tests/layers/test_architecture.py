@@ -1,0 +1,168 @@
+"""Equal branches share a function of their weights; what differs in more than these does not."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_resflow import bijectors, layers, logdet
+from tf_resflow.layers.architecture import shared_architecture
+from tf_resflow.layers.shared_traces import traced_once
+
+
+def dense(units=8, activation=layers.LipSwish, orders=(2.0, 2.0, 2.0), dtype="float64", **kwargs):
+    first, second = [dict(domain=p, codomain=q, dtype=dtype) for p, q in zip(orders, orders[1:], strict=False)]
+    return keras.Sequential(
+        [
+            keras.Input([3], dtype=dtype),
+            layers.LipschitzDense(units, **first, **kwargs),
+            activation(dtype=dtype),
+            layers.LipschitzDense(3, **second, **kwargs),
+        ]
+    )
+
+
+def convolution(size=4):
+    return keras.Sequential(
+        [
+            keras.Input([size, size, 1]),
+            layers.LipschitzConv2D(2, 3),
+            layers.LipSwish(),
+            layers.LipschitzConv2D(1, 3),
+        ]
+    )
+
+
+def conditional(merge=keras.layers.Add):
+    x, c = keras.Input([3], dtype="float64"), keras.Input([2], dtype="float64")
+    h = layers.LipschitzDense(8, dtype="float64")(x)
+    h = merge(dtype="float64")([h, keras.layers.Dense(8, dtype="float64")(c)])
+    return keras.Model([x, c], layers.LipschitzDense(3, dtype="float64")(layers.LipSwish(dtype="float64")(h)))
+
+
+class Doubled(layers.LipSwish):
+    def call(self, inputs):
+        return 0.5 * super().call(inputs)
+
+
+def in_graph(function, *args):
+    found = []
+    tf.function(lambda: found.append(function(*args)), autograph=False).get_concrete_function()
+    return found[0]
+
+
+def learned(shared):
+    p, q = layers.LearnedOrder(), layers.LearnedOrder()
+    return (p, p, p) if shared else (p, q, p)
+
+
+def test_equal_branches():
+    for build in (dense, convolution, lambda: dense(orders=learned(True))):
+        one, other = (in_graph(shared_architecture, branch) for branch in (build(), build()))
+        assert one is not None and one == other
+    branch = dense()
+    assert shared_architecture(branch) is None, "in eager mode"
+    with layers.frozen_kernels(branch):
+        assert in_graph(shared_architecture, branch) is None
+
+
+def test_different_branches():
+    branches = [
+        dense(),
+        dense(units=9),
+        dense(activation=layers.MaxMin),
+        dense(activation=lambda **kwargs: keras.layers.Activation("tanh", **kwargs)),
+        dense(activation=lambda **kwargs: keras.layers.Activation("elu", **kwargs)),
+        dense(dtype="float32"),
+        dense(orders=(1.0, 1.0, 1.0)),
+        dense(orders=learned(True)),
+        dense(orders=learned(False)),
+        dense(coefficient=0.5),
+        dense(use_bias=False),
+        convolution(),
+        convolution(5),
+    ]
+    found = in_graph(lambda: [shared_architecture(branch) for branch in branches])
+    assert None not in found and len(set(found)) == len(branches)
+
+
+@pytest.mark.parametrize(
+    "branch",
+    [
+        dense(activation=Doubled),
+        dense(activation=lambda **kwargs: keras.layers.Lambda(lambda x: 0.1 * x, **kwargs)),
+        conditional(),  # keras.layers.Dense is not among the known layers
+        tf.Module(),
+    ],
+)
+def test_what_is_not_known_is_not_shared(branch):
+    assert in_graph(shared_architecture, branch) is None
+
+
+def test_a_function_is_traced_once_for_each_key_and_shape():
+    traced = []
+
+    def double(x):
+        traced.append(x.shape)
+        return 2.0 * x
+
+    def twice():
+        x = traced_once("double", double, tf.ones([2])), traced_once("double", double, 3.0 * tf.ones([2]))
+        return [*x, traced_once("double", double, tf.ones([3])), traced_once("other", double, tf.ones([2]))]
+
+    results = tf.function(twice, autograph=False)()
+    np.testing.assert_array_equal(tf.concat(results, 0), [2, 2, 6, 6, 2, 2, 2, 2, 2])
+    assert len(traced) == 3
+    tf.function(twice, autograph=False)()
+    assert len(traced) == 6
+    assert twice()[1][0] == 6.0, "in eager mode"
+
+
+def test_a_function_of_other_tensors_is_not_shared():
+    def plus(other):
+        return lambda x: x + other
+
+    def sums(x):
+        return [traced_once("sum", plus(other), x) for other in (tf.exp(x - 1.0), 10.0 * x)]
+
+    np.testing.assert_array_equal(tf.function(sums, autograph=False)(tf.ones([])), [2.0, 11.0])
+
+
+def values(blocks, x, seed):
+    """The latents and the log-determinants of a chain of blocks, their gradients, and the way back."""
+    variables = [variable for block in blocks for variable in block.trainable_variables]
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y, log_dets = x, []
+        for block in blocks:
+            log_dets.append(block.forward_log_det_jacobian(y, seed=seed))
+            y = block.forward(y)
+        loss = tf.reduce_sum(tf.add_n(log_dets) * tf.range(1.0, x.shape[0] + 1, dtype=x.dtype)) + tf.reduce_sum(
+            y**3
+        )
+    gradients = tape.gradient(loss, [x, *variables], unconnected_gradients="zero")
+    with tf.GradientTape() as tape:
+        tape.watch(y)
+        back = tf.identity(y)  # without the value that TFP keeps
+        for block in reversed(blocks):
+            back = block.inverse(back)
+        loss = tf.reduce_sum(back**3)
+    return [y, *log_dets, *gradients, back, *tape.gradient(loss, [y, *variables], unconnected_gradients="zero")]
+
+
+@pytest.mark.parametrize("num_probes", [1, 2])
+def test_blocks_that_share_a_trace_have_their_own_values_and_gradients(num_probes):
+    estimator = logdet.RussianRoulette(num_probes=num_probes, per_example=True)
+    blocks = [bijectors.ResidualBlock(dense(orders=learned(False)), estimator, name=f"block{i}") for i in range(3)]
+    for scale, block in enumerate(blocks):
+        block.branch.layers[0].bias.assign(0.1 * scale + np.zeros(8))
+        layers.converge_norms(block)
+    x, seed = tf.constant(np.random.default_rng(0).normal(size=[4, 3])), tf.constant([3, 4])
+    expected = values(blocks, x, seed)
+    shared = tf.function(values, autograph=False).get_concrete_function(blocks, x, seed)
+    for one, other in zip(shared(x, seed), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
+    called = [op.get_attr("f").name for op in shared.graph.get_operations() if "PartitionedCall" in op.type]
+    ours = [name for name in called if "_run_" not in name]  # of Keras' sigmoids
+    assert len(set(ours)) == 3, "the series, its gradient, and the inverse"
+    assert all(ours.count(name) % len(blocks) == 0 for name in ours)
