@@ -163,6 +163,6 @@ def test_blocks_that_share_a_trace_have_their_own_values_and_gradients(num_probe
     for one, other in zip(shared(x, seed), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
     called = [op.get_attr("f").name for op in shared.graph.get_operations() if "PartitionedCall" in op.type]
-    ours = [name for name in called if "_run_" not in name]  # of Keras' sigmoids
+    ours = [name for name in called if "_run_" not in name]  # of the norms
     assert len(set(ours)) == 3, "the series, its gradient, and the inverse"
     assert all(ours.count(name) % len(blocks) == 0 for name in ours)
