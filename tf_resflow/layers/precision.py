@@ -28,11 +28,10 @@ def mixed_precision() -> Iterator[None]:
     flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), dtype="mixed_bfloat16")
     branch = flow.bijectors[1].branch
     x = tf.ones([1, 2])
-    print(branch(x).dtype.name)
-    # float32
     with resflow.layers.mixed_precision():
-        print(branch(x).dtype.name)
-    # bfloat16
+        in_training = branch(x)
+    print(branch(x).dtype.name, in_training.dtype.name)
+    # float32 bfloat16
     ```
     """
     token = _MIXED.set(True)

@@ -51,6 +51,9 @@ class FlowModel(keras.Model):
     # ['loss']
     ```
 
+    Networks inside of bijectors that have the Keras policy "mixed_bfloat16" compute in bfloat16 in training, and in
+    float32 elsewhere (`tf_resflow.layers.mixed_precision`).
+
     Four methods relate the data to the flow: `prepare` and `to_data`, to its input space (by dequantization) and
     back, and `encode` and `decode`, to the latent (without randomness) and back.
 
