@@ -29,9 +29,8 @@ class _Fixed(resflow.logdet.Geometric):
 def _model(case):
     estimator = resflow.logdet.RussianRoulette(case.num_exact_terms, _Fixed(case.num_extra_terms))
     block = resflow.flows.residual_image_block(log_det=estimator)
-    flow = resflow.flows.image_flow(
-        case.shape, (case.num_blocks,), case.width, num_fc_blocks=0, block=block, logit_alpha=1e-6
-    )
+    options = {"num_fc_blocks": 0, "block": block, "logit_alpha": 1e-6, "dtype": case.dtype}
+    flow = resflow.flows.image_flow(case.shape, (case.num_blocks,), case.width, **options)
     model = resflow.FlowModel(flow, case.shape, levels=256, evaluation_log_det=estimator)
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
     model.optimizer.build(model.trainable_variables)

@@ -28,6 +28,8 @@ class Case:
       num_exact_terms: terms of the series with weight 1.
       num_extra_terms: further terms, weighted. Their number is fixed here, which gives both sides the same work.
       batch_size: number of images.
+      dtype: dtype policy of our blocks. The published code is always in float32: its norms raise an error under
+        `torch.autocast`.
     """
 
     kind: str
@@ -37,16 +39,19 @@ class Case:
     num_exact_terms: int = 2
     num_extra_terms: int = 2
     batch_size: int = 64
+    dtype: str = "float32"
 
     def batch(self) -> np.ndarray:
         """Returns the images, NHWC; both sides get the same."""
         return np.random.default_rng(0).integers(0, 256, [self.batch_size, *self.shape])
 
 
-_SMALL, _WIDE = ((28, 28, 1), 64), ((14, 14, 4), 128)
+_SMALL, _WIDE, _PAPER = ((28, 28, 1), 64), ((14, 14, 4), 128), ((16, 16, 12), 512)
 CASES = {
     "train_step_28x28x1_w64": Case("train_step", *_SMALL),
     "train_step_14x14x4_w128": Case("train_step", *_WIDE),
+    "train_step_16x16x12_w512": Case("train_step", *_PAPER, batch_size=16),
+    "train_step_w512_bfloat16": Case("train_step", *_PAPER, batch_size=16, dtype="mixed_bfloat16"),
     "evaluation_28x28x1_w64": Case("evaluation", *_SMALL, num_exact_terms=20),
     "evaluation_14x14x4_w128": Case("evaluation", *_WIDE, num_exact_terms=20),
     "inverse_per_evaluation": Case("inverse", *_SMALL),

@@ -505,6 +505,13 @@ def test_members_that_are_no_bijectors():
         Flow([tfb.Scale(2.0), "scale"])
 
 
+def test_members_of_different_dtypes():
+    branch = resflow.flows.dense_branch([2], (4,), dtype="mixed_bfloat16")
+    members = [resflow.bijectors.ActNorm([2], dtype="float64"), resflow.bijectors.ResidualBlock(branch)]
+    with pytest.raises(ValueError, match="float64 in act_norm, float32 in residual_block.*'mixed_bfloat16' have"):
+        Flow(members)
+
+
 class Halving(resflow.bijectors.FlowBijector):
     """Has no log-determinant of its inverse."""
 

@@ -308,6 +308,14 @@ def test_a_scale_of_the_loss_is_refused(optimizer, policy, data):
         model.fit(data[:16], verbose=0)
 
 
+def test_layers_in_float16_are_refused():
+    """Of any depth; "float32" is the policy of the model itself."""
+    network = keras.Sequential([keras.Input([1]), keras.layers.Dense(2, dtype="mixed_float16", name="half")])
+    model = resflow.FlowModel(resflow.bijectors.Flow([resflow.bijectors.AffineCoupling(network)]), [2])
+    with pytest.raises(ValueError, match="'half' computes in float16.*'mixed_bfloat16'"):
+        model.compile(optimizer="adam")
+
+
 def test_weights_are_the_variables_of_the_distribution(fitted):
     model = fitted[0]
     for distribution in (model.distribution, model.evaluation_distribution):

@@ -92,9 +92,17 @@ def test_orders_over_replicas(data, two_replicas):
         np.testing.assert_allclose(two.theta, one.theta, rtol=1e-4)
 
 
+def record_dtypes(monkeypatch, layer):
+    """A list to which each call of a layer adds the dtype of its input."""
+    dtypes = []
+    call = layer.call
+    monkeypatch.setattr(layer, "call", lambda x: dtypes.append(x.dtype.name) or call(x))
+    return dtypes
+
+
 @pytest.mark.parametrize("everywhere", [True, False])
-def test_networks_in_bfloat16_train(data, everywhere):
-    """By the policy of the layers, or of all that is built."""
+def test_networks_in_bfloat16_train(monkeypatch, data, everywhere):
+    """By the policy of the layers, or of all that is built; they are evaluated in float32."""
     given = {} if everywhere else {"dtype": "mixed_bfloat16"}
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if everywhere else before)
@@ -110,7 +118,7 @@ def test_networks_in_bfloat16_train(data, everywhere):
         model.compile(optimizer=keras.optimizers.Adam(0.03))
     finally:
         keras.config.set_dtype_policy(before)
-    assert {layer.compute_dtype for layer in branch} == {"bfloat16"}
+    calls = [record_dtypes(monkeypatch, layer) for layer in (*branch, *network)]
     x = data * [3.0, 0.5] + 1.0
     model.initialize(x / 2)
     step = tf.function(models.train_step, autograph=False)
@@ -121,6 +129,13 @@ def test_networks_in_bfloat16_train(data, everywhere):
     assert {v.dtype for v in model.weights} == {"float32"} == {v.dtype for v in model.optimizer.variables[2:]}
     y, log_det = model.flow.forward(x), model.flow.forward_log_det_jacobian(x, 1, seed=1)
     assert {y.dtype, log_det.dtype, metrics[0]["nats"].dtype} == {tf.float32}
+    assert all(set(dtypes) == {"bfloat16", "float32"} for dtypes in calls)
+    for dtypes in calls:
+        dtypes.clear()
+    model.evaluate(x, verbose=0)
+    model.sample(2, seed=0)
+    model.log_prob(x, seed=0)
+    assert all(set(dtypes) == {"float32"} for dtypes in calls)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -42,6 +42,8 @@ def test_a_config_does_without_tensorflow():
         ("model.norms", (0.5, 2.0, 2.0, 0.5)),
         ("model.logit_alpha", 0.5),
         ("model.block", "coupling"),
+        ("model.compute_dtype", "mixed_float16"),
+        ("model.compute_dtype", "float64"),
         ("model.estimator.eval.distribution", "uniform"),
         ("model.estimator.train.kind", "adaptive"),
         ("model.estimator.train.num_terms", 0),

@@ -86,6 +86,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path, make
     assert result["nats"] == uninterrupted[1]["nats"]
 
 
+def test_a_run_in_bfloat16(tmp_path, make_config):
+    """Resumed, it equals an uninterrupted one; its scores and its loaded model are in float32."""
+    fields = {"model__compute_dtype": "mixed_bfloat16", "model__num_blocks": (1,), "train__learning_rate": 0.1}
+    config, whole = (make_config(**fields, train__steps=steps) for steps in (4, 8))
+    result = loop.train(whole, tmp_path / "whole", progress=False)
+    loop.train(config, tmp_path / "parts", progress=False)
+    with pytest.raises(ValueError, match="config.model.compute_dtype = 'mixed_bfloat16', but now it is 'float32'"):
+        loop.train(make_config(train__steps=8), tmp_path / "parts", progress=False)
+    assert loop.train(whole, tmp_path / "parts", progress=False)["nats"] == result["nats"]
+    assert_same_state(saved_state(tmp_path / "whole", 8), saved_state(tmp_path / "parts", 8))
+    run = resflow.load(tmp_path / "whole")
+    score = Report(run.config, run.model, resflow.data.load(run.config.data)).score()
+    assert score.mean == pytest.approx(result["nats"], rel=1e-5)
+    assert resflow.bijectors.residual_blocks(run.model.flow)[0].branch(np.zeros([1, 2])).dtype == tf.float32
+    for constants in resflow.evaluation.lipschitz_certificate(run.model.flow)["blocks"].values():
+        assert constants["certified"] <= constants["nominal"]
+
+
 def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(tmp_path, make_config, monkeypatch):
     config = make_config(train__eval_every=5, data__num_test=30)
     with monkeypatch.context() as patch:

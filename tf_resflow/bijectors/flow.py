@@ -113,6 +113,17 @@ def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
             )
 
 
+def _check_dtypes(bijectors):
+    """Raises a ValueError for parameters in several float dtypes, such as float64 and those of a mixed policy."""
+    names = {b.dtype: b.name for b in bijectors if isinstance(b.dtype, tf.DType) and b.dtype.is_floating}
+    if len(names) > 1:
+        found = ", ".join(f"{dtype.name} in {name}" for dtype, name in names.items())
+        raise ValueError(
+            f"The members of a flow have parameters of different dtypes, {found}: give all the same. (Networks of "
+            "the policy 'mixed_bfloat16' have float32 parameters.)"
+        )
+
+
 def _innermost(bijector):
     """What any of TFP's classes of Invert is the inverse of, or the bijector itself."""
     while isinstance(getattr(bijector, "bijector", None), tfb.Bijector):
@@ -160,7 +171,8 @@ class Flow(FlowBijector, tfb.Composition):
       name: `str`.
 
     Raises:
-      ValueError: if the list is empty, or blocks share a name inside a stock composition such as `tfb.Chain`.
+      ValueError: if the list is empty, members have parameters of different float dtypes, or blocks share a name
+        inside a stock composition such as `tfb.Chain`.
     """
 
     def __init__(
@@ -175,6 +187,7 @@ class Flow(FlowBijector, tfb.Composition):
         if others := [member for member in bijectors if not isinstance(member, tfb.Bijector)]:
             raise ValueError(f"A Flow takes a list of bijectors; got {others[0]!r} in it.")
         check_told_apart(bijectors)
+        _check_dtypes(bijectors)
         self._members = self._no_dependency(by_name(bijectors))
         super().__init__(
             bijectors,

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.layers import lipschitz_order
+from tf_resflow.layers.precision import confine_to_training
 from tf_resflow.private_api import set_trainable
 
 __all__ = [
@@ -28,12 +29,13 @@ def adopt(network: Any) -> dict[str, tf.Variable]:
     """The variables that a bijector keeps of the network that it holds, see `variables_by_name`.
 
     TFP sees them as trainable while Keras does. A `keras.Sequential` is kept from casting its input to its own
-    policy's dtype, whatever that of its layers.
+    policy's dtype, whatever that of its layers. Mixed policies become those of `mixed_precision`.
     """
     if not isinstance(network, keras.Layer):
         return {}
     if isinstance(network, keras.Sequential):
         network.autocast = False
+    confine_to_training(network)
     for variable in network.variables:
         share_trainable(variable)
     return variables_by_name(network)

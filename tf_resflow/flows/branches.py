@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tf_resflow import layers
+from tf_resflow.flows.dtypes import DType, network_policy
 
 __all__ = ["ACTIVATIONS", "conv_branch", "coupling_network", "dense_branch", "dense_coupling_network"]
 
@@ -29,13 +30,15 @@ ACTIVATIONS: dict[str, Callable[..., keras.layers.Layer]] = {
 class _Layers:
     """Makes the layers of a branch: one dtype, one activation, seeds in sequence, orders in pairs."""
 
-    def __init__(self, num_layers, activation, coefficient, norms, seed, dtype):
+    def __init__(self, num_layers, activation, coefficient, norms, seed, policy):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
         if norms is None:
             norms = (2.0,) * (num_layers + 1)
         elif norms == "learned":
-            orders = [layers.LearnedOrder(dtype=dtype, name=f"order_{i}") for i in range(num_layers)]
+            orders = [
+                layers.LearnedOrder(dtype=policy.variable_dtype, name=f"order_{i}") for i in range(num_layers)
+            ]
             norms = (*orders, orders[0])
         if len(norms) != num_layers + 1:
             raise ValueError(
@@ -45,11 +48,11 @@ class _Layers:
         self._coefficient = coefficient
         self._norms = tuple(norms)
         self._seeds = np.random.default_rng(seed)
-        self._dtype = dtype
+        self._dtype, self._input_dtype = policy.name, policy.variable_dtype
         self._num_activations = self._num_linear = 0
 
     def input(self, shape):
-        return keras.Input(shape, dtype=self._dtype)
+        return keras.Input(shape, dtype=self._input_dtype)
 
     def activation(self):
         name = f"{self._activation}_{self._num_activations}"
@@ -93,7 +96,7 @@ def conv_branch(
     norms: Norms = None,
     preactivation: bool = True,
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: DType = None,
 ) -> keras.Sequential:
     """Convolutions with activations between them, on images `[H, W, C]`.
 
@@ -109,7 +112,7 @@ def conv_branch(
         orders that the branch learns, beginning with 2, the last equal to the first.
       preactivation: whether an activation comes first.
       seed: `int`, of the kernels.
-      dtype: of the parameters.
+      dtype: dtype policy, see `image_flow`.
 
     Returns:
       A built `keras.Sequential`.
@@ -120,7 +123,7 @@ def conv_branch(
     References:
       Chen et al. 2019, Appendix E.
     """
-    make = _Layers(len(kernels), activation, coefficient, norms, seed, dtype)
+    make = _Layers(len(kernels), activation, coefficient, norms, seed, network_policy(dtype))
     stack = [make.input(event_shape)]
     for i, size in enumerate(kernels):
         if i or preactivation:
@@ -139,7 +142,7 @@ def dense_branch(
     preactivation: bool = False,
     condition_size: int | None = None,
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: DType = None,
 ) -> keras.Model:
     """Dense layers with activations between them, on vectors, or on flattened events of any shape.
 
@@ -154,7 +157,7 @@ def dense_branch(
       condition_size: size of a conditional vector, which an unconstrained dense layer adds to the output of
         the first layer; `None` for an unconditional branch.
       seed: `int`, of the kernels.
-      dtype: of the parameters.
+      dtype: dtype policy, see `image_flow`.
 
     Returns:
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
@@ -164,10 +167,11 @@ def dense_branch(
     """
     if not hidden:
         raise ValueError("hidden must hold the width of at least one inner layer.")
-    make = _Layers(len(hidden) + 1, activation, coefficient, norms, seed, dtype)
+    policy = network_policy(dtype)
+    make = _Layers(len(hidden) + 1, activation, coefficient, norms, seed, policy)
     size = int(np.prod(event_shape))
     x = make.input(event_shape)
-    head = [keras.layers.Flatten(dtype=dtype)] if len(event_shape) > 1 else []
+    head = [keras.layers.Flatten(dtype=policy.name)] if len(event_shape) > 1 else []
     head += [make.activation()] if preactivation else []
     head.append(make.dense(hidden[0]))
     tail = [make.activation()]
@@ -175,14 +179,14 @@ def dense_branch(
         tail += [make.dense(width), make.activation()]
     tail.append(make.dense(size))
     if len(event_shape) > 1:
-        tail.append(keras.layers.Reshape(event_shape, dtype=dtype))
+        tail.append(keras.layers.Reshape(event_shape, dtype=policy.name))
     if condition_size is None:
         return keras.Sequential([x, *head, *tail], name="branch")
     condition = make.input([condition_size])
     h = x
     for layer in head:
         h = layer(h)
-    h = keras.layers.Add(dtype=dtype)([h, make.condition(hidden[0])(condition)])
+    h = keras.layers.Add(dtype=policy.name)([h, make.condition(hidden[0])(condition)])
     for layer in tail:
         h = layer(h)
     return keras.Model([x, condition], h, name="branch")
@@ -196,7 +200,7 @@ def coupling_network(
     split: str = "channels",
     num_parameters: int = 2,
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: DType = None,
 ) -> keras.Sequential:
     """Unconstrained convolutions with ReLU between them, for a coupling on images `[H, W, C]`.
 
@@ -209,7 +213,7 @@ def coupling_network(
       split: see `tf_resflow.bijectors.Coupling`; by "channels" it keeps the first `C // 2`.
       num_parameters: values for each element that is mapped: 2 for `AffineCoupling`, 1 for `AdditiveCoupling`.
       seed: `int`, of the kernels.
-      dtype: of the parameters.
+      dtype: dtype policy, see `image_flow`.
 
     Returns:
       A built `keras.Sequential`.
@@ -220,10 +224,11 @@ def coupling_network(
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.3.
     """
+    policy = network_policy(dtype)
     channels, outputs = _coupling_channels(event_shape, split, num_parameters)
     widths = [width] * (len(kernels) - 1) + [outputs]
-    stack = [keras.Input((*event_shape[:-1], channels), dtype=dtype)]
-    for filters, size, options in zip(widths, kernels, _coupling_options(len(kernels), seed, dtype), strict=True):
+    stack = [keras.Input((*event_shape[:-1], channels), dtype=policy.variable_dtype)]
+    for filters, size, options in zip(widths, kernels, _coupling_options(len(kernels), seed, policy), strict=True):
         stack.append(keras.layers.Conv2D(filters, size, padding="same", **options))
     return keras.Sequential(stack, name="network")
 
@@ -235,7 +240,7 @@ def dense_coupling_network(
     split: str = "channels",
     num_parameters: int = 2,
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: DType = None,
 ) -> keras.Sequential:
     """Like `coupling_network`, with dense layers, on vectors or on flattened images.
 
@@ -245,7 +250,7 @@ def dense_coupling_network(
       split: see `coupling_network`.
       num_parameters: see `coupling_network`.
       seed: `int`, of the kernels.
-      dtype: of the parameters.
+      dtype: dtype policy, see `image_flow`.
 
     Returns:
       A built `keras.Sequential`.
@@ -253,14 +258,20 @@ def dense_coupling_network(
     Raises:
       ValueError: for a split by channels of a single channel or coordinate.
     """
+    policy = network_policy(dtype)
     channels, outputs = _coupling_channels(event_shape, split, num_parameters)
     output_shape = (*event_shape[:-1], outputs)
     widths = [*hidden, int(np.prod(output_shape))]
-    options = _coupling_options(len(widths), seed, dtype)
+    options = _coupling_options(len(widths), seed, policy)
     stack = [keras.layers.Dense(units, **option) for units, option in zip(widths, options, strict=True)]
     if len(event_shape) > 1:
-        stack = [keras.layers.Flatten(dtype=dtype), *stack, keras.layers.Reshape(output_shape, dtype=dtype)]
-    return keras.Sequential([keras.Input((*event_shape[:-1], channels), dtype=dtype), *stack], name="network")
+        stack = [
+            keras.layers.Flatten(dtype=policy.name),
+            *stack,
+            keras.layers.Reshape(output_shape, dtype=policy.name),
+        ]
+    inputs = keras.Input((*event_shape[:-1], channels), dtype=policy.variable_dtype)
+    return keras.Sequential([inputs, *stack], name="network")
 
 
 def _coupling_channels(event_shape, split, num_parameters):
@@ -276,7 +287,7 @@ def _coupling_channels(event_shape, split, num_parameters):
     return channels // 2, num_parameters * (channels - channels // 2)
 
 
-def _coupling_options(num_layers, seed, dtype) -> Iterator[dict[str, Any]]:
+def _coupling_options(num_layers, seed, policy) -> Iterator[dict[str, Any]]:
     """The arguments of each layer: ReLU and seeded kernels, and zeros in the last layer."""
     seeds = np.random.default_rng(seed)
     for i in range(num_layers):
@@ -285,6 +296,6 @@ def _coupling_options(num_layers, seed, dtype) -> Iterator[dict[str, Any]]:
         yield {
             "activation": None if last else "relu",
             "kernel_initializer": "zeros" if last else kernel,
-            "dtype": dtype,
+            "dtype": policy.name,
             "name": f"layer_{i}",
         }

@@ -57,7 +57,6 @@ def build_flow(
     std: TensorLike | None = None,
     *,
     seed: int = 0,
-    dtype: str = "float32",
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
     """Builds the flow of a config.
 
@@ -67,7 +66,6 @@ def build_flow(
       mean: statistics of the data, per coordinate or channel, or `None`.
       std: see `mean`.
       seed: `int`, of the parameters.
-      dtype: of the parameters.
 
     Returns:
       A `Flow` or `MultiscaleFlow`, with the training estimator.
@@ -81,7 +79,8 @@ def build_flow(
             f"config.model.kind is {config.kind!r}, for events of rank {rank}, but the data have shape "
             f"{tuple(event_shape)}."
         )
-    shared: dict[str, Any] = {"act_norm": config.act_norm, "mean": mean, "std": std, "seed": seed, "dtype": dtype}
+    shared: dict[str, Any] = {"act_norm": config.act_norm, "mean": mean, "std": std}
+    shared |= {"seed": seed, "dtype": config.compute_dtype}
     residual: dict[str, Any] = {
         "activation": config.activation,
         "coefficient": config.coefficient,

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors
+from tf_resflow.flows.dtypes import network_policy
 from tf_resflow.typing import TensorLike
 
 __all__ = ["ActNormLayer", "initialize_classifier", "multiscale_classifier"]
@@ -52,7 +53,7 @@ def multiscale_classifier(
     num_features: int = 256,
     *,
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: str | None = None,
 ) -> keras.Model:
     """Heads on the features of a flow, and a linear layer from all of them to the logits.
 
@@ -74,7 +75,7 @@ def multiscale_classifier(
       num_classes: number of logits.
       num_features: channels of each head.
       seed: `int`, of the kernels.
-      dtype: of the parameters.
+      dtype: of the parameters and the computations; `None` for the dtype of variables of Keras' global policy.
 
     Returns:
       A built `keras.Model` of the list of features.
@@ -82,6 +83,7 @@ def multiscale_classifier(
     References:
       Chen et al. 2019, Section 5.3 and its appendix on hybrid modeling.
     """
+    dtype = network_policy(dtype).variable_dtype
     seeds = np.random.default_rng(seed)
 
     def options(kind, name):

@@ -57,6 +57,8 @@ MODEL_FIELDS = {
     # Bound of a block, not verified. None: the product of its coefficients, which must then be below 1.
     "lipschitz_constant": Field(None, Rule(lambda v: v is None or 0 < v < 1, "None, or above 0 and below 1")),
     "act_norm": True,
+    # "mixed_bfloat16": the networks of the blocks compute in bfloat16 in training. All else is in float32.
+    "compute_dtype": Field("float32", one_of("float32", "mixed_bfloat16")),
     # Vectors.
     "hidden": Field((64, 64, 64), Rule(_are_widths, "a tuple of widths, such as (64, 64, 64)")),
     # Images. Couplings have no coefficient, activation or norms.

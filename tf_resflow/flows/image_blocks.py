@@ -23,7 +23,7 @@ class BlockSpec:
       scale: number of its scale.
       index: its number in the scale.
       seed: `int`, of its parameters.
-      dtype: of its parameters.
+      dtype: name of the Keras dtype policy of its network.
     """
 
     name: str

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors
+from tf_resflow.flows.dtypes import DType, network_policy
 from tf_resflow.flows.image_blocks import BlockMaker, BlockSpec, residual_image_block
 from tf_resflow.typing import TensorLike
 
@@ -29,7 +30,7 @@ def image_flow(
     squeeze_first: bool = False,
     factor_out: bool = False,
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: DType = None,
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
     """Logit, then scales of convolutional blocks with a squeeze between them, then fully connected blocks.
 
@@ -62,14 +63,16 @@ def image_flow(
       squeeze_first: whether a squeeze comes before the first scale (images above 32 x 32).
       factor_out: whether half of the channels leave at each squeeze between scales.
       seed: `int`, of the parameters.
-      dtype: of the parameters.
+      dtype: dtype policy of the networks: "float32", "float64", or "mixed_bfloat16" for networks that compute in
+        bfloat16 in training (see `tf_resflow.layers.mixed_precision`); the parameters have its variable dtype.
+        `None` for Keras' global policy.
 
     Returns:
       A `Flow` from `[H, W, C]` to the last scale's shape; with `factor_out` a `MultiscaleFlow` to a vector.
 
     Raises:
-      ValueError: when `block` is no function that returns bijectors, or the height or width cannot be halved as
-        often as the scales require.
+      ValueError: when `block` is no function that returns bijectors, the height or width cannot be halved as often
+        as the scales require, or the policy is another.
 
     References:
       Chen et al. 2019, Section 5.2 and Appendix E; couplings in its comparison of hybrid models.
@@ -83,6 +86,8 @@ def image_flow(
             "block must be a function of a BlockSpec, such as flows.residual_image_block() or "
             f"flows.coupling_image_block(bijectors.AdditiveCoupling); got {block!r}."
         )
+    policy = network_policy(dtype)
+    dtype = policy.variable_dtype
     generator = np.random.default_rng(seed)
 
     def next_seed():
@@ -105,7 +110,7 @@ def image_flow(
                 scale=scale,
                 index=index,
                 seed=next_seed(),
-                dtype=dtype,
+                dtype=policy.name,
             )
             made = make_block(spec)
             if not isinstance(made, tfp.bijectors.Bijector):

@@ -7,6 +7,7 @@ import numpy as np
 
 from tf_resflow import bijectors
 from tf_resflow.flows.branches import Norms, dense_branch
+from tf_resflow.flows.dtypes import DType, network_policy
 from tf_resflow.typing import TensorLike
 
 __all__ = ["vector_flow"]
@@ -28,7 +29,7 @@ def vector_flow(
     inverse_solver: Callable[..., Any] | None = None,
     lipschitz_constant: float | None = None,
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: DType = None,
 ) -> bijectors.Flow:
     """Residual blocks of dense layers, with an ActNorm before the first and after each.
 
@@ -56,7 +57,7 @@ def vector_flow(
       inverse_solver: solver of the blocks.
       lipschitz_constant: bound of each block's branch, not verified; `None`: the product of its coefficients.
       seed: `int`, of the parameters.
-      dtype: of the parameters.
+      dtype: dtype policy, see `image_flow`.
 
     Returns:
       A `Flow`, from data to latent.
@@ -64,6 +65,8 @@ def vector_flow(
     References:
       Chen et al. 2019, Section 5.1 and Appendix D (100 blocks of width 128, coefficient 0.9).
     """
+    policy = network_policy(dtype)
+    dtype = policy.variable_dtype
     seeds = np.random.default_rng(seed)
     members = [] if mean is None else [bijectors.Normalize(mean, std, dtype=dtype)]
     if act_norm:
@@ -77,7 +80,7 @@ def vector_flow(
             norms=norms,
             condition_size=condition_size,
             seed=int(seeds.integers(2**31)),
-            dtype=dtype,
+            dtype=policy.name,
         )
         members.append(
             bijectors.ResidualBlock(

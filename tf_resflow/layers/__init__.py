@@ -20,6 +20,7 @@ from tf_resflow.layers.norm_updates import (
     stored_norms,
     update_norms,
 )
+from tf_resflow.layers.precision import mixed_precision
 
 check_backend(keras.config.backend())  # which ~/.keras/keras.json may set
 
@@ -41,6 +42,7 @@ __all__ = [
     "lipschitz_layers",
     "lipschitz_order",
     "mean_norm",
+    "mixed_precision",
     "scaled_kernels",
     "stored_norms",
     "update_norms",

@@ -1,5 +1,7 @@
 """Activations of known Lipschitz constant."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -21,14 +23,35 @@ class _Swish(_Activation):
     """x sigmoid(softplus(beta) x) / 1.1, with its weight beta."""
 
     def build(self, input_shape: Shape) -> None:
-        self.beta = self.add_weight(name="beta", shape=(), initializer=keras.initializers.Constant(0.5))
+        initializer = keras.initializers.Constant(0.5)
+        self.beta = self.add_weight(name="beta", shape=(), initializer=initializer, autocast=False)
 
     def _lipswish(self, x):
-        return _swish(x, tf.cast(tf.math.softplus(self.beta), x.dtype))
+        return _swish(x, tf.math.softplus(tf.cast(self.beta, _wide(x.dtype))))
+
+
+def _wide(dtype):
+    """The dtype in which values of `dtype` are computed: float32 at least."""
+    return dtype if dtype.size > 4 else tf.float32
+
+
+def _in_wide(f):
+    """`f` computed in float32 at least, with results in the dtype of its first argument.
+
+    bfloat16 halves the memory that is passed over. Its arithmetic is that of float32 anyway, with a rounding after
+    each operation, which takes longer.
+    """
+
+    @functools.wraps(f)
+    def wide(x, *args):
+        results = f(*(tf.cast(arg, _wide(x.dtype)) for arg in (x, *args)))
+        return tf.nest.map_structure(lambda result: tf.cast(result, x.dtype), results)
+
+    return wide
 
 
 def _swish(x, b):
-    """The value x sigmoid(b x) / 1.1, for a scalar b, together with its slope.
+    """The value x sigmoid(b x) / 1.1, for a scalar b of a wide dtype, together with its slope.
 
     A power series multiplies by the same slopes once per term. Autodiff derives them from x each time, in six
     passes over memory; here they are computed once, along with the value. Differentiable any number of times.
@@ -43,7 +66,7 @@ def _swish_slope(x, b, slope):
 
     def grad(upstream):
         dx, db = in_one_pass(_slope_gradients, x, b, upstream)
-        return dx, tf.reduce_sum(db), None
+        return dx, _sum_like(db, b), None
 
     return tf.identity(slope), grad
 
@@ -54,23 +77,30 @@ def _with_slope(x, b, y, slope):
 
     def grad(upstream):
         value = _with_slope(x, b, y, slope)  # y itself is a constant
-        db = tf.reduce_sum(in_one_pass(_value_gradient, x, value, upstream))
+        db = _sum_like(in_one_pass(_value_gradient, x, value, upstream), b)
         return upstream * slope, db, None, None
 
     return tf.identity(y), grad
 
 
+def _sum_like(values, scalar):
+    return tf.cast(tf.reduce_sum(values), scalar.dtype)
+
+
+@_in_wide
 def _value_and_slope(x, b):
     t = _sigmoid(b * x)
     y = x * t / 1.1
     return y, t / 1.1 + b * y * (1.0 - t)
 
 
+@_in_wide
 def _value_gradient(x, y, upstream):
     """The gradient in b of upstream * value, per element: dy/db = x^2 t (1 - t) / 1.1 = y (x - 1.1 y)."""
     return upstream * y * (x - 1.1 * y)
 
 
+@_in_wide
 def _slope_gradients(x, b, upstream):
     """The gradients in x and b of upstream * slope, per element (XLA sums slowly in the same pass)."""
     t = _sigmoid(b * x)

@@ -50,9 +50,9 @@ def shared_architecture(branch: Any) -> Hashable | None:
 
 
 def _settings(layer, orders):
-    """The settings of a layer, and what its weights are; learned orders by number."""
+    """The settings of a layer here and now, and what its weights are; learned orders by number."""
     config = {name: value for name, value in layer.get_config().items() if not name.endswith("initializer")}
-    config |= {"name": None, "dtype": layer.dtype_policy.name}
+    config |= {"name": None, "dtype": (layer.dtype_policy.name, layer.compute_dtype)}
     for name, value in config.items():
         if isinstance(value, LearnedOrder):
             config[name] = ("order", orders.setdefault(id(value), len(orders)), value.low, value.high)

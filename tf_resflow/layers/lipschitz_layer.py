@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
 from tf_resflow.layers.operator_norms import InducedNorm, has_closed_form
+from tf_resflow.layers.precision import lowest_dtype
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.private_api import is_reachable
 
@@ -41,8 +42,8 @@ class LipschitzLayer(keras.layers.Layer):
     closed form, which is the case for p = 1 and for q = inf.
 
     The norm is computed in float32, or in float64 if the variables have that dtype. A layer that computes in
-    bfloat16 or float16 stays below its coefficient by the epsilon of that dtype, to allow for the rounding of the
-    kernel.
+    bfloat16 or float16, if only in training (`tf_resflow.layers.mixed_precision`), stays below its coefficient by
+    the epsilon of that dtype, to allow for the rounding of the kernel.
 
     Args:
       coefficient: the largest norm allowed, positive.
@@ -217,14 +218,19 @@ class LipschitzLayer(keras.layers.Layer):
     def lipschitz_bound(self) -> tf.Tensor:
         """A rigorous upper bound of the layer's Lipschitz constant, a float64 scalar.
 
-        It holds for the kernel as applied: scaled, and rounded to the compute dtype.
+        It holds for the kernel as applied: scaled, and rounded to the compute dtype. If that is another in training
+        (`mixed_precision`), it holds for both.
         """
-        kernel = self._as_operand(tf.cast(self._applied_kernel(), tf.float64))
-        return self._norm(kernel, self._fixed_orders).bound()
+        applied = self._applied_kernel()
+        bounds = []
+        for dtype in {applied.dtype, tf.as_dtype(lowest_dtype(self))}:
+            kernel = self._as_operand(tf.cast(tf.cast(applied, dtype), tf.float64))
+            bounds.append(self._norm(kernel, self._fixed_orders).bound())
+        return tf.reduce_max(bounds)
 
     def scaled_kernel(self) -> tf.Tensor:
         """The kernel over max(1, norm / coefficient): differentiable, in the dtype of the variables."""
-        limit = self.coefficient * (1.0 - _EPSILON.get(self.compute_dtype, 0.0))
+        limit = self.coefficient * (1.0 - _EPSILON.get(lowest_dtype(self), 0.0))
         scale = tf.maximum(self.norm_estimate() / limit, 1.0)
         return tf.cast(tf.cast(tf.convert_to_tensor(self.kernel), scale.dtype) / scale, self.variable_dtype)
 

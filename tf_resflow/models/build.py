@@ -52,9 +52,9 @@ def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> FlowModel:
     options = {"evaluation_log_det": evaluation_log_det, "seed": config.seed}
     if config.task == "density":
         return FlowModel(flow, shape, levels=dataset.levels, **options)
-    classifier = flows.multiscale_classifier(
-        bijectors.feature_shapes(flow, shape), _num_classes(dataset), config.hybrid.features, seed=config.seed
-    )
+    shapes = bijectors.feature_shapes(flow, shape)
+    head = {"seed": config.seed, "dtype": "float32"}
+    classifier = flows.multiscale_classifier(shapes, _num_classes(dataset), config.hybrid.features, **head)
     options["density_weight"] = config.hybrid.density_weight
     return HybridModel(flow, classifier, shape, levels=dataset.levels, **options)
 

@@ -14,6 +14,7 @@ from tf_resflow import bijectors, layers, logdet
 from tf_resflow.bijectors.base import Context, run
 from tf_resflow.bijectors.flow import parts_by_name, route
 from tf_resflow.data import dequantize, quantize
+from tf_resflow.layers.precision import leaves, lowest_dtype
 from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet
 from tf_resflow.models.log_prob_samples import LogProbEstimate, LogProbSamples, mean_and_stderr
 from tf_resflow.models.planning import plan_likelihood
@@ -49,6 +50,9 @@ class FlowModel(keras.Model):
     print(sorted(history.history))
     # ['loss']
     ```
+
+    Networks inside of bijectors that have the Keras policy "mixed_bfloat16" compute in bfloat16 in training, and in
+    float32 elsewhere (`tf_resflow.layers.mixed_precision`).
 
     Four methods relate the data to the flow: `prepare` and `to_data`, to its input space (by dequantization) and
     back, and `encode` and `decode`, to the latent (without randomness) and back.
@@ -388,7 +392,7 @@ class FlowModel(keras.Model):
 
         Raises:
           ValueError: for a loss or metrics: the model has its own; for an optimizer that scales the loss, as Keras
-            makes one of any optimizer under the policy "mixed_float16".
+            makes one of any optimizer under the policy "mixed_float16"; for layers that compute in float16.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name):
@@ -400,6 +404,12 @@ class FlowModel(keras.Model):
                 f"The optimizer {self.optimizer.name!r} divides gradients by a scale of the loss, which "
                 f"{type(self).__name__} does not apply: training would stand still. Compute in 'mixed_bfloat16', "
                 "which needs no scale, and leave out loss_scale_factor and LossScaleOptimizer."
+            )
+        if halves := [layer.name for layer in leaves(self) if layer.weights and lowest_dtype(layer) == "float16"]:
+            self.compiled = False
+            raise ValueError(
+                f"Layer {halves[0]!r} computes in float16, whose gradients need a loss that is scaled, which "
+                f"{type(self).__name__} does not do: small ones would become 0. Compute in 'mixed_bfloat16'."
             )
         self.optimizer.build(self.trainable_variables)
 

@@ -60,7 +60,7 @@ def loss_and_gradients(
       `model.trainable_variables`.
     """
     batch = tf.nest.map_structure(tf.identity, batch)
-    with layers.fused_kernels(), layers.stored_norms():
+    with layers.fused_kernels(), layers.stored_norms(), layers.mixed_precision():
         with tf.GradientTape() as tape:
             means = {name: tf.reduce_mean(value) for name, value in model.scores(batch, seed).items()}
             loss = means[model.objective]

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tf_resflow.layers import lipschitz_layers, scaled_kernels
 from tf_resflow.layers.architecture import shared_architecture, weights_of, with_weights
+from tf_resflow.layers.precision import leaves
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet import first_order_only
-from tf_resflow.private_api import sublayers
 from tf_resflow.solvers.fixed_point import EPSILON, Solution, warn_unconverged
 
 __all__ = ["solve_residual"]
@@ -33,7 +33,8 @@ def solve_residual(
     \\(-w^T \partial g / \partial \theta\\). Only the root is kept for it.
 
     A branch whose layers compute in bfloat16 or float16 is rounded to that type. The default tolerances are
-    therefore those of the coarsest type among its layers with weights, whatever the type of `y`.
+    therefore those of the coarsest type among its layers with weights, whatever the type of `y`. (In a bijector,
+    layers of a mixed policy compute in float32 outside of `tf_resflow.layers.mixed_precision`.)
 
     Args:
       branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`. The kernels of a Keras layer or model
@@ -100,10 +101,6 @@ def solve_residual(
 
 def _coarsest_dtype(branch, dtype):
     """The coarsest of `dtype` and the compute dtypes of the layers."""
-    leaves = _leaves(branch) if isinstance(branch, keras.Layer) else []
-    computed = [tf.as_dtype(layer.compute_dtype) for layer in leaves if layer.weights]
+    layers = leaves(branch) if isinstance(branch, keras.Layer) else []
+    computed = [tf.as_dtype(layer.compute_dtype) for layer in layers if layer.weights]
     return max([dtype, *computed], key=EPSILON.__getitem__)
-
-
-def _leaves(layer):
-    return [leaf for part in sublayers(layer) for leaf in _leaves(part)] or [layer]
