@@ -86,6 +86,15 @@ def test_different_branches():
     assert None not in found and len(set(found)) == len(branches)
 
 
+def test_contexts_that_change_a_branch_tell_it_apart():
+    block = bijectors.ResidualBlock(dense(dtype="mixed_bfloat16"))
+    found = [in_graph(shared_architecture, block.branch)]
+    for context in (layers.mixed_precision, layers.stored_norms, layers.fused_kernels):
+        with context():
+            found.append(in_graph(shared_architecture, block.branch))
+    assert len(set(found)) == 4
+
+
 @pytest.mark.parametrize(
     "branch",
     [
