@@ -14,7 +14,7 @@ def dense(units=8, activation=layers.LipSwish, orders=(2.0, 2.0, 2.0), dtype="fl
     first, second = [dict(domain=p, codomain=q, dtype=dtype) for p, q in zip(orders, orders[1:], strict=False)]
     return keras.Sequential(
         [
-            keras.Input([3], dtype=dtype),
+            keras.Input([3], dtype=keras.dtype_policies.get(dtype).variable_dtype),
             layers.LipschitzDense(units, **first, **kwargs),
             activation(dtype=dtype),
             layers.LipschitzDense(3, **second, **kwargs),
