@@ -1,6 +1,5 @@
 """A computation that occurs often in a graph, as calls of a function that the graph holds once."""
 
-import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -10,7 +9,7 @@ from tf_resflow.private_api import is_xla, silence_retracing
 
 __all__ = ["traced_once"]
 
-_functions: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
+_FUNCTIONS = "_tf_resflow_functions"  # attribute of a graph, which lives and dies with it
 
 
 def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
@@ -25,7 +24,10 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
     """
     if tf.executing_eagerly() or is_xla():
         return function(*args)
-    traced = _functions.setdefault(tf.compat.v1.get_default_graph(), {})
+    graph = tf.compat.v1.get_default_graph()
+    if not hasattr(graph, _FUNCTIONS):
+        setattr(graph, _FUNCTIONS, {})
+    traced = getattr(graph, _FUNCTIONS)
     if key not in traced:
         traced[key] = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
     shared = silence_retracing(traced[key])
