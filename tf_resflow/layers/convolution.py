@@ -22,7 +22,8 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     A kernel of one tap is a matrix. Up to 128 channels its product takes as long as the convolution for large
     batches, and a third of it for a single small image; its gradient takes three quarters.
 
-    On a machine with a GPU, and for dtypes whose sums would lose digits, it is TensorFlow's convolution.
+    In bfloat16 the products of the taps are rounded before they are added, so the error is 1.4 times that of one
+    rounding. On a machine with a GPU, and in float16, it is TensorFlow's convolution.
 
     Args:
       x: `[batch, height, width, inputs]`.
@@ -34,8 +35,7 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     height, width, inputs, outputs = kernel.shape
     taps = height * width
     is_fast = max(inputs, outputs) <= _SOME if taps == 1 else min(inputs, outputs) <= _FEW
-    precise = kernel.dtype in (tf.float32, tf.float64)
-    if not (is_fast and precise) or tf.config.list_logical_devices("GPU"):
+    if not is_fast or kernel.dtype == tf.float16 or tf.config.list_logical_devices("GPU"):
         return tf.nn.conv2d(x, kernel, 1, "SAME")
     if taps == 1:
         return _product(x, kernel)
