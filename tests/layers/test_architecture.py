@@ -159,12 +159,11 @@ def values(blocks, x, seed):
     return [y, *log_dets, *gradients, back, *tape.gradient(loss, [y, *variables], unconnected_gradients="zero")]
 
 
-@pytest.mark.parametrize("num_probes", [1, 2])
-def test_blocks_that_share_a_trace_have_their_own_values_and_gradients(num_probes):
-    estimator = logdet.RussianRoulette(num_probes=num_probes, per_example=True)
-    blocks = [bijectors.ResidualBlock(dense(orders=learned(False)), estimator, name=f"block{i}") for i in range(3)]
+def test_blocks_that_share_a_trace_have_their_own_values_and_gradients():
+    estimator = logdet.RussianRoulette(num_probes=2, per_example=True)
+    blocks = [bijectors.ResidualBlock(dense(4), estimator, name=f"block{i}") for i in range(2)]
     for scale, block in enumerate(blocks):
-        block.branch.layers[0].bias.assign(0.1 * scale + np.zeros(8))
+        block.branch.layers[0].bias.assign(0.1 * scale + np.zeros(4))
         layers.converge_norms(block)
     x, seed = tf.constant(np.random.default_rng(0).normal(size=[4, 3])), tf.constant([3, 4])
     expected = values(blocks, x, seed)
