@@ -100,6 +100,7 @@ def test_contexts_that_change_a_branch_tell_it_apart():
     [
         dense(activation=Doubled),
         dense(activation=lambda **kwargs: keras.layers.Lambda(lambda x: 0.1 * x, **kwargs)),
+        dense(activation=lambda **kwargs: keras.layers.Activation(lambda x: 0.1 * x, **kwargs)),
         conditional(),  # keras.layers.Dense is not among the known layers
         tf.Module(),
     ],

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_resflow.layers.activations import CLipSwish, FullSort, LipschitzCube, LipSwish, MaxMin
 from tf_resflow.layers.fusion import _FUSED
 from tf_resflow.layers.learned_order import LearnedOrder
+from tf_resflow.layers.lipschitz_constants import known_slope
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.lipschitz_layer import _SCALED, _STORED
@@ -43,7 +44,8 @@ def shared_architecture(branch: Any) -> Hashable | None:
 
     steps: list[Any] = [(numbers(branch.inputs), tuple((tuple(x.shape), x.dtype) for x in branch.inputs))]
     for layer, arguments, results in graph_steps(branch):
-        if type(layer) not in _KNOWN or id(layer) in held:
+        custom = type(layer) is keras.layers.Activation and known_slope(layer) is None
+        if type(layer) not in _KNOWN or custom or id(layer) in held:
             return None
         steps.append((numbers(arguments), _settings(layer, orders), numbers(results)))
     return (*steps, numbers(branch.outputs), _STORED.get(), _FUSED.get())

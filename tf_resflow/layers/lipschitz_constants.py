@@ -12,7 +12,7 @@ from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.private_api import graph_steps
 
-__all__ = ["SLOPES", "lipschitz_constant", "lipschitz_order"]
+__all__ = ["SLOPES", "known_slope", "lipschitz_constant", "lipschitz_order"]
 
 # The largest |slope| of each elementwise function of keras.activations, rounded up.
 SLOPES = {
@@ -218,10 +218,15 @@ def _joint(constants, order):
 
 
 def _of_activation(layer, _):
-    for name, constant in SLOPES.items():
-        if layer.activation is keras.activations.get(name):
-            return constant
-    raise ValueError(_unknown(layer))
+    if (slope := known_slope(layer)) is None:
+        raise ValueError(_unknown(layer))
+    return slope
+
+
+def known_slope(layer: keras.layers.Activation) -> float | None:
+    """The largest slope of an elementwise function of `keras.activations`; None for another function."""
+    known = (slope for name, slope in SLOPES.items() if layer.activation is keras.activations.get(name))
+    return next(known, None)
 
 
 def _of_dropout(layer, _):

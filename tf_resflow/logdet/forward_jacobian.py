@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.layers import LipschitzCube, LipschitzDense, LipSwish, scaled_kernels
-from tf_resflow.layers.lipschitz_constants import SLOPES
+from tf_resflow.layers.lipschitz_constants import known_slope
 
 __all__ = ["dense_chain", "forward_jacobian"]
 
@@ -21,7 +21,7 @@ def dense_chain(branch: Any) -> list[keras.Layer]:
 
 def _is_elementwise(layer):
     if type(layer) is keras.layers.Activation:
-        return any(layer.activation is keras.activations.get(name) for name in SLOPES)
+        return known_slope(layer) is not None
     return type(layer) in (LipSwish, LipschitzCube)
 
 
