@@ -1,11 +1,13 @@
 """Two logical CPUs, for tests on a MirroredStrategy of two replicas; a less eager garbage collector."""
 
+import contextlib
 import gc
 import pathlib
 import runpy
 import sys
 from typing import NamedTuple
 
+import keras
 import pytest
 import tensorflow as tf
 from absl import flags, logging
@@ -30,6 +32,22 @@ class Done(NamedTuple):
 
     code: int
     output: str
+
+
+@pytest.fixture
+def dtype_policy():
+    """A context of a name, in which it is Keras' global dtype policy."""
+
+    @contextlib.contextmanager
+    def global_policy(name):
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(name)
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(before)
+
+    return global_policy
 
 
 @pytest.fixture

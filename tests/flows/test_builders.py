@@ -1,7 +1,5 @@
 """The builders: the architectures that they promise, seeds, and errors."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
@@ -314,16 +312,6 @@ def test_wrong_arguments():
         flows.image_flow((3, 4, 1), (1, 1), 4, kernels=(1,), num_fc_blocks=0)
 
 
-@contextlib.contextmanager
-def global_policy(name):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
 NETWORKS = {
     "vector": lambda **dtype: flows.vector_flow(2, 1, (4,), norms="learned", condition_size=3, **dtype),
     "image": lambda **dtype: flows.image_flow((4, 4, 1), (1, 1), 4, num_fc_blocks=1, fc_width=4, **dtype),
@@ -336,12 +324,12 @@ NETWORKS = {
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16"])
-def test_policies(kind, given, policy):
+def test_policies(kind, given, policy, dtype_policy):
     """As an argument, or of Keras: in training the networks compute in it, and all variables have its dtype."""
     if given:
         flow = NETWORKS[kind](dtype=policy)
     else:
-        with global_policy(policy):
+        with dtype_policy(policy):
             flow = NETWORKS[kind]()
     networks = [b.keras_parts for b in flow.bijectors if isinstance(getattr(b, "keras_parts", None), keras.Layer)]
     variables, computed = ("float64",) * 2 if policy == "float64" else ("float32", "bfloat16")
@@ -356,9 +344,9 @@ def test_policies(kind, given, policy):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "float16", "bfloat16"])
-def test_policies_that_cannot_train_are_errors(policy):
+def test_policies_that_cannot_train_are_errors(policy, dtype_policy):
     message = f"dtype_policy.., which is '{policy}'.*take 'mixed_bfloat16'"
-    with global_policy(policy), pytest.raises(ValueError, match=message):
+    with dtype_policy(policy), pytest.raises(ValueError, match=message):
         flows.vector_flow(2, 1, (4,))
     for build in (flows.conv_branch, flows.dense_branch, flows.coupling_network, flows.dense_coupling_network):
         with pytest.raises(ValueError, match=f"dtype of a flow is '{policy}'"):

@@ -1,6 +1,5 @@
 """FlowModel: losses against closed forms, fit with Keras's own tools, saving, and errors."""
 
-import contextlib
 import math
 import types
 import warnings
@@ -230,16 +229,6 @@ def record_seeds(monkeypatch, model):
     return seeds
 
 
-@contextlib.contextmanager
-def dtype_policy(name):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
 def affine_flow(dtype="float32"):
     return resflow.bijectors.Flow([resflow.bijectors.ActNorm([2], dtype=dtype)])
 
@@ -298,7 +287,7 @@ def test_a_resumed_fit_goes_on_with_the_seeds(monkeypatch, data, tmp_path):
         (lambda: keras.optimizers.Adam(loss_scale_factor=128.0), "float32"),
     ],
 )
-def test_a_scale_of_the_loss_is_refused(optimizer, policy, data):
+def test_a_scale_of_the_loss_is_refused(optimizer, policy, data, dtype_policy):
     with dtype_policy(policy):
         model = resflow.FlowModel(affine_flow(), [2])
     model.initialize(data)
@@ -586,7 +575,7 @@ def test_floats_of_another_width_are_cast(dtype, data):
 
 
 @pytest.mark.parametrize("policy, dtype", [("mixed_bfloat16", "float32"), ("float32", "float64")])
-def test_a_call_does_not_round_the_data(policy, dtype, data):
+def test_a_call_does_not_round_the_data(policy, dtype, data, dtype_policy):
     with dtype_policy(policy):
         model = resflow.FlowModel(affine_flow(dtype), [2])
         x = data.astype(dtype) / 3

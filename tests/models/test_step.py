@@ -101,12 +101,10 @@ def record_dtypes(monkeypatch, layer):
 
 
 @pytest.mark.parametrize("everywhere", [True, False])
-def test_networks_in_bfloat16_train(monkeypatch, data, everywhere):
+def test_networks_in_bfloat16_train(monkeypatch, data, everywhere, dtype_policy):
     """By the policy of the layers, or of all that is built; they are evaluated in float32."""
     given = {} if everywhere else {"dtype": "mixed_bfloat16"}
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if everywhere else before)
-    try:
+    with dtype_policy("mixed_bfloat16" if everywhere else "float32"):
         dense = [layers.LipschitzDense(units, **given) for units in (8, 8, 2)]
         activations = layers.LipSwish(**given), layers.LipschitzCube(**given)
         branch = [dense[0], activations[0], dense[1], activations[1], dense[2]]
@@ -116,8 +114,6 @@ def test_networks_in_bfloat16_train(monkeypatch, data, everywhere):
         act_norm = resflow.bijectors.ActNorm([2])
         model = resflow.FlowModel(resflow.bijectors.Flow([act_norm, block, coupling]), [2])
         model.compile(optimizer=keras.optimizers.Adam(0.03))
-    finally:
-        keras.config.set_dtype_policy(before)
     calls = [record_dtypes(monkeypatch, layer) for layer in (*branch, *network)]
     x = data * [3.0, 0.5] + 1.0
     model.initialize(x / 2)

@@ -152,12 +152,8 @@ def scaled_kernels(obj: Any) -> Iterator[None]:
     Raises:
       ValueError: if a layer is not built.
     """
-    scaled = {id(layer): layer._applied_kernel() for layer in lipschitz_layers(obj)}
-    token = _SCALED.set({**(_SCALED.get() or {}), **scaled})
-    try:
+    with _held({id(layer): layer._applied_kernel() for layer in lipschitz_layers(obj)}):
         yield
-    finally:
-        _SCALED.reset(token)
 
 
 @contextlib.contextmanager
@@ -180,10 +176,16 @@ def frozen_kernels(obj: Any) -> Iterator[list[tf.Variable]]:
     copies = [
         tf.Variable(layer._applied_kernel(), trainable=False, name=f"{layer.name}/kernel") for layer in layers
     ]
-    held = dict(zip(map(id, layers), copies, strict=True))
-    token = _SCALED.set({**(_SCALED.get() or {}), **held})
-    try:
+    with _held(dict(zip(map(id, layers), copies, strict=True))):
         yield copies
+
+
+@contextlib.contextmanager
+def _held(kernels):
+    """A context in which layers apply these kernels, a dict by the id of the layer."""
+    token = _SCALED.set({**(_SCALED.get() or {}), **kernels})
+    try:
+        yield
     finally:
         _SCALED.reset(token)
 
