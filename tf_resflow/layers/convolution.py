@@ -20,7 +20,7 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     kernel of ones and zeros. A training step becomes 1.1 (4 channels) to 1.3 times (1 channel) as fast.
 
     A kernel of one tap is a matrix. Up to 128 channels its product takes as long as the convolution for large
-    batches, and a third of it for a single small image; its gradient takes three quarters.
+    batches, and a quarter of it for a single image of 8 x 8; the gradient in the kernel takes 0.7 to 0.85 of it.
 
     In bfloat16 the products of the taps are rounded before they are added, so the error is 1.4 times that of one
     rounding. On a machine with a GPU, and in float16, it is TensorFlow's convolution.
