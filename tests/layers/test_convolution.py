@@ -1,9 +1,12 @@
 """The convolution against TensorFlow's, in all of its forms, with two derivatives."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_resflow.layers import fused_kernels
 from tf_resflow.layers.convolution import convolution
 
 SHAPES = {
@@ -40,12 +43,21 @@ def derivatives(conv, x, kernel):
 
 
 @pytest.mark.parametrize("case", SHAPES)
-@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("mode", ["eager", "graph", "fused"])
 def test_value_and_two_derivatives(case, mode):
     x, kernel = operands(case)
     compute = derivatives if mode == "eager" else tf.function(derivatives, autograph=False)
-    for ours, expected in zip(compute(convolution, x, kernel), derivatives(native, x, kernel), strict=True):
+    with fused_kernels() if mode == "fused" else contextlib.nullcontext():
+        results = compute(convolution, x, kernel)
+    for ours, expected in zip(results, derivatives(native, x, kernel), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_the_bias_is_added(case):
+    x, kernel = operands(case)
+    bias = tf.constant(np.arange(kernel.shape[-1]), x.dtype)
+    np.testing.assert_allclose(convolution(x, kernel, bias), native(x, kernel) + bias, rtol=1e-9, atol=1e-9)
 
 
 def test_single_precision():
@@ -76,7 +88,8 @@ def test_from_and_to_few_channels_and_of_one_tap_it_is_a_product(case, dtype):
 
 
 @pytest.mark.parametrize("case", ["few outputs", "few inputs", "one tap"])
-def test_in_bfloat16_it_is_rounded_twice_at_most(case):
+@pytest.mark.parametrize("fused", [False, True])
+def test_in_bfloat16_it_is_rounded_twice_at_most(case, fused):
     """The value and its two gradients: a rounding changes the norm of a result by 0.0017 of it, on average."""
     x, kernel = operands(case, tf.bfloat16)
 
@@ -88,10 +101,12 @@ def test_in_bfloat16_it_is_rounded_twice_at_most(case):
         upstream = tf.cast(tf.cast(tf.random.stateless_normal(y.shape, [0, 1]), tf.bfloat16), dtype)
         return [tf.cast(tensor, tf.float64) for tensor in (y, *tape.gradient(y, [x_, kernel_], upstream))]
 
-    results = zip(
-        value_and_gradients(convolution, tf.bfloat16), value_and_gradients(native, tf.float64), strict=True
-    )
-    for ours, expected in results:
+    if fused:
+        with fused_kernels():
+            results = tf.function(value_and_gradients, autograph=False)(convolution, tf.bfloat16)
+    else:
+        results = value_and_gradients(convolution, tf.bfloat16)
+    for ours, expected in zip(results, value_and_gradients(native, tf.float64), strict=True):
         assert 0 < tf.norm(ours - expected) < 2 * 0.0017 * tf.norm(expected)
 
 

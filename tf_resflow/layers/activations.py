@@ -1,11 +1,9 @@
 """Activations of known Lipschitz constant."""
 
-import functools
-
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.fusion import in_one_pass
+from tf_resflow.layers.fusion import in_one_pass, in_wide, wide_dtype
 from tf_resflow.typing import Shape, TensorLike
 
 __all__ = ["CLipSwish", "FullSort", "LipSwish", "LipschitzCube", "MaxMin"]
@@ -26,28 +24,11 @@ class _Swish(_Activation):
         initializer = keras.initializers.Constant(0.5)
         self.beta = self.add_weight(name="beta", shape=(), initializer=initializer, autocast=False)
 
+    def _slope_parameter(self, dtype):
+        return tf.math.softplus(tf.cast(self.beta, wide_dtype(dtype)))
+
     def _lipswish(self, x):
-        return _swish(x, tf.math.softplus(tf.cast(self.beta, _wide(x.dtype))))
-
-
-def _wide(dtype):
-    """The dtype in which values of `dtype` are computed: float32 at least."""
-    return dtype if dtype.size > 4 else tf.float32
-
-
-def _in_wide(f):
-    """`f` computed in float32 at least, with results in the dtype of its first argument.
-
-    bfloat16 halves the memory that is passed over. Its arithmetic is that of float32 anyway, with a rounding after
-    each operation, which takes longer.
-    """
-
-    @functools.wraps(f)
-    def wide(x, *args):
-        results = f(*(tf.cast(arg, _wide(x.dtype)) for arg in (x, *args)))
-        return tf.nest.map_structure(lambda result: tf.cast(result, x.dtype), results)
-
-    return wide
+        return _swish(x, self._slope_parameter(x.dtype))
 
 
 def _swish(x, b):
@@ -83,29 +64,57 @@ def _with_slope(x, b, y, slope):
     return tf.identity(y), grad
 
 
+def _swish_along(x, v, b):
+    """The value and its derivative along v, elementwise. Differentiable once."""
+
+    @tf.custom_gradient
+    def operation(x, v, b):
+        def grad(dy, dw):
+            dx, dv, db = in_one_pass(_gradients_along, x, v, b, dy, dw)
+            return dx, dv, _sum_like(db, b)
+
+        return in_one_pass(_value_along, x, v, b), grad
+
+    return operation(x, v, b)
+
+
 def _sum_like(values, scalar):
     return tf.cast(tf.reduce_sum(values), scalar.dtype)
 
 
-@_in_wide
+@in_wide
 def _value_and_slope(x, b):
     t = _sigmoid(b * x)
     y = x * t / 1.1
     return y, t / 1.1 + b * y * (1.0 - t)
 
 
-@_in_wide
+@in_wide
 def _value_gradient(x, y, upstream):
     """The gradient in b of upstream * value, per element: dy/db = x^2 t (1 - t) / 1.1 = y (x - 1.1 y)."""
     return upstream * y * (x - 1.1 * y)
 
 
-@_in_wide
+@in_wide
 def _slope_gradients(x, b, upstream):
     """The gradients in x and b of upstream * slope, per element (XLA sums slowly in the same pass)."""
     t = _sigmoid(b * x)
     common = upstream * (t * (1.0 - t) * (2.0 + b * x * (1.0 - 2.0 * t)) / 1.1)
     return b * common, x * common
+
+
+@in_wide
+def _value_along(x, v, b):
+    y, slope = _value_and_slope(x, b)
+    return y, slope * v
+
+
+@in_wide
+def _gradients_along(x, v, b, dy, dw):
+    """The gradients in x, v and b, per element, for those of the value and of the derivative along v."""
+    y, slope = _value_and_slope(x, b)
+    dx, db = _slope_gradients(x, b, dw * v)
+    return dy * slope + dx, dw * slope, _value_gradient(x, y, dy) + db
 
 
 def _sigmoid(x):
@@ -137,6 +146,10 @@ class LipSwish(_Swish):
     def call(self, inputs: TensorLike) -> tf.Tensor:
         """The activation, of the shape of the input."""
         return self._lipswish(inputs)
+
+    def value_and_derivative(self, x: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The activation at x, and its derivative along v, of the same shape. Differentiable once."""
+        return _swish_along(x, v, self._slope_parameter(x.dtype))
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")

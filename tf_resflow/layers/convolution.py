@@ -1,8 +1,12 @@
 """The convolution of the layers, in the form that is fast for its numbers of taps and channels."""
 
+import functools
 import math
 
+import numpy as np
 import tensorflow as tf
+
+from tf_resflow.layers.fusion import in_one_pass, in_wide, is_fused
 
 __all__ = ["convolution"]
 
@@ -10,24 +14,24 @@ _FEW = 4  # largest number of channels for which a product of all taps was measu
 _SOME = 128  # likewise for kernels of one tap
 
 
-def convolution(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """`tf.nn.conv2d(x, kernel, 1, "SAME")` with an odd kernel.
+def convolution(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+    """`tf.nn.conv2d(x, kernel, 1, "SAME")` with an odd kernel, plus the bias.
 
     The first and the last layer of a branch lead from and to the few channels of an image. CPU kernels of
     convolutions compute in blocks of 8 or 16 channels: one to a single channel costs as much as one to 8. Here the
     few channels of all taps are laid side by side, and what remains is a matrix product. Before it the patches of
-    the image are gathered, or after it the patches are added in their places; both are cheap convolutions with a
-    kernel of ones and zeros. A training step becomes 1.1 (4 channels) to 1.3 times (1 channel) as fast.
+    the image are gathered, or after it the patches are added in their places.
 
     A kernel of one tap is a matrix. Up to 128 channels its product takes as long as the convolution for large
     batches, and a quarter of it for a single image of 8 x 8; the gradient in the kernel takes 0.7 to 0.85 of it.
 
-    In bfloat16 the products of the taps are rounded before they are added, so the error is 1.4 times that of one
-    rounding. On a machine with a GPU, and in float16, it is TensorFlow's convolution.
+    In bfloat16 the products of the taps are rounded before they are added, so the error is at most 1.4 times that
+    of one rounding. On a machine with a GPU, and in float16, it is TensorFlow's convolution.
 
     Args:
       x: `[batch, height, width, inputs]`.
       kernel: tensor `[kh, kw, inputs, outputs]`, kh and kw odd.
+      bias: `[outputs]`, or None.
 
     Returns:
       `[batch, height, width, outputs]`.
@@ -36,24 +40,30 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     taps = height * width
     is_fast = max(inputs, outputs) <= _SOME if taps == 1 else min(inputs, outputs) <= _FEW
     if not is_fast or kernel.dtype == tf.float16 or tf.config.list_logical_devices("GPU"):
-        return tf.nn.conv2d(x, kernel, 1, "SAME")
+        return _plus(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
     if taps == 1:
-        return _product(x, kernel)
+        return _product(x, kernel, bias)
     if inputs < outputs:
-        return _product(_patches(x, (height, width)), kernel)
+        return _product(_patches(x, (height, width)), kernel, bias)
     mirrored = tf.unstack(tf.reshape(kernel, [taps, inputs, outputs]))[::-1]
-    return _overlap_add(_product(x, tf.concat(mirrored, 1)), (height, width))
+    return _plus(_overlap_add(_product(x, tf.concat(mirrored, 1)), (height, width)), bias)
 
 
-def _product(x, kernel):
-    """The product of the last axis with a kernel as a matrix of so many rows."""
+def _plus(x, bias):
+    """X plus the bias, which TensorFlow fuses with the product that made x."""
+    return x if bias is None else tf.nn.bias_add(x, bias)
+
+
+def _product(x, kernel, bias=None):
+    """The product of the last axis with a kernel as a matrix of so many rows, plus the bias."""
     matrix = tf.reshape(kernel, [x.shape[-1], -1])
     size = x.shape[1:3] if x.shape[1:3].is_fully_defined() else tf.unstack(tf.shape(x)[1:3])
-    return tf.reshape(tf.matmul(tf.reshape(x, [-1, matrix.shape[0]]), matrix), [-1, *size, matrix.shape[1]])
+    rows = _plus(tf.matmul(tf.reshape(x, [-1, matrix.shape[0]]), matrix), bias)
+    return tf.reshape(rows, [-1, *size, matrix.shape[1]])
 
 
-# Each of the two maps is the transpose of the other. As convolutions they take less time than as the gradients of
-# convolutions, above all for few images.
+# Each of the two maps is the transpose of the other. XLA makes one pass over memory of the shifted images. Without
+# it, a convolution with a kernel of ones and zeros is faster.
 
 
 def _patches(x, size):
@@ -61,8 +71,8 @@ def _patches(x, size):
 
     @tf.custom_gradient
     def gather(x):
-        kernel = _one_hot(size, x.shape[-1], x.dtype)
-        return tf.nn.conv2d(x, kernel, 1, "SAME"), lambda upstream: _overlap_add(upstream, size)
+        patches = in_one_pass(_shifts_of(size), x) if is_fused() else _gather_by_convolution(x, size)
+        return patches, lambda upstream: _overlap_add(upstream, size)
 
     return gather(x)
 
@@ -72,11 +82,53 @@ def _overlap_add(patches, size):
 
     @tf.custom_gradient
     def add(patches):
-        kernel = _one_hot(size, patches.shape[-1] // math.prod(size), patches.dtype)
-        kernel = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
-        return tf.nn.conv2d(patches, kernel, 1, "SAME"), lambda upstream: _patches(upstream, size)
+        total = in_one_pass(_sum_of_shifts(size), patches) if is_fused() else _add_by_convolution(patches, size)
+        return total, lambda upstream: _patches(upstream, size)
 
     return add(patches)
+
+
+@functools.cache
+def _shifts_of(size):
+    """The function from images to their patches of this size."""
+
+    def shifts(x):
+        bits = tf.bitcast(x, tf.uint16) if x.dtype == tf.bfloat16 else x  # which XLA would move in float32
+        patches = tf.concat([_crop(_pad(bits, size), shift, x) for shift in np.ndindex(size)], -1)
+        return tf.bitcast(patches, x.dtype)
+
+    return shifts
+
+
+@functools.cache
+def _sum_of_shifts(size):
+    """The function from patches of this size to their sum."""
+
+    @in_wide
+    def total(patches):
+        taps = tf.split(_pad(patches, size), math.prod(size), -1)
+        shifts = list(np.ndindex(size))[::-1]
+        return tf.add_n([_crop(tap, shift, patches) for tap, shift in zip(taps, shifts, strict=True)])
+
+    return total
+
+
+def _pad(x, size):
+    return tf.pad(x, [[0, 0], *([taps // 2, taps // 2] for taps in size), [0, 0]])
+
+
+def _crop(padded, shift, like):
+    (top, left), shape = shift, tf.shape(like)
+    return padded[:, top : top + shape[1], left : left + shape[2]]
+
+
+def _gather_by_convolution(x, size):
+    return tf.nn.conv2d(x, _one_hot(size, x.shape[-1], x.dtype), 1, "SAME")
+
+
+def _add_by_convolution(patches, size):
+    kernel = _one_hot(size, patches.shape[-1] // math.prod(size), patches.dtype)
+    return tf.nn.conv2d(patches, tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2]), 1, "SAME")
 
 
 def _one_hot(size, channels, dtype):

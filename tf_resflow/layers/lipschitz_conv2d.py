@@ -114,8 +114,12 @@ class LipschitzConv2D(LipschitzLayer):
 
     def call(self, inputs: TensorLike) -> tf.Tensor:
         """The convolution with the scaled kernel, plus the bias, `[batch, height, width, filters]`."""
-        outputs = convolution(self._checked(inputs), self._applied_kernel())
-        return outputs if self.bias is None else outputs + self.bias
+        bias = None if self.bias is None else tf.convert_to_tensor(self.bias)
+        return convolution(self._checked(inputs), self._applied_kernel(), bias)
+
+    def linear_part(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The convolution without the bias."""
+        return convolution(inputs, self._applied_kernel())
 
     def _checked(self, inputs):
         """The inputs, unless they are larger than at build, which is checked now or when the graph runs."""

@@ -104,8 +104,12 @@ class LipschitzDense(LipschitzLayer):
 
     def call(self, inputs: TensorLike) -> tf.Tensor:
         """The product with the scaled kernel, plus b, `[..., units]`."""
-        outputs = tf.matmul(inputs, self._applied_kernel())
+        outputs = self.linear_part(inputs)
         return outputs if self.bias is None else outputs + self.bias
+
+    def linear_part(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The product without the bias."""
+        return tf.matmul(inputs, self._applied_kernel())
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         """`[..., units]`."""

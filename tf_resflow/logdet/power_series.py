@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from tf_resflow.layers.architecture import weights_of, with_weights
 from tf_resflow.layers.shared_traces import traced_once
+from tf_resflow.logdet.directional_derivative import known_chain, value_and_derivative
 from tf_resflow.logdet.first_order import first_order_only
 
 __all__ = ["Terms", "power_series_log_det", "shared_power_series_log_det"]
@@ -73,7 +75,12 @@ def _sum_series(vjp, v, terms):
 
 
 def power_series_log_det(
-    g: Callable, inputs: Sequence[tf.Tensor], v: tf.Tensor, num_probes: int, terms: Terms
+    g: Callable,
+    inputs: Sequence[tf.Tensor],
+    v: tf.Tensor,
+    num_probes: int,
+    terms: Terms,
+    chain: Sequence[keras.Layer] = (),
 ) -> tuple[tf.Tensor, tf.Tensor]:
     r"""`y = x + g(x)` and the series estimate of `log|det(I + J)|`, `J = dg/dx`, with one evaluation of `g`.
 
@@ -88,6 +95,7 @@ def power_series_log_det(
       v: probes of shape `[num_probes * batch, *event]`.
       num_probes: number of probe vectors of each example.
       terms: `Terms`.
+      chain: the layers of g, if the derivatives of all of them are known (`known_chain`).
 
     Returns:
       `y`, like `x`, and `log_det` of shape `[batch]`, the mean over the probes.
@@ -108,7 +116,7 @@ def power_series_log_det(
             # forward pass, and every activation stays alive until the backward pass.
             with tf.control_dependencies([dy, dlog_det]):
                 held = [tf.identity(tensor) for tensor in inputs]
-            grads = _gradients(g, held, v, u, num_probes, dy, dlog_det, variables or [])
+            grads = _gradients(g, chain, held, v, u, num_probes, dy, dlog_det, variables or [])
             grads = first_order_only(grads, _REMEDY)
             inputs_grads, variables_grads = grads[: len(inputs)], grads[len(inputs) :]
             return inputs_grads if variables is None else (inputs_grads, variables_grads)
@@ -138,7 +146,7 @@ def shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed):
 
     def backward(inputs, weights, v, u, dy, dlog_det):
         with with_weights(branch, weights):
-            return _gradients(g, inputs, v, u, num_probes, dy, dlog_det, weights)
+            return _gradients(g, known_chain(branch), inputs, v, u, num_probes, dy, dlog_det, weights)
 
     @tf.custom_gradient
     def operation(*tensors):
@@ -168,18 +176,27 @@ def _pass(g, inputs, v, num_probes, terms):
     return y, log_det if num_probes == 1 else tf.reduce_mean(tf.reshape(log_det, [num_probes, -1]), 0), u
 
 
-def _gradients(g, inputs, v, u, num_probes, dy, dlog_det, weights):
-    """The gradients in `inputs` and in `weights`, tensors or variables that g uses, for those of the results."""
+def _gradients(g, chain, inputs, v, u, num_probes, dy, dlog_det, weights):
+    """The gradients in `inputs` and in `weights`, tensors or variables that g uses, for those of the results.
+
+    They are those of u'J v, held with u constant, and of g: by a forward derivative if the layers of g are a known
+    `chain`, and by a reverse one otherwise.
+    """
     targets = [*inputs, *weights]
+    upstream = _per_row(_tile(dlog_det, num_probes) / num_probes, u)
     with tf.GradientTape(watch_accessed_variables=False) as outer:
         outer.watch(targets)
-        x = _tile(inputs[0], num_probes)
-        with tf.GradientTape(watch_accessed_variables=False) as inner:
-            inner.watch(x)
-            gx = g(x, *(_tile(tensor, num_probes) for tensor in inputs[1:]))
-        upstream = _per_row(_tile(dlog_det, num_probes) / num_probes, u)
-        u_jacobian = inner.gradient(gx, x, upstream * u, unconnected_gradients="zero")
-        objective = tf.reduce_sum(u_jacobian * v) + tf.reduce_sum(dy * gx[: tf.shape(dy)[0]])
+        tiled = [_tile(tensor, num_probes) for tensor in inputs]
+        if chain:
+            gx, derivative = value_and_derivative(chain, tiled[0], v)
+            objective = tf.reduce_sum(upstream * u * tf.cast(derivative, u.dtype))
+        else:
+            with tf.GradientTape(watch_accessed_variables=False) as inner:
+                inner.watch(tiled[0])
+                gx = g(*tiled)
+            derivative = inner.gradient(gx, tiled[0], upstream * u, unconnected_gradients="zero")
+            objective = tf.reduce_sum(derivative * v)
+        objective += tf.reduce_sum(dy * tf.cast(gx, dy.dtype)[: tf.shape(dy)[0]])
     grads = outer.gradient(objective, targets, unconnected_gradients="zero")
     grads = [tf.convert_to_tensor(grad) for grad in grads]
     with tf.control_dependencies(grads):
