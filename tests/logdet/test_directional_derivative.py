@@ -28,7 +28,7 @@ BRANCHES = {
         [
             keras.Input([2, 2, 1], dtype=DTYPE),
             keras.layers.Flatten(dtype=DTYPE),
-            *flows.dense_branch(4, (5,), dtype=DTYPE).layers,
+            *flows.dense_branch([4], (5,), dtype=DTYPE).layers,
             keras.layers.Reshape([2, 2, 1], dtype=DTYPE),
         ]
     ),

@@ -69,23 +69,25 @@ def _product(x, kernel, bias=None):
 def _patches(x, size):
     """The flattened patch of this size around each pixel, `[batch, height, width, taps channels]`."""
 
-    @tf.custom_gradient
-    def gather(x):
-        patches = in_one_pass(_shifts_of(size), x) if is_fused() else _gather_by_convolution(x, size)
-        return patches, lambda upstream: _overlap_add(upstream, size)
+    gather = _shifts_of(size) if is_fused() else functools.partial(_gather_by_convolution, size=size)
 
-    return gather(x)
+    @tf.custom_gradient
+    def operation(x):
+        return in_one_pass(gather, tf.stop_gradient(x)), lambda upstream: _overlap_add(upstream, size)
+
+    return operation(x)
 
 
 def _overlap_add(patches, size):
     """The sum of the patches that cover each pixel, `[batch, height, width, channels]`."""
 
-    @tf.custom_gradient
-    def add(patches):
-        total = in_one_pass(_sum_of_shifts(size), patches) if is_fused() else _add_by_convolution(patches, size)
-        return total, lambda upstream: _patches(upstream, size)
+    add = _sum_of_shifts(size) if is_fused() else functools.partial(_add_by_convolution, size=size)
 
-    return add(patches)
+    @tf.custom_gradient
+    def operation(patches):
+        return in_one_pass(add, tf.stop_gradient(patches)), lambda upstream: _patches(upstream, size)
+
+    return operation(patches)
 
 
 @functools.cache
