@@ -68,24 +68,23 @@ def _product(x, kernel, bias=None):
 
 def _patches(x, size):
     """The flattened patch of this size around each pixel, `[batch, height, width, taps channels]`."""
-
-    gather = _shifts_of(size) if is_fused() else functools.partial(_gather_by_convolution, size=size)
+    fused = is_fused() and x.dtype != tf.bfloat16  # which XLA would move in float32
+    gather = _shifts_of(size) if fused else functools.partial(_gather_by_convolution, size=size)
 
     @tf.custom_gradient
     def operation(x):
-        return in_one_pass(gather, tf.stop_gradient(x)), lambda upstream: _overlap_add(upstream, size)
+        return (in_one_pass(gather, x) if fused else gather(x)), lambda upstream: _overlap_add(upstream, size)
 
     return operation(x)
 
 
 def _overlap_add(patches, size):
     """The sum of the patches that cover each pixel, `[batch, height, width, channels]`."""
-
     add = _sum_of_shifts(size) if is_fused() else functools.partial(_add_by_convolution, size=size)
 
     @tf.custom_gradient
     def operation(patches):
-        return in_one_pass(add, tf.stop_gradient(patches)), lambda upstream: _patches(upstream, size)
+        return in_one_pass(add, patches), lambda upstream: _patches(upstream, size)
 
     return operation(patches)
 
@@ -93,13 +92,7 @@ def _overlap_add(patches, size):
 @functools.cache
 def _shifts_of(size):
     """The function from images to their patches of this size."""
-
-    def shifts(x):
-        bits = tf.bitcast(x, tf.uint16) if x.dtype == tf.bfloat16 else x  # which XLA would move in float32
-        patches = tf.concat([_crop(_pad(bits, size), shift, x) for shift in np.ndindex(size)], -1)
-        return tf.bitcast(patches, x.dtype)
-
-    return shifts
+    return lambda x: tf.concat([_crop(_pad(x, size), shift, x) for shift in np.ndindex(size)], -1)
 
 
 @functools.cache
