@@ -1,7 +1,8 @@
 """Induced norms ||W||_{p -> q} = max ||W v||_q / ||v||_p: maximizers, closed forms and bounds.
 
 An order is a Python float in [1, inf] or, if it is learned, a scalar tensor. Vectors have a leading axis of starts:
-`v` is `[starts, ...]`, and a norm reduces every other axis.
+`v` is `[starts, ...]`, and a norm reduces every other axis. Kernels of small matrices may be stacked at 2 -> 2,
+`[matrices, inputs, outputs]`; then there is one start for each.
 """
 
 import functools
@@ -10,7 +11,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-from tf_resflow.layers.linear_operators import LinearOperator
+from tf_resflow.layers.linear_operators import LinearOperator, MatrixOperator
 from tf_resflow.private_api import silence_retracing
 
 __all__ = ["InducedNorm", "dual_order", "dual_vector", "has_closed_form", "is_order", "lp_norm"]
@@ -79,6 +80,15 @@ class InducedNorm:
         self.operator, self.kernel, self.domain, self.codomain = operator, kernel, domain, codomain
         self._is_euclidean = is_order(domain, 2.0) and is_order(codomain, 2.0)
 
+    @property
+    def stacks(self) -> bool:
+        """Whether kernels of several such matrices may be stacked."""
+        return isinstance(self.operator, MatrixOperator) and self._has_gram(_SMALL)
+
+    @property
+    def _is_stacked(self):
+        return len(self.kernel.shape) > len(self.operator.shape)
+
     def maximizer(
         self, v: tf.Tensor, tolerance: float, max_iterations: int, num_fresh: int = 1
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -126,7 +136,8 @@ class InducedNorm:
         maximum; at 2 -> 2 it is that of u'Wv with u = Wv / ||Wv||.
         """
         closed = has_closed_form(self.domain, self.codomain)
-        norm = self._closed_form() if closed else tf.reduce_max(self._ratios(tf.stop_gradient(v)))
+        norm = self._closed_form() if closed else self._ratios(tf.stop_gradient(v))
+        norm = norm if self._is_stacked else tf.reduce_max(norm)
         return norm * self.operator.copies ** self._inclusion()
 
     def bound(self) -> tf.Tensor:
@@ -194,10 +205,11 @@ class InducedNorm:
         return self.operator.rmatvec(self.kernel, u)
 
     def _residual(self, v):
-        """||W'W v - s^2 v|| / s^2 with s = ||W v||, for a unit vector v: about its change by a power step."""
-        image = self._matvec(v)
-        square = tf.reduce_sum(image * image)
-        return tf.norm(self._rmatvec(image) - square * v) / square
+        """||W'W v - s^2 v|| / s^2 with s = ||W v||, for unit vectors v: about their change by a power step."""
+        image, axes = self._matvec(v), list(range(1, len(v.shape)))
+        square = tf.reduce_sum(image * image, axes, keepdims=True)
+        change = (self._rmatvec(image) - square * v) / square
+        return tf.sqrt(tf.reduce_max(tf.reduce_sum(change * change, axes)))
 
     def _ratios(self, v):
         return lp_norm(self._matvec(v), self.codomain) / lp_norm(v, self.domain)
@@ -235,11 +247,11 @@ class InducedNorm:
     def _gram_step(self, v):
         """The unit vector that W stretches most, from the eigenvectors of its Gram matrix."""
         gram = self.operator.gram(self.kernel)
-        finite = tf.math.is_finite(tf.reduce_sum(gram))  # eigh raises otherwise
+        finite = tf.math.is_finite(tf.reduce_sum(gram, [-2, -1], keepdims=True))  # eigh raises otherwise
         _, vectors = tf.linalg.eigh(tf.where(finite, gram, tf.zeros_like(gram)))
-        new = vectors[:, -1]
+        new = vectors[..., -1]
         if self.operator.gram_is_of_outputs:
-            new = self._rmatvec(tf.reshape(new, [1, *self.operator.output_shape]))
+            new = self._rmatvec(tf.reshape(new, [-1, *self.operator.output_shape]))
         new = dual_vector(tf.reshape(new, v.shape), 2.0)
         return tf.where(_peak(new) > 0.0, new, v)
 
