@@ -12,6 +12,8 @@ sample: mean and standard deviation over the seeds. Close other programs first.
 import os
 import statistics
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -42,6 +44,14 @@ _HELD_OUT = 10_000
 _SLICE = 0.5  # seconds of training before the next flow has its turn
 
 
+class Trained(NamedTuple):
+    """A flow in training: functions of a batch, and the optimizer."""
+
+    step: Callable
+    log_prob: Callable
+    optimizer: keras.optimizers.Optimizer
+
+
 def _residual(log_det):
     def build(x, learning_rate, seed):
         size, hidden = x.shape[1], (_WIDTH.value, _WIDTH.value)
@@ -51,9 +61,10 @@ def _residual(log_det):
         model = resflow.FlowModel(flow, event_shape=[size])
         model.initialize(x)
         model.compile(optimizer=keras.optimizers.Adam(learning_rate))
-        return (
+        return Trained(
             lambda x, seed: train_step(model, x, seed)[model.objective],
             lambda x: model.log_prob(x, log_det=resflow.logdet.Exact()),
+            model.optimizer,
         )
 
     return build
@@ -97,7 +108,7 @@ def _density(size, networks, layer, learning_rate):
         optimizer.apply(tape.gradient(loss, [weight.value for weight in weights]), weights)
         return loss
 
-    return step, density.log_prob
+    return Trained(step, density.log_prob, optimizer)
 
 
 class _MaskedDense(keras.layers.Dense):
@@ -136,12 +147,14 @@ FLOWS = {
 
 
 def _first_call(build, x, learning_rate=1e-3, seed=0):
-    """The compiled step, the seconds until it was done once, and the log-likelihood."""
-    step, log_prob = build(x, learning_rate, seed)
-    step = tf.function(step, autograph=False)
+    """The flow with its functions compiled, and the seconds until the first step was done."""
+    flow = build(x, learning_rate, seed)
+    flow = flow._replace(
+        step=tf.function(flow.step, autograph=False), log_prob=tf.function(flow.log_prob, autograph=False)
+    )
     start = time.perf_counter()
-    step(x[: _BATCH.value], tf.constant([0, 0])).numpy()
-    return step, time.perf_counter() - start, tf.function(log_prob, autograph=False)
+    flow.step(x[: _BATCH.value], tf.constant([0, 0])).numpy()
+    return flow, time.perf_counter() - start
 
 
 def _times():
@@ -149,15 +162,15 @@ def _times():
     print(f"{'flow':<20}{'dimensions':>12}{'first step, s':>16}{'step, ms':>12}{'of RealNVP':>12}")
     for size in map(int, _DIMENSIONS.value):
         x = tf.random.stateless_normal([_BATCH.value, size], [0, 0])
-        steps = {name: _first_call(build, x) for name, build in FLOWS.items()}
+        flows = {name: _first_call(build, x) for name, build in FLOWS.items()}
         times = {name: [] for name in FLOWS}
         for i in range(_STEPS.value):
-            for name, (step, *_) in steps.items():
+            for name, (flow, _) in flows.items():
                 start = time.perf_counter()
-                step(x, tf.constant([0, i])).numpy()
+                flow.step(x, tf.constant([0, i])).numpy()
                 times[name].append(time.perf_counter() - start)
         medians = {name: 1e3 * statistics.median(found) for name, found in times.items()}
-        for name, (_, first, _) in steps.items():
+        for name, (_, first) in flows.items():
             ratio = medians[name] / medians["RealNVP"]
             print(f"{name:<20}{size:>12}{first:>16.1f}{medians[name]:>12.2f}{ratio:>12.1f}", flush=True)
 
@@ -166,18 +179,23 @@ def _moons(num, *seed):
     return tf.constant(resflow.data.sample("moons", num, seed), tf.float32)
 
 
-def _train(steps, seed):
-    """Trains each flow for equal seconds, in turns, on fresh samples; returns the numbers of steps."""
-    spent, done = dict.fromkeys(steps, 0.0), dict.fromkeys(steps, 0)
-    data = _moons(2**20, 2, seed)
-    while min(spent.values()) < _SECONDS.value:
-        for name, step in steps.items():
-            start, end = time.perf_counter(), min(_SLICE, _SECONDS.value - spent[name])
+def _train(flows, seed):
+    """Trains flows for equal seconds each, in turns, and returns their numbers of steps.
+
+    The learning rate of each falls to zero on half a cosine.
+    """
+    data, batch = _moons(2**20, 2, seed), _BATCH.value
+    spent, done = [0.0] * len(flows), [0] * len(flows)
+    rates = [float(flow.optimizer.learning_rate) for flow in flows]
+    while min(spent) < _SECONDS.value:
+        for i, flow in enumerate(flows):
+            flow.optimizer.learning_rate = rates[i] * np.cos(np.pi / 2 * min(1.0, spent[i] / _SECONDS.value)) ** 2
+            start, end = time.perf_counter(), min(_SLICE, _SECONDS.value - spent[i])
             while time.perf_counter() - start < end:
-                first = done[name] * _BATCH.value % (2**20 - _BATCH.value)
-                step(data[first : first + _BATCH.value], tf.constant([seed, done[name]])).numpy()
-                done[name] += 1
-            spent[name] += time.perf_counter() - start
+                first = done[i] * batch % (len(data) - batch)
+                flow.step(data[first : first + batch], tf.constant([seed, done[i]])).numpy()
+                done[i] += 1
+            spent[i] += time.perf_counter() - start
     return done
 
 
@@ -185,26 +203,24 @@ def _scores():
     """Prints the second table."""
     validation, held_out = _moons(_HELD_OUT, 3), _moons(_HELD_OUT, 1)
     found = {name: [] for name in FLOWS}
+    cases = [(name, rate) for name in FLOWS for rate in _RATES.value]
     for seed in range(_SEEDS.value):
-        cases = [(name, float(rate)) for name in FLOWS for rate in _RATES.value]
-        calls = {(name, rate): _first_call(FLOWS[name], _moons(1000, 4, seed), rate, seed) for name, rate in cases}
-        done = _train({case: step for case, (step, *_) in calls.items()}, seed)
-        for name in FLOWS:
-            scored = [
-                (float(tf.reduce_mean(log_prob(validation))), case)
-                for case, (*_, log_prob) in calls.items()
-                if case[0] == name
-            ]
-            case = max(scored)[1]
-            score = float(tf.reduce_mean(calls[case][2](held_out)))
-            found[name].append((score, case[1], done[case]))
+        flows = [_first_call(FLOWS[name], _moons(1000, 4, seed), float(rate), seed)[0] for name, rate in cases]
+        done = _train(flows, seed)
+        for name, results in found.items():
+            own = [i for i, case in enumerate(cases) if case[0] == name]
+            best = max(own, key=lambda i: _mean_log_prob(flows[i], validation))
+            results.append((_mean_log_prob(flows[best], held_out), done[best], cases[best][1]))
     print(f"\n{'flow':<20}{'nats':>10}{'deviation':>12}{'steps':>10}  learning rates")
     for name, results in found.items():
-        scores, rates, steps = zip(*results, strict=True)
-        deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
-        mean, count = statistics.mean(scores), statistics.median(steps)
-        print(f"{name:<20}{mean:>10.3f}{deviation:>12.3f}{count:>10.0f}  {', '.join(map(str, rates))}", flush=True)
+        scores, steps, rates = zip(*results, strict=True)
+        mean, deviation = np.mean(scores), np.std(scores, ddof=1) if len(scores) > 1 else np.nan
+        print(f"{name:<20}{mean:>10.3f}{deviation:>12.3f}{np.median(steps):>10.0f}  {', '.join(rates)}")
     print(f"{'the density itself':<20}{-resflow.data.entropy('moons'):>10.3f}")
+
+
+def _mean_log_prob(flow, x):
+    return float(tf.reduce_mean(flow.log_prob(x)))
 
 
 def main(_):

@@ -309,8 +309,9 @@ def update_stack(
     def maximizer(kernel, orders, v):
         return first._norm(kernel, orders).maximizer(v, tolerance, max_iterations, num_fresh)
 
+    args = kernel, first._orders, _vectors(layers)
     key = "maximizer", first._operator, tolerance, max_iterations, num_fresh
-    v, count = traced_once(key, maximizer, kernel, first._orders, _vectors(layers))
+    v, count = traced_once(key, maximizer, *args) if len(layers) == 1 else maximizer(*args)
     for layer, vector in zip(layers, tf.split(v, len(layers)), strict=True):
         layer.vector.assign(vector)
     return count

@@ -111,9 +111,8 @@ class InducedNorm:
         """
 
         def move(v, tolerance, max_iterations):
-            return self._traced_once(
-                InducedNorm._move, v, tf.constant(tolerance, v.dtype), tf.constant(max_iterations)
-            )
+            args = v, tf.constant(tolerance, v.dtype), tf.constant(max_iterations)
+            return self._move(*args) if self._is_stacked else self._traced_once(InducedNorm._move, *args)
 
         if num_fresh > 1 and not self._has_gram(_SMALL):
             fresh, _ = move(self._fresh_starts(num_fresh), *_FRESH)
@@ -169,7 +168,7 @@ class InducedNorm:
     def _move(self, v, tolerance, max_iterations):
         """Moves v to the maximizer; v comes back with its best start first."""
         if self._has_gram(_SMALL):
-            return self._gram_step(v), tf.constant(1)
+            return self._gram_step(v, tolerance), tf.constant(1)
         num_starts, fresh = v.shape[0], self._fresh_starts(1)
         if self._is_euclidean:
             return self._iterate(self._ritz_step, v + _TILT * fresh, tolerance, max_iterations)
@@ -244,15 +243,24 @@ class InducedNorm:
     def _has_gram(self, most):
         return self._is_euclidean and min(self.operator.num_inputs, self.operator.num_outputs) <= most
 
-    def _gram_step(self, v):
-        """The unit vector that W stretches most, from the eigenvectors of its Gram matrix."""
+    def _gram_step(self, v, tolerance):
+        """The unit vector that W stretches most: of 64 power steps if they have converged, else an eigenvector."""
         gram = self.operator.gram(self.kernel)
+        if self._has_gram(_TINY):
+            return self._eigenvector(gram, v)
+        new = self._from_smaller_side(_leading_direction(gram), v)
+        return tf.cond(self._residual(new) <= tolerance, lambda: new, lambda: self._eigenvector(gram, v))
+
+    def _eigenvector(self, gram, v):
         finite = tf.math.is_finite(tf.reduce_sum(gram, [-2, -1], keepdims=True))  # eigh raises otherwise
         _, vectors = tf.linalg.eigh(tf.where(finite, gram, tf.zeros_like(gram)))
-        new = vectors[..., -1]
+        return self._from_smaller_side(vectors[..., -1], v)
+
+    def _from_smaller_side(self, z, v):
+        """The unit vector along z or W'z; v if that is zero or not finite."""
         if self.operator.gram_is_of_outputs:
-            new = self._rmatvec(tf.reshape(new, [-1, *self.operator.output_shape]))
-        new = dual_vector(tf.reshape(new, v.shape), 2.0)
+            z = self._rmatvec(tf.reshape(z, [-1, *self.operator.output_shape]))
+        new = dual_vector(tf.reshape(z, v.shape), 2.0)
         return tf.where(_peak(new) > 0.0, new, v)
 
     def _power_step(self, v):
@@ -374,6 +382,20 @@ def _change(v, new):
     """The largest relative change of a start, up to its sign."""
     change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
     return tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
+
+
+def _leading_direction(gram):
+    """About the leading eigenvector of a Gram matrix G `[n, n]`, or of each of `[matrices, n, n]`.
+
+    It is the longest column of G^32, times G^32: no eigenvalue can hide from the longest column.
+    """
+    if gram.shape.rank == 3:  # faster one by one
+        return tf.stack([_leading_direction(matrix) for matrix in tf.unstack(gram)])
+    power = gram / _or_one(tf.norm(gram))  # with an eigenvalue of at least 1 / sqrt(n)
+    for _ in range(5):
+        power = tf.matmul(power, power)
+    column = power[tf.argmax(tf.linalg.diag_part(power))]
+    return tf.linalg.matvec(power, column)
 
 
 def _orthonormalized(z, basis):
