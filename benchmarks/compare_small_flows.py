@@ -34,7 +34,7 @@ _WIDTH = flags.DEFINE_integer("width", 64, "Units of each of two hidden layers."
 _BATCH = flags.DEFINE_integer("batch", 256, "Vectors in a batch.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 100, "Timed steps of each flow.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 25.0, "Training of each flow on the moons; 0 for none.", lower_bound=0.0)
-_RATES = flags.DEFINE_list("learning_rates", ["0.001", "0.003", "0.01"], "Learning rates to choose from.")
+_RATES = flags.DEFINE_list("learning_rates", ["0.003", "0.01", "0.03"], "Learning rates to choose from.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each flow on the moons.", lower_bound=1)
 flags.register_validator(
     "dimensions", lambda sizes: all(s.isdigit() and int(s) > 1 for s in sizes), "integers >= 2"
@@ -56,7 +56,7 @@ def _residual(log_det):
     def build(x, learning_rate, seed):
         size, hidden = x.shape[1], (_WIDTH.value, _WIDTH.value)
         flow = resflow.flows.vector_flow(
-            size, num_blocks=_DEPTH.value, hidden=hidden, coefficient=0.97, log_det=log_det, seed=seed
+            size, num_blocks=_DEPTH.value, hidden=hidden, coefficient=0.99, log_det=log_det, seed=seed
         )
         model = resflow.FlowModel(flow, event_shape=[size])
         model.initialize(x)

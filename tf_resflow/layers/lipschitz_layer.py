@@ -38,9 +38,10 @@ class LipschitzLayer(keras.layers.Layer):
     The norm used is an estimate from below, which fresh starts keep from local maxima. `norm_bound` and
     `lipschitz_bound` are proofs.
 
-    The vectors are eigenvectors of the Gram matrix if that is small, and come from restarted Lanczos steps at
-    \\(2 \to 2\\) and from power iterations with several starts at other orders. Nothing is stored if the norm has a
-    closed form, which is the case for p = 1 and for q = inf.
+    At \\(2 \to 2\\) the vectors come from the Gram matrix if that is small: they are its eigenvectors, or the
+    result of 64 power steps where these have converged. Otherwise they come from restarted Lanczos steps, and at
+    other orders from power iterations with several starts. Nothing is stored if the norm has a closed form, which
+    is the case for p = 1 and for q = inf.
 
     The norm is computed in float32, or in float64 if the variables have that dtype. A layer that computes in
     bfloat16 or float16, if only in training (`tf_resflow.layers.mixed_precision`), stays below its coefficient by
@@ -174,7 +175,8 @@ class LipschitzLayer(keras.layers.Layer):
         kernels give equal vectors.
 
         Under Adam at 1e-3 on 3x3 convolutions of 16x16 images the defaults leave the estimate 0.3 % low (2 % at
-        worst); 20 power iterations leave it 1.5 % low (8 % at worst).
+        worst); 20 power iterations leave it 1.5 % low (8 % at worst). Under Adam at 1e-2 on 64 x 64 matrices they
+        leave it 0.005 % low (0.7 % at worst).
 
         Args:
           tolerance: Python number, the layer's by default; 0 for a fixed number of iterations.

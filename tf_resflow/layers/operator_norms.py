@@ -94,11 +94,11 @@ class InducedNorm:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Vectors at which ||W v||_q / ||v||_p is largest, for p > 1 and q < inf, from a first guess.
 
-        It iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one; at 2 -> 2 it
-        takes an eigenvector of the Gram matrix if that is small. An iteration leaves neither a local maximum nor a
-        space that W maps to itself. Fresh starts therefore compete with the guess: unit vectors of the inputs and
-        of the outputs, or a random direction at 2 -> 2. Their seed comes from the kernel: equal kernels give equal
-        vectors.
+        It iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one. At 2 -> 2 it
+        takes an eigenvector of the Gram matrix if that is small, or the vector of 64 power steps if one more would
+        change it by at most the tolerance. An iteration leaves neither a local maximum nor a space that W maps to
+        itself. Fresh starts therefore compete with the guess: unit vectors of the inputs and of the outputs, or a
+        random direction at 2 -> 2. Their seed comes from the kernel: equal kernels give equal vectors.
 
         Args:
           v: `[starts, ...]`, the vectors to start from.
