@@ -248,13 +248,19 @@ def test_zero_kernel_is_left_by_the_next_update():
     np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(kernel, 2), rtol=1e-9)
 
 
-def test_update_follows_a_crossing_of_singular_values():
-    layer = dense(np.diag([2.0, 1.0, 0.5]), 2, 2, dtype="float32")
+@pytest.mark.parametrize("size", [3, 60])
+def test_update_follows_a_crossing_of_singular_values(size):
+    """At once, in spite of the default tolerance."""
+    q, _ = np.linalg.qr(np.random.default_rng(11).normal(size=(size, size)))
+    values = np.linspace(0.5, 1.0, size)
+    values[:2] = 2.0, 1.9
+    layer = dense(q @ np.diag(values) @ q.T, 2, 2, dtype="float32")
     layer.update_norm(**TIGHT)
-    q, _ = np.linalg.qr(np.random.default_rng(11).normal(size=(3, 3)))
-    layer.kernel.assign(q @ np.diag([1.0, 2.0, 0.5]) @ q.T)
+    values[:2] = 1.9, 2.0
+    layer.kernel.assign(q @ np.diag(values) @ q.T)
     layer.update_norm()
-    np.testing.assert_allclose(layer.norm_estimate(), 2.0, rtol=1e-5)
+    with layers.stored_norms():
+        np.testing.assert_allclose(layer.norm_estimate(), 2.0, rtol=1e-5)
 
 
 def block_diagonal(*sizes, largest):

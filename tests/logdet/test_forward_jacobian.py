@@ -22,8 +22,8 @@ def branch(activation):
 
 
 def forward(network, x):
-    value, jacobian = forward_jacobian(dense_chain(network), x)
-    return value, tf.transpose(jacobian, [0, 2, 1])
+    value, tangents = forward_jacobian(dense_chain(network), x)
+    return value, tf.transpose(tangents, [1, 2, 0])
 
 
 def reverse(network, x):

@@ -10,6 +10,8 @@ from tensorflow_probability import bijectors as tfb
 
 from tf_resflow.bijectors.base import Context, FlowBijector, Pass, run, walk
 from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.layers import scaled_kernels
+from tf_resflow.logdet import Exact
 from tf_resflow.private_api import is_increasing
 from tf_resflow.typing import Shape
 
@@ -202,7 +204,9 @@ class Flow(FlowBijector, tfb.Composition):
 
     def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the values after each scale."""
-        return walk(self, x, context, False, self.forward_min_event_ndims)
+        exact = [block.branch for block in residual_blocks(self) if isinstance(block.log_det, Exact)]
+        with scaled_kernels(exact):  # of all blocks together, in fewer operations
+            return walk(self, x, context, False, self.forward_min_event_ndims)
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""

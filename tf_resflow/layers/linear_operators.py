@@ -81,15 +81,22 @@ class LinearOperator(abc.ABC):
 
 
 class MatrixOperator(LinearOperator):
-    """v -> v W with a kernel W of `shape` `[inputs, outputs]`."""
+    """v -> v W with a kernel W of `shape` `[inputs, outputs]`.
+
+    Of stacked kernels `[matrices, inputs, outputs]`, each is applied to one of the vectors `[matrices, inputs]`.
+    """
 
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         """W v."""
-        return tf.matmul(v, kernel)
+        if kernel.shape.rank == 2:
+            return tf.matmul(v, kernel)
+        return tf.reduce_sum(v[:, :, tf.newaxis] * kernel, 1)  # for few numbers faster than a matmul of batches
 
     def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """W' u."""
-        return tf.matmul(u, kernel, transpose_b=True)
+        if kernel.shape.rank == 2:
+            return tf.matmul(u, kernel, transpose_b=True)
+        return tf.reduce_sum(u[:, tf.newaxis] * kernel, 2)
 
     def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
         """`[outputs]`."""
@@ -101,6 +108,8 @@ class MatrixOperator(LinearOperator):
 
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
         """W W' or W'W, with W acting on columns."""
+        if kernel.shape.rank == 3:  # faster one by one
+            return tf.stack([self.gram(matrix) for matrix in tf.unstack(kernel)])
         of_outputs = self.gram_is_of_outputs
         return tf.matmul(kernel, kernel, transpose_a=of_outputs, transpose_b=not of_outputs)
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
-from tf_resflow.layers.lipschitz_layer import _SCALED, _STORED, LipschitzLayer
+from tf_resflow.layers.lipschitz_layer import _SCALED, _STORED, LipschitzLayer, scaled_stack, stacks, update_stack
 from tf_resflow.private_api import sublayers
 
 __all__ = [
@@ -97,8 +97,8 @@ def update_norms(
     Raises:
       ValueError: if a layer is not built.
     """
-    layers = lipschitz_layers(obj)
-    counts = [layer.update_norm(tolerance, max_iterations, num_fresh=num_fresh) for layer in layers]
+    groups = stacks(lipschitz_layers(obj))
+    counts = [update_stack(group, tolerance, max_iterations, num_fresh) for group in groups]
     return tf.reduce_max(tf.stack([tf.constant(0), *counts]))
 
 
@@ -152,7 +152,12 @@ def scaled_kernels(obj: Any) -> Iterator[None]:
     Raises:
       ValueError: if a layer is not built.
     """
-    with _held({id(layer): layer._applied_kernel() for layer in lipschitz_layers(obj)}):
+    layers = lipschitz_layers(obj)
+    kernels = {id(layer): kernel for layer in layers if (kernel := layer._held_kernel()) is not None}
+    for group in stacks([layer for layer in layers if id(layer) not in kernels]):
+        scaled = zip(group, scaled_stack(group), strict=True)
+        kernels |= {id(layer): tf.cast(kernel, layer.compute_dtype) for layer, kernel in scaled}
+    with _held(kernels):
         yield
 
 

@@ -1,7 +1,8 @@
 """Induced norms ||W||_{p -> q} = max ||W v||_q / ||v||_p: maximizers, closed forms and bounds.
 
 An order is a Python float in [1, inf] or, if it is learned, a scalar tensor. Vectors have a leading axis of starts:
-`v` is `[starts, ...]`, and a norm reduces every other axis.
+`v` is `[starts, ...]`, and a norm reduces every other axis. Kernels of small matrices may be stacked at 2 -> 2,
+`[matrices, inputs, outputs]`; then there is one start for each.
 """
 
 import functools
@@ -10,7 +11,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-from tf_resflow.layers.linear_operators import LinearOperator
+from tf_resflow.layers.linear_operators import LinearOperator, MatrixOperator
 from tf_resflow.private_api import silence_retracing
 
 __all__ = ["InducedNorm", "dual_order", "dual_vector", "has_closed_form", "is_order", "lp_norm"]
@@ -79,16 +80,25 @@ class InducedNorm:
         self.operator, self.kernel, self.domain, self.codomain = operator, kernel, domain, codomain
         self._is_euclidean = is_order(domain, 2.0) and is_order(codomain, 2.0)
 
+    @property
+    def stacks(self) -> bool:
+        """Whether kernels of several such matrices may be stacked."""
+        return isinstance(self.operator, MatrixOperator) and self._has_gram(_SMALL)
+
+    @property
+    def _is_stacked(self):
+        return len(self.kernel.shape) > len(self.operator.shape)
+
     def maximizer(
         self, v: tf.Tensor, tolerance: float, max_iterations: int, num_fresh: int = 1
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Vectors at which ||W v||_q / ||v||_p is largest, for p > 1 and q < inf, from a first guess.
 
-        It iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one; at 2 -> 2 it
-        takes an eigenvector of the Gram matrix if that is small. An iteration leaves neither a local maximum nor a
-        space that W maps to itself. Fresh starts therefore compete with the guess: unit vectors of the inputs and
-        of the outputs, or a random direction at 2 -> 2. Their seed comes from the kernel: equal kernels give equal
-        vectors.
+        It iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one. At 2 -> 2 it
+        takes an eigenvector of the Gram matrix if that is small, or the vector of 64 power steps if one more would
+        change it by at most the tolerance. An iteration leaves neither a local maximum nor a space that W maps to
+        itself. Fresh starts therefore compete with the guess: unit vectors of the inputs and of the outputs, or a
+        random direction at 2 -> 2. Their seed comes from the kernel: equal kernels give equal vectors.
 
         Args:
           v: `[starts, ...]`, the vectors to start from.
@@ -101,9 +111,8 @@ class InducedNorm:
         """
 
         def move(v, tolerance, max_iterations):
-            return self._traced_once(
-                InducedNorm._move, v, tf.constant(tolerance, v.dtype), tf.constant(max_iterations)
-            )
+            args = v, tf.constant(tolerance, v.dtype), tf.constant(max_iterations)
+            return self._move(*args) if self._is_stacked else self._traced_once(InducedNorm._move, *args)
 
         if num_fresh > 1 and not self._has_gram(_SMALL):
             fresh, _ = move(self._fresh_starts(num_fresh), *_FRESH)
@@ -126,7 +135,8 @@ class InducedNorm:
         maximum; at 2 -> 2 it is that of u'Wv with u = Wv / ||Wv||.
         """
         closed = has_closed_form(self.domain, self.codomain)
-        norm = self._closed_form() if closed else tf.reduce_max(self._ratios(tf.stop_gradient(v)))
+        norm = self._closed_form() if closed else self._ratios(tf.stop_gradient(v))
+        norm = norm if self._is_stacked else tf.reduce_max(norm)
         return norm * self.operator.copies ** self._inclusion()
 
     def bound(self) -> tf.Tensor:
@@ -158,7 +168,7 @@ class InducedNorm:
     def _move(self, v, tolerance, max_iterations):
         """Moves v to the maximizer; v comes back with its best start first."""
         if self._has_gram(_SMALL):
-            return self._gram_step(v), tf.constant(1)
+            return self._gram_step(v, tolerance), tf.constant(1)
         num_starts, fresh = v.shape[0], self._fresh_starts(1)
         if self._is_euclidean:
             return self._iterate(self._ritz_step, v + _TILT * fresh, tolerance, max_iterations)
@@ -194,10 +204,11 @@ class InducedNorm:
         return self.operator.rmatvec(self.kernel, u)
 
     def _residual(self, v):
-        """||W'W v - s^2 v|| / s^2 with s = ||W v||, for a unit vector v: about its change by a power step."""
-        image = self._matvec(v)
-        square = tf.reduce_sum(image * image)
-        return tf.norm(self._rmatvec(image) - square * v) / square
+        """||W'W v - s^2 v|| / s^2 with s = ||W v||, for unit vectors v: about their change by a power step."""
+        image, axes = self._matvec(v), list(range(1, len(v.shape)))
+        square = tf.reduce_sum(image * image, axes, keepdims=True)
+        change = (self._rmatvec(image) - square * v) / square
+        return tf.sqrt(tf.reduce_max(tf.reduce_sum(change * change, axes)))
 
     def _ratios(self, v):
         return lp_norm(self._matvec(v), self.codomain) / lp_norm(v, self.domain)
@@ -232,15 +243,24 @@ class InducedNorm:
     def _has_gram(self, most):
         return self._is_euclidean and min(self.operator.num_inputs, self.operator.num_outputs) <= most
 
-    def _gram_step(self, v):
-        """The unit vector that W stretches most, from the eigenvectors of its Gram matrix."""
+    def _gram_step(self, v, tolerance):
+        """The unit vector that W stretches most: of 64 power steps if they have converged, else an eigenvector."""
         gram = self.operator.gram(self.kernel)
-        finite = tf.math.is_finite(tf.reduce_sum(gram))  # eigh raises otherwise
+        if self._has_gram(_TINY):
+            return self._eigenvector(gram, v)
+        new = self._from_smaller_side(_leading_direction(gram), v)
+        return tf.cond(self._residual(new) <= tolerance, lambda: new, lambda: self._eigenvector(gram, v))
+
+    def _eigenvector(self, gram, v):
+        finite = tf.math.is_finite(tf.reduce_sum(gram, [-2, -1], keepdims=True))  # eigh raises otherwise
         _, vectors = tf.linalg.eigh(tf.where(finite, gram, tf.zeros_like(gram)))
-        new = vectors[:, -1]
+        return self._from_smaller_side(vectors[..., -1], v)
+
+    def _from_smaller_side(self, z, v):
+        """The unit vector along z or W'z; v if that is zero or not finite."""
         if self.operator.gram_is_of_outputs:
-            new = self._rmatvec(tf.reshape(new, [1, *self.operator.output_shape]))
-        new = dual_vector(tf.reshape(new, v.shape), 2.0)
+            z = self._rmatvec(tf.reshape(z, [-1, *self.operator.output_shape]))
+        new = dual_vector(tf.reshape(z, v.shape), 2.0)
         return tf.where(_peak(new) > 0.0, new, v)
 
     def _power_step(self, v):
@@ -362,6 +382,20 @@ def _change(v, new):
     """The largest relative change of a start, up to its sign."""
     change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
     return tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
+
+
+def _leading_direction(gram):
+    """About the leading eigenvector of a Gram matrix G `[n, n]`, or of each of `[matrices, n, n]`.
+
+    It is the longest column of G^32, times G^32: no eigenvalue can hide from the longest column.
+    """
+    if gram.shape.rank == 3:  # faster one by one
+        return tf.stack([_leading_direction(matrix) for matrix in tf.unstack(gram)])
+    power = gram / _or_one(tf.norm(gram))  # with an eigenvalue of at least 1 / sqrt(n)
+    for _ in range(5):
+        power = tf.matmul(power, power)
+    column = power[tf.argmax(tf.linalg.diag_part(power))]
+    return tf.linalg.matvec(power, column)
 
 
 def _orthonormalized(z, basis):

@@ -432,7 +432,8 @@ class Exact(LogDetEstimator):
         size, rows = x.shape[1:].num_elements(), tf.shape(x)[0]
         chain = dense_chain(branch)
         if chain:
-            gx, jacobian = forward_jacobian(chain, x)
+            gx, tangents = forward_jacobian(chain, x)
+            jacobian = tf.transpose(tangents, [1, 2, 0])
         else:
             given = [x] if conditional_input is None else [x, conditional_input]
             x, *conditions = map(_at_least_one_row, given)
@@ -470,6 +471,9 @@ _SMALL = 16  # size of a matrix that is triangulated by operations that TFLite h
 
 
 def _log_abs_det(matrix):
+    if matrix.shape[-1] == 2:
+        a, b, c, d = tf.unstack(tf.reshape(matrix, [-1, 4]), axis=1)
+        return tf.math.log(tf.abs(a * d - b * c))
     return _log_abs_det_by_qr(matrix) if matrix.shape[-1] <= _SMALL or is_xla() else tf.linalg.slogdet(matrix)[1]
 
 

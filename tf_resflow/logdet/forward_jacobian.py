@@ -25,8 +25,8 @@ def _is_elementwise(layer):
     return type(layer) in (LipSwish, LipschitzCube)
 
 
-def forward_jacobian(layers: list[keras.Layer], x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The value of a chain and its transposed Jacobian, `[batch, inputs]` and `[batch, inputs, outputs]`.
+def forward_jacobian(layers: list[keras.layers.Layer], x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The value of a chain `[batch, outputs]`, and its derivatives in each coordinate, `[inputs, batch, outputs]`.
 
     It takes a product for each dense layer, instead of a reverse pass for each coordinate.
     """
@@ -38,16 +38,14 @@ def forward_jacobian(layers: list[keras.Layer], x: tf.Tensor) -> tuple[tf.Tensor
                 y = layer(x)
             if type(layer) is LipschitzDense:
                 kernel = layer._applied_kernel()
-                tangents = kernel if tangents is None else _product(tangents, kernel)
+                tangents = kernel[:, tf.newaxis] if tangents is None else _product(tangents, kernel)
             else:
-                tangents = tape.gradient(y, x)[:, tf.newaxis] * tangents
+                tangents = tape.gradient(y, x) * tangents
             x = y
-    return x, tangents + tf.zeros([tf.shape(x)[0], 1, 1], tangents.dtype)
+    return x, tangents + tf.zeros([tf.shape(x)[0], 1], tangents.dtype)
 
 
 def _product(tangents, kernel):
     """The product of the last axis with a matrix."""
-    if tangents.shape.rank == 2:
-        return tf.matmul(tangents, kernel)
     rows = tf.matmul(tf.reshape(tangents, [-1, kernel.shape[0]]), kernel)
-    return tf.reshape(rows, [-1, tangents.shape[1], kernel.shape[1]])
+    return tf.reshape(rows, [tangents.shape[0], -1, kernel.shape[1]])
