@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.logdet.forward_jacobian import dense_chain, forward_jacobian
+from tf_resflow.logdet.forward_derivatives import dense_chain, forward_jacobian
 
 ACTIVATIONS = {
     "LipSwish": layers.LipSwish,

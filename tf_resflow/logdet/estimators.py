@@ -13,8 +13,7 @@ import tensorflow as tf
 from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
 from tf_resflow.layers.architecture import shared_architecture
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
-from tf_resflow.logdet.directional_derivative import known_chain
-from tf_resflow.logdet.forward_jacobian import dense_chain, forward_jacobian
+from tf_resflow.logdet.forward_derivatives import dense_chain, forward_jacobian, known_chain
 from tf_resflow.logdet.power_series import Terms, power_series_log_det, shared_power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, TermDistribution

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tf_resflow.layers.architecture import weights_of, with_weights
 from tf_resflow.layers.shared_traces import traced_once
-from tf_resflow.logdet.directional_derivative import known_chain, value_and_derivative
 from tf_resflow.logdet.first_order import first_order_only
+from tf_resflow.logdet.forward_derivatives import known_chain, value_and_derivative
 
 __all__ = ["Terms", "power_series_log_det", "shared_power_series_log_det"]
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.logdet.directional_derivative import known_chain, value_and_derivative
+from tf_resflow.logdet.forward_derivatives import known_chain, value_and_derivative
 
 layers, flows = resflow.layers, resflow.flows
 DTYPE = "float64"
