@@ -11,7 +11,7 @@ from typing import TypeAlias
 import tensorflow as tf
 
 from tf_resflow.layers.linear_operators import LinearOperator
-from tf_resflow.private_api import silence_retracing
+from tf_resflow.private_api import is_xla, silence_retracing
 
 __all__ = ["InducedNorm", "dual_order", "dual_vector", "has_closed_form", "is_order", "lp_norm"]
 
@@ -153,7 +153,7 @@ class InducedNorm:
         orders = (self.domain, self.codomain)
         fixed = tuple(order if isinstance(order, float) else None for order in orders)
         learned = [_cast(order, self.kernel) for order in orders if not isinstance(order, float)]
-        return _traced(method, self.operator, fixed)(self.kernel, learned, *args)
+        return _traced(method, self.operator, fixed, is_xla())(self.kernel, learned, *args)
 
     def _move(self, v, tolerance, max_iterations):
         """Moves v to the maximizer; v comes back with its best start first."""
@@ -236,8 +236,7 @@ class InducedNorm:
         """The unit vector that W stretches most, from the eigenvectors of its Gram matrix."""
         gram = self.operator.gram(self.kernel)
         finite = tf.math.is_finite(tf.reduce_sum(gram))  # eigh raises otherwise
-        _, vectors = tf.linalg.eigh(tf.where(finite, gram, tf.zeros_like(gram)))
-        new = vectors[:, -1]
+        new = _leading_eigenvector(tf.where(finite, gram, tf.zeros_like(gram)))
         if self.operator.gram_is_of_outputs:
             new = self._rmatvec(tf.reshape(new, [1, *self.operator.output_shape]))
         new = dual_vector(tf.reshape(new, v.shape), 2.0)
@@ -276,8 +275,8 @@ class InducedNorm:
             images.append(tf.reshape(z, [1, -1]))
         basis = tf.concat(rows, 0)
         projection = tf.matmul(basis, tf.concat(images, 0), transpose_b=True)
-        _, rotation = tf.linalg.eigh((projection + tf.transpose(projection)) / 2.0)
-        new = tf.reshape(tf.matmul(rotation[:, -1:], basis, transpose_a=True), shape)
+        rotation = _leading_eigenvector((projection + tf.transpose(projection)) / 2.0)
+        new = tf.reshape(tf.matmul(rotation[tf.newaxis], basis), shape)
         new = dual_vector(self._rmatvec(new), 2.0) if wide else new
         return tf.where(_peak(new) > 0.0, new, v), _KRYLOV
 
@@ -324,7 +323,7 @@ class InducedNorm:
 
 
 @functools.lru_cache(maxsize=512)
-def _traced(method, operator, fixed):
+def _traced(method, operator, fixed, for_xla):
     """A method of `InducedNorm` as a `tf.function` of the kernel and of the orders that are None in `fixed`.
 
     It is not inlined, and so not specialized for each layer: Grappler would spend longer on the copies than the
@@ -362,6 +361,21 @@ def _change(v, new):
     """The largest relative change of a start, up to its sign."""
     change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
     return tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
+
+
+def _leading_eigenvector(matrix):
+    """The unit eigenvector of the largest eigenvalue of positive semidefinite matrices: `[..., n, n]` to `[..., n]`.
+
+    In what XLA compiles, by squaring, to the power 4096: its eigh rotates element by element, and is slow.
+    """
+    if not is_xla():
+        return tf.linalg.eigh(matrix)[1][..., -1]
+    for _ in range(12):
+        matrix = tf.math.divide_no_nan(matrix, tf.reduce_max(tf.abs(matrix), [-2, -1], keepdims=True))
+        matrix = tf.matmul(matrix, matrix)
+    largest = tf.argmax(tf.linalg.diag_part(matrix), -1, output_type=tf.int32)
+    column = tf.gather(matrix, largest, axis=-1, batch_dims=matrix.shape.rank - 2)
+    return tf.math.divide_no_nan(column, tf.norm(column, axis=-1, keepdims=True))
 
 
 def _orthonormalized(z, basis):
