@@ -9,7 +9,7 @@ import scipy.linalg
 import tensorflow as tf
 
 import tf_resflow.layers as layers
-from tf_resflow.layers import linear_operators
+from tf_resflow.layers import linear_operators, operator_norms
 from tf_resflow.layers.linear_operators import ConvolutionOperator
 
 TIGHT = {"tolerance": 1e-7, "max_iterations": 6000}
@@ -318,3 +318,16 @@ def test_fixed_number_of_iterations_and_early_stop():
     assert layer.update_norm(tolerance=1e-2) == 6
     mixed = dense(kernel, 3.0, 1.5)
     assert mixed.update_norm(tolerance=0.0, max_iterations=5) == 5
+
+
+@pytest.mark.parametrize("size, num", [(1, 2), (6, 1), (64, 2)])
+def test_leading_eigenvector_by_xla(size, num):
+    """Of matrices of rank 1 up to noise, and of zeros."""
+    x = np.random.default_rng(0).normal(size=[num, size, size])
+    x[:, :, 0] *= 2.0
+    gram = (x @ x.transpose(0, 2, 1)).astype("float32")
+    found = tf.function(operator_norms._leading_eigenvector, jit_compile=True)(gram)
+    values, vectors = np.linalg.eigh(gram)
+    np.testing.assert_allclose(np.abs(np.sum(found * vectors[..., -1], -1)), 1.0, atol=1e-4)
+    zeros = tf.function(operator_norms._leading_eigenvector, jit_compile=True)(tf.zeros([size, size]))
+    assert not np.any(zeros)

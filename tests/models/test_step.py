@@ -146,3 +146,9 @@ def test_a_step_to_nan_is_not_taken(data, compiled):
         step(model, tf.where(data > 1.0, math.nan, data), tf.constant([0, 2]))
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(variable, value, err_msg=variable.path)
+
+
+def test_xla_is_refused_where_it_cannot_compile(two_replicas):
+    with two_replicas.scope(), pytest.raises(ValueError, match="2 replicas on devices of the type CPU. Leave out jit"):
+        model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,)), [2])
+        model.compile(optimizer="sgd", jit_compile=True)
