@@ -4,7 +4,7 @@ r"""Lowers a training step to StableHLO, for a machine that has JAX but no Tenso
 
 writes to the folder `lowered`
 - `step.mlir`, the step with its optimizer and the norms of its layers, as a function of the arguments;
-- `arguments.npz`: the images, the seed, the variables and constants that the step reads, and at last, under the name
+- `arguments.npz`: the images, the seed, the variables and constants that the step reads, and, under the name
   "variables", which of the arguments are variables;
 - `expected.npz`: the loss and the variables after one step here, in the order in which the function returns them.
 """

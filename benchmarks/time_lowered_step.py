@@ -3,14 +3,15 @@ r"""Compiles and times a step of lower_step.py, with JAX and without TensorFlow,
     python benchmarks/time_lowered_step.py --folder=lowered
     python benchmarks/time_lowered_step.py --folder=lowered --case=train_step_28x28x1_w64 --published_dir=CHECKOUT
 
-Give the case of lower_step.py, and a clone of github.com/rtqichen/residual-flows; jax and torch must be there for the
-same kind of device. The first line has the time to compile, the memory for intermediate values, and the largest
-difference from TensorFlow's own step in the loss and the variables: relative to values above 1, else absolute, and up
-to the sign, which singular vectors have not. Each step takes the variables of the last one, and ends when its loss
-is there.
+Give the case of lower_step.py, and a clone of github.com/rtqichen/residual-flows; jax and torch must be there for
+the same kind of device. The first line has the time to compile, the memory for intermediate values, and the largest
+difference from TensorFlow's own step in the loss and the variables: relative to values above 1, else absolute, and
+up to the sign, which singular vectors have not. Each step takes the variables of the last one, and ends when its
+loss is there.
 """
 
 import argparse
+import os
 import pathlib
 import statistics
 import sys
@@ -81,11 +82,12 @@ def main():
     options = parser.parse_args()
     step = LoweredStep(options.folder)
     found = difference(step(1), options.folder)
-    print(f"{jax.devices()[0].device_kind}: compiled in {step.seconds:.1f} s, {step.megabytes:.0f} MB, error {found:.1e}")
+    device = jax.devices()[0].device_kind
+    print(f"{device}: compiled in {step.seconds:.1f} s, {step.megabytes:.0f} MB, difference {found:.1e}")
     times = {"lowered": []}
     if options.published_dir:
         times["published"] = []
-        worker = published_worker(options.published_dir, sys.executable, threads=0, keep_memory=False)
+        worker = published_worker(options.published_dir, sys.executable, threads=os.cpu_count(), keep_memory=False)
         worker.ask(f"prepare {options.case}")
         worker.ask("run")
     for number in range(2, options.steps + 2):

@@ -320,14 +320,11 @@ def test_fixed_number_of_iterations_and_early_stop():
     assert mixed.update_norm(tolerance=0.0, max_iterations=5) == 5
 
 
-@pytest.mark.parametrize("size, num", [(1, 2), (6, 1), (64, 2)])
-def test_leading_eigenvector_by_xla(size, num):
-    """Of matrices of rank 1 up to noise, and of zeros."""
-    x = np.random.default_rng(0).normal(size=[num, size, size])
+def test_leading_eigenvector_by_xla():
+    """Of two matrices, and of zeros."""
+    x = np.random.default_rng(0).normal(size=[2, 64, 64])
     x[:, :, 0] *= 2.0
-    gram = (x @ x.transpose(0, 2, 1)).astype("float32")
+    gram = np.concatenate([x @ x.transpose(0, 2, 1), np.zeros([1, 64, 64])]).astype("float32")
     found = tf.function(operator_norms._leading_eigenvector, jit_compile=True)(gram)
-    values, vectors = np.linalg.eigh(gram)
-    np.testing.assert_allclose(np.abs(np.sum(found * vectors[..., -1], -1)), 1.0, atol=1e-4)
-    zeros = tf.function(operator_norms._leading_eigenvector, jit_compile=True)(tf.zeros([size, size]))
-    assert not np.any(zeros)
+    _, vectors = np.linalg.eigh(gram)
+    np.testing.assert_allclose(np.abs(np.sum(found * vectors[..., -1], -1)), [1.0, 1.0, 0.0], atol=1e-4)

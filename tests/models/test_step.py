@@ -149,6 +149,9 @@ def test_a_step_to_nan_is_not_taken(data, compiled):
 
 
 def test_xla_is_refused_where_it_cannot_compile(two_replicas):
-    with two_replicas.scope(), pytest.raises(ValueError, match="2 replicas on devices of the type CPU. Leave out jit"):
+    with (
+        two_replicas.scope(),
+        pytest.raises(ValueError, match="2 replicas on devices of the type CPU"),
+    ):
         model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,)), [2])
         model.compile(optimizer="sgd", jit_compile=True)

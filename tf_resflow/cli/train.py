@@ -54,9 +54,7 @@ def main() -> int:
     strategy = training.STRATEGIES[FLAGS.strategy]()
     writes = is_chief(strategy)
     try:
-        result = training.train(
-            FLAGS.config, FLAGS.workdir, strategy=strategy, jit=FLAGS.jit, progress=writes
-        )
+        result = training.train(FLAGS.config, FLAGS.workdir, strategy=strategy, jit=FLAGS.jit, progress=writes)
     except training.Interrupted as stop:
         print(stop)
         return 128 + stop.signum

@@ -364,7 +364,7 @@ def _change(v, new):
 
 
 def _leading_eigenvector(matrix):
-    """The unit eigenvector of the largest eigenvalue of positive semidefinite matrices: `[..., n, n]` to `[..., n]`.
+    """The unit eigenvector of the largest eigenvalue of semidefinite matrices: `[..., n, n]` to `[..., n]`.
 
     In what XLA compiles, by squaring, to the power 4096: its eigh rotates element by element, and is slow.
     """

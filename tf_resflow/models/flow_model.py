@@ -386,9 +386,9 @@ class FlowModel(keras.Model):
     def compile(self, optimizer: Any = "rmsprop", *, jit_compile: bool | str = False, **kwargs: Any) -> None:
         """Like `keras.Model.compile`; it also builds the optimizer.
 
-        XLA compiles no whole step by default, not even with a GPU. With `jit_compile=True` it does, and cannot raise:
-        a step whose loss or gradient is NaN or infinite is not taken either, but `fit` goes on and shows it as the
-        loss of the epoch (`keras.callbacks.TerminateOnNaN` ends it).
+        XLA compiles no whole step by default, not even with a GPU. With `jit_compile=True` it does, and cannot
+        raise: a step whose loss or gradient is NaN or infinite is not taken either, but `fit` goes on and shows it
+        as the loss of the epoch (`keras.callbacks.TerminateOnNaN` ends it).
 
         The optimizer is used unchanged: the weight decay of Keras' optimizers reaches all variables, ActNorms too,
         unless its `exclude_from_weight_decay` was called.

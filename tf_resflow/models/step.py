@@ -104,8 +104,8 @@ def check_compiles(strategy: tf.distribute.Strategy) -> None:
     devices = {tf.DeviceSpec.from_string(device).device_type for device in strategy.extended.worker_devices}
     if devices != {"GPU"}:
         raise ValueError(
-            f"XLA compiles the whole step (jit) for one device or for GPUs; the strategy has {replicas} replicas on "
-            f"devices of the type {', '.join(sorted(devices))}. Leave out jit. (TPUs compile each step without it.)"
+            f"XLA compiles the whole step (jit) for one device or for GPUs; the strategy has {replicas} replicas "
+            f"on devices of the type {', '.join(sorted(devices))}. Leave out jit. (TPUs compile each step without.)"
         )
 
 
