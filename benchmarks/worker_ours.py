@@ -9,7 +9,7 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-from workers import serve
+from workers import Case, serve
 
 import tf_resflow as resflow
 
@@ -37,7 +37,8 @@ def _model(case):
     return model, tf.constant(case.batch(), tf.uint8)
 
 
-def _initialized(case):
+def initialized(case: Case) -> tuple[resflow.FlowModel, tf.Tensor]:
+    """A compiled model for a case, with initialized ActNorms, and the batch."""
     model, x = _model(case)
     model.initialize(x)
     return model, x
@@ -57,12 +58,12 @@ def _step(model, x):
 
 
 def _train_step(case):
-    step = _step(*_initialized(case))
+    step = _step(*initialized(case))
     return lambda: {"seconds": _timed(step)}
 
 
 def _evaluation(case):
-    model, x = _initialized(case)
+    model, x = initialized(case)
 
     @tf.function(autograph=False)
     def loss(seed):
@@ -72,7 +73,7 @@ def _evaluation(case):
 
 
 def _inverse(case):
-    model, x = _initialized(case)
+    model, x = initialized(case)
     blocks = resflow.bijectors.residual_blocks(model.flow)
     y = tf.random.stateless_normal(x.shape, [0, 1])
 
@@ -104,7 +105,7 @@ def _trace(case):
 
 def _parts(case):
     """Times the parts of a training step; each is traced as a separate function."""
-    model, x = _initialized(case)
+    model, x = initialized(case)
     inputs = tf.cast(x, tf.float32) / 256.0 + 1e-3
     weights = model.trainable_variables
     values = [weight.value for weight in weights]

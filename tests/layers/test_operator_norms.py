@@ -9,7 +9,7 @@ import scipy.linalg
 import tensorflow as tf
 
 import tf_resflow.layers as layers
-from tf_resflow.layers import linear_operators
+from tf_resflow.layers import linear_operators, operator_norms
 from tf_resflow.layers.linear_operators import ConvolutionOperator
 
 TIGHT = {"tolerance": 1e-7, "max_iterations": 6000}
@@ -324,3 +324,13 @@ def test_fixed_number_of_iterations_and_early_stop():
     assert layer.update_norm(tolerance=1e-2) == 6
     mixed = dense(kernel, 3.0, 1.5)
     assert mixed.update_norm(tolerance=0.0, max_iterations=5) == 5
+
+
+def test_leading_eigenvector_by_xla():
+    """Of two matrices, and of zeros."""
+    x = np.random.default_rng(0).normal(size=[2, 64, 64])
+    x[:, :, 0] *= 2.0
+    gram = np.concatenate([x @ x.transpose(0, 2, 1), np.zeros([1, 64, 64])]).astype("float32")
+    found = tf.function(operator_norms._leading_eigenvector, jit_compile=True)(gram)
+    _, vectors = np.linalg.eigh(gram)
+    np.testing.assert_allclose(np.abs(np.sum(found * vectors[..., -1], -1)), [1.0, 1.0, 0.0], atol=1e-4)

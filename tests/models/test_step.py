@@ -146,3 +146,35 @@ def test_a_step_to_nan_is_not_taken(data, compiled):
         step(model, tf.where(data > 1.0, math.nan, data), tf.constant([0, 2]))
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(variable, value, err_msg=variable.path)
+
+
+def test_xla_is_refused_where_it_cannot_compile(two_replicas):
+    with (
+        two_replicas.scope(),
+        pytest.raises(ValueError, match="2 replicas on devices of the type CPU"),
+    ):
+        model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,)), [2])
+        model.compile(optimizer="sgd", jit_compile=True)
+
+
+def test_old_values_are_selected_on_all_replicas(monkeypatch, data, two_replicas):
+    """As in a step for XLA, which cannot compile for replicas on CPUs: NaN on one of them."""
+    monkeypatch.setattr("tf_resflow.models.step.is_xla", lambda: True)
+    with two_replicas.scope():
+        model = make_model(None, resflow.logdet.RussianRoulette(), num_blocks=1)
+
+    @tf.function(autograph=False)
+    def step(bad):
+        def on_replica():
+            second = tf.equal(tf.distribute.get_replica_context().replica_id_in_sync_group, 1)
+            return models.train_step(model, data + tf.where(second, bad, 0.0), tf.constant([0, 1]))["nats"]
+
+        return two_replicas.reduce("MEAN", two_replicas.run(on_replica), axis=None)
+
+    values = [[v.numpy() for v in model.trainable_variables]]
+    for bad in (0.0, math.nan):
+        assert math.isnan(step(tf.constant(bad))) == math.isnan(bad)
+        values.append([v.numpy() for v in model.trainable_variables])
+    for start, moved, kept in zip(*values, strict=True):
+        assert np.any(start != moved)
+        np.testing.assert_array_equal(moved, kept)

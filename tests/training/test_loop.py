@@ -204,8 +204,8 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
         assert np.all(np.isfinite(value)), key
 
 
-@pytest.mark.parametrize("on_replicas", [False, True])
-def test_a_gradient_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch, two_replicas, on_replicas):
+@pytest.mark.parametrize("how", ["on one device", "on replicas", "by XLA"])
+def test_a_gradient_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch, two_replicas, how):
     """The step is not taken, so that the message can tell the part where NaN begins: here in the data."""
     train_batches = resflow.data.Dataset.train_batches
 
@@ -218,7 +218,9 @@ def test_a_gradient_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch
     message = "The loss or its gradient is NaN or infinite at step 7. All weights are finite; "
     message += "the output of act_norm is not. The last good checkpoint is .*ckpt-5"
     with pytest.raises(NonFiniteError, match=message):
-        loop.train(make_config(), tmp_path, strategy=two_replicas if on_replicas else None, progress=False)
+        strategy = two_replicas if how == "on replicas" else None
+        config = make_config(model__num_blocks=(1,))
+        loop.train(config, tmp_path, strategy=strategy, jit=how == "by XLA", progress=False)
     assert sorted(p.stem for p in (tmp_path / "checkpoints").glob("*.index")) == ["ckpt-5"]
 
 
@@ -255,6 +257,12 @@ def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, key, value, me
     with pytest.raises(ValueError, match=message):
         loop.train(config, tmp_path, progress=False)
     assert not list(tmp_path.glob("*.json"))  # so that the workdir takes the command that is right
+
+
+def test_jit_on_two_processors_is_refused_at_once(tmp_path, make_config, two_replicas):
+    with pytest.raises(ValueError, match="for one device or for GPUs.*Leave out jit"):
+        loop.train(make_config(), tmp_path / "run", strategy=two_replicas, jit=True, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unwritable_workdir_is_said_at_once(tmp_path, make_config):

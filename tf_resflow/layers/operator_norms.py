@@ -12,7 +12,7 @@ from typing import TypeAlias
 import tensorflow as tf
 
 from tf_resflow.layers.linear_operators import LinearOperator, MatrixOperator
-from tf_resflow.private_api import silence_retracing
+from tf_resflow.private_api import is_xla, silence_retracing
 
 __all__ = ["InducedNorm", "dual_order", "dual_vector", "has_closed_form", "is_order", "lp_norm"]
 
@@ -163,7 +163,7 @@ class InducedNorm:
         orders = (self.domain, self.codomain)
         fixed = tuple(order if isinstance(order, float) else None for order in orders)
         learned = [_cast(order, self.kernel) for order in orders if not isinstance(order, float)]
-        return _traced(method, self.operator, fixed)(self.kernel, learned, *args)
+        return _traced(method, self.operator, fixed, is_xla())(self.kernel, learned, *args)
 
     def _move(self, v, tolerance, max_iterations):
         """Moves v to the maximizer; v comes back with its best start first."""
@@ -248,13 +248,12 @@ class InducedNorm:
         gram = self.operator.gram(self.kernel)
         if self._has_gram(_TINY):
             return self._eigenvector(gram, v)
-        new = self._from_smaller_side(_leading_direction(gram), v)
+        new = self._from_smaller_side(_leading_direction(_power_32(gram)), v)
         return tf.cond(self._residual(new) <= tolerance, lambda: new, lambda: self._eigenvector(gram, v))
 
     def _eigenvector(self, gram, v):
         finite = tf.math.is_finite(tf.reduce_sum(gram, [-2, -1], keepdims=True))  # eigh raises otherwise
-        _, vectors = tf.linalg.eigh(tf.where(finite, gram, tf.zeros_like(gram)))
-        return self._from_smaller_side(vectors[..., -1], v)
+        return self._from_smaller_side(_leading_eigenvector(tf.where(finite, gram, tf.zeros_like(gram))), v)
 
     def _from_smaller_side(self, z, v):
         """The unit vector along z or W'z; v if that is zero or not finite."""
@@ -296,8 +295,8 @@ class InducedNorm:
             images.append(tf.reshape(z, [1, -1]))
         basis = tf.concat(rows, 0)
         projection = tf.matmul(basis, tf.concat(images, 0), transpose_b=True)
-        _, rotation = tf.linalg.eigh((projection + tf.transpose(projection)) / 2.0)
-        new = tf.reshape(tf.matmul(rotation[:, -1:], basis, transpose_a=True), shape)
+        rotation = _leading_eigenvector((projection + tf.transpose(projection)) / 2.0)
+        new = tf.reshape(tf.matmul(rotation[tf.newaxis], basis), shape)
         new = dual_vector(self._rmatvec(new), 2.0) if wide else new
         return tf.where(_peak(new) > 0.0, new, v), _KRYLOV
 
@@ -344,7 +343,7 @@ class InducedNorm:
 
 
 @functools.lru_cache(maxsize=512)
-def _traced(method, operator, fixed):
+def _traced(method, operator, fixed, for_xla):
     """A method of `InducedNorm` as a `tf.function` of the kernel and of the orders that are None in `fixed`.
 
     It is not inlined, and so not specialized for each layer: Grappler would spend longer on the copies than the
@@ -384,18 +383,35 @@ def _change(v, new):
     return tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
 
 
-def _leading_direction(gram):
-    """About the leading eigenvector of a Gram matrix G `[n, n]`, or of each of `[matrices, n, n]`.
+def _leading_eigenvector(matrix):
+    """The unit eigenvector of the largest eigenvalue of semidefinite matrices: `[..., n, n]` to `[..., n]`.
 
-    It is the longest column of G^32, times G^32: no eigenvalue can hide from the longest column.
+    In what XLA compiles, by 2048 power steps: its eigh rotates element by element, and is slow.
     """
-    if gram.shape.rank == 3:  # faster one by one
-        return tf.stack([_leading_direction(matrix) for matrix in tf.unstack(gram)])
-    power = gram / _or_one(tf.norm(gram))  # with an eigenvalue of at least 1 / sqrt(n)
+    if not is_xla():
+        return tf.linalg.eigh(matrix)[1][..., -1]
+    vector = _leading_direction(_power_32(_power_32(matrix)))
+    return tf.math.divide_no_nan(vector, tf.norm(vector, axis=-1, keepdims=True))
+
+
+def _power_32(matrix):
+    """The power of matrices `[..., n, n]`, but for a factor."""
+    if matrix.shape.rank == 3:  # faster one by one
+        return tf.stack([_power_32(one) for one in tf.unstack(matrix)])
+    power = matrix / _or_one(tf.norm(matrix))  # with an eigenvalue of at least 1 / sqrt(n)
     for _ in range(5):
         power = tf.matmul(power, power)
-    column = power[tf.argmax(tf.linalg.diag_part(power))]
-    return tf.linalg.matvec(power, column)
+    return power
+
+
+def _leading_direction(power):
+    """About the leading eigenvector of a power P `[..., n, n]` of a semidefinite matrix: P times its longest column.
+
+    No eigenvalue can hide from the longest column.
+    """
+    if power.shape.rank == 3:
+        return tf.stack([_leading_direction(one) for one in tf.unstack(power)])
+    return tf.linalg.matvec(power, power[tf.argmax(tf.linalg.diag_part(power))])
 
 
 def _orthonormalized(z, basis):

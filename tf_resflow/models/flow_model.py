@@ -18,7 +18,7 @@ from tf_resflow.layers.precision import leaves, lowest_dtype
 from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet
 from tf_resflow.models.log_prob_samples import LogProbEstimate, LogProbSamples, mean_and_stderr
 from tf_resflow.models.planning import plan_likelihood
-from tf_resflow.models.step import train_step
+from tf_resflow.models.step import check_compiles, train_step
 from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
@@ -98,7 +98,6 @@ class FlowModel(keras.Model):
     ):
         super().__init__(name=name)
         self.autocast = False  # of the data, to the policy's dtype: the flow has its own
-        self.supports_jit = False  # XLA keeps values that should be recomputed, and has no assertions
         _check_unconditional(flow)
         _check_takes_seed(flow)
         if isinstance(event_shape, int):
@@ -384,20 +383,27 @@ class FlowModel(keras.Model):
         layers.converge_norms(self.flow)
         bijectors.initialize(self.flow, self.prepare(batch, stateless_seed(seed)), seed)
 
-    def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
+    def compile(self, optimizer: Any = "rmsprop", *, jit_compile: bool | str = False, **kwargs: Any) -> None:
         """Like `keras.Model.compile`; it also builds the optimizer.
+
+        XLA compiles no whole step by default, not even with a GPU. With `jit_compile=True` it does, and cannot
+        raise: a step whose loss or gradient is NaN or infinite is not taken either, but `fit` goes on and shows it
+        as the loss of the epoch (`keras.callbacks.TerminateOnNaN` ends it).
 
         The optimizer is used unchanged: the weight decay of Keras' optimizers reaches all variables, ActNorms too,
         unless its `exclude_from_weight_decay` was called.
 
         Raises:
           ValueError: for a loss or metrics: the model has its own; for an optimizer that scales the loss, as Keras
-            makes one of any optimizer under the policy "mixed_float16"; for layers that compute in float16.
+            makes one of any optimizer under the policy "mixed_float16"; for layers that compute in float16; for
+            `jit_compile=True` under a strategy of several replicas that are not GPUs.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name):
                 raise ValueError(f"{type(self).__name__} has its own loss and reports its parts: leave out {name}.")
-        super().compile(optimizer, **kwargs)
+        if jit_compile is True:
+            check_compiles(self.distribute_strategy)
+        super().compile(optimizer, jit_compile=jit_compile, **kwargs)
         if self.optimizer.loss_scale_factor or isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             self.compiled = False
             raise ValueError(

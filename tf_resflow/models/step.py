@@ -1,15 +1,17 @@
 """One step of training."""
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from tf_resflow import layers
+from tf_resflow.private_api import is_xla
 
 if TYPE_CHECKING:
     from tf_resflow.models.flow_model import FlowModel
 
-__all__ = ["NON_FINITE", "loss_and_gradients", "train_step"]
+__all__ = ["NON_FINITE", "assert_finite", "check_compiles", "loss_and_gradients", "train_step"]
 
 NON_FINITE = "The loss or its gradient is NaN or infinite"
 
@@ -33,15 +35,16 @@ def train_step(model: "FlowModel", batch: Any, seed: tf.Tensor) -> dict[str, tf.
 
     Raises:
       tf.errors.InvalidArgumentError: when the loss or the gradient is NaN or infinite; then no variable has
-        changed. XLA has no assertions: a step that it compiles as a whole spoils the weights.
+        changed. What XLA compiles cannot raise: no variable has changed either, and the scores or "gradient_norm"
+        tell (`assert_finite`).
     """
     means, gradients = loss_and_gradients(model, batch, seed)
     loss = means[model.objective]
     norm = tf.linalg.global_norm(gradients) * _num_replicas(loss.dtype)
     orders = _orders(model.flow)
-    with tf.control_dependencies([_assert_finite(loss, norm)]):
+    with _only_if_finite(model, loss, norm):
         model.optimizer.apply(gradients, model.trainable_variables)
-    layers.update_norms(model.flow)
+        layers.update_norms(model.flow)
     return {**means, "gradient_norm": norm, **orders}
 
 
@@ -73,13 +76,66 @@ def _num_replicas(dtype):
     return tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, dtype)
 
 
-def _assert_finite(loss, gradient_norm):
-    finite = tf.math.is_finite(loss) & tf.math.is_finite(gradient_norm)
+def assert_finite(loss: tf.Tensor, gradient_norm: tf.Tensor) -> tf.Operation | None:
+    """An assertion that the loss of a step and the norm of its gradient are finite.
+
+    Args:
+      loss: scalar.
+      gradient_norm: scalar.
+
+    Returns:
+      An operation; None in eager mode.
+
+    Raises:
+      tf.errors.InvalidArgumentError: when one is NaN or infinite; in a graph, when it runs.
+    """
     message = (
         f"{NON_FINITE}; no weight has changed. Lower the learning rate, set global_clipnorm of the optimizer, or "
         "look for NaN in the data. Loss, norm of the gradient:"
     )
-    return tf.debugging.Assert(finite, [message, loss, gradient_norm])
+    return tf.debugging.Assert(_all_finite(loss, gradient_norm), [message, loss, gradient_norm])
+
+
+def check_compiles(strategy: tf.distribute.Strategy) -> None:
+    """Raises ValueError if XLA cannot compile the step as a whole under a strategy."""
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return
+    devices = {tf.DeviceSpec.from_string(device).device_type for device in strategy.extended.worker_devices}
+    if devices != {"GPU"}:
+        raise ValueError(
+            f"XLA compiles the whole step (jit) for one device or for GPUs; the strategy has {replicas} replicas "
+            f"on devices of the type {', '.join(sorted(devices))}. Leave out jit. (TPUs compile each step without.)"
+        )
+
+
+@contextlib.contextmanager
+def _only_if_finite(model, loss, gradient_norm):
+    """A context in which variables change only if both are finite.
+
+    If not, an assertion fails. XLA has none: there the variables get their old values again.
+    """
+    if not is_xla():
+        with tf.control_dependencies([assert_finite(loss, gradient_norm)]):
+            yield
+        return
+    finite = _on_all_replicas(_all_finite(loss, gradient_norm))
+    variables = [*model.weights, *model.optimizer.variables]
+    before = [tf.convert_to_tensor(variable) for variable in variables]
+    yield
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(tf.where(finite, variable, value))
+
+
+def _all_finite(*values):
+    return tf.reduce_all(tf.math.is_finite(tf.stack(values)))
+
+
+def _on_all_replicas(true):
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return true
+    replica = tf.distribute.get_replica_context()
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(~true, tf.float32)) == 0.0
 
 
 def _orders(flow):

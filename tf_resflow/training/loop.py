@@ -14,7 +14,7 @@ from absl import logging
 
 from tf_resflow.data import Dataset
 from tf_resflow.models.build import build_model, check_dataset
-from tf_resflow.models.step import NON_FINITE, train_step
+from tf_resflow.models.step import NON_FINITE, assert_finite, check_compiles, train_step
 from tf_resflow.progress import bar, shown, stage
 from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.checkpoints import Checkpoints, check_state
@@ -66,24 +66,27 @@ def train(
     workdir: str | os.PathLike[str],
     *,
     strategy: tf.distribute.Strategy | None = None,
+    jit: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Trains, or resumes, the run of a config in its workdir.
 
     A resumed run takes the same steps as an uninterrupted one: the batch and the random numbers of
-    a step are pure functions of the seed and the step.
+    a step are pure functions of the seed and the step. (With another `jit` it agrees to rounding.)
 
     Args:
       config: see `default_config`.
       workdir: directory of the run.
       strategy: a `tf.distribute.Strategy`; by default the current one.
+      jit: whether XLA compiles the whole step, which takes longer to start.
       progress: whether to show progress bars.
 
     Returns:
       A dict: the content of `result.json`, including a `line` for the screen. A finished run returns it at once.
 
     Raises:
-      ValueError: when the config, the workdir or the data are wrong.
+      ValueError: when the config, the workdir or the data are wrong, or `jit` is True for several replicas that are
+        not GPUs.
       NonFiniteError: when the loss or a gradient becomes NaN or infinite.
       Interrupted: on SIGINT or SIGTERM, after saving: of several workers one that is signaled stops all.
       WorkerLostError: when another worker has stopped for another reason.
@@ -92,6 +95,8 @@ def train(
     validate_config(config)
     config = _with_fitting_warmup(config)
     strategy = strategy or tf.distribute.get_strategy()
+    if jit:
+        check_compiles(strategy)
     with lost_workers_explained(strategy):
         files = Workdir(workdir, is_chief=is_chief(strategy))
         check_agreement(strategy, _common_fields(config), "The workers have different configs: give all the same.")
@@ -103,7 +108,7 @@ def train(
             if done:
                 return done | {"line": f"Already done: {done['line']}"}
             with shown(progress):
-                return _train(config, files, strategy)
+                return _train(config, files, strategy, jit)
 
 
 def _with_fitting_warmup(config):
@@ -118,7 +123,7 @@ def _with_fitting_warmup(config):
     return fitting
 
 
-def _train(config, files, strategy):
+def _train(config, files, strategy, jit):
     """The run, from its data to its result."""
     train, seed = config.train, config.seed
     keras.utils.set_random_seed(seed)
@@ -148,7 +153,7 @@ def _train(config, files, strategy):
         model.initialize(next(iter(dataset.train_batches(train.batch_size, seed))), seed)
     labels = model.has_classifier
     batches = iter(replica_batches(strategy, dataset, train.batch_size, seed, start, labels=labels))
-    take_step, gather = _compiled_step(strategy, model), of_all_workers(strategy)
+    take_step, gather = _compiled_step(strategy, model, jit), of_all_workers(strategy)
     split = "validation" if "validation" in dataset.sizes else config.eval.split
 
     with MetricsWriter(files.output, start) as writer:
@@ -186,15 +191,24 @@ def _train(config, files, strategy):
         return evaluations.finish(train.steps, files)
 
 
-def _compiled_step(strategy, model):
+def _compiled_step(strategy, model, jit):
     """One step on every replica: a function of a batch and a seed to the means of the metrics."""
+
+    def on_replica(batch, seed):
+        return train_step(model, batch, seed)
+
+    if jit:
+        on_replica = tf.function(on_replica, autograph=False, jit_compile=True)
 
     @tf.function(autograph=False)
     def take_step(batch, seed):
-        metrics = strategy.run(lambda batch, seed: train_step(model, batch, seed), (batch, seed))
-        return {
+        metrics = strategy.run(on_replica, (batch, seed))
+        means = {
             name: strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for name, value in metrics.items()
         }
+        if jit:  # which left out the assertion of the step
+            assert_finite(means[model.objective], means["gradient_norm"])
+        return means
 
     return take_step
 
