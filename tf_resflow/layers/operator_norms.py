@@ -405,9 +405,9 @@ def _power_32(matrix):
 
 
 def _leading_direction(power):
-    """About the leading eigenvector of a power P `[..., n, n]` of a semidefinite matrix: P times its longest column.
+    """About the leading eigenvector of a power P of a semidefinite matrix, `[..., n, n]` to `[..., n]`.
 
-    No eigenvalue can hide from the longest column.
+    It is P times its longest column, from which no eigenvalue can hide.
     """
     if power.shape.rank == 3:
         return tf.stack([_leading_direction(one) for one in tf.unstack(power)])
