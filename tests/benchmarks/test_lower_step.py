@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 
 import tf_resflow as resflow
 
@@ -20,7 +21,9 @@ def types(text):
 @pytest.fixture
 def lower(monkeypatch, request):
     monkeypatch.syspath_prepend(request.config.rootpath / "benchmarks")
-    return __import__("lower_step").lower
+    known = set(flags.FLAGS)
+    yield __import__("lower_step").lower
+    flags.FLAGS.remove_flag_values(set(flags.FLAGS) - known)
 
 
 def test_arguments_and_results(lower, tmp_path):

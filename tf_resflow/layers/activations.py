@@ -71,7 +71,7 @@ def _swish_along(x, v, b):
     def operation(x, v, b):
         def grad(dy, dw):
             dx, dv, db = in_one_pass(_gradients_along, x, v, b, dy, dw)
-            return dx, dv, _sum_like(db, b)
+            return dx, dv, tf.reduce_sum(db)
 
         return in_one_pass(_value_along, x, v, b), grad
 
@@ -109,12 +109,13 @@ def _value_along(x, v, b):
     return y, slope * v
 
 
-@in_wide
 def _gradients_along(x, v, b, dy, dw):
-    """The gradients in x, v and b, per element, for those of the value and of the derivative along v."""
-    y, slope = _value_and_slope(x, b)
-    dx, db = _slope_gradients(x, b, dw * v)
-    return dy * slope + dx, dw * slope, _value_gradient(x, y, dy) + db
+    """The gradients in x and v, per element, and in b, per row, for those of the value and of the derivative."""
+    x_, v_, dy_, dw_ = (tf.cast(tensor, b.dtype) for tensor in (x, v, dy, dw))
+    y, slope = _value_and_slope(x_, b)
+    dx, db = _slope_gradients(x_, b, dw_ * v_)
+    db = tf.reduce_sum(_value_gradient(x_, y, dy_) + db, list(range(1, x.shape.rank)))
+    return tf.cast(dy_ * slope + dx, x.dtype), tf.cast(dw_ * slope, v.dtype), db
 
 
 def _sigmoid(x):
