@@ -50,6 +50,8 @@ _SMALL, _WIDE, _PAPER = ((28, 28, 1), 64), ((14, 14, 4), 128), ((16, 16, 12), 51
 CASES = {
     "train_step_28x28x1_w64": Case("train_step", *_SMALL),
     "train_step_14x14x4_w128": Case("train_step", *_WIDE),
+    "train_step_w64_bfloat16": Case("train_step", *_SMALL, dtype="mixed_bfloat16"),
+    "train_step_w128_bfloat16": Case("train_step", *_WIDE, dtype="mixed_bfloat16"),
     "train_step_16x16x12_w512": Case("train_step", *_PAPER, batch_size=16),
     "train_step_w512_bfloat16": Case("train_step", *_PAPER, batch_size=16, dtype="mixed_bfloat16"),
     "evaluation_28x28x1_w64": Case("evaluation", *_SMALL, num_exact_terms=20),

@@ -411,7 +411,8 @@ def _leading_direction(power):
     """
     if power.shape.rank == 3:
         return tf.stack([_leading_direction(one) for one in tf.unstack(power)])
-    return tf.linalg.matvec(power, power[tf.argmax(tf.linalg.diag_part(power))])
+    longest = tf.gather(power, tf.argmax(tf.linalg.diag_part(power)))  # XLA compiles a slice for each place anew
+    return tf.linalg.matvec(power, longest)
 
 
 def _orthonormalized(z, basis):
