@@ -50,7 +50,7 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) 
 
 
 def _plus(x, bias):
-    """X plus the bias, which TensorFlow fuses with the product that made x."""
+    """The sum of x and the bias, which TensorFlow fuses with the product that made x."""
     return x if bias is None else tf.nn.bias_add(x, bias)
 
 

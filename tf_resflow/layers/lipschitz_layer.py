@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
-from tf_resflow.layers.operator_norms import InducedNorm, has_closed_form
+from tf_resflow.layers.operator_norms import InducedNorm, has_closed_form, stackable
 from tf_resflow.layers.precision import lowest_dtype
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.private_api import is_reachable
@@ -146,12 +146,15 @@ class LipschitzLayer(keras.layers.Layer):
 
     def _operand(self):
         """The kernel in the dtype of the norm and in the shape that the operator takes."""
+        self._check_built()
+        return self._as_operand(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype))
+
+    def _check_built(self):
         if not hasattr(self, "_operator"):
             raise ValueError(
                 f"Layer '{self.name}' is not built: call it or its model on an input, or start the model with "
                 "keras.Input(shape)."
             )
-        return self._as_operand(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype))
 
     def _as_operand(self, kernel):
         return kernel
@@ -231,7 +234,8 @@ class LipschitzLayer(keras.layers.Layer):
     @property
     def _peers(self):
         """What is equal for layers whose norms are found together."""
-        together = self._norm(self._operand(), (self.domain, self.codomain)).stacks
+        self._check_built()
+        together = stackable(self._operator, self.domain, self.codomain)
         return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations) if together else id(self)
 
     def _applied_kernel(self):

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tf_resflow.layers.linear_operators import LinearOperator, MatrixOperator
 from tf_resflow.private_api import is_xla, silence_retracing
 
-__all__ = ["InducedNorm", "dual_order", "dual_vector", "has_closed_form", "is_order", "lp_norm"]
+__all__ = ["InducedNorm", "dual_order", "dual_vector", "has_closed_form", "is_order", "lp_norm", "stackable"]
 
 Order: TypeAlias = "float | tf.Tensor"
 
@@ -43,6 +43,12 @@ def dual_order(order: Order) -> Order:
 def has_closed_form(domain: Order, codomain: Order) -> bool:
     """Whether ||W||_{p -> q} is a maximum over columns (p = 1) or over rows (q = inf)."""
     return is_order(domain, 1.0) or is_order(codomain, math.inf)
+
+
+def stackable(operator: LinearOperator, domain: Order, codomain: Order) -> bool:
+    """Whether kernels of several such operators may be stacked: of small matrices at 2 -> 2."""
+    small = min(operator.num_inputs, operator.num_outputs) <= _SMALL
+    return small and isinstance(operator, MatrixOperator) and is_order(domain, 2.0) and is_order(codomain, 2.0)
 
 
 def lp_norm(x: tf.Tensor, order: Order) -> tf.Tensor:
@@ -79,11 +85,6 @@ class InducedNorm:
     def __init__(self, operator: LinearOperator, kernel: tf.Tensor, domain: Order, codomain: Order):
         self.operator, self.kernel, self.domain, self.codomain = operator, kernel, domain, codomain
         self._is_euclidean = is_order(domain, 2.0) and is_order(codomain, 2.0)
-
-    @property
-    def stacks(self) -> bool:
-        """Whether kernels of several such matrices may be stacked."""
-        return isinstance(self.operator, MatrixOperator) and self._has_gram(_SMALL)
 
     @property
     def _is_stacked(self):
