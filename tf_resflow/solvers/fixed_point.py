@@ -15,6 +15,9 @@ __all__ = ["EPSILON", "Anderson", "FixedPoint", "Solution", "warn_unconverged"]
 EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
 
 
+_LEAST_REST = 1e-6  # of a squared difference of steps, below which Anderson leaves it out
+
+
 class Solution(NamedTuple):
     """The result of a solver, for each example of the batch.
 
@@ -178,8 +181,8 @@ class Anderson(FixedPoint):
     From the last m points and their steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the
     smallest \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). The differences of the
     points are kept orthogonal: a new one loses its part along the m - 2 before it, and nothing is solved. If the
-    move does not give the smallest residual so far, it returns to the best point and takes plain steps, which
-    converge, until one does.
+    move does not give the smallest residual so far, it forgets the differences, returns to the best point and takes
+    plain steps, which converge, until one does.
 
     Args:
       memory: m, number of points combined, at least 2.
@@ -210,21 +213,27 @@ class Anderson(FixedPoint):
         mixed, newest = _mix(pair, best, older, tf.cast(i > 0, pair.dtype))
         image = _select(was_mixed, best[:, 1], image)
         proposal = _select(improved, mixed, image)
-        return proposal, ((newest, *older)[: self.memory - 2], improved)
+        kept = (newest, *older)[: self.memory - 2]
+        restarted = tuple((difference, _select(improved, dual, tf.zeros_like(dual))) for difference, dual in kept)
+        return proposal, (restarted, improved)
 
 
 def _mix(pair, best, older, weight):
     """The image whose step is least in the span of the differences, and the newest of these.
 
     A difference is `[batch, 1, 2, size]`, a step and an image, beside its dual, whose inner product with a pair is
-    the part of the pair's step along the difference. With the weight 0 the newest difference is left out.
+    the part of the pair's step along the difference. With the weight 0 the newest difference is left out, and so is
+    one of which the older ones leave only rounding, as in events of few coordinates.
     """
     rows = tf.stack([pair, pair - best], axis=1)
+    of_step = weight * tf.constant([[1.0], [0.0]], pair.dtype)
+    whole = _dot(rows[:, 1:] * of_step, rows[:, 1:])
     for difference, dual in older:
         rows -= _dot(rows, dual) * difference
     pair, difference = tf.split(rows, 2, axis=1)
-    step = difference * (weight * tf.constant([[1.0], [0.0]], pair.dtype))
-    dual = tf.math.divide_no_nan(step, _dot(step, difference))
+    step = difference * of_step
+    rest = _dot(step, difference)
+    dual = tf.math.divide_no_nan(step, tf.where(rest > _LEAST_REST * whole, rest, tf.zeros_like(rest)))
     mixed = pair - _dot(pair, dual) * difference
     return mixed[:, 0, 1], (difference, dual)
 
