@@ -8,7 +8,7 @@ import pytest
 from absl import logging
 from pyarrow import parquet
 
-from tf_resflow.data import load_tabular, read_matrix
+from tf_resflow.data import load_tabular, read_table
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def test_reads_every_kind_of_file(tmp_path, matrix):
         ("A.CSV", None),
         ("head.csv", None),
     ]:
-        rows = read_matrix(tmp_path / file, key)
+        rows, names = read_table(tmp_path / file, key)
+        assert names == (("length, cm", "width", "height") if file == "head.csv" else None)
         assert rows.dtype == np.float32
         np.testing.assert_allclose(rows, matrix.astype(np.float32), rtol=1e-6)
 
@@ -82,7 +83,7 @@ def test_reads_the_csv_files_of_spreadsheets(tmp_path, said, header, encoding, d
     rows = [[1.5, -2e-05], [3, 4], [0.25, 7]]
     text = header.format(delimiter) + "\r\n".join(f"{a}{delimiter}{b}" for a, b in rows) + "\r\n\r\n"
     (tmp_path / "a.csv").write_text(text.replace(".", ",") if comma else text, encoding, newline="")
-    np.testing.assert_array_equal(read_matrix(tmp_path / "a.csv"), np.array(rows, "f4"))
+    np.testing.assert_array_equal(read_table(tmp_path / "a.csv").values, np.array(rows, "f4"))
     told = [] if delimiter == "," else [f"2 columns separated by {delimiter!r}"]
     assert len(said) == len(told) and all(words in line for words, line in zip(told, said, strict=True))
     assert sum("decimal commas" in line for line in said) == comma
@@ -95,6 +96,7 @@ def test_a_value_that_is_not_finite_is_an_error(tmp_path, matrix, value, kind, p
     matrix[4, 2] = matrix[9, 0] = value
     np.save(tmp_path / "a.npy", matrix)
     _write(tmp_path / "a.csv", matrix, header="a,b,c")
+    place += " 'c'" if kind == "csv" else ""
     with pytest.raises(ValueError, match=f"a.{kind}, {place}: .*2 of 300"):
         load_tabular(tmp_path / f"a.{kind}")
 
@@ -103,15 +105,15 @@ def test_a_value_that_is_not_finite_is_an_error(tmp_path, matrix, value, kind, p
 def test_lines_are_counted_as_an_editor_does(tmp_path, cell):
     """After a name in two lines and an empty line."""
     (tmp_path / "a.csv").write_text(f'"length,\nin cm",b\n\n1,2\n3,4\n5,{cell}\n')
-    with pytest.raises(ValueError, match="a.csv, line 6, column 2: "):
-        read_matrix(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match="a.csv, line 6, column 2 'b': "):
+        read_table(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("a,b\n1,2\n3,x\n", r"a.csv, line 3, column 2: 'x' is not a number"),
-        ("1,2\n\n3,\n", r"a.csv, line 3, column 2: the cell is empty \(cells"),
+        ("a,b\n1,2\n3,x\n", r"a.csv, line 3, column 2 'b': 'x' is not a number"),
+        ("1,2\n\n3,\n", "a.csv, line 3, column 2: the value is missing, .* 1 of 4 values, in 1 of 2 rows"),
         ("1,x\n3,4\n", r"a.csv, line 1, column 2: 'x'"),
         ("1,2\n3,4,5\n", r"a.csv, line 2: 3 cells separated by ',', but the lines above have 2"),
         ("1;2\n3;x\n", r"a.csv, line 2, column 2: 'x' is not a number \(cells are separated by ';'\)"),
@@ -126,7 +128,7 @@ def test_lines_are_counted_as_an_editor_does(tmp_path, cell):
 def test_malformed_csv_is_an_error(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_matrix(tmp_path / "a.csv")
+        read_table(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_an_array_that_is_no_matrix_is_an_error(tmp_path, array, message):
     np.savez(tmp_path / "a.npz", array)
     for file in ("a.npy", "a.npz"):
         with pytest.raises(ValueError, match=f"{file}: .*{message}"):
-            read_matrix(tmp_path / file)
+            read_table(tmp_path / file)
 
 
 @pytest.mark.parametrize("size", [0, 3, 50, -40])
@@ -155,7 +157,7 @@ def test_files_that_were_cut_short_are_errors(tmp_path, matrix, kind, size):
     np.savez(tmp_path / "whole.npz", matrix)
     (tmp_path / f"a.{kind}").write_bytes((tmp_path / f"whole.{kind}").read_bytes()[:size])
     with pytest.raises(ValueError, match=f"a.{kind}: not an array of numbers") as error:
-        read_matrix(tmp_path / f"a.{kind}")
+        read_table(tmp_path / f"a.{kind}")
     assert pathlib.Path(error.traceback[-1].path).name == "numpy_files.py"  # the message of ours, not of NumPy
 
 
@@ -215,23 +217,87 @@ def test_files_of_the_same_rows_are_errors(tmp_path, matrix, fields):
 def test_reads_parquet(tmp_path, matrix):
     columns = {"a": matrix[:, 0], "b": np.arange(100), "c": matrix[:, 2] > 0}
     parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
-    rows = read_matrix(tmp_path / "a.parquet")
+    rows, names = read_table(tmp_path / "a.parquet")
+    assert names == ("a", "b", "c")
     np.testing.assert_array_equal(rows, np.stack([*columns.values()], axis=1).astype("f4"))
 
 
 def test_wrong_parquet_is_an_error(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     for columns, message in [
-        ({"a": [1, 2], "name": ["x", "y"]}, "a.parquet: the column 'name' holds string, not numbers"),
-        ({"a": [1, 2], "b": [0.5, None]}, "a.parquet, row 2, column 2: the value is NaN"),
+        ({"a": [1, 2], "name": ["x", "y"]}, "the column 'name' holds string, not numbers. Choose .*columns=a$"),
+        ({"a": [1, 2], "b": [0.5, None]}, "a.parquet, row 2, column 2 'b': the value is missing"),
         ({}, r"the shape is \[0, 0\]"),
     ]:
         parquet.write_table(pyarrow.table(columns), path)
         with pytest.raises(ValueError, match=message):
-            read_matrix(path)
+            read_table(path)
     path.write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="a.parquet: not a Parquet file"):
-        read_matrix(path)
+        read_table(path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r'pyarrow is not installed: pip install "tf-resflow\[data\]"'):
-        read_matrix(path)
+        read_table(path)
+
+
+PEOPLE = """name,height,age,city
+Ada,1.6,36,London
+Alan,1.8,41,Wilmslow
+Grace,1.7,,Arlington
+"""
+
+
+def test_columns_are_chosen_by_their_names(tmp_path):
+    """The others may hold text, or miss values."""
+    (tmp_path / "a.csv").write_text(PEOPLE)
+    heights = [[1.6], [1.8], [1.7]]
+    np.testing.assert_array_equal(read_table(tmp_path / "a.csv", columns=["height"]).values, np.array(heights, "f4"))
+    columns = {"name": ["Ada", "Alan"], "age": [36, 41], "height": [1.6, 1.8]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    values, names = read_table(tmp_path / "a.parquet", columns=["height", "age"])
+    assert names == ("height", "age")
+    np.testing.assert_array_equal(values, np.array([[1.6, 36], [1.8, 41]], "f4"))
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        (None, r"line 2, column 1 'name': 'Ada' is not a number .*Choose .* --config.data.columns=height,age"),
+        (["height", "age"], r"line 4, column 2 'age': the value is missing.* 1 of 6 .* 1 of 3 rows, .*'age' \(1\)"),
+        (["height", "ages"], r"no column 'ages'; did you mean 'age'\? Its columns are 'name', 'height', 'age'"),
+        (["age", "age"], "'age' is chosen twice"),
+    ],
+)
+def test_wrong_columns_are_errors(tmp_path, columns, message):
+    (tmp_path / "a.csv").write_text(PEOPLE)
+    with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / "a.csv", columns=columns)
+
+
+def test_splits_of_other_files_have_the_columns_of_the_first(tmp_path, matrix):
+    """By name, in whatever order; or as many, without names."""
+    _write(tmp_path / "a.csv", matrix, header="a,b,c")
+    _write(tmp_path / "b.csv", matrix[:5, ::-1], header="c,b,a")
+    np.save(tmp_path / "c.npy", matrix[:7, ::2])
+    files = {"path": tmp_path / "a.csv", "path_test": tmp_path / "b.csv"}
+    dataset = load_tabular(**files)
+    assert dataset.columns == ("a", "b", "c")
+    np.testing.assert_allclose(dataset.array("test"), matrix[:5], rtol=1e-6)
+    dataset = load_tabular(**files, path_validation=tmp_path / "c.npy", columns=["a", "c"])
+    assert dataset.columns == ("a", "c")
+    np.testing.assert_allclose(dataset.array("test"), matrix[:5, ::2], rtol=1e-6)
+    np.testing.assert_allclose(dataset.array("validation"), matrix[:7, ::2], rtol=1e-6)
+    with pytest.raises(ValueError, match="has 2 columns without names, and those wanted are 3: a, b, c"):
+        load_tabular(**files, path_validation=tmp_path / "c.npy")
+
+
+def test_a_header_with_a_name_twice_gives_no_names(tmp_path):
+    (tmp_path / "a.csv").write_text("a,a\n1,2\n")
+    assert read_table(tmp_path / "a.csv").columns is None
+
+
+def test_columns_with_few_values_cause_a_warning(tmp_path, matrix, said):
+    matrix[:, 1] = np.arange(len(matrix)) % 3
+    _write(tmp_path / "a.csv", matrix, header="a,grade,c")
+    load_tabular(tmp_path / "a.csv", test_fraction=0.5, validation_fraction=0)
+    assert len(said) == 1 and "50 train rows" in said[0] and "column 2 'grade' (3). A density" in said[0]

@@ -1,9 +1,9 @@
-r"""Draws samples of a trained model: as a picture, or alone as a .npy file.
+r"""Draws samples of a trained model: as a picture, or alone as a .npy or .csv file.
 
 resflow-sample --workdir=runs/digits --output=samples.png --num=64 --temperature=0.8
 resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9,1.0
 resflow-sample --workdir=runs/digits --output=paths.png --interpolate=pairs
-resflow-sample --workdir=runs/table --output=samples.npy --num=1000000
+resflow-sample --workdir=runs/table --output=samples.csv --num=100000
 
 The picture of images is a grid. The picture of vectors shows samples over as many of the data: a scatter plot in
 2-D, scatter plots of all pairs of columns above, a histogram below. Several temperatures make one row (or color)
@@ -32,7 +32,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("workdir", None, "Directory of the run.")
-    flags.DEFINE_string("output", None, "File to write: .png, or .npy for the samples alone.")
+    flags.DEFINE_string("output", None, "File to write: .png; or .npy, and .csv of vectors, for the samples alone.")
     flags.DEFINE_integer(
         "num",
         None,
@@ -117,6 +117,7 @@ def _sample(info):
             levels=info.levels,
             temperatures=temperatures,
             data=examples,
+            names=info.columns,
             name=info.name,
         )
     print(f"{rows * num:,} samples: {FLAGS.output}")

@@ -21,6 +21,7 @@ FIELDS = {
     "path_validation": "",
     "path_test": "",
     "key": "",
+    "columns": "",
     "validation_fraction": 0.1,
     "test_fraction": 0.1,
     "split_seed": 0,
@@ -39,6 +40,7 @@ def default_config(**fields: Any) -> Any:
       and of the train stream `flip` and `crop_padding`.
     - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for
       TFDS's own, if any), `split_test`.
+    - Tables: `columns`, the names of the columns to read, separated by commas; "" for all.
     - 2-D densities: `num_test`.
     - All: `validation_fraction`, the fraction of the train split that is held back for validation if there is no
       such split; 0 for none. For files it is a fraction of all examples; densities, which have no end, draw

@@ -53,6 +53,7 @@ class Dataset:
       mean: mean of the train split per coordinate, or per channel of images, if known.
       std: standard deviation of the train split, like the mean.
       entropy: differential entropy of the data distribution in nats, if known.
+      columns: names of the coordinates of vectors, if known.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Dataset:
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
     entropy: float | None = None
+    columns: tuple[str, ...] | None = None
     _tensors: dict[str, tuple[tf.Tensor, ...]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):

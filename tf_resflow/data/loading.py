@@ -1,10 +1,14 @@
 """A data set from the `data` section of a config."""
 
-__all__ = ["load"]
+__all__ = ["load", "load_examples"]
 
+import csv
+import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from tf_resflow.config_fields import ConfigDict, suggest
 from tf_resflow.data.config import default_config
@@ -12,6 +16,8 @@ from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.densities_2d import DENSITIES, load_density
 from tf_resflow.data.digits import load_digits
 from tf_resflow.data.image_files import load_image_files
+from tf_resflow.data.numpy_files import read_array
+from tf_resflow.data.table_files import read_table
 from tf_resflow.data.tabular import load_tabular
 from tf_resflow.data.tfds_images import load_tfds_images
 from tf_resflow.extras import extra
@@ -21,7 +27,7 @@ _PIXELS = ("levels", "image_size", "flip", "crop_padding")
 _FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
 _FIELDS = {
     "images": (*_PIXELS, *_FILES),
-    "tabular": _FILES,
+    "tabular": (*_FILES, "columns"),
     "digits": _PIXELS,
     **dict.fromkeys(DENSITIES, ("num_test",)),
 }
@@ -59,7 +65,7 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     if name in DENSITIES:
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
     if name == "tabular":
-        return load_tabular(**fields)
+        return load_tabular(**fields | {"columns": _names(config.columns)})
     if name == "digits":
         if fields.pop("levels") not in (0, 17):
             raise ValueError(f"digits have 17 levels, not {config.levels}: set levels = 0.")
@@ -72,6 +78,52 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     name = name.removeprefix("tfds/")
     _check_tfds_name(name, config.data_dir)
     return load_tfds_images(name, config.data_dir, download=config.download, **fields)
+
+
+def load_examples(
+    path: str | os.PathLike[str],
+    *,
+    event_shape: Sequence[int],
+    levels: int | None,
+    columns: Sequence[str] | None = None,
+    key: str | None = None,
+    image_size: int | None = None,
+) -> np.ndarray:
+    """All examples of a file or a folder, of the kind that a model knows: to score them.
+
+    Args:
+      path: for vectors a table, see `read_table`; for images a folder or file, see `load_image_files`.
+      event_shape: the shape of an example.
+      levels: the number of values of integer data; None for continuous data.
+      columns: the names of the columns of a table that has names.
+      key: name of the array in an .npz file that holds more than one.
+      image_size: see `load_image_files`.
+
+    Returns:
+      An array `[num, *event_shape]`, float32 of vectors and uint8 of images.
+
+    Raises:
+      ValueError: if the data are missing, malformed, or of another kind.
+    """
+    if levels is None:
+        examples = read_table(path, key, columns=columns).values
+    elif levels & (levels - 1):  # no number of bits, as of digits
+        array = read_array(pathlib.Path(path).expanduser(), key, ["labels"])[0]
+        examples = Dataset.from_arrays(str(path), {"all": array}, levels).array("all")
+    else:
+        whole = {"test_fraction": 0.0, "validation_fraction": 0.0}
+        images = load_image_files(path, key=key, levels=levels, image_size=image_size or None, **whole)
+        examples = images.array("train")
+    if examples.shape[1:] != tuple(event_shape):
+        raise ValueError(
+            f"{path} has examples of shape {examples.shape[1:]}; those of the model have {tuple(event_shape)}."
+        )
+    return examples
+
+
+def _names(text):
+    """Names that commas separate, None for none; a name that holds a comma is in double quotes."""
+    return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row] or None
 
 
 def _refuse_path(name, suffix=""):

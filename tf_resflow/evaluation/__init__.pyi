@@ -3,6 +3,7 @@ from .calibration import expected_calibration_error
 from .classification import Classification, classification_scores
 from .curve_figures import learning_curves
 from .estimator_noise import EstimatorNoise, Noise
+from .example_scores import ExampleScores, quantiles
 from .fid import FeatureMoments, frechet_distance
 from .figures_2d import density_figure, paths_figure
 from .held_out import HeldOut, Score, stderr_parts
@@ -23,6 +24,7 @@ from .sampling import draw_samples
 __all__ = [
     "Classification",
     "EstimatorNoise",
+    "ExampleScores",
     "FeatureMoments",
     "HeldOut",
     "InceptionFeatures",
@@ -45,6 +47,7 @@ __all__ = [
     "ood_auroc",
     "paths_figure",
     "points_figure",
+    "quantiles",
     "reconstruct",
     "reconstruction_grid",
     "stderr_parts",

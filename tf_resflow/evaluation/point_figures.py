@@ -1,7 +1,7 @@
 """Figures of samples over data, column by column."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ def points_figure(
     samples: Mapping[str, np.ndarray],
     data: Mapping[str, np.ndarray] | None = None,
     *,
+    columns: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
     """Draws samples and data over each other.
@@ -34,6 +35,7 @@ def points_figure(
       path: image file to write.
       samples: dict of name to array `[num, columns]`.
       data: dict of one such pair, or `None`.
+      columns: names of the columns, by default their numbers.
       title: text above the figure.
     """
     with extra("plots"):
@@ -41,20 +43,21 @@ def points_figure(
 
     groups = dict(_finite(name, points) for name, points in {**(data or {}), **samples}.items())
     total = next(iter(groups.values())).shape[1]
-    columns = min(total, _MAX_COLUMNS)
+    names = columns or [f"column {i + 1}" for i in range(total)]
+    num = min(total, _MAX_COLUMNS)
     colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
-    limits = [plot_limits([points[:, i] for points in groups.values()]) for i in range(columns)]
-    size = 5.5 if columns < 3 else max(6.0, 1.9 * columns)
+    limits = [plot_limits([points[:, i] for points in groups.values()]) for i in range(num)]
+    size = 5.5 if num < 3 else max(6.0, 1.9 * num)
     fig = figure.Figure(figsize=(size, size), layout="constrained")
-    if columns < 3:
+    if num < 3:
         axes = fig.subplots()
-        draw = _histogram if columns == 1 else _scatter
-        draw(axes, groups, colors, limits, *range(columns))
+        draw = _histogram if num == 1 else _scatter
+        draw(axes, groups, colors, limits, names, *range(num))
     else:
-        _draw_pairs(fig, groups, colors, limits)
+        _draw_pairs(fig, groups, colors, limits, names)
     fig.suptitle(_title(title, total, max(map(len, groups.values()))))
     marks = [fig.axes[0].plot([], [], "o", color=color)[0] for color in colors]
-    fig.legend(marks, groups, loc="outside lower center" if columns < 3 else (0.6, 0.75), ncols=1 + (columns < 3))
+    fig.legend(marks, groups, loc="outside lower center" if num < 3 else (0.6, 0.75), ncols=1 + (num < 3))
     with whole_file(path) as temporary:
         fig.savefig(temporary, dpi=110)
 
@@ -72,7 +75,7 @@ def aspect(limits: Iterable[tuple[float, float]]) -> str:
     return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
 
 
-def _draw_pairs(fig, groups, colors, limits):
+def _draw_pairs(fig, groups, colors, limits, names):
     columns = len(limits)
     grid = fig.subplots(columns, columns, squeeze=False)
     for row in range(columns):
@@ -81,10 +84,10 @@ def _draw_pairs(fig, groups, colors, limits):
             if column > row:
                 axes.remove()
             elif column == row:
-                _histogram(axes, groups, colors, limits, column)
+                _histogram(axes, groups, colors, limits, names, column)
                 axes.set_ylabel("")
             else:
-                _scatter(axes, groups, colors, limits, column, row)
+                _scatter(axes, groups, colors, limits, names, column, row)
                 axes.set_aspect("auto")
             if column <= row < columns - 1:
                 axes.set(xlabel="", xticklabels=[])
@@ -92,7 +95,7 @@ def _draw_pairs(fig, groups, colors, limits):
                 axes.set(ylabel="", yticklabels=[])
 
 
-def _histogram(axes, groups, colors, limits, column):
+def _histogram(axes, groups, colors, limits, names, column):
     low, high = limits[column]
     bins = np.linspace(low, high, _BINS + 1)
     width = bins[1] - bins[0]
@@ -102,17 +105,17 @@ def _histogram(axes, groups, colors, limits, column):
         if color == _DATA_COLOR:
             kind = {"histtype": "stepfilled", "alpha": 0.5}
         axes.hist(points[:, column], bins, weights=weights, color=color, **kind)
-    axes.set(xlim=limits[column], xlabel=f"column {column + 1}", ylabel="density", yticks=[])
+    axes.set(xlim=limits[column], xlabel=names[column], ylabel="density", yticks=[])
 
 
-def _scatter(axes, groups, colors, limits, x, y):
+def _scatter(axes, groups, colors, limits, names, x, y):
     """All groups in random order: none covers another."""
     shown = [points[:_MAX_POINTS] for points in groups.values()]
     order = np.random.default_rng(0).permutation(sum(map(len, shown)))
     points = np.concatenate(shown)[order]
     color = np.repeat(colors, [len(points) for points in shown])[order]
     axes.scatter(points[:, x], points[:, y], s=3, c=color, linewidths=0, rasterized=True)
-    axes.set(xlim=limits[x], ylim=limits[y], xlabel=f"column {x + 1}", ylabel=f"column {y + 1}")
+    axes.set(xlim=limits[x], ylim=limits[y], xlabel=names[x], ylabel=names[y])
     axes.set_aspect(aspect([limits[x], limits[y]]))
 
 

@@ -1,5 +1,6 @@
 """Samples of a model as a file."""
 
+import csv
 import itertools
 import math
 import os
@@ -31,10 +32,10 @@ def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: in
       levels: number of levels of integer data, `None` for floats.
 
     Raises:
-      ValueError: when the path ends neither in .png nor in .npy, or cannot be written; when the samples do not fit
-        the disk, or a picture.
+      ValueError: when the path ends neither in .png nor in .npy (nor for vectors in .csv), or cannot be written;
+        when the samples do not fit the disk, or a picture.
     """
-    check_output_path(path, [".png", ".npy"])
+    check_output_path(path, [".png", ".npy", *([".csv"] if len(shape) == 2 else [])])
     path, num, values = pathlib.Path(path).absolute(), shape[0], math.prod(shape)
     if path.suffix.lower() == ".npy":
         needed, free = values * (4 if levels is None else 1), shutil.disk_usage(path.parent).free
@@ -43,7 +44,7 @@ def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: in
                 f"{num:,} samples take {_size(needed)}, and {path.parent} has {_size(free)} free. Lower --num, or "
                 "write to another disk."
             )
-    elif values > _MAX_PICTURE:
+    elif path.suffix.lower() == ".png" and values > _MAX_PICTURE:
         raise ValueError(
             f"{num:,} samples are too many for a picture, which takes {_MAX_PICTURE * num // values:,} of them at "
             f"most ({_MAX_PICTURE:,} values). Lower --num, or write them to a .npy file."
@@ -83,19 +84,21 @@ def write_samples(
     levels: int | None = None,
     temperatures: Sequence[float] = (),
     data: dict[str, np.ndarray] | None = None,
+    names: Sequence[str] | None = None,
     name: str = "",
 ) -> None:
-    """Writes samples: images as a grid, vectors as scatter plots and histograms, any as .npy.
+    """Writes samples: images as a grid, vectors as scatter plots and histograms, any as .npy, vectors as .csv.
 
-    A .npy file is written batch by batch. The file appears when it is complete.
+    .npy and .csv files are written batch by batch. The file appears when it is complete.
 
     Args:
-      path: file to write; .png or .npy.
+      path: file to write; .png, .npy or .csv.
       batches: iterable of arrays `[batch, *event_shape]`.
       shape: `(rows, columns, *event_shape)`: a grid has as many rows, or is about square if they are 1.
       levels: number of levels of integer images.
       temperatures: of each row, to label it, or empty.
       data: dict of one pair of a name and an array `[num, size]`, drawn under the samples if they are vectors.
+      names: of the coordinates of vectors, by default column 1, column 2 and so on.
       name: of the data, for the title of a picture of vectors.
 
     Raises:
@@ -105,6 +108,9 @@ def write_samples(
     if pathlib.Path(path).suffix.lower() == ".npy":
         _write_array(path, batches, (rows * columns, *event_shape))
         return
+    if pathlib.Path(path).suffix.lower() == ".csv":
+        _write_rows(path, batches, names or [f"column {i + 1}" for i in range(event_shape[0])])
+        return
     samples = np.concatenate(list(batches))
     labels = [f"temperature {temperature:g}" for temperature in temperatures]
     if len(event_shape) == 3:
@@ -113,10 +119,10 @@ def write_samples(
         write_png(path, grid, labels=labels if is_sweep else ())
     elif rows == 1:
         title = " at ".join([f"{name}: {columns:,} samples", *labels])
-        points_figure(path, {"samples": samples}, data, title=title)
+        points_figure(path, {"samples": samples}, data, columns=names, title=title)
     else:
         groups = zip(labels, samples.reshape(rows, columns, *event_shape), strict=True)
-        points_figure(path, dict(groups), data, title=name)
+        points_figure(path, dict(groups), data, columns=names, title=name)
 
 
 def _write_array(path, batches, shape):
@@ -127,6 +133,14 @@ def _write_array(path, batches, shape):
         np.lib.format.write_array_header_1_0(file, header)
         for batch in itertools.chain([first], batches):
             file.write(batch.tobytes())
+
+
+def _write_rows(path, batches, names):
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for batch in batches:
+            writer.writerows([f"{value:.9g}" for value in row] for row in batch)
 
 
 def _size(number):

@@ -18,6 +18,7 @@ class DataInfo(NamedTuple):
       std: standard deviation of the train split, as the mean.
       num_classes: number of classes of labeled data; None without labels.
       sizes: number of examples of each finite split, if known.
+      columns: names of the coordinates of vectors, if known.
     """
 
     name: str
@@ -27,3 +28,4 @@ class DataInfo(NamedTuple):
     std: np.ndarray | None
     num_classes: int | None = None
     sizes: dict[str, int] | None = None
+    columns: tuple[str, ...] | None = None

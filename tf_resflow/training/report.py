@@ -203,7 +203,8 @@ class Report:
     def _pairs(self, path):
         points = self._train_array()[:_NUM_PAIRS_POINTS]
         samples = self._sample(len(points), tf.constant([self._config.seed, 2], tf.int32)).numpy()
-        evaluation.points_figure(path, {"samples": samples}, {"train data": points}, title=self._dataset.name)
+        names = {"columns": self._dataset.columns, "title": self._dataset.name}
+        evaluation.points_figure(path, {"samples": samples}, {"train data": points}, **names)
 
     def _density(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)

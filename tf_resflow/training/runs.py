@@ -23,8 +23,8 @@ class Run:
       config: the run's configuration, an `ml_collections.ConfigDict`.
       step: number of training steps taken.
       workdir: directory of the run.
-      data: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes` and the
-        `mean` and `std` by which the model normalizes its input.
+      data: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes`,
+        `columns`, and the `mean` and `std` by which the model normalizes its input.
       result: the content of result.json; None before the end of the training.
     """
 

@@ -209,7 +209,8 @@ class Workdir:
             return
         now, before = _data_info(dataset), read_json(self.data)
         for key in sorted(now.keys() & before.keys() - {"name"}):  # an older version has not written all
-            if not _is_same(before[key], now[key], now["std"]):
+            std = now["std"] if key in ("mean", "std") else None
+            if not _is_same(before[key], now[key], std):
                 raise ValueError(
                     f"The data {dataset.name!r} are not those that the run in {self.path} was begun with: their "
                     f"{key} was {_short(before[key])}, but now it is {_short(now[key])}. Restore them, or train on "
@@ -243,7 +244,9 @@ class Workdir:
         try:
             for field in ("mean", "std"):
                 info[field] = None if info[field] is None else np.asarray(info[field], np.float32)
-            return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
+            columns = info.get("columns")
+            info |= {"event_shape": tuple(info["event_shape"]), "columns": columns and tuple(columns)}
+            return DataInfo(**info)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.data} does not describe data ({type(error).__name__}: {error}). Restore it from a backup."
@@ -322,6 +325,7 @@ def _data_info(dataset):
         "mean": None if dataset.mean is None else np.asarray(dataset.mean).tolist(),
         "std": None if dataset.std is None else np.asarray(dataset.std).tolist(),
         "num_classes": dataset.num_classes,
+        "columns": None if dataset.columns is None else list(dataset.columns),
     }
 
 

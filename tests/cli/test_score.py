@@ -1,0 +1,117 @@
+"""resflow-score in this process, on a run of a table."""
+
+import csv
+
+import numpy as np
+import pytest
+from absl import flags, logging
+
+import tf_resflow as resflow
+from tf_resflow import training
+from tf_resflow.cli import sample as sample_command
+from tf_resflow.cli import score as score_command
+
+COLUMNS = ("height", "length, cm", "age")
+
+
+def _write(path, rows, columns=COLUMNS):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows.tolist()])
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return np.random.default_rng(0).normal([1.7, 50.0, 30.0], [0.1, 20.0, 10.0], size=[60, 3]).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("table")
+    fields = {
+        "data.name": "tabular",
+        "data.path": str(_write(folder / "people.csv", rows)),
+        "data.columns": '"length, cm", height',
+        "model.kind": "vector",
+        "model.num_blocks": (2,),
+        "model.hidden": (8,),
+        "model.norms": (2.0, 2.0, 2.0),
+        "train.steps": 2,
+        "train.warmup_steps": 1,
+        "train.batch_size": 16,
+    }
+    config = training.default_config()
+    config.update_from_flattened_dict(fields)
+    training.train(config, folder / "run", progress=False)
+    return folder / "run"
+
+
+@pytest.fixture
+def run(workdir):
+    """A function that parses the flags of a command and runs it; its flags are removed again."""
+    before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
+
+    def remove():
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+
+    def run(command, output, *arguments):
+        remove()
+        command.define_flags()
+        flags.FLAGS(["command", f"--workdir={workdir}", f"--output={output}", *arguments])
+        command.check()
+        command.main()
+        with output.open(newline="") as file:
+            return list(csv.reader(file))
+
+    yield run
+    remove()
+    if not was_parsed:
+        flags.FLAGS.unparse_flags()
+
+
+def test_scores_of_new_rows(run, workdir, rows, tmp_path):
+    """Columns in another order, beside text. The last row is far from all data."""
+    new = np.concatenate([rows[:4], [[1.7, 5000.0, 30.0]]])
+    table = [[*row[[2, 0, 1]], "text"] for row in new]
+    _write(tmp_path / "new.csv", np.array(table, object), ("age", "height", "length, cm", "name"))
+    header, *lines = run(score_command, tmp_path / "scores.csv", f"--input={tmp_path / 'new.csv'}")
+    assert header == ["example", "log_prob", "stderr", "quantile"]
+    number, log_prob, stderr, quantile = np.array(lines, float).T
+    np.testing.assert_array_equal(number, [1, 2, 3, 4, 5])
+    model = resflow.load(workdir).model
+    exact = model.log_prob(new[:, [1, 0]].astype("f4"), log_det=resflow.logdet.Exact())
+    np.testing.assert_allclose(log_prob, exact, rtol=1e-4)
+    np.testing.assert_array_equal(stderr, np.zeros(5))
+    assert quantile[4] == 0 and np.all((quantile >= 0) & (quantile <= 1))
+
+
+def test_scores_of_the_held_out_rows(run, tmp_path):
+    """Their quantiles are those of a uniform grid: 6 rows without ties."""
+    _, *lines = run(score_command, tmp_path / "scores.csv")
+    quantile = np.array(lines, float)[:, 3]
+    np.testing.assert_allclose(np.sort(quantile), (np.arange(6) + 0.5) / 6, rtol=1e-6)
+
+
+def test_scores_without_the_data_have_no_quantiles(run, workdir, rows, tmp_path, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: warnings.append(text % values))
+    np.save(tmp_path / "new.npy", rows[:3, :2])
+    arguments = [f"--input={tmp_path / 'new.npy'}", f"--data_path={tmp_path / 'gone.csv'}"]
+    header, *lines = run(score_command, tmp_path / "scores.csv", *arguments)
+    assert header == ["example", "log_prob", "stderr"] and len(lines) == 3
+    assert len(warnings) == 1 and "no quantiles" in warnings[0] and "gone.csv" in warnings[0]
+
+
+def test_a_table_that_lacks_a_column_is_an_error(run, rows, tmp_path):
+    table = _write(tmp_path / "new.csv", rows, ("height", "length", "age"))
+    with pytest.raises(ValueError, match="no column 'length, cm'; did you mean 'length'"):
+        run(score_command, tmp_path / "scores.csv", f"--input={table}")
+    assert not (tmp_path / "scores.csv").exists()
+
+
+def test_samples_have_the_names_of_the_columns(run, workdir, tmp_path):
+    names, *lines = run(sample_command, tmp_path / "a.csv", "--num=5", "--seed=3")
+    assert names == ["length, cm", "height"]
+    samples = resflow.load(workdir).model.sample(64, seed=3)[:5]
+    np.testing.assert_allclose(np.array(lines, float), samples, rtol=1e-5)

@@ -1,0 +1,123 @@
+r"""Scores examples by their log-likelihood, and writes a table: to find anomalies.
+
+resflow-score --workdir=runs/table --input=new.csv --output=scores.csv
+resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --stderr=0.01
+resflow-score --workdir=runs/digits --output=scores.csv
+
+Each example has a line, in the order of the input, with
+
+- example: its number from 1,
+- log_prob: log p(x) in nats, a mean of several estimates, and stderr, the standard error of that mean,
+- quantile: the fraction of the run's held-out examples that are less likely. An example with 0.01 or less is less
+  likely than 99 of 100 examples of the data.
+
+--input is a table, or for images a folder or a .npy or .npz file, of the kind that the run was trained on. The
+columns of a table are found by their names; others are ignored. Without --input the held-out examples are scored.
+
+--stderr asks for a standard error of log_prob in nats: a short measurement chooses the number of estimates and the
+estimator of each block. Without it there are 8 estimates, or one of vectors of at most 16 columns, which is exact.
+"""
+
+import csv
+
+import numpy as np
+from absl import flags, logging
+
+from tf_resflow import data, evaluation, models, progress, training
+from tf_resflow.cli import command_line
+from tf_resflow.progress import track
+from tf_resflow.writing import check_output_path, whole_file
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    flags.DEFINE_string("input", None, "File or folder of the examples; by default the held-out ones are scored.")
+    flags.DEFINE_string("output", None, "File to write: .csv.")
+    flags.DEFINE_enum(
+        "log_det",
+        None,
+        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
+        "Evaluation of the log-determinants; default exact up to 16 coordinates, else as the run's config.",
+    )
+    flags.DEFINE_float("stderr", None, "Instead: the standard error of each log_prob, in nats.")
+    flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1)
+    flags.DEFINE_integer("seed", 0, "Seed of the estimates.", 0, 2**31 - 1)
+    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
+    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
+    flags.mark_flags_as_required(["workdir", "output"])
+
+
+def check() -> None:
+    """Raises ValueError if a flag is wrong, or the workdir has no run."""
+    check_output_path(FLAGS.output, [".csv"])
+    command_line.check_stderr(["log_det"])
+    training.Workdir(FLAGS.workdir).read_config()
+
+
+def main() -> None:
+    """Scores and writes the file."""
+    with progress.shown():
+        scores = _scores()
+    with whole_file(FLAGS.output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["example", *scores])
+        for number, row in enumerate(zip(*scores.values(), strict=True), 1):
+            writer.writerow([number, *(f"{value:.9g}" for value in row)])
+    low = np.nanmean(scores["quantile"] <= 0.01) if "quantile" in scores else None
+    rare = "" if low is None else f"; {low:.1%} are less likely than 99 % of held-out examples"
+    print(f"{len(scores['log_prob']):,} examples{rare}: {FLAGS.output}")
+
+
+def _scores():
+    files = training.Workdir(FLAGS.workdir)
+    config, info = files.read_config(), files.read_data()
+    batch_size = FLAGS.batch_size or config.eval.batch_size
+    given = None if FLAGS.input is None else _examples(config.data, info)
+    held_out = _held_out(config, required=given is None)
+    model = training.load(FLAGS.workdir).model
+    if not model.has_density:
+        raise ValueError("The run has trained a classifier only (hybrid.density_weight = 0), and has no likelihood.")
+    examples = held_out if given is None else given
+    score = evaluation.ExampleScores(model, _log_det(config, model, examples[:batch_size]))
+
+    def scored(examples, what):
+        starts = range(0, len(examples), batch_size)
+        return score(track([examples[i : i + batch_size] for i in starts], what), FLAGS.seed)
+
+    scores = scored(examples, "examples")
+    if held_out is not None:
+        reference = scores if given is None else scored(held_out, "held-out examples")
+        scores["quantile"] = evaluation.quantiles(scores["log_prob"], reference["log_prob"])
+    return scores
+
+
+def _examples(config, info):
+    kind = {"event_shape": info.event_shape, "levels": info.levels, "columns": info.columns}
+    return data.load_examples(FLAGS.input, **kind, key=config.key, image_size=config.image_size)
+
+
+def _held_out(config, required):
+    """The held-out examples of the run; None if they are missing and not required."""
+    try:
+        with progress.stage("data"):
+            dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
+        return dataset.array(config.eval.split, config.eval.num_examples or None)
+    except ValueError as error:
+        if required:
+            raise
+        logging.warning("The table has no quantiles: %s", error)
+        return None
+
+
+def _log_det(config, model, examples):
+    if FLAGS.stderr is not None:
+        return models.plan_likelihood(model, examples, FLAGS.stderr)
+    return models.evaluation_estimator(config, model.flow, model.event_shape, name=FLAGS.log_det)[1]
+
+
+def run() -> None:
+    """The command resflow-score."""
+    command_line.run(__doc__, define_flags, main, check)

@@ -1,0 +1,111 @@
+"""The log-likelihood of each example with its standard error, and its place among other examples."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from tf_resflow.evaluation.per_example import PerExample
+from tf_resflow.models import FlowModel, LikelihoodPlan, LogProbSamples, mean_and_stderr
+from tf_resflow.models.likelihood_plan import LogDet
+
+__all__ = ["ExampleScores", "quantiles"]
+
+_NUM_SAMPLES = 8  # of noisy estimates, as a served model takes
+
+
+class ExampleScores:
+    """Scores examples one by one: the mean of several estimates of log p(x), and its standard error, in nats.
+
+    ```python
+    import tf_resflow as resflow
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
+    model = resflow.FlowModel(flow, event_shape=[2], evaluation_log_det=resflow.logdet.Exact())
+    scores = resflow.evaluation.ExampleScores(model)([[[0.1, 0.2], [9.0, 9.0]]], seed=0)
+    print(scores["log_prob"][0] > scores["log_prob"][1], scores["stderr"].tolist())
+    # True [0.0, 0.0]
+    ```
+
+    Args:
+      model: a `FlowModel`.
+      log_det: estimator of the log-determinants, a dict of them by block, or a `LikelihoodPlan`; by default the
+        model's evaluation estimator.
+      num_samples: the number of estimates, at least 2; by default that of the plan, or 8. Without noise one is
+        enough.
+      strategy: the `tf.distribute.Strategy` that the model was built under; by default the current one.
+
+    Raises:
+      ValueError: if the number is out of range.
+    """
+
+    def __init__(
+        self,
+        model: FlowModel,
+        log_det: LogDet | None = None,
+        *,
+        num_samples: int | None = None,
+        strategy: tf.distribute.Strategy | None = None,
+    ):
+        if num_samples is not None and num_samples < 2:
+            raise ValueError(f"num_samples is at least 2, to have a standard error; got {num_samples}.")
+        if num_samples is None and not isinstance(log_det, LikelihoodPlan):
+            num_samples = _NUM_SAMPLES
+        samples = LogProbSamples(model, log_det, num_samples=num_samples)
+
+        def scores(x, seed):
+            return mean_and_stderr(samples(x, seed), samples.is_noisy)._asdict()
+
+        self._scores = PerExample(scores, strategy)
+
+    def __call__(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
+        """Scores a finite stream of batches.
+
+        Args:
+          batches: iterable of batches `[<= batch, *event_shape]`; the first one is the largest.
+          seed: integer, of the estimates.
+
+        Returns:
+          A dict of "log_prob" and "stderr", arrays `[num]`.
+
+        Raises:
+          ValueError: when there is no batch.
+        """
+        return self._scores(map(np.asarray, batches), seed)
+
+
+def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
+    """The fraction of a reference with a lower score, ties counted by half: near 0 for an anomaly.
+
+    If the reference are log-likelihoods of held-out examples of the data, and an example is one of the data, too, its
+    quantile is uniform in [0, 1]: that of at most 0.01 is a test of the level 0.01. (Log-likelihoods of images know
+    texture better than content: other images may score higher than the data.)
+
+    ```python
+    import tf_resflow as resflow
+    print(resflow.evaluation.quantiles([-9.0, 2.5], [1.0, 2.0, 3.0, 4.0]))
+    # [0.  0.5]
+    ```
+
+    Args:
+      scores: array `[num]`.
+      reference: array `[num_reference]`.
+
+    Returns:
+      An array `[num]`.
+
+    Raises:
+      ValueError: for a reference that is empty or holds NaN.
+
+    References:
+      Nalisnick et al., "Do deep generative models know what they don't know?" (2019).
+    """
+    reference = np.sort(np.asarray(reference, np.float64))
+    if reference.ndim != 1 or not reference.size or np.isnan(reference[-1]):
+        raise ValueError(
+            f"The reference must be scores [num] without NaN, at least one; got the shape {reference.shape} and "
+            f"{np.isnan(reference).sum()} NaN."
+        )
+    ranks = [np.searchsorted(reference, scores, side) for side in ("left", "right")]
+    return np.where(np.isnan(scores), np.nan, np.sum(ranks, axis=0) / (2 * len(reference)))
