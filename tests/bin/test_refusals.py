@@ -182,7 +182,9 @@ def test_refused_in_one_line(case, paths):
     ]
 
 
-@pytest.mark.parametrize("binary", ["train", "evaluate", "sample", "score", "export", "plot_runs", "convert_checkpoint"])
+@pytest.mark.parametrize(
+    "binary", ["train", "evaluate", "sample", "score", "export", "plot_runs", "convert_checkpoint"]
+)
 def test_help(binary):
     """It comes at once, on the standard output, and is no error; the flags are those of the command."""
     command = [sys.executable, str(ROOT / "bin" / f"{binary}.py"), "--help"]

@@ -251,7 +251,9 @@ def test_columns_are_chosen_by_their_names(tmp_path):
     """The others may hold text, or miss values."""
     (tmp_path / "a.csv").write_text(PEOPLE)
     heights = [[1.6], [1.8], [1.7]]
-    np.testing.assert_array_equal(read_table(tmp_path / "a.csv", columns=["height"]).values, np.array(heights, "f4"))
+    np.testing.assert_array_equal(
+        read_table(tmp_path / "a.csv", columns=["height"]).values, np.array(heights, "f4")
+    )
     columns = {"name": ["Ada", "Alan"], "age": [36, 41], "height": [1.6, 1.8]}
     parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
     values, names = read_table(tmp_path / "a.parquet", columns=["height", "age"])

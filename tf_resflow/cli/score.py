@@ -79,7 +79,9 @@ def _scores():
     held_out = _held_out(config, required=given is None)
     model = training.load(FLAGS.workdir).model
     if not model.has_density:
-        raise ValueError("The run has trained a classifier only (hybrid.density_weight = 0), and has no likelihood.")
+        raise ValueError(
+            "The run has trained a classifier only (hybrid.density_weight = 0), and has no likelihood."
+        )
     examples = held_out if given is None else given
     score = evaluation.ExampleScores(model, _log_det(config, model, examples[:batch_size]))
 

@@ -35,7 +35,7 @@ class Table(NamedTuple):
 
 
 def read_table(path: str | os.PathLike, key: str | None = None, *, columns: Sequence[str] | None = None) -> Table:
-    """Reads a .npy, .npz, .csv or .parquet file of numbers. Parquet requires the package pyarrow.
+    r"""Reads a .npy, .npz, .csv or .parquet file of numbers. Parquet requires the package pyarrow.
 
     A .csv file is text in UTF-8 or, with a byte order mark, UTF-16. The lines above the first one that holds a
     number are its header; the last of them names the columns if it has a different cell for each. Cells are
@@ -49,7 +49,7 @@ def read_table(path: str | os.PathLike, key: str | None = None, *, columns: Sequ
     import tf_resflow as resflow
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "people.csv")
-        path.write_text("name,height,age\\nAda,1.6,36\\nAlan,1.8,41\\n")
+        path.write_text("name,height,age\nAda,1.6,36\nAlan,1.8,41\n")
         table = resflow.data.read_table(path, columns=["age", "height"])
     print(table.columns, table.values.tolist()[0][0])
     # ('age', 'height') 36.0
@@ -102,8 +102,8 @@ def _check_finite(path, matrix, names, lines):
     counts = [f"{column_name(i, names)} ({num})" for i, num in enumerate(bad.sum(0)) if num]
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     raise ValueError(
-        f"{path}, {where}, {column_name(column, names)}: the value is missing, NaN or too large for float32. So are "
-        f"{bad.sum()} of {bad.size} values, in {bad.any(1).sum()} of {len(bad)} rows, by columns: "
+        f"{path}, {where}, {column_name(column, names)}: the value is missing, NaN or too large for float32. So "
+        f"are {bad.sum()} of {bad.size} values, in {bad.any(1).sum()} of {len(bad)} rows, by columns: "
         f"{', '.join(counts[:_SHOWN])}{more}. Remove these rows, fill in the values, or leave out the columns "
         "(--config.data.columns)."
     )
