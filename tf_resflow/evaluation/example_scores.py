@@ -78,9 +78,9 @@ class ExampleScores:
 def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
     """The fraction of a reference with a lower score, ties counted by half: near 0 for an anomaly.
 
-    If the reference are log-likelihoods of held-out examples of the data, the quantile of another example of the data
-    is uniform in [0, 1]: one of at most 0.01 is significant at the level 0.01. (Log-likelihoods of images know texture
-    better than content: other images may score higher than the data.)
+    If the reference are log-likelihoods of held-out examples of the data, the quantile of another example of the
+    data is uniform in [0, 1]: one of at most 0.01 is significant at the level 0.01. (Log-likelihoods of images know
+    texture better than content: other images may score higher than the data.)
 
     ```python
     import tf_resflow as resflow
