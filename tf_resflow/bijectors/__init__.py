@@ -5,6 +5,7 @@ from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants,
 from tf_resflow.bijectors.couplings import AdditiveCoupling, AffineCoupling, Coupling
 from tf_resflow.bijectors.flow import Flow, residual_blocks
 from tf_resflow.bijectors.invertible_conv_1x1 import InvertibleConv1x1
+from tf_resflow.bijectors.monotone_block import MonotoneBlock
 from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
 from tf_resflow.bijectors.passes import (
     Features,
@@ -32,6 +33,7 @@ __all__ = [
     "InvertibleConv1x1",
     "LipschitzConstants",
     "Logit",
+    "MonotoneBlock",
     "MultiscaleFlow",
     "Normalize",
     "Pass",

@@ -91,6 +91,8 @@ class ResidualBlock(FlowBijector):
       Behrmann et al., Invertible Residual Networks, 2019.
     """
 
+    has_odd_series = False
+    """Whether the log-determinant is `LogDetEstimator.log_det_ratio`."""
     _inverse_solves = True
     _is_checked = False  # whether the output of the branch is known to fit, as in a copy
 
@@ -170,6 +172,10 @@ class ResidualBlock(FlowBijector):
     def lipschitz_constant(self) -> float:
         """The bound of Lip(g) that the layers enforce, or that the constructor was given."""
         return self._lipschitz_constant
+
+    def expansion_point(self, x: tf.Tensor) -> tf.Tensor:
+        """The point at which the Jacobian of g gives the log-determinant at x, `[batch, *event]`."""
+        return x
 
     def _lipschitz_constants(self, certified, bound):
         # A constant that the constructor was given is assumed to hold in the norm of the other blocks.

@@ -18,6 +18,10 @@ _DISTRIBUTIONS: dict[str, type[logdet.Geometric] | type[logdet.Poisson]] = {
     "geometric": logdet.Geometric,
     "poisson": logdet.Poisson,
 }
+_RESIDUAL: dict[str, type[bijectors.ResidualBlock]] = {
+    "residual": bijectors.ResidualBlock,
+    "monotone": bijectors.MonotoneBlock,
+}
 _COUPLINGS: dict[str, type[bijectors.Coupling]] = {
     "additive_coupling": bijectors.AdditiveCoupling,
     "affine_coupling": bijectors.AffineCoupling,
@@ -89,10 +93,11 @@ def build_flow(
         "lipschitz_constant": config.lipschitz_constant,
     }
     if config.kind == "vector":
-        return vector_flow(event_shape[0], sum(config.num_blocks), config.hidden, **residual, **shared)
+        kind = _RESIDUAL[config.block]
+        return vector_flow(event_shape[0], sum(config.num_blocks), config.hidden, block=kind, **residual, **shared)
     _check_sides(config, event_shape)
-    if config.block == "residual":
-        block = residual_image_block(**residual)
+    if config.block in _RESIDUAL:
+        block = residual_image_block(_RESIDUAL[config.block], **residual)
     else:
         block = coupling_image_block(_COUPLINGS[config.block])
     return image_flow(

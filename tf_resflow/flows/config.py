@@ -61,8 +61,9 @@ MODEL_FIELDS = {
     "compute_dtype": Field("float32", one_of("float32", "mixed_bfloat16")),
     # Vectors.
     "hidden": Field((64, 64, 64), Rule(_are_widths, "a tuple of widths, such as (64, 64, 64)")),
-    # Images. Couplings have no coefficient, activation or norms.
-    "block": Field("residual", one_of("residual", "affine_coupling", "additive_coupling")),
+    # Couplings are of images, and have no coefficient, activation or norms.
+    "block": Field("residual", one_of("residual", "monotone", "affine_coupling", "additive_coupling")),
+    # Images.
     "inv_1x1_conv": False,  # an invertible 1x1 convolution before each convolutional block
     "width": Field(64, AT_LEAST_1),
     "kernels": Field((3, 1, 3), Rule(_are_odd, "a tuple of odd kernel sizes, such as (3, 1, 3)")),
@@ -96,12 +97,13 @@ def check_model(model: ConfigDict) -> None:
     Raises:
       ValueError: names the fields, their values and what they must be.
     """
-    if model.kind == "vector" and (model.block != "residual" or model.inv_1x1_conv):
+    has_branches = model.block in ("residual", "monotone")
+    if model.kind == "vector" and (not has_branches or model.inv_1x1_conv):
         raise ValueError(
             f"config.model.block is {model.block!r} and config.model.inv_1x1_conv is {model.inv_1x1_conv}; flows "
-            "on vectors have residual blocks alone, so they must be 'residual' and False."
+            "on vectors have residual or monotone blocks alone: the fields must be 'residual' or 'monotone', and False."
         )
-    if model.block != "residual":
+    if not has_branches:
         return
     if model.coefficient >= 1 and model.lipschitz_constant is None:
         raise ValueError(

@@ -47,6 +47,7 @@ BlockMaker = Callable[[BlockSpec], bijectors.FlowBijector]
 
 
 def residual_image_block(
+    block: type[bijectors.ResidualBlock] = bijectors.ResidualBlock,
     *,
     activation: str = "lipswish",
     coefficient: float = 0.98,
@@ -58,6 +59,7 @@ def residual_image_block(
     """Residual blocks, pre-activated except for the first of the flow.
 
     Args:
+      block: `tf_resflow.bijectors.ResidualBlock`, or `tf_resflow.bijectors.MonotoneBlock`.
       activation: a key of `tf_resflow.flows.ACTIVATIONS`.
       coefficient: Lipschitz bound of each layer.
       norms: orders of the norms before, between and after the layers; `None` for 2; "learned" for orders that each
@@ -78,7 +80,7 @@ def residual_image_block(
         else:
             first = spec.scale == spec.index == 0
             branch = conv_branch(spec.event_shape, spec.width, spec.kernels, preactivation=not first, **shared)
-        return bijectors.ResidualBlock(
+        return block(
             branch,
             log_det=log_det,
             inverse_solver=inverse_solver,

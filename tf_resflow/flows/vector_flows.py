@@ -18,6 +18,7 @@ def vector_flow(
     num_blocks: int = 16,
     hidden: Sequence[int] = (64, 64, 64),
     *,
+    block: type[bijectors.ResidualBlock] = bijectors.ResidualBlock,
     activation: str = "lipswish",
     coefficient: float = 0.9,
     norms: Norms = None,
@@ -45,6 +46,7 @@ def vector_flow(
       event_size: number of coordinates.
       num_blocks: number of residual blocks.
       hidden: widths of the inner layers of a block.
+      block: `tf_resflow.bijectors.ResidualBlock`, or `tf_resflow.bijectors.MonotoneBlock`.
       activation: a key of `tf_resflow.flows.ACTIVATIONS`.
       coefficient: Lipschitz bound of each layer.
       norms: orders of the norms before, between and after the layers of a block; `None` for 2; "learned" for
@@ -83,7 +85,7 @@ def vector_flow(
             dtype=policy.name,
         )
         members.append(
-            bijectors.ResidualBlock(
+            block(
                 branch,
                 log_det,
                 inverse_solver,

@@ -43,6 +43,34 @@ class LogDetEstimator(abc.ABC):
           `y` like `x`, and `log_det` of shape `[batch]` (nats), both differentiable.
         """
 
+    def log_det_ratio(
+        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+    ) -> tf.Tensor:
+        r"""The log-determinant of a `MonotoneBlock`: \\(\log|\det(I - J)| - \log|\det(I + J)|\\) at x.
+
+        Its series has the odd powers only, \\(-2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\): the term n of an
+        estimator is that of the power 2 n - 1, and takes two products.
+
+        Args:
+          branch: as of `__call__`, like all that follow.
+          x: tensor of shape `[batch, *event]`.
+          conditional_input: `None` or a tensor of shape `[batch, ...]`.
+          seed: see `tf_resflow.stateless_seed`.
+
+        Returns:
+          `[batch]` (nats), differentiable.
+
+        Raises:
+          NotImplementedError: for an estimator that has none.
+
+        References:
+          Ahn et al., Invertible Monotone Operators for Normalizing Flows, 2022.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not estimate the log-determinant of a MonotoneBlock: give it a method "
+            "log_det_ratio, or choose an estimator of tf_resflow.logdet."
+        )
+
     def with_sets(self, num: int) -> "LogDetEstimator":
         """The estimator for batches of `num` equal parts whose examples share all random numbers.
 
@@ -89,6 +117,15 @@ class _SeriesEstimator(LogDetEstimator):
         self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`x + g(x)` and the estimate, `[batch]`."""
+        return self._estimate(branch, x, conditional_input, seed)
+
+    def log_det_ratio(
+        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+    ) -> tf.Tensor:
+        """The estimate, `[batch]`."""
+        return self._estimate(branch, x, conditional_input, seed, odd=True)[1]
+
+    def _estimate(self, branch, x, conditional_input, seed, odd=False):
         g, conditions = _as_function(branch, conditional_input, x.dtype)
         inputs, seed = [x, *conditions], stateless_seed(seed)
         num_probes = self.num_rows(x.shape[1:].num_elements())
@@ -101,9 +138,9 @@ class _SeriesEstimator(LogDetEstimator):
         architecture = shared_architecture(branch)
         if architecture is None:
             v, terms = draw(x, seed)
-            return power_series_log_det(g, inputs, v, num_probes, terms, known_chain(branch))
+            return power_series_log_det(g, inputs, v, num_probes, terms, known_chain(branch), odd=odd)
         key = repr(self), architecture
-        return shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed)
+        return shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed, odd=odd)
 
     def with_sets(self, num: int) -> LogDetEstimator:
         """The estimator for batches of `num` equal parts whose examples share all random numbers."""
@@ -428,7 +465,22 @@ class Exact(LogDetEstimator):
         self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`x + g(x)` and the log-determinant, `[batch]`; the seed is not used."""
-        size, rows = x.shape[1:].num_elements(), tf.shape(x)[0]
+        gx, eye, jacobian = self._jacobian(branch, x, conditional_input)
+        log_det = tf.cast(_log_abs_det(eye + jacobian), x.dtype)
+        rows = tf.shape(x)[0]
+        return x + tf.cast(gx, x.dtype)[:rows], log_det[:rows]
+
+    def log_det_ratio(
+        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+    ) -> tf.Tensor:
+        """The difference of two log-determinants of one Jacobian, `[batch]`; the seed is not used."""
+        _, eye, jacobian = self._jacobian(branch, x, conditional_input)
+        log_det = _log_abs_det(eye - jacobian) - _log_abs_det(eye + jacobian)
+        return tf.cast(log_det, x.dtype)[: tf.shape(x)[0]]
+
+    def _jacobian(self, branch, x, conditional_input):
+        """The value, the identity matrix and the Jacobian; of at least one row."""
+        size = x.shape[1:].num_elements()
         chain = dense_chain(branch)
         if chain:
             gx, tangents = forward_jacobian(chain, x)
@@ -438,8 +490,7 @@ class Exact(LogDetEstimator):
             x, *conditions = map(_at_least_one_row, given)
             gx, jacobian = _reverse_jacobian(branch, x, conditions)
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
-        log_det = _log_abs_det(tf.eye(size, dtype=jacobian.dtype) + jacobian)
-        return (x + tf.cast(gx, x.dtype))[:rows], tf.cast(log_det, x.dtype)[:rows]
+        return gx, tf.eye(size, dtype=jacobian.dtype), jacobian
 
     def num_rows(self, size: int) -> int:
         """One for each coordinate."""

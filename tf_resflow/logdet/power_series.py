@@ -74,6 +74,36 @@ def _sum_series(vjp, v, terms):
     return log_det, u
 
 
+def _sum_odd_series(vjp, v, terms):
+    """The same for log|det(I - J)| - log|det(I + J)|, whose term n has the power 2 n - 1 of J.
+
+    Returns:
+      `-2 sum_n weight(n)/(2n-1) v'J^(2n-1) v`, and `-2 sum_n weight(n) (J')^(2n-2) v`, both from n = 1.
+    """
+    rows = tf.TensorShape([None, *v.shape[1:]])
+
+    def product(w):
+        return tf.ensure_shape(vjp(w), rows)
+
+    def with_term(n, even, odd, log_det, u, state):
+        weight, _, state = terms.weigh(n, odd, state)
+        log_det -= 2 * weight / tf.cast(2 * n - 1, v.dtype) * _inner(odd, v)
+        return n + 1, odd, log_det, u - 2 * _per_row(weight, v) * even, state
+
+    def body(n, odd, log_det, u, state):
+        even = product(odd)
+        return with_term(n, even, product(even), log_det, u, state)
+
+    none = tf.zeros(tf.shape(v)[:1], v.dtype)
+    start = with_term(tf.constant(1), v, product(v), none, tf.zeros_like(v), terms.state)
+    states = tuple(tf.TensorShape([None] * tensor.shape.rank) for tensor in terms.state)
+    shapes = tf.TensorShape([]), rows, rows[:1], rows, states
+    _, _, log_det, u, _ = tf.while_loop(
+        lambda n, odd, log_det, u, state: terms.more(n, state), body, start, shape_invariants=shapes
+    )
+    return log_det, u
+
+
 def power_series_log_det(
     g: Callable,
     inputs: Sequence[tf.Tensor],
@@ -81,6 +111,8 @@ def power_series_log_det(
     num_probes: int,
     terms: Terms,
     chain: Sequence[keras.Layer] = (),
+    *,
+    odd: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     r"""`y = x + g(x)` and the series estimate of `log|det(I + J)|`, `J = dg/dx`, with one evaluation of `g`.
 
@@ -96,6 +128,9 @@ def power_series_log_det(
       num_probes: number of probe vectors of each example.
       terms: `Terms`.
       chain: the layers of g, if the derivatives of all of them are known (`known_chain`).
+      odd: whether the series is instead that of \\(\log|\det(I - J)| - \log|\det(I + J)|
+        = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\), with
+        \\(u = -2 \sum_{k\ \mathrm{even}} w_{k / 2 + 1} (J^T)^k v\\).
 
     Returns:
       `y`, like `x`, and `log_det` of shape `[batch]`, the mean over the probes.
@@ -109,7 +144,7 @@ def power_series_log_det(
 
     @tf.custom_gradient
     def operation(*inputs):
-        y, log_det, u = _pass(g, inputs, v, num_probes, terms)
+        y, log_det, u = _pass(g, inputs, v, num_probes, terms, odd)
 
         def grad(dy, dlog_det, variables=None):
             # The recomputation waits for the upstream gradient; otherwise Grappler merges it with the
@@ -126,7 +161,7 @@ def power_series_log_det(
     return operation(*inputs)
 
 
-def shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed):
+def shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed, *, odd=False):
     """As `power_series_log_det`, traced once for all branches with the same `key`.
 
     Args:
@@ -137,12 +172,13 @@ def shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed):
       num_probes: as before.
       draw: function of x and the seed to `v` and `terms`.
       seed: integer tensor of shape `[2]`.
+      odd: as before.
     """
 
     def forward(inputs, weights, seed):
         with with_weights(branch, weights):
             v, terms = draw(inputs[0], seed)
-            return *_pass(g, inputs, v, num_probes, terms), v
+            return *_pass(g, inputs, v, num_probes, terms, odd), v
 
     def backward(inputs, weights, v, u, dy, dlog_det):
         with with_weights(branch, weights):
@@ -151,7 +187,7 @@ def shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed):
     @tf.custom_gradient
     def operation(*tensors):
         inputs, weights = list(tensors[:num_inputs]), list(tensors[num_inputs:])
-        y, log_det, u, v = traced_once(("forward", key), forward, inputs, weights, seed)
+        y, log_det, u, v = traced_once(("forward", odd, key), forward, inputs, weights, seed)
 
         def grad(dy, dlog_det):
             grads = traced_once(("backward", key), backward, inputs, weights, v, u, dy, dlog_det)
@@ -163,13 +199,14 @@ def shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed):
     return operation(*inputs, *weights_of(branch))
 
 
-def _pass(g, inputs, v, num_probes, terms):
+def _pass(g, inputs, v, num_probes, terms, odd):
     """`y`, `log_det` and u of `power_series_log_det`, whose arguments these are."""
     x = tf.identity(_tile(inputs[0], num_probes))  # a condition may be the same tensor
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(x)
         gx = g(x, *(_tile(tensor, num_probes) for tensor in inputs[1:]))
-    log_det, u = _sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
+    sum_series = _sum_odd_series if odd else _sum_series
+    log_det, u = sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
     # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
     with tf.control_dependencies([log_det]):
         y = inputs[0] + gx[: tf.shape(inputs[0])[0]]

@@ -186,7 +186,8 @@ def _choices_by_block(model, x, most_rows, useful, seed):
     enough = useful / math.sqrt(max(1, len(blocks)))
     exact, choices = {}, {}
     for name in track(blocks, "noise of the blocks"):
-        block, x, most = blocks[name], inputs[name], most_rows[name]
+        block, most = blocks[name], most_rows[name]
+        x = block.expansion_point(inputs[name])
         _warn_of_slow_decay(name, block, x, seed)
         kind = (*x.shape, most)  # blocks that are alike take the same time
         if kind not in exact:
@@ -203,7 +204,11 @@ def _exact(block, x, most_rows):
     if size > _MAX_EXACT_SIZE or not len(few):
         return []
     exact = logdet.Exact()
-    compute = tf.function(lambda x: exact(block.branch, x)[1], autograph=False).get_concrete_function(few)
+
+    def log_det(x):
+        return exact.log_det_ratio(block.branch, x) if block.has_odd_series else exact(block.branch, x)[1]
+
+    compute = tf.function(log_det, autograph=False).get_concrete_function(few)
     return [BlockPlan(exact, 0.0, min(_timed(compute, few)[1] for _ in range(3)) / len(few))]
 
 
@@ -259,7 +264,8 @@ def _series(block):
     def estimate(x, v, seed, rtol):
         roulette.rtol = rtol
         terms = roulette.terms(block.branch, v, seed)
-        return power_series_log_det(lambda x: tf.cast(block.branch(x), dtype), [x], v, 1, terms)[1]
+        g = lambda x: tf.cast(block.branch(x), dtype)  # noqa: E731
+        return power_series_log_det(g, [x], v, 1, terms, odd=block.has_odd_series)[1]
 
     rows = tf.TensorSpec([None, *block.event_shape], dtype)
     specs = rows, rows, tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.float32)

@@ -23,9 +23,10 @@ def solve_residual(
     solver: Callable[..., Solution],
     *,
     conditional_input: tf.Tensor | None = None,
+    sign: float = 1.0,
     **settings: Any,
 ) -> Solution:
-    r"""Solves `x + g(x) = y` for x, with gradients.
+    r"""Solves `x + g(x) = y` for x, with gradients; with `sign=-1.0`, `x - g(x) = y`.
 
     With \\(\bar x\\) the upstream gradient and J the Jacobian of g at the root, the backward pass solves
     \\(w + J^T w = \bar x\\) by the same solver, to its relative tolerance, with a warning for examples that do not
@@ -42,6 +43,7 @@ def solve_residual(
       y: tensor of shape `[batch, *event]`.
       solver: `FixedPoint`, `Anderson`, or a callable like them.
       conditional_input: tensor of shape `[batch, ...]`, if the branch takes one.
+      sign: of g, 1 or -1.
       **settings: of the call of the solver for x: `enough`.
 
     Returns:
@@ -55,7 +57,8 @@ def solve_residual(
     layers = lipschitz_layers(branch) if isinstance(branch, (keras.Layer, tf.Module)) else []
 
     def g(x, *conditions):
-        return tf.cast(branch([x, *conditions] if conditions else x), y.dtype)
+        gx = tf.cast(branch([x, *conditions] if conditions else x), y.dtype)
+        return gx if sign == 1 else -gx
 
     architecture = shared_architecture(branch)
     weights = [] if architecture is None else weights_of(branch)
@@ -70,7 +73,7 @@ def solve_residual(
     @tf.custom_gradient
     def operation(y, *parameters):
         arguments = y, list(parameters[: len(conditions)]), list(parameters[len(conditions) :])
-        key = "inverse", architecture, repr(solver), dtype, *sorted(settings.items())
+        key = "inverse", sign, architecture, repr(solver), dtype, *sorted(settings.items())
         parts = solve(*arguments) if architecture is None else traced_once(key, solve, *arguments)
         solution = Solution(*parts)
 

@@ -1,0 +1,101 @@
+"""The monotone block, the Cayley transform of a residual map, as a bijector."""
+
+import math
+
+import tensorflow as tf
+
+from tf_resflow.bijectors.base import Context, Pass
+from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
+from tf_resflow.bijectors.networks import from_rows
+from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.logdet import Exact
+from tf_resflow.solvers import Solution, solve_residual
+from tf_resflow.typing import TensorLike
+
+__all__ = ["MonotoneBlock"]
+
+_SQRT2 = math.sqrt(2.0)
+
+
+class MonotoneBlock(ResidualBlock):
+    r"""\\(y = \sqrt 2\, w - x\\), where \\(w + g(w) = \sqrt 2\, x\\), with Lip(g) < 1: a strongly monotone map.
+
+    It is the Cayley transform of g: with J the Jacobian of g at w, that of the block is \\((I - J)(I + J)^{-1}\\), and
+
+    \\(\log|\det| = \log|\det(I - J)| - \log|\det(I + J)| = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k.\\)
+
+    With L = Lip(g), the block stretches by at most \\((1 + L) / (1 - L)\\), 99 at L = 0.98, where the residual block
+    x + g(x) reaches 1 + L = 1.98; its inverse, the same block with -g, likewise. A few blocks can therefore do what
+    takes many residual ones. Each direction solves for w as the inverse of a residual block is solved: `log_prob`
+    takes about as long as `sample`.
+
+    Arguments, methods and requirements are those of `ResidualBlock`, in whose place it can stand.
+
+    ```python
+    import keras
+    import tensorflow as tf
+    import tf_resflow as resflow
+
+    branch = keras.Sequential([
+        keras.Input([2]),
+        resflow.layers.LipschitzDense(64), resflow.layers.LipSwish(),
+        resflow.layers.LipschitzDense(2),
+    ])
+    block = resflow.bijectors.MonotoneBlock(branch, log_det=resflow.logdet.Exact())
+    x = tf.constant([[0.1, 0.2], [3.0, -1.0]])
+    print(bool(tf.reduce_all(tf.abs(block.inverse(block.forward(x)) - x) < 1e-4)))
+    # True
+    ```
+
+    References:
+      Ahn, Kim, Kim and Kim, Invertible Monotone Operators for Normalizing Flows, 2022 (Sections 3 and 4).
+    """
+
+    has_odd_series = True
+
+    def expansion_point(self, x: tf.Tensor) -> tf.Tensor:
+        """w for x, `[batch, *event]`."""
+        return self._map(x, None, 1.0)[1]
+
+    def _lipschitz_constants(self, certified, bound):
+        residual = super()._lipschitz_constants(certified, bound)
+        stretch = residual.forward * residual.inverse  # (1 + L) / (1 - L)
+        return residual._replace(forward=stretch, inverse=stretch)
+
+    def solve(self, y: TensorLike, conditional_input: TensorLike | None = None) -> Solution:
+        """The inverse with its diagnostics, those of the equation for w: see `ResidualBlock.solve`."""
+        solution, _, _, batch_shape = self._map(tf.convert_to_tensor(y, dtype=self.dtype), conditional_input, -1.0)
+        return _from_rows(solution, batch_shape)
+
+    def run(self, x: tf.Tensor, context: Context) -> Pass:
+        """The `Pass` from x, data to latent."""
+        return self._pass(x, context, 1.0)
+
+    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+        """The `Pass` from y, latent to data: the same map with -g."""
+        enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
+        return self._pass(y, context, -1.0, **enough)
+
+    def _pass(self, x, context, sign, **settings):
+        seed, condition = context.take(self.name, "seed", "conditional_input")
+        solution, w, condition, batch_shape = self._map(x, condition, sign, **settings)
+        with tf.control_dependencies(self._report(solution, context.warn)):
+            solution = _from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
+        if not context.log_det:
+            return Pass(solution.root, solutions=(solution,))
+        if seed is None and not isinstance(self._log_det, Exact):
+            warn_of_missing_seed(self.name)
+        log_det = sign * self._log_det.log_det_ratio(self._branch, w, condition, seed=context.seed(self.name))
+        return Pass(solution.root, from_rows(log_det, batch_shape), solutions=(solution,))
+
+    def _map(self, x, condition, sign, **settings):
+        """In rows: the `Solution` with the image of x in the place of w; w; the condition; and the batch shape."""
+        x, condition, batch_shape = self._to_rows(x, condition)
+        settings |= {"conditional_input": condition, "sign": sign}
+        solution = solve_residual(self._branch, _SQRT2 * x, self._inverse_solver, **settings)
+        w = solution.root
+        return solution._replace(root=_SQRT2 * w - x), w, condition, batch_shape
+
+
+def _from_rows(solution, batch_shape):
+    return Solution(*(from_rows(part, batch_shape) for part in solution))
