@@ -15,7 +15,7 @@ from configs import ablations, hybrid
 from tf_resflow import data, models, training
 
 ROOT = pathlib.Path(__file__).parents[2]
-WITH_ARGUMENT = {"ablations": ":poisson", "hybrid": ":cifar10"}
+WITH_ARGUMENT = {"ablations": ":poisson", "hybrid": ":cifar10", "monotone": ":digits"}
 NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - set(WITH_ARGUMENT))
 # Configs whose model, made small, is that of another.
 SAME_MODEL = {
@@ -32,7 +32,7 @@ SAME_MODEL = {
 ARGUMENTS = [(name, None) for name in NAMES if name not in SAME_MODEL] + [
     ("ablations", f"{name},digits") for name in ablations.ABLATIONS
 ]
-ARGUMENTS += [("hybrid", "digits,residual,1")]
+ARGUMENTS += [("hybrid", "digits,residual,1"), ("monotone", "digits"), ("monotone", "tabular")]
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
 # The image data sets of the configs: the shape of an image, and the splits.
 IMAGES = {
