@@ -20,13 +20,13 @@ _SQRT2 = math.sqrt(2.0)
 class MonotoneBlock(ResidualBlock):
     r"""\\(y = \sqrt 2\, w - x\\), where \\(w + g(w) = \sqrt 2\, x\\), with Lip(g) < 1: a strongly monotone map.
 
-    It is the Cayley transform of g: with J the Jacobian of g at w, that of the block is \\((I - J)(I + J)^{-1}\\), and
+    It is the Cayley transform of g. With J the Jacobian of g at w, that of the block is \\((I - J)(I + J)^{-1}\\) and
 
     \\(\log|\det| = \log|\det(I - J)| - \log|\det(I + J)| = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k.\\)
 
-    With L = Lip(g), the block stretches by at most \\((1 + L) / (1 - L)\\), 99 at L = 0.98, where the residual block
-    x + g(x) reaches 1 + L = 1.98; its inverse, the same block with -g, likewise. A few blocks can therefore do what
-    takes many residual ones. Each direction solves for w as the inverse of a residual block is solved: `log_prob`
+    With L = Lip(g), the block stretches by at most \\((1 + L) / (1 - L)\\), 99 at L = 0.98, where x + g(x) reaches
+    1 + L = 1.98; its inverse, the same block with -g, likewise. A few blocks can therefore do what takes many
+    residual ones. Each direction solves for w as the inverse of a residual block is solved: `log_prob`
     takes about as long as `sample`.
 
     Arguments, methods and requirements are those of `ResidualBlock`, in whose place it can stand.
@@ -54,7 +54,7 @@ class MonotoneBlock(ResidualBlock):
     has_odd_series = True
 
     def expansion_point(self, x: tf.Tensor) -> tf.Tensor:
-        """w for x, `[batch, *event]`."""
+        """The w of x, `[batch, *event]`."""
         return self._map(x, None, 1.0)[1]
 
     def _lipschitz_constants(self, certified, bound):

@@ -101,7 +101,7 @@ def check_model(model: ConfigDict) -> None:
     if model.kind == "vector" and (not has_branches or model.inv_1x1_conv):
         raise ValueError(
             f"config.model.block is {model.block!r} and config.model.inv_1x1_conv is {model.inv_1x1_conv}; flows "
-            "on vectors have residual or monotone blocks alone: the fields must be 'residual' or 'monotone', and False."
+            "on vectors have no couplings or convolutions: set them to 'residual' or 'monotone', and to False."
         )
     if not has_branches:
         return
