@@ -3,9 +3,9 @@ r"""Monotone blocks (Ahn et al. 2022) in the place of residual ones, in another 
 resflow-train --config=monotone:digits --workdir=runs/monotone
 resflow-train --config=monotone:mnist_small --workdir=runs/monotone_mnist --config.data.data_dir=DIR
 
-A block stretches by up to (1 + L) / (1 - L) instead of 1 + L. The series of its log-determinant has odd powers only:
-2.4 terms in expectation take about as many products as the 4 of the base. A step takes about twice as long, since it
-solves an equation, and another one for its gradient.
+A block stretches by up to (1 + L) / (1 - L) instead of 1 + L. The series of its log-determinant has odd powers
+only: 2.4 terms in expectation take about as many products as the 4 of the base. A step takes about twice as long,
+since it solves an equation, and another one for its gradient.
 """
 
 import importlib

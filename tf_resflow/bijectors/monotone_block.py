@@ -20,7 +20,7 @@ _SQRT2 = math.sqrt(2.0)
 class MonotoneBlock(ResidualBlock):
     r"""\\(y = \sqrt 2\, w - x\\), where \\(w + g(w) = \sqrt 2\, x\\), with Lip(g) < 1: a strongly monotone map.
 
-    It is the Cayley transform of g. With J the Jacobian of g at w, that of the block is \\((I - J)(I + J)^{-1}\\) and
+    It is the Cayley transform of g. With J the Jacobian of g at w, its own is \\((I - J)(I + J)^{-1}\\), and
 
     \\(\log|\det| = \log|\det(I - J)| - \log|\det(I + J)| = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k.\\)
 
