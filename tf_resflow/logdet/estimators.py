@@ -8,6 +8,7 @@ import abc
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
@@ -21,7 +22,15 @@ from tf_resflow.private_api import is_xla, silence_retracing
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.typing import Seed
 
-__all__ = ["AdaptiveRoulette", "AdaptiveSeries", "Exact", "LogDetEstimator", "PowerSeries", "RussianRoulette"]
+__all__ = [
+    "AdaptiveRoulette",
+    "AdaptiveSeries",
+    "Exact",
+    "LogDetEstimator",
+    "PowerSeries",
+    "RussianRoulette",
+    "reverse_jacobian",
+]
 
 
 class LogDetEstimator(abc.ABC):
@@ -488,7 +497,8 @@ class Exact(LogDetEstimator):
         else:
             given = [x] if conditional_input is None else [x, conditional_input]
             x, *conditions = map(_at_least_one_row, given)
-            gx, jacobian = _reverse_jacobian(branch, x, conditions)
+            g, conditions = _as_function(branch, conditions[0] if conditions else None, x.dtype)
+            gx, jacobian = reverse_jacobian(lambda x: g(x, *conditions), x)
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
         return gx, tf.eye(size, dtype=jacobian.dtype), jacobian
 
@@ -497,13 +507,12 @@ class Exact(LogDetEstimator):
         return size
 
 
-def _reverse_jacobian(branch, x, conditions):
-    """The value and the Jacobians `[batch, size, size]`, a row at a time, all in one batch."""
-    g, conditions = _as_function(branch, conditions[0] if conditions else None, x.dtype)
+def reverse_jacobian(g: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """g(x) and its Jacobians `[batch, size, size]`, a row at a time, all in one batch, for x `[batch, *event]`."""
     size = x.shape[1:].num_elements()
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(x)
-        gx = g(x, *conditions)
+        gx = g(x)
 
     def row(unit):
         upstream = tf.zeros_like(gx) + tf.reshape(unit, x.shape[1:])
@@ -517,38 +526,64 @@ def _reverse_jacobian(branch, x, conditions):
     return gx, rows_of(tf.eye(size, dtype=gx.dtype))
 
 
-_SMALL = 16  # size of a matrix that is triangulated by operations that TFLite has, too
+_SMALL = 16  # size of a matrix that is inverted by operations that XLA and TFLite have, too
 
 
 def _log_abs_det(matrix):
-    if matrix.shape[-1] == 2:
+    size = matrix.shape[-1]
+    if size == 2:
         a, b, c, d = tf.unstack(tf.reshape(matrix, [-1, 4]), axis=1)
         return tf.math.log(tf.abs(a * d - b * c))
-    return _log_abs_det_by_qr(matrix) if matrix.shape[-1] <= _SMALL or is_xla() else tf.linalg.slogdet(matrix)[1]
+    if size <= _SMALL:
+        return _with_inverse(matrix, *_eliminate(tf.stop_gradient(matrix)))
+    return _log_abs_det_by_qr(matrix) if is_xla() else tf.linalg.slogdet(matrix)[1]
 
 
 @tf.custom_gradient
 def _log_abs_det_by_qr(matrix):
-    """As `slogdet`, which XLA and TFLite do not have."""
-    small = matrix.shape[-1] <= _SMALL
-    diagonal = _triangulate(matrix) if small else tf.linalg.diag_part(tf.linalg.qr(matrix)[1])
+    """As `slogdet`, which XLA does not have."""
+    diagonal = tf.linalg.diag_part(tf.linalg.qr(matrix)[1])
     log_det = tf.reduce_sum(tf.math.log(tf.abs(diagonal)), -1)
     return log_det, lambda upstream: upstream[..., tf.newaxis, tf.newaxis] * tf.linalg.inv(matrix, adjoint=True)
 
 
-def _triangulate(matrix):
-    """The diagonal of R up to signs, by Householder's reflections: `[batch, size]`."""
-    diagonal = []
-    for _ in range(matrix.shape[-1]):
-        column = matrix[:, :, :1]
-        length = tf.norm(column, axis=1, keepdims=True)
-        diagonal.append(length[:, 0, 0])
-        shift = tf.where(column[:, :1] < 0, -length, length)
-        mirror = tf.concat([column[:, :1] + shift, column[:, 1:]], axis=1)
-        scale = tf.math.divide_no_nan(2 * tf.ones_like(length), tf.reduce_sum(mirror**2, axis=1, keepdims=True))
-        rest = matrix[:, :, 1:]
-        matrix = (rest - scale * mirror * tf.reduce_sum(mirror * rest, axis=1, keepdims=True))[:, 1:]
-    return tf.stack(diagonal, axis=1)
+def _eliminate(matrix):
+    r"""log|det| and the inverse of matrices `[batch, size, size]`, by Gauss-Jordan sweeps.
+
+    The sweep of coordinate k is \\(A - (a_k - e_k)(a^k + e_k)^T / A_{kk}\\), with the column \\(a_k\\) and the row
+    \\(a^k\\). Rows need not be exchanged: if \\(\|J\|_p \le L < 1\\) for any p, the pivots of \\(A = I + J\\) are
+    at least 1 - L. With M the leading block up to k, the pivot is \\(1 / (M^{-1})_{kk}\\). M is I + K, where K is J
+    between two projections on coordinates, whose norms are 1. So \\(\|K\|_p \le L\\), and
+    \\(|(M^{-1})_{kk}| \le \|M^{-1}\|_p \le 1 / (1 - L)\\).
+    """
+    pivots = []
+    for k, unit in enumerate(np.eye(matrix.shape[-1], dtype=matrix.dtype.as_numpy_dtype)):
+        pivots.append(matrix[:, k : k + 1, k : k + 1])
+        row = (matrix[:, k : k + 1] + unit) / pivots[-1]
+        matrix -= (matrix[:, :, k : k + 1] - unit[:, np.newaxis]) * row
+    return tf.reduce_sum(tf.math.log(tf.abs(tf.concat(pivots, axis=1))), axis=[1, 2]), matrix
+
+
+@tf.custom_gradient
+def _with_inverse(matrix, log_det, inverse):
+    """log|det| of a matrix whose inverse is known; differentiable any number of times."""
+
+    def grad(upstream):
+        transposed = tf.linalg.matrix_transpose(_inverse(matrix, inverse))
+        return upstream[:, tf.newaxis, tf.newaxis] * transposed, None, None
+
+    return tf.identity(log_det), grad
+
+
+@tf.custom_gradient
+def _inverse(matrix, inverse):
+    """The known inverse of a matrix, as a function of it."""
+
+    def grad(upstream):
+        transposed = tf.linalg.matrix_transpose(_inverse(matrix, inverse))
+        return -tf.matmul(tf.matmul(transposed, upstream), transposed), None
+
+    return tf.identity(inverse), grad
 
 
 def _at_least_one_row(tensor):

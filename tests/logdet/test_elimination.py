@@ -1,0 +1,65 @@
+"""log|det(I + J)| of small matrices without exchange of rows: value and derivatives against NumPy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+
+
+def matrices(size, order, norm, num=20):
+    """Random J, `[num, size, size]`, of this induced norm."""
+    j = np.random.default_rng(size).normal(size=[num, size, size])
+    return norm * j / np.linalg.norm(j, order, axis=(1, 2), keepdims=True)
+
+
+def log_det(j):
+    """By the estimator: the branch of example n is linear, with the Jacobian j[n]."""
+    x = tf.zeros(j.shape[:2], j.dtype)
+    return resflow.logdet.Exact()(lambda x: tf.linalg.matvec(j, x), x)[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("order", [1, 2, np.inf])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 17])
+def test_value_and_gradient(size, order, dtype):
+    """The gradient of log|det A| is the transposed inverse. J is close to 1 in norm."""
+    j = matrices(size, order, 0.99)
+    tensor = tf.constant(j, dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(tensor)
+        value = log_det(tensor)
+    tolerance = 1e-4 if dtype == "float32" else 1e-11
+    np.testing.assert_allclose(value, np.linalg.slogdet(np.eye(size) + j)[1], rtol=tolerance, atol=tolerance)
+    expected = np.linalg.inv(np.eye(size) + j).transpose(0, 2, 1)
+    gradient = tape.gradient(value, tensor)
+    np.testing.assert_allclose(gradient, expected, rtol=10 * tolerance, atol=tolerance * np.abs(expected).max())
+
+
+def test_small_pivots():
+    """-J close to a rotation or to the identity: pivots are close to 1 - L, or the determinant is tiny."""
+    turn = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    j = np.stack([-0.999 * turn, -0.999 * np.eye(3), -0.999 * turn @ turn, 0.999 * turn])
+    expected = np.linalg.slogdet(np.eye(3) + j)[1]
+    np.testing.assert_allclose(log_det(tf.constant(j)), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_second_and_third_derivatives(jit_compile):
+    """Of log|det(I + J + t K)| in t: tr(B), -tr(B^2) and 2 tr(B^3), with B = A^-1 K."""
+    j, k = matrices(5, 2, 0.9), matrices(5, 1, 0.9)
+
+    @tf.function(autograph=False, jit_compile=jit_compile)
+    def derivatives(t):
+        with tf.GradientTape() as third, tf.GradientTape() as second, tf.GradientTape() as first:
+            for tape in (first, second, third):
+                tape.watch(t)
+            value = log_det(j + t[:, tf.newaxis, tf.newaxis] * k)
+            one = first.gradient(value, t)
+            two = second.gradient(one, t)
+        return one, two, third.gradient(two, t)
+
+    b = np.linalg.solve(np.eye(5) + j, k)
+    powers = [b, -b @ b, 2 * b @ b @ b]
+    for found, power in zip(derivatives(tf.zeros([20], tf.float64)), powers, strict=True):
+        np.testing.assert_allclose(found, np.trace(power, axis1=1, axis2=2), rtol=1e-9, atol=1e-11)
