@@ -59,12 +59,12 @@ class ActNorm(VariableBijector):
     @property
     def log_scale(self) -> tf.Variable:
         """Logarithm of the scale, a `tf.Variable`."""
-        return self._values["log_scale"]
+        return self._value("log_scale")
 
     @property
     def shift(self) -> tf.Variable:
         """Shift before scaling, a `tf.Variable`."""
-        return self._values["shift"]
+        return self._value("shift")
 
     def initialize(self, x: TensorLike, inverse: bool = False) -> None:
         """Sets the parameters so that `forward(x)` has mean 0 and variance 1; `x` is `[batch, ..., *event]`.

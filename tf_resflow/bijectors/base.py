@@ -240,7 +240,8 @@ class FlowBijector(tfb.Bijector):
 
     def _augmented(self, x, arguments, inverse):
         """A value, and what TFP's cache keeps beside it: the log-determinant, if it comes from the same pass."""
-        wanted = not (self._has_parts or self._defers(inverse))
+        least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
+        wanted = not (tf.nest.is_nested(least) or self._defers(inverse))
         try:
             value, log_det, *_ = _pass(self, x, Context(arguments, wanted), inverse)
         except NotImplementedError:  # A member of the user's may have a value and no log-determinant.

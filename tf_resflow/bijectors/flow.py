@@ -243,14 +243,19 @@ class Flow(FlowBijector, tfb.Composition):
     # A composition of TFP's walks for a log-determinant; here a pass gives it.
 
     def _call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs):
-        if self._has_parts:
+        if self._has_parts and not self._is_least(event_ndims, inverse=False):
             return self._log_det_of_parts(x, event_ndims, kwargs, inverse=False)
         return tfb.Bijector._call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs)
 
     def _call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs):
-        if self._has_parts:
+        if self._has_parts and not self._is_least(event_ndims, inverse=True):
             return self._log_det_of_parts(y, event_ndims, kwargs, inverse=True)
         return tfb.Bijector._call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs)
+
+    def _is_least(self, event_ndims, inverse):
+        """Whether an event is a tensor of the least rank, for which a pass gives the log-determinant, too."""
+        least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
+        return not tf.nest.is_nested(least) and (event_ndims is None or tf.get_static_value(event_ndims) == least)
 
     def _log_det_of_parts(self, x, event_ndims, arguments, inverse):
         if not self._defers(inverse):
@@ -258,7 +263,8 @@ class Flow(FlowBijector, tfb.Composition):
         y = (self.inverse if inverse else self.forward)(x, **arguments)
         if event_ndims is not None:
             event_ndims = (self.inverse_event_ndims if inverse else self.forward_event_ndims)(event_ndims)
-        return tf.negative(run(self, y, Context(arguments), event_ndims, not inverse).log_det)
+        log_det = self.forward_log_det_jacobian if inverse else self.inverse_log_det_jacobian
+        return tf.negative(log_det(y, event_ndims, **arguments))
 
     @classmethod
     def _parameter_properties(cls, dtype):

@@ -60,12 +60,12 @@ class InvertibleConv1x1(VariableBijector):
     @property
     def permutation(self) -> tf.Variable:
         """P, a `tf.Variable` `[C, C]`."""
-        return self._values["permutation"]
+        return self._value("permutation")
 
     @property
     def lower_upper(self) -> tf.Variable:
         """L below the diagonal, s on it, U above it: a `tf.Variable` `[C, C]`."""
-        return self._values["lower_upper"]
+        return self._value("lower_upper")
 
     def weight(self) -> tf.Tensor:
         """W, `[C, C]`, from the channels of the input (columns) to those of the output (rows)."""

@@ -34,17 +34,23 @@ class VariableBijector(FlowBijector):
     ) -> None:
         super().__init__(dtype=tf.as_dtype(dtype), name=name, **kwargs)
         variables = {
-            key: keras.Variable(value, dtype=dtype, trainable=key not in frozen, name=f"{self.name}_{key}")
+            key: keras.Variable(
+                value, dtype=dtype, trainable=key not in frozen, autocast=False, name=f"{self.name}_{key}"
+            )
             for key, value in initial_values.items()
         }
         self._keras_variables = self._no_dependency(variables)
-        self._values = self._no_dependency({key: share_trainable(v) for key, v in variables.items()})
+        self._tf_variables = self._no_dependency({key: share_trainable(v) for key, v in variables.items()})
         # Checkpoints have the variables under this key since version 0.1.
-        self._track_trackable(tf.__internal__.tracking.wrap(self._values), name="_affine")
+        self._track_trackable(tf.__internal__.tracking.wrap(self._tf_variables), name="_affine")
 
     def _get_parameterization(self):
         # Bijectors of equal arguments would share a cache, and these have different variables.
         return id(self)
+
+    def _value(self, key):
+        """The `tf.Variable` of this name; within a `keras.StatelessScope` that replaces it, the tensor."""
+        return self._keras_variables[key].value
 
     @property
     def keras_variables(self) -> list[keras.Variable]:

@@ -108,6 +108,8 @@ def _replace(value, copy):
         views = tf.nest.map_structure(lambda part: _replace(part, copy), value)
         pairs = zip(tf.nest.flatten(views), tf.nest.flatten(value), strict=True)
         return value if all(view is part for view, part in pairs) else views
+    if isinstance(value, tfp.bijectors.Bijector) and not residual_blocks(value):
+        return value  # its parameters may be a joint distribution, of whose supports it is made
     _check_model(value)
     views = {key: _replace(parameter, copy) for key, parameter in value.parameters.items()}
     if all(view is value.parameters[key] for key, view in views.items()):
