@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
@@ -17,8 +18,8 @@ from tf_resflow.private_api import is_reachable
 
 __all__ = ["LipschitzLayer", "scaled_stack", "stacks", "update_stack"]
 
-# What `scaled_kernels` and `frozen_kernels` hold, by the id of its layer, and whether `stored_norms` is in force.
-_Held: TypeAlias = dict[int, tf.Tensor | tf.Variable]
+# What the contexts of kernels in `norm_updates` hold, by the id of the layer; and whether `stored_norms` holds.
+_Held: TypeAlias = dict[int, np.ndarray | tf.Tensor | tf.Variable]
 _SCALED: contextvars.ContextVar[_Held | None] = contextvars.ContextVar("scaled", default=None)
 _STORED = contextvars.ContextVar("stored", default=False)
 _NUM_STARTS = 4
@@ -245,6 +246,8 @@ class LipschitzLayer(keras.layers.Layer):
 
     def _held_kernel(self):
         held = (_SCALED.get() or {}).get(id(self))
+        if isinstance(held, np.ndarray):
+            return tf.constant(held)
         if isinstance(held, tf.Variable):
             return held.read_value()
         return held if held is not None and is_reachable(held) else None

@@ -1,10 +1,11 @@
 """The Lipschitz layers of a branch, a flow or a distribution: finding them, and updating their norms."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
@@ -14,6 +15,7 @@ from tf_resflow.private_api import sublayers
 __all__ = [
     "converge_norms",
     "frozen_kernels",
+    "held_kernels",
     "learned_orders",
     "lipschitz_layers",
     "mean_norm",
@@ -157,7 +159,7 @@ def scaled_kernels(obj: Any) -> Iterator[None]:
     for group in stacks([layer for layer in layers if id(layer) not in kernels]):
         scaled = zip(group, scaled_stack(group), strict=True)
         kernels |= {id(layer): tf.cast(kernel, layer.compute_dtype) for layer, kernel in scaled}
-    with _held(kernels):
+    with held_kernels(kernels):
         yield
 
 
@@ -181,13 +183,16 @@ def frozen_kernels(obj: Any) -> Iterator[list[tf.Variable]]:
     copies = [
         tf.Variable(layer._applied_kernel(), trainable=False, name=f"{layer.name}/kernel") for layer in layers
     ]
-    with _held(dict(zip(map(id, layers), copies, strict=True))):
+    with held_kernels(dict(zip(map(id, layers), copies, strict=True))):
         yield copies
 
 
 @contextlib.contextmanager
-def _held(kernels):
-    """A context in which layers apply these kernels, a dict by the id of the layer."""
+def held_kernels(kernels: Mapping[int, np.ndarray | tf.Tensor | tf.Variable]) -> Iterator[None]:
+    """A context in which layers apply these kernels, by the id of the layer.
+
+    Arrays are constants of each graph that is traced within it; tensors are applied where they can be reached.
+    """
     token = _SCALED.set({**(_SCALED.get() or {}), **kernels})
     try:
         yield
