@@ -9,7 +9,7 @@ import pytest
 
 from tf_resflow import data, evaluation, flows, models, training
 
-PACKAGES = "bijectors data evaluation flows interop layers logdet models serving solvers training".split()
+PACKAGES = "bijectors data evaluation flows interop layers logdet models serving solvers training vi".split()
 IMPLICIT = {"self", "cls"}
 
 

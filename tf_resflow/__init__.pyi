@@ -1,4 +1,4 @@
-from . import bijectors, data, evaluation, flows, interop, layers, logdet, models, serving, solvers, training
+from . import bijectors, data, evaluation, flows, interop, layers, logdet, models, serving, solvers, training, vi
 from .models import FlowModel, HybridModel
 from .seeds import stateless_seed
 from .training import load
@@ -21,4 +21,5 @@ __all__ = [
     "solvers",
     "stateless_seed",
     "training",
+    "vi",
 ]

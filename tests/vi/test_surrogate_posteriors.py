@@ -1,0 +1,303 @@
+"""Surrogate posteriors: their structure, their density against the change of variables, and all that TFP does."""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+SMALL = {"num_blocks": 2, "hidden": (6,)}
+
+
+def surrogate_of(event_shape, **options):
+    return resflow.vi.flow_surrogate_posterior(event_shape, **{**SMALL, **options})
+
+
+@tfd.JointDistributionCoroutineAutoBatched
+def eight_schools():
+    mu = yield tfd.Normal(0.0, 10.0, name="mu")
+    log_tau = yield tfd.Normal(5.0, 1.0, name="log_tau")
+    theta = yield tfd.Normal(mu * tf.ones(8), tf.exp(log_tau) * tf.ones(8), name="theta")
+    yield tfd.Normal(theta, tf.constant([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]), name="y")
+
+
+TREATMENTS = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
+
+
+def log_prob_by_jacobian(surrogate, z):
+    """log q(f(z)) from the dense Jacobian of the whole map on vectors, in NumPy."""
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        parts = tf.nest.flatten(surrogate.bijector.forward(z))
+        x = tf.concat([tf.reshape(part, [z.shape[0], -1]) for part in parts], -1)
+    jacobian = tape.batch_jacobian(x, z).numpy()
+    return surrogate.distribution.log_prob(z).numpy() - np.linalg.slogdet(jacobian)[1]
+
+
+STRUCTURES = {
+    "scalar": ([], tfb.Exp()),
+    "vector": (tf.TensorShape([3]), None),
+    "matrix": ([2, 2], None),
+    "list": ([[], [2], [1, 2]], [tfb.Softplus(), None, None]),
+    "dict": ({"a": tf.constant([2]), "b": np.array([], np.int32)}, {"a": None, "b": tfb.Sigmoid()}),
+    "tuple": (collections.namedtuple("Parts", "a b")([2], []), None),
+}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_density_by_the_dense_jacobian(structure):
+    event_shape, constraint = STRUCTURES[structure]
+    surrogate = surrogate_of(event_shape, constraining_bijector=constraint, dtype="float64")
+    tf.nest.assert_same_structure(
+        surrogate.event_shape, tf.nest.map_structure(lambda _: 0, surrogate.dtype), expand_composites=False
+    )
+    x, log_prob = surrogate.experimental_sample_and_log_prob(5, seed=[1, 2])
+    z = surrogate.distribution.sample(5, seed=[1, 2])
+    expected = log_prob_by_jacobian(surrogate, z)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-9)
+    # A density that was not drawn is that of the inverse.
+    given = surrogate.log_prob(tf.nest.map_structure(tf.identity, x))
+    np.testing.assert_allclose(given, expected, rtol=1e-9)
+
+
+def test_a_constraint_that_changes_the_number_of_coordinates():
+    """A triangular matrix has four entries, and three coordinates, those on which the density is."""
+    constraint = tfb.FillScaleTriL(diag_bijector=tfb.Exp(), diag_shift=None)
+    surrogate = surrogate_of([2, 2], constraining_bijector=constraint, dtype="float64")
+    x, log_prob = surrogate.experimental_sample_and_log_prob(4, seed=[1, 2])
+    z = surrogate.distribution.sample(4, seed=[1, 2])
+    assert z.shape == [4, 3] and np.all(x[:, 0, 1] == 0)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        y = tf.gather(tf.reshape(surrogate.bijector.forward(z), [4, 4]), [0, 2, 3], axis=1)
+    expected = surrogate.distribution.log_prob(z) - tf.linalg.slogdet(tape.batch_jacobian(y, z))[1]
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-9)
+
+
+def test_sampling_evaluates_each_branch_once():
+    """In one pass through the parts of an event, too: counted by the executions of the branch."""
+    surrogate = surrogate_of({"a": [2], "b": []})
+    calls = []
+    for block in resflow.bijectors.residual_blocks(surrogate):
+        branch = block.branch
+        block._log_det = _Counting(calls, branch.name)
+    surrogate.experimental_sample_and_log_prob(3, seed=[1, 2])
+    assert len(calls) == 2
+    x = surrogate.sample(3, seed=[1, 2])
+    assert len(calls) == 4
+    surrogate.log_prob(x)
+    assert len(calls) == 4
+
+
+class _Counting(resflow.logdet.Exact):
+    def __init__(self, calls, name):
+        self.calls, self.name = calls, name
+
+    def __call__(self, *args, **kwargs):
+        self.calls.append(self.name)
+        return super().__call__(*args, **kwargs)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_eight_schools(jit_compile):
+    """The ELBO rises, and the parts have the names, the shapes and the support of the model's."""
+    target = eight_schools.experimental_pin(y=TREATMENTS)
+    surrogate = surrogate_of(
+        target.event_shape_tensor(), constraining_bijector=target.experimental_default_event_space_bijector()
+    )
+    losses = tfp.vi.fit_surrogate_posterior(
+        target.unnormalized_log_prob,
+        surrogate,
+        keras.optimizers.Adam(0.05),
+        num_steps=60,
+        sample_size=4,
+        seed=1,
+        jit_compile=jit_compile,
+    )
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 5.0
+    sample = surrogate.sample(7, seed=1)
+    assert sample._fields == ("mu", "log_tau", "theta") and sample.theta.shape == [7, 8]
+    view = resflow.bijectors.with_log_det(surrogate, resflow.logdet.RussianRoulette())
+    assert view.trainable_variables[0] is surrogate.trainable_variables[0]
+
+
+def test_it_finds_a_posterior_in_closed_form():
+    """Of a Gaussian, which affine maps and so ActNorms reach: 400 steps of 16 draws; its ELBO is the evidence."""
+    target = tfd.MultivariateNormalTriL([1.0, -2.0], [[0.5, 0.0], [0.4, 0.8]])
+    surrogate = surrogate_of([2], hidden=(16,))
+    view = resflow.vi.with_path_derivative(surrogate)
+    schedule = keras.optimizers.schedules.CosineDecay(0.03, 400)
+    losses = tfp.vi.fit_surrogate_posterior(
+        target.log_prob, view, keras.optimizers.Adam(schedule), num_steps=400, sample_size=16, seed=1
+    )
+    assert abs(np.mean(losses[-50:])) < 0.02
+
+
+def test_defaults_of_estimators():
+    def kind(size):
+        (block,) = resflow.bijectors.residual_blocks(surrogate_of([size], num_blocks=1))
+        return type(block.log_det)
+
+    assert kind(64) is resflow.logdet.Exact and kind(65) is resflow.logdet.RussianRoulette
+
+
+def test_batch_shape_base_and_seed():
+    student = lambda loc, scale: tfd.StudentT(3.0, loc, scale)  # noqa: E731
+    surrogate = surrogate_of([2], batch_shape=[3], base_distribution=student, seed=4)
+    assert surrogate.batch_shape == [3] and surrogate.event_shape == [2]
+    x = surrogate.sample(5, seed=[1, 2])
+    assert x.shape == [5, 3, 2] and surrogate.log_prob(x).shape == [5, 3]
+    z = surrogate.bijector.inverse(tf.identity(x))
+    base = tf.reduce_sum(tfd.StudentT(3.0, 0.0, 1.0).log_prob(z), -1)
+    expected = base - surrogate.bijector.forward_log_det_jacobian(z, 1)
+    np.testing.assert_allclose(surrogate.log_prob(tf.identity(x)), expected, rtol=1e-4, atol=1e-5)
+    same, other = (surrogate_of([2], seed=seed).sample(seed=[1, 2]) for seed in (4, 5))
+    np.testing.assert_array_equal(same, surrogate_of([2], seed=4).sample(seed=[1, 2]))
+    assert np.all(same != other)
+
+
+@pytest.mark.parametrize(
+    ("event_shape", "message"),
+    [
+        ([None], "event_shape must be a shape whose sizes are known"),
+        ({"a": "two"}, "event_shape must be a shape whose sizes are known"),
+        ([[0], [0]], "at least one coordinate"),
+    ],
+)
+def test_bad_shapes(event_shape, message):
+    with pytest.raises(ValueError, match=message):
+        surrogate_of(event_shape)
+
+
+def test_mixture_of_flows():
+    """The mixture's density is the weighted sum of those of its components."""
+    flow = surrogate_of([2]).bijector
+    base = tfd.MultivariateNormalDiag([[-1.0, 0.0], [2.0, 1.0], [0.0, 0.0]])
+    components = tfd.TransformedDistribution(base, flow)
+    mixture = tfd.MixtureSameFamily(tfd.Categorical(probs=[0.2, 0.3, 0.5]), components)
+    x = mixture.sample(6, seed=1)
+    z = flow.inverse(tf.identity(x))
+    densities = tf.exp(base.log_prob(z[:, tf.newaxis]))
+    expected = tf.math.log(tf.linalg.matvec(densities, [0.2, 0.3, 0.5])) - flow.forward_log_det_jacobian(z, 1)
+    np.testing.assert_allclose(mixture.log_prob(tf.identity(x)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_in_an_autobatched_joint_distribution():
+    surrogate = surrogate_of([2])
+
+    @tfd.JointDistributionCoroutineAutoBatched
+    def joint():
+        x = yield surrogate
+        yield tfd.Normal(tf.reduce_sum(x, -1), 1.0, name="y")
+
+    x, y = joint.sample(4, seed=1)
+    expected = surrogate.log_prob(tf.identity(x)) + tfd.Normal(tf.reduce_sum(x, -1), 1.0).log_prob(y)
+    np.testing.assert_allclose(joint.log_prob(x, y), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["log_prob", "sample"])
+def test_vectorized_map_is_silent(method, caplog, recwarn):
+    surrogate = surrogate_of([3])
+    x = surrogate.sample(4, seed=1)
+    if method == "log_prob":
+        result = tf.vectorized_map(surrogate.log_prob, x)
+        np.testing.assert_allclose(result, surrogate.log_prob(tf.identity(x)), rtol=1e-5, atol=1e-5)
+    else:
+        z = surrogate.bijector.inverse(tf.identity(x))
+        result = tf.vectorized_map(surrogate.bijector.forward, z)
+        np.testing.assert_allclose(result, x, rtol=1e-5, atol=1e-5)
+    assert not caplog.records and not [w for w in recwarn if "tensorflow" in str(w.filename)]
+
+
+def test_a_step_is_compiled_once():
+    """Counted by the traces of the target."""
+    surrogate, optimizer = surrogate_of([3]), keras.optimizers.Adam(0.01)
+    optimizer.build(surrogate.trainable_variables)
+    traces = []
+
+    def target(x):
+        traces.append(x.shape)
+        return -0.5 * tf.reduce_sum(x**2, -1)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def step(seed):
+        with tf.GradientTape() as tape:
+            loss = tfp.vi.monte_carlo_variational_loss(target, surrogate, sample_size=8, seed=seed)
+        variables = surrogate.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    losses = [step(tf.constant([0, i])) for i in range(4)]
+    assert len(set(map(float, losses))) == 4
+    assert len(traces) == 1 and step.experimental_get_tracing_count() == 1
+
+
+def test_minimize():
+    """`tfp.math.minimize` of the negative log-likelihood of 50 points, beside its value at the start."""
+    surrogate = surrogate_of([2])
+    x = tf.random.stateless_normal([50, 2], [1, 2]) * [0.3, 0.1] + [2.0, -1.0]
+    losses = tfp.math.minimize(
+        lambda: -tf.reduce_mean(surrogate.log_prob(tf.identity(x))),
+        num_steps=30,
+        optimizer=keras.optimizers.Adam(0.05),
+    )
+    assert losses[-1] < losses[0] - 1.0
+
+
+def test_second_derivatives():
+    """Hessian of the log-density in the latent, against central differences of its gradient in float64."""
+    surrogate = surrogate_of([3], dtype="float64")
+    z = tf.constant([[0.3, -0.2, 0.5]], tf.float64)
+
+    def gradient(z):
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            value = surrogate.bijector.forward_log_det_jacobian(z, 1)
+        return tape.gradient(value, z)
+
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        first = gradient(z)
+    hessian = tape.batch_jacobian(first, z)[0]
+    h = 1e-5
+    for i in range(3):
+        shift = h * tf.one_hot(i, 3, dtype=tf.float64)
+        np.testing.assert_allclose(
+            hessian[:, i], (gradient(z + shift) - gradient(z - shift))[0] / (2 * h), atol=1e-8
+        )
+
+
+def test_a_dynamic_batch_and_a_copy():
+    surrogate = surrogate_of({"a": [2], "b": []})
+    sample = tf.function(lambda n: surrogate.sample(n, seed=[1, 2]), autograph=False)
+    signature = {"a": tf.TensorSpec([None, 2]), "b": tf.TensorSpec([None])}
+    log_prob = tf.function(surrogate.log_prob, autograph=False, input_signature=[signature])
+    for count in (1, 4):
+        x = sample(tf.constant(count))
+        assert x["b"].shape == [count]
+        np.testing.assert_allclose(log_prob(x), surrogate.log_prob(x), rtol=1e-5, atol=1e-5)
+    copy = surrogate.copy(name="copy")
+    np.testing.assert_allclose(copy.log_prob(x), surrogate.log_prob(x), rtol=1e-6)
+    assert copy.trainable_variables[0] is surrogate.trainable_variables[0]
+
+
+def test_checkpoint_and_saved_model(tmp_path):
+    surrogate, other = surrogate_of([2], seed=1), surrogate_of([2], seed=2)
+    path = tf.train.Checkpoint(surrogate=surrogate).write(str(tmp_path / "checkpoint"))
+    tf.train.Checkpoint(surrogate=other).read(path).assert_consumed()
+    x = surrogate.sample(3, seed=[1, 2])
+    np.testing.assert_array_equal(other.sample(3, seed=[1, 2]), x)
+
+    module = tf.Module()
+    module.surrogate = surrogate
+    module.draw = tf.function(lambda seed: surrogate.sample(3, seed=seed), [tf.TensorSpec([2], tf.int32)], False)
+    module.score = tf.function(surrogate.log_prob, [tf.TensorSpec([None, 2])], False)
+    tf.saved_model.save(module, str(tmp_path / "model"))
+    served = tf.saved_model.load(str(tmp_path / "model"))
+    np.testing.assert_allclose(served.draw(tf.constant([1, 2])), x, rtol=1e-6)
+    np.testing.assert_allclose(served.score(x), surrogate.log_prob(tf.identity(x)), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,123 @@
+"""A fitted surrogate posterior as the coordinates of Markov chains."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.bijectors import Context, Flow, FlowBijector, Pass, with_log_det
+from tf_resflow.bijectors.base import run
+from tf_resflow.layers import lipschitz_layers, scaled_kernels
+from tf_resflow.layers.norm_updates import held_kernels
+from tf_resflow.logdet import Exact
+from tf_resflow.vi.surrogate_posteriors import vector_part
+
+__all__ = ["neutra_bijector"]
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+
+def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
+    r"""The flow of a fitted surrogate posterior as the bijector of `tfp.mcmc.TransformedTransitionKernel`.
+
+    Chains move in the latent z of the surrogate, where the target \\(\log p(f(z)) + \log|\det J_f(z)|\\) is close
+    to a standard normal if the surrogate fits, however the posterior is bent. The chains sample the posterior
+    itself: a misfit costs efficiency alone.
+
+    The log-determinants are exact. The parameters are those of the moment, as constants, with the kernels scaled
+    once: a step computes no norms. Differentiable any number of times, in graphs and compiled by XLA.
+
+    ```python
+    import tensorflow as tf
+    import tensorflow_probability as tfp
+    import tf_resflow as resflow
+
+    surrogate = resflow.vi.flow_surrogate_posterior([2], num_blocks=2, hidden=(8,))  # here not fitted
+    target = tfp.distributions.MultivariateNormalDiag([1.0, 2.0])
+    kernel = tfp.mcmc.TransformedTransitionKernel(
+        tfp.mcmc.HamiltonianMonteCarlo(target.log_prob, step_size=0.5, num_leapfrog_steps=3),
+        resflow.vi.neutra_bijector(surrogate))
+
+    @tf.function(jit_compile=True)
+    def chains(seed):
+        return tfp.mcmc.sample_chain(
+            10, surrogate.sample(4, seed=1), kernel=kernel, num_burnin_steps=5, trace_fn=None, seed=seed)
+
+    print(chains(tf.constant([0, 1])).shape)
+    # (10, 4, 2)
+    ```
+
+    Args:
+      surrogate_posterior: as from `tf_resflow.vi.flow_surrogate_posterior`. If the event has parts, their structure
+        must be a list or a tuple, as `TransformedTransitionKernel` demands; z then is a list of vectors.
+
+    Returns:
+      A bijector from z to the events of the surrogate.
+
+    Raises:
+      ValueError: if it is not made of a flow on vectors, or its events are dictionaries.
+
+    References:
+      Hoffman et al., NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo Using Neural Transport, 2019.
+    """
+    flow, others = vector_part(surrogate_posterior)
+    structure = surrogate_posterior.dtype
+    members = [_frozen(with_log_det(flow, Exact())), *others]
+    if tf.nest.is_nested(structure):
+        if not isinstance(structure, (list, tuple)) or not isinstance(others[0], tfb.Split):
+            raise ValueError(
+                "tfp.mcmc.TransformedTransitionKernel takes states that are tensors, lists or tuples, whose parts "
+                f"are split from a vector; the events of {surrogate_posterior.name} are of the type "
+                f"{type(structure).__name__}: fit a surrogate of a list or tuple of parts, as of a "
+                "JointDistributionSequential or JointDistributionCoroutine."
+            )
+        members.insert(0, tfb.Invert(others[0]))  # a Split
+    return Flow(members, name="neutra")
+
+
+def _frozen(flow):
+    """A flow whose variables and scaled kernels have become constants."""
+    parts = [part for part in (flow, *flow.submodules) if isinstance(part, FlowBijector)]
+    variables = keras.tree.flatten([_keras_variables(part.keras_parts) for part in parts])
+    values = [(variable, variable.numpy()) for variable in {id(v): v for v in variables}.values()]
+    layers = lipschitz_layers(flow)
+    with scaled_kernels(layers):
+        kernels = {id(layer): np.asarray(layer._applied_kernel()) for layer in layers}
+
+    def apply(x, context, inverse):
+        with keras.StatelessScope(state_mapping=values), held_kernels(kernels):
+            return run(flow, x, context, inverse=inverse)
+
+    return _Frozen(apply, flow.dtype)
+
+
+def _keras_variables(part):
+    """The variables of what Keras sees of a bijector."""
+    return part.variables if isinstance(part, keras.Layer) else part or []
+
+
+class _Frozen(FlowBijector):
+    """A bijector of vectors without variables.
+
+    Args:
+      apply: the pass, as a function of x, a context, and whether it is the inverse. Nothing sees what it uses.
+      dtype: of the vectors.
+      name: `str`.
+    """
+
+    _inverse_solves = True
+
+    def __init__(self, apply: Callable[..., Pass], dtype: tf.DType, name: str = "frozen"):
+        parameters = dict(locals())
+        self._apply = apply
+        super().__init__(forward_min_event_ndims=1, dtype=dtype, parameters=parameters, name=name)
+
+    def run(self, x: tf.Tensor, context: Context) -> Pass:
+        """The `Pass` from z, here x, to the flow's output."""
+        return self._apply(x, context, inverse=False)
+
+    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+        """The `Pass` back, by a solver."""
+        return self._apply(y, context, inverse=True)

@@ -1,0 +1,185 @@
+"""Surrogate posteriors whose samples are those of a residual flow."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.bijectors import Flow
+from tf_resflow.flows import vector_flow
+from tf_resflow.logdet import Exact, RussianRoulette
+from tf_resflow.typing import DType
+
+__all__ = ["flow_surrogate_posterior", "vector_part"]
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+_MOST_EXACT = 64  # coordinates up to which an exact log-determinant takes less time than a roulette
+
+
+def flow_surrogate_posterior(
+    event_shape: Any,
+    *,
+    constraining_bijector: Any = None,
+    num_blocks: int = 4,
+    hidden: Sequence[int] = (32, 32),
+    coefficient: float = 0.9,
+    log_det: Callable[..., Any] | None = None,
+    base_distribution: Callable[..., tfd.Distribution] = tfd.Normal,
+    batch_shape: Sequence[int] = (),
+    dtype: DType = "float32",
+    seed: int = 0,
+    validate_args: bool = False,
+    name: str = "flow_surrogate_posterior",
+) -> tfd.TransformedDistribution:
+    r"""A trainable distribution over the parameters of a model, for `tfp.vi.fit_surrogate_posterior`.
+
+    A draw is \\(\theta = c(f(z))\\), with z standard normal in D dimensions, the flow f of residual blocks
+    \\(x + g(x)\\) between ActNorms, which is split and reshaped to the parts of the event, and the constraints c.
+    \\(\log q(\theta) = \log p(z) - \log|\det J_f(z)| - \log|\det J_c|\\) comes from the same pass. (The density
+    of a \\(\theta\\) that was not drawn takes the inverse, and so a solver.) The norms of the layers need no care:
+    each call checks them.
+
+    The arguments of `tfp.experimental.vi.build_split_flow_surrogate_posterior` mean the same:
+
+    ```python
+    import keras
+    import tensorflow_probability as tfp
+    import tf_resflow as resflow
+
+    model = tfp.distributions.JointDistributionNamed({
+        "scale": tfp.distributions.LogNormal(0.0, 1.0),
+        "x": lambda scale: tfp.distributions.Sample(tfp.distributions.Normal(0.0, scale), [3])})
+    target = model.experimental_pin(x=[0.1, -0.5, 1.0])
+    surrogate = resflow.vi.flow_surrogate_posterior(
+        target.event_shape_tensor(), num_blocks=2, hidden=(8,),
+        constraining_bijector=target.experimental_default_event_space_bijector())
+    losses = tfp.vi.fit_surrogate_posterior(
+        target.unnormalized_log_prob, surrogate, keras.optimizers.Adam(1e-2), num_steps=3, seed=1)
+    print(losses.shape, surrogate.sample(5, seed=2)["scale"].shape)
+    # (3,) (5,)
+    ```
+
+    Args:
+      event_shape: shape of an event, or a nested structure of shapes: a `tf.TensorShape`, a list of integers, or an
+        integer vector each.
+      constraining_bijector: a bijector, or a structure of bijectors and `None`, from the reals to the support of
+        the posterior; `None` for a posterior on the reals.
+      num_blocks: number of residual blocks.
+      hidden: widths of the inner layers of a block.
+      coefficient: Lipschitz bound of each layer, below 1.
+      log_det: estimator of the log-determinants; by default `tf_resflow.logdet.Exact` up to 64 coordinates and
+        `tf_resflow.logdet.RussianRoulette`, which is unbiased, above.
+      base_distribution: function of `loc` and `scale`, the distribution of each coordinate of z.
+      batch_shape: of independent draws that go through one flow.
+      dtype: "float32" or "float64".
+      seed: `int`, of the initial parameters.
+      validate_args: whether bijectors and distribution check their inputs.
+      name: `str`.
+
+    Returns:
+      A `tfd.TransformedDistribution` with events of the given structure.
+
+    Raises:
+      ValueError: if a shape is not known, or an event has no coordinate.
+
+    References:
+      Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015.
+      Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
+    """
+    shapes = _shapes(event_shape)
+    if tf.nest.is_nested(constraining_bijector):
+        bijectors = [tfb.Identity() if b is None else b for b in tf.nest.flatten(constraining_bijector)]
+        bijectors = tf.nest.pack_sequence_as(constraining_bijector, bijectors)
+        constraining_bijector = tfb.JointMap(bijectors, validate_args=validate_args)
+    if constraining_bijector is not None:
+        shapes = constraining_bijector.inverse_event_shape(shapes)
+    sizes = [math.prod(shape) for shape in tf.nest.flatten(shapes)]
+    if not sum(sizes):
+        raise ValueError(f"A surrogate posterior needs events of at least one coordinate; got {event_shape}.")
+    dtype = tf.as_dtype(dtype)
+    if log_det is None:
+        log_det = Exact() if sum(sizes) <= _MOST_EXACT else RussianRoulette()
+    flow = vector_flow(
+        sum(sizes), num_blocks, hidden, coefficient=coefficient, log_det=log_det, seed=seed, dtype=dtype.name
+    )
+    members = [flow, *_into_parts(shapes, sizes, validate_args)]
+    if constraining_bijector is not None:
+        members.append(constraining_bijector)
+    one = tf.ones([], dtype)
+    base = tfd.Sample(base_distribution(tf.zeros(batch_shape, dtype), scale=one), [sum(sizes)])
+    bijector = Flow(members, validate_args=validate_args, name="surrogate") if len(members) > 1 else flow
+    return tfd.TransformedDistribution(base, bijector, validate_args=validate_args, name=name)
+
+
+def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow, list[tfb.Bijector]]:
+    """The bijectors of a surrogate posterior that map vectors to vectors of the same size, and those after them.
+
+    Raises:
+      ValueError: unless it is a `TransformedDistribution` of vectors, whose trainable bijectors come first.
+    """
+    bijector = getattr(surrogate_posterior, "bijector", None)
+    base = getattr(surrogate_posterior, "distribution", None)
+    shape = getattr(base, "event_shape", None)
+    if bijector is None or not isinstance(shape, tf.TensorShape) or shape.rank != 1 or shape[0] is None:
+        raise ValueError(
+            "Expected a surrogate posterior made of a flow, a TransformedDistribution of a distribution of vectors "
+            "as from tf_resflow.vi.flow_surrogate_posterior or "
+            f"tfp.experimental.vi.build_split_flow_surrogate_posterior; got {surrogate_posterior!r}."
+        )
+    members = [bijector]
+    if isinstance(bijector, (Flow, tfb.Chain)):
+        members = list(bijector.bijectors if isinstance(bijector, Flow) else reversed(bijector.bijectors))
+    kept = 0
+    while kept < len(members) and _keeps(members[kept], shape):
+        kept += 1
+    if not kept or any(member.trainable_variables for member in members[kept:]):
+        raise ValueError(
+            f"The trainable bijectors of {surrogate_posterior.name} must come first and map vectors to vectors of "
+            f"the same size; got, in the order in which they are applied, {', '.join(m.name for m in members)}."
+        )
+    return Flow(members[:kept]), members[kept:]
+
+
+def _keeps(bijector, shape):
+    output = bijector.forward_event_shape(shape)
+    return isinstance(output, tf.TensorShape) and output == shape
+
+
+def _into_parts(shapes, sizes, validate_args):
+    """The bijectors from vectors to events of these shapes."""
+    if not tf.nest.is_nested(shapes):
+        return [tfb.Reshape(shapes.as_list(), sizes, validate_args=validate_args)] if shapes.rank != 1 else []
+    members = [
+        tfb.Split(sizes, validate_args=validate_args),
+        tfb.Restructure(tf.nest.pack_sequence_as(shapes, range(len(sizes)))),
+    ]
+    if any(shape.rank != 1 for shape in tf.nest.flatten(shapes)):
+        reshapes = [
+            tfb.Reshape(shape.as_list(), [size]) for shape, size in zip(tf.nest.flatten(shapes), sizes, strict=True)
+        ]
+        members.append(tfb.JointMap(tf.nest.pack_sequence_as(shapes, reshapes), validate_args=validate_args))
+    return members
+
+
+def _shapes(structure):
+    """A structure of shapes with each shape as a `tf.TensorShape`."""
+    if isinstance(structure, Mapping):
+        return type(structure)(zip(structure, map(_shapes, structure.values()), strict=True))
+    is_sequence = isinstance(structure, (list, tuple))
+    if is_sequence and not all(isinstance(size, (int, np.integer)) for size in structure):
+        parts = map(_shapes, structure)
+        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
+    value = structure if is_sequence or isinstance(structure, tf.TensorShape) else tf.get_static_value(structure)
+    try:
+        shape = tf.TensorShape(value)
+    except (TypeError, ValueError):
+        shape = tf.TensorShape(None)
+    if not shape.is_fully_defined():
+        raise ValueError(
+            "event_shape must be a shape whose sizes are known, or a nested structure of such shapes, as "
+            f"joint.event_shape or joint.event_shape_tensor(); got {structure!r} in it."
+        )
+    return shape
