@@ -8,7 +8,7 @@ from tf_resflow.bijectors.base import Context, Pass
 from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
 from tf_resflow.bijectors.networks import from_rows
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.logdet import Exact
+from tf_resflow.logdet import Exact, LogDetEstimator
 from tf_resflow.solvers import Solution, solve_residual
 from tf_resflow.typing import TensorLike
 
@@ -85,6 +85,8 @@ class MonotoneBlock(ResidualBlock):
             return Pass(solution.root, solutions=(solution,))
         if seed is None and not isinstance(self._log_det, Exact):
             warn_of_missing_seed(self.name)
+        if not isinstance(self._log_det, LogDetEstimator):
+            raise ValueError(f"{self.name}: log_det must be a tf_resflow.logdet estimator; got {self._log_det!r}.")
         log_det = sign * self._log_det.log_det_ratio(self._branch, w, condition, seed=context.seed(self.name))
         return Pass(solution.root, from_rows(log_det, batch_shape), solutions=(solution,))
 

@@ -111,9 +111,8 @@ def load_examples(
         array = read_array(pathlib.Path(path).expanduser(), key, ["labels"])[0]
         examples = Dataset.from_arrays(str(path), {"all": array}, levels).array("all")
     else:
-        whole = {"test_fraction": 0.0, "validation_fraction": 0.0}
-        images = load_image_files(path, key=key, levels=levels, image_size=image_size or None, **whole)
-        examples = images.array("train")
+        options: dict[str, Any] = {"key": key, "levels": levels, "image_size": image_size or None}
+        examples = load_image_files(path, test_fraction=0.0, validation_fraction=0.0, **options).array("train")
     if examples.shape[1:] != tuple(event_shape):
         raise ValueError(
             f"{path} has examples of shape {examples.shape[1:]}; those of the model have {tuple(event_shape)}."

@@ -203,8 +203,8 @@ class Report:
     def _pairs(self, path):
         points = self._train_array()[:_NUM_PAIRS_POINTS]
         samples = self._sample(len(points), tf.constant([self._config.seed, 2], tf.int32)).numpy()
-        names = {"columns": self._dataset.columns, "title": self._dataset.name}
-        evaluation.points_figure(path, {"samples": samples}, {"train data": points}, **names)
+        groups: tuple[dict[str, np.ndarray], ...] = ({"samples": samples}, {"train data": points})
+        evaluation.points_figure(path, *groups, columns=self._dataset.columns, title=self._dataset.name)
 
     def _density(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)
