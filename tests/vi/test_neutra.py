@@ -11,7 +11,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 
 def surrogate_of(event_shape, **options):
-    options = {"num_blocks": 2, "hidden": (6,), "dtype": "float64", **options}
+    options = {"num_blocks": 1, "hidden": (6,), "dtype": "float64", **options}
     surrogate = resflow.vi.flow_surrogate_posterior(event_shape, **options)
     for i, variable in enumerate(surrogate.trainable_variables):
         variable.assign_add(0.3 * tf.random.stateless_normal(variable.shape, [0, i], dtype=variable.dtype))
@@ -79,8 +79,7 @@ def test_second_derivatives():
         np.testing.assert_allclose(hessian_vector(z, v), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("kind", ["hmc", "nuts"])
+@pytest.mark.parametrize(("kind", "jit_compile"), [("hmc", True), ("nuts", False)])
 def test_chains_sample_the_target(kind, jit_compile):
     """A correlated Gaussian by a surrogate that was not fitted: 40 independent chains of 100 states.
 
@@ -121,10 +120,10 @@ def test_structured_events():
     hmc = tfp.mcmc.HamiltonianMonteCarlo(lambda *x: joint.log_prob(list(x)), 0.1, 2)
     kernel = tfp.mcmc.TransformedTransitionKernel(hmc, bijector)
 
-    @tf.function(autograph=False, jit_compile=True)
+    @tf.function(autograph=False)
     def sample(start, seed):
         return tfp.mcmc.sample_chain(
-            5,
+            3,
             start,
             kernel=kernel,
             seed=seed,
@@ -136,7 +135,7 @@ def test_structured_events():
 
     states, (z, log_prob) = sample(list(surrogate.sample(6, seed=1)), tf.constant([0, 1]))
     z = tf.concat(z, -1)
-    assert [tuple(part.shape) for part in states] == [(5, 6), (5, 6, 3)] and np.all(states[0] > 0)
+    assert [tuple(part.shape) for part in states] == [(3, 6), (3, 6, 3)] and np.all(states[0] > 0)
     parts = surrogate.bijector.forward(z)
     for one, other in zip(states, parts, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 import tf_resflow as resflow
 
 tfb, tfd = tfp.bijectors, tfp.distributions
-SMALL = {"num_blocks": 2, "hidden": (6,)}
+SMALL = {"num_blocks": 1, "hidden": (6,)}
 
 
 def surrogate_of(event_shape, **options):
@@ -80,31 +80,27 @@ def test_a_constraint_that_changes_the_number_of_coordinates():
 
 
 def test_sampling_evaluates_each_branch_once():
-    """In one pass through the parts of an event, too: counted by the executions of the branch."""
+    """In one pass through the parts of an event, too."""
     surrogate = surrogate_of({"a": [2], "b": []})
-    calls = []
-    for block in resflow.bijectors.residual_blocks(surrogate):
-        branch = block.branch
-        block._log_det = _Counting(calls, branch.name)
+    counting = _Counting()
+    surrogate = resflow.bijectors.with_log_det(surrogate, counting)
     surrogate.experimental_sample_and_log_prob(3, seed=[1, 2])
-    assert len(calls) == 2
+    assert counting.calls == 1
     x = surrogate.sample(3, seed=[1, 2])
-    assert len(calls) == 4
+    assert counting.calls == 2
     surrogate.log_prob(x)
-    assert len(calls) == 4
+    assert counting.calls == 2
 
 
 class _Counting(resflow.logdet.Exact):
-    def __init__(self, calls, name):
-        self.calls, self.name = calls, name
+    calls = 0
 
     def __call__(self, *args, **kwargs):
-        self.calls.append(self.name)
+        self.calls += 1
         return super().__call__(*args, **kwargs)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_eight_schools(jit_compile):
+def test_eight_schools():
     """The ELBO rises, and the parts have the names, the shapes and the support of the model's."""
     target = eight_schools.experimental_pin(y=TREATMENTS)
     surrogate = surrogate_of(
@@ -114,10 +110,9 @@ def test_eight_schools(jit_compile):
         target.unnormalized_log_prob,
         surrogate,
         keras.optimizers.Adam(0.05),
-        num_steps=60,
+        num_steps=40,
         sample_size=4,
         seed=1,
-        jit_compile=jit_compile,
     )
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 5.0
     sample = surrogate.sample(7, seed=1)
@@ -127,13 +122,13 @@ def test_eight_schools(jit_compile):
 
 
 def test_it_finds_a_posterior_in_closed_form():
-    """Of a Gaussian, which affine maps and so ActNorms reach: 400 steps of 16 draws; its ELBO is the evidence."""
+    """Of a Gaussian: 300 steps of 16 draws. The ELBO is at most the evidence, which is 0."""
     target = tfd.MultivariateNormalTriL([1.0, -2.0], [[0.5, 0.0], [0.4, 0.8]])
-    surrogate = surrogate_of([2], hidden=(16,))
+    surrogate = surrogate_of([2])
     view = resflow.vi.with_path_derivative(surrogate)
-    schedule = keras.optimizers.schedules.CosineDecay(0.03, 400)
+    schedule = keras.optimizers.schedules.CosineDecay(0.05, 300)
     losses = tfp.vi.fit_surrogate_posterior(
-        target.log_prob, view, keras.optimizers.Adam(schedule), num_steps=400, sample_size=16, seed=1
+        target.log_prob, view, keras.optimizers.Adam(schedule), num_steps=300, sample_size=16, seed=1
     )
     assert abs(np.mean(losses[-50:])) < 0.02
 
@@ -201,7 +196,8 @@ def test_in_an_autobatched_joint_distribution():
 
 
 @pytest.mark.parametrize("method", ["log_prob", "sample"])
-def test_vectorized_map_is_silent(method, caplog, recwarn):
+def test_vectorized_map_is_silent(method, caplog, recwarn, monkeypatch):
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
     surrogate = surrogate_of([3])
     x = surrogate.sample(4, seed=1)
     if method == "log_prob":
@@ -243,8 +239,8 @@ def test_minimize():
     x = tf.random.stateless_normal([50, 2], [1, 2]) * [0.3, 0.1] + [2.0, -1.0]
     losses = tfp.math.minimize(
         lambda: -tf.reduce_mean(surrogate.log_prob(tf.identity(x))),
-        num_steps=30,
-        optimizer=keras.optimizers.Adam(0.05),
+        num_steps=10,
+        optimizer=keras.optimizers.Adam(0.1),
     )
     assert losses[-1] < losses[0] - 1.0
 

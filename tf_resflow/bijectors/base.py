@@ -19,7 +19,16 @@ from tf_resflow.layers import lipschitz_constant
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Solution
 
-__all__ = ["Context", "FlowBijector", "LipschitzConstants", "Pass", "lipschitz_constants", "run", "walk"]
+__all__ = [
+    "Context",
+    "FlowBijector",
+    "LipschitzConstants",
+    "Pass",
+    "in_order",
+    "lipschitz_constants",
+    "run",
+    "walk",
+]
 
 _SCOPE = "graph_scope"
 
@@ -325,6 +334,20 @@ def walk(composition, x, context, inverse=False, event_ndims=None) -> Pass:
 
     value = (composition._walk_inverse if inverse else composition._walk_forward)(step, x, **context.arguments)
     return Pass(value, _sum(log_dets) if context.log_det else None, tuple(features), tuple(solutions))
+
+
+def in_order(bijector: tfb.Bijector) -> list[tfb.Bijector]:
+    """The bijectors that a sequence such as `tfb.Chain` or `Flow` applies to a tensor, the first one first."""
+    if not isinstance(bijector, tfb.Composition) or tf.nest.is_nested(bijector.forward_min_event_ndims):
+        return [bijector]
+    members = []
+
+    def step(member, x, **arguments):
+        members.append(member)
+        return x
+
+    bijector._walk_forward(step, None)
+    return members
 
 
 def lipschitz_constants(bijector: tfb.Bijector, certified: bool = False, bound: Any = None) -> LipschitzConstants:

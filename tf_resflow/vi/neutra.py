@@ -5,7 +5,8 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tf_resflow.bijectors import Context, Flow, FlowBijector, Pass, with_log_det
 from tf_resflow.bijectors.base import run
@@ -15,8 +16,6 @@ from tf_resflow.logdet import Exact
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
 __all__ = ["neutra_bijector"]
-
-tfb, tfd = tfp.bijectors, tfp.distributions
 
 
 def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:

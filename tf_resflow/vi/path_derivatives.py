@@ -3,7 +3,7 @@
 import dataclasses
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tf_resflow.bijectors import Context, Flow, FlowBijector, Pass, residual_blocks
 from tf_resflow.bijectors.base import run
@@ -12,8 +12,6 @@ from tf_resflow.logdet.estimators import reverse_jacobian
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
 __all__ = ["with_path_derivative"]
-
-tfd = tfp.distributions
 
 
 def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tfd.TransformedDistribution:

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tf_resflow.bijectors import Flow
+from tf_resflow.bijectors.base import in_order
 from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.typing import DType
 
 __all__ = ["flow_surrogate_posterior", "vector_part"]
 
-tfb, tfd = tfp.bijectors, tfp.distributions
 _MOST_EXACT = 64  # coordinates up to which an exact log-determinant takes less time than a roulette
 
 
@@ -129,9 +130,7 @@ def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow,
             "as from tf_resflow.vi.flow_surrogate_posterior or "
             f"tfp.experimental.vi.build_split_flow_surrogate_posterior; got {surrogate_posterior!r}."
         )
-    members = [bijector]
-    if isinstance(bijector, (Flow, tfb.Chain)):
-        members = list(bijector.bijectors if isinstance(bijector, Flow) else reversed(bijector.bijectors))
+    members = in_order(bijector)
     kept = 0
     while kept < len(members) and _keeps(members[kept], shape):
         kept += 1
@@ -166,12 +165,13 @@ def _into_parts(shapes, sizes, validate_args):
 
 def _shapes(structure):
     """A structure of shapes with each shape as a `tf.TensorShape`."""
+    kind: Any = type(structure)
     if isinstance(structure, Mapping):
-        return type(structure)(zip(structure, map(_shapes, structure.values()), strict=True))
+        return kind(zip(structure, map(_shapes, structure.values()), strict=True))
     is_sequence = isinstance(structure, (list, tuple))
     if is_sequence and not all(isinstance(size, (int, np.integer)) for size in structure):
         parts = map(_shapes, structure)
-        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
+        return kind(*parts) if hasattr(structure, "_fields") else kind(parts)
     value = structure if is_sequence or isinstance(structure, tf.TensorShape) else tf.get_static_value(structure)
     try:
         shape = tf.TensorShape(value)
