@@ -38,27 +38,38 @@ def test_it_is_the_total_derivative_without_the_score():
     """For each of five draws. The score is that of the density of a given point, by the solver's inverse."""
     surrogate = surrogate_of([2])
     variables = surrogate.trainable_variables
-    for seed in range(5):
-        value, path = elbo_gradient(banana, with_path_derivative(surrogate), variables, tf.constant([1, seed]))
-        expected_value, total = elbo_gradient(banana, surrogate, variables, tf.constant([1, seed]))
-        sample_seed = tfp.random.split_seed(tf.constant([1, seed]), 2)[0]
-        x = tf.identity(tf.stop_gradient(surrogate.sample(1, seed=sample_seed)))
+
+    @tf.function(autograph=False)
+    def gradients(seed):
+        (value, path), (expected, total) = (
+            elbo_gradient(banana, q, variables, seed) for q in (with_path_derivative(surrogate), surrogate)
+        )
+        x = tf.identity(tf.stop_gradient(surrogate.sample(1, seed=tfp.random.split_seed(seed, 2)[0])))
         with tf.GradientTape() as tape:
             log_q = surrogate.log_prob(x)[0]
-        score = flat(tape.gradient(log_q, variables))
-        np.testing.assert_allclose(value, expected_value, rtol=1e-12)
+        return value, expected, path, total, tape.gradient(log_q, variables)
+
+    for seed in range(5):
+        value, expected, *parts = gradients(tf.constant([1, seed]))
+        path, total, score = map(flat, parts)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
         assert np.linalg.norm(score) > 0.1
-        np.testing.assert_allclose(flat(path), flat(total) - score, atol=1e-7)
+        np.testing.assert_allclose(path, total - score, atol=1e-7)
 
 
 def test_no_variance_at_the_posterior():
     """The gradient of each draw vanishes if q is the target, which the reparameterization gradient does not."""
-    surrogate, target = surrogate_of([2]), surrogate_of([2])
-    view, variables = with_path_derivative(surrogate), surrogate.trainable_variables
+    surrogate, target = (surrogate_of([2], num_blocks=1) for _ in range(2))
+    variables = surrogate.trainable_variables
+
+    @tf.function(autograph=False)
+    def gradients(seed):
+        pair = (with_path_derivative(surrogate), surrogate)
+        return [elbo_gradient(target.log_prob, q, variables, seed)[1] for q in pair]
+
     for seed in range(3):
-        _, path = elbo_gradient(target.log_prob, view, variables, tf.constant([0, seed]))
-        _, total = elbo_gradient(target.log_prob, surrogate, variables, tf.constant([0, seed]))
-        assert np.abs(flat(path)).max() < 1e-7 and np.abs(flat(total)).max() > 0.1
+        path, total = map(flat, gradients(tf.constant([0, seed])))
+        assert np.abs(path).max() < 1e-7 and np.abs(total).max() > 0.1
 
 
 def test_equal_expectations():
@@ -119,7 +130,7 @@ def test_structured_and_constrained_events():
 
 def test_compiled():
     """The log-determinant of given latents, of which the random numbers are not XLA's: value and gradient."""
-    surrogate = surrogate_of([2])
+    surrogate = surrogate_of([2], num_blocks=1)
     bijector, z = with_path_derivative(surrogate).bijector, tf.constant([[0.3, -0.4], [1.0, 0.5]], tf.float64)
 
     def run():

@@ -110,27 +110,29 @@ def test_eight_schools():
         target.unnormalized_log_prob,
         surrogate,
         keras.optimizers.Adam(0.05),
-        num_steps=40,
+        num_steps=25,
         sample_size=4,
         seed=1,
     )
-    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 5.0
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 5.0
     sample = surrogate.sample(7, seed=1)
     assert sample._fields == ("mu", "log_tau", "theta") and sample.theta.shape == [7, 8]
     view = resflow.bijectors.with_log_det(surrogate, resflow.logdet.RussianRoulette())
     assert view.trainable_variables[0] is surrogate.trainable_variables[0]
 
 
-def test_it_finds_a_posterior_in_closed_form():
+def test_minimize_finds_a_posterior_in_closed_form():
     """Of a Gaussian: 300 steps of 16 draws. The ELBO is at most the evidence, which is 0."""
     target = tfd.MultivariateNormalTriL([1.0, -2.0], [[0.5, 0.0], [0.4, 0.8]])
-    surrogate = surrogate_of([2])
-    view = resflow.vi.with_path_derivative(surrogate)
-    schedule = keras.optimizers.schedules.CosineDecay(0.05, 300)
-    losses = tfp.vi.fit_surrogate_posterior(
-        target.log_prob, view, keras.optimizers.Adam(schedule), num_steps=300, sample_size=16, seed=1
+    view = resflow.vi.with_path_derivative(surrogate_of([2]))
+    losses = tfp.math.minimize(
+        lambda seed: tfp.vi.monte_carlo_variational_loss(target.log_prob, view, sample_size=16, seed=seed),
+        num_steps=300,
+        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.05, 300)),
+        trainable_variables=view.trainable_variables,
+        seed=1,
     )
-    assert abs(np.mean(losses[-50:])) < 0.02
+    assert losses[0] > 1.0 and abs(np.mean(losses[-50:])) < 0.02
 
 
 def test_defaults_of_estimators():
@@ -231,18 +233,6 @@ def test_a_step_is_compiled_once():
     losses = [step(tf.constant([0, i])) for i in range(4)]
     assert len(set(map(float, losses))) == 4
     assert len(traces) == 1 and step.experimental_get_tracing_count() == 1
-
-
-def test_minimize():
-    """`tfp.math.minimize` of the negative log-likelihood of 50 points, beside its value at the start."""
-    surrogate = surrogate_of([2])
-    x = tf.random.stateless_normal([50, 2], [1, 2]) * [0.3, 0.1] + [2.0, -1.0]
-    losses = tfp.math.minimize(
-        lambda: -tf.reduce_mean(surrogate.log_prob(tf.identity(x))),
-        num_steps=10,
-        optimizer=keras.optimizers.Adam(0.1),
-    )
-    assert losses[-1] < losses[0] - 1.0
 
 
 def test_second_derivatives():
