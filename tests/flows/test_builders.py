@@ -421,3 +421,53 @@ def test_images_that_cannot_be_halved_are_errors(config):
         times, sides = (2, 4) if squeeze_first else (1, 2)
         with pytest.raises(ValueError, match=f"cannot be halved {times} times, .* multiples of {sides}, as by"):
             flows.build_flow(config, shape)
+
+
+@pytest.mark.parametrize("build", ["images", "flat images"])
+def test_conditional_branches_of_images(build):
+    """Lipschitz in x alone: dense Jacobians at several conditions, which change them, and their determinants."""
+    shape, size = (2, 3, 2), 12
+    make = {
+        "images": lambda **kwargs: flows.conv_branch(shape, 6, (3, 1), **kwargs),
+        "flat images": lambda **kwargs: flows.dense_branch(shape, (6,), preactivation=True, **kwargs),
+    }[build]
+    branch = make(condition_size=3, coefficient=0.7, seed=1, dtype="float64")
+    for layer in layers.lipschitz_layers(branch):
+        layer.kernel.assign(3 * layer.kernel)
+    layers.converge_norms(branch)
+    assert layers.lipschitz_constant(branch) == pytest.approx(0.7**2)
+    assert layers.lipschitz_constant(branch, certified=True) < 0.7**2 + 1e-3
+    x = tf.constant(np.random.default_rng(0).normal(size=[1, *shape]))
+    block = bijectors.ResidualBlock(branch, EXACT, conditional=True)
+    jacobians = []
+    for scale in (0.0, 3.0, 30.0):
+        c = scale * tf.constant([[1.0, -1.0, 0.5]], tf.float64)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            g = branch([x, c])
+        jacobian = tape.jacobian(g, x).numpy().reshape(size, size)
+        assert np.linalg.norm(jacobian, 2) < 0.7**2
+        expected = np.linalg.slogdet(np.eye(size) + jacobian)[1]
+        log_det = block.forward_log_det_jacobian(tf.identity(x), conditional_input=c)
+        np.testing.assert_allclose(log_det, [expected], rtol=1e-9)
+        jacobians.append(jacobian)
+    assert np.linalg.norm(jacobians[0] - jacobians[1]) > 1e-2
+    y = block.forward(tf.identity(x), conditional_input=c)
+    np.testing.assert_allclose(block.inverse(tf.identity(y), conditional_input=c), x, atol=1e-10)
+
+
+def test_conditional_image_flow():
+    """Every block takes the condition; couplings refuse it."""
+    options = {"num_fc_blocks": 1, "fc_width": 4, "condition_size": 2, "factor_out": True}
+    flow = flows.image_flow((4, 4, 1), (1, 1), 4, **options, block=flows.residual_image_block(log_det=EXACT))
+    found = [block for block in flow.submodules if isinstance(block, bijectors.ResidualBlock)]
+    assert len(found) == 3 and all(block.condition_shape == [2] for block in found)
+    x = tf.random.stateless_uniform([3, 4, 4, 1], [0, 1], 0.1, 0.9)
+    c = tf.constant([[1.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
+    z = flow.forward(x, conditional_input=c)
+    np.testing.assert_allclose(flow.inverse(tf.identity(z), conditional_input=c), x, atol=1e-4)
+    assert np.all(np.max(np.abs(z - flow.forward(tf.identity(x), conditional_input=c[::-1])), 1)[[0, 2]] > 1e-3)
+    with pytest.raises(ValueError, match="Couplings take no condition; got condition_size=2"):
+        flows.image_flow((4, 4, 1), (1,), 4, condition_size=2, block=flows.coupling_image_block())
+    with pytest.raises(ValueError, match="needs two layers: give two kernels"):
+        flows.conv_branch((2, 2, 1), 4, (3,), condition_size=2)

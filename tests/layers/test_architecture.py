@@ -33,10 +33,10 @@ def convolution(size=4):
     )
 
 
-def conditional(merge=keras.layers.Add):
+def conditional(merge=keras.layers.Add, activation=None):
     x, c = keras.Input([3], dtype="float64"), keras.Input([2], dtype="float64")
     h = layers.LipschitzDense(8, dtype="float64")(x)
-    h = merge(dtype="float64")([h, keras.layers.Dense(8, dtype="float64")(c)])
+    h = merge(dtype="float64")([h, keras.layers.Dense(8, activation, dtype="float64")(c)])
     return keras.Model([x, c], layers.LipschitzDense(3, dtype="float64")(layers.LipSwish(dtype="float64")(h)))
 
 
@@ -57,7 +57,7 @@ def learned(shared):
 
 
 def test_equal_branches():
-    for build in (dense, convolution, lambda: dense(orders=learned(True))):
+    for build in (dense, convolution, conditional, lambda: dense(orders=learned(True))):
         one, other = (in_graph(shared_architecture, branch) for branch in (build(), build()))
         assert one is not None and one == other
     branch = dense()
@@ -81,6 +81,8 @@ def test_different_branches():
         dense(use_bias=False),
         convolution(),
         convolution(5),
+        conditional(),
+        conditional(activation="tanh"),
     ]
     found = in_graph(lambda: [shared_architecture(branch) for branch in branches])
     assert None not in found and len(set(found)) == len(branches)
@@ -101,7 +103,8 @@ def test_contexts_that_change_a_branch_tell_it_apart():
         dense(activation=Doubled),
         dense(activation=lambda **kwargs: keras.layers.Lambda(lambda x: 0.1 * x, **kwargs)),
         dense(activation=lambda **kwargs: keras.layers.Activation(lambda x: 0.1 * x, **kwargs)),
-        conditional(),  # keras.layers.Dense is not among the known layers
+        conditional(keras.layers.Maximum),  # not among the known layers
+        conditional(activation=lambda x: 0.1 * x),
         tf.Module(),
     ],
 )

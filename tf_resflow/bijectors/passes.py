@@ -73,7 +73,9 @@ def feature_shapes(flow: FlowBijector, event_shape: Shape) -> list[tuple[int | N
     return flow.feature_shapes(event_shape)
 
 
-def block_inputs(flow: FlowBijector, x: TensorLike) -> dict[str, tf.Tensor]:
+def block_inputs(
+    flow: FlowBijector, x: TensorLike, *, conditional_input: TensorLike | None = None
+) -> dict[str, tf.Tensor]:
     """What each residual block of a flow maps, for data x.
 
     ```python
@@ -86,6 +88,7 @@ def block_inputs(flow: FlowBijector, x: TensorLike) -> dict[str, tf.Tensor]:
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
       x: `[batch, *event]`.
+      conditional_input: for conditional blocks.
 
     Returns:
       A dict by the names of `blocks_by_name`.
@@ -97,12 +100,18 @@ def block_inputs(flow: FlowBijector, x: TensorLike) -> dict[str, tf.Tensor]:
         if name := names.get(id(bijector)):
             inputs[name] = tf.identity(bijector.inverse(value) if inverse else value)
 
-    run(flow, tf.identity(tf.convert_to_tensor(x, flow.dtype)), Context(log_det=False, visit=visit))
+    context = Context(_given(conditional_input=conditional_input), log_det=False, visit=visit)
+    run(flow, tf.identity(tf.convert_to_tensor(x, flow.dtype)), context)
     return inputs
 
 
+def _given(**arguments):
+    """The arguments that are not None."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
 def inverse_with_solutions(
-    flow: tfb.Bijector, z: TensorLike, *, atol: float = 0.0
+    flow: tfb.Bijector, z: TensorLike, *, atol: float = 0.0, conditional_input: TensorLike | None = None
 ) -> tuple[tf.Tensor, list[Solution]]:
     """`flow.inverse(z)`, with the solver's diagnostics instead of warnings.
 
@@ -118,6 +127,7 @@ def inverse_with_solutions(
       flow: a bijector from data to latent.
       z: `[batch, *latent]`.
       atol: absolute tolerance that is enough for a block that was given no solver; by default its type's rounding.
+      conditional_input: for conditional blocks.
 
     Returns:
       The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order in which they are
@@ -128,7 +138,8 @@ def inverse_with_solutions(
     """
     if not isinstance(flow, tfb.Bijector):
         raise ValueError(f"inverse_with_solutions takes a bijector or a flow; got {type(flow).__name__}.")
-    context = Context(log_det=False, warn=False, atol=atol, visit=_refuse_hidden_blocks)
+    arguments = _given(conditional_input=conditional_input)
+    context = Context(arguments, log_det=False, warn=False, atol=atol, visit=_refuse_hidden_blocks)
     done = run(flow, z, context, inverse=True)
     return done.value, list(done.solutions)
 
@@ -171,9 +182,8 @@ def initialize(
     batch = tf.convert_to_tensor(batch, flow.dtype)
     if not bool(tf.reduce_all(tf.math.is_finite(batch))):
         raise ValueError("The batch for initialize holds NaN or infinite values: clean the data first.")
-    kwargs = {"seed": seed, "conditional_input": conditional_input}
-    kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    return run(flow, batch, Context(route(flow, kwargs), log_det=False, visit=_initialize)).value
+    arguments = route(flow, _given(seed=seed, conditional_input=conditional_input))
+    return run(flow, batch, Context(arguments, log_det=False, visit=_initialize)).value
 
 
 def _initialize(bijector, x, inverse):

@@ -164,6 +164,11 @@ class ResidualBlock(FlowBijector):
         return self._event_shape
 
     @property
+    def condition_shape(self) -> tf.TensorShape:
+        """The shape of the condition of an event, of a conditional block, as far as the branch gives it."""
+        return self._condition_shape
+
+    @property
     def takes(self) -> tuple[str, ...]:
         """The arguments that it takes from the flows around it."""
         return ("seed", "conditional_input") if self._conditional else ("seed",)

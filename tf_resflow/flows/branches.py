@@ -65,9 +65,20 @@ class _Layers:
     def conv(self, filters, kernel_size):
         return layers.LipschitzConv2D(filters, kernel_size, **self._linear("conv"))
 
-    def condition(self, units):
+    def conditional(self, x, head, tail, condition_size, shape):
+        """The branch of x and a condition, of which a dense layer adds a shift of `shape` to the head's output."""
         options = {"kernel_initializer": self._initializer(), "dtype": self._dtype, "name": "condition"}
-        return keras.layers.Dense(units, **options)
+        condition = self.input([condition_size])
+        shift = keras.layers.Dense(shape[-1], **options)(condition)
+        if len(shape) > 1:
+            shift = keras.layers.Reshape(shape, dtype=self._dtype)(shift)
+        h = x
+        for layer in head:
+            h = layer(h)
+        h = keras.layers.Add(dtype=self._dtype)([h, shift])
+        for layer in tail:
+            h = layer(h)
+        return keras.Model([x, condition], h, name="branch")
 
     def _linear(self, label):
         i = self._num_linear
@@ -95,9 +106,10 @@ def conv_branch(
     coefficient: float = 0.98,
     norms: Norms = None,
     preactivation: bool = True,
+    condition_size: int | None = None,
     seed: int = 0,
     dtype: DType = None,
-) -> keras.Sequential:
+) -> keras.Model:
     """Convolutions with activations between them, on images `[H, W, C]`.
 
     The paper's: activation, 3x3, activation, 1x1, activation, 3x3, with 512 channels in between.
@@ -111,25 +123,34 @@ def conv_branch(
       norms: orders of the norms before, between and after the layers; `None` for 2 everywhere; "learned" for
         orders that the branch learns, beginning with 2, the last equal to the first.
       preactivation: whether an activation comes first.
+      condition_size: size of a conditional vector, of which an unconstrained dense layer gives each channel of the
+        first layer's output a shift; `None` for an unconditional branch.
       seed: `int`, of the kernels.
       dtype: dtype policy, see `image_flow`.
 
     Returns:
-      A built `keras.Sequential`.
+      A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
 
     Raises:
-      ValueError: for an unknown activation or a wrong number of norms.
+      ValueError: for an unknown activation, a wrong number of norms, or a condition of a single layer, whose
+        derivative would not depend on it.
 
     References:
       Chen et al. 2019, Appendix E.
     """
+    if condition_size is not None and len(kernels) < 2:
+        raise ValueError("A branch with a condition needs two layers: give two kernels.")
     make = _Layers(len(kernels), activation, coefficient, norms, seed, network_policy(dtype))
-    stack = [make.input(event_shape)]
+    x = make.input(event_shape)
+    stack = []
     for i, size in enumerate(kernels):
         if i or preactivation:
             stack.append(make.activation())
         stack.append(make.conv(event_shape[-1] if i == len(kernels) - 1 else width, size))
-    return keras.Sequential(stack, name="branch")
+    if condition_size is None:
+        return keras.Sequential([x, *stack], name="branch")
+    first = 2 if preactivation else 1
+    return make.conditional(x, stack[:first], stack[first:], condition_size, (1, 1, width))
 
 
 def dense_branch(
@@ -182,14 +203,7 @@ def dense_branch(
         tail.append(keras.layers.Reshape(event_shape, dtype=policy.name))
     if condition_size is None:
         return keras.Sequential([x, *head, *tail], name="branch")
-    condition = make.input([condition_size])
-    h = x
-    for layer in head:
-        h = layer(h)
-    h = keras.layers.Add(dtype=policy.name)([h, make.condition(hidden[0])(condition)])
-    for layer in tail:
-        h = layer(h)
-    return keras.Model([x, condition], h, name="branch")
+    return make.conditional(x, head, tail, condition_size, (hidden[0],))
 
 
 def coupling_network(

@@ -60,6 +60,7 @@ def build_flow(
     mean: TensorLike | None = None,
     std: TensorLike | None = None,
     *,
+    condition_size: int | None = None,
     seed: int = 0,
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
     """Builds the flow of a config.
@@ -69,6 +70,7 @@ def build_flow(
       event_shape: shape of an event of the data.
       mean: statistics of the data, per coordinate or channel, or `None`.
       std: see `mean`.
+      condition_size: size of a conditional vector, or `None`.
       seed: `int`, of the parameters.
 
     Returns:
@@ -84,7 +86,7 @@ def build_flow(
             f"{tuple(event_shape)}."
         )
     shared: dict[str, Any] = {"act_norm": config.act_norm, "mean": mean, "std": std}
-    shared |= {"seed": seed, "dtype": config.compute_dtype}
+    shared |= {"condition_size": condition_size, "seed": seed, "dtype": config.compute_dtype}
     residual: dict[str, Any] = {
         "activation": config.activation,
         "coefficient": config.coefficient,

@@ -24,6 +24,7 @@ class BlockSpec:
       index: its number in the scale.
       seed: `int`, of its parameters.
       dtype: name of the Keras dtype policy of its network.
+      condition_size: size of the conditional vector, or `None`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class BlockSpec:
     index: int
     seed: int
     dtype: str
+    condition_size: int | None = None
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -74,7 +76,7 @@ def residual_image_block(
     options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "norms": norms}
 
     def make(spec: BlockSpec) -> bijectors.FlowBijector:
-        shared = {"seed": spec.seed, "dtype": spec.dtype, **options}
+        shared = {"seed": spec.seed, "dtype": spec.dtype, "condition_size": spec.condition_size, **options}
         if spec.dense:
             branch = dense_branch(spec.event_shape, spec.hidden, preactivation=True, **shared)
         else:
@@ -85,6 +87,7 @@ def residual_image_block(
             log_det=log_det,
             inverse_solver=inverse_solver,
             lipschitz_constant=lipschitz_constant,
+            conditional=spec.condition_size is not None,
             name=spec.name,
         )
 
@@ -105,6 +108,10 @@ def coupling_image_block(coupling: type[bijectors.Coupling] = bijectors.AffineCo
     """
 
     def make(spec: BlockSpec) -> bijectors.FlowBijector:
+        if spec.condition_size is not None:
+            raise ValueError(
+                f"Couplings take no condition; got condition_size={spec.condition_size}. Use residual blocks."
+            )
         split = "channels" if spec.scale else "checkerboard"
         options: dict[str, Any] = {"split": split, "num_parameters": coupling.num_parameters}
         options |= {"seed": spec.seed, "dtype": spec.dtype}

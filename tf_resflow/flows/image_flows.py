@@ -29,6 +29,7 @@ def image_flow(
     std: TensorLike | None = None,
     squeeze_first: bool = False,
     factor_out: bool = False,
+    condition_size: int | None = None,
     seed: int = 0,
     dtype: DType = None,
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
@@ -62,6 +63,7 @@ def image_flow(
       std: see `mean`.
       squeeze_first: whether a squeeze comes before the first scale (images above 32 x 32).
       factor_out: whether half of the channels leave at each squeeze between scales.
+      condition_size: size of a conditional vector, such as a one-hot label, or `None`.
       seed: `int`, of the parameters.
       dtype: dtype policy of the networks: "float32", "float64", or "mixed_bfloat16" for networks that compute in
         bfloat16 in training (see `tf_resflow.layers.mixed_precision`); the parameters have its variable dtype.
@@ -111,6 +113,7 @@ def image_flow(
                 index=index,
                 seed=next_seed(),
                 dtype=policy.name,
+                condition_size=condition_size,
             )
             made = make_block(spec)
             if not isinstance(made, tfp.bijectors.Bijector):

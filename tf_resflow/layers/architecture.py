@@ -22,7 +22,7 @@ __all__ = ["shared_architecture", "weights_of", "with_weights"]
 # Layers of which the configuration says all but the values of the weights.
 _KNOWN = (
     LipschitzDense, LipschitzConv2D, LipSwish, CLipSwish, MaxMin, FullSort, LipschitzCube,
-    keras.layers.Activation, keras.layers.Add, keras.layers.Flatten, keras.layers.Reshape,
+    keras.layers.Activation, keras.layers.Add, keras.layers.Dense, keras.layers.Flatten, keras.layers.Reshape,
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def shared_architecture(branch: Any) -> Hashable | None:
 
     steps: list[Any] = [(numbers(branch.inputs), tuple((tuple(x.shape), x.dtype) for x in branch.inputs))]
     for layer, arguments, results in graph_steps(branch):
-        custom = type(layer) is keras.layers.Activation and known_slope(layer) is None
+        custom = type(layer) in (keras.layers.Activation, keras.layers.Dense) and known_slope(layer) is None
         if type(layer) not in _KNOWN or custom or id(layer) in held:
             return None
         steps.append((numbers(arguments), _settings(layer, orders), numbers(results)))
