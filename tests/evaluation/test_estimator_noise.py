@@ -19,6 +19,9 @@ class Model:
         self.event_shape, self.levels = event_shape, levels
         self.distribution, self.evaluation_distribution = distribution, evaluation_distribution
 
+    def flow_arguments(self, condition, num):
+        return {}
+
     def density(self, log_det):
         return self.distribution if log_det is None else self.evaluation_distribution
 

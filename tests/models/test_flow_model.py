@@ -105,15 +105,10 @@ def test_it_has_its_own_loss(name):
         vector_model().compile(optimizer="sgd", **{name: ["mse"]})
 
 
-def test_weights_of_examples_are_refused_and_the_right_call_goes_on(data):
+def test_after_wrong_data_the_right_call_goes_on(data):
     model = vector_model()
     model.compile(optimizer="adamw")
     model.initialize(data[:16])
-    for labels in (None, np.zeros(16)):
-        with pytest.raises(ValueError, match="FlowModel weighs all examples alike: leave out sample_weight"):
-            model.fit(data[:16], labels, sample_weight=np.ones(16), verbose=0)
-    with pytest.raises(ValueError, match="weighs all examples alike"):
-        model.evaluate(data[:16], np.zeros(16), sample_weight=np.ones(16), verbose=0)
     with pytest.raises(ValueError, match=r"shape \(2,\)"):
         model.fit(np.zeros([8, 3], "float32"), verbose=0)
     assert math.isfinite(model.fit(data[:16], verbose=0).history["loss"][0])
@@ -128,12 +123,6 @@ def test_fit_warns_of_act_norms_without_initialization(data):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*model.initialize")
         model.fit(data[:8], verbose=0)
-
-
-def test_a_flow_with_a_condition_is_refused():
-    flow = resflow.flows.vector_flow(2, 1, (4,), condition_size=3)
-    with pytest.raises(ValueError, match="take a condition, which the model has not: block0"):
-        resflow.FlowModel(flow, [2])
 
 
 def test_a_flow_that_drops_the_seed_is_refused():

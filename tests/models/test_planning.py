@@ -45,7 +45,7 @@ def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x, num_probe
     inputs = bijectors.block_inputs(model.flow, model.prepare(x, [0, 0]))
     name = next(iter(inputs))
     block = bijectors.blocks_by_name(model.flow)[name]
-    draws = [planning._draw(inputs[name], 128, num_probes, 1, draw) for draw in range(2)]
+    draws = [planning._draw([inputs[name]], 128, num_probes, 1, draw) for draw in range(2)]
     std, _ = planning._measured(planning._series(block), draws, num_probes, 0.01)
     estimator = resflow.logdet.AdaptiveRoulette(0.01, per_example=True, chance=0.1, num_probes=num_probes)
     repeat = tf.function(lambda seed: estimator(block.branch, inputs[name], seed=seed)[1], autograph=False)

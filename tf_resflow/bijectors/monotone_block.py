@@ -53,9 +53,9 @@ class MonotoneBlock(ResidualBlock):
 
     has_odd_series = True
 
-    def expansion_point(self, x: tf.Tensor) -> tf.Tensor:
+    def expansion_point(self, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """The w of x, `[batch, *event]`."""
-        return self._map(x, None, 1.0)[1]
+        return self._map(x, conditional_input, 1.0)[1]
 
     def _lipschitz_constants(self, certified, bound):
         residual = super()._lipschitz_constants(certified, bound)

@@ -178,7 +178,7 @@ class ResidualBlock(FlowBijector):
         """The bound of Lip(g) that the layers enforce, or that the constructor was given."""
         return self._lipschitz_constant
 
-    def expansion_point(self, x: tf.Tensor) -> tf.Tensor:
+    def expansion_point(self, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """The point at which the Jacobian of g gives the log-determinant at x, `[batch, *event]`."""
         return x
 

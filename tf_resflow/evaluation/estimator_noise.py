@@ -62,17 +62,19 @@ class EstimatorNoise:
         self._dequantizations = 1 if model.levels is None else dequantizations
 
         @tf.function(autograph=False)
-        def log_prob(x, seed):
-            return model.density(log_det).log_prob(tf.identity(x), bijector_kwargs={"seed": seed})
+        def log_prob(x, arguments, seed):
+            kwargs = {"seed": seed, **arguments}
+            return model.density(log_det).log_prob(tf.identity(x), bijector_kwargs=kwargs)
 
         self._log_prob = log_prob
 
-    def __call__(self, x: TensorLike, seed: int) -> Noise:
+    def __call__(self, x: TensorLike, seed: int, *, condition: TensorLike | None = None) -> Noise:
         """Draws the estimates.
 
         Args:
           x: `[batch, *event_shape]`, data as for the model.
           seed: integer.
+          condition: of a conditional model, as for `FlowModel.log_prob`.
 
         Returns:
           A `Noise`, in bits/dim for integer data, else in nats.
@@ -80,17 +82,18 @@ class EstimatorNoise:
         stride = self._draws + 1
         starts = range(0, self._dequantizations * stride, stride)
         draws = [(start, start + draw) for start in starts for draw in range(1, stride)]
-        values = [self._log_densities(x, seed, *draw) for draw in track(draws, "noise of the estimator")]
+        arguments = self._model.flow_arguments(condition, len(x))
+        values = [self._log_densities(x, arguments, seed, *draw) for draw in track(draws, "noise of the estimator")]
         log_densities = np.array(values, np.float64).reshape(self._dequantizations, self._draws, -1)
         noise = nested_noise(self._model.to_loss(log_densities))
         if self._model.levels is None:
             return noise._replace(dequantization_std=0.0)
         return noise._replace(mean=noise.mean + self._model.to_loss(-self._model.log_num_cells))
 
-    def _log_densities(self, x, seed, dequantization, draw):
+    def _log_densities(self, x, arguments, seed, dequantization, draw):
         """A log-density of each example, by the numbers of its two draws."""
         x = self._model.prepare(x, tf.constant([seed, dequantization], tf.int32))
-        return self._log_prob(x, tf.constant([seed, draw], tf.int32)).numpy()
+        return self._log_prob(x, arguments, tf.constant([seed, draw], tf.int32)).numpy()
 
 
 def nested_noise(estimates: np.ndarray) -> Noise:

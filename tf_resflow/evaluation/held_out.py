@@ -116,8 +116,8 @@ class HeldOut:
         """Scores a finite stream of batches.
 
         Args:
-          batches: iterable of arrays or tensors `[<= batch, *event_shape]`; the first one is the
-            largest.
+          batches: iterable of arrays or tensors `[<= batch, *event_shape]`, of a conditional model in pairs with
+            their conditions; the first one is the largest.
           seed: integer, for the dequantization and the estimator.
 
         Returns:
@@ -142,15 +142,16 @@ def _check_samples(num_samples, model):
         )
 
 
-def _single(model, log_det, x, seed):
-    return {"loss": model.loss_per_example(x, seed, evaluation=True, log_det=log_det)}
+def _single(model, log_det, batch, seed):
+    x, condition = model.examples_and_condition(batch)
+    return {"loss": model.loss_per_example(x, seed, condition=condition, evaluation=True, log_det=log_det)}
 
 
 def _planned(model, plan):
     samples = LogProbSamples(model, plan)
 
-    def losses(x, seed):
-        log_prob, stderr = mean_and_stderr(samples(x, seed), samples.is_noisy)
+    def losses(batch, seed):
+        log_prob, stderr = mean_and_stderr(samples(batch, seed), samples.is_noisy)
         return {"loss": model.to_loss(log_prob), "stderr": stderr / model.nats_per_unit}
 
     return losses
@@ -159,8 +160,8 @@ def _planned(model, plan):
 def _importance_weighted(model, log_det, num_samples):
     samples = LogProbSamples(model, log_det, num_samples=num_samples)
 
-    def losses(x, seed):
-        log_probs = tf.cast(samples(x, seed), tf.float64)
+    def losses(batch, seed):
+        log_probs = tf.cast(samples(batch, seed), tf.float64)
         return {"loss": model.to_loss(tf.reduce_logsumexp(log_probs, 0) - math.log(samples.num_samples))}
 
     return losses

@@ -115,6 +115,11 @@ def _quarter_turn(num):
 
 def _blend(model, examples, weights, seed):
     """Weighted sums of latents: `[groups, k, ...]` and `[num, k]` to `[groups, num, ...]`."""
+    if model.is_conditional:
+        raise ValueError(
+            f"{model.name} is conditional, and no condition belongs to the points between two examples. Blend the "
+            "latents of model.encode(x, condition=...) yourself, and choose the conditions of model.decode."
+        )
     groups, count = examples.shape[:2]
     rows = tf.reshape(examples, [groups * count, *model.event_shape])
     x, mean = model.prepare(rows, tf.constant([seed, 0], tf.int64)), model.distribution.distribution.mean()

@@ -42,7 +42,9 @@ class Reconstruction(NamedTuple):
     max_residual: float
 
 
-def reconstruct(model: FlowModel, x: TensorLike, seed: int) -> Reconstruction:
+def reconstruct(
+    model: FlowModel, x: TensorLike, seed: int, *, condition: TensorLike | None = None
+) -> Reconstruction:
     """Maps examples to the latent and back.
 
     ```python
@@ -59,13 +61,14 @@ def reconstruct(model: FlowModel, x: TensorLike, seed: int) -> Reconstruction:
       model: a `FlowModel`. Without residual blocks nothing is solved: all counts and the residual are 0.
       x: `[batch, *event_shape]`, data as for the model.
       seed: integer, of the dequantization.
+      condition: of a conditional model, as for `FlowModel.log_prob`.
 
     Returns:
       A `Reconstruction`.
     """
     inputs = model.prepare(x, tf.constant([seed, 0], tf.int32))
     with stage("reconstruction"):
-        again, solutions = _round_trip(model.flow, inputs)
+        again, solutions = _round_trip(model.flow, inputs, model.flow_arguments(condition, len(inputs)))
     error = np.abs(again.numpy().astype(np.float64) - inputs.numpy())
     levels, exact = model.levels, None
     if levels is not None:
@@ -88,11 +91,12 @@ def reconstruct(model: FlowModel, x: TensorLike, seed: int) -> Reconstruction:
     )
 
 
-def _round_trip(flow, x):
+def _round_trip(flow, x, arguments):
     """`f^-1(f(x))`, and the `Solution` of each block."""
 
     @tf.function(autograph=False)
-    def run(x):
-        return bijectors.inverse_with_solutions(flow, tf.identity(flow.forward(tf.identity(x))))
+    def run(x, arguments):
+        z = tf.identity(flow.forward(tf.identity(x), **arguments))
+        return bijectors.inverse_with_solutions(flow, z, **arguments)
 
-    return run(x)
+    return run(x, arguments)

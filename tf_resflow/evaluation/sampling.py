@@ -22,6 +22,7 @@ def draw_samples(
     *,
     seed: int = 0,
     temperatures: Sequence[float] = (1.0,),
+    condition: np.ndarray | int | Sequence[float] | None = None,
     precise: bool = False,
 ) -> Generator[np.ndarray, None, None]:
     """Draws examples in batches.
@@ -35,14 +36,18 @@ def draw_samples(
       num: number of examples at each temperature.
       seed: integer in 0, ..., 2^63 - 1.
       temperatures: factors of the latents' deviation from their mean.
+      condition: of a conditional model: `[num, *condition_shape]`, or one condition for all examples.
       precise: as for `FlowModel.decode`.
 
     Yields:
       Arrays `[batch, *event_shape]`, as from `model.sample`, one temperature after the other.
 
     Raises:
-      ValueError: when a sample is not finite.
+      ValueError: when a sample is not finite, or the condition does not fit.
     """
+    model.flow_arguments(condition, num)
+    conditions = None if condition is None else np.asarray(condition)
+    ndims = len(model.condition_shape or ())
     draw = tf.function(functools.partial(model.sample, precise=precise), autograph=False)
     size = batch_size(model.event_shape)
     with bar("samples", num * len(temperatures), unit="sample") as drawn:
@@ -50,7 +55,12 @@ def draw_samples(
             scale = tf.constant(temperature, model.distribution.dtype)
             for index, start in enumerate(range(0, num, size)):
                 rows = min(size, num - start)
-                samples = draw(tf.constant(rows), tf.constant([index, seed], tf.int64), scale).numpy()
+                given = conditions
+                if conditions is not None and conditions.ndim > ndims:  # one for each example
+                    given = conditions[start : start + rows]
+                samples = draw(
+                    tf.constant(rows), tf.constant([index, seed], tf.int64), scale, condition=given
+                ).numpy()
                 if not np.all(np.isfinite(samples)):
                     raise ValueError(
                         f"Samples at temperature {temperature:g} are NaN or infinite: the model does not decode "

@@ -15,10 +15,11 @@ from tf_resflow.bijectors.base import Context, run
 from tf_resflow.bijectors.flow import parts_by_name, route
 from tf_resflow.data import dequantize, quantize
 from tf_resflow.layers.precision import leaves, lowest_dtype
+from tf_resflow.models.condition import make_condition
 from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet
 from tf_resflow.models.log_prob_samples import LogProbEstimate, LogProbSamples, mean_and_stderr
 from tf_resflow.models.planning import plan_likelihood
-from tf_resflow.models.step import check_compiles, train_step
+from tf_resflow.models.step import check_compiles, train_step, weigh
 from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
@@ -51,6 +52,23 @@ class FlowModel(keras.Model):
     # ['loss']
     ```
 
+    A conditional model is the density of x given a condition c that stands beside each example. The networks of its
+    flow take c; only in x are they Lipschitz, so c changes neither invertibility nor certificates.
+
+    ```python
+    import numpy as np
+    import tf_resflow as resflow
+    c = np.random.default_rng(0).normal(size=[256, 3]).astype("float32")
+    x = c[:, :2] + 0.1 * np.random.default_rng(1).normal(size=[256, 2]).astype("float32")
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(16, 16), condition_size=3)
+    model = resflow.FlowModel(flow, event_shape=[2], condition_shape=[3])
+    model.initialize(x, condition=c)
+    model.compile(optimizer="adamw")
+    model.fit(x, c, batch_size=64, verbose=0)
+    print(model.sample(5, condition=[1.0, 0.0, 0.0]).shape, model.log_prob(x, condition=c).shape)
+    # (5, 2) (256,)
+    ```
+
     Networks inside of bijectors that have the Keras policy "mixed_bfloat16" compute in bfloat16 in training, and in
     float32 elsewhere (`tf_resflow.layers.mixed_precision`).
 
@@ -63,6 +81,12 @@ class FlowModel(keras.Model):
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
       event_shape: shape of an example.
+      condition_shape: shape of the condition of an example, such as `[3]`, for a flow that was built with
+        `condition_size=3`.
+      num_classes: instead of it: the condition is a label 0, ..., num_classes - 1. The flow takes it one-hot, and
+        was built with `condition_size=num_classes`.
+      condition_mean: with `condition_std`, statistics by which the model standardizes conditions.
+      condition_std: see `condition_mean`.
       levels: number of integer values of the data; `None` for continuous data.
       base: distribution of the latent; standard normal by default.
       evaluation_log_det: estimator for evaluation; by default `AdaptiveRoulette`, with a number of
@@ -74,6 +98,8 @@ class FlowModel(keras.Model):
     Attributes:
       flow: the flow.
       event_shape: shape of an example.
+      condition_shape: shape of the condition of an example, `()` for a label, `None` without a condition.
+      num_classes: as given.
       levels: as given.
       seed: as given.
       evaluation_log_det: the estimator for evaluation.
@@ -82,7 +108,7 @@ class FlowModel(keras.Model):
 
     Raises:
       ValueError: when a variable of the distribution is not a Keras variable (`fit` would neither train nor save
-        it), a part of the flow takes a condition, or the flow is one of TFP's compositions of blocks.
+        it), the flow takes another condition than the model, or the flow is one of TFP's compositions of blocks.
     """
 
     def __init__(
@@ -90,6 +116,10 @@ class FlowModel(keras.Model):
         flow: tfp.bijectors.Bijector,
         event_shape: Sequence[int],
         *,
+        condition_shape: Sequence[int] | None = None,
+        num_classes: int | None = None,
+        condition_mean: TensorLike | None = None,
+        condition_std: TensorLike | None = None,
         levels: int | None = None,
         base: tfp.distributions.Distribution | None = None,
         evaluation_log_det: Callable[..., Any] | None = None,
@@ -98,7 +128,9 @@ class FlowModel(keras.Model):
     ):
         super().__init__(name=name)
         self.autocast = False  # of the data, to the policy's dtype: the flow has its own
-        _check_unconditional(flow)
+        self._condition = make_condition(flow, condition_shape, num_classes, condition_mean, condition_std)
+        self.condition_shape = None if self._condition is None else self._condition.shape
+        self.num_classes = num_classes
         _check_takes_seed(flow)
         if isinstance(event_shape, int):
             raise ValueError(f"event_shape must be a sequence, such as [{event_shape}]; got {event_shape}.")
@@ -147,6 +179,11 @@ class FlowModel(keras.Model):
         return False
 
     @property
+    def is_conditional(self) -> bool:
+        """Whether the density is that of examples given a condition, which stands beside each of them."""
+        return self._condition is not None
+
+    @property
     def num_dimensions(self) -> int:
         """Number of coordinates of an example."""
         return math.prod(self.event_shape)
@@ -169,9 +206,51 @@ class FlowModel(keras.Model):
         """
         return self.num_dimensions * math.log(self.levels or 1)
 
-    def call(self, x: TensorLike) -> tf.Tensor:
-        """`log_prob` with fresh randomness."""
-        return self.log_prob(x)
+    def call(self, x: Any) -> tf.Tensor:
+        """`log_prob` with fresh randomness, of examples; of a conditional model `(examples, condition)`."""
+        x, condition = self.examples_and_condition(x)
+        return self.log_prob(x, condition=condition)
+
+    def examples_and_condition(self, batch: Any) -> tuple[Any, Any]:
+        """The examples and the condition of a batch: of a pair of them if the model is conditional, else None."""
+        if not self.is_conditional:
+            return batch, None
+        if not (isinstance(batch, tuple) and len(batch) == 2):
+            raise ValueError(f"A batch of {self._conditional_name} is a pair (x, condition); got {batch!r:.80}.")
+        return batch
+
+    def _with_condition(self, x, condition):
+        """A batch of examples, in a pair with their condition if the model is conditional."""
+        if condition is None or self._condition is None:
+            self.flow_arguments(condition, 1)  # which raises if only one of the two is None
+            return x
+        return x, condition
+
+    def flow_arguments(self, condition: TensorLike | None, num: TensorLike) -> dict[str, tf.Tensor]:
+        """The arguments by which the flow takes the condition of `num` examples; none without a condition.
+
+        Args:
+          condition: as for `log_prob`.
+          num: number of examples.
+
+        Returns:
+          `{"conditional_input": tensor}`, of rows as the flow takes them; or `{}`.
+
+        Raises:
+          ValueError: when the condition is missing or does not fit, or there should be none.
+        """
+        if self._condition is None:
+            if condition is not None:
+                raise ValueError(
+                    f"{self.name} has no condition: leave out condition=, or build the model with condition_shape= "
+                    "or num_classes=."
+                )
+            return {}
+        if condition is None:
+            raise ValueError(
+                f"{self.name} is conditional: give condition=, for each example {self._condition.description}."
+            )
+        return {"conditional_input": self._condition.rows(condition, num, self.distribution.dtype)}
 
     def prepare(self, x: TensorLike, seed: tf.Tensor, *, sets: int | None = None) -> tf.Tensor:
         """Data as values of the flow's input space, in its dtype: integers dequantized.
@@ -186,19 +265,29 @@ class FlowModel(keras.Model):
             x = dequantize(x, self.levels, seed, sets=sets)
         return tf.identity(tf.cast(x, self.distribution.dtype))  # a new tensor, for which no cache holds values
 
-    def encode(self, x: TensorLike) -> tf.Tensor:
-        """The latents `[batch, *latent]` of examples. Integers stand for the centers of their cells."""
-        return bijectors.forward_features(self.flow, self._centers(x), log_det=False).latent
+    def encode(self, x: TensorLike, *, condition: TensorLike | None = None) -> tf.Tensor:
+        """The latents `[batch, *latent]` of examples. Integers stand for the centers of their cells.
 
-    def decode(self, z: TensorLike, *, precise: bool = False) -> tf.Tensor:
+        Args:
+          x: as for `log_prob`.
+          condition: as for `log_prob`.
+        """
+        x = self._centers(x)
+        arguments = self.flow_arguments(condition, tf.shape(x)[0])
+        return bijectors.forward_features(self.flow, x, log_det=False, **arguments).latent
+
+    def decode(self, z: TensorLike, *, condition: TensorLike | None = None, precise: bool = False) -> tf.Tensor:
         """The examples that have latents, in the form that `to_data` returns.
 
         Args:
           z: `[batch, *latent]`.
+          condition: as for `log_prob`.
           precise: whether the blocks are inverted to the rounding of their type, not to `inverse_atol`.
         """
-        context = Context(log_det=False, atol=0.0 if precise else self.inverse_atol)
-        return self.to_data(run(self.flow, tf.cast(z, self.distribution.dtype), context, inverse=True).value)
+        z = tf.cast(z, self.distribution.dtype)
+        arguments = self.flow_arguments(condition, tf.shape(z)[0])
+        context = Context(arguments, log_det=False, atol=0.0 if precise else self.inverse_atol)
+        return self.to_data(run(self.flow, z, context, inverse=True).value)
 
     def to_data(self, x: tf.Tensor) -> tf.Tensor:
         """Values of the flow's input space as data: for integer data their levels, uint8; otherwise unchanged."""
@@ -219,6 +308,7 @@ class FlowModel(keras.Model):
         x: TensorLike,
         seed: Seed = None,
         *,
+        condition: TensorLike | None = None,
         evaluation: bool = False,
         log_det: LogDet | None = None,
     ) -> tf.Tensor:
@@ -227,24 +317,63 @@ class FlowModel(keras.Model):
         Args:
           x: `[batch, *event_shape]`: integers 0, ..., levels - 1, or floats.
           seed: of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
+          condition: of a conditional model: `[batch, *condition_shape]`, or one condition for all examples.
           evaluation: whether to use the evaluation estimator.
           log_det: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, a dict of them
             by block (`tf_resflow.bijectors.with_log_det`), or a `LikelihoodPlan`.
 
         Raises:
-          ValueError: when `x` has another shape or type than the data.
+          ValueError: when `x` has another shape or type than the data, or the condition does not fit.
         """
         if isinstance(log_det, LikelihoodPlan):
-            return self.estimate_log_prob(x, seed, plan=log_det).log_prob
+            return self.estimate_log_prob(x, seed, condition=condition, plan=log_det).log_prob
         noise_seed, flow_seed = self.split_seed(seed)
         density = self._density(evaluation, log_det)
-        return self.log_prob_under(density, self.prepare(x, noise_seed), flow_seed)
+        x = self.prepare(x, noise_seed)
+        return self.log_prob_under(density, x, flow_seed, self.flow_arguments(condition, tf.shape(x)[0]))
+
+    def log_prob_by_class(
+        self,
+        x: TensorLike,
+        seed: Seed = None,
+        *,
+        evaluation: bool = False,
+        log_det: LogDet | None = None,
+    ) -> tf.Tensor:
+        r"""Log-likelihood of the data under each class, of a model whose condition is a label.
+
+        The classes share the random numbers of an example. By Bayes' rule softmax over the classes is
+        \\(p(y \mid x)\\) for classes that are equally frequent; add the logarithms of other frequencies.
+
+        Args:
+          x: as for `log_prob`.
+          seed: as for `log_prob`.
+          evaluation: as for `log_prob`.
+          log_det: as for `log_prob`.
+
+        Returns:
+          `[batch, num_classes]`, in nats.
+
+        Raises:
+          ValueError: when the condition is no label; as `log_prob`.
+        """
+        if self.num_classes is None:
+            raise ValueError(f"{self.name} has no classes: build the model with num_classes=.")
+        x, seed = tf.convert_to_tensor(x), stateless_seed(seed)
+
+        def of_class(label):
+            return self.log_prob(x, seed, condition=label, evaluation=evaluation, log_det=log_det)
+
+        spec = tf.TensorSpec(x.shape[:1], self.distribution.dtype)
+        classes = tf.range(self.num_classes)
+        return tf.transpose(tf.map_fn(of_class, classes, parallel_iterations=1, fn_output_signature=spec))
 
     def estimate_log_prob(
         self,
         x: TensorLike,
         seed: Seed = None,
         *,
+        condition: TensorLike | None = None,
         stderr: float | None = None,
         plan: LikelihoodPlan | None = None,
     ) -> LogProbEstimate:
@@ -261,6 +390,7 @@ class FlowModel(keras.Model):
         Args:
           x: as for `log_prob`.
           seed: as for `log_prob`.
+          condition: as for `log_prob`.
           stderr: the standard error wanted, in nats: a plan is made for x, eagerly, which takes seconds to minutes.
           plan: the plan of `tf_resflow.models.plan_likelihood`, for several calls.
 
@@ -275,30 +405,39 @@ class FlowModel(keras.Model):
         if stderr is not None:
             if not tf.executing_eagerly():
                 raise ValueError("A plan is made eagerly: call plan_likelihood before, and pass the plan.")
-            plan = plan_likelihood(self, x, stderr)
+            plan = plan_likelihood(self, x, stderr, condition=condition)
         samples = LogProbSamples(self, plan)
-        return mean_and_stderr(samples(x, seed), samples.is_noisy)
+        return mean_and_stderr(samples(self._with_condition(x, condition), seed), samples.is_noisy)
 
-    def log_prob_under(self, density: tfp.distributions.Distribution, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def log_prob_under(
+        self,
+        density: tfp.distributions.Distribution,
+        x: tf.Tensor,
+        seed: tf.Tensor,
+        arguments: Mapping[str, tf.Tensor] | None = None,
+    ) -> tf.Tensor:
         """`log_prob` by a density of the flow's input.
 
         Args:
           density: as from `density`.
           x: as from `prepare`.
           seed: integer tensor of shape `[2]`, of the log-determinants.
+          arguments: as from `flow_arguments`.
         """
-        return density.log_prob(x, bijector_kwargs={"seed": seed}) - self.log_num_cells
+        return density.log_prob(x, bijector_kwargs={"seed": seed, **(arguments or {})}) - self.log_num_cells
 
     def loss_per_example(
         self,
         x: TensorLike,
         seed: Seed = None,
         *,
+        condition: TensorLike | None = None,
         evaluation: bool = False,
         log_det: LogDet | None = None,
     ) -> tf.Tensor:
         """Bits per dimension of integer data, nats of continuous data: `[batch]`; arguments as for `log_prob`."""
-        return self.to_loss(self.log_prob(x, seed, evaluation=evaluation, log_det=log_det))
+        log_prob = self.log_prob(x, seed, condition=condition, evaluation=evaluation, log_det=log_det)
+        return self.to_loss(log_prob)
 
     def to_loss(self, log_prob: TensorLike) -> tf.Tensor:
         """The loss, in `unit`s, of a log-likelihood in nats."""
@@ -308,14 +447,16 @@ class FlowModel(keras.Model):
         """What a training step minimizes and reports of each example.
 
         Args:
-          batch: what a step takes: examples `[batch, *event_shape]`.
+          batch: what a step takes: examples `[batch, *event_shape]`; of a conditional model a pair of them and
+            their conditions.
           seed: as for `log_prob`.
           evaluation: as for `log_prob`.
 
         Returns:
           A dict of tensors `[batch]`; the mean of `objective` is minimized.
         """
-        return {self.unit: self.loss_per_example(batch, seed, evaluation=evaluation)}
+        x, condition = self.examples_and_condition(batch)
+        return {self.unit: self.loss_per_example(x, seed, condition=condition, evaluation=evaluation)}
 
     def total(self, scores: Mapping[str, Any]) -> Any:
         """The value of `objective`, from the other `scores` or from their means."""
@@ -330,7 +471,15 @@ class FlowModel(keras.Model):
 
         Returns:
           A dict of tensors `[batch]`: "log_prob" if the density is trained; "max_probability" of a classifier.
+
+        Raises:
+          ValueError: of a conditional model, whose likelihoods under different conditions do not compare.
         """
+        if self.is_conditional:
+            raise ValueError(
+                f"{self._conditional_name} has no score for examples without their condition: compare "
+                "log_prob(x, condition=...) yourself."
+            )
         return {"log_prob": self.log_prob(x, seed, evaluation=True, log_det=log_det)} if self.has_density else {}
 
     def parts_beside_flow(self) -> dict[str, list[tf.Variable]]:
@@ -338,7 +487,13 @@ class FlowModel(keras.Model):
         return {}
 
     def sample(
-        self, num: TensorLike, seed: Seed = None, temperature: TensorLike = 1.0, *, precise: bool = False
+        self,
+        num: TensorLike,
+        seed: Seed = None,
+        temperature: TensorLike = 1.0,
+        *,
+        condition: TensorLike | None = None,
+        precise: bool = False,
     ) -> tf.Tensor:
         """Draws examples.
 
@@ -346,6 +501,7 @@ class FlowModel(keras.Model):
           num: number of examples.
           seed: see `tf_resflow.stateless_seed`.
           temperature: the latent's deviation from its mean is multiplied by it.
+          condition: of a conditional model: one for each example, or one for all.
           precise: as for `decode`.
 
         Returns:
@@ -354,7 +510,8 @@ class FlowModel(keras.Model):
         Raises:
           InvalidArgumentError: for another temperature than 1, if the base distribution has no mean.
         """
-        return self.decode(self.sample_latent(num, seed, temperature), precise=precise)
+        z = self.sample_latent(num, seed, temperature)
+        return self.decode(z, condition=condition, precise=precise)
 
     def sample_latent(self, num: TensorLike, seed: Seed = None, temperature: TensorLike = 1.0) -> tf.Tensor:
         """The latents that `sample` decodes, `[num, *latent]`; arguments as there."""
@@ -374,14 +531,17 @@ class FlowModel(keras.Model):
             mean = tf.where(known, mean, z)
         return mean + temperature * (z - mean)
 
-    def reconstruct(self, x: TensorLike) -> tf.Tensor:
+    def reconstruct(self, x: TensorLike, *, condition: TensorLike | None = None) -> tf.Tensor:
         """`f^-1(f(x))` in the flow's input space, to full precision, to see how well the flow inverts."""
-        return self.flow.inverse(tf.identity(self.flow.forward(tf.identity(x))))
+        arguments = self.flow_arguments(condition, tf.shape(x)[0])
+        return self.flow.inverse(tf.identity(self.flow.forward(tf.identity(x), **arguments)), **arguments)
 
-    def initialize(self, batch: TensorLike, seed: int = 0) -> None:
+    def initialize(self, batch: TensorLike, seed: int = 0, *, condition: TensorLike | None = None) -> None:
         """Initializes the ActNorms from a batch of data, and brings the norms of the layers up to date."""
+        x = self.prepare(batch, stateless_seed(seed))
+        arguments = self.flow_arguments(condition, len(x))
         layers.converge_norms(self.flow)
-        bijectors.initialize(self.flow, self.prepare(batch, stateless_seed(seed)), seed)
+        bijectors.initialize(self.flow, x, seed, **arguments)
 
     def compile(self, optimizer: Any = "rmsprop", *, jit_compile: bool | str = False, **kwargs: Any) -> None:
         """Like `keras.Model.compile`; it also builds the optimizer.
@@ -419,27 +579,44 @@ class FlowModel(keras.Model):
             )
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Like `keras.Model.fit`; it leaves the norms of the layers up to date.
 
-        With `use_ema` it ends by replacing the weights with their averages, whose norms are others. Labels beside
-        the examples are ignored. A model whose ActNorms are still the identity causes a warning.
+        With `use_ema` it ends by replacing the weights with their averages, whose norms are others. A model whose
+        ActNorms are still the identity causes a warning.
+
+        A conditional model takes `fit(x, condition)`, `fit((x, condition))`, or a `tf.data.Dataset` of pairs; for
+        the condition of labels these are the labels. Labels beside the examples of other models are ignored, but
+        for `class_weight`.
+
+        By `sample_weight`, one number for each example, or `class_weight`, a dict of the weight of each label, the
+        loss is the mean of the weighted losses of a batch. Other scores are not weighted.
+
+        Raises:
+          ValueError: when there is no condition although the model is conditional, or the arrays do not fit.
         """
-        self._check_unweighted(kwargs.get("sample_weight"))  # which Keras ignores without labels
+        x, y = self._arrays(x, y, kwargs.get("sample_weight"), kwargs.get("class_weight"))
         self._warn_of_initialization()
-        history = super().fit(*args, **kwargs)
+        history = super().fit(x, y, *args, **kwargs)
         layers.converge_norms(self.flow)
         return history
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Like `keras.Model.evaluate`, of what `fit` takes."""
+        x, y = self._arrays(x, y, kwargs.get("sample_weight"))
+        return super().evaluate(x, y, *args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of `fit`."""
         step = num_gradients(self.optimizer)
         seed = stateless_seed(tf.stack([self.seed, tf.cast(step, tf.int32)]))
-        return self._update_means(train_step(self, self._batch(data), seed))
+        batch, weights = self._batch(data)
+        return self._update_means(train_step(self, batch, seed, weights))
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of `evaluate`, with the evaluation estimator."""
-        return self._update_means(self.scores(self._batch(data), evaluation=True))
+        batch, weights = self._batch(data)
+        return self._update_means(weigh(self.scores(batch, evaluation=True), self.objective, weights))
 
     def split_seed(self, seed: Seed) -> list[tf.Tensor]:
         """The seeds of the dequantization and of the flow, from one seed."""
@@ -458,17 +635,66 @@ class FlowModel(keras.Model):
             return self.evaluation_distribution
         return self.density(log_det)
 
+    @property
+    def _conditional_name(self):
+        return f"{self.name}, a conditional model,"
+
     def _batch(self, data):
-        """The batch for `scores`, from what `fit` and `evaluate` take."""
-        x, _, weights = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_unweighted(weights)
+        """The batch for `scores` and the weights of the examples, from what `fit` and `evaluate` take."""
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        x, y = self._pair(x, y)
+        return self._joined(x, y), weights
+
+    def _joined(self, x, y):
+        """The batch for `scores`, from examples and what stands beside them."""
+        if self._condition is None:
+            return x
+        if y is None:
+            raise ValueError(
+                f"{self._conditional_name} takes examples and their condition, {self._condition.description}: call "
+                "fit(x, condition) or evaluate(x, condition)."
+            )
+        return x, y
+
+    def _pair(self, x, y):
+        """Examples and what stands beside them, from the arguments `x` and `y` of `fit`."""
+        if not isinstance(x, (tuple, list)):
+            return x, y
+        if not self.is_conditional:
+            raise ValueError(
+                f"{self.name} takes examples alone, in one array; got a {type(x).__name__} of {len(x)}. Labels go "
+                "to y; a condition needs a model that is built with condition_shape= or num_classes=."
+            )
+        if isinstance(x, list) or len(x) != 2 or y is not None:
+            raise ValueError(
+                f"{self._conditional_name} takes fit(x, condition) or fit((x, condition)), a tuple of two; got a "
+                f"{type(x).__name__} of {len(x)} as x{'' if y is None else ', and y besides'}."
+            )
         return x
 
-    def _check_unweighted(self, weights):
-        if weights is not None:
-            raise ValueError(
-                f"{type(self).__name__} weighs all examples alike: leave out sample_weight and class_weight."
-            )
+    def _arrays(self, x, y, sample_weight, class_weight=None):
+        """The arguments `x` and `y` of `fit`, checked if they are arrays.
+
+        Keras drops the weights of examples without labels: these get zeros.
+        """
+        x, y = self._pair(x, y)
+        is_array, has_labels = hasattr(x, "shape"), self.num_classes is not None or not self.is_conditional
+        if class_weight is not None and not (has_labels and (y is not None or not is_array)):
+            raise ValueError("class_weight is by labels, and there are none: give sample_weight.")
+        if not is_array:
+            return x, y
+        self._joined(x, y)
+        sizes = {
+            name: len(array)
+            for name, array in {"x": x, "y": y, "sample_weight": sample_weight}.items()
+            if hasattr(array, "shape")
+        }
+        if len(set(sizes.values())) > 1:
+            found = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+            raise ValueError(f"Each example needs its own condition, label or weight: {found}.")
+        if self.is_conditional and hasattr(y, "shape"):
+            self.flow_arguments(y, len(x))
+        return x, np.zeros(len(x)) if y is None and sample_weight is not None else y
 
     def _update_means(self, values):
         for mean in self._means:
@@ -490,7 +716,13 @@ class FlowModel(keras.Model):
         return x if self.levels is None else (x + 0.5) / self.levels
 
     def _checked(self, x):
-        x = tf.convert_to_tensor(x)
+        try:
+            x = tf.convert_to_tensor(x)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"The model takes an array of examples of shape {self.event_shape}; got {x!r:.80}. A condition "
+                "goes to condition=."
+            ) from None
         if not x.shape[1:].is_compatible_with(self.event_shape):
             raise ValueError(f"The model takes batches of examples of shape {self.event_shape}; got {x.shape}.")
         if x.dtype.is_integer != (self.levels is not None):
@@ -515,15 +747,6 @@ def _mean(base):
         return base.mean()
     except NotImplementedError:
         return tf.fill(base.event_shape, tf.constant(math.nan, base.dtype))
-
-
-def _check_unconditional(flow):
-    conditional = [part.name for part in (flow, *flow.submodules) if getattr(part, "conditional", False)]
-    if conditional:
-        raise ValueError(
-            f"These parts of the flow take a condition, which the model has not: {', '.join(conditional)}. Use the "
-            "flow in a distribution, with bijector_kwargs={'conditional_input': ...}."
-        )
 
 
 def _check_takes_seed(flow):

@@ -181,19 +181,17 @@ class HybridModel(FlowModel):
         """The variables of the classifier."""
         return {"the classifier": [weight.value for weight in self.classifier.weights]}
 
-    def initialize(self, batch: TensorLike, seed: int = 0) -> None:
+    def initialize(self, batch: TensorLike, seed: int = 0, *, condition: None = None) -> None:
         """Like `FlowModel.initialize`, from examples without labels; includes the ActNorms of the classifier."""
-        super().initialize(batch, seed)
+        super().initialize(batch, seed, condition=condition)
         x = self.prepare(batch, stateless_seed(seed))
         features = bijectors.forward_features(self.flow, x, log_det=False).features
         flows.initialize_classifier(self.classifier, features)
 
-    def _batch(self, data):
-        x, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_unweighted(weights)
-        if labels is None:
+    def _joined(self, x, y):
+        if y is None:
             raise ValueError("A HybridModel learns from examples and labels: call fit(x, y) or evaluate(x, y).")
-        return x, labels
+        return x, y
 
 
 def _checked_labels(labels):

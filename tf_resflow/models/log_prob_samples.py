@@ -92,45 +92,58 @@ class LogProbSamples:
         """The estimates, `[num_samples, batch]`, in nats.
 
         Args:
-          x: as for `FlowModel.log_prob`.
+          x: as for `FlowModel.log_prob`; of a conditional model a pair of examples and their conditions.
           seed: likewise.
         """
+        x, condition = self._model.examples_and_condition(x)
         x = tf.convert_to_tensor(x)
+        num = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+        examples = {"x": x, **self._model.flow_arguments(condition, num)}
         seeds = split_seed(stateless_seed(seed), self._num_parts)
         if self._num_parts == 1:
-            return self._of_all_examples(x, seeds[0])
+            return self._of_all_examples(examples, seeds[0])
         spec = tf.TensorSpec([self._part_samples, None], self._density.dtype)
         parts = tf.map_fn(
-            lambda seed: self._of_all_examples(x, seed), seeds, parallel_iterations=1, fn_output_signature=spec
+            lambda seed: self._of_all_examples(examples, seed),
+            seeds,
+            parallel_iterations=1,
+            fn_output_signature=spec,
         )
         return tf.reshape(parts, [self.num_samples, -1])
 
-    def _of_all_examples(self, x, seed):
-        """`[part_samples, batch]`, in parts of at most `part_examples`."""
+    def _of_all_examples(self, examples, seed):
+        """`[part_samples, batch]`, in parts of at most `part_examples`.
+
+        `examples` is a dict of x and of the flow's arguments, with a row for each example.
+        """
+        x = examples["x"]
         most = self._max_batch if x.shape[0] is None else x.shape[0]
         if most is not None and most <= self._part_examples:
-            return self._at_once(x, seed)
+            return self._at_once(examples, seed)
         batch = tf.shape(x)[0]
         num = tf.maximum(1, -(-batch // self._part_examples))
         size = -(-batch // num)
-        padded = tf.pad(x, [[0, num * size - batch], *[[0, 0]] * (x.shape.rank - 1)])
-        parts = tf.reshape(padded, tf.concat([[num, size], tf.shape(x)[1:]], 0))
-        parts = tf.ensure_shape(parts, [None, None, *x.shape[1:]])
+
+        def divide(rows):
+            padded = tf.pad(rows, [[0, num * size - batch], *[[0, 0]] * (rows.shape.rank - 1)])
+            parts = tf.reshape(padded, tf.concat([[num, size], tf.shape(rows)[1:]], 0))
+            return tf.ensure_shape(parts, [None, None, *rows.shape[1:]])
+
         values = tf.map_fn(
             lambda part: self._at_once(part[0], seed if self._common else seed + [0, part[1]]),
-            (parts, tf.range(num)),
+            (tf.nest.map_structure(divide, examples), tf.range(num)),
             parallel_iterations=1,
             fn_output_signature=tf.TensorSpec([self._part_samples, None], self._density.dtype),
         )
         return tf.reshape(tf.transpose(values, [1, 0, 2]), [self._part_samples, -1])[:, :batch]
 
-    def _at_once(self, x, seed):
+    def _at_once(self, examples, seed):
         """`[part_samples, batch]`."""
         num = self._part_samples
         noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
-        rows = tf.concat([x] * num, 0)  # TFLite loses a tile
-        rows = self._model.prepare(rows, noise_seed, sets=num if self._common else None)
-        return tf.reshape(self._model.log_prob_under(self._density, rows, flow_seed), [num, -1])
+        arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
+        x = self._model.prepare(arguments.pop("x"), noise_seed, sets=num if self._common else None)
+        return tf.reshape(self._model.log_prob_under(self._density, x, flow_seed, arguments), [num, -1])
 
 
 def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:
@@ -150,9 +163,10 @@ def _with_sets(log_det, num):
 
 def bytes_per_row(block: bijectors.ResidualBlock) -> int:
     """What a branch computes for a row: all values of its graph that have one."""
-    sizes = [size or 1 for size in block.event_shape]
-    spec = tf.TensorSpec([None, *sizes], block.dtype)
-    traced = tf.function(block.branch, autograph=False).get_concrete_function(spec)
+    shapes = [block.event_shape, *([block.condition_shape] if block.conditional else [])]
+    specs = [tf.TensorSpec([None, *(size or 1 for size in shape)], block.dtype) for shape in shapes]
+    inputs = specs if block.conditional else specs[0]
+    traced = tf.function(block.branch, autograph=False).get_concrete_function(inputs)
     values = [value for operation in traced.graph.get_operations() for value in operation.outputs]
     rows = [value for value in values if value.shape.rank and value.shape[0] is None]
     return sum((value.shape[1:].num_elements() or 0) * value.dtype.size for value in rows)

@@ -37,7 +37,13 @@ _SLOW = 0.9  # ratio of terms above which a series decays slowly
 
 
 def plan_likelihood(
-    model: "FlowModel", x: TensorLike, stderr: float, *, num_samples: int | None = None, seed: int = 0
+    model: "FlowModel",
+    x: TensorLike,
+    stderr: float,
+    *,
+    condition: TensorLike | None = None,
+    num_samples: int | None = None,
+    seed: int = 0,
 ) -> LikelihoodPlan:
     """Chooses the number of samples and the estimators of a standard error, those that took the least time.
 
@@ -61,6 +67,7 @@ def plan_likelihood(
       x: examples as for `FlowModel.log_prob`, like those to come.
       stderr: in nats, of each example's log-likelihood: the root mean square over examples. A number of bits/dim
         times `model.nats_per_unit` is in nats.
+      condition: of a conditional model, as for `FlowModel.log_prob`.
       num_samples: the number of samples, if it is given; then `stderr` is the part of the log-determinants alone,
         whatever the noise of the dequantization.
       seed: `int`, of the measurement's random numbers.
@@ -79,16 +86,18 @@ def plan_likelihood(
         raise ValueError(f"stderr must be positive and finite, in nats; got {stderr}.")
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
-    x = tf.convert_to_tensor(x)[:_EXAMPLES]
+    x = tf.convert_to_tensor(x)
+    arguments = {name: rows[:_EXAMPLES] for name, rows in model.flow_arguments(condition, len(x)).items()}
+    x = x[:_EXAMPLES]
     prepared = model.prepare(x, tf.constant([seed, 0]))
     if not bool(tf.reduce_all(tf.math.is_finite(prepared))):
         raise ValueError("x holds NaN or infinite values: plan for examples like those to come.")
-    _check_rounding(model, prepared, stderr)
+    _check_rounding(model, prepared, arguments, stderr)
     blocks = bijectors.blocks_by_name(model.flow)
     most_rows = {name: MEGABYTES * 2**20 // bytes_per_row(block) for name, block in blocks.items()}
-    noise = _dequantization_std(model, x, seed, max(1, min(most_rows.values(), default=_ROWS)))
+    noise = _dequantization_std(model, x, arguments, seed, max(1, min(most_rows.values(), default=_ROWS)))
     useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, 0.0 if num_samples else noise)
-    choices = _choices_by_block(model, prepared, most_rows, useful, seed)
+    choices = _choices_by_block(model, prepared, arguments, most_rows, useful, seed)
     aim = _MARGIN * stderr
     if num_samples is not None:
         allowed = {num_samples: num_samples * aim**2}
@@ -115,9 +124,9 @@ def plan_likelihood(
     )
 
 
-def _check_rounding(model, x, stderr):
+def _check_rounding(model, x, arguments, stderr):
     """Raises a ValueError for a standard error that the rounding of the sum of a log-likelihood exceeds."""
-    latent = bijectors.forward_features(model.flow, x, log_det=False).latent
+    latent = bijectors.forward_features(model.flow, x, log_det=False, **arguments).latent
     terms = tf.reduce_mean(tf.abs(model.distribution.distribution.log_prob(latent))) + 2 * model.log_num_cells
     dtype = model.distribution.dtype
     rounding = 4 * np.finfo(dtype.as_numpy_dtype).eps * float(terms)
@@ -165,7 +174,7 @@ def _cheapest(choices, num_samples, allowed):
     return num_samples, chosen
 
 
-def _dequantization_std(model, x, seed, num_rows):
+def _dequantization_std(model, x, arguments, seed, num_rows):
     """The noise of the dequantization in nats, from estimates with the same probes and numbers of terms.
 
     Their own noise nearly cancels; what is left makes that of the dequantization look somewhat larger.
@@ -174,49 +183,64 @@ def _dequantization_std(model, x, seed, num_rows):
         return 0.0
     density = model.density(_roulette(_RTOLS[1], 1, probe_sets=1))
     rows = model.prepare(tf.concat([x] * _DRAWS, 0), tf.constant([seed, 1]))
-    parts = [rows[start : start + num_rows] for start in range(0, len(rows), num_rows)]
-    values = tf.concat([model.log_prob_under(density, part, tf.constant([seed, 2])) for part in parts], 0)
-    draws = np.reshape(values, [_DRAWS, -1]).astype(np.float64)
+    arguments = {name: tf.concat([value] * _DRAWS, 0) for name, value in arguments.items()}
+    values = []
+    for start in range(0, len(rows), num_rows):
+        part = slice(start, start + num_rows)
+        given = {name: value[part] for name, value in arguments.items()}
+        values.append(model.log_prob_under(density, rows[part], tf.constant([seed, 2]), given))
+    draws = np.reshape(tf.concat(values, 0), [_DRAWS, -1]).astype(np.float64)
     return math.sqrt(np.var(draws, axis=0, ddof=1).mean())
 
 
-def _choices_by_block(model, x, most_rows, useful, seed):
+def _choices_by_block(model, x, arguments, most_rows, useful, seed):
     """A dict of the name of each block to its `BlockPlan`s; less noise than `useful` of all blocks never pays."""
-    blocks, inputs = bijectors.blocks_by_name(model.flow), bijectors.block_inputs(model.flow, x)
+    blocks, inputs = bijectors.blocks_by_name(model.flow), bijectors.block_inputs(model.flow, x, **arguments)
     enough = useful / math.sqrt(max(1, len(blocks)))
     exact, choices = {}, {}
     for name in track(blocks, "noise of the blocks"):
         block, most = blocks[name], most_rows[name]
-        x = block.expansion_point(inputs[name])
-        _warn_of_slow_decay(name, block, x, seed)
-        kind = (*x.shape, most)  # blocks that are alike take the same time
+        given = [inputs[name], *(arguments.values() if block.conditional else [])]
+        given[0] = block.expansion_point(*given)
+        _warn_of_slow_decay(name, block, given, seed)
+        kind = (*inputs[name].shape, len(given), most)  # blocks that are alike take the same time
         if kind not in exact:
-            exact[kind] = _exact(block, x, most)
+            exact[kind] = _exact(block, given, most)
         num_rows = 2 * max(1, min(_ROWS, most) // 2)
-        choices[name] = exact[kind] + _estimates(block, x, num_rows, enough, seed)
+        choices[name] = exact[kind] + _estimates(block, given, num_rows, enough, seed)
     return choices
 
 
-def _exact(block, x, most_rows):
-    """The `BlockPlan` of `Exact`, in a list that is empty if its rows do not fit into memory."""
-    size = x.shape[1:].num_elements()
-    few = x[: most_rows // size]
-    if size > _MAX_EXACT_SIZE or not len(few):
+def _branch(block):
+    """The branch as a function of x, and of the condition of a conditional block."""
+    return (lambda *inputs: block.branch(list(inputs))) if block.conditional else block.branch
+
+
+def _exact(block, inputs, most_rows):
+    """The `BlockPlan` of `Exact`, in a list that is empty if its rows do not fit into memory.
+
+    `inputs` are x and, of a conditional block, the condition.
+    """
+    size = inputs[0].shape[1:].num_elements()
+    few = [rows[: most_rows // size] for rows in inputs]
+    num = len(few[0])
+    if size > _MAX_EXACT_SIZE or not num:
         return []
     exact = logdet.Exact()
 
-    def log_det(x):
-        return exact.log_det_ratio(block.branch, x) if block.has_odd_series else exact(block.branch, x)[1]
+    def log_det(*inputs):
+        return exact.log_det_ratio(block.branch, *inputs) if block.has_odd_series else exact(block.branch, *inputs)[1]
 
-    compute = tf.function(log_det, autograph=False).get_concrete_function(few)
-    return [BlockPlan(exact, 0.0, min(_timed(compute, few)[1] for _ in range(3)) / len(few))]
+    compute = tf.function(log_det, autograph=False).get_concrete_function(*few)
+    return [BlockPlan(exact, 0.0, min(_timed(compute, *few)[1] for _ in range(3)) / num)]
 
 
-def _estimates(block, x, num_rows, enough, seed):
+def _estimates(block, inputs, num_rows, enough, seed):
     """The `BlockPlan`s of a series that were measured, until one has no more noise than `enough`."""
+    x = inputs[0]
     estimate, rtols, found, single = _series(block), list(_RTOLS), [], math.inf
     for num_probes in _numbers_of_probes(x):
-        draws = [_draw(x, num_rows, num_probes, seed, draw) for draw in range(2)]
+        draws = [_draw(inputs, num_rows, num_probes, seed, draw) for draw in range(2)]
         measured = []
         for rtol in rtols[:2]:
             std, seconds = _measured(estimate, draws, num_probes, rtol)
@@ -261,26 +285,32 @@ def _series(block):
     """The estimate of each row from its own probe, traced once for all numbers of rows and all `rtol`."""
     dtype, roulette = block.dtype, _roulette(_RTOLS[0], 1)
 
-    def estimate(x, v, seed, rtol):
+    branch = _branch(block)
+
+    def estimate(v, seed, rtol, *inputs):
         roulette.rtol = rtol
         terms = roulette.terms(block.branch, v, seed)
-        g = lambda x: tf.cast(block.branch(x), dtype)  # noqa: E731
-        return power_series_log_det(g, [x], v, 1, terms, odd=block.has_odd_series)[1]
+        g = lambda *inputs: tf.cast(branch(*inputs), dtype)  # noqa: E731
+        return power_series_log_det(g, inputs, v, 1, terms, odd=block.has_odd_series)[1]
 
     rows = tf.TensorSpec([None, *block.event_shape], dtype)
-    specs = rows, rows, tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.float32)
+    specs = [rows, tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.float32), rows]
+    if block.conditional:
+        specs.append(tf.TensorSpec([None, *block.condition_shape], dtype))
     return tf.function(estimate, autograph=False).get_concrete_function(*specs)
 
 
-def _draw(x, num_rows, num_probes, seed, draw):
-    """Rows of examples, each twice with the same random color and other signs; these; and a seed."""
+def _draw(inputs, num_rows, num_probes, seed, draw):
+    """Random signs for rows of examples, each twice with the same color; a seed; and the inputs of these rows."""
+    x = inputs[0]
     color_seed, sign_seed, term_seed = tf.unstack(split_seed([seed, draw], 3))
     num = num_rows // 2
-    rows = tf.gather(x, (draw * num + tf.range(num)) % len(x))
+    chosen = (draw * num + tf.range(num)) % len(x)
     colors = random_integers([num, *[1] * (x.shape.rank - 1)], color_seed, num_probes)
     mask = tf.cast(coloring(tf.shape(x)[1:], x.shape[1:], num_probes) == colors, x.dtype)
-    v = tf.tile(mask, [2] + [1] * (x.shape.rank - 1)) * draw_probes("rademacher", 2, rows, sign_seed)
-    return tf.concat([rows, rows], 0), v, term_seed
+    v = tf.tile(mask, [2] + [1] * (x.shape.rank - 1))
+    v *= draw_probes("rademacher", 2, tf.gather(x, chosen), sign_seed)
+    return v, term_seed, [tf.gather(rows, tf.concat([chosen, chosen], 0)) for rows in inputs]
 
 
 def _measured(estimate, draws, num_probes, rtol):
@@ -288,7 +318,7 @@ def _measured(estimate, draws, num_probes, rtol):
 
     The estimate is the sum over independent colors: its variance is that of a color, times their number.
     """
-    measured = [_timed(estimate, *draw, tf.constant(rtol)) for draw in draws]
+    measured = [_timed(estimate, v, seed, tf.constant(rtol), *inputs) for v, seed, inputs in draws]
     pairs = np.concatenate([np.reshape(value, [2, -1]) for value, _ in measured], axis=1).astype(np.float64)
     seconds = min(seconds for _, seconds in measured) / len(measured[0][0])
     return math.sqrt(num_probes * np.mean((pairs[0] - pairs[1]) ** 2) / 2), num_probes * seconds
@@ -300,12 +330,13 @@ def _timed(function, *arguments):
     return value, time.perf_counter() - start
 
 
-def _warn_of_slow_decay(name, block, x, seed):
+def _warn_of_slow_decay(name, block, inputs, seed):
     """Warns if the terms of a block's series decay slowly; takes at most as many as `AdaptiveRoulette`."""
+    x = inputs[0]
     v = draw_probes("rademacher", 1, x, tf.constant([seed, 0]))
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
-        gx = block.branch(x)
+        gx = _branch(block)(*inputs)
     w, num, ratio = v, 0, math.inf
     while ratio > _RTOLS[-1] and num < logdet.AdaptiveRoulette.max_exact_terms:
         w = tape.gradient(gx, x, w, unconnected_gradients="zero")

@@ -1,22 +1,26 @@
 """One step of training."""
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from tf_resflow import layers
 from tf_resflow.private_api import is_xla
+from tf_resflow.typing import TensorLike
 
 if TYPE_CHECKING:
     from tf_resflow.models.flow_model import FlowModel
 
-__all__ = ["NON_FINITE", "assert_finite", "check_compiles", "loss_and_gradients", "train_step"]
+__all__ = ["NON_FINITE", "assert_finite", "check_compiles", "loss_and_gradients", "train_step", "weigh"]
 
 NON_FINITE = "The loss or its gradient is NaN or infinite"
 
 
-def train_step(model: "FlowModel", batch: Any, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+def train_step(
+    model: "FlowModel", batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None
+) -> dict[str, tf.Tensor]:
     """Takes one gradient step, then brings the norms of the layers up to date.
 
     In replica context the gradients are summed over the replicas, and each replica's loss is divided by their
@@ -25,8 +29,10 @@ def train_step(model: "FlowModel", batch: Any, seed: tf.Tensor) -> dict[str, tf.
 
     Args:
       model: a compiled `FlowModel`.
-      batch: this replica's batch for `model.scores`: `[batch, *event_shape]`, for a `HybridModel` with labels.
+      batch: this replica's batch for `model.scores`: `[batch, *event_shape]`, in a pair with the condition of a
+        conditional model or the labels of a `HybridModel`.
       seed: integer tensor of shape `[2]`; the replica's number is folded in.
+      weights: `[batch]`, by which the objective of each example is multiplied; by default 1.
 
     Returns:
       A dict of scalars: the means of `model.scores` over this replica's batch, of which `model.objective` is
@@ -38,7 +44,7 @@ def train_step(model: "FlowModel", batch: Any, seed: tf.Tensor) -> dict[str, tf.
         changed. What XLA compiles cannot raise: no variable has changed either, and the scores or "gradient_norm"
         tell (`assert_finite`).
     """
-    means, gradients = loss_and_gradients(model, batch, seed)
+    means, gradients = loss_and_gradients(model, batch, seed, weights)
     loss = means[model.objective]
     norm = tf.linalg.global_norm(gradients) * _num_replicas(loss.dtype)
     orders = _orders(model.flow)
@@ -49,7 +55,7 @@ def train_step(model: "FlowModel", batch: Any, seed: tf.Tensor) -> dict[str, tf.
 
 
 def loss_and_gradients(
-    model: "FlowModel", batch: Any, seed: tf.Tensor
+    model: "FlowModel", batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None
 ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor | None]]:
     """The scores of a step, and the gradients of its objective.
 
@@ -57,6 +63,7 @@ def loss_and_gradients(
       model: as of `train_step`.
       batch: as of `train_step`.
       seed: as of `train_step`.
+      weights: as of `train_step`.
 
     Returns:
       The means of the scores, a dict, and this replica's share of the gradients, in the order of
@@ -65,11 +72,35 @@ def loss_and_gradients(
     batch = tf.nest.map_structure(tf.identity, batch)
     with layers.fused_kernels(), layers.stored_norms(), layers.mixed_precision():
         with tf.GradientTape() as tape:
-            means = {name: tf.reduce_mean(value) for name, value in model.scores(batch, seed).items()}
+            scores = weigh(model.scores(batch, seed), model.objective, weights)
+            means = {name: tf.reduce_mean(value) for name, value in scores.items()}
             loss = means[model.objective]
             objective = loss + tf.cast(layers.mean_norm(model.flow), loss.dtype)
             objective /= _num_replicas(loss.dtype)
         return means, tape.gradient(objective, [weight.value for weight in model.trainable_variables])
+
+
+def weigh(scores: Mapping[str, tf.Tensor], objective: str, weights: TensorLike | None) -> dict[str, tf.Tensor]:
+    """Scores `[batch]` of which the objective is multiplied by the weight of each example.
+
+    Args:
+      scores: as of `FlowModel.scores`.
+      objective: the name of the objective.
+      weights: `[batch]` or `[batch, 1]`, or None.
+
+    Raises:
+      ValueError: for weights of another shape.
+    """
+    if weights is None:
+        return dict(scores)
+    weights = tf.cast(weights, scores[objective].dtype)
+    if weights.shape.rank == 2 and weights.shape[1] == 1:
+        weights = tf.squeeze(weights, 1)
+    if not weights.shape.is_compatible_with(scores[objective].shape):
+        raise ValueError(
+            f"sample_weight is one number for each example: {scores[objective].shape}; got {weights.shape}."
+        )
+    return {**scores, objective: weights * scores[objective]}
 
 
 def _num_replicas(dtype):

@@ -1,0 +1,186 @@
+"""What a conditional model is told beside each example, and how its flow takes it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.typing import TensorLike
+
+__all__ = ["Condition", "make_condition"]
+
+
+class Condition:
+    """The condition of a model: real numbers of one shape, or a label.
+
+    Args:
+      shape: of the condition of an example, `()` for a label.
+      num_classes: number of classes, of a label; it is one-hot for the flow.
+      mean: with `std`, statistics by which real numbers are standardized for the flow.
+      std: see `mean`.
+
+    Attributes:
+      shape: as given, a tuple.
+      num_classes: as given.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        num_classes: int | None = None,
+        mean: TensorLike | None = None,
+        std: TensorLike | None = None,
+    ):
+        self.shape = tuple(shape)
+        self.num_classes = num_classes
+        self._mean, self._std = mean, std
+
+    @property
+    def flow_shape(self) -> tuple[int, ...]:
+        """The shape in which the flow takes the condition of an example."""
+        return self.shape if self.num_classes is None else (self.num_classes,)
+
+    @property
+    def description(self) -> str:
+        """What the condition of an example is, for messages and documents."""
+        if self.num_classes is not None:
+            return f"a label 0, ..., {self.num_classes - 1}"
+        return f"real numbers of shape {self.shape}"
+
+    def rows(self, condition: TensorLike, num: TensorLike, dtype: tf.DType) -> tf.Tensor:
+        """The condition of each of `num` examples as the flow takes it.
+
+        Args:
+          condition: `[num, *shape]`; or `[1, *shape]` or `shape`, for all examples.
+          num: number of examples.
+          dtype: of the flow.
+
+        Returns:
+          `[num, *flow_shape]`.
+
+        Raises:
+          ValueError: for values, a shape or a number of rows that do not fit; as an InvalidArgumentError if only
+            the graph can tell when it runs.
+        """
+        values = self.checked(condition)
+        values = values[tf.newaxis] if values.shape.rank == len(self.shape) else values
+        if self.num_classes is not None:
+            labels = _in_classes(tf.cast(values, tf.int64), self.num_classes)
+            values = tf.one_hot(labels, self.num_classes, dtype=dtype)
+        else:
+            values = tf.cast(values, dtype)
+            if self._mean is not None:
+                values = (values - tf.cast(self._mean, dtype)) / tf.cast(self._std, dtype)
+        with tf.control_dependencies(_check_rows(values, num)):
+            rows = tf.broadcast_to(values, [num, *self.flow_shape])
+        return tf.ensure_shape(rows, [tf.get_static_value(num), *self.flow_shape])
+
+    def checked(self, condition: TensorLike) -> tf.Tensor:
+        """The condition as a tensor, unless its type or its shape is wrong."""
+        try:
+            values = tf.convert_to_tensor(condition)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"The condition of an example is {self.description}; got what is no array: {condition!r:.80}."
+            ) from None
+        shapes = (self.shape, (None, *self.shape))
+        if values.shape.rank is None or not any(map(values.shape.is_compatible_with, shapes)):
+            raise ValueError(
+                f"The condition of an example is {self.description}: give an array of shape "
+                f"{['batch', *self.shape]}; got {values.shape}."
+            )
+        if not (values.dtype.is_integer or (self.num_classes is None and values.dtype.is_floating)):
+            raise ValueError(f"The condition of an example is {self.description}; got {values.dtype.name}.")
+        return values
+
+
+def make_condition(
+    flow: tfp.bijectors.Bijector,
+    shape: Sequence[int] | None,
+    num_classes: int | None,
+    mean: TensorLike | None,
+    std: TensorLike | None,
+) -> Condition | None:
+    """The condition of a model of this flow, from the model's arguments; None if it has none.
+
+    Raises:
+      ValueError: unless the flow takes such a condition.
+    """
+    parts = {part.name: part for part in (flow, *flow.submodules) if _takes_condition(part)}
+    if shape is None and num_classes is None:
+        if parts:
+            raise ValueError(
+                f"These parts of the flow take a condition: {', '.join(parts)}. Tell the model its shape, as "
+                "condition_shape=[3], or num_classes=10 for labels."
+            )
+        if mean is not None or std is not None:
+            raise ValueError("condition_mean and condition_std need condition_shape.")
+        return None
+    condition = _checked_arguments(shape, num_classes, mean, std)
+    if not parts:
+        raise ValueError(
+            f"The condition is {condition.description}, but no part of the flow takes one: build the flow with "
+            f"condition_size={condition.flow_shape[-1] if condition.flow_shape else 1}."
+        )
+    for name, part in parts.items():
+        taken = getattr(part, "condition_shape", tf.TensorShape(None))
+        if not taken.is_compatible_with(condition.flow_shape):
+            raise ValueError(
+                f"The condition is {condition.description}, of shape {condition.flow_shape} for the flow, but "
+                f"{name} takes one of shape {tuple(taken)}."
+            )
+    return condition
+
+
+def _takes_condition(part):
+    return "conditional_input" in getattr(part, "takes", ())
+
+
+def _checked_arguments(shape: Any, num_classes, mean, std):
+    if shape is not None and num_classes is not None:
+        raise ValueError("A condition has either condition_shape= or, if it is a label, num_classes=.")
+    if num_classes is not None:
+        if num_classes < 1 or mean is not None or std is not None:
+            raise ValueError(
+                f"num_classes is at least 1, and labels have no condition_mean or condition_std; got {num_classes}."
+            )
+        return Condition((), num_classes)
+    if isinstance(shape, int):
+        raise ValueError(f"condition_shape must be a sequence, such as [{shape}]; got {shape}.")
+    if (mean is None) != (std is None):
+        raise ValueError("condition_mean and condition_std belong together: give both or neither.")
+    if std is not None and not np.all(np.asarray(std) > 0):
+        raise ValueError("condition_std must be positive: leave out conditions that are constant.")
+    return Condition(shape, None, mean, std)
+
+
+def _in_classes(labels, num_classes):
+    """The labels, after a check that they are among the classes."""
+    message = f"Labels must be in 0, ..., {num_classes - 1}, but the least and the greatest one are"
+    extremes = tf.stack([tf.reduce_min(labels), tf.reduce_max(labels)])
+    right = tf.reduce_all((labels >= 0) & (labels < num_classes))
+    with tf.control_dependencies(_assertion(right, message, extremes)):
+        return tf.identity(labels)
+
+
+def _check_rows(values, num):
+    """Checks that there is a condition for each of `num` examples, or one for all of them."""
+    message = "There must be one condition for each example, or one for all. Conditions and examples:"
+    known, wanted = values.shape[0], tf.get_static_value(num)
+    if known == 1 or (known is not None and known == wanted):
+        return []
+    if known is not None and wanted is not None:
+        raise ValueError(f"{message} [{known}, {wanted}].")
+    found = tf.shape(values)[0]
+    return _assertion((found == 1) | (found == num), message, tf.stack([found, num]))
+
+
+def _assertion(holds, message, found):
+    """An assertion in a graph, in a list; eagerly a ValueError."""
+    if not tf.executing_eagerly():
+        return [tf.debugging.Assert(holds, [message, found])]
+    if not holds:
+        raise ValueError(f"{message} {found.numpy().tolist()}.")
+    return []
