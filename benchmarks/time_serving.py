@@ -37,6 +37,9 @@ _CHUNK = 16  # samples drawn at once for the inputs: their memory should not hid
 def _inputs(tf, signatures, name, size):
     """The arguments of a signature: samples of the model, their latents, a seed."""
     sampled = {"num": tf.constant(size), "seed": tf.constant(1, tf.int64), "temperature": tf.constant(1.0)}
+    spec = signatures["sample"].structured_input_signature[1].get("condition")
+    given = {} if spec is None else {"condition": tf.zeros([1, *spec.shape[1:]], spec.dtype)}  # one for all
+    sampled |= given
     if name == "sample":
         return sampled
     wanted = signatures[name].structured_input_signature[1]
@@ -44,8 +47,8 @@ def _inputs(tf, signatures, name, size):
     seeds = range(-(-size // _CHUNK))
     drawn = [signatures["sample"](**sampled | {"num": chunk, "seed": tf.constant(s, tf.int64)})["x"] for s in seeds]
     if name == "decode":
-        return {"z": tf.concat([signatures["encode"](x=x)["z"] for x in drawn], 0)[:size]}
-    return {"x": tf.concat(drawn, 0)[:size]} | ({"seed": sampled["seed"]} if "seed" in wanted else {})
+        return {"z": tf.concat([signatures["encode"](x=x, **given)["z"] for x in drawn], 0)[:size]} | given
+    return {"x": tf.concat(drawn, 0)[:size]} | {key: sampled[key] for key in ("seed", "condition") if key in wanted}
 
 
 def _answer(function, inputs):

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-__all__ = ["check_finite", "check_range", "check_rows"]
+__all__ = ["check_finite", "check_one_or_each", "check_range", "check_rows"]
 
 
 def check_rows(name: str, tensor: tf.Tensor, most: int | None = None) -> tf.Tensor:
@@ -14,6 +14,14 @@ def check_rows(name: str, tensor: tf.Tensor, most: int | None = None) -> tf.Tens
         message = f"{name} must have at most {most} examples (max_batch): split the request. Its shape is"
         checks.append(_assertion(shape[0] <= most, message, shape))
     with tf.control_dependencies(checks):
+        return tf.identity(tensor)
+
+
+def check_one_or_each(name: str, tensor: tf.Tensor, num: tf.Tensor) -> tf.Tensor:
+    """`tensor`, after a check that it has one row, or as many as there are examples."""
+    rows = tf.shape(tensor)[0]
+    message = f"{name} must have one row, or one for each example, but the numbers of its rows and of examples are"
+    with tf.control_dependencies([_assertion((rows == 1) | (rows == num), message, tf.stack([rows, num]))]):
         return tf.identity(tensor)
 
 

@@ -43,6 +43,7 @@ def describe(
       - "default": the signature that answers as serving_default
       - "levels": number of integer values of the data
       - "inverse_atol": the residual at which the inverse of a block stops, unless this is the rounding of the type
+      - "num_classes": number of labels, if they are the condition
       - "max_batch", "max_samples", "max_temperature": what requests may have at most
       - "log_prob": the "estimator" of the log-determinants (`describe_estimator`); for a noisy one the "seed" of
         serving_default and "num_samples", whose mean an answer is; and `measured`
@@ -61,6 +62,7 @@ def describe(
         "levels": signatures.levels,
         "inverse_atol": signatures.inverse_atol or None,
         "max_batch": signatures.max_batch,
+        "num_classes": signatures.num_classes,
     }
     if "sample" in signatures.inputs:
         found |= {"max_samples": signatures.max_samples, "max_temperature": MAX_TEMPERATURE}

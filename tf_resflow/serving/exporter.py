@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers, models, training
@@ -65,9 +66,10 @@ def export_run(
             run.config, run.model.flow, run.model.event_shape, name=log_det, num_probes=num_probes
         )
     else:
-        examples = run.model.sample(_PLAN_EXAMPLES, seed=0)
-        estimator = models.plan_likelihood(run.model, examples, stderr, num_samples=num_samples)
-        reached = run.model.estimate_log_prob(examples, seed=0, plan=estimator).stderr
+        given = {"condition": _some_conditions(run)} if run.model.is_conditional else {}
+        examples = run.model.sample(_PLAN_EXAMPLES, seed=0, **given)
+        estimator = models.plan_likelihood(run.model, examples, stderr, num_samples=num_samples, **given)
+        reached = run.model.estimate_log_prob(examples, seed=0, plan=estimator, **given).stderr
         settings["measured"] = {"stderr": float(tf.sqrt(tf.reduce_mean(reached**2)))}
     settings |= {"run": run, "log_det": estimator, "num_samples": num_samples}
     return export(run.model, export_dir, version=version, **settings)
@@ -142,6 +144,14 @@ def export(
         for name, text in texts.items():
             (path / name).write_text(text, encoding="utf-8")
         return _publish(path, parent, version)
+
+
+def _some_conditions(run):
+    """Conditions for the samples of a plan: each label in turn, or normal ones with the moments of the data."""
+    if run.model.num_classes is not None:
+        return np.arange(_PLAN_EXAMPLES) % run.model.num_classes
+    mean, std = run.data.condition_mean, run.data.condition_std
+    return np.random.default_rng(0).normal(mean, std, [_PLAN_EXAMPLES, len(mean)]).astype(np.float32)
 
 
 def _writable(directory):

@@ -52,8 +52,16 @@ def _model(model):
     values = "real numbers" if model.levels is None else f"integers 0, ..., {model.levels - 1}"
     return (
         f"A normalizing flow of {kind} (Chen et al., Residual Flows for Invertible Generative Modeling, 2019) with "
-        f"{weights:,} parameters. An example is {shape} {values}."
+        f"{weights:,} parameters. An example is {shape} {values}.{_condition(model)}"
     )
+
+
+def _condition(model):
+    if not model.is_conditional:
+        return ""
+    what = f"label 0, ..., {model.num_classes - 1}" if model.num_classes else "condition"
+    size = "" if model.num_classes else f" of {' x '.join(map(str, model.condition_shape))} real numbers"
+    return f" It is the density of an example given its {what}{size}."
 
 
 def _data(config):

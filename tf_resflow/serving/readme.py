@@ -30,8 +30,15 @@ def signatures_readme(description: Mapping[str, Any]) -> str:
 
 
 def limits_text(description: Mapping[str, Any]) -> list[str]:
-    """What a request may have at most, in sentences."""
+    """The condition that a request must have, and what it may have at most, in sentences."""
     rows = []
+    if any("condition" in signature["inputs"] for signature in description["signatures"].values()):
+        classes = description.get("num_classes")
+        what = f"a label 0, ..., {classes - 1}" if classes else "real numbers in the units of the data"
+        rows.append(
+            f"The model is conditional. `condition` is {what}, one for each example or latent, or one for all of a "
+            "request."
+        )
     if "max_batch" in description:
         rows.append(f"A request has at most {description['max_batch']:,} examples or latents.")
     if "max_samples" in description:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_resflow import bijectors, models
 from tf_resflow.evaluation.samples import MAX_TEMPERATURE
 from tf_resflow.models.likelihood_plan import LogDet
-from tf_resflow.serving.checks import check_finite, check_range, check_rows
+from tf_resflow.serving.checks import check_finite, check_one_or_each, check_range, check_rows
 
 __all__ = ["Signatures"]
 
@@ -22,6 +22,9 @@ class Signatures:
     - `encode(x)`: `z`; integers stand for the centers of their cells
     - `decode(z)`: as `sample`
     - `classify(x)`, of a `HybridModel`: `logits`, `probabilities`, `label`
+
+    All but `classify` take a `condition` besides, if the model is conditional, one for each example or one for all:
+    integers for labels, else real numbers in the units of the data.
 
     A model without a trained density has neither log_prob; its `serving_default` is `classify`.
 
@@ -55,6 +58,7 @@ class Signatures:
       default: name of the signature that answers as `serving_default`.
       has_scores: whether one of them computes log_prob.
       levels: number of integer values of the data, or `None`.
+      num_classes: number of labels, if they are the condition.
       log_det: as given.
       is_noisy: whether log_prob is an estimate.
       inverse_atol: the residual at which the inverse of a block stops, or 0 for the rounding of the type.
@@ -82,6 +86,7 @@ class Signatures:
         if max_batch is not None and max_batch < 1:
             raise ValueError(f"max_batch is at least 1; got {max_batch}.")
         self.max_samples, self.max_batch, self.levels = max_samples, max_batch, model.levels
+        self.num_classes = model.num_classes
         self.seed, self._model = seed, model
         self.inverse_atol = 0.0 if precise else model.inverse_atol
         self.log_det = model.evaluation_log_det if log_det is None else log_det
@@ -98,7 +103,7 @@ class Signatures:
         self.inputs = {"serving_default": inputs[self.default]} | {name: inputs[name] for name in self._names}
         self.has_scores = not {"serving_default", "log_prob_seeded"}.isdisjoint(self._names)
         # What two signatures share is a function, which a SavedModel holds once.
-        score_specs = inputs["encode"] + [tf.TensorSpec([], tf.int64)]
+        score_specs = [*inputs["encode"][:1], tf.TensorSpec([], tf.int64), *inputs["encode"][1:]]
         self._score = tf.function(self._scores, input_signature=score_specs, autograph=False)
         self._invert = tf.function(self._inverses, input_signature=inputs["decode"], autograph=False)
 
@@ -110,28 +115,37 @@ class Signatures:
         }
         return {"serving_default": functions[self.default]} | functions
 
-    def serving_default(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+    def serving_default(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """The log-likelihood, with the random numbers of the export."""
-        return self._score(self._checked(x), tf.constant(self.seed, tf.int64))
+        return self.log_prob_seeded(x, tf.constant(self.seed, tf.int64), condition)
 
-    def log_prob_seeded(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def log_prob_seeded(
+        self, x: tf.Tensor, seed: tf.Tensor, condition: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         """The log-likelihood, with random numbers of this seed."""
-        return self._score(self._checked(x), seed)
+        x = self._checked(x)
+        return self._score(x, seed, *self._conditions(condition, tf.shape(x)[0]))
 
-    def sample(self, num: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor) -> dict[str, tf.Tensor]:
+    def sample(
+        self, num: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor, condition: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         """Draws `num` examples."""
         num = check_range("num", num, 1, self.max_samples)
         temperature = check_range("temperature", temperature, 0.0, MAX_TEMPERATURE)
         seed = tf.bitcast(seed, tf.int32)
-        return self._invert(self._model.sample_latent(num, seed, tf.cast(temperature, self._dtype)))
+        z = self._model.sample_latent(num, seed, tf.cast(temperature, self._dtype))
+        return self._invert(z, *self._conditions(condition, num))
 
-    def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+    def encode(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """The latents of examples."""
-        return {"z": self._model.encode(self._checked(x))}
+        x = self._checked(x)
+        (condition,) = self._conditions(condition, tf.shape(x)[0]) or [None]
+        return {"z": self._model.encode(x, condition=condition)}
 
-    def decode(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
+    def decode(self, z: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """The examples of latents."""
-        return self._invert(check_finite("z", check_rows("z", z, self.max_batch)))
+        z = check_finite("z", check_rows("z", z, self.max_batch))
+        return self._invert(z, *self._conditions(condition, tf.shape(z)[0]))
 
     def classify(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The classifier's logits, probabilities and most probable label."""
@@ -143,29 +157,46 @@ class Signatures:
         x_dtype = self._dtype if self.levels is None else tf.uint8
         x = tf.TensorSpec([None, *self._model.event_shape], x_dtype, "x")
         num, seed = tf.TensorSpec([], tf.int32, "num"), tf.TensorSpec([], tf.int64, "seed")
-        scores = {"serving_default": [x], "log_prob_seeded": [x, seed]}
+        condition, shape = [], self._model.condition_shape
+        if shape is not None:
+            dtype = self._dtype if self.num_classes is None else tf.int32
+            condition = [tf.TensorSpec([None, *shape], dtype, "condition")]
+        scores = {"serving_default": [x, *condition], "log_prob_seeded": [x, seed, *condition]}
         classes = {"classify": [x]} if self._model.has_classifier else {}
         maps = {
-            "sample": [num, seed, tf.TensorSpec([], tf.float32, "temperature")],
-            "encode": [x],
-            "decode": [tf.TensorSpec([None, *latent_shape], self._dtype, "z")],
+            "sample": [num, seed, tf.TensorSpec([], tf.float32, "temperature"), *condition],
+            "encode": [x, *condition],
+            "decode": [tf.TensorSpec([None, *latent_shape], self._dtype, "z"), *condition],
         }
         return {**scores, **maps, **classes} if self._model.has_density else {**classes, **maps}
 
-    def _scores(self, x, seed):
-        estimates = self._samples(x, tf.bitcast(seed, tf.int32))
+    def _scores(self, x, seed, *condition):
+        estimates = self._samples((x, *condition) if condition else x, tf.bitcast(seed, tf.int32))
         log_prob, stderr = models.mean_and_stderr(estimates, self.is_noisy)
         result = {"log_prob": log_prob, "log_prob_stderr": stderr}
         if self.levels is not None:
             result["bits_per_dim"] = self._model.to_loss(log_prob)
         return result
 
-    def _inverses(self, z):
-        x, solutions = bijectors.inverse_with_solutions(self._model.flow, tf.identity(z), atol=self.inverse_atol)
+    def _inverses(self, z, *condition):
+        arguments = self._model.flow_arguments(condition[0] if condition else None, tf.shape(z)[0])
+        x, solutions = bijectors.inverse_with_solutions(
+            self._model.flow, tf.identity(z), atol=self.inverse_atol, **arguments
+        )
         converged = tf.fill(tf.shape(z)[:1], True)
         for solution in solutions:
             converged &= solution.converged
         return {"x": self._model.to_data(x), "converged": converged}
+
+    def _conditions(self, condition, num):
+        """The checked condition of `num` examples, in a list that is empty without one."""
+        if condition is None:
+            return []
+        if self.num_classes is None:
+            condition = check_finite("condition", condition)
+        else:
+            condition = check_range("condition", condition, 0, self.num_classes - 1)
+        return [check_one_or_each("condition", condition, num)]
 
     def _checked(self, x):
         x = check_rows("x", x, self.max_batch)
