@@ -1,9 +1,13 @@
 r"""The rows of a .npy, .npz or .csv file of numbers.
 
 resflow-train --config=tabular --workdir=runs/table --config.data.path=FILE.csv
+resflow-train --config=tabular --workdir=runs/given --config.data.path=FILE.csv \
+  --config.data.condition_columns=age
 
 Columns are standardized inside the flow, and the score is in nats of the data as they are. A tenth
 of the rows is for validation and a tenth for testing, unless path_validation and path_test are set.
+
+The second command trains the density of the other columns given the column age, which is standardized, too.
 """
 
 from tf_resflow.training import default_config

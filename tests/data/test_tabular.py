@@ -51,6 +51,37 @@ def test_fractions_partition_the_rows(tmp_path, matrix):
     assert np.any(other.array("test") != dataset.array("test"))
 
 
+def test_columns_that_are_the_condition(tmp_path, matrix):
+    """In the order in which they are named; each with its own moments, of the train rows."""
+    np.save(tmp_path / "a.npy", matrix)
+    whole = load_tabular(tmp_path / "a.npy")
+    dataset = load_tabular(tmp_path / "a.npy", condition_columns=["3", "1"])
+    assert dataset.event_shape == (1,) and dataset.sizes == whole.sizes
+    x, c = next(iter(dataset.eval_batches("train", 100, labels=True)))
+    rows = whole.array("train")
+    np.testing.assert_array_equal(x, rows[:, [1]])
+    np.testing.assert_array_equal(c, rows[:, [2, 0]])
+    np.testing.assert_allclose(dataset.condition_mean, rows[:, [2, 0]].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(dataset.condition_std, rows[:, [2, 0]].std(0), rtol=1e-5)
+    np.testing.assert_allclose(dataset.mean, rows[:, [1]].mean(0), rtol=1e-5)
+    x, c = next(iter(dataset.train_batches(8, seed=0, labels=True)))
+    alone = next(iter(dataset.train_batches(8, seed=0)))
+    np.testing.assert_array_equal(alone, x)
+    pairs = {tuple(row) for row in rows[:, [1, 2, 0]]}
+    assert {tuple(row) for row in np.concatenate([x, c], 1)} <= pairs
+    assert whole.condition_mean is None
+    with pytest.raises(ValueError, match="has no labels"):
+        whole.train_batches(8, seed=0, labels=True)
+    for columns, message in [("0", "no column '0'"), ("4", "no column '4'"), ("11", "'1' is chosen twice"), ("123", "none is left")]:
+        with pytest.raises(ValueError, match=message):
+            load_tabular(tmp_path / "a.npy", condition_columns=[*columns])
+    _write(tmp_path / "a.csv", matrix, header="a,b,c")
+    named = load_tabular(tmp_path / "a.csv", columns=["c", "b", "a"], condition_columns=["a", "1"])
+    assert (named.columns, named.condition_columns) == (("b",), ("a", "c"))
+    _, c = next(iter(named.eval_batches("test", 100, labels=True)))
+    assert np.isin(c, matrix[:, [0, 2]].astype("f4")).all()
+
+
 def test_separate_files_and_no_validation(tmp_path, matrix):
     np.save(tmp_path / "a.npy", matrix)
     np.save(tmp_path / "b.npy", matrix[:7])

@@ -18,7 +18,8 @@ data; infinite and undefined values are null):
 - fid: the Fréchet distance between --fid_samples samples and train images in Inception's features. (Keras'
   weights differ from those of the literature: see `InceptionFeatures`.)
 - classification, of a hybrid model: `accuracy` and its standard error, `cross_entropy` (in bits for images) and
-  `calibration_error` (expected calibration error, 15 bins).
+  `calibration_error` (expected calibration error, 15 bins). If it is named, also of a model of images given their
+  label, by the label under which an image is most likely: as many evaluations as there are classes.
 
 The default is the first four and the last, as far as the model has a density, residual blocks and a classifier.
 With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves by which log p(x),

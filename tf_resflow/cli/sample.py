@@ -4,10 +4,15 @@ resflow-sample --workdir=runs/digits --output=samples.png --num=64 --temperature
 resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9,1.0
 resflow-sample --workdir=runs/digits --output=paths.png --interpolate=pairs
 resflow-sample --workdir=runs/table --output=samples.csv --num=100000
+resflow-sample --workdir=runs/labels --output=threes.png --condition=3
 
 The picture of images is a grid. The picture of vectors shows samples over as many of the data: a scatter plot in
 2-D, scatter plots of all pairs of columns above, a histogram below. Several temperatures make one row (or color)
 each, of the same --num latents. The first samples of a --seed do not depend on --num.
+
+--condition is for conditional models. Where it is a label, it may be several, separated by commas, and each gets a
+row of --num images; by default all do. Where it is columns of a table, it is a number for each of them, in their
+order in config.data.condition_columns and in the units of the data; then the picture shows the samples alone.
 
 --interpolate walks through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
 from one to another, "corners" over a --num x --num square with one at each corner. In 2-D the picture shows the
@@ -17,6 +22,7 @@ paths over the log density; vectors of another size can only be written as .npy.
 import contextlib
 import functools
 
+import numpy as np
 from absl import flags, logging
 
 from tf_resflow import evaluation, progress, training
@@ -36,11 +42,12 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "num",
         None,
-        "Number of samples; default 64 images or 1,000 vectors. With several temperatures: images in a row; with "
-        "--interpolate: rows; default 10.",
+        "Number of samples; default 64 images or 1,000 vectors. With several temperatures or labels: images in a "
+        "row; with --interpolate: rows; default 10.",
         1,
     )
     flags.DEFINE_list("temperature", ["1.0"], "Scales the base distribution; several make one row or color each.")
+    flags.DEFINE_list("condition", None, "Of a conditional model: labels, or a number for each condition column.")
     flags.DEFINE_enum(
         "interpolate", None, ["pairs", "corners"], "Walk through the latent space between held-out examples."
     )
@@ -76,6 +83,14 @@ def check() -> None:
     """Raises ValueError if the workdir has no run, or the file cannot be written."""
     training.Workdir(FLAGS.workdir).read_config()
     info = _info()
+    if FLAGS.interpolate and (_has_labels() or info.condition_mean is not None):
+        raise ValueError(
+            "The run is of a conditional model, and no condition belongs to the points of a path: leave out "
+            "--interpolate."
+        )
+    condition = _condition(info)
+    if _has_labels() and len(condition) > 1 and len(FLAGS.temperature) > 1:
+        raise ValueError(f"{', '.join(FLAGS.temperature)}: several temperatures take a single --condition.")
     check = check_paths if FLAGS.interpolate else check_samples
     rows, columns = _grid(info)
     check(FLAGS.output, (rows * columns, *info.event_shape), info.levels)
@@ -96,18 +111,58 @@ def _grid(info):
     if FLAGS.interpolate:
         rows = FLAGS.num or _SIDE
         return rows, rows if FLAGS.interpolate == "corners" else _POINTS if _is_drawn_as_lines(info) else _SIDE
-    rows = len(FLAGS.temperature)
+    rows = max(len(FLAGS.temperature), len(_condition(info)) if _has_labels() else 1)
     return rows, FLAGS.num or (1000 if len(info.event_shape) != 3 else _SIDE if rows > 1 else 64)
+
+
+def _has_labels():
+    """Whether the condition of the model is a label."""
+    return training.Workdir(FLAGS.workdir).read_config().model.condition == "label"
+
+
+def _condition(info):
+    """The labels, or the numbers of a condition of columns, as an array; None for a model without a condition."""
+    given = FLAGS.condition
+    if _has_labels():
+        labels = [str(label) for label in range(info.num_classes)] if given is None else given
+        if not labels or any(not label.isdecimal() or int(label) >= info.num_classes for label in labels):
+            raise ValueError(
+                f"--condition takes labels in 0, ..., {info.num_classes - 1}; got {', '.join(labels)!r}."
+            )
+        return np.array([int(label) for label in labels])
+    if info.condition_mean is None:
+        if given is not None:
+            raise ValueError("The run is of a model without a condition: leave out --condition.")
+        return None
+    try:
+        numbers = np.array([float(number) for number in given or ()])
+    except ValueError:
+        numbers = np.zeros(0)
+    if len(numbers) != len(info.condition_mean) or not np.all(np.isfinite(numbers)):
+        raise ValueError(
+            f"The run is of a conditional model: --condition takes {len(info.condition_mean)} numbers, separated "
+            f"by commas, in the order of config.data.condition_columns; got {given}."
+        )
+    return numbers
 
 
 def _sample(info):
     temperatures = [float(value) for value in FLAGS.temperature]
-    rows, num = _grid(info)
+    condition, (rows, num) = _condition(info), _grid(info)
     run = training.load(FLAGS.workdir)
-    is_drawn_with_data = _is_picture() and len(info.event_shape) != 3
+    is_drawn_with_data = _is_picture() and len(info.event_shape) != 3 and condition is None
     examples = _examples_if_any(run.config.eval.split, num) if is_drawn_with_data else None
+    labels = []
+    if _has_labels():  # the rows of several labels are one temperature
+        labels = [f"class {label}" for label in condition] if len(condition) > 1 else []
+        condition = np.repeat(condition, num)
     samples = evaluation.draw_samples(
-        run.model, num, seed=FLAGS.seed, temperatures=temperatures, precise=FLAGS.precise
+        run.model,
+        rows * num // len(temperatures),
+        seed=FLAGS.seed,
+        temperatures=temperatures,
+        condition=condition,
+        precise=FLAGS.precise,
     )
     with contextlib.closing(samples) as batches:
         evaluation.write_samples(
@@ -116,6 +171,7 @@ def _sample(info):
             (rows, num, *info.event_shape),
             levels=info.levels,
             temperatures=temperatures,
+            labels=labels,
             data=examples,
             names=info.columns,
             name=info.name,

@@ -6,6 +6,7 @@ from tf_resflow.config_fields import AT_LEAST_0, Field, Rule, make_section, sugg
 
 __all__ = ["FIELDS", "default_config"]
 
+
 FIELDS = {
     "name": "digits",
     "data_dir": "",
@@ -22,6 +23,7 @@ FIELDS = {
     "path_test": "",
     "key": "",
     "columns": "",
+    "condition_columns": "",
     "validation_fraction": 0.1,
     "test_fraction": 0.1,
     "split_seed": 0,
@@ -40,7 +42,8 @@ def default_config(**fields: Any) -> Any:
       and of the train stream `flip` and `crop_padding`.
     - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for
       TFDS's own, if any), `split_test`.
-    - Tables: `columns`, the names of the columns to read, separated by commas; "" for all.
+    - Tables: `columns`, the names of the columns to read, separated by commas; "" for all. `condition_columns`, those
+      that are the condition of the others. Of tables without names, numbers from 1.
     - 2-D densities: `num_test`.
     - All: `validation_fraction`, the fraction of the train split that is held back for validation if there is no
       such split; 0 for none. For files it is a fraction of all examples; densities, which have no end, draw

@@ -39,7 +39,7 @@ class Dataset:
       levels: number of values that an integer example can take, None for continuous data.
       sizes: number of examples of each finite split, by name.
       read: function of a split's name that returns all its examples: an array, or a pair of arrays, examples and
-        labels, if `num_classes` is given.
+        labels or conditions, if `num_classes` or `condition_mean` is given.
       draw: `draw(num, seed) -> [num, *event_shape]` for generated train data; the seed is a sequence of integers.
       stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` if
         `num_classes` is given: the split in its own order if the seed is None, else in a random order that is a
@@ -50,10 +50,14 @@ class Dataset:
       crop_padding: pixels by which the train stream pads each image on all sides, by reflection, before it cuts it
         to its size at a random position.
       num_classes: number of classes: labels are 0, ..., num_classes - 1; None for data without labels.
+      condition_mean: mean of the train split's conditions, real vectors that stand beside the examples in the place
+        of labels; None for data without conditions.
+      condition_std: standard deviation of the train split's conditions.
       mean: mean of the train split per coordinate, or per channel of images, if known.
       std: standard deviation of the train split, like the mean.
       entropy: differential entropy of the data distribution in nats, if known.
       columns: names of the coordinates of vectors, if known.
+      condition_columns: names of the coordinates of conditions, if known.
     """
 
     name: str
@@ -68,10 +72,13 @@ class Dataset:
     flip: bool = False
     crop_padding: int = 0
     num_classes: int | None = None
+    condition_mean: np.ndarray | None = None
+    condition_std: np.ndarray | None = None
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
     entropy: float | None = None
     columns: tuple[str, ...] | None = None
+    condition_columns: tuple[str, ...] | None = None
     _tensors: dict[str, tuple[tf.Tensor, ...]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
@@ -94,6 +101,7 @@ class Dataset:
         levels: int | None = None,
         *,
         labels: Mapping[str, np.ndarray] | None = None,
+        conditions: Mapping[str, np.ndarray] | None = None,
         **fields: Any,
     ) -> "Dataset":
         """Makes a data set of arrays.
@@ -103,6 +111,8 @@ class Dataset:
           splits: dict of split name to array `[num, *event_shape]`.
           levels: number of values of integer data, at most 256; None for continuous data.
           labels: dict of split name to integers `[num]`, together with `num_classes`; None for data without labels.
+          conditions: dict of split name to real numbers `[num, size]`, together with `condition_mean` and
+            `condition_std`, instead of labels; None for data without conditions.
           **fields: other attributes.
 
         Raises:
@@ -119,6 +129,9 @@ class Dataset:
         if labels is not None:
             labels = _checked_labels(name, labels, sizes, fields.get("num_classes"))
             pairs = {split: (array, labels[split]) for split, array in arrays.items()}
+            return cls(name, shape, levels, sizes, read=pairs.__getitem__, **fields)
+        if conditions is not None:
+            pairs = {s: (array, _checked(f"{name} ({s})", conditions[s], None)) for s, array in arrays.items()}
             return cls(name, shape, levels, sizes, read=pairs.__getitem__, **fields)
         return cls(name, shape, levels, sizes, read=arrays.__getitem__, **fields)
 
@@ -140,13 +153,13 @@ class Dataset:
           seed: integer that determines the batches, together with the step.
           start_step: step whose batch comes first. A resumed run passes its step, and sees the batches that an
             uninterrupted run would have seen.
-          labels: whether to return the labels, too; the examples are the same.
+          labels: whether to return the labels or conditions, too; the examples are the same.
           share: `(index, num)`: only part `index` of `num` equal parts of each batch, for one of `num` machines
             that train together. Joined in their order, the parts are the batch.
 
         Returns:
           A `tf.data.Dataset` of tensors `[batch_size / num, *event_shape]`; with labels, of pairs of them and int32
-          `[batch_size / num]`.
+          `[batch_size / num]`, or of conditions, float32 `[batch_size / num, size]`.
 
         Raises:
           ValueError: if batch_size is not in 1, ..., size of the train split, or no multiple of the number of
@@ -184,11 +197,11 @@ class Dataset:
           split: name of the split.
           batch_size: examples in a batch.
           limit: take the first `limit` examples only.
-          labels: whether to return the labels, too; the examples are the same.
+          labels: whether to return the labels or conditions, too; the examples are the same.
 
         Returns:
           A `tf.data.Dataset` of tensors `[<= batch_size, *event_shape]`; with labels, of pairs of them and int32
-          `[<= batch_size]`.
+          `[<= batch_size]`, or of conditions, float32 `[<= batch_size, size]`.
 
         Raises:
           ValueError: if the split is unknown, batch_size or limit is not positive, or there are no labels.
@@ -224,7 +237,7 @@ class Dataset:
         return dataclasses.replace(self, mean=mean, std=np.sqrt(variance))
 
     def _check_labels(self, labels):
-        if labels and self.num_classes is None:
+        if labels and self.num_classes is None and self.condition_mean is None:
             raise ValueError(
                 f"The data set {self.name!r} has no labels. Leave labels at False, or choose a data set "
                 "that has them, such as digits, mnist, cifar10 or svhn_cropped."
@@ -238,12 +251,15 @@ class Dataset:
         return self.sizes[split]
 
     def _read_once(self, split):
-        """The examples of a split, and its labels if it has some."""
+        """The examples of a split, and its labels or conditions if it has some."""
         if self.read is None:
             raise ValueError(f"The data set {self.name!r} can neither read nor stream its examples.")
         if split not in self._tensors:
             arrays = self.read(split)
-            arrays = (arrays,) if self.num_classes is None else (arrays[0], arrays[1].astype(np.int32))
+            if self.num_classes is not None:
+                arrays = arrays[0], arrays[1].astype(np.int32)
+            elif self.condition_mean is None:
+                arrays = (arrays,)
             with tf.device("CPU"):
                 self._tensors[split] = tuple(tf.constant(array) for array in arrays)
         return self._tensors[split]

@@ -27,7 +27,7 @@ _PIXELS = ("levels", "image_size", "flip", "crop_padding")
 _FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
 _FIELDS = {
     "images": (*_PIXELS, *_FILES),
-    "tabular": (*_FILES, "columns"),
+    "tabular": (*_FILES, "columns", "condition_columns"),
     "digits": _PIXELS,
     **dict.fromkeys(DENSITIES, ("num_test",)),
 }
@@ -65,7 +65,8 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     if name in DENSITIES:
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
     if name == "tabular":
-        return load_tabular(**fields | {"columns": _names(config.columns)})
+        chosen = {"columns": _names(config.columns), "condition_columns": _names(config.condition_columns) or ()}
+        return load_tabular(**fields | chosen)
     if name == "digits":
         if fields.pop("levels") not in (0, 17):
             raise ValueError(f"digits have 17 levels, not {config.levels}: set levels = 0.")

@@ -1,6 +1,6 @@
 """Tables of numbers from .npy, .npz, .csv and .parquet files."""
 
-__all__ = ["Table", "column_name", "read_table"]
+__all__ = ["Table", "column_indices", "column_name", "read_table"]
 
 import codecs
 import csv
@@ -58,8 +58,8 @@ def read_table(path: str | os.PathLike, key: str | None = None, *, columns: Sequ
     Args:
       path: the file.
       key: name of the array in an .npz file that holds more than one.
-      columns: names of the columns to read, in the order that is wanted; the others may hold anything. A file
-        without names must have just as many. By default all columns.
+      columns: names of the columns to read, or their numbers from 1, in the order that is wanted; the others may
+        hold anything. A file without names must have as many columns as are named. By default all columns.
 
     Returns:
       A `Table`.
@@ -114,25 +114,44 @@ def column_name(index: int, names: Sequence[str] | None) -> str:
     return f"column {index + 1}" + (f" {names[index]!r}" if names else "")
 
 
-def _positions(path, names, wanted):
-    """The positions of the wanted columns; all of them if there are no names."""
-    if wanted is None or names is None:
+def column_indices(
+    source: str | os.PathLike, wanted: Sequence[str], names: Sequence[str] | None, num: int
+) -> list[int]:
+    """The indices of columns of a table by their names, or by their numbers from 1.
+
+    Raises a ValueError that begins with the source for one of the `num` columns that is not there, or is named
+    twice.
+    """
+    found: list[int] = []
+    for column in wanted:
+        if names is not None and column in names:
+            found.append(names.index(column))
+        elif column.isdecimal() and 1 <= int(column) <= num:
+            found.append(int(column) - 1)
+        else:
+            known = ", ".join(map(repr, (names or ())[:_SHOWN])) + (", ..." if len(names or ()) > _SHOWN else "")
+            columns = f"{suggest(column, names)} Its columns are {known}." if names else f"It has {num}, unnamed."
+            raise ValueError(f"{source} has no column {column!r}; {columns}")
+    if twice := [column for column, index in zip(wanted, found, strict=True) if found.count(index) > 1]:
+        raise ValueError(f"{source}: the column {twice[0]!r} is chosen twice. Name each column once.")
+    return found
+
+
+def _positions(path, names, num, wanted):
+    """The positions of the wanted columns; all if they have names, and the table has none."""
+    if wanted is None or (names is None and not all(map(str.isdecimal, wanted))):
         return slice(None)
-    if twice := [name for name in wanted if list(wanted).count(name) > 1]:
-        raise ValueError(f"{path}: the column {twice[0]!r} is chosen twice. Name each column once.")
-    for name in wanted:
-        if name not in names:
-            known = ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
-            raise ValueError(f"{path} has no column {name!r}; {suggest(name, names)} Its columns are {known}.")
-    return [names.index(name) for name in wanted]
+    return column_indices(path, wanted, names, num)
 
 
 # Each reader returns a matrix, the names of its columns or None, and for .csv files the line number of each row.
 
 
 def _read_numpy(path, key, wanted):
-    del wanted
-    return read_array(path, key)[0], None, None
+    array = read_array(path, key)[0]
+    if array.ndim == 2:
+        array = array[:, _positions(path, None, array.shape[1], wanted)]
+    return array, None, None
 
 
 def _read_parquet(path, key, wanted):
@@ -142,7 +161,7 @@ def _read_parquet(path, key, wanted):
         from pyarrow import parquet
     try:
         schema = parquet.read_schema(path)
-        positions = _positions(path, schema.names, wanted)
+        positions = _positions(path, schema.names, len(schema.names), wanted)
         frame = parquet.read_table(path, columns=list(np.array(schema.names, object)[positions]))
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a Parquet file that can be read ({error}).") from None
@@ -183,7 +202,7 @@ def _read_csv(path, key, wanted):
                         header = cells
                         continue
                     names, width = _names(header, len(cells)), len(cells)
-                    positions = _positions(path, names, wanted)
+                    positions = _positions(path, names, width, wanted)
                 if len(cells) != width:
                     raise ValueError(
                         f"{path}, line {reader.line_num}: {len(cells)} cells separated by {delimiter!r}, but the "

@@ -83,6 +83,7 @@ def write_samples(
     *,
     levels: int | None = None,
     temperatures: Sequence[float] = (),
+    labels: Sequence[str] = (),
     data: dict[str, np.ndarray] | None = None,
     names: Sequence[str] | None = None,
     name: str = "",
@@ -97,6 +98,7 @@ def write_samples(
       shape: `(rows, columns, *event_shape)`: a grid has as many rows, or is about square if they are 1.
       levels: number of levels of integer images.
       temperatures: of each row, to label it, or empty.
+      labels: of each row, instead of its temperature.
       data: dict of one pair of a name and an array `[num, size]`, drawn under the samples if they are vectors.
       names: of the coordinates of vectors, by default column 1, column 2 and so on.
       name: of the data, for the title of a picture of vectors.
@@ -112,7 +114,7 @@ def write_samples(
         _write_rows(path, batches, names or [f"column {i + 1}" for i in range(event_shape[0])])
         return
     samples = np.concatenate(list(batches))
-    labels = [f"temperature {temperature:g}" for temperature in temperatures]
+    labels = list(labels) or [f"temperature {temperature:g}" for temperature in temperatures]
     if len(event_shape) == 3:
         is_sweep = rows > 1
         grid = image_grid(samples, levels or 256, columns=columns if is_sweep else None)

@@ -59,6 +59,9 @@ MODEL_FIELDS = {
     "act_norm": True,
     # "mixed_bfloat16": the networks of the blocks compute in bfloat16 in training. All else is in float32.
     "compute_dtype": Field("float32", one_of("float32", "mixed_bfloat16")),
+    # "label": the density of images given their label, p(x | label), by residual blocks. (Tables have
+    # data.condition_columns.)
+    "condition": Field("", one_of("", "label")),
     # Vectors.
     "hidden": Field((64, 64, 64), Rule(_are_widths, "a tuple of widths, such as (64, 64, 64)")),
     # Couplings are of images, and have no coefficient, activation or norms.
@@ -102,6 +105,11 @@ def check_model(model: ConfigDict) -> None:
         raise ValueError(
             f"config.model.block is {model.block!r} and config.model.inv_1x1_conv is {model.inv_1x1_conv}; flows "
             "on vectors have no couplings or convolutions: set them to 'residual' or 'monotone', and to False."
+        )
+    if model.condition and not has_branches:
+        raise ValueError(
+            f"config.model.condition is {model.condition!r}, and config.model.block is {model.block!r}: only "
+            "residual and monotone blocks take a condition."
         )
     if not has_branches:
         return

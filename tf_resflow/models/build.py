@@ -24,7 +24,8 @@ def check_dataset(config: "ConfigDict", dataset: Dataset) -> None:
             f"the shape {dataset.event_shape}: set it to {kind!r}."
         )
     if config.task == "hybrid":
-        _num_classes(dataset)
+        _num_classes(config, dataset)
+    _condition(config, dataset)
 
 
 def with_statistics(config: "ConfigDict", dataset: Dataset) -> Dataset:
@@ -39,30 +40,44 @@ def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> FlowModel:
 
     Args:
       config: see `tf_resflow.training.default_config`.
-      dataset: has `event_shape`, `levels`, `num_classes` (for a hybrid model), and `mean` and `std`, by which the
-        flow normalizes its input if they are not None.
+      dataset: has `event_shape`, `levels`, `num_classes` (for a hybrid model, or for labels as condition), `mean`
+        and `std`, by which the flow normalizes its input if they are not None, and `condition_mean` and
+        `condition_std`, by which the model standardizes real conditions.
 
     Returns:
-      A `FlowModel`, or a `HybridModel` if `config.task` is "hybrid"; it is evaluated with the default of
-      `evaluation_estimator`.
+      A `FlowModel`, conditional if `config.model.condition` is set or the data have conditions, or a `HybridModel`
+      if `config.task` is "hybrid"; it is evaluated with the default of `evaluation_estimator`.
     """
     shape = dataset.event_shape
-    flow = flows.build_flow(config.model, shape, dataset.mean, dataset.std, seed=config.seed)
+    condition = _condition(config, dataset)
+    size = condition.get("num_classes") or (condition["condition_shape"][0] if condition else None)
+    flow = flows.build_flow(config.model, shape, dataset.mean, dataset.std, condition_size=size, seed=config.seed)
     _, evaluation_log_det = evaluation_estimator(config, flow, shape)
     options = {"evaluation_log_det": evaluation_log_det, "seed": config.seed}
     if config.task == "density":
-        return FlowModel(flow, shape, levels=dataset.levels, **options)
+        return FlowModel(flow, shape, levels=dataset.levels, **condition, **options)
     shapes = bijectors.feature_shapes(flow, shape)
     head = {"seed": config.seed, "dtype": "float32"}
-    classifier = flows.multiscale_classifier(shapes, _num_classes(dataset), config.hybrid.features, **head)
+    classifier = flows.multiscale_classifier(shapes, _num_classes(config, dataset), config.hybrid.features, **head)
     options["density_weight"] = config.hybrid.density_weight
     return HybridModel(flow, classifier, shape, levels=dataset.levels, **options)
 
 
-def _num_classes(dataset):
+def _condition(config, dataset):
+    """The condition of the model, as arguments of a `FlowModel`."""
+    if config.model.condition == "label":
+        return {"num_classes": _num_classes(config, dataset)}
+    if dataset.condition_mean is None:
+        return {}
+    statistics = {"condition_mean": dataset.condition_mean, "condition_std": dataset.condition_std}
+    return {"condition_shape": dataset.condition_mean.shape, **statistics}
+
+
+def _num_classes(config, dataset):
     if dataset.num_classes is None:
+        field = "config.task is 'hybrid'" if config.task == "hybrid" else "config.model.condition is 'label'"
         raise ValueError(
-            f"config.task is 'hybrid', but {dataset.name!r} has no labels: choose a data set that has them, such "
+            f"{field}, but {dataset.name!r} has no labels: choose a data set that has them, such "
             "as digits, mnist, cifar10 or svhn_cropped."
         )
     return dataset.num_classes

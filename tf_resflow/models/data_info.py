@@ -19,6 +19,9 @@ class DataInfo(NamedTuple):
       num_classes: number of classes of labeled data; None without labels.
       sizes: number of examples of each finite split, if known.
       columns: names of the coordinates of vectors, if known.
+      condition_mean: mean of the conditions of the train split, real vectors; None without conditions.
+      condition_std: standard deviation of the conditions.
+      condition_columns: names of the coordinates of conditions, if known.
     """
 
     name: str
@@ -29,3 +32,6 @@ class DataInfo(NamedTuple):
     num_classes: int | None = None
     sizes: dict[str, int] | None = None
     columns: tuple[str, ...] | None = None
+    condition_mean: np.ndarray | None = None
+    condition_std: np.ndarray | None = None
+    condition_columns: tuple[str, ...] | None = None

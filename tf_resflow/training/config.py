@@ -91,6 +91,10 @@ def validate_config(config: ConfigDict) -> None:
     check_section(config, _FIELDS)
     if config.model.kind == "vector" and config.task == "hybrid":
         raise ValueError("config.model.kind is 'vector'; with config.task = 'hybrid' it must be 'image'.")
+    if config.model.condition and config.task == "hybrid":
+        raise ValueError(
+            "config.task is 'hybrid', whose classifier predicts the label: leave config.model.condition at ''."
+        )
     check_model(config.model)
 
 

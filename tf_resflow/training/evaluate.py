@@ -59,7 +59,8 @@ class Evaluation:
         self._log_det: LogDet
         if stderr is not None:
             first = next(iter(Report(run.config, run.model, dataset).batches()))
-            self.plan = models.plan_likelihood(run.model, first, stderr * run.model.nats_per_unit)
+            x, condition = run.model.examples_and_condition(first)
+            self.plan = models.plan_likelihood(run.model, x, stderr * run.model.nats_per_unit, condition=condition)
             self._name, self._log_det = "planned", self.plan
         else:
             self._name, self._log_det = models.evaluation_estimator(
@@ -135,7 +136,8 @@ class Evaluation:
 
     def reconstruction(self) -> dict[str, Any]:
         """The `evaluation.Reconstruction` of the first batch."""
-        result = evaluation.reconstruct(self._model, self._first_batch, self._config.seed)
+        x, condition = self._first_batch
+        result = evaluation.reconstruct(self._model, x, self._config.seed, condition=condition)
         return {"reconstruction": result._asdict()}
 
     def lipschitz(self) -> dict[str, Any]:
@@ -157,24 +159,32 @@ class Evaluation:
             raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
         batch_size = self._config.eval.batch_size
         images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
-        for batch in track(self._dataset.eval_batches("train", batch_size, num_samples), "features of images"):
-            images.update(features(batch))
+        is_conditional, conditions = self._model.is_conditional, []
+        train = self._dataset.eval_batches("train", batch_size, num_samples, labels=is_conditional)
+        for batch in track(train, "features of images"):
+            x, condition = self._model.examples_and_condition(batch)
+            conditions.append(condition)
+            images.update(features(x))
         draw = tf.function(self._model.sample, autograph=False)
+        given = np.resize(np.concatenate(conditions), num_samples + batch_size) if is_conditional else None
         for index in track(range(math.ceil(num_samples / batch_size)), "features of samples"):
             seed = tf.constant([self._config.seed, index], tf.int32)
-            samples.update(features(draw(batch_size, seed)[: num_samples - samples.num]))
+            labels = None if given is None else tf.constant(given[index * batch_size :][:batch_size])
+            drawn = draw(batch_size, seed, condition=labels)
+            samples.update(features(drawn[: num_samples - samples.num]))
         distance = evaluation.frechet_distance(samples, images)
         return {"fid": {"fid": distance, "num_samples": samples.num, "num_train": images.num}}
 
     def classification(self) -> dict[str, float]:
         """The scores of a hybrid model's classifier, see `evaluation.Classification`.
 
+        Those of a density given labels are of softmax of log p(x | label): the classes count as equally frequent.
         The keys are those of the training's result.json; "cross_entropy" is in bits for integer data.
 
         Raises:
-          ValueError: when the model has no classifier.
+          ValueError: when the model has neither a classifier nor labels.
         """
-        if not self._model.has_classifier:
+        if self._model.num_classes is None and not self._model.has_classifier:
             raise ValueError("The run is of a density alone (config.task): it has no classifier to evaluate.")
         return self._report.classification()
 
@@ -192,6 +202,11 @@ class Evaluation:
         Raises:
           ValueError: when the examples differ in their shape or their levels.
         """
+        if self._model.is_conditional:
+            raise ValueError(
+                "Other data have no condition, under which a conditional model could score them: evaluate a run "
+                "without config.model.condition and config.data.condition_columns, or leave out --ood_data."
+            )
         kinds = [(d.event_shape, d.levels) for d in (self._dataset, dataset)]
         if kinds[0] != kinds[1]:
             raise ValueError(
@@ -216,8 +231,10 @@ class Evaluation:
 
     def _noise_of(self, log_det):
         measure = evaluation.EstimatorNoise(self._model, log_det, **_NOISE_DRAWS)
-        return measure(self._first_batch, self._config.seed)
+        x, condition = self._first_batch
+        return measure(x, self._config.seed, condition=condition)
 
     @functools.cached_property
     def _first_batch(self):
-        return next(iter(self._report.batches()))
+        """The examples and the condition of the first batch."""
+        return self._model.examples_and_condition(next(iter(self._report.batches())))

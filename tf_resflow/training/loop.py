@@ -150,8 +150,10 @@ def _train(config, files, strategy, jit):
     )
     if start == 0:
         report.check_data()
-        model.initialize(next(iter(dataset.train_batches(train.batch_size, seed))), seed)
-    labels = model.has_classifier
+        first = next(iter(dataset.train_batches(train.batch_size, seed, labels=model.is_conditional)))
+        x, condition = model.examples_and_condition(first)
+        model.initialize(x, seed, condition=condition)
+    labels = model.has_classifier or model.is_conditional
     batches = iter(replica_batches(strategy, dataset, train.batch_size, seed, start, labels=labels))
     take_step, gather = _compiled_step(strategy, model, jit), of_all_workers(strategy)
     split = "validation" if "validation" in dataset.sizes else config.eval.split

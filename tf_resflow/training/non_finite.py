@@ -112,8 +112,10 @@ def _values(model, batch, seed):
         members.append(member)
         values.append(x)
 
-    x = model.prepare(tf.nest.flatten(batch)[0], model.split_seed(seed)[0])
-    latent = run(model.flow, x, Context(log_det=False, visit=visit)).value
+    x, condition = model.examples_and_condition(batch if model.is_conditional else tf.nest.flatten(batch)[0])
+    x = model.prepare(x, model.split_seed(seed)[0])
+    arguments = model.flow_arguments(condition, tf.shape(x)[0])
+    latent = run(model.flow, x, Context(arguments, log_det=False, visit=visit)).value
     return members, [*values[1:], latent]
 
 

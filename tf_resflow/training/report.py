@@ -50,14 +50,18 @@ class Report:
         self._config, self._model, self._dataset = config, model, dataset
         self.unit, self.objective = model.unit, model.objective
         self._held_out = evaluation.HeldOut(model, log_det, strategy=strategy)
-        self._classify = PerExample(_logits_and_labels(model), strategy)
+        self._classify = PerExample(_logits_and_labels(model, log_det), strategy)
         self._noise = evaluation.EstimatorNoise(model)
         self._sample = tf.function(model.sample, autograph=False)
 
     def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
-        """The batches of a split, by default `config.eval.split`: of its first `num_examples`."""
+        """The batches of a split, by default `config.eval.split`: of its first `num_examples`.
+
+        Those of a conditional model are pairs of examples and their conditions.
+        """
         settings = self._config.eval
         limit = settings.num_examples or None
+        labels = labels or self._model.is_conditional
         return self._dataset.eval_batches(split or settings.split, settings.batch_size, limit, labels=labels)
 
     def score(self, split: str | None = None) -> evaluation.Score:
@@ -81,7 +85,7 @@ class Report:
         return scores | {self.objective: self._model.total(scores)}
 
     def classification(self, split: str | None = None) -> dict[str, float]:
-        """A dict of the scores of the classifier on a split, see `evaluation.Classification`.
+        """The scores of the classifier, or of the density given labels: see `evaluation.Classification`.
 
         "cross_entropy" is in bits for integer data, as the density's loss is.
         """
@@ -94,17 +98,22 @@ class Report:
 
     def estimator_std(self, split: str | None = None) -> float:
         """The standard deviation of the training estimate of the loss of an example of a split."""
-        examples = next(iter(self.batches(split)))
-        return self._noise(examples, self._config.seed).estimator_std
+        examples, condition = self._model.examples_and_condition(next(iter(self.batches(split))))
+        return self._noise(examples, self._config.seed, condition=condition).estimator_std
 
     def sample_grid(self) -> np.ndarray | None:
-        """A grid of samples as a uint8 image, or None for vectors."""
+        """A grid of samples as a uint8 image, with a row for each label that is a condition; None for vectors."""
         if len(self._dataset.event_shape) != 3:
             return None
+        num, columns, labels = self._config.eval.num_samples, None, None
+        if self._model.is_conditional:
+            columns = max(1, num // self._model.num_classes)
+            labels = np.repeat(np.arange(min(num, self._model.num_classes)), columns)
+            num = len(labels)
         seed = tf.constant([self._config.seed, 0], tf.int32)
         with stage("samples"):
-            samples = self._sample(self._config.eval.num_samples, seed).numpy()
-        return evaluation.image_grid(samples, self._dataset.levels or 256)
+            samples = self._sample(num, seed, condition=labels).numpy()
+        return evaluation.image_grid(samples, self._dataset.levels or 256, columns=columns)
 
     @functools.cached_property
     def baselines(self) -> dict[str, float]:
@@ -116,13 +125,22 @@ class Report:
             # The covariance is singular: the dequantization makes it a density, but a useless baseline.
             logging.warning("There is no Gaussian baseline: it takes more train images than %d, not %d.", size, num)
         elif size <= _MAX_GAUSSIAN_SIZE:
-            test = np.concatenate(list(self.batches()))
             try:
                 with stage("Gaussian baseline"):
-                    baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
+                    baselines["gaussian"] = self._gaussian_baseline()
             except ValueError as error:
                 logging.warning("There is no Gaussian baseline. %s", error)
         return baselines
+
+    def _gaussian_baseline(self):
+        """That of the examples; given real conditions, that of both less that of the conditions."""
+        test = tuple(map(np.concatenate, zip(*map(tf.nest.flatten, self.batches()), strict=True)))
+        levels = self._dataset.levels
+        if self._dataset.condition_mean is None or levels is not None:
+            return evaluation.gaussian_baseline(self._train_array(), test[0], levels)
+        train = self._train_pairs(_MAX_GAUSSIAN_EXAMPLES)
+        both = evaluation.gaussian_baseline(np.concatenate(train, axis=1), np.concatenate(test, axis=1))
+        return both - evaluation.gaussian_baseline(train[1], test[1])
 
     def check_data(self) -> None:
         """Warns of continuous data without a Gaussian density; integers always have one."""
@@ -185,7 +203,7 @@ class Report:
         if grid is not None:
             evaluation.write_png(directory / "samples.png", grid)
             return self._reconstructions(directory / "reconstructions.png")
-        if self._dataset.event_shape == (2,):
+        if self._dataset.event_shape == (2,) and not self._model.is_conditional:
             self._density(directory / "density_2d.png")
         else:
             self._pairs(directory / "pairs.png")
@@ -193,16 +211,21 @@ class Report:
 
     def _reconstructions(self, path):
         levels, num = self._dataset.levels or 256, self._config.eval.num_samples
-        images = next(iter(self.batches()))[:num]
+        batch = tf.nest.map_structure(lambda rows: rows[:num], next(iter(self.batches())))
+        images, condition = self._model.examples_and_condition(batch)
         x = self._model.prepare(images, tf.constant([self._config.seed, 1], tf.int32))
-        again = tf.function(self._model.reconstruct, autograph=False)(x)
+        again = tf.function(self._model.reconstruct, autograph=False)(x, condition=condition)
         pair = images.numpy(), self._model.to_data(again).numpy()
         evaluation.write_png(path, evaluation.reconstruction_grid(*pair, levels))
         return {"reconstruction_error": float(tf.reduce_max(tf.abs(again - x)) * levels)}
 
     def _pairs(self, path):
-        points = self._train_array()[:_NUM_PAIRS_POINTS]
-        samples = self._sample(len(points), tf.constant([self._config.seed, 2], tf.int32)).numpy()
+        if self._model.is_conditional:
+            points, condition = self._train_pairs(_NUM_PAIRS_POINTS)
+        else:
+            points, condition = self._train_array()[:_NUM_PAIRS_POINTS], None
+        seed = tf.constant([self._config.seed, 2], tf.int32)
+        samples = self._sample(len(points), seed, condition=condition).numpy()
         groups: tuple[dict[str, np.ndarray], ...] = ({"samples": samples}, {"train data": points})
         evaluation.points_figure(path, *groups, columns=self._dataset.columns, title=self._dataset.name)
 
@@ -217,6 +240,11 @@ class Report:
         points = self._train_array()[:_NUM_FIGURE_POINTS]
         evaluation.density_figure(path, points, samples, log_prob, title="density of the model")
 
+    def _train_pairs(self, limit):
+        """The train examples and their conditions."""
+        batches = self._dataset.eval_batches("train", self._config.eval.batch_size, limit, labels=True)
+        return tuple(map(np.concatenate, zip(*batches, strict=True)))
+
     def _train_array(self):
         """The train examples; of an endless stream as many as the figure shows."""
         if "train" in self._dataset.sizes:
@@ -224,10 +252,13 @@ class Report:
         return next(iter(self._dataset.train_batches(_NUM_FIGURE_POINTS, seed=0))).numpy()
 
 
-def _logits_and_labels(model):
+def _logits_and_labels(model, log_det):
+    """The logits of a classifier; of a density given labels, its logarithms given each."""
+
     def apply(batch, seed):
-        del seed
         x, labels = batch
-        return model.classify(x)["logits"], labels
+        if model.has_classifier:
+            return model.classify(x)["logits"], labels
+        return model.log_prob_by_class(x, seed, evaluation=True, log_det=log_det), labels
 
     return apply

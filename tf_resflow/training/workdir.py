@@ -209,7 +209,8 @@ class Workdir:
             return
         now, before = _data_info(dataset), read_json(self.data)
         for key in sorted(now.keys() & before.keys() - {"name"}):  # an older version has not written all
-            std = now["std"] if key in ("mean", "std") else None
+            std = {"mean": now["std"], "std": now["std"]}.get(key, now["condition_std"])
+            std = None if key.endswith("columns") else std
             if not _is_same(before[key], now[key], std):
                 raise ValueError(
                     f"The data {dataset.name!r} are not those that the run in {self.path} was begun with: their "
@@ -242,11 +243,11 @@ class Workdir:
             raise ValueError(f"{self.path} has no data.json: resflow-train has not begun to train there.")
         info = read_json(self.data)
         try:
-            for field in ("mean", "std"):
-                info[field] = None if info[field] is None else np.asarray(info[field], np.float32)
-            columns = info.get("columns")
-            info |= {"event_shape": tuple(info["event_shape"]), "columns": columns and tuple(columns)}
-            return DataInfo(**info)
+            for field in ("mean", "std", "condition_mean", "condition_std"):
+                info[field] = None if info.get(field) is None else np.asarray(info[field], np.float32)
+            for field in ("columns", "condition_columns"):
+                info[field] = None if info.get(field) is None else tuple(info[field])
+            return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.data} does not describe data ({type(error).__name__}: {error}). Restore it from a backup."
@@ -318,14 +319,15 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _data_info(dataset):
     sizes = {} if dataset.sizes is None else {"sizes": dict(dataset.sizes)}
+    statistics = {name: getattr(dataset, name) for name in ("mean", "std", "condition_mean", "condition_std")}
+    columns = {name: getattr(dataset, name) for name in ("columns", "condition_columns")}
     return sizes | {
         "name": dataset.name,
         "event_shape": list(dataset.event_shape),
         "levels": dataset.levels,
-        "mean": None if dataset.mean is None else np.asarray(dataset.mean).tolist(),
-        "std": None if dataset.std is None else np.asarray(dataset.std).tolist(),
         "num_classes": dataset.num_classes,
-        "columns": None if dataset.columns is None else list(dataset.columns),
+        **{name: None if value is None else np.asarray(value).tolist() for name, value in statistics.items()},
+        **{name: names and list(names) for name, names in columns.items()},
     }
 
 
