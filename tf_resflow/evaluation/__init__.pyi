@@ -17,6 +17,8 @@ from .lipschitz import (
 )
 from .out_of_distribution import ood_auroc
 from .point_figures import points_figure
+from .posterior import c2st, calibration_ranks, coverage_levels
+from .posterior_figures import coverage_figure, rank_figure
 from .reconstruction import Reconstruction, reconstruct
 from .samples import write_samples
 from .sampling import draw_samples
@@ -31,7 +33,11 @@ __all__ = [
     "Noise",
     "Reconstruction",
     "Score",
+    "c2st",
+    "calibration_ranks",
     "classification_scores",
+    "coverage_figure",
+    "coverage_levels",
     "density_figure",
     "draw_samples",
     "expected_calibration_error",
@@ -48,6 +54,7 @@ __all__ = [
     "paths_figure",
     "points_figure",
     "quantiles",
+    "rank_figure",
     "reconstruct",
     "reconstruction_grid",
     "stderr_parts",

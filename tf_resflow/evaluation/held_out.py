@@ -21,7 +21,7 @@ class Score(NamedTuple):
     """A mean over examples.
 
     Attributes:
-      mean: mean over the examples: bits/dim, or nats for continuous data.
+      mean: mean over the examples: bits/dim, nats for continuous data, or the accuracy of `c2st`.
       stderr: its standard error, over the examples. It includes the noise of the estimator, which draws
         independently for each example.
       num_examples: number of examples.

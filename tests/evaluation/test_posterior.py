@@ -1,0 +1,111 @@
+"""Against the posterior of a Gaussian mean: q has the standard deviation of the posterior, times a scale."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from tf_resflow.evaluation import c2st, calibration_ranks, coverage_levels
+
+CERTAIN = 6e-5  # the probability beyond 4 standard errors
+
+
+def gaussian_posteriors(draws, num, dimensions, scale):
+    """True parameters and samples of q, for x ~ N(theta, 1) and theta ~ N(0, 1): the posterior is N(x/2, 1/2)."""
+    generator = np.random.default_rng(0)
+    parameters = generator.normal(size=[num, dimensions])
+    mean = (parameters + generator.normal(size=parameters.shape)) / 2
+    deviation = scale * math.sqrt(0.5)
+    samples = mean + deviation * generator.normal(size=[draws, num, dimensions])
+    return parameters, samples, stats.norm(mean, deviation)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_ranks_have_their_distribution(scale):
+    """4,000 data sets of 19 draws. Given z, the standardized error of the mean, ranks are binomial."""
+    draws, num = 19, 4000
+    parameters, samples, _ = gaussian_posteriors(draws, num, 2, scale)
+
+    def probability(rank):
+        def integrand(z):
+            return stats.norm.pdf(z) * stats.binom.pmf(rank, draws, stats.norm.cdf(z / scale))
+
+        return integrate.quad(integrand, -9, 9)[0]
+
+    expected = np.array([probability(rank) for rank in range(draws + 1)])
+    for ranks in calibration_ranks(samples, parameters).T:
+        counts = np.bincount(ranks, minlength=draws + 1)
+        assert stats.chisquare(counts, num * expected / expected.sum()).pvalue > CERTAIN
+        uniform = stats.chisquare(counts).pvalue
+        assert uniform > CERTAIN if scale == 1.0 else uniform < 1e-20
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_coverage_of_regions(scale):
+    """4,000 data sets of 200 draws in 3 dimensions: the regions are balls, their masses chi-square."""
+    draws, num, dimensions = 200, 4000, 3
+    parameters, samples, q = gaussian_posteriors(draws, num, dimensions, scale)
+    levels = coverage_levels(q.logpdf(samples).sum(axis=-1), q.logpdf(parameters).sum(axis=-1))
+    chi2 = stats.chi2(dimensions)
+    for mass in (0.2, 0.5, 0.8):
+        expected = chi2.cdf(scale**2 * chi2.ppf(mass))
+        tolerance = 4 * math.sqrt(expected * (1 - expected) / num) + 2 / draws
+        assert np.mean(levels < mass) == pytest.approx(expected, abs=tolerance)
+
+
+def test_levels_by_hand():
+    assert coverage_levels([[0.0], [1.0], [2.0]], [1.5]) == pytest.approx(1.5 / 4)
+    assert coverage_levels([[0.0], [1.0], [2.0]], [-math.inf]) == pytest.approx(3.5 / 4)
+
+
+def test_equal_distributions():
+    """1,000 points each: one half within 4 standard errors, also when a coordinate is constant."""
+    x = np.random.default_rng(0).normal(size=[2, 1000, 3])
+    x[..., 2] = 1.0
+    score = c2st(*x)
+    assert score.num_examples == 2000
+    assert score.stderr == pytest.approx(math.sqrt(score.mean * (1 - score.mean) / 2000))
+    assert abs(score.mean - 0.5) < 4 * score.stderr
+
+
+def test_accuracy_is_close_to_the_best():
+    """N(0, 1) and N(2, 1), 1,000 points each: at most Phi(1), but for chance, and not far below."""
+    x = np.random.default_rng(0).normal(size=[2, 1000, 1])
+    score = c2st(x[0], x[1] + 2)
+    best = stats.norm.cdf(1)
+    assert best - 4 * score.stderr - 0.01 < score.mean < best + 4 * score.stderr
+
+
+def test_separated_distributions():
+    x = np.random.default_rng(0).normal(size=[2, 200, 2])
+    assert c2st(x[0], x[1] + 20).mean == 1.0
+
+
+def test_a_dependence_is_found():
+    """Equal marginals, which one coordinate at a time would not tell apart."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=[1000, 2])
+    y = generator.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], size=1000)
+    assert c2st(x, y).mean > 0.65
+
+
+@pytest.mark.parametrize(
+    "call, match",
+    [
+        (lambda: calibration_ranks(np.zeros([2, 3]), np.zeros([3])), r"\[draws, num, dimensions\].*first axis"),
+        (lambda: calibration_ranks(np.zeros([4, 3, 2]), np.zeros([4, 2])), r"\(4, 3, 2\) and \(4, 2\)"),
+        (lambda: calibration_ranks(np.full([4, 3, 2], np.nan), np.zeros([3, 2])), "24 of 24 values of samples"),
+        (lambda: coverage_levels(np.zeros([4, 3]), np.zeros([4])), r"\(4, 3\) and \(4,\)"),
+        (lambda: coverage_levels(np.full([4, 3], np.nan), np.zeros([3])), "NaN, which has no rank"),
+        (lambda: c2st(np.zeros([4, 2]), np.zeros([5, 2])), "Draw as many samples"),
+        (lambda: c2st(np.zeros([5, 2]), np.full([5, 2], np.inf)), "10 of 10 values of reference"),
+        (
+            lambda: c2st(np.zeros([4, 2]), np.zeros([4, 2])),
+            "from 2 to .* 4; got 5",
+        ),
+    ],
+)
+def test_errors(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()

@@ -1,0 +1,158 @@
+"""Whether samples are those of a posterior: calibration over simulated data sets, and a classifier's view."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tf_resflow.evaluation.held_out import Score
+from tf_resflow.extras import extra
+
+__all__ = ["c2st", "calibration_ranks", "coverage_levels"]
+
+
+def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
+    r"""The ranks of simulation-based calibration: of true parameters among samples of their posteriors.
+
+    For data sets \\(i\\) with \\(\theta_i \sim p(\theta)\\), \\(x_i \sim p(x | \theta_i)\\) and L samples
+    \\(\theta_{il} \sim q(\theta | x_i)\\), the rank of coordinate d is
+
+        r_id = #{l : theta_ild < theta_id}.
+
+    If q is the posterior, each is uniform on 0, ..., L. Ranks that pile up at both ends mean that q is too narrow,
+    in the middle too wide, and at one end biased. `rank_figure` draws them.
+
+    ```python
+    import numpy as np
+    import tf_resflow as resflow
+    samples = np.array([[[0.1, 5.0]], [[0.2, 6.0]], [[0.3, 7.0]]])  # 3 samples for one data set
+    print(resflow.evaluation.calibration_ranks(samples, [[0.25, 4.0]]))
+    # [[2 0]]
+    ```
+
+    Args:
+      samples: array `[draws, num, dimensions]`: for each of `num` data sets, samples of its posterior. They must be
+        independent, so thin those of a Markov chain.
+      parameters: array `[num, dimensions]`: the parameters with which each data set was simulated.
+
+    Returns:
+      Integers `[num, dimensions]` from 0 to draws.
+
+    Raises:
+      ValueError: if the shapes do not fit, or a value is not finite.
+
+    References:
+      Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration" (2018).
+    """
+    samples, parameters = np.asarray(samples), np.asarray(parameters)
+    if samples.ndim != 3 or samples.shape[1:] != parameters.shape or not samples.size:
+        raise ValueError(
+            "Expected samples [draws, num, dimensions] and parameters [num, dimensions], none of them 0; got the "
+            f"shapes {samples.shape} and {parameters.shape}. The draws are the first axis, as in q.sample(draws)."
+        )
+    _check_finite(samples=samples, parameters=parameters)
+    return np.sum(samples < parameters, axis=0)
+
+
+def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike) -> np.ndarray:
+    r"""The levels of the smallest highest-density regions that hold the true parameters.
+
+    For data set i with true parameters \\(\theta_i\\) and L samples \\(\theta_{il} \sim q(\theta | x_i)\\),
+
+        a_i = (#{l : q(theta_il | x_i) > q(theta_i | x_i)} + 1/2) / (L + 1).
+
+    The expected coverage of the regions of mass a is the share of the levels below a. If q is the posterior, the
+    levels are uniform, and the coverage of each a is a; less coverage means that q is overconfident. It is a test
+    of all coordinates together that needs one number of each sample. `coverage_figure` draws the curve.
+
+    ```python
+    import tf_resflow as resflow
+    print(resflow.evaluation.coverage_levels([[-1.0, -3.0], [-2.0, -4.0]], [-1.5, -5.0]))
+    # [0.5        0.83333333]
+    ```
+
+    Args:
+      sample_log_probs: array `[draws, num]`: \\(\log q(\theta_{il} | x_i)\\) of the samples, in nats, up to a
+        constant for each data set.
+      parameter_log_probs: array `[num]`: \\(\log q(\theta_i | x_i)\\) of the true parameters, likewise.
+
+    Returns:
+      Array `[num]` of levels between 0 and 1.
+
+    Raises:
+      ValueError: if the shapes do not fit, or a value is NaN.
+
+    References:
+      Hermans et al., "A trust crisis in simulation-based inference?" (2022); Deistler, Goncalves and Macke,
+      "Truncated proposals for scalable and hassle-free simulation-based inference" (2022).
+    """
+    samples, parameters = np.asarray(sample_log_probs), np.asarray(parameter_log_probs)
+    if samples.ndim != 2 or samples.shape[1:] != parameters.shape or not samples.size:
+        raise ValueError(
+            "Expected log-densities of samples [draws, num] and of the true parameters [num], none of them 0; got "
+            f"the shapes {samples.shape} and {parameters.shape}."
+        )
+    if np.isnan(samples).any() or np.isnan(parameters).any():
+        raise ValueError("A log-density is NaN, which has no rank: find the parameters where q has none.")
+    return (np.sum(samples > parameters, axis=0) + 0.5) / (len(samples) + 1)
+
+
+def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: int = 0) -> Score:
+    """The classifier two-sample test: how often a classifier tells samples from those of a reference.
+
+    A network is trained to tell the two apart on all but one of the folds, and predicts the remaining one. The mean
+    accuracy is 1/2 if both come from one distribution, and 1 if they do not overlap. The network has two hidden
+    layers of 10 ReLU units for each dimension and sees inputs standardized by the reference, as in sbibm.
+
+    ```python
+    import numpy as np
+    import tf_resflow as resflow
+    x = np.random.default_rng(0).normal(size=[2, 100, 1])
+    print(resflow.evaluation.c2st(x[0], x[1] + 10).mean)
+    # 1.0
+    ```
+
+    The value depends on the number of samples, from which the classifier learns: compare values of equal numbers.
+    The literature takes up to 10,000 of each. The package scikit-learn is required (the extra "data").
+
+    Args:
+      samples: array `[num, dimensions]`, to be tested.
+      reference: array `[num, dimensions]`, of the same shape.
+      num_folds: number of folds, at least 2.
+      seed: of the folds and the networks.
+
+    Returns:
+      A `Score`: the mean accuracy over the 2 num points, and its binomial standard error.
+
+    Raises:
+      ValueError: if the shapes do not fit, a value is not finite, or there are fewer points than folds.
+
+    References:
+      Lopez-Paz and Oquab, "Revisiting classifier two-sample tests" (2017); Lueckmann et al., "Benchmarking
+      simulation-based inference" (2021).
+    """
+    with extra("data"):
+        from sklearn import model_selection, neural_network
+
+    samples, reference = np.asarray(samples, np.float64), np.asarray(reference, np.float64)
+    if samples.ndim != 2 or samples.shape != reference.shape or not samples.size:
+        raise ValueError(
+            "Expected samples and a reference of one shape [num, dimensions]; got the shapes "
+            f"{samples.shape} and {reference.shape}. Draw as many samples as the reference has."
+        )
+    if not 2 <= num_folds <= len(samples):
+        raise ValueError(f"num_folds must be from 2 to the number of samples, {len(samples)}; got {num_folds}.")
+    _check_finite(samples=samples, reference=reference)
+    deviation = reference.std(axis=0)
+    x = (np.concatenate([samples, reference]) - reference.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+    label = np.repeat([0, 1], len(samples))
+    hidden = (10 * x.shape[1],) * 2
+    classifier = neural_network.MLPClassifier(hidden, max_iter=1000, random_state=seed)
+    folds = model_selection.StratifiedKFold(num_folds, shuffle=True, random_state=seed)
+    accuracy = float(np.mean(model_selection.cross_val_predict(classifier, x, label, cv=folds) == label))
+    return Score(accuracy, float(np.sqrt(accuracy * (1 - accuracy) / len(x))), len(x))
+
+
+def _check_finite(**arrays):
+    for name, values in arrays.items():
+        bad = values.size - np.count_nonzero(np.isfinite(values))
+        if bad:
+            raise ValueError(f"{bad} of {values.size} values of {name} are NaN or infinite: find out where from.")
