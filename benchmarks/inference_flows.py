@@ -1,0 +1,188 @@
+"""The flows that `inference.py` compares: residual flows, and TFP's RealNVP, autoregressive flow and FFJORD.
+
+All take latent vectors to data. A condition is added in the first layer of each network.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+
+tfb = tfp.bijectors
+
+_MOST_EXACT = 32  # coordinates up to which log-determinants and traces are exact in training
+
+
+class Candidate(NamedTuple):
+    """A flow.
+
+    Attributes:
+      bijector: from latent to data.
+      exact: the same with exact log-determinants, for scores.
+      arguments: function of a condition, or None, and of a seed to the keyword arguments of both.
+      update: called after each step.
+      initialize: function of data and of a condition, called once.
+      has_path_derivative: whether samples and their log-densities can be differentiated, one after the other.
+    """
+
+    bijector: tfb.Bijector
+    exact: tfb.Bijector
+    arguments: Callable[[Any, Any], dict]
+    update: Callable[[], Any] = lambda: None
+    initialize: Callable[[Any, Any], Any] = lambda x, condition: None
+    has_path_derivative: bool = True
+
+
+def residual(size, num_parameters, *, samples, condition_size, seed, num_blocks=4):
+    """Residual blocks of two hidden layers, in the direction that training needs: `samples` or densities."""
+    given = condition_size or 0
+    width = _width(lambda w: num_blocks * (w * (w + 2 * size + given + 2 + bool(given)) + 3 * size), num_parameters)
+    flow = resflow.flows.vector_flow(
+        size,
+        num_blocks,
+        (width, width),
+        coefficient=0.97,
+        condition_size=condition_size,
+        log_det=resflow.logdet.Exact() if size <= _MOST_EXACT else None,
+        seed=seed,
+    )
+    bijector = flow if samples else tfb.Invert(flow)
+    return Candidate(
+        bijector,
+        resflow.bijectors.with_log_det(bijector, resflow.logdet.Exact()),
+        lambda condition, seed: {"seed": seed, **_given(condition)},
+        update=functools.partial(resflow.layers.update_norms, flow),
+        initialize=lambda x, condition: (
+            None if samples else resflow.bijectors.initialize(flow, x, [0, 0], conditional_input=condition)
+        ),
+    )
+
+
+def real_nvp(size, num_parameters, *, samples, condition_size, seed, num_layers=6):
+    """Affine coupling layers, with the coordinates shuffled between them."""
+    del samples  # both directions are as cheap
+    kept = size // 2
+    given, outputs = condition_size or 0, 2 * (size - kept)
+    width = _width(lambda w: num_layers * (w * (w + kept + given + outputs + 2) + outputs), num_parameters)
+
+    def layer(i):
+        network = Network([kept, width, width, outputs], seed + 100 * i, given)
+        return tfb.RealNVP(kept, shift_and_log_scale_fn=_Pair(network), name=f"layer_{i}")
+
+    shuffles = np.random.default_rng(seed)
+    orders = [[1, 0] if size == 2 else shuffles.permutation(size).tolist() for _ in range(num_layers)]
+    return _chain([part for i in range(num_layers) for part in (layer(i), tfb.Permute(orders[i]))])
+
+
+def autoregressive(size, num_parameters, *, samples, condition_size, seed, num_layers=4):
+    """Masked autoregressive layers: IAF, which is cheap to sample, or MAF, whose density is cheap."""
+    given = condition_size or 0
+    width = _width(lambda w: num_layers * (w * (w + 3 * size + given + 2) + 2 * size), num_parameters)
+    hidden = np.arange(width) % max(1, size - 1)
+    degrees = [np.arange(size), hidden, hidden, np.tile(np.arange(size) - 1, 2)]
+    masks = [(before[:, np.newaxis] <= after) for before, after in zip(degrees[:-1], degrees[1:], strict=True)]
+
+    def layer(i):
+        network = Network([size, width, width, 2 * size], seed + 100 * i, given, masks)
+        maf = tfb.MaskedAutoregressiveFlow(_Pair(network), name=f"layer_{i}")
+        return tfb.Invert(maf, name=f"layer_{i}") if samples else maf
+
+    reversal = list(range(size))[::-1]
+    return _chain([part for i in range(num_layers) for part in (layer(i), tfb.Permute(reversal))])
+
+
+def ffjord(size, num_parameters, *, samples, condition_size, seed):
+    """A continuous flow, by the solver that is the default of TFP."""
+    del samples
+    given = condition_size or 0
+    width = _width(lambda w: w * (w + 2 * size + given + 3) + size, num_parameters)
+    network = Network([size, width, width, size], seed, given + 1)
+
+    def velocity(time, x, conditional_input=None):
+        time = tf.fill([tf.shape(x)[0], 1], tf.cast(time, x.dtype))
+        return network(x, time if conditional_input is None else tf.concat([conditional_input, time], axis=1))
+
+    exact = tfb.FFJORD(velocity, trace_augmentation_fn=tfb.ffjord.trace_jacobian_exact)
+    bijector = exact if size <= _MOST_EXACT else tfb.FFJORD(velocity)
+    exact.network = bijector.network = network  # which the bijectors do not see inside of the function
+    return Candidate(
+        bijector,
+        exact,
+        lambda condition, seed: _given(condition),
+        has_path_derivative=False,
+    )
+
+
+def _chain(layers):
+    """The candidate of layers in the order in which they apply."""
+    bijector = tfb.Chain(layers[::-1])
+    names = [layer.name for layer in layers if not isinstance(layer, tfb.Permute)]
+
+    return Candidate(bijector, bijector, lambda condition, seed: {name: _given(condition) for name in names})
+
+
+def _given(condition):
+    return {} if condition is None else {"conditional_input": condition}
+
+
+def _width(count, num_parameters):
+    """The least width of hidden layers, of at least 4 units, for about this number of parameters."""
+    width = 4
+    while count(width + 0.5) < num_parameters:
+        width += 1
+    return width
+
+
+class Network(tf.Module):
+    """Dense layers with SiLU between them.
+
+    Args:
+      sizes: of the input, of the hidden layers and of the output.
+      seed: of the kernels.
+      condition_size: size of a condition, which another kernel of the first layer multiplies; 0 for none.
+      masks: of the kernels, which are multiplied by them.
+      scale: of the last kernel at the beginning.
+    """
+
+    def __init__(self, sizes, seed, condition_size=0, masks=None, scale=0.01):
+        super().__init__()
+        generator = np.random.default_rng(seed)
+
+        def kernel(inputs, outputs, scale=1.0):
+            values = scale * generator.normal(size=[inputs, outputs]) / np.sqrt(inputs)
+            return tf.Variable(values.astype(np.float32))
+
+        *before, last = zip(sizes[:-1], sizes[1:], strict=True)
+        self._kernels = [*(kernel(*pair) for pair in before), kernel(*last, scale)]
+        self._biases = [tf.Variable(tf.zeros([outputs])) for outputs in sizes[1:]]
+        self._masks = None if masks is None else [tf.constant(mask, tf.float32) for mask in masks]
+        self._condition_kernel = kernel(condition_size, sizes[1]) if condition_size else None
+
+    def __call__(self, x, condition=None):
+        """The output for inputs `[batch, size]`."""
+        for i, (kernel, bias) in enumerate(zip(self._kernels, self._biases, strict=True)):
+            x = tf.matmul(x, kernel if self._masks is None else kernel * self._masks[i]) + bias
+            if i == 0 and condition is not None:
+                x += tf.matmul(condition, self._condition_kernel)
+            if i < len(self._kernels) - 1:
+                x = tf.nn.silu(x)
+        return x
+
+
+class _Pair(tf.Module):
+    """The shift and the logarithm of the scale, as TFP's bijectors call for them."""
+
+    def __init__(self, network):
+        super().__init__()
+        self._network = network
+
+    def __call__(self, x, units=None, conditional_input=None):
+        return tf.split(self._network(x, conditional_input), 2, axis=-1)
+
+
+FLOWS = {"residual": residual, "real_nvp": real_nvp, "autoregressive": autoregressive, "ffjord": ffjord}
