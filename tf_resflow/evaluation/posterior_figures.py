@@ -60,7 +60,7 @@ def rank_figure(
     low, high = stats.binom.interval(_BAND, num, share)
     columns = min(dimensions, 4)
     rows = -(-dimensions // columns)
-    fig = figure.Figure(figsize=(3.2 * columns, 2.4 * rows + 0.3), layout="constrained")
+    fig = figure.Figure(figsize=(3.2 * columns, 2.4 * rows + 0.5), layout="constrained")
     grid = fig.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     for axes, name, column in zip(grid, names, ranks.T, strict=False):
         axes.stairs(high, edges, baseline=low, fill=True, color="0.85", label=f"{_BAND:.0%} of uniform ranks")
@@ -69,7 +69,7 @@ def rank_figure(
     for axes in grid[dimensions:]:
         axes.remove()
     grid[0].set_ylabel("data sets")
-    grid[0].legend(loc="lower center", fontsize="small")
+    fig.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     fig.suptitle(title)
     with whole_file(path) as temporary:
         fig.savefig(temporary, dpi=110)
