@@ -72,7 +72,12 @@ def test_columns_that_are_the_condition(tmp_path, matrix):
     assert whole.condition_mean is None
     with pytest.raises(ValueError, match="has no labels"):
         whole.train_batches(8, seed=0, labels=True)
-    for columns, message in [("0", "no column '0'"), ("4", "no column '4'"), ("11", "'1' is chosen twice"), ("123", "none is left")]:
+    for columns, message in [
+        ("0", "no column '0'"),
+        ("4", "no column '4'"),
+        ("11", "'1' is chosen twice"),
+        ("123", "none is left"),
+    ]:
         with pytest.raises(ValueError, match=message):
             load_tabular(tmp_path / "a.npy", condition_columns=[*columns])
     _write(tmp_path / "a.csv", matrix, header="a,b,c")

@@ -19,6 +19,7 @@ estimator of each block. Without it there are 8 estimates, or one of vectors of 
 """
 
 import csv
+from typing import Any
 
 import numpy as np
 from absl import flags, logging
@@ -74,39 +75,57 @@ def main() -> None:
 def _scores():
     files = training.Workdir(FLAGS.workdir)
     config, info = files.read_config(), files.read_data()
-    batch_size = FLAGS.batch_size or config.eval.batch_size
-    given = None if FLAGS.input is None else _examples(config.data, info)
-    held_out = _held_out(config, required=given is None)
+    size = FLAGS.batch_size or config.eval.batch_size
+    given = None if FLAGS.input is None else _batches(_examples(config, info), size)
+    held_out = _held_out(config, size, required=given is None)
     model = training.load(FLAGS.workdir).model
     if not model.has_density:
         raise ValueError(
             "The run has trained a classifier only (hybrid.density_weight = 0), and has no likelihood."
         )
-    examples = held_out if given is None else given
-    score = evaluation.ExampleScores(model, _log_det(config, model, examples[:batch_size]))
-
-    def scored(examples, what):
-        starts = range(0, len(examples), batch_size)
-        return score(track([examples[i : i + batch_size] for i in starts], what), FLAGS.seed)
-
-    scores = scored(examples, "examples")
+    batches = held_out if given is None else given
+    score = evaluation.ExampleScores(model, _log_det(config, model, batches[0]))
+    scores = score(track(batches, "examples"), FLAGS.seed)
     if held_out is not None:
-        reference = scores if given is None else scored(held_out, "held-out examples")
+        reference = scores if given is None else score(track(held_out, "held-out examples"), FLAGS.seed)
         scores["quantile"] = evaluation.quantiles(scores["log_prob"], reference["log_prob"])
     return scores
 
 
+def _batches(examples, size):
+    """Batches of an array, or of a tuple of arrays."""
+    import tensorflow as tf
+
+    starts = range(0, len(tf.nest.flatten(examples)[0]), size)
+    return [tf.nest.map_structure(lambda rows, i=i: rows[i : i + size], examples) for i in starts]
+
+
 def _examples(config, info):
-    kind = {"event_shape": info.event_shape, "levels": info.levels, "columns": info.columns}
-    return data.load_examples(FLAGS.input, **kind, key=config.key, image_size=config.image_size)
+    """The examples of the input; with their conditions, if the model has columns as a condition."""
+    if config.model.condition:
+        raise ValueError("The run is of a model given labels, which --input does not have: leave it out.")
+    kind: dict[str, Any] = {"levels": info.levels, "key": config.data.key, "image_size": config.data.image_size}
+    shape, columns = info.event_shape, info.columns
+    if info.condition_mean is None:
+        return data.load_examples(FLAGS.input, event_shape=shape, columns=columns, **kind)
+    if columns is None:
+        raise ValueError(
+            "The run is of a conditional model of a table without names, and nothing tells which columns of --input "
+            "are the condition: train on a table that names its columns."
+        )
+    both = (shape[0] + len(info.condition_columns),)
+    rows = data.load_examples(FLAGS.input, event_shape=both, columns=[*columns, *info.condition_columns], **kind)
+    return rows[:, : shape[0]], rows[:, shape[0] :]
 
 
-def _held_out(config, required):
-    """The held-out examples of the run; None if they are missing and not required."""
+def _held_out(config, size, required):
+    """Batches of the run's held-out examples, with their conditions; None if they are missing and not required."""
     try:
         with progress.stage("data"):
             dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
-        return dataset.array(config.eval.split, config.eval.num_examples or None)
+        labels = bool(config.model.condition) or dataset.condition_mean is not None
+        batches = dataset.eval_batches(config.eval.split, size, config.eval.num_examples or None, labels=labels)
+        return list(batches.as_numpy_iterator())
     except ValueError as error:
         if required:
             raise
@@ -114,9 +133,10 @@ def _held_out(config, required):
         return None
 
 
-def _log_det(config, model, examples):
+def _log_det(config, model, batch):
     if FLAGS.stderr is not None:
-        return models.plan_likelihood(model, examples, FLAGS.stderr)
+        x, condition = model.examples_and_condition(batch)
+        return models.plan_likelihood(model, x, FLAGS.stderr, condition=condition)
     return models.evaluation_estimator(config, model.flow, model.event_shape, name=FLAGS.log_det)[1]
 
 

@@ -42,8 +42,8 @@ def default_config(**fields: Any) -> Any:
       and of the train stream `flip` and `crop_padding`.
     - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for
       TFDS's own, if any), `split_test`.
-    - Tables: `columns`, the names of the columns to read, separated by commas; "" for all. `condition_columns`, those
-      that are the condition of the others. Of tables without names, numbers from 1.
+    - Tables: `columns`, the names of the columns to read, separated by commas; "" for all. `condition_columns`,
+      those that are the condition of the others. Of tables without names, numbers from 1.
     - 2-D densities: `num_test`.
     - All: `validation_fraction`, the fraction of the train split that is held back for validation if there is no
       such split; 0 for none. For files it is a fraction of all examples; densities, which have no end, draw

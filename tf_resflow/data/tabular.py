@@ -112,8 +112,8 @@ def _warn_of_discrete(name, rows, names, indices):
     if discrete:
         logging.warning(
             "%s: these columns have few values for their %s train rows, such as whole numbers or categories: %s. A "
-            "density has no bound there, and its score says little: leave them out (--config.data.columns), or make "
-            "them a condition (--config.data.condition_columns).",
+            "density has no bound there, and its score says little: leave them out (--config.data.columns), or "
+            "make them a condition (--config.data.condition_columns).",
             name,
             f"{len(rows):,}",
             ", ".join(discrete),

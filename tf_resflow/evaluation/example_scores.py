@@ -20,10 +20,11 @@ class ExampleScores:
     """Scores examples one by one: the mean of several estimates of log p(x), and its standard error, in nats.
 
     ```python
+    import tensorflow as tf
     import tf_resflow as resflow
     flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
     model = resflow.FlowModel(flow, event_shape=[2], evaluation_log_det=resflow.logdet.Exact())
-    scores = resflow.evaluation.ExampleScores(model)([[[0.1, 0.2], [9.0, 9.0]]], seed=0)
+    scores = resflow.evaluation.ExampleScores(model)([tf.constant([[0.1, 0.2], [9.0, 9.0]])], seed=0)
     print(scores["log_prob"][0] > scores["log_prob"][1], scores["stderr"].tolist())
     # True [0.0, 0.0]
     ```
@@ -63,7 +64,8 @@ class ExampleScores:
         """Scores a finite stream of batches.
 
         Args:
-          batches: iterable of batches `[<= batch, *event_shape]`; the first one is the largest.
+          batches: iterable of batches `[<= batch, *event_shape]`, arrays or tensors, of a conditional model in
+            tuples with their conditions; the first one is the largest.
           seed: integer, of the estimates.
 
         Returns:
@@ -72,7 +74,7 @@ class ExampleScores:
         Raises:
           ValueError: when there is no batch.
         """
-        return self._scores(map(np.asarray, batches), seed)
+        return self._scores((tf.nest.map_structure(np.asarray, batch) for batch in batches), seed)
 
 
 def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:

@@ -229,7 +229,9 @@ def _exact(block, inputs, most_rows):
     exact = logdet.Exact()
 
     def log_det(*inputs):
-        return exact.log_det_ratio(block.branch, *inputs) if block.has_odd_series else exact(block.branch, *inputs)[1]
+        return (
+            exact.log_det_ratio(block.branch, *inputs) if block.has_odd_series else exact(block.branch, *inputs)[1]
+        )
 
     compute = tf.function(log_det, autograph=False).get_concrete_function(*few)
     return [BlockPlan(exact, 0.0, min(_timed(compute, *few)[1] for _ in range(3)) / num)]
