@@ -114,7 +114,8 @@ def _examples(config, info):
             "are the condition: train on a table that names its columns."
         )
     both = (shape[0] + len(info.condition_columns),)
-    rows = data.load_examples(FLAGS.input, event_shape=both, columns=[*columns, *info.condition_columns], **kind)
+    columns = [*columns, *info.condition_columns]
+    rows = data.load_examples(FLAGS.input, event_shape=both, columns=columns, **kind)
     return rows[:, : shape[0]], rows[:, shape[0] :]
 
 
