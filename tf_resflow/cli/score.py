@@ -110,8 +110,8 @@ def _examples(config, info):
         return data.load_examples(FLAGS.input, event_shape=shape, columns=columns, **kind)
     if columns is None:
         raise ValueError(
-            "The table of the run has no names, and nothing tells which columns of --input are the condition: train "
-            "on a table that names its columns."
+            "The table of the run has no names, and nothing tells which columns of --input are the condition: "
+            "train on a table that names its columns."
         )
     both = (shape[0] + len(info.condition_columns),)
     columns = [*columns, *info.condition_columns]
