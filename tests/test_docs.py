@@ -48,6 +48,17 @@ def test_pages_load_nothing_from_the_network(site):
     assert (site / "search/search_index.js").exists()  # a script, which pages opened as files can load
 
 
+def test_tutorials_were_executed(site):
+    """Each has figures, and can be downloaded."""
+    notebooks = sorted((ROOT / "docs/tutorials").glob("*.ipynb"))
+    assert len(notebooks) == 4
+    for notebook in notebooks:
+        page = (site / "tutorials" / notebook.stem / "index.html").read_text()
+        figures = re.findall(rf'src="?\.\./({notebook.stem}_files/[^" >]+\.png)', page)
+        assert len(figures) >= 2 and all((site / "tutorials" / figure).stat().st_size > 5000 for figure in figures)
+        assert (site / "tutorials" / notebook.name).exists() and notebook.name in page
+
+
 def test_formulas_are_mathml(site):
     pages = {page.relative_to(site): page.read_text() for page in site.rglob("*.html")}
     formulas = [etree.fromstring(math) for page in pages.values() for math in re.findall(r"<math.*?</math>", page)]
@@ -146,7 +157,8 @@ def test_links_of_the_readme():
 def test_american_spelling():
     """Of everything but the list of British words in this file."""
     folders = ("benchmarks", "bin", "configs", "docs", "examples", "tests", "tf_resflow")
-    files = {file for name in folders for kind in ("c", "md", "py") for file in (ROOT / name).rglob(f"*.{kind}")}
+    kinds = ("c", "ipynb", "md", "py")
+    files = {file for name in folders for kind in kinds for file in (ROOT / name).rglob(f"*.{kind}")}
     files = (files | set(ROOT.glob("*.md"))) - {ROOT / "tests/test_docs.py"}
     found = {str(file.relative_to(ROOT)): BRITISH.findall(file.read_text()) for file in files}
     assert len(files) > 200

@@ -1,0 +1,42 @@
+"""Executes the notebooks of the tutorials when the site is built, and makes pages of them."""
+
+import os
+import pathlib
+import tempfile
+
+import nbformat
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import MarkdownExporter
+
+_SECONDS = 600  # for a cell
+
+
+def on_files(files, config):
+    """Adds a page for each notebook, with the figures beside it; the notebook itself can be downloaded."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        page, figures = _executed(pathlib.Path(file.abs_src_path))
+        name = pathlib.PurePosixPath(file.src_uri)
+        files.append(File.generated(config, str(name.with_suffix(".md")), content=page))
+        for figure, content in figures.items():
+            files.append(File.generated(config, str(name.parent / figure), content=content))
+    return files
+
+
+def _executed(path):
+    """The page of a notebook as Markdown, and its figures by their file names. An error ends the build."""
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        resources = {"metadata": {"path": folder}}
+        try:
+            NotebookClient(notebook, timeout=_SECONDS, kernel_name="python3", resources=resources).execute()
+        except CellExecutionError as error:
+            raise PluginError(f"{path.name}: {error}") from error
+    for cell in notebook.cells:
+        cell.outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+    names = {"output_files_dir": f"{path.stem}_files", "unique_key": path.stem}
+    page, resources = MarkdownExporter().from_notebook_node(notebook, names)
+    return f"{page}\n[Download this notebook]({path.name})\n", resources["outputs"]
