@@ -26,7 +26,8 @@ def checked_log_prob(target_log_prob_fn: Callable[..., tf.Tensor]) -> Callable[.
     try:
         target(tf.constant([1.0, -2.0]))
     except tf.errors.InvalidArgumentError as error:
-        print("NaN or infinite" in str(error))
+        message = str(error)
+    print("NaN or infinite" in message)
     # True
     ```
 
