@@ -113,6 +113,21 @@ def test_equals_tfp_with_an_affine_flow():
     np.testing.assert_allclose(flat(gradients), flat(expected_gradients), rtol=1e-4, atol=1e-5)
 
 
+def test_a_surrogate_of_the_builder_of_tfp():
+    """A chain whose order is that of TFP: the same samples and densities, and a gradient along the path alone."""
+    flow = resflow.flows.vector_flow(3, 1, (6,), log_det=resflow.logdet.Exact())
+    surrogate = tfp.experimental.vi.build_split_flow_surrogate_posterior(
+        {"a": [2], "b": []}, flow, {"a": tfb.Identity(), "b": tfb.Softplus()}
+    )
+    view = with_path_derivative(surrogate)
+    (one, log_prob), (other, expected) = (
+        q.experimental_sample_and_log_prob(4, seed=[1, 2]) for q in (view, surrogate)
+    )
+    for key, value in one.items():
+        np.testing.assert_allclose(value, other[key], rtol=1e-5)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
+
+
 def test_structured_and_constrained_events():
     shapes, constraints = {"a": [2], "b": []}, {"a": None, "b": tfb.Softplus()}
     surrogate = surrogate_of(shapes, constraining_bijector=constraints, num_blocks=1)
