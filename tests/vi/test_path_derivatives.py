@@ -117,7 +117,7 @@ def test_a_surrogate_of_the_builder_of_tfp():
     """A chain whose order is that of TFP: the same samples and densities, and a gradient along the path alone."""
     flow = resflow.flows.vector_flow(3, 1, (6,), log_det=resflow.logdet.Exact())
     surrogate = tfp.experimental.vi.build_split_flow_surrogate_posterior(
-        {"a": [2], "b": []}, flow, {"a": tfb.Identity(), "b": tfb.Softplus()}
+        {"a": [2], "b": [1]}, flow, {"a": tfb.Identity(), "b": tfb.Softplus()}
     )
     view = with_path_derivative(surrogate)
     (one, log_prob), (other, expected) = (
