@@ -411,21 +411,20 @@ def print_tables(rows):
 
 
 def _over_seeds(rows, task, flow, key):
-    """The mean over seeds and its standard error."""
-    values = [row.get(key, np.nan) for row in rows if row["task"] == task and row["flow"] == flow]
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return (np.mean(values), error) if values else (np.nan, 0.0)
+    """The mean over seeds and its standard error; NaN if there is none."""
+    values = np.array([row.get(key, np.nan) for row in rows if row["task"] == task and row["flow"] == flow])
+    if not np.isfinite(values).all() or len(values) < 2:
+        return np.mean(values) if len(values) else np.nan, 0.0
+    return np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values))
 
 
 def _marked(cells, sign):
     """The text of each cell, in bold for the best ones; a sign of 0 marks none."""
-    known = {name: cell for name, cell in cells.items() if np.isfinite(cell[0])}
-    best, error = max(known.values(), key=lambda cell: sign * cell[0])
-    for name, (mean, own) in cells.items():
-        digits = 3 if sign else 0
-        text = f"{mean:,.{digits}f}" + (f" ± {own:.{digits}f}" if sign else "") if name in known else "-"
-        is_best = sign and name in known and sign * (best - mean) <= 2 * np.hypot(error, own)
-        yield f"**{text}**" if is_best else text
+    best, error = max((cell for cell in cells.values() if np.isfinite(cell[0])), key=lambda cell: sign * cell[0])
+    for mean, own in cells.values():
+        text = f"{mean:,.3f} ± {own:.3f}" if sign else f"{mean:,.0f}"
+        is_best = sign and sign * (best - mean) <= 2 * np.hypot(error, own)
+        yield "-" if np.isnan(mean) else f"**{text}**" if is_best else text
 
 
 if __name__ == "__main__":

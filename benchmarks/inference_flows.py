@@ -175,14 +175,18 @@ class Network(tf.Module):
 
 
 class _Pair(tf.Module):
-    """The shift and the logarithm of the scale, as TFP's bijectors call for them."""
+    """The shift and the logarithm of the scale, as TFP's bijectors call for them.
+
+    The latter is between -2 and 2: without bounds a single outlier of a small table costs thousands of nats.
+    """
 
     def __init__(self, network):
         super().__init__()
         self._network = network
 
     def __call__(self, x, units=None, conditional_input=None):
-        return tf.split(self._network(x, conditional_input), 2, axis=-1)
+        shift, log_scale = tf.split(self._network(x, conditional_input), 2, axis=-1)
+        return shift, 2 * tf.tanh(log_scale / 2)
 
 
 FLOWS = {"residual": residual, "real_nvp": real_nvp, "autoregressive": autoregressive, "ffjord": ffjord}

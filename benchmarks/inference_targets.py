@@ -193,15 +193,15 @@ def simulated_returns() -> np.ndarray:
     return (np.exp((np.array(h) - 1) / 2) * generator.normal(size=20)).astype(np.float32)
 
 
-def _hamiltonian_samples(log_prob, size, chains=100, burn_in=1000, kept=500, thinned=10):
+def _hamiltonian_samples(log_prob, size, chains=100, burn_in=1000, kept=2000, thinned=20):
     """A function that draws from the states of many chains, which run at the first call."""
     states = []
 
     @tf.function(jit_compile=True, autograph=False)
     def run():
-        kernel = tfp.mcmc.HamiltonianMonteCarlo(log_prob, step_size=0.1, num_leapfrog_steps=10)
-        kernel = tfp.mcmc.SimpleStepSizeAdaptation(kernel, burn_in * 4 // 5, target_accept_prob=0.8)
-        start = tf.random.stateless_normal([chains, size], [0, 0])
+        kernel = tfp.mcmc.HamiltonianMonteCarlo(log_prob, step_size=0.1, num_leapfrog_steps=16)
+        kernel = tfp.mcmc.SimpleStepSizeAdaptation(kernel, burn_in * 4 // 5, target_accept_prob=0.95)
+        start = 0.1 * tf.random.stateless_normal([chains, size], [0, 0])
         return tfp.mcmc.sample_chain(
             kept // thinned, start, None, kernel, burn_in, thinned - 1, trace_fn=None, seed=[0, 1]
         )
