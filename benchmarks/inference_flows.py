@@ -177,7 +177,7 @@ class Network(tf.Module):
 class _Pair(tf.Module):
     """The shift and the logarithm of the scale, as TFP's bijectors call for them.
 
-    The latter is between -2 and 2: without bounds a single outlier of a small table costs thousands of nats.
+    The latter is between -2 and 2: without bounds, outliers of small tables cost still more.
     """
 
     def __init__(self, network):
