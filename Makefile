@@ -1,6 +1,6 @@
 # Three commands, each complete on a machine that has Python 3.10 to 3.13 and make:
 #   make digits   trains on scikit-learn's digits; results in runs/digits
-#   make docs     the documentation, in site/
+#   make docs     the documentation, in site/; it executes the tutorials, for minutes
 #   make test     the linter and the test suite, which builds the documentation, too
 # Another interpreter: make test PYTHON=python3.12. Another number of test processes: make test WORKERS=4.
 

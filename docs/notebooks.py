@@ -1,4 +1,4 @@
-"""Executes the notebooks of the tutorials when the site is built, and makes pages of them."""
+"""Makes pages of the tutorials when the site is built: executes their notebooks, unless EXECUTE_NOTEBOOKS=0."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ def on_files(files, config):
     """Adds a page for each notebook, with the figures beside it; the notebook itself can be downloaded."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
-        page, figures = _executed(pathlib.Path(file.abs_src_path))
+        page, figures = _page(pathlib.Path(file.abs_src_path))
         name = pathlib.PurePosixPath(file.src_uri)
         files.append(File.generated(config, str(name.with_suffix(".md")), content=page))
         for figure, content in figures.items():
@@ -26,15 +26,21 @@ def on_files(files, config):
     return files
 
 
-def _executed(path):
-    """The page of a notebook as Markdown, and its figures by their file names. An error ends the build."""
-    notebook = nbformat.read(path, as_version=4)
+def _execute(notebook, path):
+    """Fills in the outputs. An error ends the build."""
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
         try:
             NotebookClient(notebook, timeout=_SECONDS, kernel_name="python3", resources=resources).execute()
         except CellExecutionError as error:
             raise PluginError(f"{path.name}: {error}") from error
+
+
+def _page(path):
+    """The page of a notebook as Markdown, and its figures by their file names."""
+    notebook = nbformat.read(path, as_version=4)
+    if os.environ.get("EXECUTE_NOTEBOOKS") != "0":
+        _execute(notebook, path)
     for cell in notebook.cells:
         cell.outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
     names = {"output_files_dir": f"{path.stem}_files", "unique_key": path.stem}

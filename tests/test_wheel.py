@@ -70,7 +70,7 @@ def test_a_training_by_name(installed, tmp_path):
 def test_the_commands(installed):
     project = (ROOT / "pyproject.toml").read_text()
     names = set(re.findall(r"^(resflow-[a-z-]+) = ", project, re.MULTILINE))
-    assert {path.name for path in installed[1].glob("resflow-*")} == names and len(names) == 6
+    assert {path.name for path in installed[1].glob("resflow-*")} == names and len(names) == 7
 
 
 def test_contents(installed):

@@ -1,5 +1,7 @@
 """The monotone block: its map, log-determinant and gradients against closed forms and dense linear algebra."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -158,24 +160,21 @@ def model():
     x = tf.cast(15.99 * tf.random.stateless_uniform([64, 4, 4, 1], [1, 2]) ** 3, tf.uint8)
     model.initialize(x)
     model.compile(optimizer=keras.optimizers.AdamW(1e-2, global_clipnorm=1.0))
-    losses = model.fit(x, batch_size=32, epochs=6, verbose=0).history["loss"]
+    losses = model.fit(x, batch_size=32, epochs=4, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     return model, x[:16]
 
 
-def test_a_model_trains_and_reaches_the_accuracy_that_is_asked_for(model):
-    """64 estimates of each of 16 examples: their errors are known to 2 %, and below what was asked for."""
+def test_a_plan_measures_the_odd_series(model):
+    """24 estimates of each of 16 examples: the error of their root mean square is 4 %."""
     model, x = model
-    plan = resflow.models.plan_likelihood(model, x, stderr=0.5, num_samples=4)
-    exact = model.log_prob(x, seed=1, log_det=EXACT)
-    density = model.density(plan)
+    plan = resflow.models.plan_likelihood(model, x, stderr=1.0, num_samples=4)
     prepared = model.prepare(x, tf.constant([3, 4]))
-    by_plan = [model.log_prob_under(density, prepared, tf.constant([5, i])) for i in range(64)]
     precise = model.log_prob_under(model.density(EXACT), prepared, tf.constant([5, 6]))
-    errors = np.asarray(by_plan) - precise.numpy()
-    assert np.sqrt(np.mean(errors**2)) < 2 * 0.5  # of one of the four samples
-    assert np.all(np.abs(errors.mean(axis=0)) < 5 * errors.std(axis=0) / 8 + 1e-3)
-    assert np.all(np.isfinite(exact))
+    planned = tf.function(functools.partial(model.log_prob_under, model.density(plan)), autograph=False)
+    errors = np.stack([planned(prepared, tf.constant([5, i])) - precise for i in range(24)])
+    assert np.sqrt(np.mean(errors**2)) < 2.0  # of one of the four samples
+    np.testing.assert_array_less(np.abs(errors.mean(axis=0)), 5 * errors.std(axis=0) / np.sqrt(24) + 1e-3)
 
 
 def test_a_model_inverts_and_is_served(model, tmp_path):

@@ -110,8 +110,8 @@ def test_eight_schools():
         target.unnormalized_log_prob,
         surrogate,
         keras.optimizers.Adam(0.05),
-        num_steps=25,
-        sample_size=4,
+        num_steps=60,
+        sample_size=16,
         seed=1,
     )
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 5.0

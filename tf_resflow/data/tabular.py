@@ -74,6 +74,9 @@ def load_tabular(
     splits |= {split: splits["train"][numbers] for split, numbers in drawn.items()}
     name = pathlib.Path(path).stem
     mean, std = _moments(name, splits["train"], names)
+    shapes = {split: rows.shape[1:] for split, rows in splits.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}. Make them alike.")
     given = column_indices(name, condition_columns, names, len(mean))
     rest = [index for index in range(len(mean)) if index not in given]
     if not rest:
