@@ -1,4 +1,4 @@
-"""The flows that `inference.py` compares: residual flows, and TFP's RealNVP, autoregressive flow and FFJORD.
+"""The flows that `inference.py` compares: of residual and monotone blocks, and TFP's RealNVP, MAF, IAF and FFJORD.
 
 All take latent vectors to data. A condition is added in the first layer of each network.
 """
@@ -38,14 +38,24 @@ class Candidate(NamedTuple):
     has_path_derivative: bool = True
 
 
-def residual(size, num_parameters, *, samples, condition_size, seed, num_blocks=4):
-    """Residual blocks of two hidden layers, in the direction that training needs: `samples` or densities."""
+def residual(
+    size,
+    num_parameters,
+    *,
+    samples,
+    condition_size,
+    seed,
+    num_blocks=4,
+    block=resflow.bijectors.ResidualBlock,
+):
+    """Blocks of two hidden layers, in the direction that training needs: `samples` or densities."""
     given = condition_size or 0
     width = _width(lambda w: num_blocks * (w * (w + 2 * size + given + 2 + bool(given)) + 3 * size), num_parameters)
     flow = resflow.flows.vector_flow(
         size,
         num_blocks,
         (width, width),
+        block=block,
         coefficient=0.97,
         condition_size=condition_size,
         log_det=resflow.logdet.Exact() if size <= _MOST_EXACT else None,
@@ -189,4 +199,10 @@ class _Pair(tf.Module):
         return shift, 2 * tf.tanh(log_scale / 2)
 
 
-FLOWS = {"residual": residual, "real_nvp": real_nvp, "autoregressive": autoregressive, "ffjord": ffjord}
+FLOWS = {
+    "residual": residual,
+    "monotone": functools.partial(residual, block=resflow.bijectors.MonotoneBlock),
+    "real_nvp": real_nvp,
+    "autoregressive": autoregressive,
+    "ffjord": ffjord,
+}
