@@ -141,7 +141,8 @@ def test_estimates_of_an_accuracy(data):
     mean, stderr = resflow.models.mean_and_stderr(tf.function(samples, autograph=False)((x, c), 1))
     assert np.all(np.abs(mean - exact) < 5 * stderr + 1e-4) and np.max(stderr) < 0.1
     value, error = model.estimate_log_prob(x, 1, condition=c, stderr=0.1)
-    assert np.all(np.abs(value - exact) <= 5 * error + 1e-4)
+    rms = np.sqrt(np.mean((value - exact) ** 2))  # of 16 examples: 4 standard errors are 0.071
+    assert error.shape == [16] and rms < 0.1 + 0.071
 
 
 def test_a_plan_of_conditional_images():
