@@ -51,6 +51,28 @@ def dtype_policy():
 
 
 @pytest.fixture
+def run_command():
+    """A function that runs a module of `tf_resflow.cli` in this process; its flags are removed again."""
+    before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
+
+    def remove():
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+
+    def run(command, workdir, output, *arguments):
+        remove()
+        command.define_flags()
+        flags.FLAGS(["command", f"--workdir={workdir}", f"--output={output}", *arguments])
+        command.check()
+        command.main()
+
+    yield run
+    remove()
+    if not was_parsed:
+        flags.FLAGS.unparse_flags()
+
+
+@pytest.fixture
 def call(monkeypatch, capsys):
     """Runs a script until it exits, in this process, which saves starting another; its flags are removed."""
 

@@ -1,5 +1,7 @@
 """resflow-sample in this process, on a run of a density in the plane."""
 
+import functools
+
 import numpy as np
 import pytest
 from absl import flags, logging
@@ -31,23 +33,8 @@ def workdir(tmp_path_factory):
 
 
 @pytest.fixture
-def sample(workdir):
-    """A function that parses flags and runs the command, whose flags are removed again."""
-    before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
-    command.define_flags()
-
-    def run(output, *arguments):
-        for name in set(flags.FLAGS) - before:
-            flags.FLAGS[name].unparse()
-        flags.FLAGS(["sample", f"--workdir={workdir}", f"--output={output}", *arguments])
-        command.check()
-        command.main()
-
-    yield run
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
-    if not was_parsed:
-        flags.FLAGS.unparse_flags()
+def sample(workdir, run_command):
+    return functools.partial(run_command, command, workdir)
 
 
 def test_several_temperatures(sample, tmp_path):

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from absl import flags, logging
+from absl import logging
 
 import tf_resflow as resflow
 from tf_resflow import training
@@ -47,27 +47,15 @@ def workdir(tmp_path_factory, rows):
 
 
 @pytest.fixture
-def run(workdir):
-    """A function that parses the flags of a command and runs it; its flags are removed again."""
-    before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
-
-    def remove():
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
+def run(workdir, run_command):
+    """A function that runs a command, and returns the lines of the table that it writes."""
 
     def run(command, output, *arguments):
-        remove()
-        command.define_flags()
-        flags.FLAGS(["command", f"--workdir={workdir}", f"--output={output}", *arguments])
-        command.check()
-        command.main()
+        run_command(command, workdir, output, *arguments)
         with output.open(newline="") as file:
             return list(csv.reader(file))
 
-    yield run
-    remove()
-    if not was_parsed:
-        flags.FLAGS.unparse_flags()
+    return run
 
 
 def test_scores_of_new_rows(run, workdir, rows, tmp_path):

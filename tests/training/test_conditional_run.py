@@ -1,12 +1,12 @@
 """Runs of conditional models: of images given their label, and of columns of a table given others."""
 
+import functools
 import json
 import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 
 import tf_resflow as resflow
 from tf_resflow import data, training
@@ -165,23 +165,8 @@ def test_columns_given_others(columns, make_config):
 
 
 @pytest.fixture
-def sample():
-    """A function that parses flags and runs resflow-sample, whose flags are removed again."""
-    before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
-    command.define_flags()
-
-    def run(workdir, output, *arguments):
-        for name in set(flags.FLAGS) - before:
-            flags.FLAGS[name].unparse()
-        flags.FLAGS(["sample", f"--workdir={workdir}", f"--output={output}", *arguments])
-        command.check()
-        command.main()
-
-    yield run
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
-    if not was_parsed:
-        flags.FLAGS.unparse_flags()
+def sample(run_command):
+    return functools.partial(run_command, command)
 
 
 def test_samples_of_labels(labeled, loaded, sample, tmp_path):

@@ -41,7 +41,8 @@ class Pass(NamedTuple):
       log_det: log|det| of the Jacobian in the direction of the pass, for an event of the least rank; None if it
         was not asked for.
       features: the values after each scale of a flow.
-      solutions: the `tf_resflow.solvers.Solution` of each block that was inverted, in the order of their inversion.
+      solutions: the `tf_resflow.solvers.Solution` of each block that solved an equation, in their order: of
+        residual blocks that were inverted, and of monotone blocks in both directions.
     """
 
     value: Any
