@@ -2,8 +2,10 @@
 
 import ast
 import functools
+import gc
 import logging
 import pathlib
+import weakref
 
 import keras
 import numpy as np
@@ -85,6 +87,31 @@ def test_ClipsSummedGradients(two_replicas):  # noqa: N802
 
     two_replicas.run(step)
     np.testing.assert_allclose(weight.numpy(), [-2.0], rtol=1e-6)
+
+
+@fits
+def test_custom_gradient():
+    """A gradient of its own, differentiable twice; no graph outlives its function."""
+
+    @private_api.custom_gradient
+    def cube(x):
+        return x**3, lambda upstream: 5.0 * upstream * x**2
+
+    def derivatives(x):
+        graphs.append(weakref.ref(tf.compat.v1.get_default_graph()))
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = cube(x)
+            first = inner.gradient(y, x)
+        return y, first, outer.gradient(first, x)
+
+    graphs = []
+    expected = [8.0, 20.0, 20.0]
+    np.testing.assert_array_equal([y.numpy() for y in tf.function(derivatives)(tf.constant(2.0))], expected)
+    gc.collect()
+    assert len(graphs) == 1 and graphs[0]() is None
 
 
 @fits

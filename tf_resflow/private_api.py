@@ -4,15 +4,20 @@ Each private name is used by one function or class here. `tests/test_private_api
 function when a new version of the dependency renames it or changes its meaning.
 """
 
+import functools
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow.python.framework.ops import gradient_registry
 from tensorflow_probability.python.internal import implementation_selection
 
 __all__ = [
     "ClipsSummedGradients",
+    "custom_gradient",
     "graph_steps",
     "is_increasing",
     "is_reachable",
@@ -24,6 +29,7 @@ __all__ = [
     "sublayers",
 ]
 
+_GRADIENTS = "_tf_resflow_gradients"  # attribute of a graph
 _CONTROL_FLOW_GRAPHS = ("CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph")
 
 
@@ -97,3 +103,32 @@ def is_reachable(tensor: tf.Tensor) -> bool:
     while graph is not tensor.graph and type(graph).__name__ in _CONTROL_FLOW_GRAPHS:
         graph = graph.outer_graph
     return graph is tensor.graph
+
+
+def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`tf.custom_gradient`, which keeps no graph alive.
+
+    That one registers the gradient of each call in a graph for good, and with it the graph.
+    """
+    decorated = tf.custom_gradient(function)
+
+    @functools.wraps(function)
+    def call(*args):
+        result = decorated(*args)
+        if not tf.executing_eagerly():
+            _forget_with_graph(tf.nest.flatten(result)[0].op)
+        return result
+
+    return call
+
+
+def _forget_with_graph(operation):
+    """Moves the registered gradient of an operation to its graph."""
+    name, graph = operation.get_attr("_gradient_op_type").decode(), operation.graph
+    entry = gradient_registry._registry[name]
+    if not hasattr(graph, _GRADIENTS):
+        setattr(graph, _GRADIENTS, {})
+    getattr(graph, _GRADIENTS)[name] = entry["type"]
+    found = weakref.ref(graph)
+    entry["type"] = lambda *args: getattr(found(), _GRADIENTS)[name](*args)
+    weakref.finalize(graph, gradient_registry._registry.pop, name, None)

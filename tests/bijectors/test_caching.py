@@ -1,5 +1,8 @@
 """One evaluation of g for a log_prob, no solve; and nothing stale or leaked from the caches."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -313,3 +316,24 @@ def test_seeds_and_conditions_are_part_of_the_key(make_block):
             values[i, seed] = block.forward_log_det_jacobian(x, 1, **kwargs).numpy()
     flat = [tuple(value) for value in values.values()]
     assert len(set(flat)) == 4
+
+
+def test_a_graph_is_freed_with_its_function(make_block):
+    """Of a log_prob and its gradient, with values in the caches of the flow, its blocks and its estimators."""
+    graphs = []
+    flow = Flow([make_block("a", ROULETTE), make_block("b", EXACT)])
+
+    def gradient(x):
+        graphs.append(weakref.ref(tf.compat.v1.get_default_graph()))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = flow.forward(x)
+            value = flow.forward_log_det_jacobian(x, 1) + tf.reduce_sum(
+                flow.inverse(y) + flow.inverse(tf.identity(y))
+            )
+        return tape.gradient(value, x)
+
+    found = tf.function(gradient, autograph=False)(tf.ones([3, 2]))
+    assert np.all(np.isfinite(found))
+    gc.collect()
+    assert len(graphs) == 1 and graphs[0]() is None

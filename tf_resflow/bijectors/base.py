@@ -30,7 +30,7 @@ __all__ = [
     "walk",
 ]
 
-_SCOPE = "graph_scope"
+_OF_GRAPH = "_tf_resflow_values"  # attribute of a graph
 
 
 class Pass(NamedTuple):
@@ -103,17 +103,32 @@ class LipschitzConstants(NamedTuple):
 
 
 class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
-    """TFP's cache, kept apart for each graph and never older than its output.
+    """TFP's cache, which lives and dies with a graph and is never older than its output.
 
-    Without the graph in the key a value that was computed inside `tf.cond` or `tf.while_loop` would be found again
-    outside of its graph.
+    A value that was computed inside `tf.cond` or `tf.while_loop` would else be found again outside of its graph.
+    And no graph would be freed: the cache holds inputs until their outputs are gone, and a graph holds both.
     """
 
-    def _lookup(self, input, forward_name, inverse_name, **kwargs):  # noqa: A002 (TFP's name)
-        return super()._lookup(input, forward_name, inverse_name, **_scoped(kwargs))
+    @property
+    def storage(self):
+        """What is known in the present graph, or in eager mode."""
+        if tf.executing_eagerly():
+            return self._eager
+        graph = tf.compat.v1.get_default_graph()
+        if not hasattr(graph, _OF_GRAPH):
+            setattr(graph, _OF_GRAPH, cache_util.EphemeralDict())
+        return getattr(graph, _OF_GRAPH)
 
-    def _attributes(self, input, fn_name, **kwargs):  # noqa: A002
-        edge = self._get_or_create_edge(input, fn_name, _scoped(kwargs))
+    @storage.setter
+    def storage(self, eager):
+        self._eager = eager
+
+    def __get__(self, bijector, bijector_class=None):
+        """The cache of a bijector; a class has one in eager mode."""
+        return type(self)(self._forward_name, self._inverse_name, bijector, bijector_class, self._eager)
+
+    def _attributes(self, input, fn_name, **kwargs):  # noqa: A002 (TFP's name)
+        edge = self._get_or_create_edge(input, fn_name, kwargs)
         if not edge.output_ref:
             # The output is gone, and with it what is known about the pair: variables may have changed.
             edge.attributes.clear()
@@ -121,13 +136,7 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
 
     def _invoke(self, input, fn_name, kwargs, attributes):  # noqa: A002
         attributes.clear()  # as above
-        kwargs = {name: value for name, value in kwargs.items() if name != _SCOPE}
         return super()._invoke(input, fn_name, kwargs, attributes)
-
-
-def _scoped(kwargs):
-    graph = None if tf.executing_eagerly() else id(tf.compat.v1.get_default_graph())
-    return {**kwargs, _SCOPE: graph}
 
 
 class FlowBijector(tfb.Bijector):

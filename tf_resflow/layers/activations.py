@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.layers.fusion import in_one_pass, in_wide, wide_dtype
+from tf_resflow.private_api import custom_gradient
 from tf_resflow.typing import Shape, TensorLike
 
 __all__ = ["CLipSwish", "FullSort", "LipSwish", "LipschitzCube", "MaxMin"]
@@ -41,7 +42,7 @@ def _swish(x, b):
     return _with_slope(x, b, y, _swish_slope(x, b, slope))
 
 
-@tf.custom_gradient
+@custom_gradient
 def _swish_slope(x, b, slope):
     """The slope, differentiable in x and b."""
 
@@ -52,7 +53,7 @@ def _swish_slope(x, b, slope):
     return tf.identity(slope), grad
 
 
-@tf.custom_gradient
+@custom_gradient
 def _with_slope(x, b, y, slope):
     """The value y, with dy/dx = slope."""
 
@@ -67,7 +68,7 @@ def _with_slope(x, b, y, slope):
 def _swish_along(x, v, b):
     """The value and its derivative along v, elementwise. Differentiable once."""
 
-    @tf.custom_gradient
+    @custom_gradient
     def operation(x, v, b):
         def grad(dy, dw):
             dx, dv, db = in_one_pass(_gradients_along, x, v, b, dy, dw)

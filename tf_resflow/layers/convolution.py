@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers.fusion import in_one_pass, in_wide, is_fused
+from tf_resflow.private_api import custom_gradient
 
 __all__ = ["convolution"]
 
@@ -71,7 +72,7 @@ def _patches(x, size):
     fused = is_fused() and x.dtype != tf.bfloat16  # which XLA would move in float32
     gather = _shifts_of(size) if fused else functools.partial(_gather_by_convolution, size=size)
 
-    @tf.custom_gradient
+    @custom_gradient
     def operation(x):
         return (in_one_pass(gather, x) if fused else gather(x)), lambda upstream: _overlap_add(upstream, size)
 
@@ -82,7 +83,7 @@ def _overlap_add(patches, size):
     """The sum of the patches that cover each pixel, `[batch, height, width, channels]`."""
     add = _sum_of_shifts(size) if is_fused() else functools.partial(_add_by_convolution, size=size)
 
-    @tf.custom_gradient
+    @custom_gradient
     def operation(patches):
         return in_one_pass(add, patches), lambda upstream: _patches(upstream, size)
 

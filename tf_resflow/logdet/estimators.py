@@ -18,7 +18,7 @@ from tf_resflow.logdet.forward_derivatives import dense_chain, forward_jacobian,
 from tf_resflow.logdet.power_series import Terms, power_series_log_det, shared_power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
-from tf_resflow.private_api import is_xla, silence_retracing
+from tf_resflow.private_api import custom_gradient, is_xla, silence_retracing
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.typing import Seed
 
@@ -539,7 +539,7 @@ def _log_abs_det(matrix):
     return _log_abs_det_by_qr(matrix) if is_xla() else tf.linalg.slogdet(matrix)[1]
 
 
-@tf.custom_gradient
+@custom_gradient
 def _log_abs_det_by_qr(matrix):
     """As `slogdet`, which XLA does not have."""
     diagonal = tf.linalg.diag_part(tf.linalg.qr(matrix)[1])
@@ -564,7 +564,7 @@ def _eliminate(matrix):
     return tf.reduce_sum(tf.math.log(tf.abs(tf.concat(pivots, axis=1))), axis=[1, 2]), matrix
 
 
-@tf.custom_gradient
+@custom_gradient
 def _with_inverse(matrix, log_det, inverse):
     """log|det| of a matrix whose inverse is known; differentiable any number of times."""
 
@@ -575,7 +575,7 @@ def _with_inverse(matrix, log_det, inverse):
     return tf.identity(log_det), grad
 
 
-@tf.custom_gradient
+@custom_gradient
 def _inverse(matrix, inverse):
     """The known inverse of a matrix, as a function of it."""
 

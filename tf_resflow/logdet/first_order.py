@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_resflow.private_api import custom_gradient
+
 __all__ = ["first_order_only"]
 
 
@@ -18,7 +20,7 @@ def first_order_only(tensors: Sequence[tf.Tensor], remedy: str) -> list[tf.Tenso
       ValueError: when the result is differentiated (while tracing, in a `tf.function`).
     """
 
-    @tf.custom_gradient
+    @custom_gradient
     def guard(*values):
         def grad(*_):
             raise ValueError(

@@ -10,6 +10,7 @@ from tf_resflow.layers.architecture import weights_of, with_weights
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet.first_order import first_order_only
 from tf_resflow.logdet.forward_derivatives import known_chain, value_and_derivative
+from tf_resflow.private_api import custom_gradient
 
 __all__ = ["Terms", "power_series_log_det", "shared_power_series_log_det"]
 
@@ -142,7 +143,7 @@ def power_series_log_det(
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).
     """
 
-    @tf.custom_gradient
+    @custom_gradient
     def operation(*inputs):
         y, log_det, u = _pass(g, inputs, v, num_probes, terms, odd)
 
@@ -184,7 +185,7 @@ def shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed, 
         with with_weights(branch, weights):
             return _gradients(g, known_chain(branch), inputs, v, u, num_probes, dy, dlog_det, weights)
 
-    @tf.custom_gradient
+    @custom_gradient
     def operation(*tensors):
         inputs, weights = list(tensors[:num_inputs]), list(tensors[num_inputs:])
         y, log_det, u, v = traced_once(("forward", odd, key), forward, inputs, weights, seed)

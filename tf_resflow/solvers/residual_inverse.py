@@ -12,6 +12,7 @@ from tf_resflow.layers.architecture import shared_architecture, weights_of, with
 from tf_resflow.layers.precision import leaves
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet import first_order_only
+from tf_resflow.private_api import custom_gradient
 from tf_resflow.solvers.fixed_point import EPSILON, Solution, warn_unconverged
 
 __all__ = ["solve_residual"]
@@ -70,7 +71,7 @@ def solve_residual(
         with with_these(weights), scaled_kernels(layers):
             return tuple(solver(lambda x: g(x, *conditions), y, dtype=dtype, **settings))
 
-    @tf.custom_gradient
+    @custom_gradient
     def operation(y, *parameters):
         arguments = y, list(parameters[: len(conditions)]), list(parameters[len(conditions) :])
         key = "inverse", sign, architecture, repr(solver), dtype, *sorted(settings.items())
