@@ -182,8 +182,7 @@ def test_the_singular_values_of_a_1x1_convolution():
     assert certificate["unbounded"] == {}
 
 
-@pytest.mark.parametrize("order", [2, 1, np.inf])
-@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("order, swap", [(2, False), (1, True), (np.inf, False)])
 def test_an_additive_coupling_is_not_steeper_than_its_constant(order, swap):
     norms = [order] * 3
     network = keras.Sequential(
@@ -202,7 +201,7 @@ def test_an_additive_coupling_is_not_steeper_than_its_constant(order, swap):
     nominal, certified = coupling.lipschitz_constants(), coupling.lipschitz_constants(certified=True)
     assert nominal[:2] == (10.0, 10.0) and nominal.order == certified.order == order
     assert certified.forward == certified.inverse <= 10 * (1 + 1e-5)
-    for x in generator.normal(size=[20, 5]):
+    for x in generator.normal(size=[10, 5]):
         dense = jacobian(coupling, x)
         for matrix, bound in ((dense, certified.forward), (np.linalg.inv(dense), certified.inverse)):
             assert np.linalg.norm(matrix, order) <= bound * (1 + 1e-5)

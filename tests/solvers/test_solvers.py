@@ -1,5 +1,7 @@
 """Fixed-point solvers: residuals, reported failures, and gradients of the inverse."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -119,9 +121,11 @@ def test_what_is_not_finite_has_not_converged(solver):
     np.testing.assert_array_equal(failed(y), [True, False, True])
 
 
+@pytest.mark.parametrize("held", [False, True], ids=["", "held"])
 @pytest.mark.parametrize("solver", SOLVERS, ids=IDS)
-def test_implicit_gradients(solver, branch):
-    """d/dy, d/dtheta of sum(w . x(y)) against the dense implicit function theorem."""
+def test_implicit_gradients(solver, held, branch):
+    """d/dy, d/dtheta of sum(w . x(y)) against the dense implicit function theorem; also with kernels held."""
+    kernels = resflow.layers.scaled_kernels if held else contextlib.nullcontext
     rng = np.random.default_rng(2)
     y, w = (tf.constant(rng.normal(size=[5, 4])) for _ in range(2))
     variables = [v.value for v in branch.trainable_variables]
@@ -130,7 +134,8 @@ def test_implicit_gradients(solver, branch):
     def run(y):
         with tf.GradientTape() as tape:
             tape.watch(y)
-            x = resflow.solvers.solve_residual(branch, y, solver).root
+            with kernels(branch):
+                x = resflow.solvers.solve_residual(branch, y, solver).root
             loss = tf.reduce_sum(w * x)
         return x, tape.gradient(loss, [y, *variables])
 

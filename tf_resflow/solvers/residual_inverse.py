@@ -1,6 +1,5 @@
 """The inverse of a residual map, differentiable by the implicit function theorem."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ import tensorflow as tf
 
 from tf_resflow.layers import lipschitz_layers, scaled_kernels
 from tf_resflow.layers.architecture import shared_architecture, weights_of, with_weights
+from tf_resflow.layers.norm_updates import held_kernels
 from tf_resflow.layers.precision import leaves
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet import first_order_only
@@ -62,10 +62,14 @@ def solve_residual(
         return gx if sign == 1 else -gx
 
     architecture = shared_architecture(branch)
-    weights = [] if architecture is None else weights_of(branch)
+    held = {id(layer): kernel for layer in layers if (kernel := layer._held_kernel()) is not None}
+    weights = list(held.values()) if architecture is None else weights_of(branch)
 
     def with_these(weights):
-        return contextlib.nullcontext() if architecture is None else with_weights(branch, weights)
+        """The weights are all that gradients are taken in, but for the variables that are not among them."""
+        if architecture is None:
+            return held_kernels(dict(zip(held, weights, strict=True)))
+        return with_weights(branch, weights)
 
     def solve(y, conditions, weights):
         with with_these(weights), scaled_kernels(layers):
@@ -81,12 +85,12 @@ def solve_residual(
         def grad(upstream, *_, variables=None):
             with tf.control_dependencies([upstream]):
                 x = tf.identity(solution.root)
-            held = [tf.identity(parameter) for parameter in parameters]
-            targets = held + list(variables or [])
+            given = [tf.identity(parameter) for parameter in parameters]
+            targets = given + list(variables or [])
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
                 tape.watch([x, *targets])
-                with with_these(held[len(conditions) :]):
-                    gx = g(x, *held[: len(conditions)])
+                with with_these(given[len(conditions) :]):
+                    gx = g(x, *given[: len(conditions)])
             vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
             solution_of_vjp = solver(vjp, upstream, relative=True, dtype=dtype)
             message = "the gradient of the inverse did not converge for some examples, or is not finite"
