@@ -10,7 +10,7 @@ def tiny_config(**overrides):
     fields = {
         "data.name": "8gaussians",
         "model.kind": "vector",
-        "model.num_blocks": (2,),
+        "model.num_blocks": (1,),
         "model.hidden": (8,),
         "model.norms": (2.0, 2.0, 2.0),
         "train.steps": 10,

@@ -46,6 +46,11 @@ def uninterrupted(tmp_path_factory, make_config):
     return workdir, result
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(Report, "figures", lambda self, directory: {})
+
+
 def test_files(uninterrupted):
     workdir, result = uninterrupted
     line = result["line"]
@@ -86,7 +91,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path, make
     assert result["nats"] == uninterrupted[1]["nats"]
 
 
-def test_a_run_in_bfloat16(tmp_path, make_config):
+def test_a_run_in_bfloat16(tmp_path, make_config, no_figures):
     """Resumed, it equals an uninterrupted one; its scores and its loaded model are in float32."""
     fields = {"model__compute_dtype": "mixed_bfloat16", "model__num_blocks": (1,), "train__learning_rate": 0.1}
     config, whole = (make_config(**fields, train__steps=steps) for steps in (4, 8))
@@ -104,7 +109,9 @@ def test_a_run_in_bfloat16(tmp_path, make_config):
         assert constants["certified"] <= constants["nominal"]
 
 
-def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(tmp_path, make_config, monkeypatch):
+def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(
+    tmp_path, make_config, monkeypatch, no_figures
+):
     config = make_config(train__eval_every=5, data__num_test=30)
     with monkeypatch.context() as patch:
         patch.setattr(loop.Report, "scores", lambda *_: signal.raise_signal(signal.SIGINT) or time.sleep(60))
@@ -118,7 +125,7 @@ def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(tmp
     assert result["best"] == min(scores.values())
 
 
-def test_the_best_score_is_of_the_same_examples(tmp_path, make_config):
+def test_the_best_score_is_of_the_same_examples(tmp_path, make_config, no_figures):
     """The score of more examples was another one."""
     before = loop.train(make_config(train__steps=5), tmp_path, progress=False)
     result = loop.train(make_config(eval__num_examples=3), tmp_path, progress=False)
@@ -126,7 +133,7 @@ def test_the_best_score_is_of_the_same_examples(tmp_path, make_config):
     assert before["best"] < result["validation"]["nats"] == result["best"]
 
 
-def test_scores_of_the_train_split_are_not_mixed_with_what_training_logs(tmp_path, make_config):
+def test_scores_of_the_train_split_are_not_mixed_with_what_training_logs(tmp_path, make_config, no_figures):
     np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=[100, 2]))
     fields = {"data__name": "tabular", "data__path": str(tmp_path / "table.npy"), "eval__split": "train"}
     fields["data__validation_fraction"] = 0.0
@@ -137,7 +144,7 @@ def test_scores_of_the_train_split_are_not_mixed_with_what_training_logs(tmp_pat
     assert result["best"] == min(line["nats"] for line in lines)
 
 
-def test_the_validation_split_is_scored_on_the_way_and_the_test_split_once(tmp_path, make_config):
+def test_the_validation_split_is_scored_on_the_way_and_the_test_split_once(tmp_path, make_config, no_figures):
     np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=[100, 2]))
     fields = {"data__name": "tabular", "data__path": str(tmp_path / "table.npy"), "train__eval_every": 5}
     result = loop.train(make_config(**fields), tmp_path / "run", progress=False)
