@@ -79,6 +79,7 @@ def test_different_branches():
         dense(orders=learned(False)),
         dense(coefficient=0.5),
         dense(use_bias=False),
+        dense(normalization="schatten"),
         convolution(),
         convolution(5),
         conditional(),

@@ -55,7 +55,7 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
 
     Returns:
       A dict. "layers": for each block's name, a dict of the layer's name to its "coefficient",
-      "estimate" (of the raw kernel's norm, from below) and "bound" (of the kernel as applied).
+      "estimate" (`norm_estimate`, of the raw kernel) and "bound" (of the kernel as applied).
       "blocks": for each block's name its "nominal" and "certified" constant, and the "reason" if it is not
       certified, and therefore infinite (see `uncertified_blocks`). "flow" and "inverse": their "nominal" and
       "certified" constants; infinite if a part's is, or if the parts contract in different norms.

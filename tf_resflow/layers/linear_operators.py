@@ -10,6 +10,7 @@ import tensorflow as tf
 __all__ = ["ConvolutionOperator", "LinearOperator", "MatrixOperator"]
 
 _MAX_GRAM_SIZE = 4096  # largest matrix whose eigenvalues are computed
+_MAX_GRAM_BLOCK = 64  # largest one of `gram_blocks` for all pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,10 @@ class LinearOperator(abc.ABC):
     @abc.abstractmethod
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
         """W W' or W'W, whichever is smaller, `[n, n]`."""
+
+    def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
+        """Hermitian semidefinite matrices `[..., n, n]` whose largest eigenvalue is ||W||_2^2, or above it."""
+        return self.gram(kernel)
 
     def live(self, kernel: tf.Tensor) -> tf.Tensor:
         """The entries of the kernel that act on some input."""
@@ -175,6 +180,24 @@ class ConvolutionOperator(LinearOperator):
         size = height * width * min(inputs, outputs)
         return tf.reshape(gram, [size, size])
 
+    def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
+        """`gram` up to 64 dimensions; above, `[frequencies, n, n]` with n = min(inputs, outputs).
+
+        The latter are the Gram matrices of the Fourier symbols on the torus of `_fourier_bound`, of half of the
+        frequencies: the others have their conjugates.
+        """
+        kernel = self.live(kernel)
+        if min(self.num_inputs, self.num_outputs) <= _MAX_GRAM_BLOCK:
+            return self.gram(kernel)
+        symbols = tf.signal.rfft2d(tf.transpose(kernel, [2, 3, 0, 1]), self._torus(kernel))
+        symbols = tf.transpose(tf.reshape(symbols, [*kernel.shape[2:], -1]), [2, 0, 1])
+        wide = kernel.shape[3] > kernel.shape[2]
+        return tf.matmul(symbols, symbols, adjoint_a=not wide, adjoint_b=wide)
+
+    def _torus(self, kernel):
+        """The smallest periods at which no tap wraps from one pixel of the image to another."""
+        return [pixels + taps // 2 for pixels, taps in zip(self.image_size, kernel.shape[:2], strict=True)]
+
     def _fourier_bound(self, kernel):
         """An upper bound of ||W||_2 from the Fourier symbols of a periodic convolution.
 
@@ -185,7 +208,7 @@ class ConvolutionOperator(LinearOperator):
         References:
           Sedghi, Gupta and Long, "The singular values of convolutional layers" (2019).
         """
-        rows, columns = (pixels + taps // 2 for pixels, taps in zip(self.image_size, kernel.shape[:2], strict=True))
+        rows, columns = self._torus(kernel)
         taps = tf.signal.rfft(tf.transpose(kernel, [0, 2, 3, 1]), [columns])
         wide = kernel.shape[3] > kernel.shape[2]
 

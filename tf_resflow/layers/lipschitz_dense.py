@@ -45,6 +45,8 @@ class LipschitzDense(LipschitzLayer):
         below 1.
       domain: order p of the norm of the inputs, in [1, inf], or a `LearnedOrder`.
       codomain: order q of the norm of the outputs, likewise.
+      normalization: "induced", by an estimate of that norm; or "schatten", by an upper bound of the norm 2 -> 2
+        that makes the coefficient a theorem (see `LipschitzLayer`).
       use_bias: whether to add b.
       kernel_initializer: by default uniform with variance 1 / (3 fan_in).
       bias_initializer: zeros by default.
@@ -64,6 +66,7 @@ class LipschitzDense(LipschitzLayer):
         *,
         domain: float | LearnedOrder = 2,
         codomain: float | LearnedOrder = 2,
+        normalization: str = "induced",
         use_bias: bool = True,
         kernel_initializer: Any = None,
         bias_initializer: Any = "zeros",
@@ -73,6 +76,7 @@ class LipschitzDense(LipschitzLayer):
             coefficient,
             domain=domain,
             codomain=codomain,
+            normalization=normalization,
             use_bias=use_bias,
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,

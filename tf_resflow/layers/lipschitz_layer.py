@@ -11,12 +11,16 @@ import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
-from tf_resflow.layers.operator_norms import InducedNorm, has_closed_form, stackable
+from tf_resflow.layers.operator_norms import InducedNorm, has_closed_form, is_order, stackable
 from tf_resflow.layers.precision import lowest_dtype
+from tf_resflow.layers.schatten_norms import SchattenNorm
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.private_api import is_reachable
 
-__all__ = ["LipschitzLayer", "scaled_stack", "stacks", "update_stack"]
+__all__ = ["NORMALIZATIONS", "LipschitzLayer", "scaled_stack", "stacks", "update_stack"]
+
+NORMALIZATIONS = {"induced": InducedNorm, "schatten": SchattenNorm}
+"""The norms by which a layer divides its kernel, by name."""
 
 # What the contexts of kernels in `norm_updates` hold, by the id of the layer; and whether `stored_norms` holds.
 _Held: TypeAlias = dict[int, np.ndarray | tf.Tensor | tf.Variable]
@@ -39,6 +43,15 @@ class LipschitzLayer(keras.layers.Layer):
     The norm used is an estimate from below, which fresh starts keep from local maxima. `norm_bound` and
     `lipschitz_bound` are proofs.
 
+    With `normalization="schatten"` the kernel is divided by the Schatten norm of order 128 instead, an upper bound
+    at \\(2 \to 2\\):
+
+    $$\|W\|_2 \le \Bigl(\sum_i \sigma_i^{128}\Bigr)^{1/128} \le r^{1/128} \|W\|_2, \qquad r = \mathrm{rank}(W).$$
+
+    The coefficient then holds for every kernel, to rounding. The layer is a function of its kernel and bias alone:
+    it stores no vectors, and `update_norm` has nothing to do. The price is a norm below the coefficient, and
+    products of Gram matrices, of the smaller of inputs and outputs, in each call.
+
     At \\(2 \to 2\\) the vectors come from the Gram matrix if that is small: they are its eigenvectors, or the
     result of 64 power steps where these have converged. Otherwise they come from restarted Lanczos steps, and at
     other orders from power iterations with several starts. Nothing is stored if the norm has a closed form, which
@@ -52,6 +65,7 @@ class LipschitzLayer(keras.layers.Layer):
       coefficient: the largest norm allowed, positive.
       domain: p in [1, inf], or a `LearnedOrder`.
       codomain: q in [1, inf], or a `LearnedOrder`.
+      normalization: "induced", or "schatten" for an upper bound of the norm at 2 -> 2.
       use_bias: whether to add b.
       kernel_initializer: by default uniform with variance 1 / (3 fan_in).
       bias_initializer: zeros by default.
@@ -72,6 +86,7 @@ class LipschitzLayer(keras.layers.Layer):
         *,
         domain: float | LearnedOrder = 2,
         codomain: float | LearnedOrder = 2,
+        normalization: str = "induced",
         use_bias: bool = True,
         kernel_initializer: Any = None,
         bias_initializer: Any = "zeros",
@@ -87,6 +102,7 @@ class LipschitzLayer(keras.layers.Layer):
         self.coefficient = float(coefficient)
         self.domain = _validated_order(domain, "domain")
         self.codomain = _validated_order(codomain, "codomain")
+        self.normalization = _validated_normalization(normalization, self.domain, self.codomain)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -125,7 +141,7 @@ class LipschitzLayer(keras.layers.Layer):
     @property
     def has_closed_form(self) -> bool:
         """Whether the norm needs no iteration, and so no stored vectors."""
-        return has_closed_form(self.domain, self.codomain)
+        return self.normalization == "schatten" or has_closed_form(self.domain, self.codomain)
 
     @property
     def has_learned_order(self) -> bool:
@@ -161,7 +177,7 @@ class LipschitzLayer(keras.layers.Layer):
         return kernel
 
     def _norm(self, kernel, orders):
-        return InducedNorm(self._operator, kernel, *orders)
+        return NORMALIZATIONS[self.normalization](self._operator, kernel, *orders)
 
     def _estimate(self, kernel, orders, v):
         """The norm from below, at these vectors or at the ones that have caught up with the kernel."""
@@ -196,9 +212,9 @@ class LipschitzLayer(keras.layers.Layer):
         return update_stack([self], tolerance, max_iterations, num_fresh)
 
     def norm_estimate(self) -> tf.Tensor:
-        """The norm of the raw kernel from below, a scalar; exact in closed form.
+        """The norm of the raw kernel that a call uses, a scalar: from below, or exact in closed form.
 
-        Differentiable in the kernel; the orders are constants.
+        The Schatten norm is from above. Differentiable in the kernel; the orders are constants.
         """
         return self._estimate(self._operand(), self._fixed_orders, _vectors([self]))
 
@@ -236,7 +252,7 @@ class LipschitzLayer(keras.layers.Layer):
     def _peers(self):
         """What is equal for layers whose norms are found together."""
         self._check_built()
-        together = stackable(self._operator, self.domain, self.codomain)
+        together = not self.has_closed_form and stackable(self._operator, self.domain, self.codomain)
         return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations) if together else id(self)
 
     def _applied_kernel(self):
@@ -258,6 +274,7 @@ class LipschitzLayer(keras.layers.Layer):
             "coefficient": self.coefficient,
             "domain": self.domain,
             "codomain": self.codomain,
+            "normalization": self.normalization,
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
@@ -369,3 +386,14 @@ def _validated_order(order, name):
             f"{name} must be the order of a norm, a number in [1, inf] or a LearnedOrder, but got {order!r}."
         )
     return float(order)
+
+
+def _validated_normalization(normalization, domain, codomain):
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}; got {normalization!r}.")
+    if normalization == "schatten" and not (is_order(domain, 2.0) and is_order(codomain, 2.0)):
+        raise ValueError(
+            f"normalization='schatten' bounds the norm 2 -> 2, but the orders are {domain!r} -> {codomain!r}. "
+            "Leave both at 2, or take normalization='induced'."
+        )
+    return normalization
