@@ -1,4 +1,4 @@
-r"""The paper's ablations, by name: `cifar10.py` or another config with one thing changed.
+r"""The paper's ablations and others, by name: `cifar10.py` or another config with one thing changed.
 
 resflow-train --config=ablations:poisson --workdir=runs/poisson --config.data.data_dir=DIR
 resflow-train --config=ablations:poisson,mnist_small --workdir=runs/poisson_small \
@@ -9,6 +9,8 @@ resflow-train --config=ablations:poisson,mnist_small --workdir=runs/poisson_smal
   cifar10. 28 x 28 images can only be halved twice: add --config.model.num_blocks="(2,2)" with mnist_small
 - learned_norms: each block learns the orders of its norms
 - poisson: the number of terms is Poisson, the default of the published code; the variance is infinite
+- schatten: kernels are divided by upper bounds of their norms, so that coefficients are certain in training; not in
+  the paper
 - an activation: clipswish, elu, fullsort, lipschitz_cube, maxmin, relu, softplus, tanh. MaxMin pairs channels, and
   images have 1 or 3: a squeeze comes before the first block, as with immediate_downsampling
 
@@ -34,6 +36,7 @@ ABLATIONS = {
         "model.estimator.train.distribution": "poisson",
         "model.estimator.train.p": 2.0,
     },
+    "schatten": {"model.normalization": "schatten"},
     "maxmin": {"model.activation": "maxmin", "model.squeeze_first": True},
     **{name: {"model.activation": name} for name in _ACTIVATIONS},
 }

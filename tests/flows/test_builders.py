@@ -201,6 +201,19 @@ def test_norms_of_the_layers():
         flows.vector_flow(2, 1, (4,), norms=(2.0, 2.0))
 
 
+def test_normalization_of_the_layers():
+    """Residual blocks of every builder take it; blocks of the default are tested everywhere else."""
+    make = {"normalization": "schatten"}
+    flow = flows.vector_flow(2, 1, (4,), condition_size=1, **make)
+    block = flows.residual_image_block(**make)
+    images = flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1, 3), num_fc_blocks=1, fc_width=4, block=block)
+    found = layers.lipschitz_layers([flow, images])
+    assert len(found) == 2 + 3 + 3
+    assert all(layer.normalization == "schatten" and layer.vector is None for layer in found)
+    with pytest.raises(ValueError, match="bounds the norm 2 -> 2"):
+        flows.vector_flow(2, 1, (4,), norms="learned", **make)
+
+
 def test_learned_norms():
     """Each block has its own orders, in a cycle, and inverts whatever they are."""
     block = flows.residual_image_block(norms="learned")
@@ -370,6 +383,9 @@ def test_image_flow_of_a_config(config):
     assert not estimator.per_example
     config.num_blocks, config.num_fc_blocks, config.learned_norms = (1,), 0, True
     assert len(layers.learned_orders(flows.build_flow(config, (4, 4, 1)))) == 3
+    config.learned_norms, config.normalization = False, "schatten"
+    built = layers.lipschitz_layers(flows.build_flow(config, (4, 4, 1)))
+    assert {layer.normalization for layer in built} == {"schatten"}
 
 
 def test_power_series_of_a_config(config):

@@ -21,6 +21,7 @@ def dense(*activations):
 
 BRANCHES = {
     "images": lambda: flows.conv_branch([4, 5, 2], 6, dtype=DTYPE),
+    "upper bounds of the norms": lambda: flows.conv_branch([4, 5, 2], 6, normalization="schatten", dtype=DTYPE),
     "many channels": lambda: flows.conv_branch([3, 3, 6], 7, (3, 3), dtype=DTYPE),
     "vectors": lambda: dense(layers.LipSwish(dtype=DTYPE), layers.LipschitzCube(dtype=DTYPE)),
     "activations of Keras": lambda: dense(*(keras.layers.Activation(f, dtype=DTYPE) for f in ("tanh", "elu"))),

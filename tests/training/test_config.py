@@ -40,6 +40,7 @@ def test_a_config_does_without_tensorflow():
         ("model.norms", (2.0, 2.0)),
         ("model.norms", (2.0, 2.0, 2.0, 1.5)),
         ("model.norms", (0.5, 2.0, 2.0, 0.5)),
+        ("model.normalization", "spectral"),
         ("model.logit_alpha", 0.5),
         ("model.block", "coupling"),
         ("model.compute_dtype", "mixed_float16"),
@@ -89,6 +90,18 @@ def test_couplings_have_no_norms():
     config.model.block = "residual"
     with pytest.raises(ValueError, match="config.model.norms"):
         configs.validate_config(config)
+
+
+@pytest.mark.parametrize("key, value", [("model.norms", (2.0, 1.5, 2.0, 2.0)), ("model.learned_norms", True)])
+def test_the_schatten_norm_is_of_order_2(key, value):
+    config = configs.default_config()
+    config.model.normalization = "schatten"
+    configs.validate_config(config)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match="config.model.normalization is 'schatten'"):
+        configs.validate_config(config)
+    config.model.normalization = "induced"
+    configs.validate_config(config)
 
 
 def test_a_coefficient_above_1_needs_a_bound():

@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[..., keras.layers.Layer]] = {
 class _Layers:
     """Makes the layers of a branch: one dtype, one activation, seeds in sequence, orders in pairs."""
 
-    def __init__(self, num_layers, activation, coefficient, norms, seed, policy):
+    def __init__(self, num_layers, activation, coefficient, norms, normalization, seed, policy):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
         if norms is None:
@@ -47,6 +47,7 @@ class _Layers:
         self._activation = activation
         self._coefficient = coefficient
         self._norms = tuple(norms)
+        self._normalization = normalization
         self._seeds = np.random.default_rng(seed)
         self._dtype, self._input_dtype = policy.name, policy.variable_dtype
         self._num_activations = self._num_linear = 0
@@ -87,6 +88,7 @@ class _Layers:
             "coefficient": self._coefficient,
             "domain": self._norms[i],
             "codomain": self._norms[i + 1],
+            "normalization": self._normalization,
             "kernel_initializer": self._initializer(),
             "dtype": self._dtype,
             "name": f"{label}_{i}",
@@ -105,6 +107,7 @@ def conv_branch(
     activation: str = "lipswish",
     coefficient: float = 0.98,
     norms: Norms = None,
+    normalization: str = "induced",
     preactivation: bool = True,
     condition_size: int | None = None,
     seed: int = 0,
@@ -122,6 +125,8 @@ def conv_branch(
       coefficient: Lipschitz bound of each layer.
       norms: orders of the norms before, between and after the layers; `None` for 2 everywhere; "learned" for
         orders that the branch learns, beginning with 2, the last equal to the first.
+      normalization: of the kernels: "induced", by an estimate of their norms; or "schatten", by an upper bound of
+        the norm 2 -> 2 (see `tf_resflow.layers.LipschitzLayer`).
       preactivation: whether an activation comes first.
       condition_size: size of a conditional vector, of which an unconstrained dense layer gives each channel of the
         first layer's output a shift; `None` for an unconditional branch.
@@ -132,15 +137,15 @@ def conv_branch(
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
 
     Raises:
-      ValueError: for an unknown activation, a wrong number of norms, or a condition of a single layer, whose
-        derivative would not depend on it.
+      ValueError: for an unknown activation or normalization, a wrong number of norms, norms other than 2 with
+        "schatten", or a condition of a single layer, whose derivative would not depend on it.
 
     References:
       Chen et al. 2019, Appendix E.
     """
     if condition_size is not None and len(kernels) < 2:
         raise ValueError("A branch with a condition needs two layers: give two kernels.")
-    make = _Layers(len(kernels), activation, coefficient, norms, seed, network_policy(dtype))
+    make = _Layers(len(kernels), activation, coefficient, norms, normalization, seed, network_policy(dtype))
     x = make.input(event_shape)
     stack = []
     for i, size in enumerate(kernels):
@@ -160,6 +165,7 @@ def dense_branch(
     activation: str = "lipswish",
     coefficient: float = 0.98,
     norms: Norms = None,
+    normalization: str = "induced",
     preactivation: bool = False,
     condition_size: int | None = None,
     seed: int = 0,
@@ -174,6 +180,8 @@ def dense_branch(
       coefficient: Lipschitz bound of each layer.
       norms: orders of the norms before, between and after the layers; `None` for 2 everywhere; "learned" for
         orders that the branch learns, beginning with 2, the last equal to the first.
+      normalization: of the kernels: "induced", by an estimate of their norms; or "schatten", by an upper bound of
+        the norm 2 -> 2 (see `tf_resflow.layers.LipschitzLayer`).
       preactivation: whether an activation comes first.
       condition_size: size of a conditional vector, which an unconstrained dense layer adds to the output of
         the first layer; `None` for an unconditional branch.
@@ -184,12 +192,13 @@ def dense_branch(
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
 
     Raises:
-      ValueError: for an unknown activation, a wrong number of norms, or no hidden layer.
+      ValueError: for an unknown activation or normalization, a wrong number of norms, norms other than 2 with
+        "schatten", or no hidden layer.
     """
     if not hidden:
         raise ValueError("hidden must hold the width of at least one inner layer.")
     policy = network_policy(dtype)
-    make = _Layers(len(hidden) + 1, activation, coefficient, norms, seed, policy)
+    make = _Layers(len(hidden) + 1, activation, coefficient, norms, normalization, seed, policy)
     size = int(np.prod(event_shape))
     x = make.input(event_shape)
     head = [keras.layers.Flatten(dtype=policy.name)] if len(event_shape) > 1 else []

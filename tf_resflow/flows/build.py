@@ -91,6 +91,7 @@ def build_flow(
         "activation": config.activation,
         "coefficient": config.coefficient,
         "norms": "learned" if config.learned_norms else config.norms,
+        "normalization": config.normalization,
         "log_det": build_estimator(config.estimator.train, per_example=False),
         "lipschitz_constant": config.lipschitz_constant,
     }

@@ -54,6 +54,8 @@ MODEL_FIELDS = {
     # Orders of the norms before, between and after the layers.
     "norms": Field((2.0,) * 4, Rule(_are_orders, "a tuple of orders of at least 1, such as (2, 2, 2, 2)")),
     "learned_norms": False,  # instead of `norms`, orders that each block learns
+    # Of the kernels: by an estimate of these norms, or by an upper bound, which needs norms of 2.
+    "normalization": Field("induced", one_of("induced", "schatten")),
     # Bound of a block, not verified. None: the product of its coefficients, which must then be below 1.
     "lipschitz_constant": Field(None, Rule(lambda v: v is None or 0 < v < 1, "None, or above 0 and below 1")),
     "act_norm": True,
@@ -129,4 +131,10 @@ def check_model(model: ConfigDict) -> None:
         raise ValueError(
             f"config.model.norms begins with {model.norms[0]} and ends with {model.norms[-1]}; a "
             "block maps a space to itself, so both must be the same order."
+        )
+    if model.normalization == "schatten" and (model.learned_norms or set(model.norms) != {2.0}):
+        raise ValueError(
+            f"config.model.normalization is 'schatten', which bounds norms of order 2, but config.model.norms is "
+            f"{tuple(model.norms)} and config.model.learned_norms is {model.learned_norms}: set them to twos and "
+            "False, or the normalization to 'induced'."
         )

@@ -54,6 +54,7 @@ def residual_image_block(
     activation: str = "lipswish",
     coefficient: float = 0.98,
     norms: Norms = None,
+    normalization: str = "induced",
     log_det: Callable[..., Any] | None = None,
     inverse_solver: Callable[..., Any] | None = None,
     lipschitz_constant: float | None = None,
@@ -66,6 +67,8 @@ def residual_image_block(
       coefficient: Lipschitz bound of each layer.
       norms: orders of the norms before, between and after the layers; `None` for 2; "learned" for orders that each
         block learns.
+      normalization: "induced", or "schatten" for an upper bound of the norms of the kernels (see
+        `tf_resflow.layers.LipschitzLayer`).
       log_det: estimator of the log-determinant.
       inverse_solver: solver of the inverse.
       lipschitz_constant: bound of each branch, not verified; `None`: the product of its coefficients.
@@ -74,6 +77,7 @@ def residual_image_block(
       A maker of blocks for `image_flow`.
     """
     options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "norms": norms}
+    options |= {"normalization": normalization}
 
     def make(spec: BlockSpec) -> bijectors.FlowBijector:
         shared = {"seed": spec.seed, "dtype": spec.dtype, "condition_size": spec.condition_size, **options}

@@ -22,6 +22,7 @@ def vector_flow(
     activation: str = "lipswish",
     coefficient: float = 0.9,
     norms: Norms = None,
+    normalization: str = "induced",
     act_norm: bool = True,
     mean: TensorLike | None = None,
     std: TensorLike | None = None,
@@ -51,6 +52,8 @@ def vector_flow(
       coefficient: Lipschitz bound of each layer.
       norms: orders of the norms before, between and after the layers of a block; `None` for 2; "learned" for
         orders that each block learns.
+      normalization: "induced", or "schatten" for an upper bound of the norms of the kernels (see
+        `tf_resflow.layers.LipschitzLayer`).
       act_norm: whether there are ActNorms.
       mean: with `std`, statistics of the data, for a `Normalize` in front.
       std: see `mean`.
@@ -80,6 +83,7 @@ def vector_flow(
             activation=activation,
             coefficient=coefficient,
             norms=norms,
+            normalization=normalization,
             condition_size=condition_size,
             seed=int(seeds.integers(2**31)),
             dtype=policy.name,
