@@ -189,10 +189,17 @@ class ConvolutionOperator(LinearOperator):
         kernel = self.live(kernel)
         if min(self.num_inputs, self.num_outputs) <= _MAX_GRAM_BLOCK:
             return self.gram(kernel)
-        symbols = tf.signal.rfft2d(tf.transpose(kernel, [2, 3, 0, 1]), self._torus(kernel))
-        symbols = tf.transpose(tf.reshape(symbols, [*kernel.shape[2:], -1]), [2, 0, 1])
-        wide = kernel.shape[3] > kernel.shape[2]
-        return tf.matmul(symbols, symbols, adjoint_a=not wide, adjoint_b=wide)
+        if kernel.shape[2] > kernel.shape[3]:
+            kernel = tf.transpose(kernel, [0, 1, 3, 2])
+        (rows, columns), (height, width, size, _) = self._torus(kernel), kernel.shape
+        i, j, a, b = np.meshgrid(*map(np.arange, (rows, columns // 2 + 1, height, width)), indexing="ij")
+        angles = 2.0 * np.pi * np.reshape(i * a / rows + j * b / columns, [-1, height * width])
+        angles = tf.constant(angles, kernel.dtype)
+        angles = tf.reshape(angles[:, :, tf.newaxis] - angles[:, tf.newaxis], [angles.shape[0], -1])
+        products = tf.einsum("abio,cdjo->abcdij", kernel, kernel)  # of two taps
+        products = tf.reshape(products, [-1, size * size])
+        blocks = tf.complex(tf.cos(angles) @ products, tf.sin(angles) @ products)
+        return tf.reshape(blocks, [-1, size, size])
 
     def _torus(self, kernel):
         """The smallest periods at which no tap wraps from one pixel of the image to another."""
