@@ -36,6 +36,9 @@ class LipschitzConv2D(LipschitzLayer):
     block = resflow.bijectors.ResidualBlock(branch)
     ```
 
+    `normalization="schatten"` needs memory for a square of the smaller of inputs and filters at each frequency, of
+    which there are half as many as pixels: choose it where one of them is small, or for 1x1 kernels.
+
     On a smaller image the operator is a compression of the one at build, and its norm is no greater. A larger image
     is an error: a ValueError if the size is static, else an InvalidArgumentError when the graph runs. (XLA drops
     the assertions of a graph: what it compiles needs a static size.)
