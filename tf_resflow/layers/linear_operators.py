@@ -181,14 +181,17 @@ class ConvolutionOperator(LinearOperator):
         return tf.reshape(gram, [size, size])
 
     def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
-        """`gram` up to 64 dimensions; above, `[frequencies, n, n]` with n = min(inputs, outputs).
-
-        The latter are the Gram matrices of the Fourier symbols on the torus of `_fourier_bound`, of half of the
-        frequencies: the others have their conjugates.
-        """
+        """`gram` up to 64 dimensions; above, `[frequencies, n, n]` with n = min(inputs, outputs)."""
         kernel = self.live(kernel)
-        if min(self.num_inputs, self.num_outputs) <= _MAX_GRAM_BLOCK:
-            return self.gram(kernel)
+        small = min(self.num_inputs, self.num_outputs) <= _MAX_GRAM_BLOCK
+        return self.gram(kernel) if small else self._gram_of_symbols(kernel)
+
+    def _gram_of_symbols(self, kernel):
+        """sum_ab e^(-i <w, a - b>) K_a K_b', at each frequency w of the torus of `_fourier_bound`.
+
+        At w it is the Gram matrix of the symbol, or the conjugate of it. Half of the frequencies are enough: the
+        others have the conjugates of theirs.
+        """
         if kernel.shape[2] > kernel.shape[3]:
             kernel = tf.transpose(kernel, [0, 1, 3, 2])
         (rows, columns), (height, width, size, _) = self._torus(kernel), kernel.shape

@@ -180,7 +180,7 @@ class LipschitzLayer(keras.layers.Layer):
         return NORMALIZATIONS[self.normalization](self._operator, kernel, *orders)
 
     def _estimate(self, kernel, orders, v):
-        """The norm from below, at these vectors or at the ones that have caught up with the kernel."""
+        """The norm at these vectors, or at ones that have caught up with the kernel; in closed form without any."""
         if v is not None and not _STORED.get():
             v = self._norm(tf.stop_gradient(kernel), self._fixed_orders).caught_up(v)
         return self._norm(kernel, orders).estimate(v)
