@@ -173,7 +173,7 @@ def test_a_plan_measures_the_odd_series(model):
     """24 estimates of each of 16 examples: the error of their root mean square is 4 %."""
     model, x = model
     plan = resflow.models.plan_likelihood(model, x, stderr=1.0, num_samples=4)
-    prepared = model.prepare(x, tf.constant([3, 4]))
+    prepared = model.dequantize(x, tf.constant([3, 4]))
     precise = model.log_prob_under(model.density(EXACT), prepared, tf.constant([5, 6]))
     planned = tf.function(functools.partial(model.log_prob_under, model.density(plan)), autograph=False)
     errors = np.stack([planned(prepared, tf.constant([5, i])) - precise for i in range(24)])

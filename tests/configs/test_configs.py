@@ -16,7 +16,7 @@ from tf_resflow import data, models, training
 from tf_resflow.layers import lipschitz_layer
 
 ROOT = pathlib.Path(__file__).parents[2]
-WITH_ARGUMENT = {"ablations": ":poisson", "hybrid": ":cifar10", "monotone": ":digits"}
+WITH_ARGUMENT = {"ablations": ":poisson", "hybrid": ":cifar10", "monotone": ":digits", "variational": ":digits"}
 NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - set(WITH_ARGUMENT))
 # Configs whose model, made small, is that of another.
 SAME_MODEL = {
@@ -34,6 +34,7 @@ ARGUMENTS = [(name, None) for name in NAMES if name not in SAME_MODEL] + [
     ("ablations", f"{name},digits") for name in ablations.ABLATIONS
 ]
 ARGUMENTS += [("hybrid", "digits,residual,1"), ("monotone", "digits"), ("monotone", "tabular")]
+ARGUMENTS += [("variational", "digits")]
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
 # The image data sets of the configs: the shape of an image, and the splits.
 IMAGES = {

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tf_resflow.data import dequantization, dequantize, quantize
+from tf_resflow.data.dequantization import cell_width, place_in_cells
 
 LEVELS = [2, 17, 32, 200, 255, 256]
 
@@ -29,6 +30,21 @@ def test_extreme_draws_stay_in_their_level(lowest, monkeypatch):
         assert 0 < np.min(y) and np.max(y) < 1
         np.testing.assert_array_equal(quantize(y, levels), x)
         np.testing.assert_array_equal(np.floor(np.float64(y) * levels), x)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_numbers_in_cells(dtype):
+    """The ends of the unit interval and numbers in between stay in the level, at the width that is said."""
+    for levels in (*LEVELS, 3, 128, 129):
+        x = np.arange(levels, dtype=np.uint8)
+        ends = [place_in_cells(x, tf.fill([levels], tf.constant(u, dtype)), levels) for u in (0.0, 0.3, 1.0)]
+        for y in ends:
+            assert y.dtype == dtype and 0 < np.min(y) and np.max(y) < 1
+            np.testing.assert_array_equal(quantize(y, levels), x)
+            np.testing.assert_array_equal(np.floor(np.float64(y) * levels), x)
+        low, _, high = np.float64(ends)
+        np.testing.assert_allclose(high - low, cell_width(levels), atol=2e-7)
+        assert 1 - 2**-12 < cell_width(levels) * levels < 1
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -75,6 +91,8 @@ def test_value_outside_the_levels_is_an_error(value, compiled):
 def test_wrong_arguments_are_errors():
     with pytest.raises(ValueError, match="expects integers"):
         dequantize([0.5], 17, seed=[0, 0])
+    with pytest.raises(ValueError, match="expects integers"):
+        place_in_cells([0.5], tf.constant([0.5]), 17)
     for levels in (1, 257, 2.5):
         with pytest.raises(ValueError, match="levels must be"):
             dequantize([0], levels, seed=[0, 0])

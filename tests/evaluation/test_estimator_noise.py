@@ -11,9 +11,9 @@ from tf_resflow.models import FlowModel
 class Model:
     """The data contract of a `FlowModel`, and densities for the training and for another estimator."""
 
-    prepare, to_loss, _checked = FlowModel.prepare, FlowModel.to_loss, FlowModel._checked
+    dequantize, to_loss, _checked = FlowModel.dequantize, FlowModel.to_loss, FlowModel._checked
     num_dimensions, nats_per_unit = FlowModel.num_dimensions, FlowModel.nats_per_unit
-    log_num_cells = FlowModel.log_num_cells
+    log_num_cells, dequantizer = FlowModel.log_num_cells, None
 
     def __init__(self, event_shape, levels, distribution, evaluation_distribution=None):
         self.event_shape, self.levels = event_shape, levels

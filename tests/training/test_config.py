@@ -43,6 +43,8 @@ def test_a_config_does_without_tensorflow():
         ("model.normalization", "spectral"),
         ("model.logit_alpha", 0.5),
         ("model.block", "coupling"),
+        ("model.dequantization", "flow"),
+        ("model.dequantization_blocks", 0),
         ("model.compute_dtype", "mixed_float16"),
         ("model.compute_dtype", "float64"),
         ("model.estimator.eval.distribution", "uniform"),
@@ -80,6 +82,15 @@ def test_hybrid_models_are_of_images():
     configs.validate_config(config)
     config.model.kind = "vector"
     with pytest.raises(ValueError, match="config.model.kind is 'vector'.*must be 'image'"):
+        configs.validate_config(config)
+
+
+def test_hybrid_models_have_uniform_noise():
+    config = configs.default_config()
+    config.model.dequantization = "variational"
+    configs.validate_config(config)
+    config.task = "hybrid"
+    with pytest.raises(ValueError, match="leave config.model.dequantization at 'uniform'"):
         configs.validate_config(config)
 
 

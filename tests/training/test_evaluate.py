@@ -90,6 +90,8 @@ def test_importance_weighted_bound_is_tighter_and_tells_its_bias(images):
     usual, bound = evaluation.likelihood(), evaluation.importance_weighted(8)
     bound = bound["importance_weighted"]
     assert bound["bits_per_dim"] < usual["bits_per_dim"] and bound["num_samples"] == 8
+    assert (usual["bound"], bound["bound"]) == ("elbo", "importance_weighted")
+    assert evaluation.header()["dequantization"] == images[1]["dequantization"] == "uniform"
     assert abs(bound["estimator_bias"]) < 1e-6
     noisy = evaluation_of(images[0])
     bias = noisy.importance_weighted(2)["importance_weighted"]["estimator_bias"]

@@ -15,7 +15,16 @@ from tf_resflow.logdet import Exact
 from tf_resflow.private_api import is_increasing
 from tf_resflow.typing import Shape
 
-__all__ = ["Flow", "by_name", "check_told_apart", "parts_by_name", "residual_blocks", "route", "route_members"]
+__all__ = [
+    "Flow",
+    "by_name",
+    "check_told_apart",
+    "keras_parts",
+    "parts_by_name",
+    "residual_blocks",
+    "route",
+    "route_members",
+]
 
 # The arguments that a flow passes to the members that take them. A salt distinguishes members that draw under one
 # name; it is text, because TFP's caches would not find again the tensor that another seed is at each call.
@@ -49,6 +58,12 @@ def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
 def parts_by_name(flow: tf.Module) -> dict[str, tfb.Bijector]:
     """A flow and all bijectors in it by name, as `by_name` numbers them: members before members of members."""
     return by_name([part for part in (flow, *flow.submodules) if isinstance(part, tfb.Bijector)])
+
+
+def keras_parts(flow: tf.Module) -> dict[str, Any]:
+    """All that Keras is to see of a flow, by the bijectors' names: their networks and their variables."""
+    parts = {name: getattr(part, "keras_parts", None) for name, part in parts_by_name(flow).items()}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def route(

@@ -7,7 +7,8 @@ Metrics, and their keys in the JSON file (scores are `bits_per_dim` of integer d
 data; infinite and undefined values are null):
 
 - likelihood: `bits_per_dim`, `bits_per_dim_stderr`, and the sources of that standard error,
-  `bits_per_dim_stderr_parts` (data, dequantization, estimator); `num_examples`; `baselines`; `entropy`.
+  `bits_per_dim_stderr_parts` (data, dequantization, estimator); `num_examples`; `bound`, "elbo" for integer data;
+  `baselines`; `entropy`.
 - noise: of the estimate of one example's loss, with the training's estimator and with this
   evaluation's (`noise.training`, `noise.evaluation`): mean, standard deviations, excess kurtosis.
 - reconstruction: the error of encoding and decoding, in the flow's input space and in levels, and
@@ -20,6 +21,8 @@ data; infinite and undefined values are null):
 - classification, of a hybrid model: `accuracy` and its standard error, `cross_entropy` (in bits for images) and
   `calibration_error` (expected calibration error, 15 bins). If it is named, also of a model of images given their
   label, by the label under which an image is most likely: as many evaluations as there are classes.
+
+`dequantization` tells which noise the bounds of integer data are of, "uniform" or "variational".
 
 The default is the first four and the last, as far as the model has a density, residual blocks and a classifier.
 With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves by which log p(x),

@@ -1,6 +1,6 @@
-"""Uniform dequantization of integer data, and its inverse."""
+"""Dequantization of integer data, and its inverse."""
 
-__all__ = ["dequantize", "quantize"]
+__all__ = ["cell_width", "dequantize", "place_in_cells", "quantize"]
 
 import tensorflow as tf
 
@@ -40,29 +40,51 @@ def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = Non
     References:
       L. Theis, A. van den Oord, M. Bethge. A note on the evaluation of generative models. ICLR 2016, section 3.1.
     """
-    levels = _valid_levels(levels)
-    x = tf.convert_to_tensor(x)
-    if not x.dtype.is_integer:
-        raise ValueError(
-            f"dequantize expects integers 0, ..., {levels - 1}, but x is {x.dtype.name}. "
-            "Pass the integer data, or leave levels unset for continuous data."
-        )
-    if x.dtype != tf.uint8 or levels < 256:
-        x = tf.cast(x, tf.int32)
-        message = f"dequantize expects values in 0, ..., {levels - 1} (levels = {levels})."
-        checks = [
-            tf.debugging.assert_non_negative(x, message),
-            tf.debugging.assert_less(x, levels, message),
-        ]
-        with tf.control_dependencies([check for check in checks if check is not None]):
-            x = tf.identity(x)
-    cells = 2 ** (21 - (levels - 1).bit_length())
+    x, levels = _checked(x, levels)
+    cells = round(0.5 / _margin(levels))
     shape = tf.shape(x)
     cell = random_integers(shape if sets is None else tf.concat([[sets], shape[1:]], 0), seed, cells)
     u = (tf.cast(cell, tf.float32) + 0.5) / cells
     if sets is not None:
         u = tf.repeat(u, shape[0] // sets, axis=0)
     return (tf.cast(x, tf.float32) + tf.ensure_shape(u, x.shape)) * (1 / levels)
+
+
+def place_in_cells(x: TensorLike, u: tf.Tensor, levels: int) -> tf.Tensor:
+    r"""Puts numbers of the unit interval into the cells of integers: (x + m + (1 - 2 m) u) / levels.
+
+    The margin m of 2^(b - 22), with 2^b the least power of two that is no less than `levels`, is larger than the
+    rounding errors of float32: `quantize(place_in_cells(x, u, levels), levels)` is always x, for u = 0 and 1, too.
+    A density q(u) of one coordinate becomes q(u) / `cell_width(levels)`.
+
+    Args:
+      x: integer tensor of any shape, with values 0, ..., levels - 1.
+      u: tensor of this shape, float32 or float64, with values from 0 to 1.
+      levels: number of values, in 2, ..., 256.
+
+    Returns:
+      A tensor like u, with values strictly between 0 and 1.
+
+    Raises:
+      ValueError: as `dequantize`.
+      tf.errors.InvalidArgumentError: likewise.
+    """
+    x, levels = _checked(x, levels)
+    margin = _margin(levels)
+    return (tf.cast(x, u.dtype) + (margin + (1 - 2 * margin) * u)) * (1 / levels)
+
+
+def cell_width(levels: int) -> float:
+    """The width of what `place_in_cells` reaches of a cell, nearly 1 / levels.
+
+    Args:
+      levels: number of values, in 2, ..., 256.
+
+    Raises:
+      ValueError: if levels is not in 2, ..., 256.
+    """
+    levels = _valid_levels(levels)
+    return (1 - 2 * _margin(levels)) / levels
 
 
 def quantize(x: TensorLike, levels: int) -> tf.Tensor:
@@ -81,6 +103,32 @@ def quantize(x: TensorLike, levels: int) -> tf.Tensor:
     levels = _valid_levels(levels)
     x = tf.convert_to_tensor(x)
     return tf.cast(tf.clip_by_value(tf.floor(x * levels), 0, levels - 1), tf.uint8)
+
+
+def _checked(x, levels):
+    """The integers, as uint8 or int32, and the number of levels."""
+    levels = _valid_levels(levels)
+    x = tf.convert_to_tensor(x)
+    if not x.dtype.is_integer:
+        raise ValueError(
+            f"dequantize expects integers 0, ..., {levels - 1}, but x is {x.dtype.name}. "
+            "Pass the integer data, or leave levels unset for continuous data."
+        )
+    if x.dtype == tf.uint8 and levels == 256:
+        return x, levels
+    x = tf.cast(x, tf.int32)
+    message = f"dequantize expects values in 0, ..., {levels - 1} (levels = {levels})."
+    checks = [
+        tf.debugging.assert_non_negative(x, message),
+        tf.debugging.assert_less(x, levels, message),
+    ]
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return tf.identity(x), levels
+
+
+def _margin(levels):
+    """The least distance from an integer at which x + u survives rounding and scaling in float32."""
+    return 2.0 ** ((levels - 1).bit_length() - 22)
 
 
 def _valid_levels(levels):

@@ -58,7 +58,7 @@ class EstimatorNoise:
     ):
         if draws < 4:
             raise ValueError(f"The fourth moment takes at least 4 draws; got {draws}.")
-        self._model, self._draws = model, draws
+        self._model, self._log_det, self._draws = model, log_det, draws
         self._dequantizations = 1 if model.levels is None else dequantizations
 
         @tf.function(autograph=False)
@@ -83,17 +83,16 @@ class EstimatorNoise:
         starts = range(0, self._dequantizations * stride, stride)
         draws = [(start, start + draw) for start in starts for draw in range(1, stride)]
         arguments = self._model.flow_arguments(condition, len(x))
-        values = [self._log_densities(x, arguments, seed, *draw) for draw in track(draws, "noise of the estimator")]
-        log_densities = np.array(values, np.float64).reshape(self._dequantizations, self._draws, -1)
-        noise = nested_noise(self._model.to_loss(log_densities))
-        if self._model.levels is None:
-            return noise._replace(dequantization_std=0.0)
-        return noise._replace(mean=noise.mean + self._model.to_loss(-self._model.log_num_cells))
+        values = [self._log_probs(x, arguments, seed, *draw) for draw in track(draws, "noise of the estimator")]
+        log_probs = np.array(values, np.float64).reshape(self._dequantizations, self._draws, -1)
+        noise = nested_noise(self._model.to_loss(log_probs))
+        return noise._replace(dequantization_std=0.0) if self._model.levels is None else noise
 
-    def _log_densities(self, x, arguments, seed, dequantization, draw):
-        """A log-density of each example, by the numbers of its two draws."""
-        x = self._model.prepare(x, tf.constant([seed, dequantization], tf.int32))
-        return self._log_prob(x, arguments, tf.constant([seed, draw], tf.int32)).numpy()
+    def _log_probs(self, x, arguments, seed, dequantization, draw):
+        """A log-likelihood of each example, by the numbers of its two draws."""
+        x, log_q = self._model.dequantize(x, tf.constant([seed, dequantization], tf.int32), log_det=self._log_det)
+        log_density = self._log_prob(x, arguments, tf.constant([seed, draw], tf.int32))
+        return np.float64(log_density) - np.float64(log_q)
 
 
 def nested_noise(estimates: np.ndarray) -> Noise:

@@ -71,12 +71,13 @@ class HeldOut:
     With a `LikelihoodPlan` as `log_det` the loss of an example is a mean of several estimates. With `num_samples`
     K > 1 the score is that of the importance-weighted bound of integer data
 
-        log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / L^D,
+        log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / (L^D q(u_k | x)),
 
-    which is the usual one at K = 1, never loosens in expectation as K grows, and tends to log P(x). It
-    is a bound for exact log-determinants only. An estimate whose noise has the variance
-    \(\sigma^2\), in nats, raises it by up to \(\log E e^\epsilon \approx \sigma^2 / 2\)
-    (Jensen's inequality, in the opposite direction): use `Exact` or several probes.
+    with q = 1 for uniform noise, which is the usual one at K = 1, never loosens in expectation as K grows, and
+    tends to log P(x). It is a bound for exact log-determinants only, those of a dequantizer among them. An estimate
+    whose noise has the variance \(\sigma^2\), in nats, raises it by up to
+    \(\log E e^\epsilon \approx \sigma^2 / 2\) (Jensen's inequality, in the opposite direction): use `Exact` or
+    several probes.
 
     Args:
       model: a `FlowModel`.

@@ -66,12 +66,12 @@ class _Layers:
     def conv(self, filters, kernel_size):
         return layers.LipschitzConv2D(filters, kernel_size, **self._linear("conv"))
 
-    def conditional(self, x, head, tail, condition_size, shape):
+    def conditional(self, x, head, tail, condition_shape, shape):
         """The branch of x and a condition, of which a dense layer adds a shift of `shape` to the head's output."""
         options = {"kernel_initializer": self._initializer(), "dtype": self._dtype, "name": "condition"}
-        condition = self.input([condition_size])
+        condition = self.input(condition_shape)
         shift = keras.layers.Dense(shape[-1], **options)(condition)
-        if len(shape) > 1:
+        if len(condition_shape) < len(shape):
             shift = keras.layers.Reshape(shape, dtype=self._dtype)(shift)
         h = x
         for layer in head:
@@ -109,7 +109,7 @@ def conv_branch(
     norms: Norms = None,
     normalization: str = "induced",
     preactivation: bool = True,
-    condition_size: int | None = None,
+    condition_size: int | Sequence[int] | None = None,
     seed: int = 0,
     dtype: DType = None,
 ) -> keras.Model:
@@ -129,7 +129,8 @@ def conv_branch(
         the norm 2 -> 2 (see `tf_resflow.layers.LipschitzLayer`).
       preactivation: whether an activation comes first.
       condition_size: size of a conditional vector, of which an unconstrained dense layer gives each channel of the
-        first layer's output a shift; `None` for an unconditional branch.
+        first layer's output a shift; or the shape `[H, W, features]` of a conditional image, of which it gives each
+        pixel its own; `None` for an unconditional branch.
       seed: `int`, of the kernels.
       dtype: dtype policy, see `image_flow`.
 
@@ -155,7 +156,8 @@ def conv_branch(
     if condition_size is None:
         return keras.Sequential([x, *stack], name="branch")
     first = 2 if preactivation else 1
-    return make.conditional(x, stack[:first], stack[first:], condition_size, (1, 1, width))
+    shape = [condition_size] if isinstance(condition_size, int) else condition_size
+    return make.conditional(x, stack[:first], stack[first:], shape, (1, 1, width))
 
 
 def dense_branch(
@@ -212,7 +214,7 @@ def dense_branch(
         tail.append(keras.layers.Reshape(event_shape, dtype=policy.name))
     if condition_size is None:
         return keras.Sequential([x, *head, *tail], name="branch")
-    return make.conditional(x, head, tail, condition_size, (hidden[0],))
+    return make.conditional(x, head, tail, [condition_size], (hidden[0],))
 
 
 def coupling_network(

@@ -78,6 +78,10 @@ MODEL_FIELDS = {
     "logit_alpha": Field(None, Rule(lambda v: v is None or 0 < v < 0.5, "None, or above 0 and below 0.5")),
     "squeeze_first": False,
     "factor_out": False,
+    # "variational": the noise of integer data is drawn from a density that is learned, not from the uniform one.
+    "dequantization": Field("uniform", one_of("uniform", "variational")),
+    "dequantization_blocks": Field(2, AT_LEAST_1),
+    "dequantization_width": Field(32, AT_LEAST_1),
     # Of the log-determinant, in training and in evaluation.
     "estimator": {
         "train": _estimator("russian_roulette", num_exact_terms=2),

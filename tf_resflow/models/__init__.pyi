@@ -1,5 +1,6 @@
 from .build import build_model
 from .data_info import DataInfo
+from .dequantizer import Dequantized, Dequantizer, FlowDequantizer
 from .estimators import evaluation_estimator
 from .flow_model import FlowModel
 from .hybrid_model import HybridModel
@@ -11,6 +12,9 @@ from .step import train_step
 __all__ = [
     "BlockPlan",
     "DataInfo",
+    "Dequantized",
+    "Dequantizer",
+    "FlowDequantizer",
     "FlowModel",
     "HybridModel",
     "LikelihoodPlan",

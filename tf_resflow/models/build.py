@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tf_resflow import bijectors, flows
 from tf_resflow.data import Dataset
 from tf_resflow.models.data_info import DataInfo
+from tf_resflow.models.dequantizer import FlowDequantizer
 from tf_resflow.models.estimators import evaluation_estimator
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.hybrid_model import HybridModel
@@ -25,6 +26,11 @@ def check_dataset(config: "ConfigDict", dataset: Dataset) -> None:
         )
     if config.task == "hybrid":
         _num_classes(config, dataset)
+    if config.model.dequantization == "variational" and dataset.levels is None:
+        raise ValueError(
+            f"config.model.dequantization is 'variational', but the data of {dataset.name!r} are continuous: leave "
+            "it at 'uniform'."
+        )
     _condition(config, dataset)
 
 
@@ -55,12 +61,23 @@ def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> FlowModel:
     _, evaluation_log_det = evaluation_estimator(config, flow, shape)
     options = {"evaluation_log_det": evaluation_log_det, "seed": config.seed}
     if config.task == "density":
-        return FlowModel(flow, shape, levels=dataset.levels, **condition, **options)
+        noise = _dequantizer(config, shape)
+        return FlowModel(flow, shape, levels=dataset.levels, dequantizer=noise, **condition, **options)
     shapes = bijectors.feature_shapes(flow, shape)
     head = {"seed": config.seed, "dtype": "float32"}
     classifier = flows.multiscale_classifier(shapes, _num_classes(config, dataset), config.hybrid.features, **head)
     options["density_weight"] = config.hybrid.density_weight
     return HybridModel(flow, classifier, shape, levels=dataset.levels, **options)
+
+
+def _dequantizer(config, event_shape):
+    """The learned noise of integer data; None for uniform noise."""
+    settings = config.model
+    if settings.dequantization == "uniform":
+        return None
+    log_det = flows.build_estimator(settings.estimator.train, per_example=False)
+    sizes = (settings.dequantization_blocks, settings.dequantization_width)
+    return FlowDequantizer(event_shape, *sizes, log_det=log_det, seed=config.seed)
 
 
 def _condition(config, dataset):

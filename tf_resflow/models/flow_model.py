@@ -12,10 +12,12 @@ import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.bijectors.base import Context, run
-from tf_resflow.bijectors.flow import parts_by_name, route
+from tf_resflow.bijectors.flow import keras_parts, route
 from tf_resflow.data import dequantize, quantize
+from tf_resflow.data.dequantization import cell_width, place_in_cells
 from tf_resflow.layers.precision import leaves, lowest_dtype
 from tf_resflow.models.condition import make_condition
+from tf_resflow.models.dequantizer import Dequantized, Dequantizer
 from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet
 from tf_resflow.models.log_prob_samples import LogProbEstimate, LogProbSamples, mean_and_stderr
 from tf_resflow.models.planning import plan_likelihood
@@ -37,7 +39,9 @@ class FlowModel(keras.Model):
 
     For continuous data the loss of an example is \\(-\log p(x)\\) in nats. For data of `levels` integer values
     it is \\(-\log_2 P(x) / D\\), in bits per dimension, with the bound
-    \\(\log P(x) \ge E_u \log p((x + u) / L) - D \log L\\), one u drawn at each evaluation.
+    \\(\log P(x) \ge E_u \log p((x + u) / L) - D \log L\\), one u drawn at each evaluation. A `dequantizer` learns
+    the density of u, which is uniform otherwise: \\(\log P(x) \ge E_u [\log p((x + u) / L) - \log q(u \mid x)] - D
+    \log L\\).
 
     ```python
     import numpy as np
@@ -88,6 +92,8 @@ class FlowModel(keras.Model):
       condition_mean: with `condition_std`, statistics by which the model standardizes conditions.
       condition_std: see `condition_mean`.
       levels: number of integer values of the data; `None` for continuous data.
+      dequantizer: a `tf_resflow.models.Dequantizer` of integer data, such as a
+        `tf_resflow.models.FlowDequantizer`, which is trained with the flow; `None` for uniform noise.
       base: distribution of the latent; standard normal by default.
       evaluation_log_det: estimator for evaluation; by default `AdaptiveRoulette`, with a number of
         terms for each example.
@@ -101,6 +107,7 @@ class FlowModel(keras.Model):
       condition_shape: shape of the condition of an example, `()` for a label, `None` without a condition.
       num_classes: as given.
       levels: as given.
+      dequantizer: as given.
       seed: as given.
       evaluation_log_det: the estimator for evaluation.
       distribution: `tfd.TransformedDistribution` with the training estimator, over the flow's input space.
@@ -108,7 +115,8 @@ class FlowModel(keras.Model):
 
     Raises:
       ValueError: when a variable of the distribution is not a Keras variable (`fit` would neither train nor save
-        it), the flow takes another condition than the model, or the flow is one of TFP's compositions of blocks.
+        it), the flow takes another condition than the model, the flow is one of TFP's compositions of blocks, or
+        there is a dequantizer of continuous data, or one that Keras would not train.
     """
 
     def __init__(
@@ -121,6 +129,7 @@ class FlowModel(keras.Model):
         condition_mean: TensorLike | None = None,
         condition_std: TensorLike | None = None,
         levels: int | None = None,
+        dequantizer: Dequantizer | None = None,
         base: tfp.distributions.Distribution | None = None,
         evaluation_log_det: Callable[..., Any] | None = None,
         seed: int = 0,
@@ -143,8 +152,10 @@ class FlowModel(keras.Model):
             evaluation_log_det = logdet.AdaptiveRoulette(per_example=True)
         self.evaluation_log_det = evaluation_log_det
         self.evaluation_distribution = bijectors.with_log_det(self.distribution, evaluation_log_det)
-        self._keras_parts = _keras_parts(flow)
+        self._keras_parts = keras_parts(flow)
         _check_covered(self.weights, self.distribution)
+        _check_dequantizer(dequantizer, levels)
+        self.dequantizer = dequantizer
         self._means = [keras.metrics.Mean("loss")]
         self.built = True
 
@@ -189,6 +200,18 @@ class FlowModel(keras.Model):
         return math.prod(self.event_shape)
 
     @property
+    def dequantization(self) -> str | None:
+        """The density of the noise of integer data: "uniform", or "variational" if it is learned; else None."""
+        if self.levels is None:
+            return None
+        return "uniform" if self.dequantizer is None else "variational"
+
+    @property
+    def lipschitz_parts(self) -> list[Any]:
+        """What holds Lipschitz layers, whose norms are to be kept up to date: the flow, and a dequantizer."""
+        return [self.flow, *([self.dequantizer] if isinstance(self.dequantizer, keras.Layer) else [])]
+
+    @property
     def inverse_atol(self) -> float:
         """The residual at which `decode` and `sample` stop to invert a block that was given no solver.
 
@@ -202,7 +225,7 @@ class FlowModel(keras.Model):
     def log_num_cells(self) -> float:
         r"""Logarithm of the number of cells of integer data in the flow's input space, \\(D \log L\\); else 0.
 
-        The log-likelihood of the data is the log-density of the flow's input minus this number.
+        With uniform noise the log-likelihood of the data is the log-density of the flow's input minus this number.
         """
         return self.num_dimensions * math.log(self.levels or 1)
 
@@ -260,10 +283,38 @@ class FlowModel(keras.Model):
           seed: integer tensor of shape `[2]`.
           sets: see `tf_resflow.data.dequantize`.
         """
-        x = self._checked(x)
-        if self.levels is not None:
-            x = dequantize(x, self.levels, seed, sets=sets)
-        return tf.identity(tf.cast(x, self.distribution.dtype))  # a new tensor, for which no cache holds values
+        return self.dequantize(x, seed, sets=sets).value
+
+    def dequantize(
+        self,
+        x: TensorLike,
+        seed: tf.Tensor,
+        *,
+        evaluation: bool = False,
+        log_det: LogDet | None = None,
+        sets: int | None = None,
+    ) -> Dequantized:
+        r"""`prepare`, with the density q of what was drawn: \\(\log P(x) \ge E[\log p(z) - \log q(z \mid x)]\\).
+
+        Args:
+          x: as for `log_prob`.
+          seed: integer tensor of shape `[2]`.
+          evaluation: as for `log_prob`, of a dequantizer's log-determinants.
+          log_det: as for `log_prob`. Plans and dicts are of the flow's blocks: the log-determinants of a
+            dequantizer then have the evaluation estimator.
+          sets: see `tf_resflow.data.dequantize`.
+        """
+        z, dtype = self._checked(x), self.distribution.dtype
+        log_q: TensorLike = self.log_num_cells
+        if self.dequantizer is not None and self.levels is not None:
+            if evaluation and log_det is None or isinstance(log_det, (Mapping, LikelihoodPlan)):
+                log_det = self.evaluation_log_det
+            u, log_q = self.dequantizer.sample_and_log_prob(self._centers(x), seed, log_det=log_det, sets=sets)
+            z = place_in_cells(z, tf.cast(u, dtype), self.levels)
+            log_q = tf.cast(log_q, dtype) - self.num_dimensions * math.log(cell_width(self.levels))
+        elif self.levels is not None:
+            z = dequantize(z, self.levels, seed, sets=sets)
+        return Dequantized(tf.identity(tf.cast(z, dtype)), log_q)  # a new tensor, for which no cache holds values
 
     def encode(self, x: TensorLike, *, condition: TensorLike | None = None) -> tf.Tensor:
         """The latents `[batch, *latent]` of examples. Integers stand for the centers of their cells.
@@ -329,8 +380,8 @@ class FlowModel(keras.Model):
             return self.estimate_log_prob(x, seed, condition=condition, plan=log_det).log_prob
         noise_seed, flow_seed = self.split_seed(seed)
         density = self._density(evaluation, log_det)
-        x = self.prepare(x, noise_seed)
-        return self.log_prob_under(density, x, flow_seed, self.flow_arguments(condition, tf.shape(x)[0]))
+        x = self.dequantize(x, noise_seed, evaluation=evaluation, log_det=log_det)
+        return self.log_prob_under(density, x, flow_seed, self.flow_arguments(condition, tf.shape(x.value)[0]))
 
     def log_prob_by_class(
         self,
@@ -412,7 +463,7 @@ class FlowModel(keras.Model):
     def log_prob_under(
         self,
         density: tfp.distributions.Distribution,
-        x: tf.Tensor,
+        x: Dequantized,
         seed: tf.Tensor,
         arguments: Mapping[str, tf.Tensor] | None = None,
     ) -> tf.Tensor:
@@ -420,11 +471,11 @@ class FlowModel(keras.Model):
 
         Args:
           density: as from `density`.
-          x: as from `prepare`.
+          x: as from `dequantize`.
           seed: integer tensor of shape `[2]`, of the log-determinants.
           arguments: as from `flow_arguments`.
         """
-        return density.log_prob(x, bijector_kwargs={"seed": seed, **(arguments or {})}) - self.log_num_cells
+        return density.log_prob(x.value, bijector_kwargs={"seed": seed, **(arguments or {})}) - x.log_q
 
     def loss_per_example(
         self,
@@ -484,7 +535,9 @@ class FlowModel(keras.Model):
 
     def parts_beside_flow(self) -> dict[str, list[tf.Variable]]:
         """The variables of the model's parts besides the flow; the keys name the parts in messages."""
-        return {}
+        if not isinstance(self.dequantizer, keras.Layer):
+            return {}
+        return {"the dequantizer": [weight.value for weight in self.dequantizer.weights]}
 
     def sample(
         self,
@@ -540,7 +593,7 @@ class FlowModel(keras.Model):
         """Initializes the ActNorms from a batch of data, and brings the norms of the layers up to date."""
         x = self.prepare(batch, stateless_seed(seed))
         arguments = self.flow_arguments(condition, len(x))
-        layers.converge_norms(self.flow)
+        layers.converge_norms(self.lipschitz_parts)
         bijectors.initialize(self.flow, x, seed, **arguments)
 
     def compile(self, optimizer: Any = "rmsprop", *, jit_compile: bool | str = False, **kwargs: Any) -> None:
@@ -598,7 +651,7 @@ class FlowModel(keras.Model):
         x, y = self._arrays(x, y, kwargs.get("sample_weight"), kwargs.get("class_weight"))
         self._warn_of_initialization()
         history = super().fit(x, y, *args, **kwargs)
-        layers.converge_norms(self.flow)
+        layers.converge_norms(self.lipschitz_parts)
         return history
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -757,10 +810,21 @@ def _check_takes_seed(flow):
         )
 
 
-def _keras_parts(flow):
-    """All that Keras is to see of a flow, by the bijectors' names: their networks and their variables."""
-    parts = {name: getattr(part, "keras_parts", None) for name, part in parts_by_name(flow).items()}
-    return {name: part for name, part in parts.items() if part is not None}
+def _check_dequantizer(dequantizer, levels):
+    if dequantizer is None:
+        return
+    if levels is None:
+        raise ValueError("Continuous data are not dequantized: leave out dequantizer=, or give levels=.")
+    if isinstance(dequantizer, type) or not callable(getattr(dequantizer, "sample_and_log_prob", None)):
+        raise ValueError(
+            "dequantizer must have a method sample_and_log_prob, as tf_resflow.models.FlowDequantizer "
+            f"does; got {dequantizer!r:.80}."
+        )
+    if not isinstance(dequantizer, keras.Layer) and getattr(dequantizer, "variables", None):
+        raise ValueError(
+            f"The dequantizer ({type(dequantizer).__name__}) has variables and is no keras.Layer: fit would "
+            "neither train nor save them. Hold them in a Keras layer."
+        )
 
 
 def _check_covered(weights, distribution):

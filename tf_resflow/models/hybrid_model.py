@@ -143,8 +143,9 @@ class HybridModel(FlowModel):
         labels = _checked_labels(labels)
         density = self._density(evaluation)
         noise_seed, flow_seed = self.split_seed(seed)
+        x = self.dequantize(x, noise_seed)
         latent, log_det, features = bijectors.forward_features(
-            density.bijector.bijector, self.prepare(x, noise_seed), self.has_density, seed=flow_seed
+            density.bijector.bijector, x.value, self.has_density, seed=flow_seed
         )
         logits = self.classifier(features, training=not evaluation)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -154,7 +155,7 @@ class HybridModel(FlowModel):
         scores = {"cross_entropy": cross_entropy, "accuracy": tf.cast(right, logits.dtype)}
         if self.has_density:
             log_prob = density.distribution.log_prob(latent) + log_det
-            scores[self.unit] = self.to_loss(log_prob - self.log_num_cells)
+            scores[self.unit] = self.to_loss(log_prob - x.log_q)
         return {"loss": self.total(scores), **scores}
 
     def total(self, scores: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 from tf_resflow import logdet
 from tf_resflow.logdet.term_distributions import TermDistribution
 
-__all__ = ["BlockPlan", "LikelihoodPlan", "LogDet", "describe_estimator"]
+__all__ = ["BlockPlan", "LikelihoodPlan", "LogDet", "describe_estimator", "with_sets"]
 
 
 class BlockPlan(NamedTuple):
@@ -94,6 +94,11 @@ def describe_estimator(log_det: Any) -> dict[str, Any]:
         name: value for name, value in vars(log_det).items() if not name.startswith("_") and value is not None
     }
     return {"type": type(log_det).__name__} | {name: _plain(value) for name, value in settings.items()}
+
+
+def with_sets(log_det: Any, num: int) -> Any:
+    """The estimator for `num` equal parts of a batch whose examples share all random numbers."""
+    return log_det.with_sets(num) if isinstance(log_det, logdet.LogDetEstimator) else log_det
 
 
 def _plain(value):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
-from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet
+from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet, with_sets
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
 
@@ -71,7 +71,7 @@ class LogProbSamples:
             raise ValueError(
                 f"num_samples must be at least 1 and megabytes positive; got {num_samples} and {megabytes}."
             )
-        self._model, self._common = model, common
+        self._model, self._log_det, self._common = model, log_det, common
         density = model.evaluation_distribution if log_det is None else model.density(log_det)
         blocks = bijectors.blocks_by_name(density)
         exact = all(isinstance(block.log_det, logdet.Exact) for block in blocks.values())
@@ -84,7 +84,7 @@ class LogProbSamples:
         self._max_batch = max_batch
         self.num_samples = self._num_parts * self._part_samples
         if common:
-            shared = {name: _with_sets(block.log_det, self._part_samples) for name, block in blocks.items()}
+            shared = {name: with_sets(block.log_det, self._part_samples) for name, block in blocks.items()}
             density = bijectors.with_log_det(density, shared) if blocks else density
         self._density = density
 
@@ -142,7 +142,10 @@ class LogProbSamples:
         num = self._part_samples
         noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
         arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
-        x = self._model.prepare(arguments.pop("x"), noise_seed, sets=num if self._common else None)
+        sets = num if self._common else None
+        x = self._model.dequantize(
+            arguments.pop("x"), noise_seed, evaluation=True, log_det=self._log_det, sets=sets
+        )
         return tf.reshape(self._model.log_prob_under(self._density, x, flow_seed, arguments), [num, -1])
 
 
@@ -155,10 +158,6 @@ def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimat
         return LogProbEstimate(mean, tf.fill(tf.shape(mean), tf.constant(math.nan, mean.dtype)))
     variance = tf.reduce_sum((samples - mean) ** 2, 0) / (num - 1)
     return LogProbEstimate(mean, tf.sqrt(variance / num))
-
-
-def _with_sets(log_det, num):
-    return log_det.with_sets(num) if isinstance(log_det, logdet.LogDetEstimator) else log_det
 
 
 def bytes_per_row(block: bijectors.ResidualBlock) -> int:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_resflow import bijectors, logdet
 from tf_resflow.logdet.power_series import power_series_log_det
 from tf_resflow.logdet.probes import coloring, draw_probes
+from tf_resflow.models.dequantizer import Dequantized
 from tf_resflow.models.likelihood_plan import BlockPlan, LikelihoodPlan
 from tf_resflow.models.log_prob_samples import MEGABYTES, bytes_per_row
 from tf_resflow.progress import track
@@ -182,13 +183,15 @@ def _dequantization_std(model, x, arguments, seed, num_rows):
     if model.levels is None:
         return 0.0
     density = model.density(_roulette(_RTOLS[1], 1, probe_sets=1))
-    rows = model.prepare(tf.concat([x] * _DRAWS, 0), tf.constant([seed, 1]))
+    rows, log_q = model.dequantize(tf.concat([x] * _DRAWS, 0), tf.constant([seed, 1]), evaluation=True)
+    log_q = tf.broadcast_to(tf.cast(log_q, rows.dtype), tf.shape(rows)[:1])
     arguments = {name: tf.concat([value] * _DRAWS, 0) for name, value in arguments.items()}
     values = []
     for start in range(0, len(rows), num_rows):
         part = slice(start, start + num_rows)
         given = {name: value[part] for name, value in arguments.items()}
-        values.append(model.log_prob_under(density, rows[part], tf.constant([seed, 2]), given))
+        drawn = Dequantized(rows[part], log_q[part])
+        values.append(model.log_prob_under(density, drawn, tf.constant([seed, 2]), given))
     draws = np.reshape(tf.concat(values, 0), [_DRAWS, -1]).astype(np.float64)
     return math.sqrt(np.var(draws, axis=0, ddof=1).mean())
 

@@ -50,7 +50,7 @@ def train_step(
     orders = _orders(model.flow)
     with _only_if_finite(model, loss, norm):
         model.optimizer.apply(gradients, model.trainable_variables)
-        layers.update_norms(model.flow)
+        layers.update_norms(model.lipschitz_parts)
     return {**means, "gradient_norm": norm, **orders}
 
 

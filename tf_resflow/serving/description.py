@@ -46,7 +46,8 @@ def describe(
       - "num_classes": number of labels, if they are the condition
       - "max_batch", "max_samples", "max_temperature": what requests may have at most
       - "log_prob": the "estimator" of the log-determinants (`describe_estimator`); for a noisy one the "seed" of
-        serving_default and "num_samples", whose mean an answer is; and `measured`
+        serving_default and "num_samples", whose mean an answer is; the "dequantization" of integer data, "uniform"
+        or "variational"; and `measured`
     """
     what = _WHAT | ({} if signatures.default == "serving_default" else {"serving_default": _same(signatures)})
     found = {
@@ -67,7 +68,11 @@ def describe(
     if "sample" in signatures.inputs:
         found |= {"max_samples": signatures.max_samples, "max_temperature": MAX_TEMPERATURE}
     if signatures.has_scores:
-        draws = {"seed": signatures.seed, "num_samples": signatures.num_samples} if signatures.is_noisy else {}
+        draws: dict[str, Any] = (
+            {"seed": signatures.seed, "num_samples": signatures.num_samples} if signatures.is_noisy else {}
+        )
+        if signatures.dequantization is not None:
+            draws["dequantization"] = signatures.dequantization
         found["log_prob"] = {"estimator": describe_estimator(signatures.log_det), **draws, **(measured or {})}
     return {key: value for key, value in found.items() if value is not None}
 

@@ -129,10 +129,10 @@ def export(
     signatures = Signatures(model, **settings)
     parent = _writable(export_dir)
     _version(parent, version)
-    layers.converge_norms(model.flow)
+    layers.converge_norms(model.lipschitz_parts)
     with unwritable_told(parent), scratch(parent) as folder:
         path = folder / "model"
-        with layers.frozen_kernels(model.flow) as kernels:
+        with layers.frozen_kernels(model.lipschitz_parts) as kernels:
             write_saved_model(signatures, [*kernels, *(weight.value for weight in model.weights)], path)
         write_warmup(signatures.inputs, path, signatures.max_batch)
         description = describe(signatures, read_signatures(path), measured)

@@ -50,9 +50,11 @@ def _model(model):
     kind = f"{blocks} residual block{'s' if blocks > 1 else ''}" if blocks else "coupling layers"
     shape = " x ".join(map(str, model.event_shape))
     values = "real numbers" if model.levels is None else f"integers 0, ..., {model.levels - 1}"
+    noise = " Their dequantization is variational, by a learned density of the noise."
+    noise = noise if model.dequantization == "variational" else ""
     return (
         f"A normalizing flow of {kind} (Chen et al., Residual Flows for Invertible Generative Modeling, 2019) with "
-        f"{weights:,} parameters. An example is {shape} {values}.{_condition(model)}"
+        f"{weights:,} parameters. An example is {shape} {values}.{noise}{_condition(model)}"
     )
 
 

@@ -67,9 +67,11 @@ def _log_prob(log_prob, is_integer):
         f"log-determinants are {estimator_text(log_prob['estimator'])}. "
     )
     if is_integer:
+        uniform = log_prob["dequantization"] == "uniform"
+        noise = "uniform noise" if uniform else "noise of a learned density, given the integers,"
         text += (
-            "Each estimate adds independent uniform noise to the integers (dequantization). bits_per_dim is the "
-            "negated mean, in bits for each coordinate. "
+            f"Each estimate adds independent {noise} to the integers (dequantization). bits_per_dim is the negated "
+            "mean, in bits for each coordinate. "
         )
     return text + (
         "All examples of a request share their random numbers: the answer for one does not depend on the others, "

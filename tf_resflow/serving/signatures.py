@@ -30,13 +30,13 @@ class Signatures:
 
     With K = `num_samples`, log_prob is the mean of K estimates, each with another dequantization and other probes,
 
-    \\(\frac{1}{K} \sum_k [\log p((x + u_k) / L) - D \log L]\\)
+    \\(\frac{1}{K} \sum_k [\log p((x + u_k) / L) - \log q(u_k \mid x) - D \log L]\\)
 
-    (without the dequantization for continuous data), and log_prob_stderr the standard error of that mean. With an
-    exact log-determinant continuous data have no noise: one evaluation is enough, and the standard error is 0. All
-    examples of a request share their random numbers. The answer for one does not depend, beyond rounding (and the
-    tolerance of an `AdaptiveSeries`), on the others in its batch, and a server may batch requests. A large request
-    is computed in parts, see `tf_resflow.models.LogProbSamples`.
+    with \\(\log q = 0\\) for uniform noise (without the dequantization for continuous data), and log_prob_stderr
+    the standard error of that mean. With an exact log-determinant continuous data have no noise: one evaluation is
+    enough, and the standard error is 0. All examples of a request share their random numbers. The answer for one
+    does not depend, beyond rounding (and the tolerance of an `AdaptiveSeries`), on the others in its batch, and a
+    server may batch requests. A large request is computed in parts, see `tf_resflow.models.LogProbSamples`.
 
     Values are checked inside the graph: a client in any language gets an InvalidArgumentError that describes what
     was wrong. A wrong shape is TensorFlow's error.
@@ -61,6 +61,7 @@ class Signatures:
       num_classes: number of labels, if they are the condition.
       log_det: as given.
       is_noisy: whether log_prob is an estimate.
+      dequantization: of integer data, see `FlowModel.dequantization`.
       inverse_atol: the residual at which the inverse of a block stops, or 0 for the rounding of the type.
 
     Raises:
@@ -86,7 +87,7 @@ class Signatures:
         if max_batch is not None and max_batch < 1:
             raise ValueError(f"max_batch is at least 1; got {max_batch}.")
         self.max_samples, self.max_batch, self.levels = max_samples, max_batch, model.levels
-        self.num_classes = model.num_classes
+        self.num_classes, self.dequantization = model.num_classes, model.dequantization
         self.seed, self._model = seed, model
         self.inverse_atol = 0.0 if precise else model.inverse_atol
         self.log_det = model.evaluation_log_det if log_det is None else log_det

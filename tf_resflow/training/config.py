@@ -95,6 +95,11 @@ def validate_config(config: ConfigDict) -> None:
         raise ValueError(
             "config.task is 'hybrid', whose classifier predicts the label: leave config.model.condition at ''."
         )
+    if config.model.dequantization == "variational" and config.task == "hybrid":
+        raise ValueError(
+            "config.task is 'hybrid', whose classifier would be trained by the noise, too: leave "
+            "config.model.dequantization at 'uniform'."
+        )
     check_model(config.model)
 
 

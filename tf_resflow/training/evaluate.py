@@ -79,13 +79,17 @@ class Evaluation:
         return names + ["reconstruction"] + (["lipschitz"] if bijectors.residual_blocks(self._model.flow) else [])
 
     def header(self) -> dict[str, Any]:
-        """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan"."""
+        """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".
+
+        And the "dequantization" of integer data, see `FlowModel.dequantization`.
+        """
         return {
             "name": self._dataset.name,
             "split": self._config.eval.split,
             "step": self._run.step,
             "unit": self.unit,
             "log_det": self._name,
+            **({} if self._model.dequantization is None else {"dequantization": self._model.dequantization}),
             **({"plan": self.plan.as_dict()} if self.plan else {}),
             **({"num_probes": self._log_det.num_probes} if hasattr(self._log_det, "num_probes") else {}),
         }
@@ -94,7 +98,8 @@ class Evaluation:
         """The score, its standard error and the error's parts, the baselines and the entropy.
 
         The keys are those of the training's result.json, and "bits_per_dim_stderr_parts" (or "nats_..."),
-        see `evaluation.stderr_parts`.
+        see `evaluation.stderr_parts`. "bound" is "elbo" of integer data, the mean of log p(z) - log q(z | x),
+        however many estimates a plan takes; else "none".
         """
         score = self._report.score()
         result = {
@@ -102,6 +107,7 @@ class Evaluation:
             f"{self.unit}_stderr": score.stderr,
             f"{self.unit}_stderr_parts": evaluation.stderr_parts(score, self._evaluation_noise, self._num_samples),
             "num_examples": score.num_examples,
+            "bound": "none" if self._model.levels is None else "elbo",
             **({} if score.example_stderr is None else {"example_stderr": score.example_stderr}),
             "baselines": self._report.baselines,
         }
@@ -112,8 +118,9 @@ class Evaluation:
     def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
         """The bound of several dequantizations, see `evaluation.HeldOut`; for integer data.
 
-        "estimator_bias" is roughly how much, at most, the noise of the log-determinants lowers it:
-        (1 - 1 / K) times half their variance in nats, on the scale of the score.
+        "estimator_bias" is roughly how much, at most, the noise of the flow's log-determinants lowers it:
+        (1 - 1 / K) times half their variance in nats, on the scale of the score. That of the log-determinants of a
+        dequantizer is not in it: evaluate them exactly, which "exact" does, or by more probes.
         """
         bound = evaluation.HeldOut(self._model, self._log_det, num_samples=num_samples)
         batches = track(self._report.batches(), "importance-weighted bound")
@@ -123,6 +130,7 @@ class Evaluation:
             "importance_weighted": {
                 self.unit: score.mean,
                 f"{self.unit}_stderr": score.stderr,
+                "bound": "importance_weighted",
                 "num_samples": num_samples,
                 "num_examples": score.num_examples,
                 "estimator_bias": bias,

@@ -37,9 +37,10 @@ def table(result: Mapping[str, Any]) -> str:
       A string of several lines.
     """
     probes = f", {result['num_probes']} probes" if result.get("num_probes", 1) > 1 else ""
+    noise = f", {result['dequantization']} dequantization" if "dequantization" in result else ""
     lines = [
         f"{result['name']} ({result['split']}), {result['step']:,} training steps, "
-        f"log-determinants: {result['log_det']}{probes}"
+        f"log-determinants: {result['log_det']}{probes}{noise}"
     ]
     unit = result["unit"]
     if "plan" in result:
@@ -83,7 +84,8 @@ def _likelihood(result, unit):
     baselines = dict(result["baselines"])
     if "entropy" in result:
         baselines["entropy of the data"] = result["entropy"]
-    yield _row(_named(unit), _score(result, unit))
+    bound = ["evidence lower bound"] if result["bound"] == "elbo" else []
+    yield _row(_named(unit), _score(result, unit), *bound)
     yield _row("  its standard error", ", ".join(f"{name} {value:.4f}" for name, value in parts))
     if "example_stderr" in result:
         yield _row("  of each example", f"± {result['example_stderr']:.4g}, measured")

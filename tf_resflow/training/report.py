@@ -158,6 +158,7 @@ class Report:
             "name": self._dataset.name,
             "split": self._config.eval.split,
             "step": step,
+            **({} if self._model.dequantization is None else {"dequantization": self._model.dequantization}),
             **scores,
             "baselines": self.baselines if self._model.has_density else {},
         }

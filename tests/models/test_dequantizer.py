@@ -1,0 +1,235 @@
+"""Variational dequantization: its density, its bounds by enumeration, its gradients, and its place in a model."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+import tf_resflow as resflow
+from tf_resflow.evaluation import HeldOut
+from tf_resflow.models import FlowDequantizer, LogProbSamples, dequantizer
+
+EXACT = resflow.logdet.Exact()
+ONE, LEVELS = (1, 1, 1), 3
+
+
+def perturbed(module, scale, seed=0):
+    """The module, with parameters away from where they start, and right norms."""
+    generator = np.random.default_rng(seed)
+    for variable in module.trainable_variables:
+        variable.assign_add(tf.cast(generator.normal(scale=scale, size=variable.shape), variable.dtype))
+    resflow.layers.converge_norms(module)
+    return module
+
+
+def make_dequantizer(shape, width=4, num_blocks=2, **kwargs):
+    return perturbed(FlowDequantizer(shape, num_blocks, width, log_det=EXACT, **kwargs), 0.4)
+
+
+def make_model(shape=(2, 2, 1), levels=LEVELS, dtype="float32", **kwargs):
+    options = {"num_blocks": (1,), "width": 4, "num_fc_blocks": 0, "logit_alpha": 0.05, "dtype": dtype}
+    block = resflow.flows.residual_image_block(log_det=EXACT)
+    flow = resflow.flows.image_flow(shape, kernels=(3, 1), block=block, seed=3, **options)
+    return resflow.FlowModel(flow, shape, levels=levels, evaluation_log_det=EXACT, **kwargs)
+
+
+def images(num, shape=(2, 2, 1), levels=LEVELS):
+    return np.random.default_rng(0).integers(0, levels, [num, *shape]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 2), (2,)])
+def test_the_density_of_the_noise(shape, monkeypatch):
+    """Of known logistic noise, with a dense Jacobian from automatic differentiation."""
+    network = make_dequantizer(shape, dtype="float64")
+    x, uniform = tf.constant(np.random.default_rng(1).uniform(size=[2, 5, *shape]))
+    monkeypatch.setattr(dequantizer, "random_uniform", lambda *_: uniform)
+
+    @tf.function(autograph=False)
+    def expected():
+        noise = tf.math.log(uniform / (1 - uniform))
+        with tf.GradientTape() as tape:
+            tape.watch(noise)
+            values, context = noise, network.context(2 * x - 1)
+            for member in network.flow.bijectors:
+                is_block = isinstance(member, resflow.bijectors.ResidualBlock)
+                values = values + member.branch([values, context]) if is_block else member.forward(values)
+            u = tf.sigmoid(values)
+        return noise, u, tape.batch_jacobian(u, noise)
+
+    draw, size = tf.function(network.sample_and_log_prob, autograph=False), math.prod(shape)
+    (noise, values, jacobians), (u, log_q), (other, _) = expected(), draw(x), draw(x[::-1])
+    density = stats.logistic.logpdf(noise).reshape(5, size).sum(1)
+    density -= np.linalg.slogdet(np.reshape(jacobians, [5, size, size]))[1]
+    np.testing.assert_allclose(u, values, atol=1e-12)
+    np.testing.assert_allclose(log_q, density, atol=1e-7)
+    assert np.std(log_q) > 0.1 and np.all(np.delete(other != u, 2, 0))  # the noise knows x
+
+
+class Uniform:
+    """The noise of `tf_resflow.data.dequantize`, as a dequantizer."""
+
+    def __init__(self, levels):
+        self._levels = levels
+
+    def sample_and_log_prob(self, x, seed, *, log_det=None, sets=None):
+        integers = tf.cast(tf.round(x * self._levels - 0.5), tf.int32)
+        u = tf.cast(resflow.data.dequantize(integers, self._levels, seed, sets=sets), tf.float64)
+        u = u * self._levels - tf.cast(integers, tf.float64)
+        return tf.cast(u, x.dtype), tf.zeros(tf.shape(x)[:1], x.dtype)
+
+
+def test_uniform_noise_gives_the_score_of_uniform_noise():
+    levels = 256
+    x = images(20, levels=levels)
+    expected = make_model(levels=levels).log_prob(x, 5)
+    found = make_model(levels=levels, dequantizer=Uniform(levels)).log_prob(x, 5)
+    np.testing.assert_allclose(found, expected, atol=2e-3)  # 4 margins of 2^-14, times the slopes of log p
+    noise = FlowDequantizer((2, 2, 1), 1, 4)
+    for weight in noise.trainable_weights:
+        weight.assign(tf.zeros_like(weight))
+    draw = tf.function(noise.sample_and_log_prob, autograph=False)
+    u, log_q = draw(tf.constant(np.float32(np.repeat(x, 1000, 0) / levels)), tf.constant(1))
+    np.testing.assert_allclose(log_q, np.zeros(20_000), atol=1e-5)
+    assert stats.kstest(np.ravel(u), "uniform").statistic < 2.2 / math.sqrt(80_000)  # p = 1e-4
+
+
+@pytest.fixture(scope="module")
+def pixel():
+    """A model of images of one pixel, and the log-probabilities of all: by the increasing flow, and normal CDFs."""
+    model = make_model(ONE, dequantizer=make_dequantizer(ONE, num_blocks=1))
+    model.dequantizer.flow.bijectors[-1].shift.assign_add([1.0])  # far from the best noise
+    perturbed(model.flow, 0.4, seed=2)
+    edges = np.reshape(np.arange(LEVELS + 1) / LEVELS, [-1, *ONE]).astype(np.float32)
+    cdf = stats.norm.cdf(np.ravel(model.flow.forward(edges)))
+    return model, np.log(np.diff(cdf))
+
+
+def test_the_bound_and_its_limit_by_enumeration(pixel):
+    """8,000 repetitions of the bound; 200 of the importance-weighted one with K = 400.
+
+    The bias of the latter is var(weight) / (2 K mean^2) nats, below the 3e-3 that are allowed for it.
+    """
+    model, exact = pixel
+    total, nats = 0.0, math.log(2)
+    once, many = HeldOut(model), HeldOut(model, num_samples=400)
+    for value in range(LEVELS):
+        x = np.full([8000, *ONE], value, np.uint8)
+        bound, tight = once([x], seed=0), many([x[:200]], seed=1)
+        assert -bound.mean * nats < exact[value] - 4 * bound.stderr * nats
+        assert -tight.mean * nats == pytest.approx(exact[value], abs=4 * tight.stderr * nats + 3e-3)
+        assert tight.stderr < 3e-3
+        total += math.exp(-bound.mean * nats)
+    assert 0.3 < total < np.exp(exact).sum() < 1
+
+
+def test_gradients_of_the_joint_objective():
+    """Along random directions, against central differences in float64."""
+    model = make_model((2, 1, 1), dtype="float64", dequantizer=make_dequantizer((2, 1, 1), dtype="float64"))
+    perturbed(model.flow, 0.3)
+    x = images(3, (2, 1, 1))
+
+    @tf.function(autograph=False)
+    def loss():
+        return tf.reduce_mean(model.loss_per_example(x, [1, 2], log_det=EXACT))
+
+    variables = [weight.value for weight in model.trainable_weights]
+    with tf.GradientTape() as tape:
+        value = loss()
+    gradients = tape.gradient(value, variables)
+    generator, step = np.random.default_rng(0), 1e-6
+    for variable, gradient in zip(variables, gradients, strict=True):
+        direction, middle = generator.normal(size=variable.shape), variable.numpy()
+        values = []
+        for sign in (1, -1):
+            variable.assign(middle + sign * step * direction)
+            values.append(float(loss()))
+        variable.assign(middle)
+        slope = (values[0] - values[1]) / (2 * step)
+        assert np.sum(gradient * direction) == pytest.approx(slope, rel=1e-4, abs=1e-7), variable.name
+
+
+@pytest.fixture(scope="module")
+def fitted(two_replicas):
+    """On two replicas."""
+    with two_replicas.scope():
+        model = make_model(dequantizer=FlowDequantizer((2, 2, 1), 1, 4))
+    x = images(64)
+    model.initialize(x)
+    start = [weight.numpy() for weight in model.trainable_weights]
+    with two_replicas.scope():
+        model.compile(optimizer=keras.optimizers.Adam(1e-2))
+    model.fit(x, batch_size=16, epochs=2, verbose=0)
+    return model, start
+
+
+def test_fit_trains_the_noise(fitted):
+    model, start = fitted
+    assert len(model.dequantizer.weights) > 10
+    for weight, value in zip(model.trainable_weights, start, strict=True):
+        assert np.any(weight.numpy() != value), weight.path
+    found = resflow.layers.lipschitz_layers(model.lipschitz_parts)
+    assert len(found) == len(resflow.layers.lipschitz_layers(model.flow)) + 3
+    assert all(abs(float(layer.norm_estimate()) / float(layer.norm_bound()) - 1) < 0.1 for layer in found)
+
+
+def test_weights_round_trip(fitted, tmp_path):
+    model, x = fitted[0], images(8)
+    expected = model.log_prob(x, 1)
+    model.save_weights(str(tmp_path / "model.weights.h5"))
+    path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).write(str(tmp_path / "c"))
+    for read in ("weights", "checkpoint"):
+        other = make_model(dequantizer=FlowDequantizer((2, 2, 1), 1, 4, seed=5))
+        assert np.all(other.log_prob(x, 1) != expected)
+        if read == "weights":
+            other.load_weights(str(tmp_path / "model.weights.h5"))
+        else:
+            other.compile(optimizer=keras.optimizers.Adam())
+            tf.train.Checkpoint(model=other, optimizer=other.optimizer).read(path).assert_consumed()
+        np.testing.assert_array_equal(other.log_prob(x, 1), expected)
+
+
+def test_estimates_of_an_example_do_not_depend_on_the_others(fitted):
+    """Of examples that share their random numbers, with noisy log-determinants of both flows."""
+    roulette = resflow.logdet.AdaptiveRoulette(0.1, per_example=True)
+    samples = LogProbSamples(fitted[0], roulette, num_samples=3, common=True)
+    draw, x = tf.function(samples, autograph=False), images(5)
+    together = draw(x, 3)
+    np.testing.assert_allclose(together[:, 2:3], draw(x[2:3], 3), rtol=1e-5)
+    assert len(np.unique(together[:, 0])) == 3
+
+
+def test_estimators_of_both_flows(fitted):
+    """What is asked for reaches both; a plan, with estimators by block, leaves the evaluation estimator to one."""
+    model, x = fitted[0], images(16)
+    exact, evaluated = (model.log_prob(x, 1, **given) for given in ({"log_det": EXACT}, {"evaluation": True}))
+    np.testing.assert_allclose(exact, evaluated, rtol=1e-5)
+    np.testing.assert_allclose(model.log_prob(x, 1, log_det={}), model.log_prob(x, 1), atol=1.0)
+    plan = resflow.models.plan_likelihood(model, x, stderr=0.1)
+    estimate = model.estimate_log_prob(x, 2, plan=plan)
+    reference, error = resflow.models.mean_and_stderr(LogProbSamples(model, EXACT, num_samples=200)(x, 3))
+    spread = np.sqrt(np.mean(estimate.stderr**2 + error**2))
+    assert abs(np.mean(estimate.log_prob - reference)) < 4 * spread / 4
+    noise = resflow.evaluation.EstimatorNoise(model, EXACT, dequantizations=4, draws=4)(x, 0)
+    assert noise.estimator_std == 0.0 and noise.dequantization_std > 0
+    assert noise.mean == pytest.approx(float(np.mean(model.to_loss(reference))), abs=0.3)
+
+
+def test_what_does_not_fit_is_said():
+    flow = resflow.flows.vector_flow(2, 1, (4,))
+    with pytest.raises(ValueError, match="Continuous data are not dequantized: leave out dequantizer="):
+        resflow.FlowModel(flow, [2], dequantizer=FlowDequantizer([2]))
+    for wrong in (FlowDequantizer, "variational"):
+        with pytest.raises(ValueError, match="must have a method sample_and_log_prob.*; got"):
+            resflow.FlowModel(flow, [2], levels=3, dequantizer=wrong)
+
+    class Stowaway(Uniform, tf.Module):
+        def __init__(self):
+            self._levels, self.scale = 3, tf.Variable(1.0)
+
+    with pytest.raises(ValueError, match="has variables and is no keras.Layer.*Hold them in a Keras layer"):
+        resflow.FlowModel(flow, [2], levels=3, dequantizer=Stowaway())
+    with pytest.raises(ValueError, match="num_blocks and width must be at least 1; got 0 and 32"):
+        FlowDequantizer([2], num_blocks=0)
