@@ -46,8 +46,23 @@ def test_clipswish_is_lipschitz_in_the_2_norm_only(beta):
     assert np.abs(slopes(layer)).sum(1).max() > 1.05
 
 
-def test_clipswish_doubles_the_channels():
-    layer = layers.CLipSwish()
+def pila(z, k=5.0):
+    """Pila as Ahn et al. 2022 define it."""
+    return np.where(z > 0, z, (k**2 * z**3 / 2 - k * z**2 + z) * np.exp(k * np.minimum(z, 0)))
+
+
+def test_cpila_is_lipschitz_in_the_2_norm_only():
+    layer = layers.CPila(dtype="float64")
+    np.testing.assert_allclose(layer(GRID), np.hstack([pila(GRID - 0.2), pila(-GRID - 0.2)]) / 1.06, atol=1e-14)
+    norms = np.linalg.norm(slopes(layer), axis=1)
+    np.testing.assert_allclose(norms.max(), np.sqrt(1 + 361 * np.exp(-8)) / 1.06, rtol=1e-8)
+    assert 0.94 < norms.min() <= norms.max() <= layer.lipschitz_constant == 1.0
+    assert layer.lipschitz_order == 2.0
+    assert np.abs(slopes(layer)).sum(1).max() > 1.2
+
+
+@pytest.mark.parametrize("layer", [layers.CLipSwish(), layers.CPila()])
+def test_concatenated_activations_double_the_channels(layer):
     assert layer(tf.zeros([2, 5, 5, 3])).shape == layer.compute_output_shape((2, 5, 5, 3))
 
 
@@ -142,6 +157,7 @@ def test_constants_of_keras_activations(name):
     [
         layers.LipSwish(),
         layers.CLipSwish(),
+        layers.CPila(),
         layers.MaxMin(),
         layers.FullSort(),
         layers.LipschitzCube(),
@@ -158,38 +174,60 @@ def test_save_and_load(layer, tmp_path):
     np.testing.assert_array_equal(loaded(x), model(x))
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_lipswish_derivatives_up_to_the_third(fused):
-    """The derivatives in a gradient of a power series and in its gradient, against autodiff of the formula."""
-    layer = with_beta(layers.LipSwish(dtype="float64"), 0.7)
-    context = layers.fused_kernels if fused else contextlib.nullcontext
+def swish(x, beta):
+    return x * tf.sigmoid(tf.math.softplus(beta) * x) / 1.1
 
-    def formula(x):
-        return x * tf.sigmoid(tf.math.softplus(layer.beta) * x) / 1.1
+
+def smooth_relu(z):
+    below = tf.minimum(z, 0.0)
+    return tf.where(z > 0, z, (12.5 * below**3 - 5 * below**2 + below) * tf.exp(5 * below))
+
+
+SMOOTH = {
+    "LipSwish": (layers.LipSwish, swish),
+    "CLipSwish": (layers.CLipSwish, lambda x, beta: tf.concat([swish(x, beta), swish(-x, beta)], -1) / 1.004),
+    "CPila": (
+        layers.CPila,
+        lambda x, beta: tf.concat([smooth_relu(x - 0.2), smooth_relu(-x - 0.2)], -1) / 1.06 + 0.0 * beta,
+    ),
+}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_derivatives_up_to_the_third(name, fused):
+    """The derivatives in a gradient of a power series and in its gradient, against autodiff of the formula."""
+    kind, formula = SMOOTH[name]
+    layer = kind(dtype="float64")
+    layer.build((None, 3))
+    beta = layer.beta.value if layer.weights else tf.constant(0.0, tf.float64)
+    context = layers.fused_kernels if fused else contextlib.nullcontext
 
     def derivatives(f, x, up):
         with tf.GradientTape(persistent=True) as third:
-            third.watch(x)
+            third.watch([x, beta])
             with tf.GradientTape(persistent=True) as second:
-                second.watch(x)
+                second.watch([x, beta])
                 with tf.GradientTape() as first:
-                    first.watch(x)
+                    first.watch([x, beta])
                     y = f(x)
-                dx, db = first.gradient(y, [x, layer.beta.value], up)
-            dxx, dxb = second.gradient(dx, [x, layer.beta.value], up)
-            dbx, dbb = second.gradient(db, [x, layer.beta.value])
-        return y, dx, db, dxx, dxb, dbx, dbb, third.gradient(dxb, x), third.gradient(dxx, layer.beta.value)
+                dx, db = first.gradient(y, [x, beta], up, unconnected_gradients="zero")
+            dxx, dxb = second.gradient(dx, [x, beta], unconnected_gradients="zero")
+            dbx, dbb = second.gradient(db, [x, beta], unconnected_gradients="zero")
+        thirds = third.gradient(dxb, x), third.gradient(dxx, beta), third.gradient(dxx, x)
+        return y, dx, db, dxx, dxb, dbx, dbb, *(tf.zeros([]) if value is None else value for value in thirds)
 
     @tf.function
     def compute(x, up):
         with context():
             actual = derivatives(layer, x, up)
-        return actual, derivatives(formula, x, up)
+        return actual, derivatives(lambda x: formula(x, beta), x, up)
 
-    x, up = tf.random.stateless_normal([2, 40, 3], [0, 1], dtype=tf.float64)
+    x = tf.random.stateless_normal([2, 40, 3], [0, 1], dtype=tf.float64)
+    up = tf.random.stateless_normal(layer(x).shape, [0, 2], dtype=tf.float64)
     actual, expected = compute(x, up)
     for a, e in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(a, tf.cast(tf.broadcast_to(e, a.shape), a.dtype), rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("beta", [-12.0, -90.0])

@@ -16,6 +16,7 @@ Norms = Sequence[float] | str | None
 ACTIVATIONS: dict[str, Callable[..., keras.layers.Layer]] = {
     "lipswish": layers.LipSwish,
     "clipswish": layers.CLipSwish,
+    "cpila": layers.CPila,
     "maxmin": layers.MaxMin,
     "fullsort": layers.FullSort,
     "lipschitz_cube": layers.LipschitzCube,

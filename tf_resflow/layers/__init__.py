@@ -3,7 +3,7 @@
 import keras
 
 from tf_resflow.keras_backend import check_backend
-from tf_resflow.layers.activations import CLipSwish, FullSort, LipschitzCube, LipSwish, MaxMin
+from tf_resflow.layers.activations import CLipSwish, CPila, FullSort, LipschitzCube, LipSwish, MaxMin
 from tf_resflow.layers.fusion import fused_kernels
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_constants import lipschitz_constant, lipschitz_order
@@ -26,6 +26,7 @@ check_backend(keras.config.backend())  # which ~/.keras/keras.json may set
 
 __all__ = [
     "CLipSwish",
+    "CPila",
     "FullSort",
     "LearnedOrder",
     "LipSwish",

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.activations import CLipSwish, FullSort, LipschitzCube, LipSwish, MaxMin
+from tf_resflow.layers.activations import CLipSwish, CPila, FullSort, LipschitzCube, LipSwish, MaxMin
 from tf_resflow.layers.fusion import _FUSED
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_constants import known_slope
@@ -21,7 +21,7 @@ __all__ = ["shared_architecture", "weights_of", "with_weights"]
 
 # Layers of which the configuration says all but the values of the weights.
 _KNOWN = (
-    LipschitzDense, LipschitzConv2D, LipSwish, CLipSwish, MaxMin, FullSort, LipschitzCube,
+    LipschitzDense, LipschitzConv2D, LipSwish, CLipSwish, CPila, MaxMin, FullSort, LipschitzCube,
     keras.layers.Activation, keras.layers.Add, keras.layers.Dense, keras.layers.Flatten, keras.layers.Reshape,
 )  # fmt: skip
 

@@ -1,0 +1,137 @@
+"""Smooth elementwise functions, whose first three derivatives take few passes over memory."""
+
+import abc
+from typing import Any
+
+import tensorflow as tf
+
+from tf_resflow.layers.fusion import in_one_pass, in_wide, wide_dtype
+from tf_resflow.private_api import custom_gradient
+
+__all__ = ["SmoothFunction", "sum_of_parts"]
+
+
+class SmoothFunction(abc.ABC):
+    """A function of each number x, and of scalar parameters; differentiable any number of times.
+
+    A power series multiplies by the same slopes once per term. Autodiff derives them from x each time, in six
+    passes over memory; here they are computed once, along with the value.
+
+    The parameters have a wide dtype. A subclass gives formulas; instances without state are best kept, because XLA
+    compiles for each of them.
+
+    Attributes:
+      num_parts: how many numbers it makes of each x, as so many parts of the last axis.
+    """
+
+    num_parts = 1
+
+    @abc.abstractmethod
+    def formula(self, x: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The value and its slope in x, both of the shape of the value."""
+
+    @abc.abstractmethod
+    def slope_gradients(self, x: tf.Tensor, upstream: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The gradients of `upstream * slope` in x and in the parameters, for each element of x."""
+
+    def value_gradients(
+        self, x: tf.Tensor, y: tf.Tensor, upstream: tf.Tensor, *parameters: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """The gradients of `upstream * y` in the parameters, for each element of x."""
+        del x, y, upstream, parameters
+        return ()
+
+    def __call__(self, x: tf.Tensor, *parameters: tf.Tensor) -> tf.Tensor:
+        """The value."""
+        return self.value_and_slope(x, *parameters)[0]
+
+    def value_and_slope(self, x: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The value and its slope in x, both of the shape of the value."""
+        y, slope = in_one_pass(self._formula, *map(tf.stop_gradient, (x, *parameters)))
+        slope = self._slope(slope, x, *parameters)
+        return self._with_slope(y, slope, x, *parameters), slope
+
+    def along(self, x: tf.Tensor, v: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The value and its derivative along v, which has the shape of x; differentiable once."""
+
+        @custom_gradient
+        def operation(x, v, *parameters):
+            def grad(dy, dw):
+                dx, dv, *gradients = in_one_pass(self._gradients_along, x, v, dy, dw, *parameters)
+                return dx, dv, *map(tf.reduce_sum, gradients)
+
+            return in_one_pass(self._value_along, x, v, *parameters), grad
+
+        return operation(x, v, *parameters)
+
+    def _slope(self, slope, x, *parameters):
+        """The slope, differentiable in x and the parameters."""
+
+        @custom_gradient
+        def operation(slope, x, *parameters):
+            def grad(upstream):
+                dx, *gradients = in_one_pass(self._slope_gradients, x, upstream, *parameters)
+                return None, dx, *map(_sum_like, gradients, parameters)
+
+            return tf.identity(slope), grad
+
+        return operation(slope, x, *parameters)
+
+    def _with_slope(self, y, slope, x, *parameters):
+        """The value y, with dy/dx = slope."""
+
+        @custom_gradient
+        def operation(y, slope, x, *parameters):
+            def grad(upstream):
+                value = self._with_slope(y, slope, x, *parameters)  # y itself is a constant
+                gradients: Any = ()
+                if parameters:
+                    gradients = in_one_pass(self._value_gradients, x, value, upstream, *parameters)
+                dx = upstream * slope if self.num_parts == 1 else in_one_pass(self._times, upstream, slope)
+                return None, None, dx, *map(_sum_like, gradients, parameters)
+
+            return tf.identity(y), grad
+
+        return operation(y, slope, x, *parameters)
+
+    def _formula(self, *args):
+        return in_wide(self.formula)(*args)
+
+    def _slope_gradients(self, *args):
+        return in_wide(self.slope_gradients)(*args)
+
+    def _value_gradients(self, *args):
+        return in_wide(self.value_gradients)(*args)
+
+    def _times(self, upstream, slope):
+        return sum_of_parts(upstream * slope, self.num_parts)
+
+    def _value_along(self, *args):
+        def along(x, v, *parameters):
+            y, slope = self.formula(x, *parameters)
+            return y, slope * tf.concat([v] * self.num_parts, -1)
+
+        return in_wide(along)(*args)
+
+    def _gradients_along(self, x, v, dy, dw, *parameters):
+        """The gradients in x and v, per element, and in the parameters, per row, for those of the two results."""
+        dtype = wide_dtype(x.dtype)
+        x_, v_, dy_, dw_ = (tf.cast(tensor, dtype) for tensor in (x, v, dy, dw))
+        y, slope = self.formula(x_, *parameters)
+        upstream = dw_ * tf.concat([v_] * self.num_parts, -1)
+        dx, *second = self.slope_gradients(x_, upstream, *parameters)
+        first = self.value_gradients(x_, y, dy_, *parameters)
+        dx += sum_of_parts(dy_ * slope, self.num_parts)
+        dv = sum_of_parts(dw_ * slope, self.num_parts)
+        rows = list(range(1, x.shape.rank))
+        sums = [tf.reduce_sum(a + b, rows) for a, b in zip(first, second, strict=True)]
+        return tf.cast(dx, x.dtype), tf.cast(dv, v.dtype), *sums
+
+
+def sum_of_parts(tensor: tf.Tensor, num_parts: int) -> tf.Tensor:
+    """The sum of so many parts of the last axis."""
+    return tensor if num_parts == 1 else tf.add_n(tf.split(tensor, num_parts, -1))
+
+
+def _sum_like(values, scalar):
+    return tf.cast(tf.reduce_sum(values), scalar.dtype)
