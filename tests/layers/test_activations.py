@@ -193,6 +193,16 @@ SMOOTH = {
 }
 
 
+def test_save_and_load_a_learnable_concatenation(tmp_path):
+    x = keras.Input([4])
+    joined = layers.LearnableConcatenation(0.7)
+    model = keras.Model(x, joined([x, layers.CLipSwish()(x)]))
+    joined.logits.assign([0.5, -1.0])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(GRID[:5] * np.ones(4)), model(GRID[:5] * np.ones(4)))
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", SMOOTH)
 def test_derivatives_up_to_the_third(name, fused):

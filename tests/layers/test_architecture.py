@@ -40,6 +40,13 @@ def conditional(merge=keras.layers.Add, activation=None):
     return keras.Model([x, c], layers.LipschitzDense(3, dtype="float64")(layers.LipSwish(dtype="float64")(h)))
 
 
+def dense_net(coefficient=0.98):
+    x = keras.Input([3], dtype="float64")
+    h = layers.CPila(dtype="float64")(layers.LipschitzDense(4, dtype="float64")(x))
+    h = layers.LearnableConcatenation(coefficient, dtype="float64")([x, h])
+    return keras.Model(x, layers.LipschitzDense(3, dtype="float64")(h))
+
+
 class Doubled(layers.LipSwish):
     def call(self, inputs):
         return 0.5 * super().call(inputs)
@@ -57,7 +64,7 @@ def learned(shared):
 
 
 def test_equal_branches():
-    for build in (dense, convolution, conditional, lambda: dense(orders=learned(True))):
+    for build in (dense, convolution, conditional, dense_net, lambda: dense(orders=learned(True))):
         one, other = (in_graph(shared_architecture, branch) for branch in (build(), build()))
         assert one is not None and one == other
     branch = dense()
@@ -84,6 +91,8 @@ def test_different_branches():
         convolution(5),
         conditional(),
         conditional(activation="tanh"),
+        dense_net(),
+        dense_net(0.9),
     ]
     found = in_graph(lambda: [shared_architecture(branch) for branch in branches])
     assert None not in found and len(set(found)) == len(branches)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow.layers as layers
+from tf_resflow.layers.precision import confine_to_training
 
 Dense = layers.LipschitzDense
 
@@ -72,6 +73,45 @@ def test_sums_means_and_concatenations():
         (Dense(4, 0.9)(join.Concatenate()([x, x])), 0.9 * 2**0.5),
     ]:
         np.testing.assert_allclose(layers.lipschitz_constant(keras.Model(x, outputs)), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_bfloat16"])
+def test_learnable_concatenation(dtype):
+    """The nominal constant holds for all weights; the certified one is that of the current ones."""
+    x, condition = keras.Input([3]), keras.Input([2])
+    join = layers.LearnableConcatenation(0.9, dtype=dtype)
+    branch = keras.Model([x, condition], join([Dense(3, 0.5)(x), keras.layers.Rescaling(0.4)(x)]))
+    confine_to_training(branch)
+    for logits in ([1.0, 1.0], [3.0, -40.0], [-40.0, 3.0]):
+        join.logits.assign(logits)
+        e = np.log1p(np.exp(logits)) + 0.1
+        eta = 0.9 * e / np.linalg.norm(e)
+        certified = float(layers.lipschitz_constant(branch, certified=True))
+        dense = float(branch.layers[1].lipschitz_bound())
+        rounding = 2.0**-7 if dtype == "mixed_bfloat16" else 1e-6
+        np.testing.assert_allclose(certified, np.hypot(eta[0] * dense, eta[1] * 0.4), rtol=2 * rounding)
+        assert certified <= layers.lipschitz_constant(branch) == 0.9 * 0.5
+        weights = join([np.ones([1, 3]), np.ones([1, 2])])
+        np.testing.assert_allclose(weights[0], np.repeat(eta, [3, 2]), rtol=2 * rounding)
+        with layers.mixed_precision():
+            assert np.linalg.norm(tf.cast(join([np.ones([1, 1]), np.ones([1, 1])]), tf.float64)) <= 0.9 + 1e-7
+    fixed = keras.Model([x, condition], join([condition, Dense(3, 0.5)(x)]))
+    assert layers.lipschitz_constant(fixed) == 0.45
+    join.logits.assign([3.0, 3.0])
+    assert layers.lipschitz_constant(fixed, certified=True) < 0.33
+
+
+def test_learnable_concatenation_of_wrong_inputs():
+    x = keras.Input([4])
+    with pytest.raises(ValueError, match="coefficient must be positive and finite, but got 0"):
+        layers.LearnableConcatenation(0.0)
+    for inputs in (x, [x, x, x], [x]):
+        with pytest.raises(ValueError, match=r"joins two tensors: call it on a list \[x, h\]"):
+            layers.LearnableConcatenation()(inputs)
+    h = Dense(3, domain=1, codomain=1)(x)
+    branch = keras.Model(x, Dense(4, domain=1, codomain=1)(layers.LearnableConcatenation()([h, h])))
+    with pytest.raises(ValueError, match="holds in the 2-norm only, but its input is in the 1-norm"):
+        layers.lipschitz_constant(branch)
 
 
 @pytest.mark.parametrize(("order", "expected"), [(1, 0.7), (4, (0.3**4 + 0.4**4) ** 0.25), (np.inf, 0.4)])

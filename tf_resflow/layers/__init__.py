@@ -5,6 +5,7 @@ import keras
 from tf_resflow.keras_backend import check_backend
 from tf_resflow.layers.activations import CLipSwish, CPila, FullSort, LipschitzCube, LipSwish, MaxMin
 from tf_resflow.layers.fusion import fused_kernels
+from tf_resflow.layers.learned_concatenation import LearnableConcatenation
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_constants import lipschitz_constant, lipschitz_order
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
@@ -28,6 +29,7 @@ __all__ = [
     "CLipSwish",
     "CPila",
     "FullSort",
+    "LearnableConcatenation",
     "LearnedOrder",
     "LipSwish",
     "LipschitzConv2D",

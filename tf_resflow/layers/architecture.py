@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_resflow.layers.activations import CLipSwish, CPila, FullSort, LipschitzCube, LipSwish, MaxMin
 from tf_resflow.layers.fusion import _FUSED
+from tf_resflow.layers.learned_concatenation import LearnableConcatenation
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_constants import known_slope
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
@@ -22,7 +23,8 @@ __all__ = ["shared_architecture", "weights_of", "with_weights"]
 # Layers of which the configuration says all but the values of the weights.
 _KNOWN = (
     LipschitzDense, LipschitzConv2D, LipSwish, CLipSwish, CPila, MaxMin, FullSort, LipschitzCube,
-    keras.layers.Activation, keras.layers.Add, keras.layers.Dense, keras.layers.Flatten, keras.layers.Reshape,
+    LearnableConcatenation, keras.layers.Activation, keras.layers.Add, keras.layers.Concatenate, keras.layers.Dense,
+    keras.layers.Flatten, keras.layers.Reshape,
 )  # fmt: skip
 
 

@@ -7,12 +7,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow.layers.learned_concatenation import LearnableConcatenation
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.private_api import graph_steps
 
-__all__ = ["SLOPES", "known_slope", "lipschitz_constant", "lipschitz_order"]
+__all__ = ["SLOPES", "is_graph", "known_slope", "lipschitz_constant", "lipschitz_order"]
 
 # The largest |slope| of each elementwise function of keras.activations, rounded up.
 SLOPES = {
@@ -52,8 +53,10 @@ def lipschitz_constant(branch: Any, *, certified: bool = False) -> float | tf.Te
     """An upper bound of the Lipschitz constant of a branch in its first input.
 
     The product of the constants of its layers, through `keras.Sequential` and functional models, also nested ones:
-    `Add` sums, `Concatenate` takes (sum L^p)^(1/p). Further inputs, such as a conditional one, count as constants.
-    The orders of the Lipschitz layers must chain and end in the norm that they began with (see `lipschitz_order`).
+    `Add` sums, `Concatenate` takes (sum L^p)^(1/p), and `LearnableConcatenation` its coefficient times the largest
+    L; if certified, (sum (eta L)^2)^(1/2) of its current weights. Further inputs, such as a conditional one, count
+    as constants. The orders of the Lipschitz layers must chain and end in the norm that they began with (see
+    `lipschitz_order`).
     A layer or a `tf.Module` of another kind needs an attribute `lipschitz_constant`, which holds in every l^p norm
     or in the one of its attribute `lipschitz_order`. A subclass that overrides `call` does not inherit the
     attribute.
@@ -121,13 +124,13 @@ def _first_order(branch):
 
 def _through(branch, order, rule):
     """The `_Tensor`s of the outputs for a first input of constant 1 and others of constant 0."""
-    if not _is_graph(branch):
+    if not is_graph(branch):
         return [rule(branch, [_Tensor(1.0, order, None)], None)]
     inputs = [_Tensor(float(i == 0), order, x.shape) for i, x in enumerate(branch.inputs)]
     return _propagate(branch, inputs, [x.shape for x in branch.outputs], rule)
 
 
-def _is_graph(layer):
+def is_graph(layer: Any) -> bool:
     """Whether this is a model that computes the graph of its layers, not a subclass with its own `call`."""
     is_model = isinstance(layer, (keras.Sequential, keras.Function)) and hasattr(layer, "inputs")
     return is_model and all(f.__module__.startswith("keras.") for f in (type(layer).call, type(layer).__call__))
@@ -135,7 +138,7 @@ def _is_graph(layer):
 
 def _propagate(layer, inputs, shapes, rule):
     """The `_Tensor`s of the outputs: `rule(layer, inputs, shape of an output)` at each layer, in order."""
-    if not _is_graph(layer):
+    if not is_graph(layer):
         return [rule(layer, inputs, shape) for shape in shapes]
     _check_inputs(layer, inputs)
     known = {id(tensor): x for tensor, x in zip(layer.inputs, inputs, strict=True)}
@@ -182,6 +185,9 @@ def _apply(layer, inputs, shape, certified):
     if type(layer) is keras.layers.Concatenate:
         _check_axis(layer, shape)
         return _Tensor(_joint(constants, order), order, shape)
+    if type(layer) is LearnableConcatenation:
+        _check_order(layer, order)
+        return _Tensor(_of_weights(layer, [x.constant for x in inputs], certified), order, shape)
     if type(layer) in _MERGING:
         _check_broadcast(layer, live, shape)
         scale = 1.0 / len(inputs) if type(layer) is keras.layers.Average else 1.0
@@ -215,6 +221,12 @@ def _joint(constants, order):
     if math.isinf(order):
         return tf.reduce_max(constants) if any(map(tf.is_tensor, constants)) else max(constants)
     return sum(constant**order for constant in constants) ** (1.0 / order)
+
+
+def _of_weights(layer, constants, certified):
+    if certified:
+        return tf.norm(layer.weight_bounds() * tf.stack([tf.cast(x, tf.float64) for x in constants]))
+    return layer.coefficient * max(constants)
 
 
 def _of_activation(layer, _):
@@ -284,13 +296,17 @@ _CONSTANTS = {
 def _declared_constant(layer, order):
     if not _declares_constant(layer):
         raise ValueError(_unknown(layer))
+    _check_order(layer, order)
+    return layer.lipschitz_constant
+
+
+def _check_order(layer, order):
     if getattr(layer, "lipschitz_order", None) not in (None, order):
         raise ValueError(
             f"The Lipschitz constant of layer '{layer.name}' ({type(layer).__name__}) holds in the "
             f"{_name(layer.lipschitz_order)}-norm only, but its input is in the {_name(order)}-norm. Use another "
-            "activation there, or other orders."
+            "layer there, or other orders."
         )
-    return layer.lipschitz_constant
 
 
 def _declares_constant(layer):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
 from tf_resflow.layers.operator_norms import InducedNorm, has_closed_form, is_order, stackable
-from tf_resflow.layers.precision import lowest_dtype
+from tf_resflow.layers.precision import lowest_dtype, rounding_error
 from tf_resflow.layers.schatten_norms import SchattenNorm
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.private_api import is_reachable
@@ -28,7 +28,6 @@ _SCALED: contextvars.ContextVar[_Held | None] = contextvars.ContextVar("scaled",
 _STORED = contextvars.ContextVar("stored", default=False)
 _NUM_STARTS = 4
 _AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
-_EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 
 class LipschitzLayer(keras.layers.Layer):
@@ -246,7 +245,7 @@ class LipschitzLayer(keras.layers.Layer):
     @property
     def _limit(self):
         """The largest norm of the scaled kernel before it is rounded."""
-        return self.coefficient * (1.0 - _EPSILON.get(lowest_dtype(self), 0.0))
+        return self.coefficient * (1.0 - rounding_error(self))
 
     @property
     def _peers(self):

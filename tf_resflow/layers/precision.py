@@ -8,7 +8,16 @@ import keras
 
 from tf_resflow.private_api import sublayers
 
-__all__ = ["TrainingPolicy", "confine_to_training", "leaves", "lowest_dtype", "mixed_precision"]
+__all__ = [
+    "TrainingPolicy",
+    "confine_to_training",
+    "leaves",
+    "lowest_dtype",
+    "mixed_precision",
+    "rounding_error",
+]
+
+_EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 _MIXED = contextvars.ContextVar("tf_resflow_mixed_precision", default=False)
 
@@ -78,3 +87,8 @@ def lowest_dtype(layer: keras.Layer) -> str:
     """The dtype of the coarsest computations of a layer, be it in training or outside."""
     policy = layer.dtype_policy
     return policy.training_dtype if isinstance(policy, TrainingPolicy) else layer.compute_dtype
+
+
+def rounding_error(layer: keras.layers.Layer) -> float:
+    """The epsilon of that dtype if it is of half precision, by which a constrained layer stays below its limit."""
+    return _EPSILON.get(lowest_dtype(layer), 0.0)
