@@ -14,7 +14,7 @@ import tensorflow as tf
 from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
 from tf_resflow.layers.architecture import shared_architecture
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
-from tf_resflow.logdet.forward_derivatives import dense_chain, forward_jacobian, known_chain
+from tf_resflow.logdet.forward_derivatives import forward_jacobian, has_forward_jacobian
 from tf_resflow.logdet.power_series import Terms, power_series_log_det, shared_power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
@@ -147,7 +147,7 @@ class _SeriesEstimator(LogDetEstimator):
         architecture = shared_architecture(branch)
         if architecture is None:
             v, terms = draw(x, seed)
-            return power_series_log_det(g, inputs, v, num_probes, terms, known_chain(branch), odd=odd)
+            return power_series_log_det(g, inputs, v, num_probes, terms, branch, odd=odd)
         key = repr(self), architecture
         return shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed, odd=odd)
 
@@ -466,8 +466,8 @@ def _norm(w):
 class Exact(LogDetEstimator):
     """The log-determinant of the full Jacobian: D vector-Jacobian products and O(D^3) work for D coordinates.
 
-    For dense layers and elementwise activations the products are carried forward, layer by layer. Differentiable
-    any number of times.
+    For dense layers and elementwise activations the products are carried forward, layer by layer, also beside a
+    condition. Differentiable any number of times.
     """
 
     def __call__(
@@ -490,12 +490,11 @@ class Exact(LogDetEstimator):
     def _jacobian(self, branch, x, conditional_input):
         """The value, the identity matrix and the Jacobian; of at least one row."""
         size = x.shape[1:].num_elements()
-        chain = dense_chain(branch)
-        if chain:
-            gx, tangents = forward_jacobian(chain, x)
+        given = [x] if conditional_input is None else [x, conditional_input]
+        if has_forward_jacobian(branch):
+            gx, tangents = forward_jacobian(branch, given)
             jacobian = tf.transpose(tangents, [1, 2, 0])
         else:
-            given = [x] if conditional_input is None else [x, conditional_input]
             x, *conditions = map(_at_least_one_row, given)
             g, conditions = _as_function(branch, conditions[0] if conditions else None, x.dtype)
             gx, jacobian = reverse_jacobian(lambda x: g(x, *conditions), x)

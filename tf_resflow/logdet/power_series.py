@@ -1,15 +1,14 @@
 """The fused operation behind every power-series estimator: y = x + g(x) and log|det(I + J)|."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
 from tf_resflow.layers.architecture import weights_of, with_weights
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet.first_order import first_order_only
-from tf_resflow.logdet.forward_derivatives import known_chain, value_and_derivative
+from tf_resflow.logdet.forward_derivatives import is_known, value_and_derivative
 from tf_resflow.private_api import custom_gradient
 
 __all__ = ["Terms", "power_series_log_det", "shared_power_series_log_det"]
@@ -111,7 +110,7 @@ def power_series_log_det(
     v: tf.Tensor,
     num_probes: int,
     terms: Terms,
-    chain: Sequence[keras.Layer] = (),
+    branch: Any = None,
     *,
     odd: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -128,7 +127,7 @@ def power_series_log_det(
       v: probes of shape `[num_probes * batch, *event]`.
       num_probes: number of probe vectors of each example.
       terms: `Terms`.
-      chain: the layers of g, if the derivatives of all of them are known (`known_chain`).
+      branch: the branch that g applies to all inputs, of which the derivatives may be known.
       odd: whether the series is instead that of \\(\log|\det(I - J)| - \log|\det(I + J)|
         = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\), with
         \\(u = -2 \sum_{k\ \mathrm{even}} w_{k / 2 + 1} (J^T)^k v\\).
@@ -152,7 +151,7 @@ def power_series_log_det(
             # forward pass, and every activation stays alive until the backward pass.
             with tf.control_dependencies([dy, dlog_det]):
                 held = [tf.identity(tensor) for tensor in inputs]
-            grads = _gradients(g, chain, held, v, u, num_probes, dy, dlog_det, variables or [])
+            grads = _gradients(g, branch, held, v, u, num_probes, dy, dlog_det, variables or [])
             grads = first_order_only(grads, _REMEDY)
             inputs_grads, variables_grads = grads[: len(inputs)], grads[len(inputs) :]
             return inputs_grads if variables is None else (inputs_grads, variables_grads)
@@ -183,7 +182,7 @@ def shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed, 
 
     def backward(inputs, weights, v, u, dy, dlog_det):
         with with_weights(branch, weights):
-            return _gradients(g, known_chain(branch), inputs, v, u, num_probes, dy, dlog_det, weights)
+            return _gradients(g, branch, inputs, v, u, num_probes, dy, dlog_det, weights)
 
     @custom_gradient
     def operation(*tensors):
@@ -214,19 +213,19 @@ def _pass(g, inputs, v, num_probes, terms, odd):
     return y, log_det if num_probes == 1 else tf.reduce_mean(tf.reshape(log_det, [num_probes, -1]), 0), u
 
 
-def _gradients(g, chain, inputs, v, u, num_probes, dy, dlog_det, weights):
+def _gradients(g, branch, inputs, v, u, num_probes, dy, dlog_det, weights):
     """The gradients in `inputs` and in `weights`, tensors or variables that g uses, for those of the results.
 
-    They are those of u'J v, held with u constant, and of g: by a forward derivative if the layers of g are a known
-    `chain`, and by a reverse one otherwise.
+    They are those of u'J v, held with u constant, and of g: by a forward derivative if the branch `is_known`, and
+    by a reverse one otherwise.
     """
     targets = [*inputs, *weights]
     upstream = _per_row(_tile(dlog_det, num_probes) / num_probes, u)
     with tf.GradientTape(watch_accessed_variables=False) as outer:
         outer.watch(targets)
         tiled = [_tile(tensor, num_probes) for tensor in inputs]
-        if chain:
-            gx, derivative = value_and_derivative(chain, tiled[0], v)
+        if is_known(branch):
+            gx, derivative = value_and_derivative(branch, tiled, v)
             objective = tf.reduce_sum(upstream * u * tf.cast(derivative, u.dtype))
         else:
             with tf.GradientTape(watch_accessed_variables=False) as inner:
