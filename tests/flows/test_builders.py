@@ -37,13 +37,51 @@ def test_vector_flow():
     np.testing.assert_allclose(normalized.bijectors[0].forward([4.0, 6.0]), [1.0, 1.0])
 
 
-def test_conditional_vector_flow():
-    flow = flows.vector_flow(2, 2, (4,), condition_size=3, log_det=EXACT, dtype="float64")
+@pytest.mark.parametrize("dense_net", [None, (2, 4)])
+def test_conditional_vector_flow(dense_net):
+    options = {"condition_size": 3, "log_det": EXACT, "dtype": "float64"}
+    flow = flows.vector_flow(2, 2, (4,), dense_net=dense_net, **options)
     x, c = (tf.random.stateless_normal([5, n], [0, n], dtype=tf.float64) for n in (2, 3))
     y = flow.forward(x, conditional_input=c)
     assert np.all(y != flow.forward(tf.identity(x), conditional_input=2 * c))
     back = flow.inverse(tf.identity(y), conditional_input=c)
     np.testing.assert_allclose(back, x, atol=1e-12)
+
+
+def test_dense_nets():
+    """Kernels, and the constant of each layer and concatenation; a stem and half its width on flat images."""
+    block = flows.residual_image_block(activation="cpila", dense_net=(2, 6), coefficient=0.9, log_det=EXACT)
+    flow = flows.image_flow((4, 4, 1), (1, 1), 5, num_fc_blocks=1, fc_width=8, block=block)
+    first, second, flat = blocks(flow)
+    shapes = [[layer.kernel.shape for layer in layers.lipschitz_layers(b)] for b in (first, second, flat)]
+    assert shapes[0] == [(3, 3, 1, 3), (3, 3, 7, 3), (1, 1, 13, 1)]
+    assert shapes[1] == [(3, 3, 4, 3), (3, 3, 10, 3), (1, 1, 16, 4)]
+    assert shapes[2] == [(16, 8), (8, 2), (12, 2), (16, 16)]
+    assert [b.lipschitz_constant for b in (first, second, flat)] == pytest.approx([0.9**3, 0.9**3, 0.9**4])
+    (vectors,) = blocks(flows.vector_flow(3, 1, dense_net=(2, 4), activation="lipswish"))
+    assert [layer.kernel.shape for layer in layers.lipschitz_layers(vectors)] == [(3, 4), (7, 4), (11, 3)]
+    x = tf.random.stateless_uniform([2, 4, 4, 1], [0, 1], 0.1, 0.9)
+    y, log_det = flow.forward(x), flow.forward_log_det_jacobian(tf.identity(x))
+    np.testing.assert_allclose(flow.inverse(tf.identity(y)), x, atol=1e-4)
+    x = tf.identity(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = flow.forward(x)
+    jacobians = tf.reshape(tape.batch_jacobian(y, x), [2, 16, 16])
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobians)[1], atol=1e-3)
+
+
+def test_wrong_dense_nets_are_errors():
+    for depth, growth in ((0, 4), (1, 3), (1, 0)):
+        with pytest.raises(
+            ValueError, match=f"'clipswish' a growth .* multiple of 2; got depth={depth} and growth"
+        ):
+            flows.dense_net_branch([2], depth, growth)
+    for norms in ("learned", (2.0, 1.0, 2.0)):
+        with pytest.raises(ValueError, match="norm of order 2 only: leave norms out; got"):
+            flows.residual_image_block(norms=norms, dense_net=(2, 4))
+        with pytest.raises(ValueError, match="norm of order 2 only: leave norms out; got"):
+            flows.vector_flow(2, 1, norms=norms, dense_net=(2, 4))
 
 
 def test_image_flow_architecture():
@@ -326,6 +364,9 @@ def test_wrong_arguments():
 
 
 NETWORKS = {
+    "dense nets": lambda **dtype: flows.image_flow(
+        (4, 4, 1), (1,), num_fc_blocks=1, fc_width=4, block=flows.residual_image_block(dense_net=(1, 4)), **dtype
+    ),
     "vector": lambda **dtype: flows.vector_flow(2, 1, (4,), norms="learned", condition_size=3, **dtype),
     "image": lambda **dtype: flows.image_flow((4, 4, 1), (1, 1), 4, num_fc_blocks=1, fc_width=4, **dtype),
     "couplings": lambda **dtype: flows.image_flow(
@@ -388,6 +429,15 @@ def test_image_flow_of_a_config(config):
     assert {layer.normalization for layer in built} == {"schatten"}
 
 
+def test_dense_nets_of_a_config(config):
+    config.branch, config.depth, config.growth, config.activation = "dense_net", 2, 4, "clipswish"
+    for block in blocks(flows.build_flow(config, (4, 4, 1))):
+        assert layer_kinds(block).count("LearnableConcatenation") == 2
+    config.kind, config.block = "vector", "monotone"
+    (block, _) = blocks(flows.build_flow(config, (3,)))
+    assert [layer.units for layer in layers.lipschitz_layers(block)] == [2, 2, 3]
+
+
 def test_power_series_of_a_config(config):
     config.estimator.train.kind = "power_series"
     config.estimator.train.num_terms = 3
@@ -439,20 +489,25 @@ def test_images_that_cannot_be_halved_are_errors(config):
             flows.build_flow(config, shape)
 
 
-@pytest.mark.parametrize("build", ["images", "flat images"])
+@pytest.mark.parametrize("build", ["images", "flat images", "dense nets", "flat dense nets"])
 def test_conditional_branches_of_images(build):
     """Lipschitz in x alone: dense Jacobians at several conditions, which change them, and their determinants."""
     shape, size = (2, 3, 2), 12
     make = {
         "images": lambda **kwargs: flows.conv_branch(shape, 6, (3, 1), **kwargs),
         "flat images": lambda **kwargs: flows.dense_branch(shape, (6,), preactivation=True, **kwargs),
+        "dense nets": lambda **kwargs: flows.dense_net_branch(shape, 1, 6, **kwargs),
+        "flat dense nets": lambda **kwargs: flows.dense_net_branch(
+            shape, 1, 4, kernel_size=None, stem=5, activation="cpila", **kwargs
+        ),
     }[build]
+    constant = 0.7**3 if build == "flat dense nets" else 0.7**2
     branch = make(condition_size=3, coefficient=0.7, seed=1, dtype="float64")
     for layer in layers.lipschitz_layers(branch):
         layer.kernel.assign(3 * layer.kernel)
     layers.converge_norms(branch)
-    assert layers.lipschitz_constant(branch) == pytest.approx(0.7**2)
-    assert layers.lipschitz_constant(branch, certified=True) < 0.7**2 + 1e-3
+    assert layers.lipschitz_constant(branch) == pytest.approx(constant)
+    assert layers.lipschitz_constant(branch, certified=True) < constant + 1e-3
     x = tf.constant(np.random.default_rng(0).normal(size=[1, *shape]))
     block = bijectors.ResidualBlock(branch, EXACT, conditional=True)
     jacobians = []
@@ -462,7 +517,7 @@ def test_conditional_branches_of_images(build):
             tape.watch(x)
             g = branch([x, c])
         jacobian = tape.jacobian(g, x).numpy().reshape(size, size)
-        assert np.linalg.norm(jacobian, 2) < 0.7**2
+        assert np.linalg.norm(jacobian, 2) < constant
         expected = np.linalg.slogdet(np.eye(size) + jacobian)[1]
         log_det = block.forward_log_det_jacobian(tf.identity(x), conditional_input=c)
         np.testing.assert_allclose(log_det, [expected], rtol=1e-9)

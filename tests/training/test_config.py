@@ -37,6 +37,8 @@ def test_a_config_does_without_tensorflow():
         ("model.num_blocks", ()),
         ("model.num_blocks", (0, 0)),
         ("model.kernels", (3, 2, 3)),
+        ("model.branch", "densenet"),
+        ("model.growth", 0),
         ("model.norms", (2.0, 2.0)),
         ("model.norms", (2.0, 2.0, 2.0, 1.5)),
         ("model.norms", (0.5, 2.0, 2.0, 0.5)),
@@ -113,6 +115,18 @@ def test_the_schatten_norm_is_of_order_2(key, value):
         configs.validate_config(config)
     config.model.normalization = "induced"
     configs.validate_config(config)
+
+
+@pytest.mark.parametrize(
+    "key, value", [("block", "affine_coupling"), ("norms", (2.0, 3.0)), ("learned_norms", True)]
+)
+def test_what_dense_nets_exclude(key, value):
+    config = configs.default_config()
+    config.model.update(branch="dense_net", kernels=(3,), norms=(2.0,))
+    configs.validate_config(config)
+    config.model[key] = value
+    with pytest.raises(ValueError, match=f"config.model.{key} is .*dense_net"):
+        configs.validate_config(config)
 
 
 def test_a_coefficient_above_1_needs_a_bound():

@@ -4,6 +4,7 @@ from .branches import (
     coupling_network,
     dense_branch,
     dense_coupling_network,
+    dense_net_branch,
 )
 from .build import build_estimator, build_flow
 from .classifier import ActNormLayer, initialize_classifier, multiscale_classifier
@@ -23,6 +24,7 @@ __all__ = [
     "coupling_network",
     "dense_branch",
     "dense_coupling_network",
+    "dense_net_branch",
     "image_flow",
     "initialize_classifier",
     "multiscale_classifier",

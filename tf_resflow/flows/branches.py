@@ -9,7 +9,15 @@ import numpy as np
 from tf_resflow import layers
 from tf_resflow.flows.dtypes import DType, network_policy
 
-__all__ = ["ACTIVATIONS", "conv_branch", "coupling_network", "dense_branch", "dense_coupling_network"]
+__all__ = [
+    "ACTIVATIONS",
+    "check_dense_net_norms",
+    "conv_branch",
+    "coupling_network",
+    "dense_branch",
+    "dense_coupling_network",
+    "dense_net_branch",
+]
 
 Norms = Sequence[float] | str | None
 
@@ -51,7 +59,7 @@ class _Layers:
         self._normalization = normalization
         self._seeds = np.random.default_rng(seed)
         self._dtype, self._input_dtype = policy.name, policy.variable_dtype
-        self._num_activations = self._num_linear = 0
+        self._num_activations = self._num_linear = self._num_concatenations = 0
 
     def input(self, shape):
         return keras.Input(shape, dtype=self._input_dtype)
@@ -67,20 +75,29 @@ class _Layers:
     def conv(self, filters, kernel_size):
         return layers.LipschitzConv2D(filters, kernel_size, **self._linear("conv"))
 
+    def concatenation(self):
+        name = f"concatenation_{self._num_concatenations}"
+        self._num_concatenations += 1
+        return layers.LearnableConcatenation(self._coefficient, dtype=self._dtype, name=name)
+
     def conditional(self, x, head, tail, condition_shape, shape):
         """The branch of x and a condition, of which a dense layer adds a shift of `shape` to the head's output."""
-        options = {"kernel_initializer": self._initializer(), "dtype": self._dtype, "name": "condition"}
-        condition = self.input(condition_shape)
-        shift = keras.layers.Dense(shape[-1], **options)(condition)
-        if len(condition_shape) < len(shape):
-            shift = keras.layers.Reshape(shape, dtype=self._dtype)(shift)
         h = x
         for layer in head:
             h = layer(h)
-        h = keras.layers.Add(dtype=self._dtype)([h, shift])
+        condition = self.input(condition_shape)
+        h = self.shifted(h, condition, shape)
         for layer in tail:
             h = layer(h)
         return keras.Model([x, condition], h, name="branch")
+
+    def shifted(self, h, condition, shape):
+        """The tensor h plus a dense layer of the condition, of the shape `shape`."""
+        options = {"kernel_initializer": self._initializer(), "dtype": self._dtype, "name": "condition"}
+        shift = keras.layers.Dense(shape[-1], **options)(condition)
+        if len(condition.shape) - 1 < len(shape):
+            shift = keras.layers.Reshape(shape, dtype=self._dtype)(shift)
+        return keras.layers.Add(dtype=self._dtype)([h, shift])
 
     def _linear(self, label):
         i = self._num_linear
@@ -216,6 +233,97 @@ def dense_branch(
     if condition_size is None:
         return keras.Sequential([x, *head, *tail], name="branch")
     return make.conditional(x, head, tail, [condition_size], (hidden[0],))
+
+
+def dense_net_branch(
+    event_shape: Sequence[int],
+    depth: int,
+    growth: int,
+    *,
+    kernel_size: int | None = 3,
+    stem: int | None = None,
+    activation: str = "clipswish",
+    coefficient: float = 0.98,
+    normalization: str = "induced",
+    condition_size: int | None = None,
+    seed: int = 0,
+    dtype: DType = None,
+) -> keras.Model:
+    r"""The DenseNet of an i-DenseNet, on vectors or images: each layer sees x and the output of all before it.
+
+    \\(h_{i+1} = [\eta_1 h_i, \eta_2 \phi(W_i h_i + b_i)]\\) from \\(h_0 = x\\), with the weights of a
+    `tf_resflow.layers.LearnableConcatenation`, and \\(g(x) = W h_\mathrm{depth} + b\\). All norms are of order 2.
+    With coefficients c the constant is \\(c^{\mathrm{depth} + 1}\\), times c with a stem.
+
+    ```python
+    import tf_resflow as resflow
+    branch = resflow.flows.dense_net_branch((8, 8, 1), depth=3, growth=16)
+    print(branch.layers[-1].kernel.shape, f"{resflow.layers.lipschitz_constant(branch):.4f}")
+    # (1, 1, 49, 1) 0.9224
+    ```
+
+    Args:
+      event_shape: `(H, W, C)` of the largest images, or another shape.
+      depth: number of concatenations.
+      growth: channels that each of them adds. An activation that doubles its channels, as "clipswish" and "cpila"
+        do, needs an even number.
+      kernel_size: odd size of the convolutions \\(W_i\\) on images, after which comes one of size 1; `None` for
+        dense layers on flattened events. Vectors have dense layers.
+      stem: channels of a linear layer before the first concatenation; `None` for no such layer.
+      activation: a key of `ACTIVATIONS`.
+      coefficient: Lipschitz bound of each layer and of each concatenation.
+      normalization: "induced" or "schatten", see `tf_resflow.layers.LipschitzLayer`.
+      condition_size: size of a conditional vector, of which an unconstrained dense layer gives each channel of the
+        first layer's output a shift; `None` for an unconditional branch.
+      seed: `int`, of the kernels.
+      dtype: dtype policy, see `image_flow`.
+
+    Returns:
+      A built `keras.Model` of x, or of `[x, condition]`.
+
+    Raises:
+      ValueError: for an unknown activation, a depth below 1, or a growth that the activation cannot make.
+
+    References:
+      Perugachi-Diaz et al. 2021, Section 3; the fully connected blocks of its code have a stem of 64.
+    """
+    policy = network_policy(dtype)
+    make = _Layers(depth + 1 + (stem is not None), activation, coefficient, None, normalization, seed, policy)
+    parts = ACTIVATIONS[activation]().compute_output_shape((None, 2))[-1] // 2
+    if depth < 1 or growth < 1 or growth % parts:
+        raise ValueError(
+            f"A DenseNet needs a depth of at least 1, and with {activation!r} a growth that is a multiple of "
+            f"{parts}; got depth={depth} and growth={growth}."
+        )
+    is_image = len(event_shape) == 3 and kernel_size is not None
+    shape = tuple(event_shape) if is_image else (int(np.prod(event_shape)),)
+
+    def linear(units, size=kernel_size):
+        return make.conv(units, size) if is_image else make.dense(units)
+
+    inputs = [make.input(event_shape), *([] if condition_size is None else [make.input([condition_size])])]
+    conditions = inputs[1:]
+
+    def applied(layer, h):
+        """The layer on h, with the shift by the condition if it is the first one."""
+        h = layer(h)
+        return make.shifted(h, conditions.pop(), (*(1,) * (len(shape) - 1), h.shape[-1])) if conditions else h
+
+    h = inputs[0] if len(shape) == len(event_shape) else keras.layers.Flatten(dtype=policy.name)(inputs[0])
+    if stem is not None:
+        h = applied(linear(stem), h)
+    for _ in range(depth):
+        h = make.concatenation()([h, make.activation()(applied(linear(growth // parts), h))])
+    h = linear(shape[-1], 1)(h)
+    if len(shape) != len(event_shape):
+        h = keras.layers.Reshape(event_shape, dtype=policy.name)(h)
+    return keras.Model(inputs, h, name="branch")
+
+
+def check_dense_net_norms(norms: Norms) -> None:
+    """Raises ValueError unless all orders are 2, the only one in which a `dense_net_branch` has a constant."""
+    if norms is not None and (isinstance(norms, str) or any(order != 2 for order in norms)):
+        raise ValueError(f"A DenseNet is Lipschitz in the norm of order 2 only: leave norms out; got {norms!r}.")
 
 
 def coupling_network(

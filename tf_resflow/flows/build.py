@@ -92,6 +92,7 @@ def build_flow(
         "coefficient": config.coefficient,
         "norms": "learned" if config.learned_norms else config.norms,
         "normalization": config.normalization,
+        "dense_net": (config.depth, config.growth) if config.branch == "dense_net" else None,
         "log_det": build_estimator(config.estimator.train, per_example=False),
         "lipschitz_constant": config.lipschitz_constant,
     }

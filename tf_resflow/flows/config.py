@@ -64,6 +64,10 @@ MODEL_FIELDS = {
     # "label": the density of images given their label, p(x | label), by residual blocks. (Tables have
     # data.condition_columns.)
     "condition": Field("", one_of("", "label")),
+    # The networks of residual and monotone blocks: "dense_net" instead of `kernels` and `width`, or of `hidden`.
+    "branch": Field("plain", one_of("plain", "dense_net")),
+    "depth": Field(3, AT_LEAST_1),
+    "growth": Field(32, AT_LEAST_1),  # channels that each of so many concatenations adds
     # Vectors.
     "hidden": Field((64, 64, 64), Rule(_are_widths, "a tuple of widths, such as (64, 64, 64)")),
     # Couplings are of images, and have no coefficient, activation or norms.
@@ -117,6 +121,11 @@ def check_model(model: ConfigDict) -> None:
             f"config.model.condition is {model.condition!r}, and config.model.block is {model.block!r}: only "
             "residual and monotone blocks take a condition."
         )
+    if model.branch == "dense_net" and not has_branches:
+        raise ValueError(
+            f"config.model.block is {model.block!r}, and config.model.branch is 'dense_net': only residual and "
+            "monotone blocks have such a branch. Set the block to 'residual', or the branch to 'plain'."
+        )
     if not has_branches:
         return
     if model.coefficient >= 1 and model.lipschitz_constant is None:
@@ -124,6 +133,13 @@ def check_model(model: ConfigDict) -> None:
             f"config.model.coefficient is {model.coefficient!r}; it must be below 1, since a block with a bound "
             "of 1 need not be invertible (unless config.model.lipschitz_constant gives its bound)."
         )
+    if model.branch == "dense_net":
+        if model.learned_norms or any(order != 2 for order in model.norms):
+            raise ValueError(
+                f"config.model.learned_norms is {model.learned_norms} and config.model.norms is {model.norms}; the "
+                "branch 'dense_net' is Lipschitz in the norm of order 2 only: set them to False and (2.0,)."
+            )
+        return
     image = model.kind == "image"
     layers = len(model.kernels) if image else len(model.hidden) + 1
     if len(model.norms) != layers + 1:

@@ -4,8 +4,18 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
+
 from tf_resflow import bijectors
-from tf_resflow.flows.branches import Norms, conv_branch, coupling_network, dense_branch, dense_coupling_network
+from tf_resflow.flows.branches import (
+    Norms,
+    check_dense_net_norms,
+    conv_branch,
+    coupling_network,
+    dense_branch,
+    dense_coupling_network,
+    dense_net_branch,
+)
 
 __all__ = ["BlockMaker", "BlockSpec", "coupling_image_block", "residual_image_block"]
 
@@ -55,6 +65,7 @@ def residual_image_block(
     coefficient: float = 0.98,
     norms: Norms = None,
     normalization: str = "induced",
+    dense_net: tuple[int, int] | None = None,
     log_det: Callable[..., Any] | None = None,
     inverse_solver: Callable[..., Any] | None = None,
     lipschitz_constant: float | None = None,
@@ -69,25 +80,41 @@ def residual_image_block(
         block learns.
       normalization: "induced", or "schatten" for an upper bound of the norms of the kernels (see
         `tf_resflow.layers.LipschitzLayer`).
+      dense_net: depth and growth of a `dense_net_branch` instead of convolutions with `kernels` and an activation
+        ahead. That of a fully connected block has the same depth, begins with a layer of `fc_width`, and grows by
+        half of it each time, as in the published code.
       log_det: estimator of the log-determinant.
       inverse_solver: solver of the inverse.
       lipschitz_constant: bound of each branch, not verified; `None`: the product of its coefficients.
 
     Returns:
       A maker of blocks for `image_flow`.
+
+    Raises:
+      ValueError: for orders other than 2 with `dense_net`.
     """
-    options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "norms": norms}
-    options |= {"normalization": normalization}
+    options: dict[str, Any] = {"activation": activation, "coefficient": coefficient}
+    options["normalization"] = normalization
+    if dense_net is None:
+        options["norms"] = norms
+    else:
+        check_dense_net_norms(norms)
+
+    def make_branch(spec: BlockSpec) -> keras.Model:
+        shared = {"seed": spec.seed, "dtype": spec.dtype, "condition_size": spec.condition_size, **options}
+        if dense_net is not None and spec.dense:
+            fully_connected: dict[str, Any] = {"kernel_size": None, "stem": spec.width}
+            return dense_net_branch(spec.event_shape, dense_net[0], spec.width // 2, **fully_connected, **shared)
+        if dense_net is not None:
+            return dense_net_branch(spec.event_shape, *dense_net, **shared)
+        if spec.dense:
+            return dense_branch(spec.event_shape, spec.hidden, preactivation=True, **shared)
+        first = spec.scale == spec.index == 0
+        return conv_branch(spec.event_shape, spec.width, spec.kernels, preactivation=not first, **shared)
 
     def make(spec: BlockSpec) -> bijectors.FlowBijector:
-        shared = {"seed": spec.seed, "dtype": spec.dtype, "condition_size": spec.condition_size, **options}
-        if spec.dense:
-            branch = dense_branch(spec.event_shape, spec.hidden, preactivation=True, **shared)
-        else:
-            first = spec.scale == spec.index == 0
-            branch = conv_branch(spec.event_shape, spec.width, spec.kernels, preactivation=not first, **shared)
         return block(
-            branch,
+            make_branch(spec),
             log_det=log_det,
             inverse_solver=inverse_solver,
             lipschitz_constant=lipschitz_constant,

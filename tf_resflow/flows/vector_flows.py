@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tf_resflow import bijectors
-from tf_resflow.flows.branches import Norms, dense_branch
+from tf_resflow.flows.branches import Norms, check_dense_net_norms, dense_branch, dense_net_branch
 from tf_resflow.flows.dtypes import DType, network_policy
 from tf_resflow.typing import TensorLike
 
@@ -23,6 +23,7 @@ def vector_flow(
     coefficient: float = 0.9,
     norms: Norms = None,
     normalization: str = "induced",
+    dense_net: tuple[int, int] | None = None,
     act_norm: bool = True,
     mean: TensorLike | None = None,
     std: TensorLike | None = None,
@@ -54,6 +55,7 @@ def vector_flow(
         orders that each block learns.
       normalization: "induced", or "schatten" for an upper bound of the norms of the kernels (see
         `tf_resflow.layers.LipschitzLayer`).
+      dense_net: depth and growth of a `dense_net_branch` in each block, instead of layers of `hidden` units.
       act_norm: whether there are ActNorms.
       mean: with `std`, statistics of the data, for a `Normalize` in front.
       std: see `mean`.
@@ -67,6 +69,9 @@ def vector_flow(
     Returns:
       A `Flow`, from data to latent.
 
+    Raises:
+      ValueError: for arguments that the branch or the block cannot take.
+
     References:
       Chen et al. 2019, Section 5.1 and Appendix D (100 blocks of width 128, coefficient 0.9).
     """
@@ -76,21 +81,20 @@ def vector_flow(
     members = [] if mean is None else [bijectors.Normalize(mean, std, dtype=dtype)]
     if act_norm:
         members.append(bijectors.ActNorm([event_size], dtype=dtype, name="act_norm"))
+    options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "dtype": policy.name}
+    options |= {"normalization": normalization, "condition_size": condition_size}
+    if dense_net is not None:
+        check_dense_net_norms(norms)
+
+    def make_branch(seed):
+        if dense_net is not None:
+            return dense_net_branch([event_size], *dense_net, seed=seed, **options)
+        return dense_branch([event_size], hidden, norms=norms, seed=seed, **options)
+
     for i in range(num_blocks):
-        branch = dense_branch(
-            [event_size],
-            hidden,
-            activation=activation,
-            coefficient=coefficient,
-            norms=norms,
-            normalization=normalization,
-            condition_size=condition_size,
-            seed=int(seeds.integers(2**31)),
-            dtype=policy.name,
-        )
         members.append(
             block(
-                branch,
+                make_branch(int(seeds.integers(2**31))),
                 log_det,
                 inverse_solver,
                 lipschitz_constant=lipschitz_constant,
