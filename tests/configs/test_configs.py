@@ -13,10 +13,12 @@ from PIL import Image
 import tf_resflow as resflow
 from configs import ablations, hybrid
 from tf_resflow import data, models, training
+from tf_resflow.config_fields import base_config
 from tf_resflow.layers import lipschitz_layer
 
 ROOT = pathlib.Path(__file__).parents[2]
-WITH_ARGUMENT = {"ablations": ":poisson", "hybrid": ":cifar10", "monotone": ":digits", "variational": ":digits"}
+WITH_ARGUMENT = {"ablations": ":poisson", "hybrid": ":cifar10"}
+WITH_ARGUMENT |= {"idensenet": ":digits", "monotone": ":digits", "variational": ":digits"}
 NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - set(WITH_ARGUMENT))
 # Configs whose model, made small, is that of another.
 SAME_MODEL = {
@@ -33,8 +35,8 @@ SAME_MODEL = {
 ARGUMENTS = [(name, None) for name in NAMES if name not in SAME_MODEL] + [
     ("ablations", f"{name},digits") for name in ablations.ABLATIONS
 ]
-ARGUMENTS += [("hybrid", "digits,residual,1"), ("monotone", "digits"), ("monotone", "tabular")]
-ARGUMENTS += [("variational", "digits")]
+ARGUMENTS += [("hybrid", "digits,residual,1"), ("idensenet", "tabular"), ("variational", "digits")]
+ARGUMENTS += [("monotone", argument) for argument in ("digits", "tabular", "idensenet:digits")]
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
 # The image data sets of the configs: the shape of an image, and the splits.
 IMAGES = {
@@ -130,6 +132,25 @@ def test_wrong_ablations_are_errors():
         ablations.get_config("poisson,mnits")
 
 
+@pytest.mark.parametrize(
+    "base, shape",
+    [("digits", (8, 8, 1)), ("images", (32, 32, 3)), ("tabular", (5,)), ("toy2d", (2,))],
+)
+def test_an_idensenet_has_the_size_of_its_base(base, shape):
+    """Up to a fifth more or less, by the number of the weights of one block of each scale and kind."""
+    sizes = [_count(get_config(*name), shape, 1, 1) for name in ((base,), ("idensenet", base))]
+    assert 0.8 < sizes[1] / sizes[0] < 1.2
+
+
+def test_a_config_of_a_config_of_a_config():
+    config = ablations.get_config("poisson,monotone:idensenet:mnist_small").model
+    assert (config.block, config.branch, config.activation) == ("monotone", "dense_net", "cpila")
+    assert config.estimator.train.distribution == "poisson"
+    for name in ("idensenet", "monotone", "monotone:idensenet"):
+        with pytest.raises(ValueError, match="Unknown config 'mnits'.*'mnist'"):
+            base_config(f"{name}:mnits")
+
+
 def test_hybrid_arguments():
     """The paper's three lambdas are 0, 1 and D bits/dim against the cross entropy."""
     weights = {"cifar10,residual,0": 0.0, "": 1.0, "svhn,,1/D": 1.0, "cifar10,,1": 3072.0, "digits,,1": 64.0}
@@ -208,12 +229,17 @@ def test_wrong_hybrids_are_errors():
 
 # The published code's own count of its parameters for the commands of its README, without the two of each block's
 # distribution of the number of terms, which nothing trains. The paper: 25.2M for CIFAR-10, 47.1M for ImageNet32.
+# Those of i-DenseNets and Monotone Flows are summed from the shapes in lib/resflow.py of invertible_densenets and
+# MonotoneFlows.
 PARAMETERS = {
     "mnist": 16_608_589,
     "cifar10": 25_174_129,
     "imagenet32": 47_099_089,
     "imagenet64": 53_294_275,
     "celebahq256_5bit": 136_777_176,
+    "idensenet:cifar10": 24_894_586,
+    "idensenet:imagenet32": 46_980_874,
+    "monotone:idensenet:cifar10": 24_894_430,
 }
 
 
@@ -233,7 +259,8 @@ def test_number_of_parameters(name, monkeypatch):
     of the fully connected blocks do; the last scale has the size of two squeezes of 28 x 28 or 32 x 32 images.
     """
     monkeypatch.setattr(lipschitz_layer, "_AT_BUILD", (1.0, 1, 1))
-    config = get_config(name)
+    module, _, argument = name.partition(":")
+    config = get_config(module, argument or None)
     size = 2 ** (len(config.model.num_blocks) - 1 + config.model.squeeze_first)
     channels = 1 if name == "mnist" else 3
     one, two = (_count(config, (size, size, channels), n, 0) for n in (1, 2))
@@ -244,7 +271,7 @@ def test_number_of_parameters(name, monkeypatch):
         none, dense = (_count(config, shape, 0, n, **two_squeezes) for n in (0, 1))
         total += (dense - none) * config.model.num_fc_blocks
     assert total == PARAMETERS[name]
-    assert f"({total:,})" in importlib.import_module(f"configs.{name}").__doc__
+    assert f"({total:,})" in importlib.import_module(f"configs.{module}").__doc__
 
 
 @pytest.mark.parametrize(
