@@ -92,7 +92,7 @@ def test_every_public_name_is_in_the_reference(site):
     assert names - reference == set()
 
 
-IN_COMMANDS = set(re.findall(r"--config=(?:configs/)?([a-z0-9_]+)(?:\.py)?(:[\w,/]+)?", TEXT))
+IN_COMMANDS = set(re.findall(r"--config=(?:configs/)?([a-z0-9_]+)(?:\.py)?(:[\w,/:]+)?", TEXT))
 IN_COMMANDS |= set(re.findall(rf"`({'|'.join(CONFIGS)})(:[\w,/]+)?`", TEXT)) - {("ablations", ""), ("hybrid", "")}
 
 

@@ -170,7 +170,7 @@ class CPila(_SmoothActivation):
     import tensorflow as tf
     import tf_resflow as resflow
     print(resflow.layers.CPila()(tf.constant([[1.0]])).numpy().round(3))
-    # [[ 0.755 -0.071]]
+    # [[ 0.755 -0.07 ]]
     ```
 
     References:
