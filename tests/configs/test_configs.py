@@ -132,10 +132,7 @@ def test_wrong_ablations_are_errors():
         ablations.get_config("poisson,mnits")
 
 
-@pytest.mark.parametrize(
-    "base, shape",
-    [("digits", (8, 8, 1)), ("tabular", (5,)), ("toy2d", (2,))],
-)
+@pytest.mark.parametrize("base, shape", [("digits", (8, 8, 1)), ("tabular", (5,))])
 def test_an_idensenet_has_the_size_of_its_base(base, shape):
     """Up to a fifth more or less, by the number of the weights of one block of each scale and kind."""
     sizes = [_count(get_config(*name), shape, 1, 1) for name in ((base,), ("idensenet", base))]
@@ -238,7 +235,6 @@ PARAMETERS = {
     "imagenet64": 53_294_275,
     "celebahq256_5bit": 136_777_176,
     "idensenet:cifar10": 24_894_586,
-    "idensenet:imagenet32": 46_980_874,
     "monotone:idensenet:cifar10": 24_894_430,
 }
 

@@ -47,7 +47,6 @@ BRANCHES = {
     ),
     "conditional images": lambda: flows.conv_branch([4, 5, 2], 6, condition_size=3, dtype=DTYPE),
     "conditional vectors": lambda: flows.dense_branch([4], (5,), condition_size=3, dtype=DTYPE),
-    "conditional flat images": lambda: flows.dense_branch([2, 2, 1], (5,), condition_size=3, dtype=DTYPE),
     "joined": joined,
 }
 
