@@ -9,6 +9,9 @@ by 32; 24.9 million parameters (24,894,586) and 47.0 million (46,980,874). The p
 CIFAR-10, where residual flows have 3.28, and 3.98 for ImageNet32; not reproduced here, nor is the time measured.
 The published code learns the weights of the concatenations from epoch 25 on with CIFAR-10, and from the first with
 ImageNet32; here they are learned from the first.
+
+With digits, 300 steps and one seed, the 150 validation images took 2.026 +- 0.018 bits/dim, and 1.945 +- 0.019 with
+CPila (--config=ablations:cpila,idensenet:digits); the base took 2.050 +- 0.020. All have about 105,000 parameters.
 """
 
 import math
