@@ -12,25 +12,18 @@ many steps, and 1.948 and 1.875 after 720, which took at least as much processor
 takes 1.25 to 1.45 times as much. The errors are over the images, which are the same.
 """
 
-import importlib
-import pathlib
-
-from tf_resflow.config_fields import suggest
+from tf_resflow.config_fields import base_config
 
 
 def get_config(base="digits"):
     """Returns the configuration.
 
     Args:
-      base: name of a config in this folder, of images.
+      base: "NAME" of a config of images in this folder, or "NAME:ARGUMENT".
 
     Raises:
       ValueError: when the name is unknown.
     """
-    base = base or "digits"
-    known = sorted(path.stem for path in pathlib.Path(__file__).parent.glob("*.py"))
-    if base not in known:
-        raise ValueError(f"Unknown config {base!r}; {suggest(base, known)} Give --config=variational:NAME.")
-    config = importlib.import_module(f"configs.{base}").get_config()
+    config = base_config(base or "digits")
     config.model.dequantization = "variational"
     return config
