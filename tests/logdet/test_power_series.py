@@ -108,6 +108,15 @@ def test_equals_slogdet_with_basis_probes(branch, data, estimator):
     assert_all_close(value_and_gradients(branch, estimator, data), dense_reference(branch, data), 1e-9)
 
 
+@pytest.mark.parametrize("estimator", [resflow.logdet.Exact(), resflow.logdet.PowerSeries(400, probes="basis")])
+def test_kernels_that_are_held_get_their_gradient(branch, data, estimator):
+    def held(branch, *args, **kwargs):
+        with resflow.layers.scaled_kernels(branch):
+            return estimator(branch, *args, **kwargs)
+
+    assert_all_close(value_and_gradients(branch, held, data), dense_reference(branch, data), 1e-9)
+
+
 @pytest.mark.parametrize("num_terms", [1, 2, 5])
 def test_power_series_has_the_bias_of_its_terms_and_the_gradient_of_its_value(branch, data, num_terms):
     def truncated(jacobian):

@@ -19,6 +19,7 @@ __all__ = [
     "learned_orders",
     "lipschitz_layers",
     "mean_norm",
+    "reachable_kernels",
     "scaled_kernels",
     "stored_norms",
     "update_norms",
@@ -154,8 +155,7 @@ def scaled_kernels(obj: Any) -> Iterator[None]:
     Raises:
       ValueError: if a layer is not built.
     """
-    layers = lipschitz_layers(obj)
-    kernels = {id(layer): kernel for layer in layers if (kernel := layer._held_kernel()) is not None}
+    layers, kernels = lipschitz_layers(obj), reachable_kernels(obj)
     for group in stacks([layer for layer in layers if id(layer) not in kernels]):
         scaled = zip(group, scaled_stack(group), strict=True)
         kernels |= {id(layer): tf.cast(kernel, layer.compute_dtype) for layer, kernel in scaled}
@@ -198,6 +198,18 @@ def held_kernels(kernels: Mapping[int, np.ndarray | tf.Tensor | tf.Variable]) ->
         yield
     finally:
         _SCALED.reset(token)
+
+
+def reachable_kernels(obj: Any) -> dict[int, tf.Tensor]:
+    """The kernels that are held for the layers of an object and can be reached from here, by the id of the layer.
+
+    An operation with a gradient of its own takes them as arguments: no gradient goes through what it captures.
+
+    Args:
+      obj: see `lipschitz_layers`; none are held for an object of another kind.
+    """
+    layers = lipschitz_layers(obj) if isinstance(obj, (keras.layers.Layer, tf.Module, list, tuple)) else []
+    return {id(layer): kernel for layer in layers if (kernel := layer._held_kernel()) is not None}
 
 
 def learned_orders(obj: Any) -> list[LearnedOrder]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_resflow.layers.architecture import weights_of, with_weights
+from tf_resflow.layers.norm_updates import held_kernels, reachable_kernels
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet.first_order import first_order_only
 from tf_resflow.logdet.forward_derivatives import is_known, value_and_derivative
@@ -141,24 +142,27 @@ def power_series_log_det(
     References:
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).
     """
+    kernels, num_inputs = reachable_kernels(branch), len(inputs)
 
     @custom_gradient
-    def operation(*inputs):
-        y, log_det, u = _pass(g, inputs, v, num_probes, terms, odd)
+    def operation(*tensors):
+        y, log_det, u = _pass(g, tensors[:num_inputs], v, num_probes, terms, odd)
 
         def grad(dy, dlog_det, variables=None):
             # The recomputation waits for the upstream gradient; otherwise Grappler merges it with the
             # forward pass, and every activation stays alive until the backward pass.
             with tf.control_dependencies([dy, dlog_det]):
-                held = [tf.identity(tensor) for tensor in inputs]
-            grads = _gradients(g, branch, held, v, u, num_probes, dy, dlog_det, variables or [])
+                given = [tf.identity(tensor) for tensor in tensors]
+            inputs, weights = given[:num_inputs], given[num_inputs:]
+            with held_kernels(dict(zip(kernels, weights, strict=True))):
+                weights += variables or []
+                grads = _gradients(g, branch, inputs, v, u, num_probes, dy, dlog_det, weights)
             grads = first_order_only(grads, _REMEDY)
-            inputs_grads, variables_grads = grads[: len(inputs)], grads[len(inputs) :]
-            return inputs_grads if variables is None else (inputs_grads, variables_grads)
+            return grads[: len(given)] if variables is None else (grads[: len(given)], grads[len(given) :])
 
         return (y, log_det), grad
 
-    return operation(*inputs)
+    return operation(*inputs, *kernels.values())
 
 
 def shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed, *, odd=False):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_resflow.layers import lipschitz_layers, scaled_kernels
 from tf_resflow.layers.architecture import shared_architecture, weights_of, with_weights
-from tf_resflow.layers.norm_updates import held_kernels
+from tf_resflow.layers.norm_updates import held_kernels, reachable_kernels
 from tf_resflow.layers.precision import leaves
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet import first_order_only
@@ -62,11 +62,10 @@ def solve_residual(
         return gx if sign == 1 else -gx
 
     architecture = shared_architecture(branch)
-    held = {id(layer): kernel for layer in layers if (kernel := layer._held_kernel()) is not None}
+    held = reachable_kernels(branch)
     weights = list(held.values()) if architecture is None else weights_of(branch)
 
     def with_these(weights):
-        """The weights are all that gradients are taken in, but for the variables that are not among them."""
         if architecture is None:
             return held_kernels(dict(zip(held, weights, strict=True)))
         return with_weights(branch, weights)
