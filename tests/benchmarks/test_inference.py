@@ -25,17 +25,17 @@ def test_results(call, tmp_path):
     """Variational inference and a simulator; a second call computes only what is new."""
     output = tmp_path / "results.json"
     small = ["--seconds=0.05", "--seeds=1", "--learning_rates=0.01", "--samples=20", "--parameters=100"]
-    arguments = ["benchmarks/inference.py", f"--output={output}", *small, "--task=banana", "--flow=real_nvp"]
-    first = call(*arguments, "--task=two_moons")
-    second = call(*arguments, "--flow=residual")
+    arguments = ["benchmarks/inference.py", f"--output={output}", *small, "--flow=real_nvp", "--task=banana"]
+    first = call(*arguments)
+    second = call(*arguments, "--task=two_moons")
     assert first.code == second.code == 0, first.output + second.output
     rows = json.loads(output.read_text())
-    known = [("banana", "real_nvp"), ("two_moons", "real_nvp"), ("banana", "residual")]
+    known = [("banana", "real_nvp"), ("two_moons", "real_nvp")]
     assert [(row["task"], row["flow"]) for row in rows] == known
     assert all(np.isfinite(row["score"]) and row["steps"] > 0 for row in rows)
-    assert all(rows[i]["score"] < 4 * rows[i]["stderr"] for i in (0, 2))  # the log evidence is 0
+    assert rows[0]["score"] < 4 * rows[0]["stderr"]  # the log evidence is 0
     lines = [line for line in second.output.splitlines() if line.startswith("| banana")]
-    assert len(lines) == 7 and f"{rows[0]['score']:.3f}" in lines[0] and f"{rows[2]['score']:.3f}" in lines[0]
+    assert len(lines) == 7 and f"{rows[0]['score']:.3f}" in lines[0]
 
 
 @pytest.mark.parametrize("name", ["banana", "funnel", "gaussian", "eight_schools"])

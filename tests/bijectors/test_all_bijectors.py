@@ -27,7 +27,7 @@ def stock_flow(dtype, make_block):
 
 
 def monotone(dtype):
-    branch = resflow.flows.conv_branch((3, 2, 2), 4, kernels=(3, 1), coefficient=0.8, dtype=dtype)
+    branch = resflow.flows.dense_branch([3], (4,), coefficient=0.8, dtype=dtype)
     return resflow.bijectors.MonotoneBlock(branch, EXACT)
 
 
@@ -70,7 +70,7 @@ CASES = {
     "logit": (lambda d, b, c: resflow.bijectors.Logit(0.05), [], []),
     "normalize": (lambda d, b, c: resflow.bijectors.Normalize([1.0, -2.0], [0.5, 3.0], d), [2], [2]),
     "residual_block": (lambda d, b, c: b("r", EXACT, size=3, dtype=d), [3], [3]),
-    "monotone_block": (lambda d, b, c: monotone(d), [3, 2, 2], [3, 2, 2]),
+    "monotone_block": (lambda d, b, c: monotone(d), [3], [3]),
     "flow_with_stock_bijectors": (lambda d, b, c: stock_flow(d, b), [3], [3]),
     "multiscale_flow": (lambda d, b, c: multiscale(d), [4, 4, 1], [16]),
     "invertible_conv_1x1": (lambda d, b, c: conv_1x1(d), [3], [3]),

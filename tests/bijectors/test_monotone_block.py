@@ -157,9 +157,9 @@ def test_an_estimator_without_the_odd_series_is_refused(make_branch):
 
 @pytest.fixture(scope="module")
 def model():
-    """An image model whose blocks have trained for a few steps, by the default series."""
+    """An image model whose block has trained for a few steps, by the default series."""
     block = resflow.flows.residual_image_block(MonotoneBlock)
-    flow = resflow.flows.image_flow((4, 4, 1), num_blocks=(1,), width=8, num_fc_blocks=1, fc_width=8, block=block)
+    flow = resflow.flows.image_flow((4, 4, 1), num_blocks=(1,), width=8, num_fc_blocks=0, block=block)
     model = resflow.FlowModel(flow, event_shape=(4, 4, 1), levels=16)
     x = tf.cast(15.99 * tf.random.stateless_uniform([64, 4, 4, 1], [1, 2]) ** 3, tf.uint8)
     model.initialize(x)

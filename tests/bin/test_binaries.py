@@ -88,9 +88,10 @@ def test_evaluate(trained, tmp_path):
     assert all(len(line) < 120 for line in done.stdout.splitlines())
 
 
-def test_fid_of_vectors_is_refused_before_a_download(trained):
-    error = run_in_error("evaluate", f"--workdir={trained[0]}", "--metrics=fid")
-    assert "FID is for images; '8gaussians' are vectors." in error and "Downloading" not in error
+def test_fid_of_vectors_is_refused_before_a_download(trained, call):
+    done = call("bin/evaluate.py", f"--workdir={trained[0]}", "--metrics=fid")
+    assert done.code == 1 and "FID is for images; '8gaussians' are vectors." in done.output
+    assert "Downloading" not in done.output
 
 
 def test_plot_runs(trained, tmp_path):
@@ -152,9 +153,9 @@ def test_a_config_imports_its_neighbor_and_takes_an_argument(tmp_path):
     assert "config.train.learning_rate is -5.0; it must be above 0" in error
 
 
-def test_an_unwritable_workdir():
-    error = run_in_error("train", *CONFIG, "--workdir=/dev/null/run")
-    assert "Cannot write to the workdir /dev/null/run" in error
+def test_an_unwritable_workdir(call):
+    done = call("bin/train.py", *CONFIG, "--workdir=/dev/null/run")
+    assert done.code == 1 and "Cannot write to the workdir /dev/null/run" in done.output
 
 
 INTERRUPTED = {

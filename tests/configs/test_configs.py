@@ -17,7 +17,7 @@ from tf_resflow.config_fields import base_config
 from tf_resflow.layers import lipschitz_layer
 
 ROOT = pathlib.Path(__file__).parents[2]
-WITH_ARGUMENT = {"ablations": ":poisson", "hybrid": ":cifar10"}
+WITH_ARGUMENT = {"ablations": ":poisson", "best_small": ":digits", "hybrid": ":cifar10"}
 WITH_ARGUMENT |= {"idensenet": ":digits", "monotone": ":digits", "variational": ":digits"}
 NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - set(WITH_ARGUMENT))
 # Configs whose model, made small, is that of another.
@@ -35,7 +35,7 @@ SAME_MODEL = {
 ARGUMENTS = [(name, None) for name in NAMES if name not in SAME_MODEL] + [
     ("ablations", f"{name},digits") for name in ablations.ABLATIONS
 ]
-ARGUMENTS += [("hybrid", "digits,residual,1"), ("idensenet", "tabular"), ("variational", "digits")]
+ARGUMENTS += [("hybrid", "digits,residual,1"), ("idensenet", "tabular"), ("best_small", "digits")]
 ARGUMENTS += [("monotone", argument) for argument in ("digits", "tabular", "idensenet:digits")]
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
 # The image data sets of the configs: the shape of an image, and the splits.

@@ -1,0 +1,120 @@
+"""Compares configs of images on the validation split: at equal steps, and after equal processor time.
+
+    python benchmarks/compare_successors.py --output=successors.json --steps=1500 --config=digits \
+      --config=idensenet:digits --config=ablations:cpila,idensenet:digits --config=variational:digits
+
+Every config trains for `--steps` steps, and again for as many as take the time of the first config's `--steps`. A
+tenth of the training part is held back as the validation split, if the config holds back none. Results are added to
+`--output`; what it already holds is not computed again. The time of a step is the median of `--timed_steps`, of all
+threads, of which each config takes one after the other.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from tf_resflow import data, models, training
+from tf_resflow.config_fields import base_config
+from tf_resflow.writing import check_output_path, whole_file
+
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
+_CONFIGS = flags.DEFINE_multi_string("config", ["digits"], "Names of configs, as in resflow-train; repeated.")
+_STEPS = flags.DEFINE_integer("steps", 1500, "Steps of training of the first config.", lower_bound=1)
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of trainings.")
+_TIMED = flags.DEFINE_integer("timed_steps", 20, "Steps that are timed.", lower_bound=1)
+_EXAMPLES = flags.DEFINE_integer("examples", 1000, "Validation images at most.", lower_bound=1)
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS folder.")
+
+
+def _config(name, seed, steps):
+    config = base_config(name)
+    config.seed = seed
+    config.data.data_dir = _DATA_DIR.value or config.data.data_dir
+    config.data.validation_fraction = config.data.validation_fraction or 0.1
+    config.train.update(steps=steps, warmup_steps=min(config.train.warmup_steps, steps), eval_every=steps)
+    config.train.checkpoint_every = steps
+    config.eval.update(split="validation", num_examples=_EXAMPLES.value)
+    return config
+
+
+def _step(name):
+    """A function that takes a training step."""
+    config = _config(name, 0, _STEPS.value)
+    dataset = data.load(config.data)
+    model = models.build_model(config, dataset)
+    model.compile(optimizer=training.make_optimizer(config.train, model.trainable_variables))
+    batch = next(iter(dataset.train_batches(config.train.batch_size, 0)))
+    model.initialize(batch)
+    step = tf.function(lambda seed: models.train_step(model, batch, seed), autograph=False)
+    return lambda seed: step(tf.constant([0, seed]))["gradient_norm"].numpy()
+
+
+def _times(names):
+    """The median processor time of a step of each config, in seconds."""
+    steps = {name: _step(name) for name in names}
+    times = {name: [] for name in names}
+    for seed in range(_TIMED.value + 1):
+        for name, step in steps.items():
+            start = time.process_time()
+            step(seed)
+            times[name].append(time.process_time() - start)
+    return {name: statistics.median(several[1:]) for name, several in times.items()}
+
+
+def _train(name, seed, steps):
+    """The score on the validation split, a dict."""
+    with tempfile.TemporaryDirectory() as folder:
+        score = training.train(_config(name, seed, steps), pathlib.Path(folder) / "run")
+    return {"bits_per_dim": score["bits_per_dim"], "stderr": score["bits_per_dim_stderr"]}
+
+
+def main(_):
+    """Computes what is missing in the file, and prints its table."""
+    check_output_path(_OUTPUT.value, [".json"])
+    output = pathlib.Path(_OUTPUT.value)
+    known = json.loads(output.read_text()) if output.exists() else {"seconds": {}, "scores": []}
+    names = _CONFIGS.value
+    if missing := [name for name in names if name not in known["seconds"]]:
+        known["seconds"] |= _times(list(dict.fromkeys([names[0], *missing])))
+        _write(output, known)
+    for seed in map(int, _SEEDS.value):
+        for name in names:
+            ratio = known["seconds"][name] / known["seconds"][names[0]]
+            for steps in dict.fromkeys([_STEPS.value, max(1, round(_STEPS.value / ratio))]):
+                run = {"config": name, "seed": seed, "steps": steps}
+                if not any(run.items() <= row.items() for row in known["scores"]):
+                    known["scores"].append(run | _train(name, seed, steps))
+                    _write(output, known)
+    print_table(known)
+
+
+def _write(output, known):
+    with whole_file(output) as temporary:
+        pathlib.Path(temporary).write_text(json.dumps(known, indent=1))
+
+
+def print_table(known):
+    """Prints a Markdown table: of each config and number of steps the mean over seeds and its standard error."""
+    print("| config | time of a step | steps | seeds | bits/dim |\n|---|---|---|---|---|")
+    first = next(iter(known["seconds"].values()))
+    groups = {}
+    for row in known["scores"]:
+        groups.setdefault((row["config"], row["steps"]), []).append(row)
+    for (name, steps), rows in groups.items():
+        scores = [row["bits_per_dim"] for row in rows]
+        error = np.std(scores, ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else rows[0]["stderr"]
+        ratio = known["seconds"][name] / first
+        print(f"| {name} | {ratio:.2f} | {steps} | {len(rows)} | {np.mean(scores):.3f} ± {error:.3f} |")
+
+
+if __name__ == "__main__":
+    app.run(main)

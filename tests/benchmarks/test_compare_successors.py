@@ -1,0 +1,24 @@
+"""The table of configs, from a file that holds all results."""
+
+import json
+
+import numpy as np
+
+
+def test_a_table_of_what_is_known(call, tmp_path):
+    """Nothing is trained again; means and standard errors are NumPy's."""
+    scores = [2.0, 2.1, 2.4]
+    rows = [{"config": "digits", "seed": i, "steps": 10, "bits_per_dim": s} for i, s in enumerate(scores)]
+    rows += [
+        {"config": "idensenet:digits", "seed": i, "steps": steps, "bits_per_dim": 1.9, "stderr": 0.02}
+        for i in range(3)
+        for steps in (10, 5)
+    ]
+    output = tmp_path / "known.json"
+    output.write_text(json.dumps({"seconds": {"digits": 0.1, "idensenet:digits": 0.2}, "scores": rows}))
+    names = ["--config=digits", "--config=idensenet:digits"]
+    done = call("benchmarks/compare_successors.py", f"--output={output}", "--steps=10", *names)
+    assert done.code == 0, done.output
+    error = np.std(scores, ddof=1) / np.sqrt(3)
+    assert f"| digits | 1.00 | 10 | 3 | {np.mean(scores):.3f} ± {error:.3f} |" in done.output
+    assert "| idensenet:digits | 2.00 | 5 | 3 | 1.900 ± 0.000 |" in done.output
