@@ -24,6 +24,17 @@ NEEDS_A_RUN = "resflow.load(", "AveragedWeights("
 NAMES = {"keras": keras, "np": np, "resflow": tf_resflow, "tf": tf}
 
 
+def examples():
+    """Each once: the README, the pages and the docstrings share some."""
+    known = set()
+    for name, text in documents():
+        for i, code in enumerate(BLOCK.findall(text)):
+            code = inspect.cleandoc("\n" + code)
+            if code not in known and not any(start in code for start in NEEDS_A_RUN):
+                known.add(code)
+                yield pytest.param(code, id=f"{name}-{i}")
+
+
 def documents():
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         yield path.relative_to(ROOT), path.read_text()
@@ -36,12 +47,7 @@ def documents():
                 yield f"{name}.{attribute}", inspect.getdoc(value) or ""
 
 
-EXAMPLES = [
-    pytest.param(code, id=f"{name}-{i}")
-    for name, text in documents()
-    for i, code in enumerate(BLOCK.findall(text))
-    if not any(start in code for start in NEEDS_A_RUN)
-]
+EXAMPLES = list(examples())
 
 
 def test_there_are_examples():
@@ -63,7 +69,6 @@ def in_another_process(code):
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_example(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = inspect.cleandoc("\n" + code)
     run = in_another_process if "MirroredStrategy(" in code else in_this_process
     printed = run(code)
     expected = re.findall(r"^print\(.*\)\n((?:#.*\n?)+)", code, re.MULTILINE)

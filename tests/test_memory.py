@@ -55,7 +55,7 @@ def two_blocks():
 
 
 def test_memory_does_not_grow_with_the_number_of_terms(two_blocks):
-    assert growth(2, 40) < 1.1 * two_blocks
+    assert growth(2, 20) < 1.1 * two_blocks
 
 
 def test_memory_does_not_keep_the_activations_of_a_block(two_blocks):

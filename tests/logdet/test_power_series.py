@@ -167,11 +167,11 @@ def draws(branch, data, estimator, num):
     ids=["rademacher", "gaussian", "colored", "adaptive", "adaptive_colored"],
 )
 def test_roulette_is_unbiased(branch, data, estimator):
-    """20,000 draws of N and v: value and every gradient within 4.5 standard errors of slogdet's.
+    """5,000 draws of N and v: value and every gradient within 4.5 standard errors of slogdet's.
 
     About 50 means are compared, so that 4.5 standard errors are exceeded by chance once in 3,000 runs.
     """
-    samples = draws(branch, data, estimator, 20_000)
+    samples = draws(branch, data, estimator, 5_000)
     one = {key: value[:1] for key, value in data.items()}
     one["weights"], one["dy"] = tf.ones([1], tf.float64), tf.zeros([1, SIZE], tf.float64)
     _, log_det, gradients = dense_reference(branch, one)
