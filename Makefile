@@ -20,7 +20,7 @@ STAMP := $(VENV)/installed
 .PHONY: digits docs test lint clean
 
 digits: $(STAMP)
-	$(BIN)/resflow-train --config=digits --workdir=$(WORKDIR) $(ARGS)
+	$(BIN)/resflow-train --config=best_small:digits --workdir=$(WORKDIR) $(ARGS)
 
 docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --strict

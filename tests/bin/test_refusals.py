@@ -72,7 +72,7 @@ REFUSED = {
     "a typo in an ablation's base": (
         "train",
         ["--config=ablations:poisson,mnits", NEW],
-        ["'mnits' after the comma", "mean 'mnist'?"],
+        ["Unknown config 'mnits'", "mean 'mnist'?"],
     ),
     "a typo in a field": ("train", [*TRAIN, "--config.train.stesp=5"], ["no key 'train.stesp'", "'train.steps'?"]),
     "a section as a field": ("train", [*TRAIN, "--config.model=5"], ["no key 'model'", "Keys of model"]),

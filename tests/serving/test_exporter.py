@@ -148,13 +148,14 @@ def test_the_description_for_programs(export_dir, loaded):
     del described["signatures"]
     estimator = {"type": "RussianRoulette", "probes": "rademacher", "num_probes": 1}
     estimator |= {"num_exact_terms": 6, "distribution": {"type": "Geometric", "p": 0.5}, "per_example": False}
+    log_prob = {"estimator": estimator, "seed": 0, "num_samples": 4, "stderr": 0.5, "dequantization": "uniform"}
     assert described == {
         "default": "serving_default",
         "levels": 17,
         "inverse_atol": 1 / 32 / 17,
         "max_samples": 1024,
         "max_temperature": 100.0,
-        "log_prob": {"estimator": estimator, "seed": 0, "num_samples": 4, "stderr": 0.5},
+        "log_prob": log_prob,
     }
 
 
