@@ -26,7 +26,7 @@ docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --strict
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
