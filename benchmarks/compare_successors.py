@@ -5,8 +5,9 @@
 
 Every config trains for `--steps` steps, and again for as many as take the time of the first config's `--steps`. A
 tenth of the training part is held back as the validation split, if the config holds back none. Results are added to
-`--output`; what it already holds is not computed again. The time of a step is the median of `--timed_steps`, of all
-threads, of which each config takes one after the other.
+`--output`; what it already holds is not computed again. The time of a step is given over that of the first config:
+medians of `--timed_steps`, of all threads, of which each config takes one after the other. Without seeds
+(`--seeds=`) only times are measured.
 """
 
 import json
@@ -40,8 +41,7 @@ def _config(name, seed, steps):
     config.seed = seed
     config.data.data_dir = _DATA_DIR.value or config.data.data_dir
     config.data.validation_fraction = config.data.validation_fraction or 0.1
-    config.train.update(steps=steps, warmup_steps=min(config.train.warmup_steps, steps), eval_every=steps)
-    config.train.checkpoint_every = steps
+    config.train.update(steps=steps, eval_every=steps, checkpoint_every=steps)
     config.eval.update(split="validation", num_examples=_EXAMPLES.value)
     return config
 
@@ -49,6 +49,7 @@ def _config(name, seed, steps):
 def _step(name):
     """A function that takes a training step."""
     config = _config(name, 0, _STEPS.value)
+    config.train.schedule = "constant"  # which has no least number of steps
     dataset = data.load(config.data)
     model = models.build_model(config, dataset)
     model.compile(optimizer=training.make_optimizer(config.train, model.trainable_variables))
@@ -58,16 +59,17 @@ def _step(name):
     return lambda seed: step(tf.constant([0, seed]))["gradient_norm"].numpy()
 
 
-def _times(names):
-    """The median processor time of a step of each config, in seconds."""
-    steps = {name: _step(name) for name in names}
-    times = {name: [] for name in names}
+def _times(first, names):
+    """The median processor time of a step of each config over that of the first one."""
+    steps = {name: _step(name) for name in dict.fromkeys([first, *names])}
+    times = {name: [] for name in steps}
     for seed in range(_TIMED.value + 1):
         for name, step in steps.items():
             start = time.process_time()
             step(seed)
             times[name].append(time.process_time() - start)
-    return {name: statistics.median(several[1:]) for name, several in times.items()}
+    medians = {name: statistics.median(several[1:]) for name, several in times.items()}
+    return {name: medians[name] / medians[first] for name in names}
 
 
 def _train(name, seed, steps):
@@ -81,15 +83,14 @@ def main(_):
     """Computes what is missing in the file, and prints its table."""
     check_output_path(_OUTPUT.value, [".json"])
     output = pathlib.Path(_OUTPUT.value)
-    known = json.loads(output.read_text()) if output.exists() else {"seconds": {}, "scores": []}
-    names = _CONFIGS.value
-    if missing := [name for name in names if name not in known["seconds"]]:
-        known["seconds"] |= _times(list(dict.fromkeys([names[0], *missing])))
+    first, names = _CONFIGS.value[0], _CONFIGS.value
+    known = json.loads(output.read_text()) if output.exists() else {"times": {first: 1.0}, "scores": []}
+    if missing := [name for name in names if name not in known["times"]]:
+        known["times"] |= _times(first, missing)
         _write(output, known)
     for seed in map(int, _SEEDS.value):
         for name in names:
-            ratio = known["seconds"][name] / known["seconds"][names[0]]
-            for steps in dict.fromkeys([_STEPS.value, max(1, round(_STEPS.value / ratio))]):
+            for steps in dict.fromkeys([_STEPS.value, max(1, round(_STEPS.value / known["times"][name]))]):
                 run = {"config": name, "seed": seed, "steps": steps}
                 if not any(run.items() <= row.items() for row in known["scores"]):
                     known["scores"].append(run | _train(name, seed, steps))
@@ -103,17 +104,18 @@ def _write(output, known):
 
 
 def print_table(known):
-    """Prints a Markdown table: of each config and number of steps the mean over seeds and its standard error."""
-    print("| config | time of a step | steps | seeds | bits/dim |\n|---|---|---|---|---|")
-    first = next(iter(known["seconds"].values()))
+    """Prints Markdown tables: of times, and of mean scores and their standard errors."""
+    print("| config | time of a step |\n|---|---|")
+    for name, ratio in known["times"].items():
+        print(f"| {name} | {ratio:.2f} |")
+    print("\n| config | steps | seeds | bits/dim |\n|---|---|---|---|")
     groups = {}
     for row in known["scores"]:
         groups.setdefault((row["config"], row["steps"]), []).append(row)
     for (name, steps), rows in groups.items():
         scores = [row["bits_per_dim"] for row in rows]
         error = np.std(scores, ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else rows[0]["stderr"]
-        ratio = known["seconds"][name] / first
-        print(f"| {name} | {ratio:.2f} | {steps} | {len(rows)} | {np.mean(scores):.3f} ± {error:.3f} |")
+        print(f"| {name} | {steps} | {len(rows)} | {np.mean(scores):.3f} ± {error:.3f} |")
 
 
 if __name__ == "__main__":

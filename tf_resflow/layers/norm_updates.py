@@ -155,7 +155,8 @@ def scaled_kernels(obj: Any) -> Iterator[None]:
     Raises:
       ValueError: if a layer is not built.
     """
-    layers, kernels = lipschitz_layers(obj), reachable_kernels(obj)
+    layers = lipschitz_layers(obj)
+    kernels = reachable_kernels(layers)
     for group in stacks([layer for layer in layers if id(layer) not in kernels]):
         scaled = zip(group, scaled_stack(group), strict=True)
         kernels |= {id(layer): tf.cast(kernel, layer.compute_dtype) for layer, kernel in scaled}
