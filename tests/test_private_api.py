@@ -1,6 +1,7 @@
 """The private names that `tf_resflow.private_api` takes from Keras, TensorFlow and TFP exist and mean the same."""
 
 import ast
+import contextlib
 import functools
 import gc
 import logging
@@ -219,3 +220,22 @@ def test_private_names_are_used_nowhere_else():
     exceptions = (ROOT / "private_api.py", ROOT / "bijectors" / "base.py")
     found = {path.name: used - ours for path, (used, _) in names.items() if path not in exceptions}
     assert {name: used for name, used in found.items() if used} == {}
+
+
+@fits
+def test_unrecorded():
+    """Of a loop under two tapes no gradient is traced, and a variable in it counts as read."""
+    scale, watched = tf.Variable(2.0), []
+
+    def read(context):
+        with tf.GradientTape() as outer, tf.GradientTape() as inner:
+            with context():
+                tf.while_loop(lambda x: x < 9.0, lambda x: [scale * x], [tf.ones([])])
+        watched.append([*inner.watched_variables(), *outer.watched_variables()])
+
+    def num_functions(context):
+        graph = tf.function(lambda: read(context), autograph=False).get_concrete_function().graph
+        return len(graph.as_graph_def().library.function)
+
+    assert num_functions(private_api.unrecorded) < num_functions(contextlib.nullcontext)
+    assert watched[0] == watched[1] == [scale, scale]

@@ -4,14 +4,16 @@ Each private name is used by one function or class here. `tests/test_private_api
 function when a new version of the dependency renames it or changes its meaning.
 """
 
+import contextlib
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow.python.eager import record, tape
 from tensorflow.python.framework.ops import gradient_registry
 from tensorflow_probability.python.internal import implementation_selection
 
@@ -27,6 +29,7 @@ __all__ = [
     "set_trainable",
     "silence_retracing",
     "sublayers",
+    "unrecorded",
 ]
 
 _GRADIENTS = "_tf_resflow_gradients"  # attribute of a graph
@@ -120,6 +123,18 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return call
+
+
+@contextlib.contextmanager
+def unrecorded() -> Iterator[None]:
+    """A context in which no tape records an operation; that a variable was read is known after it.
+
+    For the value of a custom gradient. Under two tapes TensorFlow would trace the gradient of a loop in it.
+    """
+    with record.VariableWatcher() as watcher, record.stop_recording():
+        yield
+    for variable in watcher.watched_variables():
+        tape.variable_accessed(variable)
 
 
 def _forget_with_graph(operation):

@@ -9,6 +9,7 @@ import tf_resflow as resflow
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 with_path_derivative = resflow.vi.with_path_derivative
+EXACT = resflow.logdet.Exact()
 
 
 def surrogate_of(event_shape, seed=0, **options):
@@ -17,6 +18,22 @@ def surrogate_of(event_shape, seed=0, **options):
     for i, variable in enumerate(surrogate.trainable_variables):
         variable.assign_add(0.2 * tf.random.stateless_normal(variable.shape, [seed, i], dtype=variable.dtype))
     return surrogate
+
+
+@pytest.mark.parametrize("condition_size", [None, 2])
+@pytest.mark.parametrize("kind", [resflow.bijectors.ResidualBlock, resflow.bijectors.MonotoneBlock])
+def test_jacobian_of_a_block(kind, condition_size):
+    branch = resflow.flows.dense_branch([3], (5,), condition_size=condition_size, seed=1, dtype="float64")
+    block = kind(branch, EXACT, conditional=condition_size is not None)
+    x = tf.random.stateless_normal([4, 3], [0, 1], dtype=tf.float64)
+    condition = None if condition_size is None else tf.ones([4, condition_size], tf.float64)
+    arguments = {} if condition is None else {"conditional_input": condition}
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        y = block.forward(x, **arguments)
+    jacobian = block.jacobian(x, y, condition)
+    np.testing.assert_allclose(jacobian, tape.batch_jacobian(y, x), atol=1e-9)
+    assert np.abs(jacobian - np.eye(3)).max() > 0.1
 
 
 def banana(x):
@@ -57,9 +74,15 @@ def test_it_is_the_total_derivative_without_the_score():
         np.testing.assert_allclose(path, total - score, atol=1e-7)
 
 
-def test_no_variance_at_the_posterior():
+def with_monotone_block():
+    block = resflow.bijectors.MonotoneBlock(resflow.flows.dense_branch([2], (6,), dtype="float64"), EXACT)
+    return tfd.TransformedDistribution(tfd.Sample(tfd.Normal(tf.zeros([], tf.float64), 1.0), [2]), block)
+
+
+@pytest.mark.parametrize("make", [lambda: surrogate_of([2], num_blocks=1), with_monotone_block])
+def test_no_variance_at_the_posterior(make):
     """The gradient of each draw vanishes if q is the target, which the reparameterization gradient does not."""
-    surrogate, target = (surrogate_of([2], num_blocks=1) for _ in range(2))
+    surrogate, target = make(), make()
     variables = surrogate.trainable_variables
 
     @tf.function(autograph=False)

@@ -9,6 +9,7 @@ from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
 from tf_resflow.bijectors.networks import from_rows
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.logdet import Exact, LogDetEstimator
+from tf_resflow.logdet.elimination import inverse_of
 from tf_resflow.solvers import Solution, solve_residual
 from tf_resflow.typing import TensorLike
 
@@ -56,6 +57,12 @@ class MonotoneBlock(ResidualBlock):
     def expansion_point(self, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """The w of x, `[batch, *event]`."""
         return self._map(x, conditional_input, 1.0)[1]
+
+    def jacobian(self, x: tf.Tensor, y: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
+        """The Jacobian of the block at x, of which y is the image: 2 (I + J)^-1 - I, see `ResidualBlock`."""
+        factor = super().jacobian((x + y) / _SQRT2, y, conditional_input)
+        eye = tf.eye(factor.shape[-1], dtype=factor.dtype)
+        return 2.0 * inverse_of(factor) - eye
 
     def _lipschitz_constants(self, certified, bound):
         residual = super()._lipschitz_constants(certified, bound)

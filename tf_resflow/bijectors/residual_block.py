@@ -182,6 +182,20 @@ class ResidualBlock(FlowBijector):
         """The point at which the Jacobian of g gives the log-determinant at x, `[batch, *event]`."""
         return x
 
+    def jacobian(self, x: tf.Tensor, y: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
+        """The Jacobian of the block at x, of which y is the image.
+
+        Args:
+          x: `[batch, *event]`.
+          y: like x.
+          conditional_input: for a conditional block.
+
+        Returns:
+          `[batch, size, size]`, for events of `size` coordinates.
+        """
+        jacobian = Exact().jacobian(self._branch, x, conditional_input)
+        return tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + jacobian
+
     def _lipschitz_constants(self, certified, bound):
         # A constant that the constructor was given is assumed to hold in the norm of the other blocks.
         order, reason = bounded_norm(self._branch)

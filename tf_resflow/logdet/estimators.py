@@ -8,17 +8,17 @@ import abc
 import dataclasses
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
 from tf_resflow.layers.architecture import shared_architecture
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
+from tf_resflow.logdet.elimination import log_abs_det
 from tf_resflow.logdet.forward_derivatives import forward_jacobian, has_forward_jacobian
 from tf_resflow.logdet.power_series import Terms, power_series_log_det, shared_power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
-from tf_resflow.private_api import custom_gradient, is_xla, silence_retracing
+from tf_resflow.private_api import silence_retracing
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.typing import Seed
 
@@ -475,7 +475,7 @@ class Exact(LogDetEstimator):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`x + g(x)` and the log-determinant, `[batch]`; the seed is not used."""
         gx, eye, jacobian = self._jacobian(branch, x, conditional_input)
-        log_det = tf.cast(_log_abs_det(eye + jacobian), x.dtype)
+        log_det = tf.cast(log_abs_det(eye + jacobian), x.dtype)
         rows = tf.shape(x)[0]
         return x + tf.cast(gx, x.dtype)[:rows], log_det[:rows]
 
@@ -484,8 +484,12 @@ class Exact(LogDetEstimator):
     ) -> tf.Tensor:
         """The difference of two log-determinants of one Jacobian, `[batch]`; the seed is not used."""
         _, eye, jacobian = self._jacobian(branch, x, conditional_input)
-        log_det = _log_abs_det(eye - jacobian) - _log_abs_det(eye + jacobian)
+        log_det = log_abs_det(eye - jacobian) - log_abs_det(eye + jacobian)
         return tf.cast(log_det, x.dtype)[: tf.shape(x)[0]]
+
+    def jacobian(self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
+        """The Jacobian of the branch, `[batch, D, D]`."""
+        return self._jacobian(branch, x, conditional_input)[2][: tf.shape(x)[0]]
 
     def _jacobian(self, branch, x, conditional_input):
         """The value, the identity matrix and the Jacobian; of at least one row."""
@@ -523,66 +527,6 @@ def reverse_jacobian(g: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tuple
     if tf.executing_eagerly():  # it is traced at each call, of which TensorFlow would warn
         rows_of = silence_retracing(tf.function(rows_of, autograph=False))
     return gx, rows_of(tf.eye(size, dtype=gx.dtype))
-
-
-_SMALL = 16  # size of a matrix that is inverted by operations that XLA and TFLite have, too
-
-
-def _log_abs_det(matrix):
-    size = matrix.shape[-1]
-    if size == 2:
-        a, b, c, d = tf.unstack(tf.reshape(matrix, [-1, 4]), axis=1)
-        return tf.math.log(tf.abs(a * d - b * c))
-    if size <= _SMALL:
-        return _with_inverse(matrix, *_eliminate(tf.stop_gradient(matrix)))
-    return _log_abs_det_by_qr(matrix) if is_xla() else tf.linalg.slogdet(matrix)[1]
-
-
-@custom_gradient
-def _log_abs_det_by_qr(matrix):
-    """As `slogdet`, which XLA does not have."""
-    diagonal = tf.linalg.diag_part(tf.linalg.qr(matrix)[1])
-    log_det = tf.reduce_sum(tf.math.log(tf.abs(diagonal)), -1)
-    return log_det, lambda upstream: upstream[..., tf.newaxis, tf.newaxis] * tf.linalg.inv(matrix, adjoint=True)
-
-
-def _eliminate(matrix):
-    r"""log|det| and the inverse of matrices `[batch, size, size]`, by Gauss-Jordan sweeps.
-
-    The sweep of coordinate k is \\(A - (a_k - e_k)(a^k + e_k)^T / A_{kk}\\), with the column \\(a_k\\) and the row
-    \\(a^k\\). Rows need not be exchanged: if \\(\|J\|_p \le L < 1\\) for any p, the pivots of \\(A = I + J\\) are
-    at least 1 - L. With M the leading block up to k, the pivot is \\(1 / (M^{-1})_{kk}\\). M is I + K, where K is J
-    between two projections on coordinates, whose norms are 1. So \\(\|K\|_p \le L\\), and
-    \\(|(M^{-1})_{kk}| \le \|M^{-1}\|_p \le 1 / (1 - L)\\).
-    """
-    pivots = []
-    for k, unit in enumerate(np.eye(matrix.shape[-1], dtype=matrix.dtype.as_numpy_dtype)):
-        pivots.append(matrix[:, k : k + 1, k : k + 1])
-        row = (matrix[:, k : k + 1] + unit) / pivots[-1]
-        matrix -= (matrix[:, :, k : k + 1] - unit[:, np.newaxis]) * row
-    return tf.reduce_sum(tf.math.log(tf.abs(tf.concat(pivots, axis=1))), axis=[1, 2]), matrix
-
-
-@custom_gradient
-def _with_inverse(matrix, log_det, inverse):
-    """log|det| of a matrix whose inverse is known; differentiable any number of times."""
-
-    def grad(upstream):
-        transposed = tf.linalg.matrix_transpose(_inverse(matrix, inverse))
-        return upstream[:, tf.newaxis, tf.newaxis] * transposed, None, None
-
-    return tf.identity(log_det), grad
-
-
-@custom_gradient
-def _inverse(matrix, inverse):
-    """The known inverse of a matrix, as a function of it."""
-
-    def grad(upstream):
-        transposed = tf.linalg.matrix_transpose(_inverse(matrix, inverse))
-        return -tf.matmul(tf.matmul(transposed, upstream), transposed), None
-
-    return tf.identity(inverse), grad
 
 
 def _at_least_one_row(tensor):

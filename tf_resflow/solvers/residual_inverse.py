@@ -12,7 +12,9 @@ from tf_resflow.layers.norm_updates import held_kernels, reachable_kernels
 from tf_resflow.layers.precision import leaves
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet import first_order_only
-from tf_resflow.private_api import custom_gradient
+from tf_resflow.logdet.elimination import MOST_ELIMINATED, inverse_of
+from tf_resflow.logdet.forward_derivatives import forward_jacobian, has_forward_jacobian
+from tf_resflow.private_api import custom_gradient, unrecorded
 from tf_resflow.solvers.fixed_point import EPSILON, Solution, warn_unconverged
 
 __all__ = ["solve_residual"]
@@ -78,7 +80,8 @@ def solve_residual(
     def operation(y, *parameters):
         arguments = y, list(parameters[: len(conditions)]), list(parameters[len(conditions) :])
         key = "inverse", sign, architecture, repr(solver), dtype, *sorted(settings.items())
-        parts = solve(*arguments) if architecture is None else traced_once(key, solve, *arguments)
+        with unrecorded():
+            parts = solve(*arguments) if architecture is None else traced_once(key, solve, *arguments)
         solution = Solution(*parts)
 
         def grad(upstream, *_, variables=None):
@@ -90,11 +93,15 @@ def solve_residual(
                 tape.watch([x, *targets])
                 with with_these(given[len(conditions) :]):
                     gx = g(x, *given[: len(conditions)])
-            vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
-            solution_of_vjp = solver(vjp, upstream, relative=True, dtype=dtype)
-            message = "the gradient of the inverse did not converge for some examples, or is not finite"
-            with tf.control_dependencies([warn_unconverged(solution_of_vjp, message)]):
-                w = tf.identity(solution_of_vjp.root)
+            if has_forward_jacobian(branch) and x.shape[-1] <= MOST_ELIMINATED:
+                with with_these(given[len(conditions) :]):
+                    w = _eliminated(branch, [solution.root, *given[: len(conditions)]], sign, upstream)
+            else:
+                vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
+                solution_of_vjp = solver(vjp, upstream, relative=True, dtype=dtype)
+                message = "the gradient of the inverse did not converge for some examples, or is not finite"
+                with tf.control_dependencies([warn_unconverged(solution_of_vjp, message)]):
+                    w = tf.identity(solution_of_vjp.root)
             others = tape.gradient(gx, targets, -w, unconnected_gradients="zero") if targets else []
             grads = [w, *map(tf.convert_to_tensor, others)]
             grads = first_order_only(grads, "The inverse is differentiable only once.")
@@ -104,6 +111,14 @@ def solve_residual(
         return tuple(solution), grad
 
     return Solution(*operation(y, *conditions, *weights))
+
+
+def _eliminated(branch, inputs, sign, upstream):
+    """The solution of w + J^T w = upstream, or of w - J^T w, by the inverse of I + J."""
+    _, tangents = forward_jacobian(branch, inputs)
+    jacobian = tf.cast(tf.transpose(tangents, [1, 2, 0]), upstream.dtype)
+    inverse = inverse_of(tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + sign * jacobian)
+    return tf.linalg.matvec(inverse, upstream, transpose_a=True)
 
 
 def _coarsest_dtype(branch, dtype):

@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors import Context, Flow, FlowBijector, Pass, residual_blocks
+from tf_resflow.bijectors import Context, Flow, FlowBijector, Pass, ResidualBlock, residual_blocks
 from tf_resflow.bijectors.base import run
 from tf_resflow.layers import scaled_kernels
 from tf_resflow.logdet.estimators import reverse_jacobian
@@ -86,22 +86,47 @@ class _PathDerivative(FlowBijector):
         """The `Pass` from z, here x, to the flow's output."""
         if not context.log_det:
             return run(self._flow, x, context)
-        value_alone = dataclasses.replace(context, log_det=False)
         z = tf.identity(x)
+        leaves: list = []  # with their inputs
+        context = dataclasses.replace(context, visit=lambda *leaf: leaves.append(leaf))
         with scaled_kernels([block.branch for block in residual_blocks(self._flow)]):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(z)
-                log_det = run(self._flow, z, context).log_det
+                value, log_det, *_ = run(self._flow, z, context)
                 log_q = self._base.log_prob(z) - log_det
             by_latent = tape.gradient(log_q, z)
-            rows = tf.reshape(z, [-1, z.shape[-1]])
-            value, jacobian = reverse_jacobian(lambda z: run(self._flow, z, value_alone).value, rows)
-        by_latent = tf.reshape(by_latent, tf.shape(rows))
-        by_value = tf.linalg.solve(jacobian, by_latent[..., tf.newaxis], adjoint=True)[..., 0]
-        along = tf.reduce_sum(tf.stop_gradient(by_value) * (value - tf.stop_gradient(value)), axis=-1)
+            if context.arguments.keys() <= {"seed", "salt"}:
+                jacobian = _product_of_jacobians(leaves, value)
+            else:  # a member has arguments of its own
+                _, jacobian = reverse_jacobian(_value_alone(self._flow, context), _rows(z))
+        by_value = tf.linalg.solve(jacobian, _rows(by_latent)[..., tf.newaxis], adjoint=True)[..., 0]
+        along = tf.reduce_sum(tf.stop_gradient(by_value) * _rows(value - tf.stop_gradient(value)), axis=-1)
         log_det = tf.stop_gradient(log_det) - tf.reshape(along, tf.shape(z)[:-1])
-        return Pass(tf.ensure_shape(tf.reshape(value, tf.shape(x)), x.shape), log_det)
+        return Pass(tf.ensure_shape(value, x.shape), log_det)
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` back, with its true gradients."""
         return run(self._flow, y, context, inverse=True)
+
+
+def _rows(x):
+    return tf.reshape(x, [-1, x.shape[-1]])
+
+
+def _value_alone(bijector, context, inverse=False):
+    """The map of a bijector as a function of rows."""
+    context = dataclasses.replace(context, log_det=False, visit=None)
+    return lambda x: run(bijector, x, context, inverse=inverse).value
+
+
+def _product_of_jacobians(leaves, value):
+    """The Jacobians `[rows, size, size]` of bijectors in sequence with these inputs, the last with this value."""
+    values = [_rows(x) for _, x, _ in leaves[1:]] + [_rows(value)]
+    jacobian = None
+    for (bijector, x, inverse), y in zip(leaves, values, strict=True):
+        if isinstance(bijector, ResidualBlock) and not inverse:
+            factor = bijector.jacobian(_rows(x), y)
+        else:
+            _, factor = reverse_jacobian(_value_alone(bijector, Context(), inverse), _rows(x))
+        jacobian = factor if jacobian is None else tf.matmul(factor, jacobian)
+    return jacobian
