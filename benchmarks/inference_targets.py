@@ -193,6 +193,32 @@ def simulated_returns() -> np.ndarray:
     return (np.exp((np.array(h) - 1) / 2) * generator.normal(size=20)).astype(np.float32)
 
 
+def hierarchical_regression() -> Density:
+    """Logistic regressions of 8 groups of 500, with one slope and an intercept of each group, not centered.
+
+    mu ~ N(0, 1), log tau ~ N(0, 1), slope ~ N(0, 1), z_j ~ N(0, 1),
+    P(y_ij = 1) = sigmoid(mu + tau z_j + slope x_ij). The many data make mu, tau and z depend on each other.
+    """
+    x, y = map(tf.constant, simulated_groups())
+
+    def log_prob(parameters):
+        mu, log_tau, slope, z = tf.split(parameters, [1, 1, 1, 8], axis=1)
+        intercepts = (mu + tf.exp(log_tau) * z)[..., tf.newaxis]
+        logits = intercepts + slope[..., tf.newaxis] * x
+        likelihood = tf.reduce_sum(y * logits - tf.nn.softplus(logits), axis=[1, 2])
+        return likelihood + tf.reduce_sum(tfd.Normal(0.0, 1.0).log_prob(parameters), axis=1)
+
+    return Density(11, log_prob, _hamiltonian_samples(log_prob, 11))
+
+
+def simulated_groups() -> tuple[np.ndarray, np.ndarray]:
+    """Covariates and binary responses `[8, 500]`, with mu = 0.5, tau = 1 and a slope of -0.7."""
+    generator = np.random.default_rng(3)
+    intercepts, x = 0.5 + generator.normal(size=[8, 1]), generator.normal(size=[8, 500])
+    chances = 1 / (1 + np.exp(-(intercepts - 0.7 * x)))
+    return x.astype(np.float32), (generator.uniform(size=x.shape) < chances).astype(np.float32)
+
+
 def _hamiltonian_samples(log_prob, size, chains=100, burn_in=1000, kept=2000, thinned=20):
     """A function that draws from the states of many chains, which run at the first call."""
     states = []
@@ -396,6 +422,7 @@ DENSITIES = {
     "eight_schools": eight_schools,
     "item_response": item_response,
     "stochastic_volatility": stochastic_volatility,
+    "hierarchical_regression": hierarchical_regression,
 }
 SIMULATORS = {"two_moons": two_moons, "slcp": slcp, "gaussian_linear": gaussian_linear}
 TABLES = {"wine": wine, "breast_cancer": breast_cancer, "diabetes": diabetes}

@@ -1,0 +1,140 @@
+"""Effective samples a second of Hamiltonian Monte Carlo: on a posterior, and in the coordinates of fitted flows.
+
+    python benchmarks/neutra.py --output=neutra.json
+
+Each flow, and a triangular map behind it, is fitted by `--fit_steps` steps of variational inference with 64
+samples. The chains start from samples of the ground truth, adapt their step sizes to an acceptance of 0.8, and are
+compiled by XLA. The number of leapfrog steps is the one of `--leapfrogs` that is best in another run. Effective
+samples are the least over the coordinates and their squares; seconds are processor time of one thread, without the
+fit and the compilation, which are given apart. Results are added to `--output`; what it already holds is not
+computed again.
+"""
+
+import json
+import os
+import pathlib
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from absl import app, flags
+from inference_flows import FLOWS
+from inference_targets import DENSITIES
+
+import tf_resflow as resflow
+from tf_resflow.writing import check_output_path, whole_file
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+_TASKS = ["banana", "funnel", "eight_schools", "hierarchical_regression"]
+_SAMPLERS = ["plain", "residual", "real_nvp", "autoregressive"]
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
+_ONLY = flags.DEFINE_multi_enum("task", _TASKS, list(DENSITIES), "Densities, several if repeated.")
+_KINDS = flags.DEFINE_multi_enum("sampler", _SAMPLERS, ["plain", *FLOWS], "HMC itself or flows, repeated.")
+_FIT_STEPS = flags.DEFINE_integer("fit_steps", 1000, "Steps of variational inference.", lower_bound=1)
+_RATE = flags.DEFINE_float("learning_rate", 0.01, "Of Adam; it falls to zero.", lower_bound=0.0)
+_LEAPFROGS = flags.DEFINE_list("leapfrogs", ["2", "4", "8", "16", "32"], "Numbers of leapfrog steps.")
+_CHAINS = flags.DEFINE_integer("chains", 16, "Chains that run at once.", lower_bound=2)
+_STEPS = flags.DEFINE_integer("steps", 1000, "Kept steps of a chain; half as many come before.", lower_bound=4)
+
+_DRAWS = 64
+_COLUMNS = ("leapfrogs", "per_second", "per_gradient", "r_hat", "mean_error", "fit_seconds", "compile_seconds")
+
+
+def _fit(density, flow):
+    """The bijector to the coordinates of a fitted flow."""
+    size = density.size
+    candidate = FLOWS[flow](size, 400 * max(10, size), samples=True, condition_size=None, seed=0)
+    triangle = tfp.util.TransformedVariable(tf.eye(size), tfb.FillScaleTriL(tfb.Exp(), diag_shift=None))
+    affine = [tfb.ScaleMatvecTriL(triangle), tfb.Shift(tf.Variable(tf.zeros(size)))]
+    base = tfd.Sample(tfd.Normal(0.0, 1.0), [size])
+    surrogate = tfd.TransformedDistribution(base, resflow.bijectors.Flow([candidate.bijector, *affine]))
+    schedule = keras.optimizers.schedules.CosineDecay(_RATE.value, _FIT_STEPS.value)
+    tfp.vi.fit_surrogate_posterior(
+        density.log_prob,
+        resflow.vi.with_path_derivative(surrogate),
+        keras.optimizers.Adam(schedule, global_clipnorm=100.0),
+        _FIT_STEPS.value,
+        sample_size=_DRAWS,
+        seed=1,
+    )
+    return resflow.vi.neutra_bijector(surrogate)
+
+
+def _chains(density, bijector):
+    """A compiled function of a number of leapfrog steps and of a seed, to states `[steps, chains, size]`."""
+    start = tf.constant(density.sample(_CHAINS.value, np.random.default_rng(0)), tf.float32)
+    burn_in = _STEPS.value // 2
+
+    @tf.function(jit_compile=True, autograph=False)
+    def run(leapfrogs, seed):
+        kernel = tfp.mcmc.HamiltonianMonteCarlo(density.log_prob, step_size=0.1, num_leapfrog_steps=leapfrogs)
+        kernel = tfp.mcmc.SimpleStepSizeAdaptation(kernel, burn_in * 4 // 5, target_accept_prob=0.8)
+        if bijector is not None:
+            kernel = tfp.mcmc.TransformedTransitionKernel(kernel, bijector)
+        return tfp.mcmc.sample_chain(_STEPS.value, start, None, kernel, burn_in, trace_fn=None, seed=seed)
+
+    return lambda leapfrogs, seed: run(tf.constant(leapfrogs), tf.constant([0, seed])).numpy()
+
+
+def _measure(chains, leapfrogs, seed):
+    """States, and effective samples a second and for each gradient of the target."""
+    start = time.process_time()
+    states = chains(leapfrogs, seed)
+    seconds = time.process_time() - start
+    both = tf.concat([states, (states - states.mean(axis=(0, 1))) ** 2], axis=-1)
+    effective = np.min(tfp.mcmc.effective_sample_size(both, filter_beyond_positive_pairs=True, cross_chain_dims=1))
+    gradients = leapfrogs * _STEPS.value * _CHAINS.value * 1.5
+    return states, {"per_second": float(effective / seconds), "per_gradient": float(effective / gradients)}
+
+
+def _results(density, sampler):
+    """A row of the table."""
+    start = time.process_time()
+    bijector = None if sampler == "plain" else _fit(density, sampler)
+    fitted = time.process_time()
+    chains = _chains(density, bijector)
+    chains(1, 0)
+    row = {"fit_seconds": fitted - start, "compile_seconds": time.process_time() - fitted}
+    tried = {number: _measure(chains, number, 1)[1]["per_second"] for number in map(int, _LEAPFROGS.value)}
+    row["leapfrogs"] = max(tried, key=tried.get)
+    states, found = _measure(chains, row["leapfrogs"], 2)
+    truth = density.sample(10_000, np.random.default_rng(1))
+    error = (states.mean(axis=(0, 1)) - truth.mean(axis=0)) / truth.std(axis=0)
+    r_hat = np.max(tfp.mcmc.potential_scale_reduction(states))
+    return row | found | {"r_hat": float(r_hat), "mean_error": float(np.sqrt(np.mean(error**2)))}
+
+
+def main(_):
+    """Computes what is missing in the file, and prints its table."""
+    tf.get_logger().setLevel("ERROR")  # of warnings of casts inside of tfp.mcmc
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    check_output_path(_OUTPUT.value, [".json"])
+    output = pathlib.Path(_OUTPUT.value)
+    rows = json.loads(output.read_text()) if output.exists() else []
+    done = {(row["task"], row["sampler"]) for row in rows}
+    for task in _ONLY.value:
+        density = DENSITIES[task]()
+        for sampler in _KINDS.value:
+            if (task, sampler) not in done:
+                rows.append({"task": task, "sampler": sampler} | _results(density, sampler))
+                with whole_file(output) as temporary:
+                    pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
+    print_table(rows)
+
+
+def print_table(rows):
+    """Prints a Markdown table, a line for each target and sampler."""
+    print(f"| target | sampler | {' | '.join(_COLUMNS)} |\n{'|---' * (2 + len(_COLUMNS))}|")
+    for row in rows:
+        cells = [f"{row[column]:.3g}" for column in _COLUMNS]
+        print(f"| {row['task']} | {row['sampler']} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    app.run(main)
