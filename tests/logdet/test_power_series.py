@@ -1,6 +1,5 @@
 """The fused operation and its estimators against dense linear algebra, in float64."""
 
-import itertools
 import logging
 
 import keras
@@ -49,18 +48,19 @@ def data():
 
 
 def compiled(branch, estimator, data):
-    """A function of a seed: see `value_and_gradients`."""
+    """A function of a seed, and of the data if they are others: see `value_and_gradients`."""
     variables = [v.value for v in branch.trainable_variables]
 
     @tf.function(autograph=False)
-    def run(x, c, seed):
+    def run(data, seed):
+        x, c = data["x"], data["c"]
         with tf.GradientTape() as tape:
             tape.watch([x, c])
             y, log_det = estimator(branch, x, c, seed=seed)
             loss = tf.reduce_sum(data["weights"] * log_det) + tf.reduce_sum(data["dy"] * y)
         return y, log_det, tape.gradient(loss, [x, c, *variables], unconnected_gradients="zero")
 
-    return lambda seed: run(data["x"], data["c"], tf.constant([0, seed]))
+    return lambda seed, data=data: run(data, tf.constant([0, seed]))
 
 
 def value_and_gradients(branch, estimator, data, seed=0):
@@ -97,18 +97,17 @@ def assert_all_close(actual, expected, tolerance):
     "estimator",
     [
         resflow.logdet.Exact(),
-        resflow.logdet.PowerSeries(400, probes="basis"),
-        resflow.logdet.AdaptiveSeries(1e-12, lipschitz_constant=0.64, probes="basis"),
+        resflow.logdet.PowerSeries(100, probes="basis"),
         resflow.logdet.AdaptiveSeries(1e-12, probes="basis"),
-        resflow.logdet.RussianRoulette(400, probes="basis"),
+        resflow.logdet.RussianRoulette(100, probes="basis"),
     ],
-    ids=["exact", "power_series", "adaptive", "adaptive_certified", "russian_roulette"],
+    ids=["exact", "power_series", "adaptive", "russian_roulette"],
 )
 def test_equals_slogdet_with_basis_probes(branch, data, estimator):
     assert_all_close(value_and_gradients(branch, estimator, data), dense_reference(branch, data), 1e-9)
 
 
-@pytest.mark.parametrize("estimator", [resflow.logdet.Exact(), resflow.logdet.PowerSeries(400, probes="basis")])
+@pytest.mark.parametrize("estimator", [resflow.logdet.Exact(), resflow.logdet.PowerSeries(100, probes="basis")])
 def test_kernels_that_are_held_get_their_gradient(branch, data, estimator):
     def held(branch, *args, **kwargs):
         with resflow.layers.scaled_kernels(branch):
@@ -117,7 +116,7 @@ def test_kernels_that_are_held_get_their_gradient(branch, data, estimator):
     assert_all_close(value_and_gradients(branch, held, data), dense_reference(branch, data), 1e-9)
 
 
-@pytest.mark.parametrize("num_terms", [1, 2, 5])
+@pytest.mark.parametrize("num_terms", [1, 5])
 def test_power_series_has_the_bias_of_its_terms_and_the_gradient_of_its_value(branch, data, num_terms):
     def truncated(jacobian):
         power, total = jacobian, 0.0
@@ -133,45 +132,54 @@ def test_power_series_has_the_bias_of_its_terms_and_the_gradient_of_its_value(br
     assert np.max(np.abs(actual[1] - exact)) > 1e-4
 
 
-def draws(branch, data, estimator, num):
-    """`num` independent draws (of N too) of log_det and gradients for the first example, as rows."""
-    x = tf.repeat(data["x"][:1], 1, 0)
-    c = data["c"][:1]
+def draws(branch, data, estimator, calls, rows):
+    """Means over `rows` copies of the first example, in as many calls: of log_det and its gradients, as rows."""
+    x, c = data["x"][:1], data["c"][:1]
     variables = [v.value for v in branch.trainable_variables]
 
     def one(seed):
         with tf.GradientTape() as tape:
             tape.watch([x, c])
-            log_det = estimator(branch, x, c, seed=seed)[1]
-        gradients = tape.gradient(log_det, [x, c, *variables], unconnected_gradients="zero")
-        flat = [tf.reshape(g, [-1]) for g in (log_det, *gradients)]
-        return tf.concat(flat, 0)
+            log_det = estimator(branch, tf.repeat(x, rows, 0), tf.repeat(c, rows, 0), seed=seed)[1]
+            mean = tf.reduce_mean(log_det)
+        gradients = tape.gradient(mean, [x, c, *variables], unconnected_gradients="zero")
+        return tf.concat([tf.reshape(g, [-1]) for g in (mean, *gradients)], 0)
 
     @tf.function(autograph=False)
     def run(seeds):
         return tf.map_fn(one, seeds, fn_output_signature=tf.float64)
 
-    seeds = np.stack([np.zeros(num), np.arange(num)], 1).astype(np.int32)
+    seeds = np.stack([np.zeros(calls), np.arange(calls)], 1).astype(np.int32)
     return run(tf.constant(seeds)).numpy()
 
 
 @pytest.mark.parametrize(
-    "estimator",
+    ("estimator", "calls"),
     [
-        resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), probes="rademacher"),
-        resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), probes="gaussian"),
-        resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), num_probes=2),
-        resflow.logdet.AdaptiveRoulette(0.3),
-        resflow.logdet.AdaptiveRoulette(1e-9, max_exact_terms=1, per_example=True, num_probes=2, chance=0.2),
+        (resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), probes="rademacher"), 1_000),
+        (
+            resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), probes="gaussian", per_example=True),
+            200,
+        ),
+        (
+            resflow.logdet.RussianRoulette(1, resflow.logdet.Geometric(0.4), num_probes=2, per_example=True),
+            200,
+        ),
+        (resflow.logdet.AdaptiveRoulette(0.3), 1_000),
+        (
+            resflow.logdet.AdaptiveRoulette(1e-9, max_exact_terms=1, per_example=True, num_probes=2, chance=0.2),
+            200,
+        ),
     ],
     ids=["rademacher", "gaussian", "colored", "adaptive", "adaptive_colored"],
 )
-def test_roulette_is_unbiased(branch, data, estimator):
-    """5,000 draws of N and v: value and every gradient within 4.5 standard errors of slogdet's.
+def test_roulette_is_unbiased(branch, data, estimator, calls):
+    """10,000 draws of v: value and every gradient within 4.5 standard errors of slogdet's.
 
-    About 50 means are compared, so that 4.5 standard errors are exceeded by chance once in 3,000 runs.
+    They come in independent calls of 50, each with its own N, or of 10 that share N. About 50 means are compared,
+    so that 4.5 standard errors are exceeded by chance once in 1,500 runs.
     """
-    samples = draws(branch, data, estimator, 5_000)
+    samples = draws(branch, data, estimator, calls, 10_000 // calls)
     one = {key: value[:1] for key, value in data.items()}
     one["weights"], one["dy"] = tf.ones([1], tf.float64), tf.zeros([1, SIZE], tf.float64)
     _, log_det, gradients = dense_reference(branch, one)
@@ -215,8 +223,8 @@ def test_expectation_over_the_number_of_terms(branch, data, distribution, chance
 class _Fixed:
     """A distribution whose draw is fixed; its tail is that of the original."""
 
-    def __init__(self, distribution, n=0):
-        self._distribution, self.n = distribution, tf.Variable(n, trainable=False)
+    def __init__(self, distribution):
+        self._distribution, self.n = distribution, tf.Variable(0, trainable=False)
 
     def sample(self, shape, seed):
         del seed
@@ -237,21 +245,23 @@ def test_per_example_draws_are_masked(branch, data):
 
     estimator = resflow.logdet.RussianRoulette(1, Listed(0.5), per_example=True)
     _, log_det, _ = value_and_gradients(branch, estimator, data)
+    fixed = _Fixed(resflow.logdet.Geometric(0.5))
+    alone = compiled(branch, resflow.logdet.RussianRoulette(1, fixed), data)
     for i, n in enumerate(counts):
-        alone = resflow.logdet.RussianRoulette(1, _Fixed(resflow.logdet.Geometric(0.5), n))
-        _, expected, _ = value_and_gradients(branch, alone, data)
+        fixed.n.assign(n)
+        _, expected, _ = alone(0)
         np.testing.assert_allclose(log_det[i], expected[i], rtol=1e-12)
 
 
 def test_upstream_weights_are_honoured_per_example(branch, data):
     """The gradient with weights w equals the weighted sum of the gradients of the examples."""
-    estimator = resflow.logdet.RussianRoulette(2)
-    whole = value_and_gradients(branch, estimator, data, seed=3)[2][2:]
+    run = compiled(branch, resflow.logdet.RussianRoulette(2), data)
+    whole = run(3)[2][2:]
     summed = None
     for i in range(BATCH):
         mask = tf.one_hot(i, BATCH, dtype=tf.float64)
         one = {**data, "weights": data["weights"] * mask, "dy": data["dy"] * mask[:, tf.newaxis]}
-        part = value_and_gradients(branch, estimator, one, seed=3)[2][2:]
+        part = run(3, one)[2][2:]
         summed = part if summed is None else [a + b for a, b in zip(summed, part, strict=True)]
     assert_all_close(whole, summed, 1e-10)
 
@@ -316,12 +326,12 @@ def test_exact_does_not_warn_of_retracing(caplog):
 
 def test_adaptive_series_keeps_its_tolerance(branch, data):
     """For the probes drawn, the value is within the tolerance of a long series with the same probes."""
-    for tolerance, seed in itertools.product([1e-1, 1e-3, 1e-6], [0, 1]):
-        short = resflow.logdet.AdaptiveSeries(tolerance, lipschitz_constant=0.64)
-        long = resflow.logdet.PowerSeries(300)
-        value = short(branch, data["x"], data["c"], seed=seed)[1]
-        full = long(branch, data["x"], data["c"], seed=seed)[1]
-        assert np.max(np.abs(value - full)) <= tolerance
+    for seed in (0, 1):
+        full = resflow.logdet.PowerSeries(100)(branch, data["x"], data["c"], seed=seed)[1]
+        for tolerance in (1e-1, 1e-3, 1e-6):
+            short = resflow.logdet.AdaptiveSeries(tolerance, lipschitz_constant=0.64)
+            value = short(branch, data["x"], data["c"], seed=seed)[1]
+            assert np.max(np.abs(value - full)) <= tolerance
 
 
 def test_adaptive_series_refuses_a_bound_of_one():
@@ -355,10 +365,9 @@ def test_adaptive_series_bounds_the_rest_in_the_norm_of_the_branch(kind):
             terms = resflow.logdet.AdaptiveSeries(tolerance, given).terms(branch, tf.constant(v), None)
             *_, state = terms.weigh(tf.constant(2), tf.constant(w), terms.state)
             assert terms.more(3, state).numpy() == expected
-    series = tf.function(resflow.logdet.AdaptiveSeries(1e-3, probes="basis"), autograph=False)
-    points = np.random.default_rng(1).normal(size=[2, 4, 3]).astype("float32")
-    exact = resflow.logdet.Exact()(branch, *map(tf.constant, points))[1]
-    np.testing.assert_allclose(series(branch, *points)[1], exact, atol=1e-3)
+    points = tf.constant(np.random.default_rng(1).normal(size=[2, 4, 3]), tf.float32)
+    found = resflow.logdet.AdaptiveSeries(1e-3, probes="basis")(branch, *points)[1]
+    np.testing.assert_allclose(found, resflow.logdet.Exact()(branch, *points)[1], atol=1e-3)
 
 
 def test_adaptive_series_refuses_another_norm_than_the_branch_is_bounded_in():
@@ -413,12 +422,10 @@ def test_the_log_det_at_ties_is_within_its_certificate():
     "estimator",
     [
         resflow.logdet.Exact(),
-        resflow.logdet.RussianRoulette(probes="basis"),
         resflow.logdet.RussianRoulette(per_example=True, num_probes=2, probe_sets=1),
         resflow.logdet.AdaptiveSeries(lipschitz_constant=0.9, probes="basis"),
-        resflow.logdet.PowerSeries(3, probes="gaussian"),
     ],
-    ids=["exact", "basis", "common", "adaptive", "gaussian"],
+    ids=["exact", "common", "adaptive"],
 )
 def test_an_empty_batch_has_empty_results(estimator):
     """With a gradient of 0 in the parameters, also beside a condition."""
@@ -495,7 +502,7 @@ def test_events_of_rank_three():
     )
     branch.autocast = False
     x = tf.constant(np.random.default_rng(0).normal(size=[2, 3, 2, 2]))
-    _, log_det = resflow.logdet.PowerSeries(300, probes="basis")(branch, x)
+    _, log_det = resflow.logdet.PowerSeries(100, probes="basis")(branch, x)
     with tf.GradientTape() as tape:
         tape.watch(x)
         g = branch(x)
