@@ -61,14 +61,14 @@ def test_dense_nets():
     (vectors,) = blocks(flows.vector_flow(3, 1, dense_net=(2, 4), activation="lipswish"))
     assert [layer.kernel.shape for layer in layers.lipschitz_layers(vectors)] == [(3, 4), (7, 4), (11, 3)]
     x = tf.random.stateless_uniform([2, 4, 4, 1], [0, 1], 0.1, 0.9)
-    y, log_det = flow.forward(x), flow.forward_log_det_jacobian(tf.identity(x))
+    y, log_det = flow.forward(x), flow.forward_log_det_jacobian(x)
     np.testing.assert_allclose(flow.inverse(tf.identity(y)), x, atol=1e-4)
-    x = tf.identity(x)
+    copies = tf.repeat(x, 16, 0)
     with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = flow.forward(x)
-    jacobians = tf.reshape(tape.batch_jacobian(y, x), [2, 16, 16])
-    np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobians)[1], atol=1e-3)
+        tape.watch(copies)
+        y = bijectors.with_log_det(flow, resflow.logdet.PowerSeries(1)).forward(copies)
+    rows = tape.gradient(y, copies, tf.reshape(tf.tile(tf.eye(16), [2, 1]), y.shape))
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(tf.reshape(rows, [2, 16, 16]))[1], atol=1e-3)
 
 
 def test_wrong_dense_nets_are_errors():
@@ -153,7 +153,7 @@ def test_two_couplings_map_every_element(coupling, num_blocks):
 
 @pytest.mark.parametrize("coupling", [None, *COUPLINGS])
 @pytest.mark.parametrize("factor_out", [False, True])
-@pytest.mark.parametrize("event_shape", [(28, 28, 1), (8, 8, 1), (4, 6, 3)])
+@pytest.mark.parametrize("event_shape", [(4, 4, 1), (4, 6, 3)])
 def test_trunk_of_every_block(coupling, factor_out, event_shape):
     """Its parts are tested elsewhere: here that they fit, and that 1x1 convolutions go with every block."""
     residual = flows.residual_image_block(log_det=EXACT)
@@ -255,8 +255,8 @@ def test_normalization_of_the_layers():
 def test_learned_norms():
     """Each block has its own orders, in a cycle, and inverts whatever they are."""
     block = flows.residual_image_block(norms="learned")
-    options = {"num_fc_blocks": 1, "fc_width": 4, "dtype": "float64"}
-    flow = flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1, 3), block=block, **options)
+    options = {"num_fc_blocks": 1, "fc_width": 16, "dtype": "float64"}
+    flow = flows.image_flow((4, 4, 1), (1,), 1, kernels=(3, 3, 3), block=block, **options)
     orders = layers.learned_orders(flow)
     np.testing.assert_allclose([order.order() for order in orders], np.full(6, 2.0), rtol=1e-6)
     for block in blocks(flow):
@@ -297,7 +297,7 @@ def test_every_activation(activation):
     assert np.max(np.abs(y - x)) > 1e-4
 
 
-@pytest.mark.parametrize("activation", ["clipswish", "elu", "fullsort", "lipswish", "maxmin"])
+@pytest.mark.parametrize("activation", ["clipswish", "elu", "fullsort"])
 def test_activations_on_images_of_any_number_in_a_graph(activation):
     """The whole series with the exact trace is the logarithm of the determinant of a dense Jacobian."""
     branch = flows.conv_branch((2, 3, 4), 6, (3, 1), activation=activation, coefficient=0.5)
@@ -367,7 +367,7 @@ NETWORKS = {
     "dense nets": lambda **dtype: flows.image_flow(
         (4, 4, 1), (1,), num_fc_blocks=1, fc_width=4, block=flows.residual_image_block(dense_net=(1, 4)), **dtype
     ),
-    "vector": lambda **dtype: flows.vector_flow(2, 1, (4,), norms="learned", condition_size=3, **dtype),
+    "vector": lambda **dtype: flows.vector_flow(2, 1, (2,), norms="learned", condition_size=3, **dtype),
     "image": lambda **dtype: flows.image_flow((4, 4, 1), (1, 1), 4, num_fc_blocks=1, fc_width=4, **dtype),
     "couplings": lambda **dtype: flows.image_flow(
         (4, 4, 1), (1, 1), 4, num_fc_blocks=1, fc_width=4, block=flows.coupling_image_block(), **dtype
@@ -376,8 +376,9 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("given", [True, False])
-@pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("given", "policy"), [(True, "float64"), (True, "mixed_bfloat16"), (False, "mixed_bfloat16")]
+)
 def test_policies(kind, given, policy, dtype_policy):
     """As an argument, or of Keras: in training the networks compute in it, and all variables have its dtype."""
     if given:
@@ -513,10 +514,12 @@ def test_conditional_branches_of_images(build):
     jacobians = []
     for scale in (0.0, 3.0, 30.0):
         c = scale * tf.constant([[1.0, -1.0, 0.5]], tf.float64)
+        copies = tf.repeat(x, size, 0)  # each tells the gradient of one output
         with tf.GradientTape() as tape:
-            tape.watch(x)
-            g = branch([x, c])
-        jacobian = tape.jacobian(g, x).numpy().reshape(size, size)
+            tape.watch(copies)
+            g = branch([copies, tf.repeat(c, size, 0)])
+        rows = tape.gradient(g, copies, tf.reshape(tf.eye(size, dtype=x.dtype), copies.shape))
+        jacobian = rows.numpy().reshape(size, size)
         assert np.linalg.norm(jacobian, 2) < constant
         expected = np.linalg.slogdet(np.eye(size) + jacobian)[1]
         log_det = block.forward_log_det_jacobian(tf.identity(x), conditional_input=c)
