@@ -65,7 +65,7 @@ def counted_block(make_branch, counter, log_det=ROULETTE):
 
 
 @pytest.mark.parametrize("arrange", ARRANGEMENTS, ids=NAMES)
-@pytest.mark.parametrize("mode", ["eager", "graph", "numpy"])
+@pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_log_prob_evaluates_g_once(arrange, mode, make_branch, counter, density):
     bijector = arrange(counted_block(make_branch, counter))
     distribution = density(bijector)
@@ -73,9 +73,9 @@ def test_log_prob_evaluates_g_once(arrange, mode, make_branch, counter, density)
     if mode == "graph":
         log_prob = tf.function(log_prob, autograph=False)
     x = np.random.default_rng(0).normal(size=[3, *event(bijector)]).astype("float32")
-    value = log_prob(x if mode == "numpy" else tf.constant(x))
-    assert value.shape == [3]
-    assert counter.take() == 1
+    for given in [x, tf.constant(x)] if mode == "eager" else [tf.constant(x)]:
+        assert log_prob(given).shape == [3]
+        assert counter.take() == 1
 
 
 @pytest.mark.parametrize("arrange", ARRANGEMENTS[2:], ids=NAMES[2:])
@@ -170,8 +170,8 @@ def test_inverse_computes_no_log_det(arrange, make_branch, counting_exact, densi
 
 @pytest.fixture(
     scope="module",
-    params=[flow, stock_in_the_middle, nested, None],
-    ids=["flow", "middle", "nested", "couplings"],
+    params=[stock_in_the_middle, nested, None],
+    ids=["middle", "nested", "couplings"],
 )
 def bijector(request, make_block, make_coupling):
     if request.param is None:

@@ -74,9 +74,14 @@ def test_which_values_they_are():
 
 
 @pytest.mark.parametrize(
-    "block, mode", [("residual", "eager"), ("residual", "graph"), ("affine_coupling", "eager")]
+    "factor_out, block, mode",
+    [
+        (False, "residual", "eager"),
+        (True, "residual", "graph"),
+        (False, "affine_coupling", "eager"),
+        (True, "affine_coupling", "eager"),
+    ],
 )
-@pytest.mark.parametrize("factor_out", [False, True])
 def test_features_of_image_flows_are_partial_transforms(factor_out, block, mode):
     flow, x = image_flow(factor_out, block), images()
     forward = tf.function(forward_features, autograph=False) if mode == "graph" else forward_features

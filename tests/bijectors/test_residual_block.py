@@ -148,7 +148,7 @@ def test_conditional_density(conditional_block, density):
 
 @pytest.mark.parametrize(
     ("method", "estimator"),
-    [("forward", SERIES), ("fldj", SERIES), ("fldj", EXACT), ("inverse", EXACT)],
+    [("forward", EXACT), ("fldj", SERIES), ("fldj", EXACT), ("inverse", EXACT)],
 )
 def test_gradient_reaches_the_condition(make_block, method, estimator):
     block = make_block("block", estimator, condition_size=3, dtype="float64")
@@ -321,8 +321,9 @@ def test_input_of_unknown_rank(vector_block):
         function(tf.zeros([4, 3]))
 
 
-@pytest.mark.parametrize("shape", [[1], [], [1, 1], [None], [None, 2], [2, None]])
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(
+    ("shape", "size"), [([1], 3), ([1], 1), ([], 3), ([1, 1], 1), ([None], 1), ([None, 2], 3), ([2, None], 1)]
+)
 def test_inverse_of_any_static_shape_in_a_function(shape, size, make_block):
     block = make_block("block", EXACT, size=size)
     spec = tf.TensorSpec([*shape, size])

@@ -29,7 +29,7 @@ class Server(tf.Module):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory, make_block, make_coupling, density):
-    members = [resflow.bijectors.ActNorm([2]), make_block("a"), tfb.Scale(2.0), make_block("b")]
+    members = [resflow.bijectors.ActNorm([2]), make_block("a"), tfb.Scale(2.0)]
     members += [resflow.bijectors.InvertibleConv1x1(2), make_coupling("affine"), make_coupling("additive")]
     flow = resflow.bijectors.Flow(members)
     members[0].shift.assign([0.5, -0.5])

@@ -54,9 +54,8 @@ def variational_step(block, z):
 def test_agrees(run, estimator, make_block):
     block = make_block("block", estimator, dtype="float64")
     x = tf.random.stateless_normal([4, 2], [0, 1], dtype=tf.float64)
-    plain, compiled = (
-        tf.nest.flatten(tf.function(run, autograph=False, jit_compile=jit)(block, x)) for jit in (False, True)
-    )
+    compiled = tf.function(run, autograph=False, jit_compile=True)
+    plain, compiled = (tf.nest.flatten(function(block, x)) for function in (run, compiled))
     assert len(plain) >= 5
     for one, other in zip(plain, compiled, strict=True):
         if one is not None:
