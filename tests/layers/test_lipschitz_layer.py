@@ -58,10 +58,15 @@ def test_a_layer_is_constrained_once_built_and_after_an_update(make, shape, argu
     assert layer.lipschitz_bound() >= 0.7 * (0.85 if layer.normalization == "schatten" else 1 - 1e-6)
 
 
-@pytest.mark.parametrize("graph", [False, True])
+LARGER = [(dense, (40,), {"units": 40}), (dense, (80,), {"units": 90}), (convolution, (9, 9, 2), {})]
+
+
 @pytest.mark.parametrize(
-    ("make", "shape", "arguments"),
-    [*CASES, (dense, (40,), {"units": 40}), (dense, (80,), {"units": 90}), (convolution, (9, 9, 2), {})],
+    ("make", "shape", "arguments", "graph"),
+    [
+        *((*case, False) for case in [*CASES, *LARGER]),
+        *((*case, True) for case in [CASES[0], CASES[1], *LARGER]),
+    ],
 )
 def test_a_call_is_constrained_whatever_became_of_the_kernel(make, shape, arguments, graph):
     layer = built(make, shape, arguments, coefficient=0.7, dtype="float64")
@@ -80,7 +85,7 @@ def test_a_call_is_constrained_whatever_became_of_the_kernel(make, shape, argume
 
 @pytest.mark.parametrize(("make", "shape", "arguments"), CASES)
 def test_a_small_kernel_is_left_alone(make, shape, arguments):
-    layer = built(make, shape, arguments, coefficient=0.9)
+    layer = built(make, shape, arguments, coefficient=0.9, dtype="float64")
     layer.kernel.assign(layer.kernel * 1e-3)
     layer.update_norm()
     np.testing.assert_array_equal(layer.scaled_kernel(), layer.kernel)
@@ -88,11 +93,11 @@ def test_a_small_kernel_is_left_alone(make, shape, arguments):
 
 @pytest.mark.parametrize(("make", "shape", "arguments"), CASES)
 def test_a_call_changes_no_variable(make, shape, arguments):
-    layer = built(make, shape, arguments)
+    layer = built(make, shape, arguments, dtype="float64")
     layer.kernel.assign(layer.kernel * 2 + 0.1)
     before = [v.numpy() for v in layer.variables]
-    layer(batch(shape))
-    tf.function(layer)(batch(shape))
+    layer(batch(shape, dtype="float64"))
+    tf.function(layer)(batch(shape, dtype="float64"))
     layer.norm_estimate(), layer.norm_bound(), layer.lipschitz_bound()
     for variable, value in zip(layer.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
@@ -141,8 +146,13 @@ def test_default_initial_kernel_is_uniform_with_variance_a_third_of_the_mean():
     assert not np.array_equal(kernel, other.kernel)
 
 
-@pytest.mark.parametrize(("make", "shape", "arguments"), CASES)
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float64", "bfloat16"])
+@pytest.mark.parametrize(
+    ("make", "shape", "arguments", "policy"),
+    [
+        *((*case, "float64") for case in CASES),
+        *((*CASES[i], p) for i in (0, 4, 8) for p in ("mixed_bfloat16", "mixed_float16", "bfloat16")),
+    ],
+)
 def test_dtype_policies(make, shape, arguments, policy):
     layer = built(make, shape, arguments, dtype=policy, coefficient=0.9)
     layer.update_norm(tolerance=1e-6, max_iterations=3000)
@@ -155,7 +165,7 @@ def test_dtype_policies(make, shape, arguments, policy):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("shape", [(1, 7), (20, 30), (128, 128), (400, 5)])
 def test_the_rounded_kernel_meets_the_coefficient(shape, seed, policy):
     random = np.random.default_rng(seed)
@@ -252,14 +262,18 @@ def test_update_in_a_graph_equals_eager():
 
 
 def test_xla_compiles_the_forward_pass_and_the_update():
-    layer = built(*CASES[4])
-    x = batch((6, 5, 3))
-    np.testing.assert_allclose(tf.function(layer, jit_compile=True)(x), layer(x), rtol=1e-4, atol=1e-5)
-    layer.kernel.assign(layer.kernel * 2 + 0.1)
-    tf.function(layer.update_norm, jit_compile=True)(0.0, 60)
-    estimate = layer.norm_estimate()
+    layer, x = built(*CASES[4]), batch((6, 5, 3))
+    forward = tf.function(layer, jit_compile=True)
+    np.testing.assert_allclose(forward(x), layer(x), rtol=1e-4, atol=1e-5)
+    layer.kernel.assign(layer.kernel * 2 + 0.1)  # the norm must catch up
+    outputs = forward(x)
     layer.update_norm(**TIGHT)
-    np.testing.assert_allclose(estimate, layer.norm_estimate(), rtol=1e-3)
+    np.testing.assert_allclose(outputs, layer(x), rtol=1e-3, atol=1e-4)
+    small = built(*CASES[0])
+    small.kernel.assign(small.kernel * 2 + 0.1)
+    tf.function(small.update_norm, jit_compile=True)(0.0, 60)
+    with layers.stored_norms():
+        np.testing.assert_allclose(small.norm_estimate(), np.linalg.norm(small.kernel, 2), rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(3, 5), (6, 2)])
@@ -326,11 +340,11 @@ def test_unknown_image_size(shape):
 
 
 def test_dense_needs_a_matrix_unless_the_norm_is_the_same_at_each_position():
-    layers.LipschitzDense(2, domain=2, codomain=4)(tf.zeros([2, 5, 3]))
+    layers.LipschitzDense(2, domain=1, codomain=4)(tf.zeros([2, 5, 3]))
     with pytest.raises(ValueError, match="must be .batch, inputs."):
         layers.LipschitzDense(2, domain=4, codomain=2)(tf.zeros([2, 5, 3]))
     for layer in (layers.LipschitzDense(2, domain=4), layers.LipschitzDense(2, domain=layers.LearnedOrder())):
-        layer(tf.zeros([2, 3]))
+        layer.build((None, 3))
         with pytest.raises(ValueError, match="ndim=2"):
             layer(tf.zeros([2, 5, 3]))
     with pytest.raises(ValueError, match="last axis"):
