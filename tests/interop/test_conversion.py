@@ -40,10 +40,18 @@ def load(converted):
 
 
 def exact(run):
-    """A function of images to the latent as a vector, channels first, the log-determinant and bits/dim."""
+    """A function of images to the latent as a vector, channels first, the log-determinant and bits/dim.
+
+    The norms are those at the stored vectors: the conversion has converged them.
+    """
     model = run.model
     flow = bijectors.with_log_det(model.flow, resflow.logdet.Exact())
-    evaluate = tf.function(lambda x: (flow.forward(x), flow.forward_log_det_jacobian(x, 3)), autograph=False)
+
+    @tf.function(autograph=False)
+    def evaluate(x):
+        with layers.stored_norms():
+            return flow.forward(x), flow.forward_log_det_jacobian(x, 3)
+
     shapes = latent_shapes(run)
     sizes = [math.prod(shape) for shape in shapes]
 
