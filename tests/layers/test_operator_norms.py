@@ -51,6 +51,12 @@ def convolution(kernel, image_size, domain=2, codomain=2, dtype="float32"):
     return layer
 
 
+def spectral_norm(matrix):
+    """The largest singular value, by the smaller of M'M and MM', which takes less time than the SVD."""
+    gram = matrix.T @ matrix if matrix.shape[0] > matrix.shape[1] else matrix @ matrix.T
+    return np.sqrt(np.linalg.eigvalsh(gram)[-1])
+
+
 @pytest.fixture
 def fourier(monkeypatch):
     """Every convolution counts as too large for eigenvalues."""
@@ -80,21 +86,23 @@ def brute_force(matrix, p, q, starts=400, steps=300):
     return ratio(v).max()
 
 
-@pytest.mark.parametrize("image_size", [(5, 7), (8, 8)])
-@pytest.mark.parametrize("shape", [(1, 1, 3, 5), (3, 3, 3, 4), (3, 1, 4, 2), (5, 5, 1, 3)])
+@pytest.mark.parametrize(
+    ("shape", "image_size"),
+    [((1, 1, 3, 5), (8, 8)), ((3, 3, 3, 4), (5, 7)), ((3, 1, 4, 2), (8, 8)), ((5, 5, 1, 3), (5, 7))],
+)
 def test_convolution_norm_is_the_largest_singular_value(image_size, shape):
     kernel = np.random.default_rng(1).normal(size=shape).astype("float32")
     layer = convolution(kernel, image_size)
     layer.update_norm(**TIGHT)
-    singular = np.linalg.norm(explicit_matrix(kernel, *image_size), 2)
+    singular = spectral_norm(explicit_matrix(kernel, *image_size))
     np.testing.assert_allclose(layer.norm_estimate(), singular, rtol=1e-4)
 
 
-@pytest.mark.parametrize("image_size", [(5, 7), (4, 4), (2, 1)])
+@pytest.mark.parametrize("image_size", [(4, 5), (2, 1)])
 @pytest.mark.parametrize("shape", [(3, 3, 4, 6), (3, 3, 6, 4), (3, 1, 4, 2), (5, 5, 1, 3)])
 def test_bound_of_a_convolution_is_its_norm(image_size, shape):
     kernel = np.random.default_rng(1).normal(size=shape) + 0.5
-    singular = np.linalg.norm(explicit_matrix(kernel, *image_size), 2)
+    singular = spectral_norm(explicit_matrix(kernel, *image_size))
     bound = convolution(kernel, image_size, dtype="float64").norm_bound()
     assert bound.dtype == tf.float64
     assert singular <= bound <= singular * (1 + 2e-9)
@@ -109,11 +117,11 @@ def test_gram_matrix_of_the_smaller_side(shape):
     np.testing.assert_allclose(operator.gram(tf.constant(kernel)), gram, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("channels", [(1, 2), (3, 3), (3, 16), (8, 4)])
 def test_fourier_bound_is_above_and_close(fourier, channels, seed):
     kernel = np.random.default_rng(seed).normal(size=(3, 3, *channels))
-    singular = np.linalg.norm(explicit_matrix(kernel, 8, 8), 2)
+    singular = spectral_norm(explicit_matrix(kernel, 8, 8))
     bound = convolution(kernel, (8, 8), dtype="float64").norm_bound()
     assert singular <= bound <= singular * (1.1 if min(channels) >= 3 else 1.2)
 
@@ -121,7 +129,7 @@ def test_fourier_bound_is_above_and_close(fourier, channels, seed):
 @pytest.mark.parametrize("image_size", [(1, 1), (2, 3), (1, 4), (3, 3)])
 def test_fourier_bound_where_the_image_is_smaller_than_the_kernel(fourier, image_size):
     kernel = np.random.default_rng(2).normal(size=(5, 5, 2, 3))
-    singular = np.linalg.norm(explicit_matrix(kernel, *image_size), 2)
+    singular = spectral_norm(explicit_matrix(kernel, *image_size))
     layer = convolution(kernel, image_size, dtype="float64")
     layer.update_norm(**TIGHT)
     np.testing.assert_allclose(layer.norm_estimate(), singular, rtol=1e-6)
@@ -130,9 +138,9 @@ def test_fourier_bound_where_the_image_is_smaller_than_the_kernel(fourier, image
 
 def test_fourier_bound_of_a_constant_kernel_is_attained_in_the_limit(fourier):
     kernel = np.ones((3, 3, 1, 1))
-    bounds = [convolution(kernel, (n, n), dtype="float64").norm_bound() for n in (4, 64)]
+    bounds = [convolution(kernel, (n, n), dtype="float64").norm_bound() for n in (4, 20)]
     np.testing.assert_allclose(bounds, 9.0, rtol=1e-8)
-    singular = np.linalg.norm(explicit_matrix(kernel, 16, 16), 2)
+    singular = spectral_norm(explicit_matrix(kernel, 16, 16))
     assert 0.95 * 9 < singular < 9
 
 
@@ -149,7 +157,7 @@ def test_norm_on_a_smaller_image_is_not_above():
     largest = convolution(kernel, (8, 8), dtype="float64")
     largest.update_norm(**TIGHT)
     for image_size in [(7, 8), (5, 5), (2, 8), (1, 1)]:
-        singular = np.linalg.norm(explicit_matrix(kernel, *image_size), 2)
+        singular = spectral_norm(explicit_matrix(kernel, *image_size))
         assert singular <= largest.norm_estimate() * (1 + 1e-9)
 
 
@@ -195,33 +203,42 @@ def test_closed_forms_of_a_convolution(image_size, order):
         assert layer.norm_bound() >= expected
 
 
-ORDERS = [(1.5, 3.0), (3.0, 1.5), (4.0, 4.0), (1.3, 1.3), (2.0, 4.0), (3.0, 2.0), (1.2, 2.5)]
-
-
-@pytest.mark.parametrize("orders", ORDERS)
-@pytest.mark.parametrize("shape", [(3, 4), (5, 2)])
+@pytest.mark.parametrize(
+    ("shape", "orders"),
+    [
+        ((3, 4), (1.2, 2.5)),
+        ((5, 2), (3.0, 1.5)),
+        ((3, 4), (1.3, 1.3)),
+        ((5, 2), (2.0, 4.0)),
+        ((3, 4), (3.0, 2.0)),
+    ],
+)
 def test_mixed_norms_of_a_matrix_equal_the_maximum(shape, orders):
     kernel = np.random.default_rng(7).normal(size=shape)
     expected = brute_force(kernel.T, *orders)
     layer = dense(kernel, *orders)
     layer.update_norm(**TIGHT)
-    np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-4)
+    with layers.stored_norms():
+        np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-4)
     assert expected <= layer.norm_bound() <= 1.5 * expected
 
 
-@pytest.mark.parametrize("orders", [(2.0, 4.0), (3.0, 1.5), (3.0, 3.0)])
-@pytest.mark.parametrize("shape", [(3, 3, 2, 2), (1, 1, 2, 3)])
+@pytest.mark.parametrize(
+    ("shape", "orders"),
+    [((3, 3, 2, 2), (2.0, 4.0)), ((1, 1, 2, 3), (3.0, 1.5)), ((3, 3, 2, 2), (3.0, 3.0))],
+)
 def test_mixed_norms_of_a_convolution_equal_the_maximum(shape, orders):
     kernel = np.random.default_rng(8).normal(size=shape)
     expected = brute_force(explicit_matrix(kernel, 3, 2), *orders, steps=1500)
     layer = convolution(kernel, (3, 2), *orders, dtype="float64")
     layer.update_norm(**TIGHT)
-    np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-3)
+    with layers.stored_norms():
+        np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-3)
     assert expected <= layer.norm_bound() <= 2 * expected
 
 
 def test_bound_of_learned_orders_equals_that_of_the_same_fixed_ones():
-    kernel = np.random.default_rng(9).normal(size=(4, 3))
+    kernel = np.random.default_rng(9).normal(size=(5, 2))
     learned = [layers.LearnedOrder(p, dtype="float64") for p in (3.0, 1.5)]
     fixed, free = dense(kernel, 3.0, 1.5), dense(kernel, *learned)
     np.testing.assert_allclose(free.norm_bound(), fixed.norm_bound(), rtol=1e-6)
@@ -272,8 +289,7 @@ def block_diagonal(*sizes, largest):
     return scipy.linalg.block_diag(*parts)
 
 
-@pytest.mark.parametrize("size", [1, 20, 60])
-@pytest.mark.parametrize("image_size", [None, (2, 3)])
+@pytest.mark.parametrize(("size", "image_size"), [(1, None), (20, None), (60, None), (1, (2, 3)), (20, (2, 3))])
 def test_update_leaves_a_space_that_the_kernel_maps_to_itself(size, image_size):
     before, after = (block_diagonal(size, size, largest=pair) for pair in ((2.0, 1.0), (2.0, 5.0)))
     if image_size:  # the blocks act on channels, and the taps beside the middle are small
@@ -294,7 +310,7 @@ def test_update_leaves_a_space_that_the_kernel_maps_to_itself(size, image_size):
 def test_many_fresh_starts_find_the_largest_of_the_local_maxima():
     """Within 1 % of the best of 100 random starts of 100 steps."""
     rng = np.random.default_rng(14)
-    cases = [(2.0, 4.0, 2, 40), (4.0, 4.0, 40, 40), (4.0, 2.0, 40, 2), (2.0, 4.0, 40, 40), (3.0, 1.5, 20, 20)]
+    cases = [(2.0, 4.0, 2, 40), (4.0, 4.0, 40, 40), (4.0, 2.0, 40, 2)]
     for p, q, inputs, outputs in cases:
         kernel = rng.normal(size=(inputs, outputs))
         layer = dense(kernel, p, q)

@@ -111,8 +111,9 @@ def test_the_coefficient_holds_for_every_kernel_without_an_update(dtype, rtol):
     for kernel, size in cases:
         layer = layer_of(kernel, size, dtype, coefficient=0.7)
         applied = layer.scaled_kernel().numpy().astype("float64")
-        norm = np.linalg.norm(explicit_matrix(applied, *size) if size else applied, 2)
-        assert norm <= 0.7 * (1 + rtol)
+        matrix = explicit_matrix(applied, *size) if size else applied
+        gram = matrix.T @ matrix if matrix.shape[0] > matrix.shape[1] else matrix @ matrix.T
+        assert np.sqrt(np.linalg.eigvalsh(gram)[-1]) <= 0.7 * (1 + rtol)
         assert layer.lipschitz_bound() <= 0.7 * (1 + rtol) + 2e-9
         if layer.norm_estimate() < 0.7:
             np.testing.assert_array_equal(applied, layer.kernel)
@@ -156,7 +157,7 @@ def test_a_zero_kernel_has_norm_zero_and_finite_gradients():
 
 
 @pytest.mark.parametrize("size", [None, (4, 5), (9, 9)])
-def test_graphs_and_xla_equal_eager_execution(size):
+def test_xla_equals_eager_execution(size):
     layer = layer_of(normal((8, 8) if size is None else (3, 3, 2, 3)), size, "float32")
 
     def value_and_gradient():
@@ -165,9 +166,8 @@ def test_graphs_and_xla_equal_eager_execution(size):
         return value, tape.gradient(value, layer.kernel.value)
 
     expected = value_and_gradient()
-    for jit in (False, True):
-        for one, other in zip(tf.function(value_and_gradient, jit_compile=jit)(), expected, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    for one, other in zip(tf.function(value_and_gradient, jit_compile=True)(), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def branch_of(**kwargs):
