@@ -75,19 +75,20 @@ def partial_values(model, x):
 
 def direct_loss(model, x, labels):
     """-log p(y | x) - weight / D log p(x) in nats, of dense Jacobians."""
+    latent, features = partial_values(model, x)
+    copies = tf.repeat(x, SIZE, 0)  # each tells the gradient of one coordinate
     with tf.GradientTape() as tape:
-        tape.watch(x)
-        latent, features = partial_values(model, x)
-    jacobian = tape.batch_jacobian(latent, x)
-    log_det = tf.linalg.slogdet(tf.reshape(jacobian, [-1, SIZE, SIZE]))[1]
+        tape.watch(copies)
+        outputs, _ = partial_values(model, copies)
+    rows = tape.gradient(outputs, copies, tf.tile(tf.eye(SIZE, dtype=x.dtype), [len(x), 1]))
+    log_det = tf.linalg.slogdet(tf.reshape(rows, [-1, SIZE, SIZE]))[1]
     log_prob = log_det - 0.5 * tf.reduce_sum(latent**2, -1) - 0.5 * SIZE * math.log(2 * math.pi)
     log_probabilities = tf.math.log_softmax(model.classifier(features))
     cross_entropy = -tf.gather(log_probabilities, labels, batch_dims=1)
     return cross_entropy - model.density_weight / SIZE * log_prob, cross_entropy, log_prob
 
 
-@pytest.mark.parametrize("factor_out", [False, True])
-@pytest.mark.parametrize("weight", [0.0, 1.0, 16.0])
+@pytest.mark.parametrize(("weight", "factor_out"), [(0.0, False), (1.0, True), (16.0, False)])
 def test_loss_and_gradients(weight, factor_out):
     model = make_model(weight, factor_out=factor_out, dtype="float64")
     x, labels = images()
@@ -155,7 +156,7 @@ def test_heads_are_initialized():
 
 def test_without_a_density_no_series_is_evaluated():
     model = make_model(0.0, levels=256, log_det=NoSeries())
-    model.compile(optimizer="sgd")
+    model.compile(optimizer="sgd", run_eagerly=True)
     x, labels = images(levels=256)
     assert set(model.scores((x, labels), seed=0)) == {"loss", "cross_entropy", "accuracy"}
     history = model.fit(x, labels, batch_size=4, verbose=0).history
@@ -165,7 +166,7 @@ def test_without_a_density_no_series_is_evaluated():
         model.log_prob(x)
 
 
-@pytest.mark.parametrize("name", ["residual", "affine_coupling", "additive_coupling"])
+@pytest.mark.parametrize("name", ["residual", "additive_coupling"])
 def test_it_learns_both(name):
     """Three classes, told apart by their halves: above chance (1/3) after 32 steps, and more likely."""
     log_det = resflow.logdet.RussianRoulette()

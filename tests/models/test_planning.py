@@ -14,7 +14,7 @@ from tf_resflow.models import planning
 
 @pytest.fixture(scope="module")
 def model():
-    flow = resflow.flows.image_flow((6, 6, 1), num_blocks=(1, 1), width=8, fc_width=8, num_fc_blocks=1, seed=2)
+    flow = resflow.flows.image_flow((6, 6, 1), num_blocks=(1,), width=8, fc_width=8, num_fc_blocks=1, seed=2)
     return resflow.FlowModel(flow, [6, 6, 1], levels=8)
 
 
@@ -24,12 +24,12 @@ def x():
 
 
 def test_a_plan_reaches_its_standard_error(model, x, monkeypatch):
-    """30 repetitions of 40 new examples, over 1,000 degrees of freedom; the plan measured 128 of each block."""
+    """30 repetitions of 20 new examples, over 500 degrees of freedom; the plan measured 128 of each block."""
     monkeypatch.setattr(planning, "_MAX_EXACT_SIZE", 0)
     plan = resflow.models.plan_likelihood(model, x[:8], 0.2)
     assert plan.expected_stderr <= 0.2 and plan.num_samples >= 4 and plan.dequantization_std > 0
     assert {type(log_det).__name__ for log_det in plan.log_det.values()} == {"AdaptiveRoulette"}
-    draw = tf.function(lambda seed: model.estimate_log_prob(x, seed, plan=plan), autograph=False)
+    draw = tf.function(lambda seed: model.estimate_log_prob(x[20:], seed, plan=plan), autograph=False)
     estimates = [draw(tf.constant([3, seed])) for seed in range(30)]
     reached = np.var([estimate.log_prob for estimate in estimates], axis=0, ddof=1).mean() ** 0.5
     measured = np.mean([estimate.stderr**2 for estimate in estimates]) ** 0.5
@@ -39,7 +39,7 @@ def test_a_plan_reaches_its_standard_error(model, x, monkeypatch):
     assert str(plan).count("AdaptiveRoulette") == len(plan.blocks)
 
 
-@pytest.mark.parametrize("num_probes", [1, 5, 9])
+@pytest.mark.parametrize("num_probes", [1, 9])
 def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x, num_probes):
     """128 pairs of rows, against 60 repetitions for 40 examples: 4 standard errors are 25 % of the noise."""
     inputs = bijectors.block_inputs(model.flow, model.prepare(x, [0, 0]))
@@ -54,7 +54,7 @@ def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x, num_probe
 
 
 def test_a_number_of_samples_leaves_the_noise_of_the_dequantization(model, x):
-    plan = resflow.models.plan_likelihood(model, x, 0.1, num_samples=2)
+    plan = resflow.models.plan_likelihood(model, x[:8], 0.1, num_samples=2)
     assert plan.num_samples == 2 and plan.log_det_stderr <= 0.1 < plan.expected_stderr
 
 
@@ -78,10 +78,10 @@ def test_a_standard_error_is_positive(model, x, stderr):
 
 def test_what_cannot_be_reached(model, x, monkeypatch):
     with pytest.raises(ValueError, match="below the rounding of float32: about .* nats can be reached"):
-        resflow.models.plan_likelihood(model, x, 1e-7)
+        resflow.models.plan_likelihood(model, x[:8], 1e-7)
     monkeypatch.setattr(planning, "_MAX_SAMPLES", 5)
     with pytest.raises(ValueError, match="takes more than 5 samples, which reach about"):
-        resflow.models.plan_likelihood(model, x, 1e-3)
+        resflow.models.plan_likelihood(model, x[:8], 1e-3)
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
         resflow.models.plan_likelihood(model, x, 1.0, num_samples=0)
     with pytest.raises(ValueError, match="either stderr= or plan="):

@@ -30,12 +30,18 @@ TREATMENTS = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
 
 
 def log_prob_by_jacobian(surrogate, z):
-    """log q(f(z)) from the dense Jacobian of the whole map on vectors, in NumPy."""
+    """log q(f(z)) from the dense Jacobian of the whole map on vectors, in NumPy.
+
+    Each copy of a z tells the gradient of one coordinate.
+    """
+    num, size = z.shape
+    copies = tf.repeat(z, size, 0)
     with tf.GradientTape() as tape:
-        tape.watch(z)
-        parts = tf.nest.flatten(surrogate.bijector.forward(z))
-        x = tf.concat([tf.reshape(part, [z.shape[0], -1]) for part in parts], -1)
-    jacobian = tape.batch_jacobian(x, z).numpy()
+        tape.watch(copies)
+        parts = tf.nest.flatten(surrogate.bijector.forward(copies))
+        x = tf.concat([tf.reshape(part, [num * size, -1]) for part in parts], -1)
+    rows = tape.gradient(x, copies, tf.tile(tf.eye(size, dtype=z.dtype), [num, 1]))
+    jacobian = tf.reshape(rows, [num, size, size]).numpy()
     return surrogate.distribution.log_prob(z).numpy() - np.linalg.slogdet(jacobian)[1]
 
 
