@@ -225,8 +225,10 @@ def test_several_coordinates_have_no_cdf(exact_density):
             getattr(distribution, method)(tf.zeros([3, 2]))
 
 
-@pytest.mark.parametrize("graph", [False, True])
-@pytest.mark.parametrize("case", ["chain", "inverted", "one of two", "kernel"])
+@pytest.mark.parametrize(
+    ("case", "graph"),
+    [("chain", False), ("chain", True), ("inverted", False), ("one of two", False), ("kernel", True)],
+)
 def test_a_seed_that_got_lost_is_warned_of(blocks, case, graph):
     chain = tfb.Chain([blocks[1], tfb.Shift(1.0), blocks[0]])
     base = tfd.MultivariateNormalDiag(tf.zeros(2))
