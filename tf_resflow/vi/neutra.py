@@ -33,7 +33,7 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     import tensorflow_probability as tfp
     import tf_resflow as resflow
 
-    surrogate = resflow.vi.flow_surrogate_posterior([2], num_blocks=2, hidden=(8,))  # here not fitted
+    surrogate = resflow.vi.flow_surrogate_posterior([2], num_blocks=1, hidden=(8,))  # here not fitted
     target = tfp.distributions.MultivariateNormalDiag([1.0, 2.0])
     kernel = tfp.mcmc.TransformedTransitionKernel(
         tfp.mcmc.HamiltonianMonteCarlo(target.log_prob, step_size=0.5, num_leapfrog_steps=3),

@@ -31,7 +31,7 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
     import tf_resflow as resflow
 
     target = tfp.distributions.MultivariateNormalDiag([1.0, 2.0])
-    surrogate = resflow.vi.flow_surrogate_posterior([2], num_blocks=2, hidden=(8,))
+    surrogate = resflow.vi.flow_surrogate_posterior([2], num_blocks=1, hidden=(8,))
     view = resflow.vi.with_path_derivative(surrogate)
     losses = tfp.vi.fit_surrogate_posterior(target.log_prob, view, keras.optimizers.Adam(1e-2), 3, seed=1)
     print(losses.shape, surrogate.sample(5, seed=2).shape)

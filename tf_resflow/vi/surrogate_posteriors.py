@@ -55,7 +55,7 @@ def flow_surrogate_posterior(
         "x": lambda scale: tfp.distributions.Sample(tfp.distributions.Normal(0.0, scale), [3])})
     target = model.experimental_pin(x=[0.1, -0.5, 1.0])
     surrogate = resflow.vi.flow_surrogate_posterior(
-        target.event_shape_tensor(), num_blocks=2, hidden=(8,),
+        target.event_shape_tensor(), num_blocks=1, hidden=(8,),
         constraining_bijector=target.experimental_default_event_space_bijector())
     losses = tfp.vi.fit_surrogate_posterior(
         target.unnormalized_log_prob, surrogate, keras.optimizers.Adam(1e-2), num_steps=3, seed=1)
