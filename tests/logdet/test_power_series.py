@@ -258,14 +258,15 @@ def test_per_example_draws_are_masked(branch, data):
 
 
 def test_upstream_weights_are_honoured_per_example(branch, data):
-    """The gradient with weights w equals the weighted sum of the gradients of the examples."""
+    """The gradient with weights w equals the weighted sum of the gradients of the examples, each in its own x."""
     run = compiled(branch, resflow.logdet.RussianRoulette(2), data)
     whole = run(3)[2][2:]
     summed = None
     for i in range(BATCH):
         mask = tf.one_hot(i, BATCH, dtype=tf.float64)
         one = {**data, "weights": data["weights"] * mask, "dy": data["dy"] * mask[:, tf.newaxis]}
-        part = run(3, one)[2][2:]
+        in_x, _, *part = run(3, one)[2]
+        np.testing.assert_array_equal(np.delete(in_x, i, axis=0), 0.0)
         summed = part if summed is None else [a + b for a, b in zip(summed, part, strict=True)]
     assert_all_close(whole, summed, 1e-10)
 

@@ -31,7 +31,8 @@ def test_an_answer_does_not_depend_on_the_batch_or_its_parts(model, x, megabytes
     together = draw(x, seed)
     assert together.shape == [samples.num_samples, 5] and draw(x[:0], seed).shape[1] == 0
     np.testing.assert_allclose(together[:, 2:3], draw(x[2:3], seed), rtol=1e-5)
-    np.testing.assert_allclose(together, samples(x, seed), rtol=1e-5)  # eager, with a known number of rows
+    if megabytes > 1e-9:  # eager, with a known number of rows
+        np.testing.assert_allclose(together, samples(x, seed), rtol=1e-5)
     assert len(np.unique(together[:, 0])) == samples.num_samples
 
 
