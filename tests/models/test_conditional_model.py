@@ -260,6 +260,23 @@ def test_class_weights_and_sample_weights_of_fit(data, conditional):
         assert_same(run(None, sample_weight=weights)[0], expected)
 
 
+def test_weights_of_validation_data(data):
+    """In each form, of examples alone and of those with a condition; the model does not move."""
+    x, c, _ = data
+    weights = np.random.default_rng(1).uniform(0, 2, size=16).astype("float32")
+    plain = resflow.FlowModel(resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])]), [2])
+    as_triples = tf.data.Dataset.from_tensor_slices((x, c, weights)).batch(16)
+    conditional = affine_model(condition_shape=[3])
+    for model, arguments, losses, forms in (
+        (plain, [x], -stats.norm.logpdf(x).sum(-1), [(x, None, weights)]),
+        (conditional, [x, c], -expected_log_prob(x, c), [((x, c), None, weights), as_triples]),
+    ):
+        model.compile(optimizer=keras.optimizers.SGD(0.0))
+        for form in forms:
+            history = model.fit(*arguments, validation_data=form, batch_size=16, verbose=0).history
+            assert history["val_loss"] == pytest.approx([np.mean(weights * losses)], rel=1e-5)
+
+
 def test_a_hybrid_weighs_its_loss_alone():
     flow = resflow.flows.image_flow((2, 2, 1), (1,), 4, num_fc_blocks=0)
     shapes = resflow.bijectors.feature_shapes(flow, (2, 2, 1))
@@ -429,6 +446,9 @@ def test_wrong_arguments_of_fit(data):
     for arguments in ([model, x, c], [plain, x]):
         with pytest.raises(ValueError, match="class_weight is by labels, and there are none: give sample_weight"):
             arguments[0].fit(*arguments[1:], class_weight={0: 1.0}, verbose=0)
+    for validation_data in (x, (x, c, np.ones(5)), (x, c[:, :2])):
+        with pytest.raises(ValueError, match="^validation_data: "):
+            model.fit(x, c, validation_data=validation_data, verbose=0)
     with pytest.raises(ValueError, match="takes examples and their condition"):
         model.fit(tf.data.Dataset.from_tensor_slices(x).batch(8), verbose=0)
     with pytest.raises(ValueError, match="sample_weight is one number for each example"):

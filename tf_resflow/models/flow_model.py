@@ -643,12 +643,15 @@ class FlowModel(keras.Model):
         for `class_weight`.
 
         By `sample_weight`, one number for each example, or `class_weight`, a dict of the weight of each label, the
-        loss is the mean of the weighted losses of a batch. Other scores are not weighted.
+        loss is the mean of the weighted losses of a batch. Other scores are not weighted. Weights of
+        `validation_data` come last in its tuple: `(x, None, weights)`, or `(x, condition, weights)`.
 
         Raises:
           ValueError: when there is no condition although the model is conditional, or the arrays do not fit.
         """
         x, y = self._arrays(x, y, kwargs.get("sample_weight"), kwargs.get("class_weight"))
+        if kwargs.get("validation_data") is not None:
+            kwargs["validation_data"] = self._validation_arrays(kwargs["validation_data"])
         self._warn_of_initialization()
         history = super().fit(x, y, *args, **kwargs)
         layers.converge_norms(self.lipschitz_parts)
@@ -748,6 +751,14 @@ class FlowModel(keras.Model):
         if self.is_conditional and hasattr(y, "shape"):
             self.flow_arguments(y, len(x))
         return x, np.zeros(len(x)) if y is None and sample_weight is not None else y
+
+    def _validation_arrays(self, data):
+        """What `fit` takes as `validation_data`, checked as its `x` and `y` are."""
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        try:
+            return *self._arrays(x, y, weights), weights
+        except ValueError as error:
+            raise ValueError(f"validation_data: {error}") from None
 
     def _update_means(self, values):
         for mean in self._means:
