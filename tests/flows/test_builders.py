@@ -530,6 +530,34 @@ def test_conditional_branches_of_images(build):
     np.testing.assert_allclose(block.inverse(tf.identity(y), conditional_input=c), x, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        ("hidden", lambda: flows.vector_flow(2, 1, hidden=8)),
+        ("norms", lambda: flows.vector_flow(2, 1, (8,), norms=2)),
+        ("dense_net", lambda: flows.vector_flow(2, 1, dense_net=3)),
+        ("dense_net", lambda: flows.residual_image_block(dense_net=3)),
+        ("event_shape", lambda: flows.dense_branch(2, (8,))),
+        ("event_shape", lambda: flows.dense_net_branch(2, 1, 2)),
+        ("event_shape", lambda: flows.conv_branch(8, 8)),
+        ("kernels", lambda: flows.conv_branch((8, 8, 1), 8, 3)),
+        ("event_shape", lambda: flows.coupling_network(8, 8)),
+        ("kernels", lambda: flows.coupling_network((8, 8, 2), 8, 3)),
+        ("event_shape", lambda: flows.dense_coupling_network(8, (8,))),
+        ("hidden", lambda: flows.dense_coupling_network((8,), 8)),
+        ("event_shape", lambda: flows.image_flow(8)),
+        ("num_blocks", lambda: flows.image_flow((8, 8, 1), 16)),
+        ("kernels", lambda: flows.image_flow((8, 8, 1), (1,), kernels=3)),
+        ("event_shape", lambda: bijectors.ActNorm(2)),
+    ],
+)
+def test_a_number_is_no_sequence(name, build):
+    with pytest.raises(
+        ValueError, match=rf"^{name} must be (a sequence|a depth and a growth), such as .*; got \d+"
+    ):
+        build()
+
+
 def test_conditional_image_flow():
     """Every block takes the condition; couplings refuse it."""
     options = {"num_fc_blocks": 1, "fc_width": 4, "condition_size": 2, "factor_out": True}

@@ -8,10 +8,11 @@ import numpy as np
 
 from tf_resflow import layers
 from tf_resflow.flows.dtypes import DType, network_policy
+from tf_resflow.sequences import check_sequence
 
 __all__ = [
     "ACTIVATIONS",
-    "check_dense_net_norms",
+    "check_dense_net",
     "conv_branch",
     "coupling_network",
     "dense_branch",
@@ -49,6 +50,7 @@ class _Layers:
                 layers.LearnedOrder(dtype=policy.variable_dtype, name=f"order_{i}") for i in range(num_layers)
             ]
             norms = (*orders, orders[0])
+        check_sequence("norms", norms, f"({norms},) * {num_layers + 1}")
         if len(norms) != num_layers + 1:
             raise ValueError(
                 f"{num_layers} layers need {num_layers + 1} norms (before, between and after them); got {norms}."
@@ -162,6 +164,8 @@ def conv_branch(
     References:
       Chen et al. 2019, Appendix E.
     """
+    check_sequence("event_shape", event_shape, "(32, 32, 3)")
+    check_sequence("kernels", kernels, "(3, 1, 3)")
     if condition_size is not None and len(kernels) < 2:
         raise ValueError("A branch with a condition needs two layers: give two kernels.")
     make = _Layers(len(kernels), activation, coefficient, norms, normalization, seed, network_policy(dtype))
@@ -215,6 +219,8 @@ def dense_branch(
       ValueError: for an unknown activation or normalization, a wrong number of norms, norms other than 2 with
         "schatten", or no hidden layer.
     """
+    check_sequence("event_shape", event_shape, f"({event_shape},)")
+    check_sequence("hidden", hidden, f"({hidden},)")
     if not hidden:
         raise ValueError("hidden must hold the width of at least one inner layer.")
     policy = network_policy(dtype)
@@ -287,6 +293,7 @@ def dense_net_branch(
     References:
       Perugachi-Diaz et al. 2021, Section 3; the fully connected blocks of its code have a stem of 64.
     """
+    check_sequence("event_shape", event_shape, f"({event_shape},)")
     policy = network_policy(dtype)
     make = _Layers(depth + 1 + (stem is not None), activation, coefficient, None, normalization, seed, policy)
     parts = ACTIVATIONS[activation]().compute_output_shape((None, 2))[-1] // 2
@@ -320,8 +327,13 @@ def dense_net_branch(
     return keras.Model(inputs, h, name="branch")
 
 
-def check_dense_net_norms(norms: Norms) -> None:
-    """Raises ValueError unless all orders are 2, the only one in which a `dense_net_branch` has a constant."""
+def check_dense_net(dense_net: tuple[int, int], norms: Norms) -> None:
+    """Raises ValueError unless `dense_net` is a depth and a growth, and all orders are 2.
+
+    That is the only order in which a `dense_net_branch` has a constant.
+    """
+    if not (isinstance(dense_net, (tuple, list)) and len(dense_net) == 2):
+        raise ValueError(f"dense_net must be a depth and a growth, such as (3, 16); got {dense_net!r}.")
     if norms is not None and (isinstance(norms, str) or any(order != 2 for order in norms)):
         raise ValueError(f"A DenseNet is Lipschitz in the norm of order 2 only: leave norms out; got {norms!r}.")
 
@@ -358,6 +370,8 @@ def coupling_network(
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.3.
     """
+    check_sequence("event_shape", event_shape, "(32, 32, 3)")
+    check_sequence("kernels", kernels, "(3, 1, 3)")
     policy = network_policy(dtype)
     channels, outputs = _coupling_channels(event_shape, split, num_parameters)
     widths = [width] * (len(kernels) - 1) + [outputs]
@@ -392,6 +406,8 @@ def dense_coupling_network(
     Raises:
       ValueError: for a split by channels of a single channel or coordinate.
     """
+    check_sequence("event_shape", event_shape, f"({event_shape},)")
+    check_sequence("hidden", hidden, f"({hidden},)")
     policy = network_policy(dtype)
     channels, outputs = _coupling_channels(event_shape, split, num_parameters)
     output_shape = (*event_shape[:-1], outputs)

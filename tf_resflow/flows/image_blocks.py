@@ -9,7 +9,7 @@ import keras
 from tf_resflow import bijectors
 from tf_resflow.flows.branches import (
     Norms,
-    check_dense_net_norms,
+    check_dense_net,
     conv_branch,
     coupling_network,
     dense_branch,
@@ -98,7 +98,7 @@ def residual_image_block(
     if dense_net is None:
         options["norms"] = norms
     else:
-        check_dense_net_norms(norms)
+        check_dense_net(dense_net, norms)
 
     def make_branch(spec: BlockSpec) -> keras.Model:
         shared = {"seed": spec.seed, "dtype": spec.dtype, "condition_size": spec.condition_size, **options}

@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors
 from tf_resflow.flows.dtypes import DType, network_policy
 from tf_resflow.flows.image_blocks import BlockMaker, BlockSpec, residual_image_block
+from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import TensorLike
 
 __all__ = ["image_flow"]
@@ -79,6 +80,9 @@ def image_flow(
     References:
       Chen et al. 2019, Section 5.2 and Appendix E; couplings in its comparison of hybrid models.
     """
+    check_sequence("event_shape", event_shape, "(32, 32, 3)")
+    check_sequence("num_blocks", num_blocks, f"({num_blocks},)")
+    check_sequence("kernels", kernels, "(3, 1, 3)")
     make_block = residual_image_block() if block is None else block
     is_block = isinstance(make_block, type) and issubclass(
         make_block, (bijectors.Coupling, bijectors.ResidualBlock)

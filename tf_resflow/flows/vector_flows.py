@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tf_resflow import bijectors
-from tf_resflow.flows.branches import Norms, check_dense_net_norms, dense_branch, dense_net_branch
+from tf_resflow.flows.branches import Norms, check_dense_net, dense_branch, dense_net_branch
 from tf_resflow.flows.dtypes import DType, network_policy
 from tf_resflow.typing import TensorLike
 
@@ -84,7 +84,7 @@ def vector_flow(
     options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "dtype": policy.name}
     options |= {"normalization": normalization, "condition_size": condition_size}
     if dense_net is not None:
-        check_dense_net_norms(norms)
+        check_dense_net(dense_net, norms)
 
     def make_branch(seed):
         if dense_net is not None:

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import TensorLike
 
 __all__ = ["Condition", "make_condition"]
@@ -147,8 +148,7 @@ def _checked_arguments(shape: Any, num_classes, mean, std):
                 f"num_classes is at least 1, and labels have no condition_mean or condition_std; got {num_classes}."
             )
         return Condition((), num_classes)
-    if isinstance(shape, int):
-        raise ValueError(f"condition_shape must be a sequence, such as [{shape}]; got {shape}.")
+    check_sequence("condition_shape", shape, f"[{shape}]")
     if (mean is None) != (std is None):
         raise ValueError("condition_mean and condition_std belong together: give both or neither.")
     if std is not None and not np.all(np.asarray(std) > 0):

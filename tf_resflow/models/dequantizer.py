@@ -14,6 +14,7 @@ from tf_resflow.flows.dtypes import network_policy
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.models.likelihood_plan import with_sets
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
+from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import DType, Seed, TensorLike
 
 __all__ = ["Dequantized", "Dequantizer", "FlowDequantizer"]
@@ -111,6 +112,7 @@ class FlowDequantizer(keras.layers.Layer):
         dtype: DType = None,
         name: str = "dequantizer",
     ):
+        check_sequence("event_shape", event_shape, "(32, 32, 3)")
         if num_blocks < 1 or width < 1:
             raise ValueError(f"num_blocks and width must be at least 1; got {num_blocks} and {width}.")
         dtype = network_policy(dtype).variable_dtype

@@ -24,6 +24,7 @@ from tf_resflow.models.planning import plan_likelihood
 from tf_resflow.models.step import check_compiles, train_step, weigh
 from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
+from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import Seed, TensorLike
 
 __all__ = ["FlowModel"]
@@ -141,8 +142,7 @@ class FlowModel(keras.Model):
         self.condition_shape = None if self._condition is None else self._condition.shape
         self.num_classes = num_classes
         _check_takes_seed(flow)
-        if isinstance(event_shape, int):
-            raise ValueError(f"event_shape must be a sequence, such as [{event_shape}]; got {event_shape}.")
+        check_sequence("event_shape", event_shape, f"[{event_shape}]")
         self.event_shape = tuple(event_shape)
         self.levels = levels
         self.seed = seed
