@@ -1,6 +1,7 @@
 """FlowModel: losses against closed forms, fit with Keras's own tools, saving, and errors."""
 
 import math
+import re
 import types
 import warnings
 
@@ -631,6 +632,25 @@ def test_build_model():
     blocks = [m for m in modules if isinstance(m, resflow.bijectors.ResidualBlock)]
     assert {(type(b.log_det).__name__, b.log_det.rtol) for b in blocks} == {("AdaptiveRoulette", 0.01)}
     assert all(b.log_det.per_example for b in blocks)
+
+
+@pytest.mark.parametrize(
+    ("flow", "event_shape"),
+    [
+        (lambda: resflow.flows.vector_flow(2, 1, (4,)), [3]),
+        (lambda: resflow.flows.vector_flow(2, 1, (4,), act_norm=False), [3]),
+        (lambda: resflow.flows.vector_flow(2, 1, (4,)), []),
+        (lambda: resflow.flows.image_flow((4, 4, 1), (1,), 4, num_fc_blocks=0), [4, 4, 3]),
+        (lambda: resflow.flows.image_flow((4, 4, 1), (1, 1), 4, num_fc_blocks=0, factor_out=True), [4, 4, 3]),
+        (lambda: resflow.bijectors.Flow([resflow.bijectors.InvertibleConv1x1(3)]), [4, 4, 1]),
+        (lambda: resflow.bijectors.Flow([resflow.bijectors.Squeeze2D()]), [3, 4, 1]),
+    ],
+)
+def test_the_flow_takes_events_of_another_shape(flow, event_shape):
+    with pytest.raises(
+        ValueError, match=rf"takes no events of event_shape={re.escape(str(tuple(event_shape)))}. ."
+    ):
+        resflow.FlowModel(flow(), event_shape, base=tfd.Sample(tfd.Normal(0.0, 1.0), event_shape))
 
 
 def test_the_size_of_an_event_is_not_its_shape():

@@ -90,11 +90,11 @@ class ActNorm(VariableBijector):
         return LipschitzConstants(float(scale.max()), float(1.0 / scale.min()))
 
     def _forward(self, x):
-        check_event(f"{self.name} maps events", self._event_shape, x)
+        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         return tf.exp(self.log_scale) * (x + self.shift)
 
     def _inverse(self, y):
-        check_event(f"{self.name} maps events", self._event_shape, y)
+        check_event(f"{self.name} maps events", self._event_shape, y.shape)
         return tf.exp(-self.log_scale) * y - self.shift
 
     def _forward_log_det_jacobian(self, x):

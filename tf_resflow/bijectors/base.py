@@ -15,6 +15,7 @@ from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
 
+from tf_resflow.bijectors.networks import check_event
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Solution
@@ -179,6 +180,7 @@ class FlowBijector(tfb.Bijector):
     _cache = _Cache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
     _members: dict[str, tfb.Bijector] = {}  # by key, if it is made of others
     _inverse_solves = False  # whether the inverse is found by a solver
+    _event_shape: Any = None  # the TensorShape of inputs and outputs, if it is known
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -250,6 +252,18 @@ class FlowBijector(tfb.Bijector):
     def _defers(self, inverse):
         """Whether the log-determinant is left to the pass in the other direction, because only this one solves."""
         return _solves(self, inverse) and not _solves(self, not inverse)
+
+    def _forward_event_shape(self, shape):
+        self._check_event_shape(shape)
+        return super()._forward_event_shape(shape)
+
+    def _inverse_event_shape(self, shape):
+        self._check_event_shape(shape)
+        return super()._inverse_event_shape(shape)
+
+    def _check_event_shape(self, shape):
+        if self._event_shape is not None and shape.rank is not None:
+            check_event(f"{self.name} maps events", self._event_shape, shape)
 
     def _augmented_forward(self, x, **arguments):
         return self._augmented(x, arguments, inverse=False)

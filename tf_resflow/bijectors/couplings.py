@@ -96,7 +96,7 @@ class Coupling(FlowBijector):
 
     def _divide(self, x):
         """The parts a and b; of a checkerboard, images with zeros in place of the other part."""
-        check_event(f"{self.name} maps events", self._event_shape, x)
+        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         if self._split == "checkerboard":
             mask = self._mask(x)
             return (1 - mask) * x, mask * x

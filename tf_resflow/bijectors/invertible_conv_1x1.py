@@ -5,6 +5,7 @@ import scipy.linalg
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import LipschitzConstants
+from tf_resflow.bijectors.networks import check_event
 from tf_resflow.bijectors.variable_bijector import VariableBijector
 from tf_resflow.typing import DType
 
@@ -48,6 +49,7 @@ class InvertibleConv1x1(VariableBijector):
         parameters = dict(locals())
         if num_channels < 1:
             raise ValueError(f"An InvertibleConv1x1 has at least one channel; got {num_channels}.")
+        self._event_shape = tf.TensorShape([num_channels])
         super().__init__(
             _factors(_rotation(num_channels, seed)),
             dtype,
@@ -93,8 +95,7 @@ class InvertibleConv1x1(VariableBijector):
         return self._mix(y, inverse)
 
     def _mix(self, x, matrix):
-        if not x.shape[-1:].is_compatible_with(matrix.shape[-1:]):
-            raise ValueError(f"{self.name} takes {matrix.shape[-1]} channels; got an input of shape {x.shape}.")
+        check_event(f"{self.name} maps channels", self._event_shape, x.shape)
         return tf.ensure_shape(tf.tensordot(x, matrix, [[-1], [1]]), x.shape)
 
     def _forward_log_det_jacobian(self, x):

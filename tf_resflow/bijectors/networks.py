@@ -58,14 +58,14 @@ def check_built(network: keras.Layer) -> None:
         )
 
 
-def check_event(what: str, event_shape: tf.TensorShape, tensor: tf.Tensor) -> None:
-    """Raises a ValueError unless `tensor` ends in events of the rank and the number of channels of `event_shape`.
+def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -> None:
+    """Raises a ValueError unless `shape` ends in events of the rank and the number of channels of `event_shape`.
 
     Networks of convolutions take images of another size. `what` begins the message.
     """
-    if (tensor.shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(tensor.shape[-1:]):
+    if (shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(shape[-1:]):
         raise ValueError(
-            f"{what} of shape {event_shape}, preceded by any batch shape; got an input of shape {tensor.shape}."
+            f"{what} of shape {event_shape}, preceded by any batch shape; got an input of shape {shape}."
         )
 
 

@@ -267,7 +267,7 @@ class ResidualBlock(FlowBijector):
     def _to_rows(self, x, condition):
         """Flattens the batch shape of `x` (and of the condition, broadcast to it) to one axis."""
         rank = self._event_shape.rank
-        check_event(f"{self.name} maps events", self._event_shape, x)
+        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         if self._conditional != (condition is not None):
             needed = "needs" if self._conditional else "takes no"
             raise ValueError(f"{self.name} {needed} conditional_input (conditional={self._conditional}).")
@@ -276,7 +276,7 @@ class ResidualBlock(FlowBijector):
         batch_shape = tf.shape(x)[: x.shape.rank - rank]
         if condition is not None:
             condition = tf.convert_to_tensor(condition)
-            check_event(f"{self.name} takes conditional_input", self._condition_shape, condition)
+            check_event(f"{self.name} takes conditional_input", self._condition_shape, condition.shape)
             condition_rank = self._condition_shape.rank
             batch_shape = check_no_growth(self.name, x, rank, condition, condition_rank)
             condition = to_rows(condition, batch_shape, condition_rank)

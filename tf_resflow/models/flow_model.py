@@ -115,9 +115,9 @@ class FlowModel(keras.Model):
       evaluation_distribution: the same, with the evaluation estimator.
 
     Raises:
-      ValueError: when a variable of the distribution is not a Keras variable (`fit` would neither train nor save
-        it), the flow takes another condition than the model, the flow is one of TFP's compositions of blocks, or
-        there is a dequantizer of continuous data, or one that Keras would not train.
+      ValueError: when the flow takes events of another shape or another condition than the model, a variable of the
+        distribution is not a Keras variable (`fit` would neither train nor save it), the flow is one of TFP's
+        compositions of blocks, or there is a dequantizer of continuous data, or one that Keras would not train.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class FlowModel(keras.Model):
         self.levels = levels
         self.seed = seed
         self.flow = flow
-        self.distribution = _density(flow, self.event_shape, base)
+        self.distribution = _density(flow, _latent_shape(flow, self.event_shape), base)
         if evaluation_log_det is None:
             evaluation_log_det = logdet.AdaptiveRoulette(per_example=True)
         self.evaluation_log_det = evaluation_log_det
@@ -795,11 +795,17 @@ class FlowModel(keras.Model):
         return x
 
 
-def _density(flow, event_shape, base):
+def _latent_shape(flow, event_shape):
+    try:
+        return flow.forward_event_shape(event_shape)
+    except ValueError as error:
+        raise ValueError(f"The flow takes no events of event_shape={event_shape}. {error}") from None
+
+
+def _density(flow, shape, base):
     if base is None:
         # A Flow that begins with a Logit takes any dtype, and has none.
         dtype = flow.dtype or next((v.dtype for v in flow.variables), tf.float32)
-        shape = flow.forward_event_shape(event_shape)
         zeros = tf.zeros(shape, dtype)
         base = tfd.Independent(tfd.Normal(zeros, tf.ones([], dtype)), len(shape))
     return tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow), name="density")
