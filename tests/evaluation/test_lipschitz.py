@@ -15,6 +15,15 @@ def test_a_flow_of_couplings_has_no_bounds():
     assert lipschitz_bounds(flow) == {}
 
 
+@pytest.mark.parametrize("function", [lipschitz_bounds, lipschitz_certificate, uncertified_blocks])
+def test_a_model_is_no_flow(function):
+    flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])])
+    with pytest.raises(ValueError, match="Expected a flow, .* got a FlowModel: pass its attribute flow"):
+        function(resflow.FlowModel(flow, [2]))
+    with pytest.raises(ValueError, match="got a Sequential"):
+        function(keras.Sequential())
+
+
 def test_bounds_are_above_the_product_of_the_norms():
     """Without activation the branch is W2 W1; each bound is the product of the clipped norms."""
     flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(5,), activation="relu", coefficient=0.8)

@@ -653,6 +653,11 @@ def test_the_flow_takes_events_of_another_shape(flow, event_shape):
         resflow.FlowModel(flow(), event_shape, base=tfd.Sample(tfd.Normal(0.0, 1.0), event_shape))
 
 
+def test_a_network_is_no_flow():
+    with pytest.raises(ValueError, match="Expected a flow, a bijector or .*; got a Sequential"):
+        resflow.FlowModel(resflow.flows.dense_branch([2], (4,)), [2])
+
+
 def test_the_size_of_an_event_is_not_its_shape():
     with pytest.raises(ValueError, match=r"event_shape must be a sequence, such as \[2\]; got 2"):
         resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,)), 2)

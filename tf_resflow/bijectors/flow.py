@@ -20,6 +20,7 @@ __all__ = [
     "by_name",
     "check_told_apart",
     "keras_parts",
+    "modules",
     "parts_by_name",
     "residual_blocks",
     "route",
@@ -31,14 +32,28 @@ __all__ = [
 _SHARED = ("seed", "salt", "conditional_input")
 
 
+def modules(flow: tf.Module) -> tuple[tf.Module, ...]:
+    """A flow, or another module, and all modules in it.
+
+    Raises:
+      ValueError: for a Keras model, or anything else that is no `tf.Module`.
+    """
+    if not isinstance(flow, tf.Module):
+        advice = ": pass its attribute flow" if isinstance(getattr(flow, "flow", None), tf.Module) else ""
+        raise ValueError(
+            f"Expected a flow, a bijector or a tf.Module with bijectors in it; got a {type(flow).__name__}{advice}."
+        )
+    return (flow, *flow.submodules)
+
+
 def residual_blocks(bijector: tf.Module) -> list[ResidualBlock]:
     """The `ResidualBlock`s in a bijector or distribution; those of a flow come before those of the flows in it."""
-    return [m for m in (bijector, *bijector.submodules) if isinstance(m, ResidualBlock)]
+    return [m for m in modules(bijector) if isinstance(m, ResidualBlock)]
 
 
 def _takers(bijector, *arguments):
     """The parts of a bijector that take one of the arguments from the flows around them."""
-    parts = [part for part in (bijector, *bijector.submodules) if isinstance(part, FlowBijector)]
+    parts = [part for part in modules(bijector) if isinstance(part, FlowBijector)]
     return [part for part in parts if not set(arguments).isdisjoint(part.takes)]
 
 
@@ -57,7 +72,7 @@ def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
 
 def parts_by_name(flow: tf.Module) -> dict[str, tfb.Bijector]:
     """A flow and all bijectors in it by name, as `by_name` numbers them: members before members of members."""
-    return by_name([part for part in (flow, *flow.submodules) if isinstance(part, tfb.Bijector)])
+    return by_name([part for part in modules(flow) if isinstance(part, tfb.Bijector)])
 
 
 def keras_parts(flow: tf.Module) -> dict[str, Any]:

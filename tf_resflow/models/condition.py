@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.bijectors.flow import modules
 from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import TensorLike
 
@@ -109,7 +110,7 @@ def make_condition(
     Raises:
       ValueError: unless the flow takes such a condition.
     """
-    parts = {part.name: part for part in (flow, *flow.submodules) if _takes_condition(part)}
+    parts = {part.name: part for part in modules(flow) if _takes_condition(part)}
     if shape is None and num_classes is None:
         if parts:
             raise ValueError(
