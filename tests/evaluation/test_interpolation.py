@@ -10,6 +10,7 @@ from tf_resflow.evaluation import interpolate_corners, interpolate_examples, int
 
 tfd = tfp.distributions
 MEAN = np.array([2.0, -1.0])
+B = np.array([[1.0, -0.5], [0.0, 2.0], [0.5, 0.5]])
 
 
 def linear_model():
@@ -46,6 +47,62 @@ def test_corners():
     half = np.sqrt(0.5)
     np.testing.assert_allclose(square[0, 1], mixture([half, half, 0, 0], corners), atol=1e-5)
     np.testing.assert_allclose(square[1, 2], mixture([0, half, 0, half], corners), atol=1e-5)
+
+
+def conditional_model(**kwargs):
+    """z = 1.5 x + B' c, so that x = (z - B' c) / 1.5."""
+    x, c = keras.Input([2]), keras.Input([3])
+    dense, of_c = resflow.layers.LipschitzDense(2, 0.9), keras.layers.Dense(2)
+    branch = keras.Model([x, c], keras.layers.Add()([dense(x), of_c(c)]))
+    dense.kernel.assign(0.5 * np.eye(2))
+    of_c.kernel.assign(B)
+    flow = resflow.bijectors.Flow([resflow.bijectors.ResidualBlock(branch, conditional=True)])
+    return resflow.FlowModel(flow, [2], **kwargs)
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_conditions_of_a_path(labels):
+    """Encoded each under its own; decoded between them: real ones by the squared weights, labels the nearest."""
+    model = conditional_model(**({"num_classes": 3} if labels else {"condition_shape": [3]}))
+    generator = np.random.default_rng(4)
+    x = generator.normal(size=[4, 2]).astype(np.float32)
+    given = np.array([2, 0, 1, 1]) if labels else generator.normal(size=[4, 3])
+    c = np.eye(3)[given] if labels else given
+    z = 1.5 * x + c @ B
+
+    def expected(weights):
+        squares = np.square(weights)
+        between = c[np.argmax(squares)] if labels else squares @ c
+        return (np.dot(weights, z) - between @ B) / 1.5
+
+    paths = interpolate_pairs(model, x[:2], x[2:], num=4, seed=0, condition=(given[:2], given[2:]))
+    square = interpolate_corners(model, x, num=4, seed=0, condition=given)
+    for i, phi in enumerate(np.linspace(0, np.pi / 2, 4)):
+        for k in range(2):
+            weights = np.zeros(4)
+            weights[[k, k + 2]] = np.cos(phi), np.sin(phi)
+            np.testing.assert_allclose(paths[k, i], expected(weights), atol=1e-5)
+        for j, psi in enumerate(np.linspace(0, np.pi / 2, 4)):
+            weights = np.outer([np.cos(phi), np.sin(phi)], [np.cos(psi), np.sin(psi)]).ravel()
+            np.testing.assert_allclose(square[i, j], expected(weights), atol=1e-5)
+    if labels:
+        chosen = interpolate_examples(model, x, kind="corners", num=2, length=2, condition=given)
+        distances = np.linalg.norm(chosen.reshape(4, 1, 2) - x, axis=-1)
+        assert sorted(distances.argmin(1)) == [0, 1, 2, 3] and np.all(distances.min(1) < 1e-5)
+
+
+def test_wrong_conditions_of_a_path():
+    model, x = conditional_model(num_classes=3), np.zeros([2, 2], np.float32)
+    with pytest.raises(ValueError, match="is conditional: give condition=, for each example a label 0, ..., 2"):
+        interpolate_pairs(model, x, x, num=2, seed=0)
+    with pytest.raises(
+        ValueError, match="condition must be a pair, of the first and of the second examples; got 1"
+    ):
+        interpolate_pairs(model, x, x, num=2, seed=0, condition=1)
+    with pytest.raises(ValueError, match="one condition for each example"):
+        interpolate_examples(model, x, kind="pairs", num=1, length=2, condition=np.zeros([3], int))
+    with pytest.raises(ValueError, match="has no condition: leave out condition="):
+        interpolate_pairs(linear_model(), x, x, num=2, seed=0, condition=(1, 1))
 
 
 def test_paths_between_images_begin_and_end_with_them():

@@ -116,6 +116,17 @@ def test_classes_by_bayes(labeled, data):
     np.testing.assert_allclose(labeled.log_prob_by_class(x), every, rtol=1e-5)
 
 
+def test_scores_of_a_mixture_of_the_classes(model, labeled, data):
+    x, c, labels = data
+    every = np.stack([expected_log_prob(x, np.tile(np.eye(3)[k], [16, 1])) for k in range(3)], axis=1)
+    found = labeled.ood_scores(x)["log_prob"]
+    np.testing.assert_allclose(found, special.logsumexp(every, axis=1, b=1 / 3), rtol=1e-5)
+    found = labeled.ood_scores(x, condition=labels)["log_prob"]
+    np.testing.assert_allclose(found, every[np.arange(16), labels], rtol=1e-5)
+    found = model.ood_scores(x, condition=c)["log_prob"]
+    np.testing.assert_allclose(found, expected_log_prob(x, c), rtol=1e-5)
+
+
 def test_classes_share_random_numbers():
     """Of a class that the flow ignores the estimates are equal, whatever the dequantization and the probes."""
     flow = resflow.flows.image_flow((2, 2, 1), (1,), 4, num_fc_blocks=0, condition_size=3)
@@ -401,10 +412,8 @@ def test_wrong_conditions_of_a_call(model, labeled, data):
         model.log_prob((x, c))
     with pytest.raises(ValueError, match="no classes: build the model with num_classes="):
         model.log_prob_by_class(x)
-    with pytest.raises(ValueError, match="no score for examples without their condition"):
+    with pytest.raises(ValueError, match="is conditional: give condition="):
         model.ood_scores(x)
-    with pytest.raises(ValueError, match="is conditional, and no condition belongs to the points between"):
-        resflow.evaluation.interpolate_pairs(model, x[:2], x[2:4], num=3, seed=0)
 
 
 def test_wrong_arguments_of_fit(data):

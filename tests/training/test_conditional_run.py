@@ -122,8 +122,8 @@ def test_evaluation_and_classes(loaded):
     assert f"{scores['accuracy']:.2%} ± " in table(result | scores)
     fid = evaluation.fid(lambda x: np.reshape(x, [len(x), -1])[:, :3].astype(float), num_samples=30)["fid"]
     assert fid["num_samples"] == 30 and math.isfinite(fid["fid"])
-    with pytest.raises(ValueError, match="no condition.*without config.model.condition"):
-        evaluation.ood(data.load(loaded.config.data))
+    found = evaluation.ood(data.load(loaded.config.data))["ood"]  # without labels, so from equal scores
+    assert found == {"name": "digits", "num_examples": 30, "auroc_log_prob": 0.5}
 
 
 def test_a_planned_evaluation(columns):
@@ -132,6 +132,19 @@ def test_a_planned_evaluation(columns):
     likelihood = evaluation.likelihood()
     assert likelihood["num_examples"] == 40 and likelihood["example_stderr"] < 0.6
     assert likelihood["nats"] == pytest.approx(columns[1]["nats"], abs=0.2)
+
+
+def test_other_tables(columns):
+    """Rows whose columns are not those that the condition implies; a table without the condition is refused."""
+    run = resflow.load(columns[0])
+    dataset = data.load(run.config.data)
+    x, c = (np.concatenate(p) for p in zip(*dataset.eval_batches("test", 50, labels=True), strict=True))
+    statistics = {"condition_mean": dataset.condition_mean, "condition_std": dataset.condition_std}
+    other = data.Dataset.from_arrays("shifted", {"test": x}, conditions={"test": c + 8}, **statistics)
+    evaluation = training.Evaluation(run, dataset)
+    assert evaluation.ood(other)["ood"]["auroc_log_prob"] > 0.9
+    with pytest.raises(ValueError, match="takes 1 columns as a condition, of which 'plain' has 0: choose other"):
+        evaluation.ood(data.Dataset.from_arrays("plain", {"test": x}))
 
 
 def test_columns_given_others(columns, make_config):
@@ -179,11 +192,17 @@ def test_samples_of_labels(labeled, loaded, sample, tmp_path):
     sample(workdir, tmp_path / "grid.png", "--num=2", "--condition=3", "--temperature=0.5,1")
     sample(workdir, tmp_path / "rows.png", "--num=2", "--condition=3,4")
     assert all((tmp_path / name).stat().st_size > 500 for name in ("grid.png", "rows.png"))
+    sample(workdir, tmp_path / "paths.npy", "--interpolate=pairs", "--num=2", "--condition=3,4")
+    points = np.load(tmp_path / "paths.npy").reshape(2, 10, 8, 8, 1)
+    dataset = data.load(loaded.config.data)
+    x, labels = map(np.concatenate, zip(*dataset.eval_batches("test", 100, labels=True), strict=True))
+    for end in points[:, [0, -1]].reshape(4, 1, 8, 8, 1):
+        same = np.all(end == x, axis=(1, 2, 3))
+        assert same.any() and set(labels[same]) <= {3, 4}
     for arguments, message in (
         (["--condition=10"], "labels in 0, ..., 9; got '10'"),
         (["--condition=a"], "labels in 0, ..., 9; got 'a'"),
         (["--temperature=0.5,1"], "several temperatures take a single --condition"),
-        (["--interpolate=pairs"], "no condition belongs to the points of a path"),
     ):
         with pytest.raises(ValueError, match=message):
             sample(workdir, tmp_path / "x.npy", *arguments)
@@ -197,6 +216,12 @@ def test_samples_given_columns(columns, sample, tmp_path):
     high, low = (np.load(tmp_path / name) for name in ("high.npy", "low.npy"))
     assert high.shape == (500, 2) and high[:, 0].mean() > low[:, 0].mean() + 3
     sample(workdir, tmp_path / "picture.png", "--num=50", "--condition=10")
+    sample(workdir, tmp_path / "paths.npy", "--interpolate=corners", "--num=2")
+    assert np.load(tmp_path / "paths.npy").shape == (4, 2)
+    with pytest.raises(ValueError, match="No one density lies under paths"):
+        sample(workdir, tmp_path / "paths.png", "--interpolate=pairs")
+    with pytest.raises(ValueError, match="with their own condition: leave out --condition"):
+        sample(workdir, tmp_path / "x.npy", "--interpolate=pairs", "--condition=1")
     for arguments in ([], ["--condition=1,2"], ["--condition=x"], ["--condition=nan"]):
         with pytest.raises(ValueError, match="--condition takes 1 numbers, separated by commas"):
             sample(workdir, tmp_path / "x.npy", *arguments)

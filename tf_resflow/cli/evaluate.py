@@ -26,7 +26,8 @@ data; infinite and undefined values are null):
 
 The default is the first four and the last, as far as the model has a density, residual blocks and a classifier.
 With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves by which log p(x),
-`auroc_log_prob`, and the largest class probability, `auroc_max_probability`, separate the data from it.
+`auroc_log_prob`, and the largest class probability, `auroc_max_probability`, separate the data from it. Of images
+given their label, log p(x) is that of the mixture of the classes, in both data sets.
 
 --log_det=adaptive certifies that the rest of each series is below 1e-4 nats. --stderr=0.01 asks for a standard
 error of each example's score, in its unit: a short measurement chooses the number of dequantizations and the

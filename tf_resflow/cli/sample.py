@@ -16,7 +16,9 @@ order in config.data.condition_columns and in the units of the data; then the pi
 
 --interpolate walks through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
 from one to another, "corners" over a --num x --num square with one at each corner. In 2-D the picture shows the
-paths over the log density; vectors of another size can only be written as .npy.
+paths over the log density; vectors of another size can only be written as .npy. Of images given their label, those
+with a label of --condition are chosen, and a point has the label of the nearest of them; columns given others have
+the condition between theirs.
 """
 
 import contextlib
@@ -83,17 +85,25 @@ def check() -> None:
     """Raises ValueError if the workdir has no run, or the file cannot be written."""
     training.Workdir(FLAGS.workdir).read_config()
     info = _info()
-    if FLAGS.interpolate and (_has_labels() or info.condition_mean is not None):
-        raise ValueError(
-            "The run is of a conditional model, and no condition belongs to the points of a path: leave out "
-            "--interpolate."
-        )
-    condition = _condition(info)
+    if FLAGS.interpolate and info.condition_mean is not None:
+        _check_paths_given_columns(info)
+    else:
+        condition = _condition(info)
     if _has_labels() and len(condition) > 1 and len(FLAGS.temperature) > 1:
         raise ValueError(f"{', '.join(FLAGS.temperature)}: several temperatures take a single --condition.")
     check = check_paths if FLAGS.interpolate else check_samples
     rows, columns = _grid(info)
     check(FLAGS.output, (rows * columns, *info.event_shape), info.levels)
+
+
+def _check_paths_given_columns(info):
+    """Raises ValueError for paths that the flags ask for and that do not exist, of columns given others."""
+    if FLAGS.condition is not None:
+        raise ValueError("The ends of paths are held-out examples with their own condition: leave out --condition.")
+    if _is_drawn_as_lines(info):
+        raise ValueError(
+            "No one density lies under paths of different conditions, for a picture: write them to a .npy file."
+        )
 
 
 def main() -> None:
@@ -183,9 +193,11 @@ def _interpolate(info):
     import tensorflow as tf
 
     kind, (num, length) = FLAGS.interpolate, _grid(info)
-    examples = _data().array(training.Workdir(FLAGS.workdir).read_config().eval.split)
+    examples, condition = _ends_of_paths(info)
     run = training.load(FLAGS.workdir)
-    paths = evaluation.interpolate_examples(run.model, examples, kind=kind, num=num, length=length, seed=FLAGS.seed)
+    paths = evaluation.interpolate_examples(
+        run.model, examples, kind=kind, num=num, length=length, seed=FLAGS.seed, condition=condition
+    )
     if _is_drawn_as_lines(info):
         title = f"{info.name}: paths between {run.config.eval.split} examples"
         log_prob = tf.function(functools.partial(run.model.log_prob, seed=0, evaluation=True), autograph=False)
@@ -194,6 +206,17 @@ def _interpolate(info):
         points = paths.reshape(-1, *info.event_shape)
         evaluation.write_samples(FLAGS.output, [points], paths.shape, levels=info.levels)
     print(f"{len(paths):,} x {paths.shape[1]:,} samples: {FLAGS.output}")
+
+
+def _ends_of_paths(info):
+    """The held-out examples, and their conditions or None; of --condition alone if that is given for labels."""
+    split = training.Workdir(FLAGS.workdir).read_config().eval.split
+    if not _has_labels() and info.condition_mean is None:
+        return _data().array(split), None
+    batches = _data().eval_batches(split, 1000, labels=True).as_numpy_iterator()
+    examples, condition = map(np.concatenate, zip(*batches, strict=True))
+    chosen = np.isin(condition, _condition(info)) if _has_labels() else slice(None)
+    return examples[chosen], condition[chosen]
 
 
 def _data():

@@ -1,6 +1,7 @@
 """Paths and surfaces through the latent space, between examples."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,14 @@ __all__ = ["interpolate_corners", "interpolate_examples", "interpolate_pairs"]
 
 
 def interpolate_examples(
-    model: FlowModel, examples: np.ndarray, *, kind: str, num: int, length: int, seed: int = 0
+    model: FlowModel,
+    examples: np.ndarray,
+    *,
+    kind: str,
+    num: int,
+    length: int,
+    seed: int = 0,
+    condition: TensorLike | None = None,
 ) -> np.ndarray:
     """Walks between examples that are chosen at random.
 
@@ -27,26 +35,38 @@ def interpolate_examples(
         are fewer than `num`.
       length: number of points of each.
       seed: integer, of the choice and the dequantization.
+      condition: of a conditional model: one for each example, or one for all.
 
     Returns:
       An array `[num, length, *event_shape]`, see `interpolate_pairs` and `interpolate_corners`.
 
     Raises:
-      ValueError: for too few examples or points.
+      ValueError: for too few examples or points, or a condition that does not fit.
     """
     order = np.random.default_rng(seed).permutation(len(examples))
+    given = [rows.numpy() for rows in _conditions(model, condition, len(examples))]
     if kind == "corners":
-        return interpolate_corners(model, examples[order[:4]], num=num, seed=seed).numpy()
+        of_corners = given[0][order[:4]] if given else None
+        return interpolate_corners(model, examples[order[:4]], num=num, seed=seed, condition=of_corners).numpy()
     pairs = min(num, len(order) // 2)
     if not pairs:
         raise ValueError(f"A path goes from one example to another; got {len(order)}.")
     if pairs < num:
         logging.warning("%d examples make %d pairs, fewer than the %d asked for.", len(order), pairs, num)
     first, second = np.split(examples[order[: 2 * pairs]], 2)
-    return interpolate_pairs(model, first, second, num=length, seed=seed).numpy()
+    of_pairs = np.split(given[0][order[: 2 * pairs]], 2) if given else None
+    return interpolate_pairs(model, first, second, num=length, seed=seed, condition=of_pairs).numpy()
 
 
-def interpolate_pairs(model: FlowModel, first: TensorLike, second: TensorLike, *, num: int, seed: int) -> tf.Tensor:
+def interpolate_pairs(
+    model: FlowModel,
+    first: TensorLike,
+    second: TensorLike,
+    *,
+    num: int,
+    seed: int,
+    condition: Sequence[TensorLike] | None = None,
+) -> tf.Tensor:
     r"""Walks from one example to another: a quarter turn, in `num` steps.
 
     Between the latents \\(z_1, z_2\\), less the base distribution's mean,
@@ -56,42 +76,57 @@ def interpolate_pairs(model: FlowModel, first: TensorLike, second: TensorLike, *
     Of two independent normal latents every such z is normal with the same covariance; their mean
     would have half of it, and lie where there are no data.
 
+    A conditional model encodes each example under its own condition. Between two labels a point has that of the
+    nearer example; between two vectors of real numbers, \(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\).
+
     Args:
       model: a `FlowModel`.
       first: `[pairs, *event_shape]`, data as for the model.
       second: array of the same shape.
       num: number of points of a path, both ends included, at least 2.
       seed: integer, of the dequantization.
+      condition: of a conditional model: a pair of those of `first` and of `second`, each of them one for each
+        example or one for all, as for `FlowModel.log_prob`.
 
     Returns:
       `[pairs, num, *event_shape]`, data as from `model.sample`; a path begins and ends with the
       examples themselves, to the flow's reconstruction error.
 
     Raises:
-      ValueError: for fewer than 2 points.
+      ValueError: for fewer than 2 points, or conditions that do not fit.
     """
-    pairs = tf.stack([tf.convert_to_tensor(first), tf.convert_to_tensor(second)], axis=1)
-    return _blend(model, pairs, _quarter_turn(num), seed)
+    ends = tf.convert_to_tensor(first), tf.convert_to_tensor(second)
+    if condition is not None and not (isinstance(condition, (tuple, list)) and len(condition) == 2):
+        raise ValueError(
+            f"condition must be a pair, of the first and of the second examples; got {condition!r:.80}."
+        )
+    conditions = [_conditions(model, c, len(x)) for c, x in zip(condition or (None, None), ends, strict=True)]
+    given = [tf.stack(pair, axis=1) for pair in zip(*conditions, strict=True)]
+    return _blend(model, tf.stack(ends, axis=1), _quarter_turn(num), seed, given)
 
 
-def interpolate_corners(model: FlowModel, corners: TensorLike, *, num: int, seed: int) -> tf.Tensor:
+def interpolate_corners(
+    model: FlowModel, corners: TensorLike, *, num: int, seed: int, condition: TensorLike | None = None
+) -> tf.Tensor:
     r"""Fills a square between four examples at its corners.
 
         z = cos(phi) (cos(psi) z_1 + sin(psi) z_2) + sin(phi) (cos(psi) z_3 + sin(psi) z_4)
 
-    with phi down the rows and psi along the columns, both from 0 to pi / 2.
+    with phi down the rows and psi along the columns, both from 0 to pi / 2. A point has the label of the nearest
+    corner, or the sum of the corners' real conditions by the squares of these weights.
 
     Args:
       model: a `FlowModel`.
       corners: `[4, *event_shape]`: top left, top right, bottom left, bottom right.
       num: number of rows, and of columns, at least 2.
       seed: integer, of the dequantization.
+      condition: of a conditional model: one for each corner, or one for all.
 
     Returns:
       `[num, num, *event_shape]`, data as from `model.sample`.
 
     Raises:
-      ValueError: for fewer than 2 rows, or another number of corners.
+      ValueError: for fewer than 2 rows, another number of corners, or a condition that does not fit.
 
     References:
       Dinh et al., "Density estimation using Real NVP" (2017), section 4.2.
@@ -101,7 +136,8 @@ def interpolate_corners(model: FlowModel, corners: TensorLike, *, num: int, seed
         raise ValueError(f"A square has 4 corners; got {corners.shape[0]} examples.")
     turn = _quarter_turn(num)
     weights = tf.einsum("ra,cb->rcab", turn, turn)
-    points = _blend(model, corners[tf.newaxis], tf.reshape(weights, [num * num, 4]), seed)
+    given = [rows[tf.newaxis] for rows in _conditions(model, condition, 4)]
+    points = _blend(model, corners[tf.newaxis], tf.reshape(weights, [num * num, 4]), seed, given)
     return tf.reshape(points, [num, num, *model.event_shape])
 
 
@@ -113,30 +149,59 @@ def _quarter_turn(num):
     return tf.stack([tf.cos(angles), tf.sin(angles)], axis=1)
 
 
-def _blend(model, examples, weights, seed):
-    """Weighted sums of latents: `[groups, k, ...]` and `[num, k]` to `[groups, num, ...]`."""
-    if model.is_conditional:
-        raise ValueError(
-            f"{model.name} is conditional, and no condition belongs to the points between two examples. Blend the "
-            "latents of model.encode(x, condition=...) yourself, and choose the conditions of model.decode."
-        )
+def _conditions(model, condition, num):
+    """A list of the condition of each of `num` examples, `[num, *condition_shape]`; empty if there is none."""
+    model.flow_arguments(condition, num)  # which raises for one that does not fit
+    if condition is None:
+        return []
+    dtype = model.distribution.dtype if model.num_classes is None else tf.int64
+    return [tf.broadcast_to(tf.cast(condition, dtype), [num, *model.condition_shape])]
+
+
+def _blend(model, examples, weights, seed, conditions):
+    """Weighted sums of latents: `[groups, k, ...]` and `[num, k]` to `[groups, num, ...]`.
+
+    `conditions` is a list of those of the examples, `[groups, k, *condition_shape]`, or empty.
+    """
     groups, count = examples.shape[:2]
-    rows = tf.reshape(examples, [groups * count, *model.event_shape])
-    x, mean = model.prepare(rows, tf.constant([seed, 0], tf.int64)), model.distribution.distribution.mean()
-    latents = _in_batches(lambda x: model.flow.forward(x) - mean, x, "encode", model)
-    shape = latents.shape[1:]
-    mixed = tf.einsum("nk,gkd->gnd", tf.cast(weights, x.dtype), tf.reshape(latents, [groups, count, -1]))
-    mixed = tf.reshape(mixed, [-1, *shape])
-    points = _in_batches(lambda z: model.decode(z + mean), mixed, "decode", model)
+    rows = [tf.reshape(tensor, [groups * count, *tensor.shape[2:]]) for tensor in (examples, *conditions)]
+    rows[0] = model.prepare(rows[0], tf.constant([seed, 0], tf.int64))
+    mean = model.distribution.distribution.mean()
+
+    def encode(x, condition=None):
+        return model.flow.forward(x, **model.flow_arguments(condition, tf.shape(x)[0])) - mean
+
+    latents = _in_batches(encode, rows, "encode", model)
+    mixed = _weighted_sums(weights, tf.reshape(latents, [groups, count, *latents.shape[1:]]))
+    mixed = [tf.reshape(mixed, [-1, *latents.shape[1:]])]
+    for of_examples in conditions:
+        shares = tf.square(weights)  # of each example in a point, with the sum 1
+        if model.num_classes is None:
+            of_points = _weighted_sums(shares, of_examples)
+        else:
+            of_points = tf.gather(of_examples, tf.argmax(shares, axis=1), axis=1)
+        mixed.append(tf.reshape(of_points, [-1, *of_examples.shape[2:]]))
+
+    def decode(z, condition=None):
+        return model.decode(z + mean, condition=condition)
+
+    points = _in_batches(decode, mixed, "decode", model)
     return tf.reshape(points, [groups, -1, *model.event_shape])
 
 
-def _in_batches(function, rows, name, model):
-    """Applies the function to all rows, a batch at a time, with a progress bar."""
+def _weighted_sums(weights, tensor):
+    """`[num, k]` and `[groups, k, ...]` to `[groups, num, ...]`."""
+    return tf.einsum("nk,gk...->gn...", tf.cast(weights, tensor.dtype), tensor)
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *rows.shape[1:]], rows.dtype)])
-    def call(rows):
-        return function(tf.identity(rows))
 
-    num, size = rows.shape[0], batch_size(model.event_shape)
-    return tf.concat([call(rows[start : start + size]) for start in track(range(0, num, size), name)], axis=0)
+def _in_batches(function, arguments, name, model):
+    """Applies the function to all rows of its arguments, a batch at a time, with a progress bar."""
+    specs = [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in arguments]
+
+    @tf.function(autograph=False, input_signature=specs)
+    def call(*rows):
+        return function(*map(tf.identity, rows))
+
+    num, size = arguments[0].shape[0], batch_size(model.event_shape)
+    starts = track(range(0, num, size), name)
+    return tf.concat([call(*(rows[start : start + size] for rows in arguments)) for start in starts], axis=0)

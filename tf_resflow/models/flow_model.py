@@ -514,24 +514,36 @@ class FlowModel(keras.Model):
         return scores[self.unit]
 
     def ood_scores(
-        self, x: TensorLike, seed: Seed = None, *, log_det: LogDet | None = None
+        self,
+        x: TensorLike,
+        seed: Seed = None,
+        *,
+        condition: TensorLike | None = None,
+        log_det: LogDet | None = None,
     ) -> dict[str, tf.Tensor]:
-        """Scores that should be higher for examples like the training data than for others.
+        r"""Scores that should be higher for examples like the training data than for others.
 
-        Arguments are as for `log_prob`; the default is the evaluation estimator.
+        The score of an example whose condition is a label, and not given, is that of the mixture of the K classes,
+        equally frequent as in `log_prob_by_class`: \\(\log p(x) = \log \frac{1}{K} \sum_y p(x \mid y)\\).
+
+        Args:
+          x: as for `log_prob`.
+          seed: as for `log_prob`.
+          condition: as for `log_prob`; a label may be left out.
+          log_det: as for `log_prob`; the default is the evaluation estimator.
 
         Returns:
           A dict of tensors `[batch]`: "log_prob" if the density is trained; "max_probability" of a classifier.
 
         Raises:
-          ValueError: of a conditional model, whose likelihoods under different conditions do not compare.
+          ValueError: as `log_prob`.
         """
-        if self.is_conditional:
-            raise ValueError(
-                f"{self._conditional_name} has no score for examples without their condition: compare "
-                "log_prob(x, condition=...) yourself."
-            )
-        return {"log_prob": self.log_prob(x, seed, evaluation=True, log_det=log_det)} if self.has_density else {}
+        if not self.has_density:
+            return {}
+        if self.num_classes is not None and condition is None:
+            by_class = self.log_prob_by_class(x, seed, evaluation=True, log_det=log_det)
+            return {"log_prob": tf.reduce_logsumexp(by_class, axis=1) - math.log(self.num_classes)}
+        return {"log_prob": self.log_prob(x, seed, condition=condition, evaluation=True, log_det=log_det)}
 
     def parts_beside_flow(self) -> dict[str, list[tf.Variable]]:
         """The variables of the model's parts besides the flow; the keys name the parts in messages."""

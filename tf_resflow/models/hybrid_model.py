@@ -172,11 +172,11 @@ class HybridModel(FlowModel):
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
     def ood_scores(
-        self, x: TensorLike, seed: Seed = None, *, log_det: LogDet | None = None
+        self, x: TensorLike, seed: Seed = None, *, condition: None = None, log_det: LogDet | None = None
     ) -> dict[str, tf.Tensor]:
         """The scores of a `FlowModel`, and "max_probability", the probability of the most probable class."""
         probability = tf.reduce_max(self.classify(x)["probabilities"], -1)
-        return super().ood_scores(x, seed, log_det=log_det) | {"max_probability": probability}
+        return super().ood_scores(x, seed, condition=condition, log_det=log_det) | {"max_probability": probability}
 
     def parts_beside_flow(self) -> dict[str, list[tf.Variable]]:
         """The variables of the classifier."""

@@ -199,6 +199,9 @@ class Evaluation:
     def ood(self, dataset: data.Dataset) -> dict[str, Any]:
         """How well the model separates its held-out data from other data, see `evaluation.ood_auroc`.
 
+        A model of images given their label has the score of the mixture of its classes, in both data sets: the
+        labels of other data are none of them. One of columns given others needs these columns in both.
+
         Args:
           dataset: a `Dataset` of examples of the same shape and levels; its same split is taken.
 
@@ -208,24 +211,33 @@ class Evaluation:
           class probability, "auroc_max_probability", if there is a classifier.
 
         Raises:
-          ValueError: when the examples differ in their shape or their levels.
+          ValueError: when the examples differ in their shape or their levels, or the other data lack the condition.
         """
-        if self._model.is_conditional:
-            raise ValueError(
-                "Other data have no condition, under which a conditional model could score them: evaluate a run "
-                "without config.model.condition and config.data.condition_columns, or leave out --ood_data."
-            )
         kinds = [(d.event_shape, d.levels) for d in (self._dataset, dataset)]
         if kinds[0] != kinds[1]:
             raise ValueError(
                 f"The model takes examples of shape {kinds[0][0]} with {kinds[0][1]} levels; those of "
                 f"{dataset.name!r} have the shape {kinds[1][0]} and {kinds[1][1]} levels."
             )
-        settings = self._config.eval
-        other = dataset.eval_batches(settings.split, settings.batch_size, settings.num_examples or None)
-        scores = PerExample(functools.partial(self._model.ood_scores, log_det=self._log_det))
-        batches = [(self._dataset.name, self._report.batches()), (dataset.name, other)]  # names may be equal
-        ours, theirs = (scores(track(b, f"scores of {name}"), self._config.seed) for name, b in batches)
+        size, found = (0 if d.condition_mean is None else len(d.condition_mean) for d in (self._dataset, dataset))
+        if size != found:
+            raise ValueError(
+                f"The model takes {size} columns as a condition, of which {dataset.name!r} has {found}: choose "
+                "other data, or leave out --ood_data."
+            )
+        settings, seed = self._config.eval, self._config.seed
+
+        def of_batch(batch, seed):
+            x, condition = batch if size else (batch, None)
+            return self._model.ood_scores(x, seed, condition=condition, log_det=self._log_det)
+
+        def examples(dataset):
+            limit = settings.num_examples or None
+            batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=size > 0)
+            return track(batches, f"scores of {dataset.name}")
+
+        scores = PerExample(of_batch)
+        ours, theirs = scores(examples(self._dataset), seed), scores(examples(dataset), seed)
         result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
         return {"ood": result | {f"auroc_{v}": evaluation.ood_auroc(ours[v], theirs[v]) for v in ours}}
 
