@@ -53,20 +53,20 @@ def loaded(labeled):
     return resflow.load(labeled[0])
 
 
-def table_file(directory):
+def table_file(directory, **kwargs):
     """x_1 = 3 c + 0.5 e in the first of three columns, where c is in the second, and noise in the third."""
     generator = np.random.default_rng(0)
     c, e, noise = generator.normal(size=[3, 400])
-    np.savetxt(directory / "table.csv", np.stack([3 * c + 0.5 * e, 10 + 2 * c, noise], 1), delimiter=",")
+    np.savetxt(directory / "table.csv", np.stack([3 * c + 0.5 * e, 10 + 2 * c, noise], 1), delimiter=",", **kwargs)
     return str(directory / "table.csv")
 
 
 @pytest.fixture(scope="module")
 def columns(tmp_path_factory, make_config):
     directory = tmp_path_factory.mktemp("table")
-    config = make_config(
-        **TABLE, data__path=table_file(directory), train__steps=60, train__eval_every=60, train__learning_rate=2e-2
-    )
+    fields = TABLE | {"data__path": table_file(directory, header="a,c,noise", comments="")}
+    fields |= {"data__condition_columns": "c", "train__steps": 60, "train__eval_every": 60}
+    config = make_config(**fields, train__learning_rate=2e-2)
     return directory / "run", loop.train(config, directory / "run", progress=False)
 
 
@@ -274,7 +274,13 @@ def test_served_columns(columns, tmp_path):
     np.testing.assert_allclose(served["serving_default"](x=x, condition=c)["log_prob"], expected, atol=0.5)
     with pytest.raises(tf.errors.InvalidArgumentError, match="condition must be finite"):
         served["encode"](x=x, condition=c * math.nan)
-    assert "real numbers in the units of the data" in (path / "README.md").read_text()
+    assert json.loads((path / "signatures.json").read_text())["columns"] == {
+        "x": ["a", "noise"],
+        "condition": ["c"],
+    }
+    readme = (path / "README.md").read_text()
+    assert "real numbers in the units of the data" in readme
+    assert "The columns of `x` are, in this order: `a`, `noise`." in readme
     assert "given its condition of 1 real numbers" in (path / "MODEL_CARD.md").read_text()
 
 

@@ -1,6 +1,6 @@
 """What a client should know about exported signatures, as data: signatures.json, and the source of README.md."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -26,7 +26,10 @@ _WHAT = {
 
 
 def describe(
-    signatures: Signatures, definitions: Mapping[str, Any], measured: Mapping[str, float] | None = None
+    signatures: Signatures,
+    definitions: Mapping[str, Any],
+    measured: Mapping[str, float] | None = None,
+    columns: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """The description of exported signatures. What does not apply is left out.
 
@@ -34,6 +37,7 @@ def describe(
       signatures: `Signatures`.
       definitions: dict of name to `SignatureDef`, see `read_signatures`.
       measured: what was measured of log_prob, such as its standard error.
+      columns: the names of the columns of the tensors "x" and "condition", as far as they have names.
 
     Returns:
       A dict for JSON:
@@ -43,6 +47,7 @@ def describe(
       - "default": the signature that answers as serving_default
       - "levels": number of integer values of the data
       - "inverse_atol": the residual at which the inverse of a block stops, unless this is the rounding of the type
+      - "columns": the names of the columns of "x" and of "condition", in their order
       - "num_classes": number of labels, if they are the condition
       - "max_batch", "max_samples", "max_temperature": what requests may have at most
       - "log_prob": the "estimator" of the log-determinants (`describe_estimator`); for a noisy one the "seed" of
@@ -63,6 +68,7 @@ def describe(
         "levels": signatures.levels,
         "inverse_atol": signatures.inverse_atol or None,
         "max_batch": signatures.max_batch,
+        "columns": {name: list(names) for name, names in (columns or {}).items()} or None,
         "num_classes": signatures.num_classes,
     }
     if "sample" in signatures.inputs:

@@ -109,7 +109,7 @@ def export(
       model: a `FlowModel` or `HybridModel`.
       export_dir: directory of the model's versions; made if need be.
       version: `int` >= 1; by default one more than the largest that is there when the folder is written.
-      run: the run of the model, for the model card.
+      run: the run of the model, for the model card and the names of columns.
       measured: numbers about log_prob for signatures.json, such as its standard error on given data.
       **settings: of `Signatures`.
 
@@ -135,7 +135,7 @@ def export(
         with layers.frozen_kernels(model.lipschitz_parts) as kernels:
             write_saved_model(signatures, [*kernels, *(weight.value for weight in model.weights)], path)
         write_warmup(signatures.inputs, path, signatures.max_batch)
-        description = describe(signatures, read_signatures(path), measured)
+        description = describe(signatures, read_signatures(path), measured, _columns(run))
         texts = {
             "signatures.json": json.dumps(description, indent=2) + "\n",
             "README.md": signatures_readme(description),
@@ -152,6 +152,12 @@ def _some_conditions(run):
         return np.arange(_PLAN_EXAMPLES) % run.model.num_classes
     mean, std = run.data.condition_mean, run.data.condition_std
     return np.random.default_rng(0).normal(mean, std, [_PLAN_EXAMPLES, len(mean)]).astype(np.float32)
+
+
+def _columns(run):
+    """The names of the columns of x and of condition, as far as the data of a run have names."""
+    found = {} if run is None else {"x": run.data.columns, "condition": run.data.condition_columns}
+    return {name: names for name, names in found.items() if names is not None}
 
 
 def _writable(directory):

@@ -30,7 +30,7 @@ def signatures_readme(description: Mapping[str, Any]) -> str:
 
 
 def limits_text(description: Mapping[str, Any]) -> list[str]:
-    """The condition that a request must have, and what it may have at most, in sentences."""
+    """The condition and the columns that a request must have, and what it may have at most, in sentences."""
     rows = []
     if any("condition" in signature["inputs"] for signature in description["signatures"].values()):
         classes = description.get("num_classes")
@@ -38,6 +38,10 @@ def limits_text(description: Mapping[str, Any]) -> list[str]:
         rows.append(
             f"The model is conditional. `condition` is {what}, one for each example or latent, or one for all of a "
             "request."
+        )
+    for name, columns in description.get("columns", {}).items():
+        rows.append(
+            f"The columns of `{name}` are, in this order: {', '.join(f'`{column}`' for column in columns)}."
         )
     if "max_batch" in description:
         rows.append(f"A request has at most {description['max_batch']:,} examples or latents.")
