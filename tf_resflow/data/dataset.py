@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tf_resflow.data.augmentation import random_crop, random_flip
 from tf_resflow.data.shares import check_share, part
+from tf_resflow.data.splits import check_alike
 
 _ROWS = 1024  # examples that `Dataset.array` takes at a time
 
@@ -120,12 +121,10 @@ class Dataset:
             event shape, or labels do not fit their examples.
         """
         arrays = {split: np.asarray(array) for split, array in splits.items()}
-        shapes = {split: array.shape[1:] for split, array in arrays.items()}
-        if len(set(shapes.values())) != 1:
-            raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}. Make them alike.")
+        check_alike(name, arrays)
         arrays = {s: _checked(f"{name} ({s})", array, levels) for s, array in arrays.items()}
         sizes = {split: len(array) for split, array in arrays.items()}
-        shape = next(iter(shapes.values()))
+        shape = next(iter(arrays.values())).shape[1:]
         if labels is not None:
             labels = _checked_labels(name, labels, sizes, fields.get("num_classes"))
             pairs = {split: (array, labels[split]) for split, array in arrays.items()}

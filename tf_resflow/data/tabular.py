@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.splits import check_different, draw_splits
+from tf_resflow.data.splits import check_alike, check_different, draw_splits
 from tf_resflow.data.table_files import column_indices, column_name, read_table
 
 _FEW = 10  # rows for each value of a column, from which on it is called discrete
@@ -74,9 +74,7 @@ def load_tabular(
     splits |= {split: splits["train"][numbers] for split, numbers in drawn.items()}
     name = pathlib.Path(path).stem
     mean, std = _moments(name, splits["train"], names)
-    shapes = {split: rows.shape[1:] for split, rows in splits.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}. Make them alike.")
+    check_alike(name, splits)
     given = column_indices(name, condition_columns, names, len(mean))
     rest = [index for index in range(len(mean)) if index not in given]
     if not rest:
