@@ -2,7 +2,9 @@
 
 import contextlib
 import contextvars
+import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -16,13 +18,29 @@ _SHOWN = contextvars.ContextVar("shown", default=False)
 _INTERRUPTED = threading.Event()
 
 
+class _AboveBars(logging.Handler):
+    """Messages of another handler, on lines of their own: bars are cleared before them, and drawn again after."""
+
+    def __init__(self, handler: logging.Handler) -> None:
+        super().__init__(handler.level)
+        self.handler = handler
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Passes the message on."""
+        with _tqdm().external_write_mode(file=sys.stderr):
+            self.handler.handle(record)
+
+
 @contextlib.contextmanager
 def shown(is_shown: bool = True) -> Iterator[None]:
     """A context in which long work shows its bars on the standard error stream; by default it does not."""
-    token = _SHOWN.set(is_shown)
+    token, root = _SHOWN.set(is_shown), logging.getLogger()
     try:
+        if is_shown:
+            root.handlers = [_AboveBars(handler) for handler in root.handlers]
         yield
     finally:
+        root.handlers = [h.handler if isinstance(h, _AboveBars) else h for h in root.handlers]
         _SHOWN.reset(token)
 
 

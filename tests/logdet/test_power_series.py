@@ -519,6 +519,11 @@ def test_events_of_rank_three():
     "make, message",
     [
         (lambda: resflow.logdet.RussianRoulette(-1), "num_exact_terms"),
+        (
+            lambda: resflow.logdet.RussianRoulette(distribution=None),
+            "must be a TermDistribution, such as .*got None",
+        ),
+        (lambda: resflow.logdet.RussianRoulette(2, resflow.logdet.Geometric), "got <class"),
         (lambda: resflow.logdet.RussianRoulette(probes="uniform"), "rademacher"),
         (lambda: resflow.logdet.RussianRoulette(num_probes=0), "num_probes"),
         (lambda: resflow.logdet.PowerSeries(0), "num_terms"),

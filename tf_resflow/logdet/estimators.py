@@ -217,7 +217,7 @@ class RussianRoulette(_RandomLength):
         estimate of an example does not depend on the others, for serving.
 
     Raises:
-      ValueError: if a number is out of range.
+      ValueError: if a number is out of range, or the distribution is another object.
 
     References:
       Chen et al. 2019, Theorem 1; Kahn 1955 (Russian roulette).
@@ -230,6 +230,11 @@ class RussianRoulette(_RandomLength):
         super().__post_init__()
         if self.num_exact_terms < 0:
             raise ValueError(f"num_exact_terms must be at least 0; got {self.num_exact_terms}.")
+        if not isinstance(self.distribution, TermDistribution):
+            raise ValueError(
+                "distribution must be a TermDistribution, such as tf_resflow.logdet.Geometric(0.5); got "
+                f"{self.distribution!r}."
+            )
 
     def finite_variance(self, lipschitz_constant: float) -> bool:
         """Whether the variance is guaranteed finite for `Lip(g) <= lipschitz_constant`."""
