@@ -121,6 +121,8 @@ def test_scores_of_a_mixture_of_the_classes(model, labeled, data):
     every = np.stack([expected_log_prob(x, np.tile(np.eye(3)[k], [16, 1])) for k in range(3)], axis=1)
     found = labeled.ood_scores(x)["log_prob"]
     np.testing.assert_allclose(found, special.logsumexp(every, axis=1, b=1 / 3), rtol=1e-5)
+    of_examples = resflow.evaluation.ExampleScores(labeled)([x], seed=0)["log_prob"]
+    np.testing.assert_allclose(of_examples, found, rtol=1e-5)
     found = labeled.ood_scores(x, condition=labels)["log_prob"]
     np.testing.assert_allclose(found, every[np.arange(16), labels], rtol=1e-5)
     found = model.ood_scores(x, condition=c)["log_prob"]

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow import data, training
 from tf_resflow.cli import sample as command
+from tf_resflow.cli import score
 from tf_resflow.training import loop, read_metrics
 from tf_resflow.training.evaluation_table import table
 from tf_resflow.training.report import Report
@@ -206,6 +207,25 @@ def test_samples_of_labels(labeled, loaded, sample, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             sample(workdir, tmp_path / "x.npy", *arguments)
+
+
+def test_images_without_labels_are_scored(labeled, loaded, run_command, tmp_path, monkeypatch):
+    """They and the held-out ones come without labels; test_scores_of_a_mixture_of_the_classes has their scores."""
+    seen = []
+
+    def scores(batches, seed):
+        seen.append(np.concatenate(list(batches)))
+        return {"log_prob": seen[-1].sum(axis=(1, 2, 3)).astype(float)}
+
+    monkeypatch.setattr(resflow.evaluation, "ExampleScores", lambda model, log_det: scores)
+    x, _ = held_out(loaded)
+    np.save(tmp_path / "images.npy", x[:2])
+    run_command(score, labeled[0], tmp_path / "a.csv", f"--input={tmp_path / 'images.npy'}")
+    for found, expected in zip(seen, (x[:2], x), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    places = np.genfromtxt(tmp_path / "a.csv", delimiter=",", names=True)["quantile"]
+    sums = x.sum(axis=(1, 2, 3)).astype(int)
+    np.testing.assert_allclose(places, [np.mean((sums < s) + 0.5 * (sums == s)) for s in sums[:2]], rtol=1e-6)
 
 
 def test_samples_given_columns(columns, sample, tmp_path):

@@ -13,6 +13,8 @@ Each example has a line, in the order of the input, with
 
 --input is a table, or for images a folder or a .npy or .npz file, of the kind that the run was trained on. The
 columns of a table are found by their names; others are ignored. Without --input the held-out examples are scored.
+The labels of images in --input are unknown: if the run is given labels, log_prob is that of the mixture of its
+classes, equally frequent, for the held-out examples, too.
 
 --stderr asks for a standard error of log_prob in nats: a short measurement chooses the number of estimates and the
 estimator of each block. Without it there are 8 estimates, or one of vectors of at most 16 columns, which is exact.
@@ -102,8 +104,6 @@ def _batches(examples, size):
 
 def _examples(config, info):
     """The examples of the input; with their conditions, if the model has columns as a condition."""
-    if config.model.condition:
-        raise ValueError("The run is of a model given labels, which --input does not have: leave it out.")
     kind: dict[str, Any] = {"levels": info.levels, "key": config.data.key, "image_size": config.data.image_size}
     shape, columns = info.event_shape, info.columns
     if info.condition_mean is None:
@@ -124,7 +124,8 @@ def _held_out(config, size, required):
     try:
         with progress.stage("data"):
             dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
-        labels = bool(config.model.condition) or dataset.condition_mean is not None
+        has_labels = bool(config.model.condition) and required  # those of --input are unknown
+        labels = has_labels or dataset.condition_mean is not None
         batches = dataset.eval_batches(config.eval.split, size, config.eval.num_examples or None, labels=labels)
         return list(batches.as_numpy_iterator())
     except ValueError as error:
@@ -136,6 +137,8 @@ def _held_out(config, size, required):
 
 def _log_det(config, model, batch):
     if FLAGS.stderr is not None:
+        if model.num_classes is not None and not isinstance(batch, tuple):
+            batch = batch, np.arange(len(batch)) % model.num_classes
         x, condition = model.examples_and_condition(batch)
         return models.plan_likelihood(model, x, FLAGS.stderr, condition=condition)
     return models.evaluation_estimator(config, model.flow, model.event_shape, name=FLAGS.log_det)[1]

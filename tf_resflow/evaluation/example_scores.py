@@ -1,5 +1,6 @@
 """The log-likelihood of each example with its standard error, and its place among other examples."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -55,8 +56,8 @@ class ExampleScores:
             num_samples = _NUM_SAMPLES
         samples = LogProbSamples(model, log_det, num_samples=num_samples)
 
-        def scores(x, seed):
-            return mean_and_stderr(samples(x, seed), samples.is_noisy)._asdict()
+        def scores(batch, seed):
+            return mean_and_stderr(_estimates(model, samples, batch, seed), samples.is_noisy)._asdict()
 
         self._scores = PerExample(scores, strategy)
 
@@ -65,7 +66,8 @@ class ExampleScores:
 
         Args:
           batches: iterable of batches `[<= batch, *event_shape]`, arrays or tensors, of a conditional model in
-            tuples with their conditions; the first one is the largest.
+            tuples with their conditions; the first one is the largest. Examples without their labels have the
+            score of the mixture of the classes, see `FlowModel.ood_scores`.
           seed: integer, of the estimates.
 
         Returns:
@@ -75,6 +77,19 @@ class ExampleScores:
           ValueError: when there is no batch.
         """
         return self._scores((tf.nest.map_structure(np.asarray, batch) for batch in batches), seed)
+
+
+def _estimates(model, samples, batch, seed):
+    """Estimates of log p, `[num_samples, batch]`: given the condition, or of the mixture of classes."""
+    if model.num_classes is None or isinstance(batch, tuple):
+        return samples(batch, seed)
+    by_class = tf.map_fn(
+        lambda label: samples((batch, label), seed),
+        tf.range(model.num_classes),
+        parallel_iterations=1,
+        fn_output_signature=tf.TensorSpec([samples.num_samples, None], model.distribution.dtype),
+    )
+    return tf.reduce_logsumexp(by_class, axis=0) - math.log(model.num_classes)
 
 
 def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
