@@ -89,8 +89,8 @@ def check() -> None:
         _check_paths_given_columns(info)
     else:
         condition = _condition(info)
-    if _has_labels() and len(condition) > 1 and len(FLAGS.temperature) > 1:
-        raise ValueError(f"{', '.join(FLAGS.temperature)}: several temperatures take a single --condition.")
+        if _has_labels() and len(condition) > 1 and len(FLAGS.temperature) > 1:
+            raise ValueError(f"{', '.join(FLAGS.temperature)}: several temperatures take a single --condition.")
     check = check_paths if FLAGS.interpolate else check_samples
     rows, columns = _grid(info)
     check(FLAGS.output, (rows * columns, *info.event_shape), info.levels)
