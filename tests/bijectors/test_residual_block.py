@@ -420,3 +420,17 @@ def test_an_estimator_is_an_instance(log_det):
 def test_a_solver_is_an_instance():
     with pytest.raises(ValueError, match="inverse_solver must be a solver, .* got 0.001"):
         resflow.flows.vector_flow(2, 1, (4,), inverse_solver=1e-3)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_branch_that_changes_the_shape(known):
+    """As the Keras model knows it, or as a module returns it."""
+
+    class Sliced(tf.Module):
+        def __call__(self, x):
+            return 0.5 * x[:, :2]
+
+    layers = [keras.Input([3]), resflow.layers.LipschitzDense(2)]
+    branch, fields = keras.Sequential(layers) if known else Sliced(), {} if known else {"event_shape": [3]}
+    with pytest.raises(ValueError, match=r"maps events of shape \(3,\) to \(2,\).*keeps the shape"):
+        resflow.bijectors.ResidualBlock(branch, lipschitz_constant=0.5, **fields)

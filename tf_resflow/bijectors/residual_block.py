@@ -311,21 +311,29 @@ def _checked_constant(branch, constant):
 
 
 def _check_output(block):
-    """Evaluates the branch abstractly, and raises a ValueError unless it maps an event to an event."""
-    dtype = block.dtype or tf.float32
-    specs = [tf.TensorSpec([None, *block._event_shape], dtype)]
-    if block._conditional:
-        specs.append(tf.TensorSpec([None, *block._condition_shape], dtype))
-
-    def call(*inputs):
-        return block.branch(list(inputs) if block.conditional else inputs[0])
-
-    output = tf.function(call, autograph=False).get_concrete_function(*specs).structured_outputs
-    if not specs[0].shape.is_compatible_with(output.shape):
+    """Raises a ValueError unless the branch maps an event to an event."""
+    shape = _output_shape(block)
+    if not tf.TensorShape([None, *block.event_shape]).is_compatible_with(shape):
         raise ValueError(
-            f"The branch of {block.name} maps events of shape {specs[0].shape[1:]} to {output.shape[1:]}; "
+            f"The branch of {block.name} maps events of shape {block.event_shape} to {shape[1:]}; "
             "x + g(x) needs a g that keeps the shape."
         )
+
+
+def _output_shape(block):
+    """The shape of the branch's output: as its Keras model knows it, or by an abstract evaluation."""
+    branch = block.branch
+    if getattr(branch, "outputs", None) and block.event_shape == input_shapes(branch)[0][1:]:
+        return tf.TensorShape(branch.outputs[0].shape)
+    dtype = block.dtype or tf.float32
+    specs = [tf.TensorSpec([None, *block.event_shape], dtype)]
+    if block.conditional:
+        specs.append(tf.TensorSpec([None, *block.condition_shape], dtype))
+
+    def call(*inputs):
+        return branch(list(inputs) if block.conditional else inputs[0])
+
+    return tf.function(call, autograph=False).get_concrete_function(*specs).structured_outputs.shape
 
 
 def _check_callable(argument, value, expected):
