@@ -23,14 +23,14 @@ import numpy as np
 import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 150
+STEPS = 60
 CHECKPOINT_EVERY = 5
 FLAGS = [
     "--deterministic",
     "--config=configs/toy2d.py",
     "--config.data.name=8gaussians",
     "--config.data.num_test=100",
-    "--config.model.num_blocks=2",
+    "--config.model.num_blocks=1",
     "--config.model.hidden=(8,)",
     "--config.model.norms=(2.0,2.0,2.0)",
     "--config.model.estimator.eval.num_exact_terms=4",
@@ -38,7 +38,7 @@ FLAGS = [
     "--config.train.batch_size=16",
     f"--config.train.checkpoint_every={CHECKPOINT_EVERY}",
     "--config.train.log_every=5",
-    "--config.train.eval_every=50",
+    "--config.train.eval_every=20",
     f"--config.train.steps={STEPS}",
 ]
 
