@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import json
 import math
 import shutil
@@ -51,6 +52,19 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(Report, "figures", lambda self, directory: {})
 
 
+@pytest.fixture
+def no_work(monkeypatch, no_figures):
+    """Steps that do nothing, and evaluations that find 1, 2, ... nats of as many examples as the config says."""
+    nats = itertools.count(1.0)
+
+    def scores(report, split=None):
+        num_examples = report._config.eval.num_examples
+        return {"nats": next(nats), "nats_stderr": 0.5, "num_examples": num_examples, "estimator_std": 0.0}
+
+    monkeypatch.setattr(Report, "scores", scores)
+    monkeypatch.setattr(loop, "_compiled_step", lambda *_: lambda batch, seed: {"nats": 0.0})
+
+
 def test_files(uninterrupted):
     workdir, result = uninterrupted
     line = result["line"]
@@ -76,7 +90,7 @@ def test_metrics(uninterrupted):
     assert lines[3]["nats"] == result["nats"] and lines[3]["estimator_std"] > 0
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path, make_config, monkeypatch):
+def test_a_resumed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path, make_config, monkeypatch, no_figures):
     """Stopped by a signal after step 3 and by its number of steps at 5; evaluated there as well."""
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
@@ -91,16 +105,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path, make
     assert result["nats"] == uninterrupted[1]["nats"]
 
 
-def test_a_run_in_bfloat16(tmp_path, make_config, no_figures):
-    """Resumed, it equals an uninterrupted one; its scores and its loaded model are in float32."""
-    fields = {"model__compute_dtype": "mixed_bfloat16", "model__num_blocks": (1,), "train__learning_rate": 0.1}
-    config, whole = (make_config(**fields, train__steps=steps) for steps in (4, 8))
-    result = loop.train(whole, tmp_path / "whole", progress=False)
-    loop.train(config, tmp_path / "parts", progress=False)
+def test_a_run_in_bfloat16(tmp_path, make_config, forget_the_end, no_figures):
+    """Resumed from its first checkpoint, it equals itself; its scores and its loaded model are in float32."""
+    fields = {"model__compute_dtype": "mixed_bfloat16", "train__learning_rate": 0.1}
+    fields |= {"train__steps": 8, "train__checkpoint_every": 4}
+    result = loop.train(make_config(**fields), tmp_path / "whole", progress=False)
+    parts = shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    forget_the_end(parts, 8)
     with pytest.raises(ValueError, match="config.model.compute_dtype = 'mixed_bfloat16', but now it is 'float32'"):
-        loop.train(make_config(train__steps=8), tmp_path / "parts", progress=False)
-    assert loop.train(whole, tmp_path / "parts", progress=False)["nats"] == result["nats"]
-    assert_same_state(saved_state(tmp_path / "whole", 8), saved_state(tmp_path / "parts", 8))
+        loop.train(make_config(train__steps=8), parts, progress=False)
+    assert loop.train(make_config(**fields), parts, progress=False)["nats"] == result["nats"]
+    assert_same_state(saved_state(tmp_path / "whole", 8), saved_state(parts, 8))
     run = resflow.load(tmp_path / "whole")
     score = Report(run.config, run.model, resflow.data.load(run.config.data)).score()
     assert score.mean == pytest.approx(result["nats"], rel=1e-5)
@@ -110,7 +125,7 @@ def test_a_run_in_bfloat16(tmp_path, make_config, no_figures):
 
 
 def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(
-    tmp_path, make_config, monkeypatch, no_figures
+    tmp_path, make_config, monkeypatch, no_work
 ):
     config = make_config(train__eval_every=5, data__num_test=30)
     with monkeypatch.context() as patch:
@@ -121,27 +136,27 @@ def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(
     assert (tmp_path / "checkpoints" / "ckpt-5.index").exists()
     result = loop.train(config, tmp_path, progress=False)
     scores = {line["step"]: line["nats"] for line in read_metrics(tmp_path) if line["split"] == "validation"}
-    assert list(scores) == [5, 10] and result["validation"]["nats"] == scores[10]
-    assert result["best"] == min(scores.values())
+    assert scores == {5: 1.0, 10: 2.0}
+    assert (result["validation"]["nats"], result["best"]) == (2.0, 1.0)
 
 
-def test_the_best_score_is_of_the_same_examples(tmp_path, make_config, no_figures):
+def test_the_best_score_is_of_the_same_examples(tmp_path, make_config, no_work):
     """The score of more examples was another one."""
-    before = loop.train(make_config(train__steps=5), tmp_path, progress=False)
+    before = loop.train(make_config(train__steps=5, eval__num_examples=50), tmp_path, progress=False)
     result = loop.train(make_config(eval__num_examples=3), tmp_path, progress=False)
     assert (before["num_examples"], result["num_examples"]) == (50, 3)
     assert before["best"] < result["validation"]["nats"] == result["best"]
 
 
-def test_scores_of_the_train_split_are_not_mixed_with_what_training_logs(tmp_path, make_config, no_figures):
+def test_scores_of_the_train_split_are_not_mixed_with_what_training_logs(tmp_path, make_config, no_work):
     np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=[100, 2]))
     fields = {"data__name": "tabular", "data__path": str(tmp_path / "table.npy"), "eval__split": "train"}
     fields["data__validation_fraction"] = 0.0
     loop.train(make_config(**fields, train__steps=5), tmp_path / "run", progress=False)
     result = loop.train(make_config(**fields), tmp_path / "run", progress=False)
     lines = [line for line in read_metrics(tmp_path / "run") if "num_examples" in line]
-    assert [line["step"] for line in lines] == [5, 10]
-    assert result["best"] == min(line["nats"] for line in lines)
+    assert [(line["step"], line["nats"]) for line in lines] == [(5, 1.0), (10, 2.0)]
+    assert result["best"] == 1.0
 
 
 def test_the_validation_split_is_scored_on_the_way_and_the_test_split_once(tmp_path, make_config, no_figures):
@@ -294,27 +309,8 @@ def test_a_batch_that_cannot_be_divided(tmp_path, make_config, two_replicas):
         loop.train(make_config(train__batch_size=15), tmp_path, strategy=two_replicas, progress=False)
 
 
-def test_images(tmp_path, make_config):
-    """A tiny image model: grids instead of the density, bits/dim instead of nats."""
-    config = resflow.training.default_config()
-    config.model.update(num_blocks=(1,), width=4, num_fc_blocks=0)
-    config.train.update(steps=2, batch_size=32, eval_every=2)
-    config.eval.update(num_examples=40, batch_size=30, num_samples=9)
-    result = loop.train(config, tmp_path, progress=False)
-    assert result["num_examples"] == 40
-    assert result["reconstruction_error"] < 1e-2
-    assert result["baselines"]["uniform"] == pytest.approx(math.log2(17))
-    assert 2.0 < result["bits_per_dim"] < 6.0
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
-        "samples.png",
-        "reconstructions.png",
-    }
-    model = resflow.load(tmp_path).model
-    assert model.sample(3, seed=0).dtype == tf.uint8
-
-
 def test_a_flow_of_couplings(tmp_path, make_config):
-    """Without a residual block there is no estimator, no noise of it and no Lipschitz bound."""
+    """Of images: bits/dim, and grids instead of the density; no noise of an estimator, and no Lipschitz bound."""
     config = make_config(
         data__name="digits",
         model__kind="image",
@@ -322,6 +318,7 @@ def test_a_flow_of_couplings(tmp_path, make_config):
         model__inv_1x1_conv=True,
         model__num_blocks=(1, 1),
         model__width=4,
+        model__num_fc_blocks=1,
         model__fc_width=4,
         train__steps=3,
         train__eval_every=3,
@@ -329,9 +326,14 @@ def test_a_flow_of_couplings(tmp_path, make_config):
     )
     result = loop.train(config, tmp_path, progress=False)
     assert "lipschitz_bound" not in result
-    assert result["reconstruction_error"] < 0.01
+    assert result["num_examples"] == 30 and result["reconstruction_error"] < 0.01
+    assert result["baselines"]["uniform"] == pytest.approx(math.log2(17))
+    assert 2.0 < result["bits_per_dim"] < 6.0
     (line,) = [line for line in read_metrics(tmp_path) if line["split"] == "test"]
     assert line["estimator_std"] < 1e-6
     assert (tmp_path / "figures" / "samples.png").stat().st_size > 1000
-    report = Report(config, resflow.load(tmp_path).model, resflow.data.load(config.data))
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"samples.png", "reconstructions.png"}
+    model = resflow.load(tmp_path).model
+    assert model.sample(3, seed=0).dtype == tf.uint8
+    report = Report(config, model, resflow.data.load(config.data))
     assert report.score().mean == pytest.approx(result["bits_per_dim"], rel=1e-5)

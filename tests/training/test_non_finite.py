@@ -80,7 +80,7 @@ def test_blocks_of_one_name():
 
 
 def test_the_classifier():
-    flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, num_fc_blocks=0)
+    flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0)
     shapes = resflow.bijectors.feature_shapes(flow, (4, 4, 1))
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=3, num_features=4)
     model = resflow.HybridModel(flow, classifier, (4, 4, 1), levels=8)

@@ -36,7 +36,7 @@ EXACT = resflow.logdet.Exact()
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, make_config):
+def runs(tmp_path_factory, make_config, forget_the_end):
     """A run of 4 steps, which is not evaluated, and one that goes on from its checkpoint after 2."""
     directory = tmp_path_factory.mktemp("variational")
     config = make_config(**IMAGES, train__steps=4)
@@ -47,11 +47,7 @@ def runs(tmp_path_factory, make_config):
             first.setattr(Report, "scores", lambda self, split=None: scores)
             loop.train(config, directory / "whole", progress=False)
         after_2 = shutil.copytree(directory / "whole", directory / "resumed")
-        (after_2 / "result.json").unlink()
-        for path in (after_2 / "checkpoints").glob("*"):
-            if "-4." in path.name:
-                path.unlink()
-        (after_2 / "checkpoints" / "checkpoint").unlink()
+        forget_the_end(after_2, 4)
         return directory, loop.train(config, after_2, progress=False)
 
 
