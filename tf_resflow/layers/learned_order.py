@@ -20,7 +20,7 @@ class LearnedOrder(keras.layers.Layer):
     orders = resflow.layers.LearnedOrder.cycle(3)
     branch = keras.Sequential([keras.Input([2])] + [
         resflow.layers.LipschitzDense(units, domain=p, codomain=q)
-        for units, (p, q) in zip([64, 64, 2], orders)
+        for units, (p, q) in zip([16, 16, 2], orders)
     ])
     ```
 

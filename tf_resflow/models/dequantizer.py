@@ -66,17 +66,17 @@ class FlowDequantizer(keras.layers.Layer):
     blocks y = x + g(x; c) are Lipschitz in x alone; the network c is any network.
 
     ```python
-    import numpy as np
-    import tf_resflow as resflow
-    x = np.random.default_rng(0).integers(0, 4, [256, 2, 2, 1]).astype("uint8")
-    flow = resflow.flows.image_flow((2, 2, 1), num_blocks=(1,), width=8, num_fc_blocks=0, logit_alpha=0.05)
-    dequantizer = resflow.models.FlowDequantizer((2, 2, 1), num_blocks=1, width=8)
-    model = resflow.FlowModel(flow, (2, 2, 1), levels=4, dequantizer=dequantizer)
-    model.initialize(x)
+    import numpy as np, tf_resflow as resflow
+
+    images = np.random.default_rng(0).integers(0, 17, size=[32, 4, 4, 1])
+    flow = resflow.flows.image_flow((4, 4, 1), num_blocks=(1,), width=8, num_fc_blocks=0, logit_alpha=0.05)
+    noise = resflow.models.FlowDequantizer((4, 4, 1), num_blocks=1, width=8)
+    model = resflow.FlowModel(flow, event_shape=(4, 4, 1), levels=17, dequantizer=noise)
+    model.initialize(images)
     model.compile(optimizer="adamw")
-    model.fit(x, batch_size=64, verbose=0)
-    print(model.log_prob(x, seed=1).shape)
-    # (256,)
+    model.fit(images, verbose=0)
+    print(model.dequantization, model.sample(2, seed=0).shape)
+    # variational (2, 4, 4, 1)
     ```
 
     Args:

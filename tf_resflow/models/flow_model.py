@@ -45,24 +45,24 @@ class FlowModel(keras.Model):
     \log L\\).
 
     ```python
-    import numpy as np
-    import tf_resflow as resflow
+    import keras, numpy as np, tf_resflow as resflow
+
+    x = np.random.default_rng(0).normal(size=[512, 2]).astype("float32")
     flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(16, 16))
     model = resflow.FlowModel(flow, event_shape=[2])
-    x = np.random.default_rng(0).normal(size=[256, 2]).astype("float32")
     model.initialize(x)
-    model.compile(optimizer="adamw")
-    history = model.fit(x, batch_size=64, epochs=1, verbose=0)
-    print(sorted(history.history))
-    # ['loss']
+    model.compile(optimizer=keras.optimizers.AdamW(1e-3, use_ema=True, global_clipnorm=1.0))
+    model.fit(x, batch_size=64, epochs=2, verbose=0)
+    print(model.sample(4, seed=0).shape, model.log_prob(x[:4], seed=0).shape)
+    # (4, 2) (4,)
     ```
 
     A conditional model is the density of x given a condition c that stands beside each example. The networks of its
     flow take c; only in x are they Lipschitz, so c changes neither invertibility nor certificates.
 
     ```python
-    import numpy as np
-    import tf_resflow as resflow
+    import numpy as np, tf_resflow as resflow
+
     c = np.random.default_rng(0).normal(size=[256, 3]).astype("float32")
     x = c[:, :2] + 0.1 * np.random.default_rng(1).normal(size=[256, 2]).astype("float32")
     flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(16, 16), condition_size=3)

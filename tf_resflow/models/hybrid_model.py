@@ -38,21 +38,22 @@ class HybridModel(FlowModel):
     the same pass that gives the log-likelihood. `fit` takes examples and integer labels.
 
     ```python
-    import numpy as np
-    import tf_resflow as resflow
-    flow = resflow.flows.image_flow((8, 8, 1), (1, 1), 8, num_fc_blocks=0, logit_alpha=None, mean=[0.5], std=[0.3])
+    import numpy as np, tf_resflow as resflow
+
+    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1, 1), width=8, num_fc_blocks=0, factor_out=True)
     shapes = resflow.bijectors.feature_shapes(flow, (8, 8, 1))
-    classifier = resflow.flows.multiscale_classifier(shapes, num_classes=10, num_features=16)
-    model = resflow.HybridModel(flow, classifier, (8, 8, 1), levels=17)
-    x = np.random.default_rng(0).integers(17, size=[64, 8, 8, 1])
-    y = np.random.default_rng(1).integers(10, size=[64])
-    model.initialize(x)
+    classifier = resflow.flows.multiscale_classifier(shapes, num_classes=10)
+    model = resflow.HybridModel(flow, classifier, (8, 8, 1), levels=17, density_weight=1.0)
+
+    images = np.random.default_rng(0).integers(0, 17, size=[32, 8, 8, 1])
+    labels = np.random.default_rng(1).integers(0, 10, size=[32])
+    model.initialize(images)
     model.compile(optimizer="adamw")
-    history = model.fit(x, y, batch_size=32, epochs=1, verbose=0)
+    history = model.fit(images, labels, batch_size=32, epochs=1, verbose=0)
     print(sorted(history.history))
     # ['accuracy', 'bits_per_dim', 'cross_entropy', 'loss']
-    print(model.classify(x)["probabilities"].shape, model.log_prob(x, seed=0).shape)
-    # (64, 10) (64,)
+    print(model.classify(images)["probabilities"].shape)
+    # (32, 10)
     ```
 
     Save it like a `FlowModel`.

@@ -92,17 +92,20 @@ def export(
     README.md and signatures.json; MODEL_CARD.md. The remains of killed exports in `export_dir` are removed.
 
     ```python
-    import pathlib, tempfile
-    import tensorflow as tf
-    import tf_resflow as resflow
-    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
-    model = resflow.FlowModel(flow, event_shape=[2])
-    path = resflow.serving.export(model, tempfile.mkdtemp())
-    served = tf.saved_model.load(str(path))
-    x = served.signatures["sample"](
-        num=tf.constant(3), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
-    print(path.name, x.shape, sorted(served.signatures["serving_default"](x=x)))
-    # 1 (3, 2) ['log_prob', 'log_prob_stderr']
+    import tensorflow as tf, tf_resflow as resflow
+
+    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=8, num_fc_blocks=0)
+    model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
+    path = resflow.serving.export(model, "served/flow")
+
+    served = tf.saved_model.load(str(path)).signatures
+    x = served["sample"](num=tf.constant(3), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
+    scores = served["serving_default"](x=x)
+    z = served["encode"](x=x)["z"]
+    print(path, x.dtype.name, x.shape, sorted(scores))
+    # served/flow/1 uint8 (3, 8, 8, 1) ['bits_per_dim', 'log_prob', 'log_prob_stderr']
+    print(bool(tf.reduce_all(served["decode"](z=z)["x"] == x)))
+    # True
     ```
 
     Args:

@@ -29,23 +29,27 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     once: a step computes no norms. Differentiable any number of times, in graphs and compiled by XLA.
 
     ```python
-    import tensorflow as tf
-    import tensorflow_probability as tfp
-    import tf_resflow as resflow
+    import tensorflow as tf, tensorflow_probability as tfp, tf_resflow as resflow
 
-    surrogate = resflow.vi.flow_surrogate_posterior([2], num_blocks=1, hidden=(8,))  # here not fitted
-    target = tfp.distributions.MultivariateNormalDiag([1.0, 2.0])
-    kernel = tfp.mcmc.TransformedTransitionKernel(
-        tfp.mcmc.HamiltonianMonteCarlo(target.log_prob, step_size=0.5, num_leapfrog_steps=3),
-        resflow.vi.neutra_bijector(surrogate))
+
+    def banana(x):
+        return -0.5 * x[..., 0] ** 2 - 2.0 * (x[..., 1] - x[..., 0] ** 2) ** 2
+
+
+    surrogate = resflow.vi.flow_surrogate_posterior([2], num_blocks=1)  # fit it first
+    hmc = tfp.mcmc.HamiltonianMonteCarlo(banana, step_size=0.3, num_leapfrog_steps=5)
+    kernel = tfp.mcmc.TransformedTransitionKernel(hmc, resflow.vi.neutra_bijector(surrogate))
+
 
     @tf.function(jit_compile=True)
-    def chains(seed):
+    def sample(start, seed):
         return tfp.mcmc.sample_chain(
-            10, surrogate.sample(4, seed=1), kernel=kernel, num_burnin_steps=5, trace_fn=None, seed=seed)
+            20, start, kernel=kernel, num_burnin_steps=10, trace_fn=None, parallel_iterations=1, seed=seed
+        )
 
-    print(chains(tf.constant([0, 1])).shape)
-    # (10, 4, 2)
+
+    print(sample(surrogate.sample(8, seed=1), tf.constant([0, 1])).shape)
+    # (20, 8, 2)
     ```
 
     Args:

@@ -26,16 +26,18 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
     Variables are shared: fit the view, and use the surrogate. It works for TFP's flows, too.
 
     ```python
-    import keras
-    import tensorflow_probability as tfp
-    import tf_resflow as resflow
+    import keras, tensorflow_probability as tfp, tf_resflow as resflow
 
-    target = tfp.distributions.MultivariateNormalDiag([1.0, 2.0])
-    surrogate = resflow.vi.flow_surrogate_posterior([2], num_blocks=1, hidden=(8,))
+    tfd = tfp.distributions
+    model = tfd.JointDistributionSequential([tfd.Gamma(2.0, 1.0), lambda rate: tfd.Poisson(rate)])
+    target = model.experimental_pin(None, 4.0)
+    surrogate = resflow.vi.flow_surrogate_posterior(
+        target.event_shape, constraining_bijector=target.experimental_default_event_space_bijector(), num_blocks=2
+    )
     view = resflow.vi.with_path_derivative(surrogate)
-    losses = tfp.vi.fit_surrogate_posterior(target.log_prob, view, keras.optimizers.Adam(1e-2), 3, seed=1)
-    print(losses.shape, surrogate.sample(5, seed=2).shape)
-    # (3,) (5, 2)
+    losses = tfp.vi.fit_surrogate_posterior(target.unnormalized_log_prob, view, keras.optimizers.Adam(0.01), 5)
+    print(losses.shape)
+    # (5,)
     ```
 
     The view is for the ELBO (`tfp.vi.kl_reverse` with `importance_sample_size=1`): in other objectives the score
