@@ -5,32 +5,21 @@ import json
 import pytest
 
 import tf_resflow as resflow
-from tf_resflow.training.checkpoints import Checkpoints
 
 BENCHMARK = "benchmarks/compare_estimators.py"
 NOW = "adaptive roulette, colored probes"
 
 
-def untrained_run(path):
-    """The workdir of a small flow on digits that has not taken a step."""
+def test_errors_and_times(call, tmp_path, run_without_work):
+    """Of a small flow on digits that has not taken a step."""
+    workdir, output = tmp_path / "run", tmp_path / "estimators.json"
     config = resflow.training.default_config()
     config.data.name = "digits"
-    config.model.update({"num_blocks": (1,), "width": 4, "num_fc_blocks": 0})
-    config.train.ema_momentum = 0.0
-    dataset = resflow.data.load(config.data)
-    model = resflow.models.build_model(config, dataset)
-    model.initialize(next(iter(dataset.eval_batches("train", 64, 64))))
-    files = resflow.training.Workdir(path)
-    files.prepare(config)
-    files.write_data(resflow.models.DataInfo("digits", dataset.event_shape, dataset.levels, None, None))
-    files.write_config(config)
-    optimizer = resflow.training.make_optimizer(config.train, model.trainable_variables)
-    Checkpoints(files.checkpoints, model, optimizer, seed=0, keep=1).save(1)
-
-
-def test_errors_and_times(call, tmp_path):
-    workdir, output = tmp_path / "run", tmp_path / "estimators.json"
-    untrained_run(workdir)
+    config.model.update(
+        {"num_blocks": (1,), "width": 4, "num_fc_blocks": 0, "kernels": (3, 1), "norms": (2.0,) * 3}
+    )
+    config.train.update({"steps": 1, "ema_momentum": 0.0})
+    run_without_work(config, workdir)
     options = ["--num_examples=8", "--repeats=8", "--probes=1,25", "--stderrs=0.2"]
     done = call(BENCHMARK, f"--workdir={workdir}", f"--output={output}", *options)
     assert done.code == 0, done.output

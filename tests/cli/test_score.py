@@ -26,14 +26,14 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, rows):
+def workdir(tmp_path_factory, rows, run_without_work):
     folder = tmp_path_factory.mktemp("table")
     fields = {
         "data.name": "tabular",
         "data.path": str(_write(folder / "people.csv", rows)),
         "data.columns": '"length, cm", height',
         "model.kind": "vector",
-        "model.num_blocks": (2,),
+        "model.num_blocks": (1,),
         "model.hidden": (8,),
         "model.norms": (2.0, 2.0, 2.0),
         "train.steps": 2,
@@ -42,7 +42,7 @@ def workdir(tmp_path_factory, rows):
     }
     config = training.default_config()
     config.update_from_flattened_dict(fields)
-    training.train(config, folder / "run", progress=False)
+    run_without_work(config, folder / "run")
     return folder / "run"
 
 

@@ -84,15 +84,12 @@ def test_a_run_of_version_0_1_0(tmp_path):
     assert result["step"] == 20 and result["nats"] == pytest.approx(then["nats"], rel=1e-5)
 
 
-def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, make_config, monkeypatch):
-    scores = {"nats": 1.0, "nats_stderr": 0.5, "num_examples": 6}
-    monkeypatch.setattr(Report, "scores", lambda report, split=None: scores)
-    monkeypatch.setattr(Report, "figures", lambda report, directory: {})
+def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, make_config, run_without_work):
     rows = np.random.default_rng(0).normal(size=[60, 2])
     np.save(tmp_path / "table.npy", rows)
     workdir, table = tmp_path / "run", tmp_path / "table.npy"
     config = make_config(data__name="tabular", data__path=str(table), train__steps=1)
-    training.train(config, workdir, progress=False)
+    run_without_work(config, workdir)
     table.rename(tmp_path / "moved.npy")
     with pytest.raises(ValueError, match="are not at .*table.npy .*--data_path"):
         training.load_data(workdir)
