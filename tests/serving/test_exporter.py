@@ -123,7 +123,8 @@ def test_readme_and_model_card(export_dir, saved):
             assert f"`{info.name}`" in readme
     assert "| in | `x` | uint8 | batch x 8 x 8 x 1 |" in readme
     card = (export_dir / "1" / "MODEL_CARD.md").read_text()
-    assert "2 residual blocks" in card and resflow.__version__ in card and "proves that each block" in card
+    assert "flow of 1 residual block (Chen" in card
+    assert resflow.__version__ in card and "proves that each block" in card
     assert "It has not been evaluated." in card
     for text in (readme, card):
         assert "log-determinants are estimated without bias, by Russian roulette after 6 exact terms" in text
