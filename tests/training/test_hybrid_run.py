@@ -16,7 +16,7 @@ FIELDS = {
     "data__name": "digits",
     "data__validation_fraction": 0.0,
     "model__kind": "image",
-    "model__num_blocks": (1, 1),
+    "model__num_blocks": (1,),
     "model__width": 4,
     "model__num_fc_blocks": 0,
     "model__kernels": (3, 1),
@@ -131,7 +131,7 @@ def test_ood(loaded, model, evaluation):
 def test_a_classifier_alone(tmp_path, make_config):
     """Of weight 0, on couplings with halves that leave: no figure of a density anywhere."""
     config = make_config(
-        **FIELDS | {"train__steps": 2, "train__eval_every": 2, "train__log_every": 2},
+        **FIELDS | {"train__steps": 2, "train__eval_every": 2, "train__log_every": 2, "model__num_blocks": (1, 1)},
         hybrid__density_weight=0.0,
         model__block="affine_coupling",
         model__inv_1x1_conv=True,
