@@ -113,26 +113,20 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
     assert steps == list(range(40, run.step + 1, 40))
 
 
-def test_each_worker_decodes_its_share(start_both):
+def test_each_worker_decodes_its_share_and_has_the_config_of_the_others(start_both, tmp_path):
     """Of an epoch of 8 batches of 8, each decodes 32: its half of each batch, in the order of one machine."""
-    script = pathlib.Path(__file__).with_name("decode_share.py")
+    script = pathlib.Path(__file__).with_name("one_of_two_workers.py")
     batches, decoded = [], []
-    for worker in start_both(script):
+    for worker in start_both(script, str(tmp_path / "run")):
         output, errors = worker.communicate(timeout=120)
         assert worker.returncode == 0, errors[-3000:]
-        taken, numbers = json.loads(output.splitlines()[-1])
+        taken, numbers, error = json.loads(output.splitlines()[-1])
         batches.append(taken)
         decoded.append(numbers)
+        assert error == "The workers have different configs: give all the same."
     order = tf.random.experimental.stateless_shuffle(tf.range(64), tf.constant([3, 0], tf.int64))
     np.testing.assert_array_equal(np.concatenate(batches, axis=1), tf.reshape(order, [8, 8]))
     assert [sorted(numbers) for numbers in decoded] == [sorted(np.ravel(taken)) for taken in batches]
-
-
-def test_workers_of_different_configs(tmp_path, start_workers):
-    for worker in start_workers(tmp_path / "run", [[], ["--config.seed=7"]]):
-        errors = worker.communicate(timeout=120)[1]
-        assert worker.returncode == 1
-        assert "Error: The workers have different configs: give all the same." in errors
 
 
 def test_workers_that_diverge(tmp_path, start_workers):

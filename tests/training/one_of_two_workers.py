@@ -1,14 +1,16 @@
-"""Prints what one of several workers takes and decodes of the first epoch of a streamed data set, as JSON.
+"""Prints as JSON what one of two workers takes, decodes, and is told of a config that is not that of the other.
 
-An example is its number, 0, ..., 63. The stream, encoded, has numbers that are larger by 64 for each epoch.
+It takes the first epoch of a streamed data set. An example is its number, 0, ..., 63. The stream, encoded, has
+numbers that are larger by 64 for each epoch. The argument is the workdir of a run whose seed is the worker's.
 """
 
 import json
+import sys
 
 import tensorflow as tf
 
 from tf_resflow.data import Dataset
-from tf_resflow.training import STRATEGIES
+from tf_resflow.training import STRATEGIES, default_config, train
 from tf_resflow.training.data import replica_batches
 
 strategy = STRATEGIES["multiworker"]()
@@ -34,4 +36,12 @@ dataset = Dataset("numbers", (), 64, {"train": 64}, stream=stream, decode=decode
 batches = iter(replica_batches(strategy, dataset, 8, seed=3))
 taken = [strategy.experimental_local_results(next(batches))[0].numpy().tolist() for _ in range(8)]
 next(batches)  # of the second epoch: the first one is decoded
-print(json.dumps([taken, [number for number in decoded if number < 64]]))
+
+config = default_config()
+config.seed = strategy.cluster_resolver.task_id
+try:
+    train(config, sys.argv[1], strategy=strategy, progress=False)
+    error = ""
+except ValueError as raised:
+    error = str(raised)
+print(json.dumps([taken, [number for number in decoded if number < 64], error]))
