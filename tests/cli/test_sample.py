@@ -12,14 +12,14 @@ from tf_resflow.cli import sample as command
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
+def workdir(tmp_path_factory, run_without_work):
     config = training.default_config()
     config.update_from_flattened_dict(
         {
             "data.name": "8gaussians",
             "data.num_test": 50,
             "model.kind": "vector",
-            "model.num_blocks": (2,),
+            "model.num_blocks": (1,),
             "model.hidden": (8,),
             "model.norms": (2.0, 2.0, 2.0),
             "train.steps": 2,
@@ -28,7 +28,7 @@ def workdir(tmp_path_factory):
         }
     )
     path = tmp_path_factory.mktemp("runs") / "plane"
-    training.train(config, path, progress=False)
+    run_without_work(config, path)
     return path
 
 

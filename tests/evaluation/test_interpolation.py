@@ -106,7 +106,7 @@ def test_wrong_conditions_of_a_path():
 
 
 def test_paths_between_images_begin_and_end_with_them():
-    flow = resflow.flows.image_flow((4, 4, 1), (1, 1), width=4, num_fc_blocks=0, factor_out=True)
+    flow = resflow.flows.image_flow((4, 4, 1), (1, 1), 4, kernels=(3, 1), num_fc_blocks=0, factor_out=True)
     model = resflow.FlowModel(flow, (4, 4, 1), levels=17)
     images = np.random.default_rng(2).integers(17, size=[6, 4, 4, 1]).astype(np.uint8)
     paths = interpolate_pairs(model, images[:3], images[3:], num=3, seed=0)

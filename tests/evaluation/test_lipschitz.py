@@ -91,7 +91,7 @@ def test_a_multiscale_flow_is_not_steeper_than_its_certificate():
     """The largest and the least singular value of the Jacobian, at 20 random points."""
     block = resflow.flows.residual_image_block(coefficient=0.9)
     flow = resflow.flows.image_flow(
-        (4, 4, 1), (1, 1), width=4, num_fc_blocks=1, fc_width=8, block=block, factor_out=True
+        (4, 4, 1), (1, 1), 4, kernels=(3, 1), num_fc_blocks=1, fc_width=8, block=block, factor_out=True
     )
     generator = np.random.default_rng(0)
     for variable in flow.trainable_variables:

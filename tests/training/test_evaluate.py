@@ -216,10 +216,10 @@ def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
         assert terms.more(3, state).numpy() == expected
 
 
-def test_a_flow_of_couplings(tmp_path, make_config):
+def test_a_flow_of_couplings(tmp_path, make_config, run_without_work):
     """It has nothing to solve, and no Lipschitz constants to bound; its inverse is measured all the same."""
     config = make_config(**IMAGES, model__block="affine_coupling")
-    training.train(config, tmp_path, progress=False)
+    run_without_work(config, tmp_path)
     evaluation = evaluation_of(tmp_path)
     result = evaluation.header() | evaluation.reconstruction() | evaluation.lipschitz()
     assert result["reconstruction"]["num_solves"] == 0
