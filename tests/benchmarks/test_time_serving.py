@@ -17,7 +17,7 @@ def run(*arguments):
 
 
 def test_table(call, tmp_path):
-    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, num_fc_blocks=0)
+    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
     model = resflow.FlowModel(flow, (8, 8, 1), levels=17)
     model.initialize(np.random.default_rng(0).integers(17, size=[32, 8, 8, 1]).astype("uint8"))
     log_det = resflow.logdet.PowerSeries(2)

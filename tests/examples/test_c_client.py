@@ -45,7 +45,7 @@ def client(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images_path(tmp_path_factory):
-    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, num_fc_blocks=0)
+    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
     model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
     model.initialize(images(32))
     log_det = resflow.logdet.RussianRoulette(4)

@@ -20,7 +20,7 @@ SCALARS = {"num": 2, "seed": 7, "temperature": 0.8}
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """An exported model that takes at most 3 examples."""
-    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, num_fc_blocks=0)
+    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
     model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
     model.initialize(X)
     log_det = resflow.logdet.RussianRoulette(2)
