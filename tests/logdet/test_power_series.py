@@ -521,7 +521,7 @@ def test_events_of_rank_three():
         (lambda: resflow.logdet.RussianRoulette(-1), "num_exact_terms"),
         (
             lambda: resflow.logdet.RussianRoulette(distribution=None),
-            "must be a TermDistribution, such as .*got None",
+            "must be one of numbers of terms, such as .*got None",
         ),
         (lambda: resflow.logdet.RussianRoulette(2, resflow.logdet.Geometric), "got <class"),
         (lambda: resflow.logdet.RussianRoulette(probes="uniform"), "rademacher"),

@@ -230,9 +230,9 @@ class RussianRoulette(_RandomLength):
         super().__post_init__()
         if self.num_exact_terms < 0:
             raise ValueError(f"num_exact_terms must be at least 0; got {self.num_exact_terms}.")
-        if not isinstance(self.distribution, TermDistribution):
+        if not hasattr(self.distribution, "survival"):
             raise ValueError(
-                "distribution must be a TermDistribution, such as tf_resflow.logdet.Geometric(0.5); got "
+                "distribution must be one of numbers of terms, such as tf_resflow.logdet.Geometric(0.5); got "
                 f"{self.distribution!r}."
             )
 
