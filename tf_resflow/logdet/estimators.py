@@ -230,7 +230,7 @@ class RussianRoulette(_RandomLength):
         super().__post_init__()
         if self.num_exact_terms < 0:
             raise ValueError(f"num_exact_terms must be at least 0; got {self.num_exact_terms}.")
-        if not hasattr(self.distribution, "survival"):
+        if isinstance(self.distribution, type) or not hasattr(self.distribution, "survival"):
             raise ValueError(
                 "distribution must be one of numbers of terms, such as tf_resflow.logdet.Geometric(0.5); got "
                 f"{self.distribution!r}."
