@@ -48,7 +48,7 @@ class FlowModel(keras.Model):
     import keras, numpy as np, tf_resflow as resflow
 
     x = np.random.default_rng(0).normal(size=[512, 2]).astype("float32")
-    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(16, 16))
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(16,))
     model = resflow.FlowModel(flow, event_shape=[2])
     model.initialize(x)
     model.compile(optimizer=keras.optimizers.AdamW(1e-3, use_ema=True, global_clipnorm=1.0))
@@ -65,7 +65,7 @@ class FlowModel(keras.Model):
 
     c = np.random.default_rng(0).normal(size=[256, 3]).astype("float32")
     x = c[:, :2] + 0.1 * np.random.default_rng(1).normal(size=[256, 2]).astype("float32")
-    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(16, 16), condition_size=3)
+    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(16, 16), condition_size=3)
     model = resflow.FlowModel(flow, event_shape=[2], condition_shape=[3])
     model.initialize(x, condition=c)
     model.compile(optimizer="adamw")

@@ -32,7 +32,7 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
     model = tfd.JointDistributionSequential([tfd.Gamma(2.0, 1.0), lambda rate: tfd.Poisson(rate)])
     target = model.experimental_pin(None, 4.0)
     surrogate = resflow.vi.flow_surrogate_posterior(
-        target.event_shape, constraining_bijector=target.experimental_default_event_space_bijector(), num_blocks=2
+        target.event_shape, constraining_bijector=target.experimental_default_event_space_bijector(), num_blocks=1
     )
     view = resflow.vi.with_path_derivative(surrogate)
     losses = tfp.vi.fit_surrogate_posterior(target.unnormalized_log_prob, view, keras.optimizers.Adam(0.01), 5)
