@@ -20,7 +20,7 @@ BASIS = resflow.logdet.PowerSeries(5, probes="basis")
 
 
 def vector_model(seed=0, **kwargs):
-    flow = resflow.flows.vector_flow(2, 2, (8, 8), seed=seed)
+    flow = resflow.flows.vector_flow(2, 2, (8,), seed=seed)
     return resflow.FlowModel(flow, [2], **kwargs)
 
 
@@ -173,7 +173,7 @@ def test_weights_round_trip(fitted, data, tmp_path):
     last = vector_model(seed=6)
     last.load_weights(str(directory / "6.weights.h5"))
     assert np.all(last.log_prob(data[:8], seed=1) != expected)
-    deeper = resflow.FlowModel(resflow.flows.vector_flow(2, 3, (8, 8)), [2])
+    deeper = resflow.FlowModel(resflow.flows.vector_flow(2, 3, (8,)), [2])
     with pytest.raises(ValueError):
         deeper.load_weights(path)
 
