@@ -25,12 +25,11 @@ digits: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --strict
 
-# A test process has a core: more threads would wait for each other. Most tests run a graph once, on small tensors:
-# kernels that are set up and compiled in less time suit them, though they run slower.
+# A test process has a core: more threads would wait for each other. Most tests run what XLA compiles once, so that
+# it need not be fast.
 test: export OMP_NUM_THREADS ?= 1
 test: export OPENBLAS_NUM_THREADS ?= 1
 test: export TF_NUM_INTRAOP_THREADS ?= 1
-test: export TF_ENABLE_ONEDNN_OPTS ?= 0
 test: export XLA_FLAGS ?= --xla_llvm_disable_expensive_passes=true
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
