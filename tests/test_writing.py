@@ -1,11 +1,9 @@
-import pathlib
-import subprocess
 import sys
 
 import pytest
 import tensorflow as tf
 
-from tf_resflow.writing import scratch, unwritable_told, whole_file
+from tf_resflow.writing import scratch, unwritable_told
 
 
 @pytest.fixture
@@ -31,28 +29,6 @@ def test_it_goes_with_an_interrupt(tmp_path):
         (folder / "half").write_text("")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
-
-
-def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path):
-    """While a process that is alive keeps what it writes, and other files are untouched."""
-    path = tmp_path / "a[1].npy"
-    command = "import sys\nfrom tf_resflow.writing import whole_file\n"
-    command += "with whole_file(sys.argv[1]) as temporary:\n  print(temporary, flush=True)\n  input()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    killed, alive = (subprocess.Popen([sys.executable, "-c", command, path], **pipes) for _ in range(2))
-    left, kept = (pathlib.Path(process.stdout.readline().strip()) for process in (killed, alive))
-    killed.kill()
-    killed.communicate()
-    others = [tmp_path / name for name in (".b.123.writing.npy", ".a[1].123.writing.npz", ".a[1].npy")]
-    for other in others:
-        other.write_text("")
-    assert left.exists() and left != kept
-    with whole_file(path) as temporary:
-        temporary.write_text("whole")
-        assert not left.exists() and kept.exists()
-    assert path.read_text() == "whole" and sorted(tmp_path.iterdir()) == sorted([path, kept, *others])
-    alive.communicate("\n")
-    assert alive.returncode == 0 and path.read_text() == "" and not kept.exists()
 
 
 def refuse(*_):

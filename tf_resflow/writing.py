@@ -1,7 +1,6 @@
 """Writes whole files and folders, to a disk that may be full, in a process that may be killed."""
 
 import contextlib
-import glob
 import os
 import pathlib
 import re
@@ -65,8 +64,7 @@ def _reason(error):
 def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a temporary file to write, which replaces `path` at the end.
 
-    After any error an existing file is unchanged, and nothing is left of the new one. Temporary files of this path
-    that killed processes left are removed first, as in `scratch`.
+    After any error an existing file is unchanged, and nothing is left of the new one.
 
     Args:
       path: file to write.
@@ -76,15 +74,12 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path).resolve()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
-    with unwritable_told(path), contextlib.ExitStack() as stack:
-        stack.callback(temporary.unlink, missing_ok=True)
-        with _held(path.parent, wait=True) as alone:
-            if alone:
-                _remove_left(path.parent.glob(f".{glob.escape(path.stem)}.[0-9]*.writing{path.suffix}"))
-            temporary.touch()
-            stack.enter_context(_held(temporary))
-        yield temporary
-        os.replace(temporary, path)
+    try:
+        with unwritable_told(path):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -100,32 +95,29 @@ def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
     with contextlib.ExitStack() as stack:
         with _held(parent, wait=True) as alone:  # no other process looks before the new folder is locked
             if alone:
-                _remove_left(folder for folder in parent.glob(f"{_PREFIX}*") if folder.is_dir())
+                _remove_left(parent)
             folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             stack.enter_context(_held(folder))
             stack.callback(shutil.rmtree, folder)
         yield folder
 
 
-def _remove_left(paths):
-    """Removes the files and folders that no process has locked."""
-    for path in paths:
-        with _held(path) as free:
-            if free and path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif free:
-                path.unlink(missing_ok=True)
+def _remove_left(parent):
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with _held(folder) as free:
+            if free:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _held(path, wait=False):
-    """Locks a file or directory; yields whether it is locked, which it never is on systems without such locks."""
+def _held(directory, wait=False):
+    """Locks a directory; yields whether it is locked, which it never is on systems without such locks."""
     with contextlib.ExitStack() as stack:
         held = False
         with contextlib.suppress(OSError, ImportError):
             import fcntl  # of POSIX systems
 
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(directory, os.O_RDONLY)
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = True
