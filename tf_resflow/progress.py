@@ -40,7 +40,8 @@ def shown(is_shown: bool = True) -> Iterator[None]:
             root.handlers = [_AboveBars(handler) for handler in root.handlers]
         yield
     finally:
-        root.handlers = [h.handler if isinstance(h, _AboveBars) else h for h in root.handlers]
+        if is_shown:
+            root.handlers = [h.handler if isinstance(h, _AboveBars) else h for h in root.handlers]
         _SHOWN.reset(token)
 
 

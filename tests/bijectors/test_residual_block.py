@@ -434,3 +434,14 @@ def test_a_branch_that_changes_the_shape(known):
     branch, fields = keras.Sequential(layers) if known else Sliced(), {} if known else {"event_shape": [3]}
     with pytest.raises(ValueError, match=r"maps events of shape \(3,\) to \(2,\).*keeps the shape"):
         resflow.bijectors.ResidualBlock(branch, lipschitz_constant=0.5, **fields)
+
+
+def test_a_module_that_has_outputs_of_its_own():
+    class Halved(tf.Module):
+        outputs = 2
+
+        def __call__(self, x):
+            return 0.5 * x
+
+    block = resflow.bijectors.ResidualBlock(Halved(), lipschitz_constant=0.5, event_shape=[2])
+    np.testing.assert_allclose(block.forward([[1.0, 2.0]]), [[1.5, 3.0]])

@@ -355,3 +355,35 @@ def test_events_of_few_coordinates(size):
             assert np.all(solution.converged)
             assert np.mean(solution.num_iterations) < np.mean(plain.num_iterations)
             assert np.max(solution.num_iterations) <= 20
+
+
+def test_a_branch_with_a_tape():
+    """g is the gradient of 0.25 |x|^2, by a tape: x + g(x) = 1.5 x."""
+
+    def branch(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            potential = 0.25 * tf.reduce_sum(x**2)
+        return tape.gradient(potential, x)
+
+    y = tf.constant([[3.0, -1.5]])
+    with tf.GradientTape() as tape:
+        tape.watch(y)
+        root = resflow.solvers.solve_residual(branch, y, resflow.solvers.Anderson()).root
+    np.testing.assert_allclose(root, y / 1.5, rtol=1e-5)
+    np.testing.assert_allclose(tape.gradient(root, y), [[1 / 1.5, 1 / 1.5]], rtol=1e-5)
+
+
+def test_a_gradient_of_events_whose_size_is_not_known():
+    """For a branch of dense layers: g = 0.5 x."""
+    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2, use_bias=False)])
+    branch.layers[0].kernel.assign(0.5 * np.eye(2))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None])], autograph=False)
+    def gradient(y):
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            root = resflow.solvers.solve_residual(branch, y, resflow.solvers.Anderson()).root
+        return tape.gradient(root, y)
+
+    np.testing.assert_allclose(gradient([[3.0, -1.5]]), [[1 / 1.5, 1 / 1.5]], rtol=1e-5)

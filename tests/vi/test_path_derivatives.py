@@ -211,3 +211,35 @@ def test_refusals():
     split = tfb.Chain([tfb.JointMap([tfb.Shift(tf.Variable([1.0])), tfb.Identity()]), tfb.Split(2)])
     with pytest.raises(ValueError, match="must come first"):
         with_path_derivative(tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [2]), split))
+
+
+class Wrapped(resflow.bijectors.FlowBijector):
+    """A flow of which TFP sees no members."""
+
+    def __init__(self, flow):
+        self._flow = flow
+        super().__init__(forward_min_event_ndims=1, dtype=flow.dtype, parameters={"flow": flow}, name="wrapped")
+
+    def run(self, x, context):
+        return self._flow.run(x, context)
+
+    def undo(self, y, context):
+        return self._flow.undo(y, context)
+
+
+def test_members_that_are_not_in_sequence_or_no_vectors():
+    """A flow inside of a bijector of the user's, and reshaped coordinates, which are scaled: as TFP's chain."""
+    flow = surrogate_of([2]).bijector
+    reshaped = [
+        tfb.Reshape([1, 2], [2]),
+        tfb.Scale(tf.constant([[0.5, 2.0]], tf.float64)),
+        tfb.Reshape([2], [1, 2]),
+    ]
+    base = tfd.Sample(tfd.Normal(tf.zeros([], tf.float64), 1.0), [2])
+    gradients = []
+    for members in ([flow, *reshaped], [Wrapped(flow), *reshaped], [flow, tfb.Chain(reshaped[::-1])]):
+        surrogate = tfd.TransformedDistribution(base, resflow.bijectors.Flow(members))
+        view = with_path_derivative(surrogate)
+        gradients.append(flat(elbo_gradient(banana, view, flow.trainable_variables, tf.constant([1, 2]), num=3)[1]))
+    np.testing.assert_allclose(gradients[0], gradients[2], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(gradients[1], gradients[2], rtol=1e-9, atol=1e-12)

@@ -21,6 +21,7 @@ from tf_resflow.bijectors.networks import (
     to_rows,
 )
 from tf_resflow.layers import lipschitz_constant
+from tf_resflow.layers.lipschitz_constants import is_graph
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.solvers import Anderson, Solution, solve_residual, warn_unconverged
 from tf_resflow.typing import Shape, TensorLike
@@ -323,7 +324,7 @@ def _check_output(block):
 def _output_shape(block):
     """The shape of the branch's output: as its Keras model knows it, or by an abstract evaluation."""
     branch = block.branch
-    if getattr(branch, "outputs", None) and block.event_shape == input_shapes(branch)[0][1:]:
+    if is_graph(branch) and len(branch.outputs) == 1 and block.event_shape == input_shapes(branch)[0][1:]:
         return tf.TensorShape(branch.outputs[0].shape)
     dtype = block.dtype or tf.float32
     specs = [tf.TensorSpec([None, *block.event_shape], dtype)]

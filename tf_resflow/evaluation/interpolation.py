@@ -77,7 +77,7 @@ def interpolate_pairs(
     would have half of it, and lie where there are no data.
 
     A conditional model encodes each example under its own condition. Between two labels a point has that of the
-    nearer example; between two vectors of real numbers, \(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\).
+    nearer example; between two vectors of real numbers, \\(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\\).
 
     Args:
       model: a `FlowModel`.

@@ -1,5 +1,6 @@
 """The inverse of a residual map, differentiable by the implicit function theorem."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from tf_resflow.layers.precision import leaves
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet import first_order_only
 from tf_resflow.logdet.elimination import MOST_ELIMINATED, inverse_of
-from tf_resflow.logdet.forward_derivatives import forward_jacobian, has_forward_jacobian
+from tf_resflow.logdet.forward_derivatives import forward_jacobian, has_forward_jacobian, is_known
 from tf_resflow.private_api import custom_gradient, unrecorded
 from tf_resflow.solvers.fixed_point import EPSILON, Solution, warn_unconverged
 
@@ -32,9 +33,10 @@ def solve_residual(
     r"""Solves `x + g(x) = y` for x, with gradients; with `sign=-1.0`, `x - g(x) = y`.
 
     With \\(\bar x\\) the upstream gradient and J the Jacobian of g at the root, the backward pass solves
-    \\(w + J^T w = \bar x\\) by the same solver, to its relative tolerance, with a warning for examples that do not
-    converge. The gradient in y is w, and the one in the parameters (and the conditional input) is
-    \\(-w^T \partial g / \partial \theta\\). Only the root is kept for it.
+    \\(w + J^T w = \bar x\\). Up to 16 coordinates, if the branch is made of dense layers, elimination does, else
+    the same solver, to its relative tolerance, with a warning for examples that do not converge. The gradient in y is
+    w, and the one in the parameters (and the conditional input) is \\(-w^T \partial g / \partial \theta\\). Only
+    the root is kept for it.
 
     A branch whose layers compute in bfloat16 or float16 is rounded to that type. The default tolerances are
     therefore those of the coarsest type among its layers with weights, whatever the type of `y`. (In a bijector,
@@ -80,7 +82,7 @@ def solve_residual(
     def operation(y, *parameters):
         arguments = y, list(parameters[: len(conditions)]), list(parameters[len(conditions) :])
         key = "inverse", sign, architecture, repr(solver), dtype, *sorted(settings.items())
-        with unrecorded():
+        with unrecorded() if is_known(branch) else contextlib.nullcontext():  # others may have tapes in them
             parts = solve(*arguments) if architecture is None else traced_once(key, solve, *arguments)
         solution = Solution(*parts)
 
@@ -93,7 +95,7 @@ def solve_residual(
                 tape.watch([x, *targets])
                 with with_these(given[len(conditions) :]):
                     gx = g(x, *given[: len(conditions)])
-            if has_forward_jacobian(branch) and x.shape[-1] <= MOST_ELIMINATED:
+            if has_forward_jacobian(branch) and branch.inputs[0].shape[-1] <= MOST_ELIMINATED:
                 with with_these(given[len(conditions) :]):
                     w = _eliminated(branch, [solution.root, *given[: len(conditions)]], sign, upstream)
             else:
@@ -115,7 +117,8 @@ def solve_residual(
 
 def _eliminated(branch, inputs, sign, upstream):
     """The solution of w + J^T w = upstream, or of w - J^T w, by the inverse of I + J."""
-    _, tangents = forward_jacobian(branch, inputs)
+    x, *conditions = inputs
+    _, tangents = forward_jacobian(branch, [tf.ensure_shape(x, branch.inputs[0].shape), *conditions])
     jacobian = tf.cast(tf.transpose(tangents, [1, 2, 0]), upstream.dtype)
     inverse = inverse_of(tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + sign * jacobian)
     return tf.linalg.matvec(inverse, upstream, transpose_a=True)

@@ -5,8 +5,16 @@ import dataclasses
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors import Context, Flow, FlowBijector, Pass, ResidualBlock, residual_blocks
-from tf_resflow.bijectors.base import run
+from tf_resflow.bijectors import (
+    Context,
+    Flow,
+    FlowBijector,
+    MonotoneBlock,
+    Pass,
+    ResidualBlock,
+    residual_blocks,
+)
+from tf_resflow.bijectors.base import in_order, run
 from tf_resflow.layers import scaled_kernels
 from tf_resflow.logdet.estimators import reverse_jacobian
 from tf_resflow.vi.surrogate_posteriors import vector_part
@@ -46,7 +54,7 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
 
     Args:
       surrogate_posterior: as from `tf_resflow.vi.flow_surrogate_posterior` or
-        `tfp.experimental.vi.build_split_flow_surrogate_posterior`. Its samples are differentiated D times a step:
+        `tfp.experimental.vi.build_split_flow_surrogate_posterior`. A step takes the Jacobians of its samples:
         meant for up to about a thousand coordinates.
 
     Returns:
@@ -97,9 +105,9 @@ class _PathDerivative(FlowBijector):
                 value, log_det, *_ = run(self._flow, z, context)
                 log_q = self._base.log_prob(z) - log_det
             by_latent = tape.gradient(log_q, z)
-            if context.arguments.keys() <= {"seed", "salt"}:
+            if context.arguments.keys() <= {"seed", "salt"} and _are_in_sequence(leaves, self._flow, value):
                 jacobian = _product_of_jacobians(leaves, value)
-            else:  # a member has arguments of its own
+            else:
                 _, jacobian = reverse_jacobian(_value_alone(self._flow, context), _rows(z))
         by_value = tf.linalg.solve(jacobian, _rows(by_latent)[..., tf.newaxis], adjoint=True)[..., 0]
         along = tf.reduce_sum(tf.stop_gradient(by_value) * _rows(value - tf.stop_gradient(value)), axis=-1)
@@ -121,12 +129,27 @@ def _value_alone(bijector, context, inverse=False):
     return lambda x: run(bijector, x, context, inverse=inverse).value
 
 
+def _are_in_sequence(leaves, flow, value):
+    """Whether these are the members of our flows, each once, and map vectors of one size."""
+    members = _members(flow)
+    if len(members) != len(leaves) or any(m is not leaf[0] for m, leaf in zip(members, leaves, strict=True)):
+        return False  # a bijector of the user's passes the visit on to bijectors in it
+    return all(x.shape.rank == value.shape.rank and x.shape[-1] == value.shape[-1] for _, x, _ in leaves)
+
+
+def _members(bijector):
+    """The innermost members of our flows, in their order."""
+    if not isinstance(bijector, Flow):
+        return [bijector]
+    return [member for each in in_order(bijector) for member in _members(each)]
+
+
 def _product_of_jacobians(leaves, value):
     """The Jacobians `[rows, size, size]` of bijectors in sequence with these inputs, the last with this value."""
     values = [_rows(x) for _, x, _ in leaves[1:]] + [_rows(value)]
     jacobian = None
     for (bijector, x, inverse), y in zip(leaves, values, strict=True):
-        if isinstance(bijector, ResidualBlock) and not inverse:
+        if type(bijector) in (MonotoneBlock, ResidualBlock) and not inverse:
             factor = bijector.jacobian(_rows(x), y)
         else:
             _, factor = reverse_jacobian(_value_alone(bijector, Context(), inverse), _rows(x))
