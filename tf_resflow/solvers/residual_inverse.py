@@ -34,9 +34,9 @@ def solve_residual(
 
     With \\(\bar x\\) the upstream gradient and J the Jacobian of g at the root, the backward pass solves
     \\(w + J^T w = \bar x\\). Up to 16 coordinates, if the branch is made of dense layers, elimination does, else
-    the same solver, to its relative tolerance, with a warning for examples that do not converge. The gradient in y is
-    w, and the one in the parameters (and the conditional input) is \\(-w^T \partial g / \partial \theta\\). Only
-    the root is kept for it.
+    the same solver, to its relative tolerance, with a warning for examples that do not converge. The gradient in y
+    is w, and the one in the parameters (and the conditional input) is \\(-w^T \partial g / \partial \theta\\).
+    Only the root is kept for it.
 
     A branch whose layers compute in bfloat16 or float16 is rounded to that type. The default tolerances are
     therefore those of the coarsest type among its layers with weights, whatever the type of `y`. (In a bijector,
