@@ -95,7 +95,7 @@ def solve_residual(
                 tape.watch([x, *targets])
                 with with_these(given[len(conditions) :]):
                     gx = g(x, *given[: len(conditions)])
-            if has_forward_jacobian(branch) and branch.inputs[0].shape[-1] <= MOST_ELIMINATED:
+            if _is_small(branch):
                 with with_these(given[len(conditions) :]):
                     w = _eliminated(branch, [solution.root, *given[: len(conditions)]], sign, upstream)
             else:
@@ -113,6 +113,11 @@ def solve_residual(
         return tuple(solution), grad
 
     return Solution(*operation(y, *conditions, *weights))
+
+
+def _is_small(branch):
+    """Whether the Jacobian of a branch is cheap, and its equation can be solved by elimination."""
+    return has_forward_jacobian(branch) and branch.inputs[0].shape[-1] <= MOST_ELIMINATED
 
 
 def _eliminated(branch, inputs, sign, upstream):
