@@ -103,6 +103,18 @@ def test_density_of_stochastic_volatility():
     assert found == pytest.approx(np.array(expected), rel=1e-4)
 
 
+def test_density_of_hierarchical_regression():
+    """At 5 points, from SciPy's distributions."""
+    x = np.random.default_rng(0).normal(size=[5, 11])
+    covariates, responses = targets.simulated_groups()
+    expected = stats.norm.logpdf(x).sum(axis=1)
+    for i, (mu, log_tau, slope, *z) in enumerate(x):
+        logits = mu + np.exp(log_tau) * np.array(z)[:, np.newaxis] + slope * covariates
+        expected[i] += stats.bernoulli.logpmf(responses, 1 / (1 + np.exp(-logits))).sum()
+    found = targets.hierarchical_regression().log_prob(tf.constant(x, tf.float32)).numpy()
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("name, num", [("gaussian", 500), ("two_moons", 500), ("slcp", 30)])
 def test_posteriors_are_calibrated(name, num):
     """Ranks of the parameters of `num` simulations among 19 samples of the posterior are uniform."""
