@@ -524,7 +524,8 @@ class FlowModel(keras.Model):
         r"""Scores that should be higher for examples like the training data than for others.
 
         The score of an example whose condition is a label, and not given, is that of the mixture of the K classes,
-        equally frequent as in `log_prob_by_class`: \\(\log p(x) = \log \frac{1}{K} \sum_y p(x \mid y)\\).
+        equally frequent as in `log_prob_by_class`: \\(\log p(x) = \log \frac{1}{K} \sum_y p(x \mid y)\\). The noise
+        of the estimates raises it, by about half of their variance at most.
 
         Args:
           x: as for `log_prob`.
