@@ -24,11 +24,12 @@ import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from absl import app, flags, logging
+from absl import app, flags
 from inference_flows import FLOWS, Network
 from inference_targets import DENSITIES, SIMULATORS, TABLES, patches
 
@@ -365,7 +366,6 @@ def _run(task, flow, problem):
 
 def main(_):
     """Computes what is missing in the file, and prints its tables."""
-    _use_one_thread()
     check_output_path(_OUTPUT.value, [".json"])
     output = pathlib.Path(_OUTPUT.value)
     rows = json.loads(output.read_text()) if output.exists() else []
@@ -380,14 +380,6 @@ def main(_):
                 pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
             print(task, flow, [f"{row['score']:.3f}" for row in rows[-_SEEDS.value :]], flush=True)
     print_tables(rows)
-
-
-def _use_one_thread():
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError as error:
-        logging.warning("The threads of this process stay as they are: %s", error)
 
 
 def print_tables(rows):

@@ -16,6 +16,7 @@ import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 
 import keras
 import numpy as np
@@ -112,8 +113,6 @@ def _results(density, sampler):
 def main(_):
     """Computes what is missing in the file, and prints its table."""
     tf.get_logger().setLevel("ERROR")  # of warnings of casts inside of tfp.mcmc
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     check_output_path(_OUTPUT.value, [".json"])
     output = pathlib.Path(_OUTPUT.value)
     rows = json.loads(output.read_text()) if output.exists() else []

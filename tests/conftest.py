@@ -2,10 +2,12 @@
 
 import contextlib
 import gc
+import os
 import pathlib
 import runpy
 import sys
 from typing import NamedTuple
+from unittest import mock
 
 import keras
 import pytest
@@ -75,14 +77,14 @@ def run_command():
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a script until it exits, in this process, which saves starting another; its flags are removed."""
+    """Runs a script until it exits, in this process, which saves starting another, and leaves no traces of it."""
 
     def call(path, *arguments):
         known, verbosity = set(flags.FLAGS), logging.get_verbosity()
         monkeypatch.syspath_prepend((ROOT / path).parent)
         monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
         try:
-            with pytest.raises(SystemExit) as end:
+            with mock.patch.dict(os.environ), pytest.raises(SystemExit) as end:
                 runpy.run_path(str(ROOT / path), run_name="__main__")
         finally:
             flags.FLAGS.remove_flag_values(set(flags.FLAGS) - known)
