@@ -83,10 +83,11 @@ def make_block(make_branch):
 
 @pytest.fixture(scope="session")
 def make_coupling():
-    def make(kind="affine", shape=(2,), split="channels", swap=False, seed=0, dtype="float32", counter=None):
-        """A coupling whose network's last layer is not zero."""
+    def make(kind="affine", shape=(2,), split="channels", swap=False, seed=0, dtype="float32", **kwargs):
+        """A coupling whose network's last layer is not zero; of a `condition_size`, or with a `counter`."""
         cls = {"affine": resflow.bijectors.AffineCoupling, "additive": resflow.bijectors.AdditiveCoupling}[kind]
         options = {"split": split, "num_parameters": cls.num_parameters, "seed": seed, "dtype": dtype}
+        options["condition_size"] = kwargs.get("condition_size")
         if len(shape) == 1:
             network = resflow.flows.dense_coupling_network(shape, (5,), **options)
         else:
@@ -94,7 +95,7 @@ def make_coupling():
         for i, variable in enumerate(network.trainable_variables):
             value = tf.random.stateless_normal(variable.shape, [seed, i], stddev=0.3, dtype=dtype)
             variable.assign(variable + value)
-        if counter is not None:
+        if counter := kwargs.get("counter"):
             network = keras.Sequential([keras.Input(network.input_shape[1:], dtype=dtype), counter, network])
         return cls(network, split, swap, name=f"{kind}_{int(swap)}")
 

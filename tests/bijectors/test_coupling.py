@@ -28,16 +28,23 @@ def is_mapped(shape, split, swap):
 @pytest.mark.parametrize("kind", ["affine", "additive"])
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize(
-    ("split", "shape"), [("channels", (4, 3, 2)), ("channels", (5,)), ("checkerboard", (3, 4, 2))]
+    ("split", "shape", "condition_size"),
+    [
+        ("channels", (4, 3, 2), None),
+        ("channels", (5,), 3),
+        ("checkerboard", (3, 4, 2), None),
+        ("checkerboard", (3, 4, 2), 2),
+    ],
 )
-def test_one_part_is_kept_and_says_how_the_other_is_mapped(kind, swap, split, shape, make_coupling):
-    coupling = make_coupling(kind, shape, split, swap)
+def test_one_part_is_kept_and_says_how_the_other_is_mapped(kind, swap, split, shape, condition_size, make_coupling):
+    coupling = make_coupling(kind, shape, split, swap, condition_size=condition_size)
     mapped = is_mapped(shape, split, swap)
     x = normal([6, *shape]).numpy()
     given = np.where(mapped, 0.0, x)
     if split == "channels":
         given = x[..., ~mapped[(0,) * (len(shape) - 1)]]
-    output = coupling.network(given).numpy()
+    condition = {} if condition_size is None else {"conditional_input": 0.3 * normal([6, condition_size], 1)}
+    output = coupling.network([tf.constant(given), *condition.values()] if condition else given).numpy()
     shift, scale = output, np.ones_like(output)
     if kind == "affine":
         shift, logits = np.split(output, 2, axis=-1)
@@ -50,9 +57,9 @@ def test_one_part_is_kept_and_says_how_the_other_is_mapped(kind, swap, split, sh
     else:
         y[:, mapped] = (scale * x + shift)[:, mapped]
         scale = scale[:, mapped]
-    np.testing.assert_allclose(coupling.forward(x), y, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(coupling.inverse(y), x, atol=1e-5)
-    fldj = coupling.forward_log_det_jacobian(tf.constant(x), len(shape))
+    np.testing.assert_allclose(coupling.forward(x, **condition), y, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(coupling.inverse(y, **condition), x, atol=1e-5)
+    fldj = coupling.forward_log_det_jacobian(tf.constant(x), len(shape), **condition)
     np.testing.assert_allclose(fldj, np.sum(np.log(scale.reshape(6, -1)), -1), rtol=1e-5, atol=1e-5)
 
 
@@ -158,9 +165,9 @@ def test_networks_that_are_rejected():
     half = resflow.flows.coupling_network((4, 4, 2), 3)
     with pytest.raises(ValueError, match=r"\(4, 4, 1\) to \(4, 4, 2\).*1 parameter.*\[H, W, 1 C\]"):
         AdditiveCoupling(half, split="checkerboard")
-    two = keras.Model(inputs := [keras.Input([1]), keras.Input([1])], keras.layers.Add()(inputs))
-    with pytest.raises(ValueError, match="one input of a known shape; .* has 2"):
-        AdditiveCoupling(two)
+    three = keras.Model(inputs := [keras.Input([1]) for _ in range(3)], keras.layers.Add()(inputs))
+    with pytest.raises(ValueError, match="one input of a known shape, or two with a condition; .* has 3"):
+        AdditiveCoupling(three)
     with pytest.raises(ValueError, match="dtype='float64'"):
         AffineCoupling(dense(2, 4, dtype="float64"))
 
@@ -172,3 +179,24 @@ def test_wrong_inputs(make_coupling):
             call(tf.zeros([3, 4, 4, 3]))
         with pytest.raises(ValueError, match=r"events of shape \(4, 4, 2\).*shape \(4, 2\)"):
             call(tf.zeros([4, 2]))
+
+
+def test_conditions(make_coupling):
+    """Of any batch shape that broadcasts to that of the events, and of the same size."""
+    coupling = make_coupling("affine", (3,), condition_size=2)
+    assert coupling.conditional and coupling.condition_shape == [2] and not make_coupling().conditional
+    x, c = normal([4, 5, 3]), normal([5, 2], 1)
+    y = coupling.forward(x, conditional_input=c)
+    for i in range(5):
+        np.testing.assert_allclose(coupling.forward(x[:, i], conditional_input=c[i]), y[:, i], atol=1e-6)
+    np.testing.assert_allclose(coupling.inverse(tf.identity(y), conditional_input=c), x, atol=1e-5)
+    other = coupling.forward(x, conditional_input=c[::-1])
+    assert np.min(np.max(np.abs(y - other), axis=(0, 2))[[0, 1, 3, 4]]) > 1e-3
+    with pytest.raises(ValueError, match=r"affine_0 needs conditional_input: its network takes \[a, condition\]"):
+        coupling.forward(x)
+    with pytest.raises(ValueError, match=r"takes conditional_input of shape \(2,\).*shape \(5, 3\)"):
+        coupling.forward(x, conditional_input=normal([5, 3]))
+    with pytest.raises(ValueError, match="must broadcast to the batch"):
+        coupling.inverse(x[0, 0], conditional_input=c)
+    with pytest.raises(ValueError, match="takes no arguments besides the value; got conditional_input"):
+        make_coupling().forward(normal([4, 2]), conditional_input=c)

@@ -558,18 +558,23 @@ def test_a_number_is_no_sequence(name, build):
         build()
 
 
-def test_conditional_image_flow():
-    """Every block takes the condition; couplings refuse it."""
+@pytest.mark.parametrize("block", [flows.residual_image_block(log_det=EXACT), flows.coupling_image_block()])
+def test_conditional_image_flow(block):
+    """Every block takes the condition."""
     options = {"num_fc_blocks": 1, "fc_width": 4, "condition_size": 2, "factor_out": True}
-    flow = flows.image_flow((4, 4, 1), (1, 1), 4, **options, block=flows.residual_image_block(log_det=EXACT))
-    found = [block for block in flow.submodules if isinstance(block, bijectors.ResidualBlock)]
+    flow = flows.image_flow((4, 4, 1), (1, 1), 4, **options, block=block)
+    kinds = (bijectors.ResidualBlock, bijectors.Coupling)
+    found = [block for block in flow.submodules if isinstance(block, kinds)]
     assert len(found) == 3 and all(block.condition_shape == [2] for block in found)
+    for i, variable in enumerate(flow.trainable_variables):
+        variable.assign_add(tf.random.stateless_normal(variable.shape, [1, i], 0.0, 0.1))
     x = tf.random.stateless_uniform([3, 4, 4, 1], [0, 1], 0.1, 0.9)
     c = tf.constant([[1.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
     z = flow.forward(x, conditional_input=c)
     np.testing.assert_allclose(flow.inverse(tf.identity(z), conditional_input=c), x, atol=1e-4)
     assert np.all(np.max(np.abs(z - flow.forward(tf.identity(x), conditional_input=c[::-1])), 1)[[0, 2]] > 1e-3)
-    with pytest.raises(ValueError, match="Couplings take no condition; got condition_size=2"):
-        flows.image_flow((4, 4, 1), (1,), 4, condition_size=2, block=flows.coupling_image_block())
+
+
+def test_a_condition_of_one_layer():
     with pytest.raises(ValueError, match="needs two layers: give two kernels"):
         flows.conv_branch((2, 2, 1), 4, (3,), condition_size=2)

@@ -173,6 +173,23 @@ def test_a_plan_of_conditional_images():
     assert resflow.evaluation.reconstruct(model, x, 0, condition=labels).exact_examples == 1.0
 
 
+def test_couplings_of_classes(data):
+    """A model of labels with blocks that need no estimator; steps of training tell the classes apart."""
+    block = resflow.flows.coupling_image_block()
+    flow = resflow.flows.image_flow((4, 4, 1), (1, 1), 4, num_fc_blocks=0, condition_size=2, block=block, seed=1)
+    model = resflow.FlowModel(flow, (4, 4, 1), num_classes=2)
+    x, labels = np.random.default_rng(0).uniform(0.1, 0.9, size=[6, 4, 4, 1]), np.arange(6) % 2
+    model.initialize(x, condition=labels)
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    model.fit(x, labels, batch_size=6, epochs=2, verbose=0)
+    by_class = model.log_prob_by_class(x, 0).numpy()
+    np.testing.assert_allclose(model.log_prob(x, 0, condition=labels), by_class[np.arange(6), labels], rtol=1e-5)
+    assert np.min(np.abs(by_class[:, 0] - by_class[:, 1])) > 1e-3
+    z = model.encode(x, condition=labels)
+    np.testing.assert_allclose(model.decode(z, condition=labels), x, atol=1e-5)
+    assert model.sample(3, 1, condition=labels[:3]).shape == [3, 4, 4, 1]
+
+
 def fitted(arguments, model=None, **kwargs):
     """The weights after two steps of gradient descent, and the losses."""
     model = model or affine_model(condition_shape=[3])

@@ -313,7 +313,6 @@ def test_what_does_not_fit_is_said_at_once(tmp_path, make_config):
     wrong = {
         "'label', but '8gaussians' has no labels": {"model__condition": "label"},
         "config.model.condition is 'labels'; it must be one of '', 'label'": {"model__condition": "labels"},
-        "only residual and monotone blocks take a condition": LABELS | {"model__block": "affine_coupling"},
         "leave config.model.condition at ''": LABELS | {"task": "hybrid"},
         "table has no column '0'; It has 3, unnamed": tabular | {"data__condition_columns": "0"},
         "table has no column 'age'": tabular | {"data__condition_columns": "age"},

@@ -11,10 +11,10 @@ from tf_resflow.bijectors.networks import (
     bounded_norm,
     check_built,
     check_event,
+    event_rows,
     from_rows,
     input_shapes,
     parameter_dtype,
-    to_rows,
 )
 
 __all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
@@ -33,10 +33,13 @@ class Coupling(FlowBijector):
     - `split="checkerboard"`, for images: a is the pixels whose row + column is even. The network takes the image
       with zeros in place of b, and returns values for all of its elements; those for a are ignored.
 
+    A network of `[a, condition]` makes the coupling conditional: the methods then need `conditional_input`, whose
+    batch shape broadcasts to that of the value.
+
     A subclass sets `num_parameters`, and turns the network's output into t and s.
 
     Args:
-      network: built Keras layer or model.
+      network: built Keras layer or model; with two inputs for a conditional coupling.
       split: "channels" or "checkerboard".
       swap: whether a is the last channels, or the pixels whose row + column is odd.
       name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
@@ -57,7 +60,11 @@ class Coupling(FlowBijector):
             raise ValueError(f"split is 'channels' or 'checkerboard'; got {split!r}.")
         self._network = self._no_dependency(network)
         self._split, self._swap = split, swap
-        self._num_given, self._num_mapped, self._event_shape = _sizes(network, split, self.num_parameters)
+        given, self._condition_shape = _input_shapes(network)
+        self._num_given = given[-1]
+        self._num_mapped = _num_mapped(network, split, self.num_parameters)
+        channels = self._num_mapped + (self._num_given if split == "channels" else 0)
+        self._event_shape = tf.TensorShape([*given[:-1], channels])
         self._network_variables = adopt(network)
         super().__init__(
             forward_min_event_ndims=self._event_shape.rank,
@@ -73,22 +80,35 @@ class Coupling(FlowBijector):
 
     keras_parts = network
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the network takes a conditional input."""
+        return self._condition_shape is not None
+
+    @property
+    def condition_shape(self) -> tf.TensorShape | None:
+        """The shape of the condition of an event, of a conditional coupling."""
+        return self._condition_shape
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The arguments that it takes from the flows around it."""
+        return ("conditional_input",) if self.conditional else ()
+
     @abc.abstractmethod
     def _shift_and_log_scale(self, output):
         """The shift t and the log-scale s, from the network's output."""
 
     def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent."""
-        context.take(self.name)
         given, mapped = self._divide(x)
-        shift, log_scale = self._evaluate(given)
+        shift, log_scale = self._evaluate(given, context)
         return Pass(self._unite(given, tf.exp(log_scale) * mapped + shift), self._sum(log_scale))
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
-        context.take(self.name)
         given, mapped = self._divide(y)
-        shift, log_scale = self._evaluate(given)
+        shift, log_scale = self._evaluate(given, context)
         return Pass(self._unite(given, tf.exp(-log_scale) * (mapped - shift)), -self._sum(log_scale))
 
     def _sum(self, log_scale):
@@ -118,11 +138,14 @@ class Coupling(FlowBijector):
         odd = tf.cast(odd, x.dtype)[..., tf.newaxis]
         return 1 - odd if self._swap else odd
 
-    def _evaluate(self, given):
+    def _evaluate(self, given, context):
         """The shift and the log-scale of each element; zero where nothing is mapped."""
-        rank = self._event_shape.rank
-        batch_shape = tf.shape(given)[: given.shape.rank - rank]
-        output = from_rows(self._network(to_rows(given, batch_shape, rank)), batch_shape)
+        condition = next(iter(context.take(self.name, *self.takes)), None)
+        if self.conditional and condition is None:
+            raise ValueError(f"{self.name} needs conditional_input: its network takes [a, condition].")
+        rows = event_rows(self.name, given, self._event_shape.rank, condition, self._condition_shape)
+        x, condition, batch_shape = rows
+        output = from_rows(self._network(x if condition is None else [x, condition]), batch_shape)
         output = tf.ensure_shape(output, [*given.shape[:-1], self.num_parameters * self._num_mapped])
         shift, log_scale = self._shift_and_log_scale(tf.cast(output, given.dtype))
         if self._split == "checkerboard":
@@ -131,18 +154,25 @@ class Coupling(FlowBijector):
         return shift, log_scale
 
 
-def _sizes(network, split, num_parameters):
-    """Channels that the network takes, channels that are mapped, and the shape of an event."""
+def _input_shapes(network):
+    """The shapes of the part a and of a condition, which may be None."""
     check_built(network)
-    shapes = input_shapes(network)
-    if len(shapes) != 1:
+    shapes = [tf.TensorShape(shape[1:]) for shape in input_shapes(network)]
+    if len(shapes) not in (1, 2):
         raise ValueError(
-            f"The network of a coupling has one input of a known shape; {network.name!r} has {len(shapes)}. "
-            "Build it as keras.Sequential([keras.Input(shape), ...])."
+            f"The network of a coupling has one input of a known shape, or two with a condition; {network.name!r} "
+            f"has {len(shapes)}. Build it as keras.Sequential([keras.Input(shape), ...]) or "
+            "keras.Model([a, condition], output)."
         )
-    shape = shapes[0][1:]
-    spec = keras.KerasTensor((None, *shape), dtype=(parameter_dtype(network) or tf.float32).name)
-    output = tuple(network.compute_output_spec(spec).shape)[1:]
+    return shapes[0], shapes[1] if len(shapes) == 2 else None
+
+
+def _num_mapped(network, split, num_parameters):
+    """The channels of the part b; raises a ValueError if the network's output does not fit its input."""
+    dtype = (parameter_dtype(network) or tf.float32).name
+    shape, *condition = (part[1:] for part in input_shapes(network))
+    specs = [keras.KerasTensor((None, *part), dtype=dtype) for part in (shape, *condition)]
+    output = tuple(network.compute_output_spec(specs if condition else specs[0]).shape)[1:]
     mapped, rest = divmod(output[-1], num_parameters)
     fits = output[:-1] == shape[:-1] and mapped > 0 and rest == 0
     if split == "checkerboard":
@@ -155,8 +185,7 @@ def _sizes(network, split, num_parameters):
             f"The network maps {shape} to {output}. With split={split!r} and {num_parameters} parameter(s) for "
             f"each element it must map {wanted}."
         )
-    channels = mapped if split == "checkerboard" else shape[-1] + mapped
-    return shape[-1], mapped, tf.TensorShape([*shape[:-1], channels])
+    return mapped
 
 
 class AdditiveCoupling(Coupling):

@@ -9,18 +9,18 @@ import tensorflow as tf
 from tf_resflow.layers import lipschitz_order
 from tf_resflow.layers.precision import confine_to_training
 from tf_resflow.private_api import set_trainable
+from tf_resflow.typing import TensorLike
 
 __all__ = [
     "adopt",
     "bounded_norm",
     "check_built",
     "check_event",
-    "check_no_growth",
+    "event_rows",
     "from_rows",
     "input_shapes",
     "parameter_dtype",
     "share_trainable",
-    "to_rows",
     "variables_by_name",
 ]
 
@@ -69,7 +69,33 @@ def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -
         )
 
 
-def check_no_growth(name: str, x: tf.Tensor, rank: int, condition: tf.Tensor, condition_rank: int) -> tf.Tensor:
+def event_rows(
+    name: str, x: tf.Tensor, rank: int, condition: TensorLike | None, condition_shape: tf.TensorShape
+) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+    """Flattens the batch shape of `x`, and of a condition that broadcasts to it, to one axis.
+
+    Args:
+      name: of the bijector, for errors.
+      x: `[..., *event]`.
+      rank: of an event.
+      condition: `None`, or `[..., *condition_shape]`.
+      condition_shape: of the condition of an event.
+
+    Returns:
+      The rows, their conditions, and the batch shape for `from_rows`.
+    """
+    if condition is None and x.shape.rank == rank + 1:
+        return x, None, None
+    batch_shape = tf.shape(x)[: x.shape.rank - rank]
+    if condition is not None:
+        condition = tf.convert_to_tensor(condition)
+        check_event(f"{name} takes conditional_input", condition_shape, condition.shape)
+        batch_shape = _check_no_growth(name, x, rank, condition, condition_shape.rank)
+        condition = _to_rows(condition, batch_shape, condition_shape.rank)
+    return _to_rows(x, batch_shape, rank), condition, batch_shape
+
+
+def _check_no_growth(name: str, x: tf.Tensor, rank: int, condition: tf.Tensor, condition_rank: int) -> tf.Tensor:
     """The batch shape of `x`; raises unless that of the condition broadcasts to it.
 
     Otherwise the events of one draw would go with several conditions. Raises a ValueError if the static shapes show
@@ -156,7 +182,7 @@ def variables_by_name(network: keras.Layer) -> dict[str, tf.Variable]:
     return named
 
 
-def to_rows(tensor: tf.Tensor, batch_shape: tf.Tensor, event_rank: int) -> tf.Tensor:
+def _to_rows(tensor: tf.Tensor, batch_shape: tf.Tensor, event_rank: int) -> tf.Tensor:
     """Broadcasts a tensor of events to a batch shape, and flattens that to one axis, as Keras layers need."""
     static_event = tensor.shape[tensor.shape.rank - event_rank :]
     event = tf.shape(tensor)[tf.rank(tensor) - event_rank :]

@@ -14,11 +14,10 @@ from tf_resflow.bijectors.networks import (
     bounded_norm,
     check_built,
     check_event,
-    check_no_growth,
+    event_rows,
     from_rows,
     input_shapes,
     parameter_dtype,
-    to_rows,
 )
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.layers.lipschitz_constants import is_graph
@@ -267,21 +266,11 @@ class ResidualBlock(FlowBijector):
 
     def _to_rows(self, x, condition):
         """Flattens the batch shape of `x` (and of the condition, broadcast to it) to one axis."""
-        rank = self._event_shape.rank
         check_event(f"{self.name} maps events", self._event_shape, x.shape)
         if self._conditional != (condition is not None):
             needed = "needs" if self._conditional else "takes no"
             raise ValueError(f"{self.name} {needed} conditional_input (conditional={self._conditional}).")
-        if condition is None and x.shape.rank == rank + 1:
-            return x, None, None
-        batch_shape = tf.shape(x)[: x.shape.rank - rank]
-        if condition is not None:
-            condition = tf.convert_to_tensor(condition)
-            check_event(f"{self.name} takes conditional_input", self._condition_shape, condition.shape)
-            condition_rank = self._condition_shape.rank
-            batch_shape = check_no_growth(self.name, x, rank, condition, condition_rank)
-            condition = to_rows(condition, batch_shape, condition_rank)
-        return to_rows(x, batch_shape, rank), condition, batch_shape
+        return event_rows(self.name, x, self._event_shape.rank, condition, self._condition_shape)
 
 
 def _input_shapes(branch, conditional, event_shape):

@@ -1,7 +1,8 @@
 """The networks inside the blocks: residual branches of Lipschitz layers, and unconstrained ones for couplings."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import functools
+import math
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -82,24 +83,14 @@ class _Layers:
         self._num_concatenations += 1
         return layers.LearnableConcatenation(self._coefficient, dtype=self._dtype, name=name)
 
-    def conditional(self, x, head, tail, condition_shape, shape):
-        """The branch of x and a condition, of which a dense layer adds a shift of `shape` to the head's output."""
-        h = x
-        for layer in head:
-            h = layer(h)
-        condition = self.input(condition_shape)
-        h = self.shifted(h, condition, shape)
-        for layer in tail:
-            h = layer(h)
-        return keras.Model([x, condition], h, name="branch")
+    def network(self, x, head, tail, condition_shape, shape):
+        """The branch of these layers, see `_network`."""
+        initializer = None if condition_shape is None else self._initializer()
+        return _network("branch", x, head, tail, condition_shape, shape, initializer, self._dtype)
 
     def shifted(self, h, condition, shape):
         """The tensor h plus a dense layer of the condition, of the shape `shape`."""
-        options = {"kernel_initializer": self._initializer(), "dtype": self._dtype, "name": "condition"}
-        shift = keras.layers.Dense(shape[-1], **options)(condition)
-        if len(condition.shape) - 1 < len(shape):
-            shift = keras.layers.Reshape(shape, dtype=self._dtype)(shift)
-        return keras.layers.Add(dtype=self._dtype)([h, shift])
+        return _shifted(h, condition, shape, self._initializer(), self._dtype)
 
     def _linear(self, label):
         i = self._num_linear
@@ -117,6 +108,27 @@ class _Layers:
     def _initializer(self):
         seed = int(self._seeds.integers(2**31))
         return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
+
+
+def _shifted(h, condition, shape, initializer, dtype):
+    shift = keras.layers.Dense(shape[-1], kernel_initializer=initializer, dtype=dtype, name="condition")(condition)
+    if len(condition.shape) - 1 < len(shape):
+        shift = keras.layers.Reshape(shape, dtype=dtype)(shift)
+    return keras.layers.Add(dtype=dtype)([h, shift])
+
+
+def _network(name, x, head, tail, condition_shape, shape, initializer, dtype):
+    """Layers on x; with a condition, a dense layer of it adds a shift of `shape` to the output of the head."""
+    if condition_shape is None:
+        return keras.Sequential([x, *head, *tail], name=name)
+    h = x
+    for layer in head:
+        h = layer(h)
+    condition = keras.Input(condition_shape, dtype=x.dtype)
+    h = _shifted(h, condition, shape, initializer, dtype)
+    for layer in tail:
+        h = layer(h)
+    return keras.Model([x, condition], h, name=name)
 
 
 def conv_branch(
@@ -175,11 +187,9 @@ def conv_branch(
         if i or preactivation:
             stack.append(make.activation())
         stack.append(make.conv(event_shape[-1] if i == len(kernels) - 1 else width, size))
-    if condition_size is None:
-        return keras.Sequential([x, *stack], name="branch")
     first = 2 if preactivation else 1
     shape = [condition_size] if isinstance(condition_size, int) else condition_size
-    return make.conditional(x, stack[:first], stack[first:], shape, (1, 1, width))
+    return make.network(x, stack[:first], stack[first:], shape, (1, 1, width))
 
 
 def dense_branch(
@@ -236,9 +246,7 @@ def dense_branch(
     tail.append(make.dense(size))
     if len(event_shape) > 1:
         tail.append(keras.layers.Reshape(event_shape, dtype=policy.name))
-    if condition_size is None:
-        return keras.Sequential([x, *head, *tail], name="branch")
-    return make.conditional(x, head, tail, [condition_size], (hidden[0],))
+    return make.network(x, head, tail, None if condition_size is None else [condition_size], (hidden[0],))
 
 
 def dense_net_branch(
@@ -345,9 +353,10 @@ def coupling_network(
     *,
     split: str = "channels",
     num_parameters: int = 2,
+    condition_size: int | None = None,
     seed: int = 0,
     dtype: DType = None,
-) -> keras.Sequential:
+) -> keras.Model:
     """Unconstrained convolutions with ReLU between them, for a coupling on images `[H, W, C]`.
 
     The last layer starts at zero, so the coupling starts near the identity.
@@ -358,11 +367,13 @@ def coupling_network(
       kernels: kernel sizes, one for each layer.
       split: see `tf_resflow.bijectors.Coupling`; by "channels" it keeps the first `C // 2`.
       num_parameters: values for each element that is mapped: 2 for `AffineCoupling`, 1 for `AdditiveCoupling`.
+      condition_size: size of a conditional vector, of which a dense layer gives each channel of the first layer's
+        output a shift; `None` for an unconditional coupling.
       seed: `int`, of the kernels.
       dtype: dtype policy, see `image_flow`.
 
     Returns:
-      A built `keras.Sequential`.
+      A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
 
     Raises:
       ValueError: for a split by channels of a single channel.
@@ -375,10 +386,11 @@ def coupling_network(
     policy = network_policy(dtype)
     channels, outputs = _coupling_channels(event_shape, split, num_parameters)
     widths = [width] * (len(kernels) - 1) + [outputs]
-    stack = [keras.Input((*event_shape[:-1], channels), dtype=policy.variable_dtype)]
-    for filters, size, options in zip(widths, kernels, _coupling_options(len(kernels), seed, policy), strict=True):
-        stack.append(keras.layers.Conv2D(filters, size, padding="same", **options))
-    return keras.Sequential(stack, name="network")
+    linear = [
+        functools.partial(keras.layers.Conv2D, *pair, padding="same") for pair in zip(widths, kernels, strict=True)
+    ]
+    x = keras.Input((*event_shape[:-1], channels), dtype=policy.variable_dtype)
+    return _coupling_network(x, linear, (1, 1, widths[0]), condition_size, seed, policy)
 
 
 def dense_coupling_network(
@@ -387,9 +399,10 @@ def dense_coupling_network(
     *,
     split: str = "channels",
     num_parameters: int = 2,
+    condition_size: int | None = None,
     seed: int = 0,
     dtype: DType = None,
-) -> keras.Sequential:
+) -> keras.Model:
     """Like `coupling_network`, with dense layers, on vectors or on flattened images.
 
     Args:
@@ -397,11 +410,12 @@ def dense_coupling_network(
       hidden: widths of the inner layers.
       split: see `coupling_network`.
       num_parameters: see `coupling_network`.
+      condition_size: see `coupling_network`.
       seed: `int`, of the kernels.
       dtype: dtype policy, see `image_flow`.
 
     Returns:
-      A built `keras.Sequential`.
+      A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
 
     Raises:
       ValueError: for a split by channels of a single channel or coordinate.
@@ -411,17 +425,14 @@ def dense_coupling_network(
     policy = network_policy(dtype)
     channels, outputs = _coupling_channels(event_shape, split, num_parameters)
     output_shape = (*event_shape[:-1], outputs)
-    widths = [*hidden, int(np.prod(output_shape))]
-    options = _coupling_options(len(widths), seed, policy)
-    stack = [keras.layers.Dense(units, **option) for units, option in zip(widths, options, strict=True)]
+    widths = [*hidden, math.prod(output_shape)]
+    linear = [functools.partial(keras.layers.Dense, units) for units in widths]
+    x = keras.Input((*event_shape[:-1], channels), dtype=policy.variable_dtype)
+    before, after = [], []
     if len(event_shape) > 1:
-        stack = [
-            keras.layers.Flatten(dtype=policy.name),
-            *stack,
-            keras.layers.Reshape(output_shape, dtype=policy.name),
-        ]
-    inputs = keras.Input((*event_shape[:-1], channels), dtype=policy.variable_dtype)
-    return keras.Sequential([inputs, *stack], name="network")
+        before = [keras.layers.Flatten(dtype=policy.name)]
+        after = [keras.layers.Reshape(output_shape, dtype=policy.name)]
+    return _coupling_network(x, linear, (widths[0],), condition_size, seed, policy, before, after)
 
 
 def _coupling_channels(event_shape, split, num_parameters):
@@ -437,15 +448,18 @@ def _coupling_channels(event_shape, split, num_parameters):
     return channels // 2, num_parameters * (channels - channels // 2)
 
 
-def _coupling_options(num_layers, seed, policy) -> Iterator[dict[str, Any]]:
-    """The arguments of each layer: ReLU and seeded kernels, and zeros in the last layer."""
+def _coupling_network(x, linear, shape, condition_size, seed, policy, before=(), after=()):
+    """Linear layers with ReLU between them, the last of zeros; a condition shifts the output of the first."""
     seeds = np.random.default_rng(seed)
-    for i in range(num_layers):
-        last = i == num_layers - 1
-        kernel = keras.initializers.HeNormal(seed=int(seeds.integers(2**31)))
-        yield {
-            "activation": None if last else "relu",
-            "kernel_initializer": "zeros" if last else kernel,
-            "dtype": policy.name,
-            "name": f"layer_{i}",
-        }
+    kernels = [keras.initializers.HeNormal(int(seeds.integers(2**31))) for _ in linear]
+    # Of a ReLU that follows the sum of a dense layer and a shift TensorFlow logs an error when it fuses them.
+    relu = "relu" if condition_size is None else functools.partial(keras.ops.maximum, 0.0)
+    stack = []
+    for i, make in enumerate(linear):
+        kernel = "zeros" if i == len(linear) - 1 else kernels[i]
+        stack += [keras.layers.Activation(relu, dtype=policy.name)] if i else []
+        stack.append(make(kernel_initializer=kernel, dtype=policy.name, name=f"layer_{i}"))
+    condition_shape = None if condition_size is None else [condition_size]
+    of_condition = kernels[-1] if len(linear) > 1 else "zeros"
+    head, tail = [*before, stack[0]], [*stack[1:], *after]
+    return _network("network", x, head, tail, condition_shape, shape, of_condition, policy.name)

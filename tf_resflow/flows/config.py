@@ -61,8 +61,7 @@ MODEL_FIELDS = {
     "act_norm": True,
     # "mixed_bfloat16": the networks of the blocks compute in bfloat16 in training. All else is in float32.
     "compute_dtype": Field("float32", one_of("float32", "mixed_bfloat16")),
-    # "label": the density of images given their label, p(x | label), by residual blocks. (Tables have
-    # data.condition_columns.)
+    # "label": the density of images given their label, p(x | label). (Tables have data.condition_columns.)
     "condition": Field("", one_of("", "label")),
     # The networks of residual and monotone blocks: "dense_net" instead of `kernels` and `width`, or of `hidden`.
     "branch": Field("plain", one_of("plain", "dense_net")),
@@ -115,11 +114,6 @@ def check_model(model: ConfigDict) -> None:
         raise ValueError(
             f"config.model.block is {model.block!r} and config.model.inv_1x1_conv is {model.inv_1x1_conv}; flows "
             "on vectors have no couplings or convolutions: set them to 'residual' or 'monotone', and to False."
-        )
-    if model.condition and not has_branches:
-        raise ValueError(
-            f"config.model.condition is {model.condition!r}, and config.model.block is {model.block!r}: only "
-            "residual and monotone blocks take a condition."
         )
     if model.branch == "dense_net" and not has_branches:
         raise ValueError(

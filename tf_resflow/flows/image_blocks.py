@@ -139,13 +139,9 @@ def coupling_image_block(coupling: type[bijectors.Coupling] = bijectors.AffineCo
     """
 
     def make(spec: BlockSpec) -> bijectors.FlowBijector:
-        if spec.condition_size is not None:
-            raise ValueError(
-                f"Couplings take no condition; got condition_size={spec.condition_size}. Use residual blocks."
-            )
         split = "channels" if spec.scale else "checkerboard"
         options: dict[str, Any] = {"split": split, "num_parameters": coupling.num_parameters}
-        options |= {"seed": spec.seed, "dtype": spec.dtype}
+        options |= {"condition_size": spec.condition_size, "seed": spec.seed, "dtype": spec.dtype}
         if spec.dense:
             network = dense_coupling_network(spec.event_shape, spec.hidden, **options)
         else:
