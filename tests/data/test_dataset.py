@@ -67,6 +67,16 @@ def test_a_resumed_stream_continues_the_uninterrupted_one(make, start):
     np.testing.assert_array_equal(resumed, whole[start:])
 
 
+@pytest.mark.parametrize("make", [_numbered, _drawn, _images, _streamed])
+def test_no_thread_tunes_the_batches(make):
+    """The end of an iterator would wait for it, at times for seconds."""
+    assert make().train_batches(5, seed=7).options().autotune.enabled is False
+
+
+def test_no_thread_tunes_the_batches_of_an_evaluation():
+    assert _numbered().eval_batches("train", 5).options().autotune.enabled is False
+
+
 @pytest.mark.parametrize("make", [_numbered, _drawn, _images])
 def test_batches_depend_on_seed_and_step(make):
     dataset = make()

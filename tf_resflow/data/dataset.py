@@ -329,7 +329,9 @@ def _finish(batches):
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+    # The end of an iterator waits for the thread that tunes it, which sleeps for up to a minute.
+    options.autotune.enabled = False
+    return batches.with_options(options).prefetch(2)
 
 
 def _at_least_one(number, name="batch_size"):

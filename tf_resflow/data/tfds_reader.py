@@ -47,7 +47,8 @@ class TFDSReader:
         keys = [key for key in (self._image, self._label) if key]
         self._decoders = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
         self._features = self._decoders.extract_features(builder.info.features)
-        self._read_config = tfds.ReadConfig(try_autocache=False)
+        self._read_config = tfds.ReadConfig(try_autocache=False, options=tf.data.Options())
+        self._read_config.options.autotune.enabled = False  # see tf_resflow.data.dataset
         self._shape = self._features[self._image].shape
         self.event_shape = self._event_shape(image_size)
         self.num_classes = self._features[self._label].num_classes if self._label else None
