@@ -258,7 +258,8 @@ class Estimation(Experiment):
         self._rows = [None if part is None else tf.Variable(part) for part in self._standardized(data.train)]
         super().__init__(build)
         self._log_prob = tf.function(
-            lambda x, condition: self.model.log_prob(x, tf.constant([0, 0]), condition, exact=True), autograph=False
+            lambda x, condition, exact: self.model.log_prob(x, tf.constant([0, 0]), condition, exact=exact),
+            autograph=False,
         )
         self._best = -np.inf
 
@@ -289,26 +290,26 @@ class Estimation(Experiment):
         x, condition = (None if part is None else tf.gather(part, i) for part in self._rows)
         return -tf.reduce_mean(self.model.log_prob(x, seed, condition))
 
-    def _log_probs(self, part):
+    def _log_probs(self, part, exact):
         x, condition = self._standardized(part)
         chunks = range(0, len(x), _CHUNK)
         return np.concatenate(
             [
-                self._log_prob(x[i : i + _CHUNK], None if condition is None else condition[i : i + _CHUNK])
+                self._log_prob(x[i : i + _CHUNK], None if condition is None else condition[i : i + _CHUNK], exact)
                 for i in chunks
             ]
         )
 
     def check(self):
-        """The mean log-density of the first rows of the validation split."""
+        """The mean log-density of the first rows of the validation split, by the estimator of the training."""
         first = [None if part is None else part[:_CHECKED] for part in self._data.validation]
-        return np.nan_to_num(self._log_probs(first).mean(), nan=-np.inf)
+        return np.nan_to_num(self._log_probs(first, exact=False).mean(), nan=-np.inf)
 
     tuning_score = check
 
     def scores(self, seed):
         """The mean log-density of the test split, and the mean C2ST of posteriors."""
-        found = _mean_and_stderr(self._log_probs(self._data.test))
+        found = _mean_and_stderr(self._log_probs(self._data.test, exact=True))
         if self._data.posteriors:
             found["c2st"] = _c2st(
                 [(self._samples(x, len(truth), seed), truth) for x, truth in self._data.posteriors]
