@@ -13,10 +13,8 @@ import zipfile
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = ["num_blocks=(1,1)", "width=4", "num_fc_blocks=0"]
-TINY = [f"--config.model.{field}" for field in TINY]
+TINY = ["--config.model.num_blocks=(1,)", "--config.data.num_test=20"]
 TINY += [f"--config.train.{field}" for field in ("steps=3", "warmup_steps=1", "batch_size=16")]
-TINY += ["--config.eval.num_examples=20", "--config.eval.num_samples=4"]
 
 
 def _run(command, cwd, environment=None):
@@ -61,7 +59,7 @@ def test_a_training_by_name(installed, tmp_path):
     code = "import tf_resflow; print(tf_resflow.__file__)"
     where = _run([bin_folder / "python", "-c", code], tmp_path, _outside())
     assert pathlib.Path(where).is_relative_to(bin_folder.parent)
-    arguments = ["--config=hybrid:digits", f"--workdir={tmp_path}/run", *TINY]
+    arguments = ["--config=ablations:relu,toy2d", f"--workdir={tmp_path}/run", *TINY]
     stdout = _run([bin_folder / "resflow-train", *arguments], tmp_path, _outside())
     assert "after 3 steps" in stdout
     assert json.loads((tmp_path / "run/result.json").read_text())["num_examples"] == 20
