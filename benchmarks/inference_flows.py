@@ -48,6 +48,7 @@ def residual(
     seed,
     num_blocks=4,
     block=resflow.bijectors.ResidualBlock,
+    normalization="induced",
 ):
     """Blocks of two hidden layers, in the direction that training needs: `samples` or densities."""
     given = condition_size or 0
@@ -58,6 +59,7 @@ def residual(
         (width, width),
         block=block,
         coefficient=0.97,
+        normalization=normalization,
         condition_size=condition_size,
         log_det=resflow.logdet.Exact() if size <= (_MOST_EXACT if samples else _MOST_EXACT_OF_DATA) else None,
         seed=seed,
@@ -222,6 +224,7 @@ class _Pair(tf.Module):
 FLOWS = {
     "residual": residual,
     "monotone": functools.partial(residual, block=resflow.bijectors.MonotoneBlock),
+    "schatten": functools.partial(residual, normalization="schatten"),
     "real_nvp": real_nvp,
     "autoregressive": autoregressive,
     "combined": combined,
