@@ -124,7 +124,6 @@ def combined(size, num_parameters, *, samples, condition_size, seed):
         arguments=lambda condition, seed: (
             first.arguments(condition, seed) | ({} if condition is None else second.arguments(condition, seed))
         ),
-        initialize=lambda x, condition: None if samples else first.initialize(x, condition),
     )
 
 

@@ -60,9 +60,10 @@ class Coupling(FlowBijector):
             raise ValueError(f"split is 'channels' or 'checkerboard'; got {split!r}.")
         self._network = self._no_dependency(network)
         self._split, self._swap = split, swap
-        given, self._condition_shape = _input_shapes(network)
+        given, *condition = _input_shapes(network)
+        self._condition_shape = tf.TensorShape(condition[0]) if condition else None
         self._num_given = given[-1]
-        self._num_mapped = _num_mapped(network, split, self.num_parameters)
+        self._num_mapped = _num_mapped(network, [given, *condition], split, self.num_parameters)
         channels = self._num_mapped + (self._num_given if split == "channels" else 0)
         self._event_shape = tf.TensorShape([*given[:-1], channels])
         self._network_variables = adopt(network)
@@ -143,8 +144,8 @@ class Coupling(FlowBijector):
         condition = next(iter(context.take(self.name, *self.takes)), None)
         if self.conditional and condition is None:
             raise ValueError(f"{self.name} needs conditional_input: its network takes [a, condition].")
-        rows = event_rows(self.name, given, self._event_shape.rank, condition, self._condition_shape)
-        x, condition, batch_shape = rows
+        rank = self._event_shape.rank
+        x, condition, batch_shape = event_rows(self.name, given, rank, condition, self._condition_shape)
         output = from_rows(self._network(x if condition is None else [x, condition]), batch_shape)
         output = tf.ensure_shape(output, [*given.shape[:-1], self.num_parameters * self._num_mapped])
         shift, log_scale = self._shift_and_log_scale(tf.cast(output, given.dtype))
@@ -155,24 +156,24 @@ class Coupling(FlowBijector):
 
 
 def _input_shapes(network):
-    """The shapes of the part a and of a condition, which may be None."""
+    """The shapes of the part a and, if there is one, of a condition."""
     check_built(network)
-    shapes = [tf.TensorShape(shape[1:]) for shape in input_shapes(network)]
+    shapes = [shape[1:] for shape in input_shapes(network)]
     if len(shapes) not in (1, 2):
         raise ValueError(
             f"The network of a coupling has one input of a known shape, or two with a condition; {network.name!r} "
             f"has {len(shapes)}. Build it as keras.Sequential([keras.Input(shape), ...]) or "
             "keras.Model([a, condition], output)."
         )
-    return shapes[0], shapes[1] if len(shapes) == 2 else None
+    return shapes
 
 
-def _num_mapped(network, split, num_parameters):
+def _num_mapped(network, shapes, split, num_parameters):
     """The channels of the part b; raises a ValueError if the network's output does not fit its input."""
     dtype = (parameter_dtype(network) or tf.float32).name
-    shape, *condition = (part[1:] for part in input_shapes(network))
-    specs = [keras.KerasTensor((None, *part), dtype=dtype) for part in (shape, *condition)]
-    output = tuple(network.compute_output_spec(specs if condition else specs[0]).shape)[1:]
+    specs = [keras.KerasTensor((None, *shape), dtype=dtype) for shape in shapes]
+    output = tuple(network.compute_output_spec(specs if len(specs) > 1 else specs[0]).shape)[1:]
+    shape = shapes[0]
     mapped, rest = divmod(output[-1], num_parameters)
     fits = output[:-1] == shape[:-1] and mapped > 0 and rest == 0
     if split == "checkerboard":
