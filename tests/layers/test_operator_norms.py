@@ -9,7 +9,7 @@ import scipy.linalg
 import tensorflow as tf
 
 import tf_resflow.layers as layers
-from tf_resflow.layers import linear_operators, operator_norms
+from tf_resflow.layers import band_matrices, linear_operators, operator_norms
 from tf_resflow.layers.linear_operators import ConvolutionOperator
 
 TIGHT = {"tolerance": 1e-7, "max_iterations": 6000}
@@ -144,12 +144,32 @@ def test_fourier_bound_of_a_constant_kernel_is_attained_in_the_limit(fourier):
     assert 0.95 * 9 < singular < 9
 
 
-def test_an_image_too_large_for_eigenvalues_has_its_fourier_bound():
-    """The norm of a constant kernel on n x n is (1 + 2 cos(pi / (n + 1)))^2, its Fourier bound 9."""
+@pytest.mark.parametrize("size", [20, 64])
+def test_bound_on_a_larger_image(size):
+    """The norm of a constant kernel on n x n is (1 + 2 cos(pi / (n + 1)))^2."""
+    bound = convolution(np.ones((3, 3, 1, 1)), (size, size), dtype="float64").norm_bound()
+    norm = (1 + 2 * np.cos(np.pi / (size + 1))) ** 2
+    assert norm <= bound <= norm * (1 + 1e-8)
+
+
+def test_an_image_too_large_for_a_factorization_has_its_fourier_bound():
     bound = convolution(np.ones((3, 3, 1, 1)), (66, 66), dtype="float64").norm_bound()
     np.testing.assert_allclose(bound, 9.0, rtol=1e-8)
-    bound = convolution(np.ones((3, 3, 1, 1)), (20, 20), dtype="float64").norm_bound()
-    np.testing.assert_allclose(bound, (1 + 2 * np.cos(np.pi / 21)) ** 2, rtol=1e-8)
+
+
+@pytest.mark.parametrize("gap", [1e-1, 1e-9])
+def test_the_bound_of_close_eigenvalues(gap):
+    """Of a rotated diagonal matrix in blocks of 3, a third of whose eigenvalues are near the largest."""
+    generator = np.random.default_rng(0)
+    diagonal = np.stack([rotated(generator, [1.0, 2.0, 3.0 - gap * i]) for i in range(40)])
+    below = np.zeros((39, 3, 3))
+    bound = band_matrices.eigenvalue_bound(diagonal, below)
+    assert 3.0 <= bound <= 3.0 * (1 + 1e-6)
+
+
+def rotated(generator, eigenvalues):
+    basis = np.linalg.qr(generator.normal(size=(3, 3)))[0]
+    return basis * eigenvalues @ basis.T
 
 
 def test_norm_on_a_smaller_image_is_not_above():
