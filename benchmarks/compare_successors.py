@@ -3,11 +3,12 @@
     python benchmarks/compare_successors.py --output=successors.json --steps=1500 --config=digits \
       --config=idensenet:digits --config=ablations:cpila,idensenet:digits --config=variational:digits
 
-Every config trains for `--steps` steps, and again for as many as take the time of the first config's `--steps`. A
-tenth of the training part is held back as the validation split, if the config holds back none. Results are added to
-`--output`; what it already holds is not computed again. The time of a step is given over that of the first config:
-medians of `--timed_steps`, of all threads, of which each config takes one after the other. Without seeds
-(`--seeds=`) only times are measured.
+Every config trains for `--steps` steps, and again for as many as take the time of the first config's `--steps`.
+With `--learning_rate`, all have that constant rate after a warm-up of a fifth of the steps, and one training gives
+both scores. A tenth of the training part is held back as the validation split, if the config holds back none.
+Results are added to `--output`; what it already holds is not computed again. The time of a step is given over that
+of the first config: medians of `--timed_steps`, of all threads, of which each config takes one after the other.
+Without seeds (`--seeds=`) only times are measured.
 """
 
 import json
@@ -31,24 +32,28 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and wr
 _CONFIGS = flags.DEFINE_multi_string("config", ["digits"], "Names of configs, as in resflow-train; repeated.")
 _STEPS = flags.DEFINE_integer("steps", 1500, "Steps of training of the first config.", lower_bound=1)
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of trainings.")
+_RATE = flags.DEFINE_float("learning_rate", None, "Constant learning rate; by default each config's schedule.")
 _TIMED = flags.DEFINE_integer("timed_steps", 20, "Steps that are timed.", lower_bound=1)
 _EXAMPLES = flags.DEFINE_integer("examples", 1000, "Validation images at most.", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS folder.")
 
 
-def _config(name, seed, steps):
+def _config(name, seed, steps, eval_every):
     config = base_config(name)
     config.seed = seed
     config.data.data_dir = _DATA_DIR.value or config.data.data_dir
     config.data.validation_fraction = config.data.validation_fraction or 0.1
-    config.train.update(steps=steps, eval_every=steps, checkpoint_every=steps)
+    config.train.update(steps=steps, eval_every=eval_every, checkpoint_every=steps)
+    if _RATE.value:
+        rate = {"learning_rate": _RATE.value, "warmup_steps": steps // 5, "ema_momentum": 0.99}
+        config.train.update(schedule="constant", **rate)
     config.eval.update(split="validation", num_examples=_EXAMPLES.value)
     return config
 
 
 def _step(name):
     """A function that takes a training step."""
-    config = _config(name, 0, _STEPS.value)
+    config = _config(name, 0, _STEPS.value, _STEPS.value)
     config.train.schedule = "constant"  # which has no least number of steps
     dataset = data.load(config.data)
     model = models.build_model(config, dataset)
@@ -72,11 +77,16 @@ def _times(first, names):
     return {name: medians[name] / medians[first] for name in names}
 
 
-def _train(name, seed, steps):
-    """The score on the validation split, a dict."""
-    with tempfile.TemporaryDirectory() as folder:
-        score = training.train(_config(name, seed, steps), pathlib.Path(folder) / "run")
-    return {"bits_per_dim": score["bits_per_dim"], "stderr": score["bits_per_dim_stderr"]}
+def _scores(name, seed, steps):
+    """Rows of the scores on the validation split after each number of steps."""
+    for total, eval_every in [(max(steps), min(steps))] if _RATE.value else [(n, n) for n in steps]:
+        with tempfile.TemporaryDirectory() as folder:
+            training.train(_config(name, seed, total, eval_every), pathlib.Path(folder) / "run")
+            lines = (pathlib.Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+        for line in map(json.loads, lines):
+            if line["split"] == "validation" and line["step"] in steps:
+                score = {"bits_per_dim": line["bits_per_dim"], "stderr": line["bits_per_dim_stderr"]}
+                yield {"config": name, "seed": seed, "steps": line["step"], **score}
 
 
 def main(_):
@@ -90,11 +100,11 @@ def main(_):
         _write(output, known)
     for seed in map(int, _SEEDS.value):
         for name in names:
-            for steps in dict.fromkeys([_STEPS.value, max(1, round(_STEPS.value / known["times"][name]))]):
-                run = {"config": name, "seed": seed, "steps": steps}
-                if not any(run.items() <= row.items() for row in known["scores"]):
-                    known["scores"].append(run | _train(name, seed, steps))
-                    _write(output, known)
+            steps = {_STEPS.value, max(1, round(_STEPS.value / known["times"][name]))}
+            done = {row["steps"] for row in known["scores"] if (row["config"], row["seed"]) == (name, seed)}
+            if missing := sorted(steps - done, reverse=True):
+                known["scores"] += _scores(name, seed, missing)
+                _write(output, known)
     print_table(known)
 
 
