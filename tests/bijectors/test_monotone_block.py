@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.bijectors import monotone_block
+from tf_resflow.models.step import loss_and_gradients
 
 EXACT = resflow.logdet.Exact()
 SERIES = resflow.logdet.PowerSeries(60, probes="basis")
@@ -98,6 +100,26 @@ def test_a_linear_map_is_stretched_by_its_cayley_transform(slope):
     np.testing.assert_allclose(block.forward_log_det_jacobian(x, 1), np.full(2, np.log(stretch)), rtol=1e-5)
 
 
+def test_loose_solutions_of_the_default_solver(make_branch):
+    """To a thousandth of the event, in the value and in the gradient's equation; another solver keeps its own."""
+    block = MonotoneBlock(make_branch(3, hidden=(16,)), SERIES)
+    x = normal([64, 3], dtype="float32")
+
+    def value_and_gradient(block, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = block.forward(x)
+        return y, tape.gradient(y, x, tf.ones_like(y))
+
+    precise = value_and_gradient(block, x)
+    with resflow.solvers.loose_solutions():
+        loose = value_and_gradient(block.copy(), tf.identity(x))
+        own = value_and_gradient(block.copy(inverse_solver=resflow.solvers.Anderson()), tf.identity(x))
+    for one, other, same in zip(precise, loose, own, strict=True):
+        assert 1e-6 < np.abs(one - other).max() < 5e-3 * np.abs(one).max()
+        np.testing.assert_allclose(same, one, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "estimator",
     [
@@ -171,6 +193,20 @@ def model():
     losses = model.fit(x, batch_size=32, epochs=4, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     return model, x[:16]
+
+
+def test_a_training_step_alone_has_loose_solutions(model, monkeypatch):
+    model, x = model
+    asked = []
+
+    def solve(*args, **settings):
+        asked.append(settings.get("enough_relative"))
+        return resflow.solvers.solve_residual(*args, **settings)
+
+    monkeypatch.setattr(monotone_block, "solve_residual", solve)
+    model.scores(x, seed=1)
+    loss_and_gradients(model, x, tf.constant([0, 1]))
+    assert asked == [None, 1e-3]
 
 
 def test_a_plan_measures_the_odd_series(model):

@@ -11,11 +11,13 @@ from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.logdet import Exact, LogDetEstimator
 from tf_resflow.logdet.elimination import inverse_of
 from tf_resflow.solvers import Solution, solve_residual
+from tf_resflow.solvers.residual_inverse import solutions_are_loose
 from tf_resflow.typing import TensorLike
 
 __all__ = ["MonotoneBlock"]
 
 _SQRT2 = math.sqrt(2.0)
+_LOOSE = 1e-3  # relative tolerance within `loose_solutions`
 
 
 class MonotoneBlock(ResidualBlock):
@@ -101,6 +103,8 @@ class MonotoneBlock(ResidualBlock):
         """In rows: the `Solution` with the image of x in the place of w; w; the condition; and the batch shape."""
         x, condition, batch_shape = self._to_rows(x, condition)
         settings |= {"conditional_input": condition, "sign": sign}
+        if solutions_are_loose() and self.parameters["inverse_solver"] is None:
+            settings["enough_relative"] = _LOOSE
         solution = solve_residual(self._branch, _SQRT2 * x, self._inverse_solver, **settings)
         w = solution.root
         return solution._replace(root=_SQRT2 * w - x), w, condition, batch_shape

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from tf_resflow import layers
+from tf_resflow import layers, solvers
 from tf_resflow.private_api import is_xla
 from tf_resflow.typing import TensorLike
 
@@ -70,7 +70,7 @@ def loss_and_gradients(
       `model.trainable_variables`.
     """
     batch = tf.nest.map_structure(tf.identity, batch)
-    with layers.fused_kernels(), layers.stored_norms(), layers.mixed_precision():
+    with layers.fused_kernels(), layers.stored_norms(), layers.mixed_precision(), solvers.loose_solutions():
         with tf.GradientTape() as tape:
             scores = weigh(model.scores(batch, seed), model.objective, weights)
             means = {name: tf.reduce_mean(value) for name, value in scores.items()}

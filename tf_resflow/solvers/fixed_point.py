@@ -80,6 +80,7 @@ class FixedPoint:
         relative: bool = False,
         dtype: tf.DType | None = None,
         enough: float = 0.0,
+        enough_relative: float = 0.0,
     ) -> Solution:
         """Solves `x + g(x) = y` for x.
 
@@ -90,12 +91,13 @@ class FixedPoint:
             whose scale is not the one for which the tolerances were chosen.
           dtype: the type to whose precision g is rounded, if it is coarser than that of `y`.
           enough: an absolute tolerance that is enough, if it is larger than the solver's own.
+          enough_relative: likewise a relative one.
 
         Returns:
           A `Solution`. Not differentiable: see `solve_residual`.
         """
         flat_y, unflatten = _rows(y)
-        in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative, enough)
+        in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative, enough, enough_relative)
 
         def body(i, x, best, pending, history, num_iterations):
             image = flat_y - _rows(tf.cast(g(unflatten(x)), flat_y.dtype))[0]
@@ -127,10 +129,11 @@ class FixedPoint:
             converged=(best.residual <= 1) & tf.reduce_all(tf.math.is_finite(root + flat_y), axis=1),
         )
 
-    def _measure(self, flat_y, rounding, relative, enough):
+    def _measure(self, flat_y, rounding, relative, enough, enough_relative):
         """The residual in multiples of the tolerance, `[batch]`, as a function of a pair of a step and an image."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
+        rtol = max(rtol, enough_relative)
         atol = max(atol, enough, np.finfo(flat_y.dtype.as_numpy_dtype).tiny)
         by_coordinate = self.rtol is not None and not relative
         size = tf.abs(flat_y) if by_coordinate else tf.reduce_max(tf.abs(flat_y), axis=1)
