@@ -155,19 +155,17 @@ class ConvolutionOperator(LinearOperator):
         """||W||_2 if the smaller side has at most 4,096 dimensions, else an upper bound of it.
 
         The norm is that of the zero-padded convolution itself, exact to 1e-9 or, where the largest eigenvalues of
-        its Gram matrix hardly differ, to 1e-5: a Cholesky factor proves it (`eigenvalue_bound`). The thin side of a
-        branch on images has the dimensions of the image; that of 32 x 32 x 3 took 0.75 s, all eigenvalues 9 s. The
-        bound for larger ones comes from Fourier symbols. For smooth kernels it exceeds the norm by 2 % on 16 x 16
-        images (8 % on 8 x 8).
+        its Gram matrix hardly differ, to 1e-5: a Cholesky factor proves it (`eigenvalue_bound`). In a graph it is
+        that of all eigenvalues. The thin side of a branch on images has the dimensions of the image; that of 32 x
+        32 x 3 took 0.75 s, and in a graph 9 s. The bound for larger ones comes from Fourier symbols. For smooth
+        kernels it exceeds the norm by 2 % on 16 x 16 images (8 % on 8 x 8).
         """
         kernel = self.live(kernel)
         if min(self.num_inputs, self.num_outputs) > _MAX_GRAM_SIZE:
             return self._fourier_bound(kernel)
-
-        def square(kernel):
-            return np.float64(eigenvalue_bound(*self._band(kernel)))
-
-        return tf.sqrt(tf.ensure_shape(tf.numpy_function(square, [kernel], tf.float64), []))
+        if not tf.executing_eagerly():  # where a SavedModel must do without NumPy
+            return super().spectral_bound(kernel)
+        return tf.constant(math.sqrt(eigenvalue_bound(*self._band(kernel.numpy()))), tf.float64)
 
     def _band(self, kernel):
         """The blocks of `gram` on and under the diagonal, each of as many rows of the image as a tap can reach."""
