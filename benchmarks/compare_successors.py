@@ -77,14 +77,14 @@ def _times(first, names):
     return {name: medians[name] / medians[first] for name in names}
 
 
-def _scores(name, seed, steps):
-    """Rows of the scores on the validation split after each number of steps."""
-    for total, eval_every in [(max(steps), min(steps))] if _RATE.value else [(n, n) for n in steps]:
+def _scores(name, seed, steps, missing):
+    """Rows of the scores on the validation split after the numbers of `steps` that are `missing`."""
+    for total, eval_every in [(max(steps), min(steps))] if _RATE.value else [(n, n) for n in missing]:
         with tempfile.TemporaryDirectory() as folder:
             training.train(_config(name, seed, total, eval_every), pathlib.Path(folder) / "run")
             lines = (pathlib.Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
         for line in map(json.loads, lines):
-            if line["split"] == "validation" and line["step"] in steps:
+            if line["split"] == "validation" and line["step"] in missing:
                 score = {"bits_per_dim": line["bits_per_dim"], "stderr": line["bits_per_dim_stderr"]}
                 yield {"config": name, "seed": seed, "steps": line["step"], **score}
 
@@ -103,7 +103,7 @@ def main(_):
             steps = {_STEPS.value, max(1, round(_STEPS.value / known["times"][name]))}
             done = {row["steps"] for row in known["scores"] if (row["config"], row["seed"]) == (name, seed)}
             if missing := sorted(steps - done, reverse=True):
-                known["scores"] += _scores(name, seed, missing)
+                known["scores"] += _scores(name, seed, steps, missing)
                 _write(output, known)
     print_table(known)
 

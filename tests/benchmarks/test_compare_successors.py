@@ -51,3 +51,9 @@ def test_with_a_constant_rate_one_training_gives_both_scores(call, tmp_path, mon
     assert "| digits | 10 | 1 | 1.900 ± 0.100 |" in done.output
     assert "| idensenet:digits | 4 | 1 | 1.960 ± 0.100 |" in done.output
     assert "| idensenet:digits | 10 | 1 | 1.900 ± 0.100 |" in done.output
+    known = json.loads(output.read_text())
+    known["scores"] = [row for row in known["scores"] if row["steps"] == 10]
+    output.write_text(json.dumps(known))
+    done = call("benchmarks/compare_successors.py", f"--output={output}", "--steps=10", *names)
+    assert trained[2:] == [("constant", 0.01, 10)]  # not a shorter one, with another warm-up
+    assert done.output.count("| digits | 10 |") == 1 and "| idensenet:digits | 4 | 1 | 1.960" in done.output
