@@ -1,9 +1,12 @@
 """The comparison without the published code, which is not available to the tests."""
 
+import importlib
 import json
 import pathlib
 import subprocess
 import sys
+
+import pytest
 
 BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmarks" / "compare_speed.py"
 
@@ -26,7 +29,10 @@ def test_an_unknown_case(call):
     assert done.code != 0 and "train_step_28x28x1_w64" in done.output
 
 
-def test_published_code_that_cannot_run(tmp_path):
-    done = run("--cases=inverse_per_evaluation", f"--published_dir={tmp_path}", "--repeats=1")
-    assert done.returncode != 0 and "Error" in done.stderr
-    assert "resflows" in done.stderr or "torch" in done.stderr
+def test_published_code_that_cannot_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK.parent)
+    workers = importlib.import_module("workers")
+    worker = workers.published_worker(str(tmp_path), sys.executable, threads=1, keep_memory=False)
+    with pytest.raises(SystemExit, match="Error: 'prepare inverse_per_evaluation' failed(.|\n)*(resflows|torch)"):
+        worker.ask("prepare inverse_per_evaluation")
+    worker.close()

@@ -112,26 +112,6 @@ def test_export(trained, tmp_path, call):
     assert "has a version 1" in call("bin/export.py", *arguments, "--version=1").output
 
 
-def test_sigterm_saves(tmp_path):
-    """The signal is sent as soon as a step has been logged."""
-    arguments = [f"--workdir={tmp_path}", *CONFIG, "--config.train.log_every=1"]
-    with subprocess.Popen(
-        command("train", *arguments, "--config.train.steps=1000000"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        metrics = tmp_path / "metrics.jsonl"
-        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        stdout, stderr = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM, stderr[-3000:]
-    assert b"SIGTERM" in stdout and b"resume" in stdout
-    (saved,) = (path.stem for path in (tmp_path / "checkpoints").glob("*.index"))
-    assert saved.encode() in stdout
-
-
 def test_a_config_imports_its_neighbor_and_takes_an_argument(tmp_path, call):
     """A wrong value, to stop before training."""
     folder = tmp_path / "experiments"

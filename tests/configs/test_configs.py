@@ -36,9 +36,15 @@ SAME_MODEL = {
 # Of images, those that squeeze them first; the others of a table, whose flow takes less time.
 SQUEEZED = [name for name, fields in ablations.ABLATIONS.items() if "model.squeeze_first" in fields]
 ARGUMENTS = [(name, None) for name in NAMES if name not in SAME_MODEL]
-ARGUMENTS += [("ablations", f"{n},{'digits' if n in SQUEEZED else 'tabular'}") for n in ablations.ABLATIONS]
+# Those of other configs: activations of iresnet, idensenet and best_small, and the order of imagenet64.
+KNOWN = ("elu", "clipswish", "cpila", "immediate_downsampling")
+ARGUMENTS += [
+    ("ablations", f"{name},{'digits' if name in SQUEEZED else 'tabular'}")
+    for name in ablations.ABLATIONS
+    if name not in KNOWN
+]
 ARGUMENTS += [("hybrid", "digits,residual,1"), ("idensenet", "tabular"), ("best_small", "digits")]
-ARGUMENTS += [("monotone", argument) for argument in ("digits", "tabular", "idensenet:digits")]
+ARGUMENTS += [("monotone", argument) for argument in ("digits", "tabular")]
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
 # The image data sets of the configs: the shape of an image, and the splits.
 IMAGES = {
@@ -306,6 +312,12 @@ def test_configs_of_one_model(name, other):
     config = get_config(name)
     training.validate_config(config)
     assert prepared(config, "").model == prepared(get_config(other), "").model
+
+
+def test_what_takes_no_step_is_valid():
+    for argument in KNOWN:
+        training.validate_config(get_config("ablations", argument))
+    training.validate_config(get_config("monotone", "idensenet:digits"))
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=_named)

@@ -59,7 +59,7 @@ def _take(batches, num):
 
 
 @pytest.mark.parametrize("make", [_numbered, _drawn, _images])
-@pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 9])
+@pytest.mark.parametrize("start", [1, 4, 9])
 def test_a_resumed_stream_continues_the_uninterrupted_one(make, start):
     dataset = make()
     whole = _take(dataset.train_batches(5, seed=7), 12)

@@ -31,7 +31,7 @@ def batches(x, size):
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("size", [4, 7, 23, 50])
+@pytest.mark.parametrize("size", [4, 23])
 def test_partial_batches_count_once(two_replicas, replicas, size):
     x = np.random.default_rng(0).normal(size=[23, 3]).astype(np.float32)
     model = SumOfSquares()

@@ -85,8 +85,8 @@ def test_separated_distributions():
 def test_a_dependence_is_found():
     """Equal marginals, which one coordinate at a time would not tell apart."""
     generator = np.random.default_rng(0)
-    x = generator.normal(size=[1000, 2])
-    y = generator.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], size=1000)
+    x = generator.normal(size=[400, 2])
+    y = generator.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], size=400)
     assert c2st(x, y).mean > 0.65
 
 

@@ -14,6 +14,8 @@ import tf_resflow as resflow
 
 SOURCE = pathlib.Path(__file__).parents[2] / "examples" / "c_client"
 
+OPTIONS = {"num_samples": 2, "signatures": ["serving_default", "encode"]}
+
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the client's Makefile is for Linux"),
     pytest.mark.skipif(shutil.which("make") is None, reason="no make"),
@@ -48,8 +50,8 @@ def images_path(tmp_path_factory):
     flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
     model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
     model.initialize(images(32))
-    log_det = resflow.logdet.RussianRoulette(4)
-    return resflow.serving.export(model, tmp_path_factory.mktemp("images"), log_det=log_det, num_samples=2)
+    options = {"log_det": resflow.logdet.RussianRoulette(4), **OPTIONS}
+    return resflow.serving.export(model, tmp_path_factory.mktemp("images"), **options)
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
@@ -59,7 +61,7 @@ def vectors(tmp_path_factory, request):
     model = resflow.FlowModel(flow, event_shape=[2])
     model.initialize(np.random.default_rng(0).normal(size=[32, 2]).astype(request.param))
     directory = tmp_path_factory.mktemp("vectors")
-    return resflow.serving.export(model, directory, log_det=resflow.logdet.Exact(), num_samples=2), request.param
+    return resflow.serving.export(model, directory, log_det=resflow.logdet.Exact(), **OPTIONS), request.param
 
 
 def images(count):

@@ -23,9 +23,9 @@ def path(tmp_path_factory):
     flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
     model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
     model.initialize(X)
-    log_det = resflow.logdet.RussianRoulette(2)
-    directory = tmp_path_factory.mktemp("model")
-    return resflow.serving.export(model, directory, log_det=log_det, num_samples=2, max_batch=3)
+    options = {"log_det": resflow.logdet.RussianRoulette(2), "num_samples": 2, "max_batch": 3}
+    options["signatures"] = ["serving_default", "sample", "encode"]
+    return resflow.serving.export(model, tmp_path_factory.mktemp("model"), **options)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_resflow.layers as layers
 from tf_resflow.layers.lipschitz_constants import SLOPES
 
-GRID = np.linspace(-40.0, 40.0, 2_000_001)[:, None]
+GRID = np.linspace(-40.0, 40.0, 400_001)[:, None]
 BETAS = [-1.0, 0.0, 0.5, 3.0]
 
 

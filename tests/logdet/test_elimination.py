@@ -20,11 +20,10 @@ def log_det(j):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("order", [1, 2, np.inf])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 17])
-def test_value_and_gradient(size, order, dtype):
-    """The gradient of log|det A| is the transposed inverse. J is close to 1 in norm."""
-    j = matrices(size, order, 0.99)
+def test_value_and_gradient(size, dtype):
+    """The gradient of log|det A| is the transposed inverse. J is close to 1 in one of three norms."""
+    j = np.concatenate([matrices(size, order, 0.99) for order in (1, 2, np.inf)])
     tensor = tf.constant(j, dtype)
     with tf.GradientTape() as tape:
         tape.watch(tensor)
@@ -33,7 +32,8 @@ def test_value_and_gradient(size, order, dtype):
     np.testing.assert_allclose(value, np.linalg.slogdet(np.eye(size) + j)[1], rtol=tolerance, atol=tolerance)
     expected = np.linalg.inv(np.eye(size) + j).transpose(0, 2, 1)
     gradient = tape.gradient(value, tensor)
-    np.testing.assert_allclose(gradient, expected, rtol=10 * tolerance, atol=tolerance * np.abs(expected).max())
+    largest = np.abs(expected.reshape(3, -1)).max(axis=1).repeat(20)[:, np.newaxis, np.newaxis]  # of each norm
+    assert np.all(np.abs(gradient - expected) <= tolerance * (10 * np.abs(expected) + largest))
 
 
 def test_small_pivots():

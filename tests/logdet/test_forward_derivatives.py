@@ -32,7 +32,6 @@ def joined():
 
 BRANCHES = {
     "images": lambda: flows.conv_branch([4, 5, 2], 6, dtype=DTYPE),
-    "upper bounds of the norms": lambda: flows.conv_branch([4, 5, 2], 6, normalization="schatten", dtype=DTYPE),
     "many channels": lambda: flows.conv_branch([3, 3, 6], 7, (3, 3), dtype=DTYPE),
     "vectors": lambda: dense(layers.LipSwish(dtype=DTYPE), layers.LipschitzCube(dtype=DTYPE)),
     "concatenated activations": lambda: dense(layers.CLipSwish(dtype=DTYPE), layers.CPila(dtype=DTYPE)),
@@ -46,14 +45,13 @@ BRANCHES = {
         ]
     ),
     "conditional images": lambda: flows.conv_branch([4, 5, 2], 6, condition_size=3, dtype=DTYPE),
-    "conditional vectors": lambda: flows.dense_branch([4], (5,), condition_size=3, dtype=DTYPE),
     "joined": joined,
 }
 
 
 @pytest.mark.parametrize("name", BRANCHES)
 def test_value_derivative_and_their_gradients(name):
-    """Eagerly and in a graph with fused kernels; an image and what is joined also in one without."""
+    """Eagerly and in a graph with fused kernels; what is joined also in one without."""
     keras.utils.set_random_seed(0)
     branch = BRANCHES[name]()
     rng = np.random.default_rng(0)
@@ -86,7 +84,7 @@ def test_value_derivative_and_their_gradients(name):
         return y, tf.reduce_sum(v * product), outer.gradient(loss, [x, v, *conditions, *weights])
 
     expected, product, expected_gradients = reverse(x, v)
-    for mode in ("eager", "fused", *(["graph"] if name in ("images", "joined") else [])):
+    for mode in ("eager", "fused", *(["graph"] if name == "joined" else [])):
         with layers.fused_kernels() if mode == "fused" else contextlib.nullcontext():
             function = forward if mode == "eager" else tf.function(forward, autograph=False)
             y, derivative, gradients = function(x, v)
@@ -114,6 +112,6 @@ class Doubled(keras.Sequential):
         return 2 * super().call(inputs)
 
 
-@pytest.mark.parametrize("branch", list(unknown()))
-def test_other_branches_are_not_known(branch):
-    assert not is_known(branch)
+def test_other_branches_are_not_known():
+    branches = list(unknown())
+    assert len(branches) == 10 and not any(map(is_known, branches))

@@ -159,7 +159,7 @@ def test_estimates_of_an_accuracy(data):
 
 
 def test_a_plan_of_conditional_images():
-    flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, num_fc_blocks=0, condition_size=2, seed=1)
+    flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0, condition_size=2, seed=1)
     model = resflow.FlowModel(flow, (4, 4, 1), levels=8, num_classes=2)
     x, labels = np.random.default_rng(0).integers(8, size=[6, 4, 4, 1]), np.arange(6) % 2
     plan = resflow.models.plan_likelihood(model, x, 0.5, condition=labels)

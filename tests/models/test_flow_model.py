@@ -108,9 +108,7 @@ def test_it_has_its_own_loss(name):
 
 
 def test_after_wrong_data_the_right_call_goes_on(data):
-    model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,)), [2])
-    model.compile(optimizer="adamw")
-    model.initialize(data[:16])
+    model = affine_model(data[:16], optimizer="adamw")
     with pytest.raises(ValueError, match=r"shape \(2,\)"):
         model.fit(np.zeros([8, 3], "float32"), verbose=0)
     assert math.isfinite(model.fit(data[:16], verbose=0).history["loss"][0])

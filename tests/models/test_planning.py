@@ -39,11 +39,10 @@ def test_a_plan_reaches_its_standard_error(model, x, monkeypatch):
     assert str(plan).count("AdaptiveRoulette") == len(plan.blocks)
 
 
-@pytest.mark.parametrize("num_probes", [1, 9])
-def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x, num_probes):
+def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x):
     """128 pairs of rows, against 60 repetitions for 40 examples: 4 standard errors are 25 % of the noise."""
     inputs = bijectors.block_inputs(model.flow, model.prepare(x, [0, 0]))
-    name = next(iter(inputs))
+    name, num_probes = next(iter(inputs)), 9
     block = bijectors.blocks_by_name(model.flow)[name]
     draws = [planning._draw([inputs[name]], 128, num_probes, 1, draw) for draw in range(2)]
     std, _ = planning._measured(planning._series(block), draws, num_probes, 0.01)
@@ -59,7 +58,7 @@ def test_a_number_of_samples_leaves_the_noise_of_the_dequantization(model, x):
 
 
 def test_exact_log_determinants_of_continuous_data_need_one_sample():
-    model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=2, hidden=(4,)), [3])
+    model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=1, hidden=(4,)), [3])
     x = np.random.default_rng(1).normal(size=[4, 3]).astype(np.float32)
     log_prob, stderr = model.estimate_log_prob(x, stderr=1e-4)
     np.testing.assert_allclose(log_prob, model.log_prob(x, log_det=resflow.logdet.Exact()), rtol=1e-5)

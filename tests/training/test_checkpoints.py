@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(saved, damage, caplog
     np.testing.assert_array_equal(weight(model), np.full(weight(model).shape, 9.0))
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", ["data flipped", "data missing", "index missing"])
 def test_damaged_checkpoints_alone_are_an_error(saved, damage):
     """Whoever asks, and however often; the files stay as they are."""
     suffix, harm = DAMAGES[damage]

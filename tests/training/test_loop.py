@@ -293,17 +293,6 @@ def test_an_unwritable_workdir_is_said_at_once(tmp_path, make_config):
         loop.train(make_config(), tmp_path / "file", progress=False)
 
 
-def test_two_replicas(tmp_path, make_config, two_replicas):
-    """The replicas stay equal, and the run can be loaded without them."""
-    config = make_config(train__steps=4, train__global_clipnorm=1.0)
-    result = loop.train(config, tmp_path, strategy=two_replicas, progress=False)
-    run = resflow.load(tmp_path)
-    assert run.step == 4
-    x = resflow.data.load(config.data).array("test")
-    loss = run.model.loss_per_example(x, seed=0, evaluation=True).numpy()
-    assert abs(loss.mean() - result["nats"]) < 4 * loss.std() / np.sqrt(len(loss))
-
-
 def test_a_batch_that_cannot_be_divided(tmp_path, make_config, two_replicas):
     with pytest.raises(ValueError, match="train.batch_size is 15.*2 replicas"):
         loop.train(make_config(train__batch_size=15), tmp_path, strategy=two_replicas, progress=False)

@@ -104,8 +104,11 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
     assert 60 <= run.step < 200
 
     config = make_config(train__steps=run.step, train__eval_every=200)
-    loop.train(config, tmp_path / "mirrored", strategy=two_replicas, progress=False)
-    mirrored = resflow.load(tmp_path / "mirrored").model
+    result = loop.train(config, tmp_path / "mirrored", strategy=two_replicas, progress=False)
+    mirrored = resflow.load(tmp_path / "mirrored").model  # without replicas
+    x = resflow.data.load(config.data).array("test")
+    loss = mirrored.loss_per_example(x, seed=0, evaluation=True).numpy()
+    assert abs(loss.mean() - result["nats"]) < 4 * loss.std() / np.sqrt(len(loss))
     for ours, expected in zip(run.model.weights, mirrored.weights, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
     assert len(list((workdir / "checkpoints").glob("*.index"))) == 3

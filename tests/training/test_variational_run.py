@@ -78,7 +78,9 @@ def test_scores_say_their_bound(run):
 
 def test_served(run, tmp_path):
     """log_prob has the density of the noise in it, and samples are as without."""
-    path = resflow.serving.export_run(run[0], tmp_path, num_samples=2, log_det="exact")
+    path = resflow.serving.export_run(
+        run[0], tmp_path, num_samples=2, log_det="exact", signatures=["serving_default"]
+    )
     served, model = tf.saved_model.load(str(path)).signatures, resflow.load(run[0]).model
     x = tf.constant(np.random.default_rng(0).integers(0, 17, [3, 8, 8, 1]), tf.uint8)
     labels = tf.constant([1, 2, 3])
