@@ -154,6 +154,16 @@ def test_an_idensenet_has_the_size_of_its_base(base, shape, no_search):
     assert 0.8 < sizes[1] / sizes[0] < 1.2
 
 
+@pytest.mark.parametrize(
+    "base, noise, steps", [("mnist_small", "variational", 750), ("bsds32_small", "uniform", 500)]
+)
+def test_photographs_keep_uniform_noise(base, noise, steps):
+    config = get_config("best_small", base)
+    training.validate_config(config)
+    assert (config.model.dequantization, config.train.steps) == (noise, steps)
+    assert (config.model.branch, config.model.activation) == ("dense_net", "cpila")
+
+
 def test_a_config_of_a_config_of_a_config():
     config = ablations.get_config("poisson,monotone:idensenet:mnist_small").model
     assert (config.block, config.branch, config.activation) == ("monotone", "dense_net", "cpila")
