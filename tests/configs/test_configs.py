@@ -155,7 +155,7 @@ def test_an_idensenet_has_the_size_of_its_base(base, shape, no_search):
 
 
 @pytest.mark.parametrize(
-    "base, noise, steps", [("mnist_small", "variational", 750), ("bsds32_small", "uniform", 500)]
+    "base, noise, steps", [("mnist_small", "variational", 750), ("bsds32_small", "uniform", 1000)]
 )
 def test_photographs_keep_uniform_noise(base, noise, steps):
     config = get_config("best_small", base)
