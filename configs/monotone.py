@@ -4,8 +4,9 @@ resflow-train --config=monotone:digits --workdir=runs/monotone
 resflow-train --config=monotone:idensenet:cifar10 --workdir=runs/monotone_cifar10 --config.data.data_dir=DIR
 
 A block stretches by up to (1 + L) / (1 - L) instead of 1 + L. The series of its log-determinant has odd powers
-only: 2.4 terms in expectation take about as many products as the 4 of the base. A step takes about twice as long,
-since it solves an equation, and another one for its gradient (to a thousandth: `solvers.loose_solutions`).
+only: 2.4 terms in expectation take about as many products as the 4 of the base. A step takes 1.7 to 2.1 times
+as long, since it solves an equation, and another one for its gradient (to a thousandth:
+`solvers.loose_solutions`).
 
 With digits, 300 steps and three seeds, the 150 validation images took 2.043 +- 0.009 bits/dim, and the base 2.062
 +- 0.006. With mnist_small, 100 steps and three seeds, 500 took 1.679 +- 0.008, and the base 1.884 +- 0.004; after

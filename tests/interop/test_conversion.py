@@ -93,7 +93,9 @@ def assert_published(results, published, kind):
     np.testing.assert_allclose(results["bits_per_dim"], published[f"{kind}_bits_per_dim"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "celebahq", "factor_out", "learned_norms"])
+@pytest.mark.parametrize(
+    "name", ["mnist", "cifar10", "celebahq", "factor_out", "learned_norms", "mixed_norms", "hybrid"]
+)
 def test_the_published_latent_and_density(name, converted, load, published):
     expected = published(name)
     x = np.moveaxis(expected["x"], 1, -1)

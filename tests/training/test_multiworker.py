@@ -85,7 +85,7 @@ def wait_for(path, worker):
 
 def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_config, two_replicas):
     """One worker is killed; both are started anew, and one is told to stop. The weights are then those of two
-    replicas in one process, which draw the same numbers."""
+    replicas in one process, which draw the same numbers. Their score is that of the model loaded without them."""
     workdir = tmp_path / "run"
     chief, other = start_workers(workdir)
     wait_for(workdir / "checkpoints" / "ckpt-20.index", other)
