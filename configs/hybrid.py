@@ -7,8 +7,10 @@ resflow-train --config=hybrid:mnist_small,coupling_1x1,1 --workdir=runs/hybrid_s
 The argument is BASE,TRUNK,LAMBDA; the last two are optional:
 
 - BASE: a config in this folder of labeled images: cifar10, svhn, mnist, fashion_mnist, each also with _small but
-  for svhn, or digits, or images (a folder whose subfolders are the classes, as --config.data.path=DIR)
-- TRUNK: residual (the default), coupling (affine), or coupling_1x1, with an invertible 1x1 convolution before each
+  for svhn, or digits, or images (a folder whose subfolders are the classes, as --config.data.path=DIR), or one that
+  changes such a config without a comma: images:32, monotone:digits
+- TRUNK: residual (the default), the blocks of BASE; coupling (affine), or coupling_1x1, with an invertible 1x1
+  convolution before each
 - LAMBDA, of log p(label | x) + LAMBDA log p(x): 0, 1/D (the default) or 1. The config's number is LAMBDA D, the
   weight of bits/dim against the cross entropy: any other as --config.hybrid.density_weight=0.1
 
@@ -17,14 +19,11 @@ mirrored, as in the published code, which has a logit for MNIST and SVHN. Scores
 models; none is reproduced here, and the time is not measured here.
 """
 
-import importlib
-import pathlib
-
-from tf_resflow.config_fields import suggest
+from tf_resflow.config_fields import base_config
 
 DIMENSIONS = {"cifar10": 3072, "digits": 64, "fashion_mnist": 784, "mnist": 784, "svhn_cropped": 3072}
 TRUNKS = {
-    "residual": {"model.block": "residual"},
+    "residual": {},
     "coupling": {"model.block": "affine_coupling"},
     "coupling_1x1": {"model.block": "affine_coupling", "model.inv_1x1_conv": True},
 }
@@ -65,11 +64,10 @@ def get_config(argument=""):
 
 
 def _base(name):
-    known = {path.stem for path in pathlib.Path(__file__).parent.glob("*.py")} - {"ablations", "hybrid"}
-    config = importlib.import_module(f"configs.{name}").get_config() if name in known else None
-    if config is None or config.data.name not in (*DIMENSIONS, "images"):
+    config = base_config(name)
+    if config.data.name not in (*DIMENSIONS, "images") or config.task == "hybrid":
         raise ValueError(
-            f"There is no config {name!r} of labeled images; {suggest(name, known)} Give cifar10, mnist or "
-            "fashion_mnist, each also with _small, or svhn, digits or images."
+            f"The config {name!r} is not one of labeled images: give cifar10, mnist or fashion_mnist, each also "
+            "with _small, or svhn, digits or images."
         )
     return config

@@ -168,7 +168,7 @@ def test_a_config_of_a_config_of_a_config():
     config = ablations.get_config("poisson,monotone:idensenet:mnist_small").model
     assert (config.block, config.branch, config.activation) == ("monotone", "dense_net", "cpila")
     assert config.estimator.train.distribution == "poisson"
-    for name in ("idensenet", "monotone", "monotone:idensenet"):
+    for name in ("hybrid", "idensenet", "monotone", "monotone:idensenet"):
         with pytest.raises(ValueError, match="Unknown config 'mnits'.*'mnist'"):
             base_config(f"{name}:mnits")
 
@@ -186,6 +186,9 @@ def test_hybrid_arguments():
     ]  # fmt: skip
     config = hybrid.get_config("cifar10")
     assert (config.data.flip, config.data.crop_padding) == (True, 4)
+    model = hybrid.get_config("monotone:idensenet:mnist").model
+    assert (model.block, model.branch) == ("monotone", "dense_net")
+    assert hybrid.get_config("images:32").data.image_size == 32
 
 
 @pytest.mark.parametrize("name, dimensions", hybrid.DIMENSIONS.items())
@@ -245,8 +248,8 @@ def test_wrong_hybrids_are_errors():
     for argument in ("mnist,resnet", "mnist,residual,2", "mnist,residual,1,1"):
         with pytest.raises(ValueError, match="Unknown argument.*coupling_1x1"):
             hybrid.get_config(argument)
-    for base in ("mnits", "hybrid", "toy2d", "bsds32"):
-        with pytest.raises(ValueError, match=f"no config '{base}' of labeled images.*cifar10"):
+    for base in ("hybrid", "toy2d", "bsds32"):
+        with pytest.raises(ValueError, match=f"The config '{base}' is not one of labeled images.*cifar10"):
             hybrid.get_config(base)
 
 
