@@ -10,8 +10,8 @@ CIFAR-10, where residual flows have 3.28, and 3.98 for ImageNet32; not reproduce
 The published code learns the weights of the concatenations from epoch 25 on with CIFAR-10, and from the first with
 ImageNet32; here they are learned from the first.
 
-With digits, 300 steps and three seeds, the 150 validation images took 2.049 +- 0.012 bits/dim, and 1.962 +- 0.010
-with CPila (--config=ablations:cpila,idensenet:digits); the base took 2.062 +- 0.006. All have about 105,000
+With digits, 300 steps and three seeds, the 150 validation images scored 2.049 +- 0.012 bits/dim, and 1.962 +-
+0.010 with CPila (--config=ablations:cpila,idensenet:digits); the base scored 2.062 +- 0.006. All have about 105,000
 parameters.
 """
 

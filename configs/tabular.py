@@ -1,4 +1,4 @@
-r"""The rows of a .npy, .npz or .csv file of numbers.
+r"""The rows of a .npy, .npz, .csv or .parquet file of numbers.
 
 resflow-train --config=tabular --workdir=runs/table --config.data.path=FILE.csv
 resflow-train --config=tabular --workdir=runs/given --config.data.path=FILE.csv \
