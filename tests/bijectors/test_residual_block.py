@@ -64,6 +64,23 @@ def test_any_batch_shape(kind, batch_shape, vector_block, image_block):
     assert block.solve(tf.identity(other)).converged.shape == batch_shape
 
 
+@pytest.mark.parametrize("kind", ["ResidualBlock", "MonotoneBlock"])
+def test_scalar_events(kind):
+    """g(x) = -x / 2 stretches by 1/2 and, in a monotone block, by 3. Without a name they have their kind's."""
+
+    class Shrinking(tf.Module):
+        def __call__(self, x):
+            return -0.5 * x
+
+    block = getattr(resflow.bijectors, kind)(Shrinking(), EXACT, lipschitz_constant=0.5, event_shape=[])
+    x, slope = normal([2, 3]), {"ResidualBlock": 0.5, "MonotoneBlock": 3.0}[kind]
+    y = block.forward(x)
+    np.testing.assert_allclose(y, slope * x, rtol=1e-5)
+    np.testing.assert_allclose(block.forward_log_det_jacobian(x, 0), np.full([2, 3], np.log(slope)), rtol=1e-5)
+    np.testing.assert_allclose(block.inverse(tf.identity(y)), x, rtol=1e-4, atol=1e-6)
+    assert block.name == {"ResidualBlock": "residual_block", "MonotoneBlock": "monotone_block"}[kind]
+
+
 def test_condition_is_broadcast_against_sample_shapes(conditional_block):
     block = conditional_block
     x, condition = normal([4, 5, 2]), normal([5, 3], 1)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.logdet import estimators
 from tf_resflow.logdet.probes import coloring, draw_probes
 
 
@@ -89,6 +90,14 @@ def test_an_adaptive_roulette_gives_up_exact_terms_in_the_end():
     for k in range(1, 7):
         weight, _, state = terms.weigh(tf.constant(k), tf.ones([1, 1]), state)
     assert float(weight[0]) in (0.0, 2.0)
+
+
+def test_a_number_that_rounds_to_1_leaves_the_exact_terms(monkeypatch):
+    """Of all numbers that may be drawn, the largest in float64 ends the roulette, and not before it."""
+    largest = np.nextafter(1.0, 0.0)
+    monkeypatch.setattr(estimators, "random_uniform", lambda shape, seed, dtype: tf.fill(shape, largest))
+    _, log_det = resflow.logdet.AdaptiveRoulette(1e-3)(lambda x: 0.3 * x, tf.ones([1, 2]), seed=0)
+    np.testing.assert_allclose(log_det, [2 * np.log(1.3)], rtol=1e-3)
 
 
 def test_an_adaptive_roulette_is_unbiased_at_a_large_spectral_radius():

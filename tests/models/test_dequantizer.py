@@ -36,6 +36,23 @@ def make_model(shape=(2, 2, 1), levels=LEVELS, dtype="float32", **kwargs):
     return resflow.FlowModel(flow, shape, levels=levels, evaluation_log_det=EXACT, **kwargs)
 
 
+@pytest.mark.parametrize("block", ["residual", "affine_coupling"])
+def test_the_estimator_of_an_evaluation_suits_the_noise(block):
+    """Of couplings, whose log-determinants are exact, too; and the guarantee of "adaptive" holds for both flows."""
+    config = resflow.training.default_config()
+    config.data.name = "digits"
+    config.model.update(block=block, coefficient=0.5, num_blocks=(1,), width=4, num_fc_blocks=0)
+    config.model.update(dequantization="variational", dequantization_blocks=1, dequantization_width=4)
+    model = resflow.models.build_model(config, resflow.data.load(config.data))
+    assert isinstance(model.evaluation_log_det, resflow.logdet.AdaptiveRoulette)
+    arguments = (config, model.flow, model.event_shape)
+    _, series = resflow.models.evaluation_estimator(*arguments, dequantizer=model.dequantizer, name="adaptive")
+    (bound,) = resflow.evaluation.lipschitz_bounds(model.dequantizer.flow).values()
+    assert series.lipschitz_constant == bound > 0.5
+    _, alone = resflow.models.evaluation_estimator(*arguments, name="adaptive")
+    assert isinstance(alone, resflow.logdet.Exact) if block != "residual" else alone.lipschitz_constant < 0.5
+
+
 def images(num, shape=(2, 2, 1), levels=LEVELS):
     return np.random.default_rng(0).integers(0, levels, [num, *shape]).astype(np.uint8)
 

@@ -55,6 +55,7 @@ class MonotoneBlock(ResidualBlock):
     """
 
     has_odd_series = True
+    _default_name = "monotone_block"
 
     def expansion_point(self, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """The w of x, `[batch, *event]`."""

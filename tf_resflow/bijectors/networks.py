@@ -63,7 +63,8 @@ def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -
 
     Networks of convolutions take images of another size. `what` begins the message.
     """
-    if (shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(shape[-1:]):
+    num_channels = shape[-1:] if event_shape.rank else []
+    if (shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(num_channels):
         raise ValueError(
             f"{what} of shape {event_shape}, preceded by any batch shape; got an input of shape {shape}."
         )

@@ -93,6 +93,7 @@ class ResidualBlock(FlowBijector):
 
     has_odd_series = False
     """Whether the log-determinant is `LogDetEstimator.log_det_ratio`."""
+    _default_name = "residual_block"
     _inverse_solves = True
     _is_checked = False  # whether the output of the branch is known to fit, as in a copy
 
@@ -108,7 +109,7 @@ class ResidualBlock(FlowBijector):
         validate_args: bool = False,
         name: str | None = None,
     ) -> None:
-        name = name or "residual_block"
+        name = name or self._default_name
         parameters = dict(locals())
         _check_callable("log_det", log_det, "an estimator, such as tf_resflow.logdet.Exact()")
         _check_callable("inverse_solver", inverse_solver, "a solver, such as tf_resflow.solvers.Anderson()")

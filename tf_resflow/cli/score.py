@@ -141,7 +141,10 @@ def _log_det(config, model, batch):
             batch = batch, np.arange(len(batch)) % model.num_classes
         x, condition = model.examples_and_condition(batch)
         return models.plan_likelihood(model, x, FLAGS.stderr, condition=condition)
-    return models.evaluation_estimator(config, model.flow, model.event_shape, name=FLAGS.log_det)[1]
+    noise = model.dequantizer
+    return models.evaluation_estimator(
+        config, model.flow, model.event_shape, dequantizer=noise, name=FLAGS.log_det
+    )[1]
 
 
 def run() -> None:

@@ -87,6 +87,9 @@ class HeldOut:
         one. The rows of a batch are divided between its replicas.
       num_samples: K.
 
+    Attributes:
+      num_samples: K, rounded up if the estimates are computed in parts, see `LogProbSamples`.
+
     Raises:
       ValueError: for K > 1 and continuous data, or K < 1.
 
@@ -104,9 +107,11 @@ class HeldOut:
         num_samples: int = 1,
     ):
         _check_samples(num_samples, model)
-
+        self.num_samples = num_samples
         if num_samples > 1:
-            losses = _importance_weighted(model, log_det, num_samples)
+            samples = LogProbSamples(model, log_det, num_samples=num_samples)
+            self.num_samples = samples.num_samples
+            losses = functools.partial(_importance_weighted, model, samples)
         elif isinstance(log_det, LikelihoodPlan):
             losses = _planned(model, log_det)
         else:
@@ -158,11 +163,6 @@ def _planned(model, plan):
     return losses
 
 
-def _importance_weighted(model, log_det, num_samples):
-    samples = LogProbSamples(model, log_det, num_samples=num_samples)
-
-    def losses(batch, seed):
-        log_probs = tf.cast(samples(batch, seed), tf.float64)
-        return {"loss": model.to_loss(tf.reduce_logsumexp(log_probs, 0) - math.log(samples.num_samples))}
-
-    return losses
+def _importance_weighted(model, samples, batch, seed):
+    log_probs = tf.cast(samples(batch, seed), tf.float64)
+    return {"loss": model.to_loss(tf.reduce_logsumexp(log_probs, 0) - math.log(samples.num_samples))}

@@ -390,8 +390,8 @@ class AdaptiveRoulette(_RandomLength):
     \\(w_k = (J^T)^k v\\), and in any case if \\(n = \mathrm{max\_exact\_terms}\\). Of the rest, term \\(n + j\\) is
     taken with the chance \\(P(N \ge j) = c q^{j - 1}\\), and divided by it. Given v, n is known, and N
     does not depend on v otherwise: the estimate is unbiased. q is the root of \\(\|w_n\| / \|w_{n - 1}\|\\), or 0.5
-    if that is less: the variance is finite wherever that of `Geometric(0.5)` is, and if the observed ratio is above
-    the fourth power of the one that the series tends to.
+    if that is less, or 0.99 if it is more: the variance is finite wherever that of `Geometric(0.5)` is, and if q is
+    above the square of the ratio that the series tends to.
 
     A series that decays by 1/5 a term, which is common in trained flows, takes 2 to 4 terms at 1e-2.
 
@@ -438,7 +438,7 @@ class AdaptiveRoulette(_RandomLength):
         """Exact terms until the rule of the class holds, and N more."""
         del branch
         first = (0.01 if self.per_example else 0.5) if self.chance is None else self.chance
-        uniform = self._lengths(v, lambda shape: tf.cast(random_uniform(shape, seed, tf.float64), tf.float32))
+        uniform = self._lengths(v, lambda shape: _below_1(random_uniform(shape, seed, tf.float64)))
         size = _norm(v)
 
         def survival(k, state):
@@ -461,6 +461,11 @@ class AdaptiveRoulette(_RandomLength):
             return weight, weight, state
 
         return Terms(more, weigh, (tf.zeros(tf.shape(size), tf.int32), tf.zeros_like(size), size))
+
+
+def _below_1(uniform):
+    """Rounded to float32, but not to 1."""
+    return tf.minimum(tf.cast(uniform, tf.float32), 1.0 - 2.0**-24)
 
 
 def _norm(w):

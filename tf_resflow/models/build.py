@@ -58,10 +58,10 @@ def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> FlowModel:
     condition = _condition(config, dataset)
     size = condition.get("num_classes") or (condition["condition_shape"][0] if condition else None)
     flow = flows.build_flow(config.model, shape, dataset.mean, dataset.std, condition_size=size, seed=config.seed)
-    _, evaluation_log_det = evaluation_estimator(config, flow, shape)
+    noise = _dequantizer(config, shape)
+    _, evaluation_log_det = evaluation_estimator(config, flow, shape, dequantizer=noise)
     options = {"evaluation_log_det": evaluation_log_det, "seed": config.seed}
     if config.task == "density":
-        noise = _dequantizer(config, shape)
         return FlowModel(flow, shape, levels=dataset.levels, dequantizer=noise, **condition, **options)
     shapes = bijectors.feature_shapes(flow, shape)
     head = {"seed": config.seed, "dtype": "float32"}

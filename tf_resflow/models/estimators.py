@@ -1,11 +1,12 @@
 """The estimator of the log-determinants that a model is evaluated or served with."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from tf_resflow import bijectors, flows, logdet
 from tf_resflow.bijectors.certified_bounds import certified_bounds, uncertified_blocks
+from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -22,6 +23,7 @@ def evaluation_estimator(
     flow: bijectors.FlowBijector,
     event_shape: Sequence[int],
     *,
+    dequantizer: Dequantizer | None = None,
     name: str | None = None,
     num_probes: int | None = None,
 ) -> tuple[str, logdet.LogDetEstimator]:
@@ -31,6 +33,7 @@ def evaluation_estimator(
       config: a run's configuration, see `tf_resflow.training.default_config`.
       flow: the flow of its model.
       event_shape: shape of an example.
+      dequantizer: that of its model, which is evaluated with the same estimator.
       name: "adaptive_roulette" and "russian_roulette": with the settings of `config.model.estimator.eval`;
         "adaptive": terms until the rest of the series is guaranteed below 1e-4 nats for each block and probe, which
         needs certified Lipschitz constants below 1; "exact": slogdet. By default "exact" up to 16 coordinates or
@@ -44,8 +47,9 @@ def evaluation_estimator(
       ValueError: when the name is unknown, or "adaptive" cannot be certified.
     """
     settings = config.model.estimator.eval
+    parts = [flow, *([dequantizer.flow] if isinstance(dequantizer, FlowDequantizer) else [])]
     if name is None:
-        is_exact = math.prod(event_shape) <= _EXACT_SIZE or not bijectors.residual_blocks(flow)
+        is_exact = math.prod(event_shape) <= _EXACT_SIZE or not any(map(bijectors.residual_blocks, parts))
         name = "exact" if is_exact else settings.kind
     if name == "exact":
         return name, logdet.Exact()
@@ -53,25 +57,23 @@ def evaluation_estimator(
         return name, flows.build_estimator(settings, True, kind=name, num_probes=num_probes)
     if name != "adaptive":
         raise ValueError(f"log_det is one of {', '.join(EVALUATION_ESTIMATORS)}; got {name!r}.")
-    constant = _certified_constant(flow)
-    if constant is None:
+    constants = [constant for part in parts for constant in _certified_constants(part)]
+    if not constants:
         return name, logdet.Exact()  # of couplings, which are exact anyway
     return name, logdet.AdaptiveSeries(
-        lipschitz_constant=constant, probes="colored", num_probes=num_probes or settings.num_probes
+        lipschitz_constant=max(constants), probes="colored", num_probes=num_probes or settings.num_probes
     )
 
 
-def _certified_constant(flow: bijectors.FlowBijector) -> float | None:
-    """The largest certified Lipschitz constant of a branch, below 1; None without residual blocks."""
+def _certified_constants(flow: bijectors.FlowBijector) -> Iterable[float]:
+    """The certified Lipschitz constants of the branches, all below 1."""
     bounds = certified_bounds(flow)
-    if not bounds:
-        return None
-    worst = max(bounds, key=lambda name: bounds[name])
-    if not bounds[worst] < 1:
+    worst = max(bounds, key=lambda name: bounds[name], default=None)
+    if worst is not None and not bounds[worst] < 1:
         reason = uncertified_blocks(flow).get(worst)
         found = f"not certified ({reason})" if reason else f"{bounds[worst]:.4f}"
         raise ValueError(
             f"log_det='adaptive' needs certified Lipschitz constants below 1, but that of {worst} is {found}. "
             "Evaluate with 'adaptive_roulette' or 'exact', or train with a lower config.model.coefficient."
         )
-    return bounds[worst]
+    return bounds.values()

@@ -63,7 +63,12 @@ def export_run(
     estimator: LogDet
     if stderr is None:
         _, estimator = models.evaluation_estimator(
-            run.config, run.model.flow, run.model.event_shape, name=log_det, num_probes=num_probes
+            run.config,
+            run.model.flow,
+            run.model.event_shape,
+            dequantizer=run.model.dequantizer,
+            name=log_det,
+            num_probes=num_probes,
         )
     else:
         given = {"condition": _some_conditions(run)} if run.model.is_conditional else {}

@@ -64,7 +64,12 @@ class Evaluation:
             self._name, self._log_det = "planned", self.plan
         else:
             self._name, self._log_det = models.evaluation_estimator(
-                run.config, run.model.flow, run.model.event_shape, name=log_det, num_probes=num_probes
+                run.config,
+                run.model.flow,
+                run.model.event_shape,
+                dequantizer=run.model.dequantizer,
+                name=log_det,
+                num_probes=num_probes,
             )
         self._report = Report(run.config, run.model, dataset, log_det=self._log_det)
 
@@ -125,6 +130,7 @@ class Evaluation:
         bound = evaluation.HeldOut(self._model, self._log_det, num_samples=num_samples)
         batches = track(self._report.batches(), "importance-weighted bound")
         score = bound(batches, self._config.seed)
+        num_samples = bound.num_samples
         bias = -0.5 * self._model.nats_per_unit * self._evaluation_noise.estimator_std**2 * (1 - 1 / num_samples)
         return {
             "importance_weighted": {
