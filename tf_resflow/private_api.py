@@ -129,7 +129,9 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 def unrecorded() -> Iterator[None]:
     """A context in which no tape records an operation; that a variable was read is known after it.
 
-    For the value of a custom gradient. Under two tapes TensorFlow would trace the gradient of a loop in it.
+    For the value of a custom gradient. Under two tapes TensorFlow would trace the gradient of a loop in it. Unlike
+    `tf.stop_gradient` it leaves a gradient to `tf.vectorized_map`, which loses custom ones and takes those of the
+    operations.
     """
     with record.VariableWatcher() as watcher, record.stop_recording():
         yield

@@ -1,17 +1,26 @@
 """Writes whole files and folders, to a disk that may be full, in a process that may be killed."""
 
 import contextlib
+import math
 import os
 import pathlib
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 __all__ = ["check_output_path", "scratch", "unwritable_told", "whole_file"]
 
 _PREFIX = ".writing-"
+
+
+def finite_or_none(value: Any) -> Any:
+    """The value, or a dict of values, with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_output_path(path: str | os.PathLike, suffixes: Collection[str]) -> None:

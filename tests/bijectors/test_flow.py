@@ -277,6 +277,30 @@ def test_names(make_block):
         Flow([])
 
 
+def test_a_bijector_of_the_users_with_a_condition():
+    """TFP's methods get the condition, that of the log-determinant too."""
+
+    class ScaleByCondition(resflow.bijectors.FlowBijector):
+        takes = ("conditional_input",)
+
+        def __init__(self):
+            super().__init__(forward_min_event_ndims=0, parameters={}, name="scale_by_condition")
+
+        def _forward(self, x, conditional_input):
+            return x * tf.exp(conditional_input)
+
+        def _inverse(self, y, conditional_input):
+            return y * tf.exp(-conditional_input)
+
+        def _forward_log_det_jacobian(self, x, conditional_input):
+            return conditional_input * tf.ones_like(x)
+
+    flow, x = Flow([ScaleByCondition()]), tf.ones([3, 2])
+    for method, expected in (("forward_log_det_jacobian", 1.0), ("inverse_log_det_jacobian", -1.0)):
+        found = getattr(flow, method)(tf.identity(x), 1, conditional_input=tf.constant(0.5))
+        np.testing.assert_allclose(found, [expected] * 3)
+
+
 def test_names_depend_on_nothing_else(make_branch, make_coupling):
     def flow():
         block, other, nested = (resflow.bijectors.ResidualBlock(make_branch()) for _ in range(3))

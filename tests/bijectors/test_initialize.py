@@ -57,6 +57,16 @@ def split(*members):
     return tfb.Chain([tfb.Invert(tfb.Split(len(members))), tfb.JointMap(list(members)), tfb.Split(len(members))])
 
 
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_joint_map(kind, batch):
+    parts = {"a": ActNorm([2], name="a"), "b": ActNorm([2], name="b")}
+    given = {"a": batch, "b": 7 * batch}
+    if kind is list:
+        parts, given = list(parts.values()), list(given.values())
+    latent = tf.nest.flatten(resflow.bijectors.initialize(tfb.JointMap(parts), given))
+    np.testing.assert_allclose(np.std(latent, axis=1), np.ones([2, 2]), rtol=1e-4)
+
+
 def two_scales():
     image = [Flow([ActNorm([4, 4, 1], name="a"), resflow.bijectors.Squeeze2D()], name="large")]
     return resflow.bijectors.MultiscaleFlow([*image, Flow([tfb.Scale(3.0)], name="small")], [4, 4, 1])

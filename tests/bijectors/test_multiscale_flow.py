@@ -54,6 +54,22 @@ def test_which_channels_leave(linear):
     np.testing.assert_allclose(linear.inverse_log_det_jacobian(expected, 1), [-fldj], rtol=1e-6)
 
 
+def test_events_of_several_images(linear):
+    """An axis of the event before the image: Squeeze2D inside of the flow, and the flow, keep it."""
+    tfd = tfp.distributions
+    density = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [5, 16]), tfb.Invert(linear))
+    x = density.sample(2, seed=tf.constant([0, 1]))
+    assert x.shape == (2, 5, 4, 4, 1) and density.event_shape == [5, 4, 4, 1]
+    np.testing.assert_array_equal(density.event_shape_tensor(), [5, 4, 4, 1])
+    alone = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [16]), tfb.Invert(linear))
+    expected = tf.reduce_sum(alone.log_prob(tf.identity(x)), 1)
+    np.testing.assert_allclose(density.log_prob(tf.identity(x)), expected, rtol=1e-5)
+    for shape in ([5, 4, 4, 1], [4, 4, 1]):
+        np.testing.assert_array_equal(linear.forward_event_shape_tensor(shape), linear.forward_event_shape(shape))
+    with pytest.raises(ValueError, match="incompatible"):
+        linear.forward_event_shape([4, 2, 1])
+
+
 @pytest.mark.parametrize("batch_shape", [[], [2], [2, 3]])
 def test_batch_shapes(batch_shape, linear):
     x = tf.random.stateless_normal([*batch_shape, 4, 4, 1], [0, 1])

@@ -16,6 +16,14 @@ def test_logit(alpha):
     np.testing.assert_allclose(Logit(alpha).inverse(y + 0.0), x, atol=1e-12)
 
 
+@pytest.mark.parametrize("y", [-90.0, 0.0, 16.0, 90.0])
+def test_the_inverse_of_logit_is_precise_where_the_sigmoid_rounds(y):
+    """log(s (1 - s) / 0.9) with s the sigmoid of y, in float32, where s(90) = 1."""
+    found = Logit(0.05).inverse_log_det_jacobian(tf.constant([y]), 1)
+    s = special.expit(np.float64(-abs(y)))
+    np.testing.assert_allclose(found, np.log(s) + np.log1p(-s) - np.log(0.9), rtol=1e-6)
+
+
 def test_logit_accumulates_over_the_event():
     x = np.random.default_rng(0).uniform(size=[3, 2, 2, 1])
     s = 0.1 + 0.8 * x

@@ -299,6 +299,13 @@ def test_branches_that_are_rejected(make_branch):
         ResidualBlock(make_branch(), conditional=True)
 
 
+def test_a_frozen_branch_has_its_dtype():
+    branch = resflow.flows.dense_branch([2], (4,), dtype="float64")
+    branch.trainable = False
+    block = ResidualBlock(branch, EXACT)
+    assert block.dtype == tf.float64 and block.inverse([[0.1, 0.2]]).dtype == tf.float64
+
+
 def test_float64_parameters_behind_a_float32_input():
     branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2, dtype="float64")])
     with pytest.raises(ValueError, match="dtype='float64'"):

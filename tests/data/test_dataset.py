@@ -254,6 +254,12 @@ def test_labels_that_do_not_fit_are_errors():
             Dataset.from_arrays("bad", x, labels={"train": labels}, num_classes=2)
 
 
+@pytest.mark.parametrize("shape", [(2, 1), (3,)])
+def test_conditions_that_do_not_fit_are_errors(shape):
+    with pytest.raises(ValueError, match=r"3 examples have conditions of shape .*, and not \[3, size\]"):
+        Dataset.from_arrays("bad", {"train": np.zeros([3, 2])}, conditions={"train": np.zeros(shape)})
+
+
 def test_the_train_stream_is_cropped_then_flipped():
     """Each image is one of those that NumPy pads, cuts and mirrors; test images stay."""
     dataset, plain = _labeled(flip=True, crop_padding=2), _labeled()

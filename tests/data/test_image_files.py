@@ -7,7 +7,7 @@ import pytest
 from absl import logging
 from PIL import Image
 
-from tf_resflow.data import image_files, load, load_image_files
+from tf_resflow.data import image_files, load, load_examples, load_image_files
 
 COLOR = np.random.default_rng(0).integers(256, size=[20, 6, 4, 3]).astype(np.uint8)
 GRAY = COLOR[..., 0]
@@ -41,6 +41,16 @@ def test_reads_a_folder_in_the_order_of_its_names(tmp_path, suffix, said):
     assert dataset.sizes == {"train": 20} and dataset.num_classes is None
     np.testing.assert_array_equal(dataset.array("train"), COLOR)
     assert not said
+
+
+def test_all_images_to_score(tmp_path):
+    """Those of all splits. Dark images keep their high bits: the rule is for data to train on."""
+    _write(tmp_path / "faces" / "train", COLOR[:3])
+    _write(tmp_path / "faces" / "test", COLOR[3:5] // 64)
+    examples = load_examples(tmp_path / "faces", event_shape=(6, 4, 3), levels=32)
+    np.testing.assert_array_equal(examples, [*(COLOR[:3] // 8), *(COLOR[3:5] // 64 // 8)])
+    dark = load_examples(_write(tmp_path / "dark", COLOR // 64), event_shape=(6, 4, 3), levels=32)
+    np.testing.assert_array_equal(dark, np.zeros_like(COLOR))
 
 
 def test_reads_jpeg_as_it_is_shown(tmp_path):

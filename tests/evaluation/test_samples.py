@@ -20,9 +20,9 @@ def model(monkeypatch):
 @pytest.mark.parametrize("seed", [3, 2**40])
 def test_batches_make_the_samples_that_one_call_makes(model, monkeypatch, seed):
     """Of a seed beyond 32 bits, too. All batches and temperatures are of one graph."""
-    traces, sample = [], model.sample
+    traces, sample, draw = [], model.sample, model.sample_latent
     with monkeypatch.context() as patch:
-        patch.setattr(model, "sample", lambda *args, **kwargs: traces.append(args) or sample(*args, **kwargs))
+        patch.setattr(model, "sample_latent", lambda *args: traces.append(args) or draw(*args))
         batches = list(draw_samples(model, 11, seed=seed, temperatures=[1.0, 0.5, 0.0]))
     assert len(traces) == 1 and [len(batch) for batch in batches] == [4, 4, 3] * 3
     ones, halves, zeros = np.concatenate(batches).reshape(3, 11, 2)
@@ -35,8 +35,12 @@ def test_batches_make_the_samples_that_one_call_makes(model, monkeypatch, seed):
         np.testing.assert_allclose(drawn, ones[:fewer], atol=1e-6)
 
 
-def test_samples_that_are_not_finite(model, monkeypatch):
-    monkeypatch.setattr(model, "sample", lambda num, seed, scale, **_: scale / 0 * np.ones([4, 2], "float32"))
+@pytest.mark.parametrize("levels", [None, 8])
+def test_samples_that_are_not_finite(levels):
+    """Of integer data, too, whose samples are integers in any case."""
+    act_norm = resflow.bijectors.ActNorm([2])
+    act_norm.shift.assign([np.nan, 0.0])
+    model = resflow.FlowModel(resflow.bijectors.Flow([act_norm]), event_shape=[2], levels=levels)
     with pytest.raises(ValueError, match="temperature 7 are NaN or infinite"):
         list(draw_samples(model, 4, temperatures=[7.0]))
 

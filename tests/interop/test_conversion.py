@@ -179,6 +179,22 @@ def test_the_classifier_of_a_hybrid_model(converted, load, published):
     assert model.classify(images)["probabilities"].shape == (len(images), 10)
 
 
+@pytest.mark.parametrize("name", ["cifar10", "hybrid"])
+def test_the_data_of_a_converted_run(name, converted, load, monkeypatch):
+    """They have classes, which a density does not know, and statistics that are not the published ones."""
+    run, generator = load(name), np.random.default_rng(0)
+    images = {split: generator.integers(0, 256, [20, *run.model.event_shape]) for split in ("train", "test")}
+    labels = {split: np.arange(20) % 10 for split in images}
+    dataset = resflow.data.Dataset.from_arrays("cifar10", images, 256, labels=labels, num_classes=10)
+    monkeypatch.setattr(resflow.data, "load", lambda _: dataset)
+    loaded = training.load_data(converted(name)[0])
+    if name == "hybrid":
+        np.testing.assert_allclose(loaded.mean, [0.4914, 0.4822, 0.4465], rtol=1e-6)
+        np.testing.assert_allclose(loaded.std, [0.2023, 0.1994, 0.2010], rtol=1e-6)
+    else:
+        assert loaded is dataset
+
+
 @pytest.fixture
 def changed(checkpoint_path, monkeypatch):
     """Makes the conversion read a checkpoint with other fields."""

@@ -11,6 +11,7 @@ from scipy import stats
 import tf_resflow as resflow
 from tf_resflow.evaluation import HeldOut
 from tf_resflow.models import FlowDequantizer, LogProbSamples, dequantizer
+from tf_resflow.models.log_prob_samples import bytes_per_row
 
 EXACT = resflow.logdet.Exact()
 ONE, LEVELS = (1, 1, 1), 3
@@ -51,6 +52,18 @@ def test_the_estimator_of_an_evaluation_suits_the_noise(block):
     assert series.lipschitz_constant == bound > 0.5
     _, alone = resflow.models.evaluation_estimator(*arguments, name="adaptive")
     assert isinstance(alone, resflow.logdet.Exact) if block != "residual" else alone.lipschitz_constant < 0.5
+
+
+@pytest.mark.parametrize("rows, expected", [(3, 3), (1e6, 1_000_000)])
+def test_the_noise_of_couplings_takes_memory(rows, expected):
+    """The estimates are in parts of as many as the branches of the noise have room for."""
+    block = resflow.flows.coupling_image_block(resflow.bijectors.AffineCoupling)
+    flow = resflow.flows.image_flow((2, 2, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0, block=block)
+    model = resflow.FlowModel(flow, (2, 2, 1), levels=LEVELS, dequantizer=make_dequantizer((2, 2, 1)))
+    (size, *_) = map(bytes_per_row, resflow.bijectors.residual_blocks(model.dequantizer.flow))
+    one_probe = resflow.logdet.RussianRoulette()
+    samples = LogProbSamples(model, one_probe, num_samples=9, megabytes=(rows + 0.5) * size / 2**20)
+    assert (samples._num_parts, samples._part_samples) == ((3, 3) if expected == 3 else (1, 9))
 
 
 def images(num, shape=(2, 2, 1), levels=LEVELS):

@@ -52,6 +52,26 @@ def images(num=8, levels=None, seed=0):
     return (x.astype("float32") if levels is None else np.floor(x * levels).astype("uint8")), labels
 
 
+def test_a_classifier_of_another_dtype():
+    """The scores have the dtype of the density, here float64."""
+    block = flows.residual_image_block(log_det=EXACT)
+    options = {"num_fc_blocks": 0, "logit_alpha": None, "block": block, "kernels": (3, 1), "dtype": "float64"}
+    flow = flows.image_flow(SHAPE, (1,), 4, **options)
+    classifier = flows.multiscale_classifier(bijectors.feature_shapes(flow, SHAPE), 3, num_features=4)
+    scores = resflow.HybridModel(flow, classifier, SHAPE).scores(images(), seed=[0, 1])
+    assert {scores[name].dtype for name in ("loss", "cross_entropy", "nats")} == {tf.float64}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_an_act_norm_of_a_classifier_has_its_policy(policy):
+    layer = flows.ActNormLayer(3, dtype=policy)
+    x = np.random.default_rng(0).normal(size=[64, 3])
+    layer.initialize(tf.constant(x, tf.float32))
+    y = layer(x)
+    assert y.dtype == layer.compute_dtype
+    np.testing.assert_allclose(np.std(tf.cast(y, tf.float32), axis=0), np.ones(3), rtol=1e-2)
+
+
 def partial_values(model, x):
     """The latent, and the values after each scale, member by member."""
 

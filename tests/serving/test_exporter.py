@@ -346,6 +346,8 @@ def test_without_the_package_of_the_requests(export_vectors, write_as, copy, tmp
     [
         (resflow.logdet.Exact(), "exact"),
         (resflow.logdet.AdaptiveRoulette(rtol=0.01), "without bias, from one probe and as many terms"),
+        (resflow.logdet.AdaptiveRoulette(num_probes=4, probes="rademacher"), "from 4 rademacher probes and"),
+        ({"block0": resflow.logdet.Exact()}, "estimated, each block's by an estimator of its own"),
         (resflow.logdet.PowerSeries(3), "a power series of 3 terms, and so biased"),
         (resflow.logdet.AdaptiveSeries(1e-3), "cut when the rest is guaranteed below 0.001 nats"),
     ],

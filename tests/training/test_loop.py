@@ -59,7 +59,8 @@ def no_work(monkeypatch, no_figures):
 
     def scores(report, split=None):
         num_examples = report._config.eval.num_examples
-        return {"nats": next(nats), "nats_stderr": 0.5, "num_examples": num_examples, "estimator_std": 0.0}
+        stderr = 0.5 if num_examples > 1 else math.nan
+        return {"nats": next(nats), "nats_stderr": stderr, "num_examples": num_examples, "estimator_std": 0.0}
 
     monkeypatch.setattr(Report, "scores", scores)
     monkeypatch.setattr(loop, "_compiled_step", lambda *_: lambda batch, seed: {"nats": 0.0})
@@ -146,6 +147,14 @@ def test_the_best_score_is_of_the_same_examples(tmp_path, make_config, no_work):
     result = loop.train(make_config(eval__num_examples=3), tmp_path, progress=False)
     assert (before["num_examples"], result["num_examples"]) == (50, 3)
     assert before["best"] < result["validation"]["nats"] == result["best"]
+
+
+def test_the_result_of_one_example_is_valid_json(tmp_path, make_config, no_work):
+    """Its score has no standard error: null, which NaN is not."""
+    result = loop.train(make_config(eval__num_examples=1), tmp_path, progress=False)
+    assert result["nats_stderr"] is None and "nan" in result["line"]
+    written = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
+    assert written == result and loop.train(make_config(eval__num_examples=1), tmp_path)["nats_stderr"] is None
 
 
 def test_scores_of_the_train_split_are_not_mixed_with_what_training_logs(tmp_path, make_config, no_work):

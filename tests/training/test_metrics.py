@@ -70,6 +70,7 @@ def test_no_room_for_tensorboard(tmp_path, largest_file):
             for step in range(1000):
                 writer.scalars(step, "train", {"loss": 1.0})
     assert 10 < len(metrics.read_metrics(tmp_path)) < 1000
+    assert not tf.summary.scalar("loss", 1.0, step=1)  # there is no default writer any more
 
 
 def test_a_line_that_finds_room_for_its_beginning(tmp_path, largest_file):

@@ -134,6 +134,23 @@ def test_fit(two_replicas, data):
         np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=1e-3)
 
 
+def test_the_last_batch_of_fit_is_divided_as_it_can_be(two_replicas, data):
+    """9 examples in batches of 4, and 7: the last batch leaves a replica with none, or with one of three examples.
+
+    Each batch gives the step of one device. The loss of an epoch is the mean over the examples.
+    """
+
+    def fitted(strategy, num):
+        with strategy.scope():
+            model = make_model(sgd, DETERMINISTIC)
+        loss = model.fit(data[:num], batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"]
+        return np.concatenate([[*loss], *(np.ravel(variable) for variable in model.trainable_variables)])
+
+    for num in (9, 7):
+        expected = fitted(tf.distribute.get_strategy(), num)
+        np.testing.assert_allclose(fitted(two_replicas, num), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_density_in_replicas(two_replicas, data):
     with two_replicas.scope():
         model = make_model(sgd, DETERMINISTIC)

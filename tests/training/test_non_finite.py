@@ -94,6 +94,17 @@ def test_the_classifier():
     assert find(model, [batch], SEED) == "Some weights are not finite, first those of the classifier."
 
 
+def test_a_gradient_that_is_spoiled_in_the_flow():
+    """The dequantizer comes before the flow: its gradient is spoiled only because of that."""
+    flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0)
+    noise = resflow.models.FlowDequantizer((4, 4, 1), num_blocks=1, width=4)
+    model = resflow.FlowModel(flow, (4, 4, 1), levels=8, dequantizer=noise)
+    *_, act_norm = (part for part in flow.submodules if isinstance(part, resflow.bijectors.ActNorm))
+    spoil(act_norm.log_scale, 60.0)
+    found = find(model, [np.zeros([2, 4, 4, 1], "uint8")], SEED)
+    assert found == f"The output of the flow is finite; the norm of the gradient of {act_norm.name} is not."
+
+
 def test_a_value_on_one_of_the_replicas(model):
     bad = np.full_like(X, math.inf)
     assert find(model, [X, X], SEED) is None

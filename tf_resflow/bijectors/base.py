@@ -189,12 +189,12 @@ class FlowBijector(tfb.Bijector):
     def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x `[..., *event]`, data to latent."""
         y = self._forward(x, **context.arguments)
-        return Pass(y, self._forward_log_det_jacobian(x) if context.log_det else None)
+        return Pass(y, self._forward_log_det_jacobian(x, **context.arguments) if context.log_det else None)
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
         x = self._inverse(y, **context.arguments)
-        return Pass(x, -self._forward_log_det_jacobian(x) if context.log_det else None)
+        return Pass(x, -self._forward_log_det_jacobian(x, **context.arguments) if context.log_det else None)
 
     @property
     def takes(self) -> tuple[str, ...]:

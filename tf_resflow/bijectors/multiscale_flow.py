@@ -96,19 +96,24 @@ class MultiscaleFlow(FlowBijector):
         return functools.reduce(lambda rest, constant: constant * max(1.0, rest), reversed(constants), 0.0)
 
     def _forward_event_shape(self, shape):
-        self._input_shape.assert_is_compatible_with(shape)
-        return tf.TensorShape([self._input_shape.num_elements()])
+        return _replaced(shape, self._input_shape, tf.TensorShape([self._input_shape.num_elements()]))
 
     def _inverse_event_shape(self, shape):
-        tf.TensorShape([self._input_shape.num_elements()]).assert_is_compatible_with(shape)
-        return self._input_shape
+        return _replaced(shape, tf.TensorShape([self._input_shape.num_elements()]), self._input_shape)
 
     def _forward_event_shape_tensor(self, shape):
-        return tf.reduce_prod(shape)[tf.newaxis]
+        return tf.concat([shape[:-3], [self._input_shape.num_elements()]], 0)
 
     def _inverse_event_shape_tensor(self, shape):
-        del shape
-        return tf.constant(self._input_shape.as_list())
+        return tf.concat([shape[:-1], self._input_shape.as_list()], 0)
+
+
+def _replaced(shape, before, after):
+    """A shape that ends in `before`, with `after` in its place."""
+    shape = tf.TensorShape(shape)
+    outer = [] if shape.rank is None else shape[: max(0, shape.rank - before.rank)]
+    before.assert_is_compatible_with(shape if shape.rank is None else shape[len(outer) :])
+    return tf.TensorShape([*outer, *after])
 
 
 def _final_shapes(flows, shape):

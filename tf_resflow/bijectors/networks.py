@@ -135,7 +135,7 @@ def input_shapes(network: Any) -> list[tuple[int | None, ...]]:
 
 def parameter_dtype(network: Any) -> tf.DType | None:
     """The dtype of the parameters (a Sequential's own policy need not be that of its layers)."""
-    variables = getattr(network, "trainable_variables", ())
+    variables = getattr(network, "trainable_variables", ()) or getattr(network, "variables", ())  # if it is frozen
     dtype = tf.as_dtype(variables[0].dtype) if variables else None
     for tensor in getattr(network, "inputs", None) or []:
         if dtype == tf.float64 and tensor.dtype != "float64":

@@ -164,7 +164,7 @@ def initialize(
     Args:
       flow: bijector mapping data to latent: a single one, or a `Flow`, `MultiscaleFlow`, `tfb.Chain`,
         `tfb.JointMap`, `tfb.Blockwise` or `tfb.Invert` of such.
-      batch: `[batch, *event]`, data as the flow takes it (dequantized).
+      batch: `[batch, *event]`, data as the flow takes it (dequantized); in the structure of a `tfb.JointMap`.
       seed: for members that draw.
       conditional_input: for conditional blocks.
 
@@ -179,8 +179,11 @@ def initialize(
     replica = tf.distribute.get_replica_context()
     if replica is not None and replica.num_replicas_in_sync > 1:
         raise RuntimeError("initialize assigns variables: call it outside of strategy.run.")
-    batch = tf.convert_to_tensor(batch, flow.dtype)
-    if not bool(tf.reduce_all(tf.math.is_finite(batch))):
+    if tf.nest.is_nested(flow.forward_min_event_ndims):
+        batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
+    else:
+        batch = tf.convert_to_tensor(batch, flow.dtype)
+    if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in tf.nest.flatten(batch)):
         raise ValueError("The batch for initialize holds NaN or infinite values: clean the data first.")
     arguments = route(flow, _given(seed=seed, conditional_input=conditional_input))
     return run(flow, batch, Context(arguments, log_det=False, visit=_initialize)).value

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import FlowBijector, LipschitzConstants
+from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
 from tf_resflow.typing import DType, TensorLike
 
 __all__ = ["Logit", "Normalize"]
@@ -61,6 +61,13 @@ class Logit(FlowBijector):
 
     def _inverse(self, y):
         return (tf.sigmoid(y) - self._alpha) / (1 - 2 * self._alpha)
+
+    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+        """The `Pass` from y; its log-determinant is precise where the sigmoid rounds to 0 or 1."""
+        x = self._inverse(y, **context.arguments)
+        if not context.log_det:
+            return Pass(x)
+        return Pass(x, tf.math.log_sigmoid(y) + tf.math.log_sigmoid(-y) - math.log(1 - 2 * self._alpha))
 
     def _forward_log_det_jacobian(self, x):
         log_s, log_rest = self._log_odds(x)

@@ -63,26 +63,26 @@ class Squeeze2D(FlowBijector):
         return tf.zeros([], x.dtype)
 
     def _forward_event_shape(self, shape):
-        h, w, c = tf.TensorShape(shape).with_rank(3).as_list()
+        *outer, h, w, c = tf.TensorShape(shape).with_rank_at_least(3).as_list()
         f = self._factor
         if (h or 0) % f or (w or 0) % f:
             raise ValueError(
                 f"Squeeze2D({f}) needs a height and width that are multiples of {f}; got {h} x {w}. Crop or pad "
                 "the images, or use fewer scales."
             )
-        return tf.TensorShape([h and h // f, w and w // f, c and c * f * f])
+        return tf.TensorShape([*outer, h and h // f, w and w // f, c and c * f * f])
 
     def _inverse_event_shape(self, shape):
-        h, w, c = tf.TensorShape(shape).with_rank(3).as_list()
+        *outer, h, w, c = tf.TensorShape(shape).with_rank_at_least(3).as_list()
         f = self._factor
         if (c or 0) % (f * f):
             raise ValueError(f"The inverse of Squeeze2D({f}) needs a multiple of {f * f} channels; got {c}.")
-        return tf.TensorShape([h and h * f, w and w * f, c and c // (f * f)])
+        return tf.TensorShape([*outer, h and h * f, w and w * f, c and c // (f * f)])
 
     def _forward_event_shape_tensor(self, shape):
         f = self._factor
-        return shape // [f, f, 1] * [1, 1, f * f]
+        return tf.concat([shape[:-3], shape[-3:] // [f, f, 1] * [1, 1, f * f]], 0)
 
     def _inverse_event_shape_tensor(self, shape):
         f = self._factor
-        return shape * [f, f, 1] // [1, 1, f * f]
+        return tf.concat([shape[:-3], shape[-3:] * [f, f, 1] // [1, 1, f * f]], 0)

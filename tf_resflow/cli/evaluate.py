@@ -35,7 +35,6 @@ estimator of each block that reach it in the least time. The result has the `pla
 reached.
 """
 
-import math
 import pathlib
 
 from absl import flags
@@ -43,7 +42,7 @@ from absl import flags
 from tf_resflow import data, evaluation, progress, training
 from tf_resflow.cli import command_line
 from tf_resflow.training.evaluation_table import check_metrics, table
-from tf_resflow.writing import check_output_path
+from tf_resflow.writing import check_output_path, finite_or_none
 
 FLAGS = flags.FLAGS
 
@@ -95,7 +94,7 @@ def main() -> None:
     if FLAGS.output:
         from tf_resflow.training.workdir import write_json
 
-        write_json(pathlib.Path(FLAGS.output), _finite(result))
+        write_json(pathlib.Path(FLAGS.output), finite_or_none(result))
 
 
 def _evaluate():
@@ -128,13 +127,6 @@ def _arguments(metric, dataset):
         features = evaluation.InceptionFeatures(dataset.levels, FLAGS.fid_weights) if is_images else None
         return {"features": features, "num_samples": FLAGS.fid_samples}
     return {}
-
-
-def _finite(value):
-    """The value with null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def run() -> None:

@@ -118,7 +118,7 @@ class Dataset:
 
         Raises:
           ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, if the splits differ in their
-            event shape, or labels do not fit their examples.
+            event shape, or labels or conditions do not fit their examples.
         """
         arrays = {split: np.asarray(array) for split, array in splits.items()}
         check_alike(name, arrays)
@@ -131,6 +131,12 @@ class Dataset:
             return cls(name, shape, levels, sizes, read=pairs.__getitem__, **fields)
         if conditions is not None:
             pairs = {s: (array, _checked(f"{name} ({s})", conditions[s], None)) for s, array in arrays.items()}
+            for split, (array, given) in pairs.items():
+                if given.ndim != 2 or len(given) != len(array):
+                    raise ValueError(
+                        f"{name} ({split}): {len(array)} examples have conditions of shape {given.shape}, and "
+                        f"not [{len(array)}, size]."
+                    )
             return cls(name, shape, levels, sizes, read=pairs.__getitem__, **fields)
         return cls(name, shape, levels, sizes, read=arrays.__getitem__, **fields)
 

@@ -93,7 +93,8 @@ def load_examples(
     """All examples of a file or a folder, of the kind that a model knows: to score them.
 
     Args:
-      path: for vectors a table, see `read_table`; for images a folder or file, see `load_image_files`.
+      path: for vectors a table, see `read_table`; for images a folder or file, see `load_image_files`. The splits
+        of a folder follow one another.
       event_shape: the shape of an example.
       levels: the number of values of integer data; None for continuous data.
       columns: the names of the columns of a table that has names.
@@ -112,8 +113,9 @@ def load_examples(
         array = read_array(pathlib.Path(path).expanduser(), key, ["labels"])[0]
         examples = Dataset.from_arrays(str(path), {"all": array}, levels).array("all")
     else:
-        options: dict[str, Any] = {"key": key, "levels": levels, "image_size": image_size or None}
-        examples = load_image_files(path, test_fraction=0.0, validation_fraction=0.0, **options).array("train")
+        options: dict[str, Any] = {"key": key, "image_size": image_size or None}
+        images = load_image_files(path, test_fraction=0.0, validation_fraction=0.0, **options)
+        examples = np.concatenate([images.array(split) for split in images.sizes]) // np.uint8(256 // levels)
     if examples.shape[1:] != tuple(event_shape):
         raise ValueError(
             f"{path} has examples of shape {examples.shape[1:]}; those of the model have {tuple(event_shape)}."

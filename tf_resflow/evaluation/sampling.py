@@ -1,6 +1,5 @@
 """Samples of a model, in batches."""
 
-import functools
 import math
 from collections.abc import Generator, Sequence
 
@@ -48,7 +47,13 @@ def draw_samples(
     model.flow_arguments(condition, num)
     conditions = None if condition is None else np.asarray(condition)
     ndims = len(model.condition_shape or ())
-    draw = tf.function(functools.partial(model.sample, precise=precise), autograph=False)
+
+    @tf.function(autograph=False)
+    def draw(num, seed, temperature, condition):
+        z = model.sample_latent(num, seed, temperature)
+        x = model.flow_input(z, condition=condition, precise=precise)
+        return model.to_data(x), tf.reduce_all(tf.math.is_finite(x))
+
     size = batch_size(model.event_shape)
     with bar("samples", num * len(temperatures), unit="sample") as drawn:
         for temperature in temperatures:
@@ -58,15 +63,13 @@ def draw_samples(
                 given = conditions
                 if conditions is not None and conditions.ndim > ndims:  # one for each example
                     given = conditions[start : start + rows]
-                samples = draw(
-                    tf.constant(rows), tf.constant([index, seed], tf.int64), scale, condition=given
-                ).numpy()
-                if not np.all(np.isfinite(samples)):
+                samples, finite = draw(tf.constant(rows), tf.constant([index, seed], tf.int64), scale, given)
+                if not finite:
                     raise ValueError(
                         f"Samples at temperature {temperature:g} are NaN or infinite: the model does not decode "
                         "latents so far out. Lower the temperature."
                     )
-                yield samples
+                yield samples.numpy()
                 drawn.update(rows)
 
 

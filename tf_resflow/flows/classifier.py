@@ -36,7 +36,7 @@ class ActNormLayer(keras.layers.Layer):
 
     def call(self, inputs: TensorLike) -> tf.Tensor:
         """The normalized input."""
-        return self.act_norm.forward(inputs)
+        return tf.cast(self.act_norm.forward(tf.cast(inputs, self.variable_dtype)), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
         """The shape of the input."""

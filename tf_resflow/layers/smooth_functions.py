@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_resflow.layers.fusion import in_one_pass, in_wide, wide_dtype
-from tf_resflow.private_api import custom_gradient
+from tf_resflow.private_api import custom_gradient, unrecorded
 
 __all__ = ["SmoothFunction", "sum_of_parts"]
 
@@ -47,7 +47,8 @@ class SmoothFunction(abc.ABC):
 
     def value_and_slope(self, x: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The value and its slope in x, both of the shape of the value."""
-        y, slope = in_one_pass(self._formula, *map(tf.stop_gradient, (x, *parameters)))
+        with unrecorded():
+            y, slope = in_one_pass(self._formula, x, *parameters)
         slope = self._slope(slope, x, *parameters)
         return self._with_slope(y, slope, x, *parameters), slope
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.private_api import custom_gradient, is_xla
+from tf_resflow.private_api import custom_gradient, is_xla, unrecorded
 
 __all__ = ["MOST_ELIMINATED", "inverse_of", "log_abs_det"]
 
@@ -17,7 +17,9 @@ def log_abs_det(matrix: tf.Tensor) -> tf.Tensor:
         a, b, c, d = tf.unstack(tf.reshape(matrix, [-1, 4]), axis=1)
         return tf.math.log(tf.abs(a * d - b * c))
     if size <= MOST_ELIMINATED:
-        return _with_inverse(matrix, *_eliminate(tf.stop_gradient(matrix)))
+        with unrecorded():
+            log_det, inverse = _eliminate(matrix)
+        return _with_inverse(matrix, log_det, inverse)
     return _log_abs_det_by_qr(matrix) if is_xla() else tf.linalg.slogdet(matrix)[1]
 
 

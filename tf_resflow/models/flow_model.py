@@ -335,10 +335,14 @@ class FlowModel(keras.Model):
           condition: as for `log_prob`.
           precise: whether the blocks are inverted to the rounding of their type, not to `inverse_atol`.
         """
+        return self.to_data(self.flow_input(z, condition=condition, precise=precise))
+
+    def flow_input(self, z: TensorLike, *, condition: TensorLike | None = None, precise: bool = False) -> tf.Tensor:
+        """The values of the flow's input space that have latents; arguments as for `decode`."""
         z = tf.cast(z, self.distribution.dtype)
         arguments = self.flow_arguments(condition, tf.shape(z)[0])
         context = Context(arguments, log_det=False, atol=0.0 if precise else self.inverse_atol)
-        return self.to_data(run(self.flow, z, context, inverse=True).value)
+        return run(self.flow, z, context, inverse=True).value
 
     def to_data(self, x: tf.Tensor) -> tf.Tensor:
         """Values of the flow's input space as data: for integer data their levels, uint8; otherwise unchanged."""
@@ -412,6 +416,7 @@ class FlowModel(keras.Model):
             raise ValueError(f"{self.name} has no classes: build the model with num_classes=.")
         x, seed = tf.convert_to_tensor(x), stateless_seed(seed)
 
+        @tf.autograph.experimental.do_not_convert
         def of_class(label):
             return self.log_prob(x, seed, condition=label, evaluation=evaluation, log_det=log_det)
 
@@ -546,11 +551,11 @@ class FlowModel(keras.Model):
             return {"log_prob": tf.reduce_logsumexp(by_class, axis=1) - math.log(self.num_classes)}
         return {"log_prob": self.log_prob(x, seed, condition=condition, evaluation=True, log_det=log_det)}
 
-    def parts_beside_flow(self) -> dict[str, list[tf.Variable]]:
-        """The variables of the model's parts besides the flow; the keys name the parts in messages."""
+    def parts_around_flow(self) -> tuple[dict[str, list[tf.Variable]], dict[str, list[tf.Variable]]]:
+        """The variables of the model's parts before and behind the flow; the keys name the parts in messages."""
         if not isinstance(self.dequantizer, keras.Layer):
-            return {}
-        return {"the dequantizer": [weight.value for weight in self.dequantizer.weights]}
+            return {}, {}
+        return {"the dequantizer": [weight.value for weight in self.dequantizer.weights]}, {}
 
     def sample(
         self,
@@ -680,7 +685,8 @@ class FlowModel(keras.Model):
         step = num_gradients(self.optimizer)
         seed = stateless_seed(tf.stack([self.seed, tf.cast(step, tf.int32)]))
         batch, weights = self._batch(data)
-        return self._update_means(train_step(self, batch, seed, weights))
+        num = tf.shape(tf.nest.flatten(batch)[0])[0]
+        return self._update_means(train_step(self, batch, seed, weights), num)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of `evaluate`, with the evaluation estimator."""
@@ -773,9 +779,10 @@ class FlowModel(keras.Model):
         except ValueError as error:
             raise ValueError(f"validation_data: {error}") from None
 
-    def _update_means(self, values):
+    def _update_means(self, values, num=None):
+        """Takes the values of examples, or with `num` their means over so many."""
         for mean in self._means:
-            mean.update_state(values[self.objective if mean.name == "loss" else mean.name])
+            mean.update_state(values[self.objective if mean.name == "loss" else mean.name], num)
         return {mean.name: mean.result() for mean in self._means}
 
     def _warn_of_initialization(self):

@@ -157,6 +157,7 @@ class HybridModel(FlowModel):
         if self.has_density:
             log_prob = density.distribution.log_prob(latent) + log_det
             scores[self.unit] = self.to_loss(log_prob - x.log_q)
+            scores["cross_entropy"] = tf.cast(cross_entropy, log_prob.dtype)
         return {"loss": self.total(scores), **scores}
 
     def total(self, scores: Mapping[str, Any]) -> Any:
@@ -179,9 +180,9 @@ class HybridModel(FlowModel):
         probability = tf.reduce_max(self.classify(x)["probabilities"], -1)
         return super().ood_scores(x, seed, condition=condition, log_det=log_det) | {"max_probability": probability}
 
-    def parts_beside_flow(self) -> dict[str, list[tf.Variable]]:
-        """The variables of the classifier."""
-        return {"the classifier": [weight.value for weight in self.classifier.weights]}
+    def parts_around_flow(self) -> tuple[dict[str, list[tf.Variable]], dict[str, list[tf.Variable]]]:
+        """Behind the flow is the classifier."""
+        return {}, {"the classifier": [weight.value for weight in self.classifier.weights]}
 
     def initialize(self, batch: TensorLike, seed: int = 0, *, condition: None = None) -> None:
         """Like `FlowModel.initialize`, from examples without labels; includes the ActNorms of the classifier."""

@@ -1,11 +1,13 @@
 """Several estimates of a log-likelihood, as rows of one batch, and their standard error."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
+from tf_resflow.models.dequantizer import FlowDequantizer
 from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet, with_sets
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
@@ -76,7 +78,8 @@ class LogProbSamples:
         blocks = bijectors.blocks_by_name(density)
         exact = all(isinstance(block.log_det, logdet.Exact) for block in blocks.values())
         self.is_noisy = model.levels is not None or not exact
-        at_once = max(1, int(megabytes * 2**20 // max(map(_bytes_per_example, blocks.values()), default=1)))
+        costs = map(_bytes_per_example, [*blocks.values(), *_blocks_of_noise(model, log_det)])
+        at_once = max(1, int(megabytes * 2**20 // max(costs, default=1)))
         num_samples = num_samples if self.is_noisy else 1
         self._num_parts = math.ceil(num_samples / at_once)
         self._part_samples = math.ceil(num_samples / self._num_parts)
@@ -169,6 +172,15 @@ def bytes_per_row(block: bijectors.ResidualBlock) -> int:
     values = [value for operation in traced.graph.get_operations() for value in operation.outputs]
     rows = [value for value in values if value.shape.rank and value.shape[0] is None]
     return sum((value.shape[1:].num_elements() or 0) * value.dtype.size for value in rows)
+
+
+def _blocks_of_noise(model, log_det):
+    """The residual blocks of a dequantizer, with the estimator that it is given."""
+    if not isinstance(model.dequantizer, FlowDequantizer):
+        return []
+    by_block = log_det is None or isinstance(log_det, (Mapping, LikelihoodPlan))
+    estimator = model.evaluation_log_det if by_block else log_det
+    return bijectors.residual_blocks(bijectors.with_log_det(model.dequantizer.flow, estimator))
 
 
 def _bytes_per_example(block):

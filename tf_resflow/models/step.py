@@ -23,9 +23,10 @@ def train_step(
 ) -> dict[str, tf.Tensor]:
     """Takes one gradient step, then brings the norms of the layers up to date.
 
-    In replica context the gradients are summed over the replicas, and each replica's loss is divided by their
-    number. Learned orders of norms minimize another objective, the mean norm of the layers
-    (`tf_resflow.layers.mean_norm`), which reaches nothing else.
+    In replica context the gradients are summed over the replicas, and each replica's loss is multiplied by its
+    share of the examples, so that all count alike, also in a last batch that is not divided evenly. Learned orders
+    of norms minimize another objective, the mean norm of the layers (`tf_resflow.layers.mean_norm`), which reaches
+    nothing else.
 
     Args:
       model: a compiled `FlowModel`.
@@ -35,9 +36,9 @@ def train_step(
       weights: `[batch]`, by which the objective of each example is multiplied; by default 1.
 
     Returns:
-      A dict of scalars: the means of `model.scores` over this replica's batch, of which `model.objective` is
-      minimized; "gradient_norm", of this replica's gradient before clipping; and, if orders are learned,
-      "order_min", "order_mean" and "order_max", before the step.
+      A dict of scalars: the means of `model.scores` over this replica's batch (0 if it is empty), of which
+      `model.objective` is minimized; "gradient_norm", of this replica's gradient before clipping; and, if orders
+      are learned, "order_min", "order_mean" and "order_max", before the step.
 
     Raises:
       tf.errors.InvalidArgumentError: when the loss or the gradient is NaN or infinite; then no variable has
@@ -73,10 +74,10 @@ def loss_and_gradients(
     with layers.fused_kernels(), layers.stored_norms(), layers.mixed_precision(), solvers.loose_solutions():
         with tf.GradientTape() as tape:
             scores = weigh(model.scores(batch, seed), model.objective, weights)
-            means = {name: tf.reduce_mean(value) for name, value in scores.items()}
+            means = {name: _mean(value) for name, value in scores.items()}
             loss = means[model.objective]
-            objective = loss + tf.cast(layers.mean_norm(model.flow), loss.dtype)
-            objective /= _num_replicas(loss.dtype)
+            norms = tf.cast(layers.mean_norm(model.flow), loss.dtype) / _num_replicas(loss.dtype)
+            objective = _share(scores[model.objective]) * loss + norms
         return means, tape.gradient(objective, [weight.value for weight in model.trainable_variables])
 
 
@@ -101,6 +102,19 @@ def weigh(scores: Mapping[str, tf.Tensor], objective: str, weights: TensorLike |
             f"sample_weight is one number for each example: {scores[objective].shape}; got {weights.shape}."
         )
     return {**scores, objective: weights * scores[objective]}
+
+
+def _mean(values):
+    """The mean `[]` of `[batch]`; 0 if a replica has none."""
+    return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))
+
+
+def _share(values):
+    """The number of values `[batch]` over that of all replicas."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return 1.0
+    num = tf.cast(tf.size(values), values.dtype)
+    return num / tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, num)
 
 
 def _num_replicas(dtype):

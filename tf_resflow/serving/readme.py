@@ -92,7 +92,8 @@ def estimator_text(estimator: Mapping[str, Any]) -> str:
             terms = estimator["num_exact_terms"]
             return f"estimated without bias, by Russian roulette after {terms} exact terms"
         case "AdaptiveRoulette":
-            probes = f"{estimator['num_probes']} colored probes" if estimator["num_probes"] > 1 else "one probe"
+            num, kind = estimator["num_probes"], estimator["probes"]
+            probes = f"{num} {kind} probes" if num > 1 else "one probe"
             return f"estimated without bias, from {probes} and as many terms as are large"
         case "AdaptiveSeries":
             return (
@@ -105,5 +106,7 @@ def estimator_text(estimator: Mapping[str, Any]) -> str:
                 "estimated without bias, each block's by what reached a standard error in the least time, of about "
                 f"{estimator['expected_stderr']:.2g} nats of log_prob"
             )
+        case "by block":
+            return "estimated, each block's by an estimator of its own"
         case name:
             return f"estimated by {name}"

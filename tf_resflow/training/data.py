@@ -1,5 +1,6 @@
 """The data of a run, and its batches on the devices."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -57,14 +58,19 @@ def load_checked(
       check: function of the data set, called before any long work.
 
     Returns:
-      A `Dataset`; with the statistics of its channels, if a hybrid model normalizes by them.
+      A `Dataset`; if a hybrid model normalizes by the statistics of the channels, with them: those that the run was
+      begun with, if it was begun, since a converted checkpoint has published ones.
 
     Raises:
       ValueError: when the data are missing, malformed, or not those that the run was begun with.
     """
     dataset = data.load(config.data)
     check(dataset)
-    dataset = with_statistics(config, dataset)
+    begun = files.read_data() if files.data.exists() else None
+    if begun is None or begun.mean is None or dataset.levels is None:
+        dataset = with_statistics(config, dataset)
+    else:
+        dataset = dataclasses.replace(dataset, mean=begun.mean, std=begun.std)
     files.check_data(dataset)
     return dataset
 

@@ -34,6 +34,7 @@ from tf_resflow.training.strategies import (
     of_all_workers,
 )
 from tf_resflow.training.workdir import Workdir, write_json
+from tf_resflow.writing import finite_or_none
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -306,7 +307,7 @@ class _Evaluations:
             result[self._split] = self._scores[-1]
         result["figures"] = sorted(path.name for path in files.figures.iterdir())
         result["best"] = self._best()
-        result["line"] = self._report.line(result)
+        result = finite_or_none(result | {"line": self._report.line(result)})
         write_json(files.result, result)
         return result
 

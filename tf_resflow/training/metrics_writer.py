@@ -1,8 +1,8 @@
 """The writer of metrics.jsonl and of TensorBoard's events."""
 
+import contextlib
 import errno
 import json
-import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_resflow.training.metrics import read_metrics
 from tf_resflow.training.workdir import write_text
-from tf_resflow.writing import unwritable_told
+from tf_resflow.writing import finite_or_none, unwritable_told
 
 __all__ = ["MetricsWriter"]
 
@@ -43,18 +43,17 @@ class MetricsWriter:
         if (step, split, "num_examples" in values) in self._written:
             return
         numbers = {name: float(value) for name, value in values.items()}
-        finite = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
-        line = f"{json.dumps({'step': step, 'split': split, **finite})}\n".encode()
+        line = f"{json.dumps({'step': step, 'split': split, **finite_or_none(numbers)})}\n".encode()
         with unwritable_told(self._path):
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with unwritable_told(self._events_path), self._events.as_default():
+        with unwritable_told(self._events_path), _default(self._events):
             for name, value in numbers.items():
                 tf.summary.scalar(f"{split}/{name}", value, step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a uint8 image `[height, width, channels]` to TensorBoard."""
-        with unwritable_told(self._events_path), self._events.as_default():
+        with unwritable_told(self._events_path), _default(self._events):
             tf.summary.image(name, image[None], step)
 
     def close(self) -> None:
@@ -72,6 +71,19 @@ class MetricsWriter:
         except OSError:
             if kind is None:  # an earlier error is the one to report
                 raise
+
+
+@contextlib.contextmanager
+def _default(writer):
+    """The writer as the default one. If it fails it is closed, or TensorFlow would keep it as the default."""
+    with writer.as_default():
+        try:
+            yield
+            writer.flush()
+        except tf.errors.OpError:
+            with contextlib.suppress(tf.errors.OpError):
+                writer.close()
+            raise
 
 
 def _drop_later(path, step):

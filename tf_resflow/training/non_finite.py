@@ -79,8 +79,9 @@ def find_non_finite(model: FlowModel, batches: Sequence[Any], seed: tf.Tensor) -
       A sentence, or None if all is finite.
     """
     members, _ = _values(model, batches[0], seed)
+    before, behind = model.parts_around_flow()
     parts = [(_with_norms(model.flow, member), member.variables) for member in members]
-    parts.extend(model.parts_beside_flow().items())
+    parts = [*before.items(), *parts, *behind.items()]
     spoiled = [name for name, variables in parts if not _finite(*variables)]
     if spoiled:
         some = "Some weights are" if len(spoiled) == 1 else f"Weights of {len(spoiled)} parts are"

@@ -209,6 +209,8 @@ class Workdir:
             return
         now, before = _data_info(dataset), read_json(self.data)
         for key in sorted(now.keys() & before.keys() - {"name"}):  # an older version has not written all
+            if key == "num_classes" and before[key] is None:  # of a checkpoint whose model has none
+                continue
             std = {"mean": now["std"], "std": now["std"]}.get(key, now["condition_std"])
             std = None if key.endswith("columns") else std
             if not _is_same(before[key], now[key], std):
