@@ -8,9 +8,10 @@ only: 2.4 terms in expectation take about as many products as the 4 of the base.
 as long, since it solves an equation, and another one for its gradient (to a thousandth:
 `solvers.loose_solutions`).
 
-With digits, 300 steps and three seeds, the 150 validation images took 2.043 +- 0.009 bits/dim, and the base 2.062
-+- 0.006. With mnist_small, 100 steps and three seeds, 500 took 1.679 +- 0.008, and the base 1.884 +- 0.004; after
-51 steps, which take as long as 100 of the base, 1.944 +- 0.005.
+With digits, 300 steps and three seeds, the 150 validation images scored 2.044 +- 0.009 bits/dim, and the base
+2.062 +- 0.006; after 179 steps, which take as long as 300 of the base, 2.126 +- 0.008. With mnist_small, 100 steps
+and three seeds, 500 images scored 1.679 +- 0.008, and the base 1.884 +- 0.004; after 51 steps, which take as long
+as 100 of the base, 1.944 +- 0.005.
 
 DenseNets, as in the second command, have the activation CPila, as in the published code. With CIFAR-10 the
 architecture is the published one: 24.9 million parameters (24,894,430). The published code takes 10 exact terms and

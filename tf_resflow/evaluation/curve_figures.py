@@ -104,7 +104,7 @@ def learning_curves(
     axes.plot([], [], "k-", label="held out")
     axes.set(xlabel="training step", ylabel=ylabel or _LABELS.get(key, key.replace("_", " ")), ylim=_range(curves))
     axes.grid(alpha=0.3)
-    axes.legend()
+    fig.legend(loc="outside right upper")  # where no curve is
     with whole_file(path) as temporary:
         fig.savefig(temporary, dpi=110)
 
