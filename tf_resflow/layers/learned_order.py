@@ -14,7 +14,8 @@ class LearnedOrder(keras.layers.Layer):
     r"""The order p of an \\(\ell^p\\) norm, learned: p = low + (high - low) sigmoid(theta).
 
     Give one object to several layers to share it. Orders have a separate objective, `tf_resflow.layers.mean_norm`;
-    the gradient of the density does not reach them.
+    the gradient of the density does not reach them. Saving a model keeps what is shared. `keras.models.clone_model`
+    does not make new orders, and `from_config` of a model makes some that are not shared: build the branch anew.
 
     ```python
     orders = resflow.layers.LearnedOrder.cycle(3)
