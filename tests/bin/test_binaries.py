@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -156,23 +155,4 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(binary, traine
         signal.signal(signal.SIGINT, before)
     assert done.code == 130 and "Traceback" not in done.output
     assert done.output.splitlines()[-1].startswith("Interrupted.")
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_interrupted_export_leaves_nothing_half_written(trained, tmp_path):
-    """The signal comes as soon as its temporary folder is there."""
-    log = tmp_path.parent / f"{tmp_path.name}.log"
-    arguments = [f"--workdir={trained[0]}", f"--export_dir={tmp_path}", "--log_det=adaptive"]
-    with (
-        log.open("wb") as stderr,
-        subprocess.Popen(
-            command("export", *arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr
-        ) as process,
-    ):
-        while process.poll() is None and not list(tmp_path.glob(".writing-*")):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=300)
-    assert process.returncode == 130, log.read_text()[-3000:]
-    assert log.read_text().splitlines()[-1].startswith("Interrupted.") and "Traceback" not in log.read_text()
     assert not list(tmp_path.iterdir())

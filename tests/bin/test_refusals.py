@@ -148,7 +148,6 @@ PROCESSES = {
     "a workdir of another version",
     "sample without a run",
     "curves of no run",
-    "no checkpoint",
 }
 
 

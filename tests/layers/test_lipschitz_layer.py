@@ -357,33 +357,3 @@ def test_dense_needs_a_matrix_unless_the_norm_is_the_same_at_each_position():
 def test_unbuilt(method):
     with pytest.raises(ValueError, match="is not built"):
         getattr(layers.LipschitzDense(2), method)()
-
-
-def test_replicas_stay_equal(two_replicas):
-    with two_replicas.scope():
-        model = keras.Sequential([keras.Input([20]), dense(30), dense(2, domain=3.0, codomain=1.5)])
-        optimizer = keras.optimizers.Adam(1e-2)
-        optimizer.build(model.trainable_variables)
-
-    @tf.function(autograph=False)
-    def step(x):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(model(x)))
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply(gradients, model.trainable_variables)
-        layers.update_norms(model)
-
-    data = iter([batch((20,), seed=1), batch((20,), seed=2)])
-    inputs = two_replicas.experimental_distribute_values_from_function(lambda _: tf.constant(next(data)))
-    before = [layer.vector.numpy() for layer in model.layers]
-    for _ in range(3):
-        two_replicas.run(step, args=(inputs,))
-    for layer, old in zip(model.layers, before, strict=True):
-        first, second = two_replicas.experimental_local_results(layer.vector.value)
-        np.testing.assert_array_equal(first, second)
-        assert np.abs(first.numpy() - old).max() > 1e-4
-        estimate = layer.norm_estimate()
-        layer.update_norm(**TIGHT)
-        np.testing.assert_allclose(estimate, layer.norm_estimate(), rtol=0.05)
-    for replica in two_replicas.experimental_local_results(model.layers[0].vector.value):
-        np.testing.assert_array_equal(replica, model.layers[0].vector)

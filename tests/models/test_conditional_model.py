@@ -323,22 +323,6 @@ def test_a_hybrid_weighs_its_loss_alone():
         assert float(metrics[name]) == pytest.approx(np.mean(scores[name]), rel=1e-5)
 
 
-def test_it_learns_the_condition():
-    """x = 2 c_1 + 0.3 e in one coordinate: the best density has 0.21 nats, the best of x alone 2.1."""
-    generator = np.random.default_rng(0)
-    c = generator.normal(size=[512, 2]).astype("float32")
-    x = (2 * c[:, :1] + 0.3 * generator.normal(size=[512, 1])).astype("float32")
-    flow = resflow.flows.vector_flow(1, 1, (16,), condition_size=2, log_det=EXACT)
-    model = resflow.FlowModel(flow, [1], condition_shape=[2], evaluation_log_det=EXACT)
-    model.initialize(x, condition=c)
-    model.compile(optimizer=keras.optimizers.Adam(2e-2))
-    model.fit(x, c, batch_size=128, epochs=40, verbose=0)
-    best = 0.5 * math.log(2 * math.pi * math.e * 0.3**2)
-    assert abs(model.evaluate(x, c, batch_size=512, verbose=0) - best) < 0.15
-    drawn = model.sample(2000, seed=1, condition=[1.0, 0.0]).numpy()
-    assert abs(drawn.mean() - 2.0) < 0.3 and 0.2 < drawn.std() < 0.5
-
-
 @pytest.mark.parametrize("jit", [False, True])
 def test_gradients_go_through_the_condition(model, data, jit):
     """So that a network of the user's may make it: d log p / dc = -B z for the latent z."""

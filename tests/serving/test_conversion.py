@@ -53,7 +53,6 @@ def check(found, expected):
 @pytest.mark.parametrize(
     "model, name",
     [
-        ("images", "encode"),
         ("images", "decode"),
         ("images", "classify"),
         ("vectors", "serving_default"),

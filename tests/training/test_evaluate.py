@@ -27,15 +27,19 @@ IMAGES = {
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory, make_config):
-    workdir = tmp_path_factory.mktemp("plane")
-    config = make_config(model__num_blocks=(1,), train__steps=4)
-    return workdir, training.train(config, workdir, progress=False)
+    return without_figures(make_config(train__steps=4), tmp_path_factory.mktemp("plane"))
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory, make_config):
-    workdir = tmp_path_factory.mktemp("images")
-    return workdir, training.train(make_config(**IMAGES), workdir, progress=False)
+    return without_figures(make_config(**IMAGES), tmp_path_factory.mktemp("images"))
+
+
+def without_figures(config, workdir):
+    """A workdir and the result of its run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Report, "figures", lambda self, directory: {})
+        return workdir, training.train(config, workdir, progress=False)
 
 
 @functools.cache

@@ -153,18 +153,6 @@ def test_a_classifier_alone(tmp_path, make_config):
     assert ood == {"name": "digits", "num_examples": 50, "auroc_max_probability": 0.5}
 
 
-def test_replicas_and_a_logit(tmp_path, make_config, two_replicas):
-    """With 50 images in batches of 40 and 10, and a logit in the place of the normalization."""
-    config = make_config(**FIELDS, model__block="additive_coupling", model__logit_alpha=0.05)
-    result = loop.train(config, tmp_path, strategy=two_replicas, progress=False)
-    model = resflow.load(tmp_path).model
-    assert isinstance(model.flow.bijectors[0], resflow.bijectors.Logit)
-    x, labels = held_out()
-    classes = model.classify(x)["probabilities"].numpy().argmax(-1)
-    assert result["accuracy"] == pytest.approx(np.mean(classes == labels), abs=0.021)
-    assert result["num_examples"] == 50
-
-
 def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, monkeypatch):
     train_step = loop.train_step
 
