@@ -56,7 +56,9 @@ def _estimators(run, images):
     from tf_resflow import logdet, models
 
     model = run.model
-    _, certified = models.evaluation_estimator(run.config, model.flow, model.event_shape, name="adaptive")
+    _, certified = models.evaluation_estimator(
+        run.config, model.flow, model.event_shape, dequantizer=model.dequantizer, name="adaptive"
+    )
     before = {(_BEFORE, n): logdet.RussianRoulette(20, per_example=True, num_probes=n) for n in (1, 4)}
     now = {(_NOW, n): logdet.AdaptiveRoulette(num_probes=n) for n in map(int, _PROBES.value)}
     exact = {(_EXACT, model.num_dimensions): logdet.Exact()} if model.num_dimensions <= _MAX_EXACT.value else {}

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-__all__ = ["check_output_path", "scratch", "unwritable_told", "whole_file"]
+__all__ = ["check_output_path", "finite_or_none", "scratch", "unwritable_told", "whole_file"]
 
 _PREFIX = ".writing-"
 
