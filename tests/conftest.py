@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from absl import flags, logging
 
+from tf_resflow.layers.operator_norms import InducedNorm
 from tf_resflow.training import loop
 from tf_resflow.training.report import Report
 
@@ -28,6 +29,10 @@ gc.set_threshold(50_000, 20, 20)
 
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--random_cases", type=int, default=200, help="Number of random flows; above 1000 in all ways.")
 
 
 class Done(NamedTuple):
@@ -51,6 +56,12 @@ def dtype_policy():
             keras.config.set_dtype_policy(before)
 
     return global_policy
+
+
+@pytest.fixture
+def stored_norms(monkeypatch):
+    """A function from whose call on norms are estimated at the stored vectors, without a check."""
+    return lambda: monkeypatch.setattr(InducedNorm, "caught_up", lambda norm, v: v)
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ def test_graph_steps():
     assert [step[0] for step in steps] == [shared, shared, add, inner]
     assert [[id(tensor) for tensor in step[1]] for step in steps[:3]] == [[id(x)], [id(first)], [id(x), id(second)]]
     assert [id(step[2][0]) for step in steps[:3]] == [id(first), id(second), id(total)]
+    np.testing.assert_array_equal(steps[2][3]([tf.ones([1, 2]), 2.0 * tf.ones([1, 2])]), [[3.0, 3.0]])
     steps = private_api.graph_steps(inner)
     assert [step[0] for step in steps] == inner.layers
     assert steps[0][1][0] is inner.inputs[0] and steps[-1][2][0] is inner.outputs[0]
@@ -154,28 +155,6 @@ def test_silence_retracing(silent, caplog):
         for size in range(8):
             function(tf.zeros([size]))
     assert ("retracing" in caplog.text) != silent
-
-
-@fits
-def test_is_reachable():
-    eager, found = tf.ones([]), {}
-    assert private_api.is_reachable(eager)
-
-    @tf.function(autograph=False)
-    def outer(x):
-        def note(name, value):
-            found[name] = private_api.is_reachable(x)
-            return value
-
-        found["itself"] = private_api.is_reachable(x)
-        found["eager"] = private_api.is_reachable(eager)
-        y = tf.cond(x > 0.0, lambda: note("branch", x), lambda: x)
-        tf.while_loop(lambda y: note("condition", y < 3.0), lambda y: note("body", y + 1.0), [y])
-        return tf.function(lambda y: note("function", y), autograph=False)(y)
-
-    outer(tf.ones([]))
-    reachable = ("itself", "branch", "condition", "body")
-    assert found == {**dict.fromkeys(reachable, True), "eager": False, "function": False}
 
 
 @fits

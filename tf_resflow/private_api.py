@@ -7,7 +7,7 @@ function when a new version of the dependency renames it or changes its meaning.
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -22,7 +22,6 @@ __all__ = [
     "custom_gradient",
     "graph_steps",
     "is_increasing",
-    "is_reachable",
     "is_xla",
     "moving_averages",
     "num_gradients",
@@ -33,7 +32,6 @@ __all__ = [
 ]
 
 _GRADIENTS = "_tf_resflow_gradients"  # attribute of a graph
-_CONTROL_FLOW_GRAPHS = ("CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph")
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
@@ -41,11 +39,23 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
-def graph_steps(model: keras.Model) -> list[tuple[Any, list[Any], list[Any]]]:
-    """The operations of a `keras.Sequential` or functional model in order, each with its inputs and outputs."""
+def graph_steps(model: keras.Model) -> list[tuple[Any, list[Any], list[Any], Callable[[Sequence[Any]], Any]]]:
+    """The operations of a `keras.Sequential` or functional model in order.
+
+    Each comes with its inputs, its outputs, and a function of the values of its inputs that calls it as Keras does.
+    """
     by_depth = keras.Function(model.inputs, model.outputs)._nodes_by_depth
     nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
-    return [(node.operation, node.input_tensors, node.outputs) for node in nodes]
+    return [(node.operation, node.input_tensors, node.outputs, _caller(node)) for node in nodes]
+
+
+def _caller(node):
+    def call(values):
+        named = {id(tensor): value for tensor, value in zip(node.input_tensors, values, strict=True)}
+        args, kwargs = node.arguments.fill_in(named)
+        return node.operation(*args, **kwargs)
+
+    return call
 
 
 class ClipsSummedGradients(keras.Optimizer):
@@ -93,19 +103,6 @@ def silence_retracing(function: Any) -> Any:
 def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.Tensor:
     """Whether a bijector of scalars increases, given the keyword arguments of its methods."""
     return bijector._internal_is_increasing(**kwargs)
-
-
-def is_reachable(tensor: tf.Tensor) -> bool:
-    """Whether a tensor belongs to the current graph, or to one of which this is a loop or a branch.
-
-    A `tf.function` traced inside the tensor's graph does not count: its trace would outlive the tensor.
-    """
-    if tf.executing_eagerly() or not tf.is_symbolic_tensor(tensor):
-        return tf.executing_eagerly() and not tf.is_symbolic_tensor(tensor)
-    graph = tf.compat.v1.get_default_graph()
-    while graph is not tensor.graph and type(graph).__name__ in _CONTROL_FLOW_GRAPHS:
-        graph = graph.outer_graph
-    return graph is tensor.graph
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:

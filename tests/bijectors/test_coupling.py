@@ -198,5 +198,5 @@ def test_conditions(make_coupling):
         coupling.forward(x, conditional_input=normal([5, 3]))
     with pytest.raises(ValueError, match="must broadcast to the batch"):
         coupling.inverse(x[0, 0], conditional_input=c)
-    with pytest.raises(ValueError, match="takes no arguments besides the value; got conditional_input"):
+    with pytest.raises(ValueError, match="takes networks besides the value; got conditional_input"):
         make_coupling().forward(normal([4, 2]), conditional_input=c)

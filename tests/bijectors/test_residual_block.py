@@ -212,19 +212,18 @@ def test_mixed_precision():
     """In training, value, log-determinant and gradient are those in float32 up to the rounding of the branch."""
     block = mixed_block(resflow.logdet.PowerSeries(20, probes="basis"))
 
-    def loss(seed):
+    def loss(seed, training):
         with tf.GradientTape() as tape:
-            y, fldj = block.run(normal([64, 3], seed), resflow.bijectors.Context())[:2]
+            networks = resflow.bijectors.Networks(block, training=training)
+            y, fldj = block.run(normal([64, 3], seed), resflow.bijectors.Context({"networks": networks}))[:2]
             value = tf.reduce_sum(normal(y.shape, 100 + seed) * y) + tf.reduce_sum(fldj)
         return y, fldj, *tape.gradient(value, block.trainable_variables)
 
-    def losses():
+    def losses(training):
         """Of eight batches: the gradient of a scalar weight is nearly zero for some."""
-        return [tf.stack(results) for results in zip(*map(loss, range(8)), strict=True)]
+        return [tf.stack(results) for results in zip(*(loss(seed, training) for seed in range(8)), strict=True)]
 
-    expected = losses()
-    with resflow.layers.mixed_precision():
-        found = losses()
+    expected, found = losses(False), losses(True)
     assert block.dtype == tf.float32 and {tensor.dtype for tensor in found} == {tf.float32}
     for tensor, precise in zip(found, expected, strict=True):
         # Roundings of 2^-9, of several layers and terms.
@@ -236,8 +235,8 @@ def test_mixed_precision_adds_no_bias_to_the_roulette():
     block = mixed_block(resflow.logdet.RussianRoulette(per_example=True))
     x = normal([1, 3])
     draws = tf.tile(x, [20_000, 1])
-    with resflow.layers.mixed_precision():
-        fldj = block.forward_log_det_jacobian(draws, 1, seed=1).numpy()
+    networks = resflow.bijectors.Networks(block, training=True)
+    fldj = block.forward_log_det_jacobian(draws, 1, seed=1, networks=networks).numpy()
     exact = float(block.copy(log_det=EXACT).forward_log_det_jacobian(x, 1)[0])
     error = abs(fldj.mean() - exact)
     assert error < 4 * fldj.std() / np.sqrt(len(fldj)) + 0.02 * abs(exact)
@@ -249,8 +248,7 @@ def test_an_inverse_is_precise_whatever_the_precision_of_training():
     y = block.forward(x)
     assert np.all(block.solve(y).converged)
     np.testing.assert_allclose(block.inverse(tf.identity(y)), x, atol=1e-5)
-    with resflow.layers.mixed_precision():
-        coarse = block.forward(tf.identity(x))
+    coarse = block.forward(tf.identity(x), networks=resflow.bijectors.Networks(block, training=True))
     assert np.max(np.abs(y - coarse)) > 1e-3
 
 
@@ -335,7 +333,7 @@ def test_wrong_inputs(method, vector_block, conditional_block):
 
 @pytest.mark.parametrize("method", ["forward", "inverse"])
 def test_a_misspelled_argument(vector_block, method):
-    with pytest.raises(ValueError, match="vector takes seed, conditional_input besides the value; got sed"):
+    with pytest.raises(ValueError, match="vector takes seed, conditional_input, networks besides the value; got sed"):
         getattr(vector_block, method)(tf.zeros([4, 3]), sed=1)
 
 

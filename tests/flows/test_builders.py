@@ -405,8 +405,7 @@ def test_policies(kind, given, policy, dtype_policy):
         inputs = [tf.zeros([2, *x.shape[1:]], variables) for x in network.inputs]
         inputs = inputs if len(inputs) > 1 else inputs[0]
         assert network(inputs).dtype == variables
-        with layers.mixed_precision():
-            assert network(inputs).dtype == computed
+        assert layers.bind(network, training=True)(inputs).dtype == computed
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "float16", "bfloat16"])

@@ -1,14 +1,12 @@
 """Slopes of the activations on dense grids, in float64."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tf_resflow.layers as layers
-from tf_resflow.layers.lipschitz_constants import SLOPES
+from tf_resflow.layers.program import SLOPES
 
 GRID = np.linspace(-40.0, 40.0, 400_001)[:, None]
 BETAS = [-1.0, 0.0, 0.5, 3.0]
@@ -211,7 +209,7 @@ def test_derivatives_up_to_the_third(name, fused):
     layer = kind(dtype="float64")
     layer.build((None, 3))
     beta = layer.beta.value if layer.weights else tf.constant(0.0, tf.float64)
-    context = layers.fused_kernels if fused else contextlib.nullcontext
+    smooth = layer.operation("float64", fused=fused)
 
     def derivatives(f, x, up):
         with tf.GradientTape(persistent=True) as third:
@@ -229,8 +227,7 @@ def test_derivatives_up_to_the_third(name, fused):
 
     @tf.function
     def compute(x, up):
-        with context():
-            actual = derivatives(layer, x, up)
+        actual = derivatives(lambda x: smooth([x], layer.applied_weights("float64")), x, up)
         return actual, derivatives(lambda x: formula(x, beta), x, up)
 
     x = tf.random.stateless_normal([2, 40, 3], [0, 1], dtype=tf.float64)
@@ -256,13 +253,10 @@ def test_lipswish_gradient_of_a_small_slope(beta):
 def test_fused_activations_are_compiled_by_xla_and_others_are_not():
     layer = with_beta(layers.LipSwish(), 0.7)
 
-    def compiled(function):
+    def compiled(training):
+        function = layers.bind(keras.Sequential([keras.Input([3]), layer]), training=training)
         graph = tf.function(function).get_concrete_function(tf.TensorSpec([4, 3])).graph.as_graph_def()
         return any(f.attr["_XlaMustCompile"].b for f in graph.library.function)
 
-    def fused(x):
-        with layers.fused_kernels():
-            return layer(x)
-
-    assert compiled(fused)
-    assert not compiled(layer)
+    assert compiled(True)
+    assert not compiled(False)

@@ -1,12 +1,11 @@
 """The convolution against TensorFlow's, in all of its forms, with two derivatives."""
 
-import contextlib
+import functools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow.layers import fused_kernels
 from tf_resflow.layers.convolution import convolution
 
 SHAPES = {
@@ -52,8 +51,7 @@ def derivatives(conv, x, kernel):
 def test_value_and_two_derivatives(case, mode):
     x, kernel = operands(case)
     compute = derivatives if mode == "eager" else tf.function(derivatives, autograph=False)
-    with fused_kernels() if mode == "fused" else contextlib.nullcontext():
-        results = compute(convolution, x, kernel)
+    results = compute(functools.partial(convolution, fused=mode == "fused"), x, kernel)
     for ours, expected in zip(results, derivatives(native, x, kernel), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9)
 
@@ -106,11 +104,8 @@ def test_in_bfloat16_it_is_rounded_twice_at_most(case, fused):
         upstream = tf.cast(tf.cast(tf.random.stateless_normal(y.shape, [0, 1]), tf.bfloat16), dtype)
         return [tf.cast(tensor, tf.float64) for tensor in (y, *tape.gradient(y, [x_, kernel_], upstream))]
 
-    if fused:
-        with fused_kernels():
-            results = tf.function(value_and_gradients, autograph=False)(convolution, tf.bfloat16)
-    else:
-        results = value_and_gradients(convolution, tf.bfloat16)
+    run = tf.function(value_and_gradients, autograph=False) if fused else value_and_gradients
+    results = run(functools.partial(convolution, fused=fused), tf.bfloat16)
     for ours, expected in zip(results, value_and_gradients(native, tf.float64), strict=True):
         assert 0 < tf.norm(ours - expected) < 2 * 0.0017 * tf.norm(expected)
 

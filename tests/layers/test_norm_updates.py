@@ -1,13 +1,12 @@
 """Collections of Lipschitz layers: updates, kernels scaled once, and the learned orders."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tf_resflow.layers as layers
+from tf_resflow.layers.lipschitz_layer import scaled_stack
 from tf_resflow.layers.operator_norms import InducedNorm
 
 LARGE = keras.initializers.RandomNormal(stddev=1.0, seed=3)
@@ -77,35 +76,36 @@ def square(units, **kwargs):
 @pytest.mark.parametrize(
     ("units", "dtype", "graph"), [(2, "float64", False), (40, "float32", True), (40, "mixed_bfloat16", False)]
 )
-def test_layers_of_one_shape_equal_each_alone(units, dtype, graph, monkeypatch):
+def test_layers_of_one_shape_equal_each_alone(units, dtype, graph, stored_norms, monkeypatch):
     branch, calls, estimate = square(units, dtype=dtype), [], InducedNorm.estimate
     rng = np.random.default_rng(7)
     for layer in branch.layers:
         layer.kernel.assign(rng.normal(size=[units, units]))
 
-    def gradients(alone):
+    def gradients(alone, stored):
         with tf.GradientTape() as tape:
-            with contextlib.nullcontext() if alone else layers.scaled_kernels(branch):
-                kernels = [layer._applied_kernel() for layer in branch.layers]
+            if alone:
+                kernels = [scaled_stack([layer], stored=stored)[0] for layer in branch.layers]
+            else:
+                kernels = scaled_stack(branch.layers, stored=stored)
             objective = tf.add_n([tf.reduce_sum(tf.sin(3.0 * kernel)) for kernel in kernels])
         return kernels, tape.gradient(objective, [layer.kernel.value for layer in branch.layers])
 
-    def compare():
-        found = [
-            tf.nest.flatten((tf.function(gradients) if graph else gradients)(alone)) for alone in (True, False)
-        ]
+    def compare(stored):
+        run = tf.function(gradients) if graph else gradients
+        found = [tf.nest.flatten(run(alone, stored)) for alone in (True, False)]
         for one, other in zip(*found, strict=True):
             np.testing.assert_allclose(tf.cast(one, "float64"), tf.cast(other, "float64"), rtol=1e-3, atol=1e-4)
 
-    compare()  # the stored vectors are of other kernels
+    compare(False)  # the stored vectors are of other kernels
     (tf.function(layers.update_norms) if graph else layers.update_norms)(branch)
-    with layers.stored_norms():
-        compare()
-        for layer in branch.layers:
-            np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(layer.kernel, 2), rtol=1e-3)
-        monkeypatch.setattr(InducedNorm, "estimate", lambda norm, v: calls.append(norm) or estimate(norm, v))
-        with layers.scaled_kernels(branch):
-            assert len(calls) == 1
+    compare(True)
+    stored_norms()
+    for layer in branch.layers:
+        np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(layer.kernel, 2), rtol=1e-3)
+    monkeypatch.setattr(InducedNorm, "estimate", lambda norm, v: calls.append(norm) or estimate(norm, v))
+    layers.bind(branch, training=True)
+    assert len(calls) == 1
 
 
 def test_a_kernel_that_is_not_finite_spoils_no_other():
@@ -115,8 +115,7 @@ def test_a_kernel_that_is_not_finite_spoils_no_other():
     branch.layers[2].kernel.assign(np.random.default_rng(8).normal(size=[40, 40]))
     layers.update_norms(branch)
     assert all(np.isfinite(layer.vector).all() for layer in branch.layers)
-    with layers.stored_norms(), layers.scaled_kernels(branch):
-        _, zero, other = (layer._applied_kernel() for layer in branch.layers)
+    _, zero, other = layers.bind(branch, training=True).parameters[::2]
     np.testing.assert_array_equal(zero, np.zeros([40, 40]))
     np.testing.assert_allclose(np.linalg.norm(other, 2), 0.7, rtol=1e-4)
 
@@ -125,12 +124,11 @@ def test_update_norms_of_an_unbuilt_layer():
     with pytest.raises(ValueError, match="is not built"):
         layers.update_norms(keras.Sequential([layers.LipschitzDense(2)]))
     with pytest.raises(ValueError, match="is not built"):
-        with layers.scaled_kernels(layers.LipschitzDense(2)):
-            pass
+        layers.bind(keras.Sequential([layers.LipschitzDense(2)]))
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_scaled_kernels_scales_once_and_changes_nothing(graph, monkeypatch):
+def test_a_bound_network_scales_once_and_changes_nothing(graph, monkeypatch):
     branch, x = chain(dtype="float64"), tf.constant([[0.3, -0.7]], tf.float64)
     expected = x
     for _ in range(5):
@@ -140,9 +138,8 @@ def test_scaled_kernels_scales_once_and_changes_nothing(graph, monkeypatch):
     monkeypatch.setattr(InducedNorm, "estimate", lambda norm, v: calls.append(norm) or estimate(norm, v))
 
     def iterate(x):
-        with layers.scaled_kernels(branch):
-            body = lambda i, x: (i + 1, 0.5 * branch(x))  # noqa: E731
-            return tf.while_loop(lambda i, x: i < 5, body, (0, x))[1]
+        bound = layers.bind(branch)
+        return tf.while_loop(lambda i, x: i < 5, lambda i, x: (i + 1, 0.5 * bound(x)), (0, x))[1]
 
     outputs = (tf.function(iterate) if graph else iterate)(x)
     np.testing.assert_allclose(outputs, expected, rtol=1e-12)
@@ -152,16 +149,13 @@ def test_scaled_kernels_scales_once_and_changes_nothing(graph, monkeypatch):
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_gradients_flow_through_scaled_kernels(graph):
+def test_gradients_flow_through_kernels_that_were_scaled_once(graph):
     branch, x = chain(dtype="float64"), tf.constant([[0.3, -0.7]], tf.float64)
 
-    def gradients(scaled):
+    def gradients(once):
         with tf.GradientTape() as tape:
-            if scaled:
-                with layers.scaled_kernels(branch):
-                    loss = tf.reduce_sum(branch(branch(x)) ** 2)
-            else:
-                loss = tf.reduce_sum(branch(branch(x)) ** 2)
+            g = layers.bind(branch) if once else branch
+            loss = tf.reduce_sum(g(g(x)) ** 2)
         return tape.gradient(loss, [v.value for v in branch.trainable_variables])
 
     gradients = tf.function(gradients) if graph else gradients
@@ -170,63 +164,20 @@ def test_gradients_flow_through_scaled_kernels(graph):
         assert np.abs(b).max() > 0
 
 
-def test_scaled_kernels_nests_and_restores():
-    branch, other, x = chain(), chain(), tf.constant([[0.3, -0.7]])
-    kernel = branch.layers[0].kernel
-    before = branch(x)
-    with layers.scaled_kernels(branch):
-        kernel.assign(kernel * [[1.0], [0.01]])
-        np.testing.assert_array_equal(branch(x), before)
-        with layers.scaled_kernels([branch, other]):
-            np.testing.assert_array_equal(branch(x), before)
-        with pytest.raises(RuntimeError), layers.scaled_kernels(other):
-            raise RuntimeError
-        np.testing.assert_array_equal(branch(x), before)
-    assert np.abs(branch(x) - before).max() > 1e-3
-
-
-def test_a_function_traced_within_does_not_keep_the_kernels():
+def test_a_bound_network_keeps_its_kernels():
+    """So do its certificate, and a function of copies in variables, as in an export, which reads no kernel."""
     branch, x = chain(), tf.constant([[0.3, -0.7]])
-    function = tf.function(branch)
-    with layers.scaled_kernels(branch):
-        np.testing.assert_allclose(function(x), branch(x), rtol=1e-6)
-    branch.layers[0].kernel.assign(branch.layers[0].kernel * [[1.0], [0.01]])
-    np.testing.assert_allclose(function(x), branch(x), rtol=1e-6)
-
-
-def test_frozen_kernels_stay_in_a_function_and_nowhere_else():
-    branch, x = chain(), tf.constant([[0.3, -0.7]])
-    kernel, before = branch.layers[0].kernel, branch(x)
-    with layers.frozen_kernels(branch) as copies:
-        function = tf.function(branch).get_concrete_function(x)
-        np.testing.assert_allclose(branch(x), before, rtol=1e-6)
-    read = {id(handle) for handle in function.captured_inputs}
-    assert all(id(copy.handle) in read for copy in copies)
-    assert id(kernel.value.handle) not in read
+    kernel, before, bound = branch.layers[0].kernel, branch(x), layers.bind(branch)
+    certificate = layers.lipschitz_constant(branch, certified=True)
+    copies = [tf.Variable(parameter, trainable=False) for parameter in bound.parameters]
+    function = tf.function(bound.with_parameters(copies)).get_concrete_function(x)
+    assert {id(handle) for handle in function.captured_inputs} == {id(copy.handle) for copy in copies}
     kernel.assign(kernel * [[1.0], [0.01]])
-    np.testing.assert_allclose(function(x), before, rtol=1e-6)
+    for evaluate in (bound, layers.bind(bound), function):
+        np.testing.assert_allclose(evaluate(x), before, rtol=1e-6)
     assert np.abs(branch(x) - before).max() > 1e-3
-
-
-def test_the_bound_of_a_frozen_kernel():
-    branch = chain()
-    bound = layers.lipschitz_constant(branch, certified=True)
-    with layers.frozen_kernels(branch):
-        branch.layers[0].kernel.assign(tf.zeros_like(branch.layers[0].kernel))
-        np.testing.assert_allclose(layers.lipschitz_constant(branch, certified=True), bound, rtol=1e-6)
-
-
-def test_an_inner_function_of_an_outer_one():
-    branch, x = chain(), tf.constant([[0.3, -0.7]])
-    inner = tf.function(branch)
-
-    @tf.function
-    def outer(x):
-        with layers.scaled_kernels(branch):
-            return inner(x) + branch(x)
-
-    np.testing.assert_allclose(outer(x), 2 * branch(x), rtol=1e-6)
-    np.testing.assert_allclose(inner(x), branch(x), rtol=1e-6)
+    kernel.assign(tf.zeros_like(kernel))
+    np.testing.assert_allclose(layers.lipschitz_constant(bound, certified=True), certificate, rtol=1e-6)
 
 
 def learned_chain(**kwargs):

@@ -236,13 +236,13 @@ def test_closed_forms_of_a_convolution(image_size, order):
         ((3, 4), (3.0, 2.0)),
     ],
 )
-def test_mixed_norms_of_a_matrix_equal_the_maximum(shape, orders):
+def test_mixed_norms_of_a_matrix_equal_the_maximum(shape, orders, stored_norms):
     kernel = np.random.default_rng(7).normal(size=shape)
     expected = brute_force(kernel.T, *orders)
     layer = dense(kernel, *orders)
     layer.update_norm(**TIGHT)
-    with layers.stored_norms():
-        np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-4)
+    stored_norms()
+    np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-4)
     assert expected <= layer.norm_bound() <= 1.5 * expected
 
 
@@ -250,13 +250,13 @@ def test_mixed_norms_of_a_matrix_equal_the_maximum(shape, orders):
     ("shape", "orders"),
     [((3, 3, 2, 2), (2.0, 4.0)), ((1, 1, 2, 3), (3.0, 1.5)), ((3, 3, 2, 2), (3.0, 3.0))],
 )
-def test_mixed_norms_of_a_convolution_equal_the_maximum(shape, orders):
+def test_mixed_norms_of_a_convolution_equal_the_maximum(shape, orders, stored_norms):
     kernel = np.random.default_rng(8).normal(size=shape)
     expected = brute_force(explicit_matrix(kernel, 3, 2), *orders, steps=1500)
     layer = convolution(kernel, (3, 2), *orders, dtype="float64")
     layer.update_norm(**TIGHT)
-    with layers.stored_norms():
-        np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-3)
+    stored_norms()
+    np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-3)
     assert expected <= layer.norm_bound() <= 2 * expected
 
 
@@ -289,7 +289,7 @@ def test_zero_kernel_is_left_by_the_next_update():
 
 
 @pytest.mark.parametrize("size", [3, 60])
-def test_update_follows_a_crossing_of_singular_values(size):
+def test_update_follows_a_crossing_of_singular_values(size, stored_norms):
     """At once, in spite of the default tolerance."""
     q, _ = np.linalg.qr(np.random.default_rng(11).normal(size=(size, size)))
     values = np.linspace(0.5, 1.0, size)
@@ -299,8 +299,8 @@ def test_update_follows_a_crossing_of_singular_values(size):
     values[:2] = 1.9, 2.0
     layer.kernel.assign(q @ np.diag(values) @ q.T)
     layer.update_norm()
-    with layers.stored_norms():
-        np.testing.assert_allclose(layer.norm_estimate(), 2.0, rtol=1e-5)
+    stored_norms()
+    np.testing.assert_allclose(layer.norm_estimate(), 2.0, rtol=1e-5)
 
 
 def block_diagonal(*sizes, largest):

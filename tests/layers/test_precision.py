@@ -28,17 +28,16 @@ class Recorder(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("functional", [False, True])
-def test_a_network_computes_in_its_lower_precision_within_the_context_alone(functional):
-    """Layers of Keras and of this package, also in an inner model; layers of another policy keep it."""
+def test_a_network_computes_in_its_lower_precision_in_training_alone(functional):
+    """Also in an inner model; layers of another policy keep it, and those that are not known are in float32."""
     policy = "mixed_bfloat16"
-    inner, outer, precise = (Recorder(dtype=dtype) for dtype in (policy, policy, "float32"))
+    inner, outer = Recorder(dtype=policy), Recorder(dtype=policy)
     shared = {"dtype": policy, "kernel_initializer": keras.initializers.Constant(0.1)}
-    part = keras.Sequential([keras.Input([2]), layers.LipschitzDense(3, **shared), inner])
     stack = [
-        part,
+        keras.Sequential([keras.Input([2]), layers.LipschitzDense(3, **shared), inner]),
         outer,
         keras.layers.Activation("tanh", dtype=policy),
-        precise,
+        keras.layers.Activation("elu", dtype="float32"),
         layers.LipschitzDense(2, **shared),
     ]
     network = keras.Sequential([keras.Input([2]), *stack])
@@ -46,29 +45,19 @@ def test_a_network_computes_in_its_lower_precision_within_the_context_alone(func
         x = keras.Input([2])
         network = keras.Model(x, network(x))
     block = bijectors.ResidualBlock(network)
-    for recorder in (inner, outer, precise):
+    for recorder in (inner, outer):
         recorder.dtypes.clear()
     x = normal([4, 2])
-    before = network(x)
-    with layers.mixed_precision():
-        within = network(x)
+    before, low = network(x), "bfloat16"
+    run = tf.function(lambda x: layers.bind(network, training=True)(x), autograph=False)
+    within = run(x)
     assert (before.dtype, within.dtype) == (tf.float32, tf.bfloat16)
-    assert inner.dtypes == outer.dtypes == ["float32", "bfloat16"]
-    assert precise.dtypes == ["float32"] * 2
+    assert inner.dtypes == outer.dtypes == ["float32"] * 2
+    for training, expected in ((True, [low, low, "float32", low]), (False, ["float32"] * 4)):
+        steps = layers.bind(network, training=training).program.steps
+        assert [step.operation.dtype for step in steps if step.operation.dtype] == expected
     np.testing.assert_array_equal(block.forward(x, seed=1), x + network(x))
-
-
-def test_the_context_holds_while_a_function_is_traced():
-    branch = flows.dense_branch([2], (4,), dtype="mixed_bfloat16")
-    bijectors.ResidualBlock(branch)
-
-    @tf.function(autograph=False)
-    def within(x):
-        with layers.mixed_precision():
-            return branch(x)
-
-    x = normal([4, 2])
-    assert within(x).dtype == tf.bfloat16 and branch(x).dtype == tf.float32
+    np.testing.assert_array_equal(layers.bind(network)(x), network(x))
 
 
 def test_layers_that_are_in_no_bijector_are_as_in_keras():
@@ -93,19 +82,18 @@ def test_the_kernel_of_training_and_of_evaluation(seed):
     layer = layers.LipschitzDense(
         30, 0.9, dtype="mixed_bfloat16", kernel_initializer=keras.initializers.Constant(kernel), use_bias=False
     )
-    layer.build((None, 40))
-    confine_to_training(layer)
+    network = keras.Sequential([keras.Input([40]), layer])
+    confine_to_training(network)
     layer.update_norm(tolerance=1e-6, max_iterations=3000)
     precise = layer(tf.eye(40)).numpy().astype("float64")
-    with layers.mixed_precision():
-        rounded = tf.cast(layer(tf.eye(40, dtype=tf.bfloat16)), tf.float64).numpy()
-        inside = layer.lipschitz_bound()
+    training = layers.bind(network, training=True)
+    rounded = tf.cast(training(tf.eye(40)), tf.float64).numpy()
     assert 0 < np.max(np.abs(rounded - precise) / np.abs(precise)) <= 2.0**-8
     norms = [np.linalg.norm(w, 2) for w in (precise, rounded)]
     np.testing.assert_allclose(norms[0], 0.9 * (1 - 2.0**-7), rtol=1e-5)
     assert max(norms) <= 0.9
     np.testing.assert_allclose(layer.lipschitz_bound(), max(norms), rtol=1e-8)
-    np.testing.assert_allclose(inside, norms[1], rtol=1e-8)
+    np.testing.assert_allclose(layers.lipschitz_constant(training, certified=True), norms[1], rtol=1e-8)
 
 
 @pytest.mark.parametrize("order", [1, 2])

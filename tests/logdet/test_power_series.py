@@ -112,12 +112,11 @@ def test_equals_slogdet_with_basis_probes(branch, data, estimator):
 
 
 @pytest.mark.parametrize("estimator", [resflow.logdet.Exact(), resflow.logdet.PowerSeries(60, probes="basis")])
-def test_kernels_that_are_held_get_their_gradient(branch, data, estimator):
-    def held(branch, *args, **kwargs):
-        with resflow.layers.scaled_kernels(branch):
-            return estimator(branch, *args, **kwargs)
+def test_kernels_that_are_bound_get_their_gradient(branch, data, estimator):
+    def bound(branch, *args, **kwargs):
+        return estimator(resflow.layers.bind(branch), *args, **kwargs)
 
-    assert_all_close(value_and_gradients(branch, held, data), dense_reference(branch, data), 1e-9)
+    assert_all_close(value_and_gradients(branch, bound, data), dense_reference(branch, data), 1e-9)
 
 
 @pytest.mark.parametrize("num_terms", [1, 5])
@@ -282,7 +281,8 @@ def test_several_probes_average(branch, data):
     def run(v, num):
         with tf.GradientTape() as tape:
             tape.watch([data["x"], data["c"]])
-            _, log_det = power_series_log_det(lambda x, c: branch([x, c]), [data["x"], data["c"]], v, num, terms)
+            bound, inputs = resflow.layers.bind(branch), [data["x"], data["c"]]
+            _, log_det = power_series_log_det(bound, inputs, num, lambda *_: (v, terms), tf.constant([0, 0]))
             loss = tf.reduce_sum(data["weights"] * log_det)
         return [log_det, *tape.gradient(loss, [data["x"], data["c"], *variables[:3]])]
 

@@ -166,7 +166,7 @@ def test_what_cannot_be_measured(plane, images):
         check_metrics([])
 
 
-def test_adaptive_needs_a_certificate(images):
+def test_adaptive_needs_a_certificate(images, stored_norms):
     run = resflow.load(images[0])
     layer = resflow.layers.lipschitz_layers(run.model.flow)[0]
     layer.kernel.assign(np.ones(layer.kernel.shape))
@@ -175,7 +175,8 @@ def test_adaptive_needs_a_certificate(images):
     layer.vector.assign(corner)  # of which the convolution makes 4 pixels, and of a constant image 9-fold ones
     dataset = resflow.data.load(run.config.data)
     message = "certified Lipschitz constants below 1, but that of scale0_block0"
-    with resflow.layers.stored_norms(), pytest.raises(ValueError, match=message):
+    stored_norms()
+    with pytest.raises(ValueError, match=message):
         training.Evaluation(run, dataset, log_det="adaptive")
 
 

@@ -7,6 +7,7 @@ from tf_resflow.bijectors.flow import Flow, residual_blocks
 from tf_resflow.bijectors.invertible_conv_1x1 import InvertibleConv1x1
 from tf_resflow.bijectors.monotone_block import MonotoneBlock
 from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
+from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.passes import (
     Features,
     block_inputs,
@@ -35,6 +36,7 @@ __all__ = [
     "Logit",
     "MonotoneBlock",
     "MultiscaleFlow",
+    "Networks",
     "Normalize",
     "Pass",
     "ResidualBlock",

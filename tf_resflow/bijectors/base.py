@@ -57,7 +57,8 @@ class Context:
     """What the caller of a pass chooses.
 
     Attributes:
-      arguments: as for `forward`: `seed`, `conditional_input`, and dictionaries under the names of members.
+      arguments: as for `forward`: `seed`, `networks`, `conditional_input`, and dictionaries under the names of
+        members.
       log_det: whether the log-determinant is wanted. Without it no series is evaluated.
       warn: whether a warning is printed if an inverse did not converge.
       atol: absolute tolerance that is enough for the inverse of a block that was given no solver.
@@ -198,7 +199,7 @@ class FlowBijector(tfb.Bijector):
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """The arguments that it takes from the flows around it: "seed", "conditional_input"."""
+        """The arguments that it takes from the flows around it: "seed", "networks", "conditional_input"."""
         return ()
 
     @property

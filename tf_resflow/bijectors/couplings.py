@@ -8,6 +8,7 @@ import tensorflow as tf
 from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
 from tf_resflow.bijectors.networks import (
     adopt,
+    bound_network,
     bounded_norm,
     check_built,
     check_event,
@@ -94,7 +95,7 @@ class Coupling(FlowBijector):
     @property
     def takes(self) -> tuple[str, ...]:
         """The arguments that it takes from the flows around it."""
-        return ("conditional_input",) if self.conditional else ()
+        return ("networks", "conditional_input") if self.conditional else ("networks",)
 
     @abc.abstractmethod
     def _shift_and_log_scale(self, output):
@@ -141,12 +142,15 @@ class Coupling(FlowBijector):
 
     def _evaluate(self, given, context):
         """The shift and the log-scale of each element; zero where nothing is mapped."""
-        condition = next(iter(context.take(self.name, *self.takes)), None)
+        networks, *condition = context.take(self.name, *self.takes)
+        condition = condition[0] if condition else None
         if self.conditional and condition is None:
             raise ValueError(f"{self.name} needs conditional_input: its network takes [a, condition].")
         rank = self._event_shape.rank
         x, condition, batch_shape = event_rows(self.name, given, rank, condition, self._condition_shape)
-        output = from_rows(self._network(x if condition is None else [x, condition]), batch_shape)
+        network = bound_network(self._network, networks)
+        output = network(x if condition is None else [x, condition])
+        output = from_rows(output, batch_shape)
         output = tf.ensure_shape(output, [*given.shape[:-1], self.num_parameters * self._num_mapped])
         shift, log_scale = self._shift_and_log_scale(tf.cast(output, given.dtype))
         if self._split == "checkerboard":

@@ -1,6 +1,7 @@
 """Composition of bijectors in reading order, from data to latent."""
 
 import collections
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +10,8 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tf_resflow.bijectors.base import Context, FlowBijector, Pass, run, walk
+from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.layers import scaled_kernels
 from tf_resflow.logdet import Exact
 from tf_resflow.private_api import is_increasing
 from tf_resflow.typing import Shape
@@ -29,7 +30,7 @@ __all__ = [
 
 # The arguments that a flow passes to the members that take them. A salt distinguishes members that draw under one
 # name; it is text, because TFP's caches would not find again the tensor that another seed is at each call.
-_SHARED = ("seed", "salt", "conditional_input")
+_SHARED = ("seed", "salt", "networks", "conditional_input")
 
 
 def modules(flow: tf.Module) -> tuple[tf.Module, ...]:
@@ -117,7 +118,7 @@ def route_members(
     unknown = set(kwargs) - {*_SHARED, *members}
     if unknown:
         raise ValueError(
-            f"{flow.name} takes seed, conditional_input, or a dictionary under the name of a member "
+            f"{flow.name} takes seed, networks, conditional_input, or a dictionary under the name of a member "
             f"({', '.join(members)}); got {', '.join(sorted(unknown))}."
         )
     routed: dict[str, dict[str, Any]] = {}
@@ -235,8 +236,10 @@ class Flow(FlowBijector, tfb.Composition):
     def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the values after each scale."""
         exact = [block.branch for block in residual_blocks(self) if isinstance(block.log_det, Exact)]
-        with scaled_kernels(exact):  # of all blocks together, in fewer operations
-            return walk(self, x, context, False, self.forward_min_event_ndims)
+        if exact and "networks" not in context.arguments:  # all of them together, in fewer operations
+            arguments = {**context.arguments, "networks": Networks(*exact)}
+            context = dataclasses.replace(context, arguments=arguments)
+        return walk(self, x, context, False, self.forward_min_event_ndims)
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""

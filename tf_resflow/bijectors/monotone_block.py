@@ -6,18 +6,18 @@ import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, Pass
 from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
-from tf_resflow.bijectors.networks import from_rows
+from tf_resflow.bijectors.networks import Networks, bound_network, from_rows
 from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.layers import bind
 from tf_resflow.logdet import Exact, LogDetEstimator
 from tf_resflow.logdet.elimination import inverse_of
 from tf_resflow.solvers import Solution, solve_residual
-from tf_resflow.solvers.residual_inverse import solutions_are_loose
 from tf_resflow.typing import TensorLike
 
 __all__ = ["MonotoneBlock"]
 
 _SQRT2 = math.sqrt(2.0)
-_LOOSE = 1e-3  # relative tolerance within `loose_solutions`
+_LOOSE = 1e-3  # relative tolerance in training
 
 
 class MonotoneBlock(ResidualBlock):
@@ -59,11 +59,17 @@ class MonotoneBlock(ResidualBlock):
 
     def expansion_point(self, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """The w of x, `[batch, *event]`."""
-        return self._map(x, conditional_input, 1.0)[1]
+        return self._map(bind(self._branch), x, conditional_input, 1.0)[1]
 
-    def jacobian(self, x: tf.Tensor, y: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
+    def jacobian(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        conditional_input: tf.Tensor | None = None,
+        networks: Networks | None = None,
+    ) -> tf.Tensor:
         """The Jacobian of the block at x, of which y is the image: 2 (I + J)^-1 - I, see `ResidualBlock`."""
-        factor = super().jacobian((x + y) / _SQRT2, y, conditional_input)
+        factor = super().jacobian((x + y) / _SQRT2, y, conditional_input, networks)
         eye = tf.eye(factor.shape[-1], dtype=factor.dtype)
         return 2.0 * inverse_of(factor) - eye
 
@@ -74,7 +80,8 @@ class MonotoneBlock(ResidualBlock):
 
     def solve(self, y: TensorLike, conditional_input: TensorLike | None = None) -> Solution:
         """The inverse with its diagnostics, those of the equation for w: see `ResidualBlock.solve`."""
-        solution, _, _, batch_shape = self._map(tf.convert_to_tensor(y, dtype=self.dtype), conditional_input, -1.0)
+        y = tf.convert_to_tensor(y, dtype=self.dtype)
+        solution, _, _, batch_shape = self._map(bind(self._branch), y, conditional_input, -1.0)
         return _from_rows(solution, batch_shape)
 
     def run(self, x: tf.Tensor, context: Context) -> Pass:
@@ -87,8 +94,9 @@ class MonotoneBlock(ResidualBlock):
         return self._pass(y, context, -1.0, **enough)
 
     def _pass(self, x, context, sign, **settings):
-        seed, condition = context.take(self.name, "seed", "conditional_input")
-        solution, w, condition, batch_shape = self._map(x, condition, sign, **settings)
+        seed, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
+        branch = bound_network(self._branch, networks)
+        solution, w, condition, batch_shape = self._map(branch, x, condition, sign, **settings)
         with tf.control_dependencies(self._report(solution, context.warn)):
             solution = _from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
         if not context.log_det:
@@ -97,16 +105,16 @@ class MonotoneBlock(ResidualBlock):
             warn_of_missing_seed(self.name)
         if not isinstance(self._log_det, LogDetEstimator):
             raise ValueError(f"{self.name}: log_det must be a tf_resflow.logdet estimator; got {self._log_det!r}.")
-        log_det = sign * self._log_det.log_det_ratio(self._branch, w, condition, seed=context.seed(self.name))
+        log_det = sign * self._log_det.log_det_ratio(branch, w, condition, seed=context.seed(self.name))
         return Pass(solution.root, from_rows(log_det, batch_shape), solutions=(solution,))
 
-    def _map(self, x, condition, sign, **settings):
+    def _map(self, branch, x, condition, sign, **settings):
         """In rows: the `Solution` with the image of x in the place of w; w; the condition; and the batch shape."""
         x, condition, batch_shape = self._to_rows(x, condition)
         settings |= {"conditional_input": condition, "sign": sign}
-        if solutions_are_loose() and self.parameters["inverse_solver"] is None:
+        if branch.training and self.parameters["inverse_solver"] is None:
             settings["enough_relative"] = _LOOSE
-        solution = solve_residual(self._branch, _SQRT2 * x, self._inverse_solver, **settings)
+        solution = solve_residual(branch, _SQRT2 * x, self._inverse_solver, **settings)
         w = solution.root
         return solution._replace(root=_SQRT2 * w - x), w, condition, batch_shape
 

@@ -7,6 +7,7 @@ from tensorflow_probability import bijectors as tfb
 
 from tf_resflow.bijectors.base import Context, FlowBijector, run
 from tf_resflow.bijectors.flow import residual_blocks, route
+from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.solvers import Solution
@@ -111,7 +112,12 @@ def _given(**arguments):
 
 
 def inverse_with_solutions(
-    flow: tfb.Bijector, z: TensorLike, *, atol: float = 0.0, conditional_input: TensorLike | None = None
+    flow: tfb.Bijector,
+    z: TensorLike,
+    *,
+    atol: float = 0.0,
+    conditional_input: TensorLike | None = None,
+    networks: Networks | None = None,
 ) -> tuple[tf.Tensor, list[Solution]]:
     """`flow.inverse(z)`, with the solver's diagnostics instead of warnings.
 
@@ -128,6 +134,7 @@ def inverse_with_solutions(
       z: `[batch, *latent]`.
       atol: absolute tolerance that is enough for a block that was given no solver; by default its type's rounding.
       conditional_input: for conditional blocks.
+      networks: those of the flow, if they are bound.
 
     Returns:
       The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order in which they are
@@ -138,7 +145,7 @@ def inverse_with_solutions(
     """
     if not isinstance(flow, tfb.Bijector):
         raise ValueError(f"inverse_with_solutions takes a bijector or a flow; got {type(flow).__name__}.")
-    arguments = _given(conditional_input=conditional_input)
+    arguments = _given(conditional_input=conditional_input, networks=networks)
     context = Context(arguments, log_det=False, warn=False, atol=atol, visit=_refuse_hidden_blocks)
     done = run(flow, z, context, inverse=True)
     return done.value, list(done.solutions)

@@ -10,7 +10,9 @@ import tensorflow as tf
 from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
 from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
 from tf_resflow.bijectors.networks import (
+    Networks,
     adopt,
+    bound_network,
     bounded_norm,
     check_built,
     check_event,
@@ -20,7 +22,7 @@ from tf_resflow.bijectors.networks import (
     parameter_dtype,
 )
 from tf_resflow.layers import lipschitz_constant
-from tf_resflow.layers.lipschitz_constants import is_graph
+from tf_resflow.layers.program import is_graph
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.solvers import Anderson, Solution, solve_residual, warn_unconverged
 from tf_resflow.typing import Shape, TensorLike
@@ -142,7 +144,7 @@ class ResidualBlock(FlowBijector):
         """The Keras layer or model g."""
         return self._branch
 
-    keras_parts = branch
+    keras_parts = network = branch
 
     @property
     def log_det(self) -> Callable[..., Any]:
@@ -172,7 +174,7 @@ class ResidualBlock(FlowBijector):
     @property
     def takes(self) -> tuple[str, ...]:
         """The arguments that it takes from the flows around it."""
-        return ("seed", "conditional_input") if self._conditional else ("seed",)
+        return ("seed", "networks", "conditional_input") if self._conditional else ("seed", "networks")
 
     @property
     def lipschitz_constant(self) -> float:
@@ -183,18 +185,25 @@ class ResidualBlock(FlowBijector):
         """The point at which the Jacobian of g gives the log-determinant at x, `[batch, *event]`."""
         return x
 
-    def jacobian(self, x: tf.Tensor, y: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
+    def jacobian(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        conditional_input: tf.Tensor | None = None,
+        networks: Networks | None = None,
+    ) -> tf.Tensor:
         """The Jacobian of the block at x, of which y is the image.
 
         Args:
           x: `[batch, *event]`.
           y: like x.
           conditional_input: for a conditional block.
+          networks: with the branch, if it is bound.
 
         Returns:
           `[batch, size, size]`, for events of `size` coordinates.
         """
-        jacobian = Exact().jacobian(self._branch, x, conditional_input)
+        jacobian = Exact().jacobian(bound_network(self._branch, networks), x, conditional_input)
         return tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + jacobian
 
     def _lipschitz_constants(self, certified, bound):
@@ -223,29 +232,31 @@ class ResidualBlock(FlowBijector):
 
     def run(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
-        seed, condition = context.take(self.name, "seed", "conditional_input")
+        seed, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
+        branch = bound_network(self._branch, networks)
         x, condition, batch_shape = self._to_rows(x, condition)
         if not context.log_det:
-            g = self._branch(x if condition is None else [x, condition])
+            g = branch(x if condition is None else [x, condition])
             return Pass(from_rows(x + tf.cast(g, x.dtype), batch_shape))
         if seed is None and not isinstance(self._log_det, Exact):
             warn_of_missing_seed(self.name)
-        y, log_det = self._log_det(self._branch, x, condition, seed=context.seed(self.name))
+        y, log_det = self._log_det(branch, x, condition, seed=context.seed(self.name))
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
     def undo(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data; a log-determinant takes an evaluation of g besides the solution."""
-        _, condition = context.take(self.name, "seed", "conditional_input")
+        _, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
         enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
-        solution = self._solve(y, condition, **enough)
+        solution = self._solve(y, condition, networks, **enough)
         with tf.control_dependencies(self._report(solution, context.warn)):
             x = tf.identity(solution.root)
         log_det = tf.negative(self.run(x, context).log_det) if context.log_det else None
         return Pass(x, log_det, solutions=(solution,))
 
-    def _solve(self, y, condition, **settings):
+    def _solve(self, y, condition, networks=None, **settings):
         y, condition, batch_shape = self._to_rows(y, condition)
-        solution = solve_residual(self._branch, y, self._inverse_solver, conditional_input=condition, **settings)
+        branch = bound_network(self._branch, networks)
+        solution = solve_residual(branch, y, self._inverse_solver, conditional_input=condition, **settings)
         return type(solution)(*(from_rows(part, batch_shape) for part in solution))
 
     def _report(self, solution, warn):

@@ -4,7 +4,6 @@ import keras
 
 from tf_resflow.keras_backend import check_backend
 from tf_resflow.layers.activations import CLipSwish, CPila, FullSort, LipschitzCube, LipSwish, MaxMin
-from tf_resflow.layers.fusion import fused_kernels
 from tf_resflow.layers.learned_concatenation import LearnableConcatenation
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_constants import lipschitz_constant, lipschitz_order
@@ -13,15 +12,12 @@ from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 from tf_resflow.layers.norm_updates import (
     converge_norms,
-    frozen_kernels,
     learned_orders,
     lipschitz_layers,
     mean_norm,
-    scaled_kernels,
-    stored_norms,
     update_norms,
 )
-from tf_resflow.layers.precision import mixed_precision
+from tf_resflow.layers.program import bind
 
 check_backend(keras.config.backend())  # which ~/.keras/keras.json may set
 
@@ -37,16 +33,12 @@ __all__ = [
     "LipschitzDense",
     "LipschitzLayer",
     "MaxMin",
+    "bind",
     "converge_norms",
-    "frozen_kernels",
-    "fused_kernels",
     "learned_orders",
     "lipschitz_constant",
     "lipschitz_layers",
     "lipschitz_order",
     "mean_norm",
-    "mixed_precision",
-    "scaled_kernels",
-    "stored_norms",
     "update_norms",
 ]

@@ -1,50 +1,48 @@
 """Activations of known Lipschitz constant."""
 
+import functools
+from typing import ClassVar
+
 import keras
 import tensorflow as tf
 
 from tf_resflow.layers.fusion import wide_dtype
+from tf_resflow.layers.operations import Activation, Identity, Operation, OperationLayer, Smooth
 from tf_resflow.layers.smooth_functions import SmoothFunction, sum_of_parts
-from tf_resflow.typing import Shape, TensorLike
+from tf_resflow.typing import Shape
 
 __all__ = ["CLipSwish", "CPila", "FullSort", "LipSwish", "LipschitzCube", "MaxMin"]
 
 
-class _Activation(keras.layers.Layer):
+class _Activation(OperationLayer):
     """A layer whose output has the shape of its input."""
+
+    _function: Identity
+    _is_elementwise = False
+
+    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
+        """The function of the class."""
+        del fused
+        return Activation(dtype, self._function, self._is_elementwise)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The shape of the input."""
         return input_shape
 
 
-class _SmoothActivation(keras.layers.Layer):
+class _SmoothActivation(OperationLayer):
     """A layer that computes a `SmoothFunction` of its input."""
 
-    _function: SmoothFunction
+    _functions: tuple[SmoothFunction, SmoothFunction]  # the second one is fused
 
-    def _parameters(self, dtype):
-        """The parameters of the function, for an input of this dtype."""
-        del dtype
-        return ()
-
-    def call(self, inputs: TensorLike) -> tf.Tensor:
-        """The activation, of the shape of the input but for the last axis of a concatenated one."""
-        return self._function(inputs, *self._parameters(inputs.dtype))
-
-    def value_and_slope(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The activation at x, and the derivative of each of its numbers in the x that it is made of."""
-        return self._function.value_and_slope(x, *self._parameters(x.dtype))
-
-    def value_and_derivative(self, x: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The activation at x, and its derivative along v, which has the shape of x. Differentiable once."""
-        return self._function.along(x, v, *self._parameters(x.dtype))
+    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
+        """The function of the class."""
+        return Smooth(dtype, self._functions[fused])
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The shape of the input, with a multiple of its last axis if the activation is a concatenated one."""
-        if self._function.num_parts == 1:
-            return input_shape
-        return (*input_shape[:-1], self._function.num_parts * input_shape[-1])
+        num_parts = self._functions[0].num_parts
+        return input_shape if num_parts == 1 else (*input_shape[:-1], num_parts * input_shape[-1])
 
 
 class _SwishFunction(SmoothFunction):
@@ -68,7 +66,7 @@ class _SwishFunction(SmoothFunction):
 class _ConcatenatedSwishFunction(_SwishFunction):
     """[f(x), f(-x)] / 1.004 of f(x) = x sigmoid(b x) / 1.1. Since f(-x) = f(x) - x / 1.1, one sigmoid is enough."""
 
-    num_parts = 2
+    num_parts: ClassVar[int] = 2
 
     def formula(self, x, b):
         y, slope = super().formula(x, b)
@@ -85,7 +83,7 @@ class _ConcatenatedSwishFunction(_SwishFunction):
 class _ConcatenatedPilaFunction(SmoothFunction):
     """[f(x - 0.2), f(-x - 0.2)] / 1.06, with f(z) = z above 0, and z (t^2 / 2 - t + 1) e^t of t = 5 z below."""
 
-    num_parts = 2
+    num_parts: ClassVar[int] = 2
 
     def formula(self, x):
         z = tf.concat([x, -x], -1) - 0.2
@@ -106,6 +104,17 @@ def _sigmoid(x):
     return 0.5 + 0.5 * tf.tanh(0.5 * x)
 
 
+def _max_min(x):
+    a, b = tf.split(x, 2, -1)
+    swap = a < b  # a maximum and a minimum would each choose their own derivative at a tie
+    return tf.concat([tf.where(swap, b, a), tf.where(swap, a, b)], -1)
+
+
+def _cube(x):
+    inner = tf.clip_by_value(x, -1.0, 1.0)
+    return x - inner + inner**3 / 3.0
+
+
 class _Swish(_SmoothActivation):
     """With the weight beta, b = softplus(beta)."""
 
@@ -113,8 +122,9 @@ class _Swish(_SmoothActivation):
         initializer = keras.initializers.Constant(0.5)
         self.beta = self.add_weight(name="beta", shape=(), initializer=initializer, autocast=False)
 
-    def _parameters(self, dtype):
-        return (tf.math.softplus(tf.cast(self.beta, wide_dtype(dtype))),)
+    def applied_weights(self, dtype: str) -> list[tf.Tensor]:
+        """softplus(beta)."""
+        return [tf.math.softplus(tf.cast(tf.convert_to_tensor(self.beta), wide_dtype(tf.as_dtype(dtype))))]
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
@@ -137,7 +147,7 @@ class LipSwish(_Swish):
     """
 
     lipschitz_constant = 1.0
-    _function = _SwishFunction()
+    _functions = _SwishFunction(), _SwishFunction(fused=True)
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
@@ -153,7 +163,7 @@ class CLipSwish(_Swish):
 
     lipschitz_constant = 1.0
     lipschitz_order = 2.0
-    _function = _ConcatenatedSwishFunction()
+    _functions = _ConcatenatedSwishFunction(), _ConcatenatedSwishFunction(fused=True)
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
@@ -179,7 +189,7 @@ class CPila(_SmoothActivation):
 
     lipschitz_constant = 1.0
     lipschitz_order = 2.0
-    _function = _ConcatenatedPilaFunction()
+    _functions = _ConcatenatedPilaFunction(), _ConcatenatedPilaFunction(fused=True)
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
@@ -194,6 +204,7 @@ class MaxMin(_Activation):
     """
 
     lipschitz_constant = 1.0
+    _function = Identity(_max_min)
 
     def build(self, input_shape: Shape) -> None:
         """Checks that the last axis is even."""
@@ -202,12 +213,6 @@ class MaxMin(_Activation):
                 "MaxMin pairs the channels of the last axis: their number must be even, but the input has shape "
                 f"{tuple(input_shape)}."
             )
-
-    def call(self, inputs: TensorLike) -> tf.Tensor:
-        """The pairs sorted, of the shape of the input."""
-        a, b = tf.split(inputs, 2, -1)
-        swap = a < b  # a maximum and a minimum would each choose their own derivative at a tie
-        return tf.concat([tf.where(swap, b, a), tf.where(swap, a, b)], -1)
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
@@ -219,10 +224,7 @@ class FullSort(_Activation):
     """
 
     lipschitz_constant = 1.0
-
-    def call(self, inputs: TensorLike) -> tf.Tensor:
-        """The sorted channels, of the shape of the input."""
-        return tf.sort(inputs, -1)
+    _function = Identity(functools.partial(tf.sort, axis=-1))
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
@@ -233,8 +235,5 @@ class LipschitzCube(_Activation):
     """
 
     lipschitz_constant = 1.0
-
-    def call(self, inputs: TensorLike) -> tf.Tensor:
-        """The activation, of the shape of the input."""
-        inner = tf.clip_by_value(inputs, -1.0, 1.0)
-        return inputs - inner + inner**3 / 3.0
+    _function = Identity(_cube)
+    _is_elementwise = True

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.layers.fusion import in_one_pass, in_wide, is_fused
+from tf_resflow.layers.fusion import in_one_pass, in_wide
 from tf_resflow.private_api import custom_gradient
 
 __all__ = ["convolution"]
@@ -15,7 +15,9 @@ _FEW = 4  # largest number of channels for which a product of all taps was measu
 _SOME = 128  # likewise for kernels of one tap
 
 
-def convolution(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+def convolution(
+    x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None, *, fused: bool = False
+) -> tf.Tensor:
     """`tf.nn.conv2d(x, kernel, 1, "SAME")` with an odd kernel, plus the bias.
 
     The first and the last layer of a branch lead from and to the few channels of an image. CPU kernels of
@@ -33,6 +35,7 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) 
       x: `[batch, height, width, inputs]`.
       kernel: tensor `[kh, kw, inputs, outputs]`, kh and kw odd.
       bias: `[outputs]`, or None.
+      fused: whether patches are gathered and added in one pass over memory, see `in_one_pass`.
 
     Returns:
       `[batch, height, width, outputs]`.
@@ -45,9 +48,9 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) 
     if taps == 1:
         return _product(x, kernel, bias)
     if inputs < outputs:
-        return _product(_patches(x, (height, width)), kernel, bias)
+        return _product(_patches(x, (height, width), fused), kernel, bias)
     mirrored = tf.unstack(tf.reshape(kernel, [taps, inputs, outputs]))[::-1]
-    return _plus(_overlap_add(_product(x, tf.concat(mirrored, 1)), (height, width)), bias)
+    return _plus(_overlap_add(_product(x, tf.concat(mirrored, 1)), (height, width), fused), bias)
 
 
 def _plus(x, bias):
@@ -67,25 +70,26 @@ def _product(x, kernel, bias=None):
 # it, a convolution with a kernel of ones and zeros is faster.
 
 
-def _patches(x, size):
+def _patches(x, size, fused):
     """The flattened patch of this size around each pixel, `[batch, height, width, taps channels]`."""
-    fused = is_fused() and x.dtype != tf.bfloat16  # which XLA would move in float32
-    gather = _shifts_of(size) if fused else functools.partial(_gather_by_convolution, size=size)
+    shifted = fused and not tf.executing_eagerly() and x.dtype != tf.bfloat16  # which XLA would move in float32
+    gather = _shifts_of(size) if shifted else functools.partial(_gather_by_convolution, size=size)
 
     @custom_gradient
     def operation(x):
-        return (in_one_pass(gather, x) if fused else gather(x)), lambda upstream: _overlap_add(upstream, size)
+        return in_one_pass(gather, x, fused=shifted), lambda upstream: _overlap_add(upstream, size, fused)
 
     return operation(x)
 
 
-def _overlap_add(patches, size):
+def _overlap_add(patches, size, fused):
     """The sum of the patches that cover each pixel, `[batch, height, width, channels]`."""
-    add = _sum_of_shifts(size) if is_fused() else functools.partial(_add_by_convolution, size=size)
+    one_pass = fused and not tf.executing_eagerly()
+    add = _sum_of_shifts(size) if one_pass else functools.partial(_add_by_convolution, size=size)
 
     @custom_gradient
     def operation(patches):
-        return in_one_pass(add, patches), lambda upstream: _patches(upstream, size)
+        return in_one_pass(add, patches, fused=one_pass), lambda upstream: _patches(upstream, size, fused)
 
     return operation(patches)
 

@@ -1,53 +1,23 @@
-"""Elementwise computations as XLA kernels that pass over memory once, in the training steps that ask for them."""
+"""Elementwise computations as XLA kernels that pass over memory once, in the training steps that ask for them.
 
-import contextlib
-import contextvars
+Without them, more than half of the time of a training step is elementwise traffic. XLA compiles again for each
+shape.
+"""
+
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 from tf_resflow.private_api import silence_retracing
 
-__all__ = ["fused_kernels", "in_one_pass", "in_wide", "is_fused", "wide_dtype"]
-
-_FUSED = contextvars.ContextVar("tf_resflow_fused_kernels", default=False)
+__all__ = ["in_one_pass", "in_wide", "wide_dtype"]
 
 
-@contextlib.contextmanager
-def fused_kernels() -> Iterator[None]:
-    """A context in which activations are traced as XLA kernels that pass over memory once.
-
-    Without it, more than half of the time of a training step is elementwise traffic. `FlowModel` trains in it; your
-    own training step may, too, inside its `tf.function`. XLA compiles again for each shape: use it for steps whose
-    batches have one size, and not for a SavedModel that must run without XLA.
-
-    ```python
-    @tf.function
-    def loss(x):
-        with resflow.layers.fused_kernels():
-            return tf.reduce_sum(branch(x) ** 2)
-
-    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipSwish()])
-    print(loss(tf.zeros([8, 2])).numpy())
-    # 0.0
-    ```
-    """
-    token = _FUSED.set(True)
-    try:
-        yield
-    finally:
-        _FUSED.reset(token)
-
-
-def in_one_pass(f: Callable, *args: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, ...]:
-    """`f(*args)`, compiled by XLA within `fused_kernels`."""
-    return (_compiled(f) if is_fused() else f)(*args)
-
-
-def is_fused() -> bool:
-    """Whether `in_one_pass` compiles: in a graph, within `fused_kernels`."""
-    return _FUSED.get() and not tf.executing_eagerly()
+def in_one_pass(f: Callable, *args: tf.Tensor, fused: bool) -> Any:
+    """`f(*args)`, in a graph compiled by XLA if it is to be fused."""
+    return (_compiled(f) if fused and not tf.executing_eagerly() else f)(*args)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow.layers.operations import Operation, OperationLayer, WeightedConcatenation
 from tf_resflow.layers.precision import lowest_dtype, rounding_error
 from tf_resflow.typing import Shape
 
@@ -14,7 +15,7 @@ __all__ = ["LearnableConcatenation"]
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
-class LearnableConcatenation(keras.layers.Layer):
+class LearnableConcatenation(OperationLayer):
     r"""\\([\eta_1 x, \eta_2 h]\\) on the last axis, with learned weights \\(\eta\\) of 2-norm `coefficient`.
 
     \\(\eta_i = c \, e_i / \sqrt{e_1^2 + e_2^2}\\) with \\(e_i = \mathrm{softplus}(k_i) + 0.1\\) and two trainable
@@ -60,11 +61,14 @@ class LearnableConcatenation(keras.layers.Layer):
             )
         self.logits = self.add_weight(name="logits", shape=(2,), initializer="ones", autocast=False)
 
-    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
         """The weighted tensors side by side, `[..., channels of x + channels of h]`."""
-        x, h = inputs
-        weights = tf.repeat(tf.cast(self.weights_of_inputs(), x.dtype), [x.shape[-1], h.shape[-1]])
-        return tf.concat([x, h], -1) * weights
+        del fused
+        return WeightedConcatenation(dtype)
+
+    def applied_weights(self, dtype: str) -> list[tf.Tensor]:
+        """The two eta."""
+        return [tf.cast(self.weights_of_inputs(), dtype)]
 
     def weights_of_inputs(self) -> tf.Tensor:
         """The two eta, in the dtype of the variables."""

@@ -11,30 +11,10 @@ from tf_resflow.layers.learned_concatenation import LearnableConcatenation
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
-from tf_resflow.private_api import graph_steps
+from tf_resflow.layers.operations import Boundary
+from tf_resflow.layers.program import BoundNetwork, is_altered, known_slope, read
 
-__all__ = ["SLOPES", "is_graph", "known_slope", "lipschitz_constant", "lipschitz_order"]
-
-# The largest |slope| of each elementwise function of keras.activations, rounded up.
-SLOPES = {
-    "elu": 1.0,
-    "gelu": 1.129,
-    "hard_sigmoid": 1.0 / 6.0,
-    "hard_silu": 1.5,
-    "hard_tanh": 1.0,
-    "leaky_relu": 1.0,
-    "linear": 1.0,
-    "log_sigmoid": 1.0,
-    "mish": 1.0885,
-    "relu": 1.0,
-    "relu6": 1.0,
-    "selu": 1.7581,
-    "sigmoid": 0.25,
-    "silu": 1.0999,
-    "softplus": 1.0,
-    "softsign": 1.0,
-    "tanh": 1.0,
-}
+__all__ = ["lipschitz_constant", "lipschitz_order"]
 
 
 class _Tensor(NamedTuple):
@@ -62,7 +42,8 @@ def lipschitz_constant(branch: Any, *, certified: bool = False) -> float | tf.Te
     attribute.
 
     Args:
-      branch: a built Keras layer or model, or another object with a `lipschitz_constant`.
+      branch: a built Keras layer or model, or another object with a `lipschitz_constant`; or what
+        `tf_resflow.layers.bind` makes of one, whose certificate is that of the kernels that it applies.
       certified: whether to take `lipschitz_bound()` of each Lipschitz layer, which is proved for the current
         kernel, instead of its coefficient, which relies on an estimate from below.
 
@@ -86,6 +67,8 @@ def lipschitz_order(branch: Any) -> float | LearnedOrder:
 
 
 def _output(branch, certified):
+    bound = branch if isinstance(branch, BoundNetwork) else None
+    branch = branch.network if bound else branch
     if not isinstance(branch, keras.layers.Layer):
         if not _declares_constant(branch):
             raise ValueError(_unknown(branch))
@@ -95,8 +78,14 @@ def _output(branch, certified):
         raise ValueError(
             f"The branch '{branch.name}' is not built: call it on an input, or start it with keras.Input(shape)."
         )
-    order = _first_order(branch)
-    outputs = _through(branch, order, lambda layer, inputs, shape: _apply(layer, inputs, shape, certified))
+    program = bound.program if bound else read(branch)
+    order = _first_order(program)
+
+    def rule(step, inputs, shape):
+        weights = [bound.parameters[i] for i in step.weights] if bound else None
+        return _apply(step.layer, inputs, shape, certified, weights)
+
+    outputs = _through(program, order, rule)
     if len(outputs) != 1:
         raise ValueError(f"The branch '{branch.name}' must have one output, but it has {len(outputs)}.")
     if not outputs[0].is_fixed and outputs[0].order != order:
@@ -108,46 +97,37 @@ def _output(branch, certified):
     return outputs[0]._replace(order=order)
 
 
-def _first_order(branch):
+def _first_order(program):
     """The domain of the first Lipschitz layer that the first input reaches; 2 without any."""
     found = []
 
-    def visit(layer, inputs, shape):
+    def visit(step, inputs, shape):
         live = not all(x.is_fixed for x in inputs)
-        if live and type(layer) in _LIPSCHITZ:
-            found.append(layer.domain)
+        if live and type(step.layer) in _LIPSCHITZ:
+            found.append(step.layer.domain)
         return _Tensor(float(live), None, shape)
 
-    _through(branch, None, visit)
+    _through(program, None, visit)
     return found[0] if found else 2.0
 
 
-def _through(branch, order, rule):
-    """The `_Tensor`s of the outputs for a first input of constant 1 and others of constant 0."""
-    if not is_graph(branch):
-        return [rule(branch, [_Tensor(1.0, order, None)], None)]
-    inputs = [_Tensor(float(i == 0), order, x.shape) for i, x in enumerate(branch.inputs)]
-    return _propagate(branch, inputs, [x.shape for x in branch.outputs], rule)
+def _through(program, order, rule):
+    """The `_Tensor`s of the outputs, for a first input of constant 1 and others of constant 0.
 
-
-def is_graph(layer: Any) -> bool:
-    """Whether this is a model that computes the graph of its layers, not a subclass with its own `call`."""
-    is_model = isinstance(layer, (keras.Sequential, keras.Function)) and hasattr(layer, "inputs")
-    return is_model and all(f.__module__.startswith("keras.") for f in (type(layer).call, type(layer).__call__))
-
-
-def _propagate(layer, inputs, shapes, rule):
-    """The `_Tensor`s of the outputs: `rule(layer, inputs, shape of an output)` at each layer, in order."""
-    if not is_graph(layer):
-        return [rule(layer, inputs, shape) for shape in shapes]
-    _check_inputs(layer, inputs)
-    known = {id(tensor): x for tensor, x in zip(layer.inputs, inputs, strict=True)}
-    for operation, arguments, results in graph_steps(layer):
-        of_results = [tensor.shape for tensor in results]
-        outputs = _propagate(operation, [known[id(tensor)] for tensor in arguments], of_results, rule)
-        known.update((id(tensor), x) for tensor, x in zip(results, outputs, strict=True))
-    outputs = [known[id(tensor)] for tensor in layer.outputs]
-    return [x._replace(shape=shape) for x, shape in zip(outputs, shapes, strict=True)]
+    Each is `rule(step, inputs, shape of the output)` of its step, in order.
+    """
+    shapes = [shape for shape, _ in program.inputs or [(None, None)]]
+    known = {i: _Tensor(float(i == 0), order, shape) for i, shape in enumerate(shapes)}
+    for step in program.steps:
+        inputs = [known[i] for i in step.inputs]
+        if isinstance(step.operation, Boundary):
+            if step.layer is not None:
+                _check_inputs(step.layer, inputs)
+            results = [x._replace(shape=shape or x.shape) for x, shape in zip(inputs, step.shapes, strict=True)]
+        else:
+            results = [rule(step, inputs, shape) for shape in step.shapes]
+        known.update(zip(step.outputs, results, strict=True))
+    return [known[i] for i in program.outputs]
 
 
 def _check_inputs(model, inputs):
@@ -165,7 +145,7 @@ def _fits(shape, given):
     return len(shape) == len(given) and all(size in (None, known) for size, known in pairs)
 
 
-def _apply(layer, inputs, shape, certified):
+def _apply(layer, inputs, shape, certified, weights):
     live = [x for x in inputs if not x.is_fixed]
     if not live:
         return _Tensor(0.0, None, shape)
@@ -174,20 +154,24 @@ def _apply(layer, inputs, shape, certified):
         names = ", ".join(_name(x.order) for x in live)
         raise ValueError(f"Layer '{layer.name}' joins tensors of different norms: {names}.")
     constants = [x.constant for x in live]
+    if is_altered(layer):
+        return _Tensor(sum(constants) * _declared_constant(layer, order), order, shape)
     if type(layer) in _LIPSCHITZ:
         if layer.domain != order:
             raise ValueError(
                 f"Layer '{layer.name}' has the {_name(layer.domain)}-norm as its domain, but its input is in the "
                 f"{_name(order)}-norm: the codomain of one Lipschitz layer must be the domain of the next."
             )
-        constant = layer.lipschitz_bound() if certified else layer.coefficient
+        constant = layer.coefficient
+        if certified:
+            constant = layer.bound_of(weights[0]) if weights else layer.lipschitz_bound()
         return _Tensor(constants[0] * constant, layer.codomain, shape)
     if type(layer) is keras.layers.Concatenate:
         _check_axis(layer, shape)
         return _Tensor(_joint(constants, order), order, shape)
     if type(layer) is LearnableConcatenation:
         _check_order(layer, order)
-        return _Tensor(_of_weights(layer, [x.constant for x in inputs], certified), order, shape)
+        return _Tensor(_of_weights(layer, [x.constant for x in inputs], certified, weights), order, shape)
     if type(layer) in _MERGING:
         _check_broadcast(layer, live, shape)
         scale = 1.0 / len(inputs) if type(layer) is keras.layers.Average else 1.0
@@ -223,9 +207,10 @@ def _joint(constants, order):
     return sum(constant**order for constant in constants) ** (1.0 / order)
 
 
-def _of_weights(layer, constants, certified):
+def _of_weights(layer, constants, certified, weights):
     if certified:
-        return tf.norm(layer.weight_bounds() * tf.stack([tf.cast(x, tf.float64) for x in constants]))
+        bounds = tf.cast(weights[0], tf.float64) if weights else layer.weight_bounds()
+        return tf.norm(bounds * tf.stack([tf.cast(x, tf.float64) for x in constants]))
     return layer.coefficient * max(constants)
 
 
@@ -233,12 +218,6 @@ def _of_activation(layer, _):
     if (slope := known_slope(layer)) is None:
         raise ValueError(_unknown(layer))
     return slope
-
-
-def known_slope(layer: keras.layers.Activation) -> float | None:
-    """The largest slope of an elementwise function of `keras.activations`; None for another function."""
-    known = (slope for name, slope in SLOPES.items() if layer.activation is keras.activations.get(name))
-    return next(known, None)
 
 
 def _of_dropout(layer, _):
@@ -311,8 +290,8 @@ def _check_order(layer, order):
 
 def _declares_constant(layer):
     """Whether it has the attribute from the class that defines its call, or from a subclass of that."""
-    if "lipschitz_constant" in getattr(layer, "__dict__", {}):
-        return True
+    if "lipschitz_constant" in getattr(layer, "__dict__", {}) or is_altered(layer):
+        return "lipschitz_constant" in vars(layer)
     for kind in type(layer).__mro__:
         if "lipschitz_constant" in vars(kind):
             return True

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.convolution import convolution
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import ConvolutionOperator, LinearOperator, MatrixOperator
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
-from tf_resflow.typing import Shape, TensorLike
+from tf_resflow.layers.operations import Convolution, Operation
+from tf_resflow.typing import Shape
 
 __all__ = ["LipschitzConv2D"]
 
@@ -119,32 +119,9 @@ class LipschitzConv2D(LipschitzLayer):
         matrix = self.kernel_size == (1, 1)
         return tf.reshape(kernel, kernel.shape[2:]) if matrix else kernel
 
-    def call(self, inputs: TensorLike) -> tf.Tensor:
+    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
         """The convolution with the scaled kernel, plus the bias, `[batch, height, width, filters]`."""
-        bias = None if self.bias is None else tf.convert_to_tensor(self.bias)
-        return convolution(self._checked(inputs), self._applied_kernel(), bias)
-
-    def linear_part(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The convolution without the bias."""
-        return convolution(inputs, self._applied_kernel())
-
-    def _checked(self, inputs):
-        """The inputs, unless they are larger than at build, which is checked now or when the graph runs."""
-        sizes = tuple(inputs.shape[1:3])
-        message = (
-            f"Layer '{self.name}' was built for images of up to {self.image_size} pixels and its norm is "
-            "constrained for these only, but it was called on larger ones{}. Build it on the largest image that it "
-            "will see."
-        )
-        pairs = zip(sizes, self.image_size, strict=True)
-        if any(size is not None and size > most for size, most in pairs):
-            raise ValueError(message.format(f", {sizes}"))
-        if None not in sizes:
-            return inputs
-        given = tf.shape(inputs)[1:3]
-        check = tf.debugging.assert_less_equal(given, self.image_size, message.format(""))
-        with tf.control_dependencies([check]):
-            return tf.identity(inputs)
+        return Convolution(dtype, self.image_size, fused)
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         """`[batch, height, width, filters]`."""

@@ -3,12 +3,12 @@
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import MatrixOperator
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
-from tf_resflow.typing import Shape, TensorLike
+from tf_resflow.layers.operations import Dense, Operation
+from tf_resflow.typing import Shape
 
 __all__ = ["LipschitzDense"]
 
@@ -106,14 +106,10 @@ class LipschitzDense(LipschitzLayer):
         ranks = {"min_ndim": 2} if has_inner_axes else {"ndim": 2}
         self.input_spec = keras.layers.InputSpec(**ranks, axes={-1: input_shape[-1]})
 
-    def call(self, inputs: TensorLike) -> tf.Tensor:
+    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
         """The product with the scaled kernel, plus b, `[..., units]`."""
-        outputs = self.linear_part(inputs)
-        return outputs if self.bias is None else outputs + self.bias
-
-    def linear_part(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The product without the bias."""
-        return tf.matmul(inputs, self._applied_kernel())
+        del fused
+        return Dense(dtype)
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         """`[..., units]`."""

@@ -1,36 +1,30 @@
 """The base class of the layers with a constrained operator norm."""
 
-import contextvars
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
+from tf_resflow.layers.operations import OperationLayer
 from tf_resflow.layers.operator_norms import InducedNorm, has_closed_form, is_order, stackable
 from tf_resflow.layers.precision import lowest_dtype, rounding_error
 from tf_resflow.layers.schatten_norms import SchattenNorm
 from tf_resflow.layers.shared_traces import traced_once
-from tf_resflow.private_api import is_reachable
 
 __all__ = ["NORMALIZATIONS", "LipschitzLayer", "scaled_stack", "stacks", "update_stack"]
 
 NORMALIZATIONS = {"induced": InducedNorm, "schatten": SchattenNorm}
 """The norms by which a layer divides its kernel, by name."""
 
-# What the contexts of kernels in `norm_updates` hold, by the id of the layer; and whether `stored_norms` holds.
-_Held: TypeAlias = dict[int, np.ndarray | tf.Tensor | tf.Variable]
-_SCALED: contextvars.ContextVar[_Held | None] = contextvars.ContextVar("scaled", default=None)
-_STORED = contextvars.ContextVar("stored", default=False)
 _NUM_STARTS = 4
 _AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
 
 
-class LipschitzLayer(keras.layers.Layer):
+class LipschitzLayer(OperationLayer):
     r"""A linear layer \\(x \mapsto Wx + b\\) with \\(\|W\|_{p \to q} \le\\) `coefficient`.
 
     The kernel is divided by \\(\max(1, \|W\| / \mathrm{coefficient})\\), differentiably. The norm
@@ -57,7 +51,7 @@ class LipschitzLayer(keras.layers.Layer):
     is the case for p = 1 and for q = inf.
 
     The norm is computed in float32, or in float64 if the variables have that dtype. A layer that computes in
-    bfloat16 or float16, if only in training (`tf_resflow.layers.mixed_precision`), stays below its coefficient by
+    bfloat16 or float16, if only in training, stays below its coefficient by
     the epsilon of that dtype, to allow for the rounding of the kernel.
 
     Args:
@@ -178,11 +172,8 @@ class LipschitzLayer(keras.layers.Layer):
     def _norm(self, kernel, orders):
         return NORMALIZATIONS[self.normalization](self._operator, kernel, *orders)
 
-    def _estimate(self, kernel, orders, v):
-        """The norm at these vectors, or at ones that have caught up with the kernel; in closed form without any."""
-        if v is not None and not _STORED.get():
-            v = self._norm(tf.stop_gradient(kernel), self._fixed_orders).caught_up(v)
-        return self._norm(kernel, orders).estimate(v)
+    def _estimate(self, kernel, orders):
+        return _estimate(self.normalization, self._operator, kernel, orders, _vectors([self]))
 
     def update_norm(
         self, tolerance: float | None = None, max_iterations: int | None = None, *, num_fresh: int = 1
@@ -215,11 +206,11 @@ class LipschitzLayer(keras.layers.Layer):
 
         The Schatten norm is from above. Differentiable in the kernel; the orders are constants.
         """
-        return self._estimate(self._operand(), self._fixed_orders, _vectors([self]))
+        return self._estimate(self._operand(), self._fixed_orders)
 
     def order_objective(self) -> tf.Tensor:
         """The same estimate, differentiable in the learned orders; the kernel is a constant."""
-        return self._estimate(tf.stop_gradient(self._operand()), self._orders, _vectors([self]))
+        return self._estimate(tf.stop_gradient(self._operand()), self._orders)
 
     def norm_bound(self) -> tf.Tensor:
         """A rigorous upper bound of the norm of the raw kernel, a float64 scalar."""
@@ -228,15 +219,16 @@ class LipschitzLayer(keras.layers.Layer):
     def lipschitz_bound(self) -> tf.Tensor:
         """A rigorous upper bound of the layer's Lipschitz constant, a float64 scalar.
 
-        It holds for the kernel as applied: scaled, and rounded to the compute dtype. If that is another in training
-        (`mixed_precision`), it holds for both.
+        It holds for the kernel as applied: scaled, and rounded to the compute dtype. If that is another in
+        training, it holds for both.
         """
-        applied = self._applied_kernel()
-        bounds = []
-        for dtype in {applied.dtype, tf.as_dtype(lowest_dtype(self))}:
-            kernel = self._as_operand(tf.cast(tf.cast(applied, dtype), tf.float64))
-            bounds.append(self._norm(kernel, self._fixed_orders).bound())
-        return tf.reduce_max(bounds)
+        kernel = self.scaled_kernel()
+        dtypes = {self.compute_dtype, lowest_dtype(self)}
+        return tf.reduce_max([self.bound_of(tf.cast(kernel, dtype)) for dtype in dtypes])
+
+    def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:
+        """A rigorous upper bound of the norm of a kernel of the layer's shape, a float64 scalar."""
+        return self._norm(self._as_operand(tf.cast(kernel, tf.float64)), self._fixed_orders).bound()
 
     def scaled_kernel(self) -> tf.Tensor:
         """The kernel over max(1, norm / coefficient): differentiable, in the dtype of the variables."""
@@ -254,18 +246,11 @@ class LipschitzLayer(keras.layers.Layer):
         together = not self.has_closed_form and stackable(self._operator, self.domain, self.codomain)
         return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations) if together else id(self)
 
-    def _applied_kernel(self):
-        """The kernel that a call applies: the one that is held for this layer, if it is reachable from here."""
-        held = self._held_kernel()
-        return tf.cast(self.scaled_kernel(), self.compute_dtype) if held is None else held
-
-    def _held_kernel(self):
-        held = (_SCALED.get() or {}).get(id(self))
-        if isinstance(held, np.ndarray):
-            return tf.constant(held)
-        if isinstance(held, tf.Variable):
-            return held.read_value()
-        return held if held is not None and is_reachable(held) else None
+    def applied_weights(self, dtype: str, kernel: tf.Tensor | None = None) -> list[tf.Tensor]:
+        """The scaled kernel, which may be known, and the bias if there is one."""
+        weights = [self.scaled_kernel() if kernel is None else kernel]
+        weights += [] if self.bias is None else [tf.convert_to_tensor(self.bias)]
+        return [tf.cast(weight, dtype) for weight in weights]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; a `LearnedOrder` as an object, which keeps it shared."""
@@ -342,26 +327,45 @@ def update_stack(
     return count
 
 
-def scaled_stack(layers: Sequence[LipschitzLayer]) -> list[tf.Tensor]:
+def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> list[tf.Tensor]:
     """`LipschitzLayer.scaled_kernel` of each layer of one of the `stacks`.
 
     Args:
       layers: the group.
+      stored: whether to take the stored vectors without a check, since `update_norms` follows each change of a
+        kernel: it saves a product and some nodes of the graph for each layer.
 
     Returns:
       The kernels, in the order of the layers.
     """
     first, limits = layers[0], [layer._limit for layer in layers]
-    kernel = _stacked(layers)
-    norm = first._estimate(kernel, first._fixed_orders, _vectors(layers))
-    if len(layers) == 1:
-        scaled = [kernel / tf.maximum(norm / limits[0], 1.0)]
-    else:
-        scaled = tf.unstack(kernel / tf.maximum(norm / limits, 1.0)[:, tf.newaxis, tf.newaxis])
+    operator, normalization, is_stacked = first._operator, first.normalization, len(layers) > 1
+    fixed = [order if isinstance(order, float) else None for order in (first.domain, first.codomain)]
+    learned = [order for order in first._fixed_orders if not isinstance(order, float)]
+
+    def scaled(kernel, v, learned):
+        values = iter(learned)
+        orders = [next(values) if order is None else order for order in fixed]
+        norm = _estimate(normalization, operator, kernel, orders, v, stored)
+        if not is_stacked:
+            return kernel / tf.maximum(norm / limits[0], 1.0)
+        return kernel / tf.maximum(norm / limits, 1.0)[:, tf.newaxis, tf.newaxis]
+
+    key = "scaled", normalization, operator, *fixed, *limits, stored
+    kernels = traced_once(key, scaled, _stacked(layers), _vectors(layers), learned)
+    parts = tf.unstack(kernels) if len(layers) > 1 else [kernels]
     return [
         tf.cast(tf.reshape(part, layer.kernel.shape), layer.variable_dtype)
-        for layer, part in zip(layers, scaled, strict=True)
+        for layer, part in zip(layers, parts, strict=True)
     ]
+
+
+def _estimate(normalization, operator, kernel, orders, v, stored=False):
+    """The norm at these vectors, or at ones that have caught up with the kernel; in closed form without any."""
+    if v is not None and not stored:
+        fixed = [order if isinstance(order, float) else tf.stop_gradient(order) for order in orders]
+        v = NORMALIZATIONS[normalization](operator, tf.stop_gradient(kernel), *fixed).caught_up(v)
+    return NORMALIZATIONS[normalization](operator, kernel, *orders).estimate(v)
 
 
 def _stacked(layers):

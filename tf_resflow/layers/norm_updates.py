@@ -1,27 +1,19 @@
 """The Lipschitz layers of a branch, a flow or a distribution: finding them, and updating their norms."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
-from tf_resflow.layers.lipschitz_layer import _SCALED, _STORED, LipschitzLayer, scaled_stack, stacks, update_stack
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer, stacks, update_stack
 from tf_resflow.private_api import sublayers
 
 __all__ = [
     "converge_norms",
-    "frozen_kernels",
-    "held_kernels",
     "learned_orders",
     "lipschitz_layers",
     "mean_norm",
-    "reachable_kernels",
-    "scaled_kernels",
-    "stored_norms",
     "update_norms",
 ]
 
@@ -116,101 +108,6 @@ def converge_norms(obj: Any) -> None:
     """
     tolerance, max_iterations, num_fresh = _TIGHT
     update_norms(obj, tolerance, max_iterations, num_fresh=num_fresh)
-
-
-@contextlib.contextmanager
-def stored_norms() -> Iterator[None]:
-    """A context in which Lipschitz layers take their stored vectors without a check.
-
-    For a training step that calls `update_norms` after each change of the kernels: it saves a product and some
-    nodes of the graph for each layer. It holds in the current thread, while a `tf.function` is traced.
-    """
-    token = _STORED.set(True)
-    try:
-        yield
-    finally:
-        _STORED.reset(token)
-
-
-@contextlib.contextmanager
-def scaled_kernels(obj: Any) -> Iterator[None]:
-    """A context in which every Lipschitz layer of `obj` applies a kernel that was scaled once, on entry.
-
-    For loops that evaluate a branch many times:
-
-    ```python
-    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
-    y = tf.ones([1, 2])
-    with resflow.layers.scaled_kernels(branch):
-        x, = tf.while_loop(lambda x: True, lambda x: [y - branch(x)], [y], maximum_iterations=20)
-    ```
-
-    Gradients in the kernels flow through the scaled ones: open it inside the gradient tape. It holds in the current
-    thread, and in the loops and branches of the current graph; a `tf.function` called within it scales the kernels
-    itself.
-
-    Args:
-      obj: see `lipschitz_layers`.
-
-    Raises:
-      ValueError: if a layer is not built.
-    """
-    layers = lipschitz_layers(obj)
-    kernels = reachable_kernels(layers)
-    for group in stacks([layer for layer in layers if id(layer) not in kernels]):
-        scaled = zip(group, scaled_stack(group), strict=True)
-        kernels |= {id(layer): tf.cast(kernel, layer.compute_dtype) for layer, kernel in scaled}
-    with held_kernels(kernels):
-        yield
-
-
-@contextlib.contextmanager
-def frozen_kernels(obj: Any) -> Iterator[list[tf.Variable]]:
-    """A context in which every Lipschitz layer of `obj` applies a copy of its kernel, scaled on entry and for good.
-
-    For an export: graphs that are traced within it, in the current thread, compute no norms. Gradients do not reach
-    the kernels, and later changes of these do not change the copies.
-
-    Args:
-      obj: see `lipschitz_layers`.
-
-    Yields:
-      The variables that hold the copies.
-
-    Raises:
-      ValueError: if a layer is not built.
-    """
-    layers = lipschitz_layers(obj)
-    copies = [
-        tf.Variable(layer._applied_kernel(), trainable=False, name=f"{layer.name}/kernel") for layer in layers
-    ]
-    with held_kernels(dict(zip(map(id, layers), copies, strict=True))):
-        yield copies
-
-
-@contextlib.contextmanager
-def held_kernels(kernels: Mapping[int, np.ndarray | tf.Tensor | tf.Variable]) -> Iterator[None]:
-    """A context in which layers apply these kernels, by the id of the layer.
-
-    Arrays are constants of each graph that is traced within it; tensors are applied where they can be reached.
-    """
-    token = _SCALED.set({**(_SCALED.get() or {}), **kernels})
-    try:
-        yield
-    finally:
-        _SCALED.reset(token)
-
-
-def reachable_kernels(obj: Any) -> dict[int, tf.Tensor]:
-    """The kernels that are held for the layers of an object and can be reached from here, by the id of the layer.
-
-    An operation with a gradient of its own takes them as arguments: no gradient goes through what it captures.
-
-    Args:
-      obj: see `lipschitz_layers`; none are held for an object of another kind.
-    """
-    layers = lipschitz_layers(obj) if isinstance(obj, (keras.layers.Layer, tf.Module, list, tuple)) else []
-    return {id(layer): kernel for layer in layers if (kernel := layer._held_kernel()) is not None}
 
 
 def learned_orders(obj: Any) -> list[LearnedOrder]:

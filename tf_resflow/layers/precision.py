@@ -1,9 +1,5 @@
 """Mixed precision: networks that compute in bfloat16 in training steps, and in float32 everywhere else."""
 
-import contextlib
-import contextvars
-from collections.abc import Iterator
-
 import keras
 
 from tf_resflow.private_api import sublayers
@@ -13,46 +9,20 @@ __all__ = [
     "confine_to_training",
     "leaves",
     "lowest_dtype",
-    "mixed_precision",
     "rounding_error",
 ]
 
 _EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 
-_MIXED = contextvars.ContextVar("tf_resflow_mixed_precision", default=False)
-
-
-@contextlib.contextmanager
-def mixed_precision() -> Iterator[None]:
-    """A context in which the networks inside bijectors compute in the lower precision of their mixed policy.
-
-    Under the Keras policy "mixed_bfloat16" the variables are float32. The network of a block and its products with
-    the Jacobian compute in bfloat16 in this context, and in float32 outside of it: so do evaluation, inverses,
-    samples and exports, with the same weights. Norms, x + g(x) and log-determinants are in float32 in both.
-    `FlowModel` trains in it; your own training step may, too, with its gradient tape inside.
-
-    It holds in the current thread, while a `tf.function` is traced.
-
-    ```python
-    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), dtype="mixed_bfloat16")
-    branch = flow.bijectors[1].branch
-    x = tf.ones([1, 2])
-    with resflow.layers.mixed_precision():
-        in_training = branch(x)
-    print(branch(x).dtype.name, in_training.dtype.name)
-    # float32 bfloat16
-    ```
-    """
-    token = _MIXED.set(True)
-    try:
-        yield
-    finally:
-        _MIXED.reset(token)
-
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class TrainingPolicy(keras.DTypePolicy):
-    """A mixed policy that computes in its lower precision within `mixed_precision` only.
+    """A mixed policy that computes in its lower precision in training only.
+
+    Under the Keras policy "mixed_bfloat16" the variables are float32. The network of a block and its products with
+    the Jacobian compute in bfloat16 in a training step, and in float32 outside of it: so do evaluation, inverses,
+    samples and exports, with the same weights. Norms, x + g(x) and log-determinants are in float32 in both. Layers
+    that this package does not know compute in float32 in both, too.
 
     Args:
       name: as for `keras.DTypePolicy`.
@@ -60,13 +30,13 @@ class TrainingPolicy(keras.DTypePolicy):
 
     @property
     def training_dtype(self) -> str:
-        """The dtype of computations within `mixed_precision`."""
+        """The dtype of computations in training."""
         return super().compute_dtype
 
     @property
     def compute_dtype(self) -> str:
-        """The dtype of computations here and now."""
-        return self.training_dtype if _MIXED.get() else self.variable_dtype
+        """The dtype of computations elsewhere, and of Keras."""
+        return self.variable_dtype
 
 
 def confine_to_training(network: keras.Layer) -> None:

@@ -1,7 +1,8 @@
 """Smooth elementwise functions, whose first three derivatives take few passes over memory."""
 
 import abc
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -11,20 +12,22 @@ from tf_resflow.private_api import custom_gradient, unrecorded
 __all__ = ["SmoothFunction", "sum_of_parts"]
 
 
+@dataclasses.dataclass(frozen=True)
 class SmoothFunction(abc.ABC):
     """A function of each number x, and of scalar parameters; differentiable any number of times.
 
     A power series multiplies by the same slopes once per term. Autodiff derives them from x each time, in six
     passes over memory; here they are computed once, along with the value.
 
-    The parameters have a wide dtype. A subclass gives formulas; instances without state are best kept, because XLA
-    compiles for each of them.
+    The parameters have a wide dtype. A subclass gives formulas.
 
     Attributes:
+      fused: whether they are computed in one pass over memory, see `in_one_pass`.
       num_parts: how many numbers it makes of each x, as so many parts of the last axis.
     """
 
-    num_parts = 1
+    fused: bool = False
+    num_parts: ClassVar[int] = 1
 
     @abc.abstractmethod
     def formula(self, x: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -48,7 +51,7 @@ class SmoothFunction(abc.ABC):
     def value_and_slope(self, x: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The value and its slope in x, both of the shape of the value."""
         with unrecorded():
-            y, slope = in_one_pass(self._formula, x, *parameters)
+            y, slope = self._in_one_pass(self._formula, x, *parameters)
         slope = self._slope(slope, x, *parameters)
         return self._with_slope(y, slope, x, *parameters), slope
 
@@ -58,10 +61,10 @@ class SmoothFunction(abc.ABC):
         @custom_gradient
         def operation(x, v, *parameters):
             def grad(dy, dw):
-                dx, dv, *gradients = in_one_pass(self._gradients_along, x, v, dy, dw, *parameters)
+                dx, dv, *gradients = self._in_one_pass(self._gradients_along, x, v, dy, dw, *parameters)
                 return dx, dv, *map(tf.reduce_sum, gradients)
 
-            return in_one_pass(self._value_along, x, v, *parameters), grad
+            return self._in_one_pass(self._value_along, x, v, *parameters), grad
 
         return operation(x, v, *parameters)
 
@@ -71,7 +74,7 @@ class SmoothFunction(abc.ABC):
         @custom_gradient
         def operation(slope, x, *parameters):
             def grad(upstream):
-                dx, *gradients = in_one_pass(self._slope_gradients, x, upstream, *parameters)
+                dx, *gradients = self._in_one_pass(self._slope_gradients, x, upstream, *parameters)
                 return None, dx, *map(_sum_like, gradients, parameters)
 
             return tf.identity(slope), grad
@@ -87,13 +90,16 @@ class SmoothFunction(abc.ABC):
                 value = self._with_slope(y, slope, x, *parameters)  # y itself is a constant
                 gradients: Any = ()
                 if parameters:
-                    gradients = in_one_pass(self._value_gradients, x, value, upstream, *parameters)
-                dx = upstream * slope if self.num_parts == 1 else in_one_pass(self._times, upstream, slope)
+                    gradients = self._in_one_pass(self._value_gradients, x, value, upstream, *parameters)
+                dx = upstream * slope if self.num_parts == 1 else self._in_one_pass(self._times, upstream, slope)
                 return None, None, dx, *map(_sum_like, gradients, parameters)
 
             return tf.identity(y), grad
 
         return operation(y, slope, x, *parameters)
+
+    def _in_one_pass(self, f, *args):
+        return in_one_pass(f, *args, fused=self.fused)
 
     def _formula(self, *args):
         return in_wide(self.formula)(*args)

@@ -11,13 +11,13 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
-from tf_resflow.layers.architecture import shared_architecture
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
+from tf_resflow.layers.program import bind
+from tf_resflow.layers.shared_traces import settings_key
 from tf_resflow.logdet.elimination import log_abs_det
-from tf_resflow.logdet.forward_derivatives import forward_jacobian, has_forward_jacobian
-from tf_resflow.logdet.power_series import Terms, power_series_log_det, shared_power_series_log_det
+from tf_resflow.logdet.power_series import Terms, power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
-from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
+from tf_resflow.logdet.term_distributions import Geometric, Poisson, TermDistribution
 from tf_resflow.private_api import silence_retracing
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.typing import Seed
@@ -94,11 +94,9 @@ class LogDetEstimator(abc.ABC):
         return 1
 
 
-def _as_function(branch, conditional_input, dtype):
-    """The branch as a function of x and the conditional inputs, its result in `dtype`; and a list of the latter."""
-    if conditional_input is None:
-        return (lambda x: tf.cast(branch(x), dtype)), []
-    return (lambda x, condition: tf.cast(branch([x, condition]), dtype)), [conditional_input]
+def _inputs(x, conditional_input):
+    """The inputs of a branch, a list."""
+    return [x] if conditional_input is None else [x, conditional_input]
 
 
 @dataclasses.dataclass(eq=False)
@@ -135,21 +133,27 @@ class _SeriesEstimator(LogDetEstimator):
         return self._estimate(branch, x, conditional_input, seed, odd=True)[1]
 
     def _estimate(self, branch, x, conditional_input, seed, odd=False):
-        g, conditions = _as_function(branch, conditional_input, x.dtype)
-        inputs, seed = [x, *conditions], stateless_seed(seed)
         num_probes = self.num_rows(x.shape[1:].num_elements())
 
-        def draw(x, seed):
+        def draw(branch, x, seed):
             probe_seed, term_seed = tf.unstack(split_seed(seed, 2))
             v = draw_probes(self.probes, num_probes, x, probe_seed, sets=self.probe_sets)
             return v, self.terms(branch, v, term_seed)
 
-        architecture = shared_architecture(branch)
-        if architecture is None:
-            v, terms = draw(x, seed)
-            return power_series_log_det(g, inputs, v, num_probes, terms, branch, odd=odd)
-        key = repr(self), architecture
-        return shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed, odd=odd)
+        return power_series_log_det(
+            bind(branch),
+            _inputs(x, conditional_input),
+            num_probes,
+            draw,
+            stateless_seed(seed),
+            odd=odd,
+            key=settings_key(self, _KNOWN) if self._is_of_the_program else None,
+        )
+
+    @property
+    def _is_of_the_program(self):
+        """Whether the terms depend on what the program of the branch and its weights say, and on nothing else."""
+        return True
 
     def with_sets(self, num: int) -> LogDetEstimator:
         """The estimator for batches of `num` equal parts whose examples share all random numbers."""
@@ -331,6 +335,10 @@ class AdaptiveSeries(_SeriesEstimator):
             raise ValueError(f"AdaptiveSeries needs a Lipschitz constant below 1; got {self.lipschitz_constant}.")
         self.order = None if self.order is None else float(self.order)
 
+    @property
+    def _is_of_the_program(self):
+        return self.lipschitz_constant is not None and self.order is not None  # not on settings of its layers
+
     def _bound(self, branch, dtype):
         """The bound of the branch, and the order p of the norm in which it holds."""
         given = self.lipschitz_constant
@@ -503,21 +511,22 @@ class Exact(LogDetEstimator):
 
     def _jacobian(self, branch, x, conditional_input):
         """The value, the identity matrix and the Jacobian; of at least one row."""
-        size = x.shape[1:].num_elements()
-        given = [x] if conditional_input is None else [x, conditional_input]
-        if has_forward_jacobian(branch):
-            gx, tangents = forward_jacobian(branch, given)
+        branch, size = bind(branch), x.shape[1:].num_elements()
+        if branch.program.knows_jacobian:
+            gx, tangents = branch.jacobian(_inputs(x, conditional_input))
             jacobian = tf.transpose(tangents, [1, 2, 0])
         else:
-            x, *conditions = map(_at_least_one_row, given)
-            g, conditions = _as_function(branch, conditions[0] if conditions else None, x.dtype)
-            gx, jacobian = reverse_jacobian(lambda x: g(x, *conditions), x)
+            x, *conditions = map(_at_least_one_row, _inputs(x, conditional_input))
+            gx, jacobian = reverse_jacobian(lambda x: tf.cast(branch([x, *conditions]), x.dtype), x)
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
         return gx, tf.eye(size, dtype=jacobian.dtype), jacobian
 
     def num_rows(self, size: int) -> int:
         """One for each coordinate."""
         return size
+
+
+_KNOWN = (AdaptiveRoulette, AdaptiveSeries, Geometric, Poisson, PowerSeries, RussianRoulette)
 
 
 def reverse_jacobian(g: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

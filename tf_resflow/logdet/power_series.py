@@ -1,18 +1,16 @@
 """The fused operation behind every power-series estimator: y = x + g(x) and log|det(I + J)|."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_resflow.layers.architecture import weights_of, with_weights
-from tf_resflow.layers.norm_updates import held_kernels, reachable_kernels
+from tf_resflow.layers.program import BoundNetwork
 from tf_resflow.layers.shared_traces import traced_once
 from tf_resflow.logdet.first_order import first_order_only
-from tf_resflow.logdet.forward_derivatives import is_known, value_and_derivative
 from tf_resflow.private_api import custom_gradient
 
-__all__ = ["Terms", "power_series_log_det", "shared_power_series_log_det"]
+__all__ = ["Terms", "power_series_log_det"]
 
 _REMEDY = "Use log_det=Exact() instead."
 
@@ -106,14 +104,14 @@ def _sum_odd_series(vjp, v, terms):
 
 
 def power_series_log_det(
-    g: Callable,
+    branch: BoundNetwork,
     inputs: Sequence[tf.Tensor],
-    v: tf.Tensor,
     num_probes: int,
-    terms: Terms,
-    branch: Any = None,
+    draw: Callable[[BoundNetwork, tf.Tensor, tf.Tensor], tuple[tf.Tensor, Terms]],
+    seed: tf.Tensor,
     *,
     odd: bool = False,
+    key: Hashable | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     r"""`y = x + g(x)` and the series estimate of `log|det(I + J)|`, `J = dg/dx`, with one evaluation of `g`.
 
@@ -123,15 +121,17 @@ def power_series_log_det(
     neither on the number of terms nor on the width of `g`.
 
     Args:
-      g: callable of the tensors in `inputs`, differentiable, returning a tensor like `inputs[0]`.
+      branch: g, of all inputs, returning a tensor like `inputs[0]`.
       inputs: `x`, of shape `[batch, *event]`, and any other tensors that need a gradient.
-      v: probes of shape `[num_probes * batch, *event]`.
       num_probes: number of probe vectors of each example.
-      terms: `Terms`.
-      branch: the branch that g applies to all inputs, of which the derivatives may be known.
+      draw: function of the branch, x and the seed to the probes v, of shape `[num_probes * batch, *event]`, and the
+        `Terms`.
+      seed: integer tensor of shape `[2]`.
       odd: whether the series is instead that of \\(\log|\det(I - J)| - \log|\det(I + J)|
         = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\), with
         \\(u = -2 \sum_{k\ \mathrm{even}} w_{k / 2 + 1} (J^T)^k v\\).
+      key: says what `draw` computes: calls of equal keys for equal programs are traced once. None for one that is
+        shared with nothing.
 
     Returns:
       `y`, like `x`, and `log_det` of shape `[batch]`, the mean over the probes.
@@ -142,73 +142,46 @@ def power_series_log_det(
     References:
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).
     """
-    kernels, num_inputs = reachable_kernels(branch), len(inputs)
+    num_inputs, is_shared = len(inputs), key is not None and branch.program.is_known
+
+    def forward(inputs, parameters, seed):
+        given = branch.with_parameters(parameters)
+        v, terms = draw(given, inputs[0], seed)
+        return *_pass(given, inputs, v, num_probes, terms, odd), v
+
+    def backward(inputs, parameters, v, u, dy, dlog_det, others):
+        given = branch.with_parameters(parameters)
+        return _gradients(given, inputs, v, u, num_probes, dy, dlog_det, others)
+
+    def traced(purpose, function, *args):
+        return traced_once((*purpose, branch.program) if is_shared else None, function, *args)
 
     @custom_gradient
     def operation(*tensors):
-        y, log_det, u = _pass(g, tensors[:num_inputs], v, num_probes, terms, odd)
+        arguments = list(tensors[:num_inputs]), list(tensors[num_inputs:])
+        y, log_det, u, v = traced(("forward", odd, num_probes, key), forward, *arguments, seed)
 
         def grad(dy, dlog_det, variables=None):
             # The recomputation waits for the upstream gradient; otherwise Grappler merges it with the
             # forward pass, and every activation stays alive until the backward pass.
             with tf.control_dependencies([dy, dlog_det]):
-                given = [tf.identity(tensor) for tensor in tensors]
-            inputs, weights = given[:num_inputs], given[num_inputs:]
-            with held_kernels(dict(zip(kernels, weights, strict=True))):
-                weights += variables or []
-                grads = _gradients(g, branch, inputs, v, u, num_probes, dy, dlog_det, weights)
+                given = tf.nest.map_structure(tf.identity, arguments)
+            of_results = v, u, dy, dlog_det
+            grads = traced(("backward", num_probes), backward, *given, *of_results, list(variables or []))
             grads = first_order_only(grads, _REMEDY)
-            return grads[: len(given)] if variables is None else (grads[: len(given)], grads[len(given) :])
+            return grads if variables is None else (grads[: len(tensors)], grads[len(tensors) :])
 
         return (y, log_det), grad
 
-    return operation(*inputs, *kernels.values())
+    return operation(*inputs, *branch.tensors())
 
 
-def shared_power_series_log_det(key, branch, g, inputs, num_probes, draw, seed, *, odd=False):
-    """As `power_series_log_det`, traced once for all branches with the same `key`.
-
-    Args:
-      key: says what is computed, but for the values of the arguments and of the weights of the branch.
-      branch: a `keras.Model`.
-      g: the branch as a function of `inputs`.
-      inputs: as before.
-      num_probes: as before.
-      draw: function of x and the seed to `v` and `terms`.
-      seed: integer tensor of shape `[2]`.
-      odd: as before.
-    """
-
-    def forward(inputs, weights, seed):
-        with with_weights(branch, weights):
-            v, terms = draw(inputs[0], seed)
-            return *_pass(g, inputs, v, num_probes, terms, odd), v
-
-    def backward(inputs, weights, v, u, dy, dlog_det):
-        with with_weights(branch, weights):
-            return _gradients(g, branch, inputs, v, u, num_probes, dy, dlog_det, weights)
-
-    @custom_gradient
-    def operation(*tensors):
-        inputs, weights = list(tensors[:num_inputs]), list(tensors[num_inputs:])
-        y, log_det, u, v = traced_once(("forward", odd, key), forward, inputs, weights, seed)
-
-        def grad(dy, dlog_det):
-            grads = traced_once(("backward", key), backward, inputs, weights, v, u, dy, dlog_det)
-            return first_order_only(grads, _REMEDY)
-
-        return (y, log_det), grad
-
-    num_inputs = len(inputs)
-    return operation(*inputs, *weights_of(branch))
-
-
-def _pass(g, inputs, v, num_probes, terms, odd):
+def _pass(branch, inputs, v, num_probes, terms, odd):
     """`y`, `log_det` and u of `power_series_log_det`, whose arguments these are."""
     x = tf.identity(_tile(inputs[0], num_probes))  # a condition may be the same tensor
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(x)
-        gx = g(x, *(_tile(tensor, num_probes) for tensor in inputs[1:]))
+        gx = tf.cast(branch([x, *(_tile(tensor, num_probes) for tensor in inputs[1:])]), x.dtype)
     sum_series = _sum_odd_series if odd else _sum_series
     log_det, u = sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
     # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
@@ -217,24 +190,24 @@ def _pass(g, inputs, v, num_probes, terms, odd):
     return y, log_det if num_probes == 1 else tf.reduce_mean(tf.reshape(log_det, [num_probes, -1]), 0), u
 
 
-def _gradients(g, branch, inputs, v, u, num_probes, dy, dlog_det, weights):
-    """The gradients in `inputs` and in `weights`, tensors or variables that g uses, for those of the results.
+def _gradients(branch, inputs, v, u, num_probes, dy, dlog_det, others):
+    """The gradients in `inputs`, in the parameters and in other variables, for those of the results.
 
-    They are those of u'J v, held with u constant, and of g: by a forward derivative if the branch `is_known`, and
-    by a reverse one otherwise.
+    They are those of u'J v, held with u constant, and of g: by a forward derivative if it is known, and by a
+    reverse one otherwise.
     """
-    targets = [*inputs, *weights]
+    targets = [*inputs, *branch.parameters, *others]
     upstream = _per_row(_tile(dlog_det, num_probes) / num_probes, u)
     with tf.GradientTape(watch_accessed_variables=False) as outer:
         outer.watch(targets)
         tiled = [_tile(tensor, num_probes) for tensor in inputs]
-        if is_known(branch):
-            gx, derivative = value_and_derivative(branch, tiled, v)
+        if branch.program.knows_derivative:
+            gx, derivative = branch.value_and_derivative(tiled, v)
             objective = tf.reduce_sum(upstream * u * tf.cast(derivative, u.dtype))
         else:
             with tf.GradientTape(watch_accessed_variables=False) as inner:
                 inner.watch(tiled[0])
-                gx = g(*tiled)
+                gx = tf.cast(branch(tiled), tiled[0].dtype)
             derivative = inner.gradient(gx, tiled[0], upstream * u, unconnected_gradients="zero")
             objective = tf.reduce_sum(derivative * v)
         objective += tf.reduce_sum(dy * tf.cast(gx, dy.dtype)[: tf.shape(dy)[0]])

@@ -1,6 +1,7 @@
 """Distributions of the random number of extra terms of a Russian-roulette estimator."""
 
 import abc
+import dataclasses
 import math
 
 import tensorflow as tf
@@ -27,6 +28,7 @@ class TermDistribution(abc.ABC):
         """Whether `sum_k L^(2k) / P(N >= k)` is finite."""
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Geometric(TermDistribution):
     """`N` in {1, 2, ...} with `P(N >= k) = (1 - p)^(k - 1)`.
 
@@ -42,10 +44,12 @@ class Geometric(TermDistribution):
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019, Section 3.1.
     """
 
-    def __init__(self, p: float = 0.5):
-        if not 0.0 < p < 1.0:
-            raise ValueError(f"Geometric needs a probability p in (0, 1); got {p}.")
-        self.p = float(p)
+    p: float = 0.5
+
+    def __post_init__(self):
+        if not 0.0 < self.p < 1.0:
+            raise ValueError(f"Geometric needs a probability p in (0, 1); got {self.p}.")
+        self.p = float(self.p)
 
     @classmethod
     def for_lipschitz(cls, lipschitz_constant: float) -> "Geometric":
@@ -75,6 +79,7 @@ class Geometric(TermDistribution):
         return f"Geometric({self.p})"
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Poisson(TermDistribution):
     """`N` in {0, 1, ...}, Poisson, with `P(N >= k) = igamma(k, rate)` (no cancellation in the tail).
 
@@ -88,10 +93,12 @@ class Poisson(TermDistribution):
       ValueError: if `rate` is not positive.
     """
 
-    def __init__(self, rate: float = 2.0):
-        if not rate > 0.0:
-            raise ValueError(f"Poisson needs a positive rate; got {rate}.")
-        self.rate = float(rate)
+    rate: float = 2.0
+
+    def __post_init__(self):
+        if not self.rate > 0.0:
+            raise ValueError(f"Poisson needs a positive rate; got {self.rate}.")
+        self.rate = float(self.rate)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
         """Draws `int32` counts of the given shape from a stateless seed."""

@@ -138,8 +138,9 @@ class FlowDequantizer(keras.layers.Layer):
         *,
         log_det: Callable[..., Any] | None = None,
         sets: int | None = None,
+        networks: bijectors.Networks | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws u, and evaluates log q(u | x), see `Dequantizer`."""
+        """Draws u, and evaluates log q(u | x), see `Dequantizer`; `networks` are those of the flow, if bound."""
         x = tf.cast(x, self.dtype)
         noise_seed, flow_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
         rows = tf.shape(x)[0] if sets is None else sets
@@ -149,6 +150,7 @@ class FlowDequantizer(keras.layers.Layer):
             noise = tf.repeat(noise, tf.shape(x)[0] // sets, axis=0)
         noise = tf.ensure_shape(noise, x.shape)
         arguments = {"seed": flow_seed, "conditional_input": self.context(2.0 * x - 1.0)}
+        arguments |= {} if networks is None else {"networks": networks}
         logits, flow_log_det, *_ = run(self._view(log_det, sets), noise, Context(arguments))
         log_q = _log_logistic(noise) - flow_log_det - _log_logistic(logits)
         return tf.sigmoid(logits), log_q

@@ -17,7 +17,7 @@ from tf_resflow.data import dequantize, quantize
 from tf_resflow.data.dequantization import cell_width, place_in_cells
 from tf_resflow.layers.precision import leaves, lowest_dtype
 from tf_resflow.models.condition import make_condition
-from tf_resflow.models.dequantizer import Dequantized, Dequantizer
+from tf_resflow.models.dequantizer import Dequantized, Dequantizer, FlowDequantizer
 from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet
 from tf_resflow.models.log_prob_samples import LogProbEstimate, LogProbSamples, mean_and_stderr
 from tf_resflow.models.planning import plan_likelihood
@@ -75,7 +75,7 @@ class FlowModel(keras.Model):
     ```
 
     Networks inside of bijectors that have the Keras policy "mixed_bfloat16" compute in bfloat16 in training, and in
-    float32 elsewhere (`tf_resflow.layers.mixed_precision`).
+    float32 elsewhere.
 
     Four methods relate the data to the flow: `prepare` and `to_data`, to its input space (by dequantization) and
     back, and `encode` and `decode`, to the latent (without randomness) and back.
@@ -249,31 +249,40 @@ class FlowModel(keras.Model):
             return x
         return x, condition
 
-    def flow_arguments(self, condition: TensorLike | None, num: TensorLike) -> dict[str, tf.Tensor]:
+    def networks(self, *, training: bool = False) -> bijectors.Networks:
+        """The `tf_resflow.bijectors.Networks` of the flow and of a dequantizer, bound for several calls."""
+        noise = [self.dequantizer.flow] if isinstance(self.dequantizer, FlowDequantizer) else []
+        return bijectors.Networks(self.flow, *noise, training=training)
+
+    def flow_arguments(
+        self, condition: TensorLike | None, num: TensorLike, networks: bijectors.Networks | None = None
+    ) -> dict[str, Any]:
         """The arguments by which the flow takes the condition of `num` examples; none without a condition.
 
         Args:
           condition: as for `log_prob`.
           num: number of examples.
+          networks: as for `log_prob`.
 
         Returns:
-          `{"conditional_input": tensor}`, of rows as the flow takes them; or `{}`.
+          `{"conditional_input": tensor}`, of rows as the flow takes them, or `{}`; and the networks, if given.
 
         Raises:
           ValueError: when the condition is missing or does not fit, or there should be none.
         """
+        given = {} if networks is None else {"networks": networks}
         if self._condition is None:
             if condition is not None:
                 raise ValueError(
                     f"{self.name} has no condition: leave out condition=, or build the model with condition_shape= "
                     "or num_classes=."
                 )
-            return {}
+            return given
         if condition is None:
             raise ValueError(
                 f"{self.name} is conditional: give condition=, for each example {self._condition.description}."
             )
-        return {"conditional_input": self._condition.rows(condition, num, self.distribution.dtype)}
+        return {"conditional_input": self._condition.rows(condition, num, self.distribution.dtype), **given}
 
     def prepare(self, x: TensorLike, seed: tf.Tensor, *, sets: int | None = None) -> tf.Tensor:
         """Data as values of the flow's input space, in its dtype: integers dequantized.
@@ -293,6 +302,7 @@ class FlowModel(keras.Model):
         evaluation: bool = False,
         log_det: LogDet | None = None,
         sets: int | None = None,
+        networks: bijectors.Networks | None = None,
     ) -> Dequantized:
         r"""`prepare`, with the density q of what was drawn: \\(\log P(x) \ge E[\log p(z) - \log q(z \mid x)]\\).
 
@@ -303,28 +313,39 @@ class FlowModel(keras.Model):
           log_det: as for `log_prob`. Plans and dicts are of the flow's blocks: the log-determinants of a
             dequantizer then have the evaluation estimator.
           sets: see `tf_resflow.data.dequantize`.
+          networks: as for `log_prob`.
         """
         z, dtype = self._checked(x), self.distribution.dtype
         log_q: TensorLike = self.log_num_cells
         if self.dequantizer is not None and self.levels is not None:
             if evaluation and log_det is None or isinstance(log_det, (Mapping, LikelihoodPlan)):
                 log_det = self.evaluation_log_det
-            u, log_q = self.dequantizer.sample_and_log_prob(self._centers(x), seed, log_det=log_det, sets=sets)
+            bound = {"networks": networks} if isinstance(self.dequantizer, FlowDequantizer) else {}
+            u, log_q = self.dequantizer.sample_and_log_prob(
+                self._centers(x), seed, log_det=log_det, sets=sets, **bound
+            )
             z = place_in_cells(z, tf.cast(u, dtype), self.levels)
             log_q = tf.cast(log_q, dtype) - self.num_dimensions * math.log(cell_width(self.levels))
         elif self.levels is not None:
             z = dequantize(z, self.levels, seed, sets=sets)
         return Dequantized(tf.identity(tf.cast(z, dtype)), log_q)  # a new tensor, for which no cache holds values
 
-    def encode(self, x: TensorLike, *, condition: TensorLike | None = None) -> tf.Tensor:
+    def encode(
+        self,
+        x: TensorLike,
+        *,
+        condition: TensorLike | None = None,
+        networks: bijectors.Networks | None = None,
+    ) -> tf.Tensor:
         """The latents `[batch, *latent]` of examples. Integers stand for the centers of their cells.
 
         Args:
           x: as for `log_prob`.
           condition: as for `log_prob`.
+          networks: as for `log_prob`.
         """
         x = self._centers(x)
-        arguments = self.flow_arguments(condition, tf.shape(x)[0])
+        arguments = self.flow_arguments(condition, tf.shape(x)[0], networks)
         return bijectors.forward_features(self.flow, x, log_det=False, **arguments).latent
 
     def decode(self, z: TensorLike, *, condition: TensorLike | None = None, precise: bool = False) -> tf.Tensor:
@@ -366,6 +387,7 @@ class FlowModel(keras.Model):
         condition: TensorLike | None = None,
         evaluation: bool = False,
         log_det: LogDet | None = None,
+        networks: bijectors.Networks | None = None,
     ) -> tf.Tensor:
         """Log-likelihood of the data, in nats, of shape `[batch]`.
 
@@ -376,6 +398,8 @@ class FlowModel(keras.Model):
           evaluation: whether to use the evaluation estimator.
           log_det: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, a dict of them
             by block (`tf_resflow.bijectors.with_log_det`), or a `LikelihoodPlan`.
+          networks: what `networks` returned, for several calls, or for a training step of your own; by default
+            they are bound for this one.
 
         Raises:
           ValueError: when `x` has another shape or type than the data, or the condition does not fit.
@@ -384,8 +408,9 @@ class FlowModel(keras.Model):
             return self.estimate_log_prob(x, seed, condition=condition, plan=log_det).log_prob
         noise_seed, flow_seed = self.split_seed(seed)
         density = self._density(evaluation, log_det)
-        x = self.dequantize(x, noise_seed, evaluation=evaluation, log_det=log_det)
-        return self.log_prob_under(density, x, flow_seed, self.flow_arguments(condition, tf.shape(x.value)[0]))
+        x = self.dequantize(x, noise_seed, evaluation=evaluation, log_det=log_det, networks=networks)
+        arguments = self.flow_arguments(condition, tf.shape(x.value)[0], networks)
+        return self.log_prob_under(density, x, flow_seed, arguments)
 
     def log_prob_by_class(
         self,
@@ -490,16 +515,26 @@ class FlowModel(keras.Model):
         condition: TensorLike | None = None,
         evaluation: bool = False,
         log_det: LogDet | None = None,
+        networks: bijectors.Networks | None = None,
     ) -> tf.Tensor:
         """Bits per dimension of integer data, nats of continuous data: `[batch]`; arguments as for `log_prob`."""
-        log_prob = self.log_prob(x, seed, condition=condition, evaluation=evaluation, log_det=log_det)
+        log_prob = self.log_prob(
+            x, seed, condition=condition, evaluation=evaluation, log_det=log_det, networks=networks
+        )
         return self.to_loss(log_prob)
 
     def to_loss(self, log_prob: TensorLike) -> tf.Tensor:
         """The loss, in `unit`s, of a log-likelihood in nats."""
         return -log_prob if self.levels is None else -log_prob / self.nats_per_unit
 
-    def scores(self, batch: Any, seed: Seed = None, *, evaluation: bool = False) -> dict[str, tf.Tensor]:
+    def scores(
+        self,
+        batch: Any,
+        seed: Seed = None,
+        *,
+        evaluation: bool = False,
+        networks: bijectors.Networks | None = None,
+    ) -> dict[str, tf.Tensor]:
         """What a training step minimizes and reports of each example.
 
         Args:
@@ -507,12 +542,14 @@ class FlowModel(keras.Model):
             their conditions.
           seed: as for `log_prob`.
           evaluation: as for `log_prob`.
+          networks: as for `log_prob`.
 
         Returns:
           A dict of tensors `[batch]`; the mean of `objective` is minimized.
         """
         x, condition = self.examples_and_condition(batch)
-        return {self.unit: self.loss_per_example(x, seed, condition=condition, evaluation=evaluation)}
+        loss = self.loss_per_example(x, seed, condition=condition, evaluation=evaluation, networks=networks)
+        return {self.unit: loss}
 
     def total(self, scores: Mapping[str, Any]) -> Any:
         """The value of `objective`, from the other `scores` or from their means."""

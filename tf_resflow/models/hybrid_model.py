@@ -126,7 +126,12 @@ class HybridModel(FlowModel):
         return True
 
     def scores(
-        self, batch: tuple[TensorLike, TensorLike], seed: Seed = None, *, evaluation: bool = False
+        self,
+        batch: tuple[TensorLike, TensorLike],
+        seed: Seed = None,
+        *,
+        evaluation: bool = False,
+        networks: bijectors.Networks | None = None,
     ) -> dict[str, tf.Tensor]:
         """What a training step minimizes and reports of each example.
 
@@ -134,6 +139,7 @@ class HybridModel(FlowModel):
           batch: `(x, labels)`: examples as for `log_prob`, and integers `[batch]`.
           seed: as for `log_prob`.
           evaluation: as for `log_prob`.
+          networks: as for `log_prob`.
 
         Returns:
           A dict of tensors `[batch]`: "loss"; "cross_entropy", in bits for integer data, else in nats;
@@ -145,8 +151,9 @@ class HybridModel(FlowModel):
         density = self._density(evaluation)
         noise_seed, flow_seed = self.split_seed(seed)
         x = self.dequantize(x, noise_seed)
+        arguments = {"seed": flow_seed, **self.flow_arguments(None, tf.shape(x.value)[0], networks)}
         latent, log_det, features = bijectors.forward_features(
-            density.bijector.bijector, x.value, self.has_density, seed=flow_seed
+            density.bijector.bijector, x.value, self.has_density, **arguments
         )
         logits = self.classifier(features, training=not evaluation)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -167,9 +174,10 @@ class HybridModel(FlowModel):
         dimensions = self.num_dimensions if self.levels is None else 1
         return scores["cross_entropy"] + self.density_weight / dimensions * scores[self.unit]
 
-    def classify(self, x: TensorLike) -> dict[str, tf.Tensor]:
+    def classify(self, x: TensorLike, *, networks: bijectors.Networks | None = None) -> dict[str, tf.Tensor]:
         """A dict of tensors `[batch, classes]`, "logits" and "probabilities"; integers as for `encode`."""
-        features = bijectors.forward_features(self.flow, self._centers(x), log_det=False).features
+        arguments = self.flow_arguments(None, tf.shape(x)[0], networks)
+        features = bijectors.forward_features(self.flow, self._centers(x), log_det=False, **arguments).features
         logits = self.classifier(features, training=False)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 

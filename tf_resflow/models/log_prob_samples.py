@@ -48,6 +48,7 @@ class LogProbSamples:
       max_batch: the largest number of examples, if it is known. If they fit at once, the graph needs no loop, and
         TFLite can hold it.
       megabytes: positive.
+      networks: as for `FlowModel.log_prob`.
 
     Attributes:
       is_noisy: whether the estimates differ: not if the data are continuous and all log-determinants exact.
@@ -66,6 +67,7 @@ class LogProbSamples:
         common: bool = False,
         max_batch: int | None = None,
         megabytes: float = MEGABYTES,
+        networks: bijectors.Networks | None = None,
     ):
         if num_samples is None:
             num_samples = log_det.num_samples if isinstance(log_det, LikelihoodPlan) else 1
@@ -73,7 +75,7 @@ class LogProbSamples:
             raise ValueError(
                 f"num_samples must be at least 1 and megabytes positive; got {num_samples} and {megabytes}."
             )
-        self._model, self._log_det, self._common = model, log_det, common
+        self._model, self._log_det, self._common, self._networks = model, log_det, common, networks
         density = model.evaluation_distribution if log_det is None else model.density(log_det)
         blocks = bijectors.blocks_by_name(density)
         exact = all(isinstance(block.log_det, logdet.Exact) for block in blocks.values())
@@ -147,8 +149,14 @@ class LogProbSamples:
         arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
         sets = num if self._common else None
         x = self._model.dequantize(
-            arguments.pop("x"), noise_seed, evaluation=True, log_det=self._log_det, sets=sets
+            arguments.pop("x"),
+            noise_seed,
+            evaluation=True,
+            log_det=self._log_det,
+            sets=sets,
+            networks=self._networks,
         )
+        arguments |= {} if self._networks is None else {"networks": self._networks}
         return tf.reshape(self._model.log_prob_under(self._density, x, flow_seed, arguments), [num, -1])
 
 

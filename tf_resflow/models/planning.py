@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
+from tf_resflow.layers.program import bind
 from tf_resflow.logdet.power_series import power_series_log_det
 from tf_resflow.logdet.probes import coloring, draw_probes
 from tf_resflow.models.dequantizer import Dequantized
@@ -290,13 +291,10 @@ def _series(block):
     """The estimate of each row from its own probe, traced once for all numbers of rows and all `rtol`."""
     dtype, roulette = block.dtype, _roulette(_RTOLS[0], 1)
 
-    branch = _branch(block)
-
     def estimate(v, seed, rtol, *inputs):
         roulette.rtol = rtol
-        terms = roulette.terms(block.branch, v, seed)
-        g = lambda *inputs: tf.cast(branch(*inputs), dtype)  # noqa: E731
-        return power_series_log_det(g, inputs, v, 1, terms, odd=block.has_odd_series)[1]
+        draw = lambda branch, x, seed: (v, roulette.terms(branch, v, seed))  # noqa: E731
+        return power_series_log_det(bind(block.branch), inputs, 1, draw, seed, odd=block.has_odd_series)[1]
 
     rows = tf.TensorSpec([None, *block.event_shape], dtype)
     specs = [rows, tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.float32), rows]

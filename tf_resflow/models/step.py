@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from tf_resflow import layers, solvers
+from tf_resflow import layers
 from tf_resflow.private_api import is_xla
 from tf_resflow.typing import TensorLike
 
@@ -71,14 +71,14 @@ def loss_and_gradients(
       `model.trainable_variables`.
     """
     batch = tf.nest.map_structure(tf.identity, batch)
-    with layers.fused_kernels(), layers.stored_norms(), layers.mixed_precision(), solvers.loose_solutions():
-        with tf.GradientTape() as tape:
-            scores = weigh(model.scores(batch, seed), model.objective, weights)
-            means = {name: _mean(value) for name, value in scores.items()}
-            loss = means[model.objective]
-            norms = tf.cast(layers.mean_norm(model.flow), loss.dtype) / _num_replicas(loss.dtype)
-            objective = _share(scores[model.objective]) * loss + norms
-        return means, tape.gradient(objective, [weight.value for weight in model.trainable_variables])
+    with tf.GradientTape() as tape:
+        scores = model.scores(batch, seed, networks=model.networks(training=True))
+        scores = weigh(scores, model.objective, weights)
+        means = {name: _mean(value) for name, value in scores.items()}
+        loss = means[model.objective]
+        norms = tf.cast(layers.mean_norm(model.flow), loss.dtype) / _num_replicas(loss.dtype)
+        objective = _share(scores[model.objective]) * loss + norms
+    return means, tape.gradient(objective, [weight.value for weight in model.trainable_variables])
 
 
 def weigh(scores: Mapping[str, tf.Tensor], objective: str, weights: TensorLike | None) -> dict[str, tf.Tensor]:

@@ -134,14 +134,17 @@ def export(
             f"export takes a FlowModel, such as resflow.load(workdir).model; got {type(model).__name__}. From a "
             "workdir, use export_run."
         )
-    signatures = Signatures(model, **settings)
+    networks = model.networks().with_parameters(lambda parameter: tf.Variable(parameter, trainable=False))
+    signatures = Signatures(model, networks=networks, **settings)
     parent = _writable(export_dir)
     _version(parent, version)
     layers.converge_norms(model.lipschitz_parts)
+    for variable, parameter in zip(networks.parameters, model.networks().parameters, strict=True):
+        variable.assign(parameter)
     with unwritable_told(parent), scratch(parent) as folder:
         path = folder / "model"
-        with layers.frozen_kernels(model.lipschitz_parts) as kernels:
-            write_saved_model(signatures, [*kernels, *(weight.value for weight in model.weights)], path)
+        variables = [*networks.parameters, *(weight.value for weight in model.weights)]
+        write_saved_model(signatures, variables, path)
         write_warmup(signatures.inputs, path, signatures.max_batch)
         description = describe(signatures, read_signatures(path), measured, _columns(run))
         texts = {

@@ -52,6 +52,7 @@ class Signatures:
       signatures: names of the signatures, by default all. Unless `serving_default` is among them, the first answers
         under this name, too: a server uses it for requests that name none.
       precise: whether `sample` and `decode` invert to the rounding of the type, see `FlowModel.decode`.
+      networks: as for `FlowModel.log_prob`.
 
     Attributes:
       inputs: dict of the name of each signature to its list of `tf.TensorSpec`.
@@ -79,6 +80,7 @@ class Signatures:
         max_batch: int | None = None,
         signatures: Sequence[str] | None = None,
         precise: bool = False,
+        networks: bijectors.Networks | None = None,
     ):
         if num_samples is not None and num_samples < 2:
             raise ValueError(f"num_samples is at least 2, to have a standard error; got {num_samples}.")
@@ -88,13 +90,13 @@ class Signatures:
             raise ValueError(f"max_batch is at least 1; got {max_batch}.")
         self.max_samples, self.max_batch, self.levels = max_samples, max_batch, model.levels
         self.num_classes, self.dequantization = model.num_classes, model.dequantization
-        self.seed, self._model = seed, model
+        self.seed, self._model, self._networks = seed, model, networks
         self.inverse_atol = 0.0 if precise else model.inverse_atol
         self.log_det = model.evaluation_log_det if log_det is None else log_det
         if num_samples is None and not isinstance(log_det, models.LikelihoodPlan):
             num_samples = 8
         self._samples = models.LogProbSamples(
-            model, log_det, num_samples=num_samples, common=True, max_batch=max_batch
+            model, log_det, num_samples=num_samples, common=True, max_batch=max_batch, networks=networks
         )
         self.is_noisy, self.num_samples = self._samples.is_noisy, self._samples.num_samples
         self._dtype = tf.as_dtype(model.distribution.dtype)
@@ -141,7 +143,7 @@ class Signatures:
         """The latents of examples."""
         x = self._checked(x)
         (condition,) = self._conditions(condition, tf.shape(x)[0]) or [None]
-        return {"z": self._model.encode(x, condition=condition)}
+        return {"z": self._model.encode(x, condition=condition, networks=self._networks)}
 
     def decode(self, z: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """The examples of latents."""
@@ -150,7 +152,7 @@ class Signatures:
 
     def classify(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The classifier's logits, probabilities and most probable label."""
-        result = self._model.classify(self._checked(x))
+        result = self._model.classify(self._checked(x), networks=self._networks)
         return {**result, "label": tf.argmax(result["probabilities"], -1)}
 
     def _inputs(self):
@@ -180,7 +182,8 @@ class Signatures:
         return result
 
     def _inverses(self, z, *condition):
-        arguments = self._model.flow_arguments(condition[0] if condition else None, tf.shape(z)[0])
+        given = condition[0] if condition else None
+        arguments = self._model.flow_arguments(given, tf.shape(z)[0], self._networks)
         x, solutions = bijectors.inverse_with_solutions(
             self._model.flow, tf.identity(z), atol=self.inverse_atol, **arguments
         )

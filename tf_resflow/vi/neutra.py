@@ -1,17 +1,15 @@
 """A fitted surrogate posterior as the coordinates of Markov chains."""
 
+import dataclasses
 from collections.abc import Callable
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors import Context, Flow, FlowBijector, Pass, with_log_det
+from tf_resflow.bijectors import Context, Flow, FlowBijector, Networks, Pass, with_log_det
 from tf_resflow.bijectors.base import run
-from tf_resflow.layers import lipschitz_layers, scaled_kernels
-from tf_resflow.layers.norm_updates import held_kernels
 from tf_resflow.logdet import Exact
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
@@ -86,12 +84,11 @@ def _frozen(flow):
     parts = [part for part in (flow, *flow.submodules) if isinstance(part, FlowBijector)]
     variables = keras.tree.flatten([_keras_variables(part.keras_parts) for part in parts])
     values = [(variable, variable.numpy()) for variable in {id(v): v for v in variables}.values()]
-    layers = lipschitz_layers(flow)
-    with scaled_kernels(layers):
-        kernels = {id(layer): np.asarray(layer._applied_kernel()) for layer in layers}
+    networks = Networks(flow).with_parameters(lambda parameter: parameter.numpy())
 
     def apply(x, context, inverse):
-        with keras.StatelessScope(state_mapping=values), held_kernels(kernels):
+        context = dataclasses.replace(context, arguments={**context.arguments, "networks": networks})
+        with keras.StatelessScope(state_mapping=values):
             return run(flow, x, context, inverse=inverse)
 
     return _Frozen(apply, flow.dtype)

@@ -10,12 +10,11 @@ from tf_resflow.bijectors import (
     Flow,
     FlowBijector,
     MonotoneBlock,
+    Networks,
     Pass,
     ResidualBlock,
-    residual_blocks,
 )
 from tf_resflow.bijectors.base import in_order, run
-from tf_resflow.layers import scaled_kernels
 from tf_resflow.logdet.estimators import reverse_jacobian
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
@@ -98,17 +97,18 @@ class _PathDerivative(FlowBijector):
             return run(self._flow, x, context)
         z = tf.identity(x)
         leaves: list = []  # with their inputs
-        context = dataclasses.replace(context, visit=lambda *leaf: leaves.append(leaf))
-        with scaled_kernels([block.branch for block in residual_blocks(self._flow)]):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(z)
-                value, log_det, *_ = run(self._flow, z, context)
-                log_q = self._base.log_prob(z) - log_det
-            by_latent = tape.gradient(log_q, z)
-            if context.arguments.keys() <= {"seed", "salt"} and _are_in_sequence(leaves, self._flow, value):
-                jacobian = _product_of_jacobians(leaves, value)
-            else:
-                _, jacobian = reverse_jacobian(_value_alone(self._flow, context), _rows(z))
+        networks = context.arguments.get("networks") or Networks(self._flow)
+        arguments = {**context.arguments, "networks": networks}
+        context = dataclasses.replace(context, arguments=arguments, visit=lambda *leaf: leaves.append(leaf))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(z)
+            value, log_det, *_ = run(self._flow, z, context)
+            log_q = self._base.log_prob(z) - log_det
+        by_latent = tape.gradient(log_q, z)
+        if arguments.keys() <= {"seed", "salt", "networks"} and _are_in_sequence(leaves, self._flow, value):
+            jacobian = _product_of_jacobians(leaves, value, networks)
+        else:
+            _, jacobian = reverse_jacobian(_value_alone(self._flow, context), _rows(z))
         by_value = tf.linalg.solve(jacobian, _rows(by_latent)[..., tf.newaxis], adjoint=True)[..., 0]
         along = tf.reduce_sum(tf.stop_gradient(by_value) * _rows(value - tf.stop_gradient(value)), axis=-1)
         log_det = tf.stop_gradient(log_det) - tf.reshape(along, tf.shape(z)[:-1])
@@ -144,13 +144,13 @@ def _members(bijector):
     return [member for each in in_order(bijector) for member in _members(each)]
 
 
-def _product_of_jacobians(leaves, value):
+def _product_of_jacobians(leaves, value, networks):
     """The Jacobians `[rows, size, size]` of bijectors in sequence with these inputs, the last with this value."""
     values = [_rows(x) for _, x, _ in leaves[1:]] + [_rows(value)]
     jacobian = None
     for (bijector, x, inverse), y in zip(leaves, values, strict=True):
         if type(bijector) in (MonotoneBlock, ResidualBlock) and not inverse:
-            factor = bijector.jacobian(_rows(x), y)
+            factor = bijector.jacobian(_rows(x), y, networks=networks)
         else:
             _, factor = reverse_jacobian(_value_alone(bijector, Context(), inverse), _rows(x))
         jacobian = factor if jacobian is None else tf.matmul(factor, jacobian)

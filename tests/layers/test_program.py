@@ -1,12 +1,13 @@
-"""Equal branches share a function of their weights; what differs in more than these does not."""
+"""Equal programs share a function of their weights; what differs in more than these does not."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, layers, logdet
-from tf_resflow.layers.architecture import shared_architecture
-from tf_resflow.layers.shared_traces import traced_once
+from tf_resflow.layers.precision import confine_to_training
+from tf_resflow.layers.program import read
+from tf_resflow.layers.shared_traces import settings_key, traced_once
 
 
 def dense(units=8, activation=layers.LipSwish, orders=(2.0, 2.0, 2.0), dtype="float64", **kwargs):
@@ -51,71 +52,65 @@ class Doubled(layers.LipSwish):
         return 0.5 * super().call(inputs)
 
 
-def in_graph(function, *args):
-    found = []
-    tf.function(lambda: found.append(function(*args)), autograph=False).get_concrete_function()
-    return found[0]
-
-
-def learned(shared):
-    p, q = layers.LearnedOrder(), layers.LearnedOrder()
-    return (p, p, p) if shared else (p, q, p)
-
-
 def test_equal_branches():
-    for build in (dense, convolution, conditional, dense_net, lambda: dense(orders=learned(True))):
-        one, other = (in_graph(shared_architecture, branch) for branch in (build(), build()))
-        assert one is not None and one == other
-    branch = dense()
-    assert shared_architecture(branch) is None, "in eager mode"
-    with layers.frozen_kernels(branch):
-        assert in_graph(shared_architecture, branch) is None
+    """Also of other widths and constraints: kernels are scaled before, and their shapes are not of the program."""
+    for build in (dense, convolution, conditional, dense_net):
+        one, other = read(build()), read(build())
+        assert one.is_known and one == other and hash(one) == hash(other)
+    assert read(dense()) == read(dense(9, orders=(1.0, 1.0, 1.0), coefficient=0.5))
 
 
 def test_different_branches():
     branches = [
         dense(),
-        dense(units=9),
         dense(activation=layers.MaxMin),
         dense(activation=lambda **kwargs: keras.layers.Activation("tanh", **kwargs)),
         dense(activation=lambda **kwargs: keras.layers.Activation("elu", **kwargs)),
         dense(dtype="float32"),
-        dense(orders=(1.0, 1.0, 1.0)),
-        dense(orders=learned(True)),
-        dense(orders=learned(False)),
-        dense(coefficient=0.5),
         dense(use_bias=False),
-        dense(normalization="schatten"),
         convolution(),
         convolution(5),
         conditional(),
         conditional(activation="tanh"),
         dense_net(),
-        dense_net(0.9),
     ]
-    found = in_graph(lambda: [shared_architecture(branch) for branch in branches])
-    assert None not in found and len(set(found)) == len(branches)
-
-
-def test_contexts_that_change_a_branch_tell_it_apart():
-    block = bijectors.ResidualBlock(dense(dtype="mixed_bfloat16"))
-    found = [in_graph(shared_architecture, block.branch)]
-    for context in (layers.mixed_precision, layers.stored_norms, layers.fused_kernels):
-        with context():
-            found.append(in_graph(shared_architecture, block.branch))
-    assert len(set(found)) == 4
+    assert len({read(branch) for branch in branches}) == len(branches)
+    mixed = dense(activation=layers.MaxMin, dtype="mixed_bfloat16")
+    confine_to_training(mixed)
+    for branch in (mixed, dense(), convolution()):
+        assert read(branch) != read(branch, training=True)
 
 
 def test_what_is_not_known_is_not_shared():
-    branches = [
-        dense(activation=Doubled),
-        dense(activation=lambda **kwargs: keras.layers.Lambda(lambda x: 0.1 * x, **kwargs)),
-        dense(activation=lambda **kwargs: keras.layers.Activation(lambda x: 0.1 * x, **kwargs)),
-        conditional(keras.layers.Maximum),  # not among the known layers
-        conditional(activation=lambda x: 0.1 * x),
-        tf.Module(),
+    for build, is_known in (
+        (lambda: dense(activation=Doubled), False),
+        (lambda: dense(activation=lambda **kwargs: keras.layers.Lambda(lambda x: 0.1 * x, **kwargs)), False),
+        (lambda: dense(activation=lambda **kwargs: keras.layers.Activation(lambda x: 0.1 * x, **kwargs)), True),
+        (lambda: conditional(keras.layers.Maximum), False),  # not among the known layers
+        (lambda: conditional(activation=lambda x: 0.1 * x), True),
+        (tf.Module, False),
+    ):
+        one, other = read(build()), read(build())
+        assert one != other and one.is_known == other.is_known == is_known
+
+
+def test_settings():
+    class Own(logdet.PowerSeries):
+        pass
+
+    def key(estimator):
+        return settings_key(estimator, (logdet.Geometric, logdet.PowerSeries, logdet.RussianRoulette))
+
+    altered = logdet.PowerSeries(3)
+    altered.terms = lambda *args: None
+    same = [logdet.RussianRoulette(1, logdet.Geometric(0.5)), logdet.RussianRoulette(1, logdet.Geometric(0.5))]
+    assert key(same[0]) == key(same[1])
+    different = [
+        *(logdet.PowerSeries(3), logdet.PowerSeries(4), altered, Own(3), Own(3), logdet.Exact(), None, same[0]),
+        *(logdet.RussianRoulette(1, logdet.Geometric(0.4)), logdet.RussianRoulette(1, logdet.Poisson(2.0))),
+        *(logdet.PowerSeries(3, probes="basis"), logdet.RussianRoulette(True, logdet.Geometric(0.5))),
     ]
-    assert in_graph(lambda: [shared_architecture(branch) for branch in branches]) == [None] * 6
+    assert len(set(map(key, different))) == len(different)
 
 
 def test_a_function_is_traced_once_for_each_key_and_shape():
@@ -181,6 +176,6 @@ def test_blocks_that_share_a_trace_have_their_own_values_and_gradients():
     for one, other in zip(shared(x, seed), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
     called = [op.get_attr("f").name for op in shared.graph.get_operations() if "PartitionedCall" in op.type]
-    ours = [name for name in called if "_run_" not in name]  # of the norms
+    ours = [name for name in called if "scaled" not in name]
     assert len(set(ours)) == 3, "the series, its gradient, and the inverse"
     assert all(ours.count(name) % len(blocks) == 0 for name in ours)

@@ -1,0 +1,682 @@
+"""Random flows of two blocks, and what they compute by dense linear algebra in NumPy.
+
+A branch is drawn as a recipe, from which Keras builds a network and NumPy a function, each in its own way. The second
+block is the first one with something changed, or nothing but its weights: what computes one block for the other is
+found. Everything is deterministic: probes are the basis, and numbers of terms are fixed.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tf_resflow as resflow
+from tf_resflow import layers, logdet, solvers
+
+COEFFICIENT = 0.7
+_STEP = 1e-5  # of a central difference
+
+
+class Node(NamedTuple):
+    """A layer of a recipe: its kind, the numbers of its inputs, what ties it to others, its setting, its channels in."""
+
+    kind: str
+    inputs: tuple[int, ...]
+    tie: int
+    setting: Any
+    channels: int
+
+
+class Recipe(NamedTuple):
+    """Nodes after x, number 0, and perhaps a condition, number 1; the last one is the output."""
+
+    shape: tuple[int, ...]
+    condition: int | None
+    nodes: tuple[Node, ...]
+    form: str  # "functional", "sequential" or "nested"
+
+
+# The parts of a user.
+
+
+class Wave(keras.layers.Layer):
+    """sin(a x) / 2, a plain attribute."""
+
+    def __init__(self, a, **kwargs):
+        super().__init__(**kwargs)
+        self.a = a
+        self.lipschitz_constant = 0.5 * a
+
+    def call(self, x):
+        return tf.sin(self.a * x) / 2
+
+
+class HalfSwish(layers.LipSwish):
+    """A subclass with another call."""
+
+    lipschitz_constant = 0.5
+
+    def call(self, inputs):
+        return 0.5 * super().call(inputs)
+
+
+def squash(scales, x):
+    """tanh(s x) / 2, of one of many numbers."""
+    return tf.tanh(tf.cast(scales[-4], x.dtype) * x) / 2
+
+
+def make_terms(length, share):
+    """An instance of a class of its own, which prints like that of any other call."""
+
+    class Terms(logdet.Geometric):
+        """A fixed number of terms, of a state that its class does not print."""
+
+        def __init__(self):
+            super().__init__(0.5)
+            self.length, self.share = length, share
+
+        def sample(self, shape, seed):
+            return tf.fill(shape, self.length)
+
+        def survival(self, k, dtype):
+            return tf.constant(self.share, dtype) ** (tf.cast(k, dtype) - 1.0)
+
+    return Terms()
+
+
+class Louder(logdet.PowerSeries):
+    """A power series times a plain attribute."""
+
+    def terms(self, branch, v, seed):
+        terms = super().terms(branch, v, seed)
+
+        def weigh(k, w, state):
+            *weights, state = terms.weigh(k, w, state)
+            return *(self.factor * weight for weight in weights), state
+
+        return terms._replace(weigh=weigh)
+
+
+class Shifted(solvers.FixedPoint):
+    """A solver that is off by a plain attribute."""
+
+    def __call__(self, g, y, **kwargs):
+        solution = super().__call__(g, y, **kwargs)
+        return solution._replace(root=solution.root + tf.cast(self.shift, y.dtype))
+
+
+# Drawing.
+
+
+class _Draft:
+    """A recipe in the making."""
+
+    def __init__(self, rng, shape, condition):
+        self.rng, self.shape, self.condition = rng, shape, condition
+        self.nodes: list[Node] = []
+        self._channels = [shape[-1], *([] if condition is None else [condition])]
+        self._size = int(rng.choice([1, 3])) if len(shape) > 1 else None
+        self.norm = "2" if self._size else str(rng.choice(["2", "2", "2", "1", "inf", "schatten"]))
+
+    def add(self, kind, *inputs, setting=None, tie=None, channels=None):
+        taken = self._channels[inputs[0]]
+        self.nodes.append(Node(kind, inputs, len(self.nodes) if tie is None else tie, setting, taken))
+        factor = 2 if kind in ("cpila", "clipswish") else 1
+        self._channels.append(channels or factor * taken)
+        return len(self._channels) - 1
+
+    def linear(self, h, units, *, bias=True, tie=None, kind=None):
+        kind = kind or ("conv" if self._size else "dense")
+        setting = {"units": units, "size": self._size, "norm": self.norm, "bias": bias}
+        return self.add(kind, h, setting=setting, tie=tie, channels=units)
+
+    def activation(self, h):
+        concatenated = ["cpila", "clipswish"] * 2 if self.norm in ("2", "schatten") else []
+        kinds = ["lipswish"] * 3 + ["softplus", "wave", "half", "squash", "called"] + concatenated
+        kind = str(self.rng.choice(kinds))
+        setting = float(self.rng.uniform(0.4, 1.0)) if kind in ("wave", "squash", "called") else None
+        return self.add(kind, h, setting=setting)
+
+
+def draw_recipe(rng, shape):
+    """A random recipe for events of this shape."""
+    condition = None if rng.random() < 0.6 else int(rng.integers(1, 4))
+    draft, width, is_image = _Draft(rng, shape, condition), int(rng.integers(2, 5)), len(shape) > 1
+    h = draft.activation(0) if rng.random() < 0.3 else 0
+    h = draft.linear(h, width, bias=rng.random() < 0.8)
+    if condition is not None:
+        shift = draft.add("shift", 1, setting=width, channels=width)
+        shift = draft.add("reshape", shift, setting=(1, 1, width)) if is_image else shift
+        h = draft.add("add", h, shift)
+    h = draft.activation(h)
+    if draft.norm == "2" and rng.random() < 0.3:
+        h = draft.add("weighted", 0, h, channels=shape[-1] + draft._channels[h])
+    elif rng.random() < 0.5:  # layers that may be tied
+        h = draft.linear(h, width)
+        first = len(draft.nodes)
+        for i in range(int(rng.integers(1, 4))):
+            h = draft.linear(h, width, tie=first if i and rng.random() < 0.6 else None)
+        h = draft.activation(h)
+    if is_image and rng.random() < 0.3:
+        h = draft.add("flatten", h, channels=draft._channels[h] * shape[0] * shape[1])
+        h = draft.linear(h, math.prod(shape), kind="dense")
+        draft.add("reshape", h, setting=shape)
+    else:
+        draft.linear(h, shape[-1], bias=rng.random() < 0.8)
+    nodes = tuple(draft.nodes)
+    chain = condition is None and all(node.inputs == (i,) for i, node in enumerate(nodes))
+    form = str(rng.choice(["functional", "nested", "sequential"] if chain else ["functional"]))
+    return Recipe(shape, condition, nodes, form)
+
+
+def changed(recipe, rng):
+    """A recipe of the same shapes with one thing changed, or the same."""
+    nodes, i = list(recipe.nodes), int(rng.integers(len(recipe.nodes)))
+    node = nodes[i]
+    if node.kind in ("wave", "squash", "called"):
+        nodes[i] = node._replace(setting=float(rng.uniform(0.4, 1.0)))
+    elif node.kind in ("lipswish", "softplus", "half"):
+        nodes[i] = node._replace(kind=str(rng.choice(["lipswish", "softplus", "half"])))
+    elif node.kind in ("dense", "conv") and rng.random() < 0.6:
+        alike = [n for n in nodes if (n.kind, n.setting, n.channels) == (node.kind, node.setting, node.channels)]
+        nodes[i] = node._replace(tie=alike[int(rng.integers(len(alike)))].tie)
+    elif node.kind in ("dense", "conv"):
+        setting = {**node.setting, "bias": not node.setting["bias"]}
+        nodes = [n._replace(setting=setting) if n.tie == node.tie else n for n in nodes]
+    return recipe._replace(nodes=tuple(nodes))
+
+
+class Estimator(NamedTuple):
+    """An estimator, and the weights of its series: of the value, and of the Neumann series; None if it is exact."""
+
+    log_det: Any
+    weights: Any = None
+
+
+def draw_estimator(rng, odd, tolerance):
+    """A random estimator; those that stop by themselves do at the tolerance."""
+    kind = rng.choice(["exact", "series", "louder", "factory", "adaptive", "default"])
+    if kind == "exact":
+        return Estimator(logdet.Exact())
+    if kind == "adaptive":
+        return Estimator(logdet.AdaptiveSeries(tolerance, 0.9, order=2.0, probes="basis"))
+    if kind == "default":
+        return Estimator(logdet.AdaptiveRoulette(tolerance, probes="basis"))
+    if kind == "series":
+        num = int(rng.integers(1, 6))
+        return Estimator(logdet.PowerSeries(num, probes="basis"), lambda k: (float(k <= num), float(k < num or odd)))
+    if kind == "louder":
+        num, factor = int(rng.integers(1, 6)), float(rng.uniform(0.5, 2.0))
+        louder = Louder(num, probes="basis")
+        louder.factor = factor
+        return Estimator(louder, lambda k: (factor * (k <= num), factor * (k < num or odd)))
+    num, length, share = int(rng.integers(0, 3)), int(rng.integers(1, 4)), float(rng.uniform(0.4, 0.9))
+    roulette = logdet.RussianRoulette(num, make_terms(length, share), probes="basis")
+
+    def weights(k):
+        weight = float(k <= num + length) * share ** -max(k - num - 1, 0)
+        return weight, weight
+
+    return Estimator(roulette, weights)
+
+
+# Networks of Keras.
+
+
+def build(recipe, dtype, rng):
+    """The network of a recipe, and its layer for each node."""
+    made: dict[int, keras.layers.Layer] = {}
+    own = []
+    for i, node in enumerate(recipe.nodes):
+        if node.tie not in made:
+            made[node.tie] = _layer(node, dtype, f"layer_{i}")
+        own.append(made[node.tie])
+    x = keras.Input(recipe.shape, dtype=dtype)
+    inputs = [x] if recipe.condition is None else [x, keras.Input([recipe.condition], dtype=dtype)]
+    if recipe.form == "sequential":
+        network = keras.Sequential([x, *own])
+    elif recipe.form == "nested":
+        half = len(own) // 2
+        h = functools.reduce(lambda h, layer: layer(h), own[:half], x)
+        inner = keras.Input(h.shape[1:], dtype=dtype)
+        inner = keras.Model(inner, functools.reduce(lambda h, layer: layer(h), own[half:], inner))
+        network = keras.Model(x, inner(h))
+    else:
+        values = list(inputs)
+        for node, layer in zip(recipe.nodes, own, strict=True):
+            given = [values[j] for j in node.inputs]
+            values.append(layer(given if len(given) > 1 else given[0]))
+        network = keras.Model(inputs, values[-1])
+    for variable in network.trainable_variables:
+        variable.assign(rng.normal(size=variable.shape) * (0.3 if variable.shape else 1.0))
+    for node, layer in zip(recipe.nodes, own, strict=True):
+        if node.kind == "called":
+            layer.call = _squash_by(node.setting)
+        if node.kind in ("dense", "conv") and not node.setting["bias"]:
+            layer.bias = None  # changed after it was built
+    return network, own
+
+
+def _layer(node, dtype, name):
+    kwargs, setting = {"dtype": dtype, "name": name}, node.setting
+    if node.kind in ("dense", "conv"):
+        order = {"1": 1.0, "inf": math.inf}.get(setting["norm"], 2.0)
+        norm = "schatten" if setting["norm"] == "schatten" else "induced"
+        kwargs |= {"coefficient": COEFFICIENT, "domain": order, "codomain": order, "normalization": norm}
+        if node.kind == "conv":
+            return layers.LipschitzConv2D(setting["units"], setting["size"], **kwargs)
+        return layers.LipschitzDense(setting["units"], **kwargs)
+    if node.kind in ("wave", "squash", "shift", "weighted", "reshape"):
+        kwargs = {"a": setting} | kwargs if node.kind == "wave" else kwargs
+        return {
+            "wave": Wave,
+            "squash": lambda **kwargs: keras.layers.Activation(_squash_by(setting), **kwargs),
+            "shift": functools.partial(keras.layers.Dense, setting),
+            "weighted": functools.partial(layers.LearnableConcatenation, COEFFICIENT),
+            "reshape": functools.partial(keras.layers.Reshape, setting),
+        }[node.kind](**kwargs)
+    return {
+        "lipswish": layers.LipSwish,
+        "called": layers.LipSwish,
+        "half": HalfSwish,
+        "cpila": layers.CPila,
+        "clipswish": layers.CLipSwish,
+        "softplus": functools.partial(keras.layers.Activation, "softplus"),
+        "add": keras.layers.Add,
+        "flatten": keras.layers.Flatten,
+    }[node.kind](**kwargs)
+
+
+def _squash_by(scale):
+    """`squash` by one of many numbers, which a text of them would leave out."""
+    return functools.partial(squash, np.append(np.zeros(5000), [scale, 0.0, 0.0, 0.0]))
+
+
+# The same in NumPy.
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))  # of complex numbers, too, unlike NumPy's logaddexp and SciPy's expit
+
+
+def swish(x, beta):
+    return x / (1 + np.exp(-softplus(beta) * x)) / 1.1
+
+
+def pila(z):
+    below = z * (z.real < 0)
+    t = 5.0 * below
+    return z - below + (t**2 / 2 - t + 1) * below * np.exp(t)
+
+
+def dense_matrix(kernel, shape):
+    """The matrix of a zero-padded convolution of images of this size."""
+    height, width, channels = shape
+    taps_h, taps_w, _, filters = kernel.shape
+    matrix = np.zeros([height, width, filters, height, width, channels])
+    for i, j, a, b in np.ndindex(height, width, taps_h, taps_w):
+        p, q = i + a - taps_h // 2, j + b - taps_w // 2
+        if 0 <= p < height and 0 <= q < width:
+            matrix[i, j, :, p, q, :] = kernel[a, b].T
+    return matrix.reshape(height * width * filters, -1)
+
+
+def norm_of(matrix, kind):
+    """The norm of a matrix that acts on columns."""
+    if kind == "schatten":
+        values = np.linalg.svd(matrix, compute_uv=False)
+        return values[0] * np.sum((values / values[0]) ** 128) ** (1 / 128)
+    return np.linalg.norm(matrix, {"1": 1, "inf": np.inf}.get(kind, 2))
+
+
+class Reference:
+    """A branch as a function of vectors: x `[rows, size]`, with weights that may be moved along a direction."""
+
+    def __init__(self, recipe, own):
+        self.recipe, self.own = recipe, own
+        self.weights = {}
+        for layer in own:
+            for variable in layer.trainable_variables:
+                self.weights[variable.path, id(variable)] = np.float64(variable.numpy())
+        self.size = math.prod(recipe.shape)
+
+    def moved(self, direction, step):
+        """The same with other weights."""
+        other = Reference.__new__(Reference)
+        other.__dict__ = {**self.__dict__, "weights": {k: w + step * direction[k] for k, w in self.weights.items()}}
+        return other
+
+    def _of(self, layer):
+        return [self.weights[v.path, id(v)] for v in layer.trainable_variables]
+
+    def __call__(self, x, c):
+        """g `[rows, size]`."""
+        values = [x.reshape(-1, *self.recipe.shape)] + ([] if self.recipe.condition is None else [c])
+        for node, layer in zip(self.recipe.nodes, self.own, strict=True):
+            given = [values[j] for j in node.inputs]
+            values.append(self._apply(node, layer, *given))
+        return values[-1].reshape(len(x), -1)
+
+    def _apply(self, node, layer, x, *others):
+        kind = node.kind
+        if kind in ("dense", "conv"):
+            return self._linear(node, layer, x)
+        if kind in ("lipswish", "half", "clipswish"):
+            (beta,) = self._of(layer)
+            if kind == "clipswish":
+                return np.concatenate([swish(x, beta), swish(-x, beta)], -1) / 1.004
+            return swish(x, beta) * (0.5 if kind == "half" else 1.0)
+        if kind == "shift":
+            kernel, bias = self._of(layer)
+            return x @ kernel + bias
+        if kind == "weighted":
+            e = softplus(self._of(layer)[0]) + 0.1
+            eta = COEFFICIENT * e / np.linalg.norm(e)
+            return np.concatenate([eta[0] * x, eta[1] * others[0]], -1)
+        return {
+            "cpila": lambda: np.concatenate([pila(x - 0.2), pila(-x - 0.2)], -1) / 1.06,
+            "softplus": lambda: softplus(x),
+            "wave": lambda: np.sin(node.setting * x) / 2,
+            "squash": lambda: np.tanh(node.setting * x) / 2,
+            "called": lambda: np.tanh(node.setting * x) / 2,
+            "add": lambda: x + others[0],
+            "flatten": lambda: x.reshape(len(x), -1),
+            "reshape": lambda: x.reshape(len(x), *node.setting),
+        }[kind]()
+
+    def _linear(self, node, layer, x):
+        kernel, *bias = self._of(layer)
+        bias = bias[0] if node.setting["bias"] else 0.0
+        matrix = dense_matrix(kernel, x.shape[1:]) if node.kind == "conv" else kernel.T
+        matrix = matrix / max(1.0, norm_of(matrix, node.setting["norm"]) / COEFFICIENT)
+        rows = x.reshape(len(x), -1) @ matrix.T if node.kind == "conv" else x @ matrix.T
+        return rows.reshape(*x.shape[:-1], -1) + bias
+
+    def jacobian(self, x, c):
+        """`[rows, size, size]`, by complex steps."""
+        columns = [self(x + 1e-30j * unit, c).imag / 1e-30 for unit in np.eye(self.size)]
+        return np.stack(columns, -1)
+
+
+class Block:
+    """A block in NumPy."""
+
+    def __init__(self, g, monotone, estimator):
+        self.g, self.monotone, self.estimator = g, monotone, estimator
+
+    def moved(self, direction, step):
+        """The same with other weights."""
+        return Block(self.g.moved(direction, step), self.monotone, self.estimator)
+
+    def _solve(self, y, c, sign=1.0):
+        x = y
+        for _ in range(120):
+            x = y - sign * self.g(x, c)
+        return x
+
+    def forward(self, x, c):
+        """y, and the point of the Jacobian."""
+        if not self.monotone:
+            return x + self.g(x, c), x
+        w = self._solve(np.sqrt(2) * x, c)
+        return np.sqrt(2) * w - x, w
+
+    def inverse(self, y, c):
+        """x."""
+        if not self.monotone:
+            return self._solve(y, c)
+        return np.sqrt(2) * self._solve(np.sqrt(2) * y, c, -1.0) - y
+
+    def log_det(self, x, c):
+        """The log-determinant that the estimator has at x, `[rows]`."""
+        jacobian, weights = self.g.jacobian(self.forward(x, c)[1], c), self.estimator.weights
+        eye = np.eye(self.g.size)
+        if weights is None:
+            value = np.linalg.slogdet(eye + jacobian)[1]
+            return np.linalg.slogdet(eye - jacobian)[1] - value if self.monotone else value
+        total, power = 0.0, eye
+        for n in range(1, 12):
+            power = power @ jacobian
+            if self.monotone:
+                power = power @ jacobian if n > 1 else power
+                total = total - 2 * weights(n)[0] / (2 * n - 1) * np.trace(power, axis1=1, axis2=2)
+            else:
+                total = total + (-1) ** (n + 1) * weights(n)[0] / n * np.trace(power, axis1=1, axis2=2)
+        return total
+
+    def log_det_gradient(self, x, c, moved):
+        """Its derivative as the estimator has it, along what moves the block: `moved(step)` is (block, x, c)."""
+        (up, *at_up), (down, *at_down) = moved(_STEP), moved(-_STEP)
+        after = up.g.jacobian(up.forward(*at_up)[1], at_up[1])
+        before = down.g.jacobian(down.forward(*at_down)[1], at_down[1])
+        change = (after - before) / (2 * _STEP)
+        jacobian, eye = self.g.jacobian(self.forward(x, c)[1], c), np.eye(self.g.size)
+        weights = self.estimator.weights
+        if weights is None:
+            factor = np.linalg.inv(eye + jacobian)
+            factor = -np.linalg.inv(eye - jacobian) - factor if self.monotone else factor
+        else:
+            factor, power = np.zeros_like(jacobian), np.broadcast_to(eye, jacobian.shape)
+            for k in range(12):
+                if self.monotone:
+                    factor = factor - 2 * weights(k + 1)[0] * power
+                    power = power @ jacobian @ jacobian
+                else:
+                    factor = factor + (-1) ** k * (weights(k)[1] if k else 1.0) * power
+                    power = power @ jacobian
+        return np.trace(factor @ change, axis1=1, axis2=2)
+
+
+class Case:
+    """Two blocks in one flow, their twins in NumPy, and the data."""
+
+    def __init__(self, seed):
+        rng = self.rng = np.random.default_rng([seed, 7])
+        self.dtype = "float32" if rng.random() < 0.15 else "float64"
+        tolerance = 1e-6 if self.dtype == "float32" else 1e-12
+        shape = ((2, 2, 2), (3, 2, 1))[rng.integers(2)] if rng.random() < 0.3 else (int(rng.integers(1, 5)),)
+        self.scales = 2 if shape == (2, 2, 2) and rng.random() < 0.4 else 1
+        first = draw_recipe(rng, shape)
+        if self.scales == 2:
+            first = first._replace(condition=None) if first.condition is None else draw_recipe(rng, shape)
+        recipes = first, changed(first, rng) if self.scales == 1 else draw_recipe(rng, (1, 1, 4))
+        conditions = {recipe.condition for recipe in recipes} - {None}
+        while len(conditions) > 1:  # both take the same condition, or one takes none
+            recipes = recipes[0], draw_recipe(rng, (1, 1, 4))
+            conditions = {recipe.condition for recipe in recipes} - {None}
+        kind = rng.choice(["residual", "residual", "monotone"])
+        estimator = draw_estimator(rng, kind == "monotone", tolerance)
+        other = estimator if rng.random() < 0.3 else draw_estimator(rng, kind == "monotone", tolerance)
+        draws = rng.uniform(-1, 1, size=2) * (rng.random(2) < 0.15)
+        self.shifts = [0.0 if kind == "monotone" else float(shift) for shift in draws]
+        blocks, self.blocks = [], []
+        for i, (recipe, e, shift) in enumerate(zip(recipes, (estimator, other), self.shifts, strict=True)):
+            network, own = build(recipe, self.dtype, rng)
+            solver = None
+            if shift:
+                solver = Shifted()
+                solver.shift = shift
+            block = resflow.bijectors.MonotoneBlock if kind == "monotone" else resflow.bijectors.ResidualBlock
+            options = {"lipschitz_constant": 0.9, "conditional": recipe.condition is not None, "name": f"block{i}"}
+            blocks.append(block(network, e.log_det, solver, **options))
+            self.blocks.append(Block(Reference(recipe, own), kind == "monotone", e))
+        self.flow = resflow.bijectors.Flow(blocks)
+        if self.scales == 2:
+            flows = [resflow.bijectors.Flow([blocks[0], resflow.bijectors.Squeeze2D()]), blocks[1:]]
+            flows[1] = resflow.bijectors.Flow(flows[1])
+            self.flow = resflow.bijectors.MultiscaleFlow(flows, shape)
+        layers.converge_norms(self.flow)
+        self.x = rng.normal(size=[3, *shape])
+        self.c = rng.normal(size=[3, conditions.pop()]) if conditions else None
+        self.size = math.prod(shape)
+        self.a, self.b = rng.normal(size=[3, self.size]), rng.normal(size=3)
+        self.variables = [[v.value for v in block.branch.trainable_variables] for block in blocks]
+
+    @property
+    def description(self):
+        """What it is made of."""
+        return "\n".join(f"{b.estimator.log_det} {b.g.recipe}" for b in self.blocks) + f"\n{self.dtype} {self.shifts}"
+
+    @property
+    def has_true_gradients(self):
+        """Whether gradients are those of the value, without a solver in it: what a vectorized map can take."""
+        known = (logdet.Exact, logdet.PowerSeries)
+        return not any(b.monotone or type(b.estimator.log_det) not in known for b in self.blocks)
+
+    # TensorFlow.
+
+    def inputs(self):
+        """x, the condition, and the weights of the loss, as tensors."""
+        given = [self.x, np.zeros([3, 1]) if self.c is None else self.c, self.a, self.b]
+        return [tf.constant(value, self.dtype) for value in given]
+
+    def arguments(self, c, training=None):
+        """Those of the flow."""
+        arguments = {"seed": tf.constant([1, 2])} | ({} if self.c is None else {"conditional_input": c})
+        if training is not None:
+            arguments["networks"] = resflow.bijectors.Networks(self.flow, training=training)
+        return arguments
+
+    def compute(self, x, c, a, b, training=None):
+        """The latent, the log-determinant, and their gradients; the way back, and its gradients."""
+        flat = lambda y: tf.reshape(y, [tf.shape(x)[0], self.size])  # noqa: E731
+        variables = sum(self.variables, [])
+        with tf.GradientTape() as tape:
+            tape.watch([x, c])
+            arguments, given = self.arguments(c, training), tf.identity(x)
+            z = self.flow.forward(given, **arguments)
+            log_det = self.flow.forward_log_det_jacobian(given, x.shape.rank - 1, **arguments)
+            loss = tf.reduce_sum(a * flat(z)) + tf.reduce_sum(b * log_det)
+        there = tape.gradient(loss, [x, c, *variables], unconnected_gradients="zero")
+        with tf.GradientTape() as tape:
+            tape.watch([z, c])
+            back = self.flow.inverse(tf.identity(z), **self.arguments(c, training))
+            loss = tf.reduce_sum(a * flat(back))
+        again = tape.gradient(loss, [z, c, *variables], unconnected_gradients="zero")
+        return [flat(z), log_det, *there, flat(back), *again]
+
+    def eager(self):
+        """The results by eager execution."""
+        return self.compute(*self.inputs())
+
+    def graph(self, training=None, **options):
+        """The results of a function."""
+        compute = functools.partial(self.compute, training=training)
+        return tf.function(compute, autograph=False, **options)(*self.inputs())
+
+    def vectorized(self):
+        """The latent, the log-determinant, and its gradient in x, from one example at a time."""
+
+        @tf.function(autograph=False)
+        def mapped(x, c, a, b):
+            def one(given):
+                x, c = given
+                arguments = self.arguments(c)
+                z = self.flow.forward(x, **arguments)
+                return tf.reshape(z, [-1]), self.flow.forward_log_det_jacobian(x, x.shape.rank, **arguments)
+
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                z, log_det = tf.vectorized_map(one, (x, c))
+                loss = tf.reduce_sum(a * z) + tf.reduce_sum(b * log_det)
+            return z, log_det, tape.gradient(loss, x) if self.has_true_gradients else x
+
+        return mapped(*self.inputs())
+
+    def saved(self, folder):
+        """The latent, the log-determinant and the way back of a SavedModel."""
+        specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in self.inputs()[:2]]
+
+        @tf.function(autograph=False, input_signature=specs)
+        def serve(x, c):
+            arguments = self.arguments(c)
+            z = self.flow.forward(x, **arguments)
+            log_det = self.flow.forward_log_det_jacobian(x, x.shape.rank - 1, **arguments)
+            return z, log_det, self.flow.inverse(tf.identity(z), **arguments)
+
+        module = tf.Module()
+        module.flow, module.serve = self.flow, serve
+        tf.saved_model.save(module, folder)
+        return tf.saved_model.load(folder).serve(*self.inputs()[:2])
+
+    # NumPy.
+
+    def there(self, blocks, x, c):
+        """The latent, and the input of the second block."""
+        y = blocks[0].forward(x, c)[0]
+        if self.scales == 1:
+            return blocks[1].forward(y, c)[0], y
+        y = y.reshape(-1, 2, 2, 2).transpose(0, 3, 1, 2).reshape(-1, 8)  # (pixel, channel) to (channel, pixel)
+        return np.concatenate([y[:, 4:], blocks[1].forward(y[:, :4], c)[0]], 1), y[:, :4]
+
+    def back(self, blocks, z, c):
+        """The inverse, of a solver that is off by a number."""
+        shifts = self.shifts
+        if self.scales == 1:
+            y = blocks[1].inverse(z, c) + shifts[1]
+        else:
+            y = np.concatenate([blocks[1].inverse(z[:, 4:], c) + shifts[1], z[:, :4]], 1)
+            y = y.reshape(-1, 2, 2, 2).transpose(0, 2, 3, 1).reshape(-1, 8)
+        return blocks[0].inverse(y, c) + shifts[0]
+
+    def expected(self):
+        """The latent, the log-determinant and the way back, by dense linear algebra."""
+        x = self.x.reshape(3, -1)
+        z, y = self.there(self.blocks, x, self.c)
+        log_det = self.blocks[0].log_det(x, self.c) + self.blocks[1].log_det(y, self.c)
+        return z, log_det, self.back(self.blocks, z, self.c)
+
+    def slopes(self, results):
+        """Pairs of the derivative of the two losses along a random direction: by gradients, and by differences."""
+        num = len(sum(self.variables, []))
+        z, there, again = results[0].numpy(), results[2 : 4 + num], results[5 + num :]
+        x, rng = self.x.reshape(3, -1), np.random.default_rng(1)
+        for part in range(4):  # x, the condition, the first block, the second one
+            if part == 1 and self.c is None:
+                continue
+            moves = [rng.normal(size=tensor.shape) * (self._part(i) == part) for i, tensor in enumerate(there)]
+            directions = self._directions(moves)
+
+            def moved(step, start=x, moves=moves, directions=directions):
+                blocks = [block.moved(d, step) for block, d in zip(self.blocks, directions, strict=True)]
+                c = None if self.c is None else self.c + step * moves[1]
+                return blocks, start + step * moves[0].reshape(3, -1), c
+
+            def loss(step, moved=moved):
+                return np.sum(self.a * self.there(*moved(step))[0])
+
+            def inverse(step, moved=moved):
+                return np.sum(self.a * self.back(*moved(step, z.reshape(3, -1))))
+
+            slope = (loss(_STEP) - loss(-_STEP)) / (2 * _STEP)
+            y = self.there(self.blocks, x, self.c)[1]
+            first = self.blocks[0].log_det_gradient(x, self.c, lambda step: self._first(*moved(step)))
+            second = self.blocks[1].log_det_gradient(y, self.c, lambda step: self._second(*moved(step)))
+            yield self._along(there, moves), slope + np.sum(self.b * (first + second))
+            if not any(self.shifts):  # the gradient is that of a root
+                yield self._along(again, moves), (inverse(_STEP) - inverse(-_STEP)) / (2 * _STEP)
+
+    def _first(self, blocks, x, c):
+        return blocks[0], x, c
+
+    def _second(self, blocks, x, c):
+        return blocks[1], self.there(blocks, x, c)[1], c
+
+    def _part(self, i):
+        return i if i < 2 else 2 if i - 2 < len(self.variables[0]) else 3
+
+    def _directions(self, moves):
+        """The moves of the weights of each block, as its `Reference` names them."""
+        moves = iter(moves[2:])
+        directions = []
+        for block, variables in zip(self.blocks, self.variables, strict=True):
+            own = {id(v.value): key for layer in block.g.own for v in layer.trainable_variables for key in [(v.path, id(v))]}
+            directions.append({own[id(variable)]: next(moves) for variable in variables})
+        return directions
+
+    def _along(self, gradients, moves):
+        pairs = zip(gradients, moves, strict=True)
+        return sum(np.sum(np.float64(gradient.numpy()).reshape(move.shape) * move) for gradient, move in pairs)

@@ -1,0 +1,359 @@
+"""What a layer computes of its inputs and its weights, as a value.
+
+An operation knows nothing of the layer that it was read from, nor of others: equal operations compute the same. Its
+weights are arguments, as they are applied: kernels are scaled, and parameters transformed.
+"""
+
+import abc
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from tf_resflow.layers.convolution import convolution
+from tf_resflow.layers.smooth_functions import SmoothFunction
+
+__all__ = [
+    "Activation",
+    "Add",
+    "Boundary",
+    "Concatenate",
+    "Convolution",
+    "Dense",
+    "Identity",
+    "KerasConvolution",
+    "Opaque",
+    "Operation",
+    "OperationLayer",
+    "Reshape",
+    "Smooth",
+    "WeightedConcatenation",
+]
+
+_Derivatives = Sequence[tf.Tensor | None]
+
+
+class Identity:
+    """An object that is equal to itself alone, whatever it says of others."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other):
+        return isinstance(other, Identity) and self.value is other.value
+
+    def __hash__(self):
+        return id(self.value)  # which lives as long as this
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation(abc.ABC):
+    """What a layer computes.
+
+    Attributes:
+      dtype: of the computation: inputs and kernels have it.
+      knows_derivative: whether `along` is known.
+      knows_jacobian: whether `tangents` is known, of vectors.
+    """
+
+    dtype: str
+    knows_derivative: ClassVar[bool] = False
+    knows_jacobian: ClassVar[bool] = False
+
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> Any:
+        """The output; a list of them if they are several."""
+        return self._value(self._cast(inputs), weights)
+
+    def along(
+        self, inputs: Sequence[tf.Tensor], derivatives: _Derivatives, weights: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The output and its derivative for those of the inputs, None for a fixed one. Differentiable once."""
+        return self._along(self._cast(inputs), self._cast(derivatives), weights)
+
+    def tangents(
+        self, inputs: Sequence[tf.Tensor], derivatives: _Derivatives, weights: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The same for derivatives in each coordinate, `[coordinates, batch or 1, features]`.
+
+        Differentiable any number of times.
+        """
+        return self._tangents(self._cast(inputs), self._cast(derivatives), weights)
+
+    def fits(self, live: Sequence[Any], shape: Any) -> bool:
+        """Whether the derivative is known for an output and inputs of these shapes, of those that are not fixed."""
+        del live, shape
+        return True
+
+    @abc.abstractmethod
+    def _value(self, inputs, weights):
+        """As the call, of inputs in the dtype of the computation."""
+
+    def _along(self, inputs, derivatives, weights):
+        raise NotImplementedError
+
+    def _tangents(self, inputs, derivatives, weights):
+        return self._along(inputs, derivatives, weights)
+
+    def _cast(self, tensors):
+        return [None if tensor is None else tf.cast(tensor, self.dtype) for tensor in tensors]
+
+
+class OperationLayer(keras.layers.Layer):
+    """A layer that is an operation on its inputs, with weights that it derives from its variables."""
+
+    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
+        """What it computes.
+
+        Args:
+          dtype: of the computation.
+          fused: whether elementwise functions pass over memory once, see `in_one_pass`.
+        """
+        raise NotImplementedError
+
+    def applied_weights(self, dtype: str) -> list[tf.Tensor]:
+        """The weights of the operation: differentiable in the variables."""
+        del dtype
+        return []
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        """The output of the operation."""
+        operation = self.operation(self.compute_dtype)
+        return operation(tf.nest.flatten(inputs), self.applied_weights(self.compute_dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(Operation):
+    """x W + b on the last axis, of a kernel and, if there is one, a bias; and a function of it."""
+
+    function: Identity | None = None
+
+    @property
+    def knows_derivative(self) -> bool:  # type: ignore[override]
+        """Whether it is linear."""
+        return self.function is None
+
+    knows_jacobian = knows_derivative
+
+    def _value(self, inputs, weights):
+        (x,), (kernel, *bias) = inputs, weights
+        y = tf.matmul(x, kernel)
+        y = y + bias[0] if bias else y
+        return y if self.function is None else self.function.value(y)
+
+    def _along(self, inputs, derivatives, weights):
+        return self._value(inputs, weights), tf.matmul(derivatives[0], weights[0])
+
+    def _tangents(self, inputs, derivatives, weights):
+        (tangents,), kernel = derivatives, weights[0]
+        rows = tf.matmul(tf.reshape(tangents, [-1, kernel.shape[0]]), kernel)
+        return self._value(inputs, weights), tf.reshape(rows, [tangents.shape[0], -1, kernel.shape[1]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution(Operation):
+    """A convolution of stride 1 with zero padding, of images up to the size for which its norm is known."""
+
+    image_size: tuple[int, int]
+    fused: bool = False
+    knows_derivative: ClassVar[bool] = True
+
+    def _value(self, inputs, weights):
+        (x,), (kernel, *bias) = inputs, weights
+        return convolution(self._checked(x), kernel, *bias, fused=self.fused)
+
+    def _along(self, inputs, derivatives, weights):
+        return self._value(inputs, weights), convolution(derivatives[0], weights[0], fused=self.fused)
+
+    def _checked(self, x):
+        """The images, unless they are larger, which is checked now or when the graph runs."""
+        sizes = tuple(x.shape[1:3])
+        message = (
+            f"A Lipschitz convolution was built for images of up to {self.image_size} pixels and its norm is "
+            "constrained for these only, but it was called on larger ones{}. Build it on the largest image that it "
+            "will see."
+        )
+        pairs = zip(sizes, self.image_size, strict=True)
+        if any(size is not None and size > most for size, most in pairs):
+            raise ValueError(message.format(f", {sizes}"))
+        if None not in sizes:
+            return x
+        check = tf.debugging.assert_less_equal(tf.shape(x)[1:3], self.image_size, message.format(""))
+        with tf.control_dependencies([check]):
+            return tf.identity(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class KerasConvolution(Operation):
+    """`keras.layers.Conv2D` with images in channels last."""
+
+    function: Identity
+    strides: tuple[int, int]
+    padding: str
+    dilations: tuple[int, int]
+
+    def _value(self, inputs, weights):
+        (x,), (kernel, *bias) = inputs, weights
+        y = tf.nn.conv2d(x, kernel, self.strides, self.padding.upper(), dilations=self.dilations)
+        return self.function.value(tf.nn.bias_add(y, bias[0]) if bias else y)
+
+
+@dataclasses.dataclass(frozen=True)
+class Smooth(Operation):
+    """A smooth elementwise function, of which the weights are the parameters, in a wide dtype."""
+
+    function: SmoothFunction
+    knows_derivative: ClassVar[bool] = True
+    knows_jacobian: ClassVar[bool] = True
+
+    def _value(self, inputs, weights):
+        return self.function(*inputs, *weights)
+
+    def _along(self, inputs, derivatives, weights):
+        return self.function.along(*inputs, *derivatives, *weights)
+
+    def _tangents(self, inputs, derivatives, weights):
+        y, slope = self.function.value_and_slope(*inputs, *weights)
+        return y, slope * tf.concat([*derivatives] * self.function.num_parts, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation(Operation):
+    """A function of one tensor, elementwise or not."""
+
+    function: Identity
+    is_elementwise: bool
+
+    @property
+    def knows_derivative(self) -> bool:  # type: ignore[override]
+        """Whether it is elementwise, as far as is known."""
+        return self.is_elementwise
+
+    knows_jacobian = knows_derivative
+
+    def _value(self, inputs, weights):
+        return self.function.value(*inputs)
+
+    def _along(self, inputs, derivatives, weights):
+        (x,) = inputs
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            y = self.function.value(x)
+        return y, tape.gradient(y, x) * derivatives[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reshape(Operation):
+    """An event in another shape."""
+
+    shape: tuple[int, ...]
+    knows_derivative: ClassVar[bool] = True
+
+    def _value(self, inputs, weights):
+        return tf.reshape(*inputs, [-1, *self.shape])
+
+    def _along(self, inputs, derivatives, weights):
+        return self._value(inputs, weights), self._value(derivatives, weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Add(Operation):
+    """The sum of tensors of one rank."""
+
+    knows_derivative: ClassVar[bool] = True
+    knows_jacobian: ClassVar[bool] = True
+
+    def _value(self, inputs, weights):
+        return functools.reduce(operator.add, inputs)
+
+    def _along(self, inputs, derivatives, weights):
+        live = [derivative for derivative in derivatives if derivative is not None]
+        return self._value(inputs, weights), functools.reduce(operator.add, live)
+
+    def fits(self, live, shape):
+        """Whether no input is broadcast, with its derivative."""
+        return all(one == shape for one in live)
+
+
+@dataclasses.dataclass(frozen=True)
+class Concatenate(Operation):
+    """Tensors side by side."""
+
+    axis: int = -1
+    knows_derivative: ClassVar[bool] = True
+    knows_jacobian: ClassVar[bool] = True
+
+    def _value(self, inputs, weights):
+        return tf.concat(inputs, self.axis)
+
+    def _along(self, inputs, derivatives, weights):
+        return self._value(inputs, weights), self._value(_with_zeros(inputs, derivatives), weights)
+
+    def fits(self, live, shape):
+        """Whether the derivatives are joined along their last axis."""
+        return self.axis in (-1, len(shape) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedConcatenation(Concatenate):
+    """[eta_1 x, eta_2 h] on the last axis, of the weights eta."""
+
+    def _value(self, inputs, weights):
+        x, h = inputs
+        return super()._value(inputs, weights) * tf.repeat(weights[0], [x.shape[-1], h.shape[-1]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Boundary(Operation):
+    """The inputs of a network within another, in the dtypes in which it takes them, or its outputs."""
+
+    dtypes: tuple[str, ...]
+    knows_derivative: ClassVar[bool] = True
+    knows_jacobian: ClassVar[bool] = True
+
+    def _value(self, inputs, weights):
+        return [tf.cast(x, dtype) for x, dtype in zip(inputs, self.dtypes, strict=True)]
+
+    def _cast(self, tensors):
+        return list(tensors)
+
+
+class Opaque(Operation):
+    """What is not known, called as Keras calls it; equal to itself alone.
+
+    Args:
+      call: function of a list of the inputs.
+    """
+
+    _call: Callable[[Any], Any]
+
+    def __init__(self, call: Callable[[Any], Any]):
+        super().__init__("")
+        object.__setattr__(self, "_call", call)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def _value(self, inputs, weights):
+        return self._call(inputs)
+
+    def _cast(self, tensors):
+        return list(tensors)
+
+
+def _with_zeros(values, derivatives):
+    """The derivatives, zeros for None, all of one shape but for the last axis."""
+    live = [derivative for derivative in derivatives if derivative is not None]
+    leading = functools.reduce(tf.broadcast_dynamic_shape, [tf.shape(derivative)[:-1] for derivative in live])
+    alike = all(derivative.shape[:-1] == live[0].shape[:-1] for derivative in live)
+
+    def filled(value, derivative):
+        if derivative is not None and alike:
+            return derivative
+        derivative = tf.zeros([], value.dtype) if derivative is None else derivative
+        return tf.broadcast_to(derivative, tf.concat([leading, value.shape[-1:]], 0))
+
+    return [filled(value, derivative) for value, derivative in zip(values, derivatives, strict=True)]

@@ -1,0 +1,464 @@
+"""The program of a network: what it computes, read once, and evaluated with weights that are arguments.
+
+Everything that knows the layers of a network goes through here: its value, its derivatives, the bound of its
+Lipschitz constant, and whether another network is the same but for its weights.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_resflow.layers.activations import CLipSwish, CPila, FullSort, LipschitzCube, LipSwish, MaxMin
+from tf_resflow.layers.learned_concatenation import LearnableConcatenation
+from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
+from tf_resflow.layers.lipschitz_dense import LipschitzDense
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer, scaled_stack, stacks
+from tf_resflow.layers.operations import (
+    Activation,
+    Add,
+    Boundary,
+    Concatenate,
+    Dense,
+    Identity,
+    KerasConvolution,
+    Opaque,
+    Operation,
+    Reshape,
+)
+from tf_resflow.layers.precision import lowest_dtype
+from tf_resflow.private_api import graph_steps
+
+__all__ = [
+    "SLOPES",
+    "BoundNetwork",
+    "Program",
+    "Step",
+    "bind",
+    "bind_all",
+    "is_altered",
+    "is_graph",
+    "known_slope",
+    "read",
+]
+
+# The largest |slope| of each elementwise function of keras.activations, rounded up.
+SLOPES = {
+    "elu": 1.0,
+    "gelu": 1.129,
+    "hard_sigmoid": 1.0 / 6.0,
+    "hard_silu": 1.5,
+    "hard_tanh": 1.0,
+    "leaky_relu": 1.0,
+    "linear": 1.0,
+    "log_sigmoid": 1.0,
+    "mish": 1.0885,
+    "relu": 1.0,
+    "relu6": 1.0,
+    "selu": 1.7581,
+    "sigmoid": 0.25,
+    "silu": 1.0999,
+    "softplus": 1.0,
+    "softsign": 1.0,
+    "tanh": 1.0,
+}
+
+_OURS = {
+    LipschitzDense, LipschitzConv2D, LipSwish, CLipSwish, CPila, MaxMin, FullSort, LipschitzCube,
+    LearnableConcatenation,
+}  # fmt: skip
+_MADE_BY_KERAS = {"build", "loss", "quantize"}  # attributes of instances that replace methods
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """An operation, with the numbers of the tensors that it takes and makes.
+
+    Attributes:
+      operation: what is computed.
+      inputs: the numbers of its inputs.
+      outputs: the numbers of its outputs.
+      weights: the places of its weights among the parameters of the program. Those of a layer that occurs twice are
+        the same.
+      layer: where it was read.
+      shapes: the shapes of its outputs, None where nothing says them.
+    """
+
+    operation: Operation
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    weights: tuple[int, ...] = ()
+    layer: Any = dataclasses.field(default=None, compare=False)
+    shapes: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a network computes of its inputs and its parameters. Equal programs compute the same.
+
+    Attributes:
+      inputs: the shape, with the batch, and the dtype of each input, which have the first numbers; none if nothing
+        is known of the network, which is one step then.
+      steps: in order.
+      outputs: the numbers of the outputs.
+      sources: the layers that have weights, each once in the order of the parameters, with the dtype that it
+        computes in.
+    """
+
+    inputs: tuple[tuple[tuple[int | None, ...], str], ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[int, ...]
+    sources: tuple[tuple[Any, str], ...] = dataclasses.field(compare=False)
+
+    @functools.cached_property
+    def is_known(self) -> bool:
+        """Whether each step is known, so that the program is all that there is to know."""
+        return not any(isinstance(step.operation, Opaque) for step in self.steps)
+
+    @functools.cached_property
+    def knows_derivative(self) -> bool:
+        """Whether the derivative along a vector is known: of the steps that the first input reaches."""
+        return self._knows("knows_derivative")
+
+    @functools.cached_property
+    def knows_jacobian(self) -> bool:
+        """Whether the Jacobian is carried forward, through the layers of vectors."""
+        return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._knows("knows_jacobian")
+
+    def _knows(self, what):
+        reached = {0}
+        shapes = dict(enumerate(shape for shape, _ in self.inputs or [(None, None)]))
+        for step in self.steps:
+            shapes.update(zip(step.outputs, step.shapes, strict=True))
+            live = [shapes[i] for i in step.inputs if i in reached]
+            known = getattr(step.operation, what) and step.operation.fits(live, step.shapes[0])
+            if isinstance(step.operation, Opaque) or (live and not known):
+                return False
+            if isinstance(step.operation, Boundary):
+                reached |= {o for i, o in zip(step.inputs, step.outputs, strict=True) if i in reached}
+            elif live:
+                reached |= set(step.outputs)
+        return len(self.outputs) == 1 and self.outputs[0] in reached
+
+
+def is_graph(layer: Any) -> bool:
+    """Whether this is a model that computes the graph of its layers, not a subclass with its own `call`."""
+    if not (isinstance(layer, (keras.Sequential, keras.Function)) and hasattr(layer, "inputs")):
+        return False
+    calls = type(layer).call, type(layer).__call__
+    return all(f.__module__.startswith("keras.") for f in calls) and not is_altered(layer)
+
+
+def is_altered(layer: Any) -> bool:
+    """Whether an attribute of the instance replaces a method of its class."""
+    replaced = {name for name in vars(layer) if callable(getattr(type(layer), name, None))}
+    return not replaced <= _MADE_BY_KERAS
+
+
+def known_slope(layer: keras.layers.Activation) -> float | None:
+    """The largest slope of an elementwise function of `keras.activations`; None for another function."""
+    known = (slope for name, slope in SLOPES.items() if layer.activation is keras.activations.get(name))
+    return next(known, None)
+
+
+def read(network: Any, *, training: bool = False) -> Program:
+    """The program of a network as it is now.
+
+    Known are `keras.Sequential` and functional models, also nested ones, of the layers of this package and of some
+    of Keras: of these exact classes, and unless an attribute of an instance replaces a method. Everything else is a
+    step that is called as Keras calls it.
+
+    Args:
+      network: a Keras layer or model, or another callable.
+      training: whether it is evaluated in a training step: layers of a `TrainingPolicy` compute in its lower
+        precision, and elementwise functions pass over memory once.
+    """
+    return _Reader(training).program(network)
+
+
+class BoundNetwork:
+    """A network with its weights: a function of its inputs, in which nothing is scaled any more.
+
+    Attributes:
+      network: the network.
+      program: its program.
+      parameters: the weights of the program, as they are applied.
+      training: whether it is for a training step.
+    """
+
+    def __init__(self, network: Any, program: Program, parameters: Sequence[Any], training: bool):
+        self.network, self.program, self.training = network, program, training
+        self.parameters = list(parameters)
+
+    def __call__(self, inputs: Any) -> tf.Tensor:
+        """The output of the network for a tensor, or for a list of them."""
+        inputs = tf.nest.flatten(inputs)
+        if not self.program.inputs:
+            return self.network(inputs[0] if len(inputs) == 1 else inputs)
+        values = self._run(inputs)
+        outputs = [values[i] for i in self.program.outputs]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def with_parameters(self, parameters: Sequence[Any]) -> "BoundNetwork":
+        """The network with other weights."""
+        return BoundNetwork(self.network, self.program, parameters, self.training)
+
+    def tensors(self) -> list[tf.Tensor]:
+        """The parameters, as tensors."""
+        return [tf.convert_to_tensor(parameter) for parameter in self.parameters]
+
+    def value_and_derivative(self, inputs: Sequence[tf.Tensor], v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """g(x) and J v of a program that `knows_derivative`, `[rows, *event]`; differentiable once.
+
+        It serves the gradient of u'J v and g(x): pairs of tensors go once through each layer and once back, and
+        what an activation computes of a pair takes few passes over memory.
+
+        Args:
+          inputs: x, and conditions.
+          v: like x.
+        """
+        return self._differentiated(inputs, v, "along")
+
+    def jacobian(self, inputs: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """The value `[batch, outputs]`, and its derivatives in each coordinate, `[inputs, batch, outputs]`.
+
+        Of a program that `knows_jacobian`; differentiable any number of times. It takes a product for each dense
+        layer, instead of a reverse pass for each coordinate.
+
+        Args:
+          inputs: x, and conditions.
+        """
+        x = inputs[0]
+        unit = tf.eye(x.shape[-1], dtype=x.dtype)[:, tf.newaxis]  # derivatives that examples share have one row
+        value, tangents = self._differentiated(inputs, unit, "tangents")
+        return value, tangents + tf.zeros([tf.shape(x)[0], 1], tangents.dtype)
+
+    def _run(self, inputs):
+        """All values by number."""
+        values = dict(enumerate(self._converted(inputs)))
+        for step, weights in self._steps():
+            results = step.operation([values[i] for i in step.inputs], weights)
+            values.update(zip(step.outputs, tf.nest.flatten(results), strict=True))
+        return values
+
+    def _differentiated(self, inputs, derivative, rule):
+        """The value and the derivative of the output, for that of the first input."""
+        values = dict(enumerate(self._converted(inputs)))
+        derivatives: dict[int, tf.Tensor | None] = {0: derivative}
+        for step, weights in self._steps():
+            operation = step.operation
+            given = [values[i] for i in step.inputs]
+            along = [derivatives.get(i) for i in step.inputs]
+            if isinstance(operation, Boundary):
+                values.update(zip(step.outputs, operation(given, weights), strict=True))
+                derivatives.update(zip(step.outputs, along, strict=True))
+            elif all(one is None for one in along):
+                values[step.outputs[0]] = operation(given, weights)
+            else:
+                result = getattr(operation, rule)(given, along, weights)
+                values[step.outputs[0]], derivatives[step.outputs[0]] = result
+        (output,) = self.program.outputs
+        return values[output], derivatives[output]
+
+    def _steps(self):
+        parameters = self.tensors()
+        return [(step, [parameters[i] for i in step.weights]) for step in self.program.steps]
+
+    def _converted(self, inputs):
+        """The inputs in the dtypes of the program's."""
+        if len(inputs) != len(self.program.inputs):
+            raise ValueError(
+                f"The network {_name(self.network)} takes {len(self.program.inputs)} inputs; got {len(inputs)}."
+            )
+        for (shape, _), x in zip(self.program.inputs, inputs, strict=True):
+            if not tf.TensorShape(shape[-1:]).is_compatible_with(x.shape[-1:]):
+                raise ValueError(f"The network {_name(self.network)} takes inputs of shape {shape}; got {x.shape}.")
+        return [tf.cast(x, dtype) for (_, dtype), x in zip(self.program.inputs, inputs, strict=True)]
+
+
+def bind(network: Any, *, training: bool = False) -> BoundNetwork:
+    """A network as a function whose kernels were scaled once, now.
+
+    For loops that evaluate a branch many times:
+
+    ```python
+    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
+    y = tf.ones([1, 2])
+    g = resflow.layers.bind(branch)
+    x, = tf.while_loop(lambda x: True, lambda x: [y - g(x)], [y], maximum_iterations=20)
+    ```
+
+    Gradients in the kernels flow through the scaled ones: bind it inside the gradient tape. Later changes of the
+    weights do not reach it.
+
+    Args:
+      network: a Keras layer or model, or another callable, of which nothing is known. One that is bound already is
+        returned.
+      training: whether it is for a training step, see `tf_resflow.bijectors.Networks`.
+
+    Raises:
+      ValueError: if a layer is not built.
+    """
+    return network if isinstance(network, BoundNetwork) else bind_all([network], training=training)[0]
+
+
+def bind_all(networks: Iterable[Any], *, training: bool = False) -> list[BoundNetwork]:
+    """Several networks as by `bind`; the norms of small kernels of one shape are found together."""
+    networks = list(networks)
+    programs = [read(network, training=training) for network in networks]
+    constrained = [
+        layer for program in programs for layer, _ in program.sources if isinstance(layer, LipschitzLayer)
+    ]
+    kernels: dict[LipschitzLayer, tf.Tensor] = {}
+    for group in stacks(list(dict.fromkeys(constrained))):
+        kernels.update(zip(group, scaled_stack(group, stored=training), strict=True))
+
+    def parameters(program):
+        return [weight for layer, dtype in program.sources for weight in _weights(layer, dtype, kernels)]
+
+    pairs = zip(networks, programs, strict=True)
+    return [BoundNetwork(network, program, parameters(program), training) for network, program in pairs]
+
+
+def _weights(layer, dtype, kernels):
+    """The weights of a layer as its operation takes them."""
+    if isinstance(layer, LipschitzLayer):
+        return layer.applied_weights(dtype, kernels[layer])
+    if type(layer) in _OURS:
+        return layer.applied_weights(dtype)
+    weights = [layer.kernel, layer.bias][: _num_weights(layer)]
+    return [tf.cast(tf.convert_to_tensor(weight), dtype) for weight in weights]
+
+
+class _Reader:
+    """Reads the steps of a network in the order of its graph."""
+
+    def __init__(self, training):
+        self._training = training
+        self._steps: list[Step] = []
+        self._sources: dict[Any, tuple[str, tuple[int, ...]]] = {}
+        self._num_tensors = self._num_weights = 0
+
+    def program(self, network):
+        if is_graph(network):
+            inputs = tuple((tuple(x.shape), keras.backend.standardize_dtype(x.dtype)) for x in network.inputs)
+            outputs = self._graph(network, self._numbers(len(inputs)))
+        else:
+            inputs = ()
+            outputs = self._step(Opaque(network), network, self._numbers(1), (None,))
+        sources = tuple((layer, dtype) for layer, (dtype, _) in self._sources.items())
+        return Program(inputs, tuple(self._steps), tuple(outputs), sources)
+
+    def _numbers(self, num):
+        self._num_tensors += num
+        return tuple(range(self._num_tensors - num, self._num_tensors))
+
+    def _graph(self, model, inputs):
+        """Reads a model; returns the numbers of its outputs."""
+        known = dict(zip(map(id, model.inputs), inputs, strict=True))
+        for layer, arguments, results, call in graph_steps(model):
+            numbers = [known[id(tensor)] for tensor in arguments]
+            shapes = tuple(tuple(tensor.shape) for tensor in results)
+            if is_graph(layer):
+                outputs = self._inner(layer, numbers, shapes)
+            else:
+                outputs = self._step(self._operation(layer, arguments, results, call), layer, numbers, shapes)
+            known.update(zip(map(id, results), outputs, strict=True))
+        return [known[id(tensor)] for tensor in model.outputs]
+
+    def _inner(self, model, numbers, shapes):
+        """Reads a model within another."""
+        if model.autocast and isinstance(model, keras.Sequential):
+            dtypes = (model.compute_dtype,) * len(numbers)
+            numbers = self._step(Boundary("", dtypes), None, numbers, (None,) * len(numbers))
+        dtypes = tuple(keras.backend.standardize_dtype(x.dtype) for x in model.inputs)
+        inner = tuple(tuple(x.shape) for x in model.inputs)
+        outputs = self._graph(model, self._step(Boundary("", dtypes), model, numbers, inner))
+        dtypes = tuple(keras.backend.standardize_dtype(x.dtype) for x in model.outputs)
+        return self._step(Boundary("", dtypes), None, outputs, shapes)
+
+    def _step(self, operation, layer, numbers, shapes):
+        weights = self._places(operation, layer)
+        outputs = self._numbers(len(shapes))
+        self._steps.append(Step(operation, tuple(numbers), outputs, weights, layer, shapes))
+        return outputs
+
+    def _places(self, operation, layer):
+        """The places of the weights of a layer, which it keeps where it occurs again."""
+        num = 0 if isinstance(operation, (Boundary, Opaque)) else _num_weights(layer)
+        if num and layer not in self._sources:
+            self._sources[layer] = operation.dtype, tuple(range(self._num_weights, self._num_weights + num))
+            self._num_weights += num
+        return self._sources[layer][1] if num else ()
+
+    def _operation(self, layer, arguments, results, call):
+        """What a layer computes, opaque if it is not known."""
+        is_known = type(layer) in _OURS or type(layer) in _OF_KERAS
+        if not is_known or is_altered(layer) or layer.activity_regularizer or layer.quantization_mode:
+            return Opaque(call)
+        if not (layer.autocast and layer.built):
+            return Opaque(call)
+        dtype = lowest_dtype(layer) if self._training else layer.compute_dtype
+        if type(layer) in _OURS:
+            return layer.operation(dtype, fused=self._training)
+        return _OF_KERAS[type(layer)](layer, dtype, arguments, results) or Opaque(call)
+
+
+def _num_weights(layer):
+    if isinstance(layer, LipschitzLayer) or type(layer) in (keras.layers.Conv2D, keras.layers.Dense):
+        return 1 if layer.bias is None else 2
+    return int(type(layer) in (LipSwish, CLipSwish, LearnableConcatenation))
+
+
+def _dense(layer, dtype, arguments, results):
+    del arguments, results
+    linear = layer.activation is keras.activations.linear
+    return Dense(dtype, None if linear else Identity(layer.activation))
+
+
+def _convolution(layer, dtype, arguments, results):
+    del arguments, results
+    if layer.data_format != "channels_last" or layer.groups != 1 or layer.padding not in ("same", "valid"):
+        return None
+    return KerasConvolution(
+        dtype, Identity(layer.activation), tuple(layer.strides), layer.padding, tuple(layer.dilation_rate)
+    )
+
+
+def _activation(layer, dtype, arguments, results):
+    del arguments, results
+    return Activation(dtype, Identity(layer.activation), known_slope(layer) is not None)
+
+
+def _add(layer, dtype, arguments, results):
+    del layer
+    return Add(dtype) if all(len(x.shape) == len(results[0].shape) for x in arguments) else None
+
+
+def _concatenate(layer, dtype, arguments, results):
+    del arguments, results
+    return Concatenate(dtype, layer.axis)
+
+
+def _reshape(layer, dtype, arguments, results):
+    del arguments
+    shape = tuple(results[0].shape)[1:]
+    return None if None in shape or getattr(layer, "data_format", "") == "channels_first" else Reshape(dtype, shape)
+
+
+_OF_KERAS: dict[type, Callable[..., Operation | None]] = {
+    keras.layers.Activation: _activation,
+    keras.layers.Add: _add,
+    keras.layers.Concatenate: _concatenate,
+    keras.layers.Conv2D: _convolution,
+    keras.layers.Dense: _dense,
+    keras.layers.Flatten: _reshape,
+    keras.layers.Reshape: _reshape,
+}
+
+
+def _name(network):
+    return repr(network.name) if hasattr(network, "name") else type(network).__name__
