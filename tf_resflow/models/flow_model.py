@@ -22,6 +22,7 @@ from tf_resflow.models.dequantizer import Dequantized, Dequantizer
 from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet
 from tf_resflow.models.log_prob_samples import LogProbEstimate, LogProbSamples, mean_and_stderr
 from tf_resflow.models.planning import plan_likelihood
+from tf_resflow.models.saving import SavedSettings
 from tf_resflow.models.step import check_compiles, train_step, weigh
 from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
@@ -36,7 +37,7 @@ _OF_A_LEVEL = 1 / 32  # the residual of a block's inverse that integer data cann
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
-class FlowModel(keras.Model):
+class FlowModel(SavedSettings, keras.Model):
     r"""The density of a flow, trained by maximum likelihood.
 
     For continuous data the loss of an example is \\(-\log p(x)\\) in nats. For data of `levels` integer values
@@ -82,7 +83,9 @@ class FlowModel(keras.Model):
     back, and `encode` and `decode`, to the latent (without randomness) and back.
 
     Saving: `save_weights` and `tf.train.Checkpoint` (the architecture is Python code, which `.keras` files of whole
-    models do not hold; give `ModelCheckpoint` `save_weights_only=True`).
+    models do not hold; give `ModelCheckpoint` `save_weights_only=True`). The statistics of the data, by which a
+    `tf_resflow.bijectors.Normalize` in the flow and the model standardize, are saved with the weights. So are the
+    settings of all layers and bijectors: to load the weights of another model is an error that names what differs.
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
@@ -112,6 +115,7 @@ class FlowModel(keras.Model):
       dequantizer: as given.
       seed: as given.
       evaluation_log_det: the estimator for evaluation.
+      statistics: variables by which data and conditions are standardized, saved and not trained: a dict.
       distribution: `tfd.TransformedDistribution` with the training estimator, over the flow's input space.
       evaluation_distribution: the same, with the evaluation estimator.
 
@@ -154,7 +158,7 @@ class FlowModel(keras.Model):
         self.evaluation_log_det = evaluation_log_det
         self.evaluation_distribution = bijectors.with_log_det(self.distribution, evaluation_log_det)
         self._keras_parts = keras_parts(flow)
-        _check_covered(self.weights, self.distribution)
+        _check_covered(self.weights, self.statistics.values(), self.distribution)
         _check_dequantizer(dequantizer, levels)
         self.dequantizer = dequantizer
         self._means = [keras.metrics.Mean("loss")]
@@ -881,15 +885,16 @@ def _check_dequantizer(dequantizer, levels):
         )
 
 
-def _check_covered(weights, distribution):
-    """Raises unless the model's weights are the distribution's variables, each once."""
+def _check_covered(weights, statistics, distribution):
+    """Raises unless the model's weights are the distribution's variables, each once, but for the statistics."""
     seen = [id(weight.value) for weight in weights]
+    others = {id(variable) for variable in statistics}
     advice = {
         "base distribution": "let the flow end in an ActNorm, which learns a location and a scale",
         "distribution": "hold them in a Keras layer",
     }
     for part, owner in zip((distribution.distribution, distribution), advice, strict=True):
-        missing = [variable.name for variable in part.variables if id(variable) not in seen]
+        missing = [variable.name for variable in part.variables if id(variable) not in {*seen, *others}]
         if missing:
             raise ValueError(
                 f"These variables of the {owner} are no Keras variables, and fit would neither train nor save "

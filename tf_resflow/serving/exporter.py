@@ -141,7 +141,8 @@ def export(
     with unwritable_told(parent), scratch(parent) as folder:
         path = folder / "model"
         with layers.frozen_kernels(model.lipschitz_parts) as kernels:
-            write_saved_model(signatures, [*kernels, *(weight.value for weight in model.weights)], path)
+            variables = [*kernels, *(weight.value for weight in model.weights), *model.statistics.values()]
+            write_saved_model(signatures, variables, path)
         write_warmup(signatures.inputs, path, signatures.max_batch)
         description = describe(signatures, read_signatures(path), measured, _columns(run))
         texts = {
