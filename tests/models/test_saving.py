@@ -90,7 +90,7 @@ PAIRS = {
     "standardization": (lambda: vector(**STATISTICS), vector, r"normalize \(Normalize\) is only in the file"),
     "per channel": (
         lambda: flow_of(bijectors.Normalize([0.0], [1.0])), lambda: flow_of(bijectors.Normalize(**STATISTICS)),
-        r"normalize \(Normalize\): mean_shape is \[1\] in the file, \[2\]",
+        r"the model: statistics is {'normalize/mean': \[1\], 'normalize/std': \[1\]} in the file",
     ),
     "logit": (
         lambda: flow_of(bijectors.Logit(0.05)), lambda: flow_of(bijectors.Logit(0.1)),
@@ -116,6 +116,10 @@ PAIRS = {
     "levels": (image, lambda: image(8), "the model: levels is 4 in the file, 8 in the model"),
     "kind of condition": (
         lambda: conditional(condition_shape=[2]), lambda: conditional(num_classes=2), "num_classes is None"
+    ),
+    "standardized condition": (
+        lambda: conditional(condition_shape=[2], condition_mean=[1.0, 2.0], condition_std=[3.0, 4.0]),
+        lambda: conditional(condition_shape=[2]), "the model: statistics is {'condition/mean': ",
     ),
     "dequantizer": (lambda: image(dequantizer=noise()), image, r"dequantizer \(FlowDequantizer\) is only in"),
     "blocks of the dequantizer": (
@@ -161,7 +165,7 @@ def standardized(mean, std):
 def test_statistics_come_with_the_weights(form, tmp_path):
     """They are restored in a model of others, in functions that were traced before, too; no optimizer has them."""
     save, load = form(tmp_path)
-    model, other = standardized([1.0, -2.0], [3.0, 0.5]), standardized([0.0, 0.0], [1.0, 1.0])
+    model, other = standardized([1 / 3, -2.0], [3.3, 0.7]), standardized([0.0, 0.0], [1.0, 1.0])
     x, c = np.random.default_rng(0).normal(size=[2, 4, 2]).astype("float32")
     expected = model.log_prob(x, 0, condition=c)
     log_prob = tf.function(lambda: other.log_prob(x, 0, condition=c), autograph=False)
@@ -169,6 +173,8 @@ def test_statistics_come_with_the_weights(form, tmp_path):
     save(model)
     load(other)
     np.testing.assert_allclose(log_prob(), expected, rtol=1e-5)
+    for name, variable in model.statistics.items():
+        np.testing.assert_array_equal(other.statistics[name], variable)
     assert sorted(model.statistics) == ["condition/mean", "condition/std", "normalize/mean", "normalize/std"]
     assert not any(variable is weight.value for variable in model.statistics.values() for weight in model.weights)
 
@@ -201,7 +207,7 @@ def test_files_of_older_versions_load(tmp_path, monkeypatch):
     np.testing.assert_array_equal(weight, expected)
 
 
-def test_settings_that_only_one_version_knows_are_not_compared(tmp_path):
+def test_settings_that_only_one_version_knows_are_not_compared():
     saved = json.loads(vector().serialize())
     saved["settings"]["block0"]["of_tomorrow"] = 1
     del saved["settings"]["the model"]["levels"]

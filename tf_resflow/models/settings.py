@@ -45,6 +45,7 @@ def model_settings(model: "FlowModel") -> Settings:
             "levels": model.levels,
             "condition_shape": model.condition_shape,
             "num_classes": model.num_classes,
+            "statistics": {name: list(variable.shape) for name, variable in sorted(model.statistics.items())},
             **_flat("base", _plain(model.distribution.distribution, {})),
         }
     }
@@ -79,13 +80,17 @@ def differences(saved: Settings, own: Settings) -> list[str]:
             found.append(f"{_named(name, settings[name])} is only in {where}")
             continue
         before, now = saved[name], own[name]
-        keys = [key for key in before if key in now and json.dumps(before[key]) != json.dumps(now[key])]
+        keys = [key for key in before if key in now and not _equal(before[key], now[key])]
         about = name if "type" in keys else _named(name, now)
         for key in ["type"] if "type" in keys else keys:
             found.append(
                 f"{about}: {key} is {before[key]!r:.{_WIDTH}} in the file, {now[key]!r:.{_WIDTH}} in the model"
             )
     return found
+
+
+def _equal(one, other):
+    return one == other or json.dumps(one) == json.dumps(other)  # NaN is equal to itself only as text
 
 
 def _named(name, settings):
@@ -104,8 +109,7 @@ def _flow(flow: tf.Module, prefix: str) -> Settings:
             for key, value in part.parameters.items()
             if not isinstance(value, keras.Layer) and key not in statistics
         }
-        shapes = {f"{key}_shape": list(value.shape) for key, value in statistics.items()}
-        found[prefix + name] = {"type": type(part).__name__, **_flat("", _plain(values, names)), **shapes}
+        found[prefix + name] = {"type": type(part).__name__, **_flat("", _plain(values, names))}
         if isinstance(network, keras.Layer):
             found |= _network(network, f"{prefix}{name}/network")
     return found
