@@ -127,6 +127,23 @@ def test_moving_averages():
 
 
 @fits
+def test_OnlyInSavedModels():
+    class Holder(private_api.OnlyInSavedModels, tf.Module):
+        _only_in_saved_models = ("hidden",)
+
+    holder = Holder()
+    holder.seen, holder.hidden = tf.Variable(1.0), tf.Variable(2.0)
+    assert list(holder._trackable_children()) == ["seen"]
+    assert {"seen", "hidden"} <= set(holder._trackable_children("savedmodel", cache={}))
+
+
+@fits
+def test_eager_mode():
+    with tf.Graph().as_default(), private_api.eager_mode():
+        assert tf.constant(1.0).numpy() == 1.0
+
+
+@fits
 def test_num_gradients():
     weight = keras.Variable([1.0])
     optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)

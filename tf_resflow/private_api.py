@@ -13,13 +13,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tensorflow.python.eager import record, tape
+from tensorflow.python.eager import context, record, tape
 from tensorflow.python.framework.ops import gradient_registry
 from tensorflow_probability.python.internal import implementation_selection
 
 __all__ = [
     "ClipsSummedGradients",
+    "OnlyInSavedModels",
     "custom_gradient",
+    "eager_mode",
     "graph_steps",
     "is_increasing",
     "is_xla",
@@ -74,6 +76,20 @@ class ClipsSummedGradients(keras.Optimizer):
         return list(grads_and_vars)
 
 
+class OnlyInSavedModels:
+    """A mixin of TensorFlow's trackable objects: some of their attributes are no part of checkpoints.
+
+    They are one of SavedModels, which need all variables that a function reads.
+    """
+
+    _only_in_saved_models: tuple[str, ...] = ()
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        children = super()._trackable_children(save_type, **kwargs)  # type: ignore[misc]
+        hidden = self._only_in_saved_models if save_type == "checkpoint" else ()
+        return {name: child for name, child in children.items() if name not in hidden}
+
+
 def moving_averages(optimizer: keras.Optimizer) -> list[keras.Variable]:
     """The averages (`use_ema`) of the variables that an optimizer was built for, in their order."""
     return optimizer._model_variables_moving_average
@@ -103,6 +119,11 @@ def silence_retracing(function: Any) -> Any:
 def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.Tensor:
     """Whether a bijector of scalars increases, given the keyword arguments of its methods."""
     return bijector._internal_is_increasing(**kwargs)
+
+
+def eager_mode() -> contextlib.AbstractContextManager[None]:
+    """A context in which operations are executed, even while any graph is built; `tf.init_scope` stays in some."""
+    return context.eager_mode()
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -167,10 +167,9 @@ def test_weights_round_trip(fitted, data, tmp_path):
     assert np.all(other.log_prob(data[:8], seed=1) != expected)
     other.load_weights(path)
     np.testing.assert_array_equal(other.log_prob(data[:8], seed=1), expected)
-    # The callback's weights are those of the last step; fit ends with their averages.
-    last = vector_model(seed=6)
+    last = vector_model(seed=6)  # the callback saves what the fit ends with
     last.load_weights(str(directory / "6.weights.h5"))
-    assert np.all(last.log_prob(data[:8], seed=1) != expected)
+    np.testing.assert_allclose(last.log_prob(data[:8], seed=1), expected, rtol=1e-5)
     deeper = resflow.FlowModel(resflow.flows.vector_flow(2, 3, (8,)), [2])
     with pytest.raises(ValueError):
         deeper.load_weights(path)

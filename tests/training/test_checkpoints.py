@@ -13,8 +13,8 @@ from tf_resflow.training.checkpoints import Checkpoints, check_state
 from tf_resflow.training.metrics_writer import MetricsWriter
 
 
-def make_checkpoints(directory, keep=3, hidden=(4,), **arguments):
-    flow = resflow.flows.vector_flow(2, 1, hidden, seed=1)
+def make_checkpoints(directory, keep=3, hidden=(4,), coefficient=0.9, **arguments):
+    flow = resflow.flows.vector_flow(2, 1, hidden, coefficient=coefficient, seed=1)
     model = resflow.FlowModel(flow, [2])
     optimizer = keras.optimizers.Adam(1e-3)
     optimizer.build(model.trainable_variables)
@@ -187,7 +187,14 @@ def test_a_full_disk(saved, monkeypatch):
     assert checkpoints.latest.endswith("ckpt-3")
 
 
-def test_another_model(saved):
-    checkpoints, _ = make_checkpoints(saved, hidden=(5,))
-    with pytest.raises(ValueError, match="does not fit the model"):
+@pytest.mark.parametrize(
+    "setting, message", [({"hidden": (5,)}, "units is 4"), ({"coefficient": 0.8}, "0.9 in the")]
+)
+def test_another_model(saved, setting, message, caplog):
+    checkpoints, model = make_checkpoints(saved, **setting)
+    before = weight(model).numpy()
+    with pytest.raises(ValueError, match=f"does not fit the model of this config.*{message}"):
         checkpoints.restore()
+    np.testing.assert_array_equal(weight(model), before)
+    make_checkpoints(saved)[0].restore()
+    assert "older version" not in caplog.text

@@ -70,12 +70,12 @@ def test_not_a_workdir(tmp_path):
         resflow.load(tmp_path)
 
 
-def test_a_run_of_version_0_1_0(tmp_path):
+def test_a_run_of_version_0_1_0(tmp_path, caplog):
     """It scores what it scored then, and can be resumed: 20 steps of two blocks on the moons."""
     workdir = shutil.copytree(pathlib.Path(__file__).parent / "run_0_1_0", tmp_path / "run")
     then = json.loads((workdir / "result.json").read_text())
     run = resflow.load(workdir)
-    assert run.step == then["step"] == 20
+    assert run.step == then["step"] == 20 and "did not save the settings" in caplog.text
     assert run.config.model.estimator.eval.kind == "adaptive_roulette"  # it had the default of its version
     dataset = training.load_data(workdir)
     score = Report(run.config, run.model, dataset).score()

@@ -1,4 +1,4 @@
-"""Fixed elementwise bijectors between the data and the first block: Logit, Normalize."""
+"""Elementwise bijectors without trained parameters between the data and the first block: Logit, Normalize."""
 
 import math
 
@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
+from tf_resflow.private_api import OnlyInSavedModels
 from tf_resflow.typing import DType, TensorLike
 
 __all__ = ["Logit", "Normalize"]
@@ -74,42 +75,62 @@ class Logit(FlowBijector):
         return math.log(1 - 2 * self._alpha) - log_s - log_rest
 
 
-class Normalize(FlowBijector):
-    """`y = (x - mean) / std`, with constants that broadcast against the event's last axes.
+class Normalize(OnlyInSavedModels, FlowBijector):
+    """`y = (x - mean) / std`, with statistics that broadcast against the event's last axes.
+
+    They are variables, which are not trained. A `tf_resflow.FlowModel` saves them with its weights; in a checkpoint
+    of the bijector alone they are not.
 
     Args:
       mean: array-like.
       std: array-like of the same shape, positive.
-      dtype: of the constants.
+      dtype: of the statistics.
       name: `str`.
+
+    Attributes:
+      statistics: the variables "mean" and "std", a dict.
 
     Raises:
       ValueError: if a standard deviation is not positive, or the shapes differ.
     """
 
+    _only_in_saved_models = ("_mean", "_std")
+
     def __init__(
         self, mean: TensorLike, std: TensorLike, dtype: DType = "float32", *, name: str = "normalize"
     ) -> None:
         parameters = dict(locals())
-        self._mean = self._no_dependency(np.asarray(mean, dtype))
-        self._std = self._no_dependency(np.asarray(std, dtype))
-        if self._mean.shape != self._std.shape:
-            raise ValueError(f"mean and std have one shape; got {self._mean.shape} and {self._std.shape}.")
-        if not np.all(self._std > 0):
+        mean, std = np.asarray(mean, dtype), np.asarray(std, dtype)
+        if mean.shape != std.shape:
+            raise ValueError(f"mean and std have one shape; got {mean.shape} and {std.shape}.")
+        if not np.all(std > 0):
             raise ValueError("Every std is positive. Leave out constant columns, or give them a std of 1.")
+        with tf.init_scope():
+            self._mean, self._std = (
+                tf.Variable(value, trainable=False, name=f"{name}_{key}")
+                for key, value in {"mean": mean, "std": std}.items()
+            )
         super().__init__(
-            forward_min_event_ndims=self._mean.ndim,
+            forward_min_event_ndims=mean.ndim,
             dtype=tf.as_dtype(dtype),
             parameters=parameters,
             name=name,
         )
+
+    def _get_parameterization(self):
+        return id(self)  # see `VariableBijector`
+
+    @property
+    def statistics(self) -> dict[str, tf.Variable]:
+        """The mean and the standard deviation."""
+        return {"mean": self._mean, "std": self._std}
 
     @classmethod
     def _is_increasing(cls):
         return True
 
     def _lipschitz_constants(self, certified, bound):
-        std = np.asarray(self.parameters["std"], np.float64)
+        std = self._std.numpy().astype(np.float64)
         return LipschitzConstants(float(1.0 / std.min()), float(std.max()))
 
     def _forward(self, x):
@@ -119,6 +140,6 @@ class Normalize(FlowBijector):
         return y * self._std + self._mean
 
     def _forward_log_det_jacobian(self, x):
-        event = tf.shape(x)[tf.rank(x) - self._std.ndim :]
-        copies = tf.reduce_prod(event) // self._std.size
-        return -tf.cast(copies, self.dtype) * np.sum(np.log(self._std))
+        event = tf.shape(x)[tf.rank(x) - self._std.shape.rank :]
+        copies = tf.reduce_prod(event) // self._std.shape.num_elements()
+        return -tf.cast(copies, self.dtype) * tf.reduce_sum(tf.math.log(self._std))

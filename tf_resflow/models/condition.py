@@ -14,7 +14,7 @@ from tf_resflow.typing import TensorLike
 __all__ = ["Condition", "make_condition"]
 
 
-class Condition:
+class Condition(tf.Module):
     """The condition of a model: real numbers of one shape, or a label.
 
     Args:
@@ -26,6 +26,7 @@ class Condition:
     Attributes:
       shape: as given, a tuple.
       num_classes: as given.
+      statistics: the variables "mean" and "std", a dict, which is empty without them.
     """
 
     def __init__(
@@ -35,9 +36,14 @@ class Condition:
         mean: TensorLike | None = None,
         std: TensorLike | None = None,
     ):
+        super().__init__(name="condition")
         self.shape = tuple(shape)
         self.num_classes = num_classes
-        self._mean, self._std = mean, std
+        self.statistics = {
+            name: tf.Variable(np.asarray(value, np.float64), trainable=False, name=f"condition_{name}")
+            for name, value in {"mean": mean, "std": std}.items()
+            if value is not None
+        }
 
     @property
     def flow_shape(self) -> tuple[int, ...]:
@@ -73,8 +79,9 @@ class Condition:
             values = tf.one_hot(labels, self.num_classes, dtype=dtype)
         else:
             values = tf.cast(values, dtype)
-            if self._mean is not None:
-                values = (values - tf.cast(self._mean, dtype)) / tf.cast(self._std, dtype)
+            if self.statistics:
+                mean, std = (tf.cast(self.statistics[name], dtype) for name in ("mean", "std"))
+                values = (values - mean) / std
         with tf.control_dependencies(_check_rows(values, num)):
             rows = tf.broadcast_to(values, [num, *self.flow_shape])
         return tf.ensure_shape(rows, [tf.get_static_value(num), *self.flow_shape])

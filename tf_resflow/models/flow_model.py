@@ -16,11 +16,13 @@ from tf_resflow.bijectors.flow import keras_parts, route
 from tf_resflow.data import dequantize, quantize
 from tf_resflow.data.dequantization import cell_width, place_in_cells
 from tf_resflow.layers.precision import leaves, lowest_dtype
+from tf_resflow.models.averaging import callbacks_under_average, warm_up_average
 from tf_resflow.models.condition import make_condition
 from tf_resflow.models.dequantizer import Dequantized, Dequantizer, FlowDequantizer
 from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet
 from tf_resflow.models.log_prob_samples import LogProbEstimate, LogProbSamples, mean_and_stderr
 from tf_resflow.models.planning import plan_likelihood
+from tf_resflow.models.saving import SavedSettings
 from tf_resflow.models.step import check_compiles, train_step, weigh
 from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
@@ -35,7 +37,7 @@ _OF_A_LEVEL = 1 / 32  # the residual of a block's inverse that integer data cann
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
-class FlowModel(keras.Model):
+class FlowModel(SavedSettings, keras.Model):
     r"""The density of a flow, trained by maximum likelihood.
 
     For continuous data the loss of an example is \\(-\log p(x)\\) in nats. For data of `levels` integer values
@@ -81,7 +83,9 @@ class FlowModel(keras.Model):
     back, and `encode` and `decode`, to the latent (without randomness) and back.
 
     Saving: `save_weights` and `tf.train.Checkpoint` (the architecture is Python code, which `.keras` files of whole
-    models do not hold; give `ModelCheckpoint` `save_weights_only=True`).
+    models do not hold; give `ModelCheckpoint` `save_weights_only=True`). The statistics of the data, by which a
+    `tf_resflow.bijectors.Normalize` in the flow and the model standardize, are saved with the weights. So are the
+    settings of all layers and bijectors: to load the weights of another model is an error that names what differs.
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
@@ -111,6 +115,7 @@ class FlowModel(keras.Model):
       dequantizer: as given.
       seed: as given.
       evaluation_log_det: the estimator for evaluation.
+      statistics: variables by which data and conditions are standardized, saved and not trained: a dict.
       distribution: `tfd.TransformedDistribution` with the training estimator, over the flow's input space.
       evaluation_distribution: the same, with the evaluation estimator.
 
@@ -153,7 +158,7 @@ class FlowModel(keras.Model):
         self.evaluation_log_det = evaluation_log_det
         self.evaluation_distribution = bijectors.with_log_det(self.distribution, evaluation_log_det)
         self._keras_parts = keras_parts(flow)
-        _check_covered(self.weights, self.distribution)
+        _check_covered(self.weights, self.statistics.values(), self.distribution)
         _check_dequantizer(dequantizer, levels)
         self.dequantizer = dequantizer
         self._means = [keras.metrics.Mean("loss")]
@@ -658,8 +663,10 @@ class FlowModel(keras.Model):
         raise: a step whose loss or gradient is NaN or infinite is not taken either, but `fit` goes on and shows it
         as the loss of the epoch (`keras.callbacks.TerminateOnNaN` ends it).
 
-        The optimizer is used unchanged: the weight decay of Keras' optimizers reaches all variables, ActNorms too,
-        unless its `exclude_from_weight_decay` was called.
+        The weight decay of Keras' optimizers reaches all variables, ActNorms too, unless its
+        `exclude_from_weight_decay` was called. With `use_ema` the average of the weights is warmed up: at step t of
+        a fit its momentum is `min(ema_momentum, (1 + t) / (10 + t))`. Keras' constant one would hold 0.37 of the
+        first weights after 100 steps. The optimizer is otherwise used unchanged.
 
         Raises:
           ValueError: for a loss or metrics: the model has its own; for an optimizer that scales the loss, as Keras
@@ -686,12 +693,25 @@ class FlowModel(keras.Model):
                 f"{type(self).__name__} does not do: small ones would become 0. Compute in 'mixed_bfloat16'."
             )
         self.optimizer.build(self.trainable_variables)
+        warm_up_average(self.optimizer)
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Like `keras.Model.fit`; it leaves the norms of the layers up to date.
 
-        With `use_ema` it ends by replacing the weights with their averages, whose norms are others. A model whose
-        ActNorms are still the identity causes a warning.
+        With `use_ema` it ends by replacing the weights with their averages. The validation and the callbacks at the
+        end of an epoch see the averages, too: what `EarlyStopping` restores, and `ModelCheckpoint` saves, has the
+        score that was found. The average of each fit is a new one, of its steps alone. A model whose ActNorms are
+        still the identity causes a warning.
 
         A conditional model takes `fit(x, condition)`, `fit((x, condition))`, or a `tf.data.Dataset` of pairs; for
         the condition of labels these are the labels. Labels beside the examples of other models are ignored, but
@@ -708,7 +728,8 @@ class FlowModel(keras.Model):
         if kwargs.get("validation_data") is not None:
             kwargs["validation_data"] = self._validation_arrays(kwargs["validation_data"])
         self._warn_of_initialization()
-        history = super().fit(x, y, *args, **kwargs)
+        callbacks = callbacks_under_average(self, callbacks)
+        history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         layers.converge_norms(self.lipschitz_parts)
         return history
 
@@ -901,15 +922,16 @@ def _check_dequantizer(dequantizer, levels):
         )
 
 
-def _check_covered(weights, distribution):
-    """Raises unless the model's weights are the distribution's variables, each once."""
+def _check_covered(weights, statistics, distribution):
+    """Raises unless the model's weights are the distribution's variables, each once, but for the statistics."""
     seen = [id(weight.value) for weight in weights]
+    others = {id(variable) for variable in statistics}
     advice = {
         "base distribution": "let the flow end in an ActNorm, which learns a location and a scale",
         "distribution": "hold them in a Keras layer",
     }
     for part, owner in zip((distribution.distribution, distribution), advice, strict=True):
-        missing = [variable.name for variable in part.variables if id(variable) not in seen]
+        missing = [variable.name for variable in part.variables if id(variable) not in {*seen, *others}]
         if missing:
             raise ValueError(
                 f"These variables of the {owner} are no Keras variables, and fit would neither train nor save "

@@ -143,7 +143,8 @@ def export(
         variable.assign(parameter)
     with unwritable_told(parent), scratch(parent) as folder:
         path = folder / "model"
-        variables = [*networks.parameters, *(weight.value for weight in model.weights)]
+        weights = [weight.value for weight in model.weights]
+        variables = [*networks.parameters, *weights, *model.statistics.values()]
         write_saved_model(signatures, variables, path)
         write_warmup(signatures.inputs, path, signatures.max_batch)
         description = describe(signatures, read_signatures(path), measured, _columns(run))

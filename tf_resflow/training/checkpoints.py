@@ -45,7 +45,7 @@ def check_state(files: Workdir) -> None:
 class Checkpoints:
     """Saves and restores the state of a run.
 
-    That is the model's weights with their power iterations, the optimizer with its moments and its
+    That is the model's weights with their power iterations, its settings, the optimizer with its moments and its
     averaged weights, the step (which, with the seed, is the position in the data and in the random
     numbers) and the seed. `tf.train.CheckpointManager` writes under
     a temporary name and renames: a killed save leaves the older checkpoint.
@@ -163,6 +163,12 @@ class Checkpoints:
                 f"The checkpoint {path} does not fit the model of this config: {_in_short(error)}. "
                 "Was it written by another version? Choose another --workdir to train again."
             ) from None
+        if not tf.train.load_checkpoint(path).has_tensor(_SETTINGS):
+            logging.warning(
+                "The checkpoint %s was written by an older version, which did not save the settings of a model: "
+                "whether they are those of this config is unknown.",
+                path,
+            )
 
     def _path(self, step):
         return str(self._directory / f"ckpt-{step}")
@@ -181,6 +187,7 @@ class Checkpoints:
             write_text(self._directory / "checkpoint", str(state))
 
 
+_SETTINGS = "model/.ATTRIBUTES/py_state"  # where `FlowModel.serialize` is in a checkpoint
 _REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
 

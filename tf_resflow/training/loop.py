@@ -13,10 +13,10 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow.data import Dataset
+from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import NON_FINITE, assert_finite, check_compiles, train_step
 from tf_resflow.progress import bar, shown, stage
-from tf_resflow.training.averaging import AveragedWeights
 from tf_resflow.training.checkpoints import Checkpoints, check_state
 from tf_resflow.training.config import validate_config, with_fitting_warmup
 from tf_resflow.training.data import load_checked, replica_batches

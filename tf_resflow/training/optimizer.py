@@ -5,34 +5,14 @@ from typing import Any
 
 import keras
 
+from tf_resflow.models.averaging import WarmedUpAverage
 from tf_resflow.private_api import ClipsSummedGradients
 
 __all__ = ["Adam", "AdamW", "OPTIMIZERS", "learning_rate_schedule", "make_optimizer"]
 
 
-class _WarmedUpAverage(ClipsSummedGradients):
-    """Adds a warmed-up average of the weights to an optimizer of Keras, and clips gradients after their sum.
-
-    With `use_ema`, the momentum of the average of the weights at iteration t is min(m, (1 + t) / (10 + t)). A
-    constant momentum of 0.999 remembers the initial weights for thousands of steps, and the average of a short run
-    is worse than its last weights. This average spans about a tenth of the run until it spans 1 / (1 - m) steps.
-    """
-
-    @property
-    def ema_momentum(self) -> Any:
-        t = keras.ops.cast(self.iterations, "float32")
-        return keras.ops.minimum(self._ema_limit, (1.0 + t) / (10.0 + t))
-
-    @ema_momentum.setter
-    def ema_momentum(self, limit: float) -> None:
-        self._ema_limit = limit
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "ema_momentum": self._ema_limit}
-
-
 @keras.saving.register_keras_serializable("tf_resflow")
-class Adam(_WarmedUpAverage, keras.optimizers.Adam):
+class Adam(WarmedUpAverage, ClipsSummedGradients, keras.optimizers.Adam):
     """Adam with a warmed-up average of the weights.
 
     It takes the arguments of `keras.optimizers.Adam`; `ema_momentum` is the limit of the momentum.
@@ -43,7 +23,7 @@ class Adam(_WarmedUpAverage, keras.optimizers.Adam):
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
-class AdamW(_WarmedUpAverage, keras.optimizers.AdamW):
+class AdamW(WarmedUpAverage, ClipsSummedGradients, keras.optimizers.AdamW):
     """Adam with decoupled weight decay and a warmed-up average of the weights.
 
     It takes the arguments of `keras.optimizers.AdamW`; `ema_momentum` is the limit of the momentum.

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from tf_resflow.models import DataInfo, FlowModel, build_model
-from tf_resflow.training.averaging import AveragedWeights
+from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir, read_json

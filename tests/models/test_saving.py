@@ -1,0 +1,214 @@
+"""Weights and checkpoints know which model they belong to."""
+
+import json
+import warnings
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+from tf_resflow.models.saving import SavedSettings
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+bijectors = resflow.bijectors
+
+
+def flow_of(*members, event_shape=(2,), **options):
+    """A model of an ActNorm, and what is given."""
+    act_norm = bijectors.ActNorm(event_shape)
+    return resflow.FlowModel(bijectors.Flow([*members, act_norm]), event_shape, **options)
+
+
+def vector(**options):
+    return resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,), act_norm=False, **options), [2])
+
+
+def learned(high):
+    order = resflow.layers.LearnedOrder(high=high)
+    layer = resflow.layers.LipschitzDense(2, domain=order, codomain=order)
+    return flow_of(bijectors.ResidualBlock(keras.Sequential([keras.Input([2]), layer])))
+
+
+class One(keras.layers.Layer):
+    def __init__(self, function=None, **kwargs):  # of which Keras cannot tell the configuration
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, x):
+        return x
+
+
+class Two(One):
+    pass
+
+
+def coupling(layer=None, inputs=(1,), order=1, **options):
+    x = [keras.Input([size]) for size in inputs]
+    parts = [*x, keras.layers.Dense(1, activation="relu")(x[0])][::order]
+    joined = keras.layers.Concatenate()(parts)
+    joined = joined if layer is None else layer(joined)
+    return bijectors.AdditiveCoupling(keras.Model(x, keras.layers.Dense(1)(joined)), **options)
+
+
+def conditional(**condition):
+    return flow_of(coupling(inputs=(1, 2)), **condition)
+
+
+def image(levels=4, **options):
+    return flow_of(event_shape=(2, 2, 1), levels=levels, **options)
+
+
+def noise(**options):
+    return resflow.models.FlowDequantizer((2, 2, 1), width=4, **options)
+
+
+def hybrid(activation="relu"):
+    flow = bijectors.Flow([bijectors.ActNorm([2])])
+    x = keras.Input([2])
+    logits = keras.layers.Dense(3)(keras.layers.Dense(4, activation=activation)(x))
+    return resflow.HybridModel(flow, keras.Model([x], logits), [2])
+
+
+def student(df):
+    return tfd.Independent(tfd.StudentT(df, [0.0, 0.0], 1.0), 1)
+
+
+STATISTICS = {"mean": [1.0, 2.0], "std": [3.0, 4.0]}
+# Functions that make two models, which differ in one setting, and what the error says.
+PAIRS = {
+    "coefficient": (vector, lambda: vector(coefficient=0.5), r"block0/.*\(LipschitzDense\): coefficient is 0.9 in"),
+    "activation": (lambda: vector(activation="relu"), lambda: vector(activation="elu"), "activation is 'relu'"),
+    "kind of activation": (vector, lambda: vector(activation="elu"), "block0/.*: type is 'LipSwish'"),
+    "norms": (lambda: vector(norms=[1.0] * 3), lambda: vector(norms=[np.inf] * 3), "domain is 1.0"),
+    "normalization": (vector, lambda: vector(normalization="schatten"), "normalization is 'induced'"),
+    "block": (vector, lambda: vector(block=bijectors.MonotoneBlock), "block0: type is 'ResidualBlock'"),
+    "standardization": (lambda: vector(**STATISTICS), vector, r"normalize \(Normalize\) is only in the file"),
+    "per channel": (
+        lambda: flow_of(bijectors.Normalize([0.0], [1.0])), lambda: flow_of(bijectors.Normalize(**STATISTICS)),
+        r"the model: statistics is {'normalize/mean': \[1\], 'normalize/std': \[1\]} in the file",
+    ),
+    "logit": (
+        lambda: flow_of(bijectors.Logit(0.05)), lambda: flow_of(bijectors.Logit(0.1)),
+        r"logit \(Logit\): alpha is 0.05 in the file, 0.1 in the model",
+    ),
+    "constants": (lambda: flow_of(tfb.Scale([1.0, 2.0])), lambda: flow_of(tfb.Scale([1.0, 3.0])), "scale is .1.0"),
+    "many constants": (
+        lambda: flow_of(tfb.Shift(np.zeros(9, "float32")), event_shape=[9]),
+        lambda: flow_of(tfb.Shift(np.eye(9, dtype="float32")[0]), event_shape=[9]), r"Shift\): shift is",
+    ),
+    "order": (
+        lambda: flow_of(tfb.Scale(2.0), tfb.Shift(1.0)), lambda: flow_of(tfb.Shift(1.0), tfb.Scale(2.0)),
+        r"flow \(Flow\): bijectors is \['scale', 'shift'",
+    ),
+    "inverse": (lambda: flow_of(tfb.Exp()), lambda: flow_of(tfb.Invert(tfb.Exp(), name="exp")), "type is 'Exp'"),
+    "swap": (lambda: flow_of(coupling()), lambda: flow_of(coupling(swap=True)), "swap is False in the file, True"),
+    "connections": (lambda: flow_of(coupling()), lambda: flow_of(coupling(order=-1)), "network: connections is"),
+    "layer of the user": (
+        lambda: flow_of(coupling(One(len))), lambda: flow_of(coupling(Two(len))), "type is 'One' in the file, 'Two'"
+    ),
+    "learned order": (lambda: learned(4.0), lambda: learned(5.0), "domain.high is 4.0 in the file, 5.0 in"),
+    "base": (lambda: flow_of(base=student(3.0)), lambda: flow_of(base=student(4.0)), "base.distribution.df is 3"),
+    "levels": (image, lambda: image(8), "the model: levels is 4 in the file, 8 in the model"),
+    "kind of condition": (
+        lambda: conditional(condition_shape=[2]), lambda: conditional(num_classes=2), "num_classes is None"
+    ),
+    "standardized condition": (
+        lambda: conditional(condition_shape=[2], condition_mean=[1.0, 2.0], condition_std=[3.0, 4.0]),
+        lambda: conditional(condition_shape=[2]), "the model: statistics is {'condition/mean': ",
+    ),
+    "dequantizer": (lambda: image(dequantizer=noise()), image, r"dequantizer \(FlowDequantizer\) is only in"),
+    "blocks of the dequantizer": (
+        lambda: image(dequantizer=noise()), lambda: image(dequantizer=noise(num_blocks=1)),
+        r"dequantizer/block1 \(ResidualBlock\) is only in the file",
+    ),
+    "classifier": (hybrid, lambda: hybrid(activation="elu"), "classifier.*activation is 'relu' in the file"),
+}  # fmt: skip
+
+
+def weights_file(directory):
+    path = str(directory / "model.weights.h5")
+    return lambda model: model.save_weights(path), lambda model: model.load_weights(path)
+
+
+def checkpoint(directory):
+    path = str(directory / "checkpoint")
+    return (
+        lambda model: tf.train.Checkpoint(model=model).write(path),
+        lambda model: tf.train.Checkpoint(model=model).read(path).assert_consumed(),
+    )
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_another_model_is_refused(pair, tmp_path):
+    make, make_other, message = PAIRS[pair]
+    model, same, other = make(), make(), make_other()
+    for save, load in (weights_file(tmp_path), checkpoint(tmp_path)):
+        save(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            load(same)
+        with pytest.raises(ValueError, match=message):
+            load(other)
+
+
+def standardized(mean, std):
+    condition = {"condition_shape": [2], "condition_mean": mean, "condition_std": std}
+    return flow_of(bijectors.Normalize(mean, std), coupling(inputs=(1, 2)), **condition)
+
+
+@pytest.mark.parametrize("form", [weights_file, checkpoint])
+def test_statistics_come_with_the_weights(form, tmp_path):
+    """They are restored in a model of others, in functions that were traced before, too; no optimizer has them."""
+    save, load = form(tmp_path)
+    model, other = standardized([1 / 3, -2.0], [3.3, 0.7]), standardized([0.0, 0.0], [1.0, 1.0])
+    x, c = np.random.default_rng(0).normal(size=[2, 4, 2]).astype("float32")
+    expected = model.log_prob(x, 0, condition=c)
+    log_prob = tf.function(lambda: other.log_prob(x, 0, condition=c), autograph=False)
+    assert np.all(np.abs(log_prob() - expected) > 1e-2)
+    save(model)
+    load(other)
+    np.testing.assert_allclose(log_prob(), expected, rtol=1e-5)
+    for name, variable in model.statistics.items():
+        np.testing.assert_array_equal(other.statistics[name], variable)
+    assert sorted(model.statistics) == ["condition/mean", "condition/std", "normalize/mean", "normalize/std"]
+    assert not any(variable is weight.value for variable in model.statistics.values() for weight in model.weights)
+
+
+def test_a_saved_model_holds_the_statistics(tmp_path):
+    module, model = tf.Module(), standardized([1.0, -2.0], [3.0, 0.5])
+    x = c = tf.ones([2, 2])
+    module.model, module.f = model, tf.function(lambda: model.log_prob(x, 0, condition=c), autograph=False)
+    tf.saved_model.save(module, str(tmp_path), signatures=module.f.get_concrete_function())
+    loaded = tf.saved_model.load(str(tmp_path))
+    np.testing.assert_allclose(loaded.f(), model.log_prob(x, 0, condition=c), rtol=1e-6)
+
+
+def test_files_of_older_versions_load(tmp_path, monkeypatch):
+    model, other = vector(seed=1), vector(seed=2)
+    weight, expected = other.trainable_weights[0], model.trainable_weights[0].numpy()
+    save, load = weights_file(tmp_path)
+    save(model)
+    with h5py.File(tmp_path / "model.weights.h5", "a") as file:
+        del file["vars/settings"]
+    with pytest.warns(UserWarning, match="older version, which did not save the settings"):
+        load(other)
+    np.testing.assert_array_equal(weight, expected)
+    weight.assign(tf.zeros_like(weight))
+    save, load = checkpoint(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(SavedSettings, "_serialize_to_tensors", lambda model: {})
+        save(model)
+    load(other)
+    np.testing.assert_array_equal(weight, expected)
+
+
+def test_settings_that_only_one_version_knows_are_not_compared():
+    saved = json.loads(vector().serialize())
+    saved["settings"]["block0"]["of_tomorrow"] = 1
+    del saved["settings"]["the model"]["levels"]
+    vector().deserialize(json.dumps(saved))
