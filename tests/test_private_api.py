@@ -6,6 +6,8 @@ import functools
 import gc
 import logging
 import pathlib
+import sys
+import types
 import weakref
 
 import keras
@@ -123,6 +125,21 @@ def test_moving_averages():
     for _ in range(2):  # the first step starts the average at its weights, 0 and 2
         optimizer.apply([tf.ones([1]), tf.ones([1])])
     np.testing.assert_allclose([a.numpy() for a in private_api.moving_averages(optimizer)], [[-0.5], [1.5]])
+
+
+@fits
+def test_never_convert(monkeypatch):
+    """The `if` of a function of a package sees a symbolic tensor."""
+    monkeypatch.setitem(sys.modules, "some_package", types.ModuleType("some_package"))
+
+    def absolute(x):
+        return x if x > 0.0 else -x
+
+    absolute.__module__ = "some_package"
+    assert tf.function(lambda x: absolute(x))(tf.constant(-1.0)) == 1.0
+    private_api.never_convert("some_package")
+    with pytest.raises(tf.errors.OperatorNotAllowedInGraphError):
+        tf.function(lambda x: absolute(x))(tf.constant(-1.0))
 
 
 @fits

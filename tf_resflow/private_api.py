@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow.python.autograph.core import config
 from tensorflow.python.eager import record, tape
 from tensorflow.python.framework.ops import gradient_registry
 from tensorflow_probability.python.internal import implementation_selection
@@ -25,6 +26,7 @@ __all__ = [
     "is_reachable",
     "is_xla",
     "moving_averages",
+    "never_convert",
     "num_gradients",
     "set_trainable",
     "silence_retracing",
@@ -67,6 +69,11 @@ class ClipsSummedGradients(keras.Optimizer):
 def moving_averages(optimizer: keras.Optimizer) -> list[keras.Variable]:
     """The averages (`use_ema`) of the variables that an optimizer was built for, in their order."""
     return optimizer._model_variables_moving_average
+
+
+def never_convert(package: str) -> None:
+    """Makes AutoGraph call the functions of a package as they are, from the functions that it converts, too."""
+    config.CONVERSION_RULES += (config.DoNotConvert(package),)
 
 
 def num_gradients(optimizer: keras.Optimizer) -> keras.Variable:
@@ -149,3 +156,6 @@ def _forget_with_graph(operation):
     found = weakref.ref(graph)
     entry["type"] = lambda *args: getattr(found(), _GRADIENTS)[name](*args)
     weakref.finalize(graph, gradient_registry._registry.pop, name, None)
+
+
+never_convert("tf_resflow")

@@ -416,7 +416,6 @@ class FlowModel(keras.Model):
             raise ValueError(f"{self.name} has no classes: build the model with num_classes=.")
         x, seed = tf.convert_to_tensor(x), stateless_seed(seed)
 
-        @tf.autograph.experimental.do_not_convert
         def of_class(label):
             return self.log_prob(x, seed, condition=label, evaluation=evaluation, log_det=log_det)
 
