@@ -174,6 +174,23 @@ def test_silence_retracing(silent, caplog):
 
 
 @fits
+def test_without_retracing_warnings(caplog):
+    """Within the context alone, and of nothing else."""
+
+    def made_anew(function):
+        for _ in range(8):
+            tf.function(function)(tf.zeros([]))
+
+    with caplog.at_level(logging.WARNING, "tensorflow"):
+        with private_api.without_retracing_warnings():
+            made_anew(lambda x: x + 2)
+            tf.get_logger().warning("another")
+        assert caplog.messages == ["another"]
+        made_anew(lambda x: x + 3)
+    assert "retracing" in caplog.text
+
+
+@fits
 def test_is_reachable():
     eager, found = tf.ones([]), {}
     assert private_api.is_reachable(eager)

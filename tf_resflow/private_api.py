@@ -32,6 +32,7 @@ __all__ = [
     "silence_retracing",
     "sublayers",
     "unrecorded",
+    "without_retracing_warnings",
 ]
 
 _GRADIENTS = "_tf_resflow_gradients"  # attribute of a graph
@@ -95,6 +96,20 @@ def silence_retracing(function: Any) -> Any:
     """A `tf.function` that does not warn when it is traced for many shapes."""
     function._omit_frequent_tracing_warning = True
     return function
+
+
+@contextlib.contextmanager
+def without_retracing_warnings() -> Iterator[None]:
+    """A context for what makes a `tf.function` at each call, as TFP's bijectors of joint distributions do."""
+
+    def is_other(record):
+        return "triggered tf.function retracing" not in str(record.msg)
+
+    tf.get_logger().addFilter(is_other)
+    try:
+        yield
+    finally:
+        tf.get_logger().removeFilter(is_other)
 
 
 def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.Tensor:
