@@ -178,6 +178,26 @@ def test_bad_shapes(event_shape, message):
         surrogate_of(event_shape)
 
 
+@pytest.mark.parametrize(
+    ("event_shape", "constraint", "message"),
+    [
+        ([[2], []], [None], "does not map to events of shape"),
+        ([[2], []], tfb.Exp(), "does not map to events of shape"),
+        ([2], [tfb.Exp()], "does not map to events of shape"),
+        ({"a": [2], "b": []}, {"a": None, "c": tfb.Exp()}, "does not map to events of shape"),
+        ([2], tfb.FillScaleTriL(), "does not map to events of shape"),
+        ([[]], [tfb.SoftmaxCentered()], "does not map to events of shape"),
+        ([2], "exp", "structure of bijectors and None like event_shape, or None; got 'exp'"),
+        ([[2], []], [tfb.Exp, None], "structure of bijectors and None like event_shape, or None; got <class"),
+        ([2], tfb.Scale(np.float64(2.0)), "has float64 parameters.*is float32: pass dtype='float64'"),
+        ([[2]], [tfb.Scale(np.float64(2.0))], "has float64 parameters.*is float32: pass dtype='float64'"),
+    ],
+)
+def test_constraints_that_do_not_fit(event_shape, constraint, message):
+    with pytest.raises(ValueError, match=message):
+        surrogate_of(event_shape, constraining_bijector=constraint)
+
+
 def test_mixture_of_flows():
     """The mixture's density is the weighted sum of those of its components."""
     flow = surrogate_of([2]).bijector
