@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import tempfile
 
 import nbformat
@@ -12,6 +13,7 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import MarkdownExporter
 
 _SECONDS = 600  # for a cell
+_WARNING = re.compile(r"WARNING|Warning:|AutoGraph|retracing")
 
 
 def on_files(files, config):
@@ -43,6 +45,15 @@ def _page(path):
         _execute(notebook, path)
     for cell in notebook.cells:
         cell.outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+        _check(cell.outputs, path)
     names = {"output_files_dir": f"{path.stem}_files", "unique_key": path.stem}
     page, resources = MarkdownExporter().from_notebook_node(notebook, names)
     return f"{page}\n[Download this notebook]({path.name})\n", resources["outputs"]
+
+
+def _check(outputs, path):
+    """Ends the build if readers would see a warning, which TensorFlow prints to stdout in a notebook."""
+    texts = [str(output.get("text") or output.get("data", {}).get("text/plain", "")) for output in outputs]
+    for text in texts:
+        if _WARNING.search(text):
+            raise PluginError(f"{path.name}: a cell prints a warning: mend what it is about. {text}")

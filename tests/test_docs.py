@@ -10,7 +10,9 @@ import xml.etree.ElementTree as etree
 import zlib
 from pathlib import Path
 
+import nbformat
 import pytest
+from mkdocs.exceptions import PluginError
 
 import tf_resflow
 from tf_resflow import training
@@ -61,6 +63,37 @@ def test_tutorials(site):
         assert "import tf_resflow as resflow" in re.sub("<[^>]*>", "", page)
 
 
+@pytest.mark.parametrize(
+    "warning",
+    [
+        "WARNING:tensorflow:AutoGraph could not transform <function>",
+        "WARNING: block2: the inverse did not converge for some examples",
+        "module.py:1: UserWarning: The ActNorms of the flow are still the identity.",
+        "5 out of the last 5 calls to <function> triggered tf.function retracing.",
+    ],
+)
+def test_a_warning_in_a_tutorial_ends_the_build(warning, tmp_path, monkeypatch):
+    """So that no page of `make docs` has one, which executes the tutorials."""
+    monkeypatch.setenv("EXECUTE_NOTEBOOKS", "0")
+    notebooks = hook("notebooks")
+    for text in ("0.5 nats", warning):
+        cell = nbformat.v4.new_code_cell("f()", outputs=[nbformat.v4.new_output("stream", text=text)])
+        path = tmp_path / "tutorial.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+        if text != warning:
+            assert text in notebooks._page(path)[0]
+    with pytest.raises(PluginError, match="tutorial.ipynb: a cell prints a warning"):
+        notebooks._page(path)
+
+
+def hook(name):
+    """A module of docs/ that mkdocs runs."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
 def test_formulas_are_mathml(site):
     pages = {page.relative_to(site): page.read_text() for page in site.rglob("*.html")}
     formulas = [etree.fromstring(math) for page in pages.values() for math in re.findall(r"<math.*?</math>", page)]
@@ -71,9 +104,7 @@ def test_formulas_are_mathml(site):
 
 def test_formulas():
     """Names of functions are upright and spaced, limits are below in displays; unknown commands are errors."""
-    specification = importlib.util.spec_from_file_location("formulas", ROOT / "docs/formulas.py")
-    formulas = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(formulas)
+    formulas = hook("formulas")
     assert "<mi>log</mi><mspace" in formulas.mathml(r"\log x")
     assert "<mi>Lip</mi>" in formulas.mathml(r"\mathrm{Lip}(f)")
     assert "<munder><mi>max</mi><mi>k</mi></munder>" in formulas.mathml(r"\max_k a_k", block=True)

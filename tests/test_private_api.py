@@ -6,6 +6,8 @@ import functools
 import gc
 import logging
 import pathlib
+import sys
+import types
 import weakref
 
 import keras
@@ -144,6 +146,21 @@ def test_eager_mode():
 
 
 @fits
+def test_never_convert(monkeypatch):
+    """The `if` of a function of a package sees a symbolic tensor."""
+    monkeypatch.setitem(sys.modules, "some_package", types.ModuleType("some_package"))
+
+    def absolute(x):
+        return x if x > 0.0 else -x
+
+    absolute.__module__ = "some_package"
+    assert tf.function(lambda x: absolute(x))(tf.constant(-1.0)) == 1.0
+    private_api.never_convert("some_package")
+    with pytest.raises(tf.errors.OperatorNotAllowedInGraphError):
+        tf.function(lambda x: absolute(x))(tf.constant(-1.0))
+
+
+@fits
 def test_num_gradients():
     weight = keras.Variable([1.0])
     optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
@@ -172,6 +189,23 @@ def test_silence_retracing(silent, caplog):
         for size in range(8):
             function(tf.zeros([size]))
     assert ("retracing" in caplog.text) != silent
+
+
+@fits
+def test_without_retracing_warnings(caplog):
+    """Within the context alone, and of nothing else."""
+
+    def made_anew(function):
+        for _ in range(8):
+            tf.function(function)(tf.zeros([]))
+
+    with caplog.at_level(logging.WARNING, "tensorflow"):
+        with private_api.without_retracing_warnings():
+            made_anew(lambda x: x + 2)
+            tf.get_logger().warning("another")
+        assert caplog.messages == ["another"]
+        made_anew(lambda x: x + 3)
+    assert "retracing" in caplog.text
 
 
 @fits

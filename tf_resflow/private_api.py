@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow.python.autograph.core import config
 from tensorflow.python.eager import context, record, tape
 from tensorflow.python.framework.ops import gradient_registry
 from tensorflow_probability.python.internal import implementation_selection
@@ -26,11 +27,13 @@ __all__ = [
     "is_increasing",
     "is_xla",
     "moving_averages",
+    "never_convert",
     "num_gradients",
     "set_trainable",
     "silence_retracing",
     "sublayers",
     "unrecorded",
+    "without_retracing_warnings",
 ]
 
 _GRADIENTS = "_tf_resflow_gradients"  # attribute of a graph
@@ -95,6 +98,11 @@ def moving_averages(optimizer: keras.Optimizer) -> list[keras.Variable]:
     return optimizer._model_variables_moving_average
 
 
+def never_convert(package: str) -> None:
+    """Makes AutoGraph call the functions of a package as they are, from the functions that it converts, too."""
+    config.CONVERSION_RULES += (config.DoNotConvert(package),)
+
+
 def num_gradients(optimizer: keras.Optimizer) -> keras.Variable:
     """How many gradients an optimizer has taken; `iterations` counts updates, which may accumulate several."""
     return optimizer._iterations
@@ -114,6 +122,20 @@ def silence_retracing(function: Any) -> Any:
     """A `tf.function` that does not warn when it is traced for many shapes."""
     function._omit_frequent_tracing_warning = True
     return function
+
+
+@contextlib.contextmanager
+def without_retracing_warnings() -> Iterator[None]:
+    """A context for what makes a `tf.function` at each call, as TFP's bijectors of joint distributions do."""
+
+    def is_other(record):
+        return "triggered tf.function retracing" not in str(record.msg)
+
+    tf.get_logger().addFilter(is_other)
+    try:
+        yield
+    finally:
+        tf.get_logger().removeFilter(is_other)
 
 
 def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.Tensor:
@@ -167,3 +189,6 @@ def _forget_with_graph(operation):
     found = weakref.ref(graph)
     entry["type"] = lambda *args: getattr(found(), _GRADIENTS)[name](*args)
     weakref.finalize(graph, gradient_registry._registry.pop, name, None)
+
+
+never_convert("tf_resflow")

@@ -1,5 +1,7 @@
 """Blocks and flows within TFP's own bijectors and distributions."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -248,6 +250,44 @@ def test_a_seed_that_got_lost_is_warned_of(blocks, case, graph):
     lost = "inside of a" if case == "kernel" else "though .* was given a seed.*'second'"
     with pytest.warns(UserWarning, match=lost):
         call(normal([4, 2]))
+
+
+OF_COMPONENTS = {
+    "Autoregressive": (lambda d: tfd.Autoregressive(d, tf.zeros([2]), 1), [2]),
+    "BatchConcat": (lambda d: tfd.BatchConcat([d(tf.zeros([1, 2]))] * 2, 0), [2, 2]),
+    "BatchReshape": (lambda d: tfd.BatchReshape(d(tf.zeros([2, 2])), [2, 1]), [2, 1, 2]),
+    "Blockwise": (lambda d: tfd.Blockwise([d(tf.zeros(2))] * 2), [4]),
+    "HiddenMarkovModel": (
+        lambda d: tfd.HiddenMarkovModel(tfd.Categorical([0.0, 1.0]), tfd.Categorical(tf.eye(2)), d(tf.eye(2)), 3),
+        [3, 2],
+    ),
+    "MarkovChain": (lambda d: tfd.MarkovChain(d(tf.zeros(2)), lambda _, x: d(x), num_steps=3), [3, 2]),
+    "Mixture": (lambda d: tfd.Mixture(tfd.Categorical([0.0, 1.0]), [d(tf.zeros(2)), d(tf.ones(2))]), [2]),
+    "MixtureSameFamily": (lambda d: tfd.MixtureSameFamily(tfd.Categorical([0.0, 1.0]), d(tf.eye(2))), [2]),
+}
+
+
+@pytest.mark.parametrize("name", OF_COMPONENTS)
+def test_distributions_that_hand_no_seed_on(name, blocks):
+    """The block warns, and the advice works: the density repeats."""
+    build, shape = OF_COMPONENTS[name]
+    flow, x = tfb.Invert(blocks[0]), normal(shape)
+
+    def component(loc, **options):
+        return tfd.TransformedDistribution(tfd.MultivariateNormalDiag(loc, [1.0, 1.0]), flow, **options)
+
+    with pytest.raises(TypeError, match="bijector_kwargs"):
+        build(component).log_prob(x, bijector_kwargs={"seed": 1})
+    with pytest.warns(UserWarning, match="hands no seed on.*kwargs_split_fn"):
+        build(component).log_prob(x)
+
+    def seeded(loc):
+        return component(loc, kwargs_split_fn=lambda kwargs: ({}, {"seed": 1}))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        values = [build(seeded).log_prob(tf.identity(x)) for _ in range(2)]
+    np.testing.assert_array_equal(*values)
 
 
 def test_a_seed_that_arrives_or_was_never_given_is_not_warned_of(blocks, recwarn):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 
 import tf_resflow as resflow
 from tf_resflow import bijectors, flows, layers
@@ -588,3 +589,26 @@ def test_conditional_image_flow(block):
 def test_a_condition_of_one_layer():
     with pytest.raises(ValueError, match="needs two layers: give two kernels"):
         flows.conv_branch((2, 2, 1), 4, (3,), condition_size=2)
+
+
+SMALL_FLOWS = {
+    "vector_flow": lambda **name: flows.vector_flow(2, 1, (4,), **name),
+    "image_flow": lambda **name: flows.image_flow((4, 4, 1), (1,), 4, num_fc_blocks=0, **name),
+    "multiscale": lambda **name: flows.image_flow((4, 4, 2), (1, 1), 4, num_fc_blocks=0, factor_out=True, **name),
+}
+
+
+@pytest.mark.parametrize("builder", SMALL_FLOWS)
+def test_names_in_a_stock_composition(builder):
+    """Two flows of one name are an error, and its advice works."""
+    build = SMALL_FLOWS[builder]
+    with pytest.raises(ValueError, match=r"more than once: flow. Pass name= "):
+        bijectors.Flow([tfb.JointMap([build(), build()])])
+    flow = bijectors.Flow([tfb.JointMap([build(name="first"), build(name="second")])])
+    assert [member.name for member in flow.bijectors[0].bijectors] == ["first", "second"]
+
+
+def test_names_of_a_config(config):
+    assert flows.build_flow(config, (4, 4, 1), name="first").name == "first"
+    config.factor_out = True
+    assert flows.build_flow(config, (4, 4, 2), name="second").name == "second"

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+from tf_resflow.private_api import without_retracing_warnings
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 SMALL = {"num_blocks": 1, "hidden": (6,)}
@@ -176,6 +177,26 @@ def test_bad_shapes(event_shape, message):
         surrogate_of(event_shape)
 
 
+@pytest.mark.parametrize(
+    ("event_shape", "constraint", "message"),
+    [
+        ([[2], []], [None], "does not map to events of shape"),
+        ([[2], []], tfb.Exp(), "does not map to events of shape"),
+        ([2], [tfb.Exp()], "does not map to events of shape"),
+        ({"a": [2], "b": []}, {"a": None, "c": tfb.Exp()}, "does not map to events of shape"),
+        ([2], tfb.FillScaleTriL(), "does not map to events of shape"),
+        ([[]], [tfb.SoftmaxCentered()], "does not map to events of shape"),
+        ([2], "exp", "structure of bijectors and None like event_shape, or None; got 'exp'"),
+        ([[2], []], [tfb.Exp, None], "structure of bijectors and None like event_shape, or None; got <class"),
+        ([2], tfb.Scale(np.float64(2.0)), "has float64 parameters.*is float32: pass dtype='float64'"),
+        ([[2]], [tfb.Scale(np.float64(2.0))], "has float64 parameters.*is float32: pass dtype='float64'"),
+    ],
+)
+def test_constraints_that_do_not_fit(event_shape, constraint, message):
+    with pytest.raises(ValueError, match=message):
+        surrogate_of(event_shape, constraining_bijector=constraint)
+
+
 def test_mixture_of_flows():
     """The mixture's density is the weighted sum of those of its components."""
     flow = surrogate_of([2]).bijector
@@ -244,13 +265,28 @@ def test_vectorized_map_is_silent(method, caplog, recwarn, monkeypatch):
     surrogate = surrogate_of([3])
     x = surrogate.sample(4, seed=1)
     if method == "log_prob":
-        result = tf.vectorized_map(surrogate.log_prob, x)
+        with without_retracing_warnings():  # TensorFlow counts those of other tests, too
+            result = tf.vectorized_map(surrogate.log_prob, x)
         np.testing.assert_allclose(result, surrogate.log_prob(tf.identity(x)), rtol=1e-5, atol=1e-5)
     else:
         z = surrogate.bijector.inverse(tf.identity(x))
-        result = tf.vectorized_map(surrogate.bijector.forward, z)
+        with without_retracing_warnings():
+            result = tf.vectorized_map(surrogate.bijector.forward, z)
         np.testing.assert_allclose(result, x, rtol=1e-5, atol=1e-5)
     assert not caplog.records and not [w for w in recwarn if "tensorflow" in str(w.filename)]
+
+
+@pytest.mark.parametrize("view", [lambda surrogate: surrogate, resflow.vi.with_path_derivative])
+def test_eager_calls_are_silent(view, caplog, monkeypatch):
+    """Where TFP's bijector of a joint distribution makes a `tf.function` at each call."""
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    target = eight_schools.experimental_pin(y=TREATMENTS)
+    constraint = target.experimental_default_event_space_bijector()
+    surrogate = view(surrogate_of(target.event_shape, constraining_bijector=constraint))
+    for count in range(1, 7):
+        x = surrogate.sample(count, seed=[1, 2])
+        surrogate.log_prob(tf.nest.map_structure(tf.identity, x))
+    assert caplog.messages == []
 
 
 def test_a_step_is_compiled_once():

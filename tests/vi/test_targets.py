@@ -49,3 +49,5 @@ def test_refusals():
         checked(tf.constant(1.0))
     with pytest.raises(ValueError, match="a float for each sample; got int32"):
         checked(lambda x: tf.cast(x, tf.int32))(tf.constant(1.0))
+    with pytest.raises(ValueError, match="log-density is float64, and its parameters are float32: give.*'float64'"):
+        checked(lambda x: tf.cast(x, tf.float64))(tf.constant(1.0))

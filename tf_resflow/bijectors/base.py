@@ -17,6 +17,7 @@ from tensorflow_probability.python.internal import cache_util, nest_util
 
 from tf_resflow.bijectors.networks import check_event
 from tf_resflow.layers import lipschitz_constant
+from tf_resflow.private_api import without_retracing_warnings
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Solution
 
@@ -427,9 +428,11 @@ def _run_stock(bijector, x, context, event_ndims, inverse):
     it outside, too. Therefore it gets copies, which nobody else has.
     """
     x = tf.nest.map_structure(tf.identity, x)
-    y = (bijector.inverse if inverse else bijector.forward)(x, **context.arguments)
+    call = bijector.inverse if inverse else bijector.forward
     log_det = bijector.inverse_log_det_jacobian if inverse else bijector.forward_log_det_jacobian
-    log_det = log_det(x, event_ndims, **context.arguments) if context.log_det else None
+    with without_retracing_warnings():
+        y = call(x, **context.arguments)
+        log_det = log_det(x, event_ndims, **context.arguments) if context.log_det else None
     return Pass(tf.nest.map_structure(tf.identity, y), log_det)
 
 

@@ -142,7 +142,7 @@ def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
             raise ValueError(
                 f"{part.name} ({type(part).__name__}) passes arguments on by name alone, and cannot give different "
                 f"seeds to members of one name; given more than once: {', '.join(sorted(twice))}. Pass name= to "
-                "their constructors, or put them in a tf_resflow.bijectors.Flow, which numbers them."
+                "what builds them, or put them in a tf_resflow.bijectors.Flow, which numbers them."
             )
 
 

@@ -5,9 +5,15 @@ import types
 import warnings
 
 from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 from tensorflow_probability import mcmc
 
 __all__ = ["warn_of_missing_seed"]
+
+_TAKE_NO_ARGUMENTS = (
+    tfd.Autoregressive, tfd.BatchConcat, tfd.BatchReshape, tfd.Blockwise, tfd.HiddenMarkovModel, tfd.MarkovChain,
+    tfd.Mixture, tfd.MixtureSameFamily,
+)  # fmt: skip
 
 
 def warn_of_missing_seed(name: str) -> None:
@@ -27,6 +33,14 @@ def warn_of_missing_seed(name: str) -> None:
                 stacklevel=2,
             )
             return
+        if isinstance(caller, tfd.Distribution) and _takes_no_arguments(caller):
+            warnings.warn(
+                f"{name} draws its log-determinant anew at each call inside of {caller.name}, which hands no seed "
+                "on: give the block log_det=Exact(), see tf_resflow.bijectors.with_log_det, or a fixed seed to the "
+                "TransformedDistribution around it, kwargs_split_fn=lambda kwargs: ({}, {'seed': 1}).",
+                stacklevel=2,
+            )
+            return
         if isinstance(caller, mcmc.TransitionKernel):
             warnings.warn(
                 f"{name} draws its log-determinant anew at each call inside of a {type(caller).__name__}, but MCMC "
@@ -36,6 +50,11 @@ def warn_of_missing_seed(name: str) -> None:
             )
             return
         frame = frame.f_back
+
+
+def _takes_no_arguments(caller):
+    """Whether it is such a distribution; those of parts that are no composite tensors are of a base class."""
+    return any(isinstance(caller, kind) or issubclass(kind, type(caller)) for kind in _TAKE_NO_ARGUMENTS)
 
 
 def _has_seed(kwargs):

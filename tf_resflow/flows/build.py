@@ -62,6 +62,7 @@ def build_flow(
     *,
     condition_size: int | None = None,
     seed: int = 0,
+    name: str = "flow",
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
     """Builds the flow of a config.
 
@@ -72,6 +73,7 @@ def build_flow(
       std: see `mean`.
       condition_size: size of a conditional vector, or `None`.
       seed: `int`, of the parameters.
+      name: `str`.
 
     Returns:
       A `Flow` or `MultiscaleFlow`, with the training estimator.
@@ -86,7 +88,7 @@ def build_flow(
             f"{tuple(event_shape)}."
         )
     shared: dict[str, Any] = {"act_norm": config.act_norm, "mean": mean, "std": std}
-    shared |= {"condition_size": condition_size, "seed": seed, "dtype": config.compute_dtype}
+    shared |= {"condition_size": condition_size, "seed": seed, "dtype": config.compute_dtype, "name": name}
     residual: dict[str, Any] = {
         "activation": config.activation,
         "coefficient": config.coefficient,

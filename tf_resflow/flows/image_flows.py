@@ -33,6 +33,7 @@ def image_flow(
     condition_size: int | None = None,
     seed: int = 0,
     dtype: DType = None,
+    name: str = "flow",
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
     """Logit, then scales of convolutional blocks with a squeeze between them, then fully connected blocks.
 
@@ -69,6 +70,7 @@ def image_flow(
       dtype: dtype policy of the networks: "float32", "float64", or "mixed_bfloat16" for networks that compute in
         bfloat16 in training (see `tf_resflow.layers.mixed_precision`); the parameters have its variable dtype.
         `None` for Keras' global policy.
+      name: `str`.
 
     Returns:
       A `Flow` from `[H, W, C]` to the last scale's shape; with `factor_out` a `MultiscaleFlow` to a vector.
@@ -144,9 +146,9 @@ def image_flow(
     scales.append(scale_members(len(num_blocks) - 1, shape, num_fc_blocks))
     scales[0] = head + scales[0]
     if not factor_out or len(scales) == 1:
-        return bijectors.Flow([member for members in scales for member in members])
+        return bijectors.Flow([member for members in scales for member in members], name=name)
     flows = [bijectors.Flow(members, name=f"scale{i}") for i, members in enumerate(scales)]
-    return bijectors.MultiscaleFlow(flows, event_shape)
+    return bijectors.MultiscaleFlow(flows, event_shape, name=name)
 
 
 def _preprocessing(logit_alpha, mean, std, squeeze_first, dtype):

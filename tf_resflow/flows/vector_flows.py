@@ -33,6 +33,7 @@ def vector_flow(
     lipschitz_constant: float | None = None,
     seed: int = 0,
     dtype: DType = None,
+    name: str = "flow",
 ) -> bijectors.Flow:
     """Residual blocks of dense layers, with an ActNorm before the first and after each.
 
@@ -65,6 +66,7 @@ def vector_flow(
       lipschitz_constant: bound of each block's branch, not verified; `None`: the product of its coefficients.
       seed: `int`, of the parameters.
       dtype: dtype policy, see `image_flow`.
+      name: `str`.
 
     Returns:
       A `Flow`, from data to latent.
@@ -104,4 +106,4 @@ def vector_flow(
         )
         if act_norm:
             members.append(bijectors.ActNorm([event_size], dtype=dtype, name=f"block{i}_act_norm"))
-    return bijectors.Flow(members)
+    return bijectors.Flow(members, name=name)

@@ -446,7 +446,6 @@ class FlowModel(SavedSettings, keras.Model):
             raise ValueError(f"{self.name} has no classes: build the model with num_classes=.")
         x, seed = tf.convert_to_tensor(x), stateless_seed(seed)
 
-        @tf.autograph.experimental.do_not_convert
         def of_class(label):
             return self.log_prob(x, seed, condition=label, evaluation=evaluation, log_det=log_det)
 
@@ -815,8 +814,11 @@ class FlowModel(SavedSettings, keras.Model):
         if class_weight is not None and not (has_labels and (y is not None or not is_array)):
             raise ValueError("class_weight is by labels, and there are none: give sample_weight.")
         if not is_array:
+            of_dataset = keras.utils.unpack_x_y_sample_weight(getattr(x, "element_spec", None))
+            self._check_shape(getattr(self._pair(*of_dataset[:2])[0], "shape", None))
             return x, y
         self._joined(x, y)
+        self._check_shape(x.shape)
         sizes = {
             name: len(array)
             for name, array in {"x": x, "y": y, "sample_weight": sample_weight}.items()
@@ -865,12 +867,25 @@ class FlowModel(SavedSettings, keras.Model):
                 f"The model takes an array of examples of shape {self.event_shape}; got {x!r:.80}. A condition "
                 "goes to condition=."
             ) from None
-        if not x.shape[1:].is_compatible_with(self.event_shape):
-            raise ValueError(f"The model takes batches of examples of shape {self.event_shape}; got {x.shape}.")
+        self._check_shape(x.shape)
         if x.dtype.is_integer != (self.levels is not None):
             wanted = "floats" if self.levels is None else f"integers 0, ..., {self.levels - 1}"
             raise ValueError(f"The model takes {wanted}; got {x.dtype.name}.")
-        return x
+        return self._with_static_shape(x)
+
+    def _check_shape(self, shape):
+        """Raises a ValueError unless batches of examples may have the shape, as far as it is known."""
+        if not tf.TensorShape(shape)[1:].is_compatible_with(self.event_shape):
+            raise ValueError(f"The model takes batches of examples of shape {self.event_shape}; got {shape}.")
+
+    def _with_static_shape(self, x):
+        """Checked examples with a known shape. After one error Keras traces its step for examples of any shape."""
+        if x.shape[1:].is_fully_defined():
+            return x
+        same = tf.raw_ops.Equal(x=tf.shape(x)[1:], y=self.event_shape, incompatible_shape_error=False)
+        message = f"The model takes batches of examples of shape {self.event_shape}; got another shape:"
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(same), [message, tf.shape(x)])]):
+            return tf.ensure_shape(x, [None, *self.event_shape])
 
 
 def _latent_shape(flow, event_shape):

@@ -75,7 +75,7 @@ def flow_surrogate_posterior(
         `tf_resflow.logdet.RussianRoulette`, which is unbiased, above.
       base_distribution: function of `loc` and `scale`, the distribution of each coordinate of z.
       batch_shape: of independent draws that go through one flow.
-      dtype: "float32" or "float64".
+      dtype: "float32" or "float64", as that of the model.
       seed: `int`, of the initial parameters.
       validate_args: whether bijectors and distribution check their inputs.
       name: `str`.
@@ -84,23 +84,25 @@ def flow_surrogate_posterior(
       A `tfd.TransformedDistribution` with events of the given structure.
 
     Raises:
-      ValueError: if a shape is not known, or an event has no coordinate.
+      ValueError: if a shape is not known, an event has no coordinate, or the constraints do not fit the events or
+        the dtype.
 
     References:
       Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015.
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
     """
     shapes = _shapes(event_shape)
+    dtype = tf.as_dtype(dtype)
+    _check_constraints(constraining_bijector, dtype)
     if tf.nest.is_nested(constraining_bijector):
         bijectors = [tfb.Identity() if b is None else b for b in tf.nest.flatten(constraining_bijector)]
         bijectors = tf.nest.pack_sequence_as(constraining_bijector, bijectors)
         constraining_bijector = tfb.JointMap(bijectors, validate_args=validate_args)
     if constraining_bijector is not None:
-        shapes = constraining_bijector.inverse_event_shape(shapes)
+        shapes = _unconstrained(constraining_bijector, shapes)
     sizes = [math.prod(shape) for shape in tf.nest.flatten(shapes)]
     if not sum(sizes):
         raise ValueError(f"A surrogate posterior needs events of at least one coordinate; got {event_shape}.")
-    dtype = tf.as_dtype(dtype)
     if log_det is None:
         log_det = Exact() if sum(sizes) <= _MOST_EXACT else RussianRoulette()
     flow = vector_flow(
@@ -140,6 +142,34 @@ def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow,
             f"the same size; got, in the order in which they are applied, {', '.join(m.name for m in members)}."
         )
     return Flow(members[:kept]), members[kept:]
+
+
+def _check_constraints(constraint, dtype):
+    """Raises a ValueError unless these are bijectors and `None`, with parameters of the dtype."""
+    for part in tf.nest.flatten(constraint):
+        if not isinstance(part, (tfb.Bijector, type(None))):
+            raise ValueError(
+                "constraining_bijector must be a bijector, a structure of bijectors and None like event_shape, or "
+                f"None; got {part!r}."
+            )
+        for found in tf.nest.flatten(part and part.dtype):
+            if isinstance(found, tf.DType) and found.is_floating and found != dtype:
+                raise ValueError(
+                    f"constraining_bijector has {found.name} parameters, and the surrogate posterior is "
+                    f"{dtype.name}: pass dtype={found.name!r}, or make the model in {dtype.name}."
+                )
+
+
+def _unconstrained(constraint, shapes):
+    """The shapes on the reals of events of these shapes."""
+    try:
+        return constraint.inverse_event_shape(shapes)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"constraining_bijector ({constraint.name}) does not map to events of shape {shapes}: "
+            f"{str(error).splitlines()[0]} It must have the structure of event_shape, as of one joint, or of one "
+            "that is pinned, experimental_default_event_space_bijector() and event_shape have."
+        ) from error
 
 
 def _keeps(bijector, shape):

@@ -38,7 +38,8 @@ def checked_log_prob(target_log_prob_fn: Callable[..., tf.Tensor]) -> Callable[.
       The same function with the check. Compiled by XLA, which has no errors, it checks nothing.
 
     Raises:
-      ValueError: if it is no function; when called, if its values are not floating-point tensors.
+      ValueError: if it is no function; when called, if its values are not floating-point tensors, or of another
+        dtype than the parameters.
       InvalidArgumentError: when called, if a value is NaN or infinite, with the first such point.
     """
     if not callable(target_log_prob_fn):
@@ -49,6 +50,7 @@ def checked_log_prob(target_log_prob_fn: Callable[..., tf.Tensor]) -> Callable[.
         log_prob = tf.convert_to_tensor(target_log_prob_fn(*args, **kwargs))
         if not log_prob.dtype.is_floating:
             raise ValueError(f"The target log-density must be a float for each sample; got {log_prob.dtype.name}.")
+        _check_dtype(log_prob.dtype, tf.nest.flatten((args, kwargs)))
         if is_xla():
             return log_prob
         wrong = tf.logical_not(tf.math.is_finite(log_prob))
@@ -65,6 +67,16 @@ def checked_log_prob(target_log_prob_fn: Callable[..., tf.Tensor]) -> Callable[.
             return tf.identity(log_prob)
 
     return checked
+
+
+def _check_dtype(dtype, parts):
+    """Raises a ValueError unless the parameters with a float dtype have this one."""
+    others = {tf.as_dtype(part.dtype) for part in parts if hasattr(part, "dtype")} - {dtype}
+    if floats := [other.name for other in others if other.is_floating]:
+        raise ValueError(
+            f"The target log-density is {dtype.name}, and its parameters are {floats[0]}: give the surrogate "
+            f"dtype={dtype.name!r} (resflow.vi.flow_surrogate_posterior), or compute the target in {floats[0]}."
+        )
 
 
 def _first(wrong, parts):

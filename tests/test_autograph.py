@@ -1,0 +1,61 @@
+"""AutoGraph, which a `tf.function` has by default, converts a user's code and leaves this package alone."""
+
+import inspect
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+
+
+class Watched(resflow.logdet.PowerSeries):
+    """An estimator that notes the functions which AutoGraph has made of those that call it."""
+
+    def __call__(self, *args, **kwargs):
+        files = [frame.filename for frame in inspect.stack(context=0)]
+        self.generated = {file for file in files if "__autograph_generated_file" in file}
+        return super().__call__(*args, **kwargs)
+
+
+ESTIMATOR = Watched(3)
+FLOW = resflow.flows.vector_flow(2, 1, (4,), log_det=ESTIMATOR, seed=1)
+MODEL = resflow.FlowModel(FLOW, event_shape=[2])
+X = tf.random.stateless_normal([8, 2], [1, 2])
+
+
+def gradients(x):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(MODEL.loss_per_example(x, seed=1))
+    return tape.gradient(loss, MODEL.trainable_variables)
+
+
+CALLS = {
+    "log_prob": lambda x: MODEL.log_prob(x, seed=1),
+    "sample": lambda x: MODEL.sample(8, seed=1) + x,
+    "encode": lambda x: MODEL.decode(MODEL.encode(x)),
+    "forward": lambda x: FLOW.forward_log_det_jacobian(x, 1, seed=1),
+    "inverse": lambda x: FLOW.inverse(x),
+    "gradients": gradients,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_of_a_user(name, caplog, monkeypatch):
+    """In a branch of the user's, which AutoGraph makes of the Python `if`."""
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+
+    def users(x):
+        if tf.reduce_sum(x) > -1e9:
+            y = CALLS[name](x)
+        else:
+            y = CALLS[name](-x)
+        return y
+
+    ESTIMATOR.generated = set()
+    found = tf.function(users).get_concrete_function(X)(X)
+    assert len(ESTIMATOR.generated) <= 2  # of the two functions here
+    assert caplog.messages == []
+    tf.nest.map_structure(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, CALLS[name](X)
+    )
