@@ -1,8 +1,8 @@
 """Random flows of two blocks, and what they compute by dense linear algebra in NumPy.
 
-A branch is drawn as a recipe, from which Keras builds a network and NumPy a function, each in its own way. The second
-block is the first one with something changed, or nothing but its weights: what computes one block for the other is
-found. Everything is deterministic: probes are the basis, and numbers of terms are fixed.
+A branch is drawn as a recipe, from which Keras builds a network and NumPy a function, each in its own way. The
+second block is the first one with something changed, or nothing but its weights: what computes one block for the
+other is found. Everything is deterministic: probes are the basis, and numbers of terms are fixed.
 """
 
 import functools
@@ -21,7 +21,7 @@ _STEP = 1e-5  # of a central difference
 
 
 class Node(NamedTuple):
-    """A layer of a recipe: its kind, the numbers of its inputs, what ties it to others, its setting, its channels in."""
+    """A layer of a recipe: its kind, its inputs by number, what ties it to others, its setting, its channels in."""
 
     kind: str
     inputs: tuple[int, ...]
@@ -196,9 +196,14 @@ class Estimator(NamedTuple):
     weights: Any = None
 
 
-def draw_estimator(rng, odd, tolerance):
+def draw_kind(rng):
+    """The kind of an estimator; those with a state that no text shows are the most frequent."""
+    return str(rng.choice(["exact", "series", "louder", "louder", "factory", "factory", "adaptive", "default"]))
+
+
+def draw_estimator(rng, odd, tolerance, kind=None):
     """A random estimator; those that stop by themselves do at the tolerance."""
-    kind = rng.choice(["exact", "series", "louder", "factory", "adaptive", "default"])
+    kind = kind or draw_kind(rng)
     if kind == "exact":
         return Estimator(logdet.Exact())
     if kind == "adaptive":
@@ -207,7 +212,9 @@ def draw_estimator(rng, odd, tolerance):
         return Estimator(logdet.AdaptiveRoulette(tolerance, probes="basis"))
     if kind == "series":
         num = int(rng.integers(1, 6))
-        return Estimator(logdet.PowerSeries(num, probes="basis"), lambda k: (float(k <= num), float(k < num or odd)))
+        return Estimator(
+            logdet.PowerSeries(num, probes="basis"), lambda k: (float(k <= num), float(k < num or odd))
+        )
     if kind == "louder":
         num, factor = int(rng.integers(1, 6)), float(rng.uniform(0.5, 2.0))
         louder = Louder(num, probes="basis")
@@ -488,12 +495,12 @@ class Case:
             recipes = recipes[0], draw_recipe(rng, (1, 1, 4))
             conditions = {recipe.condition for recipe in recipes} - {None}
         kind = rng.choice(["residual", "residual", "monotone"])
-        estimator = draw_estimator(rng, kind == "monotone", tolerance)
-        other = estimator if rng.random() < 0.3 else draw_estimator(rng, kind == "monotone", tolerance)
+        kinds = [draw_kind(rng)] * 2 if rng.random() < 0.6 else [draw_kind(rng), draw_kind(rng)]
+        estimators = [draw_estimator(rng, kind == "monotone", tolerance, each) for each in kinds]
         draws = rng.uniform(-1, 1, size=2) * (rng.random(2) < 0.15)
         self.shifts = [0.0 if kind == "monotone" else float(shift) for shift in draws]
         blocks, self.blocks = [], []
-        for i, (recipe, e, shift) in enumerate(zip(recipes, (estimator, other), self.shifts, strict=True)):
+        for i, (recipe, e, shift) in enumerate(zip(recipes, estimators, self.shifts, strict=True)):
             network, own = build(recipe, self.dtype, rng)
             solver = None
             if shift:
@@ -518,7 +525,9 @@ class Case:
     @property
     def description(self):
         """What it is made of."""
-        return "\n".join(f"{b.estimator.log_det} {b.g.recipe}" for b in self.blocks) + f"\n{self.dtype} {self.shifts}"
+        return (
+            "\n".join(f"{b.estimator.log_det} {b.g.recipe}" for b in self.blocks) + f"\n{self.dtype} {self.shifts}"
+        )
 
     @property
     def has_true_gradients(self):
@@ -673,8 +682,8 @@ class Case:
         moves = iter(moves[2:])
         directions = []
         for block, variables in zip(self.blocks, self.variables, strict=True):
-            own = {id(v.value): key for layer in block.g.own for v in layer.trainable_variables for key in [(v.path, id(v))]}
-            directions.append({own[id(variable)]: next(moves) for variable in variables})
+            keys = {id(v.value): (v.path, id(v)) for layer in block.g.own for v in layer.trainable_variables}
+            directions.append({keys[id(variable)]: next(moves) for variable in variables})
         return directions
 
     def _along(self, gradients, moves):
