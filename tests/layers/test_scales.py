@@ -2,6 +2,7 @@
 
 import functools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,19 +11,19 @@ from tf_resflow import layers
 
 COEFFICIENT = 0.7
 SPECTRAL, SCHATTEN = (2.0, 2.0, "induced"), (2.0, 2.0, "schatten")
-CLOSED = [(p, q, "induced") for p, q in [(1.0, 1.0), (1.0, 3.0), (1.0, np.inf), (2.0, np.inf), (np.inf, np.inf)]]
+CLOSED = [(p, q, "induced") for p, q in [(1.0, 3.0), (1.0, np.inf), (2.0, np.inf), (np.inf, np.inf)]]
 MIXED = [(3.0, 1.5, "induced"), (2.0, 4.0, "induced")]
 SMALL, MEDIUM, LARGE = ((5, 7), None), ((30, 40), None), ((80, 70), None)
-FEW_PIXELS, PIXELS = ((3, 3, 2, 3), (4, 5)), ((3, 3, 2, 2), (11, 11))
+FEW_PIXELS, PIXELS = ((3, 3, 2, 3), (4, 5)), ((3, 3, 2, 2), (8, 8))
 
 CASES = [
     *((*case, SPECTRAL, False) for case in (SMALL, MEDIUM, LARGE, PIXELS)),
     *((*case, SCHATTEN, False) for case in (SMALL, FEW_PIXELS)),
     *((*MEDIUM, orders, False) for orders in CLOSED),
-    *((*SMALL, orders, False) for orders in MIXED),
-    (*LARGE, MIXED[0], False),
-    *((*case, SPECTRAL, True) for case in (SMALL, MEDIUM)),
-    *((*case, SCHATTEN, True) for case in (MEDIUM, PIXELS)),
+    (*SMALL, MIXED[0], False),
+    (*LARGE, MIXED[1], False),
+    (*MEDIUM, SPECTRAL, True),
+    (*PIXELS, SCHATTEN, True),
 ]
 
 
@@ -52,6 +53,7 @@ def kernels(shape, seed):
 
 def layer_of(shape, image_size, orders, dtype="float32"):
     make = dict(zip(("domain", "codomain", "normalization"), orders, strict=True), dtype=dtype)
+    make["kernel_initializer"] = keras.initializers.RandomNormal(seed=0)
     if image_size is None:
         layer = layers.LipschitzDense(shape[1], COEFFICIENT, **make)
     else:
