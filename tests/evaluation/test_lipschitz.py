@@ -37,7 +37,7 @@ def test_bounds_are_above_the_product_of_the_norms():
         kernels = [layer.kernel.numpy() for layer in resflow.layers.lipschitz_layers(blocks[name])]
         norms = [np.linalg.svd(kernel, compute_uv=False)[0] for kernel in kernels]
         product = np.prod(np.minimum(norms, 0.8))
-        assert product * (1 - 1e-6) < bound < product * 1.05
+        assert product * (1 - 1e-5) < bound < product * 1.05  # the layers leave room for rounding
 
 
 def test_layers_and_blocks():

@@ -184,32 +184,6 @@ def test_norm_on_a_smaller_image_is_not_above():
         assert singular <= largest.norm_estimate() * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (1, 4), (40, 40)])
-def test_spectral_norm_of_a_matrix_and_its_bound(shape):
-    kernel = np.random.default_rng(4).normal(size=shape)
-    layer = dense(kernel, 2, 2)
-    layer.update_norm(**TIGHT)
-    np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(kernel, 2), rtol=1e-9)
-    bound = layer.norm_bound()
-    assert np.linalg.norm(kernel, 2) <= bound <= np.linalg.norm(kernel, 2) * (1 + 1e-8)
-
-
-@pytest.mark.parametrize("order", [1.0, 1.5, 2.0, 4.0, np.inf])
-def test_closed_forms_of_a_matrix(order):
-    kernel = np.random.default_rng(5).normal(size=(4, 6))
-    dual = {1.0: np.inf, np.inf: 1.0}.get(order) or order / (order - 1)
-    from_one, to_inf = dense(kernel, 1, order), dense(kernel, order, np.inf)
-    assert from_one.vector is None and to_inf.vector is None
-    assert from_one.update_norm().numpy() == 0
-    for layer, expected in [
-        (from_one, p_norm(kernel, order, axis=1).max()),
-        (to_inf, p_norm(kernel, dual, axis=0).max()),
-    ]:
-        np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-12)
-        np.testing.assert_allclose(layer.norm_bound(), expected, rtol=1e-8)
-        assert layer.norm_bound() >= expected
-
-
 @pytest.mark.parametrize("image_size", [(5, 6), (2, 1)])
 @pytest.mark.parametrize("order", [1.0, 2.0, 3.0, np.inf])
 def test_closed_forms_of_a_convolution(image_size, order):
@@ -266,26 +240,6 @@ def test_bound_of_learned_orders_equals_that_of_the_same_fixed_ones():
     fixed, free = dense(kernel, 3.0, 1.5), dense(kernel, *learned)
     np.testing.assert_allclose(free.norm_bound(), fixed.norm_bound(), rtol=1e-6)
     np.testing.assert_allclose(free.norm_estimate(), fixed.norm_estimate(), rtol=1e-5)
-
-
-@pytest.mark.parametrize("orders", [(2, 2), (3.0, 1.5), (1, 2), (2, np.inf)])
-def test_zero_kernel_has_norm_zero_and_finite_gradients(orders):
-    layer = dense(np.zeros((3, 4)), *orders)
-    layer.update_norm()
-    with tf.GradientTape() as tape:
-        kernel = layer.scaled_kernel()
-    gradient = tape.gradient(kernel, layer.kernel.value)
-    assert layer.norm_estimate() == 0 and layer.norm_bound() <= 1e-20
-    np.testing.assert_array_equal(gradient, np.ones((3, 4)))
-
-
-def test_zero_kernel_is_left_by_the_next_update():
-    layer = dense(np.zeros((3, 4)), 2, 2)
-    layer.update_norm()
-    kernel = np.random.default_rng(10).normal(size=(3, 4))
-    layer.kernel.assign(kernel)
-    layer.update_norm(**TIGHT)
-    np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(kernel, 2), rtol=1e-9)
 
 
 @pytest.mark.parametrize("size", [3, 60])

@@ -323,13 +323,20 @@ def test_anderson_solves_an_affine_equation_in_as_many_steps_as_it_remembers(mem
     assert np.min(resflow.solvers.FixedPoint(atol=1e-10)(linear(matrix), tf.constant(y)).num_iterations) > 20
 
 
-@pytest.mark.parametrize("scale", [1e-25, 1e25])
-@pytest.mark.parametrize("solver", SOLVERS, ids=IDS)
-def test_squares_that_leave_the_range_do_no_harm(solver, scale):
-    """Of float32: plain steps remain."""
-    solution = solver(lambda x: x / 2, tf.constant([[scale, -scale]]), relative=True)
-    assert np.all(solution.converged)
-    np.testing.assert_allclose(solution.root, np.float32([[scale, -scale]]) / 1.5, rtol=1e-6)
+@pytest.mark.parametrize("exponent", [-100, -60, 60, 115])
+def test_anderson_takes_as_many_steps_at_all_scales(exponent):
+    """Also where squares leave the range of float32."""
+    rng = np.random.default_rng(0)
+    matrix = np.linalg.qr(rng.normal(size=[6, 6]))[0]
+    matrix = 0.9 * matrix * np.linspace(-1.0, 1.0, 6) @ matrix.T
+    y = rng.normal(size=[20, 6])
+    at_one, scaled = (
+        resflow.solvers.Anderson()(linear(matrix), tf.constant(y * 2.0**k, tf.float32), relative=True)
+        for k in (0, exponent)
+    )
+    np.testing.assert_allclose(scaled.root * 2.0**-exponent, np.linalg.solve(np.eye(6) + matrix, y.T).T, atol=1e-4)
+    assert scaled.converged.numpy().all()
+    assert np.mean(scaled.num_iterations) < 1.2 * np.mean(at_one.num_iterations)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

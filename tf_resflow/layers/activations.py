@@ -51,15 +51,18 @@ class _SwishFunction(SmoothFunction):
     def formula(self, x, b):
         t = _sigmoid(b * x)
         y = x * t / 1.1
-        return y, t / 1.1 + b * y * (1.0 - t)
+        return y, t / 1.1 + y * (b * (1.0 - t))
 
     def value_gradients(self, x, y, upstream, b):
-        """dy/db = x^2 t (1 - t) / 1.1 = y (x - 1.1 y)."""
-        return (upstream * y * (x - 1.1 * y),)
+        """dy/db = x^2 t (1 - t) / 1.1, which is zero where t rounds to 0 or 1."""
+        del y
+        t = _sigmoid(b * x)
+        return (upstream * (x * (t * (1.0 - t))) * x / 1.1,)
 
     def slope_gradients(self, x, upstream, b):
         t = _sigmoid(b * x)
-        common = upstream * (t * (1.0 - t) * (2.0 + b * x * (1.0 - 2.0 * t)) / 1.1)
+        s = t * (1.0 - t)
+        common = upstream * ((2.0 * s + b * s * (x * (1.0 - 2.0 * t))) / 1.1)
         return b * common, x * common
 
 
@@ -73,7 +76,6 @@ class _ConcatenatedSwishFunction(_SwishFunction):
         return tf.concat([y, y - x / 1.1], -1) / 1.004, tf.concat([slope, slope - 1.0 / 1.1], -1) / 1.004
 
     def value_gradients(self, x, y, upstream, b):
-        y = tf.split(y, 2, -1)[0] * 1.004
         return super().value_gradients(x, y, sum_of_parts(upstream, 2) / 1.004, b)
 
     def slope_gradients(self, x, upstream, b):
@@ -84,17 +86,18 @@ class _ConcatenatedPilaFunction(SmoothFunction):
     """[f(x - 0.2), f(-x - 0.2)] / 1.06, with f(z) = z above 0, and z (t^2 / 2 - t + 1) e^t of t = 5 z below."""
 
     num_parts: ClassVar[int] = 2
+    _most_below: ClassVar[float] = 200.0  # where e^t is zero; a power of a larger z may be infinite
 
     def formula(self, x):
         z = tf.concat([x, -x], -1) - 0.2
-        below = tf.minimum(z, 0.0)
+        below = tf.clip_by_value(z, -self._most_below, 0.0)
         t = 5.0 * below
         y = tf.maximum(z, 0.0) + below * (t * (t / 2.0 - 1.0) + 1.0) * tf.exp(t)
         slope = (t * (t * (t + 1.0) / 2.0 - 1.0) + 1.0) * tf.exp(t)
         return y / 1.06, slope / tf.concat([1.06 * tf.ones_like(x), -1.06 * tf.ones_like(x)], -1)
 
     def slope_gradients(self, x, upstream):
-        t = 5.0 * tf.minimum(tf.concat([x, -x], -1) - 0.2, 0.0)
+        t = 5.0 * tf.clip_by_value(tf.concat([x, -x], -1) - 0.2, -self._most_below, 0.0)
         curvature = 5.0 * t**2 * (t / 2.0 + 2.0) * tf.exp(t)
         return (sum_of_parts(upstream * curvature / 1.06, 2),)
 

@@ -41,7 +41,7 @@ class LipschitzLayer(OperationLayer):
 
     $$\|W\|_2 \le \Bigl(\sum_i \sigma_i^{128}\Bigr)^{1/128} \le r^{1/128} \|W\|_2, \qquad r = \mathrm{rank}(W).$$
 
-    The coefficient then holds for every kernel, to rounding. The layer is a function of its kernel and bias alone:
+    The coefficient then holds for every kernel. The layer is a function of its kernel and bias alone:
     it stores no vectors, and `update_norm` has nothing to do. The price is a norm below the coefficient, and
     products of Gram matrices, of the smaller of inputs and outputs, in each call.
 
@@ -50,9 +50,9 @@ class LipschitzLayer(OperationLayer):
     other orders from power iterations with several starts. Nothing is stored if the norm has a closed form, which
     is the case for p = 1 and for q = inf.
 
-    The norm is computed in float32, or in float64 if the variables have that dtype. A layer that computes in
-    bfloat16 or float16, if only in training, stays below its coefficient by
-    the epsilon of that dtype, to allow for the rounding of the kernel.
+    The norm is computed in float32, or in float64 if the variables have that dtype. To allow for rounding, a layer
+    stays below its coefficient by a relative 2^-20 in float32 and 2^-49 in float64. If it computes in bfloat16 or
+    float16, if only in training, that is the epsilon of this dtype.
 
     Args:
       coefficient: the largest norm allowed, positive.

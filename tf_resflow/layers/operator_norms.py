@@ -14,7 +14,16 @@ import tensorflow as tf
 from tf_resflow.layers.linear_operators import LinearOperator, MatrixOperator
 from tf_resflow.private_api import is_xla, silence_retracing
 
-__all__ = ["InducedNorm", "dual_order", "dual_vector", "has_closed_form", "is_order", "lp_norm", "stackable"]
+__all__ = [
+    "InducedNorm",
+    "dual_order",
+    "dual_vector",
+    "has_closed_form",
+    "is_order",
+    "lp_norm",
+    "over_its_peak",
+    "stackable",
+]
 
 Order: TypeAlias = "float | tf.Tensor"
 
@@ -72,6 +81,12 @@ def dual_vector(x: tf.Tensor, order: Order) -> tf.Tensor:
     return y / _per_start(_or_one(lp_norm(y, dual_order(order))), x)
 
 
+def over_its_peak(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The kernel over its largest magnitude, and that, a constant: the squares neither overflow nor underflow."""
+    peak = tf.stop_gradient(tf.reduce_max(tf.abs(kernel)))
+    return kernel / _or_one(peak), peak
+
+
 class InducedNorm:
     """||W||_{p -> q} of a linear operator with its kernel.
 
@@ -113,7 +128,9 @@ class InducedNorm:
 
         def move(v, tolerance, max_iterations):
             args = v, tf.constant(tolerance, v.dtype), tf.constant(max_iterations)
-            return self._move(*args) if self._is_stacked else self._traced_once(InducedNorm._move, *args)
+            if self._is_stacked:
+                return self._over_peak()._move(*args)
+            return self._traced_once(InducedNorm._move, *args)
 
         if num_fresh > 1 and not self._has_gram(_SMALL):
             fresh, _ = move(self._fresh_starts(num_fresh), *_FRESH)
@@ -159,8 +176,13 @@ class InducedNorm:
             bound = self.operator.spectral_bound(kernel) if self._is_euclidean else norm._mixed_bound()
         return bound * self.operator.copies ** norm._inclusion() * (1.0 + 1e-9)
 
+    def _over_peak(self):
+        """The norm of the kernel over its peak, or of each over its own: it has the same maximizers."""
+        kernel = self.kernel / _or_one(_peak(self.kernel)) if self._is_stacked else over_its_peak(self.kernel)[0]
+        return InducedNorm(self.operator, kernel, self.domain, self.codomain)
+
     def _traced_once(self, method, *args):
-        """Calls a method by a `tf.function` that all layers of the same operator and orders share."""
+        """Calls a method, with the kernel over its peak, by a `tf.function` that alike layers and orders share."""
         orders = (self.domain, self.codomain)
         fixed = tuple(order if isinstance(order, float) else None for order in orders)
         learned = [_cast(order, self.kernel) for order in orders if not isinstance(order, float)]
@@ -179,9 +201,9 @@ class InducedNorm:
 
     def _catch_up(self, v):
         num_fresh = 1 if self._is_euclidean else _NUM_FRESH
-        change = self._residual(v) if self._is_euclidean else _change(v[:1], self._power_step(v[:1])[0])
+        change = self._residual(v) if self._is_euclidean else _change(v[:1], self._power(v[:1]))
         maximum = lambda: self.maximizer(v, _STALE, _MAX_CATCH_UP, num_fresh)[0]  # noqa: E731
-        return tf.cond(change > _STALE, maximum, lambda: v)
+        return tf.cond(change <= _STALE, lambda: v, maximum)  # not so if W v is zero
 
     def _iterate(self, step, v, tolerance, max_iterations):
         """Steps until all starts have converged, except the last of several, which is a fresh one."""
@@ -222,7 +244,8 @@ class InducedNorm:
         """Random starts of p-norm 1, `[num, ...]`, a single one at 2 -> 2. The kernel gives their seed.
 
         At other orders they are unit vectors of the inputs, and the images under W' and duality of unit vectors of
-        the outputs: the power method was seen to find higher maxima from these than from normal vectors.
+        the outputs: the power method was seen to find higher maxima from these than from normal vectors. A row or
+        column of zeros gives way to the largest one.
         """
         dtype = self.kernel.dtype
         sums = tf.stack([tf.reduce_sum(self.kernel), tf.reduce_sum(tf.abs(self.kernel))])
@@ -231,13 +254,15 @@ class InducedNorm:
             shape = [1, *self.operator.vector_shape]
             return dual_vector(tf.random.stateless_normal(shape, seed, dtype=dtype, alg="philox"), 2.0)
 
-        def unit_vectors(shape, seed):
+        def unit_vectors(shape, seed, sums):
+            weights = tf.reshape(sums(tf.abs(self.kernel)), [-1])
             size = math.prod(shape)
             place = tf.random.stateless_uniform([num], seed, 0, size, tf.int32, alg="philox")
+            place = tf.where(tf.gather(weights, place) > 0.0, place, tf.argmax(weights, output_type=tf.int32))
             return tf.reshape(tf.one_hot(place, size, dtype=dtype), [num, *shape])
 
-        v = unit_vectors(self.operator.vector_shape, seed)
-        of_outputs = self._rmatvec(unit_vectors(self.operator.output_shape, seed + 2))
+        v = unit_vectors(self.operator.vector_shape, seed, self.operator.column_sums)
+        of_outputs = self._rmatvec(unit_vectors(self.operator.output_shape, seed + 2, self.operator.row_sums))
         use = _per_start((tf.range(num) + seed[0]) % 2 == 0, v) & (_peak(of_outputs) > 0.0)
         return tf.where(use, dual_vector(of_outputs, dual_order(self.domain)), v)
 
@@ -271,8 +296,13 @@ class InducedNorm:
         References:
           Boyd, "The power method for l^p norms", Linear Algebra Appl. 9 (1974).
         """
-        z = self._rmatvec(dual_vector(self._matvec(v), self.codomain))
-        return tf.where(_peak(z) > 0, dual_vector(z, dual_order(self.domain)), v), 1
+        new = self._power(v)
+        return tf.where(_peak(new) > 0.0, new, v), 1
+
+    def _power(self, v):
+        """The power step; 0 where W v is zero."""
+        image = dual_vector(self._matvec(v), self.codomain)
+        return dual_vector(self._rmatvec(image), dual_order(self.domain))
 
     def _ritz_step(self, v):
         """The unit vector that W stretches most among span{v, W'W v, ..., (W'W)^5 v}.
@@ -308,8 +338,8 @@ class InducedNorm:
 
     def _line_norms(self, sums, order):
         """The norms of all rows or columns, of which `sums` takes the sums."""
-        peak = tf.stop_gradient(tf.reduce_max(tf.abs(self.kernel)))
-        powers = tf.abs(self.kernel / _or_one(peak)) ** order
+        kernel, peak = over_its_peak(self.kernel)
+        powers = tf.abs(kernel) ** order
         return peak * tf.maximum(sums(powers), 1e-30) ** (1.0 / order)
 
     def _closed_form(self):
@@ -354,7 +384,7 @@ def _traced(method, operator, fixed, for_xla):
     def run(kernel, learned, *args):
         learned = iter(learned)
         orders = (next(learned) if order is None else order for order in fixed)
-        return method(InducedNorm(operator, kernel, *orders), *args)
+        return method(InducedNorm(operator, kernel, *orders)._over_peak(), *args)
 
     attributes = {"_noinline": True}
     return silence_retracing(tf.function(run, autograph=False, experimental_attributes=attributes))
@@ -399,7 +429,8 @@ def _power_32(matrix):
     """The power of matrices `[..., n, n]`, but for a factor."""
     if matrix.shape.rank == 3:  # faster one by one
         return tf.stack([_power_32(one) for one in tf.unstack(matrix)])
-    power = matrix / _or_one(tf.norm(matrix))  # with an eigenvalue of at least 1 / sqrt(n)
+    power = over_its_peak(matrix)[0]
+    power /= _or_one(tf.norm(power))  # with an eigenvalue of at least 1 / sqrt(n)
     for _ in range(5):
         power = tf.matmul(power, power)
     return power
@@ -412,6 +443,7 @@ def _leading_direction(power):
     """
     if power.shape.rank == 3:
         return tf.stack([_leading_direction(one) for one in tf.unstack(power)])
+    power = over_its_peak(power)[0]
     longest = tf.gather(power, tf.argmax(tf.linalg.diag_part(power)))  # XLA compiles a slice for each place anew
     return tf.linalg.matvec(power, longest)
 

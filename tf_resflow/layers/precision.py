@@ -12,7 +12,8 @@ __all__ = [
     "rounding_error",
 ]
 
-_EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
+# One unit of the kernel's rounding; and eight for norms that are computed in the dtype itself.
+_ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-20, "float64": 2.0**-49}
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
@@ -60,5 +61,5 @@ def lowest_dtype(layer: keras.Layer) -> str:
 
 
 def rounding_error(layer: keras.layers.Layer) -> float:
-    """The epsilon of that dtype if it is of half precision, by which a constrained layer stays below its limit."""
-    return _EPSILON.get(lowest_dtype(layer), 0.0)
+    """By what part of its limit a constrained layer stays below it, to allow for the rounding of that dtype."""
+    return _ROUNDING[lowest_dtype(layer)]

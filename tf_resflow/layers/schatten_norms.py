@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_resflow.layers.operator_norms import InducedNorm
+from tf_resflow.layers.operator_norms import InducedNorm, over_its_peak
 
 __all__ = ["SchattenNorm", "largest_eigenvalue_bound"]
 
@@ -25,20 +25,21 @@ class SchattenNorm(InducedNorm):
 
     def estimate(self, v: tf.Tensor | None = None) -> tf.Tensor:
         """The Schatten norm, which needs no vectors."""
-        blocks = self.operator.gram_blocks(self.kernel)
-        return tf.sqrt(tf.reduce_max(largest_eigenvalue_bound(blocks)))
+        kernel, peak = over_its_peak(self.kernel)
+        return peak * tf.sqrt(largest_eigenvalue_bound(self.operator.gram_blocks(kernel)))
 
 
 def largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
-    """(tr G^64)^(1/64) of Hermitian semidefinite matrices G, `[..., n, n]` to `[...]`, real.
+    """The largest (tr G^64)^(1/64) of Hermitian semidefinite matrices G, `[..., n, n]` to a real scalar.
 
-    Each square is divided by its trace, which the result takes back: nothing overflows. Of zero the gradient is 0.
+    All squares are divided by their largest trace, which the result takes back: nothing overflows, and what
+    underflows is not the largest. Of zeros the gradient is 0.
     """
     bound = tf.ones([], gram.dtype.real_dtype)
     for i in range(_NUM_SQUARINGS):
-        trace = tf.stop_gradient(tf.math.real(tf.linalg.trace(gram)))
+        trace = tf.stop_gradient(tf.reduce_max(tf.math.real(tf.linalg.trace(gram))))
         bound *= trace ** (0.5**i)
-        gram /= tf.cast(tf.where(trace > 0, trace, tf.ones_like(trace)), gram.dtype)[..., tf.newaxis, tf.newaxis]
+        gram /= tf.cast(tf.where(trace > 0, trace, tf.ones_like(trace)), gram.dtype)
         gram = tf.matmul(gram, gram)
-    total = tf.reduce_sum(tf.math.real(gram * tf.math.conj(gram)), [-2, -1])
+    total = tf.reduce_max(tf.reduce_sum(tf.math.real(gram * tf.math.conj(gram)), [-2, -1]))
     return bound * tf.maximum(total, 1e-30) ** (0.5 ** (_NUM_SQUARINGS + 1))

@@ -224,11 +224,13 @@ class Anderson(FixedPoint):
 def _mix(pair, best, older, weight):
     """The image whose step is least in the span of the differences, and the newest of these.
 
-    A difference is `[batch, 1, 2, size]`, a step and an image, beside its dual, whose inner product with a pair is
-    the part of the pair's step along the difference. With the weight 0 the newest difference is left out, and so is
-    one of which the older ones leave only rounding, as in events of few coordinates.
+    A difference is `[batch, 1, 2, size]`, a step of about 1 and an image, beside its dual, whose inner product with
+    a pair is the part of the pair's step along the difference. With the weight 0 the newest difference is left out,
+    and so is one of which the older ones leave only rounding, as in events of few coordinates.
     """
-    rows = tf.stack([pair, pair - best], axis=1)
+    difference = pair - best
+    peak = tf.reduce_max(tf.abs(difference[:, :1]), axis=2, keepdims=True)  # squares must not over- or underflow
+    rows = tf.stack([pair, difference * tf.math.reciprocal_no_nan(peak)], axis=1)
     of_step = weight * tf.constant([[1.0], [0.0]], pair.dtype)
     whole = _dot(rows[:, 1:] * of_step, rows[:, 1:])
     for difference, dual in older:

@@ -1,0 +1,143 @@
+"""Norms and scaled kernels in float32, of scales from 1e-30 to 1e30, against NumPy in float64."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_resflow import layers
+
+COEFFICIENT = 0.7
+SPECTRAL, SCHATTEN = (2.0, 2.0, "induced"), (2.0, 2.0, "schatten")
+CLOSED = [(p, q, "induced") for p, q in [(1.0, 3.0), (1.0, np.inf), (2.0, np.inf), (np.inf, np.inf)]]
+MIXED = [(3.0, 1.5, "induced"), (2.0, 4.0, "induced")]
+SMALL, MEDIUM, LARGE = ((5, 7), None), ((30, 40), None), ((80, 70), None)
+FEW_PIXELS, PIXELS = ((3, 3, 2, 3), (4, 5)), ((3, 3, 2, 2), (8, 8))
+
+CASES = [
+    *((*case, SPECTRAL, False) for case in (SMALL, MEDIUM, LARGE, PIXELS)),
+    *((*case, SCHATTEN, False) for case in (SMALL, FEW_PIXELS)),
+    *((*MEDIUM, orders, False) for orders in CLOSED),
+    (*SMALL, MIXED[0], False),
+    (*LARGE, MIXED[1], False),
+    (*MEDIUM, SPECTRAL, True),
+    (*PIXELS, SCHATTEN, True),
+]
+
+
+def kernels(shape, seed):
+    """Kernels of one shape by name, each a trap for some normalization, or for vectors that fit the one before."""
+    rng, taps, matrix = np.random.default_rng(seed), shape[:-2], shape[-2:]
+    rows, columns = np.indices(shape)[-2:]
+    normal = rng.normal(size=shape)
+    q, _ = np.linalg.qr(rng.normal(size=(max(matrix), max(matrix))))
+    q[:, 0] *= 1.35
+    made = {
+        "random": normal,
+        "zero": np.zeros(shape),
+        "one row": normal * (rows == 0),
+        "another row": normal * (rows == 1),
+        "one weight": np.where((rows == matrix[0] - 1) & (columns == 1), np.ones(shape), 0.0),
+        "ones": np.ones(shape),
+        "average": np.ones(shape) / np.prod(shape[:-1]),
+        "rank one": rng.normal(size=(*taps, 1, 1)) * np.outer(*(rng.normal(size=n) for n in matrix)),
+        "equal singular values, but one": np.ones((*taps, 1, 1)) * q[: matrix[0], : matrix[1]],
+        "wide": normal * 10 ** rng.uniform(-5, 0, size=shape),
+    }
+    if taps:
+        made["Sobel"] = np.array([[1.0, 2, 1], [0, 0, 0], [-1, -2, -1]])[..., None, None] * np.ones(shape)
+    return made
+
+
+def layer_of(shape, image_size, orders, dtype="float32"):
+    make = dict(zip(("domain", "codomain", "normalization"), orders, strict=True), dtype=dtype)
+    make["kernel_initializer"] = keras.initializers.RandomNormal(seed=0)
+    if image_size is None:
+        layer = layers.LipschitzDense(shape[1], COEFFICIENT, **make)
+    else:
+        layer = layers.LipschitzConv2D(shape[3], shape[:2], COEFFICIENT, **make)
+    layer.build((None, *(image_size or ()), shape[-2]))
+    return layer
+
+
+def matrix_of(kernel, image_size):
+    """`[outputs, inputs]` in float64."""
+    kernel = np.asarray(kernel, "float64")
+    if image_size is None:
+        return kernel.T
+    units = np.eye(np.prod(image_size) * kernel.shape[2]).reshape(-1, *image_size, kernel.shape[2])
+    return tf.reshape(tf.nn.conv2d(units, kernel, 1, "SAME"), [len(units), -1]).numpy().T
+
+
+def singular_values(matrix):
+    peak = np.abs(matrix).max() or 1.0
+    return peak * np.linalg.svd(matrix / peak, compute_uv=False)
+
+
+def true_norm(matrix, p, q):
+    """||W||_{p -> q}, twice, where it has a closed form; else a smaller and a larger number, from its columns."""
+    if p == q == 2.0:
+        return (singular_values(matrix)[0],) * 2
+    if p == 1.0 or q == np.inf:
+        order, axis = (q, 0) if p == 1.0 else (1.0 if p == np.inf else p / (p - 1.0), 1)
+        return (np.linalg.norm(matrix, order, axis).max(),) * 2
+    inputs = np.linalg.norm(matrix, q, 0)
+    return inputs.max(), np.linalg.norm(inputs, p / (p - 1.0))
+
+
+def schatten(matrix):
+    s = singular_values(matrix)
+    return s[0] * np.sum((s / (s[0] or 1.0)) ** 128) ** (1 / 128)
+
+
+def random_scales(seed):
+    return iter(10 ** np.random.default_rng(seed).uniform(-29, 29, size=100))
+
+
+@pytest.mark.parametrize(("shape", "image_size", "orders", "jit"), CASES)
+def test_norms_and_scaled_kernels_at_all_scales(shape, image_size, orders, jit):
+    """The estimate, its bound and its gradient, whose product with the kernel is the norm (Euler); the coefficient.
+
+    One layer takes the kernels in turn and is never updated.
+    """
+    layer, scales = layer_of(shape, image_size, orders), random_scales(len(str(orders)) + shape[0])
+
+    @functools.partial(tf.function, jit_compile=jit)
+    def compute():
+        with tf.GradientTape(persistent=True) as tape:
+            norm, scaled = layer.norm_estimate(), layer.scaled_kernel()
+        return norm, scaled, *(tape.gradient(result, layer.kernel.value) for result in (norm, scaled))
+
+    for name, kernel in kernels(shape, 0).items():
+        layer.kernel.assign(kernel * next(scales))
+        kernel = layer.kernel.numpy().astype("float64")
+        norm, scaled, gradient, of_scaled = (result.numpy().astype("float64") for result in compute())
+        matrix = matrix_of(kernel, image_size)
+        least, most = true_norm(matrix, *orders[:2])
+        slack = 1.0 if orders != SCHATTEN else 1.2 if image_size else schatten(matrix) / (most or 1.0)
+        below = 1e-5 if least == most and orders != SPECTRAL else 0.03
+        assert least * (1 - below) <= norm <= most * slack * (1 + 1e-5), name
+        np.testing.assert_allclose(np.sum(gradient * kernel), norm, rtol=1e-4, err_msg=name)
+        assert np.isfinite(of_scaled).all(), name
+        if not jit:
+            assert least <= layer.norm_bound() * (1 + 1e-9), name
+        if norm < 0.99 * COEFFICIENT:
+            np.testing.assert_array_equal(scaled, kernel, err_msg=name)
+        elif least == most:
+            applied = true_norm(matrix_of(scaled, image_size), *orders[:2])[0]
+            rounded = 0.0 if orders != SPECTRAL else 0.03
+            assert COEFFICIENT * 0.8 <= applied <= COEFFICIENT * (1 + rounded), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(3, 4), (1, 60), (64, 64), (80, 16)])
+def test_no_rounding_leads_above_the_coefficient(shape, dtype):
+    """Of the upper bound for many kernels, in exact arithmetic but for an SVD."""
+    layer, scales = layer_of(shape, None, SCHATTEN, dtype), random_scales(1)
+    for seed in range(2):
+        for name, kernel in kernels(shape, seed).items():
+            layer.kernel.assign(kernel * next(scales))
+            norm = singular_values(layer.scaled_kernel().numpy().astype("float64"))[0]
+            assert norm <= COEFFICIENT, (name, norm / COEFFICIENT - 1)
