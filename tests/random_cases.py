@@ -119,6 +119,7 @@ class _Draft:
         self.nodes: list[Node] = []
         self._channels = [shape[-1], *([] if condition is None else [condition])]
         self._size = int(rng.choice([1, 3])) if len(shape) > 1 else None
+        self._of_users = rng.random() < 0.3
         self.norm = "2" if self._size else str(rng.choice(["2", "2", "2", "1", "inf", "schatten"]))
 
     def add(self, kind, *inputs, setting=None, tie=None, channels=None):
@@ -135,7 +136,8 @@ class _Draft:
 
     def activation(self, h):
         concatenated = ["cpila", "clipswish"] * 2 if self.norm in ("2", "schatten") else []
-        kinds = ["lipswish"] * 3 + ["softplus", "wave", "half", "squash", "called"] + concatenated
+        kinds = ["lipswish"] * 2 + ["softplus", "squash"] + concatenated
+        kinds += ["wave", "half", "called"] * 2 if self._of_users else []
         kind = str(self.rng.choice(kinds))
         setting = float(self.rng.uniform(0.4, 1.0)) if kind in ("wave", "squash", "called") else None
         return self.add(kind, h, setting=setting)
@@ -183,7 +185,7 @@ def changed(recipe, rng):
     elif node.kind in ("dense", "conv") and rng.random() < 0.6:
         alike = [n for n in nodes if (n.kind, n.setting, n.channels) == (node.kind, node.setting, node.channels)]
         nodes[i] = node._replace(tie=alike[int(rng.integers(len(alike)))].tie)
-    elif node.kind in ("dense", "conv"):
+    elif node.kind in ("dense", "conv") and rng.random() < 0.5:
         setting = {**node.setting, "bias": not node.setting["bias"]}
         nodes = [n._replace(setting=setting) if n.tie == node.tie else n for n in nodes]
     return recipe._replace(nodes=tuple(nodes))
@@ -201,9 +203,8 @@ def draw_kind(rng):
     return str(rng.choice(["exact", "series", "louder", "louder", "factory", "factory", "adaptive", "default"]))
 
 
-def draw_estimator(rng, odd, tolerance, kind=None):
-    """A random estimator; those that stop by themselves do at the tolerance."""
-    kind = kind or draw_kind(rng)
+def draw_estimator(rng, odd, tolerance, kind, num):
+    """An estimator of a kind and a number of terms; those that stop by themselves do at the tolerance."""
     if kind == "exact":
         return Estimator(logdet.Exact())
     if kind == "adaptive":
@@ -211,16 +212,15 @@ def draw_estimator(rng, odd, tolerance, kind=None):
     if kind == "default":
         return Estimator(logdet.AdaptiveRoulette(tolerance, probes="basis"))
     if kind == "series":
-        num = int(rng.integers(1, 6))
         return Estimator(
             logdet.PowerSeries(num, probes="basis"), lambda k: (float(k <= num), float(k < num or odd))
         )
     if kind == "louder":
-        num, factor = int(rng.integers(1, 6)), float(rng.uniform(0.5, 2.0))
+        factor = float(rng.uniform(0.5, 2.0))
         louder = Louder(num, probes="basis")
         louder.factor = factor
         return Estimator(louder, lambda k: (factor * (k <= num), factor * (k < num or odd)))
-    num, length, share = int(rng.integers(0, 3)), int(rng.integers(1, 4)), float(rng.uniform(0.4, 0.9))
+    length, share = int(rng.integers(1, 4)), float(rng.uniform(0.4, 0.9))
     roulette = logdet.RussianRoulette(num, make_terms(length, share), probes="basis")
 
     def weights(k):
@@ -496,8 +496,9 @@ class Case:
             conditions = {recipe.condition for recipe in recipes} - {None}
         kind = rng.choice(["residual", "residual", "monotone"])
         kinds = [draw_kind(rng)] * 2 if rng.random() < 0.6 else [draw_kind(rng), draw_kind(rng)]
-        estimators = [draw_estimator(rng, kind == "monotone", tolerance, each) for each in kinds]
-        draws = rng.uniform(-1, 1, size=2) * (rng.random(2) < 0.15)
+        num = int(rng.integers(1, 5))
+        estimators = [draw_estimator(rng, kind == "monotone", tolerance, each, num) for each in kinds]
+        draws = rng.uniform(-1, 1, size=2) * (rng.random() < 0.25)
         self.shifts = [0.0 if kind == "monotone" else float(shift) for shift in draws]
         blocks, self.blocks = [], []
         for i, (recipe, e, shift) in enumerate(zip(recipes, estimators, self.shifts, strict=True)):
