@@ -78,18 +78,18 @@ class Model(tf.Module):
         self._affine = tfb.Chain([tfb.Shift(shift), tfb.ScaleMatvecTriL(scale_tril)])
         self._base = tfd.MultivariateNormalDiag(tf.zeros_like(shift))
 
-    def sample(self, z, seed, condition=None, exact=False):
-        """The data of latent vectors, and their log-densities."""
-        bijector, arguments = self._flow(condition, seed, exact)
+    def sample(self, z, seed, condition=None, exact=False, networks=None):
+        """The data of latent vectors, and their log-densities; `networks` are those of a training step."""
+        bijector, arguments = self._flow(condition, seed, exact, networks)
         z = tf.identity(z)
         x = bijector.forward(z, **arguments)
         log_det = bijector.forward_log_det_jacobian(z, 1, **arguments)
         log_det += self._affine.forward_log_det_jacobian(x, 1)
         return self._affine.forward(x), self._base.log_prob(z) - log_det
 
-    def log_prob(self, x, seed, condition=None, exact=False):
+    def log_prob(self, x, seed, condition=None, exact=False, networks=None):
         """The log-densities of data."""
-        bijector, arguments = self._flow(condition, seed, exact)
+        bijector, arguments = self._flow(condition, seed, exact, networks)
         y = tf.identity(self._affine.inverse(x))
         z = bijector.inverse(y, **arguments)
         log_det = bijector.inverse_log_det_jacobian(y, 1, **arguments)
@@ -105,10 +105,10 @@ class Model(tf.Module):
         features = None if condition is None else self._features(condition)
         self.candidate.initialize(self._affine.inverse(x), features)
 
-    def _flow(self, condition, seed, exact):
+    def _flow(self, condition, seed, exact, networks):
         features = None if condition is None else self._features(condition)
         bijector = self.candidate.exact if exact else self.candidate.bijector
-        return bijector, self.candidate.arguments(features, seed)
+        return bijector, self.candidate.arguments(features, seed, networks)
 
 
 class Adam(tf.Module):
@@ -187,10 +187,10 @@ class Experiment:
         """Sets what a flow sets from data; a density has none."""
 
     def _take_step(self, seed, rate):
-        with resflow.layers.fused_kernels(), resflow.layers.stored_norms():
-            with tf.GradientTape() as tape:
-                loss = self._loss(seed)
-            gradients = tape.gradient(loss, self._variables)
+        with tf.GradientTape() as tape:
+            networks = resflow.bijectors.Networks(self.model.candidate.bijector, training=True)
+            loss = self._loss(seed, networks)
+        gradients = tape.gradient(loss, self._variables)
         self._adam.apply(gradients, rate)
         self.model.candidate.update()
         return loss
@@ -217,17 +217,18 @@ class Variational(Experiment):
         triangle = tfp.util.TransformedVariable(tf.eye(size), tfb.FillScaleTriL(tfb.Exp(), diag_shift=None))
         return Model(candidate, tf.Variable(tf.zeros(size)), triangle)
 
-    def _terms(self, seed, num=_CHUNK, exact=True):
+    def _terms(self, seed, num=_CHUNK, exact=True, networks=None):
         """Samples, and the terms of the ELBO."""
         z = tf.random.stateless_normal([num, self._density.size], seed)
-        x, log_prob = self.model.sample(z, seed, exact=exact)
+        x, log_prob = self.model.sample(z, seed, exact=exact, networks=networks)
         return x, self._density.log_prob(x) - log_prob
 
-    def _loss(self, seed):
+    def _loss(self, seed, networks):
         """Minus the ELBO, with the path derivative if the flow has it."""
         if not self.model.candidate.has_path_derivative:
-            return -tf.reduce_mean(self._terms(seed, _DRAWS, exact=False)[1])
-        x, log_prob = self._view.experimental_sample_and_log_prob(_DRAWS, seed=seed)
+            return -tf.reduce_mean(self._terms(seed, _DRAWS, exact=False, networks=networks)[1])
+        bound = {"networks": networks}
+        x, log_prob = self._view.experimental_sample_and_log_prob(_DRAWS, seed=seed, bijector_kwargs=bound)
         return tf.reduce_mean(log_prob - self._density.log_prob(x))
 
     def scores(self, seed):
@@ -285,10 +286,10 @@ class Estimation(Experiment):
     def _initialize(self, model):
         model.initialize(*(None if part is None else part[:_CHUNK] for part in self._rows))
 
-    def _loss(self, seed):
+    def _loss(self, seed, networks):
         i = tf.random.stateless_uniform([_ROWS], seed, 0, self._rows[0].shape[0], tf.int32)
         x, condition = (None if part is None else tf.gather(part, i) for part in self._rows)
-        return -tf.reduce_mean(self.model.log_prob(x, seed, condition))
+        return -tf.reduce_mean(self.model.log_prob(x, seed, condition, networks=networks))
 
     def _log_probs(self, part, exact):
         x, condition = self._standardized(part)

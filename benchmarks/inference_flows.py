@@ -25,7 +25,8 @@ class Candidate(NamedTuple):
     Attributes:
       bijector: from latent to data.
       exact: the same with exact log-determinants, for scores.
-      arguments: function of a condition, or None, and of a seed to the keyword arguments of both.
+      arguments: function of a condition, or None, of a seed, and of bound networks, or None, to the keyword
+        arguments of both.
       update: called after each step.
       initialize: function of data and of a condition, called once.
       has_path_derivative: whether samples and their log-densities can be differentiated, one after the other.
@@ -33,7 +34,7 @@ class Candidate(NamedTuple):
 
     bijector: tfb.Bijector
     exact: tfb.Bijector
-    arguments: Callable[[Any, Any], dict]
+    arguments: Callable[[Any, Any, Any], dict]
     update: Callable[[], Any] = lambda: None
     initialize: Callable[[Any, Any], Any] = lambda x, condition: None
     has_path_derivative: bool = True
@@ -68,7 +69,11 @@ def residual(
     return Candidate(
         bijector,
         resflow.bijectors.with_log_det(bijector, resflow.logdet.Exact()),
-        lambda condition, seed: {"seed": seed, **_given(condition)},
+        lambda condition, seed, networks: {
+            "seed": seed,
+            **_given(condition),
+            **({} if networks is None else {"networks": networks}),
+        },
         update=functools.partial(resflow.layers.update_norms, flow),
         initialize=lambda x, condition: (
             None if samples else resflow.bijectors.initialize(flow, x, [0, 0], conditional_input=condition)
@@ -121,8 +126,8 @@ def combined(size, num_parameters, *, samples, condition_size, seed):
     return first._replace(
         bijector=joined(first.bijector),
         exact=joined(first.exact),
-        arguments=lambda condition, seed: (
-            first.arguments(condition, seed) | ({} if condition is None else second.arguments(condition, seed))
+        arguments=lambda condition, *given: (
+            first.arguments(condition, *given) | ({} if condition is None else second.arguments(condition, *given))
         ),
     )
 
@@ -144,7 +149,7 @@ def ffjord(size, num_parameters, *, samples, condition_size, seed):
     return Candidate(
         bijector,
         exact,
-        lambda condition, seed: _given(condition),
+        lambda condition, *_: _given(condition),
         has_path_derivative=False,
     )
 
@@ -154,7 +159,7 @@ def _chain(layers):
     bijector = tfb.Chain(layers[::-1])
     names = [layer.name for layer in layers if not isinstance(layer, tfb.Permute)]
 
-    return Candidate(bijector, bijector, lambda condition, seed: {name: _given(condition) for name in names})
+    return Candidate(bijector, bijector, lambda condition, *_: {name: _given(condition) for name in names})
 
 
 def _given(condition):

@@ -117,10 +117,9 @@ def _parts(case):
     )
 
     def gradients(seed):
-        with resflow.layers.fused_kernels():
-            with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(model.loss_per_example(x, seed))
-            return [tf.reduce_sum(g) for g in tape.gradient(loss, values)]
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model.loss_per_example(x, seed, networks=model.networks(training=True)))
+        return [tf.reduce_sum(g) for g in tape.gradient(loss, values)]
 
     def optimizer(seed):
         del seed
@@ -132,8 +131,7 @@ def _parts(case):
         return tf.reduce_sum(model.flow.run(inputs, resflow.bijectors.Context(log_det=False)).value)
 
     def forward_and_series(seed):
-        with resflow.layers.fused_kernels():
-            return tf.reduce_sum(model.loss_per_example(x, seed))
+        return tf.reduce_sum(model.loss_per_example(x, seed, networks=model.networks(training=True)))
 
     functions = {
         "forward": forward,

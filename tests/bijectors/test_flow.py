@@ -498,7 +498,7 @@ def test_a_bijector_of_the_users_takes_seed_and_condition():
     two = shift(Flow([Noisy(), Noisy()]), seed=1)
     assert abs(two - 2 * one) > 1e-3  # they draw independently
     assert shift(Flow([Noisy(), tfb.Scale(1.0)]), noisy={"seed": 1}) == pytest.approx(one)
-    with pytest.raises(ValueError, match="takes seed, conditional_input, networks besides the value; got sed"):
+    with pytest.raises(ValueError, match="takes seed, conditional_input besides the value; got sed"):
         Noisy().forward([1.0], sed=1)
     with pytest.raises(ValueError, match="more than once: noisy"):
         Flow([tfb.Chain([Noisy(), Noisy()])])

@@ -260,10 +260,10 @@ def record_seeds(monkeypatch, model):
     """The seeds that the scores of each step are given."""
     seeds, scores = [], model.scores
 
-    def recorded(batch, seed=None, evaluation=False):
+    def recorded(batch, seed=None, **kwargs):
         keep = tf.numpy_function(lambda seed: seeds.append(tuple(seed.tolist())), [seed], [])
         with tf.control_dependencies(tf.nest.flatten(keep)):
-            return scores(tf.identity(batch), seed, evaluation=evaluation)
+            return scores(tf.identity(batch), seed, **kwargs)
 
     monkeypatch.setattr(model, "scores", recorded)
     return seeds

@@ -1,6 +1,5 @@
 """Fixed-point solvers: residuals, reported failures, and gradients of the inverse."""
 
-
 import keras
 import numpy as np
 import pytest
@@ -122,7 +121,7 @@ def test_what_is_not_finite_has_not_converged(solver):
 
 @pytest.mark.parametrize(("solver", "bound"), zip(SOLVERS, (False, True), strict=True), ids=IDS)
 def test_implicit_gradients(solver, bound, branch):
-    """d/dy, d/dtheta of sum(w . x(y)) against the dense implicit function theorem; once with kernels scaled before."""
+    """d/dy, d/dtheta of sum(w . x(y)) against the dense implicit function theorem; once of a bound branch."""
     rng = np.random.default_rng(2)
     y, w = (tf.constant(rng.normal(size=[5, 4])) for _ in range(2))
     variables = [v.value for v in branch.trainable_variables]
