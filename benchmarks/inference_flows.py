@@ -25,8 +25,8 @@ class Candidate(NamedTuple):
     Attributes:
       bijector: from latent to data.
       exact: the same with exact log-determinants, for scores.
-      arguments: function of a condition, or None, of a seed, and of bound networks, or None, to the keyword arguments
-        of both.
+      arguments: function of a condition, or None, of a seed, and of bound networks, or None, to the keyword
+        arguments of both.
       update: called after each step.
       initialize: function of data and of a condition, called once.
       has_path_derivative: whether samples and their log-densities can be differentiated, one after the other.
