@@ -9,6 +9,8 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow import layers, models
+from tf_resflow.layers.operations import Activation, Dense, Operation, Smooth
+from tf_resflow.layers.program import read
 
 RATE = 0.1
 
@@ -92,14 +94,6 @@ def test_orders_over_replicas(data, two_replicas):
         np.testing.assert_allclose(two.theta, one.theta, rtol=1e-4)
 
 
-def record_dtypes(monkeypatch, layer):
-    """A list to which each call of a layer adds the dtype of its input."""
-    dtypes = []
-    call = layer.call
-    monkeypatch.setattr(layer, "call", lambda x: dtypes.append(x.dtype.name) or call(x))
-    return dtypes
-
-
 def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
     """By the policy of all that is built; they are evaluated in float32."""
     with dtype_policy("mixed_bfloat16"):
@@ -112,7 +106,8 @@ def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
         act_norm = resflow.bijectors.ActNorm([2])
         model = resflow.FlowModel(resflow.bijectors.Flow([act_norm, block, coupling]), [2])
         model.compile(optimizer=keras.optimizers.Adam(0.03))
-    calls = [record_dtypes(monkeypatch, layer) for layer in (*branch, *network)]
+    calls, cast = [], Operation._cast
+    monkeypatch.setattr(Operation, "_cast", lambda self, x: calls.append((type(self), self.dtype)) or cast(self, x))
     x = data * [3.0, 0.5] + 1.0
     model.initialize(x / 2)
     step = tf.function(models.train_step, autograph=False)
@@ -123,13 +118,16 @@ def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
     assert {v.dtype for v in model.weights} == {"float32"} == {v.dtype for v in model.optimizer.variables[2:]}
     y, log_det = model.flow.forward(x), model.flow.forward_log_det_jacobian(x, 1, seed=1)
     assert {y.dtype, log_det.dtype, metrics[0]["nats"].dtype} == {tf.float32}
-    assert all(set(dtypes) == {"bfloat16", "float32"} for dtypes in calls)
-    for dtypes in calls:
-        dtypes.clear()
+    kinds = (Dense, Smooth, Activation)
+    assert set(calls) == {(kind, dtype) for kind in kinds for dtype in ("bfloat16", "float32")}
+    for part in (block, coupling):
+        steps = read(part.network, training=True).steps
+        assert {step.operation.dtype for step in steps} == {"bfloat16"}
+    calls.clear()
     model.evaluate(x, verbose=0)
     model.sample(2, seed=0)
     model.log_prob(x, seed=0)
-    assert all(set(dtypes) == {"float32"} for dtypes in calls)
+    assert set(calls) == {(kind, "float32") for kind in kinds}
 
 
 @pytest.mark.parametrize("compiled", [False, True])
