@@ -123,8 +123,6 @@ def test_a_kernel_that_is_not_finite_spoils_no_other():
 def test_update_norms_of_an_unbuilt_layer():
     with pytest.raises(ValueError, match="is not built"):
         layers.update_norms(keras.Sequential([layers.LipschitzDense(2)]))
-    with pytest.raises(ValueError, match="is not built"):
-        layers.bind(keras.Sequential([layers.LipschitzDense(2)]))
 
 
 @pytest.mark.parametrize("graph", [False, True])

@@ -53,16 +53,17 @@ class Doubled(layers.LipSwish):
 
 
 def test_equal_branches():
-    """Also of other widths and constraints: kernels are scaled before, and their shapes are not of the program."""
+    """Also under other constraints: kernels are scaled before."""
     for build in (dense, convolution, conditional, dense_net):
         one, other = read(build()), read(build())
         assert one.is_known and one == other and hash(one) == hash(other)
-    assert read(dense()) == read(dense(9, orders=(1.0, 1.0, 1.0), coefficient=0.5))
+    assert read(dense()) == read(dense(orders=(1.0, 1.0, 1.0), coefficient=0.5))
 
 
 def test_different_branches():
     branches = [
         dense(),
+        dense(9),
         dense(activation=layers.MaxMin),
         dense(activation=lambda **kwargs: keras.layers.Activation("tanh", **kwargs)),
         dense(activation=lambda **kwargs: keras.layers.Activation("elu", **kwargs)),

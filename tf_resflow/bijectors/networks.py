@@ -76,13 +76,16 @@ class Networks:
         """The bound network; one that is not among these is bound anew."""
         return self._bound[network] if network in self._bound else bind(network)
 
-    def with_parameters(self, function: Callable[[Any], Any]) -> "Networks":
-        """The same networks, with what the function makes of each of their parameters."""
+    def frozen(self, function: Callable[[tf.Tensor], Any]) -> "Networks":
+        """The same networks for good, of what a function makes of each of their parameters.
+
+        It makes constants or variables, of which later changes of the weights change nothing. Such networks share
+        no functions in a graph.
+        """
         networks = Networks()
-        networks._bound = {
-            network: bound.with_parameters([function(parameter) for parameter in bound.parameters])
-            for network, bound in self._bound.items()
-        }
+        for network, bound in self._bound.items():
+            kept = [function(parameter) for parameter in bound.parameters]
+            networks._bound[network] = BoundNetwork(network, bound.program, kept, bound.training, in_place=True)
         return networks
 
     @property

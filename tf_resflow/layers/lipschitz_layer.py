@@ -339,6 +339,7 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
       The kernels, in the order of the layers.
     """
     first, limits = layers[0], [layer._limit for layer in layers]
+    first._check_built()
     operator, normalization, is_stacked = first._operator, first.normalization, len(layers) > 1
     fixed = [order if isinstance(order, float) else None for order in (first.domain, first.codomain)]
     learned = [order for order in first._fixed_orders if not isinstance(order, float)]

@@ -290,7 +290,10 @@ class Concatenate(Operation):
         return tf.concat(inputs, self.axis)
 
     def _along(self, inputs, derivatives, weights):
-        return self._value(inputs, weights), self._value(_with_zeros(inputs, derivatives), weights)
+        return self._value(inputs, weights), self._joined(_with_zeros(inputs, derivatives), weights)
+
+    def _joined(self, derivatives, weights):
+        return tf.concat(derivatives, -1)
 
     def fits(self, live, shape):
         """Whether the derivatives are joined along their last axis."""
@@ -302,19 +305,24 @@ class WeightedConcatenation(Concatenate):
     """[eta_1 x, eta_2 h] on the last axis, of the weights eta."""
 
     def _value(self, inputs, weights):
-        x, h = inputs
-        return super()._value(inputs, weights) * tf.repeat(weights[0], [x.shape[-1], h.shape[-1]])
+        return self._joined(inputs, weights)
+
+    def _joined(self, derivatives, weights):
+        x, h = derivatives
+        return tf.concat([x, h], -1) * tf.repeat(weights[0], [x.shape[-1], h.shape[-1]])
 
 
 @dataclasses.dataclass(frozen=True)
 class Boundary(Operation):
-    """The inputs of a network within another, in the dtypes in which it takes them, or its outputs."""
+    """The inputs of a network within another, in the dtypes in which it takes them; its outputs, as they are."""
 
-    dtypes: tuple[str, ...]
+    dtypes: tuple[str, ...] | None = None
     knows_derivative: ClassVar[bool] = True
     knows_jacobian: ClassVar[bool] = True
 
     def _value(self, inputs, weights):
+        if self.dtypes is None:
+            return list(inputs)
         return [tf.cast(x, dtype) for x, dtype in zip(inputs, self.dtypes, strict=True)]
 
     def _cast(self, tensors):

@@ -92,7 +92,7 @@ class Step:
     outputs: tuple[int, ...]
     weights: tuple[int, ...] = ()
     layer: Any = dataclasses.field(default=None, compare=False)
-    shapes: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
+    shapes: tuple[Any, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,10 +187,14 @@ class BoundNetwork:
       program: its program.
       parameters: the weights of the program, as they are applied.
       training: whether it is for a training step.
+      in_place: whether it is traced where it is evaluated, and shares no function with others: for formats without
+        functions, such as TFLite.
     """
 
-    def __init__(self, network: Any, program: Program, parameters: Sequence[Any], training: bool):
-        self.network, self.program, self.training = network, program, training
+    def __init__(
+        self, network: Any, program: Program, parameters: Sequence[Any], training: bool, in_place: bool = False
+    ):
+        self.network, self.program, self.training, self.in_place = network, program, training, in_place
         self.parameters = list(parameters)
 
     def __call__(self, inputs: Any) -> tf.Tensor:
@@ -204,7 +208,12 @@ class BoundNetwork:
 
     def with_parameters(self, parameters: Sequence[Any]) -> "BoundNetwork":
         """The network with other weights."""
-        return BoundNetwork(self.network, self.program, parameters, self.training)
+        return BoundNetwork(self.network, self.program, parameters, self.training, self.in_place)
+
+    @property
+    def key(self) -> Program | None:
+        """What is equal for networks that may share a function of their weights; None if it shares none."""
+        return self.program if self.program.is_known and not self.in_place else None
 
     def tensors(self) -> list[tf.Tensor]:
         """The parameters, as tensors."""
@@ -298,9 +307,6 @@ def bind(network: Any, *, training: bool = False) -> BoundNetwork:
       network: a Keras layer or model, or another callable, of which nothing is known. One that is bound already is
         returned.
       training: whether it is for a training step, see `tf_resflow.bijectors.Networks`.
-
-    Raises:
-      ValueError: if a layer is not built.
     """
     return network if isinstance(network, BoundNetwork) else bind_all([network], training=training)[0]
 
@@ -377,8 +383,7 @@ class _Reader:
         dtypes = tuple(keras.backend.standardize_dtype(x.dtype) for x in model.inputs)
         inner = tuple(tuple(x.shape) for x in model.inputs)
         outputs = self._graph(model, self._step(Boundary("", dtypes), model, numbers, inner))
-        dtypes = tuple(keras.backend.standardize_dtype(x.dtype) for x in model.outputs)
-        return self._step(Boundary("", dtypes), None, outputs, shapes)
+        return self._step(Boundary(""), None, outputs, shapes)
 
     def _step(self, operation, layer, numbers, shapes):
         weights = self._places(operation, layer)

@@ -142,7 +142,7 @@ def power_series_log_det(
     References:
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).
     """
-    num_inputs, is_shared = len(inputs), key is not None and branch.program.is_known
+    num_inputs, is_shared = len(inputs), key is not None and branch.key is not None
 
     def forward(inputs, parameters, seed):
         given = branch.with_parameters(parameters)
@@ -154,7 +154,7 @@ def power_series_log_det(
         return _gradients(given, inputs, v, u, num_probes, dy, dlog_det, others)
 
     def traced(purpose, function, *args):
-        return traced_once((*purpose, branch.program) if is_shared else None, function, *args)
+        return traced_once((*purpose, branch.key) if is_shared else None, function, *args)
 
     @custom_gradient
     def operation(*tensors):

@@ -134,7 +134,7 @@ def export(
             f"export takes a FlowModel, such as resflow.load(workdir).model; got {type(model).__name__}. From a "
             "workdir, use export_run."
         )
-    networks = model.networks().with_parameters(lambda parameter: tf.Variable(parameter, trainable=False))
+    networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
     signatures = Signatures(model, networks=networks, **settings)
     parent = _writable(export_dir)
     _version(parent, version)

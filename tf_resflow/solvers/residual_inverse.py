@@ -74,7 +74,7 @@ def solve_residual(
     key = (
         "inverse",
         sign,
-        branch.program,
+        branch.key,
         settings_key(solver, (Anderson, FixedPoint)),
         dtype,
         *sorted(settings.items()),
@@ -83,9 +83,8 @@ def solve_residual(
     @custom_gradient
     def operation(y, *given):
         arguments = y, list(given[: len(conditions)]), list(given[len(conditions) :])
-        is_known = branch.program.is_known
         with unrecorded() if branch.program.knows_derivative else contextlib.nullcontext():  # others may have tapes
-            parts = traced_once(key if is_known else None, solve, *arguments)
+            parts = traced_once(key if branch.key else None, solve, *arguments)
         solution = Solution(*parts)
 
         def grad(upstream, *_, variables=None):

@@ -84,7 +84,7 @@ def _frozen(flow):
     parts = [part for part in (flow, *flow.submodules) if isinstance(part, FlowBijector)]
     variables = keras.tree.flatten([_keras_variables(part.keras_parts) for part in parts])
     values = [(variable, variable.numpy()) for variable in {id(v): v for v in variables}.values()]
-    networks = Networks(flow).with_parameters(lambda parameter: parameter.numpy())
+    networks = Networks(flow).frozen(lambda parameter: parameter.numpy())
 
     def apply(x, context, inverse):
         context = dataclasses.replace(context, arguments={**context.arguments, "networks": networks})
