@@ -8,7 +8,7 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -20,6 +20,7 @@ from tensorflow_probability.python.internal import implementation_selection
 
 __all__ = [
     "ClipsSummedGradients",
+    "GraphStep",
     "OnlyInSavedModels",
     "custom_gradient",
     "eager_mode",
@@ -32,6 +33,7 @@ __all__ = [
     "set_trainable",
     "silence_retracing",
     "sublayers",
+    "takes_list",
     "unrecorded",
     "without_retracing_warnings",
 ]
@@ -44,14 +46,52 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
-def graph_steps(model: keras.Model) -> list[tuple[Any, list[Any], list[Any], Callable[[Sequence[Any]], Any]]]:
-    """The operations of a `keras.Sequential` or functional model in order.
+class GraphStep(NamedTuple):
+    """An operation of a model.
 
-    Each comes with its inputs, its outputs, and a function of the values of its inputs that calls it as Keras does.
+    Attributes:
+      operation: a layer, or another operation of Keras.
+      inputs: the symbolic tensors that it takes.
+      outputs: those that it makes.
+      call: function of the values of its inputs, a list, that calls it as Keras does.
+      is_plain: whether it is called on a tensor or a list of them, and on nothing else.
     """
+
+    operation: Any
+    inputs: list[Any]
+    outputs: list[Any]
+    call: Callable[[Sequence[Any]], Any]
+    is_plain: bool
+
+
+def graph_steps(model: keras.Model) -> list[GraphStep]:
+    """The operations of a `keras.Sequential` or functional model in order."""
     by_depth = keras.Function(model.inputs, model.outputs)._nodes_by_depth
     nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
-    return [(node.operation, node.input_tensors, node.outputs, _caller(node)) for node in nodes]
+    return [
+        GraphStep(node.operation, node.input_tensors, node.outputs, _caller(node), _is_plain(node.arguments))
+        for node in nodes
+    ]
+
+
+def takes_list(model: keras.Model) -> bool:
+    """Whether the inputs of a model are a tensor or a list of them, not a dictionary or another structure."""
+    inputs = getattr(model, "_inputs_struct", None)  # a Sequential has one input
+    return not isinstance(inputs, dict) and all(map(_is_symbolic, _as_list(inputs)))
+
+
+def _is_plain(arguments):
+    given = [arg for arg in arguments.args if arg is not None]
+    given += [value for value in arguments.kwargs.values() if value is not None]
+    return len(given) == len(arguments.args[:1]) == 1 and all(map(_is_symbolic, _as_list(given[0])))
+
+
+def _as_list(inputs):
+    return list(inputs) if isinstance(inputs, (list, tuple)) else [] if inputs is None else [inputs]
+
+
+def _is_symbolic(value):
+    return isinstance(value, keras.KerasTensor)
 
 
 def _caller(node):

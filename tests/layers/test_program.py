@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tf_resflow import bijectors, layers, logdet
@@ -107,11 +108,97 @@ def test_settings():
     same = [logdet.RussianRoulette(1, logdet.Geometric(0.5)), logdet.RussianRoulette(1, logdet.Geometric(0.5))]
     assert key(same[0]) == key(same[1])
     different = [
-        *(logdet.PowerSeries(3), logdet.PowerSeries(4), altered, Own(3), Own(3), logdet.Exact(), None, same[0]),
-        *(logdet.RussianRoulette(1, logdet.Geometric(0.4)), logdet.RussianRoulette(1, logdet.Poisson(2.0))),
-        *(logdet.PowerSeries(3, probes="basis"), logdet.RussianRoulette(True, logdet.Geometric(0.5))),
+        *(logdet.PowerSeries(3), logdet.PowerSeries(4), logdet.PowerSeries(3, probes="basis"), None, same[0]),
+        *(logdet.RussianRoulette(1, logdet.Geometric(0.4)), logdet.RussianRoulette(True, logdet.Geometric(0.5))),
     ]
-    assert len(set(map(key, different))) == len(different)
+    assert len(set(map(key, different))) == len(different) and None not in map(key, different)
+    unknown = altered, Own(3), logdet.Exact(), logdet.RussianRoulette(1, logdet.Poisson(2.0)), tf.ones([])
+    assert {key(obj) for obj in unknown} == {None}
+
+
+class Noted(keras.layers.Layer):
+    """Another function in training, and of integers."""
+
+    lipschitz_constant = 1.0
+
+    def call(self, x, training=False):
+        x = tf.cast(x, tf.float32) % 1000.0
+        return -x if training else x
+
+
+def named():
+    x, c = keras.Input([3], name="x"), keras.Input([3], name="c")
+    return keras.Model([x, c], keras.layers.Dense(3)(x) + keras.layers.Activation("tanh")(c))
+
+
+def nested(call):
+    """A model of two inputs around a call of an inner one."""
+    inputs = keras.Input([3]), keras.Input([3])
+    return keras.Model(list(inputs), call(named(), *inputs))
+
+
+def of_integers():
+    x, c = keras.Input([3]), keras.Input([1], dtype="int32")
+    labels = Noted()(keras.layers.Flatten(dtype="mixed_bfloat16")(c))
+    return keras.Model([x, c], keras.layers.Add()([x, labels]))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nested(lambda inner, x, c: inner([x, c])),
+        lambda: nested(lambda inner, x, c: inner({"x": x, "c": c})),
+        lambda: nested(lambda inner, x, c: Noted()(inner([x, c]), training=True)),
+        lambda: nested(lambda inner, x, c: keras.Sequential([keras.Input([3]), Noted()])(x, training=True) + c),
+        lambda: nested(lambda inner, x, c: keras.layers.Concatenate(1)([x, c])),
+        lambda: nested(lambda inner, x, c: keras.layers.Dense(2, "tanh")(x) * keras.ops.sum(c, -1, keepdims=True)),
+        of_integers,
+    ],
+)
+def test_a_bound_network_is_that_of_keras(build, training):
+    """However its parts are called, and whatever they take."""
+    network, rng = build(), np.random.default_rng(0)
+    inputs = [tf.cast(1500.0 * rng.normal(size=[4, x.shape[1]]), x.dtype) for x in network.inputs]
+    np.testing.assert_array_equal(layers.bind(network, training=training)(inputs), network(inputs))
+
+
+def test_a_bound_network_takes_the_shapes_of_its_inputs():
+    stack = [keras.layers.Flatten(), layers.LipschitzDense(4), keras.layers.Reshape([2, 2, 1])]
+    bound = layers.bind(keras.Sequential([keras.Input([2, 2, 1]), *stack]))
+    for shape in ([4, 1, 1, 1], [2, 4, 4, 1], [4, 2, 2], [1, 4, 2, 2, 1]):
+        with pytest.raises(ValueError, match="takes inputs of shape"):
+            bound(tf.ones(shape))
+    with pytest.raises(ValueError, match="takes 2 inputs"):
+        layers.bind(named())(tf.ones([1, 3]))
+
+
+def test_an_estimator_of_the_user_reads_its_own_branch_and_its_state_at_each_call():
+    class Own(logdet.PowerSeries):
+        factor = 1.0
+
+        def terms(self, branch, v, seed):
+            self.num_terms = 1 if layers.lipschitz_constant(branch) < 0.5 else 6
+            terms = super().terms(branch, v, seed)
+
+            def weigh(k, w, state):
+                *weights, state = terms.weigh(k, w, state)
+                return *(self.factor * weight for weight in weights), state
+
+            return terms._replace(weigh=weigh)
+
+    own, x = Own(probes="basis"), tf.constant(np.random.default_rng(0).normal(size=[4, 3]))
+    branches = [dense(coefficient=0.2), dense(coefficient=0.95)]
+
+    def estimates():
+        found = [own(branch, x)[1] for branch in branches]
+        own.factor = 3.0
+        found += [own(branch, x)[1] for branch in branches]
+        own.factor = 1.0
+        return found
+
+    for one, other in zip(tf.function(estimates, autograph=False)(), estimates(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
 def test_a_function_is_traced_once_for_each_key_and_shape():

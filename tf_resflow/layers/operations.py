@@ -247,13 +247,14 @@ class Activation(Operation):
 
 @dataclasses.dataclass(frozen=True)
 class Reshape(Operation):
-    """An event in another shape."""
+    """Events of a given shape in another one."""
 
     shape: tuple[int, ...]
+    given: tuple[int, ...]
     knows_derivative: ClassVar[bool] = True
 
     def _value(self, inputs, weights):
-        return tf.reshape(*inputs, [-1, *self.shape])
+        return tf.reshape(tf.ensure_shape(*inputs, [None, *self.given]), [-1, *self.shape])
 
     def _along(self, inputs, derivatives, weights):
         return self._value(inputs, weights), self._value(derivatives, weights)

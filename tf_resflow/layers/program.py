@@ -30,7 +30,7 @@ from tf_resflow.layers.operations import (
     Reshape,
 )
 from tf_resflow.layers.precision import lowest_dtype
-from tf_resflow.private_api import graph_steps
+from tf_resflow.private_api import graph_steps, takes_list
 
 __all__ = [
     "SLOPES",
@@ -149,7 +149,8 @@ def is_graph(layer: Any) -> bool:
     if not (isinstance(layer, (keras.Sequential, keras.Function)) and hasattr(layer, "inputs")):
         return False
     calls = type(layer).call, type(layer).__call__
-    return all(f.__module__.startswith("keras.") for f in calls) and not is_altered(layer)
+    is_keras = all(f.__module__.startswith("keras.") for f in calls)
+    return is_keras and takes_list(layer) and not is_altered(layer)
 
 
 def is_altered(layer: Any) -> bool:
@@ -199,7 +200,7 @@ class BoundNetwork:
 
     def __call__(self, inputs: Any) -> tf.Tensor:
         """The output of the network for a tensor, or for a list of them."""
-        inputs = tf.nest.flatten(inputs)
+        inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if not self.program.inputs:
             return self.network(inputs[0] if len(inputs) == 1 else inputs)
         values = self._run(inputs)
@@ -283,7 +284,7 @@ class BoundNetwork:
                 f"The network {_name(self.network)} takes {len(self.program.inputs)} inputs; got {len(inputs)}."
             )
         for (shape, _), x in zip(self.program.inputs, inputs, strict=True):
-            if not tf.TensorShape(shape[-1:]).is_compatible_with(x.shape[-1:]):
+            if not tf.TensorShape(shape).is_compatible_with(x.shape):
                 raise ValueError(f"The network {_name(self.network)} takes inputs of shape {shape}; got {x.shape}.")
         return [tf.cast(x, dtype) for (_, dtype), x in zip(self.program.inputs, inputs, strict=True)]
 
@@ -365,21 +366,18 @@ class _Reader:
     def _graph(self, model, inputs):
         """Reads a model; returns the numbers of its outputs."""
         known = dict(zip(map(id, model.inputs), inputs, strict=True))
-        for layer, arguments, results, call in graph_steps(model):
-            numbers = [known[id(tensor)] for tensor in arguments]
-            shapes = tuple(tuple(tensor.shape) for tensor in results)
-            if is_graph(layer):
+        for step in graph_steps(model):
+            layer, numbers = step.operation, [known[id(tensor)] for tensor in step.inputs]
+            shapes = tuple(tuple(tensor.shape) for tensor in step.outputs)
+            if is_graph(layer) and step.is_plain:
                 outputs = self._inner(layer, numbers, shapes)
             else:
-                outputs = self._step(self._operation(layer, arguments, results, call), layer, numbers, shapes)
-            known.update(zip(map(id, results), outputs, strict=True))
+                outputs = self._step(self._operation(step), layer, numbers, shapes)
+            known.update(zip(map(id, step.outputs), outputs, strict=True))
         return [known[id(tensor)] for tensor in model.outputs]
 
     def _inner(self, model, numbers, shapes):
         """Reads a model within another."""
-        if model.autocast and isinstance(model, keras.Sequential):
-            dtypes = (model.compute_dtype,) * len(numbers)
-            numbers = self._step(Boundary("", dtypes), None, numbers, (None,) * len(numbers))
         dtypes = tuple(keras.backend.standardize_dtype(x.dtype) for x in model.inputs)
         inner = tuple(tuple(x.shape) for x in model.inputs)
         outputs = self._graph(model, self._step(Boundary("", dtypes), model, numbers, inner))
@@ -399,8 +397,11 @@ class _Reader:
             self._num_weights += num
         return self._sources[layer][1] if num else ()
 
-    def _operation(self, layer, arguments, results, call):
+    def _operation(self, step):
         """What a layer computes, opaque if it is not known."""
+        layer, arguments, results, call, is_plain = step
+        if not is_plain or not all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results)):
+            return Opaque(call)
         is_known = type(layer) in _OURS or type(layer) in _OF_KERAS
         if not is_known or is_altered(layer) or layer.activity_regularizer or layer.quantization_mode:
             return Opaque(call)
@@ -449,9 +450,9 @@ def _concatenate(layer, dtype, arguments, results):
 
 
 def _reshape(layer, dtype, arguments, results):
-    del arguments
-    shape = tuple(results[0].shape)[1:]
-    return None if None in shape or getattr(layer, "data_format", "") == "channels_first" else Reshape(dtype, shape)
+    shape, given = tuple(results[0].shape)[1:], tuple(arguments[0].shape)[1:]
+    is_known = None not in (*shape, *given) and getattr(layer, "data_format", "") != "channels_first"
+    return Reshape(dtype, shape, given) if is_known else None
 
 
 _OF_KERAS: dict[type, Callable[..., Operation | None]] = {

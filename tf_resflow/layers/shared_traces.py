@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_resflow.layers.operations import Identity
 from tf_resflow.private_api import is_xla, silence_retracing
 
 __all__ = ["settings_key", "traced_once"]
@@ -36,11 +35,11 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
     return function(*args) if shared.get_concrete_function(*args).captured_inputs else shared(*args)
 
 
-def settings_key(obj: Any, known: Collection[type]) -> Hashable:
+def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
     """What two objects that compute the same have in common: the settings of one of a known class.
 
-    Others, and those with attributes that their class does not set, are equal to themselves alone; so are settings
-    that are not plain.
+    None for others, for those with attributes that their class does not set, and for settings that are not plain:
+    nobody knows what they read, or whether they change.
 
     Args:
       obj: an estimator, a solver, or a setting of one.
@@ -49,5 +48,6 @@ def settings_key(obj: Any, known: Collection[type]) -> Hashable:
     if obj is None or type(obj) in (bool, int, float, str):
         return type(obj), obj
     if type(obj) not in known or vars(obj).keys() != {field.name for field in dataclasses.fields(obj)}:
-        return Identity(obj)
-    return type(obj), *((name, settings_key(value, known)) for name, value in sorted(vars(obj).items()))
+        return None
+    settings = [(name, settings_key(value, known)) for name, value in sorted(vars(obj).items())]
+    return None if any(setting is None for _, setting in settings) else (type(obj), *settings)

@@ -129,7 +129,7 @@ def _network(network: Any, name: str) -> Settings:
 
     connections: list[Any] = [numbers(network.inputs)]
     parts = []
-    for layer, arguments, results, _ in graph_steps(network):
+    for layer, arguments, results, *_ in graph_steps(network):
         if id(layer) not in layers:
             layers[id(layer)] = f"layer{len(layers)}"
             parts.append(_network(layer, f"{name}/{layers[id(layer)]}"))

@@ -63,7 +63,7 @@ def solve_residual(
         bound = branch.with_parameters(parameters)
 
         def g(x):
-            gx = tf.cast(bound([x, *conditions]), y.dtype)
+            gx = tf.cast(bound([x, *conditions]), x.dtype)
             return gx if sign == 1 else -gx
 
         return g
@@ -71,20 +71,15 @@ def solve_residual(
     def solve(y, conditions, parameters):
         return tuple(solver(function_of(conditions, parameters), y, dtype=dtype, **settings))
 
-    key = (
-        "inverse",
-        sign,
-        branch.key,
-        settings_key(solver, (Anderson, FixedPoint)),
-        dtype,
-        *sorted(settings.items()),
-    )
+    plain = [settings_key(part, (Anderson, FixedPoint)) for part in (solver, *settings.values())]
+    is_shared = branch.key is not None and None not in plain
+    key = ("inverse", sign, branch.key, dtype, *settings, *plain) if is_shared else None
 
     @custom_gradient
     def operation(y, *given):
         arguments = y, list(given[: len(conditions)]), list(given[len(conditions) :])
         with unrecorded() if branch.program.knows_derivative else contextlib.nullcontext():  # others may have tapes
-            parts = traced_once(key if branch.key else None, solve, *arguments)
+            parts = traced_once(key, solve, *arguments)
         solution = Solution(*parts)
 
         def grad(upstream, *_, variables=None):
