@@ -610,7 +610,8 @@ class Case:
         module = tf.Module()
         module.flow, module.serve = self.flow, serve
         tf.saved_model.save(module, folder)
-        return tf.saved_model.load(folder).serve(*self.inputs()[:2])
+        loaded = tf.saved_model.load(folder)
+        return loaded.serve(*self.inputs()[:2])
 
     # NumPy.
 

@@ -12,6 +12,7 @@ class Model:
     """The data contract of a `FlowModel`, and densities for the training and for another estimator."""
 
     dequantize, to_loss, _checked = FlowModel.dequantize, FlowModel.to_loss, FlowModel._checked
+    _check_shape, _with_static_shape = FlowModel._check_shape, FlowModel._with_static_shape
     num_dimensions, nats_per_unit = FlowModel.num_dimensions, FlowModel.nats_per_unit
     log_num_cells, dequantizer = FlowModel.log_num_cells, None
 

@@ -68,7 +68,7 @@ def image_flow(
       condition_size: size of a conditional vector, such as a one-hot label, or `None`.
       seed: `int`, of the parameters.
       dtype: dtype policy of the networks: "float32", "float64", or "mixed_bfloat16" for networks that compute in
-        bfloat16 in training (see `tf_resflow.layers.mixed_precision`); the parameters have its variable dtype.
+        bfloat16 in training (see `tf_resflow.bijectors.Networks`); the parameters have its variable dtype.
         `None` for Keras' global policy.
       name: `str`.
 

@@ -22,6 +22,7 @@ from tf_resflow.writing import scratch, unwritable_told
 __all__ = ["convert_checkpoint"]
 
 _DECIMALS = 4  # of the coefficient
+_ROUNDING = 2e-6  # more than that by which a layer stays below its coefficient
 _NOT_EMPTY = "{} exists and is not empty, and a run is never overwritten. Choose another --workdir."
 # Tensors without a variable: state of the norms (which `applied_kernels` has read) and of the estimator,
 # flags, the shared orders again, and the mean and std of the data.
@@ -80,6 +81,8 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     optimizer.iterations.assign(step)
     _take(published, model, optimizer)
     _set_coefficient(config.model, _largest_norm(model, optimizer))
+    for layer in layers.lipschitz_layers(model.flow):
+        layer.coefficient = config.model.coefficient
 
     with unwritable_told(workdir):
         workdir.parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +158,7 @@ def _largest_norm(model, optimizer):
 def _set_coefficient(config, norm):
     """Raises the coefficient of a model's config to the norm; from 1 on, the published bound is not verified."""
     published = config.coefficient
+    norm *= 1 + _ROUNDING
     config.coefficient = max(published, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
     if config.coefficient >= 1:
         config.lipschitz_constant = published ** len(config.kernels)
