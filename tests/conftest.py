@@ -32,7 +32,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--random_cases", type=int, default=80, help="Number of random flows; above 200 in all ways.")
+    parser.addoption("--random_cases", type=int, default=40, help="Number of random flows; above 200 in all ways.")
 
 
 class Done(NamedTuple):
