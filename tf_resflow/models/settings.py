@@ -12,8 +12,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.flow import parts_by_name
+from tf_resflow.layers.program import is_graph, read
 from tf_resflow.models.dequantizer import FlowDequantizer
-from tf_resflow.private_api import graph_steps, sublayers
+from tf_resflow.private_api import sublayers
 
 if TYPE_CHECKING:
     from tf_resflow.models.flow_model import FlowModel
@@ -117,28 +118,17 @@ def _flow(flow: tf.Module, prefix: str) -> Settings:
 
 def _network(network: Any, name: str) -> Settings:
     """The settings of a layer and those in it, and how a graph of layers is connected."""
-    if not getattr(network, "inputs", None):
+    if not is_graph(network):
         inside = sublayers(network) if isinstance(network, keras.Layer) else []
         parts = [_network(layer, f"{name}/layer{i}") for i, layer in enumerate(inside)]
         return {name: _flat("", _plain(network, {})), **_united(parts)}
-    tensors: dict[int, int] = {}
-    layers: dict[int, str] = {}
-
-    def numbers(several):
-        return [tensors.setdefault(id(tensor), len(tensors)) for tensor in several]
-
-    connections: list[Any] = [numbers(network.inputs)]
-    parts = []
-    for layer, arguments, results, *_ in graph_steps(network):
-        if id(layer) not in layers:
-            layers[id(layer)] = f"layer{len(layers)}"
-            parts.append(_network(layer, f"{name}/{layers[id(layer)]}"))
-        connections.append([layers[id(layer)], numbers(arguments), numbers(results)])
-    shapes = [list(tensor.shape) for tensor in network.inputs]
-    graph: dict[str, Any] = {"input_shapes": shapes, "connections": [*connections, numbers(network.outputs)]}
-    if not type(network).__module__.startswith("keras."):
-        graph["type"] = type(network).__name__
-    return {name: graph, **_united(parts)}
+    program = read(network)
+    steps = [step for step in program.steps if step.layer is not None and not is_graph(step.layer)]
+    layers = {layer: f"layer{i}" for i, layer in enumerate(dict.fromkeys(step.layer for step in steps))}
+    connections = [[layers.get(step.layer), step.inputs, step.outputs] for step in program.steps]
+    shapes = [shape for shape, _ in program.inputs]
+    parts = [_network(layer, f"{name}/{label}") for layer, label in layers.items()]
+    return {name: {"input_shapes": shapes, "connections": [*connections, program.outputs]}, **_united(parts)}
 
 
 def _united(parts):
