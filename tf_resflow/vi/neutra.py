@@ -24,8 +24,8 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     itself: a misfit costs efficiency alone.
 
     The log-determinants are exact. The parameters are those of the moment, as constants, with the kernels scaled
-    once: a step computes no norms. (Variables of stock bijectors, and of branches that are no Keras layers, stay
-    variables.) Differentiable any number of times, in graphs and compiled by XLA.
+    once: a step computes no norms. (Variables of stock bijectors, and of layers that `tf_resflow.layers.bind` does
+    not know, stay variables.) Differentiable any number of times, in graphs and compiled by XLA.
 
     ```python
     import tensorflow as tf, tensorflow_probability as tfp, tf_resflow as resflow
