@@ -72,6 +72,26 @@ def test_graph_steps():
     assert steps[0][1][0] is inner.inputs[0] and steps[-1][2][0] is inner.outputs[0]
 
 
+@fits
+def test_GraphStep():
+    """Calls on a tensor or a list of them are plain."""
+    x, c = keras.Input([2], name="x"), keras.Input([2], name="c")
+    inner = keras.Model([x, c], keras.layers.Add()([x, c]))
+    calls = inner([x, c]), inner({"x": x, "c": c}), inner([x, c], training=True)
+    for output, is_plain in zip(calls, (True, False, False), strict=True):
+        step = private_api.graph_steps(keras.Model([x, c], output))[-1]
+        assert step.is_plain == is_plain and step.operation is inner
+
+
+@fits
+def test_takes_list():
+    x, c = keras.Input([2], name="x"), keras.Input([2], name="c")
+    y = keras.layers.Add()([x, c])
+    for inputs, takes_list in (([x, c], True), ((x, c), True), ({"x": x, "c": c}, False), ([x, [c]], False)):
+        assert private_api.takes_list(keras.Model(inputs, y)) == takes_list
+    assert private_api.takes_list(keras.Sequential([x, keras.layers.ReLU()]))
+
+
 class Optimizer(private_api.ClipsSummedGradients, keras.optimizers.SGD):
     pass
 

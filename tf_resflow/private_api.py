@@ -81,8 +81,8 @@ def takes_list(model: keras.Model) -> bool:
 
 
 def _is_plain(arguments):
-    given = [arg for arg in arguments.args if arg is not None]
-    given += [value for value in arguments.kwargs.values() if value is not None]
+    values = [*arguments.args, *arguments.kwargs.values()]  # some are masks of None for each input
+    given = [value for value in values if any(leaf is not None for leaf in keras.tree.flatten(value))]
     return len(given) == len(arguments.args[:1]) == 1 and all(map(_is_symbolic, _as_list(given[0])))
 
 

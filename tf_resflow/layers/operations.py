@@ -254,7 +254,10 @@ class Reshape(Operation):
     knows_derivative: ClassVar[bool] = True
 
     def _value(self, inputs, weights):
-        return tf.reshape(tf.ensure_shape(*inputs, [None, *self.given]), [-1, *self.shape])
+        (x,) = inputs
+        if not x.shape[1:].is_compatible_with(self.given):
+            raise ValueError(f"A layer reshapes events of shape {self.given}; got an input of shape {x.shape}.")
+        return tf.reshape(tf.ensure_shape(x, [None, *self.given]), [-1, *self.shape])
 
     def _along(self, inputs, derivatives, weights):
         return self._value(inputs, weights), self._value(derivatives, weights)

@@ -284,7 +284,7 @@ class BoundNetwork:
                 f"The network {_name(self.network)} takes {len(self.program.inputs)} inputs; got {len(inputs)}."
             )
         for (shape, _), x in zip(self.program.inputs, inputs, strict=True):
-            if not tf.TensorShape(shape).is_compatible_with(x.shape):
+            if x.shape.rank != len(shape) or not tf.TensorShape(shape[-1:]).is_compatible_with(x.shape[-1:]):
                 raise ValueError(f"The network {_name(self.network)} takes inputs of shape {shape}; got {x.shape}.")
         return [tf.cast(x, dtype) for (_, dtype), x in zip(self.program.inputs, inputs, strict=True)]
 
