@@ -1,7 +1,9 @@
-# Three commands, each complete on a machine that has Python 3.10 to 3.13 and make:
+# Commands, each complete on a machine that has Python 3.10 to 3.13 and make:
 #   make digits   trains on scikit-learn's digits; results in runs/digits
 #   make docs     the documentation, in site/; it executes the tutorials, for minutes
-#   make test     the linter and the test suite, which builds the documentation, too
+#   make test     the linter and the tests
+#   make quick    the tests that are worth running after each change
+#   make system   what needs processes, other environments or long runs
 # Another interpreter: make test PYTHON=python3.12. Another number of test processes: make test WORKERS=4.
 
 PYTHON ?= python3
@@ -17,7 +19,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: digits docs test lint clean
+.PHONY: digits docs test quick system lint clean
 
 digits: $(STAMP)
 	$(BIN)/resflow-train --config=best_small:digits --workdir=$(WORKDIR) $(ARGS)
@@ -27,12 +29,21 @@ docs: $(STAMP)
 
 # A test process has a core: more threads would wait for each other. Most tests run what XLA compiles once, so that
 # it need not be fast.
-test: export OMP_NUM_THREADS ?= 1
-test: export OPENBLAS_NUM_THREADS ?= 1
-test: export TF_NUM_INTRAOP_THREADS ?= 1
-test: export XLA_FLAGS ?= --xla_llvm_disable_expensive_passes=true
+test quick system: export OMP_NUM_THREADS ?= 1
+test quick system: export OPENBLAS_NUM_THREADS ?= 1
+test quick system: export TF_NUM_INTRAOP_THREADS ?= 1
+test quick system: export XLA_FLAGS ?= --xla_llvm_disable_expensive_passes=true
+
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
+
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST) --ignore=tests/system
+
+quick: $(STAMP)
+	$(PYTEST) --ignore=tests/system -m quick --random_cases=10
+
+system: $(STAMP)
+	$(PYTEST) tests/system
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import tf_resflow
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 BLOCK = re.compile(r"^[ ]*```python\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 # Fragments that need a trained run; tests/training covers them.
 NEEDS_A_RUN = "resflow.load(", "AveragedWeights("

@@ -1,6 +1,6 @@
 r"""Kills a training run at random moments, resumes it, and compares its last state with an uninterrupted run's.
 
-python tests/bin/kill_and_resume.py --trials=20
+python tests/system/kill_and_resume.py --trials=20
 
 A trial starts bin/train.py in a new workdir, sends it SIGKILL at a random moment, and repeats that with the same
 command; the last time it is left alone. Every other kill comes at any time since the start, the others a random

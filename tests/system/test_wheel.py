@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 TINY = ["--config.model.num_blocks=(1,)", "--config.data.num_test=20"]
 TINY += [f"--config.train.{field}" for field in ("steps=3", "warmup_steps=1", "batch_size=16")]
 
