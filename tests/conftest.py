@@ -34,7 +34,12 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--random_cases", type=int, default=40, help="Number of random flows; above 200 in all ways.")
+    parser.addoption("--random_cases", type=int, default=24, help="Number of random flows.")
+
+
+@pytest.fixture
+def num_cases(request):
+    return request.config.getoption("--random_cases")
 
 
 class Done(NamedTuple):

@@ -1,6 +1,7 @@
 """Random flows of two blocks: each way to run them agrees with dense linear algebra.
 
-`python -m pytest tests/test_random_cases.py --random_cases=5000` tries more, all in each way.
+Here each is run in one way; `python -m pytest tests/system/test_random_cases_in_all_ways.py --random_cases=5000`
+tries others in all ways.
 """
 
 import numpy as np
@@ -9,11 +10,6 @@ import pytest
 from tests.random_cases import Case
 
 WAYS = ("training", "eager", "vectorized", "saved", "xla")
-
-
-@pytest.fixture
-def num_cases(request):
-    return request.config.getoption("--random_cases")
 
 
 def check(seed, ways, folder):
@@ -47,9 +43,8 @@ def check(seed, ways, folder):
         raise AssertionError(f"Case {seed}: {error}\n{case.description}") from error
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("group", range(8))
 def test_random_cases(group, num_cases, tmp_path):
     for seed in range(group, num_cases, 8):
-        every = num_cases > 200
-        ways = WAYS if every else [WAYS[(seed // 8) % len(WAYS)]]
-        check(seed, ways, tmp_path)
+        check(seed, [WAYS[(seed // 8) % len(WAYS)]], tmp_path)

@@ -55,7 +55,7 @@ train.run()
 
 
 def test_the_core_alone():
-    root = pathlib.Path(__file__).parents[1]
+    root = pathlib.Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", CORE_ALONE], cwd=root, capture_output=True, text=True)
     message = 'Error: The package ml_collections is not installed: pip install "tf-resflow[training]"'
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(message), done.stderr[-3000:]

@@ -10,7 +10,7 @@ import pytest
 
 import tf_resflow
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_in_the_environment():

@@ -1,0 +1,11 @@
+"""More random flows than in tests/test_random_cases.py, each in all ways."""
+
+import pytest
+
+from tests.test_random_cases import WAYS, check
+
+
+@pytest.mark.parametrize("group", range(8))
+def test_random_cases_in_all_ways(group, num_cases, tmp_path):
+    for seed in range(1000 + group, 1000 + num_cases, 8):
+        check(seed, WAYS, tmp_path)
