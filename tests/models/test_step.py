@@ -72,8 +72,9 @@ def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
     assert moved >= 1
 
 
-def test_orders_over_replicas(data, two_replicas):
+def test_orders_over_replicas(data, two_replicas, stored_norms):
     """Each replica has the same kernels, so that the gradients of the orders are as on one device."""
+    stored_norms()
 
     def of_orders(model):
         thetas = {id(order.theta) for order in layers.learned_orders(model.flow)}
@@ -139,9 +140,10 @@ def test_xla_is_refused_where_it_cannot_compile(two_replicas):
         model.compile(optimizer="sgd", jit_compile=True)
 
 
-def test_old_values_are_selected_on_all_replicas(monkeypatch, data, two_replicas):
+def test_old_values_are_selected_on_all_replicas(monkeypatch, data, two_replicas, stored_norms):
     """As in a step for XLA, which cannot compile for replicas on CPUs: NaN on one of them."""
     monkeypatch.setattr("tf_resflow.models.step.is_xla", lambda: True)
+    stored_norms()
     with two_replicas.scope():
         model = make_model(None, resflow.logdet.RussianRoulette(), converged=False)
 
