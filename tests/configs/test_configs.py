@@ -1,4 +1,4 @@
-"""Every file in configs/ says how it is run, loads its data by their names in TFDS, and takes a training step."""
+"""Every file in configs/ says how it is run, loads its data by their names in TFDS, and builds its model."""
 
 import importlib
 import math
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from PIL import Image
 
 import tf_resflow as resflow
 from configs import ablations, hybrid
 from tf_resflow import data, models, training
 from tf_resflow.config_fields import base_config
 from tf_resflow.layers import LipschitzLayer
+from tf_resflow.models.build import with_statistics
 
 ROOT = pathlib.Path(__file__).parents[2]
 WITH_ARGUMENT = {"ablations": ":poisson", "best_small": ":digits", "hybrid": ":cifar10"}
@@ -22,29 +22,18 @@ WITH_ARGUMENT |= {"idensenet": ":digits", "monotone": ":digits", "variational": 
 NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - set(WITH_ARGUMENT))
 # Configs whose model, made small, is that of another.
 SAME_MODEL = {
-    "bsds32": "cifar10",
-    "bsds32_small": "cifar10",
+    **dict.fromkeys(["bsds32", "bsds32_small", "cifar10_small", "imagenet32", "images", "svhn"], "cifar10"),
+    **dict.fromkeys(["fashion_mnist", "fashion_mnist_small", "mnist_small"], "mnist"),
     "celebahq64_5bit": "imagenet64",
-    "cifar10_small": "cifar10",
-    "fashion_mnist": "mnist",
-    "fashion_mnist_small": "mnist",
-    "imagenet32": "cifar10",
-    "images": "cifar10",
-    "mnist_small": "mnist",
-    "svhn": "cifar10",
 }
-# Of images, those that squeeze them first; the others of a table, whose flow takes less time.
-SQUEEZED = [name for name, fields in ablations.ABLATIONS.items() if "model.squeeze_first" in fields]
-ARGUMENTS = [(name, None) for name in NAMES if name not in SAME_MODEL]
-# Those of other configs: activations of iresnet, idensenet and best_small, and the order of imagenet64.
-KNOWN = ("elu", "clipswish", "cpila", "immediate_downsampling")
-ARGUMENTS += [
-    ("ablations", f"{name},{'digits' if name in SQUEEZED else 'tabular'}")
-    for name in ablations.ABLATIONS
-    if name not in KNOWN
-]
-ARGUMENTS += [("hybrid", "digits,residual,1"), ("idensenet", "tabular"), ("best_small", "digits")]
-ARGUMENTS += [("monotone", argument) for argument in ("digits", "tabular")]
+STEPS = ["monotone:tabular", "hybrid:digits,residual,1"]  # of both kinds of flows and of models
+# Ablations of images, for those that squeeze them first; the others of a table, whose flow takes less time.
+ABLATIONS = {
+    f"ablations:{name},{'digits' if 'model.squeeze_first' in fields else 'tabular'}"
+    for name, fields in ablations.ABLATIONS.items()
+}
+BUILT = {*NAMES, *ABLATIONS} - set(SAME_MODEL)
+BUILT |= {"monotone:digits", "idensenet:tabular", "best_small:digits", "variational:digits"}
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
 # The image data sets of the configs: the shape of an image, and the splits.
 IMAGES = {
@@ -59,9 +48,10 @@ IMAGES = {
 }
 
 
-def get_config(name, argument=None):
-    module = importlib.import_module(f"configs.{name}")
-    return module.get_config() if argument is None else module.get_config(argument)
+def get_config(name):
+    module, _, argument = name.partition(":")
+    get = importlib.import_module(f"configs.{module}").get_config
+    return get(argument) if argument else get()
 
 
 def _example(features, shape, number):
@@ -86,16 +76,9 @@ def data_dir(tmp_path_factory):
             version, features = str(builder.version), builder.info.features
         if "/" in name:
             config = tfds.core.BuilderConfig(name=name.split("/")[1], version=version)
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name=name.split("/")[0],
-            version=version,
-            config=config,
-            features=features,
-            split_datasets={
-                split: [(i, _example(features, shape, i)) for i in range(SIZES[split])] for split in splits
-            },
-            data_dir=directory,
-        )
+        examples = {split: [(i, _example(features, shape, i)) for i in range(SIZES[split])] for split in splits}
+        options = {"config": config, "features": features, "split_datasets": examples, "data_dir": directory}
+        tfds.dataset_builders.store_as_tfds_dataset(name=name.split("/")[0], version=version, **options)
     rows = np.random.default_rng(0).normal(size=[40, 3])
     np.savetxt(f"{directory}/table.csv", rows, delimiter=",")
     images = np.random.default_rng(0).integers(256, size=[40, 64, 64, 3], dtype=np.uint8)
@@ -119,58 +102,45 @@ def prepared(config, data_dir):
     model.num_fc_blocks = min(model.num_fc_blocks, 1)
     config.train.batch_size = 4
     config.data.data_dir = data_dir
-    if config.data.name == "tabular":
-        config.data.path = f"{data_dir}/table.csv"
-    if config.data.name == "images":
-        config.data.path = f"{data_dir}/images.npz"
+    if config.data.name in ("tabular", "images"):
+        config.data.path = f"{data_dir}/{'table.csv' if config.data.name == 'tabular' else 'images.npz'}"
     return config
 
 
-def _named(arguments):
-    name, argument = arguments
-    return name if argument is None else f"{name}-{argument}"
+def test_a_docstring_begins_with_the_command():
+    for name in [*NAMES, *WITH_ARGUMENT]:
+        command = importlib.import_module(f"configs.{name}").__doc__.split("\n\n")[1]
+        argument = WITH_ARGUMENT.get(name, "")
+        assert command.startswith(f"resflow-train --config={name}{argument} --workdir=runs/")
 
 
-@pytest.mark.parametrize("name", [*NAMES, *WITH_ARGUMENT])
-def test_a_docstring_begins_with_the_command(name):
-    text = importlib.import_module(f"configs.{name}").__doc__
-    command = text.split("\n\n")[1]
-    argument = WITH_ARGUMENT.get(name, "")
-    assert command.startswith(f"resflow-train --config={name}{argument} --workdir=runs/")
+def test_wrong_arguments():
+    cases = [
+        *((f"ablations:{name}", "Unknown ablation.*iresnet") for name in ("poison", ",mnist_small")),
+        ("ablations:poisson,mnits", "Unknown config 'mnits'.*'mnist'"),
+        *((f"{name}:mnits", "Unknown config 'mnits'.*'mnist'") for name in ("hybrid", "monotone:idensenet")),
+        *((f"images:{size}", f"size is '{size}': give a multiple of 8") for size in ("20", "72", "-8", "x", "8.0")),
+        ("hybrid:images,residual,1", "not known here: .* --config.hybrid.density_weight=D"),
+        *((f"hybrid:mnist,{rest}", "Unknown argument.*coupling_1x1") for rest in ("resnet", "residual,2", ",1,1")),
+        *((f"hybrid:{base}", f"'{base}' is not one of labeled.*cifar10") for base in ("hybrid", "toy2d", "bsds32")),
+    ]
+    for name, message in cases:
+        with pytest.raises(ValueError, match=message):
+            base_config(name)
+    with pytest.raises(ValueError, match="Unknown ablation.*iresnet"):
+        ablations.get_config()
 
 
-def test_wrong_ablations_are_errors():
-    for argument in ("", "poison", ",mnist_small"):
-        with pytest.raises(ValueError, match="Unknown ablation.*iresnet"):
-            ablations.get_config(argument)
-    with pytest.raises(ValueError, match="Unknown config 'mnits'.*'mnist'"):
-        ablations.get_config("poisson,mnits")
-
-
-@pytest.mark.parametrize("base, shape", [("digits", (8, 8, 1)), ("tabular", (5,))])
-def test_an_idensenet_has_the_size_of_its_base(base, shape, no_search):
-    """Up to a fifth more or less, by the number of the weights of one block of each scale and kind."""
-    sizes = [_count(get_config(*name), shape, 1, 1) for name in ((base,), ("idensenet", base))]
-    assert 0.8 < sizes[1] / sizes[0] < 1.2
-
-
-@pytest.mark.parametrize(
-    "base, noise, steps", [("mnist_small", "variational", 750), ("bsds32_small", "uniform", 1000)]
-)
-def test_photographs_keep_uniform_noise(base, noise, steps):
-    config = get_config("best_small", base)
-    training.validate_config(config)
-    assert (config.model.dequantization, config.train.steps) == (noise, steps)
-    assert (config.model.branch, config.model.activation) == ("dense_net", "cpila")
-
-
-def test_a_config_of_a_config_of_a_config():
-    config = ablations.get_config("poisson,monotone:idensenet:mnist_small").model
+def test_what_configs_of_configs_set():
+    for base, noise, steps in (("mnist_small", "variational", 750), ("bsds32_small", "uniform", 1000)):
+        config = get_config(f"best_small:{base}")
+        training.validate_config(config)
+        assert (config.model.dequantization, config.train.steps) == (noise, steps)
+        assert (config.model.branch, config.model.activation) == ("dense_net", "cpila")
+    config = get_config("ablations:poisson,monotone:idensenet:mnist_small").model
     assert (config.block, config.branch, config.activation) == ("monotone", "dense_net", "cpila")
     assert config.estimator.train.distribution == "poisson"
-    for name in ("hybrid", "idensenet", "monotone", "monotone:idensenet"):
-        with pytest.raises(ValueError, match="Unknown config 'mnits'.*'mnist'"):
-            base_config(f"{name}:mnits")
+    training.validate_config(get_config("monotone:idensenet:digits"))
 
 
 def test_hybrid_arguments():
@@ -181,9 +151,8 @@ def test_hybrid_arguments():
         assert (config.task, config.hybrid.density_weight) == ("hybrid", weight)
         assert config.model.logit_alpha is None
     blocks = [hybrid.get_config(f"mnist,{trunk}").model for trunk in hybrid.TRUNKS]
-    assert [(m.block, m.inv_1x1_conv) for m in blocks] == [
-        ("residual", False), ("affine_coupling", False), ("affine_coupling", True)
-    ]  # fmt: skip
+    found = [(m.block, m.inv_1x1_conv) for m in blocks]
+    assert found == [("residual", False), ("affine_coupling", False), ("affine_coupling", True)]
     config = hybrid.get_config("cifar10")
     assert (config.data.flip, config.data.crop_padding) == (True, 4)
     model = hybrid.get_config("monotone:idensenet:mnist").model
@@ -191,66 +160,23 @@ def test_hybrid_arguments():
     assert hybrid.get_config("images:32").data.image_size == 32
 
 
-@pytest.mark.parametrize("name, dimensions", hybrid.DIMENSIONS.items())
-def test_hybrid_dimensions(name, dimensions, data_dir):
-    shape = data.load({"name": name, "data_dir": data_dir}).event_shape
-    assert math.prod(shape) == dimensions
-
-
 @pytest.mark.parametrize("size, squeezed", [("8", False), ("40", True)])
 def test_images_of_any_size(size, squeezed, data_dir, no_search):
     """The flow has three scales, and halves the sides of what is given as often as they can be."""
-    config = prepared(get_config("images", size), data_dir)
+    config = prepared(get_config(f"images:{size}"), data_dir)
     dataset = data.load(config.data)
-    assert dataset.event_shape == (int(size), int(size), 3)
+    assert dataset.event_shape == (int(size), int(size), 3) and dataset.num_classes == 10
     assert config.model.squeeze_first == squeezed
     config.model.num_blocks = (1, 1, 1)
     flow = resflow.flows.build_flow(config.model, dataset.event_shape)
     assert flow.forward_event_shape(dataset.event_shape)[-1] == 3 * 16 * 4**squeezed
 
 
-def test_a_folder_of_images_becomes_samples(tmp_path):
-    for index, pixels in enumerate(np.random.default_rng(0).integers(256, size=[40, 9, 8, 1], dtype=np.uint8)):
-        (tmp_path / f"photographs/{index % 2}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels[..., 0]).save(tmp_path / f"photographs/{index % 2}/{index}.png")
-    config = prepared(get_config("images", "8"), "")
-    config.data.path = str(tmp_path / "photographs")
-    config.model.update(block="affine_coupling", num_blocks=(1,), num_fc_blocks=0)
-    config.train.steps = 2
-    config.eval.num_samples = 4
-    result = training.train(config, tmp_path / "run", progress=False)
-    assert (result["name"], result["split"], result["num_examples"]) == ("photographs", "test", 4)
-    model = resflow.load(tmp_path / "run").model
-    assert model.sample(3, seed=0).shape == (3, 8, 8, 1)
-
-
-def test_images_of_wrong_sizes_are_errors():
-    for size in ("20", "72", "-8", "x", "8.0"):
-        with pytest.raises(ValueError, match=f"The size is '{size}': give a multiple of 8"):
-            get_config("images", size)
-
-
 def test_which_configs_hold_examples_back():
     """Those of the paper, and those whose score beside the published code is in docs/results.md, do not."""
-    held_back = {name for name in NAMES if get_config(name).data.validation_fraction}
-    assert held_back == {"digits", "images", "tabular", "toy2d"}
-    assert {get_config(name).data.validation_fraction for name in NAMES} == {0.0, 0.1}
-
-
-def test_a_hybrid_of_a_folder(data_dir):
-    config = prepared(hybrid.get_config("images"), data_dir)
-    assert data.load(config.data).num_classes == 10 and config.hybrid.density_weight == 1.0
-
-
-def test_wrong_hybrids_are_errors():
-    with pytest.raises(ValueError, match="not known here: .* --config.hybrid.density_weight=D"):
-        hybrid.get_config("images,residual,1")
-    for argument in ("mnist,resnet", "mnist,residual,2", "mnist,residual,1,1"):
-        with pytest.raises(ValueError, match="Unknown argument.*coupling_1x1"):
-            hybrid.get_config(argument)
-    for base in ("hybrid", "toy2d", "bsds32"):
-        with pytest.raises(ValueError, match=f"The config '{base}' is not one of labeled images.*cifar10"):
-            hybrid.get_config(base)
+    fractions = {name: get_config(name).data.validation_fraction for name in NAMES}
+    assert {name for name in NAMES if fractions[name]} == {"digits", "images", "tabular", "toy2d"}
+    assert set(fractions.values()) == {0.0, 0.1}
 
 
 # The published code's own count of its parameters for the commands of its README, without the two of each block's
@@ -283,8 +209,7 @@ def test_number_of_parameters(name, no_search):
     Those of a convolution do not depend on the size of the image, which is the least that the squeezes allow. Those
     of the fully connected blocks do; the last scale has the size of two squeezes of 28 x 28 or 32 x 32 images.
     """
-    module, _, argument = name.partition(":")
-    config = get_config(module, argument or None)
+    config = get_config(name)
     size = 2 ** (len(config.model.num_blocks) - 1 + config.model.squeeze_first)
     channels = 1 if name == "mnist" else 3
     one, two = (_count(config, (size, size, channels), n, 0) for n in (1, 2))
@@ -295,7 +220,14 @@ def test_number_of_parameters(name, no_search):
         none, dense = (_count(config, shape, 0, n, **two_squeezes) for n in (0, 1))
         total += (dense - none) * config.model.num_fc_blocks
     assert total == PARAMETERS[name]
-    assert f"({total:,})" in importlib.import_module(f"configs.{module}").__doc__
+    assert f"({total:,})" in importlib.import_module(f"configs.{name.partition(':')[0]}").__doc__
+
+
+@pytest.mark.parametrize("base, shape", [("digits", (8, 8, 1)), ("tabular", (5,))])
+def test_an_idensenet_has_the_size_of_its_base(base, shape, no_search):
+    """Up to a fifth more or less, by the number of the weights of one block of each scale and kind."""
+    sizes = [_count(get_config(name), shape, 1, 1) for name in (base, f"idensenet:{base}")]
+    assert 0.8 < sizes[1] / sizes[0] < 1.2
 
 
 @pytest.mark.parametrize(
@@ -318,37 +250,41 @@ def test_data_of_the_config(name, shape, levels, sizes, data_dir):
     dataset = data.load(config.data)
     assert (dataset.event_shape, dataset.levels, dataset.sizes) == (shape, levels, sizes)
     assert next(iter(dataset.train_batches(3, seed=0))).shape == (3, *shape)
+    assert hybrid.DIMENSIONS.get(config.data.name, math.prod(shape)) == math.prod(shape)
 
 
-@pytest.mark.parametrize("name, other", SAME_MODEL.items())
-def test_configs_of_one_model(name, other):
+def test_configs_of_one_model():
+    for name, other in SAME_MODEL.items():
+        config = get_config(name)
+        training.validate_config(config)
+        assert prepared(config, "").model == prepared(get_config(other), "").model
+
+
+def _model(name, data_dir):
+    """The model of a config, and its data with what it needs of them."""
     config = get_config(name)
     training.validate_config(config)
-    assert prepared(config, "").model == prepared(get_config(other), "").model
-
-
-def test_what_takes_no_step_is_valid():
-    for argument in KNOWN:
-        training.validate_config(get_config("ablations", argument))
-    training.validate_config(get_config("monotone", "idensenet:digits"))
-
-
-@pytest.mark.parametrize("arguments", ARGUMENTS, ids=_named)
-def test_a_training_step(arguments, data_dir):
-    config = get_config(*arguments)
-    training.validate_config(config)
     config = prepared(config, data_dir)
-    dataset = data.load(config.data)
+    dataset = with_statistics(config, data.load(config.data))
     assert config.eval.split in dataset.sizes
-    labels = config.task == "hybrid"
-    dataset = dataset.with_channel_statistics() if labels else dataset
-    model = models.build_model(config, dataset)
+    return config, models.build_model(config, dataset), dataset
+
+
+@pytest.mark.parametrize("name", sorted(BUILT))
+def test_the_model_is_built(name, data_dir, no_search):
+    _, model, _ = _model(name, data_dir)
+    assert model.trainable_weights
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_training_step(name, data_dir):
+    config, model, dataset = _model(name, data_dir)
     model.compile(optimizer=training.make_optimizer(config.train, model.trainable_variables))
+    labels = config.task == "hybrid"
     batch = next(iter(dataset.train_batches(config.train.batch_size, config.seed, labels=labels)))
     before = [weight.numpy() for weight in model.trainable_weights]
     metrics = models.train_step(model, batch, tf.constant([0, 1]))
     assert all(np.isfinite(value) for value in metrics.values())
-    after = model.trainable_weights
-    changed = [np.any(a.numpy() != b) for a, b in zip(after, before, strict=True)]
+    changed = [np.any(a.numpy() != b) for a, b in zip(model.trainable_weights, before, strict=True)]
     assert np.mean(changed) > 0.9
-    assert all(np.all(np.isfinite(weight)) for weight in after)
+    assert all(np.all(np.isfinite(weight)) for weight in model.trainable_weights)

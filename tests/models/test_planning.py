@@ -1,5 +1,6 @@
 """Plans reach the standard error that was asked for, and say what cannot be reached."""
 
+import functools
 import json
 
 import keras
@@ -52,39 +53,45 @@ def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x):
     np.testing.assert_allclose(std, np.var(values, axis=0, ddof=1).mean() ** 0.5, rtol=0.25)
 
 
-def test_a_number_of_samples_leaves_the_noise_of_the_dequantization(model, x):
-    plan = resflow.models.plan_likelihood(model, x[:8], 0.1, num_samples=2)
-    assert plan.num_samples == 2 and plan.log_det_stderr <= 0.1 < plan.expected_stderr
+def vector_model(levels=None):
+    model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=1, hidden=(4,)), [3], levels=levels)
+    generator = np.random.default_rng(1)
+    return model, generator.integers(levels, size=[8, 3]) if levels else np.float32(generator.normal(size=[4, 3]))
+
+
+def test_a_number_of_samples_leaves_the_noise_of_the_dequantization():
+    plan = resflow.models.plan_likelihood(*vector_model(levels=3), 0.05, num_samples=2)
+    assert plan.num_samples == 2 and plan.log_det_stderr <= 0.05 < plan.expected_stderr
 
 
 def test_exact_log_determinants_of_continuous_data_need_one_sample():
-    model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=1, hidden=(4,)), [3])
-    x = np.random.default_rng(1).normal(size=[4, 3]).astype(np.float32)
-    log_prob, stderr = model.estimate_log_prob(x, stderr=1e-4)
-    np.testing.assert_allclose(log_prob, model.log_prob(x, log_det=resflow.logdet.Exact()), rtol=1e-5)
-    np.testing.assert_array_equal(stderr, np.zeros(4))
+    model, x = vector_model()
     with pytest.raises(ValueError, match="x holds NaN or infinite values"):
         resflow.models.plan_likelihood(model, np.full([2, 3], np.nan, np.float32), 1e-4)
     plan = resflow.models.plan_likelihood(model, x, 1e-4)
+    log_prob, stderr = model.estimate_log_prob(x, plan=plan)
+    np.testing.assert_allclose(log_prob, model.log_prob(x, log_det=resflow.logdet.Exact()), rtol=1e-5)
+    np.testing.assert_array_equal(stderr, np.zeros(4))
     np.testing.assert_array_equal(model.log_prob(x, log_det=plan), log_prob)
 
 
-@pytest.mark.parametrize("stderr", [0.0, -1.0, np.inf, np.nan])
-def test_a_standard_error_is_positive(model, x, stderr):
-    with pytest.raises(ValueError, match="stderr must be positive and finite, in nats"):
-        resflow.models.plan_likelihood(model, x, stderr)
-
-
-def test_what_cannot_be_reached(model, x, monkeypatch):
-    with pytest.raises(ValueError, match="below the rounding of float32: about .* nats can be reached"):
-        resflow.models.plan_likelihood(model, x[:8], 1e-7)
+def test_what_cannot_be_reached(monkeypatch):
+    model, x = vector_model(levels=3)
     monkeypatch.setattr(planning, "_MAX_SAMPLES", 5)
-    with pytest.raises(ValueError, match="takes more than 5 samples, which reach about"):
-        resflow.models.plan_likelihood(model, x[:8], 1e-3)
-    with pytest.raises(ValueError, match="num_samples must be at least 1"):
-        resflow.models.plan_likelihood(model, x, 1.0, num_samples=0)
-    with pytest.raises(ValueError, match="either stderr= or plan="):
-        model.estimate_log_prob(x)
+    plan = resflow.models.plan_likelihood
+    cases = [
+        *(
+            ("stderr must be positive and finite, in nats", plan, [stderr])
+            for stderr in (0.0, -1.0, np.inf, np.nan)
+        ),
+        ("below the rounding of float32: about .* nats can be reached", plan, [1e-7]),
+        ("takes more than 5 samples, which reach about", plan, [1e-3]),
+        ("num_samples must be at least 1", functools.partial(plan, num_samples=0), [1.0]),
+        ("either stderr= or plan=", resflow.FlowModel.estimate_log_prob, []),
+    ]
+    for message, call, arguments in cases:
+        with pytest.raises(ValueError, match=message):
+            call(model, x, *arguments)
     with pytest.raises(ValueError, match="call plan_likelihood before"):
         tf.function(lambda: model.estimate_log_prob(x, 1, stderr=1.0), autograph=False)()
 

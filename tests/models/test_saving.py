@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+from tf_resflow.layers import LipschitzLayer
 from tf_resflow.models.saving import SavedSettings
 
 tfb = tfp.bijectors
@@ -144,16 +145,63 @@ def checkpoint(directory):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_another_model_is_refused(pair, tmp_path):
+def test_another_model_is_refused(pair, monkeypatch):
+    monkeypatch.setattr(LipschitzLayer, "_new_vector", lambda layer: None)  # no search for norms
     make, make_other, message = PAIRS[pair]
-    model, same, other = make(), make(), make_other()
-    for save, load in (weights_file(tmp_path), checkpoint(tmp_path)):
+    text = make().serialize()
+    make().deserialize(text)
+    with pytest.raises(ValueError, match=message):
+        make_other().deserialize(text)
+
+
+def unnamed(seed):
+    branches = [resflow.flows.dense_branch([2], (4,), seed=seed + i) for i in range(3)]
+    first, second, third = map(bijectors.ResidualBlock, branches)
+    return flow_of(first, second, bijectors.Flow([third, bijectors.ActNorm([2])], name="inner"))
+
+
+def couplings(seed):
+    options = {"block": resflow.flows.coupling_image_block(), "num_fc_blocks": 0, "seed": seed}
+    flow = resflow.flows.image_flow((4, 4, 1), (1, 1), 4, inv_1x1_conv=True, factor_out=True, **options)
+    return resflow.FlowModel(flow, (4, 4, 1), levels=4)
+
+
+def variational(seed):
+    return image(dequantizer=noise(seed=seed))
+
+
+def classes(seed):
+    flow = resflow.flows.image_flow((4, 4, 1), (1, 1), 4, num_fc_blocks=0, seed=seed)
+    classifier = resflow.flows.multiscale_classifier(bijectors.feature_shapes(flow, (4, 4, 1)), 3, 4, seed=seed)
+    return resflow.HybridModel(flow, classifier, (4, 4, 1))
+
+
+@pytest.mark.parametrize("make", [unnamed, couplings, variational, classes])
+def test_weights_round_trip(make, tmp_path):
+    """The second and third model of an architecture in one process restore all of the first."""
+    model, *others = map(make, range(3))
+    parts = [part for part in (model.dequantizer, getattr(model, "classifier", None)) if part]
+    of_parts = sum(len(part.weights) for part in parts)
+    assert len(model.weights) == len(model.distribution.variables) - len(model.statistics) + of_parts
+    for i, weight in enumerate(model.trainable_weights):
+        weight.assign_add(tf.random.stateless_normal(weight.shape, [0, i]))
+    for other, form in zip(others, (weights_file, checkpoint), strict=True):
+        save, load = form(tmp_path)
         save(model)
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            load(same)
-        with pytest.raises(ValueError, match=message):
             load(other)
+        for weight, expected in zip(other.weights, model.weights, strict=True):
+            np.testing.assert_array_equal(weight, expected, err_msg=weight.path)
+        with pytest.raises(ValueError, match="is of another model than"):
+            load(image() if make is unnamed else vector())
+
+
+def test_blocks_without_names_have_some():
+    names = ["residual_block", "residual_block_1", "residual_block_2"]
+    flow = unnamed(0).flow
+    assert list(resflow.evaluation.lipschitz_bounds(flow)) == names
+    assert list(resflow.evaluation.lipschitz_certificate(flow)["layers"]) == names
 
 
 def standardized(mean, std):

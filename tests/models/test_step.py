@@ -11,20 +11,22 @@ import tf_resflow as resflow
 from tf_resflow import layers, models
 from tf_resflow.layers.operations import Activation, Dense, Operation, Smooth
 from tf_resflow.layers.program import read
+from tf_resflow.models.step import loss_and_gradients
 
 RATE = 0.1
 
 
-def make_model(norms, log_det=None, num_blocks=2):
+def make_model(norms, log_det=None, converged=True):
     log_det = log_det or resflow.logdet.Exact()
-    flow = resflow.flows.vector_flow(2, num_blocks, (6,), norms=norms, log_det=log_det, seed=1)
+    flow = resflow.flows.vector_flow(2, 1, (6,), norms=norms, log_det=log_det, seed=1)
     model = resflow.FlowModel(flow, [2], evaluation_log_det=resflow.logdet.Exact())
     model.compile(optimizer=keras.optimizers.SGD(RATE))
     for layer in layers.lipschitz_layers(flow):
         layer.kernel.assign(4 * layer.kernel)
     for i, order in enumerate(layers.learned_orders(flow)):
         order.theta.assign(i / 2 - 1.5)
-    layers.update_norms(flow, 1e-7, 1000)
+    if converged:
+        layers.update_norms(flow, 1e-7, 1000)
     return model
 
 
@@ -54,7 +56,7 @@ def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
     gradients = tape.gradient(loss, [w.value for w in model.trainable_weights])
     metrics = models.train_step(model, data, tf.constant([0, 1]))
     np.testing.assert_allclose(metrics["nats"], loss, rtol=1e-6)
-    expected = 1 + 4 / (1 + np.exp(-(np.arange(4) / 2 - 1.5)))
+    expected = 1 + 4 / (1 + np.exp([1.5, 1.0]))
     found = [metrics[f"order_{name}"] for name in ("min", "mean", "max")]
     np.testing.assert_allclose(found, [expected.min(), expected.mean(), expected.max()], rtol=1e-6)
     slopes = dict(zip([id(order.theta) for order in orders], slopes, strict=True))
@@ -67,66 +69,54 @@ def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
             moved += abs(change) > 0.02
         else:
             np.testing.assert_allclose(change, gradient, rtol=1e-3, atol=1e-4)
-    assert moved >= 2
+    assert moved >= 1
 
 
-def test_fixed_orders_are_not_reported(data):
-    assert set(models.train_step(make_model(None), data, tf.constant([0, 1]))) == {"nats", "gradient_norm"}
+def test_orders_over_replicas(data, two_replicas, stored_norms):
+    """Each replica has the same kernels, so that the gradients of the orders are as on one device."""
+    stored_norms()
 
+    def of_orders(model):
+        thetas = {id(order.theta) for order in layers.learned_orders(model.flow)}
+        _, gradients = loss_and_gradients(model, data, tf.constant([0, 1]))
+        pairs = zip(model.trainable_weights, gradients, strict=True)
+        return tf.stack([gradient for weight, gradient in pairs if id(weight) in thetas])
 
-def test_orders_over_replicas(data, two_replicas):
-    """Each replica has the same kernels, so that the orders move as on one device."""
-    single = make_model("learned", num_blocks=1)
-    models.train_step(single, data, tf.constant([0, 1]))
     with two_replicas.scope():
-        model = make_model("learned", num_blocks=1)
-        model.optimizer.build(model.trainable_variables)
-
-    @tf.function(autograph=False)
-    def step():
-        return two_replicas.run(models.train_step, (model, data, tf.constant([0, 1])))
-
-    step()
-    orders = [layers.learned_orders(m.flow) for m in (single, model)]
-    moves = [order.theta.numpy() - start for order, start in zip(orders[0], (-1.5, -1.0), strict=True)]
-    assert np.max(np.abs(moves)) > 1e-3
-    for one, two in zip(*orders, strict=True):
-        np.testing.assert_allclose(two.theta, one.theta, rtol=1e-4)
+        model = make_model("learned", converged=False)
+    found = two_replicas.reduce("SUM", two_replicas.run(of_orders, (model,)), axis=None)
+    expected = of_orders(make_model("learned", converged=False))
+    assert expected.shape == [2] and np.max(np.abs(expected)) > 1e-2
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
     """By the policy of all that is built; they are evaluated in float32."""
     with dtype_policy("mixed_bfloat16"):
-        dense = [layers.LipschitzDense(units) for units in (8, 8, 2)]
-        activations = layers.LipSwish(), layers.LipschitzCube()
-        branch = [dense[0], activations[0], dense[1], activations[1], dense[2]]
-        block = resflow.bijectors.ResidualBlock(keras.Sequential([keras.Input([2]), *branch]), name="block")
+        dense = [layers.LipschitzDense(units) for units in (8, 2)]
+        branch = keras.Sequential([keras.Input([2]), dense[0], layers.LipSwish(), layers.LipschitzCube(), dense[1]])
         network = [keras.layers.Dense(8, "tanh"), keras.layers.Dense(2)]
+        block = resflow.bijectors.ResidualBlock(branch, name="block")
         coupling = resflow.bijectors.AffineCoupling(keras.Sequential([keras.Input([1]), *network]), name="coupling")
-        act_norm = resflow.bijectors.ActNorm([2])
-        model = resflow.FlowModel(resflow.bijectors.Flow([act_norm, block, coupling]), [2])
+        flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([2]), block, coupling])
+        model = resflow.FlowModel(flow, [2])
         model.compile(optimizer=keras.optimizers.Adam(0.03))
     calls, cast = [], Operation._cast
     monkeypatch.setattr(Operation, "_cast", lambda self, x: calls.append((type(self), self.dtype)) or cast(self, x))
     x = data * [3.0, 0.5] + 1.0
     model.initialize(x / 2)
     step = tf.function(models.train_step, autograph=False)
-    metrics = [step(model, x, tf.constant([0, i])) for i in range(30)]
-    losses = [float(m["nats"]) for m in metrics]
+    losses = [float(step(model, x, tf.constant([0, i]))["nats"]) for i in range(30)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
-    assert np.all(np.isfinite([m["gradient_norm"] for m in metrics]))
     assert {v.dtype for v in model.weights} == {"float32"} == {v.dtype for v in model.optimizer.variables[2:]}
-    y, log_det = model.flow.forward(x), model.flow.forward_log_det_jacobian(x, 1, seed=1)
-    assert {y.dtype, log_det.dtype, metrics[0]["nats"].dtype} == {tf.float32}
     kinds = (Dense, Smooth, Activation)
     assert set(calls) == {(kind, dtype) for kind in kinds for dtype in ("bfloat16", "float32")}
     for part in (block, coupling):
-        steps = read(part.network, training=True).steps
-        assert {step.operation.dtype for step in steps} == {"bfloat16"}
+        assert {step.operation.dtype for step in read(part.network, training=True).steps} == {"bfloat16"}
     calls.clear()
     model.evaluate(x, verbose=0)
     model.sample(2, seed=0)
-    model.log_prob(x, seed=0)
+    assert model.log_prob(x, seed=0).dtype == tf.float32
     assert set(calls) == {(kind, "float32") for kind in kinds}
 
 
@@ -135,7 +125,7 @@ def test_a_step_to_nan_is_not_taken(data, compiled):
     model = make_model(None, resflow.logdet.RussianRoulette())
     model.compile(optimizer=keras.optimizers.Adam(RATE))
     step = tf.function(models.train_step, autograph=False) if compiled else models.train_step
-    step(model, data, tf.constant([0, 1]))
+    assert set(step(model, data, tf.constant([0, 1]))) == {"nats", "gradient_norm"}
     variables = model.weights + model.optimizer.variables
     before = [v.numpy() for v in variables]
     with pytest.raises(tf.errors.InvalidArgumentError, match="loss or its gradient is NaN.*Lower the"):
@@ -145,19 +135,17 @@ def test_a_step_to_nan_is_not_taken(data, compiled):
 
 
 def test_xla_is_refused_where_it_cannot_compile(two_replicas):
-    with (
-        two_replicas.scope(),
-        pytest.raises(ValueError, match="2 replicas on devices of the type CPU"),
-    ):
-        model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,)), [2])
+    with two_replicas.scope(), pytest.raises(ValueError, match="2 replicas on devices of the type CPU"):
+        model = resflow.FlowModel(resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])]), [2])
         model.compile(optimizer="sgd", jit_compile=True)
 
 
-def test_old_values_are_selected_on_all_replicas(monkeypatch, data, two_replicas):
+def test_old_values_are_selected_on_all_replicas(monkeypatch, data, two_replicas, stored_norms):
     """As in a step for XLA, which cannot compile for replicas on CPUs: NaN on one of them."""
     monkeypatch.setattr("tf_resflow.models.step.is_xla", lambda: True)
+    stored_norms()
     with two_replicas.scope():
-        model = make_model(None, resflow.logdet.RussianRoulette(), num_blocks=1)
+        model = make_model(None, resflow.logdet.RussianRoulette(), converged=False)
 
     @tf.function(autograph=False)
     def step(bad):

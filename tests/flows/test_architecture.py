@@ -1,0 +1,344 @@
+"""The builders: the layers, the parameters and the estimators that they promise; wrong arguments."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+from tf_resflow import bijectors, flows, layers
+
+pytestmark = pytest.mark.quick
+
+EXACT = resflow.logdet.Exact()
+
+
+@pytest.fixture(autouse=True)
+def no_search(monkeypatch):
+    """Layers that are built without a search for the maximizers of their norms, which nothing here needs."""
+    monkeypatch.setattr(layers.LipschitzLayer, "_new_vector", lambda layer: None)
+
+
+def kinds(flow):
+    return [type(b).__name__ for b in flow.bijectors]
+
+
+def blocks(flow):
+    return [b for b in flow.bijectors if isinstance(b, bijectors.ResidualBlock)]
+
+
+def layer_kinds(block):
+    return [type(layer).__name__ for layer in block.branch.layers]
+
+
+def kernel_shapes(block):
+    return [tuple(layer.kernel.shape) for layer in layers.lipschitz_layers(block)]
+
+
+def test_vector_flow():
+    flow = flows.vector_flow(3, 2, (5, 4), coefficient=0.8, log_det=EXACT)
+    assert kinds(flow) == ["ActNorm", "ResidualBlock", "ActNorm", "ResidualBlock", "ActNorm"]
+    for block in blocks(flow):
+        assert layer_kinds(block) == ["LipschitzDense", "LipSwish"] * 2 + ["LipschitzDense"]
+        assert kernel_shapes(block) == [(3, 5), (5, 4), (4, 3)]
+        np.testing.assert_allclose(block.lipschitz_constant, 0.8**3)
+        assert block.log_det is EXACT
+    assert kinds(flows.vector_flow(3, 1, (4,), act_norm=False)) == ["ResidualBlock"]
+    normalized = flows.vector_flow(2, 1, (4,), mean=[1.0, 2.0], std=[3.0, 4.0])
+    assert kinds(normalized)[0] == "Normalize"
+    np.testing.assert_allclose(normalized.bijectors[0].forward([4.0, 6.0]), [1.0, 1.0])
+
+
+def test_dense_nets():
+    """Kernels, and the constant of each layer and concatenation; a stem and half its width on flat images."""
+    block = flows.residual_image_block(activation="cpila", dense_net=(2, 6), coefficient=0.9)
+    first, second, flat = blocks(flows.image_flow((4, 4, 1), (1, 1), 5, num_fc_blocks=1, fc_width=8, block=block))
+    assert kernel_shapes(first) == [(3, 3, 1, 3), (3, 3, 7, 3), (1, 1, 13, 1)]
+    assert kernel_shapes(second) == [(3, 3, 4, 3), (3, 3, 10, 3), (1, 1, 16, 4)]
+    assert kernel_shapes(flat) == [(16, 8), (8, 2), (12, 2), (16, 16)]
+    assert [b.lipschitz_constant for b in (first, second, flat)] == pytest.approx([0.9**3, 0.9**3, 0.9**4])
+    options = {"dense_net": (2, 4), "activation": "lipswish", "condition_size": 2}
+    (vectors,) = blocks(flows.vector_flow(3, 1, **options))
+    assert kernel_shapes(vectors) == [(3, 4), (7, 4), (11, 3)] and vectors.condition_shape == [2]
+
+
+def test_image_flow():
+    flow = flows.image_flow((8, 8, 1), (2, 1), 4, kernels=(3, 1, 3), num_fc_blocks=1, fc_width=5, logit_alpha=0.05)
+    block = ["ResidualBlock", "ActNorm"]
+    assert kinds(flow) == ["Logit", "ActNorm", *block * 2, "Squeeze2D", *block * 2]
+    convs = ["LipschitzConv2D", "LipSwish"] * 2 + ["LipschitzConv2D"]
+    first, second, third, fully_connected = blocks(flow)
+    # The very first block has no pre-activation.
+    assert layer_kinds(first) == convs
+    assert layer_kinds(second) == layer_kinds(third) == ["LipSwish", *convs]
+    dense = ["LipschitzDense", "LipSwish"] * 2 + ["LipschitzDense"]
+    assert layer_kinds(fully_connected) == ["Flatten", "LipSwish", *dense, "Reshape"]
+    for b, c in ((first, 1), (second, 1), (third, 4)):
+        assert kernel_shapes(b) == [(3, 3, c, 4), (1, 1, 4, 4), (3, 3, 4, c)]
+        np.testing.assert_allclose(b.lipschitz_constant, 0.98**3)
+    assert kernel_shapes(fully_connected) == [(64, 5), (5, 5), (5, 64)]
+    act_norms = [b for b in flow.bijectors if isinstance(b, bijectors.ActNorm)]
+    assert [a.shift.shape.as_list() for a in act_norms] == [[1], [1], [1], [4], [4, 4, 4]]
+    assert flow.forward_event_shape([8, 8, 1]) == [4, 4, 4]
+    statistics = {"logit_alpha": None, "mean": [0.5] * 3, "std": [2.0] * 3}
+    flow = flows.image_flow((4, 4, 3), (1,), 4, kernels=(1,), num_fc_blocks=0, squeeze_first=True, **statistics)
+    assert kinds(flow) == ["Normalize", "Squeeze2D", "ActNorm", "ResidualBlock", "ActNorm"]
+    assert flow.forward_event_shape([4, 4, 3]) == [2, 2, 12]
+
+
+@pytest.mark.parametrize("coupling", [bijectors.AffineCoupling, bijectors.AdditiveCoupling])
+def test_image_flow_of_couplings(coupling):
+    options = {"kernels": (3, 1, 3), "num_fc_blocks": 2, "fc_width": 5, "inv_1x1_conv": True}
+    flow = flows.image_flow((8, 8, 1), (2, 1), 4, block=flows.coupling_image_block(coupling), **options)
+    step = ["InvertibleConv1x1", coupling.__name__, "ActNorm"]
+    assert kinds(flow) == ["Logit", "ActNorm", *step * 2, "Squeeze2D", *step, *step[1:] * 2]
+    couplings = [b for b in flow.bijectors if isinstance(b, bijectors.Coupling)]
+    parameters = couplings[0].num_parameters
+    # One channel has no half, so the first scale is split by a checkerboard; of four channels two are kept, and two
+    # are mapped.
+    assert [c.network.input_shape[1:] for c in couplings] == [(8, 8, 1)] * 2 + [(4, 4, 2)] * 3
+    outputs = [(8, 8, parameters)] * 2 + [(4, 4, 2 * parameters)] * 3
+    assert [c.network.output_shape[1:] for c in couplings] == outputs
+    # Each maps what the one before it keeps.
+    splits = [
+        ("checkerboard", False),
+        ("checkerboard", True),
+        *[("channels", swap) for swap in (False, True, False)],
+    ]
+    assert [(c.parameters["split"], c.parameters["swap"]) for c in couplings] == splits
+    for c in couplings[:3]:
+        kernels = [w.shape for w in c.network.get_weights() if w.ndim == 4]
+        assert [k[:2] for k in kernels] == [(3, 3), (1, 1), (3, 3)] and [k[3] for k in kernels[:2]] == [4, 4]
+    for c in couplings[3:]:
+        assert [w.shape[1] for w in c.network.get_weights() if w.ndim == 2] == [5, 5, 32 * parameters]
+
+
+def test_coupling_networks():
+    """They start at zero through their last layer alone; the others are as the seed says."""
+    for make in (
+        lambda seed: flows.coupling_network((4, 4, 3), 6, seed=seed),
+        lambda seed: flows.dense_coupling_network((4, 4, 3), (6, 6), seed=seed),
+    ):
+        one, same, other = make(1), make(1), make(2)
+        # Of three channels one is kept, two are mapped.
+        assert one.input_shape == (None, 4, 4, 1) and one.output_shape == (None, 4, 4, 4)
+        x = tf.random.stateless_normal([5, 4, 4, 1], [0, 1])
+        np.testing.assert_array_equal(one(x), np.zeros([5, 4, 4, 4]))
+        for a, b in zip(one.get_weights(), same.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        kernels = [[w for w in n.get_weights() if w.ndim > 1][:-1] for n in (one, other)]
+        assert len(kernels[0]) == 2 and all(np.all(a != b) for a, b in zip(*kernels, strict=True))
+        *_, last = [v for v in one.trainable_variables if v.path.endswith("kernel")]
+        last.assign(tf.ones_like(last))
+        assert np.std(one(x)) > 1e-2
+    assert flows.dense_coupling_network([5], (4,), num_parameters=1).output_shape == (None, 3)
+    assert flows.coupling_network((4, 4, 1), 2, split="checkerboard").output_shape == (None, 4, 4, 2)
+
+
+def test_image_flow_of_blocks_of_a_user():
+    specs = []
+
+    def block(spec):
+        specs.append(spec)
+        return bijectors.ActNorm(spec.event_shape, name=spec.name)
+
+    flow = flows.image_flow((4, 4, 1), (1, 1), 3, fc_width=2, num_fc_blocks=1, block=block, logit_alpha=None)
+    assert kinds(flow) == [*["ActNorm"] * 3, "Squeeze2D", *["ActNorm"] * 4]
+    assert [spec.name for spec in specs] == ["scale0_block0", "scale1_block0", "fc_block0"]
+    found = [(spec.event_shape, spec.width, spec.dense, spec.scale, spec.index) for spec in specs]
+    last = (2, 2, 4)
+    assert found == [((4, 4, 1), 3, False, 0, 0), (last, 3, False, 1, 0), (last, 2, True, 1, 1)]
+    assert len({spec.seed for spec in specs}) == 3
+
+
+def test_factor_out():
+    options = {"kernels": (1, 1), "num_fc_blocks": 1, "fc_width": 4, "factor_out": True}
+    flow = flows.image_flow((8, 8, 1), (1, 1, 1), 4, **options)
+    assert isinstance(flow, bijectors.MultiscaleFlow)
+    assert [kinds(f)[-1] for f in flow.flows] == ["Squeeze2D", "Squeeze2D", "ActNorm"]
+    # 1 channel -> 4, half of which go on -> 8, half of which go on.
+    assert [kernel_shapes(blocks(f)[0])[0][2] for f in flow.flows] == [1, 2, 4]
+    assert flow.forward_event_shape([8, 8, 1]) == [64]
+    assert isinstance(flows.image_flow((4, 4, 1), (1,), 4, **options), bijectors.Flow)
+
+
+def test_norms_of_the_layers():
+    """Residual blocks of every builder take a normalization; blocks of the default are tested everywhere else."""
+    (block,) = blocks(flows.vector_flow(2, 1, (4,), norms=(float("inf"), 3.0, float("inf"))))
+    first, last = layers.lipschitz_layers(block)
+    assert (first.domain, first.codomain, last.domain, last.codomain) == (np.inf, 3.0, 3.0, np.inf)
+    schatten = {"normalization": "schatten"}
+    vectors = flows.vector_flow(2, 1, (4,), condition_size=1, **schatten)
+    options = {"kernels": (3, 1, 3), "num_fc_blocks": 1, "fc_width": 4}
+    images = flows.image_flow((4, 4, 1), (1,), 4, block=flows.residual_image_block(**schatten), **options)
+    found = layers.lipschitz_layers([vectors, images])
+    assert len(found) == 2 + 3 + 3
+    assert all(layer.normalization == "schatten" for layer in found)
+
+
+def test_learned_norms():
+    """Each block has its own orders, in a cycle."""
+    options = {"num_fc_blocks": 1, "fc_width": 16, "dtype": "float64"}
+    flow = flows.image_flow((4, 4, 1), (1,), 1, block=flows.residual_image_block(norms="learned"), **options)
+    orders = layers.learned_orders(flow)
+    np.testing.assert_allclose([order.order() for order in orders], np.full(6, 2.0), rtol=1e-6)
+    assert {order.theta.dtype for order in orders} == {"float64"}
+    for block in blocks(flow):
+        first, second, third = layers.lipschitz_layers(block)
+        assert first.codomain is second.domain and second.codomain is third.domain
+        assert third.codomain is first.domain
+
+
+def test_a_bound_that_is_not_verified():
+    """It is needed if the coefficients give none below 1."""
+    images = functools.partial(flows.image_flow, (4, 4, 1), (1,), 2, kernels=(1, 1), num_fc_blocks=1, fc_width=2)
+    for build in (
+        lambda **bound: flows.vector_flow(2, 1, (4,), coefficient=1.1, **bound),
+        lambda **bound: images(block=flows.residual_image_block(coefficient=1.1, **bound)),
+    ):
+        with pytest.raises(ValueError, match="has Lipschitz constant 1.21"):
+            build()
+        assert {block.lipschitz_constant for block in blocks(build(lipschitz_constant=0.9))} == {0.9}
+
+
+def test_seed_decides_the_parameters():
+    one, same, other = (
+        [v.numpy() for b in blocks(flows.vector_flow(2, 2, (4,), seed=seed)) for v in b.branch.trainable_variables]
+        for seed in (1, 1, 2)
+    )
+    for a, b in zip(one, same, strict=True):
+        np.testing.assert_array_equal(a, b)
+    kernels = [[w for w in weights if w.ndim == 2] for weights in (one, other)]
+    assert all(np.all(a != b) for a, b in zip(*kernels, strict=True))
+    # Blocks of one flow differ, too.
+    assert np.all(kernels[0][0] != kernels[0][2])
+
+
+def test_global_floatx_does_not_matter():
+    keras.config.set_floatx("float64")
+    try:
+        flow = flows.vector_flow(2, 1, (4,), condition_size=1, dtype="float32")
+    finally:
+        keras.config.set_floatx("float32")
+    assert {v.dtype for v in flow.variables} == {tf.float32}
+
+
+def configured(**fields):
+    """The `model` section of a config of small images."""
+    config = resflow.training.default_config().model
+    config.update(num_blocks=(1, 1), width=4, fc_width=4, num_fc_blocks=1)
+    config.update(fields)
+    return config
+
+
+def test_image_flow_of_a_config():
+    flow = flows.build_flow(configured(), (4, 4, 1), name="first")
+    assert flow.name == "first" and [len(b.branch.layers) for b in blocks(flow)] == [5, 6, 8]
+    (estimator,) = {b.log_det for b in blocks(flow)}
+    assert (estimator.num_exact_terms, estimator.distribution.p, estimator.per_example) == (2, 0.5, False)
+    assert flows.build_flow(configured(factor_out=True), (4, 4, 2), name="second").name == "second"
+    learned = flows.build_flow(configured(num_blocks=(1,), num_fc_blocks=0, learned_norms=True), (4, 4, 1))
+    assert len(layers.learned_orders(learned)) == 3
+    config = configured(normalization="schatten")
+    config.estimator.train.update(kind="power_series", num_terms=3)
+    flow = flows.build_flow(config, (4, 4, 1))
+    assert {layer.normalization for layer in layers.lipschitz_layers(flow)} == {"schatten"}
+    (estimator,) = {b.log_det for b in blocks(flow)}
+    assert isinstance(estimator, resflow.logdet.PowerSeries) and estimator.num_terms == 3
+    found = kinds(flows.build_flow(configured(block="additive_coupling", inv_1x1_conv=True), (4, 4, 1)))
+    assert (found.count("AdditiveCoupling"), found.count("InvertibleConv1x1")) == (3, 2)
+    assert "ResidualBlock" not in found
+
+
+def test_dense_nets_and_vectors_of_a_config():
+    dense_net = {"branch": "dense_net", "depth": 2, "growth": 4, "activation": "clipswish"}
+    for block in blocks(flows.build_flow(configured(**dense_net), (4, 4, 1))):
+        assert layer_kinds(block).count("LearnableConcatenation") == 2
+    (block, _) = blocks(flows.build_flow(configured(kind="vector", block="monotone", **dense_net), (3,)))
+    assert isinstance(block, bijectors.MonotoneBlock)
+    assert kernel_shapes(block) == [(3, 2), (7, 2), (11, 3)]
+    config = configured(kind="vector", hidden=(4,), norms=(2.0, 2.0, 2.0), num_blocks=(1, 2))
+    flow = flows.build_flow(config, (3,), [0.0] * 3, [1.0] * 3, name="first")
+    assert kinds(flow)[0] == "Normalize" and len(blocks(flow)) == 3 and flow.name == "first"
+
+
+def test_estimators_of_a_config():
+    config = configured().estimator.eval
+    default = flows.build_estimator(config, per_example=False)
+    assert (default.rtol, default.probes, default.per_example) == (0.01, "colored", False)
+    for name, number in (("geometric", 0.25), ("poisson", 3.0)):
+        config.update(distribution=name, p=number)
+        estimator = flows.build_estimator(config, per_example=True, kind="russian_roulette", num_probes=2)
+        assert (estimator.num_exact_terms, estimator.per_example, estimator.num_probes) == (20, True, 2)
+        distribution = estimator.distribution
+        assert number in (getattr(distribution, "p", None), getattr(distribution, "rate", None))
+        assert type(distribution).__name__.lower() == name
+
+
+vectors = functools.partial(flows.vector_flow, 2, 1)
+images = functools.partial(flows.image_flow, num_blocks=(1,), width=4, num_fc_blocks=0)
+residual = flows.residual_image_block
+NORM_2 = "norm of order 2 only: leave norms out; got"
+REFUSALS = [
+    ("activation must be one of", lambda: vectors((4,), activation="swich")),
+    ("at least one inner layer", lambda: vectors(())),
+    ("2 layers need 3 norms", lambda: vectors((4,), norms=(2.0, 2.0))),
+    ("bounds the norm 2 -> 2", lambda: vectors((4,), norms="learned", normalization="schatten")),
+    ("of a BlockSpec, .* got 'affine_coupling'", lambda: images((4, 4, 1), block="affine_coupling")),
+    (".*coupling_image_block.* got .*Affine", lambda: images((4, 4, 1), block=bijectors.AffineCoupling)),
+    ("return a bijector .* scale0_block0 .* None", lambda: images((4, 4, 1), block=lambda spec: None)),
+    ("one channel, which cannot be split", lambda: flows.coupling_network((4, 4, 1), 4)),
+    ("multiples of 2; got 3 x 4", lambda: images((3, 4, 1), num_blocks=(1, 1), kernels=(1,))),
+    ("needs two layers: give two kernels", lambda: flows.conv_branch((2, 2, 1), 4, (3,), condition_size=2)),
+    ("'clipswish' .* multiple of 2; .*depth=0", lambda: flows.dense_net_branch([2], 0, 4)),
+    ("'clipswish' .* multiple of 2; .*growth=3", lambda: flows.dense_net_branch([2], 1, 3)),
+    ("'clipswish' .* multiple of 2; .*growth=0", lambda: flows.dense_net_branch([2], 1, 0)),
+    (NORM_2, lambda: residual(norms="learned", dense_net=(2, 4))),
+    (NORM_2, lambda: residual(norms=(2.0, 1.0, 2.0), dense_net=(2, 4))),
+    (NORM_2, lambda: vectors(norms="learned", dense_net=(2, 4))),
+    ("3 norms", lambda: flows.build_flow(configured(kind="vector", hidden=(4,), norms=(2.0, 2.0)), (3,))),
+    ("rank 1, but the data have shape", lambda: flows.build_flow(configured(kind="vector"), (4, 4, 1))),
+    ("halved 1 times, .* multiples of 2, as by", lambda: flows.build_flow(configured(), (6, 5, 1))),
+    ("halved 1 times, .* multiples of 2, as by", lambda: flows.build_flow(configured(), (5, 6, 1))),
+    ("halved 2 times, .* of 4, as by", lambda: flows.build_flow(configured(squeeze_first=True), (6, 6, 1))),
+    ("dense_net must be a depth and a growth, such as .*; got 3", lambda: vectors(dense_net=3)),
+    ("dense_net must be a depth and a growth, such as .*; got 3", lambda: residual(dense_net=3)),
+]
+NO_SEQUENCES = {
+    "hidden": [lambda: vectors(hidden=8), lambda: flows.dense_coupling_network((8,), 8)],
+    "norms": [lambda: vectors((8,), norms=8)],
+    "kernels": [
+        *(lambda build=build: build((8, 8, 2), 8, 8) for build in (flows.conv_branch, flows.coupling_network)),
+        lambda: images((8, 8, 1), kernels=8),
+    ],
+    "num_blocks": [lambda: flows.image_flow((8, 8, 1), 8)],
+    "event_shape": [
+        *(lambda build=build: build(8, 8) for build in (flows.conv_branch, flows.coupling_network)),
+        *(lambda build=build: build(8, (8,)) for build in (flows.dense_branch, flows.dense_coupling_network)),
+        lambda: flows.dense_net_branch(8, 1, 2),
+        lambda: flows.image_flow(8),
+        lambda: bijectors.ActNorm(8),
+    ],
+}
+
+
+def test_wrong_arguments():
+    for message, build in REFUSALS:
+        with pytest.raises(ValueError, match=message):
+            build()
+    for name, calls in NO_SEQUENCES.items():
+        for build in calls:
+            with pytest.raises(ValueError, match=f"^{name} must be a sequence, such as .*; got 8"):
+                build()
+
+
+def test_policies_that_cannot_train_are_errors(dtype_policy):
+    for policy in ("mixed_float16", "float16", "bfloat16"):
+        message = f"dtype_policy.., which is '{policy}'.*take 'mixed_bfloat16'"
+        with dtype_policy(policy), pytest.raises(ValueError, match=message):
+            flows.vector_flow(2, 1, (4,))
+    for build in (flows.conv_branch, flows.dense_branch, flows.coupling_network, flows.dense_coupling_network):
+        with pytest.raises(ValueError, match="dtype of a flow is 'float16'"):
+            build((4, 4, 2), 4 if "dense" not in build.__name__ else (4,), dtype="float16")

@@ -1,0 +1,232 @@
+"""FlowModel in Keras' fit and evaluate: losses, callbacks, seeds, XLA, optimizers and wrong data."""
+
+import math
+import types
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+
+
+def vector_model(seed=0, **kwargs):
+    return resflow.FlowModel(resflow.flows.vector_flow(2, 1, (8,), seed=seed), [2], **kwargs)
+
+
+def affine_flow():
+    return resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])])
+
+
+def affine_model(data, **compiling):
+    """Nothing but an ActNorm, away from where it is best, so that steps are fast to trace."""
+    model = resflow.FlowModel(affine_flow(), [2])
+    model.initialize(data / 2.0)
+    model.compile(**compiling)
+    return model
+
+
+@pytest.fixture(scope="module")
+def data():
+    z = np.random.default_rng(0).normal(size=[512, 2])
+    return (z @ [[2.0, 1.0], [0.0, 0.3]] + [1.0, -2.0]).astype("float32")
+
+
+def test_a_fit(data, tmp_path):
+    """It lowers the loss, moves all weights, updates the norms, and callbacks write their files."""
+    model = vector_model(evaluation_log_det=resflow.logdet.Exact())
+    model.initialize(data)
+    start = [weight.numpy() for weight in model.trainable_weights]
+    model.compile(keras.optimizers.AdamW(1e-2, use_ema=True, ema_momentum=0.9, global_clipnorm=1.0))
+    last = str(tmp_path / "{epoch}.weights.h5")
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(last, save_weights_only=True),
+        keras.callbacks.TensorBoard(str(tmp_path / "board")),
+    ]
+    history = model.fit(data, batch_size=64, epochs=6, verbose=0, callbacks=callbacks).history
+    losses = history["loss"]
+    assert sorted(history) == ["loss"]
+    assert losses[-1] < losses[0] - 0.05
+    # No density is better than that of the data: its entropy, up to the noise of 512 examples.
+    entropy = math.log(2 * math.pi * math.e) + math.log(0.6)
+    assert entropy - 0.3 < losses[-1] < entropy + 1.0
+    for weight, value in zip(model.trainable_weights, start, strict=True):
+        assert np.any(weight.numpy() != value), weight.path
+    for layer in resflow.layers.lipschitz_layers(model.flow):
+        np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(layer.kernel.numpy(), 2), rtol=1e-3)
+    assert {p.name for p in tmp_path.glob("*.h5")} == {f"{i}.weights.h5" for i in range(1, 7)}
+    assert list((tmp_path / "board").rglob("events.*"))
+    assert int(model.optimizer.iterations) == 48
+    loss = model.evaluate(data, batch_size=128, verbose=0)
+    np.testing.assert_allclose(loss, np.mean(model.loss_per_example(data, evaluation=True)), rtol=1e-5)
+    expected = [weight.numpy() for weight in model.weights]
+    model.load_weights(last.format(epoch=6))  # the callback saves what the fit ends with
+    for weight, value in zip(model.weights, expected, strict=True):
+        np.testing.assert_allclose(weight, value, rtol=1e-5)
+
+
+def test_with_a_gpu_the_step_is_not_for_xla(monkeypatch):
+    """Keras compiles a step with XLA where there is a GPU; this model does only if it is asked to."""
+    devices = [types.SimpleNamespace(device_type="GPU", name="GPU:0")]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: devices)
+    dense = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    for model, expected in ((dense, True), (resflow.FlowModel(affine_flow(), [2]), False)):
+        model.compile(optimizer="sgd")
+        assert model.jit_compile is expected
+
+
+def test_fit_with_xla_takes_the_same_steps_and_none_to_nan(data):
+    """No Adam, whose division by the root of a small second moment enlarges rounding."""
+    x, found, series = data[:16].copy(), [], resflow.logdet.PowerSeries(2)
+    for jit in (False, True):
+        model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,), seed=1, log_det=series), [2])
+        model.initialize(data[:64])
+        optimizer = keras.optimizers.SGD(0.1, 0.9, global_clipnorm=1.0)
+        model.compile(optimizer=optimizer, jit_compile=jit, run_eagerly=not jit)
+        losses = model.fit(x, batch_size=8, shuffle=False, verbose=0).history["loss"]
+        variables = [*model.trainable_weights, *model.optimizer.variables]
+        found.append([losses, *(v.numpy() for v in variables)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    x[3] = math.nan  # in the first of two batches
+    assert math.isnan(model.fit(x, batch_size=8, shuffle=False, verbose=0).history["loss"][0])
+    assert all(np.all(np.isfinite(v)) for v in variables)
+    assert model.optimizer.iterations == 3
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of which Keras does not know the shape."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return (self.x,)
+
+
+KINDS_OF_DATA = [np.asarray, lambda x: tf.data.Dataset.from_tensor_slices(x).batch(8), Batches]
+
+
+@pytest.mark.parametrize("make", KINDS_OF_DATA, ids=["array", "dataset", "batches"])
+def test_wrong_data_between_right_calls(make, data):
+    """Also in a step that Keras traced before, and then traces for any shape."""
+    model = affine_model(data[:16], optimizer="adamw")
+    right, wrong = make(data[:16]), make(np.zeros([16, 3], "float32"))
+    calls = (
+        lambda x: model.fit(x, verbose=0),
+        lambda x: model.evaluate(x, verbose=0),
+        lambda x: model.fit(data[:16], validation_data=x, verbose=0),
+    )
+    errors = (ValueError, tf.errors.InvalidArgumentError)
+    for call in calls:
+        call(right)
+        for _ in range(2):
+            with pytest.raises(errors, match=r"batches of examples of shape \(2,\); got"):
+                call(wrong)
+        call(right)
+
+
+def test_fit_warns_of_act_norms_without_initialization(data):
+    model = resflow.FlowModel(affine_flow(), [2])
+    model.compile(optimizer="sgd", run_eagerly=True)
+    with pytest.warns(UserWarning, match="model.initialize"):
+        model.fit(data[:8], verbose=0)
+    model.initialize(data[:8])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*model.initialize")
+        model.fit(data[:8], verbose=0)
+
+
+@pytest.mark.filterwarnings("ignore:The ActNorms of the flow are still the identity")
+def test_same_seed_same_fit():
+    """By the noise of the dequantization."""
+    x = np.random.default_rng(0).integers(4, size=[16, 2])
+
+    def losses(seed):
+        model = resflow.FlowModel(affine_flow(), [2], levels=4, seed=seed)
+        model.compile(optimizer="sgd", run_eagerly=True)
+        return model.fit(x, batch_size=8, epochs=2, shuffle=False, verbose=0).history["loss"]
+
+    first = losses(0)
+    np.testing.assert_allclose(losses(0), first, rtol=1e-6)
+    assert losses(1) != first
+
+
+def record_seeds(monkeypatch, model):
+    """The seeds that the scores of each step are given."""
+    seeds, scores = [], model.scores
+
+    def recorded(batch, seed=None, **kwargs):
+        keep = tf.numpy_function(lambda seed: seeds.append(tuple(seed.tolist())), [seed], [])
+        with tf.control_dependencies(tf.nest.flatten(keep)):
+            return scores(tf.identity(batch), seed, **kwargs)
+
+    monkeypatch.setattr(model, "scores", recorded)
+    return seeds
+
+
+@pytest.mark.parametrize("compiling", [{"steps_per_execution": 2}, {"run_eagerly": True}])
+def test_every_step_has_its_own_seed(monkeypatch, data, compiling):
+    optimizer = keras.optimizers.Adam(gradient_accumulation_steps=3, use_ema=True)
+    model = affine_model(data, optimizer=optimizer, **compiling)
+    seeds = record_seeds(monkeypatch, model)
+    model.fit(data[:64], batch_size=16, epochs=2, verbose=0)
+    model.train_on_batch(data[:16])
+    assert len(set(seeds)) == len(seeds) >= 9  # train_on_batch takes steps_per_execution of them
+
+
+def test_every_step_of_every_replica_has_its_own_seed(monkeypatch, data, two_replicas):
+    with two_replicas.scope():
+        model = affine_model(data, optimizer="adam")
+    seeds = record_seeds(monkeypatch, model)
+    model.fit(data[:64], batch_size=16, epochs=2, verbose=0)
+    assert len(set(seeds)) == len(seeds) == 16
+
+
+def test_a_resumed_fit_goes_on_with_the_seeds(monkeypatch, data, tmp_path):
+    """Stopped between the batches over which the optimizer accumulates gradients."""
+
+    def build():
+        model = affine_model(data, optimizer=keras.optimizers.Adam(gradient_accumulation_steps=4))
+        return model, record_seeds(monkeypatch, model), tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+    options = {"x": data[:96], "batch_size": 16, "shuffle": False, "verbose": 0}
+    model, seeds, checkpoint = build()
+    model.fit(**options)
+    path = checkpoint.write(str(tmp_path / "c"))
+    model.fit(**options)
+    again, resumed, checkpoint = build()
+    checkpoint.read(path).assert_consumed()
+    again.fit(**options)
+    assert len(resumed) == 6 and resumed == seeds[6:]
+    for weight, expected in zip(again.trainable_weights, model.trainable_weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+def test_wrong_arguments_of_compile(data, dtype_policy):
+    """An optimizer that scales the loss, layers in float16 of any depth, losses and metrics of others."""
+    half = keras.Sequential([keras.Input([1]), keras.layers.Dense(2, dtype="mixed_float16", name="half")])
+    coupling = resflow.bijectors.Flow([resflow.bijectors.AffineCoupling(half)])
+    adam, scaled = keras.optimizers.Adam, "mixed_bfloat16.*leave out loss_scale_factor and LossScaleOptimizer"
+    cases = [
+        ("mixed_float16", affine_flow(), "adam", scaled),
+        ("float32", affine_flow(), keras.optimizers.LossScaleOptimizer(adam(), initial_scale=1.0), scaled),
+        ("float32", affine_flow(), adam(loss_scale_factor=128.0), scaled),
+        ("float32", coupling, "adam", "'half' computes in float16.*'mixed_bfloat16'"),
+    ]
+    for policy, flow, optimizer, message in cases:
+        with dtype_policy(policy):
+            model = resflow.FlowModel(flow, [2])
+        with pytest.raises(ValueError, match=message):
+            model.compile(optimizer=optimizer)
+        with pytest.raises(ValueError, match="compile"):
+            model.fit(data[:16], verbose=0)
+    for name in ("loss", "metrics"):
+        with pytest.raises(ValueError, match=f"FlowModel has its own loss and reports its parts: leave out {name}"):
+            model.compile(optimizer="sgd", **{name: ["mse"]})
