@@ -6,8 +6,6 @@ import tensorflow as tf
 
 from tf_resflow.data import Dataset
 
-pytestmark = pytest.mark.quick
-
 ROWS = {"train": np.zeros([3, 2])}
 
 

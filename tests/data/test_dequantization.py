@@ -5,8 +5,6 @@ import tensorflow as tf
 from tf_resflow.data import dequantization, dequantize, quantize
 from tf_resflow.data.dequantization import cell_width, place_in_cells
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_noise_is_uniform_and_quantization_inverts_it(levels):

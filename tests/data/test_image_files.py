@@ -7,6 +7,8 @@ from PIL import Image
 
 from tf_resflow.data import image_files, load, load_examples, load_image_files
 
+pytestmark = pytest.mark.quick
+
 COLOR = np.random.default_rng(0).integers(256, size=[20, 6, 4, 3]).astype(np.uint8)
 GRAY = COLOR[..., 0]
 

@@ -5,8 +5,9 @@ import sys
 import ml_collections
 import numpy as np
 import pytest
+from sklearn import datasets
 
-from tf_resflow.data import DENSITIES, default_config, load
+from tf_resflow.data import DENSITIES, default_config, load, load_digits
 
 
 def test_importing_the_package_loads_no_optional_library():
@@ -26,6 +27,21 @@ def test_each_name_loads_its_data():
         dataset = load({"name": name, "num_test": 9})
         assert dataset.name == name and dataset.sizes == {"test": 9, "validation": 9}
         assert load({"name": name, "num_test": 9, "validation_fraction": 0}).sizes == {"test": 9}
+
+
+def test_the_split_of_the_digits_is_fixed():
+    digits, order = datasets.load_digits(), np.random.RandomState(0).permutation(1797)
+    for fraction, num_train in [(0.1, 1347), (0.0, 1497)]:
+        dataset = load_digits(validation_fraction=fraction)
+        parts = {"train": order[:num_train], "validation": order[num_train:1497], "test": order[1497:]}
+        parts = {split: part for split, part in parts.items() if len(part)}
+        assert dataset.sizes == {split: len(part) for split, part in parts.items()}
+        for split, part in parts.items():
+            images, labels = next(iter(dataset.eval_batches(split, 1797, labels=True)))
+            np.testing.assert_array_equal(images, digits.images[part][..., np.newaxis])
+            np.testing.assert_array_equal(labels, digits.target[part])
+            assert images.dtype == np.uint8
+    assert (dataset.event_shape, dataset.levels, dataset.num_classes) == ((8, 8, 1), 17, 10)
 
 
 def test_tabular_fields_reach_the_loader(tmp_path):

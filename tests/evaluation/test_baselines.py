@@ -5,11 +5,6 @@ from scipy import stats
 from tf_resflow.evaluation import gaussian_baseline, uniform_baseline
 
 
-def test_uniform():
-    assert uniform_baseline(256) == 8.0
-    assert uniform_baseline(17) == pytest.approx(np.log(17) / np.log(2))
-
-
 def test_gaussian_of_continuous_data():
     generator = np.random.default_rng(0)
     mixing = generator.normal(size=[5, 5])
@@ -70,8 +65,9 @@ def test_nearly_dependent_columns_have_a_density(dtype, noise):
     assert gaussian_baseline(train, train) == pytest.approx(expected, abs=1e-3)
 
 
-def test_integers_have_a_density_whatever_their_covariance():
-    """One image of 3 pixels: the covariance is that of the noise, and the entropy that of such a Gaussian."""
+def test_baselines_of_integers_by_hand():
+    """Of one image of 3 pixels the covariance is that of the noise, and the entropy that of such a Gaussian."""
     train = np.full([1, 3, 1, 1], 2, np.uint8)
+    assert uniform_baseline(256) == 8.0 and uniform_baseline(17) == pytest.approx(np.log(17) / np.log(2))
     bits = 0.5 * np.log2(2 * np.pi * np.e / 12)
     assert gaussian_baseline(train, train, levels=4) == pytest.approx(bits)

@@ -74,14 +74,6 @@ def test_the_accuracy_of_a_classifier_is_close_to_the_best():
     assert c2st(x[0][:200], x[1][:200] + 20).mean == 1.0
 
 
-def test_a_dependence_is_found():
-    """Equal marginals, which one coordinate at a time would not tell apart."""
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=[400, 2])
-    y = generator.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], size=400)
-    assert c2st(x, y).mean > 0.65
-
-
 NAN = np.full([4, 3, 2], np.nan)
 
 
