@@ -128,15 +128,6 @@ def test_the_train_stream_is_cropped_and_flipped_at_random():
     np.testing.assert_array_equal(dataset.array("train"), images)
 
 
-@pytest.mark.parametrize("make", [_numbered, _streamed])
-def test_distributes_over_a_strategy(make, two_replicas):
-    dataset = make()
-    batches = iter(two_replicas.experimental_distribute_dataset(dataset.train_batches(4, seed=2)))
-    for expected in dataset.train_batches(4, seed=2).take(3):
-        parts = two_replicas.experimental_local_results(next(batches))
-        np.testing.assert_array_equal(np.concatenate(parts), expected)
-
-
 @pytest.mark.parametrize("make", [_labeled, lambda: _labeled(flip=True, crop_padding=2), _streamed])
 def test_labels_belong_to_the_same_examples(make):
     dataset = make()

@@ -87,33 +87,29 @@ def test_a_path_is_no_name(name, kinds, tmp_path, monkeypatch):
         load({"name": name})
 
 
-@pytest.mark.parametrize(
-    "fields, message",
-    [
+def test_wrong_fields_are_errors():
+    for fields, message in [
         ("digits", "such as {'name': 'digits'}; got 'digits'"),
         ({"dta_dir": ""}, "data.dta_dir; did you mean 'data_dir'"),
         ({"levels": 16}, "17 levels, not 16"),
         ({"image_size": 9}, "8 x 8, not of size 9"),
-    ],
-)
-def test_wrong_fields_are_errors(fields, message):
-    with pytest.raises(ValueError, match=message):
-        load(fields)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load(fields)
 
 
-@pytest.mark.parametrize(
-    "name, field, value",
-    [
-        ("moons", "flip", True),
-        ("digits", "path", "photographs"),
-        ("digits", "test_fraction", 0.2),
-        ("mnist", "key", "a"),
-        ("mnist", "num_test", 5),
-        ("tabular", "image_size", 8),
-        ("images", "split_train", "train[:10]"),
-    ],
-)
-def test_a_field_of_other_data_is_refused(name, field, value):
+FOREIGN = {
+    "moons": {"flip": True},
+    "digits": {"path": "photographs", "test_fraction": 0.2},
+    "mnist": {"key": "a", "num_test": 5},
+    "tabular": {"image_size": 8},
+    "images": {"split_train": "train[:10]"},
+}
+
+
+@pytest.mark.parametrize("name, field", [(name, field) for name, fields in FOREIGN.items() for field in fields])
+def test_a_field_of_other_data_is_refused(name, field):
+    value = FOREIGN[name][field]
     message = re.escape(f"data.{field} = {value!r} does not apply to data.name = '{name}'")
     with pytest.raises(ValueError, match=message) as error:
         load({"name": name, field: value})

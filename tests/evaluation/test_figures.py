@@ -73,6 +73,7 @@ def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, scale, asp
     """For a normal distribution whose second column has another unit; the mean of each panel is its own."""
     normal = stats.multivariate_normal([1, -2 * scale], [1, scale**2])
     data, samples = (normal.rvs(num, random_state=num) for num in (20_000, 5000))
+    samples += [0.3, 0.3 * scale]
     calls = []
 
     def log_prob(points):
@@ -83,14 +84,14 @@ def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, scale, asp
     left, middle, right, bar = figures[0].axes
     assert bar.get_ylabel() == "density (1 / unit²)"
     assert [axes.get_title() for axes in (left, right)] == ["data (20,000)", "samples (5,000)"]
-    for axes in (left, middle, right):
+    for axes, shift in ((left, 0), (middle, 0), (right, 0.3)):
         (image,) = axes.get_images()
         assert axes.get_aspect() == aspect and image.norm is left.get_images()[0].norm
         limits, values = np.array([axes.get_xlim(), axes.get_ylim()]), image.get_array()
         sides = limits[:, 1] - limits[:, 0]
         assert np.sum(values) * np.prod(sides) / values.size == pytest.approx(1, abs=0.02)
         shares = [values.sum(axis) @ (np.arange(len(values)) + 0.5) / len(values) / values.sum() for axis in (0, 1)]
-        np.testing.assert_allclose((limits[:, 0] + sides * shares) / [1, scale], [1, -2], atol=0.1)
+        np.testing.assert_allclose((limits[:, 0] + sides * shares) / [1, scale], [1 + shift, -2 + shift], atol=0.1)
         assert np.max(values) == pytest.approx(1 / (2 * np.pi * scale), rel=0.35)
     assert set(calls) == {np.dtype(np.float32)}
     assert np.asarray(Image.open(tmp_path / "density.png")).std() > 10

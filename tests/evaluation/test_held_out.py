@@ -12,6 +12,8 @@ from scipy import integrate, stats
 import tf_resflow as resflow
 from tf_resflow.evaluation import ExampleScores, Noise, Score, held_out, per_example, quantiles, stderr_parts
 
+pytestmark = pytest.mark.quick
+
 
 class SumOfSquares:
     """Stands in for a FlowModel: the loss of an example is known."""

@@ -18,6 +18,8 @@ import pytest
 from tf_resflow.interop import torch_file
 from tf_resflow.interop.torch_file import StoredObject, read_torch_file
 
+pytestmark = pytest.mark.quick
+
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
