@@ -184,6 +184,7 @@ LABELS = "labels need num_classes, and one integer for each"
     "call, message",
     [
         (lambda: _numbered().train_batches(12, 0, share=(2, 2)), r"index in 0, ..., num - 1, but is \(2, 2\)"),
+        (lambda: _numbered().train_batches(12, 0, share=(-1, 2)), r"index in 0, ..., num - 1, but is \(-1, 2\)"),
         (lambda: _drawn().train_batches(12, 0, share=(0, 5)), "batch_size = 12 is not a multiple of the 5"),
         (lambda: _drawn().train_batches(4, 0, labels=True), NO_LABELS),
         (lambda: _numbered().eval_batches("test", 4, labels=True), NO_LABELS),

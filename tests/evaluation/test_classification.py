@@ -52,7 +52,7 @@ def test_the_auroc_is_that_of_scikit_learn(digits):
     [
         (expected_calibration_error, ([[0.5, 0.5]], [0, 1]), "shapes"),
         (expected_calibration_error, (np.zeros([0, 2]), []), "num > 0"),
-        (expected_calibration_error, ([[2.0, -1.0]], [0]), "softmax"),
+        *[(expected_calibration_error, (p, [0]), "softmax") for p in ([[2.0, -1.0]], [[1.5, 0.5]], [[0.5, -0.5]])],
         (classification_scores, (np.zeros([3, 2]), [0, 1]), r"shapes \(3, 2\) and \(2,\)"),
         *[
             (classification_scores, (np.zeros([3, 2]), labels), "Labels are integers 0, ..., 1; got")
