@@ -60,8 +60,8 @@ def test_pairs_and_corners(kind):
         for j, psi in enumerate(np.linspace(0, np.pi / 2, 4)):
             weights = np.outer([np.cos(phi), np.sin(phi)], [np.cos(psi), np.sin(psi)]).ravel()
             np.testing.assert_allclose(square[i, j], expected(weights), atol=1e-5)
-    if labels:
-        chosen = interpolate_examples(model, x, kind="corners", num=2, length=2, condition=given)
+    for name in ("pairs", "corners") if labels else ():
+        chosen = interpolate_examples(model, x, kind=name, num=2, length=2, condition=given)
         distances = np.linalg.norm(chosen.reshape(4, 1, 2) - x, axis=-1)
         assert sorted(distances.argmin(1)) == [0, 1, 2, 3] and np.all(distances.min(1) < 1e-5)
 
