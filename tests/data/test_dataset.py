@@ -6,8 +6,10 @@ import tensorflow as tf
 
 from tf_resflow.data import Dataset
 
+ROWS = {"train": np.zeros([3, 2])}
 
-def _numbered(size=23, **fields):
+
+def _numbered(size=50, **fields):
     train = np.arange(2 * size, dtype=np.float32).reshape(size, 2)
     return Dataset.from_arrays("numbered", {"train": train, "test": train[:7] + 0.5}, **fields)
 
@@ -20,9 +22,9 @@ def _drawn():
     return Dataset("drawn", (2,), None, {"test": 7}, read={"test": test}.get, draw=draw)
 
 
-def _images(flip=True):
+def _images():
     images = np.arange(2000 * 4).reshape(2000, 2, 2, 1) % 5
-    return Dataset.from_arrays("images", {"train": images}, levels=5, flip=flip)
+    return Dataset.from_arrays("images", {"train": images}, levels=5, flip=True)
 
 
 def _labeled(**fields):
@@ -58,56 +60,25 @@ def _take(batches, num):
     return np.stack([batch.numpy() for batch in itertools.islice(batches, num)])
 
 
-@pytest.mark.parametrize("make", [_numbered, _drawn, _images])
-@pytest.mark.parametrize("start", [1, 4, 9])
-def test_a_resumed_stream_continues_the_uninterrupted_one(make, start):
-    dataset = make()
-    whole = _take(dataset.train_batches(5, seed=7), 12)
-    resumed = _take(dataset.train_batches(5, seed=7, start_step=start), 12 - start)
-    np.testing.assert_array_equal(resumed, whole[start:])
-
-
 @pytest.mark.parametrize("make", [_numbered, _drawn, _images, _streamed])
-def test_no_thread_tunes_the_batches(make):
-    """The end of an iterator would wait for it, at times for seconds."""
-    assert make().train_batches(5, seed=7).options().autotune.enabled is False
-
-
-def test_no_thread_tunes_the_batches_of_an_evaluation():
-    assert _numbered().eval_batches("train", 5).options().autotune.enabled is False
-
-
-@pytest.mark.parametrize("make", [_numbered, _drawn, _images])
-def test_batches_depend_on_seed_and_step(make):
+def test_a_batch_is_that_of_its_seed_and_step_and_the_shares_are_its_parts(make):
+    """A resumed stream continues another, on any number of machines; an epoch has 4 batches, or 166."""
     dataset = make()
-    batches = _take(dataset.train_batches(5, seed=7), 3)
-    other = _take(dataset.train_batches(5, seed=8), 3)
-    for a, b in [*itertools.combinations(batches, 2), *zip(batches, other, strict=True)]:
-        assert np.any(a != b)
-
-
-@pytest.mark.parametrize("make", [_numbered, _drawn, _images, _streamed])
-def test_the_shares_of_a_batch_are_the_batch(make):
-    """Any number of machines takes the same steps, and goes on with those of another number."""
-    dataset = make()
-    whole = _take(dataset.train_batches(12, seed=7), 7)
-    for num, start in [(1, 0), (2, 0), (3, 2), (4, 5)]:
+    whole = _take(dataset.train_batches(12, seed=7), 11)
+    for num, start in [(1, 9), (2, 0), (3, 5)]:
         shares = [
-            _take(dataset.train_batches(12, seed=7, start_step=start, share=(i, num)), 7 - start)
+            _take(dataset.train_batches(12, seed=7, start_step=start, share=(i, num)), 11 - start)
             for i in range(num)
         ]
         np.testing.assert_array_equal(np.concatenate(shares, axis=1), whole[start:])
-    spec = dataset.train_batches(12, seed=7, share=(1, 4)).element_spec
-    assert spec.shape == (3, *dataset.event_shape)
-
-
-def test_the_labels_of_a_share():
-    for dataset in (_labeled(flip=True, crop_padding=1), _streamed()):
-        whole = list(dataset.train_batches(12, seed=3, labels=True).take(5))
-        second = list(dataset.train_batches(12, seed=3, labels=True, share=(1, 2)).take(5))
-        for (x, labels), (part_x, part_labels) in zip(whole, second, strict=True):
-            np.testing.assert_array_equal(part_x, x[6:])
-            np.testing.assert_array_equal(part_labels, labels[6:])
+    other = _take(dataset.train_batches(12, seed=8), 3)
+    for a, b in [*itertools.combinations(whole[:3], 2), *zip(whole[:3], other, strict=True)]:
+        assert np.any(a != b)
+    batches = dataset.train_batches(12, seed=7, share=(1, 4))
+    dtype = tf.float32 if dataset.levels is None else tf.uint8
+    assert batches.element_spec == tf.TensorSpec([3, *dataset.event_shape], dtype)
+    # A thread that tunes the batches would delay the end of an iterator, at times for seconds.
+    assert batches.options().autotune.enabled is False
 
 
 def test_only_a_share_is_decoded():
@@ -122,178 +93,57 @@ def test_only_a_share_is_decoded():
     assert len({number for numbers in first_epoch for number in numbers}) == 48
 
 
-@pytest.mark.parametrize("make", [_numbered, _drawn, _streamed])
-@pytest.mark.parametrize(
-    "share, message",
-    [
-        ((2, 2), r"index in 0, ..., num - 1, but is \(2, 2\)"),
-        ((0, 5), "batch_size = 12 is not a multiple of the 5"),
-    ],
-)
-def test_shares_that_a_batch_does_not_have_are_errors(make, share, message):
-    with pytest.raises(ValueError, match=message):
-        make().train_batches(12, seed=0, share=share)
-
-
 def test_an_epoch_holds_each_example_at_most_once_in_a_new_order():
-    epochs = _take(_numbered().train_batches(5, seed=0), 8)[..., 0].reshape(2, 20)
+    epochs = _take(_numbered(23).train_batches(5, seed=0), 8)[..., 0].reshape(2, 20)
     for epoch in epochs:
         assert len(set(epoch)) == 20
     assert np.any(epochs[0] != epochs[1])
+    assert _take(_numbered(23).train_batches(23, seed=0), 2).shape == (2, 23, 2)
 
 
-def test_every_example_is_equally_likely_in_every_place():
-    num, size = 3000, 5
-    batches = _numbered(size).train_batches(size, seed=1)
-    orders = _take(batches, num)[..., 0].astype(int) // 2
-    for place in range(size):
-        counts = np.bincount(orders[:, place], minlength=size)
-        chi_square = np.sum((counts - num / size) ** 2) / (num / size)
-        assert chi_square < (size - 1) + 5 * np.sqrt(2 * (size - 1))
-
-
-def test_static_shapes_and_types():
-    assert _numbered().train_batches(5, seed=0).element_spec == tf.TensorSpec([5, 2], tf.float32)
-    assert _drawn().train_batches(5, seed=0).element_spec == tf.TensorSpec([5, 2], tf.float32)
-    spec = _images().train_batches(5, seed=0).element_spec
-    assert spec == tf.TensorSpec([5, 2, 2, 1], tf.uint8)
-    assert _numbered().eval_batches("test", 5).element_spec.shape.as_list() == [None, 2]
-
-
-@pytest.mark.parametrize("limit, sizes", [(None, [3, 3, 1]), (4, [3, 1]), (6, [3, 3]), (99, [3, 3, 1])])
+@pytest.mark.parametrize("limit, sizes", [(None, [3, 3, 1]), (4, [3, 1]), (99, [3, 3, 1])])
 def test_eval_batches_keep_order_and_the_last_batch(limit, sizes):
     dataset = _numbered()
-    batches = [batch.numpy() for batch in dataset.eval_batches("test", 3, limit)]
+    batches = dataset.eval_batches("test", 3, limit)
+    assert batches.element_spec.shape.as_list() == [None, 2] and batches.options().autotune.enabled is False
+    batches = [batch.numpy() for batch in batches]
     assert [len(batch) for batch in batches] == sizes
     np.testing.assert_array_equal(np.concatenate(batches), dataset.array("test")[:limit])
+    np.testing.assert_array_equal(dataset.array("test"), np.arange(14).reshape(7, 2) + 0.5)
 
 
-def test_flip_mirrors_half_of_the_images_left_to_right():
-    plain = _take(_images(flip=False).train_batches(500, seed=3), 4).reshape(2000, 2, 2, 1)
-    flipped = _take(_images().train_batches(500, seed=3), 4).reshape(2000, 2, 2, 1)
-    kept = np.all(flipped == plain, axis=(1, 2, 3))
-    np.testing.assert_array_equal(flipped[~kept], plain[~kept][:, :, ::-1])
-    assert abs(np.mean(kept) - 0.5) < 4 * 0.5 / np.sqrt(2000)
+def test_the_train_stream_is_cropped_and_flipped_at_random():
+    """All images are equal, and their pixels differ, so each shows its shift."""
+    image = np.arange(60, dtype=np.uint8).reshape(5, 6, 2)
+    images = np.tile(image, [5000, 1, 1, 1])
+    dataset = Dataset.from_arrays("images", {"train": images}, 256, flip=True, crop_padding=2)
+    x, other = (next(iter(dataset.train_batches(5000, seed=seed))).numpy() for seed in (5, 6))
+    padded = np.pad(image, [(2, 2), (2, 2), (0, 0)], mode="reflect")
+    crops = [padded[i : i + 5, j : j + 6] for i in range(5) for j in range(5)]
+    counts = [np.sum(np.all(x == y, axis=(1, 2, 3))) for crop in crops for y in (crop, crop[:, ::-1])]
+    # Of 5,000 draws each of the 50 images gets 100, with a standard deviation of 9.9.
+    assert x.dtype == np.uint8 and sum(counts) == 5000
+    np.testing.assert_allclose(counts, 100, atol=4.5 * 9.9)
+    assert np.mean(np.all(x == other, axis=(1, 2, 3))) < 0.1
+    np.testing.assert_array_equal(dataset.array("train"), images)
 
 
-def test_evaluation_is_not_flipped():
-    dataset = _images()
-    x = next(iter(dataset.eval_batches("train", 2000)))
-    np.testing.assert_array_equal(x, dataset.array("train"))
-
-
-def test_distributes_over_a_strategy():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    dataset = _numbered()
-    batches = iter(strategy.experimental_distribute_dataset(dataset.train_batches(4, seed=2)))
-    expected = _take(dataset.train_batches(4, seed=2), 3)
-    np.testing.assert_array_equal([next(batches).numpy() for _ in range(3)], expected)
-
-
-def test_batch_larger_than_the_train_split_is_an_error():
-    with pytest.raises(
-        ValueError, match="batch_size = 24 exceeds the 23 train examples.*--config.train.batch_size=23"
-    ):
-        _numbered().train_batches(24, seed=0)
-    assert _take(_numbered().train_batches(23, seed=0), 2).shape == (2, 23, 2)
-
-
-@pytest.mark.parametrize(
-    "value, levels, message",
-    [
-        (np.nan, None, r"\[1, 0\] is NaN"),
-        (np.inf, None, r"\[1, 0\] is NaN or infinite"),
-        (1e39, None, r"\[1, 0\] is NaN or infinite in float32"),
-        (17, 17, r"value 17.0 at \[1, 0\] is not one of the integers 0, ..., 16"),
-        (-1, 17, "integers"),
-        (0.5, 17, "integers"),
-        (np.nan, 17, "integers"),
-        (0, 300, "levels must be"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:overflow")
-def test_bad_values_are_errors(value, levels, message):
-    with pytest.raises(ValueError, match=message):
-        Dataset.from_arrays("bad", {"train": np.array([[1.0, 2], [value, 3]])}, levels)
-
-
-@pytest.mark.parametrize("augmentation", [{}, {"flip": True, "crop_padding": 2}])
-def test_labels_belong_to_the_same_examples(augmentation):
-    dataset = _labeled(**augmentation)
-    plain = dataset.train_batches(8, seed=3, start_step=2)
-    pairs = dataset.train_batches(8, seed=3, start_step=2, labels=True)
-    assert pairs.element_spec[1] == tf.TensorSpec([8], tf.int32)
-    for x, (again, label) in itertools.islice(zip(plain, pairs, strict=True), 7):
-        np.testing.assert_array_equal(x, again)
-        if not augmentation:
-            np.testing.assert_array_equal(label, x[:, 0, 0, 0] // 12 % 5)
-    plain = dataset.eval_batches("test", 6, 11)
-    pairs = dataset.eval_batches("test", 6, 11, labels=True)
-    for x, (again, label) in zip(plain, pairs, strict=True):
-        np.testing.assert_array_equal(x, again)
-        np.testing.assert_array_equal(label, x[:, 0, 0, 0] // 12 % 5)
-
-
-@pytest.mark.parametrize("make", [_numbered, _drawn])
-def test_labels_that_are_not_there_are_errors(make):
-    for batches in (
-        lambda: make().train_batches(4, seed=0, labels=True),
-        lambda: make().eval_batches("test", 4, labels=True),
-    ):
-        with pytest.raises(ValueError, match="has no labels. Leave labels at False"):
-            batches()
-
-
-def test_labels_that_do_not_fit_are_errors():
-    x = {"train": np.zeros([3, 2])}
-    for labels, num_classes in [([0, 1], 2), ([[0], [1], [1]], 2), ([0, 1, 1], None)]:
-        with pytest.raises(ValueError, match="labels need num_classes, and one integer for each"):
-            Dataset.from_arrays("bad", x, labels={"train": labels}, num_classes=num_classes)
-    for labels in ([0, 1, 2], [0, -1, 1], [0, 0.5, 1]):
-        with pytest.raises(ValueError, match="labels must be integers 0, ..., 1"):
-            Dataset.from_arrays("bad", x, labels={"train": labels}, num_classes=2)
-
-
-@pytest.mark.parametrize("shape", [(2, 1), (3,)])
-def test_conditions_that_do_not_fit_are_errors(shape):
-    with pytest.raises(ValueError, match=r"3 examples have conditions of shape .*, and not \[3, size\]"):
-        Dataset.from_arrays("bad", {"train": np.zeros([3, 2])}, conditions={"train": np.zeros(shape)})
-
-
-def test_the_train_stream_is_cropped_then_flipped():
-    """Each image is one of those that NumPy pads, cuts and mirrors; test images stay."""
-    dataset, plain = _labeled(flip=True, crop_padding=2), _labeled()
-    images = next(iter(plain.train_batches(40, seed=5)))
-    changed = next(iter(dataset.train_batches(40, seed=5)))
-    for image, x in zip(images.numpy(), changed.numpy(), strict=True):
-        padded = np.pad(image, [(2, 2), (2, 2), (0, 0)], mode="reflect")
-        crops = [padded[i : i + 3, j : j + 4] for i in range(5) for j in range(5)]
-        assert any(np.all(x == crop) or np.all(x == crop[:, ::-1]) for crop in crops)
-    assert np.mean(np.all(images == changed, axis=(1, 2, 3))) < 0.5
-    np.testing.assert_array_equal(dataset.array("test"), plain.array("test"))
-
-
-def test_wrong_arguments_are_errors():
-    dataset = _numbered()
-    with pytest.raises(ValueError, match="no finite split 'valid'; it has .'test', 'train'."):
-        dataset.eval_batches("valid", 3)
-    with pytest.raises(ValueError, match="no finite split 'train'"):
-        _drawn().eval_batches("train", 3)
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        dataset.train_batches(0, seed=0)
-    with pytest.raises(ValueError, match="limit must be at least 1"):
-        dataset.eval_batches("test", 3, limit=0)
-    with pytest.raises(ValueError, match="Only images can be flipped"):
-        _numbered(flip=True)
-    with pytest.raises(ValueError, match="Only images can be flipped or cropped"):
-        _numbered(crop_padding=1)
-    for padding in (3, -1):
-        with pytest.raises(ValueError, match=f"below the sides.*3 x 4, but is {padding}"):
-            _labeled(crop_padding=padding)
-    with pytest.raises(ValueError, match="differ in their event shapes"):
-        Dataset.from_arrays("bad", {"train": np.zeros([3, 2]), "test": np.zeros([3, 1])})
-    with pytest.raises(ValueError, match="holds no example"):
-        Dataset.from_arrays("bad", {"train": np.zeros([0, 2])})
+@pytest.mark.parametrize("make", [_labeled, lambda: _labeled(flip=True, crop_padding=2), _streamed])
+def test_labels_belong_to_the_same_examples(make):
+    dataset = make()
+    streams = [lambda **options: dataset.train_batches(12, seed=3, start_step=2, **options)]
+    if dataset.stream is None:
+        streams.append(lambda **options: dataset.eval_batches("test", 6, 11, **options))
+    for batches in streams:
+        for x, (again, label) in itertools.islice(zip(batches(), batches(labels=True), strict=True), 5):
+            np.testing.assert_array_equal(x, again)
+            if not dataset.flip:
+                np.testing.assert_array_equal(label, x[:, 0, 0, 0] // 12 % 5)
+    whole, part = (streams[0](labels=True, share=share) for share in ((0, 1), (1, 2)))
+    assert part.element_spec[1] == tf.TensorSpec([6], tf.int32)
+    for (x, label), (part_x, part_label) in itertools.islice(zip(whole, part, strict=True), 5):
+        np.testing.assert_array_equal(part_x, x[6:])
+        np.testing.assert_array_equal(part_label, label[6:])
 
 
 @pytest.mark.parametrize("levels", [None, 256])
@@ -312,3 +162,56 @@ def test_channel_statistics(levels):
     noise = 0.0 if levels is None else 1.0
     np.testing.assert_allclose(dataset.mean, (x.mean(0) + noise / 2) / (levels or 1), rtol=1e-10)
     np.testing.assert_allclose(dataset.std, np.sqrt(x.var(0) + noise / 12) / (levels or 1), rtol=1e-8)
+
+
+def _with_value(value, levels=None):
+    return lambda: Dataset.from_arrays("bad", {"train": np.array([[1.0, 2], [value, 3]])}, levels)
+
+
+def _with_labels(labels, num_classes=2):
+    return lambda: Dataset.from_arrays("bad", ROWS, labels={"train": labels}, num_classes=num_classes)
+
+
+def _with_conditions(shape):
+    return lambda: Dataset.from_arrays("bad", ROWS, conditions={"train": np.zeros(shape)})
+
+
+NO_LABELS = "has no labels. Leave labels at False"
+LABELS = "labels need num_classes, and one integer for each"
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: _numbered().train_batches(12, 0, share=(2, 2)), r"index in 0, ..., num - 1, but is \(2, 2\)"),
+        (lambda: _numbered().train_batches(12, 0, share=(-1, 2)), r"index in 0, ..., num - 1, but is \(-1, 2\)"),
+        (lambda: _drawn().train_batches(12, 0, share=(0, 5)), "batch_size = 12 is not a multiple of the 5"),
+        (lambda: _drawn().train_batches(4, 0, labels=True), NO_LABELS),
+        (lambda: _numbered().eval_batches("test", 4, labels=True), NO_LABELS),
+        (lambda: _numbered().train_batches(51, seed=0), "51 exceeds the 50 train examples.*train.batch_size=50"),
+        (lambda: _numbered().train_batches(0, seed=0), "batch_size must be at least 1"),
+        (lambda: _numbered().eval_batches("test", 3, limit=0), "limit must be at least 1"),
+        (lambda: _numbered().eval_batches("valid", 3), "no finite split 'valid'; it has .'test', 'train'."),
+        (lambda: _drawn().eval_batches("train", 3), "no finite split 'train'"),
+        (lambda: _numbered(flip=True), "Only images can be flipped"),
+        (lambda: _numbered(crop_padding=1), "Only images can be flipped or cropped"),
+        (lambda: _labeled(crop_padding=3), "below the sides.*3 x 4, but is 3"),
+        (lambda: _labeled(crop_padding=-1), "below the sides.*3 x 4, but is -1"),
+        (lambda: Dataset.from_arrays("a", ROWS | {"test": np.zeros([3, 1])}), "differ in their event shapes"),
+        (lambda: Dataset.from_arrays("a", {"train": np.zeros([0, 2])}), "holds no example"),
+        (_with_value(np.nan), r"\[1, 0\] is NaN"),
+        (_with_value(np.inf), r"\[1, 0\] is NaN or infinite"),
+        (_with_value(1e39), r"\[1, 0\] is NaN or infinite in float32"),
+        (_with_value(17, 17), r"value 17.0 at \[1, 0\] is not one of the integers 0, ..., 16"),
+        *[(_with_value(value, 17), "integers") for value in (-1, 0.5, np.nan)],
+        (_with_value(0, 300), "levels must be"),
+        *[(_with_labels(labels), LABELS) for labels in ([0, 1], [[0], [1], [1]])],
+        (_with_labels([0, 1, 1], None), LABELS),
+        *[(_with_labels(labels), "integers 0, ..., 1") for labels in ([0, 1, 2], [0, -1, 1], [0, 0.5, 1])],
+        *[(_with_conditions(s), r"3 examples have conditions.*not \[3, size\]") for s in ((2, 1), (3,))],
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

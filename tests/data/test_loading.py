@@ -5,8 +5,9 @@ import sys
 import ml_collections
 import numpy as np
 import pytest
+from sklearn import datasets
 
-from tf_resflow.data import DENSITIES, default_config, load
+from tf_resflow.data import DENSITIES, default_config, load, load_digits
 
 
 def test_importing_the_package_loads_no_optional_library():
@@ -18,18 +19,29 @@ def test_importing_the_package_loads_no_optional_library():
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
 
 
-def test_default_config_is_the_digits():
+def test_each_name_loads_its_data():
     config = default_config()
-    assert load(config).name == "digits"
-    assert load(ml_collections.FrozenConfigDict(config)).name == "digits"
+    assert load(config).name == load(ml_collections.FrozenConfigDict(config)).name == "digits"
     assert load({}).levels == 17
+    for name in ("moons", "8gaussians"):
+        dataset = load({"name": name, "num_test": 9})
+        assert dataset.name == name and dataset.sizes == {"test": 9, "validation": 9}
+        assert load({"name": name, "num_test": 9, "validation_fraction": 0}).sizes == {"test": 9}
 
 
-@pytest.mark.parametrize("name", sorted(DENSITIES))
-def test_every_density_has_its_name(name):
-    dataset = load({"name": name, "num_test": 9})
-    assert dataset.name == name and dataset.sizes == {"test": 9, "validation": 9}
-    assert load({"name": name, "num_test": 9, "validation_fraction": 0}).sizes == {"test": 9}
+def test_the_split_of_the_digits_is_fixed():
+    digits, order = datasets.load_digits(), np.random.RandomState(0).permutation(1797)
+    for fraction, num_train in [(0.1, 1347), (0.0, 1497)]:
+        dataset = load_digits(validation_fraction=fraction)
+        parts = {"train": order[:num_train], "validation": order[num_train:1497], "test": order[1497:]}
+        parts = {split: part for split, part in parts.items() if len(part)}
+        assert dataset.sizes == {split: len(part) for split, part in parts.items()}
+        for split, part in parts.items():
+            images, labels = next(iter(dataset.eval_batches(split, 1797, labels=True)))
+            np.testing.assert_array_equal(images, digits.images[part][..., np.newaxis])
+            np.testing.assert_array_equal(labels, digits.target[part])
+            assert images.dtype == np.uint8
+    assert (dataset.event_shape, dataset.levels, dataset.num_classes) == ((8, 8, 1), 17, 10)
 
 
 def test_tabular_fields_reach_the_loader(tmp_path):
@@ -48,29 +60,24 @@ def test_other_names_are_image_data_sets(tmp_path, prefix):
         load({"name": prefix + "cifar10", "data_dir": str(tmp_path)})
 
 
-def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path):
+@pytest.mark.parametrize(
+    "name, near",
+    [("digit", "digits"), ("my_picturs", "my_pictures"), ("mnst/3.0.1", "mnist"), ("zzzzzzzz", None)],
+)
+def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path, name, near):
     (tmp_path / "my_pictures").mkdir()
-    for name, near in [
-        ("digit", "digits"),
-        ("2spiral", "2spirals"),
-        ("my_picturs", "my_pictures"),
-        ("mnst", "mnist"),
-        ("mnst/3.0.1", "mnist"),
-    ]:
-        with pytest.raises(ValueError, match=f"'{name}'; did you mean '{near}'") as error:
-            load({"name": name, "data_dir": str(tmp_path)})
-        assert all(known in str(error.value) for known in [*DENSITIES, "tabular", "my_pictures"])
-    with pytest.raises(ValueError, match="nothing has a similar name"):
-        load({"name": "zzzzzzzz", "data_dir": str(tmp_path)})
+    message = f"'{name}'; did you mean '{near}'" if near else "nothing has a similar name"
+    with pytest.raises(ValueError, match=message) as error:
+        load({"name": name, "data_dir": str(tmp_path)})
+    assert all(known in str(error.value) for known in [*DENSITIES, "tabular", "my_pictures"])
 
 
 @pytest.mark.parametrize(
     "name, kinds",
     [
-        *[(name, "images") for name in ("/data/faces", "~/faces", "./faces", "../faces", "my photographs")],
-        ("table.csv", "tabular"),
-        ("data/table.parquet", "tabular"),
-        ("data/table.npz", "images or --config.data.name=tabular"),
+        *[(name, "images") for name in ("/data/faces", "~/faces", "./faces", "my photographs")],
+        *[(name, "tabular") for name in ("table.csv", "data/table.parquet")],
+        *[(f"a.{kind}", "images or --config.data.name=tabular") for kind in ("npy", "npz")],
     ],
 )
 def test_a_path_is_no_name(name, kinds, tmp_path, monkeypatch):
@@ -81,33 +88,29 @@ def test_a_path_is_no_name(name, kinds, tmp_path, monkeypatch):
 
 
 def test_wrong_fields_are_errors():
-    with pytest.raises(ValueError, match="data.dta_dir; did you mean 'data_dir'"):
-        load({"name": "digits", "dta_dir": ""})
-    with pytest.raises(ValueError, match="17 levels, not 16"):
-        load({"name": "digits", "levels": 16})
+    for fields, message in [
+        ("digits", "such as {'name': 'digits'}; got 'digits'"),
+        ({"dta_dir": ""}, "data.dta_dir; did you mean 'data_dir'"),
+        ({"levels": 16}, "17 levels, not 16"),
+        ({"image_size": 9}, "8 x 8, not of size 9"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load(fields)
 
 
-@pytest.mark.parametrize(
-    "name, field, value",
-    [
-        ("moons", "flip", True),
-        ("moons", "path", "a.csv"),
-        ("digits", "path", "photographs"),
-        ("digits", "test_fraction", 0.2),
-        ("mnist", "path", "photographs"),
-        ("mnist", "key", "a"),
-        ("mnist", "num_test", 5),
-        ("tabular", "image_size", 8),
-        ("images", "split_train", "train[:10]"),
-    ],
-)
-def test_a_field_of_other_data_is_refused(name, field, value):
+FOREIGN = {
+    "moons": {"flip": True},
+    "digits": {"path": "photographs", "test_fraction": 0.2},
+    "mnist": {"key": "a", "num_test": 5},
+    "tabular": {"image_size": 8},
+    "images": {"split_train": "train[:10]"},
+}
+
+
+@pytest.mark.parametrize("name, field", [(name, field) for name, fields in FOREIGN.items() for field in fields])
+def test_a_field_of_other_data_is_refused(name, field):
+    value = FOREIGN[name][field]
     message = re.escape(f"data.{field} = {value!r} does not apply to data.name = '{name}'")
     with pytest.raises(ValueError, match=message) as error:
         load({"name": name, field: value})
     assert ("'images' for a folder" in str(error.value)) == (field in ("path", "key", "test_fraction"))
-
-
-def test_a_name_is_not_a_config():
-    with pytest.raises(ValueError, match="such as {'name': 'digits'}; got 'digits'"):
-        load("digits")

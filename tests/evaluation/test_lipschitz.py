@@ -9,56 +9,51 @@ from tf_resflow.bijectors.base import lipschitz_constants
 from tf_resflow.evaluation import lipschitz_bounds, lipschitz_certificate, uncertified_blocks
 
 
-def test_a_flow_of_couplings_has_no_bounds():
+def test_what_has_no_bounds():
     block = resflow.flows.coupling_image_block()
     flow = resflow.flows.image_flow((4, 4, 1), (1,), 2, kernels=(1,), num_fc_blocks=0, block=block)
     assert lipschitz_bounds(flow) == {}
+    model = resflow.FlowModel(flow, [4, 4, 1])
+    for function in (lipschitz_bounds, lipschitz_certificate, uncertified_blocks):
+        with pytest.raises(ValueError, match="Expected a flow, .* got a FlowModel: pass its attribute flow"):
+            function(model)
+        with pytest.raises(ValueError, match="got a Sequential"):
+            function(keras.Sequential())
 
 
-@pytest.mark.parametrize("function", [lipschitz_bounds, lipschitz_certificate, uncertified_blocks])
-def test_a_model_is_no_flow(function):
-    flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])])
-    with pytest.raises(ValueError, match="Expected a flow, .* got a FlowModel: pass its attribute flow"):
-        function(resflow.FlowModel(flow, [2]))
-    with pytest.raises(ValueError, match="got a Sequential"):
-        function(keras.Sequential())
-
-
-def test_bounds_are_above_the_product_of_the_norms():
-    """Without activation the branch is W2 W1; each bound is the product of the clipped norms."""
-    flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(5,), activation="relu", coefficient=0.8)
-    for layer in resflow.layers.lipschitz_layers(flow):
-        layer.kernel.assign(3.0 * layer.kernel)
-    resflow.layers.update_norms(flow, tolerance=1e-6, max_iterations=500)
-    bounds = lipschitz_bounds(flow)
-    assert list(bounds) == ["block0", "block1"]
-    blocks = {module.name: module for module in flow.submodules if module.name in bounds}
-    for name, bound in bounds.items():
-        kernels = [layer.kernel.numpy() for layer in resflow.layers.lipschitz_layers(blocks[name])]
-        norms = [np.linalg.svd(kernel, compute_uv=False)[0] for kernel in kernels]
-        product = np.prod(np.minimum(norms, 0.8))
-        assert product * (1 - 1e-5) < bound < product * 1.05  # the layers leave room for rounding
+def jacobians(bijector, x):
+    """At each of a batch of events, as matrices."""
+    x = tf.constant(x, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = bijector.forward(x)
+    size = x[0].shape.num_elements()
+    return tf.reshape(tape.batch_jacobian(y, x), [len(x), size, size]).numpy()
 
 
 def test_layers_and_blocks():
-    flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(5,), coefficient=0.8)
+    """Without activation the branch is W2 W1; each bound is the product of the clipped norms."""
+    flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(5,), activation="relu", coefficient=0.8)
     for layer in resflow.layers.lipschitz_layers(flow):
         layer.kernel.assign(2.0 * layer.kernel)
     resflow.layers.update_norms(flow, tolerance=1e-6, max_iterations=500)
-    certificate = lipschitz_certificate(flow)
-    assert {name: c["certified"] for name, c in certificate["blocks"].items()} == lipschitz_bounds(flow)
+    certificate, bounds = lipschitz_certificate(flow), lipschitz_bounds(flow)
+    assert list(bounds) == ["block0", "block1"]
+    assert {name: c["certified"] for name, c in certificate["blocks"].items()} == bounds
     assert [c["nominal"] for c in certificate["blocks"].values()] == [pytest.approx(0.64)] * 2
     blocks = {block.name: block for block in resflow.bijectors.residual_blocks(flow)}
     for name, of_layers in certificate["layers"].items():
         kernels = resflow.layers.lipschitz_layers(blocks[name])
         assert list(of_layers) == [layer.name for layer in kernels] == ["dense_0", "dense_1"]
-        for layer in kernels:
-            norm = np.linalg.norm(layer.kernel.numpy(), 2)
+        norms = [np.linalg.norm(layer.kernel.numpy(), 2) for layer in kernels]
+        for layer, norm in zip(kernels, norms, strict=True):
             assert of_layers[layer.name] == {
                 "coefficient": 0.8,
                 "estimate": pytest.approx(norm, rel=1e-4),
                 "bound": pytest.approx(min(norm, 0.8), rel=1e-4),
             }
+        product = np.prod(np.minimum(norms, 0.8))
+        assert product * (1 - 1e-5) < bounds[name] < product * 1.05  # the layers leave room for rounding
 
 
 def linear_block(slope, name="block"):
@@ -73,18 +68,11 @@ def test_constants_of_a_linear_flow_and_of_its_inverse():
     act_norm = resflow.bijectors.ActNorm([2])
     act_norm.log_scale.assign(np.log([3.0, 0.25]))
     normalize = resflow.bijectors.Normalize([1.0, 2.0], [0.5, 4.0])
-    flow = resflow.bijectors.Flow(
-        [normalize, linear_block(0.5, "a"), tfp.bijectors.Invert(act_norm), linear_block(-0.5, "b")]
-    )
-    certificate = lipschitz_certificate(flow)
-    assert certificate["flow"] == {
-        "nominal": pytest.approx(2 * 1.9 * 4 * 1.9),
-        "certified": pytest.approx(2 * 1.5 * 4 * 1.5),
-    }
-    assert certificate["inverse"] == {
-        "nominal": pytest.approx(4 * 10 * 3 * 10),
-        "certified": pytest.approx(4 * 2 * 3 * 2),
-    }
+    parts = [normalize, linear_block(0.5, "a"), tfp.bijectors.Invert(act_norm), linear_block(-0.5, "b")]
+    certificate = lipschitz_certificate(resflow.bijectors.Flow(parts))
+    expected = {"nominal": 2 * 1.9 * 4 * 1.9, "certified": 2 * 1.5 * 4 * 1.5}
+    assert certificate["flow"] == pytest.approx(expected)
+    assert certificate["inverse"] == pytest.approx({"nominal": 4 * 10 * 3 * 10, "certified": 4 * 2 * 3 * 2})
 
 
 def test_a_multiscale_flow_is_not_steeper_than_its_certificate():
@@ -97,12 +85,7 @@ def test_a_multiscale_flow_is_not_steeper_than_its_certificate():
     for variable in flow.trainable_variables:
         variable.assign(variable + generator.normal(0, 0.3, variable.shape))
     resflow.layers.update_norms(flow, tolerance=1e-6, max_iterations=500)
-    x = tf.constant(generator.uniform(size=[20, 4, 4, 1]), tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        z = flow.forward(x)
-    jacobians = tf.reshape(tape.batch_jacobian(z, x), [20, 16, 16]).numpy()
-    singular = np.linalg.svd(jacobians, compute_uv=False)
+    singular = np.linalg.svd(jacobians(flow, generator.uniform(size=[20, 4, 4, 1])), compute_uv=False)
     certificate = lipschitz_certificate(flow)
     forward, inverse = certificate["flow"]["certified"], certificate["inverse"]["certified"]
     assert forward / 1e4 < singular.max() <= forward < np.inf
@@ -111,8 +94,7 @@ def test_a_multiscale_flow_is_not_steeper_than_its_certificate():
 
 def test_the_slopes_of_the_logit():
     logit = resflow.bijectors.Logit(0.05)
-    flow = resflow.bijectors.Flow([logit, linear_block(0.0)])
-    certificate = lipschitz_certificate(flow)
+    certificate = lipschitz_certificate(resflow.bijectors.Flow([logit, linear_block(0.0)]))
     x, y = tf.linspace(0.0, 1.0, 101), tf.linspace(-3.0, 3.0, 101)
     steepest = np.exp(np.max(logit.forward_log_det_jacobian(x, 0)))
     assert certificate["flow"]["certified"] == pytest.approx(steepest, rel=1e-5)
@@ -124,6 +106,9 @@ def test_what_is_not_known(stored_norms):
     stock = resflow.bijectors.Flow([tfp.bijectors.Exp(), linear_block(0.5)])
     assert lipschitz_certificate(stock)["flow"]["certified"] == np.inf
     stale = linear_block(0.5)
+    assert stale.lipschitz_constants()[:3] == (pytest.approx(1.9), pytest.approx(10), 2.0)
+    inverted = lipschitz_constants(tfp.bijectors.Invert(stale), certified=True)
+    assert inverted[:3] == (pytest.approx(2.0), pytest.approx(1.5), 2.0) and inverted.reason is None
     (layer,) = resflow.layers.lipschitz_layers(stale)
     layer.vector.assign([[0.0, 1.0]])
     layer.kernel.assign(np.diag([1.5, 0.1]))
@@ -131,6 +116,9 @@ def test_what_is_not_known(stored_norms):
     certificate = lipschitz_certificate(resflow.bijectors.Flow([stale]))
     assert certificate["blocks"]["block"]["certified"] == pytest.approx(1.5)
     assert certificate["inverse"] == {"nominal": pytest.approx(10.0), "certified": np.inf}
+    steep = stale.lipschitz_constants(certified=True)
+    assert steep.forward == pytest.approx(2.5) and steep.inverse == np.inf
+    assert steep.reason == "The bound 1.5 of the branch is not below 1"
 
 
 def test_a_block_on_trust_is_not_certified():
@@ -168,21 +156,16 @@ def test_blocks_that_contract_in_different_norms_have_no_common_constant():
     assert max(c["nominal"] for c in certificate["blocks"].values()) < 1
     same = resflow.flows.vector_flow(3, 2, (4,), coefficient=0.5, norms=(3, 2, 3), act_norm=False)
     assert lipschitz_certificate(same)["flow"]["nominal"] == pytest.approx(1.25**2)
-
-
-def jacobian(bijector, x):
-    """At one event, as a matrix."""
-    x = tf.constant(x, tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = bijector.forward(x)
-    return tape.jacobian(y, x).numpy().reshape(x.shape.num_elements(), -1)
+    beside = resflow.bijectors.Flow([same.bijectors[0], resflow.bijectors.InvertibleConv1x1(3)])
+    certificate = lipschitz_certificate(beside)
+    assert certificate["flow"]["nominal"] == np.inf
+    assert certificate["unbounded"] == {"flow": "The parts of flow contract in different norms"}
 
 
 def test_the_singular_values_of_a_1x1_convolution():
     conv = resflow.bijectors.InvertibleConv1x1(3, seed=1)
     conv.lower_upper.assign_add(np.random.default_rng(0).normal(0, 0.5, [3, 3]))
-    singular = np.linalg.svd(jacobian(conv, np.zeros([2, 2, 3])), compute_uv=False)
+    singular = np.linalg.svd(jacobians(conv, np.zeros([1, 2, 2, 3]))[0], compute_uv=False)
     constants = conv.lipschitz_constants(certified=True)
     assert constants[:3] == (pytest.approx(singular[0]), pytest.approx(1 / singular[-1]), 2.0)
     certificate = lipschitz_certificate(resflow.bijectors.Flow([conv, linear_block(0.5)]))
@@ -193,40 +176,20 @@ def test_the_singular_values_of_a_1x1_convolution():
 
 @pytest.mark.parametrize("order, swap", [(2, False), (1, True), (np.inf, False)])
 def test_an_additive_coupling_is_not_steeper_than_its_constant(order, swap):
-    norms = [order] * 3
-    network = keras.Sequential(
-        [
-            keras.Input([2]),
-            resflow.layers.LipschitzDense(8, 3.0, domain=norms[0], codomain=norms[1]),
-            resflow.layers.LipSwish(),
-            resflow.layers.LipschitzDense(3, 3.0, domain=norms[1], codomain=norms[2]),
-        ]
-    )
+    norms = {"domain": order, "codomain": order}
+    first, last = (resflow.layers.LipschitzDense(units, 3.0, **norms) for units in (8, 3))
+    network = keras.Sequential([keras.Input([2]), first, resflow.layers.LipSwish(), last])
     generator = np.random.default_rng(0)
-    for layer in resflow.layers.lipschitz_layers(network):
+    for layer in (first, last):
         layer.kernel.assign(generator.normal(size=layer.kernel.shape))
     resflow.layers.update_norms(network, tolerance=1e-6, max_iterations=500)
     coupling = resflow.bijectors.AdditiveCoupling(network, swap=swap)
     nominal, certified = coupling.lipschitz_constants(), coupling.lipschitz_constants(certified=True)
     assert nominal[:2] == (10.0, 10.0) and nominal.order == certified.order == order
     assert certified.forward == certified.inverse <= 10 * (1 + 1e-5)
-    for x in generator.normal(size=[10, 5]):
-        dense = jacobian(coupling, x)
+    for dense in jacobians(coupling, generator.normal(size=[10, 5])):
         for matrix, bound in ((dense, certified.forward), (np.linalg.inv(dense), certified.inverse)):
             assert np.linalg.norm(matrix, order) <= bound * (1 + 1e-5)
-
-
-def test_the_constants_of_one_block(stored_norms):
-    block = linear_block(0.5)
-    assert block.lipschitz_constants()[:3] == (pytest.approx(1.9), pytest.approx(10), 2.0)
-    inverted = lipschitz_constants(tfp.bijectors.Invert(block), certified=True)
-    assert inverted[:3] == (pytest.approx(2.0), pytest.approx(1.5), 2.0) and inverted.reason is None
-    stored_norms()
-    block.branch.layers[0].vector.assign([[0.0, 1.0]])
-    block.branch.layers[0].kernel.assign(np.diag([1.5, 0.1]))
-    steep = block.lipschitz_constants(certified=True)
-    assert steep.forward == pytest.approx(2.5) and steep.inverse == np.inf
-    assert steep.reason == "The bound 1.5 of the branch is not below 1"
 
 
 def test_what_bounds_no_slope_has_its_reason():
@@ -246,11 +209,3 @@ def test_what_bounds_no_slope_has_its_reason():
     assert "(Dense) is unknown" in reasons["additive_coupling"]
     assert reasons["chain"] == "The Lipschitz constants of a Chain are unknown" and "flow" not in reasons
     assert flow.lipschitz_constants(certified=True).reason == reasons["affine_coupling"]
-
-
-def test_a_1x1_convolution_beside_blocks_of_another_norm():
-    block = resflow.flows.vector_flow(3, 1, (4,), norms=(3, 2, 3), act_norm=False).bijectors[0]
-    flow = resflow.bijectors.Flow([block, resflow.bijectors.InvertibleConv1x1(3)])
-    certificate = lipschitz_certificate(flow)
-    assert certificate["flow"]["nominal"] == np.inf
-    assert certificate["unbounded"] == {"flow": "The parts of flow contract in different norms"}

@@ -21,7 +21,7 @@ def gaussian_posteriors(draws, num, dimensions, scale):
     return parameters, samples, stats.norm(mean, deviation)
 
 
-@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_ranks_have_their_distribution(scale):
     """4,000 data sets of 19 draws. Given z, the standardized error of the mean, ranks are binomial."""
     draws, num = 19, 4000
@@ -59,53 +59,37 @@ def test_levels_by_hand():
     assert coverage_levels([[0.0], [1.0], [2.0]], [-math.inf]) == pytest.approx(3.5 / 4)
 
 
-def test_equal_distributions():
-    """1,000 points each: one half within 4 standard errors, also when a coordinate is constant."""
-    x = np.random.default_rng(0).normal(size=[2, 1000, 3])
-    x[..., 2] = 1.0
-    score = c2st(*x)
-    assert score.num_examples == 2000
-    assert score.stderr == pytest.approx(math.sqrt(score.mean * (1 - score.mean) / 2000))
-    assert abs(score.mean - 0.5) < 4 * score.stderr
+def test_the_accuracy_of_a_classifier_is_close_to_the_best():
+    """N(0, 1) and N(2, 1), 500 points each: at most Phi(1), but for chance, and not far below.
 
-
-def test_accuracy_is_close_to_the_best():
-    """N(0, 1) and N(2, 1), 1,000 points each: at most Phi(1), but for chance, and not far below."""
-    x = np.random.default_rng(0).normal(size=[2, 1000, 1])
-    score = c2st(x[0], x[1] + 2)
-    best = stats.norm.cdf(1)
+    Of equal distributions it is one half within 4 standard errors, also when a coordinate is constant.
+    """
+    x = np.random.default_rng(0).normal(size=[2, 500, 1])
+    score, best = c2st(x[0], x[1] + 2), stats.norm.cdf(1)
     assert best - 4 * score.stderr - 0.01 < score.mean < best + 4 * score.stderr
+    equal = c2st(*np.concatenate([x, np.ones([2, 500, 1])], axis=-1))
+    assert equal.num_examples == 1000
+    assert equal.stderr == pytest.approx(math.sqrt(equal.mean * (1 - equal.mean) / 1000))
+    assert abs(equal.mean - 0.5) < 4 * equal.stderr
+    assert c2st(x[0][:200], x[1][:200] + 20).mean == 1.0
 
 
-def test_separated_distributions():
-    x = np.random.default_rng(0).normal(size=[2, 200, 2])
-    assert c2st(x[0], x[1] + 20).mean == 1.0
-
-
-def test_a_dependence_is_found():
-    """Equal marginals, which one coordinate at a time would not tell apart."""
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=[400, 2])
-    y = generator.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], size=400)
-    assert c2st(x, y).mean > 0.65
+NAN = np.full([4, 3, 2], np.nan)
 
 
 @pytest.mark.parametrize(
-    "call, match",
+    "function, arguments, message",
     [
-        (lambda: calibration_ranks(np.zeros([2, 3]), np.zeros([3])), r"\[draws, num, dimensions\].*first axis"),
-        (lambda: calibration_ranks(np.zeros([4, 3, 2]), np.zeros([4, 2])), r"\(4, 3, 2\) and \(4, 2\)"),
-        (lambda: calibration_ranks(np.full([4, 3, 2], np.nan), np.zeros([3, 2])), "24 of 24 values of samples"),
-        (lambda: coverage_levels(np.zeros([4, 3]), np.zeros([4])), r"\(4, 3\) and \(4,\)"),
-        (lambda: coverage_levels(np.full([4, 3], np.nan), np.zeros([3])), "NaN, which has no rank"),
-        (lambda: c2st(np.zeros([4, 2]), np.zeros([5, 2])), "Draw as many samples"),
-        (lambda: c2st(np.zeros([5, 2]), np.full([5, 2], np.inf)), "10 of 10 values of reference"),
-        (
-            lambda: c2st(np.zeros([4, 2]), np.zeros([4, 2])),
-            "from 2 to .* 4; got 5",
-        ),
+        (calibration_ranks, (np.zeros([2, 3]), np.zeros([3])), r"\[draws, num, dimensions\].*first axis"),
+        (calibration_ranks, (np.zeros([4, 3, 2]), np.zeros([4, 2])), r"\(4, 3, 2\) and \(4, 2\)"),
+        (calibration_ranks, (NAN, np.zeros([3, 2])), "24 of 24 values of samples"),
+        (coverage_levels, (np.zeros([4, 3]), np.zeros([4])), r"\(4, 3\) and \(4,\)"),
+        (coverage_levels, (NAN[..., 0], np.zeros([3])), "NaN, which has no rank"),
+        (c2st, (np.zeros([4, 2]), np.zeros([5, 2])), "Draw as many samples"),
+        (c2st, (np.zeros([5, 2]), np.full([5, 2], np.inf)), "10 of 10 values of reference"),
+        (c2st, (np.zeros([4, 2]), np.zeros([4, 2])), "from 2 to .* 4; got 5"),
     ],
 )
-def test_errors(call, match):
-    with pytest.raises(ValueError, match=match):
-        call()
+def test_what_does_not_fit_is_refused(function, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        function(*arguments)

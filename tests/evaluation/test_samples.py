@@ -11,15 +11,11 @@ from tf_resflow.evaluation import draw_samples, sampling, write_samples
 from tf_resflow.evaluation.samples import check_paths, check_samples
 
 
-@pytest.fixture
-def model(monkeypatch):
-    monkeypatch.setattr(sampling, "batch_size", lambda shape: 4)
-    return resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
-
-
-@pytest.mark.parametrize("seed", [3, 2**40])
-def test_batches_make_the_samples_that_one_call_makes(model, monkeypatch, seed):
+def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
     """Of a seed beyond 32 bits, too. All batches and temperatures are of one graph."""
+    monkeypatch.setattr(sampling, "batch_size", lambda shape: 4)
+    model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
+    seed = 2**40
     traces, sample, draw = [], model.sample, model.sample_latent
     with monkeypatch.context() as patch:
         patch.setattr(model, "sample_latent", lambda *args: traces.append(args) or draw(*args))
@@ -83,30 +79,21 @@ def test_an_interrupted_draw_leaves_nothing(tmp_path, name):
 
 def test_vectors_are_drawn_over_data(tmp_path, figures):
     values = np.random.default_rng(0).normal(size=[2, 40, 3])
-    write_samples(
-        tmp_path / "samples.PNG",
-        [values[0], values[1]],
-        (2, 40, 3),
-        temperatures=[0.5, 1.0],
-        data={"test data": values[0]},
-        name="demo",
-    )
-    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
-        "test data (40)",
-        "temperature 0.5 (40)",
-        "temperature 1 (40)",
-    ]
+    fields = {"temperatures": [0.5, 1.0], "data": {"test data": values[0]}, "name": "demo"}
+    write_samples(tmp_path / "samples.PNG", [*values], (2, 40, 3), **fields)
+    legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert legend == ["test data (40)", "temperature 0.5 (40)", "temperature 1 (40)"]
     assert figures[0].get_suptitle() == "demo"
 
 
 def test_images(tmp_path):
     """One row is laid out as a square, several are as they are, with their labels."""
-    values = np.full([4, 3, 3, 1], 16, np.uint8)
-    write_samples(tmp_path / "samples.png", [values], (1, 4, 3, 3, 1), levels=17, temperatures=[0.5])
-    square = np.asarray(Image.open(tmp_path / "samples.png"))
+    values, path = np.full([4, 3, 3, 1], 16, np.uint8), tmp_path / "samples.png"
+    write_samples(path, [values], (1, 4, 3, 3, 1), levels=17, temperatures=[0.5])
+    square = np.asarray(Image.open(path))
     assert square.max() == 255 and square.shape[0] == square.shape[1]
-    write_samples(tmp_path / "samples.png", [values], (2, 2, 3, 3, 1), levels=17, temperatures=[0.5, 1.0])
-    rows = np.asarray(Image.open(tmp_path / "samples.png"))
+    write_samples(path, [values], (2, 2, 3, 3, 1), levels=17, temperatures=[0.5, 1.0])
+    rows = np.asarray(Image.open(path))
     assert rows.shape[0] == square.shape[0] and rows.shape[1] > square.shape[1] + 50
 
 
@@ -115,15 +102,16 @@ def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(9e9, 1e9, 8e9))
     check_samples(tmp_path / "a.npy", (10**9, 2))
     check_samples(tmp_path / "a.npy", (8 * 10**9, 1), levels=256)
-    with pytest.raises(ValueError, match=r"1,000,000,001 samples take 8 GB, and .* has 8 GB free\. Lower --num"):
-        check_samples(tmp_path / "a.npy", (10**9 + 1, 2))
     check_samples(tmp_path / "a.png", (5461, 32, 32, 3), levels=256)
-    with pytest.raises(ValueError, match="5,462 samples are too many for a picture, which takes 5,461 of them"):
-        check_samples(tmp_path / "a.png", (5462, 32, 32, 3), levels=256)
-    with pytest.raises(ValueError, match=r"should end in .png or .npy"):
-        check_samples(tmp_path / "a.docx", (1, 2))
     check_paths(tmp_path / "a.npy", (100, 4))
-    with pytest.raises(ValueError, match="Paths of vectors of 4 cannot be drawn.*npy"):
-        check_paths(tmp_path / "a.png", (100, 4))
-    with pytest.raises(ValueError, match="at most 268,435,456. Lower --num"):
-        check_paths(tmp_path / "a.npy", (2**28 + 1, 1))
+    check_paths(tmp_path / "a.png", (100, 2))
+    check_paths(tmp_path / "a.npy", (2**28, 1))
+    for check, name, shape, message in [
+        (check_samples, "a.npy", (10**9 + 1, 2), r"1,000,000,001 samples take 8 GB, .* 8 GB free\. Lower --num"),
+        (check_samples, "a.png", (5462, 32, 32, 3), "5,462 samples are too many for a picture, which takes 5,461"),
+        (check_samples, "a.docx", (1, 2), "should end in .png or .npy"),
+        (check_paths, "a.png", (100, 4), "Paths of vectors of 4 cannot be drawn.*npy"),
+        (check_paths, "a.npy", (2**28 + 1, 1), "at most 268,435,456. Lower --num"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            check(tmp_path / name, shape)

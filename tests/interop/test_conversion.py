@@ -1,5 +1,6 @@
 """Converted checkpoints against what the published code computed with them (see make_checkpoints.py)."""
 
+import contextlib
 import math
 import pathlib
 
@@ -10,6 +11,9 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow import bijectors, layers, training
 from tf_resflow.interop import conversion, convert_checkpoint, read_checkpoint
+from tf_resflow.interop.published_arguments import published_config, published_data
+from tf_resflow.interop.published_variables import published_tensors
+from tf_resflow.models import build_model
 from tf_resflow.training.checkpoints import Checkpoints
 
 
@@ -39,29 +43,13 @@ def load(converted):
     return load
 
 
-def exact(run):
-    """A function of images to the latent as a vector, channels first, the log-determinant and bits/dim."""
-    model = run.model
-    flow = bijectors.with_log_det(model.flow, resflow.logdet.Exact())
-
-    @tf.function(autograph=False)
-    def evaluate(x):
-        return flow.forward(x), flow.forward_log_det_jacobian(x, 3)
-
+def latent(run, x):
+    """As a vector, channels first."""
     shapes = latent_shapes(run)
-    sizes = [math.prod(shape) for shape in shapes]
-
-    def results(x):
-        y, log_det = evaluate(tf.constant(x))
-        y = y.numpy().reshape(len(x), -1)
-        parts = np.split(y, np.cumsum(sizes)[:-1], axis=1)
-        parts = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
-        y = np.concatenate([np.moveaxis(part, -1, 1).reshape(len(x), -1) for part in parts], axis=1)
-        log_prob = -0.5 * np.sum(y.astype(np.float64) ** 2 + math.log(2 * math.pi), axis=1) + log_det
-        bits_per_dim = math.log2(model.levels) - log_prob / (y.shape[1] * math.log(2))
-        return {"y": y, "log_det": log_det, "bits_per_dim": bits_per_dim}
-
-    return results
+    y = run.model.flow.forward(x).numpy().reshape(len(x), -1)
+    parts = np.split(y, np.cumsum([math.prod(shape) for shape in shapes])[:-1], axis=1)
+    parts = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+    return np.concatenate([np.moveaxis(part, -1, 1).reshape(len(x), -1) for part in parts], axis=1)
 
 
 def latent_shapes(run):
@@ -76,42 +64,71 @@ def latent_shapes(run):
     return [*left, left[-1]]
 
 
-def restore_weights(run, workdir):
-    """Puts the weights in the place of their averages."""
-    optimizer = training.make_optimizer(run.config.train, run.model.trainable_variables)
-    return Checkpoints(training.Workdir(workdir).checkpoints, run.model, optimizer).restore()
-
-
-def assert_published(results, published, kind):
-    y = published[f"{kind}_y"]
-    np.testing.assert_allclose(results["y"], y, rtol=0, atol=1e-5 * np.abs(y).max())
-    np.testing.assert_allclose(results["log_det"], published[f"{kind}_log_det"], rtol=1e-5)
-    np.testing.assert_allclose(results["bits_per_dim"], published[f"{kind}_bits_per_dim"], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "name", ["mnist", "cifar10", "celebahq", "factor_out", "learned_norms", "mixed_norms", "hybrid"]
-)
-def test_the_published_latent_and_density(name, converted, load, published, stored_norms):
-    """The norms are those at the stored vectors: the conversion has converged them."""
-    expected = published(name)
-    x = np.moveaxis(expected["x"], 1, -1)
-    run = load(name)
-    stored_norms()
-    model, evaluate = run.model, exact(run)
-    averages = [variable.numpy() for variable in model.trainable_variables]
-    assert_published(evaluate(x), expected, "ema")
-    assert restore_weights(run, converted(name)[0]) == run.step
-    assert_published(evaluate(x), expected, "raw")
-    for variable, average in zip(model.trainable_variables, averages, strict=True):
+@contextlib.contextmanager
+def weights(run, workdir):
+    """Puts the weights in the place of their averages for a while."""
+    variables = run.model.trainable_variables
+    averages = [variable.numpy() for variable in variables]
+    optimizer = training.make_optimizer(run.config.train, variables)
+    assert Checkpoints(training.Workdir(workdir).checkpoints, run.model, optimizer).restore() == run.step
+    yield
+    for variable, average in zip(variables, averages, strict=True):
         variable.assign(average)
 
 
-def test_the_two_differ_by_more_than_the_tolerance(published):
-    """Hence weights instead of averages, or the reverse, fail above."""
-    expected = published("mnist")
-    difference = np.abs(expected["raw_y"] - expected["ema_y"]).max()
-    assert difference > 1e-3 * np.abs(expected["ema_y"]).max()
+@pytest.mark.parametrize(
+    "name, with_density",
+    [
+        *[(name, True) for name in ("celebahq", "hybrid")],
+        *[(name, False) for name in ("mnist", "cifar10", "factor_out")],
+    ],
+)
+def test_the_published_latent_and_density(name, with_density, converted, load, published, stored_norms):
+    """The norms are those at the stored vectors: the conversion has converged them."""
+    expected, run = published(name), load(name)
+    x = np.moveaxis(expected["x"], 1, -1)
+    stored_norms()
+    model = run.model
+    flow = bijectors.with_log_det(model.flow, resflow.logdet.Exact())
+    log_det_of = tf.function(lambda x: flow.forward_log_det_jacobian(x, 3), autograph=False)
+
+    def check(kind):
+        y = expected[f"{kind}_y"]
+        np.testing.assert_allclose(latent(run, x), y, rtol=0, atol=1e-5 * np.abs(y).max())
+        if with_density:
+            log_det = log_det_of(tf.constant(x))
+            np.testing.assert_allclose(log_det, expected[f"{kind}_log_det"], rtol=1e-5)
+            log_prob = -0.5 * np.sum(y.astype(np.float64) ** 2 + math.log(2 * math.pi), axis=1) + log_det
+            bits_per_dim = math.log2(model.levels) - log_prob / (y.shape[1] * math.log(2))
+            np.testing.assert_allclose(bits_per_dim, expected[f"{kind}_bits_per_dim"], rtol=1e-6)
+
+    check("ema")
+    with weights(run, converted(name)[0]):
+        check("raw")
+    # Weights instead of averages, or the reverse, would fail.
+    assert np.abs(expected["raw_y"] - expected["ema_y"]).max() > 1e-3 * np.abs(expected["ema_y"]).max()
+
+
+def test_learned_orders(checkpoint_path):
+    """The published order is 3 + 2 tanh(-h), h = 0.3 z + 0.7 elu(z), z = artanh(1/2) - x."""
+    published = read_checkpoint(checkpoint_path("learned_norms"))
+    config = published_config(published.args)
+    model = build_model(config, published_data(published.args, config))
+    tensors = published_tensors(model.flow)
+    conversion._check_all_used(published.weights, tensors)  # the whole conversion would take long
+    names = [f"transforms.0.chain.2.nnet.{name}" for name in ("0.domain", "0.codomain", "2.codomain")]
+    weights = published.weights | {name: np.array(x) for name, x in zip(names, [0.0, -1.5, 2.0], strict=True)}
+    for tensor in tensors:
+        tensor.variable.assign(tensor.value(weights))
+    block = layers.lipschitz_layers(model.flow)[:3]
+    pairs = [(float(layer.domain.order()), float(layer.codomain.order())) for layer in block]
+
+    def order(x):
+        z = math.atanh(0.5) - x
+        return 3 + 2 * math.tanh(-(0.3 * z + 0.7 * (z if z > 0 else math.exp(z) - 1)))
+
+    p, q, r = order(0.0), order(-1.5), order(2.0)
+    np.testing.assert_allclose(pairs, [(p, q), (q, r), (r, p)], rtol=1e-6)
 
 
 def test_the_run(converted, load):
@@ -125,17 +142,12 @@ def test_the_run(converted, load):
     assert type(model) is resflow.FlowModel
 
 
-def test_samples_and_scores(load):
-    model = load("celebahq").model
-    images = model.sample(3, seed=1)
-    assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8
-    assert np.max(images) < model.levels == 32
-    assert np.all(np.isfinite(model.loss_per_example(images, seed=2, evaluation=True)))
+@pytest.mark.parametrize("name, bound", [("mnist", None), ("factor_out", 0.98**3)])
+def test_the_coefficient_is_what_all_kernels_keep(name, bound, converted, load):
+    """Against the largest singular value of each layer's matrix: of the averages, which `load` gives.
 
-
-@pytest.mark.parametrize("name", ["mnist", "factor_out"])
-def test_the_coefficient_is_what_all_kernels_keep(name, converted, load):
-    """Against the largest singular value of each layer's matrix: of the averages, which `load` gives."""
+    Above 1 it is taken on trust: `sn_tol` was 1 in one, whose power iterations took one step.
+    """
     largest = 0.0
     for layer in layers.lipschitz_layers(load(name).model.flow):
         shape = layer._operator.vector_shape
@@ -143,16 +155,9 @@ def test_the_coefficient_is_what_all_kernels_keep(name, converted, load):
         matrix = layer._operator.matvec(layer._operand(), basis).numpy().reshape(len(basis), -1)
         largest = max(largest, np.linalg.svd(matrix, compute_uv=False)[0])
     coefficient = converted(name)[1]["coefficient"]
-    assert largest <= coefficient * (1 + 1e-5)
-    assert 0.98 < largest  # the published layers exceed theirs
-
-
-def test_a_coefficient_above_1_is_taken_on_trust(converted, load):
-    """`sn_tol` was 1 there: the power iterations took one step."""
-    assert converted("mnist")[1]["coefficient"] < 1
-    assert load("mnist").config.model.lipschitz_constant is None
-    assert converted("factor_out")[1]["coefficient"] > 1
-    assert load("factor_out").config.model.lipschitz_constant == pytest.approx(0.98**3)
+    assert 0.98 < largest <= coefficient * (1 + 1e-5)  # the published layers exceed theirs
+    assert (coefficient > 1) == (bound is not None)
+    assert load(name).config.model.lipschitz_constant == (bound and pytest.approx(bound))
 
 
 def test_the_classifier_of_a_hybrid_model(converted, load, published):
@@ -166,13 +171,10 @@ def test_the_classifier_of_a_hybrid_model(converted, load, published):
     def logits():
         return model.classifier(bijectors.forward_features(model.flow, x, log_det=False).features)
 
-    averages = [variable.numpy() for variable in model.trainable_variables]
     np.testing.assert_allclose(logits(), expected["ema_logits"], atol=1e-5)
-    restore_weights(run, converted("hybrid")[0])
-    np.testing.assert_allclose(logits(), expected["raw_logits"], atol=1e-5)
+    with weights(run, converted("hybrid")[0]):
+        np.testing.assert_allclose(logits(), expected["raw_logits"], atol=1e-5)
     assert np.abs(expected["raw_logits"] - expected["ema_logits"]).max() > 1e-3
-    for variable, average in zip(model.trainable_variables, averages, strict=True):
-        variable.assign(average)
     images = np.floor(x * 256).astype(np.uint8)
     assert model.classify(images)["probabilities"].shape == (len(images), 10)
 
@@ -213,21 +215,17 @@ def changed(checkpoint_path, monkeypatch):
         ({"nblocks": "2-1"}, "no tensor 'transforms.0.chain.4.nnet.0.beta'"),
         ({"nblocks": "1-0"}, "do not ask for its tensors 'transforms.1.chain.0.nnet.* and [0-9]+ more"),
         ({"act": "elu"}, "do not ask for its tensors 'transforms.0.chain.2.nnet.1.beta', .*beta'"),
+        ({}, "no tensor 'transforms.0.chain.1.bias'"),  # among the averages
     ],
 )
 def test_another_architecture(args, message, changed, tmp_path):
-    changed(args)
+    averages = dict(changed(args).averages)
+    if not args:
+        del averages["transforms.0.chain.1.bias"]
+        changed(averages=averages)
     with pytest.raises(ValueError, match=f"of another architecture.*{message}"):
         convert_checkpoint("file.pth", tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_an_average_that_lacks_a_tensor(changed, tmp_path):
-    averages = dict(changed().averages)
-    del averages["transforms.0.chain.1.bias"]
-    changed(averages=averages)
-    with pytest.raises(ValueError, match="no tensor 'transforms.0.chain.1.bias'"):
-        convert_checkpoint("file.pth", tmp_path / "run")
 
 
 def test_without_averages_the_weights_are_loaded(changed, published, tmp_path):

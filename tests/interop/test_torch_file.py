@@ -5,20 +5,20 @@ import collections
 import io
 import operator
 import os
-import pathlib
 import pickle
 import struct
 import subprocess
-import sys
 import tracemalloc
-import types
 import warnings
 import zipfile
 
 import numpy as np
 import pytest
 
+from tf_resflow.interop import torch_file
 from tf_resflow.interop.torch_file import StoredObject, read_torch_file
+
+pytestmark = pytest.mark.quick
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
@@ -30,53 +30,59 @@ class Storage:
         self.key, self.kind, self.numbers = key, kind, numbers
 
 
-class Tensor:
-    """Pickled as PyTorch pickles a tensor."""
+class Name:
+    """Pickled as a function or a class of this path, which need not be installed."""
 
-    def __init__(self, storage, offset, shape, strides, parameter=False):
-        self.arguments = storage, offset, shape, strides, False, collections.OrderedDict()
-        self.parameter = parameter
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+    def __call__(self):
+        """What pickle calls must be callable."""
+
+
+class Call:
+    """Pickled as the call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
 
     def __reduce__(self):
-        import torch
-
-        if self.parameter:
-            plain = Tensor(*self.arguments[:4])
-            return torch._utils._rebuild_parameter, (plain, True, collections.OrderedDict())
-        return torch._utils._rebuild_tensor_v2, self.arguments
+        return self.function, self.arguments
 
 
-@pytest.fixture
-def torch_names(monkeypatch):
-    """Stand-ins under the names that PyTorch's pickles use."""
+class Pickler(pickle._Pickler):
+    view = ()
 
-    def named(module, name, value):
-        value.__module__, value.__qualname__, value.__name__ = module, name, name
-        monkeypatch.setattr(sys.modules[module], name, value, raising=False)
+    def persistent_id(self, value):
+        if isinstance(value, Storage):
+            kind = Name("torch", value.kind)
+            return ("storage", kind, value.key, "cpu", len(value.numbers), *self.view)
+        return getattr(value, "persistent_id", None)
 
-    modules = {"torch": types.ModuleType("torch"), "torch._utils": types.ModuleType("torch._utils")}
-    modules["torch"]._utils = modules["torch._utils"]
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    for name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
-        named("torch._utils", name, lambda *_: None)
-    for name in ("FloatStorage", "LongStorage", "BoolStorage", "BFloat16Storage"):
-        named("torch", name, type(name, (), {}))
-    return modules["torch"]
+    def save_name(self, value):
+        self.write(f"c{value.module}\n{value.name}\n".encode())
+
+    dispatch = pickle._Pickler.dispatch | {Name: save_name}
 
 
-def pickled(value, legacy=False):
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, value):
-            if isinstance(value, Storage):
-                kind = getattr(sys.modules["torch"], value.kind)
-                view = (None,) if legacy else ()
-                return ("storage", kind, value.key, "cpu", len(value.numbers), *view)
-            return getattr(value, "persistent_id", None)
+class LegacyPickler(Pickler):
+    view = (None,)
 
+
+def pickled(value, pickler=Pickler):
     file = io.BytesIO()
-    Pickler(file, protocol=2).dump(value)
+    pickler(file, protocol=2).dump(value)
     return file.getvalue()
+
+
+def tensor(storage, offset, shape, strides):
+    """Pickled as PyTorch pickles a tensor."""
+    rebuild = Name("torch._utils", "_rebuild_tensor_v2")
+    return Call(rebuild, storage, offset, shape, strides, False, collections.OrderedDict())
+
+
+def parameter(*arguments):
+    return Call(Name("torch._utils", "_rebuild_parameter"), tensor(*arguments), True, collections.OrderedDict())
 
 
 def write_zip(path, program, storages=()):
@@ -99,23 +105,31 @@ def write_legacy(path, program, storages=()):
 FORMATS = pytest.mark.parametrize("write", [write_zip, write_legacy])
 
 
+def saved(write, path, value, storages=()):
+    return write(path / "file.pth", pickled(value, LegacyPickler if write is write_legacy else Pickler), storages)
+
+
+def refuse(path, reason):
+    with pytest.raises(ValueError, match=reason):
+        read_torch_file(path)
+
+
 @FORMATS
-def test_tensors(write, tmp_path, torch_names):
+def test_tensors(write, tmp_path):
     numbers = np.arange(12, dtype=np.float32)
     floats = Storage("0", "FloatStorage", numbers)
     whole = Storage("1", "LongStorage", np.array([7], np.int64))
     flags = Storage("2", "BoolStorage", np.array([True, False]))
     value = {
-        "matrix": Tensor(floats, 0, (3, 4), (4, 1)),
-        "transposed": Tensor(floats, 0, (4, 3), (1, 4)),
-        "part": Tensor(floats, 5, (2, 2), (4, 1), parameter=True),
-        "scalar": Tensor(whole, 0, (), ()),
-        "flags": Tensor(flags, 0, (2,), (1,)),
-        "empty": Tensor(floats, 0, (0,), (1,)),
+        "matrix": tensor(floats, 0, (3, 4), (4, 1)),
+        "transposed": tensor(floats, 0, (4, 3), (1, 4)),
+        "part": parameter(floats, 5, (2, 2), (4, 1)),
+        "scalar": tensor(whole, 0, (), ()),
+        "flags": tensor(flags, 0, (2,), (1,)),
+        "empty": tensor(floats, 0, (0,), (1,)),
         "containers": [collections.OrderedDict(a=1), {2, 3}, (4.5, None, "text"), True],
     }
-    program = pickled(value, legacy=write is write_legacy)
-    read = read_torch_file(write(tmp_path / "file.pth", program, [floats, whole, flags]))
+    read = read_torch_file(saved(write, tmp_path, value, [floats, whole, flags]))
     matrix = numbers.reshape(3, 4)
     np.testing.assert_array_equal(read["matrix"], matrix)
     np.testing.assert_array_equal(read["transposed"], matrix.T)
@@ -126,22 +140,6 @@ def test_tensors(write, tmp_path, torch_names):
     assert read["containers"] == value["containers"]
 
 
-@FORMATS
-@pytest.mark.parametrize("offset, shape, strides", [(0, (3, 5), (4, 1)), (-1, (2,), (1,)), (11, (2,), (1,))])
-def test_a_tensor_stays_within_its_storage(write, offset, shape, strides, tmp_path, torch_names):
-    storage = Storage("0", "FloatStorage", np.zeros(12, np.float32))
-    program = pickled(Tensor(storage, offset, shape, strides), write is write_legacy)
-    with pytest.raises(ValueError, match="truncated or damaged"):
-        read_torch_file(write(tmp_path / "file.pth", program, [storage]))
-
-
-def test_an_unknown_type_of_number(tmp_path, torch_names):
-    storage = Storage("0", "BFloat16Storage", np.zeros(2, np.uint16))
-    program = pickled(Tensor(storage, 0, (2,), (1,)))
-    with pytest.raises(ValueError, match="torch.BFloat16Storage"):
-        read_torch_file(write_zip(tmp_path / "file.pth", program, [storage]))
-
-
 class Settings:
     def __init__(self, **values):
         self.__dict__.update(values)
@@ -150,7 +148,7 @@ class Settings:
 @FORMATS
 def test_other_objects_hold_their_state(write, tmp_path):
     value = {"args": Settings(data="mnist", sizes=[1, 2]), "bare": Settings()}
-    stored = read_torch_file(write(tmp_path / "file.pth", pickled(value)))
+    stored = read_torch_file(saved(write, tmp_path, value))
     assert type(stored["args"]) is not Settings and isinstance(stored["args"], StoredObject)
     assert stored["args"].path == f"{__name__}.Settings"
     assert stored["args"].state == {"data": "mnist", "sizes": [1, 2]}
@@ -165,93 +163,57 @@ def test_a_class_beside_its_source(tmp_path):
     assert issubclass(stored[0], StoredObject) and stored[0].path == f"{__name__}.Settings"
 
 
-class Call:
-    """Pickled as the call of a function."""
-
-    def __init__(self, function, *arguments):
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self):
-        return self.function, self.arguments
-
-
-def touch(path):
-    """What a payload would do; only the control calls it."""
-    pathlib.Path(path).touch()
-
-
-def payloads(marker):
-    code = f"import pathlib; pathlib.Path({str(marker)!r}).touch()"
-    yield "os.system", Call(os.system, f"touch {marker}")
-    yield "subprocess.Popen", Call(subprocess.Popen, ["touch", str(marker)])
-    yield "builtins.eval", Call(builtins.eval, f"__import__('pathlib').Path({str(marker)!r}).touch()")
-    yield "builtins.exec", Call(builtins.exec, code)
-    yield "builtins.getattr", Call(getattr, "text", "upper")
-    yield "operator.attrgetter", Call(operator.attrgetter, "upper")
-    yield "collections.defaultdict", Call(collections.defaultdict, list)
-    yield "test_torch_file.touch", Call(touch, str(marker))
-    yield "argparse.Namespace", Call(Settings)
-
-
-NAMES = [name for name, _ in payloads("")]
+CODE = "__import__('pathlib').Path('{}').touch()"
 
 
 @FORMATS
-@pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
-def test_a_call_is_refused(write, index, tmp_path):
-    marker = tmp_path / "ran"
-    _, payload = list(payloads(marker))[index]
-    name = payload.function.__name__
-    path = write(tmp_path / "file.pth", pickled({"state_dict": {}, "args": payload}))
-    with pytest.raises(ValueError, match=rf"is refused: it would call [\w.]*{name}\b.*[Nn]othing"):
-        read_torch_file(path)
-    assert not marker.exists()
-
-
-def test_the_payloads_would_run(tmp_path):
-    """The control: `pickle.loads` runs them."""
-    marker = tmp_path / "ran"
-    for name, payload in payloads(marker):
-        if name in ("os.system", "builtins.eval", "builtins.exec"):
-            pickle.loads(pickled(payload))
-            assert marker.exists(), name
-            marker.unlink()
-
-
 @pytest.mark.parametrize(
-    "program",
+    "function, arguments",
     [
-        b"(S'touch {marker}'\nios\nsystem\n.",  # INST
-        b"(cos\nsystem\nS'touch {marker}'\no.",  # OBJ
-        b"cos\nsystem\n(S'touch {marker}'\ntR.",  # REDUCE
-        b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x06touch \x85R.",  # STACK_GLOBAL
-        b"\x80\x02cargparse\nNamespace\n)\x81cos\nsystem\n(S'touch {marker}'\ntRb.",  # as a state
+        (os.system, ["touch {}"]),
+        (builtins.eval, [CODE]),
+        (builtins.exec, [CODE]),
+        (subprocess.Popen, [["touch", "a"]]),
+        (builtins.getattr, ["text", "upper"]),
+        (operator.attrgetter, ["upper"]),
+        (collections.defaultdict, [list]),
+        (Settings, []),
     ],
-    ids=["INST", "OBJ", "REDUCE", "STACK_GLOBAL", "BUILD"],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
+def test_a_call_is_refused(write, function, arguments, tmp_path):
+    marker = tmp_path / "ran"
+    payload = Call(function, *[part.format(marker) if isinstance(part, str) else part for part in arguments])
+    path = saved(write, tmp_path, {"state_dict": {}, "args": payload})
+    refuse(path, rf"is refused: it would call [\w.]*{function.__name__}\b.*[Nn]othing")
+    assert not marker.exists()
+    if "{}" in str(arguments):  # the control
+        pickle.loads(pickled(payload))
+        assert marker.exists()
+
+
 @FORMATS
-def test_every_opcode_that_calls_is_refused(write, program, tmp_path):
-    marker = tmp_path / "ran"
-    path = write(tmp_path / "file.pth", program.replace(b"{marker}", os.fsencode(marker)))
-    with pytest.raises(ValueError, match="is refused: it would call os.system"):
-        read_torch_file(path)
-    assert not marker.exists()
-
-
 @pytest.mark.parametrize(
-    "program",
+    "program, is_call",
     [
-        b"cos\nsystem\n(S'touch {marker}'\nt\x81.",  # NEWOBJ
-        b"\x80\x04cos\nsystem\n(S'touch {marker}'\nt}\x92.",  # NEWOBJ_EX
-        b"cos\nsystem\n.",
+        (b"(S'touch {}'\nios\nsystem\n.", True),  # INST
+        (b"(cos\nsystem\nS'touch {}'\no.", True),  # OBJ
+        (b"cos\nsystem\n(S'touch {}'\ntR.", True),  # REDUCE
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x06touch \x85R.", True),  # STACK_GLOBAL
+        (b"\x80\x02cargparse\nNamespace\n)\x81cos\nsystem\n(S'touch {}'\ntRb.", True),  # BUILD
+        (b"cos\nsystem\n(S'touch {}'\nt\x81.", False),  # NEWOBJ
+        (b"\x80\x04cos\nsystem\n(S'touch {}'\nt}\x92.", False),  # NEWOBJ_EX
+        (b"cos\nsystem\n.", False),  # GLOBAL
     ],
-    ids=["NEWOBJ", "NEWOBJ_EX", "GLOBAL"],
 )
-def test_a_name_alone_is_inert(program, tmp_path):
+def test_every_opcode_that_calls_is_refused_and_a_name_is_inert(write, program, is_call, tmp_path):
     marker = tmp_path / "ran"
-    path = write_zip(tmp_path / "file.pth", program.replace(b"{marker}", os.fsencode(marker)))
-    stored = read_torch_file(path)
-    assert stored.path == "os.system" and stored.state is None
+    path = write(tmp_path / "file.pth", program.replace(b"{}", os.fsencode(marker)))
+    if is_call:
+        refuse(path, "is refused: it would call os.system")
+    else:
+        stored = read_torch_file(path)
+        assert stored.path == "os.system" and stored.state is None
     assert not marker.exists()
 
 
@@ -259,38 +221,25 @@ def test_a_stored_class_cannot_be_changed(tmp_path):
     """A state for a class, or for the function that rebuilds a tensor, instead of an object."""
     for name in (b"argparse\nNamespace", b"collections\nOrderedDict", b"torch._utils\n_rebuild_tensor_v2"):
         program = b"\x80\x02c" + name + b"\nN}U\x08__call__K\x01s\x86b."
-        with pytest.raises(ValueError, match="truncated or damaged"):
-            read_torch_file(write_zip(tmp_path / "file.pth", program))
+        refuse(write_zip(tmp_path / "file.pth", program), "truncated or damaged")
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])  # zip and legacy
-@pytest.mark.parametrize("share", [0.001, 0.3, 0.7, 0.999])
-def test_a_truncated_file(name, share, checkpoint_path, tmp_path):
+def test_a_truncated_file(name, checkpoint_path, tmp_path):
     whole = checkpoint_path(name).read_bytes()
     path = tmp_path / "file.pth"
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match="file.pth is not a file of torch.save, or it is truncated or damaged"):
-        read_torch_file(path)
+    for share in (0.001, 0.3, 0.7, 0.999):
+        path.write_bytes(whole[: int(share * len(whole))])
+        refuse(path, "file.pth is not a file of torch.save, or it is truncated or damaged")
 
 
-@pytest.mark.parametrize("content", [b"", b"text", pickle.dumps({"a": 1}), pickle.dumps(MAGIC) * 3])
-def test_another_file(content, tmp_path):
+def test_another_file(tmp_path):
     path = tmp_path / "file.pth"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="is not a file of torch.save"):
-        read_torch_file(path)
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(ValueError, match="Cannot read .*none.pth: No such file"):
-        read_torch_file(tmp_path / "none.pth")
-    with pytest.raises(ValueError, match="Is a directory"):
-        read_torch_file(tmp_path)
-
-
-def refuse(path, reason):
-    with pytest.raises(ValueError, match=reason):
-        read_torch_file(path)
+    refuse(path, "Cannot read .*file.pth: No such file")
+    refuse(tmp_path, "Is a directory")
+    for content in (b"", b"text", pickle.dumps({"a": 1}), pickle.dumps(MAGIC) * 3):
+        path.write_bytes(content)
+        refuse(path, "is not a file of torch.save")
 
 
 @FORMATS
@@ -309,28 +258,37 @@ def refuse(path, reason):
         (4, 0, (1.0,), (1,)),
         (4, 0, (1,) * 65, (1,) * 65),
         (4, 2**70, (1,), (1,)),
+        (12, 0, (3, 5), (4, 1)),
+        (12, -1, (2,), (1,)),
+        (12, 11, (2,), (1,)),
     ],
 )
-def test_no_memory_beside_the_storage(write, size, offset, shape, strides, tmp_path, torch_names):
+def test_a_tensor_stays_within_its_storage(write, size, offset, shape, strides, tmp_path):
+    """It takes no memory beside it."""
     storage = Storage("0", "FloatStorage", np.zeros(size, np.float32))
-    program = pickled(Tensor(storage, offset, shape, strides), write is write_legacy)
-    refuse(write(tmp_path / "file.pth", program, [storage]), "a tensor of|of -1|a float|a length|an? offset")
+    path = saved(write, tmp_path, tensor(storage, offset, shape, strides), [storage])
+    refuse(path, "a tensor of|of -1|a float|a length|an? offset")
 
 
 @FORMATS
 @pytest.mark.parametrize("listed", [[], ["0"], ["0", "1", "2"], ["0", "0", "1"]])
-def test_the_storages_listed_are_those_used(write, listed, tmp_path, torch_names):
+def test_the_storages_listed_are_those_used(write, listed, tmp_path):
     storages = {key: Storage(key, "FloatStorage", np.ones(2, np.float32)) for key in "012"}
-    program = pickled([Tensor(storages[key], 0, (2,), (1,)) for key in "01"], write is write_legacy)
+    tensors = [tensor(storages[key], 0, (2,), (1,)) for key in "01"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zipfile's, of names that are there twice
-        path = write(tmp_path / "file.pth", program, [storages[key] for key in listed])
+        path = saved(write, tmp_path, tensors, [storages[key] for key in listed])
     refuse(path, "it lists|no item named")
 
 
-def test_a_compressed_entry_or_one_of_another_size(tmp_path, torch_names):
+def test_an_unknown_type_of_number(tmp_path):
+    storage = Storage("0", "BFloat16Storage", np.zeros(2, np.uint16))
+    refuse(saved(write_zip, tmp_path, tensor(storage, 0, (2,), (1,)), [storage]), "torch.BFloat16Storage")
+
+
+def test_a_compressed_entry_or_one_of_another_size(tmp_path):
     storage = Storage("0", "FloatStorage", np.zeros(2**16, np.float32))
-    program = pickled(Tensor(storage, 0, (2**16,), (1,)))
+    program = pickled(tensor(storage, 0, (2**16,), (1,)))
     path = tmp_path / "file.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", program, zipfile.ZIP_STORED)
@@ -382,30 +340,17 @@ def test_a_pickle_takes_no_more_than_its_size(write, program, reason, tmp_path):
         tracemalloc.stop()
 
 
-def arrays(value, seen):
-    """All arrays that were read, in whatever holds them."""
-    if id(value) in seen:
-        return
-    seen[id(value)] = value
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, StoredObject):
-        yield from arrays(value.state, seen)
-    elif isinstance(value, dict):
-        yield from arrays(list(value.values()), seen)
-    elif isinstance(value, (list, tuple, set)):
-        for part in value:
-            yield from arrays(part, seen)
-
-
 @pytest.mark.parametrize("name", ["mixed_norms", "hybrid"])  # zip and legacy
-def test_mutated_files(name, checkpoint_path, tmp_path):
-    """A ValueError, or arrays that are in the file: 150 mutations, half of them where the pickle is."""
+def test_mutated_files(name, checkpoint_path, tmp_path, monkeypatch):
+    """A ValueError, or arrays that are in the file: 100 mutations, half of them where the pickle is."""
+    made, rebuild = [], torch_file._rebuild_tensor
+    monkeypatch.setattr(torch_file, "_rebuild_tensor", lambda *parts: made.append(rebuild(*parts)) or made[-1])
+    monkeypatch.setattr(zipfile.ZipExtFile, "_update_crc", lambda *_: None)  # checksums would catch most
     whole = checkpoint_path(name).read_bytes()
     random = np.random.default_rng(0)
     path = tmp_path / "file.pth"
     outcomes = collections.Counter()
-    for step in range(150):
+    for step in range(100):
         content = bytearray(whole)
         end = 12_000 if step % 2 else len(whole)
         for _ in range(random.integers(1, 4)):
@@ -418,28 +363,14 @@ def test_mutated_files(name, checkpoint_path, tmp_path):
                 del content[at : at + int(random.integers(1, 9))]
             else:
                 content[at:at] = content[at : at + int(random.integers(1, 200))]
-        if name == "mixed_norms" and step % 4:  # so that checksums do not catch it
-            content = recomputed(whole, content)
         path.write_bytes(content)
+        made.clear()
         try:
-            read = read_torch_file(path)
+            read_torch_file(path)
         except ValueError:
             outcomes["refused"] += 1
         else:
             outcomes["read"] += 1
-            assert sum(array.nbytes for array in arrays(read, {})) <= 20 * len(content)
-            [array.tobytes() for array in arrays(read, {})]
+            assert sum(array.nbytes for array in made) <= 20 * len(content)
+            [array.tobytes() for array in made]
     assert min(outcomes["refused"], outcomes["read"]) > 5, outcomes
-
-
-def recomputed(whole, content):
-    """A zip file with the entries of another, and the mutated bytes at their place in the pickle."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(whole)) as source, zipfile.ZipFile(file, "w") as target:
-        for entry in source.infolist():
-            data = source.read(entry)
-            if entry.filename.endswith("data.pkl"):
-                start = whole.index(data)
-                data = bytes(content[start : start + len(data)])
-            target.writestr(entry.filename, data)
-    return file.getvalue()

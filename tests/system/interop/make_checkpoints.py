@@ -1,6 +1,6 @@
-"""Makes the checkpoints of this folder with the published code, and what that code computes with them.
+"""Makes the checkpoints of tests/interop with the published code, and what that code computes with them.
 
-    python tests/interop/make_checkpoints.py --published_dir=CHECKOUT
+    python tests/system/interop/make_checkpoints.py --published_dir=CHECKOUT
 
 It needs PyTorch and a checkout of https://github.com/rtqichen/residual-flows (the fixtures are of commit
 8170138); the tests need neither. Each checkpoint is a tiny model that took three training steps on random
@@ -19,7 +19,7 @@ import sys
 import numpy as np
 import torch
 
-FOLDER = pathlib.Path(__file__).parent / "checkpoints"
+FOLDER = pathlib.Path(__file__).parents[2] / "interop" / "checkpoints"
 DEFAULTS = {
     "data": "cifar10", "dataroot": "data", "imagesize": 8, "nbits": 8, "block": "resblock", "coeff": 0.98,
     "vnorms": "2222", "n_lipschitz_iters": None, "sn_tol": 1e-3, "learn_p": False, "n_power_series": None,

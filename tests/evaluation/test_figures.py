@@ -1,0 +1,225 @@
+"""Figures, by what they hold."""
+
+import math
+import pathlib
+
+import numpy as np
+import pytest
+from matplotlib.collections import PathCollection
+from PIL import Image
+from scipy import stats
+
+from tf_resflow.evaluation import (
+    coverage_figure,
+    curve_figures,
+    density_figure,
+    learning_curves,
+    paths_figure,
+    point_figures,
+    points_figure,
+    rank_figure,
+)
+
+LINES = [
+    {"step": 1, "split": "train", "nats": 3.0},
+    {"step": 2, "split": "train", "nats": None},
+    {"step": 2, "split": "test", "nats": 2.5, "num_examples": 7},
+]
+
+
+def test_learning_curves(tmp_path, figures):
+    """Reported and held-out scores, the latter also on training examples; a single point is a mark.
+
+    Values that are not numbers, and the last score on another split, are left out.
+    """
+    scored = [{"step": step, "split": "train", "nats": 2.0 - step, "num_examples": 7} for step in (1, 2)]
+    scored += LINES[2:]
+    strange = [{"step": 3, "split": "train", "nats": value} for value in (math.nan, -math.inf, "2.5")]
+    runs = {"one": LINES + strange, "train": LINES[:1] + scored}
+    learning_curves(tmp_path / "curves.png", runs, "nats")
+    (axes,) = figures[0].axes
+    first, held_out, second, scores, *_ = axes.get_lines()
+    for line, points, marker in (
+        (first, [[1, 3.0]], "x"),
+        (held_out, [[2, 2.5]], "o"),
+        (second, [[1, 3.0]], "x"),
+        (scores, [[1, 1.0], [2, 0.0]], "None"),
+    ):
+        assert line.get_xydata().tolist() == points and line.get_marker() == marker
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("training step", "negative log-likelihood (nats)")
+
+
+def test_the_beginning_and_spikes_do_not_set_the_range(tmp_path, figures):
+    steps = np.arange(1, 101)
+    values = 2 + 1000 * np.exp(-steps) + 500 * (steps == 60)
+    lines = [{"step": int(s), "split": "train", "nats": v} for s, v in zip(steps, values, strict=True)]
+    lines += [{"step": s, "split": "test", "nats": 3 - s / 100, "num_examples": 7} for s in (50, 100)]
+    learning_curves(tmp_path / "curves.png", {"one": lines}, "nats")
+    low, high = figures[0].axes[0].get_ylim()
+    assert 1.8 < low < 2 and 2.5 < high < 2.7
+
+
+def test_runs_with_the_same_name_are_distinguished():
+    """A run that is given twice appears once."""
+    paths = ["runs/a/x", "runs/b/x", "/else/runs/b/x", "runs/y/", "runs/a/../a/x"]
+    names = curve_figures.run_names(paths)
+    here = str(pathlib.Path().resolve().name)
+    assert list(names) == ["a/x", f"{here}/runs/b/x", "else/runs/b/x", "y"]
+    assert list(names.values()) == ["runs/a/../a/x", *paths[1:4]]
+
+
+@pytest.mark.parametrize("scale, aspect", [(1.0, 1.0), (500.0, "auto")])
+def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, scale, aspect):
+    """For a normal distribution whose second column has another unit; the mean of each panel is its own."""
+    normal = stats.multivariate_normal([1, -2 * scale], [1, scale**2])
+    data, samples = (normal.rvs(num, random_state=num) for num in (20_000, 5000))
+    samples += [0.3, 0.3 * scale]
+    calls = []
+
+    def log_prob(points):
+        calls.append(points.dtype)
+        return normal.logpdf(points)
+
+    density_figure(tmp_path / "density.png", data, samples, log_prob, resolution=40)
+    left, middle, right, bar = figures[0].axes
+    assert bar.get_ylabel() == "density (1 / unit²)"
+    assert [axes.get_title() for axes in (left, right)] == ["data (20,000)", "samples (5,000)"]
+    for axes, shift in ((left, 0), (middle, 0), (right, 0.3)):
+        (image,) = axes.get_images()
+        assert axes.get_aspect() == aspect and image.norm is left.get_images()[0].norm
+        limits, values = np.array([axes.get_xlim(), axes.get_ylim()]), image.get_array()
+        sides = limits[:, 1] - limits[:, 0]
+        assert np.sum(values) * np.prod(sides) / values.size == pytest.approx(1, abs=0.02)
+        shares = [values.sum(axis) @ (np.arange(len(values)) + 0.5) / len(values) / values.sum() for axis in (0, 1)]
+        np.testing.assert_allclose((limits[:, 0] + sides * shares) / [1, scale], [1 + shift, -2 + shift], atol=0.1)
+        assert np.max(values) == pytest.approx(1 / (2 * np.pi * scale), rel=0.35)
+    assert set(calls) == {np.dtype(np.float32)}
+    assert np.asarray(Image.open(tmp_path / "density.png")).std() > 10
+
+
+def test_paths_are_lines_over_the_log_density(tmp_path, figures):
+    paths = np.random.default_rng(0).normal(size=[6, 6, 2])
+    for square, lines in ((False, list(paths)), (True, [*paths, *paths.swapaxes(0, 1)])):
+        density = {"log_prob": lambda x: -100 * np.sum(x**2, -1), "resolution": 20}
+        paths_figure(tmp_path / "p.png", paths, [[9.0, -9.0]], square=square, title="title", **density)
+        axes, bar = figures[-1].axes
+        assert (axes.get_title(), bar.get_ylabel()) == ("title", "log density (nats)")
+        *drawn, marks = axes.get_lines()
+        for line, points in zip(drawn, lines, strict=True):
+            np.testing.assert_array_equal(line.get_xydata(), points)
+        ends = paths[[0, -1]][:, [0, -1]] if square else paths[:, [0, -1]]
+        assert sorted(marks.get_xydata().tolist()) == sorted(ends.reshape(-1, 2).tolist())
+        low, high = axes.get_images()[0].get_clim()
+        assert high - low == pytest.approx(12)
+        assert axes.get_xlim()[0] < paths[..., 0].min() and axes.get_xlim()[1] > 9
+        assert axes.get_ylim()[0] < -9 and axes.get_ylim()[1] > paths[..., 1].max()
+
+
+def normal(num, columns, seed):
+    return np.random.default_rng(seed).normal(size=[num, columns])
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_pairs_of_columns(tmp_path, figures):
+    samples, data = normal(30, 4, 0), normal(20, 4, 1)
+    points_figure(tmp_path / "a.png", {"samples": samples}, {"data": data}, title="four")
+    (figure,) = figures
+    assert figure.get_suptitle() == "four" and legend(figure) == ["data (20)", "samples (30)"]
+    assert len(figure.axes) == 4 + 6
+    last = figure.axes[-4:]
+    assert [axes.get_xlabel() for axes in last] == [f"column {i}" for i in (1, 2, 3, 4)]
+    assert [axes.get_ylabel() for axes in last] == ["column 4", "", "", ""]
+    (scatter,) = (part for part in last[1].get_children() if isinstance(part, PathCollection))
+    expected = np.concatenate([samples, data])[:, [1, 3]]
+    assert sorted(scatter.get_offsets().tolist()) == sorted(expected.tolist())
+    colors, counts = np.unique(scatter.get_facecolors(), axis=0, return_counts=True)
+    assert len(colors) == 2 and sorted(counts) == [20, 30]
+    assert len(last[3].patches) == 2  # histograms
+
+
+@pytest.mark.parametrize("columns, panels", [(1, 1), (2, 1), (4, 6)])
+def test_title_notes_what_is_left_out(tmp_path, figures, monkeypatch, columns, panels):
+    monkeypatch.setattr(point_figures, "_MAX_COLUMNS", 3)
+    sweep = {f"temperature {t}": t * normal(5001, columns, 0) for t in (0.5, 1.0)}
+    points_figure(tmp_path / "a.png", sweep)
+    (figure,) = figures
+    assert len(figure.axes) == panels and legend(figure) == ["temperature 0.5 (5,001)", "temperature 1.0 (5,001)"]
+    title = figure.get_suptitle()
+    assert ("columns 1 to 3 of 4" in title) == (columns == 4)
+    assert ("the first 5,000 points" in title) == (columns > 1)
+    if columns == 1:
+        for patch in figure.axes[0].patches:
+            (x, y), (x_next, y_next) = patch.get_xy()[:-1].T, patch.get_xy()[1:].T
+            assert abs(np.sum(x * y_next - x_next * y)) / 2 == pytest.approx(1, abs=0.02)
+
+
+def test_outliers_and_nonfinite_points_do_not_set_the_range(tmp_path, figures):
+    samples = normal(1000, 2, 0)
+    samples[0], samples[1, 1] = 1e6, np.nan
+    points_figure(tmp_path / "a.png", {"samples": samples}, {"data": [0.0, 1000.0] * normal(1000, 2, 1)})
+    (axes,) = figures[0].axes
+    assert legend(figures[0])[1] == "samples (999, 1 not finite)"
+    assert 2 < axes.get_xlim()[1] < 5 and 2000 < axes.get_ylim()[1] < 5000
+    assert axes.get_aspect() == "auto"
+
+
+def test_histograms_of_ranks_and_bands(tmp_path, figures):
+    """Two bins of 5 and of 6 ranks, of the 11 that 10 draws have."""
+    ranks = np.stack([np.arange(11), np.zeros(11, int)], axis=1)
+    rank_figure(tmp_path / "ranks.png", ranks, 10, num_bins=2, names=["a", "b"], title="T")
+    assert [axes.get_xlabel() for axes in figures[0].axes] == ["rank of a", "rank of b"]
+    (band, first), (_, second) = ([patch.get_data() for patch in axes.patches] for axes in figures[0].axes)
+    lower = int(first.edges[1] + 0.5)  # ranks in the first bin
+    assert {lower, 11 - lower} == {5, 6}
+    assert first.values.tolist() == [lower, 11 - lower] and second.values.tolist() == [11, 0]
+    low, high = stats.binom.interval(0.99, 11, np.array([lower, 11 - lower]) / 11)
+    assert band.baseline.tolist() == low.tolist() and band.values.tolist() == high.tolist()
+    # Few draws have a bin for each rank; many parameters wrap.
+    rank_figure(tmp_path / "ranks.png", np.repeat([[0], [3]], 6, axis=1), 3)
+    last = figures[1].axes[5]
+    assert last.patches[1].get_data().values.tolist() == [1, 0, 0, 1]
+    assert len(figures[1].axes) == 6 and last.get_xlabel() == "rank of parameter 6"
+
+
+def test_curves_of_coverage(tmp_path, figures):
+    """Coverage is the share of the levels up to a mass."""
+    levels = {"narrow": [0.9, 0.9, 0.5, 0.9], "calibrated": np.linspace(0.005, 0.995, 100)}
+    coverage_figure(tmp_path / "coverage.png", levels)
+    axes = figures[0].axes[0]
+    curves = {line.get_label(): line.get_data() for line in axes.lines if not line.get_label().startswith("_")}
+    mass, coverage = curves["narrow"]
+    assert coverage[mass < 0.499].max() == 0 and coverage[(mass > 0.501) & (mass < 0.899)].tolist() == [0.25] * 79
+    assert coverage[-1] == 1
+    mass, coverage = curves["calibrated"]
+    assert np.abs(coverage - mass).max() <= 0.01
+
+
+@pytest.mark.parametrize(
+    "function, arguments, message",
+    [
+        (
+            learning_curves,
+            [{"one": LINES}, "accuracy"],
+            "'one' has no held-out 'accuracy'; .* nats, num_ex",
+        ),
+        (rank_figure, [[0, 1], 4], r"integers \[num, dimensions\]"),
+        (rank_figure, [[[0.5]], 4], "float64"),
+        (rank_figure, [[[0], [5]], 4], "from 0 to 4; got 0 to 5"),
+        (lambda path: rank_figure(path, [[0]], 4, names=["a", "b"]), [], "Expected 1 names"),
+        (coverage_figure, [{}], "no levels"),
+        (coverage_figure, [{"q": [0.5, 1.5]}], "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(tmp_path, function, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        function(tmp_path / "a.png", *arguments)
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_suffixes(tmp_path):
+    curve_figures.check_figure_path(tmp_path / "curves.SVG")
+    with pytest.raises(ValueError, match=r"'curves.docx' should end in .*\.pdf.*\.png"):
+        curve_figures.check_figure_path(tmp_path / "curves.docx")
