@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 
+pytestmark = pytest.mark.quick
 AffineCoupling = resflow.bijectors.AffineCoupling
 AdditiveCoupling = resflow.bijectors.AdditiveCoupling
 

@@ -137,12 +137,10 @@ def test_the_keys_of_checkpoints_are_those_of_version_0_1(make_block, make_coupl
     path = tf.train.Checkpoint(flow=resflow.bijectors.Flow([*affine, inner])).write(str(tmp_path / "c"))
     keys = {key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for key, _ in tf.train.list_variables(path)}
     members = "flow/_bijectors_trackable"
-    assert {
-        f"{members}/act_norm/_affine/log_scale",
-        f"{members}/act_norm/_affine/shift",
-        f"{members}/invertible_conv_1x1/_affine/lower_upper",
-        f"{members}/invertible_conv_1x1/_affine/permutation",
-    } <= keys
+    branch = f"{members}/inner/_bijectors_trackable/block/_branch_variables/branch.Sdense.Skernel"
+    stored = {"act_norm": ("log_scale", "shift"), "invertible_conv_1x1": ("lower_upper", "permutation")}
+    expected = {f"{members}/{part}/_affine/{name}" for part, names in stored.items() for name in names}
+    assert expected | {branch, f"{branch}_1"} <= keys
     others = {key for key in keys if "_affine" not in key and key.startswith("flow")}
     parts = {"/".join(key.removeprefix(f"{members}/inner/_bijectors_trackable/").split("/")[:2]) for key in others}
     assert parts == {"block/_branch_variables", "affine_0/_network_variables"}

@@ -191,6 +191,8 @@ def test_refusals(refused):
     for shape in ([4, 1], [4, 2], []):
         refused(events, act_norm.forward, tf.zeros(shape))
         refused(events, act_norm.inverse, tf.zeros(shape))
+    refused(events, act_norm.forward_event_shape, [4])
+    refused(events, act_norm.inverse_event_shape, [4])
     refused(channels, conv.forward, tf.zeros([5, 4]))
     refused(channels, conv.inverse, tf.zeros([5, 4]))
     refused("at least one channel; got 0", InvertibleConv1x1, 0)
