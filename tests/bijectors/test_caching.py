@@ -25,9 +25,7 @@ def nested(block):
 
 ARRANGEMENTS = {
     "block": lambda block: block,
-    "flow": lambda block: Flow([block]),
-    "middle": lambda block: Flow([tfb.Scale(2.0), block, tfb.Shift([1.0, 2.0])]),
-    "ends": lambda block: Flow([tfb.Scale([0.5, 2.0]), block, tfb.SinhArcsinh(0.2)]),
+    "middle": lambda block: Flow([tfb.Scale([0.5, 2.0]), block, tfb.SinhArcsinh(0.2)]),
     "chain": lambda block: tfb.Chain([tfb.Scale(0.5), block, tfb.Shift([1.0, 2.0])]),
     "reshape": lambda block: Flow([tfb.Reshape([2], [2, 1]), block]),
     "nested": nested,
@@ -58,7 +56,7 @@ def test_a_log_prob_evaluates_g_once_and_a_sample_no_log_det(
     assert counting_exact.take() == 0
 
 
-@pytest.mark.parametrize("name", ["flow", "chain", "nested"])
+@pytest.mark.parametrize("name", ["middle", "chain", "nested"])
 def test_in_a_graph_samples_are_solved_for_once(name, make_branch, counter, density):
     distribution = density(ARRANGEMENTS[name](counted_block(make_branch, counter)))
     solve = []
