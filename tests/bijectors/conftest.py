@@ -1,4 +1,4 @@
-"""Tiny blocks, and counters of what runs."""
+"""Tiny blocks and couplings, and counters of what runs."""
 
 import keras
 import pytest
@@ -8,25 +8,19 @@ import tensorflow_probability as tfp
 import tf_resflow as resflow
 
 
-class Counter(keras.layers.Layer):
-    """The identity, counting how often it runs (not how often it is traced)."""
+class Ticks:
+    """Counts how often something runs (not how often it is traced)."""
 
-    lipschitz_constant = 1.0
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.count = 0
+    count = 0
 
     def _tick(self):
         self.count += 1
         return self.count
 
-    def call(self, inputs):
+    def tick(self, value):
+        """The value, which counts when it is computed."""
         with tf.control_dependencies([tf.numpy_function(self._tick, [], tf.int64)]):
-            return tf.identity(inputs)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
+            return tf.nest.map_structure(tf.identity, value)
 
     def take(self):
         """The count since it was last taken."""
@@ -34,20 +28,27 @@ class Counter(keras.layers.Layer):
         return count
 
 
-class CountingExact(resflow.logdet.Exact):
-    """Exact, counting how often it runs."""
+class Counter(keras.layers.Layer, Ticks):
+    """The identity, counting."""
 
-    def __init__(self):
-        self.count = 0
+    lipschitz_constant = 1.0
 
-    def _tick(self):
-        self.count += 1
-        return self.count
+    def call(self, inputs):
+        return self.tick(inputs)
 
-    def __call__(self, branch, x, conditional_input=None, *, seed=None):
-        y, log_det = super().__call__(branch, x, conditional_input, seed=seed)
-        with tf.control_dependencies([tf.numpy_function(self._tick, [], tf.int64)]):
-            return y, tf.identity(log_det)
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+class CountingEstimator(Ticks):
+    """What an estimator does, counting."""
+
+    def __call__(self, *args, **kwargs):
+        return self.tick(super().__call__(*args, **kwargs))
+
+
+class CountingExact(CountingEstimator, resflow.logdet.Exact):
+    pass
 
 
 @pytest.fixture(scope="session")
@@ -69,14 +70,9 @@ def make_branch():
 @pytest.fixture(scope="session")
 def make_block(make_branch):
     def make(name="block", log_det=None, inverse_solver=None, **kwargs):
+        conditional = kwargs.get("condition_size") is not None
         branch = make_branch(**kwargs)
-        return resflow.bijectors.ResidualBlock(
-            branch,
-            log_det,
-            inverse_solver,
-            conditional=kwargs.get("condition_size") is not None,
-            name=name,
-        )
+        return resflow.bijectors.ResidualBlock(branch, log_det, inverse_solver, conditional=conditional, name=name)
 
     return make
 
@@ -121,3 +117,20 @@ def density():
         return tfp.distributions.TransformedDistribution(base, tfp.bijectors.Invert(bijector))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def normal():
+    """Draws of a shape, of a seed."""
+    return lambda shape, seed=0, dtype="float32": tf.random.stateless_normal(shape, [7, seed], dtype=dtype)
+
+
+@pytest.fixture(scope="session")
+def refused():
+    """Makes a call that must raise an error, with a message."""
+
+    def refused(message, call, *args, error=ValueError, **kwargs):
+        with pytest.raises(error, match=message):
+            call(*args, **kwargs)
+
+    return refused

@@ -1,0 +1,141 @@
+"""Passes through a flow: the values after each scale, from that of the log-density, and its solvers' solutions."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+
+tfb = tfp.bijectors
+Flow = resflow.bijectors.Flow
+MultiscaleFlow = resflow.bijectors.MultiscaleFlow
+Squeeze2D = resflow.bijectors.Squeeze2D
+forward_features = resflow.bijectors.forward_features
+feature_shapes = resflow.bijectors.feature_shapes
+inverse_with_solutions = resflow.bijectors.inverse_with_solutions
+
+
+def test_which_values_are_features():
+    """Of flows that double, triple and negate, in NumPy: all channels, whether or not half of them leave."""
+    x = np.arange(1.0, 17.0, dtype="float32").reshape(1, 4, 4, 1)
+
+    def squeeze(x):
+        """Space to channels of [1, H, W, C]."""
+        _, h, w, c = x.shape
+        x = x.reshape(1, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 5, 2, 4)
+        return x.reshape(1, h // 2, w // 2, 4 * c)
+
+    first = [tfb.Scale(2.0, name="twice"), Squeeze2D(name="first_squeeze")]
+    second = [tfb.Scale(3.0, name="thrice"), Squeeze2D(name="second_squeeze")]
+    last = [tfb.Scale(-1.0, name="minus")]
+    after_first = 2 * squeeze(x)
+    flows = [Flow(members, name=f"flow{i}") for i, members in enumerate((first, second, last))]
+    flow = MultiscaleFlow(flows, [4, 4, 1])
+    latent, log_det, features = forward_features(flow, x)
+    after_second = 3 * squeeze(after_first[..., :2])
+    for feature, expected in zip(features, [after_first, after_second, -after_second[..., :4]], strict=True):
+        np.testing.assert_array_equal(feature, expected)
+    left = [after_first[..., 2:], after_second[..., 4:], -after_second[..., :4]]
+    np.testing.assert_array_equal(latent, np.concatenate([part.reshape(1, -1) for part in left], 1))
+    np.testing.assert_allclose(log_det, 16 * np.log(2) + 8 * np.log(3), rtol=1e-6)
+    assert feature_shapes(flow, (4, 4, 1)) == [(2, 2, 4), (1, 1, 8), (1, 1, 4)]
+
+    flow = Flow([resflow.bijectors.ActNorm([4, 4, 1]), *first, *second, *last])
+    latent, log_det, features = forward_features(flow, x)
+    assert feature_shapes(flow, (4, 4, 1)) == [(2, 2, 4), (1, 1, 16), (1, 1, 16)]
+    for feature, expected in zip(features, [after_first, 3 * squeeze(after_first)] + [latent], strict=True):
+        np.testing.assert_array_equal(feature, expected)
+    np.testing.assert_array_equal(latent, -3 * squeeze(after_first))
+    np.testing.assert_allclose(log_det, 16 * np.log(6), rtol=1e-6)
+
+
+def test_which_squeezes_end_a_scale():
+    """Not one before the first; two of one name both do. A vector has one feature."""
+    squeeze, norm = Squeeze2D(), resflow.bijectors.ActNorm((4, 4, 4))
+    assert feature_shapes(Flow([squeeze, norm, squeeze, Squeeze2D()]), (8, 8, 1)) == [(2, 2, 16), (1, 1, 64)]
+    flow = resflow.flows.vector_flow(2, 2, (4,))
+    latent, _, (feature,) = forward_features(flow, np.ones([3, 2], "float32"), seed=1)
+    np.testing.assert_array_equal(feature, latent)
+    assert feature_shapes(flow, [2]) == [(2,)]
+
+
+@pytest.mark.parametrize("factor_out", [False, True])
+def test_each_g_is_evaluated_once_and_a_series_only_for_the_log_det(factor_out, counter, counting_exact, normal):
+    """In a graph, and with no value of an earlier call after a variable has changed."""
+
+    def block(name, channels):
+        conv = resflow.flows.conv_branch((1, 1, channels), 4, kernels=(1, 1))
+        branch = keras.Sequential([keras.Input([1, 1, channels]), counter, conv])
+        return resflow.bijectors.ResidualBlock(branch, counting_exact, name=name)
+
+    act_norm = resflow.bijectors.ActNorm([2, 2, 1])
+    first = [act_norm, Squeeze2D(), block("a", 4), tfb.Scale(2.0)]
+    if factor_out:
+        second = Flow([block("b", 2)], name="second")
+        flow = MultiscaleFlow([Flow(first, name="first"), second], [2, 2, 1])
+    else:
+        flow = Flow([*first, Flow([block("b", 4)], name="inner")])
+    x = normal([3, 2, 2, 1])
+    expected = forward_features(flow, x)
+    assert counter.take() == counting_exact.take() == 2
+    np.testing.assert_allclose(expected.latent, flow.forward(tf.identity(x)), rtol=1e-5, atol=1e-6)
+    log_det = flow.forward_log_det_jacobian(tf.identity(x), 3)
+    np.testing.assert_allclose(expected.log_det, log_det, rtol=1e-4)
+    for log_det in (True, False):
+        counter.take(), counting_exact.take()
+        graph = tf.function(lambda x, log_det=log_det: forward_features(flow, x, log_det), autograph=False)
+        found = graph(x)
+        assert counter.take() == 2 and counting_exact.take() == (2 if log_det else 0)
+        assert (found.log_det is not None) is log_det
+        for one, other in zip((found.latent, *found.features), (expected.latent, *expected.features), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    act_norm.shift.assign_add([1.0])
+    after = forward_features(flow, x)
+    assert np.all(np.max(np.abs(expected.features[0] - after.features[0]), axis=(1, 2, 3)) > 0.1)
+
+
+def test_conditional_flows(refused):
+    flow = resflow.flows.vector_flow(2, 1, (4,), condition_size=1)
+    x, c = np.ones([3, 2], "float32"), np.ones([3, 1], "float32")
+    latent = forward_features(flow, x, conditional_input=c, seed=1).latent
+    np.testing.assert_allclose(latent, flow.forward(x, conditional_input=c), rtol=1e-6)
+    refused("got sed", forward_features, flow, x, conditional_input=c, sed=1)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_inverse_has_the_solutions_of_the_last_block_first(compiled, normal):
+    """Each has its own solver: the first block's stops at an error of 0.1^5 |z|, the last's meets its tolerance."""
+    blocks, z = [], normal([4, 2])
+    for slope, limit in ((0.1, 5), (0.5, 50)):
+        branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2, 0.9)])
+        branch.layers[0].kernel.assign(slope * np.eye(2))
+        solver = resflow.solvers.FixedPoint(max_iterations=limit)
+        blocks.append(resflow.bijectors.ResidualBlock(branch, inverse_solver=solver, name=f"slope{slope}"))
+    inverse = tf.function(inverse_with_solutions, autograph=False) if compiled else inverse_with_solutions
+    x, (last, first) = inverse(Flow(blocks), z)
+    np.testing.assert_allclose(x, z / 1.1 / 1.5, rtol=1e-4)
+    np.testing.assert_allclose(last.root, z / 1.5, rtol=1e-5)
+    np.testing.assert_array_equal(last.converged, [True] * 4)
+    np.testing.assert_array_equal(first.converged, [False] * 4)
+    assert np.all(last.num_iterations.numpy() > 10) and np.all(first.num_iterations == 5)
+
+
+@pytest.mark.parametrize("kind", [resflow.bijectors.ResidualBlock, resflow.bijectors.MonotoneBlock])
+def test_a_tolerance_is_for_blocks_without_a_solver(kind, make_branch, normal):
+    block = kind(make_branch())
+    own = block.copy(inverse_solver=resflow.solvers.Anderson())
+    counts = []
+    for given, atol in ((block, 0.0), (block, 0.1), (own, 0.1), (own, 0.0)):
+        x, (solution,) = inverse_with_solutions(Flow([given]), normal([4, 2]), atol=atol)
+        counts.append(int(np.max(solution.num_iterations)))
+    assert counts[1] < counts[0] == counts[2] == counts[3]
+
+
+def test_without_blocks_a_list_is_inverted_in_the_precision_of_the_flow(normal):
+    z = normal([4, 2], 0, "float64").numpy().tolist()
+    flow = Flow([resflow.bijectors.InvertibleConv1x1(2, seed=1, dtype="float64")])
+    x, solutions = inverse_with_solutions(flow, z)
+    np.testing.assert_allclose(flow.forward(tf.identity(x)), z, rtol=1e-12)
+    assert solutions == []

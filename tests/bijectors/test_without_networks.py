@@ -1,0 +1,203 @@
+"""Bijectors without networks: ActNorm, InvertibleConv1x1, Logit, Normalize and Squeeze2D."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import special
+
+from tf_resflow.bijectors import ActNorm, InvertibleConv1x1, Logit, Normalize, Squeeze2D
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_initialize_gives_mean_zero_and_variance_one(per_channel):
+    x = 3.0 + 2.0 * np.random.default_rng(0).normal(size=[50, 2, 3, 4]).astype("float32")
+    act_norm = ActNorm([2, 3, 4], per_channel)
+    np.testing.assert_array_equal(act_norm.forward(x), x)
+    act_norm.initialize(x)
+    axes = (0, 1, 2) if per_channel else 0
+    np.testing.assert_allclose(act_norm.forward(x), (x - x.mean(axes)) / x.std(axes), atol=1e-4)
+    np.testing.assert_allclose(act_norm.shift, -x.mean(axes), rtol=1e-5)
+    np.testing.assert_allclose(act_norm.log_scale, -np.log(x.std(axes)), atol=1e-5)
+
+
+def test_constant_channel():
+    x = np.array([[1.0, 5.0], [3.0, 5.0]], "float32")
+    act_norm = ActNorm([2])
+    act_norm.initialize(x)
+    np.testing.assert_allclose(act_norm.forward(x), [[-1.0, 0.0], [1.0, 0.0]], atol=1e-4)
+    np.testing.assert_allclose(act_norm.log_scale[1], np.log(1e3), rtol=1e-5)
+
+
+def test_keras_and_tfp_have_the_same_variables():
+    act_norm = ActNorm([3], dtype="float64")
+    expected = [act_norm.log_scale, act_norm.shift]
+    assert all(v.value is w for v, w in zip(act_norm.keras_variables, expected, strict=True))
+    assert {id(v) for v in act_norm.trainable_variables} == {id(v) for v in expected}
+    assert act_norm.dtype == tf.float64
+
+
+def test_two_of_equal_arguments_do_not_share_a_cache():
+    x = tf.ones([1, 2])
+    for make, name in (
+        (lambda: ActNorm([2]), "shift"),
+        (lambda: InvertibleConv1x1(2), "lower_upper"),
+        (lambda: Normalize([0.0, 0.0], [1.0, 1.0]), "_mean"),
+    ):
+        first, second = make(), make()
+        getattr(second, name).assign_add(tf.ones_like(getattr(second, name)))
+        assert first != second
+        y = first.forward(x), second.forward(x)
+        assert np.max(np.abs(y[0] - y[1])) > 0.1
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_it_starts_as_a_rotation(size):
+    conv = InvertibleConv1x1(size, seed=3, dtype="float64")
+    weight = conv.weight().numpy()
+    np.testing.assert_allclose(weight @ weight.T, np.eye(size), atol=1e-14)
+    np.testing.assert_allclose(np.linalg.det(weight), 1.0)
+    fldj = conv.forward_log_det_jacobian(tf.zeros([2, 4, 4, size], tf.float64), 3)
+    np.testing.assert_allclose(fldj, 0.0, atol=1e-13)
+    if size > 1:
+        assert np.max(np.abs(weight - np.eye(size))) > 0.1
+        np.testing.assert_array_equal(weight, InvertibleConv1x1(size, 3, "float64").weight())
+
+
+def test_rotations_are_uniform():
+    """The mean over 100 seeds of each element is 0, and of its square 1/3, up to 4 standard errors."""
+    weights = np.stack([InvertibleConv1x1(3, seed).weight().numpy() for seed in range(100)])
+    assert np.max(np.abs(weights.mean(0))) < 4 / np.sqrt(3 * 100)
+    # The square of an element of a uniform rotation has variance 1/5 - 1/9.
+    assert np.max(np.abs(np.square(weights).mean(0) - 1 / 3)) < 4 * np.sqrt(4 / 45 / 100)
+
+
+def test_images_are_mixed_by_the_product_of_the_factors():
+    conv = InvertibleConv1x1(3, 1, "float64")
+    noise = tf.random.stateless_normal([3, 3], [1, 2], stddev=0.5, dtype=tf.float64)
+    conv.lower_upper.assign(conv.lower_upper + noise)
+    packed, permutation = conv.lower_upper.numpy(), conv.permutation.numpy()
+    np.testing.assert_array_equal(np.sort(np.abs(permutation)), np.sort(np.eye(3)))
+    lower = np.tril(packed, -1) + np.eye(3)
+    weight = permutation @ lower @ (np.triu(packed, 1) + np.diag(np.exp(np.diag(packed))))
+    np.testing.assert_allclose(conv.weight(), weight, rtol=1e-12)
+    x = tf.random.stateless_normal([5, 4, 2, 3], [0, 1], dtype=tf.float64)
+    y = conv.forward(x)
+    np.testing.assert_allclose(y, np.einsum("oc,nhwc->nhwo", weight, x), rtol=1e-11)
+    np.testing.assert_allclose(conv.inverse(tf.identity(y)), x, rtol=1e-10)
+    # One matrix for each of the 8 pixels.
+    expected = 8 * np.linalg.slogdet(weight)[1]
+    assert abs(expected) > 1
+    np.testing.assert_allclose(conv.forward_log_det_jacobian(x, 3), expected, rtol=1e-12)
+    np.testing.assert_allclose(conv.inverse_log_det_jacobian(tf.identity(y), 3), -expected, rtol=1e-12)
+
+
+def test_inverse_of_many_channels():
+    """After training-like noise, float32 gives the input back to the condition number times its rounding."""
+    conv = InvertibleConv1x1(64, seed=2)
+    conv.lower_upper.assign(conv.lower_upper + tf.random.stateless_normal([64, 64], [1, 2], stddev=0.02))
+    x = tf.random.stateless_normal([100, 64], [0, 1])
+    back = conv.inverse(tf.identity(conv.forward(x)))
+    bound = np.linalg.cond(conv.weight().numpy().astype("float64")) * 64 * np.finfo("float32").eps
+    assert np.max(np.abs(back - x)) < bound < 1e-2
+
+
+def test_the_permutation_is_saved_and_not_trained(tmp_path):
+    conv, other = (InvertibleConv1x1(4, seed) for seed in (1, 2))
+    variables = conv.permutation, conv.lower_upper
+    assert all(v.value is w for v, w in zip(conv.keras_variables, variables, strict=True))
+    assert [v is conv.lower_upper for v in conv.trainable_variables] == [True]
+    assert {id(v) for v in conv.variables} == {id(v) for v in variables}
+    assert np.any(conv.permutation != other.permutation)
+    path = tf.train.Checkpoint(conv=conv).write(str(tmp_path / "c"))
+    tf.train.Checkpoint(conv=other).read(path).assert_consumed()
+    np.testing.assert_array_equal(other.weight(), conv.weight())
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1e-6])
+def test_logit(alpha):
+    x = np.linspace(0.0, 1.0, 11)
+    y = Logit(alpha).forward(x)
+    np.testing.assert_allclose(y, special.logit(alpha + (1 - 2 * alpha) * x), atol=1e-9)
+    np.testing.assert_allclose(Logit(alpha).inverse(y + 0.0), x, atol=1e-12)
+
+
+def test_logit_is_accurate_near_one_in_single_precision():
+    x = np.linspace(1 - 2.0**-10, 1, 1025, dtype="float32")  # all exact
+    x64 = x.astype("float64")
+    expected = np.log(1e-6 + (1 - 2e-6) * x64) - np.log(1e-6 + (1 - 2e-6) * (1 - x64))
+    np.testing.assert_allclose(Logit(1e-6).forward(x), expected, rtol=3e-7)
+    expected = np.log(1 - 2e-6) - np.log(1e-6 + (1 - 2e-6) * (1 - x64)) - np.log(1e-6 + (1 - 2e-6) * x64)
+    np.testing.assert_allclose(Logit(1e-6).forward_log_det_jacobian(x, 0), expected, rtol=3e-7, atol=3e-7)
+
+
+def test_the_inverse_of_logit_is_precise_where_the_sigmoid_rounds():
+    """log(s (1 - s) / 0.9) with s the sigmoid of y, in float32, where s(90) = 1."""
+    y = np.float32([-90.0, 0.0, 16.0, 90.0])
+    s = special.expit(np.float64(-abs(y)))
+    found = Logit(0.05).inverse_log_det_jacobian(y, 0)
+    np.testing.assert_allclose(found, np.log(s) + np.log1p(-s) - np.log(0.9), rtol=1e-6)
+
+
+def test_logit_checks_its_domain_when_asked():
+    logit = Logit(validate_args=True)
+    for value in (-0.1, 1.1):
+        for call in (logit.forward, lambda x: logit.forward_log_det_jacobian(x, 0)):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="dequantize"):
+                call(tf.constant([0.5, value]))
+    assert np.isfinite(logit.forward(tf.constant([0.0, 1.0]))).all()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (4, 1, 3)])
+def test_normalize_counts_what_it_broadcasts(shape):
+    rng = np.random.default_rng(0)
+    mean, std, x = rng.normal(size=shape), rng.uniform(0.5, 2.0, size=shape), rng.normal(size=[2, 4, 5, 3])
+    normalize = Normalize(mean, std, dtype="float64")
+    np.testing.assert_allclose(normalize.forward(x), (x - mean) / std, rtol=1e-12)
+    expected = -np.sum(np.log(np.broadcast_to(std, [4, 5, 3])))
+    np.testing.assert_allclose(normalize.forward_log_det_jacobian(x, 3), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_where_each_pixel_goes(factor):
+    x = np.arange(60 * factor**2, dtype="float32").reshape(5, 2 * factor, 3 * factor, 2)
+    y = Squeeze2D(factor).forward(x).numpy()
+    assert y.shape == (5, 2, 3, 2 * factor**2)
+    for channel, dy, dx in np.ndindex(2, factor, factor):
+        place = channel * factor**2 + dy * factor + dx
+        np.testing.assert_array_equal(y[..., place], x[:, dy::factor, dx::factor, channel])
+
+
+@pytest.mark.parametrize("batch_shape", [[], [2, 3]])
+def test_batch_shapes_of_squeezed_images(batch_shape):
+    squeeze = Squeeze2D()
+    x = tf.random.stateless_normal([*batch_shape, 4, 2, 1], [0, 1])
+    y = squeeze.forward(x)
+    assert y.shape == [*batch_shape, 2, 1, 4]
+    np.testing.assert_array_equal(squeeze.inverse(tf.identity(y)), x)
+    np.testing.assert_array_equal(squeeze.forward_log_det_jacobian(x, 3), 0.0)
+
+
+def test_refusals(refused):
+    for shape in ([], [None], [4, 4, None]):
+        refused("known, non-scalar event shape", ActNorm, shape)
+    for alpha in (0.0, 0.5, -1.0):
+        refused("alpha", Logit, alpha)
+    for std in (0.0, -1.0, np.nan):
+        refused("positive", Normalize, [0.0, 0.0], [1.0, std])
+    events, channels = r"act_norm maps events of shape \(3,\)", r"mix maps channels of shape \(3,\).*shape \(5, 4\)"
+    act_norm, conv, squeeze = ActNorm([3]), InvertibleConv1x1(3, name="mix"), Squeeze2D()
+    for shape in ([4, 1], [4, 2], []):
+        refused(events, act_norm.forward, tf.zeros(shape))
+        refused(events, act_norm.inverse, tf.zeros(shape))
+    refused(events, act_norm.forward_event_shape, [4])
+    refused(events, act_norm.inverse_event_shape, [4])
+    refused(channels, conv.forward, tf.zeros([5, 4]))
+    refused(channels, conv.inverse, tf.zeros([5, 4]))
+    refused("at least one channel; got 0", InvertibleConv1x1, 0)
+    refused("one shape", Normalize, [0.0, 0.0], 1.0)
+    refused("multiples of 2; got 3 x 4", squeeze.forward, tf.zeros([1, 3, 4, 1]))
+    refused("multiples of 2; got 4 x 5", squeeze.forward_event_shape, [4, 5, 1])
+    refused("multiple of 4 channels; got 6", squeeze.inverse, tf.zeros([1, 2, 2, 6]))
+    refused("at least 2", Squeeze2D, 1)
