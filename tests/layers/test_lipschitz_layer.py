@@ -84,17 +84,6 @@ def test_gradient_of_the_scaled_kernel_against_finite_differences(make, shape, a
     np.testing.assert_allclose(np.sum(gradient * direction), difference, rtol=1e-4)
 
 
-def test_values_of_a_dense_layer_and_a_convolution():
-    layer = built(dense, (3,), {"bias_initializer": "ones"}, dtype="float64")
-    x = batch((3,), dtype="float64")
-    expected = x @ layer.kernel.numpy() / (layer.norm_estimate() / 0.97) + 1
-    np.testing.assert_allclose(layer(x), expected, rtol=1e-12)
-    layer = built(convolution, (4, 4, 2), {"filters": 1, "use_bias": False}, dtype="float64")
-    x = batch((4, 4, 2), 1, dtype="float64")
-    corner = np.einsum("hwi,hwio->o", x[0, :2, :2], layer.scaled_kernel().numpy()[1:, 1:])
-    np.testing.assert_allclose(layer(x)[0, 0, 0], corner, rtol=1e-12)
-
-
 def test_default_initial_kernel_is_uniform_with_variance_a_third_of_the_mean():
     kernel, other = (built(layers.LipschitzDense, (300,), {"units": 400}).kernel.numpy() for _ in range(2))
     assert np.abs(kernel).max() <= 1 / np.sqrt(300) * (1 + 1e-6)

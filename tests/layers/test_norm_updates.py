@@ -193,34 +193,3 @@ def test_shared_orders_survive_saving(learned, tmp_path):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(loaded(X), learned(X))
     assert layers.lipschitz_constant(loaded) == layers.lipschitz_constant(learned)
-
-
-def test_two_replicas_equal_one(two_replicas):
-    """Plain gradient descent by the sum over replicas: on two halves of a batch, or on the whole."""
-    batches = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
-
-    def trained(strategy, inputs):
-        with strategy.scope():
-            dense = [layers.LipschitzDense(3, normalization=name) for name in ("schatten", "induced")]
-            branch = keras.Sequential([keras.Input([3]), *dense])
-            optimizer = keras.optimizers.SGD(0.5)
-            optimizer.build(branch.trainable_variables)
-            for layer in dense:
-                layer.kernel.assign(2 * np.eye(3) + 1)
-
-        @tf.function
-        def step(x):
-            with tf.GradientTape() as tape:
-                loss = tf.reduce_sum(tf.square(branch(x))) / 8
-            optimizer.apply(tape.gradient(loss, branch.trainable_variables), branch.trainable_variables)
-            layers.update_norms(branch)
-
-        for _ in range(2):
-            strategy.run(step, args=(inputs,))
-        return [variable.numpy() for variable in branch.variables]
-
-    data = iter(map(tf.constant, batches))
-    halves = two_replicas.experimental_distribute_values_from_function(lambda _: next(data))
-    one = trained(tf.distribute.get_strategy(), tf.constant(np.concatenate(batches)))
-    for a, b in zip(trained(two_replicas, halves), one, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
