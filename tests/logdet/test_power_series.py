@@ -86,10 +86,8 @@ def test_estimators_equal_slogdet_with_basis_probes(branch, data, expected):
     def bound(branch, *args, **kwargs):
         return PowerSeries(60, probes="basis")(resflow.layers.bind(branch), *args, **kwargs)
 
-    for estimator in (Exact(), bound):
+    for estimator in (Exact(), bound, AdaptiveSeries(1e-12, probes="basis")):
         assert_all_close(value_and_gradients(branch, estimator, data), expected, 1e-9)
-    adaptive = value_and_gradients(branch, AdaptiveSeries(1e-12, probes="basis"), data, graph=True)
-    assert_all_close(adaptive(), expected, 1e-9)
 
 
 def test_power_series_has_the_bias_of_its_terms_and_the_gradient_of_its_value(branch, data, expected):
@@ -121,7 +119,7 @@ def test_roulette_is_unbiased(branch, data, estimator):
     one |= {"weights": tf.ones([1], tf.float64), "dy": tf.zeros([1, SIZE], tf.float64)}
     copies = {name: tf.repeat(part, num, 0) for name, part in one.items()}
     copies["weights"] = weights = tf.tile(tf.constant([1.0, -2.0], tf.float64), [num // 2])
-    _, log_det, (dx, dc, *_) = value_and_gradients(branch, estimator, copies, graph=True)()
+    _, log_det, (dx, dc, *_) = value_and_gradients(branch, estimator, copies)
     samples = np.column_stack([log_det, dx / weights[:, None], dc / weights[:, None]])
     _, log_det, (dx, dc, *_) = value_and_gradients(branch, dense(), one)
     exact = np.concatenate([log_det, dx[0], dc[0]])
