@@ -60,12 +60,7 @@ def assert_all_close(found, expected, message=""):
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [
-        ("smooth", "fused"),
-        ("activations of Keras", "eager"),
-        ("joined", "graph"),
-        ("images", "fused"),
-    ],
+    [("smooth", "fused"), ("activations of Keras", "eager"), ("joined", "graph"), ("images", "fused")],
 )
 def test_value_derivative_and_their_gradients(name, mode):
     """Eagerly, in a graph, or in a graph of a training step, with fused kernels."""

@@ -42,37 +42,24 @@ def data():
     return {name: tf.constant(rng.normal(size=shape)) for name, shape in shapes.items()}
 
 
-def value_and_gradients(branch, estimator, data, graph=False):
+def value_and_gradients(branch, estimator, data):
     """y, log_det, and the gradients of sum_i (weights_i log_det_i + dy_i . y_i) in x, c and the parameters."""
-
-    def compute():
-        x, c = data["x"], data["c"]
-        with tf.GradientTape() as tape:
-            tape.watch([x, c])
-            y, log_det = estimator(branch, x, c, seed=[0, 0])
-            loss = tf.reduce_sum(data["weights"] * log_det) + tf.reduce_sum(data["dy"] * y)
-        sources = [x, c, *(v.value for v in branch.trainable_variables)]
-        return y, log_det, tape.gradient(loss, sources, unconnected_gradients="zero")
-
-    return tf.function(compute, autograph=False) if graph else compute()
+    x, c = data["x"], data["c"]
+    with tf.GradientTape() as tape:
+        tape.watch([x, c])
+        y, log_det = estimator(branch, x, c, seed=[0, 0])
+        loss = tf.reduce_sum(data["weights"] * log_det) + tf.reduce_sum(data["dy"] * y)
+    sources = [x, c, *(v.value for v in branch.trainable_variables)]
+    return y, log_det, tape.gradient(loss, sources, unconnected_gradients="zero")
 
 
-def dense(log_det=lambda jacobian: tf.linalg.slogdet(tf.eye(SIZE, dtype=tf.float64) + jacobian)[1]):
-    """Like an estimator, by a function of the explicit Jacobian."""
-
-    def estimator(branch, x, c, seed):
-        del seed
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            g = branch([x, c])
-        return x + g, log_det(tape.batch_jacobian(g, x))
-
-    return estimator
-
-
-@pytest.fixture(scope="module")
-def expected(branch, data):
-    return value_and_gradients(branch, dense(), data)
+def dense(branch, x, c, seed):
+    """Like an estimator, by the explicit Jacobian."""
+    del seed
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        g = branch([x, c])
+    return x + g, tf.linalg.slogdet(tf.eye(SIZE, dtype=tf.float64) + tape.batch_jacobian(g, x))[1]
 
 
 def assert_all_close(actual, expected, tolerance):
@@ -80,27 +67,15 @@ def assert_all_close(actual, expected, tolerance):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-def test_estimators_equal_slogdet_with_basis_probes(branch, data, expected):
+def test_estimators_equal_slogdet_with_basis_probes(branch, data):
     """Also with kernels that were scaled before, which get their gradient."""
 
     def bound(branch, *args, **kwargs):
         return PowerSeries(60, probes="basis")(resflow.layers.bind(branch), *args, **kwargs)
 
-    for estimator in (Exact(), bound, AdaptiveSeries(1e-12, probes="basis")):
+    expected = value_and_gradients(branch, dense, data)
+    for estimator in (Exact(), bound, AdaptiveSeries(1e-12, probes="basis"), RussianRoulette(60, probes="basis")):
         assert_all_close(value_and_gradients(branch, estimator, data), expected, 1e-9)
-
-
-def test_power_series_has_the_bias_of_its_terms_and_the_gradient_of_its_value(branch, data, expected):
-    def truncated(jacobian):
-        power, total = jacobian, 0.0
-        for k in range(1, 5):
-            total += (-1) ** (k + 1) / k * tf.linalg.trace(power)
-            power = power @ jacobian
-        return total
-
-    actual = value_and_gradients(branch, PowerSeries(4, probes="basis"), data)
-    assert_all_close(actual, value_and_gradients(branch, dense(truncated), data), 1e-10)
-    assert np.max(np.abs(actual[1] - expected[1])) > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -121,44 +96,22 @@ def test_roulette_is_unbiased(branch, data, estimator):
     copies["weights"] = weights = tf.tile(tf.constant([1.0, -2.0], tf.float64), [num // 2])
     _, log_det, (dx, dc, *_) = value_and_gradients(branch, estimator, copies)
     samples = np.column_stack([log_det, dx / weights[:, None], dc / weights[:, None]])
-    _, log_det, (dx, dc, *_) = value_and_gradients(branch, dense(), one)
+    _, log_det, (dx, dc, *_) = value_and_gradients(branch, dense, one)
     exact = np.concatenate([log_det, dx[0], dc[0]])
     for part in (samples[::2], samples[1::2]):
         errors = (part.mean(0) - exact) / (part.std(0, ddof=1) / np.sqrt(len(part)))
         assert np.max(np.abs(errors)) < 4.5
 
 
-def with_draw(distribution, draw):
-    """The distribution, with a known draw: for a scalar one, or for a batch."""
-    distribution.sample = lambda shape, seed: tf.broadcast_to(draw, shape)
-    return distribution
-
-
-def test_expectation_over_the_number_of_terms(branch, data, expected):
-    """With basis probes, the expectation over N of the value and the gradient equals that of slogdet.
-
-    (A z-test would be meaningless: the variance of a Poisson roulette is infinite.)
-    """
-    total, num = 0.0, tf.Variable(0, trainable=False)
-    estimator = RussianRoulette(1, with_draw(Poisson(2.0), num), probes="basis")
-    run = value_and_gradients(branch, estimator, data, graph=True)
-    chances = [np.exp(-2.0) * 2.0**n / np.prod(np.arange(1, n + 1.0)) for n in range(40)]
-    for n, chance in enumerate(chances):
-        num.assign(n)
-        total += chance * np.concatenate([np.ravel(part) for part in tf.nest.flatten(run()[1:])])
-    np.testing.assert_allclose(sum(chances), 1, atol=1e-9)
-    exact = np.concatenate([np.ravel(part) for part in tf.nest.flatten(expected[1:])])
-    np.testing.assert_allclose(total, exact, rtol=1e-6, atol=1e-6)
-
-
 def test_per_example_draws_are_masked(branch, data):
     """Each row stops at its N: rows of one call equal calls with that N alone."""
 
     def log_det(n, **settings):
-        estimator = RussianRoulette(1, with_draw(Geometric(0.5), n), **settings)
-        return estimator(branch, data["x"], data["c"], seed=[0, 0])[1]
+        distribution = Poisson(2.0)
+        distribution.sample = lambda shape, seed: tf.broadcast_to(n, shape)
+        return RussianRoulette(1, distribution, **settings)(branch, data["x"], data["c"], seed=[0, 0])[1]
 
-    counts = [1, 4, 2, 3]
+    counts = [0, 4, 2, 3]
     alone = [log_det(n)[i] for i, n in enumerate(counts)]
     np.testing.assert_allclose(log_det(counts, per_example=True), alone, rtol=1e-12)
 
