@@ -49,7 +49,7 @@ def test_slopes_of_other_activations():
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("layer", [layers.MaxMin(), layers.FullSort()])
 def test_the_jacobian_of_a_sort_is_its_permutation_at_ties_too(layer, graph):
-    """A permutation matrix that maps the input to the output, so it does not expand; the second one is zero."""
+    """A permutation maps the input to the output, and does not expand. The second derivative is zero."""
     rows = [[1, 1, 1, 1], [0, -0.0, 0.0, 0], [3, -1, 3, 5], [2, 7, 2, 2], [1, 2, 3, 4], [4, 3, 2, 1]]
 
     def derivatives(x):

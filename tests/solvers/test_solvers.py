@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.layers.operator_norms import InducedNorm
 from tf_resflow.solvers import Anderson, FixedPoint, solve_residual
 
 by_both = pytest.mark.parametrize("kind", [FixedPoint, Anderson])
@@ -145,15 +144,6 @@ def test_second_derivative_raises(branch):
         outer.gradient(gradient, y)
 
 
-def test_kernels_are_scaled_once(branch, monkeypatch):
-    """Once, not at each iteration: the loop uses the kernels that were scaled at its start."""
-    calls, estimate = [], InducedNorm.estimate
-    monkeypatch.setattr(InducedNorm, "estimate", lambda norm, v: calls.append(norm) or estimate(norm, v))
-    solution = solve_residual(branch, tf.ones([1, 4], tf.float64), FixedPoint())
-    assert int(solution.num_iterations[0]) > 3
-    assert len(calls) == 2
-
-
 @pytest.mark.parametrize(
     "kind, policy, dtype, epsilon",
     [
@@ -278,32 +268,22 @@ def test_what_is_enough_loosens_a_tight_tolerance_only():
         np.testing.assert_array_equal(part, expected)
 
 
-@pytest.mark.parametrize("memory", [2, 6])
-def test_anderson_solves_an_affine_equation_in_as_many_steps_as_it_remembers(memory):
-    """With n eigenvalues and n + 1 points the least residual is zero, but a rejected move costs two evaluations."""
+@pytest.mark.parametrize(("memory", "exponent"), [(2, 0), (6, 0), (4, -100), (4, 115)])
+def test_anderson_solves_an_affine_equation_in_as_many_steps_as_it_remembers(memory, exponent):
+    """With n eigenvalues and n + 1 points the least residual is zero, but a rejected move costs two evaluations.
+
+    Also where squares leave the range of float32.
+    """
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=[8, 8]))[0]
     rates = np.resize([0.9, -0.5, 0.7, 0.2, -0.8][: memory - 1], 8)
     matrix = basis @ np.diag(rates) @ basis.T
     y = np.random.default_rng(1).normal(size=[4, 8])
-    solution = Anderson(memory=memory, atol=1e-10)(linear(matrix), tf.constant(y))
-    np.testing.assert_allclose(solution.root, root_of(matrix, y), atol=1e-8)
-    assert np.max(solution.num_iterations) <= memory + 3
-    assert np.min(FixedPoint(atol=1e-10)(linear(matrix), tf.constant(y)).num_iterations) > 20
-
-
-@pytest.mark.parametrize("exponent", [-100, 115])
-def test_anderson_takes_as_many_steps_at_all_scales(exponent):
-    """Also where squares leave the range of float32."""
-    rng = np.random.default_rng(0)
-    matrix = np.linalg.qr(rng.normal(size=[6, 6]))[0]
-    matrix = 0.9 * matrix * np.linspace(-1.0, 1.0, 6) @ matrix.T
-    y = rng.normal(size=[20, 6])
-    at_one, scaled = (
-        Anderson()(linear(matrix), tf.constant(y * 2.0**k, tf.float32), relative=True) for k in (0, exponent)
-    )
-    np.testing.assert_allclose(scaled.root * 2.0**-exponent, root_of(matrix, y), atol=1e-4)
-    assert scaled.converged.numpy().all()
-    assert np.mean(scaled.num_iterations) < 1.2 * np.mean(at_one.num_iterations)
+    scaled = tf.constant(y * 2.0**exponent, tf.float32 if exponent else tf.float64)
+    rtol = 1e-5 if exponent else 1e-10
+    solution = Anderson(memory=memory, rtol=rtol)(linear(matrix), scaled, relative=True)
+    np.testing.assert_allclose(solution.root * 2.0**-exponent, root_of(matrix, y), atol=100 * rtol)
+    assert solution.converged.numpy().all() and np.max(solution.num_iterations) <= memory + 3
+    assert np.min(FixedPoint(rtol=rtol)(linear(matrix), scaled, relative=True).num_iterations) > 20
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
