@@ -1,5 +1,7 @@
 """`LipschitzDense` and `LipschitzConv2D` as Keras layers."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -193,35 +195,26 @@ def test_dense_needs_a_matrix_unless_the_norm_is_the_same_at_each_position():
 
 
 def test_what_is_out_of_range_is_refused():
-    dense, convolution, learned = layers.LipschitzDense, layers.LipschitzConv2D, layers.LearnedOrder()
-    orders = 0.5, "2", np.nan, True, None
-    cases = [
-        *((lambda c=c: dense(2, c), "coefficient.*positive") for c in (0, -0.5, np.inf, np.nan)),
-        *((lambda p=p: dense(2, domain=p), "domain.*order") for p in orders),
-        *((lambda q=q: convolution(2, 3, codomain=q), "codomain.*order") for q in orders),
-        *((lambda k=k: convolution(2, k), "odd positive") for k in (2, (3, 4), 0, -1, (3,), (3, 3, 3), 1.5)),
-        (lambda: dense(0), "units"),
-        (lambda: convolution(2.5, 3), "filters"),
-        (lambda: convolution(3, 3, normalization="spectral"), "one of induced, schatten; got 'spectral'"),
-        (lambda: dense(3, normalization="schatten", domain=1), "norm 2 -> 2"),
-        (lambda: dense(3, normalization="schatten", codomain=4.0), "norm 2 -> 2"),
-        (lambda: dense(3, normalization="schatten", domain=learned), "norm 2 -> 2"),
-        (lambda: dense(2).build((None, None)), "last axis"),
-        *(
-            (lambda shape=shape: convolution(2, 3).build((None, *shape)), "Give the image size")
-            for shape in [(None, 8, 3), (8, None, 3), (8, 8, None), (8, 8)]
-        ),
-        (lambda: layers.update_norms(keras.Sequential([dense(2)])), "not built"),
-        *(
-            (lambda method=method: getattr(dense(2), method)(), "not built")
-            for method in "update_norm norm_estimate norm_bound lipschitz_bound scaled_kernel".split()
-        ),
-        *(
-            (lambda limits=limits: layers.LearnedOrder(*limits), "1 <= low < initial < high")
-            for limits in [(2.0, 2.0, 5.0), (1.5, 0.9, 5.0), (5.0, 1.0, 5.0), (2, 1, np.inf)]
-        ),
-        (lambda: layers.LearnableConcatenation(0.0), "coefficient.*positive"),
-    ]
-    for call, message in cases:
+    dense, convolution, learned = layers.LipschitzDense, layers.LipschitzConv2D, layers.LearnedOrder
+    orders, sizes = (0.5, "2", np.nan, True, None), (2, (3, 4), 0, -1, (3,), (3, 3, 3), 1.5)
+    limits, images = [(2, 2, 5), (1.5, 0.9, 5), (5, 1, 5), (2, 1, np.inf)], [(None, 8, 3), (8, None, 3), (8, 8)]
+    schatten, build = partial(dense, 3, normalization="schatten"), convolution(2, 3).build
+    methods = "update_norm", "norm_estimate", "norm_bound", "lipschitz_bound", "scaled_kernel"
+    for call, message in [
+        *((partial(dense, 2, coefficient), "coefficient.*positive") for coefficient in (0, -0.5, np.inf, np.nan)),
+        *((partial(dense, 2, domain=order), "domain.*order") for order in orders),
+        *((partial(convolution, 2, 3, codomain=order), "codomain.*order") for order in orders),
+        *((partial(convolution, 2, size), "odd positive") for size in sizes),
+        (partial(dense, 0), "units"),
+        (partial(convolution, 2.5, 3), "filters"),
+        (partial(convolution, 3, 3, normalization="spectral"), "one of induced, schatten; got 'spectral'"),
+        *((partial(schatten, **{key: p}), "norm 2 -> 2") for key, p in [("domain", 1), ("codomain", learned())]),
+        (partial(dense(2).build, (None, None)), "last axis"),
+        *((partial(build, (8, *shape)), "Give the image size") for shape in [*images, (8, 8, None)]),
+        *((getattr(dense(2), method), "not built") for method in methods),
+        (partial(layers.update_norms, keras.Sequential([dense(2)])), "not built"),
+        *((partial(learned, *values), "1 <= low < initial < high") for values in limits),
+        (partial(layers.LearnableConcatenation, 0.0), "coefficient.*positive"),
+    ]:
         with pytest.raises(ValueError, match=message):
             call()
