@@ -40,7 +40,9 @@ VECTORS = {
 
 
 def images():
-    return flows.conv_branch([4, 5, 2], 6, condition_size=3, **DTYPE)
+    branch = flows.conv_branch([4, 5, 2], 6, condition_size=3, **DTYPE)
+    flat = keras.layers.Flatten(**DTYPE)(branch.output)
+    return keras.Model(branch.inputs, keras.layers.Reshape([4, 5, 2], **DTYPE)(flat))
 
 
 def example(name):

@@ -8,6 +8,8 @@ import tensorflow as tf
 from tf_resflow import bijectors, flows, layers
 from tf_resflow.layers.precision import TrainingPolicy, confine_to_training
 
+pytestmark = pytest.mark.quick
+
 
 def normal(shape, seed=0):
     return tf.constant(np.random.default_rng(seed).normal(size=shape), tf.float32)
