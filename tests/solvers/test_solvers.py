@@ -63,7 +63,11 @@ def test_the_root_is_a_plain_step_beyond_the_last_point(branch):
     for _ in range(2):
         x = y - branch(x)
     np.testing.assert_allclose(solution.root, y - branch(x), atol=1e-14)
-    np.testing.assert_allclose(solution.residual, np.max(np.abs(x + branch(x) - y), axis=1), atol=1e-14)
+    residual = np.max(np.abs(x + branch(x) - y), axis=1)
+    np.testing.assert_allclose(solution.residual, residual, atol=1e-14)
+    for share in (1.001, 0.999):  # of the largest residual
+        solver = FixedPoint(atol=share * residual.max(), rtol=0.0, max_iterations=3)
+        assert np.all(solver(branch, tf.constant(y)).converged) == (share > 1)
 
 
 def test_anderson_is_safe_where_extrapolation_misleads():
@@ -108,22 +112,20 @@ def test_an_example_that_does_not_converge_is_told(kind):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize(
-    "adapt", [resflow.layers.bind, lambda branch: lambda x: branch(x)], ids=["bound", "plain function"]
-)
-def test_implicit_gradients(adapt, branch):
+@pytest.mark.parametrize(("adapt", "sign"), [(resflow.layers.bind, 1), (lambda branch: lambda x: branch(x), -1)])
+def test_implicit_gradients(adapt, sign, branch):
     """d/dy, d/dtheta of sum(w . x(y)) against the dense implicit function theorem."""
     y, w = tf.constant(np.random.default_rng(2).normal(size=[2, 5, 4]))
     variables = [v.value for v in branch.trainable_variables]
     with tf.GradientTape() as tape:
         tape.watch(y)
-        x = solve_residual(adapt(branch), y, Anderson()).root
+        x = solve_residual(adapt(branch), y, Anderson(), sign=sign).root
         loss = tf.reduce_sum(w * x)
     dy, *dtheta = tape.gradient(loss, [y, *variables])
     x = tf.constant(x)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
-        g = branch(x)
+        g = sign * branch(x)
     np.testing.assert_allclose(x + g, y, atol=1e-12)
     jacobian = tape.batch_jacobian(g, x)
     adjoint = tf.linalg.solve(tf.eye(4, dtype=tf.float64) + jacobian, w[..., tf.newaxis], adjoint=True)[..., 0]
@@ -228,19 +230,22 @@ def test_what_is_out_of_range_is_refused():
 
 def test_gradients_do_not_ask_for_an_exact_solution(branch):
     """An absolute tolerance alone leaves none for the equation of the gradient, whose scale differs."""
-    y, evaluations = tf.constant(np.random.default_rng(1).normal(size=[5, 4])), []
+    y, evaluations, asked = tf.constant(np.random.default_rng(1).normal(size=[5, 4])), [], []
+    settings = {"enough": 1e-20, "enough_relative": 1e-20}
 
     class Counting(FixedPoint):
         def __call__(self, g, y, **arguments):
             solution = super().__call__(g, y, **arguments)
             evaluations.append(int(np.max(solution.num_iterations)))
+            asked.append({key: value for key, value in arguments.items() if key in settings})
             return solution
 
     with tf.GradientTape() as tape:
         tape.watch(y)
-        root = solve_residual(lambda x: branch(x), y, Counting(atol=1e-10, rtol=0.0)).root
+        root = solve_residual(lambda x: branch(x), y, Counting(atol=1e-10, rtol=0.0), **settings).root
     tape.gradient(root, y)
     assert len(evaluations) == 2 and max(evaluations) < 200
+    assert asked == [settings, {"enough_relative": 1e-20}]
 
 
 def test_a_gradient_that_does_not_converge_warns(capfd):
