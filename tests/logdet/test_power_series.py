@@ -260,16 +260,18 @@ def test_a_condition_that_is_the_same_tensor_is_held(estimator):
 
 
 def test_what_is_out_of_range_is_refused():
+    kinds = RussianRoulette, PowerSeries, AdaptiveSeries, AdaptiveRoulette
     for make, message in [
         (lambda: RussianRoulette(-1), "num_exact_terms"),
         (lambda: RussianRoulette(distribution=None), "numbers of terms.*got None"),
         (lambda: RussianRoulette(2, Geometric), "got <class"),
-        (lambda: RussianRoulette(probes="uniform"), "probes.*rademacher"),
+        *((lambda kind=kind: kind(probes="uniform"), "probes.*rademacher") for kind in kinds),
         (lambda: RussianRoulette(num_probes=0), "num_probes"),
         (lambda: RussianRoulette(probe_sets=0), "probe_sets"),
         (lambda: PowerSeries(0), "num_terms"),
         (lambda: AdaptiveSeries(0.0), "tolerance"),
         (lambda: AdaptiveSeries(lipschitz_constant=1.0), "below 1"),
+        (lambda: AdaptiveSeries(lipschitz_constant=-0.5), "below 1"),
         (lambda: AdaptiveRoulette(1.0), "rtol"),
         (lambda: AdaptiveRoulette(chance=1.0), "chance"),
         (lambda: AdaptiveRoulette(max_exact_terms=0), "max_exact_terms"),
