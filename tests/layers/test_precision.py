@@ -8,6 +8,8 @@ import tensorflow as tf
 from tf_resflow import bijectors, flows, layers
 from tf_resflow.layers.precision import TrainingPolicy, confine_to_training
 
+pytestmark = pytest.mark.quick
+
 
 def normal(shape, seed=0):
     return tf.constant(np.random.default_rng(seed).normal(size=shape), tf.float32)
@@ -49,8 +51,7 @@ def test_a_network_computes_in_its_lower_precision_in_training_alone(functional)
         recorder.dtypes.clear()
     x = normal([4, 2])
     before, low = network(x), "bfloat16"
-    run = tf.function(lambda x: layers.bind(network, training=True)(x), autograph=False)
-    within = run(x)
+    within = tf.function(lambda x: layers.bind(network, training=True)(x), autograph=False)(x)
     assert (before.dtype, within.dtype) == (tf.float32, tf.bfloat16)
     assert inner.dtypes == outer.dtypes == ["float32"] * 2
     for training, expected in ((True, [low, low, "float32", low]), (False, ["float32"] * 4)):
@@ -60,13 +61,10 @@ def test_a_network_computes_in_its_lower_precision_in_training_alone(functional)
     np.testing.assert_array_equal(layers.bind(network)(x), network(x))
 
 
-def test_layers_that_are_in_no_bijector_are_as_in_keras():
+def test_layers_that_are_in_no_bijector_have_the_policy_of_keras():
+    """So have copies of those that are in one."""
     layer = layers.LipschitzDense(2, dtype="mixed_bfloat16")
     assert layer(normal([4, 2])).dtype == layer.compute_dtype == "bfloat16"
-
-
-def test_the_policy_of_a_copy():
-    """Keras' own, of the same name, until the copy is in a bijector itself."""
     branch = flows.dense_branch([2, 1], (4,), dtype="mixed_bfloat16")
     bijectors.ResidualBlock(branch)
     copy = keras.models.clone_model(branch)
@@ -75,14 +73,11 @@ def test_the_policy_of_a_copy():
     assert {layer.dtype_policy.name for layer in copy.layers} == {"mixed_bfloat16"}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_kernel_of_training_and_of_evaluation(seed):
+def test_the_kernel_of_training_and_of_evaluation():
     """They are one up to its rounding to bfloat16; both meet the coefficient, and the bound holds for both."""
-    kernel = normal([40, 30], seed).numpy()
-    layer = layers.LipschitzDense(
-        30, 0.9, dtype="mixed_bfloat16", kernel_initializer=keras.initializers.Constant(kernel), use_bias=False
-    )
+    layer = layers.LipschitzDense(30, 0.9, dtype="mixed_bfloat16", use_bias=False)
     network = keras.Sequential([keras.Input([40]), layer])
+    layer.kernel.assign(normal([40, 30]))
     confine_to_training(network)
     layer.update_norm(tolerance=1e-6, max_iterations=3000)
     precise = layer(tf.eye(40)).numpy().astype("float64")
@@ -96,28 +91,25 @@ def test_the_kernel_of_training_and_of_evaluation(seed):
     np.testing.assert_allclose(layers.lipschitz_constant(training, certified=True), norms[1], rtol=1e-8)
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_the_swish_computes_in_float32(order):
+def test_the_swish_computes_in_float32():
     """Its value and slope in bfloat16 are those in float32, rounded once; sums over the batch are not lost."""
-    x, w = normal([256, 64]), normal([256, 64], 1)
-    rounded = [tf.cast(t, tf.bfloat16) for t in (x, w)]
-    results = []
-    for dtype, (x, w) in (("mixed_bfloat16", rounded), ("float32", [tf.cast(t, tf.float32) for t in rounded])):
-        layer = layers.LipSwish(dtype=dtype)
+    rounded = [tf.cast(normal([256, 64], seed), tf.bfloat16) for seed in (0, 1)]
+
+    def compute(policy, dtype):
+        layer, (x, w) = layers.LipSwish(dtype=policy), (tf.cast(t, dtype) for t in rounded)
         layer.build([None, 64])
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = layer(x)
-            if order == 2:
-                with tf.GradientTape() as inner:
-                    inner.watch(x)
-                    y = layer(x)
-                y = inner.gradient(y, x, w)
-            loss = tf.reduce_sum(tf.cast(y, tf.float32))
-        results.append([y, *tape.gradient(loss, [x, layer.beta.value])])
-    (y, dx, dbeta), (expected, expected_dx, expected_dbeta) = results
-    assert (y.dtype, dx.dtype, dbeta.dtype) == (tf.bfloat16, tf.bfloat16, tf.float32)
-    if order == 1:
-        np.testing.assert_array_equal(y, tf.cast(expected, tf.bfloat16))
-    np.testing.assert_allclose(tf.cast(dx, tf.float32), expected_dx, atol=0.03)
-    np.testing.assert_allclose(dbeta, expected_dbeta, rtol=0.02)
+            with tf.GradientTape(persistent=True) as inner:
+                inner.watch(x)
+                y = layer(x)
+                total = tf.reduce_sum(tf.cast(y, tf.float32))
+            loss = tf.reduce_sum(tf.cast(inner.gradient(y, x, w), tf.float32))
+        beta = layer.beta.value
+        return y, *tape.gradient(loss, [x, beta]), inner.gradient(total, beta)
+
+    found, expected = compute("mixed_bfloat16", tf.bfloat16), compute("float32", tf.float32)
+    assert [tensor.dtype for tensor in found] == [tf.bfloat16, tf.bfloat16, tf.float32, tf.float32]
+    np.testing.assert_array_equal(found[0], tf.cast(expected[0], tf.bfloat16))
+    np.testing.assert_allclose(tf.cast(found[1], tf.float32), expected[1], atol=0.03)
+    np.testing.assert_allclose(found[2:], expected[2:], rtol=0.02)

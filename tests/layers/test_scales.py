@@ -2,26 +2,22 @@
 
 import functools
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow import layers
+from tests.layers.matrices import layer_of, matrix_of, schatten, singular_values
 
 COEFFICIENT = 0.7
 SPECTRAL, SCHATTEN = (2.0, 2.0, "induced"), (2.0, 2.0, "schatten")
-CLOSED = [(p, q, "induced") for p, q in [(1.0, 3.0), (1.0, np.inf), (2.0, np.inf), (np.inf, np.inf)]]
-MIXED = [(3.0, 1.5, "induced"), (2.0, 4.0, "induced")]
 SMALL, MEDIUM, LARGE = ((5, 7), None), ((30, 40), None), ((80, 70), None)
 FEW_PIXELS, PIXELS = ((3, 3, 2, 3), (4, 5)), ((3, 3, 2, 2), (8, 8))
 
 CASES = [
-    *((*case, SPECTRAL, False) for case in (SMALL, MEDIUM, LARGE, PIXELS)),
-    *((*case, SCHATTEN, False) for case in (SMALL, FEW_PIXELS)),
-    *((*MEDIUM, orders, False) for orders in CLOSED),
-    (*SMALL, MIXED[0], False),
-    (*LARGE, MIXED[1], False),
+    *((*case, SPECTRAL, False) for case in (SMALL, LARGE, PIXELS)),
+    (*FEW_PIXELS, SCHATTEN, False),
+    *((*MEDIUM, (p, q, "induced"), False) for p, q in [(1.0, 3.0), (1.0, np.inf), (2.0, np.inf)]),
+    (*SMALL, (3.0, 1.5, "induced"), False),
     (*MEDIUM, SPECTRAL, True),
     (*PIXELS, SCHATTEN, True),
 ]
@@ -51,45 +47,20 @@ def kernels(shape, seed):
     return made
 
 
-def layer_of(shape, image_size, orders, dtype="float32"):
-    make = dict(zip(("domain", "codomain", "normalization"), orders, strict=True), dtype=dtype)
-    make["kernel_initializer"] = keras.initializers.RandomNormal(seed=0)
-    if image_size is None:
-        layer = layers.LipschitzDense(shape[1], COEFFICIENT, **make)
-    else:
-        layer = layers.LipschitzConv2D(shape[3], shape[:2], COEFFICIENT, **make)
-    layer.build((None, *(image_size or ()), shape[-2]))
-    return layer
-
-
-def matrix_of(kernel, image_size):
-    """`[outputs, inputs]` in float64."""
-    kernel = np.asarray(kernel, "float64")
-    if image_size is None:
-        return kernel.T
-    units = np.eye(np.prod(image_size) * kernel.shape[2]).reshape(-1, *image_size, kernel.shape[2])
-    return tf.reshape(tf.nn.conv2d(units, kernel, 1, "SAME"), [len(units), -1]).numpy().T
-
-
-def singular_values(matrix):
-    peak = np.abs(matrix).max() or 1.0
-    return peak * np.linalg.svd(matrix / peak, compute_uv=False)
-
-
 def true_norm(matrix, p, q):
     """||W||_{p -> q}, twice, where it has a closed form; else a smaller and a larger number, from its columns."""
     if p == q == 2.0:
         return (singular_values(matrix)[0],) * 2
     if p == 1.0 or q == np.inf:
-        order, axis = (q, 0) if p == 1.0 else (1.0 if p == np.inf else p / (p - 1.0), 1)
+        order, axis = (q, 0) if p == 1.0 else (p / (p - 1.0), 1)
         return (np.linalg.norm(matrix, order, axis).max(),) * 2
     inputs = np.linalg.norm(matrix, q, 0)
     return inputs.max(), np.linalg.norm(inputs, p / (p - 1.0))
 
 
-def schatten(matrix):
-    s = singular_values(matrix)
-    return s[0] * np.sum((s / (s[0] or 1.0)) ** 128) ** (1 / 128)
+def first_layer(shape, image_size, orders, dtype="float32"):
+    kernel = np.random.default_rng(0).normal(size=shape)
+    return layer_of(kernel, image_size, *orders[:2], COEFFICIENT, normalization=orders[2], dtype=dtype)
 
 
 def random_scales(seed):
@@ -102,7 +73,7 @@ def test_norms_and_scaled_kernels_at_all_scales(shape, image_size, orders, jit):
 
     One layer takes the kernels in turn and is never updated.
     """
-    layer, scales = layer_of(shape, image_size, orders), random_scales(len(str(orders)) + shape[0])
+    layer, scales = first_layer(shape, image_size, orders), random_scales(len(str(orders)) + shape[0])
 
     @functools.partial(tf.function, jit_compile=jit)
     def compute():
@@ -131,11 +102,12 @@ def test_norms_and_scaled_kernels_at_all_scales(shape, image_size, orders, jit):
             assert COEFFICIENT * 0.8 <= applied <= COEFFICIENT * (1 + rounded), name
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [(3, 4), (1, 60), (64, 64), (80, 16)])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((3, 4), "float32"), ((1, 60), "float64"), ((64, 64), "float32"), ((80, 16), "float64")]
+)
 def test_no_rounding_leads_above_the_coefficient(shape, dtype):
     """Of the upper bound for many kernels, in exact arithmetic but for an SVD."""
-    layer, scales = layer_of(shape, None, SCHATTEN, dtype), random_scales(1)
+    layer, scales = first_layer(shape, None, SCHATTEN, dtype), random_scales(1)
     for seed in range(2):
         for name, kernel in kernels(shape, seed).items():
             layer.kernel.assign(kernel * next(scales))

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 
+pytestmark = pytest.mark.quick
+
 
 def matrices(size, order, norm, num=20):
     """Random J, `[num, size, size]`, of this induced norm."""
@@ -19,8 +21,9 @@ def log_det(j):
     return resflow.logdet.Exact()(lambda x: tf.linalg.matvec(j, x), x)[1]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 17])
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(1, "float32"), (2, "float64"), (3, "float64"), (16, "float32"), (17, "float64")]
+)
 def test_value_and_gradient(size, dtype):
     """The gradient of log|det A| is the transposed inverse. J is close to 1 in one of three norms."""
     j = np.concatenate([matrices(size, order, 0.99) for order in (1, 2, np.inf)])
@@ -44,22 +47,16 @@ def test_small_pivots():
     np.testing.assert_allclose(log_det(tf.constant(j)), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_second_and_third_derivatives(jit_compile):
+def test_second_and_third_derivatives():
     """Of log|det(I + J + t K)| in t: tr(B), -tr(B^2) and 2 tr(B^3), with B = A^-1 K."""
     j, k = matrices(5, 2, 0.9), matrices(5, 1, 0.9)
-
-    @tf.function(autograph=False, jit_compile=jit_compile)
-    def derivatives(t):
-        with tf.GradientTape() as third, tf.GradientTape() as second, tf.GradientTape() as first:
-            for tape in (first, second, third):
-                tape.watch(t)
-            value = log_det(j + t[:, tf.newaxis, tf.newaxis] * k)
-            one = first.gradient(value, t)
-            two = second.gradient(one, t)
-        return one, two, third.gradient(two, t)
-
+    t = tf.zeros([20], tf.float64)
+    with tf.GradientTape() as third, tf.GradientTape() as second, tf.GradientTape() as first:
+        for tape in (first, second, third):
+            tape.watch(t)
+        one = first.gradient(log_det(j + t[:, tf.newaxis, tf.newaxis] * k), t)
+        two = second.gradient(one, t)
     b = np.linalg.solve(np.eye(5) + j, k)
     powers = [b, -b @ b, 2 * b @ b @ b]
-    for found, power in zip(derivatives(tf.zeros([20], tf.float64)), powers, strict=True):
+    for found, power in zip((one, two, third.gradient(two, t)), powers, strict=True):
         np.testing.assert_allclose(found, np.trace(power, axis1=1, axis2=2), rtol=1e-9, atol=1e-11)

@@ -1,6 +1,4 @@
-"""Colored probes, and the roulette that follows the decay of the series."""
-
-import itertools
+"""The probes, and the roulette that follows the decay of the series."""
 
 import numpy as np
 import pytest
@@ -9,6 +7,9 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow.logdet import estimators
 from tf_resflow.logdet.probes import coloring, draw_probes
+
+pytestmark = pytest.mark.quick
+AdaptiveRoulette = resflow.logdet.AdaptiveRoulette
 
 
 def colors_of(shape, num_colors):
@@ -30,103 +31,85 @@ def test_pairs_of_different_colors_cancel(shape, num_probes):
         assert len(set(colors)) == size
 
 
+@pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
+def test_random_probes_have_independent_coordinates_of_variance_1(kind):
+    """Two probes of 10,000 examples: means, moments and fourth powers within 4.5 standard errors."""
+    v = draw_probes(kind, 2, tf.zeros([10_000, 3], tf.float64), tf.constant([1, 2]))
+    v = np.reshape(v, [2, 10_000, 3]).transpose(1, 0, 2).reshape(-1, 6)  # all six numbers of an example
+    pairs = v[:, :, None] * v[:, None]
+    assert np.abs(v.mean(0)).max() < 0.045
+    assert np.abs(pairs.mean(0) - np.eye(6)).max() < 0.045 * np.sqrt(2)
+    fourth = {"rademacher": 1.0, "gaussian": 3.0}[kind]
+    np.testing.assert_allclose((v**4).mean(0), fourth, atol=0.045 * np.sqrt(96) if kind == "gaussian" else 0)
+
+
 @pytest.mark.parametrize("num_colors", [9, 10, 12, 13, 16])
 def test_pixels_of_one_color_do_not_meet_in_a_branch(num_colors):
     """Kernels of 3, 1 and 3 couple pixels at most 2 apart."""
-    colors = colors_of((12, 12, 1), num_colors)[..., 0]
-    for (a, b), (c, d) in itertools.combinations(itertools.product(range(12), repeat=2), 2):
-        if colors[a, b] == colors[c, d]:
-            assert max(abs(a - c), abs(b - d)) > 2
+    colors = colors_of((12, 12, 1), num_colors).ravel()
+    rows, columns = np.indices((12, 12)).reshape(2, -1)
+    apart = np.maximum(np.abs(rows - rows[:, None]), np.abs(columns - columns[:, None]))
+    assert np.all(apart[np.triu(colors == colors[:, None], 1)] > 2)
 
 
 def test_channels_have_different_colors_first():
-    colors = colors_of((4, 4, 4), 8)
-    assert all(len(set(pixel)) == 4 for pixel in colors.reshape(-1, 4))
-    assert len(np.unique(colors)) == 8
-    colors = colors_of((4, 4, 3), 16)
-    assert all(len(set(pixel)) == 3 for pixel in colors.reshape(-1, 3))
-    assert len(np.unique(colors)) == 15  # as many as a multiple of the channels
+    for channels, num_colors, num_used in ((4, 8, 8), (3, 16, 15)):  # as many as a multiple of the channels
+        colors = colors_of((4, 4, channels), num_colors)
+        assert all(len(set(pixel)) == channels for pixel in colors.reshape(-1, channels))
+        assert len(np.unique(colors)) == num_used
+
+
+def weights_of(estimator, v, seed, vectors):
+    """The weights of terms of these vectors, `[terms, rows]`, and before each whether there are more."""
+    terms = estimator.terms(None, v, tf.constant(seed))
+    state, weights, more = terms.state, [], []
+    for k, w in enumerate(vectors, 1):
+        more.append(bool(terms.more(tf.constant(k), state)))
+        weight, neumann_weight, state = terms.weigh(tf.constant(k), w, state)
+        np.testing.assert_array_equal(weight, neumann_weight)
+        weights.append(weight)
+    return np.stack(weights), more
 
 
 def test_an_adaptive_roulette_takes_exact_terms_until_they_are_small():
     """J = 0.3 I: term 6 is the first below 1e-3. 20,000 draws of N: each weight has mean 1, within 4.5 errors."""
     v = tf.ones([20_000, 1], tf.float64)
-    terms = resflow.logdet.AdaptiveRoulette(1e-3, per_example=True, chance=0.05).terms(None, v, tf.constant([3, 4]))
-    state = terms.state
-    for k in range(1, 10):
-        assert terms.more(tf.constant(k), state)
-        weight, neumann_weight, state = terms.weigh(tf.constant(k), 0.3**k * v, state)
-        np.testing.assert_array_equal(weight, neumann_weight)
-        if k <= 6:
-            np.testing.assert_array_equal(weight, 1)
-        else:
-            chance = 0.05 * np.sqrt(0.3) ** (k - 7)
-            np.testing.assert_allclose(np.unique(weight), [0, 1 / chance], rtol=1e-5)
-            assert abs(np.mean(weight) - 1) < 4.5 * np.sqrt((1 / chance - 1) / 20_000)
+    estimator = AdaptiveRoulette(1e-3, per_example=True, chance=0.05)
+    weights, more = weights_of(estimator, v, [3, 4], [0.3**k * v for k in range(1, 10)])
+    assert all(more)
+    np.testing.assert_array_equal(weights[:6], 1)
+    for j, weight in enumerate(weights[6:]):
+        chance = 0.05 * np.sqrt(0.3) ** j
+        np.testing.assert_allclose(np.unique(weight), [0, 1 / chance], rtol=1e-5)
+        assert abs(np.mean(weight) - 1) < 4.5 * np.sqrt((1 / chance - 1) / 20_000)
 
 
 def test_rows_of_an_adaptive_roulette_stop_for_themselves():
     """Each row keeps its weights, whatever the others in its batch do: rows of 0.1 and 0.9 at once and alone."""
-    ratios = tf.constant([[0.1], [0.9]], tf.float64)
 
-    def weights(ratios):
-        terms = resflow.logdet.AdaptiveRoulette(1e-2).terms(None, tf.ones_like(ratios), tf.constant([5, 6]))
-        state, result = terms.state, []
-        for k in range(1, 60):
-            weight, _, state = terms.weigh(tf.constant(k), ratios**k, state)
-            result.append(weight)
-        return np.stack(result)
+    def weights(*ratios):
+        ratios = tf.constant(ratios, tf.float64)[:, tf.newaxis]
+        powers = [ratios**k for k in range(1, 60)]
+        return weights_of(AdaptiveRoulette(1e-2), tf.ones_like(ratios), [5, 6], powers)[0]
 
-    together = weights(ratios)
-    np.testing.assert_array_equal(together, np.concatenate([weights(ratios[:1]), weights(ratios[1:])], 1))
+    together = weights(0.1, 0.9)
+    np.testing.assert_array_equal(together, np.concatenate([weights(0.1), weights(0.9)], 1))
     assert np.all(together[:43, 1] == 1) and not np.all(together[:43, 0] == 1)  # 0.9^44 is below 0.01
 
 
 def test_an_adaptive_roulette_gives_up_exact_terms_in_the_end():
-    terms = resflow.logdet.AdaptiveRoulette(1e-6, max_exact_terms=5).terms(
-        None, tf.ones([1, 1]), tf.constant([0, 0])
-    )
-    state = terms.state
-    for k in range(1, 7):
-        weight, _, state = terms.weigh(tf.constant(k), tf.ones([1, 1]), state)
-    assert float(weight[0]) in (0.0, 2.0)
+    """And takes the next one with a chance of 1/2, or of 0.01 if each of 2,000 examples draws its own."""
+    ones, many = tf.ones([1, 1]), tf.ones([2000, 1])
+    shared = [weights_of(AdaptiveRoulette(1e-6, 5), ones, [0, i], [ones] * 6)[0] for i in range(8)]
+    np.testing.assert_array_equal(np.stack(shared)[:, :5], 1)
+    assert {float(weights[5, 0]) for weights in shared} == {0.0, 2.0}
+    own, _ = weights_of(AdaptiveRoulette(1e-6, 5, per_example=True), many, [0, 0], [many] * 6)
+    np.testing.assert_allclose(np.unique(own[5]), [0, 100], rtol=1e-6)
 
 
 def test_a_number_that_rounds_to_1_leaves_the_exact_terms(monkeypatch):
     """Of all numbers that may be drawn, the largest in float64 ends the roulette, and not before it."""
     largest = np.nextafter(1.0, 0.0)
     monkeypatch.setattr(estimators, "random_uniform", lambda shape, seed, dtype: tf.fill(shape, largest))
-    _, log_det = resflow.logdet.AdaptiveRoulette(1e-3)(lambda x: 0.3 * x, tf.ones([1, 2]), seed=0)
+    _, log_det = AdaptiveRoulette(1e-3)(lambda x: 0.3 * x, tf.ones([1, 2]), seed=0)
     np.testing.assert_allclose(log_det, [2 * np.log(1.3)], rtol=1e-3)
-
-
-def test_an_adaptive_roulette_is_unbiased_at_a_large_spectral_radius():
-    """J has the radius 0.9. 10,000 rows of one example with the weight 1, and 10,000 with -2.
-
-    Value and gradient are within 4.5 standard errors of slogdet's.
-    """
-    matrix = tf.constant([[0.2, 0.85], [0.9, -0.1]], tf.float64)
-    branch = lambda x: tf.matmul(tf.sin(x), matrix)  # noqa: E731
-    x = tf.constant([[0.2, -0.4]], tf.float64)
-
-    def value_and_gradient(estimator, x, weights):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            log_det = estimator(branch, x, seed=3)[1]
-            loss = tf.reduce_sum(weights * log_det)
-        return log_det, tape.gradient(loss, x)
-
-    expected = value_and_gradient(resflow.logdet.Exact(), x, 1.0)
-    jacobian = np.cos(x[0])[:, None] * matrix
-    assert 0.85 < np.abs(np.linalg.eigvals(jacobian)).max() < 0.95
-    np.testing.assert_allclose(expected[0][0], np.linalg.slogdet(np.eye(2) + jacobian)[1], rtol=1e-12)
-
-    weights = np.tile([1.0, -2.0], 10_000)
-    estimator = resflow.logdet.AdaptiveRoulette(0.2, per_example=True, num_probes=1)
-    draw = tf.function(lambda x: value_and_gradient(estimator, x, weights), autograph=False)
-    log_det, gradient = (np.array(part) for part in draw(tf.tile(x, [len(weights), 1])))
-    samples = np.column_stack([log_det, gradient / weights[:, None]])
-    exact = np.append(expected[0], expected[1])
-    for part in (samples[::2], samples[1::2]):
-        errors = (part.mean(0) - exact) / (part.std(0, ddof=1) / np.sqrt(len(part)))
-        assert np.max(np.abs(errors)) < 4.5
