@@ -7,7 +7,6 @@ import pytest
 from absl import logging
 
 import tf_resflow as resflow
-from tf_resflow import training
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
 
@@ -26,23 +25,10 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, rows, run_without_work):
+def workdir(tmp_path_factory, rows, make_config, run_without_work):
     folder = tmp_path_factory.mktemp("table")
-    fields = {
-        "data.name": "tabular",
-        "data.path": str(_write(folder / "people.csv", rows)),
-        "data.columns": '"length, cm", height',
-        "model.kind": "vector",
-        "model.num_blocks": (1,),
-        "model.hidden": (8,),
-        "model.norms": (2.0, 2.0, 2.0),
-        "train.steps": 2,
-        "train.warmup_steps": 1,
-        "train.batch_size": 16,
-    }
-    config = training.default_config()
-    config.update_from_flattened_dict(fields)
-    run_without_work(config, folder / "run")
+    fields = {"data__name": "tabular", "data__path": str(_write(folder / "people.csv", rows)), "train__steps": 1}
+    run_without_work(make_config(**fields, data__columns='"length, cm", height'), folder / "run")
     return folder / "run"
 
 
@@ -81,7 +67,7 @@ def test_scores_of_the_held_out_rows(run, tmp_path):
     np.testing.assert_allclose(np.sort(quantile), (np.arange(6) + 0.5) / 6, rtol=1e-6)
 
 
-def test_scores_without_the_data_have_no_quantiles(run, workdir, rows, tmp_path, monkeypatch):
+def test_scores_without_the_data_have_no_quantiles(run, rows, tmp_path, monkeypatch):
     warnings = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: warnings.append(text % values))
     np.save(tmp_path / "new.npy", rows[:3, :2])

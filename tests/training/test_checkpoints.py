@@ -13,8 +13,6 @@ from tf_resflow.training import Workdir, default_config
 from tf_resflow.training.checkpoints import Checkpoints, check_state
 from tf_resflow.training.metrics_writer import MetricsWriter
 
-pytestmark = pytest.mark.quick
-
 
 def make_model(hidden=(4,), coefficient=0.9):
     """A model and its optimizer."""
@@ -89,11 +87,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(saved, parts, damage,
     np.testing.assert_array_equal(weight(parts), np.full(weight(parts).shape, 9.0))
 
 
-@pytest.mark.parametrize("damage", ["data flipped", "index missing"])
-def test_damaged_checkpoints_alone_are_an_error(saved, parts, damage):
+def test_damaged_checkpoints_alone_are_an_error(saved, parts):
     """Whoever asks, and however often; the files stay as they are."""
-    suffix, harm = DAMAGES[damage]
-    for step in (1, 2, 3):
+    for step, damage in ((3, "data flipped"), (2, "data missing"), (1, "index missing")):
+        suffix, harm = DAMAGES[damage]
         harm(saved / f"ckpt-{step}.{suffix}")
     before = contents(saved)
     for keep in (3, 3, 0):
@@ -158,12 +155,12 @@ def test_neither_a_lost_list_nor_a_save_that_was_cut_short_matters(saved, parts)
         assert float(tf.reduce_max(weight(parts))) == 3.0
 
 
-@pytest.mark.parametrize("arguments", [{"keep": 0}, {"keep": 3, "is_chief": False}])
-def test_a_reader_and_a_worker_that_is_not_the_chief_write_nothing(saved, parts, arguments):
+def test_a_reader_and_a_worker_that_is_not_the_chief_write_nothing(saved, parts):
     before = contents(saved)
-    checkpoints = Checkpoints(saved, *parts, **arguments)
-    assert checkpoints.restore() == 3
-    assert checkpoints.save(4).endswith("ckpt-4")
+    for arguments in ({"keep": 0}, {"keep": 3, "is_chief": False}):
+        checkpoints = Checkpoints(saved, *parts, **arguments)
+        assert checkpoints.restore() == 3
+        assert checkpoints.save(4).endswith("ckpt-4")
     assert before == contents(saved)
 
 
@@ -184,12 +181,10 @@ def test_the_newest_are_kept_across_restarts_and_on_a_full_disk(saved, parts, mo
     assert checkpoints.latest.endswith("ckpt-11")
 
 
-@pytest.mark.parametrize(
-    "setting, message", [({"hidden": (5,)}, "units is 4"), ({"coefficient": 0.8}, "0.9 in the")]
-)
-def test_another_model(saved, setting, message):
-    other = make_model(**setting)
-    before = weight(other).numpy()
-    with pytest.raises(ValueError, match=f"does not fit the model of this config.*{message}"):
-        Checkpoints(saved, *other).restore()
-    np.testing.assert_array_equal(weight(other), before)
+def test_another_model(saved):
+    for setting, message in (({"hidden": (5,)}, "units is 4"), ({"coefficient": 0.8}, "0.9 in the")):
+        other = make_model(**setting)
+        before = weight(other).numpy()
+        with pytest.raises(ValueError, match=f"does not fit the model of this config.*{message}"):
+            Checkpoints(saved, *other).restore()
+        np.testing.assert_array_equal(weight(other), before)

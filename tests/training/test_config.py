@@ -31,40 +31,27 @@ def test_a_config_does_without_tensorflow():
 
 
 def test_a_bad_value_is_named():
-    wrong = {
-        "train.steps": [0],
-        "train.batch_size": [-1],
-        "train.learning_rate": [0.0],
-        "train.ema_momentum": [1.0],
-        "train.schedule": ["linear"],
-        "train.optimizer": ["adma"],
-        "model.coefficient": [1.0, 0.0],
-        "model.lipschitz_constant": [1.0],
-        "model.num_blocks": [(), (0, 0)],
-        "model.kernels": [(3, 2, 3)],
-        "model.branch": ["densenet"],
-        "model.growth": [0],
-        "model.norms": [(2.0, 2.0), (2.0, 2.0, 2.0, 1.5), (0.5, 2.0, 2.0, 0.5)],
-        "model.normalization": ["spectral"],
-        "model.logit_alpha": [0.5],
-        "model.block": ["coupling"],
-        "model.dequantization": ["flow"],
-        "model.dequantization_blocks": [0],
-        "model.compute_dtype": ["mixed_float16", "float64"],
-        "model.estimator.eval.distribution": ["uniform"],
-        "model.estimator.train.kind": ["adaptive"],
-        "model.estimator.train.num_terms": [0],
-        "data.crop_padding": [-1],
-        "data.levels": [1],
-        "task": ["classification"],
-        "hybrid.density_weight": [-0.5, float("inf")],
-        "hybrid.features": [0],
-        "seed": [-1, 2**31],
-    }
-    for key, values in wrong.items():
-        for value in values:
-            with pytest.raises(ValueError, match=f"config.{key}"):
-                configs.validate_config(changed({key: value}))
+    wrong = [
+        ("train.steps", 0),
+        ("train.batch_size", -1),
+        ("train.learning_rate", 0.0),
+        ("train.ema_momentum", 1.0),
+    ]
+    wrong += [("train.schedule", "linear"), ("train.optimizer", "adma"), ("seed", -1), ("seed", 2**31)]
+    wrong += [("model.coefficient", 1.0), ("model.coefficient", 0.0), ("model.lipschitz_constant", 1.0)]
+    wrong += [("model.num_blocks", ()), ("model.num_blocks", (0, 0)), ("model.kernels", (3, 2, 3))]
+    wrong += [("model.branch", "densenet"), ("model.growth", 0), ("model.normalization", "spectral")]
+    wrong += [("model.norms", norms) for norms in [(2.0, 2.0), (2.0, 2.0, 2.0, 1.5), (0.5, 2.0, 2.0, 0.5)]]
+    wrong += [("model.logit_alpha", 0.5), ("model.block", "coupling"), ("model.condition", "labels")]
+    wrong += [("model.dequantization", "flow"), ("model.dequantization_blocks", 0)]
+    wrong += [("model.compute_dtype", "mixed_float16"), ("model.compute_dtype", "float64")]
+    wrong += [("model.estimator.eval.distribution", "uniform"), ("model.estimator.train.kind", "adaptive")]
+    wrong += [("model.estimator.train.num_terms", 0), ("data.crop_padding", -1), ("data.levels", 1)]
+    wrong += [("task", "classification"), ("hybrid.features", 0)]
+    wrong += [("hybrid.density_weight", -0.5), ("hybrid.density_weight", float("inf"))]
+    for key, value in wrong:
+        with pytest.raises(ValueError, match=f"config.{key}"):
+            configs.validate_config(changed({key: value}))
     with pytest.raises(ValueError, match="A config is an ml_collections.ConfigDict, .* got 'digits'"):
         configs.validate_config("digits")
 
@@ -93,7 +80,6 @@ DENSE = {"model.branch": "dense_net", "model.kernels": (3,), "model.norms": (2.0
         ),
         ({"task": "hybrid"}, {"model.kind": "vector"}, "config.model.kind is 'vector'.*must be 'image'"),
         ({"task": "hybrid"}, {"model.condition": "label"}, "leave config.model.condition at ''"),
-        ({"model.condition": "label"}, {"model.condition": "labels"}, "it must be one of '', 'label'"),
         ({"model.dequantization": "variational"}, {"task": "hybrid"}, "config.model.dequantization at 'uniform'"),
     ],
 )
@@ -104,13 +90,8 @@ def test_fields_that_exclude_each_other(valid, change, message):
 
 
 def test_the_nearest_key():
-    typos = {
-        "train.stesp": "train.steps",
-        "trian.steps": "train.steps",
-        "steps": "train.steps",
-        "model.coef": "model.coefficient",
-        "train.lr_warmup": "train.warmup_steps",
-    }
+    typos = {"train.stesp": "train.steps", "trian.steps": "train.steps", "steps": "train.steps"}
+    typos |= {"model.coef": "model.coefficient", "train.lr_warmup": "train.warmup_steps"}
     assert {typo: configs.nearest_key(configs.default_config(), typo) for typo in typos} == typos
 
 

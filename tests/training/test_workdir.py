@@ -94,18 +94,12 @@ def test_an_unwritable_workdir(tmp_path):
             Workdir(tmp_path / path).prepare(default_config())
 
 
-@pytest.fixture(scope="module")
-def images():
-    return {split: np.zeros([4, 2, 2, 1]) for split in ("train", "test")}
-
-
-def test_the_data_of_a_run(tmp_path, images):
+def test_the_data_of_a_run(tmp_path):
     """They come back; a run of an older version has not their classes; other data are refused."""
+    images = {split: np.zeros([4, 2, 2, 1]) for split in ("train", "test")}
     labels = {split: np.arange(4) for split in images}
     dataset = Dataset.from_arrays("demo", images, 17, labels=labels, num_classes=4).with_channel_statistics()
     files = Workdir(tmp_path)
-    with pytest.raises(ValueError, match="no data.json"):
-        files.read_data()
     files.check_data(dataset)
     files.write_data(dataset)
     info = files.read_data()
@@ -117,16 +111,13 @@ def test_the_data_of_a_run(tmp_path, images):
     files.check_data(dataset)
     files.write_data(dataset)
     files.check_data(dataclasses.replace(dataset, mean=dataset.mean * (1 + 1e-7)))
-    others = {
-        r"their mean was \[0.0294\], but now it is \[0.0394\]": dataclasses.replace(dataset, mean=dataset.mean + 0.01),
-        "data 'demo' are not those .* num_classes was 4": dataclasses.replace(dataset, num_classes=5),
-        "their sizes was .*'train': 4.*, but now it is .*'train': 3": dataclasses.replace(
-            dataset, sizes={"train": 3, "test": 4}
-        ),
-    }
-    for message, other in others.items():
+    for message, change in (
+        (r"their mean was \[0.0294\], but now it is \[0.0394\]", {"mean": dataset.mean + 0.01}),
+        ("data 'demo' are not those .* num_classes was 4", {"num_classes": 5}),
+        ("their sizes was .*'train': 4.*, but now it is .*'train': 3", {"sizes": {"train": 3, "test": 4}}),
+    ):
         with pytest.raises(ValueError, match=message):
-            files.check_data(other)
+            files.check_data(dataclasses.replace(dataset, **change))
 
 
 def _written_by_an_older_version(path, config, dataset):
@@ -187,6 +178,8 @@ def test_a_config_file_that_is_not_one(tmp_path, content, message):
 
 
 def test_a_data_file_that_is_not_one(tmp_path):
+    with pytest.raises(ValueError, match="no data.json"):
+        Workdir(tmp_path).read_data()
     for content in ("[]", "{}", '{"name": "demo", "mean": "a", "std": null, "event_shape": 5}'):
         (tmp_path / "data.json").write_text(content)
         with pytest.raises(ValueError, match="data.json"):

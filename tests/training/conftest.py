@@ -1,0 +1,61 @@
+"""Configs and runs that several files of tests share."""
+
+import functools
+
+import pytest
+
+from tf_resflow.training import loop
+from tf_resflow.training.report import Report
+
+IMAGES = {
+    "data__name": "digits",
+    "model__kind": "image",
+    "model__num_blocks": (1,),
+    "model__width": 4,
+    "model__num_fc_blocks": 0,
+    "model__kernels": (3, 1),
+    "train__steps": 2,
+    "train__batch_size": 32,
+    "train__eval_every": 2,
+    "train__log_every": 2,
+    "eval__num_examples": 30,
+    "eval__batch_size": 20,
+    "eval__num_samples": 20,
+}
+
+
+@pytest.fixture(scope="session")
+def train():
+    """`training.train` without bars."""
+    return functools.partial(loop.train, progress=False)
+
+
+@pytest.fixture(scope="session")
+def image_config(make_config):
+    """A function of fields to the config of a tiny model of digits."""
+    return lambda **fields: make_config(**IMAGES | fields)
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory, make_config, train):
+    """The workdir and the result of a run of 10 large steps, behind which its averaged weights lag."""
+    workdir = tmp_path_factory.mktemp("plane")
+    return workdir, train(make_config(train__learning_rate=0.1), workdir)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(Report, "figures", lambda self, directory: {})
+
+
+@pytest.fixture
+def set_step(monkeypatch):
+    """Puts a function of a model, a batch and the number of a step in the place of the compiled step."""
+
+    def set_step(step):
+        def compiled_step(strategy, model, jit):
+            return lambda batch, seed: step(model, batch, int(seed[1]))
+
+        monkeypatch.setattr(loop, "_compiled_step", compiled_step)
+
+    return set_step
