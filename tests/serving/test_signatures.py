@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_resflow as resflow
 
 
+@pytest.mark.quick
 def test_log_prob(loaded, image_model, images, call):
     """The mean of 4 estimates, which are drawn here one example at a time."""
     log_det, seed = resflow.logdet.RussianRoulette(6), tf.bitcast(tf.constant(5, tf.int64), tf.int32)
@@ -87,6 +88,7 @@ def test_continuous_data(loaded_vectors, vector_model, call):
 GOOD = np.zeros([2, 8, 8, 1], np.uint8)
 
 
+@pytest.mark.quick
 def test_wrong_requests_of_images(loaded, images, call):
     """Of a wrong shape TensorFlow tells."""
     wrong = [

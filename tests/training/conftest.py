@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from tf_resflow.training import loop
+from tf_resflow.training import loop, report
 from tf_resflow.training.report import Report
 
 IMAGES = {
@@ -24,6 +24,14 @@ IMAGES = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_points():
+    """Figures of densities in the plane have 500 points instead of 20,000."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_NUM_FIGURE_POINTS", 500)
+        yield
+
+
 @pytest.fixture(scope="session")
 def train():
     """`training.train` without bars."""
@@ -41,6 +49,18 @@ def plane(tmp_path_factory, make_config, train):
     """The workdir and the result of a run of 10 large steps, behind which its averaged weights lag."""
     workdir = tmp_path_factory.mktemp("plane")
     return workdir, train(make_config(train__learning_rate=0.1), workdir)
+
+
+@pytest.fixture(scope="session")
+def train_without_steps(train):
+    """`train` with steps that do nothing: the model of a run is initialized by its data, and evaluated."""
+
+    def train_without_steps(config, workdir):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "_compiled_step", lambda *_: lambda batch, seed: {"loss": 0.0})
+            return train(config, workdir)
+
+    return train_without_steps
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from tf_resflow.training import Workdir, default_config
 from tf_resflow.training.checkpoints import Checkpoints, check_state
 from tf_resflow.training.metrics_writer import MetricsWriter
 
+pytestmark = pytest.mark.quick
+
 
 def make_model(hidden=(4,), coefficient=0.9):
     """A model and its optimizer."""

@@ -13,7 +13,7 @@ from tf_resflow.training.report import Report
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory, image_config, train):
+def images(tmp_path_factory, image_config, train_without_steps):
     """The workdir and the result of a run."""
     fields = {
         "model__kernels": (3, 3),
@@ -24,7 +24,7 @@ def images(tmp_path_factory, image_config, train):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Report, "figures", lambda self, directory: {})
         workdir = tmp_path_factory.mktemp("images")
-        return workdir, train(image_config(**fields), workdir)
+        return workdir, train_without_steps(image_config(**fields), workdir)
 
 
 run_of = functools.cache(resflow.load)

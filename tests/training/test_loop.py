@@ -22,12 +22,6 @@ def saved_state(workdir, step):
     return {key: reader.get_tensor(key) for key in keys if "save_counter" not in key}
 
 
-def assert_same_state(first, second):
-    assert first.keys() == second.keys() and len(first) > 10
-    for key in first:
-        np.testing.assert_array_equal(first[key], second[key], err_msg=key)
-
-
 @pytest.fixture(autouse=True)
 def usual_signals():
     """The handlers that Python begins with: a shell may have it ignore SIGINT."""
@@ -102,7 +96,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(plane, tmp_path, make_config,
     assert raised and stop.value.signum == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before and saved_steps(tmp_path) == [3]
     result = train(make_config(**fields), tmp_path)
-    assert_same_state(saved_state(plane[0], 10), saved_state(tmp_path, 10))
+    assert len(saved_state(tmp_path, 10)) > 10
+    np.testing.assert_equal(saved_state(tmp_path, 10), saved_state(plane[0], 10))
     assert result["nats"] == plane[1]["nats"]
 
 
@@ -226,7 +221,7 @@ def test_a_finished_run_gives_its_result_again(plane, tmp_path, make_config, tra
     assert train(config, workdir) == result
     assert (workdir / "figures" / "density_2d.png").exists()
     assert read_metrics(workdir) == lines
-    assert_same_state(saved_state(plane[0], 10), saved_state(workdir, 10))
+    np.testing.assert_equal(saved_state(workdir, 10), saved_state(plane[0], 10))
 
 
 def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, train, set_step, no_figures):

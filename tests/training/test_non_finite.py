@@ -55,7 +55,6 @@ def test_weights(model):
 
 def test_a_value(model):
     """Of the data of one of the replicas, or of a block."""
-    assert find_non_finite(model, X, X) is None
     assert "are finite; the output of act_norm is not" in find_non_finite(model, X, np.full_like(X, math.inf))
     for layer in resflow.layers.lipschitz_layers(block(model, 1)):
         spoil(layer.kernel, 1.0)
@@ -96,7 +95,6 @@ def test_the_classifier():
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=3, num_features=4)
     model = resflow.HybridModel(flow, classifier, (4, 4, 1), levels=8)
     batch = np.zeros([2, 4, 4, 1], "uint8"), np.array([0, 2])
-    assert find_non_finite(model, batch) is None
     kernel = classifier.trainable_weights[-2]
     spoil(kernel, 1e38)
     expected = "The output of the flow is finite; the norm of the gradient of the classifier is not."

@@ -45,7 +45,7 @@ def test_what_cannot_be_loaded(plane, tmp_path, make_config):
         resflow.load(workdir)
 
 
-def test_a_run_of_version_0_1_0(tmp_path, caplog, train):
+def test_a_run_of_version_0_1_0(tmp_path, caplog, train, no_figures):
     """It scores what it scored then, and can be resumed: 20 steps of two blocks on the moons."""
     workdir = shutil.copytree(pathlib.Path(__file__).parent / "run_0_1_0", tmp_path / "run")
     then = json.loads((workdir / "result.json").read_text())
