@@ -18,8 +18,14 @@ def workdir(tmp_path_factory, make_config, run_without_work):
     return path
 
 
+@pytest.fixture(scope="module")
+def loaded(workdir):
+    return training.load(workdir)
+
+
 @pytest.fixture
-def sample(workdir, run_command):
+def sample(workdir, loaded, run_command, monkeypatch):
+    monkeypatch.setattr(training, "load", lambda workdir: loaded)
     return functools.partial(run_command, command, workdir)
 
 

@@ -255,7 +255,7 @@ def test_weights_that_are_infinite_are_not_saved(tmp_path, make_config, train, s
     assert not saved_steps(tmp_path)
 
 
-@pytest.mark.parametrize("how", ["on one device", "on replicas", "by XLA"])
+@pytest.mark.parametrize("how", ["on replicas", "by XLA"])
 def test_a_gradient_that_is_nan_stops_the_run(tmp_path, make_config, train, monkeypatch, two_replicas, how):
     """The step is not taken, so that the message can tell the part where NaN begins: here in the data."""
     train_batches = resflow.data.Dataset.train_batches
