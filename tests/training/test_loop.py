@@ -102,7 +102,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(plane, tmp_path, make_config,
 
 
 @pytest.mark.parametrize("is_ignored", [False, True])
-def test_an_ignored_interrupt_stays_ignored_and_other_signals_stop_after_the_step(
+def test_a_signal_stops_after_the_step_if_it_is_not_ignored(
     tmp_path, make_config, train, no_work, set_step, is_ignored
 ):
     """SIGINT at step 2, which is ignored in what a script starts in the background; SIGTERM at step 4."""
@@ -143,9 +143,7 @@ def test_a_run_in_bfloat16(tmp_path, make_config, train, no_figures):
         assert constants["certified"] <= constants["nominal"]
 
 
-def test_a_run_that_is_killed_in_an_evaluation_has_saved_and_makes_up_for_it(
-    tmp_path, make_config, train, monkeypatch, no_work
-):
+def test_a_run_that_is_killed_in_an_evaluation_makes_up_for_it(tmp_path, make_config, train, monkeypatch, no_work):
     config = make_config(train__eval_every=5, data__num_test=30)
     with monkeypatch.context() as patch:
         patch.setattr(loop.Report, "scores", lambda *_: signal.raise_signal(signal.SIGINT))
@@ -182,18 +180,14 @@ def test_the_result_of_one_example_is_valid_json(tmp_path, make_config, train, n
     assert written == result and train(make_config(eval__num_examples=1), tmp_path)["nats_stderr"] is None
 
 
-def test_scores_of_the_train_split_are_not_mixed_with_what_training_logs(
-    tmp_path, make_config, train, no_work, table_fields
-):
+def test_scores_of_the_train_split_are_not_what_training_logs(tmp_path, make_config, train, no_work, table_fields):
     fields = table_fields | {"eval__split": "train", "data__validation_fraction": 0.0}
     train(make_config(**fields, train__steps=5), tmp_path / "run")
     result = train(make_config(**fields), tmp_path / "run")
     assert scored(tmp_path / "run") == [("train", 5, 1.0), ("train", 10, 2.0)] and result["best"] == 1.0
 
 
-def test_the_validation_split_is_scored_on_the_way_and_the_test_split_once(
-    tmp_path, make_config, train, no_work, table_fields
-):
+def test_the_test_split_is_scored_once(tmp_path, make_config, train, no_work, table_fields):
     result = train(make_config(**table_fields, train__eval_every=5), tmp_path / "run")
     assert scored(tmp_path / "run") == [("validation", 5, 1.0), ("validation", 10, 2.0), ("test", 10, 3.0)]
     assert (result["split"], result["nats"], result["validation"]["nats"], result["best"]) == (

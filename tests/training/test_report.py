@@ -9,10 +9,8 @@ from tf_resflow.training.evaluation_table import table
 from tf_resflow.training.report import Report
 
 
-def test_a_run_of_dependent_columns_says_before_it_begins_that_there_is_no_gaussian_baseline(
-    tmp_path, make_config, train, monkeypatch
-):
-    """The last column is the sum of the others."""
+def test_dependent_columns_have_no_gaussian_baseline(tmp_path, make_config, train, monkeypatch):
+    """The last column is the sum of the others; a run says it before it begins."""
     rows = np.random.default_rng(0).normal(size=[200, 3])
     rows[:, -1] = rows[:, :-1].sum(axis=1)
     np.save(tmp_path / "table.npy", rows)
