@@ -1,4 +1,4 @@
-"""Configs and runs that several files of tests share."""
+"""What several files of tests need to train runs."""
 
 import functools
 
@@ -42,13 +42,6 @@ def train():
 def image_config(make_config):
     """A function of fields to the config of a tiny model of digits."""
     return lambda **fields: make_config(**IMAGES | fields)
-
-
-@pytest.fixture(scope="session")
-def plane(tmp_path_factory, make_config, train):
-    """The workdir and the result of a run of 10 large steps, behind which its averaged weights lag."""
-    workdir = tmp_path_factory.mktemp("plane")
-    return workdir, train(make_config(train__learning_rate=0.1), workdir)
 
 
 @pytest.fixture(scope="session")

@@ -13,18 +13,32 @@ from tf_resflow.training.report import Report
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory, image_config, train_without_steps):
-    """The workdir and the result of a run."""
+def run(tmp_path_factory, train_without_steps):
+    """A function of a config to the workdir and the result of its run."""
+
+    def run(config):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Report, "figures", lambda self, directory: {})
+            workdir = tmp_path_factory.mktemp("run")
+            return workdir, train_without_steps(config, workdir)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plane(make_config, run):
+    return run(make_config())
+
+
+@pytest.fixture(scope="module")
+def images(image_config, run):
     fields = {
         "model__kernels": (3, 3),
         "model__logit_alpha": 0.05,
         "eval__num_examples": 60,
         "eval__batch_size": 30,
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Report, "figures", lambda self, directory: {})
-        workdir = tmp_path_factory.mktemp("images")
-        return workdir, train_without_steps(image_config(**fields), workdir)
+    return run(image_config(**fields))
 
 
 run_of = functools.cache(resflow.load)
@@ -44,7 +58,6 @@ def measured(workdir, metric, log_det=None, num_probes=None):
 
 @pytest.mark.parametrize("name", ["plane", "images"])
 def test_the_default_repeats_the_result_of_the_training(name, request):
-    """It has the averaged weights of the run."""
     workdir, trained = request.getfixturevalue(name)
     evaluation = evaluation_of(workdir)
     result = evaluation.header() | measured(workdir, "likelihood")

@@ -22,6 +22,13 @@ def saved_state(workdir, step):
     return {key: reader.get_tensor(key) for key in keys if "save_counter" not in key}
 
 
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory, make_config, train):
+    """The workdir and the result of a run of 10 large steps, behind which its averaged weights lag."""
+    workdir = tmp_path_factory.mktemp("plane")
+    return workdir, train(make_config(train__learning_rate=0.1), workdir)
+
+
 @pytest.fixture(autouse=True)
 def usual_signals():
     """The handlers that Python begins with: a shell may have it ignore SIGINT."""
@@ -76,6 +83,26 @@ def test_a_run_leaves_its_result_figures_and_metrics(plane):
     assert {"nats", "gradient_norm", "learning_rate", "steps_per_second"} <= lines[0].keys()
     assert lines[0]["learning_rate"] == pytest.approx(0.1)
     assert lines[3]["nats"] == result["nats"] and lines[3]["estimator_std"] > 0
+
+
+def test_a_loaded_run_has_the_averaged_weights_and_prints_in_one_line(plane):
+    """Its report repeats the score of the result; the config and the result, which take a page, are not printed."""
+    workdir, result = plane
+    run = resflow.load(workdir)
+    assert run.step == 10 and run.config.train.steps == 10
+    assert run.workdir == workdir and run.data.event_shape == (2,) and run.result == result
+    score = Report(run.config, run.model, resflow.data.load(run.config.data)).score()
+    assert score.mean == pytest.approx(result["nats"], rel=1e-5)
+    assert score.stderr == pytest.approx(result["nats_stderr"], rel=1e-4)
+    text = repr(run)
+    assert text.startswith("Run(model=<FlowModel ") and "step=10" in text and "DataInfo(" in text
+    assert "\n" not in text and len(text) < 500
+    other = resflow.load(workdir).model
+    x = np.zeros([2, 2], np.float32)
+    expected = other.log_prob(x, seed=1).numpy()
+    for weight in run.model.trainable_variables:
+        weight.assign(weight * 2.0)
+    np.testing.assert_array_equal(other.log_prob(x, seed=1).numpy(), expected)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(plane, tmp_path, make_config, train, monkeypatch, no_figures):

@@ -10,31 +10,12 @@ from tf_resflow import training
 from tf_resflow.training.report import Report
 
 
-def test_a_loaded_run_has_the_averaged_weights_and_prints_in_one_line(plane):
-    """Its report repeats the score of the result; the config and the result, which take a page, are not printed."""
-    workdir, result = plane
-    run = resflow.load(workdir)
-    assert run.step == 10 and run.config.train.steps == 10
-    assert run.workdir == workdir and run.data.event_shape == (2,) and run.result == result
-    score = Report(run.config, run.model, resflow.data.load(run.config.data)).score()
-    assert score.mean == pytest.approx(result["nats"], rel=1e-5)
-    assert score.stderr == pytest.approx(result["nats_stderr"], rel=1e-4)
-    text = repr(run)
-    assert text.startswith("Run(model=<FlowModel ") and "step=10" in text and "DataInfo(" in text
-    assert "\n" not in text and len(text) < 500
-    other = resflow.load(workdir).model
-    x = np.zeros([2, 2], np.float32)
-    expected = other.log_prob(x, seed=1).numpy()
-    for weight in run.model.trainable_variables:
-        weight.assign(weight * 2.0)
-    np.testing.assert_array_equal(other.log_prob(x, seed=1).numpy(), expected)
-
-
-def test_what_cannot_be_loaded(plane, tmp_path, make_config):
+def test_what_cannot_be_loaded(run_without_work, tmp_path, make_config):
     """A folder without a run; a checkpoint of another model, in a short message; no checkpoint."""
     with pytest.raises(ValueError, match="no config.json"):
         resflow.load(tmp_path)
-    workdir = shutil.copytree(plane[0], tmp_path / "run")
+    workdir = tmp_path / "run"
+    run_without_work(make_config(train__steps=1), workdir)
     for change in ({"model__num_blocks": (3,)}, {"model__hidden": (9,)}, {"model__act_norm": False}):
         training.Workdir(workdir).write_config(make_config(**change))
         with pytest.raises(ValueError, match="does not fit the model") as error:
