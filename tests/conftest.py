@@ -169,16 +169,3 @@ def tiny_config(**overrides):
 @pytest.fixture(scope="session")
 def make_config():
     return tiny_config
-
-
-@pytest.fixture(scope="session")
-def forget_the_end():
-    """Leaves in a workdir what was there before the last checkpoint, that of a step."""
-
-    def forget_the_end(workdir, step):
-        (workdir / "result.json").unlink()
-        (workdir / "checkpoints" / "checkpoint").unlink()
-        for path in (workdir / "checkpoints").glob(f"ckpt-{step}.*"):
-            path.unlink()
-
-    return forget_the_end

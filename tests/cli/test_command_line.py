@@ -5,6 +5,8 @@ import pytest
 from tf_resflow.cli import command_line
 from tf_resflow.training.config import default_config, validate_config
 
+pytestmark = pytest.mark.quick
+
 
 def invalid_config():
     config = default_config()
@@ -12,31 +14,19 @@ def invalid_config():
     validate_config(config)
 
 
-def test_an_error_of_ours_is_a_message(capsys):
+def test_errors_of_ours_are_messages_and_others_keep_their_traceback():
+    """`default_config(1)`, whose line is ours while the error is raised by it, is a bug and not a user's error."""
     with pytest.raises(SystemExit, match="Error: config.train.steps is 0"):
         command_line._guarded(invalid_config)
+    for fault in (lambda: int("x"), lambda: [].index(3), lambda: {}["key"], lambda: default_config(1)):
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            command_line._guarded(fault)
 
 
-@pytest.mark.parametrize("fault", [lambda: int("x"), lambda: [].index(3), lambda: {}["key"]])
-def test_other_errors_keep_their_traceback(fault):
-    with pytest.raises((ValueError, KeyError)):
-        command_line._guarded(fault)
-
-
-def test_an_error_that_our_line_merely_called_keeps_its_traceback():
-    """`default_config(**fields)` of a value that numpy refuses is a bug, not a user's error."""
-    with pytest.raises(TypeError):
-        command_line._guarded(lambda: default_config(1))
-
-
-@pytest.mark.parametrize("message, is_told", [("Variant folder %s has no %s", False), ("%s", True)])
-def test_what_tfds_logs_of_a_missing_data_set_is_not_told(message, is_told):
-    record = logging.LogRecord("absl", logging.WARNING, "file.py", 3, message, ("mnist", "info"), None)
-    assert command_line._is_worth_telling(record) == is_told
-
-
-def test_warnings_are_plain():
-    record = logging.LogRecord(
-        "absl", logging.WARNING, "file.py", 3, "%d images lose their transparency.", (2,), None
-    )
+def test_warnings_are_plain_without_those_of_tfds_about_a_missing_data_set():
+    for message, is_told in (("Variant folder %s has no %s", False), ("%s", True)):
+        record = logging.LogRecord("absl", logging.WARNING, "file.py", 3, message, ("mnist", "info"), None)
+        assert command_line._is_worth_telling(record) == is_told
+    text = "%d images lose their transparency."
+    record = logging.LogRecord("absl", logging.WARNING, "file.py", 3, text, (2,), None)
     assert command_line._Formatter().format(record) == "Warning: 2 images lose their transparency."

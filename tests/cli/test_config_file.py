@@ -1,35 +1,37 @@
-import sys
-
 import pytest
 
 from tf_resflow.cli import config_file, train
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
-def with_flags(monkeypatch):
-    """The flags of resflow-train, which are removed again."""
+def checked(monkeypatch):
+    """`config_file.checked` with the flags of resflow-train, which are removed again."""
     before = set(train.FLAGS)
-    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setattr("sys.path", [])
     train.define_flags()
-    yield
+    yield config_file.checked
     for name in set(train.FLAGS) - before:
         delattr(train.FLAGS, name)
 
 
-@pytest.mark.parametrize("value", ["digits", "hybrid:mnist_small", "FOLDER/digits.py", "FOLDER/hybrid.py:digits"])
-def test_a_name_or_a_file(with_flags, value):
+def test_a_name_or_a_file(checked):
     folder = config_file.FOLDER
-    name, colon, argument = value.partition(":")
-    path = name.replace("FOLDER", str(folder)) if "/" in name else f"{folder}/{name}.py"
-    expected, given = f"{path}{colon}{argument}", value.replace("FOLDER", str(folder))
-    for before, after in (
-        ([f"--config={given}"], [f"--config={expected}"]),
-        (["-config", given], ["-config", expected]),
-    ):
-        argv = ["train", "--workdir=x", *before, "--config.train.steps=5"]
-        assert config_file.checked(argv) == ["train", "--workdir=x", *after, "--config.train.steps=5"]
+    for given, file in {
+        "digits": "digits.py",
+        "hybrid:mnist_small": "hybrid.py:mnist_small",
+        f"{folder}/digits.py": "digits.py",
+        f"{folder}/hybrid.py:digits": "hybrid.py:digits",
+    }.items():
+        for before in (["train", "--workdir=x", "--config="], ["train", "--workdir=x", "-config", ""]):
+            argv = [
+                [*before[:-1], f"{before[-1]}{value}", "--config.train.steps=5"]
+                for value in (given, f"{folder}/{file}")
+            ]
+            assert checked(argv[0]) == argv[1]
 
 
-def test_no_config(with_flags):
+def test_no_config(checked):
     for argv in (["train"], ["train", "--config.seed=3"], ["train", "--config"]):
-        assert config_file.checked(argv) == argv
+        assert checked(argv) == argv

@@ -26,29 +26,22 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, rows, run_without_work):
+def workdir(tmp_path_factory, rows, make_config, run_without_work):
     folder = tmp_path_factory.mktemp("table")
-    fields = {
-        "data.name": "tabular",
-        "data.path": str(_write(folder / "people.csv", rows)),
-        "data.columns": '"length, cm", height',
-        "model.kind": "vector",
-        "model.num_blocks": (1,),
-        "model.hidden": (8,),
-        "model.norms": (2.0, 2.0, 2.0),
-        "train.steps": 2,
-        "train.warmup_steps": 1,
-        "train.batch_size": 16,
-    }
-    config = training.default_config()
-    config.update_from_flattened_dict(fields)
-    run_without_work(config, folder / "run")
+    fields = {"data__name": "tabular", "data__path": str(_write(folder / "people.csv", rows)), "train__steps": 1}
+    run_without_work(make_config(**fields, data__columns='"length, cm", height'), folder / "run")
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def loaded(workdir):
+    return training.load(workdir)
+
+
 @pytest.fixture
-def run(workdir, run_command):
+def run(workdir, loaded, run_command, monkeypatch):
     """A function that runs a command, and returns the lines of the table that it writes."""
+    monkeypatch.setattr(training, "load", lambda workdir: loaded)
 
     def run(command, output, *arguments):
         run_command(command, workdir, output, *arguments)
@@ -58,7 +51,7 @@ def run(workdir, run_command):
     return run
 
 
-def test_scores_of_new_rows(run, workdir, rows, tmp_path):
+def test_scores_of_new_rows(run, loaded, rows, tmp_path):
     """Columns in another order, beside text. The last row is far from all data."""
     new = np.concatenate([rows[:4], [[1.7, 5000.0, 30.0]]])
     table = [[*row[[2, 0, 1]], "text"] for row in new]
@@ -67,8 +60,7 @@ def test_scores_of_new_rows(run, workdir, rows, tmp_path):
     assert header == ["example", "log_prob", "stderr", "quantile"]
     number, log_prob, stderr, quantile = np.array(lines, float).T
     np.testing.assert_array_equal(number, [1, 2, 3, 4, 5])
-    model = resflow.load(workdir).model
-    exact = model.log_prob(new[:, [1, 0]].astype("f4"), log_det=resflow.logdet.Exact())
+    exact = loaded.model.log_prob(new[:, [1, 0]].astype("f4"), log_det=resflow.logdet.Exact())
     np.testing.assert_allclose(log_prob, exact, rtol=1e-4)
     np.testing.assert_array_equal(stderr, np.zeros(5))
     assert quantile[4] == 0 and np.all((quantile >= 0) & (quantile <= 1))
@@ -81,7 +73,7 @@ def test_scores_of_the_held_out_rows(run, tmp_path):
     np.testing.assert_allclose(np.sort(quantile), (np.arange(6) + 0.5) / 6, rtol=1e-6)
 
 
-def test_scores_without_the_data_have_no_quantiles(run, workdir, rows, tmp_path, monkeypatch):
+def test_scores_without_the_data_have_no_quantiles(run, rows, tmp_path, monkeypatch):
     warnings = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: warnings.append(text % values))
     np.save(tmp_path / "new.npy", rows[:3, :2])
@@ -98,8 +90,8 @@ def test_a_table_that_lacks_a_column_is_an_error(run, rows, tmp_path):
     assert not (tmp_path / "scores.csv").exists()
 
 
-def test_samples_have_the_names_of_the_columns(run, workdir, tmp_path):
+def test_samples_have_the_names_of_the_columns(run, loaded, tmp_path):
     names, *lines = run(sample_command, tmp_path / "a.csv", "--num=5", "--seed=3")
     assert names == ["length, cm", "height"]
-    samples = resflow.load(workdir).model.sample(64, seed=3)[:5]
+    samples = loaded.model.sample(64, seed=3)[:5]
     np.testing.assert_allclose(np.array(lines, float), samples, rtol=1e-5)

@@ -1,10 +1,9 @@
-"""What an export leaves on disk, and that it needs TensorFlow alone."""
+"""What an export leaves on disk, and whom it answers."""
 
-import concurrent.futures
 import json
 import os
+import pathlib
 import shutil
-import subprocess
 import sys
 
 import keras
@@ -17,95 +16,39 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 import tf_resflow as resflow
 from tf_resflow.models import planning
 from tf_resflow.models.likelihood_plan import describe_estimator
+from tf_resflow.serving.model_card import model_card
 from tf_resflow.serving.readme import estimator_text
 
 
 @pytest.fixture(scope="module")
-def saved(export_dir):
-    return saved_model_pb2.SavedModel.FromString((export_dir / "1" / "saved_model.pb").read_bytes())
+def described(export_dir):
+    return json.loads((export_dir / "1" / "signatures.json").read_text())
 
 
-def test_files(export_dir):
-    found = {str(path.relative_to(export_dir)) for path in export_dir.rglob("*") if path.is_file()}
-    assert found >= {
-        "1/saved_model.pb",
-        "1/variables/variables.index",
-        "1/assets.extra/tf_serving_warmup_requests",
-        "1/README.md",
-        "1/signatures.json",
-        "1/MODEL_CARD.md",
-    }
-    assert [path.name for path in export_dir.iterdir()] == ["1"]
+def graph_of(path):
+    return saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes()).meta_graphs[0]
 
 
-def test_signatures_tell_their_shapes(saved):
-    signatures = saved.meta_graphs[0].signature_def
-    image = [-1, 8, 8, 1]
-    expected = {
-        ("serving_default", "inputs", "x"): image,
-        ("serving_default", "outputs", "log_prob"): [-1],
-        ("log_prob_seeded", "inputs", "seed"): [],
-        ("sample", "inputs", "num"): [],
-        ("sample", "outputs", "x"): image,
-        ("sample", "outputs", "converged"): [-1],
-        ("encode", "outputs", "z"): [-1, 4, 4, 4],
-        ("decode", "inputs", "z"): [-1, 4, 4, 4],
-        ("decode", "outputs", "x"): image,
-        ("classify", "outputs", "probabilities"): [-1, 3],
-        ("classify", "outputs", "label"): [-1],
-    }
-    for (signature, side, name), shape in expected.items():
-        info = getattr(signatures[signature], side)[name]
-        assert [dim.size for dim in info.tensor_shape.dim] == shape, (signature, name)
+def operations(path):
+    """The operations of the functions of a SavedModel."""
+    return [node for function in graph_of(path).graph_def.library.function for node in function.node_def]
 
 
-def test_a_loaded_signature_tells_its_shapes(loaded):
-    shapes = {
-        name: {spec.name: spec.shape.as_list() for spec in function.structured_input_signature[1].values()}
-        for name, function in loaded.signatures.items()
-    }
-    assert shapes["log_prob_seeded"] == {"x": [None, 8, 8, 1], "seed": []}
-    assert shapes["sample"] == {"num": [], "seed": [], "temperature": []}
-    assert shapes["decode"] == {"z": [None, 4, 4, 4]}
+def warmup_requests(path):
+    requests = tf.data.TFRecordDataset(str(path / "assets.extra" / "tf_serving_warmup_requests"))
+    return [PredictionLog.FromString(record).predict_log.request for record in requests.as_numpy_iterator()]
 
 
-def test_the_graph_has_neither_python_nor_xla(saved):
-    functions = saved.meta_graphs[0].graph_def.library.function
-    nodes = [node for function in functions for node in function.node_def]
+def test_the_graph_has_neither_python_nor_xla(export_dir):
+    nodes = operations(export_dir / "1")
     assert len(nodes) > 1000
     assert not {node.op for node in nodes} & {"PyFunc", "EagerPyFunc", "PyFuncStateless", "XlaLaunch"}
-    for node in nodes:
-        assert not node.attr["_XlaMustCompile"].b
-
-
-ALONE = """
-import sys
-for name in ("tf_resflow", "tensorflow_probability", "keras", "tf_keras", "sklearn", "tensorflow_serving"):
-    sys.modules[name] = None  # an import of it fails
-import numpy as np
-import tensorflow as tf
-loaded = tf.saved_model.load(sys.argv[1])
-x = np.load(sys.argv[2])
-np.save(sys.argv[3], loaded.signatures["serving_default"](x=tf.constant(x))["log_prob"])
-"""
-
-
-def test_it_needs_tensorflow_alone(export_dir, loaded, images, call, tmp_path):
-    np.save(tmp_path / "x.npy", images)
-    arguments = [str(export_dir / "1"), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
-    environment = {**os.environ, "PYTHONPATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", ALONE, *arguments]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    expected = call(loaded, "serving_default", x=images)["log_prob"]
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-6)
+    assert not any(node.attr["_XlaMustCompile"].b for node in nodes)
 
 
 def test_warmup_requests_are_answered(export_dir, loaded):
-    path = export_dir / "1" / "assets.extra" / "tf_serving_warmup_requests"
     answered = []
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        request = PredictionLog.FromString(record).predict_log.request
+    for request in warmup_requests(export_dir / "1"):
         inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
         result = loaded.signatures[request.model_spec.signature_name](**inputs)
         answered.append((request.model_spec.signature_name, next(iter(result.values())).shape[0]))
@@ -113,16 +56,15 @@ def test_warmup_requests_are_answered(export_dir, loaded):
     assert sorted(answered) == sorted((name, size) for name in names for size in (1, 8))
 
 
-def test_readme_and_model_card(export_dir, saved):
-    readme = (export_dir / "1" / "README.md").read_text()
-    for name, signature in saved.meta_graphs[0].signature_def.items():
-        if name.startswith("__"):
-            continue
+def test_readme_and_model_card(export_dir, described):
+    assert [path.name for path in export_dir.iterdir()] == ["1"]
+    readme, card = ((export_dir / "1" / name).read_text() for name in ("README.md", "MODEL_CARD.md"))
+    definitions = graph_of(export_dir / "1").signature_def
+    for name in described["signatures"]:
         assert f"## {name}\n" in readme
-        for info in (*signature.inputs.values(), *signature.outputs.values()):
+        for info in (*definitions[name].inputs.values(), *definitions[name].outputs.values()):
             assert f"`{info.name}`" in readme
     assert "| in | `x` | uint8 | batch x 8 x 8 x 1 |" in readme
-    card = (export_dir / "1" / "MODEL_CARD.md").read_text()
     assert "flow of 1 residual block (Chen" in card
     assert resflow.__version__ in card and "proves that each block" in card
     assert "It has not been evaluated." in card
@@ -130,9 +72,8 @@ def test_readme_and_model_card(export_dir, saved):
         assert "log-determinants are estimated without bias, by Russian roulette after 6 exact terms" in text
 
 
-def test_the_description_for_programs(export_dir, loaded):
+def test_the_description_for_programs(loaded, described):
     """Of each signature the inputs can be made, and the outputs have the types and shapes that it tells."""
-    described = json.loads((export_dir / "1" / "signatures.json").read_text())
     assert sorted(described["signatures"]) == sorted(loaded.signatures)
     for name, signature in described["signatures"].items():
         inputs = {
@@ -146,11 +87,10 @@ def test_the_description_for_programs(export_dir, loaded):
             for key, of in signature["outputs"].items()
         }
         assert {key: (value.dtype.name, value.shape.as_list()) for key, value in outputs.items()} == expected, name
-    del described["signatures"]
     estimator = {"type": "RussianRoulette", "probes": "rademacher", "num_probes": 1}
     estimator |= {"num_exact_terms": 6, "distribution": {"type": "Geometric", "p": 0.5}, "per_example": False}
     log_prob = {"estimator": estimator, "seed": 0, "num_samples": 4, "stderr": 0.5, "dequantization": "uniform"}
-    assert described == {
+    assert {key: value for key, value in described.items() if key != "signatures"} == {
         "default": "serving_default",
         "levels": 17,
         "inverse_atol": 1 / 32 / 17,
@@ -176,45 +116,15 @@ def test_chosen_signatures(image_model, images, loaded, call, tmp_path):
         )
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"at most 7 examples \(max_batch\).*\[8 8 8 1\]"):
         call(served, "encode", x=np.zeros([8, 8, 8, 1], np.uint8))
-    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-    nodes = [node.op for function in saved.meta_graphs[0].graph_def.library.function for node in function.node_def]
-    assert nodes.count("StatelessWhile") == 1 and "While" not in nodes, "of the block's inverse alone"
-    shapes = [
-        shape for name, shape in tf.train.list_variables(str(path / "variables" / "variables")) if "weights" in name
-    ]
-    everything = sum(np.prod(weight.shape) for weight in image_model.weights)
-    flow = sum(np.prod(weight.shape) for weight in image_model.flow.variables)
-    assert 0 < sum(np.prod(shape) for shape in shapes) <= flow < everything
-    requests = path / "assets.extra" / "tf_serving_warmup_requests"
-    sizes = set()
-    for record in tf.data.TFRecordDataset(str(requests)).as_numpy_iterator():
-        x = PredictionLog.FromString(record).predict_log.request.inputs["x"]
-        sizes.add(x.tensor_shape.dim[0].size)
-    assert sizes == {1, 7}
-
-
-def test_threads_get_the_answers_of_one(loaded, images, call):
-    """8 threads, 5 calls each of all signatures, against the answers of one thread."""
-    z = call(loaded, "encode", x=images)["z"]
-    requests = [
-        ("serving_default", {"x": images}),
-        ("log_prob_seeded", {"x": images, "seed": 9}),
-        ("sample", {"num": 3, "seed": 4, "temperature": 0.7}),
-        ("encode", {"x": images}),
-        ("decode", {"z": z}),
-        ("classify", {"x": images}),
-    ] * 5
-
-    def answers(order):
-        return {i: call(loaded, name, **values) for i in order for name, values in [requests[i]]}
-
-    alone = answers(range(len(requests)))
-    orders = [np.random.default_rng(i).permutation(len(requests)) for i in range(8)]
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        for found in pool.map(answers, orders):
-            for i, result in found.items():
-                for name, value in result.items():
-                    np.testing.assert_allclose(value, alone[i][name], rtol=1e-5, atol=1e-6)
+    ops = [node.op for node in operations(path)]
+    assert ops.count("StatelessWhile") == 1 and "While" not in ops, "of the block's inverse alone"
+    saved = tf.train.list_variables(str(path / "variables" / "variables"))
+    everything, flow = (
+        sum(np.prod(weight.shape) for weight in weights)
+        for weights in (image_model.weights, image_model.flow.variables)
+    )
+    assert 0 < sum(np.prod(shape) for name, shape in saved if "weights" in name) <= flow < everything
+    assert {request.inputs["x"].tensor_shape.dim[0].size for request in warmup_requests(path)} == {1, 7}
 
 
 @pytest.fixture
@@ -252,6 +162,9 @@ def test_versions(export_vectors, write_as, copy, tmp_path):
     with pytest.raises(ValueError, match="at least 1"):
         export_vectors(tmp_path / "v", version=0)
     assert sorted(path.name for path in (tmp_path / "v").iterdir()) == ["12", "13", "notes", "\u00b2"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="Cannot make the directory"):
+        export_vectors(tmp_path / "file" / "dir")
 
 
 def test_a_number_that_another_export_takes_meanwhile(export_vectors, write_as, copy, tmp_path, monkeypatch):
@@ -275,6 +188,20 @@ def test_a_number_that_another_export_takes_meanwhile(export_vectors, write_as, 
         export_vectors(tmp_path, version=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3"]
     assert not (tmp_path / "1" / "README.md").exists()
+
+
+def test_the_card_names_the_file_of_the_data(vector_model):
+    for kind, path, name in (
+        ("tabular", "a/wine quality.csv", "wine quality.csv"),
+        ("images", "a/my photographs/", "my photographs"),
+    ):
+        config = resflow.training.default_config()
+        config.data.update(name=kind, path=path)
+        data = resflow.models.DataInfo(name, (3,), None, None, None)
+        run = resflow.training.Run(vector_model, config, 5, pathlib.Path("run"), data)
+        card = model_card(vector_model, {"signatures": {}}, run)
+        assert card.startswith(f"# Model card: residual flow of {name}\n")
+        assert f"Trained on the train split of {name}; evaluated on" in card and "tabular" not in card
 
 
 def test_the_card_of_a_block_on_trust(tmp_path):
@@ -313,25 +240,6 @@ def test_a_full_disk_leaves_nothing(writer, export_vectors, write_as, copy, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interrupt_leaves_nothing(export_vectors, write_as, copy, tmp_path):
-    def interrupt(path):
-        copy(path)
-        raise KeyboardInterrupt
-
-    write_as(copy)
-    export_vectors(tmp_path)
-    write_as(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        export_vectors(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["1"]
-
-
-def test_a_directory_that_cannot_be_made(export_vectors, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="Cannot make the directory"):
-        export_vectors(tmp_path / "file" / "dir")
-
-
 def test_without_the_package_of_the_requests(export_vectors, write_as, copy, tmp_path, monkeypatch, caplog):
     write_as(copy)
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.prediction_log_pb2", None)
@@ -341,19 +249,16 @@ def test_without_the_package_of_the_requests(export_vectors, write_as, copy, tmp
     assert 'pip install "tf-resflow[serving]"' in record.getMessage()
 
 
-@pytest.mark.parametrize(
-    "log_det, text",
-    [
+def test_estimators_in_words():
+    for log_det, text in (
         (resflow.logdet.Exact(), "exact"),
         (resflow.logdet.AdaptiveRoulette(rtol=0.01), "without bias, from one probe and as many terms"),
         (resflow.logdet.AdaptiveRoulette(num_probes=4, probes="rademacher"), "from 4 rademacher probes and"),
         ({"block0": resflow.logdet.Exact()}, "estimated, each block's by an estimator of its own"),
         (resflow.logdet.PowerSeries(3), "a power series of 3 terms, and so biased"),
         (resflow.logdet.AdaptiveSeries(1e-3), "cut when the rest is guaranteed below 0.001 nats"),
-    ],
-)
-def test_estimators_in_words(log_det, text):
-    assert text in estimator_text(describe_estimator(log_det))
+    ):
+        assert text in estimator_text(describe_estimator(log_det))
 
 
 def test_a_run_is_not_a_model(tmp_path):

@@ -10,16 +10,12 @@ import tensorflow as tf
 import tf_resflow as resflow
 
 
-def expected_draws(model, x, seed, num_samples, log_det):
-    """The estimates that log_prob averages, drawn here one example at a time."""
-    samples = resflow.models.LogProbSamples(model, log_det, num_samples=num_samples, common=True)
-    seed = tf.bitcast(tf.constant(seed, tf.int64), tf.int32)
-    return np.concatenate([samples(x[i : i + 1], seed) for i in range(len(x))], 1)
-
-
+@pytest.mark.quick
 def test_log_prob(loaded, image_model, images, call):
-    log_det = resflow.logdet.RussianRoulette(6)
-    draws = expected_draws(image_model, images[:3], 5, 4, log_det)
+    """The mean of 4 estimates, which are drawn here one example at a time."""
+    log_det, seed = resflow.logdet.RussianRoulette(6), tf.bitcast(tf.constant(5, tf.int64), tf.int32)
+    samples = resflow.models.LogProbSamples(image_model, log_det, num_samples=4, common=True)
+    draws = np.concatenate([samples(images[i : i + 1], seed) for i in range(3)], 1)
     result = call(loaded, "log_prob_seeded", x=images[:3], seed=5)
     np.testing.assert_allclose(result["log_prob"], draws.mean(0), rtol=1e-5)
     np.testing.assert_allclose(result["log_prob_stderr"], draws.std(0, ddof=1) / 2, rtol=1e-3)
@@ -36,19 +32,17 @@ def test_the_default_is_the_seed_of_the_export(loaded, images, call):
         assert np.all(result[name] != other[name])
 
 
-def test_seeds_of_64_bits(loaded, images, call):
-    values = [call(loaded, "log_prob_seeded", x=images[:1], seed=s)["log_prob"] for s in (1, 1 + 2**32, -1)]
-    assert len(np.unique(values)) == 3
-
-
-@pytest.mark.parametrize("size", [1, 7, 64])
-def test_an_answer_does_not_depend_on_its_batch(loaded, image_model, images, size, call):
-    x = np.resize(images, [size, 8, 8, 1])
-    for signature in ("serving_default", "encode", "classify"):
-        result = call(loaded, signature, x=x)
+def test_an_answer_does_not_depend_on_its_batch_and_decode_inverts_encode(loaded, image_model, images, call):
+    x = np.resize(images, [64, 8, 8, 1])
+    results = {name: call(loaded, name, x=x) for name in ("serving_default", "encode", "classify")}
+    for signature, result in results.items():
         for name, value in call(loaded, signature, x=x[-1:]).items():
             np.testing.assert_allclose(result[name][-1:], value, rtol=1e-4, atol=1e-5, err_msg=name)
-            assert len(result[name]) == size
+            assert len(result[name]) == 64
+    z = results["encode"]["z"]
+    expected = image_model.flow.forward((tf.cast(x, tf.float32) + 0.5) / 17)
+    np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(call(loaded, "decode", z=z)["x"], x)
 
 
 def test_sample(loaded, image_model, call):
@@ -58,15 +52,6 @@ def test_sample(loaded, image_model, call):
     assert np.any(x != call(loaded, "sample", num=5, seed=4, temperature=1.0)["x"])
     means = call(loaded, "sample", num=2, seed=3, temperature=0.0)["x"]
     np.testing.assert_array_equal(means[0], means[1])
-
-
-@pytest.mark.parametrize("size", [1, 7, 64])
-def test_decode_inverts_encode(loaded, image_model, images, size, call):
-    x = np.resize(images, [size, 8, 8, 1])
-    z = call(loaded, "encode", x=x)["z"]
-    expected = image_model.flow.forward((tf.cast(x, tf.float32) + 0.5) / 17)
-    np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(call(loaded, "decode", z=z)["x"], x)
 
 
 def test_what_has_not_converged_is_told(loaded, images, call):
@@ -103,60 +88,46 @@ def test_continuous_data(loaded_vectors, vector_model, call):
 GOOD = np.zeros([2, 8, 8, 1], np.uint8)
 
 
-@pytest.mark.parametrize("signature", ["serving_default", "log_prob_seeded", "encode", "classify"])
-@pytest.mark.parametrize(
-    "x, message",
-    [
-        (GOOD[..., 0], None),  # of a wrong shape TensorFlow tells
-        (GOOD[:, :7], None),
-        (np.resize(GOOD, [2, 16, 16, 1]), None),
-        (np.resize(GOOD, [2, 8, 8, 2]), None),
-        (np.uint8(3), None),
-        (GOOD[:0], r"x must have at least one example.*\[0 8 8 1\]"),
-        (GOOD + np.uint8(17), r"x must lie in 0, ..., 16, .*\[17 17\]"),
-        (GOOD.astype("float32"), "expected to be a uint8 tensor"),
-    ],
-)
-def test_wrong_images(loaded, signature, x, message, call):
-    seed = {"seed": 0} if signature == "log_prob_seeded" else {}
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        call(loaded, signature, x=x, **seed)
-
-
-@pytest.mark.parametrize(
-    "values, message",
-    [
+@pytest.mark.quick
+def test_wrong_requests_of_images(loaded, images, call):
+    """Of a wrong shape TensorFlow tells."""
+    wrong = [
+        ("serving_default", {"x": GOOD[..., 0]}, None),
+        ("serving_default", {"x": np.resize(GOOD, [2, 16, 16, 1])}, None),
+        ("serving_default", {"x": np.resize(GOOD, [2, 8, 8, 2])}, None),
+        ("serving_default", {"x": np.uint8(3)}, None),
+        ("serving_default", {"x": GOOD.astype("float32")}, "expected to be a uint8 tensor"),
+        ("log_prob_seeded", {"x": images, "seed": [0, 1]}, None),
+    ]
+    for signature in ("serving_default", "log_prob_seeded", "encode", "classify"):
+        seed = {"seed": 0} if signature == "log_prob_seeded" else {}
+        wrong += [
+            (signature, {"x": GOOD[:0]} | seed, r"x must have at least one example.*\[0 8 8 1\]"),
+            (signature, {"x": GOOD + np.uint8(17)} | seed, r"x must lie in 0, ..., 16, .*\[17 17\]"),
+        ]
+    z = call(loaded, "encode", x=images)["z"]
+    z[1, 0, 0, 0] = math.nan
+    wrong += [("decode", {"z": z}, r"z must be finite.*\[1\]"), ("decode", {"z": z[:0]}, "at least one example")]
+    sample = {"num": 1, "seed": 0, "temperature": 1.0}
+    for values, message in (
         ({"num": 0}, r"num must lie in 1, ..., 1024.*\[0 0\]"),
         ({"num": 1025}, r"num must lie in 1, ..., 1024.*\[1025 1025\]"),
         ({"temperature": -1.0}, r"temperature must lie in 0.0, ..., 100.0"),
         ({"temperature": math.nan}, r"temperature must lie .*nan"),
         ({"temperature": math.inf}, r"temperature must lie .*inf"),
-    ],
-)
-def test_wrong_numbers(loaded, values, message, call):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        call(loaded, "sample", **{"num": 1, "seed": 0, "temperature": 1.0, **values})
+        ({"num": [1, 1]}, None),
+        ({"seed": [0, 0]}, None),
+        ({"temperature": [1.0, 1.0]}, None),
+    ):
+        wrong.append(("sample", sample | values, message))
+    for signature, values, message in wrong:
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            call(loaded, signature, **values)
 
 
-@pytest.mark.parametrize("name", ["num", "seed", "temperature"])
-def test_scalars_of_another_shape(loaded, images, name, call):
-    wrong = {"num": 1, "seed": 0, "temperature": 1.0}
-    wrong[name] = [wrong[name]] * 2
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        call(loaded, "sample", **wrong)
-    if name == "seed":
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            call(loaded, "log_prob_seeded", x=images, seed=[0, 1])
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_values_that_are_not_finite(loaded, loaded_vectors, images, bad, call):
-    z = call(loaded, "encode", x=images)["z"]
-    z[1, 0, 0, 0] = bad
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"z must be finite.*\[1\]"):
-        call(loaded, "decode", z=z)
+def test_vectors_that_are_not_finite(loaded_vectors, call):
     x = np.zeros([2, 3])
-    x[0, :2] = bad
+    x[0, :2] = math.inf, math.nan
     for signature in ("serving_default", "encode"):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"x must be finite.*\[2\]"):
             call(loaded_vectors, signature, x=x)
@@ -170,23 +141,23 @@ def test_a_classifier_without_a_density(image_model):
     np.testing.assert_allclose(result["logits"], functions["classify"](GOOD)["logits"])
 
 
-@pytest.mark.parametrize("settings", [{"num_samples": 1}, {"max_samples": 0}, {"max_batch": 0}])
-def test_numbers_out_of_range(vector_model, settings):
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        resflow.serving.Signatures(vector_model, **settings)
+def test_wrong_settings(vector_model):
+    known = "The signatures of this model are serving_default, log_prob_seeded, sample, encode, decode;"
+    wrong = [
+        ({"num_samples": 1}, "num_samples"),
+        ({"max_samples": 0}, "max_samples"),
+        ({"max_batch": 0}, "max_batch"),
+    ]
+    wrong += [({"signatures": ["encode", "classify"]}, f"{known} got 'classify'")]
+    for settings, message in [*wrong, ({"signatures": []}, f"{known} none was given")]:
+        with pytest.raises(ValueError, match=message):
+            resflow.serving.Signatures(vector_model, **settings)
 
 
-@pytest.mark.parametrize("names, found", [(["encode", "classify"], "got 'classify'"), ([], "none was given")])
-def test_unknown_signatures(vector_model, names, found):
-    known = "serving_default, log_prob_seeded, sample, encode, decode"
-    with pytest.raises(ValueError, match=f"The signatures of this model are {known}; {found}"):
-        resflow.serving.Signatures(vector_model, signatures=names)
-
-
-@pytest.mark.parametrize("signature, name", [("serving_default", "x"), ("encode", "x"), ("decode", "z")])
-def test_a_batch_above_the_limit(vector_model, signature, name):
-    functions = resflow.serving.Signatures(vector_model, log_det=resflow.logdet.Exact(), max_batch=2).functions()
-    functions[signature](tf.zeros([2, 3], tf.float64))
-    message = rf"{name} must have at most 2 examples \(max_batch\).*\[3 3\]"
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        functions[signature](tf.zeros([3, 3], tf.float64))
+def test_a_batch_above_the_limit(vector_model):
+    """Of `decode`; test_chosen_signatures has the limit of x."""
+    signatures = resflow.serving.Signatures(vector_model, max_batch=2, signatures=["decode"])
+    decode = signatures.functions()["decode"]
+    decode(tf.zeros([2, 3], tf.float64))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"z must have at most 2 .*\(max_batch\).*\[3 3\]"):
+        decode(tf.zeros([3, 3], tf.float64))

@@ -1,6 +1,7 @@
 """Checkpoints that were damaged, cut short or cannot be written."""
 
-import logging
+import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -12,84 +13,96 @@ from tf_resflow.training import Workdir, default_config
 from tf_resflow.training.checkpoints import Checkpoints, check_state
 from tf_resflow.training.metrics_writer import MetricsWriter
 
+pytestmark = pytest.mark.quick
 
-def make_checkpoints(directory, keep=3, hidden=(4,), coefficient=0.9, **arguments):
-    flow = resflow.flows.vector_flow(2, 1, hidden, coefficient=coefficient, seed=1)
-    model = resflow.FlowModel(flow, [2])
+
+def make_model(hidden=(4,), coefficient=0.9):
+    """A model and its optimizer."""
+    model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, hidden, coefficient=coefficient, seed=1), [2])
     optimizer = keras.optimizers.Adam(1e-3)
     optimizer.build(model.trainable_variables)
-    return Checkpoints(directory, model, optimizer, keep=keep, **arguments), model
+    return model, optimizer
 
 
-def weight(model):
-    return model.trainable_variables[0]
+@pytest.fixture(scope="module")
+def parts():
+    return make_model()
+
+
+def weight(parts):
+    return parts[0].trainable_variables[0]
+
+
+def fill(parts, value):
+    weight(parts).assign(tf.fill(weight(parts).shape, float(value)))
+
+
+@pytest.fixture(scope="module")
+def three(parts, tmp_path_factory):
+    """The directory of the checkpoints of steps 1, 2 and 3, where a weight is filled with the step."""
+    checkpoints = Checkpoints(tmp_path_factory.mktemp("three"), *parts, keep=3)
+    for step in (1, 2, 3):
+        fill(parts, step)
+        path = checkpoints.save(step)
+    return pathlib.Path(path).parent
 
 
 @pytest.fixture
-def saved(tmp_path):
-    """The directory of the checkpoints of steps 1, 2 and 3, where a weight is filled with the step."""
-    checkpoints, model = make_checkpoints(tmp_path)
-    for step in (1, 2, 3):
-        weight(model).assign(tf.fill(weight(model).shape, float(step)))
-        checkpoints.save(step)
-    return tmp_path
+def saved(three, parts, tmp_path):
+    """A copy of that directory."""
+    fill(parts, -1)
+    return shutil.copytree(three, tmp_path / "saved")
 
 
-def cut(path, size):
-    path.write_bytes(path.read_bytes()[:size])
+def contents(directory):
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.iterdir()}
 
 
-def flip(path, index):
-    content = bytearray(path.read_bytes())
-    content[index] ^= 255
-    path.write_bytes(bytes(content))
+def flipped(content, index):
+    return content[:index] + bytes([content[index] ^ 255]) + content[index + 1 :]
 
 
+DATA = "data-00000-of-00001"
 DAMAGES = {
-    "data cut": ("data-00000-of-00001", lambda path: cut(path, 100)),
-    "data empty": ("data-00000-of-00001", lambda path: cut(path, 0)),
-    "data flipped": ("data-00000-of-00001", lambda path: flip(path, 100)),
-    "data missing": ("data-00000-of-00001", lambda path: path.unlink()),
-    "index missing": ("index", lambda path: path.unlink()),
-    "index cut": ("index", lambda path: cut(path, 100)),
-    "index empty": ("index", lambda path: cut(path, 0)),
-    "index flipped": ("index", lambda path: flip(path, 60)),
+    "data cut": (DATA, lambda path: path.write_bytes(path.read_bytes()[:100])),
+    "data flipped": (DATA, lambda path: path.write_bytes(flipped(path.read_bytes(), 100))),
+    "data missing": (DATA, pathlib.Path.unlink),
+    "index missing": ("index", pathlib.Path.unlink),
+    "index empty": ("index", lambda path: path.write_bytes(b"")),
+    "index flipped": ("index", lambda path: path.write_bytes(flipped(path.read_bytes(), 60))),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(saved, damage, caplog):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(saved, parts, damage, caplog):
     suffix, harm = DAMAGES[damage]
     harm(saved / f"ckpt-3.{suffix}")
-    checkpoints, model = make_checkpoints(saved)
-    with caplog.at_level(logging.WARNING):
-        assert checkpoints.restore() == 2
+    checkpoints = Checkpoints(saved, *parts, keep=3)
+    assert checkpoints.restore() == 2
     assert checkpoints.latest.endswith("ckpt-2")
-    assert any("ckpt-3 cannot be read and was skipped" in message for message in caplog.messages)
-    np.testing.assert_array_equal(weight(model), np.full(weight(model).shape, 2.0))
-    weight(model).assign(tf.fill(weight(model).shape, 9.0))
+    assert "ckpt-3 cannot be read and was skipped" in caplog.text and "older version" not in caplog.text
+    np.testing.assert_array_equal(weight(parts), np.full(weight(parts).shape, 2.0))
+    fill(parts, 9)
     checkpoints.save(3)
-    again, model = make_checkpoints(saved)
-    assert again.restore() == 3
-    np.testing.assert_array_equal(weight(model), np.full(weight(model).shape, 9.0))
+    fill(parts, -1)
+    assert Checkpoints(saved, *parts, keep=3).restore() == 3
+    np.testing.assert_array_equal(weight(parts), np.full(weight(parts).shape, 9.0))
 
 
-@pytest.mark.parametrize("damage", ["data flipped", "data missing", "index missing"])
-def test_damaged_checkpoints_alone_are_an_error(saved, damage):
+def test_damaged_checkpoints_alone_are_an_error(saved, parts):
     """Whoever asks, and however often; the files stay as they are."""
-    suffix, harm = DAMAGES[damage]
-    for step in (1, 2, 3):
+    for step, damage in ((3, "data flipped"), (2, "data missing"), (1, "index missing")):
+        suffix, harm = DAMAGES[damage]
         harm(saved / f"ckpt-{step}.{suffix}")
-    before = {path: path.read_bytes() for path in saved.iterdir()}
+    before = contents(saved)
     for keep in (3, 3, 0):
-        checkpoints, _ = make_checkpoints(saved, keep=keep)
         with pytest.raises(ValueError, match="None of the 3 checkpoints .* can be read: .*ckpt-3.*backup"):
-            checkpoints.restore()
-    assert before == {path: path.read_bytes() for path in saved.iterdir()}
+            Checkpoints(saved, *parts, keep=keep).restore()
+    assert before == contents(saved)
 
 
 @pytest.fixture
-def begun(tmp_path):
+def begun(parts, tmp_path):
     """The workdir of a run that was stopped after step 3, with metrics of each step."""
     files = Workdir(tmp_path)
     config = default_config()
@@ -97,7 +110,7 @@ def begun(tmp_path):
     files.prepare(config)
     files.write_config(config)
     files.data.write_text("{}")
-    make_checkpoints(files.checkpoints)[0].save(3)
+    Checkpoints(files.checkpoints, *parts, keep=3).save(3)
     with MetricsWriter(tmp_path) as writer:
         for step in (1, 2, 3):
             writer.scalars(step, "train", {"loss": 1.0})
@@ -122,79 +135,58 @@ def test_a_run_whose_state_is_lost_is_not_begun_anew(begun, pattern, message):
         check_state(begun)
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(begun):
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(begun, parts):
     """At the step of the first checkpoint, whose metrics are there and whose data were being written."""
     for name in ("ckpt-3.index", "checkpoint"):
         (begun.checkpoints / name).unlink()
     lines = (begun.path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (begun.path / "metrics.jsonl").write_text("".join(lines[:2]))
     check_state(begun)
-    assert make_checkpoints(begun.checkpoints)[0].restore() == 0
+    assert Checkpoints(begun.checkpoints, *parts, keep=3).restore() == 0
 
 
-@pytest.mark.parametrize("content", [None, "", "nonsense"])
-def test_the_list_of_checkpoints_can_be_lost(saved, content):
-    (saved / "checkpoint").unlink()
-    if content is not None:
-        (saved / "checkpoint").write_text(content)
-    checkpoints, model = make_checkpoints(saved)
-    assert checkpoints.restore() == 3
-    assert float(tf.reduce_max(weight(model))) == 3.0
-
-
-def test_a_save_that_was_cut_short_is_not_seen(saved):
+def test_neither_a_lost_list_nor_a_save_that_was_cut_short_matters(saved, parts):
     (saved / "ckpt-4_temp").mkdir()
     (saved / "ckpt-4.data-00000-of-00001").write_bytes(b"half")
     (saved / "ckpt-5-backup.index").write_bytes(b"another's")
-    checkpoints, _ = make_checkpoints(saved)
-    assert checkpoints.restore() == 3
+    assert Checkpoints(saved, *parts, keep=3).restore() == 3
+    for lose in (pathlib.Path.unlink, lambda path: path.write_text(""), lambda path: path.write_text("nonsense")):
+        lose(saved / "checkpoint")
+        fill(parts, -1)
+        assert Checkpoints(saved, *parts, keep=3).restore() == 3
+        assert float(tf.reduce_max(weight(parts))) == 3.0
 
 
-def test_only_the_newest_are_kept_across_restarts(saved):
-    checkpoints, _ = make_checkpoints(saved)
+def test_a_reader_and_a_worker_that_is_not_the_chief_write_nothing(saved, parts):
+    before = contents(saved)
+    for arguments in ({"keep": 0}, {"keep": 3, "is_chief": False}):
+        checkpoints = Checkpoints(saved, *parts, **arguments)
+        assert checkpoints.restore() == 3
+        assert checkpoints.save(4).endswith("ckpt-4")
+    assert before == contents(saved)
+
+
+def test_the_newest_are_kept_across_restarts_and_on_a_full_disk(saved, parts, monkeypatch):
+    checkpoints = Checkpoints(saved, *parts, keep=3)
     checkpoints.restore()
     for step in (10, 11):
         checkpoints.save(step)
     assert sorted(int(path.stem[5:]) for path in saved.glob("ckpt-*.index")) == [3, 10, 11]
 
-
-def test_a_reader_writes_nothing(saved):
-    before = {path: path.stat().st_mtime_ns for path in saved.iterdir()}
-    checkpoints, _ = make_checkpoints(saved, keep=0)
-    assert checkpoints.restore() == 3
-    assert before == {path: path.stat().st_mtime_ns for path in saved.iterdir()}
-
-
-def test_a_worker_that_is_not_the_chief_leaves_nothing(saved):
-    before = {path: path.stat().st_mtime_ns for path in saved.iterdir()}
-    checkpoints, _ = make_checkpoints(saved, is_chief=False)
-    assert checkpoints.restore() == 3
-    checkpoints.save(4)
-    assert before == {path: path.stat().st_mtime_ns for path in saved.iterdir()}
-
-
-def test_a_full_disk(saved, monkeypatch):
-    checkpoints, _ = make_checkpoints(saved)
-    checkpoints.restore()
-
     def full(*_, **__):
-        raise tf.errors.ResourceExhaustedError(None, None, "ckpt-4_temp/part; No space left on device")
+        raise tf.errors.ResourceExhaustedError(None, None, "ckpt-12_temp/part; No space left on device")
 
     monkeypatch.setattr(tf.train.CheckpointManager, "save", full)
-    message = "ckpt-4 cannot be saved.*No space left on device.*ckpt-3, is untouched.*same command"
+    message = "ckpt-12 cannot be saved.*No space left on device.*ckpt-11, is untouched.*same command"
     with pytest.raises(OSError, match=message):
-        checkpoints.save(4)
-    assert checkpoints.latest.endswith("ckpt-3")
+        checkpoints.save(12)
+    assert checkpoints.latest.endswith("ckpt-11")
 
 
-@pytest.mark.parametrize(
-    "setting, message", [({"hidden": (5,)}, "units is 4"), ({"coefficient": 0.8}, "0.9 in the")]
-)
-def test_another_model(saved, setting, message, caplog):
-    checkpoints, model = make_checkpoints(saved, **setting)
-    before = weight(model).numpy()
-    with pytest.raises(ValueError, match=f"does not fit the model of this config.*{message}"):
-        checkpoints.restore()
-    np.testing.assert_array_equal(weight(model), before)
-    make_checkpoints(saved)[0].restore()
-    assert "older version" not in caplog.text
+def test_another_model(saved):
+    for setting, message in (({"hidden": (5,)}, "units is 4"), ({"coefficient": 0.8}, "0.9 in the")):
+        other = make_model(**setting)
+        before = weight(other).numpy()
+        with pytest.raises(ValueError, match=f"does not fit the model of this config.*{message}"):
+            Checkpoints(saved, *other).restore()
+        np.testing.assert_array_equal(weight(other), before)

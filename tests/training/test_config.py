@@ -6,6 +6,14 @@ import pytest
 from tf_resflow.training import config as configs
 from tf_resflow.training.optimizer import learning_rate_schedule
 
+pytestmark = pytest.mark.quick
+
+
+def changed(fields):
+    config = configs.default_config()
+    config.update_from_flattened_dict(fields)
+    return config
+
 
 def test_defaults_are_valid_and_locked():
     config = configs.default_config()
@@ -22,142 +30,75 @@ def test_a_config_does_without_tensorflow():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize(
-    "key, value",
-    [
+def test_a_bad_value_is_named():
+    wrong = [
         ("train.steps", 0),
         ("train.batch_size", -1),
         ("train.learning_rate", 0.0),
         ("train.ema_momentum", 1.0),
-        ("train.schedule", "linear"),
-        ("train.optimizer", "adma"),
-        ("model.coefficient", 1.0),
-        ("model.coefficient", 0.0),
-        ("model.lipschitz_constant", 1.0),
-        ("model.num_blocks", ()),
-        ("model.num_blocks", (0, 0)),
-        ("model.kernels", (3, 2, 3)),
-        ("model.branch", "densenet"),
-        ("model.growth", 0),
-        ("model.norms", (2.0, 2.0)),
-        ("model.norms", (2.0, 2.0, 2.0, 1.5)),
-        ("model.norms", (0.5, 2.0, 2.0, 0.5)),
-        ("model.normalization", "spectral"),
-        ("model.logit_alpha", 0.5),
-        ("model.block", "coupling"),
-        ("model.dequantization", "flow"),
-        ("model.dequantization_blocks", 0),
-        ("model.compute_dtype", "mixed_float16"),
-        ("model.compute_dtype", "float64"),
-        ("model.estimator.eval.distribution", "uniform"),
-        ("model.estimator.train.kind", "adaptive"),
-        ("model.estimator.train.num_terms", 0),
-        ("data.crop_padding", -1),
-        ("data.levels", 1),
-        ("task", "classification"),
-        ("hybrid.density_weight", -0.5),
-        ("hybrid.density_weight", float("inf")),
-        ("hybrid.features", 0),
-        ("seed", -1),
-    ],
-)
-def test_a_bad_value_is_named(key, value):
-    config = configs.default_config()
-    config.update_from_flattened_dict({key: value})
-    with pytest.raises(ValueError, match=f"config.{key}"):
-        configs.validate_config(config)
+    ]
+    wrong += [("train.schedule", "linear"), ("train.optimizer", "adma"), ("seed", -1), ("seed", 2**31)]
+    wrong += [("model.coefficient", 1.0), ("model.coefficient", 0.0), ("model.lipschitz_constant", 1.0)]
+    wrong += [("model.num_blocks", ()), ("model.num_blocks", (0, 0)), ("model.kernels", (3, 2, 3))]
+    wrong += [("model.branch", "densenet"), ("model.growth", 0), ("model.normalization", "spectral")]
+    wrong += [("model.norms", norms) for norms in [(2.0, 2.0), (2.0, 2.0, 2.0, 1.5), (0.5, 2.0, 2.0, 0.5)]]
+    wrong += [("model.logit_alpha", 0.5), ("model.block", "coupling"), ("model.condition", "labels")]
+    wrong += [("model.dequantization", "flow"), ("model.dequantization_blocks", 0)]
+    wrong += [("model.compute_dtype", "mixed_float16"), ("model.compute_dtype", "float64")]
+    wrong += [("model.estimator.eval.distribution", "uniform"), ("model.estimator.train.kind", "adaptive")]
+    wrong += [("model.estimator.train.num_terms", 0), ("data.crop_padding", -1), ("data.levels", 1)]
+    wrong += [("task", "classification"), ("hybrid.features", 0)]
+    wrong += [("hybrid.density_weight", -0.5), ("hybrid.density_weight", float("inf"))]
+    for key, value in wrong:
+        with pytest.raises(ValueError, match=f"config.{key}"):
+            configs.validate_config(changed({key: value}))
+    with pytest.raises(ValueError, match="A config is an ml_collections.ConfigDict, .* got 'digits'"):
+        configs.validate_config("digits")
 
 
-@pytest.mark.parametrize("key, value", [("model.block", "affine_coupling"), ("model.inv_1x1_conv", True)])
-def test_vectors_have_residual_blocks_alone(key, value):
-    config = configs.default_config()
-    config.update_from_flattened_dict({key: value})
-    configs.validate_config(config)
-    config.model.kind = "vector"
-    with pytest.raises(ValueError, match=f"config.{key} is {value!r}"):
-        configs.validate_config(config)
-
-
-def test_hybrid_models_are_of_images():
-    config = configs.default_config()
-    config.task = "hybrid"
-    configs.validate_config(config)
-    config.model.kind = "vector"
-    with pytest.raises(ValueError, match="config.model.kind is 'vector'.*must be 'image'"):
-        configs.validate_config(config)
-
-
-def test_hybrid_models_have_uniform_noise():
-    config = configs.default_config()
-    config.model.dequantization = "variational"
-    configs.validate_config(config)
-    config.task = "hybrid"
-    with pytest.raises(ValueError, match="leave config.model.dequantization at 'uniform'"):
-        configs.validate_config(config)
-
-
-def test_couplings_have_no_norms():
-    config = configs.default_config()
-    config.update_from_flattened_dict({"model.block": "affine_coupling", "model.kernels": (3, 3)})
-    configs.validate_config(config)
-    config.model.block = "residual"
-    with pytest.raises(ValueError, match="config.model.norms"):
-        configs.validate_config(config)
-
-
-@pytest.mark.parametrize("key, value", [("model.norms", (2.0, 1.5, 2.0, 2.0)), ("model.learned_norms", True)])
-def test_the_schatten_norm_is_of_order_2(key, value):
-    config = configs.default_config()
-    config.model.normalization = "schatten"
-    configs.validate_config(config)
-    config.update_from_flattened_dict({key: value})
-    with pytest.raises(ValueError, match="config.model.normalization is 'schatten'"):
-        configs.validate_config(config)
-    config.model.normalization = "induced"
-    configs.validate_config(config)
+COUPLINGS = {"model.block": "affine_coupling"}
+SCHATTEN = {"model.normalization": "schatten"}
+DENSE = {"model.branch": "dense_net", "model.kernels": (3,), "model.norms": (2.0,)}
 
 
 @pytest.mark.parametrize(
-    "key, value", [("block", "affine_coupling"), ("norms", (2.0, 3.0)), ("learned_norms", True)]
-)
-def test_what_dense_nets_exclude(key, value):
-    config = configs.default_config()
-    config.model.update(branch="dense_net", kernels=(3,), norms=(2.0,))
-    configs.validate_config(config)
-    config.model[key] = value
-    with pytest.raises(ValueError, match=f"config.model.{key} is .*dense_net"):
-        configs.validate_config(config)
-
-
-def test_a_coefficient_above_1_needs_a_bound():
-    config = configs.default_config()
-    config.model.coefficient = 1.05
-    with pytest.raises(ValueError, match="config.model.coefficient is 1.05; it must be below 1"):
-        configs.validate_config(config)
-    config.model.lipschitz_constant = 0.9
-    configs.validate_config(config)
-
-
-@pytest.mark.parametrize(
-    "typo, key",
+    "valid, change, message",
     [
-        ("train.stesp", "train.steps"),
-        ("trian.steps", "train.steps"),
-        ("steps", "train.steps"),
-        ("model.coef", "model.coefficient"),
-        ("train.lr_warmup", "train.warmup_steps"),
+        (COUPLINGS, {"model.kind": "vector"}, "config.model.block is 'affine_coupling'"),
+        ({"model.inv_1x1_conv": True}, {"model.kind": "vector"}, "config.model.inv_1x1_conv is True"),
+        (COUPLINGS | {"model.kernels": (3, 3)}, {"model.block": "residual"}, "config.model.norms"),
+        (SCHATTEN, {"model.norms": (2.0, 1.5, 2.0, 2.0)}, "config.model.normalization is 'schatten'"),
+        (SCHATTEN, {"model.learned_norms": True}, "config.model.normalization is 'schatten'"),
+        ({"model.learned_norms": True}, SCHATTEN, "config.model.normalization is 'schatten'"),
+        (DENSE, COUPLINGS, "config.model.block is .*dense_net"),
+        (DENSE, {"model.norms": (2.0, 3.0)}, "config.model.norms is .*dense_net"),
+        (DENSE, {"model.learned_norms": True}, "config.model.learned_norms is .*dense_net"),
+        (
+            {"model.coefficient": 1.05, "model.lipschitz_constant": 0.9},
+            {"model.lipschitz_constant": None},
+            "config.model.coefficient is 1.05; it must be below 1",
+        ),
+        ({"task": "hybrid"}, {"model.kind": "vector"}, "config.model.kind is 'vector'.*must be 'image'"),
+        ({"task": "hybrid"}, {"model.condition": "label"}, "leave config.model.condition at ''"),
+        ({"model.dequantization": "variational"}, {"task": "hybrid"}, "config.model.dequantization at 'uniform'"),
     ],
 )
-def test_nearest_key(typo, key):
-    assert configs.nearest_key(configs.default_config(), typo) == key
+def test_fields_that_exclude_each_other(valid, change, message):
+    configs.validate_config(changed(valid))
+    with pytest.raises(ValueError, match=message):
+        configs.validate_config(changed(valid | change))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 60, 100])
+def test_the_nearest_key():
+    typos = {"train.stesp": "train.steps", "trian.steps": "train.steps", "steps": "train.steps"}
+    typos |= {"model.coef": "model.coefficient", "train.lr_warmup": "train.warmup_steps"}
+    assert {typo: configs.nearest_key(configs.default_config(), typo) for typo in typos} == typos
+
+
+@pytest.mark.parametrize("steps", [1, 2, 100])
 def test_a_warm_up_as_long_as_the_run_is_shortened_before_a_cosine(steps):
     """The rate rises to its value, and the cosine ends at 0 with the run; a second time changes nothing."""
-    config = configs.default_config()
-    fields = {"train.schedule": "cosine", "train.steps": steps, "train.learning_rate": 0.5}
-    config.update_from_flattened_dict(fields)
+    config = changed({"train.schedule": "cosine", "train.steps": steps, "train.learning_rate": 0.5})
     configs.validate_config(config)
     shorter = configs.with_fitting_warmup(config)
     assert configs.with_fitting_warmup(shorter) is shorter and config.train.warmup_steps == 100
@@ -167,14 +108,8 @@ def test_a_warm_up_as_long_as_the_run_is_shortened_before_a_cosine(steps):
         shorter.train.stesp = 5
 
 
-@pytest.mark.parametrize("schedule, steps", [("cosine", 101), ("constant", 60)])
-def test_a_warm_up_that_fits_stays(schedule, steps):
+def test_a_warm_up_that_fits_stays():
     """A constant rate may still be reached: such a run may be continued."""
-    config = configs.default_config()
-    config.update_from_flattened_dict({"train.schedule": schedule, "train.steps": steps})
-    assert configs.with_fitting_warmup(config) is config
-
-
-def test_a_name_is_not_a_config():
-    with pytest.raises(ValueError, match="A config is an ml_collections.ConfigDict, .* got 'digits'"):
-        configs.validate_config("digits")
+    for schedule, steps in (("cosine", 101), ("constant", 60)):
+        config = changed({"train.schedule": schedule, "train.steps": steps})
+        assert configs.with_fitting_warmup(config) is config

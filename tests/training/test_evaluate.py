@@ -11,57 +11,65 @@ from tf_resflow import models, training
 from tf_resflow.training.evaluation_table import check_metrics, table
 from tf_resflow.training.report import Report
 
-IMAGES = {
-    "data__name": "digits",
-    "model__kind": "image",
-    "model__num_blocks": (1,),
-    "model__width": 4,
-    "model__kernels": (3, 3),
-    "model__num_fc_blocks": 0,
-    "model__logit_alpha": 0.05,
-    "eval__num_examples": 60,
-    "train__steps": 2,
-    "train__warmup_steps": 1,
-}
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, train_without_steps):
+    """A function of a config to the workdir and the result of its run."""
+
+    def run(config):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Report, "figures", lambda self, directory: {})
+            workdir = tmp_path_factory.mktemp("run")
+            return workdir, train_without_steps(config, workdir)
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory, make_config):
-    return without_figures(make_config(train__steps=4), tmp_path_factory.mktemp("plane"))
+def plane(make_config, run):
+    return run(make_config())
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory, make_config):
-    return without_figures(make_config(**IMAGES), tmp_path_factory.mktemp("images"))
+def images(image_config, run):
+    fields = {
+        "model__kernels": (3, 3),
+        "model__logit_alpha": 0.05,
+        "eval__num_examples": 60,
+        "eval__batch_size": 30,
+    }
+    return run(image_config(**fields))
 
 
-def without_figures(config, workdir):
-    """A workdir and the result of its run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Report, "figures", lambda self, directory: {})
-        return workdir, training.train(config, workdir, progress=False)
+run_of = functools.cache(resflow.load)
 
 
 @functools.cache
 def evaluation_of(workdir, log_det=None, num_probes=None):
-    run = resflow.load(workdir)
+    run = run_of(workdir)
     return training.Evaluation(run, resflow.data.load(run.config.data), log_det=log_det, num_probes=num_probes)
+
+
+@functools.cache
+def measured(workdir, metric, log_det=None, num_probes=None):
+    """A part of the result of an evaluation, measured once."""
+    return getattr(evaluation_of(workdir, log_det, num_probes), metric)()
 
 
 @pytest.mark.parametrize("name", ["plane", "images"])
 def test_the_default_repeats_the_result_of_the_training(name, request):
-    run = request.getfixturevalue(name)
-    evaluation = evaluation_of(run[0])
-    result = evaluation.header() | evaluation.likelihood()
+    workdir, trained = request.getfixturevalue(name)
+    evaluation = evaluation_of(workdir)
+    result = evaluation.header() | measured(workdir, "likelihood")
     unit = {"plane": "nats", "images": "bits_per_dim"}[name]
     assert result["unit"] == unit
     assert result["log_det"] == {"plane": "exact", "images": "adaptive_roulette"}[name]
     for key in ("name", "split", "step", "baselines", "num_examples"):
-        assert result[key] == run[1][key]
-    assert result.get("entropy") == run[1].get("entropy")
-    assert result[unit] == pytest.approx(run[1][unit], rel=1e-5)
+        assert result[key] == trained[key]
+    assert result.get("entropy") == trained.get("entropy")
+    assert result[unit] == pytest.approx(trained[unit], rel=1e-5)
     stderr, parts = result[f"{unit}_stderr"], result[f"{unit}_stderr_parts"]
-    assert stderr == pytest.approx(run[1][f"{unit}_stderr"], rel=1e-4)
+    assert stderr == pytest.approx(trained[f"{unit}_stderr"], rel=1e-4)
     assert np.linalg.norm(list(parts.values())) == pytest.approx(stderr)
     if name == "plane":
         assert parts["dequantization"] == 0.0 and parts["estimator"] < 1e-6
@@ -70,17 +78,16 @@ def test_the_default_repeats_the_result_of_the_training(name, request):
 
 
 def test_the_model_is_left_alone(images):
-    run = resflow.load(images[0])
-    density = run.model.evaluation_distribution
-    evaluation = training.Evaluation(run, resflow.data.load(run.config.data), log_det="exact")
-    assert run.model.evaluation_distribution is density
+    density = run_of(images[0]).model.evaluation_distribution
+    assert evaluation_of(images[0], "exact").header()["log_det"] == "exact"
+    assert run_of(images[0]).model.evaluation_distribution is density
     (block,) = resflow.bijectors.residual_blocks(density)
-    assert isinstance(block.log_det, resflow.logdet.AdaptiveRoulette) and evaluation.header()["log_det"] == "exact"
+    assert isinstance(block.log_det, resflow.logdet.AdaptiveRoulette)
 
 
 def test_three_ways_to_the_same_score(images):
     """Exact, roulette and 16 certified probes agree within 4 standard errors of the estimators' noise."""
-    scores = [evaluation_of(images[0], *a).likelihood() for a in (("exact",), (), ("adaptive", 16))]
+    scores = [measured(images[0], "likelihood", *a) for a in (("exact",), (), ("adaptive", 16))]
     noises = [score["bits_per_dim_stderr_parts"]["estimator"] for score in scores]
     for score, noise in zip(scores, noises, strict=True):
         assert score["bits_per_dim"] == pytest.approx(scores[0]["bits_per_dim"], abs=4 * noise + 1e-6)
@@ -90,30 +97,26 @@ def test_three_ways_to_the_same_score(images):
 
 
 def test_importance_weighted_bound_is_tighter_and_tells_its_bias(images):
-    evaluation = evaluation_of(images[0], "exact")
-    usual, bound = evaluation.likelihood(), evaluation.importance_weighted(8)
-    bound = bound["importance_weighted"]
+    usual = measured(images[0], "likelihood", "exact")
+    bound = evaluation_of(images[0], "exact").importance_weighted(8)["importance_weighted"]
     assert bound["bits_per_dim"] < usual["bits_per_dim"] and bound["num_samples"] == 8
     assert (usual["bound"], bound["bound"]) == ("elbo", "importance_weighted")
-    assert evaluation.header()["dequantization"] == images[1]["dequantization"] == "uniform"
+    assert evaluation_of(images[0]).header()["dequantization"] == images[1]["dequantization"] == "uniform"
     assert abs(bound["estimator_bias"]) < 1e-6
-    noisy = evaluation_of(images[0])
-    bias = noisy.importance_weighted(2)["importance_weighted"]["estimator_bias"]
-    std = noisy.noise()["noise"]["evaluation"]["estimator_std"]
+    bias = evaluation_of(images[0]).importance_weighted(2)["importance_weighted"]["estimator_bias"]
+    std = measured(images[0], "noise")["noise"]["evaluation"]["estimator_std"]
     # Half of the variance in nats, 64 log(2) to a bit per dimension, and half of it for K = 2.
     assert bias == pytest.approx(-0.25 * std**2 * 64 * np.log(2))
 
 
 def test_reconstruction_and_certificate(images):
-    evaluation = evaluation_of(images[0])
-    result = evaluation.reconstruction()["reconstruction"]
+    result = measured(images[0], "reconstruction")["reconstruction"]
     assert result["unconverged"] == 0 and result["exact_examples"] == 1.0
     assert result["num_solves"] == 30
-    certificate = evaluation.lipschitz()["lipschitz"]
-    blocks = certificate["blocks"]
-    assert list(blocks) == list(certificate["layers"]) == ["scale0_block0"]
-    for bounds in blocks.values():
-        assert bounds["certified"] <= bounds["nominal"] * (1 + 1e-3) == pytest.approx(0.98**2, rel=1e-2)
+    certificate = measured(images[0], "lipschitz")["lipschitz"]
+    assert list(certificate["blocks"]) == list(certificate["layers"]) == ["scale0_block0"]
+    bounds = certificate["blocks"]["scale0_block0"]
+    assert bounds["certified"] <= bounds["nominal"] * (1 + 1e-3) == pytest.approx(0.98**2, rel=1e-2)
 
 
 def test_distance_of_samples_and_train_images(images):
@@ -125,7 +128,7 @@ def test_distance_of_samples_and_train_images(images):
 
     result = evaluation.fid(features, num_samples=70)["fid"]
     assert (result["num_samples"], result["num_train"]) == (70, 70)
-    model = resflow.load(images[0]).model
+    model = run_of(images[0]).model
     batches = [(30, 30), (30, 30), (30, 10)]
     samples = [model.sample(n, [0, i]).numpy()[:m] for i, (n, m) in enumerate(batches)]
     x, y = features(np.concatenate(samples)), features(resflow.data.load({}).array("train")[:70])
@@ -136,11 +139,11 @@ def test_distance_of_samples_and_train_images(images):
 
 @pytest.mark.parametrize("name", ["plane", "images"])
 def test_the_table_says_what_was_measured(name, request):
-    evaluation = evaluation_of(request.getfixturevalue(name)[0])
-    result = evaluation.header()
+    workdir = request.getfixturevalue(name)[0]
+    result = evaluation_of(workdir).header()
     assert table(result).count("\n") == 0 and result["log_det"] in table(result)
-    for metric in evaluation.metrics:
-        result |= getattr(evaluation, metric)()
+    for metric in evaluation_of(workdir).metrics:
+        result |= measured(workdir, metric)
     scores = {result["unit"]: 3.14159, f"{result['unit']}_stderr": 0.02718, "num_examples": 60}
     bound = scores | {"num_samples": 8, "estimator_bias": -0.0123}
     distance = {"fid": 12.5, "num_samples": 70, "num_train": 60}
@@ -151,33 +154,30 @@ def test_the_table_says_what_was_measured(name, request):
     assert len(text.splitlines()) < 25 and max(map(len, text.splitlines())) < 116
 
 
-def test_what_cannot_be_measured(plane, images):
-    with pytest.raises(ValueError, match="no classifier to evaluate"):
-        evaluation_of(plane[0]).classification()
-    with pytest.raises(ValueError, match="FID is for images"):
-        evaluation_of(plane[0]).fid(None)
-    with pytest.raises(ValueError, match="no importance-weighted bound"):
-        evaluation_of(plane[0]).importance_weighted(4)
-    with pytest.raises(ValueError, match="one of adaptive_roulette, .*, exact; got 'fast'"):
-        evaluation_of(plane[0], "fast")
-    with pytest.raises(ValueError, match="Unknown metrics \\['bpd'\\]: choose some of likelihood"):
-        check_metrics(["lipschitz", "bpd"])
-    with pytest.raises(ValueError, match="choose some of"):
-        check_metrics([])
+def test_what_cannot_be_measured(plane):
+    refused = [
+        (lambda: evaluation_of(plane[0]).classification(), "no classifier to evaluate"),
+        (lambda: evaluation_of(plane[0]).fid(None), "FID is for images"),
+        (lambda: evaluation_of(plane[0]).importance_weighted(4), "no importance-weighted bound"),
+        (lambda: evaluation_of(plane[0], "fast"), "one of adaptive_roulette, .*, exact; got 'fast'"),
+        (lambda: check_metrics(["lipschitz", "bpd"]), r"Unknown metrics \['bpd'\]: choose some of likelihood"),
+        (lambda: check_metrics([]), "choose some of"),
+    ]
+    for call, message in refused:
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
-def test_adaptive_needs_a_certificate(images, stored_norms):
-    run = resflow.load(images[0])
-    layer = resflow.layers.lipschitz_layers(run.model.flow)[0]
+def test_adaptive_needs_a_certificate(make_config, stored_norms):
+    flow = resflow.flows.image_flow((4, 4, 1), (1,), 2, kernels=(3, 3), num_fc_blocks=0)
+    layer = resflow.layers.lipschitz_layers(flow)[0]
     layer.kernel.assign(np.ones(layer.kernel.shape))
     corner = np.zeros(layer.vector.shape)
     corner[:, 0, 0] = 1.0
     layer.vector.assign(corner)  # of which the convolution makes 4 pixels, and of a constant image 9-fold ones
-    dataset = resflow.data.load(run.config.data)
-    message = "certified Lipschitz constants below 1, but that of scale0_block0"
     stored_norms()
-    with pytest.raises(ValueError, match=message):
-        training.Evaluation(run, dataset, log_det="adaptive")
+    with pytest.raises(ValueError, match="certified Lipschitz constants below 1, but that of scale0_block0"):
+        models.evaluation_estimator(make_config(), flow, (4, 4, 1), name="adaptive")
 
 
 def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monkeypatch):
@@ -221,28 +221,14 @@ def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
         assert terms.more(3, state).numpy() == expected
 
 
-def test_a_flow_of_couplings(tmp_path, make_config, run_without_work):
-    """It has nothing to solve, and no Lipschitz constants to bound; its inverse is measured all the same."""
-    config = make_config(**IMAGES, model__block="affine_coupling")
-    run_without_work(config, tmp_path)
-    evaluation = evaluation_of(tmp_path)
-    result = evaluation.header() | evaluation.reconstruction() | evaluation.lipschitz()
-    assert result["reconstruction"]["num_solves"] == 0
-    assert 0 < result["reconstruction"]["max_error"] < 1e-4
-    assert (result["lipschitz"]["blocks"], result["lipschitz"]["flow"]["certified"]) == ({}, np.inf)
-    text = table(result)
-    assert "reconstruction error" in text and "did not converge" not in text
-
-
 def test_an_asked_for_standard_error_is_reached(images):
     """Within 30 %: of 20 images and some samples each."""
-    run = resflow.load(images[0])
+    run = run_of(images[0])
     evaluation = training.Evaluation(run, resflow.data.load(run.config.data), stderr=0.01)
     result = evaluation.header() | evaluation.likelihood()
-    assert result["example_stderr"] == pytest.approx(
-        evaluation.plan.expected_stderr / run.model.nats_per_unit, rel=0.3
-    )
+    expected = evaluation.plan.expected_stderr / run.model.nats_per_unit
+    assert result["example_stderr"] == pytest.approx(expected, rel=0.3)
     assert result["plan"]["num_samples"] == evaluation.plan.num_samples
     assert "samples of an example" in table(result)
-    usual = evaluation_of(images[0]).likelihood()
+    usual = measured(images[0], "likelihood")
     assert result["bits_per_dim"] == pytest.approx(usual["bits_per_dim"], abs=5 * usual["bits_per_dim_stderr"])

@@ -29,12 +29,11 @@ class WithoutAGradient(tfp.bijectors.Identity):
 
 @pytest.fixture
 def model():
-    flow = resflow.flows.vector_flow(2, num_blocks=3, hidden=(4,), seed=1)
-    return resflow.FlowModel(flow, [2])
+    return resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=3, hidden=(4,), seed=1), [2])
 
 
-def find_non_finite(model, x):
-    return find(model, [x], SEED)
+def find_non_finite(model, *batches):
+    return find(model, batches or [X], SEED)
 
 
 def block(model, index):
@@ -46,37 +45,48 @@ def spoil(variable, value):
     variable.assign(tf.fill(variable.shape, value))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_weight(model, value):
-    spoil(block(model, 1).branch.trainable_variables[0], value)
-    text = find_non_finite(model, X)
+def test_weights(model):
+    spoil(block(model, 1).branch.trainable_variables[0], math.inf)
+    text = find_non_finite(model)
     assert text.startswith("Some weights are not finite, first those of block1 (norms of its kernels: ")
-    spoil(block(model, 2).branch.trainable_variables[0], value)
-    assert "Weights of 2 parts are not finite, first those of block1" in find_non_finite(model, X)
+    spoil(block(model, 2).branch.trainable_variables[0], math.nan)
+    assert "Weights of 2 parts are not finite, first those of block1" in find_non_finite(model)
 
 
 def test_a_value(model):
+    """Of the data of one of the replicas, or of a block."""
+    assert "are finite; the output of act_norm is not" in find_non_finite(model, X, np.full_like(X, math.inf))
     for layer in resflow.layers.lipschitz_layers(block(model, 1)):
         spoil(layer.kernel, 1.0)
         spoil(layer.bias, 3e38)
-    text = find_non_finite(model, X)
-    assert text.startswith("All weights are finite; the output of block1 (norms of its kernels: ")
+    expected = "All weights are finite; the output of block1 (norms of its kernels: "
+    assert find_non_finite(model).startswith(expected)
+
+
+def test_a_gradient():
+    """NaN begins behind block1, and the gradient of block0 is NaN only because of that."""
+    blocks = resflow.flows.vector_flow(2, num_blocks=3, hidden=(4,), act_norm=False, seed=1).bijectors
+    flow = resflow.bijectors.Flow([*blocks[:2], WithoutAGradient(), *blocks[2:]])
+    expected = "The output of the flow is finite; the norm of the gradient of block1 (norms of its kernels: "
+    assert find_non_finite(resflow.FlowModel(flow, [2])).startswith(expected)
 
 
 def test_neither(model):
     layer = resflow.layers.lipschitz_layers(block(model, 2))[0]
     layer.kernel.assign(100 * tf.ones_like(layer.kernel))
     resflow.layers.update_norms(model.flow, 1e-6, 100)
-    assert find_non_finite(model, X) is None
+    assert find_non_finite(model) is None
     # The norm of a 2 x 4 matrix of hundreds is 100 sqrt(8).
     assert "the largest norm is in block2 (norms of its kernels: 283, " in find_largest_norm(model)
+    without_blocks = resflow.FlowModel(resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])]), [2])
+    assert find_largest_norm(without_blocks).endswith("are finite when they are computed again.")
 
 
 def test_blocks_of_one_name():
     blocks = [resflow.bijectors.ResidualBlock(resflow.flows.dense_branch([2], (4,))) for _ in range(2)]
-    model = resflow.FlowModel(resflow.bijectors.Flow(blocks), [2])
     spoil(blocks[1].branch.trainable_variables[0], math.nan)
-    assert "first those of residual_block_1 (norms" in find_non_finite(model, X)
+    model = resflow.FlowModel(resflow.bijectors.Flow(blocks), [2])
+    assert "first those of residual_block_1 (norms" in find_non_finite(model)
 
 
 def test_the_classifier():
@@ -85,13 +95,12 @@ def test_the_classifier():
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=3, num_features=4)
     model = resflow.HybridModel(flow, classifier, (4, 4, 1), levels=8)
     batch = np.zeros([2, 4, 4, 1], "uint8"), np.array([0, 2])
-    assert find(model, [batch], SEED) is None
     kernel = classifier.trainable_weights[-2]
     spoil(kernel, 1e38)
     expected = "The output of the flow is finite; the norm of the gradient of the classifier is not."
-    assert find(model, [batch], SEED) == expected
+    assert find_non_finite(model, batch) == expected
     spoil(kernel, math.nan)
-    assert find(model, [batch], SEED) == "Some weights are not finite, first those of the classifier."
+    assert find_non_finite(model, batch) == "Some weights are not finite, first those of the classifier."
 
 
 def test_a_gradient_that_is_spoiled_in_the_flow():
@@ -101,20 +110,5 @@ def test_a_gradient_that_is_spoiled_in_the_flow():
     model = resflow.FlowModel(flow, (4, 4, 1), levels=8, dequantizer=noise)
     *_, act_norm = (part for part in flow.submodules if isinstance(part, resflow.bijectors.ActNorm))
     spoil(act_norm.log_scale, 60.0)
-    found = find(model, [np.zeros([2, 4, 4, 1], "uint8")], SEED)
+    found = find_non_finite(model, np.zeros([2, 4, 4, 1], "uint8"))
     assert found == f"The output of the flow is finite; the norm of the gradient of {act_norm.name} is not."
-
-
-def test_a_value_on_one_of_the_replicas(model):
-    bad = np.full_like(X, math.inf)
-    assert find(model, [X, X], SEED) is None
-    assert "are finite; the output of act_norm is not" in find(model, [X, bad], SEED)
-
-
-def test_a_gradient():
-    """NaN begins behind block1, and the gradient of block0 is NaN only because of that."""
-    blocks = resflow.flows.vector_flow(2, num_blocks=3, hidden=(4,), act_norm=False, seed=1).bijectors
-    flow = resflow.bijectors.Flow([*blocks[:2], WithoutAGradient(), *blocks[2:]])
-    text = find_non_finite(resflow.FlowModel(flow, [2]), X)
-    expected = "The output of the flow is finite; the norm of the gradient of block1 (norms of its kernels: "
-    assert text.startswith(expected)

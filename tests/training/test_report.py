@@ -9,28 +9,19 @@ from tf_resflow.training.evaluation_table import table
 from tf_resflow.training.report import Report
 
 
-@pytest.mark.parametrize("num, size", [(200, 3), (8, 6)])
-def test_a_run_of_dependent_columns_says_before_it_begins_that_there_is_no_gaussian_baseline(
-    tmp_path, make_config, monkeypatch, num, size
-):
-    """The last column is the sum of the others; or the rows are fewer than the columns."""
-    rows = np.random.default_rng(0).normal(size=[num, size])
+def test_dependent_columns_have_no_gaussian_baseline(tmp_path, make_config, train, monkeypatch):
+    """The last column is the sum of the others; a run says it before it begins."""
+    rows = np.random.default_rng(0).normal(size=[200, 3])
     rows[:, -1] = rows[:, :-1].sum(axis=1)
     np.save(tmp_path / "table.npy", rows)
     said = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
     monkeypatch.setattr(loop, "_compiled_step", lambda *_: said.append("steps") or (lambda *_: {"nats": 0.0}))
-    config = make_config(
-        data__name="tabular",
-        data__path=str(tmp_path / "table.npy"),
-        data__test_fraction=0.25,
-        data__validation_fraction=0.0,
-        train__batch_size=4,
-        model__num_blocks=(1,),
-    )
+    fields = {"data__name": "tabular", "data__path": str(tmp_path / "table.npy"), "data__test_fraction": 0.25}
+    config = make_config(**fields, data__validation_fraction=0.0, train__batch_size=4)
     scores = {"nats": 1.0, "nats_stderr": 0.5, "num_examples": 2}
     monkeypatch.setattr(Report, "scores", lambda report, split=None: scores)
-    result = loop.train(config, tmp_path / "run", progress=False)
+    result = train(config, tmp_path / "run")
     assert len(said) == 2 and said[1] == "steps" and "There is no Gaussian baseline" in said[0]
     assert result["figures"] == ["pairs.png"] and result["baselines"] == {}
     assert result["line"].endswith("steps (no baseline)")

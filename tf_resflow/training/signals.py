@@ -17,7 +17,10 @@ class Noted:
 
 @contextlib.contextmanager
 def signals_noted() -> Iterator[Noted]:
-    """Notes the first SIGINT or SIGTERM, which lets the step end; a second one has its usual effect."""
+    """Notes the first SIGINT or SIGTERM, which lets the step end; a second one has its usual effect.
+
+    A SIGINT that is ignored, as a shell has it for what it starts in the background of a script, stays ignored.
+    """
     noted = Noted()
     previous: dict[signal.Signals, Any] = {}
 
@@ -30,7 +33,9 @@ def signals_noted() -> Iterator[Noted]:
         restore()
 
     if threading.current_thread() is threading.main_thread():
-        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        noted_signals = [signal.SIGTERM] if is_ignored else [signal.SIGINT, signal.SIGTERM]
+        previous = {signum: signal.signal(signum, note) for signum in noted_signals}
     try:
         yield noted
     finally:

@@ -1,0 +1,74 @@
+"""What several files of tests need to train runs."""
+
+import functools
+
+import pytest
+
+from tf_resflow.training import loop, report
+from tf_resflow.training.report import Report
+
+IMAGES = {
+    "data__name": "digits",
+    "model__kind": "image",
+    "model__num_blocks": (1,),
+    "model__width": 4,
+    "model__num_fc_blocks": 0,
+    "model__kernels": (3, 1),
+    "train__steps": 2,
+    "train__batch_size": 32,
+    "train__eval_every": 2,
+    "train__log_every": 2,
+    "eval__num_examples": 30,
+    "eval__batch_size": 20,
+    "eval__num_samples": 20,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_points():
+    """Figures of densities in the plane have 500 points instead of 20,000."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_NUM_FIGURE_POINTS", 500)
+        yield
+
+
+@pytest.fixture(scope="session")
+def train():
+    """`training.train` without bars."""
+    return functools.partial(loop.train, progress=False)
+
+
+@pytest.fixture(scope="session")
+def image_config(make_config):
+    """A function of fields to the config of a tiny model of digits."""
+    return lambda **fields: make_config(**IMAGES | fields)
+
+
+@pytest.fixture(scope="session")
+def train_without_steps(train):
+    """`train` with steps that do nothing: the model of a run is initialized by its data, and evaluated."""
+
+    def train_without_steps(config, workdir):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "_compiled_step", lambda *_: lambda batch, seed: {"loss": 0.0})
+            return train(config, workdir)
+
+    return train_without_steps
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(Report, "figures", lambda self, directory: {})
+
+
+@pytest.fixture
+def set_step(monkeypatch):
+    """Puts a function of a model, a batch and the number of a step in the place of the compiled step."""
+
+    def set_step(step):
+        def compiled_step(strategy, model, jit):
+            return lambda batch, seed: step(model, batch, int(seed[1]))
+
+        monkeypatch.setattr(loop, "_compiled_step", compiled_step)
+
+    return set_step

@@ -1,0 +1,148 @@
+"""A run of columns of a table given others."""
+
+import functools
+import json
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+from tf_resflow import data, training
+from tf_resflow.cli import sample as command
+from tf_resflow.models.step import NON_FINITE
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory):
+    """x_1 = 3 c + 0.5 e in the first of three columns, where c is in the second, and noise in the third."""
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    c, e, noise = np.random.default_rng(0).normal(size=[3, 400])
+    rows = np.stack([3 * c + 0.5 * e, 10 + 2 * c, noise], 1)
+    np.savetxt(path, rows, delimiter=",", header="a,c,noise", comments="")
+    fields = {"data__name": "tabular", "data__path": str(path), "data__condition_columns": "c"}
+    return fields | {"train__batch_size": 64, "train__learning_rate": 2e-2}
+
+
+@pytest.fixture(scope="module")
+def columns(tmp_path_factory, make_config, train, fields):
+    """The workdir and the result."""
+    workdir = tmp_path_factory.mktemp("columns")
+    return workdir, train(make_config(**fields, train__steps=60, train__eval_every=60), workdir)
+
+
+@pytest.fixture(scope="module")
+def run(columns):
+    return resflow.load(columns[0])
+
+
+def test_a_planned_evaluation(columns, run):
+    evaluation = training.Evaluation(run, data.load(run.config.data), stderr=0.3)
+    likelihood = evaluation.likelihood()
+    assert likelihood["num_examples"] == 40 and likelihood["example_stderr"] < 0.6
+    assert likelihood["nats"] == pytest.approx(columns[1]["nats"], abs=0.2)
+
+
+def test_other_tables(run):
+    """Rows whose columns are not those that the condition implies; a table without the condition is refused."""
+    dataset = data.load(run.config.data)
+    x, c = (np.concatenate(p) for p in zip(*dataset.eval_batches("test", 50, labels=True), strict=True))
+    statistics = {"condition_mean": dataset.condition_mean, "condition_std": dataset.condition_std}
+    other = data.Dataset.from_arrays("shifted", {"test": x}, conditions={"test": c + 8}, **statistics)
+    evaluation = training.Evaluation(run, dataset)
+    assert evaluation.ood(other)["ood"]["auroc_log_prob"] > 0.9
+    with pytest.raises(ValueError, match="takes 1 columns as a condition, of which 'plain' has 0: choose other"):
+        evaluation.ood(data.Dataset.from_arrays("plain", {"test": x}))
+
+
+def test_columns_given_others(columns, run):
+    """The score is that of the others, in their units, beside the Gaussian of a linear regression."""
+    workdir, result = columns
+    dataset = data.load(run.config.data)
+    assert run.model.event_shape == (2,) and run.model.condition_shape == (1,)
+    info = json.loads((workdir / "data.json").read_text())
+    (x, c), (train_x, train_c) = (
+        [np.concatenate(p).astype(np.float64) for p in zip(*dataset.eval_batches(s, 50, labels=True), strict=True)]
+        for s in ("test", "train")
+    )
+    np.testing.assert_allclose(info["condition_mean"], train_c.mean(0), rtol=1e-5)
+    design = np.concatenate([train_c, np.ones_like(train_c)], 1)
+    slopes = np.linalg.lstsq(design, train_x, rcond=None)[0]
+    residual, error = train_x - design @ slopes, x - np.concatenate([c, np.ones_like(c)], 1) @ slopes
+    covariance = residual.T @ residual / len(residual)
+    squares = np.sum(error @ np.linalg.inv(covariance) * error, 1).mean()
+    expected = 0.5 * (squares + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    assert result["baselines"]["gaussian"] == pytest.approx(expected, rel=1e-4)
+    marginal = resflow.evaluation.gaussian_baseline(train_x, x)
+    assert result["nats"] < marginal - 0.3  # the marginal density cannot use the condition
+    loss = run.model.loss_per_example(x, 0, condition=c, evaluation=True)
+    assert result["nats"] == pytest.approx(float(np.mean(loss)), rel=1e-4)  # exact, in 2-D
+    assert {p.name for p in (workdir / "figures").iterdir()} == {"pairs.png"}
+
+
+def test_samples_given_columns(columns, run_command, tmp_path):
+    """x_1 is about 3 (c - 10) / 2 for a value c of the condition column."""
+    sample = functools.partial(run_command, command, columns[0])
+    sample(tmp_path / "high.npy", "--num=500", "--condition=13")
+    sample(tmp_path / "low.npy", "--num=500", "--condition=7")
+    high, low = (np.load(tmp_path / name) for name in ("high.npy", "low.npy"))
+    assert high.shape == (500, 2) and high[:, 0].mean() > low[:, 0].mean() + 3
+    sample(tmp_path / "picture.png", "--num=50", "--condition=10")
+    sample(tmp_path / "paths.npy", "--interpolate=corners", "--num=2")
+    assert np.load(tmp_path / "paths.npy").shape == (4, 2)
+    with pytest.raises(ValueError, match="No one density lies under paths"):
+        sample(tmp_path / "paths.png", "--interpolate=pairs")
+    with pytest.raises(ValueError, match="with their own condition: leave out --condition"):
+        sample(tmp_path / "x.npy", "--interpolate=pairs", "--condition=1")
+    for arguments in ([], ["--condition=1,2"], ["--condition=x"], ["--condition=nan"]):
+        with pytest.raises(ValueError, match="--condition takes 1 numbers, separated by commas"):
+            sample(tmp_path / "x.npy", *arguments)
+
+
+def test_served_columns(columns, run, tmp_path):
+    path = resflow.serving.export_run(columns[0], tmp_path, stderr=0.1)
+    served = tf.saved_model.load(str(path)).signatures
+    x, c = tf.constant([[1.0, 0.5], [2.0, 0.0]]), tf.constant([[11.0], [9.0]])
+    expected = run.model.log_prob(x, condition=c, log_det=resflow.logdet.Exact())
+    np.testing.assert_allclose(served["serving_default"](x=x, condition=c)["log_prob"], expected, atol=0.5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="condition must be finite"):
+        served["encode"](x=x, condition=c * math.nan)
+    described = json.loads((path / "signatures.json").read_text())
+    assert described["columns"] == {"x": ["a", "noise"], "condition": ["c"]}
+    readme = (path / "README.md").read_text()
+    assert "real numbers in the units of the data" in readme
+    assert "The columns of `x` are, in this order: `a`, `noise`." in readme
+    assert "given its condition of 1 real numbers" in (path / "MODEL_CARD.md").read_text()
+
+
+def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, fields):
+    wrong = {
+        "table has no column 'age'": {"data__condition_columns": "age"},
+        "'c' is chosen twice. Name each column once": {"data__condition_columns": "c,c"},
+        "none is left. Leave some out": {"data__condition_columns": "a,c,noise"},
+        "data.condition_columns = 'c' does not apply to": {"data__name": "digits", "data__path": ""},
+    }
+    for message, change in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            train(make_config(**fields | change), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.json"))
+
+
+def test_a_loss_that_is_nan_names_the_part(tmp_path, make_config, train, fields, monkeypatch, set_step):
+    """The diagnosis knows the condition."""
+    train_batches = resflow.data.Dataset.train_batches
+
+    def spoiled(*args, **kwargs):
+        batches = train_batches(*args, **kwargs).enumerate(1)
+        return batches.map(lambda i, pair: (pair[0], tf.where(i == 2, math.nan, pair[1])))
+
+    def step(model, batch, step):
+        if step == 2:
+            raise tf.errors.InvalidArgumentError(None, None, NON_FINITE)
+        return {"nats": 0.0}
+
+    monkeypatch.setattr(resflow.data.Dataset, "train_batches", spoiled)
+    set_step(step)
+    with pytest.raises(training.NonFiniteError, match="at step 2. All weights are finite; the output of block0"):
+        train(make_config(**fields), tmp_path / "run")

@@ -1,0 +1,155 @@
+"""A run of images given their label, with variational dequantization."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+from tf_resflow import data, training
+from tf_resflow.cli import sample as sample_command
+from tf_resflow.cli import score as score_command
+from tf_resflow.training.evaluation_table import table
+
+
+@pytest.fixture(scope="module")
+def labeled(tmp_path_factory, image_config, train_without_steps):
+    """The workdir and the result."""
+    fields = {"model__condition": "label", "model__dequantization": "variational"}
+    fields |= {"model__dequantization_blocks": 1, "model__dequantization_width": 4}
+    workdir = tmp_path_factory.mktemp("labels") / "run"
+    return workdir, train_without_steps(image_config(**fields), workdir)
+
+
+@pytest.fixture(scope="module")
+def loaded(labeled):
+    return resflow.load(labeled[0])
+
+
+@pytest.fixture(scope="module")
+def held_out(loaded):
+    """The 30 evaluated images, and their labels."""
+    batches = data.load(loaded.config.data).eval_batches("test", 20, 30, labels=True)
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+def test_a_run_leaves_its_result_and_figures(labeled):
+    workdir, result = labeled
+    assert {path.name for path in (workdir / "figures").iterdir()} == {"samples.png", "reconstructions.png"}
+    assert result["reconstruction_error"] < 0.05
+    assert json.loads((workdir / "result.json").read_text())["dequantization"] == "variational"
+
+
+def test_evaluation_and_classes(labeled, loaded, held_out, monkeypatch):
+    """The density given the labels; the classes by the densities given each, which one pixel decides here."""
+    evaluation = training.Evaluation(loaded, data.load(loaded.config.data), log_det="exact")
+    assert "classification" not in evaluation.metrics and "likelihood" in evaluation.metrics
+    result = evaluation.header() | evaluation.likelihood() | evaluation.reconstruction()
+    result |= evaluation.importance_weighted(4)
+    assert result["dequantization"] == labeled[1]["dequantization"] == "variational"
+    assert (result["bound"], result["importance_weighted"]["bound"]) == ("elbo", "importance_weighted")
+    assert result["importance_weighted"]["bits_per_dim"] < result["bits_per_dim"]
+    assert result["reconstruction"]["exact_examples"] == 1.0
+    x, labels = held_out
+    losses = loaded.model.loss_per_example(x, 0, condition=labels, evaluation=True).numpy()
+    for found in (labeled[1], result):
+        assert abs(found["bits_per_dim"] - losses.mean()) < 0.05  # by other dequantizations and probes
+
+    def by_class(model, x, seed, *, evaluation, log_det):
+        assert evaluation and isinstance(log_det, resflow.logdet.Exact)
+        return tf.one_hot(tf.cast(x[:, 2, 4, 0], tf.int32) % 10, 10)
+
+    monkeypatch.setattr(resflow.FlowModel, "log_prob_by_class", by_class)
+    scores, right = evaluation.classification(), x[:, 2, 4, 0] % 10 == labels
+    assert scores["accuracy"] == pytest.approx(right.mean()) and 0 < right.sum() < scores["num_examples"] == 30
+    nats = math.log(math.e + 9) - right.mean()
+    assert scores["cross_entropy"] == pytest.approx(nats / math.log(2), rel=1e-5)
+    text = table(result | scores)
+    for part in ("variational dequantization", "evidence lower bound", f"{scores['accuracy']:.2%} ± "):
+        assert part in text
+    fid = evaluation.fid(lambda x: np.reshape(x, [len(x), -1])[:, :3].astype(float), num_samples=30)["fid"]
+    assert fid["num_samples"] == 30 and math.isfinite(fid["fid"])
+    found = evaluation.ood(data.load(loaded.config.data))["ood"]  # without labels, so from equal scores
+    assert found == {"name": "digits", "num_examples": 30, "auroc_log_prob": 0.5}
+
+
+def test_samples_of_labels(labeled, loaded, run_command, tmp_path, monkeypatch):
+    """A row for each class, or for the given ones; temperatures for a single one."""
+
+    def sample(name, *arguments):
+        run_command(sample_command, labeled[0], tmp_path / name, *arguments)
+
+    monkeypatch.setattr(training, "load", lambda workdir: loaded)
+    sample("all.npy", "--num=2")
+    every = np.load(tmp_path / "all.npy")
+    expected = np.concatenate(
+        list(resflow.evaluation.draw_samples(loaded.model, 20, condition=np.repeat(np.arange(10), 2)))
+    )
+    np.testing.assert_array_equal(every, expected)
+    sample("grid.png", "--num=2", "--condition=3", "--temperature=0.5,1")
+    sample("rows.png", "--num=2", "--condition=3,4")
+    assert all((tmp_path / name).stat().st_size > 500 for name in ("grid.png", "rows.png"))
+    sample("paths.npy", "--interpolate=pairs", "--num=2", "--condition=3,4")
+    points = np.load(tmp_path / "paths.npy").reshape(2, 10, 8, 8, 1)
+    dataset = data.load(loaded.config.data)
+    x, labels = map(np.concatenate, zip(*dataset.eval_batches("test", 100, labels=True), strict=True))
+    for end in points[:, [0, -1]].reshape(4, 1, 8, 8, 1):
+        same = np.all(end == x, axis=(1, 2, 3))
+        assert same.any() and set(labels[same]) <= {3, 4}
+    for arguments, message in (
+        (["--condition=10"], "labels in 0, ..., 9; got '10'"),
+        (["--condition=a"], "labels in 0, ..., 9; got 'a'"),
+        (["--temperature=0.5,1"], "several temperatures take a single --condition"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample("x.npy", *arguments)
+
+
+def test_images_without_labels_are_scored(labeled, held_out, run_command, tmp_path, monkeypatch):
+    """They and the held-out ones come without labels; test_scores_of_a_mixture_of_the_classes has their scores."""
+    seen = []
+
+    def scores(batches, seed):
+        seen.append(np.concatenate(list(batches)))
+        return {"log_prob": seen[-1].sum(axis=(1, 2, 3)).astype(float)}
+
+    monkeypatch.setattr(resflow.evaluation, "ExampleScores", lambda model, log_det: scores)
+    x, _ = held_out
+    np.save(tmp_path / "images.npy", x[:2])
+    run_command(score_command, labeled[0], tmp_path / "a.csv", f"--input={tmp_path / 'images.npy'}")
+    for found, expected in zip(seen, (x[:2], x), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    places = np.genfromtxt(tmp_path / "a.csv", delimiter=",", names=True)["quantile"]
+    sums = x.sum(axis=(1, 2, 3)).astype(int)
+    np.testing.assert_allclose(places, [np.mean((sums < s) + 0.5 * (sums == s)) for s in sums[:2]], rtol=1e-6)
+
+
+def test_served_labels(labeled, loaded, held_out, tmp_path):
+    """The signatures take a condition, and check it in the graph; the texts say so."""
+    path = resflow.serving.export_run(labeled[0], tmp_path, num_samples=2, log_det="exact")
+    served = tf.saved_model.load(str(path)).signatures
+    x, labels = tf.constant(held_out[0][:5]), tf.constant(held_out[1][:5], tf.int32)
+    found = served["serving_default"](x=x, condition=labels)
+    samples = resflow.models.LogProbSamples(loaded.model, resflow.logdet.Exact(), num_samples=2, common=True)
+    expected = np.mean(samples((x, labels), tf.bitcast(tf.constant(0, tf.int64), tf.int32)), axis=0)
+    np.testing.assert_allclose(found["log_prob"], expected, rtol=1e-4)
+    z = served["encode"](x=x, condition=labels)["z"]
+    np.testing.assert_allclose(z, loaded.model.encode(x, condition=labels), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(served["decode"](z=z, condition=labels)["x"], x)
+    options = {"num": tf.constant(3), "seed": tf.constant(1, tf.int64), "temperature": tf.constant(1.0)}
+    drawn = served["sample"](**options, condition=tf.constant([4]))["x"]
+    seed = tf.bitcast(tf.constant(1, tf.int64), tf.int32)
+    np.testing.assert_array_equal(drawn, loaded.model.sample(3, seed, condition=4))
+    wrong = {"condition must lie in 0, ..., 9": [1, 2, 10], "one row, or one for each example": [1, 2]}
+    for message, condition in wrong.items():
+        for name, arguments in (("sample", options), ("encode", {"x": x[:3]}), ("serving_default", {"x": x[:3]})):
+            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+                served[name](**arguments, condition=tf.constant(condition))
+    described = json.loads((path / "signatures.json").read_text())
+    assert described["num_classes"] == 10
+    assert all("condition" in signature["inputs"] for signature in described["signatures"].values())
+    assert "`condition` is a label 0, ..., 9" in (path / "README.md").read_text()
+    card = (path / "MODEL_CARD.md").read_text()
+    assert "the density of an example given its label 0, ..., 9" in card and "learned" in card
