@@ -1,4 +1,4 @@
-"""Two logical CPUs, for tests on a MirroredStrategy of two replicas; a less eager garbage collector."""
+"""Two logical CPUs, for tests on a MirroredStrategy of two replicas; fixtures that several folders use."""
 
 import contextlib
 import gc
@@ -24,6 +24,9 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
+# Most tests run a graph once: to optimize it takes longer. tests/system has the optimizer, as users do.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
 # Tracing creates many long-lived objects: collect less often, and without those of the imports.
 gc.collect()
 gc.freeze()
@@ -34,7 +37,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--random_cases", type=int, default=24, help="Number of random flows.")
+    parser.addoption("--random_cases", type=int, default=16, help="Number of random flows.")
 
 
 @pytest.fixture

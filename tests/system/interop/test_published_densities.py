@@ -9,4 +9,4 @@ from tests.interop.test_conversion import check_results, converted, load  # noqa
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "factor_out", "learned_norms", "mixed_norms"])
 def test_the_published_density(name, converted, load, published, stored_norms):  # noqa: F811
     stored_norms()
-    check_results(name, True, converted, load, published)
+    check_results(name, converted, load, published)

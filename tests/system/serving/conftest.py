@@ -1,0 +1,1 @@
+from tests.serving.conftest import image_model, images, vector_model  # noqa: F401
