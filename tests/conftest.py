@@ -52,6 +52,14 @@ class Done(NamedTuple):
     output: str
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory):
+    """What libraries leave behind goes with pytest's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("temporary")))
+        yield
+
+
 @pytest.fixture
 def dtype_policy():
     """A context of a name, in which it is Keras' global dtype policy."""
