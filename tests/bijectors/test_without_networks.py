@@ -180,6 +180,7 @@ def test_batch_shapes_of_squeezed_images(batch_shape):
 
 
 def test_refusals(refused):
+    refused(r"event_shape must be a sequence, such as \[3\]; got 3", ActNorm, 3)
     for shape in ([], [None], [4, 4, None]):
         refused("known, non-scalar event shape", ActNorm, shape)
     for alpha in (0.0, 0.5, -1.0):

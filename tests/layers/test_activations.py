@@ -94,6 +94,14 @@ def test_maxmin_rejects_an_odd_number_of_channels():
         layers.MaxMin()(tf.zeros([2, 3]))
 
 
+def test_beta_starts_at_a_half():
+    """As in the published code."""
+    for kind in (layers.LipSwish, layers.CLipSwish):
+        layer = kind()
+        layer.build([2])
+        assert layer.beta.numpy() == 0.5
+
+
 def test_save_and_load(tmp_path):
     kinds = layers.LipSwish, layers.MaxMin, layers.CPila, layers.FullSort, layers.LipschitzCube, layers.CLipSwish
     x = keras.Input([4])
