@@ -102,9 +102,8 @@ def test_norms_and_scaled_kernels_at_all_scales(shape, image_size, orders, jit):
             assert COEFFICIENT * 0.8 <= applied <= COEFFICIENT * (1 + rounded), name
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype"), [((3, 4), "float32"), ((1, 60), "float64"), ((64, 64), "float32"), ((80, 16), "float64")]
-)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(3, 4), (1, 60), (64, 64), (80, 16)])
 def test_no_rounding_leads_above_the_coefficient(shape, dtype):
     """Of the upper bound for many kernels, in exact arithmetic but for an SVD."""
     layer, scales = first_layer(shape, None, SCHATTEN, dtype), random_scales(1)
