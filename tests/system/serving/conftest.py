@@ -1,1 +1,10 @@
-from tests.serving.conftest import image_model, images, vector_model  # noqa: F401
+from tests.serving.conftest import (  # noqa: F401
+    call,
+    export_dir,
+    exported_vectors,
+    image_model,
+    images,
+    loaded,
+    loaded_vectors,
+    vector_model,
+)
