@@ -185,6 +185,16 @@ def test_update_leaves_a_space_that_the_kernel_maps_to_itself(size, image_size):
     np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=1e-3)
 
 
+def test_update_of_a_mixed_norm_leaves_a_local_maximum():
+    """Each axis is one of a diagonal kernel from the norm of order 1.5 to that of order 3."""
+    layer = layer_of(np.diag([2.0, 0.0]), None, 1.5, 3.0)
+    layer.update_norm(**TIGHT)
+    layer.kernel.assign(np.diag([2.0, 3.0]))
+    for _ in range(20):
+        layer.update_norm()
+    np.testing.assert_allclose(layer.norm_estimate(), 3.0, rtol=1e-3)
+
+
 @pytest.mark.parametrize(("shape", "orders"), [((2, 40), (2.0, 4.0)), ((40, 2), (4.0, 2.0))])
 def test_many_fresh_starts_find_the_largest_of_the_local_maxima(shape, orders):
     """Within 1 % of the best of 400 random starts of gradient ascent."""

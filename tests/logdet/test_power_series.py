@@ -226,8 +226,10 @@ def test_an_empty_batch_has_empty_results(estimator):
     x, c = tf.zeros([0, 2]), tf.zeros([0, 3])
     # (Eagerly Keras takes an empty condition for a bias.)
     traced = tf.function(of_branch, [tf.TensorSpec([None, 2]), tf.TensorSpec([None, 3])], autograph=False)
-    for y, log_det, dx, *rest in (traced(x, c), run(lambda x: 0.5 * tf.sin(x), x)):
-        assert (y.shape, log_det.shape, dx.shape) == ([0, 2], [0], [0, 2])
+    conv, images = resflow.flows.conv_branch([4, 4, 1], 2, kernels=(3, 1)), tf.zeros([0, 4, 4, 1])
+    of_images = tf.function(lambda x: run(conv, x), [tf.TensorSpec([None, 4, 4, 1])], autograph=False)
+    for y, log_det, dx, *rest in (traced(x, c), run(lambda x: 0.5 * tf.sin(x), x), of_images(images)):
+        assert log_det.shape == [0] and y.shape == dx.shape and y.shape in ([0, 2], images.shape)
         for gradient in rest:
             np.testing.assert_array_equal(gradient, tf.zeros_like(gradient))
 

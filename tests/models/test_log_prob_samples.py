@@ -1,11 +1,13 @@
 """Samples of a log-likelihood in one batch: in parts as at once, and with an honest standard error."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow.models import LogProbSamples, mean_and_stderr
+from tf_resflow.models.log_prob_samples import bytes_per_row
 
 ROULETTE = resflow.logdet.AdaptiveRoulette(0.1, num_probes=2, per_example=True)
 
@@ -34,6 +36,28 @@ def test_an_answer_does_not_depend_on_the_batch_or_its_parts(model, x, megabytes
     if megabytes > 1e-9:  # eager, with a known number of rows
         np.testing.assert_allclose(together, samples(x, seed), rtol=1e-5)
     assert len(np.unique(together[:, 0])) == samples.num_samples
+
+
+class Counted(keras.layers.Layer):
+    """The identity, which asserts that it computes at most 4 rows."""
+
+    lipschitz_constant = 1.0
+
+    def call(self, x):
+        with tf.control_dependencies([tf.debugging.assert_less_equal(tf.shape(x)[0], 4)]):
+            return tf.identity(x)
+
+
+@pytest.mark.parametrize("num_samples", [1, 3, 9])
+def test_no_part_has_more_rows_than_fit(num_samples):
+    """Of a branch whose values of 4 rows take the memory, in bytes of float32."""
+    branch = keras.Sequential([keras.Input([2]), Counted(), resflow.layers.LipschitzDense(2, 0.9)])
+    block = resflow.bijectors.ResidualBlock(branch, resflow.logdet.PowerSeries(2), name="block")
+    model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
+    megabytes = 4.5 * bytes_per_row(block) / 2**20
+    samples = LogProbSamples(model, resflow.logdet.PowerSeries(2), num_samples=num_samples, megabytes=megabytes)
+    draw = tf.function(samples, [tf.TensorSpec([None, 2])], autograph=False)
+    assert draw(tf.ones([7, 2])).shape == [samples.num_samples, 7]
 
 
 @pytest.mark.parametrize("common", [False, True])
