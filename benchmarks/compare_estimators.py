@@ -53,17 +53,25 @@ _CERTIFIED, _EXACT, _PLANNED = "adaptive series, certified", "exact", "planned f
 
 def _estimators(run, images):
     """A dict of (method, number of probes) to what a model takes as `log_det`."""
-    from tf_resflow import logdet, models
+    from tf_resflow import evaluation, logdet, models
 
-    model = run.model
+    model, space = run.model, run.model.data_space
     _, certified = models.evaluation_estimator(
-        run.config, model.flow, model.event_shape, dequantizer=model.dequantizer, name="adaptive"
+        run.config,
+        model.flow,
+        space.event_shape,
+        dequantizer=space.dequantizer,
+        name="adaptive",
     )
     before = {(_BEFORE, n): logdet.RussianRoulette(20, per_example=True, num_probes=n) for n in (1, 4)}
     now = {(_NOW, n): logdet.AdaptiveRoulette(num_probes=n) for n in map(int, _PROBES.value)}
-    exact = {(_EXACT, model.num_dimensions): logdet.Exact()} if model.num_dimensions <= _MAX_EXACT.value else {}
+    exact = (
+        {(_EXACT, model.data_space.num_dimensions): logdet.Exact()}
+        if model.data_space.num_dimensions <= _MAX_EXACT.value
+        else {}
+    )
     planned = {
-        (_PLANNED, stderr): models.plan_likelihood(model, images, float(stderr), num_samples=1)
+        (_PLANNED, stderr): evaluation.plan_likelihood(model, images, float(stderr), num_samples=1)
         for stderr in _STDERRS.value
     }
     return {**before, **now, (_CERTIFIED, 1): certified, **exact, **planned}
@@ -73,7 +81,9 @@ def _ours(model, x, log_det):
     """A function that draws log p(x) once, as a worker does."""
     import tensorflow as tf
 
-    density = model.density(log_det)
+    from tf_resflow import bijectors
+
+    density = bijectors.with_log_det(model.distribution, log_det)
 
     @tf.function(autograph=False)
     def log_prob(seed):
@@ -143,7 +153,7 @@ def _measure():
     draw = {(_PUBLISHED, 1): _published(run, x)} if _PUBLISHED_DIR.value else {}
     draw |= {key: _ours(model, x, log_det) for key, log_det in _estimators(run, images).items()}
     rounds = [{key: function() for key, function in draw.items()} for _ in range(1 + _REPEATS.value)][1:]
-    return [_row(*key, [answers[key] for answers in rounds], model.log_num_cells) for key in draw]
+    return [_row(*key, [answers[key] for answers in rounds], model.data_space.log_num_cells) for key in draw]
 
 
 def _print(rows):

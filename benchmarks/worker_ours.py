@@ -67,7 +67,7 @@ def _evaluation(case):
 
     @tf.function(autograph=False)
     def loss(seed):
-        return model.loss_per_example(x, seed, evaluation=True)
+        return model.example_losses(x, seed)[model.objective]
 
     return lambda: {"seconds": _timed(loss)}
 
@@ -118,7 +118,7 @@ def _parts(case):
 
     def gradients(seed):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(model.loss_per_example(x, seed, networks=model.networks(training=True)))
+            loss = tf.reduce_mean(model.example_losses(x, seed, training=True)[model.objective])
         return [tf.reduce_sum(g) for g in tape.gradient(loss, values)]
 
     def optimizer(seed):
@@ -131,7 +131,7 @@ def _parts(case):
         return tf.reduce_sum(model.flow.run(inputs, resflow.bijectors.Context(log_det=False)).value)
 
     def forward_and_series(seed):
-        return tf.reduce_sum(model.loss_per_example(x, seed, networks=model.networks(training=True)))
+        return tf.reduce_sum(model.example_losses(x, seed, training=True)[model.objective])
 
     functions = {
         "forward": forward,

@@ -26,7 +26,7 @@ X = tf.random.stateless_normal([8, 2], [1, 2])
 
 def gradients(x):
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(MODEL.loss_per_example(x, seed=1))
+        loss = tf.reduce_mean(MODEL.example_losses(x, seed=1, training=True)[MODEL.objective])
     return tape.gradient(loss, MODEL.trainable_variables)
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow.bijectors import monotone_block
-from tf_resflow.models import planning
+from tf_resflow.evaluation import planning
 from tf_resflow.models.step import loss_and_gradients
 
 EXACT = resflow.logdet.Exact()
@@ -118,7 +118,7 @@ def test_a_training_step_alone_has_loose_solutions(model, monkeypatch, normal):
         return resflow.solvers.solve_residual(*args, **settings)
 
     monkeypatch.setattr(monotone_block, "solve_residual", solve)
-    model.scores(normal([4, 3]), seed=1)
+    model.log_prob(normal([4, 3]), seed=1)
     loss_and_gradients(model, normal([4, 3]), tf.constant([0, 1]))
     assert asked == [None, 1e-3]
 
@@ -127,9 +127,9 @@ def test_a_plan_measures_the_odd_series(model, monkeypatch, normal):
     """24 estimates of each of 16 examples: the error of their root mean square is 4 %."""
     monkeypatch.setattr(planning, "_MAX_EXACT_SIZE", 0)
     x = normal([16, 3])
-    plan = resflow.models.plan_likelihood(model, x, stderr=0.2, num_samples=4)
-    precise = model.density(EXACT).log_prob(x)
-    density = model.density(plan)
+    plan = resflow.evaluation.plan_likelihood(model, x, stderr=0.2, num_samples=4)
+    precise = resflow.bijectors.with_log_det(model.distribution, EXACT).log_prob(x)
+    density = resflow.bijectors.with_log_det(model.distribution, plan.log_det)
 
     @tf.function(autograph=False)
     def planned(seed):

@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,26 +7,18 @@ from scipy import stats
 
 from tf_resflow.evaluation import EstimatorNoise, estimator_noise
 from tf_resflow.logdet import Exact
-from tf_resflow.models import FlowModel
+from tf_resflow.models.condition import Condition
+from tf_resflow.models.data_space import DataSpace
 
 
-class Model:
-    """The data contract of a `FlowModel`, and densities for the training and for another estimator."""
-
-    dequantize, to_loss, _checked = FlowModel.dequantize, FlowModel.to_loss, FlowModel._checked
-    _check_shape, _with_static_shape = FlowModel._check_shape, FlowModel._with_static_shape
-    num_dimensions, nats_per_unit = FlowModel.num_dimensions, FlowModel.nats_per_unit
-    log_num_cells, dequantizer = FlowModel.log_num_cells, None
-
-    def __init__(self, event_shape, levels, distribution, evaluation_distribution=None):
-        self.event_shape, self.levels = event_shape, levels
-        self.distribution, self.evaluation_distribution = distribution, evaluation_distribution
-
-    def flow_arguments(self, condition, num):
-        return {}
-
-    def density(self, log_det):
-        return self.distribution if log_det is None else self.evaluation_distribution
+def model_of(event_shape, levels, distribution):
+    """What the measurement takes of a `FlowModel`."""
+    return types.SimpleNamespace(
+        data_space=DataSpace(event_shape, levels, None, tf.float32),
+        condition=Condition(),
+        distribution=distribution,
+        evaluation_log_det=None,
+    )
 
 
 class SumOfPowers:
@@ -46,7 +40,7 @@ def test_root_mean_square_of_the_standard_deviations():
     """1,000 examples of 8 draws: the mean square is within 4 standard errors of 1.25."""
     x = np.ones([1000, 3], np.float32)
     x[::2] *= -1
-    noise = EstimatorNoise(Model([3], None, SumOfPowers(1, 0.5, 1.5)), draws=8)(x, seed=0)
+    noise = EstimatorNoise(model_of([3], None, SumOfPowers(1, 0.5, 1.5)), draws=8)(x, seed=0)
     stderr = np.sqrt(np.mean([0.5**4, 1.5**4]) * 2 / 7 / 1000)
     assert noise.estimator_std**2 == pytest.approx(1.25, abs=4 * stderr)
     assert noise.mean == pytest.approx(0.0, abs=4 * np.sqrt(1.25 / 8000))
@@ -54,13 +48,14 @@ def test_root_mean_square_of_the_standard_deviations():
 
 
 @pytest.mark.parametrize("evaluation", [False, True])
-def test_the_two_kinds_of_noise_of_integers(evaluation):
+def test_the_two_kinds_of_noise_of_integers(evaluation, monkeypatch):
     """u = (1 + U) / 4 has a variance of the squares from scipy; 2,000 examples of 4 x 4 draws.
 
     The standard deviation of 24,000 degrees of freedom is within 2 %, 4 standard errors.
     """
     silent, noisy = SumOfPowers(2, 0.0, 0.0), SumOfPowers(2, 0.2, 0.2)
-    model = Model([2, 2, 1], 4, *((silent, noisy) if evaluation else (noisy, silent)))
+    model = model_of([2, 2, 1], 4, silent if evaluation else noisy)
+    monkeypatch.setattr(estimator_noise, "with_log_det", lambda distribution, log_det: noisy)
     measure = EstimatorNoise(model, Exact() if evaluation else None, dequantizations=4, draws=4)
     noise = measure(np.ones([2000, 2, 2, 1], np.uint8), seed=0)
     unit = 4 * np.log(2)

@@ -1,6 +1,8 @@
 """Scores of held-out examples, together and one by one."""
 
 import math
+import types
+from unittest import mock
 
 import keras
 import numpy as np
@@ -10,39 +12,51 @@ import tensorflow_probability as tfp
 from scipy import integrate, stats
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import ExampleScores, Noise, Score, held_out, per_example, quantiles, stderr_parts
+from tf_resflow.evaluation import (
+    ExampleScores,
+    LikelihoodPlan,
+    Noise,
+    Score,
+    held_out,
+    per_example,
+    quantiles,
+    stderr_parts,
+)
+from tf_resflow.models.data_space import DataSpace
 
 pytestmark = pytest.mark.quick
 
 
-class SumOfSquares:
-    """Stands in for a FlowModel: the loss of an example is known."""
+class Samples:
+    """Stands in for `LogProbSamples`: a log-likelihood of minus the sum of squares, without noise."""
 
-    def __init__(self):
-        self.traces = 0
+    is_noisy, num_samples, traces = False, 1, 0
 
-    def examples_and_condition(self, batch):
-        return batch, None
-
-    def loss_per_example(self, x, seed, condition, evaluation, log_det):
-        assert evaluation and condition is None
+    def __call__(self, x, seed):
         self.traces += 1
-        return tf.reduce_sum(tf.square(x), axis=-1)
+        return -tf.reduce_sum(tf.square(x), axis=-1)[tf.newaxis]
+
+
+def held_out_of(samples, levels=None, **options):
+    """A `HeldOut` with samples of log-likelihoods in the place of those of a model."""
+    model = types.SimpleNamespace(data_space=DataSpace([1], levels, None, tf.float32))
+    with mock.patch.object(held_out, "LogProbSamples", lambda model, plan: samples):
+        return held_out.HeldOut(model, **options)
 
 
 @pytest.mark.parametrize("replicas, size", [(1, 4), (2, 4), (2, 23)])
 def test_partial_batches_count_once(two_replicas, replicas, size):
     x = np.random.default_rng(0).normal(size=[23, 3]).astype(np.float32)
-    batches, model = [x[i : i + size] for i in range(0, 23, size)], SumOfSquares()
+    batches, samples = [x[i : i + size] for i in range(0, 23, size)], Samples()
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
-    evaluate = held_out.HeldOut(model, strategy=strategy)
+    evaluate = held_out_of(samples, strategy=strategy)
     score = evaluate(batches, seed=0)
     losses = np.sum(x.astype(np.float64) ** 2, axis=-1)
     assert score.mean == pytest.approx(losses.mean(), rel=1e-6)
     assert score.stderr == pytest.approx(losses.std(ddof=1) / np.sqrt(23), rel=1e-6)
     assert score.num_examples == 23
     assert evaluate(batches, seed=1) == score
-    assert model.traces == replicas
+    assert samples.traces == replicas
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -113,31 +127,27 @@ def test_bound_of_one_sample_and_its_limit(affine_model):
     batches = [np.repeat(v[None], 4000, axis=0)]
     once = held_out.HeldOut(affine_model)(batches, seed=0)
     assert once.mean == pytest.approx(usual, abs=4 * once.stderr)
-    plain = affine_model.loss_per_example(batches[0], [0, 0], evaluation=True)
+    plain = affine_model.example_losses(batches[0], [0, 0])[affine_model.objective]
     assert once.mean == pytest.approx(np.mean(plain), rel=1e-6)
-    many = held_out.HeldOut(affine_model, num_samples=1000)([batches[0][:400]], seed=0)
+    plan = LikelihoodPlan(num_samples=1000)
+    many = held_out.HeldOut(affine_model, plan, importance_weighted=True)([batches[0][:400]], seed=0)
     assert many.mean == pytest.approx(exact, abs=4 * many.stderr + 2e-3)
     assert usual - exact > 0.2 and once.stderr < 0.03 and many.stderr < 0.003
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_noise_of_the_estimator_raises_the_importance_weighted_bound(two_replicas, replicas, monkeypatch):
+def test_noise_of_the_estimator_raises_the_importance_weighted_bound(two_replicas, replicas):
     """Normal noise of 0.8 nats: by 0.32 nats for many samples; 2,000 repetitions of K = 400."""
 
-    class Noisy:
-        levels, to_loss = 2, staticmethod(lambda log_prob: -log_prob / math.log(2))
-
-    class Samples:
-        def __init__(self, model, log_det, *, num_samples):
-            self.num_samples = num_samples + 3  # in parts, it is rounded up
+    class Noisy(Samples):
+        num_samples = 400
 
         def __call__(self, x, seed):
             shape = [self.num_samples, tf.shape(x)[0]]
             return 0.8 * tf.random.stateless_normal(shape, resflow.stateless_seed(seed)) - math.log(2)
 
-    monkeypatch.setattr(held_out, "LogProbSamples", Samples)
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
-    bound = held_out.HeldOut(Noisy(), strategy=strategy, num_samples=397)
+    bound = held_out_of(Noisy(), 2, strategy=strategy, importance_weighted=True)
     score = bound([np.zeros([2000, 1])], seed=1)
     assert bound.num_samples == 400
     bias = (np.exp(0.8**2) - 1) / 800 / np.log(2)
@@ -150,10 +160,11 @@ def test_estimates_of_each_example_agree_with_its_log_likelihood_within_their_er
     """7 examples with 400 estimates each: 5 standard errors, which are measured to 4 %."""
     model = resflow.FlowModel(resflow.flows.vector_flow(3, 2, (8,), coefficient=0.9), event_shape=[3])
     x = np.random.default_rng(0).normal(size=[7, 3]).astype("float32")
-    exact = ExampleScores(model, resflow.logdet.Exact())([x[:4], x[4:]], seed=0)
+    exact = ExampleScores(model, LikelihoodPlan(log_det=resflow.logdet.Exact()))([x[:4], x[4:]], seed=0)
     np.testing.assert_allclose(exact["log_prob"], model.log_prob(x, log_det=resflow.logdet.Exact()), rtol=1e-5)
     np.testing.assert_array_equal(exact["stderr"], np.zeros(7))
-    noisy = ExampleScores(model, resflow.logdet.RussianRoulette(per_example=True), num_samples=400)([x], seed=1)
+    plan = LikelihoodPlan(log_det=resflow.logdet.RussianRoulette(per_example=True), num_samples=400)
+    noisy = ExampleScores(model, plan)([x], seed=1)
     assert np.all(noisy["stderr"] > 0) and np.all(noisy["stderr"] < 0.2)
     assert np.all(np.abs(noisy["log_prob"] - exact["log_prob"]) < 5 * noisy["stderr"])
 
@@ -168,10 +179,9 @@ def test_quantiles_are_fractions_of_the_reference():
 def test_what_does_not_fit_is_refused(affine_model):
     continuous = resflow.FlowModel(affine_model.flow, [2])
     for call, message in [
-        (lambda: held_out.HeldOut(SumOfSquares())([], seed=0), "no example"),
-        (lambda: held_out.HeldOut(continuous, num_samples=2), "not dequantized"),
-        (lambda: held_out.HeldOut(affine_model, num_samples=0), "at least 1"),
-        (lambda: ExampleScores(continuous, num_samples=1), "num_samples is at least 2"),
+        (lambda: held_out_of(Samples())([], seed=0), "no example"),
+        (lambda: held_out.HeldOut(continuous, importance_weighted=True), "not dequantized"),
+        (lambda: LikelihoodPlan(num_samples=0), "at least 1"),
         *[(lambda wrong=wrong: quantiles([1.0], wrong), "must be scores") for wrong in ([], [1, np.nan], [[1.0]])],
     ]:
         with pytest.raises(ValueError, match=message):

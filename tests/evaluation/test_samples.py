@@ -16,16 +16,16 @@ def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
     monkeypatch.setattr(sampling, "batch_size", lambda shape: 4)
     model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
     seed = 2**40
-    traces, sample, draw = [], model.sample, model.sample_latent
+    traces, draw = [], sampling.sample_latent
     with monkeypatch.context() as patch:
-        patch.setattr(model, "sample_latent", lambda *args: traces.append(args) or draw(*args))
+        patch.setattr(sampling, "sample_latent", lambda *args: traces.append(args) or draw(*args))
         batches = list(draw_samples(model, 11, seed=seed, temperatures=[1.0, 0.5, 0.0]))
     assert len(traces) == 1 and [len(batch) for batch in batches] == [4, 4, 3] * 3
     ones, halves, zeros = np.concatenate(batches).reshape(3, 11, 2)
     assert len(np.unique(ones, axis=0)) == 11
     np.testing.assert_allclose(zeros, zeros[:1].repeat(11, axis=0), atol=1e-5)
     assert np.all(np.linalg.norm(halves - zeros, axis=1) < np.linalg.norm(ones - zeros, axis=1))
-    np.testing.assert_allclose(ones[:4], sample(4, seed), atol=1e-6)
+    np.testing.assert_allclose(ones[:4], model.sample(4, seed), atol=1e-6)
     for fewer in (3, 6):
         drawn = np.concatenate(list(draw_samples(model, fewer, seed=seed)))
         np.testing.assert_allclose(drawn, ones[:fewer], atol=1e-6)

@@ -54,7 +54,7 @@ def latent(run, x):
 
 def latent_shapes(run):
     """`[H, W, C]` of the parts of the latent: with factor-out half the channels leave at each squeeze."""
-    height, width, channels = run.model.event_shape
+    height, width, channels = run.model.data_space.event_shape
     if run.config.model.squeeze_first:
         height, width, channels = height // 2, width // 2, 4 * channels
     squeezes = len(run.config.model.num_blocks) - 1
@@ -89,7 +89,7 @@ def check_results(name, converted, load, published):
         np.testing.assert_allclose(latent(run, x), y, rtol=0, atol=1e-5 * np.abs(y).max())
         np.testing.assert_allclose(log_det, expected[f"{kind}_log_det"], rtol=1e-5)
         log_prob = -0.5 * np.sum(y.astype(np.float64) ** 2 + math.log(2 * math.pi), axis=1) + log_det
-        bits_per_dim = math.log2(model.levels) - log_prob / (y.shape[1] * math.log(2))
+        bits_per_dim = math.log2(model.data_space.levels) - log_prob / (y.shape[1] * math.log(2))
         np.testing.assert_allclose(bits_per_dim, expected[f"{kind}_bits_per_dim"], rtol=1e-6)
 
     check("ema")
@@ -138,7 +138,7 @@ def test_the_run(converted, load):
     assert found["name"] == "cifar10" and found["averages"] and found["step"] == run.step == 3
     assert all(f'"{key}"' in convert_checkpoint.__doc__ for key in found)
     assert run.config.train.ema_momentum == 0.999 and run.config.train.steps == 3
-    assert model.levels == 256 and model.event_shape == (8, 8, 3)
+    assert model.data_space.levels == 256 and model.data_space.event_shape == (8, 8, 3)
     assert type(model) is resflow.FlowModel
 
 
@@ -183,7 +183,9 @@ def test_the_classifier_of_a_hybrid_model(converted, load, published):
 def test_the_data_of_a_converted_run(name, converted, load, monkeypatch):
     """They have classes, which a density does not know, and statistics that are not the published ones."""
     run, generator = load(name), np.random.default_rng(0)
-    images = {split: generator.integers(0, 256, [20, *run.model.event_shape]) for split in ("train", "test")}
+    images = {
+        split: generator.integers(0, 256, [20, *run.model.data_space.event_shape]) for split in ("train", "test")
+    }
     labels = {split: np.arange(20) % 10 for split in images}
     dataset = resflow.data.Dataset.from_arrays("cifar10", images, 256, labels=labels, num_classes=10)
     monkeypatch.setattr(resflow.data, "load", lambda _: dataset)

@@ -1,5 +1,6 @@
 """Conditional models against linear algebra: densities, samples, fit with conditions and weights; wrong input."""
 
+import functools
 import math
 
 import keras
@@ -9,6 +10,11 @@ import tensorflow as tf
 from scipy import special, stats
 
 import tf_resflow as resflow
+from tf_resflow import evaluation
+from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples, mean_and_stderr
+from tf_resflow.evaluation.reconstruction import round_trip
+from tf_resflow.models.flow_model import sample_latent
 
 EXACT = resflow.logdet.Exact()
 A = np.array([[0.3, -0.2], [0.1, 0.4]])
@@ -70,7 +76,7 @@ def test_log_prob_of_each_kind_of_condition(model, labeled, data):
     standardized = affine_model(condition_shape=[3], condition_mean=MEAN, condition_std=STD)
     found = standardized.log_prob(x, condition=MEAN + STD * c)
     np.testing.assert_allclose(found, expected_log_prob(x, c), rtol=1e-4)
-    assert model.is_conditional and model.condition_shape == (3,) and labeled.condition_shape == ()
+    assert bool(model.condition) and model.condition.shape == (3,) and labeled.condition.shape == ()
 
 
 def test_a_graph_of_any_number_of_examples(model, labeled, data):
@@ -93,11 +99,12 @@ def test_latents_and_samples(model, labeled, data):
     z = latents(x, c)
     np.testing.assert_allclose(model.encode(x, condition=c), z, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(model.decode(z, condition=c), x, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(model.reconstruct(x, condition=c), x, rtol=1e-4, atol=1e-5)
-    z, inverse = model.sample_latent(16, seed=3).numpy(), np.linalg.inv(np.eye(2) + A)
+    again, _ = round_trip(model, tf.constant(x), c)
+    np.testing.assert_allclose(again, x, rtol=1e-4, atol=1e-5)
+    z, inverse = sample_latent(model.distribution.distribution, 16, seed=3).numpy(), np.linalg.inv(np.eye(2) + A)
     for sample, shift in ((model.sample(16, 3, condition=c), c @ B), (labeled.sample(16, 3, condition=2), B[2])):
         np.testing.assert_allclose(sample, (z - shift - [0.1, 0.2]) @ inverse, rtol=1e-4, atol=1e-5)
-    drawn = np.concatenate(list(resflow.evaluation.draw_samples(labeled, 16, seed=3, condition=labels)))
+    drawn = np.concatenate(list(evaluation.draw_samples(labeled, 16, seed=3, condition=labels)))
     again = labeled.sample(16, seed=tf.constant([0, 3], tf.int64), condition=labels)
     np.testing.assert_allclose(drawn, again, rtol=1e-5, atol=1e-6)
 
@@ -105,18 +112,19 @@ def test_latents_and_samples(model, labeled, data):
 def test_classes_by_bayes_and_scores_of_their_mixture(model, labeled, data):
     x, c, labels = data
     every = np.stack([expected_log_prob(x, np.eye(3)[k]) for k in range(3)], axis=1)
-    np.testing.assert_allclose(labeled.log_prob_by_class(x), every, rtol=1e-5)
+    np.testing.assert_allclose(evaluation.log_prob_by_class(labeled, x), every, rtol=1e-5)
     coarse = resflow.bijectors.with_log_det(labeled.flow, resflow.logdet.PowerSeries(1))  # which does not score
     trained_by_it = resflow.FlowModel(coarse, [2], num_classes=3, evaluation_log_det=EXACT)
-    for scored in (trained_by_it, labeled):
-        found = scored.ood_scores(x)["log_prob"]
-        np.testing.assert_allclose(found, special.logsumexp(every, axis=1, b=1 / 3), rtol=1e-5)
-    of_examples = resflow.evaluation.ExampleScores(labeled)([x], seed=0)["log_prob"]
-    np.testing.assert_allclose(of_examples, found, rtol=1e-5)
-    found = labeled.ood_scores(x, condition=labels)["log_prob"]
-    np.testing.assert_allclose(found, every[np.arange(16), labels], rtol=1e-5)
-    found = model.ood_scores(x, condition=c)["log_prob"]
-    np.testing.assert_allclose(found, expected_log_prob(x, c), rtol=1e-5)
+    mixed, given = special.logsumexp(every, axis=1, b=1 / 3), every[np.arange(16), labels]
+    cases = [
+        (trained_by_it, x, mixed),
+        (labeled, x, mixed),
+        (labeled, (x, labels), given),
+        (model, (x, c), expected_log_prob(x, c)),
+    ]
+    for scored, batch, expected in cases:
+        found = evaluation.ExampleScores(scored)([batch], seed=0)["log_prob"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_classes_share_random_numbers():
@@ -124,9 +132,9 @@ def test_classes_share_random_numbers():
     model, x = affine_model(num_classes=3, levels=4), np.random.default_rng(0).integers(4, size=[5, 2])
     kernel = model.flow.bijectors[0].branch.get_layer("condition").kernel
     kernel.assign(tf.zeros_like(kernel))
-    values = model.log_prob_by_class(x, seed=1).numpy()
+    values = evaluation.log_prob_by_class(model, x, seed=1).numpy()
     np.testing.assert_allclose(values, np.tile(values[:, :1], [1, 3]), rtol=1e-5)
-    assert np.all(values[:, 0] != model.log_prob_by_class(x, seed=2)[:, 0])
+    assert np.all(values[:, 0] != evaluation.log_prob_by_class(model, x, seed=2)[:, 0])
 
 
 def test_estimates_of_an_accuracy(data):
@@ -137,10 +145,10 @@ def test_estimates_of_an_accuracy(data):
     model.initialize(x, condition=c)
     exact = model.log_prob(x, condition=c, log_det=EXACT)
     roulette = resflow.logdet.AdaptiveRoulette(0.1, per_example=True)
-    samples = resflow.models.LogProbSamples(model, roulette, num_samples=64, megabytes=0.02)
-    mean, stderr = resflow.models.mean_and_stderr(tf.function(samples, autograph=False)((x, c), 1))
+    samples = LogProbSamples(model, LikelihoodPlan(log_det=roulette, num_samples=64), megabytes=0.02)
+    mean, stderr = mean_and_stderr(tf.function(samples, autograph=False)((x, c), 1))
     assert np.all(np.abs(mean - exact) < 5 * stderr + 1e-4) and np.max(stderr) < 0.1
-    value, error = model.estimate_log_prob(x, 1, condition=c, stderr=0.1)
+    value, error = evaluation.estimate_log_prob(model, x, 1, condition=c, stderr=0.1)
     rms = np.sqrt(np.mean((value - exact) ** 2))  # of 16 examples: 4 standard errors are 0.071
     assert error.shape == [16] and rms < 0.1 + 0.071
 
@@ -149,15 +157,15 @@ def test_a_plan_of_conditional_images():
     flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0, condition_size=2, seed=1)
     model = resflow.FlowModel(flow, (4, 4, 1), levels=8, num_classes=2)
     x, labels = np.random.default_rng(0).integers(8, size=[6, 4, 4, 1]), np.arange(6) % 2
-    plan = resflow.models.plan_likelihood(model, x, 0.5, condition=labels)
-    log_prob = model.log_prob(x, 0, condition=labels, log_det=plan)
+    plan = evaluation.plan_likelihood(model, x, 0.5, condition=labels)
+    log_prob = evaluation.estimate_log_prob(model, x, 0, condition=labels, plan=plan).log_prob
     draw = tf.function(lambda seed: model.log_prob(x, seed, condition=labels, log_det=EXACT), autograph=False)
     exact = [draw(tf.constant([0, k])) for k in range(8)]
     error = 4 * np.sqrt(0.5**2 + np.var(exact, axis=0, ddof=1) / 8)
     assert plan.expected_stderr <= 0.5 and np.all(np.abs(log_prob - np.mean(exact, axis=0)) < 1.5 * error)
-    noise = resflow.evaluation.EstimatorNoise(model, draws=4)(x, 0, condition=labels)
+    noise = evaluation.EstimatorNoise(model, draws=4)(x, 0, condition=labels)
     assert noise.estimator_std > 0
-    assert resflow.evaluation.reconstruct(model, x, 0, condition=labels).exact_examples == 1.0
+    assert evaluation.reconstruct(model, x, 0, condition=labels).exact_examples == 1.0
 
 
 def fitted(arguments, model=None, **kwargs):
@@ -204,7 +212,7 @@ def test_weights_of_examples(data):
     expected = [np.zeros(v.shape) for v in variables]
     for i in range(16):
         with tf.GradientTape() as tape:
-            loss = model.loss_per_example(x[i : i + 1], condition=c[i : i + 1], seed=1)[0]
+            loss = model.example_losses((x[i : i + 1], c[i : i + 1]), 1, training=True)[model.objective][0]
         for total, gradient in zip(expected, tape.gradient(loss, variables), strict=True):
             total += weights[i] * gradient.numpy() / 16
     model.compile(optimizer=keras.optimizers.SGD(1.0), run_eagerly=True)
@@ -296,50 +304,49 @@ def test_wrong_conditions_of_a_call(model, labeled, data):
         ("has no condition: leave out condition=", plain_model(), c),
     ]
     for message, which, condition in calls:
-        for call in (which.log_prob, which.encode, which.decode, which.initialize, which.estimate_log_prob):
-            extra = {"stderr": 0.1} if call == which.estimate_log_prob else {}
+        estimate = functools.partial(evaluation.estimate_log_prob, which, stderr=0.1)
+        for call in (which.log_prob, which.encode, which.decode, which.initialize, estimate):
             with pytest.raises(ValueError, match=message):
-                call(x, condition=condition, **extra)
+                call(x, condition=condition)
         with pytest.raises(ValueError, match=message):
             which.sample(16, condition=condition)
     with pytest.raises(ValueError, match="A condition goes to condition="):
         model.log_prob((x, c))
     with pytest.raises(ValueError, match="no classes: build the model with num_classes="):
-        model.log_prob_by_class(x)
+        evaluation.log_prob_by_class(model, x)
     with pytest.raises(ValueError, match="is conditional: give condition="):
-        model.ood_scores(x)
+        evaluation.estimate_log_prob(model, x, plan=evaluation.LikelihoodPlan())
 
 
 def test_wrong_arguments_of_fit(data):
-    """In our words, before Keras'; the right call goes on."""
+    """The right call goes on."""
     x, c, labels = data
     model, labeled, plain = affine_model(), affine_model(num_classes=3), plain_model()
     for each in (model, labeled, plain):
         each.compile(optimizer="sgd", run_eagerly=True)
     calls = [
-        ("examples and their condition, .* \\(3,\\): call fit\\(x, condition\\)", model, [x], {}),
-        ("takes fit\\(x, condition\\) .* tuple of two; got a list", model, [[x, c]], {}),
-        ("got a tuple of 3 as x", model, [(x, c, c)], {}),
-        ("a tuple of 2 as x, and y besides", model, [(x, c), c], {}),
-        ("x has 16, y has 5", model, [x, c[:5]], {}),
-        ("x has 16, y has 16, sample_weight has 5", model, [x, c], {"sample_weight": np.ones(5)}),
+        ("examples and their condition, .* \\(3,\\): call fit\\(x, y\\)", model, [x], {}),
+        ("examples and their condition, .* \\(3,\\): call fit\\(x, y\\)", model, [[x, c]], {}),
+        ("examples and their condition, .* \\(3,\\): call fit\\(x, y\\)", model, [(x, c, c)], {}),
+        ("takes an array of examples", model, [(x, c), c], {}),
+        ("cardinality", model, [x, c[:5]], {}),
+        ("cardinality", model, [x, c], {"sample_weight": np.ones(5)}),
         ("\\['batch', 3\\]; got \\(16, 2\\)", model, [x, c[:, :2]], {}),
         ("must be in 0, ..., 2, .* \\[1, 3\\]", labeled, [x, labels + 1], {}),
-        ("a label 0, ..., 2; got float64", labeled, [x, labels.astype(float)], {}),
-        ("takes examples alone, .* got a tuple of 2", plain, [(x, c)], {}),
-        ("takes examples alone, .* got a list of 2", plain, [[x, c]], {}),
+        ("a label 0, ..., 2; got float", labeled, [x, labels.astype(float)], {}),
+        ("takes an array of examples", plain, [(x, c)], {}),
+        ("takes an array of examples", plain, [[x, c]], {}),
     ]
     for message, which, arguments, options in calls:
         for call in (which.fit, which.evaluate):
             with pytest.raises(ValueError, match=message):
                 call(*arguments, verbose=0, **options)
-    for which, arguments in ((model, [x, c]), (plain, [x])):
-        with pytest.raises(ValueError, match="class_weight is by labels, .* give sample_weight"):
-            which.fit(*arguments, class_weight={0: 1.0}, verbose=0)
-    for validation_data in (x, (x, c, np.ones(5)), (x, c[:, :2])):
-        with pytest.raises(ValueError, match="^validation_data: "):
+    with pytest.raises(ValueError, match="class_weight is by labels, .* give sample_weight"):
+        model.fit(x, c, class_weight={0: 1.0}, verbose=0)
+    for validation_data in ((x,), (x, c, np.ones(5)), (x, c[:, :2])):
+        with pytest.raises(ValueError, match="condition|cardinality"):
             model.fit(x, c, validation_data=validation_data, verbose=0)
-    with pytest.raises(ValueError, match="takes examples and their condition"):
+    with pytest.raises(ValueError, match="learns from examples and their condition"):
         model.fit(tf.data.Dataset.from_tensor_slices(x).batch(8), verbose=0)
     with pytest.raises(ValueError, match="sample_weight is one number for each example"):
         resflow.models.train_step(model, (x, c), tf.constant([0, 1]), np.ones([16, 2], "float32"))

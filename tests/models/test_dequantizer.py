@@ -9,10 +9,11 @@ import tensorflow as tf
 from scipy import stats
 
 import tf_resflow as resflow
+from tf_resflow import evaluation
 from tf_resflow.evaluation import HeldOut
-from tf_resflow.models import FlowDequantizer, LogProbSamples, dequantizer
-from tf_resflow.models.likelihood_plan import BlockPlan, LikelihoodPlan
-from tf_resflow.models.log_prob_samples import bytes_per_row
+from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples, bytes_per_row
+from tf_resflow.models import FlowDequantizer, dequantizer
 
 EXACT = resflow.logdet.Exact()
 ONE, LEVELS = (1, 1, 1), 3
@@ -47,9 +48,11 @@ def test_the_estimator_of_an_evaluation_suits_the_noise(block):
     config.model.update(dequantization="variational", dequantization_blocks=1, dequantization_width=4)
     model = resflow.models.build_model(config, resflow.data.load(config.data))
     assert isinstance(model.evaluation_log_det, resflow.logdet.AdaptiveRoulette)
-    arguments = (config, model.flow, model.event_shape)
-    _, series = resflow.models.evaluation_estimator(*arguments, dequantizer=model.dequantizer, name="adaptive")
-    (bound,) = resflow.evaluation.lipschitz_bounds(model.dequantizer.flow).values()
+    arguments = (config, model.flow, model.data_space.event_shape)
+    _, series = resflow.models.evaluation_estimator(
+        *arguments, dequantizer=model.data_space.dequantizer, name="adaptive"
+    )
+    (bound,) = resflow.evaluation.lipschitz_bounds(model.data_space.dequantizer.flow).values()
     assert series.lipschitz_constant == bound > 0.5
     _, alone = resflow.models.evaluation_estimator(*arguments, name="adaptive")
     assert isinstance(alone, resflow.logdet.Exact) if block != "residual" else alone.lipschitz_constant < 0.5
@@ -60,10 +63,12 @@ def test_the_noise_of_couplings_takes_memory():
     block = resflow.flows.coupling_image_block(resflow.bijectors.AffineCoupling)
     flow = resflow.flows.image_flow((2, 2, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0, block=block)
     model = resflow.FlowModel(flow, (2, 2, 1), levels=LEVELS, dequantizer=FlowDequantizer((2, 2, 1), 1, 4))
-    (size, *_) = map(bytes_per_row, resflow.bijectors.residual_blocks(model.dequantizer.flow))
+    (size, *_) = map(bytes_per_row, resflow.bijectors.residual_blocks(model.data_space.dequantizer.flow))
     for rows, expected in ((3, (3, 3)), (1e6, (1, 9))):
         megabytes = (rows + 0.5) * size / 2**20
-        samples = LogProbSamples(model, resflow.logdet.RussianRoulette(), num_samples=9, megabytes=megabytes)
+        samples = LogProbSamples(
+            model, LikelihoodPlan(log_det=resflow.logdet.RussianRoulette(), num_samples=9), megabytes=megabytes
+        )
         assert (samples._num_parts, samples._part_samples) == expected
 
 
@@ -130,7 +135,7 @@ def test_uniform_noise_gives_the_score_of_uniform_noise():
 def pixel():
     """A model of images of one pixel, and the log-probabilities of all: by the increasing flow, and normal CDFs."""
     model = make_model(ONE, dequantizer=make_dequantizer(ONE, num_blocks=1))
-    model.dequantizer.flow.bijectors[-1].shift.assign_add([1.0])  # far from the best noise
+    model.data_space.dequantizer.flow.bijectors[-1].shift.assign_add([1.0])  # far from the best noise
     perturbed(model.flow, 0.4, seed=2)
     edges = np.reshape(np.arange(LEVELS + 1) / LEVELS, [-1, *ONE]).astype(np.float32)
     cdf = stats.norm.cdf(np.ravel(model.flow.forward(edges)))
@@ -144,7 +149,8 @@ def test_the_bound_and_its_limit_by_enumeration(pixel):
     """
     model, exact = pixel
     total, nats = 0.0, math.log(2)
-    once, many = HeldOut(model), HeldOut(model, num_samples=400)
+    once = HeldOut(model)
+    many = HeldOut(model, LikelihoodPlan(num_samples=400), importance_weighted=True)
     for value in range(LEVELS):
         x = np.full([8000, *ONE], value, np.uint8)
         bound, tight = once([x], seed=0), many([x[:200]], seed=1)
@@ -166,10 +172,10 @@ def test_fit_trains_the_noise(model):
     start = [weight.numpy() for weight in model.trainable_weights]
     model.compile(optimizer=keras.optimizers.Adam(1e-2), run_eagerly=True)
     model.fit(images(16), batch_size=8, verbose=0)
-    assert len(model.dequantizer.weights) > 10
+    assert len(model.data_space.dequantizer.weights) > 10
     for weight, value in zip(model.trainable_weights, start, strict=True):
         assert np.any(weight.numpy() != value), weight.path
-    found = resflow.layers.lipschitz_layers(model.lipschitz_parts)
+    found = resflow.layers.lipschitz_layers(model)
     assert len(found) == len(resflow.layers.lipschitz_layers(model.flow)) + 3
     for layer in found:
         np.testing.assert_allclose(layer.norm_estimate(), layer.norm_bound(), rtol=0.1)
@@ -178,7 +184,7 @@ def test_fit_trains_the_noise(model):
 def test_estimates_of_an_example_do_not_depend_on_the_others(model):
     """Of examples that share their random numbers, with noisy log-determinants of both flows."""
     roulette = resflow.logdet.AdaptiveRoulette(0.1, per_example=True)
-    samples, x = LogProbSamples(model, roulette, num_samples=3, common=True), images(5)
+    samples, x = LogProbSamples(model, LikelihoodPlan(log_det=roulette, num_samples=3), common=True), images(5)
     together = samples(x, 3)
     np.testing.assert_allclose(together[:, 2:3], samples(x[2:3], 3), rtol=1e-5)
     assert len(np.unique(together[:, 0])) == 3
@@ -190,10 +196,10 @@ def test_estimators_of_both_flows(model):
     exact, evaluated = (model.log_prob(x, 1, **given) for given in ({"log_det": EXACT}, {"evaluation": True}))
     np.testing.assert_allclose(exact, evaluated, rtol=1e-5)
     np.testing.assert_allclose(model.log_prob(x, 1, log_det={}), model.log_prob(x, 1), atol=1.0)
-    blocks = {name: BlockPlan(EXACT, 0.0, 1.0) for name in resflow.bijectors.blocks_by_name(model.flow)}
-    plan = LikelihoodPlan(stderr=1.0, num_samples=5, dequantization_std=1.0, blocks=blocks)
-    values = LogProbSamples(model, EXACT, num_samples=5)(x, 2).numpy()
-    log_prob, stderr = model.estimate_log_prob(x, 2, plan=plan)
+    by_block = dict.fromkeys(resflow.bijectors.blocks_by_name(model.flow), EXACT)
+    plan = LikelihoodPlan(log_det=by_block, num_samples=5)
+    values = LogProbSamples(model, LikelihoodPlan(log_det=EXACT, num_samples=5))(x, 2).numpy()
+    log_prob, stderr = evaluation.estimate_log_prob(model, x, 2, plan=plan)
     np.testing.assert_allclose(log_prob, values.mean(0), rtol=1e-5)
     np.testing.assert_allclose(stderr, values.std(0, ddof=1) / math.sqrt(5), rtol=1e-3)
     assert np.min(stderr) > 0

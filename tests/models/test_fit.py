@@ -60,7 +60,7 @@ def test_a_fit(data, tmp_path):
     assert list((tmp_path / "board").rglob("events.*"))
     assert int(model.optimizer.iterations) == 48
     loss = model.evaluate(data, batch_size=128, verbose=0)
-    np.testing.assert_allclose(loss, np.mean(model.loss_per_example(data, evaluation=True)), rtol=1e-5)
+    np.testing.assert_allclose(loss, np.mean(model.example_losses(data)[model.objective]), rtol=1e-5)
     expected = [weight.numpy() for weight in model.weights]
     model.load_weights(last.format(epoch=6))  # the callback saves what the fit ends with
     for weight, value in zip(model.weights, expected, strict=True):
@@ -159,15 +159,15 @@ def test_same_seed_same_fit():
 
 
 def record_seeds(monkeypatch, model):
-    """The seeds that the scores of each step are given."""
-    seeds, scores = [], model.scores
+    """The seeds that the losses of each step are given."""
+    seeds, losses = [], model.example_losses
 
     def recorded(batch, seed=None, **kwargs):
         keep = tf.numpy_function(lambda seed: seeds.append(tuple(seed.tolist())), [seed], [])
         with tf.control_dependencies(tf.nest.flatten(keep)):
-            return scores(tf.identity(batch), seed, **kwargs)
+            return losses(tf.identity(batch), seed, **kwargs)
 
-    monkeypatch.setattr(model, "scores", recorded)
+    monkeypatch.setattr(model, "example_losses", recorded)
     return seeds
 
 

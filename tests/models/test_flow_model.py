@@ -11,7 +11,9 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 import tf_resflow as resflow
+from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.layers import LipschitzLayer
+from tf_resflow.models.flow_model import sample_latent
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -49,7 +51,8 @@ def model():
 
 
 def test_weights_are_the_variables_of_the_distribution(model):
-    for distribution in (model.distribution, model.evaluation_distribution):
+    evaluated = resflow.bijectors.with_log_det(model.distribution, model.evaluation_log_det)
+    for distribution in (model.distribution, evaluated):
         for kind in ("variables", "trainable_variables"):
             seen = [id(v.value) for v in getattr(model, kind) if v.path.split("/")[0] != "loss"]
             found = [id(v) for v in getattr(distribution, kind)]
@@ -72,7 +75,9 @@ def test_variables_that_keras_does_not_see(model):
 def test_nats_of_continuous_data(data):
     model = identity_model()
     expected = -stats.norm(0.5, 0.25).logpdf(data).sum(-1)
-    np.testing.assert_allclose(model.loss_per_example(data, seed=1), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        model.example_losses(data, seed=1, training=True)[model.objective], expected, rtol=1e-5
+    )
     np.testing.assert_allclose(model.log_prob(data, evaluation=True), -expected, rtol=1e-5)
     np.testing.assert_allclose(model(data), -expected, rtol=1e-5)
     x = data[:4].astype("float16").astype("float32")
@@ -86,8 +91,10 @@ def test_bits_per_dimension_of_a_uniform_density():
     model = identity_model(levels=8, base=tfd.Independent(tfd.Uniform(-edges, edges), 1))
     x = np.random.default_rng(0).integers(8, size=[16, 2]).astype("uint8")
     for given in ({"seed": 1, "evaluation": False}, {"seed": 1, "evaluation": True}):
-        np.testing.assert_allclose(model.loss_per_example(x, **given), 4.0, rtol=1e-5)
         np.testing.assert_allclose(model.log_prob(x, **given), -2 * np.log(16), rtol=1e-5)
+    for training in (False, True):
+        losses = model.example_losses(x, 1, training=training)
+        np.testing.assert_allclose(losses["bits_per_dim"], 4.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("levels", [None, 3])
@@ -102,7 +109,7 @@ def test_data_and_latents(levels):
     assert again.dtype == x.dtype
     prepared = model.prepare(x, resflow.stateless_seed(1)).numpy()
     np.testing.assert_array_equal(prepared if levels is None else np.floor(prepared * levels), x)
-    np.testing.assert_allclose(model.to_data(prepared), x, atol=1e-6)
+    np.testing.assert_allclose(model.data_space.to_data(prepared), x, atol=1e-6)
 
 
 @pytest.mark.parametrize("policy, dtype", [("mixed_bfloat16", "float32"), ("float32", "float64")])
@@ -140,16 +147,17 @@ def test_decode_stops_at_what_integers_can_show():
     x = tf.constant(np.random.default_rng(0).uniform(0.1, 0.9, size=[200, 6]), tf.float32)
     z = model.flow.forward(x)
     loose, tight = (
-        resflow.bijectors.inverse_with_solutions(model.flow, z, atol=atol) for atol in (model.inverse_atol, 0.0)
+        resflow.bijectors.inverse_with_solutions(model.flow, z, atol=atol)
+        for atol in (model.data_space.inverse_atol, 0.0)
     )
     for one, other in zip(loose[1], tight[1], strict=True):
         assert np.all(one.converged) and np.all(one.residual <= 1 / 256 + 1e-6)
         assert np.mean(one.num_iterations) < np.mean(other.num_iterations) - 1
     error = np.max(np.abs(loose[0] - x)) * 8
     assert 1e-4 < error <= 3 / 32
-    np.testing.assert_array_equal(model.decode(z), model.to_data(loose[0]))
-    np.testing.assert_array_equal(model.decode(z, precise=True), model.to_data(tight[0]))
-    z = model.sample_latent(50, seed=3)
+    np.testing.assert_array_equal(model.decode(z), model.data_space.to_data(loose[0]))
+    np.testing.assert_array_equal(model.decode(z, precise=True), model.data_space.to_data(tight[0]))
+    z = sample_latent(model.distribution.distribution, 50, seed=3)
     for precise in (False, True):
         np.testing.assert_array_equal(model.sample(50, seed=3, precise=precise), model.decode(z, precise=precise))
 
@@ -159,10 +167,10 @@ def test_continuous_data_and_given_solvers_keep_their_tolerance(levels, solver):
     model = scaling_model(levels, **solver)
     z = tf.constant(np.random.default_rng(0).normal(size=[20, 6]), tf.float32)
     precise, (*_, first) = resflow.bijectors.inverse_with_solutions(model.flow, z)
-    np.testing.assert_array_equal(model.decode(z), model.to_data(precise))
-    _, (*_, other) = resflow.bijectors.inverse_with_solutions(model.flow, z, atol=model.inverse_atol)
+    np.testing.assert_array_equal(model.decode(z), model.data_space.to_data(precise))
+    _, (*_, other) = resflow.bijectors.inverse_with_solutions(model.flow, z, atol=model.data_space.inverse_atol)
     np.testing.assert_array_equal(other.num_iterations, first.num_iterations)
-    np.testing.assert_allclose(model.reconstruct(z), z, atol=1e-5)
+    np.testing.assert_allclose(round_trip(model, z, None)[0], z, atol=1e-5)
 
 
 def mixture(components):
@@ -178,7 +186,7 @@ def test_temperature():
     # 4 standard errors of a standard deviation: 4 / sqrt(2 * 2000).
     np.testing.assert_allclose(np.std(warm, 0), 0.25, rtol=0.065)
     np.testing.assert_allclose(cold - 0.5, 0.5 * (warm - 0.5), atol=1e-5)
-    np.testing.assert_allclose(model.sample_latent(2000, 1), 4 * warm - 2, atol=1e-5)
+    np.testing.assert_allclose(sample_latent(model.distribution.distribution, 2000, 1), 4 * warm - 2, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -193,9 +201,10 @@ def test_temperature():
 )
 def test_a_base_without_a_mean_is_sampled_at_temperature_1(base, heavy):
     model = resflow.FlowModel(affine_flow(), [2], base=base())
-    z = model.distribution.distribution.sample(6, seed=resflow.stateless_seed(5))
-    sample = tf.function(lambda temperature: model.sample_latent(6, 5, temperature), autograph=False)
-    for found in (model.sample(6, seed=5), model.sample_latent(6, 5, tf.constant(1.0)), sample(tf.constant(1.0))):
+    latent = model.distribution.distribution
+    z = latent.sample(6, seed=resflow.stateless_seed(5))
+    sample = tf.function(lambda temperature: sample_latent(latent, 6, 5, temperature), autograph=False)
+    for found in (model.sample(6, seed=5), sample_latent(latent, 6, 5), sample(tf.constant(1.0))):
         np.testing.assert_allclose(found, z, rtol=1e-5)
     for cool in (lambda: model.sample(6, 5, 0.5), lambda: sample(tf.constant(0.5))):
         if heavy:
@@ -232,7 +241,7 @@ def test_images_in_float64():
     latent = model.flow.forward(model.prepare(x, resflow.stateless_seed(0)))
     np.testing.assert_allclose(np.mean(latent, (0, 1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(np.var(latent, (0, 1, 2)), 1.0, atol=1e-4)
-    bits, log_prob = model.loss_per_example(x, seed=1), model.log_prob(x, seed=1)
+    bits, log_prob = model.example_losses(x, seed=1, training=True)[model.objective], model.log_prob(x, seed=1)
     np.testing.assert_allclose(bits, -log_prob / (8 * np.log(2)), rtol=1e-5)
     assert log_prob.dtype == tf.float64 and np.any(log_prob != model.log_prob(x, seed=2))
     samples = model.sample(5, seed=1)
@@ -262,10 +271,10 @@ def test_build_model(monkeypatch):
     images = {"train": np.zeros([8, 4, 6, 1], "uint8")}
     dataset = resflow.data.Dataset.from_arrays("demo", images, levels=4, **statistics)
     model = resflow.models.build_model(config, dataset)
-    found = (model.event_shape, model.levels, model.num_dimensions, model.seed)
+    found = (model.data_space.event_shape, model.data_space.levels, model.data_space.num_dimensions, model.seed)
     assert found == ((4, 6, 1), 4, 24, 3)
     np.testing.assert_allclose(model.flow.bijectors[0].forward([[[0.7]]]), [[[1.0]]], rtol=1e-6)
-    blocks = resflow.bijectors.residual_blocks(model.evaluation_distribution)
+    blocks = resflow.bijectors.residual_blocks(model._evaluation_distribution)
     assert {(type(b.log_det).__name__, b.log_det.rtol) for b in blocks} == {("AdaptiveRoulette", 0.01)}
     assert all(b.log_det.per_example for b in blocks)
 

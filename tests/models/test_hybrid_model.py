@@ -52,8 +52,8 @@ def test_a_classifier_of_another_dtype():
     options = {"num_fc_blocks": 0, "logit_alpha": None, "block": block, "kernels": (3, 1), "dtype": "float64"}
     flow = flows.image_flow(SHAPE, (1,), 4, **options)
     classifier = flows.multiscale_classifier(bijectors.feature_shapes(flow, SHAPE), 3, num_features=4)
-    scores = resflow.HybridModel(flow, classifier, SHAPE).scores(images(), seed=[0, 1])
-    assert {scores[name].dtype for name in ("loss", "cross_entropy", "nats")} == {tf.float64}
+    losses = resflow.HybridModel(flow, classifier, SHAPE).example_losses(images(), seed=[0, 1], training=True)
+    assert {losses[name].dtype for name in ("loss", "cross_entropy", "nats")} == {tf.float64}
 
 
 def test_an_act_norm_of_a_classifier_has_its_policy():
@@ -102,16 +102,16 @@ def test_loss_and_gradients():
     x = tf.constant(x, tf.float64)
     variables = [v.value for v in model.trainable_variables]
     with tf.GradientTape() as tape:
-        scores = model.scores((x, labels), seed=0)
-        loss = tf.reduce_mean(scores["loss"])
+        losses = model.example_losses((x, labels), seed=0, training=True)
+        loss = tf.reduce_mean(losses["loss"])
     gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
     with tf.GradientTape() as tape:
         expected, cross_entropy, log_prob = direct_loss(model, x, labels)
         loss = tf.reduce_mean(expected)
     slopes = tape.gradient(loss, variables, unconnected_gradients="zero")
-    np.testing.assert_allclose(scores["loss"], expected, rtol=1e-9)
-    np.testing.assert_allclose(scores["cross_entropy"], cross_entropy, rtol=1e-9)
-    np.testing.assert_allclose(scores["nats"], -log_prob, rtol=1e-9)
+    np.testing.assert_allclose(losses["loss"], expected, rtol=1e-9)
+    np.testing.assert_allclose(losses["cross_entropy"], cross_entropy, rtol=1e-9)
+    np.testing.assert_allclose(losses["nats"], -log_prob, rtol=1e-9)
     for variable, gradient, slope in zip(variables, gradients, slopes, strict=True):
         np.testing.assert_allclose(gradient, slope, rtol=1e-6, atol=1e-9, err_msg=variable.name)
     assert all(np.any(slope != 0) for slope in slopes[:3])
@@ -125,19 +125,23 @@ def of_integers():
 def test_parts_in_bits(of_integers):
     """The bits/dim are those of the log-likelihood, and the cross entropy has the logits' softmax."""
     model, x, labels = of_integers
-    scores = model.scores((x, labels), seed=[1, 2])
-    np.testing.assert_allclose(scores["bits_per_dim"], model.loss_per_example(x, seed=[1, 2]), rtol=1e-5)
-    log_prob = model.log_prob(x, seed=[1, 2]).numpy()
-    np.testing.assert_allclose(scores["bits_per_dim"], -log_prob / (SIZE * math.log(2)), rtol=1e-5)
-    loss = scores["cross_entropy"] + 3 * scores["bits_per_dim"]
-    np.testing.assert_allclose(scores["loss"], loss, rtol=1e-6)
+    losses = model.example_losses((x, labels), seed=[1, 2])
+    np.testing.assert_allclose(
+        losses["bits_per_dim"],
+        model.density.example_losses(x, seed=[1, 2], training=True)["bits_per_dim"],
+        rtol=1e-5,
+    )
+    log_prob = model.density.log_prob(x, seed=[1, 2]).numpy()
+    np.testing.assert_allclose(losses["bits_per_dim"], -log_prob / (SIZE * math.log(2)), rtol=1e-5)
+    loss = losses["cross_entropy"] + 3 * losses["bits_per_dim"]
+    np.testing.assert_allclose(losses["loss"], loss, rtol=1e-6)
     # The dequantization moves the logits a little from those of the cells' centers.
     logits = model.classify(x)["logits"].numpy().astype(np.float64)
     expected = -special.log_softmax(logits, -1)[np.arange(len(labels)), labels] / math.log(2)
-    np.testing.assert_allclose(scores["cross_entropy"], expected, atol=0.05)
+    np.testing.assert_allclose(losses["cross_entropy"], expected, atol=0.05)
     right = logits.argmax(-1) == labels
     assert 0 < right.mean() < 1
-    np.testing.assert_array_equal(scores["accuracy"], right)
+    np.testing.assert_array_equal(losses["accuracy"], right)
 
 
 def test_classify(of_integers):
@@ -147,16 +151,14 @@ def test_classify(of_integers):
     np.testing.assert_allclose(classes["logits"], model.classifier(features), rtol=1e-4, atol=1e-5)
     probabilities = special.softmax(classes["logits"].numpy(), -1)
     np.testing.assert_allclose(classes["probabilities"], probabilities, rtol=1e-5)
-    scores = model.ood_scores(x, 1)
-    np.testing.assert_allclose(scores["max_probability"], probabilities.max(-1), rtol=1e-5)
-    np.testing.assert_array_equal(scores["log_prob"], model.log_prob(x, 1, evaluation=True))
+    np.testing.assert_array_equal(model(x), classes["probabilities"])
 
 
 def test_heads_are_initialized(of_integers):
     model, _, _ = of_integers
     x, _ = images(64, levels=256)
     model.initialize(x, seed=3)
-    _, features = partial_values(model, model.prepare(x, resflow.stateless_seed(3)))
+    _, features = partial_values(model, model.density.prepare(x, resflow.stateless_seed(3)))
     for i, feature in enumerate(features):
         conv, act_norm = [model.classifier.get_layer(f"scale{i}_{name}") for name in ("conv", "act_norm")]
         value = act_norm(conv(feature))
@@ -168,12 +170,11 @@ def test_without_a_density_no_series_is_evaluated():
     model = make_model(0.0, levels=256, log_det=NoSeries())
     model.compile(optimizer="sgd", run_eagerly=True)
     x, labels = images(levels=256)
-    assert set(model.scores((x, labels), seed=0)) == {"loss", "cross_entropy", "accuracy"}
+    assert set(model.example_losses((x, labels), seed=0, training=True)) == {"loss", "cross_entropy", "accuracy"}
     history = model.fit(x, labels, batch_size=4, verbose=0).history
     assert sorted(history) == ["accuracy", "cross_entropy", "loss"]
     assert len(model.evaluate(x, labels, verbose=0)) == 3
-    with pytest.raises(AssertionError, match="was evaluated"):
-        model.log_prob(x)
+    assert model.density is None
 
 
 def vector_model():
@@ -228,11 +229,11 @@ def test_weights_of_examples_weigh_the_loss_alone():
     model, x, y = vector_model(), np.random.default_rng(0).normal(size=[6, 2]).astype("float32"), np.arange(6) % 2
     weights = np.array([0.0, 1.0, 2.0, 0.0, 1.0, 2.0], "float32")
     seed = tf.constant([0, 1])
-    scores = {name: value.numpy() for name, value in model.scores((x, y), seed).items()}
+    losses = {name: value.numpy() for name, value in model.example_losses((x, y), seed, training=True).items()}
     metrics = models.train_step(model, (x, y), seed, weights)
-    assert float(metrics["loss"]) == pytest.approx(np.mean(weights * scores["loss"]), rel=1e-5)
+    assert float(metrics["loss"]) == pytest.approx(np.mean(weights * losses["loss"]), rel=1e-5)
     for name in ("accuracy", "cross_entropy", "nats"):
-        assert float(metrics[name]) == pytest.approx(np.mean(scores[name]), rel=1e-5)
+        assert float(metrics[name]) == pytest.approx(np.mean(losses[name]), rel=1e-5)
 
 
 def test_wrong_arguments():
@@ -240,8 +241,8 @@ def test_wrong_arguments():
     wrong = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
     cases = [
         (r"fit\(x, y\)", lambda: model.fit(x, verbose=0)),
-        ("integers 0, ..., classes - 1.*float32", lambda: model.scores((x, x[:, 0]))),
-        (r"shape \(4, 1\)", lambda: model.scores((x, np.zeros([4, 1], int)))),
+        ("integers 0, ..., classes - 1.*float32", lambda: model.example_losses((x, x[:, 0]))),
+        (r"shape \(4, 1\)", lambda: model.example_losses((x, np.zeros([4, 1], int)))),
         (
             r"shapes \[\(2,\)\], but the classifier takes \[\(3,\)\]",
             lambda: resflow.HybridModel(model.flow, wrong, [2]),

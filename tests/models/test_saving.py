@@ -180,7 +180,7 @@ def classes(seed):
 def test_weights_round_trip(make, tmp_path):
     """The second and third model of an architecture in one process restore all of the first."""
     model, *others = map(make, range(3))
-    parts = [part for part in (model.dequantizer, getattr(model, "classifier", None)) if part]
+    parts = [part for part in (model.data_space.dequantizer, getattr(model, "classifier", None)) if part]
     of_parts = sum(len(part.weights) for part in parts)
     assert len(model.weights) == len(model.distribution.variables) - len(model.statistics) + of_parts
     for i, weight in enumerate(model.trainable_weights):

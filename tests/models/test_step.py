@@ -52,7 +52,7 @@ def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
         slopes.append((values[0] - values[1]) / (2 * step))
     layers.update_norms(model.flow, 1e-7, 1000)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(model.loss_per_example(data, seed=[0, 1]))
+        loss = tf.reduce_mean(model.example_losses(data, seed=[0, 1], training=True)[model.objective])
     gradients = tape.gradient(loss, [w.value for w in model.trainable_weights])
     metrics = models.train_step(model, data, tf.constant([0, 1]))
     np.testing.assert_allclose(metrics["nats"], loss, rtol=1e-6)

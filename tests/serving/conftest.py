@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.evaluation import LikelihoodPlan
 
 ROULETTE = resflow.logdet.RussianRoulette(6)
 
@@ -55,7 +56,9 @@ def images():
 def export_dir(image_model, tmp_path_factory):
     """Where the image model is exported, as version 1."""
     directory = tmp_path_factory.mktemp("images")
-    resflow.serving.export(image_model, directory, log_det=ROULETTE, num_samples=4, measured={"stderr": 0.5})
+    resflow.serving.export(
+        image_model, directory, plan=LikelihoodPlan(log_det=ROULETTE, num_samples=4), measured={"stderr": 0.5}
+    )
     return directory
 
 
@@ -67,7 +70,9 @@ def loaded(export_dir):
 @pytest.fixture(scope="session")
 def exported_vectors(vector_model, tmp_path_factory):
     """The path of the exported vector model."""
-    return resflow.serving.export(vector_model, tmp_path_factory.mktemp("vectors"), log_det=resflow.logdet.Exact())
+    return resflow.serving.export(
+        vector_model, tmp_path_factory.mktemp("vectors"), plan=LikelihoodPlan(log_det=resflow.logdet.Exact())
+    )
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import tf_resflow as resflow
-from tf_resflow.models import planning
-from tf_resflow.models.likelihood_plan import describe_estimator
+from tf_resflow.evaluation import planning
+from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan, describe_estimator
 from tf_resflow.serving.model_card import model_card
 from tf_resflow.serving.readme import estimator_text
+
+EXACT = LikelihoodPlan(log_det=resflow.logdet.Exact())
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +148,7 @@ def export_vectors(vector_model):
     """Exports the vector model to a directory."""
 
     def export(directory, version=None):
-        return resflow.serving.export(vector_model, directory, version=version, log_det=resflow.logdet.Exact())
+        return resflow.serving.export(vector_model, directory, version=version, plan=EXACT)
 
     return export
 
@@ -269,8 +271,8 @@ def test_a_run_is_not_a_model(tmp_path):
 def test_a_planned_export_tells_its_plan(vector_model, tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "_MAX_EXACT_SIZE", 0)
     x = vector_model.sample(8, seed=1)
-    plan = resflow.models.plan_likelihood(vector_model, x, 0.5)
-    path = resflow.serving.export(vector_model, tmp_path, log_det=plan, signatures=["serving_default"])
+    plan = resflow.evaluation.plan_likelihood(vector_model, x, 0.5)
+    path = resflow.serving.export(vector_model, tmp_path, plan=plan, signatures=["serving_default"])
     described = json.loads((path / "signatures.json").read_text())["log_prob"]
     assert described["num_samples"] == plan.num_samples
     assert described["estimator"]["expected_stderr"] == pytest.approx(plan.expected_stderr)

@@ -8,13 +8,15 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.evaluation import LikelihoodPlan
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 
 
 @pytest.mark.quick
 def test_log_prob(loaded, image_model, images, call):
     """The mean of 4 estimates, which are drawn here one example at a time."""
     log_det, seed = resflow.logdet.RussianRoulette(6), tf.bitcast(tf.constant(5, tf.int64), tf.int32)
-    samples = resflow.models.LogProbSamples(image_model, log_det, num_samples=4, common=True)
+    samples = LogProbSamples(image_model.density, LikelihoodPlan(log_det=log_det, num_samples=4), common=True)
     draws = np.concatenate([samples(images[i : i + 1], seed) for i in range(3)], 1)
     result = call(loaded, "log_prob_seeded", x=images[:3], seed=5)
     np.testing.assert_allclose(result["log_prob"], draws.mean(0), rtol=1e-5)
@@ -48,7 +50,7 @@ def test_an_answer_does_not_depend_on_its_batch_and_decode_inverts_encode(loaded
 def test_sample(loaded, image_model, call):
     x = call(loaded, "sample", num=5, seed=3, temperature=1.0)["x"]
     assert x.dtype == np.uint8 and x.shape == (5, 8, 8, 1) and x.max() < 17
-    np.testing.assert_array_equal(x, image_model.sample(5, tf.bitcast(tf.constant(3, tf.int64), tf.int32)))
+    np.testing.assert_array_equal(x, image_model.density.sample(5, tf.bitcast(tf.constant(3, tf.int64), tf.int32)))
     assert np.any(x != call(loaded, "sample", num=5, seed=4, temperature=1.0)["x"])
     means = call(loaded, "sample", num=2, seed=3, temperature=0.0)["x"]
     np.testing.assert_array_equal(means[0], means[1])
@@ -136,7 +138,7 @@ def test_vectors_that_are_not_finite(loaded_vectors, call):
 def test_a_classifier_without_a_density(image_model):
     model = resflow.HybridModel(image_model.flow, image_model.classifier, (8, 8, 1), levels=17, density_weight=0.0)
     functions = resflow.serving.Signatures(model).functions()
-    assert sorted(functions) == ["classify", "decode", "encode", "sample", "serving_default"]
+    assert sorted(functions) == ["classify", "serving_default"]
     result = functions["serving_default"](GOOD)
     np.testing.assert_allclose(result["logits"], functions["classify"](GOOD)["logits"])
 
@@ -144,7 +146,7 @@ def test_a_classifier_without_a_density(image_model):
 def test_wrong_settings(vector_model):
     known = "The signatures of this model are serving_default, log_prob_seeded, sample, encode, decode;"
     wrong = [
-        ({"num_samples": 1}, "num_samples"),
+        ({"plan": LikelihoodPlan(log_det=resflow.logdet.PowerSeries(2))}, "num_samples"),
         ({"max_samples": 0}, "max_samples"),
         ({"max_batch": 0}, "max_batch"),
     ]

@@ -11,10 +11,14 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.evaluation import LikelihoodPlan
 
 SOURCE = pathlib.Path(__file__).parents[2] / "examples" / "c_client"
 
-OPTIONS = {"num_samples": 2, "signatures": ["serving_default", "encode"]}
+OPTIONS = {
+    "plan": LikelihoodPlan(log_det=resflow.logdet.Exact(), num_samples=2),
+    "signatures": ["serving_default", "encode"],
+}
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the client's Makefile is for Linux"),
@@ -61,7 +65,7 @@ def vectors(tmp_path_factory, request):
     model = resflow.FlowModel(flow, event_shape=[2])
     model.initialize(np.random.default_rng(0).normal(size=[32, 2]).astype(request.param))
     directory = tmp_path_factory.mktemp("vectors")
-    return resflow.serving.export(model, directory, log_det=resflow.logdet.Exact(), **OPTIONS), request.param
+    return resflow.serving.export(model, directory, **OPTIONS), request.param
 
 
 def images(count):

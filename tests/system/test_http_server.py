@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.evaluation import LikelihoodPlan
 
 SERVER = pathlib.Path(__file__).parents[2] / "examples" / "http_server" / "server.py"
 X = np.random.default_rng(0).integers(17, size=[2, 8, 8, 1]).astype("uint8")
@@ -23,7 +24,7 @@ def path(tmp_path_factory):
     flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
     model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
     model.initialize(X)
-    options = {"log_det": resflow.logdet.RussianRoulette(2), "num_samples": 2, "max_batch": 3}
+    options = {"plan": LikelihoodPlan(log_det=resflow.logdet.RussianRoulette(2), num_samples=2), "max_batch": 3}
     options["signatures"] = ["serving_default", "sample", "encode"]
     return resflow.serving.export(model, tmp_path_factory.mktemp("model"), **options)
 

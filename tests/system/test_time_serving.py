@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.evaluation import LikelihoodPlan
 
 BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmarks" / "time_serving.py"
 
@@ -21,7 +22,7 @@ def test_table(call, tmp_path):
     model = resflow.FlowModel(flow, (8, 8, 1), levels=17)
     model.initialize(np.random.default_rng(0).integers(17, size=[32, 8, 8, 1]).astype("uint8"))
     log_det = resflow.logdet.PowerSeries(2)
-    path = resflow.serving.export(model, tmp_path, log_det=log_det, num_samples=2)
+    path = resflow.serving.export(model, tmp_path, plan=LikelihoodPlan(log_det=log_det, num_samples=2))
     output = tmp_path / "times.json"
     chosen = "--signatures=serving_default,decode"
     done = run(f"--model_dir={path}", chosen, "--sizes=256,1", "--repeats=2", f"--output={output}")

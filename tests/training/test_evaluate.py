@@ -78,11 +78,10 @@ def test_the_default_repeats_the_result_of_the_training(name, request):
 
 
 def test_the_model_is_left_alone(images):
-    density = run_of(images[0]).model.evaluation_distribution
+    log_det = run_of(images[0]).model.evaluation_log_det
     assert evaluation_of(images[0], "exact").header()["log_det"] == "exact"
-    assert run_of(images[0]).model.evaluation_distribution is density
-    (block,) = resflow.bijectors.residual_blocks(density)
-    assert isinstance(block.log_det, resflow.logdet.AdaptiveRoulette)
+    assert run_of(images[0]).model.evaluation_log_det is log_det
+    assert isinstance(log_det, resflow.logdet.AdaptiveRoulette)
 
 
 def test_three_ways_to_the_same_score(images):
@@ -226,7 +225,7 @@ def test_an_asked_for_standard_error_is_reached(images):
     run = run_of(images[0])
     evaluation = training.Evaluation(run, resflow.data.load(run.config.data), stderr=0.01)
     result = evaluation.header() | evaluation.likelihood()
-    expected = evaluation.plan.expected_stderr / run.model.nats_per_unit
+    expected = evaluation.plan.expected_stderr / run.model.data_space.nats_per_unit
     assert result["example_stderr"] == pytest.approx(expected, rel=0.3)
     assert result["plan"]["num_samples"] == evaluation.plan.num_samples
     assert "samples of an example" in table(result)

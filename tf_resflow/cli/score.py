@@ -81,12 +81,13 @@ def _scores():
     given = None if FLAGS.input is None else _batches(_examples(config, info), size)
     held_out = _held_out(config, size, required=given is None)
     model = training.load(FLAGS.workdir).model
-    if not model.has_density:
+    density = model.trained_density()
+    if density is None:
         raise ValueError(
             "The run has trained a classifier only (hybrid.density_weight = 0), and has no likelihood."
         )
     batches = held_out if given is None else given
-    score = evaluation.ExampleScores(model, _log_det(config, model, batches[0]))
+    score = evaluation.ExampleScores(density, _plan(config, density, batches[0]))
     scores = score(track(batches, "examples"), FLAGS.seed)
     if held_out is not None:
         reference = scores if given is None else score(track(held_out, "held-out examples"), FLAGS.seed)
@@ -135,16 +136,17 @@ def _held_out(config, size, required):
         return None
 
 
-def _log_det(config, model, batch):
+def _plan(config, model, batch):
     if FLAGS.stderr is not None:
-        if model.num_classes is not None and not isinstance(batch, tuple):
-            batch = batch, np.arange(len(batch)) % model.num_classes
-        x, condition = model.examples_and_condition(batch)
-        return models.plan_likelihood(model, x, FLAGS.stderr, condition=condition)
-    noise = model.dequantizer
-    return models.evaluation_estimator(
-        config, model.flow, model.event_shape, dequantizer=noise, name=FLAGS.log_det
-    )[1]
+        if model.condition.num_classes is not None and not isinstance(batch, tuple):
+            batch = batch, np.arange(len(batch)) % model.condition.num_classes
+        x, condition = model.condition.split(batch)
+        return evaluation.plan_likelihood(model, x, FLAGS.stderr, condition=condition)
+    space = model.data_space
+    _, estimator = models.evaluation_estimator(
+        config, model.flow, space.event_shape, dequantizer=space.dequantizer, name=FLAGS.log_det
+    )
+    return evaluation.LikelihoodPlan(log_det=estimator, num_samples=8)
 
 
 def run() -> None:

@@ -10,12 +10,16 @@ from .held_out import HeldOut, Score, stderr_parts
 from .image_grids import image_grid, reconstruction_grid, write_png
 from .inception import InceptionFeatures
 from .interpolation import interpolate_corners, interpolate_examples, interpolate_pairs
+from .likelihood_plan import LikelihoodPlan
 from .lipschitz import (
     lipschitz_bounds,
     lipschitz_certificate,
     uncertified_blocks,
 )
+from .log_likelihood import estimate_log_prob, log_prob_by_class
+from .log_prob_samples import LogProbEstimate
 from .out_of_distribution import ood_auroc
+from .planning import plan_likelihood
 from .point_figures import points_figure
 from .posterior import c2st, calibration_ranks, coverage_levels
 from .posterior_figures import coverage_figure, rank_figure
@@ -30,6 +34,8 @@ __all__ = [
     "FeatureMoments",
     "HeldOut",
     "InceptionFeatures",
+    "LikelihoodPlan",
+    "LogProbEstimate",
     "Noise",
     "Reconstruction",
     "Score",
@@ -40,6 +46,7 @@ __all__ = [
     "coverage_levels",
     "density_figure",
     "draw_samples",
+    "estimate_log_prob",
     "expected_calibration_error",
     "frechet_distance",
     "gaussian_baseline",
@@ -50,8 +57,10 @@ __all__ = [
     "learning_curves",
     "lipschitz_bounds",
     "lipschitz_certificate",
+    "log_prob_by_class",
     "ood_auroc",
     "paths_figure",
+    "plan_likelihood",
     "points_figure",
     "quantiles",
     "rank_figure",

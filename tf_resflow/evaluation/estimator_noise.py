@@ -5,10 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow.bijectors import with_log_det
 from tf_resflow.models import FlowModel
-from tf_resflow.models.likelihood_plan import LogDet
+from tf_resflow.models.dequantizer import noise_log_det
 from tf_resflow.progress import track
-from tf_resflow.typing import TensorLike
+from tf_resflow.typing import LogDet, TensorLike
 
 __all__ = ["EstimatorNoise", "Noise", "nested_noise"]
 
@@ -42,8 +43,7 @@ class EstimatorNoise:
 
     Args:
       model: a `FlowModel`.
-      log_det: estimator of the log-determinants; by default that of the training. Of a `LikelihoodPlan` the noise
-        of one of its samples is measured.
+      log_det: estimator of the log-determinants, or a dict of them by block; by default that of the training.
       dequantizations: J; continuous data have none.
       draws: K, at least 4.
     """
@@ -58,13 +58,14 @@ class EstimatorNoise:
     ):
         if draws < 4:
             raise ValueError(f"The fourth moment takes at least 4 draws; got {draws}.")
-        self._model, self._log_det, self._draws = model, log_det, draws
-        self._dequantizations = 1 if model.levels is None else dequantizations
+        self._model, self._draws = model, draws
+        self._noise_log_det = noise_log_det(log_det, model.evaluation_log_det)
+        self._dequantizations = 1 if model.data_space.levels is None else dequantizations
+        density = model.distribution if log_det is None else with_log_det(model.distribution, log_det)
 
         @tf.function(autograph=False)
         def log_prob(x, arguments, seed):
-            kwargs = {"seed": seed, **arguments}
-            return model.density(log_det).log_prob(tf.identity(x), bijector_kwargs=kwargs)
+            return density.log_prob(tf.identity(x), bijector_kwargs={"seed": seed, **arguments})
 
         self._log_prob = log_prob
 
@@ -82,16 +83,17 @@ class EstimatorNoise:
         stride = self._draws + 1
         starts = range(0, self._dequantizations * stride, stride)
         draws = [(start, start + draw) for start in starts for draw in range(1, stride)]
-        arguments = self._model.flow_arguments(condition, len(x))
+        arguments = self._model.condition.arguments(condition, len(x))
         values = [self._log_probs(x, arguments, seed, *draw) for draw in track(draws, "noise of the estimator")]
         log_probs = np.array(values, np.float64).reshape(self._dequantizations, self._draws, -1)
-        noise = nested_noise(self._model.to_loss(log_probs))
-        return noise._replace(dequantization_std=0.0) if self._model.levels is None else noise
+        noise = nested_noise(self._model.data_space.to_loss(log_probs))
+        return noise._replace(dequantization_std=0.0) if self._model.data_space.levels is None else noise
 
     def _log_probs(self, x, arguments, seed, dequantization, draw):
         """A log-likelihood of each example, by the numbers of its two draws."""
-        x, log_q = self._model.dequantize(x, tf.constant([seed, dequantization], tf.int32), log_det=self._log_det)
-        log_density = self._log_prob(x, arguments, tf.constant([seed, draw], tf.int32))
+        space, drawn = self._model.data_space, tf.constant([seed, dequantization], tf.int32)
+        z, log_q = space.dequantize(x, drawn, log_det=self._noise_log_det)
+        log_density = self._log_prob(z, arguments, tf.constant([seed, draw], tf.int32))
         return np.float64(log_density) - np.float64(log_q)
 
 

@@ -1,6 +1,5 @@
 """The log-likelihood of each example with its standard error, and its place among other examples."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,13 +7,15 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan
+from tf_resflow.evaluation.log_likelihood import mixture_of_classes
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples, mean_and_stderr
 from tf_resflow.evaluation.per_example import PerExample
-from tf_resflow.models import FlowModel, LikelihoodPlan, LogProbSamples, mean_and_stderr
-from tf_resflow.models.likelihood_plan import LogDet
+from tf_resflow.models import FlowModel
 
 __all__ = ["ExampleScores", "quantiles"]
 
-_NUM_SAMPLES = 8  # of noisy estimates, as a served model takes
+_DEFAULT = LikelihoodPlan(num_samples=8)  # as a served model takes
 
 
 class ExampleScores:
@@ -32,32 +33,26 @@ class ExampleScores:
 
     Args:
       model: a `FlowModel`.
-      log_det: estimator of the log-determinants, a dict of them by block, or a `LikelihoodPlan`; by default the
-        model's evaluation estimator.
-      num_samples: the number of estimates, at least 2; by default that of the plan, or 8. Without noise one is
-        enough.
+      plan: how log p(x) is estimated; by default by 8 estimates of the model's evaluation estimator. One estimate
+        of noisy ones has no standard error: it is NaN.
       strategy: the `tf.distribute.Strategy` that the model was built under; by default the current one.
-
-    Raises:
-      ValueError: if the number is out of range.
     """
 
     def __init__(
         self,
         model: FlowModel,
-        log_det: LogDet | None = None,
+        plan: LikelihoodPlan | None = None,
         *,
-        num_samples: int | None = None,
         strategy: tf.distribute.Strategy | None = None,
     ):
-        if num_samples is not None and num_samples < 2:
-            raise ValueError(f"num_samples is at least 2, to have a standard error; got {num_samples}.")
-        if num_samples is None and not isinstance(log_det, LikelihoodPlan):
-            num_samples = _NUM_SAMPLES
-        samples = LogProbSamples(model, log_det, num_samples=num_samples)
+        samples = LogProbSamples(model, plan or _DEFAULT)
 
         def scores(batch, seed):
-            return mean_and_stderr(_estimates(model, samples, batch, seed), samples.is_noisy)._asdict()
+            if model.condition.num_classes is None or isinstance(batch, tuple):
+                estimates = samples(batch, seed)
+            else:
+                estimates = mixture_of_classes(model, samples, batch, seed)
+            return mean_and_stderr(estimates, samples.is_noisy)._asdict()
 
         self._scores = PerExample(scores, strategy)
 
@@ -67,7 +62,7 @@ class ExampleScores:
         Args:
           batches: iterable of batches `[<= batch, *event_shape]`, arrays or tensors, of a conditional model in
             tuples with their conditions; the first one is the largest. Examples without their labels have the
-            score of the mixture of the classes, see `FlowModel.ood_scores`.
+            score of the mixture of the classes, equally frequent.
           seed: integer, of the estimates.
 
         Returns:
@@ -77,19 +72,6 @@ class ExampleScores:
           ValueError: when there is no batch.
         """
         return self._scores((tf.nest.map_structure(np.asarray, batch) for batch in batches), seed)
-
-
-def _estimates(model, samples, batch, seed):
-    """Estimates of log p, `[num_samples, batch]`: given the condition, or of the mixture of classes."""
-    if model.num_classes is None or isinstance(batch, tuple):
-        return samples(batch, seed)
-    by_class = tf.map_fn(
-        lambda label: samples((batch, label), seed),
-        tf.range(model.num_classes),
-        parallel_iterations=1,
-        fn_output_signature=tf.TensorSpec([samples.num_samples, None], model.distribution.dtype),
-    )
-    return tf.reduce_logsumexp(by_class, axis=0) - math.log(model.num_classes)
 
 
 def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:

@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.evaluation.estimator_noise import Noise
+from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples, mean_and_stderr
 from tf_resflow.evaluation.per_example import PerExample
-from tf_resflow.models import FlowModel, LikelihoodPlan, LogProbSamples, mean_and_stderr
-from tf_resflow.models.likelihood_plan import LogDet
+from tf_resflow.models import FlowModel
 from tf_resflow.typing import TensorLike
 
 __all__ = ["HeldOut", "Score", "stderr_parts"]
@@ -26,7 +27,7 @@ class Score(NamedTuple):
         independently for each example.
       num_examples: number of examples.
       example_stderr: root mean square of the measured standard error of each example's score; None if each was
-        estimated once, without a `LikelihoodPlan`.
+        estimated once, or by a bound.
     """
 
     mean: float
@@ -68,8 +69,8 @@ def stderr_parts(score: Score, noise: Noise, num_samples: int = 1) -> dict[str, 
 class HeldOut:
     r"""Scores a model on held-out examples, each of them once.
 
-    With a `LikelihoodPlan` as `log_det` the loss of an example is a mean of several estimates. With `num_samples`
-    K > 1 the score is that of the importance-weighted bound of integer data
+    The loss of an example is that of the mean of the plan's K estimates of its log-likelihood, or, if it is
+    `importance_weighted`, of the bound of integer data
 
         log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / (L^D q(u_k | x)),
 
@@ -81,17 +82,16 @@ class HeldOut:
 
     Args:
       model: a `FlowModel`.
-      log_det: estimator of the log-determinants, a dict of them by block, or a `LikelihoodPlan`; by default the
-        model's evaluation estimator.
+      plan: K and the estimators; by default one estimate by the model's evaluation estimator.
+      importance_weighted: whether the score is that of the bound.
       strategy: the `tf.distribute.Strategy` that the model was built under; by default the current
         one. The rows of a batch are divided between its replicas.
-      num_samples: K.
 
     Attributes:
-      num_samples: K, rounded up if the estimates are computed in parts, see `LogProbSamples`.
+      num_samples: K, rounded up if the estimates are computed in parts.
 
     Raises:
-      ValueError: for K > 1 and continuous data, or K < 1.
+      ValueError: for the bound of continuous data, which are not dequantized.
 
     References:
       Burda et al., "Importance Weighted Autoencoders" (2016), Theorem 1.
@@ -101,22 +101,17 @@ class HeldOut:
     def __init__(
         self,
         model: FlowModel,
-        log_det: LogDet | None = None,
+        plan: LikelihoodPlan | None = None,
         *,
+        importance_weighted: bool = False,
         strategy: tf.distribute.Strategy | None = None,
-        num_samples: int = 1,
     ):
-        _check_samples(num_samples, model)
-        self.num_samples = num_samples
-        if num_samples > 1:
-            samples = LogProbSamples(model, log_det, num_samples=num_samples)
-            self.num_samples = samples.num_samples
-            losses = functools.partial(_importance_weighted, model, samples)
-        elif isinstance(log_det, LikelihoodPlan):
-            losses = _planned(model, log_det)
-        else:
-            losses = functools.partial(_single, model, log_det)
-        self._losses = PerExample(losses, strategy)
+        if importance_weighted and model.data_space.levels is None:
+            raise ValueError("Continuous data are not dequantized, and have no importance-weighted bound.")
+        samples = LogProbSamples(model, plan or LikelihoodPlan())
+        self.num_samples = samples.num_samples
+        losses = _importance_weighted if importance_weighted else _means
+        self._losses = PerExample(functools.partial(losses, model.data_space, samples), strategy)
 
     def __call__(self, batches: Iterable[TensorLike], seed: int) -> Score:
         """Scores a finite stream of batches.
@@ -139,30 +134,12 @@ class HeldOut:
         return Score(float(losses.mean()), float(stderr), num, example_stderr)
 
 
-def _check_samples(num_samples, model):
-    if num_samples < 1:
-        raise ValueError(f"num_samples is at least 1; got {num_samples}.")
-    if num_samples > 1 and model.levels is None:
-        raise ValueError(
-            "Continuous data are not dequantized and have no importance-weighted bound: leave num_samples at 1."
-        )
+def _means(space, samples, batch, seed):
+    log_prob, stderr = mean_and_stderr(samples(batch, seed), samples.is_noisy)
+    losses = {"loss": space.to_loss(log_prob)}
+    return losses if samples.num_samples == 1 else {**losses, "stderr": stderr / space.nats_per_unit}
 
 
-def _single(model, log_det, batch, seed):
-    x, condition = model.examples_and_condition(batch)
-    return {"loss": model.loss_per_example(x, seed, condition=condition, evaluation=True, log_det=log_det)}
-
-
-def _planned(model, plan):
-    samples = LogProbSamples(model, plan)
-
-    def losses(batch, seed):
-        log_prob, stderr = mean_and_stderr(samples(batch, seed), samples.is_noisy)
-        return {"loss": model.to_loss(log_prob), "stderr": stderr / model.nats_per_unit}
-
-    return losses
-
-
-def _importance_weighted(model, samples, batch, seed):
+def _importance_weighted(space, samples, batch, seed):
     log_probs = tf.cast(samples(batch, seed), tf.float64)
-    return {"loss": model.to_loss(tf.reduce_logsumexp(log_probs, 0) - math.log(samples.num_samples))}
+    return {"loss": space.to_loss(tf.reduce_logsumexp(log_probs, 0) - math.log(samples.num_samples))}

@@ -138,7 +138,7 @@ def interpolate_corners(
     weights = tf.einsum("ra,cb->rcab", turn, turn)
     given = [rows[tf.newaxis] for rows in _conditions(model, condition, 4)]
     points = _blend(model, corners[tf.newaxis], tf.reshape(weights, [num * num, 4]), seed, given)
-    return tf.reshape(points, [num, num, *model.event_shape])
+    return tf.reshape(points, [num, num, *model.data_space.event_shape])
 
 
 def _quarter_turn(num):
@@ -151,11 +151,11 @@ def _quarter_turn(num):
 
 def _conditions(model, condition, num):
     """A list of the condition of each of `num` examples, `[num, *condition_shape]`; empty if there is none."""
-    model.flow_arguments(condition, num)  # which raises for one that does not fit
+    model.condition.arguments(condition, num)  # which raises for one that does not fit
     if condition is None:
         return []
-    dtype = model.distribution.dtype if model.num_classes is None else tf.int64
-    return [tf.broadcast_to(tf.cast(condition, dtype), [num, *model.condition_shape])]
+    dtype = model.distribution.dtype if model.condition.num_classes is None else tf.int64
+    return [tf.broadcast_to(tf.cast(condition, dtype), [num, *model.condition.shape])]
 
 
 def _blend(model, examples, weights, seed, conditions):
@@ -169,14 +169,14 @@ def _blend(model, examples, weights, seed, conditions):
     mean = model.distribution.distribution.mean()
 
     def encode(x, condition=None):
-        return model.flow.forward(x, **model.flow_arguments(condition, tf.shape(x)[0])) - mean
+        return model.flow.forward(x, **model.condition.arguments(condition, tf.shape(x)[0])) - mean
 
     latents = _in_batches(encode, rows, "encode", model)
     mixed = _weighted_sums(weights, tf.reshape(latents, [groups, count, *latents.shape[1:]]))
     mixed = [tf.reshape(mixed, [-1, *latents.shape[1:]])]
     for of_examples in conditions:
         shares = tf.square(weights)  # of each example in a point, with the sum 1
-        if model.num_classes is None:
+        if model.condition.num_classes is None:
             of_points = _weighted_sums(shares, of_examples)
         else:
             of_points = tf.gather(of_examples, tf.argmax(shares, axis=1), axis=1)
@@ -186,7 +186,7 @@ def _blend(model, examples, weights, seed, conditions):
         return model.decode(z + mean, condition=condition)
 
     points = _in_batches(decode, mixed, "decode", model)
-    return tf.reshape(points, [groups, -1, *model.event_shape])
+    return tf.reshape(points, [groups, -1, *model.data_space.event_shape])
 
 
 def _weighted_sums(weights, tensor):
@@ -202,6 +202,6 @@ def _in_batches(function, arguments, name, model):
     def call(*rows):
         return function(*map(tf.identity, rows))
 
-    num, size = arguments[0].shape[0], batch_size(model.event_shape)
+    num, size = arguments[0].shape[0], batch_size(model.data_space.event_shape)
     starts = track(range(0, num, size), name)
     return tf.concat([call(*(rows[start : start + size] for rows in arguments)) for start in starts], axis=0)

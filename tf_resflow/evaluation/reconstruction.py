@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow import bijectors
+from tf_resflow import bijectors, solvers
 from tf_resflow.models import FlowModel
 from tf_resflow.progress import stage
 from tf_resflow.typing import TensorLike
@@ -68,11 +68,11 @@ def reconstruct(
     """
     inputs = model.prepare(x, tf.constant([seed, 0], tf.int32))
     with stage("reconstruction"):
-        again, solutions = _round_trip(model.flow, inputs, model.flow_arguments(condition, len(inputs)))
+        again, solutions = round_trip(model, inputs, condition)
     error = np.abs(again.numpy().astype(np.float64) - inputs.numpy())
-    levels, exact = model.levels, None
+    levels, exact = model.data_space.levels, None
     if levels is not None:
-        same = model.to_data(again).numpy() == np.asarray(x)
+        same = model.data_space.to_data(again).numpy() == np.asarray(x)
         exact = float(np.mean(np.all(same.reshape(len(same), -1), axis=1)))
     iterations, residuals, converged = (
         np.concatenate([np.zeros(0), *(getattr(s, name) for s in solutions)])
@@ -91,12 +91,14 @@ def reconstruct(
     )
 
 
-def _round_trip(flow, x, arguments):
-    """`f^-1(f(x))`, and the `Solution` of each block."""
+def round_trip(
+    model: FlowModel, x: tf.Tensor, condition: TensorLike | None
+) -> tuple[tf.Tensor, list[solvers.Solution]]:
+    """`f^-1(f(x))` in the flow's input space, to full precision, and the `Solution` of each block."""
 
     @tf.function(autograph=False)
-    def run(x, arguments):
-        z = tf.identity(flow.forward(tf.identity(x), **arguments))
-        return bijectors.inverse_with_solutions(flow, z, **arguments)
+    def forward_and_back(x, arguments):
+        z = tf.identity(model.flow.forward(tf.identity(x), **arguments))
+        return bijectors.inverse_with_solutions(model.flow, z, **arguments)
 
-    return run(x, arguments)
+    return forward_and_back(x, model.condition.arguments(condition, len(x)))

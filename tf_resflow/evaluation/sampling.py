@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.models import FlowModel
+from tf_resflow.models.flow_model import flow_input, sample_latent
 from tf_resflow.progress import bar
 
 __all__ = ["batch_size", "draw_samples"]
@@ -44,17 +45,17 @@ def draw_samples(
     Raises:
       ValueError: when a sample is not finite, or the condition does not fit.
     """
-    model.flow_arguments(condition, num)
+    model.condition.arguments(condition, num)
     conditions = None if condition is None else np.asarray(condition)
-    ndims = len(model.condition_shape or ())
+    ndims = len(model.condition.shape or ())
 
     @tf.function(autograph=False)
     def draw(num, seed, temperature, condition):
-        z = model.sample_latent(num, seed, temperature)
-        x = model.flow_input(z, condition=condition, precise=precise)
-        return model.to_data(x), tf.reduce_all(tf.math.is_finite(x))
+        z = sample_latent(model.distribution.distribution, num, seed, temperature)
+        x = flow_input(model, z, condition, precise)
+        return model.data_space.to_data(x), tf.reduce_all(tf.math.is_finite(x))
 
-    size = batch_size(model.event_shape)
+    size = batch_size(model.data_space.event_shape)
     with bar("samples", num * len(temperatures), unit="sample") as drawn:
         for temperature in temperatures:
             scale = tf.constant(temperature, model.distribution.dtype)

@@ -72,7 +72,7 @@ class AveragedWeights:
 
     def __init__(self, model: keras.Model, optimizer: keras.Optimizer):
         self._model, self._optimizer = model, optimizer
-        self._converge_norms = tf.function(lambda: layers.converge_norms(model.lipschitz_parts), autograph=False)
+        self._converge_norms = tf.function(lambda: layers.converge_norms(model), autograph=False)
 
     def apply(self) -> None:
         """Replaces the weights by their average, permanently."""

@@ -15,35 +15,41 @@ __all__ = ["Condition", "make_condition"]
 
 
 class Condition(tf.Module):
-    """The condition of a model: real numbers of one shape, or a label.
+    """The condition of a model: real numbers of one shape, or a label; or none.
 
     Args:
-      shape: of the condition of an example, `()` for a label.
+      shape: of the condition of an example, `()` for a label, None without a condition.
       num_classes: number of classes, of a label; it is one-hot for the flow.
       mean: with `std`, statistics by which real numbers are standardized for the flow.
       std: see `mean`.
+      dtype: of the flow.
 
     Attributes:
-      shape: as given, a tuple.
+      shape: as given, a tuple or None.
       num_classes: as given.
       statistics: the variables "mean" and "std", a dict, which is empty without them.
     """
 
     def __init__(
         self,
-        shape: Sequence[int],
+        shape: Sequence[int] | None = None,
         num_classes: int | None = None,
         mean: TensorLike | None = None,
         std: TensorLike | None = None,
+        dtype: tf.DType = tf.float32,
     ):
         super().__init__(name="condition")
-        self.shape = tuple(shape)
+        self._dtype = tf.as_dtype(dtype)
+        self.shape: Any = None if shape is None else tuple(shape)
         self.num_classes = num_classes
         self.statistics = {
             name: tf.Variable(np.asarray(value, np.float64), trainable=False, name=f"condition_{name}")
             for name, value in {"mean": mean, "std": std}.items()
             if value is not None
         }
+
+    def __bool__(self) -> bool:
+        return self.shape is not None
 
     @property
     def flow_shape(self) -> tuple[int, ...]:
@@ -57,13 +63,47 @@ class Condition(tf.Module):
             return f"a label 0, ..., {self.num_classes - 1}"
         return f"real numbers of shape {self.shape}"
 
-    def rows(self, condition: TensorLike, num: TensorLike, dtype: tf.DType) -> tf.Tensor:
+    def split(self, batch: Any) -> tuple[Any, Any]:
+        """The examples and the condition of a batch: of a pair of them, else the batch and None."""
+        if not self:
+            return batch, None
+        if not (isinstance(batch, tuple) and len(batch) == 2):
+            raise ValueError(f"A batch of a conditional model is a pair (x, condition); got {batch!r:.80}.")
+        return batch
+
+    def join(self, x: Any, condition: Any) -> Any:
+        """A batch of examples, in a pair with their condition if there is one."""
+        self._check_given(condition)
+        return (x, condition) if self else x
+
+    def arguments(self, condition: TensorLike | None, num: TensorLike, networks: Any = None) -> dict[str, Any]:
+        """The arguments by which a flow takes the condition of `num` examples, and its bound networks.
+
+        Raises:
+          ValueError: when the condition is missing or does not fit, or there should be none.
+        """
+        self._check_given(condition)
+        given = {"conditional_input": self.rows(condition, num)} if self else {}
+        return given if networks is None else {**given, "networks": networks}
+
+    def _check_given(self, condition):
+        if self and condition is None:
+            raise ValueError(
+                f"The model is conditional: give condition=, or fit(x, condition), for each example "
+                f"{self.description}."
+            )
+        if condition is not None and not self:
+            raise ValueError(
+                "The model has no condition: leave out condition=, or build it with condition_shape= or "
+                "num_classes=."
+            )
+
+    def rows(self, condition: TensorLike, num: TensorLike) -> tf.Tensor:
         """The condition of each of `num` examples as the flow takes it.
 
         Args:
           condition: `[num, *shape]`; or `[1, *shape]` or `shape`, for all examples.
           num: number of examples.
-          dtype: of the flow.
 
         Returns:
           `[num, *flow_shape]`.
@@ -76,11 +116,11 @@ class Condition(tf.Module):
         values = values[tf.newaxis] if values.shape.rank == len(self.shape) else values
         if self.num_classes is not None:
             labels = _in_classes(tf.cast(values, tf.int64), self.num_classes)
-            values = tf.one_hot(labels, self.num_classes, dtype=dtype)
+            values = tf.one_hot(labels, self.num_classes, dtype=self._dtype)
         else:
-            values = tf.cast(values, dtype)
+            values = tf.cast(values, self._dtype)
             if self.statistics:
-                mean, std = (tf.cast(self.statistics[name], dtype) for name in ("mean", "std"))
+                mean, std = (tf.cast(self.statistics[name], self._dtype) for name in ("mean", "std"))
                 values = (values - mean) / std
         with tf.control_dependencies(_check_rows(values, num)):
             rows = tf.broadcast_to(values, [num, *self.flow_shape])
@@ -111,8 +151,9 @@ def make_condition(
     num_classes: int | None,
     mean: TensorLike | None,
     std: TensorLike | None,
-) -> Condition | None:
-    """The condition of a model of this flow, from the model's arguments; None if it has none.
+    dtype: tf.DType,
+) -> Condition:
+    """The condition of a model of this flow, from the model's arguments.
 
     Raises:
       ValueError: unless the flow takes such a condition.
@@ -126,8 +167,8 @@ def make_condition(
             )
         if mean is not None or std is not None:
             raise ValueError("condition_mean and condition_std need condition_shape.")
-        return None
-    condition = _checked_arguments(shape, num_classes, mean, std)
+        return Condition()
+    condition = _checked_arguments(shape, num_classes, mean, std, dtype)
     if not parts:
         raise ValueError(
             f"The condition is {condition.description}, but no part of the flow takes one: build the flow with "
@@ -147,7 +188,7 @@ def _takes_condition(part):
     return "conditional_input" in getattr(part, "takes", ())
 
 
-def _checked_arguments(shape: Any, num_classes, mean, std):
+def _checked_arguments(shape: Any, num_classes, mean, std, dtype):
     if shape is not None and num_classes is not None:
         raise ValueError("A condition has either condition_shape= or, if it is a label, num_classes=.")
     if num_classes is not None:
@@ -155,13 +196,13 @@ def _checked_arguments(shape: Any, num_classes, mean, std):
             raise ValueError(
                 f"num_classes is at least 1, and labels have no condition_mean or condition_std; got {num_classes}."
             )
-        return Condition((), num_classes)
+        return Condition((), num_classes, dtype=dtype)
     check_sequence("condition_shape", shape, f"[{shape}]")
     if (mean is None) != (std is None):
         raise ValueError("condition_mean and condition_std belong together: give both or neither.")
     if std is not None and not np.all(np.asarray(std) > 0):
         raise ValueError("condition_std must be positive: leave out conditions that are constant.")
-    return Condition(shape, None, mean, std)
+    return Condition(shape, None, mean, std, dtype)
 
 
 def _in_classes(labels, num_classes):

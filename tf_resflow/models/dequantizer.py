@@ -1,6 +1,6 @@
 """Variational dequantization: noise with a learned density, conditional on the integers that it is added to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import keras
@@ -11,13 +11,12 @@ from tf_resflow import bijectors, flows
 from tf_resflow.bijectors.base import Context, run
 from tf_resflow.bijectors.flow import keras_parts
 from tf_resflow.flows.dtypes import network_policy
-from tf_resflow.logdet import Exact, RussianRoulette
-from tf_resflow.models.likelihood_plan import with_sets
+from tf_resflow.logdet import Exact, LogDetEstimator, RussianRoulette
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import DType, Seed, TensorLike
 
-__all__ = ["Dequantized", "Dequantizer", "FlowDequantizer"]
+__all__ = ["Dequantized", "Dequantizer", "FlowDequantizer", "noise_log_det", "with_sets"]
 
 _MOST_EXACT = 16  # coordinates up to which the log-determinant is exact
 _COEFFICIENT = 0.98
@@ -161,6 +160,16 @@ class FlowDequantizer(keras.layers.Layer):
         if sets is not None:
             estimator = with_sets(estimator, sets)
         return bijectors.with_log_det(self.flow, estimator)
+
+
+def noise_log_det(log_det: Any, evaluation_log_det: Any) -> Any:
+    """The estimator of a dequantizer beside that of a flow: of estimators by block, that of the evaluation."""
+    return evaluation_log_det if isinstance(log_det, Mapping) else log_det
+
+
+def with_sets(log_det: Any, num: int) -> Any:
+    """The estimator for `num` equal parts of a batch whose examples share all random numbers."""
+    return log_det.with_sets(num) if isinstance(log_det, LogDetEstimator) else log_det
 
 
 def _log_logistic(logits):

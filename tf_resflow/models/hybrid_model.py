@@ -11,15 +11,15 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors, flows
 from tf_resflow.bijectors.networks import check_built, input_shapes, variables_by_name
 from tf_resflow.models.flow_model import FlowModel
-from tf_resflow.models.likelihood_plan import LogDet
-from tf_resflow.seeds import stateless_seed
+from tf_resflow.models.keras_training import KerasTraining
+from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
 
 __all__ = ["HybridModel"]
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
-class HybridModel(FlowModel):
+class HybridModel(KerasTraining):
     r"""The joint density of examples and their labels: a flow for p(x), and p(y | x) from the flow's features.
 
     One network is trained by \\(\log p(y \mid x) + \lambda \log p(x)\\), with
@@ -71,8 +71,11 @@ class HybridModel(FlowModel):
       name: `str`.
 
     Attributes:
+      flow: the flow.
+      density: a `FlowModel` of the same flow, which has samples and likelihoods; None if `density_weight` is 0.
       classifier: the classifier.
       density_weight: the weight.
+      data_space: that of the `FlowModel`.
 
     Raises:
       ValueError: when `density_weight` is negative or not finite, the classifier is not built or does not take the
@@ -82,6 +85,8 @@ class HybridModel(FlowModel):
       Chen et al. 2019, Section 5.3 and its appendix on hybrid modeling.
       Nalisnick et al., Hybrid Models with Deep and Invertible Features, 2019.
     """
+
+    classifier: keras.Model
 
     def __init__(
         self,
@@ -96,50 +101,41 @@ class HybridModel(FlowModel):
         seed: int = 0,
         name: str = "hybrid_model",
     ):
-        super().__init__(
-            flow, event_shape, levels=levels, base=base, evaluation_log_det=evaluation_log_det, seed=seed, name=name
-        )
+        super().__init__(name=name)
+        self.autocast = False
         if not 0 <= density_weight < math.inf:
             raise ValueError(f"density_weight is at least 0 and finite; got {density_weight}.")
+        self._flow_model = FlowModel(
+            flow, event_shape, levels=levels, base=base, evaluation_log_det=evaluation_log_det
+        )
         _check_inputs(classifier, bijectors.feature_shapes(flow, event_shape))
-        self.classifier = classifier
+        self.flow, self.seed, self.classifier = flow, seed, classifier
         self.density_weight = float(density_weight)
+        self.density = self._flow_model if density_weight > 0 else None
+        self.data_space, self.condition = self._flow_model.data_space, self._flow_model.condition
+        self.distribution = self._flow_model.distribution
         # Keyed by name: a checkpoint of another classifier fails to restore.
         self._classifier_variables = tf.Module()
         self._classifier_variables.by_name = variables_by_name(classifier)
-        names = ["cross_entropy", "accuracy"] + [self.unit] * self.has_density
-        self._means += [keras.metrics.Mean(name) for name in names]
+        self.objective, self.takes_pairs = "loss", True
+        names = ["loss", "cross_entropy", "accuracy"] + ([] if self.density is None else [self.data_space.unit])
+        self._means = [keras.metrics.Mean(name) for name in names]
+        self._beside = "their labels"
+        self.built = True
 
-    @property
-    def objective(self) -> str:
-        """See `FlowModel`: "loss"."""
-        return "loss"
+    def trained_density(self) -> FlowModel | None:
+        """The attribute `density`."""
+        return self.density
 
-    @property
-    def has_density(self) -> bool:
-        """Whether the density is trained: not with a weight of 0."""
-        return self.density_weight > 0
-
-    @property
-    def has_classifier(self) -> bool:
-        """True."""
-        return True
-
-    def scores(
-        self,
-        batch: tuple[TensorLike, TensorLike],
-        seed: Seed = None,
-        *,
-        evaluation: bool = False,
-        networks: bijectors.Networks | None = None,
+    def example_losses(
+        self, batch: tuple[TensorLike, TensorLike], seed: Seed = None, *, training: bool = False
     ) -> dict[str, tf.Tensor]:
         """What a training step minimizes and reports of each example.
 
         Args:
-          batch: `(x, labels)`: examples as for `log_prob`, and integers `[batch]`.
-          seed: as for `log_prob`.
-          evaluation: as for `log_prob`.
-          networks: as for `log_prob`.
+          batch: `(x, labels)`: examples as for `FlowModel.log_prob`, and integers `[batch]`.
+          seed: as for `FlowModel.log_prob`.
+          training: whether with the estimator and the precision of the training, else with those of the evaluation.
 
         Returns:
           A dict of tensors `[batch]`: "loss"; "cross_entropy", in bits for integer data, else in nats;
@@ -148,61 +144,51 @@ class HybridModel(FlowModel):
         """
         x, labels = batch
         labels = _checked_labels(labels)
-        density = self._density(evaluation)
-        noise_seed, flow_seed = self.split_seed(seed)
-        x = self.dequantize(x, noise_seed)
-        arguments = {"seed": flow_seed, **self.flow_arguments(None, tf.shape(x.value)[0], networks)}
-        latent, log_det, features = bijectors.forward_features(
-            density.bijector.bijector, x.value, self.has_density, **arguments
-        )
-        logits = self.classifier(features, training=not evaluation)
+        noise_seed, flow_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
+        z, log_q = self.data_space.dequantize(x, noise_seed)
+        arguments = {"seed": flow_seed}
+        if training:
+            arguments["networks"] = self.networks(training=True)
+        flow = self.flow if training else bijectors.with_log_det(self.flow, self._flow_model.evaluation_log_det)
+        latent, log_det, features = bijectors.forward_features(flow, z, self.density is not None, **arguments)
+        logits = self.classifier(features, training=training)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        if self.levels is not None:
+        if self.data_space.levels is not None:
             cross_entropy /= math.log(2.0)
         right = tf.equal(tf.argmax(logits, axis=-1), labels)
-        scores = {"cross_entropy": cross_entropy, "accuracy": tf.cast(right, logits.dtype)}
-        if self.has_density:
-            log_prob = density.distribution.log_prob(latent) + log_det
-            scores[self.unit] = self.to_loss(log_prob - x.log_q)
-            scores["cross_entropy"] = tf.cast(cross_entropy, log_prob.dtype)
-        return {"loss": self.total(scores), **scores}
+        losses = {"cross_entropy": cross_entropy, "accuracy": tf.cast(right, logits.dtype)}
+        if self.density is not None:
+            log_prob = self.distribution.distribution.log_prob(latent) + log_det - log_q
+            losses[self.data_space.unit] = self.data_space.to_loss(log_prob)
+            losses["cross_entropy"] = tf.cast(cross_entropy, log_prob.dtype)
+        return {"loss": self.total(losses), **losses}
 
-    def total(self, scores: Mapping[str, Any]) -> Any:
+    def total(self, losses: Mapping[str, Any]) -> Any:
         """The objective: the cross entropy and the weighted loss of the density."""
-        if not self.has_density:
-            return scores["cross_entropy"]
-        dimensions = self.num_dimensions if self.levels is None else 1
-        return scores["cross_entropy"] + self.density_weight / dimensions * scores[self.unit]
+        if self.density is None:
+            return losses["cross_entropy"]
+        space = self.data_space
+        dimensions = space.num_dimensions if space.levels is None else 1
+        return losses["cross_entropy"] + self.density_weight / dimensions * losses[space.unit]
+
+    def call(self, x: TensorLike) -> tf.Tensor:
+        """The probabilities `[batch, classes]`."""
+        return self.classify(x)["probabilities"]
 
     def classify(self, x: TensorLike, *, networks: bijectors.Networks | None = None) -> dict[str, tf.Tensor]:
-        """A dict of tensors `[batch, classes]`, "logits" and "probabilities"; integers as for `encode`."""
-        arguments = self.flow_arguments(None, tf.shape(x)[0], networks)
-        features = bijectors.forward_features(self.flow, self._centers(x), log_det=False, **arguments).features
+        """A dict of "logits" and "probabilities" `[batch, classes]`; integers as for `FlowModel.encode`."""
+        arguments = {} if networks is None else {"networks": networks}
+        x = self.data_space.centers(x)
+        features = bijectors.forward_features(self.flow, x, log_det=False, **arguments).features
         logits = self.classifier(features, training=False)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
-    def ood_scores(
-        self, x: TensorLike, seed: Seed = None, *, condition: None = None, log_det: LogDet | None = None
-    ) -> dict[str, tf.Tensor]:
-        """The scores of a `FlowModel`, and "max_probability", the probability of the most probable class."""
-        probability = tf.reduce_max(self.classify(x)["probabilities"], -1)
-        return super().ood_scores(x, seed, condition=condition, log_det=log_det) | {"max_probability": probability}
-
-    def parts_around_flow(self) -> tuple[dict[str, list[tf.Variable]], dict[str, list[tf.Variable]]]:
-        """Behind the flow is the classifier."""
-        return {}, {"the classifier": [weight.value for weight in self.classifier.weights]}
-
-    def initialize(self, batch: TensorLike, seed: int = 0, *, condition: None = None) -> None:
-        """Like `FlowModel.initialize`, from examples without labels; includes the ActNorms of the classifier."""
-        super().initialize(batch, seed, condition=condition)
-        x = self.prepare(batch, stateless_seed(seed))
+    def initialize(self, batch: TensorLike, seed: int = 0) -> None:
+        """Initializes the ActNorms of the flow and of the classifier from examples without labels."""
+        self._flow_model.initialize(batch, seed)
+        x = self._flow_model.prepare(batch, stateless_seed(seed))
         features = bijectors.forward_features(self.flow, x, log_det=False).features
         flows.initialize_classifier(self.classifier, features)
-
-    def _joined(self, x, y):
-        if y is None:
-            raise ValueError("A HybridModel learns from examples and labels: call fit(x, y) or evaluate(x, y).")
-        return x, y
 
 
 def _checked_labels(labels):

@@ -23,13 +23,13 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
     statistics are restored. A file of a version that did not write it is read without.
     """
 
-    _only_in_saved_models = ("_condition",)
+    _only_in_saved_models = ("condition",)
 
     @property
     def statistics(self) -> dict[str, tf.Variable]:
         """The statistics of data by which the model standardizes, variables that are saved and not trained."""
-        condition = {} if self._condition is None else self._condition.statistics
-        return flow_statistics(self.flow) | {f"condition/{key}": value for key, value in condition.items()}
+        condition = {f"condition/{key}": value for key, value in self.condition.statistics.items()}
+        return flow_statistics(self.flow) | condition
 
     def serialize(self) -> str:
         """The settings and the statistics as JSON, for checkpoints."""

@@ -17,7 +17,7 @@ from tf_resflow.models.dequantizer import FlowDequantizer
 from tf_resflow.private_api import sublayers
 
 if TYPE_CHECKING:
-    from tf_resflow.models.flow_model import FlowModel
+    from tf_resflow.models.keras_training import KerasTraining
 
 __all__ = ["Settings", "differences", "flow_statistics", "model_settings"]
 
@@ -34,7 +34,7 @@ _MOST_SHOWN = 8  # numbers of an array that is not replaced by its hash
 _WIDTH = 100  # of a setting in a message
 
 
-def model_settings(model: "FlowModel") -> Settings:
+def model_settings(model: "KerasTraining") -> Settings:
     """The settings of a model: its data and its base distribution, and each bijector and layer of its parts.
 
     Estimators of log-determinants and solvers are none of them, and of an object that is not known here there is
@@ -42,23 +42,24 @@ def model_settings(model: "FlowModel") -> Settings:
     """
     found: Settings = {
         "the model": {
-            "event_shape": model.event_shape,
-            "levels": model.levels,
-            "condition_shape": model.condition_shape,
-            "num_classes": model.num_classes,
+            "event_shape": model.data_space.event_shape,
+            "levels": model.data_space.levels,
+            "condition_shape": model.condition.shape,
+            "num_classes": model.condition.num_classes,
             "statistics": {name: list(variable.shape) for name, variable in sorted(model.statistics.items())},
             **_flat("base", _plain(model.distribution.distribution, {})),
         }
     }
     found |= _flow(model.flow, "")
-    if model.dequantizer is not None:
-        found["dequantizer"] = {"type": type(model.dequantizer).__name__}
-    if isinstance(model.dequantizer, FlowDequantizer):
-        found |= _flow(model.dequantizer.flow, "dequantizer/")
-        found |= _network(model.dequantizer.context, "dequantizer/context")
-    elif isinstance(model.dequantizer, keras.Layer):
-        found |= _network(model.dequantizer, "dequantizer")
-    if model.has_classifier:
+    dequantizer = model.data_space.dequantizer
+    if dequantizer is not None:
+        found["dequantizer"] = {"type": type(dequantizer).__name__}
+    if isinstance(dequantizer, FlowDequantizer):
+        found |= _flow(dequantizer.flow, "dequantizer/")
+        found |= _network(dequantizer.context, "dequantizer/context")
+    elif isinstance(dequantizer, keras.Layer):
+        found |= _network(dequantizer, "dequantizer")
+    if model.classifier is not None:
         found |= _network(model.classifier, "classifier")
     return found
 

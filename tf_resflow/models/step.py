@@ -2,24 +2,35 @@
 
 import contextlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import keras
 import tensorflow as tf
 
 from tf_resflow import layers
 from tf_resflow.private_api import is_xla
 from tf_resflow.typing import TensorLike
 
-if TYPE_CHECKING:
-    from tf_resflow.models.flow_model import FlowModel
-
-__all__ = ["NON_FINITE", "assert_finite", "check_compiles", "loss_and_gradients", "train_step", "weigh"]
+__all__ = ["NON_FINITE", "Trained", "assert_finite", "check_compiles", "loss_and_gradients", "train_step", "weigh"]
 
 NON_FINITE = "The loss or its gradient is NaN or infinite"
 
 
+class Trained(Protocol):
+    """What a step takes of a model."""
+
+    flow: tf.Module
+    objective: str
+    optimizer: keras.Optimizer
+    trainable_variables: list[keras.Variable]
+    weights: list[keras.Variable]
+
+    def example_losses(self, batch: Any, seed: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
+        """The losses of each example; the mean of `objective` is minimized."""
+
+
 def train_step(
-    model: "FlowModel", batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None
+    model: Trained, batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None
 ) -> dict[str, tf.Tensor]:
     """Takes one gradient step, then brings the norms of the layers up to date.
 
@@ -29,20 +40,20 @@ def train_step(
     nothing else.
 
     Args:
-      model: a compiled `FlowModel`.
-      batch: this replica's batch for `model.scores`: `[batch, *event_shape]`, in a pair with the condition of a
-        conditional model or the labels of a `HybridModel`.
+      model: a compiled `FlowModel` or `HybridModel`.
+      batch: this replica's batch: examples `[batch, *event_shape]`, in a pair with the condition of a conditional
+        model or the labels of a `HybridModel`.
       seed: integer tensor of shape `[2]`; the replica's number is folded in.
       weights: `[batch]`, by which the objective of each example is multiplied; by default 1.
 
     Returns:
-      A dict of scalars: the means of `model.scores` over this replica's batch (0 if it is empty), of which
+      A dict of scalars: the means of `model.example_losses` over this replica's batch (0 if it is empty), of which
       `model.objective` is minimized; "gradient_norm", of this replica's gradient before clipping; and, if orders
       are learned, "order_min", "order_mean" and "order_max", before the step.
 
     Raises:
       tf.errors.InvalidArgumentError: when the loss or the gradient is NaN or infinite; then no variable has
-        changed. What XLA compiles cannot raise: no variable has changed either, and the scores or "gradient_norm"
+        changed. What XLA compiles cannot raise: no variable has changed either, and the losses or "gradient_norm"
         tell (`assert_finite`).
     """
     means, gradients = loss_and_gradients(model, batch, seed, weights)
@@ -51,57 +62,36 @@ def train_step(
     orders = _orders(model.flow)
     with _only_if_finite(model, loss, norm):
         model.optimizer.apply(gradients, model.trainable_variables)
-        layers.update_norms(model.lipschitz_parts)
+        layers.update_norms(model)
     return {**means, "gradient_norm": norm, **orders}
 
 
 def loss_and_gradients(
-    model: "FlowModel", batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None
+    model: Trained, batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None
 ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor | None]]:
-    """The scores of a step, and the gradients of its objective.
-
-    Args:
-      model: as of `train_step`.
-      batch: as of `train_step`.
-      seed: as of `train_step`.
-      weights: as of `train_step`.
-
-    Returns:
-      The means of the scores, a dict, and this replica's share of the gradients, in the order of
-      `model.trainable_variables`.
-    """
+    """The means of the losses of a `train_step`, and this replica's share of the gradients of its objective."""
     batch = tf.nest.map_structure(tf.identity, batch)
     with tf.GradientTape() as tape:
-        scores = model.scores(batch, seed, networks=model.networks(training=True))
-        scores = weigh(scores, model.objective, weights)
-        means = {name: _mean(value) for name, value in scores.items()}
+        losses = weigh(model.example_losses(batch, seed, training=True), model.objective, weights)
+        means = {name: _mean(value) for name, value in losses.items()}
         loss = means[model.objective]
         norms = tf.cast(layers.mean_norm(model.flow), loss.dtype) / _num_replicas(loss.dtype)
-        objective = _share(scores[model.objective]) * loss + norms
+        objective = _share(losses[model.objective]) * loss + norms
     return means, tape.gradient(objective, [weight.value for weight in model.trainable_variables])
 
 
-def weigh(scores: Mapping[str, tf.Tensor], objective: str, weights: TensorLike | None) -> dict[str, tf.Tensor]:
-    """Scores `[batch]` of which the objective is multiplied by the weight of each example.
-
-    Args:
-      scores: as of `FlowModel.scores`.
-      objective: the name of the objective.
-      weights: `[batch]` or `[batch, 1]`, or None.
-
-    Raises:
-      ValueError: for weights of another shape.
-    """
+def weigh(losses: Mapping[str, tf.Tensor], objective: str, weights: TensorLike | None) -> dict[str, tf.Tensor]:
+    """Losses `[batch]` of which the objective is multiplied by the weight, `[batch]` or `[batch, 1]`, of each."""
     if weights is None:
-        return dict(scores)
-    weights = tf.cast(weights, scores[objective].dtype)
+        return dict(losses)
+    weights = tf.cast(weights, losses[objective].dtype)
     if weights.shape.rank == 2 and weights.shape[1] == 1:
         weights = tf.squeeze(weights, 1)
-    if not weights.shape.is_compatible_with(scores[objective].shape):
+    if not weights.shape.is_compatible_with(losses[objective].shape):
         raise ValueError(
-            f"sample_weight is one number for each example: {scores[objective].shape}; got {weights.shape}."
+            f"sample_weight is one number for each example: {losses[objective].shape}; got {weights.shape}."
         )
-    return {**scores, objective: weights * scores[objective]}
+    return {**losses, objective: weights * losses[objective]}
 
 
 def _mean(values):
@@ -122,18 +112,7 @@ def _num_replicas(dtype):
 
 
 def assert_finite(loss: tf.Tensor, gradient_norm: tf.Tensor) -> tf.Operation | None:
-    """An assertion that the loss of a step and the norm of its gradient are finite.
-
-    Args:
-      loss: scalar.
-      gradient_norm: scalar.
-
-    Returns:
-      An operation; None in eager mode.
-
-    Raises:
-      tf.errors.InvalidArgumentError: when one is NaN or infinite; in a graph, when it runs.
-    """
+    """An assertion that the loss of a step and the norm of its gradient are finite."""
     message = (
         f"{NON_FINITE}; no weight has changed. Lower the learning rate, set global_clipnorm of the optimizer, or "
         "look for NaN in the data. Loss, norm of the gradient:"

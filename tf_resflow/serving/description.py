@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_resflow.evaluation.likelihood_plan import describe_plan
 from tf_resflow.evaluation.samples import MAX_TEMPERATURE
-from tf_resflow.models.likelihood_plan import describe_estimator
 from tf_resflow.serving.signatures import Signatures
 
 __all__ = ["describe"]
@@ -50,7 +50,7 @@ def describe(
       - "columns": the names of the columns of "x" and of "condition", in their order
       - "num_classes": number of labels, if they are the condition
       - "max_batch", "max_samples", "max_temperature": what requests may have at most
-      - "log_prob": the "estimator" of the log-determinants (`describe_estimator`); for a noisy one the "seed" of
+      - "log_prob": the "estimator" of the log-determinants (`LikelihoodPlan`); for a noisy one the "seed" of
         serving_default and "num_samples", whose mean an answer is; the "dequantization" of integer data, "uniform"
         or "variational"; and `measured`
     """
@@ -79,7 +79,7 @@ def describe(
         )
         if signatures.dequantization is not None:
             draws["dequantization"] = signatures.dequantization
-        found["log_prob"] = {"estimator": describe_estimator(signatures.log_det), **draws, **(measured or {})}
+        found["log_prob"] = {"estimator": describe_plan(signatures.plan), **draws, **(measured or {})}
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow import layers, models, training
-from tf_resflow.models.likelihood_plan import LogDet
+from tf_resflow import evaluation, layers, models, training
+from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.description import describe
 from tf_resflow.serving.model_card import model_card
 from tf_resflow.serving.readme import signatures_readme
 from tf_resflow.serving.saved_model import read_signatures, write_saved_model
-from tf_resflow.serving.signatures import Signatures
+from tf_resflow.serving.signatures import NUM_SAMPLES, Signatures
 from tf_resflow.serving.warmup import write_warmup
 from tf_resflow.writing import scratch, unwritable_told
 
@@ -48,8 +48,9 @@ def export_run(
       log_det: a name of `tf_resflow.models.evaluation_estimator`.
       num_probes: probes of each estimate, but of "exact".
       stderr: the standard error of `log_prob` that the export should reach, in nats: a plan is made for samples of
-        the model, see `tf_resflow.models.plan_likelihood`. Instead of `log_det` and `num_probes`.
-      num_samples: of `Signatures`. With `stderr`, that is then the part of the log-determinants alone.
+        the model, see `tf_resflow.evaluation.plan_likelihood`. Instead of `log_det` and `num_probes`.
+      num_samples: number of estimates of a `log_prob`, by default 8. With `stderr`, that is then the part of the
+        log-determinants alone.
       **settings: `seed`, `max_samples`, `max_batch`, `signatures` and `precise` of `Signatures`.
 
     Returns:
@@ -60,28 +61,28 @@ def export_run(
     """
     run = training.load(workdir)
     _version(_writable(export_dir), version)
-    estimator: LogDet
     if stderr is None:
         _, estimator = models.evaluation_estimator(
             run.config,
             run.model.flow,
-            run.model.event_shape,
-            dequantizer=run.model.dequantizer,
+            run.model.data_space.event_shape,
+            dequantizer=run.model.data_space.dequantizer,
             name=log_det,
             num_probes=num_probes,
         )
+        plan = evaluation.LikelihoodPlan(log_det=estimator, num_samples=num_samples or NUM_SAMPLES)
     else:
-        given = {"condition": _some_conditions(run)} if run.model.is_conditional else {}
-        examples = run.model.sample(_PLAN_EXAMPLES, seed=0, **given)
-        estimator = models.plan_likelihood(run.model, examples, stderr, num_samples=num_samples, **given)
-        reached = run.model.estimate_log_prob(examples, seed=0, plan=estimator, **given).stderr
+        density = run.model.trained_density()
+        given = {"condition": _some_conditions(run)} if run.model.condition else {}
+        examples = density.sample(_PLAN_EXAMPLES, seed=0, **given)
+        plan = evaluation.plan_likelihood(density, examples, stderr, num_samples=num_samples, **given)
+        reached = evaluation.estimate_log_prob(density, examples, seed=0, plan=plan, **given).stderr
         settings["measured"] = {"stderr": float(tf.sqrt(tf.reduce_mean(reached**2)))}
-    settings |= {"run": run, "log_det": estimator, "num_samples": num_samples}
-    return export(run.model, export_dir, version=version, **settings)
+    return export(run.model, export_dir, version=version, run=run, plan=plan, **settings)
 
 
 def export(
-    model: models.FlowModel,
+    model: KerasTraining,
     export_dir: str | os.PathLike[str],
     *,
     version: int | None = None,
@@ -129,7 +130,7 @@ def export(
         made, or `Signatures` does.
       OSError: when the files cannot be written, such as to a full disk. Nothing is left of them.
     """
-    if not isinstance(model, models.FlowModel):
+    if not isinstance(model, KerasTraining):
         raise ValueError(
             f"export takes a FlowModel, such as resflow.load(workdir).model; got {type(model).__name__}. From a "
             "workdir, use export_run."
@@ -138,7 +139,7 @@ def export(
     signatures = Signatures(model, networks=networks, **settings)
     parent = _writable(export_dir)
     _version(parent, version)
-    layers.converge_norms(model.lipschitz_parts)
+    layers.converge_norms(model)
     for variable, parameter in zip(networks.parameters, model.networks().parameters, strict=True):
         variable.assign(parameter)
     with unwritable_told(parent), scratch(parent) as folder:
@@ -160,8 +161,8 @@ def export(
 
 def _some_conditions(run):
     """Conditions for the samples of a plan: each label in turn, or normal ones with the moments of the data."""
-    if run.model.num_classes is not None:
-        return np.arange(_PLAN_EXAMPLES) % run.model.num_classes
+    if run.model.condition.num_classes is not None:
+        return np.arange(_PLAN_EXAMPLES) % run.model.condition.num_classes
     mean, std = run.data.condition_mean, run.data.condition_std
     return np.random.default_rng(0).normal(mean, std, [_PLAN_EXAMPLES, len(mean)]).astype(np.float32)
 

@@ -48,10 +48,11 @@ def _model(model):
     weights = sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
     blocks = len(bijectors.residual_blocks(model.flow))
     kind = f"{blocks} residual block{'s' if blocks > 1 else ''}" if blocks else "coupling layers"
-    shape = " x ".join(map(str, model.event_shape))
-    values = "real numbers" if model.levels is None else f"integers 0, ..., {model.levels - 1}"
+    shape = " x ".join(map(str, model.data_space.event_shape))
+    levels = model.data_space.levels
+    values = "real numbers" if levels is None else f"integers 0, ..., {levels - 1}"
     noise = " Their dequantization is variational, by a learned density of the noise."
-    noise = noise if model.dequantization == "variational" else ""
+    noise = noise if model.data_space.dequantization == "variational" else ""
     return (
         f"A normalizing flow of {kind} (Chen et al., Residual Flows for Invertible Generative Modeling, 2019) with "
         f"{weights:,} parameters. An example is {shape} {values}.{noise}{_condition(model)}"
@@ -59,10 +60,11 @@ def _model(model):
 
 
 def _condition(model):
-    if not model.is_conditional:
+    if not model.condition:
         return ""
-    what = f"label 0, ..., {model.num_classes - 1}" if model.num_classes else "condition"
-    size = "" if model.num_classes else f" of {' x '.join(map(str, model.condition_shape))} real numbers"
+    classes = model.condition.num_classes
+    what = f"label 0, ..., {classes - 1}" if classes else "condition"
+    size = "" if classes else f" of {' x '.join(map(str, model.condition.shape))} real numbers"
     return f" It is the density of an example given its {what}{size}."
 
 

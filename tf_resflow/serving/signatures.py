@@ -1,16 +1,21 @@
 """The signatures of a served model, as functions of tensors."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tf_resflow import bijectors, models
+from tf_resflow import bijectors, evaluation
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples, mean_and_stderr
 from tf_resflow.evaluation.samples import MAX_TEMPERATURE
-from tf_resflow.models.likelihood_plan import LogDet
+from tf_resflow.models.flow_model import sample_latent
+from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.checks import check_finite, check_one_or_each, check_range, check_rows
 
-__all__ = ["Signatures"]
+__all__ = ["NUM_SAMPLES", "Signatures"]
+
+NUM_SAMPLES = 8  # estimates of a log_prob
 
 
 class Signatures:
@@ -26,7 +31,7 @@ class Signatures:
     All but `classify` take a `condition` besides, if the model is conditional, one for each example or one for all:
     integers for labels, else real numbers in the units of the data.
 
-    A model without a trained density has neither log_prob; its `serving_default` is `classify`.
+    A model without a trained density has only `classify`, which is its `serving_default`.
 
     With K = `num_samples`, log_prob is the mean of K estimates, each with another dequantization and other probes,
 
@@ -36,16 +41,14 @@ class Signatures:
     the standard error of that mean. With an exact log-determinant continuous data have no noise: one evaluation is
     enough, and the standard error is 0. All examples of a request share their random numbers. The answer for one
     does not depend, beyond rounding (and the tolerance of an `AdaptiveSeries`), on the others in its batch, and a
-    server may batch requests. A large request is computed in parts, see `tf_resflow.models.LogProbSamples`.
+    server may batch requests. A large request is computed in parts.
 
     Values are checked inside the graph: a client in any language gets an InvalidArgumentError that describes what
     was wrong. A wrong shape is TensorFlow's error.
 
     Args:
       model: a `FlowModel` or `HybridModel`.
-      log_det: estimator of the log-determinants, by default the model's evaluation estimator; a dict of them by
-        block; or a `tf_resflow.models.LikelihoodPlan`, which gives K, too.
-      num_samples: K, at least 2; by default that of a plan, or 8.
+      plan: K and the estimators; by default 8 estimates of the model's evaluation estimator.
       seed: `int`, of `serving_default`.
       max_samples: the largest `num` of `sample`.
       max_batch: the largest number of examples or latents of another request; by default there is no limit.
@@ -60,7 +63,7 @@ class Signatures:
       has_scores: whether one of them computes log_prob.
       levels: number of integer values of the data, or `None`.
       num_classes: number of labels, if they are the condition.
-      log_det: as given.
+      plan: as given.
       is_noisy: whether log_prob is an estimate.
       dequantization: of integer data, see `FlowModel.dequantization`.
       inverse_atol: the residual at which the inverse of a block stops, or 0 for the rounding of the type.
@@ -71,10 +74,9 @@ class Signatures:
 
     def __init__(
         self,
-        model: models.FlowModel,
-        log_det: LogDet | None = None,
+        model: KerasTraining,
+        plan: evaluation.LikelihoodPlan | None = None,
         *,
-        num_samples: int | None = None,
         seed: int = 0,
         max_samples: int = 1024,
         max_batch: int | None = None,
@@ -82,33 +84,36 @@ class Signatures:
         precise: bool = False,
         networks: bijectors.Networks | None = None,
     ):
-        if num_samples is not None and num_samples < 2:
-            raise ValueError(f"num_samples is at least 2, to have a standard error; got {num_samples}.")
         if max_samples < 1:
             raise ValueError(f"max_samples is at least 1; got {max_samples}.")
         if max_batch is not None and max_batch < 1:
             raise ValueError(f"max_batch is at least 1; got {max_batch}.")
-        self.max_samples, self.max_batch, self.levels = max_samples, max_batch, model.levels
-        self.num_classes, self.dequantization = model.num_classes, model.dequantization
+        self.max_samples, self.max_batch, self.levels = max_samples, max_batch, model.data_space.levels
+        self.num_classes, self.dequantization = model.condition.num_classes, model.data_space.dequantization
         self.seed, self._model, self._networks = seed, model, networks
-        self.inverse_atol = 0.0 if precise else model.inverse_atol
-        self.log_det = model.evaluation_log_det if log_det is None else log_det
-        if num_samples is None and not isinstance(log_det, models.LikelihoodPlan):
-            num_samples = 8
-        self._samples = models.LogProbSamples(
-            model, log_det, num_samples=num_samples, common=True, max_batch=max_batch, networks=networks
-        )
-        self.is_noisy, self.num_samples = self._samples.is_noisy, self._samples.num_samples
+        self._density: Any = model.trained_density()
+        self.inverse_atol = 0.0 if precise else model.data_space.inverse_atol
+        self.plan = plan or evaluation.LikelihoodPlan(num_samples=NUM_SAMPLES)
+        self.is_noisy, self.num_samples = False, 1
+        if self._density is not None:
+            if self.plan.log_det is None:
+                self.plan = dataclasses.replace(self.plan, log_det=self._density.evaluation_log_det)
+            self._samples = LogProbSamples(
+                self._density, self.plan, common=True, max_batch=max_batch, networks=networks
+            )
+            self.is_noisy, self.num_samples = self._samples.is_noisy, self._samples.num_samples
+            if self.is_noisy and self.num_samples < 2:
+                raise ValueError("num_samples of the plan is at least 2, to have a standard error; got 1.")
         self._dtype = tf.as_dtype(model.distribution.dtype)
         inputs = self._inputs()
         self._names = _chosen(signatures, inputs)
         self.default = "serving_default" if "serving_default" in self._names else self._names[0]
         self.inputs = {"serving_default": inputs[self.default]} | {name: inputs[name] for name in self._names}
         self.has_scores = not {"serving_default", "log_prob_seeded"}.isdisjoint(self._names)
-        # What two signatures share is a function, which a SavedModel holds once.
-        score_specs = [*inputs["encode"][:1], tf.TensorSpec([], tf.int64), *inputs["encode"][1:]]
-        self._score = tf.function(self._scores, input_signature=score_specs, autograph=False)
-        self._invert = tf.function(self._inverses, input_signature=inputs["decode"], autograph=False)
+        if self._density is not None:  # what two signatures share is a function, which a SavedModel holds once
+            score_specs = inputs["log_prob_seeded"]
+            self._score = tf.function(self._scores, input_signature=score_specs, autograph=False)
+            self._invert = tf.function(self._inverses, input_signature=inputs["decode"], autograph=False)
 
     def functions(self) -> dict[str, Any]:
         """Returns a dict of each signature's name to a `tf.function`."""
@@ -136,14 +141,15 @@ class Signatures:
         num = check_range("num", num, 1, self.max_samples)
         temperature = check_range("temperature", temperature, 0.0, MAX_TEMPERATURE)
         seed = tf.bitcast(seed, tf.int32)
-        z = self._model.sample_latent(num, seed, tf.cast(temperature, self._dtype))
+        base = self._model.distribution.distribution
+        z = sample_latent(base, num, seed, tf.cast(temperature, self._dtype))
         return self._invert(z, *self._conditions(condition, num))
 
     def encode(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """The latents of examples."""
         x = self._checked(x)
         (condition,) = self._conditions(condition, tf.shape(x)[0]) or [None]
-        return {"z": self._model.encode(x, condition=condition, networks=self._networks)}
+        return {"z": self._density.encode(x, condition=condition, networks=self._networks)}
 
     def decode(self, z: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """The examples of latents."""
@@ -156,41 +162,41 @@ class Signatures:
         return {**result, "label": tf.argmax(result["probabilities"], -1)}
 
     def _inputs(self):
-        latent_shape = self._model.flow.forward_event_shape(self._model.event_shape)
+        latent_shape = self._model.flow.forward_event_shape(self._model.data_space.event_shape)
         x_dtype = self._dtype if self.levels is None else tf.uint8
-        x = tf.TensorSpec([None, *self._model.event_shape], x_dtype, "x")
+        x = tf.TensorSpec([None, *self._model.data_space.event_shape], x_dtype, "x")
         num, seed = tf.TensorSpec([], tf.int32, "num"), tf.TensorSpec([], tf.int64, "seed")
-        condition, shape = [], self._model.condition_shape
+        condition, shape = [], self._model.condition.shape
         if shape is not None:
             dtype = self._dtype if self.num_classes is None else tf.int32
             condition = [tf.TensorSpec([None, *shape], dtype, "condition")]
         scores = {"serving_default": [x, *condition], "log_prob_seeded": [x, seed, *condition]}
-        classes = {"classify": [x]} if self._model.has_classifier else {}
+        classes = {"classify": [x]} if self._model.classifier is not None else {}
         maps = {
             "sample": [num, seed, tf.TensorSpec([], tf.float32, "temperature"), *condition],
             "encode": [x, *condition],
             "decode": [tf.TensorSpec([None, *latent_shape], self._dtype, "z"), *condition],
         }
-        return {**scores, **maps, **classes} if self._model.has_density else {**classes, **maps}
+        return {**scores, **maps, **classes} if self._density is not None else classes
 
     def _scores(self, x, seed, *condition):
         estimates = self._samples((x, *condition) if condition else x, tf.bitcast(seed, tf.int32))
-        log_prob, stderr = models.mean_and_stderr(estimates, self.is_noisy)
+        log_prob, stderr = mean_and_stderr(estimates, self.is_noisy)
         result = {"log_prob": log_prob, "log_prob_stderr": stderr}
         if self.levels is not None:
-            result["bits_per_dim"] = self._model.to_loss(log_prob)
+            result["bits_per_dim"] = self._model.data_space.to_loss(log_prob)
         return result
 
     def _inverses(self, z, *condition):
         given = condition[0] if condition else None
-        arguments = self._model.flow_arguments(given, tf.shape(z)[0], self._networks)
+        arguments = self._model.condition.arguments(given, tf.shape(z)[0], self._networks)
         x, solutions = bijectors.inverse_with_solutions(
             self._model.flow, tf.identity(z), atol=self.inverse_atol, **arguments
         )
         converged = tf.fill(tf.shape(z)[:1], True)
         for solution in solutions:
             converged &= solution.converged
-        return {"x": self._model.to_data(x), "converged": converged}
+        return {"x": self._model.data_space.to_data(x), "converged": converged}
 
     def _conditions(self, condition, num):
         """The checked condition of `num` examples, in a list that is empty without one."""

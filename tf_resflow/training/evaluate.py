@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tf_resflow import bijectors, data, evaluation, models
 from tf_resflow.evaluation.per_example import PerExample
-from tf_resflow.models.likelihood_plan import LogDet
 from tf_resflow.progress import track
 from tf_resflow.training.report import Report
 from tf_resflow.training.runs import Run
@@ -35,11 +34,11 @@ class Evaluation:
       log_det: how log-determinants are evaluated, a name of `tf_resflow.models.evaluation_estimator`.
       num_probes: probes of each estimate, but of "exact".
       stderr: instead of these, the standard error of each example's score, in `unit`: the estimators are planned
-        for the first batch, see `tf_resflow.models.plan_likelihood`.
+        for the first batch, see `tf_resflow.evaluation.plan_likelihood`.
 
     Attributes:
       unit: unit of the scores of the density, "bits_per_dim" or "nats".
-      plan: the `LikelihoodPlan`, or None.
+      plan: the `LikelihoodPlan`.
 
     Raises:
       ValueError: when "adaptive" cannot be certified, or a value is unknown.
@@ -55,23 +54,26 @@ class Evaluation:
         stderr: float | None = None,
     ):
         self._run, self._model, self._dataset, self._config = run, run.model, dataset, run.config
-        self.unit, self.plan = run.model.unit, None
-        self._log_det: LogDet
+        self.unit = run.model.data_space.unit
+        self._density: Any = run.model.trained_density()
+        self._space = run.model.data_space
         if stderr is not None:
             first = next(iter(Report(run.config, run.model, dataset).batches()))
-            x, condition = run.model.examples_and_condition(first)
-            self.plan = models.plan_likelihood(run.model, x, stderr * run.model.nats_per_unit, condition=condition)
-            self._name, self._log_det = "planned", self.plan
+            x, condition = run.model.condition.split(first)
+            nats = stderr * run.model.data_space.nats_per_unit
+            self._name = "planned"
+            self.plan = evaluation.plan_likelihood(self._density, x, nats, condition=condition)
         else:
-            self._name, self._log_det = models.evaluation_estimator(
+            self._name, estimator = models.evaluation_estimator(
                 run.config,
                 run.model.flow,
-                run.model.event_shape,
-                dequantizer=run.model.dequantizer,
+                run.model.data_space.event_shape,
+                dequantizer=run.model.data_space.dequantizer,
                 name=log_det,
                 num_probes=num_probes,
             )
-        self._report = Report(run.config, run.model, dataset, log_det=self._log_det)
+            self.plan = evaluation.LikelihoodPlan(log_det=estimator)
+        self._report = Report(run.config, run.model, dataset, plan=self.plan)
 
     @property
     def metrics(self) -> list[str]:
@@ -79,24 +81,25 @@ class Evaluation:
 
         Those of a density only if it is trained, and Lipschitz constants only if there is a residual block.
         """
-        names = ["classification"] if self._model.has_classifier else []
-        names += ["likelihood", "noise"] if self._model.has_density else []
-        return names + ["reconstruction"] + (["lipschitz"] if bijectors.residual_blocks(self._model.flow) else [])
+        names = ["classification"] if self._model.classifier is not None else []
+        names += ["likelihood", "noise", "reconstruction"] if self._density is not None else []
+        return names + (["lipschitz"] if bijectors.residual_blocks(self._model.flow) else [])
 
     def header(self) -> dict[str, Any]:
         """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".
 
         And the "dequantization" of integer data, see `FlowModel.dequantization`.
         """
+        num_probes = getattr(self.plan.log_det, "num_probes", None)
         return {
             "name": self._dataset.name,
             "split": self._config.eval.split,
             "step": self._run.step,
             "unit": self.unit,
             "log_det": self._name,
-            **({} if self._model.dequantization is None else {"dequantization": self._model.dequantization}),
-            **({"plan": self.plan.as_dict()} if self.plan else {}),
-            **({"num_probes": self._log_det.num_probes} if hasattr(self._log_det, "num_probes") else {}),
+            **({"dequantization": self._space.dequantization} if self._space.dequantization else {}),
+            **({"plan": self.plan.as_dict()} if self.plan.stderr is not None else {}),
+            **({"num_probes": num_probes} if num_probes else {}),
         }
 
     def likelihood(self) -> dict[str, Any]:
@@ -106,13 +109,13 @@ class Evaluation:
         see `evaluation.stderr_parts`. "bound" is "elbo" of integer data, the mean of log p(z) - log q(z | x),
         however many estimates a plan takes; else "none".
         """
-        score = self._report.score()
+        score, num_samples = self._report.score(), self.plan.num_samples
         result = {
             self.unit: score.mean,
             f"{self.unit}_stderr": score.stderr,
-            f"{self.unit}_stderr_parts": evaluation.stderr_parts(score, self._evaluation_noise, self._num_samples),
+            f"{self.unit}_stderr_parts": evaluation.stderr_parts(score, self._evaluation_noise, num_samples),
             "num_examples": score.num_examples,
-            "bound": "none" if self._model.levels is None else "elbo",
+            "bound": "none" if self._space.levels is None else "elbo",
             **({} if score.example_stderr is None else {"example_stderr": score.example_stderr}),
             "baselines": self._report.baselines,
         }
@@ -127,11 +130,12 @@ class Evaluation:
         (1 - 1 / K) times half their variance in nats, on the scale of the score. That of the log-determinants of a
         dequantizer is not in it: evaluate them exactly, which "exact" does, or by more probes.
         """
-        bound = evaluation.HeldOut(self._model, self._log_det, num_samples=num_samples)
+        plan = evaluation.LikelihoodPlan(log_det=self.plan.log_det, num_samples=num_samples)
+        bound = evaluation.HeldOut(self._density, plan, importance_weighted=True)
         batches = track(self._report.batches(), "importance-weighted bound")
         score = bound(batches, self._config.seed)
         num_samples = bound.num_samples
-        bias = -0.5 * self._model.nats_per_unit * self._evaluation_noise.estimator_std**2 * (1 - 1 / num_samples)
+        bias = -0.5 * self._space.nats_per_unit * self._evaluation_noise.estimator_std**2 * (1 - 1 / num_samples)
         return {
             "importance_weighted": {
                 self.unit: score.mean,
@@ -151,7 +155,7 @@ class Evaluation:
     def reconstruction(self) -> dict[str, Any]:
         """The `evaluation.Reconstruction` of the first batch."""
         x, condition = self._first_batch
-        result = evaluation.reconstruct(self._model, x, self._config.seed, condition=condition)
+        result = evaluation.reconstruct(self._density, x, self._config.seed, condition=condition)
         return {"reconstruction": result._asdict()}
 
     def lipschitz(self) -> dict[str, Any]:
@@ -173,14 +177,14 @@ class Evaluation:
             raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
         batch_size = self._config.eval.batch_size
         images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
-        is_conditional, conditions = self._model.is_conditional, []
-        train = self._dataset.eval_batches("train", batch_size, num_samples, labels=is_conditional)
+        conditional, conditions = bool(self._model.condition), []
+        train = self._dataset.eval_batches("train", batch_size, num_samples, labels=conditional)
         for batch in track(train, "features of images"):
-            x, condition = self._model.examples_and_condition(batch)
+            x, condition = self._model.condition.split(batch)
             conditions.append(condition)
             images.update(features(x))
-        draw = tf.function(self._model.sample, autograph=False)
-        given = np.resize(np.concatenate(conditions), num_samples + batch_size) if is_conditional else None
+        draw = tf.function(self._density.sample, autograph=False)
+        given = np.resize(np.concatenate(conditions), num_samples + batch_size) if conditional else None
         for index in track(range(math.ceil(num_samples / batch_size)), "features of samples"):
             seed = tf.constant([self._config.seed, index], tf.int32)
             labels = None if given is None else tf.constant(given[index * batch_size :][:batch_size])
@@ -198,7 +202,7 @@ class Evaluation:
         Raises:
           ValueError: when the model has neither a classifier nor labels.
         """
-        if self._model.num_classes is None and not self._model.has_classifier:
+        if self._model.condition.num_classes is None and not self._model.classifier is not None:
             raise ValueError("The run is of a density alone (config.task): it has no classifier to evaluate.")
         return self._report.classification()
 
@@ -212,8 +216,8 @@ class Evaluation:
           dataset: a `Dataset` of examples of the same shape and levels; its same split is taken.
 
         Returns:
-          A dict "ood" of the "name" of the other data, their "num_examples", and the areas under the curves of
-          the model's `ood_scores`: of log p(x), "auroc_log_prob", if a density is trained, and of the largest
+          A dict "ood" of the "name" of the other data, their "num_examples", and the areas under the curves: of
+          log p(x), "auroc_log_prob", if a density is trained, and of the largest
           class probability, "auroc_max_probability", if there is a classifier.
 
         Raises:
@@ -231,36 +235,38 @@ class Evaluation:
                 f"The model takes {size} columns as a condition, of which {dataset.name!r} has {found}: choose "
                 "other data, or leave out --ood_data."
             )
-        settings, seed = self._config.eval, self._config.seed
-
-        def of_batch(batch, seed):
-            x, condition = batch if size else (batch, None)
-            return self._model.ood_scores(x, seed, condition=condition, log_det=self._log_det)
+        settings = self._config.eval
 
         def examples(dataset):
             limit = settings.num_examples or None
             batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=size > 0)
             return track(batches, f"scores of {dataset.name}")
 
-        scores = PerExample(of_batch)
-        ours, theirs = scores(examples(self._dataset), seed), scores(examples(dataset), seed)
+        ours, theirs = self._ood_scores(examples(self._dataset)), self._ood_scores(examples(dataset))
         result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
         return {"ood": result | {f"auroc_{v}": evaluation.ood_auroc(ours[v], theirs[v]) for v in ours}}
 
-    @property
-    def _num_samples(self):
-        return self.plan.num_samples if self.plan else 1
+    def _ood_scores(self, batches):
+        """A dict of the scores of examples that should be higher in distribution."""
+        batches, scores = list(batches), {}
+        if self._density is not None:
+            score = evaluation.ExampleScores(self._density, self.plan)
+            scores["log_prob"] = score(batches, self._config.seed)["log_prob"]
+        if self._model.classifier is not None:
+            classify = PerExample(lambda x, seed: tf.reduce_max(self._model.classify(x)["probabilities"], -1))
+            scores["max_probability"] = classify(batches, self._config.seed)
+        return scores
 
     @functools.cached_property
     def _evaluation_noise(self):
-        return self._noise_of(self._log_det)
+        return self._noise_of(self.plan.log_det)
 
     def _noise_of(self, log_det):
-        measure = evaluation.EstimatorNoise(self._model, log_det, **_NOISE_DRAWS)
+        measure = evaluation.EstimatorNoise(self._density, log_det, **_NOISE_DRAWS)
         x, condition = self._first_batch
         return measure(x, self._config.seed, condition=condition)
 
     @functools.cached_property
     def _first_batch(self):
         """The examples and the condition of the first batch."""
-        return self._model.examples_and_condition(next(iter(self._report.batches())))
+        return self._model.condition.split(next(iter(self._report.batches())))

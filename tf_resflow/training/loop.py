@@ -151,18 +151,17 @@ def _train(config, files, strategy, jit):
     )
     if start == 0:
         report.check_data()
-        first = next(iter(dataset.train_batches(train.batch_size, seed, labels=model.is_conditional)))
-        x, condition = model.examples_and_condition(first)
-        model.initialize(x, seed, condition=condition)
-    labels = model.has_classifier or model.is_conditional
-    batches = iter(replica_batches(strategy, dataset, train.batch_size, seed, start, labels=labels))
+        first = next(iter(dataset.train_batches(train.batch_size, seed, labels=bool(model.condition))))
+        x, condition = model.condition.split(first)
+        model.initialize(x, seed, **({"condition": condition} if model.condition else {}))
+    batches = iter(replica_batches(strategy, dataset, train.batch_size, seed, start, labels=model.takes_pairs))
     take_step, gather = _compiled_step(strategy, model, jit), of_all_workers(strategy)
     split = "validation" if "validation" in dataset.sizes else config.eval.split
 
     with MetricsWriter(files.output, start) as writer:
         evaluations = _Evaluations(config, split, report, AveragedWeights(model, optimizer), writer, lines)
         with bar("training", train.steps, start) as progress, signals_noted() as noted:
-            log = _StepLog(writer, optimizer, progress, (model.unit, "accuracy"), start)
+            log = _StepLog(writer, optimizer, progress, (model.data_space.unit, "accuracy"), start)
             if 0 < start < train.steps and start % train.eval_every == 0 and not evaluations.has(start):
                 evaluations.evaluate(start)  # the run was stopped between a checkpoint and its evaluation
                 log.restart(start)

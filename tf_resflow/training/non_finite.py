@@ -4,14 +4,16 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers
 from tf_resflow.bijectors.base import Context, run
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
-from tf_resflow.models import FlowModel
+from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.models.step import loss_and_gradients
+from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.training.checkpoints import Checkpoints
 
 __all__ = ["NonFiniteError", "NotFinite", "diagnosed", "find_largest_norm", "find_non_finite"]
@@ -45,7 +47,7 @@ class NotFinite(Exception):
 
 @contextlib.contextmanager
 def diagnosed(
-    model: FlowModel, strategy: tf.distribute.Strategy, checkpoints: Checkpoints, batch: Any, seed: int
+    model: KerasTraining, strategy: tf.distribute.Strategy, checkpoints: Checkpoints, batch: Any, seed: int
 ) -> Iterator[None]:
     """Raises the `NonFiniteError` of a step, with the part of the model where NaN or infinity begins."""
 
@@ -67,7 +69,7 @@ def diagnosed(
         raise NonFiniteError(seen.what, seen.step, found, latest) from None
 
 
-def find_non_finite(model: FlowModel, batches: Sequence[Any], seed: tf.Tensor) -> str | None:
+def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tensor) -> str | None:
     """The part of a model in which NaN or infinity appears first, and the norms of its kernels.
 
     Args:
@@ -79,9 +81,13 @@ def find_non_finite(model: FlowModel, batches: Sequence[Any], seed: tf.Tensor) -
       A sentence, or None if all is finite.
     """
     members, _ = _values(model, batches[0], seed)
-    before, behind = model.parts_around_flow()
+    around = {"the dequantizer": model.data_space.dequantizer, "the classifier": model.classifier}
+    before, behind = (
+        [(name, [weight.value for weight in part.weights])] if isinstance(part, keras.Layer) else []
+        for name, part in around.items()
+    )
     parts = [(_with_norms(model.flow, member), member.variables) for member in members]
-    parts = [*before.items(), *parts, *behind.items()]
+    parts = [*before, *parts, *behind]
     spoiled = [name for name, variables in parts if not _finite(*variables)]
     if spoiled:
         some = "Some weights are" if len(spoiled) == 1 else f"Weights of {len(spoiled)} parts are"
@@ -93,7 +99,7 @@ def find_non_finite(model: FlowModel, batches: Sequence[Any], seed: tf.Tensor) -
     return None
 
 
-def find_largest_norm(model: FlowModel) -> str:
+def find_largest_norm(model: KerasTraining) -> str:
     """The residual block of a flow, if it has any, that has the largest norm of a kernel: a sentence."""
     found = "Weights, values and gradients are finite when they are computed again"
     blocks = residual_blocks(model.flow)
@@ -113,9 +119,9 @@ def _values(model, batch, seed):
         members.append(member)
         values.append(x)
 
-    x, condition = model.examples_and_condition(batch if model.is_conditional else tf.nest.flatten(batch)[0])
-    x = model.prepare(x, model.split_seed(seed)[0])
-    arguments = model.flow_arguments(condition, tf.shape(x)[0])
+    x, condition = model.condition.split(batch if model.condition else tf.nest.flatten(batch)[0])
+    x = model.data_space.dequantize(x, split_seed(stateless_seed(seed), 2)[0]).value
+    arguments = model.condition.arguments(condition, tf.shape(x)[0])
     latent = run(model.flow, x, Context(arguments, log_det=False, visit=visit)).value
     return members, [*values[1:], latent]
 

@@ -11,9 +11,10 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data, evaluation
+from tf_resflow.evaluation import LikelihoodPlan, log_prob_by_class
 from tf_resflow.evaluation.per_example import PerExample
-from tf_resflow.models import FlowModel
-from tf_resflow.models.likelihood_plan import LogDet
+from tf_resflow.evaluation.reconstruction import round_trip
+from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.progress import stage, track
 
 if TYPE_CHECKING:
@@ -32,27 +33,29 @@ class Report:
 
     Args:
       config: the run's configuration.
-      model: a `FlowModel`.
+      model: a `FlowModel` or `HybridModel`.
       dataset: the `Dataset` of the run.
       strategy: the strategy that the model was built under.
-      log_det: estimator of the log-determinants of the scores; by default the model's evaluation estimator.
+      plan: how log-likelihoods are estimated; by default once, by the model's evaluation estimator.
     """
 
     def __init__(
         self,
         config: "ConfigDict",
-        model: FlowModel,
+        model: KerasTraining,
         dataset: data.Dataset,
         *,
         strategy: tf.distribute.Strategy | None = None,
-        log_det: LogDet | None = None,
+        plan: LikelihoodPlan | None = None,
     ):
         self._config, self._model, self._dataset = config, model, dataset
-        self.unit, self.objective = model.unit, model.objective
-        self._held_out = evaluation.HeldOut(model, log_det, strategy=strategy)
-        self._classify = PerExample(_logits_and_labels(model, log_det), strategy)
-        self._noise = evaluation.EstimatorNoise(model)
-        self._sample = tf.function(model.sample, autograph=False)
+        self.unit, self.objective = model.data_space.unit, model.objective
+        self._classify = PerExample(_logits_and_labels(model, plan), strategy)
+        self._density: Any = model.trained_density()
+        if self._density is not None:
+            self._held_out = evaluation.HeldOut(self._density, plan, strategy=strategy)
+            self._noise = evaluation.EstimatorNoise(self._density)
+            self._sample = tf.function(self._density.sample, autograph=False)
 
     def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
         """The batches of a split, by default `config.eval.split`: of its first `num_examples`.
@@ -61,7 +64,7 @@ class Report:
         """
         settings = self._config.eval
         limit = settings.num_examples or None
-        labels = labels or self._model.is_conditional
+        labels = labels or bool(self._model.condition)
         return self._dataset.eval_batches(split or settings.split, settings.batch_size, limit, labels=labels)
 
     def score(self, split: str | None = None) -> evaluation.Score:
@@ -76,11 +79,11 @@ class Report:
           split: by default `config.eval.split`.
         """
         scores: dict[str, float] = {}
-        if self._model.has_density:
+        if self._density is not None:
             score = self.score(split)
             scores = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr}
             scores |= {"num_examples": score.num_examples, "estimator_std": self.estimator_std(split)}
-        if self._model.has_classifier:
+        if self._model.classifier is not None:
             scores |= self.classification(split)
         return scores | {self.objective: self._model.total(scores)}
 
@@ -98,17 +101,17 @@ class Report:
 
     def estimator_std(self, split: str | None = None) -> float:
         """The standard deviation of the training estimate of the loss of an example of a split."""
-        examples, condition = self._model.examples_and_condition(next(iter(self.batches(split))))
+        examples, condition = self._model.condition.split(next(iter(self.batches(split))))
         return self._noise(examples, self._config.seed, condition=condition).estimator_std
 
     def sample_grid(self) -> np.ndarray | None:
         """A grid of samples as a uint8 image, with a row for each label that is a condition; None for vectors."""
-        if len(self._dataset.event_shape) != 3:
+        if len(self._dataset.event_shape) != 3 or self._density is None:
             return None
         num, columns, labels = self._config.eval.num_samples, None, None
-        if self._model.is_conditional:
-            columns = max(1, num // self._model.num_classes)
-            labels = np.repeat(np.arange(min(num, self._model.num_classes)), columns)
+        if self._model.condition:
+            columns = max(1, num // self._model.condition.num_classes)
+            labels = np.repeat(np.arange(min(num, self._model.condition.num_classes)), columns)
             num = len(labels)
         seed = tf.constant([self._config.seed, 0], tf.int32)
         with stage("samples"):
@@ -154,13 +157,14 @@ class Report:
           step: training steps taken.
           scores: the `scores` at that step.
         """
+        dequantization = self._model.data_space.dequantization
         result = {
             "name": self._dataset.name,
             "split": self._config.eval.split,
             "step": step,
-            **({} if self._model.dequantization is None else {"dequantization": self._model.dequantization}),
+            **({"dequantization": dequantization} if dequantization else {}),
             **scores,
-            "baselines": self.baselines if self._model.has_density else {},
+            "baselines": self.baselines if self._density is not None else {},
         }
         bounds = evaluation.lipschitz_bounds(self._model.flow)
         if bounds:
@@ -204,24 +208,24 @@ class Report:
         if grid is not None:
             evaluation.write_png(directory / "samples.png", grid)
             return self._reconstructions(directory / "reconstructions.png")
-        if self._dataset.event_shape == (2,) and not self._model.is_conditional:
-            self._density(directory / "density_2d.png")
-        else:
+        if self._dataset.event_shape == (2,) and self._density is not None and not self._model.condition:
+            self._plane(directory / "density_2d.png")
+        elif self._density is not None:
             self._pairs(directory / "pairs.png")
         return {}
 
     def _reconstructions(self, path):
         levels, num = self._dataset.levels or 256, self._config.eval.num_samples
         batch = tf.nest.map_structure(lambda rows: rows[:num], next(iter(self.batches())))
-        images, condition = self._model.examples_and_condition(batch)
-        x = self._model.prepare(images, tf.constant([self._config.seed, 1], tf.int32))
-        again = tf.function(self._model.reconstruct, autograph=False)(x, condition=condition)
-        pair = images.numpy(), self._model.to_data(again).numpy()
+        images, condition = self._model.condition.split(batch)
+        x = self._density.prepare(images, tf.constant([self._config.seed, 1], tf.int32))
+        again = round_trip(self._density, x, condition)[0]
+        pair = images.numpy(), self._model.data_space.to_data(again).numpy()
         evaluation.write_png(path, evaluation.reconstruction_grid(*pair, levels))
         return {"reconstruction_error": float(tf.reduce_max(tf.abs(again - x)) * levels)}
 
     def _pairs(self, path):
-        if self._model.is_conditional:
+        if self._model.condition:
             points, condition = self._train_pairs(_NUM_PAIRS_POINTS)
         else:
             points, condition = self._train_array()[:_NUM_PAIRS_POINTS], None
@@ -230,13 +234,13 @@ class Report:
         groups: tuple[dict[str, np.ndarray], ...] = ({"samples": samples}, {"train data": points})
         evaluation.points_figure(path, *groups, columns=self._dataset.columns, title=self._dataset.name)
 
-    def _density(self, path):
+    def _plane(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)
         samples = self._sample(_NUM_FIGURE_POINTS, seed).numpy()
 
         @tf.function(autograph=False, reduce_retracing=True)
         def log_prob(x):
-            return self._model.log_prob(x, seed, evaluation=True)
+            return self._density.log_prob(x, seed, evaluation=True)
 
         points = self._train_array()[:_NUM_FIGURE_POINTS]
         evaluation.density_figure(path, points, samples, log_prob, title="density of the model")
@@ -253,13 +257,13 @@ class Report:
         return next(iter(self._dataset.train_batches(_NUM_FIGURE_POINTS, seed=0))).numpy()
 
 
-def _logits_and_labels(model, log_det):
+def _logits_and_labels(model, plan):
     """The logits of a classifier; of a density given labels, its logarithms given each."""
 
     def apply(batch, seed):
         x, labels = batch
-        if model.has_classifier:
+        if model.classifier is not None:
             return model.classify(x)["logits"], labels
-        return model.log_prob_by_class(x, seed, evaluation=True, log_det=log_det), labels
+        return log_prob_by_class(model, x, seed, plan=plan), labels
 
     return apply

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.evaluation import LikelihoodPlan
 
 
 @pytest.fixture(scope="module")
@@ -13,14 +14,14 @@ def vector_paths(tmp_path_factory):
     flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(8,))
     model = resflow.FlowModel(flow, [3])
     model.initialize(np.random.default_rng(0).normal(size=[64, 3]).astype("float32"))
-    settings = {"num_samples": 2, "max_batch": 1000}  # at once, without a loop
+    noisy = LikelihoodPlan(log_det=resflow.logdet.AdaptiveRoulette(num_probes=2), num_samples=2)
     kinds = {
-        "vectors": {"log_det": resflow.logdet.Exact()},
-        "noisy": {"log_det": resflow.logdet.AdaptiveRoulette(num_probes=2), "signatures": ["serving_default"]},
+        "vectors": {"plan": LikelihoodPlan(log_det=resflow.logdet.Exact())},
+        "noisy": {"plan": noisy, "signatures": ["serving_default"]},
     }
     return {
-        name: resflow.serving.export(model, tmp_path_factory.mktemp(name), **settings, **kind)
-        for name, kind in kinds.items()
+        name: resflow.serving.export(model, tmp_path_factory.mktemp(name), max_batch=1000, **kind)
+        for name, kind in kinds.items()  # at once, without a loop
     }
 
 

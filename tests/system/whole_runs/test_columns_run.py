@@ -60,7 +60,7 @@ def test_columns_given_others(columns, run):
     """The score is that of the others, in their units, beside the Gaussian of a linear regression."""
     workdir, result = columns
     dataset = data.load(run.config.data)
-    assert run.model.event_shape == (2,) and run.model.condition_shape == (1,)
+    assert run.model.data_space.event_shape == (2,) and run.model.condition.shape == (1,)
     info = json.loads((workdir / "data.json").read_text())
     (x, c), (train_x, train_c) = (
         [np.concatenate(p).astype(np.float64) for p in zip(*dataset.eval_batches(s, 50, labels=True), strict=True)]
@@ -76,7 +76,7 @@ def test_columns_given_others(columns, run):
     assert result["baselines"]["gaussian"] == pytest.approx(expected, rel=1e-4)
     marginal = resflow.evaluation.gaussian_baseline(train_x, x)
     assert result["nats"] < marginal - 0.3  # the marginal density cannot use the condition
-    loss = run.model.loss_per_example(x, 0, condition=c, evaluation=True)
+    loss = run.model.example_losses((x, c), 0)[run.model.objective]
     assert result["nats"] == pytest.approx(float(np.mean(loss)), rel=1e-4)  # exact, in 2-D
     assert {p.name for p in (workdir / "figures").iterdir()} == {"pairs.png"}
 

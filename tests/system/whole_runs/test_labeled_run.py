@@ -11,6 +11,8 @@ import tf_resflow as resflow
 from tf_resflow import data, training
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
+from tf_resflow.evaluation import LikelihoodPlan
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 from tf_resflow.training.evaluation_table import table
 
 
@@ -53,7 +55,7 @@ def test_evaluation_and_classes(labeled, loaded, held_out, monkeypatch):
     assert result["importance_weighted"]["bits_per_dim"] < result["bits_per_dim"]
     assert result["reconstruction"]["exact_examples"] == 1.0
     x, labels = held_out
-    losses = loaded.model.loss_per_example(x, 0, condition=labels, evaluation=True).numpy()
+    losses = loaded.model.example_losses((x, labels), 0)[loaded.model.objective].numpy()
     for found in (labeled[1], result):
         assert abs(found["bits_per_dim"] - losses.mean()) < 0.05  # by other dequantizations and probes
 
@@ -132,7 +134,8 @@ def test_served_labels(labeled, loaded, held_out, tmp_path):
     served = tf.saved_model.load(str(path)).signatures
     x, labels = tf.constant(held_out[0][:5]), tf.constant(held_out[1][:5], tf.int32)
     found = served["serving_default"](x=x, condition=labels)
-    samples = resflow.models.LogProbSamples(loaded.model, resflow.logdet.Exact(), num_samples=2, common=True)
+    plan = LikelihoodPlan(log_det=resflow.logdet.Exact(), num_samples=2)
+    samples = LogProbSamples(loaded.model, plan, common=True)
     expected = np.mean(samples((x, labels), tf.bitcast(tf.constant(0, tf.int64), tf.int32)), axis=0)
     np.testing.assert_allclose(found["log_prob"], expected, rtol=1e-4)
     z = served["encode"](x=x, condition=labels)["z"]

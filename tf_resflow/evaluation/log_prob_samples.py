@@ -1,19 +1,16 @@
 """Several estimates of a log-likelihood, as rows of one batch, and their standard error."""
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
-from tf_resflow.models.dequantizer import FlowDequantizer
-from tf_resflow.models.likelihood_plan import LikelihoodPlan, LogDet, with_sets
+from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan
+from tf_resflow.models import FlowModel
+from tf_resflow.models.dequantizer import noise_log_det, with_sets
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
-
-if TYPE_CHECKING:
-    from tf_resflow.models.flow_model import FlowModel
 
 __all__ = ["LogProbEstimate", "LogProbSamples", "mean_and_stderr"]
 
@@ -40,9 +37,7 @@ class LogProbSamples:
 
     Args:
       model: a `FlowModel`.
-      log_det: an estimator of the log-determinants; a dict of them by block, see
-        `tf_resflow.bijectors.with_log_det`; or a `LikelihoodPlan`. By default the model's evaluation estimator.
-      num_samples: K, at least 1; by default that of the plan, or 1.
+      plan: K and the estimators.
       common: whether all examples share the random numbers of an estimate. The answer for one then does not depend
         on the others, beyond rounding.
       max_batch: the largest number of examples, if it is known. If they fit at once, the graph needs no loop, and
@@ -53,36 +48,28 @@ class LogProbSamples:
     Attributes:
       is_noisy: whether the estimates differ: not if the data are continuous and all log-determinants exact.
       num_samples: K, 1 if the estimates do not differ; rounded up if they are computed in parts.
-
-    Raises:
-      ValueError: if a number is out of range.
     """
 
     def __init__(
         self,
-        model: "FlowModel",
-        log_det: LogDet | None = None,
+        model: FlowModel,
+        plan: LikelihoodPlan,
         *,
-        num_samples: int | None = None,
         common: bool = False,
         max_batch: int | None = None,
         megabytes: float = MEGABYTES,
         networks: bijectors.Networks | None = None,
     ):
-        if num_samples is None:
-            num_samples = log_det.num_samples if isinstance(log_det, LikelihoodPlan) else 1
-        if num_samples < 1 or not megabytes > 0:
-            raise ValueError(
-                f"num_samples must be at least 1 and megabytes positive; got {num_samples} and {megabytes}."
-            )
-        self._model, self._log_det, self._common, self._networks = model, log_det, common, networks
-        density = model.evaluation_distribution if log_det is None else model.density(log_det)
+        log_det = model.evaluation_log_det if plan.log_det is None else plan.log_det
+        self._noise_log_det = noise_log_det(log_det, model.evaluation_log_det)
+        self._model, self._common, self._networks = model, common, networks
+        density = bijectors.with_log_det(model.distribution, log_det)
         blocks = bijectors.blocks_by_name(density)
         exact = all(isinstance(block.log_det, logdet.Exact) for block in blocks.values())
-        self.is_noisy = model.levels is not None or not exact
-        costs = map(_bytes_per_example, [*blocks.values(), *_blocks_of_noise(model, log_det)])
+        self.is_noisy = model.data_space.levels is not None or not exact
+        costs = map(_bytes_per_example, [*blocks.values(), *self._blocks_of_noise()])
         at_once = max(1, int(megabytes * 2**20 // max(costs, default=1)))
-        num_samples = num_samples if self.is_noisy else 1
+        num_samples = plan.num_samples if self.is_noisy else 1
         self._num_parts = math.ceil(num_samples / at_once)
         self._part_samples = math.ceil(num_samples / self._num_parts)
         self._part_examples = max(1, at_once // self._part_samples)
@@ -100,17 +87,17 @@ class LogProbSamples:
           x: as for `FlowModel.log_prob`; of a conditional model a pair of examples and their conditions.
           seed: likewise.
         """
-        x, condition = self._model.examples_and_condition(x)
+        x, condition = self._model.condition.split(x)
         x = tf.convert_to_tensor(x)
         num = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
-        examples = {"x": x, **self._model.flow_arguments(condition, num)}
-        seeds = split_seed(stateless_seed(seed), self._num_parts)
+        examples = {"x": x, **self._model.condition.arguments(condition, num)}
+        seed = stateless_seed(seed)
         if self._num_parts == 1:
-            return self._of_all_examples(examples, seeds[0])
+            return self._of_all_examples(examples, seed)
         spec = tf.TensorSpec([self._part_samples, None], self._density.dtype)
         parts = tf.map_fn(
             lambda seed: self._of_all_examples(examples, seed),
-            seeds,
+            split_seed(seed, self._num_parts),
             parallel_iterations=1,
             fn_output_signature=spec,
         )
@@ -147,17 +134,22 @@ class LogProbSamples:
         num = self._part_samples
         noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
         arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
-        sets = num if self._common else None
-        x = self._model.dequantize(
+        z, log_q = self._model.data_space.dequantize(
             arguments.pop("x"),
             noise_seed,
-            evaluation=True,
-            log_det=self._log_det,
-            sets=sets,
+            log_det=self._noise_log_det,
+            sets=num if self._common else None,
             networks=self._networks,
         )
-        arguments |= {} if self._networks is None else {"networks": self._networks}
-        return tf.reshape(self._model.log_prob_under(self._density, x, flow_seed, arguments), [num, -1])
+        arguments |= {"seed": flow_seed} | ({} if self._networks is None else {"networks": self._networks})
+        return tf.reshape(self._density.log_prob(z, bijector_kwargs=arguments) - log_q, [num, -1])
+
+    def _blocks_of_noise(self):
+        """The residual blocks of a dequantizer, with the estimator that it is given."""
+        noise = self._model.data_space.noise_flow
+        if noise is None:
+            return []
+        return bijectors.residual_blocks(bijectors.with_log_det(noise, self._noise_log_det))
 
 
 def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:
@@ -180,15 +172,6 @@ def bytes_per_row(block: bijectors.ResidualBlock) -> int:
     values = [value for operation in traced.graph.get_operations() for value in operation.outputs]
     rows = [value for value in values if value.shape.rank and value.shape[0] is None]
     return sum((value.shape[1:].num_elements() or 0) * value.dtype.size for value in rows)
-
-
-def _blocks_of_noise(model, log_det):
-    """The residual blocks of a dequantizer, with the estimator that it is given."""
-    if not isinstance(model.dequantizer, FlowDequantizer):
-        return []
-    by_block = log_det is None or isinstance(log_det, (Mapping, LikelihoodPlan))
-    estimator = model.evaluation_log_det if by_block else log_det
-    return bijectors.residual_blocks(bijectors.with_log_det(model.dequantizer.flow, estimator))
 
 
 def _bytes_per_example(block):

@@ -4,24 +4,20 @@ import dataclasses
 import math
 import time
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
+from tf_resflow.evaluation.likelihood_plan import BlockPlan, LikelihoodPlan
+from tf_resflow.evaluation.log_prob_samples import MEGABYTES, bytes_per_row
 from tf_resflow.layers.program import bind
 from tf_resflow.logdet.power_series import power_series_log_det
 from tf_resflow.logdet.probes import coloring, draw_probes
-from tf_resflow.models.dequantizer import Dequantized
-from tf_resflow.models.likelihood_plan import BlockPlan, LikelihoodPlan
-from tf_resflow.models.log_prob_samples import MEGABYTES, bytes_per_row
+from tf_resflow.models import FlowModel
 from tf_resflow.progress import track
 from tf_resflow.seeds import random_integers, split_seed
 from tf_resflow.typing import TensorLike
-
-if TYPE_CHECKING:
-    from tf_resflow.models.flow_model import FlowModel
 
 __all__ = ["plan_likelihood"]
 
@@ -39,7 +35,7 @@ _SLOW = 0.9  # ratio of terms above which a series decays slowly
 
 
 def plan_likelihood(
-    model: "FlowModel",
+    model: FlowModel,
     x: TensorLike,
     stderr: float,
     *,
@@ -59,8 +55,8 @@ def plan_likelihood(
     flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
     model = resflow.FlowModel(flow, event_shape=[2])
     x = [[0.1, 0.2], [1.0, -1.0]]
-    plan = resflow.models.plan_likelihood(model, x, stderr=0.01)
-    print(plan.expected_stderr <= 0.01, model.log_prob(x, log_det=plan).shape)
+    plan = resflow.evaluation.plan_likelihood(model, x, stderr=0.01)
+    print(plan.expected_stderr <= 0.01, resflow.evaluation.estimate_log_prob(model, x, plan=plan).log_prob.shape)
     # True (2,)
     ```
 
@@ -68,7 +64,7 @@ def plan_likelihood(
       model: a `FlowModel`.
       x: examples as for `FlowModel.log_prob`, like those to come.
       stderr: in nats, of each example's log-likelihood: the root mean square over examples. A number of bits/dim
-        times `model.nats_per_unit` is in nats.
+        times `model.data_space.nats_per_unit` is in nats.
       condition: of a conditional model, as for `FlowModel.log_prob`.
       num_samples: the number of samples, if it is given; then `stderr` is the part of the log-determinants alone,
         whatever the noise of the dequantization.
@@ -89,7 +85,7 @@ def plan_likelihood(
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     x = tf.convert_to_tensor(x)
-    arguments = {name: rows[:_EXAMPLES] for name, rows in model.flow_arguments(condition, len(x)).items()}
+    arguments = {name: rows[:_EXAMPLES] for name, rows in model.condition.arguments(condition, len(x)).items()}
     x = x[:_EXAMPLES]
     prepared = model.prepare(x, tf.constant([seed, 0]))
     if not bool(tf.reduce_all(tf.math.is_finite(prepared))):
@@ -119,8 +115,9 @@ def plan_likelihood(
         )
     num, chosen = min(found, key=_seconds)
     return LikelihoodPlan(
-        stderr=stderr,
+        log_det={name: block.log_det for name, block in chosen.items()},
         num_samples=num,
+        stderr=stderr,
         dequantization_std=noise,
         blocks=chosen,
     )
@@ -129,7 +126,8 @@ def plan_likelihood(
 def _check_rounding(model, x, arguments, stderr):
     """Raises a ValueError for a standard error that the rounding of the sum of a log-likelihood exceeds."""
     latent = bijectors.forward_features(model.flow, x, log_det=False, **arguments).latent
-    terms = tf.reduce_mean(tf.abs(model.distribution.distribution.log_prob(latent))) + 2 * model.log_num_cells
+    base = model.distribution.distribution
+    terms = tf.reduce_mean(tf.abs(base.log_prob(latent))) + 2 * model.data_space.log_num_cells
     dtype = model.distribution.dtype
     rounding = 4 * np.finfo(dtype.as_numpy_dtype).eps * float(terms)
     if stderr < rounding:
@@ -181,18 +179,19 @@ def _dequantization_std(model, x, arguments, seed, num_rows):
 
     Their own noise nearly cancels; what is left makes that of the dequantization look somewhat larger.
     """
-    if model.levels is None:
+    if model.data_space.levels is None:
         return 0.0
-    density = model.density(_roulette(_RTOLS[1], 1, probe_sets=1))
-    rows, log_q = model.dequantize(tf.concat([x] * _DRAWS, 0), tf.constant([seed, 1]), evaluation=True)
+    density = bijectors.with_log_det(model.distribution, _roulette(_RTOLS[1], 1, probe_sets=1))
+    rows, log_q = model.data_space.dequantize(
+        tf.concat([x] * _DRAWS, 0), tf.constant([seed, 1]), log_det=model.evaluation_log_det
+    )
     log_q = tf.broadcast_to(tf.cast(log_q, rows.dtype), tf.shape(rows)[:1])
     arguments = {name: tf.concat([value] * _DRAWS, 0) for name, value in arguments.items()}
     values = []
     for start in range(0, len(rows), num_rows):
         part = slice(start, start + num_rows)
-        given = {name: value[part] for name, value in arguments.items()}
-        drawn = Dequantized(rows[part], log_q[part])
-        values.append(model.log_prob_under(density, drawn, tf.constant([seed, 2]), given))
+        given = {"seed": tf.constant([seed, 2])} | {name: value[part] for name, value in arguments.items()}
+        values.append(density.log_prob(rows[part], bijector_kwargs=given) - log_q[part])
     draws = np.reshape(tf.concat(values, 0), [_DRAWS, -1]).astype(np.float64)
     return math.sqrt(np.var(draws, axis=0, ddof=1).mean())
 

@@ -1,23 +1,21 @@
-"""How log-likelihoods are estimated to an asked-for standard error."""
+"""How log-likelihoods are estimated: with which estimators, and how often."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from tf_resflow import logdet
 from tf_resflow.logdet.term_distributions import TermDistribution
+from tf_resflow.typing import LogDet
 
-__all__ = ["BlockPlan", "LikelihoodPlan", "LogDet", "describe_estimator", "with_sets"]
+__all__ = ["BlockPlan", "LikelihoodPlan", "describe_estimator", "describe_plan"]
 
 
 class BlockPlan(NamedTuple):
-    """How the log-determinant of a block is estimated.
+    """The estimator of a block, and what was measured of one of its estimates of one example.
 
-    Attributes:
-      log_det: the estimator.
-      std: root mean square, over examples, of the standard deviation of one estimate, in nats.
-      seconds: of one estimate of one example, in a batch.
+    `std` is the root mean square, over examples, of the standard deviation in nats; `seconds` in a batch.
     """
 
     log_det: logdet.LogDetEstimator
@@ -27,23 +25,29 @@ class BlockPlan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LikelihoodPlan:
-    r"""How to estimate the log-likelihood of an example to an asked-for standard error.
+    r"""How the log-likelihood of an example is estimated: the mean of K = `num_samples` independent estimates.
 
-    It is taken wherever a `FlowModel` takes a `log_det`. The estimate is the mean of K = `num_samples` independent
-    ones, and its squared standard error is \\((d^2 + \sum_b \sigma_b^2) / K\\), with the noise d of the
-    dequantization and \\(\sigma_b\\) of the blocks.
+    `tf_resflow.evaluation.plan_likelihood` makes one for an asked-for standard error. Its square is then
+    \\((d^2 + \sum_b \sigma_b^2) / K\\), with the noise d of the dequantization and \\(\sigma_b\\) of the blocks.
 
     Attributes:
-      stderr: what was asked for, in nats.
-      num_samples: number of estimates that are averaged.
-      dequantization_std: d, in nats.
-      blocks: a dict of the name of each block to its `BlockPlan`.
+      log_det: the estimator of the log-determinants, or a dict of them by block
+        (`tf_resflow.bijectors.with_log_det`); by default the model's evaluation estimator.
+      num_samples: K, at least 1.
+      stderr: what was asked for, in nats, if the plan was measured.
+      dequantization_std: then d, in nats.
+      blocks: then a dict of the name of each block to its estimator, `std` in nats and `seconds`.
     """
 
-    stderr: float
-    num_samples: int
-    dequantization_std: float
-    blocks: Mapping[str, BlockPlan]
+    log_det: LogDet | None = None
+    num_samples: int = 1
+    stderr: float | None = None
+    dequantization_std: float = math.nan
+    blocks: Mapping[str, BlockPlan] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1; got {self.num_samples}.")
 
     @property
     def log_det_stderr(self) -> float:
@@ -54,11 +58,6 @@ class LikelihoodPlan:
     def expected_stderr(self) -> float:
         """The standard error that it should give, in nats: the root mean square over the measured examples."""
         return math.hypot(self.log_det_stderr, self.dequantization_std / math.sqrt(self.num_samples))
-
-    @property
-    def log_det(self) -> dict[str, logdet.LogDetEstimator]:
-        """The estimators by block."""
-        return {name: block.log_det for name, block in self.blocks.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as numbers and text, for JSON."""
@@ -84,10 +83,15 @@ class LikelihoodPlan:
         return "\n".join(lines)
 
 
+def describe_plan(plan: LikelihoodPlan) -> dict[str, Any]:
+    """A plan for JSON: what was measured, or the estimator alone."""
+    if plan.stderr is None:
+        return describe_estimator(plan.log_det)
+    return {"type": "LikelihoodPlan", **plan.as_dict()}
+
+
 def describe_estimator(log_det: Any) -> dict[str, Any]:
     """What a model takes as `log_det`, for JSON: its "type" and its settings, or the estimators of "blocks"."""
-    if isinstance(log_det, LikelihoodPlan):
-        return {"type": "LikelihoodPlan", **log_det.as_dict()}
     if isinstance(log_det, Mapping):
         return {"type": "by block", "blocks": {name: describe_estimator(part) for name, part in log_det.items()}}
     settings = {
@@ -96,15 +100,7 @@ def describe_estimator(log_det: Any) -> dict[str, Any]:
     return {"type": type(log_det).__name__} | {name: _plain(value) for name, value in settings.items()}
 
 
-def with_sets(log_det: Any, num: int) -> Any:
-    """The estimator for `num` equal parts of a batch whose examples share all random numbers."""
-    return log_det.with_sets(num) if isinstance(log_det, logdet.LogDetEstimator) else log_det
-
-
 def _plain(value):
     if isinstance(value, TermDistribution):
         return describe_estimator(value)
     return value if isinstance(value, (bool, int, float, str)) else str(value)
-
-
-LogDet: TypeAlias = Callable[..., Any] | Mapping[str, Callable[..., Any]] | LikelihoodPlan

@@ -1,0 +1,142 @@
+"""The data of a model beside the input space of its flow: dequantization, its inverse, and units."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_resflow.bijectors import Networks
+from tf_resflow.data import dequantize, quantize
+from tf_resflow.data.dequantization import cell_width, place_in_cells
+from tf_resflow.models.dequantizer import Dequantized, Dequantizer, FlowDequantizer
+from tf_resflow.typing import TensorLike
+
+__all__ = ["DataSpace"]
+
+_OF_A_LEVEL = 1 / 32  # the residual of a block's inverse that integer data cannot show
+
+
+class DataSpace:
+    r"""The data of a `FlowModel`, and how they become values of its flow's input space.
+
+    Integers x become \\(z = (x + u) / L\\), with uniform noise u or that of a `Dequantizer`; continuous data are
+    taken as they are.
+
+    Args:
+      event_shape: shape of an example.
+      levels: L, the number of integer values; None for continuous data.
+      dequantizer: a `Dequantizer` or None.
+      dtype: of the flow's input space.
+
+    Attributes:
+      event_shape: as given.
+      levels: as given.
+      dequantizer: as given.
+      num_dimensions: D, the number of coordinates of an example.
+      unit: of losses, "bits_per_dim" of integer data, else "nats".
+      nats_per_unit: nats of an example's log-likelihood in one `unit` of its loss.
+      log_num_cells: \\(D \log L\\), by which the log-likelihood of integers is less than the log-density of z if
+        the noise is uniform; 0 of continuous data.
+      dequantization: density of the noise, "uniform", "variational", or None of continuous data.
+      inverse_atol: residual at which a block without a solver of its own need not be inverted further: 1/32 of a
+        level, since few pixels then differ from those of a precise inverse. Continuous data show every digit: it
+        is 0, and the rounding of the type decides.
+    """
+
+    def __init__(
+        self, event_shape: Sequence[int], levels: int | None, dequantizer: Dequantizer | None, dtype: tf.DType
+    ):
+        _check_dequantizer(dequantizer, levels)
+        self.event_shape, self.levels, self.dequantizer = tuple(event_shape), levels, dequantizer
+        self._dtype = tf.as_dtype(dtype)
+        self.num_dimensions = math.prod(self.event_shape)
+        self.log_num_cells = self.num_dimensions * math.log(levels or 1)
+        if levels is None:
+            self.unit, self.nats_per_unit, self.inverse_atol, self.dequantization = "nats", 1.0, 0.0, None
+        else:
+            self.unit, self.nats_per_unit = "bits_per_dim", self.num_dimensions * math.log(2.0)
+            self.inverse_atol = _OF_A_LEVEL / levels
+            self.dequantization = "uniform" if dequantizer is None else "variational"
+
+    @property
+    def noise_flow(self) -> Any:
+        """The flow of a `FlowDequantizer`, or None."""
+        return self.dequantizer.flow if isinstance(self.dequantizer, FlowDequantizer) else None
+
+    def to_loss(self, log_prob: TensorLike) -> TensorLike:
+        """The loss, in `unit`s, of a log-likelihood in nats."""
+        return -log_prob if self.levels is None else -log_prob / self.nats_per_unit
+
+    def to_data(self, z: tf.Tensor) -> tf.Tensor:
+        """Values of the flow's input space as data: of integers their levels, uint8."""
+        return z if self.levels is None else quantize(z, self.levels)
+
+    def dequantize(
+        self,
+        x: TensorLike,
+        seed: tf.Tensor,
+        *,
+        log_det: Any = None,
+        sets: int | None = None,
+        networks: Networks | None = None,
+    ) -> Dequantized:
+        """Draws z, with the density of what was drawn; arguments as of a `Dequantizer`."""
+        z = self.checked(x)
+        log_q: TensorLike = self.log_num_cells
+        if self.levels is None:
+            pass
+        elif self.dequantizer is None:
+            z = dequantize(z, self.levels, seed, sets=sets)
+        else:
+            bound = {} if self.noise_flow is None else {"networks": networks}
+            centers = self.centers(z)
+            u, log_q = self.dequantizer.sample_and_log_prob(centers, seed, log_det=log_det, sets=sets, **bound)
+            z = place_in_cells(z, tf.cast(u, self._dtype), self.levels)
+            log_q = tf.cast(log_q, self._dtype) - self.num_dimensions * math.log(cell_width(self.levels))
+        return Dequantized(tf.identity(tf.cast(z, self._dtype)), log_q)  # a new tensor, of which no cache knows
+
+    def centers(self, x: TensorLike) -> tf.Tensor:
+        """The values of data without randomness: the centers of the cells of integers."""
+        x = tf.cast(self.checked(x), self._dtype)
+        return x if self.levels is None else (x + 0.5) / self.levels
+
+    def checked(self, x: TensorLike) -> tf.Tensor:
+        """A batch of examples as a tensor of known shape; raises ValueError if they are no such data."""
+        try:
+            x = tf.convert_to_tensor(x)
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError):
+            raise ValueError(
+                f"The model takes an array of examples of shape {self.event_shape}; got {x!r:.80}. A condition "
+                "goes to condition=, labels to y of fit."
+            ) from None
+        message = f"The model takes batches of examples of shape {self.event_shape}; got"
+        if not x.shape[1:].is_compatible_with(self.event_shape):
+            raise ValueError(f"{message} {x.shape}.")
+        if x.dtype.is_integer != (self.levels is not None):
+            wanted = "floats" if self.levels is None else f"integers 0, ..., {self.levels - 1}"
+            raise ValueError(f"The model takes {wanted}; got {x.dtype.name}.")
+        if x.shape[1:].is_fully_defined():
+            return x
+        # After one error Keras traces its step for examples of any shape.
+        same = tf.raw_ops.Equal(x=tf.shape(x)[1:], y=self.event_shape, incompatible_shape_error=False)
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(same), [message, tf.shape(x)])]):
+            return tf.ensure_shape(x, [None, *self.event_shape])
+
+
+def _check_dequantizer(dequantizer, levels):
+    if dequantizer is None:
+        return
+    if levels is None:
+        raise ValueError("Continuous data are not dequantized: leave out dequantizer=, or give levels=.")
+    if isinstance(dequantizer, type) or not callable(getattr(dequantizer, "sample_and_log_prob", None)):
+        raise ValueError(
+            "dequantizer must have a method sample_and_log_prob, as tf_resflow.models.FlowDequantizer "
+            f"does; got {dequantizer!r:.80}."
+        )
+    if not isinstance(dequantizer, keras.Layer) and getattr(dequantizer, "variables", None):
+        raise ValueError(
+            f"The dequantizer ({type(dequantizer).__name__}) has variables and is no keras.Layer: fit would "
+            "neither train nor save them. Hold them in a Keras layer."
+        )

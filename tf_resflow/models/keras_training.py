@@ -1,0 +1,226 @@
+"""How Keras trains a model that has losses of its own: compile, fit and evaluate."""
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow import bijectors, layers
+from tf_resflow.layers.precision import leaves, lowest_dtype
+from tf_resflow.models.averaging import callbacks_under_average, warm_up_average
+from tf_resflow.models.condition import Condition
+from tf_resflow.models.data_space import DataSpace
+from tf_resflow.models.saving import SavedSettings
+from tf_resflow.models.step import check_compiles, train_step, weigh
+from tf_resflow.private_api import num_gradients
+from tf_resflow.seeds import stateless_seed
+from tf_resflow.typing import Seed
+
+if TYPE_CHECKING:
+    from tf_resflow.models.flow_model import FlowModel
+
+__all__ = ["KerasTraining"]
+
+
+class KerasTraining(SavedSettings, keras.Model):
+    """The base class of `FlowModel` and `HybridModel`.
+
+    Attributes:
+      flow: the flow.
+      distribution: the density of its input, with the training estimator.
+      data_space: the `DataSpace`.
+      condition: the `Condition`.
+      classifier: the classifier; None of a density alone.
+      objective: name of the loss whose mean is minimized, see `example_losses`.
+      takes_pairs: whether a batch is a pair of examples and what stands beside them, a condition or a label.
+      seed: `int`, of the steps of `fit`.
+    """
+
+    flow: Any
+    distribution: tfp.distributions.Distribution
+    data_space: DataSpace
+    condition: Condition
+    classifier: keras.Model | None = None
+    objective: str
+    takes_pairs: bool
+    seed: int
+    _beside: str  # what stands beside the examples, for messages
+
+    def trained_density(self) -> "FlowModel | None":
+        """The `FlowModel` whose density is trained; None of a classifier alone."""
+        raise NotImplementedError
+
+    def example_losses(self, batch: Any, seed: Seed = None, *, training: bool = False) -> dict[str, tf.Tensor]:
+        """What a training step minimizes and reports of each example: a dict of tensors `[batch]`.
+
+        Args:
+          batch: examples `[batch, *event_shape]`, or a pair of them and their conditions or labels.
+          seed: of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
+          training: whether with the estimator and the precision of the training, else with those of the evaluation.
+        """
+        raise NotImplementedError
+
+    def total(self, losses: Mapping[str, Any]) -> Any:
+        """The value of `objective`, from the other losses or from their means."""
+        return losses[self.objective]
+
+    def networks(self, *, training: bool = False) -> bijectors.Networks:
+        """The `tf_resflow.bijectors.Networks` of the flow and of a dequantizer, bound for several calls."""
+        noise = self.data_space.noise_flow
+        return bijectors.Networks(self.flow, *([] if noise is None else [noise]), training=training)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The means of an epoch, for `fit` and `evaluate`; "loss" is the mean of the `objective`."""
+        return self._means
+
+    def compile(self, optimizer: Any = "rmsprop", *, jit_compile: bool | str = False, **kwargs: Any) -> None:
+        """Like `keras.Model.compile`; it also builds the optimizer.
+
+        XLA compiles no whole step by default, not even with a GPU. With `jit_compile=True` it does, and cannot
+        raise: a step whose loss or gradient is NaN or infinite is not taken either, but `fit` goes on and shows it
+        as the loss of the epoch (`keras.callbacks.TerminateOnNaN` ends it).
+
+        The weight decay of Keras' optimizers reaches all variables, ActNorms too, unless its
+        `exclude_from_weight_decay` was called. With `use_ema` the average of the weights is warmed up: at step t of
+        a fit its momentum is `min(ema_momentum, (1 + t) / (10 + t))`. Keras' constant one would hold 0.37 of the
+        first weights after 100 steps. The optimizer is otherwise used unchanged.
+
+        Raises:
+          ValueError: for a loss or metrics: the model has its own; for an optimizer that scales the loss, as Keras
+            makes one of any optimizer under the policy "mixed_float16"; for layers that compute in float16; for
+            `jit_compile=True` under a strategy of several replicas that are not GPUs.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name):
+                raise ValueError(f"{type(self).__name__} has its own loss and reports its parts: leave out {name}.")
+        if jit_compile is True:
+            check_compiles(self.distribute_strategy)
+        super().compile(optimizer, jit_compile=jit_compile, **kwargs)
+        try:
+            _check_unscaled(self, self.optimizer)
+        except ValueError:
+            self.compiled = False
+            raise
+        self.optimizer.build(self.trainable_variables)
+        warm_up_average(self.optimizer)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Like `keras.Model.fit`; it leaves the norms of the layers up to date.
+
+        With `use_ema` it ends by replacing the weights with their averages. The validation and the callbacks at the
+        end of an epoch see the averages, too: what `EarlyStopping` restores, and `ModelCheckpoint` saves, has the
+        score that was found. The average of each fit is a new one, of its steps alone. A model whose ActNorms are
+        still the identity causes a warning.
+
+        A conditional model takes `fit(x, condition)`, `fit((x, condition))`, or a `tf.data.Dataset` of pairs; for
+        the condition of labels these are the labels. Labels beside the examples of other models are ignored, but
+        for `class_weight`.
+
+        By `sample_weight`, one number for each example, or `class_weight`, a dict of the weight of each label, the
+        loss is the mean of the weighted losses of a batch. Other losses are not weighted. Weights of
+        `validation_data` come last in its tuple: `(x, None, weights)`, or `(x, condition, weights)`.
+
+        Raises:
+          ValueError: when there is no condition although the model is conditional, or the arrays do not fit.
+        """
+        if kwargs.get("class_weight") and self.condition and self.condition.num_classes is None:
+            raise ValueError("class_weight is by labels, and there are none: give sample_weight.")
+        x, y = self._arrays(x, y, kwargs.get("sample_weight"))
+        if isinstance(kwargs.get("validation_data"), tuple):
+            held_out, beside, weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
+            kwargs["validation_data"] = (*self._arrays(held_out, beside, weights), weights)
+        _warn_of_initialization(self.flow)
+        callbacks = callbacks_under_average(self, callbacks)
+        history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+        layers.converge_norms(self)
+        return history
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Like `keras.Model.evaluate`, of what `fit` takes."""
+        x, y = self._arrays(x, y, kwargs.get("sample_weight"))
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One step of `fit`."""
+        step = num_gradients(self.optimizer)
+        seed = stateless_seed(tf.stack([self.seed, tf.cast(step, tf.int32)]))
+        batch, weights = self._batch(data)
+        num = tf.shape(tf.nest.flatten(batch)[0])[0]
+        return self._update_means(train_step(self, batch, seed, weights), num)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One step of `evaluate`, with the evaluation estimator."""
+        batch, weights = self._batch(data)
+        return self._update_means(weigh(self.example_losses(batch), self.objective, weights))
+
+    def get_config(self) -> dict[str, Any]:
+        """Raises NotImplementedError: the architecture is Python code."""
+        raise NotImplementedError(
+            f"The architecture of a {type(self).__name__} is Python code: use save_weights, or "
+            "ModelCheckpoint(..., save_weights_only=True)."
+        )
+
+    def _arrays(self, x, y, sample_weight):
+        """`x` and `y` of `fit`, which may come as a pair. Keras drops weights without y: it gets zeros."""
+        if self.takes_pairs and isinstance(x, tuple) and len(x) == 2 and y is None:
+            x, y = x
+        if y is None and sample_weight is not None and hasattr(x, "shape"):
+            y = np.zeros(len(x))
+        return x, y
+
+    def _batch(self, data):
+        """The batch and the weights of its examples, from what `fit` and `evaluate` take."""
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        if not self.takes_pairs:
+            return x, weights
+        if y is None:
+            raise ValueError(
+                f"{self.name} learns from examples and {self._beside}: call fit(x, y) or evaluate(x, y)."
+            )
+        return (x, y), weights
+
+    def _update_means(self, values, num=None):
+        """Takes the values of examples, or with `num` their means over so many."""
+        for mean in self._means:
+            mean.update_state(values[self.objective if mean.name == "loss" else mean.name], num)
+        return {mean.name: mean.result() for mean in self._means}
+
+
+def _check_unscaled(model, optimizer):
+    """Raises ValueError for what needs a loss that is scaled."""
+    if optimizer.loss_scale_factor or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            f"The optimizer {optimizer.name!r} divides gradients by a scale of the loss, which "
+            f"{type(model).__name__} does not apply: training would stand still. Compute in 'mixed_bfloat16', "
+            "which needs no scale, and leave out loss_scale_factor and LossScaleOptimizer."
+        )
+    if halves := [layer.name for layer in leaves(model) if layer.weights and lowest_dtype(layer) == "float16"]:
+        raise ValueError(
+            f"Layer {halves[0]!r} computes in float16, whose gradients need a loss that is scaled, which "
+            f"{type(model).__name__} does not do: small ones would become 0. Compute in 'mixed_bfloat16'."
+        )
+
+
+def _warn_of_initialization(flow):
+    norms = [part for part in (flow, *flow.submodules) if isinstance(part, bijectors.ActNorm)]
+    if norms and not any(np.any(variable) for norm in norms for variable in norm.variables):
+        warnings.warn(
+            "The ActNorms of the flow are still the identity. Call model.initialize(batch) with a batch of the "
+            "data before fit, or training has to find their scale.",
+            stacklevel=3,
+        )
