@@ -54,6 +54,20 @@ def test_tabular_fields_reach_the_loader(tmp_path):
     assert dataset.sizes == {"test": 10, "train": 30}
 
 
+def test_options_of_pandas_reach_the_loader(tmp_path):
+    """Those of the config, and others in a mapping."""
+    path = tmp_path / "a.csv"
+    path.write_text("a;b\n" + "".join(f"{i},5;{i * i}\n" for i in range(20)))
+    fields = {"name": "tabular", "path": str(path), "read_options": {"sep": ";", "decimal": ","}}
+    config = default_config(**fields)
+    for given in (fields, config, ml_collections.FrozenConfigDict(config)):
+        dataset = load(given)
+        assert dataset.columns == ("a", "b")
+        assert set(dataset.array("test")[:, 0]) <= {i + 0.5 for i in range(20)}
+    fields["read_options"]["skipfooter"], fields["read_options"]["header"] = 4, 0
+    assert sum(load(fields | {"read_options": fields["read_options"] | {"engine": "python"}}).sizes.values()) == 16
+
+
 @pytest.mark.parametrize("prefix", ["", "tfds/"])
 def test_other_names_are_image_data_sets(tmp_path, prefix):
     with pytest.raises(ValueError, match="'cifar10' is missing"):
@@ -100,7 +114,7 @@ def test_wrong_fields_are_errors():
 
 FOREIGN = {
     "moons": {"flip": True},
-    "digits": {"path": "photographs", "test_fraction": 0.2},
+    "digits": {"path": "photographs", "test_fraction": 0.2, "read_options": {"sep": ";"}},
     "mnist": {"key": "a", "num_test": 5},
     "tabular": {"image_size": 8},
     "images": {"split_train": "train[:10]"},
