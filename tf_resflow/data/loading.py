@@ -55,9 +55,6 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
         raise ValueError(f"load takes the fields of a config, such as {{'name': 'digits'}}; got {config!r}.")
     config = default_config(**(config.to_dict() if isinstance(config, ConfigDict) else config))
     name = config.name
-    suffix = pathlib.PurePath(name).suffix.lower()
-    if name.startswith(("/", "~", ".")) or suffix in (".npy", ".npz", ".csv", ".parquet"):
-        _refuse_path(name, suffix)
     _check_fields(config)
     fields = {field: config[field] for field in _FIELDS.get(name, _FIELDS_OF_TFDS)}
     fields["validation_fraction"] = config.validation_fraction
@@ -115,12 +112,6 @@ def _names(text):
     return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row] or None
 
 
-def _refuse_path(name, suffix=""):
-    kinds = {".csv": ["tabular"], ".parquet": ["tabular"], "": ["images"]}.get(suffix, ["images", "tabular"])
-    advice = " or ".join(f"--config.data.name={kind}" for kind in kinds)
-    raise ValueError(f"data.name is {name!r}, a path. Set {advice}, and --config.data.path={name}.")
-
-
 def _check_fields(config):
     """Raises ValueError if a field is set that the data set does not have."""
     known, defaults = _FIELDS.get(config.name, _FIELDS_OF_TFDS), default_config()
@@ -146,13 +137,11 @@ def _check_tfds_name(name, data_dir):
     base = name.split("/")[0].split(":")[0]
     directory = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     known = tfds.list_builders(with_community_datasets=False)
-    if base in known or (base and (directory / base).is_dir()):
-        return
-    if pathlib.Path(name).is_dir():
-        _refuse_path(name)
     found = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
-    raise ValueError(
-        f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known are "
-        f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
-        "sets of TensorFlow Datasets. For your own images set data.name = 'images', with their folder as data.path."
-    )
+    if base not in [*known, *found]:
+        raise ValueError(
+            f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known are "
+            f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data sets of "
+            "TensorFlow Datasets. For your own images or a table set --config.data.name=images or =tabular, and "
+            "--config.data.path to the folder or file."
+        )

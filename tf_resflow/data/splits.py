@@ -31,13 +31,13 @@ def split_sizes(
     if rest < least:
         less = " and ".join(f"{split}_fraction" for split in sizes) or "nothing"
         raise ValueError(
-            f"{source}: {_examples(num)} less {less} leave {rest} for training, which needs at least {least}. "
+            f"{source}: {num} examples less {less} leave {rest} for training, which needs at least {least}. "
             "Provide more, or lower the fractions."
         )
     for split, size in sizes.items():
         if not size:
             raise ValueError(
-                f"{source}: the {split} split holds no example, since {split}_fraction of {_examples(num)} is "
+                f"{source}: the {split} split holds no example, since {split}_fraction of {num} examples is "
                 f"less than one. Raise it, set it to 0, or set path_{split}."
             )
     return sizes | {"train": rest}
@@ -78,7 +78,3 @@ def check_different(arrays: Mapping[str, np.ndarray]) -> None:
 def field(split: str) -> str:
     """The field of a config with the place of a split."""
     return "path" if split == "train" else f"path_{split}"
-
-
-def _examples(number):
-    return f"{number} example{'' if number == 1 else 's'}"

@@ -94,12 +94,8 @@ def _prepared_builder(name, data_dir, download):
     directory = pathlib.Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        raise ValueError(
-            f"TensorFlow Datasets has no data set {name!r}, and neither has "
-            f"{directory}. Check the name, or set data_dir to the directory that holds it. For a folder of "
-            "images set data.name = 'images' and data.path."
-        ) from None
+    except tfds.core.DatasetNotFoundError:  # whose message lists all data sets
+        raise ValueError(f"TensorFlow Datasets has no data set {name!r}, and neither has {directory}.") from None
     except (AssertionError, ValueError) as error:  # an unknown version or configuration
         raise ValueError(f"TensorFlow Datasets does not accept {name!r}: {error}") from None
     if builder.is_prepared():
