@@ -94,7 +94,7 @@ def test_transparency_is_dropped(tmp_path, said):
 
 def test_other_files_are_skipped(tmp_path, said):
     _write(tmp_path, COLOR)
-    for name in (".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.png"):
+    for name in (".DS_Store", ".hidden.png"):
         (tmp_path / name).write_text("x")
     for folder in (".cache", "__MACOSX"):
         _write(tmp_path / folder, COLOR)

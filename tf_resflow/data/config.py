@@ -7,8 +7,7 @@ from tf_resflow.config_fields import AT_LEAST_0, Field, Rule, make_section, sugg
 __all__ = ["FIELDS", "default_config"]
 
 # Arguments of pandas.read_csv and pandas.read_excel.
-_READ_OPTIONS = ("comment", "decimal", "encoding", "engine", "header", "na_values", "sep", "sheet_name", "skiprows")
-_READ_OPTIONS += ("thousands",)
+_READ_OPTIONS = "comment decimal encoding engine header na_values sep sheet_name skiprows thousands".split()
 
 FIELDS = {
     "name": "digits",

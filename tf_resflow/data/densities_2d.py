@@ -18,6 +18,10 @@ from tf_resflow.data.dataset import Dataset
 class Density2D:
     """A density on the plane, with the methods of a TFP distribution on NumPy arrays."""
 
+    _draw: Callable[..., np.ndarray]
+    _log_prob: Callable[..., np.ndarray]
+    _entropy: Callable[[], float]
+
     def sample(self, num: int, seed: int | Sequence[int]) -> np.ndarray:
         """Draws `num` independent points, float64 `[num, 2]`, with a seed of `np.random.default_rng`."""
         return self._draw(num, np.random.default_rng(seed))
@@ -31,7 +35,7 @@ class Density2D:
 
     def entropy(self) -> float:
         """The differential entropy -E log p in nats, exact or by quadrature on a grid."""
-        return float(self._entropy)
+        return _cached_entropy(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +78,6 @@ class BlurredCurves(Density2D):
             result[rows] += peak[:, 0] + np.log(np.sum(np.exp(logits, out=logits), axis=1))
         return result
 
-    @functools.cached_property
     def _entropy(self):
         half_width = np.max(np.abs(self._quadrature[0])) + 6 * self.std
         return _grid_entropy(self._log_prob, half_width, self.std / 2)
@@ -102,7 +105,6 @@ class Checkerboard(Density2D):
         inside = np.all(np.abs(points) < 4, axis=1) & ((column + row) % 2 == 0)
         return np.where(inside, -np.log(32), -np.inf)
 
-    @functools.cached_property
     def _entropy(self):
         return np.log(32)
 
@@ -126,7 +128,6 @@ class Pinwheel(Density2D):
         exponents = -np.sum(((z - [1, 0]) / [0.3, 0.1]) ** 2, axis=-1) / 2
         return np.logaddexp.reduce(exponents, axis=1) - np.log(5 * 4 * 2 * np.pi * 0.3 * 0.1)
 
-    @functools.cached_property
     def _entropy(self):
         return _grid_entropy(self._log_prob, half_width=2 * (1 + 6 * 0.3), spacing=0.02)
 
@@ -208,6 +209,11 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
         return density.sample(num, (2, *(word % 2**32 for word in seed)))
 
     return Dataset(name, (2,), None, sizes, read=read, draw=draw, entropy=density.entropy())
+
+
+@functools.cache
+def _cached_entropy(density):
+    return float(density._entropy())
 
 
 def _grid_entropy(log_prob, half_width, spacing):

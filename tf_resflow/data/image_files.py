@@ -3,6 +3,7 @@
 __all__ = ["load_image_files"]
 
 import concurrent.futures
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,6 @@ with extra("data"):
     from PIL import ExifTags, Image, ImageOps
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_SILENT = (".db", ".ini")  # what Windows puts into folders of images
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(["validation", "valid", "val"], "validation")  # folder names in lower case
 _MEMORY = 2 * 2**30  # largest size of a split in bytes
@@ -39,21 +39,15 @@ class _Images(NamedTuple):
         return _Images(self.images[numbers], None if self.labels is None else self.labels[numbers])
 
 
-class _Header(NamedTuple):
-    """What is known of an image before it is decoded: width and height as displayed, among others."""
-
-    size: tuple[int, int]
-    is_gray: bool
-    has_alpha: bool
-
-
 class _Folder(NamedTuple):
-    """The images of a folder: their files, sorted by folder and name, their headers, and their classes or None."""
+    """The images of a folder before they are decoded, sorted by folder and name."""
 
     path: pathlib.Path
     files: list[pathlib.Path]
-    headers: list[_Header]
-    classes: np.ndarray | None
+    classes: np.ndarray | None  # names of folders; None if there are none
+    sizes: list[tuple[int, int]]  # width and height, as displayed
+    gray: list[bool]
+    transparent: list[bool]
 
 
 def load_image_files(
@@ -113,7 +107,7 @@ def load_image_files(
     places = _places(path, path_test, path_validation)
     folders = {split: _look_at(place) for split, place in places.items() if place.is_dir()}
     _check_sizes(folders.values(), image_size)
-    is_gray = all(header.is_gray for folder in folders.values() for header in folder.headers)
+    is_gray = all(all(folder.gray) for folder in folders.values())
     parts = {s: _read_numpy(place, key, image_size) for s, place in places.items() if s not in folders}
     fractions = {"test": test_fraction, "validation": validation_fraction}
     num = len(folders["train"].files if "train" in folders else parts["train"].images)
@@ -187,8 +181,7 @@ def _look_at(path):
     for place, folders, names in os.walk(path, followlinks=True):
         folders[:] = [name for name in folders if not _is_hidden(name)]
         for file in (pathlib.Path(place, name) for name in names if not _is_hidden(name)):
-            suffix = file.suffix.lower()
-            (files if suffix in _SUFFIXES else [] if suffix in _SILENT else others).append(file)
+            (files if file.suffix.lower() in _SUFFIXES else others).append(file)
     if not files:
         beside = f", but it holds {min(others).name} and the like" if others else ""
         raise ValueError(f"{path} holds no image: expected files that end in {', '.join(_SUFFIXES)}{beside}.")
@@ -196,28 +189,29 @@ def _look_at(path):
         logging.warning("%s: %d files, such as %s, are not images: skipped.", path, len(others), min(others))
     files.sort(key=lambda file: file.relative_to(path).parts)
     classes = _classes(path, files)
-    return _Folder(path, files, list(_mapped(_read_header, files, "looking at images")), classes)
+    headers = _mapped(_read_header, files, "looking at images")
+    return _Folder(path, files, classes, *map(list, zip(*headers, strict=True)))
 
 
 def _classes(path, files):
     """The class of each image, the name of its folder in `path`; None if there are no such folders."""
-    names = [file.relative_to(path).parts for file in files]
-    flat = [parts[0] for parts in names if len(parts) == 1]
+    flat = [file for file in files if file.parent == path]
     if len(flat) == len(files):
         return None
-    classes = sorted({parts[0] for parts in names if len(parts) > 1})
+    classes = [file.relative_to(path).parts[0] for file in files if file.parent != path]
     if flat:
         raise ValueError(
-            f"{path} has images, such as {flat[0]}, beside folders with images, such as {classes[0]}, which "
+            f"{path} has images, such as {flat[0].name}, beside folders with images, such as {classes[0]}, which "
             "would be classes. Put all images into folders, or none."
         )
     for folder in _subfolders(path):
         if folder.name not in classes:
             raise ValueError(f"{folder} holds no image, but the folders beside it do. Fill it, or remove it.")
-    return np.array([parts[0] for parts in names])
+    return np.array(classes)
 
 
 def _read_header(file):
+    """The size of an image, whether it is gray, and whether it can be transparent."""
     with readable(file, "an image"), Image.open(file) as image:
         # Of a PNG file PIL would have to decode the image first.
         turn = 1 if image.format == "PNG" else image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -225,7 +219,7 @@ def _read_header(file):
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photograph and its preview
         raw_mode = str(image.tile[0][3]) if image.format in ("PNG", "TIFF") and image.tile else ""
         is_deep = image.mode.startswith(("I", "F")) or ";16" in raw_mode
-        header = _Header(size, Image.getmodebase(image.mode) == "L", image.has_transparency_data)
+        header = size, Image.getmodebase(image.mode) == "L", image.has_transparency_data
     if frames > 1:
         raise ValueError(f"{file} holds {frames} images, as an animation: give a file for each.")
     if is_deep:
@@ -245,10 +239,9 @@ def _mapped(function: Callable, files: Sequence[pathlib.Path], name: str) -> Ite
 
 def _check_sizes(folders, image_size):
     """Raises ValueError unless all images are of one size, or can be shrunk to `image_size`."""
-    sizes = [(header.size, file) for f in folders for header, file in zip(f.headers, f.files, strict=True)]
+    sizes = [named for folder in folders for named in zip(folder.sizes, folder.files, strict=True)]
     if image_size:
-        small = [named for named in sizes if min(named[0]) < image_size]
-        if small:
+        if small := [named for named in sizes if min(named[0]) < image_size]:
             raise ValueError(
                 f"{len(small)} of {len(sizes)} images are smaller than image_size = {image_size}, such as "
                 f"{_sized(*small[0])}. Lower image_size, or remove them."
@@ -272,15 +265,12 @@ def _sized(size, file):
 
 def _read_folder(folder, image_size, is_gray):
     """Decodes the images, and warns if this makes gray ones color, or drops transparency."""
-    width, height = (image_size, image_size) if image_size else folder.headers[0].size
+    width, height = (image_size, image_size) if image_size else folder.sizes[0]
     shape = (len(folder.files), height, width, 1 if is_gray else 3)
     _check_memory(folder.path, shape)
-    pairs = list(zip(folder.files, folder.headers, strict=True))
-    gray = [file for file, header in pairs if header.is_gray and not is_gray]
-    transparent = [file for file, header in pairs if header.has_alpha]
-    if gray:
+    if not is_gray and (gray := [*itertools.compress(folder.files, folder.gray)]):
         logging.warning("%d gray images are made color, such as %s.", len(gray), gray[0])
-    if transparent:
+    if transparent := [*itertools.compress(folder.files, folder.transparent)]:
         logging.warning("%d images lose their transparency, such as %s.", len(transparent), transparent[0])
 
     def decode(file):

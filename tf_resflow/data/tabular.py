@@ -140,13 +140,14 @@ def read_table(
     with extra("data"):
         import pandas
 
+    frame: Any
     if suffix in (".npy", ".npz"):
-        array = read_array(path, key)[0]
-        frame = pandas.DataFrame(array) if array.ndim == 2 else array
+        frame = read_array(path, key)[0]
     else:
         frame = _read_frame(path, suffix, {k: v for k, v in (read_options or {}).items() if v is not None})
     if len(frame.shape) != 2 or 0 in frame.shape:
         raise ValueError(f"{path}: expected a matrix [rows, columns], but the shape is {list(frame.shape)}.")
+    frame = pandas.DataFrame(frame)
     is_unnamed = pandas.api.types.is_integer_dtype(frame.columns)
     names = None if is_unnamed else tuple(str(name).strip() for name in frame.columns)
     if columns is not None:
