@@ -92,7 +92,7 @@ def load_examples(
     The other arguments are those of `load_tabular` and `load_image_files`. All splits of a folder are joined.
     """
     if levels is None:
-        examples, _ = read_table(path, key, columns=columns, read_options=read_options)
+        examples = read_table(path, key, columns=columns, read_options=read_options).to_numpy()
     elif levels & (levels - 1):  # no number of bits, as of digits
         array = read_array(pathlib.Path(path).expanduser(), key, ["labels"])[0]
         examples = Dataset.from_arrays(str(path), {"all": array}, levels).array("all")

@@ -90,32 +90,34 @@ def load_tabular(
             f"No table was given: set path (--config.data.path=FILE.csv) to a file that ends in "
             f"{', '.join(_SUFFIXES)}."
         )
-    rows, names = read_table(path, key, columns=columns, read_options=read_options)
+    train = read_table(path, key, columns=columns, read_options=read_options)
     others = {"test": path_test, "validation": path_validation}
-    alike: dict[str, Any] = {"columns": names or columns, "read_options": read_options}
-    splits = {split: read_table(file, key, **alike)[0] for split, file in others.items() if file}
-    splits = {"train": rows, **splits}
+    alike: dict[str, Any] = {"columns": _names(train) or columns, "read_options": read_options}
+    splits = {split: read_table(file, key, **alike) for split, file in others.items() if file}
+    splits = {"train": train, **splits}
     check_different(splits)
     fractions = {"test": test_fraction, "validation": validation_fraction}
-    drawn = draw_splits(len(rows), fractions, split_seed, path, given=splits, least=2)
-    splits |= {split: rows[numbers] for split, numbers in drawn.items()}
+    drawn = draw_splits(len(train), fractions, split_seed, path, given=splits, least=2)
+    splits |= {split: train.iloc[numbers] for split, numbers in drawn.items()}
     name = pathlib.Path(path).stem
     check_alike(name, splits)
-    mean, std = _moments(name, splits["train"], names)
-    given = _column_indices(name, condition_columns, names, len(mean))
-    rest = [index for index in range(len(mean)) if index not in given]
+    given = _positions(name, train, condition_columns)
+    rest = [position for position in range(train.shape[1]) if position not in given]
     if not rest:
         raise ValueError(f"{name}: all columns are condition_columns, and none is left. Leave some out.")
-    _warn_of_discrete(name, splits["train"], names, rest)
-    fields: dict[str, Any] = {"mean": mean[rest], "std": std[rest], "columns": _at(names, rest)}
+    _check_distinct(name, splits["train"], rest)
+    arrays = {split: frame.to_numpy() for split, frame in splits.items()}
+    moments = [moment(arrays["train"], axis=0, dtype=np.float64) for moment in (np.mean, np.std)]
+    mean, std = (np.asarray(moment, np.float32) for moment in moments)
+    fields: dict[str, Any] = {"mean": mean[rest], "std": std[rest], "columns": _names(train.iloc[:, rest])}
     if given:
         fields |= {
-            "conditions": {split: rows[:, given] for split, rows in splits.items()},
+            "conditions": {split: rows[:, given] for split, rows in arrays.items()},
             "condition_mean": mean[given],
             "condition_std": std[given],
-            "condition_columns": _at(names, given),
+            "condition_columns": _names(train.iloc[:, given]),
         }
-    return Dataset.from_arrays(name, {split: rows[:, rest] for split, rows in splits.items()}, **fields)
+    return Dataset.from_arrays(name, {split: rows[:, rest] for split, rows in arrays.items()}, **fields)
 
 
 def read_table(
@@ -124,8 +126,8 @@ def read_table(
     *,
     columns: Sequence[str] | None = None,
     read_options: Mapping[str, Any] | None = None,
-) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Reads float32 rows `[rows, columns]` and the names of their columns, None for a file without names.
+) -> Any:
+    """Reads a `pandas.DataFrame` of finite float32 numbers; columns without names are numbered from 1.
 
     The arguments are those of `load_tabular`. A file without names must have as many columns as are named.
     """
@@ -140,24 +142,21 @@ def read_table(
     with extra("data"):
         import pandas
 
-    frame: Any
+    table: Any
     if suffix in (".npy", ".npz"):
-        frame = read_array(path, key)[0]
+        table = read_array(path, key)[0]
     else:
-        frame = _read_frame(path, suffix, {k: v for k, v in (read_options or {}).items() if v is not None})
-    if len(frame.shape) != 2 or 0 in frame.shape:
-        raise ValueError(f"{path}: expected a matrix [rows, columns], but the shape is {list(frame.shape)}.")
-    frame = pandas.DataFrame(frame)
-    is_unnamed = pandas.api.types.is_integer_dtype(frame.columns)
-    names = None if is_unnamed else tuple(str(name).strip() for name in frame.columns)
+        table = _read_frame(path, suffix, {k: v for k, v in (read_options or {}).items() if v is not None})
+    if len(table.shape) != 2 or 0 in table.shape:
+        raise ValueError(f"{path}: expected a matrix [rows, columns], but the shape is {list(table.shape)}.")
+    frame = pandas.DataFrame(table)
+    if pandas.api.types.is_integer_dtype(frame.columns):
+        frame.columns = pandas.RangeIndex(1, frame.shape[1] + 1)
+    else:
+        frame.columns = [str(name).strip() for name in frame.columns]
     if columns is not None:
-        positions = _positions(path, columns, names, frame.shape[1])
-        frame, names = frame.iloc[:, positions], _at(names, positions)
-    _check_numeric(path, frame, names)
-    with np.errstate(over="ignore"):
-        rows = frame.to_numpy(np.float32, na_value=np.nan)
-    _check_finite(path, rows, names)
-    return rows, names
+        frame = frame.iloc[:, _positions(path, frame, columns)]
+    return _checked(path, frame)
 
 
 def _read_frame(path, suffix, options):
@@ -177,20 +176,21 @@ def _read_frame(path, suffix, options):
     return frame
 
 
-def _positions(path, columns, names, num):
-    """The indices of the columns that are wanted; all if they have names, and the table has none."""
-    if names is not None or all(map(str.isdecimal, columns)):
-        return _column_indices(path, columns, names, num)
-    if num != len(columns):
-        raise ValueError(
-            f"{path} has {num} columns without names, and those wanted are {len(columns)}: {', '.join(columns)}. "
-            "Give a file that names its columns, or one of just these."
-        )
-    return [*range(num)]
+def _names(frame):
+    """The names of the columns, or None."""
+    return tuple(frame.columns) if isinstance(frame.columns[0], str) else None
 
 
-def _column_indices(source, columns, names, num):
-    """The indices of columns by their names, or by their numbers from 1, in a table of `num` columns."""
+def _positions(source, frame, columns):
+    """The positions of columns by their names, or by their numbers from 1."""
+    names, num = _names(frame), frame.shape[1]
+    if names is None and not all(map(str.isdecimal, columns)):
+        if num != len(columns):
+            raise ValueError(
+                f"{source} has {num} columns without names, and those wanted are {len(columns)}: "
+                f"{', '.join(columns)}. Give a file that names its columns, or one of just these."
+            )
+        return [*range(num)]
     found: list[int] = []
     for column in columns:
         if names is not None and column in names:
@@ -200,78 +200,63 @@ def _column_indices(source, columns, names, num):
         else:
             known = f"{suggest(column, names)} Its columns are {_short(map(repr, names))}." if names else ""
             raise ValueError(f"{source} has no column {column!r}; {known or f'it has {num}, without names.'}")
-    if twice := [column for column, index in zip(columns, found, strict=True) if found.count(index) > 1]:
+    if twice := [column for column, place in zip(columns, found, strict=True) if found.count(place) > 1]:
         raise ValueError(f"{source}: the column {twice[0]!r} is chosen twice. Name each column once.")
     return found
 
 
-def _check_numeric(path, frame, names):
+def _checked(path, frame):
+    """The table as finite float32 numbers."""
     with extra("data"):
         import pandas
 
-    numeric = [index for index, dtype in enumerate(frame.dtypes) if dtype.kind in "buif"]
-    for index in sorted({*range(frame.shape[1])}.difference(numeric)):
-        column = frame.iloc[:, index]
-        text = column.notna() & pandas.to_numeric(column, errors="coerce").isna()
-        row = int(np.argmax(text))
-        chosen = [names[i] if names else str(i + 1) for i in numeric]
-        advice = [f"Choose the columns of numbers: --config.data.columns={_short(chosen, ',')}."] if chosen else []
+    numeric = [dtype.kind in "buif" for dtype in frame.dtypes]
+    if not all(numeric):
+        place = numeric.index(False)
+        column = frame.iloc[:, place]
+        row = int(np.argmax(column.notna() & pandas.to_numeric(column, errors="coerce").isna()))
+        chosen = _short(frame.columns[numeric], ",")
+        advice = [f"Choose the columns of numbers: --config.data.columns={chosen}."] if chosen else []
         advice += [_WRITTEN] if path.suffix.lower() == ".csv" else []
         raise ValueError(
-            f"{path}, row {row + 1}, {_column_name(index, names)}: {str(column.iloc[row])[:40]!r} is not a real "
+            f"{path}, row {row + 1}, column {frame.columns[place]!r}: {str(column.iloc[row])[:40]!r} is not a real "
             f"number. {' '.join(advice)}"
         )
-
-
-def _check_finite(path, rows, names):
+    with np.errstate(over="ignore"):
+        rows = frame.to_numpy(np.float32, na_value=np.nan)
     bad = ~np.isfinite(rows)
-    if not bad.any():
-        return
-    row, column = (int(i) for i in np.argwhere(bad)[0])
-    counts = [f"{_column_name(i, names)} ({num})" for i, num in enumerate(bad.sum(0)) if num]
-    raise ValueError(
-        f"{path}, row {row + 1}, {_column_name(column, names)}: the value is missing, NaN or too large for "
-        f"float32. So are {bad.sum()} of {bad.size} values, in {bad.any(1).sum()} of {len(bad)} rows, by columns: "
-        f"{_short(counts)}. Remove these rows, fill in the values, or leave the columns out by "
-        "--config.data.columns."
-    )
-
-
-def _column_name(index, names):
-    """A column in messages, by its number from 1 and its name."""
-    return f"column {index + 1}" + (f" {names[index]!r}" if names else "")
+    if bad.any():
+        row, place = (int(i) for i in np.argwhere(bad)[0])
+        counts = [f"{name!r} ({num})" for name, num in zip(frame.columns, bad.sum(0), strict=True) if num]
+        raise ValueError(
+            f"{path}, row {row + 1}, column {frame.columns[place]!r}: the value is missing, NaN or too large for "
+            f"float32. So are {bad.sum()} of {bad.size} values, in {bad.any(1).sum()} of {len(bad)} rows, by "
+            f"columns: {_short(counts)}. Remove these rows, fill in the values, or leave the columns out by "
+            "--config.data.columns."
+        )
+    return pandas.DataFrame(rows, columns=frame.columns)
 
 
 def _short(words, separator=", "):
-    words = [*words]
+    words = [*map(str, words)]
     return separator.join(words[:_SHOWN] + ["..."] * (len(words) > _SHOWN))
 
 
-def _at(names, indices):
-    return names and tuple(names[index] for index in indices)
-
-
-def _moments(name, rows, names):
-    mean, std = (np.asarray(moment(rows, axis=0, dtype=np.float64)) for moment in (np.mean, np.std))
-    constant = np.flatnonzero(np.ptp(rows, axis=0) == 0)
-    if len(constant):
+def _check_distinct(name, train, rest):
+    """Refuses constant columns, and warns of few values: on their planes a density can grow without bound."""
+    distinct = train.nunique()
+    for column in train.columns[distinct == 1]:
         raise ValueError(
-            f"{name}: {_column_name(constant[0], names)} has the same value {mean[constant[0]]} in all train rows, "
-            "so it has no density. Leave it out (--config.data.columns)."
+            f"{name}: the column {column!r} has the same value {train[column].iloc[0]} in all train rows, so it "
+            "has no density. Leave it out (--config.data.columns)."
         )
-    return mean.astype(np.float32), std.astype(np.float32)
-
-
-def _warn_of_discrete(name, rows, names, indices):
-    """Warns of columns with few values: on their lines and planes a density can grow without bound."""
-    counts = {i: len(np.unique(rows[:, i])) for i in indices}
-    discrete = [f"{_column_name(i, names)} ({num})" for i, num in counts.items() if num * _FEW <= len(rows)]
-    if discrete:
+    few = distinct.iloc[rest].loc[lambda num: num * _FEW <= len(train)]
+    if len(few):
         logging.warning(
             "%s: these columns have few values for their %s train rows, such as whole numbers or categories: %s. A "
             "density has no bound there, and its score says little: leave them out (--config.data.columns), or "
             "make them a condition (--config.data.condition_columns).",
             name,
-            f"{len(rows):,}",
-            ", ".join(discrete),
+            f"{len(train):,}",
+            ", ".join(f"{column!r} ({num})" for column, num in few.items()),
         )
