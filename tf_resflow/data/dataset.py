@@ -82,15 +82,12 @@ class Dataset:
     _tensors: dict[str, tuple[tf.Tensor, ...]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
-        if (self.flip or self.crop_padding) and len(self.event_shape) != 3:
+        largest = min(self.event_shape[:2]) - 1 if len(self.event_shape) == 3 else 0
+        if (self.flip and len(self.event_shape) != 3) or not 0 <= self.crop_padding <= largest:
             raise ValueError(
-                f"Only images can be flipped or cropped, but an example of {self.name!r} has the "
-                f"shape {self.event_shape}. Set flip=False and crop_padding=0."
-            )
-        if self.crop_padding and not 0 < self.crop_padding < min(self.event_shape[:2]):
-            raise ValueError(
-                f"crop_padding must be at least 0 and below the sides of an image of {self.name!r}, "
-                f"{self.event_shape[0]} x {self.event_shape[1]}, but is {self.crop_padding}."
+                "Only images can be flipped or cropped, with crop_padding at least 0 and below their sides, but an "
+                f"example of {self.name!r} has the shape {self.event_shape}, flip is {self.flip} and crop_padding "
+                f"{self.crop_padding}."
             )
 
     @classmethod
@@ -165,16 +162,15 @@ class Dataset:
           `[batch_size / num]`, or float32 conditions `[batch_size / num, size]`.
 
         Raises:
-          ValueError: if batch_size is not in 1, ..., size of the train split, or no multiple of the number of
+          ValueError: if batch_size is larger than the train split, or not a positive multiple of the number of
             shares, or there are no labels.
         """
         self._check_labels(labels)
         index, num = share
-        if not 0 <= index < num:
-            raise ValueError(f"share must be (index, num) with index in 0, ..., num - 1, but is {share}.")
-        if _at_least_one(batch_size) % num:
+        if not 0 <= index < num or batch_size < 1 or batch_size % num:
             raise ValueError(
-                f"batch_size = {batch_size} is not a multiple of the {num} shares of a batch. Make it one."
+                f"share must be (index, num) with index in 0, ..., num - 1, and batch_size a positive multiple of "
+                f"num, but they are {share} and {batch_size}."
             )
         if self.draw is not None:
             return _finish(self._drawn_batches(self.draw, batch_size, seed, start_step, share))
@@ -216,8 +212,9 @@ class Dataset:
         """
         self._check_labels(labels)
         size = self._size(split)
-        size = size if limit is None else min(size, _at_least_one(limit, "limit"))
-        batch_size = _at_least_one(batch_size)
+        size = size if limit is None else min(size, limit)
+        if size < 1 or batch_size < 1:
+            raise ValueError(f"batch_size and limit must be at least 1, but are {batch_size} and {limit}.")
         if self.stream is not None:
             batches = self._decoded(self.stream(split, None, 0).take(size)).batch(batch_size)
         else:
@@ -358,12 +355,6 @@ def _finish(batches):
     # The end of an iterator waits for the thread that tunes it, which sleeps for up to a minute.
     options.autotune.enabled = False
     return batches.with_options(options).prefetch(2)
-
-
-def _at_least_one(number, name="batch_size"):
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, but is {number}.")
-    return number
 
 
 def _checked(name, array, levels):

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import special
 
 from tf_resflow.data.dataset import Dataset
 
@@ -73,9 +74,7 @@ class BlurredCurves(Density2D):
         result = -precision / 2 * np.sum(points**2, axis=1)
         for rows in _chunks(len(points), len(weights)):
             logits = points[rows] @ (precision * centers.T) + bias
-            peak = np.max(logits, axis=1, keepdims=True)
-            logits -= peak
-            result[rows] += peak[:, 0] + np.log(np.sum(np.exp(logits, out=logits), axis=1))
+            result[rows] += special.logsumexp(logits, axis=1)
         return result
 
     def _entropy(self):
@@ -177,7 +176,7 @@ import tf_resflow as resflow
 moons = resflow.data.DENSITIES["moons"]
 x = moons.sample(1000, seed=0)
 print(x.shape, moons.log_prob(x).shape, round(moons.entropy(), 2))
-# (1000, 2) (1000,) 2.78
+# (1000, 2) (1000,) 2.39
 ```
 """
 

@@ -233,17 +233,12 @@ class TFDSReader:
 
         config = tfds.ReadConfig(try_autocache=False, options=tf.data.Options())
         config.options.autotune.enabled = False  # see `tf_resflow.data.dataset`
-        size, rows = self.num_examples(split), 256
-        specs = [(self.event_shape, np.uint8), ((), np.int32)]
-        arrays = [np.empty((size, *shape), dtype) for shape, dtype in specs]
         examples = self._builder.as_dataset(
             split=split, shuffle_files=False, decoders=self._decoders, read_config=config
         )
-        batches = examples.map(self._example, tf.data.AUTOTUNE).batch(rows).as_numpy_iterator()
-        for start, batch in zip(range(0, size, rows), batches, strict=True):
-            for array, values in zip(arrays, batch, strict=False):
-                array[start : start + rows] = values
-        return arrays[0] if self.num_classes is None else tuple(arrays)
+        whole = examples.map(self._example, tf.data.AUTOTUNE).batch(self.num_examples(split))
+        images, *labels = (values.numpy() for values in whole.get_single_element())
+        return (images, *labels) if labels else images
 
     def stream(self, split: str, seed: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
         """The examples of a split read from its files one after the other, still encoded; see `Dataset.stream`.
