@@ -169,15 +169,10 @@ DENSITIES: dict[str, Density2D] = {
     "2spirals": BlurredCurves(_spiral, 2, 0.1, nodes=300),
     "swissroll": BlurredCurves(_swiss_roll, 1, 0.2, nodes=300),
 }
-"""The densities by name, each with the methods `sample(num, seed)`, `log_prob(points)` and `entropy()`.
+"""Eight 2-D densities by name.
 
-```python
-import tf_resflow as resflow
-moons = resflow.data.DENSITIES["moons"]
-x = moons.sample(1000, seed=0)
-print(x.shape, moons.log_prob(x).shape, round(moons.entropy(), 2))
-# (1000, 2) (1000,) 2.39
-```
+`DENSITIES["moons"].sample(num, seed)` draws independent points, float64 `[num, 2]`, with a seed of
+`np.random.default_rng`; `log_prob(points)` is their log density in nats, and `entropy()` the differential entropy.
 """
 
 
