@@ -175,7 +175,7 @@ def _is_hidden(name):
 
 
 def _look_at(path):
-    """The `_Folder` of a path; raises ValueError if there is no image, or one that cannot be read."""
+    """The `_Folder` of a path, of which every image can be read."""
     files: list[pathlib.Path] = []
     others: list[pathlib.Path] = []
     for place, folders, names in os.walk(path, followlinks=True):
@@ -204,9 +204,8 @@ def _classes(path, files):
             f"{path} has images, such as {flat[0].name}, beside folders with images, such as {classes[0]}, which "
             "would be classes. Put all images into folders, or none."
         )
-    for folder in _subfolders(path):
-        if folder.name not in classes:
-            raise ValueError(f"{folder} holds no image, but the folders beside it do. Fill it, or remove it.")
+    for name in sorted({folder.name for folder in _subfolders(path)}.difference(classes)):
+        raise ValueError(f"{path / name} holds no image, but the folders beside it do. Fill it, or remove it.")
     return np.array(classes)
 
 
@@ -343,7 +342,7 @@ def _read_numpy(path, key, image_size):
 
 
 def _numbered(path, labels):
-    """The labels of all splits as integers, and the number of classes; None twice if there are no two classes."""
+    """The labels of all splits as integers, and the number of classes; None for both if there is only one class."""
     bare = [split for split, values in labels.items() if values is None]
     if bare:
         if len(bare) < len(labels):
