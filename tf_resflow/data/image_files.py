@@ -29,16 +29,6 @@ _SPLITS |= dict.fromkeys(["validation", "valid", "val"], "validation")  # folder
 _MEMORY = 2 * 2**30  # largest size of a split in bytes
 
 
-class _Images(NamedTuple):
-    """The images of a split, uint8 `[num, height, width, channels]`, and the labels: names or integers, or None."""
-
-    images: np.ndarray
-    labels: np.ndarray | None
-
-    def take(self, numbers):
-        return _Images(self.images[numbers], None if self.labels is None else self.labels[numbers])
-
-
 class _Folder(NamedTuple):
     """The images of a folder before they are decoded, sorted by folder and name."""
 
@@ -108,22 +98,27 @@ def load_image_files(
     folders = {split: _look_at(place) for split, place in places.items() if place.is_dir()}
     _check_sizes(folders.values(), image_size)
     is_gray = all(all(folder.gray) for folder in folders.values())
-    parts = {s: _read_numpy(place, key, image_size) for s, place in places.items() if s not in folders}
+    images, labels = {}, {}
+    for split, place in places.items():
+        if split not in folders:
+            images[split], labels[split] = _read_numpy(place, key, image_size)
     fractions = {"test": test_fraction, "validation": validation_fraction}
-    num = len(folders["train"].files if "train" in folders else parts["train"].images)
+    num = len(folders["train"].files if "train" in folders else images["train"])
     # Before the folders are read, which may be slow.
     drawn = draw_splits(num, fractions, split_seed, path, given=places)
-    parts |= {split: _read_folder(folder, image_size, is_gray) for split, folder in folders.items()}
-    check_different({split: part.images for split, part in parts.items()})
+    for split, folder in folders.items():
+        images[split], labels[split] = _read_folder(folder, image_size, is_gray), folder.classes
+    check_different(images)
     if len(drawn) > 1:
-        parts |= {split: parts["train"].take(numbers) for split, numbers in drawn.items()}
-    splits = {split: part.images for split, part in parts.items()}
-    labels, num_classes = _numbered(path, {split: part.labels for split, part in parts.items()})
+        all_images, all_labels = images["train"], labels["train"]
+        images |= {split: all_images[numbers] for split, numbers in drawn.items()}
+        labels |= {split: None if all_labels is None else all_labels[numbers] for split, numbers in drawn.items()}
+    labels, num_classes = _numbered(path, labels)
     if levels < 256:
-        splits = {split: _fewer_levels(path, images, levels) for split, images in splits.items()}
+        images = {split: _fewer_levels(path, array, levels) for split, array in images.items()}
     return Dataset.from_arrays(
         os.path.basename(os.path.abspath(os.path.expanduser(path))),
-        splits,
+        images,
         levels,
         labels=labels,
         num_classes=num_classes,
@@ -190,7 +185,8 @@ def _look_at(path):
     files.sort(key=lambda file: file.relative_to(path).parts)
     classes = _classes(path, files)
     headers = _mapped(_read_header, files, "looking at images")
-    return _Folder(path, files, classes, *map(list, zip(*headers, strict=True)))
+    sizes, gray, transparent = map(list, zip(*headers, strict=True))
+    return _Folder(path, files, classes, sizes, gray, transparent)
 
 
 def _classes(path, files):
@@ -283,7 +279,7 @@ def _read_folder(folder, image_size, is_gray):
     images = np.empty(shape, np.uint8)
     for image, pixels in zip(images, _mapped(decode, folder.files, "reading images"), strict=True):
         image[:] = pixels
-    return _Images(images, folder.classes)
+    return images
 
 
 def _fitted(image, size):
@@ -338,7 +334,7 @@ def _read_numpy(path, key, image_size):
                 f"{path}: expected as labels {num} integers 0, 1, ..., one for each image and all below {num}, but "
                 f"found {labels.dtype} of the shape {list(labels.shape)}."
             )
-    return _Images(np.asarray(images), labels)
+    return np.asarray(images), labels
 
 
 def _numbered(path, labels):
