@@ -47,7 +47,7 @@ def default_config(**fields: Any) -> Any:
       TFDS's own, if any), `split_test`.
     - Tables: `columns`, the names of the columns to read, or their numbers from 1, separated by commas; "" for all.
       `condition_columns`, those that are the condition of the others. `read_options`, arguments of
-      `pandas.read_csv`, such as `sep`, `decimal` and `encoding`, or of `pandas.read_excel`; None for their defaults.
+      `pandas.read_csv`, such as `sep`, `decimal` and `encoding`, or of `pandas.read_excel`; None is their default.
     - 2-D densities: `num_test`.
     - All: `validation_fraction`, the fraction of the train split that is held back for validation if there is no
       such split; 0 for none. For files it is a fraction of all examples; densities, which have no end, draw

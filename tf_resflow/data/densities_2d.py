@@ -193,7 +193,6 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
         )
     sizes = {"test": num_test} | ({"validation": num_validation} if num_validation else {})
     words = {"test": 1, "validation": 3}  # of the seed; the train stream has 2
-
     density = DENSITIES[name]
 
     def read(split):
