@@ -176,7 +176,7 @@ def _times():
 
 
 def _moons(num, *seed):
-    return tf.constant(resflow.data.sample("moons", num, seed), tf.float32)
+    return tf.constant(resflow.data.DENSITIES["moons"].sample(num, seed), tf.float32)
 
 
 def _train(flows, seed):
@@ -216,7 +216,7 @@ def _scores():
         scores, steps, rates = zip(*results, strict=True)
         mean, deviation = np.mean(scores), np.std(scores, ddof=1) if len(scores) > 1 else np.nan
         print(f"{name:<20}{mean:>10.3f}{deviation:>12.3f}{np.median(steps):>10.0f}  {', '.join(rates)}")
-    print(f"{'the density itself':<20}{-resflow.data.entropy('moons'):>10.3f}")
+    print(f"{'the density itself':<20}{-resflow.data.DENSITIES['moons'].entropy():>10.3f}")
 
 
 def _mean_log_prob(flow, x):

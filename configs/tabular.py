@@ -1,13 +1,16 @@
-r"""The rows of a .npy, .npz, .csv or .parquet file of numbers.
+r"""The rows of a .csv, .parquet, .xlsx, .npy or .npz file of numbers.
 
 resflow-train --config=tabular --workdir=runs/table --config.data.path=FILE.csv
 resflow-train --config=tabular --workdir=runs/given --config.data.path=FILE.csv \
   --config.data.condition_columns=age
+resflow-train --config=tabular --workdir=runs/other --config.data.path=FILE.csv \
+  --config.data.read_options.sep=';' --config.data.read_options.decimal=,
 
 Columns are standardized inside the flow, and the score is in nats of the data as they are. A tenth
 of the rows is for validation and a tenth for testing, unless path_validation and path_test are set.
 
-The second command trains the density of the other columns given the column age, which is standardized, too.
+The second command trains the density of the other columns given the column age, which is standardized, too. The
+third reads a file with semicolons between the cells, and decimal commas, by arguments of pandas.read_csv.
 """
 
 from tf_resflow.training import default_config

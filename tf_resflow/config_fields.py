@@ -65,7 +65,8 @@ def make_section(fields: Mapping[str, Any]) -> ConfigDict:
     """Makes a section of a config, with the defaults.
 
     Args:
-      fields: dict of names to a `Field`, a default without a rule, or a dict of the fields of an inner section.
+      fields: dict of names to a `Field`, a default without a rule, `object` for a field of any type that is None by
+        default, or a dict of the fields of an inner section.
 
     Returns:
       An `ml_collections.ConfigDict`.
@@ -74,7 +75,8 @@ def make_section(fields: Mapping[str, Any]) -> ConfigDict:
     for name, field in fields.items():
         default = field.default if isinstance(field, Field) else field
         default = make_section(default) if isinstance(default, dict) else default
-        section[name] = config_dict.placeholder(float) if default is None else default
+        is_absent = default is None or default is object
+        section[name] = config_dict.placeholder(default or float) if is_absent else default
     return section
 
 

@@ -1,4 +1,6 @@
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from tf_resflow.cli import config_file, train
 
@@ -30,6 +32,19 @@ def test_a_name_or_a_file(checked):
                 for value in (given, f"{folder}/{file}")
             ]
             assert checked(argv[0]) == argv[1]
+
+
+def test_arguments_of_pandas(checked):
+    """As a shell passes them: strings need no quotes of their own, and other values are literals."""
+    given = {"sep": ";", "decimal": ",", "encoding": "utf-16", "skiprows": "2", "na_values": "['-', '?']"}
+    argv = ["train", "--config=tabular", *(f"--config.data.read_options.{k}={v}" for k, v in given.items())]
+    argv, values = checked(argv), flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
+    values(argv)
+    options = {k: v for k, v in values.config.data.read_options.items() if v is not None}
+    assert options == given | {"skiprows": 2, "na_values": ["-", "?"]}
+    with pytest.raises(SystemExit, match="Did you mean 'data.read_options.sep'"):
+        checked(["train", "--config=tabular", "--config.data.read_options.spe=;"])
 
 
 def test_no_config(checked):

@@ -16,7 +16,7 @@ COLUMNS = ("height", "length, cm", "age")
 
 def _write(path, rows, columns=COLUMNS):
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([columns, *rows.tolist()])
+        csv.writer(file, delimiter=";").writerows([columns, *rows.tolist()])
     return path
 
 
@@ -29,6 +29,7 @@ def rows():
 def workdir(tmp_path_factory, rows, make_config, run_without_work):
     folder = tmp_path_factory.mktemp("table")
     fields = {"data__name": "tabular", "data__path": str(_write(folder / "people.csv", rows)), "train__steps": 1}
+    fields["data__read_options__sep"] = ";"
     run_without_work(make_config(**fields, data__columns='"length, cm", height'), folder / "run")
     return folder / "run"
 

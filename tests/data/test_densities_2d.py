@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from tf_resflow.data import DENSITIES, entropy, load_density, log_density, sample
+from tf_resflow.data import DENSITIES, load_density
 
 NUM = 20_000
 
@@ -11,10 +11,10 @@ NUM = 20_000
 def test_samples_have_the_density_and_its_entropy(name):
     """By a chi-square test of 60 x 60 bins, with the density at 16 points in each."""
     assert len(DENSITIES) == 8
-    bins, cells, x = 60, 4, sample(name, NUM, seed=10)
+    bins, cells, x = 60, 4, DENSITIES[name].sample(NUM, seed=10)
     side = (np.arange(bins * cells) + 0.5) * 0.05 - 6
     points = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
-    mass = np.exp(log_density(name, points)) * 0.05**2
+    mass = np.exp(DENSITIES[name].log_prob(points)) * 0.05**2
     assert abs(np.sum(mass) - 1) < 1e-3
     expected = NUM * mass.reshape(bins, cells, bins, cells).sum(axis=(1, 3))
     counts = np.histogram2d(*x.T, bins=[np.linspace(-6, 6, bins + 1)] * 2)[0]
@@ -25,15 +25,15 @@ def test_samples_have_the_density_and_its_entropy(name):
     assert len(counts) > 30
     assert chi_square < len(counts) + 5 * np.sqrt(2 * len(counts))
     assert x.shape == (NUM, 2) and len(np.unique(x, axis=0)) == NUM
-    surprise = -log_density(name, x)
-    assert abs(np.mean(surprise) - entropy(name)) <= 4 * np.std(surprise) / np.sqrt(NUM) + 1e-9
+    surprise = -DENSITIES[name].log_prob(x)
+    assert abs(np.mean(surprise) - DENSITIES[name].entropy()) <= 4 * np.std(surprise) / np.sqrt(NUM) + 1e-9
 
 
 def test_checkerboard_is_exact():
-    assert entropy("checkerboard") == pytest.approx(np.log(32), abs=1e-12)
+    assert DENSITIES["checkerboard"].entropy() == pytest.approx(np.log(32), abs=1e-12)
     points = np.array([[-3.0, -3], [-3, -1], [1, 1], [3, 1], [5, 5], [-1, -1]])
     expected = [-np.log(32), -np.inf, -np.log(32), -np.inf, -np.inf, -np.log(32)]
-    np.testing.assert_allclose(log_density("checkerboard", points), expected)
+    np.testing.assert_allclose(DENSITIES["checkerboard"].log_prob(points), expected)
 
 
 def test_8gaussians_are_the_mixture():
@@ -42,7 +42,7 @@ def test_8gaussians_are_the_mixture():
     means = np.sqrt(8) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     components = [stats.multivariate_normal(m, np.eye(2) / 8).logpdf(points) for m in means]
     expected = special.logsumexp(components, axis=0) - np.log(8)
-    np.testing.assert_allclose(log_density("8gaussians", points), expected, rtol=1e-10)
+    np.testing.assert_allclose(DENSITIES["8gaussians"].log_prob(points), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("name, radii, std", [("rings", [0.75, 1.5, 2.25, 3], 0.08), ("circles", [1.5, 3], 0.24)])
@@ -52,7 +52,7 @@ def test_circles_have_the_bessel_form(name, radii, std):
     z = r * radii / std**2
     logs = np.log(special.i0e(z)) - (r - radii) ** 2 / (2 * std**2)
     expected = special.logsumexp(logs, axis=1) - np.log(len(radii) * 2 * np.pi * std**2)
-    np.testing.assert_allclose(log_density(name, points), expected, atol=1e-4)
+    np.testing.assert_allclose(DENSITIES[name].log_prob(points), expected, atol=1e-4)
 
 
 def test_pinwheel_is_a_turned_mixture():
@@ -63,7 +63,7 @@ def test_pinwheel_is_a_turned_mixture():
     for k in range(5):
         turned_back = z * np.exp(-1j * (2 * np.pi * k / 5 + np.exp(np.abs(z)) / 4))
         density += blade.pdf(np.stack([turned_back.real, turned_back.imag], axis=1)) / 5 / 4
-    np.testing.assert_allclose(log_density("pinwheel", points), np.log(density), rtol=1e-9)
+    np.testing.assert_allclose(DENSITIES["pinwheel"].log_prob(points), np.log(density), rtol=1e-9)
 
 
 def _moon(u):
@@ -99,15 +99,15 @@ def test_curves_agree_with_adaptive_quadrature(name, curves, std):
         pieces = [(*piece, (curve,)) for curve in curves for piece in zip(ends, ends[1:], strict=False)]
         return sum(integrate.quad(integrand, *piece, epsabs=1e-13)[0] for piece in pieces) / len(curves)
 
-    points = sample(name, 8, seed=13)
+    points = DENSITIES[name].sample(8, seed=13)
     expected = np.log([density(point) for point in points])
-    np.testing.assert_allclose(log_density(name, points), expected, atol=1e-6)
+    np.testing.assert_allclose(DENSITIES[name].log_prob(points), expected, atol=1e-6)
 
 
 def test_load_density():
     dataset = load_density("moons", num_test=50, num_validation=20)
     assert dataset.sizes == {"test": 50, "validation": 20}
-    assert dataset.entropy == entropy("moons")
+    assert dataset.entropy == DENSITIES["moons"].entropy()
     first = next(iter(dataset.train_batches(20, seed=0)))
     draws = [first.numpy(), dataset.array("test")[:20], dataset.array("validation")]
     assert len(np.unique(np.concatenate(draws), axis=0)) == 60
@@ -119,4 +119,4 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(ValueError, match=f"num_test is {sizes[0]} and num_validation {sizes[1]}"):
             load_density("moons", *sizes)
     with pytest.raises(ValueError, match=r"shape \[num, 2\]"):
-        log_density("moons", np.zeros([3, 3]))
+        DENSITIES["moons"].log_prob(np.zeros([3, 3]))

@@ -54,6 +54,20 @@ def test_tabular_fields_reach_the_loader(tmp_path):
     assert dataset.sizes == {"test": 10, "train": 30}
 
 
+def test_options_of_pandas_reach_the_loader(tmp_path):
+    """Those of the config, and others in a mapping."""
+    path = tmp_path / "a.csv"
+    path.write_text("a;b\n" + "".join(f"{i},5;{i * i}\n" for i in range(20)))
+    fields = {"name": "tabular", "path": str(path), "read_options": {"sep": ";", "decimal": ","}}
+    config = default_config(**fields)
+    for given in (fields, config, ml_collections.FrozenConfigDict(config)):
+        dataset = load(given)
+        assert dataset.columns == ("a", "b")
+        assert set(dataset.array("test")[:, 0]) <= {i + 0.5 for i in range(20)}
+    fields["read_options"]["skipfooter"], fields["read_options"]["header"] = 4, 0
+    assert sum(load(fields | {"read_options": fields["read_options"] | {"engine": "python"}}).sizes.values()) == 16
+
+
 @pytest.mark.parametrize("prefix", ["", "tfds/"])
 def test_other_names_are_image_data_sets(tmp_path, prefix):
     with pytest.raises(ValueError, match="'cifar10' is missing"):
@@ -72,19 +86,11 @@ def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path, name, near):
     assert all(known in str(error.value) for known in [*DENSITIES, "tabular", "my_pictures"])
 
 
-@pytest.mark.parametrize(
-    "name, kinds",
-    [
-        *[(name, "images") for name in ("/data/faces", "~/faces", "./faces", "my photographs")],
-        *[(name, "tabular") for name in ("table.csv", "data/table.parquet")],
-        *[(f"a.{kind}", "images or --config.data.name=tabular") for kind in ("npy", "npz")],
-    ],
-)
-def test_a_path_is_no_name(name, kinds, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "my photographs").mkdir()
-    with pytest.raises(ValueError, match=f"'{name}', a path. Set --config.data.name={kinds}, .*data.path={name}"):
-        load({"name": name})
+@pytest.mark.parametrize("name", ["/data/faces", "~/faces", "./faces", "my photographs", "data/table.csv", "a.npy"])
+def test_a_path_is_no_name(name, tmp_path):
+    message = f"Unknown data set '{name}'; .* or a table set --config.data.name=images or =tabular, and .*data.path"
+    with pytest.raises(ValueError, match=message):
+        load({"name": name, "data_dir": str(tmp_path)})
 
 
 def test_wrong_fields_are_errors():
@@ -100,7 +106,7 @@ def test_wrong_fields_are_errors():
 
 FOREIGN = {
     "moons": {"flip": True},
-    "digits": {"path": "photographs", "test_fraction": 0.2},
+    "digits": {"path": "photographs", "test_fraction": 0.2, "read_options": {"sep": ";"}},
     "mnist": {"key": "a", "num_test": 5},
     "tabular": {"image_size": 8},
     "images": {"split_train": "train[:10]"},

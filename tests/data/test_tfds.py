@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tf_resflow.data import Dataset, load, load_tfds_images, tfds_images, tfds_reader
-from tf_resflow.data.tfds_reader import TFDSReader
+from tf_resflow.data import Dataset, load, load_tfds_images, tfds_images
+from tf_resflow.data.tfds_images import TFDSReader
 
 IMAGES = np.random.default_rng(0).integers(256, size=[600, 6, 4, 3]).astype(np.uint8)
 SQUARES = np.random.default_rng(0).integers(256, size=[300, 8, 8, 1]).astype(np.uint8)
@@ -186,7 +186,7 @@ def test_a_stream_without_a_seed_keeps_the_order(builder, split, part):
 def test_a_seed_orders_a_stream(builder, monkeypatch):
     """A permutation, a function of the seed, in blocks of 64 examples of all files."""
     sizes = builder.info.splits["train"]
-    monkeypatch.setattr(tfds_reader, "_SHUFFLE_BYTES", 64 * sizes.num_bytes / 300)
+    monkeypatch.setattr(tfds_images, "_SHUFFLE_BYTES", 64 * sizes.num_bytes / 300)
     reader = TFDSReader(builder)
     one, skipped, other = (
         _labels_of(reader, tf.constant([0, seed], tf.int64), skip) for seed, skip in ((1, 0), (1, 77), (2, 0))

@@ -11,7 +11,8 @@ from tf_resflow.extras import extra
 CORE_ALONE = """
 import sys
 
-EXTRAS = {"PIL", "einops", "importlib_resources", "matplotlib", "ml_collections", "pyarrow", "sklearn"}
+EXTRAS = {"PIL", "einops", "importlib_resources", "matplotlib", "ml_collections", "openpyxl", "pandas", "pyarrow",
+          "sklearn"}
 EXTRAS |= {"tensorboard", "tensorflow_datasets", "tensorflow_serving", "torch", "tqdm"}
 
 

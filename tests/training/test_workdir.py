@@ -55,6 +55,7 @@ def test_a_run_without_a_field_that_is_new_has_its_default(tmp_path):
 def test_what_leaves_the_weights_alone_may_change(tmp_path):
     fields = {"train__steps": 9000, "train__log_every": 7, "train__eval_every": 7, "train__checkpoint_every": 7}
     fields |= {"data__data_dir": "elsewhere", "data__download": True, "train__keep": 7, "eval__batch_size": 3}
+    fields["data__read_options__sep"] = ";"
     for key, value in (fields | {"model__estimator__eval__num_probes": 2}).items():
         begin(tmp_path / key, default_config())
         config = changed(**{key: value})

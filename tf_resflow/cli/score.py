@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
-from tf_resflow import data, evaluation, models, progress, training
+from tf_resflow import evaluation, models, progress, training
 from tf_resflow.cli import command_line
+from tf_resflow.data.loading import load_examples
 from tf_resflow.progress import track
 from tf_resflow.writing import check_output_path, whole_file
 
@@ -106,9 +107,10 @@ def _batches(examples, size):
 def _examples(config, info):
     """The examples of the input; with their conditions, if the model has columns as a condition."""
     kind: dict[str, Any] = {"levels": info.levels, "key": config.data.key, "image_size": config.data.image_size}
+    kind["read_options"] = config.data.read_options
     shape, columns = info.event_shape, info.columns
     if info.condition_mean is None:
-        return data.load_examples(FLAGS.input, event_shape=shape, columns=columns, **kind)
+        return load_examples(FLAGS.input, event_shape=shape, columns=columns, **kind)
     if columns is None:
         raise ValueError(
             "The table of the run has no names, and nothing tells which columns of --input are the condition: "
@@ -116,7 +118,7 @@ def _examples(config, info):
         )
     both = (shape[0] + len(info.condition_columns),)
     columns = [*columns, *info.condition_columns]
-    rows = data.load_examples(FLAGS.input, event_shape=both, columns=columns, **kind)
+    rows = load_examples(FLAGS.input, event_shape=both, columns=columns, **kind)
     return rows[:, : shape[0]], rows[:, shape[0] :]
 
 

@@ -6,6 +6,8 @@ from tf_resflow.config_fields import AT_LEAST_0, Field, Rule, make_section, sugg
 
 __all__ = ["FIELDS", "default_config"]
 
+# Arguments of pandas.read_csv and pandas.read_excel.
+_READ_OPTIONS = "comment decimal encoding engine header na_values sep sheet_name skiprows thousands".split()
 
 FIELDS = {
     "name": "digits",
@@ -24,6 +26,7 @@ FIELDS = {
     "key": "",
     "columns": "",
     "condition_columns": "",
+    "read_options": dict.fromkeys(_READ_OPTIONS, object),
     "validation_fraction": 0.1,
     "test_fraction": 0.1,
     "split_seed": 0,
@@ -42,8 +45,9 @@ def default_config(**fields: Any) -> Any:
       and of the train stream `flip` and `crop_padding`.
     - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for
       TFDS's own, if any), `split_test`.
-    - Tables: `columns`, the names of the columns to read, separated by commas; "" for all. `condition_columns`,
-      those that are the condition of the others. Of tables without names, numbers from 1.
+    - Tables: `columns`, the names of the columns to read, or their numbers from 1, separated by commas; "" for all.
+      `condition_columns`, those that are the condition of the others. `read_options`, arguments of
+      `pandas.read_csv`, such as `sep`, `decimal` and `encoding`, or of `pandas.read_excel`; None is their default.
     - 2-D densities: `num_test`.
     - All: `validation_fraction`, the fraction of the train split that is held back for validation if there is no
       such split; 0 for none. For files it is a fraction of all examples; densities, which have no end, draw

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.data.augmentation import random_crop, random_flip
-from tf_resflow.data.shares import check_share, part
 from tf_resflow.data.splits import check_alike
 
 _ROWS = 1024  # examples that `Dataset.array` takes at a time
@@ -21,9 +19,10 @@ class Dataset:
     """Examples of one event shape, split into "train", "test" and perhaps "validation".
 
     Images are uint8 with the integer values 0, ..., levels - 1 (see `dequantize`); vectors are float32 and `levels`
-    is None. One of two functions reads the splits: `read` returns a whole split, and is called once, when the split
-    is first needed; `stream` returns the examples of a split one after the other, for data that do not fit in
-    memory. The train split of a generated data set (`draw`) has no end: every step draws fresh examples.
+    is None. `from_arrays` makes a data set of arrays. Otherwise one of two functions reads the splits: `read`
+    returns a whole split, and is called when it is first needed; `stream` returns the examples one after the other,
+    for data that do not fit in memory. The train split of a generated data set (`draw`) has no end: every step
+    draws fresh examples.
 
     ```python
     import numpy as np
@@ -40,7 +39,7 @@ class Dataset:
       levels: number of values that an integer example can take, None for continuous data.
       sizes: number of examples of each finite split, by name.
       read: function of a split's name that returns all its examples: an array, or a pair of arrays, examples and
-        labels or conditions, if `num_classes` or `condition_mean` is given.
+        labels or conditions.
       draw: `draw(num, seed) -> [num, *event_shape]` for generated train data; the seed is a sequence of integers.
       stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` if
         `num_classes` is given: the split in its own order if the seed is None, else in a random order that is a
@@ -49,7 +48,7 @@ class Dataset:
         returns the tuple. It is called only for the examples that are asked for.
       flip: whether the train stream mirrors each image left to right with probability 1/2.
       crop_padding: pixels by which the train stream pads each image on all sides, by reflection, before it cuts it
-        to its size at a random position.
+        to its size at a uniform position.
       num_classes: number of classes: labels are 0, ..., num_classes - 1; None for data without labels.
       condition_mean: mean of the train split's conditions, real vectors that stand beside the examples in the place
         of labels; None for data without conditions.
@@ -83,15 +82,12 @@ class Dataset:
     _tensors: dict[str, tuple[tf.Tensor, ...]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
-        if (self.flip or self.crop_padding) and len(self.event_shape) != 3:
+        largest = min(self.event_shape[:2]) - 1 if len(self.event_shape) == 3 else 0
+        if (self.flip and len(self.event_shape) != 3) or not 0 <= self.crop_padding <= largest:
             raise ValueError(
-                f"Only images can be flipped or cropped, but an example of {self.name!r} has the "
-                f"shape {self.event_shape}. Set flip=False and crop_padding=0."
-            )
-        if self.crop_padding and not 0 < self.crop_padding < min(self.event_shape[:2]):
-            raise ValueError(
-                f"crop_padding must be at least 0 and below the sides of an image of {self.name!r}, "
-                f"{self.event_shape[0]} x {self.event_shape[1]}, but is {self.crop_padding}."
+                "Only images can be flipped or cropped, with crop_padding at least 0 and below their sides, but an "
+                f"example of {self.name!r} has the shape {self.event_shape}, flip is {self.flip} and crop_padding "
+                f"{self.crop_padding}."
             )
 
     @classmethod
@@ -124,21 +120,20 @@ class Dataset:
         check_alike(name, arrays)
         arrays = {s: _checked(f"{name} ({s})", array, levels) for s, array in arrays.items()}
         sizes = {split: len(array) for split, array in arrays.items()}
-        shape = next(iter(arrays.values())).shape[1:]
+        beside = None
         if labels is not None:
-            labels = _checked_labels(name, labels, sizes, fields.get("num_classes"))
-            pairs = {split: (array, labels[split]) for split, array in arrays.items()}
-            return cls(name, shape, levels, sizes, read=pairs.__getitem__, **fields)
-        if conditions is not None:
-            pairs = {s: (array, _checked(f"{name} ({s})", conditions[s], None)) for s, array in arrays.items()}
-            for split, (array, given) in pairs.items():
-                if given.ndim != 2 or len(given) != len(array):
+            beside = _checked_labels(name, labels, sizes, fields.get("num_classes"))
+        elif conditions is not None:
+            beside = {s: _checked(f"{name} ({s})", conditions[s], None) for s in arrays}
+            for split, given in beside.items():
+                if given.ndim != 2 or len(given) != sizes[split]:
                     raise ValueError(
-                        f"{name} ({split}): {len(array)} examples have conditions of shape {given.shape}, and "
-                        f"not [{len(array)}, size]."
+                        f"{name} ({split}): {sizes[split]} examples have conditions of shape {given.shape}, and "
+                        f"not [{sizes[split]}, size]."
                     )
-            return cls(name, shape, levels, sizes, read=pairs.__getitem__, **fields)
-        return cls(name, shape, levels, sizes, read=arrays.__getitem__, **fields)
+        pairs = arrays if beside is None else {split: (array, beside[split]) for split, array in arrays.items()}
+        shape = next(iter(arrays.values())).shape[1:]
+        return cls(name, shape, levels, sizes, read=pairs.__getitem__, **fields)
 
     def train_batches(
         self,
@@ -155,7 +150,7 @@ class Dataset:
 
         Args:
           batch_size: examples in a batch.
-          seed: integer that determines the batches, together with the step.
+          seed: integer.
           start_step: step whose batch comes first. A resumed run passes its step, and sees the batches that an
             uninterrupted run would have seen.
           labels: whether to return the labels or conditions, too; the examples are the same.
@@ -164,14 +159,19 @@ class Dataset:
 
         Returns:
           A `tf.data.Dataset` of tensors `[batch_size / num, *event_shape]`; with labels, of pairs of them and int32
-          `[batch_size / num]`, or of conditions, float32 `[batch_size / num, size]`.
+          `[batch_size / num]`, or float32 conditions `[batch_size / num, size]`.
 
         Raises:
-          ValueError: if batch_size is not in 1, ..., size of the train split, or no multiple of the number of
+          ValueError: if batch_size is larger than the train split, or not a positive multiple of the number of
             shares, or there are no labels.
         """
         self._check_labels(labels)
-        check_share(share, _at_least_one(batch_size))
+        index, num = share
+        if not 0 <= index < num or batch_size < 1 or batch_size % num:
+            raise ValueError(
+                f"share must be (index, num) with index in 0, ..., num - 1, and batch_size a positive multiple of "
+                f"num, but they are {share} and {batch_size}."
+            )
         if self.draw is not None:
             return _finish(self._drawn_batches(self.draw, batch_size, seed, start_step, share))
         size = self._size("train")
@@ -202,19 +202,19 @@ class Dataset:
           split: name of the split.
           batch_size: examples in a batch.
           limit: take the first `limit` examples only.
-          labels: whether to return the labels or conditions, too; the examples are the same.
+          labels: whether to return the labels or conditions, too.
 
         Returns:
-          A `tf.data.Dataset` of tensors `[<= batch_size, *event_shape]`; with labels, of pairs of them and int32
-          `[<= batch_size]`, or of conditions, float32 `[<= batch_size, size]`.
+          A `tf.data.Dataset` of tensors, or pairs, as those of `train_batches`.
 
         Raises:
           ValueError: if the split is unknown, batch_size or limit is not positive, or there are no labels.
         """
         self._check_labels(labels)
         size = self._size(split)
-        size = size if limit is None else min(size, _at_least_one(limit, "limit"))
-        batch_size = _at_least_one(batch_size)
+        size = size if limit is None else min(size, limit)
+        if size < 1 or batch_size < 1:
+            raise ValueError(f"batch_size and limit must be at least 1, but are {batch_size} and {limit}.")
         if self.stream is not None:
             batches = self._decoded(self.stream(split, None, 0).take(size)).batch(batch_size)
         else:
@@ -228,10 +228,7 @@ class Dataset:
         return np.concatenate(list(self.eval_batches(split, _ROWS, limit).as_numpy_iterator()))
 
     def with_channel_statistics(self) -> "Dataset":
-        """Returns the data set of images with the mean and the standard deviation of each channel.
-
-        They refer to the train images on the scale of `dequantize`'s result, (v + u) / levels.
-        """
+        """Returns the data set with the mean and the std of each channel of the dequantized train images."""
         num, total, squares = 0, np.zeros([]), np.zeros([])
         for batch in self.eval_batches("train", _ROWS).as_numpy_iterator():
             values = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
@@ -273,7 +270,7 @@ class Dataset:
         dtype = tf.float32 if self.levels is None else tf.uint8
 
         def draw_step(step):
-            return part(draw(batch_size, (seed, int(step))), share).astype(dtype.as_numpy_dtype)
+            return _part(draw(batch_size, (seed, int(step))), share).astype(dtype.as_numpy_dtype)
 
         def batch(step):
             x = tf.numpy_function(draw_step, [step], dtype, stateful=False)
@@ -285,7 +282,7 @@ class Dataset:
         """Pairs of a step's number and its examples, from a stream that each epoch begins anew."""
 
         def of_share(*encoded):
-            return tf.nest.map_structure(lambda values: part(values, share), encoded)
+            return tf.nest.map_structure(lambda values: _part(values, share), encoded)
 
         def epoch_batches(epoch):
             step = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
@@ -302,10 +299,31 @@ class Dataset:
 
     def _augmented(self, x, seed, share):
         if self.crop_padding:
-            x = random_crop(x, self.crop_padding, tf.random.experimental.stateless_fold_in(seed, 2), share)
+            x = _cropped(x, self.crop_padding, tf.random.experimental.stateless_fold_in(seed, 2), share)
         if self.flip:
-            x = random_flip(x, tf.random.experimental.stateless_fold_in(seed, 1), share)
+            mirror_seed = tf.random.experimental.stateless_fold_in(seed, 1)
+            mirror = tf.random.stateless_uniform([share[1] * x.shape[0], 1, 1, 1], mirror_seed) < 0.5
+            x = tf.where(_part(mirror, share), x[:, :, ::-1], x)
         return x
+
+
+def _cropped(images, padding, seed, share):
+    """Images padded on all sides, by reflection, and each cut to its size at a uniform position."""
+    shape = [2, share[1] * images.shape[0], 1]
+    shifts = tf.random.stateless_uniform(shape, seed, -padding, padding + 1, dtype=tf.int32)
+    for axis, shift in zip((1, 2), tf.unstack(shifts), strict=True):
+        last = images.shape[axis] - 1
+        index = tf.range(last + 1) + _part(shift, share)
+        reflected = last - tf.abs(last - tf.abs(index))
+        images = tf.gather(images, reflected, axis=axis, batch_dims=1)
+    return images
+
+
+def _part(whole, share):
+    """Part `index` of `num` equal parts of an array or a tensor `[batch, ...]` of static size, in their order."""
+    index, num = share
+    size = whole.shape[0] // num
+    return whole[index * size : (index + 1) * size]
 
 
 def _shuffled_batches(tensors, batch_size, seed, first_epoch, first_step, steps, share):
@@ -320,14 +338,13 @@ def _shuffled_batches(tensors, batch_size, seed, first_epoch, first_step, steps,
         return tf.data.Dataset.from_tensor_slices((numbers, order))
 
     def gather(step, indices):
-        return step, tuple(tf.gather(tensor, part(indices, share)) for tensor in tensors)
+        return step, tuple(tf.gather(tensor, _part(indices, share)) for tensor in tensors)
 
     indices = tf.data.Dataset.counter(first_epoch).flat_map(epoch_indices).skip(first_step)
     return indices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _chosen(examples, labels):
-    """The example with its label, or alone."""
     return tuple(examples) if labels else examples[0]
 
 
@@ -338,12 +355,6 @@ def _finish(batches):
     # The end of an iterator waits for the thread that tunes it, which sleeps for up to a minute.
     options.autotune.enabled = False
     return batches.with_options(options).prefetch(2)
-
-
-def _at_least_one(number, name="batch_size"):
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, but is {number}.")
-    return number
 
 
 def _checked(name, array, levels):

@@ -1,22 +1,46 @@
 """Eight two-dimensional densities that are customary in the normalizing-flow literature.
 
 The density of each is known: it is Gaussian noise around points or curves, uniform, or the result of an
-area-preserving map. Samples are independent draws.
+area-preserving map.
 """
 
-__all__ = ["DENSITIES", "entropy", "load_density", "log_density", "sample"]
+__all__ = ["DENSITIES", "load_density"]
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import special
 
 from tf_resflow.data.dataset import Dataset
 
 
+class Density2D:
+    """A density on the plane, with the methods of a TFP distribution on NumPy arrays."""
+
+    _draw: Callable[..., np.ndarray]
+    _log_prob: Callable[..., np.ndarray]
+    _entropy: Callable[[], float]
+
+    def sample(self, num: int, seed: int | Sequence[int]) -> np.ndarray:
+        """Draws `num` independent points, float64 `[num, 2]`, with a seed of `np.random.default_rng`."""
+        return self._draw(num, np.random.default_rng(seed))
+
+    def log_prob(self, points: np.ndarray) -> np.ndarray:
+        """The log density in nats, float64 `[num]`, at points `[num, 2]`."""
+        points = np.asarray(points, np.float64)
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(f"points must have the shape [num, 2], but have {list(points.shape)}.")
+        return self._log_prob(points)
+
+    def entropy(self) -> float:
+        """The differential entropy -E log p in nats, exact or by quadrature on a grid."""
+        return _cached_entropy(self)
+
+
 @dataclasses.dataclass(frozen=True)
-class BlurredCurves:
+class BlurredCurves(Density2D):
     """An equal mixture of curves, each blurred by isotropic Gaussian noise.
 
     x = c_b(u) + std * noise, with b uniform over the branches and u ~ U(0, 1). Hence
@@ -37,12 +61,12 @@ class BlurredCurves:
     std: float
     nodes: int = 200
 
-    def sample(self, num, generator):
+    def _draw(self, num, generator):
         branch = generator.integers(self.branches, size=num)
         points = self.curve(branch, generator.uniform(size=num))
         return points + self.std * generator.normal(size=[num, 2])
 
-    def log_density(self, points):
+    def _log_prob(self, points):
         centers, weights = self._quadrature
         precision = 1 / self.std**2
         bias = np.log(weights * precision / (2 * np.pi))
@@ -50,14 +74,12 @@ class BlurredCurves:
         result = -precision / 2 * np.sum(points**2, axis=1)
         for rows in _chunks(len(points), len(weights)):
             logits = points[rows] @ (precision * centers.T) + bias
-            peak = np.max(logits, axis=1, keepdims=True)
-            logits -= peak
-            result[rows] += peak[:, 0] + np.log(np.sum(np.exp(logits, out=logits), axis=1))
+            result[rows] += special.logsumexp(logits, axis=1)
         return result
 
-    def entropy(self):
+    def _entropy(self):
         half_width = np.max(np.abs(self._quadrature[0])) + 6 * self.std
-        return _grid_entropy(self.log_density, half_width, self.std / 2)
+        return _grid_entropy(self._log_prob, half_width, self.std / 2)
 
     @functools.cached_property
     def _quadrature(self):
@@ -69,25 +91,25 @@ class BlurredCurves:
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkerboard:
+class Checkerboard(Density2D):
     """The uniform density on 8 of the 16 squares of side 2 that tile [-4, 4]^2."""
 
-    def sample(self, num, generator):
+    def _draw(self, num, generator):
         column, half = generator.integers(4, size=num), generator.integers(2, size=num)
         corner = np.stack([column, 2 * half + column % 2], axis=1)
         return 2 * (corner + generator.uniform(size=[num, 2])) - 4
 
-    def log_density(self, points):
+    def _log_prob(self, points):
         column, row = np.floor(points.T / 2)
         inside = np.all(np.abs(points) < 4, axis=1) & ((column + row) % 2 == 0)
         return np.where(inside, -np.log(32), -np.inf)
 
-    def entropy(self):
+    def _entropy(self):
         return np.log(32)
 
 
 @dataclasses.dataclass(frozen=True)
-class Pinwheel:
+class Pinwheel(Density2D):
     """Five elongated Gaussians, each turned by an angle that grows with the radius.
 
     z ~ N((1, 0), diag(0.3^2, 0.1^2)) is turned by 2 pi b / 5 + exp(|z|) / 4, with b uniform over 0, ..., 4, and
@@ -95,18 +117,18 @@ class Pinwheel:
     the Gaussian density at x turned back, over 4.
     """
 
-    def sample(self, num, generator):
+    def _draw(self, num, generator):
         z = generator.normal(size=[num, 2]) * [0.3, 0.1] + [1, 0]
         return 2 * _turn(z, self._angle(z, generator.integers(5, size=num)))
 
-    def log_density(self, points):
+    def _log_prob(self, points):
         z = points[:, np.newaxis] / 2
         z = _turn(z, -self._angle(z, np.arange(5)))
         exponents = -np.sum(((z - [1, 0]) / [0.3, 0.1]) ** 2, axis=-1) / 2
         return np.logaddexp.reduce(exponents, axis=1) - np.log(5 * 4 * 2 * np.pi * 0.3 * 0.1)
 
-    def entropy(self):
-        return _grid_entropy(self.log_density, half_width=2 * (1 + 6 * 0.3), spacing=0.02)
+    def _entropy(self):
+        return _grid_entropy(self._log_prob, half_width=2 * (1 + 6 * 0.3), spacing=0.02)
 
     def _angle(self, z, branch):
         return 2 * np.pi * branch / 5 + np.exp(np.linalg.norm(z, axis=-1)) / 4
@@ -137,7 +159,7 @@ def _swiss_roll(branch, u):
     return _polar(angle / 5, angle)
 
 
-DENSITIES: dict[str, BlurredCurves | Checkerboard | Pinwheel] = {
+DENSITIES: dict[str, Density2D] = {
     "8gaussians": BlurredCurves(lambda b, u: _polar(np.sqrt(8), np.pi * b / 4), 8, np.sqrt(1 / 8), nodes=1),
     "checkerboard": Checkerboard(),
     "pinwheel": Pinwheel(),
@@ -147,35 +169,11 @@ DENSITIES: dict[str, BlurredCurves | Checkerboard | Pinwheel] = {
     "2spirals": BlurredCurves(_spiral, 2, 0.1, nodes=300),
     "swissroll": BlurredCurves(_swiss_roll, 1, 0.2, nodes=300),
 }
-"""The densities by name: objects with `sample(num, generator)`, `log_density(points)` and `entropy()`."""
+"""Eight 2-D densities by name.
 
-
-def sample(name: str, num: int, seed: int | Sequence[int]) -> np.ndarray:
-    """Draws independent samples.
-
-    Args:
-      name: a key of `DENSITIES`.
-      num: number of samples.
-      seed: of `np.random.default_rng`.
-
-    Returns:
-      A float64 array `[num, 2]`.
-    """
-    return DENSITIES[name].sample(num, np.random.default_rng(seed))
-
-
-def log_density(name: str, points: np.ndarray) -> np.ndarray:
-    """Returns the log density in nats, `[num]`, at points `[num, 2]`, in float64."""
-    points = np.asarray(points, np.float64)
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"points must have the shape [num, 2], but have {list(points.shape)}.")
-    return DENSITIES[name].log_density(points)
-
-
-@functools.cache
-def entropy(name: str) -> float:
-    """Returns the differential entropy -E log p in nats, exact or by quadrature on a grid."""
-    return float(DENSITIES[name].entropy())
+`DENSITIES["moons"].sample(num, seed)` draws independent points, float64 `[num, 2]`, with a seed of
+`np.random.default_rng`; `log_prob(points)` is their log density in nats, and `entropy()` the differential entropy.
+"""
 
 
 def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000) -> Dataset:
@@ -188,9 +186,6 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
 
     Returns:
       A `Dataset` of event shape `(2,)` with its entropy.
-
-    Raises:
-      ValueError: if `num_test` is below 1, or `num_validation` below 0.
     """
     if num_test < 1 or num_validation < 0:
         raise ValueError(
@@ -198,20 +193,26 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
         )
     sizes = {"test": num_test} | ({"validation": num_validation} if num_validation else {})
     words = {"test": 1, "validation": 3}  # of the seed; the train stream has 2
+    density = DENSITIES[name]
 
     def read(split):
-        return sample(name, sizes[split], (words[split],)).astype(np.float32)
+        return density.sample(sizes[split], (words[split],)).astype(np.float32)
 
     def draw(num, seed):
-        return sample(name, num, (2, *(word % 2**32 for word in seed)))
+        return density.sample(num, (2, *(word % 2**32 for word in seed)))
 
-    return Dataset(name, (2,), None, sizes, read=read, draw=draw, entropy=entropy(name))
+    return Dataset(name, (2,), None, sizes, read=read, draw=draw, entropy=density.entropy())
 
 
-def _grid_entropy(log_density, half_width, spacing):
+@functools.cache
+def _cached_entropy(density):
+    return float(density._entropy())
+
+
+def _grid_entropy(log_prob, half_width, spacing):
     size = int(np.ceil(2 * half_width / spacing))
     side = (np.arange(size) + 0.5) * spacing - size * spacing / 2
-    logs = log_density(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
+    logs = log_prob(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
     return -np.sum(np.exp(logs) * logs) * spacing**2
 
 

@@ -1,6 +1,6 @@
 """Dequantization of integer data, and its inverse."""
 
-__all__ = ["cell_width", "dequantize", "place_in_cells", "quantize"]
+__all__ = ["cell_width", "check_power_of_two", "dequantize", "place_in_cells", "quantize"]
 
 import tensorflow as tf
 
@@ -51,23 +51,11 @@ def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = Non
 
 
 def place_in_cells(x: TensorLike, u: tf.Tensor, levels: int) -> tf.Tensor:
-    r"""Puts numbers of the unit interval into the cells of integers: (x + m + (1 - 2 m) u) / levels.
+    r"""Puts numbers u of the unit interval into the cells of integers: (x + m + (1 - 2 m) u) / levels.
 
     The margin m of 2^(b - 22), with 2^b the least power of two that is no less than `levels`, is larger than the
     rounding errors of float32: `quantize(place_in_cells(x, u, levels), levels)` is always x, for u = 0 and 1, too.
     A density q(u) of one coordinate becomes q(u) / `cell_width(levels)`.
-
-    Args:
-      x: integer tensor of any shape, with values 0, ..., levels - 1.
-      u: tensor of this shape, float32 or float64, with values from 0 to 1.
-      levels: number of values, in 2, ..., 256.
-
-    Returns:
-      A tensor like u, with values strictly between 0 and 1.
-
-    Raises:
-      ValueError: as `dequantize`.
-      tf.errors.InvalidArgumentError: likewise.
     """
     x, levels = _checked(x, levels)
     margin = _margin(levels)
@@ -75,27 +63,17 @@ def place_in_cells(x: TensorLike, u: tf.Tensor, levels: int) -> tf.Tensor:
 
 
 def cell_width(levels: int) -> float:
-    """The width of what `place_in_cells` reaches of a cell, nearly 1 / levels.
-
-    Args:
-      levels: number of values, in 2, ..., 256.
-
-    Raises:
-      ValueError: if levels is not in 2, ..., 256.
-    """
+    """The width of what `place_in_cells` reaches of a cell, nearly 1 / levels."""
     levels = _valid_levels(levels)
     return (1 - 2 * _margin(levels)) / levels
 
 
 def quantize(x: TensorLike, levels: int) -> tf.Tensor:
-    """Returns the level that holds x: floor(x levels), clipped to 0, ..., levels - 1.
+    """Inverts `dequantize`: the uint8 level that holds x, floor(x levels), clipped to 0, ..., levels - 1.
 
     Args:
-      x: floating-point tensor of any shape, on the scale of `dequantize`'s result.
+      x: floating-point tensor of any shape.
       levels: number of values, in 2, ..., 256.
-
-    Returns:
-      A uint8 tensor of x's shape.
 
     Raises:
       ValueError: if levels is not in 2, ..., 256.
@@ -135,3 +113,9 @@ def _valid_levels(levels):
     if levels != int(levels) or not 2 <= levels <= 256:
         raise ValueError(f"levels must be an integer in 2, ..., 256, but is {levels}.")
     return int(levels)
+
+
+def check_power_of_two(levels: int) -> None:
+    """Raises ValueError unless `levels` are those of a pixel of 8 bits without some of its low bits."""
+    if levels not in [2**bits for bits in range(1, 9)]:
+        raise ValueError(f"levels must be a power of two in 2, ..., 256, but is {levels}.")

@@ -14,14 +14,12 @@ _NUM_TRAIN = 1497  # including validation
 def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fraction: float = 0.1) -> Dataset:
     """Loads the handwritten digits of scikit-learn; nothing is downloaded.
 
-    The pixels are counts 0, ..., 16. The split is fixed: the first 1,497 examples of the permutation
-    `np.random.RandomState(0).permutation(1797)` are for training, the last tenth of these for validation, and the
-    last 300 for testing.
+    The pixels are counts 0, ..., 16. The split is fixed: of a permutation of seed 0 the last 300 examples are for
+    testing, and of the 1,497 before them the last tenth for validation.
 
     Args:
-      flip: whether the train stream mirrors images at random.
-      crop_padding: pixels by which the train stream pads images, by reflection, before it crops them to their size
-        at random.
+      flip: see `Dataset`.
+      crop_padding: see `Dataset`.
       validation_fraction: fraction of the 1,497 examples for validation; 0 for none.
 
     Returns:
@@ -37,14 +35,9 @@ def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fractio
     order = np.random.RandomState(0).permutation(len(digits.images))
     num_train = split_sizes(_NUM_TRAIN, {"validation": validation_fraction}, "digits")["train"]
     parts = {"train": order[:num_train], "validation": order[num_train:_NUM_TRAIN], "test": order[_NUM_TRAIN:]}
-    if not validation_fraction:
-        del parts["validation"]
+    parts = {split: part for split, part in parts.items() if len(part)}
+    images = {split: digits.images[part][..., np.newaxis] for split, part in parts.items()}
+    labels = {split: digits.target[part] for split, part in parts.items()}
     return Dataset.from_arrays(
-        "digits",
-        {split: digits.images[part][..., np.newaxis] for split, part in parts.items()},
-        levels=17,
-        labels={split: digits.target[part] for split, part in parts.items()},
-        num_classes=10,
-        flip=flip,
-        crop_padding=crop_padding,
+        "digits", images, levels=17, labels=labels, num_classes=10, flip=flip, crop_padding=crop_padding
     )

@@ -2,31 +2,42 @@
 
 __all__ = ["load_image_files"]
 
+import concurrent.futures
+import itertools
 import os
 import pathlib
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
+from tf_resflow import progress
 from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.image_folder import ImageFolder, fitted, subfolders
-from tf_resflow.data.numpy_files import read_array
+from tf_resflow.data.dequantization import check_power_of_two
+from tf_resflow.data.files import read_array, readable
 from tf_resflow.data.splits import check_different, draw_splits, field
+from tf_resflow.extras import extra
 
+with extra("data"):
+    from PIL import ExifTags, Image, ImageOps
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(["validation", "valid", "val"], "validation")  # folder names in lower case
 _MEMORY = 2 * 2**30  # largest size of a split in bytes
 
 
-class _Images(NamedTuple):
-    """The images of a split, uint8 `[num, height, width, channels]`, and the labels: names or integers, or None."""
+class _Folder(NamedTuple):
+    """The images of a folder before they are decoded, sorted by folder and name."""
 
-    images: np.ndarray
-    labels: np.ndarray | None
-
-    def take(self, numbers):
-        return _Images(self.images[numbers], None if self.labels is None else self.labels[numbers])
+    path: pathlib.Path
+    files: list[pathlib.Path]
+    classes: np.ndarray | None  # names of folders; None if there are none
+    sizes: list[tuple[int, int]]  # width and height, as displayed
+    gray: list[bool]
+    transparent: list[bool]
 
 
 def load_image_files(
@@ -64,9 +75,8 @@ def load_image_files(
       levels: values of a pixel, a power of two in 2, ..., 256: the low bits are dropped.
       image_size: height and width of the examples. The square in the center of each image is shrunk to this size;
         each pixel is the mean of the pixels that it covers. None: images of one size, as they are.
-      flip: whether the train stream mirrors images at random.
-      crop_padding: pixels by which the train stream pads images, by reflection, before it crops them to their size
-        at random.
+      flip: see `Dataset`.
+      crop_padding: see `Dataset`.
       test_fraction: fraction of the images for testing, if there is no such split.
       validation_fraction: fraction of the images for validation, likewise; 0 for no such split.
       split_seed: seed of the permutation.
@@ -83,28 +93,32 @@ def load_image_files(
             "No images were given: set path (--config.data.path=DIR) to a folder of image files, or to a .npy or "
             ".npz file."
         )
-    if levels not in [2**bits for bits in range(1, 9)]:
-        raise ValueError(f"levels must be a power of two in 2, ..., 256, but is {levels}.")
+    check_power_of_two(levels)
     places = _places(path, path_test, path_validation)
-    folders = {split: ImageFolder(place) for split, place in places.items() if place.is_dir()}
+    folders = {split: _look_at(place) for split, place in places.items() if place.is_dir()}
     _check_sizes(folders.values(), image_size)
-    is_gray = all(folder.is_gray for folder in folders.values())
-    parts = {s: _read_numpy(place, key, image_size) for s, place in places.items() if s not in folders}
+    is_gray = all(all(folder.gray) for folder in folders.values())
+    images, labels = {}, {}
+    for split, place in places.items():
+        if split not in folders:
+            images[split], labels[split] = _read_numpy(place, key, image_size)
     fractions = {"test": test_fraction, "validation": validation_fraction}
-    num = len(folders["train"].files if "train" in folders else parts["train"].images)
+    num = len(folders["train"].files if "train" in folders else images["train"])
     # Before the folders are read, which may be slow.
     drawn = draw_splits(num, fractions, split_seed, path, given=places)
-    parts |= {split: _read_folder(folder, image_size, is_gray) for split, folder in folders.items()}
-    check_different({split: part.images for split, part in parts.items()})
+    for split, folder in folders.items():
+        images[split], labels[split] = _read_folder(folder, image_size, is_gray), folder.classes
+    check_different(images)
     if len(drawn) > 1:
-        parts |= {split: parts["train"].take(numbers) for split, numbers in drawn.items()}
-    splits = {split: part.images for split, part in parts.items()}
-    labels, num_classes = _numbered(path, {split: part.labels for split, part in parts.items()})
+        all_images, all_labels = images["train"], labels["train"]
+        images |= {split: all_images[numbers] for split, numbers in drawn.items()}
+        labels |= {split: None if all_labels is None else all_labels[numbers] for split, numbers in drawn.items()}
+    labels, num_classes = _numbered(path, labels)
     if levels < 256:
-        splits = {split: _fewer_levels(path, images, levels) for split, images in splits.items()}
+        images = {split: _fewer_levels(path, array, levels) for split, array in images.items()}
     return Dataset.from_arrays(
         os.path.basename(os.path.abspath(os.path.expanduser(path))),
-        splits,
+        images,
         levels,
         labels=labels,
         num_classes=num_classes,
@@ -126,60 +140,157 @@ def _places(path, path_test, path_validation):
                 "data.name = 'tabular'.)"
             )
     root = places["train"]
-    return places | (_split_folders(root, places) if root.is_dir() else {})
-
-
-def _split_folders(root, places):
-    """The folders in a folder that are splits, if any; the splits in `places` have another folder."""
-    folders = subfolders(root)
+    if not root.is_dir():
+        return places
+    folders = _subfolders(root)
     splits = [(_SPLITS.get(folder.name.lower()), folder) for folder in folders]
     found = {split: folder for split, folder in splits if split}
     if not found:
-        return {}
-    twice = len(found) < len(splits) or any(split in places for split in found if split != "train")
-    if "train" not in found or twice:
+        return places
+    is_twice = len(found) < len(splits) or any(split in places for split in found if split != "train")
+    if "train" not in found or is_twice:
         raise ValueError(
             f"{root} has the folders {', '.join(folder.name for folder in folders)}. Expected train, and perhaps "
             "test and validation, with images or classes in them, and no other; or classes alone, of other names. "
             f"Or set path, path_test and path_validation, such as path={root / folders[0].name}."
         )
-    if missing := [split for split in ("test", "validation") if split not in found | places]:
+    places |= found
+    if missing := [split for split in ("test", "validation") if split not in places]:
         logging.warning("%s has no %s split: drawn from %s.", root, " and no ".join(missing), found["train"])
-    return found
+    return places
+
+
+def _subfolders(folder):
+    """The folders in a folder that are not hidden, sorted by name."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+
+
+def _is_hidden(name):
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _look_at(path):
+    """The `_Folder` of a path, of which every image can be read."""
+    files: list[pathlib.Path] = []
+    others: list[pathlib.Path] = []
+    for place, folders, names in os.walk(path, followlinks=True):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for file in (pathlib.Path(place, name) for name in names if not _is_hidden(name)):
+            (files if file.suffix.lower() in _SUFFIXES else others).append(file)
+    if not files:
+        beside = f", but it holds {min(others).name} and the like" if others else ""
+        raise ValueError(f"{path} holds no image: expected files that end in {', '.join(_SUFFIXES)}{beside}.")
+    if others:
+        logging.warning("%s: %d files, such as %s, are not images: skipped.", path, len(others), min(others))
+    files.sort(key=lambda file: file.relative_to(path).parts)
+    classes = _classes(path, files)
+    headers = _mapped(_read_header, files, "looking at images")
+    sizes, gray, transparent = map(list, zip(*headers, strict=True))
+    return _Folder(path, files, classes, sizes, gray, transparent)
+
+
+def _classes(path, files):
+    """The class of each image, the name of its folder in `path`; None if there are no such folders."""
+    flat = [file for file in files if file.parent == path]
+    if len(flat) == len(files):
+        return None
+    classes = [file.relative_to(path).parts[0] for file in files if file.parent != path]
+    if flat:
+        raise ValueError(
+            f"{path} has images, such as {flat[0].name}, beside folders with images, such as {classes[0]}, which "
+            "would be classes. Put all images into folders, or none."
+        )
+    for name in sorted({folder.name for folder in _subfolders(path)}.difference(classes)):
+        raise ValueError(f"{path / name} holds no image, but the folders beside it do. Fill it, or remove it.")
+    return np.array(classes)
+
+
+def _read_header(file):
+    """The size of an image, whether it is gray, and whether it can be transparent."""
+    with readable(file, "an image"), Image.open(file) as image:
+        # Of a PNG file PIL would have to decode the image first.
+        turn = 1 if image.format == "PNG" else image.getexif().get(ExifTags.Base.Orientation, 1)
+        size = image.size[::-1] if turn >= 5 else image.size  # a photograph on its side
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photograph and its preview
+        raw_mode = str(image.tile[0][3]) if image.format in ("PNG", "TIFF") and image.tile else ""
+        is_deep = image.mode.startswith(("I", "F")) or ";16" in raw_mode
+        header = size, Image.getmodebase(image.mode) == "L", image.has_transparency_data
+    if frames > 1:
+        raise ValueError(f"{file} holds {frames} images, as an animation: give a file for each.")
+    if is_deep:
+        raise ValueError(f"{file} has more than 8 bits a channel. Convert it to 8 bits.")
+    return header
+
+
+def _mapped(function: Callable, files: Sequence[pathlib.Path], name: str) -> Iterator[Any]:
+    """Yields the results of a function of each file, in order, with a progress bar."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        try:
+            yield from progress.track(pool.map(function, files), name, len(files))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # an interrupt would wait for the other files
+            raise
 
 
 def _check_sizes(folders, image_size):
     """Raises ValueError unless all images are of one size, or can be shrunk to `image_size`."""
-    sizes = [(header.size, file) for f in folders for header, file in zip(f.headers, f.files, strict=True)]
+    sizes = [named for folder in folders for named in zip(folder.sizes, folder.files, strict=True)]
     if image_size:
-        small = [named for named in sizes if min(named[0]) < image_size]
-        if small:
+        if small := [named for named in sizes if min(named[0]) < image_size]:
             raise ValueError(
                 f"{len(small)} of {len(sizes)} images are smaller than image_size = {image_size}, such as "
-                f"{_sized(small[0])}. Lower image_size, or remove them."
+                f"{_sized(*small[0])}. Lower image_size, or remove them."
             )
         return
-    firsts: dict[tuple[int, int], tuple] = {}
-    for named in sizes:
-        firsts.setdefault(named[0], named)
+    firsts: dict[tuple[int, int], pathlib.Path] = {}
+    for size, file in sizes:
+        firsts.setdefault(size, file)
     if len(firsts) > 1:
-        one, other, *_ = firsts.values()
+        one, other, *_ = firsts.items()
         raise ValueError(
-            f"The images are of {len(firsts)} sizes, such as {_sized(one)} and {_sized(other)}. Set image_size "
+            f"The images are of {len(firsts)} sizes, such as {_sized(*one)} and {_sized(*other)}. Set image_size "
             f"(--config.data.image_size=N, N up to {min(map(min, firsts))}): the square in the center of each "
             "image is then shrunk to N x N."
         )
 
 
-def _sized(named):
-    (width, height), file = named
-    return f"{file} ({width} x {height})"
+def _sized(size, file):
+    return f"{file} ({size[0]} x {size[1]})"
 
 
 def _read_folder(folder, image_size, is_gray):
-    _check_memory(folder.path, folder.shape(image_size, is_gray))
-    folder.warn_of_changes(is_gray)
-    return _Images(folder.read(image_size, is_gray), folder.classes)
+    """Decodes the images, and warns if this makes gray ones color, or drops transparency."""
+    width, height = (image_size, image_size) if image_size else folder.sizes[0]
+    shape = (len(folder.files), height, width, 1 if is_gray else 3)
+    _check_memory(folder.path, shape)
+    if not is_gray and (gray := [*itertools.compress(folder.files, folder.gray)]):
+        logging.warning("%d gray images are made color, such as %s.", len(gray), gray[0])
+    if transparent := [*itertools.compress(folder.files, folder.transparent)]:
+        logging.warning("%d images lose their transparency, such as %s.", len(transparent), transparent[0])
+
+    def decode(file):
+        with readable(file, "an image"), Image.open(file) as image:
+            image = image if image.format == "PNG" else ImageOps.exif_transpose(image)
+            if image.mode == "P":  # its colors may be transparent
+                image = image.convert("RGBA")
+            pixels = np.asarray(image.convert("L" if is_gray else "RGB"))
+        return _fitted(np.atleast_3d(pixels), image_size)
+
+    images = np.empty(shape, np.uint8)
+    for image, pixels in zip(images, _mapped(decode, folder.files, "reading images"), strict=True):
+        image[:] = pixels
+    return images
+
+
+def _fitted(image, size):
+    """The square in the center of an image `[height, width, channels]`, shrunk: each pixel is a rounded mean."""
+    if not size:
+        return image
+    height, width, _ = image.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side]
+    return np.round(tf.image.resize(square, [size, size], "area")).astype(np.uint8)
 
 
 def _check_memory(path, shape):
@@ -204,34 +315,30 @@ def _read_numpy(path, key, image_size):
     if len(shape) == 3:
         images = images[..., np.newaxis]
     if len(shape) not in (3, 4) or images.shape[3] not in (1, 3) or 0 in shape:
-        first = len(shape) == 4 and shape[1] in (1, 3)
-        hint = " Save images.transpose(0, 2, 3, 1)." if first else ""
+        is_channels_first = len(shape) == 4 and shape[1] in (1, 3)
         raise ValueError(
             f"{path}: expected images [num, height, width, channels] of 1 or 3 channels, or [num, height, width], "
-            f"but the shape is {shape}.{hint}"
+            f"but the shape is {shape}.{' Save images.transpose(0, 2, 3, 1).' if is_channels_first else ''}"
         )
     if image_size and min(shape[1:3]) < image_size:
         raise ValueError(f"{path}: the images are {shape[1]} x {shape[2]}, smaller than image_size = {image_size}.")
-    _check_memory(path, (len(images), *((image_size, image_size) if image_size else shape[1:3]), images.shape[3]))
-    if image_size and shape[1:3] != [image_size, image_size]:
-        images = np.stack([fitted(image, image_size) for image in images])
-    return _Images(np.asarray(images), _checked_labels(path, aside.get("labels"), len(images)))
-
-
-def _checked_labels(path, labels, num):
-    if labels is None:
-        return None
-    labels = labels.reshape(-1) if labels.shape == (num, 1) else labels
-    if labels.shape != (num,) or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= num:
-        raise ValueError(
-            f"{path}: expected as labels {num} integers 0, 1, ..., one for each image and all below {num}, but "
-            f"found {labels.dtype} of the shape {list(labels.shape)}."
-        )
-    return labels
+    sides = [image_size, image_size] if image_size else shape[1:3]
+    _check_memory(path, (len(images), *sides, images.shape[3]))
+    if shape[1:3] != sides:
+        images = np.stack([_fitted(image, image_size) for image in images])
+    num, labels = len(images), aside.get("labels")
+    if labels is not None:
+        labels = labels.reshape(-1) if labels.shape == (num, 1) else labels
+        if labels.shape != (num,) or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= num:
+            raise ValueError(
+                f"{path}: expected as labels {num} integers 0, 1, ..., one for each image and all below {num}, but "
+                f"found {labels.dtype} of the shape {list(labels.shape)}."
+            )
+    return np.asarray(images), labels
 
 
 def _numbered(path, labels):
-    """The labels of all splits as integers, and the number of classes; None twice if there are no two classes."""
+    """The labels of all splits as integers, and the number of classes; None for both if there is only one class."""
     bare = [split for split, values in labels.items() if values is None]
     if bare:
         if len(bare) < len(labels):
@@ -241,7 +348,7 @@ def _numbered(path, labels):
         return None, None
     if len({values.dtype.kind == "U" for values in labels.values()}) > 1:
         raise ValueError(f"{path}: the classes are folders in one split, and numbers in another.")
-    classes = sorted({name for values in labels.values() for name in np.unique(values).tolist()})
+    classes = np.unique(np.concatenate([*labels.values()])).tolist()
     if len(classes) < 2:
         return None, None
     if isinstance(classes[0], int):

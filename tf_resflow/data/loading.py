@@ -15,10 +15,9 @@ from tf_resflow.data.config import default_config
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.densities_2d import DENSITIES, load_density
 from tf_resflow.data.digits import load_digits
+from tf_resflow.data.files import read_array
 from tf_resflow.data.image_files import load_image_files
-from tf_resflow.data.numpy_files import read_array
-from tf_resflow.data.table_files import read_table
-from tf_resflow.data.tabular import load_tabular
+from tf_resflow.data.tabular import load_tabular, read_table
 from tf_resflow.data.tfds_images import load_tfds_images
 from tf_resflow.extras import extra
 
@@ -27,7 +26,7 @@ _PIXELS = ("levels", "image_size", "flip", "crop_padding")
 _FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
 _FIELDS = {
     "images": (*_PIXELS, *_FILES),
-    "tabular": (*_FILES, "columns", "condition_columns"),
+    "tabular": (*_FILES, "columns", "condition_columns", "read_options"),
     "digits": _PIXELS,
     **dict.fromkeys(DENSITIES, ("num_test",)),
 }
@@ -54,11 +53,8 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     """
     if not isinstance(config, (Mapping, ConfigDict)):
         raise ValueError(f"load takes the fields of a config, such as {{'name': 'digits'}}; got {config!r}.")
-    config = default_config(**dict(config))
+    config = default_config(**(config.to_dict() if isinstance(config, ConfigDict) else config))
     name = config.name
-    suffix = pathlib.PurePath(name).suffix.lower()
-    if name.startswith(("/", "~", ".")) or suffix in (".npy", ".npz", ".csv", ".parquet"):
-        _refuse_path(name, suffix)
     _check_fields(config)
     fields = {field: config[field] for field in _FIELDS.get(name, _FIELDS_OF_TFDS)}
     fields["validation_fraction"] = config.validation_fraction
@@ -87,28 +83,16 @@ def load_examples(
     event_shape: Sequence[int],
     levels: int | None,
     columns: Sequence[str] | None = None,
+    read_options: Mapping[str, Any] | None = None,
     key: str | None = None,
     image_size: int | None = None,
 ) -> np.ndarray:
-    """All examples of a file or a folder, of the kind that a model knows: to score them.
+    """All examples of a file or a folder, to score them: `[num, *event_shape]`, float32 vectors or uint8 images.
 
-    Args:
-      path: for vectors a table, see `read_table`; for images a folder or file, see `load_image_files`. The splits
-        of a folder follow one another.
-      event_shape: the shape of an example.
-      levels: the number of values of integer data; None for continuous data.
-      columns: the names of the columns of a table that has names.
-      key: name of the array in an .npz file that holds more than one.
-      image_size: see `load_image_files`.
-
-    Returns:
-      An array `[num, *event_shape]`, float32 of vectors and uint8 of images.
-
-    Raises:
-      ValueError: if the data are missing, malformed, or of another kind.
+    The other arguments are those of `load_tabular` and `load_image_files`. All splits of a folder are joined.
     """
     if levels is None:
-        examples = read_table(path, key, columns=columns).values
+        examples = read_table(path, key, columns=columns, read_options=read_options).to_numpy()
     elif levels & (levels - 1):  # no number of bits, as of digits
         array = read_array(pathlib.Path(path).expanduser(), key, ["labels"])[0]
         examples = Dataset.from_arrays(str(path), {"all": array}, levels).array("all")
@@ -128,12 +112,6 @@ def _names(text):
     return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row] or None
 
 
-def _refuse_path(name, suffix=""):
-    kinds = {".csv": ["tabular"], ".parquet": ["tabular"], "": ["images"]}.get(suffix, ["images", "tabular"])
-    advice = " or ".join(f"--config.data.name={kind}" for kind in kinds)
-    raise ValueError(f"data.name is {name!r}, a path. Set {advice}, and --config.data.path={name}.")
-
-
 def _check_fields(config):
     """Raises ValueError if a field is set that the data set does not have."""
     known, defaults = _FIELDS.get(config.name, _FIELDS_OF_TFDS), default_config()
@@ -143,9 +121,12 @@ def _check_fields(config):
         hint = ""
         if field in _FILES:
             hint = " Or set data.name to 'images' for a folder of images, to 'tabular' for a table."
+        value = config[field]
+        if isinstance(value, ConfigDict):
+            value = {key: option for key, option in value.items() if option is not None}
         raise ValueError(
-            f"data.{field} = {config[field]!r} does not apply to data.name = {config.name!r}, which takes "
-            f"{', '.join((*known, 'validation_fraction'))}. Leave it at {defaults[field]!r}.{hint}"
+            f"data.{field} = {value!r} does not apply to data.name = {config.name!r}, which takes "
+            f"{', '.join((*known, 'validation_fraction'))}. Leave it at its default.{hint}"
         )
 
 
@@ -156,13 +137,11 @@ def _check_tfds_name(name, data_dir):
     base = name.split("/")[0].split(":")[0]
     directory = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     known = tfds.list_builders(with_community_datasets=False)
-    if base in known or (base and (directory / base).is_dir()):
-        return
-    if pathlib.Path(name).is_dir():
-        _refuse_path(name)
     found = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
-    raise ValueError(
-        f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known are "
-        f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data "
-        "sets of TensorFlow Datasets. For your own images set data.name = 'images', with their folder as data.path."
-    )
+    if base not in [*known, *found]:
+        raise ValueError(
+            f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known are "
+            f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data sets of "
+            "TensorFlow Datasets. For your own images or a table set --config.data.name=images or =tabular, and "
+            "--config.data.path to the folder or file."
+        )

@@ -10,12 +10,7 @@ import numpy as np
 
 
 def check_alike(name: str, splits: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError unless the examples of all splits have one shape.
-
-    Args:
-      name: name of the data set.
-      splits: arrays `[num, *event_shape]` by the names of the splits.
-    """
+    """Raises ValueError unless the examples of all splits, arrays `[num, *event_shape]`, have one shape."""
     shapes = {split: array.shape[1:] for split, array in splits.items()}
     if len(set(shapes.values())) != 1:
         raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}. Make them alike.")
@@ -24,16 +19,9 @@ def check_alike(name: str, splits: Mapping[str, np.ndarray]) -> None:
 def split_sizes(
     num: int, fractions: Mapping[str, float], source: str | os.PathLike, *, least: int = 1
 ) -> dict[str, int]:
-    """Divides `num` examples; "train" has what the other splits leave.
+    """The sizes of the splits of `num` examples: fractions of them by name, and "train", which has the rest.
 
-    Args:
-      num: number of examples.
-      fractions: of `num`, by the names of the other splits; splits with fraction 0 are left out.
-      source: origin of the examples, for messages.
-      least: smallest number of train examples.
-
-    Raises:
-      ValueError: if a fraction is not in [0, 1), a split is empty, or too little is left for training.
+    A split of fraction 0 is left out; `source` is named in messages, and `least` is the smallest size of "train".
     """
     for split, fraction in fractions.items():
         if not 0 <= fraction < 1:
@@ -43,13 +31,13 @@ def split_sizes(
     if rest < least:
         less = " and ".join(f"{split}_fraction" for split in sizes) or "nothing"
         raise ValueError(
-            f"{source}: {_examples(num)} less {less} leave {rest} for training, which needs at least {least}. "
+            f"{source}: {num} examples less {less} leave {rest} for training, which needs at least {least}. "
             "Provide more, or lower the fractions."
         )
     for split, size in sizes.items():
         if not size:
             raise ValueError(
-                f"{source}: the {split} split holds no example, since {split}_fraction of {_examples(num)} is "
+                f"{source}: the {split} split holds no example, since {split}_fraction of {num} examples is "
                 f"less than one. Raise it, set it to 0, or set path_{split}."
             )
     return sizes | {"train": rest}
@@ -64,12 +52,9 @@ def draw_splits(
     given: Collection[str] = (),
     least: int = 1,
 ) -> dict[str, np.ndarray]:
-    """Divides the numbers 0, ..., num - 1 as `split_sizes` does, by a random permutation of fixed seed.
+    """Divides the numbers 0, ..., num - 1 into the splits of `split_sizes`, by a permutation of fixed seed.
 
     The `given` splits have their own examples: none are drawn for them.
-
-    Raises:
-      ValueError: see `split_sizes`; or if the seed is not in 0, ..., 2^32 - 1.
     """
     fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
     sizes = split_sizes(num, fractions, source, least=least)
@@ -93,7 +78,3 @@ def check_different(arrays: Mapping[str, np.ndarray]) -> None:
 def field(split: str) -> str:
     """The field of a config with the place of a split."""
     return "path" if split == "train" else f"path_{split}"
-
-
-def _examples(number):
-    return f"{number} example{'' if number == 1 else 's'}"

@@ -1,18 +1,25 @@
-"""Images from TensorFlow Datasets."""
+"""Images from TensorFlow Datasets: whole splits in memory, or streams of them."""
 
-__all__ = ["load_tfds_images"]
+__all__ = ["TFDSReader", "load_tfds_images"]
 
+import itertools
 import os
 import pathlib
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.tfds_reader import TFDSReader
+from tf_resflow.data.dequantization import check_power_of_two
+from tf_resflow.data.splits import split_sizes
 from tf_resflow.extras import extra
 
 _MEMORY = 2 * 2**30  # bytes up to which a data set is held in memory
+_SHUFFLE_BYTES = 2**28  # of encoded examples that a stream shuffles at a time
+_CYCLE = 16  # files that a shuffled stream reads in turn
 
 
 def load_tfds_images(
@@ -44,11 +51,10 @@ def load_tfds_images(
       split_validation: TFDS split that becomes "validation"; by default TFDS's own, if it has one that is not part
         of the other two, and else the last part of `split_train`.
       download: whether to download and prepare a missing data set.
-      flip: whether the train stream mirrors images at random.
-      crop_padding: pixels by which the train stream pads images, by reflection, before it crops them to their size
-        at random; 0 for none.
-      image_size: height and width of the examples; larger images are shrunk by averaging. It is required if the
-        data set leaves the size open (downsampled_imagenet). None: as they are.
+      flip: see `Dataset`.
+      crop_padding: see `Dataset`.
+      image_size: height and width of the examples; images of a multiple of this size are shrunk by averaging. It is
+        required if the data set leaves the size open (downsampled_imagenet). None: as they are.
       validation_fraction: fraction of `split_train` that is held back for validation if there is no such split; 0
         for none.
 
@@ -59,15 +65,11 @@ def load_tfds_images(
       ValueError: if the data set or a split is missing, splits overlap, the images are not uint8 or not of one
         size, or levels is not a power of two in 2, ..., 256.
     """
-    if levels not in [2**bits for bits in range(1, 9)]:
-        raise ValueError(f"levels must be a power of two in 2, ..., 256, but is {levels}.")
+    check_power_of_two(levels)
     builder = _prepared_builder(name, data_dir or None, download)
     reader = TFDSReader(builder, levels, image_size or None)
-    if (
-        not split_validation
-        and "validation" in builder.info.splits
-        and "validation" not in split_train + split_test
-    ):
+    has_own = "validation" in builder.info.splits and "validation" not in split_train + split_test
+    if not split_validation and has_own:
         split_validation = "validation"
     if not split_validation:
         split_train, split_validation = reader.split_off(split_train, validation_fraction)
@@ -75,21 +77,14 @@ def load_tfds_images(
     splits = {ours: theirs for ours, theirs in splits.items() if theirs}
     sizes = {ours: reader.num_examples(theirs) for ours, theirs in splits.items()}
     reader.check_disjoint(splits)
-    is_streamed = sum(sizes.values()) * np.prod(reader.event_shape) > _MEMORY
-    if is_streamed:
+    fields: dict[str, Any] = {"num_classes": reader.num_classes, "flip": flip, "crop_padding": crop_padding}
+    if sum(sizes.values()) * np.prod(reader.event_shape) > _MEMORY:
         reader.check_streamable()
-    return Dataset(
-        name,
-        reader.event_shape,
-        levels,
-        sizes,
-        read=None if is_streamed else lambda split: reader.read(splits[split]),
-        stream=(lambda split, *options: reader.stream(splits[split], *options)) if is_streamed else None,
-        decode=reader.decode if is_streamed else None,
-        num_classes=reader.num_classes,
-        flip=flip,
-        crop_padding=crop_padding,
-    )
+        fields |= {"stream": lambda split, *options: reader.stream(splits[split], *options)}
+        fields |= {"decode": reader.decode}
+    else:
+        fields |= {"read": lambda split: reader.read(splits[split])}
+    return Dataset(name, reader.event_shape, levels, sizes, **fields)
 
 
 def _prepared_builder(name, data_dir, download):
@@ -99,37 +94,203 @@ def _prepared_builder(name, data_dir, download):
     directory = pathlib.Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        raise ValueError(
-            f"TensorFlow Datasets has no data set {name!r}, and neither has "
-            f"{directory}. Check the name, or set data_dir to the directory that holds it. For a folder of "
-            "images set data.name = 'images' and data.path."
-        ) from None
+    except tfds.core.DatasetNotFoundError:  # whose message lists all data sets
+        raise ValueError(f"TensorFlow Datasets has no data set {name!r}, and neither has {directory}.") from None
     except (AssertionError, ValueError) as error:  # an unknown version or configuration
         raise ValueError(f"TensorFlow Datasets does not accept {name!r}: {error}") from None
     if builder.is_prepared():
         return builder
+    missing = f"The data set {name!r} is missing: there is no {builder.data_dir}"
+    command = f"    tfds build {name} --data_dir={directory}"
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        raise ValueError(_manual_steps(name, builder, directory))
+        steps = textwrap.indent(textwrap.dedent(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).strip(), "    ")
+        raise ValueError(
+            f"{missing}, and TensorFlow Datasets does not download it. Get its files yourself, following its "
+            f"instructions:\n{steps}\nput them into a directory FILES, and prepare the data set with\n"
+            f"{command} --manual_dir=FILES"
+        )
     if not download:
         raise ValueError(
-            f"The data set {name!r} is missing: there is no {builder.data_dir}.\n"
-            "Prepare it with\n"
-            f"    tfds build {name} --data_dir={directory}\n"
-            "or run resflow-train with --config.data.download=True; or name the directory that holds it, by "
-            "--config.data.data_dir=DIR for resflow-train and by --data_dir=DIR for the other commands."
+            f"{missing}.\nPrepare it with\n{command}\nor run resflow-train with --config.data.download=True; or "
+            "name the directory that holds it, by --config.data.data_dir=DIR for resflow-train and by "
+            "--data_dir=DIR for the other commands."
         )
     builder.download_and_prepare()
     return builder
 
 
-def _manual_steps(name, builder, directory):
-    """The message about a missing data set that TFDS does not download."""
-    text = textwrap.indent(textwrap.dedent(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).strip(), "    ")
-    return (
-        f"The data set {name!r} is missing: there is no {builder.data_dir}, and TensorFlow Datasets "
-        "does not download it. Get its files yourself, following its instructions:\n"
-        f"{text}\n"
-        "put them into a directory FILES, and prepare the data set with\n"
-        f"    tfds build {name} --data_dir={directory} --manual_dir=FILES"
-    )
+class TFDSReader:
+    """The uint8 images of a prepared TFDS builder, a split at once or as a stream.
+
+    Their pixels v become floor(v levels / 256). Images of a multiple of `image_size` are shrunk: each pixel becomes
+    the rounded mean of those that it covers. `num_classes` is None without labels.
+    """
+
+    def __init__(self, builder: Any, levels: int = 256, image_size: int | None = None) -> None:
+        with extra("data"):
+            import tensorflow_datasets as tfds
+
+        self._builder = builder
+        self._divisor = 256 // levels
+        self._image = _feature_key(builder, tfds.features.Image, "image")
+        self._label = _feature_key(builder, tfds.features.ClassLabel, "label")
+        if self._image is None:
+            raise ValueError(
+                f"The data set {builder.name!r} has no image; its features are {sorted(builder.info.features)}."
+            )
+        keys = [key for key in (self._image, self._label) if key]
+        self._decoders = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
+        self._features = self._decoders.extract_features(builder.info.features)
+        self._shape = self._features[self._image].shape
+        self.event_shape = self._event_shape(image_size)
+        self.num_classes = self._features[self._label].num_classes if self._label else None
+
+    def _event_shape(self, image_size):
+        name, shape = self._builder.name, self._shape
+        dtype = np.dtype(self._features[self._image].np_dtype)
+        if dtype != np.uint8 or shape[2] is None:
+            raise ValueError(f"The images of {name!r} must be uint8, but are {dtype} of shape {shape}.")
+        if image_size:
+            if any(side is not None and side % image_size for side in shape[:2]):
+                raise ValueError(
+                    f"image_size = {image_size} must divide the size of the images of {name!r}, "
+                    f"{shape[0]} x {shape[1]}."
+                )
+            return (image_size, image_size, shape[2])
+        if None in shape:
+            raise ValueError(
+                f"The data set {name!r} leaves the size of its images open ({shape}). If all have one size, set "
+                "image_size to it; otherwise choose a data set of one size, such as imagenet_resized/32x32."
+            )
+        return tuple(shape)
+
+    def num_examples(self, split: str) -> int:
+        """The number of examples of a split, such as `"train[:90%]"`, at least 1."""
+        splits = self._builder.info.splits
+        try:
+            size = splits[split].num_examples
+        except (KeyError, ValueError):
+            size = None
+        if not size:
+            raise ValueError(
+                f"The data set {self._builder.name!r} has no examples in a split {split!r}; its splits "
+                f"are {sorted(splits)}. Set split_train, split_validation or split_test."
+            )
+        return size
+
+    def split_off(self, split: str, fraction: float) -> tuple[str, str]:
+        """Divides a split, such as `"train[:50000]"`, in two; the second holds a fraction, its last examples.
+
+        The second is "" if the fraction is 0.
+        """
+        num = self.num_examples(split)
+        left = split_sizes(num, {"validation": fraction}, f"{self._builder.name} ({split})")["train"]
+        if left == num:
+            return split, ""
+        kept, held_back = [], []
+        for name, start, stop in self._slices(split):
+            middle = min(start + left, stop)
+            left -= middle - start
+            kept += [f"{name}[{start}:{middle}]"] if start < middle else []
+            held_back += [f"{name}[{middle}:{stop}]"] if middle < stop else []
+        return "+".join(kept), "+".join(held_back)
+
+    def check_disjoint(self, splits: Mapping[str, str]) -> None:
+        """Raises ValueError if the splits, TFDS names by our names, have an example twice, in one or in two."""
+        slices = [(ours, *piece) for ours, theirs in splits.items() for piece in self._slices(theirs)]
+        for (one, name, start, stop), (other, other_name, first, last) in itertools.combinations(slices, 2):
+            if name == other_name and start < last and first < stop:
+                both = {split: splits[split] for split in (one, other)}
+                raise ValueError(
+                    f"The splits {both} of {self._builder.name!r} would count examples twice. Set split_train, "
+                    "split_validation and split_test to parts without overlap."
+                )
+
+    def _slices(self, split):
+        """The slices that a split consists of: the split of the builder, first example, last example + 1."""
+        with extra("data"):
+            import tensorflow_datasets as tfds
+
+        infos = self._builder.info.splits
+        for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(infos):
+            size = infos[piece.splitname].num_examples
+            yield piece.splitname, piece.from_ or 0, size if piece.to is None else piece.to
+
+    def check_streamable(self) -> None:
+        """Raises ValueError if the data set is not stored as TFRecord files, which `stream` reads."""
+        file_format = self._builder.info.file_format
+        value = file_format.value if file_format else None
+        if value != "tfrecord":
+            raise ValueError(
+                f"The data set {self._builder.name!r} is too large for the memory, and streams need it as "
+                f"tfrecord, but it is stored as {value}. Prepare it again with tfds build --file_format=tfrecord."
+            )
+
+    def read(self, split: str) -> np.ndarray | tuple[np.ndarray, ...]:
+        """The images of a split, or a pair of its images and labels if it has some."""
+        with extra("data"):
+            import tensorflow_datasets as tfds
+
+        config = tfds.ReadConfig(try_autocache=False, options=tf.data.Options())
+        config.options.autotune.enabled = False  # see `tf_resflow.data.dataset`
+        examples = self._builder.as_dataset(
+            split=split, shuffle_files=False, decoders=self._decoders, read_config=config
+        )
+        whole = examples.map(self._example, tf.data.AUTOTUNE).batch(self.num_examples(split))
+        images, *labels = (values.numpy() for values in whole.get_single_element())
+        return (images, *labels) if labels else images
+
+    def stream(self, split: str, seed: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
+        """The examples of a split read from its files one after the other, still encoded; see `Dataset.stream`.
+
+        With a seed the files are read in a random order, several in turn, and their examples are shuffled in blocks
+        of 256 MB.
+        """
+        parts = self._builder.info.splits[split].file_instructions
+        names = tf.constant([str(part.filename) for part in parts])
+        skips, takes = (tf.constant([getattr(part, name) for part in parts], tf.int64) for name in ("skip", "take"))
+
+        def records(i):
+            return tf.data.TFRecordDataset(names[i]).skip(skips[i]).take(takes[i])
+
+        if seed is None:
+            return tf.data.Dataset.range(len(parts)).flat_map(records).skip(skip)
+
+        fold_in = tf.random.experimental.stateless_fold_in
+        shuffle = tf.random.experimental.stateless_shuffle
+        order = shuffle(tf.range(len(parts), dtype=tf.int64), fold_in(seed, 0))
+        infos = self._builder.info.splits.values()
+        mean_bytes = sum(s.num_bytes for s in infos) / sum(s.num_examples for s in infos)
+        block_size = max(1, int(_SHUFFLE_BYTES / max(mean_bytes, 1)))
+
+        def shuffled(number, block):
+            return shuffle(block, fold_in(seed, number + 1))
+
+        files = tf.data.Dataset.from_tensor_slices(order)
+        encoded = files.interleave(records, _CYCLE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return encoded.batch(block_size).enumerate().map(shuffled).prefetch(1).unbatch().skip(skip)
+
+    def decode(self, encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The tuple `(image,)`, or `(image, label)`, of an element of a `stream`."""
+        return self._example(self._features.deserialize_example(encoded))
+
+    def _example(self, features):
+        image = features[self._image]
+        if None in self._shape:
+            message = f"Set image_size to the size of the images of {self._builder.name!r}."
+            check = tf.debugging.assert_equal(tf.shape(image), self.event_shape, message)
+            with tf.control_dependencies([check]):
+                image = tf.ensure_shape(tf.identity(image), self.event_shape)
+        elif self._shape != self.event_shape:
+            image = tf.image.resize(image, self.event_shape[:2], "area")
+            image = tf.cast(tf.round(image), tf.uint8)
+        image //= tf.constant(self._divisor, tf.uint8)
+        if self.num_classes is None:
+            return (image,)
+        return image, tf.cast(features[self._label], tf.int32)
+
+
+def _feature_key(builder, kind, preferred):
+    """The name of a feature of a kind: the preferred one, or the first."""
+    keys = [k for k, feature in builder.info.features.items() if isinstance(feature, kind)]
+    return preferred if preferred in keys else next(iter(keys), None)

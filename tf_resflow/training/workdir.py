@@ -31,6 +31,7 @@ __all__ = ["Workdir", "read_json", "write_json"]
 _FREE = (
     "data.data_dir",
     "data.download",
+    "data.read_options.",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",

@@ -1,0 +1,44 @@
+"""Files that libraries read, with errors that name the file."""
+
+__all__ = ["read_array", "readable"]
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def readable(path: pathlib.Path, kind: str, advice: str = "Restore it, or give another file.") -> Iterator[None]:
+    """Names the file in whatever error a library raises of it: a damaged file can cause any."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".rstrip(" .\n")
+        raise ValueError(f"{path} cannot be read as {kind} ({reason}). {advice}") from error
+
+
+def read_array(
+    path: pathlib.Path, key: str | None = None, aside: Sequence[str] = ()
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Reads the array of an .npy file, as a view of the file, or one of an .npz file.
+
+    The key of an array in an .npz file is optional if it has only one, apart from those `aside`: these are returned
+    in a dict, as far as the file has them.
+    """
+    with readable(path, "an array of numbers"):
+        arrays = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(arrays, np.ndarray):
+        return arrays, {}
+    with arrays:
+        names = [name for name in arrays.files if name not in aside]
+        if not key and len(names) == 1:
+            key = names[0]
+        if key not in arrays.files:
+            asked = f"no array {key!r}" if key else f"{len(names)} arrays"
+            raise ValueError(f"{path} has {asked}: set key to one of {names}.")
+        with readable(path, "an array of numbers"):
+            return arrays[key], {name: arrays[name] for name in aside if name in arrays.files}
