@@ -1,0 +1,39 @@
+"""The names of version 0.2 that have moved still work, and tell the new ones."""
+
+import importlib
+import re
+
+import numpy as np
+import pytest
+
+import tf_resflow as resflow
+from tf_resflow.renamed import RENAMED
+
+USES = {
+    "data.entropy": lambda entropy: entropy("moons") == resflow.data.DENSITIES["moons"].entropy(),
+    "data.sample": lambda sample: sample("moons", 3, 0).shape == (3, 2),
+    "data.log_density": lambda log_density: log_density("moons", np.zeros([4, 2])).shape == (4,),
+    "FlowModel.estimate_log_prob": lambda estimate: estimate([[0.0, 1.0]], stderr=1.0).log_prob.shape == [1],
+    "FlowModel.event_shape": lambda shape: shape == (2,),
+    "FlowModel.unit": lambda unit: unit == "nats",
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,)), event_shape=[2])
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_warns(old, model):
+    owner, name = old.split(".")
+    owner = model if owner == "FlowModel" else importlib.import_module(f"tf_resflow.{owner}")
+    with pytest.warns(FutureWarning, match=re.escape(f"{old} is {RENAMED[old]} since")):
+        value = getattr(owner, name)
+    assert USES.get(old, lambda value: True)(value)
+
+
+def test_unknown_names_are_unknown(model):
+    for owner in (model, resflow.models, resflow.data):
+        with pytest.raises(AttributeError, match="attribute.*nothing"):
+            _ = owner.nothing

@@ -1,0 +1,64 @@
+"""Names of version 0.2 that have moved: they warn and work in 0.3, and go in 0.4."""
+
+import functools
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["RENAMED", "old_attribute", "with_old_names"]
+
+RENAMED: Mapping[str, str] = {
+    "data.entropy": "data.DENSITIES[name].entropy()",
+    "data.log_density": "data.DENSITIES[name].log_prob(points)",
+    "data.sample": "data.DENSITIES[name].sample(num, seed)",
+    "models.LikelihoodPlan": "evaluation.LikelihoodPlan",
+    "models.LogProbEstimate": "evaluation.LogProbEstimate",
+    "models.plan_likelihood": "evaluation.plan_likelihood",
+    "FlowModel.dequantization": "FlowModel.data_space.dequantization",
+    "FlowModel.estimate_log_prob": "evaluation.estimate_log_prob",
+    "FlowModel.event_shape": "FlowModel.data_space.event_shape",
+    "FlowModel.inverse_atol": "FlowModel.data_space.inverse_atol",
+    "FlowModel.levels": "FlowModel.data_space.levels",
+    "FlowModel.nats_per_unit": "FlowModel.data_space.nats_per_unit",
+    "FlowModel.num_dimensions": "FlowModel.data_space.num_dimensions",
+    "FlowModel.to_data": "FlowModel.data_space.to_data",
+    "FlowModel.unit": "FlowModel.data_space.unit",
+}
+"""Old names and new ones, below `tf_resflow`. What was a method and is a function takes the model first."""
+
+
+def with_old_names(package: str, new_names: Callable[[str], Any] | None = None) -> Callable[[str], Any]:
+    """The `__getattr__` of a package that has the old names, too."""
+
+    def get(name: str) -> Any:
+        old = f"{package.removeprefix('tf_resflow.')}.{name}"
+        if old in RENAMED:
+            return _value(old)
+        if new_names is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return new_names(name)
+
+    return get
+
+
+def old_attribute(model: Any, name: str) -> Any:
+    """An attribute of a model that has moved."""
+    old = f"FlowModel.{name}"
+    if old not in RENAMED:
+        raise AttributeError(f"{type(model).__name__!r} object has no attribute {name!r}")
+    return _value(old, model)
+
+
+def _value(old, model=None):
+    new = RENAMED[old]
+    warnings.warn(f"{old} is {new} since version 0.3, and the old name goes in 0.4.", FutureWarning, stacklevel=4)
+    if new.startswith("FlowModel."):
+        return functools.reduce(getattr, new.split(".")[1:], model)
+    package, name = new.split(".", 1)
+    found = importlib.import_module(f"tf_resflow.{package}")
+    if name.startswith("DENSITIES"):
+        method = name.split(".")[1].split("(")[0]
+        return lambda density, *arguments: getattr(found.DENSITIES[density], method)(*arguments)
+    value = getattr(found, name)
+    return value if model is None else functools.partial(value, model)
