@@ -41,6 +41,7 @@ def _execute(notebook, path):
 def _page(path):
     """The page of a notebook as Markdown, and its figures by their file names."""
     notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["language_info"] = {"name": "python"}  # for its code to be highlighted
     if os.environ.get("EXECUTE_NOTEBOOKS") != "0":
         _execute(notebook, path)
     for cell in notebook.cells:
