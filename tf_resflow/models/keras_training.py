@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,9 +20,6 @@ from tf_resflow.private_api import num_gradients
 from tf_resflow.renamed import old_attribute
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.typing import Seed
-
-if TYPE_CHECKING:
-    from tf_resflow.models.flow_model import FlowModel
 
 __all__ = ["KerasTraining"]
 
@@ -51,7 +48,7 @@ class KerasTraining(SavedSettings, keras.Model):
     seed: int
     _beside: str  # what stands beside the examples, for messages
 
-    def trained_density(self) -> "FlowModel | None":
+    def trained_density(self) -> Any:
         """The `FlowModel` whose density is trained; None of a classifier alone."""
         raise NotImplementedError
 

@@ -1,19 +1,37 @@
-"""Weights and checkpoints that know which model they belong to."""
+"""Weights and checkpoints that know which model they belong to, and the statistics of its data."""
 
+import hashlib
 import json
+import re
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
+import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from tf_resflow.models.settings import differences, flow_statistics, model_settings
-from tf_resflow.private_api import OnlyInSavedModels, eager_mode
+from tf_resflow.bijectors.flow import parts_by_name
+from tf_resflow.layers.program import is_graph, read
+from tf_resflow.models.dequantizer import FlowDequantizer
+from tf_resflow.private_api import OnlyInSavedModels, eager_mode, sublayers
 
-__all__ = ["SavedSettings"]
+__all__ = ["SavedSettings", "differences", "model_settings"]
 
+Settings: TypeAlias = dict[str, dict[str, Any]]
+"""The settings of each part of a model, by its name: what JSON can hold."""
+
+# What neither the density depends on nor its weights: names, starting values, dtypes, and what a view may replace.
+_FREE = re.compile(
+    "name|registered_name|module|dtype|autocast|trainable|seed|initial|.*initializer|.*regularizer|.*constraint|"
+    "quantization_config|validate_args|allow_nan_stats|event_shape|"
+    "log_det|inverse_solver|lipschitz_constant|tolerance|max_iterations"
+)
+_MOST_SHOWN = 8  # numbers of an array that is not replaced by its hash
+_WIDTH = 100  # of a setting in a message
 _KEY = "settings"  # in a file of weights, beside the variables 0, 1, ...
-_SHOWN = 3
+_SHOWN = 3  # differences in a message
 
 
 class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
@@ -29,7 +47,7 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
     def statistics(self) -> dict[str, tf.Variable]:
         """The statistics of data by which the model standardizes, variables that are saved and not trained."""
         condition = {f"condition/{key}": value for key, value in self.condition.statistics.items()}
-        return flow_statistics(self.flow) | condition
+        return _flow_statistics(self.flow) | condition
 
     def serialize(self) -> str:
         """The settings and the statistics as JSON, for checkpoints."""
@@ -70,3 +88,162 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
                 stacklevel=2,
             )
         super().load_own_variables({key: store[key] for key in store.keys() if key != _KEY})
+
+
+def model_settings(model: Any) -> Settings:
+    """The settings of a model: its data and its base distribution, and each bijector and layer of its parts.
+
+    Estimators of log-determinants and solvers are none of them, and of an object that is not known here there is
+    its type alone.
+    """
+    found: Settings = {
+        "the model": {
+            "event_shape": model.data_space.event_shape,
+            "levels": model.data_space.levels,
+            "condition_shape": model.condition.shape,
+            "num_classes": model.condition.num_classes,
+            "statistics": {name: list(variable.shape) for name, variable in sorted(model.statistics.items())},
+            **_flat("base", _plain(model.distribution.distribution, {})),
+        }
+    }
+    found |= _flow(model.flow, "")
+    dequantizer = model.data_space.dequantizer
+    if dequantizer is not None:
+        found["dequantizer"] = {"type": type(dequantizer).__name__}
+    if isinstance(dequantizer, FlowDequantizer):
+        found |= _flow(dequantizer.flow, "dequantizer/")
+        found |= _network(dequantizer.context, "dequantizer/context")
+    elif isinstance(dequantizer, keras.Layer):
+        found |= _network(dequantizer, "dequantizer")
+    if model.classifier is not None:
+        found |= _network(model.classifier, "classifier")
+    return found
+
+
+def _flow_statistics(flow: tf.Module) -> dict[str, tf.Variable]:
+    """The statistics of data in a flow, which are saved and not trained, by the names of their bijectors."""
+    found = {name: getattr(part, "statistics", {}) for name, part in parts_by_name(flow).items()}
+    return {f"{name}/{key}": variable for name, part in found.items() for key, variable in part.items()}
+
+
+def differences(saved: Settings, own: Settings) -> list[str]:
+    """What differs between the settings of a file and those of a model, in words.
+
+    A setting that one of the two does not know is no difference: versions of a class may have more or fewer.
+    """
+    found = []
+    for name in {**saved, **own}:
+        if name not in saved or name not in own:
+            where, settings = ("the file", saved) if name in saved else ("the model", own)
+            found.append(f"{_named(name, settings[name])} is only in {where}")
+            continue
+        before, now = saved[name], own[name]
+        keys = [key for key in before if key in now and not _equal(before[key], now[key])]
+        about = name if "type" in keys else _named(name, now)
+        for key in ["type"] if "type" in keys else keys:
+            found.append(
+                f"{about}: {key} is {before[key]!r:.{_WIDTH}} in the file, {now[key]!r:.{_WIDTH}} in the model"
+            )
+    return found
+
+
+def _equal(one, other):
+    return one == other or json.dumps(one) == json.dumps(other)  # NaN is equal to itself only as text
+
+
+def _named(name, settings):
+    return f"{name} ({settings['type']})" if "type" in settings else name
+
+
+def _flow(flow: tf.Module, prefix: str) -> Settings:
+    """The settings of all bijectors in a flow, and of their networks."""
+    parts = parts_by_name(flow)
+    names = {id(part): name for name, part in parts.items()}
+    found: Settings = {}
+    for name, part in parts.items():
+        statistics, network = getattr(part, "statistics", {}), getattr(part, "keras_parts", None)
+        values = {
+            key: value
+            for key, value in part.parameters.items()
+            if not isinstance(value, keras.Layer) and key not in statistics
+        }
+        found[prefix + name] = {"type": type(part).__name__, **_flat("", _plain(values, names))}
+        if isinstance(network, keras.Layer):
+            found |= _network(network, f"{prefix}{name}/network")
+    return found
+
+
+def _network(network: Any, name: str) -> Settings:
+    """The settings of a layer and those in it, and how a graph of layers is connected."""
+    if not is_graph(network):
+        inside = sublayers(network) if isinstance(network, keras.Layer) else []
+        parts = [_network(layer, f"{name}/layer{i}") for i, layer in enumerate(inside)]
+        return {name: _flat("", _plain(network, {})), **_united(parts)}
+    program = read(network)
+    steps = [step for step in program.steps if step.layer is not None and not is_graph(step.layer)]
+    layers = {layer: f"layer{i}" for i, layer in enumerate(dict.fromkeys(step.layer for step in steps))}
+    connections = [[layers.get(step.layer), step.inputs, step.outputs] for step in program.steps]
+    shapes = [shape for shape, _ in program.inputs]
+    parts = [_network(layer, f"{name}/{label}") for layer, label in layers.items()]
+    return {name: {"input_shapes": shapes, "connections": [*connections, program.outputs]}, **_united(parts)}
+
+
+def _united(parts):
+    return {name: settings for part in parts for name, settings in part.items()}
+
+
+def _plain(value: Any, names: Mapping[int, str]) -> Any:
+    """A setting as JSON can hold it; bijectors by their names, objects that are not known by their types."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if id(value) in names:
+        return names[id(value)]
+    if isinstance(value, Mapping):
+        if value.get("class_name") in ("function", "__lambda__"):
+            return "function"
+        return {str(key): _plain(part, names) for key, part in value.items() if not _FREE.fullmatch(str(key))}
+    if isinstance(value, tf.TensorShape):
+        return None if value.rank is None else value.as_list()
+    if isinstance(value, (list, tuple)):
+        return [_plain(part, names) for part in value]
+    if isinstance(value, (np.ndarray, np.generic)) or (tf.is_tensor(value) and not tf.is_symbolic_tensor(value)):
+        return _array(value)
+    kind = {"type": type(value).__name__}
+    if isinstance(value, (tfp.bijectors.Bijector, tfp.distributions.Distribution)):
+        return {**kind, **_plain(value.parameters, names)}
+    if isinstance(value, keras.Layer):
+        return {**kind, **_plain(_config(value), names)}
+    return kind["type"]
+
+
+def _array(value):
+    if isinstance(value, tf.Variable) or np.asarray(value).dtype.kind not in "biufc":
+        return {
+            "type": "variable" if isinstance(value, tf.Variable) else type(value).__name__,
+            "shape": [*value.shape],
+        }
+    array = np.asarray(value)
+    if array.size <= _MOST_SHOWN:
+        return array.tolist()
+    return {"shape": [*array.shape], "sha256": hashlib.sha256(array.tobytes()).hexdigest()[:16]}
+
+
+def _config(layer):
+    """What a layer says of itself; one that holds others tells their settings itself, see `_network`."""
+    try:
+        config = layer.get_config()
+    except NotImplementedError:  # a layer of the user's, with arguments that Keras cannot tell
+        return {}
+    return {
+        key: value for key, value in config.items() if not (sublayers(layer) and isinstance(value, (dict, list)))
+    }
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    """Nested settings under joined names."""
+    if not isinstance(value, Mapping) or "sha256" in value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, part in value.items():
+        flat |= _flat(f"{prefix}.{key}" if prefix else key, part)
+    return flat
