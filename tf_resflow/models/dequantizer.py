@@ -74,7 +74,7 @@ class FlowDequantizer(keras.layers.Layer):
     model.initialize(images)
     model.compile(optimizer="adamw")
     model.fit(images, verbose=0)
-    print(model.dequantization, model.sample(2, seed=0).shape)
+    print(model.data_space.dequantization, model.sample(2, seed=0).shape)
     # variational (2, 4, 4, 1)
     ```
 
