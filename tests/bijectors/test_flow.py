@@ -285,7 +285,7 @@ class Noisy(Custom):
     def run(self, x, context, sign=1.0):
         _, condition = context.take(self.name, *self.takes)
         shift = tf.random.stateless_normal([], context.seed(self.name)) + (0.0 if condition is None else condition)
-        return resflow.bijectors.Pass(x + sign * shift, tf.zeros_like(x))
+        return resflow.bijectors.base.Pass(x + sign * shift, tf.zeros_like(x))
 
     def undo(self, y, context):
         return self.run(y, context, -1.0)
@@ -295,10 +295,10 @@ class Halving(Custom):
     """Has no log-determinant of its inverse."""
 
     def run(self, x, context):
-        return resflow.bijectors.Pass(x / 2.0, tf.fill(tf.shape(x), -math.log(2.0)))
+        return resflow.bijectors.base.Pass(x / 2.0, tf.fill(tf.shape(x), -math.log(2.0)))
 
     def undo(self, y, context):
-        return resflow.bijectors.Pass(2.0 * y)
+        return resflow.bijectors.base.Pass(2.0 * y)
 
 
 class Unfinished(Custom):
@@ -335,7 +335,10 @@ def test_a_bijector_of_the_users_takes_seed_and_condition(refused):
 
 
 def test_what_a_pass_of_the_users_lacks_is_an_error_where_it_is_wanted(refused):
-    y, message = tf.constant([1.0, 2.0]), "Unfinished.run must return a tf_resflow.bijectors.Pass.* it returned a"
+    y, message = (
+        tf.constant([1.0, 2.0]),
+        "Unfinished.run must return a Pass.* it returned a",
+    )
     for make in (lambda member: member, lambda member: Flow([member])):
         half, unfinished = make(Halving()), make(Unfinished())
         np.testing.assert_array_equal(half.inverse(y), [2.0, 4.0])

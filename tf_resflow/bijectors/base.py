@@ -162,7 +162,7 @@ class FlowBijector(tfb.Bijector):
         def run(self, x, context, sign=1.0):
             context.take(self.name)  # no arguments
             a, b = tf.unstack(x, axis=-1)
-            return resflow.bijectors.Pass(tf.stack([a, b + sign * self._slope * a], -1), tf.zeros_like(a))
+            return resflow.bijectors.base.Pass(tf.stack([a, b + sign * self._slope * a], -1), tf.zeros_like(a))
 
         def undo(self, y, context):
             return self.run(y, context, -1.0)
@@ -330,9 +330,7 @@ def _pass(bijector, x, context, inverse):
     done = method(x, context)
     name = f"{type(bijector).__name__}.{method.__name__}"
     if not isinstance(done, Pass):
-        raise ValueError(
-            f"{name} must return a tf_resflow.bijectors.Pass(value, log_det); it returned a {type(done).__name__}."
-        )
+        raise ValueError(f"{name} must return a Pass(value, log_det); it returned a {type(done).__name__}.")
     return done
 
 

@@ -22,31 +22,9 @@ __all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
 
 
 class Coupling(FlowBijector):
-    r"""`y_a = x_a`, `y_b = exp(s(x_a)) x_b + t(x_a)` for the two parts a and b of an event.
-
-    \\(\log|\det J| = \sum_i s_i(x_a)\\): the Jacobian is triangular. The inverse is as cheap as the forward pass,
-    whatever the network is. Value and log-determinant come from one evaluation of it.
-
-    The shape of an event follows from the network, which takes a and returns `num_parameters` values for each
-    element of b:
-
-    - `split="channels"`: a is the first channels of an image or the first coordinates of a vector, b the rest.
-    - `split="checkerboard"`, for images: a is the pixels whose row + column is even. The network takes the image
-      with zeros in place of b, and returns values for all of its elements; those for a are ignored.
-
-    A network of `[a, condition]` makes the coupling conditional: the methods then need `conditional_input`, whose
-    batch shape broadcasts to that of the value.
+    """`y_a = x_a`, `y_b = exp(s(x_a)) x_b + t(x_a)` for the two parts a and b of an event, see `AffineCoupling`.
 
     A subclass sets `num_parameters`, and turns the network's output into t and s.
-
-    Args:
-      network: built Keras layer or model; with two inputs for a conditional coupling.
-      split: "channels" or "checkerboard".
-      swap: whether a is the last channels, or the pixels whose row + column is odd.
-      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
-
-    Raises:
-      ValueError: if the network is not built, or its output does not fit its input and the split.
     """
 
     _default_name = "coupling"
@@ -196,7 +174,7 @@ def _num_mapped(network, shapes, split, num_parameters):
 class AdditiveCoupling(Coupling):
     r"""`y_a = x_a`, `y_b = x_b + t(x_a)` for the two parts a and b of an event: it preserves volume.
 
-    The network returns t, one value for each element of b. See `Coupling` for the parts and the arguments.
+    The network returns t, one value for each element of b. See `AffineCoupling` for the parts and the arguments.
 
     If the layers of t have a known Lipschitz constant L in an l^p norm, the coupling and its inverse have 1 + L: a
     part of a vector is no longer than the whole, so
@@ -233,9 +211,19 @@ class AdditiveCoupling(Coupling):
 class AffineCoupling(Coupling):
     r"""`y_a = x_a`, `y_b = sigmoid(r(x_a) + 2) x_b + t(x_a)` for the two parts a and b of an event.
 
-    \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\). The network returns `[t, r]`, joined along the
-    last axis: two values for each element of b. The scale is 0.88 where r = 0. See `Coupling` for the parts and
-    the arguments.
+    \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\): the Jacobian is triangular. The inverse is as
+    cheap as the forward pass, whatever the network is. Value and log-determinant come from one evaluation of it.
+    The scale is 0.88 where r = 0.
+
+    The shape of an event follows from the network, which takes a and returns `[t, r]`, joined along the last axis:
+    two values for each element of b.
+
+    - `split="channels"`: a is the first channels of an image or the first coordinates of a vector, b the rest.
+    - `split="checkerboard"`, for images: a is the pixels whose row + column is even. The network takes the image
+      with zeros in place of b, and returns values for all of its elements; those for a are ignored.
+
+    A network of `[a, condition]` makes the coupling conditional: the methods then need `conditional_input`, whose
+    batch shape broadcasts to that of the value.
 
     ```python
     import tensorflow as tf
@@ -245,6 +233,15 @@ class AffineCoupling(Coupling):
     print(network.input_shape, network.output_shape, coupling.forward(tf.zeros([2, 4, 4, 6])).shape)
     # (None, 4, 4, 3) (None, 4, 4, 6) (2, 4, 4, 6)
     ```
+
+    Args:
+      network: built Keras layer or model; with two inputs for a conditional coupling.
+      split: "channels" or "checkerboard".
+      swap: whether a is the last channels, or the pixels whose row + column is odd.
+      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
+
+    Raises:
+      ValueError: if the network is not built, or its output does not fit its input and the split.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.

@@ -8,10 +8,11 @@ from tf_resflow.bijectors.base import Context, Pass
 from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
 from tf_resflow.bijectors.networks import Networks, bound_network, from_rows
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.layers import bind
+from tf_resflow.layers.program import bind
 from tf_resflow.logdet import Exact, LogDetEstimator
 from tf_resflow.logdet.elimination import inverse_of
-from tf_resflow.solvers import Solution, solve_residual
+from tf_resflow.solvers import Solution
+from tf_resflow.solvers.residual_inverse import solve_residual
 from tf_resflow.typing import TensorLike
 
 __all__ = ["MonotoneBlock"]

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tf_resflow.layers import lipschitz_order
+from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.precision import confine_to_training
 from tf_resflow.layers.program import BoundNetwork, bind, bind_all
 from tf_resflow.private_api import set_trainable

@@ -153,12 +153,10 @@ def conv_branch(
       event_shape: `(H, W, C)` of the largest images.
       width: channels of the inner layers.
       kernels: odd kernel sizes, one for each layer.
-      activation: a key of `ACTIVATIONS`.
+      activation: as of `dense_branch`, and so are all to `preactivation`.
       coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers; `None` for 2 everywhere; "learned" for
-        orders that the branch learns, beginning with 2, the last equal to the first.
-      normalization: of the kernels: "induced", by an estimate of their norms; or "schatten", by an upper bound of
-        the norm 2 -> 2 (see `tf_resflow.layers.LipschitzLayer`).
+      norms: orders of the norms before, between and after the layers.
+      normalization: "induced" or "schatten".
       preactivation: whether an activation comes first.
       condition_size: size of a conditional vector, of which an unconstrained dense layer gives each channel of the
         first layer's output a shift; or the shape `[H, W, features]` of a conditional image, of which it gives each
@@ -210,12 +208,13 @@ def dense_branch(
     Args:
       event_shape: shape of an event.
       hidden: widths of the inner layers, at least one.
-      activation: a key of `ACTIVATIONS`.
+      activation: "lipswish", "clipswish", "cpila", "maxmin", "fullsort", "lipschitz_cube", "elu", "softplus",
+        "relu" or "tanh".
       coefficient: Lipschitz bound of each layer.
       norms: orders of the norms before, between and after the layers; `None` for 2 everywhere; "learned" for
         orders that the branch learns, beginning with 2, the last equal to the first.
       normalization: of the kernels: "induced", by an estimate of their norms; or "schatten", by an upper bound of
-        the norm 2 -> 2 (see `tf_resflow.layers.LipschitzLayer`).
+        the norm 2 -> 2 (see `tf_resflow.layers.LipschitzDense`).
       preactivation: whether an activation comes first.
       condition_size: size of a conditional vector, which an unconstrained dense layer adds to the output of
         the first layer; `None` for an unconditional branch.
@@ -284,9 +283,9 @@ def dense_net_branch(
       kernel_size: odd size of the convolutions \\(W_i\\) on images, after which comes one of size 1; `None` for
         dense layers on flattened events. Vectors have dense layers.
       stem: channels of a linear layer before the first concatenation; `None` for no such layer.
-      activation: a key of `ACTIVATIONS`.
+      activation: as of `dense_branch`.
       coefficient: Lipschitz bound of each layer and of each concatenation.
-      normalization: "induced" or "schatten", see `tf_resflow.layers.LipschitzLayer`.
+      normalization: "induced" or "schatten", see `tf_resflow.layers.LipschitzDense`.
       condition_size: size of a conditional vector, of which an unconstrained dense layer gives each channel of the
         first layer's output a shift; `None` for an unconditional branch.
       seed: `int`, of the kernels.
@@ -365,7 +364,7 @@ def coupling_network(
       event_shape: `(H, W, C)`.
       width: channels of the inner layers.
       kernels: kernel sizes, one for each layer.
-      split: see `tf_resflow.bijectors.Coupling`; by "channels" it keeps the first `C // 2`.
+      split: see `tf_resflow.bijectors.AffineCoupling`; by "channels" it keeps the first `C // 2`.
       num_parameters: values for each element that is mapped: 2 for `AffineCoupling`, 1 for `AdditiveCoupling`.
       condition_size: size of a conditional vector, of which a dense layer gives each channel of the first layer's
         output a shift; `None` for an unconditional coupling.

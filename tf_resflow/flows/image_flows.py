@@ -57,7 +57,11 @@ def image_flow(
       num_fc_blocks: fully connected blocks at the end.
       fc_width: their width.
       block: the kind of all blocks: `residual_image_block(...)`, the default; `coupling_image_block(...)`; or your
-        own function of a `BlockSpec`.
+        own function of the description of a block, with the attributes `name`; `event_shape`, `(H, W, C)` of its
+        input and output; `dense`, whether it is fully connected; `width`, channels or units inside; `kernels`,
+        kernel sizes; `hidden`, widths of the inner layers of a fully connected block, which has as many layers;
+        `scale`, the number of its scale; `index`, its number there; `seed`, `int`; `dtype`, name of the dtype
+        policy of its network; and `condition_size`.
       act_norm: whether there are ActNorms.
       inv_1x1_conv: whether an `InvertibleConv1x1` comes before each convolutional block.
       logit_alpha: of the `Logit` in front; `None` for none.
@@ -87,7 +91,7 @@ def image_flow(
     check_sequence("kernels", kernels, "(3, 1, 3)")
     make_block = residual_image_block() if block is None else block
     is_block = isinstance(make_block, type) and issubclass(
-        make_block, (bijectors.Coupling, bijectors.ResidualBlock)
+        make_block, (bijectors.couplings.Coupling, bijectors.ResidualBlock)
     )
     if is_block or not callable(make_block):
         raise ValueError(

@@ -50,12 +50,12 @@ def vector_flow(
       num_blocks: number of residual blocks.
       hidden: widths of the inner layers of a block.
       block: `tf_resflow.bijectors.ResidualBlock`, or `tf_resflow.bijectors.MonotoneBlock`.
-      activation: a key of `tf_resflow.flows.ACTIVATIONS`.
+      activation: as of `tf_resflow.flows.dense_branch`.
       coefficient: Lipschitz bound of each layer.
       norms: orders of the norms before, between and after the layers of a block; `None` for 2; "learned" for
         orders that each block learns.
       normalization: "induced", or "schatten" for an upper bound of the norms of the kernels (see
-        `tf_resflow.layers.LipschitzLayer`).
+        `tf_resflow.layers.LipschitzDense`).
       dense_net: depth and growth of a `dense_net_branch` in each block, instead of layers of `hidden` units.
       act_norm: whether there are ActNorms.
       mean: with `std`, statistics of the data, for a `Normalize` in front.

@@ -46,16 +46,14 @@ class LipschitzConv2D(LipschitzLayer):
     Args:
       filters: number of output channels.
       kernel_size: an odd integer, or two.
-      coefficient: the largest norm allowed, positive. In a `ResidualBlock` the product over all layers must be
-        below 1.
-      domain: order p of the norm of the inputs, in [1, inf], or a `LearnedOrder`.
-      codomain: order q of the norm of the outputs, likewise.
-      normalization: "induced", by an estimate of that norm; or "schatten", by an upper bound of the norm 2 -> 2
-        that makes the coefficient a theorem (see `LipschitzLayer`).
+      coefficient: the largest norm allowed, see `LipschitzDense`, as for all that follow.
+      domain: order of the norm of the inputs.
+      codomain: order of the norm of the outputs.
+      normalization: "induced" or "schatten".
       use_bias: whether to add a bias.
       kernel_initializer: by default uniform with variance 1 / (3 fan_in).
       bias_initializer: zeros by default.
-      **kwargs: `tolerance` and `max_iterations` of `LipschitzLayer`, and arguments of `keras.layers.Layer`.
+      **kwargs: `tolerance`, `max_iterations`, and those of `keras.layers.Layer`.
 
     Raises:
       ValueError: if an argument is out of range.

@@ -25,49 +25,16 @@ _AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
 
 
 class LipschitzLayer(OperationLayer):
-    r"""A linear layer \\(x \mapsto Wx + b\\) with \\(\|W\|_{p \to q} \le\\) `coefficient`.
+    r"""A linear layer with \\(\|W\|_{p \to q} \le\\) `coefficient`; `LipschitzDense` describes it.
 
-    The kernel is divided by \\(\max(1, \|W\| / \mathrm{coefficient})\\), differentiably. The norm
-    \\(\|W\| = \max_v \|Wv\|_q / \|v\|_p\\) is evaluated at stored vectors v that attain the maximum. A call reads
-    them and changes nothing. If one more product shows that they no longer fit the kernel, the call finds new ones
-    for itself: every call is normalized for the kernel that it uses. `update_norm` stores them for later calls; run
-    it after each change of the kernel (`tf_resflow.layers.update_norms` does so for all layers).
-
-    The norm used is an estimate from below, which fresh starts keep from local maxima. `norm_bound` and
-    `lipschitz_bound` are proofs.
-
-    With `normalization="schatten"` the kernel is divided by the Schatten norm of order 128 instead, an upper bound
-    at \\(2 \to 2\\):
-
-    $$\|W\|_2 \le \Bigl(\sum_i \sigma_i^{128}\Bigr)^{1/128} \le r^{1/128} \|W\|_2, \qquad r = \mathrm{rank}(W).$$
-
-    The coefficient then holds for every kernel. The layer is a function of its kernel and bias alone:
-    it stores no vectors, and `update_norm` has nothing to do. The price is a norm below the coefficient, and
-    products of Gram matrices, of the smaller of inputs and outputs, in each call.
-
-    At \\(2 \to 2\\) the vectors come from the Gram matrix if that is small: they are its eigenvectors, or the
-    result of 64 power steps where these have converged. Otherwise they come from restarted Lanczos steps, and at
-    other orders from power iterations with several starts. Nothing is stored if the norm has a closed form, which
-    is the case for p = 1 and for q = inf.
+    The norm is evaluated at stored vectors that attain \\(\max_v \|Wv\|_q / \|v\|_p\\). At \\(2 \to 2\\) they come
+    from the Gram matrix if that is small: they are its eigenvectors, or the result of 64 power steps where these
+    have converged. Otherwise they come from restarted Lanczos steps, and at other orders from power iterations with
+    several starts.
 
     The norm is computed in float32, or in float64 if the variables have that dtype. To allow for rounding, a layer
     stays below its coefficient by a relative 2^-20 in float32 and 2^-49 in float64. If it computes in bfloat16 or
     float16, if only in training, that is the epsilon of this dtype.
-
-    Args:
-      coefficient: the largest norm allowed, positive.
-      domain: p in [1, inf], or a `LearnedOrder`.
-      codomain: q in [1, inf], or a `LearnedOrder`.
-      normalization: "induced", or "schatten" for an upper bound of the norm at 2 -> 2.
-      use_bias: whether to add b.
-      kernel_initializer: by default uniform with variance 1 / (3 fan_in).
-      bias_initializer: zeros by default.
-      tolerance: relative change of v at which `update_norm` stops.
-      max_iterations: largest number of products with W and its transpose in one `update_norm`.
-      **kwargs: arguments of `keras.layers.Layer`.
-
-    Raises:
-      ValueError: if an argument is out of range.
     """
 
     _operator: LinearOperator  # from when the layer is built

@@ -292,22 +292,9 @@ class BoundNetwork:
 def bind(network: Any, *, training: bool = False) -> BoundNetwork:
     """A network as a function whose kernels were scaled once, now.
 
-    For loops that evaluate a branch many times:
-
-    ```python
-    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
-    y = tf.ones([1, 2])
-    g = resflow.layers.bind(branch)
-    x, = tf.while_loop(lambda x: True, lambda x: [y - g(x)], [y], maximum_iterations=20)
-    ```
-
+    For loops that evaluate a branch many times, and for training steps (see `tf_resflow.bijectors.Networks`).
     Gradients in the kernels flow through the scaled ones: bind it inside the gradient tape. Later changes of the
-    weights do not reach it.
-
-    Args:
-      network: a Keras layer or model, or another callable, of which nothing is known. One that is bound already is
-        returned.
-      training: whether it is for a training step, see `tf_resflow.bijectors.Networks`.
+    weights do not reach it. A network that is bound already is returned.
     """
     return network if isinstance(network, BoundNetwork) else bind_all([network], training=training)[0]
 

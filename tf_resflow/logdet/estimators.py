@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
+from tf_resflow.layers import LearnedOrder, lipschitz_constant
+from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.layers.program import bind
 from tf_resflow.layers.shared_traces import settings_key
@@ -311,7 +312,7 @@ class AdaptiveSeries(_SeriesEstimator):
       lipschitz_constant: a bound that is known. By default a rigorous one is computed from the kernels of the
         branch at each call, which takes seconds for images of thousands of dimensions.
       order: order p of the norm in which the bound holds. By default that of the layers of the branch, with the
-        current value of a learned one (`tf_resflow.layers.lipschitz_order`).
+        current value of a learned one.
       probes: "rademacher", "gaussian" or "basis", see `RussianRoulette`.
       num_probes: number of probes of each example.
       probe_sets: see `RussianRoulette`.

@@ -94,7 +94,8 @@ class FixedPoint:
           enough_relative: likewise a relative one.
 
         Returns:
-          A `Solution`. Not differentiable: see `solve_residual`.
+          A `Solution`. Not differentiable: the gradient of a block's inverse comes from the implicit function
+          theorem.
         """
         flat_y, unflatten = _rows(y)
         in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative, enough, enough_relative)
@@ -248,15 +249,7 @@ def _dot(one, other):
 
 
 def warn_unconverged(solution: Solution, message: str) -> tf.Operation | tf.Tensor:
-    """Prints a warning to stderr if some examples did not converge. (What XLA compiles cannot print.)
-
-    Args:
-      solution: result of a solver.
-      message: the failure, as the first words of the warning.
-
-    Returns:
-      An operation to use as a control dependency of the result.
-    """
+    """Prints a warning that starts with `message` to stderr if an example did not converge. (XLA cannot print.)"""
     if is_xla():
         return tf.no_op()
     failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors import Context, Flow, FlowBijector, Networks, Pass, with_log_det
-from tf_resflow.bijectors.base import run
+from tf_resflow.bijectors import Flow, FlowBijector, Networks, with_log_det
+from tf_resflow.bijectors.base import Context, Pass, run
 from tf_resflow.logdet import Exact
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
@@ -24,8 +24,8 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     itself: a misfit costs efficiency alone.
 
     The log-determinants are exact. The parameters are those of the moment, as constants, with the kernels scaled
-    once: a step computes no norms. (Variables of stock bijectors, and of layers that `tf_resflow.layers.bind` does
-    not know, stay variables.) Differentiable any number of times, in graphs and compiled by XLA.
+    once: a step computes no norms. (Variables of stock bijectors, and of layers that this library does not know,
+    stay variables.) Differentiable any number of times, in graphs and compiled by XLA.
 
     ```python
     import tensorflow as tf, tensorflow_probability as tfp, tf_resflow as resflow

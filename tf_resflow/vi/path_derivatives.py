@@ -5,16 +5,8 @@ import dataclasses
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors import (
-    Context,
-    Flow,
-    FlowBijector,
-    MonotoneBlock,
-    Networks,
-    Pass,
-    ResidualBlock,
-)
-from tf_resflow.bijectors.base import in_order, run
+from tf_resflow.bijectors import Flow, FlowBijector, MonotoneBlock, Networks, ResidualBlock
+from tf_resflow.bijectors.base import Context, Pass, in_order, run
 from tf_resflow.logdet.estimators import reverse_jacobian
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
