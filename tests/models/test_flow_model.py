@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 import tf_resflow as resflow
-from tf_resflow.layers import LipschitzLayer
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -265,7 +265,7 @@ def test_build_model(monkeypatch):
     found = (model.event_shape, model.levels, model.num_dimensions, model.seed)
     assert found == ((4, 6, 1), 4, 24, 3)
     np.testing.assert_allclose(model.flow.bijectors[0].forward([[[0.7]]]), [[[1.0]]], rtol=1e-6)
-    blocks = resflow.bijectors.residual_blocks(model.evaluation_distribution)
+    blocks = resflow.bijectors.flow.residual_blocks(model.evaluation_distribution)
     assert {(type(b.log_det).__name__, b.log_det.rtol) for b in blocks} == {("AdaptiveRoulette", 0.01)}
     assert all(b.log_det.per_example for b in blocks)
 

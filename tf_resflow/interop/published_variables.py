@@ -138,7 +138,7 @@ def _act_norm(prefix, act_norm):
 def _branch(prefix, branch):
     sizes = dict(zip("hwc", branch.inputs[0].shape[1:], strict=True))
     members = [m for m in branch.layers if not isinstance(m, (keras.layers.Flatten, keras.layers.Reshape))]
-    linear = [member for member in members if isinstance(member, layers.LipschitzLayer)]
+    linear = [member for member in members if isinstance(member, layers.lipschitz_layer.LipschitzLayer)]
     if isinstance(linear[0], layers.LipschitzDense):
         prefix += ".nnet"
     tensors, names = [], {}

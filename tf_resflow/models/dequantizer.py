@@ -157,7 +157,7 @@ class FlowDequantizer(keras.layers.Layer):
 
     def _view(self, log_det, sets):
         """The flow under an estimator, by default that of the training."""
-        estimator = bijectors.residual_blocks(self.flow)[0].log_det if log_det is None else log_det
+        estimator = bijectors.flow.residual_blocks(self.flow)[0].log_det if log_det is None else log_det
         if sets is not None:
             estimator = with_sets(estimator, sets)
         return bijectors.with_log_det(self.flow, estimator)

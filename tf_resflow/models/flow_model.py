@@ -913,7 +913,7 @@ def _mean(base):
 
 
 def _check_takes_seed(flow):
-    if bijectors.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
+    if bijectors.flow.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
         raise ValueError(
             f"{flow.name} ({type(flow).__name__}) drops a seed silently, and the model could not repeat its draws: "
             "put it in a tf_resflow.bijectors.Flow, which hands seeds to its blocks."

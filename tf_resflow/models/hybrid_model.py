@@ -8,8 +8,9 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow import bijectors, flows
+from tf_resflow import bijectors
 from tf_resflow.bijectors.networks import check_built, input_shapes, variables_by_name
+from tf_resflow.flows.classifier import initialize_classifier
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.likelihood_plan import LogDet
 from tf_resflow.seeds import stateless_seed
@@ -41,7 +42,7 @@ class HybridModel(FlowModel):
     import numpy as np, tf_resflow as resflow
 
     flow = resflow.flows.image_flow((8, 8, 1), (1, 1), width=8, kernels=(3, 1), num_fc_blocks=0, factor_out=True)
-    shapes = resflow.bijectors.feature_shapes(flow, (8, 8, 1))
+    shapes = flow.feature_shapes((8, 8, 1))
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=10)
     model = resflow.HybridModel(flow, classifier, (8, 8, 1), levels=17, density_weight=1.0)
 
@@ -101,7 +102,7 @@ class HybridModel(FlowModel):
         )
         if not 0 <= density_weight < math.inf:
             raise ValueError(f"density_weight is at least 0 and finite; got {density_weight}.")
-        _check_inputs(classifier, bijectors.feature_shapes(flow, event_shape))
+        _check_inputs(classifier, flow.feature_shapes(event_shape))
         self.classifier = classifier
         self.density_weight = float(density_weight)
         # Keyed by name: a checkpoint of another classifier fails to restore.
@@ -197,7 +198,7 @@ class HybridModel(FlowModel):
         super().initialize(batch, seed, condition=condition)
         x = self.prepare(batch, stateless_seed(seed))
         features = bijectors.forward_features(self.flow, x, log_det=False).features
-        flows.initialize_classifier(self.classifier, features)
+        initialize_classifier(self.classifier, features)
 
     def _joined(self, x, y):
         if y is None:
@@ -221,5 +222,5 @@ def _check_inputs(classifier, shapes):
     if found != shapes:
         raise ValueError(
             f"The flow has features of the shapes {shapes}, but the classifier takes {found}. Build it as a "
-            "keras.Model of the list of them, see tf_resflow.bijectors.feature_shapes."
+            "keras.Model of the list of them, see flow.feature_shapes(event_shape)."
         )

@@ -77,7 +77,7 @@ class LogProbSamples:
             )
         self._model, self._log_det, self._common, self._networks = model, log_det, common, networks
         density = model.evaluation_distribution if log_det is None else model.density(log_det)
-        blocks = bijectors.blocks_by_name(density)
+        blocks = bijectors.views.blocks_by_name(density)
         exact = all(isinstance(block.log_det, logdet.Exact) for block in blocks.values())
         self.is_noisy = model.levels is not None or not exact
         costs = map(_bytes_per_example, [*blocks.values(), *_blocks_of_noise(model, log_det)])
@@ -188,7 +188,7 @@ def _blocks_of_noise(model, log_det):
         return []
     by_block = log_det is None or isinstance(log_det, (Mapping, LikelihoodPlan))
     estimator = model.evaluation_log_det if by_block else log_det
-    return bijectors.residual_blocks(bijectors.with_log_det(model.dequantizer.flow, estimator))
+    return bijectors.flow.residual_blocks(bijectors.with_log_det(model.dequantizer.flow, estimator))
 
 
 def _bytes_per_example(block):

@@ -81,7 +81,8 @@ class Evaluation:
         """
         names = ["classification"] if self._model.has_classifier else []
         names += ["likelihood", "noise"] if self._model.has_density else []
-        return names + ["reconstruction"] + (["lipschitz"] if bijectors.residual_blocks(self._model.flow) else [])
+        names += ["reconstruction"]
+        return names + (["lipschitz"] if bijectors.flow.residual_blocks(self._model.flow) else [])
 
     def header(self) -> dict[str, Any]:
         """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".

@@ -146,7 +146,7 @@ def _finite(*values):
 
 
 def _norms(member):
-    return [float(layer.norm_estimate()) for layer in layers.lipschitz_layers(member)]
+    return [float(layer.norm_estimate()) for layer in layers.norm_updates.lipschitz_layers(member)]
 
 
 def _with_norms(flow, member):
