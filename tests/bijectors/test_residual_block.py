@@ -144,7 +144,9 @@ def test_mixed_precision(normal):
     def loss(seed, training):
         with tf.GradientTape() as tape:
             networks = resflow.bijectors.Networks(block, training=training)
-            y, fldj = block.run(normal([64, 3], seed), resflow.bijectors.base.Context({"networks": networks}))[:2]
+            y, fldj = block.forward_pass(
+                normal([64, 3], seed), resflow.bijectors.base.Context({"networks": networks})
+            )[:2]
             value = tf.reduce_sum(normal(y.shape, 100 + seed) * y) + tf.reduce_sum(fldj)
         return y, fldj, *tape.gradient(value, block.trainable_variables)
 
@@ -242,7 +244,7 @@ def test_inverse_of_any_static_shape_in_a_function(shape, size, make_block, norm
     x = inverse(y)
     assert x.shape == y.shape
     assert inverse.get_concrete_function().structured_outputs.shape.as_list() == [*shape, size]
-    value = block.run(x, resflow.bijectors.base.Context(log_det=False)).value
+    value = block.forward_pass(x, resflow.bijectors.base.Context(log_det=False)).value
     np.testing.assert_allclose(value, y, atol=1e-5)
 
 

@@ -71,7 +71,7 @@ class Coupling(FlowBijector):
         return self._condition_shape
 
     @property
-    def takes(self) -> tuple[str, ...]:
+    def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The arguments that it takes from the flows around it."""
         return ("networks", "conditional_input") if self.conditional else ("networks",)
 
@@ -79,13 +79,13 @@ class Coupling(FlowBijector):
     def _shift_and_log_scale(self, output):
         """The shift t and the log-scale s, from the network's output."""
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent."""
         given, mapped = self._divide(x)
         shift, log_scale = self._evaluate(given, context)
         return Pass(self._unite(given, tf.exp(log_scale) * mapped + shift), self._sum(log_scale))
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
         given, mapped = self._divide(y)
         shift, log_scale = self._evaluate(given, context)
@@ -120,7 +120,7 @@ class Coupling(FlowBijector):
 
     def _evaluate(self, given, context):
         """The shift and the log-scale of each element; zero where nothing is mapped."""
-        networks, *condition = context.take(self.name, *self.takes)
+        networks, *condition = context.take(self.name, *self.argument_names)
         condition = condition[0] if condition else None
         if self.conditional and condition is None:
             raise ValueError(f"{self.name} needs conditional_input: its network takes [a, condition].")

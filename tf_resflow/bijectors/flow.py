@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tf_resflow.bijectors.base import Context, FlowBijector, Pass, run, walk
+from tf_resflow.bijectors.base import Context, FlowBijector, Pass, pass_through, pass_through_members
 from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.logdet import Exact
@@ -55,7 +55,7 @@ def residual_blocks(bijector: tf.Module) -> list[ResidualBlock]:
 def _takers(bijector, *arguments):
     """The parts of a bijector that take one of the arguments from the flows around them."""
     parts = [part for part in modules(bijector) if isinstance(part, FlowBijector)]
-    return [part for part in parts if not set(arguments).isdisjoint(part.takes)]
+    return [part for part in parts if not set(arguments).isdisjoint(part.argument_names)]
 
 
 def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
@@ -233,17 +233,17 @@ class Flow(FlowBijector, tfb.Composition):
         # Keyed by name: a checkpoint of another architecture fails to restore.
         self._bijectors_trackable = dict(self._members)
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the values after each scale."""
         exact = [block.branch for block in residual_blocks(self) if isinstance(block.log_det, Exact)]
         if exact and "networks" not in context.arguments:  # all of them together, in fewer operations
             arguments = {**context.arguments, "networks": Networks(*exact)}
             context = dataclasses.replace(context, arguments=arguments)
-        return walk(self, x, context, False, self.forward_min_event_ndims)
+        return pass_through_members(self, x, context, False, self.forward_min_event_ndims)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
-        return walk(self, y, context, True, self.inverse_min_event_ndims)
+        return pass_through_members(self, y, context, True, self.inverse_min_event_ndims)
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
         """The shapes of the features, without the batch."""
@@ -292,7 +292,7 @@ class Flow(FlowBijector, tfb.Composition):
 
     def _log_det_of_parts(self, x, event_ndims, arguments, inverse):
         if not self._defers(inverse):
-            return run(self, x, Context(arguments), event_ndims, inverse).log_det
+            return pass_through(self, x, Context(arguments), event_ndims, inverse).log_det
         y = (self.inverse if inverse else self.forward)(x, **arguments)
         if event_ndims is not None:
             event_ndims = (self.inverse_event_ndims if inverse else self.forward_event_ndims)(event_ndims)

@@ -85,16 +85,16 @@ class MonotoneBlock(ResidualBlock):
         solution, _, _, batch_shape = self._map(bind(self._branch), y, conditional_input, -1.0)
         return _from_rows(solution, batch_shape)
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent."""
-        return self._pass(x, context, 1.0)
+        return self._apply(x, context, 1.0)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data: the same map with -g."""
         enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
-        return self._pass(y, context, -1.0, **enough)
+        return self._apply(y, context, -1.0, **enough)
 
-    def _pass(self, x, context, sign, **settings):
+    def _apply(self, x, context, sign, **settings):
         seed, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
         branch = bound_network(self._branch, networks)
         solution, w, condition, batch_shape = self._map(branch, x, condition, sign, **settings)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import Context, FlowBijector, Pass, walk
+from tf_resflow.bijectors.base import Context, FlowBijector, Pass, pass_through_members
 from tf_resflow.bijectors.flow import Flow, by_name, check_told_apart, route_members
 from tf_resflow.typing import Shape
 
@@ -55,13 +55,13 @@ class MultiscaleFlow(FlowBijector):
         """The flows, first scale first."""
         return list(self._members.values())
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the flows' outputs, before channels leave."""
-        return walk(self, x, context, False, 3)
+        return pass_through_members(self, x, context, False, 3)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
-        return walk(self, y, context, True, 3)
+        return pass_through_members(self, y, context, True, 3)
 
     def _walk_forward(self, step_fn, x, **kwargs):
         routed = route_members(self, self._members, kwargs)

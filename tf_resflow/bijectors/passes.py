@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tf_resflow.bijectors.base import Context, FlowBijector, run
+from tf_resflow.bijectors.base import Context, FlowBijector, pass_through
 from tf_resflow.bijectors.flow import residual_blocks, route
 from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.residual_block import ResidualBlock
@@ -52,7 +52,7 @@ def forward_features(flow: FlowBijector, x: TensorLike, log_det: bool = True, **
       was not asked for; and `features`, the list of the values after each scale.
     """
     x = tf.identity(tf.convert_to_tensor(x, flow.dtype))
-    done = run(flow, x, Context(kwargs, log_det), event_ndims=x.shape.rank - 1)
+    done = pass_through(flow, x, Context(kwargs, log_det), event_ndims=x.shape.rank - 1)
     return _Features(done.value, done.log_det, list(done.features))
 
 
@@ -68,7 +68,7 @@ def block_inputs(
             inputs[name] = tf.identity(bijector.inverse(value) if inverse else value)
 
     context = Context(_given(conditional_input=conditional_input), log_det=False, visit=visit)
-    run(flow, tf.identity(tf.convert_to_tensor(x, flow.dtype)), context)
+    pass_through(flow, tf.identity(tf.convert_to_tensor(x, flow.dtype)), context)
     return inputs
 
 
@@ -113,7 +113,7 @@ def inverse_with_solutions(
         raise ValueError(f"inverse_with_solutions takes a bijector or a flow; got {type(flow).__name__}.")
     arguments = _given(conditional_input=conditional_input, networks=networks)
     context = Context(arguments, log_det=False, warn=False, atol=atol, visit=_refuse_hidden_blocks)
-    done = run(flow, z, context, inverse=True)
+    done = pass_through(flow, z, context, inverse=True)
     return done.value, list(done.solutions)
 
 
@@ -159,7 +159,7 @@ def initialize(
     if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in tf.nest.flatten(batch)):
         raise ValueError("The batch for initialize holds NaN or infinite values: clean the data first.")
     arguments = route(flow, _given(seed=seed, conditional_input=conditional_input))
-    return run(flow, batch, Context(arguments, log_det=False, visit=_initialize)).value
+    return pass_through(flow, batch, Context(arguments, log_det=False, visit=_initialize)).value
 
 
 def _initialize(bijector, x, inverse):

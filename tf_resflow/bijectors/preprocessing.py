@@ -63,7 +63,7 @@ class Logit(FlowBijector):
     def _inverse(self, y):
         return (tf.sigmoid(y) - self._alpha) / (1 - 2 * self._alpha)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y; its log-determinant is precise where the sigmoid rounds to 0 or 1."""
         x = self._inverse(y, **context.arguments)
         if not context.log_det:

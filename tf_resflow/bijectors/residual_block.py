@@ -174,7 +174,7 @@ class ResidualBlock(FlowBijector):
         return self._condition_shape
 
     @property
-    def takes(self) -> tuple[str, ...]:
+    def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The arguments that it takes from the flows around it."""
         return ("seed", "networks", "conditional_input") if self._conditional else ("seed", "networks")
 
@@ -232,7 +232,7 @@ class ResidualBlock(FlowBijector):
         """
         return self._solve(tf.convert_to_tensor(y, dtype=self.dtype), conditional_input)
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
         seed, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
         branch = bound_network(self._branch, networks)
@@ -245,14 +245,14 @@ class ResidualBlock(FlowBijector):
         y, log_det = self._log_det(branch, x, condition, seed=context.seed(self.name))
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data; a log-determinant takes an evaluation of g besides the solution."""
         _, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
         enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
         solution = self._solve(y, condition, networks, **enough)
         with tf.control_dependencies(self._report(solution, context.warn)):
             x = tf.identity(solution.root)
-        log_det = tf.negative(self.run(x, context).log_det) if context.log_det else None
+        log_det = tf.negative(self.forward_pass(x, context).log_det) if context.log_det else None
         return Pass(x, log_det, solutions=(solution,))
 
     def _solve(self, y, condition, networks=None, **settings):

@@ -381,13 +381,13 @@ def _traced(method, operator, fixed, for_xla):
     trace takes.
     """
 
-    def run(kernel, learned, *args):
+    def call(kernel, learned, *args):
         learned = iter(learned)
         orders = (next(learned) if order is None else order for order in fixed)
         return method(InducedNorm(operator, kernel, *orders)._over_peak(), *args)
 
     attributes = {"_noinline": True}
-    return silence_retracing(tf.function(run, autograph=False, experimental_attributes=attributes))
+    return silence_retracing(tf.function(call, autograph=False, experimental_attributes=attributes))
 
 
 def _peak(x):

@@ -147,7 +147,7 @@ def power_series_log_det(
     def forward(inputs, parameters, seed):
         given = branch.with_parameters(parameters)
         v, terms = draw(given, inputs[0], seed)
-        return *_pass(given, inputs, v, num_probes, terms, odd), v
+        return *_evaluate(given, inputs, v, num_probes, terms, odd), v
 
     def backward(inputs, parameters, v, u, dy, dlog_det, others):
         given = branch.with_parameters(parameters)
@@ -176,7 +176,7 @@ def power_series_log_det(
     return operation(*inputs, *branch.tensors())
 
 
-def _pass(branch, inputs, v, num_probes, terms, odd):
+def _evaluate(branch, inputs, v, num_probes, terms, odd):
     """`y`, `log_det` and u of `power_series_log_det`, whose arguments these are."""
     x = tf.identity(_tile(inputs[0], num_probes))  # a condition may be the same tensor
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:

@@ -9,7 +9,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tf_resflow.bijectors import Flow, FlowBijector, Networks, with_log_det
-from tf_resflow.bijectors.base import Context, Pass, run
+from tf_resflow.bijectors.base import Context, Pass, pass_through
 from tf_resflow.logdet import Exact
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
@@ -89,7 +89,7 @@ def _frozen(flow):
     def apply(x, context, inverse):
         context = dataclasses.replace(context, arguments={**context.arguments, "networks": networks})
         with keras.StatelessScope(state_mapping=values):
-            return run(flow, x, context, inverse=inverse)
+            return pass_through(flow, x, context, inverse=inverse)
 
     return _Frozen(apply, flow.dtype)
 
@@ -115,10 +115,10 @@ class _Frozen(FlowBijector):
         self._apply = apply
         super().__init__(forward_min_event_ndims=1, dtype=dtype, parameters=parameters, name=name)
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from z, here x, to the flow's output."""
         return self._apply(x, context, inverse=False)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` back, by a solver."""
         return self._apply(y, context, inverse=True)
