@@ -128,7 +128,7 @@ def _parts(case):
 
     def forward(seed):
         del seed
-        return tf.reduce_sum(model.flow.run(inputs, resflow.bijectors.base.Context(log_det=False)).value)
+        return tf.reduce_sum(model.flow.forward_pass(inputs, resflow.bijectors.base.Context(log_det=False)).value)
 
     def forward_and_series(seed):
         return tf.reduce_sum(model.loss_per_example(x, seed, networks=model.networks(training=True)))

@@ -72,7 +72,7 @@ def partial_values(model, x):
 
     def through(members, x):
         for b in members:
-            x = b.run(x, bijectors.base.Context(log_det=False)).value
+            x = b.forward_pass(x, bijectors.base.Context(log_det=False)).value
         return x
 
     members = model.flow.bijectors

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers, logdet
-from tf_resflow.bijectors.base import Context, run
+from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts, route
 from tf_resflow.data import dequantize, quantize
 from tf_resflow.data.dequantization import cell_width, place_in_cells
@@ -368,7 +368,7 @@ class FlowModel(SavedSettings, keras.Model):
         z = tf.cast(z, self.distribution.dtype)
         arguments = self.flow_arguments(condition, tf.shape(z)[0])
         context = Context(arguments, log_det=False, atol=0.0 if precise else self.inverse_atol)
-        return run(self.flow, z, context, inverse=True).value
+        return pass_through(self.flow, z, context, inverse=True).value
 
     def to_data(self, x: tf.Tensor) -> tf.Tensor:
         """Values of the flow's input space as data: for integer data their levels, uint8; otherwise unchanged."""

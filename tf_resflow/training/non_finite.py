@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.bijectors.base import Context, run
+from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
 from tf_resflow.models import FlowModel
 from tf_resflow.models.step import loss_and_gradients
@@ -116,7 +116,7 @@ def _values(model, batch, seed):
     x, condition = model.examples_and_condition(batch if model.is_conditional else tf.nest.flatten(batch)[0])
     x = model.prepare(x, model.split_seed(seed)[0])
     arguments = model.flow_arguments(condition, tf.shape(x)[0])
-    latent = run(model.flow, x, Context(arguments, log_det=False, visit=visit)).value
+    latent = pass_through(model.flow, x, Context(arguments, log_det=False, visit=visit)).value
     return members, [*values[1:], latent]
 
 
