@@ -101,8 +101,8 @@ def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
         flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([2]), block, coupling])
         model = resflow.FlowModel(flow, [2])
         model.compile(optimizer=keras.optimizers.Adam(0.03))
-    calls, cast = [], Operation._cast
-    monkeypatch.setattr(Operation, "_cast", lambda self, x: calls.append((type(self), self.dtype)) or cast(self, x))
+    calls, cast = [], Operation.cast
+    monkeypatch.setattr(Operation, "cast", lambda self, x: calls.append((type(self), self.dtype)) or cast(self, x))
     x = data * [3.0, 0.5] + 1.0
     model.initialize(x / 2)
     step = tf.function(models.train_step, autograph=False)
