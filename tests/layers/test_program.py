@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.layers.precision import confine_to_training
 from tf_resflow.layers.program import read
-from tf_resflow.layers.shared_traces import settings_key, traced_once
+from tf_resflow.layers.tracing import settings_key, traced_once
 
 
 def dense(units=8, activation=layers.LipSwish, order=2.0, dtype="float64", **kwargs):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.layers.matrices import layer_of, matrix_of, schatten, singular_values
 from tf_resflow import layers
 from tf_resflow.layers.linear_operators import ConvolutionOperator
-from tf_resflow.layers.schatten_norms import SchattenNorm
+from tf_resflow.layers.operator_norms import SchattenNorm
 
 pytestmark = pytest.mark.quick
 

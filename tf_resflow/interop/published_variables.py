@@ -145,7 +145,7 @@ def _branch(prefix, branch):
     for position, member in enumerate(members):
         names[member] = f"{prefix}.{position}"
         tensors += _rows(names[member], member, _part(member, linear), sizes)
-    if linear[0].has_learned_order:
+    if linear[0].learned_orders:
         tensors += _orders([(names[member], member) for member in linear])
     return tensors
 

@@ -6,9 +6,9 @@ from typing import ClassVar
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.fusion import wide_dtype
 from tf_resflow.layers.operations import Activation, Identity, Operation, OperationLayer, Smooth
 from tf_resflow.layers.smooth_functions import SmoothFunction, sum_of_parts
+from tf_resflow.layers.tracing import wide_dtype
 from tf_resflow.typing import Shape
 
 __all__ = ["CLipSwish", "CPila", "FullSort", "LipSwish", "LipschitzCube", "MaxMin"]

@@ -31,7 +31,7 @@ class LinearOperator(abc.ABC):
 
     @property
     def vector_shape(self) -> tuple[int, ...]:
-        """Shape of v; vectors have one more leading axis, of starts."""
+        """Shape of v."""
         return (*self.image_size, self.shape[-2])
 
     @property

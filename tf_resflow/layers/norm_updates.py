@@ -102,8 +102,8 @@ def converge_norms(obj: Any) -> None:
 
 def learned_orders(obj: Any) -> list[LearnedOrder]:
     """The distinct `LearnedOrder`s of the layers of an object (see `update_norms`), in order."""
-    orders = [order for layer in lipschitz_layers(obj) for order in (layer.domain, layer.codomain)]
-    return list({id(order): order for order in orders if isinstance(order, LearnedOrder)}.values())
+    orders = [order for layer in lipschitz_layers(obj) for order in layer.learned_orders]
+    return list({id(order): order for order in orders}.values())
 
 
 def mean_norm(obj: Any) -> tf.Tensor:
@@ -120,6 +120,6 @@ def mean_norm(obj: Any) -> tf.Tensor:
     References:
       Chen et al., "Residual Flows" (2019), learned mixed norms.
     """
-    layers = [layer for layer in lipschitz_layers(obj) if layer.has_learned_order]
+    layers = [layer for layer in lipschitz_layers(obj) if layer.learned_orders]
     norms = [tf.cast(layer.order_objective(), tf.float32) for layer in layers]
     return tf.add_n(norms) / len(norms) if norms else tf.constant(0.0)

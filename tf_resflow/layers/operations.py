@@ -86,7 +86,7 @@ class OperationLayer(keras.layers.Layer):
     """A layer that is an operation on its inputs, with weights that it derives from its variables."""
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """What it computes in a dtype; `fused` if elementwise functions pass over memory once, see `in_one_pass`."""
+        """What it computes in a dtype; if `fused`, elementwise functions pass over memory once."""
         raise NotImplementedError
 
     def applied_weights(self, dtype: str) -> list[tf.Tensor]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tf_resflow.layers.fusion import in_one_pass, in_wide, wide_dtype
+from tf_resflow.layers.tracing import in_one_pass, in_wide, wide_dtype
 from tf_resflow.private_api import custom_gradient, unrecorded
 
 __all__ = ["SmoothFunction", "sum_of_parts"]
@@ -19,11 +19,9 @@ class SmoothFunction(abc.ABC):
     A power series multiplies by the same slopes once per term. Autodiff derives them from x each time, in six
     passes over memory; here they are computed once, along with the value.
 
-    The parameters have a wide dtype. A subclass gives formulas.
-
-    Attributes:
-      fused: whether they are computed in one pass over memory, see `in_one_pass`.
-      num_parts: how many numbers it makes of each x, as so many parts of the last axis.
+    The parameters have a wide dtype. With `fused` they are computed in one pass over memory, see `in_one_pass`. A
+    subclass gives formulas, and `num_parts`: how many numbers it makes of each x, as so many parts of the last
+    axis.
     """
 
     fused: bool = False

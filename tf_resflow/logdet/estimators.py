@@ -14,7 +14,7 @@ from tf_resflow.layers import LearnedOrder, lipschitz_constant
 from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.layers.program import bind
-from tf_resflow.layers.shared_traces import settings_key
+from tf_resflow.layers.tracing import settings_key
 from tf_resflow.logdet.elimination import log_abs_det
 from tf_resflow.logdet.power_series import Terms, power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_resflow.layers.program import BoundNetwork
-from tf_resflow.layers.shared_traces import traced_once
+from tf_resflow.layers.tracing import traced_once
 from tf_resflow.logdet.first_order import first_order_only
 from tf_resflow.private_api import custom_gradient
 

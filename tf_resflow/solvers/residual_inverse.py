@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_resflow.layers.precision import leaves
 from tf_resflow.layers.program import bind
-from tf_resflow.layers.shared_traces import settings_key, traced_once
+from tf_resflow.layers.tracing import settings_key, traced_once
 from tf_resflow.logdet.elimination import MOST_ELIMINATED, inverse_of
 from tf_resflow.logdet.first_order import first_order_only
 from tf_resflow.private_api import custom_gradient, unrecorded
