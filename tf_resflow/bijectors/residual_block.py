@@ -270,7 +270,6 @@ class ResidualBlock(FlowBijector):
         return [warn_unconverged(solution, message)] if warn else []
 
     def _is_increasing(self, **kwargs):
-        del kwargs
         if self._event_shape.num_elements() == 1:
             return True
         raise NotImplementedError(

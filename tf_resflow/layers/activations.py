@@ -22,7 +22,6 @@ class _Activation(OperationLayer):
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
         """The function of the class."""
-        del fused
         return Activation(dtype, self._function, self._is_elementwise)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -55,7 +54,6 @@ class _SwishFunction(SmoothFunction):
 
     def value_gradients(self, x, y, upstream, b):
         """dy/db = x^2 t (1 - t) / 1.1, which is zero where t rounds to 0 or 1."""
-        del y
         t = _sigmoid(b * x)
         return (upstream * (x * (t * (1.0 - t))) * x / 1.1,)
 

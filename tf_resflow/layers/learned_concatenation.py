@@ -63,7 +63,6 @@ class LearnableConcatenation(OperationLayer):
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
         """The weighted tensors side by side, `[..., channels of x + channels of h]`."""
-        del fused
         return WeightedConcatenation(dtype)
 
     def applied_weights(self, dtype: str) -> list[tf.Tensor]:

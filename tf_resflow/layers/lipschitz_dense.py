@@ -123,7 +123,6 @@ class LipschitzDense(LipschitzLayer):
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
         """The product with the scaled kernel, plus b, `[..., units]`."""
-        del fused
         return Dense(dtype)
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:

@@ -39,7 +39,6 @@ class SmoothFunction(abc.ABC):
         self, x: tf.Tensor, y: tf.Tensor, upstream: tf.Tensor, *parameters: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         """The gradients of `upstream * y` in the parameters, for each element of x."""
-        del x, y, upstream, parameters
         return ()
 
     def __call__(self, x: tf.Tensor, *parameters: tf.Tensor) -> tf.Tensor:

@@ -59,16 +59,8 @@ class LogDetEstimator(abc.ABC):
         r"""The log-determinant of a `MonotoneBlock`: \\(\log|\det(I - J)| - \log|\det(I + J)|\\) at x.
 
         Its series has the odd powers only, \\(-2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\): the term n of an
-        estimator is that of the power 2 n - 1, and takes two products.
-
-        Args:
-          branch: as of `__call__`, like all that follow.
-          x: tensor of shape `[batch, *event]`.
-          conditional_input: `None` or a tensor of shape `[batch, ...]`.
-          seed: see `tf_resflow.stateless_seed`.
-
-        Returns:
-          `[batch]` (nats), differentiable.
+        estimator is that of the power 2 n - 1, and takes two products. The arguments are those of the call; the
+        result is `[batch]` (nats), differentiable.
 
         Raises:
           NotImplementedError: for an estimator that has none.
@@ -86,12 +78,10 @@ class LogDetEstimator(abc.ABC):
 
         The estimate of an example then does not depend on the others of its part.
         """
-        del num
         return self
 
     def num_rows(self, size: int) -> int:
         """The rows for each example, of `size` coordinates, at which the branch is evaluated at once."""
-        del size
         return 1
 
 
@@ -151,13 +141,10 @@ class _SeriesEstimator(LogDetEstimator):
             key=settings_key(self, _KNOWN) if self._is_of_the_program else None,
         )
 
-    @property
-    def _is_of_the_program(self):
-        """Whether the terms depend on what the program of the branch and its weights say, and on nothing else."""
-        return True
+    _is_of_the_program = True  # whether the terms depend on the program and the weights of the branch alone
 
     def with_sets(self, num: int) -> LogDetEstimator:
-        """The estimator for batches of `num` equal parts whose examples share all random numbers."""
+        """See `LogDetEstimator`."""
         return dataclasses.replace(self, probe_sets=num)
 
     def num_rows(self, size: int) -> int:
@@ -167,7 +154,7 @@ class _SeriesEstimator(LogDetEstimator):
         return min(self.num_probes, size or self.num_probes) if self.probes == "colored" else self.num_probes
 
     def _for_rows(self, v, draw):
-        """What `draw` returns for a shape: numbers of each row of v, or of each vector that examples share."""
+        """What `draw` makes of a shape: a number for each row of v, shared as the probes are."""
         rows = tf.shape(v)[0]
         if self.probe_sets is None:
             return draw([rows])
@@ -183,11 +170,11 @@ class _RandomLength(_SeriesEstimator):
     per_example: bool = False
 
     def with_sets(self, num: int) -> LogDetEstimator:
-        """The estimator for batches of `num` equal parts whose examples share all random numbers."""
+        """See `LogDetEstimator`."""
         return dataclasses.replace(self, probe_sets=num, per_example=True)
 
     def _lengths(self, v, draw):
-        """What `draw` returns for a shape: one number, or with `per_example` those of `_for_rows`."""
+        """What `draw` makes of a shape: one number, or with `per_example` those of `_for_rows`."""
         return self._for_rows(v, draw) if self.per_example else draw([])
 
 
@@ -270,12 +257,9 @@ class PowerSeries(_SeriesEstimator):
 
     Args:
       num_terms: at least 1.
-      probes: "rademacher", "gaussian" or "basis", see `RussianRoulette`.
-      num_probes: number of probes of each example.
-      probe_sets: see `RussianRoulette`.
-
-    Raises:
-      ValueError: if a number is out of range.
+      probes: see `RussianRoulette`, as for all that follow.
+      num_probes: at least 1.
+      probe_sets: `None`, or at least 1.
 
     References:
       Behrmann et al., Invertible Residual Networks, 2019, Section 3.
@@ -313,9 +297,9 @@ class AdaptiveSeries(_SeriesEstimator):
         branch at each call, which takes seconds for images of thousands of dimensions.
       order: order p of the norm in which the bound holds. By default that of the layers of the branch, with the
         current value of a learned one.
-      probes: "rademacher", "gaussian" or "basis", see `RussianRoulette`.
-      num_probes: number of probes of each example.
-      probe_sets: see `RussianRoulette`.
+      probes: see `RussianRoulette`, as for all that follow.
+      num_probes: at least 1.
+      probe_sets: `None`, or at least 1.
 
     Raises:
       ValueError: if a number is out of range or the Lipschitz constant is not below 1; when called, if the branch
@@ -343,7 +327,7 @@ class AdaptiveSeries(_SeriesEstimator):
     def _bound(self, branch, dtype):
         """The bound of the branch, and the order p of the norm in which it holds."""
         given = self.lipschitz_constant
-        order = self.order if given is not None and self.order is not None else self._order_of(branch)
+        order = self.order if self._is_of_the_program else self._order_of(branch)
         if given is not None:
             return tf.constant(given, dtype), order
         bound = tf.cast(lipschitz_constant(branch, certified=True), dtype)
@@ -422,10 +406,7 @@ class AdaptiveRoulette(_RandomLength):
       per_example: whether each probe draws its own number of terms. They have their own n in any case.
       probes: see `RussianRoulette`, as for all that follow.
       num_probes: at least 1.
-      probe_sets: see `RussianRoulette`.
-
-    Raises:
-      ValueError: if a number is out of range.
+      probe_sets: `None`, or at least 1.
     """
 
     rtol: float = 1e-2
@@ -445,7 +426,6 @@ class AdaptiveRoulette(_RandomLength):
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         """Exact terms until the rule of the class holds, and N more."""
-        del branch
         first = (0.01 if self.per_example else 0.5) if self.chance is None else self.chance
         uniform = self._lengths(v, lambda shape: _below_1(random_uniform(shape, seed, tf.float64)))
         size = _norm(v)
