@@ -106,7 +106,7 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
 
     @property
     def storage(self):
-        """What is known in the present graph, or in eager mode."""
+        """The values that are cached in the present graph, or in eager mode."""
         if tf.executing_eagerly():
             return self._eager
         graph = tf.compat.v1.get_default_graph()
@@ -119,7 +119,7 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
         self._eager = eager
 
     def __get__(self, bijector, bijector_class=None):
-        """The cache of a bijector; a class has one in eager mode."""
+        """The cache of one bijector."""
         return type(self)(self._forward_name, self._inverse_name, bijector, bijector_class, self._eager)
 
     def _attributes(self, input, fn_name, **kwargs):  # noqa: A002 (TFP's name)
@@ -227,11 +227,11 @@ class FlowBijector(tfb.Bijector):
         return itertools.repeat(True)
 
     def _compose(self, constants):
-        """The bound of the composition of maps with these bounds, in the order of the members."""
+        """A Lipschitz constant of the whole, from those of the members in order."""
         return math.prod(constants)
 
     def _initialize(self, x, inverse):
-        """Sets variables from the data that reach the bijector, or its inverse; by default it has none."""
+        """Sets the variables that depend on data, such as those of an `ActNorm`, from what reaches the bijector."""
 
     @property
     def _has_parts(self):
@@ -239,7 +239,7 @@ class FlowBijector(tfb.Bijector):
         return tf.nest.is_nested(self.forward_min_event_ndims) or tf.nest.is_nested(self.inverse_min_event_ndims)
 
     def _defers(self, inverse):
-        """Whether the log-determinant is left to the pass in the other direction, because only this one solves."""
+        """Whether the log-determinant comes from the opposite pass, because only this one takes a solver."""
         return _solves(self, inverse) and not _solves(self, not inverse)
 
     def _forward_event_shape(self, shape):
@@ -261,7 +261,7 @@ class FlowBijector(tfb.Bijector):
         return self._augmented(y, arguments, inverse=True)
 
     def _augmented(self, x, arguments, inverse):
-        """A value, and what TFP's cache keeps beside it: the log-determinant, if it comes from the same pass."""
+        """The value, and a dict of what TFP's cache keeps beside it: the log-determinant of the same pass."""
         least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
         wanted = not (tf.nest.is_nested(least) or self._defers(inverse))
         try:
@@ -314,7 +314,7 @@ def pass_through(
 
 
 def _pass(bijector, x, context, inverse):
-    """The `Pass` of one of our bijectors; a user's may return a tuple."""
+    """What the bijector's `forward_pass` or `inverse_pass` returns, as a `Pass`."""
     method = bijector.inverse_pass if inverse else bijector.forward_pass
     done = method(x, context)
     if not isinstance(done, tuple):
@@ -374,7 +374,7 @@ def lipschitz_constants(bijector: tfb.Bijector, certified: bool = False, bound: 
 
 
 def _solves(bijector, inverse):
-    """Whether a pass in this direction solves for the value of a block."""
+    """Whether a pass in this direction takes a solver, in some block."""
     if isinstance(bijector, _Invert):
         return _solves(bijector.bijector, not inverse)
     members = getattr(bijector, "_members", None) or getattr(bijector, "bijectors", [])
@@ -383,7 +383,7 @@ def _solves(bijector, inverse):
 
 
 def _log_det(bijector, done, inverse):
-    """The log-determinant of a pass that was asked for it; raises a NotImplementedError if the pass has none."""
+    """The log-determinant of a pass; a NotImplementedError if a bijector of the user's gave none."""
     if done.log_det is None:
         raise NotImplementedError(
             f"{bijector.name}.{'inverse_pass' if inverse else 'forward_pass'} returned no log-determinant, "
@@ -393,7 +393,7 @@ def _log_det(bijector, done, inverse):
 
 
 def _over_events(bijector, log_det, x, event_ndims, inverse):
-    """The log-determinant for events of a higher rank than the least."""
+    """The log-determinant, summed over the axes of events of a higher rank than the least."""
     least = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
     if event_ndims is None or event_ndims == least:
         return log_det
@@ -424,6 +424,6 @@ def _stock_pass(bijector, x, context, event_ndims, inverse):
 
 
 def _sum(log_dets):
-    """Their sum, in the highest of their precisions."""
+    """The sum of tensors, in the dtype of the highest precision."""
     dtype = max((log_det.dtype for log_det in log_dets), key=lambda dtype: dtype.size)
     return sum(tf.cast(log_det, dtype) for log_det in log_dets)

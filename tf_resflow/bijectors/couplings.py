@@ -72,7 +72,7 @@ class Coupling(FlowBijector):
 
     @property
     def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The arguments that it takes from the flows around it."""
+        """See `FlowBijector`."""
         return ("networks", "conditional_input") if self.conditional else ("networks",)
 
     @abc.abstractmethod
@@ -95,7 +95,7 @@ class Coupling(FlowBijector):
         return tf.reduce_sum(log_scale, axis=list(range(-self._event_shape.rank, 0)))
 
     def _divide(self, x):
-        """The parts a and b; of a checkerboard, images with zeros in place of the other part."""
+        """The parts a and b of x; on a checkerboard each is an image with zeros in place of the other."""
         check_event(f"{self.name} maps events", self._event_shape, x.shape)
         if self._split == "checkerboard":
             mask = self._mask(x)
@@ -119,7 +119,7 @@ class Coupling(FlowBijector):
         return 1 - odd if self._swap else odd
 
     def _evaluate(self, given, context):
-        """The shift and the log-scale of each element; zero where nothing is mapped."""
+        """The shift and the log-scale of each element of b, from the network on a; zero for those of a."""
         networks, *condition = context.take(self.name, *self.argument_names)
         condition = condition[0] if condition else None
         if self.conditional and condition is None:
@@ -138,7 +138,6 @@ class Coupling(FlowBijector):
 
 
 def _input_shapes(network):
-    """The shapes of the part a and, if there is one, of a condition."""
     check_built(network)
     shapes = [shape[1:] for shape in input_shapes(network)]
     if len(shapes) not in (1, 2):

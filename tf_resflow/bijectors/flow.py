@@ -34,11 +34,7 @@ _SHARED = ("seed", "salt", "networks", "conditional_input")
 
 
 def modules(flow: tf.Module) -> tuple[tf.Module, ...]:
-    """A flow, or another module, and all modules in it.
-
-    Raises:
-      ValueError: for a Keras model, or anything else that is no `tf.Module`.
-    """
+    """A flow, or another module, and all modules in it; a ValueError for what is no `tf.Module`."""
     if not isinstance(flow, tf.Module):
         advice = ": pass its attribute flow" if isinstance(getattr(flow, "flow", None), tf.Module) else ""
         raise ValueError(
@@ -53,7 +49,7 @@ def residual_blocks(bijector: tf.Module) -> list[ResidualBlock]:
 
 
 def _takers(bijector, *arguments):
-    """The parts of a bijector that take one of the arguments from the flows around them."""
+    """The bijectors in a bijector that take one of these arguments from the flows around them."""
     parts = [part for part in modules(bijector) if isinstance(part, FlowBijector)]
     return [part for part in parts if not set(arguments).isdisjoint(part.argument_names)]
 
@@ -89,7 +85,7 @@ def route(
 
     `seed` and `conditional_input` reach every bijector that takes them, through nested flows, `tfb.Chain` and
     `tfb.Invert`; a dictionary under a member's key is for that member alone, as in `tfb.Chain`. With `salted`
-    the key salts the member's seed.
+    the key is added to the salt of its seed.
     """
     key = bijector.name if key is None else key
     bijector = _innermost(bijector)
@@ -132,7 +128,7 @@ def route_members(
 
 
 def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
-    """Raises a ValueError for a stock composition in which members that draw have one name."""
+    """Raises a ValueError for a stock composition in which members that draw random numbers share a name."""
     for part in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
         if not _goes_by_name(part):
             continue
@@ -147,7 +143,6 @@ def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
 
 
 def _check_dtypes(bijectors):
-    """Raises a ValueError for parameters in several float dtypes, such as float64 and those of a mixed policy."""
     names = {b.dtype: b.name for b in bijectors if isinstance(b.dtype, tf.DType) and b.dtype.is_floating}
     if len(names) > 1:
         found = ", ".join(f"{dtype.name} in {name}" for dtype, name in names.items())
@@ -158,7 +153,7 @@ def _check_dtypes(bijectors):
 
 
 def _innermost(bijector):
-    """What any of TFP's classes of Invert is the inverse of, or the bijector itself."""
+    """The bijector inside any of TFP's classes of `Invert`, or the bijector itself."""
     while isinstance(getattr(bijector, "bijector", None), tfb.Bijector):
         bijector = bijector.bijector
     return bijector
@@ -253,7 +248,7 @@ class Flow(FlowBijector, tfb.Composition):
         return [tuple(shape) for shape in itertools.compress(shapes[1:], ends)]
 
     def _ends_of_scales(self):
-        """Whether a scale ends with a member, of each: a squeeze that some trained member precedes, or the last."""
+        """For each member in order, whether a scale ends with it: a squeeze after a trained member, or the last."""
         trained = False
         *members, _ = self._members.values()
         for member in members:
@@ -286,7 +281,7 @@ class Flow(FlowBijector, tfb.Composition):
         return tfb.Bijector._call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs)
 
     def _is_least(self, event_ndims, inverse):
-        """Whether an event is a tensor of the least rank, for which a pass gives the log-determinant, too."""
+        """Whether events are tensors of the least rank: the log-determinant of a pass is for these."""
         least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
         return not tf.nest.is_nested(least) and (event_ndims is None or tf.get_static_value(event_ndims) == least)
 

@@ -110,7 +110,7 @@ class MonotoneBlock(ResidualBlock):
         return Pass(solution.root, from_rows(log_det, batch_shape), solutions=(solution,))
 
     def _map(self, branch, x, condition, sign, **settings):
-        """In rows: the `Solution` with the image of x in the place of w; w; the condition; and the batch shape."""
+        """In rows, the `Solution` for w but with the image of x as its root; w; the condition; the batch shape."""
         x, condition, batch_shape = self._to_rows(x, condition)
         settings |= {"conditional_input": condition, "sign": sign}
         if branch.training and self.parameters["inverse_solver"] is None:

@@ -92,7 +92,7 @@ class MultiscaleFlow(FlowBijector):
         return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]
 
     def _compose(self, constants):
-        """What leaves at a scale is kept as it is: the rest of the flow counts for at least 1."""
+        """What leaves at a scale is kept as it is: the constant of the rest of the flow counts for at least 1."""
         return functools.reduce(lambda rest, constant: constant * max(1.0, rest), reversed(constants), 0.0)
 
     def _forward_event_shape(self, shape):
@@ -109,7 +109,7 @@ class MultiscaleFlow(FlowBijector):
 
 
 def _replaced(shape, before, after):
-    """A shape that ends in `before`, with `after` in its place."""
+    """The shape `[*outer, *before]` with `after` in place of `before`."""
     shape = tf.TensorShape(shape)
     outer = [] if shape.rank is None else shape[: max(0, shape.rank - before.rank)]
     before.assert_is_compatible_with(shape if shape.rank is None else shape[len(outer) :])

@@ -17,8 +17,6 @@ __all__ = ["block_inputs", "forward_features", "initialize", "inverse_with_solut
 
 
 class _Features(NamedTuple):
-    """The result of `forward_features`."""
-
     latent: tf.Tensor
     log_det: tf.Tensor | None
     features: list[tf.Tensor]
@@ -73,7 +71,6 @@ def block_inputs(
 
 
 def _given(**arguments):
-    """The arguments that are not None."""
     return {name: value for name, value in arguments.items() if value is not None}
 
 
@@ -103,8 +100,7 @@ def inverse_with_solutions(
       networks: those of the flow, if they are bound.
 
     Returns:
-      The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order in which they are
-      inverted; it is empty for a flow without blocks.
+      The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order of inversion.
 
     Raises:
       ValueError: if `flow` is not a bijector, or is one of TFP's that hides its blocks.

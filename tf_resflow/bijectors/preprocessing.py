@@ -46,7 +46,7 @@ class Logit(FlowBijector):
         return LipschitzConstants((1 - 2 * alpha) / (alpha * (1 - alpha)), 0.25 / (1 - 2 * alpha))
 
     def _log_odds(self, x):
-        """The logarithms of s and 1 - s."""
+        """The logarithms of s and of 1 - s."""
         checks = []
         if self.validate_args:
             message = "Logit takes values in [0, 1]: scale the data, or dequantize with x = (v + u) / levels."

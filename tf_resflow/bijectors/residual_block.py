@@ -95,8 +95,7 @@ class ResidualBlock(FlowBijector):
       Behrmann et al., Invertible Residual Networks, 2019.
     """
 
-    has_odd_series = False
-    """Whether the log-determinant is `LogDetEstimator.log_det_ratio`."""
+    has_odd_series = False  # whether the log-determinant is `LogDetEstimator.log_det_ratio`
     _default_name = "residual_block"
     _inverse_solves = True
     _is_checked = False  # whether the output of the branch is known to fit, as in a copy
@@ -175,7 +174,7 @@ class ResidualBlock(FlowBijector):
 
     @property
     def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The arguments that it takes from the flows around it."""
+        """See `FlowBijector`."""
         return ("seed", "networks", "conditional_input") if self._conditional else ("seed", "networks")
 
     @property
@@ -194,17 +193,7 @@ class ResidualBlock(FlowBijector):
         conditional_input: tf.Tensor | None = None,
         networks: Networks | None = None,
     ) -> tf.Tensor:
-        """The Jacobian of the block at x, of which y is the image.
-
-        Args:
-          x: `[batch, *event]`.
-          y: like x.
-          conditional_input: for a conditional block.
-          networks: with the branch, if it is bound.
-
-        Returns:
-          `[batch, size, size]`, for events of `size` coordinates.
-        """
+        """The Jacobian of the block at x, of which y is the image: `[batch, size, size]`."""
         jacobian = Exact().jacobian(bound_network(self._branch, networks), x, conditional_input)
         return tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + jacobian
 
@@ -220,16 +209,7 @@ class ResidualBlock(FlowBijector):
         return LipschitzConstants(1.0 + constant, math.inf, order, reason)
 
     def solve(self, y: TensorLike, conditional_input: TensorLike | None = None) -> Solution:
-        """The inverse with its diagnostics.
-
-        Args:
-          y: tensor of shape `[..., *event]`.
-          conditional_input: as for `inverse`.
-
-        Returns:
-          A `tf_resflow.solvers.Solution`: root like `y`, and residual, num_iterations and converged, of the
-          batch shape.
-        """
+        """The inverse with its diagnostics, a `tf_resflow.solvers.Solution` of the shapes of y, `[..., *event]`."""
         return self._solve(tf.convert_to_tensor(y, dtype=self.dtype), conditional_input)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
@@ -262,10 +242,10 @@ class ResidualBlock(FlowBijector):
         return type(solution)(*(from_rows(part, batch_shape) for part in solution))
 
     def _report(self, solution, warn):
-        """Raises (validate_args) or warns about the examples that did not converge."""
-        failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
+        """Operations that raise (`validate_args`) or warn if an example did not converge."""
         message = f"{self.name}: the inverse did not converge for some examples, or its input is not finite"
         if self.validate_args:
+            failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
             return [tf.debugging.assert_equal(failed, 0, message)]
         return [warn_unconverged(solution, message)] if warn else []
 
@@ -278,7 +258,7 @@ class ResidualBlock(FlowBijector):
         )
 
     def _to_rows(self, x, condition):
-        """Flattens the batch shape of `x` (and of the condition, broadcast to it) to one axis."""
+        """See `event_rows`."""
         check_event(f"{self.name} maps events", self._event_shape, x.shape)
         if self._conditional != (condition is not None):
             needed = "needs" if self._conditional else "takes no"
@@ -287,7 +267,6 @@ class ResidualBlock(FlowBijector):
 
 
 def _input_shapes(branch, conditional, event_shape):
-    """The shapes of an event and of a condition."""
     if isinstance(branch, keras.Layer):
         check_built(branch)
     shapes = input_shapes(branch)
@@ -340,6 +319,5 @@ def _output_shape(block):
 
 
 def _check_callable(argument, value, expected):
-    """Raises a ValueError for a name or a class in the place of its instance."""
     if value is not None and (isinstance(value, type) or not callable(value)):
         raise ValueError(f"{argument} must be {expected}; got {value!r}.")

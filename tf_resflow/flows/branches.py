@@ -39,7 +39,7 @@ ACTIVATIONS: dict[str, Callable[..., keras.layers.Layer]] = {
 
 
 class _Layers:
-    """Makes the layers of a branch: one dtype, one activation, seeds in sequence, orders in pairs."""
+    """Makes the layers of a branch in order: with one dtype and activation, seeds, and norms that chain."""
 
     def __init__(self, num_layers, activation, coefficient, norms, normalization, seed, policy):
         if activation not in ACTIVATIONS:
@@ -84,7 +84,6 @@ class _Layers:
         return layers.LearnableConcatenation(self._coefficient, dtype=self._dtype, name=name)
 
     def network(self, x, head, tail, condition_shape, shape):
-        """The branch of these layers, see `_network`."""
         initializer = None if condition_shape is None else self._initializer()
         return _network("branch", x, head, tail, condition_shape, shape, initializer, self._dtype)
 
@@ -319,7 +318,7 @@ def dense_net_branch(
     conditions = inputs[1:]
 
     def applied(layer, h):
-        """The layer on h, with the shift by the condition if it is the first one."""
+        """The output of the layer; that of the first one is shifted by the condition."""
         h = layer(h)
         return make.shifted(h, conditions.pop(), (*(1,) * (len(shape) - 1), h.shape[-1])) if conditions else h
 
@@ -335,10 +334,7 @@ def dense_net_branch(
 
 
 def check_dense_net(dense_net: tuple[int, int], norms: Norms) -> None:
-    """Raises ValueError unless `dense_net` is a depth and a growth, and all orders are 2.
-
-    That is the only order in which a `dense_net_branch` has a constant.
-    """
+    """Raises ValueError unless `dense_net` is a depth and a growth, and all orders are 2."""
     if not (isinstance(dense_net, (tuple, list)) and len(dense_net) == 2):
         raise ValueError(f"dense_net must be a depth and a growth, such as (3, 16); got {dense_net!r}.")
     if norms is not None and (isinstance(norms, str) or any(order != 2 for order in norms)):

@@ -101,7 +101,7 @@ def build_flow(
 
 
 def _check_sides(config, event_shape):
-    """Raises ValueError unless the sides can be halved at the beginning of each scale that has a squeeze."""
+    """Raises ValueError unless the sides can be halved as often as the scales require."""
     halvings = len(config.num_blocks) - 1 + config.squeeze_first
     height, width, _ = event_shape
     if height % 2**halvings or width % 2**halvings:

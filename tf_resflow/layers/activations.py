@@ -21,7 +21,7 @@ class _Activation(OperationLayer):
     _is_elementwise = False
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """The function of the class."""
+        """See `OperationLayer`."""
         return Activation(dtype, self._function, self._is_elementwise)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -35,7 +35,7 @@ class _SmoothActivation(OperationLayer):
     _functions: tuple[SmoothFunction, SmoothFunction]  # the second one is fused
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """The function of the class."""
+        """See `OperationLayer`."""
         return Smooth(dtype, self._functions[fused])
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

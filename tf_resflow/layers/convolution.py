@@ -52,7 +52,7 @@ def _plus(x, bias):
 
 
 def _product(x, kernel, bias=None):
-    """The product of the last axis with a kernel as a matrix of so many rows, plus the bias."""
+    """The last axis times the kernel `[..., outputs]` as a matrix, plus the bias."""
     matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
     size = x.shape[1:3] if x.shape[1:3].is_fully_defined() else tf.unstack(tf.shape(x)[1:3])
     rows = _plus(tf.matmul(tf.reshape(x, [-1, matrix.shape[0]]), matrix), bias)

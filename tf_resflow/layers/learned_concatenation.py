@@ -66,7 +66,7 @@ class LearnableConcatenation(OperationLayer):
         return WeightedConcatenation(dtype)
 
     def applied_weights(self, dtype: str) -> list[tf.Tensor]:
-        """The two eta."""
+        """The two eta, cast."""
         return [tf.cast(self.weights_of_inputs(), dtype)]
 
     def weights_of_inputs(self) -> tf.Tensor:

@@ -195,7 +195,7 @@ class InducedNorm:
         return tf.cond(change <= _STALE, lambda: v, maximum)  # not so if W v is zero
 
     def _iterate(self, step, v, tolerance, max_iterations):
-        """Steps until all starts have converged, except the last of several, which is a fresh one."""
+        """Steps until all starts have converged; the last of several is a fresh one, and is not waited for."""
         num_judged = max(1, v.shape[0] - 1)
 
         def body(count, v, _):
@@ -326,7 +326,7 @@ class InducedNorm:
         return max(excess, 0.0) if isinstance(excess, float) else tf.maximum(excess, 0.0)
 
     def _line_norms(self, sums, order):
-        """The norms of all rows or columns, of which `sums` takes the sums."""
+        """The l^p norms of all rows or of all columns; `sums` is the operator's method that sums them."""
         kernel, peak = _over_its_peak(self.kernel)
         powers = tf.abs(kernel) ** order
         return peak * tf.maximum(sums(powers), 1e-30) ** (1.0 / order)
@@ -429,12 +429,12 @@ def _cast(order, x):
 
 
 def _per_start(numbers, x):
-    """`[starts]` with the singleton axes by which they broadcast to x."""
+    """Numbers `[starts]` as `[starts, 1, ...]`, which broadcast to x."""
     return tf.reshape(numbers, [-1] + [1] * (len(x.shape) - 1))
 
 
 def _change(v, new):
-    """The largest relative change of a start, up to its sign."""
+    """The largest relative change of a start; its sign does not matter."""
     change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
     return tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
 
@@ -451,7 +451,7 @@ def _leading_eigenvector(matrix):
 
 
 def _power_32(matrix):
-    """The power of matrices `[..., n, n]`, but for a factor."""
+    """The 32nd power of matrices `[..., n, n]`, up to a factor."""
     if matrix.shape.rank == 3:  # faster one by one
         return tf.stack([_power_32(one) for one in tf.unstack(matrix)])
     power = _over_its_peak(matrix)[0]

@@ -114,17 +114,17 @@ class Program:
 
     @functools.cached_property
     def is_known(self) -> bool:
-        """Whether each step is known, so that the program is all that there is to know."""
+        """Whether no step is opaque."""
         return not any(isinstance(step.operation, Opaque) for step in self.steps)
 
     @functools.cached_property
     def knows_derivative(self) -> bool:
-        """Whether the derivative along a vector is known: of the steps that the first input reaches."""
+        """Whether the derivative along a vector is known, for each step that the first input reaches."""
         return self._knows("knows_derivative")
 
     @functools.cached_property
     def knows_jacobian(self) -> bool:
-        """Whether the Jacobian is carried forward, through the layers of vectors."""
+        """Whether inputs are vectors, and the Jacobian is known for each step that the first input reaches."""
         return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._knows("knows_jacobian")
 
     def _knows(self, what):
@@ -202,7 +202,7 @@ class BoundNetwork:
 
     @property
     def key(self) -> Program | None:
-        """What is equal for networks that may share a function of their weights; None if it shares none."""
+        """What networks that may share a traced function have in common; None if this one shares none."""
         return self.program if self.program.is_known and not self.in_place else None
 
     def tensors(self) -> list[tf.Tensor]:
@@ -230,7 +230,7 @@ class BoundNetwork:
         return value, tangents + tf.zeros([tf.shape(x)[0], 1], tangents.dtype)
 
     def _evaluate(self, inputs, derivative=None, rule=None):
-        """The outputs, and by a rule their derivatives, for that of the first input; None for those without."""
+        """The outputs, and their derivatives by a rule of the operations, `along` or `tangents`, from that of x."""
         values = dict(enumerate(self._converted(inputs)))
         derivatives = {0: derivative}
         parameters = self.tensors()
@@ -247,7 +247,7 @@ class BoundNetwork:
         return [values[i] for i in self.program.outputs], [derivatives.get(i) for i in self.program.outputs]
 
     def _converted(self, inputs):
-        """The inputs in the dtypes of the program's."""
+        """The inputs, checked and cast."""
         if len(inputs) != len(self.program.inputs):
             raise ValueError(
                 f"The network {_name(self.network)} takes {len(self.program.inputs)} inputs; got {len(inputs)}."
@@ -346,7 +346,7 @@ class _Reader:
         return outputs
 
     def _places(self, operation, layer):
-        """The places of the weights of a layer, which it keeps where it occurs again."""
+        """The places of a layer's weights among the parameters; a layer that occurs again keeps them."""
         num = 0 if isinstance(operation, (Boundary, Opaque)) else _num_weights(layer)
         if num and layer not in self._sources:
             self._sources[layer] = operation.dtype, tuple(range(self._num_weights, self._num_weights + num))
@@ -354,7 +354,7 @@ class _Reader:
         return self._sources[layer][1] if num else ()
 
     def _operation(self, step):
-        """What a layer computes, opaque if it is not known."""
+        """The operation of a layer; opaque if it is not known."""
         layer, arguments, results, call, is_plain = step
         if not is_plain or not all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results)):
             return Opaque(call)

@@ -118,7 +118,7 @@ class SmoothFunction(abc.ABC):
         return in_wide(along)(*args)
 
     def _gradients_along(self, x, v, dy, dw, *parameters):
-        """The gradients in x and v, per element, and in the parameters, per row, for those of the two results."""
+        """The gradients in x and v, and per row in the parameters; dy and dw are those of the two results."""
         dtype = wide_dtype(x.dtype)
         x_, v_, dy_, dw_ = (tf.cast(tensor, dtype) for tensor in (x, v, dy, dw))
         y, slope = self.formula(x_, *parameters)
@@ -133,7 +133,7 @@ class SmoothFunction(abc.ABC):
 
 
 def sum_of_parts(tensor: tf.Tensor, num_parts: int) -> tf.Tensor:
-    """The sum of so many parts of the last axis."""
+    """The sum of the equal parts of the last axis."""
     return tensor if num_parts == 1 else tf.add_n(tf.split(tensor, num_parts, -1))
 
 

@@ -86,7 +86,6 @@ class LogDetEstimator(abc.ABC):
 
 
 def _inputs(x, conditional_input):
-    """The inputs of a branch, a list."""
     return [x] if conditional_input is None else [x, conditional_input]
 
 
@@ -164,7 +163,7 @@ class _SeriesEstimator(LogDetEstimator):
 
 @dataclasses.dataclass(eq=False)
 class _RandomLength(_SeriesEstimator):
-    """A series of a random number of terms."""
+    """A series with a random number of terms."""
 
     _: dataclasses.KW_ONLY
     per_example: bool = False
@@ -453,7 +452,7 @@ class AdaptiveRoulette(_RandomLength):
 
 
 def _below_1(uniform):
-    """Rounded to float32, but not to 1."""
+    """Numbers in [0, 1) in float32, none of them rounded to 1."""
     return tf.minimum(tf.cast(uniform, tf.float32), 1.0 - 2.0**-24)
 
 
@@ -491,7 +490,7 @@ class Exact(LogDetEstimator):
         return self._jacobian(branch, x, conditional_input)[2][: tf.shape(x)[0]]
 
     def _jacobian(self, branch, x, conditional_input):
-        """The value, the identity matrix and the Jacobian; of at least one row."""
+        """g(x), the identity matrix and the Jacobian, of at least one row."""
         branch, size = bind(branch), x.shape[1:].num_elements()
         if branch.program.knows_jacobian:
             gx, tangents = branch.jacobian(_inputs(x, conditional_input))

@@ -33,7 +33,7 @@ def _inner(a, b):
 
 
 def _per_row(weights, like):
-    """Weights `[rows]` with the singleton axes by which they multiply a tensor `[rows, *event]`."""
+    """Weights `[rows]` as `[rows, 1, ...]`, which multiply a tensor `[rows, *event]`."""
     if weights.shape.rank == 0:
         return weights
     return tf.reshape(weights, [-1] + [1] * (like.shape.rank - 1))
@@ -125,7 +125,17 @@ def power_series_log_det(
     def forward(inputs, parameters, seed):
         given = branch.with_parameters(parameters)
         v, terms = draw(given, inputs[0], seed)
-        return *_evaluate(given, inputs, v, num_probes, terms, odd), v
+        x = tf.identity(_tile(inputs[0], num_probes))  # a condition may be the same tensor
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            gx = tf.cast(given([x, *(_tile(tensor, num_probes) for tensor in inputs[1:])]), x.dtype)
+        sum_series = _sum_odd_series if odd else _sum_series
+        log_det, u = sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
+        # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
+        with tf.control_dependencies([log_det]):
+            y = inputs[0] + gx[: tf.shape(inputs[0])[0]]
+        mean = log_det if num_probes == 1 else tf.reduce_mean(tf.reshape(log_det, [num_probes, -1]), 0)
+        return y, mean, u, v
 
     def backward(inputs, parameters, v, u, dy, dlog_det, others):
         given = branch.with_parameters(parameters)
@@ -152,20 +162,6 @@ def power_series_log_det(
         return (y, log_det), grad
 
     return operation(*inputs, *branch.tensors())
-
-
-def _evaluate(branch, inputs, v, num_probes, terms, odd):
-    """`y`, `log_det` and u of `power_series_log_det`, whose arguments these are."""
-    x = tf.identity(_tile(inputs[0], num_probes))  # a condition may be the same tensor
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        gx = tf.cast(branch([x, *(_tile(tensor, num_probes) for tensor in inputs[1:])]), x.dtype)
-    sum_series = _sum_odd_series if odd else _sum_series
-    log_det, u = sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
-    # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
-    with tf.control_dependencies([log_det]):
-        y = inputs[0] + gx[: tf.shape(inputs[0])[0]]
-    return y, log_det if num_probes == 1 else tf.reduce_mean(tf.reshape(log_det, [num_probes, -1]), 0), u
 
 
 def _gradients(branch, inputs, v, u, num_probes, dy, dlog_det, others):

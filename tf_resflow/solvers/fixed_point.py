@@ -131,7 +131,7 @@ class FixedPoint:
         )
 
     def _measure(self, flat_y, rounding, relative, enough, enough_relative):
-        """The residual in multiples of the tolerance, `[batch]`, as a function of a pair of a step and an image."""
+        """The function from a pair (a step, an image) to the residual in multiples of the tolerance, `[batch]`."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
         rtol = max(rtol, enough_relative)

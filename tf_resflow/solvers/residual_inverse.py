@@ -99,7 +99,7 @@ def solve_residual(
 
 
 def _is_small(program):
-    """Whether the Jacobian is cheap, and its equation can be solved by elimination."""
+    """Whether the equation of the gradient is solved by elimination."""
     return program.knows_jacobian and program.inputs[0][0][-1] <= MOST_ELIMINATED
 
 

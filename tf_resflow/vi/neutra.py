@@ -95,18 +95,11 @@ def _frozen(flow):
 
 
 def _keras_variables(part):
-    """The variables of what Keras sees of a bijector."""
     return part.variables if isinstance(part, keras.Layer) else part or []
 
 
 class _Frozen(FlowBijector):
-    """A bijector of vectors without variables.
-
-    Args:
-      apply: the pass, as a function of x, a context, and whether it is the inverse. Nothing sees what it uses.
-      dtype: of the vectors.
-      name: `str`.
-    """
+    """A bijector of vectors by a function of x, a context, and whether to invert. Nothing sees what it uses."""
 
     _inverse_solves = True
 

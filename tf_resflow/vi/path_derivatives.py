@@ -70,13 +70,7 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
 
 
 class _PathDerivative(FlowBijector):
-    """A flow on vectors whose log-determinant has the gradient that makes that of log q the path derivative.
-
-    Args:
-      flow: from z to x.
-      base: the distribution of z.
-      name: `str`.
-    """
+    """A flow from z to x whose log-determinant has the gradient that makes that of log q the path derivative."""
 
     def __init__(self, flow: Flow, base: tfd.Distribution, name: str = "path_derivative"):
         parameters = dict(locals())
@@ -116,13 +110,13 @@ def _rows(x):
 
 
 def _value_alone(bijector, context, inverse=False):
-    """The map of a bijector as a function of rows."""
+    """The bijector as a function of rows `[rows, size]`, without a log-determinant."""
     context = dataclasses.replace(context, log_det=False, visit=None)
     return lambda x: pass_through(bijector, x, context, inverse=inverse).value
 
 
 def _are_in_sequence(leaves, flow, value):
-    """Whether these are the members of our flows, each once, and map vectors of one size."""
+    """Whether the visited bijectors are the innermost members of the flow, each once, on vectors of one size."""
     members = _members(flow)
     if len(members) != len(leaves) or any(m is not leaf[0] for m, leaf in zip(members, leaves, strict=True)):
         return False  # a bijector of the user's passes the visit on to bijectors in it
