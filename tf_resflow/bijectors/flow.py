@@ -195,8 +195,6 @@ class Flow(FlowBijector, tfb.Composition):
 
     Args:
       bijectors: list of `tfb.Bijector`s; stock TFP bijectors can be members.
-      validate_args: see `tfb.Bijector`.
-      name: `str`.
 
     Raises:
       ValueError: if the list is empty, members have parameters of different float dtypes, or blocks share a name

@@ -23,7 +23,6 @@ class MultiscaleFlow(FlowBijector):
     Args:
       flows: list of `Flow`s on images, at least two; all but the last end in an even number of channels.
       event_shape: `[H, W, C]` of the data.
-      name: `str`.
 
     Raises:
       ValueError: for fewer than two flows, or an odd number of channels to halve.

@@ -21,7 +21,6 @@ class Logit(FlowBijector):
     Args:
       alpha: `float` in (0, 0.5): 0.05 for natural images, 1e-6 for MNIST in the published runs.
       validate_args: whether to check that x lies in [0, 1].
-      name: `str`.
 
     Raises:
       ValueError: if alpha is out of range.
@@ -85,7 +84,6 @@ class Normalize(OnlyInSavedModels, FlowBijector):
       mean: array-like.
       std: array-like of the same shape, positive.
       dtype: of the statistics.
-      name: `str`.
 
     Attributes:
       statistics: the variables "mean" and "std", a dict.

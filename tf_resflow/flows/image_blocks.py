@@ -60,18 +60,11 @@ def residual_image_block(
 
     Args:
       block: `tf_resflow.bijectors.ResidualBlock`, or `tf_resflow.bijectors.MonotoneBlock`.
-      activation: as of `tf_resflow.flows.dense_branch`.
-      coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers; `None` for 2; "learned" for orders that each
-        block learns.
-      normalization: "induced", or "schatten" for an upper bound of the norms of the kernels (see
-        `tf_resflow.layers.LipschitzDense`).
+      activation: as of `tf_resflow.flows.dense_branch`, like `coefficient`, `norms` and `normalization`.
       dense_net: depth and growth of a `dense_net_branch` instead of convolutions with `kernels` and an activation
         ahead. That of a fully connected block has the same depth, begins with a layer of `fc_width`, and grows by
         half of it each time, as in the published code.
-      log_det: estimator of the log-determinant.
-      inverse_solver: solver of the inverse.
-      lipschitz_constant: bound of each branch, not verified; `None`: the product of its coefficients.
+      log_det: as of the block, like `inverse_solver` and `lipschitz_constant`.
 
     Returns:
       A maker of blocks for `image_flow`.

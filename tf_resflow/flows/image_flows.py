@@ -66,15 +66,12 @@ def image_flow(
       inv_1x1_conv: whether an `InvertibleConv1x1` comes before each convolutional block.
       logit_alpha: of the `Logit` in front; `None` for none.
       mean: with `std`, per channel, for a `Normalize` in front (hybrid models have one instead of the logit).
-      std: see `mean`.
       squeeze_first: whether a squeeze comes before the first scale (images above 32 x 32).
       factor_out: whether half of the channels leave at each squeeze between scales.
       condition_size: size of a conditional vector, such as a one-hot label, or `None`.
-      seed: `int`, of the parameters.
       dtype: dtype policy of the networks: "float32", "float64", or "mixed_bfloat16" for networks that compute in
         bfloat16 in training (see `tf_resflow.bijectors.Networks`); the parameters have its variable dtype.
         `None` for Keras' global policy.
-      name: `str`.
 
     Returns:
       A `Flow` from `[H, W, C]` to the last scale's shape; with `factor_out` a `MultiscaleFlow` to a vector.

@@ -36,7 +36,6 @@ class LearnableConcatenation(OperationLayer):
 
     Args:
       coefficient: c, positive.
-      **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
       ValueError: if the coefficient is not positive, or the input is not two tensors.

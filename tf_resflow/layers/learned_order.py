@@ -29,7 +29,6 @@ class LearnedOrder(keras.layers.Layer):
       initial: the first value of p, strictly between low and high.
       low: infimum of p, at least 1.
       high: supremum of p.
-      **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
       ValueError: unless 1 <= low < initial < high < inf.

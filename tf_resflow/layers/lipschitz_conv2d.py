@@ -50,9 +50,7 @@ class LipschitzConv2D(LipschitzLayer):
       domain: order of the norm of the inputs.
       codomain: order of the norm of the outputs.
       normalization: "induced" or "schatten".
-      use_bias: whether to add a bias.
       kernel_initializer: by default uniform with variance 1 / (3 fan_in).
-      bias_initializer: zeros by default.
       **kwargs: `tolerance`, `max_iterations`, and those of `keras.layers.Layer`.
 
     Raises:

@@ -61,9 +61,7 @@ class LipschitzDense(LipschitzLayer):
       domain: order p of the norm of the inputs, in [1, inf], or a `LearnedOrder`.
       codomain: order q of the norm of the outputs, likewise.
       normalization: "induced", or "schatten" for an upper bound of the norm 2 -> 2.
-      use_bias: whether to add b.
       kernel_initializer: by default uniform with variance 1 / (3 fan_in).
-      bias_initializer: zeros by default.
       **kwargs: `tolerance`, the relative change of v at which an update of the norm stops (1e-2), and
         `max_iterations`, its most products with W and its transpose (12); and those of `keras.layers.Layer`.
 

@@ -256,9 +256,7 @@ class PowerSeries(_SeriesEstimator):
 
     Args:
       num_terms: at least 1.
-      probes: see `RussianRoulette`, as for all that follow.
-      num_probes: at least 1.
-      probe_sets: `None`, or at least 1.
+      probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
 
     References:
       Behrmann et al., Invertible Residual Networks, 2019, Section 3.
@@ -296,9 +294,7 @@ class AdaptiveSeries(_SeriesEstimator):
         branch at each call, which takes seconds for images of thousands of dimensions.
       order: order p of the norm in which the bound holds. By default that of the layers of the branch, with the
         current value of a learned one.
-      probes: see `RussianRoulette`, as for all that follow.
-      num_probes: at least 1.
-      probe_sets: `None`, or at least 1.
+      probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
 
     Raises:
       ValueError: if a number is out of range or the Lipschitz constant is not below 1; when called, if the branch
@@ -403,9 +399,7 @@ class AdaptiveRoulette(_RandomLength):
         N, since all take as many terms as the largest of the batch; 0.5 if one N is shared, as in training, where
         rare terms of a large weight would be outliers.
       per_example: whether each probe draws its own number of terms. They have their own n in any case.
-      probes: see `RussianRoulette`, as for all that follow.
-      num_probes: at least 1.
-      probe_sets: `None`, or at least 1.
+      probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
     """
 
     rtol: float = 1e-2

@@ -78,7 +78,6 @@ def flow_surrogate_posterior(
       dtype: "float32" or "float64", as that of the model.
       seed: `int`, of the initial parameters.
       validate_args: whether bijectors and distribution check their inputs.
-      name: `str`.
 
     Returns:
       A `tfd.TransformedDistribution` with events of the given structure.
