@@ -35,9 +35,6 @@ class InvertibleConv1x1(VariableBijector):
       seed: `int`, of the rotation.
       dtype: of the variables.
 
-    Raises:
-      ValueError: if there is no channel, or an input has another number of them.
-
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.2.
     """

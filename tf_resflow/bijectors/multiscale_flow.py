@@ -24,9 +24,6 @@ class MultiscaleFlow(FlowBijector):
       flows: list of `Flow`s on images, at least two; all but the last end in an even number of channels.
       event_shape: `[H, W, C]` of the data.
 
-    Raises:
-      ValueError: for fewer than two flows, or an odd number of channels to halve.
-
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
     """

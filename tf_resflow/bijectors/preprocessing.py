@@ -22,9 +22,6 @@ class Logit(FlowBijector):
       alpha: `float` in (0, 0.5): 0.05 for natural images, 1e-6 for MNIST in the published runs.
       validate_args: whether to check that x lies in [0, 1].
 
-    Raises:
-      ValueError: if alpha is out of range.
-
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 4.1.
     """
@@ -87,9 +84,6 @@ class Normalize(OnlyInSavedModels, FlowBijector):
 
     Attributes:
       statistics: the variables "mean" and "std", a dict.
-
-    Raises:
-      ValueError: if a standard deviation is not positive, or the shapes differ.
     """
 
     _only_in_saved_models = ("_mean", "_std")

@@ -244,8 +244,8 @@ def dense_net_branch(
 
     \\(h_{i+1} = [\eta_1 h_i, \eta_2 \phi(W_i h_i + b_i)]\\) from \\(h_0 = x\\), with the weights of a
     `tf_resflow.layers.LearnableConcatenation`, and \\(g(x) = W h_\mathrm{depth} + b\\). All norms are of order 2.
-    With coefficients c the constant is \\(c^{\mathrm{depth} + 1}\\), times c with a stem. What is not listed is as of
-    `dense_branch`.
+    With coefficients c the constant is \\(c^{\mathrm{depth} + 1}\\), times c with a stem. What is not listed is as
+    of `dense_branch`.
 
     ```python
     import tf_resflow as resflow
@@ -346,9 +346,6 @@ def coupling_network(
 
     Returns:
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
-
-    Raises:
-      ValueError: for a split by channels of a single channel.
 
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.3.

@@ -58,9 +58,6 @@ def vector_flow(
       log_det: as of the block, like `inverse_solver` and `lipschitz_constant`.
       dtype: dtype policy, see `image_flow`.
 
-    Returns:
-      A `Flow`, from data to latent.
-
     References:
       Chen et al. 2019, Section 5.1 and Appendix D (100 blocks of width 128, coefficient 0.9).
     """

@@ -30,9 +30,6 @@ class LearnedOrder(keras.layers.Layer):
       low: infimum of p, at least 1.
       high: supremum of p.
 
-    Raises:
-      ValueError: unless 1 <= low < initial < high < inf.
-
     References:
       Chen et al., "Residual Flows" (2019), learned mixed norms.
     """

@@ -53,9 +53,6 @@ class LipschitzConv2D(LipschitzLayer):
       kernel_initializer: by default uniform with variance 1 / (3 fan_in).
       **kwargs: `tolerance`, `max_iterations`, and those of `keras.layers.Layer`.
 
-    Raises:
-      ValueError: if an argument is out of range.
-
     References:
       Gouk et al., "Regularisation of neural networks by enforcing Lipschitz continuity" (2018);
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).

@@ -65,9 +65,6 @@ class LipschitzDense(LipschitzLayer):
       **kwargs: `tolerance`, the relative change of v at which an update of the norm stops (1e-2), and
         `max_iterations`, its most products with W and its transpose (12); and those of `keras.layers.Layer`.
 
-    Raises:
-      ValueError: if an argument is out of range.
-
     References:
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
     """

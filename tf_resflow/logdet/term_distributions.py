@@ -37,9 +37,6 @@ class Geometric(TermDistribution):
     Args:
       p: probability of stopping after a term, in (0, 1); `E[N] = 1 / p`.
 
-    Raises:
-      ValueError: if `p` is outside (0, 1).
-
     References:
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019, Section 3.1.
     """
@@ -88,9 +85,6 @@ class Poisson(TermDistribution):
 
     Args:
       rate: the mean, positive.
-
-    Raises:
-      ValueError: if `rate` is not positive.
     """
 
     rate: float = 2.0

@@ -54,9 +54,6 @@ class FixedPoint:
       rtol: relative tolerance; the same by default.
       max_iterations: largest number of evaluations of g.
 
-    Raises:
-      ValueError: if a tolerance is negative or `max_iterations` is below 1.
-
     References:
       Behrmann et al., Invertible Residual Networks, 2019, Algorithm 1.
     """
@@ -193,9 +190,6 @@ class Anderson(FixedPoint):
       atol: absolute tolerance, see `FixedPoint`.
       rtol: relative tolerance, likewise.
       max_iterations: largest number of evaluations of g.
-
-    Raises:
-      ValueError: if an argument is out of range.
 
     References:
       Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
