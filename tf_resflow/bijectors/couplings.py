@@ -55,7 +55,6 @@ class Coupling(FlowBijector):
 
     @property
     def network(self) -> keras.Layer:
-        """The Keras layer or model."""
         return self._network
 
     keras_parts = network
@@ -72,7 +71,6 @@ class Coupling(FlowBijector):
 
     @property
     def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """See `FlowBijector`."""
         return ("networks", "conditional_input") if self.conditional else ("networks",)
 
     @abc.abstractmethod
@@ -80,13 +78,11 @@ class Coupling(FlowBijector):
         """The shift t and the log-scale s, from the network's output."""
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from x, data to latent."""
         given, mapped = self._divide(x)
         shift, log_scale = self._evaluate(given, context)
         return Pass(self._unite(given, tf.exp(log_scale) * mapped + shift), self._sum(log_scale))
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data."""
         given, mapped = self._divide(y)
         shift, log_scale = self._evaluate(given, context)
         return Pass(self._unite(given, tf.exp(-log_scale) * (mapped - shift)), -self._sum(log_scale))

@@ -235,11 +235,9 @@ class Flow(FlowBijector, tfb.Composition):
         return pass_through_members(self, x, context, False, self.forward_min_event_ndims)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data."""
         return pass_through_members(self, y, context, True, self.inverse_min_event_ndims)
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
-        """The shapes of the features, without the batch."""
         shapes, ends = [tf.TensorShape(event_shape)], self._ends_of_scales()
         for member in self.bijectors:
             shapes.append(member.forward_event_shape(shapes[-1]))

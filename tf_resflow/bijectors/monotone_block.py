@@ -86,7 +86,6 @@ class MonotoneBlock(ResidualBlock):
         return _from_rows(solution, batch_shape)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from x, data to latent."""
         return self._apply(x, context, 1.0)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:

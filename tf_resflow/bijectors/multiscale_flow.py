@@ -56,7 +56,6 @@ class MultiscaleFlow(FlowBijector):
         return pass_through_members(self, x, context, False, 3)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data."""
         return pass_through_members(self, y, context, True, 3)
 
     def _walk_forward(self, step_fn, x, **kwargs):
@@ -82,7 +81,6 @@ class MultiscaleFlow(FlowBijector):
         return x
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
-        """The shapes of the features, without the batch."""
         self._input_shape.assert_is_compatible_with(event_shape)
         *halved, last = self._final_shapes
         return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]

@@ -114,7 +114,6 @@ class Normalize(OnlyInSavedModels, FlowBijector):
 
     @property
     def statistics(self) -> dict[str, tf.Variable]:
-        """The mean and the standard deviation."""
         return {"mean": self._mean, "std": self._std}
 
     @classmethod

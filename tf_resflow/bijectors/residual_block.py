@@ -174,7 +174,6 @@ class ResidualBlock(FlowBijector):
 
     @property
     def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """See `FlowBijector`."""
         return ("seed", "networks", "conditional_input") if self._conditional else ("seed", "networks")
 
     @property

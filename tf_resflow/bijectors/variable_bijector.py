@@ -50,7 +50,6 @@ class VariableBijector(FlowBijector):
 
     @property
     def keras_variables(self) -> list[keras.Variable]:
-        """The variables."""
         return list(self._keras_variables.values())
 
     keras_parts = keras_variables

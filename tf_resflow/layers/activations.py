@@ -21,11 +21,9 @@ class _Activation(OperationLayer):
     _is_elementwise = False
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """See `OperationLayer`."""
         return Activation(dtype, self._function, self._is_elementwise)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The shape of the input."""
         return input_shape
 
 
@@ -35,7 +33,6 @@ class _SmoothActivation(OperationLayer):
     _functions: tuple[SmoothFunction, SmoothFunction]  # the second one is fused
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """See `OperationLayer`."""
         return Smooth(dtype, self._functions[fused])
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -124,7 +121,6 @@ class _Swish(_SmoothActivation):
         self.beta = self.add_weight(name="beta", shape=(), initializer=initializer, autocast=False)
 
     def applied_weights(self, dtype: str) -> list[tf.Tensor]:
-        """softplus(beta)."""
         return [tf.math.softplus(tf.cast(tf.convert_to_tensor(self.beta), wide_dtype(tf.as_dtype(dtype))))]
 
 
@@ -208,7 +204,6 @@ class MaxMin(_Activation):
     _function = Identity(_max_min)
 
     def build(self, input_shape: Shape) -> None:
-        """Checks that the last axis is even."""
         if input_shape[-1] is None or input_shape[-1] % 2:
             raise ValueError(
                 "MaxMin pairs the channels of the last axis: their number must be even, but the input has shape "

@@ -68,6 +68,5 @@ class LearnedOrder(keras.layers.Layer):
         return self.low + (self.high - self.low) * tf.sigmoid(self.theta.value)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         config = {"initial": self.initial, "low": self.low, "high": self.high}
         return {**super().get_config(), **config}

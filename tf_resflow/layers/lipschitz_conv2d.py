@@ -113,14 +113,11 @@ class LipschitzConv2D(LipschitzLayer):
         return tf.reshape(kernel, kernel.shape[2:]) if matrix else kernel
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """The convolution with the scaled kernel, plus the bias, `[batch, height, width, filters]`."""
         return Convolution(dtype, self.image_size, fused)
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
-        """`[batch, height, width, filters]`."""
         return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         config = {"filters": self.filters, "kernel_size": self.kernel_size}
         return {**super().get_config(), **config}

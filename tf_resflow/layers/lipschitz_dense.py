@@ -117,13 +117,10 @@ class LipschitzDense(LipschitzLayer):
         self.input_spec = keras.layers.InputSpec(**ranks, axes={-1: input_shape[-1]})
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """The product with the scaled kernel, plus b, `[..., units]`."""
         return Dense(dtype)
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
-        """`[..., units]`."""
         return (*input_shape[:-1], self.units)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         return {**super().get_config(), "units": self.units}

@@ -66,11 +66,9 @@ class Operation(abc.ABC):
         """The output; a list of them if they are several."""
 
     def along(self, inputs, derivatives, weights):
-        """The output, and its derivative along one direction."""
         raise NotImplementedError
 
     def tangents(self, inputs, derivatives, weights):
-        """The output, and its derivatives in each coordinate."""
         return self.along(inputs, derivatives, weights)
 
     def fits(self, live: Sequence[Any], shape: Any) -> bool:
@@ -94,7 +92,6 @@ class OperationLayer(keras.layers.Layer):
         return []
 
     def call(self, inputs: Any) -> tf.Tensor:
-        """The output of the operation."""
         operation = self.operation(self.compute_dtype)
         return operation(operation.cast(tf.nest.flatten(inputs)), self.applied_weights(self.compute_dtype))
 
@@ -107,7 +104,6 @@ class Dense(Operation):
 
     @property
     def knows_derivative(self) -> bool:  # type: ignore[override]
-        """Whether it is linear."""
         return self.function is None
 
     knows_jacobian = knows_derivative
@@ -304,7 +300,6 @@ class Boundary(Operation):
         return [tf.cast(x, dtype) for x, dtype in zip(inputs, self.dtypes, strict=True)]
 
     def cast(self, tensors):
-        """The same tensors."""
         return tensors
 
 
@@ -322,7 +317,6 @@ class Opaque(Operation):
         return self._call(inputs)
 
     def cast(self, tensors):
-        """The same tensors."""
         return tensors
 
 

@@ -377,7 +377,6 @@ class SchattenNorm(InducedNorm):
     """
 
     def estimate(self, v: tf.Tensor | None = None) -> tf.Tensor:
-        """The Schatten norm, which needs no vectors."""
         kernel, peak = _over_its_peak(self.kernel)
         return peak * tf.sqrt(_largest_eigenvalue_bound(self.operator.gram_blocks(kernel)))
 

@@ -42,7 +42,6 @@ class SmoothFunction(abc.ABC):
         return ()
 
     def __call__(self, x: tf.Tensor, *parameters: tf.Tensor) -> tf.Tensor:
-        """The value."""
         return self.value_and_slope(x, *parameters)[0]
 
     def value_and_slope(self, x: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
