@@ -238,6 +238,7 @@ class Flow(FlowBijector, tfb.Composition):
         return pass_through_members(self, y, context, True, self.inverse_min_event_ndims)
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
+        """The shapes of the features of `forward_features`, without the batch, for events of this shape."""
         shapes, ends = [tf.TensorShape(event_shape)], self._ends_of_scales()
         for member in self.bijectors:
             shapes.append(member.forward_event_shape(shapes[-1]))

@@ -83,7 +83,7 @@ class MonotoneBlock(ResidualBlock):
         """The inverse with its diagnostics, those of the equation for w: see `ResidualBlock.solve`."""
         y = tf.convert_to_tensor(y, dtype=self.dtype)
         solution, _, _, batch_shape = self._map(bind(self._branch), y, conditional_input, -1.0)
-        return _from_rows(solution, batch_shape)
+        return from_rows(solution, batch_shape)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         return self._apply(x, context, 1.0)
@@ -98,7 +98,7 @@ class MonotoneBlock(ResidualBlock):
         branch = bound_network(self._branch, networks)
         solution, w, condition, batch_shape = self._map(branch, x, condition, sign, **settings)
         with tf.control_dependencies(self._report(solution, context.warn)):
-            solution = _from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
+            solution = from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
         if not context.log_det:
             return Pass(solution.root, solutions=(solution,))
         if seed is None and not isinstance(self._log_det, Exact):
@@ -117,7 +117,3 @@ class MonotoneBlock(ResidualBlock):
         solution = solve_residual(branch, _SQRT2 * x, self._inverse_solver, **settings)
         w = solution.root
         return solution._replace(root=_SQRT2 * w - x), w, condition, batch_shape
-
-
-def _from_rows(solution, batch_shape):
-    return Solution(*(from_rows(part, batch_shape) for part in solution))

@@ -81,6 +81,7 @@ class MultiscaleFlow(FlowBijector):
         return x
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
+        """The shapes of the features of `forward_features`, without the batch, for events of this shape."""
         self._input_shape.assert_is_compatible_with(event_shape)
         *halved, last = self._final_shapes
         return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]

@@ -255,9 +255,11 @@ def _to_rows(tensor, batch_shape, event_rank):
     return tf.ensure_shape(tensor, [None, *static_event])
 
 
-def from_rows(tensor: tf.Tensor, batch_shape: tf.Tensor | None) -> tf.Tensor:
-    """Rows in their batch shape, which `event_rows` returned."""
-    if batch_shape is None:
-        return tensor
-    restored = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0))
-    return tf.ensure_shape(restored, [None] * batch_shape.shape[0] + tensor.shape[1:])
+def from_rows(rows: Any, batch_shape: tf.Tensor | None) -> Any:
+    """Tensors of rows, such as a `Solution`, in their batch shape, which `event_rows` returned."""
+
+    def restored(tensor):
+        tensor, event = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0)), tensor.shape[1:]
+        return tf.ensure_shape(tensor, [None] * batch_shape.shape[0] + event)
+
+    return rows if batch_shape is None else tf.nest.map_structure(restored, rows)

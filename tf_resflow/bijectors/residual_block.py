@@ -238,7 +238,7 @@ class ResidualBlock(FlowBijector):
         y, condition, batch_shape = self._to_rows(y, condition)
         branch = bound_network(self._branch, networks)
         solution = solve_residual(branch, y, self._inverse_solver, conditional_input=condition, **settings)
-        return type(solution)(*(from_rows(part, batch_shape) for part in solution))
+        return from_rows(solution, batch_shape)
 
     def _report(self, solution, warn):
         """Operations that raise (`validate_args`) or warn if an example did not converge."""
