@@ -1,5 +1,6 @@
 """The base class of the layers with a constrained operator norm."""
 
+import functools
 import math
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -83,7 +84,7 @@ class LipschitzLayer(OperationLayer):
 
         def converged(shape, dtype):
             v = tf.random.stateless_normal(shape, [0, 0], dtype=dtype)
-            return self._norm(self._operand(), self._orders).maximizer(v, *_AT_BUILD)[0]
+            return self._norm(self._operand(), *self._orders).maximizer(v, *_AT_BUILD)[0]
 
         return keras.Variable(
             converged,
@@ -134,8 +135,11 @@ class LipschitzLayer(OperationLayer):
     def _as_operand(self, kernel):
         return kernel
 
-    def _norm(self, kernel, orders):
-        return _NORMS[self.normalization](self._operator, kernel, *orders)
+    @property
+    def _norm(self):
+        """The norm as a function of the kernel and the orders."""
+        self._check_built()
+        return functools.partial(_NORMS[self.normalization], self._operator)
 
     def update_norm(
         self, tolerance: float | None = None, max_iterations: int | None = None, *, num_fresh: int = 1
@@ -157,17 +161,15 @@ class LipschitzLayer(OperationLayer):
 
         The Schatten norm is from above. Differentiable in the kernel; the orders are constants.
         """
-        kernel = self._operand()
-        return _estimate(self.normalization, self._operator, kernel, self._fixed_orders, _vectors([self]))
+        return _estimate(self._norm, self._operand(), self._fixed_orders, _vectors([self]))
 
     def order_objective(self) -> tf.Tensor:
         """The same estimate, differentiable in the learned orders; the kernel is a constant."""
-        kernel = tf.stop_gradient(self._operand())
-        return _estimate(self.normalization, self._operator, kernel, self._orders, _vectors([self]))
+        return _estimate(self._norm, tf.stop_gradient(self._operand()), self._orders, _vectors([self]))
 
     def norm_bound(self) -> tf.Tensor:
         """A rigorous upper bound of the norm of the raw kernel, a float64 scalar."""
-        return self._norm(self._operand(), self._fixed_orders).bound()
+        return self._norm(self._operand(), *self._fixed_orders).bound()
 
     def lipschitz_bound(self) -> tf.Tensor:
         """A rigorous upper bound of the layer's Lipschitz constant, a float64 scalar.
@@ -181,7 +183,7 @@ class LipschitzLayer(OperationLayer):
 
     def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:
         """A rigorous upper bound of the norm of a kernel of the layer's shape, a float64 scalar."""
-        return self._norm(self._as_operand(tf.cast(kernel, tf.float64)), self._fixed_orders).bound()
+        return self._norm(self._as_operand(tf.cast(kernel, tf.float64)), *self._fixed_orders).bound()
 
     def scaled_kernel(self) -> tf.Tensor:
         """The kernel over max(1, norm / coefficient): differentiable, in the dtype of the variables."""
@@ -246,11 +248,12 @@ def update_stack(
     first, kernel = layers[0], _stacked(layers)
     if first.vector is None:
         return tf.constant(0)
+    norm = first._norm
     tolerance = first.tolerance if tolerance is None else tolerance
     max_iterations = first.max_iterations if max_iterations is None else max_iterations
 
     def maximizer(kernel, orders, v):
-        return first._norm(kernel, orders).maximizer(v, tolerance, max_iterations, num_fresh)
+        return norm(kernel, *orders).maximizer(v, tolerance, max_iterations, num_fresh)
 
     args = kernel, first._orders, _vectors(layers)
     key = "maximizer", first._operator, tolerance, max_iterations, num_fresh
@@ -267,34 +270,29 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
     kernel: it saves a product and some nodes of the graph for each layer.
     """
     first, limits = layers[0], [layer._limit for layer in layers]
-    first._check_built()
-    operator, normalization, is_stacked = first._operator, first.normalization, len(layers) > 1
-    fixed = [order if isinstance(order, float) else None for order in (first.domain, first.codomain)]
-    learned = [order for order in first._fixed_orders if not isinstance(order, float)]
+    norm, is_stacked = first._norm, len(layers) > 1
 
-    def scaled(kernel, v, learned):
-        values = iter(learned)
-        orders = [next(values) if order is None else order for order in fixed]
-        norm = _estimate(normalization, operator, kernel, orders, v, stored)
+    def scaled(kernel, orders, v):
+        estimate = _estimate(norm, kernel, orders, v, stored)
         if not is_stacked:
-            return kernel / tf.maximum(norm / limits[0], 1.0)
-        return kernel / tf.maximum(norm / limits, 1.0)[:, tf.newaxis, tf.newaxis]
+            return kernel / tf.maximum(estimate / limits[0], 1.0)
+        return kernel / tf.maximum(estimate / limits, 1.0)[:, tf.newaxis, tf.newaxis]
 
-    key = "scaled", normalization, operator, *fixed, *limits, stored
-    kernels = traced_once(key, scaled, _stacked(layers), _vectors(layers), learned)
-    parts = tf.unstack(kernels) if len(layers) > 1 else [kernels]
+    key = "scaled", first.normalization, first._operator, *limits, stored
+    kernels = traced_once(key, scaled, _stacked(layers), first._fixed_orders, _vectors(layers))
+    parts = tf.unstack(kernels) if is_stacked else [kernels]
     return [
         tf.cast(tf.reshape(part, layer.kernel.shape), layer.variable_dtype)
         for layer, part in zip(layers, parts, strict=True)
     ]
 
 
-def _estimate(normalization, operator, kernel, orders, v, stored=False):
+def _estimate(norm, kernel, orders, v, stored=False):
     """The norm at these vectors, or at ones that have caught up with the kernel; in closed form without any."""
     if v is not None and not stored:
         fixed = [order if isinstance(order, float) else tf.stop_gradient(order) for order in orders]
-        v = _NORMS[normalization](operator, tf.stop_gradient(kernel), *fixed).caught_up(v)
-    return _NORMS[normalization](operator, kernel, *orders).estimate(v)
+        v = norm(tf.stop_gradient(kernel), *fixed).caught_up(v)
+    return norm(kernel, *orders).estimate(v)
 
 
 def _stacked(layers):
