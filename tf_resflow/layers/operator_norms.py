@@ -172,10 +172,8 @@ class InducedNorm:
 
     def _traced_once(self, method, *args):
         """Calls a method, with the kernel over its peak, by a `tf.function` that alike layers and orders share."""
-        orders = (self.domain, self.codomain)
-        fixed = tuple(order if isinstance(order, float) else None for order in orders)
-        learned = [_cast(order, self.kernel) for order in orders if not isinstance(order, float)]
-        return _traced(method, self.operator, fixed, is_xla())(self.kernel, learned, *args)
+        orders = tuple(_cast(order, self.kernel) for order in (self.domain, self.codomain))
+        return _traced(method, self.operator, is_xla())(self.kernel, orders, *args)
 
     def _move(self, v, tolerance, max_iterations):
         """Moves v to the maximizer; v comes back with its best start first."""
@@ -398,16 +396,14 @@ def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
 
 
 @functools.lru_cache(maxsize=512)
-def _traced(method, operator, fixed, for_xla):
-    """A method of `InducedNorm` as a `tf.function` of the kernel and of the orders that are None in `fixed`.
+def _traced(method, operator, for_xla):
+    """A method of `InducedNorm` as a `tf.function` of the kernel and the orders.
 
     It is not inlined, and so not specialized for each layer: Grappler would spend longer on the copies than the
     trace takes.
     """
 
-    def call(kernel, learned, *args):
-        learned = iter(learned)
-        orders = (next(learned) if order is None else order for order in fixed)
+    def call(kernel, orders, *args):
         return method(InducedNorm(operator, kernel, *orders)._over_peak(), *args)
 
     attributes = {"_noinline": True}
