@@ -255,7 +255,7 @@ def _to_rows(tensor, batch_shape, event_rank):
     return tf.ensure_shape(tensor, [None, *static_event])
 
 
-def from_rows(rows: Any, batch_shape: tf.Tensor | None) -> Any:
+def from_rows(rows: Any, batch_shape: Any) -> Any:
     """Tensors of rows, such as a `Solution`, in their batch shape, which `event_rows` returned."""
 
     def restored(tensor):

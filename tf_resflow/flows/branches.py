@@ -56,7 +56,7 @@ class _Layers:
         self._norms, self._normalization = tuple(norms), normalization
         self._seeds = np.random.default_rng(seed)
         self._dtype = policy.name
-        self._counts = collections.Counter()
+        self._counts: collections.Counter[str] = collections.Counter()
 
     def activation(self):
         return ACTIVATIONS[self._activation](dtype=self._dtype, name=self._name(self._activation))

@@ -306,6 +306,8 @@ class Boundary(Operation):
 class Opaque(Operation):
     """What is not known: `call` of a list of the inputs, as Keras calls it; equal to itself alone."""
 
+    _call: Callable[[Any], Any]
+
     def __init__(self, call: Callable[[Any], Any]):
         super().__init__("")
         object.__setattr__(self, "_call", call)

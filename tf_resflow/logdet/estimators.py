@@ -316,7 +316,7 @@ class AdaptiveSeries(_SeriesEstimator):
         self.order = None if self.order is None else float(self.order)
 
     @property
-    def _is_of_the_program(self):
+    def _is_of_the_program(self):  # type: ignore[override]
         return self.lipschitz_constant is not None and self.order is not None  # not on settings of its layers
 
     def _bound(self, branch, dtype):
