@@ -4,6 +4,7 @@ No other file knows TFP's cache of values.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -254,13 +255,7 @@ class FlowBijector(tfb.Bijector):
         if self._event_shape is not None and shape.rank is not None:
             check_event(f"{self.name} maps events", self._event_shape, shape)
 
-    def _augmented_forward(self, x, **arguments):
-        return self._augmented(x, arguments, inverse=False)
-
-    def _augmented_inverse(self, y, **arguments):
-        return self._augmented(y, arguments, inverse=True)
-
-    def _augmented(self, x, arguments, inverse):
+    def _augmented(self, inverse, x, /, **arguments):
         """The value, and a dict of what TFP's cache keeps beside it: the log-determinant of the same pass."""
         least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
         wanted = not (tf.nest.is_nested(least) or self._defers(inverse))
@@ -270,6 +265,9 @@ class FlowBijector(tfb.Bijector):
             value, log_det, *_ = _pass(self, x, Context(arguments, log_det=False), inverse)
         names = ("ildj", "fldj") if inverse else ("fldj", "ildj")
         return value, None if log_det is None else dict(zip(names, (log_det, -log_det), strict=True))
+
+    _augmented_forward = functools.partialmethod(_augmented, False)
+    _augmented_inverse = functools.partialmethod(_augmented, True)
 
     def _forward_log_det_jacobian(self, *inputs, **arguments):  # one input; that of a subclass may take x alone
         (x,) = inputs

@@ -121,6 +121,8 @@ def power_series_log_det(
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).
     """
     num_inputs, is_shared = len(inputs), key is not None and branch.key is not None
+    forward_key = ("forward", odd, num_probes, key, branch.key) if is_shared else None
+    backward_key = ("backward", num_probes, branch.key) if is_shared else None
 
     def forward(inputs, parameters, seed):
         given = branch.with_parameters(parameters)
@@ -141,13 +143,10 @@ def power_series_log_det(
         given = branch.with_parameters(parameters)
         return _gradients(given, inputs, v, u, num_probes, dy, dlog_det, others)
 
-    def traced(purpose, function, *args):
-        return traced_once((*purpose, branch.key) if is_shared else None, function, *args)
-
     @custom_gradient
     def operation(*tensors):
         arguments = list(tensors[:num_inputs]), list(tensors[num_inputs:])
-        y, log_det, u, v = traced(("forward", odd, num_probes, key), forward, *arguments, seed)
+        y, log_det, u, v = traced_once(forward_key, forward, *arguments, seed)
 
         def grad(dy, dlog_det, variables=None):
             # The recomputation waits for the upstream gradient; otherwise Grappler merges it with the
@@ -155,7 +154,7 @@ def power_series_log_det(
             with tf.control_dependencies([dy, dlog_det]):
                 given = tf.nest.map_structure(tf.identity, arguments)
             of_results = v, u, dy, dlog_det
-            grads = traced(("backward", num_probes), backward, *given, *of_results, list(variables or []))
+            grads = traced_once(backward_key, backward, *given, *of_results, list(variables or []))
             grads = first_order_only(grads, "Use log_det=Exact() instead.")
             return grads if variables is None else (grads[: len(tensors)], grads[len(tensors) :])
 
