@@ -34,7 +34,7 @@ def _advice(name, caller, kwargs):
     """What is wrong with such a caller, and what to do; None if nothing is."""
     if isinstance(caller, tfb.Composition) and _has_seed(kwargs):
         return (
-            f"though {caller.name} ({type(caller).__name__}) was given a seed: a stock composition hands arguments "
+            f"although {caller.name} ({type(caller).__name__}) was given a seed: a stock composition hands arguments "
             f"on by the names of its members, and drops others. Pass {{{name!r}: {{'seed': ...}}}}, or make a "
             "tf_resflow.bijectors.Flow of it."
         )

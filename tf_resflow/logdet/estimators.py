@@ -152,14 +152,6 @@ class _SeriesEstimator(LogDetEstimator):
             return size
         return min(self.num_probes, size or self.num_probes) if self.probes == "colored" else self.num_probes
 
-    def _for_rows(self, v, draw):
-        """What `draw` makes of a shape: a number for each row of v, shared as the probes are."""
-        rows = tf.shape(v)[0]
-        if self.probe_sets is None:
-            return draw([rows])
-        num = self.num_rows(v.shape[1:].num_elements()) * self.probe_sets
-        return tf.repeat(draw([num]), rows // num)
-
 
 @dataclasses.dataclass(eq=False)
 class _RandomLength(_SeriesEstimator):
@@ -173,8 +165,14 @@ class _RandomLength(_SeriesEstimator):
         return dataclasses.replace(self, probe_sets=num, per_example=True)
 
     def _lengths(self, v, draw):
-        """What `draw` makes of a shape: one number, or with `per_example` those of `_for_rows`."""
-        return self._for_rows(v, draw) if self.per_example else draw([])
+        """What `draw` makes of a shape: one number, or one for each row of v, shared as the probes are."""
+        if not self.per_example:
+            return draw([])
+        rows = tf.shape(v)[0]
+        if self.probe_sets is None:
+            return draw([rows])
+        num = self.num_rows(v.shape[1:].num_elements()) * self.probe_sets
+        return tf.repeat(draw([num]), rows // num)
 
 
 @dataclasses.dataclass(eq=False)
