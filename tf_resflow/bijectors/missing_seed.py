@@ -35,8 +35,8 @@ def _advice(name, caller, kwargs):
     if isinstance(caller, tfb.Composition) and _has_seed(kwargs):
         return (
             f"although {caller.name} ({type(caller).__name__}) was given a seed: a stock composition hands "
-            f"arguments on by the names of its members, and drops others. Pass {{{name!r}: {{'seed': ...}}}}, or make a "
-            "tf_resflow.bijectors.Flow of it."
+            f"arguments on by the names of its members, and drops others. Pass {{{name!r}: {{'seed': ...}}}}, or "
+            "make a tf_resflow.bijectors.Flow of it."
         )
     if isinstance(caller, tfd.Distribution) and _takes_no_arguments(caller):
         return (
