@@ -64,11 +64,11 @@ class LinearOperator(abc.ABC):
 
     @abc.abstractmethod
     def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The sum of the weights of each output, `[*output_shape]` but for leading ones."""
+        """The sum of the weights of each output, in its shape; that of an image has a leading axis."""
 
     @abc.abstractmethod
     def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The sum of the weights of each input, `[*vector_shape]` but for leading ones."""
+        """The sum of the weights of each input, likewise."""
 
     @abc.abstractmethod
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:

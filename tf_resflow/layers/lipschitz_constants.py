@@ -18,7 +18,7 @@ __all__ = ["lipschitz_constant", "lipschitz_order"]
 
 
 class _Tensor(NamedTuple):
-    """How a tensor depends on the first input of a branch: its constant, and the order of its norm."""
+    """A tensor in a branch: its Lipschitz constant in the first input, the order of the norm, its shape."""
 
     constant: Any
     order: Any
@@ -286,7 +286,7 @@ def _check_order(layer, order):
 
 
 def _declares_constant(layer):
-    """Whether it has the attribute from the class that defines its call, or from a subclass of that."""
+    """Whether `lipschitz_constant` is set by the class that defines the call, or by a subclass of it."""
     if "lipschitz_constant" in getattr(layer, "__dict__", {}) or is_altered(layer):
         return "lipschitz_constant" in vars(layer)
     for kind in type(layer).__mro__:
