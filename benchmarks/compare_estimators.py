@@ -108,7 +108,7 @@ def _published(run, x):
     from tf_resflow.interop.published_variables import published_tensors
 
     flow = run.model.flow
-    for layer in layers.lipschitz_layers(flow):
+    for layer in layers.norm_updates.lipschitz_layers(flow):
         layer.kernel.assign(layer.scaled_kernel())  # the kernels that they apply: the same model
     tensors = {}
     for tensor in published_tensors(flow):

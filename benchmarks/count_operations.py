@@ -20,7 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 from ml_collections import config_flags
 
-from tf_resflow import bijectors, flows, layers
+from tf_resflow import bijectors, layers
+from tf_resflow.flows.build import build_flow
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the configuration.")
 _SHAPE = flags.DEFINE_list("shape", ["32", "32", "3"], "Height, width and channels of an image.")
@@ -40,7 +41,7 @@ def count(flow):
     totals = dict.fromkeys(("operations", "bytes", "kept"), 0.0)
     for block in bijectors.flow.residual_blocks(flow):
         products = 1 + _terms(block.log_det) + _BACKWARD
-        for layer in layers.lipschitz_layers(block):
+        for layer in layers.norm_updates.lipschitz_layers(block):
             *_, inputs, outputs = layer.kernel.shape
             positions = math.prod(block.event_shape[:2]) if len(layer.kernel.shape) == 4 else 1
             totals["operations"] += products * 2 * math.prod(layer.kernel.shape) * positions
@@ -62,7 +63,7 @@ def main(_):
     model = config.model
     if (model.kind, model.block, model.estimator.train.kind) != ("image", "residual", "russian_roulette"):
         raise app.UsageError("The config must be that of residual blocks on images, trained by Russian roulette.")
-    found = count(flows.build_flow(model, tuple(map(int, _SHAPE.value))))
+    found = count(build_flow(model, tuple(map(int, _SHAPE.value))))
     images = config.train.steps * config.train.batch_size
     print(
         f"{found['operations'] / 1e9:,.1f} 10^9 operations and {found['bytes'] / 1e9:,.2f} GB of traffic an image"

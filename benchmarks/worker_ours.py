@@ -74,7 +74,7 @@ def _evaluation(case):
 
 def _inverse(case):
     model, x = initialized(case)
-    blocks = resflow.bijectors.residual_blocks(model.flow)
+    blocks = resflow.bijectors.flow.residual_blocks(model.flow)
     y = tf.random.stateless_normal(x.shape, [0, 1])
 
     @tf.function(autograph=False)
@@ -128,7 +128,7 @@ def _parts(case):
 
     def forward(seed):
         del seed
-        return tf.reduce_sum(model.flow.run(inputs, resflow.bijectors.Context(log_det=False)).value)
+        return tf.reduce_sum(model.flow.forward_pass(inputs, resflow.bijectors.base.Context(log_det=False)).value)
 
     def forward_and_series(seed):
         return tf.reduce_sum(model.example_losses(x, seed, training=True)[model.objective])

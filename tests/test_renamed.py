@@ -10,6 +10,7 @@ import tf_resflow as resflow
 from tf_resflow.renamed import RENAMED
 
 USES = {
+    "bijectors.feature_shapes": lambda shapes: shapes(resflow.flows.vector_flow(2, 1, (4,)), [2]) == [(2,)],
     "data.entropy": lambda entropy: entropy("moons") == resflow.data.DENSITIES["moons"].entropy(),
     "data.sample": lambda sample: sample("moons", 3, 0).shape == (3, 2),
     "data.log_density": lambda log_density: log_density("moons", np.zeros([4, 2])).shape == (4,),
@@ -31,6 +32,19 @@ def test_an_old_name_warns(old, model):
     with pytest.warns(FutureWarning, match=re.escape(f"{old} is {RENAMED[old]} since")):
         value = getattr(owner, name)
     assert USES.get(old, lambda value: True)(value)
+
+
+def test_old_overrides_warn_and_work():
+    with pytest.warns(FutureWarning, match="Shift.run overrides what is forward_pass since"):
+
+        class Shift(resflow.bijectors.FlowBijector):
+            def __init__(self):
+                super().__init__(forward_min_event_ndims=1, name="shift")
+
+            def run(self, x, context):
+                return x + 1.0, x[..., 0] * 0.0
+
+    np.testing.assert_array_equal(resflow.bijectors.Flow([Shift()]).forward([[1.0, 2.0]]), [[2.0, 3.0]])
 
 
 def test_unknown_names_are_unknown(model):

@@ -47,14 +47,10 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
 
 
 class GraphStep(NamedTuple):
-    """An operation of a model.
+    """An operation of a model, and the symbolic tensors that it takes and makes.
 
-    Attributes:
-      operation: a layer, or another operation of Keras.
-      inputs: the symbolic tensors that it takes.
-      outputs: those that it makes.
-      call: function of the values of its inputs, a list, that calls it as Keras does.
-      is_plain: whether it is called on a tensor or a list of them, and on nothing else.
+    `call` is a function of the values of its inputs, a list, that calls it as Keras does. It `is_plain` if that is
+    on a tensor or a list of them, and on nothing else.
     """
 
     operation: Any

@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["RENAMED", "old_attribute", "with_old_names"]
+__all__ = ["RENAMED", "old_attribute", "take_old_overrides", "with_old_names"]
 
 RENAMED: Mapping[str, str] = {
+    "bijectors.feature_shapes": "flow.feature_shapes(event_shape)",
     "data.entropy": "data.DENSITIES[name].entropy()",
     "data.log_density": "data.DENSITIES[name].log_prob(points)",
     "data.sample": "data.DENSITIES[name].sample(num, seed)",
@@ -50,12 +51,23 @@ def old_attribute(model: Any, name: str) -> Any:
     return _value(old, model)
 
 
+def take_old_overrides(kind: type, names: Mapping[str, str]) -> None:
+    """Gives methods of a subclass that override old names the new ones."""
+    for old, new in names.items():
+        if old in vars(kind) and new not in vars(kind):
+            message = f"{kind.__name__}.{old} overrides what is {new} since version 0.3; rename it before 0.4."
+            warnings.warn(message, FutureWarning, stacklevel=4)
+            setattr(kind, new, vars(kind)[old])
+
+
 def _value(old, model=None):
     new = RENAMED[old]
     warnings.warn(f"{old} is {new} since version 0.3, and the old name goes in 0.4.", FutureWarning, stacklevel=4)
     if new.startswith("FlowModel."):
         return functools.reduce(getattr, new.split(".")[1:], model)
     package, name = new.split(".", 1)
+    if package == "flow":
+        return lambda flow, *arguments: getattr(flow, name.split("(")[0])(*arguments)
     found = importlib.import_module(f"tf_resflow.{package}")
     if name.startswith("DENSITIES"):
         method = name.split(".")[1].split("(")[0]

@@ -57,14 +57,7 @@ def random_uniform(shape: Shape | tf.Tensor, seed: Seed, dtype: DType) -> tf.Ten
 def random_integers(
     shape: Shape | tf.Tensor, seed: Seed, limit: int | tf.Tensor, least: int | tf.Tensor = 0
 ) -> tf.Tensor:
-    """Uniform in `least`, ..., `limit - 1`, in the type of `limit`.
-
-    Args:
-      shape: shape of the result.
-      seed: see `stateless_seed`, but not `None`.
-      limit: `int` (for `int32`), or an integer tensor.
-      least: likewise.
-    """
+    """Uniform in `least`, ..., `limit - 1`, in the type of `limit`; the seed is not `None`."""
     limit = tf.convert_to_tensor(limit)
     return tf.raw_ops.StatelessRandomUniformIntV2(
         shape=shape,

@@ -55,7 +55,7 @@ class CountingExact(CountingEstimator, resflow.logdet.Exact):
 def make_branch():
     def make(size=2, seed=0, dtype="float32", counter=None, condition_size=None, hidden=(5,)):
         branch = resflow.flows.dense_branch([size], hidden, condition_size=condition_size, seed=seed, dtype=dtype)
-        for layer in resflow.layers.lipschitz_layers(branch):
+        for layer in resflow.layers.norm_updates.lipschitz_layers(branch):
             # Norms above the coefficient, and a bias, so that both matter.
             layer.kernel.assign(3.0 * layer.kernel)
             layer.bias.assign(0.1 * tf.range(layer.bias.shape[0], dtype=dtype))

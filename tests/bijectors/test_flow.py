@@ -265,7 +265,7 @@ class Custom(resflow.bijectors.FlowBijector):
 class ScaleByCondition(Custom):
     """By TFP's methods, which get the condition, that of the log-determinant too."""
 
-    takes = ("conditional_input",)
+    argument_names = ("conditional_input",)
 
     def _forward(self, x, conditional_input):
         return x * tf.exp(conditional_input)
@@ -280,34 +280,34 @@ class ScaleByCondition(Custom):
 class Noisy(Custom):
     """Shifts by a number that it draws and by a condition."""
 
-    takes = ("seed", "conditional_input")
+    argument_names = ("seed", "conditional_input")
 
-    def run(self, x, context, sign=1.0):
-        _, condition = context.take(self.name, *self.takes)
+    def forward_pass(self, x, context, sign=1.0):
+        _, condition = context.take(self.name, *self.argument_names)
         shift = tf.random.stateless_normal([], context.seed(self.name)) + (0.0 if condition is None else condition)
-        return resflow.bijectors.Pass(x + sign * shift, tf.zeros_like(x))
+        return x + sign * shift, tf.zeros_like(x)
 
-    def undo(self, y, context):
-        return self.run(y, context, -1.0)
+    def inverse_pass(self, y, context):
+        return self.forward_pass(y, context, -1.0)
 
 
 class Halving(Custom):
     """Has no log-determinant of its inverse."""
 
-    def run(self, x, context):
-        return resflow.bijectors.Pass(x / 2.0, tf.fill(tf.shape(x), -math.log(2.0)))
+    def forward_pass(self, x, context):
+        return x / 2.0, tf.fill(tf.shape(x), -math.log(2.0))
 
-    def undo(self, y, context):
-        return resflow.bijectors.Pass(2.0 * y)
+    def inverse_pass(self, y, context):
+        return 2.0 * y, None
 
 
 class Unfinished(Custom):
     """A tensor of three rows would pass for a value, a log-determinant and features."""
 
-    def run(self, x, context):
+    def forward_pass(self, x, context):
         return tf.identity(x)
 
-    undo = run
+    inverse_pass = forward_pass
 
 
 def test_a_bijector_of_the_users_takes_seed_and_condition(refused):
@@ -335,12 +335,12 @@ def test_a_bijector_of_the_users_takes_seed_and_condition(refused):
 
 
 def test_what_a_pass_of_the_users_lacks_is_an_error_where_it_is_wanted(refused):
-    y, message = tf.constant([1.0, 2.0]), "Unfinished.run must return a tf_resflow.bijectors.Pass.* it returned a"
+    y, message = tf.constant([1.0, 2.0]), "Unfinished.forward_pass must return .*; it returned a"
     for make in (lambda member: member, lambda member: Flow([member])):
         half, unfinished = make(Halving()), make(Unfinished())
         np.testing.assert_array_equal(half.inverse(y), [2.0, 4.0])
         np.testing.assert_allclose(half.forward_log_det_jacobian(y, 0), [-math.log(2.0)] * 2)
-        with pytest.raises(NotImplementedError, match="halving.undo returned a Pass without a log-determinant"):
+        with pytest.raises(NotImplementedError, match="halving.inverse_pass returned no log-determinant"):
             half.inverse_log_det_jacobian(tf.identity(y), 0)
         for method in (unfinished.forward, unfinished.inverse, unfinished.forward_log_det_jacobian):
             refused(message, method, tf.ones([3, 2]))

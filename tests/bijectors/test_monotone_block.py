@@ -24,8 +24,8 @@ def test_a_linear_map_is_stretched_by_its_cayley_transform():
         np.testing.assert_allclose(block.forward(tf.identity(x)), stretch * x, rtol=1e-5)
         for found in (block.inverse(tf.identity(x)), block.solve(x).root):
             np.testing.assert_allclose(found, x / stretch, rtol=1e-5)
-        for method, sign in ((block.run, 1.0), (block.undo, -1.0)):
-            log_det = method(tf.identity(x), resflow.bijectors.Context()).log_det
+        for method, sign in ((block.forward_pass, 1.0), (block.inverse_pass, -1.0)):
+            log_det = method(tf.identity(x), resflow.bijectors.base.Context()).log_det
             np.testing.assert_allclose(log_det, np.full(2, sign * np.log(stretch)), rtol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_a_training_step_alone_has_loose_solutions(model, monkeypatch, normal):
 
     def solve(*args, **settings):
         asked.append(settings.get("enough_relative"))
-        return resflow.solvers.solve_residual(*args, **settings)
+        return resflow.solvers.residual_inverse.solve_residual(*args, **settings)
 
     monkeypatch.setattr(monotone_block, "solve_residual", solve)
     model.log_prob(normal([4, 3]), seed=1)

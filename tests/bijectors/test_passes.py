@@ -13,7 +13,6 @@ Flow = resflow.bijectors.Flow
 MultiscaleFlow = resflow.bijectors.MultiscaleFlow
 Squeeze2D = resflow.bijectors.Squeeze2D
 forward_features = resflow.bijectors.forward_features
-feature_shapes = resflow.bijectors.feature_shapes
 inverse_with_solutions = resflow.bijectors.inverse_with_solutions
 
 
@@ -40,11 +39,11 @@ def test_which_values_are_features():
     left = [after_first[..., 2:], after_second[..., 4:], -after_second[..., :4]]
     np.testing.assert_array_equal(latent, np.concatenate([part.reshape(1, -1) for part in left], 1))
     np.testing.assert_allclose(log_det, 16 * np.log(2) + 8 * np.log(3), rtol=1e-6)
-    assert feature_shapes(flow, (4, 4, 1)) == [(2, 2, 4), (1, 1, 8), (1, 1, 4)]
+    assert flow.feature_shapes((4, 4, 1)) == [(2, 2, 4), (1, 1, 8), (1, 1, 4)]
 
     flow = Flow([resflow.bijectors.ActNorm([4, 4, 1]), *first, *second, *last])
     latent, log_det, features = forward_features(flow, x)
-    assert feature_shapes(flow, (4, 4, 1)) == [(2, 2, 4), (1, 1, 16), (1, 1, 16)]
+    assert flow.feature_shapes((4, 4, 1)) == [(2, 2, 4), (1, 1, 16), (1, 1, 16)]
     for feature, expected in zip(features, [after_first, 3 * squeeze(after_first)] + [latent], strict=True):
         np.testing.assert_array_equal(feature, expected)
     np.testing.assert_array_equal(latent, -3 * squeeze(after_first))
@@ -54,11 +53,11 @@ def test_which_values_are_features():
 def test_which_squeezes_end_a_scale():
     """Not one before the first; two of one name both do. A vector has one feature."""
     squeeze, norm = Squeeze2D(), resflow.bijectors.ActNorm((4, 4, 4))
-    assert feature_shapes(Flow([squeeze, norm, squeeze, Squeeze2D()]), (8, 8, 1)) == [(2, 2, 16), (1, 1, 64)]
+    assert Flow([squeeze, norm, squeeze, Squeeze2D()]).feature_shapes((8, 8, 1)) == [(2, 2, 16), (1, 1, 64)]
     flow = resflow.flows.vector_flow(2, 2, (4,))
     latent, _, (feature,) = forward_features(flow, np.ones([3, 2], "float32"), seed=1)
     np.testing.assert_array_equal(feature, latent)
-    assert feature_shapes(flow, [2]) == [(2,)]
+    assert flow.feature_shapes([2]) == [(2,)]
 
 
 @pytest.mark.parametrize("factor_out", [False, True])

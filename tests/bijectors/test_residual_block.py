@@ -130,7 +130,7 @@ def test_a_condition_does_not_enlarge_the_batch(is_nested, batch, conditions, co
 def mixed_block(log_det, normal):
     """A block whose branch computes in bfloat16 in training, and has norms at their limit."""
     branch = resflow.flows.dense_branch([3], (16,), coefficient=0.9, dtype="mixed_bfloat16")
-    for seed, layer in enumerate(resflow.layers.lipschitz_layers(branch)):
+    for seed, layer in enumerate(resflow.layers.norm_updates.lipschitz_layers(branch)):
         layer.kernel.assign(normal(layer.kernel.shape, seed))
     resflow.layers.update_norms(branch, 1e-6, 500)
     return ResidualBlock(branch, log_det, name="block")
@@ -144,7 +144,9 @@ def test_mixed_precision(normal):
     def loss(seed, training):
         with tf.GradientTape() as tape:
             networks = resflow.bijectors.Networks(block, training=training)
-            y, fldj = block.run(normal([64, 3], seed), resflow.bijectors.Context({"networks": networks}))[:2]
+            y, fldj = block.forward_pass(
+                normal([64, 3], seed), resflow.bijectors.base.Context({"networks": networks})
+            )[:2]
             value = tf.reduce_sum(normal(y.shape, 100 + seed) * y) + tf.reduce_sum(fldj)
         return y, fldj, *tape.gradient(value, block.trainable_variables)
 
@@ -242,7 +244,7 @@ def test_inverse_of_any_static_shape_in_a_function(shape, size, make_block, norm
     x = inverse(y)
     assert x.shape == y.shape
     assert inverse.get_concrete_function().structured_outputs.shape.as_list() == [*shape, size]
-    value = block.run(x, resflow.bijectors.Context(log_det=False)).value
+    value = block.forward_pass(x, resflow.bijectors.base.Context(log_det=False)).value
     np.testing.assert_allclose(value, y, atol=1e-5)
 
 

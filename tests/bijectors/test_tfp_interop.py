@@ -47,7 +47,7 @@ def test_a_chain_of_blocks_of_one_architecture_with_named_seeds(blocks, density,
 def test_a_trainer_that_never_heard_of_norms_keeps_the_coefficient_and_what_it_optimized(density, normal):
     """It stretches kernels; log-densities are the same before and after the norms are converged."""
     flow = resflow.flows.vector_flow(2, 1, (24,), coefficient=0.9, act_norm=False, log_det=EXACT)
-    layers, log_prob = resflow.layers.lipschitz_layers(flow), density(flow).log_prob
+    layers, log_prob = resflow.layers.norm_updates.lipschitz_layers(flow), density(flow).log_prob
     for seed, layer in enumerate(layers):
         layer.kernel.assign_add(normal(layer.kernel.shape, seed))
     assert max(float(layer.norm_bound()) for layer in layers) > 2.0

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-import tf_resflow as resflow
 from configs import ablations, hybrid
 from tf_resflow import data, models, training
 from tf_resflow.config_fields import base_config
-from tf_resflow.layers import LipschitzLayer
+from tf_resflow.flows.build import build_flow
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 from tf_resflow.models.build import with_statistics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -168,7 +168,7 @@ def test_images_of_any_size(size, squeezed, data_dir, no_search):
     assert dataset.event_shape == (int(size), int(size), 3) and dataset.num_classes == 10
     assert config.model.squeeze_first == squeezed
     config.model.num_blocks = (1, 1, 1)
-    flow = resflow.flows.build_flow(config.model, dataset.event_shape)
+    flow = build_flow(config.model, dataset.event_shape)
     assert flow.forward_event_shape(dataset.event_shape)[-1] == 3 * 16 * 4**squeezed
 
 
@@ -198,7 +198,7 @@ def _count(config, event_shape, num_blocks, num_fc_blocks, **fields):
     model = config.model.copy_and_resolve_references()
     num_blocks = (num_blocks,) * len(model.num_blocks)
     model.update(num_blocks=num_blocks, num_fc_blocks=num_fc_blocks, **fields)
-    flow = resflow.flows.build_flow(model, event_shape)
+    flow = build_flow(model, event_shape)
     return sum(math.prod(v.shape) for v in flow.trainable_variables)
 
 

@@ -34,16 +34,16 @@ def jacobians(bijector, x):
 def test_layers_and_blocks():
     """Without activation the branch is W2 W1; each bound is the product of the clipped norms."""
     flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(5,), activation="relu", coefficient=0.8)
-    for layer in resflow.layers.lipschitz_layers(flow):
+    for layer in resflow.layers.norm_updates.lipschitz_layers(flow):
         layer.kernel.assign(2.0 * layer.kernel)
     resflow.layers.update_norms(flow, tolerance=1e-6, max_iterations=500)
     certificate, bounds = lipschitz_certificate(flow), lipschitz_bounds(flow)
     assert list(bounds) == ["block0", "block1"]
     assert {name: c["certified"] for name, c in certificate["blocks"].items()} == bounds
     assert [c["nominal"] for c in certificate["blocks"].values()] == [pytest.approx(0.64)] * 2
-    blocks = {block.name: block for block in resflow.bijectors.residual_blocks(flow)}
+    blocks = {block.name: block for block in resflow.bijectors.flow.residual_blocks(flow)}
     for name, of_layers in certificate["layers"].items():
-        kernels = resflow.layers.lipschitz_layers(blocks[name])
+        kernels = resflow.layers.norm_updates.lipschitz_layers(blocks[name])
         assert list(of_layers) == [layer.name for layer in kernels] == ["dense_0", "dense_1"]
         norms = [np.linalg.norm(layer.kernel.numpy(), 2) for layer in kernels]
         for layer, norm in zip(kernels, norms, strict=True):
@@ -109,7 +109,7 @@ def test_what_is_not_known(stored_norms):
     assert stale.lipschitz_constants()[:3] == (pytest.approx(1.9), pytest.approx(10), 2.0)
     inverted = lipschitz_constants(tfp.bijectors.Invert(stale), certified=True)
     assert inverted[:3] == (pytest.approx(2.0), pytest.approx(1.5), 2.0) and inverted.reason is None
-    (layer,) = resflow.layers.lipschitz_layers(stale)
+    (layer,) = resflow.layers.norm_updates.lipschitz_layers(stale)
     layer.vector.assign([[0.0, 1.0]])
     layer.kernel.assign(np.diag([1.5, 0.1]))
     stored_norms()

@@ -43,9 +43,9 @@ def test_a_plan_reaches_its_standard_error(model, x, monkeypatch):
 
 def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x):
     """128 pairs of rows, against 60 repetitions for 40 examples: 4 standard errors are 25 % of the noise."""
-    inputs = bijectors.block_inputs(model.flow, model.prepare(x, [0, 0]))
+    inputs = bijectors.passes.block_inputs(model.flow, model.prepare(x, [0, 0]))
     name, num_probes = next(iter(inputs)), 9
-    block = bijectors.blocks_by_name(model.flow)[name]
+    block = bijectors.views.blocks_by_name(model.flow)[name]
     draws = [planning._draw([inputs[name]], 128, num_probes, 1, draw) for draw in range(2)]
     std, _ = planning._measured(planning._series(block), draws, num_probes, 0.01)
     estimator = resflow.logdet.AdaptiveRoulette(0.01, per_example=True, chance=0.1, num_probes=num_probes)
@@ -65,7 +65,7 @@ def test_images_of_many_channels_may_have_fewer_probes_than_channels(monkeypatch
     monkeypatch.setattr(planning, "_MAX_EXACT_SIZE", 0)
     flow = resflow.flows.image_flow((3, 3, 9), (1,), 8, kernels=(3, 1), num_fc_blocks=0, seed=3)
     x = tf.constant(np.random.default_rng(0).normal(size=[16, 3, 3, 9]), tf.float32)
-    (block,) = bijectors.blocks_by_name(flow).values()
+    (block,) = bijectors.views.blocks_by_name(flow).values()
     found = planning._estimates(block, [x], 128, 0.0, 0)
     single, *few = [choice for choice in found if choice.log_det.rtol == 0.1 and choice.log_det.num_probes < 9]
     assert [choice.log_det.num_probes for choice in few] == [2, 4, 8]

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow import bijectors, flows, layers
+from tf_resflow.flows.build import build_estimator, build_flow
 
 pytestmark = pytest.mark.quick
 
@@ -18,7 +19,7 @@ EXACT = resflow.logdet.Exact()
 @pytest.fixture(autouse=True)
 def no_search(monkeypatch):
     """Layers that are built without a search for the maximizers of their norms, which nothing here needs."""
-    monkeypatch.setattr(layers.LipschitzLayer, "_new_vector", lambda layer: None)
+    monkeypatch.setattr(layers.lipschitz_layer.LipschitzLayer, "_new_vector", lambda layer: None)
 
 
 def kinds(flow):
@@ -34,7 +35,7 @@ def layer_kinds(block):
 
 
 def kernel_shapes(block):
-    return [tuple(layer.kernel.shape) for layer in layers.lipschitz_layers(block)]
+    return [tuple(layer.kernel.shape) for layer in layers.norm_updates.lipschitz_layers(block)]
 
 
 def test_vector_flow():
@@ -94,7 +95,7 @@ def test_image_flow_of_couplings(coupling):
     flow = flows.image_flow((8, 8, 1), (2, 1), 4, block=flows.coupling_image_block(coupling), **options)
     step = ["InvertibleConv1x1", coupling.__name__, "ActNorm"]
     assert kinds(flow) == ["Logit", "ActNorm", *step * 2, "Squeeze2D", *step, *step[1:] * 2]
-    couplings = [b for b in flow.bijectors if isinstance(b, bijectors.Coupling)]
+    couplings = [b for b in flow.bijectors if isinstance(b, bijectors.couplings.Coupling)]
     parameters = couplings[0].num_parameters
     # One channel has no half, so the first scale is split by a checkerboard; of four channels two are kept, and two
     # are mapped.
@@ -167,13 +168,13 @@ def test_factor_out():
 def test_norms_of_the_layers():
     """Residual blocks of every builder take a normalization; blocks of the default are tested everywhere else."""
     (block,) = blocks(flows.vector_flow(2, 1, (4,), norms=(float("inf"), 3.0, float("inf"))))
-    first, last = layers.lipschitz_layers(block)
+    first, last = layers.norm_updates.lipschitz_layers(block)
     assert (first.domain, first.codomain, last.domain, last.codomain) == (np.inf, 3.0, 3.0, np.inf)
     schatten = {"normalization": "schatten"}
     vectors = flows.vector_flow(2, 1, (4,), condition_size=1, **schatten)
     options = {"kernels": (3, 1, 3), "num_fc_blocks": 1, "fc_width": 4}
     images = flows.image_flow((4, 4, 1), (1,), 4, block=flows.residual_image_block(**schatten), **options)
-    found = layers.lipschitz_layers([vectors, images])
+    found = layers.norm_updates.lipschitz_layers([vectors, images])
     assert len(found) == 2 + 3 + 3
     assert all(layer.normalization == "schatten" for layer in found)
 
@@ -182,11 +183,11 @@ def test_learned_norms():
     """Each block has its own orders, in a cycle."""
     options = {"num_fc_blocks": 1, "fc_width": 16, "dtype": "float64"}
     flow = flows.image_flow((4, 4, 1), (1,), 1, block=flows.residual_image_block(norms="learned"), **options)
-    orders = layers.learned_orders(flow)
+    orders = layers.norm_updates.learned_orders(flow)
     np.testing.assert_allclose([order.order() for order in orders], np.full(6, 2.0), rtol=1e-6)
     assert {order.theta.dtype for order in orders} == {"float64"}
     for block in blocks(flow):
-        first, second, third = layers.lipschitz_layers(block)
+        first, second, third = layers.norm_updates.lipschitz_layers(block)
         assert first.codomain is second.domain and second.codomain is third.domain
         assert third.codomain is first.domain
 
@@ -234,43 +235,43 @@ def configured(**fields):
 
 
 def test_image_flow_of_a_config():
-    flow = flows.build_flow(configured(), (4, 4, 1), name="first")
+    flow = build_flow(configured(), (4, 4, 1), name="first")
     assert flow.name == "first" and [len(b.branch.layers) for b in blocks(flow)] == [5, 6, 8]
     (estimator,) = {b.log_det for b in blocks(flow)}
     assert (estimator.num_exact_terms, estimator.distribution.p, estimator.per_example) == (2, 0.5, False)
-    assert flows.build_flow(configured(factor_out=True), (4, 4, 2), name="second").name == "second"
-    learned = flows.build_flow(configured(num_blocks=(1,), num_fc_blocks=0, learned_norms=True), (4, 4, 1))
-    assert len(layers.learned_orders(learned)) == 3
+    assert build_flow(configured(factor_out=True), (4, 4, 2), name="second").name == "second"
+    learned = build_flow(configured(num_blocks=(1,), num_fc_blocks=0, learned_norms=True), (4, 4, 1))
+    assert len(layers.norm_updates.learned_orders(learned)) == 3
     config = configured(normalization="schatten")
     config.estimator.train.update(kind="power_series", num_terms=3)
-    flow = flows.build_flow(config, (4, 4, 1))
-    assert {layer.normalization for layer in layers.lipschitz_layers(flow)} == {"schatten"}
+    flow = build_flow(config, (4, 4, 1))
+    assert {layer.normalization for layer in layers.norm_updates.lipschitz_layers(flow)} == {"schatten"}
     (estimator,) = {b.log_det for b in blocks(flow)}
     assert isinstance(estimator, resflow.logdet.PowerSeries) and estimator.num_terms == 3
-    found = kinds(flows.build_flow(configured(block="additive_coupling", inv_1x1_conv=True), (4, 4, 1)))
+    found = kinds(build_flow(configured(block="additive_coupling", inv_1x1_conv=True), (4, 4, 1)))
     assert (found.count("AdditiveCoupling"), found.count("InvertibleConv1x1")) == (3, 2)
     assert "ResidualBlock" not in found
 
 
 def test_dense_nets_and_vectors_of_a_config():
     dense_net = {"branch": "dense_net", "depth": 2, "growth": 4, "activation": "clipswish"}
-    for block in blocks(flows.build_flow(configured(**dense_net), (4, 4, 1))):
+    for block in blocks(build_flow(configured(**dense_net), (4, 4, 1))):
         assert layer_kinds(block).count("LearnableConcatenation") == 2
-    (block, _) = blocks(flows.build_flow(configured(kind="vector", block="monotone", **dense_net), (3,)))
+    (block, _) = blocks(build_flow(configured(kind="vector", block="monotone", **dense_net), (3,)))
     assert isinstance(block, bijectors.MonotoneBlock)
     assert kernel_shapes(block) == [(3, 2), (7, 2), (11, 3)]
     config = configured(kind="vector", hidden=(4,), norms=(2.0, 2.0, 2.0), num_blocks=(1, 2))
-    flow = flows.build_flow(config, (3,), [0.0] * 3, [1.0] * 3, name="first")
+    flow = build_flow(config, (3,), [0.0] * 3, [1.0] * 3, name="first")
     assert kinds(flow)[0] == "Normalize" and len(blocks(flow)) == 3 and flow.name == "first"
 
 
 def test_estimators_of_a_config():
     config = configured().estimator.eval
-    default = flows.build_estimator(config, per_example=False)
+    default = build_estimator(config, per_example=False)
     assert (default.rtol, default.probes, default.per_example) == (0.01, "colored", False)
     for name, number in (("geometric", 0.25), ("poisson", 3.0)):
         config.update(distribution=name, p=number)
-        estimator = flows.build_estimator(config, per_example=True, kind="russian_roulette", num_probes=2)
+        estimator = build_estimator(config, per_example=True, kind="russian_roulette", num_probes=2)
         assert (estimator.num_exact_terms, estimator.per_example, estimator.num_probes) == (20, True, 2)
         distribution = estimator.distribution
         assert number in (getattr(distribution, "p", None), getattr(distribution, "rate", None))
@@ -298,11 +299,11 @@ REFUSALS = [
     (NORM_2, lambda: residual(norms="learned", dense_net=(2, 4))),
     (NORM_2, lambda: residual(norms=(2.0, 1.0, 2.0), dense_net=(2, 4))),
     (NORM_2, lambda: vectors(norms="learned", dense_net=(2, 4))),
-    ("3 norms", lambda: flows.build_flow(configured(kind="vector", hidden=(4,), norms=(2.0, 2.0)), (3,))),
-    ("rank 1, but the data have shape", lambda: flows.build_flow(configured(kind="vector"), (4, 4, 1))),
-    ("halved 1 times, .* multiples of 2, as by", lambda: flows.build_flow(configured(), (6, 5, 1))),
-    ("halved 1 times, .* multiples of 2, as by", lambda: flows.build_flow(configured(), (5, 6, 1))),
-    ("halved 2 times, .* of 4, as by", lambda: flows.build_flow(configured(squeeze_first=True), (6, 6, 1))),
+    ("3 norms", lambda: build_flow(configured(kind="vector", hidden=(4,), norms=(2.0, 2.0)), (3,))),
+    ("rank 1, but the data have shape", lambda: build_flow(configured(kind="vector"), (4, 4, 1))),
+    ("halved 1 times, .* multiples of 2, as by", lambda: build_flow(configured(), (6, 5, 1))),
+    ("halved 1 times, .* multiples of 2, as by", lambda: build_flow(configured(), (5, 6, 1))),
+    ("halved 2 times, .* of 4, as by", lambda: build_flow(configured(squeeze_first=True), (6, 6, 1))),
     ("dense_net must be a depth and a growth, such as .*; got 3", lambda: vectors(dense_net=3)),
     ("dense_net must be a depth and a growth, such as .*; got 3", lambda: residual(dense_net=3)),
 ]

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow import bijectors, flows, layers
+from tf_resflow.flows.branches import ACTIVATIONS
 
 EXACT = resflow.logdet.Exact()
 
@@ -30,10 +31,12 @@ def test_the_parts_of_a_flow_fit(build, latent, condition_size, dtype):
     """They are tested elsewhere; 1x1 convolutions go with every block, and every block takes the condition."""
     flow = build(condition_size=condition_size, dtype=dtype)
     assert {v.dtype.name for v in flow.trainable_variables} == {dtype}
-    found = [part for part in flow.submodules if isinstance(part, bijectors.ResidualBlock | bijectors.Coupling)]
+    found = [
+        part for part in flow.submodules if isinstance(part, bijectors.ResidualBlock | bijectors.couplings.Coupling)
+    ]
     assert len(found) == 3
     assert condition_size is None or all(part.condition_shape == [condition_size] for part in found)
-    for i, variable in enumerate([] if layers.lipschitz_layers(flow) else flow.trainable_variables):
+    for i, variable in enumerate([] if layers.norm_updates.lipschitz_layers(flow) else flow.trainable_variables):
         variable.assign_add(tf.random.stateless_normal(variable.shape, [1, i], 0.0, 0.1, dtype=variable.dtype))
     event_shape = [2] if latent == [2] else [4, 6, 1]
     x = tf.random.stateless_uniform([3, *event_shape], [0, 1], 0.1, 0.9, dtype=dtype)
@@ -51,7 +54,7 @@ def test_the_parts_of_a_flow_fit(build, latent, condition_size, dtype):
 def test_activations_on_images():
     """In a graph of any number of them the whole series is the logarithm of the determinant of a dense Jacobian."""
     x = tf.random.stateless_normal([2, 2, 3, 4], [0, 1])
-    for activation in flows.ACTIVATIONS:
+    for activation in ACTIVATIONS:
         branch = flows.conv_branch((2, 3, 4), 4, (3, 1), activation=activation, coefficient=0.5)
         assert layers.lipschitz_constant(branch) <= 0.5**2 + 1e-12
         assert np.all(np.isfinite(branch(x))) and np.max(np.abs(branch(x))) > 1e-4, activation
@@ -89,7 +92,7 @@ def test_policies(kind, policy, dtype_policy):
         inputs = [tf.zeros([2, *x.shape[1:]], variables) for x in network.inputs]
         inputs = inputs if len(inputs) > 1 else inputs[0]
         assert network(inputs).dtype == variables
-        assert layers.bind(network, training=True)(inputs).dtype == computed
+        assert layers.program.bind(network, training=True)(inputs).dtype == computed
 
 
 SHAPE = (2, 3, 2)
@@ -108,7 +111,7 @@ def test_conditional_branches_of_images(kind):
     """Lipschitz in x alone: dense Jacobians at two conditions, which change them, and their determinants."""
     constant = 0.7**3 if kind == "flat dense nets" else 0.7**2
     branch = CONDITIONAL[kind](condition_size=3, coefficient=0.7, seed=1, dtype="float64")
-    for layer in layers.lipschitz_layers(branch):
+    for layer in layers.norm_updates.lipschitz_layers(branch):
         layer.kernel.assign(3 * layer.kernel)
     layers.converge_norms(branch)
     assert layers.lipschitz_constant(branch) == pytest.approx(constant)

@@ -120,7 +120,7 @@ def test_learned_orders(checkpoint_path):
     weights = published.weights | {name: np.array(x) for name, x in zip(names, [0.0, -1.5, 2.0], strict=True)}
     for tensor in tensors:
         tensor.variable.assign(tensor.value(weights))
-    block = layers.lipschitz_layers(model.flow)[:3]
+    block = layers.norm_updates.lipschitz_layers(model.flow)[:3]
     pairs = [(float(layer.domain.order()), float(layer.codomain.order())) for layer in block]
 
     def order(x):
@@ -149,7 +149,7 @@ def test_the_coefficient_is_what_all_kernels_keep(name, bound, converted, load):
     Above 1 it is taken on trust: `sn_tol` was 1 in one, whose power iterations took one step.
     """
     largest = 0.0
-    for layer in layers.lipschitz_layers(load(name).model.flow):
+    for layer in layers.norm_updates.lipschitz_layers(load(name).model.flow):
         shape = layer._operator.vector_shape
         basis = np.eye(math.prod(shape), dtype=np.float32).reshape(-1, *shape)
         matrix = layer._operator.matvec(layer._operand(), basis).numpy().reshape(len(basis), -1)

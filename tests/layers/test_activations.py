@@ -237,7 +237,7 @@ def test_fused_activations_are_compiled_by_xla_and_others_are_not():
     layer = with_beta(layers.LipSwish(), 0.7)
 
     def compiled(training):
-        function = layers.bind(keras.Sequential([keras.Input([3]), layer]), training=training)
+        function = layers.program.bind(keras.Sequential([keras.Input([3]), layer]), training=training)
         graph = tf.function(function).get_concrete_function(tf.TensorSpec([4, 3])).graph.as_graph_def()
         return any(f.attr["_XlaMustCompile"].b for f in graph.library.function)
 

@@ -74,7 +74,7 @@ def test_value_derivative_and_their_gradients(name, mode):
     def forward():
         with tf.GradientTape() as tape:
             tape.watch([x, v, *conditions])
-            bound = layers.bind(branch, training=mode == "fused")
+            bound = layers.program.bind(branch, training=mode == "fused")
             y, derivative = bound.value_and_derivative([x, *conditions], v)
             loss = tf.reduce_sum(a * y) + tf.reduce_sum(b * derivative)
         return y, tf.reduce_sum(b * derivative), *tape.gradient(loss, [x, v, *conditions, *weights])
@@ -93,7 +93,7 @@ def test_value_derivative_and_their_gradients(name, mode):
 
 
 def jacobian(network, inputs):
-    value, tangents = layers.bind(network).jacobian(inputs)
+    value, tangents = layers.program.bind(network).jacobian(inputs)
     return value, tf.transpose(tangents, [1, 2, 0])
 
 

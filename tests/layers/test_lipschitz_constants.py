@@ -89,7 +89,7 @@ def test_learnable_concatenation(dtype):
         assert certified <= layers.lipschitz_constant(branch) == 0.9 * 0.5
         weights = joined([np.ones([1, 3]), np.ones([1, 2])])
         np.testing.assert_allclose(weights[0], np.repeat(eta, [3, 2]), rtol=2 * rounding)
-        training = layers.bind(branch, training=True)
+        training = layers.program.bind(branch, training=True)
         (weights,) = (training.parameters[i] for i in training.program.steps[-1].weights)
         assert weights.dtype == training.program.steps[-1].operation.dtype
         assert np.linalg.norm(tf.cast(weights, tf.float64)) <= 0.9 + 1e-7
@@ -178,7 +178,7 @@ def test_no_jacobian_of_a_random_graph_exceeds_its_constant(order):
 def test_certified_is_the_product_of_the_true_norms_in_a_graph():
     branch = sequential(Dense(6, 0.9), layers.LipSwish(), Dense(4, 0.8))
     certified = tf.function(lambda: layers.lipschitz_constant(branch, certified=True), autograph=False)()
-    kernels = [layer.scaled_kernel().numpy() for layer in layers.lipschitz_layers(branch)]
+    kernels = [layer.scaled_kernel().numpy() for layer in layers.norm_updates.lipschitz_layers(branch)]
     expected = np.prod([np.linalg.norm(kernel.astype("float64"), 2) for kernel in kernels])
     assert certified.dtype == tf.float64 and certified.shape == []
     np.testing.assert_allclose(certified, expected, rtol=1e-6)
@@ -189,7 +189,7 @@ def test_certified_shows_what_a_stale_estimate_hides():
     branch.layers[0].kernel.assign(np.diag([1.0, 2.0, 3.0, 4.0]))
     branch.layers[0].vector.assign([[1.0, 0.0, 0.0, 0.0]])
     assert layers.lipschitz_constant(branch) == 0.9
-    bound = layers.bind(branch, training=True)
+    bound = layers.program.bind(branch, training=True)
     np.testing.assert_allclose(layers.lipschitz_constant(bound, certified=True), 3.6, rtol=1e-6)
 
 
@@ -260,9 +260,9 @@ def test_the_order_is_that_of_the_first_layer_on_the_first_input():
         return Dense(4, 0.5, domain=inner, codomain=order)(hidden)
 
     branch = of(merged, [4], [3])
-    assert layers.lipschitz_order(branch) is order and layers.lipschitz_constant(branch) == 0.25
-    assert layers.lipschitz_order(sequential(layers.LipSwish(), dense(4, 0.5, 1))) == 1.0
-    assert layers.lipschitz_order(sequential(layers.MaxMin())) == 2.0
+    assert layers.lipschitz_constants.lipschitz_order(branch) is order and layers.lipschitz_constant(branch) == 0.25
+    assert layers.lipschitz_constants.lipschitz_order(sequential(layers.LipSwish(), dense(4, 0.5, 1))) == 1.0
+    assert layers.lipschitz_constants.lipschitz_order(sequential(layers.MaxMin())) == 2.0
 
 
 def test_what_has_no_constant_is_refused():

@@ -124,7 +124,7 @@ def test_config_round_trip(make, shape, arguments):
 def test_files_and_checkpoints_keep_values_and_vectors(tmp_path):
     parts = convolution(), keras.layers.Flatten(), dense(2)
     model = keras.Sequential([keras.Input([4, 5, 3]), *parts])
-    for layer in layers.lipschitz_layers(model):
+    for layer in layers.norm_updates.lipschitz_layers(model):
         layer.kernel.assign(layer.kernel * 2 + 1)
         layer.vector.assign(layer.vector * 3)
     model.save(tmp_path / "model.keras")

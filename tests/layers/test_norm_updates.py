@@ -46,23 +46,23 @@ def test_layers_and_orders_are_found_once_and_in_order(learned):
     nested = keras.Sequential([keras.Input([2]), a, layers.LipSwish(), b])
     blocks = [Block(branch=branch) for branch in (a, b, a)]
     for obj in (nested, [a, b], (blocks[0], b, a), Block(*blocks), [Block(blocks[0]), [b]]):
-        found = layers.lipschitz_layers(obj)
+        found = layers.norm_updates.lipschitz_layers(obj)
         assert [id(layer) for layer in found] == [id(layer) for layer in (*a.layers, *b.layers)]
-    assert layers.lipschitz_layers(a.layers[1]) == [a.layers[1]]
-    assert layers.lipschitz_layers(Block()) == layers.learned_orders(a) == []
-    orders = layers.learned_orders([learned, a, Block(branch=learned)])
+    assert layers.norm_updates.lipschitz_layers(a.layers[1]) == [a.layers[1]]
+    assert layers.norm_updates.lipschitz_layers(Block()) == layers.norm_updates.learned_orders(a) == []
+    orders = layers.norm_updates.learned_orders([learned, a, Block(branch=learned)])
     assert [id(order) for order in orders] == [id(layer.domain) for layer in learned.layers]
     with pytest.raises(ValueError, match="Expected a Keras layer"):
-        layers.lipschitz_layers("flow")
+        layers.norm_updates.lipschitz_layers("flow")
 
 
 def test_update_norms_reaches_every_layer(stored_norms):
     branches = [chain(), chain()]
-    for layer in layers.lipschitz_layers(branches):
+    for layer in layers.norm_updates.lipschitz_layers(branches):
         layer.kernel.assign(layer.kernel + 1)
     assert 0 < layers.update_norms(Block(*(Block(branch=branch) for branch in branches)), 1e-6, 3000) <= 3000
     stored_norms()
-    for layer in layers.lipschitz_layers(branches):
+    for layer in layers.norm_updates.lipschitz_layers(branches):
         np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(layer.kernel, 2), rtol=1e-5)
     assert layers.update_norms(layers.LipSwish()) == 0
 
@@ -99,7 +99,7 @@ def test_layers_of_one_shape_equal_each_alone(units, dtype, stored_norms, estima
     for layer in branch.layers:
         np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(layer.kernel, 2), rtol=1e-3)
     estimates.clear()
-    layers.bind(branch, training=True)
+    layers.program.bind(branch, training=True)
     assert len(estimates) == 1
 
 
@@ -109,7 +109,7 @@ def test_a_kernel_that_is_not_finite_spoils_no_other():
         layer.kernel.assign(np.broadcast_to(kernel, [40, 40]))
     layers.update_norms(branch)
     assert all(np.isfinite(layer.vector).all() for layer in branch.layers)
-    _, zero, other = layers.bind(branch, training=True).parameters[::2]
+    _, zero, other = layers.program.bind(branch, training=True).parameters[::2]
     np.testing.assert_array_equal(zero, np.zeros([40, 40]))
     np.testing.assert_allclose(np.linalg.norm(other, 2), 0.7, rtol=1e-4)
 
@@ -120,7 +120,7 @@ def test_a_bound_network_scales_once(estimates):
 
     def gradients(once):
         with tf.GradientTape() as tape:
-            g = layers.bind(branch) if once else branch
+            g = layers.program.bind(branch) if once else branch
             x = g(0.5 * g(0.5 * g(X)))
             loss = tf.reduce_sum(x**2)
         return x, *tape.gradient(loss, [v.value for v in branch.trainable_variables])
@@ -136,13 +136,13 @@ def test_a_bound_network_scales_once(estimates):
 def test_a_bound_network_keeps_its_kernels():
     """So do its certificate, and a function of copies in variables, as in an export, which reads no kernel."""
     branch = chain()
-    kernel, before, bound = branch.layers[0].kernel, branch(X), layers.bind(branch)
+    kernel, before, bound = branch.layers[0].kernel, branch(X), layers.program.bind(branch)
     certificate = layers.lipschitz_constant(branch, certified=True)
     copies = [tf.Variable(parameter, trainable=False) for parameter in bound.parameters]
     function = tf.function(bound.with_parameters(copies)).get_concrete_function(X)
     assert {id(handle) for handle in function.captured_inputs} == {id(copy.handle) for copy in copies}
     kernel.assign(kernel * [[1.0], [0.01]])
-    for evaluate in (bound, layers.bind(bound), function):
+    for evaluate in (bound, layers.program.bind(bound), function):
         np.testing.assert_allclose(evaluate(X), before, rtol=1e-6)
     assert np.abs(branch(X) - before).max() > 1e-3
     kernel.assign(tf.zeros_like(kernel))

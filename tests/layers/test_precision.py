@@ -51,14 +51,14 @@ def test_a_network_computes_in_its_lower_precision_in_training_alone(functional)
         recorder.dtypes.clear()
     x = normal([4, 2])
     before, low = network(x), "bfloat16"
-    within = tf.function(lambda x: layers.bind(network, training=True)(x), autograph=False)(x)
+    within = tf.function(lambda x: layers.program.bind(network, training=True)(x), autograph=False)(x)
     assert (before.dtype, within.dtype) == (tf.float32, tf.bfloat16)
     assert inner.dtypes == outer.dtypes == ["float32"] * 2
     for training, expected in ((True, [low, low, "float32", low]), (False, ["float32"] * 4)):
-        steps = layers.bind(network, training=training).program.steps
+        steps = layers.program.bind(network, training=training).program.steps
         assert [step.operation.dtype for step in steps if step.operation.dtype] == expected
     np.testing.assert_array_equal(block.forward(x, seed=1), x + network(x))
-    np.testing.assert_array_equal(layers.bind(network)(x), network(x))
+    np.testing.assert_array_equal(layers.program.bind(network)(x), network(x))
 
 
 def test_layers_that_are_in_no_bijector_have_the_policy_of_keras():
@@ -81,7 +81,7 @@ def test_the_kernel_of_training_and_of_evaluation():
     confine_to_training(network)
     layer.update_norm(tolerance=1e-6, max_iterations=3000)
     precise = layer(tf.eye(40)).numpy().astype("float64")
-    training = layers.bind(network, training=True)
+    training = layers.program.bind(network, training=True)
     rounded = tf.cast(training(tf.eye(40)), tf.float64).numpy()
     assert 0 < np.max(np.abs(rounded - precise) / np.abs(precise)) <= 2.0**-8
     norms = [np.linalg.norm(w, 2) for w in (precise, rounded)]

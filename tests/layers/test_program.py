@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.layers.precision import confine_to_training
 from tf_resflow.layers.program import read
-from tf_resflow.layers.shared_traces import settings_key, traced_once
+from tf_resflow.layers.tracing import settings_key, traced_once
 
 
 def dense(units=8, activation=layers.LipSwish, order=2.0, dtype="float64", **kwargs):
@@ -142,7 +142,7 @@ def test_a_bound_network_is_that_of_keras(build):
     network, rng = build(), np.random.default_rng(0)
     inputs = [tf.cast(1500.0 * rng.normal(size=[4, x.shape[1]]), x.dtype) for x in network.inputs]
     for training in (False, True):
-        np.testing.assert_array_equal(layers.bind(network, training=training)(inputs), network(inputs))
+        np.testing.assert_array_equal(layers.program.bind(network, training=training)(inputs), network(inputs))
 
 
 def of_convolution(**settings):
@@ -161,7 +161,7 @@ def of_convolution(**settings):
 def test_a_bound_convolution_is_that_of_keras(settings):
     network, x = of_convolution(**settings), tf.random.stateless_normal([3, 6, 5, 2], [1, 2])
     assert read(network).is_known
-    np.testing.assert_allclose(layers.bind(network)(x), network(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(layers.program.bind(network)(x), network(x), rtol=1e-5, atol=1e-6)
 
 
 def test_other_convolutions_are_called_as_keras_calls_them():
@@ -171,12 +171,12 @@ def test_other_convolutions_are_called_as_keras_calls_them():
 
 def test_a_bound_network_takes_the_shapes_of_its_inputs():
     stack = [keras.layers.Flatten(), layers.LipschitzDense(4), keras.layers.Reshape([2, 2, 1])]
-    bound = layers.bind(keras.Sequential([keras.Input([2, 2, 1]), *stack]))
+    bound = layers.program.bind(keras.Sequential([keras.Input([2, 2, 1]), *stack]))
     for shape in ([4, 1, 1, 1], [2, 4, 4, 1], [4, 2, 2], [1, 4, 2, 2, 1]):
         with pytest.raises(ValueError, match="takes inputs of shape|reshapes events"):
             bound(tf.ones(shape))
     with pytest.raises(ValueError, match="takes 2 inputs"):
-        layers.bind(two_inputs())(tf.ones([1, 3]))
+        layers.program.bind(two_inputs())(tf.ones([1, 3]))
 
 
 def test_a_function_is_traced_once_for_each_key_and_shape():

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.layers.matrices import layer_of, matrix_of, schatten, singular_values
 from tf_resflow import layers
 from tf_resflow.layers.linear_operators import ConvolutionOperator
-from tf_resflow.layers.schatten_norms import SchattenNorm
+from tf_resflow.layers.operator_norms import SchattenNorm
 
 pytestmark = pytest.mark.quick
 
@@ -79,7 +79,7 @@ def test_a_branch_has_no_state_and_needs_no_updates(tmp_path):
     convolution = [layers.LipschitzConv2D(2, 3, **schatten), layers.LipSwish(), keras.layers.Flatten()]
     branch = keras.Sequential([keras.Input([2, 3, 1]), *convolution, layers.LipschitzDense(6, **schatten)])
     assert branch.non_trainable_variables == []
-    for layer in layers.lipschitz_layers(branch):
+    for layer in layers.norm_updates.lipschitz_layers(branch):
         layer.kernel.assign(9 * normal(layer.kernel.shape))
     before = [variable.numpy() for variable in branch.variables]
     assert layers.update_norms(branch, 1e-9, 1000) == 0

@@ -27,7 +27,7 @@ def branch():
     for variable in model.trainable_variables:
         variable.assign(variable + 0.3 * rng.normal(size=variable.shape))
     rows = np.linalg.qr(rng.normal(size=[6, SIZE]))[0].T
-    kernels = [layer.kernel for layer in layers.lipschitz_layers(model)]
+    kernels = [layer.kernel for layer in layers.norm_updates.lipschitz_layers(model)]
     kernels[0].assign(kernels[0] + 4 * rows)
     kernels[1].assign(kernels[1] - 4 * rows.T)
     first.bias.assign(first.bias + 1.5)
@@ -71,7 +71,7 @@ def test_estimators_equal_slogdet_with_basis_probes(branch, data):
     """Also with kernels that were scaled before, which get their gradient."""
 
     def bound(branch, *args, **kwargs):
-        return PowerSeries(60, probes="basis")(resflow.layers.bind(branch), *args, **kwargs)
+        return PowerSeries(60, probes="basis")(resflow.layers.program.bind(branch), *args, **kwargs)
 
     expected = value_and_gradients(branch, dense, data)
     for estimator in (Exact(), bound, AdaptiveSeries(1e-12, probes="basis"), RussianRoulette(60, probes="basis")):

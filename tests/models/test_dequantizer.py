@@ -63,7 +63,7 @@ def test_the_noise_of_couplings_takes_memory():
     block = resflow.flows.coupling_image_block(resflow.bijectors.AffineCoupling)
     flow = resflow.flows.image_flow((2, 2, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0, block=block)
     model = resflow.FlowModel(flow, (2, 2, 1), levels=LEVELS, dequantizer=FlowDequantizer((2, 2, 1), 1, 4))
-    (size, *_) = map(bytes_per_row, resflow.bijectors.residual_blocks(model.data_space.dequantizer.flow))
+    (size, *_) = map(bytes_per_row, resflow.bijectors.flow.residual_blocks(model.data_space.dequantizer.flow))
     for rows, expected in ((3, (3, 3)), (1e6, (1, 9))):
         megabytes = (rows + 0.5) * size / 2**20
         samples = LogProbSamples(
@@ -175,8 +175,8 @@ def test_fit_trains_the_noise(model):
     assert len(model.data_space.dequantizer.weights) > 10
     for weight, value in zip(model.trainable_weights, start, strict=True):
         assert np.any(weight.numpy() != value), weight.path
-    found = resflow.layers.lipschitz_layers(model)
-    assert len(found) == len(resflow.layers.lipschitz_layers(model.flow)) + 3
+    found = resflow.layers.norm_updates.lipschitz_layers(model)
+    assert len(found) == len(resflow.layers.norm_updates.lipschitz_layers(model.flow)) + 3
     for layer in found:
         np.testing.assert_allclose(layer.norm_estimate(), layer.norm_bound(), rtol=0.1)
 
@@ -196,7 +196,7 @@ def test_estimators_of_both_flows(model):
     exact, evaluated = (model.log_prob(x, 1, **given) for given in ({"log_det": EXACT}, {"evaluation": True}))
     np.testing.assert_allclose(exact, evaluated, rtol=1e-5)
     np.testing.assert_allclose(model.log_prob(x, 1, log_det={}), model.log_prob(x, 1), atol=1.0)
-    by_block = dict.fromkeys(resflow.bijectors.blocks_by_name(model.flow), EXACT)
+    by_block = dict.fromkeys(resflow.bijectors.views.blocks_by_name(model.flow), EXACT)
     plan = LikelihoodPlan(log_det=by_block, num_samples=5)
     values = LogProbSamples(model, LikelihoodPlan(log_det=EXACT, num_samples=5))(x, 2).numpy()
     log_prob, stderr = evaluation.estimate_log_prob(model, x, 2, plan=plan)

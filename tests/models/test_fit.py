@@ -54,7 +54,7 @@ def test_a_fit(data, tmp_path):
     assert entropy - 0.3 < losses[-1] < entropy + 1.0
     for weight, value in zip(model.trainable_weights, start, strict=True):
         assert np.any(weight.numpy() != value), weight.path
-    for layer in resflow.layers.lipschitz_layers(model.flow):
+    for layer in resflow.layers.norm_updates.lipschitz_layers(model.flow):
         np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(layer.kernel.numpy(), 2), rtol=1e-3)
     assert {p.name for p in tmp_path.glob("*.h5")} == {f"{i}.weights.h5" for i in range(1, 7)}
     assert list((tmp_path / "board").rglob("events.*"))

@@ -12,7 +12,7 @@ from scipy import stats
 
 import tf_resflow as resflow
 from tf_resflow.evaluation.reconstruction import round_trip
-from tf_resflow.layers import LipschitzLayer
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 from tf_resflow.models.flow_model import sample_latent
 
 tfb = tfp.bijectors
@@ -274,7 +274,7 @@ def test_build_model(monkeypatch):
     found = (model.data_space.event_shape, model.data_space.levels, model.data_space.num_dimensions, model.seed)
     assert found == ((4, 6, 1), 4, 24, 3)
     np.testing.assert_allclose(model.flow.bijectors[0].forward([[[0.7]]]), [[[1.0]]], rtol=1e-6)
-    blocks = resflow.bijectors.residual_blocks(model._evaluation_distribution)
+    blocks = resflow.bijectors.flow.residual_blocks(model._evaluation_distribution)
     assert {(type(b.log_det).__name__, b.log_det.rtol) for b in blocks} == {("AdaptiveRoulette", 0.01)}
     assert all(b.log_det.per_example for b in blocks)
 

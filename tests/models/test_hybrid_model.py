@@ -10,6 +10,7 @@ from scipy import special
 
 import tf_resflow as resflow
 from tf_resflow import bijectors, flows, models
+from tf_resflow.flows.classifier import ActNormLayer
 
 SHAPE = (4, 4, 1)
 SIZE = 16
@@ -28,7 +29,7 @@ def make_model(density_weight=1.0, levels=None, log_det=EXACT, dtype="float32"):
     options = {"num_fc_blocks": 0, "logit_alpha": None, "mean": [0.5], "std": [0.25], "inv_1x1_conv": True}
     options |= {"block": flows.residual_image_block(log_det=log_det), "kernels": (3, 1)}
     flow = flows.image_flow(SHAPE, (1, 1), 4, dtype=dtype, **options)
-    shapes = bijectors.feature_shapes(flow, SHAPE)
+    shapes = flow.feature_shapes(SHAPE)
     classifier = flows.multiscale_classifier(shapes, 3, num_features=4, dtype=dtype)
     options = {"levels": levels, "density_weight": density_weight, "evaluation_log_det": log_det}
     model = resflow.HybridModel(flow, classifier, SHAPE, **options)
@@ -51,7 +52,7 @@ def test_a_classifier_of_another_dtype():
     block = flows.residual_image_block(log_det=EXACT)
     options = {"num_fc_blocks": 0, "logit_alpha": None, "block": block, "kernels": (3, 1), "dtype": "float64"}
     flow = flows.image_flow(SHAPE, (1,), 4, **options)
-    classifier = flows.multiscale_classifier(bijectors.feature_shapes(flow, SHAPE), 3, num_features=4)
+    classifier = flows.multiscale_classifier(flow.feature_shapes(SHAPE), 3, num_features=4)
     losses = resflow.HybridModel(flow, classifier, SHAPE).example_losses(images(), seed=[0, 1], training=True)
     assert {losses[name].dtype for name in ("loss", "cross_entropy", "nats")} == {tf.float64}
 
@@ -59,7 +60,7 @@ def test_a_classifier_of_another_dtype():
 def test_an_act_norm_of_a_classifier_has_its_policy():
     x = np.random.default_rng(0).normal(size=[64, 3])
     for policy in ("float32", "mixed_bfloat16"):
-        layer = flows.ActNormLayer(3, dtype=policy)
+        layer = ActNormLayer(3, dtype=policy)
         layer.initialize(tf.constant(x, tf.float32))
         y = layer(x)
         assert y.dtype == layer.compute_dtype
@@ -71,7 +72,7 @@ def partial_values(model, x):
 
     def through(members, x):
         for b in members:
-            x = b.run(x, bijectors.Context(log_det=False)).value
+            x = b.forward_pass(x, bijectors.base.Context(log_det=False)).value
         return x
 
     members = model.flow.bijectors

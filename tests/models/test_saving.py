@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
-from tf_resflow.layers import LipschitzLayer
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 from tf_resflow.models.saving import SavedSettings
 
 tfb = tfp.bijectors
@@ -172,7 +172,7 @@ def variational(seed):
 
 def classes(seed):
     flow = resflow.flows.image_flow((4, 4, 1), (1, 1), 4, num_fc_blocks=0, seed=seed)
-    classifier = resflow.flows.multiscale_classifier(bijectors.feature_shapes(flow, (4, 4, 1)), 3, 4, seed=seed)
+    classifier = resflow.flows.multiscale_classifier(flow.feature_shapes((4, 4, 1)), 3, 4, seed=seed)
     return resflow.HybridModel(flow, classifier, (4, 4, 1))
 
 

@@ -21,9 +21,9 @@ def make_model(norms, log_det=None, converged=True):
     flow = resflow.flows.vector_flow(2, 1, (6,), norms=norms, log_det=log_det, seed=1)
     model = resflow.FlowModel(flow, [2], evaluation_log_det=resflow.logdet.Exact())
     model.compile(optimizer=keras.optimizers.SGD(RATE))
-    for layer in layers.lipschitz_layers(flow):
+    for layer in layers.norm_updates.lipschitz_layers(flow):
         layer.kernel.assign(4 * layer.kernel)
-    for i, order in enumerate(layers.learned_orders(flow)):
+    for i, order in enumerate(layers.norm_updates.learned_orders(flow)):
         order.theta.assign(i / 2 - 1.5)
     if converged:
         layers.update_norms(flow, 1e-7, 1000)
@@ -39,7 +39,7 @@ def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
     """An order's gradient is the slope of the mean norm, by central differences between norms that are maximized
     anew; the gradients of kernels and biases are those of the loss alone."""
     model = make_model("learned")
-    orders, before = layers.learned_orders(model.flow), [w.numpy() for w in model.trainable_weights]
+    orders, before = layers.norm_updates.learned_orders(model.flow), [w.numpy() for w in model.trainable_weights]
     slopes = []
     for order in orders:
         theta, step = order.theta.numpy(), 1e-2
@@ -77,7 +77,7 @@ def test_orders_over_replicas(data, two_replicas, stored_norms):
     stored_norms()
 
     def of_orders(model):
-        thetas = {id(order.theta) for order in layers.learned_orders(model.flow)}
+        thetas = {id(order.theta) for order in layers.norm_updates.learned_orders(model.flow)}
         _, gradients = loss_and_gradients(model, data, tf.constant([0, 1]))
         pairs = zip(model.trainable_weights, gradients, strict=True)
         return tf.stack([gradient for weight, gradient in pairs if id(weight) in thetas])
@@ -101,8 +101,8 @@ def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
         flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([2]), block, coupling])
         model = resflow.FlowModel(flow, [2])
         model.compile(optimizer=keras.optimizers.Adam(0.03))
-    calls, cast = [], Operation._cast
-    monkeypatch.setattr(Operation, "_cast", lambda self, x: calls.append((type(self), self.dtype)) or cast(self, x))
+    calls, cast = [], Operation.cast
+    monkeypatch.setattr(Operation, "cast", lambda self, x: calls.append((type(self), self.dtype)) or cast(self, x))
     x = data * [3.0, 0.5] + 1.0
     model.initialize(x / 2)
     step = tf.function(models.train_step, autograph=False)

@@ -30,7 +30,7 @@ def image_model():
     """A hybrid model of 8 x 8 images of 17 levels."""
     structure = {"num_blocks": (1,), "width": 8, "kernels": (3, 1), "num_fc_blocks": 0, "squeeze_first": True}
     flow = resflow.flows.image_flow((8, 8, 1), **structure, logit_alpha=None, mean=[0.3], std=[0.3])
-    shapes = resflow.bijectors.feature_shapes(flow, (8, 8, 1))
+    shapes = flow.feature_shapes((8, 8, 1))
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=3, num_features=8)
     model = resflow.HybridModel(flow, classifier, (8, 8, 1), levels=17)
     x = np.random.default_rng(0).integers(17, size=[64, 8, 8, 1]).astype("uint8")

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.solvers import Anderson, FixedPoint, solve_residual
+from tf_resflow.solvers import Anderson, FixedPoint
+from tf_resflow.solvers.residual_inverse import solve_residual
 
 by_both = pytest.mark.parametrize("kind", [FixedPoint, Anderson])
 
@@ -112,7 +113,9 @@ def test_an_example_that_does_not_converge_is_told(kind):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize(("adapt", "sign"), [(resflow.layers.bind, 1), (lambda branch: lambda x: branch(x), -1)])
+@pytest.mark.parametrize(
+    ("adapt", "sign"), [(resflow.layers.program.bind, 1), (lambda branch: lambda x: branch(x), -1)]
+)
 def test_implicit_gradients(adapt, sign, branch):
     """d/dy, d/dtheta of sum(w . x(y)) against the dense implicit function theorem."""
     y, w = tf.constant(np.random.default_rng(2).normal(size=[2, 5, 4]))
@@ -204,7 +207,7 @@ def test_what_is_vectorized_warns_if_some_did_not_converge(capfd):
     def run(rates):
         def one(rate):
             solution = FixedPoint(max_iterations=20)(lambda x: rate * x, tf.ones([3, 1]))
-            with tf.control_dependencies([resflow.solvers.warn_unconverged(solution, "no luck")]):
+            with tf.control_dependencies([resflow.solvers.fixed_point.warn_unconverged(solution, "no luck")]):
                 return tf.identity(solution.converged)
 
         return tf.vectorized_map(one, rates)

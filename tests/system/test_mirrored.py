@@ -71,7 +71,7 @@ def test_replicas_stay_equal_and_draw_differently(two_replicas, data):
         np.testing.assert_array_equal(first, second)
     for variable, value in zip(model.trainable_variables, start, strict=True):
         assert np.any(variable.numpy() != value)
-    for layer in resflow.layers.lipschitz_layers(model.flow):
+    for layer in resflow.layers.norm_updates.lipschitz_layers(model.flow):
         norm = np.linalg.norm(layer.kernel.numpy(), 2)
         np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=5e-2)
 
@@ -128,7 +128,7 @@ def test_fit(two_replicas, data):
     for variable in model.weights:
         first, second = local_values(two_replicas, variable)
         np.testing.assert_array_equal(first, second)
-    for layer in resflow.layers.lipschitz_layers(model.flow):
+    for layer in resflow.layers.norm_updates.lipschitz_layers(model.flow):
         norm = np.linalg.norm(layer.kernel.numpy(), 2)
         np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=1e-3)
 

@@ -28,7 +28,7 @@ def test_weights_are_averaged_and_come_back(make_config):
         with averaging.AveragedWeights(model, optimizer):
             inside = values(model.weights)
             np.testing.assert_equal(values(model.trainable_variables), averages)
-            for layer in layers.lipschitz_layers(model.flow):
+            for layer in layers.norm_updates.lipschitz_layers(model.flow):
                 largest = np.linalg.svd(layer.kernel.numpy(), compute_uv=False)[0]
                 np.testing.assert_allclose(layer.norm_estimate().numpy(), largest, rtol=1e-4)
             raise KeyboardInterrupt

@@ -169,7 +169,7 @@ def test_what_cannot_be_measured(plane):
 
 def test_adaptive_needs_a_certificate(make_config, stored_norms):
     flow = resflow.flows.image_flow((4, 4, 1), (1,), 2, kernels=(3, 3), num_fc_blocks=0)
-    layer = resflow.layers.lipschitz_layers(flow)[0]
+    layer = resflow.layers.norm_updates.lipschitz_layers(flow)[0]
     layer.kernel.assign(np.ones(layer.kernel.shape))
     corner = np.zeros(layer.vector.shape)
     corner[:, 0, 0] = 1.0
@@ -185,7 +185,7 @@ def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monke
             return super().call(inputs)
 
     run = resflow.load(plane[0])
-    (block,) = resflow.bijectors.residual_blocks(run.model.flow)
+    (block,) = resflow.bijectors.flow.residual_blocks(run.model.flow)
     activation = block.branch.layers[1]
     monkeypatch.setitem(block._parameters, "lipschitz_constant", 0.9)
     activation.__class__ = Own  # of which nobody says that its constant is that of what it overrides
@@ -204,7 +204,7 @@ def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monke
 
 def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
     flow = resflow.flows.vector_flow(2, 1, (2,), norms="learned", coefficient=0.5, act_norm=False)
-    learned, order = resflow.layers.learned_orders(flow)[0], 1.5
+    learned, order = resflow.layers.norm_updates.learned_orders(flow)[0], 1.5
     learned.theta.assign(np.log((order - learned.low) / (learned.high - order)))
     config = make_config(model__learned_norms=True)
     _, series = models.evaluation_estimator(config, flow, [2], name="adaptive")
@@ -212,7 +212,7 @@ def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
     v, w = np.random.default_rng(0).normal(size=[2, 1, 2]).astype("float32")
     norms = np.linalg.norm(v, order, axis=1) * np.linalg.norm(w, order / (order - 1), axis=1)
     rest = bound / (3 * (1 - bound)) * norms.max()
-    (block,) = resflow.bijectors.residual_blocks(flow)
+    (block,) = resflow.bijectors.flow.residual_blocks(flow)
     for tolerance, expected in ((0.999 * rest, True), (1.001 * rest, False)):
         series.tolerance = tolerance
         terms = series.terms(block.branch, tf.constant(v), None)

@@ -165,7 +165,7 @@ def test_a_run_in_bfloat16(tmp_path, make_config, train, no_figures):
     run = resflow.load(tmp_path)
     score = Report(run.config, run.model, resflow.data.load(run.config.data)).score()
     assert score.mean == pytest.approx(result["nats"], rel=1e-5)
-    assert resflow.bijectors.residual_blocks(run.model.flow)[0].branch(np.zeros([1, 2])).dtype == tf.float32
+    assert resflow.bijectors.flow.residual_blocks(run.model.flow)[0].branch(np.zeros([1, 2])).dtype == tf.float32
     for constants in resflow.evaluation.lipschitz_certificate(run.model.flow)["blocks"].values():
         assert constants["certified"] <= constants["nominal"]
 

@@ -37,7 +37,7 @@ def find_non_finite(model, *batches):
 
 
 def block(model, index):
-    blocks = {block.name: block for block in resflow.bijectors.residual_blocks(model.flow)}
+    blocks = {block.name: block for block in resflow.bijectors.flow.residual_blocks(model.flow)}
     return blocks[f"block{index}"]
 
 
@@ -56,7 +56,7 @@ def test_weights(model):
 def test_a_value(model):
     """Of the data of one of the replicas, or of a block."""
     assert "are finite; the output of act_norm is not" in find_non_finite(model, X, np.full_like(X, math.inf))
-    for layer in resflow.layers.lipschitz_layers(block(model, 1)):
+    for layer in resflow.layers.norm_updates.lipschitz_layers(block(model, 1)):
         spoil(layer.kernel, 1.0)
         spoil(layer.bias, 3e38)
     expected = "All weights are finite; the output of block1 (norms of its kernels: "
@@ -72,7 +72,7 @@ def test_a_gradient():
 
 
 def test_neither(model):
-    layer = resflow.layers.lipschitz_layers(block(model, 2))[0]
+    layer = resflow.layers.norm_updates.lipschitz_layers(block(model, 2))[0]
     layer.kernel.assign(100 * tf.ones_like(layer.kernel))
     resflow.layers.update_norms(model.flow, 1e-6, 100)
     assert find_non_finite(model) is None
@@ -91,7 +91,7 @@ def test_blocks_of_one_name():
 
 def test_the_classifier():
     flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0)
-    shapes = resflow.bijectors.feature_shapes(flow, (4, 4, 1))
+    shapes = flow.feature_shapes((4, 4, 1))
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=3, num_features=4)
     model = resflow.HybridModel(flow, classifier, (4, 4, 1), levels=8)
     batch = np.zeros([2, 4, 4, 1], "uint8"), np.array([0, 2])

@@ -130,11 +130,11 @@ class Wrapped(resflow.bijectors.FlowBijector):
         self._flow = flow
         super().__init__(forward_min_event_ndims=1, dtype=flow.dtype, parameters={"flow": flow}, name="wrapped")
 
-    def run(self, x, context):
-        return self._flow.run(x, context)
+    def forward_pass(self, x, context):
+        return self._flow.forward_pass(x, context)
 
-    def undo(self, y, context):
-        return self._flow.undo(y, context)
+    def inverse_pass(self, y, context):
+        return self._flow.inverse_pass(y, context)
 
 
 def test_members_that_are_not_in_sequence_or_no_vectors(moved_surrogate):

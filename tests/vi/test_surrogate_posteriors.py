@@ -100,7 +100,7 @@ def test_minimize_finds_a_posterior_in_closed_form():
 
 def test_defaults_of_estimators():
     def kind(size):
-        (block,) = resflow.bijectors.residual_blocks(surrogate_of([size], num_blocks=1))
+        (block,) = resflow.bijectors.flow.residual_blocks(surrogate_of([size], num_blocks=1))
         return type(block.log_det)
 
     assert kind(64) is resflow.logdet.Exact and kind(65) is resflow.logdet.RussianRoulette

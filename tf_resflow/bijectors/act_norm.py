@@ -31,7 +31,6 @@ class ActNorm(VariableBijector):
       event_shape: shape of an event, channels last.
       per_channel: whether the positions of an event share the parameters of their channel.
       dtype: of the variables.
-      name: `str`.
 
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.1.

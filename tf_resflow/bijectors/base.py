@@ -4,6 +4,7 @@ No other file knows TFP's cache of values.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from tensorflow_probability.python.internal import cache_util, nest_util
 from tf_resflow.bijectors.networks import check_event
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.private_api import without_retracing_warnings
+from tf_resflow.renamed import take_old_overrides
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Solution
 
@@ -28,23 +30,22 @@ __all__ = [
     "Pass",
     "in_order",
     "lipschitz_constants",
-    "run",
-    "walk",
+    "pass_through",
+    "pass_through_members",
 ]
 
 _OF_GRAPH = "_tf_resflow_values"  # attribute of a graph
 
 
 class Pass(NamedTuple):
-    """The result of one pass through a bijector.
+    """The result of one pass through a bijector: what a `FlowBijector` returns, and more.
 
     Attributes:
       value: a tensor, or a nest of them.
       log_det: log|det| of the Jacobian in the direction of the pass, for an event of the least rank; None if it
         was not asked for.
       features: the values after each scale of a flow.
-      solutions: the `tf_resflow.solvers.Solution` of each block that solved an equation, in their order: of
-        residual blocks that were inverted, and of monotone blocks in both directions.
+      solutions: the `Solution` of each block that solved an equation, in their order.
     """
 
     value: Any
@@ -74,11 +75,7 @@ class Context:
     visit: Callable[[tfb.Bijector, Any, bool], None] | None = None
 
     def take(self, name: str, *known: str) -> list:
-        """The values of the arguments that a bijector of this name knows; None for those that are not given.
-
-        Raises:
-          ValueError: if other arguments were given.
-        """
+        """The values of the arguments that a bijector of this name knows, or None; others are an error."""
         if unknown := self.arguments.keys() - {*known, "salt"}:
             takes, got = ", ".join(known) or "no arguments", ", ".join(sorted(unknown))
             raise ValueError(f"{name} takes {takes} besides the value; got {got}.")
@@ -90,13 +87,10 @@ class Context:
 
 
 class LipschitzConstants(NamedTuple):
-    """Upper bounds of the Lipschitz constants of a bijector and of its inverse.
+    """Upper bounds of the Lipschitz constants of a bijector (data to latent) and of its inverse.
 
-    Attributes:
-      forward: of the map from data to latent; infinite if nothing bounds it.
-      inverse: of its inverse.
-      order: the order p of the l^p norm in which both hold; None if they hold in each.
-      reason: why one of them is infinite, a sentence; None if both are finite.
+    Both hold in the l^p norm of order p, or in each if that is None. `reason` is a sentence that says why one of
+    them is infinite.
     """
 
     forward: float = math.inf
@@ -114,7 +108,7 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
 
     @property
     def storage(self):
-        """What is known in the present graph, or in eager mode."""
+        """The values that are cached in the present graph, or in eager mode."""
         if tf.executing_eagerly():
             return self._eager
         graph = tf.compat.v1.get_default_graph()
@@ -127,7 +121,7 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
         self._eager = eager
 
     def __get__(self, bijector, bijector_class=None):
-        """The cache of a bijector; a class has one in eager mode."""
+        """The cache of one bijector."""
         return type(self)(self._forward_name, self._inverse_name, bijector, bijector_class, self._eager)
 
     def _attributes(self, input, fn_name, **kwargs):  # noqa: A002 (TFP's name)
@@ -145,9 +139,9 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
 class FlowBijector(tfb.Bijector):
     """A bijector that is defined by one pass through it.
 
-    A subclass implements `run` and `undo`, which return the value and the log-determinant from one evaluation; or
-    TFP's `_forward`, `_inverse` and `_forward_log_det_jacobian`, if its log-determinant costs next to nothing.
-    TFP's methods follow from either.
+    A subclass implements `forward_pass` and `inverse_pass`, which return the value and the log-determinant from one
+    evaluation; or TFP's `_forward`, `_inverse` and `_forward_log_det_jacobian`, if its log-determinant costs next
+    to nothing. TFP's methods follow from either.
 
     ```python
     import tensorflow as tf
@@ -159,24 +153,31 @@ class FlowBijector(tfb.Bijector):
             self._slope = slope
             super().__init__(forward_min_event_ndims=1, parameters=parameters, name=name)
 
-        def run(self, x, context, sign=1.0):
-            context.take(self.name)  # no arguments
+        def forward_pass(self, x, context, sign=1.0):
             a, b = tf.unstack(x, axis=-1)
-            return resflow.bijectors.Pass(tf.stack([a, b + sign * self._slope * a], -1), tf.zeros_like(a))
+            return tf.stack([a, b + sign * self._slope * a], -1), tf.zeros_like(a)
 
-        def undo(self, y, context):
-            return self.run(y, context, -1.0)
+        def inverse_pass(self, y, context):
+            return self.forward_pass(y, context, -1.0)
 
     flow = resflow.bijectors.Flow([Shear(2.0), resflow.bijectors.ActNorm([2])])
     print(flow.forward([[1.0, 1.0]]).numpy(), flow.inverse([[1.0, 3.0]]).numpy())
     # [[1. 3.]] [[1. 1.]]
     ```
 
-    It may override what else differs between bijectors: `takes`, `keras_parts`, `_lipschitz_constants` and:
+    The `context` says what the caller wants: `context.log_det` is false if no log-determinant is,
+    `context.take(name, "seed", "conditional_input")` has the values of these arguments and refuses others, and
+    `context.seed(name)` is a stateless seed.
 
     Attributes:
+      argument_names: the arguments that it takes from the flows around it, of "seed", "networks" and
+        "conditional_input"; none by default.
+      keras_parts: what Keras sees of it besides its members: a layer, a list of `keras.Variable`s, or None.
       ends_scale: whether a flow has a feature after it, see `forward_features`.
     """
+
+    argument_names: tuple[str, ...] = ()
+    keras_parts: Any = None
 
     ends_scale: bool = False
     _cache = _Cache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
@@ -184,46 +185,39 @@ class FlowBijector(tfb.Bijector):
     _inverse_solves = False  # whether the inverse is found by a solver
     _event_shape: Any = None  # the TensorShape of inputs and outputs, if it is known
 
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        old = {"run": "forward_pass", "undo": "inverse_pass", "takes": "argument_names"}
+        take_old_overrides(cls, old)
+
     @classmethod
     def _parameter_properties(cls, dtype):
         return {}
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x `[..., *event]`, data to latent."""
         y = self._forward(x, **context.arguments)
         return Pass(y, self._forward_log_det_jacobian(x, **context.arguments) if context.log_det else None)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
         x = self._inverse(y, **context.arguments)
         return Pass(x, -self._forward_log_det_jacobian(x, **context.arguments) if context.log_det else None)
 
-    @property
-    def takes(self) -> tuple[str, ...]:
-        """The arguments that it takes from the flows around it: "seed", "networks", "conditional_input"."""
-        return ()
-
-    @property
-    def keras_parts(self) -> Any:
-        """What Keras sees of the bijector without its members: a layer, a list of `keras.Variable`s, or None."""
-        return None
-
     def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
-        """Upper bounds of the Lipschitz constants of the bijector and of its inverse.
+        """Upper bounds of the Lipschitz constants of the bijector and of its inverse: `forward` and `inverse`.
 
-        A subclass overrides `_lipschitz_constants(certified, bound)`; by default its members imply them.
+        Both hold in the l^p norm of `order` p, or in each if that is None; `reason` says why one is infinite.
 
         Args:
           certified: whether the bounds must be proofs for the present weights, see
             `tf_resflow.layers.lipschitz_constant`.
           bound: function of a network and `certified`, by default that one; pass one that remembers its results.
-
-        Returns:
-          A `LipschitzConstants`.
         """
         return self._lipschitz_constants(certified, bound or lipschitz_constant)
 
     def _lipschitz_constants(self, certified, bound):
+        """By default the members imply them."""
         parts = [lipschitz_constants(member, certified, bound) for member in self._members.values()]
         if not parts:
             return LipschitzConstants(reason=f"The Lipschitz constants of a {type(self).__name__} are unknown")
@@ -236,15 +230,15 @@ class FlowBijector(tfb.Bijector):
         return LipschitzConstants(self._compose(forward), self._compose(inverse), order, reason)
 
     def _ends_of_scales(self):
-        """Whether the value after a member is a feature, of each."""
+        """For each member in order, whether its output is a feature of the flow."""
         return itertools.repeat(True)
 
     def _compose(self, constants):
-        """The bound of the composition of maps with these bounds, in the order of the members."""
+        """A Lipschitz constant of the whole, from those of the members in order."""
         return math.prod(constants)
 
     def _initialize(self, x, inverse):
-        """Sets variables from the data that reach the bijector, or its inverse; by default it has none."""
+        """Sets the variables that depend on data, such as those of an `ActNorm`, from what reaches the bijector."""
 
     @property
     def _has_parts(self):
@@ -252,7 +246,7 @@ class FlowBijector(tfb.Bijector):
         return tf.nest.is_nested(self.forward_min_event_ndims) or tf.nest.is_nested(self.inverse_min_event_ndims)
 
     def _defers(self, inverse):
-        """Whether the log-determinant is left to the pass in the other direction, because only this one solves."""
+        """Whether the log-determinant comes from the opposite pass, because only this one takes a solver."""
         return _solves(self, inverse) and not _solves(self, not inverse)
 
     def _forward_event_shape(self, shape):
@@ -267,14 +261,8 @@ class FlowBijector(tfb.Bijector):
         if self._event_shape is not None and shape.rank is not None:
             check_event(f"{self.name} maps events", self._event_shape, shape)
 
-    def _augmented_forward(self, x, **arguments):
-        return self._augmented(x, arguments, inverse=False)
-
-    def _augmented_inverse(self, y, **arguments):
-        return self._augmented(y, arguments, inverse=True)
-
-    def _augmented(self, x, arguments, inverse):
-        """A value, and what TFP's cache keeps beside it: the log-determinant, if it comes from the same pass."""
+    def _augmented(self, inverse, x, /, **arguments):
+        """The value, and a dict of what TFP's cache keeps beside it: the log-determinant of the same pass."""
         least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
         wanted = not (tf.nest.is_nested(least) or self._defers(inverse))
         try:
@@ -283,6 +271,9 @@ class FlowBijector(tfb.Bijector):
             value, log_det, *_ = _pass(self, x, Context(arguments, log_det=False), inverse)
         names = ("ildj", "fldj") if inverse else ("fldj", "ildj")
         return value, None if log_det is None else dict(zip(names, (log_det, -log_det), strict=True))
+
+    _augmented_forward = functools.partialmethod(_augmented, False)
+    _augmented_inverse = functools.partialmethod(_augmented, True)
 
     def _forward_log_det_jacobian(self, *inputs, **arguments):  # one input; that of a subclass may take x alone
         (x,) = inputs
@@ -298,25 +289,27 @@ class FlowBijector(tfb.Bijector):
         return _log_det(self, _pass(self, y, Context(arguments), inverse=True), inverse=True)
 
 
-def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = None, inverse: bool = False) -> Pass:
+def pass_through(
+    bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = None, inverse: bool = False
+) -> Pass:
     """A `Pass` through any bijector, of TFP's too, from a tensor or a nest of them.
 
     Its log-determinant is summed over events of rank `event_ndims`, by default the least.
     """
     if isinstance(bijector, _Invert):
-        return run(bijector.bijector, x, context, event_ndims, not inverse)
+        return pass_through(bijector.bijector, x, context, event_ndims, not inverse)
     is_ours = isinstance(bijector, FlowBijector)
     if isinstance(bijector, tfb.Composition) and not is_ours and not context.log_det:
-        return walk(bijector, x, context, inverse)
+        return pass_through_members(bijector, x, context, inverse)
     if context.visit and not getattr(bijector, "_members", False):
         context.visit(bijector, x, inverse)
     if not is_ours:
-        return _run_stock(bijector, x, context, event_ndims, inverse)
+        return _stock_pass(bijector, x, context, event_ndims, inverse)
     dtype = bijector.forward_dtype() if inverse else bijector.inverse_dtype()
     x = nest_util.convert_to_nested_tensor(x, dtype_hint=dtype, dtype=dtype, allow_packing=True)
     with tf.name_scope(bijector.name):
         if bijector._members and bijector._has_parts and event_ndims is not None:  # ranks that no sum could follow
-            return walk(bijector, x, context, inverse, event_ndims)
+            return pass_through_members(bijector, x, context, inverse, event_ndims)
         done = _pass(bijector, x, context, inverse)
         if not context.log_det:
             return done._replace(log_det=None)
@@ -325,18 +318,16 @@ def run(bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = Non
 
 
 def _pass(bijector, x, context, inverse):
-    """The result of `undo` or `run`, which may be a user's."""
-    method = bijector.undo if inverse else bijector.run
+    """What the bijector's `forward_pass` or `inverse_pass` returns, as a `Pass`."""
+    method = bijector.inverse_pass if inverse else bijector.forward_pass
     done = method(x, context)
-    name = f"{type(bijector).__name__}.{method.__name__}"
-    if not isinstance(done, Pass):
-        raise ValueError(
-            f"{name} must return a tf_resflow.bijectors.Pass(value, log_det); it returned a {type(done).__name__}."
-        )
-    return done
+    if not isinstance(done, tuple):
+        name = f"{type(bijector).__name__}.{method.__name__}"
+        raise ValueError(f"{name} must return (value, log_det); it returned a {type(done).__name__}.")
+    return Pass(*done)
 
 
-def walk(composition, x, context, inverse=False, event_ndims=None) -> Pass:
+def pass_through_members(composition, x, context, inverse=False, event_ndims=None) -> Pass:
     """A pass through each member of a composition, by TFP's `_walk_forward` or `_walk_inverse`.
 
     A log-determinant needs members in sequence, and the rank `event_ndims` of the events of `x`. Features are the
@@ -350,7 +341,7 @@ def walk(composition, x, context, inverse=False, event_ndims=None) -> Pass:
 
     def step(member, x, **arguments):
         nonlocal event_ndims
-        done = run(member, x, dataclasses.replace(context, arguments=arguments), event_ndims, inverse)
+        done = pass_through(member, x, dataclasses.replace(context, arguments=arguments), event_ndims, inverse)
         if context.log_det:
             log_dets.append(done.log_det)
             event_ndims = (member.inverse_event_ndims if inverse else member.forward_event_ndims)(event_ndims)
@@ -387,7 +378,7 @@ def lipschitz_constants(bijector: tfb.Bijector, certified: bool = False, bound: 
 
 
 def _solves(bijector, inverse):
-    """Whether a pass in this direction solves for the value of a block."""
+    """Whether a pass in this direction takes a solver, in some block."""
     if isinstance(bijector, _Invert):
         return _solves(bijector.bijector, not inverse)
     members = getattr(bijector, "_members", None) or getattr(bijector, "bijectors", [])
@@ -396,17 +387,17 @@ def _solves(bijector, inverse):
 
 
 def _log_det(bijector, done, inverse):
-    """The log-determinant of a pass that was asked for it; raises a NotImplementedError if the pass has none."""
+    """The log-determinant of a pass; a NotImplementedError if a bijector of the user's gave none."""
     if done.log_det is None:
         raise NotImplementedError(
-            f"{bijector.name}.{'undo' if inverse else 'run'} returned a Pass without a log-determinant, although "
-            "context.log_det is true."
+            f"{bijector.name}.{'inverse_pass' if inverse else 'forward_pass'} returned no log-determinant, "
+            "although context.log_det is true."
         )
     return done.log_det
 
 
 def _over_events(bijector, log_det, x, event_ndims, inverse):
-    """The log-determinant for events of a higher rank than the least."""
+    """The log-determinant, summed over the axes of events of a higher rank than the least."""
     least = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
     if event_ndims is None or event_ndims == least:
         return log_det
@@ -421,7 +412,7 @@ def _over_events(bijector, log_det, x, event_ndims, inverse):
     return tfp_bijector.reduce_jacobian_det_over_shape(log_det, shape, sum_fn=tf.reduce_sum)
 
 
-def _run_stock(bijector, x, context, event_ndims, inverse):
+def _stock_pass(bijector, x, context, event_ndims, inverse):
     """A pass through one of TFP's bijectors.
 
     Its cache keeps the result of a branch of `tf.cond` or `tf.while_loop` under a tensor from outside, and returns
@@ -437,6 +428,6 @@ def _run_stock(bijector, x, context, event_ndims, inverse):
 
 
 def _sum(log_dets):
-    """Their sum, in the highest of their precisions."""
+    """The sum of tensors, in the dtype of the highest precision."""
     dtype = max((log_det.dtype for log_det in log_dets), key=lambda dtype: dtype.size)
     return sum(tf.cast(log_det, dtype) for log_det in log_dets)

@@ -15,23 +15,16 @@ __all__ = ["certified_bounds", "uncertified_blocks"]
 
 
 def uncertified_blocks(flow: tf.Module) -> dict[str, str]:
-    """Returns the residual blocks whose `lipschitz_constant` is not verified, because nothing bounds their branch.
+    """The residual blocks whose `lipschitz_constant` is not verified, because nothing bounds their branch.
 
-    Args:
-      flow: a `Flow`, or any `tf.Module` with residual blocks in it.
-
-    Returns:
-      A dict of the block's name to the reason, a sentence; empty if all blocks have a bound.
+    A dict of the block's name to the reason, a sentence; empty if all blocks have a bound.
     """
     reasons = {name: bounded_norm(block.branch)[1] for name, block in blocks_by_name(flow).items()}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def certified_bounds(flow: tf.Module, bound: Callable[..., Any] = lipschitz_constant) -> dict[str, float]:
-    """The bound of each branch by the block's name, infinite for the `uncertified_blocks`.
-
-    `bound` is a function of a network and `certified`; a caller may pass one that remembers its results.
-    """
+    """The certified bound of each branch by the block's name, infinite for the `uncertified_blocks`."""
     uncertified = uncertified_blocks(flow)
     return {
         name: math.inf if name in uncertified else float(bound(block.branch, certified=True))

@@ -22,31 +22,9 @@ __all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
 
 
 class Coupling(FlowBijector):
-    r"""`y_a = x_a`, `y_b = exp(s(x_a)) x_b + t(x_a)` for the two parts a and b of an event.
-
-    \\(\log|\det J| = \sum_i s_i(x_a)\\): the Jacobian is triangular. The inverse is as cheap as the forward pass,
-    whatever the network is. Value and log-determinant come from one evaluation of it.
-
-    The shape of an event follows from the network, which takes a and returns `num_parameters` values for each
-    element of b:
-
-    - `split="channels"`: a is the first channels of an image or the first coordinates of a vector, b the rest.
-    - `split="checkerboard"`, for images: a is the pixels whose row + column is even. The network takes the image
-      with zeros in place of b, and returns values for all of its elements; those for a are ignored.
-
-    A network of `[a, condition]` makes the coupling conditional: the methods then need `conditional_input`, whose
-    batch shape broadcasts to that of the value.
+    """`y_a = x_a`, `y_b = exp(s(x_a)) x_b + t(x_a)` for the two parts a and b of an event, see `AffineCoupling`.
 
     A subclass sets `num_parameters`, and turns the network's output into t and s.
-
-    Args:
-      network: built Keras layer or model; with two inputs for a conditional coupling.
-      split: "channels" or "checkerboard".
-      swap: whether a is the last channels, or the pixels whose row + column is odd.
-      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
-
-    Raises:
-      ValueError: if the network is not built, or its output does not fit its input and the split.
     """
 
     _default_name = "coupling"
@@ -77,7 +55,6 @@ class Coupling(FlowBijector):
 
     @property
     def network(self) -> keras.Layer:
-        """The Keras layer or model."""
         return self._network
 
     keras_parts = network
@@ -93,22 +70,19 @@ class Coupling(FlowBijector):
         return self._condition_shape
 
     @property
-    def takes(self) -> tuple[str, ...]:
-        """The arguments that it takes from the flows around it."""
+    def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("networks", "conditional_input") if self.conditional else ("networks",)
 
     @abc.abstractmethod
     def _shift_and_log_scale(self, output):
         """The shift t and the log-scale s, from the network's output."""
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from x, data to latent."""
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         given, mapped = self._divide(x)
         shift, log_scale = self._evaluate(given, context)
         return Pass(self._unite(given, tf.exp(log_scale) * mapped + shift), self._sum(log_scale))
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data."""
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         given, mapped = self._divide(y)
         shift, log_scale = self._evaluate(given, context)
         return Pass(self._unite(given, tf.exp(-log_scale) * (mapped - shift)), -self._sum(log_scale))
@@ -117,7 +91,7 @@ class Coupling(FlowBijector):
         return tf.reduce_sum(log_scale, axis=list(range(-self._event_shape.rank, 0)))
 
     def _divide(self, x):
-        """The parts a and b; of a checkerboard, images with zeros in place of the other part."""
+        """The parts a and b of x; on a checkerboard each is an image with zeros in place of the other."""
         check_event(f"{self.name} maps events", self._event_shape, x.shape)
         if self._split == "checkerboard":
             mask = self._mask(x)
@@ -141,8 +115,8 @@ class Coupling(FlowBijector):
         return 1 - odd if self._swap else odd
 
     def _evaluate(self, given, context):
-        """The shift and the log-scale of each element; zero where nothing is mapped."""
-        networks, *condition = context.take(self.name, *self.takes)
+        """The shift and the log-scale of each element of b, from the network on a; zero for those of a."""
+        networks, *condition = context.take(self.name, *self.argument_names)
         condition = condition[0] if condition else None
         if self.conditional and condition is None:
             raise ValueError(f"{self.name} needs conditional_input: its network takes [a, condition].")
@@ -160,7 +134,6 @@ class Coupling(FlowBijector):
 
 
 def _input_shapes(network):
-    """The shapes of the part a and, if there is one, of a condition."""
     check_built(network)
     shapes = [shape[1:] for shape in input_shapes(network)]
     if len(shapes) not in (1, 2):
@@ -196,7 +169,7 @@ def _num_mapped(network, shapes, split, num_parameters):
 class AdditiveCoupling(Coupling):
     r"""`y_a = x_a`, `y_b = x_b + t(x_a)` for the two parts a and b of an event: it preserves volume.
 
-    The network returns t, one value for each element of b. See `Coupling` for the parts and the arguments.
+    The network returns t, one value for each element of b. See `AffineCoupling` for the parts and the arguments.
 
     If the layers of t have a known Lipschitz constant L in an l^p norm, the coupling and its inverse have 1 + L: a
     part of a vector is no longer than the whole, so
@@ -233,9 +206,19 @@ class AdditiveCoupling(Coupling):
 class AffineCoupling(Coupling):
     r"""`y_a = x_a`, `y_b = sigmoid(r(x_a) + 2) x_b + t(x_a)` for the two parts a and b of an event.
 
-    \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\). The network returns `[t, r]`, joined along the
-    last axis: two values for each element of b. The scale is 0.88 where r = 0. See `Coupling` for the parts and
-    the arguments.
+    \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\): the Jacobian is triangular. The inverse is as
+    cheap as the forward pass, whatever the network is. Value and log-determinant come from one evaluation of it.
+    The scale is 0.88 where r = 0.
+
+    The shape of an event follows from the network, which takes a and returns `[t, r]`, joined along the last axis:
+    two values for each element of b.
+
+    - `split="channels"`: a is the first channels of an image or the first coordinates of a vector, b the rest.
+    - `split="checkerboard"`, for images: a is the pixels whose row + column is even. The network takes the image
+      with zeros in place of b, and returns values for all of its elements; those for a are ignored.
+
+    A network of `[a, condition]` makes the coupling conditional: the methods then need `conditional_input`, whose
+    batch shape broadcasts to that of the value.
 
     ```python
     import tensorflow as tf
@@ -245,6 +228,15 @@ class AffineCoupling(Coupling):
     print(network.input_shape, network.output_shape, coupling.forward(tf.zeros([2, 4, 4, 6])).shape)
     # (None, 4, 4, 3) (None, 4, 4, 6) (2, 4, 4, 6)
     ```
+
+    Args:
+      network: built Keras layer or model; with two inputs for a conditional coupling.
+      split: "channels" or "checkerboard".
+      swap: whether a is the last channels, or the pixels whose row + column is odd.
+      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
+
+    Raises:
+      ValueError: if the network is not built, or its output does not fit its input and the split.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tf_resflow.bijectors.base import Context, FlowBijector, Pass, run, walk
+from tf_resflow.bijectors.base import Context, FlowBijector, Pass, pass_through, pass_through_members
 from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.logdet import Exact
@@ -34,11 +34,7 @@ _SHARED = ("seed", "salt", "networks", "conditional_input")
 
 
 def modules(flow: tf.Module) -> tuple[tf.Module, ...]:
-    """A flow, or another module, and all modules in it.
-
-    Raises:
-      ValueError: for a Keras model, or anything else that is no `tf.Module`.
-    """
+    """A flow, or another module, and all modules in it; a ValueError for what is no `tf.Module`."""
     if not isinstance(flow, tf.Module):
         advice = ": pass its attribute flow" if isinstance(getattr(flow, "flow", None), tf.Module) else ""
         raise ValueError(
@@ -53,9 +49,9 @@ def residual_blocks(bijector: tf.Module) -> list[ResidualBlock]:
 
 
 def _takers(bijector, *arguments):
-    """The parts of a bijector that take one of the arguments from the flows around them."""
+    """The bijectors in a bijector that take one of these arguments from the flows around them."""
     parts = [part for part in modules(bijector) if isinstance(part, FlowBijector)]
-    return [part for part in parts if not set(arguments).isdisjoint(part.takes)]
+    return [part for part in parts if not set(arguments).isdisjoint(part.argument_names)]
 
 
 def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
@@ -89,7 +85,7 @@ def route(
 
     `seed` and `conditional_input` reach every bijector that takes them, through nested flows, `tfb.Chain` and
     `tfb.Invert`; a dictionary under a member's key is for that member alone, as in `tfb.Chain`. With `salted`
-    the key salts the member's seed.
+    the key is added to the salt of its seed.
     """
     key = bijector.name if key is None else key
     bijector = _innermost(bijector)
@@ -132,7 +128,7 @@ def route_members(
 
 
 def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
-    """Raises a ValueError for a stock composition in which members that draw have one name."""
+    """Raises a ValueError for a stock composition in which members that draw random numbers share a name."""
     for part in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
         if not _goes_by_name(part):
             continue
@@ -147,7 +143,6 @@ def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
 
 
 def _check_dtypes(bijectors):
-    """Raises a ValueError for parameters in several float dtypes, such as float64 and those of a mixed policy."""
     names = {b.dtype: b.name for b in bijectors if isinstance(b.dtype, tf.DType) and b.dtype.is_floating}
     if len(names) > 1:
         found = ", ".join(f"{dtype.name} in {name}" for dtype, name in names.items())
@@ -158,7 +153,7 @@ def _check_dtypes(bijectors):
 
 
 def _innermost(bijector):
-    """What any of TFP's classes of Invert is the inverse of, or the bijector itself."""
+    """The bijector inside any of TFP's classes of `Invert`, or the bijector itself."""
     while isinstance(getattr(bijector, "bijector", None), tfb.Bijector):
         bijector = bijector.bijector
     return bijector
@@ -200,8 +195,6 @@ class Flow(FlowBijector, tfb.Composition):
 
     Args:
       bijectors: list of `tfb.Bijector`s; stock TFP bijectors can be members.
-      validate_args: see `tfb.Bijector`.
-      name: `str`.
 
     Raises:
       ValueError: if the list is empty, members have parameters of different float dtypes, or blocks share a name
@@ -233,27 +226,26 @@ class Flow(FlowBijector, tfb.Composition):
         # Keyed by name: a checkpoint of another architecture fails to restore.
         self._bijectors_trackable = dict(self._members)
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the values after each scale."""
         exact = [block.branch for block in residual_blocks(self) if isinstance(block.log_det, Exact)]
         if exact and "networks" not in context.arguments:  # all of them together, in fewer operations
             arguments = {**context.arguments, "networks": Networks(*exact)}
             context = dataclasses.replace(context, arguments=arguments)
-        return walk(self, x, context, False, self.forward_min_event_ndims)
+        return pass_through_members(self, x, context, False, self.forward_min_event_ndims)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data."""
-        return walk(self, y, context, True, self.inverse_min_event_ndims)
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
+        return pass_through_members(self, y, context, True, self.inverse_min_event_ndims)
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
-        """The shapes of the features, without the batch."""
+        """The shapes of the features of `forward_features`, without the batch, for events of this shape."""
         shapes, ends = [tf.TensorShape(event_shape)], self._ends_of_scales()
         for member in self.bijectors:
             shapes.append(member.forward_event_shape(shapes[-1]))
         return [tuple(shape) for shape in itertools.compress(shapes[1:], ends)]
 
     def _ends_of_scales(self):
-        """Whether a scale ends with a member, of each: a squeeze that some trained member precedes, or the last."""
+        """For each member in order, whether a scale ends with it: a squeeze after a trained member, or the last."""
         trained = False
         *members, _ = self._members.values()
         for member in members:
@@ -286,13 +278,13 @@ class Flow(FlowBijector, tfb.Composition):
         return tfb.Bijector._call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs)
 
     def _is_least(self, event_ndims, inverse):
-        """Whether an event is a tensor of the least rank, for which a pass gives the log-determinant, too."""
+        """Whether events are tensors of the least rank: the log-determinant of a pass is for these."""
         least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
         return not tf.nest.is_nested(least) and (event_ndims is None or tf.get_static_value(event_ndims) == least)
 
     def _log_det_of_parts(self, x, event_ndims, arguments, inverse):
         if not self._defers(inverse):
-            return run(self, x, Context(arguments), event_ndims, inverse).log_det
+            return pass_through(self, x, Context(arguments), event_ndims, inverse).log_det
         y = (self.inverse if inverse else self.forward)(x, **arguments)
         if event_ndims is not None:
             event_ndims = (self.inverse_event_ndims if inverse else self.forward_event_ndims)(event_ndims)

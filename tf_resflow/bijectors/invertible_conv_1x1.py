@@ -34,10 +34,6 @@ class InvertibleConv1x1(VariableBijector):
       num_channels: C.
       seed: `int`, of the rotation.
       dtype: of the variables.
-      name: `str`.
-
-    Raises:
-      ValueError: if there is no channel, or an input has another number of them.
 
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.2.

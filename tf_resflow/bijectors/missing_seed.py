@@ -24,32 +24,32 @@ def warn_of_missing_seed(name: str) -> None:
     """
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, tfb.Composition) and _has_seed(frame.f_locals.get("kwargs") or {}):
-            warnings.warn(
-                f"{name} draws anew at each call, though {caller.name} ({type(caller).__name__}) was given a seed: "
-                "a stock composition hands arguments on by the names of its members, and drops others. Pass "
-                f"{{{name!r}: {{'seed': ...}}}}, or make a tf_resflow.bijectors.Flow of it.",
-                stacklevel=2,
-            )
-            return
-        if isinstance(caller, tfd.Distribution) and _takes_no_arguments(caller):
-            warnings.warn(
-                f"{name} draws its log-determinant anew at each call inside of {caller.name}, which hands no seed "
-                "on: give the block log_det=Exact(), see tf_resflow.bijectors.with_log_det, or a fixed seed to the "
-                "TransformedDistribution around it, kwargs_split_fn=lambda kwargs: ({}, {'seed': 1}).",
-                stacklevel=2,
-            )
-            return
-        if isinstance(caller, mcmc.TransitionKernel):
-            warnings.warn(
-                f"{name} draws its log-determinant anew at each call inside of a {type(caller).__name__}, but MCMC "
-                "needs the same density at each: give the block log_det=Exact(), see "
-                "tf_resflow.bijectors.with_log_det, or its target a fixed seed.",
-                stacklevel=2,
-            )
+        if advice := _advice(name, frame.f_locals.get("self"), frame.f_locals.get("kwargs") or {}):
+            warnings.warn(f"{name} draws its log-determinant anew at each call {advice}", stacklevel=2)
             return
         frame = frame.f_back
+
+
+def _advice(name, caller, kwargs):
+    """What is wrong with such a caller, and what to do; None if nothing is."""
+    if isinstance(caller, tfb.Composition) and _has_seed(kwargs):
+        return (
+            f"although {caller.name} ({type(caller).__name__}) was given a seed: a stock composition hands "
+            f"arguments on by the names of its members, and drops others. Pass {{{name!r}: {{'seed': ...}}}}, or "
+            "make a tf_resflow.bijectors.Flow of it."
+        )
+    if isinstance(caller, tfd.Distribution) and _takes_no_arguments(caller):
+        return (
+            f"inside of {caller.name}, which hands no seed on: give the block log_det=Exact(), see "
+            "tf_resflow.bijectors.with_log_det, or a fixed seed to the TransformedDistribution around it, "
+            "kwargs_split_fn=lambda kwargs: ({}, {'seed': 1})."
+        )
+    if isinstance(caller, mcmc.TransitionKernel):
+        return (
+            f"inside of a {type(caller).__name__}, but MCMC needs the same density at each: give the block "
+            "log_det=Exact(), see tf_resflow.bijectors.with_log_det, or its target a fixed seed."
+        )
+    return None
 
 
 def _takes_no_arguments(caller):

@@ -8,10 +8,11 @@ from tf_resflow.bijectors.base import Context, Pass
 from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
 from tf_resflow.bijectors.networks import Networks, bound_network, from_rows
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.layers import bind
+from tf_resflow.layers.program import bind
 from tf_resflow.logdet import Exact, LogDetEstimator
 from tf_resflow.logdet.elimination import inverse_of
-from tf_resflow.solvers import Solution, solve_residual
+from tf_resflow.solvers import Solution
+from tf_resflow.solvers.residual_inverse import solve_residual
 from tf_resflow.typing import TensorLike
 
 __all__ = ["MonotoneBlock"]
@@ -82,23 +83,22 @@ class MonotoneBlock(ResidualBlock):
         """The inverse with its diagnostics, those of the equation for w: see `ResidualBlock.solve`."""
         y = tf.convert_to_tensor(y, dtype=self.dtype)
         solution, _, _, batch_shape = self._map(bind(self._branch), y, conditional_input, -1.0)
-        return _from_rows(solution, batch_shape)
+        return from_rows(solution, batch_shape)
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from x, data to latent."""
-        return self._pass(x, context, 1.0)
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
+        return self._apply(x, context, 1.0)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data: the same map with -g."""
         enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
-        return self._pass(y, context, -1.0, **enough)
+        return self._apply(y, context, -1.0, **enough)
 
-    def _pass(self, x, context, sign, **settings):
+    def _apply(self, x, context, sign, **settings):
         seed, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
         branch = bound_network(self._branch, networks)
         solution, w, condition, batch_shape = self._map(branch, x, condition, sign, **settings)
         with tf.control_dependencies(self._report(solution, context.warn)):
-            solution = _from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
+            solution = from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
         if not context.log_det:
             return Pass(solution.root, solutions=(solution,))
         if seed is None and not isinstance(self._log_det, Exact):
@@ -109,7 +109,7 @@ class MonotoneBlock(ResidualBlock):
         return Pass(solution.root, from_rows(log_det, batch_shape), solutions=(solution,))
 
     def _map(self, branch, x, condition, sign, **settings):
-        """In rows: the `Solution` with the image of x in the place of w; w; the condition; and the batch shape."""
+        """In rows, the `Solution` for w but with the image of x as its root; w; the condition; the batch shape."""
         x, condition, batch_shape = self._to_rows(x, condition)
         settings |= {"conditional_input": condition, "sign": sign}
         if branch.training and self.parameters["inverse_solver"] is None:
@@ -117,7 +117,3 @@ class MonotoneBlock(ResidualBlock):
         solution = solve_residual(branch, _SQRT2 * x, self._inverse_solver, **settings)
         w = solution.root
         return solution._replace(root=_SQRT2 * w - x), w, condition, batch_shape
-
-
-def _from_rows(solution, batch_shape):
-    return Solution(*(from_rows(part, batch_shape) for part in solution))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import Context, FlowBijector, Pass, walk
+from tf_resflow.bijectors.base import Context, FlowBijector, Pass, pass_through_members
 from tf_resflow.bijectors.flow import Flow, by_name, check_told_apart, route_members
 from tf_resflow.typing import Shape
 
@@ -23,10 +23,6 @@ class MultiscaleFlow(FlowBijector):
     Args:
       flows: list of `Flow`s on images, at least two; all but the last end in an even number of channels.
       event_shape: `[H, W, C]` of the data.
-      name: `str`.
-
-    Raises:
-      ValueError: for fewer than two flows, or an odd number of channels to halve.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
@@ -55,13 +51,12 @@ class MultiscaleFlow(FlowBijector):
         """The flows, first scale first."""
         return list(self._members.values())
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the flows' outputs, before channels leave."""
-        return walk(self, x, context, False, 3)
+        return pass_through_members(self, x, context, False, 3)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data."""
-        return walk(self, y, context, True, 3)
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
+        return pass_through_members(self, y, context, True, 3)
 
     def _walk_forward(self, step_fn, x, **kwargs):
         routed = route_members(self, self._members, kwargs)
@@ -86,13 +81,13 @@ class MultiscaleFlow(FlowBijector):
         return x
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
-        """The shapes of the features, without the batch."""
+        """The shapes of the features of `forward_features`, without the batch, for events of this shape."""
         self._input_shape.assert_is_compatible_with(event_shape)
         *halved, last = self._final_shapes
         return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]
 
     def _compose(self, constants):
-        """What leaves at a scale is kept as it is: the rest of the flow counts for at least 1."""
+        """What leaves at a scale is kept as it is: the constant of the rest of the flow counts for at least 1."""
         return functools.reduce(lambda rest, constant: constant * max(1.0, rest), reversed(constants), 0.0)
 
     def _forward_event_shape(self, shape):
@@ -109,7 +104,7 @@ class MultiscaleFlow(FlowBijector):
 
 
 def _replaced(shape, before, after):
-    """A shape that ends in `before`, with `after` in its place."""
+    """The shape `[*outer, *before]` with `after` in place of `before`."""
     shape = tf.TensorShape(shape)
     outer = [] if shape.rank is None else shape[: max(0, shape.rank - before.rank)]
     before.assert_is_compatible_with(shape if shape.rank is None else shape[len(outer) :])

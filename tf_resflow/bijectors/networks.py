@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tf_resflow.layers import lipschitz_order
+from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.precision import confine_to_training
 from tf_resflow.layers.program import BoundNetwork, bind, bind_all
 from tf_resflow.private_api import set_trainable
@@ -77,11 +77,7 @@ class Networks:
         return self._bound[network] if network in self._bound else bind(network)
 
     def frozen(self, function: Callable[[tf.Tensor], Any]) -> "Networks":
-        """The same networks for good, of what a function makes of each of their parameters.
-
-        It makes constants or variables, of which later changes of the weights change nothing. Such networks share
-        no functions in a graph.
-        """
+        """The same networks for good, with the constants or variables that a function makes of their parameters."""
         networks = Networks()
         for network, bound in self._bound.items():
             kept = [function(parameter) for parameter in bound.parameters]
@@ -95,7 +91,6 @@ class Networks:
 
 
 def _networks(flow):
-    """The networks of the bijectors in a module; a network itself."""
     if isinstance(flow, keras.Layer) or not isinstance(flow, tf.Module):
         return [flow]
     parts = [part for part in (flow, *flow.submodules) if isinstance(part, tfb.Bijector)]
@@ -103,20 +98,19 @@ def _networks(flow):
 
 
 def bound_network(network: Any, networks: Networks | None) -> BoundNetwork:
-    """A network as a pass evaluates it."""
+    """The bound network from `networks`; without them it is bound now."""
     return bind(network) if networks is None else networks[network]
 
 
 def adopt(network: Any) -> dict[str, tf.Variable]:
-    """The variables that a bijector keeps of the network that it holds, see `variables_by_name`.
+    """Prepares the network of a bijector; the variables that this keeps, see `variables_by_name`.
 
-    TFP sees them as trainable while Keras does. A `keras.Sequential` is kept from casting its input to its own
-    policy's dtype, whatever that of its layers. Mixed policies become `TrainingPolicy`s.
+    TFP sees them as trainable while Keras does. Mixed policies become `TrainingPolicy`s.
     """
     if not isinstance(network, keras.Layer):
         return {}
     if isinstance(network, keras.Sequential):
-        network.autocast = False
+        network.autocast = False  # to the dtype of its own policy, whatever that of its layers
     confine_to_training(network)
     for variable in network.variables:
         share_trainable(variable)
@@ -124,7 +118,7 @@ def adopt(network: Any) -> dict[str, tf.Variable]:
 
 
 def bounded_norm(network: Any) -> tuple[Any, str | None]:
-    """The order of the norm in which a network has a known Lipschitz constant, and the reason if it has none."""
+    """The order of the norm in which a network has a Lipschitz constant, and None; or None and the reason."""
     try:
         return lipschitz_order(network), None
     except ValueError as error:
@@ -141,9 +135,9 @@ def check_built(network: keras.Layer) -> None:
 
 
 def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -> None:
-    """Raises a ValueError unless `shape` ends in events of the rank and the number of channels of `event_shape`.
+    """Raises a ValueError, which begins with `what`, unless `shape` ends in events like `event_shape`.
 
-    Networks of convolutions take images of another size. `what` begins the message.
+    Like it are those of its rank and channels: networks of convolutions take images of another size.
     """
     num_channels = shape[-1:] if event_shape.rank else []
     if (shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(num_channels):
@@ -155,17 +149,9 @@ def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -
 def event_rows(
     name: str, x: tf.Tensor, rank: int, condition: TensorLike | None, condition_shape: tf.TensorShape
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-    """Flattens the batch shape of `x`, and of a condition that broadcasts to it, to one axis.
+    """The rows of x `[..., *event]`, with the events' rank; those of a condition; the batch shape for `from_rows`.
 
-    Args:
-      name: of the bijector, for errors.
-      x: `[..., *event]`.
-      rank: of an event.
-      condition: `None`, or `[..., *condition_shape]`.
-      condition_shape: of the condition of an event.
-
-    Returns:
-      The rows, their conditions, and the batch shape for `from_rows`.
+    The batch of the condition `[..., *condition_shape]` broadcasts to that of x. `name` is for errors.
     """
     if condition is None and x.shape.rank == rank + 1:
         return x, None, None
@@ -178,13 +164,8 @@ def event_rows(
     return _to_rows(x, batch_shape, rank), condition, batch_shape
 
 
-def _check_no_growth(name: str, x: tf.Tensor, rank: int, condition: tf.Tensor, condition_rank: int) -> tf.Tensor:
-    """The batch shape of `x`; raises unless that of the condition broadcasts to it.
-
-    Otherwise the events of one draw would go with several conditions. Raises a ValueError if the static shapes show
-    it, and an InvalidArgumentError in the graph if not. `rank` is that of an event, `condition_rank` that of the
-    condition's.
-    """
+def _check_no_growth(name, x, rank, condition, condition_rank):
+    """The batch shape of `x`; raises unless that of the condition broadcasts to it, now or when the graph runs."""
     batch, own = x.shape[: x.shape.rank - rank], condition.shape[: condition.shape.rank - condition_rank]
     message = (
         f"{name}: the batch {own} of conditional_input must broadcast to the batch {batch} of the value: one draw "
@@ -229,7 +210,7 @@ def parameter_dtype(network: Any) -> tf.DType | None:
 
 
 class _SharedVariable(keras.Variable):
-    """A Keras variable whose `trainable` is that of its `tf.Variable`, too: of all that TFP and tapes see."""
+    """A Keras variable that passes changes of `trainable` on to its `tf.Variable`, which TFP and tapes see."""
 
     @property
     def trainable(self):
@@ -243,7 +224,7 @@ class _SharedVariable(keras.Variable):
 
 
 def share_trainable(variable: keras.Variable) -> tf.Variable:
-    """The `tf.Variable` of a Keras variable, from now on trainable while that is."""
+    """The `tf.Variable` of a Keras variable; from now on it is trainable while the Keras variable is."""
     if type(variable) is keras.Variable:
         variable.__class__ = _SharedVariable
     variable.trainable = variable.trainable
@@ -265,7 +246,7 @@ def variables_by_name(network: keras.Layer) -> dict[str, tf.Variable]:
     return named
 
 
-def _to_rows(tensor: tf.Tensor, batch_shape: tf.Tensor, event_rank: int) -> tf.Tensor:
+def _to_rows(tensor, batch_shape, event_rank):
     """Broadcasts a tensor of events to a batch shape, and flattens that to one axis, as Keras layers need."""
     static_event = tensor.shape[tensor.shape.rank - event_rank :]
     event = tf.shape(tensor)[tf.rank(tensor) - event_rank :]
@@ -274,9 +255,11 @@ def _to_rows(tensor: tf.Tensor, batch_shape: tf.Tensor, event_rank: int) -> tf.T
     return tf.ensure_shape(tensor, [None, *static_event])
 
 
-def from_rows(tensor: tf.Tensor, batch_shape: tf.Tensor | None) -> tf.Tensor:
-    """Restores a flattened batch shape; `None` if it always was one axis."""
-    if batch_shape is None:
-        return tensor
-    restored = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0))
-    return tf.ensure_shape(restored, [None] * batch_shape.shape[0] + tensor.shape[1:])
+def from_rows(rows: Any, batch_shape: Any) -> Any:
+    """Tensors of rows, such as a `Solution`, in their batch shape, which `event_rows` returned."""
+
+    def restored(tensor):
+        tensor, event = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0)), tensor.shape[1:]
+        return tf.ensure_shape(tensor, [None] * batch_shape.shape[0] + event)
+
+    return rows if batch_shape is None else tf.nest.map_structure(restored, rows)

@@ -5,32 +5,24 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tf_resflow.bijectors.base import Context, FlowBijector, run
+from tf_resflow.bijectors.base import Context, FlowBijector, pass_through
 from tf_resflow.bijectors.flow import residual_blocks, route
 from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.solvers import Solution
-from tf_resflow.typing import Seed, Shape, TensorLike
+from tf_resflow.typing import Seed, TensorLike
 
-__all__ = ["Features", "block_inputs", "feature_shapes", "forward_features", "initialize", "inverse_with_solutions"]
+__all__ = ["block_inputs", "forward_features", "initialize", "inverse_with_solutions"]
 
 
-class Features(NamedTuple):
-    """The result of `forward_features`.
-
-    Attributes:
-      latent: the flow's output.
-      log_det: log|det J|, of the batch shape or a scalar; None if it was not asked for.
-      features: list of the values after each scale, first scale first.
-    """
-
+class _Features(NamedTuple):
     latent: tf.Tensor
     log_det: tf.Tensor | None
     features: list[tf.Tensor]
 
 
-def forward_features(flow: FlowBijector, x: TensorLike, log_det: bool = True, **kwargs: Any) -> Features:
+def forward_features(flow: FlowBijector, x: TensorLike, log_det: bool = True, **kwargs: Any) -> _Features:
     """The latent, the log-determinant and the values after each scale, each block evaluated once.
 
     The scales of a `MultiscaleFlow` are its flows; the value after one has all of its channels, both those that
@@ -54,46 +46,18 @@ def forward_features(flow: FlowBijector, x: TensorLike, log_det: bool = True, **
       **kwargs: `seed` and `conditional_input`, as for `flow.forward`.
 
     Returns:
-      A `Features`.
+      A named tuple: `latent`, the flow's output; `log_det`, log|det J|, of the batch shape or a scalar, None if it
+      was not asked for; and `features`, the list of the values after each scale.
     """
     x = tf.identity(tf.convert_to_tensor(x, flow.dtype))
-    done = run(flow, x, Context(kwargs, log_det), event_ndims=x.shape.rank - 1)
-    return Features(done.value, done.log_det, list(done.features))
-
-
-def feature_shapes(flow: FlowBijector, event_shape: Shape) -> list[tuple[int | None, ...]]:
-    """The shapes of the features of `forward_features`, without the batch.
-
-    Args:
-      flow: `Flow` or `MultiscaleFlow`.
-      event_shape: shape of an event of the data.
-
-    Returns:
-      A list of tuples.
-    """
-    return flow.feature_shapes(event_shape)
+    done = pass_through(flow, x, Context(kwargs, log_det), event_ndims=x.shape.rank - 1)
+    return _Features(done.value, done.log_det, list(done.features))
 
 
 def block_inputs(
     flow: FlowBijector, x: TensorLike, *, conditional_input: TensorLike | None = None
 ) -> dict[str, tf.Tensor]:
-    """What each residual block of a flow maps, for data x.
-
-    ```python
-    import tf_resflow as resflow
-    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
-    print({name: value.shape for name, value in resflow.bijectors.block_inputs(flow, [[0.1, 0.2]]).items()})
-    # {'block0': TensorShape([1, 2]), 'block1': TensorShape([1, 2])}
-    ```
-
-    Args:
-      flow: `Flow` or `MultiscaleFlow`, data to latent.
-      x: `[batch, *event]`.
-      conditional_input: for conditional blocks.
-
-    Returns:
-      A dict by the names of `blocks_by_name`.
-    """
+    """What each residual block of a flow maps, for data x, `[batch, *event]`, by the names of `blocks_by_name`."""
     names = {id(block): name for name, block in blocks_by_name(flow).items()}
     inputs = {}
 
@@ -102,12 +66,11 @@ def block_inputs(
             inputs[name] = tf.identity(bijector.inverse(value) if inverse else value)
 
     context = Context(_given(conditional_input=conditional_input), log_det=False, visit=visit)
-    run(flow, tf.identity(tf.convert_to_tensor(x, flow.dtype)), context)
+    pass_through(flow, tf.identity(tf.convert_to_tensor(x, flow.dtype)), context)
     return inputs
 
 
 def _given(**arguments):
-    """The arguments that are not None."""
     return {name: value for name, value in arguments.items() if value is not None}
 
 
@@ -137,8 +100,7 @@ def inverse_with_solutions(
       networks: those of the flow, if they are bound.
 
     Returns:
-      The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order in which they are
-      inverted; it is empty for a flow without blocks.
+      The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order of inversion.
 
     Raises:
       ValueError: if `flow` is not a bijector, or is one of TFP's that hides its blocks.
@@ -147,7 +109,7 @@ def inverse_with_solutions(
         raise ValueError(f"inverse_with_solutions takes a bijector or a flow; got {type(flow).__name__}.")
     arguments = _given(conditional_input=conditional_input, networks=networks)
     context = Context(arguments, log_det=False, warn=False, atol=atol, visit=_refuse_hidden_blocks)
-    done = run(flow, z, context, inverse=True)
+    done = pass_through(flow, z, context, inverse=True)
     return done.value, list(done.solutions)
 
 
@@ -193,7 +155,7 @@ def initialize(
     if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in tf.nest.flatten(batch)):
         raise ValueError("The batch for initialize holds NaN or infinite values: clean the data first.")
     arguments = route(flow, _given(seed=seed, conditional_input=conditional_input))
-    return run(flow, batch, Context(arguments, log_det=False, visit=_initialize)).value
+    return pass_through(flow, batch, Context(arguments, log_det=False, visit=_initialize)).value
 
 
 def _initialize(bijector, x, inverse):

@@ -21,10 +21,6 @@ class Logit(FlowBijector):
     Args:
       alpha: `float` in (0, 0.5): 0.05 for natural images, 1e-6 for MNIST in the published runs.
       validate_args: whether to check that x lies in [0, 1].
-      name: `str`.
-
-    Raises:
-      ValueError: if alpha is out of range.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 4.1.
@@ -46,7 +42,7 @@ class Logit(FlowBijector):
         return LipschitzConstants((1 - 2 * alpha) / (alpha * (1 - alpha)), 0.25 / (1 - 2 * alpha))
 
     def _log_odds(self, x):
-        """The logarithms of s and 1 - s."""
+        """The logarithms of s and of 1 - s."""
         checks = []
         if self.validate_args:
             message = "Logit takes values in [0, 1]: scale the data, or dequantize with x = (v + u) / levels."
@@ -63,7 +59,7 @@ class Logit(FlowBijector):
     def _inverse(self, y):
         return (tf.sigmoid(y) - self._alpha) / (1 - 2 * self._alpha)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y; its log-determinant is precise where the sigmoid rounds to 0 or 1."""
         x = self._inverse(y, **context.arguments)
         if not context.log_det:
@@ -85,13 +81,9 @@ class Normalize(OnlyInSavedModels, FlowBijector):
       mean: array-like.
       std: array-like of the same shape, positive.
       dtype: of the statistics.
-      name: `str`.
 
     Attributes:
       statistics: the variables "mean" and "std", a dict.
-
-    Raises:
-      ValueError: if a standard deviation is not positive, or the shapes differ.
     """
 
     _only_in_saved_models = ("_mean", "_std")
@@ -122,7 +114,6 @@ class Normalize(OnlyInSavedModels, FlowBijector):
 
     @property
     def statistics(self) -> dict[str, tf.Variable]:
-        """The mean and the standard deviation."""
         return {"mean": self._mean, "std": self._std}
 
     @classmethod

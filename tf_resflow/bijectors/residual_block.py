@@ -24,7 +24,9 @@ from tf_resflow.bijectors.networks import (
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.layers.program import is_graph
 from tf_resflow.logdet import Exact, RussianRoulette
-from tf_resflow.solvers import Anderson, Solution, solve_residual, warn_unconverged
+from tf_resflow.solvers import Anderson, Solution
+from tf_resflow.solvers.fixed_point import warn_unconverged
+from tf_resflow.solvers.residual_inverse import solve_residual
 from tf_resflow.typing import Shape, TensorLike
 
 __all__ = ["ResidualBlock"]
@@ -93,8 +95,7 @@ class ResidualBlock(FlowBijector):
       Behrmann et al., Invertible Residual Networks, 2019.
     """
 
-    has_odd_series = False
-    """Whether the log-determinant is `LogDetEstimator.log_det_ratio`."""
+    has_odd_series = False  # whether the log-determinant is `LogDetEstimator.log_det_ratio`
     _default_name = "residual_block"
     _inverse_solves = True
     _is_checked = False  # whether the output of the branch is known to fit, as in a copy
@@ -172,8 +173,7 @@ class ResidualBlock(FlowBijector):
         return self._condition_shape
 
     @property
-    def takes(self) -> tuple[str, ...]:
-        """The arguments that it takes from the flows around it."""
+    def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("seed", "networks", "conditional_input") if self._conditional else ("seed", "networks")
 
     @property
@@ -192,17 +192,7 @@ class ResidualBlock(FlowBijector):
         conditional_input: tf.Tensor | None = None,
         networks: Networks | None = None,
     ) -> tf.Tensor:
-        """The Jacobian of the block at x, of which y is the image.
-
-        Args:
-          x: `[batch, *event]`.
-          y: like x.
-          conditional_input: for a conditional block.
-          networks: with the branch, if it is bound.
-
-        Returns:
-          `[batch, size, size]`, for events of `size` coordinates.
-        """
+        """The Jacobian of the block at x, of which y is the image: `[batch, size, size]`."""
         jacobian = Exact().jacobian(bound_network(self._branch, networks), x, conditional_input)
         return tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + jacobian
 
@@ -218,19 +208,10 @@ class ResidualBlock(FlowBijector):
         return LipschitzConstants(1.0 + constant, math.inf, order, reason)
 
     def solve(self, y: TensorLike, conditional_input: TensorLike | None = None) -> Solution:
-        """The inverse with its diagnostics.
-
-        Args:
-          y: tensor of shape `[..., *event]`.
-          conditional_input: as for `inverse`.
-
-        Returns:
-          A `tf_resflow.solvers.Solution`: root like `y`, and residual, num_iterations and converged, of the
-          batch shape.
-        """
+        """The inverse with its diagnostics, a `tf_resflow.solvers.Solution` of the shapes of y, `[..., *event]`."""
         return self._solve(tf.convert_to_tensor(y, dtype=self.dtype), conditional_input)
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
         seed, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
         branch = bound_network(self._branch, networks)
@@ -243,32 +224,31 @@ class ResidualBlock(FlowBijector):
         y, log_det = self._log_det(branch, x, condition, seed=context.seed(self.name))
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data; a log-determinant takes an evaluation of g besides the solution."""
         _, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
         enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
         solution = self._solve(y, condition, networks, **enough)
         with tf.control_dependencies(self._report(solution, context.warn)):
             x = tf.identity(solution.root)
-        log_det = tf.negative(self.run(x, context).log_det) if context.log_det else None
+        log_det = tf.negative(self.forward_pass(x, context).log_det) if context.log_det else None
         return Pass(x, log_det, solutions=(solution,))
 
     def _solve(self, y, condition, networks=None, **settings):
         y, condition, batch_shape = self._to_rows(y, condition)
         branch = bound_network(self._branch, networks)
         solution = solve_residual(branch, y, self._inverse_solver, conditional_input=condition, **settings)
-        return type(solution)(*(from_rows(part, batch_shape) for part in solution))
+        return from_rows(solution, batch_shape)
 
     def _report(self, solution, warn):
-        """Raises (validate_args) or warns about the examples that did not converge."""
-        failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
+        """Operations that raise (`validate_args`) or warn if an example did not converge."""
         message = f"{self.name}: the inverse did not converge for some examples, or its input is not finite"
         if self.validate_args:
+            failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
             return [tf.debugging.assert_equal(failed, 0, message)]
         return [warn_unconverged(solution, message)] if warn else []
 
     def _is_increasing(self, **kwargs):
-        del kwargs
         if self._event_shape.num_elements() == 1:
             return True
         raise NotImplementedError(
@@ -277,7 +257,7 @@ class ResidualBlock(FlowBijector):
         )
 
     def _to_rows(self, x, condition):
-        """Flattens the batch shape of `x` (and of the condition, broadcast to it) to one axis."""
+        """See `event_rows`."""
         check_event(f"{self.name} maps events", self._event_shape, x.shape)
         if self._conditional != (condition is not None):
             needed = "needs" if self._conditional else "takes no"
@@ -286,7 +266,6 @@ class ResidualBlock(FlowBijector):
 
 
 def _input_shapes(branch, conditional, event_shape):
-    """The shapes of an event and of a condition."""
     if isinstance(branch, keras.Layer):
         check_built(branch)
     shapes = input_shapes(branch)
@@ -339,6 +318,5 @@ def _output_shape(block):
 
 
 def _check_callable(argument, value, expected):
-    """Raises a ValueError for a name or a class in the place of its instance."""
     if value is not None and (isinstance(value, type) or not callable(value)):
         raise ValueError(f"{argument} must be {expected}; got {value!r}.")

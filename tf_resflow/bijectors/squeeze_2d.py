@@ -15,7 +15,6 @@ class Squeeze2D(FlowBijector):
 
     Args:
       factor: f, `int` >= 2.
-      name: `str`.
 
     Raises:
       ValueError: if the height or width of an input is not a multiple of the factor.

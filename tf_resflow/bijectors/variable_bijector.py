@@ -16,11 +16,7 @@ __all__ = ["VariableBijector"]
 class VariableBijector(FlowBijector):
     """A bijector that holds Keras variables by name: Keras trains and saves them, and TFP sees them.
 
-    Args:
-      initial_values: dict of name to array.
-      dtype: of the variables.
-      frozen: names of the variables that are not trained.
-      **kwargs: of `tfb.Bijector`, with `parameters` and `name`.
+    The `frozen` ones are not trained. Other arguments are those of `tfb.Bijector`.
     """
 
     def __init__(
@@ -54,7 +50,6 @@ class VariableBijector(FlowBijector):
 
     @property
     def keras_variables(self) -> list[keras.Variable]:
-        """The variables."""
         return list(self._keras_variables.values())
 
     keras_parts = keras_variables

@@ -32,8 +32,8 @@ def with_log_det(flow: _Part, log_det: Callable[..., Any] | Mapping[str, Callabl
 
     Args:
       flow: a bijector or distribution, with blocks at any depth.
-      log_det: a `tf_resflow.logdet` estimator; or a dict of them by the names of blocks, as `blocks_by_name` gives
-        them, of which other blocks keep their own.
+      log_det: a `tf_resflow.logdet` estimator; or a dict of them by the names of blocks (equal names after the
+        first are numbered: block, block_1), beside which other blocks keep their own.
 
     Returns:
       An object of the same type. Parts without blocks are the same objects, since their log-determinants are
@@ -70,15 +70,7 @@ def with_inverse_solver(flow: _Part, inverse_solver: Callable[..., Any]) -> _Par
 
 
 def blocks_by_name(flow: tf.Module) -> dict[str, ResidualBlock]:
-    """The `ResidualBlock`s in a bijector or distribution; equal names after the first are numbered.
-
-    ```python
-    import tf_resflow as resflow
-    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
-    print(list(resflow.bijectors.blocks_by_name(flow)))
-    # ['block0', 'block1']
-    ```
-    """
+    """The `ResidualBlock`s in a bijector or distribution; equal names after the first are numbered."""
     return {name: part for name, part in parts_by_name(flow).items() if isinstance(part, ResidualBlock)}
 
 

@@ -98,5 +98,5 @@ def _of_layers(block):
             "estimate": float(layer.norm_estimate()),
             "bound": float(layer.lipschitz_bound()),
         }
-        for layer in layers.lipschitz_layers(block)
+        for layer in layers.norm_updates.lipschitz_layers(block)
     }

@@ -64,7 +64,7 @@ class LogProbSamples:
         self._noise_log_det = noise_log_det(log_det, model.evaluation_log_det)
         self._model, self._common, self._networks = model, common, networks
         density = bijectors.with_log_det(model.distribution, log_det)
-        blocks = bijectors.blocks_by_name(density)
+        blocks = bijectors.views.blocks_by_name(density)
         exact = all(isinstance(block.log_det, logdet.Exact) for block in blocks.values())
         self.is_noisy = model.data_space.levels is not None or not exact
         costs = map(_bytes_per_example, [*blocks.values(), *self._blocks_of_noise()])
@@ -149,7 +149,7 @@ class LogProbSamples:
         noise = self._model.data_space.noise_flow
         if noise is None:
             return []
-        return bijectors.residual_blocks(bijectors.with_log_det(noise, self._noise_log_det))
+        return bijectors.flow.residual_blocks(bijectors.with_log_det(noise, self._noise_log_det))
 
 
 def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:

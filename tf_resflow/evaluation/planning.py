@@ -91,7 +91,7 @@ def plan_likelihood(
     if not bool(tf.reduce_all(tf.math.is_finite(prepared))):
         raise ValueError("x holds NaN or infinite values: plan for examples like those to come.")
     _check_rounding(model, prepared, arguments, stderr)
-    blocks = bijectors.blocks_by_name(model.flow)
+    blocks = bijectors.views.blocks_by_name(model.flow)
     most_rows = {name: MEGABYTES * 2**20 // bytes_per_row(block) for name, block in blocks.items()}
     noise = _dequantization_std(model, x, arguments, seed, max(1, min(most_rows.values(), default=_ROWS)))
     useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, 0.0 if num_samples else noise)
@@ -198,7 +198,8 @@ def _dequantization_std(model, x, arguments, seed, num_rows):
 
 def _choices_by_block(model, x, arguments, most_rows, useful, seed):
     """A dict of the name of each block to its `BlockPlan`s; less noise than `useful` of all blocks never pays."""
-    blocks, inputs = bijectors.blocks_by_name(model.flow), bijectors.block_inputs(model.flow, x, **arguments)
+    blocks = bijectors.views.blocks_by_name(model.flow)
+    inputs = bijectors.passes.block_inputs(model.flow, x, **arguments)
     enough = useful / math.sqrt(max(1, len(blocks)))
     exact, choices = {}, {}
     for name in track(blocks, "noise of the blocks"):

@@ -1,5 +1,6 @@
 """The networks inside the blocks: residual branches of Lipschitz layers, and unconstrained ones for couplings."""
 
+import collections
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -30,16 +31,12 @@ ACTIVATIONS: dict[str, Callable[..., keras.layers.Layer]] = {
     "maxmin": layers.MaxMin,
     "fullsort": layers.FullSort,
     "lipschitz_cube": layers.LipschitzCube,
-    "elu": lambda **kwargs: keras.layers.Activation("elu", **kwargs),
-    "softplus": lambda **kwargs: keras.layers.Activation("softplus", **kwargs),
-    "relu": lambda **kwargs: keras.layers.Activation("relu", **kwargs),
-    "tanh": lambda **kwargs: keras.layers.Activation("tanh", **kwargs),
+    **{name: functools.partial(keras.layers.Activation, name) for name in ("elu", "softplus", "relu", "tanh")},
 }
-"""The activations of a branch by name: functions of the keyword arguments of a `keras.layers.Layer`."""
 
 
 class _Layers:
-    """Makes the layers of a branch: one dtype, one activation, seeds in sequence, orders in pairs."""
+    """Makes the layers of a branch in order: with one dtype and activation, seeds, and norms that chain."""
 
     def __init__(self, num_layers, activation, coefficient, norms, normalization, seed, policy):
         if activation not in ACTIVATIONS:
@@ -47,30 +44,22 @@ class _Layers:
         if norms is None:
             norms = (2.0,) * (num_layers + 1)
         elif norms == "learned":
-            orders = [
-                layers.LearnedOrder(dtype=policy.variable_dtype, name=f"order_{i}") for i in range(num_layers)
-            ]
+            dtype = policy.variable_dtype
+            orders = [layers.LearnedOrder(dtype=dtype, name=f"order_{i}") for i in range(num_layers)]
             norms = (*orders, orders[0])
         check_sequence("norms", norms, f"({norms},) * {num_layers + 1}")
         if len(norms) != num_layers + 1:
             raise ValueError(
                 f"{num_layers} layers need {num_layers + 1} norms (before, between and after them); got {norms}."
             )
-        self._activation = activation
-        self._coefficient = coefficient
-        self._norms = tuple(norms)
-        self._normalization = normalization
+        self._activation, self._coefficient = activation, coefficient
+        self._norms, self._normalization = tuple(norms), normalization
         self._seeds = np.random.default_rng(seed)
-        self._dtype, self._input_dtype = policy.name, policy.variable_dtype
-        self._num_activations = self._num_linear = self._num_concatenations = 0
-
-    def input(self, shape):
-        return keras.Input(shape, dtype=self._input_dtype)
+        self._dtype = policy.name
+        self._counts: collections.Counter[str] = collections.Counter()
 
     def activation(self):
-        name = f"{self._activation}_{self._num_activations}"
-        self._num_activations += 1
-        return ACTIVATIONS[self._activation](dtype=self._dtype, name=name)
+        return ACTIVATIONS[self._activation](dtype=self._dtype, name=self._name(self._activation))
 
     def dense(self, units):
         return layers.LipschitzDense(units, **self._linear("dense"))
@@ -79,38 +68,32 @@ class _Layers:
         return layers.LipschitzConv2D(filters, kernel_size, **self._linear("conv"))
 
     def concatenation(self):
-        name = f"concatenation_{self._num_concatenations}"
-        self._num_concatenations += 1
-        return layers.LearnableConcatenation(self._coefficient, dtype=self._dtype, name=name)
+        return layers.LearnableConcatenation(self._coefficient, dtype=self._dtype, name=self._name("concatenation"))
 
-    def network(self, x, head, tail, condition_shape, shape):
-        """The branch of these layers, see `_network`."""
-        initializer = None if condition_shape is None else self._initializer()
-        return _network("branch", x, head, tail, condition_shape, shape, initializer, self._dtype)
-
-    def shifted(self, h, condition, shape):
-        """The tensor h plus a dense layer of the condition, of the shape `shape`."""
-        return _shifted(h, condition, shape, self._initializer(), self._dtype)
-
-    def _linear(self, label):
-        i = self._num_linear
-        self._num_linear += 1
-        return {
-            "coefficient": self._coefficient,
-            "domain": self._norms[i],
-            "codomain": self._norms[i + 1],
-            "normalization": self._normalization,
-            "kernel_initializer": self._initializer(),
-            "dtype": self._dtype,
-            "name": f"{label}_{i}",
-        }
-
-    def _initializer(self):
+    def initializer(self):
+        """That of the next kernel."""
         seed = int(self._seeds.integers(2**31))
         return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
 
+    def _linear(self, label):
+        domain, codomain = self._norms[self._counts[label] :][:2]
+        return {
+            "coefficient": self._coefficient,
+            "domain": domain,
+            "codomain": codomain,
+            "normalization": self._normalization,
+            "kernel_initializer": self.initializer(),
+            "dtype": self._dtype,
+            "name": self._name(label),
+        }
+
+    def _name(self, label):
+        self._counts[label] += 1
+        return f"{label}_{self._counts[label] - 1}"
+
 
 def _shifted(h, condition, shape, initializer, dtype):
+    """The tensor h plus a dense layer of the condition, of a shape that broadcasts to that of h."""
     shift = keras.layers.Dense(shape[-1], kernel_initializer=initializer, dtype=dtype, name="condition")(condition)
     if len(condition.shape) - 1 < len(shape):
         shift = keras.layers.Reshape(shape, dtype=dtype)(shift)
@@ -118,14 +101,14 @@ def _shifted(h, condition, shape, initializer, dtype):
 
 
 def _network(name, x, head, tail, condition_shape, shape, initializer, dtype):
-    """Layers on x; with a condition, a dense layer of it adds a shift of `shape` to the output of the head."""
+    """Layers on x; a dense layer of a condition, if there is one, shifts the output of the head by that shape."""
     if condition_shape is None:
         return keras.Sequential([x, *head, *tail], name=name)
     h = x
     for layer in head:
         h = layer(h)
     condition = keras.Input(condition_shape, dtype=x.dtype)
-    h = _shifted(h, condition, shape, initializer, dtype)
+    h = _shifted(h, condition, shape, initializer(), dtype)
     for layer in tail:
         h = layer(h)
     return keras.Model([x, condition], h, name=name)
@@ -147,31 +130,22 @@ def conv_branch(
 ) -> keras.Model:
     """Convolutions with activations between them, on images `[H, W, C]`.
 
-    The paper's: activation, 3x3, activation, 1x1, activation, 3x3, with 512 channels in between.
+    The paper's: activation, 3x3, activation, 1x1, activation, 3x3, with 512 channels in between. What is not listed
+    is as of `dense_branch`.
 
     Args:
       event_shape: `(H, W, C)` of the largest images.
       width: channels of the inner layers.
       kernels: odd kernel sizes, one for each layer.
-      activation: a key of `ACTIVATIONS`.
-      coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers; `None` for 2 everywhere; "learned" for
-        orders that the branch learns, beginning with 2, the last equal to the first.
-      normalization: of the kernels: "induced", by an estimate of their norms; or "schatten", by an upper bound of
-        the norm 2 -> 2 (see `tf_resflow.layers.LipschitzLayer`).
-      preactivation: whether an activation comes first.
       condition_size: size of a conditional vector, of which an unconstrained dense layer gives each channel of the
         first layer's output a shift; or the shape `[H, W, features]` of a conditional image, of which it gives each
         pixel its own; `None` for an unconditional branch.
-      seed: `int`, of the kernels.
-      dtype: dtype policy, see `image_flow`.
 
     Returns:
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
 
     Raises:
-      ValueError: for an unknown activation or normalization, a wrong number of norms, norms other than 2 with
-        "schatten", or a condition of a single layer, whose derivative would not depend on it.
+      ValueError: for a condition of a single layer, whose derivative would not depend on it.
 
     References:
       Chen et al. 2019, Appendix E.
@@ -180,8 +154,9 @@ def conv_branch(
     check_sequence("kernels", kernels, "(3, 1, 3)")
     if condition_size is not None and len(kernels) < 2:
         raise ValueError("A branch with a condition needs two layers: give two kernels.")
-    make = _Layers(len(kernels), activation, coefficient, norms, normalization, seed, network_policy(dtype))
-    x = make.input(event_shape)
+    policy = network_policy(dtype)
+    make = _Layers(len(kernels), activation, coefficient, norms, normalization, seed, policy)
+    x = keras.Input(event_shape, dtype=policy.variable_dtype)
     stack = []
     for i, size in enumerate(kernels):
         if i or preactivation:
@@ -189,7 +164,8 @@ def conv_branch(
         stack.append(make.conv(event_shape[-1] if i == len(kernels) - 1 else width, size))
     first = 2 if preactivation else 1
     shape = [condition_size] if isinstance(condition_size, int) else condition_size
-    return make.network(x, stack[:first], stack[first:], shape, (1, 1, width))
+    head, tail = stack[:first], stack[first:]
+    return _network("branch", x, head, tail, shape, (1, 1, width), make.initializer, policy.name)
 
 
 def dense_branch(
@@ -210,16 +186,16 @@ def dense_branch(
     Args:
       event_shape: shape of an event.
       hidden: widths of the inner layers, at least one.
-      activation: a key of `ACTIVATIONS`.
+      activation: "lipswish", "clipswish", "cpila", "maxmin", "fullsort", "lipschitz_cube", "elu", "softplus",
+        "relu" or "tanh".
       coefficient: Lipschitz bound of each layer.
       norms: orders of the norms before, between and after the layers; `None` for 2 everywhere; "learned" for
         orders that the branch learns, beginning with 2, the last equal to the first.
       normalization: of the kernels: "induced", by an estimate of their norms; or "schatten", by an upper bound of
-        the norm 2 -> 2 (see `tf_resflow.layers.LipschitzLayer`).
+        the norm 2 -> 2 (see `tf_resflow.layers.LipschitzDense`).
       preactivation: whether an activation comes first.
       condition_size: size of a conditional vector, which an unconstrained dense layer adds to the output of
         the first layer; `None` for an unconditional branch.
-      seed: `int`, of the kernels.
       dtype: dtype policy, see `image_flow`.
 
     Returns:
@@ -236,7 +212,7 @@ def dense_branch(
     policy = network_policy(dtype)
     make = _Layers(len(hidden) + 1, activation, coefficient, norms, normalization, seed, policy)
     size = int(np.prod(event_shape))
-    x = make.input(event_shape)
+    x = keras.Input(event_shape, dtype=policy.variable_dtype)
     head = [keras.layers.Flatten(dtype=policy.name)] if len(event_shape) > 1 else []
     head += [make.activation()] if preactivation else []
     head.append(make.dense(hidden[0]))
@@ -246,7 +222,8 @@ def dense_branch(
     tail.append(make.dense(size))
     if len(event_shape) > 1:
         tail.append(keras.layers.Reshape(event_shape, dtype=policy.name))
-    return make.network(x, head, tail, None if condition_size is None else [condition_size], (hidden[0],))
+    shape = None if condition_size is None else [condition_size]
+    return _network("branch", x, head, tail, shape, (hidden[0],), make.initializer, policy.name)
 
 
 def dense_net_branch(
@@ -267,7 +244,8 @@ def dense_net_branch(
 
     \\(h_{i+1} = [\eta_1 h_i, \eta_2 \phi(W_i h_i + b_i)]\\) from \\(h_0 = x\\), with the weights of a
     `tf_resflow.layers.LearnableConcatenation`, and \\(g(x) = W h_\mathrm{depth} + b\\). All norms are of order 2.
-    With coefficients c the constant is \\(c^{\mathrm{depth} + 1}\\), times c with a stem.
+    With coefficients c the constant is \\(c^{\mathrm{depth} + 1}\\), times c with a stem. What is not listed is as
+    of `dense_branch`.
 
     ```python
     import tf_resflow as resflow
@@ -284,19 +262,13 @@ def dense_net_branch(
       kernel_size: odd size of the convolutions \\(W_i\\) on images, after which comes one of size 1; `None` for
         dense layers on flattened events. Vectors have dense layers.
       stem: channels of a linear layer before the first concatenation; `None` for no such layer.
-      activation: a key of `ACTIVATIONS`.
       coefficient: Lipschitz bound of each layer and of each concatenation.
-      normalization: "induced" or "schatten", see `tf_resflow.layers.LipschitzLayer`.
-      condition_size: size of a conditional vector, of which an unconstrained dense layer gives each channel of the
-        first layer's output a shift; `None` for an unconditional branch.
-      seed: `int`, of the kernels.
-      dtype: dtype policy, see `image_flow`.
 
     Returns:
       A built `keras.Model` of x, or of `[x, condition]`.
 
     Raises:
-      ValueError: for an unknown activation, a depth below 1, or a growth that the activation cannot make.
+      ValueError: for a depth below 1, or a growth that the activation cannot make.
 
     References:
       Perugachi-Diaz et al. 2021, Section 3; the fully connected blocks of its code have a stem of 64.
@@ -316,13 +288,17 @@ def dense_net_branch(
     def linear(units, size=kernel_size):
         return make.conv(units, size) if is_image else make.dense(units)
 
-    inputs = [make.input(event_shape), *([] if condition_size is None else [make.input([condition_size])])]
+    shapes = [event_shape] + ([] if condition_size is None else [[condition_size]])
+    inputs = [keras.Input(each, dtype=policy.variable_dtype) for each in shapes]
     conditions = inputs[1:]
 
     def applied(layer, h):
-        """The layer on h, with the shift by the condition if it is the first one."""
+        """The output of the layer; that of the first one is shifted by the condition."""
         h = layer(h)
-        return make.shifted(h, conditions.pop(), (*(1,) * (len(shape) - 1), h.shape[-1])) if conditions else h
+        if not conditions:
+            return h
+        size = (*(1,) * (len(shape) - 1), h.shape[-1])
+        return _shifted(h, conditions.pop(), size, make.initializer(), policy.name)
 
     h = inputs[0] if len(shape) == len(event_shape) else keras.layers.Flatten(dtype=policy.name)(inputs[0])
     if stem is not None:
@@ -336,10 +312,7 @@ def dense_net_branch(
 
 
 def check_dense_net(dense_net: tuple[int, int], norms: Norms) -> None:
-    """Raises ValueError unless `dense_net` is a depth and a growth, and all orders are 2.
-
-    That is the only order in which a `dense_net_branch` has a constant.
-    """
+    """Raises ValueError unless `dense_net` is a depth and a growth, and all orders are 2."""
     if not (isinstance(dense_net, (tuple, list)) and len(dense_net) == 2):
         raise ValueError(f"dense_net must be a depth and a growth, such as (3, 16); got {dense_net!r}.")
     if norms is not None and (isinstance(norms, str) or any(order != 2 for order in norms)):
@@ -365,18 +338,14 @@ def coupling_network(
       event_shape: `(H, W, C)`.
       width: channels of the inner layers.
       kernels: kernel sizes, one for each layer.
-      split: see `tf_resflow.bijectors.Coupling`; by "channels" it keeps the first `C // 2`.
+      split: see `tf_resflow.bijectors.AffineCoupling`; by "channels" it keeps the first `C // 2`.
       num_parameters: values for each element that is mapped: 2 for `AffineCoupling`, 1 for `AdditiveCoupling`.
       condition_size: size of a conditional vector, of which a dense layer gives each channel of the first layer's
         output a shift; `None` for an unconditional coupling.
-      seed: `int`, of the kernels.
       dtype: dtype policy, see `image_flow`.
 
     Returns:
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
-
-    Raises:
-      ValueError: for a split by channels of a single channel.
 
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.3.
@@ -403,23 +372,7 @@ def dense_coupling_network(
     seed: int = 0,
     dtype: DType = None,
 ) -> keras.Model:
-    """Like `coupling_network`, with dense layers, on vectors or on flattened images.
-
-    Args:
-      event_shape: shape of an event.
-      hidden: widths of the inner layers.
-      split: see `coupling_network`.
-      num_parameters: see `coupling_network`.
-      condition_size: see `coupling_network`.
-      seed: `int`, of the kernels.
-      dtype: dtype policy, see `image_flow`.
-
-    Returns:
-      A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
-
-    Raises:
-      ValueError: for a split by channels of a single channel or coordinate.
-    """
+    """Like `coupling_network`, with dense layers of the widths `hidden`, on vectors or on flattened images."""
     check_sequence("event_shape", event_shape, f"({event_shape},)")
     check_sequence("hidden", hidden, f"({hidden},)")
     policy = network_policy(dtype)
@@ -460,6 +413,6 @@ def _coupling_network(x, linear, shape, condition_size, seed, policy, before=(),
         stack += [keras.layers.Activation(relu, dtype=policy.name)] if i else []
         stack.append(make(kernel_initializer=kernel, dtype=policy.name, name=f"layer_{i}"))
     condition_shape = None if condition_size is None else [condition_size]
-    of_condition = kernels[-1] if len(linear) > 1 else "zeros"
     head, tail = [*before, stack[0]], [*stack[1:], *after]
-    return _network("network", x, head, tail, condition_shape, shape, of_condition, policy.name)
+    of_condition = kernels[-1] if len(linear) > 1 else "zeros"
+    return _network("network", x, head, tail, condition_shape, shape, lambda: of_condition, policy.name)

@@ -22,7 +22,7 @@ _RESIDUAL: dict[str, type[bijectors.ResidualBlock]] = {
     "residual": bijectors.ResidualBlock,
     "monotone": bijectors.MonotoneBlock,
 }
-_COUPLINGS: dict[str, type[bijectors.Coupling]] = {
+_COUPLINGS: dict[str, type[bijectors.couplings.Coupling]] = {
     "additive_coupling": bijectors.AdditiveCoupling,
     "affine_coupling": bijectors.AffineCoupling,
 }
@@ -31,18 +31,9 @@ _COUPLINGS: dict[str, type[bijectors.Coupling]] = {
 def build_estimator(
     config: "ConfigDict", per_example: bool, *, kind: str | None = None, num_probes: int | None = None
 ) -> logdet.LogDetEstimator:
-    """The estimator of a config section.
+    """The estimator of a section `estimator.train` or `estimator.eval` of a config, or one of another kind.
 
-    Args:
-      config: has `num_probes`, of colored probes, and `kind`: "adaptive_roulette", with `rtol`;
-        "russian_roulette", with `num_exact_terms`, `distribution` ("geometric" or "poisson") and `p` (the rate, for
-        Poisson); or "power_series", with `num_terms`.
-      per_example: whether each example draws its own number of terms.
-      kind: instead of `config.kind`.
-      num_probes: instead of `config.num_probes`.
-
-    Returns:
-      An `AdaptiveRoulette`, `RussianRoulette` or `PowerSeries`.
+    With `per_example` each example draws its own number of terms.
     """
     kind, num_probes = kind or config.kind, num_probes or config.num_probes
     probes: dict[str, Any] = {"probes": "colored", "num_probes": num_probes}
@@ -64,22 +55,9 @@ def build_flow(
     seed: int = 0,
     name: str = "flow",
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
-    """Builds the flow of a config.
+    """The flow of the `model` section of a config, for events of a shape; it has the training estimator.
 
-    Args:
-      config: the `model` section of a config, see `tf_resflow.training.default_config`.
-      event_shape: shape of an event of the data.
-      mean: statistics of the data, per coordinate or channel, or `None`.
-      std: see `mean`.
-      condition_size: size of a conditional vector, or `None`.
-      seed: `int`, of the parameters.
-      name: `str`.
-
-    Returns:
-      A `Flow` or `MultiscaleFlow`, with the training estimator.
-
-    Raises:
-      ValueError: when the kind of model does not fit the shape of the data.
+    Raises a ValueError if the kind of model does not fit the shape.
     """
     rank = {"image": 3, "vector": 1}[config.kind]
     if len(event_shape) != rank:
@@ -123,7 +101,7 @@ def build_flow(
 
 
 def _check_sides(config, event_shape):
-    """Raises ValueError unless the sides can be halved at the beginning of each scale that has a squeeze."""
+    """Raises ValueError unless the sides can be halved as often as the scales require."""
     halvings = len(config.num_blocks) - 1 + config.squeeze_first
     height, width, _ = event_shape
     if height % 2**halvings or width % 2**halvings:

@@ -16,12 +16,7 @@ __all__ = ["ActNormLayer", "initialize_classifier", "multiscale_classifier"]
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class ActNormLayer(keras.layers.Layer):
-    """`tf_resflow.bijectors.ActNorm` as a Keras layer: `exp(log_scale) (x + shift)`, per channel.
-
-    Args:
-      channels: size of the last axis.
-      **kwargs: of `keras.layers.Layer`.
-    """
+    """`tf_resflow.bijectors.ActNorm` as a Keras layer: `exp(log_scale) (x + shift)`, per channel."""
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -63,7 +58,7 @@ def multiscale_classifier(
     import tensorflow as tf
     import tf_resflow as resflow
     flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1, 1), width=8, num_fc_blocks=0)
-    shapes = resflow.bijectors.feature_shapes(flow, (8, 8, 1))
+    shapes = flow.feature_shapes((8, 8, 1))
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=10)
     features = resflow.bijectors.forward_features(flow, tf.fill([5, 8, 8, 1], 0.5), log_det=False).features
     print(classifier(features).shape)
@@ -71,7 +66,7 @@ def multiscale_classifier(
     ```
 
     Args:
-      feature_shapes: list of `(H, W, C)`, see `tf_resflow.bijectors.feature_shapes`.
+      feature_shapes: list of `(H, W, C)`, as of the flow's method `feature_shapes`.
       num_classes: number of logits.
       num_features: channels of each head.
       seed: `int`, of the kernels.
@@ -107,12 +102,7 @@ def multiscale_classifier(
 
 
 def initialize_classifier(classifier: keras.Model, features: Sequence[TensorLike]) -> None:
-    """Sets every `ActNormLayer` of a classifier from the features of a batch, as `bijectors.initialize` does.
-
-    Args:
-      classifier: a functional `keras.Model` of the list of features.
-      features: list of `[batch, H, W, C]`.
-    """
+    """Sets every `ActNormLayer` of a functional classifier from the features of a batch."""
     for layer in classifier.layers:
         if isinstance(layer, ActNormLayer):
             layer.initialize(keras.Model(classifier.inputs, layer.input)(features))

@@ -101,14 +101,7 @@ HYBRID_FIELDS = {
 
 
 def check_model(model: ConfigDict) -> None:
-    """Checks that the fields of a `model` section fit each other.
-
-    Args:
-      model: the section, whose fields each keep their rule.
-
-    Raises:
-      ValueError: names the fields, their values and what they must be.
-    """
+    """Raises a ValueError unless the fields of a `model` section, which each keep their rule, fit each other."""
     has_branches = model.block in ("residual", "monotone")
     if model.kind == "vector" and (not has_branches or model.inv_1x1_conv):
         raise ValueError(

@@ -12,14 +12,9 @@ _POLICIES = ("float32", "float64", "mixed_bfloat16")
 
 
 def network_policy(dtype: DType) -> keras.DTypePolicy:
-    """The policy of the networks of a flow, whose other variables have its `variable_dtype`.
+    """The policy of the networks of a flow, by default Keras' global one; a ValueError for one of other names.
 
-    Args:
-      dtype: "float32", "float64", "mixed_bfloat16" or a Keras policy of one of these names; `None` for the global
-        policy of Keras.
-
-    Raises:
-      ValueError: for another policy.
+    Other variables of the flow have its `variable_dtype`.
     """
     policy = keras.dtype_policies.get(dtype)
     if policy.name not in _POLICIES:

@@ -22,20 +22,7 @@ __all__ = ["BlockMaker", "BlockSpec", "coupling_image_block", "residual_image_bl
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockSpec:
-    """The description of a block that `image_flow` passes to its maker.
-
-    Attributes:
-      name: name of the block.
-      event_shape: `(H, W, C)` of its input and output.
-      width: channels inside a convolutional block, units inside a fully connected one.
-      kernels: kernel sizes; a fully connected block has as many layers.
-      dense: whether the block is fully connected.
-      scale: number of its scale.
-      index: its number in the scale.
-      seed: `int`, of its parameters.
-      dtype: name of the Keras dtype policy of its network.
-      condition_size: size of the conditional vector, or `None`.
-    """
+    """The description of a block that `image_flow` passes to its maker, see there."""
 
     name: str
     event_shape: tuple[int, ...]
@@ -55,7 +42,6 @@ class BlockSpec:
 
 
 BlockMaker = Callable[[BlockSpec], bijectors.FlowBijector]
-"""A function that `image_flow` calls for each of its blocks."""
 
 
 def residual_image_block(
@@ -74,18 +60,11 @@ def residual_image_block(
 
     Args:
       block: `tf_resflow.bijectors.ResidualBlock`, or `tf_resflow.bijectors.MonotoneBlock`.
-      activation: a key of `tf_resflow.flows.ACTIVATIONS`.
-      coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers; `None` for 2; "learned" for orders that each
-        block learns.
-      normalization: "induced", or "schatten" for an upper bound of the norms of the kernels (see
-        `tf_resflow.layers.LipschitzLayer`).
+      activation: as of `tf_resflow.flows.dense_branch`, like `coefficient`, `norms` and `normalization`.
       dense_net: depth and growth of a `dense_net_branch` instead of convolutions with `kernels` and an activation
         ahead. That of a fully connected block has the same depth, begins with a layer of `fc_width`, and grows by
         half of it each time, as in the published code.
-      log_det: estimator of the log-determinant.
-      inverse_solver: solver of the inverse.
-      lipschitz_constant: bound of each branch, not verified; `None`: the product of its coefficients.
+      log_det: as of the block, like `inverse_solver` and `lipschitz_constant`.
 
     Returns:
       A maker of blocks for `image_flow`.
@@ -125,14 +104,14 @@ def residual_image_block(
     return make
 
 
-def coupling_image_block(coupling: type[bijectors.Coupling] = bijectors.AffineCoupling) -> BlockMaker:
+def coupling_image_block(coupling: type[bijectors.couplings.Coupling] = bijectors.AffineCoupling) -> BlockMaker:
     """Couplings whose networks have the kernels and widths of residual blocks, no constraint, and ReLU.
 
     They split by a checkerboard in the first scale and by channels in the others. The two parts change places from
     each coupling to the next.
 
     Args:
-      coupling: `tf_resflow.bijectors.AffineCoupling`, `tf_resflow.bijectors.AdditiveCoupling`, or another subclass.
+      coupling: `tf_resflow.bijectors.AffineCoupling` or `tf_resflow.bijectors.AdditiveCoupling`.
 
     Returns:
       A maker of blocks for `image_flow`.

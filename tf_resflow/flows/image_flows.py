@@ -57,20 +57,21 @@ def image_flow(
       num_fc_blocks: fully connected blocks at the end.
       fc_width: their width.
       block: the kind of all blocks: `residual_image_block(...)`, the default; `coupling_image_block(...)`; or your
-        own function of a `BlockSpec`.
+        own function of the description of a block, with the attributes `name`; `event_shape`, `(H, W, C)` of its
+        input and output; `dense`, whether it is fully connected; `width`, channels or units inside; `kernels`,
+        kernel sizes; `hidden`, widths of the inner layers of a fully connected block, which has as many layers;
+        `scale`, the number of its scale; `index`, its number there; `seed`, `int`; `dtype`, name of the dtype
+        policy of its network; and `condition_size`.
       act_norm: whether there are ActNorms.
       inv_1x1_conv: whether an `InvertibleConv1x1` comes before each convolutional block.
       logit_alpha: of the `Logit` in front; `None` for none.
       mean: with `std`, per channel, for a `Normalize` in front (hybrid models have one instead of the logit).
-      std: see `mean`.
       squeeze_first: whether a squeeze comes before the first scale (images above 32 x 32).
       factor_out: whether half of the channels leave at each squeeze between scales.
       condition_size: size of a conditional vector, such as a one-hot label, or `None`.
-      seed: `int`, of the parameters.
       dtype: dtype policy of the networks: "float32", "float64", or "mixed_bfloat16" for networks that compute in
         bfloat16 in training (see `tf_resflow.bijectors.Networks`); the parameters have its variable dtype.
         `None` for Keras' global policy.
-      name: `str`.
 
     Returns:
       A `Flow` from `[H, W, C]` to the last scale's shape; with `factor_out` a `MultiscaleFlow` to a vector.
@@ -87,7 +88,7 @@ def image_flow(
     check_sequence("kernels", kernels, "(3, 1, 3)")
     make_block = residual_image_block() if block is None else block
     is_block = isinstance(make_block, type) and issubclass(
-        make_block, (bijectors.Coupling, bijectors.ResidualBlock)
+        make_block, (bijectors.couplings.Coupling, bijectors.ResidualBlock)
     )
     if is_block or not callable(make_block):
         raise ValueError(

@@ -50,29 +50,13 @@ def vector_flow(
       num_blocks: number of residual blocks.
       hidden: widths of the inner layers of a block.
       block: `tf_resflow.bijectors.ResidualBlock`, or `tf_resflow.bijectors.MonotoneBlock`.
-      activation: a key of `tf_resflow.flows.ACTIVATIONS`.
-      coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers of a block; `None` for 2; "learned" for
-        orders that each block learns.
-      normalization: "induced", or "schatten" for an upper bound of the norms of the kernels (see
-        `tf_resflow.layers.LipschitzLayer`).
+      activation: as of `tf_resflow.flows.dense_branch`, like `coefficient`, `norms`, `normalization` and
+        `condition_size`.
       dense_net: depth and growth of a `dense_net_branch` in each block, instead of layers of `hidden` units.
       act_norm: whether there are ActNorms.
       mean: with `std`, statistics of the data, for a `Normalize` in front.
-      std: see `mean`.
-      condition_size: size of a conditional vector, or `None`.
-      log_det: estimator of the blocks.
-      inverse_solver: solver of the blocks.
-      lipschitz_constant: bound of each block's branch, not verified; `None`: the product of its coefficients.
-      seed: `int`, of the parameters.
+      log_det: as of the block, like `inverse_solver` and `lipschitz_constant`.
       dtype: dtype policy, see `image_flow`.
-      name: `str`.
-
-    Returns:
-      A `Flow`, from data to latent.
-
-    Raises:
-      ValueError: for arguments that the branch or the block cannot take.
 
     References:
       Chen et al. 2019, Section 5.1 and Appendix D (100 blocks of width 128, coefficient 0.9).

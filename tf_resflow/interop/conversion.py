@@ -81,7 +81,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     optimizer.iterations.assign(step)
     _take(published, model, optimizer)
     _set_coefficient(config.model, _largest_norm(model, optimizer))
-    for layer in layers.lipschitz_layers(model.flow):
+    for layer in layers.norm_updates.lipschitz_layers(model.flow):
         layer.coefficient = config.model.coefficient
 
     with unwritable_told(workdir):
@@ -147,7 +147,7 @@ def _largest_norm(model, optimizer):
     """The largest norm of a kernel, among the weights and their averages."""
 
     def largest():
-        return max(float(layer.norm_estimate()) for layer in layers.lipschitz_layers(model.flow))
+        return max(float(layer.norm_estimate()) for layer in layers.norm_updates.lipschitz_layers(model.flow))
 
     with AveragedWeights(model, optimizer):
         averaged = largest()

@@ -138,14 +138,14 @@ def _act_norm(prefix, act_norm):
 def _branch(prefix, branch):
     sizes = dict(zip("hwc", branch.inputs[0].shape[1:], strict=True))
     members = [m for m in branch.layers if not isinstance(m, (keras.layers.Flatten, keras.layers.Reshape))]
-    linear = [member for member in members if isinstance(member, layers.LipschitzLayer)]
+    linear = [member for member in members if isinstance(member, layers.lipschitz_layer.LipschitzLayer)]
     if isinstance(linear[0], layers.LipschitzDense):
         prefix += ".nnet"
     tensors, names = [], {}
     for position, member in enumerate(members):
         names[member] = f"{prefix}.{position}"
         tensors += _rows(names[member], member, _part(member, linear), sizes)
-    if linear[0].has_learned_order:
+    if linear[0].learned_orders:
         tensors += _orders([(names[member], member) for member in linear])
     return tensors
 

@@ -6,18 +6,10 @@ from tf_resflow.keras_backend import check_backend
 from tf_resflow.layers.activations import CLipSwish, CPila, FullSort, LipschitzCube, LipSwish, MaxMin
 from tf_resflow.layers.learned_concatenation import LearnableConcatenation
 from tf_resflow.layers.learned_order import LearnedOrder
-from tf_resflow.layers.lipschitz_constants import lipschitz_constant, lipschitz_order
+from tf_resflow.layers.lipschitz_constants import lipschitz_constant
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer
-from tf_resflow.layers.norm_updates import (
-    converge_norms,
-    learned_orders,
-    lipschitz_layers,
-    mean_norm,
-    update_norms,
-)
-from tf_resflow.layers.program import bind
+from tf_resflow.layers.norm_updates import converge_norms, mean_norm, update_norms
 
 check_backend(keras.config.backend())  # which ~/.keras/keras.json may set
 
@@ -31,14 +23,9 @@ __all__ = [
     "LipschitzConv2D",
     "LipschitzCube",
     "LipschitzDense",
-    "LipschitzLayer",
     "MaxMin",
-    "bind",
     "converge_norms",
-    "learned_orders",
     "lipschitz_constant",
-    "lipschitz_layers",
-    "lipschitz_order",
     "mean_norm",
     "update_norms",
 ]

@@ -6,9 +6,9 @@ from typing import ClassVar
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.fusion import wide_dtype
 from tf_resflow.layers.operations import Activation, Identity, Operation, OperationLayer, Smooth
 from tf_resflow.layers.smooth_functions import SmoothFunction, sum_of_parts
+from tf_resflow.layers.tracing import wide_dtype
 from tf_resflow.typing import Shape
 
 __all__ = ["CLipSwish", "CPila", "FullSort", "LipSwish", "LipschitzCube", "MaxMin"]
@@ -21,12 +21,9 @@ class _Activation(OperationLayer):
     _is_elementwise = False
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """The function of the class."""
-        del fused
         return Activation(dtype, self._function, self._is_elementwise)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The shape of the input."""
         return input_shape
 
 
@@ -36,7 +33,6 @@ class _SmoothActivation(OperationLayer):
     _functions: tuple[SmoothFunction, SmoothFunction]  # the second one is fused
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """The function of the class."""
         return Smooth(dtype, self._functions[fused])
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -55,7 +51,6 @@ class _SwishFunction(SmoothFunction):
 
     def value_gradients(self, x, y, upstream, b):
         """dy/db = x^2 t (1 - t) / 1.1, which is zero where t rounds to 0 or 1."""
-        del y
         t = _sigmoid(b * x)
         return (upstream * (x * (t * (1.0 - t))) * x / 1.1,)
 
@@ -126,7 +121,6 @@ class _Swish(_SmoothActivation):
         self.beta = self.add_weight(name="beta", shape=(), initializer=initializer, autocast=False)
 
     def applied_weights(self, dtype: str) -> list[tf.Tensor]:
-        """softplus(beta)."""
         return [tf.math.softplus(tf.cast(tf.convert_to_tensor(self.beta), wide_dtype(tf.as_dtype(dtype))))]
 
 
@@ -210,7 +204,6 @@ class MaxMin(_Activation):
     _function = Identity(_max_min)
 
     def build(self, input_shape: Shape) -> None:
-        """Checks that the last axis is even."""
         if input_shape[-1] is None or input_shape[-1] % 2:
             raise ValueError(
                 "MaxMin pairs the channels of the last axis: their number must be even, but the input has shape "

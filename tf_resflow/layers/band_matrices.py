@@ -16,9 +16,7 @@ def eigenvalue_bound(diagonal: np.ndarray, below: np.ndarray) -> float:
     value of 200 steps of Lanczos' method by a factor of \\(1 + 10^{-9}\\); each further one by a hundred times as
     much, up to the largest sum of a row.
 
-    Args:
-      diagonal: blocks on the diagonal, `[blocks, m, m]`, float64.
-      below: blocks under it, `[blocks - 1, m, m]`.
+    The blocks on the diagonal are `[blocks, m, m]`, float64, and those under it `[blocks - 1, m, m]`.
 
     References:
       Golub and Van Loan, "Matrix Computations", sections 4.2 and 10.1.

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.layers.fusion import in_one_pass, in_wide
+from tf_resflow.layers.tracing import in_one_pass, in_wide
 from tf_resflow.private_api import custom_gradient
 
 __all__ = ["convolution"]
@@ -31,14 +31,7 @@ def convolution(
     In bfloat16 the products of the taps are rounded before they are added, so the error is at most 1.4 times that
     of one rounding. On a machine with a GPU, and in float16, it is TensorFlow's convolution.
 
-    Args:
-      x: `[batch, height, width, inputs]`.
-      kernel: tensor `[kh, kw, inputs, outputs]`, kh and kw odd.
-      bias: `[outputs]`, or None.
-      fused: whether patches are gathered and added in one pass over memory, see `in_one_pass`.
-
-    Returns:
-      `[batch, height, width, outputs]`.
+    With `fused` patches are gathered and added in one pass over memory, see `in_one_pass`.
     """
     height, width, inputs, outputs = kernel.shape
     taps = height * width
@@ -59,7 +52,7 @@ def _plus(x, bias):
 
 
 def _product(x, kernel, bias=None):
-    """The product of the last axis with a kernel as a matrix of so many rows, plus the bias."""
+    """The last axis times the kernel `[..., outputs]` as a matrix, plus the bias."""
     matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
     size = x.shape[1:3] if x.shape[1:3].is_fully_defined() else tf.unstack(tf.shape(x)[1:3])
     rows = _plus(tf.matmul(tf.reshape(x, [-1, matrix.shape[0]]), matrix), bias)

@@ -36,7 +36,6 @@ class LearnableConcatenation(OperationLayer):
 
     Args:
       coefficient: c, positive.
-      **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
       ValueError: if the coefficient is not positive, or the input is not two tensors.
@@ -62,12 +61,9 @@ class LearnableConcatenation(OperationLayer):
         self.logits = self.add_weight(name="logits", shape=(2,), initializer="ones", autocast=False)
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """The weighted tensors side by side, `[..., channels of x + channels of h]`."""
-        del fused
         return WeightedConcatenation(dtype)
 
     def applied_weights(self, dtype: str) -> list[tf.Tensor]:
-        """The two eta."""
         return [tf.cast(self.weights_of_inputs(), dtype)]
 
     def weights_of_inputs(self) -> tf.Tensor:
@@ -83,10 +79,8 @@ class LearnableConcatenation(OperationLayer):
         return tf.reduce_max([tf.cast(tf.cast(weights, dtype), tf.float64) for dtype in dtypes], 0)
 
     def compute_output_shape(self, input_shape: Sequence[Shape]) -> tuple[int | None, ...]:
-        """The shape of the first, with the last axes added."""
         x, h = input_shape
         return (*x[:-1], x[-1] + h[-1])
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         return {**super().get_config(), "coefficient": self.coefficient}

@@ -29,10 +29,6 @@ class LearnedOrder(keras.layers.Layer):
       initial: the first value of p, strictly between low and high.
       low: infimum of p, at least 1.
       high: supremum of p.
-      **kwargs: arguments of `keras.layers.Layer`.
-
-    Raises:
-      ValueError: unless 1 <= low < initial < high < inf.
 
     References:
       Chen et al., "Residual Flows" (2019), learned mixed norms.
@@ -72,6 +68,5 @@ class LearnedOrder(keras.layers.Layer):
         return self.low + (self.high - self.low) * tf.sigmoid(self.theta.value)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         config = {"initial": self.initial, "low": self.low, "high": self.high}
         return {**super().get_config(), **config}

@@ -31,7 +31,7 @@ class LinearOperator(abc.ABC):
 
     @property
     def vector_shape(self) -> tuple[int, ...]:
-        """Shape of v; vectors have one more leading axis, of starts."""
+        """Shape of v."""
         return (*self.image_size, self.shape[-2])
 
     @property
@@ -64,11 +64,11 @@ class LinearOperator(abc.ABC):
 
     @abc.abstractmethod
     def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The sum of the weights of each output, `[*output_shape]` but for leading ones."""
+        """The sum of the weights of each output, in its shape; that of an image has a leading axis."""
 
     @abc.abstractmethod
     def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The sum of the weights of each input, `[*vector_shape]` but for leading ones."""
+        """The sum of the weights of each input, likewise."""
 
     @abc.abstractmethod
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
@@ -94,27 +94,22 @@ class MatrixOperator(LinearOperator):
     """
 
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-        """W v."""
         if kernel.shape.rank == 2:
             return tf.matmul(v, kernel)
         return tf.reduce_sum(v[:, :, tf.newaxis] * kernel, 1)  # for few numbers faster than a matmul of batches
 
     def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-        """W' u."""
         if kernel.shape.rank == 2:
             return tf.matmul(u, kernel, transpose_b=True)
         return tf.reduce_sum(u[:, tf.newaxis] * kernel, 2)
 
     def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        """`[outputs]`."""
         return tf.reduce_sum(kernel, 0)
 
     def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        """`[inputs]`."""
         return tf.reduce_sum(kernel, 1)
 
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
-        """W W' or W'W, with W acting on columns."""
         if kernel.shape.rank == 3:  # faster one by one
             return tf.stack([self.gram(matrix) for matrix in tf.unstack(kernel)])
         of_outputs = self.gram_is_of_outputs
@@ -125,11 +120,9 @@ class ConvolutionOperator(LinearOperator):
     """A convolution of stride 1 with zero padding and an odd kernel `[kh, kw, inputs, outputs]`."""
 
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-        """W v."""
         return tf.nn.conv2d(v, kernel, 1, "SAME")
 
     def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-        """W' u."""
         shape = tf.concat([tf.shape(u)[:-1], [kernel.shape[2]]], 0)
         return tf.nn.conv2d_transpose(u, kernel, shape, 1, "SAME")
 

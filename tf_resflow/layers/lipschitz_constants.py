@@ -18,7 +18,7 @@ __all__ = ["lipschitz_constant", "lipschitz_order"]
 
 
 class _Tensor(NamedTuple):
-    """How a tensor depends on the first input of a branch: its constant, and the order of its norm."""
+    """A tensor in a branch: its Lipschitz constant in the first input, the order of the norm, its shape."""
 
     constant: Any
     order: Any
@@ -35,15 +35,14 @@ def lipschitz_constant(branch: Any, *, certified: bool = False) -> float | tf.Te
     The product of the constants of its layers, through `keras.Sequential` and functional models, also nested ones:
     `Add` sums, `Concatenate` takes (sum L^p)^(1/p), and `LearnableConcatenation` its coefficient times the largest
     L; if certified, (sum (eta L)^2)^(1/2) of its current weights. Further inputs, such as a conditional one, count
-    as constants. The orders of the Lipschitz layers must chain and end in the norm that they began with (see
-    `lipschitz_order`).
+    as constants. The orders of the Lipschitz layers must chain and end in the norm that they began with, that of
+    the first Lipschitz layer that the first input reaches.
     A layer or a `tf.Module` of another kind needs an attribute `lipschitz_constant`, which holds in every l^p norm
     or in the one of its attribute `lipschitz_order`. A subclass that overrides `call` does not inherit the
     attribute.
 
     Args:
-      branch: a built Keras layer or model, or another object with a `lipschitz_constant`; or what
-        `tf_resflow.layers.bind` makes of one, whose certificate is that of the kernels that it applies.
+      branch: a built Keras layer or model, or another object with a `lipschitz_constant`.
       certified: whether to take `lipschitz_bound()` of each Lipschitz layer, which is proved for the current
         kernel, instead of its coefficient, which relies on an estimate from below.
 
@@ -59,14 +58,12 @@ def lipschitz_constant(branch: Any, *, certified: bool = False) -> float | tf.Te
 
 
 def lipschitz_order(branch: Any) -> float | LearnedOrder:
-    """The order p of the norm in which `lipschitz_constant` holds, with the same argument and errors.
-
-    It is the domain of the first Lipschitz layer that the first input reaches, or 2 if there is none.
-    """
+    """The order p of the norm in which `lipschitz_constant` holds; 2 without Lipschitz layers."""
     return _output(branch, certified=False).order
 
 
 def _output(branch, certified):
+    """The `_Tensor` of the output; a bound network has the certificate of the kernels that it applies."""
     bound = branch if isinstance(branch, BoundNetwork) else None
     branch = branch.network if bound else branch
     if not isinstance(branch, keras.layers.Layer):
@@ -289,7 +286,7 @@ def _check_order(layer, order):
 
 
 def _declares_constant(layer):
-    """Whether it has the attribute from the class that defines its call, or from a subclass of that."""
+    """Whether `lipschitz_constant` is set by the class that defines the call, or by a subclass of it."""
     if "lipschitz_constant" in getattr(layer, "__dict__", {}) or is_altered(layer):
         return "lipschitz_constant" in vars(layer)
     for kind in type(layer).__mro__:

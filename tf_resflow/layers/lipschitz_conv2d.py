@@ -46,19 +46,12 @@ class LipschitzConv2D(LipschitzLayer):
     Args:
       filters: number of output channels.
       kernel_size: an odd integer, or two.
-      coefficient: the largest norm allowed, positive. In a `ResidualBlock` the product over all layers must be
-        below 1.
-      domain: order p of the norm of the inputs, in [1, inf], or a `LearnedOrder`.
-      codomain: order q of the norm of the outputs, likewise.
-      normalization: "induced", by an estimate of that norm; or "schatten", by an upper bound of the norm 2 -> 2
-        that makes the coefficient a theorem (see `LipschitzLayer`).
-      use_bias: whether to add a bias.
+      coefficient: the largest norm allowed, see `LipschitzDense`, as for all that follow.
+      domain: order of the norm of the inputs.
+      codomain: order of the norm of the outputs.
+      normalization: "induced" or "schatten".
       kernel_initializer: by default uniform with variance 1 / (3 fan_in).
-      bias_initializer: zeros by default.
-      **kwargs: `tolerance` and `max_iterations` of `LipschitzLayer`, and arguments of `keras.layers.Layer`.
-
-    Raises:
-      ValueError: if an argument is out of range.
+      **kwargs: `tolerance`, `max_iterations`, and those of `keras.layers.Layer`.
 
     References:
       Gouk et al., "Regularisation of neural networks by enforcing Lipschitz continuity" (2018);
@@ -120,14 +113,11 @@ class LipschitzConv2D(LipschitzLayer):
         return tf.reshape(kernel, kernel.shape[2:]) if matrix else kernel
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """The convolution with the scaled kernel, plus the bias, `[batch, height, width, filters]`."""
         return Convolution(dtype, self.image_size, fused)
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
-        """`[batch, height, width, filters]`."""
         return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         config = {"filters": self.filters, "kernel_size": self.kernel_size}
         return {**super().get_config(), **config}

@@ -17,9 +17,24 @@ __all__ = ["LipschitzDense"]
 class LipschitzDense(LipschitzLayer):
     r"""`keras.layers.Dense` with a Lipschitz constant of at most `coefficient`.
 
-    On the last axis it computes \\(x W + b\\) with the kernel divided by
-    \\(\max(1, \|W\| / \mathrm{coefficient})\\). The gradient flows through the norm, and every call is
-    constrained, also in training. With activations of constant 1, such as `LipSwish`, layers make a contraction:
+    On the last axis it computes \\(x W + b\\) with the kernel divided, differentiably, by
+    \\(\max(1, \|W\| / \mathrm{coefficient})\\). The norm \\(\|W\| = \max_v \|Wv\|_q / \|v\|_p\\) is evaluated at
+    stored vectors v. A call reads them and changes nothing. If one more product shows that they no longer fit the
+    kernel, the call finds new ones for itself: every call is normalized for the kernel that it uses.
+    `tf_resflow.layers.update_norms` stores them for later calls. The norm is an estimate from below, which fresh
+    starts keep from local maxima; the method `norm_bound()` gives a proof for the raw kernel, and
+    `lipschitz_bound()` for the layer. Nothing is stored if the norm has a closed form, which is the case for p = 1
+    and for q = inf.
+
+    With `normalization="schatten"` the kernel is divided by the Schatten norm of order 128 instead, an upper bound
+    at \\(2 \to 2\\):
+
+    $$\|W\|_2 \le \Bigl(\sum_i \sigma_i^{128}\Bigr)^{1/128} \le r^{1/128} \|W\|_2, \qquad r = \mathrm{rank}(W).$$
+
+    The coefficient then holds for every kernel, and the layer stores no vectors. The price is a norm below the
+    coefficient, and products of Gram matrices, of the smaller of inputs and outputs, in each call.
+
+    With activations of constant 1, such as `LipSwish`, layers make a contraction:
 
     ```python
     import keras
@@ -45,15 +60,10 @@ class LipschitzDense(LipschitzLayer):
         below 1.
       domain: order p of the norm of the inputs, in [1, inf], or a `LearnedOrder`.
       codomain: order q of the norm of the outputs, likewise.
-      normalization: "induced", by an estimate of that norm; or "schatten", by an upper bound of the norm 2 -> 2
-        that makes the coefficient a theorem (see `LipschitzLayer`).
-      use_bias: whether to add b.
+      normalization: "induced", or "schatten" for an upper bound of the norm 2 -> 2.
       kernel_initializer: by default uniform with variance 1 / (3 fan_in).
-      bias_initializer: zeros by default.
-      **kwargs: `tolerance` and `max_iterations` of `LipschitzLayer`, and arguments of `keras.layers.Layer`.
-
-    Raises:
-      ValueError: if an argument is out of range.
+      **kwargs: `tolerance`, the relative change of v at which an update of the norm stops (1e-2), and
+        `max_iterations`, its most products with W and its transpose (12); and those of `keras.layers.Layer`.
 
     References:
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
@@ -107,14 +117,10 @@ class LipschitzDense(LipschitzLayer):
         self.input_spec = keras.layers.InputSpec(**ranks, axes={-1: input_shape[-1]})
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """The product with the scaled kernel, plus b, `[..., units]`."""
-        del fused
         return Dense(dtype)
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
-        """`[..., units]`."""
         return (*input_shape[:-1], self.units)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         return {**super().get_config(), "units": self.units}

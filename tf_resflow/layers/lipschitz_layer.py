@@ -1,5 +1,6 @@
 """The base class of the layers with a constrained operator norm."""
 
+import functools
 import math
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -10,64 +11,29 @@ import tensorflow as tf
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
 from tf_resflow.layers.operations import OperationLayer
-from tf_resflow.layers.operator_norms import InducedNorm, has_closed_form, is_order, stackable
+from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, is_order, stackable
 from tf_resflow.layers.precision import lowest_dtype, rounding_error
-from tf_resflow.layers.schatten_norms import SchattenNorm
-from tf_resflow.layers.shared_traces import traced_once
+from tf_resflow.layers.tracing import traced_once
 
-__all__ = ["NORMALIZATIONS", "LipschitzLayer", "scaled_stack", "stacks", "update_stack"]
+__all__ = ["LipschitzLayer", "scaled_stack", "stacks", "update_stack"]
 
-NORMALIZATIONS = {"induced": InducedNorm, "schatten": SchattenNorm}
-"""The norms by which a layer divides its kernel, by name."""
+_NORMS = {"induced": InducedNorm, "schatten": SchattenNorm}
 
 _NUM_STARTS = 4
 _AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
 
 
 class LipschitzLayer(OperationLayer):
-    r"""A linear layer \\(x \mapsto Wx + b\\) with \\(\|W\|_{p \to q} \le\\) `coefficient`.
+    r"""A linear layer with \\(\|W\|_{p \to q} \le\\) `coefficient`; `LipschitzDense` describes it.
 
-    The kernel is divided by \\(\max(1, \|W\| / \mathrm{coefficient})\\), differentiably. The norm
-    \\(\|W\| = \max_v \|Wv\|_q / \|v\|_p\\) is evaluated at stored vectors v that attain the maximum. A call reads
-    them and changes nothing. If one more product shows that they no longer fit the kernel, the call finds new ones
-    for itself: every call is normalized for the kernel that it uses. `update_norm` stores them for later calls; run
-    it after each change of the kernel (`tf_resflow.layers.update_norms` does so for all layers).
-
-    The norm used is an estimate from below, which fresh starts keep from local maxima. `norm_bound` and
-    `lipschitz_bound` are proofs.
-
-    With `normalization="schatten"` the kernel is divided by the Schatten norm of order 128 instead, an upper bound
-    at \\(2 \to 2\\):
-
-    $$\|W\|_2 \le \Bigl(\sum_i \sigma_i^{128}\Bigr)^{1/128} \le r^{1/128} \|W\|_2, \qquad r = \mathrm{rank}(W).$$
-
-    The coefficient then holds for every kernel. The layer is a function of its kernel and bias alone:
-    it stores no vectors, and `update_norm` has nothing to do. The price is a norm below the coefficient, and
-    products of Gram matrices, of the smaller of inputs and outputs, in each call.
-
-    At \\(2 \to 2\\) the vectors come from the Gram matrix if that is small: they are its eigenvectors, or the
-    result of 64 power steps where these have converged. Otherwise they come from restarted Lanczos steps, and at
-    other orders from power iterations with several starts. Nothing is stored if the norm has a closed form, which
-    is the case for p = 1 and for q = inf.
+    The norm is evaluated at stored vectors that attain \\(\max_v \|Wv\|_q / \|v\|_p\\). At \\(2 \to 2\\) they come
+    from the Gram matrix if that is small: they are its eigenvectors, or the result of 64 power steps where these
+    have converged. Otherwise they come from restarted Lanczos steps, and at other orders from power iterations with
+    several starts.
 
     The norm is computed in float32, or in float64 if the variables have that dtype. To allow for rounding, a layer
     stays below its coefficient by a relative 2^-20 in float32 and 2^-49 in float64. If it computes in bfloat16 or
     float16, if only in training, that is the epsilon of this dtype.
-
-    Args:
-      coefficient: the largest norm allowed, positive.
-      domain: p in [1, inf], or a `LearnedOrder`.
-      codomain: q in [1, inf], or a `LearnedOrder`.
-      normalization: "induced", or "schatten" for an upper bound of the norm at 2 -> 2.
-      use_bias: whether to add b.
-      kernel_initializer: by default uniform with variance 1 / (3 fan_in).
-      bias_initializer: zeros by default.
-      tolerance: relative change of v at which `update_norm` stops.
-      max_iterations: largest number of products with W and its transpose in one `update_norm`.
-      **kwargs: arguments of `keras.layers.Layer`.
-
-    Raises:
-      ValueError: if an argument is out of range.
     """
 
     _operator: LinearOperator  # from when the layer is built
@@ -118,7 +84,7 @@ class LipschitzLayer(OperationLayer):
 
         def converged(shape, dtype):
             v = tf.random.stateless_normal(shape, [0, 0], dtype=dtype)
-            return self._norm(self._operand(), self._orders).maximizer(v, *_AT_BUILD)[0]
+            return self._norm(self._operand(), *self._orders).maximizer(v, *_AT_BUILD)[0]
 
         return keras.Variable(
             converged,
@@ -137,9 +103,9 @@ class LipschitzLayer(OperationLayer):
         return self.normalization == "schatten" or has_closed_form(self.domain, self.codomain)
 
     @property
-    def has_learned_order(self) -> bool:
-        """Whether the order of the domain or of the codomain is learned."""
-        return isinstance(self.domain, LearnedOrder) or isinstance(self.codomain, LearnedOrder)
+    def learned_orders(self) -> list[LearnedOrder]:
+        """The orders of the domain and of the codomain that are learned."""
+        return [order for order in (self.domain, self.codomain) if isinstance(order, LearnedOrder)]
 
     @property
     def _norm_dtype(self):
@@ -169,35 +135,24 @@ class LipschitzLayer(OperationLayer):
     def _as_operand(self, kernel):
         return kernel
 
-    def _norm(self, kernel, orders):
-        return NORMALIZATIONS[self.normalization](self._operator, kernel, *orders)
-
-    def _estimate(self, kernel, orders):
-        return _estimate(self.normalization, self._operator, kernel, orders, _vectors([self]))
+    @property
+    def _norm(self):
+        """The norm as a function of the kernel and the orders."""
+        self._check_built()
+        return functools.partial(_NORMS[self.normalization], self._operator)
 
     def update_norm(
         self, tolerance: float | None = None, max_iterations: int | None = None, *, num_fresh: int = 1
     ) -> tf.Tensor:
-        """Moves the stored vectors to the maximizer for the current kernel.
+        """Moves the stored vectors to the maximizer for the current kernel, see `update_norms`.
 
         It iterates from the stored vectors until their relative change is at most `tolerance` or `max_iterations`
         are made, then assigns once. It works eagerly, in a `tf.function` and in a replica context, where equal
-        kernels give equal vectors.
+        kernels give equal vectors. Returns the number of iterations, 0 if the norm has a closed form.
 
         Under Adam at 1e-3 on 3x3 convolutions of 16x16 images the defaults leave the estimate 0.3 % low (2 % at
         worst); 20 power iterations leave it 1.5 % low (8 % at worst). Under Adam at 1e-2 on 64 x 64 matrices they
         leave it 0.005 % low (0.7 % at worst).
-
-        Args:
-          tolerance: Python number, the layer's by default; 0 for a fixed number of iterations.
-          max_iterations: Python number, the layer's by default.
-          num_fresh: number of fresh starts to try in addition to the stored vectors. One costs nothing.
-
-        Returns:
-          The number of iterations, an int32 scalar; 0 if the norm has a closed form.
-
-        Raises:
-          ValueError: if the layer is not built.
         """
         return update_stack([self], tolerance, max_iterations, num_fresh)
 
@@ -206,15 +161,15 @@ class LipschitzLayer(OperationLayer):
 
         The Schatten norm is from above. Differentiable in the kernel; the orders are constants.
         """
-        return self._estimate(self._operand(), self._fixed_orders)
+        return _estimate(self._norm, self._operand(), self._fixed_orders, _vectors([self]))
 
     def order_objective(self) -> tf.Tensor:
         """The same estimate, differentiable in the learned orders; the kernel is a constant."""
-        return self._estimate(tf.stop_gradient(self._operand()), self._orders)
+        return _estimate(self._norm, tf.stop_gradient(self._operand()), self._orders, _vectors([self]))
 
     def norm_bound(self) -> tf.Tensor:
         """A rigorous upper bound of the norm of the raw kernel, a float64 scalar."""
-        return self._norm(self._operand(), self._fixed_orders).bound()
+        return self._norm(self._operand(), *self._fixed_orders).bound()
 
     def lipschitz_bound(self) -> tf.Tensor:
         """A rigorous upper bound of the layer's Lipschitz constant, a float64 scalar.
@@ -228,7 +183,7 @@ class LipschitzLayer(OperationLayer):
 
     def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:
         """A rigorous upper bound of the norm of a kernel of the layer's shape, a float64 scalar."""
-        return self._norm(self._as_operand(tf.cast(kernel, tf.float64)), self._fixed_orders).bound()
+        return self._norm(self._as_operand(tf.cast(kernel, tf.float64)), *self._fixed_orders).bound()
 
     def scaled_kernel(self) -> tf.Tensor:
         """The kernel over max(1, norm / coefficient): differentiable, in the dtype of the variables."""
@@ -279,17 +234,7 @@ class LipschitzLayer(OperationLayer):
 
 
 def stacks(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
-    """The layers in groups whose norms are found together: small matrices of one shape, and each other layer alone.
-
-    Args:
-      layers: distinct layers.
-
-    Returns:
-      The groups, with the layers of each in order.
-
-    Raises:
-      ValueError: if a layer is not built.
-    """
+    """Groups of layers whose norms are found together: small matrices of one shape, each other layer alone."""
     groups: dict[Hashable, list[LipschitzLayer]] = {}
     for layer in layers:
         groups.setdefault(layer._peers, []).append(layer)
@@ -299,25 +244,16 @@ def stacks(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
 def update_stack(
     layers: Sequence[LipschitzLayer], tolerance: float | None, max_iterations: int | None, num_fresh: int
 ) -> tf.Tensor:
-    """`LipschitzLayer.update_norm` of all layers of one of the `stacks`.
-
-    Args:
-      layers: the group.
-      tolerance: as there.
-      max_iterations: as there.
-      num_fresh: as there.
-
-    Returns:
-      The number of iterations, an int32 scalar.
-    """
+    """`LipschitzLayer.update_norm` of all layers of one of the `stacks`."""
     first, kernel = layers[0], _stacked(layers)
     if first.vector is None:
         return tf.constant(0)
+    norm = first._norm
     tolerance = first.tolerance if tolerance is None else tolerance
     max_iterations = first.max_iterations if max_iterations is None else max_iterations
 
     def maximizer(kernel, orders, v):
-        return first._norm(kernel, orders).maximizer(v, tolerance, max_iterations, num_fresh)
+        return norm(kernel, *orders).maximizer(v, tolerance, max_iterations, num_fresh)
 
     args = kernel, first._orders, _vectors(layers)
     key = "maximizer", first._operator, tolerance, max_iterations, num_fresh
@@ -330,43 +266,33 @@ def update_stack(
 def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> list[tf.Tensor]:
     """`LipschitzLayer.scaled_kernel` of each layer of one of the `stacks`.
 
-    Args:
-      layers: the group.
-      stored: whether to take the stored vectors without a check, since `update_norms` follows each change of a
-        kernel: it saves a product and some nodes of the graph for each layer.
-
-    Returns:
-      The kernels, in the order of the layers.
+    With `stored` the stored vectors are taken without a check, since `update_norms` follows each change of a
+    kernel: it saves a product and some nodes of the graph for each layer.
     """
     first, limits = layers[0], [layer._limit for layer in layers]
-    first._check_built()
-    operator, normalization, is_stacked = first._operator, first.normalization, len(layers) > 1
-    fixed = [order if isinstance(order, float) else None for order in (first.domain, first.codomain)]
-    learned = [order for order in first._fixed_orders if not isinstance(order, float)]
+    norm, is_stacked = first._norm, len(layers) > 1
 
-    def scaled(kernel, v, learned):
-        values = iter(learned)
-        orders = [next(values) if order is None else order for order in fixed]
-        norm = _estimate(normalization, operator, kernel, orders, v, stored)
+    def scaled(kernel, orders, v):
+        estimate = _estimate(norm, kernel, orders, v, stored)
         if not is_stacked:
-            return kernel / tf.maximum(norm / limits[0], 1.0)
-        return kernel / tf.maximum(norm / limits, 1.0)[:, tf.newaxis, tf.newaxis]
+            return kernel / tf.maximum(estimate / limits[0], 1.0)
+        return kernel / tf.maximum(estimate / limits, 1.0)[:, tf.newaxis, tf.newaxis]
 
-    key = "scaled", normalization, operator, *fixed, *limits, stored
-    kernels = traced_once(key, scaled, _stacked(layers), _vectors(layers), learned)
-    parts = tf.unstack(kernels) if len(layers) > 1 else [kernels]
+    key = "scaled", first.normalization, first._operator, *limits, stored
+    kernels = traced_once(key, scaled, _stacked(layers), first._fixed_orders, _vectors(layers))
+    parts = tf.unstack(kernels) if is_stacked else [kernels]
     return [
         tf.cast(tf.reshape(part, layer.kernel.shape), layer.variable_dtype)
         for layer, part in zip(layers, parts, strict=True)
     ]
 
 
-def _estimate(normalization, operator, kernel, orders, v, stored=False):
+def _estimate(norm, kernel, orders, v, stored=False):
     """The norm at these vectors, or at ones that have caught up with the kernel; in closed form without any."""
     if v is not None and not stored:
         fixed = [order if isinstance(order, float) else tf.stop_gradient(order) for order in orders]
-        v = NORMALIZATIONS[normalization](operator, tf.stop_gradient(kernel), *fixed).caught_up(v)
-    return NORMALIZATIONS[normalization](operator, kernel, *orders).estimate(v)
+        v = norm(tf.stop_gradient(kernel), *fixed).caught_up(v)
+    return norm(kernel, *orders).estimate(v)
 
 
 def _stacked(layers):
@@ -393,8 +319,8 @@ def _validated_order(order, name):
 
 
 def _validated_normalization(normalization, domain, codomain):
-    if normalization not in NORMALIZATIONS:
-        raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}; got {normalization!r}.")
+    if normalization not in _NORMS:
+        raise ValueError(f"normalization must be one of {', '.join(_NORMS)}; got {normalization!r}.")
     if normalization == "schatten" and not (is_order(domain, 2.0) and is_order(codomain, 2.0)):
         raise ValueError(
             f"normalization='schatten' bounds the norm 2 -> 2, but the orders are {domain!r} -> {codomain!r}. "

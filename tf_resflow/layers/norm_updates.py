@@ -21,15 +21,7 @@ _TIGHT = (1e-5, 500, 32)  # tolerance, most iterations and fresh starts for norm
 
 
 def lipschitz_layers(obj: Any) -> list[LipschitzLayer]:
-    """The distinct `LipschitzLayer`s of an object, in order.
-
-    Args:
-      obj: a Keras layer or model; a `tf.Module` whose modules have Keras layers as `branch`, such as a bijector, a
-        flow or a distribution; or a list or tuple of these.
-
-    Raises:
-      ValueError: if obj is none of these.
-    """
+    """The distinct `LipschitzLayer`s of an object, see `update_norms`, in order."""
     return list({id(layer): layer for layer in _walk(obj)}.values())
 
 
@@ -81,7 +73,8 @@ def update_norms(
     ```
 
     Args:
-      obj: see `lipschitz_layers`.
+      obj: a Keras layer or model; a `tf.Module` whose modules have Keras layers as `branch`, such as a bijector, a
+        flow or a distribution; or a list or tuple of these.
       tolerance: relative change at which to stop; each layer's by default. `converge_norms` has a tight one.
       max_iterations: each layer's by default.
       num_fresh: number of fresh starts to try in addition to the stored vectors; one costs nothing.
@@ -90,7 +83,7 @@ def update_norms(
       The largest number of iterations that a layer took, an int32 scalar.
 
     Raises:
-      ValueError: if a layer is not built.
+      ValueError: if a layer is not built, or `obj` is none of these.
     """
     groups = stacks(lipschitz_layers(obj))
     counts = [update_stack(group, tolerance, max_iterations, num_fresh) for group in groups]
@@ -101,19 +94,16 @@ def converge_norms(obj: Any) -> None:
     """Updates the norms to rounding, from many fresh starts: before evaluation, export and certificates.
 
     Args:
-      obj: see `lipschitz_layers`.
-
-    Raises:
-      ValueError: if a layer is not built.
+      obj: as for `update_norms`.
     """
     tolerance, max_iterations, num_fresh = _TIGHT
     update_norms(obj, tolerance, max_iterations, num_fresh=num_fresh)
 
 
 def learned_orders(obj: Any) -> list[LearnedOrder]:
-    """The distinct `LearnedOrder`s of the layers of an object (see `lipschitz_layers`), in order."""
-    orders = [order for layer in lipschitz_layers(obj) for order in (layer.domain, layer.codomain)]
-    return list({id(order): order for order in orders if isinstance(order, LearnedOrder)}.values())
+    """The distinct `LearnedOrder`s of the layers of an object (see `update_norms`), in order."""
+    orders = [order for layer in lipschitz_layers(obj) for order in layer.learned_orders]
+    return list({id(order): order for order in orders}.values())
 
 
 def mean_norm(obj: Any) -> tf.Tensor:
@@ -122,7 +112,7 @@ def mean_norm(obj: Any) -> tf.Tensor:
     Differentiable in the orders alone, so a training step may add it to its loss.
 
     Args:
-      obj: see `lipschitz_layers`.
+      obj: as for `update_norms`.
 
     Returns:
       A float32 scalar; 0 if no layer has a learned order.
@@ -130,6 +120,6 @@ def mean_norm(obj: Any) -> tf.Tensor:
     References:
       Chen et al., "Residual Flows" (2019), learned mixed norms.
     """
-    layers = [layer for layer in lipschitz_layers(obj) if layer.has_learned_order]
+    layers = [layer for layer in lipschitz_layers(obj) if layer.learned_orders]
     norms = [tf.cast(layer.order_objective(), tf.float32) for layer in layers]
     return tf.add_n(norms) / len(norms) if norms else tf.constant(0.0)

@@ -34,8 +34,6 @@ __all__ = [
     "WeightedConcatenation",
 ]
 
-_Derivatives = Sequence[tf.Tensor | None]
-
 
 class Identity:
     """An object that is equal to itself alone, whatever it says of others."""
@@ -52,53 +50,33 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class Operation(abc.ABC):
-    """What a layer computes.
+    """What a layer computes, with inputs and kernels of one dtype, to which `cast` brings inputs and derivatives.
 
-    Attributes:
-      dtype: of the computation: inputs and kernels have it.
-      knows_derivative: whether `along` is known.
-      knows_jacobian: whether `tangents` is known, of vectors.
+    Of some operations a derivative is known: `along` one direction, differentiable once, or for vectors the
+    `tangents` of each coordinate, `[coordinates, batch or 1, features]`, differentiable any number of times. Both
+    take a derivative for each input, None for a fixed one, and return the output and its derivative.
     """
 
     dtype: str
     knows_derivative: ClassVar[bool] = False
     knows_jacobian: ClassVar[bool] = False
 
+    @abc.abstractmethod
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> Any:
         """The output; a list of them if they are several."""
-        return self._value(self._cast(inputs), weights)
 
-    def along(
-        self, inputs: Sequence[tf.Tensor], derivatives: _Derivatives, weights: Sequence[tf.Tensor]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The output and its derivative for those of the inputs, None for a fixed one. Differentiable once."""
-        return self._along(self._cast(inputs), self._cast(derivatives), weights)
+    def along(self, inputs, derivatives, weights):
+        raise NotImplementedError
 
-    def tangents(
-        self, inputs: Sequence[tf.Tensor], derivatives: _Derivatives, weights: Sequence[tf.Tensor]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The same for derivatives in each coordinate, `[coordinates, batch or 1, features]`.
-
-        Differentiable any number of times.
-        """
-        return self._tangents(self._cast(inputs), self._cast(derivatives), weights)
+    def tangents(self, inputs, derivatives, weights):
+        return self.along(inputs, derivatives, weights)
 
     def fits(self, live: Sequence[Any], shape: Any) -> bool:
         """Whether the derivative is known for an output and inputs of these shapes, of those that are not fixed."""
-        del live, shape
         return True
 
-    @abc.abstractmethod
-    def _value(self, inputs, weights):
-        """As the call, of inputs in the dtype of the computation."""
-
-    def _along(self, inputs, derivatives, weights):
-        raise NotImplementedError
-
-    def _tangents(self, inputs, derivatives, weights):
-        return self._along(inputs, derivatives, weights)
-
-    def _cast(self, tensors):
+    def cast(self, tensors):
+        """Inputs or derivatives in the dtype of the computation."""
         return [None if tensor is None else tf.cast(tensor, self.dtype) for tensor in tensors]
 
 
@@ -106,23 +84,16 @@ class OperationLayer(keras.layers.Layer):
     """A layer that is an operation on its inputs, with weights that it derives from its variables."""
 
     def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """What it computes.
-
-        Args:
-          dtype: of the computation.
-          fused: whether elementwise functions pass over memory once, see `in_one_pass`.
-        """
+        """What it computes in a dtype; if `fused`, elementwise functions pass over memory once."""
         raise NotImplementedError
 
     def applied_weights(self, dtype: str) -> list[tf.Tensor]:
         """The weights of the operation: differentiable in the variables."""
-        del dtype
         return []
 
     def call(self, inputs: Any) -> tf.Tensor:
-        """The output of the operation."""
         operation = self.operation(self.compute_dtype)
-        return operation(tf.nest.flatten(inputs), self.applied_weights(self.compute_dtype))
+        return operation(operation.cast(tf.nest.flatten(inputs)), self.applied_weights(self.compute_dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,24 +104,23 @@ class Dense(Operation):
 
     @property
     def knows_derivative(self) -> bool:  # type: ignore[override]
-        """Whether it is linear."""
         return self.function is None
 
     knows_jacobian = knows_derivative
 
-    def _value(self, inputs, weights):
+    def __call__(self, inputs, weights):
         (x,), (kernel, *bias) = inputs, weights
         y = tf.matmul(x, kernel)
         y = y + bias[0] if bias else y
         return y if self.function is None else self.function.value(y)
 
-    def _along(self, inputs, derivatives, weights):
-        return self._value(inputs, weights), tf.matmul(derivatives[0], weights[0])
+    def along(self, inputs, derivatives, weights):
+        return self(inputs, weights), tf.matmul(derivatives[0], weights[0])
 
-    def _tangents(self, inputs, derivatives, weights):
+    def tangents(self, inputs, derivatives, weights):
         (tangents,), kernel = derivatives, weights[0]
         rows = tf.matmul(tf.reshape(tangents, [-1, kernel.shape[0]]), kernel)
-        return self._value(inputs, weights), tf.reshape(rows, [tangents.shape[0], -1, kernel.shape[1]])
+        return self(inputs, weights), tf.reshape(rows, [tangents.shape[0], -1, kernel.shape[1]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,12 +131,12 @@ class Convolution(Operation):
     fused: bool = False
     knows_derivative: ClassVar[bool] = True
 
-    def _value(self, inputs, weights):
+    def __call__(self, inputs, weights):
         (x,), (kernel, *bias) = inputs, weights
         return convolution(self._checked(x), kernel, *bias, fused=self.fused)
 
-    def _along(self, inputs, derivatives, weights):
-        return self._value(inputs, weights), convolution(derivatives[0], weights[0], fused=self.fused)
+    def along(self, inputs, derivatives, weights):
+        return self(inputs, weights), convolution(derivatives[0], weights[0], fused=self.fused)
 
     def _checked(self, x):
         """The images, unless they are larger, which is checked now or when the graph runs."""
@@ -195,7 +165,7 @@ class KerasConvolution(Operation):
     padding: str
     dilations: tuple[int, int]
 
-    def _value(self, inputs, weights):
+    def __call__(self, inputs, weights):
         (x,), (kernel, *bias) = inputs, weights
         y = tf.nn.conv2d(x, kernel, self.strides, self.padding.upper(), dilations=self.dilations)
         return self.function.value(tf.nn.bias_add(y, bias[0]) if bias else y)
@@ -209,13 +179,13 @@ class Smooth(Operation):
     knows_derivative: ClassVar[bool] = True
     knows_jacobian: ClassVar[bool] = True
 
-    def _value(self, inputs, weights):
+    def __call__(self, inputs, weights):
         return self.function(*inputs, *weights)
 
-    def _along(self, inputs, derivatives, weights):
+    def along(self, inputs, derivatives, weights):
         return self.function.along(*inputs, *derivatives, *weights)
 
-    def _tangents(self, inputs, derivatives, weights):
+    def tangents(self, inputs, derivatives, weights):
         y, slope = self.function.value_and_slope(*inputs, *weights)
         return y, slope * tf.concat([*derivatives] * self.function.num_parts, -1)
 
@@ -234,10 +204,10 @@ class Activation(Operation):
 
     knows_jacobian = knows_derivative
 
-    def _value(self, inputs, weights):
+    def __call__(self, inputs, weights):
         return self.function.value(*inputs)
 
-    def _along(self, inputs, derivatives, weights):
+    def along(self, inputs, derivatives, weights):
         (x,) = inputs
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
@@ -253,14 +223,14 @@ class Reshape(Operation):
     given: tuple[int, ...]
     knows_derivative: ClassVar[bool] = True
 
-    def _value(self, inputs, weights):
+    def __call__(self, inputs, weights):
         (x,) = inputs
         if not x.shape[1:].is_compatible_with(self.given):
             raise ValueError(f"A layer reshapes events of shape {self.given}; got an input of shape {x.shape}.")
         return tf.reshape(tf.ensure_shape(x, [None, *self.given]), [-1, *self.shape])
 
-    def _along(self, inputs, derivatives, weights):
-        return self._value(inputs, weights), self._value(derivatives, weights)
+    def along(self, inputs, derivatives, weights):
+        return self(inputs, weights), self(derivatives, weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,12 +240,12 @@ class Add(Operation):
     knows_derivative: ClassVar[bool] = True
     knows_jacobian: ClassVar[bool] = True
 
-    def _value(self, inputs, weights):
+    def __call__(self, inputs, weights):
         return functools.reduce(operator.add, inputs)
 
-    def _along(self, inputs, derivatives, weights):
+    def along(self, inputs, derivatives, weights):
         live = [derivative for derivative in derivatives if derivative is not None]
-        return self._value(inputs, weights), functools.reduce(operator.add, live)
+        return self(inputs, weights), functools.reduce(operator.add, live)
 
     def fits(self, live, shape):
         """Whether no input is broadcast, with its derivative."""
@@ -290,11 +260,11 @@ class Concatenate(Operation):
     knows_derivative: ClassVar[bool] = True
     knows_jacobian: ClassVar[bool] = True
 
-    def _value(self, inputs, weights):
+    def __call__(self, inputs, weights):
         return tf.concat(inputs, self.axis)
 
-    def _along(self, inputs, derivatives, weights):
-        return self._value(inputs, weights), self._joined(_with_zeros(inputs, derivatives), weights)
+    def along(self, inputs, derivatives, weights):
+        return self(inputs, weights), self._joined(_with_zeros(inputs, derivatives), weights)
 
     def _joined(self, derivatives, weights):
         return tf.concat(derivatives, -1)
@@ -308,7 +278,7 @@ class Concatenate(Operation):
 class WeightedConcatenation(Concatenate):
     """[eta_1 x, eta_2 h] on the last axis, of the weights eta."""
 
-    def _value(self, inputs, weights):
+    def __call__(self, inputs, weights):
         return self._joined(inputs, weights)
 
     def _joined(self, derivatives, weights):
@@ -324,21 +294,17 @@ class Boundary(Operation):
     knows_derivative: ClassVar[bool] = True
     knows_jacobian: ClassVar[bool] = True
 
-    def _value(self, inputs, weights):
+    def __call__(self, inputs, weights):
         if self.dtypes is None:
             return list(inputs)
         return [tf.cast(x, dtype) for x, dtype in zip(inputs, self.dtypes, strict=True)]
 
-    def _cast(self, tensors):
-        return list(tensors)
+    def cast(self, tensors):
+        return tensors
 
 
 class Opaque(Operation):
-    """What is not known, called as Keras calls it; equal to itself alone.
-
-    Args:
-      call: function of a list of the inputs.
-    """
+    """What is not known: `call` of a list of the inputs, as Keras calls it; equal to itself alone."""
 
     _call: Callable[[Any], Any]
 
@@ -349,11 +315,11 @@ class Opaque(Operation):
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
-    def _value(self, inputs, weights):
+    def __call__(self, inputs, weights):
         return self._call(inputs)
 
-    def _cast(self, tensors):
-        return list(tensors)
+    def cast(self, tensors):
+        return tensors
 
 
 def _with_zeros(values, derivatives):

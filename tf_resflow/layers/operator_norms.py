@@ -16,12 +16,12 @@ from tf_resflow.private_api import is_xla, silence_retracing
 
 __all__ = [
     "InducedNorm",
+    "SchattenNorm",
     "dual_order",
     "dual_vector",
     "has_closed_form",
     "is_order",
     "lp_norm",
-    "over_its_peak",
     "stackable",
 ]
 
@@ -35,6 +35,7 @@ _MAX_CATCH_UP = 60  # products with W and its transpose
 _NUM_FRESH = 32  # starts of a catch-up at other orders than 2
 _FRESH = (1e-2, 60)  # tolerance and most products of fresh starts, before the best of them go on
 _TILT = 1e-3
+_NUM_SQUARINGS = 5  # for a Schatten norm of order 128
 
 
 def is_order(order: Order, value: float) -> bool:
@@ -81,21 +82,14 @@ def dual_vector(x: tf.Tensor, order: Order) -> tf.Tensor:
     return y / _per_start(_or_one(lp_norm(y, dual_order(order))), x)
 
 
-def over_its_peak(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _over_its_peak(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The kernel over its largest magnitude, and that, a constant: the squares neither overflow nor underflow."""
     peak = tf.stop_gradient(tf.reduce_max(tf.abs(kernel)))
     return kernel / _or_one(peak), peak
 
 
 class InducedNorm:
-    """||W||_{p -> q} of a linear operator with its kernel.
-
-    Args:
-      operator: W without its kernel.
-      kernel: its kernel.
-      domain: the order p.
-      codomain: the order q.
-    """
+    """||W||_{p -> q} of a linear operator W with its kernel: p is the order of the domain, q of the codomain."""
 
     def __init__(self, operator: LinearOperator, kernel: tf.Tensor, domain: Order, codomain: Order):
         self.operator, self.kernel, self.domain, self.codomain = operator, kernel, domain, codomain
@@ -108,22 +102,17 @@ class InducedNorm:
     def maximizer(
         self, v: tf.Tensor, tolerance: float, max_iterations: int, num_fresh: int = 1
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Vectors at which ||W v||_q / ||v||_p is largest, for p > 1 and q < inf, from a first guess.
+        """Vectors v at which ||W v||_q / ||v||_p is largest, for p > 1 and q < inf, from a first guess.
 
-        It iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one. At 2 -> 2 it
-        takes an eigenvector of the Gram matrix if that is small, or the vector of 64 power steps if one more would
-        change it by at most the tolerance. An iteration leaves neither a local maximum nor a space that W maps to
-        itself. Fresh starts therefore compete with the guess: unit vectors of the inputs and of the outputs, or a
-        random direction at 2 -> 2. Their seed comes from the kernel: equal kernels give equal vectors.
+        It iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one, or until
+        `max_iterations` products with W and its transpose, rounded up to whole steps. At 2 -> 2 it takes an
+        eigenvector of the Gram matrix if that is small, or the vector of 64 power steps if one more would change it
+        by at most the tolerance. An iteration leaves neither a local maximum nor a space that W maps to itself.
+        Fresh starts therefore compete with the guess: unit vectors of the inputs and of the outputs, or a random
+        direction at 2 -> 2. Their seed comes from the kernel: equal kernels give equal vectors. One fresh start
+        costs nothing: it replaces the worst of v, or tilts v at 2 -> 2.
 
-        Args:
-          v: `[starts, ...]`, the vectors to start from.
-          tolerance: relative change of v at which to stop; 0 for a fixed number of iterations.
-          max_iterations: largest number of products with W and its transpose, rounded up to whole steps.
-          num_fresh: number of fresh starts. One costs nothing: it replaces the worst of v, or tilts v at 2 -> 2.
-
-        Returns:
-          v, with the best start first, and the number of iterations, an int32 scalar.
+        Returns v, with the best start first, and the number of iterations.
         """
 
         def move(v, tolerance, max_iterations):
@@ -178,15 +167,13 @@ class InducedNorm:
 
     def _over_peak(self):
         """The norm of the kernel over its peak, or of each over its own: it has the same maximizers."""
-        kernel = self.kernel / _or_one(_peak(self.kernel)) if self._is_stacked else over_its_peak(self.kernel)[0]
+        kernel = self.kernel / _or_one(_peak(self.kernel)) if self._is_stacked else _over_its_peak(self.kernel)[0]
         return InducedNorm(self.operator, kernel, self.domain, self.codomain)
 
     def _traced_once(self, method, *args):
         """Calls a method, with the kernel over its peak, by a `tf.function` that alike layers and orders share."""
-        orders = (self.domain, self.codomain)
-        fixed = tuple(order if isinstance(order, float) else None for order in orders)
-        learned = [_cast(order, self.kernel) for order in orders if not isinstance(order, float)]
-        return _traced(method, self.operator, fixed, is_xla())(self.kernel, learned, *args)
+        orders = tuple(_cast(order, self.kernel) for order in (self.domain, self.codomain))
+        return _traced(method, self.operator, is_xla())(self.kernel, orders, *args)
 
     def _move(self, v, tolerance, max_iterations):
         """Moves v to the maximizer; v comes back with its best start first."""
@@ -206,7 +193,7 @@ class InducedNorm:
         return tf.cond(change <= _STALE, lambda: v, maximum)  # not so if W v is zero
 
     def _iterate(self, step, v, tolerance, max_iterations):
-        """Steps until all starts have converged, except the last of several, which is a fresh one."""
+        """Steps until all starts have converged; the last of several is a fresh one, and is not waited for."""
         num_judged = max(1, v.shape[0] - 1)
 
         def body(count, v, _):
@@ -337,8 +324,8 @@ class InducedNorm:
         return max(excess, 0.0) if isinstance(excess, float) else tf.maximum(excess, 0.0)
 
     def _line_norms(self, sums, order):
-        """The norms of all rows or columns, of which `sums` takes the sums."""
-        kernel, peak = over_its_peak(self.kernel)
+        """The l^p norms of all rows or of all columns; `sums` is the operator's method that sums them."""
+        kernel, peak = _over_its_peak(self.kernel)
         powers = tf.abs(kernel) ** order
         return peak * tf.maximum(sums(powers), 1e-30) ** (1.0 / order)
 
@@ -373,21 +360,54 @@ class InducedNorm:
         return tf.reduce_min(tf.stack(candidates))
 
 
+class SchattenNorm(InducedNorm):
+    """||W||_{2 -> 2}, estimated from above by the Schatten norm of order 128, (sum_i s_i^128)^(1/128).
+
+    It is a function of the kernel alone, from five squarings of the Gram matrix of the smaller side:
+
+        ||W|| <= (tr (W'W)^64)^(1/128) <= r^(1/128) ||W||    with r the rank, at most the smaller side.
+
+    It is smooth, also where singular values cross. A convolution of more than 64 dimensions has the largest of the
+    Schatten norms of its Fourier symbols (`ConvolutionOperator.gram_blocks`).
+
+    References:
+      Delattre et al., "Efficient bound of Lipschitz constant for convolutional layers by Gram iteration" (2023).
+    """
+
+    def estimate(self, v: tf.Tensor | None = None) -> tf.Tensor:
+        kernel, peak = _over_its_peak(self.kernel)
+        return peak * tf.sqrt(_largest_eigenvalue_bound(self.operator.gram_blocks(kernel)))
+
+
+def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
+    """The largest (tr G^64)^(1/64) of Hermitian semidefinite matrices G, `[..., n, n]` to a real scalar.
+
+    All squares are divided by their largest trace, which the result takes back: nothing overflows, and what
+    underflows is not the largest. Of zeros the gradient is 0.
+    """
+    bound = tf.ones([], gram.dtype.real_dtype)
+    for i in range(_NUM_SQUARINGS):
+        trace = tf.stop_gradient(tf.reduce_max(tf.math.real(tf.linalg.trace(gram))))
+        bound *= trace ** (0.5**i)
+        gram /= tf.cast(tf.where(trace > 0, trace, tf.ones_like(trace)), gram.dtype)
+        gram = tf.matmul(gram, gram)
+    total = tf.reduce_max(tf.reduce_sum(tf.math.real(gram * tf.math.conj(gram)), [-2, -1]))
+    return bound * tf.maximum(total, 1e-30) ** (0.5 ** (_NUM_SQUARINGS + 1))
+
+
 @functools.lru_cache(maxsize=512)
-def _traced(method, operator, fixed, for_xla):
-    """A method of `InducedNorm` as a `tf.function` of the kernel and of the orders that are None in `fixed`.
+def _traced(method, operator, for_xla):
+    """A method of `InducedNorm` as a `tf.function` of the kernel and the orders.
 
     It is not inlined, and so not specialized for each layer: Grappler would spend longer on the copies than the
     trace takes.
     """
 
-    def run(kernel, learned, *args):
-        learned = iter(learned)
-        orders = (next(learned) if order is None else order for order in fixed)
+    def call(kernel, orders, *args):
         return method(InducedNorm(operator, kernel, *orders)._over_peak(), *args)
 
     attributes = {"_noinline": True}
-    return silence_retracing(tf.function(run, autograph=False, experimental_attributes=attributes))
+    return silence_retracing(tf.function(call, autograph=False, experimental_attributes=attributes))
 
 
 def _peak(x):
@@ -404,12 +424,12 @@ def _cast(order, x):
 
 
 def _per_start(numbers, x):
-    """`[starts]` with the singleton axes by which they broadcast to x."""
+    """Numbers `[starts]` as `[starts, 1, ...]`, which broadcast to x."""
     return tf.reshape(numbers, [-1] + [1] * (len(x.shape) - 1))
 
 
 def _change(v, new):
-    """The largest relative change of a start, up to its sign."""
+    """The largest relative change of a start; its sign does not matter."""
     change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
     return tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
 
@@ -426,10 +446,10 @@ def _leading_eigenvector(matrix):
 
 
 def _power_32(matrix):
-    """The power of matrices `[..., n, n]`, but for a factor."""
+    """The 32nd power of matrices `[..., n, n]`, up to a factor."""
     if matrix.shape.rank == 3:  # faster one by one
         return tf.stack([_power_32(one) for one in tf.unstack(matrix)])
-    power = over_its_peak(matrix)[0]
+    power = _over_its_peak(matrix)[0]
     power /= _or_one(tf.norm(power))  # with an eigenvalue of at least 1 / sqrt(n)
     for _ in range(5):
         power = tf.matmul(power, power)
@@ -443,7 +463,7 @@ def _leading_direction(power):
     """
     if power.shape.rank == 3:
         return tf.stack([_leading_direction(one) for one in tf.unstack(power)])
-    power = over_its_peak(power)[0]
+    power = _over_its_peak(power)[0]
     longest = tf.gather(power, tf.argmax(tf.linalg.diag_part(power)))  # XLA compiles a slice for each place anew
     return tf.linalg.matvec(power, longest)
 

@@ -61,5 +61,5 @@ def lowest_dtype(layer: keras.Layer) -> str:
 
 
 def rounding_error(layer: keras.layers.Layer) -> float:
-    """By what part of its limit a constrained layer stays below it, to allow for the rounding of that dtype."""
+    """The relative distance that a constrained layer keeps from its limit, for the rounding of its kernel."""
     return _ROUNDING[lowest_dtype(layer)]

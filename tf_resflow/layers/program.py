@@ -81,8 +81,7 @@ class Step:
       operation: what is computed.
       inputs: the numbers of its inputs.
       outputs: the numbers of its outputs.
-      weights: the places of its weights among the parameters of the program. Those of a layer that occurs twice are
-        the same.
+      weights: the places of its weights among the parameters of the program, the same where a layer occurs again.
       layer: where it was read.
       shapes: the shapes of its outputs, None where nothing says them.
     """
@@ -115,17 +114,17 @@ class Program:
 
     @functools.cached_property
     def is_known(self) -> bool:
-        """Whether each step is known, so that the program is all that there is to know."""
+        """Whether no step is opaque."""
         return not any(isinstance(step.operation, Opaque) for step in self.steps)
 
     @functools.cached_property
     def knows_derivative(self) -> bool:
-        """Whether the derivative along a vector is known: of the steps that the first input reaches."""
+        """Whether the derivative along a vector is known, for each step that the first input reaches."""
         return self._knows("knows_derivative")
 
     @functools.cached_property
     def knows_jacobian(self) -> bool:
-        """Whether the Jacobian is carried forward, through the layers of vectors."""
+        """Whether inputs are vectors, and the Jacobian is known for each step that the first input reaches."""
         return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._knows("knows_jacobian")
 
     def _knows(self, what):
@@ -170,26 +169,17 @@ def read(network: Any, *, training: bool = False) -> Program:
 
     Known are `keras.Sequential` and functional models, also nested ones, of the layers of this package and of some
     of Keras: of these exact classes, and unless an attribute of an instance replaces a method. Everything else is a
-    step that is called as Keras calls it.
-
-    Args:
-      network: a Keras layer or model, or another callable.
-      training: whether it is evaluated in a training step: layers of a `TrainingPolicy` compute in its lower
-        precision, and elementwise functions pass over memory once.
+    step that is called as Keras calls it. In a training step layers of a `TrainingPolicy` compute in its lower
+    precision, and elementwise functions pass over memory once.
     """
     return _Reader(training).program(network)
 
 
 class BoundNetwork:
-    """A network with its weights: a function of its inputs, in which nothing is scaled any more.
+    """A network with the weights of its program as they are applied: a function of its inputs.
 
-    Attributes:
-      network: the network.
-      program: its program.
-      parameters: the weights of the program, as they are applied.
-      training: whether it is for a training step.
-      in_place: whether it is traced where it is evaluated, and shares no function with others: for formats without
-        functions, such as TFLite.
+    With `in_place` it is traced where it is evaluated, and shares no function with others: for formats without
+    functions, such as TFLite.
     """
 
     def __init__(
@@ -203,8 +193,7 @@ class BoundNetwork:
         inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if not self.program.inputs:
             return self.network(inputs[0] if len(inputs) == 1 else inputs)
-        values = self._run(inputs)
-        outputs = [values[i] for i in self.program.outputs]
+        outputs, _ = self._evaluate(inputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def with_parameters(self, parameters: Sequence[Any]) -> "BoundNetwork":
@@ -213,7 +202,7 @@ class BoundNetwork:
 
     @property
     def key(self) -> Program | None:
-        """What is equal for networks that may share a function of their weights; None if it shares none."""
+        """What networks that may share a traced function have in common; None if this one shares none."""
         return self.program if self.program.is_known and not self.in_place else None
 
     def tensors(self) -> list[tf.Tensor]:
@@ -223,62 +212,42 @@ class BoundNetwork:
     def value_and_derivative(self, inputs: Sequence[tf.Tensor], v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """g(x) and J v of a program that `knows_derivative`, `[rows, *event]`; differentiable once.
 
-        It serves the gradient of u'J v and g(x): pairs of tensors go once through each layer and once back, and
-        what an activation computes of a pair takes few passes over memory.
-
-        Args:
-          inputs: x, and conditions.
-          v: like x.
+        For the gradient of u'J v and g(x): pairs of tensors go once through each layer and once back, and what an
+        activation computes of a pair takes few passes over memory. `inputs` are x and conditions; v is like x.
         """
-        return self._differentiated(inputs, v, "along")
+        (value,), (derivative,) = self._evaluate(inputs, v, "along")
+        return value, derivative
 
     def jacobian(self, inputs: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """The value `[batch, outputs]`, and its derivatives in each coordinate, `[inputs, batch, outputs]`.
+        """The value `[batch, outputs]`, and its derivatives in each coordinate of x, `[size, batch, outputs]`.
 
         Of a program that `knows_jacobian`; differentiable any number of times. It takes a product for each dense
-        layer, instead of a reverse pass for each coordinate.
-
-        Args:
-          inputs: x, and conditions.
+        layer, instead of a reverse pass for each coordinate. `inputs` are x and conditions.
         """
         x = inputs[0]
         unit = tf.eye(x.shape[-1], dtype=x.dtype)[:, tf.newaxis]  # derivatives that examples share have one row
-        value, tangents = self._differentiated(inputs, unit, "tangents")
+        (value,), (tangents,) = self._evaluate(inputs, unit, "tangents")
         return value, tangents + tf.zeros([tf.shape(x)[0], 1], tangents.dtype)
 
-    def _run(self, inputs):
-        """All values by number."""
+    def _evaluate(self, inputs, derivative=None, rule=None):
+        """The outputs, and their derivatives by a rule of the operations, `along` or `tangents`, from that of x."""
         values = dict(enumerate(self._converted(inputs)))
-        for step, weights in self._steps():
-            results = step.operation([values[i] for i in step.inputs], weights)
-            values.update(zip(step.outputs, tf.nest.flatten(results), strict=True))
-        return values
-
-    def _differentiated(self, inputs, derivative, rule):
-        """The value and the derivative of the output, for that of the first input."""
-        values = dict(enumerate(self._converted(inputs)))
-        derivatives: dict[int, tf.Tensor | None] = {0: derivative}
-        for step, weights in self._steps():
-            operation = step.operation
-            given = [values[i] for i in step.inputs]
-            along = [derivatives.get(i) for i in step.inputs]
-            if isinstance(operation, Boundary):
-                values.update(zip(step.outputs, operation(given, weights), strict=True))
-                derivatives.update(zip(step.outputs, along, strict=True))
-            elif all(one is None for one in along):
-                values[step.outputs[0]] = operation(given, weights)
-            else:
-                result = getattr(operation, rule)(given, along, weights)
-                values[step.outputs[0]], derivatives[step.outputs[0]] = result
-        (output,) = self.program.outputs
-        return values[output], derivatives[output]
-
-    def _steps(self):
+        derivatives = {0: derivative}
         parameters = self.tensors()
-        return [(step, [parameters[i] for i in step.weights]) for step in self.program.steps]
+        for step in self.program.steps:
+            operation, weights = step.operation, [parameters[i] for i in step.weights]
+            given = operation.cast([values[i] for i in step.inputs])
+            along = [derivatives.get(i) for i in step.inputs]
+            if isinstance(operation, Boundary) or all(one is None for one in along):
+                results = operation(given, weights)
+            else:
+                results, *along = getattr(operation, rule)(given, operation.cast(along), weights)
+            values.update(zip(step.outputs, tf.nest.flatten(results), strict=True))
+            derivatives.update(zip(step.outputs, along, strict=False))
+        return [values[i] for i in self.program.outputs], [derivatives.get(i) for i in self.program.outputs]
 
     def _converted(self, inputs):
-        """The inputs in the dtypes of the program's."""
+        """The inputs, checked and cast."""
         if len(inputs) != len(self.program.inputs):
             raise ValueError(
                 f"The network {_name(self.network)} takes {len(self.program.inputs)} inputs; got {len(inputs)}."
@@ -292,22 +261,9 @@ class BoundNetwork:
 def bind(network: Any, *, training: bool = False) -> BoundNetwork:
     """A network as a function whose kernels were scaled once, now.
 
-    For loops that evaluate a branch many times:
-
-    ```python
-    branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
-    y = tf.ones([1, 2])
-    g = resflow.layers.bind(branch)
-    x, = tf.while_loop(lambda x: True, lambda x: [y - g(x)], [y], maximum_iterations=20)
-    ```
-
+    For loops that evaluate a branch many times, and for training steps (see `tf_resflow.bijectors.Networks`).
     Gradients in the kernels flow through the scaled ones: bind it inside the gradient tape. Later changes of the
-    weights do not reach it.
-
-    Args:
-      network: a Keras layer or model, or another callable, of which nothing is known. One that is bound already is
-        returned.
-      training: whether it is for a training step, see `tf_resflow.bijectors.Networks`.
+    weights do not reach it. A network that is bound already is returned.
     """
     return network if isinstance(network, BoundNetwork) else bind_all([network], training=training)[0]
 
@@ -390,7 +346,7 @@ class _Reader:
         return outputs
 
     def _places(self, operation, layer):
-        """The places of the weights of a layer, which it keeps where it occurs again."""
+        """The places of a layer's weights among the parameters; a layer that occurs again keeps them."""
         num = 0 if isinstance(operation, (Boundary, Opaque)) else _num_weights(layer)
         if num and layer not in self._sources:
             self._sources[layer] = operation.dtype, tuple(range(self._num_weights, self._num_weights + num))
@@ -398,7 +354,7 @@ class _Reader:
         return self._sources[layer][1] if num else ()
 
     def _operation(self, step):
-        """What a layer computes, opaque if it is not known."""
+        """The operation of a layer; opaque if it is not known."""
         layer, arguments, results, call, is_plain = step
         if not is_plain or not all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results)):
             return Opaque(call)
@@ -419,14 +375,12 @@ def _num_weights(layer):
     return int(type(layer) in (LipSwish, CLipSwish, LearnableConcatenation))
 
 
-def _dense(layer, dtype, arguments, results):
-    del arguments, results
+def _dense(layer, dtype, *_):
     linear = layer.activation is keras.activations.linear
     return Dense(dtype, None if linear else Identity(layer.activation))
 
 
-def _convolution(layer, dtype, arguments, results):
-    del arguments, results
+def _convolution(layer, dtype, *_):
     if layer.data_format != "channels_last" or layer.groups != 1 or layer.padding not in ("same", "valid"):
         return None
     return KerasConvolution(
@@ -434,18 +388,15 @@ def _convolution(layer, dtype, arguments, results):
     )
 
 
-def _activation(layer, dtype, arguments, results):
-    del arguments, results
+def _activation(layer, dtype, *_):
     return Activation(dtype, Identity(layer.activation), known_slope(layer) is not None)
 
 
-def _add(layer, dtype, arguments, results):
-    del layer
+def _add(_, dtype, arguments, results):
     return Add(dtype) if all(len(x.shape) == len(results[0].shape) for x in arguments) else None
 
 
-def _concatenate(layer, dtype, arguments, results):
-    del arguments, results
+def _concatenate(layer, dtype, *_):
     return Concatenate(dtype, layer.axis)
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tf_resflow.layers.fusion import in_one_pass, in_wide, wide_dtype
+from tf_resflow.layers.tracing import in_one_pass, in_wide, wide_dtype
 from tf_resflow.private_api import custom_gradient, unrecorded
 
 __all__ = ["SmoothFunction", "sum_of_parts"]
@@ -19,11 +19,9 @@ class SmoothFunction(abc.ABC):
     A power series multiplies by the same slopes once per term. Autodiff derives them from x each time, in six
     passes over memory; here they are computed once, along with the value.
 
-    The parameters have a wide dtype. A subclass gives formulas.
-
-    Attributes:
-      fused: whether they are computed in one pass over memory, see `in_one_pass`.
-      num_parts: how many numbers it makes of each x, as so many parts of the last axis.
+    The parameters have a wide dtype. With `fused` they are computed in one pass over memory, see `in_one_pass`. A
+    subclass gives formulas, and `num_parts`: how many numbers it makes of each x, as so many parts of the last
+    axis.
     """
 
     fused: bool = False
@@ -41,11 +39,9 @@ class SmoothFunction(abc.ABC):
         self, x: tf.Tensor, y: tf.Tensor, upstream: tf.Tensor, *parameters: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         """The gradients of `upstream * y` in the parameters, for each element of x."""
-        del x, y, upstream, parameters
         return ()
 
     def __call__(self, x: tf.Tensor, *parameters: tf.Tensor) -> tf.Tensor:
-        """The value."""
         return self.value_and_slope(x, *parameters)[0]
 
     def value_and_slope(self, x: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -121,7 +117,7 @@ class SmoothFunction(abc.ABC):
         return in_wide(along)(*args)
 
     def _gradients_along(self, x, v, dy, dw, *parameters):
-        """The gradients in x and v, per element, and in the parameters, per row, for those of the two results."""
+        """The gradients in x and v, and per row in the parameters; dy and dw are those of the two results."""
         dtype = wide_dtype(x.dtype)
         x_, v_, dy_, dw_ = (tf.cast(tensor, dtype) for tensor in (x, v, dy, dw))
         y, slope = self.formula(x_, *parameters)
@@ -136,7 +132,7 @@ class SmoothFunction(abc.ABC):
 
 
 def sum_of_parts(tensor: tf.Tensor, num_parts: int) -> tf.Tensor:
-    """The sum of so many parts of the last axis."""
+    """The sum of the equal parts of the last axis."""
     return tensor if num_parts == 1 else tf.add_n(tf.split(tensor, num_parts, -1))
 
 

@@ -8,7 +8,6 @@ from tf_resflow.logdet.estimators import (
     PowerSeries,
     RussianRoulette,
 )
-from tf_resflow.logdet.first_order import first_order_only
 from tf_resflow.logdet.term_distributions import Geometric, Poisson
 
 __all__ = [
@@ -20,5 +19,4 @@ __all__ = [
     "Poisson",
     "PowerSeries",
     "RussianRoulette",
-    "first_order_only",
 ]

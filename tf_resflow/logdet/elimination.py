@@ -30,7 +30,7 @@ def inverse_of(matrix: tf.Tensor) -> tf.Tensor:
 
 @custom_gradient
 def _log_abs_det_by_qr(matrix):
-    """As `slogdet`, which XLA does not have."""
+    """log|det| in what XLA compiles, which has no `slogdet`."""
     diagonal = tf.linalg.diag_part(tf.linalg.qr(matrix)[1])
     log_det = tf.reduce_sum(tf.math.log(tf.abs(diagonal)), -1)
     return log_det, lambda upstream: upstream[..., tf.newaxis, tf.newaxis] * tf.linalg.inv(matrix, adjoint=True)
@@ -66,7 +66,7 @@ def _with_inverse(matrix, log_det, inverse):
 
 @custom_gradient
 def _inverse(matrix, inverse):
-    """The known inverse of a matrix, as a function of it."""
+    """The known inverse of a matrix, differentiable in the matrix."""
 
     def grad(upstream):
         transposed = tf.linalg.matrix_transpose(_inverse(matrix, inverse))

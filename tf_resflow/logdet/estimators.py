@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_resflow.layers import LearnedOrder, lipschitz_constant, lipschitz_order
+from tf_resflow.layers import LearnedOrder, lipschitz_constant
+from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.layers.program import bind
-from tf_resflow.layers.shared_traces import settings_key
+from tf_resflow.layers.tracing import settings_key
 from tf_resflow.logdet.elimination import log_abs_det
 from tf_resflow.logdet.power_series import Terms, power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
@@ -58,16 +59,8 @@ class LogDetEstimator(abc.ABC):
         r"""The log-determinant of a `MonotoneBlock`: \\(\log|\det(I - J)| - \log|\det(I + J)|\\) at x.
 
         Its series has the odd powers only, \\(-2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\): the term n of an
-        estimator is that of the power 2 n - 1, and takes two products.
-
-        Args:
-          branch: as of `__call__`, like all that follow.
-          x: tensor of shape `[batch, *event]`.
-          conditional_input: `None` or a tensor of shape `[batch, ...]`.
-          seed: see `tf_resflow.stateless_seed`.
-
-        Returns:
-          `[batch]` (nats), differentiable.
+        estimator is that of the power 2 n - 1, and takes two products. The arguments are those of the call; the
+        result is `[batch]` (nats), differentiable.
 
         Raises:
           NotImplementedError: for an estimator that has none.
@@ -85,17 +78,14 @@ class LogDetEstimator(abc.ABC):
 
         The estimate of an example then does not depend on the others of its part.
         """
-        del num
         return self
 
     def num_rows(self, size: int) -> int:
         """The rows for each example, of `size` coordinates, at which the branch is evaluated at once."""
-        del size
         return 1
 
 
 def _inputs(x, conditional_input):
-    """The inputs of a branch, a list."""
     return [x] if conditional_input is None else [x, conditional_input]
 
 
@@ -150,13 +140,10 @@ class _SeriesEstimator(LogDetEstimator):
             key=settings_key(self, _KNOWN) if self._is_of_the_program else None,
         )
 
-    @property
-    def _is_of_the_program(self):
-        """Whether the terms depend on what the program of the branch and its weights say, and on nothing else."""
-        return True
+    _is_of_the_program = True  # whether the terms depend on the program and the weights of the branch alone
 
     def with_sets(self, num: int) -> LogDetEstimator:
-        """The estimator for batches of `num` equal parts whose examples share all random numbers."""
+        """See `LogDetEstimator`."""
         return dataclasses.replace(self, probe_sets=num)
 
     def num_rows(self, size: int) -> int:
@@ -165,29 +152,27 @@ class _SeriesEstimator(LogDetEstimator):
             return size
         return min(self.num_probes, size or self.num_probes) if self.probes == "colored" else self.num_probes
 
-    def _for_rows(self, v, draw):
-        """What `draw` returns for a shape: numbers of each row of v, or of each vector that examples share."""
-        rows = tf.shape(v)[0]
-        if self.probe_sets is None:
-            return draw([rows])
-        num = self.num_rows(v.shape[1:].num_elements()) * self.probe_sets
-        return tf.repeat(draw([num]), rows // num)
-
 
 @dataclasses.dataclass(eq=False)
 class _RandomLength(_SeriesEstimator):
-    """A series of a random number of terms."""
+    """A series with a random number of terms."""
 
     _: dataclasses.KW_ONLY
     per_example: bool = False
 
     def with_sets(self, num: int) -> LogDetEstimator:
-        """The estimator for batches of `num` equal parts whose examples share all random numbers."""
+        """See `LogDetEstimator`."""
         return dataclasses.replace(self, probe_sets=num, per_example=True)
 
     def _lengths(self, v, draw):
-        """What `draw` returns for a shape: one number, or with `per_example` those of `_for_rows`."""
-        return self._for_rows(v, draw) if self.per_example else draw([])
+        """What `draw` makes of a shape: one number, or one for each row of v, shared as the probes are."""
+        if not self.per_example:
+            return draw([])
+        rows = tf.shape(v)[0]
+        if self.probe_sets is None:
+            return draw([rows])
+        num = self.num_rows(v.shape[1:].num_elements()) * self.probe_sets
+        return tf.repeat(draw([num]), rows // num)
 
 
 @dataclasses.dataclass(eq=False)
@@ -269,12 +254,7 @@ class PowerSeries(_SeriesEstimator):
 
     Args:
       num_terms: at least 1.
-      probes: "rademacher", "gaussian" or "basis", see `RussianRoulette`.
-      num_probes: number of probes of each example.
-      probe_sets: see `RussianRoulette`.
-
-    Raises:
-      ValueError: if a number is out of range.
+      probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
 
     References:
       Behrmann et al., Invertible Residual Networks, 2019, Section 3.
@@ -311,10 +291,8 @@ class AdaptiveSeries(_SeriesEstimator):
       lipschitz_constant: a bound that is known. By default a rigorous one is computed from the kernels of the
         branch at each call, which takes seconds for images of thousands of dimensions.
       order: order p of the norm in which the bound holds. By default that of the layers of the branch, with the
-        current value of a learned one (`tf_resflow.layers.lipschitz_order`).
-      probes: "rademacher", "gaussian" or "basis", see `RussianRoulette`.
-      num_probes: number of probes of each example.
-      probe_sets: see `RussianRoulette`.
+        current value of a learned one.
+      probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
 
     Raises:
       ValueError: if a number is out of range or the Lipschitz constant is not below 1; when called, if the branch
@@ -336,13 +314,13 @@ class AdaptiveSeries(_SeriesEstimator):
         self.order = None if self.order is None else float(self.order)
 
     @property
-    def _is_of_the_program(self):
+    def _is_of_the_program(self):  # type: ignore[override]
         return self.lipschitz_constant is not None and self.order is not None  # not on settings of its layers
 
     def _bound(self, branch, dtype):
         """The bound of the branch, and the order p of the norm in which it holds."""
         given = self.lipschitz_constant
-        order = self.order if given is not None and self.order is not None else self._order_of(branch)
+        order = self.order if self._is_of_the_program else self._order_of(branch)
         if given is not None:
             return tf.constant(given, dtype), order
         bound = tf.cast(lipschitz_constant(branch, certified=True), dtype)
@@ -419,12 +397,7 @@ class AdaptiveRoulette(_RandomLength):
         N, since all take as many terms as the largest of the batch; 0.5 if one N is shared, as in training, where
         rare terms of a large weight would be outliers.
       per_example: whether each probe draws its own number of terms. They have their own n in any case.
-      probes: see `RussianRoulette`, as for all that follow.
-      num_probes: at least 1.
-      probe_sets: see `RussianRoulette`.
-
-    Raises:
-      ValueError: if a number is out of range.
+      probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
     """
 
     rtol: float = 1e-2
@@ -444,7 +417,6 @@ class AdaptiveRoulette(_RandomLength):
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         """Exact terms until the rule of the class holds, and N more."""
-        del branch
         first = (0.01 if self.per_example else 0.5) if self.chance is None else self.chance
         uniform = self._lengths(v, lambda shape: _below_1(random_uniform(shape, seed, tf.float64)))
         size = _norm(v)
@@ -472,7 +444,7 @@ class AdaptiveRoulette(_RandomLength):
 
 
 def _below_1(uniform):
-    """Rounded to float32, but not to 1."""
+    """Numbers in [0, 1) in float32, none of them rounded to 1."""
     return tf.minimum(tf.cast(uniform, tf.float32), 1.0 - 2.0**-24)
 
 
@@ -510,7 +482,7 @@ class Exact(LogDetEstimator):
         return self._jacobian(branch, x, conditional_input)[2][: tf.shape(x)[0]]
 
     def _jacobian(self, branch, x, conditional_input):
-        """The value, the identity matrix and the Jacobian; of at least one row."""
+        """g(x), the identity matrix and the Jacobian, of at least one row."""
         branch, size = bind(branch), x.shape[1:].num_elements()
         if branch.program.knows_jacobian:
             gx, tangents = branch.jacobian(_inputs(x, conditional_input))

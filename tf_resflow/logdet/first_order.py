@@ -10,14 +10,9 @@ __all__ = ["first_order_only"]
 
 
 def first_order_only(tensors: Sequence[tf.Tensor], remedy: str) -> list[tf.Tensor]:
-    """Returns equal tensors that raise an error when they are differentiated.
+    """Equal tensors that raise a ValueError when they are differentiated, which ends with `remedy`.
 
-    Args:
-      tensors: gradients that hold some of what they depend on constant.
-      remedy: end of the error message: what to use instead.
-
-    Raises:
-      ValueError: when the result is differentiated (while tracing, in a `tf.function`).
+    For gradients that hold some of what they depend on constant.
     """
 
     @custom_gradient

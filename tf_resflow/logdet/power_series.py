@@ -6,13 +6,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_resflow.layers.program import BoundNetwork
-from tf_resflow.layers.shared_traces import traced_once
+from tf_resflow.layers.tracing import traced_once
 from tf_resflow.logdet.first_order import first_order_only
 from tf_resflow.private_api import custom_gradient
 
 __all__ = ["Terms", "power_series_log_det"]
-
-_REMEDY = "Use log_det=Exact() instead."
 
 
 class Terms(NamedTuple):
@@ -35,7 +33,7 @@ def _inner(a, b):
 
 
 def _per_row(weights, like):
-    """Weights `[rows]` with the singleton axes by which they multiply a tensor `[rows, *event]`."""
+    """Weights `[rows]` as `[rows, 1, ...]`, which multiply a tensor `[rows, *event]`."""
     if weights.shape.rank == 0:
         return weights
     return tf.reshape(weights, [-1] + [1] * (like.shape.rank - 1))
@@ -44,9 +42,8 @@ def _per_row(weights, like):
 def _sum_series(vjp, v, terms):
     """Both series in one loop, with one vector-Jacobian product per term.
 
-    Returns:
-      The `[rows]` log-determinants `sum_k (-1)^(k+1) weight(k)/k v'J^k v` and the Neumann vectors
-      `sum_{k>=0} (-1)^k neumann_weight(k) (J')^k v`.
+    They are the log-determinants `sum_k (-1)^(k+1) weight(k)/k v'J^k v`, `[rows]`, and the Neumann vectors
+    `sum_{k>=0} (-1)^k neumann_weight(k) (J')^k v`.
     """
 
     def body(k, sign, w, log_det, u, state):
@@ -57,16 +54,9 @@ def _sum_series(vjp, v, terms):
         return k + 1, -sign, w, log_det, u, state
 
     start = (tf.constant(1), tf.ones([], v.dtype), v, tf.zeros(tf.shape(v)[:1], v.dtype), v, terms.state)
-    rows = tf.TensorShape([None, *v.shape[1:]])
-    scalar = tf.TensorShape([])
-    shapes = (
-        scalar,
-        scalar,
-        rows,
-        rows[:1],
-        rows,
-        tuple(tf.TensorShape([None] * tensor.shape.rank) for tensor in terms.state),
-    )
+    rows, scalar = tf.TensorShape([None, *v.shape[1:]]), tf.TensorShape([])
+    states = tuple(tf.TensorShape([None] * tensor.shape.rank) for tensor in terms.state)
+    shapes = scalar, scalar, rows, rows[:1], rows, states
     _, _, _, log_det, u, _ = tf.while_loop(
         lambda k, sign, w, log_det, u, state: terms.more(k, state), body, start, shape_invariants=shapes
     )
@@ -76,8 +66,7 @@ def _sum_series(vjp, v, terms):
 def _sum_odd_series(vjp, v, terms):
     """The same for log|det(I - J)| - log|det(I + J)|, whose term n has the power 2 n - 1 of J.
 
-    Returns:
-      `-2 sum_n weight(n)/(2n-1) v'J^(2n-1) v`, and `-2 sum_n weight(n) (J')^(2n-2) v`, both from n = 1.
+    `-2 sum_n weight(n)/(2n-1) v'J^(2n-1) v` and `-2 sum_n weight(n) (J')^(2n-2) v`, both from n = 1.
     """
     rows = tf.TensorShape([None, *v.shape[1:]])
 
@@ -120,46 +109,44 @@ def power_series_log_det(
     value, and the backward pass needs `x`, `v` and `u` only: under `tf.function` the memory kept for it depends
     neither on the number of terms nor on the width of `g`.
 
-    Args:
-      branch: g, of all inputs, returning a tensor like `inputs[0]`.
-      inputs: `x`, of shape `[batch, *event]`, and any other tensors that need a gradient.
-      num_probes: number of probe vectors of each example.
-      draw: function of the branch, x and the seed to the probes v, of shape `[num_probes * batch, *event]`, and the
-        `Terms`.
-      seed: integer tensor of shape `[2]`.
-      odd: whether the series is instead that of \\(\log|\det(I - J)| - \log|\det(I + J)|
-        = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\), with
-        \\(u = -2 \sum_{k\ \mathrm{even}} w_{k / 2 + 1} (J^T)^k v\\).
-      key: says what `draw` computes: calls of equal keys for equal programs are traced once. None for one that is
-        shared with nothing.
+    `inputs` are x, `[batch, *event]`, and conditions. `draw` makes of the branch, x and the seed the probes v,
+    `[num_probes * batch, *event]`, and the `Terms`; calls of equal keys for equal programs are traced once. Returns
+    y and the log-determinant, `[batch]`, the mean over the probes. A second derivative is a ValueError.
 
-    Returns:
-      `y`, like `x`, and `log_det` of shape `[batch]`, the mean over the probes.
-
-    Raises:
-      ValueError: if a second derivative is taken.
+    With `odd` the series is instead that of \\(\log|\det(I - J)| - \log|\det(I + J)|
+    = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\), with
+    \\(u = -2 \sum_{k\ \mathrm{even}} w_{k / 2 + 1} (J^T)^k v\\).
 
     References:
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).
     """
     num_inputs, is_shared = len(inputs), key is not None and branch.key is not None
+    forward_key = ("forward", odd, num_probes, key, branch.key) if is_shared else None
+    backward_key = ("backward", num_probes, branch.key) if is_shared else None
 
     def forward(inputs, parameters, seed):
         given = branch.with_parameters(parameters)
         v, terms = draw(given, inputs[0], seed)
-        return *_pass(given, inputs, v, num_probes, terms, odd), v
+        x = tf.identity(_tile(inputs[0], num_probes))  # a condition may be the same tensor
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            gx = tf.cast(given([x, *(_tile(tensor, num_probes) for tensor in inputs[1:])]), x.dtype)
+        sum_series = _sum_odd_series if odd else _sum_series
+        log_det, u = sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
+        # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
+        with tf.control_dependencies([log_det]):
+            y = inputs[0] + gx[: tf.shape(inputs[0])[0]]
+        mean = log_det if num_probes == 1 else tf.reduce_mean(tf.reshape(log_det, [num_probes, -1]), 0)
+        return y, mean, u, v
 
     def backward(inputs, parameters, v, u, dy, dlog_det, others):
         given = branch.with_parameters(parameters)
         return _gradients(given, inputs, v, u, num_probes, dy, dlog_det, others)
 
-    def traced(purpose, function, *args):
-        return traced_once((*purpose, branch.key) if is_shared else None, function, *args)
-
     @custom_gradient
     def operation(*tensors):
         arguments = list(tensors[:num_inputs]), list(tensors[num_inputs:])
-        y, log_det, u, v = traced(("forward", odd, num_probes, key), forward, *arguments, seed)
+        y, log_det, u, v = traced_once(forward_key, forward, *arguments, seed)
 
         def grad(dy, dlog_det, variables=None):
             # The recomputation waits for the upstream gradient; otherwise Grappler merges it with the
@@ -167,27 +154,13 @@ def power_series_log_det(
             with tf.control_dependencies([dy, dlog_det]):
                 given = tf.nest.map_structure(tf.identity, arguments)
             of_results = v, u, dy, dlog_det
-            grads = traced(("backward", num_probes), backward, *given, *of_results, list(variables or []))
-            grads = first_order_only(grads, _REMEDY)
+            grads = traced_once(backward_key, backward, *given, *of_results, list(variables or []))
+            grads = first_order_only(grads, "Use log_det=Exact() instead.")
             return grads if variables is None else (grads[: len(tensors)], grads[len(tensors) :])
 
         return (y, log_det), grad
 
     return operation(*inputs, *branch.tensors())
-
-
-def _pass(branch, inputs, v, num_probes, terms, odd):
-    """`y`, `log_det` and u of `power_series_log_det`, whose arguments these are."""
-    x = tf.identity(_tile(inputs[0], num_probes))  # a condition may be the same tensor
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        gx = tf.cast(branch([x, *(_tile(tensor, num_probes) for tensor in inputs[1:])]), x.dtype)
-    sum_series = _sum_odd_series if odd else _sum_series
-    log_det, u = sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
-    # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
-    with tf.control_dependencies([log_det]):
-        y = inputs[0] + gx[: tf.shape(inputs[0])[0]]
-    return y, log_det if num_probes == 1 else tf.reduce_mean(tf.reshape(log_det, [num_probes, -1]), 0), u
 
 
 def _gradients(branch, inputs, v, u, num_probes, dy, dlog_det, others):

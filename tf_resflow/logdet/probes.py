@@ -24,13 +24,8 @@ def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, se
     - "gaussian": independent standard normal vectors.
     - "basis": \\(\sqrt D e_i\\), i = 1, ..., D: the exact trace.
 
-    Args:
-      kind: one of these.
-      num_probes: number of probes of each example.
-      x: `[batch, *event]`.
-      seed: integer tensor of shape `[2]`.
-      sets: number of equal parts of the batch, the examples of which have the same probes; None if each example has
-        its own.
+    The batch has `sets` equal parts, the examples of which have the same probes; with None each example has its
+    own.
 
     References:
       Tang and Saad, A probing method for computing the diagonal of a matrix inverse, 2012.
@@ -78,10 +73,7 @@ def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) ->
     farthest apart. Colors beyond a multiple of C are not used. With 3 x 3, 1 x 1 and 3 x 3 kernels, 9 C colors keep
     coupled pixels apart, and 25 C those that are coupled in the second term of the series.
 
-    Args:
-      shape: shape of an event, an integer tensor.
-      static_shape: as far as it is known; the number of channels is.
-      num_colors: at least 1.
+    `static_shape` is the shape of an event as far as it is known; the number of channels is.
     """
     if static_shape.rank < 2:
         return tf.reshape(tf.range(tf.reduce_prod(shape)) % num_colors, shape)

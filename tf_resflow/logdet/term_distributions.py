@@ -37,9 +37,6 @@ class Geometric(TermDistribution):
     Args:
       p: probability of stopping after a term, in (0, 1); `E[N] = 1 / p`.
 
-    Raises:
-      ValueError: if `p` is outside (0, 1).
-
     References:
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019, Section 3.1.
     """
@@ -62,13 +59,13 @@ class Geometric(TermDistribution):
         return cls(1.0 - lipschitz_constant)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
-        """Draws `int32` counts of the given shape from a stateless seed."""
+        """Draws counts."""
         # In single precision the smallest uniform number, once in 2^23 draws, would stand for all of the tail.
         u = random_uniform(shape, seed, tf.float64)
         return tf.cast(tf.floor(tf.math.log(u) / math.log1p(-self.p)), tf.int32) + 1
 
     def survival(self, k: TensorLike, dtype: DType) -> tf.Tensor:
-        """`P(N >= k)` for integers `k >= 1`, in `dtype`."""
+        """`P(N >= k)`."""
         return tf.constant(1.0 - self.p, dtype) ** (tf.cast(k, dtype) - 1.0)
 
     def finite_variance(self, lipschitz_constant: float) -> bool:
@@ -88,9 +85,6 @@ class Poisson(TermDistribution):
 
     Args:
       rate: the mean, positive.
-
-    Raises:
-      ValueError: if `rate` is not positive.
     """
 
     rate: float = 2.0
@@ -101,13 +95,13 @@ class Poisson(TermDistribution):
         self.rate = float(self.rate)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
-        """Draws `int32` counts of the given shape from a stateless seed."""
+        """Draws counts."""
         k = tf.range(1.0, 40.0 + self.rate + 12.0 * self.rate**0.5, dtype=tf.float64)  # the rest is below rounding
         u = random_uniform(shape, seed, tf.float64)
         return tf.reduce_sum(tf.cast(u[..., tf.newaxis] < self.survival(k, tf.float64), tf.int32), -1)
 
     def survival(self, k: TensorLike, dtype: DType) -> tf.Tensor:
-        """`P(N >= k)` for integers `k >= 1`, in `dtype`."""
+        """`P(N >= k)`."""
         tail = tf.math.igamma(tf.cast(k, tf.float64), tf.constant(self.rate, tf.float64))
         return tf.cast(tail, dtype)
 

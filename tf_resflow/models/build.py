@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from tf_resflow import bijectors, flows
+from tf_resflow import flows
 from tf_resflow.data import Dataset
+from tf_resflow.flows.build import build_estimator, build_flow
 from tf_resflow.models.data_info import DataInfo
 from tf_resflow.models.dequantizer import FlowDequantizer
 from tf_resflow.models.estimators import evaluation_estimator
@@ -57,13 +58,13 @@ def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> FlowModel:
     shape = dataset.event_shape
     condition = _condition(config, dataset)
     size = condition.get("num_classes") or (condition["condition_shape"][0] if condition else None)
-    flow = flows.build_flow(config.model, shape, dataset.mean, dataset.std, condition_size=size, seed=config.seed)
+    flow = build_flow(config.model, shape, dataset.mean, dataset.std, condition_size=size, seed=config.seed)
     noise = _dequantizer(config, shape)
     _, evaluation_log_det = evaluation_estimator(config, flow, shape, dequantizer=noise)
     options = {"evaluation_log_det": evaluation_log_det, "seed": config.seed}
     if config.task == "density":
         return FlowModel(flow, shape, levels=dataset.levels, dequantizer=noise, **condition, **options)
-    shapes = bijectors.feature_shapes(flow, shape)
+    shapes = flow.feature_shapes(shape)
     head = {"seed": config.seed, "dtype": "float32"}
     classifier = flows.multiscale_classifier(shapes, _num_classes(config, dataset), config.hybrid.features, **head)
     options["density_weight"] = config.hybrid.density_weight
@@ -75,7 +76,7 @@ def _dequantizer(config, event_shape):
     settings = config.model
     if settings.dequantization == "uniform":
         return None
-    log_det = flows.build_estimator(settings.estimator.train, per_example=False)
+    log_det = build_estimator(settings.estimator.train, per_example=False)
     sizes = (settings.dequantization_blocks, settings.dequantization_width)
     return FlowDequantizer(event_shape, *sizes, log_det=log_det, seed=config.seed)
 

@@ -185,7 +185,7 @@ def make_condition(
 
 
 def _takes_condition(part):
-    return "conditional_input" in getattr(part, "takes", ())
+    return "conditional_input" in getattr(part, "argument_names", ())
 
 
 def _checked_arguments(shape: Any, num_classes, mean, std, dtype):

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, flows
-from tf_resflow.bijectors.base import Context, run
+from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts
 from tf_resflow.flows.dtypes import network_policy
 from tf_resflow.logdet import Exact, LogDetEstimator, RussianRoulette
@@ -150,13 +150,13 @@ class FlowDequantizer(keras.layers.Layer):
         noise = tf.ensure_shape(noise, x.shape)
         arguments = {"seed": flow_seed, "conditional_input": self.context(2.0 * x - 1.0)}
         arguments |= {} if networks is None else {"networks": networks}
-        logits, flow_log_det, *_ = run(self._view(log_det, sets), noise, Context(arguments))
+        logits, flow_log_det, *_ = pass_through(self._view(log_det, sets), noise, Context(arguments))
         log_q = _log_logistic(noise) - flow_log_det - _log_logistic(logits)
         return tf.sigmoid(logits), log_q
 
     def _view(self, log_det, sets):
         """The flow under an estimator, by default that of the training."""
-        estimator = bijectors.residual_blocks(self.flow)[0].log_det if log_det is None else log_det
+        estimator = bijectors.flow.residual_blocks(self.flow)[0].log_det if log_det is None else log_det
         if sets is not None:
             estimator = with_sets(estimator, sets)
         return bijectors.with_log_det(self.flow, estimator)

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from tf_resflow import bijectors, flows, logdet
+from tf_resflow import bijectors, logdet
 from tf_resflow.bijectors.certified_bounds import certified_bounds, uncertified_blocks
+from tf_resflow.flows.build import build_estimator
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ def evaluation_estimator(
     settings = config.model.estimator.eval
     parts = [flow, *([dequantizer.flow] if isinstance(dequantizer, FlowDequantizer) else [])]
     if name is None:
-        is_exact = math.prod(event_shape) <= _EXACT_SIZE or not any(map(bijectors.residual_blocks, parts))
+        is_exact = math.prod(event_shape) <= _EXACT_SIZE or not any(map(bijectors.flow.residual_blocks, parts))
         name = "exact" if is_exact else settings.kind
     if name == "exact":
         return name, logdet.Exact()
     if name in ("adaptive_roulette", "russian_roulette", "power_series"):
-        return name, flows.build_estimator(settings, True, kind=name, num_probes=num_probes)
+        return name, build_estimator(settings, True, kind=name, num_probes=num_probes)
     if name != "adaptive":
         raise ValueError(f"log_det is one of {', '.join(EVALUATION_ESTIMATORS)}; got {name!r}.")
     constants = [constant for part in parts for constant in _certified_constants(part)]

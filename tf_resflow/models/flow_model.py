@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers, logdet
-from tf_resflow.bijectors.base import Context, run
+from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts, route
 from tf_resflow.models.condition import make_condition
 from tf_resflow.models.data_space import DataSpace
@@ -267,7 +267,7 @@ def flow_input(model: FlowModel, z: TensorLike, condition: TensorLike | None, pr
     z = tf.cast(z, model.distribution.dtype)
     arguments = model.condition.arguments(condition, tf.shape(z)[0])
     context = Context(arguments, log_det=False, atol=0.0 if precise else model.data_space.inverse_atol)
-    return run(model.flow, z, context, inverse=True).value
+    return pass_through(model.flow, z, context, inverse=True).value
 
 
 def sample_latent(
@@ -316,7 +316,7 @@ def _mean(base):
 
 
 def _check_takes_seed(flow):
-    if bijectors.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
+    if bijectors.flow.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
         raise ValueError(
             f"{flow.name} ({type(flow).__name__}) drops a seed silently, and the model could not repeat its draws: "
             "put it in a tf_resflow.bijectors.Flow, which hands seeds to its blocks."

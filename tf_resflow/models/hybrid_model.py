@@ -8,8 +8,9 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow import bijectors, flows
+from tf_resflow import bijectors
 from tf_resflow.bijectors.networks import check_built, input_shapes, variables_by_name
+from tf_resflow.flows.classifier import initialize_classifier
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.seeds import split_seed, stateless_seed
@@ -41,7 +42,7 @@ class HybridModel(KerasTraining):
     import numpy as np, tf_resflow as resflow
 
     flow = resflow.flows.image_flow((8, 8, 1), (1, 1), width=8, kernels=(3, 1), num_fc_blocks=0, factor_out=True)
-    shapes = resflow.bijectors.feature_shapes(flow, (8, 8, 1))
+    shapes = flow.feature_shapes((8, 8, 1))
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=10)
     model = resflow.HybridModel(flow, classifier, (8, 8, 1), levels=17, density_weight=1.0)
 
@@ -108,7 +109,7 @@ class HybridModel(KerasTraining):
         self._flow_model = FlowModel(
             flow, event_shape, levels=levels, base=base, evaluation_log_det=evaluation_log_det
         )
-        _check_inputs(classifier, bijectors.feature_shapes(flow, event_shape))
+        _check_inputs(classifier, flow.feature_shapes(event_shape))
         self.flow, self.seed, self.classifier = flow, seed, classifier
         self.density_weight = float(density_weight)
         self.density = self._flow_model if density_weight > 0 else None
@@ -188,7 +189,7 @@ class HybridModel(KerasTraining):
         self._flow_model.initialize(batch, seed)
         x = self._flow_model.prepare(batch, stateless_seed(seed))
         features = bijectors.forward_features(self.flow, x, log_det=False).features
-        flows.initialize_classifier(self.classifier, features)
+        initialize_classifier(self.classifier, features)
 
 
 def _checked_labels(labels):
@@ -207,5 +208,5 @@ def _check_inputs(classifier, shapes):
     if found != shapes:
         raise ValueError(
             f"The flow has features of the shapes {shapes}, but the classifier takes {found}. Build it as a "
-            "keras.Model of the list of them, see tf_resflow.bijectors.feature_shapes."
+            "keras.Model of the list of them, as flow.feature_shapes tells."
         )

@@ -164,7 +164,7 @@ def _on_all_replicas(true):
 
 def _orders(flow):
     """The minimum, mean and maximum of the learned orders, if there are any."""
-    orders = [order.order() for order in layers.learned_orders(flow)]
+    orders = [order.order() for order in layers.norm_updates.learned_orders(flow)]
     if not orders:
         return {}
     orders = tf.stack(orders)

@@ -46,7 +46,7 @@ def model_card(model: FlowModel, description: Mapping[str, Any], run: "Run | Non
 
 def _model(model):
     weights = sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
-    blocks = len(bijectors.residual_blocks(model.flow))
+    blocks = len(bijectors.flow.residual_blocks(model.flow))
     kind = f"{blocks} residual block{'s' if blocks > 1 else ''}" if blocks else "coupling layers"
     shape = " x ".join(map(str, model.data_space.event_shape))
     levels = model.data_space.levels
@@ -106,7 +106,7 @@ def _scores(result):
 
 
 def _certificate(flow):
-    if not bijectors.residual_blocks(flow):
+    if not bijectors.flow.residual_blocks(flow):
         return "There is no residual block: the flow is invertible by construction."
     certificate = evaluation.lipschitz_certificate(flow)
     blocks = certificate["blocks"]

@@ -54,9 +54,6 @@ class FixedPoint:
       rtol: relative tolerance; the same by default.
       max_iterations: largest number of evaluations of g.
 
-    Raises:
-      ValueError: if a tolerance is negative or `max_iterations` is below 1.
-
     References:
       Behrmann et al., Invertible Residual Networks, 2019, Algorithm 1.
     """
@@ -94,7 +91,8 @@ class FixedPoint:
           enough_relative: likewise a relative one.
 
         Returns:
-          A `Solution`. Not differentiable: see `solve_residual`.
+          A `Solution`. Not differentiable: the gradient of a block's inverse comes from the implicit function
+          theorem.
         """
         flat_y, unflatten = _rows(y)
         in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative, enough, enough_relative)
@@ -130,7 +128,7 @@ class FixedPoint:
         )
 
     def _measure(self, flat_y, rounding, relative, enough, enough_relative):
-        """The residual in multiples of the tolerance, `[batch]`, as a function of a pair of a step and an image."""
+        """The function from a pair (a step, an image) to the residual in multiples of the tolerance, `[batch]`."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
         rtol = max(rtol, enough_relative)
@@ -193,9 +191,6 @@ class Anderson(FixedPoint):
       rtol: relative tolerance, likewise.
       max_iterations: largest number of evaluations of g.
 
-    Raises:
-      ValueError: if an argument is out of range.
-
     References:
       Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
     """
@@ -248,15 +243,7 @@ def _dot(one, other):
 
 
 def warn_unconverged(solution: Solution, message: str) -> tf.Operation | tf.Tensor:
-    """Prints a warning to stderr if some examples did not converge. (What XLA compiles cannot print.)
-
-    Args:
-      solution: result of a solver.
-      message: the failure, as the first words of the warning.
-
-    Returns:
-      An operation to use as a control dependency of the result.
-    """
+    """Prints a warning that starts with `message` to stderr if an example did not converge. (XLA cannot print.)"""
     if is_xla():
         return tf.no_op()
     failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))

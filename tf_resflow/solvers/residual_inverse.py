@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tf_resflow.layers.precision import leaves
 from tf_resflow.layers.program import bind
-from tf_resflow.layers.shared_traces import settings_key, traced_once
-from tf_resflow.logdet import first_order_only
+from tf_resflow.layers.tracing import settings_key, traced_once
 from tf_resflow.logdet.elimination import MOST_ELIMINATED, inverse_of
+from tf_resflow.logdet.first_order import first_order_only
 from tf_resflow.private_api import custom_gradient, unrecorded
 from tf_resflow.solvers.fixed_point import EPSILON, Anderson, FixedPoint, Solution, warn_unconverged
 
@@ -39,20 +39,8 @@ def solve_residual(
     therefore those of the coarsest type among its layers with weights, whatever the type of `y`. (In a bijector,
     layers of a mixed policy compute in float32 outside of training.)
 
-    Args:
-      branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`. It is bound here, unless it is already
-        (`tf_resflow.layers.bind`): kernels are scaled once, those in a plain function at each evaluation.
-      y: tensor of shape `[batch, *event]`.
-      solver: `FixedPoint`, `Anderson`, or a callable like them.
-      conditional_input: tensor of shape `[batch, ...]`, if the branch takes one.
-      sign: of g, 1 or -1.
-      **settings: of the call of the solver for x: `enough`, and `enough_relative`, which holds for w, too.
-
-    Returns:
-      A `Solution`, whose `root` is differentiable (once).
-
-    Raises:
-      ValueError: if a second derivative is taken.
+    `settings` are those of the call of the solver for x: `enough`, and `enough_relative`, which holds for w, too.
+    The `root` of the `Solution` is differentiable once.
     """
     branch = bind(branch)
     conditions = [] if conditional_input is None else [conditional_input]
@@ -111,7 +99,7 @@ def solve_residual(
 
 
 def _is_small(program):
-    """Whether the Jacobian is cheap, and its equation can be solved by elimination."""
+    """Whether the equation of the gradient is solved by elimination."""
     return program.knows_jacobian and program.inputs[0][0][-1] <= MOST_ELIMINATED
 
 

@@ -83,7 +83,7 @@ class Evaluation:
         """
         names = ["classification"] if self._model.classifier is not None else []
         names += ["likelihood", "noise", "reconstruction"] if self._density is not None else []
-        return names + (["lipschitz"] if bijectors.residual_blocks(self._model.flow) else [])
+        return names + (["lipschitz"] if bijectors.flow.residual_blocks(self._model.flow) else [])
 
     def header(self) -> dict[str, Any]:
         """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".

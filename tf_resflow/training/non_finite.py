@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.bijectors.base import Context, run
+from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.models.step import loss_and_gradients
@@ -122,7 +122,7 @@ def _values(model, batch, seed):
     x, condition = model.condition.split(batch if model.condition else tf.nest.flatten(batch)[0])
     x = model.data_space.dequantize(x, split_seed(stateless_seed(seed), 2)[0]).value
     arguments = model.condition.arguments(condition, tf.shape(x)[0])
-    latent = run(model.flow, x, Context(arguments, log_det=False, visit=visit)).value
+    latent = pass_through(model.flow, x, Context(arguments, log_det=False, visit=visit)).value
     return members, [*values[1:], latent]
 
 
@@ -152,7 +152,7 @@ def _finite(*values):
 
 
 def _norms(member):
-    return [float(layer.norm_estimate()) for layer in layers.lipschitz_layers(member)]
+    return [float(layer.norm_estimate()) for layer in layers.norm_updates.lipschitz_layers(member)]
 
 
 def _with_norms(flow, member):

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors import Context, Flow, FlowBijector, Networks, Pass, with_log_det
-from tf_resflow.bijectors.base import run
+from tf_resflow.bijectors import Flow, FlowBijector, Networks, with_log_det
+from tf_resflow.bijectors.base import Context, Pass, pass_through
 from tf_resflow.logdet import Exact
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
@@ -24,8 +24,8 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     itself: a misfit costs efficiency alone.
 
     The log-determinants are exact. The parameters are those of the moment, as constants, with the kernels scaled
-    once: a step computes no norms. (Variables of stock bijectors, and of layers that `tf_resflow.layers.bind` does
-    not know, stay variables.) Differentiable any number of times, in graphs and compiled by XLA.
+    once: a step computes no norms. (Variables of stock bijectors, and of layers that this library does not know,
+    stay variables.) Differentiable any number of times, in graphs and compiled by XLA.
 
     ```python
     import tensorflow as tf, tensorflow_probability as tfp, tf_resflow as resflow
@@ -89,24 +89,17 @@ def _frozen(flow):
     def apply(x, context, inverse):
         context = dataclasses.replace(context, arguments={**context.arguments, "networks": networks})
         with keras.StatelessScope(state_mapping=values):
-            return run(flow, x, context, inverse=inverse)
+            return pass_through(flow, x, context, inverse=inverse)
 
     return _Frozen(apply, flow.dtype)
 
 
 def _keras_variables(part):
-    """The variables of what Keras sees of a bijector."""
     return part.variables if isinstance(part, keras.Layer) else part or []
 
 
 class _Frozen(FlowBijector):
-    """A bijector of vectors without variables.
-
-    Args:
-      apply: the pass, as a function of x, a context, and whether it is the inverse. Nothing sees what it uses.
-      dtype: of the vectors.
-      name: `str`.
-    """
+    """A bijector of vectors by a function of x, a context, and whether to invert. Nothing sees what it uses."""
 
     _inverse_solves = True
 
@@ -115,10 +108,10 @@ class _Frozen(FlowBijector):
         self._apply = apply
         super().__init__(forward_min_event_ndims=1, dtype=dtype, parameters=parameters, name=name)
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from z, here x, to the flow's output."""
         return self._apply(x, context, inverse=False)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` back, by a solver."""
         return self._apply(y, context, inverse=True)

@@ -5,16 +5,8 @@ import dataclasses
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors import (
-    Context,
-    Flow,
-    FlowBijector,
-    MonotoneBlock,
-    Networks,
-    Pass,
-    ResidualBlock,
-)
-from tf_resflow.bijectors.base import in_order, run
+from tf_resflow.bijectors import Flow, FlowBijector, MonotoneBlock, Networks, ResidualBlock
+from tf_resflow.bijectors.base import Context, Pass, in_order, pass_through
 from tf_resflow.logdet.estimators import reverse_jacobian
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
@@ -78,23 +70,17 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
 
 
 class _PathDerivative(FlowBijector):
-    """A flow on vectors whose log-determinant has the gradient that makes that of log q the path derivative.
-
-    Args:
-      flow: from z to x.
-      base: the distribution of z.
-      name: `str`.
-    """
+    """A flow from z to x whose log-determinant has the gradient that makes that of log q the path derivative."""
 
     def __init__(self, flow: Flow, base: tfd.Distribution, name: str = "path_derivative"):
         parameters = dict(locals())
         self._flow, self._base = flow, base
         super().__init__(forward_min_event_ndims=1, dtype=flow.dtype, parameters=parameters, name=name)
 
-    def run(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from z, here x, to the flow's output."""
         if not context.log_det:
-            return run(self._flow, x, context)
+            return pass_through(self._flow, x, context)
         z = tf.identity(x)
         leaves: list = []  # with their inputs
         networks = context.arguments.get("networks") or Networks(self._flow)
@@ -102,7 +88,7 @@ class _PathDerivative(FlowBijector):
         context = dataclasses.replace(context, arguments=arguments, visit=lambda *leaf: leaves.append(leaf))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(z)
-            value, log_det, *_ = run(self._flow, z, context)
+            value, log_det, *_ = pass_through(self._flow, z, context)
             log_q = self._base.log_prob(z) - log_det
         by_latent = tape.gradient(log_q, z)
         if arguments.keys() <= {"seed", "salt", "networks"} and _are_in_sequence(leaves, self._flow, value):
@@ -114,9 +100,9 @@ class _PathDerivative(FlowBijector):
         log_det = tf.stop_gradient(log_det) - tf.reshape(along, tf.shape(z)[:-1])
         return Pass(tf.ensure_shape(value, x.shape), log_det)
 
-    def undo(self, y: tf.Tensor, context: Context) -> Pass:
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` back, with its true gradients."""
-        return run(self._flow, y, context, inverse=True)
+        return pass_through(self._flow, y, context, inverse=True)
 
 
 def _rows(x):
@@ -124,13 +110,13 @@ def _rows(x):
 
 
 def _value_alone(bijector, context, inverse=False):
-    """The map of a bijector as a function of rows."""
+    """The bijector as a function of rows `[rows, size]`, without a log-determinant."""
     context = dataclasses.replace(context, log_det=False, visit=None)
-    return lambda x: run(bijector, x, context, inverse=inverse).value
+    return lambda x: pass_through(bijector, x, context, inverse=inverse).value
 
 
 def _are_in_sequence(leaves, flow, value):
-    """Whether these are the members of our flows, each once, and map vectors of one size."""
+    """Whether the visited bijectors are the innermost members of the flow, each once, on vectors of one size."""
     members = _members(flow)
     if len(members) != len(leaves) or any(m is not leaf[0] for m, leaf in zip(members, leaves, strict=True)):
         return False  # a bijector of the user's passes the visit on to bijectors in it

@@ -78,7 +78,6 @@ def flow_surrogate_posterior(
       dtype: "float32" or "float64", as that of the model.
       seed: `int`, of the initial parameters.
       validate_args: whether bijectors and distribution check their inputs.
-      name: `str`.
 
     Returns:
       A `tfd.TransformedDistribution` with events of the given structure.
@@ -118,11 +117,7 @@ def flow_surrogate_posterior(
 
 
 def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow, list[tfb.Bijector]]:
-    """The bijectors of a surrogate posterior that map vectors to vectors of the same size, and those after them.
-
-    Raises:
-      ValueError: unless it is a `TransformedDistribution` of vectors, whose trainable bijectors come first.
-    """
+    """The bijectors of a surrogate posterior that map vectors to vectors of the same size, and those after them."""
     bijector = getattr(surrogate_posterior, "bijector", None)
     base = getattr(surrogate_posterior, "distribution", None)
     shape = getattr(base, "event_shape", None)
@@ -161,7 +156,7 @@ def _check_constraints(constraint, dtype):
 
 
 def _unconstrained(constraint, shapes):
-    """The shapes on the reals of events of these shapes."""
+    """The shapes of events before the constraint, for shapes of those after it."""
     try:
         return constraint.inverse_event_shape(shapes)
     except (IndexError, KeyError, TypeError, ValueError) as error:
@@ -178,7 +173,7 @@ def _keeps(bijector, shape):
 
 
 def _into_parts(shapes, sizes, validate_args):
-    """The bijectors from vectors to events of these shapes."""
+    """The bijectors that split and reshape vectors to events of these shapes."""
     if not tf.nest.is_nested(shapes):
         return [tfb.Reshape(shapes.as_list(), sizes, validate_args=validate_args)] if shapes.rank != 1 else []
     members = [
@@ -194,7 +189,7 @@ def _into_parts(shapes, sizes, validate_args):
 
 
 def _shapes(structure):
-    """A structure of shapes with each shape as a `tf.TensorShape`."""
+    """The structure, with each shape in it as a `tf.TensorShape`."""
     kind: Any = type(structure)
     if isinstance(structure, Mapping):
         return kind(zip(structure, map(_shapes, structure.values()), strict=True))

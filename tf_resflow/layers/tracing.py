@@ -1,0 +1,81 @@
+"""How computations get into a graph: shared by calls of one function, or fused by XLA into one pass over memory."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Hashable
+from typing import Any
+
+import tensorflow as tf
+
+from tf_resflow.private_api import is_xla, silence_retracing
+
+__all__ = ["in_one_pass", "in_wide", "settings_key", "traced_once", "wide_dtype"]
+
+_FUNCTIONS = "_tf_resflow_functions"  # attribute of a graph, which lives and dies with it
+
+
+def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)`; in a graph as a call of a function that is traced once for equal keys and shapes.
+
+    The key says by its equality what the function computes of its arguments, tensors and lists of them; it is None
+    for one that is not shared. Nor is one that uses other tensors or variables. The function is not inlined: a call
+    adds little to the graph, and to the time to trace and to optimize it.
+    """
+    if key is None or tf.executing_eagerly() or is_xla():
+        return function(*args)
+    graph = tf.compat.v1.get_default_graph()
+    if not hasattr(graph, _FUNCTIONS):
+        setattr(graph, _FUNCTIONS, {})
+    traced = getattr(graph, _FUNCTIONS)
+    if key not in traced:
+        traced[key] = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+    shared = silence_retracing(traced[key])
+    return function(*args) if shared.get_concrete_function(*args).captured_inputs else shared(*args)
+
+
+def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
+    """What two objects that compute the same have in common: the settings of one of the known dataclasses.
+
+    None for others, for those with attributes that their class does not set, and for settings that are not plain:
+    nobody knows what they read, or whether they change.
+    """
+    if obj is None or type(obj) in (bool, int, float, str):
+        return type(obj), obj
+    if type(obj) not in known or vars(obj).keys() != {field.name for field in dataclasses.fields(obj)}:
+        return None
+    settings = [(name, settings_key(value, known)) for name, value in sorted(vars(obj).items())]
+    return None if any(setting is None for _, setting in settings) else (type(obj), *settings)
+
+
+def in_one_pass(f: Callable, *args: tf.Tensor, fused: bool) -> Any:
+    """`f(*args)`; if it is to be fused, in a graph as an XLA kernel that passes over memory once.
+
+    Without such kernels more than half of the time of a training step is elementwise traffic. XLA compiles again
+    for each shape.
+    """
+    return (_compiled(f) if fused and not tf.executing_eagerly() else f)(*args)
+
+
+@functools.cache
+def _compiled(f):
+    return silence_retracing(tf.function(f, jit_compile=True, autograph=False))
+
+
+def wide_dtype(dtype: tf.DType) -> tf.DType:
+    """The dtype in which values of `dtype` are computed: float32 at least."""
+    return dtype if dtype.size > 4 else tf.float32
+
+
+def in_wide(f: Callable) -> Callable:
+    """`f` computed in float32 at least, with results in the dtype of its first argument.
+
+    bfloat16 halves the memory that is passed over. Its arithmetic is that of float32 anyway, with a rounding after
+    each operation, which takes longer.
+    """
+
+    @functools.wraps(f)
+    def wide(x, *args):
+        results = f(*(tf.cast(arg, wide_dtype(x.dtype)) for arg in (x, *args)))
+        return tf.nest.map_structure(lambda result: tf.cast(result, x.dtype), results)
+
+    return wide
