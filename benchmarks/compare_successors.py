@@ -25,7 +25,6 @@ import tensorflow as tf
 from absl import app, flags
 
 from tf_resflow import data, models, training
-from tf_resflow.config_fields import base_config
 from tf_resflow.writing import check_output_path, whole_file
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
@@ -39,7 +38,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS folder.")
 
 
 def _config(name, seed, steps, eval_every):
-    config = base_config(name)
+    config = training.base_config(name)
     config.seed = seed
     config.data.data_dir = _DATA_DIR.value or config.data.data_dir
     config.data.validation_fraction = config.data.validation_fraction or 0.1

@@ -1,8 +1,6 @@
 """The fields of a config: their defaults, and rules for their values."""
 
 import difflib
-import importlib
-import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +16,6 @@ __all__ = [
     "IN_0_1",
     "Field",
     "Rule",
-    "base_config",
     "check_section",
     "make_section",
     "one_of",
@@ -101,21 +98,3 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """The end of a message: which of the known names is most like a word."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else "nothing has a similar name."
-
-
-def base_config(name: str) -> ConfigDict:
-    """The config that another one in the folder `configs` changes.
-
-    Args:
-      name: "NAME" of a file of the folder, or "NAME:ARGUMENT" of its `get_config`.
-
-    Raises:
-      ValueError: when there is no such file.
-    """
-    name, colon, argument = name.partition(":")
-    folders = importlib.import_module("configs").__path__
-    known = sorted(path.stem for folder in folders for path in pathlib.Path(folder).glob("*.py"))
-    if name not in known:
-        raise ValueError(f"Unknown config {name!r}; {suggest(name, known)}")
-    get_config = importlib.import_module(f"configs.{name}").get_config
-    return get_config(argument) if colon else get_config()

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow import bijectors, layers, training
-from tf_resflow.interop import conversion, convert_checkpoint, read_checkpoint
+from tf_resflow.interop import conversion, convert_checkpoint
 from tf_resflow.interop.published_arguments import published_config, published_data
+from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.published_variables import published_tensors
 from tf_resflow.models import build_model
 from tf_resflow.training.checkpoints import Checkpoints

@@ -13,17 +13,14 @@ from absl import flags
 
 from tf_resflow import training
 from tf_resflow.cli import command_line
-from tf_resflow.extras import extra
+from tf_resflow.cli.config_file import define_config
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     """Defines the flags."""
-    with extra("training"):
-        from ml_collections import config_flags
-
-    config_flags.DEFINE_config_file("config", None, "Name or file of the configuration.")
+    define_config()
     flags.DEFINE_string("workdir", None, "Directory of the run.")
     flags.DEFINE_enum(
         "strategy",

@@ -32,7 +32,7 @@ _UNUSED = (
 
 
 def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike) -> dict[str, Any]:
-    """Turns a checkpoint of train_img.py of the published code into the workdir of a run.
+    """Makes the workdir of a run from a checkpoint of train_img.py of the published code.
 
     ```python
     resflow.interop.convert_checkpoint("cifar10.pth", "runs/cifar10")
@@ -43,16 +43,16 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     which `resflow.load` and the evaluation use. The optimizer's moments are dropped. The step is 1 if it is not
     stored.
 
-    The norms of the published layers exceed their coefficient if their power iterations have not converged. The
-    run has the kernels that these layers apply (see `applied_kernels`), hence the same model, and
-    `config.model.coefficient` is a bound of all their norms. If it is 1 or more, the blocks are not known to be
-    invertible: `config.model.lipschitz_constant` is then the bound that the published code assumes, and the
-    `lipschitz_bound` that an evaluation reports is above 1.
+    The published layers divide a kernel by an estimate of its norm from power iterations, which may not have
+    converged. The run has the kernels that these layers apply, hence the same model, and `config.model.coefficient`
+    is a bound of all their norms. If it is 1 or more, the blocks are not known to be invertible:
+    `config.model.lipschitz_constant` is then the bound that the published code assumes, and the `lipschitz_bound`
+    that an evaluation reports is above 1.
 
     A checkpoint of the published hybrid task becomes the run of a `tf_resflow.HybridModel`, with its classifier.
 
     Args:
-      checkpoint: the .pth file; nothing in it is executed.
+      checkpoint: the .pth file. It is read without PyTorch, and nothing in it is executed.
       workdir: directory of the run, which appears complete or not at all.
 
     Returns:

@@ -14,13 +14,7 @@ __all__ = ["published_config", "published_data", "published_orders"]
 
 
 class _Data(NamedTuple):
-    """A data set of the published code.
-
-    Attributes:
-      fields: of `config.data`, for the same or similar images in TensorFlow Datasets.
-      channels: of an image.
-      logit_alpha: of the logit in front of the flow.
-    """
+    """A data set of the published code; `fields` of `config.data` name similar images in TensorFlow Datasets."""
 
     fields: dict[str, Any]
     channels: int = 3
@@ -75,20 +69,10 @@ _OPTIONAL: dict[str, Any] = {
 
 
 def published_config(args: Mapping[str, Any]) -> Any:
-    """The config of a model that train_img.py of the published code trained.
+    """The config of a model, from the arguments of train_img.py; a ValueError names the argument that is at fault.
 
     Training settings are copied if they have a counterpart. The evaluation keeps this library's estimator of the
     log-determinant, which is unbiased like the published one.
-
-    Args:
-      args: dict of the arguments of train_img.py.
-
-    Returns:
-      A locked `ConfigDict`, see `tf_resflow.training.default_config`.
-
-    Raises:
-      ValueError: when an argument is missing, or asks for a model that this library does not have; the message
-        names the argument.
     """
     args = _Arguments(_REQUIRED | _OPTIONAL | dict(args))
     _check_required(args)
@@ -110,17 +94,7 @@ def published_orders(args: Mapping[str, Any]) -> tuple[float, ...]:
 def published_data(
     args: Mapping[str, Any], config: ConfigDict, *, mean: np.ndarray | None = None, std: np.ndarray | None = None
 ) -> DataInfo:
-    """The properties of its data that the model depends on.
-
-    Args:
-      args: see `published_config`.
-      config: result of `published_config`.
-      mean: per channel, if the data are normalized.
-      std: see `mean`.
-
-    Returns:
-      A `DataInfo`.
-    """
+    """What the model needs to know of its data; `mean` and `std` of the channels, if they are normalized."""
     args = _Arguments(args)
     num_classes = _NUM_CLASSES if config.task == "hybrid" else None
     return DataInfo(config.data.name, _event_shape(args), config.data.levels or 256, mean, std, num_classes)

@@ -39,8 +39,8 @@ _MOST_DIMENSIONS = 64  # of a tensor
 def read_torch_file(path: str | os.PathLike) -> Any:
     """Reads a file of `torch.save`, in its zip format or in the format of PyTorch before 1.6.
 
-    A pickle is a program that calls functions by name. Here it can call `OrderedDict` and the functions that rebuild
-    tensors, which become NumPy arrays. A set becomes a list, and an object of any other class a `StoredObject`.
+    A pickle is a program that calls functions by name. Here it can call `OrderedDict` and the functions that
+    rebuild tensors, which become NumPy arrays. A set becomes a list, and any other object a `StoredObject`.
     Nothing is imported, and a file that calls anything else is refused. Memory is bounded by the size of the file:
     tensors are views of its storages, which must be uncompressed and are read once each.
 
@@ -196,7 +196,7 @@ class _Unpickler(pickle.Unpickler):
 def _program(file):
     """The bytes of the pickle at the position of a file.
 
-    A memo is an array as long as its largest index. An honest pickle counts: an index is below the number of opcodes.
+    A memo is an array as long as its largest index. An honest pickle counts, below the number of opcodes.
     """
     start = file.tell()
     for position, (opcode, argument, _) in enumerate(pickletools.genops(file)):

@@ -1,5 +1,5 @@
 from .averaging import AveragedWeights
-from .config import default_config, validate_config
+from .config import base_config, default_config, validate_config
 from .data import load_data
 from .evaluate import Evaluation
 from .loop import Interrupted, train
@@ -21,6 +21,7 @@ __all__ = [
     "Run",
     "Workdir",
     "WorkerLostError",
+    "base_config",
     "default_config",
     "load",
     "load_data",
