@@ -1,5 +1,6 @@
 """How the commands start: flags, quiet libraries, and errors that fit a screen."""
 
+import contextlib
 import logging as std_logging
 import os
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from tf_resflow.extras import extra
 from tf_resflow.progress import repeated_interrupts
 
 __all__ = ["check_stderr", "run"]
@@ -39,12 +41,14 @@ def run(
     before = set(flags.FLAGS)
     try:
         define_flags()
+        with extra("training"):
+            from tqdm.contrib.logging import logging_redirect_tqdm
     except ImportError as error:
         sys.exit(f"Error: {error}")
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # the only ones in --help
     with repeated_interrupts():
-        app.run(lambda _: _guarded(main, check), flags_parser=_parse_flags)
+        app.run(lambda _: _guarded(main, check, logging_redirect_tqdm), flags_parser=_parse_flags)
 
 
 def check_stderr(alternatives: list[str]) -> None:
@@ -70,14 +74,16 @@ def _parse_flags(argv):
     return remaining
 
 
-def _guarded(main, check=lambda: None):
+def _guarded(main, check=lambda: None, context=contextlib.nullcontext):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-        logging.get_absl_handler().setFormatter(_Formatter())
+    std_logging.root.removeHandler(logging.get_absl_handler())  # tqdm redirects Python's own
+    std_logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.get_absl_logger().addFilter(_is_worth_telling)
     try:
         check()
-        return main()
+        with context():
+            return main()
     except _USER_ERRORS as error:
         if not _is_raised_here(error):
             raise
@@ -99,11 +105,3 @@ def _is_raised_here(error):
 
 def _is_worth_telling(record):
     return not any(noise in str(record.msg) for noise in _NOISE_OF_TFDS)
-
-
-class _Formatter(std_logging.Formatter):
-    """Messages without the time, the process and the line of code."""
-
-    def format(self, record: std_logging.LogRecord) -> str:
-        """`Warning: ...`."""
-        return f"{record.levelname.capitalize()}: {super().format(record)}"

@@ -13,13 +13,14 @@ from absl import flags
 
 from tf_resflow import training
 from tf_resflow.cli import command_line
-from tf_resflow.cli.config_file import define_config
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     """Defines the flags."""
+    from tf_resflow.cli.config_file import define_config  # which an extra provides
+
     define_config()
     flags.DEFINE_string("workdir", None, "Directory of the run.")
     flags.DEFINE_enum(
