@@ -107,7 +107,7 @@ REFUSED = {
     "a workdir with a wrong type": (
         "sample",
         ["--workdir={type}", "--output={tmp}/a.png"],
-        ["train.steps = 'many'"],
+        ["wrong value", "'steps'", "many"],
     ),
     "a workdir of another version": (
         "export",

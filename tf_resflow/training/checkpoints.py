@@ -16,16 +16,9 @@ __all__ = ["Checkpoints", "check_state"]
 
 
 def check_state(files: Workdir) -> None:
-    """Checks that a run which was begun in a workdir has all the files that it continues from.
+    """Raises ValueError if a run was begun in a workdir, and files that it continues from are missing or damaged.
 
-    A run that was killed before its first checkpoint starts again, with the same steps. Nothing is changed.
-
-    Args:
-      files: a `Workdir`.
-
-    Raises:
-      ValueError: when config.json, data.json or the checkpoints are missing although later files exist, or
-        metrics.jsonl is damaged.
+    A run that was killed before its first checkpoint starts again, with the same steps.
     """
     paths, lines = _newest_first(files.checkpoints), read_metrics(files.path)
     if not (paths or lines or files.result.exists()):
@@ -43,12 +36,10 @@ def check_state(files: Workdir) -> None:
 
 
 class Checkpoints:
-    """Saves and restores the state of a run.
+    """Saves and restores the state of a run: the model, the optimizer with its averages, the step and the seed.
 
-    That is the model's weights with their power iterations, its settings, the optimizer with its moments and its
-    averaged weights, the step (which, with the seed, is the position in the data and in the random
-    numbers) and the seed. `tf.train.CheckpointManager` writes under
-    a temporary name and renames: a killed save leaves the older checkpoint.
+    The step and the seed are the position in the data and in the random numbers. `tf.train.CheckpointManager`
+    writes under a temporary name and renames: a killed save leaves the older checkpoint.
 
     Args:
       directory: the directory of the checkpoints.
@@ -94,17 +85,7 @@ class Checkpoints:
         return bool(self._all_finite())
 
     def save(self, step: int) -> str:
-        """Saves the state of a step, unless it is saved already.
-
-        Args:
-          step: number of training steps taken.
-
-        Returns:
-          The path of the checkpoint.
-
-        Raises:
-          OSError: when it cannot be written.
-        """
+        """Saves the state after a step, unless it is saved already; returns the path of the checkpoint."""
         if not self.latest or int(self._step) != step:
             self._step.assign(step)
             if self._keep:
@@ -129,10 +110,7 @@ class Checkpoints:
             ) from None
 
     def restore(self) -> int:
-        """Restores the newest checkpoint that can be read, if there is one; warns of those that cannot.
-
-        Returns:
-          The number of training steps that the restored state has taken; 0 without a checkpoint.
+        """Restores the newest checkpoint that can be read, and warns of those that cannot; returns its step, or 0.
 
         Raises:
           ValueError: when the checkpoint is of another model, or none can be read.
@@ -163,12 +141,6 @@ class Checkpoints:
                 f"The checkpoint {path} does not fit the model of this config: {_in_short(error)}. "
                 "Was it written by another version? Choose another --workdir to train again."
             ) from None
-        if not tf.train.load_checkpoint(path).has_tensor(_SETTINGS):
-            logging.warning(
-                "The checkpoint %s was written by an older version, which did not save the settings of a model: "
-                "whether they are those of this config is unknown.",
-                path,
-            )
 
     def _path(self, step):
         return str(self._directory / f"ckpt-{step}")
@@ -187,7 +159,6 @@ class Checkpoints:
             write_text(self._directory / "checkpoint", str(state))
 
 
-_SETTINGS = "model/.ATTRIBUTES/py_state"  # where `FlowModel.serialize` is in a checkpoint
 _REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
 
