@@ -10,10 +10,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import tf_resflow as resflow
-from tf_resflow import data, models, training
+from tf_resflow import data, models
 from tf_resflow.layers import LipschitzLayer
 from tf_resflow.models.build import with_statistics
 from tf_resflow.training import base_config
+from tf_resflow.training.config import validate_config
+from tf_resflow.training.optimizer import make_optimizer
 
 ROOT = pathlib.Path(__file__).parents[2]
 WITH_ARGUMENT = {"ablations": ":poisson", "best_small": ":digits", "hybrid": ":cifar10"}
@@ -128,13 +130,13 @@ def test_wrong_arguments():
 def test_what_configs_of_configs_set():
     for base, noise, steps in (("mnist_small", "variational", 750), ("bsds32_small", "uniform", 1000)):
         config = base_config(f"best_small:{base}")
-        training.validate_config(config)
+        validate_config(config)
         assert (config.model.dequantization, config.train.steps) == (noise, steps)
         assert (config.model.branch, config.model.activation) == ("dense_net", "cpila")
     config = base_config("ablations:poisson,monotone:idensenet:mnist_small").model
     assert (config.block, config.branch, config.activation) == ("monotone", "dense_net", "cpila")
     assert config.estimator.train.distribution == "poisson"
-    training.validate_config(base_config("monotone:idensenet:digits"))
+    validate_config(base_config("monotone:idensenet:digits"))
 
 
 def test_hybrid_arguments():
@@ -250,14 +252,14 @@ def test_data_of_the_config(name, shape, levels, sizes, data_dir):
 def test_configs_of_one_model():
     for name, other in SAME_MODEL.items():
         config = base_config(name)
-        training.validate_config(config)
+        validate_config(config)
         assert prepared(config, "").model == prepared(base_config(other), "").model
 
 
 def _model(name, data_dir):
     """The model of a config, and its data with what it needs of them."""
     config = base_config(name)
-    training.validate_config(config)
+    validate_config(config)
     config = prepared(config, data_dir)
     dataset = with_statistics(config, data.load(config.data))
     assert config.eval.split in dataset.sizes
@@ -273,7 +275,7 @@ def test_the_model_is_built(name, data_dir, no_search):
 @pytest.mark.parametrize("name", STEPS)
 def test_a_training_step(name, data_dir):
     config, model, dataset = _model(name, data_dir)
-    model.compile(optimizer=training.make_optimizer(config.train, model.trainable_variables))
+    model.compile(optimizer=make_optimizer(config.train, model.trainable_variables))
     labels = config.task == "hybrid"
     batch = next(iter(dataset.train_batches(config.train.batch_size, config.seed, labels=labels)))
     before = [weight.numpy() for weight in model.trainable_weights]

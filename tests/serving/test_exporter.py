@@ -18,6 +18,7 @@ from tf_resflow.models import planning
 from tf_resflow.models.likelihood_plan import describe_estimator
 from tf_resflow.serving.model_card import model_card
 from tf_resflow.serving.readme import estimator_text
+from tf_resflow.training.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,7 @@ def test_the_card_names_the_file_of_the_data(vector_model):
         config = resflow.training.default_config()
         config.data.update(name=kind, path=path)
         data = resflow.models.DataInfo(name, (3,), None, None, None)
-        run = resflow.training.Run(vector_model, config, 5, pathlib.Path("run"), data)
+        run = Run(vector_model, config, 5, pathlib.Path("run"), data)
         card = model_card(vector_model, {"signatures": {}}, run)
         assert card.startswith(f"# Model card: residual flow of {name}\n")
         assert f"Trained on the train split of {name}; evaluated on" in card and "tabular" not in card

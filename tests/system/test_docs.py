@@ -16,7 +16,7 @@ from mkdocs.exceptions import PluginError
 
 import tf_resflow
 from tf_resflow import training
-from tf_resflow.training.config import flat_keys
+from tf_resflow.training.config import flat_keys, validate_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -130,7 +130,7 @@ IN_COMMANDS |= set(re.findall(rf"`({'|'.join(CONFIGS)})(:[\w,/]+)?`", TEXT)) - {
 @pytest.mark.parametrize("command", sorted(IN_COMMANDS))
 def test_configs_in_commands(command):
     name, argument = command
-    training.validate_config(training.base_config(name + argument))
+    validate_config(training.base_config(name + argument))
 
 
 def test_every_config_is_documented():

@@ -115,7 +115,7 @@ REFUSED = {
         ["unknown key 'train.stesp'"],
     ),
     "evaluate without a run": ("evaluate", [NONE], ["no config.json"]),
-    "an unknown metric": ("evaluate", [RUN, "--metrics=lipschitz,fd"], ["metrics ['fd']", "noise"]),
+    "an unknown metric": ("evaluate", [RUN, "--metrics=lipschitz,fd"], ["choose some of likelihood, noise"]),
     "no metric": ("evaluate", [RUN, "--metrics="], ["likelihood, noise"]),
     "scores as a document": ("evaluate", [RUN, "--output=x.docx"], ["'x.docx'", ".json"]),
     "scores in no folder": ("evaluate", [RUN, "--output={tmp}/none/x.json"], ["cannot be written"]),

@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.training import Workdir, default_config
+from tf_resflow.training import default_config
 from tf_resflow.training.checkpoints import Checkpoints, check_state
 from tf_resflow.training.metrics_writer import MetricsWriter
+from tf_resflow.training.workdir import Workdir
 
 pytestmark = pytest.mark.quick
 

@@ -5,6 +5,7 @@ import pytest
 
 import tf_resflow as resflow
 from tf_resflow import training
+from tf_resflow.training.workdir import Workdir
 
 
 def test_what_cannot_be_loaded(run_without_work, tmp_path, make_config):
@@ -14,7 +15,7 @@ def test_what_cannot_be_loaded(run_without_work, tmp_path, make_config):
     workdir = tmp_path / "run"
     run_without_work(make_config(train__steps=1), workdir)
     for change in ({"model__num_blocks": (3,)}, {"model__hidden": (9,)}, {"model__act_norm": False}):
-        training.Workdir(workdir).write_config(make_config(**change))
+        Workdir(workdir).write_config(make_config(**change))
         with pytest.raises(ValueError, match="does not fit the model") as error:
             resflow.load(workdir)
         assert len(str(error.value)) < 800 and "array(" not in str(error.value)

@@ -9,8 +9,9 @@ checkpoint.
 
 from absl import flags
 
-from tf_resflow import serving, training
+from tf_resflow import serving
 from tf_resflow.cli import command_line
+from tf_resflow.training.workdir import Workdir
 
 FLAGS = flags.FLAGS
 
@@ -48,7 +49,7 @@ def define_flags() -> None:
 def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
     command_line.check_stderr(["log_det", "num_probes"])
-    training.Workdir(FLAGS.workdir).read_config()
+    Workdir(FLAGS.workdir).read_config()
 
 
 def main() -> None:

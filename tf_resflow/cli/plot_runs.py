@@ -12,6 +12,7 @@ from absl import flags
 from tf_resflow import evaluation, training
 from tf_resflow.cli import command_line
 from tf_resflow.evaluation.curve_figures import check_figure_path, run_names
+from tf_resflow.training.workdir import Workdir
 
 FLAGS = flags.FLAGS
 
@@ -29,7 +30,7 @@ def check() -> None:
     """Raises ValueError if a workdir has no run, or the figure cannot be written."""
     check_figure_path(FLAGS.output)
     for workdir in FLAGS.workdirs:
-        training.Workdir(workdir).read_config()
+        Workdir(workdir).read_config()
         training.read_metrics(workdir)
 
 

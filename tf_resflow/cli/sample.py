@@ -27,9 +27,11 @@ import functools
 import numpy as np
 from absl import flags, logging
 
+import tf_resflow as resflow
 from tf_resflow import evaluation, progress, training
 from tf_resflow.cli import command_line
 from tf_resflow.evaluation.samples import MAX_TEMPERATURE, check_paths, check_samples
+from tf_resflow.training.workdir import Workdir
 
 _SIDE = 10  # images in a row of a sweep or a path, and rows of paths, without --num
 _POINTS = 50  # of a path that is drawn as a line
@@ -83,7 +85,7 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if the workdir has no run, or the file cannot be written."""
-    training.Workdir(FLAGS.workdir).read_config()
+    Workdir(FLAGS.workdir).read_config()
     info = _info()
     if FLAGS.interpolate and info.condition_mean is not None:
         _check_paths_given_columns(info)
@@ -113,7 +115,7 @@ def main() -> None:
 
 
 def _info():
-    return training.Workdir(FLAGS.workdir).read_data()
+    return Workdir(FLAGS.workdir).read_data()
 
 
 def _grid(info):
@@ -127,7 +129,7 @@ def _grid(info):
 
 def _has_labels():
     """Whether the condition of the model is a label."""
-    return training.Workdir(FLAGS.workdir).read_config().model.condition == "label"
+    return Workdir(FLAGS.workdir).read_config().model.condition == "label"
 
 
 def _condition(info):
@@ -159,7 +161,7 @@ def _condition(info):
 def _sample(info):
     temperatures = [float(value) for value in FLAGS.temperature]
     condition, (rows, num) = _condition(info), _grid(info)
-    run = training.load(FLAGS.workdir)
+    run = resflow.load(FLAGS.workdir)
     is_drawn_with_data = _is_picture() and len(info.event_shape) != 3 and condition is None
     examples = _examples_if_any(run.config.eval.split, num) if is_drawn_with_data else None
     labels = []
@@ -194,7 +196,7 @@ def _interpolate(info):
 
     kind, (num, length) = FLAGS.interpolate, _grid(info)
     examples, condition = _ends_of_paths(info)
-    run = training.load(FLAGS.workdir)
+    run = resflow.load(FLAGS.workdir)
     paths = evaluation.interpolate_examples(
         run.model, examples, kind=kind, num=num, length=length, seed=FLAGS.seed, condition=condition
     )
@@ -210,7 +212,7 @@ def _interpolate(info):
 
 def _ends_of_paths(info):
     """The held-out examples, and their conditions or None; of --condition alone if that is given for labels."""
-    split = training.Workdir(FLAGS.workdir).read_config().eval.split
+    split = Workdir(FLAGS.workdir).read_config().eval.split
     if not _has_labels() and info.condition_mean is None:
         return _data().array(split), None
     batches = _data().eval_batches(split, 1000, labels=True).as_numpy_iterator()

@@ -26,9 +26,11 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
+import tf_resflow as resflow
 from tf_resflow import data, evaluation, models, progress, training
 from tf_resflow.cli import command_line
 from tf_resflow.progress import track
+from tf_resflow.training.workdir import Workdir
 from tf_resflow.writing import check_output_path, whole_file
 
 FLAGS = flags.FLAGS
@@ -57,7 +59,7 @@ def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
     check_output_path(FLAGS.output, [".csv"])
     command_line.check_stderr(["log_det"])
-    training.Workdir(FLAGS.workdir).read_config()
+    Workdir(FLAGS.workdir).read_config()
 
 
 def main() -> None:
@@ -75,12 +77,12 @@ def main() -> None:
 
 
 def _scores():
-    files = training.Workdir(FLAGS.workdir)
+    files = Workdir(FLAGS.workdir)
     config, info = files.read_config(), files.read_data()
     size = FLAGS.batch_size or config.eval.batch_size
     given = None if FLAGS.input is None else _batches(_examples(config, info), size)
     held_out = _held_out(config, size, required=given is None)
-    model = training.load(FLAGS.workdir).model
+    model = resflow.load(FLAGS.workdir).model
     if not model.has_density:
         raise ValueError(
             "The run has trained a classifier only (hybrid.density_weight = 0), and has no likelihood."

@@ -13,6 +13,8 @@ from absl import flags
 
 from tf_resflow import training
 from tf_resflow.cli import command_line
+from tf_resflow.training.config import validate_config
+from tf_resflow.training.workdir import Workdir
 
 FLAGS = flags.FLAGS
 
@@ -37,19 +39,19 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if the config is wrong, or that of another run."""
-    training.validate_config(FLAGS.config)
-    training.Workdir(FLAGS.workdir).check_config(FLAGS.config)
+    validate_config(FLAGS.config)
+    Workdir(FLAGS.workdir).check_config(FLAGS.config)
 
 
 def main() -> int:
     """Trains and prints the result."""
     import tensorflow as tf
 
-    from tf_resflow.training.strategies import is_chief
+    from tf_resflow.training.strategies import STRATEGIES, is_chief
 
     if FLAGS.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy = training.STRATEGIES[FLAGS.strategy]()
+    strategy = STRATEGIES[FLAGS.strategy]()
     writes = is_chief(strategy)
     try:
         result = training.train(FLAGS.config, FLAGS.workdir, strategy=strategy, jit=FLAGS.jit, progress=writes)

@@ -21,7 +21,7 @@ from tf_resflow.serving.warmup import write_warmup
 from tf_resflow.writing import scratch, unwritable_told
 
 if TYPE_CHECKING:
-    from tf_resflow.training import Run
+    from tf_resflow.training.runs import Run
 
 __all__ = ["export", "export_run"]
 

@@ -17,7 +17,7 @@ from tf_resflow.serving.readme import estimator_text, limits_text
 from tf_resflow.version import __version__
 
 if TYPE_CHECKING:
-    from tf_resflow.training import Run
+    from tf_resflow.training.runs import Run
 
 __all__ = ["model_card"]
 

@@ -14,18 +14,9 @@ __all__ = ["Run", "load"]
 
 
 class Run:
-    """A trained model, and how it was trained.
+    """A trained model, and how it was trained: see `load`.
 
     (Not a dataclass: in one, Pyright takes a field that is a Keras model for a descriptor of unknown type.)
-
-    Attributes:
-      model: a `FlowModel` with the averaged weights of the newest checkpoint.
-      config: the run's configuration, an `ml_collections.ConfigDict`.
-      step: number of training steps taken.
-      workdir: directory of the run.
-      data: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes`,
-        `columns`, and the `mean` and `std` by which the model normalizes its input.
-      result: the content of result.json; None before the end of the training.
     """
 
     def __init__(
@@ -50,9 +41,7 @@ class Run:
 
 
 def load(workdir: str | os.PathLike[str]) -> Run:
-    """Loads the model of a run, with its averaged weights.
-
-    The data are not needed.
+    """Loads the model of a run, with its averaged weights. The data are not needed.
 
     ```python
     run = resflow.load("runs/digits")
@@ -64,7 +53,15 @@ def load(workdir: str | os.PathLike[str]) -> Run:
       workdir: directory of a run of `resflow-train`.
 
     Returns:
-      A `Run`.
+      An object with the attributes
+
+      - `model`: a `FlowModel` with the averaged weights of the newest checkpoint
+      - `config`: the run's configuration, an `ml_collections.ConfigDict`
+      - `step`: the number of training steps taken
+      - `workdir`: the directory, a `pathlib.Path`
+      - `data`: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes`,
+        `columns`, and the `mean` and `std` by which the model normalizes its input
+      - `result`: the content of result.json; None before the end of the training
 
     Raises:
       ValueError: when the directory has no config, no checkpoint, or one of another model.
