@@ -105,7 +105,7 @@ def test_export(trained, tmp_path, call):
     result = served.signatures["serving_default"](x=x)
     exact = resflow.load(trained[0]).model.log_prob(x, evaluation=True)
     assert np.all(np.abs(result["log_prob"] - exact) < 6 * result["log_prob_stderr"] + 0.01)
-    card = (tmp_path / "1" / "MODEL_CARD.md").read_text()
+    card = (tmp_path / "1" / "README.md").read_text()
     result = json.loads((trained[0] / "result.json").read_text())
     assert f"Nats: {result['nats']:.4f}" in card and "After 3 steps, on 100 examples of the test split" in card
     assert "has a version 1" in call("bin/export.py", *arguments, "--version=1").output

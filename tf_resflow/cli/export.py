@@ -2,8 +2,8 @@ r"""Exports a trained model as a SavedModel that runs with TensorFlow alone, or 
 
 resflow-export --workdir=runs/digits --export_dir=served/digits
 
-The model is written to EXPORT_DIR/VERSION, with README.md and signatures.json (its signatures), MODEL_CARD.md, and,
-if the package tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest
+The model is written to EXPORT_DIR/VERSION, with README.md (the model and its signatures), signatures.json and, if
+the package tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest
 checkpoint.
 """
 

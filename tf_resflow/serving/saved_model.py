@@ -14,13 +14,7 @@ __all__ = ["read_signatures", "write_saved_model"]
 
 
 def write_saved_model(signatures: Signatures, variables: Iterable[tf.Variable], path: pathlib.Path) -> None:
-    """Writes a SavedModel that needs TensorFlow alone, with the variables that its signatures read.
-
-    Args:
-      signatures: `Signatures`.
-      variables: those of the model.
-      path: directory to write to, a `pathlib.Path`.
-    """
+    """Writes a SavedModel that needs TensorFlow alone, with those of the variables that its signatures read."""
     functions = signatures.functions()
     traces = [function.get_concrete_function() for function in functions.values()]
     read = {id(handle) for trace in traces for handle in trace.captured_inputs}
@@ -32,11 +26,7 @@ def write_saved_model(signatures: Signatures, variables: Iterable[tf.Variable], 
 
 
 def read_signatures(path: pathlib.Path) -> dict[str, Any]:
-    """The `SignatureDef`s of a SavedModel, by name.
-
-    Args:
-      path: its directory, a `pathlib.Path`.
-    """
+    """The `SignatureDef`s of a SavedModel, by name."""
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     found = dict(saved.meta_graphs[0].signature_def)
     return {name: found[name] for name in found if not name.startswith("__")}

@@ -22,11 +22,6 @@ def write_warmup(
     one of its warm-up requests failed.
 
     Without the package tensorflow-serving-api nothing is written, and a warning is logged.
-
-    Args:
-      inputs: dict of a signature's name to its list of `tf.TensorSpec`.
-      path: directory of the SavedModel, a `pathlib.Path`; the file is `assets.extra/tf_serving_warmup_requests`.
-      max_batch: the largest batch that the signatures accept.
     """
     try:
         from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
