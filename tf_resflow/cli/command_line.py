@@ -5,13 +5,14 @@ import logging as std_logging
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 
 from tf_resflow.extras import extra
 from tf_resflow.progress import repeated_interrupts
 
-__all__ = ["check_stderr", "run"]
+__all__ = ["check_run", "define_data_flags", "define_estimator_flags", "define_workdir", "run", "workdir"]
 
 _USER_ERRORS = (ValueError, ArithmeticError, OSError, ImportError)
 # What TFDS logs about itself, and about a data set that is missing, which is an error of ours.
@@ -51,15 +52,45 @@ def run(
         app.run(lambda _: _guarded(main, check, logging_redirect_tqdm), flags_parser=_parse_flags)
 
 
-def check_stderr(alternatives: list[str]) -> None:
-    """Raises ValueError if --stderr is not positive, or given beside flags that it replaces."""
-    stderr = flags.FLAGS.stderr
-    if stderr is None:
-        return
-    if not 0 < stderr < float("inf"):
-        raise ValueError(f"--stderr must be positive and finite; got {stderr}.")
-    if given := [f"--{name}" for name in alternatives if flags.FLAGS[name].present]:
-        raise ValueError(f"--stderr chooses the estimators: leave out {' and '.join(given)}.")
+def define_workdir() -> None:
+    """Defines --workdir, of a run that there is."""
+    flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+
+
+def define_data_flags() -> None:
+    """Defines flags for data that have moved."""
+    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
+    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
+
+
+def define_estimator_flags(stderr: str) -> None:
+    """Defines flags of how log-determinants are evaluated; `stderr` says of what --stderr is."""
+    flags.DEFINE_enum(
+        "log_det",
+        None,
+        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
+        "Evaluation of the log-determinants; default exact up to 16 coordinates, else as the run's config.",
+    )
+    flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)
+    flags.DEFINE_float("stderr", None, f"Instead: the standard error of {stderr}.")
+
+
+def workdir() -> Any:
+    """The `Workdir` of --workdir."""
+    from tf_resflow.training.workdir import Workdir  # which an extra provides
+
+    return Workdir(flags.FLAGS.workdir)
+
+
+def check_run() -> None:
+    """Raises ValueError if there is no run in the workdir, or the flags of the estimators are wrong."""
+    values = flags.FLAGS
+    if "stderr" in values and values.stderr is not None:
+        if not 0 < values.stderr < float("inf"):
+            raise ValueError(f"--stderr must be positive and finite; got {values.stderr}.")
+        if given := [f"--{name}" for name in ("log_det", "num_probes") if values[name].present]:
+            raise ValueError(f"--stderr chooses the estimators: leave out {' and '.join(given)}.")
+    workdir().read_config()
 
 
 def _parse_flags(argv):

@@ -45,7 +45,6 @@ from absl import flags
 import tf_resflow as resflow
 from tf_resflow import data, evaluation, progress, training
 from tf_resflow.cli import command_line
-from tf_resflow.training.workdir import Workdir
 from tf_resflow.writing import check_output_path, finite_or_none
 
 METRICS = ("likelihood", "noise", "reconstruction", "lipschitz", "importance_weighted", "fid", "classification")
@@ -54,31 +53,22 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    command_line.define_workdir()
     flags.DEFINE_string("output", None, "JSON file to write the result to.")
     flags.DEFINE_list("metrics", None, "What to measure.")
     flags.DEFINE_string(
         "ood_data", None, "Another data set, which the scores should tell from the data, such as digits."
     )
-    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
-    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
+    command_line.define_data_flags()
     flags.DEFINE_string("split", None, "The split to evaluate on: test, validation, train; default the run's.")
     flags.DEFINE_integer("num_examples", None, "Evaluate only the first N examples; 0 for all.", 0)
     flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1)
-    flags.DEFINE_enum(
-        "log_det",
-        None,
-        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
-        "Evaluation of the log-determinants; default exact up to 16 coordinates, else as the run's config.",
-    )
-    flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)
-    flags.DEFINE_float("stderr", None, "Instead: the standard error of each example's score, in its unit.")
+    command_line.define_estimator_flags("each example's score, in its unit")
     flags.DEFINE_integer("iw_samples", 16, "Samples of importance_weighted.", 1)
     flags.DEFINE_integer("fid_samples", 10_000, "Samples of fid.", 2)
     flags.DEFINE_string(
         "fid_weights", "imagenet", "File with Inception's weights; by default Keras' are downloaded."
     )
-    flags.mark_flag_as_required("workdir")
 
     @flags.validator("metrics", f"choose some of {', '.join(METRICS)}, separated by commas")
     def _are_metrics(names):
@@ -89,8 +79,7 @@ def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
     if FLAGS.output:
         check_output_path(FLAGS.output, [".json"])
-    command_line.check_stderr(["log_det", "num_probes"])
-    Workdir(FLAGS.workdir).read_config()
+    command_line.check_run()
 
 
 def main() -> None:

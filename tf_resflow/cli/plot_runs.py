@@ -12,7 +12,6 @@ from absl import flags
 from tf_resflow import evaluation, training
 from tf_resflow.cli import command_line
 from tf_resflow.evaluation.curve_figures import check_figure_path, run_names
-from tf_resflow.training.workdir import Workdir
 
 FLAGS = flags.FLAGS
 
@@ -28,6 +27,8 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if a workdir has no run, or the figure cannot be written."""
+    from tf_resflow.training.workdir import Workdir  # which an extra provides
+
     check_figure_path(FLAGS.output)
     for workdir in FLAGS.workdirs:
         Workdir(workdir).read_config()

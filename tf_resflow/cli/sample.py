@@ -31,7 +31,6 @@ import tf_resflow as resflow
 from tf_resflow import evaluation, progress, training
 from tf_resflow.cli import command_line
 from tf_resflow.evaluation.samples import MAX_TEMPERATURE, check_paths, check_samples
-from tf_resflow.training.workdir import Workdir
 
 _SIDE = 10  # images in a row of a sweep or a path, and rows of paths, without --num
 _POINTS = 50  # of a path that is drawn as a line
@@ -41,7 +40,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    command_line.define_workdir()
     flags.DEFINE_string("output", None, "File to write: .png; or .npy, and .csv of vectors, for the samples alone.")
     flags.DEFINE_integer(
         "num",
@@ -59,9 +58,8 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "precise", False, "Invert to the rounding of the type, not to a fraction of a level of images."
     )
-    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
-    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
-    flags.mark_flags_as_required(["workdir", "output"])
+    command_line.define_data_flags()
+    flags.mark_flag_as_required("output")
 
     @flags.validator("temperature", f"it must be numbers from 0 to {MAX_TEMPERATURE:g}, separated by commas")
     def _are_temperatures(values):
@@ -85,7 +83,7 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if the workdir has no run, or the file cannot be written."""
-    Workdir(FLAGS.workdir).read_config()
+    command_line.check_run()
     info = _info()
     if FLAGS.interpolate and info.condition_mean is not None:
         _check_paths_given_columns(info)
@@ -115,7 +113,7 @@ def main() -> None:
 
 
 def _info():
-    return Workdir(FLAGS.workdir).read_data()
+    return command_line.workdir().read_data()
 
 
 def _grid(info):
@@ -129,7 +127,7 @@ def _grid(info):
 
 def _has_labels():
     """Whether the condition of the model is a label."""
-    return Workdir(FLAGS.workdir).read_config().model.condition == "label"
+    return command_line.workdir().read_config().model.condition == "label"
 
 
 def _condition(info):
@@ -212,7 +210,7 @@ def _interpolate(info):
 
 def _ends_of_paths(info):
     """The held-out examples, and their conditions or None; of --condition alone if that is given for labels."""
-    split = Workdir(FLAGS.workdir).read_config().eval.split
+    split = command_line.workdir().read_config().eval.split
     if not _has_labels() and info.condition_mean is None:
         return _data().array(split), None
     batches = _data().eval_batches(split, 1000, labels=True).as_numpy_iterator()

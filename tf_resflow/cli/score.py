@@ -30,7 +30,6 @@ import tf_resflow as resflow
 from tf_resflow import data, evaluation, models, progress, training
 from tf_resflow.cli import command_line
 from tf_resflow.progress import track
-from tf_resflow.training.workdir import Workdir
 from tf_resflow.writing import check_output_path, whole_file
 
 FLAGS = flags.FLAGS
@@ -38,28 +37,20 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    command_line.define_workdir()
     flags.DEFINE_string("input", None, "File or folder of the examples; by default the held-out ones are scored.")
     flags.DEFINE_string("output", None, "File to write: .csv.")
-    flags.DEFINE_enum(
-        "log_det",
-        None,
-        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
-        "Evaluation of the log-determinants; default exact up to 16 coordinates, else as the run's config.",
-    )
-    flags.DEFINE_float("stderr", None, "Instead: the standard error of each log_prob, in nats.")
+    command_line.define_estimator_flags("each log_prob, in nats")
     flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1)
     flags.DEFINE_integer("seed", 0, "Seed of the estimates.", 0, 2**31 - 1)
-    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
-    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
-    flags.mark_flags_as_required(["workdir", "output"])
+    command_line.define_data_flags()
+    flags.mark_flag_as_required("output")
 
 
 def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
     check_output_path(FLAGS.output, [".csv"])
-    command_line.check_stderr(["log_det"])
-    Workdir(FLAGS.workdir).read_config()
+    command_line.check_run()
 
 
 def main() -> None:
@@ -77,7 +68,7 @@ def main() -> None:
 
 
 def _scores():
-    files = Workdir(FLAGS.workdir)
+    files = command_line.workdir()
     config, info = files.read_config(), files.read_data()
     size = FLAGS.batch_size or config.eval.batch_size
     given = None if FLAGS.input is None else _batches(_examples(config, info), size)
@@ -145,7 +136,12 @@ def _log_det(config, model, batch):
         return models.plan_likelihood(model, x, FLAGS.stderr, condition=condition)
     noise = model.dequantizer
     return models.evaluation_estimator(
-        config, model.flow, model.event_shape, dequantizer=noise, name=FLAGS.log_det
+        config,
+        model.flow,
+        model.event_shape,
+        dequantizer=noise,
+        name=FLAGS.log_det,
+        num_probes=FLAGS.num_probes,
     )[1]
 
 

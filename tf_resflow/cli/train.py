@@ -13,8 +13,6 @@ from absl import flags
 
 from tf_resflow import training
 from tf_resflow.cli import command_line
-from tf_resflow.training.config import validate_config
-from tf_resflow.training.workdir import Workdir
 
 FLAGS = flags.FLAGS
 
@@ -39,8 +37,10 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if the config is wrong, or that of another run."""
+    from tf_resflow.training.config import validate_config  # which an extra provides
+
     validate_config(FLAGS.config)
-    Workdir(FLAGS.workdir).check_config(FLAGS.config)
+    command_line.workdir().check_config(FLAGS.config)
 
 
 def main() -> int:

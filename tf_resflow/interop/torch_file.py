@@ -34,6 +34,7 @@ _DTYPES = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MOST_DIMENSIONS = 64  # of a tensor
+_Read = Callable[[str, np.dtype, int], np.ndarray]
 
 
 def read_torch_file(path: str | os.PathLike) -> Any:
@@ -163,7 +164,7 @@ class _Unpickler(pickle.Unpickler):
       limit: bytes of all storages together, the size of the file; 0 if there may be none.
     """
 
-    def __init__(self, file, read: Callable[[str, np.dtype, int], np.ndarray] | None = None, limit: int = 0):
+    def __init__(self, file, read: _Read = lambda *_: np.empty(0), limit: int = 0):
         super().__init__(io.BytesIO(_program(file)), encoding="utf-8")
         self.storages: dict[str, np.ndarray] = {}
         self._read = read
@@ -199,6 +200,7 @@ def _program(file):
     A memo is an array as long as its largest index. An honest pickle counts, below the number of opcodes.
     """
     start = file.tell()
+    argument: Any
     for position, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if opcode.name.endswith("PUT") and argument > position:
             raise pickle.UnpicklingError(f"index {argument} of its memo after {position} opcodes")

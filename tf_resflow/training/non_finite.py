@@ -18,14 +18,7 @@ __all__ = ["NonFiniteError", "NotFinite", "diagnosed", "find_largest_norm", "fin
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss, a gradient or a weight became NaN or infinite.
-
-    Args:
-      what: `str`, what is not finite.
-      step: the step after which it was seen.
-      where: the sentences of `find_non_finite` or `find_largest_norm`.
-      latest: path of the last good checkpoint, or None.
-    """
+    """The loss, a gradient or a weight became NaN or infinite. The message says in which part of the model."""
 
     def __init__(self, what: str, step: int, where: str, latest: str | None):
         saved = f"The last good checkpoint is {latest}." if latest else "No checkpoint was saved."
@@ -68,15 +61,10 @@ def diagnosed(
 
 
 def find_non_finite(model: FlowModel, batches: Sequence[Any], seed: tf.Tensor) -> str | None:
-    """The part of a model in which NaN or infinity appears first, and the norms of its kernels.
+    """The part of a model in which NaN or infinity appears first, as a sentence; None if all is finite.
 
-    Args:
-      model: a compiled `FlowModel`.
-      batches: the batches of `train_step`, one for each replica.
-      seed: the seed of the step. Several replicas drew other numbers from it than are drawn here.
-
-    Returns:
-      A sentence, or None if all is finite.
+    `batches` are those of a step, one for each replica, and `seed` is its seed. (Several replicas drew other
+    numbers from it than are drawn here.)
     """
     members, _ = _values(model, batches[0], seed)
     before, behind = model.parts_around_flow()

@@ -30,12 +30,7 @@ _NUM_PAIRS_POINTS = 5000  # and in the figure of all pairs of columns
 class Report:
     """Scores and figures of a model, with the weights that it has at that time.
 
-    Args:
-      config: the run's configuration.
-      model: a `FlowModel`.
-      dataset: the `Dataset` of the run.
-      strategy: the strategy that the model was built under.
-      log_det: estimator of the log-determinants of the scores; by default the model's evaluation estimator.
+    `strategy` is that which the model was built under, and `log_det` the estimator of the scores.
     """
 
     def __init__(
@@ -70,11 +65,7 @@ class Report:
         return self._held_out(track(self.batches(split), f"score on {split}"), self._config.seed)
 
     def scores(self, split: str | None = None) -> dict[str, float]:
-        """A dict of the scores on a split, of the density if it is trained, and of the classifier if there is one.
-
-        Args:
-          split: by default `config.eval.split`.
-        """
+        """The scores on a split, of the density if it is trained, and of the classifier if there is one."""
         scores: dict[str, float] = {}
         if self._model.has_density:
             score = self.score(split)
@@ -148,12 +139,7 @@ class Report:
             _ = self.baselines
 
     def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of result.json, without the figures.
-
-        Args:
-          step: training steps taken.
-          scores: the `scores` at that step.
-        """
+        """The content of result.json, without the figures, from the step and its `scores`."""
         result = {
             "name": self._dataset.name,
             "split": self._config.eval.split,
@@ -192,14 +178,7 @@ class Report:
         )
 
     def figures(self, directory: pathlib.Path) -> dict[str, float]:
-        """Writes the figures.
-
-        Args:
-          directory: an existing directory.
-
-        Returns:
-          A dict of measurements for the result: of images the `reconstruction_error` in levels.
-        """
+        """Writes the figures; returns what they measure for the result, of images the `reconstruction_error`."""
         grid = self.sample_grid()
         if grid is not None:
             evaluation.write_png(directory / "samples.png", grid)

@@ -80,7 +80,7 @@ def test_samples_of_labels(labeled, loaded, run_command, tmp_path, monkeypatch):
     def sample(name, *arguments):
         run_command(sample_command, labeled[0], tmp_path / name, *arguments)
 
-    monkeypatch.setattr(training, "load", lambda workdir: loaded)
+    monkeypatch.setattr(resflow, "load", lambda workdir: loaded)
     sample("all.npy", "--num=2")
     every = np.load(tmp_path / "all.npy")
     expected = np.concatenate(
