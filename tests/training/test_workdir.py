@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tf_resflow.data import Dataset
-from tf_resflow.training.config import default_config, with_fitting_warmup
+from tf_resflow.training.config import default_config
 from tf_resflow.training.workdir import Workdir
 
 pytestmark = pytest.mark.quick
@@ -78,12 +78,6 @@ def test_steps_grow_only_under_a_schedule_that_does_not_end_with_them(tmp_path):
         begin(tmp_path / "cosine", more)
     with pytest.raises(ValueError, match="config.train.steps = .* .steps may only grow."):
         begin(tmp_path / "constant", changed(train__steps=2999))
-
-
-def test_a_run_whose_warm_up_was_shortened_takes_its_command_again(tmp_path):
-    config = changed(train__schedule="cosine", train__steps=20)
-    Workdir(tmp_path).write_config(with_fitting_warmup(config))
-    Workdir(tmp_path).check_config(config)
 
 
 def test_an_unwritable_workdir(tmp_path):

@@ -29,7 +29,6 @@ __all__ = [
     "flat_keys",
     "nearest_key",
     "validate_config",
-    "with_fitting_warmup",
 ]
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -41,7 +40,7 @@ _TRAIN_FIELDS = {
     "batch_size": Field(64, AT_LEAST_1),
     "optimizer": Field("adamw", one_of("adam", "adamw")),
     "learning_rate": Field(1e-3, ABOVE_0),
-    "warmup_steps": Field(100, AT_LEAST_0),
+    "warmup_steps": Field(100, AT_LEAST_0),  # half of the steps, if they leave none to a cosine
     "schedule": Field("constant", one_of("constant", "cosine")),  # after the warm-up
     "beta_2": Field(0.99, IN_0_1),
     "weight_decay": Field(5e-4, AT_LEAST_0),
@@ -162,13 +161,3 @@ def validate_config(config: ConfigDict) -> None:
             "config.model.dequantization at 'uniform'."
         )
     check_model(config.model)
-
-
-def with_fitting_warmup(config: ConfigDict) -> ConfigDict:
-    """The config; if its warm-up leaves no step to a cosine, with a warm-up of half of the steps."""
-    steps, warmup = config.train.steps, config.train.warmup_steps
-    if config.train.schedule != "cosine" or warmup < steps:
-        return config
-    config = config.copy_and_resolve_references()
-    config.train.warmup_steps = steps // 2
-    return config

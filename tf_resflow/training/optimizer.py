@@ -28,9 +28,12 @@ def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.Le
     """The learning rate of the `train` section of a config, as a function of the iteration.
 
     A linear warm-up reaches `learning_rate` after `warmup_steps` iterations. Then the rate stays
-    (`schedule="constant"`) or falls to zero at `steps` on half a cosine (`schedule="cosine"`).
+    (`schedule="constant"`) or falls to zero at `steps` on half a cosine (`schedule="cosine"`). A warm-up that
+    leaves no step to the cosine is shortened to half of the steps.
     """
     rate, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "cosine" and warmup >= config.steps:
+        warmup = config.steps // 2
     start = rate / warmup if warmup else rate
     if config.schedule == "cosine":
         return keras.optimizers.schedules.CosineDecay(

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from tf_resflow.models import DataInfo
-from tf_resflow.training.config import default_config, flat_keys, nearest_key, validate_config, with_fitting_warmup
+from tf_resflow.training.config import default_config, flat_keys, nearest_key, validate_config
 from tf_resflow.writing import unwritable_told, whole_file
 
 if sys.platform != "win32":
@@ -194,7 +194,6 @@ class Workdir:
         """
         if not self.config.exists():
             return
-        config = with_fitting_warmup(config)
         old = _flat(_plain(self.read_config().to_dict()))
         new = _flat(_plain(config.to_dict()))
         for key in sorted(old.keys() | new.keys()):
