@@ -1,6 +1,5 @@
 """A workdir from a checkpoint of the published code."""
 
-import errno
 import math
 import os
 import pathlib
@@ -17,7 +16,7 @@ from tf_resflow.private_api import moving_averages
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir
-from tf_resflow.writing import scratch, unwritable_told
+from tf_resflow.writing import renamed, scratch, unwritable_told
 
 __all__ = ["convert_checkpoint"]
 
@@ -92,23 +91,14 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
             files.write_data(data)
             files.write_config(config)
             Checkpoints(files.checkpoints, model, optimizer, seed=config.seed, keep=config.train.keep).save(step)
-            _publish(files.path, workdir)
+            if not renamed(files.path, workdir):  # another process made it meanwhile
+                raise ValueError(_NOT_EMPTY.format(workdir))
     return {
         "name": data.name,
         "step": step,
         "averages": published.averages is not None,
         "coefficient": config.model.coefficient,
     }
-
-
-def _publish(path, workdir):
-    """Renames a folder to the workdir, which another process may have made meanwhile."""
-    try:
-        os.rename(path, workdir)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-        raise ValueError(_NOT_EMPTY.format(workdir)) from None
 
 
 def _take(published, model, optimizer):

@@ -1,9 +1,9 @@
 """A model as a versioned SavedModel, with its documentation and warm-up requests."""
 
-import errno
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +18,7 @@ from tf_resflow.serving.saved_model import read_signatures, write_saved_model
 from tf_resflow.serving.signatures import Signatures
 from tf_resflow.serving.warmup import write_warmup
 from tf_resflow.training.runs import Run, load
-from tf_resflow.writing import scratch, unwritable_told
+from tf_resflow.writing import renamed, scratch, unwritable_told
 
 __all__ = ["export", "export_run"]
 
@@ -117,8 +117,7 @@ def export(
     The norms of the model's layers are brought up to date first, and its kernels are scaled once and for all. The
     folder appears in one piece: a server that watches `export_dir` never sees half of it. It also has README.md
     about the model and its signatures; signatures.json, the latter for programs; and warm-up requests, in
-    `assets.extra/`, if the package tensorflow-serving-api is installed. The remains of killed exports in
-    `export_dir` are removed.
+    `assets.extra/`, if the package tensorflow-serving-api is installed.
 
     ```python
     import tensorflow as tf, tf_resflow as resflow
@@ -158,8 +157,8 @@ def export(
       The path of the version, a `pathlib.Path`.
 
     Raises:
-      ValueError: when `model` is no `FlowModel`, the version exists or is not positive, the directory cannot be
-        made, a number is out of range, or a signature is unknown.
+      ValueError: when `model` is no `FlowModel`, the version exists or is not positive, a number is out of range,
+        or a signature is unknown.
       OSError: when the files cannot be written, such as to a full disk. Nothing is left of them.
     """
     if not isinstance(model, models.FlowModel):
@@ -187,7 +186,9 @@ def export(
         }
         for name, text in texts.items():
             (path / name).write_text(text, encoding="utf-8")
-        return _publish(path, parent, version)
+        while not renamed(path, target := parent / str(_version(parent, version))):
+            pass  # another export took the number meanwhile
+        return target
 
 
 def _some_conditions(run):
@@ -205,27 +206,12 @@ def _columns(run):
 
 
 def _writable(directory):
+    """The directory, which is made if need be."""
     path = pathlib.Path(directory).expanduser()
-    try:
+    with unwritable_told(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"Cannot make the directory {path}: {error.strerror}. Choose another one.") from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ValueError(f"The directory {path} is not writable. Choose another one, or change its mode.")
+        tempfile.TemporaryFile(dir=path).close()
     return path
-
-
-def _publish(path, parent, version):
-    """Renames a folder to its version; another export may have taken the number meanwhile."""
-    while True:
-        target = parent / str(_version(parent, version))
-        try:
-            os.rename(path, target)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-        else:
-            return target
 
 
 def _version(parent, version):

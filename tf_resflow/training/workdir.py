@@ -149,11 +149,9 @@ class Workdir:
             return
         now, before = _data_info(dataset), read_json(self.data)
         for key in sorted(now.keys() & before.keys() - {"name"}):
-            if key == "num_classes" and before[key] is None:  # of a checkpoint whose model has none
+            if before[key] is None and key in ("num_classes", "sizes"):  # which a converted checkpoint may not know
                 continue
-            std = {"mean": now["std"], "std": now["std"]}.get(key, now["condition_std"])
-            std = None if key.endswith("columns") else std
-            if not _is_same(before[key], now[key], std):
+            if not _is_same(key, before, now):
                 raise ValueError(
                     f"The data {dataset.name!r} are not those that the run in {self.path} was begun with: their "
                     f"{key} was {_short(before[key])}, but now it is {_short(now[key])}. Restore them, or train on "
@@ -237,24 +235,17 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _data_info(dataset):
-    sizes = {} if dataset.sizes is None else {"sizes": dict(dataset.sizes)}
-    statistics = {name: getattr(dataset, name) for name in ("mean", "std", "condition_mean", "condition_std")}
-    columns = {name: getattr(dataset, name) for name in ("columns", "condition_columns")}
-    return sizes | {
-        "name": dataset.name,
-        "event_shape": list(dataset.event_shape),
-        "levels": dataset.levels,
-        "num_classes": dataset.num_classes,
-        **{name: None if value is None else np.asarray(value).tolist() for name, value in statistics.items()},
-        **{name: names and list(names) for name, names in columns.items()},
-    }
+    info = {field: getattr(dataset, field) for field in DataInfo._fields}
+    return json.loads(json.dumps(info, default=lambda array: array.tolist()))
 
 
-def _is_same(before, now, std):
-    """Whether two values are equal; statistics, lists of floats, up to the rounding of sums."""
-    if before == now or not (isinstance(before, list) and isinstance(now, list) and len(before) == len(now)):
-        return before == now
-    return bool(std) and len(std) == len(now) and np.allclose(before, now, rtol=1e-5, atol=1e-5 * np.asarray(std))
+def _is_same(key, before, now):
+    """Whether the values of a key are equal; statistics up to the rounding of sums."""
+    if before[key] == now[key] or not key.endswith(("mean", "std")) or None in (before[key], now[key]):
+        return before[key] == now[key]
+    tolerance = 1e-5 * np.asarray(now[key.replace("mean", "std")])
+    same_size = len(before[key]) == len(now[key])
+    return same_size and np.allclose(before[key], now[key], rtol=1e-5, atol=tolerance)
 
 
 def _short(value):
