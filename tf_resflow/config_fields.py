@@ -24,24 +24,14 @@ __all__ = [
 
 
 class Rule(NamedTuple):
-    """What a value must be.
-
-    Attributes:
-      holds: predicate of a value.
-      expected: the end of the message "it must be ...".
-    """
+    """What a value must be: a predicate, and the end of the message "it must be ..."."""
 
     holds: Callable[[Any], Any]
     expected: str
 
 
 class Field(NamedTuple):
-    """A field with a rule.
-
-    Attributes:
-      default: the default; None for a float that may be absent.
-      rule: the rule.
-    """
+    """A field with a rule. A default of None is that of a float that may be absent."""
 
     default: Any
     rule: Rule
@@ -59,14 +49,7 @@ IN_0_1 = Rule(lambda v: 0 <= v < 1, "at least 0 and below 1")
 
 
 def make_section(fields: Mapping[str, Any]) -> ConfigDict:
-    """Makes a section of a config, with the defaults.
-
-    Args:
-      fields: dict of names to a `Field`, a default without a rule, or a dict of the fields of an inner section.
-
-    Returns:
-      An `ml_collections.ConfigDict`.
-    """
+    """Makes a section of a config from names and a `Field`, a default, or the fields of an inner section."""
     section = ConfigDict()
     for name, field in fields.items():
         default = field.default if isinstance(field, Field) else field
@@ -76,16 +59,7 @@ def make_section(fields: Mapping[str, Any]) -> ConfigDict:
 
 
 def check_section(section: ConfigDict, fields: Mapping[str, Any], name: str = "config") -> None:
-    """Checks the values of a section.
-
-    Args:
-      section: the section.
-      fields: see `make_section`.
-      name: the section's name in messages.
-
-    Raises:
-      ValueError: names the field, its value and what it must be.
-    """
+    """Raises ValueError for the first value of a section that breaks the rule of its field."""
     for key, field in fields.items():
         value = section[key]
         if isinstance(field, dict):
@@ -95,6 +69,6 @@ def check_section(section: ConfigDict, fields: Mapping[str, Any], name: str = "c
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The end of a message: which of the known names is most like a word."""
+    """The end of a message about an unknown word: which of the known names is most like it."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else "nothing has a similar name."

@@ -53,18 +53,18 @@ def run(
 
 
 def define_workdir() -> None:
-    """Defines --workdir, of a run that there is."""
+    """Defines --workdir, the directory of a trained run."""
     flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 
 
 def define_data_flags() -> None:
-    """Defines flags for data that have moved."""
+    """Defines --data_dir and --data_path, for data that have moved."""
     flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
     flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
 
 
 def define_estimator_flags(stderr: str) -> None:
-    """Defines flags of how log-determinants are evaluated; `stderr` says of what --stderr is."""
+    """Defines --log_det, --num_probes and --stderr, which is the standard error of what `stderr` names."""
     flags.DEFINE_enum(
         "log_det",
         None,

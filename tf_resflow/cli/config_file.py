@@ -15,7 +15,7 @@ __all__ = ["define_config"]
 
 
 def define_config() -> None:
-    """Defines the flag."""
+    """Defines `--config`."""
     with extra("training"):
         from ml_collections import config_flags
 
@@ -24,7 +24,7 @@ def define_config() -> None:
 
 
 class _Parser(flags.ArgumentParser):
-    """The config of `--config`; absl puts the flag before the message of a ValueError."""
+    """Reads the config that `--config` names, and checks the names of the fields that other flags override."""
 
     def parse(self, argument: str) -> Any:
         file, colon, rest = argument.partition(":")

@@ -126,7 +126,7 @@ def _arguments(metric, dataset):
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The result with a line for each number; of blocks and of reasons without a bound, the most telling one."""
+    """A line for each number of a result; of the blocks alone that with the largest certified constant."""
     shown = dict(result)
     if "plan" in result:
         blocks = collections.Counter(block["type"] for block in result["plan"]["blocks"].values())

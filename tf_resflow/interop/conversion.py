@@ -146,7 +146,7 @@ def _largest_norm(model, optimizer):
 
 
 def _set_coefficient(config, norm):
-    """Raises the coefficient of a model's config to the norm; from 1 on, the published bound is not verified."""
+    """Raises the coefficient of a model's config to the norm; from 1 on, blocks get the published bound."""
     published = config.coefficient
     norm *= 1 + _ROUNDING
     config.coefficient = max(published, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)

@@ -169,7 +169,7 @@ def _event_shape(args):
 
 
 def _density_weight(args):
-    """The published loss is bits per example, or with scale_dim per dimension, plus the cross entropy in bits."""
+    """The weight of bits/dim beside the cross entropy; the published loss has bits per example or dimension."""
     weights = {"classification": 0.0, "hybrid": 1.0 if args["scale_dim"] else float(math.prod(_event_shape(args)))}
     return weights.get(args["task"], 1.0)
 
@@ -180,13 +180,13 @@ def _has_statistics(args):
 
 
 def _levels(args):
-    """`data.levels`: 0 for the data's own 256."""
+    """The value of `data.levels`, which is 0 for the data's own 256 levels."""
     bits = {"celebahq": args.get("nbits", 8), "celeba_5bit": 5}.get(args["data"], 8)
     return 2**bits if bits < 8 else 0
 
 
 def _num_blocks(args):
-    """The published code drops scales of fewer than 4 pixels."""
+    """The number of blocks of each scale; the published code drops scales of fewer than 4 pixels."""
     counts = tuple(int(count) for count in args["nblocks"].split("-"))
     size = args["imagesize"] // (2 if args["squeeze_first"] else 1)
     num_scales = (size // _SMALLEST_SCALE).bit_length()
@@ -203,7 +203,7 @@ def _kernels(args):
 
 
 def _norms(args):
-    """2, unless this library supports the published orders, for a map from a space to itself."""
+    """The orders of the norms, or 2 where this library has no such layers; a block maps a space to itself."""
     orders = published_orders(args)
     closed = 1.0 in orders[:-1] or math.inf in orders[1:]
     if args["learn_p"] or closed or orders[0] != orders[-1]:

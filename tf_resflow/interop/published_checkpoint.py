@@ -29,7 +29,7 @@ class PublishedCheckpoint(NamedTuple):
 
 
 def read_checkpoint(path: str | os.PathLike) -> PublishedCheckpoint:
-    """Reads a checkpoint of train_img.py; a ValueError says why it is none."""
+    """Reads a checkpoint of train_img.py, or raises ValueError for another file."""
     stored = read_torch_file(path)
     args = _dict(path, stored, "args", "The architecture comes from the arguments.")
     weights = _dict(path, stored, "state_dict", "The weights should be there.")

@@ -137,7 +137,7 @@ def _branch(prefix, branch):
 
 
 def _part(layer, linear):
-    """The key of the table."""
+    """The key of a layer in `_TABLE`."""
     if isinstance(layer, layers.LipschitzConv2D):
         return "conv"
     if isinstance(layer, layers.LipschitzDense):

@@ -47,7 +47,7 @@ def load_data(
 def load_checked(
     config: "ConfigDict", files: Workdir, check: Callable[[data.Dataset], None] = lambda dataset: None
 ) -> data.Dataset:
-    """The data set of a config; a ValueError if it is not the one that the run in the workdir was begun with.
+    """Loads the data set of a config; raises ValueError if a run was begun in the workdir with other data.
 
     `check` is called with it before any long work. If a hybrid model normalizes by the statistics of the channels,
     they are those that the run was begun with: a converted checkpoint has published ones.

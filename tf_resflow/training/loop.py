@@ -249,7 +249,7 @@ class _StepLog:
         self._clock = self._fetched, step
 
     def restart(self, step):
-        """Leaves the time since the last line, of an evaluation, out of the speed."""
+        """Restarts the clock of the speed, after an evaluation."""
         self._clock = time.monotonic(), step
 
 

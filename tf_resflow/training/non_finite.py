@@ -29,7 +29,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class NotFinite(Exception):
-    """A value is NaN or infinite. With an `error` that is not certain."""
+    """A value of a step is NaN or infinite; with an `error` of TensorFlow, it is only suspected."""
 
     def __init__(self, what: str, step: int, error: Exception | None = None):
         super().__init__(what)
@@ -82,7 +82,7 @@ def find_non_finite(model: FlowModel, batches: Sequence[Any], seed: tf.Tensor) -
 
 
 def find_largest_norm(model: FlowModel) -> str:
-    """The residual block of a flow, if it has any, that has the largest norm of a kernel: a sentence."""
+    """A sentence about the residual block with the largest norm of a kernel."""
     found = "Weights, values and gradients are finite when they are computed again"
     blocks = residual_blocks(model.flow)
     if not blocks:
@@ -116,7 +116,7 @@ def _non_finite_value(model, batch, seed):
 
 
 def _non_finite_gradient(model, parts, batch, seed):
-    """Gradients come from the end: the last part with one that is not finite spoils those before it."""
+    """The last part whose gradient is not finite: backpropagation goes from there to the parts before it."""
     gradients = tf.function(loss_and_gradients, autograph=False)(model, batch, seed)[1]
     spoiled = {
         id(weight.value)

@@ -124,7 +124,7 @@ class Report:
         return baselines
 
     def _gaussian_baseline(self):
-        """That of the examples; given real conditions, that of both less that of the conditions."""
+        """The Gaussian's score of the examples; given conditions c, by log p(x | c) = log p(x, c) - log p(c)."""
         test = tuple(map(np.concatenate, zip(*map(tf.nest.flatten, self.batches()), strict=True)))
         levels = self._dataset.levels
         if self._dataset.condition_mean is None or levels is not None:
@@ -134,7 +134,7 @@ class Report:
         return both - evaluation.gaussian_baseline(train[1], test[1])
 
     def check_data(self) -> None:
-        """Warns of continuous data without a Gaussian density; integers always have one."""
+        """Warns, before the training, of continuous data that have no Gaussian baseline."""
         if self._dataset.levels is None:
             _ = self.baselines
 
@@ -233,7 +233,7 @@ class Report:
 
 
 def _logits_and_labels(model, log_det):
-    """The logits of a classifier; of a density given labels, its logarithms given each."""
+    """A function of a batch to logits and labels; a density given labels has log p(x | label) as logits."""
 
     def apply(batch, seed):
         x, labels = batch

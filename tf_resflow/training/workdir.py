@@ -144,7 +144,7 @@ class Workdir:
             write_json(self.data, _data_info(dataset))
 
     def check_data(self, dataset: "Dataset") -> None:
-        """Raises ValueError for another data set than the one that the run was begun with, if it was begun."""
+        """Raises ValueError if a run was begun in the directory with other data."""
         if not self.data.exists():
             return
         now, before = _data_info(dataset), read_json(self.data)
@@ -185,7 +185,7 @@ class Workdir:
             ) from None
 
     def check_config(self, config: "ConfigDict") -> None:
-        """Raises ValueError for another config than that of the run that the directory belongs to, if it does.
+        """Raises ValueError if the directory belongs to a run of another config.
 
         Fields that do not affect the weights may change, and the number of steps may grow if the schedule of the
         learning rate does not depend on it.
