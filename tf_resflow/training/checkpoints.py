@@ -10,7 +10,7 @@ from absl import logging
 
 from tf_resflow.models import FlowModel
 from tf_resflow.training.metrics import read_metrics
-from tf_resflow.training.workdir import Workdir, write_text
+from tf_resflow.training.workdir import Workdir
 
 __all__ = ["Checkpoints", "check_state"]
 
@@ -96,7 +96,6 @@ class Checkpoints:
     def _write(self, step):
         try:
             if self._manager is None:
-                self._list()
                 self._manager = tf.train.CheckpointManager(
                     self._checkpoint, str(self._directory), max_to_keep=self._keep, step_counter=self._step
                 )
@@ -144,19 +143,6 @@ class Checkpoints:
 
     def _path(self, step):
         return str(self._directory / f"ckpt-{step}")
-
-    def _list(self):
-        """Brings the list that the manager reads in line with the files: a crash may have left it behind."""
-        paths = [path for path in _newest_first(self._directory) if _exists(path)][::-1]
-        if paths:
-            state = tf.compat.v1.train.generate_checkpoint_state_proto(
-                str(self._directory),
-                paths[-1],
-                paths,
-                all_model_checkpoint_timestamps=[pathlib.Path(f"{path}.index").stat().st_mtime for path in paths],
-                last_preserved_timestamp=0.0,
-            )
-            write_text(self._directory / "checkpoint", str(state))
 
 
 _REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
