@@ -86,9 +86,3 @@ def test_fields_that_exclude_each_other(valid, change, message):
     configs.validate_config(changed(valid))
     with pytest.raises(ValueError, match=message):
         configs.validate_config(changed(valid | change))
-
-
-def test_the_nearest_key():
-    typos = {"train.stesp": "train.steps", "trian.steps": "train.steps", "steps": "train.steps"}
-    typos |= {"model.coef": "model.coefficient", "train.lr_warmup": "train.warmup_steps"}
-    assert {typo: configs.nearest_key(configs.default_config(), typo) for typo in typos} == typos

@@ -9,7 +9,7 @@ from absl import flags
 
 from tf_resflow.config_fields import suggest
 from tf_resflow.extras import extra
-from tf_resflow.training.config import base_config, config_of_file, flat_keys, nearest_key
+from tf_resflow.training.config import base_config, config_of_file, flat_fields
 
 __all__ = ["define_config"]
 
@@ -30,10 +30,11 @@ class _Parser(flags.ArgumentParser):
         file, colon, rest = argument.partition(":")
         path = pathlib.Path(file)
         config = _read(path, *[rest] * bool(colon)) if path.suffix == ".py" else base_config(argument)
+        fields = flat_fields(config)
         for override in sys.argv[1:]:
             flag, _, field = override.lstrip("-").removeprefix("no").partition("=")[0].partition(".")
-            if flag == "config" and field and field.partition("[")[0] not in flat_keys(config):
-                raise ValueError(f"the config has no field {field!r}; did you mean {nearest_key(config, field)!r}?")
+            if flag == "config" and field and field.partition("[")[0] not in fields:
+                raise ValueError(f"the config has no field {field!r}; {suggest(field, fields)}")
         return config.lock()
 
 

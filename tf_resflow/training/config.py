@@ -1,8 +1,8 @@
 """The configuration of an experiment: the sections of the packages, and the `train` section."""
 
-import difflib
 import pathlib
 import runpy
+from collections.abc import Mapping
 from typing import Any
 
 from tf_resflow.config_fields import (
@@ -26,8 +26,7 @@ __all__ = [
     "base_config",
     "config_of_file",
     "default_config",
-    "flat_keys",
-    "nearest_key",
+    "flat_fields",
     "validate_config",
 ]
 
@@ -123,18 +122,15 @@ def config_of_file(path: pathlib.Path, *arguments: str) -> Any:
     return config
 
 
-def flat_keys(config: ConfigDict) -> list[str]:
-    """The dotted names of all fields, sections in alphabetical order."""
-    keys = []
-    for key in config:
-        inner = flat_keys(config[key]) if isinstance(config[key], ConfigDict) else None
-        keys += [key] if inner is None else [f"{key}.{name}" for name in inner]
-    return keys
-
-
-def nearest_key(config: ConfigDict, key: str) -> str:
-    """The field of a config whose dotted name is most like `key`."""
-    return max(flat_keys(config), key=lambda known: difflib.SequenceMatcher(None, key, known).ratio())
+def flat_fields(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """The fields of a config by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        is_section = isinstance(value, (dict, ConfigDict))
+        flat |= (
+            {f"{key}.{name}": inner for name, inner in flat_fields(value).items()} if is_section else {key: value}
+        )
+    return flat
 
 
 def validate_config(config: ConfigDict) -> None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 from absl import logging
 
+from tf_resflow.config_fields import suggest
 from tf_resflow.models import DataInfo
-from tf_resflow.training.config import default_config, flat_keys, nearest_key, validate_config
+from tf_resflow.training.config import default_config, flat_fields, validate_config
 from tf_resflow.writing import unwritable_told, whole_file
 
 if sys.platform != "win32":
@@ -125,11 +126,12 @@ class Workdir:
                 f"{self.path} is not the workdir of a run: it has no config.json. Give the "
                 "--workdir that resflow-train was run with."
             )
-        config, stored = default_config(), _flat(read_json(self.config))
-        if unknown := sorted(stored.keys() - set(flat_keys(config))):
+        config, stored = default_config(), flat_fields(read_json(self.config))
+        known = flat_fields(config)
+        if unknown := sorted(stored.keys() - known.keys()):
             raise ValueError(
-                f"{self.config} has the unknown key {unknown[0]!r}; the nearest known is "
-                f"{nearest_key(config, unknown[0])!r}. Was it written by another version?"
+                f"{self.config} has the unknown key {unknown[0]!r}; {suggest(unknown[0], known)} Was it written by "
+                "another version?"
             )
         try:
             config.update_from_flattened_dict(stored)
@@ -192,8 +194,8 @@ class Workdir:
         """
         if not self.config.exists():
             return
-        old = _flat(_plain(self.read_config().to_dict()))
-        new = _flat(_plain(config.to_dict()))
+        old = flat_fields(_plain(self.read_config().to_dict()))
+        new = flat_fields(_plain(config.to_dict()))
         for key in sorted(old.keys() | new.keys()):
             before, now = old.get(key), new.get(key)
             if before == now or key.startswith(_FREE):
@@ -255,13 +257,3 @@ def _short(value):
 def _plain(value):
     """The value as read from JSON: tuples as lists."""
     return json.loads(json.dumps(value))
-
-
-def _flat(tree, prefix=""):
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
