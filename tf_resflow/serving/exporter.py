@@ -14,9 +14,8 @@ from tf_resflow import layers, models
 from tf_resflow.models.likelihood_plan import LogDet
 from tf_resflow.serving.description import describe
 from tf_resflow.serving.readme import readme
-from tf_resflow.serving.saved_model import read_signatures, write_saved_model
+from tf_resflow.serving.saved_model import read_signatures, write_saved_model, write_warmup
 from tf_resflow.serving.signatures import Signatures
-from tf_resflow.serving.warmup import write_warmup
 from tf_resflow.training.runs import Run, load
 from tf_resflow.writing import renamed, scratch, unwritable_told
 
