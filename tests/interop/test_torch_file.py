@@ -314,7 +314,7 @@ HOSTILE = {
     "long bytes": (b"\x80\x05\x96" + b"\xff" * 7 + b"\x7f.", "bytearray8"),
     "long text": (b"\x80\x02X\xff\xff\xff\x7f.", "unicodestring4"),
     "no tensor": (b"\x80\x02ctorch._utils\n_rebuild_parameter\nN\x88N\x87R.", "a parameter that is not a tensor"),
-    "no class": (b"\x80\x02U\x06moduleN\x86Q.", "unknown kind of object"),
+    "no class": (b"\x80\x02U\x06moduleN\x86Q.", "must be a class"),
     "changed function": (b"\x80\x02ctorch\nSize\n}U\x01aK\x01sb.", "a state for a function"),
     "copies of a list": (repeated(b"collections\nOrderedDict\n"), "takes 0 positional arguments"),
 }

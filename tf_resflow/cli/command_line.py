@@ -76,7 +76,7 @@ def define_estimator_flags(stderr: str) -> None:
 
 
 def workdir() -> Any:
-    """The `Workdir` of --workdir."""
+    """The files of the run in --workdir."""
     from tf_resflow.training.workdir import Workdir  # which an extra provides
 
     return Workdir(flags.FLAGS.workdir)

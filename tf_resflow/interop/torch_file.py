@@ -67,6 +67,8 @@ def read_torch_file(path: str | os.PathLike) -> Any:
 class StoredObject:
     """An object of a class that was not loaded.
 
+    A pickle makes an empty instance of a class, by `__new__`; it may not call one, which also calls `__init__`.
+
     Attributes:
       path: name of the class, such as "argparse.Namespace".
       state: content of the object, usually a dict of its attributes; None if nothing.
@@ -79,23 +81,17 @@ class StoredObject:
         """An instance without a state, whatever the arguments of the class."""
         return super().__new__(cls)
 
+    def __init__(self, *_, **__):
+        raise _RefusedError(
+            f"it would call {self.path}, and a checkpoint has no need to. Nothing in it was executed."
+        )
+
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
 class _RefusedError(Exception):
     """The file makes a forbidden call."""
-
-
-class _Uncallable(type):
-    """The type of classes that are not loaded: pickle may make an empty instance, and may not call the class."""
-
-    path: str
-
-    def __call__(cls, *_, **__):
-        raise _RefusedError(
-            f"it would call {cls.path}, and a checkpoint has no need to. Nothing in it was executed."
-        )
 
 
 class _Function:
@@ -172,10 +168,10 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         path = f"{'builtins' if module == '__builtin__' else module}.{name}"
-        return _FUNCTIONS.get(path) or _Uncallable(name, (StoredObject,), {"path": path})
+        return _FUNCTIONS.get(path) or type(name, (StoredObject,), {"path": path})
 
     def persistent_load(self, pid):
-        if pid[0] == "module" and isinstance(pid[1], _Uncallable):  # a class, beside its source code
+        if pid[0] == "module" and issubclass(pid[1], StoredObject):  # a class, beside its source code
             return pid[1]
         if pid[0] != "storage" or type(pid[2]) is not str or any(pid[5:]):
             raise pickle.UnpicklingError("unknown kind of object")
