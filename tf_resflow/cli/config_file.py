@@ -27,9 +27,8 @@ class _Parser(flags.ArgumentParser):
     """Reads the config that `--config` names, and checks the names of the fields that other flags override."""
 
     def parse(self, argument: str) -> Any:
-        file, colon, rest = argument.partition(":")
-        path = pathlib.Path(file)
-        config = _read(path, *[rest] * bool(colon)) if path.suffix == ".py" else base_config(argument)
+        file, *arguments = argument.split(":", 1)
+        config = _read(pathlib.Path(file), *arguments) if file.endswith(".py") else base_config(argument)
         fields = flat_fields(config)
         for override in sys.argv[1:]:
             flag, _, field = override.lstrip("-").removeprefix("no").partition("=")[0].partition(".")

@@ -97,10 +97,10 @@ def base_config(name: str) -> Any:
     Raises:
       ValueError: when there is no such config; it lists those that there are.
     """
-    stem, colon, argument = name.partition(":")
+    stem, *arguments = name.split(":", 1)
     for folder in (_CONFIGS, _CONFIGS / "changes"):
         if (path := folder / f"{stem}.py").is_file():
-            return config_of_file(path, *[argument] * bool(colon))
+            return config_of_file(path, *arguments)
     configs, changes = (sorted(path.stem for path in f.glob("*.py")) for f in (_CONFIGS, _CONFIGS / "changes"))
     raise ValueError(
         f"Unknown config {stem!r}; {suggest(stem, configs + changes)} Give one of {', '.join(configs)}; or "
@@ -126,10 +126,10 @@ def flat_fields(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     """The fields of a config by their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        is_section = isinstance(value, (dict, ConfigDict))
-        flat |= (
-            {f"{key}.{name}": inner for name, inner in flat_fields(value).items()} if is_section else {key: value}
-        )
+        if isinstance(value, (dict, ConfigDict)):
+            flat |= {f"{key}.{name}": inner for name, inner in flat_fields(value).items()}
+        else:
+            flat[key] = value
     return flat
 
 

@@ -196,8 +196,8 @@ class Workdir:
             return
         old = flat_fields(_plain(self.read_config().to_dict()))
         new = flat_fields(_plain(config.to_dict()))
-        for key in sorted(old.keys() | new.keys()):
-            before, now = old.get(key), new.get(key)
+        for key in sorted(old):
+            before, now = old[key], new[key]
             if before == now or key.startswith(_FREE):
                 continue
             hint = ""
