@@ -5,6 +5,6 @@ import setuptools
 CONFIGS = "tf_resflow.experiments.configs"
 
 setuptools.setup(
-    packages=[*setuptools.find_packages(include=["tf_resflow", "tf_resflow.*"]), CONFIGS],
+    packages=[*setuptools.find_packages(include=["tf_resflow", "tf_resflow.*"]), CONFIGS, f"{CONFIGS}.changes"],
     package_dir={CONFIGS: "configs"},
 )

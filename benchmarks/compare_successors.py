@@ -25,7 +25,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from tf_resflow import data, models, training
-from tf_resflow.config_fields import base_config
+from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.writing import check_output_path, whole_file
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
@@ -39,7 +39,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS folder.")
 
 
 def _config(name, seed, steps, eval_every):
-    config = base_config(name)
+    config = training.base_config(name)
     config.seed = seed
     config.data.data_dir = _DATA_DIR.value or config.data.data_dir
     config.data.validation_fraction = config.data.validation_fraction or 0.1
@@ -57,7 +57,7 @@ def _step(name):
     config.train.schedule = "constant"  # which has no least number of steps
     dataset = data.load(config.data)
     model = models.build_model(config, dataset)
-    model.compile(optimizer=training.make_optimizer(config.train, model.trainable_variables))
+    model.compile(optimizer=make_optimizer(config.train, model.trainable_variables))
     batch = next(iter(dataset.train_batches(config.train.batch_size, 0)))
     model.initialize(batch)
     step = tf.function(lambda seed: models.train_step(model, batch, seed), autograph=False)

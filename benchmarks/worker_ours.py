@@ -12,6 +12,7 @@ import tensorflow as tf
 from workers import Case, serve
 
 import tf_resflow as resflow
+from tf_resflow.training.optimizer import make_optimizer
 
 
 class _Fixed(resflow.logdet.Geometric):
@@ -155,7 +156,7 @@ def _learning(settings):
     config.update(settings["config"])
     dataset = resflow.data.load(config.data)
     model = resflow.models.build_model(config, dataset)
-    optimizer = resflow.training.make_optimizer(config.train, model.trainable_variables)
+    optimizer = make_optimizer(config.train, model.trainable_variables)
     model.compile(optimizer=optimizer)
     batches = iter(dataset.train_batches(config.train.batch_size, config.seed))
     model.initialize(next(iter(dataset.train_batches(config.train.batch_size, config.seed))))

@@ -11,12 +11,12 @@ Not in the paper, so there is no score to expect; the time is not measured here.
 `bsds32_small.py`.
 """
 
-from configs import cifar10
+from tf_resflow.training import base_config
 
 
 def get_config():
     """Returns the configuration of `cifar10.py`; 350 epochs."""
-    config = cifar10.get_config()
+    config = base_config("cifar10")
     config.data.name = "bsds32"
     config.train.steps = 350 * 312
     config.train.eval_every = 10 * 312

@@ -6,11 +6,11 @@ The data: see `bsds32.py`. 750 steps, of 0.6 s on two cores, gave 5.23 bits/dim 
 the weights of the last step, without weight decay and with gradients clipped to norm 1 (docs/results.md).
 """
 
-from configs import cifar10_small
+from tf_resflow.training import base_config
 
 
 def get_config():
     """Returns the configuration of `cifar10_small.py`."""
-    config = cifar10_small.get_config()
+    config = base_config("cifar10_small")
     config.data.name = "bsds32"
     return config

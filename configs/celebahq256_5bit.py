@@ -11,12 +11,12 @@ The published code adds up the gradients of 5 batches of 8; here they are one ba
 number of steps is our choice.
 """
 
-from configs import celebahq64_5bit
+from tf_resflow.training import base_config
 
 
 def get_config():
     """Returns the configuration: six scales of 16 blocks with ELU and 8 exact terms, no fully connected blocks."""
-    config = celebahq64_5bit.get_config()
+    config = base_config("celebahq64_5bit")
     config.data.image_size = 256
     config.model.num_blocks = (16,) * 6
     config.model.num_fc_blocks = 0

@@ -12,12 +12,12 @@ tests on 5,000 of its train images. The architecture is that of `imagenet64.py` 
 number of steps is our choice. Not reproduced here; the time is not measured here.
 """
 
-from configs import cifar10
+from tf_resflow.training import base_config
 
 
 def get_config():
     """Returns the configuration: three scales of 16 blocks on squeezed images, four fully connected blocks."""
-    config = cifar10.get_config()
+    config = base_config("cifar10")
     config.data.name = "celeb_a_hq/256"
     config.data.image_size = 64
     config.data.levels = 32

@@ -6,12 +6,12 @@ DIR is a TFDS folder; --config.data.download=True downloads the data set. Neithe
 score nor time is measured here.
 """
 
-from configs import mnist_small
+from tf_resflow.training import base_config
 
 
 def get_config():
     """Returns the configuration of `mnist_small.py`, for natural images."""
-    config = mnist_small.get_config()
+    config = base_config("mnist_small")
     config.data.name = "cifar10"
     config.data.flip = True
     config.model.logit_alpha = 0.05

@@ -6,12 +6,12 @@ DIR is a TFDS folder; --config.data.download=True downloads the data set. Not in
 to expect; the time is not measured here. On a machine without a GPU: `fashion_mnist_small.py`.
 """
 
-from configs import mnist
+from tf_resflow.training import base_config
 
 
 def get_config():
     """Returns the configuration of `mnist.py` with flips."""
-    config = mnist.get_config()
+    config = base_config("mnist")
     config.data.name = "fashion_mnist"
     config.data.flip = True
     return config

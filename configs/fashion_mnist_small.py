@@ -8,12 +8,12 @@ DIR is a TFDS folder; without it, TFDS's own default. --config.data.download=Tru
 6.462) in 18 minutes on two busy cores.
 """
 
-from configs import mnist_small
+from tf_resflow.training import base_config
 
 
 def get_config():
     """Returns the configuration of `mnist_small.py` with flips."""
-    config = mnist_small.get_config()
+    config = base_config("mnist_small")
     config.data.name = "fashion_mnist"
     config.data.flip = True
     return config

@@ -9,12 +9,12 @@ The paper reports 4.010 bits/dim in its table of density estimation; not reprodu
 measured here. The published code trains until it is stopped; the 20 epochs are our choice.
 """
 
-from configs import cifar10
+from tf_resflow.training import base_config
 
 
 def get_config():
     """Returns the configuration: three scales of 32 blocks, four fully connected blocks."""
-    config = cifar10.get_config()
+    config = base_config("cifar10")
     config.data.name = "downsampled_imagenet/32x32"
     config.data.image_size = 32
     config.data.split_test = "validation"

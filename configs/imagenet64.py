@@ -7,12 +7,12 @@ The paper reports 3.757 bits/dim in its table of density estimation; not reprodu
 measured here.
 """
 
-from configs import imagenet32
+from tf_resflow.training import base_config
 
 
 def get_config():
     """Returns the configuration of `imagenet32.py`, squeezed at first, with half of the channels leaving."""
-    config = imagenet32.get_config()
+    config = base_config("imagenet32")
     config.data.name = "downsampled_imagenet/64x64"
     config.data.image_size = 64
     config.model.squeeze_first = True

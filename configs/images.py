@@ -16,14 +16,7 @@ from tf_resflow.training import default_config
 
 
 def get_config(size="0"):
-    """Returns the configuration: three scales of two blocks, four fully connected blocks.
-
-    Args:
-      size: height and width of the shrunk images, in digits; "0" to take them as they are.
-
-    Raises:
-      ValueError: when the size is not a multiple of 8 up to 64.
-    """
+    """Returns the configuration: three scales of two blocks, four fully connected blocks."""
     if not size.isdecimal() or int(size) not in range(0, 65, 8):
         raise ValueError(f"The size is {size!r}: give a multiple of 8 up to 64, as --config=images:32.")
     config = default_config()

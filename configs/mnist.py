@@ -7,12 +7,12 @@ its table of density estimation; not reproduced here, and the time is not measur
 GPU: `mnist_small.py`.
 """
 
-from configs import cifar10
+from tf_resflow.training import base_config
 
 
 def get_config():
     """Returns the configuration: the model of `cifar10.py`; no flips, no weight decay; 300 epochs."""
-    config = cifar10.get_config()
+    config = base_config("cifar10")
     config.data.name = "mnist"
     config.data.flip = False
     config.model.logit_alpha = 1e-6

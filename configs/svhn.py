@@ -7,12 +7,12 @@ the 531,131 images of `extra`. The paper has SVHN in its hybrid models only, so 
 this density model; the time is not measured here.
 """
 
-from configs import cifar10
+from tf_resflow.training import base_config
 
 
 def get_config():
     """Returns the configuration: digits are shifted by up to 4 pixels, and not mirrored; 350 epochs."""
-    config = cifar10.get_config()
+    config = base_config("cifar10")
     config.data.name = "svhn_cropped"
     config.data.flip = False
     config.data.crop_padding = 4

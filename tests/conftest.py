@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging as std_logging
 import os
 import pathlib
 import runpy
@@ -109,7 +110,7 @@ def call(monkeypatch, capsys):
     """Runs a script until it exits, in this process, which saves starting another, and leaves no traces of it."""
 
     def call(path, *arguments):
-        known, verbosity = set(flags.FLAGS), logging.get_verbosity()
+        known, verbosity, handlers = set(flags.FLAGS), logging.get_verbosity(), std_logging.root.handlers[:]
         monkeypatch.syspath_prepend((ROOT / path).parent)
         monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
         try:
@@ -119,6 +120,7 @@ def call(monkeypatch, capsys):
             flags.FLAGS.remove_flag_values(set(flags.FLAGS) - known)
             flags.FLAGS.unparse_flags()
             logging.set_verbosity(verbosity)
+            std_logging.root.handlers[:] = handlers
         written = capsys.readouterr()
         said = end.value.code if isinstance(end.value.code, str) else ""
         return Done(1 if said else end.value.code or 0, written.out + written.err + said)

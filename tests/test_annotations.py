@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tf_resflow import data, evaluation, flows, models, training
+from tf_resflow.training.runs import Run
+from tf_resflow.training.workdir import Workdir
 
 PACKAGES = "bijectors data evaluation flows interop layers logdet models serving solvers training vi".split()
 IMPLICIT = {"self", "cls"}
@@ -52,7 +54,7 @@ def test_public_functions_are_annotated(package):
 
 
 @pytest.mark.parametrize(
-    "function", [data.default_config, training.default_config, training.Workdir.read_config, training.Run.__init__]
+    "function", [data.default_config, training.default_config, Workdir.read_config, Run.__init__]
 )
 def test_configs_have_fields_of_any_type(function):
     """Pyright sees no field `steps` in the value of `config.train`, as ml_collections annotates a ConfigDict."""

@@ -1,9 +1,7 @@
-"""Progress bars: a Ctrl-C that a library swallows is not lost, and messages have lines of their own."""
+"""Progress bars: a Ctrl-C that a library swallows is not lost."""
 
 import contextlib
-import logging
 import signal
-import sys
 
 import pytest
 
@@ -15,17 +13,6 @@ def moved_bar():
         for item in range(3):
             yield item
             bar.update()
-
-
-def test_a_message_has_its_own_line(capsys, monkeypatch):
-    """What a terminal shows of a line is what follows its last carriage return."""
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [logging.StreamHandler(sys.stderr)])
-    with progress.shown(), progress.stage("data"):
-        logging.getLogger("absl").warning("Few values.")
-    shown = [line.rpartition("\r")[2] for line in capsys.readouterr().err.split("\n")]
-    assert "Few values." in shown and not any("Few" in line for line in shown if line != "Few values.")
-    assert type(root.handlers[0]) is logging.StreamHandler
 
 
 @pytest.mark.parametrize("items", [lambda: progress.track(range(3), "items"), moved_bar])

@@ -1,7 +1,7 @@
 from . import bijectors, data, evaluation, flows, interop, layers, logdet, models, serving, solvers, training, vi
 from .models import FlowModel, HybridModel
 from .seeds import stateless_seed
-from .training import load
+from .training.runs import load
 from .version import __version__
 
 __all__ = [

@@ -1,8 +1,6 @@
 """The fields of a config: their defaults, and rules for their values."""
 
 import difflib
-import importlib
-import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +16,6 @@ __all__ = [
     "IN_0_1",
     "Field",
     "Rule",
-    "base_config",
     "check_section",
     "make_section",
     "one_of",
@@ -27,24 +24,14 @@ __all__ = [
 
 
 class Rule(NamedTuple):
-    """What a value must be.
-
-    Attributes:
-      holds: predicate of a value.
-      expected: the end of the message "it must be ...".
-    """
+    """What a value must be: a predicate, and the end of the message "it must be ..."."""
 
     holds: Callable[[Any], Any]
     expected: str
 
 
 class Field(NamedTuple):
-    """A field with a rule.
-
-    Attributes:
-      default: the default; None for a float that may be absent.
-      rule: the rule.
-    """
+    """A field with a rule. A default of None is that of a float that may be absent."""
 
     default: Any
     rule: Rule
@@ -62,14 +49,9 @@ IN_0_1 = Rule(lambda v: 0 <= v < 1, "at least 0 and below 1")
 
 
 def make_section(fields: Mapping[str, Any]) -> ConfigDict:
-    """Makes a section of a config, with the defaults.
+    """Makes a section of a config from names and a `Field`, a default, or the fields of an inner section.
 
-    Args:
-      fields: dict of names to a `Field`, a default without a rule, `object` for a field of any type that is None by
-        default, or a dict of the fields of an inner section.
-
-    Returns:
-      An `ml_collections.ConfigDict`.
+    `object` as a default stands for a field of any type, which is None.
     """
     section = ConfigDict()
     for name, field in fields.items():
@@ -81,16 +63,7 @@ def make_section(fields: Mapping[str, Any]) -> ConfigDict:
 
 
 def check_section(section: ConfigDict, fields: Mapping[str, Any], name: str = "config") -> None:
-    """Checks the values of a section.
-
-    Args:
-      section: the section.
-      fields: see `make_section`.
-      name: the section's name in messages.
-
-    Raises:
-      ValueError: names the field, its value and what it must be.
-    """
+    """Raises ValueError for the first value of a section that breaks the rule of its field."""
     for key, field in fields.items():
         value = section[key]
         if isinstance(field, dict):
@@ -100,24 +73,6 @@ def check_section(section: ConfigDict, fields: Mapping[str, Any], name: str = "c
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The end of a message: which of the known names is most like a word."""
+    """The end of a message about an unknown word: which of the known names is most like it."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else "nothing has a similar name."
-
-
-def base_config(name: str) -> ConfigDict:
-    """The config that another one in the folder `configs` changes.
-
-    Args:
-      name: "NAME" of a file of the folder, or "NAME:ARGUMENT" of its `get_config`.
-
-    Raises:
-      ValueError: when there is no such file.
-    """
-    name, colon, argument = name.partition(":")
-    folders = importlib.import_module("configs").__path__
-    known = sorted(path.stem for folder in folders for path in pathlib.Path(folder).glob("*.py"))
-    if name not in known:
-        raise ValueError(f"Unknown config {name!r}; {suggest(name, known)}")
-    get_config = importlib.import_module(f"configs.{name}").get_config
-    return get_config(argument) if colon else get_config()

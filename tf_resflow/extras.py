@@ -8,14 +8,7 @@ __all__ = ["extra"]
 
 @contextlib.contextmanager
 def extra(name: str) -> Iterator[None]:
-    """A context in which the import of a missing package is an error that names the extra.
-
-    Args:
-      name: of the extra: data, plots, serving, training.
-
-    Raises:
-      ImportError: when a package is not installed.
-    """
+    """A context in which the import of a missing package is an ImportError that names the extra."""
     try:
         yield
     except ModuleNotFoundError as error:

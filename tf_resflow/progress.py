@@ -2,9 +2,7 @@
 
 import contextlib
 import contextvars
-import logging
 import signal
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -18,30 +16,13 @@ _SHOWN = contextvars.ContextVar("shown", default=False)
 _INTERRUPTED = threading.Event()
 
 
-class _AboveBars(logging.Handler):
-    """Messages of another handler, on lines of their own: bars are cleared before them, and drawn again after."""
-
-    def __init__(self, handler: logging.Handler) -> None:
-        super().__init__(handler.level)
-        self.handler = handler
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Passes the message on."""
-        with _tqdm().external_write_mode(file=sys.stderr):
-            self.handler.handle(record)
-
-
 @contextlib.contextmanager
 def shown(is_shown: bool = True) -> Iterator[None]:
-    """A context in which long work shows its bars on the standard error stream; by default it does not."""
-    token, root = _SHOWN.set(is_shown), logging.getLogger()
+    """A context in which long work shows its bars on the standard error stream; by default there are none."""
+    token = _SHOWN.set(is_shown)
     try:
-        if is_shown:
-            root.handlers = [_AboveBars(handler) for handler in root.handlers]
         yield
     finally:
-        if is_shown:
-            root.handlers = [h.handler if isinstance(h, _AboveBars) else h for h in root.handlers]
         _SHOWN.reset(token)
 
 
@@ -73,13 +54,7 @@ def _interrupt(signum, frame):
 
 
 def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterator[_Item]:
-    """Yields the items with a bar: a name, the number of items done and the time left.
-
-    Args:
-      iterable: of any items.
-      name: of the stage of the work.
-      total: number of items, if the iterable has no length.
-    """
+    """Yields the items, with a bar that has the name of the work; `total` if the iterable has no length."""
     for item in _tqdm()(iterable, name, total, leave=False) if _SHOWN.get() else iterable:
         _repeat_interrupt()
         yield item

@@ -1,6 +1,7 @@
 """Writes whole files and folders, to a disk that may be full, in a process that may be killed."""
 
 import contextlib
+import errno
 import math
 import os
 import pathlib
@@ -8,12 +9,14 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-__all__ = ["check_output_path", "finite_or_none", "scratch", "unwritable_told", "whole_file"]
+__all__ = ["check_output_path", "finite_or_none", "renamed", "scratch", "unwritable_told", "whole_file"]
 
 _PREFIX = ".writing-"
+_DAY = 86_400  # seconds
 
 
 def finite_or_none(value: Any) -> Any:
@@ -24,15 +27,7 @@ def finite_or_none(value: Any) -> Any:
 
 
 def check_output_path(path: str | os.PathLike, suffixes: Collection[str]) -> None:
-    """Checks that a file can be written, before any long work.
-
-    Args:
-      path: file to write.
-      suffixes: allowed suffixes, such as `[".png", ".npy"]`, in upper or lower case.
-
-    Raises:
-      ValueError: when it has another suffix, or is a folder, or its folder does not exist or is not writable.
-    """
+    """Raises ValueError, before any long work, unless a file of one of the suffixes can be written."""
     path = pathlib.Path(path).absolute()
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path.name!r} should end in {' or '.join(suffixes)}.")
@@ -44,11 +39,7 @@ def check_output_path(path: str | os.PathLike, suffixes: Collection[str]) -> Non
 
 @contextlib.contextmanager
 def unwritable_told(path: str | os.PathLike) -> Iterator[None]:
-    """Names the path in an error of Python or TensorFlow about writing.
-
-    Raises:
-      OSError: with the path and the reason, unless the error already has them.
-    """
+    """Makes an error of Python or TensorFlow about writing an OSError with the path and the reason."""
     try:
         yield
     except Exception as error:
@@ -74,12 +65,6 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a temporary file to write, which replaces `path` at the end.
 
     After any error an existing file is unchanged, and nothing is left of the new one.
-
-    Args:
-      path: file to write.
-
-    Raises:
-      OSError: when the file cannot be written.
     """
     path = pathlib.Path(path).resolve()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
@@ -93,41 +78,24 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder in a directory, removed at the end.
+    """Yields a new folder in a directory, removed at the end: what is renamed from it appears in one piece.
 
-    A file that is written there and renamed appears in one piece. This process locks the folder, and the system
-    frees the lock however the process ends. Unlocked folders were left by killed processes: they are removed first.
-
-    Args:
-      parent: the directory.
+    Folders that were left by killed processes a day ago or earlier are removed.
     """
-    with contextlib.ExitStack() as stack:
-        with _held(parent, wait=True) as alone:  # no other process looks before the new folder is locked
-            if alone:
-                _remove_left(parent)
-            folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-            stack.enter_context(_held(folder))
-            stack.callback(shutil.rmtree, folder)
-        yield folder
+    for left in parent.glob(f"{_PREFIX}*/"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _DAY:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder:
+        yield pathlib.Path(folder)
 
 
-def _remove_left(parent):
-    for folder in parent.glob(f"{_PREFIX}*"):
-        with _held(folder) as free:
-            if free:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _held(directory, wait=False):
-    """Locks a directory; yields whether it is locked, which it never is on systems without such locks."""
-    with contextlib.ExitStack() as stack:
-        held = False
-        with contextlib.suppress(OSError, ImportError):
-            import fcntl  # of POSIX systems
-
-            descriptor = os.open(directory, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-        yield held
+def renamed(folder: pathlib.Path, target: pathlib.Path) -> bool:
+    """Renames a folder, unless there are files at the target, such as those of another process."""
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        return False
+    return True

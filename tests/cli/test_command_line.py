@@ -23,10 +23,7 @@ def test_errors_of_ours_are_messages_and_others_keep_their_traceback():
             command_line._guarded(fault)
 
 
-def test_warnings_are_plain_without_those_of_tfds_about_a_missing_data_set():
+def test_warnings_of_tfds_about_a_missing_data_set_are_left_out():
     for message, is_told in (("Variant folder %s has no %s", False), ("%s", True)):
         record = logging.LogRecord("absl", logging.WARNING, "file.py", 3, message, ("mnist", "info"), None)
         assert command_line._is_worth_telling(record) == is_told
-    text = "%d images lose their transparency."
-    record = logging.LogRecord("absl", logging.WARNING, "file.py", 3, text, (2,), None)
-    assert command_line._Formatter().format(record) == "Warning: 2 images lose their transparency."

@@ -2,51 +2,58 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from tf_resflow.cli import config_file, train
+from tf_resflow.cli import config_file
+from tf_resflow.training import base_config
 
 pytestmark = pytest.mark.quick
 
 
 @pytest.fixture
-def checked(monkeypatch):
-    """`config_file.checked` with the flags of resflow-train, which are removed again."""
-    before = set(train.FLAGS)
+def parse(monkeypatch, tmp_path):
+    """Parses the value of `--config`, in a folder that has files of the names of ours."""
     monkeypatch.setattr("sys.path", [])
-    train.define_flags()
-    yield config_file.checked
-    for name in set(train.FLAGS) - before:
-        delattr(train.FLAGS, name)
+    monkeypatch.setattr("sys.argv", ["train"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    for path in ("digits.py", "configs/digits.py"):
+        (tmp_path / path).write_text("raise ImportError('not ours')")
+    return config_file._Parser().parse
 
 
-def test_a_name_or_a_file(checked):
-    folder = config_file.FOLDER
-    for given, file in {
-        "digits": "digits.py",
-        "hybrid:mnist_small": "hybrid.py:mnist_small",
-        f"{folder}/digits.py": "digits.py",
-        f"{folder}/hybrid.py:digits": "hybrid.py:digits",
-    }.items():
-        for before in (["train", "--workdir=x", "--config="], ["train", "--workdir=x", "-config", ""]):
-            argv = [
-                [*before[:-1], f"{before[-1]}{value}", "--config.train.steps=5"]
-                for value in (given, f"{folder}/{file}")
-            ]
-            assert checked(argv[0]) == argv[1]
+def test_a_name_or_a_file(parse, tmp_path):
+    lines = ["from tf_resflow.training import base_config", "def get_config(steps='7'):"]
+    lines += ["    config = base_config('digits')", "    config.train.steps = int(steps)", "    return config"]
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    assert parse("digits").to_dict() == base_config("digits").to_dict()
+    assert parse("hybrid:mnist_small").task == "hybrid"
+    assert parse("mine.py").train.steps == 7 and parse("mine.py:9").train.steps == 9
+    with pytest.raises(ValueError, match="^mine.py, line 4: ValueError: invalid literal for int"):
+        parse("mine.py:x")
 
 
-def test_arguments_of_pandas(checked):
+def test_arguments_of_pandas(monkeypatch):
     """As a shell passes them: strings need no quotes of their own, and other values are literals."""
     given = {"sep": ";", "decimal": ",", "encoding": "utf-16", "skiprows": "2", "na_values": "['-', '?']"}
     argv = ["train", "--config=tabular", *(f"--config.data.read_options.{k}={v}" for k, v in given.items())]
-    argv, values = checked(argv), flags.FlagValues()
+    monkeypatch.setattr("sys.argv", argv)
+    values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
+    values["config"].parser = config_file._Parser()
     values(argv)
     options = {k: v for k, v in values.config.data.read_options.items() if v is not None}
     assert options == given | {"skiprows": 2, "na_values": ["-", "?"]}
-    with pytest.raises(SystemExit, match="Did you mean 'data.read_options.sep'"):
-        checked(["train", "--config=tabular", "--config.data.read_options.spe=;"])
 
 
-def test_no_config(checked):
-    for argv in (["train"], ["train", "--config.seed=3"], ["train", "--config"]):
-        assert checked(argv) == argv
+@pytest.mark.parametrize(
+    "override, near",
+    [
+        ("--config.train.stesp=5", "train.steps"),
+        ("-config.steps", "train.steps"),
+        ("--noconfig.data.flp", "data.flip"),
+        ("--config.data.read_options.spe=;", "data.read_options.sep"),
+    ],
+)
+def test_a_typo_in_a_field(override, near, parse, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train", "--config=digits", "--config.model.kernels[0]=5", override])
+    with pytest.raises(ValueError, match=f"has no field .*; did you mean '{near}'?"):
+        parse("digits")

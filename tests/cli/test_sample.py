@@ -7,7 +7,7 @@ import pytest
 from absl import flags, logging
 from matplotlib.figure import Figure
 
-from tf_resflow import training
+import tf_resflow as resflow
 from tf_resflow.cli import sample as command
 
 
@@ -20,12 +20,12 @@ def workdir(tmp_path_factory, make_config, run_without_work):
 
 @pytest.fixture(scope="module")
 def loaded(workdir):
-    return training.load(workdir)
+    return resflow.load(workdir)
 
 
 @pytest.fixture
 def sample(workdir, loaded, run_command, monkeypatch):
-    monkeypatch.setattr(training, "load", lambda workdir: loaded)
+    monkeypatch.setattr(resflow, "load", lambda workdir: loaded)
     return functools.partial(run_command, command, workdir)
 
 
@@ -88,7 +88,7 @@ def test_wrong_flags(sample, tmp_path, arguments, message):
 
 
 def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "load", None)
+    monkeypatch.setattr(resflow, "load", None)
     for output, argument, message in (
         ("a.docx", "--num=2", r"'a.docx' should end in .png or .npy"),
         ("a.npy", f"--num={10**15}", "samples take 8 PB"),

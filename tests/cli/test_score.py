@@ -7,7 +7,6 @@ import pytest
 from absl import logging
 
 import tf_resflow as resflow
-from tf_resflow import training
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
 
@@ -36,13 +35,13 @@ def workdir(tmp_path_factory, rows, make_config, run_without_work):
 
 @pytest.fixture(scope="module")
 def loaded(workdir):
-    return training.load(workdir)
+    return resflow.load(workdir)
 
 
 @pytest.fixture
 def run(workdir, loaded, run_command, monkeypatch):
     """A function that runs a command, and returns the lines of the table that it writes."""
-    monkeypatch.setattr(training, "load", lambda workdir: loaded)
+    monkeypatch.setattr(resflow, "load", lambda workdir: loaded)
 
     def run(command, output, *arguments):
         run_command(command, workdir, output, *arguments)

@@ -1,25 +1,27 @@
 """Every file in configs/ says how it is run, loads its data by their names in TFDS, and builds its model."""
 
-import importlib
 import math
 import pathlib
+import runpy
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from configs import ablations, hybrid
-from tf_resflow import data, models, training
-from tf_resflow.config_fields import base_config
+from tf_resflow import data, models
 from tf_resflow.flows.build import build_flow
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 from tf_resflow.models.build import with_statistics
+from tf_resflow.training import base_config
+from tf_resflow.training.config import validate_config
+from tf_resflow.training.optimizer import make_optimizer
 
 ROOT = pathlib.Path(__file__).parents[2]
 WITH_ARGUMENT = {"ablations": ":poisson", "best_small": ":digits", "hybrid": ":cifar10"}
 WITH_ARGUMENT |= {"idensenet": ":digits", "monotone": ":digits", "variational": ":digits"}
-NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - set(WITH_ARGUMENT))
+FILES = {path.stem: runpy.run_path(str(path)) for path in (ROOT / "configs").rglob("*.py")}
+NAMES = sorted(FILES.keys() - WITH_ARGUMENT.keys())
 # Configs whose model, made small, is that of another.
 SAME_MODEL = {
     **dict.fromkeys(["bsds32", "bsds32_small", "cifar10_small", "imagenet32", "images", "svhn"], "cifar10"),
@@ -30,7 +32,7 @@ STEPS = ["monotone:tabular", "hybrid:digits,residual,1"]  # of both kinds of flo
 # Ablations of images, for those that squeeze them first; the others of a table, whose flow takes less time.
 ABLATIONS = {
     f"ablations:{name},{'digits' if 'model.squeeze_first' in fields else 'tabular'}"
-    for name, fields in ablations.ABLATIONS.items()
+    for name, fields in FILES["ablations"]["ABLATIONS"].items()
 }
 BUILT = {*NAMES, *ABLATIONS} - set(SAME_MODEL)
 BUILT |= {"monotone:digits", "idensenet:tabular", "best_small:digits", "variational:digits"}
@@ -46,12 +48,6 @@ IMAGES = {
     "downsampled_imagenet/64x64": ((64, 64, 3), ("train", "validation")),
     "celeb_a_hq/256": ((256, 256, 3), ("train",)),
 }
-
-
-def get_config(name):
-    module, _, argument = name.partition(":")
-    get = importlib.import_module(f"configs.{module}").get_config
-    return get(argument) if argument else get()
 
 
 def _example(features, shape, number):
@@ -109,7 +105,7 @@ def prepared(config, data_dir):
 
 def test_a_docstring_begins_with_the_command():
     for name in [*NAMES, *WITH_ARGUMENT]:
-        command = importlib.import_module(f"configs.{name}").__doc__.split("\n\n")[1]
+        command = FILES[name]["__doc__"].split("\n\n")[1]
         argument = WITH_ARGUMENT.get(name, "")
         assert command.startswith(f"resflow-train --config={name}{argument} --workdir=runs/")
 
@@ -128,42 +124,42 @@ def test_wrong_arguments():
         with pytest.raises(ValueError, match=message):
             base_config(name)
     with pytest.raises(ValueError, match="Unknown ablation.*iresnet"):
-        ablations.get_config()
+        base_config("ablations")
 
 
 def test_what_configs_of_configs_set():
     for base, noise, steps in (("mnist_small", "variational", 750), ("bsds32_small", "uniform", 1000)):
-        config = get_config(f"best_small:{base}")
-        training.validate_config(config)
+        config = base_config(f"best_small:{base}")
+        validate_config(config)
         assert (config.model.dequantization, config.train.steps) == (noise, steps)
         assert (config.model.branch, config.model.activation) == ("dense_net", "cpila")
-    config = get_config("ablations:poisson,monotone:idensenet:mnist_small").model
+    config = base_config("ablations:poisson,monotone:idensenet:mnist_small").model
     assert (config.block, config.branch, config.activation) == ("monotone", "dense_net", "cpila")
     assert config.estimator.train.distribution == "poisson"
-    training.validate_config(get_config("monotone:idensenet:digits"))
+    validate_config(base_config("monotone:idensenet:digits"))
 
 
 def test_hybrid_arguments():
     """The paper's three lambdas are 0, 1 and D bits/dim against the cross entropy."""
     weights = {"cifar10,residual,0": 0.0, "": 1.0, "svhn,,1/D": 1.0, "cifar10,,1": 3072.0, "digits,,1": 64.0}
     for argument, weight in weights.items():
-        config = hybrid.get_config(argument)
+        config = base_config(f"hybrid:{argument}")
         assert (config.task, config.hybrid.density_weight) == ("hybrid", weight)
         assert config.model.logit_alpha is None
-    blocks = [hybrid.get_config(f"mnist,{trunk}").model for trunk in hybrid.TRUNKS]
+    blocks = [base_config(f"hybrid:mnist,{trunk}").model for trunk in FILES["hybrid"]["TRUNKS"]]
     found = [(m.block, m.inv_1x1_conv) for m in blocks]
     assert found == [("residual", False), ("affine_coupling", False), ("affine_coupling", True)]
-    config = hybrid.get_config("cifar10")
+    config = base_config("hybrid:cifar10")
     assert (config.data.flip, config.data.crop_padding) == (True, 4)
-    model = hybrid.get_config("monotone:idensenet:mnist").model
+    model = base_config("hybrid:monotone:idensenet:mnist").model
     assert (model.block, model.branch) == ("monotone", "dense_net")
-    assert hybrid.get_config("images:32").data.image_size == 32
+    assert base_config("hybrid:images:32").data.image_size == 32
 
 
 @pytest.mark.parametrize("size, squeezed", [("8", False), ("40", True)])
 def test_images_of_any_size(size, squeezed, data_dir, no_search):
     """The flow has three scales, and halves the sides of what is given as often as they can be."""
-    config = prepared(get_config(f"images:{size}"), data_dir)
+    config = prepared(base_config(f"images:{size}"), data_dir)
     dataset = data.load(config.data)
     assert dataset.event_shape == (int(size), int(size), 3) and dataset.num_classes == 10
     assert config.model.squeeze_first == squeezed
@@ -174,7 +170,7 @@ def test_images_of_any_size(size, squeezed, data_dir, no_search):
 
 def test_which_configs_hold_examples_back():
     """Those of the paper, and those whose score beside the published code is in docs/results.md, do not."""
-    fractions = {name: get_config(name).data.validation_fraction for name in NAMES}
+    fractions = {name: base_config(name).data.validation_fraction for name in NAMES}
     assert {name for name in NAMES if fractions[name]} == {"digits", "images", "tabular", "toy2d"}
     assert set(fractions.values()) == {0.0, 0.1}
 
@@ -209,7 +205,7 @@ def test_number_of_parameters(name, no_search):
     Those of a convolution do not depend on the size of the image, which is the least that the squeezes allow. Those
     of the fully connected blocks do; the last scale has the size of two squeezes of 28 x 28 or 32 x 32 images.
     """
-    config = get_config(name)
+    config = base_config(name)
     size = 2 ** (len(config.model.num_blocks) - 1 + config.model.squeeze_first)
     channels = 1 if name == "mnist" else 3
     one, two = (_count(config, (size, size, channels), n, 0) for n in (1, 2))
@@ -220,13 +216,13 @@ def test_number_of_parameters(name, no_search):
         none, dense = (_count(config, shape, 0, n, **two_squeezes) for n in (0, 1))
         total += (dense - none) * config.model.num_fc_blocks
     assert total == PARAMETERS[name]
-    assert f"({total:,})" in importlib.import_module(f"configs.{name.partition(':')[0]}").__doc__
+    assert f"({total:,})" in FILES[name.partition(":")[0]]["__doc__"]
 
 
 @pytest.mark.parametrize("base, shape", [("digits", (8, 8, 1)), ("tabular", (5,))])
 def test_an_idensenet_has_the_size_of_its_base(base, shape, no_search):
     """Up to a fifth more or less, by the number of the weights of one block of each scale and kind."""
-    sizes = [_count(get_config(name), shape, 1, 1) for name in (base, f"idensenet:{base}")]
+    sizes = [_count(base_config(name), shape, 1, 1) for name in (base, f"idensenet:{base}")]
     assert 0.8 < sizes[1] / sizes[0] < 1.2
 
 
@@ -245,25 +241,25 @@ def test_an_idensenet_has_the_size_of_its_base(base, shape, no_search):
     ],
 )
 def test_data_of_the_config(name, shape, levels, sizes, data_dir):
-    config = get_config(name)
+    config = base_config(name)
     config.data.data_dir = data_dir
     dataset = data.load(config.data)
     assert (dataset.event_shape, dataset.levels, dataset.sizes) == (shape, levels, sizes)
     assert next(iter(dataset.train_batches(3, seed=0))).shape == (3, *shape)
-    assert hybrid.DIMENSIONS.get(config.data.name, math.prod(shape)) == math.prod(shape)
+    assert FILES["hybrid"]["DIMENSIONS"].get(config.data.name, math.prod(shape)) == math.prod(shape)
 
 
 def test_configs_of_one_model():
     for name, other in SAME_MODEL.items():
-        config = get_config(name)
-        training.validate_config(config)
-        assert prepared(config, "").model == prepared(get_config(other), "").model
+        config = base_config(name)
+        validate_config(config)
+        assert prepared(config, "").model == prepared(base_config(other), "").model
 
 
 def _model(name, data_dir):
     """The model of a config, and its data with what it needs of them."""
-    config = get_config(name)
-    training.validate_config(config)
+    config = base_config(name)
+    validate_config(config)
     config = prepared(config, data_dir)
     dataset = with_statistics(config, data.load(config.data))
     assert config.eval.split in dataset.sizes
@@ -279,7 +275,7 @@ def test_the_model_is_built(name, data_dir, no_search):
 @pytest.mark.parametrize("name", STEPS)
 def test_a_training_step(name, data_dir):
     config, model, dataset = _model(name, data_dir)
-    model.compile(optimizer=training.make_optimizer(config.train, model.trainable_variables))
+    model.compile(optimizer=make_optimizer(config.train, model.trainable_variables))
     labels = config.task == "hybrid"
     batch = next(iter(dataset.train_batches(config.train.batch_size, config.seed, labels=labels)))
     before = [weight.numpy() for weight in model.trainable_weights]

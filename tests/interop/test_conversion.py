@@ -10,11 +10,14 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow import bijectors, layers, training
-from tf_resflow.interop import conversion, convert_checkpoint, read_checkpoint
+from tf_resflow.interop import conversion, convert_checkpoint
 from tf_resflow.interop.published_arguments import published_config, published_data
+from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.published_variables import published_tensors
 from tf_resflow.models import build_model
 from tf_resflow.training.checkpoints import Checkpoints
+from tf_resflow.training.optimizer import make_optimizer
+from tf_resflow.training.workdir import Workdir
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +72,8 @@ def weights(run, workdir):
     """Puts the weights in the place of their averages for a while."""
     variables = run.model.trainable_variables
     averages = [variable.numpy() for variable in variables]
-    optimizer = training.make_optimizer(run.config.train, variables)
-    assert Checkpoints(training.Workdir(workdir).checkpoints, run.model, optimizer).restore() == run.step
+    optimizer = make_optimizer(run.config.train, variables)
+    assert Checkpoints(Workdir(workdir).checkpoints, run.model, optimizer).restore() == run.step
     yield
     for variable, average in zip(variables, averages, strict=True):
         variable.assign(average)

@@ -5,8 +5,8 @@ import operator
 
 import pytest
 
-from tf_resflow.interop import read_checkpoint
 from tf_resflow.interop.published_arguments import published_config, published_data, published_orders
+from tf_resflow.interop.published_checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.quick
 

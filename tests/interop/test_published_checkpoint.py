@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tf_resflow.interop import published_checkpoint, read_checkpoint
+from tf_resflow.interop import published_checkpoint
+from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.torch_file import StoredObject, read_torch_file
 
 

@@ -9,7 +9,6 @@ import pickle
 import struct
 import subprocess
 import tracemalloc
-import warnings
 import zipfile
 
 import numpy as np
@@ -127,7 +126,8 @@ def test_tensors(write, tmp_path):
         "scalar": tensor(whole, 0, (), ()),
         "flags": tensor(flags, 0, (2,), (1,)),
         "empty": tensor(floats, 0, (0,), (1,)),
-        "containers": [collections.OrderedDict(a=1), {2, 3}, (4.5, None, "text"), True],
+        "containers": [collections.OrderedDict(a=1), (4.5, None, "text"), True],
+        "set": {2},
     }
     read = read_torch_file(saved(write, tmp_path, value, [floats, whole, flags]))
     matrix = numbers.reshape(3, 4)
@@ -137,7 +137,7 @@ def test_tensors(write, tmp_path):
     assert read["scalar"].shape == () and read["scalar"] == 7
     np.testing.assert_array_equal(read["flags"], [True, False])
     assert read["matrix"].dtype == np.float32 and read["empty"].shape == (0,)
-    assert read["containers"] == value["containers"]
+    assert read["containers"] == value["containers"] and read["set"] == [2]
 
 
 class Settings:
@@ -267,18 +267,14 @@ def test_a_tensor_stays_within_its_storage(write, size, offset, shape, strides, 
     """It takes no memory beside it."""
     storage = Storage("0", "FloatStorage", np.zeros(size, np.float32))
     path = saved(write, tmp_path, tensor(storage, offset, shape, strides), [storage])
-    refuse(path, "a tensor of|of -1|a float|a length|an? offset")
+    refuse(path, "a tensor of|not a count|is longer|is shorter")
 
 
-@FORMATS
-@pytest.mark.parametrize("listed", [[], ["0"], ["0", "1", "2"], ["0", "0", "1"]])
-def test_the_storages_listed_are_those_used(write, listed, tmp_path):
+@pytest.mark.parametrize("listed", ["", "0", "012", "001"])
+def test_the_storages_listed_are_those_used(listed, tmp_path):
     storages = {key: Storage(key, "FloatStorage", np.ones(2, np.float32)) for key in "012"}
     tensors = [tensor(storages[key], 0, (2,), (1,)) for key in "01"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zipfile's, of names that are there twice
-        path = saved(write, tmp_path, tensors, [storages[key] for key in listed])
-    refuse(path, "it lists|no item named")
+    refuse(saved(write_legacy, tmp_path, tensors, [storages[key] for key in listed]), "it lists")
 
 
 def test_an_unknown_type_of_number(tmp_path):
@@ -315,16 +311,12 @@ def repeated(name):
 
 HOSTILE = {
     "memo": (b"\x80\x02Nr\x00\x00\x00\x08.", "index 134217728 of its memo"),
-    "repeated Size": (repeated(b"torch\nSize\n"), "repeats"),
-    "repeated set": (repeated(b"__builtin__\nset\n"), "repeats"),
-    "long Size": (b"\x80\x02ctorch\nSize\n](" + b"K\x01" * 65 + b"e\x85R.", "65 dimensions"),
-    "deep key": (b"\x80\x02}N" + b"\x85" * 200_000 + b"Ns.", "tuple of more than"),
-    "doubling key": (b"\x80\x02}N" + b"2\x86" * 100 + b"Ns.", "tuple of more than"),
     "long bytes": (b"\x80\x05\x96" + b"\xff" * 7 + b"\x7f.", "bytearray8"),
     "long text": (b"\x80\x02X\xff\xff\xff\x7f.", "unicodestring4"),
     "no tensor": (b"\x80\x02ctorch._utils\n_rebuild_parameter\nN\x88N\x87R.", "a parameter that is not a tensor"),
-    "no class": (b"\x80\x02U\x06moduleN\x86Q.", "unknown kind of object"),
+    "no class": (b"\x80\x02U\x06moduleN\x86Q.", "must be a class"),
     "changed function": (b"\x80\x02ctorch\nSize\n}U\x01aK\x01sb.", "a state for a function"),
+    "copies of a list": (repeated(b"collections\nOrderedDict\n"), "takes 0 positional arguments"),
 }
 
 
@@ -340,11 +332,19 @@ def test_a_pickle_takes_no_more_than_its_size(write, program, reason, tmp_path):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("name", [b"torch\nSize\n", b"__builtin__\nset\n"])
+def test_calls_that_repeat_a_list_do_not_copy_it(name, tmp_path):
+    lists = read_torch_file(write_zip(tmp_path / "file.pth", repeated(name)))
+    assert len(lists) == 2000 and all(item is lists[0] for item in lists)
+
+
 @pytest.mark.parametrize("name", ["mixed_norms", "hybrid"])  # zip and legacy
 def test_mutated_files(name, checkpoint_path, tmp_path, monkeypatch):
     """A ValueError, or arrays that are in the file: 100 mutations, half of them where the pickle is."""
-    made, rebuild = [], torch_file._rebuild_tensor
-    monkeypatch.setattr(torch_file, "_rebuild_tensor", lambda *parts: made.append(rebuild(*parts)) or made[-1])
+    made, path = [], "torch._utils._rebuild_tensor_v2"
+    rebuild = torch_file._FUNCTIONS[path]
+    recorded = torch_file._Function(lambda *parts: made.append(rebuild(*parts)) or made[-1])
+    monkeypatch.setitem(torch_file._FUNCTIONS, path, recorded)
     monkeypatch.setattr(zipfile.ZipExtFile, "_update_crc", lambda *_: None)  # checksums would catch most
     whole = checkpoint_path(name).read_bytes()
     random = np.random.default_rng(0)

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow.evaluation import LikelihoodPlan
 from tf_resflow.evaluation.log_prob_samples import LogProbSamples
+from tf_resflow.serving.signatures import Signatures
 
 
 @pytest.mark.quick
@@ -64,7 +65,7 @@ def test_what_has_not_converged_is_told(loaded, images, call):
     solver = resflow.solvers.FixedPoint(max_iterations=5)
     blocks = [resflow.bijectors.ResidualBlock(branch, inverse_solver=solver, name=name) for name in "ab"]
     model = resflow.FlowModel(resflow.bijectors.Flow(blocks), [3])
-    result = resflow.serving.Signatures(model).functions()["decode"](tf.constant([[0.0] * 3, [1.0] * 3, [0.0] * 3]))
+    result = Signatures(model).functions()["decode"](tf.constant([[0.0] * 3, [1.0] * 3, [0.0] * 3]))
     np.testing.assert_array_equal(result["converged"], [True, False, True])
 
 
@@ -137,7 +138,7 @@ def test_vectors_that_are_not_finite(loaded_vectors, call):
 
 def test_a_classifier_without_a_density(image_model):
     model = resflow.HybridModel(image_model.flow, image_model.classifier, (8, 8, 1), levels=17, density_weight=0.0)
-    functions = resflow.serving.Signatures(model).functions()
+    functions = Signatures(model).functions()
     assert sorted(functions) == ["classify", "serving_default"]
     result = functions["serving_default"](GOOD)
     np.testing.assert_allclose(result["logits"], functions["classify"](GOOD)["logits"])
@@ -153,12 +154,12 @@ def test_wrong_settings(vector_model):
     wrong += [({"signatures": ["encode", "classify"]}, f"{known} got 'classify'")]
     for settings, message in [*wrong, ({"signatures": []}, f"{known} none was given")]:
         with pytest.raises(ValueError, match=message):
-            resflow.serving.Signatures(vector_model, **settings)
+            Signatures(vector_model, **settings)
 
 
 def test_a_batch_above_the_limit(vector_model):
     """Of `decode`; test_chosen_signatures has the limit of x."""
-    signatures = resflow.serving.Signatures(vector_model, max_batch=2, signatures=["decode"])
+    signatures = Signatures(vector_model, max_batch=2, signatures=["decode"])
     decode = signatures.functions()["decode"]
     decode(tf.zeros([2, 3], tf.float64))
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"z must have at most 2 .*\(max_batch\).*\[3 3\]"):

@@ -10,8 +10,9 @@ import sys
 import tensorflow as tf
 
 from tf_resflow.data import Dataset
-from tf_resflow.training import STRATEGIES, default_config, train
+from tf_resflow.training import default_config, train
 from tf_resflow.training.data import replica_batches
+from tf_resflow.training.strategies import STRATEGIES
 
 strategy = STRATEGIES["multiworker"]()
 decoded = []

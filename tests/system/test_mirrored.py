@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.training.optimizer import AdamW
 
 DETERMINISTIC = resflow.logdet.PowerSeries(3, probes="basis")
 
@@ -103,7 +104,7 @@ def test_loss_curve_equals_that_of_one_device(two_replicas):
 
     def losses(strategy):
         with strategy.scope():
-            model = make_model(lambda: resflow.training.AdamW(1e-2, global_clipnorm=1.0), DETERMINISTIC)
+            model = make_model(lambda: AdamW(1e-2, global_clipnorm=1.0), DETERMINISTIC)
 
         @tf.function(autograph=False)
         def step(batch, seed):

@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.training import STRATEGIES, loop
+from tf_resflow.training import loop
+from tf_resflow.training.strategies import STRATEGIES
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tf_resflow.training import default_config
+from tf_resflow.training import base_config, default_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOY = "--config=toy2d"
@@ -30,17 +30,21 @@ CONFIG_FILES = {
 
 # The binary, its arguments, and parts of the line.
 REFUSED = {
-    "no config": ("train", [NEW], ["--config is missing."]),
-    "no workdir": ("train", [TOY], ["--workdir is missing."]),
-    "an empty config": ("train", ["--config=", NEW], ["cannot read the config file"]),
-    "a folder as config": ("train", ["--config=configs", NEW], ["find a config 'configs'", "digits"]),
-    "a name as config": ("train", ["--config=digts", NEW], ["find a config 'digts'", "mean --config=digits?"]),
+    "no config": ("train", [NEW], ["--config must have a value"]),
+    "no workdir": ("train", [TOY], ["--workdir must have a value"]),
+    "an empty config": ("train", ["--config=", NEW], ["Unknown config ''"]),
+    "a folder as config": ("train", ["--config=configs", NEW], ["Unknown config 'configs'", "digits"]),
+    "a name as config": (
+        "train",
+        ["--config=digts", NEW],
+        ["Unknown config 'digts'", "mean 'digits'?", "monotone:digits"],
+    ),
     "a typo in the config": (
         "train",
         ["--config=configs/digit.py", NEW],
-        ["config file 'configs/digit.py'", "Did you mean --config=configs/digits.py?"],
+        ["no file configs/digit.py", "mean 'digits.py'?"],
     ),
-    "a syntax error": ("train", ["--config={tmp}/syntax.py", NEW], ["syntax.py, line 1: invalid"]),
+    "a syntax error": ("train", ["--config={tmp}/syntax.py", NEW], ["syntax.py: SyntaxError: invalid", "line 1"]),
     "no get_config": ("train", ["--config={tmp}/no_function.py", NEW], ["no function get_config"]),
     "an import that fails": (
         "train",
@@ -50,35 +54,39 @@ REFUSED = {
     "a config that is a dict": (
         "train",
         ["--config={tmp}/wrong_type.py", NEW],
-        ["returns {{'train': 5}}", "ConfigDict"],
+        ["got {{'train': 5}}", "ConfigDict"],
     ),
     "a wrong key in the file": (
         "train",
         ["--config={tmp}/wrong_key.py", NEW],
-        ["wrong_key.py, line 6", "no key 'stesp'", "'train.steps'"],
+        ["wrong_key.py, line 6", 'Key "stesp" does not exist', 'mean "steps"'],
     ),
     "a config that fails": ("train", ["--config={tmp}/fails.py", NEW], ["fails.py, line 2: ZeroDivisionError"]),
     "an argument that is missing": (
         "train",
         ["--config={tmp}/needs_argument.py", NEW],
-        ["'rate'", "needs_argument.py:ARGUMENT"],
+        ["'rate'"],
     ),
     "an argument too many": ("train", ["--config=digits:3", NEW], ["takes 0 positional arguments"]),
     "a typo in a base": ("train", ["--config=hybrid:mnst_small", NEW], ["mean 'mnist_small'?"]),
     "a typo in a trunk": ("train", ["--config=hybrid:mnist,rezidual", NEW], ["residual, coupling"]),
     "no ablation": ("train", ["--config=ablations", NEW], ["ablations:NAME", "iresnet"]),
-    "a typo in an ablation": ("train", ["--config=configs/ablations.py:poison", NEW], ["mean 'poisson'?"]),
+    "a typo in an ablation": ("train", ["--config=configs/changes/ablations.py:poison", NEW], ["mean 'poisson'?"]),
     "a typo in an ablation's base": (
         "train",
         ["--config=ablations:poisson,mnits", NEW],
         ["Unknown config 'mnits'", "mean 'mnist'?"],
     ),
-    "a typo in a field": ("train", [*TRAIN, "--config.train.stesp=5"], ["no key 'train.stesp'", "'train.steps'?"]),
-    "a section as a field": ("train", [*TRAIN, "--config.model=5"], ["no key 'model'", "Keys of model"]),
+    "a typo in a field": (
+        "train",
+        [*TRAIN, "--config.train.stesp=5"],
+        ["no field 'train.stesp'", "'train.steps'?"],
+    ),
+    "a section as a field": ("train", [*TRAIN, "--config.model=5"], ["no field 'model'"]),
     "text for a number": (
         "train",
         [*TRAIN, "--config.train.steps=many"],
-        ["--config.train.steps=many: it must be an integer."],
+        ["--config.train.steps=many: invalid literal for int()"],
     ),
     "no steps": ("train", [*TRAIN, "--config.train.steps=0"], ["train.steps is 0", "at least 1"]),
     "a negative rate": ("train", [*TRAIN, "--config.train.learning_rate=-1"], ["learning_rate is -1", "above 0"]),
@@ -86,11 +94,11 @@ REFUSED = {
     "an unknown optimizer": ("train", [*TRAIN, "--config.train.optimizer=sgd"], ["'sgd'", "'adam', 'adamw'"]),
     "norms that do not fit": ("train", [*TRAIN, "--config.model.hidden=(8,)"], ["norms has 5 orders", "3 orders"]),
     "a bound of 1": ("train", [*TRAIN, "--config.model.coefficient=1.0"], ["coefficient is 1.0", "below 1"]),
-    "a typo in a flag": ("train", [*TRAIN, "--workdr=x"], ["no flag --workdr. Did you mean --workdir?"]),
+    "a typo in a flag": ("train", [*TRAIN, "--workdr=x"], ["'workdr'. Did you mean: workdir"]),
     "an unknown strategy": (
         "train",
         [*TRAIN, "--strategy=mirored"],
-        ["--strategy=mirored: it must be one of auto|default|mirrored|"],
+        ["--strategy=mirored: value should be one of <auto|default|mirrored|"],
     ),
     "a stray argument": ("train", [*TRAIN, "now"], ["unexpected arguments ['now']"]),
     "the workdir of another run": ("train", [TOY, RUN, "--config.seed=8"], ["config.seed = 0, but now it is 8"]),
@@ -99,7 +107,7 @@ REFUSED = {
     "a workdir with a wrong type": (
         "sample",
         ["--workdir={type}", "--output={tmp}/a.png"],
-        ["train.steps = 'many'"],
+        ["wrong value", "'steps'", "many"],
     ),
     "a workdir of another version": (
         "export",
@@ -107,7 +115,7 @@ REFUSED = {
         ["unknown key 'train.stesp'"],
     ),
     "evaluate without a run": ("evaluate", [NONE], ["no config.json"]),
-    "an unknown metric": ("evaluate", [RUN, "--metrics=lipschitz,fd"], ["metrics ['fd']", "noise"]),
+    "an unknown metric": ("evaluate", [RUN, "--metrics=lipschitz,fd"], ["choose some of likelihood, noise"]),
     "no metric": ("evaluate", [RUN, "--metrics="], ["likelihood, noise"]),
     "scores as a document": ("evaluate", [RUN, "--output=x.docx"], ["'x.docx'", ".json"]),
     "scores in no folder": ("evaluate", [RUN, "--output={tmp}/none/x.json"], ["cannot be written"]),
@@ -157,10 +165,7 @@ def paths(tmp_path_factory):
     root = tmp_path_factory.mktemp("refusals")
     for name, text in CONFIG_FILES.items():
         (root / f"{name}.py").write_text(text)
-    sys.path.insert(0, str(ROOT))
-    from configs import toy2d
-
-    config = json.loads(json.dumps(toy2d.get_config().to_dict()))
+    config = json.loads(json.dumps(base_config("toy2d").to_dict()))
     assert config.keys() == default_config().to_dict().keys()
     wrong_type = config | {"train": config["train"] | {"steps": "many"}}
     wrong_key = config | {"train": config["train"] | {"stesp": 5}}

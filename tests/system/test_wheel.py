@@ -65,6 +65,23 @@ def test_a_training_by_name(installed, tmp_path):
     assert json.loads((tmp_path / "run/result.json").read_text())["num_examples"] == 20
 
 
+def test_a_config_of_ones_own_in_a_folder_of_the_name_of_ours(installed, tmp_path):
+    """It starts from one of ours, and imports its neighbor; a wrong value stops it before training."""
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "toy2d.py").write_text("RATE = -3.0\n")
+    lines = ["from configs.toy2d import RATE", "from tf_resflow.training import base_config", "def get_config():"]
+    lines += [
+        "    config = base_config('monotone:toy2d')",
+        "    config.train.learning_rate = RATE",
+        "    return config",
+    ]
+    (folder / "mine.py").write_text("\n".join(lines))
+    command = [installed[1] / "resflow-train", "--config=configs/mine.py", f"--workdir={tmp_path}/run"]
+    done = subprocess.run(command, cwd=tmp_path, env=_outside(), capture_output=True, text=True)
+    assert done.returncode == 1 and "config.train.learning_rate is -3.0" in done.stderr
+
+
 def test_the_commands(installed):
     project = (ROOT / "pyproject.toml").read_text()
     names = set(re.findall(r"^(resflow-[a-z-]+) = ", project, re.MULTILINE))
@@ -76,5 +93,5 @@ def test_contents(installed):
     names = zipfile.ZipFile(installed[0]).namelist()
     files = {name for name in names if ".dist-info/" not in name}
     modules = {path for pattern in ("*.py", "*.pyi", "py.typed") for path in (ROOT / "tf_resflow").rglob(pattern)}
-    configs = {f"tf_resflow/experiments/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    configs = {f"tf_resflow/experiments/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.py")}
     assert files == {path.relative_to(ROOT).as_posix() for path in modules} | configs

@@ -2,15 +2,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow import flows, layers, models, training
+from tf_resflow import flows, layers, models
+from tf_resflow.models import averaging
 from tf_resflow.private_api import moving_averages
-from tf_resflow.training import averaging
+from tf_resflow.training.optimizer import make_optimizer
 
 
 def stepped(config):
     """A model after 4 steps of the optimizer of a config, and the optimizer."""
     model = models.FlowModel(flows.vector_flow(2, 1, (8,), seed=1), [2])
-    optimizer = training.make_optimizer(config.train, model.trainable_variables)
+    optimizer = make_optimizer(config.train, model.trainable_variables)
     for i in range(4):
         optimizer.apply([tf.random.stateless_normal(v.shape, [0, i]) for v in model.trainable_variables])
     return model, optimizer

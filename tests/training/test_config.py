@@ -4,7 +4,6 @@ import sys
 import pytest
 
 from tf_resflow.training import config as configs
-from tf_resflow.training.optimizer import learning_rate_schedule
 
 pytestmark = pytest.mark.quick
 
@@ -87,29 +86,3 @@ def test_fields_that_exclude_each_other(valid, change, message):
     configs.validate_config(changed(valid))
     with pytest.raises(ValueError, match=message):
         configs.validate_config(changed(valid | change))
-
-
-def test_the_nearest_key():
-    typos = {"train.stesp": "train.steps", "trian.steps": "train.steps", "steps": "train.steps"}
-    typos |= {"model.coef": "model.coefficient", "train.lr_warmup": "train.warmup_steps"}
-    assert {typo: configs.nearest_key(configs.default_config(), typo) for typo in typos} == typos
-
-
-@pytest.mark.parametrize("steps", [1, 2, 100])
-def test_a_warm_up_as_long_as_the_run_is_shortened_before_a_cosine(steps):
-    """The rate rises to its value, and the cosine ends at 0 with the run; a second time changes nothing."""
-    config = changed({"train.schedule": "cosine", "train.steps": steps, "train.learning_rate": 0.5})
-    configs.validate_config(config)
-    shorter = configs.with_fitting_warmup(config)
-    assert configs.with_fitting_warmup(shorter) is shorter and config.train.warmup_steps == 100
-    rate, warmup = learning_rate_schedule(shorter.train), shorter.train.warmup_steps
-    assert float(rate(warmup)) == pytest.approx(0.5) and float(rate(steps)) == pytest.approx(0.0, abs=1e-7)
-    with pytest.raises(AttributeError):
-        shorter.train.stesp = 5
-
-
-def test_a_warm_up_that_fits_stays():
-    """A constant rate may still be reached: such a run may be continued."""
-    for schedule, steps in (("cosine", 101), ("constant", 60)):
-        config = changed({"train.schedule": schedule, "train.steps": steps})
-        assert configs.with_fitting_warmup(config) is config

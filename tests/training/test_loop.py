@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.training import NonFiniteError, Workdir, loop, read_metrics, signals
-from tf_resflow.training.evaluation_table import table
+from tf_resflow.cli.evaluate import table
+from tf_resflow.training import NonFiniteError, loop, read_metrics, signals
 from tf_resflow.training.report import Report
+from tf_resflow.training.workdir import Workdir
 
 
 def saved_state(workdir, step):
@@ -316,7 +317,7 @@ def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, two_rep
         with pytest.raises(ValueError, match=message):
             train(make_config(**fields), tmp_path / "run", **options)
     assert not list((tmp_path / "run").glob("*.json"))
-    with pytest.raises(ValueError, match="Cannot write to the workdir"):
+    with pytest.raises(OSError, match="Cannot write"):
         (tmp_path / "file").write_text("")
         train(make_config(), tmp_path / "file")
 
@@ -340,4 +341,4 @@ def test_a_flow_of_couplings(tmp_path, image_config, train_without_steps):
     assert found["bits_per_dim"] == pytest.approx(result["bits_per_dim"], rel=1e-5)
     assert found["reconstruction"]["num_solves"] == 0 and 0 < found["reconstruction"]["max_error"] < 1e-4
     assert (found["lipschitz"]["blocks"], found["lipschitz"]["flow"]["certified"]) == ({}, np.inf)
-    assert "reconstruction error" in table(found) and "did not converge" not in table(found)
+    assert "reconstruction.max_error" in table(found)

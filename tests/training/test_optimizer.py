@@ -44,6 +44,9 @@ def test_schedules():
         assert np.argmax(cosine) == warmup
         expected = [1e-2, 5e-3, 0.0]
         np.testing.assert_allclose([cosine[t] for t in (warmup, (warmup + 50) // 2, 50)], expected, atol=1e-6)
+    for steps in (1, 2, 100):  # a warm-up as long as the run, or longer
+        cosine = rates(steps + 1, schedule="cosine", warmup_steps=100, steps=steps)
+        np.testing.assert_allclose([cosine[steps // 2], cosine[steps]], [1e-2, 0.0], atol=1e-6)
 
 
 def test_decay_reaches_kernels_only():

@@ -1,11 +1,8 @@
 import numpy as np
-import pytest
 from absl import logging
 
 import tf_resflow as resflow
-from tf_resflow.evaluation.estimator_noise import nested_noise
 from tf_resflow.training import loop
-from tf_resflow.training.evaluation_table import table
 from tf_resflow.training.report import Report
 
 
@@ -25,14 +22,6 @@ def test_dependent_columns_have_no_gaussian_baseline(tmp_path, make_config, trai
     assert len(said) == 2 and said[1] == "steps" and "There is no Gaussian baseline" in said[0]
     assert result["figures"] == ["pairs.png"] and result["baselines"] == {}
     assert result["line"].endswith("steps (no baseline)")
-
-
-@pytest.mark.parametrize("draws, kurtosis", [([1.0] * 4, "no noise"), ([0.0, 0.0, 0.0, 1.0], "not defined")])
-def test_the_table_says_where_there_is_no_kurtosis(draws, kurtosis):
-    """Of 0, 0, 0, 1 the variance s^2 and the fourth k-statistic are 1/4, so that s^4 - k_4 / 4 is 0."""
-    noise = {"training": nested_noise(np.reshape(draws, [1, 4, 1]))._asdict()}
-    header = {"name": "demo", "split": "test", "step": 1, "unit": "nats", "log_det": "exact", "num_probes": 1}
-    assert kurtosis in table(header | {"noise": noise}).splitlines()[-1]
 
 
 def test_fewer_images_than_pixels_have_no_gaussian_baseline(make_config, monkeypatch):

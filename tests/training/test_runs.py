@@ -1,5 +1,3 @@
-import json
-import pathlib
 import shutil
 
 import numpy as np
@@ -7,7 +5,7 @@ import pytest
 
 import tf_resflow as resflow
 from tf_resflow import training
-from tf_resflow.training.report import Report
+from tf_resflow.training.workdir import Workdir
 
 
 def test_what_cannot_be_loaded(run_without_work, tmp_path, make_config):
@@ -17,27 +15,13 @@ def test_what_cannot_be_loaded(run_without_work, tmp_path, make_config):
     workdir = tmp_path / "run"
     run_without_work(make_config(train__steps=1), workdir)
     for change in ({"model__num_blocks": (3,)}, {"model__hidden": (9,)}, {"model__act_norm": False}):
-        training.Workdir(workdir).write_config(make_config(**change))
+        Workdir(workdir).write_config(make_config(**change))
         with pytest.raises(ValueError, match="does not fit the model") as error:
             resflow.load(workdir)
         assert len(str(error.value)) < 800 and "array(" not in str(error.value)
     shutil.rmtree(workdir / "checkpoints")
     with pytest.raises(ValueError, match="no checkpoint yet"):
         resflow.load(workdir)
-
-
-def test_a_run_of_version_0_1_0(tmp_path, caplog, train, no_figures):
-    """It scores what it scored then, and can be resumed: 20 steps of two blocks on the moons."""
-    workdir = shutil.copytree(pathlib.Path(__file__).parent / "run_0_1_0", tmp_path / "run")
-    then = json.loads((workdir / "result.json").read_text())
-    run = resflow.load(workdir)
-    assert run.step == then["step"] == 20 and "did not save the settings" in caplog.text
-    assert run.config.model.estimator.eval.kind == "adaptive_roulette"  # it had the default of its version
-    dataset = training.load_data(workdir)
-    score = Report(run.config, run.model, dataset).score()
-    assert score.mean == pytest.approx(then["nats"], rel=1e-5)
-    result = train(run.config, workdir)  # the figures are missing, so that it ends again
-    assert result["step"] == 20 and result["nats"] == pytest.approx(then["nats"], rel=1e-5)
 
 
 def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, make_config, run_without_work):

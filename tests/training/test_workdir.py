@@ -6,9 +6,8 @@ import socket
 import numpy as np
 import pytest
 
-from tf_resflow import data
 from tf_resflow.data import Dataset
-from tf_resflow.training.config import default_config, with_fitting_warmup
+from tf_resflow.training.config import default_config
 from tf_resflow.training.workdir import Workdir
 
 pytestmark = pytest.mark.quick
@@ -82,21 +81,15 @@ def test_steps_grow_only_under_a_schedule_that_does_not_end_with_them(tmp_path):
         begin(tmp_path / "constant", changed(train__steps=2999))
 
 
-def test_a_run_whose_warm_up_was_shortened_takes_its_command_again(tmp_path):
-    config = changed(train__schedule="cosine", train__steps=20)
-    Workdir(tmp_path).write_config(with_fitting_warmup(config))
-    Workdir(tmp_path).check_config(config)
-
-
 def test_an_unwritable_workdir(tmp_path):
     (tmp_path / "file").write_text("not a directory")
     for path in ("file/run", "file"):
-        with pytest.raises(ValueError, match="Cannot write to the workdir"):
+        with pytest.raises(OSError, match="Cannot write .*file"):
             Workdir(tmp_path / path).prepare(default_config())
 
 
 def test_the_data_of_a_run(tmp_path):
-    """They come back; a run of an older version has not their classes; other data are refused."""
+    """They come back, and other data are refused."""
     images = {split: np.zeros([4, 2, 2, 1]) for split in ("train", "test")}
     labels = {split: np.arange(4) for split in images}
     dataset = Dataset.from_arrays("demo", images, 17, labels=labels, num_classes=4).with_channel_statistics()
@@ -107,10 +100,6 @@ def test_the_data_of_a_run(tmp_path):
     assert (info.name, info.event_shape, info.levels, info.num_classes) == ("demo", (2, 2, 1), 17, 4)
     assert info.sizes == {"train": 4, "test": 4}
     np.testing.assert_allclose(info.mean, [0.5 / 17], rtol=1e-6)
-    edit(files.data, lambda older: older.pop("num_classes"))
-    assert files.read_data().num_classes is None
-    files.check_data(dataset)
-    files.write_data(dataset)
     files.check_data(dataclasses.replace(dataset, mean=dataset.mean * (1 + 1e-7)))
     for message, change in (
         (r"their mean was \[0.0294\], but now it is \[0.0394\]", {"mean": dataset.mean + 0.01}),
@@ -121,46 +110,14 @@ def test_the_data_of_a_run(tmp_path):
             files.check_data(dataclasses.replace(dataset, **change))
 
 
-def _written_by_an_older_version(path, config, dataset):
-    files = Workdir(path)
-    files.write_config(config)
-    files.write_data(dataset)
-    edit(files.data, lambda older: older.pop("sizes"))
-    return files
-
-
-def test_a_run_of_an_older_version_trains_on_all_its_images(tmp_path):
-    """Its config has a fraction for validation, which was for tables alone."""
-    config = default_config()
-    all_images = data.load(config.data.to_dict() | {"validation_fraction": 0.0})
-    files = _written_by_an_older_version(tmp_path, config, all_images)
-    assert data.load(files.read_config().data).sizes == all_images.sizes
-    files.check_data(data.load(files.read_config().data))
-    with pytest.raises(ValueError, match=r"fraction = 0.0, but now it is 0.1 \(older .*fraction=0 resumes"):
-        files.check_config(config)
-    config.data.validation_fraction = 0.0
-    files.check_config(config)
-    files.write_data(all_images)
-    files.write_config(config)
-    assert files.read_config().data.validation_fraction == 0.0
-
-
-def test_a_run_of_an_older_version_keeps_what_it_held_back_of_a_table(tmp_path):
-    config = changed(data__name="tabular")
-    rows = {split: np.zeros([4, 2]) for split in ("train", "validation", "test")}
-    files = _written_by_an_older_version(tmp_path, config, Dataset.from_arrays("table", rows))
-    assert files.read_config().data.validation_fraction == 0.1
-    files.check_config(config)
-
-
 @pytest.mark.parametrize(
     "content, message",
     [
         (b"[]", r"config.json should hold a JSON object, not \[\]"),
         (b"\xff\xfe\x00", "config.json is not valid JSON"),
         (b"{", "config.json is not valid JSON"),
-        (b'{"seed": "many"}', "config.json has seed = 'many', which should be a value like 0"),
-        (b'{"seed": null}', "config.json has seed = None"),
+        (b'{"seed": "many"}', "config.json has a wrong value: .*many is of original type"),
+        (b'{"seed": null}', "config.json has a wrong value"),
         (b'{"train": {"steps": 0}}', "config.json has a wrong value: config.train.steps is 0"),
         (b'{"model": {"norms": ["a", 2, 2, 2]}}', "config.json has a wrong value"),
         (b'{"train": 5}', "unknown key 'train'"),

@@ -1,1 +1,1 @@
-"""The commands: resflow-train, -evaluate, -sample, -export, -convert and -plot-runs."""
+"""The commands: resflow-train, -evaluate, -sample, -score, -export, -convert and -plot-runs."""

@@ -3,40 +3,20 @@
 import contextlib
 import logging as std_logging
 import os
-import pathlib
-import re
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 
+from tf_resflow.extras import extra
 from tf_resflow.progress import repeated_interrupts
 
-__all__ = ["check_stderr", "run"]
+__all__ = ["check_run", "define_data_flags", "define_estimator_flags", "define_workdir", "run", "workdir"]
 
-_PACKAGE = pathlib.Path(__file__).parents[1]
 _USER_ERRORS = (ValueError, ArithmeticError, OSError, ImportError)
-_HELP_FLAGS = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpshort", "helpfull", "helpxml")}
 # What TFDS logs about itself, and about a data set that is missing, which is an error of ours.
 _NOISE_OF_TFDS = ("`FeatureConnector.dtype` is deprecated", "Variant folder %s has no")
-# What absl says about a flag, and what is printed instead.
-_FLAG_ERRORS = {
-    r"flag --\S+=None: Flag (--\S+) must have a value other than None": r"\1 is missing",
-    r"Unknown command line flag '(\S+)'": r"there is no flag --\1",
-    r"Did you mean: (\S+)": r"Did you mean --\1",
-    r" \?$": "?",
-    r"invalid literal for int\(\) with base 10: .*": "it must be an integer",
-    r"could not convert string to float: .*": "it must be a number",
-    r"value should be one of <(.*)>": r"it must be one of \1",
-    r"^flags? --": "--",
-}
-# TensorFlow's C++ code logs this at its start: the processor's features, and that there is no GPU.
-_NOISE = re.compile(
-    rb"I\d{4} |\d{4}-\d\d-\d\d .*: I |WARNING: All log messages before absl|To enable the following instructions"
-    rb"|.*cuInit: .*(UNKNOWN ERROR \(303\)|NO_DEVICE)"
-)
 
 
 def run(
@@ -45,15 +25,11 @@ def run(
     main: Callable[[], int | None],
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Runs a command: parses the flags, calls `check()`, loads TensorFlow, calls `main()`, and exits.
+    """Runs a command: parses the flags, calls `check()` and `main()`, and exits.
 
-    Errors that this package raises about the user's input or the data are printed without a traceback, and the exit
-    code is 1; so is a missing package of an extra. An unknown key in `--config.KEY=...` raises an error that
-    suggests the nearest key, and an error in the config file names its line. All other errors keep their traceback.
+    Wrong flags, and errors that this package raises about the user's input or the data, are printed without a
+    traceback, and the exit code is 1; so is a missing package of an extra. All other errors keep their traceback.
     Ctrl-C prints one line, and the exit code is 130.
-
-    `--config` is the name of a config of this package, or a file. A config file may import the others in its
-    folder, as `from FOLDER import NAME`.
 
     Args:
       description: the text of `--help`.
@@ -66,34 +42,79 @@ def run(
     before = set(flags.FLAGS)
     try:
         define_flags()
+        with extra("training"):
+            from tqdm.contrib.logging import logging_redirect_tqdm
     except ImportError as error:
         sys.exit(f"Error: {error}")
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # the only ones in --help
     with repeated_interrupts():
-        app.run(lambda _: _guarded(main, check), flags_parser=_parse_flags)
+        app.run(lambda _: _guarded(main, check, logging_redirect_tqdm), flags_parser=_parse_flags)
 
 
-def check_stderr(alternatives: list[str]) -> None:
-    """Raises ValueError if --stderr is not positive, or given beside flags that it replaces."""
-    stderr = flags.FLAGS.stderr
-    if stderr is None:
-        return
-    if not 0 < stderr < float("inf"):
-        raise ValueError(f"--stderr must be positive and finite; got {stderr}.")
-    if given := [f"--{name}" for name in alternatives if flags.FLAGS[name].present]:
-        raise ValueError(f"--stderr chooses the estimators: leave out {' and '.join(given)}.")
+def define_workdir() -> None:
+    """Defines --workdir, the directory of a trained run."""
+    flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 
 
-def _guarded(main, check=lambda: None):
+def define_data_flags() -> None:
+    """Defines --data_dir and --data_path, for data that have moved."""
+    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
+    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
+
+
+def define_estimator_flags(stderr: str) -> None:
+    """Defines --log_det, --num_probes and --stderr, which is the standard error of what `stderr` names."""
+    flags.DEFINE_enum(
+        "log_det",
+        None,
+        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
+        "Evaluation of the log-determinants; default exact up to 16 coordinates, else as the run's config.",
+    )
+    flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)
+    flags.DEFINE_float("stderr", None, f"Instead: the standard error of {stderr}.")
+
+
+def workdir() -> Any:
+    """The files of the run in --workdir."""
+    from tf_resflow.training.workdir import Workdir  # which an extra provides
+
+    return Workdir(flags.FLAGS.workdir)
+
+
+def check_run() -> None:
+    """Raises ValueError if there is no run in the workdir, or the flags of the estimators are wrong."""
+    values = flags.FLAGS
+    if "stderr" in values and values.stderr is not None:
+        if not 0 < values.stderr < float("inf"):
+            raise ValueError(f"--stderr must be positive and finite; got {values.stderr}.")
+        if given := [f"--{name}" for name in ("log_det", "num_probes") if values[name].present]:
+            raise ValueError(f"--stderr chooses the estimators: leave out {' and '.join(given)}.")
+    workdir().read_config()
+
+
+def _parse_flags(argv):
+    try:
+        remaining = flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"Error: {error}\nThe flags are listed by --help.")
+    except SystemExit:  # after --help, where absl has 1
+        sys.exit(0)
+    if len(remaining) > 1:
+        sys.exit(f"Error: unexpected arguments {remaining[1:]}; flags begin with --.")
+    return remaining
+
+
+def _guarded(main, check=lambda: None, context=contextlib.nullcontext):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-        logging.get_absl_handler().setFormatter(_Formatter())
+    std_logging.root.removeHandler(logging.get_absl_handler())  # tqdm redirects Python's own
+    std_logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.get_absl_logger().addFilter(_is_worth_telling)
     try:
         check()
-        _load_tensorflow()
-        return main()
+        with context():
+            return main()
     except _USER_ERRORS as error:
         if not _is_raised_here(error):
             raise
@@ -105,73 +126,23 @@ def _guarded(main, check=lambda: None):
     return 130
 
 
-def _is_raised_here(error: Exception) -> bool:
-    """Whether a `raise` statement of this package raised it, and not a function that the line called."""
-    innermost = traceback.extract_tb(error.__traceback__)[-1]
-    inside = _PACKAGE in pathlib.Path(innermost.filename).resolve().parents
-    return inside and (innermost.line or "").startswith("raise")
+def _is_raised_here(error):
+    """Whether a function of this package raised the error, and not a library that it called."""
+    traceback = error.__traceback__
+    while traceback.tb_next:
+        traceback = traceback.tb_next
+    return traceback.tb_frame.f_globals["__name__"].startswith("tf_resflow.")
 
 
 def _is_worth_telling(record):
     return not any(noise in str(record.msg) for noise in _NOISE_OF_TFDS)
 
 
-class _Formatter(std_logging.Formatter):
-    """Messages without the time, the process and the line of code."""
-
-    def format(self, record: std_logging.LogRecord) -> str:
-        """`Warning: ...`."""
-        return f"{record.levelname.capitalize()}: {super().format(record)}"
-
-
-def _load_tensorflow():
-    """Loads TensorFlow and looks for devices, without its messages about the machine."""
-    if "tensorflow" in sys.modules:
-        return
-    with _stderr_without(_NOISE):
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
-
-
-@contextlib.contextmanager
-def _stderr_without(pattern):
-    """Delays the standard error stream, that of C++ code too, and writes it without the lines of a pattern."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            file.seek(0)
-            for line in file:
-                if not pattern.match(line):
-                    os.write(2, line)
-
-
-def _parse_flags(argv):
-    if "config" in flags.FLAGS and not _HELP_FLAGS & set(argv):
-        from tf_resflow.cli import config_file
-
-        argv = config_file.checked(argv)
-    try:
-        remaining = flags.FLAGS(argv)
-    except flags.Error as error:
-        sys.exit(f"Error: {_plain(str(error))} The flags are listed by --help.")
-    except SystemExit as stop:
-        sys.exit(0 if _HELP_FLAGS & set(argv) else stop.code)  # absl has 1 for both
-    if len(remaining) > 1:
-        sys.exit(f"Error: unexpected arguments {remaining[1:]}; flags begin with --.")
-    return remaining
-
-
-def _plain(message):
-    """An error about flags in plain words; absl has a line for each flag."""
-    lines = message.strip().splitlines()
-    for pattern, text in _FLAG_ERRORS.items():
-        lines = [re.sub(pattern, text, line.rstrip(".")) for line in lines]
-    return " ".join(line if line.endswith("?") else f"{line}." for line in lines)
+def trained_density(model: Any) -> Any:
+    """The `FlowModel` of a run; raises ValueError if it has trained a classifier only."""
+    density = model.trained_density()
+    if density is None:
+        raise ValueError(
+            "The run has trained a classifier only (hybrid.density_weight = 0) and has no likelihood or samples."
+        )
+    return density

@@ -35,55 +35,51 @@ estimator of each block that reach it in the least time. The result has the `pla
 reached.
 """
 
+import collections
 import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from absl import flags
 
+import tf_resflow as resflow
 from tf_resflow import data, evaluation, progress, training
 from tf_resflow.cli import command_line
-from tf_resflow.training.evaluation_table import check_metrics, table
 from tf_resflow.writing import check_output_path, finite_or_none
 
+METRICS = ("likelihood", "noise", "reconstruction", "lipschitz", "importance_weighted", "fid", "classification")
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    command_line.define_workdir()
     flags.DEFINE_string("output", None, "JSON file to write the result to.")
     flags.DEFINE_list("metrics", None, "What to measure.")
     flags.DEFINE_string(
         "ood_data", None, "Another data set, which the scores should tell from the data, such as digits."
     )
-    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
-    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
+    command_line.define_data_flags()
     flags.DEFINE_string("split", None, "The split to evaluate on: test, validation, train; default the run's.")
     flags.DEFINE_integer("num_examples", None, "Evaluate only the first N examples; 0 for all.", 0)
     flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1)
-    flags.DEFINE_enum(
-        "log_det",
-        None,
-        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
-        "Evaluation of the log-determinants; default exact up to 16 coordinates, else as the run's config.",
-    )
-    flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)
-    flags.DEFINE_float("stderr", None, "Instead: the standard error of each example's score, in its unit.")
+    command_line.define_estimator_flags("each example's score, in its unit")
     flags.DEFINE_integer("iw_samples", 16, "Samples of importance_weighted.", 1)
     flags.DEFINE_integer("fid_samples", 10_000, "Samples of fid.", 2)
     flags.DEFINE_string(
         "fid_weights", "imagenet", "File with Inception's weights; by default Keras' are downloaded."
     )
-    flags.mark_flag_as_required("workdir")
+
+    @flags.validator("metrics", f"choose some of {', '.join(METRICS)}, separated by commas")
+    def _are_metrics(names):
+        return names is None or bool(names) and set(names) <= set(METRICS)
 
 
 def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
-    if FLAGS.metrics is not None:
-        check_metrics(FLAGS.metrics)
     if FLAGS.output:
         check_output_path(FLAGS.output, [".json"])
-    command_line.check_stderr(["log_det", "num_probes"])
-    training.Workdir(FLAGS.workdir).read_config()
+    command_line.check_run()
 
 
 def main() -> None:
@@ -100,7 +96,7 @@ def main() -> None:
 def _evaluate():
     with progress.stage("data"):
         dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
-    run = training.load(FLAGS.workdir)
+    run = resflow.load(FLAGS.workdir)
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
     run.config.eval.update({field: value for field, value in fields.items() if value is not None})
     measured = training.Evaluation(
@@ -127,6 +123,30 @@ def _arguments(metric, dataset):
         features = evaluation.InceptionFeatures(dataset.levels, FLAGS.fid_weights) if is_images else None
         return {"features": features, "num_samples": FLAGS.fid_samples}
     return {}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """A line for each number of a result; of the blocks alone that with the largest certified constant."""
+    shown = dict(result)
+    if "plan" in result:
+        blocks = collections.Counter(block["type"] for block in result["plan"]["blocks"].values())
+        shown["plan"] = result["plan"] | {"blocks": ", ".join(f"{num} {kind}" for kind, num in blocks.items())}
+    if "lipschitz" in result:
+        bounds = {key: value for key, value in result["lipschitz"].items() if key != "layers"}
+        bounds["blocks"] = dict(sorted(bounds["blocks"].items(), key=lambda block: block[1]["certified"])[-1:])
+        bounds["unbounded"] = dict(list(bounds["unbounded"].items())[:1])
+        shown["lipschitz"] = bounds
+    lines = dict(_lines(shown))
+    width = max(map(len, lines))
+    return "\n".join(f"{name:{width}}  {value}" for name, value in lines.items())
+
+
+def _lines(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in result.items():
+        if isinstance(value, Mapping):
+            yield from _lines(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def run() -> None:

@@ -2,14 +2,14 @@ r"""Exports a trained model as a SavedModel that runs with TensorFlow alone, or 
 
 resflow-export --workdir=runs/digits --export_dir=served/digits
 
-The model is written to EXPORT_DIR/VERSION, with README.md and signatures.json (its signatures), MODEL_CARD.md, and,
-if the package tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest
+The model is written to EXPORT_DIR/VERSION, with README.md (the model and its signatures), signatures.json and, if
+the package tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest
 checkpoint.
 """
 
 from absl import flags
 
-from tf_resflow import serving, training
+from tf_resflow import serving
 from tf_resflow.cli import command_line
 
 FLAGS = flags.FLAGS
@@ -17,23 +17,12 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    command_line.define_workdir()
     flags.DEFINE_string("export_dir", None, "Directory that holds the versions of the model.")
     flags.DEFINE_integer("version", None, "Number of the version; default: the next one.", 1)
-    flags.DEFINE_enum(
-        "log_det",
-        None,
-        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
-        "Estimate of the log-determinants; default exact up to 16 coordinates, else as the run's config.",
-    )
+    command_line.define_estimator_flags("log_prob, in nats; with --num_samples that of the blocks alone")
     flags.DEFINE_integer(
         "num_samples", None, "Estimates of log_prob that are averaged; default 8, or as planned.", 2
-    )
-    flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)
-    flags.DEFINE_float(
-        "stderr",
-        None,
-        "Instead: the standard error of log_prob, in nats; with --num_samples that of the blocks alone.",
     )
     flags.DEFINE_integer("seed", 0, "Seed of the random numbers of serving_default.", 0, 2**63 - 1)
     flags.DEFINE_integer("max_samples", 1024, "Largest number of samples in a request.", 1)
@@ -42,13 +31,12 @@ def define_flags() -> None:
         "signatures", None, "Signatures to export, such as encode,sample; the first is the default. Default: all."
     )
     flags.DEFINE_bool("precise", False, "Invert integer data to the rounding of the type, not to 1/32 of a level.")
-    flags.mark_flags_as_required(["workdir", "export_dir"])
+    flags.mark_flag_as_required("export_dir")
 
 
 def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
-    command_line.check_stderr(["log_det", "num_probes"])
-    training.Workdir(FLAGS.workdir).read_config()
+    command_line.check_run()
 
 
 def main() -> None:

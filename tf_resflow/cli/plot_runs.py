@@ -27,9 +27,11 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if a workdir has no run, or the figure cannot be written."""
+    from tf_resflow.training.workdir import Workdir  # which an extra provides
+
     check_figure_path(FLAGS.output)
     for workdir in FLAGS.workdirs:
-        training.Workdir(workdir).read_config()
+        Workdir(workdir).read_config()
         training.read_metrics(workdir)
 
 

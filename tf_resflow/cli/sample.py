@@ -27,6 +27,7 @@ import functools
 import numpy as np
 from absl import flags, logging
 
+import tf_resflow as resflow
 from tf_resflow import evaluation, progress, training
 from tf_resflow.cli import command_line
 from tf_resflow.evaluation.samples import MAX_TEMPERATURE, check_paths, check_samples
@@ -39,7 +40,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    command_line.define_workdir()
     flags.DEFINE_string("output", None, "File to write: .png; or .npy, and .csv of vectors, for the samples alone.")
     flags.DEFINE_integer(
         "num",
@@ -57,9 +58,8 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "precise", False, "Invert to the rounding of the type, not to a fraction of a level of images."
     )
-    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
-    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
-    flags.mark_flags_as_required(["workdir", "output"])
+    command_line.define_data_flags()
+    flags.mark_flag_as_required("output")
 
     @flags.validator("temperature", f"it must be numbers from 0 to {MAX_TEMPERATURE:g}, separated by commas")
     def _are_temperatures(values):
@@ -83,7 +83,7 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if the workdir has no run, or the file cannot be written."""
-    training.Workdir(FLAGS.workdir).read_config()
+    command_line.check_run()
     info = _info()
     if FLAGS.interpolate and info.condition_mean is not None:
         _check_paths_given_columns(info)
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def _info():
-    return training.Workdir(FLAGS.workdir).read_data()
+    return command_line.workdir().read_data()
 
 
 def _grid(info):
@@ -127,7 +127,7 @@ def _grid(info):
 
 def _has_labels():
     """Whether the condition of the model is a label."""
-    return training.Workdir(FLAGS.workdir).read_config().model.condition == "label"
+    return command_line.workdir().read_config().model.condition == "label"
 
 
 def _condition(info):
@@ -159,7 +159,7 @@ def _condition(info):
 def _sample(info):
     temperatures = [float(value) for value in FLAGS.temperature]
     condition, (rows, num) = _condition(info), _grid(info)
-    run = training.load(FLAGS.workdir)
+    run = resflow.load(FLAGS.workdir)
     is_drawn_with_data = _is_picture() and len(info.event_shape) != 3 and condition is None
     examples = _examples_if_any(run.config.eval.split, num) if is_drawn_with_data else None
     labels = []
@@ -167,7 +167,7 @@ def _sample(info):
         labels = [f"class {label}" for label in condition] if len(condition) > 1 else []
         condition = np.repeat(condition, num)
     samples = evaluation.draw_samples(
-        run.model,
+        command_line.trained_density(run.model),
         rows * num // len(temperatures),
         seed=FLAGS.seed,
         temperatures=temperatures,
@@ -194,13 +194,14 @@ def _interpolate(info):
 
     kind, (num, length) = FLAGS.interpolate, _grid(info)
     examples, condition = _ends_of_paths(info)
-    run = training.load(FLAGS.workdir)
+    run = resflow.load(FLAGS.workdir)
+    model = command_line.trained_density(run.model)
     paths = evaluation.interpolate_examples(
-        run.model, examples, kind=kind, num=num, length=length, seed=FLAGS.seed, condition=condition
+        model, examples, kind=kind, num=num, length=length, seed=FLAGS.seed, condition=condition
     )
     if _is_drawn_as_lines(info):
         title = f"{info.name}: paths between {run.config.eval.split} examples"
-        log_prob = tf.function(functools.partial(run.model.log_prob, seed=0, evaluation=True), autograph=False)
+        log_prob = tf.function(functools.partial(model.log_prob, seed=0, evaluation=True), autograph=False)
         evaluation.paths_figure(FLAGS.output, paths, examples, log_prob, square=kind == "corners", title=title)
     else:
         points = paths.reshape(-1, *info.event_shape)
@@ -210,7 +211,7 @@ def _interpolate(info):
 
 def _ends_of_paths(info):
     """The held-out examples, and their conditions or None; of --condition alone if that is given for labels."""
-    split = training.Workdir(FLAGS.workdir).read_config().eval.split
+    split = command_line.workdir().read_config().eval.split
     if not _has_labels() and info.condition_mean is None:
         return _data().array(split), None
     batches = _data().eval_batches(split, 1000, labels=True).as_numpy_iterator()

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
+import tf_resflow as resflow
 from tf_resflow import evaluation, models, progress, training
 from tf_resflow.cli import command_line
 from tf_resflow.data.loading import load_examples
@@ -37,28 +38,20 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    command_line.define_workdir()
     flags.DEFINE_string("input", None, "File or folder of the examples; by default the held-out ones are scored.")
     flags.DEFINE_string("output", None, "File to write: .csv.")
-    flags.DEFINE_enum(
-        "log_det",
-        None,
-        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
-        "Evaluation of the log-determinants; default exact up to 16 coordinates, else as the run's config.",
-    )
-    flags.DEFINE_float("stderr", None, "Instead: the standard error of each log_prob, in nats.")
+    command_line.define_estimator_flags("each log_prob, in nats")
     flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1)
     flags.DEFINE_integer("seed", 0, "Seed of the estimates.", 0, 2**31 - 1)
-    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
-    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
-    flags.mark_flags_as_required(["workdir", "output"])
+    command_line.define_data_flags()
+    flags.mark_flag_as_required("output")
 
 
 def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
     check_output_path(FLAGS.output, [".csv"])
-    command_line.check_stderr(["log_det"])
-    training.Workdir(FLAGS.workdir).read_config()
+    command_line.check_run()
 
 
 def main() -> None:
@@ -76,17 +69,13 @@ def main() -> None:
 
 
 def _scores():
-    files = training.Workdir(FLAGS.workdir)
+    files = command_line.workdir()
     config, info = files.read_config(), files.read_data()
     size = FLAGS.batch_size or config.eval.batch_size
     given = None if FLAGS.input is None else _batches(_examples(config, info), size)
     held_out = _held_out(config, size, required=given is None)
-    model = training.load(FLAGS.workdir).model
-    density = model.trained_density()
-    if density is None:
-        raise ValueError(
-            "The run has trained a classifier only (hybrid.density_weight = 0), and has no likelihood."
-        )
+    model = resflow.load(FLAGS.workdir).model
+    density = command_line.trained_density(model)
     batches = held_out if given is None else given
     score = evaluation.ExampleScores(density, _plan(config, density, batches[0]))
     scores = score(track(batches, "examples"), FLAGS.seed)
@@ -146,7 +135,12 @@ def _plan(config, model, batch):
         return evaluation.plan_likelihood(model, x, FLAGS.stderr, condition=condition)
     space = model.data_space
     _, estimator = models.evaluation_estimator(
-        config, model.flow, space.event_shape, dequantizer=space.dequantizer, name=FLAGS.log_det
+        config,
+        model.flow,
+        space.event_shape,
+        dequantizer=space.dequantizer,
+        name=FLAGS.log_det,
+        num_probes=FLAGS.num_probes,
     )
     return evaluation.LikelihoodPlan(log_det=estimator, num_samples=8)
 

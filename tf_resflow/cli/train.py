@@ -13,17 +13,15 @@ from absl import flags
 
 from tf_resflow import training
 from tf_resflow.cli import command_line
-from tf_resflow.extras import extra
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     """Defines the flags."""
-    with extra("training"):
-        from ml_collections import config_flags
+    from tf_resflow.cli.config_file import define_config  # which an extra provides
 
-    config_flags.DEFINE_config_file("config", None, "Name or file of the configuration.")
+    define_config()
     flags.DEFINE_string("workdir", None, "Directory of the run.")
     flags.DEFINE_enum(
         "strategy",
@@ -39,19 +37,21 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if the config is wrong, or that of another run."""
-    training.validate_config(FLAGS.config)
-    training.Workdir(FLAGS.workdir).check_config(FLAGS.config)
+    from tf_resflow.training.config import validate_config  # which an extra provides
+
+    validate_config(FLAGS.config)
+    command_line.workdir().check_config(FLAGS.config)
 
 
 def main() -> int:
     """Trains and prints the result."""
     import tensorflow as tf
 
-    from tf_resflow.training.strategies import is_chief
+    from tf_resflow.training.strategies import STRATEGIES, is_chief
 
     if FLAGS.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy = training.STRATEGIES[FLAGS.strategy]()
+    strategy = STRATEGIES[FLAGS.strategy]()
     writes = is_chief(strategy)
     try:
         result = training.train(FLAGS.config, FLAGS.workdir, strategy=strategy, jit=FLAGS.jit, progress=writes)

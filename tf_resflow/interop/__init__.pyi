@@ -1,4 +1,3 @@
 from .conversion import convert_checkpoint
-from .published_checkpoint import PublishedCheckpoint, read_checkpoint
 
-__all__ = ["PublishedCheckpoint", "convert_checkpoint", "read_checkpoint"]
+__all__ = ["convert_checkpoint"]

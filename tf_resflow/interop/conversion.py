@@ -1,6 +1,5 @@
 """A workdir from a checkpoint of the published code."""
 
-import errno
 import math
 import os
 import pathlib
@@ -17,7 +16,7 @@ from tf_resflow.private_api import moving_averages
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir
-from tf_resflow.writing import scratch, unwritable_told
+from tf_resflow.writing import renamed, scratch, unwritable_told
 
 __all__ = ["convert_checkpoint"]
 
@@ -32,7 +31,7 @@ _UNUSED = (
 
 
 def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike) -> dict[str, Any]:
-    """Turns a checkpoint of train_img.py of the published code into the workdir of a run.
+    """Makes the workdir of a run from a checkpoint of train_img.py of the published code.
 
     ```python
     resflow.interop.convert_checkpoint("cifar10.pth", "runs/cifar10")
@@ -43,16 +42,16 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     which `resflow.load` and the evaluation use. The optimizer's moments are dropped. The step is 1 if it is not
     stored.
 
-    The norms of the published layers exceed their coefficient if their power iterations have not converged. The
-    run has the kernels that these layers apply (see `applied_kernels`), hence the same model, and
-    `config.model.coefficient` is a bound of all their norms. If it is 1 or more, the blocks are not known to be
-    invertible: `config.model.lipschitz_constant` is then the bound that the published code assumes, and the
-    `lipschitz_bound` that an evaluation reports is above 1.
+    The published layers divide a kernel by an estimate of its norm from power iterations, which may not have
+    converged. The run has the kernels that these layers apply, hence the same model, and `config.model.coefficient`
+    is a bound of all their norms. If it is 1 or more, the blocks are not known to be invertible:
+    `config.model.lipschitz_constant` is then the bound that the published code assumes, and the `lipschitz_bound`
+    that an evaluation reports is above 1.
 
     A checkpoint of the published hybrid task becomes the run of a `tf_resflow.HybridModel`, with its classifier.
 
     Args:
-      checkpoint: the .pth file; nothing in it is executed.
+      checkpoint: the .pth file. It is read without PyTorch, and nothing in it is executed.
       workdir: directory of the run, which appears complete or not at all.
 
     Returns:
@@ -92,23 +91,14 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
             files.write_data(data)
             files.write_config(config)
             Checkpoints(files.checkpoints, model, optimizer, seed=config.seed, keep=config.train.keep).save(step)
-            _publish(files.path, workdir)
+            if not renamed(files.path, workdir):  # another process made it meanwhile
+                raise ValueError(_NOT_EMPTY.format(workdir))
     return {
         "name": data.name,
         "step": step,
         "averages": published.averages is not None,
         "coefficient": config.model.coefficient,
     }
-
-
-def _publish(path, workdir):
-    """Renames a folder to the workdir, which another process may have made meanwhile."""
-    try:
-        os.rename(path, workdir)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-        raise ValueError(_NOT_EMPTY.format(workdir)) from None
 
 
 def _take(published, model, optimizer):
@@ -156,7 +146,7 @@ def _largest_norm(model, optimizer):
 
 
 def _set_coefficient(config, norm):
-    """Raises the coefficient of a model's config to the norm; from 1 on, the published bound is not verified."""
+    """Raises the coefficient of a model's config to the norm; from 1 on, blocks get the published bound."""
     published = config.coefficient
     norm *= 1 + _ROUNDING
     config.coefficient = max(published, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)

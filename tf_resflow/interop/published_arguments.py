@@ -14,13 +14,7 @@ __all__ = ["published_config", "published_data", "published_orders"]
 
 
 class _Data(NamedTuple):
-    """A data set of the published code.
-
-    Attributes:
-      fields: of `config.data`, for the same or similar images in TensorFlow Datasets.
-      channels: of an image.
-      logit_alpha: of the logit in front of the flow.
-    """
+    """A data set of the published code; `fields` of `config.data` name similar images in TensorFlow Datasets."""
 
     fields: dict[str, Any]
     channels: int = 3
@@ -75,20 +69,10 @@ _OPTIONAL: dict[str, Any] = {
 
 
 def published_config(args: Mapping[str, Any]) -> Any:
-    """The config of a model that train_img.py of the published code trained.
+    """The config of a model, from the arguments of train_img.py; a ValueError names the argument that is at fault.
 
     Training settings are copied if they have a counterpart. The evaluation keeps this library's estimator of the
     log-determinant, which is unbiased like the published one.
-
-    Args:
-      args: dict of the arguments of train_img.py.
-
-    Returns:
-      A locked `ConfigDict`, see `tf_resflow.training.default_config`.
-
-    Raises:
-      ValueError: when an argument is missing, or asks for a model that this library does not have; the message
-        names the argument.
     """
     args = _Arguments(_REQUIRED | _OPTIONAL | dict(args))
     _check_required(args)
@@ -110,17 +94,7 @@ def published_orders(args: Mapping[str, Any]) -> tuple[float, ...]:
 def published_data(
     args: Mapping[str, Any], config: ConfigDict, *, mean: np.ndarray | None = None, std: np.ndarray | None = None
 ) -> DataInfo:
-    """The properties of its data that the model depends on.
-
-    Args:
-      args: see `published_config`.
-      config: result of `published_config`.
-      mean: per channel, if the data are normalized.
-      std: see `mean`.
-
-    Returns:
-      A `DataInfo`.
-    """
+    """What the model needs to know of its data; `mean` and `std` of the channels, if they are normalized."""
     args = _Arguments(args)
     num_classes = _NUM_CLASSES if config.task == "hybrid" else None
     return DataInfo(config.data.name, _event_shape(args), config.data.levels or 256, mean, std, num_classes)
@@ -195,7 +169,7 @@ def _event_shape(args):
 
 
 def _density_weight(args):
-    """The published loss is bits per example, or with scale_dim per dimension, plus the cross entropy in bits."""
+    """The weight of bits/dim beside the cross entropy; the published loss has bits per example or dimension."""
     weights = {"classification": 0.0, "hybrid": 1.0 if args["scale_dim"] else float(math.prod(_event_shape(args)))}
     return weights.get(args["task"], 1.0)
 
@@ -206,13 +180,13 @@ def _has_statistics(args):
 
 
 def _levels(args):
-    """`data.levels`: 0 for the data's own 256."""
+    """The value of `data.levels`, which is 0 for the data's own 256 levels."""
     bits = {"celebahq": args.get("nbits", 8), "celeba_5bit": 5}.get(args["data"], 8)
     return 2**bits if bits < 8 else 0
 
 
 def _num_blocks(args):
-    """The published code drops scales of fewer than 4 pixels."""
+    """The number of blocks of each scale; the published code drops scales of fewer than 4 pixels."""
     counts = tuple(int(count) for count in args["nblocks"].split("-"))
     size = args["imagesize"] // (2 if args["squeeze_first"] else 1)
     num_scales = (size // _SMALLEST_SCALE).bit_length()
@@ -229,7 +203,7 @@ def _kernels(args):
 
 
 def _norms(args):
-    """2, unless this library supports the published orders, for a map from a space to itself."""
+    """The orders of the norms, or 2 where this library has no such layers; a block maps a space to itself."""
     orders = published_orders(args)
     closed = 1.0 in orders[:-1] or math.inf in orders[1:]
     if args["learn_p"] or closed or orders[0] != orders[-1]:

@@ -29,17 +29,7 @@ class PublishedCheckpoint(NamedTuple):
 
 
 def read_checkpoint(path: str | os.PathLike) -> PublishedCheckpoint:
-    """Reads a checkpoint of train_img.py of the published code. PyTorch is not needed.
-
-    Args:
-      path: the .pth file.
-
-    Returns:
-      A `PublishedCheckpoint`.
-
-    Raises:
-      ValueError: when it cannot be read (see `read_torch_file`), or is not a checkpoint of train_img.py.
-    """
+    """Reads a checkpoint of train_img.py, or raises ValueError for another file."""
     stored = read_torch_file(path)
     args = _dict(path, stored, "args", "The architecture comes from the arguments.")
     weights = _dict(path, stored, "state_dict", "The weights should be there.")

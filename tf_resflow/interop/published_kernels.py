@@ -29,19 +29,10 @@ def applied_kernels(
     by its own norm.
 
     Args:
-      parameters: dict of published name to array: the weights, or their averages.
-      buffers: the same, of the vectors.
+      parameters: by published name: the weights, or their averages.
+      buffers: by published name: u and v.
       coefficient: c.
       orders: of the norms before, between and after the layers of a branch; only those with closed forms matter.
-
-    Returns:
-      `parameters` with other kernels.
-
-    Raises:
-      ValueError: if u and v do not fit a kernel.
-
-    References:
-      Chen et al. 2019, learned mixed norms.
     """
     applied = dict(parameters)
     for name, kernel in parameters.items():

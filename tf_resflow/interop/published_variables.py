@@ -65,14 +65,7 @@ class PublishedTensor(NamedTuple):
     function: Callable[[np.ndarray], np.ndarray] = lambda values: values
 
     def value(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The variable's value.
-
-        Args:
-          tensors: dict of name to array.
-
-        Raises:
-          ValueError: if the tensor is missing, or has another shape.
-        """
+        """The variable's value, from the tensors of the checkpoint by name."""
         if self.name not in tensors:
             raise ValueError(f"The checkpoint is of another architecture: it has no tensor {self.name!r}.")
         tensor = tensors[self.name]
@@ -92,19 +85,12 @@ class PublishedTensor(NamedTuple):
 
 
 def published_tensors(flow: bijectors.FlowBijector, classifier: keras.Model | None = None) -> list[PublishedTensor]:
-    """The correspondence for all trainable variables of an image flow, and of a hybrid model's classifier.
+    """The published tensor of each trainable variable of an image flow, and of a hybrid model's classifier.
 
     The published model is a list of scales, and a scale is a list of layers. They are the members of the flow one
     for one: `transforms.1.chain.2.nnet.3.weight` is the kernel of layer 3 of the branch of member 2 of scale 1. A
     squeeze before the first scale has no place in the lists. Both classifiers have a head on the output of each
     scale, `classification_heads.1.0.weight`, and one linear layer, `logit_layer.weight`.
-
-    Args:
-      flow: of `tf_resflow.flows.image_flow`, with residual blocks.
-      classifier: of `tf_resflow.flows.multiscale_classifier`, or `None`.
-
-    Returns:
-      A list of `PublishedTensor`.
     """
     tensors = []
     for prefix, member in _members(flow):
@@ -151,7 +137,7 @@ def _branch(prefix, branch):
 
 
 def _part(layer, linear):
-    """The key of the table."""
+    """The key of a layer in `_TABLE`."""
     if isinstance(layer, layers.LipschitzConv2D):
         return "conv"
     if isinstance(layer, layers.LipschitzDense):

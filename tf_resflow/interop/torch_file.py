@@ -1,4 +1,8 @@
-"""Reads files of `torch.save` without torch, and without executing their content."""
+"""Reads files of `torch.save` without torch, and without executing their content.
+
+`torch.load(weights_only=True)` refuses the published checkpoints: their moving average holds the whole model, and
+the format of PyTorch before 1.6 refers to its classes in a way that only an unsafe load allows.
+"""
 
 import collections
 import io
@@ -9,7 +13,7 @@ import pathlib
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,24 +33,17 @@ _DTYPES = {
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_MOST_PARTS = 10_000  # of a tuple and the tuples in it: hashing one recurses
 _MOST_DIMENSIONS = 64  # of a tensor
-_TUPLES = ("FROZENSET", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+_Read = Callable[[str, np.dtype, int], np.ndarray]
 
 
 def read_torch_file(path: str | os.PathLike) -> Any:
     """Reads a file of `torch.save`, in its zip format or in the format of PyTorch before 1.6.
 
-    A pickle is a program that calls functions by name. Here it can call a few containers and the functions that
-    rebuild tensors, which become NumPy arrays. An object of any other class becomes a `StoredObject`, which holds
-    its state. Nothing is imported, and a file that calls anything else is refused. Memory is bounded by the size of
-    the file: tensors are views of its storages, which must be uncompressed and stored once each.
-
-    Args:
-      path: the file.
-
-    Returns:
-      The saved object.
+    A pickle is a program that calls functions by name. Here it can call `OrderedDict` and the functions that
+    rebuild tensors, which become NumPy arrays. A set becomes a list, and any other object a `StoredObject`.
+    Nothing is imported, and a file that calls anything else is refused. Memory is bounded by the size of the file:
+    tensors are views of its storages, which must be uncompressed and are read once each.
 
     Raises:
       ValueError: when the file is missing, truncated, not made by `torch.save`, or makes a forbidden call.
@@ -70,6 +67,8 @@ def read_torch_file(path: str | os.PathLike) -> Any:
 class StoredObject:
     """An object of a class that was not loaded.
 
+    A pickle makes an empty instance of a class, by `__new__`; it may not call one, which also calls `__init__`.
+
     Attributes:
       path: name of the class, such as "argparse.Namespace".
       state: content of the object, usually a dict of its attributes; None if nothing.
@@ -82,23 +81,17 @@ class StoredObject:
         """An instance without a state, whatever the arguments of the class."""
         return super().__new__(cls)
 
+    def __init__(self, *_, **__):
+        raise _RefusedError(
+            f"it would call {self.path}, and a checkpoint has no need to. Nothing in it was executed."
+        )
+
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
 class _RefusedError(Exception):
     """The file makes a forbidden call."""
-
-
-class _Uncallable(type):
-    """The type of classes that are not loaded: pickle may make an empty instance, and may not call the class."""
-
-    path: str
-
-    def __call__(cls, *_, **__):
-        raise _RefusedError(
-            f"it would call {cls.path}, and a checkpoint has no need to. Nothing in it was executed."
-        )
 
 
 class _Function:
@@ -114,77 +107,22 @@ class _Function:
         raise TypeError("a state for a function")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Rebuilds containers and tensors only.
-
-    Args:
-      program: bytes of a pickle.
-      storages: the storages of its tensors, if it may have any.
-    """
-
-    def __init__(self, program: bytes, storages: "_Storages | None" = None) -> None:
-        super().__init__(io.BytesIO(program), encoding="utf-8")
-        self._storages = storages
-        self._left = len(program)
-        known: dict[str, Callable] = {
-            "collections.OrderedDict": lambda *parts: collections.OrderedDict(*map(self._once, parts)),
-            "builtins.set": lambda *parts: set(*map(self._once, parts)),
-            "torch.Size": lambda *parts: _size(*map(self._once, parts)),
-            "torch._utils._rebuild_parameter": _rebuild_parameter,
-            "torch._utils._rebuild_tensor": _rebuild_tensor,
-            "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-        }
-        self._known = {name: _Function(function) for name, function in known.items()}
-
-    def find_class(self, module, name):
-        path = f"{'builtins' if module == '__builtin__' else module}.{name}"
-        if path in self._known:
-            return self._known[path]
-        return _Uncallable(name, (StoredObject,), {"path": path})
-
-    def persistent_load(self, pid):
-        if pid[0] == "module" and isinstance(pid[1], _Uncallable):  # a class, beside its source code
-            return pid[1]
-        if pid[0] != "storage" or self._storages is None:
-            raise pickle.UnpicklingError("unknown kind of object")
-        _, kind, key, _, size, *view = pid
-        dtype = _DTYPES.get(kind.path.rpartition(".")[2])
-        if dtype is None:
-            raise pickle.UnpicklingError(f"storage of unknown type {kind.path}")
-        storage = self._storages.take(key, np.dtype(dtype), size)
-        if view and view[0] is not None:
-            _, start, length = view[0]
-            _check_counts("view of a storage", (start, length))
-            if start + length > size:
-                raise pickle.UnpicklingError(f"a view ends at number {start + length} of a storage of {size}")
-            storage = storage[start : start + length]
-        return storage
-
-    def _once(self, parts):
-        """The parts of a container. An honest pickle has an opcode for each part; a repeated list needs none."""
-        self._left -= len(parts)
-        if self._left < 0:
-            raise pickle.UnpicklingError("it repeats its containers")
-        return parts
-
-
 def _rebuild_tensor(storage, offset, shape, strides, *_):
-    """A view of a storage, all of whose elements are in it."""
+    """A view of a storage, all of whose elements are in it; NumPy does not check all of it."""
     if not isinstance(storage, np.ndarray) or storage.ndim != 1:
         raise pickle.UnpicklingError("a tensor without a storage")
-    shape, strides = _size(shape), _size(strides)
-    _check_counts("offset", (offset,))
-    if len(shape) != len(strides):
-        raise pickle.UnpicklingError(f"a tensor of shape {shape} with the strides {strides}")
-    count = math.prod(shape)
+    if len(shape) > _MOST_DIMENSIONS:
+        raise pickle.UnpicklingError(f"a tensor of {len(shape)} dimensions")
+    _check_counts(offset, *shape, *strides)
     last = offset + sum((length - 1) * step for length, step in zip(shape, strides, strict=True))
-    if count and (last >= storage.size or count > storage.size):
+    count = math.prod(shape)
+    if not count:
+        return np.empty(shape, storage.dtype)
+    if last >= storage.size or count > storage.size:
         raise pickle.UnpicklingError(
             f"a tensor of shape {shape}, strides {strides} and offset {offset} "
             f"in a storage of {storage.size} numbers"
         )
-    if not count:
-        return np.empty(shape, storage.dtype)
     size = storage.itemsize
     return np.ndarray(shape, storage.dtype, storage, offset * size, [size * step for step in strides])
 
@@ -195,98 +133,76 @@ def _rebuild_parameter(data, *_):
     return data
 
 
-def _size(lengths=()):
-    """Lengths or strides of a tensor."""
-    if len(lengths) > _MOST_DIMENSIONS:
-        raise pickle.UnpicklingError(f"a tensor of {len(lengths)} dimensions")
-    _check_counts("length or stride", lengths)
-    return tuple(lengths)
-
-
-def _check_counts(name: str, counts: Iterable) -> None:
+def _check_counts(*counts):
     """Raises an error unless all counts are integers, not negative, and fit 64 bits."""
     for count in counts:
         if type(count) is not int or not 0 <= count < 2**63:
-            shown = count if type(count) is int and abs(count) < 2**99 else type(count).__name__
-            raise pickle.UnpicklingError(f"a {name} of {shown}")
+            raise pickle.UnpicklingError("a size, a stride or an offset that is not a count")
 
 
-class _Storages:
-    """The arrays of a file's storages, which together are no larger than the file.
+# None of them copies its arguments: calls that repeat them take no memory.
+_FUNCTIONS = {
+    "collections.OrderedDict": _Function(lambda: collections.OrderedDict()),
+    "builtins.set": _Function(lambda items=(): items),
+    "torch.Size": _Function(lambda lengths=(): lengths),
+    "torch._utils._rebuild_parameter": _Function(_rebuild_parameter),
+    "torch._utils._rebuild_tensor": _Function(_rebuild_tensor),
+    "torch._utils._rebuild_tensor_v2": _Function(_rebuild_tensor),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Rebuilds containers and tensors only.
 
     Args:
-      limit: size of the file in bytes.
-      read: function of a key, a dtype and a size that returns an array; it is called once for each key.
+      file: at the start of a pickle; afterwards at its end.
+      read: function of a key, a dtype and a size that returns the array of a storage; called once for each key.
+      limit: bytes of all storages together, the size of the file; 0 if there may be none.
     """
 
-    def __init__(self, limit: int, read: Callable[[str, np.dtype, int], np.ndarray]) -> None:
-        self.arrays: dict[str, np.ndarray] = {}
-        self._left = limit
+    def __init__(self, file, read: _Read = lambda *_: np.empty(0), limit: int = 0):
+        super().__init__(io.BytesIO(_program(file)), encoding="utf-8")
+        self.storages: dict[str, np.ndarray] = {}
         self._read = read
+        self._left = limit
 
-    def take(self, key: str, dtype: np.dtype, size: int) -> np.ndarray:
-        _check_counts("size of a storage", (size,))
-        if type(key) is not str:
-            raise pickle.UnpicklingError("the name of a storage is not text")
-        if key not in self.arrays:
+    def find_class(self, module, name):
+        path = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        return _FUNCTIONS.get(path) or type(name, (StoredObject,), {"path": path})
+
+    def persistent_load(self, pid):
+        if pid[0] == "module" and issubclass(pid[1], StoredObject):  # a class, beside its source code
+            return pid[1]
+        if pid[0] != "storage" or type(pid[2]) is not str or any(pid[5:]):
+            raise pickle.UnpicklingError("unknown kind of object")
+        kind, key, _, size = pid[1:5]
+        if (name := kind.path.rpartition(".")[2]) not in _DTYPES:
+            raise pickle.UnpicklingError(f"storage of unknown type {kind.path}")
+        dtype = np.dtype(_DTYPES[name])
+        _check_counts(size)
+        if key not in self.storages:
             self._left -= size * dtype.itemsize
             if self._left < 0:
                 raise pickle.UnpicklingError(f"with a storage of {size} numbers it is larger than the file")
-            self.arrays[key] = self._read(key, dtype, size)
-        array = self.arrays[key]
-        if (array.dtype, array.size) != (dtype, size):
+            self.storages[key] = self._read(key, dtype, size)
+        if (self.storages[key].dtype, self.storages[key].size) != (dtype, size):
             raise pickle.UnpicklingError(f"storage {key!r} has two sizes or types")
-        return array
-
-    def check_keys(self, keys: Sequence[str]) -> None:
-        """Raises an error unless the file lists each storage in use once, and no others."""
-        if sorted(keys) != sorted(self.arrays):
-            raise pickle.UnpicklingError(
-                f"it lists {len(keys)} storages, which are not the {len(self.arrays)} that its tensors use"
-            )
+        return self.storages[key]
 
 
-def _scan(file):
-    """The bytes of the pickle at the position of a file, after a check that its result is small.
+def _program(file):
+    """The bytes of the pickle at the position of a file.
 
-    A memo is an array as long as its largest index. An honest pickle counts, hence an index is below the number
-    of opcodes. Hashing a tuple visits all parts of the tuples in it: they are counted on a stack like the pickle's.
+    A memo is an array as long as its largest index. An honest pickle counts, below the number of opcodes.
     """
     start = file.tell()
-    stack: list[int | None] = []
-    memo: dict[int, int | None] = {}
     argument: Any
     for position, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        name = opcode.name
-        if name.endswith("PUT"):
-            if argument > position:
-                raise pickle.UnpicklingError(f"index {argument} of its memo after {position} opcodes")
-            memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name.endswith("GET"):
-            stack.append(memo[argument])
-        elif name == "DUP":
-            stack.append(stack[-1])
-        else:
-            popped = _pop(stack, opcode.stack_before)
-            parts = 1 + sum(popped) if name in _TUPLES else 1  # hashing visits the parts of tuples alone
-            if parts > _MOST_PARTS:
-                raise pickle.UnpicklingError(f"a tuple of more than {_MOST_PARTS} parts")
-            stack += [None if kind is pickletools.markobject else parts for kind in opcode.stack_after]
+        if opcode.name.endswith("PUT") and argument > position:
+            raise pickle.UnpicklingError(f"index {argument} of its memo after {position} opcodes")
     size = file.tell() - start
     file.seek(start)
     return file.read(size)
-
-
-def _pop(stack, kinds):
-    """Pops the arguments of an opcode: all down to the last mark, if it takes one, and then a fixed number."""
-    popped = []
-    if pickletools.markobject in kinds:
-        kinds = kinds[: kinds.index(pickletools.markobject)]
-        while (part := stack.pop()) is not None:
-            popped.append(part)
-    return popped + [stack.pop() or 0 for _ in kinds]
 
 
 def _read_zip(file, file_size):
@@ -297,18 +213,14 @@ def _read_zip(file, file_size):
         if len(pickled) != 1:
             raise pickle.UnpicklingError("the archive has no data.pkl")
         root = pickled[0].removesuffix("data.pkl")
-        directory = f"{root}data/"
         if f"{root}byteorder" in names and _entry(archive, f"{root}byteorder", 6) != b"little":
             raise pickle.UnpicklingError("its numbers are big-endian")
 
         def read(key, dtype, size):
-            return np.frombuffer(_entry(archive, directory + key, size * dtype.itemsize), dtype)
+            return np.frombuffer(_entry(archive, f"{root}data/{key}", size * dtype.itemsize), dtype)
 
-        storages = _Storages(file_size, read)
         program = _entry(archive, pickled[0], min(archive.getinfo(pickled[0]).file_size, file_size))
-        result = _Unpickler(_scan(io.BytesIO(program)), storages).load()
-        storages.check_keys([name.removeprefix(directory) for name in names if name.startswith(directory)])
-        return result
+        return _Unpickler(io.BytesIO(program), read, file_size).load()
 
 
 def _entry(archive, name, size):
@@ -323,22 +235,20 @@ def _entry(archive, name, size):
 
 def _read_legacy(data):
     """Reads five pickles: magic number, version, machine, object, keys of the storages; then the storages."""
-    magic, protocol, machine = (_Unpickler(_scan(data)).load() for _ in range(3))
+    magic, protocol, machine = (_Unpickler(data).load() for _ in range(3))
     if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         raise pickle.UnpicklingError("it does not begin like such a file")
     if not machine["little_endian"]:
         raise pickle.UnpicklingError("its numbers are big-endian")
-    storages = _Storages(len(data), lambda key, dtype, size: np.zeros(size, dtype))
-    result = _Unpickler(_scan(data), storages).load()
-    keys = _Unpickler(_scan(data)).load()
-    storages.check_keys(keys)
+    unpickler = _Unpickler(data, lambda key, dtype, size: np.zeros(size, dtype), len(data))
+    result = unpickler.load()
+    keys = _Unpickler(data).load()
+    if sorted(keys) != sorted(unpickler.storages):
+        raise pickle.UnpicklingError(f"it lists {len(keys)} storages, which are not those that its tensors use")
     for key in keys:
-        array = storages.arrays[key]
+        array = unpickler.storages[key]
         size = int.from_bytes(data.read(8), "little")
         if size != array.size:
             raise pickle.UnpicklingError(f"a storage has {size} numbers instead of {array.size}")
-        numbers = data.read(array.nbytes)
-        if len(numbers) != array.nbytes:
-            raise pickle.UnpicklingError("it ends within a storage")
-        array[:] = np.frombuffer(numbers, array.dtype)
+        array[:] = np.frombuffer(data.read(array.nbytes), array.dtype, count=size)
     return result

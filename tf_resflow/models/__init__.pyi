@@ -1,5 +1,4 @@
 from .build import build_model
-from .data_info import DataInfo
 from .dequantizer import Dequantizer, FlowDequantizer
 from .estimators import evaluation_estimator
 from .flow_model import FlowModel
@@ -7,7 +6,6 @@ from .hybrid_model import HybridModel
 from .step import train_step
 
 __all__ = [
-    "DataInfo",
     "Dequantizer",
     "FlowDequantizer",
     "FlowModel",

@@ -10,6 +10,7 @@ from tf_resflow.models.dequantizer import FlowDequantizer
 from tf_resflow.models.estimators import evaluation_estimator
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.hybrid_model import HybridModel
+from tf_resflow.models.keras_training import KerasTraining
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -42,7 +43,7 @@ def with_statistics(config: "ConfigDict", dataset: Dataset) -> Dataset:
     return dataset
 
 
-def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> FlowModel:
+def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> KerasTraining:
     """Builds the model of a config.
 
     Args:

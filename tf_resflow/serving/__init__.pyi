@@ -1,4 +1,3 @@
 from .exporter import export, export_run
-from .signatures import Signatures
 
-__all__ = ["Signatures", "export", "export_run"]
+__all__ = ["export", "export_run"]

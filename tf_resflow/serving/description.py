@@ -1,4 +1,4 @@
-"""What a client should know about exported signatures, as data: signatures.json, and the source of README.md."""
+"""What a client should know about exported signatures: the content of signatures.json."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,26 +33,17 @@ def describe(
 ) -> dict[str, Any]:
     """The description of exported signatures. What does not apply is left out.
 
-    Args:
-      signatures: `Signatures`.
-      definitions: dict of name to `SignatureDef`, see `read_signatures`.
-      measured: what was measured of log_prob, such as its standard error.
-      columns: the names of the columns of the tensors "x" and "condition", as far as they have names.
-
-    Returns:
-      A dict for JSON:
-
-      - "signatures": for each name its "description", "inputs" and "outputs", with the "dtype", the "shape" (-1 for
-        the batch) and "tensor", the name in the graph, of each tensor
-      - "default": the signature that answers as serving_default
-      - "levels": number of integer values of the data
-      - "inverse_atol": the residual at which the inverse of a block stops, unless this is the rounding of the type
-      - "columns": the names of the columns of "x" and of "condition", in their order
-      - "num_classes": number of labels, if they are the condition
-      - "max_batch", "max_samples", "max_temperature": what requests may have at most
-      - "log_prob": the "estimator" of the log-determinants (`LikelihoodPlan`); for a noisy one the "seed" of
-        serving_default and "num_samples", whose mean an answer is; the "dequantization" of integer data, "uniform"
-        or "variational"; and `measured`
+    - "signatures": for each name its "description", "inputs" and "outputs", with the "dtype", the "shape" (-1 for
+      the batch) and "tensor", the name in the graph, of each tensor
+    - "default": the signature that answers as serving_default
+    - "levels": number of integer values of the data
+    - "inverse_atol": the residual at which the inverse of a block stops, unless this is the rounding of the type
+    - "columns": the names of the columns of "x" and of "condition", in their order
+    - "num_classes": number of labels, if they are the condition
+    - "max_batch", "max_samples", "max_temperature": what requests may have at most
+    - "log_prob": the "estimator" of the log-determinants (`LikelihoodPlan`); for a noisy one the "seed" of
+      serving_default and "num_samples", whose mean an answer is; the "dequantization" of integer data, "uniform" or
+      "variational"; and `measured`, such as the standard error
     """
     what = _WHAT | ({} if signatures.default == "serving_default" else {"serving_default": _same(signatures)})
     found = {

@@ -1,27 +1,23 @@
 """A model as a versioned SavedModel, with its documentation and warm-up requests."""
 
-import errno
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow import evaluation, layers, models, training
+from tf_resflow import evaluation, layers, models
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.description import describe
-from tf_resflow.serving.model_card import model_card
-from tf_resflow.serving.readme import signatures_readme
-from tf_resflow.serving.saved_model import read_signatures, write_saved_model
+from tf_resflow.serving.readme import readme
+from tf_resflow.serving.saved_model import read_signatures, write_saved_model, write_warmup
 from tf_resflow.serving.signatures import NUM_SAMPLES, Signatures
-from tf_resflow.serving.warmup import write_warmup
-from tf_resflow.writing import scratch, unwritable_told
-
-if TYPE_CHECKING:
-    from tf_resflow.training import Run
+from tf_resflow.training.runs import Run, load
+from tf_resflow.writing import renamed, scratch, unwritable_told
 
 __all__ = ["export", "export_run"]
 
@@ -51,7 +47,7 @@ def export_run(
         the model, see `tf_resflow.evaluation.plan_likelihood`. Instead of `log_det` and `num_probes`.
       num_samples: number of estimates of a `log_prob`, by default 8. With `stderr`, that is then the part of the
         log-determinants alone.
-      **settings: `seed`, `max_samples`, `max_batch`, `signatures` and `precise` of `Signatures`.
+      **settings: `seed`, `max_samples`, `max_batch`, `signatures` and `precise` of `export`.
 
     Returns:
       The path of the version.
@@ -59,7 +55,7 @@ def export_run(
     Raises:
       ValueError: as `tf_resflow.load` and `export`.
     """
-    run = training.load(workdir)
+    run = load(workdir)
     _version(_writable(export_dir), version)
     if stderr is None:
         _, estimator = models.evaluation_estimator(
@@ -86,16 +82,42 @@ def export(
     export_dir: str | os.PathLike[str],
     *,
     version: int | None = None,
-    run: "Run | None" = None,
+    run: Run | None = None,
     measured: Mapping[str, float] | None = None,
     **settings: Any,
 ) -> pathlib.Path:
-    """Writes a model to `export_dir/version/`, as TensorFlow Serving expects it.
+    r"""Writes a model to `export_dir/version/`, as TensorFlow Serving expects it.
+
+    The SavedModel has these signatures:
+
+    - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`
+    - `log_prob_seeded(x, seed)`: the same for random numbers of the client's choice
+    - `sample(num, seed, temperature)`: `x`, and `converged`, whether the inverse of each block met its tolerance
+    - `encode(x)`: `z`; integers stand for the centers of their cells
+    - `decode(z)`: as `sample`
+    - `classify(x)`, of a `HybridModel`: `logits`, `probabilities`, `label`
+
+    All but `classify` take a `condition` besides, if the model is conditional, one for each example or one for all:
+    integers for labels, else real numbers in the units of the data. A model without a trained density has only
+    `classify`, which is its `serving_default`.
+
+    With the K estimates of a plan, log_prob is their mean, each with another dequantization and other probes,
+
+    \\(\frac{1}{K} \sum_k [\log p((x + u_k) / L) - \log q(u_k \mid x) - D \log L]\\)
+
+    with \\(\log q = 0\\) for uniform noise (without the dequantization for continuous data), and log_prob_stderr
+    the standard error of that mean. With an exact log-determinant continuous data have no noise: one evaluation is
+    enough, and the standard error is 0. All examples of a request share their random numbers. The answer for one
+    does not depend, beyond rounding (and the tolerance of an `AdaptiveSeries`), on the others in its batch, and a
+    server may batch requests.
+
+    Values are checked inside the graph: a client in any language gets an InvalidArgumentError that describes what
+    was wrong. A wrong shape is TensorFlow's error.
 
     The norms of the model's layers are brought up to date first, and its kernels are scaled once and for all. The
-    folder appears in one piece: a server that watches `export_dir` never sees half of it. It has the SavedModel;
-    warm-up requests, in `assets.extra/`, if the package tensorflow-serving-api is installed; the signatures as
-    README.md and signatures.json; MODEL_CARD.md. The remains of killed exports in `export_dir` are removed.
+    folder appears in one piece: a server that watches `export_dir` never sees half of it. It also has README.md
+    about the model and its signatures; signatures.json, the latter for programs; and warm-up requests, in
+    `assets.extra/`, if the package tensorflow-serving-api is installed.
 
     ```python
     import tensorflow as tf, tf_resflow as resflow
@@ -118,16 +140,24 @@ def export(
       model: a `FlowModel` or `HybridModel`.
       export_dir: directory of the model's versions; made if need be.
       version: `int` >= 1; by default one more than the largest that is there when the folder is written.
-      run: the run of the model, for the model card and the names of columns.
+      run: the run of the model, for README.md and the names of columns.
       measured: numbers about log_prob for signatures.json, such as its standard error on given data.
-      **settings: of `Signatures`.
+      **settings:
+        `plan`: a `tf_resflow.evaluation.LikelihoodPlan`, K (at least 2 of noisy ones) and the estimators; by
+        default 8 estimates of the model's evaluation estimator.
+        `seed`: `int`, of `serving_default`.
+        `max_samples`: the largest `num` of `sample`, by default 1024.
+        `max_batch`: the largest number of examples or latents of another request; by default there is no limit.
+        `signatures`: names of the signatures, by default all. Unless `serving_default` is among them, the first
+        answers under this name, too: a server uses it for requests that name none.
+        `precise`: whether `sample` and `decode` invert to the rounding of the type, see `FlowModel.decode`.
 
     Returns:
       The path of the version, a `pathlib.Path`.
 
     Raises:
-      ValueError: when `model` is no `FlowModel`, the version exists or is not positive, the directory cannot be
-        made, or `Signatures` does.
+      ValueError: when `model` is no `FlowModel`, the version exists or is not positive, a number is out of range,
+        or a signature is unknown.
       OSError: when the files cannot be written, such as to a full disk. Nothing is left of them.
     """
     if not isinstance(model, KerasTraining):
@@ -151,12 +181,13 @@ def export(
         description = describe(signatures, read_signatures(path), measured, _columns(run))
         texts = {
             "signatures.json": json.dumps(description, indent=2) + "\n",
-            "README.md": signatures_readme(description),
-            "MODEL_CARD.md": model_card(model, description, run),
+            "README.md": readme(model, description, run),
         }
         for name, text in texts.items():
             (path / name).write_text(text, encoding="utf-8")
-        return _publish(path, parent, version)
+        while not renamed(path, target := parent / str(_version(parent, version))):
+            pass  # another export took the number meanwhile
+        return target
 
 
 def _some_conditions(run):
@@ -174,27 +205,12 @@ def _columns(run):
 
 
 def _writable(directory):
+    """The directory, which is made if need be."""
     path = pathlib.Path(directory).expanduser()
-    try:
+    with unwritable_told(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"Cannot make the directory {path}: {error.strerror}. Choose another one.") from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ValueError(f"The directory {path} is not writable. Choose another one, or change its mode.")
+        tempfile.TemporaryFile(dir=path).close()
     return path
-
-
-def _publish(path, parent, version):
-    """Renames a folder to its version; another export may have taken the number meanwhile."""
-    while True:
-        target = parent / str(_version(parent, version))
-        try:
-            os.rename(path, target)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-        else:
-            return target
 
 
 def _version(parent, version):

@@ -1,112 +1,193 @@
-"""The text beside a SavedModel that describes its signatures."""
+"""The README.md of an export: the model, its scores and limits, and what clients should know of its signatures."""
 
-from collections.abc import Mapping
-from typing import Any
+import datetime
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["estimator_text", "limits_text", "signatures_readme"]
+import keras
+import numpy as np
+import tensorflow as tf
 
+from tf_resflow import bijectors, evaluation
+from tf_resflow.models.keras_training import KerasTraining
+from tf_resflow.version import __version__
 
-def signatures_readme(description: Mapping[str, Any]) -> str:
-    """The text for the clients of the model.
+if TYPE_CHECKING:
+    from tf_resflow.training.runs import Run
 
-    Args:
-      description: see `describe`.
+__all__ = ["readme"]
 
-    Returns:
-      Markdown.
-    """
-    parts = [
-        "# Signatures",
-        "A TensorFlow SavedModel. It needs TensorFlow (Python, C, C++, Go, Java) or TensorFlow Serving, and no "
-        "more. MODEL_CARD.md describes the model; signatures.json has what is written here for programs. A wrong "
-        "input is answered by an error, INVALID_ARGUMENT.",
-        *limits_text(description),
-    ]
-    for name, signature in description["signatures"].items():
-        parts += [f"## {name}", signature["description"], _table(signature)]
-    if "log_prob" in description:
-        parts += ["## What log_prob is", _log_prob(description["log_prob"], "levels" in description)]
-    return "\n\n".join(parts) + "\n"
+_TEMPLATE = """\
+# {title}
 
+A TensorFlow SavedModel. It needs TensorFlow (Python, C, C++, Go, Java) or TensorFlow Serving, and no more.
 
-def limits_text(description: Mapping[str, Any]) -> list[str]:
-    """The condition and the columns that a request must have, and what it may have at most, in sentences."""
-    rows = []
-    if any("condition" in signature["inputs"] for signature in description["signatures"].values()):
-        classes = description.get("num_classes")
-        what = f"a label 0, ..., {classes - 1}" if classes else "real numbers in the units of the data"
-        rows.append(
-            f"The model is conditional. `condition` is {what}, one for each example or latent, or one for all of a "
-            "request."
-        )
-    for name, columns in description.get("columns", {}).items():
-        rows.append(
-            f"The columns of `{name}` are, in this order: {', '.join(f'`{column}`' for column in columns)}."
-        )
-    if "max_batch" in description:
-        rows.append(f"A request has at most {description['max_batch']:,} examples or latents.")
-    if "max_samples" in description:
-        num, temperature = description["max_samples"], description["max_temperature"]
-        rows.append(
-            f"`sample` gives at most {num:,} examples at a time; its temperature is at most {temperature:g}."
-        )
-    return rows
+## Model
 
+{model}
 
-def _table(signature):
-    rows = ["| | Name | Type | Shape | Tensor of the graph |", "|---|---|---|---|---|"]
-    for side, word in (("inputs", "in"), ("outputs", "out")):
-        for name, info in signature[side].items():
-            shape = " x ".join("batch" if size == -1 else str(size) for size in info["shape"]) or "scalar"
-            rows.append(f"| {word} | `{name}` | {info['dtype']} | {shape} | `{info['tensor']}` |")
-    return "\n".join(rows)
+{training}
+
+## Scores
+
+{scores}
+
+## Lipschitz certificate
+
+{certificate}
+
+## Limits
+
+{limits}
+
+## Signatures
+
+A wrong input is answered by an error, INVALID_ARGUMENT. signatures.json has what is written here for programs.
+
+{signatures}
+## Made with
+
+tf_resflow {version}, tensorflow {tensorflow}, keras {keras}; {date}.
+"""
 
 
-def _log_prob(log_prob, is_integer):
-    if "num_samples" not in log_prob:
-        return "log p(x), with the exact log-determinants: log_prob_stderr is 0."
-    of = "a lower bound of log P(x)" if is_integer else "log p(x)"
+def readme(model: KerasTraining, description: Mapping[str, Any], run: "Run | None" = None) -> str:
+    """The text about a model, the description of its signatures (see `describe`), and its run if it has one."""
+    return _TEMPLATE.format(
+        title=f"Residual flow of {_data_name(run.config)}" if run else "Residual flow",
+        model=_model(model),
+        training=_training(run) if run else "How it was trained is not known.",
+        scores=_list(_scores(run.result if run else None)),
+        certificate=_list(_certificate(model.flow)),
+        limits=_list(_limits(description)),
+        signatures="\n".join(_signature(name, text) for name, text in description["signatures"].items()),
+        version=__version__,
+        tensorflow=tf.__version__,
+        keras=keras.__version__,
+        date=datetime.datetime.now(datetime.timezone.utc).date(),
+    )
+
+
+def _list(rows):
+    return "\n".join(f"- {row}" for row in rows)
+
+
+def _model(model):
+    weights = sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
+    blocks = len(bijectors.flow.residual_blocks(model.flow))
+    kind = f"{blocks} residual block{'s' if blocks > 1 else ''}" if blocks else "coupling layers"
+    space, condition = model.data_space, model.condition
+    shape = " x ".join(map(str, space.event_shape))
+    values = "real numbers" if space.levels is None else f"integers 0, ..., {space.levels - 1}"
     text = (
-        f"The mean of {log_prob['num_samples']} estimates of {of}, and the standard error of this mean. The "
-        f"log-determinants are {estimator_text(log_prob['estimator'])}. "
+        f"A normalizing flow of {kind} (Chen et al., Residual Flows for Invertible Generative Modeling, 2019) with "
+        f"{weights:,} parameters. An example is {shape} {values}."
     )
-    if is_integer:
-        uniform = log_prob["dequantization"] == "uniform"
-        noise = "uniform noise" if uniform else "noise of a learned density, given the integers,"
-        text += (
-            f"Each estimate adds independent {noise} to the integers (dequantization). bits_per_dim is the negated "
-            "mean, in bits for each coordinate. "
+    if space.dequantization == "variational":
+        text += " Their dequantization is variational, by a learned density of the noise."
+    if condition.num_classes is not None:
+        text += f" It is the density of an example given its label 0, ..., {condition.num_classes - 1}."
+    elif condition:
+        size = " x ".join(map(str, condition.shape))
+        text += f" It is the density of an example given its condition of {size} real numbers."
+    return text
+
+
+def _data_name(config):
+    """The name of the data set, or of the file or folder."""
+    is_file = config.data.name in ("images", "tabular")
+    return pathlib.Path(config.data.path).absolute().name if is_file else config.data.name
+
+
+def _training(run):
+    config, train = run.config, run.config.train
+    mirrored = ", with random mirroring," if config.data.flip else ""
+    average = f" The weights are their average over the steps (momentum {train.ema_momentum:g})."
+    return (
+        f"Trained on the train split of {_data_name(config)}{mirrored} by {run.step:,} steps of {train.optimizer} "
+        f"on batches of {train.batch_size}, learning rate {train.learning_rate:g}, seed {config.seed}."
+        f"{average if train.ema_momentum else ''}"
+    )
+
+
+def _scores(result) -> Iterator[str]:
+    if result is None:
+        yield "It has not been evaluated."
+        return
+    yield f"After {result['step']:,} steps, on {result['num_examples']:,} examples of the {result['split']} split."
+    for key, name in (("bits_per_dim", "Bits per dimension"), ("nats", "Nats"), ("accuracy", "Accuracy")):
+        if key in result:
+            yield f"{name}: {result[key]:.4f}, standard error {result[f'{key}_stderr']:.4f}."
+    for name, value in result.get("baselines", {}).items():
+        yield f"Baseline ({name}): {value:.4f}."
+
+
+def _certificate(flow) -> Iterator[str]:
+    if not bijectors.flow.residual_blocks(flow):
+        yield "There is no residual block: the flow is invertible by construction."
+        return
+    certificate = evaluation.lipschitz_certificate(flow)
+    blocks = certificate["blocks"]
+    uncertified = [name for name in blocks if "reason" in blocks[name]]
+    for name in uncertified:
+        yield (
+            f"The Lipschitz constant of {name}'s branch is not certified: {blocks[name]['reason']}. That it is at "
+            f"most {blocks[name]['nominal']:.4f} is not verified."
         )
-    return text + (
-        "All examples of a request share their random numbers: the answer for one does not depend on the others, "
-        "and the errors of two are correlated."
-    )
+    if not uncertified:
+        worst = max(blocks, key=lambda name: blocks[name]["certified"])
+        bound = blocks[worst]["certified"]
+        proves = "that each block is invertible" if bound < 1 else "nothing"
+        yield f"The Lipschitz constant of each branch is at most {bound:.4f} ({worst}). This proves {proves}."
+    for part, of in (("flow", "the flow"), ("inverse", "its inverse")):
+        bound = certificate[part]["certified"]
+        yield f"That of {of} is {f'at most {bound:.3g}' if math.isfinite(bound) else 'not bounded'}."
 
 
-def estimator_text(estimator: Mapping[str, Any]) -> str:
-    """A description of an estimator (of `describe_estimator`) that follows "the log-determinants are"."""
-    match estimator["type"]:
-        case "Exact":
-            return "exact"
-        case "RussianRoulette":
-            terms = estimator["num_exact_terms"]
-            return f"estimated without bias, by Russian roulette after {terms} exact terms"
-        case "AdaptiveRoulette":
-            num, kind = estimator["num_probes"], estimator["probes"]
-            probes = f"{num} {kind} probes" if num > 1 else "one probe"
-            return f"estimated without bias, from {probes} and as many terms as are large"
-        case "AdaptiveSeries":
-            return (
-                f"a power series, cut when the rest is guaranteed below {estimator['tolerance']:g} nats for a block"
-            )
-        case "PowerSeries":
-            return f"a power series of {estimator['num_terms']} terms, and so biased"
-        case "LikelihoodPlan":
-            return (
-                "estimated without bias, each block's by what reached a standard error in the least time, of about "
-                f"{estimator['expected_stderr']:.2g} nats of log_prob"
-            )
-        case "by block":
-            return "estimated, each block's by an estimator of its own"
-        case name:
-            return f"estimated by {name}"
+def _limits(description) -> Iterator[str]:
+    yield "It has learned its data, with their gaps. Nothing was done about fairness or privacy."
+    signatures, classes = description["signatures"], description.get("num_classes")
+    if any("condition" in signature["inputs"] for signature in signatures.values()):
+        what = f"a label 0, ..., {classes - 1}" if classes else "real numbers in the units of the data"
+        yield f"`condition` is {what}, one for each example or latent, or one for all of a request."
+    for name, columns in description.get("columns", {}).items():
+        yield f"The columns of `{name}` are, in this order: {', '.join(f'`{column}`' for column in columns)}."
+    if "max_batch" in description:
+        yield f"A request has at most {description['max_batch']:,} examples or latents."
+    if "sample" in signatures:
+        num, temperature = description["max_samples"], description["max_temperature"]
+        yield f"`sample` gives at most {num:,} examples at a time; its temperature is at most {temperature:g}."
+    if "sample" in signatures or "decode" in signatures:
+        atol = description.get("inverse_atol")
+        of = f"at most {atol * description['levels']:g} of a level" if atol else "near the rounding of the type"
+        yield f"`sample` and `decode` solve each block until its residual is {of}; else `converged` is false."
+    if "log_prob" in description:
+        yield from _log_prob(description["log_prob"])
+
+
+def _log_prob(log_prob):
+    if "num_samples" not in log_prob:
+        yield "`log_prob` is log p(x), with the exact log-determinants: `log_prob_stderr` is 0."
+    else:
+        of = "log p(x)"
+        if "dequantization" in log_prob:
+            of = f"a lower bound of log P(x), by {log_prob['dequantization']} dequantization"
+        yield (
+            f"`log_prob` is the mean of {log_prob['num_samples']} estimates of {of}, and `log_prob_stderr` its "
+            f"standard error. The log-determinants are by {log_prob['estimator']['type']}, see signatures.json. "
+            "All examples of a request share their random numbers: the answer for one does not depend on the "
+            "others, and the errors of two are correlated."
+        )
+    yield "A high likelihood does not mean that an example resembles the data: other data can have a higher one."
+
+
+def _signature(name, signature):
+    rows = [f"### {name}", "", signature["description"], ""]
+    rows += ["| | Name | Type | Shape | Tensor of the graph |", "|---|---|---|---|---|"]
+    for side, word in (("inputs", "in"), ("outputs", "out")):
+        for tensor, info in signature[side].items():
+            shape = " x ".join("batch" if size == -1 else str(size) for size in info["shape"]) or "scalar"
+            rows.append(f"| {word} | `{tensor}` | {info['dtype']} | {shape} | `{info['tensor']}` |")
+    return "\n".join(rows) + "\n"

@@ -1,53 +1,76 @@
 """The SavedModel of signatures, for TensorFlow Serving and clients in other languages."""
 
-import logging
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from absl import logging
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_resflow.serving.signatures import Signatures
 
-__all__ = ["read_signatures", "write_saved_model"]
+__all__ = ["read_signatures", "write_saved_model", "write_warmup"]
+
+_BATCH_SIZES = (1, 8)  # of warm-up requests
 
 
 def write_saved_model(signatures: Signatures, variables: Iterable[tf.Variable], path: pathlib.Path) -> None:
-    """Writes a SavedModel that needs TensorFlow alone, with the variables that its signatures read.
-
-    Args:
-      signatures: `Signatures`.
-      variables: those of the model.
-      path: directory to write to, a `pathlib.Path`.
-    """
+    """Writes a SavedModel that needs TensorFlow alone, with those of the variables that its signatures read."""
     functions = signatures.functions()
     traces = [function.get_concrete_function() for function in functions.values()]
     read = {id(handle) for trace in traces for handle in trace.captured_inputs}
     module = tf.Module()
     module.weights = [variable for variable in variables if id(variable.handle) in read]
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    with _quiet():
+    level = tf.get_logger().level
+    tf.get_logger().setLevel("ERROR")  # without lines about assets and untraced functions
+    try:
         tf.saved_model.save(module, str(path), signatures=functions, options=options)
+    finally:
+        tf.get_logger().setLevel(level)
 
 
 def read_signatures(path: pathlib.Path) -> dict[str, Any]:
-    """The `SignatureDef`s of a SavedModel, by name.
-
-    Args:
-      path: its directory, a `pathlib.Path`.
-    """
+    """The `SignatureDef`s of a SavedModel, by name."""
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     found = dict(saved.meta_graphs[0].signature_def)
     return {name: found[name] for name in found if not name.startswith("__")}
 
 
-class _quiet:
-    """Without TensorFlow's lines about assets and untraced functions."""
+def write_warmup(
+    inputs: Mapping[str, Sequence[tf.TensorSpec]], path: pathlib.Path, max_batch: int | None = None
+) -> None:
+    """Writes requests that TensorFlow Serving answers by itself before it serves clients, of each batch size.
 
-    def __enter__(self):
-        self._level = tf.get_logger().level
-        tf.get_logger().setLevel(logging.ERROR)
+    A first request allocates and chooses kernels: it is slow, and should not be a client's. Signatures with scalar
+    inputs share the slow part with the others; a server that batches requests takes no scalars, and would not load
+    the model if one of its warm-up requests failed.
 
-    def __exit__(self, *_):
-        tf.get_logger().setLevel(self._level)
+    Without the package tensorflow-serving-api nothing is written, and a warning is logged.
+    """
+    try:
+        from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+    except ImportError:
+        logging.warning(
+            "No warm-up requests for TensorFlow Serving were written: they need the package tensorflow-serving-api "
+            '(pip install "tf-resflow[serving]").'
+        )
+        return
+    (path / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as file:
+        for name, specs in inputs.items():
+            if any(spec.shape.rank == 0 for spec in specs):
+                continue
+            for size in sorted({min(size, max_batch or size) for size in _BATCH_SIZES}):
+                file.write(_request(PredictionLog(), name, specs, size).SerializeToString())
+
+
+def _request(record, name, specs, size):
+    request = record.predict_log.request
+    request.model_spec.signature_name = name
+    for spec in specs:
+        shape = [size if length is None else length for length in spec.shape]
+        request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(np.zeros(shape, spec.dtype.as_numpy_dtype)))
+    return record

@@ -19,43 +19,7 @@ NUM_SAMPLES = 8  # estimates of a log_prob
 
 
 class Signatures:
-    r"""The requests that a served model answers, as functions that a SavedModel can hold.
-
-    - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`
-    - `log_prob_seeded(x, seed)`: the same for random numbers of the client's choice
-    - `sample(num, seed, temperature)`: `x`, and `converged`, whether the inverse of each block met its tolerance
-    - `encode(x)`: `z`; integers stand for the centers of their cells
-    - `decode(z)`: as `sample`
-    - `classify(x)`, of a `HybridModel`: `logits`, `probabilities`, `label`
-
-    All but `classify` take a `condition` besides, if the model is conditional, one for each example or one for all:
-    integers for labels, else real numbers in the units of the data.
-
-    A model without a trained density has only `classify`, which is its `serving_default`.
-
-    With K = `num_samples`, log_prob is the mean of K estimates, each with another dequantization and other probes,
-
-    \\(\frac{1}{K} \sum_k [\log p((x + u_k) / L) - \log q(u_k \mid x) - D \log L]\\)
-
-    with \\(\log q = 0\\) for uniform noise (without the dequantization for continuous data), and log_prob_stderr
-    the standard error of that mean. With an exact log-determinant continuous data have no noise: one evaluation is
-    enough, and the standard error is 0. All examples of a request share their random numbers. The answer for one
-    does not depend, beyond rounding (and the tolerance of an `AdaptiveSeries`), on the others in its batch, and a
-    server may batch requests. A large request is computed in parts.
-
-    Values are checked inside the graph: a client in any language gets an InvalidArgumentError that describes what
-    was wrong. A wrong shape is TensorFlow's error.
-
-    Args:
-      model: a `FlowModel` or `HybridModel`.
-      plan: K and the estimators; by default 8 estimates of the model's evaluation estimator.
-      seed: `int`, of `serving_default`.
-      max_samples: the largest `num` of `sample`.
-      max_batch: the largest number of examples or latents of another request; by default there is no limit.
-      signatures: names of the signatures, by default all. Unless `serving_default` is among them, the first answers
-        under this name, too: a server uses it for requests that name none.
-      precise: whether `sample` and `decode` invert to the rounding of the type, see `FlowModel.decode`.
-      networks: as for `FlowModel.log_prob`.
+    """The requests that a served model answers, as functions that a SavedModel can hold: see `export`.
 
     Attributes:
       inputs: dict of the name of each signature to its list of `tf.TensorSpec`.
@@ -67,9 +31,6 @@ class Signatures:
       is_noisy: whether log_prob is an estimate.
       dequantization: of integer data, see `FlowModel.dequantization`.
       inverse_atol: the residual at which the inverse of a block stops, or 0 for the rounding of the type.
-
-    Raises:
-      ValueError: when a number is out of range, or a signature is unknown.
     """
 
     def __init__(

@@ -8,24 +8,17 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tf_resflow.models import FlowModel
+from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.metrics import read_metrics
-from tf_resflow.training.workdir import Workdir, write_text
+from tf_resflow.training.workdir import Workdir
 
 __all__ = ["Checkpoints", "check_state"]
 
 
 def check_state(files: Workdir) -> None:
-    """Checks that a run which was begun in a workdir has all the files that it continues from.
+    """Raises ValueError if a run was begun in a workdir, and files that it continues from are missing or damaged.
 
-    A run that was killed before its first checkpoint starts again, with the same steps. Nothing is changed.
-
-    Args:
-      files: a `Workdir`.
-
-    Raises:
-      ValueError: when config.json, data.json or the checkpoints are missing although later files exist, or
-        metrics.jsonl is damaged.
+    A run that was killed before its first checkpoint starts again, with the same steps.
     """
     paths, lines = _newest_first(files.checkpoints), read_metrics(files.path)
     if not (paths or lines or files.result.exists()):
@@ -43,16 +36,14 @@ def check_state(files: Workdir) -> None:
 
 
 class Checkpoints:
-    """Saves and restores the state of a run.
+    """Saves and restores the state of a run: the model, the optimizer with its averages, the step and the seed.
 
-    That is the model's weights with their power iterations, its settings, the optimizer with its moments and its
-    averaged weights, the step (which, with the seed, is the position in the data and in the random
-    numbers) and the seed. `tf.train.CheckpointManager` writes under
-    a temporary name and renames: a killed save leaves the older checkpoint.
+    The step and the seed are the position in the data and in the random numbers. `tf.train.CheckpointManager`
+    writes under a temporary name and renames: a killed save leaves the older checkpoint.
 
     Args:
       directory: the directory of the checkpoints.
-      model: a built `FlowModel`.
+      model: a built `FlowModel` or `HybridModel`.
       optimizer: its built optimizer.
       seed: the seed of the run.
       keep: number of checkpoints to keep, the newest ones; 0 for a reader, who writes none.
@@ -65,7 +56,7 @@ class Checkpoints:
     def __init__(
         self,
         directory: pathlib.Path,
-        model: FlowModel,
+        model: KerasTraining,
         optimizer: keras.Optimizer,
         *,
         seed: int = 0,
@@ -94,17 +85,7 @@ class Checkpoints:
         return bool(self._all_finite())
 
     def save(self, step: int) -> str:
-        """Saves the state of a step, unless it is saved already.
-
-        Args:
-          step: number of training steps taken.
-
-        Returns:
-          The path of the checkpoint.
-
-        Raises:
-          OSError: when it cannot be written.
-        """
+        """Saves the state after a step, unless it is saved already; returns the path of the checkpoint."""
         if not self.latest or int(self._step) != step:
             self._step.assign(step)
             if self._keep:
@@ -115,7 +96,6 @@ class Checkpoints:
     def _write(self, step):
         try:
             if self._manager is None:
-                self._list()
                 self._manager = tf.train.CheckpointManager(
                     self._checkpoint, str(self._directory), max_to_keep=self._keep, step_counter=self._step
                 )
@@ -129,10 +109,7 @@ class Checkpoints:
             ) from None
 
     def restore(self) -> int:
-        """Restores the newest checkpoint that can be read, if there is one; warns of those that cannot.
-
-        Returns:
-          The number of training steps that the restored state has taken; 0 without a checkpoint.
+        """Restores the newest checkpoint that can be read, and warns of those that cannot; returns its step, or 0.
 
         Raises:
           ValueError: when the checkpoint is of another model, or none can be read.
@@ -163,31 +140,11 @@ class Checkpoints:
                 f"The checkpoint {path} does not fit the model of this config: {_in_short(error)}. "
                 "Was it written by another version? Choose another --workdir to train again."
             ) from None
-        if not tf.train.load_checkpoint(path).has_tensor(_SETTINGS):
-            logging.warning(
-                "The checkpoint %s was written by an older version, which did not save the settings of a model: "
-                "whether they are those of this config is unknown.",
-                path,
-            )
 
     def _path(self, step):
         return str(self._directory / f"ckpt-{step}")
 
-    def _list(self):
-        """Brings the list that the manager reads in line with the files: a crash may have left it behind."""
-        paths = [path for path in _newest_first(self._directory) if _exists(path)][::-1]
-        if paths:
-            state = tf.compat.v1.train.generate_checkpoint_state_proto(
-                str(self._directory),
-                paths[-1],
-                paths,
-                all_model_checkpoint_timestamps=[pathlib.Path(f"{path}.index").stat().st_mtime for path in paths],
-                last_preserved_timestamp=0.0,
-            )
-            write_text(self._directory / "checkpoint", str(state))
 
-
-_SETTINGS = "model/.ATTRIBUTES/py_state"  # where `FlowModel.serialize` is in a checkpoint
 _REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
 

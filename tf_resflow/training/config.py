@@ -1,6 +1,8 @@
 """The configuration of an experiment: the sections of the packages, and the `train` section."""
 
-import difflib
+import pathlib
+import runpy
+from collections.abc import Mapping
 from typing import Any
 
 from tf_resflow.config_fields import (
@@ -14,19 +16,30 @@ from tf_resflow.config_fields import (
     check_section,
     make_section,
     one_of,
+    suggest,
 )
 from tf_resflow.data.config import FIELDS as DATA_FIELDS
 from tf_resflow.evaluation.config import FIELDS as EVAL_FIELDS
 from tf_resflow.flows.config import HYBRID_FIELDS, MODEL_FIELDS, check_model
 
-__all__ = ["default_config", "flat_keys", "nearest_key", "validate_config", "with_fitting_warmup"]
+__all__ = [
+    "base_config",
+    "config_of_file",
+    "default_config",
+    "flat_fields",
+    "validate_config",
+]
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+_INSTALLED = _PACKAGE / "experiments" / "configs"
+_CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"  # the latter in a checkout
 
 _TRAIN_FIELDS = {
     "steps": Field(3000, AT_LEAST_1),
     "batch_size": Field(64, AT_LEAST_1),
     "optimizer": Field("adamw", one_of("adam", "adamw")),
     "learning_rate": Field(1e-3, ABOVE_0),
-    "warmup_steps": Field(100, AT_LEAST_0),
+    "warmup_steps": Field(100, AT_LEAST_0),  # half of the steps, if they leave none to a cosine
     "schedule": Field("constant", one_of("constant", "cosine")),  # after the warm-up
     "beta_2": Field(0.99, IN_0_1),
     "weight_decay": Field(5e-4, AT_LEAST_0),
@@ -51,10 +64,10 @@ _FIELDS = {
 
 
 def default_config() -> Any:
-    """Returns the locked configuration that every file in `configs/` starts from.
+    """The configuration that every config starts from.
 
-    A locked `ConfigDict` takes new values of the same type for its fields, and no new field. Zero
-    or None switches a field off where its comment says so.
+    A locked `ConfigDict` takes new values of the same type for its fields, and no new field. Zero or None switches
+    a field off where its comment says so.
 
     Returns:
       An `ml_collections.ConfigDict` with `seed`, `task` and the sections `data`, `model`, `hybrid`, `train`,
@@ -63,18 +76,61 @@ def default_config() -> Any:
     return make_section(_FIELDS).lock()
 
 
-def flat_keys(config: ConfigDict) -> list[str]:
-    """Returns the dotted names of all fields, sections in alphabetical order."""
-    keys = []
-    for key in config:
-        inner = flat_keys(config[key]) if isinstance(config[key], ConfigDict) else None
-        keys += [key] if inner is None else [f"{key}.{name}" for name in inner]
-    return keys
+def base_config(name: str) -> Any:
+    """The config of a name, as `--config` takes it, to be changed in a config of your own.
+
+    ```python
+    def get_config():
+        config = resflow.training.base_config("monotone:digits")
+        config.train.steps = 500
+        return config
+    ```
+
+    Args:
+      name: a config of `configs/`, such as "digits"; or "CHANGE:CONFIG", where CHANGE is one of `configs/changes/`
+        and CONFIG may be changed itself, such as "monotone:idensenet:digits". Three take other arguments:
+        "images:SIZE", "ablations:NAME,CONFIG" and "hybrid:CONFIG,TRUNK,LAMBDA".
+
+    Returns:
+      A locked `ml_collections.ConfigDict`, see `default_config`.
+
+    Raises:
+      ValueError: when there is no such config; it lists those that there are.
+    """
+    stem, *arguments = name.split(":", 1)
+    for folder in (_CONFIGS, _CONFIGS / "changes"):
+        if (path := folder / f"{stem}.py").is_file():
+            return config_of_file(path, *arguments)
+    configs, changes = (sorted(path.stem for path in f.glob("*.py")) for f in (_CONFIGS, _CONFIGS / "changes"))
+    raise ValueError(
+        f"Unknown config {stem!r}; {suggest(stem, configs + changes)} Give one of {', '.join(configs)}; or "
+        f"CHANGE:CONFIG, such as monotone:digits or monotone:idensenet:digits, where CHANGE is one of "
+        f"{', '.join(changes)}."
+    )
 
 
-def nearest_key(config: ConfigDict, key: str) -> str:
-    """Returns the field of `config` whose dotted name is most like `key`."""
-    return max(flat_keys(config), key=lambda known: difflib.SequenceMatcher(None, key, known).ratio())
+def config_of_file(path: pathlib.Path, *arguments: str) -> Any:
+    """What `get_config(*arguments)` of a file returns."""
+    functions = runpy.run_path(str(path))
+    if "get_config" not in functions:
+        raise ValueError(f"{path} has no function get_config, which returns the config.")
+    config = functions["get_config"](*arguments)
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"get_config() of {path} must return a ConfigDict, as default_config(); got {config!r:.40}."
+        )
+    return config
+
+
+def flat_fields(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """The fields of a config by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, (dict, ConfigDict)):
+            flat |= {f"{key}.{name}": inner for name, inner in flat_fields(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def validate_config(config: ConfigDict) -> None:
@@ -101,17 +157,3 @@ def validate_config(config: ConfigDict) -> None:
             "config.model.dequantization at 'uniform'."
         )
     check_model(config.model)
-
-
-def with_fitting_warmup(config: ConfigDict) -> ConfigDict:
-    """Returns the config; if its warm-up leaves no step to a cosine, with a warm-up of half of the steps.
-
-    Args:
-      config: a valid configuration.
-    """
-    steps, warmup = config.train.steps, config.train.warmup_steps
-    if config.train.schedule != "cosine" or warmup < steps:
-        return config
-    config = config.copy_and_resolve_references()
-    config.train.warmup_steps = steps // 2
-    return config

@@ -28,9 +28,6 @@ def load_data(
       data_dir: the TensorFlow Datasets folder, if the data have moved.
       data_path: their file or folder, if the data have moved.
 
-    Returns:
-      A `Dataset`.
-
     Raises:
       ValueError: when the directory has no run, or the data are missing, malformed, or not those of the run.
     """
@@ -50,19 +47,10 @@ def load_data(
 def load_checked(
     config: "ConfigDict", files: Workdir, check: Callable[[data.Dataset], None] = lambda dataset: None
 ) -> data.Dataset:
-    """Loads the data set of a config, and compares it with the one that its workdir belongs to.
+    """Loads the data set of a config; raises ValueError if a run was begun in the workdir with other data.
 
-    Args:
-      config: the run's configuration.
-      files: its `Workdir`.
-      check: function of the data set, called before any long work.
-
-    Returns:
-      A `Dataset`; if a hybrid model normalizes by the statistics of the channels, with them: those that the run was
-      begun with, if it was begun, since a converted checkpoint has published ones.
-
-    Raises:
-      ValueError: when the data are missing, malformed, or not those that the run was begun with.
+    `check` is called with it before any long work. If a hybrid model normalizes by the statistics of the channels,
+    they are those that the run was begun with: a converted checkpoint has published ones.
     """
     dataset = data.load(config.data)
     check(dataset)
@@ -87,18 +75,7 @@ def replica_batches(
     """The batches of `Dataset.train_batches`, divided between the replicas of a strategy, on their devices.
 
     Replica r of R has part r of R equal parts of each batch. A worker decodes the parts of its own replicas only.
-    Images go to the device as uint8, while it takes the step before.
-
-    Args:
-      strategy: a `tf.distribute.Strategy` whose workers have equal numbers of replicas.
-      dataset: the data.
-      batch_size: examples in a batch of all replicas, a multiple of their number.
-      seed: see `Dataset.train_batches`.
-      start_step: likewise.
-      labels: likewise.
-
-    Returns:
-      An iterable of values for `strategy.run`.
+    Images go to the device as uint8, while it takes the step before. `batch_size` is of all replicas together.
     """
 
     def of_worker(context):

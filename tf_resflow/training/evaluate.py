@@ -29,7 +29,7 @@ class Evaluation:
     ```
 
     Args:
-      run: a `Run` of `tf_resflow.load`; nothing of it changes.
+      run: what `tf_resflow.load` returned; nothing of it changes.
       dataset: the `Dataset` of the run.
       log_det: how log-determinants are evaluated, a name of `tf_resflow.models.evaluation_estimator`.
       num_probes: probes of each estimate, but of "exact".

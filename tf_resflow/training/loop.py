@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from tf_resflow.data import Dataset
 from tf_resflow.models.averaging import AveragedWeights
@@ -18,7 +17,7 @@ from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import NON_FINITE, assert_finite, check_compiles, train_step
 from tf_resflow.progress import bar, shown, stage
 from tf_resflow.training.checkpoints import Checkpoints, check_state
-from tf_resflow.training.config import validate_config, with_fitting_warmup
+from tf_resflow.training.config import validate_config
 from tf_resflow.training.data import load_checked, replica_batches
 from tf_resflow.training.metrics import read_metrics
 from tf_resflow.training.metrics_writer import MetricsWriter
@@ -94,7 +93,6 @@ def train(
       OSError: when the workdir cannot be written.
     """
     validate_config(config)
-    config = _with_fitting_warmup(config)
     strategy = strategy or tf.distribute.get_strategy()
     if jit:
         check_compiles(strategy)
@@ -110,18 +108,6 @@ def train(
                 return done | {"line": f"Already done: {done['line']}"}
             with shown(progress):
                 return _train(config, files, strategy, jit)
-
-
-def _with_fitting_warmup(config):
-    fitting = with_fitting_warmup(config)
-    if fitting is not config:
-        logging.warning(
-            "config.train.warmup_steps = %d leaves no step of %d for the cosine schedule: it is shortened to %d.",
-            config.train.warmup_steps,
-            config.train.steps,
-            fitting.train.warmup_steps,
-        )
-    return fitting
 
 
 def _train(config, files, strategy, jit):
@@ -262,7 +248,7 @@ class _StepLog:
         self._clock = self._fetched, step
 
     def restart(self, step):
-        """Leaves the time since the last line, of an evaluation, out of the speed."""
+        """Restarts the clock of the speed, after an evaluation."""
         self._clock = time.monotonic(), step
 
 

@@ -10,13 +10,12 @@ __all__ = ["read_metrics"]
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Reads the lines of a run's metrics.jsonl, without those that were cut short.
+    """The lines of a run's metrics.jsonl as dicts, such as `{"step": 100, "split": "train", "bits_per_dim": 2.31}`.
+
+    A line that was cut short is left out.
 
     Args:
       workdir: directory of the run.
-
-    Returns:
-      A list of dicts, empty without the file.
 
     Raises:
       ValueError: when a line has no metrics and is not the beginning of such a line.

@@ -20,14 +20,10 @@ __all__ = ["MetricsWriter"]
 class MetricsWriter:
     """Writes scalars as JSON lines and to TensorBoard, and images to TensorBoard.
 
-    A line is `{"step": 100, "split": "train", "bits_per_dim": 2.31, ...}`; NaN and infinite values
-    become null. A run that was killed may have written lines later than the checkpoint it resumes
-    from: they are dropped. An existing line of a step and split is not written again; a line of the training and
-    a held-out score of the train split (with "num_examples") are different.
-
-    Args:
-      workdir: directory to write to.
-      step: the step that the run starts from; lines of later steps are dropped.
+    A line is `{"step": 100, "split": "train", "bits_per_dim": 2.31, ...}`; NaN and infinite values become null.
+    Lines later than `step`, from which the run resumes, are dropped: it was killed. An existing line of a step and
+    split is not written again; a line of the training and a held-out score of the train split (with "num_examples")
+    are different.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], step: int = 0):

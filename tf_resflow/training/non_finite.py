@@ -20,14 +20,7 @@ __all__ = ["NonFiniteError", "NotFinite", "diagnosed", "find_largest_norm", "fin
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss, a gradient or a weight became NaN or infinite.
-
-    Args:
-      what: `str`, what is not finite.
-      step: the step after which it was seen.
-      where: the sentences of `find_non_finite` or `find_largest_norm`.
-      latest: path of the last good checkpoint, or None.
-    """
+    """The loss, a gradient or a weight became NaN or infinite. The message says in which part of the model."""
 
     def __init__(self, what: str, step: int, where: str, latest: str | None):
         saved = f"The last good checkpoint is {latest}." if latest else "No checkpoint was saved."
@@ -38,7 +31,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class NotFinite(Exception):
-    """A value is NaN or infinite. With an `error` that is not certain."""
+    """A value of a step is NaN or infinite; with an `error` of TensorFlow, it is only suspected."""
 
     def __init__(self, what: str, step: int, error: Exception | None = None):
         super().__init__(what)
@@ -70,15 +63,10 @@ def diagnosed(
 
 
 def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tensor) -> str | None:
-    """The part of a model in which NaN or infinity appears first, and the norms of its kernels.
+    """The part of a model in which NaN or infinity appears first, as a sentence; None if all is finite.
 
-    Args:
-      model: a compiled `FlowModel`.
-      batches: the batches of `train_step`, one for each replica.
-      seed: the seed of the step. Several replicas drew other numbers from it than are drawn here.
-
-    Returns:
-      A sentence, or None if all is finite.
+    `batches` are those of a step, one for each replica, and `seed` is its seed. (Several replicas drew other
+    numbers from it than are drawn here.)
     """
     members, _ = _values(model, batches[0], seed)
     around = {"the dequantizer": model.data_space.dequantizer, "the classifier": model.classifier}
@@ -100,7 +88,7 @@ def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tenso
 
 
 def find_largest_norm(model: KerasTraining) -> str:
-    """The residual block of a flow, if it has any, that has the largest norm of a kernel: a sentence."""
+    """A sentence about the residual block with the largest norm of a kernel."""
     found = "Weights, values and gradients are finite when they are computed again"
     blocks = residual_blocks(model.flow)
     if not blocks:
@@ -134,7 +122,7 @@ def _non_finite_value(model, batch, seed):
 
 
 def _non_finite_gradient(model, parts, batch, seed):
-    """Gradients come from the end: the last part with one that is not finite spoils those before it."""
+    """The last part whose gradient is not finite: backpropagation goes from there to the parts before it."""
     gradients = tf.function(loss_and_gradients, autograph=False)(model, batch, seed)[1]
     spoiled = {
         id(weight.value)

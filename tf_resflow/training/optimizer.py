@@ -13,42 +13,27 @@ __all__ = ["Adam", "AdamW", "OPTIMIZERS", "learning_rate_schedule", "make_optimi
 
 @keras.saving.register_keras_serializable("tf_resflow")
 class Adam(WarmedUpAverage, ClipsSummedGradients, keras.optimizers.Adam):
-    """Adam with a warmed-up average of the weights.
-
-    It takes the arguments of `keras.optimizers.Adam`; `ema_momentum` is the limit of the momentum.
-
-    References:
-      D. P. Kingma, J. Ba. Adam: A Method for Stochastic Optimization. ICLR 2015.
-    """
+    """Adam with a warmed-up average of the weights; `ema_momentum` is the limit of the momentum."""
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
 class AdamW(WarmedUpAverage, ClipsSummedGradients, keras.optimizers.AdamW):
-    """Adam with decoupled weight decay and a warmed-up average of the weights.
-
-    It takes the arguments of `keras.optimizers.AdamW`; `ema_momentum` is the limit of the momentum.
-
-    References:
-      I. Loshchilov, F. Hutter. Decoupled Weight Decay Regularization. ICLR 2019.
-    """
+    """AdamW with a warmed-up average of the weights; `ema_momentum` is the limit of the momentum."""
 
 
 OPTIMIZERS = {"adam": Adam, "adamw": AdamW}
 
 
 def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the learning rate as a function of the iteration.
+    """The learning rate of the `train` section of a config, as a function of the iteration.
 
     A linear warm-up reaches `learning_rate` after `warmup_steps` iterations. Then the rate stays
-    (`schedule="constant"`) or falls to zero at `steps` on half a cosine (`schedule="cosine"`).
-
-    Args:
-      config: the `train` section of a config.
-
-    Returns:
-      A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
+    (`schedule="constant"`) or falls to zero at `steps` on half a cosine (`schedule="cosine"`). A warm-up that
+    leaves no step to the cosine is shortened to half of the steps.
     """
     rate, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "cosine" and warmup >= config.steps:
+        warmup = config.steps // 2
     start = rate / warmup if warmup else rate
     if config.schedule == "cosine":
         return keras.optimizers.schedules.CosineDecay(
@@ -63,17 +48,10 @@ def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.Le
 
 
 def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Optimizer:
-    """Builds the optimizer of a config.
+    """Builds the optimizer of the `train` section of a config for trainable variables.
 
     Weight decay applies to kernels alone, found by the name that Keras gives them: not to biases, the parameters of
     ActNorm, of 1x1 convolutions and of activations, or orders of norms.
-
-    Args:
-      config: the `train` section of a config.
-      variables: the trainable variables.
-
-    Returns:
-      A built Keras optimizer.
     """
     optimizer = OPTIMIZERS[config.optimizer](
         learning_rate_schedule(config),

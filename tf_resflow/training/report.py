@@ -31,12 +31,7 @@ _NUM_PAIRS_POINTS = 5000  # and in the figure of all pairs of columns
 class Report:
     """Scores and figures of a model, with the weights that it has at that time.
 
-    Args:
-      config: the run's configuration.
-      model: a `FlowModel` or `HybridModel`.
-      dataset: the `Dataset` of the run.
-      strategy: the strategy that the model was built under.
-      plan: how log-likelihoods are estimated; by default once, by the model's evaluation estimator.
+    `strategy` is that which the model was built under; `plan` is how log-likelihoods are estimated.
     """
 
     def __init__(
@@ -73,11 +68,7 @@ class Report:
         return self._held_out(track(self.batches(split), f"score on {split}"), self._config.seed)
 
     def scores(self, split: str | None = None) -> dict[str, float]:
-        """A dict of the scores on a split, of the density if it is trained, and of the classifier if there is one.
-
-        Args:
-          split: by default `config.eval.split`.
-        """
+        """The scores on a split, of the density if it is trained, and of the classifier if there is one."""
         scores: dict[str, float] = {}
         if self._density is not None:
             score = self.score(split)
@@ -136,7 +127,7 @@ class Report:
         return baselines
 
     def _gaussian_baseline(self):
-        """That of the examples; given real conditions, that of both less that of the conditions."""
+        """The Gaussian's score of the examples; given conditions c, by log p(x | c) = log p(x, c) - log p(c)."""
         test = tuple(map(np.concatenate, zip(*map(tf.nest.flatten, self.batches()), strict=True)))
         levels = self._dataset.levels
         if self._dataset.condition_mean is None or levels is not None:
@@ -146,17 +137,12 @@ class Report:
         return both - evaluation.gaussian_baseline(train[1], test[1])
 
     def check_data(self) -> None:
-        """Warns of continuous data without a Gaussian density; integers always have one."""
+        """Warns, before the training, of continuous data that have no Gaussian baseline."""
         if self._dataset.levels is None:
             _ = self.baselines
 
     def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of result.json, without the figures.
-
-        Args:
-          step: training steps taken.
-          scores: the `scores` at that step.
-        """
+        """The content of result.json, without the figures, from the step and its `scores`."""
         dequantization = self._model.data_space.dequantization
         result = {
             "name": self._dataset.name,
@@ -196,14 +182,7 @@ class Report:
         )
 
     def figures(self, directory: pathlib.Path) -> dict[str, float]:
-        """Writes the figures.
-
-        Args:
-          directory: an existing directory.
-
-        Returns:
-          A dict of measurements for the result: of images the `reconstruction_error` in levels.
-        """
+        """Writes the figures; returns what they measure for the result, of images the `reconstruction_error`."""
         grid = self.sample_grid()
         if grid is not None:
             evaluation.write_png(directory / "samples.png", grid)
@@ -258,7 +237,7 @@ class Report:
 
 
 def _logits_and_labels(model, plan):
-    """The logits of a classifier; of a density given labels, its logarithms given each."""
+    """A function of a batch to logits and labels; a density given labels has log p(x | label) as logits."""
 
     def apply(batch, seed):
         x, labels = batch

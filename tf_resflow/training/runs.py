@@ -4,8 +4,10 @@ import os
 import pathlib
 from typing import Any
 
-from tf_resflow.models import DataInfo, FlowModel, build_model
+from tf_resflow.models import build_model
 from tf_resflow.models.averaging import AveragedWeights
+from tf_resflow.models.data_info import DataInfo
+from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir, read_json
@@ -14,23 +16,14 @@ __all__ = ["Run", "load"]
 
 
 class Run:
-    """A trained model, and how it was trained.
+    """A trained model, and how it was trained: see `load`.
 
     (Not a dataclass: in one, Pyright takes a field that is a Keras model for a descriptor of unknown type.)
-
-    Attributes:
-      model: a `FlowModel` with the averaged weights of the newest checkpoint.
-      config: the run's configuration, an `ml_collections.ConfigDict`.
-      step: number of training steps taken.
-      workdir: directory of the run.
-      data: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes`,
-        `columns`, and the `mean` and `std` by which the model normalizes its input.
-      result: the content of result.json; None before the end of the training.
     """
 
     def __init__(
         self,
-        model: FlowModel,
+        model: KerasTraining,
         config: Any,
         step: int,
         workdir: pathlib.Path,
@@ -50,9 +43,7 @@ class Run:
 
 
 def load(workdir: str | os.PathLike[str]) -> Run:
-    """Loads the model of a run, with its averaged weights.
-
-    The data are not needed.
+    """Loads the model of a run, with its averaged weights. The data are not needed.
 
     ```python
     run = resflow.load("runs/digits")
@@ -64,7 +55,15 @@ def load(workdir: str | os.PathLike[str]) -> Run:
       workdir: directory of a run of `resflow-train`.
 
     Returns:
-      A `Run`.
+      An object with the attributes
+
+      - `model`: a `FlowModel` or `HybridModel` with the averaged weights of the newest checkpoint
+      - `config`: the run's configuration, an `ml_collections.ConfigDict`
+      - `step`: the number of training steps taken
+      - `workdir`: the directory, a `pathlib.Path`
+      - `data`: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes`,
+        `columns`, and the `mean` and `std` by which the model normalizes its input
+      - `result`: the content of result.json; None before the end of the training
 
     Raises:
       ValueError: when the directory has no config, no checkpoint, or one of another model.

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 from absl import logging
 
-from tf_resflow.models import DataInfo
-from tf_resflow.training.config import default_config, flat_keys, nearest_key, validate_config, with_fitting_warmup
-from tf_resflow.writing import whole_file
+from tf_resflow.config_fields import suggest
+from tf_resflow.models.data_info import DataInfo
+from tf_resflow.training.config import default_config, flat_fields, validate_config
+from tf_resflow.writing import unwritable_told, whole_file
 
 if sys.platform != "win32":
     import fcntl
@@ -40,20 +41,12 @@ _FREE = (
     "model.estimator.eval.",
 )
 
-# What runs of older versions have if their evaluation was left at its default.
-_OLD_EVALUATION = {
-    f"model.estimator.eval.{field}": value
-    for field, value in {
-        "kind": "russian_roulette", "num_exact_terms": 20, "distribution": "geometric", "p": 0.5
-    }.items()
-}  # fmt: skip
-
 
 class Workdir:
     """The files of a run.
 
     - `config.json`: the config, written by the first run
-    - `data.json`: a `tf_resflow.models.DataInfo`
+    - `data.json`: a `DataInfo`
     - `checkpoints/`, `metrics.jsonl`, `events/` (TensorBoard), `figures/`, `result.json`
     - `lock`, which its trainer holds
 
@@ -61,16 +54,6 @@ class Workdir:
       path: the directory.
       is_chief: whether this process writes to it. The other workers read config.json, data.json and the checkpoints
         there, and write the rest to a temporary directory.
-
-    Attributes:
-      path: the directory.
-      config: path of config.json.
-      data: path of data.json.
-      checkpoints: path of the directory of checkpoints.
-      output: directory of metrics.jsonl and events, which for other workers than the chief is temporary.
-      figures: path of the directory of figures.
-      result: path of result.json.
-      is_chief: as given.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, is_chief: bool = True):
@@ -93,12 +76,13 @@ class Workdir:
         The system frees the lock when the process ends, in whatever way. Of several workers the chief takes it.
 
         Raises:
-          ValueError: when another process trains there, or the directory cannot be written.
+          ValueError: when another process trains there.
+          OSError: when the directory cannot be written.
         """
         if not self.is_chief:
             yield
             return
-        with self._unwritable_explained():
+        with unwritable_told(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "lock").open("a+", encoding="utf-8")
         with file:
@@ -122,24 +106,10 @@ class Workdir:
         except OSError as error:
             logging.warning("%s cannot be locked (%s): start no other trainer there.", self.path, error.strerror)
 
-    @contextlib.contextmanager
-    def _unwritable_explained(self):
-        try:
-            yield
-        except OSError as error:
-            raise ValueError(
-                f"Cannot write to the workdir {self.path}: {error.strerror}. Choose another --workdir, or make it "
-                "writable."
-            ) from None
-
     def prepare(self, config: "ConfigDict") -> None:
-        """Makes the directory, and compares the config with the one that is there, as `check_config`.
-
-        Raises:
-          ValueError: when the directory cannot be written, or belongs to another config.
-        """
+        """Makes the directory, and compares the config with the one that is there, as `check_config`."""
         self.check_config(config)
-        with self._unwritable_explained():
+        with unwritable_told(self.path):
             self.figures.mkdir(parents=True, exist_ok=True)
             if self.is_chief:
                 self.checkpoints.mkdir(exist_ok=True)
@@ -151,49 +121,25 @@ class Workdir:
             write_json(self.config, _plain(config.to_dict()))
 
     def read_config(self) -> Any:
-        """The config of the run, a locked `ConfigDict`.
-
-        Raises:
-          ValueError: when there is none, or it has fields or values that are unknown to this version.
-        """
+        """The config of the run; raises ValueError if there is none, or for unknown fields or values."""
         if not self.config.exists():
             raise ValueError(
                 f"{self.path} is not the workdir of a run: it has no config.json. Give the "
                 "--workdir that resflow-train was run with."
             )
-        config, defaults = default_config(), _flat(default_config().to_dict())
-        stored = _flat(read_json(self.config))
-        for key, value in stored.items():
-            if key not in flat_keys(config):
-                raise ValueError(
-                    f"{self.config} has the unknown key {key!r}; the nearest known is "
-                    f"{nearest_key(config, key)!r}. Was it written by another version?"
-                )
-            value = tuple(value) if isinstance(value, list) else value
-            wrong = value is None and defaults[key] is not None
-            try:
-                config.update_from_flattened_dict({key: value})
-            except TypeError:
-                wrong = True
-            if wrong:
-                raise ValueError(
-                    f"{self.config} has {key} = {value!r}, which should be a value like {defaults[key]!r}. "
-                    "Restore the file from a backup, or correct that value."
-                )
+        config, stored = default_config(), flat_fields(read_json(self.config))
+        known = flat_fields(config)
+        if unknown := sorted(stored.keys() - known.keys()):
+            raise ValueError(
+                f"{self.config} has the unknown key {unknown[0]!r}; {suggest(unknown[0], known)} Was it written by "
+                "another version?"
+            )
         try:
+            config.update_from_flattened_dict(stored)
             validate_config(config)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.config} has a wrong value: {error}") from None
-        if self._trained_on_all():
-            config.data.validation_fraction = 0.0
-        if stored.items() >= _OLD_EVALUATION.items() and "model.estimator.eval.rtol" not in stored:
-            config.model.estimator.eval.kind = default_config().model.estimator.eval.kind
+            raise ValueError(f"{self.config} has a wrong value: {error} Restore the file from a backup.") from None
         return config
-
-    def _trained_on_all(self):
-        """Whether an older version trained, which held out no images, whatever `validation_fraction` was."""
-        info = read_json(self.data) if self.data.exists() else {}
-        return info.get("levels") is not None and "sizes" not in info
 
     def write_data(self, dataset: "Dataset | DataInfo") -> None:
         """Writes what a model must know of the data."""
@@ -201,20 +147,14 @@ class Workdir:
             write_json(self.data, _data_info(dataset))
 
     def check_data(self, dataset: "Dataset") -> None:
-        """Compares a data set with the one that the run was begun with, if it was begun.
-
-        Raises:
-          ValueError: when they differ.
-        """
+        """Raises ValueError if a run was begun in the directory with other data."""
         if not self.data.exists():
             return
         now, before = _data_info(dataset), read_json(self.data)
-        for key in sorted(now.keys() & before.keys() - {"name"}):  # an older version has not written all
-            if key == "num_classes" and before[key] is None:  # of a checkpoint whose model has none
+        for key in sorted(now.keys() & before.keys() - {"name"}):
+            if before[key] is None and key in ("num_classes", "sizes"):  # which a converted checkpoint may not know
                 continue
-            std = {"mean": now["std"], "std": now["std"]}.get(key, now["condition_std"])
-            std = None if key.endswith("columns") else std
-            if not _is_same(before[key], now[key], std):
+            if not _is_same(key, before, now):
                 raise ValueError(
                     f"The data {dataset.name!r} are not those that the run in {self.path} was begun with: their "
                     f"{key} was {_short(before[key])}, but now it is {_short(now[key])}. Restore them, or train on "
@@ -222,26 +162,17 @@ class Workdir:
                 )
 
     def read_result(self, config: "ConfigDict") -> dict[str, Any] | None:
-        """The content of result.json, if training with this config would not change it; else None.
-
-        Raises:
-          ValueError: when config.json or result.json is damaged.
-        """
+        """The content of result.json, if training with this config would not change it; else None."""
         path = self.path / "result.json"
         if not path.exists() or self.read_config().to_dict() != config.to_dict():
             return None
         result = read_json(path)
         figures = [self.path / "figures" / name for name in result.get("figures", ())]
-        # Older versions wrote neither the line nor the names of the figures.
-        whole = "line" in result and "figures" in result and all(figure.exists() for figure in figures)
-        return result if whole and result.get("step") == config.train.steps else None
+        whole = result.get("step") == config.train.steps and all(figure.exists() for figure in figures)
+        return result if whole else None
 
     def read_data(self) -> DataInfo:
-        """What the model of the run must know of its data.
-
-        Raises:
-          ValueError: when there is none.
-        """
+        """What the model of the run must know of its data."""
         if not self.data.exists():
             raise ValueError(f"{self.path} has no data.json: resflow-train has not begun to train there.")
         info = read_json(self.data)
@@ -257,21 +188,17 @@ class Workdir:
             ) from None
 
     def check_config(self, config: "ConfigDict") -> None:
-        """Compares the config with the one that the directory belongs to, if it belongs to a run.
+        """Raises ValueError if the directory belongs to a run of another config.
 
         Fields that do not affect the weights may change, and the number of steps may grow if the schedule of the
         learning rate does not depend on it.
-
-        Raises:
-          ValueError: when they differ in more than may change.
         """
         if not self.config.exists():
             return
-        config = with_fitting_warmup(config)
-        old = _flat(_plain(self.read_config().to_dict()))
-        new = _flat(_plain(config.to_dict()))
-        for key in sorted(old.keys() | new.keys()):
-            before, now = old.get(key), new.get(key)
+        old = flat_fields(_plain(self.read_config().to_dict()))
+        new = flat_fields(_plain(config.to_dict()))
+        for key in sorted(old):
+            before, now = old[key], new[key]
             if before == now or key.startswith(_FREE):
                 continue
             hint = ""
@@ -280,8 +207,6 @@ class Workdir:
                 if constant and now > before:
                     continue
                 hint = " (steps may only grow)" if constant else " (the learning rate's schedule ends with them)"
-            if key == "data.validation_fraction" and before == 0.0:
-                hint = " (older versions trained on all examples; --config.data.validation_fraction=0 resumes them)"
             raise ValueError(
                 f"{self.path} belongs to a run with config.{key} = {before!r}, but now it is "
                 f"{now!r}{hint}. Resume with the same config, or choose another --workdir."
@@ -294,21 +219,13 @@ def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file in one piece.
-
-    Raises:
-      OSError: when it cannot be written; the old file is then untouched.
-    """
+    """Writes a file in one piece."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object.
-
-    Raises:
-      ValueError: when it cannot be read, or holds something else.
-    """
+    """Reads a JSON file that holds an object; raises ValueError if it does not."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -321,24 +238,17 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _data_info(dataset):
-    sizes = {} if dataset.sizes is None else {"sizes": dict(dataset.sizes)}
-    statistics = {name: getattr(dataset, name) for name in ("mean", "std", "condition_mean", "condition_std")}
-    columns = {name: getattr(dataset, name) for name in ("columns", "condition_columns")}
-    return sizes | {
-        "name": dataset.name,
-        "event_shape": list(dataset.event_shape),
-        "levels": dataset.levels,
-        "num_classes": dataset.num_classes,
-        **{name: None if value is None else np.asarray(value).tolist() for name, value in statistics.items()},
-        **{name: names and list(names) for name, names in columns.items()},
-    }
+    info = {field: getattr(dataset, field) for field in DataInfo._fields}
+    return json.loads(json.dumps(info, default=lambda array: array.tolist()))
 
 
-def _is_same(before, now, std):
-    """Whether two values are equal; statistics, lists of floats, up to the rounding of sums."""
-    if before == now or not (isinstance(before, list) and isinstance(now, list) and len(before) == len(now)):
-        return before == now
-    return bool(std) and len(std) == len(now) and np.allclose(before, now, rtol=1e-5, atol=1e-5 * np.asarray(std))
+def _is_same(key, before, now):
+    """Whether the values of a key are equal; statistics up to the rounding of sums."""
+    if before[key] == now[key] or not key.endswith(("mean", "std")) or None in (before[key], now[key]):
+        return before[key] == now[key]
+    tolerance = 1e-5 * np.asarray(now[key.replace("mean", "std")])
+    same_size = len(before[key]) == len(now[key])
+    return same_size and np.allclose(before[key], now[key], rtol=1e-5, atol=tolerance)
 
 
 def _short(value):
@@ -348,13 +258,3 @@ def _short(value):
 def _plain(value):
     """The value as read from JSON: tuples as lists."""
     return json.loads(json.dumps(value))
-
-
-def _flat(tree, prefix=""):
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

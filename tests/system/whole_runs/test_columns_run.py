@@ -113,7 +113,7 @@ def test_served_columns(columns, run, tmp_path):
     readme = (path / "README.md").read_text()
     assert "real numbers in the units of the data" in readme
     assert "The columns of `x` are, in this order: `a`, `noise`." in readme
-    assert "given its condition of 1 real numbers" in (path / "MODEL_CARD.md").read_text()
+    assert "given its condition of 1 real numbers" in (path / "README.md").read_text()
 
 
 def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, fields):

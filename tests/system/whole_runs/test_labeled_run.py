@@ -11,9 +11,9 @@ import tf_resflow as resflow
 from tf_resflow import data, training
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
+from tf_resflow.cli.evaluate import table
 from tf_resflow.evaluation import LikelihoodPlan
 from tf_resflow.evaluation.log_prob_samples import LogProbSamples
-from tf_resflow.training.evaluation_table import table
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,8 @@ def test_evaluation_and_classes(labeled, loaded, held_out, monkeypatch):
     assert scores["accuracy"] == pytest.approx(right.mean()) and 0 < right.sum() < scores["num_examples"] == 30
     nats = math.log(math.e + 9) - right.mean()
     assert scores["cross_entropy"] == pytest.approx(nats / math.log(2), rel=1e-5)
-    text = table(result | scores)
-    for part in ("variational dequantization", "evidence lower bound", f"{scores['accuracy']:.2%} ± "):
-        assert part in text
+    rows = dict(line.split(maxsplit=1) for line in table(result | scores).splitlines())
+    assert (rows["dequantization"], rows["bound"]) == ("variational", "elbo") and "accuracy" in rows
     fid = evaluation.fid(lambda x: np.reshape(x, [len(x), -1])[:, :3].astype(float), num_samples=30)["fid"]
     assert fid["num_samples"] == 30 and math.isfinite(fid["fid"])
     found = evaluation.ood(data.load(loaded.config.data))["ood"]  # without labels, so from equal scores
@@ -83,7 +82,7 @@ def test_samples_of_labels(labeled, loaded, run_command, tmp_path, monkeypatch):
     def sample(name, *arguments):
         run_command(sample_command, labeled[0], tmp_path / name, *arguments)
 
-    monkeypatch.setattr(training, "load", lambda workdir: loaded)
+    monkeypatch.setattr(resflow, "load", lambda workdir: loaded)
     sample("all.npy", "--num=2")
     every = np.load(tmp_path / "all.npy")
     expected = np.concatenate(
@@ -154,5 +153,5 @@ def test_served_labels(labeled, loaded, held_out, tmp_path):
     assert described["num_classes"] == 10
     assert all("condition" in signature["inputs"] for signature in described["signatures"].values())
     assert "`condition` is a label 0, ..., 9" in (path / "README.md").read_text()
-    card = (path / "MODEL_CARD.md").read_text()
+    card = (path / "README.md").read_text()
     assert "the density of an example given its label 0, ..., 9" in card and "learned" in card

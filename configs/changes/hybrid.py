@@ -6,7 +6,7 @@ resflow-train --config=hybrid:mnist_small,coupling_1x1,1 --workdir=runs/hybrid_s
 
 The argument is BASE,TRUNK,LAMBDA; the last two are optional:
 
-- BASE: a config in this folder of labeled images: cifar10, svhn, mnist, fashion_mnist, each also with _small but
+- BASE: a config of labeled images: cifar10, svhn, mnist, fashion_mnist, each also with _small but
   for svhn, or digits, or images (a folder whose subfolders are the classes, as --config.data.path=DIR), or one that
   changes such a config without a comma: images:32, monotone:digits
 - TRUNK: residual (the default), the blocks of BASE; coupling (affine), or coupling_1x1, with an invertible 1x1
@@ -19,7 +19,7 @@ mirrored, as in the published code, which has a logit for MNIST and SVHN. Scores
 models; none is reproduced here, and the time is not measured here.
 """
 
-from tf_resflow.config_fields import base_config
+from tf_resflow.training import base_config
 
 DIMENSIONS = {"cifar10": 3072, "digits": 64, "fashion_mnist": 784, "mnist": 784, "svhn_cropped": 3072}
 TRUNKS = {
@@ -31,14 +31,7 @@ LAMBDAS = ("0", "1/D", "1")
 
 
 def get_config(argument=""):
-    """Returns the configuration.
-
-    Args:
-      argument: "BASE,TRUNK,LAMBDA"; cifar10, residual and 1/D for what is left out.
-
-    Raises:
-      ValueError: when a part is unknown.
-    """
+    """Returns the config of "BASE,TRUNK,LAMBDA", by default of cifar10, residual and 1/D."""
     base, trunk, weight, *rest = (*argument.split(","), "", "", "")
     base, trunk, weight = base or "cifar10", trunk or "residual", weight or "1/D"
     if trunk not in TRUNKS or weight not in LAMBDAS or any(rest):

@@ -12,18 +12,11 @@ after as many steps, and 1.948 and 1.875 after 720, which took at least as much 
 second flow takes 1.25 to 1.45 times as much. The errors are over the images, which are the same.
 """
 
-from tf_resflow.config_fields import base_config
+from tf_resflow.training import base_config
 
 
 def get_config(base="digits"):
-    """Returns the configuration.
-
-    Args:
-      base: "NAME" of a config of images in this folder, or "NAME:ARGUMENT".
-
-    Raises:
-      ValueError: when the name is unknown.
-    """
-    config = base_config(base or "digits")
+    """Returns the config of the name `base`, changed."""
+    config = base_config(base)
     config.model.dequantization = "variational"
     return config

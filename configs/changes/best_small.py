@@ -12,21 +12,14 @@ MNIST (700 steps), 3.089 +- 0.028 on Fashion-MNIST (750) and 4.284 +- 0.019 on b
 1.210, 3.125 and 4.370. More in docs/results.md.
 """
 
-from tf_resflow.config_fields import base_config
+from tf_resflow.training import base_config
 
 _UNIFORM_NOISE = ("bsds32",)  # where learned noise did not pay for the time that it takes
 
 
 def get_config(base="digits"):
-    """Returns the configuration.
-
-    Args:
-      base: "NAME" of a config of images in this folder, or "NAME:ARGUMENT".
-
-    Raises:
-      ValueError: when the name is unknown.
-    """
-    config = base_config(f"idensenet:{base or 'digits'}")
+    """Returns the config of the name `base`, changed."""
+    config = base_config(f"idensenet:{base}")
     config.model.activation = "cpila"
     if config.data.name in _UNIFORM_NOISE:
         config.train.steps = config.train.steps * 2 // 3

@@ -17,19 +17,12 @@ parameters.
 
 import math
 
-from tf_resflow.config_fields import base_config
+from tf_resflow.training import base_config
 
 
 def get_config(base="digits"):
-    """Returns the configuration.
-
-    Args:
-      base: "NAME" of a config in this folder, or "NAME:ARGUMENT".
-
-    Raises:
-      ValueError: when the name is unknown.
-    """
-    config = base_config(base or "digits")
+    """Returns the config of the name `base`, changed."""
+    config = base_config(base)
     model = config.model
     model.update(branch="dense_net", depth=3, activation="clipswish")
     if model.kind == "image":

@@ -18,19 +18,12 @@ architecture is the published one: 24.9 million parameters (24,894,430). The pub
 Poisson(2) more; it is not reproduced here, and the time is not measured.
 """
 
-from tf_resflow.config_fields import base_config
+from tf_resflow.training import base_config
 
 
 def get_config(base="digits"):
-    """Returns the configuration.
-
-    Args:
-      base: "NAME" of a config in this folder, or "NAME:ARGUMENT".
-
-    Raises:
-      ValueError: when the name is unknown.
-    """
-    config = base_config(base or "digits")
+    """Returns the config of the name `base`, changed."""
+    config = base_config(base)
     config.model.block = "monotone"
     if config.model.branch == "dense_net":
         config.model.activation = "cpila"

@@ -18,7 +18,8 @@ The evaluation is unbiased in all of them. Scores: the paper's table of ablation
 docs/results.md has those of schatten and cpila on small images.
 """
 
-from tf_resflow.config_fields import base_config, suggest
+from tf_resflow.config_fields import suggest
+from tf_resflow.training import base_config
 
 _ACTIVATIONS = ("clipswish", "cpila", "elu", "fullsort", "lipschitz_cube", "relu", "softplus", "tanh")
 ABLATIONS = {
@@ -40,15 +41,7 @@ ABLATIONS = {
 
 
 def get_config(argument=""):
-    """Returns the configuration.
-
-    Args:
-      argument: name of an ablation, or "NAME,BASE" with a config in this folder, also "CONFIG:ARGUMENT"; cifar10
-        without.
-
-    Raises:
-      ValueError: when the name is unknown.
-    """
+    """Returns the config of "NAME,BASE", by default of cifar10."""
     name, _, base = argument.partition(",")
     if name not in ABLATIONS:
         raise ValueError(
