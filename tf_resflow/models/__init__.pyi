@@ -1,4 +1,5 @@
 from .build import build_model
+from .data_space import DataSpace
 from .dequantizer import Dequantizer, FlowDequantizer
 from .estimators import evaluation_estimator
 from .flow_model import FlowModel
@@ -6,6 +7,7 @@ from .hybrid_model import HybridModel
 from .step import train_step
 
 __all__ = [
+    "DataSpace",
     "Dequantizer",
     "FlowDequantizer",
     "FlowModel",
