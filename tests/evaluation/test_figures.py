@@ -1,7 +1,6 @@
 """Figures, by what they hold."""
 
 import math
-import pathlib
 
 import numpy as np
 import pytest
@@ -9,16 +8,9 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 from scipy import stats
 
-from tf_resflow.evaluation import (
-    coverage_figure,
-    curve_figures,
-    density_figure,
-    learning_curves,
-    paths_figure,
-    point_figures,
-    points_figure,
-    rank_figure,
-)
+from tf_resflow.evaluation import coverage_figure, density_figure, points_figure, rank_figure
+from tf_resflow.evaluation import figures as module
+from tf_resflow.evaluation.figures import check_figure_path, learning_curves, paths_figure
 
 LINES = [
     {"step": 1, "split": "train", "nats": 3.0},
@@ -57,15 +49,6 @@ def test_the_beginning_and_spikes_do_not_set_the_range(tmp_path, figures):
     learning_curves(tmp_path / "curves.png", {"one": lines}, "nats")
     low, high = figures[0].axes[0].get_ylim()
     assert 1.8 < low < 2 and 2.5 < high < 2.7
-
-
-def test_runs_with_the_same_name_are_distinguished():
-    """A run that is given twice appears once."""
-    paths = ["runs/a/x", "runs/b/x", "/else/runs/b/x", "runs/y/", "runs/a/../a/x"]
-    names = curve_figures.run_names(paths)
-    here = str(pathlib.Path().resolve().name)
-    assert list(names) == ["a/x", f"{here}/runs/b/x", "else/runs/b/x", "y"]
-    assert list(names.values()) == ["runs/a/../a/x", *paths[1:4]]
 
 
 @pytest.mark.parametrize("scale, aspect", [(1.0, 1.0), (500.0, "auto")])
@@ -142,7 +125,7 @@ def test_pairs_of_columns(tmp_path, figures):
 
 @pytest.mark.parametrize("columns, panels", [(1, 1), (2, 1), (4, 6)])
 def test_title_notes_what_is_left_out(tmp_path, figures, monkeypatch, columns, panels):
-    monkeypatch.setattr(point_figures, "_MAX_COLUMNS", 3)
+    monkeypatch.setattr(module, "_MAX_COLUMNS", 3)
     sweep = {f"temperature {t}": t * normal(5001, columns, 0) for t in (0.5, 1.0)}
     points_figure(tmp_path / "a.png", sweep)
     (figure,) = figures
@@ -220,6 +203,6 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, function, arguments, message)
 
 
 def test_suffixes(tmp_path):
-    curve_figures.check_figure_path(tmp_path / "curves.SVG")
+    check_figure_path(tmp_path / "curves.SVG")
     with pytest.raises(ValueError, match=r"'curves.docx' should end in .*\.pdf.*\.png"):
-        curve_figures.check_figure_path(tmp_path / "curves.docx")
+        check_figure_path(tmp_path / "curves.docx")

@@ -15,7 +15,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import tf_resflow as resflow
 from tf_resflow.evaluation import planning
-from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan, describe_estimator
+from tf_resflow.evaluation.planning import LikelihoodPlan, describe_estimator
 from tf_resflow.serving.model_card import model_card
 from tf_resflow.serving.readme import estimator_text
 

@@ -1,9 +1,9 @@
-"""Whether samples are those of a posterior: calibration over simulated data sets, and a classifier's view."""
+"""Whether samples are those of a posterior: calibration over simulated data sets, and the eyes of a classifier."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tf_resflow.evaluation.held_out import Score
+from tf_resflow.evaluation.scores import Score
 from tf_resflow.extras import extra
 
 __all__ = ["c2st", "calibration_ranks", "coverage_levels"]
@@ -34,7 +34,7 @@ def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
       parameters: array `[num, dimensions]`: the parameters with which each data set was simulated.
 
     Returns:
-      Integers `[num, dimensions]` from 0 to draws.
+      Integers `[num, dimensions]` from 0 to L.
 
     Raises:
       ValueError: if the shapes do not fit, or a value is not finite.
@@ -74,9 +74,6 @@ def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike)
         constant for each data set.
       parameter_log_probs: array `[num]`: \\(\log q(\theta_i | x_i)\\) of the true parameters, likewise.
 
-    Returns:
-      Array `[num]` of levels between 0 and 1.
-
     Raises:
       ValueError: if the shapes do not fit, or a value is NaN.
 
@@ -111,7 +108,7 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
     ```
 
     The value depends on the number of samples, from which the classifier learns: compare values of equal numbers.
-    The literature takes up to 10,000 of each. The package scikit-learn is required (the extra "data").
+    The literature takes up to 10,000 of each. It takes scikit-learn (the extra "data").
 
     Args:
       samples: array `[num, dimensions]`, to be tested.
@@ -120,7 +117,8 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
       seed: of the folds and the networks.
 
     Returns:
-      A `Score`: the mean accuracy over the 2 num points, and its binomial standard error.
+      A named tuple of `mean`, the accuracy over the 2 num points, `stderr`, its binomial standard error, and
+      `num_examples`.
 
     Raises:
       ValueError: if the shapes do not fit, a value is not finite, or there are fewer points than folds.

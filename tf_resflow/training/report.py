@@ -11,9 +11,11 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data, evaluation
+from tf_resflow.bijectors.certified_bounds import uncertified_blocks
 from tf_resflow.evaluation import LikelihoodPlan, log_prob_by_class
-from tf_resflow.evaluation.per_example import PerExample
 from tf_resflow.evaluation.reconstruction import round_trip
+from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
+from tf_resflow.evaluation.scores import PerExample, Score
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.progress import stage, track
 
@@ -67,7 +69,7 @@ class Report:
         labels = labels or bool(self._model.condition)
         return self._dataset.eval_batches(split or settings.split, settings.batch_size, limit, labels=labels)
 
-    def score(self, split: str | None = None) -> evaluation.Score:
+    def score(self, split: str | None = None) -> Score:
         """The `Score` on a split, by default `config.eval.split`."""
         split = split or self._config.eval.split
         return self._held_out(track(self.batches(split), f"score on {split}"), self._config.seed)
@@ -88,7 +90,7 @@ class Report:
         return scores | {self.objective: self._model.total(scores)}
 
     def classification(self, split: str | None = None) -> dict[str, float]:
-        """The scores of the classifier, or of the density given labels: see `evaluation.Classification`.
+        """The scores of the classifier, or of the density given labels: see `evaluation.classification_scores`.
 
         "cross_entropy" is in bits for integer data, as the density's loss is.
         """
@@ -122,7 +124,7 @@ class Report:
     def baselines(self) -> dict[str, float]:
         """The uniform and the Gaussian baseline; one that does not exist is left out, with a warning."""
         levels = self._dataset.levels
-        baselines = {} if levels is None else {"uniform": evaluation.uniform_baseline(levels)}
+        baselines = {} if levels is None else {"uniform": math.log2(levels)}
         size, num = math.prod(self._dataset.event_shape), self._dataset.sizes.get("train", math.inf)
         if levels is not None and num <= size:
             # The covariance is singular: the dequantization makes it a density, but a useless baseline.
@@ -170,7 +172,7 @@ class Report:
         if bounds:
             worst = max(bounds.values())
             result["lipschitz_bound"] = worst if math.isfinite(worst) else None
-        if uncertified := evaluation.uncertified_blocks(self._model.flow):
+        if uncertified := uncertified_blocks(self._model.flow):
             result["uncertified_blocks"] = uncertified
         if self._dataset.entropy is not None:
             result["entropy"] = self._dataset.entropy
@@ -206,7 +208,7 @@ class Report:
         """
         grid = self.sample_grid()
         if grid is not None:
-            evaluation.write_png(directory / "samples.png", grid)
+            write_png(directory / "samples.png", grid)
             return self._reconstructions(directory / "reconstructions.png")
         if self._dataset.event_shape == (2,) and self._density is not None and not self._model.condition:
             self._plane(directory / "density_2d.png")
@@ -221,7 +223,7 @@ class Report:
         x = self._density.prepare(images, tf.constant([self._config.seed, 1], tf.int32))
         again = round_trip(self._density, x, condition)[0]
         pair = images.numpy(), self._model.data_space.to_data(again).numpy()
-        evaluation.write_png(path, evaluation.reconstruction_grid(*pair, levels))
+        write_png(path, reconstruction_grid(*pair, levels))
         return {"reconstruction_error": float(tf.reduce_max(tf.abs(again - x)) * levels)}
 
     def _pairs(self, path):

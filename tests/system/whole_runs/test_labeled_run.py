@@ -12,7 +12,7 @@ from tf_resflow import data, training
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
 from tf_resflow.evaluation import LikelihoodPlan
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples
+from tf_resflow.evaluation.log_likelihood import LogProbSamples
 from tf_resflow.training.evaluation_table import table
 
 

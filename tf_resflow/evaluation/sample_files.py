@@ -1,4 +1,4 @@
-"""Samples of a model as a file."""
+"""Samples as files: grids of images, scatter plots, arrays and tables."""
 
 import csv
 import itertools
@@ -9,31 +9,35 @@ import shutil
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tf_resflow.evaluation.image_grids import image_grid, write_png
-from tf_resflow.evaluation.point_figures import points_figure
+from tf_resflow.evaluation.figures import points_figure
+from tf_resflow.extras import extra
 from tf_resflow.writing import check_output_path, whole_file
 
-__all__ = ["MAX_TEMPERATURE", "check_paths", "check_samples", "write_samples"]
+__all__ = [
+    "MAX_TEMPERATURE",
+    "check_paths",
+    "check_samples",
+    "image_grid",
+    "reconstruction_grid",
+    "write_png",
+    "write_samples",
+]
 
 MAX_TEMPERATURE = 100.0
 """The largest temperature that samples may have."""
 
 _MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
 _MAX_VALUES = 2**28  # of paths, which are kept in memory
+_MIN_SIDE = 512  # pixels; small grids are enlarged to about this size
 
 
 def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:
-    """Checks that `write_samples` can write a file, before any long work.
+    """Raises a ValueError, before any long work, if `write_samples` cannot write `(num, *event_shape)` values.
 
-    Args:
-      path: file to write.
-      shape: `(num, *event_shape)` of the samples.
-      levels: number of levels of integer data, `None` for floats.
-
-    Raises:
-      ValueError: when the path ends neither in .png nor in .npy (nor for vectors in .csv), or cannot be written;
-        when the samples do not fit the disk, or a picture.
+    That is if the path ends neither in .png nor in .npy (nor for vectors in .csv), or cannot be written, or if the
+    samples do not fit the disk, or a picture.
     """
     check_output_path(path, [".png", ".npy", *([".csv"] if len(shape) == 2 else [])])
     path, num, values = pathlib.Path(path).absolute(), shape[0], math.prod(shape)
@@ -52,27 +56,17 @@ def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: in
 
 
 def check_paths(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:
-    """Checks that paths can be written, before any long work.
-
-    Args:
-      path: file to write.
-      shape: `(number of all points, *event_shape)`.
-      levels: number of levels of integer data, `None` for floats.
-
-    Raises:
-      ValueError: as `check_samples`, for more than 2^28 values, and for a picture of vectors not of size 2.
-    """
+    """As `check_samples` for all points of paths: also if they are too many, or a picture is not of a plane."""
     check_samples(path, shape, levels)
     if math.prod(shape) > _MAX_VALUES:
         raise ValueError(
             f"{shape[0]:,} points of paths have {math.prod(shape):,} values, which are kept in memory: at most "
             f"{_MAX_VALUES:,}. Lower --num."
         )
-    event_shape = shape[1:]
-    if pathlib.Path(path).suffix.lower() == ".png" and len(event_shape) == 1 and event_shape != (2,):
+    if pathlib.Path(path).suffix.lower() == ".png" and len(shape) == 2 and shape[1] != 2:
         raise ValueError(
-            f"Paths of vectors of {event_shape[0]} cannot be drawn, only those of images or in a plane: write them "
-            "to a .npy file."
+            f"Paths of vectors of {shape[1]} cannot be drawn, only those of images or in a plane: write them to a "
+            ".npy file."
         )
 
 
@@ -82,7 +76,6 @@ def write_samples(
     shape: Sequence[int],
     *,
     levels: int | None = None,
-    temperatures: Sequence[float] = (),
     labels: Sequence[str] = (),
     data: dict[str, np.ndarray] | None = None,
     names: Sequence[str] | None = None,
@@ -97,28 +90,23 @@ def write_samples(
       batches: iterable of arrays `[batch, *event_shape]`.
       shape: `(rows, columns, *event_shape)`: a grid has as many rows, or is about square if they are 1.
       levels: number of levels of integer images.
-      temperatures: of each row, to label it, or empty.
-      labels: of each row, instead of its temperature.
+      labels: of each row, or empty.
       data: dict of one pair of a name and an array `[num, size]`, drawn under the samples if they are vectors.
       names: of the coordinates of vectors, by default column 1, column 2 and so on.
       name: of the data, for the title of a picture of vectors.
-
-    Raises:
-      OSError: when the file cannot be written.
     """
     rows, columns, *event_shape = shape
-    if pathlib.Path(path).suffix.lower() == ".npy":
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix == ".npy":
         _write_array(path, batches, (rows * columns, *event_shape))
         return
-    if pathlib.Path(path).suffix.lower() == ".csv":
+    if suffix == ".csv":
         _write_rows(path, batches, names or [f"column {i + 1}" for i in range(event_shape[0])])
         return
     samples = np.concatenate(list(batches))
-    labels = list(labels) or [f"temperature {temperature:g}" for temperature in temperatures]
     if len(event_shape) == 3:
-        is_sweep = rows > 1
-        grid = image_grid(samples, levels or 256, columns=columns if is_sweep else None)
-        write_png(path, grid, labels=labels if is_sweep else ())
+        grid = image_grid(samples, levels or 256, columns=columns if rows > 1 else None)
+        write_png(path, grid, labels=labels if rows > 1 else ())
     elif rows == 1:
         title = " at ".join([f"{name}: {columns:,} samples", *labels])
         points_figure(path, {"samples": samples}, data, columns=names, title=title)
@@ -149,3 +137,58 @@ def _size(number):
     """A number of bytes as text."""
     unit = min(int(math.log(max(number, 1), 1000)), 5)
     return f"{number / 1000**unit:.3g} {['bytes', 'kB', 'MB', 'GB', 'TB', 'PB'][unit]}"
+
+
+def image_grid(images: ArrayLike, levels: int = 256, *, columns: int | None = None) -> np.ndarray:
+    """Lays images out in rows, separated by gray lines of a pixel.
+
+    Args:
+      images: integer array `[num, height, width, channels]` with values 0, ..., levels - 1.
+      levels: number of levels, which are spread over 0, ..., 255.
+      columns: number of images in a row; by default the grid is about square.
+
+    Returns:
+      A uint8 array `[grid height, grid width, channels]`.
+    """
+    cells = np.round(np.asarray(images) * (255.0 / (levels - 1))).astype(np.uint8)
+    num, height, width, channels = cells.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    rows = math.ceil(num / columns)
+    cells = np.pad(cells, [(0, rows * columns - num), (0, 1), (0, 1), (0, 0)], constant_values=128)
+    cells = cells.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
+    grid = cells.reshape(rows * (height + 1), columns * (width + 1), channels)
+    return np.pad(grid, [(1, 0), (1, 0), (0, 0)], constant_values=128)
+
+
+def reconstruction_grid(
+    originals: ArrayLike, reconstructions: ArrayLike, levels: int = 256, *, columns: int = 16
+) -> np.ndarray:
+    """An `image_grid` of pairs of rows: originals above their reconstructions."""
+    pairs = np.stack([originals, reconstructions])
+    columns = min(columns, pairs.shape[1])
+    num = pairs.shape[1] // columns * columns
+    rows = pairs[:, :num].reshape(2, -1, columns, *pairs.shape[2:]).swapaxes(0, 1)
+    return image_grid(rows.reshape(-1, *pairs.shape[2:]), levels, columns=columns)
+
+
+def write_png(path: str | os.PathLike[str], image: np.ndarray, *, labels: Sequence[str] = ()) -> None:
+    """Writes a uint8 image `[height, width, 1 or 3]`, with a label to the left of each row of a grid.
+
+    A small one is enlarged by a whole factor.
+    """
+    with extra("plots"):
+        from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+    factor = max(1, _MIN_SIDE // max(image.shape[:2]))
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture = ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
+    if labels:
+        row = picture.height / len(labels)
+        font = ImageFont.load_default(min(max(10, row / 3), 24))
+        width = math.ceil(max(font.getlength(label) for label in labels)) + 12
+        picture = ImageOps.expand(picture, (width, 0, 0, 0), fill="white")
+        draw = ImageDraw.Draw(picture)
+        for index, label in enumerate(labels):
+            draw.text((width - 6, (index + 0.5) * row), label, fill="black", font=font, anchor="rm")
+    with whole_file(path) as temporary:
+        picture.save(temporary)

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples, bytes_per_row, mean_and_stderr
+from tf_resflow.evaluation.log_likelihood import LogProbSamples, bytes_per_row, mean_and_stderr
+from tf_resflow.evaluation.planning import LikelihoodPlan
 
 ROULETTE = resflow.logdet.AdaptiveRoulette(0.1, num_probes=2, per_example=True)
 
