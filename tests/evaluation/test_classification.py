@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from tf_resflow.evaluation import classification_scores, expected_calibration_error, ood_auroc
+from tf_resflow.evaluation.classification import classification_scores, expected_calibration_error, ood_auroc
 
 pytestmark = pytest.mark.quick
 

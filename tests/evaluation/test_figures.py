@@ -8,9 +8,15 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 from scipy import stats
 
-from tf_resflow.evaluation import coverage_figure, density_figure, points_figure, rank_figure
+from tf_resflow.evaluation import coverage_figure, rank_figure
 from tf_resflow.evaluation import figures as module
-from tf_resflow.evaluation.figures import check_figure_path, learning_curves, paths_figure
+from tf_resflow.evaluation.figures import (
+    check_figure_path,
+    density_figure,
+    learning_curves,
+    paths_figure,
+    points_figure,
+)
 
 LINES = [
     {"step": 1, "split": "train", "nats": 3.0},
@@ -52,18 +58,19 @@ def test_the_beginning_and_spikes_do_not_set_the_range(tmp_path, figures):
 
 
 @pytest.mark.parametrize("scale, aspect", [(1.0, 1.0), (500.0, "auto")])
-def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, scale, aspect):
+def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, monkeypatch, scale, aspect):
     """For a normal distribution whose second column has another unit; the mean of each panel is its own."""
     normal = stats.multivariate_normal([1, -2 * scale], [1, scale**2])
     data, samples = (normal.rvs(num, random_state=num) for num in (20_000, 5000))
     samples += [0.3, 0.3 * scale]
     calls = []
+    monkeypatch.setattr(module, "_RESOLUTION", 40)
 
     def log_prob(points):
         calls.append(points.dtype)
         return normal.logpdf(points)
 
-    density_figure(tmp_path / "density.png", data, samples, log_prob, resolution=40)
+    density_figure(tmp_path / "density.png", data, samples, log_prob)
     left, middle, right, bar = figures[0].axes
     assert bar.get_ylabel() == "density (1 / unit²)"
     assert [axes.get_title() for axes in (left, right)] == ["data (20,000)", "samples (5,000)"]
@@ -83,8 +90,8 @@ def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, scale, asp
 def test_paths_are_lines_over_the_log_density(tmp_path, figures):
     paths = np.random.default_rng(0).normal(size=[6, 6, 2])
     for square, lines in ((False, list(paths)), (True, [*paths, *paths.swapaxes(0, 1)])):
-        density = {"log_prob": lambda x: -100 * np.sum(x**2, -1), "resolution": 20}
-        paths_figure(tmp_path / "p.png", paths, [[9.0, -9.0]], square=square, title="title", **density)
+        log_prob = lambda x: -100 * np.sum(x**2, -1)  # noqa: E731
+        paths_figure(tmp_path / "p.png", paths, [[9.0, -9.0]], log_prob, square=square, title="title")
         axes, bar = figures[-1].axes
         assert (axes.get_title(), bar.get_ylabel()) == ("title", "log density (nats)")
         *drawn, marks = axes.get_lines()

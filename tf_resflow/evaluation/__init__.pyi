@@ -1,8 +1,8 @@
 from .baselines import gaussian_baseline
-from .classification import classification_scores, expected_calibration_error, ood_auroc
+from .classification import expected_calibration_error, ood_auroc
 from .estimator_noise import EstimatorNoise
 from .fid import FeatureMoments, InceptionFeatures, frechet_distance
-from .figures import coverage_figure, density_figure, points_figure, rank_figure
+from .figures import coverage_figure, rank_figure
 from .lipschitz import lipschitz_bounds, lipschitz_certificate
 from .log_likelihood import estimate_log_prob, log_prob_by_class
 from .planning import LikelihoodPlan, plan_likelihood
@@ -21,10 +21,8 @@ __all__ = [
     "LikelihoodPlan",
     "c2st",
     "calibration_ranks",
-    "classification_scores",
     "coverage_figure",
     "coverage_levels",
-    "density_figure",
     "draw_samples",
     "estimate_log_prob",
     "expected_calibration_error",
@@ -38,7 +36,6 @@ __all__ = [
     "log_prob_by_class",
     "ood_auroc",
     "plan_likelihood",
-    "points_figure",
     "quantiles",
     "rank_figure",
     "reconstruct",

@@ -10,7 +10,7 @@ __all__ = ["Classification", "classification_scores", "expected_calibration_erro
 
 
 class Classification(NamedTuple):
-    """Scores of a classifier over a set of examples."""
+    """Scores of a classifier: accuracy, its standard error, mean of -log p(label | x), ECE, number of examples."""
 
     accuracy: float
     accuracy_stderr: float
@@ -20,27 +20,7 @@ class Classification(NamedTuple):
 
 
 def classification_scores(logits: ArrayLike, labels: ArrayLike) -> Classification:
-    """The scores of the class probabilities softmax(logits).
-
-    ```python
-    import tf_resflow as resflow
-    scores = resflow.evaluation.classification_scores([[1.0, 0.0], [0.0, 2.0], [0.0, 3.0]], [0, 1, 0])
-    print(round(scores.accuracy, 3), round(scores.cross_entropy, 3), scores.num_examples)
-    # 0.667 1.163 3
-    ```
-
-    Args:
-      logits: array `[num, classes]`.
-      labels: integers `[num]`, the true classes.
-
-    Returns:
-      A named tuple: `accuracy`, the share of examples whose most probable class is their label;
-      `accuracy_stderr`, sqrt(accuracy (1 - accuracy) / num); `cross_entropy`, the mean of -log p(label | x) in
-      nats; `calibration_error`, see `expected_calibration_error`; `num_examples`.
-
-    Raises:
-      ValueError: when the shapes do not fit, or a label is not one of the classes.
-    """
+    """The scores of softmax(logits) `[num, classes]`: the cross-entropy is in nats."""
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     calibration_error = expected_calibration_error(special.softmax(logits, axis=-1), labels)
     num, accuracy = len(labels), np.mean(logits.argmax(axis=1) == labels)
@@ -112,14 +92,12 @@ def ood_auroc(scores: ArrayLike, ood_scores: ArrayLike) -> float:
 
     Args:
       scores: array `[num]` for examples of the data: log p(x), or the largest class probability.
-      ood_scores: array `[num_ood]` for examples of the other data.
+      ood_scores: array `[num_ood]` for the other data.
 
     Raises:
       ValueError: when an array is empty, not of rank 1, or contains NaN.
 
     References:
-      Mann and Whitney, "On a test of whether one of two random variables is stochastically larger than the
-        other" (1947).
       Nalisnick et al., "Do deep generative models know what they don't know?" (2019).
     """
     groups = np.asarray(scores, np.float64), np.asarray(ood_scores, np.float64)

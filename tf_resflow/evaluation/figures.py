@@ -24,6 +24,8 @@ __all__ = [
     "rank_figure",
 ]
 
+_RESOLUTION = 150  # points of a density along each axis
+_BATCH = 4500  # points whose density is computed at a time
 _NATS_SHOWN = 12  # below the largest log density
 _MAX_COLUMNS = 7
 _MAX_POINTS = 5000  # of a group in a scatter plot; histograms use all points
@@ -65,29 +67,18 @@ def density_figure(
     log_prob: Callable[[np.ndarray], ArrayLike],
     *,
     title: str = "",
-    resolution: int = 150,
-    batch: int = 4500,
 ) -> None:
-    """Draws the data, the model's density and the model's samples in three panels with the same axes and colors.
+    """Draws data `[num, 2]`, the density and samples of a model in panels with the same axes and colors.
 
     The color scale follows the square root of the density, which also shows rare values.
-
-    Args:
-      path: image file to write.
-      data: array `[num, 2]`.
-      samples: array `[num, 2]`.
-      log_prob: function of a float32 array `[batch, 2]`, to log-densities `[batch]` in nats.
-      title: text above the density.
-      resolution: number of grid points along each axis.
-      batch: number of points evaluated at a time.
     """
     with extra("plots"):
         from matplotlib import colors
 
     data, samples = np.asarray(data), np.asarray(samples)
     limits = [_limits([column]) for column in data.T]
-    density = np.exp(_on_grid(log_prob, limits, resolution, batch))
-    histograms = [_density_of(points, limits, resolution // 2) for points in (data, samples)]
+    density = np.exp(_on_grid(log_prob, limits))
+    histograms = [_density_of(points, limits) for points in (data, samples)]
     norm = colors.PowerNorm(0.5, 0, max(_peak(values) for values in (density, histograms[0])))
     with _written(path, 13, 4.4, bbox_inches="tight") as fig:
         left, middle, right = fig.subplots(1, 3, sharex=True, sharey=True)
@@ -108,8 +99,6 @@ def paths_figure(
     *,
     square: bool = False,
     title: str = "",
-    resolution: int = 150,
-    batch: int = 4500,
 ) -> None:
     """Draws paths `[paths, points, 2]` as lines over the log density, on axes that cover them and the data.
 
@@ -119,7 +108,7 @@ def paths_figure(
     paths, data = np.asarray(paths), np.asarray(data)
     lines, ends = (np.concatenate([paths, paths.swapaxes(0, 1)]), paths[[0, -1]]) if square else (paths, paths)
     limits = [_limits([column], outside=0) for column in np.concatenate([data, *paths]).T]
-    logs = _on_grid(log_prob, limits, resolution, batch)
+    logs = _on_grid(log_prob, limits)
     top = np.max(logs)
     with _written(path, 6.5, 5.5) as fig:
         axes = fig.subplots()
@@ -137,9 +126,9 @@ def _draw(axes, values, limits, cmap="viridis", **options: Any):
     return axes.imshow(values, origin="lower", cmap=cmap, interpolation="none", **options)
 
 
-def _density_of(points, limits, most_bins):
+def _density_of(points, limits):
     """The density of all points in cells; points outside the limits count towards the total."""
-    bins = min(most_bins, math.isqrt(len(points)))
+    bins = min(_RESOLUTION // 2, math.isqrt(len(points)))
     counts, x_edges, y_edges = np.histogram2d(points[:, 0], points[:, 1], bins, limits)
     return (counts / np.multiply.outer(np.diff(x_edges), np.diff(y_edges)) / len(points)).T
 
@@ -151,13 +140,13 @@ def _peak(density, above=0.02):
     return values[np.searchsorted(mass, above * mass[-1])] or 1.0
 
 
-def _on_grid(log_prob, limits, resolution, batch):
+def _on_grid(log_prob, limits):
     """Log-densities at the centers of the cells, `[row, column]` with rows from the bottom."""
-    centers = (np.arange(resolution) + 0.5) / resolution
+    centers = (np.arange(_RESOLUTION) + 0.5) / _RESOLUTION
     x, y = np.meshgrid(*(low + (high - low) * centers for low, high in limits))
     points = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
-    parts = [np.asarray(log_prob(points[i : i + batch])) for i in range(0, len(points), batch)]
-    return np.concatenate(parts).reshape(resolution, resolution)
+    parts = [np.asarray(log_prob(points[i : i + _BATCH])) for i in range(0, len(points), _BATCH)]
+    return np.concatenate(parts).reshape(_RESOLUTION, _RESOLUTION)
 
 
 def points_figure(
@@ -168,18 +157,11 @@ def points_figure(
     columns: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
-    """Draws samples and data over each other.
+    """Draws dicts of samples and of one data set, of name to `[num, columns]`, over each other.
 
     One column makes a histogram and two make a scatter plot. More columns make scatter plots of all pairs, with
     histograms on the diagonal. Only the first 7 columns are drawn, and scatter plots show at most 5,000 points of
     each group; the title notes what is left out.
-
-    Args:
-      path: image file to write.
-      samples: dict of name to array `[num, columns]`.
-      data: dict of one such pair, or `None`.
-      columns: names of the columns, by default their numbers.
-      title: text above the figure.
     """
     groups = dict(_finite(name, points) for name, points in {**(data or {}), **samples}.items())
     total = next(iter(groups.values())).shape[1]

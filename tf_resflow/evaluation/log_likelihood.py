@@ -12,14 +12,7 @@ from tf_resflow.models.dequantizer import noise_log_det, with_sets
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
 
-__all__ = [
-    "LogProbEstimate",
-    "LogProbSamples",
-    "estimate_log_prob",
-    "log_prob_by_class",
-    "mean_and_stderr",
-    "mixture_of_classes",
-]
+__all__ = ["LogProbSamples", "estimate_log_prob", "log_prob_by_class", "mean_and_stderr"]
 
 
 class LogProbEstimate(NamedTuple):
@@ -38,7 +31,7 @@ def estimate_log_prob(
     stderr: float | None = None,
     plan: LikelihoodPlan | None = None,
 ) -> LogProbEstimate:
-    """The log-likelihood of each example and its standard error, of the accuracy that is asked for.
+    """The log-likelihood of each example and its standard error, as accurate as asked for.
 
     ```python
     import tf_resflow as resflow

@@ -20,15 +20,7 @@ from tf_resflow.progress import track
 from tf_resflow.seeds import random_integers, split_seed
 from tf_resflow.typing import LogDet, TensorLike
 
-__all__ = [
-    "MEGABYTES",
-    "BlockPlan",
-    "LikelihoodPlan",
-    "bytes_per_row",
-    "describe_estimator",
-    "describe_plan",
-    "plan_likelihood",
-]
+__all__ = ["LikelihoodPlan", "describe_estimator", "describe_plan", "plan_likelihood"]
 
 MEGABYTES = 500  # of values that a branch computes at once
 _EXAMPLES = 16  # of the measurement
@@ -121,14 +113,14 @@ def describe_estimator(log_det: Any) -> dict[str, Any]:
     """What a model takes as `log_det`, for JSON: its "type" and its settings, or the estimators of "blocks"."""
     if isinstance(log_det, Mapping):
         return {"type": "by block", "blocks": {name: describe_estimator(part) for name, part in log_det.items()}}
-    settings = {k: _plain(v) for k, v in vars(log_det).items() if not k.startswith("_") and v is not None}
+
+    def plain(value):
+        if isinstance(value, TermDistribution):
+            return describe_estimator(value)
+        return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+    settings = {k: plain(v) for k, v in vars(log_det).items() if not k.startswith("_") and v is not None}
     return {"type": type(log_det).__name__, **settings}
-
-
-def _plain(value):
-    if isinstance(value, TermDistribution):
-        return describe_estimator(value)
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def plan_likelihood(
@@ -197,8 +189,7 @@ def plan_likelihood(
         allowed = {num: num * aim**2 - noise**2 for num in _numbers_of_samples(noise, aim)}
         if not noise:
             allowed[1] = 0.0  # a single sample has no standard error but 0
-    plans = [_cheapest(choices, *item) for item in allowed.items()]
-    found = [plan for plan in plans if plan]
+    found = [plan for item in allowed.items() if (plan := _cheapest(choices, *item))]
     if not found:
         best = {name: min(found, key=lambda choice: choice.std) for name, found in choices.items()}
         blocks_noise, most = math.sqrt(_variance(best)), num_samples or _MAX_SAMPLES
@@ -247,27 +238,22 @@ def _cheapest(choices, num_samples, allowed):
     """A number of samples and the blocks whose variance is as allowed: the block that gains most a second first."""
     chosen = {name: min(found, key=lambda choice: choice.seconds) for name, found in choices.items()}
 
-    def gains():
-        for name, found in choices.items():
-            now = chosen[name]
-            for choice in found:
-                if choice.std < now.std:
-                    gain = (now.std**2 - choice.std**2) / max(choice.seconds - now.seconds, 1e-12)
-                    yield gain, name, choice
-
     while _variance(chosen) > allowed:
-        gain = max(gains(), key=lambda candidate: candidate[0], default=None)
-        if gain is None:
+        gains = [
+            ((now.std**2 - choice.std**2) / max(choice.seconds - now.seconds, 1e-12), name, choice)
+            for name, now in chosen.items()
+            for choice in choices[name]
+            if choice.std < now.std
+        ]
+        if not gains:
             return None
-        chosen[gain[1]] = gain[2]
+        _, name, choice = max(gains, key=lambda gain: gain[0])
+        chosen[name] = choice
     return num_samples, chosen
 
 
 def _dequantization_std(model, x, arguments, seed, num_rows):
-    """The noise of the dequantization in nats, from estimates with the same probes and numbers of terms.
-
-    Their own noise nearly cancels; what is left makes that of the dequantization look somewhat larger.
-    """
+    """The noise of the dequantization in nats, from estimates with the same probes: their own nearly cancels."""
     if model.data_space.levels is None:
         return 0.0
     density = bijectors.with_log_det(model.distribution, _roulette(_RTOLS[1], 1, probe_sets=1))
@@ -336,7 +322,8 @@ def _estimates(block, inputs, num_rows, enough, seed):
         found += measured
         if num_probes == 1:
             single = measured[-1].std
-            found += [few for choice in measured for few in _of_few_probes(choice, x)]
+            few = [2**k for k in range(1, 10) if x.shape.rank > 2 and 2**k < x.shape[-1]]  # too few for colors
+            found += [_independent(choice, num) for choice in measured for num in few]
         if measured[-1].std < 0.9 * measured[0].std:
             rtols = rtols[1:]  # more probes show the noise of the roulette even more
         if measured[-1].std <= enough:
@@ -352,17 +339,10 @@ def _numbers_of_probes(x):
     return sorted(number for number in numbers if number <= min(size, _MAX_PROBES))
 
 
-def _of_few_probes(choice, x):
-    """The `BlockPlan`s of numbers of probes of images that are too few for colors, from that of one probe."""
-    return [
-        BlockPlan(
-            dataclasses.replace(choice.log_det, probes="rademacher", num_probes=num),
-            choice.std / math.sqrt(num),
-            choice.seconds * num,
-        )
-        for num in (2**k for k in range(1, 10))
-        if x.shape.rank > 2 and num < x.shape[-1]
-    ]
+def _independent(choice, num):
+    """The `BlockPlan` of several probes, from that of one."""
+    log_det = dataclasses.replace(choice.log_det, probes="rademacher", num_probes=num)
+    return BlockPlan(log_det, choice.std / math.sqrt(num), choice.seconds * num)
 
 
 def _roulette(rtol, num_probes, **kwargs):
@@ -399,10 +379,7 @@ def _draw(inputs, num_rows, num_probes, seed, draw):
 
 
 def _measured(estimate, draws, num_probes, rtol):
-    """The standard deviation of the estimate from as many colors, and the seconds for an example.
-
-    The estimate is the sum over independent colors: its variance is that of a color, times their number.
-    """
+    """The standard deviation of the estimate, a sum over as many independent colors, and its seconds a row."""
     measured = [_timed(estimate, v, seed, tf.constant(rtol), *inputs) for v, seed, inputs in draws]
     pairs = np.concatenate([np.reshape(value, [2, -1]) for value, _ in measured], axis=1).astype(np.float64)
     seconds = min(seconds for _, seconds in measured) / len(measured[0][0])
@@ -416,7 +393,7 @@ def _timed(function, *arguments):
 
 
 def _warn_of_slow_decay(name, block, inputs, seed):
-    """Warns if the terms of a block's series decay slowly; takes at most as many as `AdaptiveRoulette`."""
+    """Warns if the terms of a block's series decay slowly."""
     x = inputs[0]
     v = draw_probes("rademacher", 1, x, tf.constant([seed, 0]))
     with tf.GradientTape(persistent=True) as tape:
@@ -426,7 +403,8 @@ def _warn_of_slow_decay(name, block, inputs, seed):
     while ratio > _RTOLS[-1] and num < logdet.AdaptiveRoulette.max_exact_terms:
         w = tape.gradient(gx, x, w, unconnected_gradients="zero")
         num += 1
-        ratio = float(tf.reduce_max(_norms(w) / _norms(v)))
+        norms = [tf.norm(tf.reshape(rows, [len(rows), -1]), axis=1) for rows in (w, v)]
+        ratio = float(tf.reduce_max(norms[0] / norms[1]))
     decay = ratio ** (1 / num)
     if decay > _SLOW:
         warnings.warn(
@@ -434,10 +412,6 @@ def _warn_of_slow_decay(name, block, inputs, seed):
             "lower coefficient of the Lipschitz layers (config.model.coefficient) makes it decay faster.",
             stacklevel=4,
         )
-
-
-def _norms(rows):
-    return tf.norm(tf.reshape(rows, [len(rows), -1]), axis=1)
 
 
 def bytes_per_row(block: bijectors.ResidualBlock) -> int:

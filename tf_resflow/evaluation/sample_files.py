@@ -42,11 +42,11 @@ def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: in
     check_output_path(path, [".png", ".npy", *([".csv"] if len(shape) == 2 else [])])
     path, num, values = pathlib.Path(path).absolute(), shape[0], math.prod(shape)
     if path.suffix.lower() == ".npy":
-        needed, free = values * (4 if levels is None else 1), shutil.disk_usage(path.parent).free
+        needed, free = values * (4 if levels is None else 1) / 1e9, shutil.disk_usage(path.parent).free / 1e9
         if needed > free:
             raise ValueError(
-                f"{num:,} samples take {_size(needed)}, and {path.parent} has {_size(free)} free. Lower --num, or "
-                "write to another disk."
+                f"{num:,} samples take {needed:.3g} GB, and {path.parent} has {free:.3g} GB free. Lower --num, or write "
+                "to another disk."
             )
     elif path.suffix.lower() == ".png" and values > _MAX_PICTURE:
         raise ValueError(
@@ -83,17 +83,10 @@ def write_samples(
 ) -> None:
     """Writes samples: images as a grid, vectors as scatter plots and histograms, any as .npy, vectors as .csv.
 
-    .npy and .csv files are written batch by batch. The file appears when it is complete.
-
-    Args:
-      path: file to write; .png, .npy or .csv.
-      batches: iterable of arrays `[batch, *event_shape]`.
-      shape: `(rows, columns, *event_shape)`: a grid has as many rows, or is about square if they are 1.
-      levels: number of levels of integer images.
-      labels: of each row, or empty.
-      data: dict of one pair of a name and an array `[num, size]`, drawn under the samples if they are vectors.
-      names: of the coordinates of vectors, by default column 1, column 2 and so on.
-      name: of the data, for the title of a picture of vectors.
+    The batches are arrays `[batch, *event_shape]`, and the shape is `(rows, columns, *event_shape)`: a picture has
+    as many rows of images, or groups of vectors, with their labels; a grid of one row is about square. The data,
+    a dict of one name to vectors, are drawn under the samples. `names` are those of the coordinates of vectors, and
+    `name` that of the data, for the title. .npy and .csv files are written batch by batch.
     """
     rows, columns, *event_shape = shape
     suffix = pathlib.Path(path).suffix.lower()
@@ -131,12 +124,6 @@ def _write_rows(path, batches, names):
         writer.writerow(names)
         for batch in batches:
             writer.writerows([f"{value:.9g}" for value in row] for row in batch)
-
-
-def _size(number):
-    """A number of bytes as text."""
-    unit = min(int(math.log(max(number, 1), 1000)), 5)
-    return f"{number / 1000**unit:.3g} {['bytes', 'kB', 'MB', 'GB', 'TB', 'PB'][unit]}"
 
 
 def image_grid(images: ArrayLike, levels: int = 256, *, columns: int | None = None) -> np.ndarray:

@@ -35,7 +35,7 @@ def draw_samples(
 
     Args:
       model: a `FlowModel`.
-      num: number of examples at each temperature.
+      num: number at each temperature.
       seed: integer in 0, ..., 2^63 - 1.
       temperatures: factors of the latents' deviation from their mean.
       condition: of a conditional model: `[num, *condition_shape]`, or one condition for all examples.
@@ -101,16 +101,15 @@ def interpolate_pairs(
 
     Args:
       model: a `FlowModel`.
-      first: `[pairs, *event_shape]`, data as for the model.
-      second: the other ends, of the same shape.
+      first: data `[pairs, *event_shape]`, at one end of each path.
+      second: the other ends.
       num: number of points of a path, both ends included, at least 2.
       seed: integer, of the dequantization.
       condition: of a conditional model: a pair of those of `first` and of `second`, each of them one for each
         example or one for all, as for `FlowModel.log_prob`.
 
     Returns:
-      `[pairs, num, *event_shape]`, data as from `model.sample`; a path begins and ends with the examples, to the
-      flow's reconstruction error.
+      Data `[pairs, num, *event_shape]`. Ends are the examples, to the flow's reconstruction error.
 
     Raises:
       ValueError: for fewer than 2 points, or conditions that do not fit.
@@ -128,7 +127,7 @@ def interpolate_pairs(
 def interpolate_corners(
     model: FlowModel, corners: TensorLike, *, num: int, seed: int, condition: TensorLike | None = None
 ) -> tf.Tensor:
-    r"""Fills a square between four examples at its corners.
+    r"""Fills a square `[num, num, *event_shape]` between four examples at its corners.
 
         z = cos(phi) (cos(psi) z_1 + sin(psi) z_2) + sin(phi) (cos(psi) z_3 + sin(psi) z_4)
 
@@ -137,13 +136,10 @@ def interpolate_corners(
 
     Args:
       model: a `FlowModel`.
-      corners: `[4, *event_shape]`: top left, top right, bottom left, bottom right.
+      corners: data `[4, *event_shape]`: top left, top right, bottom left, bottom right.
       num: number of rows, and of columns, at least 2.
       seed: integer, of the dequantization.
       condition: of a conditional model: one for each corner, or one for all.
-
-    Returns:
-      `[num, num, *event_shape]`, data as from `model.sample`.
 
     Raises:
       ValueError: for fewer than 2 rows, another number of corners, or a condition that does not fit.
@@ -209,10 +205,7 @@ def _conditions(model, condition, num):
 
 
 def _blend(model, examples, weights, seed, conditions):
-    """Weighted sums of latents: `[groups, k, ...]` and `[num, k]` to `[groups, num, ...]`.
-
-    `conditions` is a list of those of the examples, `[groups, k, *condition_shape]`, or empty.
-    """
+    """Weighted sums of the latents of `[groups, k, ...]` by `[num, k]`, as data `[groups, num, ...]`."""
     groups, count = examples.shape[:2]
     rows = [tf.reshape(tensor, [groups * count, *tensor.shape[2:]]) for tensor in (examples, *conditions)]
     rows[0] = model.prepare(rows[0], tf.constant([seed, 0], tf.int64))
@@ -222,15 +215,14 @@ def _blend(model, examples, weights, seed, conditions):
         return model.flow.forward(x, **model.condition.arguments(condition, tf.shape(x)[0])) - mean
 
     latents = _in_batches(encode, rows, "encode", model)
-    mixed = _weighted_sums(weights, tf.reshape(latents, [groups, count, *latents.shape[1:]]))
-    mixed = [tf.reshape(mixed, [-1, *latents.shape[1:]])]
+    mixed = [_weighted_sums(weights, tf.reshape(latents, [groups, count, *latents.shape[1:]]))]
     for of_examples in conditions:
         shares = tf.square(weights)  # of each example in a point, with the sum 1
         if model.condition.num_classes is None:
-            of_points = _weighted_sums(shares, of_examples)
+            mixed.append(_weighted_sums(shares, of_examples))
         else:
-            of_points = tf.gather(of_examples, tf.argmax(shares, axis=1), axis=1)
-        mixed.append(tf.reshape(of_points, [-1, *of_examples.shape[2:]]))
+            mixed.append(tf.gather(of_examples, tf.argmax(shares, axis=1), axis=1))
+    mixed = [tf.reshape(of_points, [-1, *of_points.shape[2:]]) for of_points in mixed]
 
     def decode(z, condition=None):
         return model.decode(z + mean, condition=condition)

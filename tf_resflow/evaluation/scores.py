@@ -112,16 +112,6 @@ def _importance_weighted(space, samples, batch, seed):
 class ExampleScores:
     """Scores examples one by one: the mean of several estimates of log p(x), and its standard error, in nats.
 
-    ```python
-    import tensorflow as tf
-    import tf_resflow as resflow
-    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
-    model = resflow.FlowModel(flow, event_shape=[2], evaluation_log_det=resflow.logdet.Exact())
-    scores = resflow.evaluation.ExampleScores(model)([tf.constant([[0.1, 0.2], [9.0, 9.0]])], seed=0)
-    print(scores["log_prob"][0] > scores["log_prob"][1], scores["stderr"].tolist())
-    # True [0.0, 0.0]
-    ```
-
     Args:
       model: a `FlowModel`.
       plan: how log p(x) is estimated; by default by 8 estimates of the model's evaluation estimator. One estimate

@@ -195,7 +195,7 @@ class Evaluation:
         return {"fid": {"fid": distance, "num_samples": samples.num, "num_train": images.num}}
 
     def classification(self) -> dict[str, float]:
-        """The scores of a hybrid model's classifier, see `evaluation.classification_scores`.
+        """The accuracy, cross-entropy and calibration error of a hybrid model's classifier.
 
         Those of a density given labels are of softmax of log p(x | label): the classes count as equally frequent.
         The keys are those of the training's result.json; "cross_entropy" is in bits for integer data.

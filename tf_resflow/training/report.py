@@ -13,6 +13,8 @@ from absl import logging
 from tf_resflow import data, evaluation
 from tf_resflow.bijectors.certified_bounds import uncertified_blocks
 from tf_resflow.evaluation import LikelihoodPlan, log_prob_by_class
+from tf_resflow.evaluation.classification import classification_scores
+from tf_resflow.evaluation.figures import density_figure, points_figure
 from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
 from tf_resflow.evaluation.scores import PerExample, Score
@@ -90,13 +92,13 @@ class Report:
         return scores | {self.objective: self._model.total(scores)}
 
     def classification(self, split: str | None = None) -> dict[str, float]:
-        """The scores of the classifier, or of the density given labels: see `evaluation.classification_scores`.
+        """The accuracy, cross-entropy and calibration error of the classifier, or of the density given labels.
 
         "cross_entropy" is in bits for integer data, as the density's loss is.
         """
         batches = track(self.batches(split, labels=True), "classes")
         logits, labels = self._classify(batches, self._config.seed)
-        scores = evaluation.classification_scores(logits, labels)._asdict()
+        scores = classification_scores(logits, labels)._asdict()
         if self._dataset.levels is not None:
             scores["cross_entropy"] /= math.log(2)
         return scores
@@ -234,7 +236,7 @@ class Report:
         seed = tf.constant([self._config.seed, 2], tf.int32)
         samples = self._sample(len(points), seed, condition=condition).numpy()
         groups: tuple[dict[str, np.ndarray], ...] = ({"samples": samples}, {"train data": points})
-        evaluation.points_figure(path, *groups, columns=self._dataset.columns, title=self._dataset.name)
+        points_figure(path, *groups, columns=self._dataset.columns, title=self._dataset.name)
 
     def _plane(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)
@@ -245,7 +247,7 @@ class Report:
             return self._density.log_prob(x, seed, evaluation=True)
 
         points = self._train_array()[:_NUM_FIGURE_POINTS]
-        evaluation.density_figure(path, points, samples, log_prob, title="density of the model")
+        density_figure(path, points, samples, log_prob, title="density of the model")
 
     def _train_pairs(self, limit):
         """The train examples and their conditions."""
