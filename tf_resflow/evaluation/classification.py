@@ -1,36 +1,26 @@
 """Scores of classifiers: accuracy, calibration, and how well a score tells the data from other data."""
 
-from typing import NamedTuple
+import math
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-__all__ = ["Classification", "classification_scores", "expected_calibration_error", "ood_auroc"]
+__all__ = ["classification_scores", "expected_calibration_error", "ood_auroc"]
 
 
-class Classification(NamedTuple):
-    """Scores of a classifier: accuracy, its standard error, mean of -log p(label | x), ECE, number of examples."""
-
-    accuracy: float
-    accuracy_stderr: float
-    cross_entropy: float
-    calibration_error: float
-    num_examples: int
-
-
-def classification_scores(logits: ArrayLike, labels: ArrayLike) -> Classification:
-    """The scores of softmax(logits) `[num, classes]`: the cross-entropy is in nats."""
+def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """The scores of softmax(logits) `[num, classes]`; the cross-entropy, the mean of -log p(label | x), in nats."""
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     calibration_error = expected_calibration_error(special.softmax(logits, axis=-1), labels)
-    num, accuracy = len(labels), np.mean(logits.argmax(axis=1) == labels)
-    return Classification(
-        accuracy=float(accuracy),
-        accuracy_stderr=float(np.sqrt(accuracy * (1 - accuracy) / num)),
-        cross_entropy=float(-special.log_softmax(logits, axis=1)[np.arange(num), labels].mean()),
-        calibration_error=calibration_error,
-        num_examples=num,
-    )
+    num, accuracy = len(labels), float(np.mean(logits.argmax(axis=1) == labels))
+    return {
+        "accuracy": accuracy,
+        "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / num),
+        "cross_entropy": float(-special.log_softmax(logits, axis=1)[np.arange(num), labels].mean()),
+        "calibration_error": calibration_error,
+        "num_examples": num,
+    }
 
 
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 15) -> float:

@@ -50,7 +50,7 @@ def check_figure_path(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def _written(path: str | os.PathLike[str], *size: float, **options: Any) -> Iterator[Any]:
-    """An empty figure of a size in inches, which is written at the end."""
+    """Yields an empty figure of a size in inches, and writes it at the end."""
     with extra("plots"):
         from matplotlib import figure
 
@@ -157,7 +157,7 @@ def points_figure(
     columns: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
-    """Draws dicts of samples and of one data set, of name to `[num, columns]`, over each other.
+    """Draws samples over data, both of them dicts of name to points `[num, columns]`.
 
     One column makes a histogram and two make a scatter plot. More columns make scatter plots of all pairs, with
     histograms on the diagonal. Only the first 7 columns are drawn, and scatter plots show at most 5,000 points of

@@ -225,6 +225,6 @@ def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimat
 
 
 def _bytes_per_example(block):
-    """The same for all rows at which its estimator evaluates it at once."""
+    """What a block computes for an example: for all rows at which its estimator evaluates the branch at once."""
     log_det, size = block.log_det, math.prod(size or 1 for size in block.event_shape)
     return bytes_per_row(block) * (log_det.num_rows(size) if isinstance(log_det, logdet.LogDetEstimator) else 1)

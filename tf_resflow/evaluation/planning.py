@@ -37,7 +37,7 @@ _SLOW = 0.9  # ratio of terms above which a series decays slowly
 
 
 class BlockPlan(NamedTuple):
-    """The estimator of a block, the noise in nats of one of its estimates of an example, and what that takes."""
+    """The estimator of a block, and the noise, in nats, and the time of one of its estimates of an example."""
 
     log_det: logdet.LogDetEstimator
     std: float
@@ -379,7 +379,7 @@ def _draw(inputs, num_rows, num_probes, seed, draw):
 
 
 def _measured(estimate, draws, num_probes, rtol):
-    """The standard deviation of the estimate, a sum over as many independent colors, and its seconds a row."""
+    """The noise and the seconds of an estimate: its variance is that of one color, times their number."""
     measured = [_timed(estimate, v, seed, tf.constant(rtol), *inputs) for v, seed, inputs in draws]
     pairs = np.concatenate([np.reshape(value, [2, -1]) for value, _ in measured], axis=1).astype(np.float64)
     seconds = min(seconds for _, seconds in measured) / len(measured[0][0])

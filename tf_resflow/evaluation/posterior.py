@@ -1,4 +1,4 @@
-"""Whether samples are those of a posterior: calibration over simulated data sets, and the eyes of a classifier."""
+"""Whether samples are those of a posterior: their ranks, their coverage, and the classifier two-sample test."""
 
 import numpy as np
 from numpy.typing import ArrayLike

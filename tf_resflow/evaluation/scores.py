@@ -138,7 +138,7 @@ class ExampleScores:
         self._scores = PerExample(scores, strategy)
 
     def __call__(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
-        """A dict of "log_prob" and "stderr", arrays `[num]`.
+        """Scores a finite stream of batches: a dict of "log_prob" and "stderr", arrays `[num]`.
 
         Args:
           batches: as for `HeldOut`. Examples without their labels have the score of the mixture of the classes,

@@ -98,7 +98,7 @@ class Report:
         """
         batches = track(self.batches(split, labels=True), "classes")
         logits, labels = self._classify(batches, self._config.seed)
-        scores = classification_scores(logits, labels)._asdict()
+        scores = classification_scores(logits, labels)
         if self._dataset.levels is not None:
             scores["cross_entropy"] /= math.log(2)
         return scores
