@@ -118,7 +118,12 @@ def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
     check_paths(tmp_path / "a.png", (100, 2))
     check_paths(tmp_path / "a.npy", (2**28, 1))
     for check, name, shape, message in [
-        (check_samples, "a.npy", (10**9 + 1, 2), r"1,000,000,001 samples take 8 GB, .* 8 GB free\. Lower --num"),
+        (
+            check_samples,
+            "a.npy",
+            (10**9 + 1, 2),
+            r"1,000,000,001 samples take 8.0 GB, .* 8.0 GB free\. Lower --num",
+        ),
         (check_samples, "a.png", (5462, 32, 32, 3), "5,462 samples are too many for a picture, which takes 5,461"),
         (check_samples, "a.docx", (1, 2), "should end in .png or .npy"),
         (check_paths, "a.png", (100, 4), "Paths of vectors of 4 cannot be drawn.*npy"),

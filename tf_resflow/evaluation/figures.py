@@ -49,7 +49,7 @@ def check_figure_path(path: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def _written(path: str | os.PathLike[str], *size: float, **options: Any) -> Iterator[Any]:
+def _written(path: str | os.PathLike[str], size: tuple[float, float], **options: Any) -> Iterator[Any]:
     """Yields an empty figure of a size in inches, and writes it at the end."""
     with extra("plots"):
         from matplotlib import figure
@@ -80,7 +80,7 @@ def density_figure(
     density = np.exp(_on_grid(log_prob, limits))
     histograms = [_density_of(points, limits) for points in (data, samples)]
     norm = colors.PowerNorm(0.5, 0, max(_peak(values) for values in (density, histograms[0])))
-    with _written(path, 13, 4.4, bbox_inches="tight") as fig:
+    with _written(path, (13, 4.4), bbox_inches="tight") as fig:
         left, middle, right = fig.subplots(1, 3, sharex=True, sharey=True)
         for axes, values in zip((left, middle, right), (histograms[0], density, histograms[1]), strict=True):
             image = _draw(axes, values, limits, norm=norm)
@@ -110,7 +110,7 @@ def paths_figure(
     limits = [_limits([column], outside=0) for column in np.concatenate([data, *paths]).T]
     logs = _on_grid(log_prob, limits)
     top = np.max(logs)
-    with _written(path, 6.5, 5.5) as fig:
+    with _written(path, (6.5, 5.5)) as fig:
         axes = fig.subplots()
         image = _draw(axes, logs, limits, cmap="Blues", vmin=top - _NATS_SHOWN, vmax=top)
         axes.plot(*lines.T, "-", color="C1", linewidth=1)
@@ -170,7 +170,7 @@ def points_figure(
     colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
     limits = [_limits([points[:, i] for points in groups.values()]) for i in range(num)]
     size = 5.5 if num < 3 else max(6.0, 1.9 * num)
-    with _written(path, size, size) as fig:
+    with _written(path, (size, size)) as fig:
         if num < 3:
             draw = _histogram if num == 1 else _scatter
             draw(fig.subplots(), groups, colors, limits, names, *range(num))
@@ -213,13 +213,15 @@ def _draw_pairs(fig, groups, colors, limits, names):
 
 
 def _histogram(axes, groups, colors, limits, names, column):
+    low, high = limits[column]
+    bins, width = np.linspace(low, high, _BINS + 1), (high - low) / _BINS
     for color, points in zip(colors, groups.values(), strict=True):
-        is_data = color == _DATA_COLOR
-        kind = {"histtype": "stepfilled", "alpha": 0.5} if is_data else {"histtype": "step", "linewidth": 1.5}
-        bins, width = np.linspace(*limits[column], _BINS + 1, retstep=True)
+        kind: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
+        if color == _DATA_COLOR:
+            kind = {"histtype": "stepfilled", "alpha": 0.5}
         weights = np.full(len(points), 1 / (max(1, len(points)) * width))  # of all points, also of those outside
         axes.hist(points[:, column], bins, weights=weights, color=color, **kind)
-    axes.set(xlim=limits[column], xlabel=names[column], ylabel="density", yticks=[])
+    axes.set(xlim=(low, high), xlabel=names[column], ylabel="density", yticks=[])
 
 
 def _scatter(axes, groups, colors, limits, names, x, y):
@@ -290,7 +292,7 @@ def rank_figure(
     low, high = stats.binom.interval(_BAND, num, np.diff(edges) / (num_draws + 1))
     columns = min(dimensions, 4)
     rows = math.ceil(dimensions / columns)
-    with _written(path, 3.2 * columns, 2.4 * rows + 0.5) as fig:
+    with _written(path, (3.2 * columns, 2.4 * rows + 0.5)) as fig:
         grid = fig.subplots(rows, columns, squeeze=False, sharex=True).ravel()
         for axes, name, column in zip(grid, names, ranks.T, strict=False):
             axes.stairs(high, edges, baseline=low, fill=True, color="0.85", label=f"{_BAND:.0%} of uniform ranks")
@@ -328,7 +330,7 @@ def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike
             )
     mass, first = np.linspace(0, 1, 201), next(iter(curves.values()))
     low, high = np.array(stats.binom.interval(_BAND, len(first), mass)) / len(first)
-    with _written(path, 4.6, 4.4) as fig:
+    with _written(path, (4.6, 4.4)) as fig:
         axes = fig.subplots()
         axes.fill_between(mass, low, high, color="0.85", label=f"{_BAND:.0%} if calibrated")
         axes.plot([0, 1], [0, 1], color="0.5", linewidth=1)
@@ -349,7 +351,7 @@ def learning_curves(
     to the lines of metrics.jsonl, and the key is the name of the score, such as "bits_per_dim" or "accuracy".
     """
     curves = []
-    with _written(path, 7.5, 4) as fig:
+    with _written(path, (7.5, 4)) as fig:
         axes = fig.subplots()
         for index, (name, lines) in enumerate(runs.items()):
             reported, held_out = _points(lines, key)

@@ -45,8 +45,8 @@ def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: in
         needed, free = values * (4 if levels is None else 1) / 1e9, shutil.disk_usage(path.parent).free / 1e9
         if needed > free:
             raise ValueError(
-                f"{num:,} samples take {needed:.3g} GB, and {path.parent} has {free:.3g} GB free. Lower --num, or "
-                "write to another disk."
+                f"{num:,} samples take {needed:,.1f} GB, and {path.parent} has {free:,.1f} GB free. Lower --num, "
+                "or write to another disk."
             )
     elif path.suffix.lower() == ".png" and values > _MAX_PICTURE:
         raise ValueError(
@@ -56,7 +56,7 @@ def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: in
 
 
 def check_paths(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:
-    """As `check_samples` for all points of paths, which must fit into memory, and be drawn as images or in a plane."""
+    """As `check_samples` for the points of paths, which also have to fit into memory, and a picture."""
     check_samples(path, shape, levels)
     if math.prod(shape) > _MAX_VALUES:
         raise ValueError(
