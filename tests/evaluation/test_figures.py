@@ -190,11 +190,7 @@ def test_curves_of_coverage(tmp_path, figures):
 @pytest.mark.parametrize(
     "function, arguments, message",
     [
-        (
-            learning_curves,
-            [{"one": LINES}, "accuracy"],
-            "'one' has no held-out 'accuracy'; .* nats, num_ex",
-        ),
+        (learning_curves, [{"one": LINES}, "accuracy"], "'one' has no held-out 'accuracy'; .* nats, num_ex"),
         (rank_figure, [[0, 1], 4], r"integers \[num, dimensions\]"),
         (rank_figure, [[[0.5]], 4], "float64"),
         (rank_figure, [[[0], [5]], 4], "from 0 to 4; got 0 to 5"),

@@ -16,8 +16,7 @@ def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
     """Of a seed beyond 32 bits, too. All batches and temperatures are of one graph."""
     monkeypatch.setattr(sampling, "_batch_size", lambda model: 4)
     model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
-    seed = 2**40
-    traces, draw = [], sampling.sample_latent
+    seed, traces, draw = 2**40, [], sampling.sample_latent
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "sample_latent", lambda *args: traces.append(args) or draw(*args))
         batches = list(draw_samples(model, 11, seed=seed, temperatures=[1.0, 0.5, 0.0]))
@@ -136,10 +135,7 @@ def test_what_does_not_fit_is_refused():
     for call, message in [
         (lambda: interpolate_pairs(conditional, x, x, num=2, seed=0), "give condition=, .* a label 0, ..., 2"),
         (lambda: interpolate_pairs(conditional, x, x, num=2, seed=0, condition=1), "must be a pair.*; got 1"),
-        (
-            lambda: interpolate_examples(conditional, x, condition=np.zeros([3], int), **one),
-            "one condition",
-        ),
+        (lambda: interpolate_examples(conditional, x, condition=np.zeros([3], int), **one), "one condition"),
         (lambda: interpolate_pairs(plain, x, x, num=2, seed=0, condition=(1, 1)), "leave out condition="),
         (lambda: interpolate_pairs(plain, x, x, num=1, seed=0), "at least 2 points"),
         (lambda: interpolate_corners(plain, np.zeros([3, 2], np.float32), num=2, seed=0), "4 corners; got 3"),

@@ -149,7 +149,7 @@ class Evaluation:
         }
 
     def noise(self) -> dict[str, Any]:
-        """The `evaluation.EstimatorNoise` of the training's and of this evaluation's estimate of a loss."""
+        """What `evaluation.EstimatorNoise` finds for the training's and this evaluation's estimate of a loss."""
         training = self._noise_of(None)._asdict()
         return {"noise": {"training": training, "evaluation": self._evaluation_noise._asdict()}}
 
