@@ -132,19 +132,14 @@ class InceptionFeatures:
 
         @tf.function(autograph=False, reduce_retracing=True)
         def features(images):
-            return network(_preprocessed(images, levels), training=False)
+            x = tf.image.resize(tf.cast(images, tf.float32) * (2.0 / (levels - 1)) - 1.0, [_SIZE, _SIZE])
+            return network(tf.image.grayscale_to_rgb(x) if x.shape[-1] == 1 else x, training=False)
 
         self._features = features
 
     def __call__(self, images: TensorLike) -> np.ndarray:
         """The features `[batch, 2048]` of integer images `[batch, height, width, 1 or 3]`."""
         return self._features(tf.convert_to_tensor(images)).numpy()
-
-
-def _preprocessed(images, levels):
-    x = tf.cast(images, tf.float32) * (2.0 / (levels - 1)) - 1.0
-    x = tf.image.resize(x, [_SIZE, _SIZE])
-    return tf.tile(x, [1, 1, 1, 3]) if x.shape[-1] == 1 else x
 
 
 def _network(weights):

@@ -43,9 +43,9 @@ def estimate_log_prob(
 
     Args:
       model: a `FlowModel`.
-      x: as for `FlowModel.log_prob`, and so are the seed and the condition.
+      x: examples `[batch, *event_shape]`.
       seed: an integer or a seed `[2]`.
-      condition: of a conditional model.
+      condition: of a conditional model, as for `FlowModel.log_prob`.
       stderr: the standard error wanted, in nats: a plan is made for x, eagerly, which takes seconds to minutes.
       plan: instead, the plan of `plan_likelihood`, for several calls, or a `LikelihoodPlan` of your own.
 
