@@ -14,7 +14,6 @@ RENAMED: Mapping[str, str] = {
     "data.log_density": "data.DENSITIES[name].log_prob(points)",
     "data.sample": "data.DENSITIES[name].sample(num, seed)",
     "models.LikelihoodPlan": "evaluation.LikelihoodPlan",
-    "models.LogProbEstimate": "evaluation.LogProbEstimate",
     "models.plan_likelihood": "evaluation.plan_likelihood",
     "FlowModel.dequantization": "FlowModel.data_space.dequantization",
     "FlowModel.estimate_log_prob": "evaluation.estimate_log_prob",

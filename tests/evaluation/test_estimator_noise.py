@@ -6,6 +6,8 @@ import tensorflow as tf
 from scipy import stats
 
 from tf_resflow.evaluation import EstimatorNoise, estimator_noise
+from tf_resflow.evaluation.estimator_noise import Noise, nested_noise, stderr_parts
+from tf_resflow.evaluation.scores import Score
 from tf_resflow.logdet import Exact
 from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
@@ -74,21 +76,30 @@ def test_kurtosis_of_a_laplace_distribution_and_of_mixed_scales():
     """It is 3 whatever the examples' scales; 40 samples of 2,000 x 8 draws give the standard error."""
     generator = np.random.default_rng(1)
     noise = generator.laplace(size=[40, 1, 8, 2000])
-    values = [estimator_noise.nested_noise(draws).estimator_kurtosis for draws in noise]
+    values = [nested_noise(draws).estimator_kurtosis for draws in noise]
     assert np.mean(values) == pytest.approx(3.0, abs=4 * np.std(values) / np.sqrt(40))
     assert np.std(values) / np.sqrt(40) < 0.1
     normal = generator.normal(size=[1, 8, 20000]) * generator.choice([0.1, 5.0], size=20000)
-    assert abs(estimator_noise.nested_noise(normal).estimator_kurtosis) < 0.3
+    assert abs(nested_noise(normal).estimator_kurtosis) < 0.3
 
 
 def test_equal_draws_have_no_noise_however_their_mean_is_rounded():
     values = np.random.default_rng(2).normal(size=[2, 1, 50])
     expected = np.sqrt(np.mean(np.var(values[:, 0], axis=0, ddof=1)))
     for draws in (4, 6, 7, 10):
-        noise = estimator_noise.nested_noise(np.repeat(values, draws, axis=1))
+        noise = nested_noise(np.repeat(values, draws, axis=1))
         assert noise.estimator_std == 0.0 and np.isnan(noise.estimator_kurtosis)
         assert noise.dequantization_std == pytest.approx(expected)
-    assert np.isnan(estimator_noise.nested_noise(np.ones([1, 4, 3])).dequantization_std)
+    assert np.isnan(nested_noise(np.ones([1, 4, 3])).dequantization_std)
+
+
+def test_parts_of_the_standard_error():
+    """A score of 25 losses whose variance is 0.09 + 0.04 + 0.12."""
+    score = Score(3.0, np.sqrt(0.25 / 25), 25)
+    parts = stderr_parts(score, Noise(3.1, 0.2, np.sqrt(0.12), 0.0))
+    assert parts == pytest.approx({"data": 0.3 / 5, "dequantization": 0.2 / 5, "estimator": np.sqrt(0.12) / 5})
+    assert stderr_parts(score, Noise(3.1, 0.2, 0.6, 0.0))["data"] == 0.0
+    assert np.isnan(stderr_parts(score._replace(stderr=float("nan")), Noise(0, 0, 0, 0))["data"])
 
 
 def test_too_few_draws():

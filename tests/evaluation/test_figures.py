@@ -1,7 +1,6 @@
 """Figures, by what they hold."""
 
 import math
-import pathlib
 
 import numpy as np
 import pytest
@@ -9,15 +8,14 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 from scipy import stats
 
-from tf_resflow.evaluation import (
-    coverage_figure,
-    curve_figures,
+from tf_resflow.evaluation import coverage_figure, rank_figure
+from tf_resflow.evaluation import figures as module
+from tf_resflow.evaluation.figures import (
+    check_figure_path,
     density_figure,
     learning_curves,
     paths_figure,
-    point_figures,
     points_figure,
-    rank_figure,
 )
 
 LINES = [
@@ -59,28 +57,20 @@ def test_the_beginning_and_spikes_do_not_set_the_range(tmp_path, figures):
     assert 1.8 < low < 2 and 2.5 < high < 2.7
 
 
-def test_runs_with_the_same_name_are_distinguished():
-    """A run that is given twice appears once."""
-    paths = ["runs/a/x", "runs/b/x", "/else/runs/b/x", "runs/y/", "runs/a/../a/x"]
-    names = curve_figures.run_names(paths)
-    here = str(pathlib.Path().resolve().name)
-    assert list(names) == ["a/x", f"{here}/runs/b/x", "else/runs/b/x", "y"]
-    assert list(names.values()) == ["runs/a/../a/x", *paths[1:4]]
-
-
 @pytest.mark.parametrize("scale, aspect", [(1.0, 1.0), (500.0, "auto")])
-def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, scale, aspect):
+def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, monkeypatch, scale, aspect):
     """For a normal distribution whose second column has another unit; the mean of each panel is its own."""
     normal = stats.multivariate_normal([1, -2 * scale], [1, scale**2])
     data, samples = (normal.rvs(num, random_state=num) for num in (20_000, 5000))
     samples += [0.3, 0.3 * scale]
     calls = []
+    monkeypatch.setattr(module, "_RESOLUTION", 40)
 
     def log_prob(points):
         calls.append(points.dtype)
         return normal.logpdf(points)
 
-    density_figure(tmp_path / "density.png", data, samples, log_prob, resolution=40)
+    density_figure(tmp_path / "density.png", data, samples, log_prob)
     left, middle, right, bar = figures[0].axes
     assert bar.get_ylabel() == "density (1 / unit²)"
     assert [axes.get_title() for axes in (left, right)] == ["data (20,000)", "samples (5,000)"]
@@ -100,8 +90,8 @@ def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, scale, asp
 def test_paths_are_lines_over_the_log_density(tmp_path, figures):
     paths = np.random.default_rng(0).normal(size=[6, 6, 2])
     for square, lines in ((False, list(paths)), (True, [*paths, *paths.swapaxes(0, 1)])):
-        density = {"log_prob": lambda x: -100 * np.sum(x**2, -1), "resolution": 20}
-        paths_figure(tmp_path / "p.png", paths, [[9.0, -9.0]], square=square, title="title", **density)
+        log_prob = lambda x: -100 * np.sum(x**2, -1)  # noqa: E731
+        paths_figure(tmp_path / "p.png", paths, [[9.0, -9.0]], log_prob, square=square, title="title")
         axes, bar = figures[-1].axes
         assert (axes.get_title(), bar.get_ylabel()) == ("title", "log density (nats)")
         *drawn, marks = axes.get_lines()
@@ -142,7 +132,7 @@ def test_pairs_of_columns(tmp_path, figures):
 
 @pytest.mark.parametrize("columns, panels", [(1, 1), (2, 1), (4, 6)])
 def test_title_notes_what_is_left_out(tmp_path, figures, monkeypatch, columns, panels):
-    monkeypatch.setattr(point_figures, "_MAX_COLUMNS", 3)
+    monkeypatch.setattr(module, "_MAX_COLUMNS", 3)
     sweep = {f"temperature {t}": t * normal(5001, columns, 0) for t in (0.5, 1.0)}
     points_figure(tmp_path / "a.png", sweep)
     (figure,) = figures
@@ -200,11 +190,7 @@ def test_curves_of_coverage(tmp_path, figures):
 @pytest.mark.parametrize(
     "function, arguments, message",
     [
-        (
-            learning_curves,
-            [{"one": LINES}, "accuracy"],
-            "'one' has no held-out 'accuracy'; .* nats, num_ex",
-        ),
+        (learning_curves, [{"one": LINES}, "accuracy"], "'one' has no held-out 'accuracy'; .* nats, num_ex"),
         (rank_figure, [[0, 1], 4], r"integers \[num, dimensions\]"),
         (rank_figure, [[[0.5]], 4], "float64"),
         (rank_figure, [[[0], [5]], 4], "from 0 to 4; got 0 to 5"),
@@ -220,6 +206,6 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, function, arguments, message)
 
 
 def test_suffixes(tmp_path):
-    curve_figures.check_figure_path(tmp_path / "curves.SVG")
+    check_figure_path(tmp_path / "curves.SVG")
     with pytest.raises(ValueError, match=r"'curves.docx' should end in .*\.pdf.*\.png"):
-        curve_figures.check_figure_path(tmp_path / "curves.docx")
+        check_figure_path(tmp_path / "curves.docx")

@@ -98,10 +98,7 @@ def test_the_block_that_gains_most_a_second_is_the_first_to_cost_more():
     choices = {"one": [(2.0, 1.0), (0.0, 5.0)], "other": [(1.0, 1.0), (0.9, 2.0)]}
     choices = {name: [types.SimpleNamespace(std=std, seconds=s) for std, s in of] for name, of in choices.items()}
     num_samples, chosen = planning._cheapest(choices, 3, 1.5)
-    assert num_samples == 3 and {name: choice.seconds for name, choice in chosen.items()} == {
-        "one": 5.0,
-        "other": 1.0,
-    }
+    assert num_samples == 3 and (chosen["one"].seconds, chosen["other"].seconds) == (5.0, 1.0)
     assert planning._cheapest(choices, 3, 0.5) is None
 
 
@@ -110,10 +107,7 @@ def test_what_cannot_be_reached(monkeypatch):
     monkeypatch.setattr(planning, "_MAX_SAMPLES", 5)
     plan = evaluation.plan_likelihood
     cases = [
-        *(
-            ("stderr must be positive and finite, in nats", plan, [stderr])
-            for stderr in (0.0, -1.0, np.inf, np.nan)
-        ),
+        *(("stderr must be positive and finite, in nats", plan, [wrong]) for wrong in (0.0, -1.0, np.inf, np.nan)),
         ("below the rounding of float32: about .* nats can be reached", plan, [1e-7]),
         ("takes more than 5 samples, which reach about", plan, [1e-3]),
         ("num_samples must be at least 1", functools.partial(plan, num_samples=0), [1.0]),

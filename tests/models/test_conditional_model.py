@@ -11,8 +11,8 @@ from scipy import special, stats
 
 import tf_resflow as resflow
 from tf_resflow import evaluation
-from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples, mean_and_stderr
+from tf_resflow.evaluation.log_likelihood import LogProbSamples, mean_and_stderr
+from tf_resflow.evaluation.planning import LikelihoodPlan
 from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.models.flow_model import sample_latent
 

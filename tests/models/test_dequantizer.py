@@ -11,8 +11,8 @@ from scipy import stats
 import tf_resflow as resflow
 from tf_resflow import evaluation
 from tf_resflow.evaluation import HeldOut
-from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples, bytes_per_row
+from tf_resflow.evaluation.log_likelihood import LogProbSamples
+from tf_resflow.evaluation.planning import LikelihoodPlan, bytes_per_row
 from tf_resflow.models import FlowDequantizer, dequantizer
 
 EXACT = resflow.logdet.Exact()

@@ -42,7 +42,7 @@ resflow.evaluation.lipschitz_bounds(model.flow)
 
 for name, call in {
     "data": lambda: resflow.data.load_digits(),
-    "plots": lambda: resflow.evaluation.learning_curves("a.png", {}, "nats"),
+    "plots": lambda: resflow.evaluation.rank_figure("a.png", [[0]], 1),
     "training": lambda: resflow.training.default_config(),
 }.items():
     try:

@@ -7,11 +7,14 @@ another score of metrics.jsonl; the default is the bits/dim or nats of the first
 scores after the first tenth of the steps. Runs of the same name are distinguished by the folders above.
 """
 
+import pathlib
+from collections.abc import Iterable
+
 from absl import flags
 
-from tf_resflow import evaluation, training
+from tf_resflow import training
 from tf_resflow.cli import command_line
-from tf_resflow.evaluation.curve_figures import check_figure_path, run_names
+from tf_resflow.evaluation.figures import check_figure_path, learning_curves
 
 FLAGS = flags.FLAGS
 
@@ -41,9 +44,23 @@ def main() -> int:
     runs = {name: training.read_metrics(workdir) for name, workdir in workdirs.items()}
     first = next(iter(runs.values()))
     score = FLAGS.score or next((k for line in first for k in ("bits_per_dim", "nats") if k in line), "loss")
-    evaluation.learning_curves(FLAGS.output, runs, score)
+    learning_curves(FLAGS.output, runs, score)
     print(f"{score} of {', '.join(runs)}: {FLAGS.output}")
     return 0
+
+
+def run_names(workdirs: Iterable[str]) -> dict[str, str]:
+    """A dict of the shortest ends of paths that distinguish them to the paths, with each run once."""
+    paths = {pathlib.Path(workdir).expanduser().resolve(): workdir for workdir in workdirs}
+
+    def name(path):
+        for length in range(1, len(path.parts) + 1):
+            end = path.parts[-length:]
+            if [other.parts[-length:] for other in paths].count(end) == 1:
+                break
+        return str(pathlib.PurePath(*end))
+
+    return {name(path): workdir for path, workdir in paths.items()}
 
 
 def run() -> None:

@@ -30,7 +30,8 @@ from absl import flags, logging
 import tf_resflow as resflow
 from tf_resflow import evaluation, progress, training
 from tf_resflow.cli import command_line
-from tf_resflow.evaluation.samples import MAX_TEMPERATURE, check_paths, check_samples
+from tf_resflow.evaluation.figures import paths_figure
+from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, check_paths, check_samples, write_samples
 
 _SIDE = 10  # images in a row of a sweep or a path, and rows of paths, without --num
 _POINTS = 50  # of a path that is drawn as a line
@@ -162,9 +163,9 @@ def _sample(info):
     run = resflow.load(FLAGS.workdir)
     is_drawn_with_data = _is_picture() and len(info.event_shape) != 3 and condition is None
     examples = _examples_if_any(run.config.eval.split, num) if is_drawn_with_data else None
-    labels = []
+    labels = [f"temperature {temperature:g}" for temperature in temperatures]
     if _has_labels():  # the rows of several labels are one temperature
-        labels = [f"class {label}" for label in condition] if len(condition) > 1 else []
+        labels = [f"class {label}" for label in condition] if len(condition) > 1 else labels
         condition = np.repeat(condition, num)
     samples = evaluation.draw_samples(
         command_line.trained_density(run.model),
@@ -175,12 +176,11 @@ def _sample(info):
         precise=FLAGS.precise,
     )
     with contextlib.closing(samples) as batches:
-        evaluation.write_samples(
+        write_samples(
             FLAGS.output,
             batches,
             (rows, num, *info.event_shape),
             levels=info.levels,
-            temperatures=temperatures,
             labels=labels,
             data=examples,
             names=info.columns,
@@ -192,20 +192,22 @@ def _sample(info):
 def _interpolate(info):
     import tensorflow as tf
 
+    from tf_resflow.evaluation.sampling import interpolate_examples
+
     kind, (num, length) = FLAGS.interpolate, _grid(info)
     examples, condition = _ends_of_paths(info)
     run = resflow.load(FLAGS.workdir)
     model = command_line.trained_density(run.model)
-    paths = evaluation.interpolate_examples(
+    paths = interpolate_examples(
         model, examples, kind=kind, num=num, length=length, seed=FLAGS.seed, condition=condition
     )
     if _is_drawn_as_lines(info):
         title = f"{info.name}: paths between {run.config.eval.split} examples"
         log_prob = tf.function(functools.partial(model.log_prob, seed=0, evaluation=True), autograph=False)
-        evaluation.paths_figure(FLAGS.output, paths, examples, log_prob, square=kind == "corners", title=title)
+        paths_figure(FLAGS.output, paths, examples, log_prob, square=kind == "corners", title=title)
     else:
         points = paths.reshape(-1, *info.event_shape)
-        evaluation.write_samples(FLAGS.output, [points], paths.shape, levels=info.levels)
+        write_samples(FLAGS.output, [points], paths.shape, levels=info.levels)
     print(f"{len(paths):,} x {paths.shape[1]:,} samples: {FLAGS.output}")
 
 

@@ -1,4 +1,4 @@
-"""Evaluation: held-out scores, baselines, samples, image grids and figures."""
+"""Evaluation: log-likelihoods and their errors, scores, certificates, calibration, FID, samples and figures."""
 
 import lazy_loader
 

@@ -1,21 +1,18 @@
-"""Baselines that a density model must beat: the uniform and the Gaussian density."""
+"""The Gaussian density that a model must beat."""
 
 import math
 
 import numpy as np
 
-__all__ = ["gaussian_baseline", "uniform_baseline"]
+from tf_resflow.evaluation.fid import FeatureMoments
+
+__all__ = ["gaussian_baseline"]
+
+_CHUNK = 4096  # examples held in float64 at a time
 
 
-def uniform_baseline(levels: int) -> float:
-    """Returns the bits/dim of the uniform distribution over integer images: log2(levels)."""
-    return math.log2(levels)
-
-
-def gaussian_baseline(
-    train: np.ndarray, test: np.ndarray, levels: int | None = None, *, chunk: int = 4096
-) -> float:
-    r"""Returns the held-out score of a full-covariance Gaussian that is fitted to the training data.
+def gaussian_baseline(train: np.ndarray, test: np.ndarray, levels: int | None = None) -> float:
+    r"""The held-out score of a full-covariance Gaussian that is fitted to the training data.
 
     For integer data the Gaussian is fitted to, and evaluated on, the dequantized data
     \(x = (v + u) / L\), \(u \sim U(0, 1)^D\). Both expectations over \(u\) are in closed form:
@@ -26,7 +23,6 @@ def gaussian_baseline(
       train: array `[num_train, ...]`, integers if `levels` is given.
       test: array `[num_test, ...]`.
       levels: number of levels of integer data; `None` for continuous data.
-      chunk: number of examples held in float64 at a time.
 
     Returns:
       The mean negative log-likelihood of `test`: bits/dim if `levels` is given, else nats.
@@ -35,11 +31,12 @@ def gaussian_baseline(
       ValueError: when the covariance is singular up to the rounding of the data and the sums, which means that the
         variance of some direction cannot be distinguished from 0.
     """
-    size = math.prod(train.shape[1:])
-    mean, covariance = _moments(train, levels, size, chunk)
+    size, moments = math.prod(train.shape[1:]), FeatureMoments()
+    for x in _chunks(train, levels, size):
+        moments.update(x)
     noise = 0.0 if levels is None else 1.0 / (12 * levels**2)
-    covariance += noise * np.eye(size)
-    rounding = size * _rounding_variance(train, mean, np.diag(covariance))
+    covariance = moments.scatter / moments.num + noise * np.eye(size)
+    rounding = size * _rounding_variance(train, moments.mean, np.diag(covariance))
     try:
         np.linalg.cholesky(covariance - np.diag(rounding))
     except np.linalg.LinAlgError:
@@ -50,20 +47,16 @@ def gaussian_baseline(
         ) from None
     factor = np.linalg.cholesky(covariance)
     inverse = np.linalg.inv(factor)
-    squares = np.zeros(())
-    for x in _chunks(test, levels, size, chunk):
-        squares += np.sum(((x - mean) @ inverse.T) ** 2)
+    squares = sum(np.sum(((x - moments.mean) @ inverse.T) ** 2) for x in _chunks(test, levels, size))
     square = squares / len(test) + noise * np.sum(inverse**2)
     nats = 0.5 * (square + size * math.log(2 * math.pi)) + np.sum(np.log(np.diag(factor)))
-    if levels is None:
-        return float(nats)
-    return float(nats / (size * math.log(2)) + math.log2(levels))
+    return float(nats if levels is None else nats / (size * math.log(2)) + math.log2(levels))
 
 
-def _chunks(examples, levels, size, chunk):
+def _chunks(examples, levels, size):
     """The examples as float64 rows; integers at the centers of their cells in the unit cube."""
-    for start in range(0, len(examples), chunk):
-        x = examples[start : start + chunk].reshape(-1, size).astype(np.float64)
+    for start in range(0, len(examples), _CHUNK):
+        x = examples[start : start + _CHUNK].reshape(-1, size).astype(np.float64)
         yield x if levels is None else (x + 0.5) / levels
 
 
@@ -72,14 +65,3 @@ def _rounding_variance(examples, mean, variance):
     data = np.finfo(examples.dtype).eps if examples.dtype.kind == "f" else 0.0
     sums = math.sqrt(len(examples)) * np.finfo(np.float64).eps
     return data**2 * (mean**2 + variance) + sums * variance
-
-
-def _moments(examples, levels, size, chunk):
-    total, squares = np.zeros(size), np.zeros((size, size))
-    shift = next(_chunks(examples, levels, size, chunk)).mean(axis=0)
-    for x in _chunks(examples, levels, size, chunk):
-        x = x - shift
-        total += x.sum(axis=0)
-        squares += x.T @ x
-    mean = total / len(examples)
-    return mean + shift, squares / len(examples) - np.outer(mean, mean)

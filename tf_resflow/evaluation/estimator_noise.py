@@ -1,31 +1,23 @@
 """How noisy the estimate of an example's loss is, and what the noise comes from."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors import with_log_det
+from tf_resflow.evaluation.scores import Score
 from tf_resflow.models import FlowModel
 from tf_resflow.models.dequantizer import noise_log_det
 from tf_resflow.progress import track
 from tf_resflow.typing import LogDet, TensorLike
 
-__all__ = ["EstimatorNoise", "Noise", "nested_noise"]
+__all__ = ["EstimatorNoise", "Noise", "nested_noise", "stderr_parts"]
 
 
 class Noise(NamedTuple):
-    """The moments of the estimate of one example's loss, in the loss's unit.
-
-    Attributes:
-      mean: mean over the examples and the draws.
-      dequantization_std: root mean square, over the examples, of the standard deviation that the
-        dequantization causes; 0 for continuous data, NaN if it was drawn only once.
-      estimator_std: the same of the log-determinants' probes and numbers of terms.
-      estimator_kurtosis: excess kurtosis of the latter, mean fourth cumulant over mean squared
-        variance: 0 for normal noise. A value in the tens means rare, large outliers, which such a
-        measurement of the standard deviation mostly misses. NaN without noise.
-    """
+    """The moments of the estimate of one example's loss, in the loss's unit."""
 
     mean: float
     dequantization_std: float
@@ -36,16 +28,30 @@ class Noise(NamedTuple):
 class EstimatorNoise:
     r"""Measures the noise of a model's estimate of an example's loss by nested repetition.
 
-    For the same examples the dequantization is drawn J times, and for each of these the
-    log-determinants are estimated K times (see `nested_noise`). The variance of Russian roulette is
-    finite only if the spectral radius of the branches allows it; a standard deviation that grows
-    during training, or jumps, asks for more exact terms or another distribution of their number.
+    For the same examples the dequantization is drawn J times, and for each of these the log-determinants are
+    estimated K times: \(y_{jki} = m_i + d_{ji} + e_{jki}\). With \(s_{ji}^2\) the sample variance over k,
+    \(k_{4,ji}\) the fourth k-statistic (the unbiased estimate of the fourth cumulant) and \(t_i^2\) the sample
+    variance of the means over k,
+
+        estimator variance       e^2 = mean_ji s_ji^2
+        dequantization variance  d^2 = max(0, mean_i t_i^2 - e^2 / K)
+        excess kurtosis          mean_ji k_4 / mean_ji sigma^4,
+
+    where \((s^4 - k_4 / K) (K - 1) / (K + 1)\) is the unbiased estimate of \(\sigma^4\).
+
+    The variance of Russian roulette is finite only if the spectral radius of the branches allows it; a standard
+    deviation that grows during training, or jumps, asks for more exact terms or another distribution of their
+    number.
 
     Args:
       model: a `FlowModel`.
       log_det: estimator of the log-determinants, or a dict of them by block; by default that of the training.
       dequantizations: J; continuous data have none.
       draws: K, at least 4.
+
+    References:
+      Scheffé, "The Analysis of Variance" (1959), on nested random effects.
+      Kendall and Stuart, "The Advanced Theory of Statistics", vol. 1 (1958), on k-statistics.
     """
 
     def __init__(
@@ -70,15 +76,13 @@ class EstimatorNoise:
         self._log_prob = log_prob
 
     def __call__(self, x: TensorLike, seed: int, *, condition: TensorLike | None = None) -> Noise:
-        """Draws the estimates.
-
-        Args:
-          x: `[batch, *event_shape]`, data as for the model.
-          seed: integer.
-          condition: of a conditional model, as for `FlowModel.log_prob`.
+        """Draws the estimates for data `[batch, *event_shape]` and, of a conditional model, their condition.
 
         Returns:
-          A `Noise`, in bits/dim for integer data, else in nats.
+          A named tuple, in bits/dim for integer data, else in nats: `mean`, over examples and draws;
+          `dequantization_std`, d, 0 for continuous data and NaN for J = 1; `estimator_std`, e; and
+          `estimator_kurtosis`, 0 for normal noise. A value in the tens means rare, large outliers, which such a
+          measurement of e mostly misses. It is NaN without noise.
         """
         stride = self._draws + 1
         starts = range(0, self._dequantizations * stride, stride)
@@ -98,27 +102,7 @@ class EstimatorNoise:
 
 
 def nested_noise(estimates: np.ndarray) -> Noise:
-    r"""The moments of nested draws \(y_{jki} = m_i + d_{ji} + e_{jki}\) of n examples.
-
-    With \(s_{ji}^2\) the sample variance over k, \(k_{4,ji}\) the fourth k-statistic (the unbiased
-    estimate of the fourth cumulant) and \(t_i^2\) the sample variance of the means over k:
-
-        estimator variance       e^2 = mean_ji s_ji^2
-        dequantization variance  d^2 = max(0, mean_i t_i^2 - e^2 / K)
-        excess kurtosis          mean_ji k_4 / mean_ji sigma^4,
-
-    where \((s^4 - k_4 / K) (K - 1) / (K + 1)\) is the unbiased estimate of \(\sigma^4\).
-
-    Args:
-      estimates: array `[J, K, n]`, K >= 4.
-
-    Returns:
-      A `Noise`; its `dequantization_std` is NaN for J = 1, its kurtosis for no noise.
-
-    References:
-      Scheffé, "The Analysis of Variance" (1959), on nested random effects.
-      Kendall and Stuart, "The Advanced Theory of Statistics", vol. 1 (1958), on k-statistics.
-    """
+    """The moments of nested draws `[J, K, n]`, see `EstimatorNoise`."""
     num = estimates.shape[1]
     deviations = estimates - estimates[:, :1]  # exactly 0 for equal draws, whose mean may be rounded
     residuals = deviations - deviations.mean(axis=1, keepdims=True)
@@ -135,3 +119,16 @@ def nested_noise(estimates: np.ndarray) -> Noise:
         estimator_std=float(np.sqrt(variance.mean())),
         estimator_kurtosis=float(cumulant / square) if square > 0 else float("nan"),
     )
+
+
+def stderr_parts(score: Score, noise: Noise, num_samples: int = 1) -> dict[str, float]:
+    """Splits the standard error of a score of n examples by its sources.
+
+    The true bound of an example, the noise d of its dequantization and e of its log-determinants are independent
+    between the examples: stderr^2 = (s^2 + (d^2 + e^2) / K) / n, if its score is the mean of K = `num_samples`
+    estimates. The variance s^2 of the data is the rest.
+    """
+    estimates = math.sqrt(score.num_examples * num_samples)
+    dequantization, estimator = noise.dequantization_std / estimates, noise.estimator_std / estimates
+    rest = np.maximum(score.stderr**2 - dequantization**2 - estimator**2, 0.0)  # keeps NaN
+    return {"data": float(np.sqrt(rest)), "dequantization": dequantization, "estimator": estimator}

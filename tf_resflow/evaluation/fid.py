@@ -1,11 +1,17 @@
-"""The Fréchet distance between two sets of features: FID if the features are those of Inception."""
+"""The Fréchet distance between two sets of features: FID if they are those of Inception-v3."""
 
 import warnings
 
+import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import ArrayLike
 
-__all__ = ["FeatureMoments", "frechet_distance"]
+from tf_resflow.typing import TensorLike
+
+__all__ = ["FeatureMoments", "InceptionFeatures", "frechet_distance"]
+
+_SIZE = 299  # of the images that Inception takes
 
 
 class FeatureMoments:
@@ -24,6 +30,7 @@ class FeatureMoments:
     Attributes:
       num: number of examples so far.
       mean: their mean `[size]`.
+      scatter: the sum of (x - mean)(x - mean)' over them, `[size, size]`.
 
     References:
       Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
@@ -33,24 +40,20 @@ class FeatureMoments:
     def __init__(self) -> None:
         self.num = 0
         self.mean = np.zeros(0)
-        self._scatter = np.zeros((0, 0))
+        self.scatter = np.zeros((0, 0))
 
     def update(self, features: ArrayLike) -> None:
-        """Adds features.
-
-        Args:
-          features: array `[batch, size]`.
-        """
+        """Adds features `[batch, size]`."""
         features = np.asarray(features, np.float64)
         if features.ndim != 2:
             raise ValueError(f"Features are [batch, size]; got the shape {features.shape}.")
         if not self.num:
             self.mean = np.zeros(features.shape[1])
-            self._scatter = np.zeros([features.shape[1]] * 2)
+            self.scatter = np.zeros([features.shape[1]] * 2)
         num, mean = len(features), features.mean(axis=0)
         centered, step = features - mean, mean - self.mean
         total = self.num + num
-        self._scatter += centered.T @ centered + np.outer(step, step) * (self.num * num / total)
+        self.scatter += centered.T @ centered + np.outer(step, step) * (self.num * num / total)
         self.mean = self.mean + step * (num / total)
         self.num = total
 
@@ -59,7 +62,7 @@ class FeatureMoments:
         """The sample covariance `[size, size]`."""
         if self.num < 2:
             raise ValueError(f"A covariance needs at least 2 examples; got {self.num}.")
-        return self._scatter / (self.num - 1)
+        return self.scatter / (self.num - 1)
 
 
 def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
@@ -67,18 +70,11 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
 
         d^2 = |m_1 - m_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2)
 
-    With factors S = F F' the last trace is the sum of the singular values of F_1' F_2. This takes no root of the
+    With factors S = F F' the last trace is the sum of the singular values of F_1' F_2, which takes no root of the
     small eigenvalues of a product of nearly singular matrices.
 
     The estimate from n examples is biased upwards by an amount that falls like 1 / n and depends on the model:
     compare only values of the same n. The literature uses 50,000.
-
-    Args:
-      first: a `FeatureMoments`.
-      second: a `FeatureMoments` of features of the same size.
-
-    Returns:
-      A float, at least 0.
 
     Raises:
       ValueError: when the sizes differ, or there are fewer than 2 examples.
@@ -100,14 +96,59 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
             "their Fréchet distance is far too large. Take more, 50,000 as in the literature.",
             stacklevel=2,
         )
-    factors = [_factor(covariance) for covariance in covariances]
+    roots = [np.linalg.eigh(covariance) for covariance in covariances]
+    factors = [vectors * np.sqrt(np.maximum(values, 0.0)) for values, vectors in roots]
     cross = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
     traces = sum(np.trace(covariance) for covariance in covariances)
     distance = np.sum((first.mean - second.mean) ** 2) + traces - 2.0 * cross
     return float(max(distance, 0.0))
 
 
-def _factor(covariance):
-    """F with F F' = the covariance."""
-    eigenvalues, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(np.maximum(eigenvalues, 0.0))
+class InceptionFeatures:
+    """The 2,048 features of the last pooling layer of Inception-v3.
+
+    Images are scaled to [-1, 1] and resized to 299 x 299 (bilinear, without antialiasing); a single channel is
+    repeated three times.
+
+    The weights of Keras differ from those behind the FID in the literature (TensorFlow's graph of December 2015,
+    whose pooling also differs). Distances in these features rank models, but cannot be compared with published
+    ones. For that, pass a file of the original weights, converted to this architecture.
+
+    Args:
+      levels: number of levels of the images.
+      weights: "imagenet", which Keras downloads once; a file of weights of
+        `keras.applications.InceptionV3(include_top=False)`; or `None` for random weights.
+
+    Raises:
+      ValueError: when the weights cannot be loaded.
+
+    References:
+      Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (2016).
+      Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (2017).
+    """
+
+    def __init__(self, levels: int = 256, weights: str | None = "imagenet"):
+        network = _network(weights)
+
+        @tf.function(autograph=False, reduce_retracing=True)
+        def features(images):
+            x = tf.image.resize(tf.cast(images, tf.float32) * (2.0 / (levels - 1)) - 1.0, [_SIZE, _SIZE])
+            return network(tf.image.grayscale_to_rgb(x) if x.shape[-1] == 1 else x, training=False)
+
+        self._features = features
+
+    def __call__(self, images: TensorLike) -> np.ndarray:
+        """The features `[batch, 2048]` of integer images `[batch, height, width, 1 or 3]`."""
+        return self._features(tf.convert_to_tensor(images)).numpy()
+
+
+def _network(weights):
+    try:
+        return keras.applications.InceptionV3(
+            include_top=False, weights=weights, input_shape=(_SIZE, _SIZE, 3), pooling="avg"
+        )
+    except Exception as error:  # Keras raises a bare Exception when a download fails.
+        raise ValueError(
+            f"The Inception weights {weights!r} cannot be loaded: {str(error).rstrip('.')}. Pass a file of weights "
+            "of keras.applications.InceptionV3(include_top=False), or run where 'imagenet' can be downloaded."
+        ) from error

@@ -11,29 +11,25 @@ from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.progress import track
 
-__all__ = ["lipschitz_bounds", "lipschitz_certificate", "uncertified_blocks"]
+__all__ = ["lipschitz_bounds", "lipschitz_certificate"]
 
 
 def lipschitz_bounds(flow: tf.Module) -> dict[str, float]:
-    r"""Returns a rigorous upper bound of the Lipschitz constant of each residual branch.
+    """A rigorous upper bound of the Lipschitz constant of each residual branch, by the name of its block.
 
-    Power iteration estimates a norm from below, so a layer may exceed its coefficient by what
-    is left to converge. These bounds are proofs for the present weights: the product, through the
-    branch, of the bound of each layer and activation. A bound below 1 proves that the block is
-    invertible; one above 1 proves nothing, since the product is above the truth.
+    Power iteration estimates a norm from below, so a layer may exceed its coefficient by what is left to converge.
+    These bounds are proofs for the present weights: the product, through the branch, of the bound of each layer and
+    activation. A bound below 1 proves that the block is invertible; one above 1 proves nothing, since the product
+    is above the truth.
 
-    Args:
-      flow: a `Flow`, or any `tf.Module` with residual blocks in it.
-
-    Returns:
-      A dict of the block's name to a float, infinite for the `uncertified_blocks`; empty for a flow of couplings.
-      Blocks of one name are numbered.
+    It is infinite for a block whose branch nothing bounds: `lipschitz_certificate` has the reason. A flow of
+    couplings has no residual branch. Blocks of one name are numbered.
     """
     return certified_bounds(flow)
 
 
 def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
-    r"""Returns bounds of the Lipschitz constants of a flow's layers, blocks, of itself and of its inverse.
+    r"""Bounds of the Lipschitz constants of a flow's layers and blocks, of itself and of its inverse.
 
     With \\(L_i\\) the constant of branch i, \\(\mathrm{Lip}(x + g_i(x)) \le 1 + L_i\\) and
     \\(\mathrm{Lip}((x + g_i(x))^{-1}) \le 1 / (1 - L_i)\\); the flow's constant is at most the product
@@ -56,11 +52,10 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     Returns:
       A dict. "layers": for each block's name, a dict of the layer's name to its "coefficient",
       "estimate" (`norm_estimate`, of the raw kernel) and "bound" (of the kernel as applied).
-      "blocks": for each block's name its "nominal" and "certified" constant, and the "reason" if it is not
-      certified, and therefore infinite (see `uncertified_blocks`). "flow" and "inverse": their "nominal" and
-      "certified" constants; infinite if a part's is, or if the parts contract in different norms.
-      "unbounded": for the name of each part with an infinite certified constant, in one direction or both, the
-      reason.
+      "blocks": for each block's name its "nominal" and "certified" constant, and the "reason" if nothing bounds its
+      branch, whose certified constant is then infinite. "flow" and "inverse": their "nominal" and "certified"
+      constants; infinite if a part's is, or if the parts contract in different norms. "unbounded": for the name of
+      each part with an infinite certified constant, in one direction or both, the reason.
 
     References:
       Behrmann et al., "Invertible Residual Networks" (2019), Lemma 2.

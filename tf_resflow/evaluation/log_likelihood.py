@@ -1,16 +1,25 @@
-"""Estimates of a log-likelihood: of an asked-for accuracy, and under each class."""
+"""The log-likelihood of each example, by several estimates in one batch, with its standard error."""
 
 import math
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan
-from tf_resflow.evaluation.log_prob_samples import LogProbEstimate, LogProbSamples, mean_and_stderr
-from tf_resflow.evaluation.planning import plan_likelihood
+from tf_resflow import bijectors, logdet
+from tf_resflow.evaluation.planning import MEGABYTES, LikelihoodPlan, bytes_per_row, plan_likelihood
 from tf_resflow.models import FlowModel
+from tf_resflow.models.dequantizer import noise_log_det, with_sets
+from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
 
-__all__ = ["estimate_log_prob", "log_prob_by_class", "mixture_of_classes"]
+__all__ = ["LogProbSamples", "estimate_log_prob", "log_prob_by_class", "mean_and_stderr"]
+
+
+class LogProbEstimate(NamedTuple):
+    """An estimate of the log-likelihood of each example, in nats, and its standard error."""
+
+    log_prob: tf.Tensor
+    stderr: tf.Tensor
 
 
 def estimate_log_prob(
@@ -22,7 +31,7 @@ def estimate_log_prob(
     stderr: float | None = None,
     plan: LikelihoodPlan | None = None,
 ) -> LogProbEstimate:
-    """The log-likelihood of each example and its standard error, of the accuracy that is asked for.
+    """The log-likelihood of each example and its standard error, as accurate as asked for.
 
     ```python
     import tf_resflow as resflow
@@ -34,14 +43,15 @@ def estimate_log_prob(
 
     Args:
       model: a `FlowModel`.
-      x: as for `FlowModel.log_prob`.
-      seed: likewise.
-      condition: likewise.
+      x: examples `[batch, *event_shape]`.
+      seed: an integer or a seed `[2]`.
+      condition: of a conditional model, as for `FlowModel.log_prob`.
       stderr: the standard error wanted, in nats: a plan is made for x, eagerly, which takes seconds to minutes.
       plan: instead, the plan of `plan_likelihood`, for several calls, or a `LikelihoodPlan` of your own.
 
     Returns:
-      A `LogProbEstimate`. Its `stderr` is measured for each example by repetition.
+      A named tuple of `[batch]` each: `log_prob`, the mean of independent estimates, and `stderr`, its standard
+      error, measured for each example by repetition; 0 if there is no noise, NaN for a single estimate.
 
     Raises:
       ValueError: unless either `stderr` or a plan is given; as `plan_likelihood`; for a `stderr` in a graph.
@@ -67,7 +77,7 @@ def log_prob_by_class(
     Args:
       model: a `FlowModel` with `num_classes`.
       x: as for `FlowModel.log_prob`.
-      seed: likewise.
+      seed: an integer or a seed `[2]`.
       plan: by default one estimate, by the model's evaluation estimator.
 
     Returns:
@@ -80,6 +90,110 @@ def log_prob_by_class(
         raise ValueError(f"{model.name} has no classes: build the model with num_classes=.")
     samples = LogProbSamples(model, plan or LikelihoodPlan())
     return tf.transpose(tf.reduce_mean(_of_classes(model, samples, x, seed), axis=1))
+
+
+class LogProbSamples:
+    """Draws K estimates of the log-likelihood of each example, each with another dequantization and other probes.
+
+    The estimates and the examples are the rows of one batch. If its values in the widest branch took more than
+    `megabytes`, the batch is computed in parts, one after the other; the process takes a few times that.
+    `num_samples` is then K, rounded up to equal parts. It is 1 if the estimates do not differ (`is_noisy`): if the
+    data are continuous and all log-determinants exact.
+
+    With `common` random numbers the answer for an example does not depend on the others, beyond rounding. If all of
+    the largest number of examples, `max_batch`, fit at once, the graph needs no loop, and TFLite can hold it.
+    `networks` are as for `FlowModel.log_prob`.
+    """
+
+    def __init__(
+        self,
+        model: FlowModel,
+        plan: LikelihoodPlan,
+        *,
+        common: bool = False,
+        max_batch: int | None = None,
+        megabytes: float = MEGABYTES,
+        networks: bijectors.Networks | None = None,
+    ):
+        log_det = model.evaluation_log_det if plan.log_det is None else plan.log_det
+        self._noise_log_det = noise_log_det(log_det, model.evaluation_log_det)
+        self._model, self._common, self._networks = model, common, networks
+        density = bijectors.with_log_det(model.distribution, log_det)
+        blocks = bijectors.views.blocks_by_name(density)
+        exact = all(isinstance(block.log_det, logdet.Exact) for block in blocks.values())
+        self.is_noisy = model.data_space.levels is not None or not exact
+        costs = map(_bytes_per_example, [*blocks.values(), *self._blocks_of_noise()])
+        at_once = max(1, int(megabytes * 2**20 // max(costs, default=1)))
+        num_samples = plan.num_samples if self.is_noisy else 1
+        self._num_parts = math.ceil(num_samples / at_once)
+        self._part_samples = math.ceil(num_samples / self._num_parts)
+        self._part_examples = max(1, at_once // self._part_samples)
+        self._max_batch = max_batch
+        self.num_samples = self._num_parts * self._part_samples
+        if common:
+            shared = {name: with_sets(block.log_det, self._part_samples) for name, block in blocks.items()}
+            density = bijectors.with_log_det(density, shared) if blocks else density
+        self._density = density
+
+    def __call__(self, x: TensorLike, seed: Seed = None) -> tf.Tensor:
+        """The estimates `[num_samples, batch]`, of a conditional model for a pair of examples and conditions."""
+        x, condition = self._model.condition.split(x)
+        x = tf.convert_to_tensor(x)
+        num = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+        examples = {"x": x, **self._model.condition.arguments(condition, num)}
+        seed = stateless_seed(seed)
+        if self._num_parts == 1:
+            return self._of_all_examples(examples, seed)
+        seeds = split_seed(seed, self._num_parts)
+        parts = self._one_by_one(lambda seed: self._of_all_examples(examples, seed), seeds)
+        return tf.reshape(parts, [self.num_samples, -1])
+
+    def _one_by_one(self, estimate, parts):
+        """The estimates `[part_samples, rows]` of each of several parts."""
+        spec = tf.TensorSpec([self._part_samples, None], self._density.dtype)
+        return tf.map_fn(estimate, parts, parallel_iterations=1, fn_output_signature=spec)
+
+    def _of_all_examples(self, examples, seed):
+        """`[part_samples, batch]` of a dict of x and the flow's arguments, in parts of at most `part_examples`."""
+        x = examples["x"]
+        most = self._max_batch if x.shape[0] is None else x.shape[0]
+        if most is not None and most <= self._part_examples:
+            return self._at_once(examples, seed)
+        batch = tf.shape(x)[0]
+        num = tf.maximum(1, -(-batch // self._part_examples))
+        size = -(-batch // num)
+
+        def divide(rows):
+            padded = tf.pad(rows, [[0, num * size - batch], *[[0, 0]] * (rows.shape.rank - 1)])
+            parts = tf.reshape(padded, tf.concat([[num, size], tf.shape(rows)[1:]], 0))
+            return tf.ensure_shape(parts, [None, None, *rows.shape[1:]])
+
+        values = self._one_by_one(
+            lambda part: self._at_once(part[0], seed if self._common else seed + [0, part[1]]),
+            (tf.nest.map_structure(divide, examples), tf.range(num)),
+        )
+        return tf.reshape(tf.transpose(values, [1, 0, 2]), [self._part_samples, -1])[:, :batch]
+
+    def _at_once(self, examples, seed):
+        num = self._part_samples
+        noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
+        arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
+        z, log_q = self._model.data_space.dequantize(
+            arguments.pop("x"),
+            noise_seed,
+            log_det=self._noise_log_det,
+            sets=num if self._common else None,
+            networks=self._networks,
+        )
+        arguments |= {"seed": flow_seed} | ({} if self._networks is None else {"networks": self._networks})
+        return tf.reshape(self._density.log_prob(z, bijector_kwargs=arguments) - log_q, [num, -1])
+
+    def _blocks_of_noise(self):
+        """The residual blocks of a dequantizer, with the estimator that it is given."""
+        noise = self._model.data_space.noise_flow
+        if noise is None:
+            return []
+        return bijectors.flow.residual_blocks(bijectors.with_log_det(noise, self._noise_log_det))
 
 
 def mixture_of_classes(model: FlowModel, samples: LogProbSamples, x: TensorLike, seed: Seed) -> tf.Tensor:
@@ -97,3 +211,20 @@ def _of_classes(model, samples, x, seed):
         parallel_iterations=1,
         fn_output_signature=tf.TensorSpec([samples.num_samples, x.shape[0]], model.distribution.dtype),
     )
+
+
+def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:
+    """The mean of independent estimates `[num, batch]` of each example, and its standard error."""
+    mean, num = tf.reduce_mean(samples, 0), samples.shape[0]
+    if not is_noisy:
+        return LogProbEstimate(mean, tf.zeros_like(mean))
+    if num == 1:
+        return LogProbEstimate(mean, tf.fill(tf.shape(mean), tf.constant(math.nan, mean.dtype)))
+    variance = tf.reduce_sum((samples - mean) ** 2, 0) / (num - 1)
+    return LogProbEstimate(mean, tf.sqrt(variance / num))
+
+
+def _bytes_per_example(block):
+    """What a block computes for an example: for all rows at which its estimator evaluates the branch at once."""
+    log_det, size = block.log_det, math.prod(size or 1 for size in block.event_shape)
+    return bytes_per_row(block) * (log_det.num_rows(size) if isinstance(log_det, logdet.LogDetEstimator) else 1)

@@ -1,26 +1,28 @@
-"""The measurement behind a `LikelihoodPlan`."""
+"""How log-likelihoods are estimated: plans, and the measurement of the blocks behind one."""
 
 import dataclasses
 import math
 import time
 import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
-from tf_resflow.evaluation.likelihood_plan import BlockPlan, LikelihoodPlan
-from tf_resflow.evaluation.log_prob_samples import MEGABYTES, bytes_per_row
 from tf_resflow.layers.program import bind
 from tf_resflow.logdet.power_series import power_series_log_det
 from tf_resflow.logdet.probes import coloring, draw_probes
+from tf_resflow.logdet.term_distributions import TermDistribution
 from tf_resflow.models import FlowModel
 from tf_resflow.progress import track
 from tf_resflow.seeds import random_integers, split_seed
-from tf_resflow.typing import TensorLike
+from tf_resflow.typing import LogDet, TensorLike
 
-__all__ = ["plan_likelihood"]
+__all__ = ["LikelihoodPlan", "describe_estimator", "describe_plan", "plan_likelihood"]
 
+MEGABYTES = 500  # of values that a branch computes at once
 _EXAMPLES = 16  # of the measurement
 _DRAWS = 8  # of the dequantization of each
 _ROWS = 128  # at which a block is measured at once, at most
@@ -32,6 +34,93 @@ _MAX_EXACT_SIZE = 1024  # coordinates of a block up to which `Exact` is tried
 _MIN_SAMPLES = 4  # of noisy estimates, for a standard error with 3 degrees of freedom
 _MAX_SAMPLES = 10_000
 _SLOW = 0.9  # ratio of terms above which a series decays slowly
+
+
+class BlockPlan(NamedTuple):
+    """The estimator of a block, and the noise, in nats, and the time of one of its estimates of an example."""
+
+    log_det: logdet.LogDetEstimator
+    std: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LikelihoodPlan:
+    r"""How the log-likelihood of an example is estimated: the mean of K = `num_samples` independent estimates.
+
+    `tf_resflow.evaluation.plan_likelihood` makes one for an asked-for standard error. Its square is then
+    \\((d^2 + \sum_b \sigma_b^2) / K\\), with the noise d of the dequantization and \\(\sigma_b\\) of the blocks.
+
+    Attributes:
+      log_det: the estimator of the log-determinants, or a dict of them by block
+        (`tf_resflow.bijectors.with_log_det`); by default the model's evaluation estimator.
+      num_samples: K, at least 1.
+      stderr: what was asked for, in nats, if the plan was measured.
+      dequantization_std: then d, in nats.
+      blocks: then a dict of the name of each block to its estimator, `std` in nats and `seconds`.
+    """
+
+    log_det: LogDet | None = None
+    num_samples: int = 1
+    stderr: float | None = None
+    dequantization_std: float = math.nan
+    blocks: Mapping[str, BlockPlan] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1; got {self.num_samples}.")
+
+    @property
+    def log_det_stderr(self) -> float:
+        """The part of the log-determinants in the expected standard error, in nats."""
+        return math.sqrt(sum(block.std**2 for block in self.blocks.values()) / self.num_samples)
+
+    @property
+    def expected_stderr(self) -> float:
+        """The standard error that it should give, in nats: the root mean square over examples."""
+        return math.hypot(self.log_det_stderr, self.dequantization_std / math.sqrt(self.num_samples))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as numbers and text, for JSON."""
+        blocks = {
+            name: {**describe_estimator(block.log_det), "std": block.std, "seconds": block.seconds}
+            for name, block in self.blocks.items()
+        }
+        names = ("stderr", "expected_stderr", "log_det_stderr", "num_samples", "dequantization_std")
+        return {**{name: getattr(self, name) for name in names}, "blocks": blocks}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.num_samples} samples: a standard error of {self.expected_stderr:.3g} nats, and "
+            f"{self.log_det_stderr:.3g} of the log-determinants alone"
+        ]
+        width = max(map(len, self.blocks), default=0)
+        for name, block in self.blocks.items():
+            of_block = describe_estimator(block.log_det)
+            arguments = ", ".join(f"{k}={v}" for k, v in of_block.items() if k in ("probes", "num_probes", "rtol"))
+            lines.append(f"  {name:<{width}}  {of_block['type']}({arguments}): {block.std:.3g} nats")
+        return "\n".join(lines)
+
+
+def describe_plan(plan: LikelihoodPlan) -> dict[str, Any]:
+    """A plan for JSON: what was measured, or the estimator alone."""
+    if plan.stderr is None:
+        return describe_estimator(plan.log_det)
+    return {"type": "LikelihoodPlan", **plan.as_dict()}
+
+
+def describe_estimator(log_det: Any) -> dict[str, Any]:
+    """What a model takes as `log_det`, for JSON: its "type" and its settings, or the estimators of "blocks"."""
+    if isinstance(log_det, Mapping):
+        return {"type": "by block", "blocks": {name: describe_estimator(part) for name, part in log_det.items()}}
+
+    def plain(value):
+        if isinstance(value, TermDistribution):
+            return describe_estimator(value)
+        return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+    settings = {k: plain(v) for k, v in vars(log_det).items() if not k.startswith("_") and v is not None}
+    return {"type": type(log_det).__name__, **settings}
 
 
 def plan_likelihood(
@@ -47,8 +136,8 @@ def plan_likelihood(
 
     Each block is measured alone, on its inputs for the first 16 examples: the noise and the time of
     `AdaptiveRoulette` with more and more colored probes and some `rtol`, until less noise would not pay; and the
-    time of `Exact` up to 1,024 coordinates, if it fits into memory. Of many probes a few are drawn, so that it
-    takes seconds. The times are of this machine, and another run may choose other probes.
+    time of `Exact` up to 1,024 coordinates, if it fits into memory. The times are of this machine, and another run
+    may choose other probes.
 
     ```python
     import tf_resflow as resflow
@@ -66,12 +155,9 @@ def plan_likelihood(
       stderr: in nats, of each example's log-likelihood: the root mean square over examples. A number of bits/dim
         times `model.data_space.nats_per_unit` is in nats.
       condition: of a conditional model, as for `FlowModel.log_prob`.
-      num_samples: the number of samples, if it is given; then `stderr` is the part of the log-determinants alone,
-        whatever the noise of the dequantization.
-      seed: `int`, of the measurement's random numbers.
-
-    Returns:
-      A `LikelihoodPlan`.
+      num_samples: K, if it is given; then `stderr` is the part of the log-determinants alone, whatever the noise
+        of the dequantization.
+      seed: integer, of the measurement.
 
     Raises:
       ValueError: if `stderr` is not positive, below the rounding of the model's type, or beyond 10,000 samples; or
@@ -103,8 +189,7 @@ def plan_likelihood(
         allowed = {num: num * aim**2 - noise**2 for num in _numbers_of_samples(noise, aim)}
         if not noise:
             allowed[1] = 0.0  # a single sample has no standard error but 0
-    plans = [_cheapest(choices, *item) for item in allowed.items()]
-    found = [plan for plan in plans if plan]
+    found = [plan for item in allowed.items() if (plan := _cheapest(choices, *item))]
     if not found:
         best = {name: min(found, key=lambda choice: choice.std) for name, found in choices.items()}
         blocks_noise, most = math.sqrt(_variance(best)), num_samples or _MAX_SAMPLES
@@ -113,7 +198,7 @@ def plan_likelihood(
             f"stderr={stderr:.3g} nats takes more than {most} samples, which reach about {least:.2g} nats: one has "
             f"a noise of {noise:.2g} nats by the dequantization and {blocks_noise:.2g} by the blocks. Ask for more."
         )
-    num, chosen = min(found, key=_seconds)
+    num, chosen = min(found, key=lambda plan: plan[0] * sum(block.seconds for block in plan[1].values()))
     return LikelihoodPlan(
         log_det={name: block.log_det for name, block in chosen.items()},
         num_samples=num,
@@ -137,11 +222,6 @@ def _check_rounding(model, x, arguments, stderr):
         )
 
 
-def _seconds(plan):
-    num_samples, blocks = plan
-    return num_samples * sum(block.seconds for block in blocks.values())
-
-
 def _variance(blocks):
     return sum(block.std**2 for block in blocks.values())
 
@@ -158,27 +238,22 @@ def _cheapest(choices, num_samples, allowed):
     """A number of samples and the blocks whose variance is as allowed: the block that gains most a second first."""
     chosen = {name: min(found, key=lambda choice: choice.seconds) for name, found in choices.items()}
 
-    def gains():
-        for name, found in choices.items():
-            now = chosen[name]
-            for choice in found:
-                if choice.std < now.std:
-                    gain = (now.std**2 - choice.std**2) / max(choice.seconds - now.seconds, 1e-12)
-                    yield gain, name, choice
-
     while _variance(chosen) > allowed:
-        gain = max(gains(), key=lambda candidate: candidate[0], default=None)
-        if gain is None:
+        gains = [
+            ((now.std**2 - choice.std**2) / max(choice.seconds - now.seconds, 1e-12), name, choice)
+            for name, now in chosen.items()
+            for choice in choices[name]
+            if choice.std < now.std
+        ]
+        if not gains:
             return None
-        chosen[gain[1]] = gain[2]
+        _, name, choice = max(gains, key=lambda gain: gain[0])
+        chosen[name] = choice
     return num_samples, chosen
 
 
 def _dequantization_std(model, x, arguments, seed, num_rows):
-    """The noise of the dequantization in nats, from estimates with the same probes and numbers of terms.
-
-    Their own noise nearly cancels; what is left makes that of the dequantization look somewhat larger.
-    """
+    """The noise of the dequantization in nats, from estimates with the same probes: their own nearly cancels."""
     if model.data_space.levels is None:
         return 0.0
     density = bijectors.with_log_det(model.distribution, _roulette(_RTOLS[1], 1, probe_sets=1))
@@ -215,16 +290,8 @@ def _choices_by_block(model, x, arguments, most_rows, useful, seed):
     return choices
 
 
-def _branch(block):
-    """The branch as a function of x, and of the condition of a conditional block."""
-    return (lambda *inputs: block.branch(list(inputs))) if block.conditional else block.branch
-
-
 def _exact(block, inputs, most_rows):
-    """The `BlockPlan` of `Exact`, in a list that is empty if its rows do not fit into memory.
-
-    `inputs` are x and, of a conditional block, the condition.
-    """
+    """The `BlockPlan` of `Exact`, in a list that is empty if its rows do not fit into memory."""
     size = inputs[0].shape[1:].num_elements()
     few = [rows[: most_rows // size] for rows in inputs]
     num = len(few[0])
@@ -233,9 +300,9 @@ def _exact(block, inputs, most_rows):
     exact = logdet.Exact()
 
     def log_det(*inputs):
-        return (
-            exact.log_det_ratio(block.branch, *inputs) if block.has_odd_series else exact(block.branch, *inputs)[1]
-        )
+        if block.has_odd_series:
+            return exact.log_det_ratio(block.branch, *inputs)
+        return exact(block.branch, *inputs)[1]
 
     compute = tf.function(log_det, autograph=False).get_concrete_function(*few)
     return [BlockPlan(exact, 0.0, min(_timed(compute, *few)[1] for _ in range(3)) / num)]
@@ -256,7 +323,8 @@ def _estimates(block, inputs, num_rows, enough, seed):
         found += measured
         if num_probes == 1:
             single = measured[-1].std
-            found += [_independent(choice, num) for choice in measured for num in _few_probes(x)]
+            few = [2**k for k in range(1, 10) if x.shape.rank > 2 and 2**k < x.shape[-1]]  # too few for colors
+            found += [_independent(choice, num) for choice in measured for num in few]
         if measured[-1].std < 0.9 * measured[0].std:
             rtols = rtols[1:]  # more probes show the noise of the roulette even more
         if measured[-1].std <= enough:
@@ -270,11 +338,6 @@ def _numbers_of_probes(x):
     is_image = x.shape.rank > 2
     numbers = {1, *(k * channels for k in (1, 4, 5, 9, 16, 25))} if is_image else {2**k for k in range(10)}
     return sorted(number for number in numbers if number <= min(size, _MAX_PROBES))
-
-
-def _few_probes(x):
-    """Numbers of probes of images that are too few for colors."""
-    return [2**k for k in range(1, 10) if 2**k < x.shape[-1]] if x.shape.rank > 2 else []
 
 
 def _independent(choice, num):
@@ -317,10 +380,7 @@ def _draw(inputs, num_rows, num_probes, seed, draw):
 
 
 def _measured(estimate, draws, num_probes, rtol):
-    """The standard deviation of the estimate from as many colors, and the seconds for an example.
-
-    The estimate is the sum over independent colors: its variance is that of a color, times their number.
-    """
+    """The noise and the seconds of an estimate: its variance is that of one color, times their number."""
     measured = [_timed(estimate, v, seed, tf.constant(rtol), *inputs) for v, seed, inputs in draws]
     pairs = np.concatenate([np.reshape(value, [2, -1]) for value, _ in measured], axis=1).astype(np.float64)
     seconds = min(seconds for _, seconds in measured) / len(measured[0][0])
@@ -334,17 +394,18 @@ def _timed(function, *arguments):
 
 
 def _warn_of_slow_decay(name, block, inputs, seed):
-    """Warns if the terms of a block's series decay slowly; takes at most as many as `AdaptiveRoulette`."""
+    """Warns if the terms of a block's series decay slowly."""
     x = inputs[0]
     v = draw_probes("rademacher", 1, x, tf.constant([seed, 0]))
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
-        gx = _branch(block)(*inputs)
+        gx = block.branch(inputs if block.conditional else x)
     w, num, ratio = v, 0, math.inf
     while ratio > _RTOLS[-1] and num < logdet.AdaptiveRoulette.max_exact_terms:
         w = tape.gradient(gx, x, w, unconnected_gradients="zero")
         num += 1
-        ratio = float(tf.reduce_max(tf.norm(_flat(w), axis=1) / tf.norm(_flat(v), axis=1)))
+        norms = [tf.norm(tf.reshape(rows, [len(rows), -1]), axis=1) for rows in (w, v)]
+        ratio = float(tf.reduce_max(norms[0] / norms[1]))
     decay = ratio ** (1 / num)
     if decay > _SLOW:
         warnings.warn(
@@ -354,5 +415,12 @@ def _warn_of_slow_decay(name, block, inputs, seed):
         )
 
 
-def _flat(rows):
-    return tf.reshape(rows, [len(rows), -1])
+def bytes_per_row(block: bijectors.ResidualBlock) -> int:
+    """What a branch computes for a row: all values of its graph that have one."""
+    shapes = [block.event_shape, *([block.condition_shape] if block.conditional else [])]
+    specs = [tf.TensorSpec([None, *(size or 1 for size in shape)], block.dtype) for shape in shapes]
+    inputs = specs if block.conditional else specs[0]
+    traced = tf.function(block.branch, autograph=False).get_concrete_function(inputs)
+    values = [value for operation in traced.graph.get_operations() for value in operation.outputs]
+    rows = [value for value in values if value.shape.rank and value.shape[0] is None]
+    return sum((value.shape[1:].num_elements() or 0) * value.dtype.size for value in rows)

@@ -1,16 +1,16 @@
-"""Whether samples are those of a posterior: calibration over simulated data sets, and a classifier's view."""
+"""Whether samples are those of a posterior: their ranks, their coverage, and the classifier two-sample test."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tf_resflow.evaluation.held_out import Score
+from tf_resflow.evaluation.scores import Score
 from tf_resflow.extras import extra
 
 __all__ = ["c2st", "calibration_ranks", "coverage_levels"]
 
 
 def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
-    r"""The ranks of simulation-based calibration: of true parameters among samples of their posteriors.
+    r"""The ranks of simulation-based calibration: of true parameters among L samples of their posteriors.
 
     For data sets \\(i\\) with \\(\theta_i \sim p(\theta)\\), \\(x_i \sim p(x | \theta_i)\\) and L samples
     \\(\theta_{il} \sim q(\theta | x_i)\\), the rank of coordinate d is
@@ -32,9 +32,6 @@ def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
       samples: array `[draws, num, dimensions]`: for each of `num` data sets, samples of its posterior. They must be
         independent, so thin those of a Markov chain.
       parameters: array `[num, dimensions]`: the parameters with which each data set was simulated.
-
-    Returns:
-      Integers `[num, dimensions]` from 0 to draws.
 
     Raises:
       ValueError: if the shapes do not fit, or a value is not finite.
@@ -60,8 +57,8 @@ def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike)
         a_i = (#{l : q(theta_il | x_i) > q(theta_i | x_i)} + 1/2) / (L + 1).
 
     The expected coverage of the regions of mass a is the share of the levels below a. If q is the posterior, the
-    levels are uniform, and the coverage of each a is a; less coverage means that q is overconfident. It is a test
-    of all coordinates together that needs one number of each sample. `coverage_figure` draws the curve.
+    levels are uniform, and the coverage of each a is a; less coverage means that q is overconfident. This tests all
+    coordinates together. `coverage_figure` draws the curve.
 
     ```python
     import tf_resflow as resflow
@@ -70,12 +67,9 @@ def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike)
     ```
 
     Args:
-      sample_log_probs: array `[draws, num]`: \\(\log q(\theta_{il} | x_i)\\) of the samples, in nats, up to a
-        constant for each data set.
-      parameter_log_probs: array `[num]`: \\(\log q(\theta_i | x_i)\\) of the true parameters, likewise.
-
-    Returns:
-      Array `[num]` of levels between 0 and 1.
+      sample_log_probs: array `[draws, num]`: \\(\log q(\theta_{il} | x_i)\\) in nats, up to a constant for each
+        data set.
+      parameter_log_probs: array `[num]`: \\(\log q(\theta_i | x_i)\\), likewise.
 
     Raises:
       ValueError: if the shapes do not fit, or a value is NaN.
@@ -111,16 +105,17 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
     ```
 
     The value depends on the number of samples, from which the classifier learns: compare values of equal numbers.
-    The literature takes up to 10,000 of each. The package scikit-learn is required (the extra "data").
+    The literature takes up to 10,000 of each. It takes scikit-learn (the extra "data").
 
     Args:
       samples: array `[num, dimensions]`, to be tested.
-      reference: array `[num, dimensions]`, of the same shape.
+      reference: array of the same shape.
       num_folds: number of folds, at least 2.
       seed: of the folds and the networks.
 
     Returns:
-      A `Score`: the mean accuracy over the 2 num points, and its binomial standard error.
+      A named tuple of `mean`, the accuracy over the 2 num points, `stderr`, its binomial standard error, and
+      `num_examples`.
 
     Raises:
       ValueError: if the shapes do not fit, a value is not finite, or there are fewer points than folds.
@@ -130,7 +125,7 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
       simulation-based inference" (2021).
     """
     with extra("data"):
-        from sklearn import model_selection, neural_network
+        from sklearn import model_selection, neural_network, preprocessing
 
     samples, reference = np.asarray(samples, np.float64), np.asarray(reference, np.float64)
     if samples.ndim != 2 or samples.shape != reference.shape or not samples.size:
@@ -141,8 +136,7 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
     if not 2 <= num_folds <= len(samples):
         raise ValueError(f"num_folds must be from 2 to the number of samples, {len(samples)}; got {num_folds}.")
     _check_finite(samples=samples, reference=reference)
-    deviation = reference.std(axis=0)
-    x = (np.concatenate([samples, reference]) - reference.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+    x = preprocessing.StandardScaler().fit(reference).transform(np.concatenate([samples, reference]))
     label = np.repeat([0, 1], len(samples))
     hidden = (10 * x.shape[1],) * 2
     classifier = neural_network.MLPClassifier(hidden, max_iter=1000, random_state=seed)

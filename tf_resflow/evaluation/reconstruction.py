@@ -14,22 +14,7 @@ __all__ = ["Reconstruction", "reconstruct"]
 
 
 class Reconstruction(NamedTuple):
-    """The error of f^-1(f(x)) - x over a batch, and the solver's diagnostics over all its solves.
-
-    A solve is the inversion of one block for one example.
-
-    Attributes:
-      max_error: the largest |error|, in the flow's input space (that of the dequantized data).
-      rms_error: the root mean square there.
-      max_levels: the largest |error| in levels of integer data: below the distance to the next
-        level, an integer is recovered. None for continuous data.
-      exact_examples: the fraction of examples all of whose integers are recovered; None likewise.
-      mean_iterations: mean number of evaluations of a branch in a solve.
-      max_iterations: the largest number.
-      unconverged: number of solves that did not meet the tolerance.
-      num_solves: number of blocks times examples.
-      max_residual: the largest |x + g(x) - y| of a solve.
-    """
+    """The error of f^-1(f(x)) - x over a batch, and the solver's diagnostics over all its solves."""
 
     max_error: float
     rms_error: float
@@ -58,13 +43,18 @@ def reconstruct(
     ```
 
     Args:
-      model: a `FlowModel`. Without residual blocks nothing is solved: all counts and the residual are 0.
+      model: a `FlowModel`.
       x: `[batch, *event_shape]`, data as for the model.
       seed: integer, of the dequantization.
       condition: of a conditional model, as for `FlowModel.log_prob`.
 
     Returns:
-      A `Reconstruction`.
+      A named tuple. `max_error` and `rms_error`: the largest and the root mean square |f^-1(f(x)) - x| in the
+      flow's input space, that of the dequantized data. `max_levels`: the largest in levels of integer data, and
+      `exact_examples`: the fraction of examples all of whose integers are recovered; None for continuous data.
+      Of the solves, the inversions of one block for one example: `num_solves`; `mean_iterations` and
+      `max_iterations`, evaluations of a branch; `max_residual`, the largest |x + g(x) - y|; and `unconverged`, how
+      many did not meet the tolerance. They are 0 for a flow without residual blocks.
     """
     inputs = model.prepare(x, tf.constant([seed, 0], tf.int32))
     with stage("reconstruction"):

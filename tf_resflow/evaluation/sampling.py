@@ -1,16 +1,18 @@
-"""Samples of a model, in batches."""
+"""Samples of a model, and paths and squares between examples through its latent space."""
 
 import math
 from collections.abc import Generator, Sequence
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_resflow.models import FlowModel
 from tf_resflow.models.flow_model import flow_input, sample_latent
-from tf_resflow.progress import bar
+from tf_resflow.progress import bar, track
+from tf_resflow.typing import TensorLike
 
-__all__ = ["batch_size", "draw_samples"]
+__all__ = ["draw_samples", "interpolate_corners", "interpolate_examples", "interpolate_pairs"]
 
 _BATCH_VALUES = 2**16  # of a batch, if it has more than the examples below
 _MIN_BATCH = 64
@@ -25,7 +27,7 @@ def draw_samples(
     condition: np.ndarray | int | Sequence[float] | None = None,
     precise: bool = False,
 ) -> Generator[np.ndarray, None, None]:
-    """Draws examples in batches.
+    """Draws examples in batches `[batch, *event_shape]`, one temperature after the other.
 
     The latents of a seed are the same at each temperature. The first batch is `model.sample(num, seed)`, and does
     not depend on how many samples follow: the first k of n equal those of a call for k samples (on one device, and
@@ -33,14 +35,11 @@ def draw_samples(
 
     Args:
       model: a `FlowModel`.
-      num: number of examples at each temperature.
+      num: number at each temperature.
       seed: integer in 0, ..., 2^63 - 1.
       temperatures: factors of the latents' deviation from their mean.
       condition: of a conditional model: `[num, *condition_shape]`, or one condition for all examples.
       precise: as for `FlowModel.decode`.
-
-    Yields:
-      Arrays `[batch, *event_shape]`, as from `model.sample`, one temperature after the other.
 
     Raises:
       ValueError: when a sample is not finite, or the condition does not fit.
@@ -55,7 +54,7 @@ def draw_samples(
         x = flow_input(model, z, condition, precise)
         return model.data_space.to_data(x), tf.reduce_all(tf.math.is_finite(x))
 
-    size = batch_size(model.data_space.event_shape)
+    size = _batch_size(model)
     with bar("samples", num * len(temperatures), unit="sample") as drawn:
         for temperature in temperatures:
             scale = tf.constant(temperature, model.distribution.dtype)
@@ -74,6 +73,177 @@ def draw_samples(
                 drawn.update(rows)
 
 
-def batch_size(event_shape: Sequence[int]) -> int:
+def _batch_size(model):
     """Number of examples that are drawn at a time."""
-    return max(_MIN_BATCH, _BATCH_VALUES // math.prod(event_shape))
+    return max(_MIN_BATCH, _BATCH_VALUES // math.prod(model.data_space.event_shape))
+
+
+def interpolate_pairs(
+    model: FlowModel,
+    first: TensorLike,
+    second: TensorLike,
+    *,
+    num: int,
+    seed: int,
+    condition: Sequence[TensorLike] | None = None,
+) -> tf.Tensor:
+    r"""Walks from one example to another: a quarter turn, in `num` steps.
+
+    Between the latents \\(z_1, z_2\\), less the base distribution's mean,
+
+        z = cos(phi) z_1 + sin(phi) z_2,    phi = 0, ..., pi / 2.
+
+    Of two independent normal latents every such z is normal with the same covariance; their mean would have half of
+    it, and lie where there are no data.
+
+    A conditional model encodes each example under its own condition. Between two labels a point has that of the
+    nearer example; between two vectors of real numbers, \\(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\\).
+
+    Args:
+      model: a `FlowModel`.
+      first: data `[pairs, *event_shape]`, at one end of each path.
+      second: the other ends.
+      num: number of points of a path, both ends included, at least 2.
+      seed: integer, of the dequantization.
+      condition: of a conditional model: a pair of those of `first` and of `second`, each of them one for each
+        example or one for all, as for `FlowModel.log_prob`.
+
+    Returns:
+      Data `[pairs, num, *event_shape]`. Ends are the examples, to the flow's reconstruction error.
+
+    Raises:
+      ValueError: for fewer than 2 points, or conditions that do not fit.
+    """
+    ends = tf.convert_to_tensor(first), tf.convert_to_tensor(second)
+    if condition is not None and not (isinstance(condition, (tuple, list)) and len(condition) == 2):
+        raise ValueError(
+            f"condition must be a pair, of the first and of the second examples; got {condition!r:.80}."
+        )
+    conditions = [_conditions(model, c, len(x)) for c, x in zip(condition or (None, None), ends, strict=True)]
+    given = [tf.stack(pair, axis=1) for pair in zip(*conditions, strict=True)]
+    return _blend(model, tf.stack(ends, axis=1), _quarter_turn(num), seed, given)
+
+
+def interpolate_corners(
+    model: FlowModel, corners: TensorLike, *, num: int, seed: int, condition: TensorLike | None = None
+) -> tf.Tensor:
+    r"""Fills a square `[num, num, *event_shape]` between four examples at its corners.
+
+        z = cos(phi) (cos(psi) z_1 + sin(psi) z_2) + sin(phi) (cos(psi) z_3 + sin(psi) z_4)
+
+    with phi down the rows and psi along the columns, both from 0 to pi / 2. A point has the label of the nearest
+    corner, or the sum of the corners' real conditions by the squares of these weights.
+
+    Args:
+      model: a `FlowModel`.
+      corners: data `[4, *event_shape]`: top left, top right, bottom left, bottom right.
+      num: number of rows, and of columns, at least 2.
+      seed: integer, of the dequantization.
+      condition: of a conditional model: one for each corner, or one for all.
+
+    Raises:
+      ValueError: for fewer than 2 rows, another number of corners, or a condition that does not fit.
+
+    References:
+      Dinh et al., "Density estimation using Real NVP" (2017), section 4.2.
+    """
+    corners = tf.convert_to_tensor(corners)
+    if corners.shape[0] != 4:
+        raise ValueError(f"A square has 4 corners; got {corners.shape[0]} examples.")
+    turn = _quarter_turn(num)
+    weights = tf.einsum("ra,cb->rcab", turn, turn)
+    given = [rows[tf.newaxis] for rows in _conditions(model, condition, 4)]
+    points = _blend(model, corners[tf.newaxis], tf.reshape(weights, [num * num, 4]), seed, given)
+    return tf.reshape(points, [num, num, *model.data_space.event_shape])
+
+
+def interpolate_examples(
+    model: FlowModel,
+    examples: np.ndarray,
+    *,
+    kind: str,
+    num: int,
+    length: int,
+    seed: int = 0,
+    condition: TensorLike | None = None,
+) -> np.ndarray:
+    """Paths `[num, length, *event_shape]` between "pairs" of examples chosen at random, or a square of 4 "corners".
+
+    There are at most half as many pairs as examples, and a warning if there are fewer than `num`. A square has as
+    many rows as columns. The condition of a conditional model is one for each example, or one for all.
+    """
+    order = np.random.default_rng(seed).permutation(len(examples))
+    given = [rows.numpy() for rows in _conditions(model, condition, len(examples))]
+    if kind == "corners":
+        of_corners = given[0][order[:4]] if given else None
+        return interpolate_corners(model, examples[order[:4]], num=num, seed=seed, condition=of_corners).numpy()
+    pairs = min(num, len(order) // 2)
+    if not pairs:
+        raise ValueError(f"A path goes from one example to another; got {len(order)}.")
+    if pairs < num:
+        logging.warning("%d examples make %d pairs, fewer than the %d asked for.", len(order), pairs, num)
+    first, second = np.split(examples[order[: 2 * pairs]], 2)
+    of_pairs = np.split(given[0][order[: 2 * pairs]], 2) if given else None
+    return interpolate_pairs(model, first, second, num=length, seed=seed, condition=of_pairs).numpy()
+
+
+def _quarter_turn(num):
+    """The cosine and the sine of `num` angles from 0 to pi / 2, `[num, 2]`."""
+    if num < 2:
+        raise ValueError(f"A path has at least 2 points, its ends; got {num}.")
+    angles = tf.linspace(0.0, math.pi / 2, num)
+    return tf.stack([tf.cos(angles), tf.sin(angles)], axis=1)
+
+
+def _conditions(model, condition, num):
+    """A list of the condition of each of `num` examples, `[num, *condition_shape]`; empty if there is none."""
+    model.condition.arguments(condition, num)  # which raises for one that does not fit
+    if condition is None:
+        return []
+    dtype = model.distribution.dtype if model.condition.num_classes is None else tf.int64
+    return [tf.broadcast_to(tf.cast(condition, dtype), [num, *model.condition.shape])]
+
+
+def _blend(model, examples, weights, seed, conditions):
+    """Weighted sums of the latents of `[groups, k, ...]` by `[num, k]`, as data `[groups, num, ...]`."""
+    groups, count = examples.shape[:2]
+    rows = [tf.reshape(tensor, [groups * count, *tensor.shape[2:]]) for tensor in (examples, *conditions)]
+    rows[0] = model.prepare(rows[0], tf.constant([seed, 0], tf.int64))
+    mean = model.distribution.distribution.mean()
+
+    def encode(x, condition=None):
+        return model.flow.forward(x, **model.condition.arguments(condition, tf.shape(x)[0])) - mean
+
+    latents = _in_batches(encode, rows, "encode", model)
+    mixed = [_weighted_sums(weights, tf.reshape(latents, [groups, count, *latents.shape[1:]]))]
+    for of_examples in conditions:
+        shares = tf.square(weights)  # of each example in a point, with the sum 1
+        if model.condition.num_classes is None:
+            mixed.append(_weighted_sums(shares, of_examples))
+        else:
+            mixed.append(tf.gather(of_examples, tf.argmax(shares, axis=1), axis=1))
+    mixed = [tf.reshape(of_points, [-1, *of_points.shape[2:]]) for of_points in mixed]
+
+    def decode(z, condition=None):
+        return model.decode(z + mean, condition=condition)
+
+    points = _in_batches(decode, mixed, "decode", model)
+    return tf.reshape(points, [groups, -1, *model.data_space.event_shape])
+
+
+def _weighted_sums(weights, tensor):
+    """`[num, k]` and `[groups, k, ...]` to `[groups, num, ...]`."""
+    return tf.einsum("nk,gk...->gn...", tf.cast(weights, tensor.dtype), tensor)
+
+
+def _in_batches(function, arguments, name, model):
+    """Applies the function to all rows of its arguments, a batch at a time, with a progress bar."""
+    specs = [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in arguments]
+
+    @tf.function(autograph=False, input_signature=specs)
+    def call(*rows):
+        return function(*map(tf.identity, rows))
+
+    num, size = arguments[0].shape[0], _batch_size(model)
+    starts = track(range(0, num, size), name)
+    return tf.concat([call(*(rows[start : start + size] for rows in arguments)) for start in starts], axis=0)

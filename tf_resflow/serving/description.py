@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_resflow.evaluation.likelihood_plan import describe_plan
-from tf_resflow.evaluation.samples import MAX_TEMPERATURE
+from tf_resflow.evaluation.planning import describe_plan
+from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.serving.signatures import Signatures
 
 __all__ = ["describe"]

@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples, mean_and_stderr
-from tf_resflow.evaluation.samples import MAX_TEMPERATURE
+from tf_resflow.evaluation.log_likelihood import LogProbSamples, mean_and_stderr
+from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.checks import check_finite, check_one_or_each, check_range, check_rows

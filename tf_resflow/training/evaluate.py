@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, data, evaluation, models
-from tf_resflow.evaluation.per_example import PerExample
+from tf_resflow.evaluation.estimator_noise import stderr_parts
+from tf_resflow.evaluation.scores import PerExample
 from tf_resflow.progress import track
 from tf_resflow.training.report import Report
 from tf_resflow.training.runs import Run
@@ -105,15 +106,15 @@ class Evaluation:
     def likelihood(self) -> dict[str, Any]:
         """The score, its standard error and the error's parts, the baselines and the entropy.
 
-        The keys are those of the training's result.json, and "bits_per_dim_stderr_parts" (or "nats_..."),
-        see `evaluation.stderr_parts`. "bound" is "elbo" of integer data, the mean of log p(z) - log q(z | x),
-        however many estimates a plan takes; else "none".
+        The keys are those of the training's result.json, and "bits_per_dim_stderr_parts" (or "nats_..."), due to
+        the "data", the "dequantization" and the "estimator". "bound" is "elbo" of integer data, the mean of
+        log p(z) - log q(z | x), however many estimates a plan takes; else "none".
         """
         score, num_samples = self._report.score(), self.plan.num_samples
         result = {
             self.unit: score.mean,
             f"{self.unit}_stderr": score.stderr,
-            f"{self.unit}_stderr_parts": evaluation.stderr_parts(score, self._evaluation_noise, num_samples),
+            f"{self.unit}_stderr_parts": stderr_parts(score, self._evaluation_noise, num_samples),
             "num_examples": score.num_examples,
             "bound": "none" if self._space.levels is None else "elbo",
             **({} if score.example_stderr is None else {"example_stderr": score.example_stderr}),
@@ -148,12 +149,12 @@ class Evaluation:
         }
 
     def noise(self) -> dict[str, Any]:
-        """The `evaluation.Noise` of the training's and of this evaluation's estimate of a loss."""
+        """What `evaluation.EstimatorNoise` finds for the training's and this evaluation's estimate of a loss."""
         training = self._noise_of(None)._asdict()
         return {"noise": {"training": training, "evaluation": self._evaluation_noise._asdict()}}
 
     def reconstruction(self) -> dict[str, Any]:
-        """The `evaluation.Reconstruction` of the first batch."""
+        """What `evaluation.reconstruct` finds for the first batch."""
         x, condition = self._first_batch
         result = evaluation.reconstruct(self._density, x, self._config.seed, condition=condition)
         return {"reconstruction": result._asdict()}
@@ -194,7 +195,7 @@ class Evaluation:
         return {"fid": {"fid": distance, "num_samples": samples.num, "num_train": images.num}}
 
     def classification(self) -> dict[str, float]:
-        """The scores of a hybrid model's classifier, see `evaluation.Classification`.
+        """The accuracy, cross-entropy and calibration error of a hybrid model's classifier.
 
         Those of a density given labels are of softmax of log p(x | label): the classes count as equally frequent.
         The keys are those of the training's result.json; "cross_entropy" is in bits for integer data.

@@ -11,9 +11,13 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data, evaluation
+from tf_resflow.bijectors.certified_bounds import uncertified_blocks
 from tf_resflow.evaluation import LikelihoodPlan, log_prob_by_class
-from tf_resflow.evaluation.per_example import PerExample
+from tf_resflow.evaluation.classification import classification_scores
+from tf_resflow.evaluation.figures import density_figure, points_figure
 from tf_resflow.evaluation.reconstruction import round_trip
+from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
+from tf_resflow.evaluation.scores import PerExample, Score
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.progress import stage, track
 
@@ -62,7 +66,7 @@ class Report:
         labels = labels or bool(self._model.condition)
         return self._dataset.eval_batches(split or settings.split, settings.batch_size, limit, labels=labels)
 
-    def score(self, split: str | None = None) -> evaluation.Score:
+    def score(self, split: str | None = None) -> Score:
         """The `Score` on a split, by default `config.eval.split`."""
         split = split or self._config.eval.split
         return self._held_out(track(self.batches(split), f"score on {split}"), self._config.seed)
@@ -79,13 +83,13 @@ class Report:
         return scores | {self.objective: self._model.total(scores)}
 
     def classification(self, split: str | None = None) -> dict[str, float]:
-        """The scores of the classifier, or of the density given labels: see `evaluation.Classification`.
+        """The accuracy, cross-entropy and calibration error of the classifier, or of the density given labels.
 
         "cross_entropy" is in bits for integer data, as the density's loss is.
         """
         batches = track(self.batches(split, labels=True), "classes")
         logits, labels = self._classify(batches, self._config.seed)
-        scores = evaluation.classification_scores(logits, labels)._asdict()
+        scores = classification_scores(logits, labels)
         if self._dataset.levels is not None:
             scores["cross_entropy"] /= math.log(2)
         return scores
@@ -113,7 +117,7 @@ class Report:
     def baselines(self) -> dict[str, float]:
         """The uniform and the Gaussian baseline; one that does not exist is left out, with a warning."""
         levels = self._dataset.levels
-        baselines = {} if levels is None else {"uniform": evaluation.uniform_baseline(levels)}
+        baselines = {} if levels is None else {"uniform": math.log2(levels)}
         size, num = math.prod(self._dataset.event_shape), self._dataset.sizes.get("train", math.inf)
         if levels is not None and num <= size:
             # The covariance is singular: the dequantization makes it a density, but a useless baseline.
@@ -156,7 +160,7 @@ class Report:
         if bounds:
             worst = max(bounds.values())
             result["lipschitz_bound"] = worst if math.isfinite(worst) else None
-        if uncertified := evaluation.uncertified_blocks(self._model.flow):
+        if uncertified := uncertified_blocks(self._model.flow):
             result["uncertified_blocks"] = uncertified
         if self._dataset.entropy is not None:
             result["entropy"] = self._dataset.entropy
@@ -185,7 +189,7 @@ class Report:
         """Writes the figures; returns what they measure for the result, of images the `reconstruction_error`."""
         grid = self.sample_grid()
         if grid is not None:
-            evaluation.write_png(directory / "samples.png", grid)
+            write_png(directory / "samples.png", grid)
             return self._reconstructions(directory / "reconstructions.png")
         if self._dataset.event_shape == (2,) and self._density is not None and not self._model.condition:
             self._plane(directory / "density_2d.png")
@@ -200,7 +204,7 @@ class Report:
         x = self._density.prepare(images, tf.constant([self._config.seed, 1], tf.int32))
         again = round_trip(self._density, x, condition)[0]
         pair = images.numpy(), self._model.data_space.to_data(again).numpy()
-        evaluation.write_png(path, evaluation.reconstruction_grid(*pair, levels))
+        write_png(path, reconstruction_grid(*pair, levels))
         return {"reconstruction_error": float(tf.reduce_max(tf.abs(again - x)) * levels)}
 
     def _pairs(self, path):
@@ -211,7 +215,7 @@ class Report:
         seed = tf.constant([self._config.seed, 2], tf.int32)
         samples = self._sample(len(points), seed, condition=condition).numpy()
         groups: tuple[dict[str, np.ndarray], ...] = ({"samples": samples}, {"train data": points})
-        evaluation.points_figure(path, *groups, columns=self._dataset.columns, title=self._dataset.name)
+        points_figure(path, *groups, columns=self._dataset.columns, title=self._dataset.name)
 
     def _plane(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)
@@ -222,7 +226,7 @@ class Report:
             return self._density.log_prob(x, seed, evaluation=True)
 
         points = self._train_array()[:_NUM_FIGURE_POINTS]
-        evaluation.density_figure(path, points, samples, log_prob, title="density of the model")
+        density_figure(path, points, samples, log_prob, title="density of the model")
 
     def _train_pairs(self, limit):
         """The train examples and their conditions."""

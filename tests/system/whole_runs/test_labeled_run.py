@@ -13,7 +13,8 @@ from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
 from tf_resflow.cli.evaluate import table
 from tf_resflow.evaluation import LikelihoodPlan
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples
+from tf_resflow.evaluation.log_likelihood import LogProbSamples
+from tf_resflow.training import report
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,11 @@ def test_evaluation_and_classes(labeled, loaded, held_out, monkeypatch):
     for found in (labeled[1], result):
         assert abs(found["bits_per_dim"] - losses.mean()) < 0.05  # by other dequantizations and probes
 
-    def by_class(model, x, seed, *, evaluation, log_det):
-        assert evaluation and isinstance(log_det, resflow.logdet.Exact)
+    def by_class(model, x, seed, *, plan):
+        assert isinstance(plan.log_det, resflow.logdet.Exact)
         return tf.one_hot(tf.cast(x[:, 2, 4, 0], tf.int32) % 10, 10)
 
-    monkeypatch.setattr(resflow.FlowModel, "log_prob_by_class", by_class)
+    monkeypatch.setattr(report, "log_prob_by_class", by_class)
     scores, right = evaluation.classification(), x[:, 2, 4, 0] % 10 == labels
     assert scores["accuracy"] == pytest.approx(right.mean()) and 0 < right.sum() < scores["num_examples"] == 30
     nats = math.log(math.e + 9) - right.mean()

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.evaluation.likelihood_plan import LikelihoodPlan
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples, bytes_per_row, mean_and_stderr
+from tf_resflow.evaluation.log_likelihood import LogProbSamples, bytes_per_row, mean_and_stderr
+from tf_resflow.evaluation.planning import LikelihoodPlan
 
 ROULETTE = resflow.logdet.AdaptiveRoulette(0.1, num_probes=2, per_example=True)
 
@@ -23,12 +23,14 @@ def x():
     return np.random.default_rng(0).integers(0, 8, [5, 6]).astype(np.uint8)
 
 
+def samples_of(model, log_det, num_samples, **options):
+    return LogProbSamples(model, LikelihoodPlan(log_det=log_det, num_samples=num_samples), **options)
+
+
 @pytest.mark.parametrize("megabytes", [1e-9, 2e-3, 500])
 def test_an_answer_does_not_depend_on_the_batch_or_its_parts(model, x, megabytes):
     """3 samples of 5 examples: one row at a time, a few, and all at once."""
-    samples = LogProbSamples(
-        model, LikelihoodPlan(log_det=ROULETTE, num_samples=3), common=True, megabytes=megabytes
-    )
+    samples = samples_of(model, ROULETTE, 3, common=True, megabytes=megabytes)
     draw = tf.function(samples, autograph=False)
     draw = draw.get_concrete_function(tf.TensorSpec([None, 6], tf.uint8), tf.TensorSpec([], tf.int32))
     seed = tf.constant(3)
@@ -57,9 +59,7 @@ def test_no_part_has_more_rows_than_fit(num_samples):
     block = resflow.bijectors.ResidualBlock(branch, resflow.logdet.PowerSeries(2), name="block")
     model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2], evaluation_log_det=block.log_det)
     megabytes = 4.5 * bytes_per_row(block) / 2**20
-    samples = LogProbSamples(
-        model, LikelihoodPlan(log_det=resflow.logdet.PowerSeries(2), num_samples=num_samples), megabytes=megabytes
-    )
+    samples = samples_of(model, block.log_det, num_samples, megabytes=megabytes)
     draw = tf.function(samples, [tf.TensorSpec([None, 2])], autograph=False)
     assert draw(tf.ones([7, 2])).shape == [samples.num_samples, 7]
 
@@ -70,7 +70,7 @@ def test_the_standard_error_is_calibrated(model, x, common):
 
     That is 4 standard errors, of 7 % each, if all examples have the same noise, and 9 if each has its own.
     """
-    samples = LogProbSamples(model, LikelihoodPlan(log_det=ROULETTE, num_samples=4), common=common)
+    samples = samples_of(model, ROULETTE, 4, common=common)
     draw = tf.function(lambda x, seed: mean_and_stderr(samples(x, seed)), autograph=False)
     estimates = [draw(x, tf.constant([7, seed])) for seed in range(400)]
     means = np.array([estimate.log_prob for estimate in estimates])
@@ -80,16 +80,14 @@ def test_the_standard_error_is_calibrated(model, x, common):
 
 def test_the_samples_have_the_mean_of_the_exact_density(model, x):
     """2,000 samples, within 4.5 standard errors for each example."""
-    mean, stderr = mean_and_stderr(LogProbSamples(model, LikelihoodPlan(log_det=ROULETTE, num_samples=2000))(x, 1))
-    expected, _ = mean_and_stderr(
-        LogProbSamples(model, LikelihoodPlan(log_det=resflow.logdet.Exact(), num_samples=2000))(x, 1)
-    )
+    mean, stderr = mean_and_stderr(samples_of(model, ROULETTE, 2000)(x, 1))
+    expected, _ = mean_and_stderr(samples_of(model, resflow.logdet.Exact(), 2000)(x, 1))
     assert np.all(np.abs(mean - expected) < 4.5 * 2**0.5 * stderr)
 
 
 def test_without_noise_there_is_one_sample():
     model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=1, hidden=(4,)), [3])
-    samples = LogProbSamples(model, LikelihoodPlan(log_det=resflow.logdet.Exact(), num_samples=9))
+    samples = samples_of(model, resflow.logdet.Exact(), 9)
     values = samples(tf.zeros([2, 3]), 1)
     mean, stderr = mean_and_stderr(values, samples.is_noisy)
     assert samples.num_samples == 1 and values.shape == [1, 2]

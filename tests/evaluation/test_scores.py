@@ -14,13 +14,10 @@ from scipy import integrate, stats
 import tf_resflow as resflow
 from tf_resflow.evaluation import (
     ExampleScores,
+    HeldOut,
     LikelihoodPlan,
-    Noise,
-    Score,
-    held_out,
-    per_example,
     quantiles,
-    stderr_parts,
+    scores,
 )
 from tf_resflow.models.data_space import DataSpace
 
@@ -40,8 +37,8 @@ class Samples:
 def held_out_of(samples, levels=None, **options):
     """A `HeldOut` with samples of log-likelihoods in the place of those of a model."""
     model = types.SimpleNamespace(data_space=DataSpace([1], levels, None, tf.float32))
-    with mock.patch.object(held_out, "LogProbSamples", lambda model, plan: samples):
-        return held_out.HeldOut(model, **options)
+    with mock.patch.object(scores, "LogProbSamples", lambda model, plan: samples):
+        return HeldOut(model, **options)
 
 
 @pytest.mark.parametrize("replicas, size", [(1, 4), (2, 4), (2, 23)])
@@ -71,19 +68,10 @@ def test_nests_in_and_out(two_replicas, replicas):
         x, labels = batch
         return {"sum": tf.reduce_sum(x, -1), "seeds": tf.tile(seed[None], [x.shape[0], 1])}, labels
 
-    values, again = per_example.PerExample(function, strategy)(batches, seed=7)
+    values, again = scores.PerExample(function, strategy)(batches, seed=7)
     np.testing.assert_array_equal(values["sum"], x.sum(-1))
     np.testing.assert_array_equal(values["seeds"], [[7, i // 4] for i in range(10)])
     np.testing.assert_array_equal(again, labels)
-
-
-def test_parts_of_the_standard_error():
-    """A score of 25 losses whose variance is 0.09 + 0.04 + 0.12."""
-    score = Score(3.0, np.sqrt(0.25 / 25), 25)
-    parts = stderr_parts(score, Noise(3.1, 0.2, np.sqrt(0.12), 0.0))
-    assert parts == pytest.approx({"data": 0.3 / 5, "dequantization": 0.2 / 5, "estimator": np.sqrt(0.12) / 5})
-    assert stderr_parts(score, Noise(3.1, 0.2, 0.6, 0.0))["data"] == 0.0
-    assert np.isnan(stderr_parts(score._replace(stderr=float("nan")), Noise(0, 0, 0, 0))["data"])
 
 
 LEVELS, SCALES, SHIFTS = 3, np.array([9.0, -4.2]), np.array([-2.0, 1.0])
@@ -125,12 +113,12 @@ def test_bound_of_one_sample_and_its_limit(affine_model):
     exact = in_bits(sum(np.log(high - low) for low, high in cell))
     usual = in_bits(sum(integrate.quad(log_p, 0, 1)[0] for log_p in log_densities(v)))
     batches = [np.repeat(v[None], 4000, axis=0)]
-    once = held_out.HeldOut(affine_model)(batches, seed=0)
+    once = HeldOut(affine_model)(batches, seed=0)
     assert once.mean == pytest.approx(usual, abs=4 * once.stderr)
     plain = affine_model.example_losses(batches[0], [0, 0])[affine_model.objective]
     assert once.mean == pytest.approx(np.mean(plain), rel=1e-6)
     plan = LikelihoodPlan(num_samples=1000)
-    many = held_out.HeldOut(affine_model, plan, importance_weighted=True)([batches[0][:400]], seed=0)
+    many = HeldOut(affine_model, plan, importance_weighted=True)([batches[0][:400]], seed=0)
     assert many.mean == pytest.approx(exact, abs=4 * many.stderr + 2e-3)
     assert usual - exact > 0.2 and once.stderr < 0.03 and many.stderr < 0.003
 
@@ -180,7 +168,7 @@ def test_what_does_not_fit_is_refused(affine_model):
     continuous = resflow.FlowModel(affine_model.flow, [2])
     for call, message in [
         (lambda: held_out_of(Samples())([], seed=0), "no example"),
-        (lambda: held_out.HeldOut(continuous, importance_weighted=True), "not dequantized"),
+        (lambda: HeldOut(continuous, importance_weighted=True), "not dequantized"),
         (lambda: LikelihoodPlan(num_samples=0), "at least 1"),
         *[(lambda wrong=wrong: quantiles([1.0], wrong), "must be scores") for wrong in ([], [1, np.nan], [[1.0]])],
     ]:

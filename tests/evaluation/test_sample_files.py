@@ -1,3 +1,5 @@
+"""Samples as files: arrays, figures and grids of images."""
+
 import collections
 import os
 import shutil
@@ -6,39 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tf_resflow as resflow
-from tf_resflow.evaluation import draw_samples, sampling, write_samples
-from tf_resflow.evaluation.samples import check_paths, check_samples
-
-
-def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
-    """Of a seed beyond 32 bits, too. All batches and temperatures are of one graph."""
-    monkeypatch.setattr(sampling, "batch_size", lambda shape: 4)
-    model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
-    seed = 2**40
-    traces, draw = [], sampling.sample_latent
-    with monkeypatch.context() as patch:
-        patch.setattr(sampling, "sample_latent", lambda *args: traces.append(args) or draw(*args))
-        batches = list(draw_samples(model, 11, seed=seed, temperatures=[1.0, 0.5, 0.0]))
-    assert len(traces) == 1 and [len(batch) for batch in batches] == [4, 4, 3] * 3
-    ones, halves, zeros = np.concatenate(batches).reshape(3, 11, 2)
-    assert len(np.unique(ones, axis=0)) == 11
-    np.testing.assert_allclose(zeros, zeros[:1].repeat(11, axis=0), atol=1e-5)
-    assert np.all(np.linalg.norm(halves - zeros, axis=1) < np.linalg.norm(ones - zeros, axis=1))
-    np.testing.assert_allclose(ones[:4], model.sample(4, seed), atol=1e-6)
-    for fewer in (3, 6):
-        drawn = np.concatenate(list(draw_samples(model, fewer, seed=seed)))
-        np.testing.assert_allclose(drawn, ones[:fewer], atol=1e-6)
-
-
-@pytest.mark.parametrize("levels", [None, 8])
-def test_samples_that_are_not_finite(levels):
-    """Of integer data, too, whose samples are integers in any case."""
-    act_norm = resflow.bijectors.ActNorm([2])
-    act_norm.shift.assign([np.nan, 0.0])
-    model = resflow.FlowModel(resflow.bijectors.Flow([act_norm]), event_shape=[2], levels=levels)
-    with pytest.raises(ValueError, match="temperature 7 are NaN or infinite"):
-        list(draw_samples(model, 4, temperatures=[7.0]))
+from tf_resflow.evaluation import image_grid
+from tf_resflow.evaluation.sample_files import (
+    check_paths,
+    check_samples,
+    reconstruction_grid,
+    write_png,
+    write_samples,
+)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.uint8])
@@ -79,7 +56,7 @@ def test_an_interrupted_draw_leaves_nothing(tmp_path, name):
 
 def test_vectors_are_drawn_over_data(tmp_path, figures):
     values = np.random.default_rng(0).normal(size=[2, 40, 3])
-    fields = {"temperatures": [0.5, 1.0], "data": {"test data": values[0]}, "name": "demo"}
+    fields = {"labels": ["temperature 0.5", "temperature 1"], "data": {"test data": values[0]}, "name": "demo"}
     write_samples(tmp_path / "samples.PNG", [*values], (2, 40, 3), **fields)
     legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert legend == ["test data (40)", "temperature 0.5 (40)", "temperature 1 (40)"]
@@ -89,12 +66,46 @@ def test_vectors_are_drawn_over_data(tmp_path, figures):
 def test_images(tmp_path):
     """One row is laid out as a square, several are as they are, with their labels."""
     values, path = np.full([4, 3, 3, 1], 16, np.uint8), tmp_path / "samples.png"
-    write_samples(path, [values], (1, 4, 3, 3, 1), levels=17, temperatures=[0.5])
+    write_samples(path, [values], (1, 4, 3, 3, 1), levels=17, labels=["0.5"])
     square = np.asarray(Image.open(path))
     assert square.max() == 255 and square.shape[0] == square.shape[1]
-    write_samples(path, [values], (2, 2, 3, 3, 1), levels=17, temperatures=[0.5, 1.0])
+    write_samples(path, [values], (2, 2, 3, 3, 1), levels=17, labels=["temperature 0.5", "temperature 1"])
     rows = np.asarray(Image.open(path))
     assert rows.shape[0] == square.shape[0] and rows.shape[1] > square.shape[1] + 50
+
+
+def test_grid_places_every_image():
+    x = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * np.ones([5, 2, 3, 1], np.uint8)
+    grid = image_grid(x, levels=5, columns=3)
+    assert grid.shape == (2 * 3 + 1, 3 * 4 + 1, 1)
+    tops, lefts = [1, 1, 1, 4, 4], [1, 5, 9, 1, 5]
+    for index, (top, left) in enumerate(zip(tops, lefts, strict=True)):
+        cell = grid[top : top + 2, left : left + 3]
+        np.testing.assert_array_equal(cell, np.full([2, 3, 1], round(index * 255 / 4)))
+    assert (grid[0] == 128).all() and (grid[:, 0] == 128).all()
+
+
+def test_reconstructions_are_below_their_originals():
+    originals, reconstructions = np.full([4, 2, 2, 3], 10, np.uint8), np.full([4, 2, 2, 3], 200, np.uint8)
+    grid = reconstruction_grid(originals, reconstructions, columns=2)
+    assert grid.shape == (4 * 3 + 1, 2 * 3 + 1, 3)
+    np.testing.assert_array_equal(grid[[1, 4, 7, 10], 1, 0], [10, 200, 10, 200])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_png_is_enlarged_and_exact_and_its_rows_are_labeled(tmp_path, channels):
+    """Each label is beside its row, and the grid is unchanged."""
+    image = np.random.default_rng(0).integers(256, size=[20, 30, channels]).astype(np.uint8)
+    write_png(tmp_path / "grid.png", image)
+    read = np.asarray(Image.open(tmp_path / "grid.png")).reshape(340, 510, channels)
+    np.testing.assert_array_equal(read[::17, ::17], image)
+    grid = np.random.default_rng(0).integers(256, size=[150, 520, channels]).astype(np.uint8)
+    write_png(tmp_path / "grid.png", grid, labels=["temperature 0.5", "", "temperature 1"])
+    read = np.asarray(Image.open(tmp_path / "grid.png")).reshape(150, -1, channels)
+    np.testing.assert_array_equal(read[:, -520:], grid)
+    first, second, third = np.split(read[:, :-520], 3)
+    assert first.min() < 100 and second.min() == 255 and third.min() < 100
+    assert (first != third).any() and 80 < first.shape[1] < 200
 
 
 def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
@@ -107,7 +118,12 @@ def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
     check_paths(tmp_path / "a.png", (100, 2))
     check_paths(tmp_path / "a.npy", (2**28, 1))
     for check, name, shape, message in [
-        (check_samples, "a.npy", (10**9 + 1, 2), r"1,000,000,001 samples take 8 GB, .* 8 GB free\. Lower --num"),
+        (
+            check_samples,
+            "a.npy",
+            (10**9 + 1, 2),
+            r"1,000,000,001 samples take 8.0 GB, .* 8.0 GB free\. Lower --num",
+        ),
         (check_samples, "a.png", (5462, 32, 32, 3), "5,462 samples are too many for a picture, which takes 5,461"),
         (check_samples, "a.docx", (1, 2), "should end in .png or .npy"),
         (check_paths, "a.png", (100, 4), "Paths of vectors of 4 cannot be drawn.*npy"),

@@ -1,3 +1,5 @@
+"""Samples of a model, and paths and squares between examples."""
+
 import keras
 import numpy as np
 import pytest
@@ -6,7 +8,38 @@ import tensorflow_probability as tfp
 from absl import logging
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import interpolate_corners, interpolate_examples, interpolate_pairs, interpolation
+from tf_resflow.evaluation import draw_samples, interpolate_corners, interpolate_pairs, sampling
+from tf_resflow.evaluation.sampling import interpolate_examples
+
+
+def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
+    """Of a seed beyond 32 bits, too. All batches and temperatures are of one graph."""
+    monkeypatch.setattr(sampling, "_batch_size", lambda model: 4)
+    model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
+    seed, traces, draw = 2**40, [], sampling.sample_latent
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "sample_latent", lambda *args: traces.append(args) or draw(*args))
+        batches = list(draw_samples(model, 11, seed=seed, temperatures=[1.0, 0.5, 0.0]))
+    assert len(traces) == 1 and [len(batch) for batch in batches] == [4, 4, 3] * 3
+    ones, halves, zeros = np.concatenate(batches).reshape(3, 11, 2)
+    assert len(np.unique(ones, axis=0)) == 11
+    np.testing.assert_allclose(zeros, zeros[:1].repeat(11, axis=0), atol=1e-5)
+    assert np.all(np.linalg.norm(halves - zeros, axis=1) < np.linalg.norm(ones - zeros, axis=1))
+    np.testing.assert_allclose(ones[:4], model.sample(4, seed), atol=1e-6)
+    for fewer in (3, 6):
+        drawn = np.concatenate(list(draw_samples(model, fewer, seed=seed)))
+        np.testing.assert_allclose(drawn, ones[:fewer], atol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [None, 8])
+def test_samples_that_are_not_finite(levels):
+    """Of integer data, too, whose samples are integers in any case."""
+    act_norm = resflow.bijectors.ActNorm([2])
+    act_norm.shift.assign([np.nan, 0.0])
+    model = resflow.FlowModel(resflow.bijectors.Flow([act_norm]), event_shape=[2], levels=levels)
+    with pytest.raises(ValueError, match="temperature 7 are NaN or infinite"):
+        list(draw_samples(model, 4, temperatures=[7.0]))
+
 
 MEAN = np.array([2.0, -1.0])
 B = np.array([[1.0, -0.5], [0.0, 2.0], [0.5, 0.5]])
@@ -80,7 +113,7 @@ def test_batches_of_paths_are_those_of_one_call(monkeypatch):
     for kind, num, length in (("pairs", 3, 5), ("corners", 4, 4)):
         whole = interpolate_examples(model, examples, kind=kind, num=num, length=length, seed=2**40)
         with monkeypatch.context() as patch:
-            patch.setattr(interpolation, "batch_size", lambda shape: 4)
+            patch.setattr(sampling, "_batch_size", lambda model: 4)
             parts = interpolate_examples(model, examples, kind=kind, num=num, length=length, seed=2**40)
         assert whole.shape == (num, length, 2)
         np.testing.assert_allclose(parts, whole, atol=1e-6)
@@ -102,10 +135,7 @@ def test_what_does_not_fit_is_refused():
     for call, message in [
         (lambda: interpolate_pairs(conditional, x, x, num=2, seed=0), "give condition=, .* a label 0, ..., 2"),
         (lambda: interpolate_pairs(conditional, x, x, num=2, seed=0, condition=1), "must be a pair.*; got 1"),
-        (
-            lambda: interpolate_examples(conditional, x, condition=np.zeros([3], int), **one),
-            "one condition",
-        ),
+        (lambda: interpolate_examples(conditional, x, condition=np.zeros([3], int), **one), "one condition"),
         (lambda: interpolate_pairs(plain, x, x, num=2, seed=0, condition=(1, 1)), "leave out condition="),
         (lambda: interpolate_pairs(plain, x, x, num=1, seed=0), "at least 2 points"),
         (lambda: interpolate_corners(plain, np.zeros([3, 2], np.float32), num=2, seed=0), "4 corners; got 3"),

@@ -1,0 +1,394 @@
+"""Figures of densities, samples, calibration and learning curves, as files."""
+
+import collections
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from tf_resflow.extras import extra
+from tf_resflow.writing import check_output_path, whole_file
+
+__all__ = [
+    "check_figure_path",
+    "coverage_figure",
+    "density_figure",
+    "learning_curves",
+    "paths_figure",
+    "points_figure",
+    "rank_figure",
+]
+
+_RESOLUTION = 150  # points of a density along each axis
+_BATCH = 4500  # points whose density is computed at a time
+_NATS_SHOWN = 12  # below the largest log density
+_MAX_COLUMNS = 7
+_MAX_POINTS = 5000  # of a group in a scatter plot; histograms use all points
+_BINS = 40
+_DATA_COLOR = "0.4"
+_BAND = 0.99  # the probability with which a calibrated bin, or point of a curve, is inside of its band
+_BEGINNING = 0.1  # the share of the training that the range of learning curves ignores
+_LABELS = {
+    "bits_per_dim": "negative log-likelihood (bits/dim)",
+    "nats": "negative log-likelihood (nats)",
+    "steps_per_second": "steps / s",
+}
+
+
+def check_figure_path(path: str | os.PathLike[str]) -> None:
+    """Raises a ValueError if matplotlib does not know the suffix, or the file cannot be written."""
+    with extra("plots"):
+        from matplotlib import figure
+
+    check_output_path(path, [f".{kind}" for kind in sorted(figure.Figure().canvas.get_supported_filetypes())])
+
+
+@contextlib.contextmanager
+def _written(path: str | os.PathLike[str], size: tuple[float, float], **options: Any) -> Iterator[Any]:
+    """Yields an empty figure of a size in inches, and writes it at the end."""
+    with extra("plots"):
+        from matplotlib import figure
+
+    fig = figure.Figure(figsize=size, layout="constrained")
+    yield fig
+    with whole_file(path) as temporary:
+        fig.savefig(temporary, dpi=110, **options)
+
+
+def density_figure(
+    path: str | os.PathLike[str],
+    data: ArrayLike,
+    samples: ArrayLike,
+    log_prob: Callable[[np.ndarray], ArrayLike],
+    *,
+    title: str = "",
+) -> None:
+    """Draws data `[num, 2]`, the density and samples of a model in panels with the same axes and colors.
+
+    The color scale follows the square root of the density, which also shows rare values.
+    """
+    with extra("plots"):
+        from matplotlib import colors
+
+    data, samples = np.asarray(data), np.asarray(samples)
+    limits = [_limits([column]) for column in data.T]
+    density = np.exp(_on_grid(log_prob, limits))
+    histograms = [_density_of(points, limits) for points in (data, samples)]
+    norm = colors.PowerNorm(0.5, 0, max(_peak(values) for values in (density, histograms[0])))
+    with _written(path, (13, 4.4), bbox_inches="tight") as fig:
+        left, middle, right = fig.subplots(1, 3, sharex=True, sharey=True)
+        for axes, values in zip((left, middle, right), (histograms[0], density, histograms[1]), strict=True):
+            image = _draw(axes, values, limits, norm=norm)
+        left.set_title(f"data ({len(data):,})")
+        right.set_title(f"samples ({len(samples):,})")
+        middle.set(title=title or "model density", ylabel="")
+        right.set_ylabel("")
+        fig.colorbar(image, ax=right, extend="max", label="density (1 / unit²)")
+
+
+def paths_figure(
+    path: str | os.PathLike[str],
+    paths: ArrayLike,
+    data: ArrayLike,
+    log_prob: Callable[[np.ndarray], ArrayLike],
+    *,
+    square: bool = False,
+    title: str = "",
+) -> None:
+    """Draws paths `[paths, points, 2]` as lines over the log density, on axes that cover them and the data.
+
+    If the paths are the rows of a square, its columns are drawn, too, and its corners are marked instead of the
+    ends of the paths.
+    """
+    paths, data = np.asarray(paths), np.asarray(data)
+    lines, ends = (np.concatenate([paths, paths.swapaxes(0, 1)]), paths[[0, -1]]) if square else (paths, paths)
+    limits = [_limits([column], outside=0) for column in np.concatenate([data, *paths]).T]
+    logs = _on_grid(log_prob, limits)
+    top = np.max(logs)
+    with _written(path, (6.5, 5.5)) as fig:
+        axes = fig.subplots()
+        image = _draw(axes, logs, limits, cmap="Blues", vmin=top - _NATS_SHOWN, vmax=top)
+        axes.plot(*lines.T, "-", color="C1", linewidth=1)
+        axes.plot(*ends[:, [0, -1]].reshape(-1, 2).T, "o", color="C1", markeredgecolor="black", markersize=5)
+        axes.set_title(title)
+        fig.colorbar(image, ax=axes, extend="min", label="log density (nats)")
+
+
+def _draw(axes, values, limits, cmap="viridis", **options: Any):
+    """An image of values on a grid, `[row, column]` with rows from the bottom."""
+    axes.set(xlabel="column 1", ylabel="column 2")
+    options |= {"extent": [*limits[0], *limits[1]], "aspect": _aspect(limits)}
+    return axes.imshow(values, origin="lower", cmap=cmap, interpolation="none", **options)
+
+
+def _density_of(points, limits):
+    """The density of all points in cells; points outside the limits count towards the total."""
+    bins = min(_RESOLUTION // 2, math.isqrt(len(points)))
+    counts, x_edges, y_edges = np.histogram2d(points[:, 0], points[:, 1], bins, limits)
+    return (counts / np.multiply.outer(np.diff(x_edges), np.diff(y_edges)) / len(points)).T
+
+
+def _peak(density, above=0.02):
+    """The density that only this share of the mass exceeds; a spike would make everything else dark."""
+    values = np.sort(np.nan_to_num(density, nan=0.0, posinf=0.0), axis=None)[::-1]
+    mass = np.cumsum(values)
+    return values[np.searchsorted(mass, above * mass[-1])] or 1.0
+
+
+def _on_grid(log_prob, limits):
+    """Log-densities at the centers of the cells, `[row, column]` with rows from the bottom."""
+    centers = (np.arange(_RESOLUTION) + 0.5) / _RESOLUTION
+    x, y = np.meshgrid(*(low + (high - low) * centers for low, high in limits))
+    points = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
+    parts = [np.asarray(log_prob(points[i : i + _BATCH])) for i in range(0, len(points), _BATCH)]
+    return np.concatenate(parts).reshape(_RESOLUTION, _RESOLUTION)
+
+
+def points_figure(
+    path: str | os.PathLike[str],
+    samples: Mapping[str, np.ndarray],
+    data: Mapping[str, np.ndarray] | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    title: str = "",
+) -> None:
+    """Draws samples over data, both of them dicts of name to points `[num, columns]`.
+
+    One column makes a histogram and two make a scatter plot. More columns make scatter plots of all pairs, with
+    histograms on the diagonal. Only the first 7 columns are drawn, and scatter plots show at most 5,000 points of
+    each group; the title notes what is left out.
+    """
+    groups = dict(_finite(name, points) for name, points in {**(data or {}), **samples}.items())
+    total = next(iter(groups.values())).shape[1]
+    names = columns or [f"column {i + 1}" for i in range(total)]
+    num = min(total, _MAX_COLUMNS)
+    colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
+    limits = [_limits([points[:, i] for points in groups.values()]) for i in range(num)]
+    size = 5.5 if num < 3 else max(6.0, 1.9 * num)
+    with _written(path, (size, size)) as fig:
+        if num < 3:
+            draw = _histogram if num == 1 else _scatter
+            draw(fig.subplots(), groups, colors, limits, names, *range(num))
+        else:
+            _draw_pairs(fig, groups, colors, limits, names)
+        fig.suptitle(_title(title, total, max(map(len, groups.values()))))
+        marks = [fig.axes[0].plot([], [], "o", color=color)[0] for color in colors]
+        fig.legend(marks, groups, loc="outside lower center" if num < 3 else (0.6, 0.75), ncols=1 + (num < 3))
+
+
+def _finite(name, points):
+    """The finite points of a group, and its name with their number."""
+    finite = points[np.all(np.isfinite(points), axis=1)]
+    missing = len(points) - len(finite)
+    return f"{name} ({len(finite):,}{f', {missing:,} not finite' if missing else ''})", finite
+
+
+def _aspect(limits):
+    """The aspect of axes with these limits: "equal", unless the columns seem to have different units."""
+    (left, right), (bottom, top) = limits
+    return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
+
+
+def _draw_pairs(fig, groups, colors, limits, names):
+    last = len(limits) - 1
+    for (row, column), axes in np.ndenumerate(fig.subplots(last + 1, last + 1)):
+        if column > row:
+            axes.remove()
+            continue
+        if column == row:
+            _histogram(axes, groups, colors, limits, names, column)
+            axes.set_ylabel("")
+        else:
+            _scatter(axes, groups, colors, limits, names, column, row)
+            axes.set_aspect("auto")
+        if row < last:
+            axes.set(xlabel="", xticklabels=[])
+        if 0 < column < row:
+            axes.set(ylabel="", yticklabels=[])
+
+
+def _histogram(axes, groups, colors, limits, names, column):
+    low, high = limits[column]
+    bins, width = np.linspace(low, high, _BINS + 1), (high - low) / _BINS
+    for color, points in zip(colors, groups.values(), strict=True):
+        kind: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
+        if color == _DATA_COLOR:
+            kind = {"histtype": "stepfilled", "alpha": 0.5}
+        weights = np.full(len(points), 1 / (max(1, len(points)) * width))  # of all points, also of those outside
+        axes.hist(points[:, column], bins, weights=weights, color=color, **kind)
+    axes.set(xlim=(low, high), xlabel=names[column], ylabel="density", yticks=[])
+
+
+def _scatter(axes, groups, colors, limits, names, x, y):
+    """All groups in random order: none covers another."""
+    shown = [points[:_MAX_POINTS] for points in groups.values()]
+    order = np.random.default_rng(0).permutation(sum(map(len, shown)))
+    points = np.concatenate(shown)[order]
+    color = np.repeat(colors, [len(points) for points in shown])[order]
+    axes.scatter(points[:, x], points[:, y], s=3, c=color, linewidths=0, rasterized=True)
+    axes.set(xlim=limits[x], ylim=limits[y], xlabel=names[x], ylabel=names[y])
+    axes.set_aspect(_aspect([limits[x], limits[y]]))
+
+
+def _limits(values, outside=0.002, margin=0.08):
+    """A range that holds all but the outermost values of each group."""
+    low = min(np.quantile(group, outside) for group in values if len(group))
+    high = max(np.quantile(group, 1 - outside) for group in values if len(group))
+    pad = margin * (high - low) or 0.5
+    return low - pad, high + pad
+
+
+def _title(title, columns, points):
+    if columns > _MAX_COLUMNS:
+        title += f"\ncolumns 1 to {_MAX_COLUMNS} of {columns}"
+    if columns > 1 and points > _MAX_POINTS:
+        title += f"\nscatter plots of the first {_MAX_POINTS:,} points of each"
+    return title.strip()
+
+
+def rank_figure(
+    path: str | os.PathLike[str],
+    ranks: ArrayLike,
+    num_draws: int,
+    *,
+    num_bins: int = 20,
+    names: Sequence[str] | None = None,
+    title: str = "",
+) -> None:
+    r"""Draws a histogram of the ranks of each parameter, over the band in which 99 % of uniform ones would be.
+
+    A bin that holds the share p of the L + 1 possible ranks has, of N calibrated data sets,
+    \\(\mathrm{Binomial}(N, p)\\).
+
+    Args:
+      path: image file to write.
+      ranks: integers `[num, dimensions]`, see `calibration_ranks`.
+      num_draws: L, the samples among which each has its rank.
+      num_bins: most bins; at most L + 1 are drawn.
+      names: of the parameters; by default their numbers.
+      title: text above the figure.
+
+    Raises:
+      ValueError: if a rank is not an integer from 0 to L, or the names do not fit.
+    """
+    ranks = np.asarray(ranks)
+    if ranks.ndim != 2 or not ranks.size or ranks.dtype.kind not in "iu":
+        raise ValueError(f"Expected integers [num, dimensions]; got {ranks.dtype} of the shape {ranks.shape}.")
+    if ranks.min() < 0 or ranks.max() > num_draws:
+        raise ValueError(
+            f"Ranks among {num_draws} draws are from 0 to {num_draws}; got {ranks.min()} to {ranks.max()}. Give "
+            "the number of draws for each data set as num_draws."
+        )
+    num, dimensions = ranks.shape
+    names = [f"parameter {i + 1}" for i in range(dimensions)] if names is None else list(names)
+    if len(names) != dimensions:
+        raise ValueError(f"Expected {dimensions} names, one for each parameter; got {len(names)}.")
+    edges = np.linspace(0, num_draws + 1, min(num_bins, num_draws + 1) + 1).round() - 0.5
+    low, high = stats.binom.interval(_BAND, num, np.diff(edges) / (num_draws + 1))
+    columns = min(dimensions, 4)
+    rows = math.ceil(dimensions / columns)
+    with _written(path, (3.2 * columns, 2.4 * rows + 0.5)) as fig:
+        grid = fig.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+        for axes, name, column in zip(grid, names, ranks.T, strict=False):
+            axes.stairs(high, edges, baseline=low, fill=True, color="0.85", label=f"{_BAND:.0%} of uniform ranks")
+            axes.stairs(np.histogram(column, edges)[0], edges, color="C0", linewidth=1.5, label="ranks")
+            axes.set(xlabel=f"rank of {name}", ylim=(0, None), xlim=edges[[0, -1]])
+        for axes in grid[dimensions:]:
+            axes.remove()
+        grid[0].set_ylabel("data sets")
+        fig.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+        fig.suptitle(title)
+
+
+def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike], *, title: str = "") -> None:
+    """Draws the expected coverage of credible regions over their mass, and the band of a calibrated posterior.
+
+    Below the diagonal a posterior is overconfident, above it too wide. At each mass 99 % of the curves of as many
+    calibrated data sets as the first one has are in the band.
+
+    Args:
+      path: image file to write.
+      levels: dict of name to the levels `[num]` of a posterior, see `coverage_levels`.
+      title: text above the figure.
+
+    Raises:
+      ValueError: if there are none, or a level is not between 0 and 1.
+    """
+    curves = {name: np.sort(np.asarray(values)) for name, values in levels.items()}
+    if not curves:
+        raise ValueError("There are no levels to draw: give a dict of name to levels.")
+    for name, values in curves.items():
+        if values.ndim != 1 or not values.size or not np.all((values >= 0) & (values <= 1)):
+            raise ValueError(
+                f"{name!r}: expected levels [num] between 0 and 1, of coverage_levels; got values of the shape "
+                f"{values.shape}."
+            )
+    mass, first = np.linspace(0, 1, 201), next(iter(curves.values()))
+    low, high = np.array(stats.binom.interval(_BAND, len(first), mass)) / len(first)
+    with _written(path, (4.6, 4.4)) as fig:
+        axes = fig.subplots()
+        axes.fill_between(mass, low, high, color="0.85", label=f"{_BAND:.0%} if calibrated")
+        axes.plot([0, 1], [0, 1], color="0.5", linewidth=1)
+        for name, values in curves.items():
+            axes.plot(mass, np.searchsorted(values, mass, side="right") / len(values), label=name)
+        axes.set(xlabel="mass of the region", ylabel="expected coverage", title=title)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.legend(loc="upper left", fontsize="small")
+
+
+def learning_curves(
+    path: str | os.PathLike[str], runs: Mapping[str, Sequence[Mapping[str, Any]]], key: str
+) -> None:
+    """Draws the held-out score of each run over its steps, and the score that its training reported.
+
+    A gap between them that overfitting does not explain is the bias of the training's estimator. The range of the
+    axis is that of the scores after the first tenth of the steps, without single outliers. `runs` is a dict of name
+    to the lines of metrics.jsonl, and the key is the name of the score, such as "bits_per_dim" or "accuracy".
+    """
+    curves = []
+    with _written(path, (7.5, 4)) as fig:
+        axes = fig.subplots()
+        for index, (name, lines) in enumerate(runs.items()):
+            reported, held_out = _points(lines, key)
+            if not len(held_out):
+                known = ", ".join(sorted({k for line in lines for k in line} - {"step", "split"})) or "none"
+                raise ValueError(
+                    f"The run {name!r} has no held-out {key!r}; its metrics are {known}. Choose one that all runs "
+                    "have."
+                )
+            color = f"C{index}"
+            axes.plot(*reported.T, ":", color=color, marker="x" if len(reported) == 1 else None)
+            axes.plot(*held_out.T, "-", color=color, marker="o" if len(held_out) == 1 else None, label=name)
+            curves += [reported, held_out]
+        axes.plot([], [], "k:", label="reported by the training")
+        axes.plot([], [], "k-", label="held out")
+        axes.set(xlabel="training step", ylabel=_LABELS.get(key, key.replace("_", " ")), ylim=_range(curves))
+        axes.grid(alpha=0.3)
+        fig.legend(loc="outside right upper")  # where no curve is
+
+
+def _points(lines, key):
+    """The steps and values that training logged, and the scores on the split that has most of them."""
+    points: dict[str | None, list] = collections.defaultdict(list)
+    for line in lines:
+        value = line.get(key)
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            is_score = line["split"] != "train" or "num_examples" in line
+            points[line["split"] if is_score else None].append((line["step"], value))
+    reported = points.pop(None, [])
+    held_out = max(points.values(), key=len, default=[])
+    return np.reshape(reported, [-1, 2]), np.reshape(held_out, [-1, 2])
+
+
+def _range(curves):
+    """Limits of the y axis, from each curve after its beginning."""
+    late = [curve[curve[:, 0] >= _BEGINNING * np.max(curve[:, 0]), 1] for curve in curves if len(curve)]
+    low = min(np.quantile(values, 0.02, method="nearest") for values in late)
+    high = max(np.quantile(values, 0.98, method="nearest") for values in late)
+    pad = 0.06 * (high - low) or 0.05 * abs(low) or 1.0
+    return low - pad, high + pad

@@ -1,0 +1,181 @@
+"""Samples as files: grids of images, scatter plots, arrays and tables."""
+
+import csv
+import itertools
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tf_resflow.evaluation.figures import points_figure
+from tf_resflow.extras import extra
+from tf_resflow.writing import check_output_path, whole_file
+
+__all__ = [
+    "MAX_TEMPERATURE",
+    "check_paths",
+    "check_samples",
+    "image_grid",
+    "reconstruction_grid",
+    "write_png",
+    "write_samples",
+]
+
+MAX_TEMPERATURE = 100.0
+"""The largest temperature that samples may have."""
+
+_MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
+_MAX_VALUES = 2**28  # of paths, which are kept in memory
+_MIN_SIDE = 512  # pixels; small grids are enlarged to about this size
+
+
+def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:
+    """Raises a ValueError, before any long work, if `write_samples` cannot write `(num, *event_shape)` values.
+
+    That is if the path ends neither in .png nor in .npy (nor for vectors in .csv), or cannot be written, or if the
+    samples do not fit the disk, or a picture.
+    """
+    check_output_path(path, [".png", ".npy", *([".csv"] if len(shape) == 2 else [])])
+    path, num, values = pathlib.Path(path).absolute(), shape[0], math.prod(shape)
+    if path.suffix.lower() == ".npy":
+        needed, free = values * (4 if levels is None else 1) / 1e9, shutil.disk_usage(path.parent).free / 1e9
+        if needed > free:
+            raise ValueError(
+                f"{num:,} samples take {needed:,.1f} GB, and {path.parent} has {free:,.1f} GB free. Lower --num, "
+                "or write to another disk."
+            )
+    elif path.suffix.lower() == ".png" and values > _MAX_PICTURE:
+        raise ValueError(
+            f"{num:,} samples are too many for a picture, which takes {_MAX_PICTURE * num // values:,} of them at "
+            f"most ({_MAX_PICTURE:,} values). Lower --num, or write them to a .npy file."
+        )
+
+
+def check_paths(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:
+    """As `check_samples` for the points of paths, which also have to fit into memory, and a picture."""
+    check_samples(path, shape, levels)
+    if math.prod(shape) > _MAX_VALUES:
+        raise ValueError(
+            f"{shape[0]:,} points of paths have {math.prod(shape):,} values, which are kept in memory: at most "
+            f"{_MAX_VALUES:,}. Lower --num."
+        )
+    if pathlib.Path(path).suffix.lower() == ".png" and len(shape) == 2 and shape[1] != 2:
+        raise ValueError(
+            f"Paths of vectors of {shape[1]} cannot be drawn, only those of images or in a plane: write them to a "
+            ".npy file."
+        )
+
+
+def write_samples(
+    path: str | os.PathLike[str],
+    batches: Iterable[np.ndarray],
+    shape: Sequence[int],
+    *,
+    levels: int | None = None,
+    labels: Sequence[str] = (),
+    data: dict[str, np.ndarray] | None = None,
+    names: Sequence[str] | None = None,
+    name: str = "",
+) -> None:
+    """Writes samples: images as a grid, vectors as scatter plots and histograms, any as .npy, vectors as .csv.
+
+    The batches are arrays `[batch, *event_shape]`, and the shape is `(rows, columns, *event_shape)`: a picture has
+    as many rows of images, or groups of vectors, with their labels; a grid of one row is about square. The data,
+    a dict of one name to vectors, are drawn under the samples. `names` are those of the coordinates of vectors, and
+    `name` that of the data, for the title. .npy and .csv files are written batch by batch.
+    """
+    rows, columns, *event_shape = shape
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix == ".npy":
+        _write_array(path, batches, (rows * columns, *event_shape))
+        return
+    if suffix == ".csv":
+        _write_rows(path, batches, names or [f"column {i + 1}" for i in range(event_shape[0])])
+        return
+    samples = np.concatenate(list(batches))
+    if len(event_shape) == 3:
+        grid = image_grid(samples, levels or 256, columns=columns if rows > 1 else None)
+        write_png(path, grid, labels=labels if rows > 1 else ())
+    elif rows == 1:
+        title = " at ".join([f"{name}: {columns:,} samples", *labels])
+        points_figure(path, {"samples": samples}, data, columns=names, title=title)
+    else:
+        groups = zip(labels, samples.reshape(rows, columns, *event_shape), strict=True)
+        points_figure(path, dict(groups), data, columns=names, title=name)
+
+
+def _write_array(path, batches, shape):
+    batches = iter(batches)
+    first = next(batches)
+    header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False, "shape": shape}
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in itertools.chain([first], batches):
+            file.write(batch.tobytes())
+
+
+def _write_rows(path, batches, names):
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for batch in batches:
+            writer.writerows([f"{value:.9g}" for value in row] for row in batch)
+
+
+def image_grid(images: ArrayLike, levels: int = 256, *, columns: int | None = None) -> np.ndarray:
+    """Lays images out in rows, separated by gray lines of a pixel.
+
+    Args:
+      images: integer array `[num, height, width, channels]` with values 0, ..., levels - 1.
+      levels: number of levels, which are spread over 0, ..., 255.
+      columns: number of images in a row; by default the grid is about square.
+
+    Returns:
+      A uint8 array `[grid height, grid width, channels]`.
+    """
+    cells = np.round(np.asarray(images) * (255.0 / (levels - 1))).astype(np.uint8)
+    num, height, width, channels = cells.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    rows = math.ceil(num / columns)
+    cells = np.pad(cells, [(0, rows * columns - num), (0, 1), (0, 1), (0, 0)], constant_values=128)
+    cells = cells.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
+    grid = cells.reshape(rows * (height + 1), columns * (width + 1), channels)
+    return np.pad(grid, [(1, 0), (1, 0), (0, 0)], constant_values=128)
+
+
+def reconstruction_grid(
+    originals: ArrayLike, reconstructions: ArrayLike, levels: int = 256, *, columns: int = 16
+) -> np.ndarray:
+    """An `image_grid` of pairs of rows: originals above their reconstructions."""
+    pairs = np.stack([originals, reconstructions])
+    columns = min(columns, pairs.shape[1])
+    num = pairs.shape[1] // columns * columns
+    rows = pairs[:, :num].reshape(2, -1, columns, *pairs.shape[2:]).swapaxes(0, 1)
+    return image_grid(rows.reshape(-1, *pairs.shape[2:]), levels, columns=columns)
+
+
+def write_png(path: str | os.PathLike[str], image: np.ndarray, *, labels: Sequence[str] = ()) -> None:
+    """Writes a uint8 image `[height, width, 1 or 3]`, with a label to the left of each row of a grid.
+
+    A small one is enlarged by a whole factor.
+    """
+    with extra("plots"):
+        from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+    factor = max(1, _MIN_SIDE // max(image.shape[:2]))
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture = ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
+    if labels:
+        row = picture.height / len(labels)
+        font = ImageFont.load_default(min(max(10, row / 3), 24))
+        width = math.ceil(max(font.getlength(label) for label in labels)) + 12
+        picture = ImageOps.expand(picture, (width, 0, 0, 0), fill="white")
+        draw = ImageDraw.Draw(picture)
+        for index, label in enumerate(labels):
+            draw.text((width - 6, (index + 0.5) * row), label, fill="black", font=font, anchor="rm")
+    with whole_file(path) as temporary:
+        picture.save(temporary)
