@@ -1,4 +1,4 @@
-"""Names of version 0.2 that have moved: they warn and work in 0.3, and go in 0.4."""
+"""Names of version 0.2 that have moved or are private now: they warn and work in 0.3, and go in 0.4."""
 
 import functools
 import importlib
@@ -8,7 +8,40 @@ from typing import Any
 
 __all__ = ["RENAMED", "old_attribute", "take_old_overrides", "with_old_names"]
 
+_PRIVATE = {  # by their modules
+    "bijectors.base": "Context LipschitzConstants Pass",
+    "bijectors.couplings": "Coupling",
+    "bijectors.flow": "residual_blocks",
+    "bijectors.passes": "block_inputs",
+    "bijectors.variable_bijector": "VariableBijector",
+    "bijectors.views": "blocks_by_name",
+    "evaluation.estimator_noise": "Noise stderr_parts",
+    "evaluation.figures": "density_figure learning_curves paths_figure points_figure",
+    "evaluation.reconstruction": "Reconstruction",
+    "evaluation.sample_files": "reconstruction_grid write_png write_samples",
+    "evaluation.sampling": "interpolate_examples",
+    "evaluation.scores": "Score",
+    "flows.branches": "ACTIVATIONS",
+    "flows.build": "build_estimator build_flow",
+    "flows.classifier": "ActNormLayer initialize_classifier",
+    "flows.image_blocks": "BlockMaker BlockSpec",
+    "interop.published_checkpoint": "PublishedCheckpoint read_checkpoint",
+    "layers.lipschitz_constants": "lipschitz_order",
+    "layers.lipschitz_layer": "LipschitzLayer",
+    "layers.norm_updates": "learned_orders lipschitz_layers",
+    "models.data_info": "DataInfo",
+    "serving.signatures": "Signatures",
+    "solvers.fixed_point": "warn_unconverged",
+    "solvers.residual_inverse": "solve_residual",
+    "training.config": "validate_config",
+    "training.optimizer": "Adam AdamW make_optimizer",
+    "training.runs": "Run load",
+    "training.strategies": "STRATEGIES WorkerLostError",
+    "training.workdir": "Workdir",
+}
+
 RENAMED: Mapping[str, str] = {
+    **{f"{m.split('.')[0]}.{name}": f"{m}.{name}" for m, names in _PRIVATE.items() for name in names.split()},
     "bijectors.feature_shapes": "flow.feature_shapes(event_shape)",
     "data.entropy": "data.DENSITIES[name].entropy()",
     "data.log_density": "data.DENSITIES[name].log_prob(points)",
@@ -64,12 +97,11 @@ def _value(old, model=None):
     warnings.warn(f"{old} is {new} since version 0.3, and the old name goes in 0.4.", FutureWarning, stacklevel=4)
     if new.startswith("FlowModel."):
         return functools.reduce(getattr, new.split(".")[1:], model)
-    package, name = new.split(".", 1)
-    if package == "flow":
-        return lambda flow, *arguments: getattr(flow, name.split("(")[0])(*arguments)
-    found = importlib.import_module(f"tf_resflow.{package}")
-    if name.startswith("DENSITIES"):
-        method = name.split(".")[1].split("(")[0]
-        return lambda density, *arguments: getattr(found.DENSITIES[density], method)(*arguments)
-    value = getattr(found, name)
+    module, name = new.split("(")[0].rsplit(".", 1)
+    if module == "flow":
+        return lambda flow, *arguments: getattr(flow, name)(*arguments)
+    if module == "data.DENSITIES[name]":
+        densities = importlib.import_module("tf_resflow.data").DENSITIES
+        return lambda density, *arguments: getattr(densities[density], name)(*arguments)
+    value = getattr(importlib.import_module(f"tf_resflow.{module}"), name)
     return value if model is None else functools.partial(value, model)
