@@ -71,7 +71,7 @@ def _estimators(run, images):
         else {}
     )
     planned = {
-        (_PLANNED, stderr): evaluation.plan_likelihood(model, images, float(stderr), num_samples=1)
+        (_PLANNED, stderr): evaluation.plan_likelihood(model, images, float(stderr), num_samples=1).log_det
         for stderr in _STDERRS.value
     }
     return {**before, **now, (_CERTIFIED, 1): certified, **exact, **planned}

@@ -54,7 +54,7 @@ def images_path(tmp_path_factory):
     flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
     model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
     model.initialize(images(32))
-    options = {"log_det": resflow.logdet.RussianRoulette(4), **OPTIONS}
+    options = OPTIONS | {"plan": LikelihoodPlan(log_det=resflow.logdet.RussianRoulette(4), num_samples=2)}
     return resflow.serving.export(model, tmp_path_factory.mktemp("images"), **options)
 
 

@@ -29,7 +29,6 @@ from absl import flags, logging
 import tf_resflow as resflow
 from tf_resflow import evaluation, models, progress, training
 from tf_resflow.cli import command_line
-from tf_resflow.data.loading import load_examples
 from tf_resflow.progress import track
 from tf_resflow.writing import check_output_path, whole_file
 
@@ -95,6 +94,8 @@ def _batches(examples, size):
 
 def _examples(config, info):
     """The examples of the input; with their conditions, if the model has columns as a condition."""
+    from tf_resflow.data.loading import load_examples
+
     kind: dict[str, Any] = {"levels": info.levels, "key": config.data.key, "image_size": config.data.image_size}
     kind["read_options"] = config.data.read_options
     shape, columns = info.event_shape, info.columns
