@@ -64,10 +64,8 @@ class AveragedWeights:
         score = report.score()
     ```
 
-    Args:
-      model: a `FlowModel`.
-      optimizer: the built optimizer of its trainable variables. Without an average, or before the first step, the
-        weights stay; the norms are updated all the same.
+    The optimizer is that of the model's trainable variables. Without an average, or before the first step, the
+    weights stay; the norms are updated all the same.
     """
 
     def __init__(self, model: keras.Model, optimizer: keras.Optimizer):
@@ -95,13 +93,8 @@ class AveragedWeights:
 def callbacks_under_average(model: keras.Model, callbacks: Any) -> Any:
     """The callbacks of a fit, which see the average of the weights at the end of each epoch, as validation does.
 
-    Args:
-      model: a compiled `FlowModel`.
-      callbacks: as of `keras.Model.fit`.
-
-    Returns:
-      The same callbacks, behind one that begins a new average at the weights that the fit finds, puts it in their
-      place after each epoch, and the weights back before the next one. Without an average, `callbacks`.
+    They come behind one that begins a new average at the weights that the fit finds, puts it in their place after
+    each epoch, and the weights back before the next one. Without an average they are as given.
     """
     return [_UnderAverage(model), callbacks or []] if model.optimizer.use_ema else callbacks
 

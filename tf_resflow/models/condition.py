@@ -17,17 +17,10 @@ __all__ = ["Condition", "make_condition"]
 class Condition(tf.Module):
     """The condition of a model: real numbers of one shape, or a label; or none.
 
-    Args:
+    Attributes:
       shape: of the condition of an example, `()` for a label, None without a condition.
       num_classes: number of classes, of a label; it is one-hot for the flow.
-      mean: with `std`, statistics by which real numbers are standardized for the flow.
-      std: see `mean`.
-      dtype: of the flow.
-
-    Attributes:
-      shape: as given, a tuple or None.
-      num_classes: as given.
-      statistics: the variables "mean" and "std", a dict, which is empty without them.
+      statistics: the variables "mean" and "std", by which real numbers are standardized for the flow: a dict.
     """
 
     def __init__(
@@ -77,11 +70,7 @@ class Condition(tf.Module):
         return (x, condition) if self else x
 
     def arguments(self, condition: TensorLike | None, num: TensorLike, networks: Any = None) -> dict[str, Any]:
-        """The arguments by which a flow takes the condition of `num` examples, and its bound networks.
-
-        Raises:
-          ValueError: when the condition is missing or does not fit, or there should be none.
-        """
+        """The arguments by which a flow takes the condition of `num` examples, and its bound networks."""
         self._check_given(condition)
         given = {"conditional_input": self.rows(condition, num)} if self else {}
         return given if networks is None else {**given, "networks": networks}
@@ -99,18 +88,10 @@ class Condition(tf.Module):
             )
 
     def rows(self, condition: TensorLike, num: TensorLike) -> tf.Tensor:
-        """The condition of each of `num` examples as the flow takes it.
+        """The condition of each of `num` examples as the flow takes it, `[num, *flow_shape]`.
 
-        Args:
-          condition: `[num, *shape]`; or `[1, *shape]` or `shape`, for all examples.
-          num: number of examples.
-
-        Returns:
-          `[num, *flow_shape]`.
-
-        Raises:
-          ValueError: for values, a shape or a number of rows that do not fit; as an InvalidArgumentError if only
-            the graph can tell when it runs.
+        It is given as `[num, *shape]`, or for all examples as `[1, *shape]` or `shape`. What does not fit is a
+        ValueError, or an InvalidArgumentError if only the graph can tell when it runs.
         """
         values = self.checked(condition)
         values = values[tf.newaxis] if values.shape.rank == len(self.shape) else values
@@ -153,11 +134,7 @@ def make_condition(
     std: TensorLike | None,
     dtype: tf.DType,
 ) -> Condition:
-    """The condition of a model of this flow, from the model's arguments.
-
-    Raises:
-      ValueError: unless the flow takes such a condition.
-    """
+    """The condition of a model, from its arguments; raises ValueError unless the flow takes such a condition."""
     parts = {part.name: part for part in modules(flow) if _takes_condition(part)}
     if shape is None and num_classes is None:
         if parts:

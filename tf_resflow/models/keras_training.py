@@ -53,13 +53,7 @@ class KerasTraining(SavedSettings, keras.Model):
         raise NotImplementedError
 
     def example_losses(self, batch: Any, seed: Seed = None, *, training: bool = False) -> dict[str, tf.Tensor]:
-        """What a training step minimizes and reports of each example: a dict of tensors `[batch]`.
-
-        Args:
-          batch: examples `[batch, *event_shape]`, or a pair of them and their conditions or labels.
-          seed: of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
-          training: whether with the estimator and the precision of the training, else with those of the evaluation.
-        """
+        """What a training step minimizes and reports of each example: a dict of tensors `[batch]`."""
         raise NotImplementedError
 
     def total(self, losses: Mapping[str, Any]) -> Any:
