@@ -15,7 +15,6 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow.training import loop
-from tf_resflow.training.strategies import STRATEGIES
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -143,36 +142,3 @@ def test_workers_that_diverge(tmp_path, start_workers):
     assert any(told), [text[-600:] for text in errors]
     assert all(one or "Another worker has stopped" in text for one, text in zip(told, errors, strict=True))
     assert not list((tmp_path / "run" / "checkpoints").glob("*.index"))
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (None, "needs the environment variable"),
-        ("{", "no JSON object"),
-        ('{"cluster": []}', "no JSON object"),
-        ('{"cluster": {"worker": "host0:2222"}}', "no JSON object with a cluster of lists"),
-        ('{"cluster": {"worker": ["a:1", "b:1"]}}', "TF_CONFIG is not right: .*task_type.* It is "),
-        (
-            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 5}}',
-            "TF_CONFIG is not right: .*task_id. 5 exceeds",
-        ),
-    ],
-)
-def test_a_config_of_the_cluster_that_is_not_right(monkeypatch, content, message):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    if content:
-        monkeypatch.setenv("TF_CONFIG", content)
-    with pytest.raises(ValueError, match=message):
-        STRATEGIES["multiworker"]()
-
-
-def test_auto_is_one_device_on_a_machine_with_one(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert STRATEGIES["auto"]() is tf.distribute.get_strategy()
-
-
-def test_no_tpu(monkeypatch):
-    monkeypatch.delenv("TPU_NAME", raising=False)
-    with pytest.raises(ValueError, match="No TPU was found: .*TPU_NAME"):
-        STRATEGIES["tpu"]()
