@@ -88,6 +88,8 @@ class HybridModel(KerasTraining):
     """
 
     classifier: keras.Model
+    # A checkpoint holds the variables of the flow as `flow`, as before version 0.3, and the settings once.
+    _only_in_saved_models = ("condition", "density", "_flow_model")
 
     def __init__(
         self,
