@@ -88,7 +88,7 @@ class Evaluation:
     def header(self) -> dict[str, Any]:
         """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".
 
-        And the "dequantization" of integer data, see `FlowModel.dequantization`.
+        And the "dequantization" of integer data, see `DataSpace.dequantization`.
         """
         num_probes = getattr(self.plan.log_det, "num_probes", None)
         return {
