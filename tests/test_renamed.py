@@ -3,6 +3,7 @@
 import importlib
 import re
 
+import keras
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ USES = {
     "data.log_density": lambda log_density: log_density("moons", np.zeros([4, 2])).shape == (4,),
     "FlowModel.estimate_log_prob": lambda estimate: estimate([[0.0, 1.0]], stderr=1.0).log_prob.shape == [1],
     "FlowModel.event_shape": lambda shape: shape == (2,),
+    "HybridModel.sample": lambda sample: sample(3, seed=0).shape == [3, 2],
     "FlowModel.unit": lambda unit: unit == "nats",
 }
 
@@ -25,13 +27,26 @@ def model():
     return resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,)), event_shape=[2])
 
 
+@pytest.fixture(scope="module")
+def hybrid(model):
+    x = keras.Input([2])
+    return resflow.HybridModel(model.flow, keras.Model([x], keras.layers.Dense(2)(x)), [2])
+
+
 @pytest.mark.parametrize("old", RENAMED)
-def test_an_old_name_warns(old, model):
+def test_an_old_name_warns(old, model, hybrid):
     owner, name = old.split(".")
-    owner = model if owner == "FlowModel" else importlib.import_module(f"tf_resflow.{owner}")
+    models = {"FlowModel": model, "HybridModel": hybrid}
+    owner = models[owner] if owner in models else importlib.import_module(f"tf_resflow.{owner}")
     with pytest.warns(FutureWarning, match=re.escape(f"{old} is {RENAMED[old]} since")):
         value = getattr(owner, name)
     assert USES.get(old, lambda value: True)(value)
+
+
+def test_a_hybrid_model_has_the_old_names_of_a_density(hybrid):
+    with pytest.warns(FutureWarning, match="FlowModel.estimate_log_prob is evaluation.estimate_log_prob since"):
+        estimate = hybrid.estimate_log_prob
+    assert estimate([[0.0, 1.0]], stderr=1.0).log_prob.shape == [1]
 
 
 def test_old_overrides_warn_and_work():

@@ -20,7 +20,7 @@ _PRIVATE = {  # by their modules
     "evaluation.reconstruction": "Reconstruction",
     "evaluation.sample_files": "reconstruction_grid write_png write_samples",
     "evaluation.sampling": "interpolate_examples",
-    "evaluation.scores": "Score",
+    "evaluation.scores": "PerExample Score",
     "flows.branches": "ACTIVATIONS",
     "flows.build": "build_estimator build_flow",
     "flows.classifier": "ActNormLayer initialize_classifier",
@@ -34,10 +34,12 @@ _PRIVATE = {  # by their modules
     "solvers.fixed_point": "warn_unconverged",
     "solvers.residual_inverse": "solve_residual",
     "training.config": "validate_config",
+    "training.metrics_writer": "MetricsWriter",
     "training.optimizer": "Adam AdamW make_optimizer",
+    "training.report": "Report",
     "training.runs": "Run load",
     "training.strategies": "STRATEGIES WorkerLostError",
-    "training.workdir": "Workdir",
+    "training.workdir": "Workdir read_json write_json",
 }
 
 RENAMED: Mapping[str, str] = {
@@ -46,8 +48,11 @@ RENAMED: Mapping[str, str] = {
     "data.entropy": "data.DENSITIES[name].entropy()",
     "data.log_density": "data.DENSITIES[name].log_prob(points)",
     "data.sample": "data.DENSITIES[name].sample(num, seed)",
+    "evaluation.uncertified_blocks": "bijectors.certified_bounds.uncertified_blocks",
     "models.LikelihoodPlan": "evaluation.LikelihoodPlan",
     "models.plan_likelihood": "evaluation.plan_likelihood",
+    "training.AveragedWeights": "models.averaging.AveragedWeights",
+    **{f"training.{name}": f"models.{name}" for name in ("FlowModel", "HybridModel", "build_model", "train_step")},
     "FlowModel.dequantization": "FlowModel.data_space.dequantization",
     "FlowModel.estimate_log_prob": "evaluation.estimate_log_prob",
     "FlowModel.event_shape": "FlowModel.data_space.event_shape",
@@ -57,6 +62,10 @@ RENAMED: Mapping[str, str] = {
     "FlowModel.num_dimensions": "FlowModel.data_space.num_dimensions",
     "FlowModel.to_data": "FlowModel.data_space.to_data",
     "FlowModel.unit": "FlowModel.data_space.unit",
+    **{
+        f"HybridModel.{n}": f"HybridModel.density.{n}"
+        for n in ("decode", "encode", "log_prob", "prepare", "sample")
+    },
 }
 """Old names and new ones, below `tf_resflow`. What was a method and is a function takes the model first."""
 
@@ -77,10 +86,10 @@ def with_old_names(package: str, new_names: Callable[[str], Any] | None = None) 
 
 def old_attribute(model: Any, name: str) -> Any:
     """An attribute of a model that has moved."""
-    old = f"FlowModel.{name}"
-    if old not in RENAMED:
-        raise AttributeError(f"{type(model).__name__!r} object has no attribute {name!r}")
-    return _value(old, model)
+    for kind in (*(parent.__name__ for parent in type(model).__mro__), "FlowModel"):
+        if f"{kind}.{name}" in RENAMED:
+            return _value(f"{kind}.{name}", model)
+    raise AttributeError(f"{type(model).__name__!r} object has no attribute {name!r}")
 
 
 def take_old_overrides(kind: type, names: Mapping[str, str]) -> None:
@@ -95,7 +104,7 @@ def take_old_overrides(kind: type, names: Mapping[str, str]) -> None:
 def _value(old, model=None):
     new = RENAMED[old]
     warnings.warn(f"{old} is {new} since version 0.3, and the old name goes in 0.4.", FutureWarning, stacklevel=4)
-    if new.startswith("FlowModel."):
+    if new.startswith(("FlowModel.", "HybridModel.")):
         return functools.reduce(getattr, new.split(".")[1:], model)
     module, name = new.split("(")[0].rsplit(".", 1)
     if module == "flow":
@@ -104,4 +113,4 @@ def _value(old, model=None):
         densities = importlib.import_module("tf_resflow.data").DENSITIES
         return lambda density, *arguments: getattr(densities[density], name)(*arguments)
     value = getattr(importlib.import_module(f"tf_resflow.{module}"), name)
-    return value if model is None else functools.partial(value, model)
+    return value if model is None else functools.partial(value, model.trained_density())

@@ -42,6 +42,13 @@ def test_an_answer_does_not_depend_on_the_batch_or_its_parts(model, x, megabytes
     assert len(np.unique(together[:, 0])) == samples.num_samples
 
 
+def test_parts_of_batches_share_no_random_numbers(model, x):
+    """Equal examples, one row at a time, in two batches that have the seeds of successive ones."""
+    samples = samples_of(model, ROULETTE, 1, megabytes=1e-9)
+    draws = np.concatenate([samples(np.repeat(x[:1], 5, axis=0), [3, index])[0] for index in range(2)])
+    assert len(np.unique(draws)) == 10
+
+
 class Counted(keras.layers.Layer):
     """The identity, which asserts that it computes at most 4 rows."""
 

@@ -245,7 +245,7 @@ def test_weights_of_validation_data(data):
     weights = np.random.default_rng(1).uniform(0, 2, size=16).astype("float32")
     as_triples = tf.data.Dataset.from_tensor_slices((x, c, weights)).batch(16)
     for model, arguments, losses, forms in (
-        (plain_model(), [x], -stats.norm.logpdf(x).sum(-1), [(x, None, weights)]),
+        (plain_model(), [x], -stats.norm.logpdf(x).sum(-1), [(x, None, weights), [x, None, weights]]),
         (affine_model(), [x, c], -expected_log_prob(x, c), [((x, c), None, weights), as_triples]),
     ):
         model.compile(optimizer=keras.optimizers.SGD(0.0), run_eagerly=True)
@@ -329,6 +329,8 @@ def test_wrong_arguments_of_fit(data):
         ("examples and their condition, .* \\(3,\\): call fit\\(x, y\\)", model, [[x, c]], {}),
         ("examples and their condition, .* \\(3,\\): call fit\\(x, y\\)", model, [(x, c, c)], {}),
         ("takes an array of examples", model, [(x, c), c], {}),
+        ("examples and their condition", model, [x], {"sample_weight": np.ones(16)}),
+        ("examples and their condition", labeled, [x], {"sample_weight": np.ones(16)}),
         ("cardinality", model, [x, c[:5]], {}),
         ("cardinality", model, [x, c], {"sample_weight": np.ones(5)}),
         ("\\['batch', 3\\]; got \\(16, 2\\)", model, [x, c[:, :2]], {}),
@@ -341,8 +343,9 @@ def test_wrong_arguments_of_fit(data):
         for call in (which.fit, which.evaluate):
             with pytest.raises(ValueError, match=message):
                 call(*arguments, verbose=0, **options)
-    with pytest.raises(ValueError, match="class_weight is by labels, .* give sample_weight"):
-        model.fit(x, c, class_weight={0: 1.0}, verbose=0)
+    for which, arguments in ((model, [x, c]), (plain, [x])):
+        with pytest.raises(ValueError, match="class_weight is by labels, .* give sample_weight"):
+            which.fit(*arguments, class_weight={0: 1.0}, verbose=0)
     for validation_data in ((x,), (x, c, np.ones(5)), (x, c[:, :2])):
         with pytest.raises(ValueError, match="condition|cardinality"):
             model.fit(x, c, validation_data=validation_data, verbose=0)

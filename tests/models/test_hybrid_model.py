@@ -52,9 +52,10 @@ def test_a_classifier_of_another_dtype():
     block = flows.residual_image_block(log_det=EXACT)
     options = {"num_fc_blocks": 0, "logit_alpha": None, "block": block, "kernels": (3, 1), "dtype": "float64"}
     flow = flows.image_flow(SHAPE, (1,), 4, **options)
-    classifier = flows.multiscale_classifier(flow.feature_shapes(SHAPE), 3, num_features=4)
-    losses = resflow.HybridModel(flow, classifier, SHAPE).example_losses(images(), seed=[0, 1], training=True)
-    assert {losses[name].dtype for name in ("loss", "cross_entropy", "nats")} == {tf.float64}
+    for dtype in ("float32", "mixed_bfloat16"):  # whose sums of examples would be rounded
+        classifier = flows.multiscale_classifier(flow.feature_shapes(SHAPE), 3, num_features=4, dtype=dtype)
+        losses = resflow.HybridModel(flow, classifier, SHAPE).example_losses(images(), seed=[0, 1], training=True)
+        assert {loss.dtype for loss in losses.values()} == {tf.float64}
 
 
 def test_an_act_norm_of_a_classifier_has_its_policy():

@@ -195,6 +195,8 @@ def test_weights_round_trip(make, tmp_path):
             np.testing.assert_array_equal(weight, expected, err_msg=weight.path)
         with pytest.raises(ValueError, match="is of another model than"):
             load(image() if make is unnamed else vector())
+    names = [name for name, _ in tf.train.list_variables(str(tmp_path / "checkpoint"))]
+    assert [name for name in names if "py_state" in name] == ["model/.ATTRIBUTES/py_state"]  # as of version 0.2
 
 
 def test_blocks_without_names_have_some():

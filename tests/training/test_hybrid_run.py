@@ -119,6 +119,14 @@ def test_a_classifier_alone(tmp_path, image_config, train):
     evaluation = training.Evaluation(loaded, data.load(loaded.config.data))
     assert evaluation.metrics == ["classification"]
     assert evaluation.header()["log_det"] == "exact"
+    for call in (
+        evaluation.likelihood,
+        evaluation.reconstruction,
+        lambda: training.Evaluation(loaded, data.load(loaded.config.data), stderr=0.1),
+        lambda: resflow.serving.export_run(tmp_path, tmp_path / "served", stderr=0.1),
+    ):
+        with pytest.raises(ValueError, match="has trained a classifier only"):
+            call()
     ood = evaluation.ood(data.load(loaded.config.data))["ood"]
     assert ood == {"name": "digits", "num_examples": 30, "auroc_max_probability": 0.5}
 

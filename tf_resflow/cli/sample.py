@@ -168,7 +168,7 @@ def _sample(info):
         labels = [f"class {label}" for label in condition] if len(condition) > 1 else labels
         condition = np.repeat(condition, num)
     samples = evaluation.draw_samples(
-        command_line.trained_density(run.model),
+        run.density,
         rows * num // len(temperatures),
         seed=FLAGS.seed,
         temperatures=temperatures,
@@ -197,7 +197,7 @@ def _interpolate(info):
     kind, (num, length) = FLAGS.interpolate, _grid(info)
     examples, condition = _ends_of_paths(info)
     run = resflow.load(FLAGS.workdir)
-    model = command_line.trained_density(run.model)
+    model = run.density
     paths = interpolate_examples(
         model, examples, kind=kind, num=num, length=length, seed=FLAGS.seed, condition=condition
     )

@@ -168,10 +168,9 @@ class LogProbSamples:
             parts = tf.reshape(padded, tf.concat([[num, size], tf.shape(rows)[1:]], 0))
             return tf.ensure_shape(parts, [None, None, *rows.shape[1:]])
 
-        values = self._one_by_one(
-            lambda part: self._at_once(part[0], seed if self._common else seed + [0, part[1]]),
-            (tf.nest.map_structure(divide, examples), tf.range(num)),
-        )
+        seeds = tf.repeat(seed[tf.newaxis], num, axis=0) if self._common else split_seed(seed, num)
+        parts = tf.nest.map_structure(divide, examples), seeds
+        values = self._one_by_one(lambda part: self._at_once(*part), parts)
         return tf.reshape(tf.transpose(values, [1, 0, 2]), [self._part_samples, -1])[:, :batch]
 
     def _at_once(self, examples, seed):

@@ -88,6 +88,8 @@ class HybridModel(KerasTraining):
     """
 
     classifier: keras.Model
+    # A checkpoint holds the variables of the flow as `flow`, as before version 0.3, and the settings once.
+    _only_in_saved_models = ("condition", "density", "_flow_model")
 
     def __init__(
         self,
@@ -152,7 +154,7 @@ class HybridModel(KerasTraining):
             arguments["networks"] = self.networks(training=True)
         flow = self.flow if training else bijectors.with_log_det(self.flow, self._flow_model.evaluation_log_det)
         latent, log_det, features = bijectors.forward_features(flow, z, self.density is not None, **arguments)
-        logits = self.classifier(features, training=training)
+        logits = tf.cast(self.classifier(features, training=training), latent.dtype)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         if self.data_space.levels is not None:
             cross_entropy /= math.log(2.0)
@@ -161,7 +163,6 @@ class HybridModel(KerasTraining):
         if self.density is not None:
             log_prob = self.distribution.distribution.log_prob(latent) + log_det - log_q
             losses[self.data_space.unit] = self.data_space.to_loss(log_prob)
-            losses["cross_entropy"] = tf.cast(cross_entropy, log_prob.dtype)
         return {"loss": self.total(losses), **losses}
 
     def total(self, losses: Mapping[str, Any]) -> Any:

@@ -130,10 +130,11 @@ class KerasTraining(SavedSettings, keras.Model):
         Raises:
           ValueError: when there is no condition although the model is conditional, or the arrays do not fit.
         """
-        if kwargs.get("class_weight") and self.condition and self.condition.num_classes is None:
-            raise ValueError("class_weight is by labels, and there are none: give sample_weight.")
         x, y = self._arrays(x, y, kwargs.get("sample_weight"))
-        if isinstance(kwargs.get("validation_data"), tuple):
+        is_real = bool(self.condition) and self.condition.num_classes is None
+        if kwargs.get("class_weight") and (is_real or (y is None and hasattr(x, "shape"))):
+            raise ValueError("class_weight is by labels, and there are none: give sample_weight.")
+        if isinstance(kwargs.get("validation_data"), (tuple, list)):
             held_out, beside, weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
             kwargs["validation_data"] = (*self._arrays(held_out, beside, weights), weights)
         _warn_of_initialization(self.flow)
@@ -174,7 +175,7 @@ class KerasTraining(SavedSettings, keras.Model):
         """`x` and `y` of `fit`, which may come as a pair. Keras drops weights without y: it gets zeros."""
         if self.takes_pairs and isinstance(x, tuple) and len(x) == 2 and y is None:
             x, y = x
-        if y is None and sample_weight is not None and hasattr(x, "shape"):
+        if y is None and sample_weight is not None and hasattr(x, "shape") and not self.takes_pairs:
             y = np.zeros(len(x))
         return x, y
 

@@ -41,7 +41,7 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
     statistics are restored. A file of a version that did not write it is read without.
     """
 
-    _only_in_saved_models = ("condition",)
+    _only_in_saved_models: tuple[str, ...] = ("condition",)
 
     @property
     def statistics(self) -> dict[str, tf.Variable]:

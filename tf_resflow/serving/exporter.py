@@ -68,7 +68,7 @@ def export_run(
         )
         plan = evaluation.LikelihoodPlan(log_det=estimator, num_samples=num_samples or NUM_SAMPLES)
     else:
-        density = run.model.trained_density()
+        density = run.density
         given = {"condition": _some_conditions(run)} if run.model.condition else {}
         examples = density.sample(_PLAN_EXAMPLES, seed=0, **given)
         plan = evaluation.plan_likelihood(density, examples, stderr, num_samples=num_samples, **given)

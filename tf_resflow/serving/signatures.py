@@ -29,7 +29,7 @@ class Signatures:
       num_classes: number of labels, if they are the condition.
       plan: as given.
       is_noisy: whether log_prob is an estimate.
-      dequantization: of integer data, see `FlowModel.dequantization`.
+      dequantization: see `DataSpace.dequantization`.
       inverse_atol: the residual at which the inverse of a block stops, or 0 for the rounding of the type.
     """
 

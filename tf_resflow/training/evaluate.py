@@ -56,14 +56,13 @@ class Evaluation:
     ):
         self._run, self._model, self._dataset, self._config = run, run.model, dataset, run.config
         self.unit = run.model.data_space.unit
-        self._density: Any = run.model.trained_density()
         self._space = run.model.data_space
         if stderr is not None:
             first = next(iter(Report(run.config, run.model, dataset).batches()))
             x, condition = run.model.condition.split(first)
             nats = stderr * run.model.data_space.nats_per_unit
             self._name = "planned"
-            self.plan = evaluation.plan_likelihood(self._density, x, nats, condition=condition)
+            self.plan = evaluation.plan_likelihood(run.density, x, nats, condition=condition)
         else:
             self._name, estimator = models.evaluation_estimator(
                 run.config,
@@ -83,13 +82,13 @@ class Evaluation:
         Those of a density only if it is trained, and Lipschitz constants only if there is a residual block.
         """
         names = ["classification"] if self._model.classifier is not None else []
-        names += ["likelihood", "noise", "reconstruction"] if self._density is not None else []
+        names += ["likelihood", "noise", "reconstruction"] if self._model.trained_density() is not None else []
         return names + (["lipschitz"] if bijectors.flow.residual_blocks(self._model.flow) else [])
 
     def header(self) -> dict[str, Any]:
         """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".
 
-        And the "dequantization" of integer data, see `FlowModel.dequantization`.
+        And the "dequantization" of integer data, see `DataSpace.dequantization`.
         """
         num_probes = getattr(self.plan.log_det, "num_probes", None)
         return {
@@ -110,11 +109,11 @@ class Evaluation:
         the "data", the "dequantization" and the "estimator". "bound" is "elbo" of integer data, the mean of
         log p(z) - log q(z | x), however many estimates a plan takes; else "none".
         """
-        score, num_samples = self._report.score(), self.plan.num_samples
+        noise, score = self._evaluation_noise, self._report.score()
         result = {
             self.unit: score.mean,
             f"{self.unit}_stderr": score.stderr,
-            f"{self.unit}_stderr_parts": stderr_parts(score, self._evaluation_noise, num_samples),
+            f"{self.unit}_stderr_parts": stderr_parts(score, noise, self.plan.num_samples),
             "num_examples": score.num_examples,
             "bound": "none" if self._space.levels is None else "elbo",
             **({} if score.example_stderr is None else {"example_stderr": score.example_stderr}),
@@ -132,7 +131,7 @@ class Evaluation:
         dequantizer is not in it: evaluate them exactly, which "exact" does, or by more probes.
         """
         plan = evaluation.LikelihoodPlan(log_det=self.plan.log_det, num_samples=num_samples)
-        bound = evaluation.HeldOut(self._density, plan, importance_weighted=True)
+        bound = evaluation.HeldOut(self._run.density, plan, importance_weighted=True)
         batches = track(self._report.batches(), "importance-weighted bound")
         score = bound(batches, self._config.seed)
         num_samples = bound.num_samples
@@ -156,7 +155,7 @@ class Evaluation:
     def reconstruction(self) -> dict[str, Any]:
         """What `evaluation.reconstruct` finds for the first batch."""
         x, condition = self._first_batch
-        result = evaluation.reconstruct(self._density, x, self._config.seed, condition=condition)
+        result = evaluation.reconstruct(self._run.density, x, self._config.seed, condition=condition)
         return {"reconstruction": result._asdict()}
 
     def lipschitz(self) -> dict[str, Any]:
@@ -184,7 +183,7 @@ class Evaluation:
             x, condition = self._model.condition.split(batch)
             conditions.append(condition)
             images.update(features(x))
-        draw = tf.function(self._density.sample, autograph=False)
+        draw = tf.function(self._run.density.sample, autograph=False)
         given = np.resize(np.concatenate(conditions), num_samples + batch_size) if conditional else None
         for index in track(range(math.ceil(num_samples / batch_size)), "features of samples"):
             seed = tf.constant([self._config.seed, index], tf.int32)
@@ -238,24 +237,24 @@ class Evaluation:
             )
         settings = self._config.eval
 
-        def examples(dataset):
+        def scores(dataset):
             limit = settings.num_examples or None
             batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=size > 0)
-            return track(batches, f"scores of {dataset.name}")
+            return self._ood_scores(batches, f"scores of {dataset.name}")
 
-        ours, theirs = self._ood_scores(examples(self._dataset)), self._ood_scores(examples(dataset))
+        ours, theirs = scores(self._dataset), scores(dataset)
         result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
         return {"ood": result | {f"auroc_{v}": evaluation.ood_auroc(ours[v], theirs[v]) for v in ours}}
 
-    def _ood_scores(self, batches):
+    def _ood_scores(self, batches, what):
         """A dict of the scores of examples that should be higher in distribution."""
-        batches, scores = list(batches), {}
-        if self._density is not None:
-            score = evaluation.ExampleScores(self._density, self.plan)
-            scores["log_prob"] = score(batches, self._config.seed)["log_prob"]
+        scores, density = {}, self._model.trained_density()
+        if density is not None:
+            score = evaluation.ExampleScores(density, self.plan)
+            scores["log_prob"] = score(track(batches, what), self._config.seed)["log_prob"]
         if self._model.classifier is not None:
             classify = PerExample(lambda x, seed: tf.reduce_max(self._model.classify(x)["probabilities"], -1))
-            scores["max_probability"] = classify(batches, self._config.seed)
+            scores["max_probability"] = classify(track(batches, what), self._config.seed)
         return scores
 
     @functools.cached_property
@@ -263,7 +262,7 @@ class Evaluation:
         return self._noise_of(self.plan.log_det)
 
     def _noise_of(self, log_det):
-        measure = evaluation.EstimatorNoise(self._density, log_det, **_NOISE_DRAWS)
+        measure = evaluation.EstimatorNoise(self._run.density, log_det, **_NOISE_DRAWS)
         x, condition = self._first_batch
         return measure(x, self._config.seed, condition=condition)
 

@@ -37,6 +37,16 @@ class Run:
         self.data = data
         self.result = result
 
+    @property
+    def density(self) -> Any:
+        """The `FlowModel` whose density was trained; a ValueError if the run has trained a classifier only."""
+        density = self.model.trained_density()
+        if density is None:
+            raise ValueError(
+                "The run has trained a classifier only (hybrid.density_weight = 0): it has no likelihood."
+            )
+        return density
+
     def __repr__(self) -> str:
         """One line, without the config and the result, which take a page."""
         return f"Run(model={self.model}, step={self.step}, workdir={self.workdir}, data={self.data})"
@@ -58,6 +68,7 @@ def load(workdir: str | os.PathLike[str]) -> Run:
       An object with the attributes
 
       - `model`: a `FlowModel` or `HybridModel` with the averaged weights of the newest checkpoint
+      - `density`: the `FlowModel` that it is or has; a ValueError if a classifier alone was trained
       - `config`: the run's configuration, an `ml_collections.ConfigDict`
       - `step`: the number of training steps taken
       - `workdir`: the directory, a `pathlib.Path`
