@@ -62,6 +62,11 @@ def test_old_overrides_warn_and_work():
     np.testing.assert_array_equal(resflow.bijectors.Flow([Shift()]).forward([[1.0, 2.0]]), [[2.0, 3.0]])
 
 
+def test_what_has_other_arguments_is_told(model):
+    with pytest.raises(AttributeError, match=r"'loss_per_example'; since .* model.example_losses\(batch\)"):
+        _ = model.loss_per_example
+
+
 def test_unknown_names_are_unknown(model):
     for owner in (model, resflow.models, resflow.data):
         with pytest.raises(AttributeError, match="attribute.*nothing"):

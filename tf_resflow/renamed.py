@@ -42,6 +42,14 @@ _PRIVATE = {  # by their modules
     "training.workdir": "Workdir read_json write_json",
 }
 
+_REPLACED = {  # attributes of models, by what has other arguments
+    "evaluation_distribution": "bijectors.with_log_det(model.distribution, model.evaluation_log_det)",
+    "has_density": "model.trained_density() is not None",
+    "loss_per_example": "model.example_losses(batch)[model.objective]",
+    "reconstruct": "evaluation.reconstruct(model, x, seed)",
+    "scores": "model.example_losses(batch, training=True)",
+}
+
 RENAMED: Mapping[str, str] = {
     **{f"{m.split('.')[0]}.{name}": f"{m}.{name}" for m, names in _PRIVATE.items() for name in names.split()},
     "bijectors.feature_shapes": "flow.feature_shapes(event_shape)",
@@ -89,7 +97,8 @@ def old_attribute(model: Any, name: str) -> Any:
     for kind in (*(parent.__name__ for parent in type(model).__mro__), "FlowModel"):
         if f"{kind}.{name}" in RENAMED:
             return _value(f"{kind}.{name}", model)
-    raise AttributeError(f"{type(model).__name__!r} object has no attribute {name!r}")
+    hint = f"; since version 0.3 it is {_REPLACED[name]}" if name in _REPLACED else ""
+    raise AttributeError(f"{type(model).__name__!r} object has no attribute {name!r}{hint}")
 
 
 def take_old_overrides(kind: type, names: Mapping[str, str]) -> None:

@@ -176,7 +176,7 @@ def test_without_a_density_no_series_is_evaluated():
     history = model.fit(x, labels, batch_size=4, verbose=0).history
     assert sorted(history) == ["accuracy", "cross_entropy", "loss"]
     assert len(model.evaluate(x, labels, verbose=0)) == 3
-    assert model.density is None
+    assert model.trained_density() is None
 
 
 def vector_model():

@@ -70,10 +70,15 @@ class HeldOut:
     ):
         if importance_weighted and model.data_space.levels is None:
             raise ValueError("Continuous data are not dequantized, and have no importance-weighted bound.")
-        samples = LogProbSamples(model, plan or LikelihoodPlan())
+        plan = plan or LikelihoodPlan()
+        samples = LogProbSamples(model, plan)
         self.num_samples = samples.num_samples
-        losses = _importance_weighted if importance_weighted else _means
-        self._losses = PerExample(functools.partial(losses, model.data_space, samples), strategy)
+        if importance_weighted:
+            losses = functools.partial(_importance_weighted, model.data_space, samples)
+        else:
+            has_stderr = plan.stderr is not None or samples.num_samples > 1
+            losses = functools.partial(_means, model.data_space, samples, has_stderr)
+        self._losses = PerExample(losses, strategy)
 
     def __call__(self, batches: Iterable[TensorLike], seed: int) -> Score:
         """Scores a finite stream of batches.
@@ -98,10 +103,10 @@ class HeldOut:
         return Score(float(losses.mean()), float(stderr), num, example_stderr)
 
 
-def _means(space, samples, batch, seed):
+def _means(space, samples, has_stderr, batch, seed):
     log_prob, stderr = mean_and_stderr(samples(batch, seed), samples.is_noisy)
     losses = {"loss": space.to_loss(log_prob)}
-    return losses if samples.num_samples == 1 else {**losses, "stderr": stderr / space.nats_per_unit}
+    return {**losses, "stderr": stderr / space.nats_per_unit} if has_stderr else losses
 
 
 def _importance_weighted(space, samples, batch, seed):

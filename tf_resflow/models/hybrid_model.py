@@ -73,7 +73,7 @@ class HybridModel(KerasTraining):
 
     Attributes:
       flow: the flow.
-      density: a `FlowModel` of the same flow, which has samples and likelihoods; None if `density_weight` is 0.
+      density: a `FlowModel` of the same flow: its samples and likelihoods. With a weight of 0 it is not trained.
       classifier: the classifier.
       density_weight: the weight.
       data_space: that of the `FlowModel`.
@@ -89,7 +89,7 @@ class HybridModel(KerasTraining):
 
     classifier: keras.Model
     # A checkpoint holds the variables of the flow as `flow`, as before version 0.3, and the settings once.
-    _only_in_saved_models = ("condition", "density", "_flow_model")
+    _only_in_saved_models = ("condition", "density")
 
     def __init__(
         self,
@@ -108,27 +108,24 @@ class HybridModel(KerasTraining):
         self.autocast = False
         if not 0 <= density_weight < math.inf:
             raise ValueError(f"density_weight is at least 0 and finite; got {density_weight}.")
-        self._flow_model = FlowModel(
-            flow, event_shape, levels=levels, base=base, evaluation_log_det=evaluation_log_det
-        )
+        self.density = FlowModel(flow, event_shape, levels=levels, base=base, evaluation_log_det=evaluation_log_det)
         _check_inputs(classifier, flow.feature_shapes(event_shape))
         self.flow, self.seed, self.classifier = flow, seed, classifier
         self.density_weight = float(density_weight)
-        self.density = self._flow_model if density_weight > 0 else None
-        self.data_space, self.condition = self._flow_model.data_space, self._flow_model.condition
-        self.distribution = self._flow_model.distribution
+        self.data_space, self.condition = self.density.data_space, self.density.condition
+        self.distribution = self.density.distribution
         # Keyed by name: a checkpoint of another classifier fails to restore.
         self._classifier_variables = tf.Module()
         self._classifier_variables.by_name = variables_by_name(classifier)
         self.objective, self.takes_pairs = "loss", True
-        names = ["loss", "cross_entropy", "accuracy"] + ([] if self.density is None else [self.data_space.unit])
+        names = ["loss", "cross_entropy", "accuracy"] + [self.data_space.unit] * (density_weight > 0)
         self._means = [keras.metrics.Mean(name) for name in names]
         self._beside = "their labels"
         self.built = True
 
     def trained_density(self) -> FlowModel | None:
-        """The attribute `density`."""
-        return self.density
+        """The attribute `density`; None with a weight of 0."""
+        return self.density if self.density_weight > 0 else None
 
     def example_losses(
         self, batch: tuple[TensorLike, TensorLike], seed: Seed = None, *, training: bool = False
@@ -152,22 +149,22 @@ class HybridModel(KerasTraining):
         arguments = {"seed": flow_seed}
         if training:
             arguments["networks"] = self.networks(training=True)
-        flow = self.flow if training else bijectors.with_log_det(self.flow, self._flow_model.evaluation_log_det)
-        latent, log_det, features = bijectors.forward_features(flow, z, self.density is not None, **arguments)
+        flow = self.flow if training else bijectors.with_log_det(self.flow, self.density.evaluation_log_det)
+        latent, log_det, features = bijectors.forward_features(flow, z, self.density_weight > 0, **arguments)
         logits = tf.cast(self.classifier(features, training=training), latent.dtype)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         if self.data_space.levels is not None:
             cross_entropy /= math.log(2.0)
         right = tf.equal(tf.argmax(logits, axis=-1), labels)
         losses = {"cross_entropy": cross_entropy, "accuracy": tf.cast(right, logits.dtype)}
-        if self.density is not None:
+        if self.density_weight > 0:
             log_prob = self.distribution.distribution.log_prob(latent) + log_det - log_q
             losses[self.data_space.unit] = self.data_space.to_loss(log_prob)
         return {"loss": self.total(losses), **losses}
 
     def total(self, losses: Mapping[str, Any]) -> Any:
         """The objective: the cross entropy and the weighted loss of the density."""
-        if self.density is None:
+        if not self.density_weight:
             return losses["cross_entropy"]
         space = self.data_space
         dimensions = space.num_dimensions if space.levels is None else 1
@@ -187,8 +184,8 @@ class HybridModel(KerasTraining):
 
     def initialize(self, batch: TensorLike, seed: int = 0) -> None:
         """Initializes the ActNorms of the flow and of the classifier from examples without labels."""
-        self._flow_model.initialize(batch, seed)
-        x = self._flow_model.prepare(batch, stateless_seed(seed))
+        self.density.initialize(batch, seed)
+        x = self.density.prepare(batch, stateless_seed(seed))
         features = bijectors.forward_features(self.flow, x, log_det=False).features
         initialize_classifier(self.classifier, features)
 
