@@ -3,6 +3,7 @@
 import importlib
 import re
 
+import keras
 import numpy as np
 import pytest
 
@@ -32,6 +33,20 @@ def test_an_old_name_warns(old, model):
     with pytest.warns(FutureWarning, match=re.escape(f"{old} is {RENAMED[old]} since")):
         value = getattr(owner, name)
     assert USES.get(old, lambda value: True)(value)
+
+
+def test_a_warning_points_at_the_line_that_uses_the_name(model):
+    for use in (lambda: model.unit, lambda: resflow.training.Workdir, lambda: resflow.bijectors.Pass):
+        with pytest.warns(FutureWarning) as caught:
+            use()
+        assert (caught[0].filename, caught[0].lineno) == (__file__, use.__code__.co_firstlineno)
+
+
+def test_an_old_method_of_a_hybrid_model_is_that_of_its_density():
+    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,))
+    model = resflow.HybridModel(flow, keras.Sequential([keras.Input([2]), keras.layers.Dense(2)]), [2])
+    with pytest.warns(FutureWarning, match="estimate_log_prob"):
+        assert model.estimate_log_prob([[0.0, 1.0]], stderr=1.0).log_prob.shape == [1]
 
 
 def test_old_overrides_warn_and_work():

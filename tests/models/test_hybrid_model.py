@@ -256,3 +256,19 @@ def test_wrong_arguments():
     for weight in (-1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="density_weight is at least 0"):
             resflow.HybridModel(model.flow, model.classifier, [2], density_weight=weight)
+
+
+@pytest.mark.parametrize(("weight", "message"), [(1.0, "call model.density.{}"), (0.0, "a classifier alone.*{}")])
+def test_what_only_its_density_has(weight, message):
+    model = make_model(weight)
+    uses = {
+        "sample": lambda: model.sample(2),
+        "log_prob": lambda: model.log_prob(np.zeros([4, 2], "float32")),
+        "evaluation_log_det": lambda: resflow.evaluation.HeldOut(model),
+        "prepare": lambda: resflow.evaluation.plan_likelihood(model, np.zeros([4, 2], "float32"), stderr=0.1),
+    }
+    for name, use in uses.items():
+        with pytest.raises(AttributeError, match=message.format(name)):
+            use()
+    with pytest.raises(ValueError, match="Samples are of a FlowModel"):
+        next(resflow.evaluation.draw_samples(model, 2))

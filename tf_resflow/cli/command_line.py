@@ -136,13 +136,3 @@ def _is_raised_here(error):
 
 def _is_worth_telling(record):
     return not any(noise in str(record.msg) for noise in _NOISE_OF_TFDS)
-
-
-def trained_density(model: Any) -> Any:
-    """The `FlowModel` of a run; raises ValueError if it has trained a classifier only."""
-    density = model.trained_density()
-    if density is None:
-        raise ValueError(
-            "The run has trained a classifier only (hybrid.density_weight = 0) and has no likelihood or samples."
-        )
-    return density

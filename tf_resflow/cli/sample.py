@@ -158,6 +158,8 @@ def _condition(info):
 
 
 def _sample(info):
+    from tf_resflow.training.runs import trained_density
+
     temperatures = [float(value) for value in FLAGS.temperature]
     condition, (rows, num) = _condition(info), _grid(info)
     run = resflow.load(FLAGS.workdir)
@@ -168,7 +170,7 @@ def _sample(info):
         labels = [f"class {label}" for label in condition] if len(condition) > 1 else labels
         condition = np.repeat(condition, num)
     samples = evaluation.draw_samples(
-        command_line.trained_density(run.model),
+        trained_density(run.model),
         rows * num // len(temperatures),
         seed=FLAGS.seed,
         temperatures=temperatures,
@@ -193,11 +195,12 @@ def _interpolate(info):
     import tensorflow as tf
 
     from tf_resflow.evaluation.sampling import interpolate_examples
+    from tf_resflow.training.runs import trained_density
 
     kind, (num, length) = FLAGS.interpolate, _grid(info)
     examples, condition = _ends_of_paths(info)
     run = resflow.load(FLAGS.workdir)
-    model = command_line.trained_density(run.model)
+    model = trained_density(run.model)
     paths = interpolate_examples(
         model, examples, kind=kind, num=num, length=length, seed=FLAGS.seed, condition=condition
     )
@@ -207,7 +210,7 @@ def _interpolate(info):
         paths_figure(FLAGS.output, paths, examples, log_prob, square=kind == "corners", title=title)
     else:
         points = paths.reshape(-1, *info.event_shape)
-        write_samples(FLAGS.output, [points], paths.shape, levels=info.levels)
+        write_samples(FLAGS.output, [points], paths.shape, levels=info.levels, names=info.columns)
     print(f"{len(paths):,} x {paths.shape[1]:,} samples: {FLAGS.output}")
 
 

@@ -68,13 +68,15 @@ def main() -> None:
 
 
 def _scores():
+    from tf_resflow.training.runs import trained_density
+
     files = command_line.workdir()
     config, info = files.read_config(), files.read_data()
     size = FLAGS.batch_size or config.eval.batch_size
     given = None if FLAGS.input is None else _batches(_examples(config, info), size)
     held_out = _held_out(config, size, required=given is None)
     model = resflow.load(FLAGS.workdir).model
-    density = command_line.trained_density(model)
+    density = trained_density(model)
     batches = held_out if given is None else given
     score = evaluation.ExampleScores(density, _plan(config, density, batches[0]))
     scores = score(track(batches, "examples"), FLAGS.seed)

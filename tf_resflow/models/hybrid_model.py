@@ -18,6 +18,8 @@ from tf_resflow.typing import Seed, TensorLike
 
 __all__ = ["HybridModel"]
 
+_OF_DENSITIES = frozenset(name for name in (*vars(FlowModel), "evaluation_log_det") if not name.startswith("_"))
+
 
 @keras.saving.register_keras_serializable("tf_resflow")
 class HybridModel(KerasTraining):
@@ -123,6 +125,19 @@ class HybridModel(KerasTraining):
         self._means = [keras.metrics.Mean(name) for name in names]
         self._beside = "their labels"
         self.built = True
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _OF_DENSITIES:
+            return super().__getattr__(name)
+        if vars(self).get("density") is None:
+            raise AttributeError(
+                f"A HybridModel with density_weight=0 is a classifier alone and has no {name!r}: it needs a "
+                "density_weight above 0, and then its density has samples and likelihoods."
+            )
+        raise AttributeError(
+            f"A HybridModel has no {name!r}, but its density, a FlowModel, has: call model.density.{name}, or pass "
+            "model.density where a FlowModel is taken."
+        )
 
     def trained_density(self) -> FlowModel | None:
         """The attribute `density`."""

@@ -13,7 +13,7 @@ from tf_resflow.evaluation.estimator_noise import stderr_parts
 from tf_resflow.evaluation.scores import PerExample
 from tf_resflow.progress import track
 from tf_resflow.training.report import Report
-from tf_resflow.training.runs import Run
+from tf_resflow.training.runs import Run, trained_density
 
 __all__ = ["Evaluation"]
 
@@ -42,7 +42,8 @@ class Evaluation:
       plan: the `LikelihoodPlan`.
 
     Raises:
-      ValueError: when "adaptive" cannot be certified, or a value is unknown.
+      ValueError: when "adaptive" cannot be certified, or a value is unknown; here for `stderr`, and by the metrics
+        of a density, when a classifier alone was trained.
     """
 
     def __init__(
@@ -56,7 +57,6 @@ class Evaluation:
     ):
         self._run, self._model, self._dataset, self._config = run, run.model, dataset, run.config
         self.unit = run.model.data_space.unit
-        self._density: Any = run.model.trained_density()
         self._space = run.model.data_space
         if stderr is not None:
             first = next(iter(Report(run.config, run.model, dataset).batches()))
@@ -77,19 +77,23 @@ class Evaluation:
         self._report = Report(run.config, run.model, dataset, plan=self.plan)
 
     @property
+    def _density(self) -> models.FlowModel:
+        return trained_density(self._model)
+
+    @property
     def metrics(self) -> list[str]:
         """The names of the metrics that suit the model.
 
         Those of a density only if it is trained, and Lipschitz constants only if there is a residual block.
         """
         names = ["classification"] if self._model.classifier is not None else []
-        names += ["likelihood", "noise", "reconstruction"] if self._density is not None else []
+        names += ["likelihood", "noise", "reconstruction"] if self._model.trained_density() is not None else []
         return names + (["lipschitz"] if bijectors.flow.residual_blocks(self._model.flow) else [])
 
     def header(self) -> dict[str, Any]:
         """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".
 
-        And the "dequantization" of integer data, see `FlowModel.dequantization`.
+        And the "dequantization" of integer data, see `tf_resflow.models.DataSpace`.
         """
         num_probes = getattr(self.plan.log_det, "num_probes", None)
         return {
@@ -110,6 +114,7 @@ class Evaluation:
         the "data", the "dequantization" and the "estimator". "bound" is "elbo" of integer data, the mean of
         log p(z) - log q(z | x), however many estimates a plan takes; else "none".
         """
+        trained_density(self._model)
         score, num_samples = self._report.score(), self.plan.num_samples
         result = {
             self.unit: score.mean,
@@ -176,6 +181,7 @@ class Evaluation:
         """
         if len(self._dataset.event_shape) != 3:
             raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
+        draw = tf.function(self._density.sample, autograph=False)
         batch_size = self._config.eval.batch_size
         images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
         conditional, conditions = bool(self._model.condition), []
@@ -184,7 +190,6 @@ class Evaluation:
             x, condition = self._model.condition.split(batch)
             conditions.append(condition)
             images.update(features(x))
-        draw = tf.function(self._density.sample, autograph=False)
         given = np.resize(np.concatenate(conditions), num_samples + batch_size) if conditional else None
         for index in track(range(math.ceil(num_samples / batch_size)), "features of samples"):
             seed = tf.constant([self._config.seed, index], tf.int32)
@@ -250,7 +255,7 @@ class Evaluation:
     def _ood_scores(self, batches):
         """A dict of the scores of examples that should be higher in distribution."""
         batches, scores = list(batches), {}
-        if self._density is not None:
+        if self._model.trained_density() is not None:
             score = evaluation.ExampleScores(self._density, self.plan)
             scores["log_prob"] = score(batches, self._config.seed)["log_prob"]
         if self._model.classifier is not None:

@@ -4,7 +4,7 @@ import os
 import pathlib
 from typing import Any
 
-from tf_resflow.models import build_model
+from tf_resflow.models import FlowModel, build_model
 from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.models.data_info import DataInfo
 from tf_resflow.models.keras_training import KerasTraining
@@ -12,7 +12,7 @@ from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir, read_json
 
-__all__ = ["Run", "load"]
+__all__ = ["Run", "load", "trained_density"]
 
 
 class Run:
@@ -81,3 +81,13 @@ def load(workdir: str | os.PathLike[str]) -> Run:
         )
     AveragedWeights(model, optimizer).apply()
     return Run(model, config, step, files.path, data, read_json(files.result) if files.result.exists() else None)
+
+
+def trained_density(model: KerasTraining) -> FlowModel:
+    """The `FlowModel` of a run; raises ValueError if it has trained a classifier only."""
+    density = model.trained_density()
+    if density is None:
+        raise ValueError(
+            "The run has trained a classifier only (hybrid.density_weight = 0) and has no likelihood or samples."
+        )
+    return density
