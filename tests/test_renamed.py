@@ -49,6 +49,13 @@ def test_a_hybrid_model_has_the_old_names_of_a_density(hybrid):
     assert estimate([[0.0, 1.0]], stderr=1.0).log_prob.shape == [1]
 
 
+def test_a_warning_points_at_the_line_that_uses_the_name(model):
+    for use in (lambda: model.unit, lambda: resflow.training.Workdir, lambda: resflow.bijectors.Pass):
+        with pytest.warns(FutureWarning) as caught:
+            use()
+        assert (caught[0].filename, caught[0].lineno) == (__file__, use.__code__.co_firstlineno)
+
+
 def test_old_overrides_warn_and_work():
     with pytest.warns(FutureWarning, match="Shift.run overrides what is forward_pass since"):
 

@@ -107,3 +107,8 @@ def test_uniform_numbers():
         u = random_uniform([100_000], [1, 2], dtype)
         counts = np.histogram(u, bins=20, range=(0, 1))[0]
         assert np.sum((counts - 5000) ** 2) / 5000 < 19 + 5 * np.sqrt(2 * 19)
+
+
+def test_an_array_in_the_place_of_a_seed_is_told_by_its_shape():
+    with pytest.raises(ValueError, match=r"got shape \(64, 3\) of float32\.$"):
+        resflow.stateless_seed(np.zeros([64, 3], "float32"))

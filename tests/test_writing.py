@@ -41,6 +41,12 @@ def test_what_cannot_be_written_is_told(tmp_path):
     with pytest.raises(OSError, match="^Cannot write here: Is a directory. Make room, or make it writable.$"):
         with unwritable_told("above"), unwritable_told("here"):
             tf.io.write_file(str(tmp_path), "")
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (file, file / "folder"):
+        with pytest.raises(OSError, match="^Cannot write here: a file is where a folder should be"):
+            with unwritable_told("here"):
+                path.mkdir(parents=True)
 
 
 @pytest.mark.parametrize(

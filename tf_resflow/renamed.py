@@ -112,7 +112,11 @@ def take_old_overrides(kind: type, names: Mapping[str, str]) -> None:
 
 def _value(old, model=None):
     new = RENAMED[old]
-    warnings.warn(f"{old} is {new} since version 0.3, and the old name goes in 0.4.", FutureWarning, stacklevel=4)
+    warnings.warn(
+        f"{old} is {new} since version 0.3, and the old name goes in 0.4.",
+        FutureWarning,
+        stacklevel=3 if model is None else 4,
+    )
     if new.startswith(("FlowModel.", "HybridModel.")):
         return functools.reduce(getattr, new.split(".")[1:], model)
     module, name = new.split("(")[0].rsplit(".", 1)
@@ -122,4 +126,4 @@ def _value(old, model=None):
         densities = importlib.import_module("tf_resflow.data").DENSITIES
         return lambda density, *arguments: getattr(densities[density], name)(*arguments)
     value = getattr(importlib.import_module(f"tf_resflow.{module}"), name)
-    return value if model is None else functools.partial(value, model.trained_density())
+    return value if model is None else functools.partial(value, model.trained_density() or model)

@@ -77,9 +77,11 @@ def _two_words(seed):
         tensor = None
     fits = tensor is not None and tensor.dtype.is_integer
     if not fits or not (tensor.shape.rank == 0 or tensor.shape.is_compatible_with([2])):
+        is_large = tensor is not None and tensor.shape.rank != 0
+        got = f"shape {tensor.shape} of {tensor.dtype.name}" if is_large else repr(seed)
         raise ValueError(
             "A seed is None, an integer of at most 64 bits, or two of them (a list, an array or a tensor of shape "
-            f"[2], as for tf.random.stateless_uniform); got {seed!r}."
+            f"[2], as for tf.random.stateless_uniform); got {got}."
         )
     if tensor.shape.rank == 0:
         tensor = tf.stack([tf.zeros_like(tensor), tensor])

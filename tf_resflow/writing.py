@@ -46,6 +46,10 @@ def unwritable_told(path: str | os.PathLike) -> Iterator[None]:
         reason = _reason(error)
         if reason is None:
             raise
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            raise OSError(
+                f"Cannot write {path}: a file is where a folder should be. Give another folder."
+            ) from None
         raise OSError(f"Cannot write {path}: {reason}. Make room, or make it writable.") from None
 
 

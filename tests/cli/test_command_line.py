@@ -1,6 +1,8 @@
 import logging
+import re
 
 import pytest
+from absl import flags
 
 from tf_resflow.cli import command_line
 from tf_resflow.training.config import default_config, validate_config
@@ -27,3 +29,16 @@ def test_warnings_of_tfds_about_a_missing_data_set_are_left_out():
     for message, is_told in (("Variant folder %s has no %s", False), ("%s", True)):
         record = logging.LogRecord("absl", logging.WARNING, "file.py", 3, message, ("mnist", "info"), None)
         assert command_line._is_worth_telling(record) == is_told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "--output is missing: give --output=..."), (["--output=a", "--outptu=b"], "outptu")],
+)
+def test_wrong_flags(monkeypatch, arguments, message):
+    values = flags.FlagValues()
+    flags.DEFINE_string("output", None, "", flag_values=values)
+    flags.mark_flag_as_required("output", values)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    with pytest.raises(SystemExit, match=f"Error: .*{re.escape(message)}.*\nThe flags"):
+        command_line._parse_flags(["command", *arguments])

@@ -95,3 +95,5 @@ def test_samples_have_the_names_of_the_columns(run, loaded, tmp_path):
     assert names == ["length, cm", "height"]
     samples = loaded.model.sample(64, seed=3)[:5]
     np.testing.assert_allclose(np.array(lines, float), samples, rtol=1e-5)
+    paths = run(sample_command, tmp_path / "paths.csv", "--num=2", "--interpolate=pairs")
+    assert paths[0] == names and len(paths) == 1 + 2 * 10

@@ -101,3 +101,12 @@ def test_without_noise_there_is_one_sample():
     np.testing.assert_array_equal(mean, values[0])
     np.testing.assert_array_equal(stderr, [0.0, 0.0])
     assert np.all(np.isnan(mean_and_stderr(values).stderr))
+
+
+def test_an_estimator_is_no_plan(model, x):
+    for use in (
+        lambda: resflow.evaluation.HeldOut(model, resflow.logdet.Exact()),
+        lambda: resflow.evaluation.estimate_log_prob(model, x, plan=resflow.logdet.Exact()),
+    ):
+        with pytest.raises(ValueError, match="plan must be a LikelihoodPlan"):
+            use()

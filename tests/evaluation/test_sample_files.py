@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
         ),
         (check_samples, "a.png", (5462, 32, 32, 3), "5,462 samples are too many for a picture, which takes 5,461"),
         (check_samples, "a.docx", (1, 2), "should end in .png or .npy"),
-        (check_paths, "a.png", (100, 4), "Paths of vectors of 4 cannot be drawn.*npy"),
+        (check_paths, "a.png", (100, 4), "Paths of vectors of 4 cannot be drawn.*npy or a .csv"),
         (check_paths, "a.npy", (2**28 + 1, 1), "at most 268,435,456. Lower --num"),
     ]:
         with pytest.raises(ValueError, match=message):

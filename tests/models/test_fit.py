@@ -34,6 +34,11 @@ def data():
     return (z @ [[2.0, 1.0], [0.0, 0.3]] + [1.0, -2.0]).astype("float32")
 
 
+def test_it_is_compiled_before(data):
+    with pytest.raises(ValueError, match="model.compile.* before model.fit"):
+        vector_model().fit(data, verbose=0)
+
+
 def test_a_fit(data, tmp_path):
     """It lowers the loss, moves all weights, updates the norms, and callbacks write their files."""
     model = vector_model(evaluation_log_det=resflow.logdet.Exact())

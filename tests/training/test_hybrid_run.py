@@ -1,5 +1,6 @@
 """Runs of hybrid models: what they report, what they leave, and what they refuse."""
 
+import functools
 import json
 import math
 
@@ -129,6 +130,11 @@ def test_a_classifier_alone(tmp_path, image_config, train):
             call()
     ood = evaluation.ood(data.load(loaded.config.data))["ood"]
     assert ood == {"name": "digits", "num_examples": 30, "auroc_max_probability": 0.5}
+    metrics = [evaluation.likelihood, evaluation.noise, evaluation.reconstruction, evaluation.importance_weighted]
+    planned = functools.partial(training.Evaluation, loaded, data.load(loaded.config.data), stderr=0.1)
+    for measure in (*metrics, functools.partial(evaluation.fid, None), planned):
+        with pytest.raises(ValueError, match="a classifier only"):
+            measure()
 
 
 def test_data_without_labels_are_refused_at_once(tmp_path, image_config, train, monkeypatch):

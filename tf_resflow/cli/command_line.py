@@ -3,6 +3,7 @@
 import contextlib
 import logging as std_logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -97,7 +98,9 @@ def _parse_flags(argv):
     try:
         remaining = flags.FLAGS(argv)
     except flags.Error as error:
-        sys.exit(f"Error: {error}\nThe flags are listed by --help.")
+        missing = re.fullmatch(r"flag (--\w+)=None: Flag --\w+ must have a value other than None\.", str(error))
+        reason = f"{missing[1]} is missing: give {missing[1]}=..." if missing else error
+        sys.exit(f"Error: {reason}\nThe flags are listed by --help.")
     except SystemExit:  # after --help, where absl has 1
         sys.exit(0)
     if len(remaining) > 1:

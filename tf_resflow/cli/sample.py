@@ -16,9 +16,9 @@ order in config.data.condition_columns and in the units of the data; then the pi
 
 --interpolate walks through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
 from one to another, "corners" over a --num x --num square with one at each corner. In 2-D the picture shows the
-paths over the log density; vectors of another size can only be written as .npy. Of images given their label, those
-with a label of --condition are chosen, and a point has the label of the nearest of them; columns given others have
-the condition between theirs.
+paths over the log density; vectors of another size can only be written as .npy or .csv. Of images given their
+label, those with a label of --condition are chosen, and a point has the label of the nearest of them; columns given
+others have the condition between theirs.
 """
 
 import contextlib
@@ -158,6 +158,7 @@ def _condition(info):
 
 
 def _sample(info):
+
     temperatures = [float(value) for value in FLAGS.temperature]
     condition, (rows, num) = _condition(info), _grid(info)
     run = resflow.load(FLAGS.workdir)
@@ -207,7 +208,7 @@ def _interpolate(info):
         paths_figure(FLAGS.output, paths, examples, log_prob, square=kind == "corners", title=title)
     else:
         points = paths.reshape(-1, *info.event_shape)
-        write_samples(FLAGS.output, [points], paths.shape, levels=info.levels)
+        write_samples(FLAGS.output, [points], paths.shape, levels=info.levels, names=info.columns)
     print(f"{len(paths):,} x {paths.shape[1]:,} samples: {FLAGS.output}")
 
 

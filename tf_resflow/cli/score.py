@@ -68,6 +68,7 @@ def main() -> None:
 
 
 def _scores():
+
     files = command_line.workdir()
     config, info = files.read_config(), files.read_data()
     size = FLAGS.batch_size or config.eval.batch_size

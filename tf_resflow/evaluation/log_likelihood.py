@@ -115,6 +115,8 @@ class LogProbSamples:
         megabytes: float = MEGABYTES,
         networks: bijectors.Networks | None = None,
     ):
+        if not isinstance(plan, LikelihoodPlan):
+            raise ValueError(f"plan must be a LikelihoodPlan, such as LikelihoodPlan(log_det=...); got {plan!r}.")
         log_det = model.evaluation_log_det if plan.log_det is None else plan.log_det
         self._noise_log_det = noise_log_det(log_det, model.evaluation_log_det)
         self._model, self._common, self._networks = model, common, networks

@@ -66,7 +66,7 @@ def check_paths(path: str | os.PathLike[str], shape: Sequence[int], levels: int 
     if pathlib.Path(path).suffix.lower() == ".png" and len(shape) == 2 and shape[1] != 2:
         raise ValueError(
             f"Paths of vectors of {shape[1]} cannot be drawn, only those of images or in a plane: write them to a "
-            ".npy file."
+            ".npy or a .csv file."
         )
 
 

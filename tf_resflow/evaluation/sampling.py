@@ -42,8 +42,10 @@ def draw_samples(
       precise: as for `FlowModel.decode`.
 
     Raises:
-      ValueError: when a sample is not finite, or the condition does not fit.
+      ValueError: when the model is no `FlowModel`, a sample is not finite, or the condition does not fit.
     """
+    if not isinstance(model, FlowModel):
+        raise ValueError(f"Samples are of a FlowModel, such as the density of a HybridModel; got {model!r}.")
     model.condition.arguments(condition, num)
     conditions = None if condition is None else np.asarray(condition)
     ndims = len(model.condition.shape or ())

@@ -128,8 +128,11 @@ class KerasTraining(SavedSettings, keras.Model):
         `validation_data` come last in its tuple: `(x, None, weights)`, or `(x, condition, weights)`.
 
         Raises:
-          ValueError: when there is no condition although the model is conditional, or the arrays do not fit.
+          ValueError: before `compile`; when there is no condition although the model is conditional, or the arrays
+            do not fit.
         """
+        if not self.compiled:
+            raise ValueError("Call model.compile(optimizer=...) before model.fit.")
         x, y = self._arrays(x, y, kwargs.get("sample_weight"))
         is_real = bool(self.condition) and self.condition.num_classes is None
         if kwargs.get("class_weight") and (is_real or (y is None and hasattr(x, "shape"))):

@@ -42,7 +42,8 @@ class Evaluation:
       plan: the `LikelihoodPlan`.
 
     Raises:
-      ValueError: when "adaptive" cannot be certified, or a value is unknown.
+      ValueError: when "adaptive" cannot be certified, or a value is unknown; here for `stderr`, and by the metrics
+        of a density, when a classifier alone was trained.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Evaluation:
     def header(self) -> dict[str, Any]:
         """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".
 
-        And the "dequantization" of integer data, see `DataSpace.dequantization`.
+        And the "dequantization" of integer data, see `tf_resflow.models.DataSpace`.
         """
         num_probes = getattr(self.plan.log_det, "num_probes", None)
         return {
@@ -175,6 +176,7 @@ class Evaluation:
         """
         if len(self._dataset.event_shape) != 3:
             raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
+        draw = tf.function(self._run.density.sample, autograph=False)
         batch_size = self._config.eval.batch_size
         images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
         conditional, conditions = bool(self._model.condition), []
