@@ -43,7 +43,7 @@ class Run:
         density = self.model.trained_density()
         if density is None:
             raise ValueError(
-                "The run has trained a classifier alone (hybrid.density_weight = 0): it has no likelihood or samples."
+                "The run has trained a classifier only (hybrid.density_weight = 0): no likelihood and no samples."
             )
         return density
 
