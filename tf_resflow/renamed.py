@@ -122,8 +122,9 @@ def _value(old, model=None):
     module, name = new.split("(")[0].rsplit(".", 1)
     if module == "flow":
         return lambda flow, *arguments: getattr(flow, name)(*arguments)
-    if module == "data.DENSITIES[name]":
-        densities = importlib.import_module("tf_resflow.data").DENSITIES
-        return lambda density, *arguments: getattr(densities[density], name)(*arguments)
+    if module.endswith("[name]"):
+        package, table = module.removesuffix("[name]").split(".")
+        entries = getattr(importlib.import_module(f"tf_resflow.{package}"), table)
+        return lambda entry, *arguments: getattr(entries[entry], name)(*arguments)
     value = getattr(importlib.import_module(f"tf_resflow.{module}"), name)
     return value if model is None else functools.partial(value, model.trained_density() or model)
