@@ -30,8 +30,8 @@ CONFIG_FILES = {
 
 # The binary, its arguments, and parts of the line.
 REFUSED = {
-    "no config": ("train", [NEW], ["--config must have a value"]),
-    "no workdir": ("train", [TOY], ["--workdir must have a value"]),
+    "no config": ("train", [NEW], ["--config is missing"]),
+    "no workdir": ("train", [TOY], ["--workdir is missing"]),
     "an empty config": ("train", ["--config=", NEW], ["Unknown config ''"]),
     "a folder as config": ("train", ["--config=configs", NEW], ["Unknown config 'configs'", "digits"]),
     "a name as config": (
