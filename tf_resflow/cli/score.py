@@ -27,7 +27,7 @@ import numpy as np
 from absl import flags, logging
 
 import tf_resflow as resflow
-from tf_resflow import evaluation, models, progress, training
+from tf_resflow import evaluation, progress, training
 from tf_resflow.cli import command_line
 from tf_resflow.progress import track
 from tf_resflow.writing import check_output_path, whole_file
@@ -68,15 +68,14 @@ def main() -> None:
 
 
 def _scores():
-
     files = command_line.workdir()
     config, info = files.read_config(), files.read_data()
     size = FLAGS.batch_size or config.eval.batch_size
     given = None if FLAGS.input is None else _batches(_examples(config, info), size)
     held_out = _held_out(config, size, required=given is None)
-    density = resflow.load(FLAGS.workdir).density
+    run = resflow.load(FLAGS.workdir)
     batches = held_out if given is None else given
-    score = evaluation.ExampleScores(density, _plan(config, density, batches[0]))
+    score = evaluation.ExampleScores(run.density, _plan(run, batches[0]))
     scores = score(track(batches, "examples"), FLAGS.seed)
     if held_out is not None:
         reference = scores if given is None else score(track(held_out, "held-out examples"), FLAGS.seed)
@@ -128,22 +127,17 @@ def _held_out(config, size, required):
         return None
 
 
-def _plan(config, model, batch):
+def _plan(run, batch):
+    model = run.density
     if FLAGS.stderr is not None:
         if model.condition.num_classes is not None and not isinstance(batch, tuple):
             batch = batch, np.arange(len(batch)) % model.condition.num_classes
         x, condition = model.condition.split(batch)
         return evaluation.plan_likelihood(model, x, FLAGS.stderr, condition=condition)
-    space = model.data_space
-    _, estimator = models.evaluation_estimator(
-        config,
-        model.flow,
-        space.event_shape,
-        dequantizer=space.dequantizer,
-        name=FLAGS.log_det,
-        num_probes=FLAGS.num_probes,
-    )
-    return evaluation.LikelihoodPlan(log_det=estimator, num_samples=8)
+    from tf_resflow.evaluation.planning import NUM_SAMPLES
+
+    _, estimator = run.estimator(FLAGS.log_det, FLAGS.num_probes)
+    return evaluation.LikelihoodPlan(log_det=estimator, num_samples=NUM_SAMPLES)
 
 
 def run() -> None:

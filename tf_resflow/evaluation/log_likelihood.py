@@ -56,12 +56,12 @@ def estimate_log_prob(
     Raises:
       ValueError: unless either `stderr` or a plan is given; as `plan_likelihood`; for a `stderr` in a graph.
     """
-    if (stderr is None) == (plan is None):
-        raise ValueError("estimate_log_prob takes either stderr= or plan=.")
-    if plan is None:
+    if stderr is not None and plan is None:
         if not tf.executing_eagerly():
             raise ValueError("A plan is made eagerly: call plan_likelihood before, and pass the plan.")
-        plan = plan_likelihood(model, x, float(stderr or 0), condition=condition)
+        plan = plan_likelihood(model, x, stderr, condition=condition)
+    elif stderr is not None or plan is None:
+        raise ValueError("estimate_log_prob takes either stderr= or plan=.")
     samples = LogProbSamples(model, plan)
     return mean_and_stderr(samples(model.condition.join(x, condition), seed), samples.is_noisy)
 

@@ -20,9 +20,11 @@ from tf_resflow.progress import track
 from tf_resflow.seeds import random_integers, split_seed
 from tf_resflow.typing import LogDet, TensorLike
 
-__all__ = ["LikelihoodPlan", "describe_estimator", "describe_plan", "plan_likelihood"]
+__all__ = ["NUM_SAMPLES", "LikelihoodPlan", "describe_estimator", "describe_plan", "plan_likelihood"]
 
 MEGABYTES = 500  # of values that a branch computes at once
+NUM_SAMPLES = 8  # estimates of a scored or served log-likelihood, if no plan says it
+
 _EXAMPLES = 16  # of the measurement
 _DRAWS = 8  # of the dequantization of each
 _ROWS = 128  # at which a block is measured at once, at most

@@ -10,13 +10,11 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tf_resflow.evaluation.log_likelihood import LogProbSamples, mean_and_stderr, mixture_of_classes
-from tf_resflow.evaluation.planning import LikelihoodPlan
+from tf_resflow.evaluation.planning import NUM_SAMPLES, LikelihoodPlan
 from tf_resflow.models import FlowModel
 from tf_resflow.typing import TensorLike
 
 __all__ = ["ExampleScores", "HeldOut", "PerExample", "Score", "quantiles"]
-
-_SERVED = LikelihoodPlan(num_samples=8)  # as a served model takes
 
 
 class Score(NamedTuple):
@@ -131,7 +129,7 @@ class ExampleScores:
         *,
         strategy: tf.distribute.Strategy | None = None,
     ):
-        samples = LogProbSamples(model, plan or _SERVED)
+        samples = LogProbSamples(model, plan or LikelihoodPlan(num_samples=NUM_SAMPLES))
 
         def scores(batch, seed):
             if model.condition.num_classes is None or isinstance(batch, tuple):

@@ -91,7 +91,7 @@ class DataSpace:
             z = dequantize(z, self.levels, seed, sets=sets)
         else:
             bound = {} if self.noise_flow is None else {"networks": networks}
-            centers = self.centers(z)
+            centers = (tf.cast(z, self._dtype) + 0.5) / self.levels
             u, log_q = self.dequantizer.sample_and_log_prob(centers, seed, log_det=log_det, sets=sets, **bound)
             z = place_in_cells(z, tf.cast(u, self._dtype), self.levels)
             log_q = tf.cast(log_q, self._dtype) - self.num_dimensions * math.log(cell_width(self.levels))

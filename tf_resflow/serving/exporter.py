@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow import evaluation, layers, models
+from tf_resflow import evaluation, layers
+from tf_resflow.evaluation.planning import NUM_SAMPLES
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.description import describe
 from tf_resflow.serving.readme import readme
 from tf_resflow.serving.saved_model import read_signatures, write_saved_model, write_warmup
-from tf_resflow.serving.signatures import NUM_SAMPLES, Signatures
+from tf_resflow.serving.signatures import Signatures
 from tf_resflow.training.runs import Run, load
 from tf_resflow.writing import renamed, scratch, unwritable_told
 
@@ -58,14 +59,7 @@ def export_run(
     run = load(workdir)
     _version(_writable(export_dir), version)
     if stderr is None:
-        _, estimator = models.evaluation_estimator(
-            run.config,
-            run.model.flow,
-            run.model.data_space.event_shape,
-            dequantizer=run.model.data_space.dequantizer,
-            name=log_det,
-            num_probes=num_probes,
-        )
+        _, estimator = run.estimator(log_det, num_probes)
         plan = evaluation.LikelihoodPlan(log_det=estimator, num_samples=num_samples or NUM_SAMPLES)
     else:
         density = run.density

@@ -8,14 +8,13 @@ import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
 from tf_resflow.evaluation.log_likelihood import LogProbSamples, mean_and_stderr
+from tf_resflow.evaluation.planning import NUM_SAMPLES
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.checks import check_finite, check_one_or_each, check_range, check_rows
 
-__all__ = ["NUM_SAMPLES", "Signatures"]
-
-NUM_SAMPLES = 8  # estimates of a log_prob
+__all__ = ["Signatures"]
 
 
 class Signatures:

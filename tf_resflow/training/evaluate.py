@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow import bijectors, data, evaluation, models
+from tf_resflow import bijectors, data, evaluation
 from tf_resflow.evaluation.estimator_noise import stderr_parts
 from tf_resflow.evaluation.scores import PerExample
 from tf_resflow.progress import track
@@ -65,14 +65,7 @@ class Evaluation:
             self._name = "planned"
             self.plan = evaluation.plan_likelihood(run.density, x, nats, condition=condition)
         else:
-            self._name, estimator = models.evaluation_estimator(
-                run.config,
-                run.model.flow,
-                run.model.data_space.event_shape,
-                dequantizer=run.model.data_space.dequantizer,
-                name=log_det,
-                num_probes=num_probes,
-            )
+            self._name, estimator = run.estimator(log_det, num_probes)
             self.plan = evaluation.LikelihoodPlan(log_det=estimator)
         self._report = Report(run.config, run.model, dataset, plan=self.plan)
 

@@ -4,7 +4,7 @@ import os
 import pathlib
 from typing import Any
 
-from tf_resflow.models import build_model
+from tf_resflow.models import build_model, evaluation_estimator
 from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.models.data_info import DataInfo
 from tf_resflow.models.keras_training import KerasTraining
@@ -46,6 +46,13 @@ class Run:
                 "The run has trained a classifier only (hybrid.density_weight = 0): no likelihood and no samples."
             )
         return density
+
+    def estimator(self, name: str | None = None, num_probes: int | None = None) -> tuple[str, Any]:
+        """The name and the estimator of an evaluation, see `tf_resflow.models.evaluation_estimator`."""
+        flow, space = self.model.flow, self.model.data_space
+        return evaluation_estimator(
+            self.config, flow, space.event_shape, dequantizer=space.dequantizer, name=name, num_probes=num_probes
+        )
 
     def __repr__(self) -> str:
         """One line, without the config and the result, which take a page."""
