@@ -42,6 +42,11 @@ def monotone():
     return resflow.bijectors.MonotoneBlock(branch, EXACT)
 
 
+def autoregressive():
+    network = resflow.flows.autoregressive_network(3, (4,), reverse=True, dtype=DTYPE)
+    return moved(resflow.bijectors.AffineAutoregressive(network, reverse=True))
+
+
 def multiscale():
     """Both splits, both parts, 1x1 convolutions, and a squeeze."""
     options = {"num_blocks": (2, 2), "width": 4, "kernels": (3, 1), "num_fc_blocks": 0, "factor_out": True}
@@ -65,6 +70,7 @@ CASES = {
     "multiscale_flow": (lambda b, c: multiscale(), [4, 4, 1], [16]),
     "invertible_conv_1x1": (lambda b, c: moved(resflow.bijectors.InvertibleConv1x1(3, 1, DTYPE)), [3], [3]),
     "additive_coupling": (lambda b, c: c("additive", (3,), dtype=DTYPE), [3], [3]),
+    "affine_autoregressive": (lambda b, c: autoregressive(), [3], [3]),
     "affine_coupling": (lambda b, c: c("affine", (3, 2, 4), swap=True, dtype=DTYPE), [3, 2, 4], [3, 2, 4]),
     "checkerboard": (lambda b, c: c("affine", (3, 2, 1), "checkerboard", True, dtype=DTYPE), [3, 2, 1], [3, 2, 1]),
 }

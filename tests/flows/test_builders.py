@@ -18,6 +18,10 @@ def image_flow(block=None, **options):
     return flows.image_flow((4, 6, 1), (1, 1), 4, **options)
 
 
+def mixed_flow(affine, **options):
+    return flows.vector_flow(2, 1, (4,), affine_layers=(1, 1), affine=affine, log_det=EXACT, **options)
+
+
 @pytest.mark.parametrize(
     "build, latent, condition_size, dtype",
     [
@@ -25,15 +29,15 @@ def image_flow(block=None, **options):
         (lambda **options: image_flow(bijectors.AffineCoupling, **options), [2, 3, 4], None, "float32"),
         (lambda **options: image_flow(bijectors.AdditiveCoupling, factor_out=True, **options), [24], 2, "float64"),
         (lambda **options: flows.vector_flow(2, 3, (4,), log_det=EXACT, **options), [2], 2, "float64"),
+        (lambda **options: mixed_flow(bijectors.AffineAutoregressive, **options), [2], 2, "float64"),
+        (lambda **options: mixed_flow(bijectors.AffineCoupling, **options), [2], 2, "float32"),
     ],
 )
 def test_the_parts_of_a_flow_fit(build, latent, condition_size, dtype):
     """They are tested elsewhere; 1x1 convolutions go with every block, and every block takes the condition."""
     flow = build(condition_size=condition_size, dtype=dtype)
     assert {v.dtype.name for v in flow.trainable_variables} == {dtype}
-    found = [
-        part for part in flow.submodules if isinstance(part, bijectors.ResidualBlock | bijectors.couplings.Coupling)
-    ]
+    found = [part for part in flow.submodules if hasattr(part, "network") and hasattr(part, "condition_shape")]
     assert len(found) == 3
     assert condition_size is None or all(part.condition_shape == [condition_size] for part in found)
     for i, variable in enumerate([] if layers.norm_updates.lipschitz_layers(flow) else flow.trainable_variables):
@@ -134,3 +138,9 @@ def test_conditional_branches_of_images(kind):
     assert np.linalg.norm(jacobians[0] - jacobians[1]) > 1e-2
     y = block.forward(tf.identity(x), conditional_input=c)
     np.testing.assert_allclose(block.inverse(tf.identity(y), conditional_input=c), x, atol=1e-10)
+
+
+@pytest.mark.parametrize("numbers", [2, (1, -1), (1, 1, 1)])
+def test_affine_layers_are_two_numbers(numbers):
+    with pytest.raises(ValueError, match=r"before and after the blocks, such as \(2, 0\)"):
+        flows.vector_flow(2, 1, (4,), affine_layers=numbers)

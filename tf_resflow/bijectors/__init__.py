@@ -1,6 +1,7 @@
 """Bijectors: the residual block, and what a flow needs around it."""
 
 from tf_resflow.bijectors.act_norm import ActNorm
+from tf_resflow.bijectors.affine_autoregressive import AffineAutoregressive
 from tf_resflow.bijectors.base import FlowBijector
 from tf_resflow.bijectors.couplings import AdditiveCoupling, AffineCoupling
 from tf_resflow.bijectors.flow import Flow
@@ -18,6 +19,7 @@ from tf_resflow.renamed import with_old_names
 __all__ = [
     "ActNorm",
     "AdditiveCoupling",
+    "AffineAutoregressive",
     "AffineCoupling",
     "Flow",
     "FlowBijector",

@@ -5,23 +5,14 @@ import abc
 import keras
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
-from tf_resflow.bijectors.networks import (
-    adopt,
-    bound_network,
-    bounded_norm,
-    check_built,
-    check_event,
-    event_rows,
-    from_rows,
-    input_shapes,
-    parameter_dtype,
-)
+from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
+from tf_resflow.bijectors.network_bijector import NetworkBijector, network_shapes, output_shape
+from tf_resflow.bijectors.networks import bounded_norm, check_event
 
 __all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
 
 
-class Coupling(FlowBijector):
+class Coupling(NetworkBijector):
     """`y_a = x_a`, `y_b = exp(s(x_a)) x_b + t(x_a)` for the two parts a and b of an event, see `AffineCoupling`.
 
     A subclass sets `num_parameters`, and turns the network's output into t and s.
@@ -37,41 +28,14 @@ class Coupling(FlowBijector):
         parameters = dict(locals())
         if split not in ("channels", "checkerboard"):
             raise ValueError(f"split is 'channels' or 'checkerboard'; got {split!r}.")
-        self._network = self._no_dependency(network)
         self._split, self._swap = split, swap
-        given, *condition = _input_shapes(network)
-        self._condition_shape = tf.TensorShape(condition[0]) if condition else None
+        given, *_ = network_shapes(network)
         self._num_given = given[-1]
-        self._num_mapped = _num_mapped(network, [given, *condition], split, self.num_parameters)
+        self._num_mapped = _num_mapped(network, given, split, self.num_parameters)
         channels = self._num_mapped + (self._num_given if split == "channels" else 0)
         self._event_shape = tf.TensorShape([*given[:-1], channels])
-        self._network_variables = adopt(network)
-        super().__init__(
-            forward_min_event_ndims=self._event_shape.rank,
-            dtype=parameter_dtype(network),
-            parameters=parameters,
-            name=f"{name}/",
-        )
-
-    @property
-    def network(self) -> keras.Layer:
-        return self._network
-
-    keras_parts = network
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the network takes a conditional input."""
-        return self._condition_shape is not None
-
-    @property
-    def condition_shape(self) -> tf.TensorShape | None:
-        """The shape of the condition of an event, of a conditional coupling."""
-        return self._condition_shape
-
-    @property
-    def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("networks", "conditional_input") if self.conditional else ("networks",)
+        rank = self._event_shape.rank
+        super().__init__(network, forward_min_event_ndims=rank, parameters=parameters, name=f"{name}/")
 
     @abc.abstractmethod
     def _shift_and_log_scale(self, output):
@@ -116,41 +80,18 @@ class Coupling(FlowBijector):
 
     def _evaluate(self, given, context):
         """The shift and the log-scale of each element of b, from the network on a; zero for those of a."""
-        networks, *condition = context.take(self.name, *self.argument_names)
-        condition = condition[0] if condition else None
-        if self.conditional and condition is None:
-            raise ValueError(f"{self.name} needs conditional_input: its network takes [a, condition].")
-        rank = self._event_shape.rank
-        x, condition, batch_shape = event_rows(self.name, given, rank, condition, self._condition_shape)
-        network = bound_network(self._network, networks)
-        output = network(x if condition is None else [x, condition])
-        output = from_rows(output, batch_shape)
+        output = self._output(context)(given)
         output = tf.ensure_shape(output, [*given.shape[:-1], self.num_parameters * self._num_mapped])
-        shift, log_scale = self._shift_and_log_scale(tf.cast(output, given.dtype))
+        shift, log_scale = self._shift_and_log_scale(output)
         if self._split == "checkerboard":
             mask = self._mask(given)
             return mask * shift, mask * log_scale
         return shift, log_scale
 
 
-def _input_shapes(network):
-    check_built(network)
-    shapes = [shape[1:] for shape in input_shapes(network)]
-    if len(shapes) not in (1, 2):
-        raise ValueError(
-            f"The network of a coupling has one input of a known shape, or two with a condition; {network.name!r} "
-            f"has {len(shapes)}. Build it as keras.Sequential([keras.Input(shape), ...]) or "
-            "keras.Model([a, condition], output)."
-        )
-    return shapes
-
-
-def _num_mapped(network, shapes, split, num_parameters):
+def _num_mapped(network, shape, split, num_parameters):
     """The channels of the part b; raises a ValueError if the network's output does not fit its input."""
-    dtype = (parameter_dtype(network) or tf.float32).name
-    specs = [keras.KerasTensor((None, *shape), dtype=dtype) for shape in shapes]
-    output = tuple(network.compute_output_spec(specs if len(specs) > 1 else specs[0]).shape)[1:]
-    shape = shapes[0]
+    output = output_shape(network)
     mapped, rest = divmod(output[-1], num_parameters)
     fits = output[:-1] == shape[:-1] and mapped > 0 and rest == 0
     if split == "checkerboard":

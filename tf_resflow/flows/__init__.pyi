@@ -1,10 +1,18 @@
-from .branches import conv_branch, coupling_network, dense_branch, dense_coupling_network, dense_net_branch
+from .branches import (
+    autoregressive_network,
+    conv_branch,
+    coupling_network,
+    dense_branch,
+    dense_coupling_network,
+    dense_net_branch,
+)
 from .classifier import multiscale_classifier
 from .image_blocks import coupling_image_block, residual_image_block
 from .image_flows import image_flow
 from .vector_flows import vector_flow
 
 __all__ = [
+    "autoregressive_network",
     "conv_branch",
     "coupling_image_block",
     "coupling_network",

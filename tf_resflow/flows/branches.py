@@ -10,10 +10,12 @@ import numpy as np
 
 from tf_resflow import layers
 from tf_resflow.flows.dtypes import DType, network_policy
+from tf_resflow.layers.masked_dense import MaskedDense
 from tf_resflow.sequences import check_sequence
 
 __all__ = [
     "ACTIVATIONS",
+    "autoregressive_network",
     "check_dense_net",
     "conv_branch",
     "coupling_network",
@@ -386,6 +388,55 @@ def dense_coupling_network(
         before = [keras.layers.Flatten(dtype=policy.name)]
         after = [keras.layers.Reshape(output_shape, dtype=policy.name)]
     return _coupling_network(x, linear, (widths[0],), condition_size, seed, policy, before, after)
+
+
+def autoregressive_network(
+    event_size: int,
+    hidden: Sequence[int],
+    *,
+    reverse: bool = False,
+    condition_size: int | None = None,
+    seed: int = 0,
+    dtype: DType = None,
+) -> keras.Model:
+    """Masked dense layers with SiLU between them, for a `tf_resflow.bijectors.AffineAutoregressive`.
+
+    Two values for each coordinate, which depend on the coordinates before it alone; and on all of a condition. The
+    last layer starts at zero, so the bijector starts as the identity.
+
+    Args:
+      event_size: number of coordinates.
+      hidden: widths of the inner layers, at least one.
+      reverse: whether the coordinates are in reverse order.
+      condition_size: size of a conditional vector, of which a dense layer shifts the output of the first layer.
+      dtype: dtype policy, see `image_flow`.
+
+    Returns:
+      A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
+
+    References:
+      Germain et al., MADE, 2015, Section 4.
+    """
+    check_sequence("hidden", hidden, f"({hidden},)")
+    policy = network_policy(dtype)
+    order = np.arange(event_size)[:: -1 if reverse else 1]
+    first = 0 if condition_size is None else -1  # a unit of degree -1 sees the condition alone
+    degrees = [np.arange(width) % max(1, event_size - 1 - first) + first for width in hidden]
+    degrees = [order, *degrees, np.tile(order, 2) - 1]
+    seeds = np.random.default_rng(seed)
+
+    def masked(i):
+        initializer = keras.initializers.HeNormal(int(seeds.integers(2**31))) if i < len(hidden) else "zeros"
+        inputs, outputs = (each.tolist() for each in degrees[i : i + 2])
+        return MaskedDense(inputs, outputs, initializer, dtype=policy.name, name=f"layer_{i}")
+
+    stack = [masked(0)]
+    for i in range(len(hidden)):
+        stack += [keras.layers.Activation("silu", dtype=policy.name), masked(i + 1)]
+    x = keras.Input([event_size], dtype=policy.variable_dtype)
+    shape = None if condition_size is None else [condition_size]
+    of_condition = keras.initializers.HeNormal(int(seeds.integers(2**31)))
+    return _network("network", x, stack[:1], stack[1:], shape, (hidden[0],), lambda: of_condition, policy.name)
 
 
 def _coupling_channels(event_shape, split, num_parameters):

@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 
 from tf_resflow import bijectors
-from tf_resflow.flows.branches import Norms, check_dense_net, dense_branch, dense_net_branch
+from tf_resflow.flows.branches import (
+    Norms,
+    autoregressive_network,
+    check_dense_net,
+    dense_branch,
+    dense_coupling_network,
+    dense_net_branch,
+)
 from tf_resflow.flows.dtypes import DType, network_policy
 from tf_resflow.typing import TensorLike
 
@@ -24,6 +31,8 @@ def vector_flow(
     norms: Norms = None,
     normalization: str = "induced",
     dense_net: tuple[int, int] | None = None,
+    affine_layers: tuple[int, int] = (0, 0),
+    affine: type[bijectors.FlowBijector] = bijectors.AffineAutoregressive,
     act_norm: bool = True,
     mean: TensorLike | None = None,
     std: TensorLike | None = None,
@@ -35,7 +44,7 @@ def vector_flow(
     dtype: DType = None,
     name: str = "flow",
 ) -> bijectors.Flow:
-    """Residual blocks of dense layers, with an ActNorm before the first and after each.
+    r"""Residual blocks of dense layers, and affine layers, with an ActNorm before the first and after each.
 
     ```python
     import tensorflow as tf
@@ -53,6 +62,12 @@ def vector_flow(
       activation: as of `tf_resflow.flows.dense_branch`, like `coefficient`, `norms`, `normalization` and
         `condition_size`.
       dense_net: depth and growth of a `dense_net_branch` in each block, instead of layers of `hidden` units.
+      affine_layers: numbers of affine layers before and after the blocks, of networks of `hidden` units whose order
+        of the coordinates alternates. A block stretches by at most \\(1 + L\\), and an affine layer by up to
+        \\(e^2\\), by another factor at each point. They are best on the side of the data: `(2, 0)` in a flow from
+        data to latent, `(0, 2)` in one from latent to data.
+      affine: `tf_resflow.bijectors.AffineAutoregressive`, whose inverse takes as many evaluations of the network as
+        there are coordinates, or `tf_resflow.bijectors.AffineCoupling`, whose inverse takes one.
       act_norm: whether there are ActNorms.
       mean: with `std`, statistics of the data, for a `Normalize` in front.
       log_det: as of the block, like `inverse_solver` and `lipschitz_constant`.
@@ -64,11 +79,8 @@ def vector_flow(
     policy = network_policy(dtype)
     dtype = policy.variable_dtype
     seeds = np.random.default_rng(seed)
-    members = [] if mean is None else [bijectors.Normalize(mean, std, dtype=dtype)]
-    if act_norm:
-        members.append(bijectors.ActNorm([event_size], dtype=dtype, name="act_norm"))
-    options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "dtype": policy.name}
-    options |= {"normalization": normalization, "condition_size": condition_size}
+    shared: dict[str, Any] = {"condition_size": condition_size, "dtype": policy.name}
+    options = {"activation": activation, "coefficient": coefficient, "normalization": normalization, **shared}
     if dense_net is not None:
         check_dense_net(dense_net, norms)
 
@@ -77,17 +89,47 @@ def vector_flow(
             return dense_net_branch([event_size], *dense_net, seed=seed, **options)
         return dense_branch([event_size], hidden, norms=norms, seed=seed, **options)
 
-    for i in range(num_blocks):
-        members.append(
-            block(
-                make_branch(int(seeds.integers(2**31))),
-                log_det,
-                inverse_solver,
-                lipschitz_constant=lipschitz_constant,
-                conditional=condition_size is not None,
-                name=f"block{i}",
-            )
+    def make_block(i):
+        return block(
+            make_branch(int(seeds.integers(2**31))),
+            log_det,
+            inverse_solver,
+            lipschitz_constant=lipschitz_constant,
+            conditional=condition_size is not None,
+            name=f"block{i}",
         )
+
+    def make_affine(i):
+        seed = int(seeds.integers(2**31))
+        return _affine_layer(affine, event_size, hidden, bool(i % 2), f"affine{i}", seed=seed, **shared)
+
+    blocks = list(map(make_block, range(num_blocks)))
+    num_before, num_after = _check_affine_layers(affine_layers)
+    affines = list(map(make_affine, range(num_before + num_after)))
+    members = [] if mean is None else [bijectors.Normalize(mean, std, dtype=dtype)]
+    if act_norm:
+        members.append(bijectors.ActNorm([event_size], dtype=dtype, name="act_norm"))
+    for member in [*affines[:num_before], *blocks, *affines[num_before:]]:
+        members.append(member)
         if act_norm:
-            members.append(bijectors.ActNorm([event_size], dtype=dtype, name=f"block{i}_act_norm"))
+            members.append(bijectors.ActNorm([event_size], dtype=dtype, name=f"{member.name}_act_norm"))
     return bijectors.Flow(members, name=name)
+
+
+def _affine_layer(kind, event_size, hidden, is_odd, name, **options):
+    """An affine layer of this class; odd ones have the other order of the coordinates."""
+    if kind is bijectors.AffineCoupling:
+        network = dense_coupling_network([event_size], hidden, **options)
+        return bijectors.AffineCoupling(network, swap=is_odd, name=name)
+    network = autoregressive_network(event_size, hidden, reverse=is_odd, **options)
+    return bijectors.AffineAutoregressive(network, is_odd, name=name)
+
+
+def _check_affine_layers(numbers):
+    """The numbers; a ValueError unless they are two."""
+    if not (isinstance(numbers, (tuple, list)) and len(numbers) == 2 and min(numbers) >= 0):
+        raise ValueError(
+            "affine_layers must be the numbers of affine layers before and after the blocks, such as (2, 0); got "
+            f"{numbers!r}."
+        )
+    return numbers

@@ -17,6 +17,7 @@ from tf_resflow.layers.learned_concatenation import LearnableConcatenation
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer, scaled_stack, stacks
+from tf_resflow.layers.masked_dense import MaskedDense
 from tf_resflow.layers.operations import (
     Activation,
     Add,
@@ -68,7 +69,7 @@ SLOPES = {
 
 _OURS = {
     LipschitzDense, LipschitzConv2D, LipSwish, CLipSwish, CPila, MaxMin, FullSort, LipschitzCube,
-    LearnableConcatenation,
+    LearnableConcatenation, MaskedDense,
 }  # fmt: skip
 _MADE_BY_KERAS = {"build", "loss", "quantize"}  # attributes of instances that replace methods
 
@@ -372,6 +373,8 @@ class _Reader:
 def _num_weights(layer):
     if isinstance(layer, LipschitzLayer) or type(layer) in (keras.layers.Conv2D, keras.layers.Dense):
         return 1 if layer.bias is None else 2
+    if type(layer) is MaskedDense:
+        return 2
     return int(type(layer) in (LipSwish, CLipSwish, LearnableConcatenation))
 
 

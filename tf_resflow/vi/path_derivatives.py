@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors import Flow, FlowBijector, MonotoneBlock, Networks, ResidualBlock
+from tf_resflow.bijectors import AffineAutoregressive, Flow, FlowBijector, MonotoneBlock, Networks, ResidualBlock
 from tf_resflow.bijectors.base import Context, Pass, in_order, pass_through
 from tf_resflow.logdet.estimators import reverse_jacobian
 from tf_resflow.vi.surrogate_posteriors import vector_part
@@ -135,7 +135,7 @@ def _product_of_jacobians(leaves, value, networks):
     values = [_rows(x) for _, x, _ in leaves[1:]] + [_rows(value)]
     jacobian = None
     for (bijector, x, inverse), y in zip(leaves, values, strict=True):
-        if type(bijector) in (MonotoneBlock, ResidualBlock) and not inverse:
+        if type(bijector) in (AffineAutoregressive, MonotoneBlock, ResidualBlock) and not inverse:
             factor = bijector.jacobian(_rows(x), y, networks=networks)
         else:
             _, factor = reverse_jacobian(_value_alone(bijector, Context(), inverse), _rows(x))

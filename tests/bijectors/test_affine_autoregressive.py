@@ -1,0 +1,88 @@
+"""Affine autoregressive layers: against NumPy, in both orders, with conditions, and errors."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_resflow as resflow
+
+pytestmark = pytest.mark.quick
+AffineAutoregressive = resflow.bijectors.AffineAutoregressive
+
+
+def make(size, reverse, condition_size, generator):
+    """A layer with random weights."""
+    options = {"reverse": reverse, "condition_size": condition_size, "dtype": "float64"}
+    network = resflow.flows.autoregressive_network(size, (7, 6), **options)
+    for variable in network.trainable_variables:
+        variable.assign(generator.normal(size=variable.shape))
+    return AffineAutoregressive(network, reverse)
+
+
+@pytest.mark.parametrize("condition_size", [None, 2])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_each_coordinate_is_mapped_given_those_before(size, reverse, condition_size):
+    """One after the other, from the network at points whose later coordinates are noise; both ways."""
+    generator = np.random.default_rng(size)
+    layer = make(size, reverse, condition_size, generator)
+    x = generator.normal(size=[3, 4, size])
+    kwargs = {} if condition_size is None else {"conditional_input": generator.normal(size=[4, condition_size])}
+    assert layer.condition_shape == (None if condition_size is None else [condition_size])
+    y, log_det = np.zeros_like(x), 0.0
+    for i in range(size):
+        later = np.arange(size) <= i if reverse else np.arange(size) >= i
+        given = np.where(later, generator.normal(size=x.shape), x).reshape(-1, size)
+        rows = [np.broadcast_to(c, [3, *c.shape]).reshape(12, -1) for c in kwargs.values()]
+        shift, r = np.split(layer.network([given, *rows] if rows else given).numpy().reshape(3, 4, -1), 2, axis=-1)
+        log_scale = 2 * np.tanh(r[..., i] / 2)
+        y[..., i] = np.exp(log_scale) * x[..., i] + shift[..., i]
+        log_det = log_det + log_scale
+    np.testing.assert_allclose(layer.forward(x, **kwargs), y, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(layer.forward_log_det_jacobian(x, 1, **kwargs), log_det, atol=1e-10)
+    inverse = tf.function(lambda y: (layer.inverse(y, **kwargs), layer.inverse_log_det_jacobian(y, 1, **kwargs)))
+    for found, expected in zip(inverse(tf.constant(y)), (x, -log_det), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
+    rows, given = x[0], next(iter(kwargs.values()), None)
+    jacobian = [
+        [(layer.forward(rows + h, **kwargs) - layer.forward(rows - h, **kwargs)) / 2e-6]
+        for h in 1e-6 * np.eye(size)
+    ]
+    expected = np.transpose(np.reshape(jacobian, [size, 4, size]), [1, 2, 0])
+    np.testing.assert_allclose(
+        layer.jacobian(tf.constant(rows), None, None if given is None else tf.constant(given)),
+        expected,
+        rtol=1e-6,
+        atol=1e-6,
+    )
+    if condition_size:
+        other = layer.forward(x, conditional_input=-kwargs["conditional_input"])
+        assert np.all(np.max(np.abs(other - y), axis=(0, 1)) > 1e-3)  # also of the first coordinate
+
+
+def test_an_inverse_does_not_overflow_on_the_way():
+    """Coordinates that were not found yet are zero: in a steep layer others would grow beyond all bounds."""
+    generator = np.random.default_rng(0)
+    network = resflow.flows.autoregressive_network(64, (64,))
+    for variable in network.trainable_variables:
+        variable.assign(10.0 * generator.normal(size=variable.shape))
+    layer = AffineAutoregressive(network)
+    x = layer.inverse(tf.constant(layer.forward(generator.normal(size=[2, 64]).astype("float32"))))
+    assert np.all(np.isfinite(x[:, :8]))
+
+
+def test_networks_that_are_refused(refused):
+    """Also one that starts at zero, and so sees nothing yet."""
+    free = keras.Sequential([keras.Input([3]), keras.layers.Dense(6, kernel_initializer="zeros")])
+    refused("for coordinate 0 depends on coordinate 0.*autoregressive_network", AffineAutoregressive, free)
+    masked = resflow.flows.autoregressive_network(3, (8,))
+    refused(
+        "with reverse=True.*for coordinate 1 depends on coordinate 0", AffineAutoregressive, masked, reverse=True
+    )
+    refused(
+        r"must map \[D\] to \[2 D\].*\(3,\) to \(5,\)",
+        AffineAutoregressive,
+        keras.Sequential([keras.Input([3]), keras.layers.Dense(5)]),
+    )
+    refused("hidden must", resflow.flows.autoregressive_network, 3, 8)

@@ -1,0 +1,129 @@
+"""The affine autoregressive layer of MAF and IAF."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
+from tf_resflow.bijectors.network_bijector import NetworkBijector, network_shapes, output_shape
+from tf_resflow.bijectors.networks import Networks, bound_network, check_event, parameter_dtype
+from tf_resflow.logdet.estimators import reverse_jacobian
+
+__all__ = ["AffineAutoregressive"]
+
+
+class AffineAutoregressive(NetworkBijector):
+    r"""\\(y_i = e^{s_i(x_{<i})} x_i + t_i(x_{<i})\\), with \\(s_i = 2 \tanh(r_i / 2)\\), on vectors x.
+
+    \\(\log|\det J| = \sum_i s_i\\): the Jacobian is triangular. Value and log-determinant come from one evaluation
+    of the network, which returns `[t, r]`, joined along the last axis. The inverse finds one coordinate after the
+    other, and takes as many evaluations as there are coordinates. In front of a flow from data to latent these are
+    the layers of a masked autoregressive flow, and behind one from latent to data those of an inverse
+    autoregressive flow.
+
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    network = resflow.flows.autoregressive_network(3, hidden=(16,))
+    layer = resflow.bijectors.AffineAutoregressive(network)
+    print(layer.forward(tf.ones([1, 3])).numpy(), layer.forward_log_det_jacobian(tf.ones([1, 3]), 1).numpy())
+    # [[1. 1. 1.]] [0.]
+    ```
+
+    Args:
+      network: built Keras layer or model from x, or from `[x, condition]`, as from
+        `tf_resflow.flows.autoregressive_network`.
+      reverse: whether the coordinates are in reverse order: \\(x_{>i}\\) instead of \\(x_{<i}\\).
+      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
+
+    Raises:
+      ValueError: if the network is not built, is not autoregressive in this order, or does not return two values
+        for each coordinate.
+
+    References:
+      Papamakarios, Pavlakou and Murray, Masked Autoregressive Flow for Density Estimation, 2017, Section 3.1.
+      Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016.
+    """
+
+    def __init__(self, network: keras.Layer, reverse: bool = False, *, name: str = "affine_autoregressive") -> None:
+        parameters = dict(locals())
+        shape, *_ = network_shapes(network)
+        output = output_shape(network)
+        if len(shape) != 1 or output != (2 * shape[0],):
+            raise ValueError(
+                f"An autoregressive network must map [D] to [2 D]; {network.name!r} maps {shape} to {output}."
+            )
+        self._event_shape = tf.TensorShape(shape)
+        self._reverse = reverse
+        super().__init__(network, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/")
+        with tf.init_scope():
+            _check_autoregressive(network, reverse)
+
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
+        shift, log_scale = self._shift_and_log_scale(x, self._output(context))
+        return Pass(tf.exp(log_scale) * x + shift, tf.reduce_sum(log_scale, -1))
+
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
+        network = self._output(context)
+        size = self._event_shape[0]
+        place = tf.range(size - 1, -1, -1) if self._reverse else tf.range(size)
+
+        def find_next(i, x, _):
+            shift, log_scale = self._shift_and_log_scale(x, network)
+            found = tf.where(place <= i, tf.exp(-log_scale) * (y - shift), 0.0)
+            return i + 1, tf.ensure_shape(found, y.shape), tf.reduce_sum(log_scale, -1)
+
+        start = 0, tf.zeros_like(y), tf.zeros_like(y[..., 0])
+        _, x, log_det = tf.while_loop(lambda *_: True, find_next, start, maximum_iterations=size)
+        return Pass(x, -log_det)
+
+    def jacobian(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        conditional_input: tf.Tensor | None = None,
+        networks: Networks | None = None,
+    ) -> tf.Tensor:
+        """The Jacobian of the layer at x, of which y is the image: `[batch, size, size]`."""
+        network = bound_network(self.network, networks)
+        given = [] if conditional_input is None else [conditional_input]
+        if not network.program.knows_jacobian:
+            context = Context({"networks": networks, "conditional_input": conditional_input}, log_det=False)
+            return reverse_jacobian(lambda x: self.forward_pass(x, context).value, x)[1]
+        output, tangents = network.jacobian([x, *given])
+        tangents = tf.transpose(tf.cast(tangents, x.dtype), [1, 2, 0])
+        (_, r), (of_shift, of_r) = tf.split(tf.cast(output, x.dtype), 2, -1), tf.split(tangents, 2, 1)
+        half = tf.tanh(r / 2.0)
+        scale = tf.exp(2.0 * half)
+        return tf.linalg.diag(scale) + of_shift + (scale * x * (1.0 - half**2))[..., tf.newaxis] * of_r
+
+    def _shift_and_log_scale(self, x, network):
+        check_event(f"{self.name} maps events", self._event_shape, x.shape)
+        shift, r = tf.split(tf.ensure_shape(network(x), [*x.shape[:-1], 2 * self._event_shape[0]]), 2, -1)
+        return shift, 2.0 * tf.tanh(r / 2.0)
+
+    def _lipschitz_constants(self, certified, bound):
+        return LipschitzConstants(
+            reason="An autoregressive layer scales x_i by a function of the others: its slope in them grows with "
+            "x_i, without bound"
+        )
+
+
+def _check_autoregressive(network, reverse):
+    """Raises a ValueError if an output depends on a coordinate that it must not see, for random weights."""
+    generator = np.random.default_rng(0)
+    (size,), *condition = network_shapes(network)
+    dtype = (parameter_dtype(network) or tf.float32).name
+    x = generator.normal(size=[1, size]) + np.eye(
+        size + 1, size
+    )  # in row j the coordinate j moves, in the last none
+    weights = [generator.normal(size=variable.shape) for variable in network.trainable_variables]
+    inputs = [tf.constant(x, dtype), *(tf.zeros([size + 1, *shape], dtype) for shape in condition)]
+    output, _ = network.stateless_call(weights, network.non_trainable_variables, inputs if condition else inputs[0])
+    change = np.abs(output[:-1] - output[-1:]).reshape(size, 2, size).max(axis=1).T
+    seen = change > 1e-4 * (1 + np.abs(output).max())  # of outputs, by coordinate
+    for i, j in np.argwhere(np.tril(seen) if reverse else np.triu(seen)):
+        raise ValueError(
+            f"The network {network.name!r} is not autoregressive with reverse={reverse}: its output for coordinate "
+            f"{i} depends on coordinate {j}. Make it by tf_resflow.flows.autoregressive_network, or mask kernels."
+        )

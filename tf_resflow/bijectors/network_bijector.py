@@ -1,0 +1,89 @@
+"""The base of the bijectors that scale and shift elements by an unconstrained network."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_resflow.bijectors.base import Context, FlowBijector
+from tf_resflow.bijectors.networks import (
+    adopt,
+    bound_network,
+    check_built,
+    event_rows,
+    from_rows,
+    input_shapes,
+    parameter_dtype,
+)
+
+__all__ = ["NetworkBijector"]
+
+
+class NetworkBijector(FlowBijector):
+    """A bijector whose parameters are the output of a network of `x`, or of `[x, condition]`.
+
+    A subclass evaluates it with `_output`. Other arguments are those of `tfb.Bijector`.
+    """
+
+    def __init__(self, network: keras.Layer, **kwargs) -> None:
+        self._network = self._no_dependency(network)
+        _, *condition = network_shapes(network)
+        self._condition_shape = tf.TensorShape(condition[0]) if condition else None
+        self._network_variables = adopt(network)
+        super().__init__(dtype=parameter_dtype(network), **kwargs)
+
+    @property
+    def network(self) -> keras.Layer:
+        return self._network
+
+    keras_parts = network
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network takes a conditional input."""
+        return self._condition_shape is not None
+
+    @property
+    def condition_shape(self) -> tf.TensorShape | None:
+        """The shape of the condition of an event, of a conditional bijector."""
+        return self._condition_shape
+
+    @property
+    def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("networks", "conditional_input") if self.conditional else ("networks",)
+
+    def _output(self, context: Context):
+        """The network, with the condition of a context: a function of x `[..., *event]`."""
+        networks, *given = context.take(self.name, *self.argument_names)
+        condition = given[0] if given else None
+        if self.conditional and condition is None:
+            raise ValueError(f"{self.name} needs conditional_input: its network takes [a, condition].")
+        network = bound_network(self._network, networks)
+
+        def apply(x):
+            rank = self.forward_min_event_ndims
+            rows, of_rows, batch_shape = event_rows(self.name, x, rank, condition, self._condition_shape)
+            output = network(rows if of_rows is None else [rows, of_rows])
+            return tf.cast(from_rows(output, batch_shape), x.dtype)
+
+        return apply
+
+
+def network_shapes(network: keras.Layer) -> list[tuple[Any, ...]]:
+    """The shapes of x and, if it takes one, of the condition; a ValueError for a network of other inputs."""
+    check_built(network)
+    shapes = [shape[1:] for shape in input_shapes(network)]
+    if len(shapes) not in (1, 2):
+        raise ValueError(
+            "The network of a coupling or an autoregressive layer has one input of a known shape, or two with a "
+            f"condition; {network.name!r} has {len(shapes)}. Build it as "
+            "keras.Sequential([keras.Input(shape), ...]) or keras.Model([x, condition], output)."
+        )
+    return shapes
+
+
+def output_shape(network: keras.Layer) -> tuple[Any, ...]:
+    """The shape of the network's output for an event, which is computed without a value."""
+    dtype = (parameter_dtype(network) or tf.float32).name
+    specs = [keras.KerasTensor((None, *shape), dtype=dtype) for shape in network_shapes(network)]
+    return tuple(network.compute_output_spec(specs if len(specs) > 1 else specs[0]).shape)[1:]

@@ -1,0 +1,58 @@
+"""Dense layers of autoregressive networks."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_resflow.layers.operations import Dense, Operation, OperationLayer
+from tf_resflow.typing import Shape
+
+__all__ = ["MaskedDense"]
+
+
+@keras.saving.register_keras_serializable(package="tf_resflow")
+class MaskedDense(OperationLayer):
+    """A dense layer whose output j sees the input i only if `input_degrees[i] <= output_degrees[j]`.
+
+    Args:
+      input_degrees: integers, one for each input.
+      output_degrees: integers, one for each output.
+      kernel_initializer: of the kernel `[inputs, outputs]`, before it is masked.
+
+    References:
+      Germain, Gregor, Murray and Larochelle, MADE: Masked Autoencoder for Distribution Estimation, 2015, Section 4.
+    """
+
+    def __init__(
+        self,
+        input_degrees: Sequence[int],
+        output_degrees: Sequence[int],
+        kernel_initializer: str | keras.initializers.Initializer = "glorot_uniform",
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.input_degrees, self.output_degrees = tuple(input_degrees), tuple(output_degrees)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape: Shape) -> None:
+        shape = (len(self.input_degrees), len(self.output_degrees))
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer)
+        self.bias = self.add_weight(name="bias", shape=shape[1:], initializer="zeros")
+
+    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
+        return Dense(dtype)
+
+    def applied_weights(self, dtype: str) -> list[tf.Tensor]:
+        mask = np.less_equal.outer(self.input_degrees, self.output_degrees)
+        kernel, bias = (tf.cast(tf.convert_to_tensor(weight), dtype) for weight in (self.kernel, self.bias))
+        return [kernel * mask.astype(tf.as_dtype(dtype).as_numpy_dtype), bias]
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], len(self.output_degrees))
+
+    def get_config(self) -> dict:
+        initializer = keras.initializers.serialize(self.kernel_initializer)
+        degrees = {"input_degrees": self.input_degrees, "output_degrees": self.output_degrees}
+        return {**super().get_config(), **degrees, "kernel_initializer": initializer}
