@@ -93,8 +93,8 @@ def test_value_derivative_and_their_gradients(name, mode):
 
 
 def jacobian(network, inputs):
-    value, tangents = layers.program.bind(network).jacobian(inputs)
-    return value, tf.transpose(tangents, [1, 2, 0])
+    value, matrix = layers.program.bind(network).jacobian(inputs)
+    return value, tf.transpose(matrix, [2, 0, 1])
 
 
 def reverse_jacobian(network, inputs):

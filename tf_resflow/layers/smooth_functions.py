@@ -64,6 +64,30 @@ class SmoothFunction(abc.ABC):
 
         return operation(x, v, *parameters)
 
+    def tangents(self, x: tf.Tensor, tangents: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The value for vectors x `[batch, features]`, and its tangents for those of x.
+
+        They are `[features, coordinates, batch or 1]`; differentiable any number of times.
+        """
+        y, slope = self.value_and_slope(x, *parameters)
+        # The rows are the last axis of both. The slopes come from another kernel: XLA would compute them again for
+        # each coordinate.
+        slope = tf.reshape(tf.transpose(slope), [self.num_parts, x.shape[1], 1, tf.shape(x)[0]])
+        product = self._product(slope, tangents)
+        return y, tf.reshape(product, [-1, *tangents.shape[1:2], tf.shape(x)[0]])
+
+    def _product(self, slope, tangents):
+        """Slopes `[parts, features, 1, batch]` times tangents; both gradients take one pass over memory."""
+
+        @custom_gradient
+        def operation(slope, tangents):
+            def grad(upstream):
+                return self._in_one_pass(_gradients_of_product, slope, tangents, upstream)
+
+            return self._in_one_pass(tf.multiply, slope, tangents), grad
+
+        return operation(slope, tangents)
+
     def _slope(self, slope, x, *parameters):
         """The slope, differentiable in x and the parameters."""
 
@@ -134,6 +158,13 @@ class SmoothFunction(abc.ABC):
 def sum_of_parts(tensor: tf.Tensor, num_parts: int) -> tf.Tensor:
     """The sum of the equal parts of the last axis."""
     return tensor if num_parts == 1 else tf.add_n(tf.split(tensor, num_parts, -1))
+
+
+def _gradients_of_product(slope, tangents, upstream):
+    of_tangents = tf.reduce_sum(upstream * slope, 0)
+    if tangents.shape[2] == 1:
+        of_tangents = tf.reduce_sum(of_tangents, 2, keepdims=True)
+    return tf.reduce_sum(upstream * tangents, 2, keepdims=True), of_tangents
 
 
 def _sum_like(values, scalar):
