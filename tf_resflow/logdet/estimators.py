@@ -14,7 +14,7 @@ from tf_resflow.layers import LearnedOrder, lipschitz_constant
 from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.layers.program import bind
-from tf_resflow.layers.tracing import settings_key
+from tf_resflow.layers.tracing import settings_key, traced_once
 from tf_resflow.logdet.elimination import log_abs_det, log_det_and_inverse
 from tf_resflow.logdet.power_series import Terms, power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
@@ -469,14 +469,20 @@ class Exact(LogDetEstimator):
         log_det = log_abs_det(eye + jacobian, fused=branch.training)
         return x + tf.cast(gx, x.dtype), tf.cast(log_det, x.dtype)
 
-    def with_inverse(
-        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The results of the call, and the inverses of I + J, `[D, D, batch]`."""
+    def with_gradient(self, branch: Callable, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The log-determinant, `[batch]`, its gradient in x, and the inverses of I + J, `[D, D, batch]`."""
         branch = bind(branch)
-        gx, eye, jacobian = self._jacobian(branch, x, conditional_input)
-        log_det, inverse = log_det_and_inverse(eye + jacobian, fused=branch.training)
-        return x + tf.cast(gx, x.dtype), tf.cast(log_det, x.dtype), tf.cast(inverse, x.dtype)
+
+        def compute(x, parameters):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(x)
+                _, eye, jacobian = self._jacobian(branch.with_parameters(parameters), x, None)
+                log_det, inverse = log_det_and_inverse(eye + jacobian, fused=branch.training)
+                log_det = tf.cast(log_det, x.dtype)
+            return log_det, tape.gradient(log_det, x, unconnected_gradients="zero"), tf.cast(inverse, x.dtype)
+
+        key = None if branch.key is None else ("gradient", branch.key)
+        return traced_once(key, compute, x, branch.tensors(), fused=branch.training)
 
     def log_det_ratio(
         self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None

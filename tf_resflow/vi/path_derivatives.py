@@ -133,27 +133,25 @@ def _carried(bijector, x, gradient, context):
 
     \\(\nabla_y \log q = J^{-T} (\nabla_x \log q - \nabla_x \log|\det J|)\\).
     """
-    is_exact = type(bijector) is ResidualBlock and type(bijector.log_det) is Exact
-    inverse = None
+    rows = _rows(x)
+    if type(bijector) is ResidualBlock and type(bijector.log_det) is Exact and not bijector.conditional:
+        branch = bound_network(bijector.branch, context.arguments["networks"])
+        log_det, of_log_det, inverse = bijector.log_det.with_gradient(branch, rows)
+        gradient = tf.transpose(_rows(gradient) - of_log_det)
+        gradient = tf.transpose(tf.reduce_sum(inverse * gradient[:, tf.newaxis], 0))
+        y = rows + tf.cast(branch(rows), x.dtype)
+        return tf.reshape(y, tf.shape(x)), tf.reshape(log_det, tf.shape(x)[:-1]), tf.reshape(gradient, tf.shape(x))
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(x)
-        if is_exact:
-            branch = bound_network(bijector.branch, context.arguments["networks"])
-            y, log_det, inverse = bijector.log_det.with_inverse(branch, _rows(x))
-            y, log_det = tf.reshape(y, tf.shape(x)), tf.reshape(log_det, tf.shape(x)[:-1])
-        else:
-            y, log_det, *_ = pass_through(bijector, x, context, event_ndims=1)
+        y, log_det, *_ = pass_through(bijector, x, context, event_ndims=1)
     gradient -= tape.gradient(log_det, x, unconnected_gradients="zero")
     if bijector.forward_min_event_ndims == 0 or type(bijector) is ActNorm:
         return y, log_det, gradient / tape.gradient(y, x)
     if isinstance(bijector, _LINEAR):
         return y, log_det, _by_inverse(bijector, y, gradient)
-    if inverse is None:
-        jacobian = _jacobian(bijector, x, y, context)
-        solution = tf.linalg.solve(jacobian, _rows(gradient)[..., tf.newaxis], adjoint=True)[..., 0]
-    else:
-        solution = tf.transpose(tf.reduce_sum(inverse * tf.transpose(_rows(gradient))[:, tf.newaxis], 0))
-    return y, log_det, tf.reshape(solution, tf.shape(x))
+    jacobian = _jacobian(bijector, x, y, context)
+    gradient = tf.linalg.solve(jacobian, _rows(gradient)[..., tf.newaxis], adjoint=True)
+    return y, log_det, tf.reshape(gradient, tf.shape(x))
 
 
 def _by_inverse(bijector, y, gradient):
