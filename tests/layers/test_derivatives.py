@@ -1,5 +1,7 @@
 """The derivatives that a program carries forward, along a vector and whole, against reverse mode in float64."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -92,9 +94,9 @@ def test_value_derivative_and_their_gradients(name, mode):
     assert_all_close((forward if mode == "eager" else tf.function(forward, autograph=False))(), reverse())
 
 
-def jacobian(network, inputs):
-    value, tangents = layers.program.bind(network).jacobian(inputs)
-    return value, tf.transpose(tangents, [1, 2, 0])
+def jacobian(network, inputs, training=False):
+    value, matrix = layers.program.bind(network, training=training).jacobian(inputs)
+    return value, tf.transpose(matrix, [2, 0, 1])
 
 
 def reverse_jacobian(network, inputs):
@@ -124,6 +126,14 @@ def test_the_jacobian(name):
     assert read(network).knows_jacobian
     assert_all_close(derivatives(jacobian, network, inputs), derivatives(reverse_jacobian, network, inputs))
     assert jacobian(network, [x[:0] for x in inputs])[1].shape == (0, 3, 3)
+
+
+def test_the_jacobian_in_a_training_step():
+    """With fused kernels, of which one has a parameter, and one two parts; the norms are those of the moment."""
+    network, inputs, _ = example("concatenated activations")
+    layers.converge_norms(network)
+    fused = tf.function(lambda: derivatives(functools.partial(jacobian, training=True), network, inputs))
+    assert_all_close(fused(), derivatives(reverse_jacobian, network, inputs))
 
 
 def test_other_jacobians_are_found_in_reverse():

@@ -7,7 +7,6 @@ import tensorflow as tf
 from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
 from tf_resflow.bijectors.network_bijector import NetworkBijector, network_shapes, output_shape
 from tf_resflow.bijectors.networks import Networks, bound_network, check_event, parameter_dtype
-from tf_resflow.logdet.estimators import reverse_jacobian
 
 __all__ = ["AffineAutoregressive"]
 
@@ -36,6 +35,9 @@ class AffineAutoregressive(NetworkBijector):
       reverse: whether the coordinates are in reverse order: \\(x_{>i}\\) instead of \\(x_{<i}\\).
       name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
 
+    Attributes:
+      reverse: as given.
+
     Raises:
       ValueError: if the network is not built, is not autoregressive in this order, or does not return two values
         for each coordinate.
@@ -54,7 +56,7 @@ class AffineAutoregressive(NetworkBijector):
                 f"An autoregressive network must map [D] to [2 D]; {network.name!r} maps {shape} to {output}."
             )
         self._event_shape = tf.TensorShape(shape)
-        self._reverse = reverse
+        self.reverse = reverse
         super().__init__(network, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/")
         with tf.init_scope():
             _check_autoregressive(network, reverse)
@@ -66,7 +68,7 @@ class AffineAutoregressive(NetworkBijector):
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         network = self._output(context)
         size = self._event_shape[0]
-        place = tf.range(size - 1, -1, -1) if self._reverse else tf.range(size)
+        place = tf.range(size - 1, -1, -1) if self.reverse else tf.range(size)
 
         def find_next(i, x, _):
             shift, log_scale = self._shift_and_log_scale(x, network)
@@ -77,25 +79,21 @@ class AffineAutoregressive(NetworkBijector):
         _, x, log_det = tf.while_loop(lambda *_: True, find_next, start, maximum_iterations=size)
         return Pass(x, -log_det)
 
-    def jacobian(
-        self,
-        x: tf.Tensor,
-        y: tf.Tensor,
-        conditional_input: tf.Tensor | None = None,
-        networks: Networks | None = None,
-    ) -> tf.Tensor:
-        """The Jacobian of the layer at x, of which y is the image: `[batch, size, size]`."""
+    def with_jacobian(
+        self, x: tf.Tensor, networks: Networks | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The value and s at x `[batch, D]`, and their Jacobians `[batch, D, D]`, without a condition."""
         network = bound_network(self.network, networks)
-        given = [] if conditional_input is None else [conditional_input]
-        if not network.program.knows_jacobian:
-            context = Context({"networks": networks, "conditional_input": conditional_input}, log_det=False)
-            return reverse_jacobian(lambda x: self.forward_pass(x, context).value, x)[1]
-        output, tangents = network.jacobian([x, *given])
-        tangents = tf.transpose(tf.cast(tangents, x.dtype), [1, 2, 0])
-        (_, r), (of_shift, of_r) = tf.split(tf.cast(output, x.dtype), 2, -1), tf.split(tangents, 2, 1)
+        if network.program.knows_jacobian:
+            output, tangents = network.jacobian([x])
+            shift_r, of_shift_r = tf.cast(output, x.dtype), tf.transpose(tf.cast(tangents, x.dtype), [1, 2, 0])
+        else:
+            shift_r, of_shift_r = _reverse_jacobian(network, x)
+        (shift, r), (of_shift, of_r) = tf.split(shift_r, 2, -1), tf.split(of_shift_r, 2, 1)
         half = tf.tanh(r / 2.0)
-        scale = tf.exp(2.0 * half)
-        return tf.linalg.diag(scale) + of_shift + (scale * x * (1.0 - half**2))[..., tf.newaxis] * of_r
+        scale, of_log_scale = tf.exp(2.0 * half), (1.0 - half**2)[..., tf.newaxis] * of_r
+        jacobian = of_shift + (scale * x)[..., tf.newaxis] * of_log_scale
+        return scale * x + shift, 2.0 * half, tf.linalg.set_diag(jacobian, scale), of_log_scale
 
     def _shift_and_log_scale(self, x, network):
         check_event(f"{self.name} maps events", self._event_shape, x.shape)
@@ -107,6 +105,14 @@ class AffineAutoregressive(NetworkBijector):
             reason="An autoregressive layer scales x_i by a function of the others: its slope in them grows with "
             "x_i, without bound"
         )
+
+
+def _reverse_jacobian(network, x):
+    """The output `[batch, 2 D]` at x `[batch, D]`, and its Jacobian `[batch, 2 D, D]`."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        output = tf.cast(network(x), x.dtype)
+    return output, tape.batch_jacobian(output, x)
 
 
 def _check_autoregressive(network, reverse):

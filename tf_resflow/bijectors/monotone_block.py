@@ -72,7 +72,7 @@ class MonotoneBlock(ResidualBlock):
         """The Jacobian of the block at x, of which y is the image: 2 (I + J)^-1 - I, see `ResidualBlock`."""
         factor = super().jacobian((x + y) / _SQRT2, y, conditional_input, networks)
         eye = tf.eye(factor.shape[-1], dtype=factor.dtype)
-        return 2.0 * inverse_of(factor) - eye
+        return 2.0 * tf.transpose(inverse_of(tf.transpose(factor, [1, 2, 0])), [2, 0, 1]) - eye
 
     def _lipschitz_constants(self, certified, bound):
         residual = super()._lipschitz_constants(certified, bound)

@@ -53,7 +53,7 @@ class Operation(abc.ABC):
     """What a layer computes, with inputs and kernels of one dtype, to which `cast` brings inputs and derivatives.
 
     Of some operations a derivative is known: `along` one direction, differentiable once, or for vectors the
-    `tangents` of each coordinate, `[coordinates, batch or 1, features]`, differentiable any number of times. Both
+    `tangents` of each coordinate, `[features, coordinates, batch or 1]`, differentiable any number of times. Both
     take a derivative for each input, None for a fixed one, and return the output and its derivative.
     """
 
@@ -69,7 +69,7 @@ class Operation(abc.ABC):
         raise NotImplementedError
 
     def tangents(self, inputs, derivatives, weights):
-        return self.along(inputs, derivatives, weights)
+        raise NotImplementedError
 
     def fits(self, live: Sequence[Any], shape: Any) -> bool:
         """Whether the derivative is known for an output and inputs of these shapes, of those that are not fixed."""
@@ -119,8 +119,9 @@ class Dense(Operation):
 
     def tangents(self, inputs, derivatives, weights):
         (tangents,), kernel = derivatives, weights[0]
-        rows = tf.matmul(tf.reshape(tangents, [-1, kernel.shape[0]]), kernel)
-        return self(inputs, weights), tf.reshape(rows, [tangents.shape[0], -1, kernel.shape[1]])
+        size, rows = tangents.shape[1:]
+        columns = tf.matmul(kernel, tf.reshape(tangents, [kernel.shape[0], -1]), transpose_a=True)
+        return self(inputs, weights), tf.reshape(columns, [kernel.shape[1], size, -1 if rows is None else rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +187,7 @@ class Smooth(Operation):
         return self.function.along(*inputs, *derivatives, *weights)
 
     def tangents(self, inputs, derivatives, weights):
-        y, slope = self.function.value_and_slope(*inputs, *weights)
-        return y, slope * tf.concat([*derivatives] * self.function.num_parts, -1)
+        return self.function.tangents(*inputs, *derivatives, *weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,11 +208,18 @@ class Activation(Operation):
         return self.function.value(*inputs)
 
     def along(self, inputs, derivatives, weights):
-        (x,) = inputs
+        y, slope = self._value_and_slope(*inputs)
+        return y, slope * derivatives[0]
+
+    def tangents(self, inputs, derivatives, weights):
+        y, slope = self._value_and_slope(*inputs)
+        return y, tf.transpose(slope)[:, tf.newaxis] * derivatives[0]
+
+    def _value_and_slope(self, x):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
             y = self.function.value(x)
-        return y, tape.gradient(y, x) * derivatives[0]
+        return y, tape.gradient(y, x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +254,8 @@ class Add(Operation):
         live = [derivative for derivative in derivatives if derivative is not None]
         return self(inputs, weights), functools.reduce(operator.add, live)
 
+    tangents = along
+
     def fits(self, live, shape):
         """Whether no input is broadcast, with its derivative."""
         return all(one == shape for one in live)
@@ -264,10 +273,19 @@ class Concatenate(Operation):
         return tf.concat(inputs, self.axis)
 
     def along(self, inputs, derivatives, weights):
-        return self(inputs, weights), self._joined(_with_zeros(inputs, derivatives), weights)
+        pairs = zip(inputs, derivatives, strict=True)
+        filled = [tf.zeros_like(x) if derivative is None else derivative for x, derivative in pairs]
+        return self(inputs, weights), self._joined(filled, weights)
+
+    def tangents(self, inputs, derivatives, weights):
+        joined = tf.concat(_with_zeros([x.shape[-1] for x in inputs], derivatives), 0)
+        return self(inputs, weights), self._scaled(joined, inputs, weights)
 
     def _joined(self, derivatives, weights):
         return tf.concat(derivatives, -1)
+
+    def _scaled(self, tangents, inputs, weights):
+        return tangents
 
     def fits(self, live, shape):
         """Whether the derivatives are joined along their last axis."""
@@ -282,8 +300,13 @@ class WeightedConcatenation(Concatenate):
         return self._joined(inputs, weights)
 
     def _joined(self, derivatives, weights):
-        x, h = derivatives
-        return tf.concat([x, h], -1) * tf.repeat(weights[0], [x.shape[-1], h.shape[-1]])
+        return tf.concat(derivatives, -1) * self._factors(derivatives, weights)
+
+    def _scaled(self, tangents, inputs, weights):
+        return tangents * self._factors(inputs, weights)[:, tf.newaxis, tf.newaxis]
+
+    def _factors(self, inputs, weights):
+        return tf.repeat(weights[0], [x.shape[-1] for x in inputs])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,16 +345,16 @@ class Opaque(Operation):
         return tensors
 
 
-def _with_zeros(values, derivatives):
-    """The derivatives, zeros for None, all of one shape but for the last axis."""
-    live = [derivative for derivative in derivatives if derivative is not None]
-    leading = functools.reduce(tf.broadcast_dynamic_shape, [tf.shape(derivative)[:-1] for derivative in live])
-    alike = all(derivative.shape[:-1] == live[0].shape[:-1] for derivative in live)
+def _with_zeros(sizes, tangents):
+    """The tangents with these numbers of features, zeros for None, of the same coordinates and rows."""
+    live = [tangent for tangent in tangents if tangent is not None]
+    shape = functools.reduce(tf.broadcast_dynamic_shape, [tf.shape(tangent)[1:] for tangent in live])
+    alike = all(tangent.shape[1:] == live[0].shape[1:] for tangent in live)
 
-    def filled(value, derivative):
-        if derivative is not None and alike:
-            return derivative
-        derivative = tf.zeros([], value.dtype) if derivative is None else derivative
-        return tf.broadcast_to(derivative, tf.concat([leading, value.shape[-1:]], 0))
+    def filled(size, tangent):
+        if tangent is not None and alike:
+            return tangent
+        tangent = tf.zeros([], live[0].dtype) if tangent is None else tangent
+        return tf.broadcast_to(tangent, tf.concat([[size], shape], 0))
 
-    return [filled(value, derivative) for value, derivative in zip(values, derivatives, strict=True)]
+    return [filled(size, tangent) for size, tangent in zip(sizes, tangents, strict=True)]

@@ -220,15 +220,15 @@ class BoundNetwork:
         return value, derivative
 
     def jacobian(self, inputs: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """The value `[batch, outputs]`, and its derivatives in each coordinate of x, `[size, batch, outputs]`.
+        """The value `[batch, outputs]`, and its derivatives in each coordinate of x, `[outputs, size, batch]`.
 
         Of a program that `knows_jacobian`; differentiable any number of times. It takes a product for each dense
         layer, instead of a reverse pass for each coordinate. `inputs` are x and conditions.
         """
         x = inputs[0]
-        unit = tf.eye(x.shape[-1], dtype=x.dtype)[:, tf.newaxis]  # derivatives that examples share have one row
+        unit = tf.eye(x.shape[-1], dtype=x.dtype)[..., tf.newaxis]  # derivatives that examples share have one row
         (value,), (tangents,) = self._evaluate(inputs, unit, "tangents")
-        return value, tangents + tf.zeros([tf.shape(x)[0], 1], tangents.dtype)
+        return value, tangents + tf.zeros([tf.shape(x)[0]], tangents.dtype)
 
     def _evaluate(self, inputs, derivative=None, rule=None):
         """The outputs, and their derivatives by a rule of the operations, `along` or `tangents`, from that of x."""

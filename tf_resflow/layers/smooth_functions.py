@@ -64,6 +64,43 @@ class SmoothFunction(abc.ABC):
 
         return operation(x, v, *parameters)
 
+    def tangents(self, x: tf.Tensor, tangents: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The value for vectors x `[batch, features]`, and its tangents for those of x.
+
+        They are `[features, coordinates, batch or 1]`; differentiable any number of times.
+        """
+        y, slope = self._value_beside_slope(x, *parameters)
+        # The rows are the last axis of both. The slopes come from another kernel: XLA would compute them again for
+        # each coordinate.
+        slope = tf.reshape(tf.transpose(slope), [self.num_parts, x.shape[1], 1, tf.shape(x)[0]])
+        product = self._product(slope, tangents)
+        return y, tf.reshape(product, [-1, *tangents.shape[1:2], tf.shape(x)[0]])
+
+    def _value_beside_slope(self, x, *parameters):
+        """Both; their gradients are computed together."""
+
+        @custom_gradient
+        def operation(x, *parameters):
+            def grad(dy, dslope):
+                dx, *gradients = self._in_one_pass(self._gradients_of_both, x, dy, dslope, *parameters)
+                return dx, *gradients
+
+            return self._in_one_pass(self._formula, x, *parameters), grad
+
+        return operation(x, *parameters)
+
+    def _product(self, slope, tangents):
+        """Slopes `[parts, features, 1, batch]` times tangents; both gradients take one pass over memory."""
+
+        @custom_gradient
+        def operation(slope, tangents):
+            def grad(upstream):
+                return self._in_one_pass(_gradients_of_product, slope, tangents, upstream)
+
+            return self._in_one_pass(tf.multiply, slope, tangents), grad
+
+        return operation(slope, tangents)
+
     def _slope(self, slope, x, *parameters):
         """The slope, differentiable in x and the parameters."""
 
@@ -106,6 +143,16 @@ class SmoothFunction(abc.ABC):
     def _value_gradients(self, *args):
         return in_wide(self.value_gradients)(*args)
 
+    def _gradients_of_both(self, x, dy, dslope, *parameters):
+        """The gradients in x and in the parameters, for those of the value and of the slope."""
+        dtype = wide_dtype(x.dtype)
+        x_, dy_, dslope_ = (tf.cast(tensor, dtype) for tensor in (x, dy, dslope))
+        y, slope = self.formula(x_, *parameters)
+        dx, *second = self.slope_gradients(x_, dslope_, *parameters)
+        first = self.value_gradients(x_, y, dy_, *parameters)
+        dx += sum_of_parts(dy_ * slope, self.num_parts)
+        return tf.cast(dx, x.dtype), *(tf.reduce_sum(a + b) for a, b in zip(first, second, strict=True))
+
     def _times(self, upstream, slope):
         return sum_of_parts(upstream * slope, self.num_parts)
 
@@ -134,6 +181,13 @@ class SmoothFunction(abc.ABC):
 def sum_of_parts(tensor: tf.Tensor, num_parts: int) -> tf.Tensor:
     """The sum of the equal parts of the last axis."""
     return tensor if num_parts == 1 else tf.add_n(tf.split(tensor, num_parts, -1))
+
+
+def _gradients_of_product(slope, tangents, upstream):
+    of_tangents = tf.reduce_sum(upstream * slope, 0)
+    if tangents.shape[2] == 1:
+        of_tangents = tf.reduce_sum(of_tangents, 2, keepdims=True)
+    return tf.reduce_sum(upstream * tangents, 2, keepdims=True), of_tangents
 
 
 def _sum_like(values, scalar):

@@ -14,12 +14,12 @@ __all__ = ["in_one_pass", "in_wide", "settings_key", "traced_once", "wide_dtype"
 _FUNCTIONS = "_tf_resflow_functions"  # attribute of a graph, which lives and dies with it
 
 
-def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
+def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, fused: bool = False) -> Any:
     """`function(*args)`; in a graph as a call of a function that is traced once for equal keys and shapes.
 
     The key says by its equality what the function computes of its arguments, tensors and lists of them; it is None
     for one that is not shared. Nor is one that uses other tensors or variables. The function is not inlined: a call
-    adds little to the graph, and to the time to trace and to optimize it.
+    adds little to the graph, and to the time to trace and to optimize it. With `fused` XLA compiles it.
     """
     if key is None or tf.executing_eagerly() or is_xla():
         return function(*args)
@@ -28,7 +28,8 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
         setattr(graph, _FUNCTIONS, {})
     traced = getattr(graph, _FUNCTIONS)
     if key not in traced:
-        traced[key] = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+        options = {"jit_compile": True} if fused else {"experimental_attributes": {"_noinline": True}}
+        traced[key] = tf.function(function, autograph=False, **options)
     shared = silence_retracing(traced[key])
     return function(*args) if shared.get_concrete_function(*args).captured_inputs else shared(*args)
 

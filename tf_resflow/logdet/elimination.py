@@ -1,43 +1,58 @@
-"""Log-determinants and inverses of small matrices I + J, with a norm of J below 1."""
+"""Log-determinants and inverses of small matrices I + J, with a norm of J below 1.
+
+The matrices of a batch are along the last axis, `[size, size, batch]`: what is done to each passes over memory in
+order.
+"""
 
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow.layers.tracing import in_one_pass
 from tf_resflow.private_api import custom_gradient, is_xla, unrecorded
 
-__all__ = ["MOST_ELIMINATED", "inverse_of", "log_abs_det"]
+__all__ = ["MOST_ELIMINATED", "inverse_of", "log_abs_det", "log_det_and_inverse"]
 
 MOST_ELIMINATED = 16  # size of a matrix that is inverted by operations that XLA and TFLite have, too
 
 
-def log_abs_det(matrix: tf.Tensor) -> tf.Tensor:
-    """log|det| of matrices I + J with a norm of J below 1, `[batch, size, size]`; differentiable."""
-    size = matrix.shape[-1]
-    if size == 2:
-        a, b, c, d = tf.unstack(tf.reshape(matrix, [-1, 4]), axis=1)
-        return tf.math.log(tf.abs(a * d - b * c))
-    if size <= MOST_ELIMINATED:
-        with unrecorded():
-            log_det, inverse = _eliminate(matrix)
-        return _with_inverse(matrix, log_det, inverse)
-    return _log_abs_det_by_qr(matrix) if is_xla() else tf.linalg.slogdet(matrix)[1]
+def log_abs_det(matrix: tf.Tensor, *, fused: bool = False) -> tf.Tensor:
+    """log|det| of matrices I + J with a norm of J below 1, `[size, size, batch]`; differentiable any number of times.
+
+    With `fused` it is computed along with the inverse, in one kernel, see `in_one_pass`.
+    """
+    if _is_eliminated(matrix, fused):
+        return log_det_and_inverse(matrix, fused=fused)[0]
+    return tf.linalg.slogdet(tf.transpose(matrix, [2, 0, 1]))[1]
 
 
-def inverse_of(matrix: tf.Tensor) -> tf.Tensor:
-    """The inverses of such matrices, differentiable."""
-    return _eliminate(matrix)[1] if matrix.shape[-1] <= MOST_ELIMINATED else tf.linalg.inv(matrix)
+def inverse_of(matrix: tf.Tensor, *, fused: bool = False) -> tf.Tensor:
+    """The inverses of such matrices, likewise."""
+    return log_det_and_inverse(matrix, fused=fused)[1]
 
 
-@custom_gradient
-def _log_abs_det_by_qr(matrix):
-    """log|det| in what XLA compiles, which has no `slogdet`."""
-    diagonal = tf.linalg.diag_part(tf.linalg.qr(matrix)[1])
-    log_det = tf.reduce_sum(tf.math.log(tf.abs(diagonal)), -1)
-    return log_det, lambda upstream: upstream[..., tf.newaxis, tf.newaxis] * tf.linalg.inv(matrix, adjoint=True)
+def log_det_and_inverse(matrix: tf.Tensor, *, fused: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+    """Both of them."""
+    with unrecorded():
+        log_det, inverse = _solved(matrix, fused)
+    return _with_inverse(matrix, log_det, inverse), _inverse(matrix, inverse)
+
+
+def _is_eliminated(matrix, fused):
+    return matrix.shape[0] <= MOST_ELIMINATED or (fused and not tf.executing_eagerly()) or is_xla()
+
+
+def _solved(matrix, fused):
+    if not _is_eliminated(matrix, fused):
+        rows = tf.transpose(matrix, [2, 0, 1])
+        return tf.linalg.slogdet(rows)[1], tf.transpose(tf.linalg.inv(rows), [1, 2, 0])
+    if is_xla():
+        return _eliminate_in_loop(matrix)
+    is_fused = fused and not tf.executing_eagerly()
+    return in_one_pass(_eliminate_in_loop, matrix, fused=True) if is_fused else _eliminate(matrix)
 
 
 def _eliminate(matrix):
-    r"""log|det| and the inverse of matrices `[batch, size, size]`, by Gauss-Jordan sweeps.
+    r"""log|det| and the inverse of matrices `[size, size, batch]`, by Gauss-Jordan sweeps.
 
     The sweep of coordinate k is \\(A - (a_k - e_k)(a^k + e_k)^T / A_{kk}\\), with the column \\(a_k\\) and the row
     \\(a^k\\). Rows need not be exchanged: if \\(\|J\|_p \le L < 1\\) for any p, the pivots of \\(A = I + J\\) are
@@ -46,11 +61,29 @@ def _eliminate(matrix):
     \\(|(M^{-1})_{kk}| \le \|M^{-1}\|_p \le 1 / (1 - L)\\).
     """
     pivots = []
-    for k, unit in enumerate(np.eye(matrix.shape[-1], dtype=matrix.dtype.as_numpy_dtype)):
-        pivots.append(matrix[:, k : k + 1, k : k + 1])
-        row = (matrix[:, k : k + 1] + unit) / pivots[-1]
-        matrix -= (matrix[:, :, k : k + 1] - unit[:, np.newaxis]) * row
-    return tf.reduce_sum(tf.math.log(tf.abs(tf.concat(pivots, axis=1))), axis=[1, 2]), matrix
+    for k, unit in enumerate(np.eye(matrix.shape[0], dtype=matrix.dtype.as_numpy_dtype)[..., np.newaxis]):
+        pivots.append(matrix[k, k])
+        matrix = _swept(matrix, matrix[k], matrix[:, k], pivots[-1], unit)
+    return tf.reduce_sum(tf.math.log(tf.abs(tf.stack(pivots))), 0), matrix
+
+
+def _swept(matrix, row, column, pivot, unit):
+    return matrix - (column - unit)[:, tf.newaxis] * ((row + unit) / pivot)
+
+
+def _eliminate_in_loop(matrix):
+    """The same for XLA, which compiles the sweep once."""
+    size = matrix.shape[0]
+
+    def sweep(k, matrix, log_det):
+        row, column = tf.gather(matrix, k), tf.gather(matrix, k, axis=1)
+        pivot = tf.gather(row, k)
+        unit = tf.one_hot(k, size, dtype=matrix.dtype)[:, tf.newaxis]
+        return k + 1, _swept(matrix, row, column, pivot, unit), log_det + tf.math.log(tf.abs(pivot))
+
+    start = tf.constant(0), matrix, tf.zeros_like(matrix[0, 0])
+    _, inverse, log_det = tf.while_loop(lambda k, *_: k < size, sweep, start, maximum_iterations=size)
+    return log_det, inverse
 
 
 @custom_gradient
@@ -58,8 +91,7 @@ def _with_inverse(matrix, log_det, inverse):
     """log|det| of a matrix whose inverse is known; differentiable any number of times."""
 
     def grad(upstream):
-        transposed = tf.linalg.matrix_transpose(_inverse(matrix, inverse))
-        return upstream[:, tf.newaxis, tf.newaxis] * transposed, None, None
+        return upstream * _transposed(_inverse(matrix, inverse)), None, None
 
     return tf.identity(log_det), grad
 
@@ -69,7 +101,11 @@ def _inverse(matrix, inverse):
     """The known inverse of a matrix, differentiable in the matrix."""
 
     def grad(upstream):
-        transposed = tf.linalg.matrix_transpose(_inverse(matrix, inverse))
-        return -tf.matmul(tf.matmul(transposed, upstream), transposed), None
+        transposed = _transposed(_inverse(matrix, inverse))
+        return -tf.einsum("ijn,jkn,kln->iln", transposed, upstream, transposed), None
 
     return tf.identity(inverse), grad
+
+
+def _transposed(matrix):
+    return tf.transpose(matrix, [1, 0, 2])

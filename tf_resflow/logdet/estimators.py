@@ -14,8 +14,8 @@ from tf_resflow.layers import LearnedOrder, lipschitz_constant
 from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.layers.program import bind
-from tf_resflow.layers.tracing import settings_key
-from tf_resflow.logdet.elimination import log_abs_det
+from tf_resflow.layers.tracing import settings_key, traced_once
+from tf_resflow.logdet.elimination import log_abs_det, log_det_and_inverse
 from tf_resflow.logdet.power_series import Terms, power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, Poisson, TermDistribution
@@ -464,34 +464,50 @@ class Exact(LogDetEstimator):
         self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`x + g(x)` and the log-determinant, `[batch]`; the seed is not used."""
+        branch = bind(branch)
         gx, eye, jacobian = self._jacobian(branch, x, conditional_input)
-        log_det = tf.cast(log_abs_det(eye + jacobian), x.dtype)
-        rows = tf.shape(x)[0]
-        return x + tf.cast(gx, x.dtype)[:rows], log_det[:rows]
+        log_det = log_abs_det(eye + jacobian, fused=branch.training)
+        return x + tf.cast(gx, x.dtype), tf.cast(log_det, x.dtype)
+
+    def with_gradient(self, branch: Callable, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The log-determinant, `[batch]`, its gradient in x, and the inverses of I + J, `[D, D, batch]`."""
+        branch = bind(branch)
+
+        def compute(x, parameters):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(x)
+                _, eye, jacobian = self._jacobian(branch.with_parameters(parameters), x, None)
+                log_det, inverse = log_det_and_inverse(eye + jacobian, fused=branch.training)
+                log_det = tf.cast(log_det, x.dtype)
+            return log_det, tape.gradient(log_det, x, unconnected_gradients="zero"), tf.cast(inverse, x.dtype)
+
+        key = None if branch.key is None else ("gradient", branch.key)
+        return traced_once(key, compute, x, branch.tensors(), fused=branch.training)
 
     def log_det_ratio(
         self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
     ) -> tf.Tensor:
         """The difference of two log-determinants of one Jacobian, `[batch]`; the seed is not used."""
+        branch = bind(branch)
         _, eye, jacobian = self._jacobian(branch, x, conditional_input)
-        log_det = log_abs_det(eye - jacobian) - log_abs_det(eye + jacobian)
-        return tf.cast(log_det, x.dtype)[: tf.shape(x)[0]]
+        less, more = (log_abs_det(eye + sign * jacobian, fused=branch.training) for sign in (-1.0, 1.0))
+        return tf.cast(less - more, x.dtype)
 
     def jacobian(self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """The Jacobian of the branch, `[batch, D, D]`."""
-        return self._jacobian(branch, x, conditional_input)[2][: tf.shape(x)[0]]
+        return tf.transpose(self._jacobian(bind(branch), x, conditional_input)[2], [2, 0, 1])
 
     def _jacobian(self, branch, x, conditional_input):
-        """g(x), the identity matrix and the Jacobian, of at least one row."""
-        branch, size = bind(branch), x.shape[1:].num_elements()
+        """g(x), the identity matrix `[D, D, 1]` and the Jacobian `[D, D, batch]`."""
         if branch.program.knows_jacobian:
-            gx, tangents = branch.jacobian(_inputs(x, conditional_input))
-            jacobian = tf.transpose(tangents, [1, 2, 0])
+            gx, jacobian = branch.jacobian(_inputs(x, conditional_input))
         else:
-            x, *conditions = map(_at_least_one_row, _inputs(x, conditional_input))
-            gx, jacobian = reverse_jacobian(lambda x: tf.cast(branch([x, *conditions]), x.dtype), x)
+            rows = tf.shape(x)[0]
+            given, *conditions = map(_at_least_one_row, _inputs(x, conditional_input))
+            gx, jacobian = reverse_jacobian(lambda x: tf.cast(branch([x, *conditions]), x.dtype), given)
+            gx, jacobian = gx[:rows], tf.transpose(jacobian[:rows], [1, 2, 0])
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
-        return gx, tf.eye(size, dtype=jacobian.dtype), jacobian
+        return gx, tf.eye(jacobian.shape[0], dtype=jacobian.dtype)[..., tf.newaxis], jacobian
 
     def num_rows(self, size: int) -> int:
         """One for each coordinate."""

@@ -106,10 +106,11 @@ def _is_small(program):
 def _eliminated(branch, inputs, sign, upstream):
     """The solution of w + J^T w = upstream, or of w - J^T w, by the inverse of I + J."""
     x, *conditions = inputs
-    _, tangents = branch.jacobian([tf.ensure_shape(x, branch.program.inputs[0][0]), *conditions])
-    jacobian = tf.cast(tf.transpose(tangents, [1, 2, 0]), upstream.dtype)
-    inverse = inverse_of(tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + sign * jacobian)
-    return tf.linalg.matvec(inverse, upstream, transpose_a=True)
+    _, jacobian = branch.jacobian([tf.ensure_shape(x, branch.program.inputs[0][0]), *conditions])
+    jacobian = tf.cast(jacobian, upstream.dtype)
+    eye = tf.eye(jacobian.shape[0], dtype=jacobian.dtype)[..., tf.newaxis]
+    inverse = inverse_of(eye + sign * jacobian, fused=branch.training)
+    return tf.transpose(tf.reduce_sum(inverse * tf.transpose(upstream)[:, tf.newaxis], 0))
 
 
 def _coarsest_dtype(branch, dtype):

@@ -3,14 +3,28 @@
 import dataclasses
 
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors import AffineAutoregressive, Flow, FlowBijector, MonotoneBlock, Networks, ResidualBlock
+from tf_resflow.bijectors import (
+    ActNorm,
+    AffineAutoregressive,
+    Flow,
+    FlowBijector,
+    MonotoneBlock,
+    Networks,
+    ResidualBlock,
+)
 from tf_resflow.bijectors.base import Context, Pass, in_order, pass_through
+from tf_resflow.bijectors.flow import route_members
+from tf_resflow.bijectors.networks import bound_network
+from tf_resflow.logdet import Exact
 from tf_resflow.logdet.estimators import reverse_jacobian
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
 __all__ = ["with_path_derivative"]
+
+_LINEAR = (tfb.Permute, tfb.ScaleMatvecDiag, tfb.ScaleMatvecLU, tfb.ScaleMatvecTriL)
 
 
 def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tfd.TransformedDistribution:
@@ -20,7 +34,8 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
     path, \\((\nabla_x \log p - \nabla_x \log q_\phi)^T \partial x / \partial \phi\\), and the score
     \\(-\partial \log q_\phi(x) / \partial \phi\\) at fixed x, whose mean is zero. Without the score the gradient
     still is unbiased, and has no variance at all where q is the posterior. Here
-    \\(\nabla_x \log q_\phi = J^{-T} \nabla_z (\log q(z) - \log|\det J|)\\), from a D x D system for each sample.
+    \\(\nabla_x \log q_\phi = J^{-T} \nabla_z (\log q(z) - \log|\det J|)\\), from a D x D system for each sample
+    and bijector: it is carried along with the sample.
 
     Variables are shared: fit the view, and use the surrogate. It works for TFP's flows, too.
 
@@ -57,6 +72,7 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
     References:
       Roeder, Wu and Duvenaud, Sticking the Landing, 2017, Equation 8.
       Vaitl, Nicoli, Nakajima and Kessel, Gradients should stay on Path, 2022.
+      Vaitl, Winkler, Richter and Kessel, Fast and Unified Path Gradient Estimators for Normalizing Flows, 2024.
     """
     flow, others = vector_part(surrogate_posterior)
     base = surrogate_posterior.distribution
@@ -81,24 +97,20 @@ class _PathDerivative(FlowBijector):
         """The `Pass` from z, here x, to the flow's output."""
         if not context.log_det:
             return pass_through(self._flow, x, context)
-        z = tf.identity(x)
-        leaves: list = []  # with their inputs
-        networks = context.arguments.get("networks") or Networks(self._flow)
-        arguments = {**context.arguments, "networks": networks}
-        context = dataclasses.replace(context, arguments=arguments, visit=lambda *leaf: leaves.append(leaf))
+        value = z = tf.identity(x)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(z)
-            value, log_det, *_ = pass_through(self._flow, z, context)
-            log_q = self._base.log_prob(z) - log_det
-        by_latent = tape.gradient(log_q, z)
-        if arguments.keys() <= {"seed", "salt", "networks"} and _are_in_sequence(leaves, self._flow, value):
-            jacobian = _product_of_jacobians(leaves, value, networks)
-        else:
-            _, jacobian = reverse_jacobian(_value_alone(self._flow, context), _rows(z))
-        by_value = tf.linalg.solve(jacobian, _rows(by_latent)[..., tf.newaxis], adjoint=True)[..., 0]
-        along = tf.reduce_sum(tf.stop_gradient(by_value) * _rows(value - tf.stop_gradient(value)), axis=-1)
-        log_det = tf.stop_gradient(log_det) - tf.reshape(along, tf.shape(z)[:-1])
-        return Pass(tf.ensure_shape(value, x.shape), log_det)
+            log_prob = self._base.log_prob(z)
+        gradient, total = tape.gradient(log_prob, z), 0.0
+        networks = context.arguments.get("networks") or Networks(self._flow)
+        for bijector, arguments in _in_sequence(
+            self._flow, {**context.arguments, "networks": networks}, x.shape[-1:]
+        ):
+            of_member = dataclasses.replace(context, arguments=arguments)
+            value, log_det, gradient = _carried(bijector, value, gradient, of_member)
+            total += log_det
+        along = tf.reduce_sum(tf.stop_gradient(gradient) * (value - tf.stop_gradient(value)), axis=-1)
+        return Pass(tf.ensure_shape(value, x.shape), tf.stop_gradient(total) - along)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` back, with its true gradients."""
@@ -109,35 +121,65 @@ def _rows(x):
     return tf.reshape(x, [-1, x.shape[-1]])
 
 
-def _value_alone(bijector, context, inverse=False):
-    """The bijector as a function of rows `[rows, size]`, without a log-determinant."""
+def _in_sequence(bijector, arguments, shape):
+    """The innermost members of flows and chains on vectors in their order, each with its arguments."""
+    pairs = []
+    if not arguments.keys() <= {"seed", "salt", "networks"}:
+        pass
+    elif type(bijector) is Flow:
+        routed = route_members(bijector, bijector._members, arguments)
+        pairs = [(member, routed[key]) for key, member in bijector._members.items()]
+    elif type(bijector) is tfb.Chain:
+        pairs = [(member, arguments.get(member.name, {})) for member in in_order(bijector)]
+    if not pairs or any(member.forward_event_shape(shape) != shape for member, _ in pairs):
+        return [(bijector, arguments)]
+    return [leaf for pair in pairs for leaf in _in_sequence(*pair, shape)]
+
+
+def _carried(bijector, x, gradient, context):
+    r"""The value y, log|det J|, and the gradient of the log-density in y, for that in x.
+
+    \\(\nabla_y \log q = J^{-T} (\nabla_x \log q - \nabla_x \log|\det J|)\\).
+    """
+    rows = _rows(x)
+    if type(bijector) is ResidualBlock and type(bijector.log_det) is Exact and not bijector.conditional:
+        branch = bound_network(bijector.branch, context.arguments["networks"])
+        log_det, of_log_det, inverse = bijector.log_det.with_gradient(branch, rows)
+        gradient = tf.transpose(_rows(gradient) - of_log_det)
+        gradient = tf.transpose(tf.reduce_sum(inverse * gradient[:, tf.newaxis], 0))
+        y = rows + tf.cast(branch(rows), x.dtype)
+        return tf.reshape(y, tf.shape(x)), tf.reshape(log_det, tf.shape(x)[:-1]), tf.reshape(gradient, tf.shape(x))
+    if type(bijector) is AffineAutoregressive and not bijector.conditional:
+        y, log_scale, jacobian, of_log_scale = bijector.with_jacobian(rows, context.arguments["networks"])
+        gradient = (_rows(gradient) - tf.reduce_sum(of_log_scale, 1))[..., tf.newaxis]
+        gradient = tf.linalg.triangular_solve(jacobian, gradient, lower=not bijector.reverse, adjoint=True)
+        log_det = tf.reshape(tf.reduce_sum(log_scale, -1), tf.shape(x)[:-1])
+        return tf.reshape(y, tf.shape(x)), log_det, tf.reshape(gradient, tf.shape(x))
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        y, log_det, *_ = pass_through(bijector, x, context, event_ndims=1)
+    gradient -= tape.gradient(log_det, x, unconnected_gradients="zero")
+    if bijector.forward_min_event_ndims == 0 or type(bijector) is ActNorm:
+        return y, log_det, gradient / tape.gradient(y, x)
+    if isinstance(bijector, _LINEAR):
+        return y, log_det, _by_inverse(bijector, y, gradient)
+    jacobian = _jacobian(bijector, x, y, context)
+    gradient = tf.linalg.solve(jacobian, _rows(gradient)[..., tf.newaxis], adjoint=True)
+    return y, log_det, tf.reshape(gradient, tf.shape(x))
+
+
+def _by_inverse(bijector, y, gradient):
+    """J^-T of a linear bijector times the gradient, by the derivative of its inverse."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        y = tf.identity(y)
+        tape.watch(y)
+        x = bijector.inverse(y)
+    return tape.gradient(x, y, gradient)
+
+
+def _jacobian(bijector, x, y, context):
+    """The Jacobians `[rows, size, size]` of a bijector at x, of which y is the image."""
+    if type(bijector) in (MonotoneBlock, ResidualBlock) and "conditional_input" not in context.arguments:
+        return bijector.jacobian(_rows(x), _rows(y), networks=context.arguments["networks"])
     context = dataclasses.replace(context, log_det=False, visit=None)
-    return lambda x: pass_through(bijector, x, context, inverse=inverse).value
-
-
-def _are_in_sequence(leaves, flow, value):
-    """Whether the visited bijectors are the innermost members of the flow, each once, on vectors of one size."""
-    members = _members(flow)
-    if len(members) != len(leaves) or any(m is not leaf[0] for m, leaf in zip(members, leaves, strict=True)):
-        return False  # a bijector of the user's passes the visit on to bijectors in it
-    return all(x.shape.rank == value.shape.rank and x.shape[-1] == value.shape[-1] for _, x, _ in leaves)
-
-
-def _members(bijector):
-    """The innermost members of our flows, in their order."""
-    if not isinstance(bijector, Flow):
-        return [bijector]
-    return [member for each in in_order(bijector) for member in _members(each)]
-
-
-def _product_of_jacobians(leaves, value, networks):
-    """The Jacobians `[rows, size, size]` of bijectors in sequence with these inputs, the last with this value."""
-    values = [_rows(x) for _, x, _ in leaves[1:]] + [_rows(value)]
-    jacobian = None
-    for (bijector, x, inverse), y in zip(leaves, values, strict=True):
-        if type(bijector) in (AffineAutoregressive, MonotoneBlock, ResidualBlock) and not inverse:
-            factor = bijector.jacobian(_rows(x), y, networks=networks)
-        else:
-            _, factor = reverse_jacobian(_value_alone(bijector, Context(), inverse), _rows(x))
-        jacobian = factor if jacobian is None else tf.matmul(factor, jacobian)
-    return jacobian
+    return reverse_jacobian(lambda x: pass_through(bijector, x, context).value, _rows(x))[1]
