@@ -16,7 +16,6 @@ import tf_resflow as resflow
 tfb = tfp.bijectors
 
 _MOST_EXACT = 32  # coordinates up to which log-determinants and traces are exact in training on a density
-_MOST_EXACT_OF_DATA = 6  # where a step with 256 rows takes as long as with the series
 
 
 class Candidate(NamedTuple):
@@ -48,22 +47,35 @@ def residual(
     condition_size,
     seed,
     num_blocks=4,
-    block=resflow.bijectors.ResidualBlock,
-    normalization="induced",
+    num_affine=0,
+    num_hidden=2,
+    activation=None,
+    **options,
 ):
-    """Blocks of two hidden layers, in the direction that training needs: `samples` or densities."""
+    """Blocks, and affine autoregressive layers on the side of the data, as `vector_flow` makes them.
+
+    In the direction that training needs: `samples` or densities.
+    """
     given = condition_size or 0
-    width = _width(lambda w: num_blocks * (w * (w + 2 * size + given + 2 + bool(given)) + 3 * size), num_parameters)
+    doubled = 1 if activation == "lipswish" else 2
+
+    def count(width):
+        first = width * (size + given + 1 + bool(given))
+        block = first + width * ((num_hidden - 1) * (doubled * width + 1) + doubled * size) + size
+        affine = first + width * ((num_hidden - 1) * (width + 1) + 2 * size) + 2 * size
+        return num_blocks * block + num_affine * affine
+
     flow = resflow.flows.vector_flow(
         size,
         num_blocks,
-        (width, width),
-        block=block,
+        (_width(count, num_parameters),) * num_hidden,
+        activation=activation,
         coefficient=0.97,
-        normalization=normalization,
+        affine_layers=(0, num_affine) if samples else (num_affine, 0),
         condition_size=condition_size,
-        log_det=resflow.logdet.Exact() if size <= (_MOST_EXACT if samples else _MOST_EXACT_OF_DATA) else None,
+        log_det=resflow.logdet.Exact() if samples and size <= _MOST_EXACT else None,
         seed=seed,
+        **options,
     )
     bijector = flow if samples else tfb.Invert(flow)
     return Candidate(
@@ -112,24 +124,6 @@ def autoregressive(size, num_parameters, *, samples, condition_size, seed, num_l
 
     reversal = list(range(size))[::-1]
     return _chain([part for i in range(num_layers) for part in (layer(i), tfb.Permute(reversal))])
-
-
-def combined(size, num_parameters, *, samples, condition_size, seed):
-    """Two residual blocks, and two masked autoregressive layers behind them, each with half of the parameters."""
-    options = {"samples": samples, "condition_size": condition_size, "seed": seed}
-    first = residual(size, num_parameters // 2, num_blocks=2, **options)
-    second = autoregressive(size, num_parameters // 2, num_layers=2, **options)
-
-    def joined(residual_blocks):
-        return resflow.bijectors.Flow([residual_blocks, *reversed(second.bijector.bijectors)])
-
-    return first._replace(
-        bijector=joined(first.bijector),
-        exact=joined(first.exact),
-        arguments=lambda condition, *given: (
-            first.arguments(condition, *given) | ({} if condition is None else second.arguments(condition, *given))
-        ),
-    )
 
 
 def ffjord(size, num_parameters, *, samples, condition_size, seed):
@@ -227,10 +221,11 @@ class _Pair(tf.Module):
 
 FLOWS = {
     "residual": residual,
+    "mixed": functools.partial(residual, num_blocks=2, num_affine=2),
+    "lipswish": functools.partial(residual, activation="lipswish"),
     "monotone": functools.partial(residual, block=resflow.bijectors.MonotoneBlock),
     "schatten": functools.partial(residual, normalization="schatten"),
     "real_nvp": real_nvp,
     "autoregressive": autoregressive,
-    "combined": combined,
     "ffjord": ffjord,
 }

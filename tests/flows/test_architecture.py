@@ -42,8 +42,8 @@ def test_vector_flow():
     flow = flows.vector_flow(3, 2, (5, 4), coefficient=0.8, log_det=EXACT)
     assert kinds(flow) == ["ActNorm", "ResidualBlock", "ActNorm", "ResidualBlock", "ActNorm"]
     for block in blocks(flow):
-        assert layer_kinds(block) == ["LipschitzDense", "LipSwish"] * 2 + ["LipschitzDense"]
-        assert kernel_shapes(block) == [(3, 5), (5, 4), (4, 3)]
+        assert layer_kinds(block) == ["LipschitzDense", "CPila"] * 2 + ["LipschitzDense"]
+        assert kernel_shapes(block) == [(3, 5), (10, 4), (8, 3)]
         np.testing.assert_allclose(block.lipschitz_constant, 0.8**3)
         assert block.log_det is EXACT
     assert kinds(flows.vector_flow(3, 1, (4,), act_norm=False)) == ["ResidualBlock"]

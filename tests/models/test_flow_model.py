@@ -23,7 +23,7 @@ BASIS = resflow.logdet.PowerSeries(5, probes="basis")
 
 
 def small_flow(**options):
-    return resflow.flows.vector_flow(2, 1, (4,), **options)
+    return resflow.flows.vector_flow(2, 1, (4,), **{"log_det": resflow.logdet.RussianRoulette(), **options})
 
 
 def affine_flow(dtype="float32"):

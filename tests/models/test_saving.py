@@ -84,7 +84,7 @@ STATISTICS = {"mean": [1.0, 2.0], "std": [3.0, 4.0]}
 PAIRS = {
     "coefficient": (vector, lambda: vector(coefficient=0.5), r"block0/.*\(LipschitzDense\): coefficient is 0.9 in"),
     "activation": (lambda: vector(activation="relu"), lambda: vector(activation="elu"), "activation is 'relu'"),
-    "kind of activation": (vector, lambda: vector(activation="elu"), "block0/.*: type is 'LipSwish'"),
+    "kind of activation": (vector, lambda: vector(activation="elu"), "block0/.*: type is 'CPila'"),
     "norms": (lambda: vector(norms=[1.0] * 3), lambda: vector(norms=[np.inf] * 3), "domain is 1.0"),
     "normalization": (vector, lambda: vector(normalization="schatten"), "normalization is 'induced'"),
     "block": (vector, lambda: vector(block=bijectors.MonotoneBlock), "block0: type is 'ResidualBlock'"),

@@ -86,7 +86,7 @@ class AffineAutoregressive(NetworkBijector):
         network = bound_network(self.network, networks)
         if network.program.knows_jacobian:
             output, tangents = network.jacobian([x])
-            shift_r, of_shift_r = tf.cast(output, x.dtype), tf.transpose(tf.cast(tangents, x.dtype), [1, 2, 0])
+            shift_r, of_shift_r = tf.cast(output, x.dtype), tf.transpose(tf.cast(tangents, x.dtype), [2, 0, 1])
         else:
             shift_r, of_shift_r = _reverse_jacobian(network, x)
         (shift, r), (of_shift, of_r) = tf.split(shift_r, 2, -1), tf.split(of_shift_r, 2, 1)

@@ -15,9 +15,12 @@ from tf_resflow.flows.branches import (
     dense_net_branch,
 )
 from tf_resflow.flows.dtypes import DType, network_policy
+from tf_resflow.logdet import Exact
 from tf_resflow.typing import TensorLike
 
 __all__ = ["vector_flow"]
+
+_MOST_EXACT = 6  # coordinates up to which a step on 256 rows takes no longer than with a roulette
 
 
 def vector_flow(
@@ -26,7 +29,7 @@ def vector_flow(
     hidden: Sequence[int] = (64, 64, 64),
     *,
     block: type[bijectors.ResidualBlock] = bijectors.ResidualBlock,
-    activation: str = "lipswish",
+    activation: str | None = None,
     coefficient: float = 0.9,
     norms: Norms = None,
     normalization: str = "induced",
@@ -59,8 +62,8 @@ def vector_flow(
       num_blocks: number of residual blocks.
       hidden: widths of the inner layers of a block.
       block: `tf_resflow.bijectors.ResidualBlock`, or `tf_resflow.bijectors.MonotoneBlock`.
-      activation: as of `tf_resflow.flows.dense_branch`, like `coefficient`, `norms`, `normalization` and
-        `condition_size`.
+      activation: as of `tf_resflow.flows.dense_branch`; by default "cpila", and "lipswish" with `norms`.
+      coefficient: as of `tf_resflow.flows.dense_branch`, like `norms`, `normalization` and `condition_size`.
       dense_net: depth and growth of a `dense_net_branch` in each block, instead of layers of `hidden` units.
       affine_layers: numbers of affine layers before and after the blocks, of networks of `hidden` units whose order
         of the coordinates alternates. A block stretches by at most \\(1 + L\\), and an affine layer by up to
@@ -70,7 +73,9 @@ def vector_flow(
         there are coordinates, or `tf_resflow.bijectors.AffineCoupling`, whose inverse takes one.
       act_norm: whether there are ActNorms.
       mean: with `std`, statistics of the data, for a `Normalize` in front.
-      log_det: as of the block, like `inverse_solver` and `lipschitz_constant`.
+      log_det: estimator of the log-determinants; by default `tf_resflow.logdet.Exact` up to 6 coordinates and
+        `tf_resflow.logdet.RussianRoulette`, which is unbiased, above.
+      inverse_solver: as of the block, like `lipschitz_constant`.
       dtype: dtype policy, see `image_flow`.
 
     References:
@@ -80,6 +85,10 @@ def vector_flow(
     dtype = policy.variable_dtype
     seeds = np.random.default_rng(seed)
     shared: dict[str, Any] = {"condition_size": condition_size, "dtype": policy.name}
+    if activation is None:
+        activation = "cpila" if norms is None else "lipswish"
+    if log_det is None and event_size <= _MOST_EXACT:
+        log_det = Exact()
     options = {"activation": activation, "coefficient": coefficient, "normalization": normalization, **shared}
     if dense_net is not None:
         check_dense_net(dense_net, norms)

@@ -24,9 +24,11 @@ def flow_surrogate_posterior(
     event_shape: Any,
     *,
     constraining_bijector: Any = None,
-    num_blocks: int = 4,
+    num_blocks: int = 2,
+    affine_layers: int = 2,
     hidden: Sequence[int] = (32, 32),
-    coefficient: float = 0.9,
+    activation: str = "cpila",
+    coefficient: float = 0.97,
     log_det: Callable[..., Any] | None = None,
     base_distribution: Callable[..., tfd.Distribution] = tfd.Normal,
     batch_shape: Sequence[int] = (),
@@ -38,7 +40,9 @@ def flow_surrogate_posterior(
     r"""A trainable distribution over the parameters of a model, for `tfp.vi.fit_surrogate_posterior`.
 
     A draw is \\(\theta = c(f(z))\\), with z standard normal in D dimensions, the flow f of residual blocks
-    \\(x + g(x)\\) between ActNorms, which is split and reshaped to the parts of the event, and the constraints c.
+    \\(x + g(x)\\) and then affine autoregressive layers, between ActNorms, which is split and reshaped to the parts
+    of the event, and the constraints c. Blocks split modes and bend; the affine layers, those of an inverse
+    autoregressive flow, stretch by factors where the scale of one parameter depends on another.
     \\(\log q(\theta) = \log p(z) - \log|\det J_f(z)| - \log|\det J_c|\\) comes from the same pass. (The density
     of a \\(\theta\\) that was not drawn takes the inverse, and so a solver.) The norms of the layers need no care:
     each call checks them.
@@ -69,8 +73,10 @@ def flow_surrogate_posterior(
       constraining_bijector: a bijector, or a structure of bijectors and `None`, from the reals to the support of
         the posterior; `None` for a posterior on the reals.
       num_blocks: number of residual blocks.
-      hidden: widths of the inner layers of a block.
-      coefficient: Lipschitz bound of each layer, below 1.
+      affine_layers: number of affine autoregressive layers. With 0 all of the flow has Lipschitz constants.
+      hidden: widths of the inner layers of the networks of both.
+      activation: of the blocks, see `tf_resflow.flows.dense_branch`.
+      coefficient: Lipschitz bound of each layer of a block, below 1.
       log_det: estimator of the log-determinants; by default `tf_resflow.logdet.Exact` up to 64 coordinates and
         `tf_resflow.logdet.RussianRoulette`, which is unbiased, above.
       base_distribution: function of `loc` and `scale`, the distribution of each coordinate of z.
@@ -88,6 +94,7 @@ def flow_surrogate_posterior(
 
     References:
       Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015.
+      Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016.
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
     """
     shapes = _shapes(event_shape)
@@ -105,7 +112,15 @@ def flow_surrogate_posterior(
     if log_det is None:
         log_det = Exact() if sum(sizes) <= _MOST_EXACT else RussianRoulette()
     flow = vector_flow(
-        sum(sizes), num_blocks, hidden, coefficient=coefficient, log_det=log_det, seed=seed, dtype=dtype.name
+        sum(sizes),
+        num_blocks,
+        hidden,
+        affine_layers=(0, affine_layers),
+        activation=activation,
+        coefficient=coefficient,
+        log_det=log_det,
+        seed=seed,
+        dtype=dtype.name,
     )
     members = [flow, *_into_parts(shapes, sizes, validate_args)]
     if constraining_bijector is not None:
