@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tf_resflow import bijectors, logdet
 from tf_resflow.flows.image_blocks import coupling_image_block, residual_image_block
 from tf_resflow.flows.image_flows import image_flow
-from tf_resflow.flows.vector_flows import vector_flow
+from tf_resflow.flows.vector_flows import MOST_EXACT, vector_flow
 from tf_resflow.typing import TensorLike
 
 if TYPE_CHECKING:
@@ -33,12 +33,14 @@ def build_estimator(
 ) -> logdet.LogDetEstimator:
     """The estimator of a section `estimator.train` or `estimator.eval` of a config, or one of another kind.
 
-    With `per_example` each example draws its own number of terms.
+    With `per_example` each example draws its own number of terms. "automatic" is the roulette.
     """
     kind, num_probes = kind or config.kind, num_probes or config.num_probes
     probes: dict[str, Any] = {"probes": "colored", "num_probes": num_probes}
     if kind == "power_series":
         return logdet.PowerSeries(config.num_terms, **probes)
+    if kind == "exact":
+        return logdet.Exact()
     if kind == "adaptive_roulette":
         return logdet.AdaptiveRoulette(config.rtol, per_example=per_example, **probes)
     distribution = _DISTRIBUTIONS[config.distribution](config.p)
@@ -73,12 +75,12 @@ def build_flow(
         "norms": "learned" if config.learned_norms else config.norms,
         "normalization": config.normalization,
         "dense_net": (config.depth, config.growth) if config.branch == "dense_net" else None,
-        "log_det": build_estimator(config.estimator.train, per_example=False),
+        "log_det": build_estimator(config.estimator.train, False, kind=_kind(config, event_shape)),
         "lipschitz_constant": config.lipschitz_constant,
     }
     if config.kind == "vector":
-        kind = _RESIDUAL[config.block]
-        return vector_flow(event_shape[0], sum(config.num_blocks), config.hidden, block=kind, **residual, **shared)
+        residual |= {"block": _RESIDUAL[config.block], "affine_layers": config.affine_layers}
+        return vector_flow(event_shape[0], sum(config.num_blocks), config.hidden, **residual, **shared)
     _check_sides(config, event_shape)
     if config.block in _RESIDUAL:
         block = residual_image_block(_RESIDUAL[config.block], **residual)
@@ -98,6 +100,12 @@ def build_flow(
         factor_out=config.factor_out,
         **shared,
     )
+
+
+def _kind(config, event_shape):
+    """The kind of the training estimator."""
+    kind = config.estimator.train.kind
+    return "exact" if kind == "automatic" and config.kind == "vector" and event_shape[0] <= MOST_EXACT else kind
 
 
 def _check_sides(config, event_shape):

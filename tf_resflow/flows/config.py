@@ -24,13 +24,17 @@ def _are_odd(sizes: Any) -> bool:
     return bool(sizes) and _are_widths(sizes) and all(size % 2 for size in sizes)
 
 
+def _are_numbers_of_layers(numbers: Any) -> bool:
+    return len(numbers) == 2 and all(map(_is_whole, numbers)) and min(numbers) >= 0
+
+
 def _are_widths(sizes: Any) -> bool:
     return all(_is_whole(size) and size > 0 for size in sizes)
 
 
-def _estimator(kind: str, num_exact_terms: int) -> dict[str, Any]:
+def _estimator(kind: str, num_exact_terms: int, *more_kinds: str) -> dict[str, Any]:
     return {
-        "kind": Field(kind, one_of("adaptive_roulette", "russian_roulette", "power_series")),
+        "kind": Field(kind, one_of(*more_kinds, "adaptive_roulette", "exact", "power_series", "russian_roulette")),
         "num_probes": Field(1, AT_LEAST_1),
         # adaptive_roulette
         "rtol": Field(1e-2, Rule(lambda v: 0 < v < 1, "above 0 and below 1")),
@@ -68,6 +72,8 @@ MODEL_FIELDS = {
     "depth": Field(3, AT_LEAST_1),
     "growth": Field(32, AT_LEAST_1),  # channels that each of so many concatenations adds
     # Vectors.
+    # Affine autoregressive layers before and after the blocks.
+    "affine_layers": Field((0, 0), Rule(_are_numbers_of_layers, "two whole numbers, such as (2, 0)")),
     "hidden": Field((64, 64, 64), Rule(_are_widths, "a tuple of widths, such as (64, 64, 64)")),
     # Couplings are of images, and have no coefficient, activation or norms.
     "block": Field("residual", one_of("residual", "monotone", "affine_coupling", "additive_coupling")),
@@ -87,8 +93,9 @@ MODEL_FIELDS = {
     "dequantization_width": Field(32, AT_LEAST_1),
     # Of the log-determinant, in training and in evaluation.
     "estimator": {
-        "train": _estimator("russian_roulette", num_exact_terms=2),
-        "eval": _estimator("adaptive_roulette", num_exact_terms=20),
+        # "automatic": exact for vectors of few coordinates, else russian_roulette
+        "train": _estimator("russian_roulette", 2, "automatic"),
+        "eval": _estimator("adaptive_roulette", 20),
     },
 }
 

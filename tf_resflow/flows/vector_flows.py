@@ -18,9 +18,9 @@ from tf_resflow.flows.dtypes import DType, network_policy
 from tf_resflow.logdet import Exact
 from tf_resflow.typing import TensorLike
 
-__all__ = ["vector_flow"]
+__all__ = ["MOST_EXACT", "vector_flow"]
 
-_MOST_EXACT = 6  # coordinates up to which a step on 256 rows takes no longer than with a roulette
+MOST_EXACT = 6  # coordinates up to which a step on 256 rows takes no longer than with a roulette
 
 
 def vector_flow(
@@ -87,7 +87,7 @@ def vector_flow(
     shared: dict[str, Any] = {"condition_size": condition_size, "dtype": policy.name}
     if activation is None:
         activation = "cpila" if norms is None else "lipswish"
-    if log_det is None and event_size <= _MOST_EXACT:
+    if log_det is None and event_size <= MOST_EXACT:
         log_det = Exact()
     options = {"activation": activation, "coefficient": coefficient, "normalization": normalization, **shared}
     if dense_net is not None:
