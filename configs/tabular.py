@@ -22,8 +22,10 @@ def get_config():
     config.data.name = "tabular"
     config.model.kind = "vector"
     config.model.num_blocks = (10,)
+    config.model.activation = "cpila"
     config.model.hidden = (128, 128)
     config.model.norms = (2.0,) * 4
+    config.model.estimator.train.kind = "automatic"
     config.train.steps = 5000
     config.train.batch_size = 256
     config.train.learning_rate = 1e-3

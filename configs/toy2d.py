@@ -15,9 +15,12 @@ def get_config():
     config = default_config()
     config.data.name = "checkerboard"
     config.model.kind = "vector"
-    config.model.num_blocks = (16,)
-    config.model.hidden = (64, 64, 64)
-    config.model.norms = (2.0,) * 5
+    config.model.num_blocks = (8,)
+    config.model.activation = "cpila"
+    config.model.coefficient = 0.97
+    config.model.hidden = (64, 64)
+    config.model.norms = (2.0,) * 4
+    config.model.estimator.train.kind = "automatic"
     config.train.steps = 2000
     config.train.batch_size = 500
     config.train.learning_rate = 1e-2
