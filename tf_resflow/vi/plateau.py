@@ -1,5 +1,6 @@
 """The end of a fit: a convergence criterion that knows the noise of the ELBO."""
 
+import math
 from typing import Any, NamedTuple
 
 import keras
@@ -30,7 +31,7 @@ class _State(NamedTuple):
 
 
 class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
-    r"""Lowers the learning rate when the ELBO has stopped to rise, and ends the fit when this no longer helps.
+    r"""Lowers the learning rate when the ELBO no longer rises, and ends the fit when this no longer helps.
 
     The losses of `window` steps have a mean m and a variance s^2. The loss is level if the mean is not below that
     of the window before by more than its standard error,
@@ -39,7 +40,8 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
 
     A constant learning rate ends at a distance from the optimum, which a lower rate shortens: where the loss is
     level the rate is multiplied by `factor`, `num_drops` times, and where it is level once more the fit ends.
-    `num_steps` is then no more than a limit. After the end `tfp.vi.fit_surrogate_posterior` repeats the last loss.
+    `num_steps` is then no more than a limit. After the end `tfp.vi.fit_surrogate_posterior` repeats the last loss,
+    and the optimizer keeps the lowered rate: make another one for the next fit.
 
     ```python
     import keras, tensorflow as tf, tensorflow_probability as tfp, tf_resflow as resflow
@@ -95,7 +97,7 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
                 "fit them one by one."
             )
         none, zero = tf.constant(0), tf.zeros_like(loss)
-        return _State(none, zero, zero, zero + float("inf"), zero, none)
+        return _State(none, zero, zero, _infinite(loss), zero, none)
 
     def _one_step(
         self, step: tf.Tensor, loss: tf.Tensor, grads: Any, parameters: Any, auxiliary_state: _State
@@ -121,7 +123,11 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
             at_end(0, num),
             at_end(tf.zeros_like(mean), mean),
             at_end(tf.zeros_like(mean), squares),
-            at_end(tf.where(is_level, float("inf"), mean), state.mean_before),
+            at_end(tf.where(is_level, _infinite(loss), mean), state.mean_before),
             at_end(variance, state.variance_before),
             state.drops + tf.cast(drops, tf.int32),
         )
+
+
+def _infinite(loss):
+    return tf.constant(math.inf, loss.dtype)
