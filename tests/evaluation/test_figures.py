@@ -8,7 +8,7 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 from scipy import stats
 
-from tf_resflow.evaluation import coverage_figure, rank_figure
+from tf_resflow.evaluation import coverage_figure, elbo_figure, rank_figure
 from tf_resflow.evaluation import figures as module
 from tf_resflow.evaluation.figures import (
     check_figure_path,
@@ -187,6 +187,29 @@ def test_curves_of_coverage(tmp_path, figures):
     assert np.abs(coverage - mass).max() <= 0.01
 
 
+def test_curves_of_an_elbo(tmp_path, figures):
+    """Means of 20 steps and two standard errors; the range is that after the beginning, the end does not repeat."""
+    generator = np.random.default_rng(0)
+    steps = np.arange(1000)
+    losses = 5 + 1e6 * (steps < 40) + generator.normal(size=1000)
+    ended = np.concatenate([losses[:500], np.full(500, losses[499])])
+    elbo_figure(tmp_path / "elbo.png", {"all": losses, "ended": ended})
+    (axes,) = figures[0].axes
+    first, second = axes.get_lines()
+    parts = -losses.reshape(50, 20)
+    np.testing.assert_allclose(first.get_xdata(), steps.reshape(50, 20).mean(axis=1) + 1)
+    np.testing.assert_allclose(first.get_ydata(), parts.mean(axis=1))
+    band = axes.collections[0].get_paths()[0].vertices
+    error = 2 * parts[-1].std(ddof=1) / math.sqrt(20)
+    for bound in (parts[-1].mean() - error, parts[-1].mean() + error):
+        assert np.min(np.abs(band - [990.5, bound]).sum(axis=1)) < 1e-9
+    np.testing.assert_allclose(second.get_ydata(), -losses[:500].reshape(50, 10).mean(axis=1))
+    last = -losses[-100:]
+    label = f"all: {last.mean():.3f} ± {last.std(ddof=1) / 10:.3f} nats"  # two digits of the error
+    assert first.get_label() == label and second.get_label().startswith("ended: ")
+    assert -8 < axes.get_ylim()[0] < -5 < axes.get_ylim()[1] < -2
+
+
 @pytest.mark.parametrize(
     "function, arguments, message",
     [
@@ -197,6 +220,10 @@ def test_curves_of_coverage(tmp_path, figures):
         (lambda path: rank_figure(path, [[0]], 4, names=["a", "b"]), [], "Expected 1 names"),
         (coverage_figure, [{}], "no levels"),
         (coverage_figure, [{"q": [0.5, 1.5]}], "between 0 and 1"),
+        (elbo_figure, [{}], "no losses"),
+        (elbo_figure, [{"q": [1.0] * 19}], r"at least 20 steps; got the shape \(19,\)"),
+        (elbo_figure, [{"q": [[1.0] * 30]}], r"\(1, 30\)"),
+        (elbo_figure, [{"q": [1.0] * 30 + [math.nan] * 2}], "2 of 32 losses of 'q' are NaN or infinite: lower"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(tmp_path, function, arguments, message):

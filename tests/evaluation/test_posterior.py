@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from tf_resflow.evaluation import c2st, calibration_ranks, coverage_levels
+from tf_resflow.evaluation import c2st, calibration_ranks, coverage_levels, importance_check
 
 CERTAIN = 6e-5  # the probability beyond 4 standard errors
 
@@ -74,6 +74,29 @@ def test_the_accuracy_of_a_classifier_is_close_to_the_best():
     assert c2st(x[0][:200], x[1][:200] + 20).mean == 1.0
 
 
+@pytest.mark.parametrize("scale", [0.6, 0.9, 1.0, 1.5])
+def test_importance_weights_of_a_gaussian(scale):
+    """p = e^3 N(0, 1), q = N(0, s^2), 20,000 samples: weights exceed t with a chance of about t^(-1 / (1 - s^2)).
+
+    E[w^2] = s^2 / sqrt(2 s^2 - 1) e^6, which is infinite below s^2 = 1/2, as 1 / k is below 2.
+    """
+    num, draws = 20_000, 400
+    x = scale * np.random.default_rng(0).normal(size=num)
+    log_weights = 3 + stats.norm.logpdf(x) - stats.norm.logpdf(x, scale=scale)
+    check = importance_check(log_weights)
+    assert abs(check.elbo - (3 + math.log(scale) + (1 - scale**2) / 2)) <= 4 * check.stderr
+    deviation = abs(1 / 2 - scale**2 / 2) * math.sqrt(2)  # of the log-weight, (1 - 1 / s^2) x^2 / 2
+    assert check.stderr == pytest.approx(deviation / math.sqrt(num), rel=0.1)
+    if scale < 1:  # the largest 3 sqrt(num) weights, whose k has the standard deviation (1 + k) / sqrt(424)
+        assert abs(check.pareto_k - (1 - scale**2)) < 4 * (2 - scale**2) / math.sqrt(draws) + 0.05
+    else:
+        assert check.pareto_k < 0
+    if scale > 0.8:
+        second = scale**2 / math.sqrt(2 * scale**2 - 1)
+        assert check.efficiency == pytest.approx(1 / second, abs=0.03)
+        assert abs(check.log_evidence - 3) <= 4 * math.sqrt((second - 1) / num) + 1e-12
+
+
 NAN = np.full([4, 3, 2], np.nan)
 
 
@@ -85,6 +108,9 @@ NAN = np.full([4, 3, 2], np.nan)
         (calibration_ranks, (NAN, np.zeros([3, 2])), "24 of 24 values of samples"),
         (coverage_levels, (np.zeros([4, 3]), np.zeros([4])), r"\(4, 3\) and \(4,\)"),
         (coverage_levels, (NAN[..., 0], np.zeros([3])), "NaN, which has no rank"),
+        (importance_check, (np.zeros([99]),), r"\[num\] of at least 100 samples; got the shape \(99,\)"),
+        (importance_check, (np.zeros([200, 2]),), r"\(200, 2\)"),
+        (importance_check, (np.full([200], -np.inf),), "200 of 200 values of log_weights"),
         (c2st, (np.zeros([4, 2]), np.zeros([5, 2])), "Draw as many samples"),
         (c2st, (np.zeros([5, 2]), np.full([5, 2], np.inf)), "10 of 10 values of reference"),
         (c2st, (np.zeros([4, 2]), np.zeros([4, 2])), "from 2 to .* 4; got 5"),

@@ -21,20 +21,34 @@ def log_det(j):
     return resflow.logdet.Exact()(lambda x: tf.linalg.matvec(j, x), x)[1]
 
 
+def value_and_gradient(j):
+    with tf.GradientTape() as tape:
+        tape.watch(j)
+        value = log_det(j)
+    return value, tape.gradient(value, j)
+
+
 @pytest.mark.parametrize(
-    ("size", "dtype"), [(1, "float32"), (2, "float64"), (3, "float64"), (16, "float32"), (17, "float64")]
+    ("size", "dtype", "compiled"),
+    [
+        (1, "float32", False),
+        (2, "float64", False),
+        (3, "float64", True),
+        (16, "float32", False),
+        (17, "float64", False),
+        (17, "float32", True),
+    ],
 )
-def test_value_and_gradient(size, dtype):
+def test_value_and_gradient(size, dtype, compiled):
     """The gradient of log|det A| is the transposed inverse. J is close to 1 in one of three norms."""
     j = np.concatenate([matrices(size, order, 0.99) for order in (1, 2, np.inf)])
-    tensor = tf.constant(j, dtype)
-    with tf.GradientTape() as tape:
-        tape.watch(tensor)
-        value = log_det(tensor)
+    function = (
+        tf.function(value_and_gradient, autograph=False, jit_compile=True) if compiled else value_and_gradient
+    )
+    value, gradient = function(tf.constant(j, dtype))
     tolerance = 1e-4 if dtype == "float32" else 1e-11
     np.testing.assert_allclose(value, np.linalg.slogdet(np.eye(size) + j)[1], rtol=tolerance, atol=tolerance)
     expected = np.linalg.inv(np.eye(size) + j).transpose(0, 2, 1)
-    gradient = tape.gradient(value, tensor)
     largest = np.abs(expected.reshape(3, -1)).max(axis=1).repeat(20)[:, np.newaxis, np.newaxis]  # of each norm
     assert np.all(np.abs(gradient - expected) <= tolerance * (10 * np.abs(expected) + largest))
 
@@ -47,16 +61,22 @@ def test_small_pivots():
     np.testing.assert_allclose(log_det(tf.constant(j)), expected, rtol=1e-10)
 
 
-def test_second_and_third_derivatives():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_second_and_third_derivatives(compiled):
     """Of log|det(I + J + t K)| in t: tr(B), -tr(B^2) and 2 tr(B^3), with B = A^-1 K."""
     j, k = matrices(5, 2, 0.9), matrices(5, 1, 0.9)
-    t = tf.zeros([20], tf.float64)
-    with tf.GradientTape() as third, tf.GradientTape() as second, tf.GradientTape() as first:
-        for tape in (first, second, third):
-            tape.watch(t)
-        one = first.gradient(log_det(j + t[:, tf.newaxis, tf.newaxis] * k), t)
-        two = second.gradient(one, t)
+
+    def derivatives(t):
+        with tf.GradientTape() as third, tf.GradientTape() as second, tf.GradientTape() as first:
+            for tape in (first, second, third):
+                tape.watch(t)
+            one = first.gradient(log_det(j + t[:, tf.newaxis, tf.newaxis] * k), t)
+            two = second.gradient(one, t)
+        return one, two, third.gradient(two, t)
+
+    if compiled:
+        derivatives = tf.function(derivatives, autograph=False, jit_compile=True)
     b = np.linalg.solve(np.eye(5) + j, k)
     powers = [b, -b @ b, 2 * b @ b @ b]
-    for found, power in zip((one, two, third.gradient(two, t)), powers, strict=True):
+    for found, power in zip(derivatives(tf.zeros([20], tf.float64)), powers, strict=True):
         np.testing.assert_allclose(found, np.trace(power, axis1=1, axis2=2), rtol=1e-9, atol=1e-11)

@@ -101,3 +101,6 @@ def test_refusals(moved_surrogate):
     ):
         with pytest.raises(ValueError, match=message):
             resflow.vi.neutra_bijector(surrogate)
+    surrogate = moved_surrogate([2])
+    with pytest.raises(ValueError, match="before the tf.function"):
+        tf.function(lambda: resflow.vi.neutra_bijector(surrogate).forward(normal([1, 2])), autograph=False)()

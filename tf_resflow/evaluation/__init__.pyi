@@ -2,11 +2,11 @@ from .baselines import gaussian_baseline
 from .classification import expected_calibration_error, ood_auroc
 from .estimator_noise import EstimatorNoise
 from .fid import FeatureMoments, InceptionFeatures, frechet_distance
-from .figures import coverage_figure, rank_figure
+from .figures import coverage_figure, elbo_figure, rank_figure
 from .lipschitz import lipschitz_bounds, lipschitz_certificate
 from .log_likelihood import estimate_log_prob, log_prob_by_class
 from .planning import LikelihoodPlan, plan_likelihood
-from .posterior import c2st, calibration_ranks, coverage_levels
+from .posterior import ImportanceCheck, c2st, calibration_ranks, coverage_levels, importance_check
 from .reconstruction import reconstruct
 from .sample_files import image_grid
 from .sampling import draw_samples, interpolate_corners, interpolate_pairs
@@ -17,6 +17,7 @@ __all__ = [
     "ExampleScores",
     "FeatureMoments",
     "HeldOut",
+    "ImportanceCheck",
     "InceptionFeatures",
     "LikelihoodPlan",
     "c2st",
@@ -24,11 +25,13 @@ __all__ = [
     "coverage_figure",
     "coverage_levels",
     "draw_samples",
+    "elbo_figure",
     "estimate_log_prob",
     "expected_calibration_error",
     "frechet_distance",
     "gaussian_baseline",
     "image_grid",
+    "importance_check",
     "interpolate_corners",
     "interpolate_pairs",
     "lipschitz_bounds",

@@ -18,6 +18,7 @@ __all__ = [
     "check_figure_path",
     "coverage_figure",
     "density_figure",
+    "elbo_figure",
     "learning_curves",
     "paths_figure",
     "points_figure",
@@ -33,6 +34,8 @@ _BINS = 40
 _DATA_COLOR = "0.4"
 _BAND = 0.99  # the probability with which a calibrated bin, or point of a curve, is inside of its band
 _BEGINNING = 0.1  # the share of the training that the range of learning curves ignores
+_END = 0.1  # the share of a fit from which its last ELBO is estimated
+_POINTS = 50  # of the curve of an ELBO
 _LABELS = {
     "bits_per_dim": "negative log-likelihood (bits/dim)",
     "nats": "negative log-likelihood (nats)",
@@ -339,6 +342,69 @@ def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike
         axes.set(xlabel="mass of the region", ylabel="expected coverage", title=title)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.legend(loc="upper left", fontsize="small")
+
+
+def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *, title: str = "") -> None:
+    """Draws the ELBO of fits over their steps, with bands of two standard errors.
+
+    A point is the mean of a 50th of the steps. The label has the mean and the standard error of the last tenth. Its
+    losses should be level: see `tf_resflow.vi.Plateau`. The range of the axis is that after the first tenth. Losses
+    that repeat the last one, after a fit that ended by itself, are left out.
+
+    Args:
+      path: image file to write.
+      losses: dict of name to the losses `[steps]` of `tfp.vi.fit_surrogate_posterior`, in nats.
+      title: text above the figure.
+
+    Raises:
+      ValueError: if there are none, fewer than 20 of a fit, or a loss is NaN or infinite.
+    """
+    fits = {name: -_until_the_end(name, np.asarray(values, np.float64)) for name, values in losses.items()}
+    if not fits:
+        raise ValueError("There are no losses to draw: give a dict of name to losses.")
+    with _written(path, (7.5, 4)) as fig:
+        axes = fig.subplots()
+        curves = []
+        for name, elbo in fits.items():
+            parts = np.array_split(elbo, min(_POINTS, len(elbo) // 2))
+            steps = np.array_split(np.arange(1, len(elbo) + 1), len(parts))
+            centers, means = (
+                np.array([np.mean(part) for part in steps]),
+                np.array([np.mean(part) for part in parts]),
+            )
+            errors = 2 * np.array([stats.sem(part) for part in parts])
+            (line,) = axes.plot(centers, means, label=f"{name}: {_with_error(elbo[-int(_END * len(elbo)) :])} nats")
+            axes.fill_between(
+                centers, means - errors, means + errors, color=line.get_color(), alpha=0.3, linewidth=0
+            )
+            curves += [np.stack([centers, bound], axis=1) for bound in (means - errors, means + errors)]
+        axes.set(xlabel="step", ylabel="ELBO (nats)", ylim=_range(curves), xlim=(0, None), title=title)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right", fontsize="small")
+
+
+def _until_the_end(name, losses):
+    """The losses of a fit, up to the one that is repeated."""
+    if losses.ndim == 1 and len(losses):
+        repeats = np.argmax(losses[::-1] != losses[-1])
+        losses = losses[: len(losses) - max(0, repeats - 1)]
+    if losses.ndim != 1 or len(losses) < 2 / _END:
+        raise ValueError(
+            f"{name!r}: expected losses [steps] of at least {2 / _END:.0f} steps; got the shape {losses.shape}."
+        )
+    if bad := len(losses) - np.count_nonzero(np.isfinite(losses)):
+        raise ValueError(
+            f"{bad} of {len(losses)} losses of {name!r} are NaN or infinite: lower the learning rate, or clip "
+            "gradients, as by keras.optimizers.Adam(0.01, global_clipnorm=100.0)."
+        )
+    return losses
+
+
+def _with_error(values):
+    """The mean and its standard error in words, with the decimals that the error has."""
+    error = stats.sem(values)
+    decimals = min(6, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 6
+    return f"{np.mean(values):.{decimals}f} ± {error:.{decimals}f}"
 
 
 def learning_curves(

@@ -1,12 +1,18 @@
-"""Whether samples are those of a posterior: their ranks, their coverage, and the classifier two-sample test."""
+"""Whether samples are those of a posterior: ranks, coverage, importance weights, the classifier two-sample test."""
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special, stats
 
 from tf_resflow.evaluation.scores import Score
 from tf_resflow.extras import extra
 
-__all__ = ["c2st", "calibration_ranks", "coverage_levels"]
+__all__ = ["ImportanceCheck", "c2st", "calibration_ranks", "coverage_levels", "importance_check"]
+
+_LEAST_WEIGHTS = 100  # of which a fifth is the tail
 
 
 def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
@@ -87,6 +93,76 @@ def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike)
     if np.isnan(samples).any() or np.isnan(parameters).any():
         raise ValueError("A log-density is NaN, which has no rank: find the parameters where q has none.")
     return (np.sum(samples > parameters, axis=0) + 0.5) / (len(samples) + 1)
+
+
+class ImportanceCheck(NamedTuple):
+    """What importance weights say of an approximation q of a posterior.
+
+    Attributes:
+      elbo: the mean of the logarithms of the weights, in nats.
+      stderr: its standard error.
+      log_evidence: the logarithm of their mean, an estimate of that of the integral of p. The ELBO is below the
+        integral by KL(q | p).
+      efficiency: the number of independent samples of p that a sample of q is worth, between 0 and 1.
+      pareto_k: the shape of the tail of the weights. Below 0.7 estimates with them are reliable; above, q misses a
+        part of p, and `log_evidence` and `efficiency` themselves may be wrong.
+    """
+
+    elbo: float
+    stderr: float
+    log_evidence: float
+    efficiency: float
+    pareto_k: float
+
+
+def importance_check(log_weights: ArrayLike) -> ImportanceCheck:
+    r"""Whether an approximation q is close to a posterior with the unnormalized density p, from samples of q.
+
+    With the weights \\(w_i = p(\theta_i) / q(\theta_i)\\) of \\(\theta_i \sim q\\), the ELBO is the mean of
+    \\(\log w_i\\), the efficiency \\((\sum w_i)^2 / (N \sum w_i^2)\\), and k the shape of a generalized Pareto
+    distribution that is fitted to the largest \\(\min(N / 5, 3 \sqrt N)\\) weights: the moments of orders below
+    1 / k are finite.
+
+    ```python
+    import tensorflow_probability as tfp
+    import tf_resflow as resflow
+    p, q = tfp.distributions.Normal(0.0, 1.0), tfp.distributions.Normal(0.0, 1.2)
+    theta = q.sample(4000, seed=1)
+    check = resflow.evaluation.importance_check(p.log_prob(theta) - q.log_prob(theta))
+    print(f"{check.elbo:.2f} {check.efficiency:.2f}", check.pareto_k < 0.7)
+    # -0.04 0.95 True
+    ```
+
+    Args:
+      log_weights: array `[num]`, \\(\log p - \log q\\) in nats of at least 100 samples of q. Of a surrogate,
+        `experimental_sample_and_log_prob` gives samples and their densities in one pass.
+
+    Raises:
+      ValueError: if there are fewer, or a weight is NaN or infinite.
+
+    References:
+      Yao, Vehtari, Simpson and Gelman, "Yes, but did it work?: Evaluating variational inference" (2018); Vehtari et
+      al., "Pareto smoothed importance sampling" (2024).
+    """
+    log_weights = np.asarray(log_weights, np.float64)
+    if log_weights.ndim != 1 or len(log_weights) < _LEAST_WEIGHTS:
+        raise ValueError(
+            f"Expected log-weights [num] of at least {_LEAST_WEIGHTS} samples; got the shape {log_weights.shape}."
+        )
+    _check_finite(log_weights=log_weights)
+    num = len(log_weights)
+    log_sum, log_squares = special.logsumexp(log_weights), special.logsumexp(2 * log_weights)
+    ordered = np.exp(np.sort(log_weights) - log_weights.max())
+    tail = int(min(num / 5, 3 * math.sqrt(num)))
+    excess = ordered[-tail:] - ordered[-tail - 1]
+    spread = excess[-1] > 0
+    return ImportanceCheck(
+        float(np.mean(log_weights)),
+        float(np.std(log_weights, ddof=1) / math.sqrt(num)),
+        float(log_sum - math.log(num)),
+        float(np.exp(2 * log_sum - log_squares) / num),
+        float(stats.genpareto.fit(excess / excess.mean(), floc=0.0)[0]) if spread else -math.inf,
+    )
 
 
 def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: int = 0) -> Score:

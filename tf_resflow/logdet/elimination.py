@@ -12,7 +12,7 @@ from tf_resflow.private_api import custom_gradient, is_xla, unrecorded
 
 __all__ = ["MOST_ELIMINATED", "inverse_of", "log_abs_det", "log_det_and_inverse"]
 
-MOST_ELIMINATED = 16  # size of a matrix that is inverted by operations that XLA and TFLite have, too
+MOST_ELIMINATED = 16  # size of a matrix that is inverted by operations that TFLite has, too
 
 
 def log_abs_det(matrix: tf.Tensor, *, fused: bool = False) -> tf.Tensor:

@@ -36,19 +36,22 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
 
 
     surrogate = resflow.vi.flow_surrogate_posterior([2], num_blocks=1)  # fit it first
-    hmc = tfp.mcmc.HamiltonianMonteCarlo(banana, step_size=0.3, num_leapfrog_steps=5)
-    kernel = tfp.mcmc.TransformedTransitionKernel(hmc, resflow.vi.neutra_bijector(surrogate))
+    bijector = resflow.vi.neutra_bijector(surrogate)
 
 
     @tf.function(jit_compile=True)
     def sample(start, seed):
-        return tfp.mcmc.sample_chain(
-            20, start, kernel=kernel, num_burnin_steps=10, trace_fn=None, parallel_iterations=1, seed=seed
-        )
+        kernel = tfp.mcmc.NoUTurnSampler(banana, step_size=0.5, max_tree_depth=5)
+        kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(kernel, num_adaptation_steps=80, target_accept_prob=0.8)
+        kernel = tfp.mcmc.TransformedTransitionKernel(kernel, bijector)
+        return tfp.mcmc.sample_chain(200, start, kernel=kernel, num_burnin_steps=100, trace_fn=None, seed=seed)
 
 
-    print(sample(surrogate.sample(8, seed=1), tf.constant([0, 1])).shape)
-    # (20, 8, 2)
+    draws = sample(surrogate.sample(8, seed=1), tf.constant([0, 1]))  # [steps, chains, coordinates]
+    r_hat = tfp.mcmc.potential_scale_reduction(draws)
+    effective = tfp.mcmc.effective_sample_size(draws, cross_chain_dims=1)
+    print(draws.shape, bool(tf.reduce_max(r_hat) < 1.2), bool(tf.reduce_min(effective) > 50))
+    # (200, 8, 2) True True
     ```
 
     Args:
@@ -59,11 +62,17 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
       A bijector from z to the events of the surrogate.
 
     Raises:
-      ValueError: if it is not made of a flow on vectors, or its events are dictionaries.
+      ValueError: if it is not made of a flow on vectors, its events are dictionaries, or a `tf.function` is being
+        traced.
 
     References:
       Hoffman et al., NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo Using Neural Transport, 2019.
     """
+    if not tf.executing_eagerly():
+        raise ValueError(
+            "neutra_bijector takes the values that the parameters have when it is called: call it before the "
+            "tf.function that runs the chains, not in it."
+        )
     flow, others = vector_part(surrogate_posterior)
     structure = surrogate_posterior.dtype
     members = [_frozen(with_log_det(flow, Exact())), *others]

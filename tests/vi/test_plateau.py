@@ -1,0 +1,97 @@
+"""The end of a fit, against NumPy on all losses at once, and in fits."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+
+WINDOW, DROPS = 10, 2
+CASES = (np.nan, 0.1), (0.0, 1.0), (5.0, 1.0), (50.0, 1.0), (20.0, 0.0)  # depth, noise
+
+
+def reference(losses, rate, factor):
+    """The learning rate after each loss, and how many losses there are up to the end."""
+    rates, before, drops = [], (np.inf, 0.0), 0
+    for i in range(0, len(losses), WINDOW):
+        part = np.asarray(losses[i : i + WINDOW], np.float64)
+        mean, variance = np.mean(part), np.var(part, ddof=1) / WINDOW
+        level = not before[0] - mean > np.sqrt(before[1] + variance)
+        rates += [rate] * (len(part) - 1)
+        if level and drops == DROPS:
+            return [*rates, rate], i + WINDOW
+        drops, rate, before = (
+            (drops + 1, factor * rate, (np.inf, 0.0)) if level else (drops, rate, (mean, variance))
+        )
+        rates.append(rate)
+    return rates, len(losses)
+
+
+@pytest.mark.parametrize("way", ["eager", "graph", "xla"])
+def test_rates_and_the_end(way):
+    """Losses that fall to different depths, with noise; those that are NaN end at once."""
+    generator = np.random.default_rng(0)
+    optimizer = keras.optimizers.Adam(0.1)
+    criterion = resflow.vi.Plateau(optimizer, window=WINDOW, factor=0.5, num_drops=DROPS)
+
+    def run(losses):
+        optimizer.learning_rate = 0.1
+        rates = tf.TensorArray(tf.float32, 300, element_shape=[])
+
+        def step(i, done, state, rates):
+            done, state = criterion.one_step(i + 1, losses[i], [], [], state)
+            return i + 1, done, state, rates.write(i, tf.convert_to_tensor(optimizer.learning_rate))
+
+        start = tf.constant(0), tf.constant(False), criterion.bootstrap(losses[0], [], []), rates
+        i, _, _, rates = tf.while_loop(
+            lambda i, done, *_: ~done & (i < 300), step, start, parallel_iterations=1, maximum_iterations=300
+        )
+        return i, rates.stack()
+
+    compiled = run if way == "eager" else tf.function(run, autograph=False, jit_compile=way == "xla")
+    ends = []
+    for depth, noise in CASES[:2] if way == "eager" else CASES:
+        losses = 1000.0 + depth * np.exp(-np.arange(300) / 40) + noise * generator.normal(size=300)
+        losses = losses.astype(np.float64 if way == "graph" else np.float32)
+        expected, end = reference(losses, 0.1, 0.5)
+        steps, rates = compiled(tf.constant(losses))
+        assert steps == end
+        np.testing.assert_allclose(rates[:end], expected, rtol=1e-6)
+        ends.append(end)
+    assert ends == sorted(ends) and ends[0] < ends[-1]
+
+
+def test_it_ends_a_fit():
+    """Of a Gaussian by a Gaussian: near the largest ELBO, 0, and the last loss is repeated."""
+    scale = tfp.util.TransformedVariable(1.0, tfp.bijectors.Exp())
+    surrogate = tfp.distributions.Normal(tf.Variable(0.0), scale)
+    optimizer = keras.optimizers.Adam(0.1)
+    losses = tfp.vi.fit_surrogate_posterior(
+        tfp.distributions.Normal(1.0, 0.5).log_prob,
+        surrogate,
+        optimizer,
+        2000,
+        convergence_criterion=resflow.vi.Plateau(optimizer, window=50),
+        sample_size=16,
+        seed=1,
+        jit_compile=True,
+    ).numpy()
+    last = np.argmax(losses == losses[-1])
+    assert 300 <= last + 1 < 1900 and np.all(losses[last:] == losses[-1])
+    np.testing.assert_allclose(optimizer.learning_rate, 0.1 * 0.1**2, rtol=1e-6)
+    assert abs(np.mean(losses[last - 50 : last])) < 0.02
+
+
+def test_refusals():
+    optimizer = keras.optimizers.Adam(0.1)
+    schedule = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10))
+    for other in (schedule, 0.1, None):
+        with pytest.raises(ValueError, match="made with a number"):
+            resflow.vi.Plateau(other)
+    for options in ({"window": 1}, {"factor": 1.0}, {"factor": 0.0}, {"num_drops": -1}):
+        with pytest.raises(ValueError, match=f"got .*{next(iter(options))}="):
+            resflow.vi.Plateau(optimizer, **options)
+    with pytest.raises(ValueError, match=r"one loss; got losses of shape \(2,\)"):
+        resflow.vi.Plateau(optimizer).bootstrap(tf.zeros([2]), [], [])

@@ -1,0 +1,133 @@
+"""The end of a fit: a convergence criterion that knows the noise of the ELBO."""
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+__all__ = ["Plateau"]
+
+
+class _State(NamedTuple):
+    """Scalars: of the present window, of the one before, and of the fit.
+
+    Attributes:
+      step: the number of losses in the window.
+      mean: their mean.
+      squares: the sum of their squared deviations from it.
+      mean_before: the mean of the window before, infinite if there is none.
+      variance_before: of that mean.
+      drops: how often the learning rate was lowered.
+    """
+
+    step: tf.Tensor
+    mean: tf.Tensor
+    squares: tf.Tensor
+    mean_before: tf.Tensor
+    variance_before: tf.Tensor
+    drops: tf.Tensor
+
+
+class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
+    r"""Lowers the learning rate when the ELBO no longer rises, and ends the fit when this no longer helps.
+
+    The losses of `window` steps have a mean m and a variance s^2. The loss is level if the mean is not below that
+    of the window before by more than its standard error,
+
+    \\(m' - m \le \sqrt{(s'^2 + s^2) / \mathrm{window}}.\\)
+
+    A constant learning rate ends at a distance from the optimum, which a lower rate shortens: where the loss is
+    level the rate is multiplied by `factor`, `num_drops` times, and where it is level once more the fit ends.
+    `num_steps` is then no more than a limit. After the end `tfp.vi.fit_surrogate_posterior` repeats the last loss,
+    and the optimizer keeps the lowered rate: make another one for the next fit.
+
+    ```python
+    import keras, tensorflow as tf, tensorflow_probability as tfp, tf_resflow as resflow
+
+    tfd = tfp.distributions
+    surrogate = tfd.Normal(tf.Variable(0.0), tfp.util.TransformedVariable(1.0, tfp.bijectors.Exp()))
+    optimizer = keras.optimizers.Adam(0.1)
+    losses = tfp.vi.fit_surrogate_posterior(
+        tfd.Normal(1.0, 0.5).log_prob,
+        surrogate,
+        optimizer,
+        num_steps=2000,
+        convergence_criterion=resflow.vi.Plateau(optimizer, window=50),
+        sample_size=16,
+        seed=1,
+        jit_compile=True,
+    )
+    print(f"{surrogate.loc.numpy():.1f} {surrogate.stddev():.1f}", bool(losses[-1] == losses[-100]))
+    # 1.0 0.5 True
+    ```
+
+    Args:
+      optimizer: a Keras optimizer with a constant learning rate, the one of the fit.
+      window: number of steps of which the losses are averaged, at least 2.
+      factor: of the learning rate, between 0 and 1.
+      num_drops: how often the learning rate is lowered, at least 0.
+
+    Raises:
+      ValueError: if an argument is out of range, the learning rate is a schedule, or, in the fit, the loss is not
+        a scalar.
+    """
+
+    def __init__(
+        self, optimizer: keras.Optimizer, *, window: int = 500, factor: float = 0.1, num_drops: int = 2
+    ) -> None:
+        if not isinstance(getattr(optimizer, "learning_rate", None), keras.Variable):
+            raise ValueError(
+                "Plateau lowers the learning rate of a Keras optimizer that was made with a number, such as "
+                f"keras.optimizers.Adam(0.01); got {optimizer!r}."
+            )
+        if window < 2 or not 0 < factor < 1 or num_drops < 0:
+            raise ValueError(
+                "Plateau needs a window of at least 2 steps, a factor between 0 and 1 and num_drops of at least 0; "
+                f"got window={window}, factor={factor}, num_drops={num_drops}."
+            )
+        self._optimizer, self._window, self._factor, self._num_drops = optimizer, window, factor, num_drops
+        super().__init__(min_num_steps=2 * window, name="plateau")
+
+    def _bootstrap(self, loss: tf.Tensor, grads: Any, parameters: Any) -> _State:
+        if loss.shape.rank != 0:
+            raise ValueError(
+                f"Plateau takes one loss; got losses of shape {loss.shape}, as of a batch of surrogate posteriors: "
+                "fit them one by one."
+            )
+        none, zero = tf.constant(0), tf.zeros_like(loss)
+        return _State(none, zero, zero, _infinite(loss), zero, none)
+
+    def _one_step(
+        self, step: tf.Tensor, loss: tf.Tensor, grads: Any, parameters: Any, auxiliary_state: _State
+    ) -> tuple[tf.Tensor, _State]:
+        state, window = auxiliary_state, self._window
+        num = state.step + 1
+        change = loss - state.mean
+        mean = state.mean + change / tf.cast(num, loss.dtype)
+        squares = state.squares + change * (loss - mean)
+        variance = squares / ((window - 1) * window)
+        ends = num == window
+        falls = state.mean_before - mean > tf.sqrt(state.variance_before + variance)
+        is_level = ends & ~falls  # also if the loss is NaN
+        has_converged = is_level & (state.drops == self._num_drops)
+        drops = is_level & ~has_converged
+        rate = tf.convert_to_tensor(self._optimizer.learning_rate)
+        self._optimizer.learning_rate = tf.where(drops, self._factor * rate, rate)
+
+        def at_end(value, otherwise):
+            return tf.where(ends, value, otherwise)
+
+        return has_converged, _State(
+            at_end(0, num),
+            at_end(tf.zeros_like(mean), mean),
+            at_end(tf.zeros_like(mean), squares),
+            at_end(tf.where(is_level, _infinite(loss), mean), state.mean_before),
+            at_end(variance, state.variance_before),
+            state.drops + tf.cast(drops, tf.int32),
+        )
+
+
+def _infinite(loss):
+    return tf.constant(math.inf, loss.dtype)
