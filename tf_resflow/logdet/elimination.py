@@ -16,7 +16,7 @@ MOST_ELIMINATED = 16  # size of a matrix that is inverted by operations that XLA
 
 
 def log_abs_det(matrix: tf.Tensor, *, fused: bool = False) -> tf.Tensor:
-    """log|det| of matrices I + J with a norm of J below 1, `[size, size, batch]`; differentiable any number of times.
+    """log|det| of matrices I + J with a norm of J below 1, `[size, size, batch]`; differentiable, also repeatedly.
 
     With `fused` it is computed along with the inverse, in one kernel, see `in_one_pass`.
     """
