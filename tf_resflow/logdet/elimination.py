@@ -16,10 +16,9 @@ MOST_ELIMINATED = 16  # size of a matrix that is inverted by operations that TFL
 
 
 def log_abs_det(matrix: tf.Tensor, *, fused: bool = False) -> tf.Tensor:
-    """log|det| of matrices I + J with a norm of J below 1, `[size, size, batch]`.
+    """log|det| of matrices I + J with a norm of J below 1, `[size, size, batch]`; differentiable, also repeatedly.
 
-    Differentiable any number of times. With `fused` it is computed along with the inverse, in one kernel, see
-    `in_one_pass`.
+    With `fused` it is computed along with the inverse, in one kernel, see `in_one_pass`.
     """
     if _is_eliminated(matrix, fused):
         return log_det_and_inverse(matrix, fused=fused)[0]

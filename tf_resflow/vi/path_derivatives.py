@@ -102,11 +102,10 @@ class _PathDerivative(FlowBijector):
             tape.watch(z)
             log_prob = self._base.log_prob(z)
         gradient, total = tape.gradient(log_prob, z), 0.0
-        networks = context.arguments.get("networks") or Networks(self._flow)
-        for bijector, arguments in _in_sequence(
-            self._flow, {**context.arguments, "networks": networks}, x.shape[-1:]
-        ):
-            of_member = dataclasses.replace(context, arguments=arguments)
+        arguments = {"networks": context.arguments.get("networks") or Networks(self._flow)}
+        arguments = {**context.arguments, **arguments}
+        for bijector, arguments_of_member in _in_sequence(self._flow, arguments, x.shape[-1:]):
+            of_member = dataclasses.replace(context, arguments=arguments_of_member)
             value, log_det, gradient = _carried(bijector, value, gradient, of_member)
             total += log_det
         along = tf.reduce_sum(tf.stop_gradient(gradient) * (value - tf.stop_gradient(value)), axis=-1)
@@ -129,8 +128,9 @@ def _in_sequence(bijector, arguments, shape):
     elif type(bijector) is Flow:
         routed = route_members(bijector, bijector._members, arguments)
         pairs = [(member, routed[key]) for key, member in bijector._members.items()]
-    elif type(bijector) is tfb.Chain:
-        pairs = [(member, arguments.get(member.name, {})) for member in in_order(bijector)]
+    elif isinstance(bijector, tfb.Composition) and not isinstance(bijector, FlowBijector):
+        members = [member for member in in_order(bijector) if member is not bijector]  # none but of a sequence
+        pairs = [(member, arguments.get(member.name, {})) for member in members]
     if not pairs or any(member.forward_event_shape(shape) != shape for member, _ in pairs):
         return [(bijector, arguments)]
     return [leaf for pair in pairs for leaf in _in_sequence(*pair, shape)]
