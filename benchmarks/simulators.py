@@ -1,0 +1,120 @@
+"""Compares posteriors of simulators with those of `sbi`, on the ten tasks of `sbibm`.
+
+    pip install torch sbi pyro-ppl diskcache && pip install --no-deps sbibm
+    python benchmarks/simulators.py --output=simulators.json --num=10000
+
+Each method gets the same `--num` simulations of a task, trains once on one thread with its own defaults, for at most
+`--seconds` of processor time, and then gives samples of the posteriors of the ten observations of sbibm. The score is
+the mean C2ST of those samples and the reference ones: the accuracy with which a classifier tells them apart, of which
+0.5 is best. Results are added to `--output`; what it already holds is not computed again.
+
+The classifier is a network of two layers of 50 ReLU units, that sees standardized values, stops when its accuracy on
+a tenth of its examples does not rise, and learns from 4,000 samples of each kind to tell 4,000 others apart: both
+halves take turns. That of sbibm has 10 units for each parameter, trains to convergence, and sees 8,000 of 10,000
+samples of each kind, in five folds; it takes some hundred times as long.
+"""
+
+import json
+import os
+import pathlib
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1", OMP_NUM_THREADS="1")
+
+import numpy as np
+import simulator_tasks
+import torch
+from absl import app, flags
+from sbi.inference import NPE
+from sklearn import model_selection, neural_network, preprocessing
+
+from tf_resflow.writing import check_output_path, whole_file
+
+_SAMPLES = 4000  # of each posterior, for the classifier
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
+_NUM = flags.DEFINE_multi_integer("num", [1000, 10_000, 100_000], "Simulations, several if repeated.")
+_SECONDS = flags.DEFINE_float("seconds", 100.0, "Most processor time of a training.", lower_bound=0.1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the trainings and the draws.")
+_ONLY = flags.DEFINE_multi_enum("task", simulator_tasks.TASKS, simulator_tasks.TASKS, "Tasks.")
+
+
+def sbi_posterior(density_estimator, prior, theta, x):
+    """Neural posterior estimation by `sbi`: a function of an observation to samples, and whether time ended it."""
+    deadline = time.process_time() + _SECONDS.value
+
+    class Limited(NPE):
+        """It stops with its best weights when its time is over."""
+
+        is_late = False
+
+        def _converged(self, epoch, stop_after_epochs):
+            self.is_late = time.process_time() > deadline
+            return super()._converged(epoch, 0 if self.is_late and epoch > 0 else stop_after_epochs)
+
+    trainer = Limited(prior, density_estimator=density_estimator, show_progress_bars=False)
+    estimator = trainer.append_simulations(torch.as_tensor(theta), torch.as_tensor(x)).train()
+    posterior = trainer.build_posterior(estimator)
+
+    def sample(observation):
+        given = torch.as_tensor(observation)[None]
+        return posterior.sample((_SAMPLES,), x=given, show_progress_bars=False).numpy()
+
+    return sample, trainer.is_late
+
+
+METHODS = {
+    "sbi_nsf": lambda *data: sbi_posterior("nsf", *data),
+    "sbi_maf": lambda *data: sbi_posterior("maf", *data),
+}
+_METHOD = flags.DEFINE_multi_enum("method", list(METHODS), list(METHODS), "Methods.")
+
+
+def c2st(samples, reference):
+    """The accuracy of the classifier."""
+    values = preprocessing.StandardScaler().fit(reference).transform(np.concatenate([samples, reference]))
+    label = np.repeat([0, 1], len(samples))
+    classifier = neural_network.MLPClassifier(
+        (50, 50), learning_rate_init=3e-3, batch_size=100, early_stopping=True, max_iter=1000, random_state=0
+    )
+    folds = model_selection.StratifiedKFold(2, shuffle=True, random_state=0)
+    return float(np.mean(model_selection.cross_val_predict(classifier, values, label, cv=folds) == label))
+
+
+def run(task, num, method):
+    """A row of the results."""
+    theta, x = simulator_tasks.pairs(task, num)
+    torch.manual_seed(_SEED.value)
+    start = time.process_time()
+    sample, is_late = METHODS[method](simulator_tasks.make_task(task).prior, theta, x)
+    row = {"task": task, "num": num, "method": method, "seed": _SEED.value, "is_late": is_late}
+    row["seconds"] = time.process_time() - start
+    start = time.process_time()
+    samples = [sample(simulator_tasks.observation(task, i)) for i in range(1, 11)]
+    row["sampling_seconds"] = time.process_time() - start
+    references = [simulator_tasks.reference(task, i)[-_SAMPLES:] for i in range(1, 11)]
+    row["c2st"] = [c2st(*both) for both in zip(samples, references, strict=True)]
+    row["mean_c2st"] = float(np.mean(row["c2st"]))
+    if os.environ.get("KEEP"):
+        np.save(f"{os.environ['KEEP']}/{task}_{num}_{method}.npy", np.array(samples))
+    return row
+
+
+def main(_):
+    torch.set_num_threads(1)
+    check_output_path(_OUTPUT.value, [".json"])
+    output = pathlib.Path(_OUTPUT.value)
+    rows = json.loads(output.read_text()) if output.exists() else []
+    for num in _NUM.value:
+        for task in _ONLY.value:
+            for method in _METHOD.value:
+                key = {"task": task, "num": num, "method": method, "seed": _SEED.value}
+                if not any(key.items() <= row.items() for row in rows):
+                    rows.append(run(task, num, method))
+                    print({**rows[-1], "c2st": None}, flush=True)
+                    with whole_file(output) as path:
+                        path.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    app.run(main)
