@@ -212,11 +212,12 @@ class PosteriorEstimator:
 
     def _vectors(self, theta):
         """Parameters as vectors without bounds `[num, size]`; those on a bound become the farthest of the others."""
-        theta = tf.nest.map_structure(tf.convert_to_tensor, theta)
+        theta = theta if tf.nest.is_nested(self.prior.dtype) else np.asarray(theta)
+        theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
         z = theta
         for bijector in reversed(self._into_events):
             z = bijector.inverse(z)
-        z = np.array(z)
+        z = z.numpy()
         if z.ndim != 2 or np.isnan(z).any():
             raise ValueError(
                 f"theta must be parameters [num, *event_shape] in the support of the prior, of event shape "
@@ -292,5 +293,5 @@ def _statistics(x):
     low, median, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
     deviation = np.std(x, axis=0)
     robust = (high - low) / _QUARTILES
-    scale = np.where(robust > 1e-3 * deviation, robust, np.where(deviation > 0, deviation, 1.0))
+    scale = np.where(robust > 0, robust, np.where(deviation > 0, deviation, 1.0))
     return {"mean": median, "std": scale}
