@@ -22,14 +22,19 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1", OMP_NUM_THREADS="1")
 
+import keras
 import numpy as np
 import simulator_tasks
+import tensorflow_probability as tfp
 import torch
 from absl import app, flags
 from sbi.inference import NPE
 from sklearn import model_selection, neural_network, preprocessing
 
+import tf_resflow as resflow
 from tf_resflow.writing import check_output_path, whole_file
+
+tfd = tfp.distributions
 
 _SAMPLES = 4000  # of each posterior, for the classifier
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
@@ -63,7 +68,42 @@ def sbi_posterior(density_estimator, prior, theta, x):
     return sample, trainer.is_late
 
 
+class Deadline(keras.callbacks.Callback):
+    """It ends a training at a processor time."""
+
+    def __init__(self, deadline):
+        super().__init__()
+        self.deadline, self.is_late = deadline, False
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.is_late = time.process_time() > self.deadline
+        self.model.stop_training = self.model.stop_training or self.is_late
+
+
+def resflow_posterior(prior, theta, x):
+    """The same by this library."""
+    deadline = Deadline(time.process_time() + _SECONDS.value)
+    estimator = resflow.PosteriorEstimator(of_tfp(prior), x.shape[1:], seed=_SEED.value)
+    estimator.fit(theta, x, callbacks=[deadline], verbose=0)
+
+    def sample(observation):
+        return estimator.posterior(observation).sample(_SAMPLES, seed=_SEED.value).numpy()
+
+    return sample, deadline.is_late
+
+
+def of_tfp(prior):
+    """A distribution of PyTorch as one of TFP."""
+    base = getattr(prior, "base_dist", prior)
+    if isinstance(base, torch.distributions.Uniform):
+        return tfd.Independent(tfd.Uniform(base.low.numpy(), base.high.numpy()), 1)
+    if isinstance(base, torch.distributions.LogNormal):
+        return tfd.Independent(tfd.LogNormal(base.loc.numpy(), base.scale.numpy()), 1)
+    return tfd.MultivariateNormalTriL(base.loc.numpy(), base.scale_tril.numpy())
+
+
 METHODS = {
+    "tf_resflow": resflow_posterior,
     "sbi_nsf": lambda *data: sbi_posterior("nsf", *data),
     "sbi_maf": lambda *data: sbi_posterior("maf", *data),
 }
