@@ -1,7 +1,7 @@
 """The ten tasks of sbibm, for `simulators.py`: prior, simulator, observations and samples of their posteriors.
 
-They are those of Lueckmann et al., "Benchmarking simulation-based inference" (2021). The two epidemic and population
-models, which sbibm solves in Julia, are integrated here.
+They are those of Lueckmann et al., "Benchmarking simulation-based inference" (2021). Two of them,
+which sbibm solves in Julia, are integrated here: an epidemic, and prey and predators.
 """
 
 import functools

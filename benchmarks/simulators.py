@@ -3,17 +3,18 @@
     pip install torch sbi pyro-ppl diskcache && pip install --no-deps sbibm
     python benchmarks/simulators.py --output=simulators.json --num=10000
 
-Each method gets the same `--num` simulations of a task, trains once on one thread with its own defaults, for at most
-`--seconds` of processor time, and then gives samples of the posteriors of the ten observations of sbibm. The score is
-the mean C2ST of those samples and the reference ones: the accuracy with which a classifier tells them apart, of which
-0.5 is best. Results are added to `--output`; what it already holds is not computed again.
+Each method gets the same `--num` simulations of a task, trains once on one thread with its own defaults, for at
+most `--seconds` of processor time, and then gives samples of the posteriors of the ten observations of sbibm. The
+score is the mean C2ST of those samples and the reference ones: the accuracy with which a classifier tells them
+apart, of which 0.5 is best. Results are added to `--output`; what it already holds is not computed again.
 
-The classifier is a network of two layers of 50 ReLU units, that sees standardized values, stops when its accuracy on
-a tenth of its examples does not rise, and learns from 4,000 samples of each kind to tell 4,000 others apart: both
-halves take turns. That of sbibm has 10 units for each parameter, trains to convergence, and sees 8,000 of 10,000
-samples of each kind, in five folds; it takes some hundred times as long.
+The classifier is a network of two layers of 50 ReLU units that sees standardized values, stops when its accuracy on
+a tenth of its examples does not rise, and learns from 2,000 samples of each kind to tell 2,000 others apart: both
+halves take turns. That of sbibm (and `tf_resflow.evaluation.c2st`) has 10 units for each parameter, trains until
+its loss does not fall, and sees 8,000 of 10,000 samples of each kind, in five folds, which takes far longer.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -38,6 +39,7 @@ tfd = tfp.distributions
 
 _SAMPLES = 4000  # of each posterior, for the classifier
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
+_FIGURE = flags.DEFINE_string("figure", None, "PNG file of a figure of all results.")
 _NUM = flags.DEFINE_multi_integer("num", [1000, 10_000, 100_000], "Simulations, several if repeated.")
 _SECONDS = flags.DEFINE_float("seconds", 100.0, "Most processor time of a training.", lower_bound=0.1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the trainings and the draws.")
@@ -76,6 +78,7 @@ class Deadline(keras.callbacks.Callback):
         self.deadline, self.is_late = deadline, False
 
     def on_train_batch_end(self, batch, logs=None):
+        """Looks at the time."""
         self.is_late = time.process_time() > self.deadline
         self.model.stop_training = self.model.stop_training or self.is_late
 
@@ -135,25 +138,76 @@ def run(task, num, method):
     references = [simulator_tasks.reference(task, i)[-_SAMPLES:] for i in range(1, 11)]
     row["c2st"] = [c2st(*both) for both in zip(samples, references, strict=True)]
     row["mean_c2st"] = float(np.mean(row["c2st"]))
-    if os.environ.get("KEEP"):
-        np.save(f"{os.environ['KEEP']}/{task}_{num}_{method}.npy", np.array(samples))
     return row
 
 
 def main(_):
-    torch.set_num_threads(1)
+    """Computes what is missing in the file, prints its tables, and draws them."""
     check_output_path(_OUTPUT.value, [".json"])
+    if _FIGURE.value:
+        check_output_path(_FIGURE.value, [".png"])
+    torch.set_num_threads(1)
     output = pathlib.Path(_OUTPUT.value)
     rows = json.loads(output.read_text()) if output.exists() else []
-    for num in _NUM.value:
-        for task in _ONLY.value:
-            for method in _METHOD.value:
-                key = {"task": task, "num": num, "method": method, "seed": _SEED.value}
-                if not any(key.items() <= row.items() for row in rows):
-                    rows.append(run(task, num, method))
-                    print({**rows[-1], "c2st": None}, flush=True)
-                    with whole_file(output) as path:
-                        path.write_text(json.dumps(rows, indent=1))
+    for num, task, method in itertools.product(_NUM.value, _ONLY.value, _METHOD.value):
+        key = {"task": task, "num": num, "method": method, "seed": _SEED.value}
+        if not any(key.items() <= row.items() for row in rows):
+            rows.append(run(task, num, method))
+            with whole_file(output) as temporary:
+                pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
+            print({**rows[-1], "c2st": np.round(rows[-1]["c2st"], 3).tolist()}, flush=True)
+    print_tables(rows)
+    if _FIGURE.value:
+        draw(rows, _FIGURE.value)
+
+
+def _numbers(rows):
+    return sorted({row["num"] for row in rows})
+
+
+def _cell(rows, num, task, method):
+    """The mean C2ST of this case and the seconds of its training, over seeds; None if there is none."""
+    found = [row for row in rows if (row["num"], row["task"], row["method"]) == (num, task, method)]
+    if not found:
+        return None
+    return np.mean([row["mean_c2st"] for row in found]), np.mean([row["seconds"] for row in found])
+
+
+def print_tables(rows):
+    """Prints a Markdown table of C2ST and processor seconds for each number of simulations, the best in bold."""
+    for num in _numbers(rows):
+        print(f"\n| {num:,} simulations | {' | '.join(METHODS)} |\n|{'---|' * (1 + len(METHODS))}")
+        for task in simulator_tasks.TASKS:
+            cells = [_cell(rows, num, task, method) for method in METHODS]
+            best = min((cell[0] for cell in cells if cell), default=None)
+            if best is not None:
+                print(f"| {task} | {' | '.join(_text(cell, best) for cell in cells)} |")
+
+
+def _text(cell, best):
+    if cell is None:
+        return "-"
+    score, seconds = cell
+    return f"**{score:.3f}** ({seconds:.0f})" if score == best else f"{score:.3f} ({seconds:.0f})"
+
+
+def draw(rows, path):
+    """A panel for each number of simulations: C2ST of the tasks, a marker for each method."""
+    import matplotlib.pyplot as plt
+
+    numbers = _numbers(rows)
+    figure, panels = plt.subplots(
+        1, len(numbers), figsize=(4 + 3 * len(numbers), 3.6), sharey=True, layout="constrained", squeeze=False
+    )
+    for panel, num in zip(panels[0], numbers, strict=True):
+        for method, marker in zip(METHODS, "osD", strict=True):
+            cells = [(_cell(rows, num, task, method) or (np.nan,))[0] for task in simulator_tasks.TASKS]
+            panel.plot(cells, simulator_tasks.TASKS, marker, label=method.replace("_", " ", 1))
+        panel.set(title=f"{num:,} simulations", xlabel="C2ST (0.5 is best)", xlim=(0.49, 1.01))
+        panel.grid(alpha=0.3)
+    panels[0, 0].invert_yaxis()
+    panels[0, -1].legend()
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ SMALL = {"num_blocks": 1, "hidden": (8,)}
 
 
 def set_gaussian(estimator):
-    """Makes q that of z = A (theta' - x) for standardized x and for unbounded parameters theta', standard normal."""
+    """Makes z = A (theta' - x) standard normal, for standardized x and unbounded parameters theta'."""
     matrix = np.array([[2.0, 0.0], [-0.5, 1.5]])
     scale, affine, blocks = estimator.model.flow.bijectors
     for variable in [*scale.trainable_variables, *blocks.trainable_variables]:
@@ -165,9 +165,12 @@ def test_wrong_input(gaussian):
     estimator, theta, x = gaussian[0], BOX.sample(30, seed=0).numpy(), np.ones([30, 2])
     failed = np.where(np.arange(30)[:, np.newaxis] < 2, np.nan, x)
     for message, call in [
-        ("1 that are NaN or outside of it", lambda: estimator.fit(np.where(np.arange(30)[:, None], theta, 9), x)),
+        (
+            "1 parameters are NaN or outside of the support",
+            lambda: estimator.fit(np.where(np.arange(30)[:, None], theta, 9), x),
+        ),
         ("theta must be parameters \\[num, \\*event_shape\\]", lambda: estimator.fit(theta[0], x)),
-        ("got 30 parameters, 29 observations", lambda: estimator.fit(theta, x[:29])),
+        ("got 30 parameters and 29 observations", lambda: estimator.fit(theta, x[:29])),
         ("2 observations are NaN or infinite.*leave them out", lambda: estimator.fit(theta, failed)),
         ("observations of shape \\(2,\\).*got \\(30, 3\\)", lambda: estimator.fit(theta, np.ones([30, 3]))),
         ("validation_fraction=0.0 of 30", lambda: estimator.fit(theta, x, validation_fraction=0.0)),

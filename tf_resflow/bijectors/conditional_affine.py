@@ -102,7 +102,7 @@ def _shapes(network):
     sizes = {size * (size + 3) // 2: size for size in range(1, 1 + sum(output))}
     if others or len(condition) != 1 or len(output) != 1 or output[0] not in sizes:
         raise ValueError(
-            f"The network maps {condition} to {output}. It must map a vector to D (D + 3) / 2 values for events of D "
-            "coordinates: 2 for one, 5 for two, 9 for three."
+            f"The network maps {condition} to {output}. It must map a vector to D (D + 3) / 2 values for events of "
+            "D coordinates: 2 for one, 5 for two, 9 for three."
         )
     return sizes[output[0]], tf.TensorShape(condition)

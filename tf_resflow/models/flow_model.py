@@ -141,7 +141,8 @@ class FlowModel(KerasTraining):
         self._keras_parts = keras_parts(flow)
         _check_covered(self.weights, self.statistics.values(), self.distribution)
         self.data_space = DataSpace(event_shape, levels, dequantizer, dtype)
-        self._dequantizer, self._condition_network = dequantizer, condition_network  # for Keras to see their weights
+        # For Keras to see their weights.
+        self._dequantizer, self._condition_network = dequantizer, condition_network
         self.objective, self.takes_pairs = self.data_space.unit, bool(self.condition)
         self._means = [keras.metrics.Mean("loss")]
         self._beside = f"their condition, {self.condition.description}"

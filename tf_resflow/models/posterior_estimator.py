@@ -26,12 +26,12 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 _MOST_EXACT = 16  # parameters up to which a training step has exact log-determinants
 _LINEAR = 4.0  # standard deviations up to which an observation is about linear for its default summary
 _QUARTILES = 1.349  # standard deviations between those of a normal distribution
-_STEPS = 25  # of a training, times the square root of the number of pairs
+_STEPS = 20  # of a training, times the square root of the number of pairs
 _INITIAL = 1000  # pairs from which the ActNorms are initialized
 
 
 class PosteriorEstimator:
-    r"""The posterior \\(q(\theta | x)\\) of a simulator's parameters, learned from pairs of parameters and observations.
+    r"""The posterior \\(q(\theta | x)\\) of a simulator's parameters, learned from pairs of them and observations.
 
     The parameters \\(\theta \sim p(\theta)\\) become vectors on all of R^D by the bijector of the prior's support.
     A conditional flow on these maximizes the mean of \\(\log q(\theta_i | x_i)\\) over pairs with
@@ -144,16 +144,17 @@ class PosteriorEstimator:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
     ) -> keras.callbacks.History:
-        """Trains, stops if the loss of held-out pairs has not fallen for a quarter of the epochs, keeps the best weights.
+        """Trains until the loss of held-out pairs has not fallen for a quarter of the epochs; keeps the best weights.
 
-        The optimizer is AdamW, with a learning rate that falls to zero by a cosine over all epochs.
+        The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to zero by a
+        cosine over the others: smooth posteriors of few pairs are best while it is small, sharp ones need it large.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
           x: the observations that were simulated with them, `[num, *observation_shape]`.
           batch_size: pairs of a step.
-          epochs: most passes over the pairs; by default so many that there are about 25 sqrt(num) steps.
-          learning_rate: at the beginning.
+          epochs: most passes over the pairs; by default so many that there are about 20 sqrt(num) steps.
+          learning_rate: the largest one.
           weight_decay: of a step at a learning rate of 1. It keeps smooth posteriors of few simulations from
             overfitting, and sharp ones from being reached; 0 for none.
           validation_fraction: share of the pairs that are held out.
@@ -166,11 +167,14 @@ class PosteriorEstimator:
         """
         theta, x = self._vectors(theta), self._observations(x, extra_ranks=(1,))
         if len(theta) != len(x):
-            raise ValueError(f"Each observation has its parameters; got {len(theta)} parameters, {len(x)} observations.")
+            raise ValueError(
+                f"Each observation has its parameters; got {len(theta)} parameters and {len(x)} observations."
+            )
         num_held_out = int(validation_fraction * len(x))
         if not 1 <= num_held_out < len(x) - 1:
             raise ValueError(
-                f"validation_fraction={validation_fraction} of {len(x)} pairs must hold out at least one and leave two."
+                f"validation_fraction={validation_fraction} of {len(x)} pairs must hold out at least one of them, "
+                "and leave two."
             )
         for name, value in _statistics(x).items():
             self.model.condition.statistics[name].assign(value)
@@ -181,7 +185,9 @@ class PosteriorEstimator:
         self.model.initialize(theta[first], self._seed, condition=x[first])
         steps_per_epoch = -(-len(theta[kept]) // batch_size)
         epochs = epochs or math.ceil(_STEPS * math.sqrt(len(x)) / steps_per_epoch)
-        rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps_per_epoch)
+        warmup = epochs * steps_per_epoch // 4
+        decay = epochs * steps_per_epoch - warmup
+        rate = keras.optimizers.schedules.CosineDecay(0.0, decay, warmup_target=learning_rate, warmup_steps=warmup)
         self.model.compile(keras.optimizers.AdamW(rate, weight_decay, global_clipnorm=1.0))
         stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 4), restore_best_weights=True)
         return self.model.fit(
@@ -215,30 +221,31 @@ class PosteriorEstimator:
         return tfd.TransformedDistribution(base, bijector, name="posterior")
 
     def _vectors(self, theta):
-        """Parameters as vectors without bounds `[num, size]`; those on a bound become the farthest of the others."""
+        """Parameters as vectors without bounds `[num, size]`; one on a bound is as far as the farthest other."""
         theta = theta if tf.nest.is_nested(self.prior.dtype) else np.asarray(theta)
         theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
         z = theta
         for bijector in reversed(self._into_events):
             z = bijector.inverse(z)
         z = z.numpy()
-        if z.ndim != 2 or np.isnan(z).any():
+        if z.ndim != 2:
+            shapes = tf.nest.map_structure(lambda part: part.shape, theta)
             raise ValueError(
-                f"theta must be parameters [num, *event_shape] in the support of the prior, of event shape "
-                f"{self.prior.event_shape}; got the shape {tf.nest.map_structure(lambda part: part.shape, theta)}"
-                + (f", and {np.count_nonzero(np.isnan(z).any(-1))} that are NaN or outside of it." if z.ndim == 2 else ".")
+                f"theta must be parameters [num, *event_shape], with the event shape {self.prior.event_shape} of the "
+                f"prior; got the shape {shapes}."
             )
+        if bad := np.count_nonzero(np.isnan(z).any(axis=1)):
+            raise ValueError(f"{bad} parameters are NaN or outside of the support of the prior: leave them out.")
         finite = np.where(np.isinf(z), np.nan, z)
         return np.clip(z, np.nanmin(finite, axis=0), np.nanmax(finite, axis=0))
 
     def _observations(self, x, extra_ranks):
         """Observations as an array, unless they have another shape or are not finite."""
         x, shape = np.asarray(x, self.model.distribution.dtype.as_numpy_dtype), self.model.condition.shape
-        rank = len(shape)
-        if x.ndim - rank not in extra_ranks or x.shape[x.ndim - rank :] != shape:
+        rank = x.ndim - len(shape)
+        if rank not in extra_ranks or x.shape[rank:] != shape:
             raise ValueError(f"x has observations of shape {shape}, which may follow a batch axis; got {x.shape}.")
-        bad = np.count_nonzero(~np.isfinite(x.reshape([-1, *shape])).reshape([-1, max(1, math.prod(shape))]).all(1))
-        if bad:
+        if bad := np.count_nonzero(~np.isfinite(x).all(axis=tuple(range(rank, x.ndim)))):
             raise ValueError(
                 f"{bad} observations are NaN or infinite. If these simulations failed, leave them out with their "
                 "parameters, and q becomes the posterior given that a simulation does not fail; or let the "

@@ -94,7 +94,9 @@ def flow_surrogate_posterior(
     size, into_events = from_vectors(event_shape, constraining_bijector, dtype, validate_args)
     if log_det is None:
         log_det = Exact() if size <= _MOST_EXACT else RussianRoulette()
-    flow = vector_flow(size, num_blocks, hidden, coefficient=coefficient, log_det=log_det, seed=seed, dtype=dtype.name)
+    flow = vector_flow(
+        size, num_blocks, hidden, coefficient=coefficient, log_det=log_det, seed=seed, dtype=dtype.name
+    )
     members = [flow, *into_events]
     one = tf.ones([], dtype)
     base = tfd.Sample(base_distribution(tf.zeros(batch_shape, dtype), scale=one), [size])
