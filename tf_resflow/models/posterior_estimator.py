@@ -144,7 +144,7 @@ class PosteriorEstimator:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
     ) -> keras.callbacks.History:
-        """Trains until the loss of held-out pairs has not fallen for a quarter of the epochs; keeps the best weights.
+        """Trains until the loss of held-out pairs has not fallen for a quarter of the epochs, and keeps the best.
 
         The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to zero by a
         cosine over the others: smooth posteriors of few pairs are best while it is small, sharp ones need it large.
@@ -231,8 +231,8 @@ class PosteriorEstimator:
         if z.ndim != 2:
             shapes = tf.nest.map_structure(lambda part: part.shape, theta)
             raise ValueError(
-                f"theta must be parameters [num, *event_shape], with the event shape {self.prior.event_shape} of the "
-                f"prior; got the shape {shapes}."
+                f"theta must be parameters [num, *event_shape], of the event shape {self.prior.event_shape}; got the "
+                f"shape {shapes}."
             )
         if bad := np.count_nonzero(np.isnan(z).any(axis=1)):
             raise ValueError(f"{bad} parameters are NaN or outside of the support of the prior: leave them out.")
