@@ -231,8 +231,8 @@ class PosteriorEstimator:
         if z.ndim != 2:
             shapes = tf.nest.map_structure(lambda part: part.shape, theta)
             raise ValueError(
-                f"theta must be parameters [num, *event_shape], of the event shape {self.prior.event_shape}; got the "
-                f"shape {shapes}."
+                f"theta must be parameters [num, *event_shape], of the event shape {self.prior.event_shape}; got "
+                f"the shape {shapes}."
             )
         if bad := np.count_nonzero(np.isnan(z).any(axis=1)):
             raise ValueError(f"{bad} parameters are NaN or outside of the support of the prior: leave them out.")
