@@ -1,5 +1,5 @@
 from . import bijectors, data, evaluation, flows, interop, layers, logdet, models, serving, solvers, training, vi
-from .models import FlowModel, HybridModel
+from .models import FlowModel, HybridModel, PosteriorEstimator
 from .seeds import stateless_seed
 from .training.runs import load
 from .version import __version__
@@ -7,6 +7,7 @@ from .version import __version__
 __all__ = [
     "FlowModel",
     "HybridModel",
+    "PosteriorEstimator",
     "__version__",
     "bijectors",
     "data",

@@ -79,6 +79,44 @@ def test_log_prob_of_each_kind_of_condition(model, labeled, data):
     assert bool(model.condition) and model.condition.shape == (3,) and labeled.condition.shape == ()
 
 
+def test_a_network_of_the_condition(data, tmp_path):
+    """It sees standardized conditions, learns with the flow, and is saved with its weights, also as a SavedModel."""
+    x, c, _ = data
+    images = np.random.default_rng(1).normal(1.0, 2.0, size=[16, 2, 2]).astype("float32")
+
+    def build(**changes):
+        layers = [keras.layers.Flatten(), keras.layers.Dense(3, **changes)]
+        options = {
+            "condition_shape": [2, 2],
+            "condition_mean": np.ones([2, 2]),
+            "condition_std": np.full([2, 2], 2),
+        }
+        return affine_model(condition_network=keras.Sequential([keras.Input([2, 2]), *layers]), **options)
+
+    model = build()
+    kernel = model.condition.network.layers[1].kernel
+
+    def expected(images):
+        return expected_log_prob(x, ((images - 1) / 2).reshape([-1, 4]) @ kernel.numpy())
+
+    np.testing.assert_allclose(model.log_prob(x, condition=images), expected(images), rtol=1e-4)
+    np.testing.assert_allclose(model.log_prob(x, condition=images[0]), expected(images[:1]), rtol=1e-4)
+    before = kernel.numpy()
+    fitted([x, images], model)
+    assert np.min(np.max(np.abs(kernel.numpy() - before), axis=0)) > 1e-3
+    model.save_weights(tmp_path / "a.weights.h5")
+    other = build(kernel_initializer="zeros")
+    other.load_weights(tmp_path / "a.weights.h5")
+    log_probs = model.log_prob(x, condition=images)
+    np.testing.assert_allclose(other.log_prob(x, condition=images), log_probs, rtol=1e-5)
+    with pytest.raises(ValueError, match="activation is 'linear' in the file, 'relu' in the model"):
+        build(activation="relu").load_weights(tmp_path / "a.weights.h5")
+    path = resflow.serving.export(model, tmp_path / "served", signatures=["serving_default"])
+    served = tf.saved_model.load(path).signatures["serving_default"]
+    found = served(x=tf.constant(x), condition=tf.constant(images))["log_prob"]
+    np.testing.assert_allclose(found, log_probs, rtol=1e-4)
+
+
 def test_a_graph_of_any_number_of_examples(model, labeled, data):
     x, c, labels = data
     specs = [tf.TensorSpec([None, 2]), tf.TensorSpec([None, 3])]
@@ -271,6 +309,7 @@ def test_gradients_go_through_the_condition(model, data):
 
 def test_flow_and_model_must_agree():
     plain, conditional = (resflow.flows.vector_flow(2, 1, (4,), condition_size=size) for size in (None, 3))
+    narrow = keras.Sequential([keras.Input([5]), keras.layers.Dense(2)])
     mean, zero = {"condition_mean": [0.0] * 3}, {"condition_std": [1.0, 0.0, 1.0]}
     wrong = [
         ("take a condition: block0. Tell the model its shape", conditional, {}),
@@ -282,7 +321,12 @@ def test_flow_and_model_must_agree():
         ("labels have no condition_mean", conditional, {"num_classes": 3, **mean}),
         ("give both or neither", conditional, {"condition_shape": [3], **mean}),
         ("condition_std must be positive", conditional, {"condition_shape": [3], **mean, **zero}),
-        ("condition_mean and condition_std need condition_shape", plain, mean),
+        ("condition_mean, .* need condition_shape", plain, mean),
+        (
+            "but block0 takes one of shape \\(3,\\)",
+            conditional,
+            {"condition_shape": [5], "condition_network": narrow},
+        ),
     ]
     for message, flow, arguments in wrong:
         with pytest.raises(ValueError, match=message):

@@ -3,6 +3,7 @@
 from tf_resflow.bijectors.act_norm import ActNorm
 from tf_resflow.bijectors.affine_autoregressive import AffineAutoregressive
 from tf_resflow.bijectors.base import FlowBijector
+from tf_resflow.bijectors.conditional_affine import ConditionalAffine
 from tf_resflow.bijectors.couplings import AdditiveCoupling, AffineCoupling
 from tf_resflow.bijectors.flow import Flow
 from tf_resflow.bijectors.invertible_conv_1x1 import InvertibleConv1x1
@@ -21,6 +22,7 @@ __all__ = [
     "AdditiveCoupling",
     "AffineAutoregressive",
     "AffineCoupling",
+    "ConditionalAffine",
     "Flow",
     "FlowBijector",
     "InvertibleConv1x1",

@@ -20,7 +20,7 @@ from tf_resflow.typing import TensorLike
 
 __all__ = ["MOST_EXACT", "vector_flow"]
 
-MOST_EXACT = 6  # coordinates up to which a step on 256 rows takes no longer than with a roulette
+MOST_EXACT = 10  # coordinates: a step on 256 rows takes 1.12 times that with a roulette, and has no noise
 
 
 def vector_flow(
@@ -73,7 +73,7 @@ def vector_flow(
         there are coordinates, or `tf_resflow.bijectors.AffineCoupling`, whose inverse takes one.
       act_norm: whether there are ActNorms.
       mean: with `std`, statistics of the data, for a `Normalize` in front.
-      log_det: estimator of the log-determinants; by default `tf_resflow.logdet.Exact` up to 6 coordinates and
+      log_det: estimator of the log-determinants; by default `tf_resflow.logdet.Exact` up to 10 coordinates and
         `tf_resflow.logdet.RussianRoulette`, which is unbiased, above.
       inverse_solver: as of the block, like `lipschitz_constant`.
       dtype: dtype policy, see `image_flow`.

@@ -4,6 +4,7 @@ from .dequantizer import Dequantizer, FlowDequantizer
 from .estimators import evaluation_estimator
 from .flow_model import FlowModel
 from .hybrid_model import HybridModel
+from .posterior_estimator import PosteriorEstimator
 from .step import train_step
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "FlowDequantizer",
     "FlowModel",
     "HybridModel",
+    "PosteriorEstimator",
     "build_model",
     "evaluation_estimator",
     "train_step",

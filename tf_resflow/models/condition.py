@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.flow import modules
+from tf_resflow.bijectors.networks import check_built
 from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import TensorLike
 
@@ -20,6 +22,7 @@ class Condition(tf.Module):
     Attributes:
       shape: of the condition of an example, `()` for a label, None without a condition.
       num_classes: number of classes, of a label; it is one-hot for the flow.
+      network: the Keras model of what is standardized, whose output the flow takes; or None.
       statistics: the variables "mean" and "std", by which real numbers are standardized for the flow: a dict.
     """
 
@@ -29,9 +32,11 @@ class Condition(tf.Module):
         num_classes: int | None = None,
         mean: TensorLike | None = None,
         std: TensorLike | None = None,
+        network: keras.Layer | None = None,
         dtype: tf.DType = tf.float32,
     ):
         super().__init__(name="condition")
+        self.network = network
         self._dtype = tf.as_dtype(dtype)
         self.shape: Any = None if shape is None else tuple(shape)
         self.num_classes = num_classes
@@ -47,6 +52,8 @@ class Condition(tf.Module):
     @property
     def flow_shape(self) -> tuple[int, ...]:
         """The shape in which the flow takes the condition of an example."""
+        if self.network is not None:
+            return tuple(self.network.compute_output_shape((None, *self.shape))[1:])
         return self.shape if self.num_classes is None else (self.num_classes,)
 
     @property
@@ -103,6 +110,8 @@ class Condition(tf.Module):
             if self.statistics:
                 mean, std = (tf.cast(self.statistics[name], self._dtype) for name in ("mean", "std"))
                 values = (values - mean) / std
+            if self.network is not None:
+                values = tf.cast(self.network(values), self._dtype)
         with tf.control_dependencies(_check_rows(values, num)):
             rows = tf.broadcast_to(values, [num, *self.flow_shape])
         return tf.ensure_shape(rows, [tf.get_static_value(num), *self.flow_shape])
@@ -132,6 +141,7 @@ def make_condition(
     num_classes: int | None,
     mean: TensorLike | None,
     std: TensorLike | None,
+    network: keras.Layer | None,
     dtype: tf.DType,
 ) -> Condition:
     """The condition of a model, from its arguments; raises ValueError unless the flow takes such a condition."""
@@ -142,10 +152,10 @@ def make_condition(
                 f"These parts of the flow take a condition: {', '.join(parts)}. Tell the model its shape, as "
                 "condition_shape=[3], or num_classes=10 for labels."
             )
-        if mean is not None or std is not None:
-            raise ValueError("condition_mean and condition_std need condition_shape.")
+        if any(given is not None for given in (mean, std, network)):
+            raise ValueError("condition_mean, condition_std and condition_network need condition_shape.")
         return Condition()
-    condition = _checked_arguments(shape, num_classes, mean, std, dtype)
+    condition = _checked_arguments(shape, num_classes, mean, std, network, dtype)
     if not parts:
         raise ValueError(
             f"The condition is {condition.description}, but no part of the flow takes one: build the flow with "
@@ -165,13 +175,14 @@ def _takes_condition(part):
     return "conditional_input" in getattr(part, "argument_names", ())
 
 
-def _checked_arguments(shape: Any, num_classes, mean, std, dtype):
+def _checked_arguments(shape: Any, num_classes, mean, std, network, dtype):
     if shape is not None and num_classes is not None:
         raise ValueError("A condition has either condition_shape= or, if it is a label, num_classes=.")
     if num_classes is not None:
-        if num_classes < 1 or mean is not None or std is not None:
+        if num_classes < 1 or any(given is not None for given in (mean, std, network)):
             raise ValueError(
-                f"num_classes is at least 1, and labels have no condition_mean or condition_std; got {num_classes}."
+                "num_classes is at least 1, and labels have no condition_mean, condition_std or condition_network; "
+                f"got {num_classes}."
             )
         return Condition((), num_classes, dtype=dtype)
     check_sequence("condition_shape", shape, f"[{shape}]")
@@ -179,7 +190,9 @@ def _checked_arguments(shape: Any, num_classes, mean, std, dtype):
         raise ValueError("condition_mean and condition_std belong together: give both or neither.")
     if std is not None and not np.all(np.asarray(std) > 0):
         raise ValueError("condition_std must be positive: leave out conditions that are constant.")
-    return Condition(shape, None, mean, std, dtype)
+    if network is not None:
+        check_built(network)
+    return Condition(shape, None, mean, std, network, dtype)
 
 
 def _in_classes(labels, num_classes):

@@ -85,6 +85,8 @@ class FlowModel(KerasTraining):
         was built with `condition_size=num_classes`.
       condition_mean: with `condition_std`, statistics by which the model standardizes conditions.
       condition_std: see `condition_mean`.
+      condition_network: a built Keras layer or model that maps what is standardized to the condition that the flow
+        takes, and learns with it; it is called as for inference, without dropout.
       levels: number of integer values of the data; `None` for continuous data.
       dequantizer: a `tf_resflow.models.Dequantizer` of integer data, such as a
         `tf_resflow.models.FlowDequantizer`, which is trained with the flow; `None` for uniform noise.
@@ -118,6 +120,7 @@ class FlowModel(KerasTraining):
         num_classes: int | None = None,
         condition_mean: TensorLike | None = None,
         condition_std: TensorLike | None = None,
+        condition_network: keras.Layer | None = None,
         levels: int | None = None,
         dequantizer: Dequantizer | None = None,
         base: tfp.distributions.Distribution | None = None,
@@ -131,14 +134,15 @@ class FlowModel(KerasTraining):
         _check_takes_seed(flow)
         self.flow, self.seed = flow, seed
         self.distribution = _distribution(flow, event_shape, base)
-        dtype, statistics = self.distribution.dtype, (condition_mean, condition_std)
-        self.condition = make_condition(flow, condition_shape, num_classes, *statistics, dtype)
+        dtype, given = self.distribution.dtype, (condition_mean, condition_std, condition_network)
+        self.condition = make_condition(flow, condition_shape, num_classes, *given, dtype)
         self.evaluation_log_det = evaluation_log_det or logdet.AdaptiveRoulette(per_example=True)
         self._evaluation_distribution = bijectors.with_log_det(self.distribution, self.evaluation_log_det)
         self._keras_parts = keras_parts(flow)
         _check_covered(self.weights, self.statistics.values(), self.distribution)
         self.data_space = DataSpace(event_shape, levels, dequantizer, dtype)
-        self._dequantizer = dequantizer  # for Keras to see its weights
+        # For Keras to see their weights.
+        self._dequantizer, self._condition_network = dequantizer, condition_network
         self.objective, self.takes_pairs = self.data_space.unit, bool(self.condition)
         self._means = [keras.metrics.Mean("loss")]
         self._beside = f"their condition, {self.condition.description}"

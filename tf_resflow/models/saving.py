@@ -115,6 +115,8 @@ def model_settings(model: Any) -> Settings:
         found |= _network(dequantizer.context, "dequantizer/context")
     elif isinstance(dequantizer, keras.Layer):
         found |= _network(dequantizer, "dequantizer")
+    if model.condition.network is not None:
+        found |= _network(model.condition.network, "condition")
     if model.classifier is not None:
         found |= _network(model.classifier, "classifier")
     return found

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,7 +14,7 @@ from tf_resflow.bijectors.base import Context, Pass, pass_through
 from tf_resflow.logdet import Exact
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
-__all__ = ["neutra_bijector"]
+__all__ = ["frozen", "neutra_bijector"]
 
 
 def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
@@ -75,7 +76,7 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
         )
     flow, others = vector_part(surrogate_posterior)
     structure = surrogate_posterior.dtype
-    members = [_frozen(with_log_det(flow, Exact())), *others]
+    members = [frozen(with_log_det(flow, Exact())), *others]
     if tf.nest.is_nested(structure):
         if not isinstance(structure, (list, tuple)) or not isinstance(others[0], tfb.Split):
             raise ValueError(
@@ -88,15 +89,16 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     return Flow(members, name="neutra")
 
 
-def _frozen(flow):
-    """A flow whose variables and scaled kernels have become constants."""
+def frozen(flow: FlowBijector, **arguments: Any) -> FlowBijector:
+    """A flow of vectors whose variables and scaled kernels have become constants, with these arguments given."""
     parts = [part for part in (flow, *flow.submodules) if isinstance(part, FlowBijector)]
     variables = keras.tree.flatten([_keras_variables(part.keras_parts) for part in parts])
     values = [(variable, variable.numpy()) for variable in {id(v): v for v in variables}.values()]
     networks = Networks(flow).frozen(lambda parameter: parameter.numpy())
 
     def apply(x, context, inverse):
-        context = dataclasses.replace(context, arguments={**context.arguments, "networks": networks})
+        given = {**context.arguments, **arguments, "networks": networks}
+        context = dataclasses.replace(context, arguments=given)
         with keras.StatelessScope(state_mapping=values):
             return pass_through(flow, x, context, inverse=inverse)
 

@@ -15,7 +15,7 @@ from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.typing import DType
 
-__all__ = ["flow_surrogate_posterior", "vector_part"]
+__all__ = ["flow_surrogate_posterior", "from_vectors", "vector_part"]
 
 _MOST_EXACT = 64  # coordinates: a step with 16 draws takes 1.4 times that with a roulette; at 128 it takes 4 times
 
@@ -97,22 +97,12 @@ def flow_surrogate_posterior(
       Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016.
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
     """
-    shapes = _shapes(event_shape)
     dtype = tf.as_dtype(dtype)
-    _check_constraints(constraining_bijector, dtype)
-    if tf.nest.is_nested(constraining_bijector):
-        bijectors = [tfb.Identity() if b is None else b for b in tf.nest.flatten(constraining_bijector)]
-        bijectors = tf.nest.pack_sequence_as(constraining_bijector, bijectors)
-        constraining_bijector = tfb.JointMap(bijectors, validate_args=validate_args)
-    if constraining_bijector is not None:
-        shapes = _unconstrained(constraining_bijector, shapes)
-    sizes = [math.prod(shape) for shape in tf.nest.flatten(shapes)]
-    if not sum(sizes):
-        raise ValueError(f"A surrogate posterior needs events of at least one coordinate; got {event_shape}.")
+    size, into_events = from_vectors(event_shape, constraining_bijector, dtype, validate_args)
     if log_det is None:
-        log_det = Exact() if sum(sizes) <= _MOST_EXACT else RussianRoulette()
+        log_det = Exact() if size <= _MOST_EXACT else RussianRoulette()
     flow = vector_flow(
-        sum(sizes),
+        size,
         num_blocks,
         hidden,
         affine_layers=(0, affine_layers),
@@ -122,13 +112,32 @@ def flow_surrogate_posterior(
         seed=seed,
         dtype=dtype.name,
     )
-    members = [flow, *_into_parts(shapes, sizes, validate_args)]
-    if constraining_bijector is not None:
-        members.append(constraining_bijector)
+    members = [flow, *into_events]
     one = tf.ones([], dtype)
-    base = tfd.Sample(base_distribution(tf.zeros(batch_shape, dtype), scale=one), [sum(sizes)])
+    base = tfd.Sample(base_distribution(tf.zeros(batch_shape, dtype), scale=one), [size])
     bijector = Flow(members, validate_args=validate_args, name="surrogate") if len(members) > 1 else flow
     return tfd.TransformedDistribution(base, bijector, validate_args=validate_args, name=name)
+
+
+def from_vectors(
+    event_shape: Any, constraint: Any, dtype: tf.DType, validate_args: bool = False
+) -> tuple[int, list[tfb.Bijector]]:
+    """The size of the vectors that stand for events of this shape, and the bijectors from them to the events.
+
+    Arguments and errors are those of `flow_surrogate_posterior`.
+    """
+    shapes = _shapes(event_shape)
+    _check_constraints(constraint, dtype)
+    if tf.nest.is_nested(constraint):
+        bijectors = [tfb.Identity() if b is None else b for b in tf.nest.flatten(constraint)]
+        constraint = tfb.JointMap(tf.nest.pack_sequence_as(constraint, bijectors), validate_args=validate_args)
+    if constraint is not None:
+        shapes = _unconstrained(constraint, shapes)
+    sizes = [math.prod(shape) for shape in tf.nest.flatten(shapes)]
+    if not sum(sizes):
+        raise ValueError(f"A posterior needs events of at least one coordinate; got {event_shape}.")
+    members = _into_parts(shapes, sizes, validate_args)
+    return sum(sizes), members if constraint is None else [*members, constraint]
 
 
 def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow, list[tfb.Bijector]]:

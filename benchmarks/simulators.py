@@ -1,0 +1,214 @@
+"""Compares posteriors of simulators with those of `sbi`, on the ten tasks of `sbibm`.
+
+    pip install torch sbi pyro-ppl diskcache && pip install --no-deps sbibm
+    python benchmarks/simulators.py --output=simulators.json --num=10000
+
+Each method gets the same `--num` simulations of a task, trains once on one thread with its own defaults, for at
+most `--seconds` of processor time, and then gives samples of the posteriors of the ten observations of sbibm. The
+score is the mean C2ST of those samples and the reference ones: the accuracy with which a classifier tells them
+apart, of which 0.5 is best. Results are added to `--output`; what it already holds is not computed again.
+
+The classifier is a network of two layers of 50 ReLU units that sees standardized values, stops when its accuracy on
+a tenth of its examples does not rise, and learns from 2,000 samples of each kind to tell 2,000 others apart: both
+halves take turns. That of sbibm (and `tf_resflow.evaluation.c2st`) has 10 units for each parameter, trains until
+its loss does not fall, and sees 8,000 of 10,000 samples of each kind, in five folds, which takes far longer.
+"""
+
+import itertools
+import json
+import os
+import pathlib
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1", OMP_NUM_THREADS="1")
+
+import keras
+import numpy as np
+import simulator_tasks
+import tensorflow_probability as tfp
+import torch
+from absl import app, flags
+from sbi.inference import NPE
+from sklearn import model_selection, neural_network, preprocessing
+
+import tf_resflow as resflow
+from tf_resflow.writing import check_output_path, whole_file
+
+tfd = tfp.distributions
+
+_SAMPLES = 4000  # of each posterior, for the classifier
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
+_FIGURE = flags.DEFINE_string("figure", None, "PNG file of a figure of all results.")
+_NUM = flags.DEFINE_multi_integer("num", [1000, 10_000, 100_000], "Simulations, several if repeated.")
+_SECONDS = flags.DEFINE_float("seconds", 100.0, "Most processor time of a training.", lower_bound=0.1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the trainings and the draws.")
+_ONLY = flags.DEFINE_multi_enum("task", simulator_tasks.TASKS, simulator_tasks.TASKS, "Tasks.")
+
+
+def sbi_posterior(density_estimator, prior, theta, x):
+    """Neural posterior estimation by `sbi`: a function of an observation to samples, and whether time ended it."""
+    deadline = time.process_time() + _SECONDS.value
+
+    class Limited(NPE):
+        """It stops with its best weights when its time is over."""
+
+        is_late = False
+
+        def _converged(self, epoch, stop_after_epochs):
+            self.is_late = time.process_time() > deadline
+            return super()._converged(epoch, 0 if self.is_late and epoch > 0 else stop_after_epochs)
+
+    trainer = Limited(prior, density_estimator=density_estimator, show_progress_bars=False)
+    estimator = trainer.append_simulations(torch.as_tensor(theta), torch.as_tensor(x)).train()
+    posterior = trainer.build_posterior(estimator)
+
+    def sample(observation):
+        given = torch.as_tensor(observation)[None]
+        return posterior.sample((_SAMPLES,), x=given, show_progress_bars=False).numpy()
+
+    return sample, trainer.is_late
+
+
+class Deadline(keras.callbacks.Callback):
+    """It ends a training at a processor time."""
+
+    def __init__(self, deadline):
+        super().__init__()
+        self.deadline, self.is_late = deadline, False
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Looks at the time."""
+        self.is_late = time.process_time() > self.deadline
+        self.model.stop_training = self.model.stop_training or self.is_late
+
+
+def resflow_posterior(prior, theta, x):
+    """The same by this library."""
+    deadline = Deadline(time.process_time() + _SECONDS.value)
+    estimator = resflow.PosteriorEstimator(of_tfp(prior), x.shape[1:], seed=_SEED.value)
+    estimator.fit(theta, x, callbacks=[deadline], verbose=0)
+
+    def sample(observation):
+        return estimator.posterior(observation).sample(_SAMPLES, seed=_SEED.value).numpy()
+
+    return sample, deadline.is_late
+
+
+def of_tfp(prior):
+    """A distribution of PyTorch as one of TFP."""
+    base = getattr(prior, "base_dist", prior)
+    if isinstance(base, torch.distributions.Uniform):
+        return tfd.Independent(tfd.Uniform(base.low.numpy(), base.high.numpy()), 1)
+    if isinstance(base, torch.distributions.LogNormal):
+        return tfd.Independent(tfd.LogNormal(base.loc.numpy(), base.scale.numpy()), 1)
+    return tfd.MultivariateNormalTriL(base.loc.numpy(), base.scale_tril.numpy())
+
+
+METHODS = {
+    "tf_resflow": resflow_posterior,
+    "sbi_nsf": lambda *data: sbi_posterior("nsf", *data),
+    "sbi_maf": lambda *data: sbi_posterior("maf", *data),
+}
+_METHOD = flags.DEFINE_multi_enum("method", list(METHODS), list(METHODS), "Methods.")
+
+
+def c2st(samples, reference):
+    """The accuracy of the classifier."""
+    values = preprocessing.StandardScaler().fit(reference).transform(np.concatenate([samples, reference]))
+    label = np.repeat([0, 1], len(samples))
+    classifier = neural_network.MLPClassifier(
+        (50, 50), learning_rate_init=3e-3, batch_size=100, early_stopping=True, max_iter=1000, random_state=0
+    )
+    folds = model_selection.StratifiedKFold(2, shuffle=True, random_state=0)
+    return float(np.mean(model_selection.cross_val_predict(classifier, values, label, cv=folds) == label))
+
+
+def run(task, num, method):
+    """A row of the results."""
+    theta, x = simulator_tasks.pairs(task, num)
+    torch.manual_seed(_SEED.value)
+    start = time.process_time()
+    sample, is_late = METHODS[method](simulator_tasks.make_task(task).prior, theta, x)
+    row = {"task": task, "num": num, "method": method, "seed": _SEED.value, "is_late": is_late}
+    row["seconds"] = time.process_time() - start
+    start = time.process_time()
+    samples = [sample(simulator_tasks.observation(task, i)) for i in range(1, 11)]
+    row["sampling_seconds"] = time.process_time() - start
+    references = [simulator_tasks.reference(task, i)[-_SAMPLES:] for i in range(1, 11)]
+    row["c2st"] = [c2st(*both) for both in zip(samples, references, strict=True)]
+    row["mean_c2st"] = float(np.mean(row["c2st"]))
+    return row
+
+
+def main(_):
+    """Computes what is missing in the file, prints its tables, and draws them."""
+    check_output_path(_OUTPUT.value, [".json"])
+    if _FIGURE.value:
+        check_output_path(_FIGURE.value, [".png"])
+    torch.set_num_threads(1)
+    output = pathlib.Path(_OUTPUT.value)
+    rows = json.loads(output.read_text()) if output.exists() else []
+    for num, task, method in itertools.product(_NUM.value, _ONLY.value, _METHOD.value):
+        key = {"task": task, "num": num, "method": method, "seed": _SEED.value}
+        if not any(key.items() <= row.items() for row in rows):
+            rows.append(run(task, num, method))
+            with whole_file(output) as temporary:
+                pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
+            print({**rows[-1], "c2st": np.round(rows[-1]["c2st"], 3).tolist()}, flush=True)
+    print_tables(rows)
+    if _FIGURE.value:
+        draw(rows, _FIGURE.value)
+
+
+def _numbers(rows):
+    return sorted({row["num"] for row in rows})
+
+
+def _cell(rows, num, task, method):
+    """The mean C2ST of this case and the seconds of its training, over seeds; None if there is none."""
+    found = [row for row in rows if (row["num"], row["task"], row["method"]) == (num, task, method)]
+    if not found:
+        return None
+    return np.mean([row["mean_c2st"] for row in found]), np.mean([row["seconds"] for row in found])
+
+
+def print_tables(rows):
+    """Prints a Markdown table of C2ST and processor seconds for each number of simulations, the best in bold."""
+    for num in _numbers(rows):
+        print(f"\n| {num:,} simulations | {' | '.join(METHODS)} |\n|{'---|' * (1 + len(METHODS))}")
+        for task in simulator_tasks.TASKS:
+            cells = [_cell(rows, num, task, method) for method in METHODS]
+            best = min((cell[0] for cell in cells if cell), default=None)
+            if best is not None:
+                print(f"| {task} | {' | '.join(_text(cell, best) for cell in cells)} |")
+
+
+def _text(cell, best):
+    if cell is None:
+        return "-"
+    score, seconds = cell
+    return f"**{score:.3f}** ({seconds:.0f})" if score == best else f"{score:.3f} ({seconds:.0f})"
+
+
+def draw(rows, path):
+    """A panel for each number of simulations: C2ST of the tasks, a marker for each method."""
+    import matplotlib.pyplot as plt
+
+    numbers = _numbers(rows)
+    figure, panels = plt.subplots(
+        1, len(numbers), figsize=(4 + 3 * len(numbers), 3.6), sharey=True, layout="constrained", squeeze=False
+    )
+    for panel, num in zip(panels[0], numbers, strict=True):
+        for method, marker in zip(METHODS, "osD", strict=True):
+            cells = [(_cell(rows, num, task, method) or (np.nan,))[0] for task in simulator_tasks.TASKS]
+            panel.plot(cells, simulator_tasks.TASKS, marker, label=method.replace("_", " ", 1))
+        panel.set(title=f"{num:,} simulations", xlabel="C2ST (0.5 is best)", xlim=(0.49, 1.01))
+        panel.grid(alpha=0.3)
+    panels[0, 0].invert_yaxis()
+    panels[0, -1].legend()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,81 @@
+"""The conditional affine map against NumPy: values and log-determinants in all ways, its density, wrong input."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import stats
+
+import tf_resflow as resflow
+
+tfd = tfp.distributions
+GENERATOR = np.random.default_rng(0)
+KERNEL, BIAS = GENERATOR.normal(size=[2, 9]), GENERATOR.normal(size=9)
+C, X = GENERATOR.normal(size=[4, 2]), GENERATOR.normal(size=[5, 4, 3])
+
+
+@pytest.fixture(scope="module")
+def affine():
+    dense = keras.layers.Dense(9, dtype="float64")
+    network = keras.Sequential([keras.Input([2], dtype="float64"), dense])
+    dense.set_weights([KERNEL, BIAS])
+    return resflow.bijectors.ConditionalAffine(network)
+
+
+def shifts_and_matrices(c):
+    """Of each condition; `fill_triangular` of TFP is told by its own inverse."""
+    output = c @ KERNEL + BIAS
+    rows, columns = np.tril_indices(3)
+    places = tfp.math.fill_triangular(np.arange(6.0)).numpy()[rows, columns].astype(int)
+    matrices = np.zeros([len(c), 3, 3])
+    matrices[:, rows, columns] = output[:, 3:][:, places]
+    diagonal = np.arange(3)
+    matrices[:, diagonal, diagonal] = np.exp(matrices[:, diagonal, diagonal])
+    return output[:, :3], matrices
+
+
+@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
+def test_values_and_log_determinants(affine, how):
+    """Conditions [4, 2] broadcast to values [5, 4, 3]; a copy of the output goes back, so nothing is cached."""
+
+    def evaluate(x, c):
+        y = affine.forward(x, conditional_input=c)
+        log_det = affine.forward_log_det_jacobian(x, 1, conditional_input=c)
+        other = tf.identity(y)
+        back = affine.inverse(other, conditional_input=c)
+        return y, log_det, back, affine.inverse_log_det_jacobian(other, 1, conditional_input=c)
+
+    if how != "eager":
+        evaluate = tf.function(evaluate, autograph=False, jit_compile=how == "xla")
+    y, log_det, back, inverse_log_det = evaluate(tf.constant(X), tf.constant(C))
+    shifts, matrices = shifts_and_matrices(C)
+    expected = np.linalg.slogdet(matrices)[1]
+    np.testing.assert_allclose(y, np.einsum("bij,abj->abi", matrices, X) + shifts, rtol=1e-10)
+    np.testing.assert_allclose(back, X, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(log_det, np.tile(expected, [5, 1]), rtol=1e-10)
+    np.testing.assert_allclose(inverse_log_det, np.tile(-expected, [5, 1]), rtol=1e-10)
+
+
+def test_density_is_gaussian(affine):
+    """In front of a standard normal base, in a flow that routes the condition."""
+    flow = resflow.bijectors.Flow([affine, resflow.bijectors.ActNorm([3], dtype="float64")])
+    model = resflow.FlowModel(flow, [3], condition_shape=[2])
+    shifts, matrices = shifts_and_matrices(C)
+    for shift, matrix, c in zip(shifts, matrices, C, strict=True):
+        inverse = np.linalg.inv(matrix)
+        expected = stats.multivariate_normal(-inverse @ shift, inverse @ inverse.T).logpdf(X[:, 0])
+        np.testing.assert_allclose(model.log_prob(X[:, 0], condition=c), expected, rtol=1e-8)
+
+
+def test_wrong_input(affine):
+    with pytest.raises(ValueError, match="needs conditional_input, of shape \\(2,\\)"):
+        affine.forward(X)
+    with pytest.raises(ValueError, match="takes conditional_input of shape \\(2,\\)"):
+        affine.forward(X, conditional_input=X)
+    with pytest.raises(ValueError, match="maps events of shape \\(3,\\)"):
+        affine.forward(C, conditional_input=C)
+    for units in (6, 1):
+        network = keras.Sequential([keras.Input([2]), keras.layers.Dense(units)])
+        with pytest.raises(ValueError, match=f"maps \\(2,\\) to \\({units},\\).*5 for two"):
+            resflow.bijectors.ConditionalAffine(network)

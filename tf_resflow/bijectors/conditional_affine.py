@@ -1,0 +1,108 @@
+"""A triangular affine map whose parameters are functions of a condition."""
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
+from tf_resflow.bijectors.networks import (
+    adopt,
+    bound_network,
+    check_built,
+    check_event,
+    event_rows,
+    from_rows,
+    input_shapes,
+    parameter_dtype,
+)
+
+__all__ = ["ConditionalAffine"]
+
+
+class ConditionalAffine(FlowBijector):
+    r"""`y = L(c) x + t(c)` on vectors x, with a lower triangular matrix L that depends on a condition c.
+
+    \\(\log|\det J| = \sum_i l_i(c)\\), with \\(\exp(l_i(c))\\) the diagonal of L. With a normal base it is the
+    density of a Gaussian whose mean and covariance are functions of c; in front of residual blocks it moves what is
+    known of x given c to the origin, and scales it, so that they need not.
+
+    The network returns t (D values) and the rows of L (D (D + 1) / 2 values, in the order of
+    `tfp.math.fill_triangular`, with l in place of the diagonal), joined, for an event of D coordinates. Its inverse
+    is as cheap.
+
+    ```python
+    import keras
+    import tensorflow as tf
+    import tf_resflow as resflow
+    network = keras.Sequential([keras.Input([3]), keras.layers.Dense(5)])  # 2 + 2 * 3 / 2
+    affine = resflow.bijectors.ConditionalAffine(network)
+    print(affine.forward(tf.ones([4, 2]), conditional_input=tf.ones([4, 3])).shape)
+    # (4, 2)
+    ```
+
+    Args:
+      network: built Keras layer or model, from a condition `[condition_size]` to `[D (D + 3) / 2]`.
+      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
+
+    Raises:
+      ValueError: if the network is not built, or does not map vectors to vectors of such a size.
+    """
+
+    argument_names = ("networks", "conditional_input")
+
+    def __init__(self, network: keras.Layer, *, name: str = "conditional_affine") -> None:
+        parameters = dict(locals())
+        check_built(network)
+        self._network = self._no_dependency(network)
+        self._size, self.condition_shape = _shapes(network)
+        self._event_shape = tf.TensorShape([self._size])
+        self._network_variables = adopt(network)
+        super().__init__(
+            forward_min_event_ndims=1, dtype=parameter_dtype(network), parameters=parameters, name=f"{name}/"
+        )
+
+    @property
+    def network(self) -> keras.Layer:
+        return self._network
+
+    keras_parts = network
+
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
+        x, batch_shape, shift, matrix, log_det = self._evaluate(x, context)
+        y = tf.linalg.matvec(matrix, x) + shift
+        return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
+
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
+        y, batch_shape, shift, matrix, log_det = self._evaluate(y, context)
+        x = tf.squeeze(tf.linalg.triangular_solve(matrix, (y - shift)[..., tf.newaxis]), -1)
+        return Pass(from_rows(x, batch_shape), from_rows(-log_det, batch_shape))
+
+    def _evaluate(self, x, context):
+        """The rows of x, their batch shape, and the shift, matrix and log-determinant of each."""
+        check_event(f"{self.name} maps events", self._event_shape, x.shape)
+        networks, condition = context.take(self.name, *self.argument_names)
+        if condition is None:
+            raise ValueError(f"{self.name} needs conditional_input, of shape {self.condition_shape}.")
+        x, condition, batch_shape = event_rows(self.name, x, 1, condition, self.condition_shape)
+        output = tf.cast(bound_network(self._network, networks)(condition), x.dtype)
+        matrix = tfp.math.fill_triangular(output[:, self._size :])
+        log_scale = tf.linalg.diag_part(matrix)
+        matrix = tf.linalg.set_diag(matrix, tf.exp(log_scale))
+        return x, batch_shape, output[:, : self._size], matrix, tf.reduce_sum(log_scale, axis=-1)
+
+    def _lipschitz_constants(self, certified, bound):
+        return LipschitzConstants(reason="The matrix of a conditional affine map is a function of the condition")
+
+
+def _shapes(network):
+    """The size of an event and the shape of a condition, as the network tells them."""
+    condition, *others = [shape[1:] for shape in input_shapes(network)]
+    dtype = (parameter_dtype(network) or tf.float32).name
+    output = tuple(network.compute_output_spec(keras.KerasTensor((None, *condition), dtype=dtype)).shape)[1:]
+    sizes = {size * (size + 3) // 2: size for size in range(1, 1 + sum(output))}
+    if others or len(condition) != 1 or len(output) != 1 or output[0] not in sizes:
+        raise ValueError(
+            f"The network maps {condition} to {output}. It must map a vector to D (D + 3) / 2 values for events of "
+            "D coordinates: 2 for one, 5 for two, 9 for three."
+        )
+    return sizes[output[0]], tf.TensorShape(condition)

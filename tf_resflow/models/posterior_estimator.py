@@ -1,0 +1,308 @@
+"""Neural posterior estimation: the posterior of a simulator's parameters, for every observation at once."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.bijectors import ActNorm, ConditionalAffine, Flow, with_log_det
+from tf_resflow.bijectors.networks import check_built
+from tf_resflow.flows import vector_flow
+from tf_resflow.logdet import Exact, RussianRoulette
+from tf_resflow.models.flow_model import FlowModel
+from tf_resflow.sequences import check_sequence
+from tf_resflow.typing import TensorLike
+from tf_resflow.vi.neutra import frozen
+from tf_resflow.vi.surrogate_posteriors import from_vectors
+
+__all__ = ["PosteriorEstimator"]
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+_MOST_EXACT = 16  # parameters up to which a training step has exact log-determinants
+_LINEAR = 4.0  # standard deviations up to which an observation is about linear for its default summary
+_QUARTILES = 1.349  # standard deviations between those of a normal distribution
+_STEPS = 20  # of a training, times the square root of the number of pairs
+_INITIAL = 1000  # pairs from which the ActNorms are initialized
+
+
+class PosteriorEstimator:
+    r"""The posterior \\(q(\theta | x)\\) of a simulator's parameters, learned from pairs of them and observations.
+
+    The parameters \\(\theta \sim p(\theta)\\) become vectors on all of R^D by the bijector of the prior's support.
+    A conditional flow on these maximizes the mean of \\(\log q(\theta_i | x_i)\\) over pairs with
+    \\(x_i \sim p(x | \theta_i)\\), which is largest where q is the posterior of each x. No draw lies outside of the
+    support of the prior.
+
+    ```python
+    import tensorflow as tf, tensorflow_probability as tfp
+    import tf_resflow as resflow
+
+    tfd = tfp.distributions
+    prior = tfd.Independent(tfd.Uniform([-1.0, 0.0], [1.0, 5.0]), 1)
+    theta = prior.sample(500, seed=0)
+    x = theta + 0.1 * tf.random.stateless_normal([500, 2], [0, 1])  # the simulator
+
+    estimator = resflow.PosteriorEstimator(prior, [2], num_blocks=1, hidden=(16,))
+    estimator.fit(theta, x, epochs=2, verbose=0)
+    posterior = estimator.posterior([0.5, 2.0])
+    draws = posterior.sample(100, seed=1)
+    print(draws.shape, posterior.log_prob(draws).shape)
+    # (100, 2) (100,)
+    ```
+
+    The flow is an affine map with a matrix and a shift that are functions of the observation, and residual blocks
+    with CPila activations behind it. Both take the output of a network of the observation, the `summary`, which
+    learns with them. It sees standardized values: of each element, the median is 0 and the quartiles are those of a
+    normal distribution. The default one has two dense layers of 64 units, beside which the flow takes the
+    observation itself, far outliers in logarithmic scale.
+
+    Saving: `estimator.model` is a `FlowModel` of the vectors given the observation, with its `save_weights` and
+    `load_weights`.
+
+    Args:
+      prior: `tfd.Distribution` of the parameters, with vectors or any other events, also those of a joint
+        distribution. Its `experimental_default_event_space_bijector` tells the support.
+      observation_shape: shape of an observation, such as `[100]`.
+      summary: a built Keras layer or model from standardized observations to vectors.
+      num_blocks: number of residual blocks.
+      hidden: widths of the inner layers of a block.
+      coefficient: Lipschitz bound of each of its layers, below 1.
+      seed: `int`, of the initial weights, and of what `fit` draws.
+      name: `str`.
+
+    Attributes:
+      prior: as given.
+      model: the `FlowModel`.
+
+    Raises:
+      ValueError: if the prior is not one distribution of known event shape with a bijector of its support, or the
+        summary does not map observations to vectors.
+
+    References:
+      Papamakarios and Murray, Fast epsilon-free inference of simulation models, 2016.
+      Greenberg, Nonnenmacher and Macke, Automatic posterior transformation, 2019.
+    """
+
+    def __init__(
+        self,
+        prior: tfp.distributions.Distribution,
+        observation_shape: Sequence[int],
+        *,
+        summary: keras.Layer | None = None,
+        num_blocks: int = 6,
+        hidden: Sequence[int] = (64, 64),
+        coefficient: float = 0.97,
+        seed: int = 0,
+        name: str = "posterior_estimator",
+    ):
+        check_sequence("observation_shape", observation_shape, f"[{observation_shape}]")
+        shape = tuple(observation_shape)
+        self.prior, self._seed = prior, seed
+        size, self._into_events, dtype = _from_vectors(prior)
+        summary = _default_summary(shape, seed, dtype) if summary is None else summary
+        num_features = _num_features(summary, shape)
+        affine = ConditionalAffine(_affine_network(num_features, size, dtype))
+        blocks = vector_flow(
+            size,
+            num_blocks,
+            hidden,
+            activation="cpila",
+            coefficient=coefficient,
+            condition_size=num_features,
+            log_det=Exact() if size <= _MOST_EXACT else RussianRoulette(),
+            seed=seed,
+            dtype=dtype,
+        )
+        flow = Flow([ActNorm([size], dtype=dtype, name="scale"), affine, blocks])
+        self.model = FlowModel(
+            flow,
+            [size],
+            condition_shape=shape,
+            condition_mean=np.zeros(shape),
+            condition_std=np.ones(shape),
+            condition_network=summary,
+            evaluation_log_det=Exact() if size <= _MOST_EXACT else None,
+            seed=seed,
+            name=name,
+        )
+
+    def fit(
+        self,
+        theta: Any,
+        x: TensorLike,
+        *,
+        batch_size: int = 128,
+        epochs: int | None = None,
+        learning_rate: float = 5e-3,
+        weight_decay: float = 0.2,
+        validation_fraction: float = 0.1,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        verbose: Any = "auto",
+    ) -> keras.callbacks.History:
+        """Trains until the loss of held-out pairs has not fallen for a quarter of the epochs, and keeps the best.
+
+        The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to zero by a
+        cosine over the others: smooth posteriors of few pairs are best while it is small, sharp ones need it large.
+
+        Args:
+          theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
+          x: the observations that were simulated with them, `[num, *observation_shape]`.
+          batch_size: pairs of a step.
+          epochs: most passes over the pairs; by default so many that there are about 20 sqrt(num) steps.
+          learning_rate: the largest one.
+          weight_decay: of a step at a learning rate of 1. It keeps smooth posteriors of few simulations from
+            overfitting, and sharp ones from being reached; 0 for none.
+          validation_fraction: share of the pairs that are held out.
+          callbacks: for `keras.Model.fit`, beside one that stops it.
+          verbose: as of `keras.Model.fit`.
+
+        Raises:
+          ValueError: if the shapes do not fit, values are NaN or infinite, parameters are outside of the support of
+            the prior, or there are fewer than 20 pairs.
+        """
+        theta, x = self._vectors(theta), self._observations(x, extra_ranks=(1,))
+        if len(theta) != len(x):
+            raise ValueError(
+                f"Each observation has its parameters; got {len(theta)} parameters and {len(x)} observations."
+            )
+        num_held_out = int(validation_fraction * len(x))
+        if not 1 <= num_held_out < len(x) - 1:
+            raise ValueError(
+                f"validation_fraction={validation_fraction} of {len(x)} pairs must hold out at least one of them, "
+                "and leave two."
+            )
+        for name, value in _statistics(x).items():
+            self.model.condition.statistics[name].assign(value)
+        order = np.random.default_rng(self._seed).permutation(len(x))
+        theta, x = theta[order], x[order]
+        held_out, kept = slice(num_held_out), slice(num_held_out, None)
+        first = slice(num_held_out, num_held_out + _INITIAL)
+        self.model.initialize(theta[first], self._seed, condition=x[first])
+        steps_per_epoch = -(-len(theta[kept]) // batch_size)
+        epochs = epochs or math.ceil(_STEPS * math.sqrt(len(x)) / steps_per_epoch)
+        warmup = epochs * steps_per_epoch // 4
+        decay = epochs * steps_per_epoch - warmup
+        rate = keras.optimizers.schedules.CosineDecay(0.0, decay, warmup_target=learning_rate, warmup_steps=warmup)
+        self.model.compile(keras.optimizers.AdamW(rate, weight_decay, global_clipnorm=1.0))
+        stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 4), restore_best_weights=True)
+        return self.model.fit(
+            theta[kept],
+            x[kept],
+            batch_size,
+            epochs,
+            verbose,
+            [*callbacks, stop],
+            validation_data=(theta[held_out], x[held_out]),
+            validation_batch_size=1000,
+        )
+
+    def posterior(self, x: TensorLike) -> tfp.distributions.TransformedDistribution:
+        """The posterior of an observation `[*observation_shape]`, or of a batch of them, as it is learned now.
+
+        Its weights are constants: later training does not change it. Log-densities are exact.
+
+        Args:
+          x: one observation; or `[batch, *observation_shape]`, for a distribution of that batch shape.
+        """
+        x = self._observations(x, extra_ranks=(0, 1))
+        condition = self.model.condition
+        is_batch = x.ndim > len(condition.shape)
+        features = condition.rows(x, len(x) if is_batch else 1)
+        features = features if is_batch else features[0]
+        flow = frozen(with_log_det(self.model.flow, Exact()), conditional_input=features)
+        base = self.model.distribution.distribution
+        base = tfd.BatchBroadcast(base, features.shape[:-1]) if is_batch else base
+        bijector = Flow([tfb.Invert(flow), *self._into_events], name="posterior")
+        return tfd.TransformedDistribution(base, bijector, name="posterior")
+
+    def _vectors(self, theta):
+        """Parameters as vectors without bounds `[num, size]`; one on a bound is as far as the farthest other."""
+        theta = theta if tf.nest.is_nested(self.prior.dtype) else np.asarray(theta)
+        theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
+        z = theta
+        for bijector in reversed(self._into_events):
+            z = bijector.inverse(z)
+        z = z.numpy()
+        if z.ndim != 2:
+            shapes = tf.nest.map_structure(lambda part: part.shape, theta)
+            raise ValueError(
+                f"theta must be parameters [num, *event_shape], of the event shape {self.prior.event_shape}; got "
+                f"the shape {shapes}."
+            )
+        if bad := np.count_nonzero(np.isnan(z).any(axis=1)):
+            raise ValueError(f"{bad} parameters are NaN or outside of the support of the prior: leave them out.")
+        finite = np.where(np.isinf(z), np.nan, z)
+        return np.clip(z, np.nanmin(finite, axis=0), np.nanmax(finite, axis=0))
+
+    def _observations(self, x, extra_ranks):
+        """Observations as an array, unless they have another shape or are not finite."""
+        x, shape = np.asarray(x, self.model.distribution.dtype.as_numpy_dtype), self.model.condition.shape
+        rank = x.ndim - len(shape)
+        if rank not in extra_ranks or x.shape[rank:] != shape:
+            raise ValueError(f"x has observations of shape {shape}, which may follow a batch axis; got {x.shape}.")
+        if bad := np.count_nonzero(~np.isfinite(x).all(axis=tuple(range(rank, x.ndim)))):
+            raise ValueError(
+                f"{bad} observations are NaN or infinite. If these simulations failed, leave them out with their "
+                "parameters, and q becomes the posterior given that a simulation does not fail; or let the "
+                "simulator return numbers that tell of the failure."
+            )
+        return x
+
+
+def _from_vectors(prior):
+    """The size of vectors without bounds that stand for the parameters, the bijectors from them, and the dtype."""
+    if not all(shape.rank == 0 for shape in tf.nest.flatten(prior.batch_shape)):
+        raise ValueError(
+            f"The prior must be one distribution; got the batch shape {prior.batch_shape}: tfd.Independent makes "
+            "its axes those of an event."
+        )
+    dtypes = set(tf.nest.flatten(prior.dtype))
+    if len(dtypes) != 1 or not next(iter(dtypes)).is_floating:
+        raise ValueError(f"The parameters must be real numbers of one dtype; got {prior.dtype} from the prior.")
+    (dtype,) = dtypes
+    constraint = prior.experimental_default_event_space_bijector()
+    if constraint is None:
+        raise ValueError(f"{prior.name} does not tell the support of its events by a bijector.")
+    return *from_vectors(prior.event_shape, constraint, dtype), dtype.name
+
+
+def _default_summary(shape, seed, dtype):
+    """The network of standardized observations of a shape that a user gave no network for."""
+    seeds = np.random.default_rng(seed).integers(2**31, size=3).tolist()
+    x = keras.Input(shape, dtype=dtype)
+    h = flat = _LINEAR * keras.ops.arcsinh(keras.layers.Flatten(dtype=dtype)(x) / _LINEAR)
+    for units, activation, number in zip((64, 64, 32), ("silu", "silu", None), seeds, strict=True):
+        initializer = keras.initializers.GlorotUniform(number)
+        h = keras.layers.Dense(units, activation, kernel_initializer=initializer, dtype=dtype)(h)
+    return keras.Model(x, keras.layers.Concatenate(dtype=dtype)([h, flat]), name="summary")
+
+
+def _affine_network(num_features, size, dtype):
+    """The network of a `ConditionalAffine`, which begins as the identity."""
+    layer = keras.layers.Dense(size * (size + 3) // 2, kernel_initializer="zeros", dtype=dtype)
+    return keras.Sequential([keras.Input([num_features], dtype=dtype), layer], name="affine")
+
+
+def _num_features(summary, shape):
+    """The size of the vectors to which a summary maps observations."""
+    check_built(summary)
+    output = tuple(summary.compute_output_shape((None, *shape)))
+    if len(output) != 2 or output[1] is None:
+        raise ValueError(
+            f"The summary must map observations [batch, {', '.join(map(str, shape))}] to vectors; got {output}."
+        )
+    return output[1]
+
+
+def _statistics(x):
+    """The median and the deviation of each element, by its quartiles, or if these are equal the usual one, or 1."""
+    low, median, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
+    deviation = np.std(x, axis=0)
+    robust = (high - low) / _QUARTILES
+    scale = np.where(robust > 0, robust, np.where(deviation > 0, deviation, 1.0))
+    return {"mean": median, "std": scale}
