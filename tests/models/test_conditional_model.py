@@ -80,7 +80,7 @@ def test_log_prob_of_each_kind_of_condition(model, labeled, data):
 
 
 def test_a_network_of_the_condition(data, tmp_path):
-    """It sees standardized conditions, learns with the flow, and is saved with its weights, also as a SavedModel."""
+    """It sees standardized conditions, learns with the flow, and is saved with it, also as a SavedModel."""
     x, c, _ = data
     images = np.random.default_rng(1).normal(1.0, 2.0, size=[16, 2, 2]).astype("float32")
 
