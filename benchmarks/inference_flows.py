@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -48,35 +49,39 @@ def residual(
     seed,
     num_blocks=4,
     num_affine=0,
-    num_hidden=2,
     activation=None,
     **options,
 ):
-    """Blocks, and affine autoregressive layers on the side of the data, as `vector_flow` makes them.
+    """Blocks of two hidden layers, and affine layers on the side of the data, in the direction that training needs.
 
-    In the direction that training needs: `samples` or densities.
+    The affine layers are autoregressive, or, with a condition, a map whose matrix and shift are functions of it, as
+    in a `PosteriorEstimator`.
     """
-    given = condition_size or 0
-    doubled = 1 if activation == "lipswish" else 2
+    given, parts = condition_size or 0, 1 if activation == "lipswish" else 2
 
     def count(width):
-        first = width * (size + given + 1 + bool(given))
-        block = first + width * ((num_hidden - 1) * (doubled * width + 1) + doubled * size) + size
-        affine = first + width * ((num_hidden - 1) * (width + 1) + 2 * size) + 2 * size
-        return num_blocks * block + num_affine * affine
+        inputs = width * (size + given + 1 + bool(given))
+        block = inputs + width * (parts * width + 1 + parts * size) + size
+        affine = inputs + width * (width + 1 + 2 * size) + 2 * size
+        return num_blocks * block + num_affine * affine + bool(given) * (given + 1) * _num_affine(size)
 
+    width = _width(count, num_parameters)
     flow = resflow.flows.vector_flow(
         size,
         num_blocks,
-        (_width(count, num_parameters),) * num_hidden,
+        (width, width),
         activation=activation,
         coefficient=0.97,
         affine_layers=(0, num_affine) if samples else (num_affine, 0),
         condition_size=condition_size,
-        log_det=resflow.logdet.Exact() if samples and size <= _MOST_EXACT else None,
+        log_det=resflow.logdet.Exact() if samples else None,
         seed=seed,
         **options,
     )
+    if given:
+        network = keras.layers.Dense(_num_affine(size), kernel_initializer="zeros")
+        affine = resflow.bijectors.ConditionalAffine(keras.Sequential([keras.Input([given]), network]))
+        flow = resflow.bijectors.Flow([affine, flow])
     bijector = flow if samples else tfb.Invert(flow)
     return Candidate(
         bijector,
@@ -91,6 +96,18 @@ def residual(
             None if samples else resflow.bijectors.initialize(flow, x, [0, 0], conditional_input=condition)
         ),
     )
+
+
+def mixed(*args, samples, **options):
+    """The same with affine layers as they are recommended: three and a block to sample, two and two for densities."""
+    return residual(
+        *args, samples=samples, num_blocks=1 if samples else 2, num_affine=3 if samples else 2, **options
+    )
+
+
+def _num_affine(size):
+    """The numbers of a triangular matrix and a shift."""
+    return size * (size + 3) // 2
 
 
 def real_nvp(size, num_parameters, *, samples, condition_size, seed, num_layers=6):
@@ -221,7 +238,7 @@ class _Pair(tf.Module):
 
 FLOWS = {
     "residual": residual,
-    "mixed": functools.partial(residual, num_blocks=2, num_affine=2),
+    "mixed": mixed,
     "lipswish": functools.partial(residual, activation="lipswish"),
     "monotone": functools.partial(residual, block=resflow.bijectors.MonotoneBlock),
     "schatten": functools.partial(residual, normalization="schatten"),

@@ -24,8 +24,8 @@ def flow_surrogate_posterior(
     event_shape: Any,
     *,
     constraining_bijector: Any = None,
-    num_blocks: int = 2,
-    affine_layers: int = 2,
+    num_blocks: int = 1,
+    affine_layers: int = 3,
     hidden: Sequence[int] = (32, 32),
     activation: str = "cpila",
     coefficient: float = 0.97,
@@ -72,7 +72,7 @@ def flow_surrogate_posterior(
         integer vector each.
       constraining_bijector: a bijector, or a structure of bijectors and `None`, from the reals to the support of
         the posterior; `None` for a posterior on the reals.
-      num_blocks: number of residual blocks.
+      num_blocks: number of residual blocks; more of them separate several modes better.
       affine_layers: number of affine autoregressive layers. With 0 all of the flow has Lipschitz constants.
       hidden: widths of the inner layers of the networks of both.
       activation: of the blocks, see `tf_resflow.flows.dense_branch`.
