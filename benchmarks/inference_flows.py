@@ -99,10 +99,9 @@ def residual(
 
 
 def mixed(*args, samples, **options):
-    """The same with affine layers as they are recommended: three and a block to sample, two and two for densities."""
-    return residual(
-        *args, samples=samples, num_blocks=1 if samples else 2, num_affine=3 if samples else 2, **options
-    )
+    """The same with affine layers as the builders recommend them."""
+    num_blocks, num_affine = (1, 3) if samples else (2, 2)
+    return residual(*args, samples=samples, num_blocks=num_blocks, num_affine=num_affine, **options)
 
 
 def _num_affine(size):
