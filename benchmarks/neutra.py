@@ -32,7 +32,7 @@ from tf_resflow.writing import check_output_path, whole_file
 tfb, tfd = tfp.bijectors, tfp.distributions
 
 _TASKS = ["banana", "funnel", "eight_schools", "hierarchical_regression"]
-_SAMPLERS = ["plain", "residual", "combined", "real_nvp", "autoregressive"]
+_SAMPLERS = ["plain", "residual", "mixed", "real_nvp", "autoregressive"]
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
 _ONLY = flags.DEFINE_multi_enum("task", _TASKS, list(DENSITIES), "Densities, several if repeated.")
 _KINDS = flags.DEFINE_multi_enum("sampler", _SAMPLERS, ["plain", *FLOWS], "HMC itself or flows, repeated.")

@@ -129,11 +129,18 @@ def test_the_jacobian(name):
 
 
 def test_the_jacobian_in_a_training_step():
-    """With fused kernels, of which one has a parameter, and one two parts; the norms are those of the moment."""
+    """With fused kernels, of which one has a parameter, and one two parts; the norms are those of the moment.
+
+    For batches of any size: the last one of an epoch is smaller.
+    """
     network, inputs, _ = example("concatenated activations")
     layers.converge_norms(network)
-    fused = tf.function(lambda: derivatives(functools.partial(jacobian, training=True), network, inputs))
-    assert_all_close(fused(), derivatives(reverse_jacobian, network, inputs))
+    signature = [[tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in inputs]]
+    in_training = functools.partial(jacobian, training=True)
+    fused = tf.function(lambda inputs: derivatives(in_training, network, inputs), signature)
+    for rows in (len(inputs[0]), 2):
+        batch = [x[:rows] for x in inputs]
+        assert_all_close(fused(batch), derivatives(reverse_jacobian, network, batch))
 
 
 def test_other_jacobians_are_found_in_reverse():

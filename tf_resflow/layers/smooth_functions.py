@@ -91,11 +91,13 @@ class SmoothFunction(abc.ABC):
 
     def _product(self, slope, tangents):
         """Slopes `[parts, features, 1, batch]` times tangents; both gradients take one pass over memory."""
+        # In the kernel a size may be unknown: it serves all batches.
+        gradients = _gradients_of_shared_product if tangents.shape[2] == 1 else _gradients_of_product
 
         @custom_gradient
         def operation(slope, tangents):
             def grad(upstream):
-                return self._in_one_pass(_gradients_of_product, slope, tangents, upstream)
+                return self._in_one_pass(gradients, slope, tangents, upstream)
 
             return self._in_one_pass(tf.multiply, slope, tangents), grad
 
@@ -184,10 +186,13 @@ def sum_of_parts(tensor: tf.Tensor, num_parts: int) -> tf.Tensor:
 
 
 def _gradients_of_product(slope, tangents, upstream):
-    of_tangents = tf.reduce_sum(upstream * slope, 0)
-    if tangents.shape[2] == 1:
-        of_tangents = tf.reduce_sum(of_tangents, 2, keepdims=True)
-    return tf.reduce_sum(upstream * tangents, 2, keepdims=True), of_tangents
+    return tf.reduce_sum(upstream * tangents, 2, keepdims=True), tf.reduce_sum(upstream * slope, 0)
+
+
+def _gradients_of_shared_product(slope, tangents, upstream):
+    """The same for tangents with one row, which examples share."""
+    of_slope, of_tangents = _gradients_of_product(slope, tangents, upstream)
+    return of_slope, tf.reduce_sum(of_tangents, 2, keepdims=True)
 
 
 def _sum_like(values, scalar):
