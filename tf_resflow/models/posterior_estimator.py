@@ -15,6 +15,7 @@ from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.sequences import check_sequence
+from tf_resflow.solvers import Anderson
 from tf_resflow.typing import TensorLike
 from tf_resflow.vi.neutra import frozen
 from tf_resflow.vi.surrogate_posteriors import from_vectors
@@ -27,6 +28,7 @@ _MOST_EXACT = 16  # parameters up to which a training step has exact log-determi
 _LINEAR = 4.0  # standard deviations up to which an observation is about linear for its default summary
 _QUARTILES = 1.349  # standard deviations between those of a normal distribution
 _STEPS = 20  # of a training, times the square root of the number of pairs
+_TOLERANCE = 1e-5  # of a block's inverse, enough for draws of a posterior
 _INITIAL = 1000  # pairs from which the ActNorms are initialized
 
 
@@ -115,6 +117,7 @@ class PosteriorEstimator:
             coefficient=coefficient,
             condition_size=num_features,
             log_det=Exact() if size <= _MOST_EXACT else RussianRoulette(),
+            inverse_solver=Anderson(atol=_TOLERANCE),
             seed=seed,
             dtype=dtype,
         )
@@ -139,7 +142,7 @@ class PosteriorEstimator:
         batch_size: int = 128,
         epochs: int | None = None,
         learning_rate: float = 5e-3,
-        weight_decay: float = 0.2,
+        weight_decay: float = 0.1,
         validation_fraction: float = 0.1,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
@@ -275,11 +278,16 @@ def _default_summary(shape, seed, dtype):
     """The network of standardized observations of a shape that a user gave no network for."""
     seeds = np.random.default_rng(seed).integers(2**31, size=3).tolist()
     x = keras.Input(shape, dtype=dtype)
-    h = flat = _LINEAR * keras.ops.arcsinh(keras.layers.Flatten(dtype=dtype)(x) / _LINEAR)
+    h = flat = keras.layers.Activation(_compressed, dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
     for units, activation, number in zip((64, 64, 32), ("silu", "silu", None), seeds, strict=True):
         initializer = keras.initializers.GlorotUniform(number)
         h = keras.layers.Dense(units, activation, kernel_initializer=initializer, dtype=dtype)(h)
     return keras.Model(x, keras.layers.Concatenate(dtype=dtype)([h, flat]), name="summary")
+
+
+def _compressed(x):
+    """Standardized values: about as they are up to some standard deviations, on a logarithmic scale far beyond."""
+    return _LINEAR * keras.ops.arcsinh(x / _LINEAR)
 
 
 def _affine_network(num_features, size, dtype):
