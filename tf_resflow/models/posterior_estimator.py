@@ -142,12 +142,12 @@ class PosteriorEstimator:
         batch_size: int = 128,
         epochs: int | None = None,
         learning_rate: float = 5e-3,
-        weight_decay: float = 0.1,
+        weight_decay: float = 0.3,
         validation_fraction: float = 0.1,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
     ) -> keras.callbacks.History:
-        """Trains until the loss of held-out pairs has not fallen for a quarter of the epochs, and keeps the best.
+        """Trains until the loss of held-out pairs has not fallen for half of the epochs, and keeps the best.
 
         The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to zero by a
         cosine over the others: smooth posteriors of few pairs are best while it is small, sharp ones need it large.
@@ -158,8 +158,8 @@ class PosteriorEstimator:
           batch_size: pairs of a step.
           epochs: most passes over the pairs; by default so many that there are about 20 sqrt(num) steps.
           learning_rate: the largest one.
-          weight_decay: of a step at a learning rate of 1. It keeps smooth posteriors of few simulations from
-            overfitting, and sharp ones from being reached; 0 for none.
+          weight_decay: of AdamW. Smooth posteriors of few simulations need it; sharp ones, such as crescents, take
+            0.
           validation_fraction: share of the pairs that are held out.
           callbacks: for `keras.Model.fit`, beside one that stops it.
           verbose: as of `keras.Model.fit`.
@@ -192,7 +192,7 @@ class PosteriorEstimator:
         decay = epochs * steps_per_epoch - warmup
         rate = keras.optimizers.schedules.CosineDecay(0.0, decay, warmup_target=learning_rate, warmup_steps=warmup)
         self.model.compile(keras.optimizers.AdamW(rate, weight_decay, global_clipnorm=1.0))
-        stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 4), restore_best_weights=True)
+        stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
         return self.model.fit(
             theta[kept],
             x[kept],
