@@ -123,7 +123,7 @@ def test_posterior_stays_as_it_was_and_weights_are_saved(fitted, tmp_path):
     assert np.max(np.abs(moved.log_prob(theta) - expected)) > 0.1
     np.testing.assert_allclose(before, expected, rtol=1e-4)
     wider = resflow.PosteriorEstimator(NORMAL, [2], num_blocks=1, hidden=(9,))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="The file is of another model"):
         wider.model.load_weights(tmp_path / "a.weights.h5")
 
 
