@@ -147,6 +147,11 @@ def test_structured_parameters_and_any_observations():
     start = [weight.numpy() for weight in summary.trainable_weights]
     estimator.fit(theta, x, epochs=2, batch_size=16, verbose=0)
     assert all(np.any(w.numpy() != s) for w, s in zip(summary.trainable_weights, start, strict=True))
+    start = [weight.numpy() for weight in estimator.model.trainable_weights]
+    estimator.fit(theta, 100 * x, epochs=1, batch_size=64, learning_rate=1e-9, verbose=0)  # goes on from there
+    for weight, value in zip(estimator.model.trainable_weights, start, strict=True):
+        np.testing.assert_allclose(weight.numpy(), value, atol=1e-6)
+    assert np.max(np.abs(estimator.model.condition.statistics["std"])) < 10
     draws = estimator.posterior(x[:3]).sample(5, seed=0)
     assert draws["a"].shape == (5, 3) and draws["b"].shape == (5, 3, 2)
     assert np.all(draws["a"] > 0) and np.all((draws["b"] > 0) & (draws["b"] < 1))

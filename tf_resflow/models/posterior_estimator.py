@@ -151,6 +151,7 @@ class PosteriorEstimator:
 
         The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to zero by a
         cosine over the others: smooth posteriors of few pairs are best while it is small, sharp ones need it large.
+        A second call goes on from the weights, and the statistics of observations, of the first.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
@@ -179,13 +180,13 @@ class PosteriorEstimator:
                 f"validation_fraction={validation_fraction} of {len(x)} pairs must hold out at least one of them, "
                 "and leave two."
             )
-        for name, value in _statistics(x).items():
-            self.model.condition.statistics[name].assign(value)
         order = np.random.default_rng(self._seed).permutation(len(x))
         theta, x = theta[order], x[order]
         held_out, kept = slice(num_held_out), slice(num_held_out, None)
-        first = slice(num_held_out, num_held_out + _INITIAL)
-        self.model.initialize(theta[first], self._seed, condition=x[first])
+        if not any(np.any(variable) for variable in self.model.flow.bijectors[0].variables):  # of an ActNorm
+            for name, value in _statistics(x).items():
+                self.model.condition.statistics[name].assign(value)
+            self.model.initialize(theta[kept][:_INITIAL], self._seed, condition=x[kept][:_INITIAL])
         steps_per_epoch = -(-len(theta[kept]) // batch_size)
         epochs = epochs or math.ceil(_STEPS * math.sqrt(len(x)) / steps_per_epoch)
         warmup = epochs * steps_per_epoch // 4
