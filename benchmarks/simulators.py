@@ -179,8 +179,9 @@ def print_tables(rows):
         print(f"\n| {num:,} simulations | {' | '.join(METHODS)} |\n|{'---|' * (1 + len(METHODS))}")
         for task in simulator_tasks.TASKS:
             cells = [_cell(rows, num, task, method) for method in METHODS]
-            best = min((cell[0] for cell in cells if cell), default=None)
-            if best is not None:
+            scores = [cell[0] for cell in cells if cell]
+            if scores:
+                best = min(scores) if len(scores) > 1 else None
                 print(f"| {task} | {' | '.join(_text(cell, best) for cell in cells)} |")
 
 
