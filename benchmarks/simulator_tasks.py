@@ -8,12 +8,10 @@ import functools
 import importlib.util
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import distributions
 
 TASKS = (
     *("two_moons", "gaussian_mixture", "bernoulli_glm", "gaussian_linear", "slcp", "gaussian_linear_uniform"),
@@ -31,16 +29,18 @@ class Task(NamedTuple):
     """A prior, and a simulator.
 
     Attributes:
-      prior: a distribution of PyTorch.
+      prior: a `torch.distributions.Distribution`.
       simulate: function of parameters `[num, size]` and a NumPy generator, to observations `[num, data_size]`.
     """
 
-    prior: distributions.Distribution
+    prior: Any
     simulate: Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def make_task(name: str) -> Task:
     """The task of that name."""
+    import torch
+
     if name in _OWN:
         return _OWN[name]()
     torch.load = functools.partial(torch.load, weights_only=False)  # sbibm stores whole distributions
@@ -58,6 +58,8 @@ def make_task(name: str) -> Task:
 
 def pairs(name: str, num: int) -> tuple[np.ndarray, np.ndarray]:
     """Parameters `[num, size]` and observations `[num, data_size]`: the same ones at each call."""
+    import torch
+
     task = make_task(name)
     torch.manual_seed(num)
     theta = task.prior.sample((num,)).numpy()
@@ -141,23 +143,30 @@ def populations(theta: np.ndarray) -> np.ndarray:
 
 def sir() -> Task:
     """Infected ones among 1,000 persons, at ten times; the parameters are rates of contact and of recovery."""
-    prior = distributions.LogNormal(torch.log(torch.tensor([0.4, 0.125])), torch.tensor([0.5, 0.2]))
+    prior = _log_normal(np.log(np.float32([0.4, 0.125])), [0.5, 0.2])
 
     def simulate(theta, generator):
         return generator.binomial(1000, np.clip(infected(theta), 0.0, 1.0)).astype(np.float32)
 
-    return Task(distributions.Independent(prior, 1), simulate)
+    return Task(prior, simulate)
 
 
 def lotka_volterra() -> Task:
     """Prey and predators at ten times, each with an error of 0.1 in its logarithm."""
-    prior = distributions.LogNormal(torch.tensor([-0.125, -3.0, -0.125, -3.0]), torch.full((4,), 0.5))
+    prior = _log_normal([-0.125, -3.0, -0.125, -3.0], [0.5] * 4)
 
     def simulate(theta, generator):
         log_mean = np.clip(populations(theta), np.log(1e-10), np.log(1e4))
         return np.exp(generator.normal(log_mean, 0.1))
 
-    return Task(distributions.Independent(prior, 1), simulate)
+    return Task(prior, simulate)
+
+
+def _log_normal(loc, scale):
+    import torch
+
+    loc, scale = (torch.as_tensor(np.asarray(values, np.float32)) for values in (loc, scale))
+    return torch.distributions.Independent(torch.distributions.LogNormal(loc, scale), 1)
 
 
 _OWN = {"sir": sir, "lotka_volterra": lotka_volterra}

@@ -179,8 +179,9 @@ def print_tables(rows):
         print(f"\n| {num:,} simulations | {' | '.join(METHODS)} |\n|{'---|' * (1 + len(METHODS))}")
         for task in simulator_tasks.TASKS:
             cells = [_cell(rows, num, task, method) for method in METHODS]
-            best = min((cell[0] for cell in cells if cell), default=None)
-            if best is not None:
+            scores = [cell[0] for cell in cells if cell]
+            if scores:
+                best = min(scores) if len(scores) > 1 else None
                 print(f"| {task} | {' | '.join(_text(cell, best) for cell in cells)} |")
 
 
@@ -202,11 +203,11 @@ def draw(rows, path):
     for panel, num in zip(panels[0], numbers, strict=True):
         for method, marker in zip(METHODS, "osD", strict=True):
             cells = [(_cell(rows, num, task, method) or (np.nan,))[0] for task in simulator_tasks.TASKS]
-            panel.plot(cells, simulator_tasks.TASKS, marker, label=method.replace("_", " ", 1))
+            panel.plot(cells, simulator_tasks.TASKS, marker, label=method)
         panel.set(title=f"{num:,} simulations", xlabel="C2ST (0.5 is best)", xlim=(0.49, 1.01))
         panel.grid(alpha=0.3)
     panels[0, 0].invert_yaxis()
-    panels[0, -1].legend()
+    panels[0, -1].legend(loc="lower left")
     figure.savefig(path, dpi=110)
 
 

@@ -123,7 +123,7 @@ def test_posterior_stays_as_it_was_and_weights_are_saved(fitted, tmp_path):
     assert np.max(np.abs(moved.log_prob(theta) - expected)) > 0.1
     np.testing.assert_allclose(before, expected, rtol=1e-4)
     wider = resflow.PosteriorEstimator(NORMAL, [2], num_blocks=1, hidden=(9,))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="The file is of another model"):
         wider.model.load_weights(tmp_path / "a.weights.h5")
 
 
@@ -147,6 +147,11 @@ def test_structured_parameters_and_any_observations():
     start = [weight.numpy() for weight in summary.trainable_weights]
     estimator.fit(theta, x, epochs=2, batch_size=16, verbose=0)
     assert all(np.any(w.numpy() != s) for w, s in zip(summary.trainable_weights, start, strict=True))
+    start = [weight.numpy() for weight in estimator.model.trainable_weights]
+    estimator.fit(theta, 100 * x, epochs=1, batch_size=64, learning_rate=1e-9, verbose=0)  # goes on from there
+    for weight, value in zip(estimator.model.trainable_weights, start, strict=True):
+        np.testing.assert_allclose(weight.numpy(), value, atol=1e-6)
+    assert np.max(np.abs(estimator.model.condition.statistics["std"])) < 10
     draws = estimator.posterior(x[:3]).sample(5, seed=0)
     assert draws["a"].shape == (5, 3) and draws["b"].shape == (5, 3, 2)
     assert np.all(draws["a"] > 0) and np.all((draws["b"] > 0) & (draws["b"] < 1))

@@ -15,6 +15,7 @@ from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.sequences import check_sequence
+from tf_resflow.solvers import Anderson
 from tf_resflow.typing import TensorLike
 from tf_resflow.vi.neutra import frozen
 from tf_resflow.vi.surrogate_posteriors import from_vectors
@@ -27,6 +28,7 @@ _MOST_EXACT = 16  # parameters up to which a training step has exact log-determi
 _LINEAR = 4.0  # standard deviations up to which an observation is about linear for its default summary
 _QUARTILES = 1.349  # standard deviations between those of a normal distribution
 _STEPS = 20  # of a training, times the square root of the number of pairs
+_TOLERANCE = 1e-5  # of a block's inverse, enough for draws of a posterior
 _INITIAL = 1000  # pairs from which the ActNorms are initialized
 
 
@@ -115,6 +117,7 @@ class PosteriorEstimator:
             coefficient=coefficient,
             condition_size=num_features,
             log_det=Exact() if size <= _MOST_EXACT else RussianRoulette(),
+            inverse_solver=Anderson(atol=_TOLERANCE),
             seed=seed,
             dtype=dtype,
         )
@@ -139,15 +142,16 @@ class PosteriorEstimator:
         batch_size: int = 128,
         epochs: int | None = None,
         learning_rate: float = 5e-3,
-        weight_decay: float = 0.2,
+        weight_decay: float = 0.3,
         validation_fraction: float = 0.1,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
     ) -> keras.callbacks.History:
-        """Trains until the loss of held-out pairs has not fallen for a quarter of the epochs, and keeps the best.
+        """Trains until the loss of held-out pairs has not fallen for half of the epochs, and keeps the best.
 
         The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to zero by a
         cosine over the others: smooth posteriors of few pairs are best while it is small, sharp ones need it large.
+        A second call goes on from the weights, and the statistics of observations, of the first.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
@@ -155,8 +159,8 @@ class PosteriorEstimator:
           batch_size: pairs of a step.
           epochs: most passes over the pairs; by default so many that there are about 20 sqrt(num) steps.
           learning_rate: the largest one.
-          weight_decay: of a step at a learning rate of 1. It keeps smooth posteriors of few simulations from
-            overfitting, and sharp ones from being reached; 0 for none.
+          weight_decay: of AdamW. Smooth posteriors of few simulations need it; sharp ones, such as crescents, take
+            0.
           validation_fraction: share of the pairs that are held out.
           callbacks: for `keras.Model.fit`, beside one that stops it.
           verbose: as of `keras.Model.fit`.
@@ -176,20 +180,20 @@ class PosteriorEstimator:
                 f"validation_fraction={validation_fraction} of {len(x)} pairs must hold out at least one of them, "
                 "and leave two."
             )
-        for name, value in _statistics(x).items():
-            self.model.condition.statistics[name].assign(value)
         order = np.random.default_rng(self._seed).permutation(len(x))
         theta, x = theta[order], x[order]
         held_out, kept = slice(num_held_out), slice(num_held_out, None)
-        first = slice(num_held_out, num_held_out + _INITIAL)
-        self.model.initialize(theta[first], self._seed, condition=x[first])
+        if not any(np.any(variable) for variable in self.model.flow.bijectors[0].variables):  # of an ActNorm
+            for name, value in _statistics(x).items():
+                self.model.condition.statistics[name].assign(value)
+            self.model.initialize(theta[kept][:_INITIAL], self._seed, condition=x[kept][:_INITIAL])
         steps_per_epoch = -(-len(theta[kept]) // batch_size)
         epochs = epochs or math.ceil(_STEPS * math.sqrt(len(x)) / steps_per_epoch)
         warmup = epochs * steps_per_epoch // 4
         decay = epochs * steps_per_epoch - warmup
         rate = keras.optimizers.schedules.CosineDecay(0.0, decay, warmup_target=learning_rate, warmup_steps=warmup)
         self.model.compile(keras.optimizers.AdamW(rate, weight_decay, global_clipnorm=1.0))
-        stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 4), restore_best_weights=True)
+        stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
         return self.model.fit(
             theta[kept],
             x[kept],
@@ -275,11 +279,16 @@ def _default_summary(shape, seed, dtype):
     """The network of standardized observations of a shape that a user gave no network for."""
     seeds = np.random.default_rng(seed).integers(2**31, size=3).tolist()
     x = keras.Input(shape, dtype=dtype)
-    h = flat = _LINEAR * keras.ops.arcsinh(keras.layers.Flatten(dtype=dtype)(x) / _LINEAR)
+    h = flat = keras.layers.Activation(_compressed, dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
     for units, activation, number in zip((64, 64, 32), ("silu", "silu", None), seeds, strict=True):
         initializer = keras.initializers.GlorotUniform(number)
         h = keras.layers.Dense(units, activation, kernel_initializer=initializer, dtype=dtype)(h)
     return keras.Model(x, keras.layers.Concatenate(dtype=dtype)([h, flat]), name="summary")
+
+
+def _compressed(x):
+    """Standardized values: about as they are up to some standard deviations, on a logarithmic scale far beyond."""
+    return _LINEAR * keras.ops.arcsinh(x / _LINEAR)
 
 
 def _affine_network(num_features, size, dtype):
