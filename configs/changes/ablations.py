@@ -7,7 +7,7 @@ resflow-train --config=ablations:poisson,mnist_small --workdir=runs/poisson_smal
 - iresnet: the truncated power series and ELU, as in i-ResNets (Behrmann et al. 2019)
 - immediate_downsampling: a squeeze before the first block: less work, and 53.1 million parameters (53,052,403) with
   cifar10. 28 x 28 images can only be halved twice: add --config.model.num_blocks="(2,2)" with mnist_small
-- learned_norms: each block learns the orders of its norms
+- learned_norms: each block learns the orders of its norms, with LipSwish, which is 1-Lipschitz in all of them
 - poisson: the number of terms is Poisson, the default of the published code; the variance is infinite
 - schatten: kernels are divided by upper bounds of their norms, so that coefficients are certain in training; not in
   the paper
@@ -29,7 +29,7 @@ ABLATIONS = {
         "model.estimator.train.num_terms": 5,
     },
     "immediate_downsampling": {"model.squeeze_first": True},
-    "learned_norms": {"model.learned_norms": True},
+    "learned_norms": {"model.learned_norms": True, "model.activation": "lipswish"},
     "poisson": {
         "model.estimator.train.distribution": "poisson",
         "model.estimator.train.p": 2.0,

@@ -24,10 +24,11 @@ def get_config(base="digits"):
     """Returns the config of the name `base`, changed."""
     config = base_config(base)
     model = config.model
+    parts = 2 if model.activation in ("clipswish", "cpila") else 1
     model.update(branch="dense_net", depth=3, activation="clipswish")
     if model.kind == "image":
         model.growth = 4 * math.ceil(model.width * 43 / 512)  # 172 of 512
         model.fc_width //= 2
-    else:  # (n - 1) h^2 weights between n layers of h units, and 3/2 g^2 between concatenations
-        model.growth = 2 * max(1, round(model.hidden[0] * math.sqrt((len(model.hidden) - 1) / 6)))
+    else:  # (n - 1) h^2 weights between n layers of h units, times their parts, and 3/2 g^2 between concatenations
+        model.growth = 2 * max(1, round(model.hidden[0] * math.sqrt(parts * (len(model.hidden) - 1) / 6)))
     return config

@@ -105,7 +105,7 @@ def test_fit_finds_the_posterior(fitted):
     exact = stats.multivariate_normal([0, 0], covariance).logpdf(theta - means)
     gap = exact - estimator.posterior(x).log_prob(theta)
     assert -4 * np.std(gap) / np.sqrt(4000) < np.mean(gap) < 0.1
-    assert history["val_loss"] == epochs and len(epochs) == 8
+    assert history["val_loss"] == epochs and 0 < len(epochs) <= 8
 
 
 def test_posterior_stays_as_it_was_and_weights_are_saved(fitted, tmp_path):
