@@ -36,7 +36,7 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
         return -0.5 * x[..., 0] ** 2 - 2.0 * (x[..., 1] - x[..., 0] ** 2) ** 2
 
 
-    surrogate = resflow.vi.flow_surrogate_posterior([2], num_blocks=1)  # fit it first
+    surrogate = resflow.vi.flow_surrogate_posterior([2])  # fit it first
     bijector = resflow.vi.neutra_bijector(surrogate)
 
 
