@@ -92,7 +92,7 @@ REFUSED = {
     "a negative rate": ("train", [*TRAIN, "--config.train.learning_rate=-1"], ["learning_rate is -1", "above 0"]),
     "a seed out of range": ("train", [*TRAIN, "--config.seed=2147483648"], ["seed is 2147483648", "2^31 - 1"]),
     "an unknown optimizer": ("train", [*TRAIN, "--config.train.optimizer=sgd"], ["'sgd'", "'adam', 'adamw'"]),
-    "norms that do not fit": ("train", [*TRAIN, "--config.model.hidden=(8,)"], ["norms has 5 orders", "3 orders"]),
+    "norms that do not fit": ("train", [*TRAIN, "--config.model.hidden=(8,)"], ["norms has 4 orders", "3 orders"]),
     "a bound of 1": ("train", [*TRAIN, "--config.model.coefficient=1.0"], ["coefficient is 1.0", "below 1"]),
     "a typo in a flag": ("train", [*TRAIN, "--workdr=x"], ["'workdr'. Did you mean: workdir"]),
     "an unknown strategy": (
