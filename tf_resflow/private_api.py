@@ -179,6 +179,11 @@ def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.
     return bijector._internal_is_increasing(**kwargs)
 
 
+def parts_interact(bijector: tfp.bijectors.Bijector) -> bool:
+    """Whether a part of an event changes how another one is mapped, as in joint distributions."""
+    return bijector._parts_interact
+
+
 def eager_mode() -> contextlib.AbstractContextManager[None]:
     """A context in which operations are executed, even while any graph is built; `tf.init_scope` stays in some."""
     return context.eager_mode()

@@ -86,6 +86,23 @@ def test_an_inverse_does_not_overflow_on_the_way():
     assert np.all(np.isfinite(x[:, :8]))
 
 
+@pytest.mark.parametrize("condition_size", [None, 1])
+@pytest.mark.parametrize("width", [1, 2, 5, 40])
+def test_narrow_networks_see_all_coordinates(width, condition_size):
+    """Each but the last one in the order."""
+    options = {"condition_size": condition_size, "reverse": True, "dtype": "float64"}
+    network = resflow.flows.autoregressive_network(20, (width, width), **options)
+    generator = np.random.default_rng(width)
+    for variable in network.trainable_variables:
+        variable.assign(np.abs(generator.normal(size=variable.shape)))
+    x = tf.constant(generator.normal(size=[1, 20]))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        output = network(x if condition_size is None else [x, tf.ones([1, 1], tf.float64)])
+    seen = np.any(tape.jacobian(output, x)[0, :, 0].numpy() != 0, axis=0)
+    assert seen.tolist() == [False, *19 * [True]]
+
+
 def test_networks_that_are_refused(refused):
     """Also one that starts at zero, and so sees nothing yet."""
     free = keras.Sequential([keras.Input([3]), keras.layers.Dense(6, kernel_initializer="zeros")])

@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 import tf_resflow as resflow
+from tf_resflow.models.posterior_estimator import _statistics
 
 tfd = tfp.distributions
 LOW, HIGH = np.array([-1.0, 2.0], "float32"), np.array([1.0, 5.0], "float32")
@@ -191,3 +192,29 @@ def test_wrong_input(gaussian):
     ]:
         with pytest.raises(ValueError, match=message):
             resflow.PosteriorEstimator(prior, [4, 3], **options)
+
+
+def test_bounds_that_depend_on_other_parameters():
+    """No draw is outside of them, though they are those of each draw."""
+    prior = tfd.JointDistributionSequential(
+        [
+            tfd.Uniform(0.0, 2.0),
+            lambda a: tfd.Independent(tfd.Uniform([0.0, 0.0], a[..., tf.newaxis] * tf.ones(2)), 1),
+        ]
+    )
+    theta = prior.sample(40, seed=[0, 1])
+    estimator = resflow.PosteriorEstimator(prior, [1], **SMALL)
+    estimator.fit(theta, tf.reduce_sum(theta[1], axis=1)[:, tf.newaxis], epochs=1, verbose=0)
+    posterior = estimator.posterior([1.0])
+    draws = posterior.sample(200, seed=1)
+    assert np.all((draws[1] >= 0) & (draws[1] <= draws[0][:, tf.newaxis]))
+    assert np.all(np.isfinite(posterior.log_prob(draws)))
+
+
+def test_constant_elements_of_observations():
+    """Rounded numbers have a deviation; another value later is no matter of millions of them."""
+    x = np.stack([np.arange(100.0), np.full(100, 0.1)], axis=1).astype("float32")
+    assert _statistics(x)["std"][1] == 1.0
+    estimator = resflow.PosteriorEstimator(NORMAL, [2], **SMALL)
+    with pytest.raises(ValueError, match=r"parameters \[num, \*event_shape\]"):
+        estimator.fit(np.zeros([100, 1]), x)

@@ -18,7 +18,7 @@ from tensorflow_probability.python.internal import cache_util, nest_util
 
 from tf_resflow.bijectors.networks import check_event
 from tf_resflow.layers import lipschitz_constant
-from tf_resflow.private_api import without_retracing_warnings
+from tf_resflow.private_api import parts_interact, without_retracing_warnings
 from tf_resflow.renamed import take_old_overrides
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Solution
@@ -299,7 +299,8 @@ def pass_through(
     if isinstance(bijector, _Invert):
         return pass_through(bijector.bijector, x, context, event_ndims, not inverse)
     is_ours = isinstance(bijector, FlowBijector)
-    if isinstance(bijector, tfb.Composition) and not is_ours and not context.log_det:
+    walks = isinstance(bijector, tfb.Composition) and not is_ours and not context.log_det
+    if walks and not parts_interact(bijector):
         return pass_through_members(bijector, x, context, inverse)
     if context.visit and not getattr(bijector, "_members", False):
         context.visit(bijector, x, inverse)

@@ -101,8 +101,8 @@ class ImportanceCheck(NamedTuple):
     Attributes:
       elbo: the mean of the logarithms of the weights, in nats.
       stderr: its standard error.
-      log_evidence: the logarithm of their mean, an estimate of that of the integral of p. The ELBO is below the
-        integral by KL(q | p).
+      log_evidence: the logarithm of their mean, an estimate of that of the integral of p. The ELBO is below that
+        logarithm by KL(q | p).
       efficiency: the number of independent samples of p that a sample of q is worth, between 0 and 1.
       pareto_k: the shape of the tail of the weights. Below 0.7 estimates with them are reliable; above, q misses a
         part of p, and `log_evidence` and `efficiency` themselves may be wrong.
@@ -155,7 +155,7 @@ def importance_check(log_weights: ArrayLike) -> ImportanceCheck:
     ordered = np.exp(np.sort(log_weights) - log_weights.max())
     tail = int(min(num / 5, 3 * math.sqrt(num)))
     excess = ordered[-tail:] - ordered[-tail - 1]
-    spread = excess[-1] > 0
+    spread = excess[-1] > 1e-5 * ordered[-1]  # more than float32 rounds
     return ImportanceCheck(
         float(np.mean(log_weights)),
         float(np.std(log_weights, ddof=1) / math.sqrt(num)),

@@ -418,10 +418,12 @@ def autoregressive_network(
       Germain et al., MADE, 2015, Section 4.
     """
     check_sequence("hidden", hidden, f"({hidden},)")
+    if event_size < 1:
+        raise ValueError(f"event_size must be at least 1; got {event_size}.")
     policy = network_policy(dtype)
     order = np.arange(event_size)[:: -1 if reverse else 1]
     first = 0 if condition_size is None else -1  # a unit of degree -1 sees the condition alone
-    degrees = [np.arange(width) % max(1, event_size - 1 - first) + first for width in hidden]
+    degrees = [_degrees(width, first, event_size - 2) for width in hidden]
     degrees = [order, *degrees, np.tile(order, 2) - 1]
     seeds = np.random.default_rng(seed)
 
@@ -437,6 +439,13 @@ def autoregressive_network(
     shape = None if condition_size is None else [condition_size]
     of_condition = keras.initializers.HeNormal(int(seeds.integers(2**31)))
     return _network("network", x, stack[:1], stack[1:], shape, (hidden[0],), lambda: of_condition, policy.name)
+
+
+def _degrees(width, first, last):
+    """The degrees of so many units: each in turn, or if there are more degrees than units, evenly among them."""
+    if width <= last - first:
+        return np.rint(np.linspace(last, first, width)).astype(int)
+    return np.arange(width) % max(1, last - first + 1) + first
 
 
 def _coupling_channels(event_shape, split, num_parameters):

@@ -130,13 +130,19 @@ def _affine_layer(kind, event_size, hidden, is_odd, name, **options):
     if kind is bijectors.AffineCoupling:
         network = dense_coupling_network([event_size], hidden, **options)
         return bijectors.AffineCoupling(network, swap=is_odd, name=name)
+    if kind is not bijectors.AffineAutoregressive:
+        raise ValueError(
+            "affine must be tf_resflow.bijectors.AffineAutoregressive or tf_resflow.bijectors.AffineCoupling; got "
+            f"{kind!r}."
+        )
     network = autoregressive_network(event_size, hidden, reverse=is_odd, **options)
     return bijectors.AffineAutoregressive(network, is_odd, name=name)
 
 
 def _check_affine_layers(numbers):
     """The numbers; a ValueError unless they are two."""
-    if not (isinstance(numbers, (tuple, list)) and len(numbers) == 2 and min(numbers) >= 0):
+    is_pair = isinstance(numbers, (tuple, list)) and len(numbers) == 2
+    if not (is_pair and all(isinstance(number, int) and number >= 0 for number in numbers)):
         raise ValueError(
             "affine_layers must be the numbers of affine layers before and after the blocks, such as (2, 0); got "
             f"{numbers!r}."

@@ -167,7 +167,7 @@ class PosteriorEstimator:
 
         Raises:
           ValueError: if the shapes do not fit, values are NaN or infinite, parameters are outside of the support of
-            the prior, or there are fewer than 20 pairs.
+            the prior, or there are fewer than 10 pairs.
         """
         theta, x = self._vectors(theta), self._observations(x, extra_ranks=(1,))
         if len(theta) != len(x):
@@ -188,7 +188,8 @@ class PosteriorEstimator:
                 self.model.condition.statistics[name].assign(value)
             self.model.initialize(theta[kept][:_INITIAL], self._seed, condition=x[kept][:_INITIAL])
         steps_per_epoch = -(-len(theta[kept]) // batch_size)
-        epochs = epochs or math.ceil(_STEPS * math.sqrt(len(x)) / steps_per_epoch)
+        if epochs is None:
+            epochs = math.ceil(_STEPS * math.sqrt(len(x)) / steps_per_epoch)
         warmup = epochs * steps_per_epoch // 4
         decay = epochs * steps_per_epoch - warmup
         rate = keras.optimizers.schedules.CosineDecay(0.0, decay, warmup_target=learning_rate, warmup_steps=warmup)
@@ -228,20 +229,27 @@ class PosteriorEstimator:
         """Parameters as vectors without bounds `[num, size]`; one on a bound is as far as the farthest other."""
         theta = theta if tf.nest.is_nested(self.prior.dtype) else np.asarray(theta)
         theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
+        self._check_shapes(theta)
         z = theta
         for bijector in reversed(self._into_events):
             z = bijector.inverse(z)
         z = z.numpy()
-        if z.ndim != 2:
-            shapes = tf.nest.map_structure(lambda part: part.shape, theta)
-            raise ValueError(
-                f"theta must be parameters [num, *event_shape], of the event shape {self.prior.event_shape}; got "
-                f"the shape {shapes}."
-            )
         if bad := np.count_nonzero(np.isnan(z).any(axis=1)):
             raise ValueError(f"{bad} parameters are NaN or outside of the support of the prior: leave them out.")
         finite = np.where(np.isinf(z), np.nan, z)
         return np.clip(z, np.nanmin(finite, axis=0), np.nanmax(finite, axis=0))
+
+    def _check_shapes(self, theta):
+        """Raises a ValueError unless parameters are `[num, *event_shape]`, with one number."""
+        shapes = tf.nest.map_structure(lambda part: part.shape, theta)
+        events = tf.nest.flatten(self.prior.event_shape)
+        parts = list(zip(tf.nest.flatten(theta), events, strict=True))
+        fits = all(part.shape.rank == event.rank + 1 and part.shape[1:] == event for part, event in parts)
+        if not fits or len({part.shape[0] for part, _ in parts}) != 1:
+            raise ValueError(
+                f"theta must be parameters [num, *event_shape], of the event shape {self.prior.event_shape}; got "
+                f"the shape {shapes}."
+            )
 
     def _observations(self, x, extra_ranks):
         """Observations as an array, unless they have another shape or are not finite."""
@@ -310,8 +318,9 @@ def _num_features(summary, shape):
 
 def _statistics(x):
     """The median and the deviation of each element, by its quartiles, or if these are equal the usual one, or 1."""
+    x = x.astype(np.float64)
     low, median, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
-    deviation = np.std(x, axis=0)
     robust = (high - low) / _QUARTILES
-    scale = np.where(robust > 0, robust, np.where(deviation > 0, deviation, 1.0))
+    scale = np.where(robust > 0, robust, np.std(x, axis=0))
+    scale = np.where(np.ptp(x, axis=0) > 0, scale, 1.0)
     return {"mean": median, "std": scale}

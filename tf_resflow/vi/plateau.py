@@ -82,7 +82,8 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
                 "Plateau lowers the learning rate of a Keras optimizer that was made with a number, such as "
                 f"keras.optimizers.Adam(0.01); got {optimizer!r}."
             )
-        if window < 2 or not 0 < factor < 1 or num_drops < 0:
+        are_whole = isinstance(window, int) and isinstance(num_drops, int)
+        if not are_whole or window < 2 or not 0 < factor < 1 or num_drops < 0:
             raise ValueError(
                 "Plateau needs a window of at least 2 steps, a factor between 0 and 1 and num_drops of at least 0; "
                 f"got window={window}, factor={factor}, num_drops={num_drops}."
