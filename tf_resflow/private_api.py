@@ -179,9 +179,9 @@ def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.
     return bijector._internal_is_increasing(**kwargs)
 
 
-def parts_interact(bijector: tfp.bijectors.Bijector) -> bool:
-    """Whether a part of an event changes how another one is mapped, as in joint distributions."""
-    return bijector._parts_interact
+def has_fixed_members(composition: tfp.bijectors.Composition) -> bool:
+    """Whether its members do not depend on the event, unlike those of joint distributions with such supports."""
+    return type(composition)._parts_interact is tfp.bijectors.Composition._parts_interact
 
 
 def eager_mode() -> contextlib.AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from tensorflow_probability.python.internal import cache_util, nest_util
 
 from tf_resflow.bijectors.networks import check_event
 from tf_resflow.layers import lipschitz_constant
-from tf_resflow.private_api import parts_interact, without_retracing_warnings
+from tf_resflow.private_api import has_fixed_members, without_retracing_warnings
 from tf_resflow.renamed import take_old_overrides
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Solution
@@ -300,7 +300,7 @@ def pass_through(
         return pass_through(bijector.bijector, x, context, event_ndims, not inverse)
     is_ours = isinstance(bijector, FlowBijector)
     walks = isinstance(bijector, tfb.Composition) and not is_ours and not context.log_det
-    if walks and not parts_interact(bijector):
+    if walks and has_fixed_members(bijector):
         return pass_through_members(bijector, x, context, inverse)
     if context.visit and not getattr(bijector, "_members", False):
         context.visit(bijector, x, inverse)
