@@ -35,7 +35,7 @@ _TASKS = ["banana", "funnel", "eight_schools", "hierarchical_regression"]
 _SAMPLERS = ["plain", "residual", "mixed", "real_nvp", "autoregressive"]
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
 _ONLY = flags.DEFINE_multi_enum("task", _TASKS, list(DENSITIES), "Densities, several if repeated.")
-_KINDS = flags.DEFINE_multi_enum("sampler", _SAMPLERS, ["plain", *FLOWS], "HMC itself or flows, repeated.")
+_KINDS = flags.DEFINE_multi_enum("sampler", _SAMPLERS, _SAMPLERS, "HMC itself or flows, repeated.")
 _FIT_STEPS = flags.DEFINE_integer("fit_steps", 1000, "Steps of variational inference.", lower_bound=1)
 _RATE = flags.DEFINE_float("learning_rate", 0.01, "Of Adam; it falls to zero.", lower_bound=0.0)
 _LEAPFROGS = flags.DEFINE_list("leapfrogs", ["2", "4", "8", "16", "32"], "Numbers of leapfrog steps.")
