@@ -59,10 +59,10 @@ def test_jacobians(known, reverse):
         doubled = keras.Sequential([keras.Input([4], dtype="float64"), layer.network, Doubled(dtype="float64")])
         layer = AffineAutoregressive(doubled, reverse)
     x = generator.normal(size=[5, 4])
-    y, log_scale, *jacobians = layer.with_jacobian(tf.constant(x))
+    y, log_scale, *jacobians = layer._with_jacobian(tf.constant(x))
     np.testing.assert_allclose(y, layer.forward(x), rtol=1e-10)
     np.testing.assert_allclose(np.sum(log_scale, -1), layer.forward_log_det_jacobian(x, 1), atol=1e-10)
-    moved = [[layer.with_jacobian(tf.constant(x + h))[:2] for h in (e, -e)] for e in 1e-6 * np.eye(4)]
+    moved = [[layer._with_jacobian(tf.constant(x + h))[:2] for h in (e, -e)] for e in 1e-6 * np.eye(4)]
     for i, jacobian in enumerate(jacobians):
         expected = np.stack([(above[i] - below[i]) / 2e-6 for above, below in moved], axis=-1)
         np.testing.assert_allclose(jacobian, expected, rtol=1e-6, atol=1e-6)

@@ -35,9 +35,6 @@ class AffineAutoregressive(NetworkBijector):
       reverse: whether the coordinates are in reverse order: \\(x_{>i}\\) instead of \\(x_{<i}\\).
       name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
 
-    Attributes:
-      reverse: as given.
-
     Raises:
       ValueError: if the network is not built, is not autoregressive in this order, or does not return two values
         for each coordinate.
@@ -49,15 +46,18 @@ class AffineAutoregressive(NetworkBijector):
 
     def __init__(self, network: keras.Layer, reverse: bool = False, *, name: str = "affine_autoregressive") -> None:
         parameters = dict(locals())
-        shape, *_ = network_shapes(network)
+        shape, *condition = network_shapes(network)
         output = output_shape(network)
         if len(shape) != 1 or output != (2 * shape[0],):
             raise ValueError(
                 f"An autoregressive network must map [D] to [2 D]; {network.name!r} maps {shape} to {output}."
             )
         self._event_shape = tf.TensorShape(shape)
-        self.reverse = reverse
-        super().__init__(network, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/")
+        self._reverse = reverse
+        condition_shape = condition[0] if condition else None
+        super().__init__(
+            network, condition_shape, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/"
+        )
         with tf.init_scope():
             _check_autoregressive(network, reverse)
 
@@ -68,7 +68,7 @@ class AffineAutoregressive(NetworkBijector):
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         network = self._output(context)
         size = self._event_shape[0]
-        place = tf.range(size - 1, -1, -1) if self.reverse else tf.range(size)
+        place = tf.range(size - 1, -1, -1) if self._reverse else tf.range(size)
 
         def find_next(i, x, _):
             shift, log_scale = self._shift_and_log_scale(x, network)
@@ -79,9 +79,19 @@ class AffineAutoregressive(NetworkBijector):
         _, x, log_det = tf.while_loop(lambda *_: True, find_next, start, maximum_iterations=size)
         return Pass(x, -log_det)
 
-    def with_jacobian(
-        self, x: tf.Tensor, networks: Networks | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
+        r"""y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\) at rows x.
+
+        None if there is a condition.
+        """
+        if self.conditional:
+            return None
+        y, log_scale, jacobian, of_log_scale = self._with_jacobian(x, networks)
+        gradient = (gradient - tf.reduce_sum(of_log_scale, 1))[..., tf.newaxis]
+        gradient = tf.linalg.triangular_solve(jacobian, gradient, lower=not self._reverse, adjoint=True)
+        return y, tf.reduce_sum(log_scale, -1), gradient[..., 0]
+
+    def _with_jacobian(self, x, networks=None):
         """The value and s at x `[batch, D]`, and their Jacobians `[batch, D, D]`, without a condition."""
         network = bound_network(self.network, networks)
         if network.program.knows_jacobian:

@@ -4,10 +4,9 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
+from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
+from tf_resflow.bijectors.network_bijector import NetworkBijector
 from tf_resflow.bijectors.networks import (
-    adopt,
-    bound_network,
     check_built,
     check_event,
     event_rows,
@@ -19,7 +18,7 @@ from tf_resflow.bijectors.networks import (
 __all__ = ["ConditionalAffine"]
 
 
-class ConditionalAffine(FlowBijector):
+class ConditionalAffine(NetworkBijector):
     r"""`y = L(c) x + t(c)` on vectors x, with a lower triangular matrix L that depends on a condition c.
 
     \\(\log|\det J| = \sum_i l_i(c)\\), with \\(\exp(l_i(c))\\) the diagonal of L. With a normal base it is the
@@ -48,24 +47,14 @@ class ConditionalAffine(FlowBijector):
       ValueError: if the network is not built, or does not map vectors to vectors of such a size.
     """
 
-    argument_names = ("networks", "conditional_input")
-
     def __init__(self, network: keras.Layer, *, name: str = "conditional_affine") -> None:
         parameters = dict(locals())
         check_built(network)
-        self._network = self._no_dependency(network)
-        self._size, self.condition_shape = _shapes(network)
+        self._size, condition_shape = _shapes(network)
         self._event_shape = tf.TensorShape([self._size])
-        self._network_variables = adopt(network)
         super().__init__(
-            forward_min_event_ndims=1, dtype=parameter_dtype(network), parameters=parameters, name=f"{name}/"
+            network, condition_shape, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/"
         )
-
-    @property
-    def network(self) -> keras.Layer:
-        return self._network
-
-    keras_parts = network
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         x, batch_shape, shift, matrix, log_det = self._evaluate(x, context)
@@ -80,11 +69,9 @@ class ConditionalAffine(FlowBijector):
     def _evaluate(self, x, context):
         """The rows of x, their batch shape, and the shift, matrix and log-determinant of each."""
         check_event(f"{self.name} maps events", self._event_shape, x.shape)
-        networks, condition = context.take(self.name, *self.argument_names)
-        if condition is None:
-            raise ValueError(f"{self.name} needs conditional_input, of shape {self.condition_shape}.")
-        x, condition, batch_shape = event_rows(self.name, x, 1, condition, self.condition_shape)
-        output = tf.cast(bound_network(self._network, networks)(condition), x.dtype)
+        network, condition = self._network_and_condition(context)
+        x, condition, batch_shape = event_rows(self.name, x, 1, condition, self._condition_shape)
+        output = tf.cast(network(condition), x.dtype)
         matrix = tfp.math.fill_triangular(output[:, self._size :])
         log_scale = tf.linalg.diag_part(matrix)
         matrix = tf.linalg.set_diag(matrix, tf.exp(log_scale))
@@ -105,4 +92,4 @@ def _shapes(network):
             f"The network maps {condition} to {output}. It must map a vector to D (D + 3) / 2 values for events of "
             "D coordinates: 2 for one, 5 for two, 9 for three."
         )
-    return sizes[output[0]], tf.TensorShape(condition)
+    return sizes[output[0]], condition

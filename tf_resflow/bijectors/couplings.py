@@ -29,13 +29,16 @@ class Coupling(NetworkBijector):
         if split not in ("channels", "checkerboard"):
             raise ValueError(f"split is 'channels' or 'checkerboard'; got {split!r}.")
         self._split, self._swap = split, swap
-        given, *_ = network_shapes(network)
+        given, *condition = network_shapes(network)
         self._num_given = given[-1]
         self._num_mapped = _num_mapped(network, given, split, self.num_parameters)
         channels = self._num_mapped + (self._num_given if split == "channels" else 0)
         self._event_shape = tf.TensorShape([*given[:-1], channels])
         rank = self._event_shape.rank
-        super().__init__(network, forward_min_event_ndims=rank, parameters=parameters, name=f"{name}/")
+        condition_shape = condition[0] if condition else None
+        super().__init__(
+            network, condition_shape, forward_min_event_ndims=rank, parameters=parameters, name=f"{name}/"
+        )
 
     @abc.abstractmethod
     def _shift_and_log_scale(self, output):

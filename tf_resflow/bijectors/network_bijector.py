@@ -1,5 +1,6 @@
 """The base of the bijectors that scale and shift elements by an unconstrained network."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -20,15 +21,14 @@ __all__ = ["NetworkBijector"]
 
 
 class NetworkBijector(FlowBijector):
-    """A bijector whose parameters are the output of a network of `x`, or of `[x, condition]`.
+    """A bijector whose parameters are the output of a network, of x, of a condition, or of both.
 
-    A subclass evaluates it with `_output`. Other arguments are those of `tfb.Bijector`.
+    The shape of a condition is `condition_shape`, None for none. Other arguments are those of `tfb.Bijector`.
     """
 
-    def __init__(self, network: keras.Layer, **kwargs) -> None:
+    def __init__(self, network: keras.Layer, condition_shape: Any, **kwargs: Any) -> None:
         self._network = self._no_dependency(network)
-        _, *condition = network_shapes(network)
-        self._condition_shape = tf.TensorShape(condition[0]) if condition else None
+        self._condition_shape = None if condition_shape is None else tf.TensorShape(condition_shape)
         self._network_variables = adopt(network)
         super().__init__(dtype=parameter_dtype(network), **kwargs)
 
@@ -40,7 +40,7 @@ class NetworkBijector(FlowBijector):
 
     @property
     def conditional(self) -> bool:
-        """Whether the network takes a conditional input."""
+        """Whether the network takes a condition."""
         return self._condition_shape is not None
 
     @property
@@ -52,13 +52,17 @@ class NetworkBijector(FlowBijector):
     def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("networks", "conditional_input") if self.conditional else ("networks",)
 
-    def _output(self, context: Context):
-        """The network, with the condition of a context: a function of x `[..., *event]`."""
+    def _network_and_condition(self, context: Context) -> tuple[Any, Any]:
+        """The bound network and the condition of a context, None for none."""
         networks, *given = context.take(self.name, *self.argument_names)
         condition = given[0] if given else None
         if self.conditional and condition is None:
-            raise ValueError(f"{self.name} needs conditional_input: its network takes [a, condition].")
-        network = bound_network(self._network, networks)
+            raise ValueError(f"{self.name} needs conditional_input, of shape {self._condition_shape}.")
+        return bound_network(self._network, networks), condition
+
+    def _output(self, context: Context) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The network as a function of x `[..., *event]`, with the condition of a context beside it."""
+        network, condition = self._network_and_condition(context)
 
         def apply(x):
             rank = self.forward_min_event_ndims

@@ -196,6 +196,18 @@ class ResidualBlock(FlowBijector):
         jacobian = Exact().jacobian(bound_network(self._branch, networks), x, conditional_input)
         return tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + jacobian
 
+    def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
+        r"""y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\) at rows x.
+
+        None if there is a condition, or the log-determinant is not exact.
+        """
+        if type(self.log_det) is not Exact or self.conditional:
+            return None
+        branch = bound_network(self._branch, networks)
+        log_det, of_log_det, inverse = self.log_det.with_gradient(branch, x)
+        gradient = tf.reduce_sum(inverse * tf.transpose(gradient - of_log_det)[:, tf.newaxis], 0)
+        return x + tf.cast(branch(x), x.dtype), log_det, tf.transpose(gradient)
+
     def _lipschitz_constants(self, certified, bound):
         # A constant that the constructor was given is assumed to hold in the norm of the other blocks.
         order, reason = bounded_norm(self._branch)

@@ -11,8 +11,8 @@ import tensorflow_probability as tfp
 
 from tf_resflow.bijectors import ActNorm, ConditionalAffine, Flow, with_log_det
 from tf_resflow.bijectors.networks import check_built
-from tf_resflow.flows import vector_flow
-from tf_resflow.logdet import Exact, RussianRoulette
+from tf_resflow.flows.vector_flows import MOST_EXACT, vector_flow
+from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.sequences import check_sequence
 from tf_resflow.solvers import Anderson
@@ -24,7 +24,6 @@ __all__ = ["PosteriorEstimator"]
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
-_MOST_EXACT = 16  # parameters up to which a training step has exact log-determinants
 _LINEAR = 4.0  # standard deviations up to which an observation is about linear for its default summary
 _QUARTILES = 1.349  # standard deviations between those of a normal distribution
 _STEPS = 20  # of a training, times the square root of the number of pairs
@@ -116,7 +115,6 @@ class PosteriorEstimator:
             activation="cpila",
             coefficient=coefficient,
             condition_size=num_features,
-            log_det=Exact() if size <= _MOST_EXACT else RussianRoulette(),
             inverse_solver=Anderson(atol=_TOLERANCE),
             seed=seed,
             dtype=dtype,
@@ -129,7 +127,7 @@ class PosteriorEstimator:
             condition_mean=np.zeros(shape),
             condition_std=np.ones(shape),
             condition_network=summary,
-            evaluation_log_det=Exact() if size <= _MOST_EXACT else None,
+            evaluation_log_det=Exact() if size <= MOST_EXACT else None,
             seed=seed,
             name=name,
         )

@@ -17,8 +17,6 @@ from tf_resflow.bijectors import (
 )
 from tf_resflow.bijectors.base import Context, Pass, in_order, pass_through
 from tf_resflow.bijectors.flow import route_members
-from tf_resflow.bijectors.networks import bound_network
-from tf_resflow.logdet import Exact
 from tf_resflow.logdet.estimators import reverse_jacobian
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
@@ -141,20 +139,12 @@ def _carried(bijector, x, gradient, context):
 
     \\(\nabla_y \log q = J^{-T} (\nabla_x \log q - \nabla_x \log|\det J|)\\).
     """
-    rows = _rows(x)
-    if type(bijector) is ResidualBlock and type(bijector.log_det) is Exact and not bijector.conditional:
-        branch = bound_network(bijector.branch, context.arguments["networks"])
-        log_det, of_log_det, inverse = bijector.log_det.with_gradient(branch, rows)
-        gradient = tf.transpose(_rows(gradient) - of_log_det)
-        gradient = tf.transpose(tf.reduce_sum(inverse * gradient[:, tf.newaxis], 0))
-        y = rows + tf.cast(branch(rows), x.dtype)
+    carried = None
+    if type(bijector) in (AffineAutoregressive, ResidualBlock):  # a subclass may map otherwise
+        carried = bijector.carry(_rows(x), _rows(gradient), context.arguments["networks"])
+    if carried is not None:
+        y, log_det, gradient = carried
         return tf.reshape(y, tf.shape(x)), tf.reshape(log_det, tf.shape(x)[:-1]), tf.reshape(gradient, tf.shape(x))
-    if type(bijector) is AffineAutoregressive and not bijector.conditional:
-        y, log_scale, jacobian, of_log_scale = bijector.with_jacobian(rows, context.arguments["networks"])
-        gradient = (_rows(gradient) - tf.reduce_sum(of_log_scale, 1))[..., tf.newaxis]
-        gradient = tf.linalg.triangular_solve(jacobian, gradient, lower=not bijector.reverse, adjoint=True)
-        log_det = tf.reshape(tf.reduce_sum(log_scale, -1), tf.shape(x)[:-1])
-        return tf.reshape(y, tf.shape(x)), log_det, tf.reshape(gradient, tf.shape(x))
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(x)
         y, log_det, *_ = pass_through(bijector, x, context, event_ndims=1)
