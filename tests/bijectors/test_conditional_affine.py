@@ -79,3 +79,7 @@ def test_wrong_input(affine):
         network = keras.Sequential([keras.Input([2]), keras.layers.Dense(units)])
         with pytest.raises(ValueError, match=f"maps \\(2,\\) to \\({units},\\).*5 for two"):
             resflow.bijectors.ConditionalAffine(network)
+    for shape, message in [([None], r"inputs.*\[\(None,\)\]"), ([2], r"shape \(None, None\)")]:
+        network = keras.Model(c := keras.Input(shape), keras.layers.Lambda(lambda c: c, (None,))(c))
+        with pytest.raises(ValueError, match=f"last axis has a known size.*{message}"):
+            resflow.bijectors.ConditionalAffine(network)

@@ -5,15 +5,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
-from tf_resflow.bijectors.network_bijector import NetworkBijector
-from tf_resflow.bijectors.networks import (
-    check_built,
-    check_event,
-    event_rows,
-    from_rows,
-    input_shapes,
-    parameter_dtype,
-)
+from tf_resflow.bijectors.network_bijector import NetworkBijector, network_shapes, output_shape
+from tf_resflow.bijectors.networks import check_event, event_rows, from_rows
 
 __all__ = ["ConditionalAffine"]
 
@@ -49,7 +42,6 @@ class ConditionalAffine(NetworkBijector):
 
     def __init__(self, network: keras.Layer, *, name: str = "conditional_affine") -> None:
         parameters = dict(locals())
-        check_built(network)
         self._size, condition_shape = _shapes(network)
         self._event_shape = tf.TensorShape([self._size])
         super().__init__(
@@ -83,10 +75,9 @@ class ConditionalAffine(NetworkBijector):
 
 def _shapes(network):
     """The size of an event and the shape of a condition, as the network tells them."""
-    condition, *others = [shape[1:] for shape in input_shapes(network)]
-    dtype = (parameter_dtype(network) or tf.float32).name
-    output = tuple(network.compute_output_spec(keras.KerasTensor((None, *condition), dtype=dtype)).shape)[1:]
-    sizes = {size * (size + 3) // 2: size for size in range(1, 1 + sum(output))}
+    condition, *others = network_shapes(network)
+    output = output_shape(network)
+    sizes = {size * (size + 3) // 2: size for size in range(1, 1 + output[-1])}
     if others or len(condition) != 1 or len(output) != 1 or output[0] not in sizes:
         raise ValueError(
             f"The network maps {condition} to {output}. It must map a vector to D (D + 3) / 2 values for events of "

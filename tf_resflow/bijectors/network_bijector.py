@@ -77,11 +77,11 @@ def network_shapes(network: keras.Layer) -> list[tuple[Any, ...]]:
     """The shapes of x and, if it takes one, of the condition; a ValueError for a network of other inputs."""
     check_built(network)
     shapes = [shape[1:] for shape in input_shapes(network)]
-    if len(shapes) not in (1, 2):
+    if len(shapes) not in (1, 2) or not all(map(_ends_in_size, shapes)):
         raise ValueError(
-            "The network of a coupling or an autoregressive layer has one input of a known shape, or two with a "
-            f"condition; {network.name!r} has {len(shapes)}. Build it as "
-            "keras.Sequential([keras.Input(shape), ...]) or keras.Model([x, condition], output)."
+            "The network has one input, or two with a condition, whose last axis has a known size; the inputs of "
+            f"{network.name!r} have the shapes {shapes}. Build it as keras.Sequential([keras.Input(shape), ...]) "
+            "or keras.Model([x, condition], output)."
         )
     return shapes
 
@@ -90,4 +90,16 @@ def output_shape(network: keras.Layer) -> tuple[Any, ...]:
     """The shape of the network's output for an event, which is computed without a value."""
     dtype = (parameter_dtype(network) or tf.float32).name
     specs = [keras.KerasTensor((None, *shape), dtype=dtype) for shape in network_shapes(network)]
-    return tuple(network.compute_output_spec(specs if len(specs) > 1 else specs[0]).shape)[1:]
+    output = network.compute_output_spec(specs if len(specs) > 1 else specs[0])
+    shape = tuple(getattr(output, "shape", ()))[1:]
+    if not _ends_in_size(shape):
+        shapes = tf.nest.map_structure(lambda tensor: tensor.shape, output)
+        raise ValueError(
+            f"The network has one output, whose last axis has a known size; that of {network.name!r} has the shape "
+            f"{shapes}."
+        )
+    return shape
+
+
+def _ends_in_size(shape):
+    return bool(shape) and shape[-1] is not None
