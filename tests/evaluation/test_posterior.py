@@ -97,6 +97,14 @@ def test_importance_weights_of_a_gaussian(scale):
         assert abs(check.log_evidence - 3) <= 4 * math.sqrt((second - 1) / num) + 1e-12
 
 
+def test_good_k_of_few_weights():
+    """k < 1 - 1 / log10(N) where N >= 10^(1 / (1 - k)), the sample size that k asks for; 0.7 at most."""
+    assert importance_check(np.zeros(100)).good_k == pytest.approx(1 / 2)
+    k = importance_check(np.zeros(1000)).good_k
+    assert 10 ** (1 / (1 - k)) == pytest.approx(1000)
+    assert importance_check(np.zeros(3000)).good_k == 0.7
+
+
 NAN = np.full([4, 3, 2], np.nan)
 
 
