@@ -185,10 +185,12 @@ def test_wrong_input(gaussian):
         with pytest.raises(ValueError, match=message):
             call()
     flat = keras.Sequential([keras.Input([4, 3]), keras.layers.Dense(2)])
+    double = keras.Sequential([keras.Input([4, 3], dtype="float64"), keras.layers.Dense(2, dtype="float64")])
     for message, prior, options in [
         ("one distribution; got the batch shape \\(2,\\)", tfd.Uniform(LOW, HIGH), {}),
         ("real numbers of one dtype; got .*int32", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2), {}),
         ("summary must map observations \\[batch, 4, 3\\] to vectors", BOX, {"summary": flat}),
+        ("summary has float64 weights, and the prior is float32", BOX, {"summary": double}),
     ]:
         with pytest.raises(ValueError, match=message):
             resflow.PosteriorEstimator(prior, [4, 3], **options)

@@ -106,7 +106,7 @@ class PosteriorEstimator:
         self.prior, self._seed = prior, seed
         size, self._into_events, dtype = _from_vectors(prior)
         summary = _default_summary(shape, seed, dtype) if summary is None else summary
-        num_features = _num_features(summary, shape)
+        num_features = _num_features(summary, shape, dtype)
         affine = ConditionalAffine(_affine_network(num_features, size, dtype))
         blocks = vector_flow(
             size,
@@ -303,9 +303,14 @@ def _affine_network(num_features, size, dtype):
     return keras.Sequential([keras.Input([num_features], dtype=dtype), layer], name="affine")
 
 
-def _num_features(summary, shape):
-    """The size of the vectors to which a summary maps observations."""
+def _num_features(summary, shape, dtype):
+    """The size of the vectors to which a summary maps observations; raises unless it learns in the dtype."""
     check_built(summary)
+    if others := {weight.dtype for weight in summary.trainable_weights} - {dtype}:
+        raise ValueError(
+            f"The summary has {others.pop()} weights, and the prior is {dtype}: build the layers of the summary, "
+            f"and its keras.Input, with dtype={dtype!r}, or make the prior in that of the summary."
+        )
     output = tuple(summary.compute_output_shape((None, *shape)))
     if len(output) != 2 or output[1] is None:
         raise ValueError(
