@@ -207,7 +207,8 @@ class PosteriorEstimator:
     def posterior(self, x: TensorLike) -> tfp.distributions.TransformedDistribution:
         """The posterior of an observation `[*observation_shape]`, or of a batch of them, as it is learned now.
 
-        Its weights are constants: later training does not change it. Log-densities are exact.
+        Its weights are constants: later training does not change it. Log-densities are exact. Those of parameters
+        outside of the support of the prior are NaN, and not minus infinity: they have no vector.
 
         Args:
           x: one observation; or `[batch, *observation_shape]`, for a distribution of that batch shape.
