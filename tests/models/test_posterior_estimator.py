@@ -139,7 +139,15 @@ def test_statistics_are_robust(fitted):
 
 def test_structured_parameters_and_any_observations():
     """A joint prior with bounds in its parts, and images that a convolution summarizes."""
-    prior = tfd.JointDistributionNamed({"a": tfd.LogNormal(0.0, 1.0), "b": tfd.Sample(tfd.Beta(2.0, 2.0), [2])})
+    prior = tfd.JointDistributionNamed(
+        {
+            "a": tfd.LogNormal(0.0, 1.0),
+            "b": tfd.Sample(tfd.Beta(2.0, 2.0), [2]),
+            "c": tfd.Dirichlet([0.5, 0.5, 0.5]),
+            "d": tfd.Uniform(-1e6, 1e6),
+            "e": tfd.MultivariateNormalDiag([0.0, 1e6]),
+        }
+    )
     theta = prior.sample(64, seed=1)
     x = np.random.default_rng(0).normal(size=[64, 4, 4, 1])
     layers = [keras.layers.Conv2D(2, 3), keras.layers.Flatten()]
@@ -156,7 +164,12 @@ def test_structured_parameters_and_any_observations():
     draws = estimator.posterior(x[:3]).sample(5, seed=0)
     assert draws["a"].shape == (5, 3) and draws["b"].shape == (5, 3, 2)
     assert np.all(draws["a"] > 0) and np.all((draws["b"] > 0) & (draws["b"] < 1))
+    np.testing.assert_allclose(np.sum(draws["c"], axis=-1), 1, rtol=1e-5)
     assert estimator.posterior(x[:3]).log_prob(draws).shape == (5, 3)
+    off = tf.where(np.arange(64)[:, np.newaxis] < 2, 1.1 * theta["c"], theta["c"])
+    infinite = tf.where(np.arange(64)[:, np.newaxis] == 2, np.inf, theta["e"])
+    with pytest.raises(ValueError, match="3 parameters are NaN or outside of the support"):
+        estimator.fit({**theta, "c": off, "e": infinite}, x)
 
 
 def test_parameters_on_a_bound(gaussian):

@@ -233,7 +233,11 @@ class PosteriorEstimator:
         for bijector in reversed(self._into_events):
             z = bijector.inverse(z)
         z = z.numpy()
-        if bad := np.count_nonzero(np.isnan(z).any(axis=1)):
+        back = tf.constant(z)
+        for bijector in self._into_events:
+            back = bijector.forward(back)
+        moved = [*map(_moved, tf.nest.flatten(theta), tf.nest.flatten(back))]
+        if bad := np.count_nonzero(np.isnan(z).any(axis=1) | np.any(moved, axis=0)):
             raise ValueError(f"{bad} parameters are NaN or outside of the support of the prior: leave them out.")
         finite = np.where(np.isinf(z), np.nan, z)
         return np.clip(z, np.nanmin(finite, axis=0), np.nanmax(finite, axis=0))
@@ -280,6 +284,14 @@ def _from_vectors(prior):
     if constraint is None:
         raise ValueError(f"{prior.name} does not tell the support of its events by a bijector.")
     return *from_vectors(prior.event_shape, constraint, dtype), dtype.name
+
+
+def _moved(theta, back):
+    """Which parameters are infinite, or come back from vectors as others; those on a bound may come back as NaN."""
+    rounding = np.cbrt(np.finfo(theta.dtype.as_numpy_dtype).eps)
+    tolerance = rounding * (1 + tf.reduce_max(tf.abs(theta), axis=0))
+    moved = tf.math.is_inf(theta) | (tf.abs(back - theta) > tolerance)
+    return tf.reduce_any(moved, axis=range(1, moved.shape.rank))
 
 
 def _default_summary(shape, seed, dtype):
