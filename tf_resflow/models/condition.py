@@ -106,10 +106,10 @@ class Condition(tf.Module):
             labels = _in_classes(tf.cast(values, tf.int64), self.num_classes)
             values = tf.one_hot(labels, self.num_classes, dtype=self._dtype)
         else:
+            if self.statistics:  # in their precision, in which an offset costs no digits
+                mean, std = self.statistics["mean"], self.statistics["std"]
+                values = (tf.cast(values, mean.dtype) - mean) / std
             values = tf.cast(values, self._dtype)
-            if self.statistics:
-                mean, std = (tf.cast(self.statistics[name], self._dtype) for name in ("mean", "std"))
-                values = (values - mean) / std
             if self.network is not None:
                 values = tf.cast(self.network(values), self._dtype)
         with tf.control_dependencies(_check_rows(values, num)):

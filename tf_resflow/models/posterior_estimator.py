@@ -194,14 +194,12 @@ class PosteriorEstimator:
         self.model.compile(keras.optimizers.AdamW(rate, weight_decay, global_clipnorm=1.0))
         stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
         return self.model.fit(
-            theta[kept],
-            x[kept],
-            batch_size,
-            epochs,
-            verbose,
-            [*callbacks, stop],
-            validation_data=(theta[held_out], x[held_out]),
-            validation_batch_size=1000,
+            _batches(theta[kept], x[kept], batch_size, self._seed),
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=[*callbacks, stop],
+            shuffle=False,
+            validation_data=_batches(theta[held_out], x[held_out], 1000, self._seed),
         )
 
     def posterior(self, x: TensorLike) -> tfp.distributions.TransformedDistribution:
@@ -255,12 +253,13 @@ class PosteriorEstimator:
             )
 
     def _observations(self, x, extra_ranks):
-        """Observations as an array, unless they have another shape or are not finite."""
-        x, shape = np.asarray(x, self.model.distribution.dtype.as_numpy_dtype), self.model.condition.shape
+        """Observations in float64, unless they have another shape or are not finite in the model's dtype."""
+        x, shape = np.asarray(x, np.float64), self.model.condition.shape
         rank = x.ndim - len(shape)
         if rank not in extra_ranks or x.shape[rank:] != shape:
             raise ValueError(f"x has observations of shape {shape}, which may follow a batch axis; got {x.shape}.")
-        if bad := np.count_nonzero(~np.isfinite(x).all(axis=tuple(range(rank, x.ndim)))):
+        finite = np.abs(x) <= self.model.distribution.dtype.max
+        if bad := np.count_nonzero(~finite.all(axis=tuple(range(rank, x.ndim)))):
             raise ValueError(
                 f"{bad} observations are NaN or infinite. If these simulations failed, leave them out with their "
                 "parameters, and q becomes the posterior given that a simulation does not fail; or let the "
@@ -332,9 +331,16 @@ def _num_features(summary, shape, dtype):
     return output[1]
 
 
+def _batches(theta, x, batch_size, seed):
+    """Shuffled batches of pairs as they are: Keras would round arrays to float32."""
+    with tf.device("CPU"):
+        theta, x = tf.constant(theta), tf.constant(x)
+    rows = tf.data.Dataset.range(len(x)).shuffle(len(x), seed).batch(batch_size)
+    return rows.map(lambda rows: (tf.gather(theta, rows), tf.gather(x, rows)))
+
+
 def _statistics(x):
     """The median and the deviation of each element, by its quartiles, or if these are equal the usual one, or 1."""
-    x = x.astype(np.float64)
     low, median, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
     robust = (high - low) / _QUARTILES
     scale = np.where(robust > 0, robust, np.std(x, axis=0))
