@@ -11,7 +11,7 @@ def moved_surrogate():
     """Makes a small one in float64, whose variables have moved."""
 
     def make(event_shape, seed=0, **options):
-        options = {"num_blocks": 1, "hidden": (6,), "dtype": "float64", **options}
+        options = {"num_blocks": 1, "hidden": (6,), "affine_layers": 2, "dtype": "float64", **options}
         surrogate = resflow.vi.flow_surrogate_posterior(event_shape, seed=seed, **options)
         for i, variable in enumerate(surrogate.trainable_variables):
             variable.assign_add(0.3 * tf.random.stateless_normal(variable.shape, [seed, i], dtype=variable.dtype))

@@ -12,7 +12,7 @@ import tf_resflow as resflow
 from tf_resflow.private_api import without_retracing_warnings
 
 tfb, tfd = tfp.bijectors, tfp.distributions
-SMALL = {"num_blocks": 1, "hidden": (6,)}
+SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (6,)}
 
 
 def surrogate_of(event_shape, **options):
