@@ -59,7 +59,9 @@ def local_values(strategy, variable):
 
 def test_replicas_stay_equal_and_draw_differently(two_replicas, data):
     with two_replicas.scope():
-        model = make_model(lambda: keras.optimizers.AdamW(1e-2, global_clipnorm=1.0), resflow.logdet.RussianRoulette())
+        model = make_model(
+            lambda: keras.optimizers.AdamW(1e-2, global_clipnorm=1.0), resflow.logdet.RussianRoulette()
+        )
         start = [v.numpy() for v in model.trainable_variables]
     # Both replicas get the same examples, so that their losses differ by their draws alone.
     metrics = run(two_replicas, model, np.tile(data[:8], [2, 1]), steps=3)
