@@ -23,6 +23,7 @@ _FILES = {  # by task, if they lie in the folder of another one
     "slcp_distractors": ("slcp", "observation_distractors.csv"),
     "bernoulli_glm_raw": ("bernoulli_glm", "observation_raw.csv"),
 }
+_MOST_AT_ONCE = {"slcp_distractors": 10_000}  # simulations, which take 1.4 MB each
 
 
 class Task(NamedTuple):
@@ -62,8 +63,10 @@ def pairs(name: str, num: int) -> tuple[np.ndarray, np.ndarray]:
 
     task = make_task(name)
     torch.manual_seed(num)
-    theta = task.prior.sample((num,)).numpy()
-    return theta, task.simulate(theta, np.random.default_rng(num)).astype(np.float32)
+    theta, generator = task.prior.sample((num,)).numpy(), np.random.default_rng(num)
+    most = _MOST_AT_ONCE.get(name, num)
+    parts = [task.simulate(theta[i : i + most], generator) for i in range(0, num, most)]
+    return theta, np.concatenate(parts).astype(np.float32)
 
 
 def observation(name: str, i: int) -> np.ndarray:

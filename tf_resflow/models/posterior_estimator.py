@@ -26,9 +26,12 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 _LINEAR = 4.0  # standard deviations up to which an observation is about linear for its default summary
 _QUARTILES = 1.349  # standard deviations between those of a normal distribution
-_STEPS = 20  # of a training, times the square root of the number of pairs
+_STEPS, _MOST_STEPS = 6, 4000  # of a training: the former times the number of pairs to the power of 2/3
+_LEAST_VARIANCE = 1e-6  # of what the regression leaves, beside that of the parameters
+_PENALTIES = 10.0 ** np.arange(-2, 6)  # of the linear regression
 _TOLERANCE = 1e-5  # of a block's inverse, enough for draws of a posterior
 _INITIAL = 1000  # pairs from which the ActNorms are initialized
+_MOST_REGRESSED = 10_000  # pairs of the linear regression
 
 
 class PosteriorEstimator:
@@ -56,11 +59,15 @@ class PosteriorEstimator:
     # (100, 2) (100,)
     ```
 
-    The flow is an affine map with a matrix and a shift that are functions of the observation, and residual blocks
-    with CPila activations behind it. Both take the output of a network of the observation, the `summary`, which
-    learns with them. It sees standardized values: of each element, the median is 0 and the quartiles are those of a
-    normal distribution. The default one has two dense layers of 64 units, beside which the flow takes the
-    observation itself, far outliers in logarithmic scale.
+    The flow is an affine map with a matrix and a shift that are functions of the observation, affine autoregressive
+    layers, and residual blocks with CPila activations. All take the output of a network of the observation, the
+    `summary`, which learns with them. It sees standardized values: of each element, the median is 0 and the
+    quartiles are those of a normal distribution. The default one has two dense layers of 64 units, beside which the
+    flow takes the observation itself, far outliers in logarithmic scale.
+
+    A training begins at a linear regression: the affine map is that of the normal distribution whose mean is a
+    ridge regression of the parameters on the summary, and the other layers are about the identity. Where few pairs
+    tell no more than that, nothing better is found on those that are held out, and it stays.
 
     Saving: `estimator.model` is a `FlowModel` of the vectors given the observation, with its `save_weights` and
     `load_weights`.
@@ -71,7 +78,8 @@ class PosteriorEstimator:
       observation_shape: shape of an observation, such as `[100]`.
       summary: a built Keras layer or model from standardized observations to vectors.
       num_blocks: number of residual blocks.
-      hidden: widths of the inner layers of a block.
+      num_affine: number of affine autoregressive layers before them.
+      hidden: widths of the inner layers of a block, and of an autoregressive network.
       coefficient: Lipschitz bound of each of its layers, below 1.
       seed: `int`, of the initial weights, and of what `fit` draws.
       name: `str`.
@@ -95,7 +103,8 @@ class PosteriorEstimator:
         observation_shape: Sequence[int],
         *,
         summary: keras.Layer | None = None,
-        num_blocks: int = 6,
+        num_blocks: int = 3,
+        num_affine: int = 2,
         hidden: Sequence[int] = (64, 64),
         coefficient: float = 0.97,
         seed: int = 0,
@@ -114,6 +123,7 @@ class PosteriorEstimator:
             hidden,
             activation="cpila",
             coefficient=coefficient,
+            affine_layers=(num_affine, 0),
             condition_size=num_features,
             inverse_solver=Anderson(atol=_TOLERANCE),
             seed=seed,
@@ -139,39 +149,46 @@ class PosteriorEstimator:
         *,
         batch_size: int = 128,
         epochs: int | None = None,
-        learning_rate: float = 5e-3,
-        weight_decay: float = 0.3,
+        learning_rate: float = 1e-2,
+        weight_decays: Sequence[float] = (0.0, 2.0),
         validation_fraction: float = 0.1,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
-    ) -> keras.callbacks.History:
-        """Trains until the loss of held-out pairs has not fallen for half of the epochs, and keeps the best.
+    ) -> keras.callbacks.History | None:
+        """Trains once with each weight decay, and keeps the weights of the least loss of held-out pairs.
 
-        The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to zero by a
-        cosine over the others: smooth posteriors of few pairs are best while it is small, sharp ones need it large.
-        A second call goes on from the weights, and the statistics of observations, of the first.
+        Sharp posteriors, such as crescents, are blurred by a weight decay; smooth ones of many parameters overfit
+        without. The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to
+        zero by a cosine over the others. A training ends when the loss of held-out pairs has not fallen for half of
+        the epochs. A second call goes on from the weights, and the statistics of observations, of the first.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
           x: the observations that were simulated with them, `[num, *observation_shape]`.
           batch_size: pairs of a step.
-          epochs: most passes over the pairs; by default so many that there are about 20 sqrt(num) steps.
+          epochs: most passes of a training over the pairs; by default so many that there are about 6 num^(2/3)
+            steps, or 4,000 if that is less.
           learning_rate: the largest one.
-          weight_decay: of AdamW. Smooth posteriors of few simulations need it; sharp ones, such as crescents, take
-            0.
+          weight_decays: of AdamW, one for each training.
           validation_fraction: share of the pairs that are held out.
           callbacks: for `keras.Model.fit`, beside one that stops it.
           verbose: as of `keras.Model.fit`.
 
+        Returns:
+          The history of the training whose weights it keeps; None if the weights stay as they were, because none
+          is better on the held-out pairs.
+
         Raises:
           ValueError: if the shapes do not fit, values are NaN or infinite, parameters are outside of the support of
-            the prior, or there are fewer than 10 pairs.
+            the prior, there are fewer than 10 pairs, or no weight decays.
         """
         theta, x = self._vectors(theta), self._observations(x, extra_ranks=(1,))
         if len(theta) != len(x):
             raise ValueError(
                 f"Each observation has its parameters; got {len(theta)} parameters and {len(x)} observations."
             )
+        if not len(weight_decays):
+            raise ValueError("weight_decays has one number for each training, such as [0.0]; got none.")
         num_held_out = int(validation_fraction * len(x))
         if not 1 <= num_held_out < len(x) - 1:
             raise ValueError(
@@ -180,27 +197,38 @@ class PosteriorEstimator:
             )
         order = np.random.default_rng(self._seed).permutation(len(x))
         theta, x = theta[order], x[order]
-        held_out, kept = slice(num_held_out), slice(num_held_out, None)
+        held_out, kept = (theta[:num_held_out], x[:num_held_out]), (theta[num_held_out:], x[num_held_out:])
         if not any(np.any(variable) for variable in self.model.flow.bijectors[0].variables):  # of an ActNorm
             for name, value in _statistics(x).items():
                 self.model.condition.statistics[name].assign(value)
-            self.model.initialize(theta[kept][:_INITIAL], self._seed, condition=x[kept][:_INITIAL])
-        steps_per_epoch = -(-len(theta[kept]) // batch_size)
+            self._begin_at_regression(kept, held_out)
+        steps_per_epoch = -(-len(kept[0]) // batch_size)
         if epochs is None:
-            epochs = math.ceil(_STEPS * math.sqrt(len(x)) / steps_per_epoch)
-        warmup = epochs * steps_per_epoch // 4
-        decay = epochs * steps_per_epoch - warmup
-        rate = keras.optimizers.schedules.CosineDecay(0.0, decay, warmup_target=learning_rate, warmup_steps=warmup)
-        self.model.compile(keras.optimizers.AdamW(rate, weight_decay, global_clipnorm=1.0))
-        stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
-        return self.model.fit(
-            _batches(theta[kept], x[kept], batch_size, self._seed),
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=[*callbacks, stop],
-            shuffle=False,
-            validation_data=_batches(theta[held_out], x[held_out], 1000, self._seed),
-        )
+            epochs = math.ceil(min(_STEPS * len(x) ** (2 / 3), _MOST_STEPS) / steps_per_epoch)
+        training, validation = _batches(*kept, batch_size, self._seed), _batches(*held_out, 1000, self._seed)
+        decay = tf.Variable(0.0, dtype=self.model.distribution.dtype)  # so that one graph serves all trainings
+        self.model.compile(_adamw(learning_rate, decay, epochs * steps_per_epoch))
+        start = best = self.model.get_weights()
+        least, found = self.model.evaluate(validation, verbose=0, return_dict=True)["loss"], None
+        for weight_decay in weight_decays:
+            self.model.set_weights(start)
+            decay.assign(weight_decay)
+            for variable in self.model.optimizer.variables:
+                variable.assign(keras.ops.zeros_like(variable))
+            stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
+            history = self.model.fit(
+                training,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=[*callbacks, stop],
+                shuffle=False,
+                validation_data=validation,
+            )
+            loss = self.model.evaluate(validation, verbose=0, return_dict=True)["loss"]
+            if loss < least:
+                least, best, found = loss, self.model.get_weights(), history
+        self.model.set_weights(best)
+        return found
 
     def posterior(self, x: TensorLike) -> tfp.distributions.TransformedDistribution:
         """The posterior of an observation `[*observation_shape]`, or of a batch of them, as it is learned now.
@@ -221,6 +249,27 @@ class PosteriorEstimator:
         base = tfd.BatchBroadcast(base, features.shape[:-1]) if is_batch else base
         bijector = Flow([tfb.Invert(flow), *self._into_events], name="posterior")
         return tfd.TransformedDistribution(base, bijector, name="posterior")
+
+    def _begin_at_regression(self, kept, held_out):
+        """Initializes ActNorms, and sets the affine map to the normal distribution of a linear regression."""
+        theta, x = (part[:_INITIAL] for part in kept)
+        self.model.initialize(theta, self._seed, condition=x)
+        scale, affine, _ = self.model.flow.bijectors
+        pairs = [
+            (
+                np.asarray(self.model.condition.rows(x, len(x)), np.float64),
+                np.asarray(scale.forward(theta), np.float64),
+            )
+            for theta, x in ((theta[:_MOST_REGRESSED], x[:_MOST_REGRESSED]) for theta, x in (kept, held_out))
+        ]
+        matrix, shift, covariance = _regression(*pairs)
+        whitening = np.linalg.inv(np.linalg.cholesky(covariance))
+        triangle = np.tril(whitening, -1) + np.diag(np.log(np.diag(whitening)))
+        kernel, bias = affine.network.layers[-1].weights
+        entries = tfp.math.fill_triangular_inverse(triangle)
+        kernel.assign(np.pad(-matrix @ whitening.T, [(0, 0), (0, len(entries))]))
+        bias.assign(np.concatenate([-whitening @ shift, entries]))
+        self.model.initialize(theta, self._seed, condition=x)
 
     def _vectors(self, theta):
         """Parameters as vectors without bounds `[num, size]`; one on a bound is as far as the farthest other."""
@@ -337,6 +386,35 @@ def _batches(theta, x, batch_size, seed):
         theta, x = tf.constant(theta), tf.constant(x)
     rows = tf.data.Dataset.range(len(x)).shuffle(len(x), seed).batch(batch_size)
     return rows.map(lambda rows: (tf.gather(theta, rows), tf.gather(x, rows)))
+
+
+def _regression(kept, held_out):
+    """The matrix, the shift and the covariance of the residuals of a ridge regression on pairs (features, values).
+
+    Its penalty is the one of the least squared error of the held-out pairs, to which the covariance is scaled.
+    """
+    (x, z), (x_new, z_new) = kept, held_out
+    center, shift = x.mean(axis=0), z.mean(axis=0)
+    left, singular, right = np.linalg.svd(x - center, full_matrices=False)
+
+    def solution(penalty):
+        matrix = right.T @ ((singular / (singular**2 + penalty))[:, np.newaxis] * (left.T @ (z - shift)))
+        return np.mean((z_new - shift - (x_new - center) @ matrix) ** 2), matrix
+
+    error, matrix = min(map(solution, _PENALTIES), key=lambda found: found[0])
+    residuals = z - shift - (x - center) @ matrix
+    covariance = residuals.T @ residuals / len(z)
+    covariance *= error / max(np.mean(residuals**2), _LEAST_VARIANCE)
+    return matrix, shift - center @ matrix, covariance + _LEAST_VARIANCE * np.eye(z.shape[1])
+
+
+def _adamw(learning_rate, weight_decay, steps):
+    """The optimizer of a training of so many steps."""
+    warmup = steps // 4
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warmup, warmup_target=learning_rate, warmup_steps=warmup
+    )
+    return keras.optimizers.AdamW(rate, weight_decay, global_clipnorm=1.0)
 
 
 def _statistics(x):
