@@ -26,7 +26,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 _LINEAR = 4.0  # standard deviations up to which an observation is about linear for its default summary
 _QUARTILES = 1.349  # standard deviations between those of a normal distribution
-_STEPS, _MOST_STEPS = 6, 4000  # of a training: the former times the number of pairs to the power of 2/3
+_STEPS, _MOST_STEPS = 5, 4000  # of a training: the former times the number of pairs to the power of 2/3
 _LEAST_VARIANCE = 1e-6  # of what the regression leaves, beside that of the parameters
 _PENALTIES = 10.0 ** np.arange(-2, 6)  # of the linear regression
 _TOLERANCE = 1e-5  # of a block's inverse, enough for draws of a posterior
@@ -154,19 +154,19 @@ class PosteriorEstimator:
         validation_fraction: float = 0.1,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
-    ) -> keras.callbacks.History | None:
+    ) -> keras.callbacks.History:
         """Trains once with each weight decay, and keeps the weights of the least loss of held-out pairs.
 
         Sharp posteriors, such as crescents, are blurred by a weight decay; smooth ones of many parameters overfit
         without. The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to
-        zero by a cosine over the others. A training ends when the loss of held-out pairs has not fallen for half of
-        the epochs. A second call goes on from the weights, and the statistics of observations, of the first.
+        zero by a cosine over the others. A training ends when the loss of held-out pairs has not fallen for a third
+        of the epochs. A second call goes on from the weights, and the statistics of observations, of the first.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
           x: the observations that were simulated with them, `[num, *observation_shape]`.
           batch_size: pairs of a step.
-          epochs: most passes of a training over the pairs; by default so many that there are about 6 num^(2/3)
+          epochs: most passes of a training over the pairs; by default so many that there are about 5 num^(2/3)
             steps, or 4,000 if that is less.
           learning_rate: the largest one.
           weight_decays: of AdamW, one for each training.
@@ -175,8 +175,8 @@ class PosteriorEstimator:
           verbose: as of `keras.Model.fit`.
 
         Returns:
-          The history of the training whose weights it keeps; None if the weights stay as they were, because none
-          is better on the held-out pairs.
+          The history of the training that is best on the held-out pairs. If the weights before it are better
+          still, these stay.
 
         Raises:
           ValueError: if the shapes do not fit, values are NaN or infinite, parameters are outside of the support of
@@ -205,30 +205,41 @@ class PosteriorEstimator:
         steps_per_epoch = -(-len(kept[0]) // batch_size)
         if epochs is None:
             epochs = math.ceil(min(_STEPS * len(x) ** (2 / 3), _MOST_STEPS) / steps_per_epoch)
-        training, validation = _batches(*kept, batch_size, self._seed), _batches(*held_out, 1000, self._seed)
-        decay = tf.Variable(0.0, dtype=self.model.distribution.dtype)  # so that one graph serves all trainings
-        self.model.compile(_adamw(learning_rate, decay, epochs * steps_per_epoch))
-        start = best = self.model.get_weights()
-        least, found = self.model.evaluate(validation, verbose=0, return_dict=True)["loss"], None
+        return self._best_training(
+            _batches(*kept, batch_size, self._seed),
+            _batches(*held_out, 1000, self._seed),
+            weight_decays,
+            _adamw(learning_rate, epochs * steps_per_epoch),
+            epochs=epochs,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+
+    def _best_training(self, pairs, held_out, weight_decays, optimizer, *, epochs, callbacks, verbose):
+        """Trains with each weight decay, and keeps the best weights, of these and of those before."""
+        self.model.compile(optimizer)  # once, so that one graph serves all
+        start = self.model.get_weights()
+        start_loss = self.model.evaluate(held_out, verbose=0, return_dict=True)["loss"]
+        trainings = []
         for weight_decay in weight_decays:
             self.model.set_weights(start)
-            decay.assign(weight_decay)
-            for variable in self.model.optimizer.variables:
+            optimizer.weight_decay.assign(weight_decay)
+            for variable in optimizer.variables:
                 variable.assign(keras.ops.zeros_like(variable))
-            stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
+            stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 3), restore_best_weights=True)
             history = self.model.fit(
-                training,
+                pairs,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=[*callbacks, stop],
                 shuffle=False,
-                validation_data=validation,
+                validation_data=held_out,
             )
-            loss = self.model.evaluate(validation, verbose=0, return_dict=True)["loss"]
-            if loss < least:
-                least, best, found = loss, self.model.get_weights(), history
-        self.model.set_weights(best)
-        return found
+            loss = self.model.evaluate(held_out, verbose=0, return_dict=True)["loss"]
+            trainings.append((np.nan_to_num(loss, nan=np.inf), self.model.get_weights(), history))
+        loss, weights, history = min(trainings, key=lambda training: training[0])
+        self.model.set_weights(weights if loss < start_loss else start)
+        return history
 
     def posterior(self, x: TensorLike) -> tfp.distributions.TransformedDistribution:
         """The posterior of an observation `[*observation_shape]`, or of a batch of them, as it is learned now.
@@ -408,13 +419,13 @@ def _regression(kept, held_out):
     return matrix, shift - center @ matrix, covariance + _LEAST_VARIANCE * np.eye(z.shape[1])
 
 
-def _adamw(learning_rate, weight_decay, steps):
-    """The optimizer of a training of so many steps."""
+def _adamw(learning_rate, steps):
+    """The optimizer of a training of so many steps. Its weight decay is a variable."""
     warmup = steps // 4
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, steps - warmup, warmup_target=learning_rate, warmup_steps=warmup
     )
-    return keras.optimizers.AdamW(rate, weight_decay, global_clipnorm=1.0)
+    return keras.optimizers.AdamW(rate, tf.Variable(0.0), global_clipnorm=1.0)
 
 
 def _statistics(x):
