@@ -26,7 +26,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 _LINEAR = 4.0  # standard deviations up to which an observation is about linear for its default summary
 _QUARTILES = 1.349  # standard deviations between those of a normal distribution
-_STEPS, _MOST_STEPS = 5, 4000  # of a training: the former times the number of pairs to the power of 2/3
+_STEPS, _MOST_STEPS = 6, 4000  # of a training: the former times the number of pairs to the power of 2/3
 _LEAST_VARIANCE = 1e-6  # of what the regression leaves, beside that of the parameters
 _PENALTIES = 10.0 ** np.arange(-2, 6)  # of the linear regression
 _TOLERANCE = 1e-5  # of a block's inverse, enough for draws of a posterior
@@ -150,7 +150,7 @@ class PosteriorEstimator:
         batch_size: int = 128,
         epochs: int | None = None,
         learning_rate: float = 1e-2,
-        weight_decays: Sequence[float] = (0.0, 2.0),
+        weight_decays: Sequence[float] = (0.0, 0.3),
         validation_fraction: float = 0.1,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
@@ -159,14 +159,14 @@ class PosteriorEstimator:
 
         Sharp posteriors, such as crescents, are blurred by a weight decay; smooth ones of many parameters overfit
         without. The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to
-        zero by a cosine over the others. A training ends when the loss of held-out pairs has not fallen for a third
-        of the epochs. A second call goes on from the weights, and the statistics of observations, of the first.
+        zero by a cosine over the others. A training ends when the loss of held-out pairs has not fallen for half of
+        the epochs. A second call goes on from the weights, and the statistics of observations, of the first.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
           x: the observations that were simulated with them, `[num, *observation_shape]`.
           batch_size: pairs of a step.
-          epochs: most passes of a training over the pairs; by default so many that there are about 5 num^(2/3)
+          epochs: most passes of a training over the pairs; by default so many that there are about 6 num^(2/3)
             steps, or 4,000 if that is less.
           learning_rate: the largest one.
           weight_decays: of AdamW, one for each training.
@@ -226,7 +226,7 @@ class PosteriorEstimator:
             optimizer.weight_decay.assign(weight_decay)
             for variable in optimizer.variables:
                 variable.assign(keras.ops.zeros_like(variable))
-            stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 3), restore_best_weights=True)
+            stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
             history = self.model.fit(
                 pairs,
                 epochs=epochs,
