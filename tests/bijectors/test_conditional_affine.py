@@ -57,6 +57,30 @@ def test_values_and_log_determinants(affine, how):
     np.testing.assert_allclose(inverse_log_det, np.tile(-expected, [5, 1]), rtol=1e-10)
 
 
+@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
+def test_gradients_of_batches_of_unknown_size(affine, how):
+    """Of the sum of all values and log-determinants, by hand, with respect to the kernel of the network."""
+
+    def gradient(x, c):
+        with tf.GradientTape() as tape:
+            y = affine.forward(x, conditional_input=c)
+            total = tf.reduce_sum(y) + tf.reduce_sum(affine.forward_log_det_jacobian(x, 1, conditional_input=c))
+        return tape.gradient(total, affine.network.trainable_variables[0].value)
+
+    if how != "eager":
+        sizes = [tf.TensorSpec([None, 3], "float64"), tf.TensorSpec([None, C.shape[1]], "float64")]
+        gradient = tf.function(gradient, sizes, autograph=False, jit_compile=how == "xla")
+    _, matrices = shifts_and_matrices(C)
+    by_entry = np.repeat(X[0][:, np.newaxis], 3, axis=1)  # y_i = sum_j L_ij x_j
+    diagonal = np.arange(3)
+    by_entry[:, diagonal, diagonal] *= matrices[:, diagonal, diagonal]
+    by_entry[:, diagonal, diagonal] += 1
+    places = tfp.math.fill_triangular(np.arange(6.0)).numpy()[np.tril_indices(3)].astype(int)
+    by_output = np.ones([len(C), 9])
+    by_output[:, 3 + places] = by_entry[(slice(None), *np.tril_indices(3))]
+    np.testing.assert_allclose(gradient(X[0], C), C.T @ by_output, rtol=1e-9)
+
+
 def test_density_is_gaussian(affine):
     """In front of a standard normal base, in a flow that routes the condition."""
     flow = resflow.bijectors.Flow([affine, resflow.bijectors.ActNorm([3], dtype="float64")])

@@ -65,8 +65,9 @@ class ConditionalAffine(NetworkBijector):
         x, condition, batch_shape = event_rows(self.name, x, 1, condition, self._condition_shape)
         output = tf.cast(network(condition), x.dtype)
         matrix = tfp.math.fill_triangular(output[:, self._size :])
-        log_scale = tf.linalg.diag_part(matrix)
-        matrix = tf.linalg.set_diag(matrix, tf.exp(log_scale))
+        diagonal = tf.eye(self._size, dtype=x.dtype)  # by which XLA knows gradients of batches of any size
+        log_scale = tf.reduce_sum(matrix * diagonal, axis=-1)
+        matrix = (1 - diagonal) * matrix + diagonal * tf.exp(log_scale)[:, tf.newaxis]
         return x, batch_shape, output[:, : self._size], matrix, tf.reduce_sum(log_scale, axis=-1)
 
     def _lipschitz_constants(self, certified, bound):

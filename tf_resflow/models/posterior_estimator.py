@@ -26,7 +26,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 _LINEAR = 4.0  # standard deviations up to which an observation is about linear for its default summary
 _QUARTILES = 1.349  # standard deviations between those of a normal distribution
-_STEPS, _MOST_STEPS = 6, 4000  # of a training: the former times the number of pairs to the power of 2/3
+_STEPS, _MOST_STEPS = 30, 4000  # of a training: the former times the square root of the number of pairs
 _LEAST_VARIANCE = 1e-6  # of what the regression leaves, beside that of the parameters
 _PENALTIES = 10.0 ** np.arange(-2, 6)  # of the linear regression
 _TOLERANCE = 1e-5  # of a block's inverse, enough for draws of a posterior
@@ -166,7 +166,7 @@ class PosteriorEstimator:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
           x: the observations that were simulated with them, `[num, *observation_shape]`.
           batch_size: pairs of a step.
-          epochs: most passes of a training over the pairs; by default so many that there are about 6 num^(2/3)
+          epochs: most passes of a training over the pairs; by default so many that there are about 30 sqrt(num)
             steps, or 4,000 if that is less.
           learning_rate: the largest one.
           weight_decays: of AdamW, one for each training.
@@ -204,7 +204,7 @@ class PosteriorEstimator:
             self._begin_at_regression(kept, held_out)
         steps_per_epoch = -(-len(kept[0]) // batch_size)
         if epochs is None:
-            epochs = math.ceil(min(_STEPS * len(x) ** (2 / 3), _MOST_STEPS) / steps_per_epoch)
+            epochs = math.ceil(min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) / steps_per_epoch)
         return self._best_training(
             _batches(*kept, batch_size, self._seed),
             _batches(*held_out, 1000, self._seed),
