@@ -14,7 +14,7 @@ tfd = tfp.distributions
 LOW, HIGH = np.array([-1.0, 2.0], "float32"), np.array([1.0, 5.0], "float32")
 BOX = tfd.Independent(tfd.Uniform(LOW, HIGH), 1)
 NORMAL = tfd.MultivariateNormalDiag(tf.zeros(2))
-SMALL = {"num_blocks": 1, "num_affine": 1, "hidden": (8,)}
+SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (8,)}
 
 
 def set_gaussian(estimator):
@@ -131,7 +131,7 @@ def test_fit_keeps_the_best_of_its_trainings(fitted):
 def test_a_training_begins_at_a_linear_regression(num):
     """Its KL divergence from the posterior of a linear simulator is about 9 / (2 num), for 9 parameters."""
     identity = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
-    estimator = resflow.PosteriorEstimator(NORMAL, [2], summary=identity, num_blocks=0, num_affine=0)
+    estimator = resflow.PosteriorEstimator(NORMAL, [2], summary=identity, num_blocks=0, affine_layers=0)
     theta, x = simulated(num, 3)
     x = x - OFFSET
     held_out = num // 10

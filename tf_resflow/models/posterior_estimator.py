@@ -78,7 +78,7 @@ class PosteriorEstimator:
       observation_shape: shape of an observation, such as `[100]`.
       summary: a built Keras layer or model from standardized observations to vectors.
       num_blocks: number of residual blocks.
-      num_affine: number of affine autoregressive layers before them.
+      affine_layers: number of affine autoregressive layers before them.
       hidden: widths of the inner layers of a block, and of an autoregressive network.
       coefficient: Lipschitz bound of each of its layers, below 1.
       seed: `int`, of the initial weights, and of what `fit` draws.
@@ -104,7 +104,7 @@ class PosteriorEstimator:
         *,
         summary: keras.Layer | None = None,
         num_blocks: int = 3,
-        num_affine: int = 2,
+        affine_layers: int = 2,
         hidden: Sequence[int] = (64, 64),
         coefficient: float = 0.97,
         seed: int = 0,
@@ -123,7 +123,7 @@ class PosteriorEstimator:
             hidden,
             activation="cpila",
             coefficient=coefficient,
-            affine_layers=(num_affine, 0),
+            affine_layers=(affine_layers, 0),
             condition_size=num_features,
             inverse_solver=Anderson(atol=_TOLERANCE),
             seed=seed,
