@@ -198,7 +198,7 @@ def draw(rows, path):
 
     numbers = _numbers(rows)
     figure, panels = plt.subplots(
-        1, len(numbers), figsize=(4 + 3 * len(numbers), 3.6), sharey=True, layout="constrained", squeeze=False
+        1, len(numbers), figsize=(4 + 3 * len(numbers), 4), sharey=True, layout="constrained", squeeze=False
     )
     for panel, num in zip(panels[0], numbers, strict=True):
         for method, marker in zip(METHODS, "osD", strict=True):
@@ -207,7 +207,7 @@ def draw(rows, path):
         panel.set(title=f"{num:,} simulations", xlabel="C2ST (0.5 is best)", xlim=(0.49, 1.01))
         panel.grid(alpha=0.3)
     panels[0, 0].invert_yaxis()
-    panels[0, -1].legend(loc="lower left")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(METHODS))
     figure.savefig(path, dpi=110)
 
 
