@@ -1,5 +1,6 @@
 """Neural posterior estimation: the posterior of a simulator's parameters, for every observation at once."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.bijectors import ActNorm, ConditionalAffine, Flow, with_log_det
+from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize, with_log_det
 from tf_resflow.bijectors.networks import check_built
 from tf_resflow.flows.vector_flows import MOST_EXACT, vector_flow
 from tf_resflow.logdet import Exact
@@ -66,8 +67,7 @@ class PosteriorEstimator:
     flow takes the observation itself, far outliers in logarithmic scale.
 
     A training begins at a linear regression: the affine map is that of the normal distribution whose mean is a
-    ridge regression of the parameters on the summary, and the other layers are about the identity. Where few pairs
-    tell no more than that, nothing better is found on those that are held out, and it stays.
+    ridge regression of the parameters on the summary, and the other layers are about the identity.
 
     Saving: `estimator.model` is a `FlowModel` of the vectors given the observation, with its `save_weights` and
     `load_weights`.
@@ -76,7 +76,8 @@ class PosteriorEstimator:
       prior: `tfd.Distribution` of the parameters, with vectors or any other events, also those of a joint
         distribution. Its `experimental_default_event_space_bijector` tells the support.
       observation_shape: shape of an observation, such as `[100]`.
-      summary: a built Keras layer or model from standardized observations to vectors.
+      summary: a built Keras layer or model from standardized observations to vectors. It is called as after a
+        training: without dropout, and with the stored statistics of a batch normalization.
       num_blocks: number of residual blocks.
       affine_layers: number of affine autoregressive layers before them.
       hidden: widths of the inner layers of a block, and of an autoregressive network.
@@ -129,7 +130,8 @@ class PosteriorEstimator:
             seed=seed,
             dtype=dtype,
         )
-        flow = Flow([ActNorm([size], dtype=dtype, name="scale"), affine, blocks])
+        scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
+        flow = Flow([scale, affine, blocks])
         self.model = FlowModel(
             flow,
             [size],
@@ -171,7 +173,7 @@ class PosteriorEstimator:
           learning_rate: the largest one.
           weight_decays: of AdamW, one for each training.
           validation_fraction: share of the pairs that are held out.
-          callbacks: for `keras.Model.fit`, beside one that stops it.
+          callbacks: for `keras.Model.fit`, of each training, beside one that stops it.
           verbose: as of `keras.Model.fit`.
 
         Returns:
@@ -187,8 +189,7 @@ class PosteriorEstimator:
             raise ValueError(
                 f"Each observation has its parameters; got {len(theta)} parameters and {len(x)} observations."
             )
-        if not len(weight_decays):
-            raise ValueError("weight_decays has one number for each training, such as [0.0]; got none.")
+        _check_training(batch_size, epochs, weight_decays)
         num_held_out = int(validation_fraction * len(x))
         if not 1 <= num_held_out < len(x) - 1:
             raise ValueError(
@@ -198,15 +199,13 @@ class PosteriorEstimator:
         order = np.random.default_rng(self._seed).permutation(len(x))
         theta, x = theta[order], x[order]
         held_out, kept = (theta[:num_held_out], x[:num_held_out]), (theta[num_held_out:], x[num_held_out:])
-        if not any(np.any(variable) for variable in self.model.flow.bijectors[0].variables):  # of an ActNorm
-            for name, value in _statistics(x).items():
-                self.model.condition.statistics[name].assign(value)
+        if not np.any(self.model.flow.bijectors[0].statistics["mean"]):  # the first call
             self._begin_at_regression(kept, held_out)
         steps_per_epoch = -(-len(kept[0]) // batch_size)
         if epochs is None:
             epochs = math.ceil(min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) / steps_per_epoch)
         return self._best_training(
-            _batches(*kept, batch_size, self._seed),
+            functools.partial(_batches, *kept, batch_size, self._seed),
             _batches(*held_out, 1000, self._seed),
             weight_decays,
             _adamw(learning_rate, epochs * steps_per_epoch),
@@ -219,27 +218,30 @@ class PosteriorEstimator:
         """Trains with each weight decay, and keeps the best weights, of these and of those before."""
         self.model.compile(optimizer)  # once, so that one graph serves all
         start = self.model.get_weights()
-        start_loss = self.model.evaluate(held_out, verbose=0, return_dict=True)["loss"]
+        best = _or_infinite(self.model.evaluate(held_out, verbose=0, return_dict=True)["loss"]), start
         trainings = []
-        for weight_decay in weight_decays:
-            self.model.set_weights(start)
-            optimizer.weight_decay.assign(weight_decay)
-            for variable in optimizer.variables:
-                variable.assign(keras.ops.zeros_like(variable))
-            stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
-            history = self.model.fit(
-                pairs,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=[*callbacks, stop],
-                shuffle=False,
-                validation_data=held_out,
-            )
-            loss = self.model.evaluate(held_out, verbose=0, return_dict=True)["loss"]
-            trainings.append((np.nan_to_num(loss, nan=np.inf), self.model.get_weights(), history))
-        loss, weights, history = min(trainings, key=lambda training: training[0])
-        self.model.set_weights(weights if loss < start_loss else start)
-        return history
+        try:
+            for weight_decay in weight_decays:
+                self.model.set_weights(start)
+                optimizer.weight_decay.assign(weight_decay)
+                for variable in optimizer.variables:
+                    variable.assign(keras.ops.zeros_like(variable))
+                stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
+                history = self.model.fit(
+                    pairs(),  # in the same order
+                    epochs=epochs,
+                    verbose=verbose,
+                    callbacks=[*callbacks, stop],
+                    shuffle=False,
+                    validation_data=held_out,
+                )
+                loss = _or_infinite(self.model.evaluate(held_out, verbose=0, return_dict=True)["loss"])
+                trainings.append((loss, history))
+                if loss < best[0]:
+                    best = loss, self.model.get_weights()
+        finally:
+            self.model.set_weights(best[1])
+        return min(trainings, key=lambda training: training[0])[1]
 
     def posterior(self, x: TensorLike) -> tfp.distributions.TransformedDistribution:
         """The posterior of an observation `[*observation_shape]`, or of a batch of them, as it is learned now.
@@ -262,16 +264,18 @@ class PosteriorEstimator:
         return tfd.TransformedDistribution(base, bijector, name="posterior")
 
     def _begin_at_regression(self, kept, held_out):
-        """Initializes ActNorms, and sets the affine map to the normal distribution of a linear regression."""
-        theta, x = (part[:_INITIAL] for part in kept)
-        self.model.initialize(theta, self._seed, condition=x)
+        """Sets the statistics and the ActNorms, and the affine map to the normal distribution of a regression."""
+        theta, x = kept
+        for name, value in _statistics(x).items():
+            self.model.condition.statistics[name].assign(value)
         scale, affine, _ = self.model.flow.bijectors
+        deviation = theta.std(axis=0)
+        scale.statistics["mean"].assign(theta.mean(axis=0))
+        scale.statistics["std"].assign(np.where(deviation > 0, deviation, 1.0))
+        self.model.initialize(theta[:_INITIAL], self._seed, condition=x[:_INITIAL])
         pairs = [
-            (
-                np.asarray(self.model.condition.rows(x, len(x)), np.float64),
-                np.asarray(scale.forward(theta), np.float64),
-            )
-            for theta, x in ((theta[:_MOST_REGRESSED], x[:_MOST_REGRESSED]) for theta, x in (kept, held_out))
+            (self._features(x[:_MOST_REGRESSED]), np.asarray(scale.forward(theta[:_MOST_REGRESSED]), np.float64))
+            for theta, x in (kept, held_out)
         ]
         matrix, shift, covariance = _regression(*pairs)
         whitening = np.linalg.inv(np.linalg.cholesky(covariance))
@@ -280,7 +284,14 @@ class PosteriorEstimator:
         entries = tfp.math.fill_triangular_inverse(triangle)
         kernel.assign(np.pad(-matrix @ whitening.T, [(0, 0), (0, len(entries))]))
         bias.assign(np.concatenate([-whitening @ shift, entries]))
-        self.model.initialize(theta, self._seed, condition=x)
+
+    def _features(self, x):
+        """The summary's output for observations."""
+        parts = [x[i : i + _INITIAL] for i in range(0, len(x), _INITIAL)]
+        features = np.concatenate([self.model.condition.rows(part, len(part)) for part in parts]).astype(np.float64)
+        if not np.isfinite(features).all():
+            raise ValueError("The summary gives NaN or infinite features for some of the observations.")
+        return features
 
     def _vectors(self, theta):
         """Parameters as vectors without bounds `[num, size]`; one on a bound is as far as the farthest other."""
@@ -402,7 +413,8 @@ def _batches(theta, x, batch_size, seed):
 def _regression(kept, held_out):
     """The matrix, the shift and the covariance of the residuals of a ridge regression on pairs (features, values).
 
-    Its penalty is the one of the least squared error of the held-out pairs, to which the covariance is scaled.
+    Its penalty is the one of the least squared error of the held-out pairs, to which the covariance is scaled if it
+    is larger. The covariance is shrunk to its diagonal by as many pairs as there are values.
     """
     (x, z), (x_new, z_new) = kept, held_out
     center, shift = x.mean(axis=0), z.mean(axis=0)
@@ -414,9 +426,27 @@ def _regression(kept, held_out):
 
     error, matrix = min(map(solution, _PENALTIES), key=lambda found: found[0])
     residuals = z - shift - (x - center) @ matrix
-    covariance = residuals.T @ residuals / len(z)
-    covariance *= error / max(np.mean(residuals**2), _LEAST_VARIANCE)
-    return matrix, shift - center @ matrix, covariance + _LEAST_VARIANCE * np.eye(z.shape[1])
+    size, variances = z.shape[1], np.mean(residuals**2, axis=0) + _LEAST_VARIANCE
+    covariance = (residuals.T @ residuals + size * np.diag(variances)) / (len(z) + size)
+    covariance *= max(1.0, error / np.mean(variances))
+    return matrix, shift - center @ matrix, covariance
+
+
+def _or_infinite(loss):
+    """A loss, or infinity if it is NaN."""
+    return loss if np.isfinite(loss) else np.inf
+
+
+def _check_training(batch_size, epochs, weight_decays):
+    """Raises a ValueError unless a training can begin."""
+    if batch_size < 1 or (epochs is not None and epochs < 1):
+        raise ValueError(f"batch_size and epochs must be at least 1; got {batch_size} and {epochs}.")
+    check_sequence("weight_decays", weight_decays, f"[{weight_decays}]")
+    values = np.asarray(weight_decays, np.float64)
+    if not values.size or not np.all(np.isfinite(values) & (values >= 0)):
+        raise ValueError(
+            f"weight_decays has a number of at least 0 for each training, such as [0.0]; got {weight_decays}."
+        )
 
 
 def _adamw(learning_rate, steps):
