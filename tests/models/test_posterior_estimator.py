@@ -128,7 +128,15 @@ def test_fit_keeps_the_best_of_its_trainings(fitted):
     assert np.min(epochs[1]) < np.min(epochs[0])
     pairs = simulated(1500, 0)
     expected = estimator.posterior(pairs[1][:5]).log_prob(pairs[0][:5])
-    estimator.fit(*pairs, epochs=1, weight_decays=[100.0], verbose=0)  # no better than the weights before it
+
+    def diverge(epoch, logs):
+        if epoch == 1:
+            raise tf.errors.InvalidArgumentError(None, None, "The loss is infinite")
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_begin=diverge)
+    with pytest.warns(UserWarning, match="weight decay 100.0 ended early: The loss is infinite"):
+        history = estimator.fit(*pairs, epochs=3, weight_decays=[100.0], callbacks=[callback], verbose=0)
+    assert len(history.history["val_loss"]) == 1  # and no better than the weights before it
     np.testing.assert_array_equal(estimator.posterior(pairs[1][:5]).log_prob(pairs[0][:5]), expected)
 
 

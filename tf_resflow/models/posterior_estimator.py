@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -162,7 +163,8 @@ class PosteriorEstimator:
         Sharp posteriors, such as crescents, are blurred by a weight decay; smooth ones of many parameters overfit
         without. The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to
         zero by a cosine over the others. A training ends when the loss of held-out pairs has not fallen for half of
-        the epochs. A second call goes on from the weights, and the statistics of observations, of the first.
+        the epochs, or, with a warning, when it diverges. A second call goes on from the weights, and the statistics
+        of observations, of the first.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
@@ -227,16 +229,18 @@ class PosteriorEstimator:
                 for variable in optimizer.variables:
                     variable.assign(keras.ops.zeros_like(variable))
                 stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
-                history = self.model.fit(
-                    pairs(),  # in the same order
-                    epochs=epochs,
-                    verbose=verbose,
-                    callbacks=[*callbacks, stop],
-                    shuffle=False,
-                    validation_data=held_out,
-                )
+                options = {"epochs": epochs, "verbose": verbose, "callbacks": [*callbacks, stop], "shuffle": False}
+                try:
+                    self.model.fit(pairs(), validation_data=held_out, **options)  # in the same order for all
+                except tf.errors.InvalidArgumentError as error:
+                    if stop.best_weights is None:
+                        raise
+                    warnings.warn(
+                        f"The training with the weight decay {weight_decay} ended early: {error}", stacklevel=3
+                    )
+                    self.model.set_weights(stop.best_weights)
                 loss = _or_infinite(self.model.evaluate(held_out, verbose=0, return_dict=True)["loss"])
-                trainings.append((loss, history))
+                trainings.append((loss, self.model.history))
                 if loss < best[0]:
                     best = loss, self.model.get_weights()
         finally:
