@@ -201,7 +201,8 @@ class PosteriorEstimator:
         order = np.random.default_rng(self._seed).permutation(len(x))
         theta, x = theta[order], x[order]
         held_out, kept = (theta[:num_held_out], x[:num_held_out]), (theta[num_held_out:], x[num_held_out:])
-        if not np.any(self.model.flow.bijectors[0].statistics["mean"]):  # the first call
+        _, affine, _ = self.model.flow.bijectors
+        if not any(np.any(weight) for weight in affine.network.weights):  # the identity, before the first call
             self._begin_at_regression(kept, held_out)
         steps_per_epoch = -(-len(kept[0]) // batch_size)
         if epochs is None:
