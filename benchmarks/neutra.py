@@ -10,6 +10,7 @@ fit and the compilation, which are given apart. Seconds and gradients include th
 are added to `--output`; what it already holds is not computed again.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -41,15 +42,16 @@ _RATE = flags.DEFINE_float("learning_rate", 0.01, "Of Adam; it falls to zero.", 
 _LEAPFROGS = flags.DEFINE_list("leapfrogs", ["2", "4", "8", "16", "32"], "Numbers of leapfrog steps.")
 _CHAINS = flags.DEFINE_integer("chains", 16, "Chains that run at once.", lower_bound=2)
 _STEPS = flags.DEFINE_integer("steps", 1000, "Kept steps of a chain; half as many come before.", lower_bound=4)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Fits, each with chains of its own.", lower_bound=1)
 
 _DRAWS = 64
 _COLUMNS = ("leapfrogs", "per_second", "per_gradient", "r_hat", "mean_error", "fit_seconds", "compile_seconds")
 
 
-def _fit(density, flow):
+def _fit(density, flow, seed):
     """The bijector to the coordinates of a fitted flow."""
     size = density.size
-    candidate = FLOWS[flow](size, 400 * max(10, size), samples=True, condition_size=None, seed=0)
+    candidate = FLOWS[flow](size, 400 * max(10, size), samples=True, condition_size=None, seed=seed)
     triangle = tfp.util.TransformedVariable(tf.eye(size), tfb.FillScaleTriL(tfb.Exp(), diag_shift=None))
     affine = [tfb.ScaleMatvecTriL(triangle), tfb.Shift(tf.Variable(tf.zeros(size)))]
     base = tfd.Sample(tfd.Normal(0.0, 1.0), [size])
@@ -61,7 +63,7 @@ def _fit(density, flow):
         keras.optimizers.Adam(schedule, global_clipnorm=100.0),
         _FIT_STEPS.value,
         sample_size=_DRAWS,
-        seed=1,
+        seed=seed,
     )
     return resflow.vi.neutra_bijector(surrogate)
 
@@ -93,17 +95,19 @@ def _measure(chains, leapfrogs, seed):
     return states, {"per_second": float(effective / seconds), "per_gradient": float(effective / gradients)}
 
 
-def _results(density, sampler):
+def _results(density, sampler, seed):
     """A row of the table."""
     start = time.process_time()
-    bijector = None if sampler == "plain" else _fit(density, sampler)
+    bijector = None if sampler == "plain" else _fit(density, sampler, seed)
     fitted = time.process_time()
     chains = _chains(density, bijector)
     chains(1, 0)
     row = {"fit_seconds": fitted - start, "compile_seconds": time.process_time() - fitted}
-    tried = {number: _measure(chains, number, 1)[1]["per_second"] for number in map(int, _LEAPFROGS.value)}
+    tried = {
+        number: _measure(chains, number, 2 * seed + 1)[1]["per_second"] for number in map(int, _LEAPFROGS.value)
+    }
     row["leapfrogs"] = max(tried, key=tried.get)
-    states, found = _measure(chains, row["leapfrogs"], 2)
+    states, found = _measure(chains, row["leapfrogs"], 2 * seed + 2)
     truth = density.sample(10_000, np.random.default_rng(1))
     error = (states.mean(axis=(0, 1)) - truth.mean(axis=0)) / truth.std(axis=0)
     r_hat = np.max(tfp.mcmc.potential_scale_reduction(states))
@@ -116,23 +120,26 @@ def main(_):
     check_output_path(_OUTPUT.value, [".json"])
     output = pathlib.Path(_OUTPUT.value)
     rows = json.loads(output.read_text()) if output.exists() else []
-    done = {(row["task"], row["sampler"]) for row in rows}
-    for task in _ONLY.value:
-        density = DENSITIES[task]()
-        for sampler in _KINDS.value:
-            if (task, sampler) not in done:
-                rows.append({"task": task, "sampler": sampler} | _results(density, sampler))
-                with whole_file(output) as temporary:
-                    pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
+    done = {(row["task"], row["sampler"], row["seed"]) for row in rows}
+    for task, sampler, seed in itertools.product(_ONLY.value, _KINDS.value, range(_SEEDS.value)):
+        if (task, sampler, seed) not in done:
+            row = {"task": task, "sampler": sampler, "seed": seed}
+            rows.append(row | _results(DENSITIES[task](), sampler, seed))
+            with whole_file(output) as temporary:
+                pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
     print_table(rows)
 
 
 def print_table(rows):
-    """Prints a Markdown table, a line for each target and sampler."""
+    """Prints a Markdown table, a line for each target and sampler: the median, least and most of its seeds."""
     print(f"| target | sampler | {' | '.join(_COLUMNS)} |\n{'|---' * (2 + len(_COLUMNS))}|")
-    for row in rows:
-        cells = [f"{row[column]:.3g}" for column in _COLUMNS]
-        print(f"| {row['task']} | {row['sampler']} | {' | '.join(cells)} |")
+    for task, sampler in dict.fromkeys((row["task"], row["sampler"]) for row in rows):
+        same = [row for row in rows if (row["task"], row["sampler"]) == (task, sampler)]
+        cells = [
+            "{1:.3g} ({0:.3g} to {2:.3g})".format(*np.quantile([row[column] for row in same], [0, 0.5, 1]))
+            for column in _COLUMNS
+        ]
+        print(f"| {task} | {sampler} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

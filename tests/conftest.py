@@ -182,3 +182,14 @@ def tiny_config(**overrides):
 @pytest.fixture(scope="session")
 def make_config():
     return tiny_config
+
+
+@pytest.fixture(scope="session")
+def refused():
+    """Makes a call that must raise an error, with a message."""
+
+    def refused(message, call, *args, error=ValueError, **kwargs):
+        with pytest.raises(error, match=message):
+            call(*args, **kwargs)
+
+    return refused

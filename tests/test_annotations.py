@@ -11,7 +11,9 @@ from tf_resflow import data, evaluation, flows, models, training
 from tf_resflow.training.runs import Run
 from tf_resflow.training.workdir import Workdir
 
-PACKAGES = "bijectors data evaluation flows interop layers logdet models serving solvers training vi".split()
+PACKAGES = (
+    "bijectors data evaluation flows interop layers logdet models serving sklearn solvers training vi".split()
+)
 IMPLICIT = {"self", "cls"}
 
 

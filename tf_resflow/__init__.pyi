@@ -1,4 +1,18 @@
-from . import bijectors, data, evaluation, flows, interop, layers, logdet, models, serving, solvers, training, vi
+from . import (
+    bijectors,
+    data,
+    evaluation,
+    flows,
+    interop,
+    layers,
+    logdet,
+    models,
+    serving,
+    sklearn,
+    solvers,
+    training,
+    vi,
+)
 from .models import FlowModel, HybridModel, PosteriorEstimator
 from .seeds import stateless_seed
 from .training.runs import load
@@ -19,6 +33,7 @@ __all__ = [
     "logdet",
     "models",
     "serving",
+    "sklearn",
     "solvers",
     "stateless_seed",
     "training",

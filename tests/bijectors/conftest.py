@@ -123,14 +123,3 @@ def density():
 def normal():
     """Draws of a shape, of a seed."""
     return lambda shape, seed=0, dtype="float32": tf.random.stateless_normal(shape, [7, seed], dtype=dtype)
-
-
-@pytest.fixture(scope="session")
-def refused():
-    """Makes a call that must raise an error, with a message."""
-
-    def refused(message, call, *args, error=ValueError, **kwargs):
-        with pytest.raises(error, match=message):
-            call(*args, **kwargs)
-
-    return refused

@@ -1,11 +1,11 @@
-"""Bijectors without networks: ActNorm, InvertibleConv1x1, Logit, Normalize and Squeeze2D."""
+"""Bijectors without networks: ActNorm, InvertibleConv1x1, Logit, Normalize, Squeeze2D and Whiten."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import special
+from scipy import linalg, special
 
-from tf_resflow.bijectors import ActNorm, InvertibleConv1x1, Logit, Normalize, Squeeze2D
+from tf_resflow.bijectors import ActNorm, InvertibleConv1x1, Logit, Normalize, Squeeze2D, Whiten
 
 pytestmark = pytest.mark.quick
 
@@ -159,6 +159,23 @@ def test_normalize_counts_what_it_broadcasts(shape):
     np.testing.assert_allclose(normalize.forward_log_det_jacobian(x, 3), expected, rtol=1e-12)
 
 
+def test_whitened_vectors_have_the_covariance_i():
+    """In float64 statistics: an offset of 1e6 deviations costs float64 vectors no digits that matter."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[1000, 4]) @ rng.normal(size=[4, 4]) + 1e6
+    covariance = np.cov(x.T, bias=True)
+    whiten = Whiten(x.mean(axis=0), covariance, "float64")
+    y = whiten.forward(x).numpy()
+    np.testing.assert_allclose(y.T @ y / len(y), np.eye(4), atol=1e-6)
+    root = linalg.sqrtm(np.linalg.inv(covariance))  # the symmetric one
+    np.testing.assert_allclose(y, (x - x.mean(axis=0)) @ root, rtol=1e-5, atol=1e-6)
+    stretches = np.linalg.svd(root, compute_uv=False)
+    constants = whiten.lipschitz_constants()
+    np.testing.assert_allclose([constants.forward, constants.inverse], [stretches[0], 1 / stretches[-1]], rtol=1e-6)
+    whiten.assign(np.zeros(4), np.diag([1.0, 4.0, 9.0, 16.0]))
+    np.testing.assert_allclose(whiten.forward(np.ones([1, 4]))[0], [1, 1 / 2, 1 / 3, 1 / 4], rtol=1e-12)
+
+
 @pytest.mark.parametrize("factor", [2, 3])
 def test_where_each_pixel_goes(factor):
     x = np.arange(60 * factor**2, dtype="float32").reshape(5, 2 * factor, 3 * factor, 2)
@@ -198,6 +215,9 @@ def test_refusals(refused):
     refused(channels, conv.inverse, tf.zeros([5, 4]))
     refused("at least one channel; got 0", InvertibleConv1x1, 0)
     refused("one shape", Normalize, [0.0, 0.0], 1.0)
+    refused(r"got \(2,\) and \(3, 3\)", Whiten, [0.0, 0.0], np.eye(3))
+    refused("symmetric", Whiten, [0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]])
+    refused("positive definite; its least eigenvalue is 0", Whiten, [0.0, 0.0], [[1.0, 0.0], [0.0, 0.0]])
     refused("multiples of 2; got 3 x 4", squeeze.forward, tf.zeros([1, 3, 4, 1]))
     refused("multiples of 2; got 4 x 5", squeeze.forward_event_shape, [4, 5, 1])
     refused("multiple of 4 channels; got 6", squeeze.inverse, tf.zeros([1, 2, 2, 6]))

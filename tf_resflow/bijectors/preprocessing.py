@@ -1,4 +1,4 @@
-"""Elementwise bijectors without trained parameters between the data and the first block: Logit, Normalize."""
+"""Bijectors without trained parameters between the data and the first block: Logit, Normalize, Whiten."""
 
 import math
 
@@ -9,7 +9,7 @@ from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants,
 from tf_resflow.private_api import OnlyInSavedModels
 from tf_resflow.typing import DType, TensorLike
 
-__all__ = ["Logit", "Normalize"]
+__all__ = ["Logit", "Normalize", "Whiten"]
 
 
 class Logit(FlowBijector):
@@ -134,3 +134,100 @@ class Normalize(OnlyInSavedModels, FlowBijector):
         event = tf.shape(x)[tf.rank(x) - self._std.shape.rank :]
         copies = tf.reduce_prod(event) // self._std.shape.num_elements()
         return -tf.cast(copies, self.dtype) * tf.reduce_sum(tf.math.log(self._std))
+
+
+class Whiten(OnlyInSavedModels, FlowBijector):
+    r"""`y = C^{-1/2} (x - mean)`: vectors of this mean and covariance C get mean 0 and the covariance I.
+
+    The symmetric root, of "ZCA" whitening, is the one that moves vectors least. With the eigenvalues
+    \\(\sigma_i^2\\) of C, \\(\log|\det J| = -\sum_i \log \sigma_i\\), and the Lipschitz constants of the map and
+    of its inverse are \\(1 / \sigma_{\min}\\) and \\(\sigma_{\max}\\). It computes in float64.
+
+    ```python
+    import numpy as np
+    import tf_resflow as resflow
+    whiten = resflow.bijectors.Whiten([1.0, 2.0], [[4.0, 0.0], [0.0, 9.0]])
+    print(whiten.forward([[3.0, 5.0]]).numpy())
+    # [[1. 1.]]
+    ```
+
+    The statistics are variables, which are not trained. A `tf_resflow.FlowModel` saves them with its weights; in a
+    checkpoint of the bijector alone they are not.
+
+    Args:
+      mean: array-like `[size]`.
+      covariance: array-like `[size, size]`, symmetric and positive definite.
+      dtype: of the vectors.
+
+    Attributes:
+      statistics: the variables "mean"; "std", the \\(\sigma_i\\); and "axes", the eigenvectors as columns: a dict.
+
+    Raises:
+      ValueError: if the shapes do not fit, or the covariance is not symmetric or not positive definite.
+
+    References:
+      Kessy, Lewin and Strimmer, Optimal whitening and decorrelation, 2018.
+    """
+
+    _only_in_saved_models = ("_statistics",)
+
+    def __init__(
+        self, mean: TensorLike, covariance: TensorLike, dtype: DType = "float32", *, name: str = "whiten"
+    ) -> None:
+        parameters = dict(locals())
+        with tf.init_scope():
+            self._statistics = {
+                key: tf.Variable(value, trainable=False, name=f"{name}_{key}")
+                for key, value in _principal_axes(mean, covariance).items()
+            }
+        super().__init__(forward_min_event_ndims=1, dtype=tf.as_dtype(dtype), parameters=parameters, name=name)
+
+    def assign(self, mean: TensorLike, covariance: TensorLike) -> None:
+        """Sets the statistics to those of another mean and covariance."""
+        for key, value in _principal_axes(mean, covariance).items():
+            self._statistics[key].assign(value)
+
+    def _get_parameterization(self):
+        return id(self)  # see `VariableBijector`
+
+    @property
+    def statistics(self) -> dict[str, tf.Variable]:
+        return dict(self._statistics)
+
+    def _lipschitz_constants(self, certified, bound):
+        std = self._statistics["std"].numpy()
+        return LipschitzConstants(float(1.0 / std.min()), float(std.max()))
+
+    def _scaled(self, x, factors):
+        """Vectors in float64, multiplied along the principal axes."""
+        axes = self._statistics["axes"]
+        return tf.linalg.matvec(axes, factors * tf.linalg.matvec(axes, x, transpose_a=True))
+
+    def _forward(self, x):
+        centered = tf.cast(x, tf.float64) - self._statistics["mean"]
+        return tf.cast(self._scaled(centered, 1.0 / self._statistics["std"]), x.dtype)
+
+    def _inverse(self, y):
+        centered = self._scaled(tf.cast(y, tf.float64), self._statistics["std"])
+        return tf.cast(centered + self._statistics["mean"], y.dtype)
+
+    def _forward_log_det_jacobian(self, x):
+        return tf.cast(-tf.reduce_sum(tf.math.log(self._statistics["std"])), x.dtype)
+
+
+def _principal_axes(mean, covariance):
+    """The statistics of a `Whiten`; a ValueError unless a normal distribution has this mean and covariance."""
+    mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+        raise ValueError(
+            f"Whiten needs a mean [size] and a covariance [size, size]; got {mean.shape} and {covariance.shape}."
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and np.allclose(covariance, covariance.T)):
+        raise ValueError("The mean and the covariance must be finite, and the covariance symmetric.")
+    variances, axes = np.linalg.eigh(covariance)
+    if not variances[0] > 0:
+        raise ValueError(
+            f"The covariance must be positive definite; its least eigenvalue is {variances[0]:.3g}. Leave out "
+            "columns that depend on others, or add the variance of noise to its diagonal."
+        )
+    return {"mean": mean, "std": np.sqrt(variances), "axes": axes}

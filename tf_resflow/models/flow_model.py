@@ -305,7 +305,7 @@ def _distribution(flow, event_shape, base):
     shape = _latent_shape(flow, tuple(event_shape))
     if base is None:
         # A Flow that begins with a Logit takes any dtype, and has none.
-        dtype = flow.dtype or next((v.dtype for v in flow.variables), tf.float32)
+        dtype = flow.dtype or next((v.dtype for v in flow.trainable_variables), tf.float32)
         zeros = tf.zeros(shape, dtype)
         base = tfd.Independent(tfd.Normal(zeros, tf.ones([], dtype)), len(shape))
     return tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow), name="density")

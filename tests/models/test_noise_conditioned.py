@@ -1,0 +1,105 @@
+"""A density of vectors with noise, for all levels of the noise."""
+
+import numpy as np
+import pytest
+
+from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, Rows
+
+SMALL = {"num_blocks": 1, "hidden": (8,)}
+
+
+def rows(seed, num=60, size=2, given=1):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=[num, size])
+    return Rows(values + 0.5 * values[:, ::-1], rng.normal(size=[num, given]))
+
+
+def train(density, seed, steps=40, **options):
+    return density.train(
+        rows(seed),
+        rows(seed + 1, 20),
+        np.array([0.0, 0.3]),
+        whiten=bool(seed % 2),
+        seed=seed,
+        steps=steps,
+        **options,
+    )
+
+
+def values(weights):
+    return [*weights.values, *weights.statistics.values()]
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return NoiseConditionedDensity(2, 1, **SMALL)
+
+
+def test_fits_that_share_graphs_do_not_see_each_other(shared):
+    """Trainings of other rows, lengths and seeds, and scores, between change no bit of a training, and no score."""
+    alone = train(NoiseConditionedDensity(2, 1, **SMALL), 4)
+    first = train(shared, 4)
+    scores = shared.log_prob(first, rows(9), 0.1)
+    other = train(shared, 7, steps=60, learning_rate=0.02)
+    assert np.abs(shared.log_prob(other, rows(9), 0.1) - scores).max() > 0.01
+    again = train(shared, 4)
+    for weights in (first, again):
+        for value, expected in zip(values(weights), values(alone), strict=True):
+            np.testing.assert_array_equal(value, expected)
+        assert weights.loss == alone.loss
+    np.testing.assert_array_equal(shared.log_prob(first, rows(9), 0.1), scores)
+
+
+def test_scores_do_not_depend_on_other_rows(shared):
+    weights, x = train(shared, 4), rows(9, num=600)
+    scores = shared.log_prob(weights, x, 0.2)
+    places = np.array([5, 599, 256, 255])
+    np.testing.assert_array_equal(shared.log_prob(weights, x.take(places), 0.2), scores[places])
+    assert np.abs(shared.log_prob(weights, x, 0.5) - scores).max() > 0.01
+
+
+def test_densities_integrate_to_one_at_each_level(shared):
+    """On a grid of 161 x 161 points, with a whitening and without."""
+    line = np.linspace(-8.0, 8.0, 161)
+    grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    for seed in (4, 7):
+        weights = train(shared, seed)
+        for noise in (0.03, 1.0):
+            points = Rows(grid, np.full([len(grid), 1], 0.5))
+            total = np.exp(shared.log_prob(weights, points, noise)).sum() * (line[1] - line[0]) ** 2
+            assert total == pytest.approx(1.0, abs=2e-3)
+
+
+def test_samples_are_those_of_the_density(shared):
+    """Means of 4,000 draws beside those of the density on a grid, within 4.5 standard errors."""
+    weights = train(shared, 7)
+    line = np.linspace(-8.0, 8.0, 161)
+    grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    probabilities = np.exp(shared.log_prob(weights, Rows(grid, np.full([len(grid), 1], -1.0)), 0.3))
+    probabilities /= probabilities.sum()
+    draws = shared.sample(weights, np.full([4000, 1], -1.0), 0.3, seed=0)
+    for function in (lambda x: x, lambda x: x**2):
+        expected, found = probabilities @ function(grid), function(draws)
+        assert np.all(np.abs(found.mean(axis=0) - expected) < 4.5 * found.std(axis=0) / np.sqrt(4000))
+
+
+def test_missing_values_are_drawn(shared):
+    """A training with missing values is finite, and differs from one without."""
+    x = rows(4)
+    x.values[::3, 0] = np.nan
+    weights = shared.train(x, rows(5, 20), np.zeros(2), whiten=True, seed=4, steps=20)
+    assert all(np.isfinite(value).all() for value in values(weights))
+
+
+def test_a_row_is_drawn_in_proportion_to_its_weight():
+    """Of two clusters, the one without weights is forgotten."""
+    density, x = NoiseConditionedDensity(1, 0, **SMALL), np.repeat([[-1.0], [1.0]], 50, axis=0)
+    nothing = np.zeros([100, 0])
+    fits = [
+        density.train(
+            Rows(x, nothing, weights), Rows(x[50:], nothing[50:]), np.zeros(1), whiten=False, seed=0, steps=100
+        )
+        for weights in (None, np.repeat([0.0, 1.0], 50))
+    ]
+    even, one = (density.log_prob(weights, Rows(np.array([[-1.0], [1.0]]), nothing[:2]), 0.3) for weights in fits)
+    assert one[1] - one[0] > even[1] - even[0] + 1

@@ -1,0 +1,160 @@
+"""`FlowDensity`: densities of tables in scikit-learn's way."""
+
+import pickle
+
+import numpy as np
+import pandas
+import pytest
+from sklearn.base import clone
+
+from tf_resflow.models.noise_conditioned import shared_density
+from tf_resflow.sklearn import FlowDensity
+
+SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "random_state": 0}
+
+
+def table(num=150, seed=0):
+    """Skewed numbers, whole numbers that depend on them, and text."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=num)
+    return pandas.DataFrame(
+        {
+            "price": np.exp(x).round(4),
+            "rooms": rng.poisson(np.where(x > 0, 4, 1)),
+            "color": np.where(rng.uniform(size=num) < 0.7, "red", "blue"),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return FlowDensity(**SMALL).fit(table())
+
+
+def everything(prices, rooms=range(-20, 40), colors=("red", "blue")):
+    """All rows of these values."""
+    index = pandas.MultiIndex.from_product([prices, rooms, colors], names=["price", "rooms", "color"])
+    return index.to_frame(index=False)
+
+
+def integral(fit, prices, **values):
+    """The integral over prices of the sum over the other columns."""
+    scores = fit.score_samples(everything(prices, **values)).reshape(len(prices), -1)
+    return np.trapezoid(np.exp(scores).sum(axis=1), prices)
+
+
+PRICES = np.concatenate([np.linspace(-6.0, 6.0, 241), np.geomspace(6.1, 200.0, 60)])
+
+
+def test_scores_are_log_densities_in_the_units_of_the_columns():
+    """Summed over numbers of rooms, whose cells fill the line, and integrated over prices they are 1."""
+    fit = FlowDensity(**SMALL).fit(table()[["rooms", "price"]])
+    scores = fit.score_samples(everything(PRICES)[["rooms", "price"]].iloc[::2]).reshape(len(PRICES), -1)
+    assert np.trapezoid(np.exp(scores).sum(axis=1), PRICES) == pytest.approx(1.0, abs=0.01)
+
+
+def test_two_colors_have_less_than_all(fitted):
+    """What the flow has learned to be outside of their cells belongs to no color."""
+    assert 0.8 < integral(fitted, PRICES) < 1.01
+
+
+def test_scores_of_missing_values_are_those_of_the_others():
+    """Given that prices are missing, or not, the sum over rooms is 1 (by 4 points for each row that misses one)."""
+    rows = table()[["rooms", "price"]]
+    rows.loc[::4, "price"] = np.nan
+    fit = FlowDensity(missing="condition", **SMALL).fit(rows)
+    missing = everything([np.nan]).iloc[::2][["rooms", "price"]].astype({"price": float})
+    assert np.exp(fit.score_samples(missing)).sum() == pytest.approx(1.0, abs=0.05)
+    scores = fit.score_samples(everything(PRICES)[["rooms", "price"]].iloc[::2]).reshape(len(PRICES), -1)
+    assert np.trapezoid(np.exp(scores).sum(axis=1), PRICES) == pytest.approx(1.0, abs=0.01)
+
+
+def test_densities_given_other_columns():
+    fit = FlowDensity(given=["color", "rooms"], **SMALL).fit(table())
+    for color, rooms in (("red", 0), ("blue", 5)):
+        assert integral(fit, PRICES, rooms=[rooms], colors=[color]) == pytest.approx(1.0, abs=0.02)
+    given = table(5, seed=1)[["rooms", "color"]]
+    draws = fit.sample(given=given)
+    pandas.testing.assert_frame_equal(draws[["rooms", "color"]], given)
+    assert list(draws) == ["price", "rooms", "color"] and draws["price"].nunique() == 5
+    with pytest.raises(ValueError, match="has the values of the columns that are given"):
+        fit.sample(5)
+    with pytest.raises(ValueError, match="a category that the fit did not know"):
+        fit.score_samples(table(5).assign(color="green"))
+
+
+def test_samples_are_rows_of_the_table(fitted):
+    draws = fitted.sample(2000, random_state=1)
+    pandas.testing.assert_series_equal(draws.dtypes, table().dtypes)
+    assert set(draws["color"]) == {"red", "blue"}
+    fractions = np.array([(rows["color"] == "red").mean() for rows in (draws, table())])
+    assert abs(fractions[0] - fractions[1]) < 0.15
+    pandas.testing.assert_frame_equal(draws, fitted.sample(2000, random_state=1))
+
+
+def test_the_noise_is_the_smoothest_within_two_standard_errors(fitted):
+    best = np.argmax(fitted.held_out_scores_)
+    assert fitted.noise_ in fitted.noise_levels_ and fitted.noise_ >= fitted.noise_levels_[best]
+    fixed = clone(fitted).set_params(noise=0.5).fit(table())
+    assert fixed.noise_ == 0.5
+    np.testing.assert_array_equal(fixed._weights.values[0], fitted._weights.values[0])  # of the same training
+
+
+def test_outliers(fitted):
+    rows = table()
+    scores = fitted.score_samples(rows)
+    assert fitted.score(rows) == pytest.approx(scores.mean())
+    assert (fitted.predict(rows) == -1).sum() == np.ceil(0.01 * len(rows)) == 2
+    np.testing.assert_array_equal(fitted.decision_function(rows), scores - fitted.offset_)
+    odd = rows.iloc[:3].copy()
+    odd.loc[0, "price"], odd.loc[1, "rooms"], odd.loc[2, "color"] = 300.0, 60, "green"
+    assert fitted.predict(odd).tolist() == [-1, -1, -1] and fitted.score_samples(odd)[2] == -np.inf
+    assert fitted.explain(odd.iloc[:2]).idxmax(axis=1).tolist() == ["price", "rooms"]
+
+
+def test_another_process_has_the_same_scores(fitted):
+    """What is pickled holds all: not the graphs, which are made again."""
+    text = pickle.dumps(fitted)
+    scores = fitted.score_samples(table())
+    shared_density.cache_clear()
+    np.testing.assert_array_equal(pickle.loads(text).score_samples(table()), scores)
+
+
+def test_rows_that_miss_values_are_dropped():
+    rows = table()
+    rows.loc[3, "price"] = np.nan
+    fit = FlowDensity(missing="drop", **SMALL).fit(rows)
+    expected = FlowDensity(**SMALL).fit(rows.drop(index=3)).score_samples(rows.drop(index=3))
+    scores = fit.score_samples(rows)
+    assert np.isnan(scores[3])
+    np.testing.assert_array_equal(np.delete(scores, 3), expected)
+
+
+def test_arrays_come_back_as_arrays():
+    x = np.random.default_rng(0).normal(size=[40, 3]).astype("float32")
+    fit = FlowDensity(**SMALL).fit(x, sample_weight=np.arange(40.0))
+    assert fit.sample(5).dtype == "float32" and fit.sample(5).shape == (5, 3)
+    assert fit.score_samples(x.astype("float64")).dtype == "float64"
+
+
+def test_refusals(refused, fitted):
+    rows = table()
+    for argument, value, message in (
+        ("noise", 2.0, r'noise is "auto" or a number from 0.03 to 1.0; got 2.0'),
+        ("contamination", 0.0, r"contamination is in \(0, 0.5\]; got 0"),
+        ("missing", "fill", "missing is one of error, drop, condition; got 'fill'"),
+        ("validation_fraction", 1, "validation_fraction"),
+        ("max_steps", 0, "max_steps"),
+        ("given", ["colour"], "given: there is no column 'colour'"),
+        ("given", list(rows), "All columns are given"),
+        ("bounds", {"size": (0, 1)}, "There is no column 'size'"),
+    ):
+        refused(message, FlowDensity(**{argument: value}).fit, rows)
+    refused(r"at least 10 rows; got 9 \(n_samples=9\)", FlowDensity().fit, rows.iloc[:9])
+    missing = rows.astype({"rooms": float})
+    missing.loc[:1, "rooms"] = np.nan
+    refused(r"missing in 2 of 150 rows, by columns: rooms \(2\)", FlowDensity().fit, missing)
+    refused("Input X contains infinity", FlowDensity().fit, np.full([20, 2], np.inf))
+    refused("feature names", fitted.score_samples, rows[["rooms", "price", "color"]])
+    refused("Column 'price' has numbers", fitted.score_samples, rows.assign(price="dear"))
+    refused("could not convert string", FlowDensity().fit, np.array([["a", "b"]] * 20))

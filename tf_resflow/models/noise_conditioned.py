@@ -1,0 +1,270 @@
+"""A density of vectors with noise, for all levels of the noise at once."""
+
+import functools
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_resflow.bijectors import Flow, Whiten
+from tf_resflow.flows.vector_flows import vector_flow
+from tf_resflow.logdet import Exact
+from tf_resflow.models.flow_model import FlowModel
+from tf_resflow.seeds import split_seed, stateless_seed
+
+__all__ = ["LEAST_NOISE", "MOST_NOISE", "NoiseConditionedDensity", "Rows", "Weights", "shared_density"]
+
+LEAST_NOISE, MOST_NOISE = 0.03, 1.0  # standard deviations of the noise, beside standardized vectors
+BATCH = 128
+_STEPS, _MOST_STEPS = 30, 4000  # of a training: the former times the square root of the number of rows
+_ROUND = 20  # steps between two looks at the held-out rows
+_PATIENCE = 0.4  # of the training, without a lower loss of the held-out rows, after which it ends
+_HELD_OUT = 500  # noisy copies of held-out rows, at least
+_MOST_EXACT = 256  # coordinates
+_CHUNK = 256  # rows that are scored at once, padded: so a score does not depend on the others, not by rounding
+_FIRST = 1000  # rows, at least, from which the ActNorms are initialized
+_FLOOR = 0.1  # deviation of the noise in the covariance by which vectors are whitened
+
+
+class Rows(NamedTuple):
+    """Vectors `[num, size]`, NaN if one is missing; what each is given `[num, given_size]`; weights `[num]`."""
+
+    values: np.ndarray
+    given: np.ndarray
+    weights: np.ndarray | None = None
+
+    def take(self, places: np.ndarray) -> "Rows":
+        """The rows at these places."""
+        weights = None if self.weights is None else self.weights[places]
+        return Rows(self.values[places], self.given[places], weights)
+
+
+class Weights(NamedTuple):
+    """What a training found: the weights, the statistics of the whitening, and the loss of the held-out rows."""
+
+    values: list[np.ndarray]
+    statistics: dict[str, np.ndarray]
+    loss: float
+
+
+class NoiseConditionedDensity:
+    r"""The densities \\(p_\sigma\\) of \\(x + \sigma \epsilon\\), \\(\epsilon \sim N(0, I)\\), by one flow.
+
+    The flow is told \\(\log \sigma\\), which is uniform between those of 0.03 and 1 in a training. So one training
+    gives a scale of densities from sharp to smooth, of which held-out rows can choose. Its first bijector is a
+    `Whiten` of fixed statistics, and residual blocks with CPila activations follow. Missing values are drawn from a
+    standard normal distribution in a training, without noise.
+
+    The weights of a training are values, not the state of this object: many fits of one shape share its graphs.
+
+    Args:
+      size: of the vectors, which are standardized.
+      given_size: size of a vector beside each, of which the density is a function.
+      num_blocks: as of `tf_resflow.flows.vector_flow`, like `hidden`, `activation` and `coefficient`.
+
+    References:
+      Kim et al., SoftFlow: probabilistic framework for normalizing flow on manifolds, 2020.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        given_size: int = 0,
+        *,
+        num_blocks: int = 4,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "cpila",
+        coefficient: float = 0.97,
+    ):
+        self.size, self._given_size = size, given_size
+        options: dict[str, Any] = {"activation": activation, "coefficient": coefficient}
+        self._make_flow = functools.partial(
+            vector_flow, size, num_blocks, hidden, condition_size=1 + given_size, **options
+        )
+        self._model = self._make_model(0)
+        self._optimizer: Any = None
+        self._lock = threading.RLock()
+        self._log_prob = tf.function(
+            self._log_prob_of_rows,
+            input_signature=[tf.TensorSpec([_CHUNK, size]), tf.TensorSpec([_CHUNK, 1 + given_size])],
+            autograph=False,
+        )
+
+    def _make_model(self, seed):
+        whiten = Whiten(np.zeros(self.size), np.eye(self.size))
+        return FlowModel(
+            Flow([whiten, self._make_flow(seed=seed)]),
+            [self.size],
+            condition_shape=[1 + self._given_size],
+            evaluation_log_det=Exact() if self.size <= _MOST_EXACT else None,
+        )
+
+    def train(
+        self,
+        rows: Rows,
+        held_out: Rows,
+        widths: np.ndarray,
+        *,
+        whiten: bool,
+        seed: int,
+        steps: int,
+        learning_rate: float = 5e-3,
+        verbose: Any = 0,
+    ) -> Weights:
+        """Trains from new initial weights; it ends when the loss of the held-out rows has not fallen for long.
+
+        Args:
+          rows: of the training.
+          held_out: others.
+          widths: `[size]`: in each step uniform numbers in [0, width) are added, beside the noise.
+          whiten: whether the first bijector makes the covariance I; else it is the identity.
+          seed: of the initial weights, and of what is drawn.
+          steps: most steps, see `num_steps`.
+          learning_rate: the largest one, of AdamW.
+          verbose: as of `keras.Model.fit`.
+        """
+        epochs = -(-steps // _ROUND)
+        rng = np.random.default_rng(seed)
+        check = _noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), widths, rng)
+        x, condition = _noisy_copies(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), widths, rng)
+        with self._lock:
+            self._reset(seed, learning_rate, epochs * _ROUND)
+            if whiten:
+                covariance = np.atleast_2d(np.cov(x.T.astype(np.float64))) + _FLOOR**2 * np.eye(self.size)
+                self._whiten.assign(np.zeros(self.size), covariance)
+            self._model.initialize(x, seed, condition=condition)
+            stop = keras.callbacks.EarlyStopping(
+                patience=max(4, math.ceil(_PATIENCE * epochs)), restore_best_weights=True
+            )
+            self._model.fit(
+                _noisy_batches(rows, widths, epochs * _ROUND, rng),
+                steps_per_epoch=_ROUND,
+                epochs=epochs,
+                validation_data=tf.data.Dataset.from_tensors(check),
+                callbacks=[stop],
+                verbose=verbose,
+                shuffle=False,
+            )
+            statistics = {key: variable.numpy() for key, variable in self._whiten.statistics.items()}
+            return Weights(self._model.get_weights(), statistics, stop.best)
+
+    @staticmethod
+    def num_steps(num: int) -> int:
+        """The steps of a training on so many rows: 30 times the square root, and 4,000 at most."""
+        return math.ceil(min(_STEPS * math.sqrt(num), _MOST_STEPS))
+
+    def log_prob(self, weights: Weights, rows: Rows, noise: float) -> np.ndarray:
+        """`[num]`: the log-densities at a noise level, in float64."""
+        code = np.full([len(rows.values), 1], _code(noise))
+        values, num = np.concatenate([rows.values, code, rows.given], axis=1).astype(np.float32), len(code)
+        parts = np.split(np.resize(values, [-(-num // _CHUNK) * _CHUNK, values.shape[1]]), -(-num // _CHUNK))
+        with self._lock:
+            self._set(weights)
+            found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in parts]
+        return np.concatenate(found)[:num].astype(np.float64)
+
+    def sample(self, weights: Weights, given: np.ndarray, noise: float, seed: int) -> np.ndarray:
+        """Draws a vector for each row `[num, given_size]` of what is given."""
+        condition = np.concatenate([np.full([len(given), 1], _code(noise)), given], axis=1).astype(np.float32)
+        with self._lock:
+            self._set(weights)
+            return self._model.sample(len(given), seed, condition=condition).numpy()
+
+    @property
+    def _whiten(self):
+        return self._model.flow.bijectors[0]
+
+    def _log_prob_of_rows(self, x, condition):
+        return self._model.log_prob(x, 0, condition=condition, evaluation=True)
+
+    def _reset(self, seed, learning_rate, steps):
+        """The weights of a new model, and an optimizer without a past; the graphs stay."""
+        new = self._make_model(seed)
+        self._model.set_weights(new.get_weights())
+        self._whiten.assign(np.zeros(self.size), np.eye(self.size))
+        if self._optimizer is None:
+            self._schedule = _Schedule()
+            self._optimizer = keras.optimizers.AdamW(self._schedule, global_clipnorm=1.0)
+            self._model.compile(self._optimizer, steps_per_execution=_ROUND)
+        for variable in self._optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        self._schedule.assign(learning_rate, steps)
+
+    def _set(self, weights):
+        self._model.set_weights(weights.values)
+        for key, variable in self._whiten.statistics.items():
+            variable.assign(weights.statistics[key])
+
+
+@functools.lru_cache(maxsize=8)
+def shared_density(size: int, given_size: int, num_blocks: int, hidden: tuple[int, ...]) -> NoiseConditionedDensity:
+    """The `NoiseConditionedDensity` of these sizes, which all fits of a process share."""
+    return NoiseConditionedDensity(size, given_size, num_blocks=num_blocks, hidden=hidden)
+
+
+class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A rise over the first tenth of the steps, and a fall to zero by a cosine; both lengths are variables."""
+
+    def __init__(self):
+        self._most, self._steps = tf.Variable(0.0, trainable=False), tf.Variable(1.0, trainable=False)
+
+    def assign(self, most, steps):
+        self._most.assign(most)
+        self._steps.assign(float(steps))
+
+    def __call__(self, step):
+        done = tf.cast(step, tf.float32) / self._steps
+        rise, fall = done / 0.1, 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value((done - 0.1) / 0.9, 0.0, 1.0)))
+        return self._most * tf.minimum(rise, fall)
+
+    def get_config(self):
+        return {}
+
+
+def _code(noise):
+    """The condition that stands for a noise level, from -1 to 1."""
+    return 2 * np.log(noise / LEAST_NOISE) / np.log(MOST_NOISE / LEAST_NOISE) - 1
+
+
+def _level(code):
+    return LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
+
+
+def _noisy_copies(rows, num, widths, rng):
+    """So many vectors with noise, and their conditions; each row about equally often."""
+    places = np.resize(rng.permutation(len(rows.values)), num)
+    code = rng.uniform(-1, 1, size=[num, 1])
+    x, shape = rows.values[places], (num, rows.values.shape[1])
+    noise = rng.normal(size=shape)
+    x = np.where(np.isnan(x), noise, x + widths * rng.uniform(size=shape) + _level(code) * noise)
+    return x.astype(np.float32), np.concatenate([code, rows.given[places]], axis=1).astype(np.float32)
+
+
+def _noisy_batches(rows, widths, steps, rng):
+    """A stream of so many batches of vectors with noise and their conditions."""
+    num = len(rows.values)
+    if rows.weights is None:
+        epochs = -(-steps * BATCH // num)
+        order = np.concatenate([rng.permutation(num) for _ in range(epochs)])[: steps * BATCH]
+    else:
+        order = rng.choice(num, steps * BATCH, p=rows.weights / rows.weights.sum())
+    with tf.device("CPU"):
+        values, given = tf.constant(rows.values, tf.float32), tf.constant(rows.given, tf.float32)
+        widths = tf.constant(widths, tf.float32)
+    seed = stateless_seed(int(rng.integers(2**31)))
+
+    def noisy(step, places):
+        seeds = tf.unstack(split_seed(tf.random.experimental.stateless_fold_in(seed, step), 3))
+        code = tf.random.stateless_uniform([BATCH, 1], seeds[0], -1.0, 1.0)
+        x = tf.gather(values, places)
+        noise = tf.random.stateless_normal(x.shape, seeds[1])
+        cells = widths * tf.random.stateless_uniform(x.shape, seeds[2])
+        x = tf.where(tf.math.is_nan(x), noise, x + cells + _level(code) * noise)
+        return x, tf.concat([code, tf.gather(given, places)], axis=1)
+
+    places = order.reshape(steps, BATCH).astype(np.int32)
+    return tf.data.Dataset.from_tensor_slices((np.arange(steps, dtype=np.int32), places)).map(noisy).prefetch(4)

@@ -1,0 +1,3 @@
+from .flow_density import FlowDensity
+
+__all__ = ["FlowDensity"]
