@@ -8,6 +8,7 @@ import tf_resflow as resflow
 from tf_resflow.bijectors.base import lipschitz_constants
 from tf_resflow.bijectors.certified_bounds import uncertified_blocks
 from tf_resflow.evaluation import lipschitz_bounds, lipschitz_certificate
+from tf_resflow.layers import lipschitz_constant
 
 
 def test_what_has_no_bounds():
@@ -91,6 +92,44 @@ def test_a_multiscale_flow_is_not_steeper_than_its_certificate():
     forward, inverse = certificate["flow"]["certified"], certificate["inverse"]["certified"]
     assert forward / 1e4 < singular.max() <= forward < np.inf
     assert inverse / 1e4 < 1 / singular.min() <= inverse < np.inf
+
+
+def lowest(flow, x, y):
+    """The bound of docs/mathematics.md of log p(y) for each pair of rows, from that at x."""
+    constants = [
+        lipschitz_constant(part.branch, certified=True) for part in flow.bijectors if hasattr(part, "branch")
+    ]
+    steep = flow.lipschitz_constants(certified=True).forward
+    distance = np.linalg.norm(y - x, axis=1)
+    blocks = x.shape[1] * sum(np.log((1 + c) / (1 - c)) for c in constants)
+    square = np.linalg.norm(flow.forward(x), axis=1) * steep * distance + (steep * distance) ** 2 / 2
+    return log_prob(flow, x) - square - blocks
+
+
+def log_prob(flow, x):
+    base = tfp.distributions.MultivariateNormalDiag(tf.zeros(x.shape[1]))
+    return tfp.distributions.TransformedDistribution(base, tfp.bijectors.Invert(flow)).log_prob(tf.constant(x))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_log_densities_fall_at_most_quadratically(seed):
+    """Of 200 pairs from near to far, of a flow whose weights were moved at random."""
+    rng = np.random.default_rng(seed)
+    whiten = resflow.bijectors.Whiten(np.zeros(3), np.diag([1.0, 2.0, 0.5]))
+    blocks = resflow.flows.vector_flow(3, 2, (8, 8), coefficient=0.9, seed=seed).bijectors
+    flow = resflow.bijectors.Flow([whiten, *blocks])
+    for variable in flow.trainable_variables:
+        variable.assign(variable + rng.normal(0, 0.3, variable.shape))
+    resflow.layers.update_norms(flow, tolerance=1e-6, max_iterations=500)
+    x = rng.normal(size=[200, 3]).astype("float32")
+    y = x + (10 ** rng.uniform(-2, 2, size=[200, 1]) * rng.normal(size=[200, 3])).astype("float32")
+    assert np.all(log_prob(flow, y) >= lowest(flow, x, y) - 1e-3)
+
+
+def test_a_linear_block_attains_the_bound_far_away():
+    flow = resflow.bijectors.Flow([linear_block(0.5)])
+    x, y = np.zeros([1, 2], "float32"), np.array([[1e3, 0.0]], "float32")
+    assert log_prob(flow, y)[0] == pytest.approx(lowest(flow, x, y)[0], rel=1e-4)
 
 
 def test_the_slopes_of_the_logit():

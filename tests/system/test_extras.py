@@ -42,6 +42,7 @@ resflow.evaluation.lipschitz_bounds(model.flow)
 
 for name, call in {
     "data": lambda: resflow.data.load_digits(),
+    "sklearn": lambda: resflow.sklearn.FlowDensity(),
     "plots": lambda: resflow.evaluation.rank_figure("a.png", [[0]], 1),
     "training": lambda: resflow.training.default_config(),
 }.items():

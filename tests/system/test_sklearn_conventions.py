@@ -1,0 +1,40 @@
+"""`FlowDensity` beside scikit-learn: its own checks, pipelines, searches, and other processes."""
+
+import joblib
+import numpy as np
+import pandas
+import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from tf_resflow.sklearn import FlowDensity
+
+SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 20, "random_state": 0}
+STOCHASTIC = {
+    "check_sample_weight_equivalence_on_dense_data": "rows are drawn at random in proportion to their weights",
+}
+
+
+@parametrize_with_checks([FlowDensity(**SMALL)], expected_failed_checks=lambda estimator: STOCHASTIC)
+def test_conventions(estimator, check):
+    check(estimator)
+
+
+def test_a_search_in_a_pipeline_and_another_process(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = pandas.DataFrame({"a": rng.normal(5.0, 3.0, size=90), "b": rng.integers(0, 4, size=90)})
+    scaled = make_column_transformer(
+        (StandardScaler(), ["a"]), remainder="passthrough", verbose_feature_names_out=False
+    )
+    pipeline = make_pipeline(scaled.set_output(transform="pandas"), FlowDensity(**SMALL))
+    search = GridSearchCV(pipeline, {"flowdensity__noise": ["auto", 1.0]}, cv=2).fit(rows)
+    best = search.best_estimator_
+    assert best[-1].columns_.kinds == {"a": "number", "b": "whole number"}
+    joblib.dump(best, tmp_path / "density.joblib")
+    load_and_score = joblib.delayed(lambda path, rows: joblib.load(path).score_samples(rows))
+    (scores,) = joblib.Parallel(n_jobs=2, backend="loky")([load_and_score(tmp_path / "density.joblib", rows)])
+    np.testing.assert_allclose(scores, best.score_samples(rows), rtol=1e-5)
+    assert search.score(rows) == pytest.approx(scores.mean(), rel=1e-5)
