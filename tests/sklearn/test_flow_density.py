@@ -145,7 +145,7 @@ def test_refusals(refused, fitted):
         ("missing", "fill", "missing is one of error, drop, condition; got 'fill'"),
         ("validation_fraction", 1, "validation_fraction"),
         ("max_steps", 0, "max_steps"),
-        ("given", ["colour"], "given: there is no column 'colour'"),
+        ("given", ["colors"], "given: there is no column 'colors'"),
         ("given", list(rows), "All columns are given"),
         ("bounds", {"size": (0, 1)}, "There is no column 'size'"),
     ):

@@ -1,3 +1,4 @@
+from .columns import Columns
 from .config import default_config
 from .dataset import Dataset
 from .densities_2d import DENSITIES, load_density
@@ -9,6 +10,7 @@ from .tabular import load_tabular
 from .tfds_images import load_tfds_images
 
 __all__ = [
+    "Columns",
     "DENSITIES",
     "Dataset",
     "default_config",

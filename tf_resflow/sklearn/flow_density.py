@@ -42,7 +42,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     ```
 
     Columns of a data frame are taken as they are: numbers, whole numbers, times, booleans, categories and text (see
-    `tf_resflow.data.columns.Columns`). Columns of arrays are numbers, or whole numbers. The score of a row is
+    `tf_resflow.data.Columns`). Columns of arrays are numbers, or whole numbers. The score of a row is
     \\(\log p(x)\\) in nats: in the discrete columns a probability, less what the flow blurs over the edges of their
     cells, and in the others a density in their units.
 
