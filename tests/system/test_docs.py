@@ -55,7 +55,7 @@ def test_pages_load_nothing_from_the_network(site):
 def test_tutorials(site):
     """Each is a page, and can be downloaded. (They are executed by `make docs` alone, which takes minutes.)"""
     notebooks = sorted((ROOT / "docs/tutorials").glob("*.ipynb"))
-    assert len(notebooks) == 4
+    assert len(notebooks) == 5
     for notebook in notebooks:
         page = (site / "tutorials" / f"{notebook.stem}.html").read_text()
         assert f'href="{notebook.name}"' in page or f"href={notebook.name}" in page
