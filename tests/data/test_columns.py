@@ -136,6 +136,26 @@ def test_levels_that_are_named():
     np.testing.assert_allclose(np.diff(order), columns.widths[0], rtol=1e-9)
 
 
+def test_types_of_pandas():
+    """Nullable types, zones and whole days come back; whole numbers within the range of the fit."""
+    rng = np.random.default_rng(0)
+    table = pandas.DataFrame(
+        {
+            "count": pandas.array(rng.integers(2, 9, size=60), dtype="Int64"),
+            "size": pandas.array(rng.normal(size=60), dtype="Float64"),
+            "new": pandas.array(rng.uniform(size=60) < 0.5, dtype="boolean"),
+            "day": pandas.date_range("2024-01-01", periods=60, tz="Europe/Berlin"),
+        }
+    )
+    columns = Columns(table)
+    drawn = columns.decode(rng.normal(size=[500, columns.size]))
+    pandas.testing.assert_series_equal(drawn.dtypes, table.dtypes)
+    assert (drawn["count"].min(), drawn["count"].max()) == (2, 8)
+    days = Columns(pandas.DataFrame({"day": pandas.date_range("2024-01-01", periods=60)}))
+    drawn = days.decode(rng.normal(size=[9, 1]))["day"]
+    assert (drawn == drawn.dt.floor("D")).all() and drawn.nunique() > 3
+
+
 def test_warnings():
     rng = np.random.default_rng(0)
     table = pandas.DataFrame(
@@ -156,6 +176,10 @@ def test_refusals(refused):
     refused("all values are missing", Columns, pandas.DataFrame({"x": [np.nan, np.nan]}))
     many = pandas.DataFrame({"name": [f"person {i}" for i in range(150)]})
     refused("150 different values in 150 rows, such as 'person 0': too many", Columns, many)
+    refused("'c' is not one of its ordered levels", Columns, table, ordered={"name": ["a", "b"]})
+    refused("has bounds, and is none of numbers", Columns, table, bounds={"name": (0, 1)})
+    durations = pandas.DataFrame({"x": pandas.to_timedelta([1, 2, 3], unit="h")})
+    refused(r"durations by .dt.total_seconds\(\)", Columns, durations)
     columns = Columns(table)
     refused("2 values are infinite", columns.encode, table.assign(x=[np.inf, 1.0, -np.inf]))
     refused("Column 'x' has numbers", columns.encode, table.assign(x=["1", "two", "3"]))

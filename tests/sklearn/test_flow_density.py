@@ -1,5 +1,6 @@
 """`FlowDensity`: densities of tables in scikit-learn's way."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.base import clone
 from tf_resflow.models.noise_conditioned import shared_density
 from tf_resflow.sklearn import FlowDensity
 
-SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "random_state": 0}
+SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "num_members": 1, "random_state": 0}
 
 
 def table(num=150, seed=0):
@@ -97,7 +98,24 @@ def test_the_noise_is_the_smoothest_within_two_standard_errors(fitted):
     assert fitted.noise_ in fitted.noise_levels_ and fitted.noise_ >= fitted.noise_levels_[best]
     fixed = clone(fitted).set_params(noise=0.5).fit(table())
     assert fixed.noise_ == 0.5
-    np.testing.assert_array_equal(fixed._weights.values[0], fitted._weights.values[0])  # of the same training
+    np.testing.assert_array_equal(fixed._members[0].values[0], fitted._members[0].values[0])  # of the same training
+
+
+def test_the_density_is_the_mean_of_the_members():
+    """Scores, and the share of samples at which a member is more than twice as likely as the other."""
+    rows = table()[["price"]]
+    both = FlowDensity(**SMALL | {"num_members": 2}).fit(rows)
+    alone = [copy.copy(both) for _ in range(2)]
+    for place, fit in enumerate(alone):
+        fit._members = both._members[place : place + 1]
+    scores = [fit.score_samples(rows) for fit in alone]
+    assert np.abs(scores[0] - scores[1]).max() > 0.01
+    np.testing.assert_allclose(both.score_samples(rows), np.logaddexp(*scores) - np.log(2), rtol=1e-9)
+    prices = both.sample(4000, random_state=0)
+    density = (
+        np.exp(alone[0].score_samples(prices) - both.score_samples(prices)) / 2
+    )  # of the first, given the price
+    assert density.mean() == pytest.approx(0.5, abs=4.5 * density.std() / np.sqrt(4000))
 
 
 def test_outliers(fitted):
@@ -108,7 +126,8 @@ def test_outliers(fitted):
     np.testing.assert_array_equal(fitted.decision_function(rows), scores - fitted.offset_)
     odd = rows.iloc[:3].copy()
     odd.loc[0, "price"], odd.loc[1, "rooms"], odd.loc[2, "color"] = 300.0, 60, "green"
-    assert fitted.predict(odd).tolist() == [-1, -1, -1] and fitted.score_samples(odd)[2] == -np.inf
+    with pytest.warns(UserWarning, match="1 rows have the score minus infinity"):
+        assert fitted.predict(odd).tolist() == [-1, -1, -1]
     assert fitted.explain(odd.iloc[:2]).idxmax(axis=1).tolist() == ["price", "rooms"]
 
 
@@ -126,7 +145,8 @@ def test_rows_that_miss_values_are_dropped():
     fit = FlowDensity(missing="drop", **SMALL).fit(rows)
     expected = FlowDensity(**SMALL).fit(rows.drop(index=3)).score_samples(rows.drop(index=3))
     scores = fit.score_samples(rows)
-    assert np.isnan(scores[3])
+    assert np.isnan(scores[3]) and fit.predict(rows)[3] == -1 and fit.score(rows) == np.delete(scores, 3).mean()
+    assert fit.explain(rows[2:5]).isna().any(axis=1).tolist() == [False, True, False]
     np.testing.assert_array_equal(np.delete(scores, 3), expected)
 
 
@@ -145,6 +165,10 @@ def test_refusals(refused, fitted):
         ("missing", "fill", "missing is one of error, drop, condition; got 'fill'"),
         ("validation_fraction", 1, "validation_fraction"),
         ("max_steps", 0, "max_steps"),
+        ("num_members", 0, "num_members"),
+        ("num_blocks", 0, "num_blocks"),
+        ("hidden", 64, "hidden has the widths"),
+        ("given", "color", r"names of columns, such as \['color'\]"),
         ("given", ["colors"], "given: there is no column 'colors'"),
         ("given", list(rows), "All columns are given"),
         ("bounds", {"size": (0, 1)}, "There is no column 'size'"),
@@ -157,4 +181,5 @@ def test_refusals(refused, fitted):
     refused("Input X contains infinity", FlowDensity().fit, np.full([20, 2], np.inf))
     refused("feature names", fitted.score_samples, rows[["rooms", "price", "color"]])
     refused("Column 'price' has numbers", fitted.score_samples, rows.assign(price="dear"))
+    refused("missed none in the fit", FlowDensity(missing="condition", **SMALL).fit(rows).score_samples, missing)
     refused("could not convert string", FlowDensity().fit, np.array([["a", "b"]] * 20))

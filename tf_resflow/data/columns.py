@@ -87,8 +87,8 @@ class _Date:
     """A time, as days since a first one."""
 
     name: Any
-    dtype: Any
     first: np.datetime64
+    is_whole: bool
     size = 1
     is_discrete = False
     kind = "date"
@@ -99,7 +99,8 @@ class _Date:
         return np.where(np.isnat(values), np.nan, days), np.zeros(len(days))
 
     def decode(self, y):
-        return (self.first + np.round(y[:, 0] * 86400e3).astype("timedelta64[ms]")).astype(self.dtype)
+        days = np.round(y[:, 0]) if self.is_whole else y[:, 0]
+        return self.first + np.round(days * 86400e3).astype("timedelta64[ms]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,7 @@ class _Grid:
     dtype: Any
     first: float
     step: float
+    num: int
     size = 1
     is_discrete = True
     kind = "whole number"
@@ -118,12 +120,7 @@ class _Grid:
         return np.round((_floats(self.name, column) - self.first) / self.step), 0.0
 
     def decode(self, y):
-        values = self.first + self.step * np.floor(y[:, 0])
-        if np.dtype(self.dtype).kind in "iub":
-            limits = (
-                (0, 1) if np.dtype(self.dtype).kind == "b" else (np.iinfo(self.dtype).min, np.iinfo(self.dtype).max)
-            )
-            values = np.clip(np.round(values), *limits)
+        values = self.first + self.step * np.clip(np.floor(y[:, 0]), 0, self.num - 1)
         return values.astype(self.dtype)
 
 
@@ -132,7 +129,6 @@ class _Levels:
     """One of some values: ordered, or two, its number; else a coordinate for each, of which one is 1."""
 
     name: Any
-    dtype: Any
     levels: tuple[Any, ...]
     is_ordered: bool
     is_discrete = True
@@ -175,6 +171,8 @@ class Columns:
     - Ordered categories, and categories of two values, are the number of their level; other categories have a
       coordinate for each value, of which one is 1. Text is a category.
     - Times are days since the first one of the fit.
+
+    Samples of whole numbers and of grids are within the range of the fit.
 
     Numbers that a Yeo-Johnson transform makes more normal are transformed, and all coordinates are standardized.
 
@@ -233,6 +231,7 @@ class Columns:
             _column(name, table[name], ordered.get(name), name in categories, bounds.get(name))
             for name in self._names
         ]
+        self._dtypes = dict(table.dtypes)
         self.kinds = {column.name: column.kind for column in self._columns}
         self.size = sum(column.size for column in self._columns)
         self.owners = np.repeat(np.arange(len(self._columns)), [column.size for column in self._columns])
@@ -272,7 +271,7 @@ class Columns:
         values = (values if self._powers is None else self._powers.inverse(values)) * self._scale + self._mean
         for column in self._columns:
             part = values[:, start : start + column.size]
-            found[column.name] = pandas.Series(column.decode(part)).astype(column.dtype)
+            found[column.name] = _of_dtype(pandas.Series(column.decode(part)), self._dtypes[column.name])
             start += column.size
         return pandas.DataFrame(found, columns=self._names)
 
@@ -373,23 +372,32 @@ def _column(name, column, levels, is_category, bounds):
     with extra("sklearn"):
         import pandas
 
-    present = column.dropna()
+    present, dtype = column.dropna(), column.dtype
     if not len(present):
         raise ValueError(f"Column {name!r}: all values are missing. Leave it out.")
-    dtype = column.dtype
     if levels is not None:
-        return _Levels(name, dtype, tuple(levels), True)
+        if unknown := [value for value in present.unique() if value not in levels]:
+            raise ValueError(f"Column {name!r}: {unknown[0]!r} is not one of its ordered levels {list(levels)}.")
+        return _Levels(name, tuple(levels), True)
+    if isinstance(dtype, (pandas.PeriodDtype, pandas.SparseDtype)) or pandas.api.types.is_timedelta64_dtype(dtype):
+        raise ValueError(
+            f"Column {name!r} is of type {dtype}: convert periods by .dt.to_timestamp(), durations by "
+            ".dt.total_seconds(), and sparse columns by .sparse.to_dense()."
+        )
+    is_number = pandas.api.types.is_numeric_dtype(dtype) and not pandas.api.types.is_bool_dtype(dtype)
+    if bounds is not None and (is_category or not is_number):
+        raise ValueError(f"Column {name!r} has bounds, and is none of numbers: its type is {dtype}.")
     if isinstance(dtype, pandas.CategoricalDtype):
-        used = present.unique()
+        used = set(present)
         levels = tuple(level for level in dtype.categories if dtype.ordered or level in used)
-        return _checked_levels(_Levels(name, dtype, levels, bool(dtype.ordered)), len(present))
+        return _checked_levels(_Levels(name, levels, bool(dtype.ordered)), len(present))
     if pandas.api.types.is_datetime64_any_dtype(dtype):
-        return _Date(name, dtype, present.min().to_datetime64())
-    if pandas.api.types.is_bool_dtype(dtype) or is_category or not pandas.api.types.is_numeric_dtype(dtype):
+        times = present.to_numpy("datetime64[ns]")
+        return _Date(name, times.min(), bool(np.all((times - times.min()) % _DAY == np.timedelta64(0))))
+    if is_category or not is_number:
         values = sorted(present.unique(), key=lambda value: (str(type(value)), value))
-        return _checked_levels(_Levels(name, dtype, tuple(values), False), len(present))
-    x = _floats(name, present)
-    kind = dtype.numpy_dtype if hasattr(dtype, "numpy_dtype") else dtype
+        return _checked_levels(_Levels(name, tuple(values), False), len(present))
+    x, kind = _floats(name, present), getattr(dtype, "numpy_dtype", dtype)
     if bounds is not None:
         low, high = (
             fill if end is None else float(end) for end, fill in zip(bounds, (-math.inf, math.inf), strict=True)
@@ -404,25 +412,31 @@ def _checked_levels(column, num):
     if len(column.levels) > _MOST_LEVELS:
         raise ValueError(
             f"Column {column.name!r} has {len(column.levels)} different values in {num} rows, such as "
-            f"{column.levels[0]!r}: too many for a category. Leave it out, or convert it to numbers or times."
+            f"{column.levels[0]!r}: too many for a category. Leave it out, or convert it to numbers or times, as "
+            "pandas.to_numeric and pandas.to_datetime do."
         )
     return column
 
 
 def _grid(x, is_whole):
-    """The first value and the step of a grid that is coarse beside the deviation; None if there is none."""
+    """The first value, the step and the length of a grid that is coarse beside the deviation; None without one."""
     distinct = np.unique(x)
+    first = float(distinct[0])
     if len(distinct) == 1:
-        return float(distinct[0]), 1.0 if is_whole else float(abs(distinct[0]) or 1.0)
+        return first, 1.0 if is_whole else float(abs(first) or 1.0), 1
     if not is_whole and len(distinct) * _FEW > len(x):
         return None
-    step = float(np.diff(distinct).min())
-    cells = (distinct - distinct[0]) / step
-    if x.std() > _COARSE * step:
+    step = 1.0 if is_whole else float(np.diff(distinct).min())
+    cells = (distinct - first) / step
+    if x.std() > _COARSE * step or np.abs(cells - np.round(cells)).max() > _ON_GRID:
         return None
-    if is_whole:
-        return float(distinct[0]), 1.0
-    return (float(distinct[0]), step) if np.abs(cells - np.round(cells)).max() <= _ON_GRID else None
+    return first, step, int(np.round(cells[-1])) + 1
+
+
+def _of_dtype(column, dtype):
+    """A column in a type of pandas; times in their zone."""
+    zone = getattr(dtype, "tz", None)
+    return column.astype(dtype) if zone is None else column.dt.tz_localize("UTC").dt.tz_convert(zone).astype(dtype)
 
 
 def _floats(name, column):

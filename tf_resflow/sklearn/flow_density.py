@@ -1,6 +1,8 @@
 """The density of a table, as scikit-learn's users know it: fit, score_samples, predict."""
 
 import math
+import numbers
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -23,13 +25,14 @@ __all__ = ["FlowDensity"]
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 8)  # of the noise, to choose from
 _POINTS = 4  # in the cells of discrete columns, for a score
 _LEAST_ROWS = 10
-_MOST_COMPARED = 500  # held-out rows that choose the level of the noise
+_MOST_COMPARED = 500  # held-out rows of a member that choose the level of the noise
+_FEW_ROWS, _MEMBERS = 500, 4  # up to so many rows, the density is the mean of so many
 _REFERENCE = 16  # rows of the fit whose values explain others
 _MISSING = ("error", "drop", "condition")
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
-    r"""The density of the rows of a table, by a residual flow: exact, smooth, and robust to outliers.
+    r"""The density of the rows of a table, by a residual flow: smooth, and robust to outliers.
 
     ```python
     import numpy as np
@@ -46,9 +49,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     \\(\log p(x)\\) in nats: in the discrete columns a probability, less what the flow blurs over the edges of their
     cells, and in the others a density in their units.
 
-    One flow learns the densities of the standardized rows with noise of all levels from 0.03 to 1. Held-out rows
-    end the training, and choose the level: the smoothest one whose log-likelihood is within two standard errors of
-    the best.
+    A flow learns the densities of the standardized rows with noise of all levels from 0.03 to 1. Held-out rows end
+    the training, and choose the level: the smoothest one whose log-likelihood is within two standard errors of the
+    best. Of few rows, the density is the mean of those of several flows.
 
     The map of standardized rows to a normal distribution has a known Lipschitz constant, so that the log-density
     falls at most quadratically with the distance from a row: one strange value cannot cost more (see the guide
@@ -68,8 +71,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         of the 14 tables on which it was tried.
       num_blocks: number of residual blocks.
       hidden: widths of the inner layers of each.
-      max_steps: most steps of the training; by default 30 times the square root of the number of rows, or 4,000.
-      validation_fraction: share of the rows that are held out.
+      num_members: number of flows, of which the density is the mean, each with held-out rows of its own; by default
+        4 up to 500 rows, and 1 above.
+      max_steps: most steps of a training; by default 30 times the square root of the number of rows, or 4,000.
+      validation_fraction: share of the rows that a flow holds out.
       random_state: `int`, `numpy.random.RandomState`, or None: of the held-out rows and the training.
       verbose: as of `keras.Model.fit`.
 
@@ -91,6 +96,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       Kim et al., SoftFlow, 2020: a flow of all levels of noise.
     """
 
+    _is_frame: bool
+    _names: list[Any]
+
     def __init__(
         self,
         *,
@@ -104,6 +112,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         whiten: bool = False,
         num_blocks: int = 4,
         hidden: Sequence[int] = (64, 64),
+        num_members: int | None = None,
         max_steps: int | None = None,
         validation_fraction: float = 0.15,
         random_state: Any = None,
@@ -119,6 +128,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self.whiten = whiten
         self.num_blocks = num_blocks
         self.hidden = hidden
+        self.num_members = num_members
         self.max_steps = max_steps
         self.validation_fraction = validation_fraction
         self.random_state = random_state
@@ -153,40 +163,52 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         self._read_columns(table)
         rows = self._rows(table, weights)[0]
+        num_members = self.num_members or (_MEMBERS if len(table) <= _FEW_ROWS else 1)
         order, num_held_out = rng.permutation(len(table)), max(3, int(self.validation_fraction * len(table)))
-        kept, held_out = rows.take(order[num_held_out:]), rows.take(order[:num_held_out])
-        self._train(kept, held_out, int(rng.randint(2**31)))
-        self._choose_noise(table.iloc[order[: min(num_held_out, _MOST_COMPARED)]])
+        self._members, held_out = [], []
+        for _ in range(num_members):
+            order = np.roll(order, num_held_out)
+            kept, chosen = order[num_held_out:], order[:num_held_out]
+            self._members.append(self._trained(rows.take(kept), rows.take(chosen), int(rng.randint(2**31))))
+            held_out.append(table.iloc[chosen[:_MOST_COMPARED]])
+        self._choose_noise(held_out)
         self.offset_ = float(np.percentile(self._scores(table, self.noise_), 100 * self.contamination))
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """`[num]`: the log-density of each row in nats; minus infinity for a category that the fit did not know."""
+        """`[num]`: the log-density of each row in nats.
+
+        It is minus infinity, with a warning, for a category that the fit did not know, and NaN for a row that
+        misses values if `missing` is "drop".
+        """
         check_is_fitted(self)
         table = self._table(X)
-        is_kept = self._is_kept(table)
-        scores = np.full(len(table), np.nan)
-        if is_kept.any():
-            scores[is_kept] = self._scores(table[is_kept], self.noise_)
+        scores = self._scored(table)
+        if unknown := np.count_nonzero(np.isneginf(scores)):
+            warnings.warn(
+                f"{unknown} rows have the score minus infinity, by a category that the fit did not know, or a "
+                "number out of all range. Are the types of the columns those of the fit?",
+                stacklevel=2,
+            )
         return scores
 
     def score(self, X: Any, y: Any = None) -> float:
-        """The mean log-density of the rows, in nats."""
-        return float(np.mean(self.score_samples(X)))
+        """The mean log-density of the rows, in nats, without those whose score is NaN."""
+        return float(np.nanmean(self.score_samples(X)))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """`[num]`: the log-density over that of the least likely rows of the fit; negative for outliers."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
-        """`[num]`: -1 for outliers, 1 for others. Rows need not be those of the fit."""
+        """`[num]`: -1 for outliers, and for rows without a score, 1 for others, of the fit or new."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, given: Any = None) -> Any:
         """Draws rows, in the types, names and order of the columns of the fit: a data frame, or an array.
 
         Args:
-          n_samples: number of rows.
+          n_samples: number of rows; with `given`, it is the number of these.
           random_state: as of the estimator; by default its own.
           given: rows of the columns that are `given`, one for each sample; these have them.
         """
@@ -195,11 +217,20 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if (given is None) != (self._given is None):
             raise ValueError(f"given= has the values of the columns that are given, which are {list(self.given)}.")
         num = n_samples if given is None else len(given)
+        if num < 1:
+            raise ValueError(f"n_samples is at least 1; got {num}.")
         condition = np.zeros([num, self._num_masked])
         if given is not None:
-            given = pandas.DataFrame(given).reset_index(drop=True)
+            names = None if isinstance(given, pandas.DataFrame) else list(self.given)
+            given = pandas.DataFrame(given, columns=names).reset_index(drop=True)
+            if missing := [name for name in self.given if name not in given.columns]:
+                raise ValueError(f"given= lacks the column {missing[0]!r}; it has {list(given.columns)}.")
             condition = np.concatenate([condition, self._given_values(self._given, given)], axis=1)
-        values = self._density().sample(self._weights, condition, self.noise_, int(rng.randint(2**31)))
+        member, values = rng.randint(len(self._members), size=num), np.empty([num, self.columns_.size])
+        for place, weights in enumerate(self._members):
+            is_own, seed = member == place, int(rng.randint(2**31))
+            if is_own.any():
+                values[is_own] = self._density().sample(weights, condition[is_own], self.noise_, seed)
         table = pandas.concat([self.columns_.decode(values), given], axis=1)[self._names]
         return table if self._is_frame else table.to_numpy(self._dtype)
 
@@ -207,33 +238,42 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Which columns make rows unlikely: a `pandas.DataFrame` `[num, columns]` in nats.
 
         A value is how much log p of the row would rise if the column had the best of the values of 16 rows of the
-        fit instead; it is about 0 for a column that fits the others.
+        fit instead; it is about 0 for a column that fits the others, and of all columns where two are strange in
+        the same way. Each row is scored once for each of the 16 values of each column.
         """
         check_is_fitted(self)
         table, names = self._table(X), list(self.columns_.kinds)
-        scores, gains = self._scores(table, self.noise_), np.empty([len(table), len(names)])
-        for place, name in enumerate(names):
-            others = []
+        variants = [table]
+        for name in names:
             for value in self._reference[name]:
-                other = table.copy()
-                other[name] = pandas.Series([value] * len(table), table.index, self._reference[name].dtype)
-                others.append(self._scores(other, self.noise_))
-            gains[:, place] = np.max(others, axis=0) - scores
-        return pandas.DataFrame(gains, table.index, names)
+                variants.append(table.copy())
+                variants[-1][name] = pandas.Series([value] * len(table), table.index, self._reference[name].dtype)
+        scores = self._scored(pandas.concat(variants)).reshape(-1, len(table))
+        best = scores[1:].reshape(len(names), -1, len(table)).max(axis=1)
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            gains = np.where(best == scores[0], 0.0, best - scores[0])
+        return pandas.DataFrame(gains.T, table.index, names)
 
     def _check_parameters(self):
         """Raises a ValueError for an argument out of its range."""
-        is_level = isinstance(self.noise, (int, float)) and LEAST_NOISE <= self.noise <= MOST_NOISE
-        if self.noise != "auto" and not is_level:
+        if self.noise != "auto" and not _is_in(self.noise, LEAST_NOISE, MOST_NOISE):
             raise ValueError(f'noise is "auto" or a number from {LEAST_NOISE} to {MOST_NOISE}; got {self.noise!r}.')
-        if not 0 < self.contamination <= 0.5:
+        if not (_is_in(self.contamination, 0, 0.5) and self.contamination > 0):
             raise ValueError(f"contamination is in (0, 0.5]; got {self.contamination!r}.")
         if self.missing not in _MISSING:
             raise ValueError(f"missing is one of {', '.join(_MISSING)}; got {self.missing!r}.")
-        if not 0 < self.validation_fraction < 1:
+        if not (_is_in(self.validation_fraction, 0, 1) and 0 < self.validation_fraction < 1):
             raise ValueError(f"validation_fraction is in (0, 1); got {self.validation_fraction!r}.")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps is at least 1, or None; got {self.max_steps!r}.")
+        for name in ("num_members", "max_steps"):
+            if (value := getattr(self, name)) is not None and not _is_count(value):
+                raise ValueError(f"{name} is a whole number, at least 1, or None; got {value!r}.")
+        if not _is_count(self.num_blocks):
+            raise ValueError(f"num_blocks is a whole number, at least 1; got {self.num_blocks!r}.")
+        if not (isinstance(self.hidden, Sequence) and self.hidden and all(map(_is_count, self.hidden))):
+            raise ValueError(f"hidden has the widths of the inner layers, such as (64, 64); got {self.hidden!r}.")
+        for name in ("given", "categories"):
+            if isinstance(value := getattr(self, name), str):
+                raise ValueError(f"{name} has names of columns, such as [{value!r}]; got {value!r}.")
 
     def _table(self, X, is_fit=False):
         """A data frame of the rows, whose columns are those of the fit."""
@@ -245,6 +285,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                     f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required."
                 )
             table = X
+        elif not is_fit and self._is_frame:
+            validate_data(self, X, reset=False, skip_check_array=True)
+            table = pandas.DataFrame(np.asarray(X), columns=self._names).infer_objects()
         else:
             finite = True if self.missing == "error" else "allow-nan"
             dtypes = [np.float64, np.float32]
@@ -268,6 +311,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 '"condition" their score is that of the values that are there.'
             )
         return ~is_missing.any(axis=1) if self.missing == "drop" else np.ones(len(table), bool)
+
+    def _scored(self, table):
+        """The scores of the rows of a table, NaN of those that are left out."""
+        is_kept, scores = self._is_kept(table), np.full(len(table), np.nan)
+        if is_kept.any():
+            scores[is_kept] = self._scores(table[is_kept], self.noise_)
+        return scores
 
     def _read_columns(self, table):
         """Finds what the columns are."""
@@ -300,6 +350,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """The rows as vectors with what they are given, their additive constants, and whether they are known."""
         own = table[list(self.columns_.kinds)]
         values, log_scale, known = self.columns_.encode(own)
+        is_new = own.isna().to_numpy().any(axis=0) & ~self._is_masked
+        if is_new.any():
+            raise ValueError(
+                f"Values are missing in the column {own.columns[is_new][0]!r}, which missed none in the fit: the "
+                "flow does not know how the others are then. Fit to a table with rows that miss it, too."
+            )
         given = [own.isna().to_numpy()[:, self._is_masked].astype(np.float64)]
         if self._given is not None:
             given.append(self._given_values(self._given, table))
@@ -319,26 +375,28 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         size = self._num_masked + (0 if self._given is None else self._given.size)
         return shared_density(self.columns_.size, size, self.num_blocks, tuple(self.hidden))
 
-    def _train(self, kept, held_out, seed):
-        """Finds the weights."""
-        density, widths = self._density(), self.columns_.widths
+    def _trained(self, kept, held_out, seed):
+        """The weights of a member."""
+        density = self._density()
         steps = density.num_steps(len(kept.values)) if self.max_steps is None else self.max_steps
-        self._weights = density.train(
-            kept, held_out, widths, whiten=self.whiten, seed=seed, steps=steps, verbose=self.verbose
-        )
+        options = {"whiten": self.whiten, "steps": steps, "seed": seed, "verbose": self.verbose}
+        return density.train(kept, held_out, self.columns_.widths, **options)
 
     def _choose_noise(self, held_out):
         """The smoothest level whose held-out log-likelihood is within two standard errors of the best one."""
         levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
-        scores = np.array([self._scores(held_out, level) for level in levels])
+        pairs = list(zip(held_out, self._members, strict=True))
+        scores = np.array(
+            [np.concatenate([self._scores(rows, level, [member]) for rows, member in pairs]) for level in levels]
+        )
         scores = scores[:, np.isfinite(scores).all(axis=0)]
         self.noise_levels_, self.held_out_scores_ = levels, scores.mean(axis=1)
         behind = scores[np.argmax(self.held_out_scores_)] - scores
         stderr = behind.std(axis=1, ddof=1) / math.sqrt(scores.shape[1])
         self.noise_ = float(levels[behind.mean(axis=1) <= 2 * stderr].max())
 
-    def _scores(self, table, noise):
-        """The log-densities of rows at a noise level: means over points in the cells, and of missing values."""
+    def _scores(self, table, noise, members=None):
+        """The log-densities of rows at a noise level: of means over members, cells, and missing values."""
         rows, log_scale, known = self._rows(table)
         is_missing = np.isnan(rows.values)
         num = _POINTS if self.columns_.widths.any() or is_missing.any() else 1
@@ -346,10 +404,22 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         for point in _lattice(num, self.columns_.size):
             drawn = special.ndtri(point)
             x = np.where(is_missing, drawn, rows.values + self.columns_.widths * point)
-            log_prob = self._density().log_prob(self._weights, rows._replace(values=x), noise)
-            parts.append(log_prob - np.where(is_missing, stats.norm.logpdf(drawn), 0.0).sum(axis=1))
-        scores = special.logsumexp(parts, axis=0) - math.log(num) + log_scale
+            log_q = np.where(is_missing, stats.norm.logpdf(drawn), 0.0).sum(axis=1)
+            for weights in members or self._members:
+                log_prob = self._density().log_prob(weights, rows._replace(values=x), noise)
+                parts.append(log_prob - log_q)
+        scores = special.logsumexp(parts, axis=0) - math.log(len(parts)) + log_scale
         return np.where(known, scores, -np.inf)
+
+
+def _is_in(value, low, high):
+    """Whether a parameter is a number of an interval."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_count(value):
+    """Whether a parameter is a whole number, at least 1."""
+    return isinstance(value, numbers.Integral) and _is_in(value, 1, math.inf)
 
 
 def _lattice(num, size):
