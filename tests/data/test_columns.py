@@ -60,9 +60,8 @@ def test_rows_come_back(seed):
     assert columns.kinds == {name: KINDS[name] for name in table}
     values, log_scale, known = columns.encode(table)
     centers = values + columns.widths / 2
-    one_hot = np.isin(columns.owners, [i for i, name in enumerate(table) if name == "text"])
     np.testing.assert_allclose(centers.mean(axis=0), 0, atol=1e-6)
-    np.testing.assert_allclose((centers.var(axis=0) + columns.widths**2 / 12)[~one_hot], 1, rtol=1e-6)
+    np.testing.assert_allclose(centers.var(axis=0) + columns.widths**2 / 12, 1, rtol=1e-6)
     assert known.all() and log_scale.shape == (200,)
     for rows in (table, table.iloc[::-3]):
         values = columns.encode(rows[rows.columns[::-1]]).values
@@ -76,10 +75,7 @@ def test_log_scale_is_that_of_the_map(seed):
     """The logarithm of the slopes of the columns of numbers; a cell has its width."""
     table = frame(seed)
     columns = Columns(table)
-    discrete = dict(zip(columns.kinds, np.zeros(len(columns.kinds), bool), strict=True))
-    discrete |= {
-        table.columns[owner]: width > 0 for owner, width in zip(columns.owners, columns.widths, strict=True)
-    }
+    discrete = dict(zip(columns.kinds, columns.widths > 0, strict=True))
     expected = np.log(columns.widths[columns.widths > 0]).sum()
     values = columns.encode(table).values
     for name, is_discrete in discrete.items():
@@ -89,11 +85,22 @@ def test_log_scale_is_that_of_the_map(seed):
             below, above = moved.copy(), moved.copy()
             below[name] -= step
             above[name] += step
-            place = np.flatnonzero(columns.owners == list(columns.kinds).index(name))
+            place = list(columns.kinds).index(name)
             difference = (columns.encode(above).values - columns.encode(below).values)[:, place]
-            expected = expected + np.log(difference[:, 0] / (2 / 86400 if name == "date" else 2e-4))
+            expected = expected + np.log(difference / (2 / 86400 if name == "date" else 2e-4))
     assert values.shape == (200, columns.size)
     np.testing.assert_allclose(columns.encode(table).log_scale, expected, atol=1e-3)
+
+
+def test_powers_go_on_linearly_beyond_the_fit():
+    """A step of 1,000 deviations is as long 1,000 deviations further out, and comes back."""
+    x = 10.0 - np.random.default_rng(0).gamma(1.2, size=500)
+    columns = Columns(pandas.DataFrame({"x": x}))
+    far = pandas.DataFrame({"x": [-1e4, -2e4, -3e4, 1e4, 2e4, 3e4]})
+    values = columns.encode(far).values[:, 0]
+    np.testing.assert_allclose(np.diff(values)[[0, 3]], np.diff(values)[[1, 4]], rtol=1e-9)
+    assert abs(np.diff(values)[3]) > 2 * abs(np.diff(values)[0])  # by other slopes at the two ends
+    np.testing.assert_allclose(columns.decode(values[:, np.newaxis])["x"], far["x"], rtol=1e-9)
 
 
 def test_skewed_numbers_become_more_normal():
@@ -115,15 +122,35 @@ def test_bounded_numbers(bounds):
     far = columns.decode(np.array([[-3.0], [3.0]]))["x"].to_numpy()
     low, high = (end if end is not None else sign * np.inf for end, sign in zip(bounds, (-1, 1), strict=True))
     assert low < far[0] < far[1] < high
-    with pytest.raises(ValueError, match="not strictly between its bounds"):
-        columns.encode(pandas.DataFrame({"x": [-2.0 if bounds[0] is not None else 7.0]}))
+    outside = pandas.DataFrame({"x": [-2.0 if bounds[0] is not None else 7.0]})
+    assert not columns.encode(outside).known[0]
+    with pytest.raises(ValueError, match="1 values are not strictly between its bounds"):
+        Columns(outside, bounds={"x": bounds})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+def test_samples_are_within_bounds(dtype):
+    """Far draws, too, whose distance from the bound rounds to 0."""
+    x = pandas.DataFrame({"x": np.random.default_rng(0).integers(1, 1000, size=100).astype(dtype)})
+    columns = Columns(x, bounds={"x": (0, 1000)})
+    drawn = columns.decode(np.linspace(-40.0, 40.0, 99)[:, np.newaxis])
+    assert columns.encode(drawn).known.all() and drawn["x"].dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int64"])
+def test_the_ends_of_whole_numbers_are_sampled(dtype):
+    limits = np.iinfo(dtype)
+    x = np.linspace(float(limits.min), float(limits.max), 200)
+    x = np.clip(x, limits.min, np.nextafter(float(limits.max), 0) if dtype == "int64" else limits.max).astype(dtype)
+    drawn = Columns(pandas.DataFrame({"x": x})).decode(np.array([[-50.0], [50.0]]))["x"]
+    assert drawn[0] == limits.min and drawn[1] >= limits.max - 2**10 * (dtype == "int64")
 
 
 def test_missing_and_unknown_values():
     table = pandas.DataFrame({"color": ["red", None, "blue", "green"], "x": [1.5, 2.25, np.nan, 4.125]})
     columns = Columns(table)
     values, _, known = columns.encode(table)
-    np.testing.assert_array_equal(np.isnan(values), [[0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(np.isnan(values), [[0, 0], [1, 0], [0, 1], [0, 0]])
     assert known.all()
     assert not columns.encode(pandas.DataFrame({"color": ["pink"], "x": [1.0]})).known[0]
 
@@ -131,7 +158,7 @@ def test_missing_and_unknown_values():
 def test_levels_that_are_named():
     table = pandas.DataFrame({"size": ["S", "L", "M", "S"] * 5, "code": [7, 3, 9, 7] * 5})
     columns = Columns(table, ordered={"size": ["S", "M", "L", "XL"]}, categories=["code"])
-    assert columns.kinds == {"size": "ordered levels", "code": "category"} and columns.size == 1 + 3
+    assert columns.kinds == {"size": "ordered levels", "code": "category"}
     order = columns.encode(pandas.DataFrame({"size": ["S", "M", "L", "XL"], "code": 7})).values[:, 0]
     np.testing.assert_allclose(np.diff(order), columns.widths[0], rtol=1e-9)
 

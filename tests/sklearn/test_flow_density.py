@@ -7,9 +7,10 @@ import numpy as np
 import pandas
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from tf_resflow.models.noise_conditioned import shared_density
-from tf_resflow.sklearn import FlowDensity
+from tf_resflow.sklearn import FlowDensity, flow_density
 
 SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "num_members": 1, "random_state": 0}
 
@@ -54,6 +55,27 @@ def test_scores_are_log_densities_in_the_units_of_the_columns():
     assert np.trapezoid(np.exp(scores).sum(axis=1), PRICES) == pytest.approx(1.0, abs=0.01)
 
 
+def test_probabilities_of_cells_are_means_over_them(monkeypatch):
+    """Of each number of rooms: by 8 points beside 400 in the middle of equal parts of the cell."""
+    rows = table()[["rooms"]]
+    fit = FlowDensity(**SMALL).fit(rows)
+    scores = fit.score_samples(rows)
+    monkeypatch.setattr(flow_density, "_points", lambda is_drawn: (np.arange(400)[:, np.newaxis] + 0.5) / 400)
+    np.testing.assert_allclose(scores, fit.score_samples(rows), atol=0.02)
+
+
+def test_weights(monkeypatch):
+    """Of two clusters of 100 rows, that with the hundredth of the weight has less than a tenth of the mass."""
+    x = np.random.default_rng(0).normal(size=[200, 1]) * 0.3 + np.repeat([-3.0, 3.0], 100)[:, np.newaxis]
+    fit = FlowDensity(**SMALL | {"max_steps": 200}).fit(x, sample_weight=np.repeat([0.01, 1.0], 100))
+    line = np.linspace(-8.0, 8.0, 801)[:, np.newaxis]
+    density = np.exp(fit.score_samples(line))
+    assert np.trapezoid(density[line[:, 0] < 0], line[line[:, 0] < 0, 0]) < 0.1
+    assert fit.offset_ > fit.score_samples([[-3.0]])[0]  # a hundredth of the weight is below the offset
+    with pytest.raises(ValueError, match="1 of 200 are negative"):
+        FlowDensity(**SMALL).fit(x, sample_weight=np.repeat([-1.0, 1.0], [1, 199]))
+
+
 def test_two_colors_have_less_than_all(fitted):
     """What the flow has learned to be outside of their cells belongs to no color."""
     assert 0.8 < integral(fitted, PRICES) < 1.01
@@ -93,12 +115,16 @@ def test_samples_are_rows_of_the_table(fitted):
     pandas.testing.assert_frame_equal(draws, fitted.sample(2000, random_state=1))
 
 
-def test_the_noise_is_the_smoothest_within_two_standard_errors(fitted):
-    best = np.argmax(fitted.held_out_scores_)
-    assert fitted.noise_ in fitted.noise_levels_ and fitted.noise_ >= fitted.noise_levels_[best]
-    fixed = clone(fitted).set_params(noise=0.5).fit(table())
+def test_the_noise_is_the_smoothest_within_two_standard_errors():
+    """Rows about a line, at 0.05 deviations: a smooth density is far behind, and a little noise is not."""
+    x = np.random.default_rng(0).normal(size=[300, 2]) * [1.0, 0.05]
+    fit = FlowDensity(**SMALL | {"max_steps": 200}).fit(x @ [[1.0, 1.0], [1.0, -1.0]])
+    best = np.argmax(fit.held_out_scores_)
+    assert fit.noise_levels_[best] <= fit.noise_ < 0.5 and fit.noise_ in fit.noise_levels_
+    assert fit.held_out_scores_[-1] < fit.held_out_scores_[best] - 0.1
+    fixed = clone(fit).set_params(noise=0.5).fit(x @ [[1.0, 1.0], [1.0, -1.0]])
     assert fixed.noise_ == 0.5
-    np.testing.assert_array_equal(fixed._members[0].values[0], fitted._members[0].values[0])  # of the same training
+    np.testing.assert_array_equal(fixed._members[0].values[0], fit._members[0].values[0])  # of the same training
 
 
 def test_the_density_is_the_mean_of_the_members():
@@ -137,6 +163,23 @@ def test_another_process_has_the_same_scores(fitted):
     scores = fitted.score_samples(table())
     shared_density.cache_clear()
     np.testing.assert_array_equal(pickle.loads(text).score_samples(table()), scores)
+
+
+def test_a_fit_that_fails_is_no_fit(fitted):
+    fit = copy.copy(fitted)
+    with pytest.raises(ValueError, match="at least 10 rows"):
+        fit.fit(table(5))
+    with pytest.raises(NotFittedError):
+        fit.score_samples(table())
+
+
+def test_explain_of_missing_values():
+    """The values of other rows that a column is compared with are none that are missing, whose units differ."""
+    rows = table()[["price"]].assign(mass=np.random.default_rng(1).normal(5e4, 1e4, size=150))
+    rows.loc[::2, "mass"] = np.nan
+    fit = FlowDensity(missing="condition", **SMALL).fit(rows)
+    middle = pandas.DataFrame({"price": [1.0], "mass": [5e4]})
+    assert fit.explain(middle)["mass"][0] < 1
 
 
 def test_rows_that_miss_values_are_dropped():

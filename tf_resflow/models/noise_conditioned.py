@@ -236,7 +236,10 @@ def _level(code):
 
 def _noisy_copies(rows, num, widths, rng):
     """So many vectors with noise, and their conditions; each row about equally often."""
-    places = np.resize(rng.permutation(len(rows.values)), num)
+    if rows.weights is None:
+        places = np.resize(rng.permutation(len(rows.values)), num)
+    else:
+        places = rng.choice(len(rows.values), num, p=rows.weights / rows.weights.sum())
     code = rng.uniform(-1, 1, size=[num, 1])
     x, shape = rows.values[places], (num, rows.values.shape[1])
     noise = rng.normal(size=shape)

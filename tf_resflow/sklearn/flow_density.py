@@ -23,7 +23,7 @@ from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, s
 __all__ = ["FlowDensity"]
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 8)  # of the noise, to choose from
-_POINTS = 4  # in the cells of discrete columns, for a score
+_FARTHEST = 1e12  # deviations: a number beyond them counts as there, so that float32 can hold its square
 _LEAST_ROWS = 10
 _MOST_COMPARED = 500  # held-out rows of a member that choose the level of the noise
 _FEW_ROWS, _MEMBERS = 500, 4  # up to so many rows, the density is the mean of so many
@@ -146,13 +146,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         Args:
           X: the rows.
           y: ignored.
-          sample_weight: `[num]`, at least 0: rows are drawn in proportion to it in the training.
+          sample_weight: `[num]`, at least 0: rows are drawn in proportion to it in the training, and held-out ones
+            count in proportion to it.
         """
         self._check_parameters()
+        self.__dict__.pop("offset_", None)  # which tells a fit that is done
         table = self._table(X, is_fit=True)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, table, dtype=np.float64)
         is_kept = self._is_kept(table)
         if weights is not None:
+            if bad := np.count_nonzero(weights < 0):
+                raise ValueError(f"sample_weight is at least 0; {bad} of {len(weights)} are negative.")
             is_kept &= weights > 0
             weights = weights[is_kept]
         table = table[is_kept]
@@ -165,14 +169,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         rows = self._rows(table, weights)[0]
         num_members = self.num_members or (_MEMBERS if len(table) <= _FEW_ROWS else 1)
         order, num_held_out = rng.permutation(len(table)), max(3, int(self.validation_fraction * len(table)))
-        self._members, held_out = [], []
+        self._members, held_out, held_out_weights = [], [], []
         for _ in range(num_members):
             order = np.roll(order, num_held_out)
             kept, chosen = order[num_held_out:], order[:num_held_out]
             self._members.append(self._trained(rows.take(kept), rows.take(chosen), int(rng.randint(2**31))))
             held_out.append(table.iloc[chosen[:_MOST_COMPARED]])
-        self._choose_noise(held_out)
-        self.offset_ = float(np.percentile(self._scores(table, self.noise_), 100 * self.contamination))
+            held_out_weights.append(
+                np.ones(len(held_out[-1])) if weights is None else weights[chosen[:_MOST_COMPARED]]
+            )
+        self._choose_noise(held_out, np.concatenate(held_out_weights))
+        self.offset_ = _quantile(self._scores(table, self.noise_), weights, self.contamination)
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -181,7 +188,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         It is minus infinity, with a warning, for a category that the fit did not know, and NaN for a row that
         misses values if `missing` is "drop".
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "offset_")
         table = self._table(X)
         scores = self._scored(table)
         if unknown := np.count_nonzero(np.isneginf(scores)):
@@ -212,7 +219,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
           random_state: as of the estimator; by default its own.
           given: rows of the columns that are `given`, one for each sample; these have them.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "offset_")
         rng = check_random_state(self.random_state if random_state is None else random_state)
         if (given is None) != (self._given is None):
             raise ValueError(f"given= has the values of the columns that are given, which are {list(self.given)}.")
@@ -225,6 +232,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             given = pandas.DataFrame(given, columns=names).reset_index(drop=True)
             if missing := [name for name in self.given if name not in given.columns]:
                 raise ValueError(f"given= lacks the column {missing[0]!r}; it has {list(given.columns)}.")
+            given = given[list(self.given)]
             condition = np.concatenate([condition, self._given_values(self._given, given)], axis=1)
         member, values = rng.randint(len(self._members), size=num), np.empty([num, self.columns_.size])
         for place, weights in enumerate(self._members):
@@ -241,18 +249,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         fit instead; it is about 0 for a column that fits the others, and of all columns where two are strange in
         the same way. Each row is scored once for each of the 16 values of each column.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "offset_")
         table, names = self._table(X), list(self.columns_.kinds)
-        variants = [table]
-        for name in names:
-            for value in self._reference[name]:
-                variants.append(table.copy())
-                variants[-1][name] = pandas.Series([value] * len(table), table.index, self._reference[name].dtype)
-        scores = self._scored(pandas.concat(variants)).reshape(-1, len(table))
-        best = scores[1:].reshape(len(names), -1, len(table)).max(axis=1)
-        with np.errstate(invalid="ignore"):  # infinity less infinity
-            gains = np.where(best == scores[0], 0.0, best - scores[0])
-        return pandas.DataFrame(gains.T, table.index, names)
+        scores, gains = self._scored(table), np.empty([len(table), len(names)])
+        for place, name in enumerate(names):
+            values = self._reference[name]
+            others = pandas.concat([table] * len(values))
+            others[name] = values.repeat(len(table)).set_axis(others.index)
+            best = self._scored(others).reshape(len(values), -1).max(axis=0)
+            with np.errstate(invalid="ignore"):  # infinity less infinity
+                gains[:, place] = np.where(best == scores, 0.0, best - scores)
+        return pandas.DataFrame(gains, table.index, names)
 
     def _check_parameters(self):
         """Raises a ValueError for an argument out of its range."""
@@ -284,7 +291,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 raise ValueError(
                     f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required."
                 )
-            table = X
+            table = X if is_fit or self._is_frame else X.set_axis(self._names, axis=1)
         elif not is_fit and self._is_frame:
             validate_data(self, X, reset=False, skip_check_array=True)
             table = pandas.DataFrame(np.asarray(X), columns=self._names).infer_objects()
@@ -344,7 +351,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             table[own].isna().to_numpy().any(axis=0) if self.missing == "condition" else np.zeros(len(own), bool)
         )
         self._is_masked, self._num_masked = is_missing, int(is_missing.sum())
-        self._reference = table[own].iloc[np.linspace(0, len(table) - 1, _REFERENCE).astype(int)]
+        present = {name: table[name].dropna() for name in own}
+        self._reference = {
+            name: column.iloc[np.linspace(0, len(column) - 1, _REFERENCE).astype(int)]
+            for name, column in present.items()
+        }
 
     def _rows(self, table, weights=None):
         """The rows as vectors with what they are given, their additive constants, and whether they are known."""
@@ -382,28 +393,29 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         options = {"whiten": self.whiten, "steps": steps, "seed": seed, "verbose": self.verbose}
         return density.train(kept, held_out, self.columns_.widths, **options)
 
-    def _choose_noise(self, held_out):
+    def _choose_noise(self, held_out, weights):
         """The smoothest level whose held-out log-likelihood is within two standard errors of the best one."""
         levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
         pairs = list(zip(held_out, self._members, strict=True))
         scores = np.array(
             [np.concatenate([self._scores(rows, level, [member]) for rows, member in pairs]) for level in levels]
         )
-        scores = scores[:, np.isfinite(scores).all(axis=0)]
-        self.noise_levels_, self.held_out_scores_ = levels, scores.mean(axis=1)
+        weights = weights / weights.sum()
+        self.noise_levels_, self.held_out_scores_ = levels, scores @ weights
         behind = scores[np.argmax(self.held_out_scores_)] - scores
-        stderr = behind.std(axis=1, ddof=1) / math.sqrt(scores.shape[1])
-        self.noise_ = float(levels[behind.mean(axis=1) <= 2 * stderr].max())
+        mean = behind @ weights
+        stderr = np.sqrt((behind - mean[:, np.newaxis]) ** 2 @ weights**2)
+        self.noise_ = float(levels[mean <= 2 * stderr].max())
 
     def _scores(self, table, noise, members=None):
         """The log-densities of rows at a noise level: of means over members, cells, and missing values."""
         rows, log_scale, known = self._rows(table)
         is_missing = np.isnan(rows.values)
-        num = _POINTS if self.columns_.widths.any() or is_missing.any() else 1
-        parts = []
-        for point in _lattice(num, self.columns_.size):
+        parts, drawn_columns = [], (self.columns_.widths > 0) | is_missing.any(axis=0)
+        for point in _points(drawn_columns):
             drawn = special.ndtri(point)
             x = np.where(is_missing, drawn, rows.values + self.columns_.widths * point)
+            x = np.clip(x, -_FARTHEST, _FARTHEST)
             log_q = np.where(is_missing, stats.norm.logpdf(drawn), 0.0).sum(axis=1)
             for weights in members or self._members:
                 log_prob = self._density().log_prob(weights, rows._replace(values=x), noise)
@@ -422,18 +434,23 @@ def _is_count(value):
     return isinstance(value, numbers.Integral) and _is_in(value, 1, math.inf)
 
 
-def _lattice(num, size):
-    """So many points `[num, size]` spread evenly in the unit cube: a Korobov lattice, shifted to its center."""
-    steps = np.sqrt(np.array([p for p in _primes(size)], np.float64)) % 1.0
-    return (0.5 + np.arange(num)[:, np.newaxis] * steps) % 1.0
+def _quantile(scores, weights, level):
+    """The quantile of the scores of rows."""
+    if weights is None:
+        return float(np.percentile(scores, 100 * level))
+    order = np.argsort(scores)
+    below = np.cumsum(weights[order]) / weights.sum()
+    return float(scores[order[np.searchsorted(below, level)]])
 
 
-def _primes(num):
-    """The first primes."""
-    found: list[int] = []
-    candidate = 2
-    while len(found) < num:
-        if all(candidate % prime for prime in found if prime * prime <= candidate):
-            found.append(candidate)
-        candidate += 1
-    return found
+def _points(is_drawn):
+    """Points `[num, size]` spread evenly over the unit cube of some coordinates, 0.5 in the others.
+
+    They are those of a scrambled Sobol sequence (Owen 1998), always the same: means over them are unbiased.
+    """
+    size = int(is_drawn.sum())
+    if not size:
+        return np.full([1, len(is_drawn)], 0.5)
+    points = np.full([8 if size == 1 else 16, len(is_drawn)], 0.5)
+    points[:, is_drawn] = stats.qmc.Sobol(size, seed=0).random(len(points))
+    return points
