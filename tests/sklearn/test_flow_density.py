@@ -9,7 +9,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from tf_resflow.models.noise_conditioned import shared_density
+from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, shared_density
 from tf_resflow.sklearn import FlowDensity, flow_density
 
 SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "num_members": 1, "random_state": 0}
@@ -100,6 +100,9 @@ def test_densities_given_other_columns():
     draws = fit.sample(given=given)
     pandas.testing.assert_frame_equal(draws[["rooms", "color"]], given)
     assert list(draws) == ["price", "rooms", "color"] and draws["price"].nunique() == 5
+    given = table(400).sort_values("rooms")[["rooms", "color"]]
+    prices = fit.sample(given=given)["price"].to_numpy()
+    assert np.median(prices[200:]) > 1.3 * np.median(prices[:200])  # 2.7 in the table itself
     with pytest.raises(ValueError, match="has the values of the columns that are given"):
         fit.sample(5)
     with pytest.raises(ValueError, match="a category that the fit did not know"):
@@ -127,13 +130,21 @@ def test_the_noise_is_the_smoothest_within_two_standard_errors():
     np.testing.assert_array_equal(fixed._members[0].values[0], fit._members[0].values[0])  # of the same training
 
 
-def test_the_density_is_the_mean_of_the_members():
-    """Scores, and the share of samples at which a member is more than twice as likely as the other."""
-    rows = table()[["price"]]
+def test_the_density_is_the_mean_of_the_members(monkeypatch):
+    """Scores, and the mean share of one in the density of samples; their held-out rows are others."""
+    rows, held_out = table()[["price"]], []
+    train = NoiseConditionedDensity.train
+
+    def recorded(density, kept, chosen, *args, **options):
+        held_out.append(set(chosen.values[:, 0]))
+        return train(density, kept, chosen, *args, **options)
+
+    monkeypatch.setattr(NoiseConditionedDensity, "train", recorded)
     both = FlowDensity(**SMALL | {"num_members": 2}).fit(rows)
     alone = [copy.copy(both) for _ in range(2)]
     for place, fit in enumerate(alone):
         fit._members = both._members[place : place + 1]
+    assert held_out[0].isdisjoint(held_out[1])
     scores = [fit.score_samples(rows) for fit in alone]
     assert np.abs(scores[0] - scores[1]).max() > 0.01
     np.testing.assert_allclose(both.score_samples(rows), np.logaddexp(*scores) - np.log(2), rtol=1e-9)
