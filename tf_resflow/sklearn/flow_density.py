@@ -411,8 +411,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """The log-densities of rows at a noise level: of means over members, cells, and missing values."""
         rows, log_scale, known = self._rows(table)
         is_missing = np.isnan(rows.values)
-        parts, drawn_columns = [], (self.columns_.widths > 0) | is_missing.any(axis=0)
-        for point in _points(drawn_columns):
+        parts: list[np.ndarray] = []
+        for point in _points((self.columns_.widths > 0) | self._is_masked):
             drawn = special.ndtri(point)
             x = np.where(is_missing, drawn, rows.values + self.columns_.widths * point)
             x = np.clip(x, -_FARTHEST, _FARTHEST)
