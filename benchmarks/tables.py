@@ -176,7 +176,7 @@ _STRANGE = ", strange"
 _TABLES = [*_ROWS, *(name + _STRANGE for name in ("breast cancer", "diabetes", "diamonds"))]
 
 
-def _density(name, method, seed):
+def _density(name, method, seed, seconds):
     """The mean held-out log-likelihood in nats, with columns standardized by the train rows."""
     is_strange, name = name.endswith(_STRANGE), name.removesuffix(_STRANGE)
     rows = _ROWS[name]()
@@ -192,8 +192,8 @@ def _density(name, method, seed):
         train[places, rng.integers(train.shape[1], size=len(places))] += 20 * rng.choice([-1, 1], size=len(places))
     shared_density.cache_clear()
     start = time.process_time()
-    if method.startswith("MAF"):
-        scores = _maf(train, test, seed, float(method.split()[1]))
+    if method == "MAF":
+        scores = _maf(train, test, seed, seconds)
     elif method == "GaussianMixture":
         scores = _held_out_mixture(train, test, seed)
     else:
@@ -249,17 +249,13 @@ def _tasks(rows):
     if _DENSITIES.value:
         for seed, name, method in itertools.product(range(_SEEDS.value), _TABLES, [*_DENSITY_METHODS, "MAF"]):
             if (name != "patches" or _DATA_DIR.value) and (chosen is None or method in chosen):
-                yield name, method, seed, lambda n=name, m=method, s=seed: _density(n, _timed(rows, n, m, s), s)
+                yield name, method, seed, lambda n=name, m=method, s=seed: _density(n, m, s, _seconds(rows, n, s))
 
 
-def _timed(rows, name, method, seed):
-    """MAF with the seconds that `FlowDensity` took."""
-    if method != "MAF":
-        return method
-    same = [
-        row["seconds"] for row in rows if (row["table"], row["method"], row["seed"]) == (name, "FlowDensity", seed)
-    ]
-    return f"MAF {same[0]}"
+def _seconds(rows, name, seed):
+    """The seconds that `FlowDensity` took; None if it was not run."""
+    wanted = (name, "FlowDensity", seed)
+    return next((row["seconds"] for row in rows if (row["table"], row["method"], row["seed"]) == wanted), None)
 
 
 def _number(path):

@@ -14,7 +14,7 @@ def rows(seed, num=60, size=2, given=1):
     return Rows(values + 0.5 * values[:, ::-1], rng.normal(size=[num, given]))
 
 
-def train(density, seed, steps=40, **options):
+def train(density, seed, steps=40):
     return density.train(
         rows(seed),
         rows(seed + 1, 20),
@@ -22,7 +22,6 @@ def train(density, seed, steps=40, **options):
         whiten=bool(seed % 2),
         seed=seed,
         steps=steps,
-        **options,
     )
 
 
@@ -40,7 +39,7 @@ def test_fits_that_share_graphs_do_not_see_each_other(shared):
     alone = train(NoiseConditionedDensity(2, 1, **SMALL), 4)
     first = train(shared, 4)
     scores = shared.log_prob(first, rows(9), 0.1)
-    other = train(shared, 7, steps=60, learning_rate=0.02)
+    other = train(shared, 7, steps=60)
     assert np.abs(shared.log_prob(other, rows(9), 0.1) - scores).max() > 0.01
     again = train(shared, 4)
     for weights in (first, again):

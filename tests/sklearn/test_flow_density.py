@@ -64,7 +64,7 @@ def test_probabilities_of_cells_are_means_over_them(monkeypatch):
     np.testing.assert_allclose(scores, fit.score_samples(rows), atol=0.02)
 
 
-def test_weights(monkeypatch):
+def test_weights():
     """Of two clusters of 100 rows, that with the hundredth of the weight has less than a tenth of the mass."""
     x = np.random.default_rng(0).normal(size=[200, 1]) * 0.3 + np.repeat([-3.0, 3.0], 100)[:, np.newaxis]
     fit = FlowDensity(**SMALL | {"max_steps": 200}).fit(x, sample_weight=np.repeat([0.01, 1.0], 100))
@@ -86,6 +86,8 @@ def test_scores_of_missing_values_are_those_of_the_others():
     rows = table()[["rooms", "price"]]
     rows.loc[::4, "price"] = np.nan
     fit = FlowDensity(missing="condition", **SMALL).fit(rows)
+    alone = fit.score_samples(rows[1:2])  # beside no row that misses its price
+    np.testing.assert_allclose(fit.score_samples(rows)[1:2], alone, rtol=1e-12)
     missing = everything([np.nan]).iloc[::2][["rooms", "price"]].astype({"price": float})
     assert np.exp(fit.score_samples(missing)).sum() == pytest.approx(1.0, abs=0.05)
     scores = fit.score_samples(everything(PRICES)[["rooms", "price"]].iloc[::2]).reshape(len(PRICES), -1)

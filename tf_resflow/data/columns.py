@@ -211,9 +211,7 @@ class Columns:
         self._dtypes, self.size = dict(table.dtypes), len(self._columns)
         self.kinds = {column.name: column.kind for column in self._columns}
         is_discrete = np.array([column.is_discrete for column in self._columns])
-        self._mean, self._scale = np.zeros(self.size), np.ones(self.size)
-        self._powers: _Powers | None = None
-        values = self.encode(table).values
+        values = self._in_units(table).values
         deviation = np.sqrt(np.nanvar(values, axis=0) + is_discrete / 12)
         self._mean = np.nanmean(values, axis=0) + 0.5 * is_discrete
         self._scale = np.where(deviation > 0, deviation, 1.0)
@@ -223,20 +221,19 @@ class Columns:
 
     def encode(self, table: Any) -> Encoded:
         """The rows of a table with the columns of the fit, whatever their order, as vectors."""
-        values, log_scale, known = (
-            np.empty([len(table), self.size]),
-            np.zeros(len(table)),
-            np.ones(len(table), bool),
-        )
+        values, log_scale, known = self._in_units(table)
+        log_scale -= np.where(np.isnan(values), 0.0, np.log(self._scale)).sum(axis=1)
+        values, log_slopes = self._powers.transform((values - self._mean) / self._scale)
+        return Encoded(values, log_scale + log_slopes, known)
+
+    def _in_units(self, table):
+        """The same before the coordinates are standardized and transformed."""
+        num = len(table)
+        values, log_scale, known = np.empty([num, self.size]), np.zeros(num), np.ones(num, bool)
         for place, column in enumerate(self._columns):
             values[:, place], slopes, is_known = column.encode(table[column.name])
             log_scale += np.nan_to_num(slopes)
             known &= is_known
-        values = (values - self._mean) / self._scale
-        log_scale -= np.where(np.isnan(values), 0.0, np.log(self._scale)).sum(axis=1)
-        if self._powers is not None:
-            values, log_slopes = self._powers.transform(values)
-            log_scale += log_slopes
         return Encoded(values, log_scale, known)
 
     def decode(self, values: np.ndarray) -> Any:
@@ -244,8 +241,7 @@ class Columns:
         with extra("sklearn"):
             import pandas
 
-        values = values.astype(np.float64)
-        values = (values if self._powers is None else self._powers.inverse(values)) * self._scale + self._mean
+        values = self._powers.inverse(values.astype(np.float64)) * self._scale + self._mean
         found = {
             column.name: _of_dtype(pandas.Series(column.decode(values[:, place])), self._dtypes[column.name])
             for place, column in enumerate(self._columns)

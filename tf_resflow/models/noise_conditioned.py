@@ -27,6 +27,7 @@ _HELD_OUT = 500  # noisy copies of held-out rows, at least
 _MOST_EXACT = 256  # coordinates
 _CHUNK = 256  # rows that are scored at once, padded: so a score does not depend on the others, not by rounding
 _FIRST = 1000  # rows, at least, from which the ActNorms are initialized
+_COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # of a layer; of AdamW, the largest one
 _FLOOR = 0.1  # deviation of the noise in the covariance by which vectors are whitened
 
 
@@ -64,7 +65,7 @@ class NoiseConditionedDensity:
     Args:
       size: of the vectors, which are standardized.
       given_size: size of a vector beside each, of which the density is a function.
-      num_blocks: as of `tf_resflow.flows.vector_flow`, like `hidden`, `activation` and `coefficient`.
+      num_blocks: as of `tf_resflow.flows.vector_flow`, like `hidden`.
 
     References:
       Kim et al., SoftFlow: probabilistic framework for normalizing flow on manifolds, 2020.
@@ -77,14 +78,10 @@ class NoiseConditionedDensity:
         *,
         num_blocks: int = 4,
         hidden: Sequence[int] = (64, 64),
-        activation: str = "cpila",
-        coefficient: float = 0.97,
     ):
         self.size, self._given_size = size, given_size
-        options: dict[str, Any] = {"activation": activation, "coefficient": coefficient}
-        self._make_flow = functools.partial(
-            vector_flow, size, num_blocks, hidden, condition_size=1 + given_size, **options
-        )
+        options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + given_size}
+        self._make_flow = functools.partial(vector_flow, size, num_blocks, hidden, **options)
         self._model = self._make_model(0)
         self._optimizer: Any = None
         self._lock = threading.RLock()
@@ -112,7 +109,6 @@ class NoiseConditionedDensity:
         whiten: bool,
         seed: int,
         steps: int,
-        learning_rate: float = 5e-3,
         verbose: Any = 0,
     ) -> Weights:
         """Trains from new initial weights; it ends when the loss of the held-out rows has not fallen for long.
@@ -124,7 +120,6 @@ class NoiseConditionedDensity:
           whiten: whether the first bijector makes the covariance I; else it is the identity.
           seed: of the initial weights, and of what is drawn.
           steps: most steps, see `num_steps`.
-          learning_rate: the largest one, of AdamW.
           verbose: as of `keras.Model.fit`.
         """
         epochs = -(-steps // _ROUND)
@@ -132,9 +127,9 @@ class NoiseConditionedDensity:
         check = _noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), widths, rng)
         x, condition = _noisy_copies(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), widths, rng)
         with self._lock:
-            self._reset(seed, learning_rate, epochs * _ROUND)
+            self._reset(seed, epochs * _ROUND)
             if whiten:
-                covariance = np.atleast_2d(np.cov(x.T.astype(np.float64))) + _FLOOR**2 * np.eye(self.size)
+                covariance = np.atleast_2d(np.cov(x.numpy().T.astype(np.float64))) + _FLOOR**2 * np.eye(self.size)
                 self._whiten.assign(np.zeros(self.size), covariance)
             self._model.initialize(x, seed, condition=condition)
             stop = keras.callbacks.EarlyStopping(
@@ -181,7 +176,7 @@ class NoiseConditionedDensity:
     def _log_prob_of_rows(self, x, condition):
         return self._model.log_prob(x, 0, condition=condition, evaluation=True)
 
-    def _reset(self, seed, learning_rate, steps):
+    def _reset(self, seed, steps):
         """The weights of a new model, and an optimizer without a past; the graphs stay."""
         new = self._make_model(seed)
         self._model.set_weights(new.get_weights())
@@ -192,7 +187,7 @@ class NoiseConditionedDensity:
             self._model.compile(self._optimizer, steps_per_execution=_ROUND)
         for variable in self._optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
-        self._schedule.assign(learning_rate, steps)
+        self._schedule.steps.assign(float(steps))
 
     def _set(self, weights):
         self._model.set_weights(weights.values)
@@ -207,19 +202,15 @@ def shared_density(size: int, given_size: int, num_blocks: int, hidden: tuple[in
 
 
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A rise over the first tenth of the steps, and a fall to zero by a cosine; both lengths are variables."""
+    """A rise over the first tenth of the steps, and a fall to zero by a cosine; their number is a variable."""
 
     def __init__(self):
-        self._most, self._steps = tf.Variable(0.0, trainable=False), tf.Variable(1.0, trainable=False)
-
-    def assign(self, most, steps):
-        self._most.assign(most)
-        self._steps.assign(float(steps))
+        self.steps = tf.Variable(1.0, trainable=False)
 
     def __call__(self, step):
-        done = tf.cast(step, tf.float32) / self._steps
+        done = tf.cast(step, tf.float32) / self.steps
         rise, fall = done / 0.1, 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value((done - 0.1) / 0.9, 0.0, 1.0)))
-        return self._most * tf.minimum(rise, fall)
+        return _LEARNING_RATE * tf.minimum(rise, fall)
 
     def get_config(self):
         return {}
@@ -236,38 +227,44 @@ def _level(code):
 
 def _noisy_copies(rows, num, widths, rng):
     """So many vectors with noise, and their conditions; each row about equally often."""
-    if rows.weights is None:
-        places = np.resize(rng.permutation(len(rows.values)), num)
-    else:
-        places = rng.choice(len(rows.values), num, p=rows.weights / rows.weights.sum())
-    code = rng.uniform(-1, 1, size=[num, 1])
-    x, shape = rows.values[places], (num, rows.values.shape[1])
-    noise = rng.normal(size=shape)
-    x = np.where(np.isnan(x), noise, x + widths * rng.uniform(size=shape) + _level(code) * noise)
-    return x.astype(np.float32), np.concatenate([code, rows.given[places]], axis=1).astype(np.float32)
+    return _noisy(_tensors(rows, widths), _drawn(rows, num, rng), _seed(rng))
 
 
 def _noisy_batches(rows, widths, steps, rng):
     """A stream of so many batches of vectors with noise and their conditions."""
-    num = len(rows.values)
-    if rows.weights is None:
-        epochs = -(-steps * BATCH // num)
-        order = np.concatenate([rng.permutation(num) for _ in range(epochs)])[: steps * BATCH]
-    else:
-        order = rng.choice(num, steps * BATCH, p=rows.weights / rows.weights.sum())
-    with tf.device("CPU"):
-        values, given = tf.constant(rows.values, tf.float32), tf.constant(rows.given, tf.float32)
-        widths = tf.constant(widths, tf.float32)
-    seed = stateless_seed(int(rng.integers(2**31)))
+    tensors, seed = _tensors(rows, widths), _seed(rng)
 
     def noisy(step, places):
-        seeds = tf.unstack(split_seed(tf.random.experimental.stateless_fold_in(seed, step), 3))
-        code = tf.random.stateless_uniform([BATCH, 1], seeds[0], -1.0, 1.0)
-        x = tf.gather(values, places)
-        noise = tf.random.stateless_normal(x.shape, seeds[1])
-        cells = widths * tf.random.stateless_uniform(x.shape, seeds[2])
-        x = tf.where(tf.math.is_nan(x), noise, x + cells + _level(code) * noise)
-        return x, tf.concat([code, tf.gather(given, places)], axis=1)
+        return _noisy(tensors, places, tf.random.experimental.stateless_fold_in(seed, step))
 
-    places = order.reshape(steps, BATCH).astype(np.int32)
+    places = _drawn(rows, steps * BATCH, rng).reshape(steps, BATCH)
     return tf.data.Dataset.from_tensor_slices((np.arange(steps, dtype=np.int32), places)).map(noisy).prefetch(4)
+
+
+def _seed(rng):
+    return stateless_seed(int(rng.integers(2**31)))
+
+
+def _drawn(rows, num, rng):
+    """The places of so many rows, each about equally often, or in proportion to their weights."""
+    if rows.weights is not None:
+        return rng.choice(len(rows.values), num, p=rows.weights / rows.weights.sum()).astype(np.int32)
+    epochs = -(-num // len(rows.values))
+    return np.concatenate([rng.permutation(len(rows.values)) for _ in range(epochs)])[:num].astype(np.int32)
+
+
+def _tensors(rows, widths):
+    with tf.device("CPU"):
+        return [tf.constant(part, tf.float32) for part in (rows.values, rows.given, widths)]
+
+
+def _noisy(tensors, places, seed):
+    """The rows at these places with noise, and their conditions."""
+    values, given, widths = tensors
+    seeds = tf.unstack(split_seed(seed, 3))
+    x = tf.gather(values, places)
+    code = tf.random.stateless_uniform([x.shape[0], 1], seeds[0], -1.0, 1.0)
+    noise = tf.random.stateless_normal(x.shape, seeds[1])
+    cells = widths * tf.random.stateless_uniform(x.shape, seeds[2])
+    x = tf.where(tf.math.is_nan(x), noise, x + cells + _level(code) * noise)
+    return x, tf.concat([code, tf.gather(given, places)], axis=1)
