@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, shared_density
 from tf_resflow.sklearn import FlowDensity, flow_density
 
-SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "num_members": 1, "random_state": 0}
+SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "num_members": 1, "whiten": False, "random_state": 0}
 
 
 def table(num=150, seed=0):
@@ -123,13 +123,22 @@ def test_samples_are_rows_of_the_table(fitted):
 def test_the_noise_is_the_smoothest_within_two_standard_errors():
     """Rows about a line, at 0.05 deviations: a smooth density is far behind, and a little noise is not."""
     x = np.random.default_rng(0).normal(size=[300, 2]) * [1.0, 0.05]
-    fit = FlowDensity(**SMALL | {"max_steps": 200}).fit(x @ [[1.0, 1.0], [1.0, -1.0]])
+    fit = FlowDensity(**SMALL | {"max_steps": 200, "whiten": True}).fit(x @ [[1.0, 1.0], [1.0, -1.0]])
     best = np.argmax(fit.held_out_scores_)
     assert fit.noise_levels_[best] <= fit.noise_ < 0.5 and fit.noise_ in fit.noise_levels_
     assert fit.held_out_scores_[-1] < fit.held_out_scores_[best] - 0.1
     fixed = clone(fit).set_params(noise=0.5).fit(x @ [[1.0, 1.0], [1.0, -1.0]])
     assert fixed.noise_ == 0.5
     np.testing.assert_array_equal(fixed._members[0].values[0], fit._members[0].values[0])  # of the same training
+
+
+def test_flows_are_whitened_where_that_helps():
+    """Columns that nearly repeat each other, and independent ones."""
+    x = np.random.default_rng(0).normal(size=[300, 2])
+    alike = x @ [[1.0, 1.0], [0.02, -0.02]]
+    fits = [FlowDensity(**SMALL | {"whiten": way}).fit(alike) for way in ("auto", True, False)]
+    assert fits[0].whiten_ and fits[0].score(alike) == fits[1].score(alike) > fits[2].score(alike) + 0.5
+    assert not FlowDensity(**SMALL | {"whiten": "auto"}).fit(x).whiten_
 
 
 def test_the_density_is_the_mean_of_the_members(monkeypatch):
@@ -216,10 +225,11 @@ def test_arrays_come_back_as_arrays():
 def test_refusals(refused, fitted):
     rows = table()
     for argument, value, message in (
-        ("noise", 2.0, r'noise is "auto" or a number from 0.03 to 1.0; got 2.0'),
+        ("noise", 2.0, r'noise is "auto" or a number from 0.003 to 1.0; got 2.0'),
         ("contamination", 0.0, r"contamination is in \(0, 0.5\]; got 0"),
         ("missing", "fill", "missing is one of error, drop, condition; got 'fill'"),
         ("validation_fraction", 1, "validation_fraction"),
+        ("whiten", "yes", 'whiten is "auto", True or False; got .yes'),
         ("max_steps", 0, "max_steps"),
         ("num_members", 0, "num_members"),
         ("num_blocks", 0, "num_blocks"),

@@ -18,7 +18,7 @@ from tf_resflow.seeds import split_seed, stateless_seed
 
 __all__ = ["LEAST_NOISE", "MOST_NOISE", "NoiseConditionedDensity", "Rows", "Weights", "shared_density"]
 
-LEAST_NOISE, MOST_NOISE = 0.03, 1.0  # standard deviations of the noise, beside standardized vectors
+LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, beside standardized vectors
 BATCH = 128
 _STEPS, _MOST_STEPS = 30, 4000  # of a training: the former times the square root of the number of rows
 _ROUND = 20  # steps between two looks at the held-out rows
@@ -55,7 +55,7 @@ class Weights(NamedTuple):
 class NoiseConditionedDensity:
     r"""The densities \\(p_\sigma\\) of \\(x + \sigma \epsilon\\), \\(\epsilon \sim N(0, I)\\), by one flow.
 
-    The flow is told \\(\log \sigma\\), which is uniform between those of 0.03 and 1 in a training. So one training
+    The flow is told \\(\log \sigma\\), which is uniform between those of 0.003 and 1 in a training. So one training
     gives a scale of densities from sharp to smooth, of which held-out rows can choose. Its first bijector is a
     `Whiten` of fixed statistics, and residual blocks with CPila activations follow. Missing values are drawn from a
     standard normal distribution in a training, without noise.

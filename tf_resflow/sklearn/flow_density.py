@@ -22,7 +22,7 @@ from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, s
 
 __all__ = ["FlowDensity"]
 
-_LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 8)  # of the noise, to choose from
+_LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # of the noise, to choose from
 _FARTHEST = 1e12  # deviations: a number beyond them counts as there, so that float32 can hold its square
 _LEAST_ROWS = 10
 _MOST_COMPARED = 500  # held-out rows of a member that choose the level of the noise
@@ -49,7 +49,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     \\(\log p(x)\\) in nats: in the discrete columns a probability, less what the flow blurs over the edges of their
     cells, and in the others a density in their units.
 
-    A flow learns the densities of the standardized rows with noise of all levels from 0.03 to 1. Held-out rows end
+    A flow learns the densities of the standardized rows with noise of all levels from 0.003 to 1. Held-out rows end
     the training, and choose the level: the smoothest one whose log-likelihood is within two standard errors of the
     best. Of few rows, the density is the mean of those of several flows.
 
@@ -58,7 +58,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     "Mathematics"). An affine flow has no such bound.
 
     Args:
-      noise: "auto", or a level of the noise from 0.03 to 1 in standard deviations of the columns.
+      noise: "auto", or a level of the noise from 0.003 to 1 in standard deviations of the columns.
       contamination: the share of the rows of the fit that `predict` calls outliers, in (0, 0.5].
       missing: what is done with rows that miss values: "error"; "drop", which leaves them out of the fit and gives
         them the score NaN; or "condition": the flow is told which values of a row are missing, and its score is the
@@ -67,8 +67,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       ordered: the levels of ordered columns, lowest first, by their names.
       categories: names of columns of numbers that are categories.
       bounds: pairs (low, high), either of which may be None, by the names of columns of numbers.
-      whiten: whether the flow begins by a `tf_resflow.bijectors.Whiten`. It raised the held-out log-likelihood of 5
-        of the 14 tables on which it was tried.
+      whiten: whether the flow begins by a `tf_resflow.bijectors.Whiten`, which helps where columns are correlated;
+        with "auto" a flow is trained in both ways, and begins by it if that raises the log-likelihood of the
+        held-out rows by two standard errors.
       num_blocks: number of residual blocks.
       hidden: widths of the inner layers of each.
       num_members: number of flows, of which the density is the mean, each with held-out rows of its own; by default
@@ -80,6 +81,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     Attributes:
       noise_: the level of the noise.
+      whiten_: whether the flows begin by a `Whiten`.
       noise_levels_: the levels that were compared, and
       held_out_scores_: the mean log-likelihoods of the held-out rows at these.
       offset_: the score below which a row is an outlier.
@@ -109,7 +111,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         ordered: Mapping[Any, Sequence[Any]] | None = None,
         categories: Collection[Any] = (),
         bounds: Mapping[Any, tuple[float | None, float | None]] | None = None,
-        whiten: bool = False,
+        whiten: str | bool = "auto",
         num_blocks: int = 4,
         hidden: Sequence[int] = (64, 64),
         num_members: int | None = None,
@@ -164,21 +166,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             raise ValueError(
                 f"A density is learned from at least {_LEAST_ROWS} rows; got {len(table)} (n_samples={len(table)})."
             )
-        rng = check_random_state(self.random_state)
         self._read_columns(table)
-        rows = self._rows(table, weights)[0]
-        num_members = self.num_members or (_MEMBERS if len(table) <= _FEW_ROWS else 1)
-        order, num_held_out = rng.permutation(len(table)), max(3, int(self.validation_fraction * len(table)))
-        self._members, held_out, held_out_weights = [], [], []
-        for _ in range(num_members):
-            order = np.roll(order, num_held_out)
-            kept, chosen = order[num_held_out:], order[:num_held_out]
-            self._members.append(self._trained(rows.take(kept), rows.take(chosen), int(rng.randint(2**31))))
-            held_out.append(table.iloc[chosen[:_MOST_COMPARED]])
-            held_out_weights.append(
-                np.ones(len(held_out[-1])) if weights is None else weights[chosen[:_MOST_COMPARED]]
-            )
-        self._choose_noise(held_out, np.concatenate(held_out_weights))
+        self._train_members(table, weights)
         self.offset_ = _quantile(self._scores(table, self.noise_), weights, self.contamination)
         return self
 
@@ -271,6 +260,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             raise ValueError(f"missing is one of {', '.join(_MISSING)}; got {self.missing!r}.")
         if not (_is_in(self.validation_fraction, 0, 1) and 0 < self.validation_fraction < 1):
             raise ValueError(f"validation_fraction is in (0, 1); got {self.validation_fraction!r}.")
+        if not (self.whiten == "auto" or isinstance(self.whiten, bool)):
+            raise ValueError(f'whiten is "auto", True or False; got {self.whiten!r}.')
         for name in ("num_members", "max_steps"):
             if (value := getattr(self, name)) is not None and not _is_count(value):
                 raise ValueError(f"{name} is a whole number, at least 1, or None; got {value!r}.")
@@ -386,26 +377,50 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         size = self._num_masked + (0 if self._given is None else self._given.size)
         return shared_density(self.columns_.size, size, self.num_blocks, tuple(self.hidden))
 
-    def _trained(self, kept, held_out, seed):
+    def _train_members(self, table, weights):
+        """Trains the flows, and chooses how they begin and the level of the noise."""
+        rng, rows = check_random_state(self.random_state), self._rows(table, weights)[0]
+        weights = np.ones(len(table)) if weights is None else weights
+        levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
+        ways = [False, True] if self.whiten == "auto" and self.columns_.size > 1 else [self.whiten is True]
+        num_members = self.num_members or (_MEMBERS if len(table) <= _FEW_ROWS else 1)
+        order, num_held_out = rng.permutation(len(table)), max(3, int(self.validation_fraction * len(table)))
+        self._members, scores, compared = [], [], []
+        for _ in range(num_members):
+            order, seed = np.roll(order, num_held_out), int(rng.randint(2**31))
+            kept, held_out = rows.take(order[num_held_out:]), rows.take(order[:num_held_out])
+            compared.append(order[: min(num_held_out, _MOST_COMPARED)])
+            tried = [self._trained(kept, held_out, seed, way) for way in ways]
+            found = [self._scores_at(levels, table.iloc[compared[-1]], member) for member in tried]
+            place = self._better_way(found, weights[compared[-1]])
+            ways = [ways[place]]
+            self._members.append(tried[place])
+            scores.append(found[place])
+        self.whiten_ = ways[0]
+        self._choose_noise(levels, np.concatenate(scores, axis=1), weights[np.concatenate(compared)])
+
+    @staticmethod
+    def _better_way(scores, weights):
+        """0, or 1 if the best level of the second of these scores `[levels, num]` is ahead of that of the first."""
+        best = [own[np.argmax(own @ weights)] for own in scores]
+        return int(len(best) > 1 and _is_ahead(best[1] - best[0], weights))
+
+    def _trained(self, kept, held_out, seed, whiten):
         """The weights of a member."""
         density = self._density()
         steps = density.num_steps(len(kept.values)) if self.max_steps is None else self.max_steps
-        options = {"whiten": self.whiten, "steps": steps, "seed": seed, "verbose": self.verbose}
+        options = {"whiten": whiten, "steps": steps, "seed": seed, "verbose": self.verbose}
         return density.train(kept, held_out, self.columns_.widths, **options)
 
-    def _choose_noise(self, held_out, weights):
-        """The smoothest level whose held-out log-likelihood is within two standard errors of the best one."""
-        levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
-        pairs = list(zip(held_out, self._members, strict=True))
-        scores = np.array(
-            [np.concatenate([self._scores(rows, level, [member]) for rows, member in pairs]) for level in levels]
-        )
-        weights = weights / weights.sum()
-        self.noise_levels_, self.held_out_scores_ = levels, scores @ weights
-        behind = scores[np.argmax(self.held_out_scores_)] - scores
-        mean = behind @ weights
-        stderr = np.sqrt((behind - mean[:, np.newaxis]) ** 2 @ weights**2)
-        self.noise_ = float(levels[mean <= 2 * stderr].max())
+    def _scores_at(self, levels, table, member):
+        """The log-densities `[levels, num]` of a member."""
+        return np.array([self._scores(table, level, [member]) for level in levels])
+
+    def _choose_noise(self, levels, scores, weights):
+        """The smoothest level that the best one is not ahead of, by the scores `[levels, num]` of held-out rows."""
+        self.noise_levels_, self.held_out_scores_ = levels, scores @ weights / weights.sum()
+        best = scores[np.argmax(self.held_out_scores_)]
+        self.noise_ = float(levels[[not _is_ahead(best - own, weights) for own in scores]].max())
 
     def _scores(self, table, noise, members=None):
         """The log-densities of rows at a noise level: of means over members, cells, and missing values."""
@@ -432,6 +447,13 @@ def _is_in(value, low, high):
 def _is_count(value):
     """Whether a parameter is a whole number, at least 1."""
     return isinstance(value, numbers.Integral) and _is_in(value, 1, math.inf)
+
+
+def _is_ahead(gains, weights):
+    """Whether the mean of gains is above two standard errors."""
+    weights = weights / weights.sum()
+    mean = gains @ weights
+    return mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2)
 
 
 def _quantile(scores, weights, level):
