@@ -4,7 +4,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -28,7 +28,18 @@ _LEAST_ROWS = 10
 _MOST_COMPARED = 500  # held-out rows of a member that choose the level of the noise
 _FEW_ROWS, _MEMBERS = 500, 4  # up to so many rows, the density is the mean of so many
 _REFERENCE = 16  # rows of the fit whose values explain others
+_RACE = 0.25  # of a training, after which it is chosen whether the flows are whitened
 _MISSING = ("error", "drop", "condition")
+
+
+class _Fold(NamedTuple):
+    """What a member learns from and is held out, the held-out rows that are compared, their weights, and a seed."""
+
+    kept: Rows
+    held_out: Rows
+    compared: Any
+    weights: np.ndarray
+    seed: int
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
@@ -67,9 +78,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       ordered: the levels of ordered columns, lowest first, by their names.
       categories: names of columns of numbers that are categories.
       bounds: pairs (low, high), either of which may be None, by the names of columns of numbers.
-      whiten: whether the flow begins by a `tf_resflow.bijectors.Whiten`, which helps where columns are correlated;
-        with "auto" a flow is trained in both ways, and begins by it if that raises the log-likelihood of the
-        held-out rows by two standard errors.
+      whiten: whether the flows begin by a `tf_resflow.bijectors.Whiten`, which helps where columns are correlated;
+        with "auto" they do if that raises the log-likelihood of held-out rows by two standard errors after a fourth
+        of a training.
       num_blocks: number of residual blocks.
       hidden: widths of the inner layers of each.
       num_members: number of flows, of which the density is the mean, each with held-out rows of its own; by default
@@ -381,40 +392,36 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Trains the flows, and chooses how they begin and the level of the noise."""
         rng, rows = check_random_state(self.random_state), self._rows(table, weights)[0]
         weights = np.ones(len(table)) if weights is None else weights
-        levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
-        ways = [False, True] if self.whiten == "auto" and self.columns_.size > 1 else [self.whiten is True]
         num_members = self.num_members or (_MEMBERS if len(table) <= _FEW_ROWS else 1)
         order, num_held_out = rng.permutation(len(table)), max(3, int(self.validation_fraction * len(table)))
-        self._members, scores, compared = [], [], []
+        folds = []
         for _ in range(num_members):
             order, seed = np.roll(order, num_held_out), int(rng.randint(2**31))
             kept, held_out = rows.take(order[num_held_out:]), rows.take(order[:num_held_out])
-            compared.append(order[: min(num_held_out, _MOST_COMPARED)])
-            tried = [self._trained(kept, held_out, seed, way) for way in ways]
-            found = [self._scores_at(levels, table.iloc[compared[-1]], member) for member in tried]
-            place = self._better_way(found, weights[compared[-1]])
-            ways = [ways[place]]
-            self._members.append(tried[place])
-            scores.append(found[place])
-        self.whiten_ = ways[0]
-        self._choose_noise(levels, np.concatenate(scores, axis=1), weights[np.concatenate(compared)])
+            compared = order[: min(num_held_out, _MOST_COMPARED)]
+            folds.append(_Fold(kept, held_out, table.iloc[compared], weights[compared], seed))
+        levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
+        self.whiten_ = self._is_better_whitened(folds[0], levels) if self.whiten == "auto" else self.whiten
+        found = [self._trained(fold, levels, self.whiten_) for fold in folds]
+        self._members = [member for member, _ in found]
+        scores = np.concatenate([scores for _, scores in found], axis=1)
+        self._choose_noise(levels, scores, np.concatenate([fold.weights for fold in folds]))
 
-    @staticmethod
-    def _better_way(scores, weights):
-        """0, or 1 if the best level of the second of these scores `[levels, num]` is ahead of that of the first."""
-        best = [own[np.argmax(own @ weights)] for own in scores]
-        return int(len(best) > 1 and _is_ahead(best[1] - best[0], weights))
+    def _is_better_whitened(self, fold, levels):
+        """Whether the best level is ahead if the flow begins by a `Whiten`, after a part of a training."""
+        if self.columns_.size == 1:
+            return False
+        scores = [self._trained(fold, levels, whiten, _RACE)[1] for whiten in (False, True)]
+        plain, whitened = (own[np.argmax(own @ fold.weights)] for own in scores)
+        return bool(_is_ahead(whitened - plain, fold.weights))
 
-    def _trained(self, kept, held_out, seed, whiten):
-        """The weights of a member."""
+    def _trained(self, fold, levels, whiten, share=1.0):
+        """The weights of a member, and its scores `[levels, num]` of held-out rows."""
         density = self._density()
-        steps = density.num_steps(len(kept.values)) if self.max_steps is None else self.max_steps
-        options = {"whiten": whiten, "steps": steps, "seed": seed, "verbose": self.verbose}
-        return density.train(kept, held_out, self.columns_.widths, **options)
-
-    def _scores_at(self, levels, table, member):
-        """The log-densities `[levels, num]` of a member."""
-        return np.array([self._scores(table, level, [member]) for level in levels])
+        steps = density.num_steps(len(fold.kept.values)) if self.max_steps is None else self.max_steps
+        options = {"whiten": whiten, "steps": math.ceil(share * steps), "seed": fold.seed, "verbose": self.verbose}
+        member = density.train(fold.kept, fold.held_out, self.columns_.widths, **options)
+        return member, np.array([self._scores(fold.compared, level, [member]) for level in levels])
 
     def _choose_noise(self, levels, scores, weights):
         """The smoothest level that the best one is not ahead of, by the scores `[levels, num]` of held-out rows."""
