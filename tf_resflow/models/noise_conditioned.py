@@ -20,7 +20,7 @@ __all__ = ["LEAST_NOISE", "MOST_NOISE", "NoiseConditionedDensity", "Rows", "Weig
 
 LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, beside standardized vectors
 BATCH = 128
-_STEPS, _MOST_STEPS = 30, 4000  # of a training: the former times the square root of the number of rows
+_STEPS, _MOST_STEPS = 30, 8000  # of a training: the former times the square root of the number of rows
 _ROUND = 20  # steps between two looks at the held-out rows
 _PATIENCE = 0.4  # of the training, without a lower loss of the held-out rows, after which it ends
 _HELD_OUT = 500  # noisy copies of held-out rows, at least
@@ -149,8 +149,8 @@ class NoiseConditionedDensity:
 
     @staticmethod
     def num_steps(num: int) -> int:
-        """The steps of a training on so many rows: 30 times the square root, and 4,000 at most."""
-        return math.ceil(min(_STEPS * math.sqrt(num), _MOST_STEPS))
+        """The steps of a training on so many rows: as many, 30 times the square root if that is more, or 8,000."""
+        return math.ceil(min(max(_STEPS * math.sqrt(num), num), _MOST_STEPS))
 
     def log_prob(self, weights: Weights, rows: Rows, noise: float) -> np.ndarray:
         """`[num]`: the log-densities at a noise level, in float64."""

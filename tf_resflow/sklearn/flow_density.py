@@ -85,7 +85,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       hidden: widths of the inner layers of each.
       num_members: number of flows, of which the density is the mean, each with held-out rows of its own; by default
         4 up to 500 rows, and 1 above.
-      max_steps: most steps of a training; by default 30 times the square root of the number of rows, or 4,000.
+      max_steps: most steps of a training; by default 30 times the square root of the number of rows up to 900 rows,
+        and their number above, or 8,000.
       validation_fraction: share of the rows that a flow holds out.
       random_state: `int`, `numpy.random.RandomState`, or None: of the held-out rows and the training.
       verbose: as of `keras.Model.fit`.
