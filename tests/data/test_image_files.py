@@ -40,6 +40,16 @@ def said(monkeypatch):
     return lines
 
 
+def test_the_file_of_each_example(tmp_path):
+    """In the order of the examples, of drawn splits, too; but not of arrays."""
+    _write(tmp_path / "faces", COLOR[4:])
+    np.save(tmp_path / "a.npy", COLOR[:4])
+    dataset = load_image_files(tmp_path / "faces", tmp_path / "a.npy", validation_fraction=0.25)
+    assert {split: len(files) for split, files in dataset.files.items()} == {"train": 12, "validation": 4}
+    for split, files in dataset.files.items():
+        np.testing.assert_array_equal(dataset.array(split), [np.asarray(Image.open(file)) for file in files])
+
+
 @pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tiff", "PNG"])
 def test_reads_a_folder_in_the_order_of_its_names(tmp_path, suffix, said):
     dataset = _load(_write(tmp_path / "faces", COLOR, suffix))
@@ -53,10 +63,14 @@ def test_all_images_to_score(tmp_path):
     """Those of all splits. Dark images keep their high bits: the rule is for data to train on."""
     _write(tmp_path / "faces" / "train", COLOR[:3])
     _write(tmp_path / "faces" / "test", COLOR[3:5] // 64)
-    examples = load_examples(tmp_path / "faces", event_shape=(6, 4, 3), levels=32)
+    examples, files = load_examples(tmp_path / "faces", event_shape=(6, 4, 3), levels=32)
     np.testing.assert_array_equal(examples, [*(COLOR[:3] // 8), *(COLOR[3:5] // 64 // 8)])
-    dark = load_examples(_write(tmp_path / "dark", COLOR // 64), event_shape=(6, 4, 3), levels=32)
+    names = ["train/00.png", "train/01.png", "train/02.png", "test/00.png", "test/01.png"]
+    assert files == [str(tmp_path / "faces" / name) for name in names]
+    dark, _ = load_examples(_write(tmp_path / "dark", COLOR // 64), event_shape=(6, 4, 3), levels=32)
     np.testing.assert_array_equal(dark, np.zeros_like(COLOR))
+    np.save(tmp_path / "a.npy", COLOR)
+    assert load_examples(tmp_path / "a.npy", event_shape=(6, 4, 3), levels=32)[1] is None
 
 
 def test_reads_jpeg_as_it_is_shown(tmp_path):

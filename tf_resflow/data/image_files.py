@@ -82,7 +82,8 @@ def load_image_files(
       split_seed: seed of the permutation.
 
     Returns:
-      A `Dataset` of event shape `(height, width, channels)`, with the classes if there are at least two.
+      A `Dataset` of event shape `(height, width, channels)`, with the classes if there are at least two. Its
+      `files` name the file of each example of a folder.
 
     Raises:
       ValueError: if there are no images, a file is damaged or has more than 8 bits, the images differ in size, are
@@ -109,7 +110,10 @@ def load_image_files(
     for split, folder in folders.items():
         images[split], labels[split] = _read_folder(folder, image_size, is_gray), folder.classes
     check_different(images)
+    files = {split: [*map(str, folder.files)] for split, folder in folders.items()}
     if len(drawn) > 1:
+        if all_files := files.pop("train", None):
+            files |= {split: [all_files[number] for number in numbers] for split, numbers in drawn.items()}
         all_images, all_labels = images["train"], labels["train"]
         images |= {split: all_images[numbers] for split, numbers in drawn.items()}
         labels |= {split: None if all_labels is None else all_labels[numbers] for split, numbers in drawn.items()}
@@ -124,6 +128,7 @@ def load_image_files(
         num_classes=num_classes,
         flip=flip,
         crop_padding=crop_padding,
+        files=files or None,
     )
 
 

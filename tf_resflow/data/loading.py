@@ -86,11 +86,13 @@ def load_examples(
     read_options: Mapping[str, Any] | None = None,
     key: str | None = None,
     image_size: int | None = None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, list[str] | None]:
     """All examples of a file or a folder, to score them: `[num, *event_shape]`, float32 vectors or uint8 images.
 
-    The other arguments are those of `load_tabular` and `load_image_files`. All splits of a folder are joined.
+    Beside them, the path of the file of each example of a folder, else None. The other arguments are those of
+    `load_tabular` and `load_image_files`. All splits of a folder are joined.
     """
+    files = None
     if levels is None:
         examples = read_table(path, key, columns=columns, read_options=read_options).to_numpy()
     elif levels & (levels - 1):  # no number of bits, as of digits
@@ -100,11 +102,13 @@ def load_examples(
         options: dict[str, Any] = {"key": key, "image_size": image_size or None}
         images = load_image_files(path, test_fraction=0.0, validation_fraction=0.0, **options)
         examples = np.concatenate([images.array(split) for split in images.sizes]) // np.uint8(256 // levels)
+        if images.files:
+            files = [file for split in images.sizes for file in images.files[split]]
     if examples.shape[1:] != tuple(event_shape):
         raise ValueError(
             f"{path} has examples of shape {examples.shape[1:]}; those of the model have {tuple(event_shape)}."
         )
-    return examples
+    return examples, files
 
 
 def _names(text):
