@@ -96,7 +96,7 @@ def _examples(config, info):
     from tf_resflow.data.loading import load_examples
 
     kind: dict[str, Any] = {"levels": info.levels, "key": config.data.key, "image_size": config.data.image_size}
-    kind["read_options"] = config.data.read_options
+    kind |= {"read_options": config.data.read_options, "skip_unreadable": config.data.skip_unreadable}
     shape, columns = info.event_shape, info.columns
     if info.condition_mean is None:
         return load_examples(FLAGS.input, event_shape=shape, columns=columns, **kind)[0]
