@@ -276,7 +276,8 @@ def test_links_that_lead_back(tmp_path, said):
     assert dataset.sizes == {"train": 10, "test": 10}
     np.testing.assert_array_equal(dataset.array("train"), COLOR[:10])
     assert dataset.files["train"] == [str(tmp_path / f"train/{n}/0{i}.png") for n in "ab" for i in range(5)]
-    assert f"10 files and folders, such as {tmp_path}/train/00.png, are others again" in said[-1]
+    assert f"read already, by another path, are left out: {tmp_path}/train/00.png, " in said[-1]
+    assert f"{tmp_path}/train/a/here, " in said[-1] and f"{tmp_path}/train/c/00.png, " in said[-1]
 
 
 def test_a_split_within_another_and_a_folder_of_links(tmp_path):

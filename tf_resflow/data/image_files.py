@@ -52,8 +52,10 @@ class _Folder(NamedTuple):
         if all(good):
             return self, results
         files, headers = ([*itertools.compress(values, good)] for values in (self.files, self.headers))
-        classes = None if self.classes is None else self.classes[good]
-        lost = [] if classes is None else sorted(set(self.classes) - set(classes))
+        classes, lost = None, []
+        if self.classes is not None:
+            classes = self.classes[good]
+            lost = sorted(set(self.classes) - set(classes))
         if not files or lost:
             raise ValueError(f"{self.path.joinpath(*lost[:1])} holds no image that can be read.")
         return _Folder(self.path, files, classes, headers), [*itertools.compress(results, good)]
@@ -320,7 +322,7 @@ def _read(folders, image_size, is_gray, skip_unreadable):
         images[split], results[split] = _read_folder(folder, image_size, is_gray)
     every = [*itertools.chain(*results.values())]
     _tell([result for result in every if isinstance(result, ValueError)], len(every), skip_unreadable)
-    headers = {}
+    headers: dict[pathlib.Path, _Header] = {}
     for split, folder in folders.items():
         folders[split], numbers = folder.readable(results[split])
         if len(numbers) < len(images[split]):

@@ -11,6 +11,7 @@ from absl import logging
 from tf_resflow.data.splits import field
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_MOST_NAMED = 10  # files in a message
 
 
 def find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Path]]:
@@ -23,7 +24,8 @@ def find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Pa
       ValueError: if a split has no image, or none that is not one of another split.
     """
     found, repeated = [], []
-    for split, path in sorted(places.items(), key=lambda place: -len(place[1].resolve().parts)):
+    for split in sorted(places, key=lambda split: -len(places[split].resolve().parts)):
+        path = places[split]
         images, others, links = _walk(path)
         if not images:
             beside = f", but it holds {min(others).name} and the like" if others else ""
@@ -39,18 +41,16 @@ def find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Pa
         (repeated if real in known else files[split]).append(file)
         known.add(real)
     if repeated:
-        logging.warning(
-            "%d files and folders, such as %s, are others again, by links: each file is read once.",
-            len(repeated),
-            min(repeated),
-        )
+        some = ", ".join(map(str, sorted(repeated)[:_MOST_NAMED]))
+        more = f" and {len(repeated) - _MOST_NAMED} more" if len(repeated) > _MOST_NAMED else ""
+        logging.warning("Files and folders that are read already, by another path, are left out: %s%s.", some, more)
     for split, path in places.items():
         if not files[split]:
             raise ValueError(
                 f"{field(split)}: the images of {path} are examples of another split, too, and would be counted "
                 f"twice: choose other data, or leave {field(split)} empty."
             )
-        files[split].sort(key=lambda file, path=path: file.relative_to(path).parts)
+        files[split] = [path / name for name in sorted(file.relative_to(path) for file in files[split])]
     return files
 
 
