@@ -1,9 +1,9 @@
 """What a client should know about exported signatures: the content of signatures.json."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tf_resflow.evaluation.planning import describe_plan
@@ -47,7 +47,7 @@ def describe(
     - "log_prob": the "estimator" of the log-determinants (`LikelihoodPlan`); for a noisy one the "seed" of
       serving_default and "num_samples", whose mean an answer is; the "dequantization" of integer data, "uniform" or
       "variational"; `measured`, such as the standard error; and "held_out", the "num" of held-out examples that
-      `quantile` compares with, and their log_prob at some "quantiles"
+      `quantile` compares with, and for some "quantiles" the log_prob below which an example has at most this one
     """
     what = _WHAT | ({} if signatures.default == "serving_default" else {"serving_default": _same(signatures)})
     found = {
@@ -75,8 +75,9 @@ def describe(
         if signatures.dequantization is not None:
             draws["dequantization"] = signatures.dequantization
         if signatures.held_out is not None:
-            values = np.quantile(signatures.held_out, _QUANTILES, method="lower").tolist()
-            quantiles = {str(q): value for q, value in zip(_QUANTILES, values, strict=True) if np.isfinite(value)}
+            scores = signatures.held_out.tolist()
+            places = {q: int(q * len(scores) + 1e-9) for q in _QUANTILES}
+            quantiles = {str(q): scores[i] for q, i in places.items() if i and math.isfinite(scores[i])}
             draws["held_out"] = {"num": len(signatures.held_out), "quantiles": quantiles}
         found["log_prob"] = {"estimator": describe_plan(signatures.plan), **draws, **(measured or {})}
     return {key: value for key, value in found.items() if value is not None}

@@ -58,7 +58,7 @@ threshold of 0.01 flags one in 100, and so on: it is the rate of false alarms, t
 quantiles below 1 / {num:,} cannot be told apart. How many anomalies it finds depends on the anomalies. An example
 within a few `log_prob_stderr` of a threshold may be on either side of it. The same thresholds for `log_prob`:
 
-| `quantile` at most | `log_prob` at most |
+| `quantile` at most | `log_prob` below |
 |---|---|
 {rows}
 """

@@ -125,7 +125,13 @@ def test_served_columns(columns, run, tmp_path, monkeypatch, capsys):
     answer = eval(capsys.readouterr().out)
     assert 0.2 < answer["quantile"][0] <= 1  # of the means, given the mean
     held_out = described["log_prob"]["held_out"]
-    assert held_out["num"] == 40 and f"| 0.05 | {held_out['quantiles']['0.05']:.4f} |" in readme
+    assert held_out["num"] == 40 and [*held_out["quantiles"]] == ["0.05", "0.5"]
+    assert f"| 0.05 | {held_out['quantiles']['0.05']:.4f} |" in readme
+    ((x, c),) = data.load(run.config.data).eval_batches("test", 50, labels=True)
+    answer = served["serving_default"](x=x, condition=c)
+    for q, threshold in held_out["quantiles"].items():
+        np.testing.assert_array_equal(answer["log_prob"] < threshold, answer["quantile"] <= float(q))
+        assert abs(np.mean(answer["log_prob"] < threshold) - float(q)) < 1.01 / 40  # by rounding
 
 
 def test_an_export_without_the_data(columns, tmp_path, caplog):
