@@ -150,7 +150,6 @@ def test_quantiles(num):
     np.testing.assert_allclose(quantiles(tf.constant(scores), reference), expected, rtol=1e-6)
 
 
-@pytest.mark.quick
 def test_quantiles_among_held_out_examples(vector_model, image_model, images):
     """Each held-out example has its own rank, up to rounding: a request has the random numbers of the export."""
     vectors = np.random.default_rng(3).normal(size=[20, 3])
