@@ -18,6 +18,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+BEAM := $(VENV)/beam/installed
 
 .PHONY: digits docs test quick system lint clean
 
@@ -42,13 +43,19 @@ test: lint
 quick: $(STAMP)
 	$(PYTEST) --ignore=tests/system -m quick --random_cases=10
 
-system: $(STAMP)
+system: $(STAMP) $(BEAM)
 	$(PYTEST) tests/system
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+# Apache Beam and the pinned versions exclude each other: its example has an environment of its own.
+$(BEAM): examples/beam/requirements.txt $(STAMP)
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 clean:
 	rm -rf $(VENV) *.egg-info build dist site .pytest_cache .ruff_cache

@@ -1,5 +1,7 @@
 """The user's images: folders of files, and arrays."""
 
+import re
+
 import numpy as np
 import pytest
 from absl import logging
@@ -40,6 +42,16 @@ def said(monkeypatch):
     return lines
 
 
+def test_the_file_of_each_example(tmp_path):
+    """In the order of the examples, of drawn splits, too; but not of arrays."""
+    _write(tmp_path / "faces", COLOR[4:])
+    np.save(tmp_path / "a.npy", COLOR[:4])
+    dataset = load_image_files(tmp_path / "faces", tmp_path / "a.npy", validation_fraction=0.25)
+    assert {split: len(files) for split, files in dataset.files.items()} == {"train": 12, "validation": 4}
+    for split, files in dataset.files.items():
+        np.testing.assert_array_equal(dataset.array(split), [np.asarray(Image.open(file)) for file in files])
+
+
 @pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tiff", "PNG"])
 def test_reads_a_folder_in_the_order_of_its_names(tmp_path, suffix, said):
     dataset = _load(_write(tmp_path / "faces", COLOR, suffix))
@@ -53,10 +65,14 @@ def test_all_images_to_score(tmp_path):
     """Those of all splits. Dark images keep their high bits: the rule is for data to train on."""
     _write(tmp_path / "faces" / "train", COLOR[:3])
     _write(tmp_path / "faces" / "test", COLOR[3:5] // 64)
-    examples = load_examples(tmp_path / "faces", event_shape=(6, 4, 3), levels=32)
+    examples, files = load_examples(tmp_path / "faces", event_shape=(6, 4, 3), levels=32)
     np.testing.assert_array_equal(examples, [*(COLOR[:3] // 8), *(COLOR[3:5] // 64 // 8)])
-    dark = load_examples(_write(tmp_path / "dark", COLOR // 64), event_shape=(6, 4, 3), levels=32)
+    names = ["train/00.png", "train/01.png", "train/02.png", "test/00.png", "test/01.png"]
+    assert files == [str(tmp_path / "faces" / name) for name in names]
+    dark, _ = load_examples(_write(tmp_path / "dark", COLOR // 64), event_shape=(6, 4, 3), levels=32)
     np.testing.assert_array_equal(dark, np.zeros_like(COLOR))
+    np.save(tmp_path / "a.npy", COLOR)
+    assert load_examples(tmp_path / "a.npy", event_shape=(6, 4, 3), levels=32)[1] is None
 
 
 def test_reads_jpeg_as_it_is_shown(tmp_path):
@@ -202,14 +218,77 @@ def test_images_of_several_sizes_are_an_error(tmp_path):
     _refuse("differ in their event shapes", tmp_path / "a.npy", path_test=other)
 
 
-def test_files_of_more_than_8_bits_or_of_several_images_are_errors(tmp_path):
+@pytest.fixture
+def bad_files(tmp_path):
+    """A folder of two classes, in which five files of 25 cannot be read; and the reasons."""
+    _write(tmp_path / "cats", COLOR[:12])
+    _write(tmp_path / "dogs", COLOR[12:])
     images = [Image.fromarray(x) for x in COLOR]
-    for name, image in [("a.png", GRAY[0].astype(np.uint16) * 200), ("b.tiff", GRAY[0].astype(np.float32))]:
-        Image.fromarray(image).save(tmp_path / name)
-        _refuse(f"{name} has more than 8 bits a channel", tmp_path)
-        (tmp_path / name).unlink()
-    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:4])
-    _refuse("a.gif holds 4 images, as an animation", tmp_path)
+    images[0].save(tmp_path / "cats" / "moving.gif", save_all=True, append_images=images[1:4])
+    for name, image in [("deep.png", GRAY[0].astype(np.uint16) * 200), ("real.tiff", GRAY[0].astype(np.float32))]:
+        Image.fromarray(image).save(tmp_path / "dogs" / name)
+    whole = (tmp_path / "cats" / "00.png").read_bytes()
+    (tmp_path / "cats" / "cut.png").write_bytes(whole[: len(whole) - 60])  # its header is whole
+    (tmp_path / "dogs" / "broken.png").symlink_to("away.png")
+    reasons = ["moving.gif holds 4 images", "deep.png has more than 8 bits", "real.tiff has more than 8 bits"]
+    return tmp_path, [
+        *reasons,
+        "cut.png cannot be read as an image",
+        r"broken.png is a link to nothing \(away.png\)",
+    ]
+
+
+def test_all_files_that_cannot_be_read_are_named_at_once(bad_files):
+    folder, reasons = bad_files
+    for reason in ["5 of 25 images cannot be read:\n", *reasons, "set skip_unreadable "]:
+        _refuse(reason, folder)
+    for name in ("cats/moving.gif", "dogs/deep.png", "dogs/real.tiff", "dogs/broken.png"):
+        (folder / name).unlink()
+    _refuse("1 of 21 images cannot be read:\n.*cut.png", folder)
+
+
+def test_files_that_cannot_be_read_are_skipped(bad_files, said):
+    folder, reasons = bad_files
+    dataset = _load(folder, skip_unreadable=True, validation_fraction=0.25)
+    assert dataset.sizes == {"train": 15, "validation": 5} and dataset.num_classes == 2
+    for split in dataset.sizes:
+        images = [np.asarray(Image.open(file)) for file in dataset.files[split]]
+        np.testing.assert_array_equal(dataset.array(split), images)
+    text = "\n".join(said)
+    assert "4 of 25 images cannot be read" in text and "1 of 21 images cannot be read" in text
+    assert all(re.search(reason, text) for reason in reasons)
+    examples, files = load_examples(folder, event_shape=(6, 4, 3), levels=256, skip_unreadable=True)
+    assert len(examples) == len(files) == 20
+    for file in (folder / "cats").glob("[0-9]*"):
+        file.write_bytes(b"")
+    _refuse("cats holds no image that can be read", folder, skip_unreadable=True)
+
+
+def test_links_that_lead_back(tmp_path, said):
+    """To a folder above, to each other, and to a folder beside."""
+    for index, name in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        _write(tmp_path / name, COLOR[5 * index :][:5])
+    links = [("up", ".."), ("train/top", "../.."), ("train/c", "../test/a"), ("train/00.png", "a/00.png")]
+    links += [("train/a/here", "."), ("train/a/there", "../b"), ("train/b/there", "../a")]
+    for name, target in links:
+        (tmp_path / name).symlink_to(target)
+    dataset = _load(tmp_path)
+    assert dataset.sizes == {"train": 10, "test": 10}
+    np.testing.assert_array_equal(dataset.array("train"), COLOR[:10])
+    assert dataset.files["train"] == [str(tmp_path / f"train/{n}/0{i}.png") for n in "ab" for i in range(5)]
+    assert f"read already, by another path, are left out: {tmp_path}/train/00.png, " in said[-1]
+    assert f"{tmp_path}/train/a/here, " in said[-1] and f"{tmp_path}/train/c/00.png, " in said[-1]
+
+
+def test_a_split_within_another_and_a_folder_of_links(tmp_path):
+    inner = _write(tmp_path / "all" / "b", COLOR[15:])
+    _write(tmp_path / "all" / "a", COLOR[:15])
+    dataset = _load(tmp_path / "all", path_test=inner)
+    assert dataset.sizes == {"train": 15, "test": 5}
+    (tmp_path / "links").mkdir()
+    for name in ("one.png", "two.png"):
+        (tmp_path / "links" / name).symlink_to(inner / "00.png")
+    np.testing.assert_array_equal(_load(tmp_path / "links").array("train"), COLOR[15:16])
 
 
 def test_folders_without_images_are_errors(tmp_path):
@@ -236,7 +315,7 @@ def test_folders_of_splits_that_are_not_clear_are_errors(tmp_path, names):
 def test_splits_that_are_given_twice_are_errors(tmp_path):
     train, test = _write(tmp_path / "train", COLOR), _write(tmp_path / "test", GRAY)
     _refuse("the folders test, train. Expected train", tmp_path, path_test=test)
-    _refuse("path and path_test have the same examples", train, path_test=train)
+    _refuse("path_test: the images of .*train are examples of another split, too", train, path_test=train)
 
 
 def test_too_few_and_too_many_images_are_errors(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow.evaluation import LikelihoodPlan
 from tf_resflow.evaluation.log_likelihood import LogProbSamples
-from tf_resflow.serving.signatures import Signatures
+from tf_resflow.serving.signatures import Signatures, quantiles
 
 
 @pytest.mark.quick
@@ -93,12 +93,11 @@ GOOD = np.zeros([2, 8, 8, 1], np.uint8)
 
 @pytest.mark.quick
 def test_wrong_requests_of_images(loaded, images, call):
-    """Of a wrong shape TensorFlow tells."""
-    wrong = [
-        ("serving_default", {"x": GOOD[..., 0]}, None),
-        ("serving_default", {"x": np.resize(GOOD, [2, 16, 16, 1])}, None),
-        ("serving_default", {"x": np.resize(GOOD, [2, 8, 8, 2])}, None),
-        ("serving_default", {"x": np.uint8(3)}, None),
+    wrong = [("serving_default", {"x": np.uint8(3)}, None)]
+    for shape in ([2, 8, 8], [2, 16, 16, 1], [2, 8, 8, 2], [4, 8, 4, 1], [2, 4, 16, 1], [2, 1, 8, 8, 1]):
+        message = rf"x must have the shape \[-1, 8, 8, 1\].*\[{' '.join(map(str, shape))}\]"
+        wrong.append(("serving_default", {"x": np.resize(GOOD, shape)}, message))
+    wrong += [
         ("serving_default", {"x": GOOD.astype("float32")}, "expected to be a uint8 tensor"),
         ("log_prob_seeded", {"x": images, "seed": [0, 1]}, None),
     ]
@@ -126,6 +125,47 @@ def test_wrong_requests_of_images(loaded, images, call):
     for signature, values, message in wrong:
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             call(loaded, signature, **values)
+
+
+def test_vectors_of_another_width(loaded_vectors, call):
+    for signature, name in (("serving_default", "x"), ("encode", "x"), ("decode", "z")):
+        for shape in ([2, 4], [2, 2], [3], [2, 1, 3]):
+            with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{name} must have the shape \[-1, 3\], "):
+                call(loaded_vectors, signature, **{name: np.zeros(shape)})
+
+
+def test_what_is_far_from_all_data(loaded_vectors, call):
+    """Its log-likelihood, about -x^2 / 2, is below the range of double precision, and its error is not known."""
+    result = call(loaded_vectors, "serving_default", x=np.array([[1e200, 0, 0], [0, 0, 0]]))
+    assert result["log_prob"][0] == -math.inf and math.isnan(result["log_prob_stderr"][0])
+    assert math.isfinite(result["log_prob"][1]) and result["log_prob_stderr"][1] == 0
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 4, 13])
+def test_quantiles(num):
+    """As those of NumPy, with ties and what is no number."""
+    reference = np.sort(np.random.default_rng(num).integers(5, size=num)).astype("float32")
+    scores = np.float32([-1, 0, 1, 1.5, 4, 9, math.inf, -math.inf, math.nan])
+    expected = resflow.evaluation.quantiles(scores, reference)
+    np.testing.assert_allclose(quantiles(tf.constant(scores), reference), expected, rtol=1e-6)
+
+
+def test_quantiles_among_held_out_examples(vector_model, image_model, images):
+    """Each held-out example has its own rank, up to rounding: a request has the random numbers of the export."""
+    vectors = np.random.default_rng(3).normal(size=[20, 3])
+    models = [
+        (vector_model, LikelihoodPlan(log_det=resflow.logdet.Exact()), np.split(vectors, [8, 16])),
+        (image_model, LikelihoodPlan(num_samples=2), [images[:4], images[4:]]),
+    ]
+    for model, plan, batches in models:
+        signatures = Signatures(model, plan, seed=2, max_batch=100, signatures=["serving_default"])
+        signatures.compare_with(batches)
+        x = np.concatenate(batches)
+        result = signatures.functions()["serving_default"](x)
+        ranks = np.argsort(np.argsort(result["log_prob"]))
+        np.testing.assert_allclose(result["quantile"], (ranks + 0.5) / len(x), atol=0.51 / len(x))  # or beside it
+    with pytest.raises(ValueError, match="without NaN"):
+        Signatures(vector_model).compare_with([vectors * math.nan])
 
 
 def test_vectors_that_are_not_finite(loaded_vectors, call):

@@ -1,8 +1,10 @@
-"""The HTTP server answers as the loaded model does, and refuses what does not fit."""
+"""The HTTP server answers as the loaded model does, and refuses what does not fit; so do the README's requests."""
 
 import http.client
 import json
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -26,7 +28,7 @@ def path(tmp_path_factory):
     model.initialize(X)
     options = {"plan": LikelihoodPlan(log_det=resflow.logdet.RussianRoulette(2), num_samples=2), "max_batch": 3}
     options["signatures"] = ["serving_default", "sample", "encode"]
-    return resflow.serving.export(model, tmp_path_factory.mktemp("model"), **options)
+    return resflow.serving.export(model, tmp_path_factory.mktemp("model"), held_out=[X], **options)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,23 @@ def test_answers(path, ask, name, inputs):
     assert status == 200 and content["outputs"].keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_allclose(content["outputs"][key], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+def test_requests_of_the_readme(path, port, tmp_path):
+    shutil.copytree(path, tmp_path / "1")
+    text = (path / "README.md").read_text()
+    (python,), (curl,) = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "sh"))
+
+    def run(command):
+        return subprocess.run(command, cwd=tmp_path / "1", capture_output=True, text=True, check=True).stdout
+
+    local = eval(run([sys.executable, "-c", python]))
+    assert local.keys() == {"log_prob", "log_prob_stderr", "bits_per_dim", "quantile"}
+    served = json.loads(run(["sh", "-c", curl.replace("8501", str(port))]))["outputs"]
+    for name, value in local.items():
+        np.testing.assert_allclose(served[name], value, rtol=1e-5)
+    assert local["quantile"][0] in (0, 0.5, 1) and "fraction of 2 examples of the held-out data" in text
 
 
 def test_metadata(path, ask):

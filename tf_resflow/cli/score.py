@@ -96,10 +96,10 @@ def _examples(config, info):
     from tf_resflow.data.loading import load_examples
 
     kind: dict[str, Any] = {"levels": info.levels, "key": config.data.key, "image_size": config.data.image_size}
-    kind["read_options"] = config.data.read_options
+    kind |= {"read_options": config.data.read_options, "skip_unreadable": config.data.skip_unreadable}
     shape, columns = info.event_shape, info.columns
     if info.condition_mean is None:
-        return load_examples(FLAGS.input, event_shape=shape, columns=columns, **kind)
+        return load_examples(FLAGS.input, event_shape=shape, columns=columns, **kind)[0]
     if columns is None:
         raise ValueError(
             "The table of the run has no names, and nothing tells which columns of --input are the condition: "
@@ -107,7 +107,7 @@ def _examples(config, info):
         )
     both = (shape[0] + len(info.condition_columns),)
     columns = [*columns, *info.condition_columns]
-    rows = load_examples(FLAGS.input, event_shape=both, columns=columns, **kind)
+    rows, _ = load_examples(FLAGS.input, event_shape=both, columns=columns, **kind)
     return rows[:, : shape[0]], rows[:, shape[0] :]
 
 

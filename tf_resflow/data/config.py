@@ -30,6 +30,7 @@ FIELDS = {
     "validation_fraction": 0.1,
     "test_fraction": 0.1,
     "split_seed": 0,
+    "skip_unreadable": False,
     "num_test": 10_000,
 }
 
@@ -41,6 +42,7 @@ def default_config(**fields: Any) -> Any:
       the name of an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
     - Images, tables: `path`, a folder or file (see `load_image_files`, `load_tabular`), `path_validation`,
       `path_test`, `key` of a .npz file, `test_fraction`, `split_seed`.
+    - Images: `skip_unreadable`, whether to go on without the files of a folder that cannot be read.
     - All images: `levels` (0 keeps the data's own: 256, or 17 for digits), `image_size` (0 keeps the data's own),
       and of the train stream `flip` and `crop_padding`.
     - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for

@@ -3,7 +3,7 @@
 __all__ = ["Dataset"]
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,7 @@ class Dataset:
       entropy: differential entropy of the data distribution in nats, if known.
       columns: names of the coordinates of vectors, if known.
       condition_columns: names of the coordinates of conditions, if known.
+      files: paths of the files of the examples, in their order, of each split that is a folder of images.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Dataset:
     entropy: float | None = None
     columns: tuple[str, ...] | None = None
     condition_columns: tuple[str, ...] | None = None
+    files: Mapping[str, Sequence[str]] | None = None
     _tensors: dict[str, tuple[tf.Tensor, ...]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):

@@ -18,7 +18,7 @@ def readable(path: pathlib.Path, kind: str, advice: str = "Restore it, or give a
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".rstrip(" .\n")
-        raise ValueError(f"{path} cannot be read as {kind} ({reason}). {advice}") from error
+        raise ValueError(f"{path} cannot be read as {kind} ({reason}). {advice}".rstrip()) from error
 
 
 def read_array(

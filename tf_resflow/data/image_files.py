@@ -17,27 +17,48 @@ from tf_resflow import progress
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.dequantization import check_power_of_two
 from tf_resflow.data.files import read_array, readable
+from tf_resflow.data.image_folders import find_images, subfolders
 from tf_resflow.data.splits import check_different, draw_splits, field
 from tf_resflow.extras import extra
 
 with extra("data"):
     from PIL import ExifTags, Image, ImageOps
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(["validation", "valid", "val"], "validation")  # folder names in lower case
+_MOST_NAMED = 50  # files in a message
 _MEMORY = 2 * 2**30  # largest size of a split in bytes
 
 
+class _Header(NamedTuple):
+    """What is known of an image before it is decoded."""
+
+    size: tuple[int, int]  # width and height, as displayed
+    is_gray: bool
+    is_transparent: bool
+
+
 class _Folder(NamedTuple):
-    """The images of a folder before they are decoded, sorted by folder and name."""
+    """The images of a folder, sorted by folder and name."""
 
     path: pathlib.Path
     files: list[pathlib.Path]
     classes: np.ndarray | None  # names of folders; None if there are none
-    sizes: list[tuple[int, int]]  # width and height, as displayed
-    gray: list[bool]
-    transparent: list[bool]
+    headers: list[Any]
+
+    def readable(self, results):
+        """The folder without the files of which a result is an error, and the other results."""
+        good = [not isinstance(result, ValueError) for result in results]
+        if all(good):
+            return self, results
+        files, headers = ([*itertools.compress(values, good)] for values in (self.files, self.headers))
+        classes, lost = None, []
+        if self.classes is not None:
+            classes = self.classes[good]
+            lost = sorted(set(self.classes) - set(classes))
+        if not files or lost:
+            raise ValueError(f"{self.path.joinpath(*lost[:1])} holds no image that can be read.")
+        return _Folder(self.path, files, classes, headers), [*itertools.compress(results, good)]
 
 
 def load_image_files(
@@ -53,13 +74,15 @@ def load_image_files(
     test_fraction: float = 0.1,
     validation_fraction: float = 0.1,
     split_seed: int = 0,
+    skip_unreadable: bool = False,
 ) -> Dataset:
     """Loads your own images as uint8.
 
     A folder holds PNG, JPEG, WebP, BMP, GIF or TIFF files of 8 bits. Its subfolders, if any, are the classes, in
     alphabetical order. A subfolder `train`, however, is the train split, and `test` and `validation` (or `val`)
-    beside it are the other splits. Hidden files and other kinds of files are skipped. The examples are gray if all
-    images are, else all are color. Transparency is dropped.
+    beside it are the other splits. Hidden files and other kinds of files are skipped. Links are followed, but each
+    file is read once: under its own name rather than that of a link to it, and in one split. The examples are gray
+    if all images are, else all are color. Transparency is dropped.
 
     A .npy file holds uint8 images `[num, height, width, channels]` or `[num, height, width]`; an .npz file holds
     such an array and, optionally, an array of labels named "labels".
@@ -80,12 +103,15 @@ def load_image_files(
       test_fraction: fraction of the images for testing, if there is no such split.
       validation_fraction: fraction of the images for validation, likewise; 0 for no such split.
       split_seed: seed of the permutation.
+      skip_unreadable: whether to go on, with a warning, without the files that are damaged, animated, of more than
+        8 bits or broken links.
 
     Returns:
-      A `Dataset` of event shape `(height, width, channels)`, with the classes if there are at least two.
+      A `Dataset` of event shape `(height, width, channels)`, with the classes if there are at least two. Its
+      `files` name the file of each example of a folder.
 
     Raises:
-      ValueError: if there are no images, a file is damaged or has more than 8 bits, the images differ in size, are
+      ValueError: if there are no images, files cannot be read (all are named), the images differ in size, are
         smaller than `image_size` or exceed 2 GB, or the splits are invalid.
     """
     if not path:
@@ -95,24 +121,27 @@ def load_image_files(
         )
     check_power_of_two(levels)
     places = _places(path, path_test, path_validation)
-    folders = {split: _look_at(place) for split, place in places.items() if place.is_dir()}
+    folders = _look_at({split: place for split, place in places.items() if place.is_dir()}, skip_unreadable)
     _check_sizes(folders.values(), image_size)
-    is_gray = all(all(folder.gray) for folder in folders.values())
-    images, labels = {}, {}
-    for split, place in places.items():
-        if split not in folders:
-            images[split], labels[split] = _read_numpy(place, key, image_size)
+    is_gray = all(header.is_gray for folder in folders.values() for header in folder.headers)
+    parts = {split: _read_numpy(place, key, image_size) for split, place in places.items() if split not in folders}
     fractions = {"test": test_fraction, "validation": validation_fraction}
-    num = len(folders["train"].files if "train" in folders else images["train"])
-    # Before the folders are read, which may be slow.
-    drawn = draw_splits(num, fractions, split_seed, path, given=places)
+
+    def draw():
+        num = len(folders["train"].files if "train" in folders else parts["train"][0])
+        return draw_splits(num, fractions, split_seed, path, given=places)
+
+    draw()  # raises before the folders are read, which may be slow
+    pixels, folders = _read(folders, image_size, is_gray, skip_unreadable)
     for split, folder in folders.items():
-        images[split], labels[split] = _read_folder(folder, image_size, is_gray), folder.classes
-    check_different(images)
+        parts[split] = pixels[split], folder.classes, np.array([*map(str, folder.files)], object)
+    check_different({split: images for split, (images, *_) in parts.items()})
+    drawn = draw()
     if len(drawn) > 1:
-        all_images, all_labels = images["train"], labels["train"]
-        images |= {split: all_images[numbers] for split, numbers in drawn.items()}
-        labels |= {split: None if all_labels is None else all_labels[numbers] for split, numbers in drawn.items()}
+        of_all = parts["train"]
+        for split, numbers in drawn.items():
+            parts[split] = tuple(None if values is None else values[numbers] for values in of_all)
+    images, labels, files = ({split: part[i] for split, part in parts.items()} for i in range(3))
     labels, num_classes = _numbered(path, labels)
     if levels < 256:
         images = {split: _fewer_levels(path, array, levels) for split, array in images.items()}
@@ -124,6 +153,7 @@ def load_image_files(
         num_classes=num_classes,
         flip=flip,
         crop_padding=crop_padding,
+        files={split: names.tolist() for split, names in files.items() if names is not None} or None,
     )
 
 
@@ -142,7 +172,7 @@ def _places(path, path_test, path_validation):
     root = places["train"]
     if not root.is_dir():
         return places
-    folders = _subfolders(root)
+    folders = subfolders(root)
     splits = [(_SPLITS.get(folder.name.lower()), folder) for folder in folders]
     found = {split: folder for split, folder in splits if split}
     if not found:
@@ -160,36 +190,39 @@ def _places(path, path_test, path_validation):
     return places
 
 
-def _subfolders(folder):
-    """The folders in a folder that are not hidden, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+def _look_at(places, skip_unreadable):
+    """The `_Folder` of each split, of the files that can be opened."""
+    folders, errors = {}, []
+    for split, files in find_images(places).items():
+        headers = [*_mapped(_read_header, files, "looking at images")]
+        errors += [header for header in headers if isinstance(header, ValueError)]
+        folders[split] = _Folder(places[split], files, _classes(places[split], files, places), headers)
+    num = sum(len(folder.files) for folder in folders.values())
+    if errors and not skip_unreadable:  # with those that cannot be decoded
+        for folder in folders.values():
+            opened = itertools.compress(folder.files, [isinstance(header, _Header) for header in folder.headers])
+            pixels = _mapped(_decode, [*opened], "reading images")
+            errors += [result for result in pixels if isinstance(result, ValueError)]
+    _tell(errors, num, skip_unreadable)
+    return {split: folder.readable(folder.headers)[0] for split, folder in folders.items()}
 
 
-def _is_hidden(name):
-    return name.startswith(".") or name == "__MACOSX"
+def _tell(errors, num, skip_unreadable):
+    """Names the files that cannot be read, in a warning if they are to be skipped, else in a ValueError."""
+    if not errors:
+        return
+    lines = [f"  {error}" for error in errors[:_MOST_NAMED]]
+    lines += [f"  and {len(errors) - _MOST_NAMED} more"] if len(errors) > _MOST_NAMED else []
+    text = "\n".join([f"{len(errors)} of {num:,} images cannot be read:", *lines])
+    if not skip_unreadable:
+        raise ValueError(
+            f"{text}\nMend or remove them, or set skip_unreadable (--config.data.skip_unreadable=True) to go on "
+            "without them."
+        )
+    logging.warning("%s\nThey are skipped.", text)
 
 
-def _look_at(path):
-    """The `_Folder` of a path, of which every image can be read."""
-    files: list[pathlib.Path] = []
-    others: list[pathlib.Path] = []
-    for place, folders, names in os.walk(path, followlinks=True):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        for file in (pathlib.Path(place, name) for name in names if not _is_hidden(name)):
-            (files if file.suffix.lower() in _SUFFIXES else others).append(file)
-    if not files:
-        beside = f", but it holds {min(others).name} and the like" if others else ""
-        raise ValueError(f"{path} holds no image: expected files that end in {', '.join(_SUFFIXES)}{beside}.")
-    if others:
-        logging.warning("%s: %d files, such as %s, are not images: skipped.", path, len(others), min(others))
-    files.sort(key=lambda file: file.relative_to(path).parts)
-    classes = _classes(path, files)
-    headers = _mapped(_read_header, files, "looking at images")
-    sizes, gray, transparent = map(list, zip(*headers, strict=True))
-    return _Folder(path, files, classes, sizes, gray, transparent)
-
-
-def _classes(path, files):
+def _classes(path, files, places):
     """The class of each image, the name of its folder in `path`; None if there are no such folders."""
     flat = [file for file in files if file.parent == path]
     if len(flat) == len(files):
@@ -200,21 +233,27 @@ def _classes(path, files):
             f"{path} has images, such as {flat[0].name}, beside folders with images, such as {classes[0]}, which "
             "would be classes. Put all images into folders, or none."
         )
-    for name in sorted({folder.name for folder in _subfolders(path)}.difference(classes)):
-        raise ValueError(f"{path / name} holds no image, but the folders beside it do. Fill it, or remove it.")
+    names = set(classes)
+    for folder in subfolders(path):
+        is_split = any(place.resolve().is_relative_to(folder.resolve()) for place in places.values())
+        if folder.name in names or folder.is_symlink() or is_split:
+            continue
+        raise ValueError(f"{folder} holds no image, but the folders beside it do. Fill it, or remove it.")
     return np.array(classes)
 
 
 def _read_header(file):
-    """The size of an image, whether it is gray, and whether it can be transparent."""
-    with readable(file, "an image"), Image.open(file) as image:
+    """The `_Header` of an image."""
+    if file.is_symlink() and not file.exists():
+        raise ValueError(f"{file} is a link to nothing ({os.readlink(file)}).")
+    with readable(file, "an image", ""), Image.open(file) as image:
         # Of a PNG file PIL would have to decode the image first.
         turn = 1 if image.format == "PNG" else image.getexif().get(ExifTags.Base.Orientation, 1)
         size = image.size[::-1] if turn >= 5 else image.size  # a photograph on its side
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photograph and its preview
         raw_mode = str(image.tile[0][3]) if image.format in ("PNG", "TIFF") and image.tile else ""
         is_deep = image.mode.startswith(("I", "F")) or ";16" in raw_mode
-        header = size, Image.getmodebase(image.mode) == "L", image.has_transparency_data
+        header = _Header(size, Image.getmodebase(image.mode) == "L", image.has_transparency_data)
     if frames > 1:
         raise ValueError(f"{file} holds {frames} images, as an animation: give a file for each.")
     if is_deep:
@@ -222,11 +261,27 @@ def _read_header(file):
     return header
 
 
+def _decode(file, mode="RGB"):
+    """The pixels `[height, width, channels]` of an image, as displayed."""
+    with readable(file, "an image", ""), Image.open(file) as image:
+        image = image if image.format == "PNG" else ImageOps.exif_transpose(image)
+        if image.mode == "P":  # its colors may be transparent
+            image = image.convert("RGBA")
+        return np.atleast_3d(np.asarray(image.convert(mode)))
+
+
 def _mapped(function: Callable, files: Sequence[pathlib.Path], name: str) -> Iterator[Any]:
-    """Yields the results of a function of each file, in order, with a progress bar."""
+    """Yields the result of a function of each file, or the ValueError that it raises, with a progress bar."""
+
+    def attempt(file):
+        try:
+            return function(file)
+        except ValueError as error:
+            return error
+
     with concurrent.futures.ThreadPoolExecutor() as pool:
         try:
-            yield from progress.track(pool.map(function, files), name, len(files))
+            yield from progress.track(pool.map(attempt, files), name, len(files))
         except BaseException:
             pool.shutdown(cancel_futures=True)  # an interrupt would wait for the other files
             raise
@@ -234,7 +289,9 @@ def _mapped(function: Callable, files: Sequence[pathlib.Path], name: str) -> Ite
 
 def _check_sizes(folders, image_size):
     """Raises ValueError unless all images are of one size, or can be shrunk to `image_size`."""
-    sizes = [named for folder in folders for named in zip(folder.sizes, folder.files, strict=True)]
+    sizes = [
+        (header.size, file) for folder in folders for header, file in zip(folder.headers, folder.files, strict=True)
+    ]
     if image_size:
         if small := [named for named in sizes if min(named[0]) < image_size]:
             raise ValueError(
@@ -258,28 +315,43 @@ def _sized(size, file):
     return f"{file} ({size[0]} x {size[1]})"
 
 
+def _read(folders, image_size, is_gray, skip_unreadable):
+    """The decoded images of each split, and their folders; warns of gray ones made color, and lost transparency."""
+    images, results = {}, {}
+    for split, folder in folders.items():
+        images[split], results[split] = _read_folder(folder, image_size, is_gray)
+    every = [*itertools.chain(*results.values())]
+    _tell([result for result in every if isinstance(result, ValueError)], len(every), skip_unreadable)
+    headers: dict[pathlib.Path, _Header] = {}
+    for split, folder in folders.items():
+        folders[split], numbers = folder.readable(results[split])
+        if len(numbers) < len(images[split]):
+            images[split] = images[split][numbers]
+        headers |= dict(zip(folders[split].files, folders[split].headers, strict=True))
+    gray = [file for file, header in headers.items() if header.is_gray]
+    if gray and not is_gray:
+        logging.warning("%d gray images are made color, such as %s.", len(gray), gray[0])
+    if transparent := [file for file, header in headers.items() if header.is_transparent]:
+        logging.warning("%d images lose their transparency, such as %s.", len(transparent), transparent[0])
+    return images, folders
+
+
 def _read_folder(folder, image_size, is_gray):
-    """Decodes the images, and warns if this makes gray ones color, or drops transparency."""
-    width, height = (image_size, image_size) if image_size else folder.sizes[0]
+    """The decoded images, and for each its number, or the error that it has instead."""
+    width, height = (image_size, image_size) if image_size else folder.headers[0].size
     shape = (len(folder.files), height, width, 1 if is_gray else 3)
     _check_memory(folder.path, shape)
-    if not is_gray and (gray := [*itertools.compress(folder.files, folder.gray)]):
-        logging.warning("%d gray images are made color, such as %s.", len(gray), gray[0])
-    if transparent := [*itertools.compress(folder.files, folder.transparent)]:
-        logging.warning("%d images lose their transparency, such as %s.", len(transparent), transparent[0])
+    images, results = np.empty(shape, np.uint8), [*range(len(folder.files))]
 
-    def decode(file):
-        with readable(file, "an image"), Image.open(file) as image:
-            image = image if image.format == "PNG" else ImageOps.exif_transpose(image)
-            if image.mode == "P":  # its colors may be transparent
-                image = image.convert("RGBA")
-            pixels = np.asarray(image.convert("L" if is_gray else "RGB"))
-        return _fitted(np.atleast_3d(pixels), image_size)
+    def read(file):
+        return _fitted(_decode(file, "L" if is_gray else "RGB"), image_size)
 
-    images = np.empty(shape, np.uint8)
-    for image, pixels in zip(images, _mapped(decode, folder.files, "reading images"), strict=True):
-        image[:] = pixels
-    return images
+    for number, pixels in enumerate(_mapped(read, folder.files, "reading images")):
+        if isinstance(pixels, ValueError):
+            results[number] = pixels
+        else:
+            images[number] = pixels
+    return images, results
 
 
 def _fitted(image, size):
@@ -304,7 +376,7 @@ def _check_memory(path, shape):
 
 
 def _read_numpy(path, key, image_size):
-    """The images, and labels, of a .npy or .npz file."""
+    """The images, labels or None, and None for their files, of a .npy or .npz file."""
     images, aside = read_array(path, key, aside=("labels",))
     shape, kind = list(images.shape), images.dtype
     if kind != np.uint8:
@@ -334,7 +406,7 @@ def _read_numpy(path, key, image_size):
                 f"{path}: expected as labels {num} integers 0, 1, ..., one for each image and all below {num}, but "
                 f"found {labels.dtype} of the shape {list(labels.shape)}."
             )
-    return np.asarray(images), labels
+    return np.asarray(images), labels, None
 
 
 def _numbered(path, labels):

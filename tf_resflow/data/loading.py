@@ -25,7 +25,7 @@ _EVERYWHERE = ("name", "validation_fraction", "data_dir", "download")  # data_di
 _PIXELS = ("levels", "image_size", "flip", "crop_padding")
 _FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
 _FIELDS = {
-    "images": (*_PIXELS, *_FILES),
+    "images": (*_PIXELS, *_FILES, "skip_unreadable"),
     "tabular": (*_FILES, "columns", "condition_columns", "read_options"),
     "digits": _PIXELS,
     **dict.fromkeys(DENSITIES, ("num_test",)),
@@ -86,25 +86,30 @@ def load_examples(
     read_options: Mapping[str, Any] | None = None,
     key: str | None = None,
     image_size: int | None = None,
-) -> np.ndarray:
+    skip_unreadable: bool = False,
+) -> tuple[np.ndarray, list[str] | None]:
     """All examples of a file or a folder, to score them: `[num, *event_shape]`, float32 vectors or uint8 images.
 
-    The other arguments are those of `load_tabular` and `load_image_files`. All splits of a folder are joined.
+    Beside them, the path of the file of each example of a folder, else None. The other arguments are those of
+    `load_tabular` and `load_image_files`. All splits of a folder are joined.
     """
+    files = None
     if levels is None:
         examples = read_table(path, key, columns=columns, read_options=read_options).to_numpy()
     elif levels & (levels - 1):  # no number of bits, as of digits
         array = read_array(pathlib.Path(path).expanduser(), key, ["labels"])[0]
         examples = Dataset.from_arrays(str(path), {"all": array}, levels).array("all")
     else:
-        options: dict[str, Any] = {"key": key, "image_size": image_size or None}
+        options: dict[str, Any] = {"key": key, "image_size": image_size or None, "skip_unreadable": skip_unreadable}
         images = load_image_files(path, test_fraction=0.0, validation_fraction=0.0, **options)
         examples = np.concatenate([images.array(split) for split in images.sizes]) // np.uint8(256 // levels)
+        if images.files:
+            files = [file for split in images.sizes for file in images.files[split]]
     if examples.shape[1:] != tuple(event_shape):
         raise ValueError(
             f"{path} has examples of shape {examples.shape[1:]}; those of the model have {tuple(event_shape)}."
         )
-    return examples
+    return examples, files
 
 
 def _names(text):

@@ -51,7 +51,8 @@ def estimate_log_prob(
 
     Returns:
       A named tuple of `[batch]` each: `log_prob`, the mean of independent estimates, and `stderr`, its standard
-      error, measured for each example by repetition; 0 if there is no noise, NaN for a single estimate.
+      error, measured for each example by repetition; 0 if there is no noise, NaN for a single estimate, and where
+      `log_prob` is -inf, because it is below the range of its type.
 
     Raises:
       ValueError: unless either `stderr` or a plan is given; as `plan_likelihood`; for a `stderr` in a graph.
@@ -218,7 +219,7 @@ def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimat
     """The mean of independent estimates `[num, batch]` of each example, and its standard error."""
     mean, num = tf.reduce_mean(samples, 0), samples.shape[0]
     if not is_noisy:
-        return LogProbEstimate(mean, tf.zeros_like(mean))
+        return LogProbEstimate(mean, tf.where(tf.abs(mean) < math.inf, tf.zeros_like(mean), math.nan))
     if num == 1:
         return LogProbEstimate(mean, tf.fill(tf.shape(mean), tf.constant(math.nan, mean.dtype)))
     variance = tf.reduce_sum((samples - mean) ** 2, 0) / (num - 1)

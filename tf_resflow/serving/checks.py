@@ -6,10 +6,10 @@ __all__ = ["check_finite", "check_one_or_each", "check_range", "check_rows"]
 
 
 def check_rows(name: str, tensor: tf.Tensor, most: int | None = None) -> tf.Tensor:
-    """`tensor`, after a check that it has at least one row, and at most `most` if that is given."""
+    """`tensor`, after a check of the shape of its rows, and that there is one, and at most `most`."""
     shape = tf.shape(tensor)
     message = f"{name} must have at least one example, but its shape is"
-    checks = [_assertion(shape[0] > 0, message, shape)]
+    checks = [_assertion(shape[0] > 0, message, shape), _rows_fit(name, tensor)]
     if most is not None:
         message = f"{name} must have at most {most} examples (max_batch): split the request. Its shape is"
         checks.append(_assertion(shape[0] <= most, message, shape))
@@ -21,7 +21,8 @@ def check_one_or_each(name: str, tensor: tf.Tensor, num: tf.Tensor) -> tf.Tensor
     """`tensor`, after a check that it has one row, or as many as there are examples."""
     rows = tf.shape(tensor)[0]
     message = f"{name} must have one row, or one for each example, but the numbers of its rows and of examples are"
-    with tf.control_dependencies([_assertion((rows == 1) | (rows == num), message, tf.stack([rows, num]))]):
+    checks = [_assertion((rows == 1) | (rows == num), message, tf.stack([rows, num])), _rows_fit(name, tensor)]
+    with tf.control_dependencies(checks):
         return tf.identity(tensor)
 
 
@@ -40,6 +41,16 @@ def check_range(name: str, tensor: tf.Tensor, least: float, most: float) -> tf.T
     check = _assertion((lowest >= least) & (highest <= most), message, tf.stack([lowest, highest]))
     with tf.control_dependencies([check]):
         return tf.identity(tensor)
+
+
+def _rows_fit(name, tensor):
+    """A check of the shape of a row. It compares texts: TensorFlow answers for static shapes without a look."""
+    shape, row = tf.shape(tensor), tensor.shape[1:].as_list()
+    found, expected = (
+        tf.strings.format("{}", values, summarize=-1) for values in (shape, tf.concat([shape[:1], row], 0))
+    )
+    message = f"{name} must have the shape {[-1, *row]}, -1 for the number of examples, but its shape is"
+    return _assertion(tf.equal(found, expected), message, shape)
 
 
 def _assertion(condition, message, found):

@@ -1,5 +1,6 @@
 """What a client should know about exported signatures: the content of signatures.json."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.serving.signatures import Signatures
 
 __all__ = ["describe"]
+
+_QUANTILES = (0.001, 0.01, 0.05, 0.5)
 
 _WHAT = {
     "serving_default": "The log-likelihood of each example, in nats, by fixed random numbers: the answer is the "
@@ -43,7 +46,8 @@ def describe(
     - "max_batch", "max_samples", "max_temperature": what requests may have at most
     - "log_prob": the "estimator" of the log-determinants (`LikelihoodPlan`); for a noisy one the "seed" of
       serving_default and "num_samples", whose mean an answer is; the "dequantization" of integer data, "uniform" or
-      "variational"; and `measured`, such as the standard error
+      "variational"; `measured`, such as the standard error; and "held_out", the "num" of held-out examples that
+      `quantile` compares with, and for some "quantiles" the log_prob below which an example has at most this one
     """
     what = _WHAT | ({} if signatures.default == "serving_default" else {"serving_default": _same(signatures)})
     found = {
@@ -70,6 +74,11 @@ def describe(
         )
         if signatures.dequantization is not None:
             draws["dequantization"] = signatures.dequantization
+        if signatures.held_out is not None:
+            scores = signatures.held_out.tolist()
+            places = {q: int(q * len(scores) + 1e-9) for q in _QUANTILES}
+            quantiles = {str(q): scores[i] for q, i in places.items() if i and math.isfinite(scores[i])}
+            draws["held_out"] = {"num": len(signatures.held_out), "quantiles": quantiles}
         found["log_prob"] = {"estimator": describe_plan(signatures.plan), **draws, **(measured or {})}
     return {key: value for key, value in found.items() if value is not None}
 

@@ -4,25 +4,28 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from tf_resflow import evaluation, layers
+from tf_resflow import evaluation, layers, progress
 from tf_resflow.evaluation.planning import NUM_SAMPLES
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.description import describe
 from tf_resflow.serving.readme import readme
 from tf_resflow.serving.saved_model import read_signatures, write_saved_model, write_warmup
 from tf_resflow.serving.signatures import Signatures
+from tf_resflow.training.data import load_data
 from tf_resflow.training.runs import Run, load
 from tf_resflow.writing import renamed, scratch, unwritable_told
 
 __all__ = ["export", "export_run"]
 
 _PLAN_EXAMPLES = 16  # samples of the model that a plan is made for
+_MOST_HELD_OUT = 10_000
 
 
 def export_run(
@@ -34,9 +37,13 @@ def export_run(
     num_probes: int | None = None,
     stderr: float | None = None,
     num_samples: int | None = None,
+    data_dir: str | None = None,
+    data_path: str | None = None,
     **settings: Any,
 ) -> pathlib.Path:
-    """Exports the model of a run, with its averaged weights.
+    """Exports the model of a run, with its averaged weights, and the scores of its held-out examples.
+
+    These are up to 10,000, of the split of the run's evaluation. Without the data there are none, and a warning.
 
     Args:
       workdir: directory of a run of `resflow-train`.
@@ -48,6 +55,8 @@ def export_run(
         the model, see `tf_resflow.evaluation.plan_likelihood`. Instead of `log_det` and `num_probes`.
       num_samples: number of estimates of a `log_prob`, by default 8. With `stderr`, that is then the part of the
         log-determinants alone.
+      data_dir: see `tf_resflow.training.load_data`.
+      data_path: likewise.
       **settings: `seed`, `max_samples`, `max_batch`, `signatures` and `precise` of `export`.
 
     Returns:
@@ -68,7 +77,8 @@ def export_run(
         plan = evaluation.plan_likelihood(density, examples, stderr, num_samples=num_samples, **given)
         reached = evaluation.estimate_log_prob(density, examples, seed=0, plan=plan, **given).stderr
         settings["measured"] = {"stderr": float(tf.sqrt(tf.reduce_mean(reached**2)))}
-    return export(run.model, export_dir, version=version, run=run, plan=plan, **settings)
+    held_out = _held_out(run, data_dir, data_path)
+    return export(run.model, export_dir, version=version, run=run, plan=plan, held_out=held_out, **settings)
 
 
 def export(
@@ -78,13 +88,15 @@ def export(
     version: int | None = None,
     run: Run | None = None,
     measured: Mapping[str, float] | None = None,
+    held_out: Iterable[Any] | None = None,
     **settings: Any,
 ) -> pathlib.Path:
     r"""Writes a model to `export_dir/version/`, as TensorFlow Serving expects it.
 
     The SavedModel has these signatures:
 
-    - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`
+    - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`; with
+      `held_out`, `quantile`, the fraction of those examples that are less likely
     - `log_prob_seeded(x, seed)`: the same for random numbers of the client's choice
     - `sample(num, seed, temperature)`: `x`, and `converged`, whether the inverse of each block met its tolerance
     - `encode(x)`: `z`; integers stand for the centers of their cells
@@ -101,12 +113,12 @@ def export(
 
     with \\(\log q = 0\\) for uniform noise (without the dequantization for continuous data), and log_prob_stderr
     the standard error of that mean. With an exact log-determinant continuous data have no noise: one evaluation is
-    enough, and the standard error is 0. All examples of a request share their random numbers. The answer for one
-    does not depend, beyond rounding (and the tolerance of an `AdaptiveSeries`), on the others in its batch, and a
-    server may batch requests.
+    enough, and the standard error is 0. Where log_prob is -inf, below the range of its type, the standard error is
+    NaN. All examples of a request share their random numbers. The answer for one does not depend, beyond rounding
+    (and the tolerance of an `AdaptiveSeries`), on the others in its batch, and a server may batch requests.
 
-    Values are checked inside the graph: a client in any language gets an InvalidArgumentError that describes what
-    was wrong. A wrong shape is TensorFlow's error.
+    Values and shapes are checked inside the graph: a client in any language gets an InvalidArgumentError that
+    describes what was wrong.
 
     The norms of the model's layers are brought up to date first, and its kernels are scaled once and for all. The
     folder appears in one piece: a server that watches `export_dir` never sees half of it. It also has README.md
@@ -136,6 +148,7 @@ def export(
       version: `int` >= 1; by default one more than the largest that is there when the folder is written.
       run: the run of the model, for README.md and the names of columns.
       measured: numbers about log_prob for signatures.json, such as its standard error on given data.
+      held_out: batches of held-out examples, of a conditional model in pairs with their conditions.
       **settings:
         `plan`: a `tf_resflow.evaluation.LikelihoodPlan`, K (at least 2 of noisy ones) and the estimators; by
         default 8 estimates of the model's evaluation estimator.
@@ -166,6 +179,8 @@ def export(
     layers.converge_norms(model)
     for variable, parameter in zip(networks.parameters, model.networks().parameters, strict=True):
         variable.assign(parameter)
+    if held_out is not None and signatures.has_scores:
+        signatures.compare_with(progress.track(held_out, "held-out examples"))
     with unwritable_told(parent), scratch(parent) as folder:
         path = folder / "model"
         weights = [weight.value for weight in model.weights]
@@ -190,6 +205,21 @@ def _some_conditions(run):
         return np.arange(_PLAN_EXAMPLES) % run.model.condition.num_classes
     mean, std = run.data.condition_mean, run.data.condition_std
     return np.random.default_rng(0).normal(mean, std, [_PLAN_EXAMPLES, len(mean)]).astype(np.float32)
+
+
+def _held_out(run, data_dir, data_path):
+    """Batches of the run's held-out examples, with their conditions; None if the data are missing."""
+    config = run.config.eval
+    try:
+        with progress.stage("data"):
+            dataset = load_data(run.workdir, data_dir=data_dir, data_path=data_path)
+        num = min(config.num_examples or _MOST_HELD_OUT, _MOST_HELD_OUT)
+        has_condition = bool(run.model.condition)
+        batches = dataset.eval_batches(config.split, config.batch_size, num, labels=has_condition)
+        return list(batches.as_numpy_iterator())
+    except ValueError as error:
+        logging.warning("The export tells no quantiles: %s", error)
+        return None
 
 
 def _columns(run):

@@ -19,6 +19,50 @@ if TYPE_CHECKING:
 
 __all__ = ["readme"]
 
+_SCALARS = {"num": "np.int32(2)", "seed": "np.int64(0)", "temperature": "np.float32(1)"}
+_REQUESTS = """\
+{columns}In Python, in this folder:
+
+```python
+import json, pathlib
+import numpy as np, tensorflow as tf
+
+model = tf.saved_model.load(".")
+inputs = {{{inputs}}}
+answer = model.signatures["serving_default"](**{{name: tf.constant(value) for name, value in inputs.items()}})
+print({{name: value.numpy().tolist() for name, value in answer.items()}})
+request = {{"inputs": {{name: value.tolist() for name, value in inputs.items()}}}}
+pathlib.Path("request.json").write_text(json.dumps(request))
+```
+
+By HTTP, when TensorFlow Serving has the model under the name `flow`, or when `examples/http_server/server.py` of
+tf_resflow, which needs TensorFlow alone, serves this folder on port 8501:
+
+```sh
+curl localhost:8501/v1/models/flow:predict -d @request.json
+```
+{thresholds}"""
+_COLUMNS = """\
+Values are those of the table that it was trained on, in the same units, and not standardized:
+
+| Input | Column | Mean | Standard deviation |
+|---|---|---|---|
+{rows}
+
+"""
+_THRESHOLDS = """
+### Thresholds
+
+`quantile` is the fraction of {num:,} examples of the {split} that are less likely. Of examples like these, a
+threshold of 0.01 flags one in 100, and so on: it is the rate of false alarms, to about {error:.1g} at 0.01, and
+quantiles below 1 / {num:,} cannot be told apart. How many anomalies it finds depends on the anomalies. An example
+within a few `log_prob_stderr` of a threshold may be on either side of it. The same thresholds for `log_prob`:
+
+| `quantile` at most | `log_prob` below |
+|---|---|
+{rows}
+"""
+
 _TEMPLATE = """\
 # {title}
 
@@ -42,9 +86,13 @@ A TensorFlow SavedModel. It needs TensorFlow (Python, C, C++, Go, Java) or Tenso
 
 {limits}
 
+## Requests
+
+{requests}
 ## Signatures
 
-A wrong input is answered by an error, INVALID_ARGUMENT. signatures.json has what is written here for programs.
+A wrong input is answered by an error, INVALID_ARGUMENT, that says what was expected. signatures.json has what is
+written here for programs.
 
 {signatures}
 ## Made with
@@ -62,6 +110,7 @@ def readme(model: KerasTraining, description: Mapping[str, Any], run: "Run | Non
         scores=_list(_scores(run.result if run else None)),
         certificate=_list(_certificate(model.flow)),
         limits=_list(_limits(description)),
+        requests=_requests(description, run),
         signatures="\n".join(_signature(name, text) for name, text in description["signatures"].items()),
         version=__version__,
         tensorflow=tf.__version__,
@@ -180,7 +229,48 @@ def _log_prob(log_prob):
             "All examples of a request share their random numbers: the answer for one does not depend on the "
             "others, and the errors of two are correlated."
         )
+    yield "Very far from the data `log_prob` is below the range of its type: it is -inf, and `log_prob_stderr` NaN."
     yield "A high likelihood does not mean that an example resembles the data: other data can have a higher one."
+
+
+def _requests(description, run):
+    """Code that asks for the scores of an example, and what its values and thresholds mean."""
+    inputs = description["signatures"].get("serving_default", {"inputs": {}})["inputs"]
+    statistics = (
+        {}
+        if run is None
+        else {
+            "x": (run.data.columns, run.data.mean, run.data.std),
+            "condition": (run.data.condition_columns, run.data.condition_mean, run.data.condition_std),
+        }
+    )
+    rows, means = [], {}
+    for name, (columns, mean, std) in statistics.items():
+        if name in inputs and columns is not None and mean is not None and len(columns) == len(mean):
+            means[name] = mean
+            rows += [
+                f"| `{name}` | `{c}` | {m:.6g} | {s:.6g} |" for c, m, s in zip(columns, mean, std, strict=True)
+            ]
+    examples = [f'"{name}": {_SCALARS.get(name) or _example(of, means.get(name))}' for name, of in inputs.items()]
+    columns = _COLUMNS.format(rows="\n".join(rows)) if rows else ""
+    return _REQUESTS.format(columns=columns, inputs=", ".join(examples), thresholds=_thresholds(description, run))
+
+
+def _example(of, mean):
+    """The code of an array of one example, of the type and shape of an input."""
+    shape = [1 if size == -1 else size for size in of["shape"]]
+    if mean is None:
+        return f'np.zeros({shape}, "{of["dtype"]}")'
+    return f'np.array([[{", ".join(f"{value:.6g}" for value in mean)}]], "{of["dtype"]}")'
+
+
+def _thresholds(description, run):
+    held_out = description.get("log_prob", {}).get("held_out")
+    if held_out is None:
+        return ""
+    num, split = held_out["num"], f"{run.config.eval.split} split" if run else "held-out data"
+    rows = "\n".join(f"| {q} | {value:.4f} |" for q, value in held_out["quantiles"].items())
+    return _THRESHOLDS.format(num=num, split=split, error=math.sqrt(0.01 * 0.99 / num), rows=rows)
 
 
 def _signature(name, signature):

@@ -1,9 +1,11 @@
 """The signatures of a served model, as functions of tensors."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
@@ -29,6 +31,7 @@ class Signatures:
       plan: as given.
       is_noisy: whether log_prob is an estimate.
       dequantization: see `DataSpace.dequantization`.
+      held_out: the scores of held-out examples, sorted, if `compare_with` has taken some.
       inverse_atol: the residual at which the inverse of a block stops, or 0 for the rounding of the type.
     """
 
@@ -55,6 +58,7 @@ class Signatures:
         self.inverse_atol = 0.0 if precise else model.data_space.inverse_atol
         self.plan = plan or evaluation.LikelihoodPlan(num_samples=NUM_SAMPLES)
         self.is_noisy, self.num_samples = False, 1
+        self.held_out: np.ndarray | None = None
         if self._density is not None:
             if self.plan.log_det is None:
                 self.plan = dataclasses.replace(self.plan, log_det=self._density.evaluation_log_det)
@@ -71,9 +75,29 @@ class Signatures:
         self.inputs = {"serving_default": inputs[self.default]} | {name: inputs[name] for name in self._names}
         self.has_scores = not {"serving_default", "log_prob_seeded"}.isdisjoint(self._names)
         if self._density is not None:  # what two signatures share is a function, which a SavedModel holds once
-            score_specs = inputs["log_prob_seeded"]
-            self._score = tf.function(self._scores, input_signature=score_specs, autograph=False)
+            self._score_specs = inputs["log_prob_seeded"]
+            self._score = self._shared_scores()
             self._invert = tf.function(self._inverses, input_signature=inputs["decode"], autograph=False)
+
+    def compare_with(self, batches: Iterable[Any]) -> None:
+        """Lets each score tell its quantile among those of held-out examples, of the same random numbers.
+
+        Args:
+          batches: arrays of examples, of a conditional model in pairs with their conditions.
+
+        Raises:
+          ValueError: when the score of one is NaN.
+        """
+        scores = []
+        for batch in batches:
+            x, condition = self._model.condition.split(batch)
+            given = {} if condition is None else {"condition": condition}
+            arrays = {"x": x, **given, "seed": self.seed}
+            tensors = [tf.cast(arrays[spec.name], spec.dtype) for spec in self._score_specs]
+            scores.append(self._score(*tensors)["log_prob"].numpy())
+        self.held_out = np.sort(np.concatenate(scores))
+        evaluation.quantiles([], self.held_out)  # raises for NaN
+        self._score = self._shared_scores()
 
     def functions(self) -> dict[str, Any]:
         """Returns a dict of each signature's name to a `tf.function`."""
@@ -145,7 +169,12 @@ class Signatures:
         result = {"log_prob": log_prob, "log_prob_stderr": stderr}
         if self.levels is not None:
             result["bits_per_dim"] = self._model.data_space.to_loss(log_prob)
+        if self.held_out is not None:
+            result["quantile"] = quantiles(log_prob, self.held_out)
         return result
+
+    def _shared_scores(self):
+        return tf.function(self._scores, input_signature=self._score_specs, autograph=False)
 
     def _inverses(self, z, *condition):
         given = condition[0] if condition else None
@@ -174,6 +203,22 @@ class Signatures:
             return check_finite("x", x)
         # An 8-bit value of 256 levels cannot be out of range.
         return x if self.levels == 256 else check_range("x", x, 0, self.levels - 1)
+
+
+def quantiles(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:
+    """As `tf_resflow.evaluation.quantiles`, for a sorted reference, by operations that TFLite has."""
+    num = len(reference)
+    steps = [2**k for k in reversed(range(num.bit_length()))]
+    padded = tf.constant(np.append(reference, [math.inf] * (sum(steps) - num)), scores.dtype)
+
+    def count(is_before):
+        found = tf.zeros(tf.shape(scores), tf.int32)
+        for step in steps:  # binary search
+            found = tf.where(is_before(tf.gather(padded, found + step - 1), scores), found + step, found)
+        return found
+
+    ranks = tf.cast(count(tf.less) + tf.minimum(count(tf.less_equal), num), scores.dtype)
+    return tf.where(tf.equal(scores, scores), ranks / (2 * num), math.nan)
 
 
 def _chosen(names, known):

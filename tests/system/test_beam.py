@@ -1,0 +1,137 @@
+"""The example in Apache Beam scores tables as the loaded model does; it has the environment that make installs."""
+
+import csv
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+from pyarrow import parquet
+
+import tf_resflow as resflow
+from tf_resflow.evaluation import LikelihoodPlan
+from tf_resflow.models.data_info import DataInfo
+from tf_resflow.training.runs import Run
+
+SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "beam" / "score.py"
+PYTHON = pathlib.Path(sys.prefix) / "beam" / "bin" / "python"
+X, C = np.random.default_rng(0).normal(size=[50, 2]), np.random.default_rng(1).normal(size=[50, 1])
+
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="Apache Beam is not installed: make system installs it")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """An exported density of two columns given a third one, which takes at most 8 rows at a time."""
+    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), condition_size=1)
+    model = resflow.FlowModel(flow, [2], condition_shape=[1])
+    x, c = X.astype("float32"), C.astype("float32")
+    model.initialize(x, condition=c)
+    names = {"columns": ("height", "length, cm"), "condition_columns": ("age",)}
+    moments = {"mean": x.mean(0), "std": x.std(0), "condition_mean": c.mean(0), "condition_std": c.std(0)}
+    config = resflow.training.default_config()
+    config.data.update(name="tabular", path="people.csv")
+    run = Run(model, config, 5, pathlib.Path("run"), DataInfo("people", (2,), None, **moments, **names))
+    plan = LikelihoodPlan(log_det=resflow.logdet.Exact())
+    folder = tmp_path_factory.mktemp("model")
+    return resflow.serving.export(model, folder, run=run, plan=plan, held_out=[(x, c)], max_batch=8)
+
+
+@pytest.fixture(scope="module")
+def expected(path):
+    """The answer of the model for each row."""
+    loaded, parts = tf.saved_model.load(str(path)), range(0, 50, 5)
+    inputs = {"x": tf.constant(X, tf.float32), "condition": tf.constant(C, tf.float32)}
+    answers = [
+        loaded.signatures["serving_default"](**{name: value[i : i + 5] for name, value in inputs.items()})
+        for i in parts
+    ]
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def score(path, pattern, output):
+    command = [
+        PYTHON,
+        SCRIPT,
+        f"--model={path}",
+        f"--input={pattern}",
+        f"--output={output}",
+        "--runner=FnApiRunner",
+    ]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def check(rows, expected):
+    assert sorted(int(row["id"]) for row in rows) == [*range(50)]
+    for row in rows:
+        for name, values in expected.items():  # a held-out row may be above or below itself, by rounding
+            atol = 0.51 / 50 if name == "quantile" else 1e-5
+            np.testing.assert_allclose(float(row[name]), values[int(row["id"])], rtol=1e-5, atol=atol)
+
+
+def test_csv(path, expected, tmp_path):
+    """Of two files; rows that are not whole have empty scores."""
+    header = ["age", "id", "note", "height", "length, cm"]
+    rows = [[*C[i], i, 'a "note", of two words', *X[i]] for i in range(50)]
+    bad = [["", -1, "", 1, 2], ["x", -1, "", 1, 2], [1e300, -1, "", 1, 2], [1, -1], [1, -1, "", 1, 2, 3]]
+    for name, part in (("a.csv", rows[:20] + bad), ("b.csv", rows[20:])):
+        with (tmp_path / name).open("w", newline="") as file:
+            csv.writer(file).writerows([header, *part])
+    done = score(path, tmp_path / "*.csv", tmp_path / "scores/of")
+    assert done.returncode == 0 and "5 rows lack a number or are too long" in done.stdout, done.stderr[-3000:]
+    found = []
+    for file in sorted((tmp_path / "scores").iterdir()):
+        with file.open(newline="") as lines:
+            reader = csv.DictReader(lines)
+            found += reader
+        assert reader.fieldnames == [*header, "log_prob", "log_prob_stderr", "quantile"]
+    whole = [row for row in found if row["log_prob"]]
+    check(whole, expected)
+    assert {row["note"] for row in whole} == {'a "note", of two words'}
+    assert [row["id"] for row in found if not row["log_prob"]] == ["-1"] * 5
+
+
+def test_parquet(path, expected, tmp_path):
+    columns = {"height": X[:, 0], "age": [*C[:-1, 0], None], "length, cm": X[:, 1], "id": np.arange(50)}
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=20)
+    done = score(path, tmp_path / "a.parquet", tmp_path / "scores/of")
+    assert done.returncode == 0 and "1 rows lack a number" in done.stdout, done.stderr[-3000:]
+    (file,) = (tmp_path / "scores").iterdir()
+    rows = sorted(parquet.read_table(file).to_pylist(), key=lambda row: row["id"])
+    assert rows[-1]["log_prob"] is None
+    rows[-1] |= {name: values[-1] for name, values in expected.items()}
+    check(rows, expected)
+
+
+SEVERAL = """
+import sys
+import score
+
+for pattern in sys.argv[2:]:
+    try:
+        score.main(["--output=scores", f"--model={sys.argv[1]}", f"--input={pattern}"])
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_what_does_not_fit_is_said_at_once(path, tmp_path):
+    inputs = {
+        "a.csv": "age,height\n1,2\n",
+        "b.csv": "height,age\n1,2\n",
+        "c.csv": 'quantile,age,height,"length, cm"',
+    }
+    for name, text in inputs.items():
+        (tmp_path / name).write_text(text)
+    patterns = [tmp_path / name for name in ("a.csv", "*.csv", "c.csv", "d.csv")]
+    command = [PYTHON, "-c", SEVERAL, path, *patterns]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)}, capture_output=True, text=True
+    )
+    lacking, other, both, none = done.stdout.splitlines()
+    assert "lacks the columns ['length, cm'] of the model" in lacking and "has other columns than" in other
+    assert "has columns that are named as scores are, ['quantile']" in both and "There is no file" in none
