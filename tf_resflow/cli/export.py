@@ -4,7 +4,7 @@ resflow-export --workdir=runs/digits --export_dir=served/digits
 
 The model is written to EXPORT_DIR/VERSION, with README.md (the model and its signatures), signatures.json and, if
 the package tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest
-checkpoint.
+checkpoint, or of the best one on validation, if the run keeps it (README.md tells).
 """
 
 from absl import flags

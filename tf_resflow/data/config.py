@@ -20,6 +20,7 @@ FIELDS = {
     "flip": False,
     "crop_padding": Field(0, AT_LEAST_0),
     "image_size": Field(0, AT_LEAST_0),
+    "max_image_size": Field(0, AT_LEAST_0),
     "path": "",
     "path_validation": "",
     "path_test": "",
@@ -40,7 +41,8 @@ def default_config(**fields: Any) -> Any:
     - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" or "tabular" for your own files, or
       the name of an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
     - Images, tables: `path`, a folder or file (see `load_image_files`, `load_tabular`), `path_validation`,
-      `path_test`, `key` of a .npz file, `test_fraction`, `split_seed`.
+      `path_test`, `key` of a .npz file, `test_fraction`, `split_seed`. Images: `max_image_size`, to which larger
+      ones, or those of several sizes, are shrunk; 0 for none.
     - All images: `levels` (0 keeps the data's own: 256, or 17 for digits), `image_size` (0 keeps the data's own),
       and of the train stream `flip` and `crop_padding`.
     - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for
