@@ -15,10 +15,10 @@ row of --num images; by default all do. Where it is columns of a table, it is a 
 order in config.data.condition_columns and in the units of the data; then the picture shows the samples alone.
 
 --interpolate walks through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
-from one to another, "corners" over a --num x --num square with one at each corner. In 2-D the picture shows the
-paths over the log density; vectors of another size can only be written as .npy or .csv. Of images given their
-label, those with a label of --condition are chosen, and a point has the label of the nearest of them; columns given
-others have the condition between theirs.
+from one to another, "corners" over a --num x --num square with one at each corner. Rows of images are labeled by
+the numbers of these examples, from 1. In 2-D the picture shows the paths over the log density; vectors of another
+size can only be written as .npy or .csv. Of images given their label, those with a label of --condition are chosen,
+and a point has the label of the nearest of them; columns given others have the condition between theirs.
 """
 
 import contextlib

@@ -78,8 +78,7 @@ class Sampler:
         """Draws `num` examples at each temperature, see `draw_samples`."""
         model = self._model
         model.condition.arguments(condition, num)
-        given = conditions = None if condition is None else np.asarray(condition)
-        is_one_for_each = conditions is not None and conditions.ndim > len(model.condition.shape or ())
+        conditions, ndims = None if condition is None else np.asarray(condition), len(model.condition.shape or ())
         size, part = _batch_size(model), _part_size(model)
         batches = [(temperature, first) for temperature in temperatures for first in range(0, num, size)]
         parts = [(*batch, start) for batch in batches for start in range(0, min(size, num - batch[1]), part)]
@@ -87,8 +86,8 @@ class Sampler:
             if not start:
                 rows, scale = min(size, num - first), tf.constant(temperature, model.distribution.dtype)
                 latents = self._latents(tf.constant(rows), tf.constant([first // size, seed], tf.int64), scale)
-            z = latents[start : start + part]
-            if is_one_for_each:
+            z, given = latents[start : start + part], conditions
+            if conditions is not None and conditions.ndim > ndims:  # one for each example
                 given = conditions[first + start : first + start + len(z)]
             samples, finite = self._decode(z, given)
             if not finite:

@@ -210,8 +210,8 @@ class Report:
         keep = "" if self._config.train.keep_best else "Keep that one by train.keep_best=True. "
         kind = " resflow.sklearn.FlowDensity is made for small tables." if self.unit == "nats" else ""
         return (
-            f"{below} Step {best:,} of {last:,} was best: the model overfits. {keep}Try a smoother model, by "
-            f"model.activation=lipswish, fewer model.num_blocks or a larger train.weight_decay, or more data.{kind}"
+            f"{below} Step {best:,} of {last:,} was best: the model overfits. {keep}Try fewer blocks "
+            f"(model.num_blocks), scores after fewer steps (train.eval_every), or more data.{kind}"
         )
 
     def figures(self, directory: pathlib.Path) -> dict[str, float]:
