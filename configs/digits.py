@@ -31,4 +31,5 @@ def get_config():
     config.train.schedule = "cosine"
     config.train.eval_every = 500
     config.train.checkpoint_every = 500
+    config.train.keep_best = True
     return config

@@ -60,9 +60,9 @@ def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Ite
         yield item
 
 
-def bar(name: str, total: int, initial: int = 0, *, unit: str = "step") -> Any:
+def bar(name: str, total: int, initial: int = 0) -> Any:
     """A bar that the caller moves, a `tqdm.tqdm` that stays on the screen."""
-    moved = _tqdm()(desc=name, total=total, initial=initial, unit=unit, disable=not _SHOWN.get())
+    moved = _tqdm()(desc=name, total=total, initial=initial, unit="step", disable=not _SHOWN.get())
     update = moved.update
 
     def checked(num=1):

@@ -64,7 +64,7 @@ def test_pictures(sample, tmp_path, monkeypatch):
         sample(tmp_path / "a.PNG")
     assert titles == [
         ("8gaussians: 40 samples at temperature 0.5", ["test data (40)", "samples (40)"]),
-        ("8gaussians: paths between test examples", []),
+        ("8gaussians: paths between test examples", ["paths", "examples"]),
         ("8gaussians: 1,000 samples at temperature 1", ["samples (1,000)"]),
     ]
     assert said == ["The picture shows no data: no such file"]

@@ -169,10 +169,16 @@ def test_images_of_any_size(size, squeezed, data_dir, no_search):
 
 
 def test_which_configs_hold_examples_back():
-    """Those of the paper, and those whose score beside the published code is in docs/results.md, do not."""
-    fractions = {name: base_config(name).data.validation_fraction for name in NAMES}
+    """Those of the paper, and those whose score beside the published code is in docs/results.md, do not.
+
+    Of the others those with few examples keep the best checkpoint.
+    """
+    configs = {name: base_config(name) for name in NAMES}
+    fractions = {name: config.data.validation_fraction for name, config in configs.items()}
     assert {name for name in NAMES if fractions[name]} == {"digits", "images", "tabular", "toy2d"}
     assert set(fractions.values()) == {0.0, 0.1}
+    assert {name for name in NAMES if configs[name].train.keep_best} == {"digits", "images", "tabular"}
+    assert {name for name in NAMES if configs[name].train.patience} == {"images", "tabular"}
 
 
 # The published code's own count of its parameters for the commands of its README, without the two of each block's

@@ -182,6 +182,23 @@ def test_image_size_shrinks_the_square_in_the_center(tmp_path):
         np.testing.assert_array_equal(_load(tmp_path / "a.npy", image_size=4).array("train")[0], result)
 
 
+def test_images_larger_than_the_most_are_shrunk_as_to_a_size(tmp_path, said):
+    """A folder or an array; so are images of several sizes. Others, or with an image_size, are as they would be."""
+    _write(tmp_path / "folder", COLOR)
+    np.save(tmp_path / "a.npy", COLOR)
+    for path in (tmp_path / "folder", tmp_path / "a.npy"):
+        expected = _load(path, image_size=4).array("train")
+        np.testing.assert_array_equal(_load(path, max_image_size=4).array("train"), expected)
+        assert _load(path, max_image_size=4, image_size=2).event_shape == (2, 2, 3)
+        assert {_load(path, max_image_size=most).event_shape for most in (5, 6, 0)} == {(6, 4, 3)}
+    assert len(said) == 2 and "shrunk to 4 x 4. Choose another size" in said[0]
+    Image.fromarray(COLOR[0, :5]).save(tmp_path / "folder" / "07.png")
+    assert _load(tmp_path / "folder", max_image_size=4).event_shape == (4, 4, 3)
+    _refuse("2 sizes", tmp_path / "folder", max_image_size=5)
+    options = {"event_shape": (4, 4, 3), "levels": 256, "max_image_size": 4}
+    assert load_examples(tmp_path / "folder", **options)[0].shape == (20, 4, 4, 3)
+
+
 @pytest.mark.parametrize("images, channels", [(COLOR, 3), (GRAY, 1), (GRAY[..., np.newaxis], 1)])
 def test_arrays(tmp_path, images, channels):
     np.save(tmp_path / "a.npy", images)

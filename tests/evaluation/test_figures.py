@@ -47,6 +47,18 @@ def test_learning_curves(tmp_path, figures):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training step", "negative log-likelihood (nats)")
 
 
+def test_the_best_checkpoint_of_a_run_has_a_star(tmp_path, figures):
+    """And its label the step of it and the last one; the run that kept none has neither."""
+    scores = [
+        {"step": s, "split": "validation", "nats": v, "num_examples": 7} for s, v in ((1, 2.0), (2, 1.0), (3, 4.0))
+    ]
+    runs = {"kept": [{**line, "best_step": min(line["step"], 2)} for line in scores], "not kept": scores}
+    learning_curves(tmp_path / "curves.png", runs, "nats")
+    stars = [line.get_xydata().tolist() for line in figures[0].axes[0].get_lines() if line.get_marker() == "*"]
+    assert stars == [[[2, 1.0]]]
+    assert legend(figures[0])[:2] == ["kept: best at 2 of 3", "not kept"]
+
+
 def test_the_beginning_and_spikes_do_not_set_the_range(tmp_path, figures):
     steps = np.arange(1, 101)
     values = 2 + 1000 * np.exp(-steps) + 500 * (steps == 60)
@@ -70,7 +82,9 @@ def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, monkeypatc
         calls.append(points.dtype)
         return normal.logpdf(points)
 
-    density_figure(tmp_path / "density.png", data, samples, log_prob)
+    density_figure(tmp_path / "density.png", data, samples, log_prob, columns=["age", "height"])
+    assert [axes.get_xlabel() for axes in figures[0].axes[:3]] == ["age"] * 3
+    assert [axes.get_ylabel() for axes in figures[0].axes[:3]] == ["height", "", ""]
     left, middle, right, bar = figures[0].axes
     assert bar.get_ylabel() == "density (1 / unit²)"
     assert [axes.get_title() for axes in (left, right)] == ["data (20,000)", "samples (5,000)"]
@@ -94,6 +108,7 @@ def test_paths_are_lines_over_the_log_density(tmp_path, figures):
         paths_figure(tmp_path / "p.png", paths, [[9.0, -9.0]], log_prob, square=square, title="title")
         axes, bar = figures[-1].axes
         assert (axes.get_title(), bar.get_ylabel()) == ("title", "log density (nats)")
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("x", "y") and legend(figures[-1]) == ["paths", "examples"]
         *drawn, marks = axes.get_lines()
         for line, points in zip(drawn, lines, strict=True):
             np.testing.assert_array_equal(line.get_xydata(), points)

@@ -72,6 +72,9 @@ def test_images(tmp_path):
     write_samples(path, [values], (2, 2, 3, 3, 1), levels=17, labels=["temperature 0.5", "temperature 1"])
     rows = np.asarray(Image.open(path))
     assert rows.shape[0] == square.shape[0] and rows.shape[1] > square.shape[1] + 50
+    for num in (8, 16):  # images of many rows are as large as those of 64 samples
+        write_samples(path, [np.full([num * num, 8, 8, 1], 16, np.uint8)], (num, num, 8, 8, 1), levels=17)
+        assert Image.open(path).size == (7 * (9 * num + 1), 7 * (9 * num + 1))
 
 
 def test_grid_places_every_image():

@@ -9,7 +9,7 @@ from absl import logging
 
 import tf_resflow as resflow
 from tf_resflow.evaluation import draw_samples, interpolate_corners, interpolate_pairs, sampling
-from tf_resflow.evaluation.sampling import interpolate_examples
+from tf_resflow.evaluation.sampling import ends_of_paths, interpolate_examples
 
 
 def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
@@ -29,6 +29,18 @@ def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
     for fewer in (3, 6):
         drawn = np.concatenate(list(draw_samples(model, fewer, seed=seed)))
         np.testing.assert_allclose(drawn, ones[:fewer], atol=1e-6)
+
+
+def test_a_batch_is_decoded_in_parts_that_move_the_bar(monkeypatch):
+    """As many at a time as have 2^14 values; of a sampler, later calls reuse the graphs."""
+    flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([1])])
+    sampler, tracked, traces, flow_input = None, [], [], sampling.flow_input
+    monkeypatch.setattr(sampling, "track", lambda items, name: tracked.append((name, len(items))) or items)
+    monkeypatch.setattr(sampling, "flow_input", lambda *args: traces.append(args) or flow_input(*args))
+    sampler = sampling.Sampler(resflow.FlowModel(flow, (32, 32, 1), levels=256))
+    assert [len(part) for part in sampler(40)] == [16, 16, 8]
+    assert [len(part) for part in sampler(70)] == [16, 16, 16, 16, 6]
+    assert tracked == [("samples", 3), ("samples", 5)] and len(traces) <= 2
 
 
 @pytest.mark.parametrize("levels", [None, 8])
@@ -118,8 +130,9 @@ def test_batches_of_paths_are_those_of_one_call(monkeypatch):
         assert whole.shape == (num, length, 2)
         np.testing.assert_allclose(parts, whole, atol=1e-6)
         ends = whole[[0, -1]][:, [0, -1]] if kind == "corners" else whole[:, [0, -1]]
-        distances = np.linalg.norm(ends.reshape(-1, 1, 2) - examples, axis=-1)
-        assert np.all(distances.min(axis=1) < 1e-4) and len(set(distances.argmin(axis=1))) == len(distances)
+        places = ends_of_paths(9, kind=kind, num=num, seed=2**40)
+        np.testing.assert_allclose(ends, examples[places], atol=1e-4)
+        assert len(np.unique(places)) == places.size
 
 
 def test_fewer_pairs_than_are_asked_for(monkeypatch):

@@ -4,8 +4,8 @@ python tests/system/kill_and_resume.py --trials=20
 
 A trial starts bin/train.py in a new workdir, sends it SIGKILL at a random moment, and repeats that with the same
 command; the last time it is left alone. Every other kill comes at any time since the start, the others a random
-time after a checkpoint of a random step has appeared, and so between the steps. The last checkpoint and the
-held-out scores must then equal those of a run that nothing interrupted, bit for bit.
+time after a checkpoint of a random step has appeared, and so between the steps. The last and the best
+checkpoint and the held-out scores must then equal those of a run that nothing interrupted, bit for bit.
 """
 
 import argparse
@@ -39,6 +39,8 @@ FLAGS = [
     f"--config.train.checkpoint_every={CHECKPOINT_EVERY}",
     "--config.train.log_every=5",
     "--config.train.eval_every=20",
+    "--config.train.keep_best=True",
+    "--config.train.patience=3",
     f"--config.train.steps={STEPS}",
 ]
 
@@ -89,23 +91,26 @@ def after_step(workdir, step, seconds):
 
 
 def state(workdir):
-    """All that the last checkpoint and the metrics hold, as arrays and dicts."""
-    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / f"ckpt-{STEPS}"))
-    keys = [key for key in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in key]
-    keys.remove("save_counter/.ATTRIBUTES/VARIABLE_VALUE")  # the number of saves of the process
+    """All that the last checkpoint, the best one and the metrics hold, as arrays and dicts."""
+    weights, folder = {}, workdir / "checkpoints"
+    for path in (folder / f"ckpt-{STEPS}", *(path.with_suffix("") for path in folder.glob("best/*.index"))):
+        reader = tf.train.load_checkpoint(str(path))
+        keys = [key for key in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in key]
+        keys.remove("save_counter/.ATTRIBUTES/VARIABLE_VALUE")  # the number of saves of the process
+        weights |= {f"{path.relative_to(folder)}/{key}": reader.get_tensor(key) for key in keys}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     metrics = {(line["step"], line["split"]): line for line in lines}
     if len(metrics) != len(lines):
         raise AssertionError("A line of metrics.jsonl is there twice.")
     for line in lines:
         line.pop("steps_per_second", None)
-    return {key: reader.get_tensor(key) for key in keys}, metrics
+    return weights, metrics
 
 
 def assert_same(expected, found):
     """Raises AssertionError unless the states are the same, bit for bit."""
     weights, metrics = zip(expected, found, strict=True)
-    assert weights[0].keys() == weights[1].keys() and len(weights[0]) > 10
+    assert weights[0].keys() == weights[1].keys() and len(weights[0]) > 20
     for key, value in weights[0].items():
         np.testing.assert_array_equal(value, weights[1][key], err_msg=key)
     # A logged mean is over the steps since the last one, and a resumed run has not those before its checkpoint.

@@ -116,6 +116,19 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
     assert steps == list(range(40, run.step + 1, 40))
 
 
+def test_workers_end_together_when_no_better_score_comes(tmp_path, start_workers):
+    """They learn nothing. The best checkpoint, which the first writes, is the one that both score."""
+    fields = {"learning_rate": 1e-30, "eval_every": 10, "keep_best": True, "patience": 1}
+    flags = [f"--config.train.{name}={value}" for name, value in fields.items()]
+    workers = start_workers(tmp_path / "run", [flags, flags])
+    outputs = [worker.communicate(timeout=120) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], [errors[-3000:] for _, errors in outputs]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["ended_by_patience"] == 1 and result["last_step"] - result["step"] == 10
+    run = resflow.load(tmp_path / "run")
+    assert run.is_best and run.step == result["step"] and result["last_step"] < 200
+
+
 def test_each_worker_decodes_its_share_and_has_the_config_of_the_others(start_both, tmp_path):
     """Of an epoch of 8 batches of 8, each decodes 32: its half of each batch, in the order of one machine."""
     script = pathlib.Path(__file__).with_name("one_of_two_workers.py")

@@ -2,6 +2,7 @@ import contextlib
 import itertools
 import json
 import math
+import re
 import shutil
 import signal
 
@@ -10,15 +11,17 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow import progress
 from tf_resflow.cli.evaluate import table
-from tf_resflow.training import NonFiniteError, loop, read_metrics, signals
+from tf_resflow.training import NonFiniteError, base_config, loop, read_metrics, signals
 from tf_resflow.training.report import Report
 from tf_resflow.training.workdir import Workdir
 
 
 def saved_state(workdir, step):
     """All that a checkpoint holds, by key."""
-    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / f"ckpt-{step}"))
+    name = step if isinstance(step, str) else f"ckpt-{step}"
+    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / name))
     keys = [key for key in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in key]
     return {key: reader.get_tensor(key) for key in keys if "save_counter" not in key}
 
@@ -192,6 +195,81 @@ def test_a_signal_in_the_last_evaluation_acts_as_ever(tmp_path, make_config, tra
     assert saved_steps(tmp_path) == [5, 10]
 
 
+@pytest.fixture
+def no_learning(monkeypatch, no_figures, set_step):
+    """A step makes the weights its number w; a score of the validation split is (w - 4)^2, of another one w."""
+
+    def scores(report, split="test"):
+        step = float(report._model.trainable_variables[0].numpy().flat[0])
+        nats = (step - 4) ** 2 if split == "validation" else step
+        return {"nats": nats, "nats_stderr": 0.5, "num_examples": 50, "estimator_std": 0.0}
+
+    def step(model, batch, step):
+        for weight in model.trainable_variables:
+            weight.assign(tf.fill(weight.shape, float(step)))
+        model.optimizer.iterations.assign(step)
+        return {"nats": 0.0}
+
+    monkeypatch.setattr(Report, "scores", scores)
+    monkeypatch.setattr(Report, "sample_grid", lambda report: None)
+    set_step(step)
+
+
+CHOOSING = {"train__keep_best": True, "train__patience": 2, "train__eval_every": 2, "train__ema_momentum": 0.0}
+
+
+@pytest.mark.parametrize("on_replicas", [False, True])
+def test_the_best_checkpoint_is_the_one_that_counts(
+    tmp_path, make_config, train, no_learning, two_replicas, on_replicas
+):
+    """Two evaluations after the one of step 4 are worse: training ends. With more patience it goes on."""
+    options = {"strategy": two_replicas} if on_replicas else {}
+    result = train(make_config(**CHOOSING), tmp_path, **options)
+    assert (result["step"], result["last_step"], result["ended_by_patience"], result["best"]) == (4, 8, 2, 0.0)
+    assert (result["nats"], result["validation"]["nats"], result["validation"]["step"]) == (4.0, 0.0, 4)
+    assert "at step 4, the best of 8 on validation" in result["line"]
+    assert "ended by 2 evaluations without a better one" in result["line"]
+    assert scored(tmp_path) == [*(("validation", s, (s - 4.0) ** 2) for s in (2, 4, 6, 8)), ("test", 4, 4.0)]
+    found = [line["best_step"] for line in read_metrics(tmp_path) if line["split"] == "validation"]
+    assert found == [2, 4, 4, 4] and saved_steps(tmp_path) == [5, 6, 8]
+    assert [path.name for path in (tmp_path / "checkpoints" / "best").glob("*.index")] == ["ckpt-4.index"]
+    run = resflow.load(tmp_path)
+    assert (run.step, run.is_best) == (4, True) and "step 4, the best" in run.note
+    assert np.all(run.model.trainable_variables[0].numpy() == 4.0)
+    header = resflow.training.Evaluation(run, resflow.data.load(run.config.data)).header()
+    assert (header["step"], header["checkpoint"]) == (4, "best")
+
+    assert train(make_config(**CHOOSING), tmp_path)["line"].startswith("Already done")
+    longer = train(make_config(**CHOOSING | {"train__patience": 3}), tmp_path)
+    assert (longer["step"], longer["last_step"]) == (4, 10) and "ended_by_patience" not in longer
+    last = train(make_config(**CHOOSING | {"train__keep_best": False, "train__patience": 0}), tmp_path)
+    assert (last["step"], last["nats"], resflow.load(tmp_path).step) == (10, 10.0, 10)
+
+
+def test_a_run_that_is_killed_chooses_the_same_checkpoint(tmp_path, make_config, train, no_learning, monkeypatch):
+    """Wherever it is: before the best checkpoint or its score is written, after the last score, at the end."""
+    places = [(loop.Checkpoints, "save", 4), (loop.MetricsWriter, "scalars", 2)]
+    places += [(loop.MetricsWriter, "image", 4), (Report, "result", 1)]
+    config = make_config(**CHOOSING, train__log_every=20)
+    monkeypatch.setattr(Report, "sample_grid", lambda report: np.zeros([1, 1, 1], np.uint8))
+    expected = train(config, tmp_path / "whole")
+    for owner, name, call in places:
+        workdir, calls, method = tmp_path / name, itertools.count(1), getattr(owner, name)
+
+        def killed(*args, calls=calls, call=call, method=method, **kwargs):
+            if next(calls) == call:
+                raise KeyboardInterrupt
+            return method(*args, **kwargs)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, name, killed)
+            train(config, workdir)
+        assert train(config, workdir) == expected
+        assert read_metrics(workdir) == read_metrics(tmp_path / "whole")
+        for step in (8, "best/ckpt-4"):
+            np.testing.assert_equal(saved_state(workdir, step), saved_state(tmp_path / "whole", step))
+
+
 def test_the_best_score_is_of_the_same_examples(tmp_path, make_config, train, no_work):
     """The score of more examples was another one."""
     before = train(make_config(train__steps=5, eval__num_examples=50), tmp_path)
@@ -244,6 +322,46 @@ def test_a_finished_run_gives_its_result_again(plane, tmp_path, make_config, tra
     assert (workdir / "figures" / "density_2d.png").exists()
     assert read_metrics(workdir) == lines
     np.testing.assert_equal(saved_state(workdir, 10), saved_state(plane[0], 10))
+
+
+def test_the_time_of_a_step_is_told_once(tmp_path, monkeypatch, capsys):
+    """Without the first step, which builds the graph; a long run is offered a shorter one."""
+    clock = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    config = base_config("images:64")
+    with progress.shown(), progress.bar("training", 3000) as bar:
+        log = loop._StepLog(None, None, bar, (), 0, loop._shorter(config))
+        for step in range(1, 5):
+            clock[0] += 60.0 if step == 1 else 20.0
+            log.add(step, {"nats": 0.0})
+    told = [line for line in capsys.readouterr().err.splitlines() if "A step takes" in line]
+    assert len(told) == 1
+    assert "A step takes 20 s: 16:39:20 to go. For a shorter run, in another --workdir: " in told[0]
+    flags = "--config.data.image_size=32 or --config.train.steps=1500 or --config.train.batch_size=32 or "
+    assert flags + "--config.model.num_blocks='(1, 1, 1)'." in told[0]
+
+
+@pytest.mark.parametrize(
+    "scores, keep_best, words",
+    [
+        ([90.0, 80.0], True, "No earlier step was better.*Raise train.steps"),
+        ([80.0, 90.0], True, "Step 5 of 10 was best: the model overfits. Try fewer blocks.*FlowDensity"),
+        ([80.0, 90.0], False, "Keep that one by train.keep_best=True"),
+        ([2.0, 3.0], False, None),
+    ],
+)
+def test_a_score_below_a_baseline_is_a_warning(
+    tmp_path, make_config, train, monkeypatch, no_work, caplog, scores, keep_best, words
+):
+    nats = iter([*scores, scores[-1]])
+    found = {"nats_stderr": 0.5, "num_examples": 50, "estimator_std": 0.0}
+    monkeypatch.setattr(Report, "scores", lambda report, split=None: {"nats": next(nats), **found})
+    config = make_config(train__eval_every=5, train__keep_best=keep_best)
+    result = train(config, tmp_path)
+    assert ("warning" in result) == bool(words)
+    if words:
+        pattern = rf"The model scores {scores[-1]:.3f} nats, and the gaussian baseline is better: .*{words}"
+        assert re.search(pattern, result["warning"]) and result["warning"] in caplog.text
 
 
 def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, train, set_step, no_figures):
@@ -302,6 +420,10 @@ def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, two_rep
         ({"model__kind": "image", "model__norms": (2.0,) * 4}, {}, "model.kind"),
         ({"eval__split": "extra"}, {}, "eval.split.*'test'"),
         ({"train__steps": 0}, {}, "train.steps is 0"),
+        *(
+            ({name: value, "data__validation_fraction": 0.0}, {}, "has none: set config.data.validation_fraction")
+            for name, value in (("train__keep_best", True), ("train__patience", 1))
+        ),
         ({"data__name": "8gaussian"}, {}, "8gaussians"),
         ({"model__activation": "lipswsh"}, {}, "activation must be one of"),
         ({"model__condition": "label"}, {}, "'label', but '8gaussians' has no labels"),

@@ -4,7 +4,8 @@ resflow-export --workdir=runs/digits --export_dir=served/digits
 
 The model is written to EXPORT_DIR/VERSION, with README.md (the model and its signatures), signatures.json and, if
 the package tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest
-checkpoint, and the scores of up to 10,000 of the run's held-out examples, among which each score has a quantile.
+checkpoint, or of the best one on validation, if the run keeps it (README.md tells); and the scores of up to 10,000
+of the run's held-out examples, among which each score has a quantile.
 """
 
 from absl import flags

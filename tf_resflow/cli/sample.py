@@ -15,10 +15,10 @@ row of --num images; by default all do. Where it is columns of a table, it is a 
 order in config.data.condition_columns and in the units of the data; then the picture shows the samples alone.
 
 --interpolate walks through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
-from one to another, "corners" over a --num x --num square with one at each corner. In 2-D the picture shows the
-paths over the log density; vectors of another size can only be written as .npy or .csv. Of images given their
-label, those with a label of --condition are chosen, and a point has the label of the nearest of them; columns given
-others have the condition between theirs.
+from one to another, "corners" over a --num x --num square with one at each corner. Rows of images are labeled by
+the numbers of these examples, from 1. In 2-D the picture shows the paths over the log density; vectors of another
+size can only be written as .npy or .csv. Of images given their label, those with a label of --condition are chosen,
+and a point has the label of the nearest of them; columns given others have the condition between theirs.
 """
 
 import contextlib
@@ -187,16 +187,16 @@ def _sample(info):
             names=info.columns,
             name=info.name,
         )
-    print(f"{rows * num:,} samples: {FLAGS.output}")
+    print(f"{rows * num:,} samples{run.note}: {FLAGS.output}")
 
 
 def _interpolate(info):
     import tensorflow as tf
 
-    from tf_resflow.evaluation.sampling import interpolate_examples
+    from tf_resflow.evaluation.sampling import ends_of_paths, interpolate_examples
 
     kind, (num, length) = FLAGS.interpolate, _grid(info)
-    examples, condition = _ends_of_paths(info)
+    examples, condition, places = _held_out(info)
     run = resflow.load(FLAGS.workdir)
     model = run.density
     paths = interpolate_examples(
@@ -205,22 +205,28 @@ def _interpolate(info):
     if _is_drawn_as_lines(info):
         title = f"{info.name}: paths between {run.config.eval.split} examples"
         log_prob = tf.function(functools.partial(model.log_prob, seed=0, evaluation=True), autograph=False)
-        paths_figure(FLAGS.output, paths, examples, log_prob, square=kind == "corners", title=title)
+        square = kind == "corners"
+        paths_figure(FLAGS.output, paths, examples, log_prob, square=square, columns=info.columns, title=title)
     else:
+        ends = places[ends_of_paths(len(examples), kind=kind, num=num, seed=FLAGS.seed)] + 1
+        labels = [f"{run.config.eval.split} {first} to {last}" for first, last in ends]
+        if kind == "corners":  # of its first and its last row
+            labels[1:1] = [""] * (len(paths) - 2)
         points = paths.reshape(-1, *info.event_shape)
-        write_samples(FLAGS.output, [points], paths.shape, levels=info.levels, names=info.columns)
-    print(f"{len(paths):,} x {paths.shape[1]:,} samples: {FLAGS.output}")
+        write_samples(FLAGS.output, [points], paths.shape, levels=info.levels, labels=labels, names=info.columns)
+    print(f"{len(paths):,} x {paths.shape[1]:,} samples{run.note}: {FLAGS.output}")
 
 
-def _ends_of_paths(info):
-    """The held-out examples, and their conditions or None; of --condition alone if that is given for labels."""
+def _held_out(info):
+    """The held-out examples, their conditions or None, and their places; of the labels of --condition alone."""
     split = command_line.workdir().read_config().eval.split
     if not _has_labels() and info.condition_mean is None:
-        return _data().array(split), None
+        examples = _data().array(split)
+        return examples, None, np.arange(len(examples))
     batches = _data().eval_batches(split, 1000, labels=True).as_numpy_iterator()
     examples, condition = map(np.concatenate, zip(*batches, strict=True))
-    chosen = np.isin(condition, _condition(info)) if _has_labels() else slice(None)
-    return examples[chosen], condition[chosen]
+    chosen = np.isin(condition, _condition(info)) if _has_labels() else np.full(len(examples), True)
+    return examples[chosen], condition[chosen], np.flatnonzero(chosen)
 
 
 def _data():

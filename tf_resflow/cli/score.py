@@ -56,7 +56,7 @@ def check() -> None:
 def main() -> None:
     """Scores and writes the file."""
     with progress.shown():
-        scores = _scores()
+        scores, note = _scores()
     with whole_file(FLAGS.output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["example", *scores])
@@ -64,7 +64,7 @@ def main() -> None:
             writer.writerow([number, *(f"{value:.9g}" for value in row)])
     low = np.nanmean(scores["quantile"] <= 0.01) if "quantile" in scores else None
     rare = "" if low is None else f"; {low:.1%} are less likely than 99 % of held-out examples"
-    print(f"{len(scores['log_prob']):,} examples{rare}: {FLAGS.output}")
+    print(f"{len(scores['log_prob']):,} examples{rare}{', by the model' + note if note else ''}: {FLAGS.output}")
 
 
 def _scores():
@@ -80,7 +80,7 @@ def _scores():
     if held_out is not None:
         reference = scores if given is None else score(track(held_out, "held-out examples"), FLAGS.seed)
         scores["quantile"] = evaluation.quantiles(scores["log_prob"], reference["log_prob"])
-    return scores
+    return scores, run.note
 
 
 def _batches(examples, size):
@@ -96,6 +96,7 @@ def _examples(config, info):
     from tf_resflow.data.loading import load_examples
 
     kind: dict[str, Any] = {"levels": info.levels, "key": config.data.key, "image_size": config.data.image_size}
+    kind["max_image_size"] = config.data.max_image_size
     kind |= {"read_options": config.data.read_options, "skip_unreadable": config.data.skip_unreadable}
     shape, columns = info.event_shape, info.columns
     if info.condition_mean is None:

@@ -20,6 +20,7 @@ FIELDS = {
     "flip": False,
     "crop_padding": Field(0, AT_LEAST_0),
     "image_size": Field(0, AT_LEAST_0),
+    "max_image_size": Field(0, AT_LEAST_0),
     "path": "",
     "path_validation": "",
     "path_test": "",
@@ -42,7 +43,8 @@ def default_config(**fields: Any) -> Any:
       the name of an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
     - Images, tables: `path`, a folder or file (see `load_image_files`, `load_tabular`), `path_validation`,
       `path_test`, `key` of a .npz file, `test_fraction`, `split_seed`.
-    - Images: `skip_unreadable`, whether to go on without the files of a folder that cannot be read.
+    - Images: `max_image_size`, to which larger ones, or those of several sizes, are shrunk; 0 for none.
+      `skip_unreadable`, whether to go on without the files of a folder that cannot be read.
     - All images: `levels` (0 keeps the data's own: 256, or 17 for digits), `image_size` (0 keeps the data's own),
       and of the train stream `flip` and `crop_padding`.
     - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for

@@ -27,6 +27,7 @@ with extra("data"):
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(["validation", "valid", "val"], "validation")  # folder names in lower case
 _MOST_NAMED = 50  # files in a message
+_SHRUNK = "The images are shrunk to %d x %d. Choose another size by image_size, as in --config.data.image_size=64."
 _MEMORY = 2 * 2**30  # largest size of a split in bytes
 
 
@@ -69,6 +70,7 @@ def load_image_files(
     key: str | None = None,
     levels: int = 256,
     image_size: int | None = None,
+    max_image_size: int | None = None,
     flip: bool = False,
     crop_padding: int = 0,
     test_fraction: float = 0.1,
@@ -98,6 +100,7 @@ def load_image_files(
       levels: values of a pixel, a power of two in 2, ..., 256: the low bits are dropped.
       image_size: height and width of the examples. The square in the center of each image is shrunk to this size;
         each pixel is the mean of the pixels that it covers. None: images of one size, as they are.
+      max_image_size: without an `image_size`, that of images that are larger, or of several sizes.
       flip: see `Dataset`.
       crop_padding: see `Dataset`.
       test_fraction: fraction of the images for testing, if there is no such split.
@@ -122,9 +125,15 @@ def load_image_files(
     check_power_of_two(levels)
     places = _places(path, path_test, path_validation)
     folders = _look_at({split: place for split, place in places.items() if place.is_dir()}, skip_unreadable)
+    sizes = {header.size for folder in folders.values() for header in folder.headers}
+    image_size = image_size or _shrunk_size(sizes, max_image_size)
     _check_sizes(folders.values(), image_size)
     is_gray = all(header.is_gray for folder in folders.values() for header in folder.headers)
-    parts = {split: _read_numpy(place, key, image_size) for split, place in places.items() if split not in folders}
+    parts = {
+        split: _read_numpy(place, key, image_size, max_image_size)
+        for split, place in places.items()
+        if split not in folders
+    }
     fractions = {"test": test_fraction, "validation": validation_fraction}
 
     def draw():
@@ -311,6 +320,15 @@ def _check_sizes(folders, image_size):
         )
 
 
+def _shrunk_size(sizes, most):
+    """The `image_size` of images larger than `most`, or of several sizes; None if they stay as they are."""
+    sides = [side for size in sizes for side in size]
+    if not most or not sizes or min(sides) < most or (len(sizes) == 1 and max(sides) == most):
+        return None
+    logging.warning(_SHRUNK, most, most)
+    return most
+
+
 def _sized(size, file):
     return f"{file} ({size[0]} x {size[1]})"
 
@@ -375,7 +393,7 @@ def _check_memory(path, shape):
         )
 
 
-def _read_numpy(path, key, image_size):
+def _read_numpy(path, key, image_size, max_image_size):
     """The images, labels or None, and None for their files, of a .npy or .npz file."""
     images, aside = read_array(path, key, aside=("labels",))
     shape, kind = list(images.shape), images.dtype
@@ -392,6 +410,7 @@ def _read_numpy(path, key, image_size):
             f"{path}: expected images [num, height, width, channels] of 1 or 3 channels, or [num, height, width], "
             f"but the shape is {shape}.{' Save images.transpose(0, 2, 3, 1).' if is_channels_first else ''}"
         )
+    image_size = image_size or _shrunk_size({(shape[2], shape[1])}, max_image_size)
     if image_size and min(shape[1:3]) < image_size:
         raise ValueError(f"{path}: the images are {shape[1]} x {shape[2]}, smaller than image_size = {image_size}.")
     sides = [image_size, image_size] if image_size else shape[1:3]

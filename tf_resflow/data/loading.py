@@ -25,7 +25,7 @@ _EVERYWHERE = ("name", "validation_fraction", "data_dir", "download")  # data_di
 _PIXELS = ("levels", "image_size", "flip", "crop_padding")
 _FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
 _FIELDS = {
-    "images": (*_PIXELS, *_FILES, "skip_unreadable"),
+    "images": (*_PIXELS, "max_image_size", *_FILES, "skip_unreadable"),
     "tabular": (*_FILES, "columns", "condition_columns", "read_options"),
     "digits": _PIXELS,
     **dict.fromkeys(DENSITIES, ("num_test",)),
@@ -86,6 +86,7 @@ def load_examples(
     read_options: Mapping[str, Any] | None = None,
     key: str | None = None,
     image_size: int | None = None,
+    max_image_size: int | None = None,
     skip_unreadable: bool = False,
 ) -> tuple[np.ndarray, list[str] | None]:
     """All examples of a file or a folder, to score them: `[num, *event_shape]`, float32 vectors or uint8 images.
@@ -100,7 +101,8 @@ def load_examples(
         array = read_array(pathlib.Path(path).expanduser(), key, ["labels"])[0]
         examples = Dataset.from_arrays(str(path), {"all": array}, levels).array("all")
     else:
-        options: dict[str, Any] = {"key": key, "image_size": image_size or None, "skip_unreadable": skip_unreadable}
+        options: dict[str, Any] = {"key": key, "image_size": image_size, "max_image_size": max_image_size}
+        options["skip_unreadable"] = skip_unreadable
         images = load_image_files(path, test_fraction=0.0, validation_fraction=0.0, **options)
         examples = np.concatenate([images.array(split) for split in images.sizes]) // np.uint8(256 // levels)
         if images.files:

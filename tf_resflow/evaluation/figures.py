@@ -69,11 +69,13 @@ def density_figure(
     samples: ArrayLike,
     log_prob: Callable[[np.ndarray], ArrayLike],
     *,
+    columns: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
     """Draws data `[num, 2]`, the density and samples of a model in panels with the same axes and colors.
 
-    The color scale follows the square root of the density, which also shows rare values.
+    The color scale follows the square root of the density, which also shows rare values. `columns` are the names of
+    the axes, by default x and y.
     """
     with extra("plots"):
         from matplotlib import colors
@@ -86,7 +88,7 @@ def density_figure(
     with _written(path, (13, 4.4), bbox_inches="tight") as fig:
         left, middle, right = fig.subplots(1, 3, sharex=True, sharey=True)
         for axes, values in zip((left, middle, right), (histograms[0], density, histograms[1]), strict=True):
-            image = _draw(axes, values, limits, norm=norm)
+            image = _draw(axes, values, limits, columns, norm=norm)
         left.set_title(f"data ({len(data):,})")
         right.set_title(f"samples ({len(samples):,})")
         middle.set(title=title or "model density", ylabel="")
@@ -101,9 +103,12 @@ def paths_figure(
     log_prob: Callable[[np.ndarray], ArrayLike],
     *,
     square: bool = False,
+    columns: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
     """Draws paths `[paths, points, 2]` as lines over the log density, on axes that cover them and the data.
+
+    `columns` are the names of the axes, by default x and y.
 
     If the paths are the rows of a square, its columns are drawn, too, and its corners are marked instead of the
     ends of the paths.
@@ -115,16 +120,24 @@ def paths_figure(
     top = np.max(logs)
     with _written(path, (6.5, 5.5)) as fig:
         axes = fig.subplots()
-        image = _draw(axes, logs, limits, cmap="Blues", vmin=top - _NATS_SHOWN, vmax=top)
-        axes.plot(*lines.T, "-", color="C1", linewidth=1)
-        axes.plot(*ends[:, [0, -1]].reshape(-1, 2).T, "o", color="C1", markeredgecolor="black", markersize=5)
+        image = _draw(axes, logs, limits, columns, cmap="Blues", vmin=top - _NATS_SHOWN, vmax=top)
+        first, *_ = axes.plot(*lines.T, "-", color="C1", linewidth=1)
+        style = {"color": "C1", "markeredgecolor": "black", "markersize": 5}
+        (marks,) = axes.plot(*ends[:, [0, -1]].reshape(-1, 2).T, "o", **style)
         axes.set_title(title)
+        fig.legend([first, marks], ["paths", "examples"], loc="outside lower center", ncols=2)
         fig.colorbar(image, ax=axes, extend="min", label="log density (nats)")
 
 
-def _draw(axes, values, limits, cmap="viridis", **options: Any):
+def _names(columns, num):
+    """The names of columns; by default x and y, or their numbers where they are not two."""
+    return list(columns or (["x", "y"] if num == 2 else [f"column {i + 1}" for i in range(num)]))
+
+
+def _draw(axes, values, limits, columns, cmap="viridis", **options: Any):
     """An image of values on a grid, `[row, column]` with rows from the bottom."""
-    axes.set(xlabel="column 1", ylabel="column 2")
+    x, y = _names(columns, 2)
+    axes.set(xlabel=x, ylabel=y)
     options |= {"extent": [*limits[0], *limits[1]], "aspect": _aspect(limits)}
     return axes.imshow(values, origin="lower", cmap=cmap, interpolation="none", **options)
 
@@ -168,7 +181,7 @@ def points_figure(
     """
     groups = dict(_finite(name, points) for name, points in {**(data or {}), **samples}.items())
     total = next(iter(groups.values())).shape[1]
-    names = columns or [f"column {i + 1}" for i in range(total)]
+    names = _names(columns, total)
     num = min(total, _MAX_COLUMNS)
     colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
     limits = [_limits([points[:, i] for points in groups.values()]) for i in range(num)]
@@ -415,6 +428,8 @@ def learning_curves(
     A gap between them that overfitting does not explain is the bias of the training's estimator. The range of the
     axis is that of the scores after the first tenth of the steps, without single outliers. `runs` is a dict of name
     to the lines of metrics.jsonl, and the key is the name of the score, such as "bits_per_dim" or "accuracy".
+
+    A run that kept its best checkpoint has a star there, and its label has that step and the last one.
     """
     curves = []
     with _written(path, (7.5, 4)) as fig:
@@ -429,6 +444,9 @@ def learning_curves(
                 )
             color = f"C{index}"
             axes.plot(*reported.T, ":", color=color, marker="x" if len(reported) == 1 else None)
+            if len(best := held_out[held_out[:, 0] == _best_step(lines)]):
+                axes.plot(*best.T, "*", color=color, markersize=10)
+                name = f"{name}: best at {best[0, 0]:,.0f} of {held_out[-1, 0]:,.0f}"
             axes.plot(*held_out.T, "-", color=color, marker="o" if len(held_out) == 1 else None, label=name)
             curves += [reported, held_out]
         axes.plot([], [], "k:", label="reported by the training")
@@ -449,6 +467,11 @@ def _points(lines, key):
     reported = points.pop(None, [])
     held_out = max(points.values(), key=len, default=[])
     return np.reshape(reported, [-1, 2]), np.reshape(held_out, [-1, 2])
+
+
+def _best_step(lines):
+    """The step of the best checkpoint that a run kept; None if it kept none."""
+    return next((line["best_step"] for line in reversed(lines) if "best_step" in line), None)
 
 
 def _range(curves):

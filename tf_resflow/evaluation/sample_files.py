@@ -31,6 +31,7 @@ MAX_TEMPERATURE = 100.0
 _MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
 _MAX_VALUES = 2**28  # of paths, which are kept in memory
 _MIN_SIDE = 512  # pixels; small grids are enlarged to about this size
+_MIN_CELL = 64  # pixels; so are small images in a large grid
 
 
 def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:
@@ -99,7 +100,7 @@ def write_samples(
     samples = np.concatenate(list(batches))
     if len(event_shape) == 3:
         grid = image_grid(samples, levels or 256, columns=columns if rows > 1 else None)
-        write_png(path, grid, labels=labels if rows > 1 else ())
+        write_png(path, grid, labels=labels if rows > 1 else (), side=max(event_shape[:2]))
     elif rows == 1:
         title = " at ".join([f"{name}: {columns:,} samples", *labels])
         points_figure(path, {"samples": samples}, data, columns=names, title=title)
@@ -158,15 +159,17 @@ def reconstruction_grid(
     return image_grid(rows.reshape(-1, *pairs.shape[2:]), levels, columns=columns)
 
 
-def write_png(path: str | os.PathLike[str], image: np.ndarray, *, labels: Sequence[str] = ()) -> None:
+def write_png(
+    path: str | os.PathLike[str], image: np.ndarray, *, labels: Sequence[str] = (), side: int | None = None
+) -> None:
     """Writes a uint8 image `[height, width, 1 or 3]`, with a label to the left of each row of a grid.
 
-    A small one is enlarged by a whole factor.
+    A small one is enlarged by a whole factor; so is a grid of small images, of this `side`.
     """
     with extra("plots"):
         from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-    factor = max(1, _MIN_SIDE // max(image.shape[:2]))
+    factor = max(1, _MIN_SIDE // max(image.shape[:2]), _MIN_CELL // (side + 1) if side else 1)
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     picture = ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
     if labels:

@@ -9,13 +9,14 @@ from absl import logging
 
 from tf_resflow.models import FlowModel
 from tf_resflow.models.flow_model import flow_input, sample_latent
-from tf_resflow.progress import bar, track
+from tf_resflow.progress import track
 from tf_resflow.typing import TensorLike
 
 __all__ = ["draw_samples", "interpolate_corners", "interpolate_examples", "interpolate_pairs"]
 
 _BATCH_VALUES = 2**16  # of a batch, if it has more than the examples below
 _MIN_BATCH = 64
+_PART_VALUES = 2**14  # that are decoded at a time, so that the bar moves
 
 
 def draw_samples(
@@ -29,9 +30,9 @@ def draw_samples(
 ) -> Generator[np.ndarray, None, None]:
     """Draws examples in batches `[batch, *event_shape]`, one temperature after the other.
 
-    The latents of a seed are the same at each temperature. The first batch is `model.sample(num, seed)`, and does
-    not depend on how many samples follow: the first k of n equal those of a call for k samples (on one device, and
-    to the tolerance of the inverse).
+    The latents of a seed are the same at each temperature. The first ones are those of `model.sample(num, seed)`,
+    and do not depend on how many samples follow: the first k of n equal those of a call for k samples (on one
+    device, and to the tolerance of the inverse).
 
     Args:
       model: a `FlowModel`.
@@ -44,40 +45,67 @@ def draw_samples(
     Raises:
       ValueError: when the model is no `FlowModel`, a sample is not finite, or the condition does not fit.
     """
-    if not isinstance(model, FlowModel):
-        raise ValueError(f"Samples are of a FlowModel, such as the density of a HybridModel; got {model!r}.")
-    model.condition.arguments(condition, num)
-    conditions = None if condition is None else np.asarray(condition)
-    ndims = len(model.condition.shape or ())
+    yield from Sampler(model, precise=precise)(num, seed=seed, temperatures=temperatures, condition=condition)
 
-    @tf.function(autograph=False)
-    def draw(num, seed, temperature, condition):
-        z = sample_latent(model.distribution.distribution, num, seed, temperature)
-        x = flow_input(model, z, condition, precise)
-        return model.data_space.to_data(x), tf.reduce_all(tf.math.is_finite(x))
 
-    size = _batch_size(model)
-    with bar("samples", num * len(temperatures), unit="sample") as drawn:
-        for temperature in temperatures:
-            scale = tf.constant(temperature, model.distribution.dtype)
-            for index, start in enumerate(range(0, num, size)):
-                rows = min(size, num - start)
-                given = conditions
-                if conditions is not None and conditions.ndim > ndims:  # one for each example
-                    given = conditions[start : start + rows]
-                samples, finite = draw(tf.constant(rows), tf.constant([index, seed], tf.int64), scale, given)
-                if not finite:
-                    raise ValueError(
-                        f"Samples at temperature {temperature:g} are NaN or infinite: the model does not decode "
-                        "latents so far out. Lower the temperature."
-                    )
-                yield samples.numpy()
-                drawn.update(rows)
+class Sampler:
+    """Draws examples of a model as `draw_samples`, with graphs that later calls reuse."""
+
+    def __init__(self, model: FlowModel, *, precise: bool = False):
+        if not isinstance(model, FlowModel):
+            raise ValueError(f"Samples are of a FlowModel, such as the density of a HybridModel; got {model!r}.")
+        self._model = model
+
+        @tf.function(autograph=False)
+        def latents(num, seed, temperature):
+            return sample_latent(model.distribution.distribution, num, seed, temperature)
+
+        @tf.function(autograph=False, reduce_retracing=True)
+        def decode(z, condition):
+            x = flow_input(model, tf.identity(z), condition, precise)
+            return model.data_space.to_data(x), tf.reduce_all(tf.math.is_finite(x))
+
+        self._latents, self._decode = latents, decode
+
+    def __call__(
+        self,
+        num: int,
+        *,
+        seed: int = 0,
+        temperatures: Sequence[float] = (1.0,),
+        condition: np.ndarray | int | Sequence[float] | None = None,
+    ) -> Generator[np.ndarray, None, None]:
+        """Draws `num` examples at each temperature, see `draw_samples`."""
+        model = self._model
+        model.condition.arguments(condition, num)
+        conditions, ndims = None if condition is None else np.asarray(condition), len(model.condition.shape or ())
+        size, part = _batch_size(model), _part_size(model)
+        batches = [(temperature, first) for temperature in temperatures for first in range(0, num, size)]
+        parts = [(*batch, start) for batch in batches for start in range(0, min(size, num - batch[1]), part)]
+        for temperature, first, start in track(parts, "samples"):
+            if not start:
+                rows, scale = min(size, num - first), tf.constant(temperature, model.distribution.dtype)
+                latents = self._latents(tf.constant(rows), tf.constant([first // size, seed], tf.int64), scale)
+            z, given = latents[start : start + part], conditions
+            if conditions is not None and conditions.ndim > ndims:  # one for each example
+                given = conditions[first + start : first + start + len(z)]
+            samples, finite = self._decode(z, given)
+            if not finite:
+                raise ValueError(
+                    f"Samples at temperature {temperature:g} are NaN or infinite: the model does not decode "
+                    "latents so far out. Lower the temperature."
+                )
+            yield samples.numpy()
 
 
 def _batch_size(model):
     """Number of examples that are drawn at a time."""
     return max(_MIN_BATCH, _BATCH_VALUES // math.prod(model.data_space.event_shape))
+
+
+def _part_size(model):
+    """Number of examples that are decoded at a time."""
+    return max(1, _PART_VALUES // math.prod(model.data_space.event_shape))
 
 
 def interpolate_pairs(
@@ -174,19 +202,34 @@ def interpolate_examples(
     There are at most half as many pairs as examples, and a warning if there are fewer than `num`. A square has as
     many rows as columns. The condition of a conditional model is one for each example, or one for all.
     """
-    order = np.random.default_rng(seed).permutation(len(examples))
+    ends = ends_of_paths(len(examples), kind=kind, num=num, seed=seed)
     given = [rows.numpy() for rows in _conditions(model, condition, len(examples))]
     if kind == "corners":
-        of_corners = given[0][order[:4]] if given else None
-        return interpolate_corners(model, examples[order[:4]], num=num, seed=seed, condition=of_corners).numpy()
-    pairs = min(num, len(order) // 2)
+        corners = ends.ravel()
+        of_corners = given[0][corners] if given else None
+        return interpolate_corners(model, examples[corners], num=num, seed=seed, condition=of_corners).numpy()
+    first, second = ends.T
+    of_pairs = [given[0][first], given[0][second]] if given else None
+    paths = interpolate_pairs(model, examples[first], examples[second], num=length, seed=seed, condition=of_pairs)
+    return paths.numpy()
+
+
+def ends_of_paths(num_examples: int, *, kind: str, num: int, seed: int = 0) -> np.ndarray:
+    """The examples between which `interpolate_examples` goes, by their places from 0: `[paths, 2]`.
+
+    They are the ends of each path, or of the first and the last row of a square.
+    """
+    order = np.random.default_rng(seed).permutation(num_examples)
+    if kind == "corners":
+        if num_examples < 4:
+            raise ValueError(f"A square has 4 corners; got {num_examples} examples.")
+        return order[:4].reshape(2, 2)
+    pairs = min(num, num_examples // 2)
     if not pairs:
-        raise ValueError(f"A path goes from one example to another; got {len(order)}.")
+        raise ValueError(f"A path goes from one example to another; got {num_examples}.")
     if pairs < num:
-        logging.warning("%d examples make %d pairs, fewer than the %d asked for.", len(order), pairs, num)
-    first, second = np.split(examples[order[: 2 * pairs]], 2)
-    of_pairs = np.split(given[0][order[: 2 * pairs]], 2) if given else None
-    return interpolate_pairs(model, first, second, num=length, seed=seed, condition=of_pairs).numpy()
+        logging.warning("%d examples make %d pairs, fewer than the %d asked for.", num_examples, pairs, num)
+    return order[: 2 * pairs].reshape(2, pairs).T
 
 
 def _quarter_turn(num):
@@ -246,6 +289,6 @@ def _in_batches(function, arguments, name, model):
     def call(*rows):
         return function(*map(tf.identity, rows))
 
-    num, size = arguments[0].shape[0], _batch_size(model)
+    num, size = arguments[0].shape[0], _part_size(model)
     starts = track(range(0, num, size), name)
     return tf.concat([call(*(rows[start : start + size] for rows in arguments)) for start in starts], axis=0)

@@ -153,11 +153,12 @@ def _data_name(config):
 def _training(run):
     config, train = run.config, run.config.train
     mirrored = ", with random mirroring," if config.data.flip else ""
+    best = " (the best on validation)" if run.is_best else ""
     average = f" The weights are their average over the steps (momentum {train.ema_momentum:g})."
     return (
-        f"Trained on the train split of {_data_name(config)}{mirrored} by {run.step:,} steps of {train.optimizer} "
-        f"on batches of {train.batch_size}, learning rate {train.learning_rate:g}, seed {config.seed}."
-        f"{average if train.ema_momentum else ''}"
+        f"Trained on the train split of {_data_name(config)}{mirrored} by {run.step:,} steps{best} of "
+        f"{train.optimizer} on batches of {train.batch_size}, learning rate {train.learning_rate:g}, "
+        f"seed {config.seed}.{average if train.ema_momentum else ''}"
     )
 
 

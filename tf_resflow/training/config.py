@@ -49,6 +49,8 @@ _TRAIN_FIELDS = {
     "eval_every": Field(500, AT_LEAST_1),
     "checkpoint_every": Field(500, AT_LEAST_1),
     "keep": Field(3, AT_LEAST_1),  # newest checkpoints to keep
+    "keep_best": False,  # whether the result has the weights with the best validation score, not the last ones
+    "patience": Field(0, AT_LEAST_0),  # evaluations without a better one, after which the run ends; 0: it does not
 }
 
 _FIELDS = {

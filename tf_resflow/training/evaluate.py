@@ -82,13 +82,15 @@ class Evaluation:
     def header(self) -> dict[str, Any]:
         """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".
 
-        And the "dequantization" of integer data, see `tf_resflow.models.DataSpace`.
+        And the "dequantization" of integer data, see `tf_resflow.models.DataSpace`; and as "checkpoint", "best" for
+        the best one on validation.
         """
         num_probes = getattr(self.plan.log_det, "num_probes", None)
         return {
             "name": self._dataset.name,
             "split": self._config.eval.split,
             "step": self._run.step,
+            **({"checkpoint": "best"} if self._run.is_best else {}),
             "unit": self.unit,
             "log_det": self._name,
             **({"dequantization": self._space.dequantization} if self._space.dequantization else {}),

@@ -3,13 +3,16 @@
 import json
 import math
 import os
+import shlex
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_resflow.data import Dataset
 from tf_resflow.models.averaging import AveragedWeights
@@ -42,6 +45,7 @@ __all__ = ["Interrupted", "train"]
 
 _SECONDS_BETWEEN_FETCHES = 1.0
 _STEPS_BETWEEN_AGREEMENTS = 10
+_LONG = 3600.0  # seconds of a run that is offered a smaller model
 
 
 class Interrupted(Exception):
@@ -123,6 +127,7 @@ def _train(config, files, strategy, jit):
     checkpoints = Checkpoints(
         files.checkpoints, model, optimizer, seed=seed, keep=train.keep, is_chief=files.is_chief
     )
+    best = Checkpoints(files.best, model, optimizer, seed=seed, keep=1, is_chief=files.is_chief)
     report = Report(config, model, dataset, strategy=strategy)
     files.write_data(dataset)
     files.write_config(config)
@@ -145,13 +150,18 @@ def _train(config, files, strategy, jit):
     split = "validation" if "validation" in dataset.sizes else config.eval.split
 
     with MetricsWriter(files.output, start) as writer:
-        evaluations = _Evaluations(config, split, report, AveragedWeights(model, optimizer), writer, lines)
+        averaged = AveragedWeights(model, optimizer)
+        evaluations = _Evaluations(config, split, report, averaged, writer, lines, best, gather)
         with bar("training", train.steps, start) as progress, signals_noted() as noted:
-            log = _StepLog(writer, optimizer, progress, (model.data_space.unit, "accuracy"), start)
+            log = _StepLog(
+                writer, optimizer, progress, (model.data_space.unit, "accuracy"), start, _shorter(config)
+            )
             if 0 < start < train.steps and start % train.eval_every == 0 and not evaluations.has(start):
                 evaluations.evaluate(start)  # the run was stopped between a checkpoint and its evaluation
                 log.restart(start)
-            for step in range(start + 1, train.steps + 1):
+            step = start
+            while step < train.steps and not evaluations.are_over:
+                step += 1
                 batch = next(batches)
                 with diagnosed(model, strategy, checkpoints, batch, seed):
                     try:
@@ -165,18 +175,20 @@ def _train(config, files, strategy, jit):
                     stop = noted.signum
                     if num_workers(strategy) > 1:  # all of them have to stop after the same step
                         stop = step % _STEPS_BETWEEN_AGREEMENTS == 0 and max(gather(noted.signum or 0))
-                    if step % train.checkpoint_every == 0 or step == train.steps or stop:
+                    is_evaluated = step % train.eval_every == 0
+                    is_candidate = is_evaluated and (train.keep_best or train.patience > 0)
+                    if step % train.checkpoint_every == 0 or step == train.steps or stop or is_candidate:
                         log.fetch()
                         if not checkpoints.is_finite():
                             raise NotFinite("A weight is NaN or infinite", step)
                         saved = checkpoints.save(step)
                     if stop:
                         raise Interrupted(stop, step, saved)
-                    if step % train.eval_every == 0:
+                    if is_evaluated:
                         log.fetch()
                         evaluations.evaluate(step)
                         log.restart(step)
-        return evaluations.finish(train.steps, files)
+        return evaluations.finish(step, files)
 
 
 def _compiled_step(strategy, model, jit):
@@ -207,8 +219,9 @@ class _StepLog:
     To fetch them waits for the device, so it is not done at every step.
     """
 
-    def __init__(self, writer, optimizer, progress, names, start):
+    def __init__(self, writer, optimizer, progress, names, start, shorter):
         self._writer, self._optimizer = writer, optimizer
+        self._shorter, self._is_told, self._first = shorter, False, None
         self._progress, self._names = progress, names
         self._pending = []  # (step, metrics) on the device
         self._window = []  # metrics that are fetched, and not written
@@ -235,6 +248,24 @@ class _StepLog:
             shown = [f"{metrics[name]:.3f} {name}" for name in self._names if name in metrics]
             self._progress.set_postfix_str(", ".join(shown), refresh=False)
         self._fetched = time.monotonic()
+        if pending:
+            self._tell_speed(pending[-1][0])
+
+    def _tell_speed(self, step):
+        """Says once, not of the first step, how long a step and the run take, and what would take less."""
+        if self._is_told or self._progress.disable:
+            return
+        if self._first is None:
+            self._first = self._fetched, step
+            return
+        time_before, step_before = self._first
+        seconds = (self._fetched - time_before) / (step - step_before)
+        left = seconds * (self._progress.total - step)
+        text = f"A step takes {seconds:.2g} s: {self._progress.format_interval(left)} to go."
+        if left > _LONG:
+            text += f" For a shorter run, in another --workdir: {self._shorter}."
+        self._progress.write(text, file=sys.stderr)
+        self._is_told = True
 
     def write(self, step):
         """Writes the means over the steps since the last line."""
@@ -250,57 +281,104 @@ class _StepLog:
     def restart(self, step):
         """Restarts the clock of the speed, after an evaluation."""
         self._clock = time.monotonic(), step
+        self._first = None
 
 
 class _Evaluations:
-    """The scores of a run under the averaged weights: of one split during training, of the config's at its end."""
+    """The scores of a run under the averaged weights: of one split during training, of the config's at its end.
 
-    def __init__(self, config, split, report, averaged, writer, lines):
-        self._split, self._final_split = split, config.eval.split
+    With `train.keep_best` the state that has the best score so far is saved in `best`, and the end scores it. The
+    training is over after `train.patience` scores without a better one. Both follow from the lines of metrics.jsonl
+    alone: a resumed run decides as an uninterrupted one.
+    """
+
+    def __init__(self, config, split, report, averaged, writer, lines, best, gather):
+        self._train, self._split, self._final_split = config.train, split, config.eval.split
         self._report, self._averaged, self._writer = report, averaged, writer
-        self._scores = [line for line in lines if "num_examples" in line and line["split"] == self._split]
+        self._best, self._gather = best, gather
+        known = [line for line in lines if "num_examples" in line and line["split"] == self._split]
+        self._scores = {
+            line["step"]: {k: v for k, v in line.items() if k not in ("step", "split")} for line in known
+        }
         self._evaluated = None  # the step of the last evaluation in this process
+        self.are_over = self._patience_has_ended()
 
     def has(self, step):
         """Whether the scores of a step are known."""
-        return step in [scores["step"] for scores in self._scores]
+        return step in self._scores
 
     def evaluate(self, step):
-        """Writes the scores and a grid of samples."""
+        """Writes the scores and a grid of samples, and saves the state if it is the best."""
         with self._averaged:
             scores = self._report.scores(self._split)
             grid = self._report.sample_grid()
+        self._scores[step] = scores
+        if self._train.keep_best:
+            scores["best_step"] = self._best_step()
+            if scores["best_step"] == step:
+                self._best.save(step)
         self._writer.scalars(step, self._split, scores)
         if grid is not None:
             self._writer.image(step, "samples", grid)
-        self._scores.append({"step": step, **scores})
         self._evaluated = step
+        self.are_over = any(self._gather(int(self._patience_has_ended())))  # and the best is saved on all workers
 
-    def finish(self, step, files):
-        """Writes the figures and the result, and returns it."""
-        if self._evaluated != step:
-            self.evaluate(step)
-        scores = self._scores[-1]
+    def finish(self, last, files):
+        """Writes the figures and the result, of the last step or of the best, and returns it."""
+        if self._evaluated != last and not (self._train.keep_best and self.has(last)):
+            self.evaluate(last)
+        step = (self._train.keep_best and self._best.restore()) or last
+        scores = self._scores.get(step)
         with self._averaged:
-            if self._split != self._final_split:
-                scores = self._report.scores()
-                self._writer.scalars(step, self._final_split, scores)
-            result = self._report.result(step, scores)
+            final = scores
+            if self._split != self._final_split or step != self._evaluated:
+                final = self._report.scores()
+                self._writer.scalars(step, self._final_split, final)
+            result = self._report.result(step, final)
             with stage("figures"):
                 result |= self._report.figures(files.figures)
         if self._split != self._final_split:
-            result[self._split] = self._scores[-1]
+            result[self._split] = scores and {"step": step, **scores}
+        if self._train.keep_best:
+            result["last_step"] = last
+        if last < self._train.steps:
+            result["ended_by_patience"] = self._train.patience
         result["figures"] = sorted(path.name for path in files.figures.iterdir())
-        result["best"] = self._best()
+        result["best"] = self._scores[self._best_step()][self._report.objective]
+        if warning := self._report.warning(result, best=self._best_step(), last=last):
+            logging.warning("%s", warning)
+            result["warning"] = warning
         result = finite_or_none(result | {"line": self._report.line(result)})
         write_json(files.result, result)
         return result
 
-    def _best(self):
-        """The best score so far on as many examples as the last one."""
-        same = [s for s in self._scores if s["num_examples"] == self._scores[-1]["num_examples"]]
-        values = [s[self._report.objective] for s in same]
-        return min(value for value in values if value is not None)  # NaN and infinity are null in the file
+    def _comparable(self):
+        """The score of each step, of those on as many examples as the last one."""
+        num = self._scores[max(self._scores)]["num_examples"]
+        scores = {
+            step: line[self._report.objective] for step, line in self._scores.items() if line["num_examples"] == num
+        }
+        return {step: math.inf if score is None or math.isnan(score) else score for step, score in scores.items()}
+
+    def _best_step(self):
+        """The first step with the best score so far."""
+        scores = self._comparable()
+        return min(scores, key=scores.__getitem__)
+
+    def _patience_has_ended(self):
+        if not self._train.patience or not self._scores:
+            return False
+        return sum(step > self._best_step() for step in self._comparable()) >= self._train.patience
+
+
+def _shorter(config):
+    """Flags of a config whose steps take less time, or that has fewer."""
+    train, model, data = config.train, config.model, config.data
+    fields = {"train.steps": max(1, train.steps // 2), "train.batch_size": max(1, train.batch_size // 2)}
+    fields["model.num_blocks"] = tuple(max(1, num // 2) for num in model.num_blocks)
+    if data.name == "images" and (size := data.image_size or data.max_image_size) > 8:
+        fields = {"data.image_size": size // 2, **fields}
+    return " or ".join(f"--config.{name}={shlex.quote(str(value))}" for name, value in fields.items())
 
 
 def _common_fields(config):
@@ -316,6 +394,11 @@ def _check_fit(config: "ConfigDict", dataset: Dataset, strategy: tf.distribute.S
     if config.eval.split not in dataset.sizes:
         raise ValueError(
             f"config.eval.split is {config.eval.split!r}; {dataset.name!r} has {sorted(dataset.sizes)}."
+        )
+    if (config.train.keep_best or config.train.patience) and "validation" not in dataset.sizes:
+        raise ValueError(
+            f"config.train.keep_best and patience choose by a validation split, and {dataset.name!r} has none: set "
+            "config.data.validation_fraction above 0, or train.keep_best=False and train.patience=0."
         )
     replicas = strategy.num_replicas_in_sync
     if config.train.batch_size % replicas:

@@ -17,6 +17,7 @@ from tf_resflow.evaluation.classification import classification_scores
 from tf_resflow.evaluation.figures import density_figure, points_figure
 from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
+from tf_resflow.evaluation.sampling import Sampler
 from tf_resflow.evaluation.scores import PerExample, Score
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.progress import stage, track
@@ -54,7 +55,7 @@ class Report:
         if self._density is not None:
             self._held_out = evaluation.HeldOut(self._density, plan, strategy=strategy)
             self._noise = evaluation.EstimatorNoise(self._density)
-            self._sample = tf.function(self._density.sample, autograph=False)
+            self._sampler = Sampler(self._density)
 
     def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
         """The batches of a split, by default `config.eval.split`: of its first `num_examples`.
@@ -108,10 +109,10 @@ class Report:
             columns = max(1, num // self._model.condition.num_classes)
             labels = np.repeat(np.arange(min(num, self._model.condition.num_classes)), columns)
             num = len(labels)
-        seed = tf.constant([self._config.seed, 0], tf.int32)
-        with stage("samples"):
-            samples = self._sample(num, seed, condition=labels).numpy()
-        return evaluation.image_grid(samples, self._dataset.levels or 256, columns=columns)
+        return evaluation.image_grid(self._samples(num, labels), self._dataset.levels or 256, columns=columns)
+
+    def _samples(self, num, condition=None):
+        return np.concatenate(list(self._sampler(num, seed=self._config.seed, condition=condition)))
 
     @functools.cached_property
     def baselines(self) -> dict[str, float]:
@@ -176,13 +177,41 @@ class Report:
             mean, stderr = result[self.unit], result[f"{self.unit}_stderr"]
             scores.append(f"{mean:.3f} ± {stderr:.3f} {self.unit.replace('_per_', '/')}")
         against += [f"{name} {value:.3f}" for name, value in result["baselines"].items()]
+        if "ended_by_patience" in result:
+            against.append(f"ended by {result['ended_by_patience']} evaluations without a better one")
+        steps = f"after {result['step']:,} steps"
+        if "last_step" in result:
+            steps = f"at step {result['step']:,}, the best of {result['last_step']:,} on validation"
         if "entropy" in result:
             against.append(f"entropy of the data {result['entropy']:.3f}")
         if "reconstruction_error" in result:
             against.append(f"reconstruction error {result['reconstruction_error']:.1e} levels")
         return (
             f"{result['name']}: {', '.join(scores)} on {result['num_examples']:,} {result['split']} examples "
-            f"after {result['step']:,} steps ({'; '.join(against) or 'no baseline'})"
+            f"{steps} ({'; '.join(against) or 'no baseline'})"
+        )
+
+    def warning(self, result: Mapping[str, Any], *, best: int, last: int) -> str | None:
+        """What to try if the density scores below a baseline, which it had to beat; else None.
+
+        `best` is the step with the best validation score, `last` the last one.
+        """
+        score, baselines = result.get(self.unit), result["baselines"]
+        name = min(baselines, key=baselines.get, default=None)
+        if name is None or score is None or not score > baselines[name]:
+            return None
+        unit = self.unit.replace("_per_", "/")
+        below = f"The model scores {score:.3f} {unit}, and the {name} baseline is better: {baselines[name]:.3f}."
+        if best == last:
+            return (
+                f"{below} No earlier step was better: it has learned too little. Raise train.steps, or "
+                "train.learning_rate."
+            )
+        keep = "" if self._config.train.keep_best else "Keep that one by train.keep_best=True. "
+        kind = " resflow.sklearn.FlowDensity is made for small tables." if self.unit == "nats" else ""
+        return (
+            f"{below} Step {best:,} of {last:,} was best: the model overfits. {keep}Try fewer blocks "
+            f"(model.num_blocks), scores after fewer steps (train.eval_every), or more data.{kind}"
         )
 
     def figures(self, directory: pathlib.Path) -> dict[str, float]:
@@ -212,21 +241,21 @@ class Report:
             points, condition = self._train_pairs(_NUM_PAIRS_POINTS)
         else:
             points, condition = self._train_array()[:_NUM_PAIRS_POINTS], None
-        seed = tf.constant([self._config.seed, 2], tf.int32)
-        samples = self._sample(len(points), seed, condition=condition).numpy()
+        samples = self._samples(len(points), condition)
         groups: tuple[dict[str, np.ndarray], ...] = ({"samples": samples}, {"train data": points})
         points_figure(path, *groups, columns=self._dataset.columns, title=self._dataset.name)
 
     def _plane(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)
-        samples = self._sample(_NUM_FIGURE_POINTS, seed).numpy()
+        samples = self._samples(_NUM_FIGURE_POINTS)
 
         @tf.function(autograph=False, reduce_retracing=True)
         def log_prob(x):
             return self._density.log_prob(x, seed, evaluation=True)
 
         points = self._train_array()[:_NUM_FIGURE_POINTS]
-        density_figure(path, points, samples, log_prob, title="density of the model")
+        columns = self._dataset.columns
+        density_figure(path, points, samples, log_prob, columns=columns, title="density of the model")
 
     def _train_pairs(self, limit):
         """The train examples and their conditions."""

@@ -29,6 +29,7 @@ class Run:
         workdir: pathlib.Path,
         data: DataInfo,
         result: dict[str, Any] | None = None,
+        is_best: bool = False,
     ) -> None:
         self.model = model
         self.config = config
@@ -36,6 +37,12 @@ class Run:
         self.workdir = workdir
         self.data = data
         self.result = result
+        self.is_best = is_best
+
+    @property
+    def note(self) -> str:
+        """What a message adds about the weights: that they are the best on validation; nothing of the newest."""
+        return f" of step {self.step:,}, the best on validation" if self.is_best else ""
 
     @property
     def density(self) -> Any:
@@ -74,10 +81,12 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     Returns:
       An object with the attributes
 
-      - `model`: a `FlowModel` or `HybridModel` with the averaged weights of the newest checkpoint
+      - `model`: a `FlowModel` or `HybridModel` with the averaged weights of the newest checkpoint, or, if
+        `config.train.keep_best`, of the best one on validation
       - `density`: the `FlowModel` that it is or has; a ValueError if a classifier alone was trained
       - `config`: the run's configuration, an `ml_collections.ConfigDict`
       - `step`: the number of training steps taken
+      - `is_best`: whether it is the best checkpoint, which may be older than the newest
       - `workdir`: the directory, a `pathlib.Path`
       - `data`: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes`,
         `columns`, and the `mean` and `std` by which the model normalizes its input
@@ -90,12 +99,13 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     config, data = files.read_config(), files.read_data()
     model = build_model(config, data)
     optimizer = make_optimizer(config.train, model.trainable_variables)
-    checkpoints = Checkpoints(files.checkpoints, model, optimizer)
-    step = checkpoints.restore()
-    if checkpoints.latest is None:
+    best = Checkpoints(files.best, model, optimizer).restore() if config.train.keep_best else 0
+    step = best or Checkpoints(files.checkpoints, model, optimizer).restore()
+    if not step:
         raise ValueError(
             f"{files.path} has no checkpoint yet. Let resflow-train run until its first one "
             f"(every {config.train.checkpoint_every} steps, and when it is interrupted)."
         )
     AveragedWeights(model, optimizer).apply()
-    return Run(model, config, step, files.path, data, read_json(files.result) if files.result.exists() else None)
+    result = read_json(files.result) if files.result.exists() else None
+    return Run(model, config, step, files.path, data, result, is_best=best > 0)

@@ -37,6 +37,8 @@ _FREE = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.keep_best",
+    "train.patience",
     "eval.",
     "model.estimator.eval.",
 )
@@ -47,7 +49,8 @@ class Workdir:
 
     - `config.json`: the config, written by the first run
     - `data.json`: a `DataInfo`
-    - `checkpoints/`, `metrics.jsonl`, `events/` (TensorBoard), `figures/`, `result.json`
+    - `checkpoints/`, with `best/` in it if the config keeps the best one
+    - `metrics.jsonl`, `events/` (TensorBoard), `figures/`, `result.json`
     - `lock`, which its trainer holds
 
     Args:
@@ -61,6 +64,7 @@ class Workdir:
         self.config = self.path / "config.json"
         self.data = self.path / "data.json"
         self.checkpoints = self.path / "checkpoints"
+        self.best = self.checkpoints / "best"
         self.is_chief = is_chief
         self.output = self.path
         if not is_chief:
@@ -168,8 +172,9 @@ class Workdir:
             return None
         result = read_json(path)
         figures = [self.path / "figures" / name for name in result.get("figures", ())]
-        whole = result.get("step") == config.train.steps and all(figure.exists() for figure in figures)
-        return result if whole else None
+        is_over = result.get("last_step", result.get("step")) == config.train.steps
+        is_over = is_over or result.get("ended_by_patience") == config.train.patience
+        return result if is_over and all(figure.exists() for figure in figures) else None
 
     def read_data(self) -> DataInfo:
         """What the model of the run must know of its data."""
