@@ -9,6 +9,7 @@ from absl import logging
 
 from tf_resflow.models import FlowModel
 from tf_resflow.models.flow_model import flow_input, sample_latent
+from tf_resflow.plurals import counted
 from tf_resflow.progress import bar, track
 from tf_resflow.typing import TensorLike
 
@@ -151,7 +152,7 @@ def interpolate_corners(
     """
     corners = tf.convert_to_tensor(corners)
     if corners.shape[0] != 4:
-        raise ValueError(f"A square has 4 corners; got {corners.shape[0]} examples.")
+        raise ValueError(f"A square has 4 corners; got {counted(corners.shape[0], 'example')}.")
     turn = _quarter_turn(num)
     weights = tf.einsum("ra,cb->rcab", turn, turn)
     given = [rows[tf.newaxis] for rows in _conditions(model, condition, 4)]
@@ -183,7 +184,8 @@ def interpolate_examples(
     if not pairs:
         raise ValueError(f"A path goes from one example to another; got {len(order)}.")
     if pairs < num:
-        logging.warning("%d examples make %d pairs, fewer than the %d asked for.", len(order), pairs, num)
+        these = counted(len(order), "example")
+        logging.warning("%s make %s, fewer than the %d asked for.", these, counted(pairs, "pair"), num)
     first, second = np.split(examples[order[: 2 * pairs]], 2)
     of_pairs = np.split(given[0][order[: 2 * pairs]], 2) if given else None
     return interpolate_pairs(model, first, second, num=length, seed=seed, condition=of_pairs).numpy()

@@ -19,6 +19,7 @@ from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
 from tf_resflow.evaluation.scores import PerExample, Score
 from tf_resflow.models.keras_training import KerasTraining
+from tf_resflow.plurals import counted
 from tf_resflow.progress import stage, track
 
 if TYPE_CHECKING:
@@ -180,9 +181,10 @@ class Report:
             against.append(f"entropy of the data {result['entropy']:.3f}")
         if "reconstruction_error" in result:
             against.append(f"reconstruction error {result['reconstruction_error']:.1e} levels")
+        examples = counted(result["num_examples"], f"{result['split']} example")
         return (
-            f"{result['name']}: {', '.join(scores)} on {result['num_examples']:,} {result['split']} examples "
-            f"after {result['step']:,} steps ({'; '.join(against) or 'no baseline'})"
+            f"{result['name']}: {', '.join(scores)} on {examples} "
+            f"after {counted(result['step'], 'step')} ({'; '.join(against) or 'no baseline'})"
         )
 
     def figures(self, directory: pathlib.Path) -> dict[str, float]:

@@ -88,14 +88,10 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     """
     files = Workdir(workdir)
     config, data = files.read_config(), files.read_data()
+    files.check_trained()
     model = build_model(config, data)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     checkpoints = Checkpoints(files.checkpoints, model, optimizer)
     step = checkpoints.restore()
-    if checkpoints.latest is None:
-        raise ValueError(
-            f"{files.path} has no checkpoint yet. Let resflow-train run until its first one "
-            f"(every {config.train.checkpoint_every} steps, and when it is interrupted)."
-        )
     AveragedWeights(model, optimizer).apply()
     return Run(model, config, step, files.path, data, read_json(files.result) if files.result.exists() else None)
