@@ -206,7 +206,7 @@ def _limits(description) -> Iterator[str]:
     for name, columns in description.get("columns", {}).items():
         yield f"The columns of `{name}` are, in this order: {', '.join(f'`{column}`' for column in columns)}."
     if "max_batch" in description:
-        yield f"A request has a batch of at most {description['max_batch']:,}."
+        yield f"A request has at most {counted(description['max_batch'], 'example')}, or as many latents."
     if "sample" in signatures:
         num, temperature = description["max_samples"], description["max_temperature"]
         most = counted(num, "example")

@@ -249,7 +249,9 @@ def warn_unconverged(solution: Solution, message: str, unseen: float = 0.0) -> t
     """
     if is_xla():
         return tf.no_op()
-    is_seen = ~(solution.residual <= unseen)  # NaN, too
+    event = range(len(solution.residual.shape), len(solution.root.shape))
+    is_finite = tf.reduce_all(tf.math.is_finite(solution.root), axis=list(event))
+    is_seen = ~is_finite | (solution.residual > unseen)
     failed = tf.reduce_sum(tf.cast(~solution.converged & is_seen, tf.int32))
     # tf.vectorized_map runs both branches if each element has a condition; what it formats is one string for all.
     some_failed = tf.strings.regex_full_match(tf.strings.format("{}", failed, summarize=-1), "(?s).*[1-9].*")
