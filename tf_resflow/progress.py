@@ -41,6 +41,10 @@ def repeated_interrupts() -> Iterator[None]:
         signal.signal(signum, _interrupt)
     try:
         yield
+    except Exception as error:
+        if _INTERRUPTS:  # TensorFlow can make a SystemError of it
+            raise KeyboardInterrupt(_INTERRUPTS[0]) from error
+        raise
     finally:
         for signum in ours:
             signal.signal(signum, defaults[signum])
