@@ -26,3 +26,15 @@ def test_an_interrupt_that_was_swallowed_is_repeated_at_the_next_item(items):
                 signal.raise_signal(signal.SIGINT)
     assert done == [0] and list(items()) == [0, 1, 2]
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+def test_an_error_after_an_interrupt_is_the_interrupt():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as stop, progress.repeated_interrupts():
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            raise SystemError("bad argument to internal function")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stop.value.args == (signal.SIGINT,)

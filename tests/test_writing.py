@@ -1,5 +1,7 @@
 import os
 import resource
+import time
+from unittest import mock
 
 import pytest
 import tensorflow as tf
@@ -7,24 +9,34 @@ import tensorflow as tf
 from tf_resflow.writing import check_output_path, scratch, unwritable_told, whole_file
 
 
-@pytest.fixture
-def left(tmp_path):
-    """A folder of a process that was killed, with a file in it."""
-    folder = tmp_path / ".writing-left"
-    folder.mkdir()
-    (folder / "half").write_text("")
-    return folder
+def test_what_has_no_living_owner_is_removed(tmp_path, monkeypatch):
+    """By the next who writes there: files and folders of a killed process, whose lock is gone."""
+    fcntl = pytest.importorskip("fcntl")
+    unfinished = [".samples.7.writing.csv", ".result.8.writing", ".writing-left/half", ".writing-mine/half"]
+    others = ["samples.csv", ".writing.csv", ".notes.writing.csv", "writing-left"]
+    for name in (*unfinished, *others):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    owner = os.open(tmp_path / ".writing-mine", os.O_RDONLY)
+    fcntl.flock(owner, fcntl.LOCK_EX)
 
+    def left():
+        with whole_file(tmp_path / "new.txt") as one, scratch(tmp_path) as other:
+            with scratch(tmp_path):
+                assert one.exists() and other.exists()
+        (tmp_path / "new.txt").unlink()
+        return {path.name for path in tmp_path.iterdir()}
 
-def test_what_was_left_is_removed_after_a_day(left, tmp_path):
-    (tmp_path / ".writing-file").write_text("")
-    with scratch(tmp_path) as first, scratch(tmp_path) as second:
-        assert left.exists() and first != second and first.is_dir() and second.is_dir()
+    before = left()
+    assert len(before) == 8  # just made: their owners may be about to lock them
     for path in tmp_path.iterdir():
-        os.utime(path, (0, 0))
-    with scratch(tmp_path):
-        assert not left.exists()
-    assert [path.name for path in tmp_path.iterdir()] == [".writing-file"]
+        os.utime(path, (time.time() - 60,) * 2)
+    assert left() == {*others, ".writing-mine"}
+    os.close(owner)
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError("no locks here")))
+    assert left() == {*others, ".writing-mine"}
+    os.utime(tmp_path / ".writing-mine", (time.time() - 90_000,) * 2)
+    assert left() == {*others}
 
 
 def test_it_goes_with_an_interrupt(tmp_path):

@@ -3,7 +3,6 @@
 import contextlib
 import contextvars
 import signal
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ __all__ = ["bar", "repeated_interrupts", "shown", "stage", "track"]
 
 _Item = TypeVar("_Item")
 _SHOWN = contextvars.ContextVar("shown", default=False)
-_INTERRUPTED = threading.Event()
+_INTERRUPTS: list[signal.Signals] = []  # that have come
 
 
 @contextlib.contextmanager
@@ -28,29 +27,38 @@ def shown(is_shown: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def repeated_interrupts() -> Iterator[None]:
-    """Inside, the next item of `track` and the next move of a `bar` repeat the KeyboardInterrupt of a Ctrl-C.
+    """Inside, SIGINT (Ctrl-C) and SIGTERM raise KeyboardInterrupt, with the signal as its argument.
 
-    TFP swallows one that comes inside of its bare `except`s, as while a graph is traced.
+    The next item of `track` and the next move of a `bar` repeat it: TFP swallows one that comes inside of its bare
+    `except`s, as while a graph is traced. A signal that is ignored or has a handler keeps it.
     """
-    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if is_ours:
-        signal.signal(signal.SIGINT, _interrupt)
+    defaults: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
+    ours = [signum for signum, default in defaults.items() if signal.getsignal(signum) is default]
+    for signum in ours:
+        signal.signal(signum, _interrupt)
     try:
         yield
+    except Exception as error:
+        if _INTERRUPTS:  # TensorFlow can make a SystemError of it
+            raise KeyboardInterrupt(_INTERRUPTS[0]) from error
+        raise
     finally:
-        if is_ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        _INTERRUPTED.clear()
+        for signum in ours:
+            signal.signal(signum, defaults[signum])
+        _INTERRUPTS.clear()
 
 
 def _repeat_interrupt():
-    if _INTERRUPTED.is_set():
-        raise KeyboardInterrupt
+    if _INTERRUPTS:
+        raise KeyboardInterrupt(_INTERRUPTS[0])
 
 
 def _interrupt(signum, frame):
-    _INTERRUPTED.set()
-    raise KeyboardInterrupt
+    _INTERRUPTS.append(signal.Signals(signum))
+    _repeat_interrupt()
 
 
 def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterator[_Item]:

@@ -13,10 +13,15 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+if sys.platform != "win32":
+    import fcntl
+
 __all__ = ["check_output_path", "finite_or_none", "renamed", "scratch", "unwritable_told", "whole_file"]
 
 _PREFIX = ".writing-"
-_DAY = 86_400  # seconds
+_UNFINISHED = re.compile(r"\..*\.\d+\.writing(\.\w+)?|\.writing-.+")  # files and folders on their way
+_JUST_MADE = 5  # seconds in which the owner locks what it made
+_DAY = 86_400
 
 
 def finite_or_none(value: Any) -> Any:
@@ -68,13 +73,17 @@ def _reason(error):
 def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a temporary file to write, which replaces `path` at the end.
 
-    After any error an existing file is unchanged, and nothing is left of the new one.
+    After any error an existing file is unchanged, and nothing is left of the new one. What killed processes left in
+    the folder is removed.
     """
     path = pathlib.Path(path).resolve()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
     try:
         with unwritable_told(path):
-            yield temporary
+            _remove_left(path.parent)
+            temporary.touch()
+            with _owned(temporary):
+                yield temporary
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -84,14 +93,60 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new folder in a directory, removed at the end: what is renamed from it appears in one piece.
 
-    Folders that were left by killed processes a day ago or earlier are removed.
+    What killed processes left in the directory is removed.
     """
-    for left in parent.glob(f"{_PREFIX}*/"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > _DAY:
-                shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder:
+    _remove_left(parent)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder, _owned(folder):
         yield pathlib.Path(folder)
+
+
+def locked(file: int) -> bool:
+    """Whether this process now has the lock of an open file or folder, or had it; not if another process has it.
+
+    The lock ends when the file is closed, or the process ends, in whatever way.
+
+    Raises:
+      OSError: when the system cannot lock the file.
+    """
+    if sys.platform == "win32":
+        raise OSError("Windows has no such locks.")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _owned(path):
+    """Keeps `_remove_left` of other processes from what this one writes."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            owner = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, owner)
+            locked(owner)
+        yield
+
+
+def _remove_left(folder):
+    """Removes the unfinished files and folders in a folder that have no living owner."""
+    for path in filter(lambda path: _UNFINISHED.fullmatch(path.name), folder.iterdir()):
+        with contextlib.suppress(OSError):
+            if not _has_owner(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _has_owner(path):
+    """Whether a process may still write to a path; of one that cannot be locked, on its last day."""
+    age = time.time() - path.stat().st_mtime
+    try:
+        owner = os.open(path, os.O_RDONLY)
+        try:
+            return age < _JUST_MADE or not locked(owner)
+        finally:
+            os.close(owner)
+    except OSError:
+        return age < _DAY
 
 
 def renamed(folder: pathlib.Path, target: pathlib.Path) -> bool:

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+from tf_resflow.bijectors.base import Context, pass_through
 
 tfb = tfp.bijectors
 
@@ -274,6 +275,20 @@ def test_only_examples_that_do_not_converge_are_counted(vector_block, capfd, nor
     np.testing.assert_array_equal(vector_block.solve(y).converged, [True] * 3 + [False])
     vector_block.inverse(y)
     assert "number of examples: 1" in capfd.readouterr().err
+
+
+def test_a_residual_that_nobody_sees_is_not_told(make_block, capfd, normal):
+    """The error is at most 1 / (1 - L) times the residual, which the warning says."""
+    block, y = make_block("stubborn", EXACT, resflow.solvers.FixedPoint(max_iterations=2), size=3), normal([4, 3])
+    residual = np.sort(block.solve(y).residual.numpy())
+    assert residual[1] < residual[2]
+    for unseen, told in ((0.0, 4), (residual[1], 2), (residual[3], 0)):
+        pass_through(block, tf.identity(y), Context(log_det=False, unseen=float(unseen)), inverse=True)
+        printed = capfd.readouterr().err
+        assert (f"number of examples: {told}" in printed) == (told > 0) and ("WARNING" in printed) == (told > 0)
+    factor = 1 / (1 - block.lipschitz_constant)
+    block.inverse(tf.identity(y))
+    assert f"at most {factor:.2g} times it" in capfd.readouterr().err
 
 
 def test_first_derivatives_of_log_prob_only(make_block, density, normal, refused):

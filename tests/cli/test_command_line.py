@@ -1,11 +1,13 @@
 import logging
 import re
+import signal
 
 import pytest
 from absl import flags
 
 from tf_resflow.cli import command_line
 from tf_resflow.training.config import default_config, validate_config
+from tf_resflow.version import __version__
 
 pytestmark = pytest.mark.quick
 
@@ -29,6 +31,29 @@ def test_warnings_of_tfds_about_a_missing_data_set_are_left_out():
     for message, is_told in (("Variant folder %s has no %s", False), ("%s", True)):
         record = logging.LogRecord("absl", logging.WARNING, "file.py", 3, message, ("mnist", "info"), None)
         assert command_line._is_worth_telling(record) == is_told
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_one_line(signum, code, monkeypatch, capsys):
+    """The handlers of before come back."""
+    monkeypatch.setattr("sys.argv", ["command"])
+    monkeypatch.setattr(command_line, "_run", lambda *_: signal.raise_signal(signum))
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    try:
+        with pytest.raises(SystemExit) as end:
+            command_line.run("", None, None)
+    finally:
+        found = {number: signal.signal(number, handler) for number, handler in before.items()}
+    assert end.value.code == code and found == usual
+    assert capsys.readouterr().err == "\nInterrupted. Files are complete or were not written.\n"
+
+
+def test_version(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["command", "--version"])
+    with pytest.raises(SystemExit) as end:
+        command_line.run("", None, None)
+    assert not end.value.code and capsys.readouterr().out == f"tf_resflow {__version__}\n"
 
 
 @pytest.mark.parametrize(

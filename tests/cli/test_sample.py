@@ -91,7 +91,7 @@ def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch
     monkeypatch.setattr(resflow, "load", None)
     for output, argument, message in (
         ("a.docx", "--num=2", r"'a.docx' should end in .png or .npy"),
-        ("a.npy", f"--num={10**15}", "samples take 8,000,000.0 GB"),
+        ("a.npy", f"--num={10**15}", "samples of 8,000,000.0 GB do not fit"),
         ("a.png", f"--num={10**9}", "too many for a picture"),
         ("a.npy", "--condition=1", "a model without a condition: leave out"),
     ):

@@ -73,7 +73,7 @@ def test_scores_of_the_held_out_rows(run, tmp_path):
     np.testing.assert_allclose(np.sort(quantile), (np.arange(6) + 0.5) / 6, rtol=1e-6)
 
 
-def test_scores_without_the_data_have_no_quantiles(run, rows, tmp_path, monkeypatch):
+def test_scores_without_the_data_have_no_quantiles(run, rows, tmp_path, monkeypatch, capsys):
     warnings = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: warnings.append(text % values))
     np.save(tmp_path / "new.npy", rows[:3, :2])
@@ -81,6 +81,7 @@ def test_scores_without_the_data_have_no_quantiles(run, rows, tmp_path, monkeypa
     header, *lines = run(score_command, tmp_path / "scores.csv", *arguments)
     assert header == ["example", "log_prob", "stderr"] and len(lines) == 3
     assert len(warnings) == 1 and "no quantiles" in warnings[0] and "gone.csv" in warnings[0]
+    assert "3 examples; without quantiles: " in capsys.readouterr().out
 
 
 def test_a_table_that_lacks_a_column_is_an_error(run, rows, tmp_path):

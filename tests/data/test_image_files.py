@@ -95,13 +95,13 @@ def test_gray_and_color(tmp_path, said):
     mixed = _load(tmp_path).array("train")
     np.testing.assert_array_equal(mixed[0], COLOR[0])
     np.testing.assert_array_equal(mixed[1:20], np.repeat(GRAY[1:, ..., np.newaxis], 3, axis=-1))
-    assert len(said) == 1 and "20 gray images are made color, such as" in said[0] and "01.png" in said[0]
+    assert len(said) == 1 and "20 gray images made color, such as" in said[0] and "01.png" in said[0]
 
 
 def test_transparency_is_dropped(tmp_path, said):
     transparent = np.concatenate([COLOR, GRAY[..., np.newaxis]], axis=-1)
     np.testing.assert_array_equal(_load(_write(tmp_path, transparent)).array("train"), COLOR)
-    assert len(said) == 1 and "20 images lose their transparency, such as" in said[0]
+    assert len(said) == 1 and "transparency of 20 images is dropped, such as" in said[0]
     palette = Image.fromarray(COLOR[0]).quantize(256)
     palette.save(tmp_path / "00.png", transparency=0)
     np.testing.assert_array_equal(_load(tmp_path).array("train")[0], np.asarray(palette.convert("RGB")))

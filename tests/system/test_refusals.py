@@ -1,7 +1,9 @@
 """What the binaries refuse: one line that tells what was wrong and what to do, at once."""
 
+import fcntl
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +17,7 @@ NEW = "--workdir={tmp}/new"
 NONE = "--workdir={tmp}/none"
 RUN = "--workdir={run}"
 PICTURE = "--output={tmp}/x.png"
+SCORES = "--output={tmp}/scores.csv"
 TRAIN = [TOY, NEW]
 
 CONFIG_FILES = {
@@ -67,7 +70,7 @@ REFUSED = {
         ["--config={tmp}/needs_argument.py", NEW],
         ["'rate'"],
     ),
-    "an argument too many": ("train", ["--config=digits:3", NEW], ["takes 0 positional arguments"]),
+    "an argument too many": ("train", ["--config=digits:3", NEW], ["argument of digits.py", "'3'"]),
     "a typo in a base": ("train", ["--config=hybrid:mnst_small", NEW], ["mean 'mnist_small'?"]),
     "a typo in a trunk": ("train", ["--config=hybrid:mnist,rezidual", NEW], ["residual, coupling"]),
     "no ablation": ("train", ["--config=ablations", NEW], ["ablations:NAME", "iresnet"]),
@@ -102,6 +105,37 @@ REFUSED = {
     ),
     "a stray argument": ("train", [*TRAIN, "now"], ["unexpected arguments ['now']"]),
     "the workdir of another run": ("train", [TOY, RUN, "--config.seed=8"], ["config.seed = 0, but now it is 8"]),
+    "a workdir that is a file": ("train", [TOY, "--workdir={tmp}/syntax.py"], ["Cannot write", "a file is where"]),
+    "a workdir that cannot be made": ("train", [TOY, "--workdir=/dev/null/run"], ["Cannot write /dev/null/run"]),
+    "a workdir with a trainer": ("train", [TOY, "--workdir={busy}"], ["Another trainer is at work in {busy}"]),
+    "no table": ("train", ["--config=tabular", NEW], ["data.path is missing: set it to the file"]),
+    "a table that is missing": (
+        "train",
+        ["--config=tabular", NEW, "--config.data.path=none.csv"],
+        ["none.csv: there is no such file", f"{ROOT}/none.csv"],
+    ),
+    "a table of another kind": (
+        "train",
+        ["--config=tabular", NEW, "--config.data.path={tmp}/syntax.py"],
+        ["ends in .csv, .parquet"],
+    ),
+    "images that are missing": (
+        "train",
+        ["--config=images", NEW, "--config.data.path={tmp}/none"],
+        ["config.data.path: there is no file or folder {tmp}/none"],
+    ),
+    "an unknown activation": (
+        "train",
+        [*TRAIN, "--config.model.activation=lipswsh"],
+        ["activation is 'lipswsh'; it must be one of 'lipswish'"],
+    ),
+    "an unknown split": (
+        "train",
+        [*TRAIN, "--config.eval.split=tset"],
+        ["split is 'tset'", "'test', 'validation'"],
+    ),
+    "a size of images": ("train", ["--config=images:33", NEW], ["--config=images:33: The size is '33'"]),
+    "a size for the file": ("train", ["--config=configs/images.py:33", NEW], ["images.py:33: The size is '33'"]),
     "a workdir with a list as config": ("train", [TOY, "--workdir={list}"], ["not []"]),
     "a workdir with bytes as config": ("evaluate", ["--workdir={bytes}"], ["config.json is not valid JSON"]),
     "a workdir with a wrong type": (
@@ -115,6 +149,15 @@ REFUSED = {
         ["unknown key 'train.stesp'"],
     ),
     "evaluate without a run": ("evaluate", [NONE], ["no config.json"]),
+    "evaluate without a checkpoint": ("evaluate", ["--workdir={untrained}"], ["no checkpoint yet"]),
+    "evaluate without the data": (
+        "evaluate",
+        ["--workdir={moved}"],
+        [f"not at gone.csv (looked for /no/gone.csv and {ROOT}/gone.csv)", "--data_path"],
+    ),
+    "a split that the data lack": ("evaluate", [RUN, "--split=train"], ["'checkerboard' has test, validation"]),
+    "fid of vectors": ("evaluate", [RUN, "--metrics=fid"], ["FID is for images"]),
+    "classes of a density": ("evaluate", [RUN, "--metrics=classification"], ["needs labels"]),
     "an unknown metric": ("evaluate", [RUN, "--metrics=lipschitz,fd"], ["choose some of likelihood, noise"]),
     "no metric": ("evaluate", [RUN, "--metrics="], ["likelihood, noise"]),
     "scores as a document": ("evaluate", [RUN, "--output=x.docx"], ["'x.docx'", ".json"]),
@@ -122,6 +165,13 @@ REFUSED = {
     "a negative number": ("evaluate", [RUN, "--num_examples=-1"], ["num_examples=-1"]),
     "an unknown log_det": ("evaluate", [RUN, "--log_det=exakt"], ["exakt", "exact"]),
     "sample without a run": ("sample", [NONE, "--output={tmp}/a.png"], ["no config.json"]),
+    "sample without a checkpoint": ("sample", ["--workdir={untrained}", PICTURE], ["no checkpoint yet"]),
+    "paths without the data": (
+        "sample",
+        ["--workdir={moved}", PICTURE, "--interpolate=pairs"],
+        ["not at gone.csv", "--data_path"],
+    ),
+    "samples that do not fit": ("sample", [RUN, "--output={tmp}/x.csv", f"--num={10**12}"], ["22,000.0 GB"]),
     "samples as a document": ("sample", [RUN, "--output=x.docx"], ["x.docx", ".png", ".npy"]),
     "samples in no folder": ("sample", [RUN, "--output={tmp}/none/x.png"], ["none"]),
     "no samples": ("sample", [RUN, PICTURE, "--num=0"], ["num=0"]),
@@ -136,6 +186,17 @@ REFUSED = {
         ["--interpolate takes no temperature"],
     ),
     "export without a run": ("export", [NONE, "--export_dir={tmp}"], ["no config.json"]),
+    "export without a checkpoint": (
+        "export",
+        ["--workdir={untrained}", "--export_dir={tmp}"],
+        ["no checkpoint yet"],
+    ),
+    "a version that exists": ("export", [RUN, "--export_dir={served}", "--version=3"], ["has a version 3", "is 4"]),
+    "an export to a file": ("export", [RUN, "--export_dir={tmp}/syntax.py"], ["Cannot write", "a file is where"]),
+    "score without a checkpoint": ("score", ["--workdir={untrained}", SCORES], ["no checkpoint yet"]),
+    "score without the data": ("score", ["--workdir={moved}", SCORES], ["not at gone.csv"]),
+    "nothing to score": ("score", [RUN, SCORES, "--input={tmp}/none.csv"], ["none.csv: there is no such file"]),
+    "code to score": ("score", [RUN, SCORES, "--input={tmp}/syntax.py"], ["ends in .csv, .parquet"]),
     "version 0": ("export", [RUN, "--export_dir={tmp}", "--version=0"], ["version=0"]),
     "curves as a document": ("plot_runs", ["--workdirs={run}", "--output={tmp}/x.docx"], ["x.docx", ".png"]),
     "curves of no run": ("plot_runs", ["--workdirs={tmp}/none", PICTURE], ["none", "no config.json"]),
@@ -143,6 +204,23 @@ REFUSED = {
     "no checkpoint": ("convert_checkpoint", ["--checkpoint={tmp}/a.pth", NEW], ["a.pth"]),
     "a workdir to convert to": ("convert_checkpoint", ["--checkpoint={tmp}/syntax.py", RUN], ["{run}"]),
 }
+
+# Runs binaries one after the other, and ends if one has loaded TensorFlow, which takes seconds.
+WITHOUT_TENSORFLOW = """
+import json, runpy, sys
+from absl import app, flags
+
+for binary, arguments in json.load(sys.stdin):
+    known, sys.argv = set(flags.FLAGS), [binary, *arguments]
+    try:
+        runpy.run_path(f"bin/{binary}.py", run_name="__main__")
+    except SystemExit:
+        pass
+    flags.FLAGS.remove_flag_values(set(flags.FLAGS) - known)
+    flags.FLAGS.unparse_flags()
+    if "tensorflow" in sys.modules:
+        sys.exit(f"{binary} {arguments} has loaded TensorFlow.")
+"""
 
 # Each binary, and each kind of error, is a process of its own once.
 PROCESSES = {
@@ -174,11 +252,25 @@ def paths(tmp_path_factory):
         (root / name).mkdir()
         (root / name / "config.json").write_text(json.dumps(content))
     info = {"name": "checkerboard", "event_shape": [2]} | dict.fromkeys(("levels", "mean", "std", "num_classes"))
-    (root / "run" / "data.json").write_text(json.dumps(info))
+    (root / "run" / "data.json").write_text(json.dumps(info | {"sizes": {"test": 5, "validation": 5}}))
+    for name in ("untrained", "moved", "busy"):
+        shutil.copytree(root / "run", root / name)
+    table = config | {"data": config["data"] | {"name": "tabular", "path": "gone.csv"}}
+    (root / "moved" / "config.json").write_text(
+        json.dumps(table | {"absolute_paths": {"data.path": "/no/gone.csv"}})
+    )
+    for path in (root / "run", root / "moved", root / "busy"):
+        (path / "checkpoints").mkdir()
+        for end in ("index", "data-00000-of-00001"):
+            (path / "checkpoints" / f"ckpt-5.{end}").touch()
+    (root / "served" / "3").mkdir(parents=True)
     (root / "bytes").mkdir()
     (root / "bytes" / "config.json").write_bytes(b"\xff\x00{")
     (root / "binary" / "metrics.jsonl").write_bytes(b'{"step": 1, "split": "train"}\n\xff\xfe\x00\n')
-    return {name: root / name for name in (*contents, "bytes")} | {"tmp": root}
+    names = (*contents, "bytes", "untrained", "moved", "busy", "served")
+    with (root / "busy" / "lock").open("w+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield {name: root / name for name in names} | {"tmp": root}
 
 
 @pytest.fixture
@@ -212,6 +304,13 @@ def test_refused_in_one_line(case, paths, start):
     assert sorted(path for path in paths["tmp"].rglob("*") if "__pycache__" not in path.parts) == [
         path for path in before if "__pycache__" not in path.parts
     ]
+
+
+def test_refused_at_once(paths):
+    cases = [(binary, [argument.format(**paths) for argument in given]) for binary, given, _ in REFUSED.values()]
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
+    done = subprocess.run(command, cwd=ROOT, input=json.dumps(cases), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-1000:]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.models.data_info import DataInfo
 from tf_resflow.training import default_config
-from tf_resflow.training.checkpoints import Checkpoints, check_state
+from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.metrics_writer import MetricsWriter
 from tf_resflow.training.workdir import Workdir
 
@@ -103,14 +104,17 @@ def test_damaged_checkpoints_alone_are_an_error(saved, parts):
 
 
 @pytest.fixture
-def begun(parts, tmp_path):
-    """The workdir of a run that was stopped after step 3, with metrics of each step."""
-    files = Workdir(tmp_path)
+def begun_config():
     config = default_config()
     config.train.checkpoint_every = 2
-    files.prepare(config)
-    files.write_config(config)
-    files.data.write_text("{}")
+    return config
+
+
+@pytest.fixture
+def begun(parts, begun_config, tmp_path):
+    """The workdir of a run that was stopped after step 3, with metrics of each step."""
+    files = Workdir(tmp_path)
+    files.begin(begun_config, DataInfo("demo", (2,), None, None, None))
     Checkpoints(files.checkpoints, *parts, keep=3).save(3)
     with MetricsWriter(tmp_path) as writer:
         for step in (1, 2, 3):
@@ -128,21 +132,21 @@ def begun(parts, tmp_path):
         ("checkpoints/*", "has metrics up to step 3, but .*checkpoints is empty"),
     ],
 )
-def test_a_run_whose_state_is_lost_is_not_begun_anew(begun, pattern, message):
-    check_state(begun)
+def test_a_run_whose_state_is_lost_is_not_begun_anew(begun, begun_config, pattern, message):
+    begun.check_config(begun_config)
     for path in begun.path.glob(pattern):
         path.unlink()
     with pytest.raises(ValueError, match=f"{message}.*backup"):
-        check_state(begun)
+        begun.check_config(begun_config)
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(begun, parts):
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(begun, begun_config, parts):
     """At the step of the first checkpoint, whose metrics are there and whose data were being written."""
     for name in ("ckpt-3.index", "checkpoint"):
         (begun.checkpoints / name).unlink()
     lines = (begun.path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (begun.path / "metrics.jsonl").write_text("".join(lines[:2]))
-    check_state(begun)
+    begun.check_config(begun_config)
     assert Checkpoints(begun.checkpoints, *parts, keep=3).restore() == 0
 
 

@@ -14,8 +14,9 @@ def test_what_cannot_be_loaded(run_without_work, tmp_path, make_config):
         resflow.load(tmp_path)
     workdir = tmp_path / "run"
     run_without_work(make_config(train__steps=1), workdir)
+    files = Workdir(workdir)
     for change in ({"model__num_blocks": (3,)}, {"model__hidden": (9,)}, {"model__act_norm": False}):
-        Workdir(workdir).write_config(make_config(**change))
+        files.begin(make_config(**change), files.read_data())
         with pytest.raises(ValueError, match="does not fit the model") as error:
             resflow.load(workdir)
         assert len(str(error.value)) < 800 and "array(" not in str(error.value)

@@ -1,12 +1,14 @@
 import dataclasses
 import json
 import os
+import pathlib
 import socket
 
 import numpy as np
 import pytest
 
 from tf_resflow.data import Dataset
+from tf_resflow.models.data_info import DataInfo
 from tf_resflow.training.config import default_config
 from tf_resflow.training.workdir import Workdir
 
@@ -19,10 +21,16 @@ def changed(**fields):
     return config
 
 
+INFO = DataInfo("demo", (2,), None, None, None)
+
+
 def begin(path, config):
+    """The workdir of a run with a checkpoint."""
     files = Workdir(path)
-    files.prepare(config)
-    files.write_config(config)
+    files.check_config(config)
+    files.begin(config, INFO)
+    for name in ("ckpt-1.index", "ckpt-1.data-00000-of-00001"):
+        (files.checkpoints / name).touch()
     return files
 
 
@@ -46,9 +54,9 @@ def test_config_round_trip(tmp_path):
 def test_a_run_without_a_field_that_is_new_has_its_default(tmp_path):
     files = begin(tmp_path, default_config())
     edit(files.config, lambda config: config["model"].pop("block"))
-    files.prepare(default_config())
+    files.check_config(default_config())
     with pytest.raises(ValueError, match="config.model.block = 'residual', but now it is 'affine_coupling'"):
-        files.prepare(changed(model__block="affine_coupling"))
+        files.check_config(changed(model__block="affine_coupling"))
 
 
 def test_what_leaves_the_weights_alone_may_change(tmp_path):
@@ -67,8 +75,52 @@ def test_another_config_is_refused_by_key(tmp_path):
     wrong = {"train__steps": 10, "train__learning_rate": 0.5, "model__num_blocks": (4, 5), "seed": 3}
     for key, value in (wrong | {"model__estimator__train__p": 0.25, "train__batch_size": 32}).items():
         with pytest.raises(ValueError, match=f"config.{key.replace('__', '.')} = .*another --workdir"):
-            files.prepare(changed(**{key: value}))
+            files.check_config(changed(**{key: value}))
     assert files.config.read_bytes() == before
+
+
+def test_a_run_without_a_checkpoint_gives_way(tmp_path):
+    """Unless its metrics show that it had one."""
+    files = begin(tmp_path, default_config())
+    other, data = changed(seed=3), INFO._replace(event_shape=(3,))
+    for path in files.checkpoints.iterdir():
+        path.unlink()
+    line = {"step": 400, "split": "train", "nats": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line))
+    files.check_config(other)
+    files.check_data(data)
+    with pytest.raises(ValueError, match="has no checkpoint yet.*after 500 steps"):
+        files.check_trained()
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line | {"step": 600}))
+    with pytest.raises(ValueError, match="metrics up to step 600, but .*checkpoints is empty"):
+        files.check_config(other)
+
+
+def test_data_are_found_from_anywhere(tmp_path, monkeypatch):
+    """By the absolute path, if a file is there, else by the one of the config; a resumed run may have either."""
+    for folder in ("home", "away"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    pathlib.Path("t.csv").touch()
+    config = changed(data__name="tabular", data__path="t.csv", data__data_dir="tfds")
+    files = begin(tmp_path / "run", config)
+    assert files.read_config().to_dict() == config.to_dict()
+    monkeypatch.chdir(tmp_path / "away")
+    absolute = str(tmp_path / "home" / "t.csv")
+    found = files.config_of_data().data
+    assert (found.path, found.path_test, found.data_dir) == (absolute, "", "tfds")
+    for path in ("t.csv", absolute):
+        files.check_config(changed(data__name="tabular", data__path=path, data__data_dir="tfds"))
+    with pytest.raises(ValueError, match="config.data.path = 't.csv', but now"):
+        files.check_config(changed(data__name="tabular", data__path="other.csv", data__data_dir="tfds"))
+    pathlib.Path(absolute).unlink()
+    with pytest.raises(ValueError, match=f"not at t.csv .looked for {absolute} and .*away/t.csv.*--data_path"):
+        files.config_of_data()
+    with pytest.raises(ValueError, match="not at gone.csv .looked for [^ ]*gone.csv.. If"):
+        files.config_of_data(data_path="gone.csv")
+    pathlib.Path("t.csv").touch()
+    assert files.config_of_data().data.path == "t.csv"
+    assert files.config_of_data(data_path="../away/t.csv").data.path == "../away/t.csv"
 
 
 def test_steps_grow_only_under_a_schedule_that_does_not_end_with_them(tmp_path):
@@ -85,7 +137,7 @@ def test_an_unwritable_workdir(tmp_path):
     (tmp_path / "file").write_text("not a directory")
     for path in ("file/run", "file"):
         with pytest.raises(OSError, match="Cannot write .*file"):
-            Workdir(tmp_path / path).prepare(default_config())
+            Workdir(tmp_path / path).begin(default_config(), INFO)
 
 
 def test_the_data_of_a_run(tmp_path):
@@ -95,7 +147,8 @@ def test_the_data_of_a_run(tmp_path):
     dataset = Dataset.from_arrays("demo", images, 17, labels=labels, num_classes=4).with_channel_statistics()
     files = Workdir(tmp_path)
     files.check_data(dataset)
-    files.write_data(dataset)
+    files.begin(default_config(), dataset)
+    (files.checkpoints / "ckpt-1.index").touch()
     info = files.read_data()
     assert (info.name, info.event_shape, info.levels, info.num_classes) == ("demo", (2, 2, 1), 17, 4)
     assert info.sizes == {"train": 4, "test": 4}
@@ -129,7 +182,7 @@ def test_a_config_file_that_is_not_one(tmp_path, content, message):
     with pytest.raises(ValueError, match="no config.json"):
         files.read_config()
     files.config.write_bytes(content)
-    for read in (files.read_config, lambda: files.prepare(default_config())):
+    for read in (files.read_config, lambda: files.check_config(default_config())):
         with pytest.raises(ValueError, match=message):
             read()
     assert files.config.read_bytes() == content

@@ -63,6 +63,7 @@ class Context:
         members.
       log_det: whether the log-determinant is wanted. Without it no series is evaluated.
       warn: whether a warning is printed if an inverse did not converge.
+      unseen: residual up to which there is none, since the caller's data cannot show it.
       atol: absolute tolerance that is enough for the inverse of a block that was given no solver.
       visit: function of a bijector, its input, and whether it is inverted, called before each bijector that is not
         made of others is applied.
@@ -71,6 +72,7 @@ class Context:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     log_det: bool = True
     warn: bool = True
+    unseen: float = 0.0
     atol: float = 0.0
     visit: Callable[[tfb.Bijector, Any, bool], None] | None = None
 

@@ -97,7 +97,7 @@ class MonotoneBlock(ResidualBlock):
         seed, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
         branch = bound_network(self._branch, networks)
         solution, w, condition, batch_shape = self._map(branch, x, condition, sign, **settings)
-        with tf.control_dependencies(self._report(solution, context.warn)):
+        with tf.control_dependencies(self._report(solution, context)):
             solution = from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
         if not context.log_det:
             return Pass(solution.root, solutions=(solution,))

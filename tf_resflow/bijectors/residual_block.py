@@ -241,7 +241,7 @@ class ResidualBlock(FlowBijector):
         _, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
         enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
         solution = self._solve(y, condition, networks, **enough)
-        with tf.control_dependencies(self._report(solution, context.warn)):
+        with tf.control_dependencies(self._report(solution, context)):
             x = tf.identity(solution.root)
         log_det = tf.negative(self.forward_pass(x, context).log_det) if context.log_det else None
         return Pass(x, log_det, solutions=(solution,))
@@ -252,13 +252,17 @@ class ResidualBlock(FlowBijector):
         solution = solve_residual(branch, y, self._inverse_solver, conditional_input=condition, **settings)
         return from_rows(solution, batch_shape)
 
-    def _report(self, solution, warn):
+    def _report(self, solution, context):
         """Operations that raise (`validate_args`) or warn if an example did not converge."""
         message = f"{self.name}: the inverse did not converge for some examples, or its input is not finite"
+        if self._lipschitz_constant < 1:
+            message += (
+                f" (the error is about the residual, at most {1 / (1 - self._lipschitz_constant):.2g} times it)"
+            )
         if self.validate_args:
             failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
             return [tf.debugging.assert_equal(failed, 0, message)]
-        return [warn_unconverged(solution, message)] if warn else []
+        return [warn_unconverged(solution, message, context.unseen)] if context.warn else []
 
     def _is_increasing(self, **kwargs):
         if self._event_shape.num_elements() == 1:

@@ -1,9 +1,9 @@
 """How the commands start: flags, quiet libraries, and errors that fit a screen."""
 
-import contextlib
 import logging as std_logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,18 @@ from typing import Any
 from absl import app, flags, logging
 
 from tf_resflow.extras import extra
-from tf_resflow.progress import repeated_interrupts
+from tf_resflow.progress import repeated_interrupts, shown
+from tf_resflow.version import __version__
 
-__all__ = ["check_run", "define_data_flags", "define_estimator_flags", "define_workdir", "run", "workdir"]
+__all__ = [
+    "check_data",
+    "check_run",
+    "define_data_flags",
+    "define_estimator_flags",
+    "define_workdir",
+    "run",
+    "workdir",
+]
 
 _USER_ERRORS = (ValueError, ArithmeticError, OSError, ImportError)
 # What TFDS logs about itself, and about a data set that is missing, which is an error of ours.
@@ -30,7 +39,8 @@ def run(
 
     Wrong flags, and errors that this package raises about the user's input or the data, are printed without a
     traceback, and the exit code is 1; so is a missing package of an extra. All other errors keep their traceback.
-    Ctrl-C prints one line, and the exit code is 130.
+    Ctrl-C or SIGTERM prints one line, and the exit code is 130 or 143. The command with `--version` alone prints
+    that of the package. (The flag of resflow-export has a value.) With `--quiet` there are no progress bars.
 
     Args:
       description: the text of `--help`.
@@ -38,19 +48,40 @@ def run(
       main: function without arguments; it returns the exit code.
       check: function without arguments that raises errors which do not need TensorFlow.
     """
+    if sys.argv[1:] in (["--version"], ["-version"]):
+        print(f"tf_resflow {__version__}")
+        sys.exit(0)
+    try:
+        with repeated_interrupts():
+            _run(description, define_flags, main, check)
+    except KeyboardInterrupt as stop:
+        signum = stop.args[0] if stop.args else signal.SIGINT
+    # The exception is gone, and with it the frames that held progress bars, which clear their line at the end.
+    print("\nInterrupted. Files are complete or were not written.", file=sys.stderr)
+    sys.exit(128 + signum)
+
+
+def _run(description, define_flags, main, check):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.modules["__main__"].__doc__ = description  # which absl shows
+    sys.modules[
+        "__main__"
+    ].__doc__ = f"{description}\n--version alone prints the version of tf_resflow."  # for absl
     before = set(flags.FLAGS)
     try:
         define_flags()
+        flags.DEFINE_bool("quiet", False, "No progress bars: only warnings and the result.")
         with extra("training"):
             from tqdm.contrib.logging import logging_redirect_tqdm
     except ImportError as error:
         sys.exit(f"Error: {error}")
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # the only ones in --help
-    with repeated_interrupts():
-        app.run(lambda _: _guarded(main, check, logging_redirect_tqdm), flags_parser=_parse_flags)
+
+    def main_with_bars():
+        with logging_redirect_tqdm(), shown(not flags.FLAGS.quiet):
+            return main()
+
+    app.run(lambda _: _guarded(main_with_bars, check), flags_parser=_parse_flags)
 
 
 def define_workdir() -> None:
@@ -84,14 +115,22 @@ def workdir() -> Any:
 
 
 def check_run() -> None:
-    """Raises ValueError if there is no run in the workdir, or the flags of the estimators are wrong."""
+    """Raises ValueError if there is no trained run in the workdir, or the flags of the estimators are wrong."""
     values = flags.FLAGS
     if "stderr" in values and values.stderr is not None:
         if not 0 < values.stderr < float("inf"):
             raise ValueError(f"--stderr must be positive and finite; got {values.stderr}.")
         if given := [f"--{name}" for name in ("log_det", "num_probes") if values[name].present]:
             raise ValueError(f"--stderr chooses the estimators: leave out {' and '.join(given)}.")
-    workdir().read_config()
+    files = workdir()
+    files.read_config()
+    files.read_data()
+    files.check_trained()
+
+
+def check_data() -> None:
+    """Raises ValueError if the files of the run's data are missing."""
+    workdir().config_of_data(data_dir=flags.FLAGS.data_dir, data_path=flags.FLAGS.data_path)
 
 
 def _parse_flags(argv):
@@ -108,7 +147,7 @@ def _parse_flags(argv):
     return remaining
 
 
-def _guarded(main, check=lambda: None, context=contextlib.nullcontext):
+def _guarded(main, check=lambda: None):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     std_logging.root.removeHandler(logging.get_absl_handler())  # tqdm redirects Python's own
@@ -116,17 +155,11 @@ def _guarded(main, check=lambda: None, context=contextlib.nullcontext):
     logging.get_absl_logger().addFilter(_is_worth_telling)
     try:
         check()
-        with context():
-            return main()
+        return main()
     except _USER_ERRORS as error:
         if not _is_raised_here(error):
             raise
         sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        pass
-    # The exception is gone, and with it the frames that held progress bars, which clear their line at the end.
-    print("\nInterrupted. Files are complete or were not written.", file=sys.stderr)
-    return 130
 
 
 def _is_raised_here(error):

@@ -9,7 +9,7 @@ from absl import flags
 
 from tf_resflow.config_fields import suggest
 from tf_resflow.extras import extra
-from tf_resflow.training.config import base_config, config_of_file, flat_fields
+from tf_resflow.training.config import CONFIGS, base_config, config_of_file, flat_fields
 
 __all__ = ["define_config"]
 
@@ -47,5 +47,7 @@ def _read(path, *arguments):
         return config_of_file(path, *arguments)
     except Exception as error:  # the code of the file may raise any
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        if isinstance(error, ValueError) and (not lines or CONFIGS in path.resolve().parents):
+            raise  # an error of ours, about the argument
         where = f"{path}, line {lines[-1]}" if lines else path
         raise ValueError(f"{where}: {type(error).__name__}: {error}") from error

@@ -7,6 +7,8 @@ resflow-sample --workdir=runs/cifar10 --output=samples.png
 The file is read without executing anything in it.
 """
 
+import pathlib
+
 from absl import flags
 
 from tf_resflow import interop
@@ -22,6 +24,13 @@ def define_flags() -> None:
     flags.mark_flags_as_required(["checkpoint", "workdir"])
 
 
+def check() -> None:
+    """Raises ValueError if there is no checkpoint to read, or the workdir is not empty."""
+    if not pathlib.Path(FLAGS.checkpoint).is_file():
+        raise ValueError(f"Cannot read {FLAGS.checkpoint}: there is no such file.")
+    command_line.workdir().check_empty()
+
+
 def main() -> None:
     """Converts the checkpoint and prints a summary."""
     found = interop.convert_checkpoint(FLAGS.checkpoint, FLAGS.workdir)
@@ -34,4 +43,4 @@ def main() -> None:
 
 def run() -> None:
     """The command resflow-convert."""
-    command_line.run(__doc__, define_flags, main)
+    command_line.run(__doc__, define_flags, main, check)

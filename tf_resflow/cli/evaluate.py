@@ -80,12 +80,24 @@ def check() -> None:
     if FLAGS.output:
         check_output_path(FLAGS.output, [".json"])
     command_line.check_run()
+    command_line.check_data()
+    files, metrics = command_line.workdir(), FLAGS.metrics or ()
+    info = files.read_data()
+    if FLAGS.split and info.sizes and FLAGS.split not in info.sizes:
+        raise ValueError(f"--split={FLAGS.split}: {info.name!r} has {', '.join(sorted(info.sizes))}.")
+    if "fid" in metrics and len(info.event_shape) != 3:
+        raise ValueError(f"FID is for images; {info.name!r} are vectors. Leave it out of --metrics.")
+    if "fid" in metrics and FLAGS.fid_weights != "imagenet" and not pathlib.Path(FLAGS.fid_weights).is_file():
+        raise ValueError(f"--fid_weights={FLAGS.fid_weights}: there is no such file.")
+    if "importance_weighted" in metrics and info.levels is None:
+        raise ValueError("importance_weighted is of dequantized data, and these are continuous: leave it out.")
+    if "classification" in metrics and info.num_classes is None:
+        raise ValueError(f"classification needs labels, which {info.name!r} do not have: leave it out.")
 
 
 def main() -> None:
     """Evaluates, prints the table and writes the file."""
-    with progress.shown():
-        result = _evaluate()
+    result = _evaluate()
     print(table(result))
     if FLAGS.output:
         from tf_resflow.training.workdir import write_json

@@ -37,8 +37,11 @@ def define_flags() -> None:
 
 
 def check() -> None:
-    """Raises ValueError if a flag is wrong, or the workdir has no run."""
+    """Raises ValueError if a flag is wrong, the workdir has no run, or the version exists."""
+    from tf_resflow.serving.versions import free_version, writable
+
     command_line.check_run()
+    free_version(writable(FLAGS.export_dir), FLAGS.version)
 
 
 def main() -> None:

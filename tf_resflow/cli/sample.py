@@ -28,10 +28,11 @@ import numpy as np
 from absl import flags, logging
 
 import tf_resflow as resflow
-from tf_resflow import evaluation, progress, training
+from tf_resflow import evaluation, training
 from tf_resflow.cli import command_line
 from tf_resflow.evaluation.figures import paths_figure
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, check_paths, check_samples, write_samples
+from tf_resflow.plurals import counted
 
 _SIDE = 10  # images in a row of a sweep or a path, and rows of paths, without --num
 _POINTS = 50  # of a path that is drawn as a line
@@ -95,6 +96,8 @@ def check() -> None:
     check = check_paths if FLAGS.interpolate else check_samples
     rows, columns = _grid(info)
     check(FLAGS.output, (rows * columns, *info.event_shape), info.levels)
+    if FLAGS.interpolate:
+        command_line.check_data()
 
 
 def _check_paths_given_columns(info):
@@ -109,8 +112,7 @@ def _check_paths_given_columns(info):
 
 def main() -> None:
     """Samples and writes the file."""
-    with progress.shown():
-        (_interpolate if FLAGS.interpolate else _sample)(_info())
+    (_interpolate if FLAGS.interpolate else _sample)(_info())
 
 
 def _info():
@@ -187,7 +189,8 @@ def _sample(info):
             names=info.columns,
             name=info.name,
         )
-    print(f"{rows * num:,} samples{run.note}: {FLAGS.output}")
+    lacks = ", without the data" if is_drawn_with_data and examples is None else ""
+    print(f"{counted(rows * num, 'sample')}{run.note}{lacks}: {FLAGS.output}")
 
 
 def _interpolate(info):
@@ -214,7 +217,7 @@ def _interpolate(info):
             labels[1:1] = [""] * (len(paths) - 2)
         points = paths.reshape(-1, *info.event_shape)
         write_samples(FLAGS.output, [points], paths.shape, levels=info.levels, labels=labels, names=info.columns)
-    print(f"{len(paths):,} x {paths.shape[1]:,} samples{run.note}: {FLAGS.output}")
+    print(f"{len(paths):,} x {counted(paths.shape[1], 'sample')}{run.note}: {FLAGS.output}")
 
 
 def _held_out(info):

@@ -21,6 +21,7 @@ estimator of each block. Without it there are 8 estimates, or one of vectors of 
 """
 
 import csv
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from absl import flags, logging
 import tf_resflow as resflow
 from tf_resflow import evaluation, progress, training
 from tf_resflow.cli import command_line
+from tf_resflow.data.files import check_table
+from tf_resflow.plurals import counted
 from tf_resflow.progress import track
 from tf_resflow.writing import check_output_path, whole_file
 
@@ -51,20 +54,26 @@ def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
     check_output_path(FLAGS.output, [".csv"])
     command_line.check_run()
+    if FLAGS.input is None:
+        command_line.check_data()
+    elif command_line.workdir().read_data().levels is None:
+        check_table(pathlib.Path(FLAGS.input).expanduser())
+    elif not pathlib.Path(FLAGS.input).expanduser().exists():
+        raise ValueError(f"--input={FLAGS.input}: there is no such file or folder.")
 
 
 def main() -> None:
     """Scores and writes the file."""
-    with progress.shown():
-        scores, note = _scores()
+    scores, note = _scores()
     with whole_file(FLAGS.output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["example", *scores])
         for number, row in enumerate(zip(*scores.values(), strict=True), 1):
             writer.writerow([number, *(f"{value:.9g}" for value in row)])
     low = np.nanmean(scores["quantile"] <= 0.01) if "quantile" in scores else None
-    rare = "" if low is None else f"; {low:.1%} are less likely than 99 % of held-out examples"
-    print(f"{len(scores['log_prob']):,} examples{rare}{', by the model' + note if note else ''}: {FLAGS.output}")
+    rare = f"{low:.1%} are less likely than 99 % of held-out examples" if low is not None else "without quantiles"
+    by = ", by the model" + note if note else ""
+    print(f"{counted(len(scores['log_prob']), 'example')}; {rare}{by}: {FLAGS.output}")
 
 
 def _scores():

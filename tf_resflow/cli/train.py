@@ -9,6 +9,8 @@ On several machines the same command runs on each, with a workdir that all of th
 environment. If one stops, the others stop too, and the command has to be run again on all.
 """
 
+import os
+
 from absl import flags
 
 from tf_resflow import training
@@ -36,11 +38,17 @@ def define_flags() -> None:
 
 
 def check() -> None:
-    """Raises ValueError if the config is wrong, or that of another run."""
-    from tf_resflow.training.config import validate_config  # which an extra provides
+    """Raises ValueError if the config is wrong, its data are missing, or the workdir is that of another run."""
+    from tf_resflow.data.config import check_places  # which an extra provides
+    from tf_resflow.training.config import validate_config
 
     validate_config(FLAGS.config)
-    command_line.workdir().check_config(FLAGS.config)
+    check_places(FLAGS.config.data)
+    files = command_line.workdir()
+    files.check_config(FLAGS.config)
+    if "TF_CONFIG" not in os.environ:  # of several workers another one may have the lock
+        with files.locked():
+            pass
 
 
 def main() -> int:
@@ -54,7 +62,9 @@ def main() -> int:
     strategy = STRATEGIES[FLAGS.strategy]()
     writes = is_chief(strategy)
     try:
-        result = training.train(FLAGS.config, FLAGS.workdir, strategy=strategy, jit=FLAGS.jit, progress=writes)
+        result = training.train(
+            FLAGS.config, FLAGS.workdir, strategy=strategy, jit=FLAGS.jit, progress=writes and not FLAGS.quiet
+        )
     except training.Interrupted as stop:
         print(stop)
         return 128 + stop.signum

@@ -1,13 +1,19 @@
 """The `data` section of a config: its fields, their defaults and rules."""
 
+import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-from tf_resflow.config_fields import AT_LEAST_0, Field, Rule, make_section, suggest
+from tf_resflow.config_fields import AT_LEAST_0, ConfigDict, Field, Rule, make_section, suggest
+from tf_resflow.data.files import check_table
 
-__all__ = ["FIELDS", "default_config"]
+__all__ = ["FIELDS", "PLACES", "check_places", "default_config"]
 
 # Arguments of pandas.read_csv and pandas.read_excel.
 _READ_OPTIONS = "comment decimal encoding engine header na_values sep sheet_name skiprows thousands".split()
+
+PLACES = ("path", "path_validation", "path_test", "data_dir")
+"""The fields that are files or folders."""
 
 FIELDS = {
     "name": "digits",
@@ -72,3 +78,21 @@ def default_config(**fields: Any) -> Any:
             raise ValueError(f"Unknown field data.{field}; {suggest(field, config)}")
     config.update(fields)
     return config
+
+
+def check_places(config: Mapping[str, Any] | ConfigDict) -> None:
+    """Raises ValueError unless the files and folders of a `data` section are there and can be of its kind."""
+    name = config["name"]
+    if name not in ("images", "tabular"):
+        return
+    if not config["path"]:
+        kind = "the file of a table" if name == "tabular" else "a folder of images, or a .npy or .npz file"
+        raise ValueError(f"config.data.name is {name!r}, and config.data.path is missing: set it to {kind}.")
+    for field in ("path", "path_validation", "path_test"):
+        path = pathlib.Path(config[field]).expanduser()
+        if config[field] and name == "tabular":
+            check_table(path)
+        elif not path.exists():
+            raise ValueError(
+                f"config.data.{field}: there is no file or folder {path} (looked for {path.absolute()})."
+            )

@@ -20,6 +20,7 @@ from tf_resflow.data.files import read_array, readable
 from tf_resflow.data.image_folders import find_images, subfolders
 from tf_resflow.data.splits import check_different, draw_splits, field
 from tf_resflow.extras import extra
+from tf_resflow.plurals import counted
 
 with extra("data"):
     from PIL import ExifTags, Image, ImageOps
@@ -348,9 +349,10 @@ def _read(folders, image_size, is_gray, skip_unreadable):
         headers |= dict(zip(folders[split].files, folders[split].headers, strict=True))
     gray = [file for file, header in headers.items() if header.is_gray]
     if gray and not is_gray:
-        logging.warning("%d gray images are made color, such as %s.", len(gray), gray[0])
+        logging.warning("%s made color, such as %s.", counted(len(gray), "gray image"), gray[0])
     if transparent := [file for file, header in headers.items() if header.is_transparent]:
-        logging.warning("%d images lose their transparency, such as %s.", len(transparent), transparent[0])
+        num = counted(len(transparent), "image")
+        logging.warning("The transparency of %s is dropped, such as of %s.", num, transparent[0])
     return images, folders
 
 

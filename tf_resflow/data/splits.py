@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from tf_resflow.plurals import counted
+
 
 def check_alike(name: str, splits: Mapping[str, np.ndarray]) -> None:
     """Raises ValueError unless the examples of all splits, arrays `[num, *event_shape]`, have one shape."""
@@ -31,13 +33,14 @@ def split_sizes(
     if rest < least:
         less = " and ".join(f"{split}_fraction" for split in sizes) or "nothing"
         raise ValueError(
-            f"{source}: {num} examples less {less} leave {rest} for training, which needs at least {least}. "
-            "Provide more, or lower the fractions."
+            f"{source}: {counted(num, 'example')} less {less} leave {rest} for training, which needs at least "
+            f"{least}. Provide more, or lower the fractions."
         )
     for split, size in sizes.items():
         if not size:
+            whole = counted(num, "example")
             raise ValueError(
-                f"{source}: the {split} split holds no example, since {split}_fraction of {num} examples is "
+                f"{source}: the {split} split holds no example, since {split}_fraction of {whole} is "
                 f"less than one. Raise it, set it to 0, or set path_{split}."
             )
     return sizes | {"train": rest}

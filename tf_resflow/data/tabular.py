@@ -12,11 +12,10 @@ from absl import logging
 
 from tf_resflow.config_fields import suggest
 from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.files import read_array, readable
+from tf_resflow.data.files import TABLES, check_table, read_array, readable
 from tf_resflow.data.splits import check_alike, check_different, draw_splits
 from tf_resflow.extras import extra
 
-_SUFFIXES = (".csv", ".parquet", ".xlsx", ".npy", ".npz")
 _SHOWN = 20  # columns in a message
 _FEW = 10  # rows for each value of a column, from which on it is called discrete
 _WRITTEN = (
@@ -88,7 +87,7 @@ def load_tabular(
     if not path:
         raise ValueError(
             f"No table was given: set path (--config.data.path=FILE.csv) to a file that ends in "
-            f"{', '.join(_SUFFIXES)}."
+            f"{', '.join(TABLES)}."
         )
     train = read_table(path, key, columns=columns, read_options=read_options)
     others = {"test": path_test, "validation": path_validation}
@@ -133,12 +132,7 @@ def read_table(
     """
     path = pathlib.Path(path).expanduser()
     suffix = path.suffix.lower()
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder. Give the file of a table, or, for images, data.name = 'images'.")
-    if suffix not in _SUFFIXES:
-        raise ValueError(f"{path}: expected a file name that ends in {', '.join(_SUFFIXES)}.")
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file (looked for {path.absolute()}).")
+    check_table(path)
     with extra("data"):
         import pandas
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from tf_resflow.extras import extra
 from tf_resflow.writing import check_output_path, whole_file
@@ -305,7 +305,7 @@ def rank_figure(
     if len(names) != dimensions:
         raise ValueError(f"Expected {dimensions} names, one for each parameter; got {len(names)}.")
     edges = np.linspace(0, num_draws + 1, min(num_bins, num_draws + 1) + 1).round() - 0.5
-    low, high = stats.binom.interval(_BAND, num, np.diff(edges) / (num_draws + 1))
+    low, high = scipy.stats.binom.interval(_BAND, num, np.diff(edges) / (num_draws + 1))
     columns = min(dimensions, 4)
     rows = math.ceil(dimensions / columns)
     with _written(path, (3.2 * columns, 2.4 * rows + 0.5)) as fig:
@@ -345,7 +345,7 @@ def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike
                 f"{values.shape}."
             )
     mass, first = np.linspace(0, 1, 201), next(iter(curves.values()))
-    low, high = np.array(stats.binom.interval(_BAND, len(first), mass)) / len(first)
+    low, high = np.array(scipy.stats.binom.interval(_BAND, len(first), mass)) / len(first)
     with _written(path, (4.6, 4.4)) as fig:
         axes = fig.subplots()
         axes.fill_between(mass, low, high, color="0.85", label=f"{_BAND:.0%} if calibrated")
@@ -385,7 +385,7 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
                 np.array([np.mean(part) for part in steps]),
                 np.array([np.mean(part) for part in parts]),
             )
-            errors = 2 * np.array([stats.sem(part) for part in parts])
+            errors = 2 * np.array([scipy.stats.sem(part) for part in parts])
             (line,) = axes.plot(centers, means, label=f"{name}: {_with_error(elbo[-int(_END * len(elbo)) :])} nats")
             axes.fill_between(
                 centers, means - errors, means + errors, color=line.get_color(), alpha=0.3, linewidth=0
@@ -415,7 +415,7 @@ def _until_the_end(name, losses):
 
 def _with_error(values):
     """The mean and its standard error in words, with the decimals that the error has."""
-    error = stats.sem(values)
+    error = scipy.stats.sem(values)
     decimals = min(6, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 6
     return f"{np.mean(values):.{decimals}f} ± {error:.{decimals}f}"
 

@@ -16,6 +16,7 @@ from tf_resflow.logdet.power_series import power_series_log_det
 from tf_resflow.logdet.probes import coloring, draw_probes
 from tf_resflow.logdet.term_distributions import TermDistribution
 from tf_resflow.models import FlowModel
+from tf_resflow.plurals import counted
 from tf_resflow.progress import track
 from tf_resflow.seeds import random_integers, split_seed
 from tf_resflow.typing import LogDet, TensorLike
@@ -93,7 +94,7 @@ class LikelihoodPlan:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.num_samples} samples: a standard error of {self.expected_stderr:.3g} nats, and "
+            f"{counted(self.num_samples, 'sample')}: a standard error of {self.expected_stderr:.3g} nats, and "
             f"{self.log_det_stderr:.3g} of the log-determinants alone"
         ]
         width = max(map(len, self.blocks), default=0)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from tf_resflow.evaluation.figures import points_figure
 from tf_resflow.extras import extra
+from tf_resflow.plurals import counted
 from tf_resflow.writing import check_output_path, whole_file
 
 __all__ = [
@@ -29,6 +30,7 @@ MAX_TEMPERATURE = 100.0
 """The largest temperature that samples may have."""
 
 _MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
+_CSV_VALUE = 11  # bytes of a number of 9 digits, with its point and its comma; not all numbers need them
 _MAX_VALUES = 2**28  # of paths, which are kept in memory
 _MIN_SIDE = 512  # pixels; small grids are enlarged to about this size
 _MIN_CELL = 64  # pixels; so are small images in a large grid
@@ -42,18 +44,23 @@ def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: in
     """
     check_output_path(path, [".png", ".npy", *([".csv"] if len(shape) == 2 else [])])
     path, num, values = pathlib.Path(path).absolute(), shape[0], math.prod(shape)
-    if path.suffix.lower() == ".npy":
-        needed, free = values * (4 if levels is None else 1) / 1e9, shutil.disk_usage(path.parent).free / 1e9
-        if needed > free:
-            raise ValueError(
-                f"{num:,} samples take {needed:,.1f} GB, and {path.parent} has {free:,.1f} GB free. Lower --num, "
-                "or write to another disk."
-            )
-    elif path.suffix.lower() == ".png" and values > _MAX_PICTURE:
+    suffix = path.suffix.lower()
+    if suffix == ".png" and values > _MAX_PICTURE:
         raise ValueError(
             f"{num:,} samples are too many for a picture, which takes {_MAX_PICTURE * num // values:,} of them at "
             f"most ({_MAX_PICTURE:,} values). Lower --num, or write them to a .npy file."
         )
+    bytes_of_value = {".csv": _CSV_VALUE, ".npy": 4 if levels is None else 1, ".png": 1}[suffix]
+    needed, free = values * bytes_of_value, shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise ValueError(
+            f"{counted(num, 'sample')} of {_size(needed)} do not fit: {path.parent} has {_size(free)} free. Lower "
+            "--num, or write to another disk."
+        )
+
+
+def _size(num_bytes):
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 
 def check_paths(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:

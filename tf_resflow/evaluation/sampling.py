@@ -9,6 +9,7 @@ from absl import logging
 
 from tf_resflow.models import FlowModel
 from tf_resflow.models.flow_model import flow_input, sample_latent
+from tf_resflow.plurals import counted
 from tf_resflow.progress import track
 from tf_resflow.typing import TensorLike
 
@@ -179,7 +180,7 @@ def interpolate_corners(
     """
     corners = tf.convert_to_tensor(corners)
     if corners.shape[0] != 4:
-        raise ValueError(f"A square has 4 corners; got {corners.shape[0]} examples.")
+        raise ValueError(f"A square has 4 corners; got {counted(corners.shape[0], 'example')}.")
     turn = _quarter_turn(num)
     weights = tf.einsum("ra,cb->rcab", turn, turn)
     given = [rows[tf.newaxis] for rows in _conditions(model, condition, 4)]
@@ -228,7 +229,8 @@ def ends_of_paths(num_examples: int, *, kind: str, num: int, seed: int = 0) -> n
     if not pairs:
         raise ValueError(f"A path goes from one example to another; got {num_examples}.")
     if pairs < num:
-        logging.warning("%d examples make %d pairs, fewer than the %d asked for.", num_examples, pairs, num)
+        these = counted(num_examples, "example")
+        logging.warning("%s make %s, fewer than the %d asked for.", these, counted(pairs, "pair"), num)
     return order[: 2 * pairs].reshape(2, pairs).T
 
 

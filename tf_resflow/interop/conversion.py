@@ -2,7 +2,6 @@
 
 import math
 import os
-import pathlib
 from typing import Any
 
 from tf_resflow import layers
@@ -22,7 +21,6 @@ __all__ = ["convert_checkpoint"]
 
 _DECIMALS = 4  # of the coefficient
 _ROUNDING = 2e-6  # more than that by which a layer stays below its coefficient
-_NOT_EMPTY = "{} exists and is not empty, and a run is never overwritten. Choose another --workdir."
 # Tensors without a variable: state of the norms (which `applied_kernels` has read) and of the estimator,
 # flags, the shared orders again, and the mean and std of the data.
 _UNUSED = (
@@ -65,9 +63,9 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     References:
       Chen et al. 2019; https://github.com/rtqichen/residual-flows.
     """
-    workdir = pathlib.Path(workdir).expanduser()
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise ValueError(_NOT_EMPTY.format(workdir))
+    place = Workdir(workdir)
+    place.check_empty()
+    workdir = place.path
     published = read_checkpoint(checkpoint)
     config = published_config(published.args)
     config.train.steps = step = published.step or 1
@@ -87,12 +85,10 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
         workdir.parent.mkdir(parents=True, exist_ok=True)
         with scratch(workdir.parent) as folder:
             files = Workdir(folder / "run")
-            files.prepare(config)
-            files.write_data(data)
-            files.write_config(config)
+            files.begin(config, data)
             Checkpoints(files.checkpoints, model, optimizer, seed=config.seed, keep=config.train.keep).save(step)
-            if not renamed(files.path, workdir):  # another process made it meanwhile
-                raise ValueError(_NOT_EMPTY.format(workdir))
+            if not renamed(files.path, workdir):
+                place.check_empty()  # another process made it meanwhile
     return {
         "name": data.name,
         "step": step,

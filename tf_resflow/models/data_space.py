@@ -16,6 +16,7 @@ from tf_resflow.typing import TensorLike
 __all__ = ["DataSpace"]
 
 _OF_A_LEVEL = 1 / 32  # the residual of a block's inverse that integer data cannot show
+_OF_A_DEVIATION = 1e-5  # likewise a picture or a statistic of continuous data, of about unit variance in a block
 
 
 class DataSpace:
@@ -43,6 +44,8 @@ class DataSpace:
       inverse_atol: residual at which a block without a solver of its own need not be inverted further: 1/32 of a
         level, since few pixels then differ from those of a precise inverse. Continuous data show every digit: it
         is 0, and the rounding of the type decides.
+      unseen: residual up to which nobody is told that the inverse of a block did not converge: the same, or 1e-5 of
+        continuous data, whose deviation is about 1 in a block.
     """
 
     def __init__(
@@ -55,9 +58,10 @@ class DataSpace:
         self.log_num_cells = self.num_dimensions * math.log(levels or 1)
         if levels is None:
             self.unit, self.nats_per_unit, self.inverse_atol, self.dequantization = "nats", 1.0, 0.0, None
+            self.unseen = _OF_A_DEVIATION
         else:
             self.unit, self.nats_per_unit = "bits_per_dim", self.num_dimensions * math.log(2.0)
-            self.inverse_atol = _OF_A_LEVEL / levels
+            self.inverse_atol = self.unseen = _OF_A_LEVEL / levels
             self.dequantization = "uniform" if dequantizer is None else "variational"
 
     @property

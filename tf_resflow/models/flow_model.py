@@ -270,7 +270,9 @@ def flow_input(model: FlowModel, z: TensorLike, condition: TensorLike | None, pr
     """The values of the flow's input space that have latents; arguments as of `FlowModel.decode`."""
     z = tf.cast(z, model.distribution.dtype)
     arguments = model.condition.arguments(condition, tf.shape(z)[0])
-    context = Context(arguments, log_det=False, atol=0.0 if precise else model.data_space.inverse_atol)
+    space = model.data_space
+    unseen = 0.0 if precise and space.levels is None else space.unseen  # integers show no more if they are precise
+    context = Context(arguments, log_det=False, unseen=unseen, atol=0.0 if precise else space.inverse_atol)
     return pass_through(model.flow, z, context, inverse=True).value
 
 

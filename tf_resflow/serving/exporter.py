@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from tf_resflow.serving.description import describe
 from tf_resflow.serving.readme import readme
 from tf_resflow.serving.saved_model import read_signatures, write_saved_model, write_warmup
 from tf_resflow.serving.signatures import Signatures
+from tf_resflow.serving.versions import free_version, writable
 from tf_resflow.training.data import load_data
 from tf_resflow.training.runs import Run, load
 from tf_resflow.writing import renamed, scratch, unwritable_told
@@ -66,7 +66,7 @@ def export_run(
       ValueError: as `tf_resflow.load` and `export`.
     """
     run = load(workdir)
-    _version(_writable(export_dir), version)
+    free_version(writable(export_dir), version)
     if stderr is None:
         _, estimator = run.estimator(log_det, num_probes)
         plan = evaluation.LikelihoodPlan(log_det=estimator, num_samples=num_samples or NUM_SAMPLES)
@@ -174,8 +174,8 @@ def export(
         )
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
     signatures = Signatures(model, networks=networks, **settings)
-    parent = _writable(export_dir)
-    _version(parent, version)
+    parent = writable(export_dir)
+    free_version(parent, version)
     layers.converge_norms(model)
     for variable, parameter in zip(networks.parameters, model.networks().parameters, strict=True):
         variable.assign(parameter)
@@ -194,7 +194,7 @@ def export(
         }
         for name, text in texts.items():
             (path / name).write_text(text, encoding="utf-8")
-        while not renamed(path, target := parent / str(_version(parent, version))):
+        while not renamed(path, target := parent / str(free_version(parent, version))):
             pass  # another export took the number meanwhile
         return target
 
@@ -226,26 +226,3 @@ def _columns(run):
     """The names of the columns of x and of condition, as far as the data of a run have names."""
     found = {} if run is None else {"x": run.data.columns, "condition": run.data.condition_columns}
     return {name: names for name, names in found.items() if names is not None}
-
-
-def _writable(directory):
-    """The directory, which is made if need be."""
-    path = pathlib.Path(directory).expanduser()
-    with unwritable_told(path):
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    return path
-
-
-def _version(parent, version):
-    there = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]
-    if version is None:
-        return max(there, default=0) + 1
-    if version < 1:
-        raise ValueError(f"version is at least 1; got {version}.")
-    if version in there:
-        raise ValueError(
-            f"{parent} has a version {version}, and a version is never overwritten. The next free one is "
-            f"{max(there) + 1}."
-        )
-    return version

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
 from tf_resflow.models.keras_training import KerasTraining
+from tf_resflow.plurals import counted
 from tf_resflow.version import __version__
 
 if TYPE_CHECKING:
@@ -156,9 +157,9 @@ def _training(run):
     best = " (the best on validation)" if run.is_best else ""
     average = f" The weights are their average over the steps (momentum {train.ema_momentum:g})."
     return (
-        f"Trained on the train split of {_data_name(config)}{mirrored} by {run.step:,} steps{best} of "
-        f"{train.optimizer} on batches of {train.batch_size}, learning rate {train.learning_rate:g}, "
-        f"seed {config.seed}.{average if train.ema_momentum else ''}"
+        f"Trained on the train split of {_data_name(config)}{mirrored} by {counted(run.step, 'step')}{best} of "
+        f"{train.optimizer} on batches of {train.batch_size}, learning rate {train.learning_rate:g}, seed "
+        f"{config.seed}.{average if train.ema_momentum else ''}"
     )
 
 
@@ -166,7 +167,8 @@ def _scores(result) -> Iterator[str]:
     if result is None:
         yield "It has not been evaluated."
         return
-    yield f"After {result['step']:,} steps, on {result['num_examples']:,} examples of the {result['split']} split."
+    examples = counted(result["num_examples"], "example")
+    yield f"After {counted(result['step'], 'step')}, on {examples} of the {result['split']} split."
     for key, name in (("bits_per_dim", "Bits per dimension"), ("nats", "Nats"), ("accuracy", "Accuracy")):
         if key in result:
             yield f"{name}: {result[key]:.4f}, standard error {result[f'{key}_stderr']:.4f}."
@@ -205,10 +207,11 @@ def _limits(description) -> Iterator[str]:
     for name, columns in description.get("columns", {}).items():
         yield f"The columns of `{name}` are, in this order: {', '.join(f'`{column}`' for column in columns)}."
     if "max_batch" in description:
-        yield f"A request has at most {description['max_batch']:,} examples or latents."
+        yield f"A request has at most {counted(description['max_batch'], 'example')}, or as many latents."
     if "sample" in signatures:
         num, temperature = description["max_samples"], description["max_temperature"]
-        yield f"`sample` gives at most {num:,} examples at a time; its temperature is at most {temperature:g}."
+        most = counted(num, "example")
+        yield f"`sample` gives at most {most} at a time; its temperature is at most {temperature:g}."
     if "sample" in signatures or "decode" in signatures:
         atol = description.get("inverse_atol")
         of = f"at most {atol * description['levels']:g} of a level" if atol else "near the rounding of the type"

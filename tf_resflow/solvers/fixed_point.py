@@ -242,11 +242,17 @@ def _dot(one, other):
     return tf.reduce_sum(one * other, axis=[2, 3], keepdims=True)
 
 
-def warn_unconverged(solution: Solution, message: str) -> tf.Operation | tf.Tensor:
-    """Prints a warning that starts with `message` to stderr if an example did not converge. (XLA cannot print.)"""
+def warn_unconverged(solution: Solution, message: str, unseen: float = 0.0) -> tf.Operation | tf.Tensor:
+    """Prints a warning that starts with `message` to stderr if an example did not converge. (XLA cannot print.)
+
+    Examples with a residual up to `unseen` do not count: nobody would see their error.
+    """
     if is_xla():
         return tf.no_op()
-    failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
+    event = range(len(solution.residual.shape), len(solution.root.shape))
+    is_finite = tf.reduce_all(tf.math.is_finite(solution.root), axis=list(event))
+    is_seen = ~is_finite | (solution.residual > unseen)
+    failed = tf.reduce_sum(tf.cast(~solution.converged & is_seen, tf.int32))
     # tf.vectorized_map runs both branches if each element has a condition; what it formats is one string for all.
     some_failed = tf.strings.regex_full_match(tf.strings.format("{}", failed, summarize=-1), "(?s).*[1-9].*")
     warn = lambda: tf.print(  # noqa: E731

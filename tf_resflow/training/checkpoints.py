@@ -9,30 +9,9 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.training.metrics import read_metrics
-from tf_resflow.training.workdir import Workdir
+from tf_resflow.training.saved import missing_file, newest_first, none_readable
 
-__all__ = ["Checkpoints", "check_state"]
-
-
-def check_state(files: Workdir) -> None:
-    """Raises ValueError if a run was begun in a workdir, and files that it continues from are missing or damaged.
-
-    A run that was killed before its first checkpoint starts again, with the same steps.
-    """
-    paths, lines = _newest_first(files.checkpoints), read_metrics(files.path)
-    if not (paths or lines or files.result.exists()):
-        return
-    for path in (files.config, files.data):
-        if not path.exists():
-            raise ValueError(f"{path} is missing beside the checkpoints or metrics of a run. {_REMEDY}")
-    last = max((line["step"] for line in lines), default=0)
-    if not paths and (files.result.exists() or last > files.read_config().train.checkpoint_every):
-        raise ValueError(f"{files.path} has metrics up to step {last}, but {files.checkpoints} is empty. {_REMEDY}")
-    if not paths:
-        logging.warning("%s has no checkpoint: the run was stopped before, and starts again.", files.path)
-    if paths and all(_missing(path) for path in paths):
-        raise ValueError(_none_readable(paths, _missing(paths[0])))
+__all__ = ["Checkpoints"]
 
 
 class Checkpoints:
@@ -114,18 +93,18 @@ class Checkpoints:
         Raises:
           ValueError: when the checkpoint is of another model, or none can be read.
         """
-        paths, errors = _newest_first(self._directory), []
+        paths, errors = newest_first(self._directory), []
         for path in paths:
             try:
                 self._read(path)
             except (tf.errors.OpError, IndexError) as error:
-                errors.append(_missing(path) or f"{path}: {_first_line(error)}")
+                errors.append(missing_file(path) or f"{path}: {_first_line(error)}")
                 logging.warning("The checkpoint %s cannot be read and was skipped: %s", path, errors[-1])
             else:
                 self.latest = path
                 return int(self._step)
         if paths:
-            raise ValueError(_none_readable(paths, errors[0]))
+            raise ValueError(none_readable(paths, errors[0]))
         return 0
 
     def _read(self, path):
@@ -143,40 +122,6 @@ class Checkpoints:
 
     def _path(self, step):
         return str(self._directory / f"ckpt-{step}")
-
-
-_REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
-
-
-def _newest_first(directory):
-    """The paths of the checkpoints that were saved.
-
-    They have an index, which is written after their data, or are in TensorFlow's list, which is written last: if
-    the index is then missing, it was lost. Data alone are the remains of a save that was cut short.
-    """
-    names = [path.stem for path in directory.glob("*.index")]
-    if (directory / "checkpoint").is_file():
-        content = (directory / "checkpoint").read_text(encoding="utf-8", errors="replace")
-        names += re.findall(r'(ckpt-\d+)"', content)
-    steps = {int(name[5:]) for name in names if re.fullmatch(r"ckpt-\d+", name)}
-    return [str(directory / f"ckpt-{step}") for step in sorted(steps, reverse=True)]
-
-
-def _exists(path):
-    return pathlib.Path(f"{path}.index").exists()
-
-
-def _missing(path):
-    """A message about the missing file of a checkpoint, empty if there is none."""
-    directory, name = pathlib.Path(path).parent, pathlib.Path(path).name
-    if not _exists(path):
-        return f"{path}.index is missing"
-    return "" if list(directory.glob(f"{name}.data-*")) else f"{path}.data-00000-of-00001 is missing"
-
-
-def _none_readable(paths, reason):
-    directory = pathlib.Path(paths[0]).parent
-    return f"None of the {len(paths)} checkpoints in {directory} can be read: {reason}. {_REMEDY}"
 
 
 def _in_short(error):

@@ -1,5 +1,6 @@
 """The configuration of an experiment: the sections of the packages, and the `train` section."""
 
+import inspect
 import pathlib
 import runpy
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from tf_resflow.evaluation.config import FIELDS as EVAL_FIELDS
 from tf_resflow.flows.config import HYBRID_FIELDS, MODEL_FIELDS, check_model
 
 __all__ = [
+    "CONFIGS",
     "base_config",
     "config_of_file",
     "default_config",
@@ -32,7 +34,7 @@ __all__ = [
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _INSTALLED = _PACKAGE / "experiments" / "configs"
-_CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"  # the latter in a checkout
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"  # the latter in a checkout
 
 _TRAIN_FIELDS = {
     "steps": Field(3000, AT_LEAST_1),
@@ -100,10 +102,10 @@ def base_config(name: str) -> Any:
       ValueError: when there is no such config; it lists those that there are.
     """
     stem, *arguments = name.split(":", 1)
-    for folder in (_CONFIGS, _CONFIGS / "changes"):
+    for folder in (CONFIGS, CONFIGS / "changes"):
         if (path := folder / f"{stem}.py").is_file():
             return config_of_file(path, *arguments)
-    configs, changes = (sorted(path.stem for path in f.glob("*.py")) for f in (_CONFIGS, _CONFIGS / "changes"))
+    configs, changes = (sorted(path.stem for path in f.glob("*.py")) for f in (CONFIGS, CONFIGS / "changes"))
     raise ValueError(
         f"Unknown config {stem!r}; {suggest(stem, configs + changes)} Give one of {', '.join(configs)}; or "
         f"CHANGE:CONFIG, such as monotone:digits or monotone:idensenet:digits, where CHANGE is one of "
@@ -116,7 +118,13 @@ def config_of_file(path: pathlib.Path, *arguments: str) -> Any:
     functions = runpy.run_path(str(path))
     if "get_config" not in functions:
         raise ValueError(f"{path} has no function get_config, which returns the config.")
-    config = functions["get_config"](*arguments)
+    get_config = functions["get_config"]
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError as error:
+        got = f"got {arguments[0]!r}" if arguments else "give one behind a colon"
+        raise ValueError(f"The argument of {path.name} is wrong: {error}; {got}.") from None
+    config = get_config(*arguments)
     if not isinstance(config, ConfigDict):
         raise ValueError(
             f"get_config() of {path} must return a ConfigDict, as default_config(); got {config!r:.40}."

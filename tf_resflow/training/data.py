@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -32,29 +31,20 @@ def load_data(
       ValueError: when the directory has no run, or the data are missing, malformed, or not those of the run.
     """
     files = Workdir(workdir)
-    config = files.read_config()
-    moved = {"data_dir": data_dir, "path": data_path}
-    config.data.update({field: value for field, value in moved.items() if value is not None})
-    path = config.data.path
-    if path and not pathlib.Path(path).expanduser().exists():
-        raise ValueError(
-            f"The data of the run in {files.path} are not at {path} (looked for {pathlib.Path(path).absolute()}). "
-            "If they have moved, give their new path by --data_path."
-        )
-    return load_checked(config, files)
+    return load_checked(files.config_of_data(data_dir=data_dir, data_path=data_path), files)
 
 
 def load_checked(
     config: "ConfigDict", files: Workdir, check: Callable[[data.Dataset], None] = lambda dataset: None
 ) -> data.Dataset:
-    """Loads the data set of a config; raises ValueError if a run was begun in the workdir with other data.
+    """Loads the data set of a config; raises ValueError if the workdir belongs to a run with other data.
 
     `check` is called with it before any long work. If a hybrid model normalizes by the statistics of the channels,
     they are those that the run was begun with: a converted checkpoint has published ones.
     """
     dataset = data.load(config.data)
     check(dataset)
-    begun = files.read_data() if files.data.exists() else None
+    begun = files.read_data() if files.data.exists() and files.is_begun() else None
     if begun is None or begun.mean is None or dataset.levels is None:
         dataset = with_statistics(config, dataset)
     else:

@@ -19,7 +19,7 @@ from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import NON_FINITE, assert_finite, check_compiles, train_step
 from tf_resflow.progress import bar, shown, stage
-from tf_resflow.training.checkpoints import Checkpoints, check_state
+from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.config import validate_config
 from tf_resflow.training.data import load_checked, replica_batches
 from tf_resflow.training.metrics import read_metrics
@@ -104,8 +104,7 @@ def train(
         files = Workdir(workdir, is_chief=is_chief(strategy))
         check_agreement(strategy, _common_fields(config), "The workers have different configs: give all the same.")
         with files.locked():
-            files.prepare(config)
-            check_state(files)
+            files.check_config(config)
             done = files.read_result(config)
             check_agreement(strategy, json.dumps(done), "The workers find different results: give one --workdir.")
             if done:
@@ -129,8 +128,6 @@ def _train(config, files, strategy, jit):
     )
     best = Checkpoints(files.best, model, optimizer, seed=seed, keep=1, is_chief=files.is_chief)
     report = Report(config, model, dataset, strategy=strategy)
-    files.write_data(dataset)
-    files.write_config(config)
 
     start = checkpoints.restore()
     lines = [line for line in read_metrics(files.path) if line["step"] <= start]
@@ -149,6 +146,7 @@ def _train(config, files, strategy, jit):
     take_step, gather = _compiled_step(strategy, model, jit), of_all_workers(strategy)
     split = "validation" if "validation" in dataset.sizes else config.eval.split
 
+    files.begin(config, dataset)
     with MetricsWriter(files.output, start) as writer:
         averaged = AveragedWeights(model, optimizer)
         evaluations = _Evaluations(config, split, report, averaged, writer, lines, best, gather)

@@ -20,6 +20,7 @@ from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
 from tf_resflow.evaluation.sampling import Sampler
 from tf_resflow.evaluation.scores import PerExample, Score
 from tf_resflow.models.keras_training import KerasTraining
+from tf_resflow.plurals import counted
 from tf_resflow.progress import stage, track
 
 if TYPE_CHECKING:
@@ -179,16 +180,16 @@ class Report:
         against += [f"{name} {value:.3f}" for name, value in result["baselines"].items()]
         if "ended_by_patience" in result:
             against.append(f"ended by {result['ended_by_patience']} evaluations without a better one")
-        steps = f"after {result['step']:,} steps"
+        steps = f"after {counted(result['step'], 'step')}"
         if "last_step" in result:
             steps = f"at step {result['step']:,}, the best of {result['last_step']:,} on validation"
         if "entropy" in result:
             against.append(f"entropy of the data {result['entropy']:.3f}")
         if "reconstruction_error" in result:
             against.append(f"reconstruction error {result['reconstruction_error']:.1e} levels")
+        examples = counted(result["num_examples"], f"{result['split']} example")
         return (
-            f"{result['name']}: {', '.join(scores)} on {result['num_examples']:,} {result['split']} examples "
-            f"{steps} ({'; '.join(against) or 'no baseline'})"
+            f"{result['name']}: {', '.join(scores)} on {examples} {steps} ({'; '.join(against) or 'no baseline'})"
         )
 
     def warning(self, result: Mapping[str, Any], *, best: int, last: int) -> str | None:

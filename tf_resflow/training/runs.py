@@ -97,15 +97,11 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     """
     files = Workdir(workdir)
     config, data = files.read_config(), files.read_data()
+    files.check_trained()
     model = build_model(config, data)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     best = Checkpoints(files.best, model, optimizer).restore() if config.train.keep_best else 0
     step = best or Checkpoints(files.checkpoints, model, optimizer).restore()
-    if not step:
-        raise ValueError(
-            f"{files.path} has no checkpoint yet. Let resflow-train run until its first one "
-            f"(every {config.train.checkpoint_every} steps, and when it is interrupted)."
-        )
     AveragedWeights(model, optimizer).apply()
     result = read_json(files.result) if files.result.exists() else None
     return Run(model, config, step, files.path, data, result, is_best=best > 0)

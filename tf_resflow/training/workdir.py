@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
@@ -14,12 +13,13 @@ import numpy as np
 from absl import logging
 
 from tf_resflow.config_fields import suggest
+from tf_resflow.data.config import PLACES
 from tf_resflow.models.data_info import DataInfo
+from tf_resflow.plurals import counted
 from tf_resflow.training.config import default_config, flat_fields, validate_config
-from tf_resflow.writing import unwritable_told, whole_file
-
-if sys.platform != "win32":
-    import fcntl
+from tf_resflow.training.metrics import read_metrics
+from tf_resflow.training.saved import REMEDY, missing_file, newest_first, none_readable
+from tf_resflow.writing import locked, unwritable_told, whole_file
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -43,11 +43,15 @@ _FREE = (
     "model.estimator.eval.",
 )
 
+_ABSOLUTE = "absolute_paths"  # in config.json, beside the sections of the config
+
 
 class Workdir:
     """The files of a run.
 
-    - `config.json`: the config, written by the first run
+    The directory belongs to a run from its first checkpoint on: until then another may take its place.
+
+    - `config.json`: the config, and the absolute paths of its data as "absolute_paths"
     - `data.json`: a `DataInfo`
     - `checkpoints/`, with `best/` in it if the config keeps the best one
     - `metrics.jsonl`, `events/` (TensorBoard), `figures/`, `result.json`
@@ -97,32 +101,28 @@ class Workdir:
             yield
 
     def _lock(self, file: TextIO):
-        if sys.platform == "win32":
-            return
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            is_free = locked(file.fileno())
+        except OSError as error:
+            logging.warning("%s cannot be locked (%s): start no other trainer there.", self.path, error)
+            return
+        if not is_free:
             file.seek(0)
             raise ValueError(
                 f"Another trainer is at work in {self.path}: {file.read().strip() or 'a process that just began'}. "
                 "Wait until it ends, stop it, or choose another --workdir."
-            ) from None
-        except OSError as error:
-            logging.warning("%s cannot be locked (%s): start no other trainer there.", self.path, error.strerror)
+            )
 
-    def prepare(self, config: "ConfigDict") -> None:
-        """Makes the directory, and compares the config with the one that is there, as `check_config`."""
-        self.check_config(config)
+    def begin(self, config: "ConfigDict", dataset: "Dataset | DataInfo") -> None:
+        """Makes the folders, and writes the config and what a model must know of the data."""
         with unwritable_told(self.path):
             self.figures.mkdir(parents=True, exist_ok=True)
             if self.is_chief:
                 self.checkpoints.mkdir(exist_ok=True)
                 tempfile.TemporaryFile(dir=self.checkpoints).close()
-
-    def write_config(self, config: "ConfigDict") -> None:
-        """Writes the config: the directory now belongs to its run."""
         if self.is_chief:
-            write_json(self.config, _plain(config.to_dict()))
+            write_json(self.config, _plain(config.to_dict()) | {_ABSOLUTE: _places(config)})
+            write_json(self.data, _data_info(dataset))
 
     def read_config(self) -> Any:
         """The config of the run; raises ValueError if there is none, or for unknown fields or values."""
@@ -131,7 +131,8 @@ class Workdir:
                 f"{self.path} is not the workdir of a run: it has no config.json. Give the "
                 "--workdir that resflow-train was run with."
             )
-        config, stored = default_config(), flat_fields(read_json(self.config))
+        config, stored = default_config(), read_json(self.config)
+        stored = flat_fields({key: value for key, value in stored.items() if key != _ABSOLUTE})
         known = flat_fields(config)
         if unknown := sorted(stored.keys() - known.keys()):
             raise ValueError(
@@ -145,14 +146,32 @@ class Workdir:
             raise ValueError(f"{self.config} has a wrong value: {error} Restore the file from a backup.") from None
         return config
 
-    def write_data(self, dataset: "Dataset | DataInfo") -> None:
-        """Writes what a model must know of the data."""
-        if self.is_chief:
-            write_json(self.data, _data_info(dataset))
+    def config_of_data(self, *, data_dir: str | None = None, data_path: str | None = None) -> Any:
+        """The config of the run with the places of its data: as given, else where they were at the training.
+
+        Raises:
+          ValueError: when there is no run, or its files are not there.
+        """
+        config, absolute = self.read_config(), self._absolute_places()
+        given = {"data_dir": data_dir, "path": data_path}
+        for place in PLACES:
+            known = (
+                [absolute.get(f"data.{place}"), config.data[place]] if given.get(place) is None else [given[place]]
+            )
+            paths = [path for path in known if path]
+            found = [path for path in paths if pathlib.Path(path).expanduser().exists()]
+            if paths and not found and place != "data_dir":
+                raise ValueError(
+                    f"The data of the run in {self.path} are not at {paths[-1]} (looked for "
+                    f"{' and '.join(dict.fromkeys(map(_absolute, paths)))}). If they have moved, give their new "
+                    "path by --data_path."
+                )
+            config.data[place] = (found or paths[-1:] or [""])[0]
+        return config
 
     def check_data(self, dataset: "Dataset") -> None:
-        """Raises ValueError if a run was begun in the directory with other data."""
-        if not self.data.exists():
+        """Raises ValueError if the directory belongs to a run with other data."""
+        if not (self.data.exists() and self.is_begun()):
             return
         now, before = _data_info(dataset), read_json(self.data)
         for key in sorted(now.keys() & before.keys() - {"name"}):
@@ -193,18 +212,21 @@ class Workdir:
             ) from None
 
     def check_config(self, config: "ConfigDict") -> None:
-        """Raises ValueError if the directory belongs to a run of another config.
+        """Raises ValueError if the directory belongs to a run of another config, or one that has lost its state.
 
         Fields that do not affect the weights may change, and the number of steps may grow if the schedule of the
         learning rate does not depend on it.
         """
-        if not self.config.exists():
+        self._check_state()
+        if not self.config.exists() or not self.is_begun():
             return
         old = flat_fields(_plain(self.read_config().to_dict()))
         new = flat_fields(_plain(config.to_dict()))
+        places, places_before = _places(config), self._absolute_places()
         for key in sorted(old):
             before, now = old[key], new[key]
-            if before == now or key.startswith(_FREE):
+            is_same_place = key in places and places[key] == places_before.get(key)
+            if before == now or key.startswith(_FREE) or is_same_place:
                 continue
             hint = ""
             if key == "train.steps":
@@ -216,6 +238,55 @@ class Workdir:
                 f"{self.path} belongs to a run with config.{key} = {before!r}, but now it is "
                 f"{now!r}{hint}. Resume with the same config, or choose another --workdir."
             )
+
+    def is_begun(self) -> bool:
+        """Whether the directory belongs to a run, which has saved a checkpoint, even if that was lost since."""
+        saves_every = self.read_config().train.checkpoint_every if self.config.exists() else 0
+        return bool(newest_first(self.checkpoints)) or self._is_done() or self._last_step() > saves_every
+
+    def check_empty(self) -> None:
+        """Raises ValueError unless the directory is empty, or can be made."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ValueError(
+                f"{self.path} exists and is not empty, and a run is never overwritten. Choose another --workdir."
+            )
+
+    def check_trained(self) -> None:
+        """Raises ValueError if there is no checkpoint of a run."""
+        if not newest_first(self.checkpoints):
+            raise ValueError(
+                f"{self.path} has no checkpoint yet. Let resflow-train run until its first one "
+                f"(after {counted(self.read_config().train.checkpoint_every, 'step')}, and when it is interrupted)."
+            )
+
+    def _check_state(self):
+        """Raises ValueError if a run was begun in the directory, and files that it continues from are missing.
+
+        A run that was killed before its first checkpoint starts again, with the same steps.
+        """
+        paths, last = newest_first(self.checkpoints), self._last_step()
+        if not (paths or last or self._is_done()):
+            return
+        for path in (self.config, self.data):
+            if not path.exists():
+                raise ValueError(f"{path} is missing beside the checkpoints or metrics of a run. {REMEDY}")
+        if not paths and self.is_begun():
+            raise ValueError(
+                f"{self.path} has metrics up to step {last}, but {self.checkpoints} is empty. {REMEDY}"
+            )
+        if not paths:
+            logging.warning("%s has no checkpoint: the run was stopped before, and starts again.", self.path)
+        if paths and all(map(missing_file, paths)):
+            raise ValueError(none_readable(paths, missing_file(paths[0])))
+
+    def _absolute_places(self):
+        return read_json(self.config).get(_ABSOLUTE, {})
+
+    def _is_done(self):
+        return (self.path / "result.json").exists()
+
+    def _last_step(self):
+        return max((line["step"] for line in read_metrics(self.path)), default=0)
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
@@ -258,6 +329,16 @@ def _is_same(key, before, now):
 
 def _short(value):
     return np.array2string(np.asarray(value), precision=4, threshold=6) if isinstance(value, list) else repr(value)
+
+
+def _absolute(path):
+    return str(pathlib.Path(path).expanduser().absolute())
+
+
+def _places(config):
+    """The absolute paths of the data of a config, by their fields, without URLs, which TFDS takes, too."""
+    given = {place: config.data[place] for place in PLACES}
+    return {f"data.{place}": _absolute(path) for place, path in given.items() if path and "://" not in path}
 
 
 def _plain(value):
