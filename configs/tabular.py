@@ -1,20 +1,25 @@
-r"""The rows of a .csv, .parquet, .xlsx, .npy or .npz file of numbers.
+r"""The rows of a .csv, .parquet, .xlsx, .npy or .npz file of numbers, dates and levels.
 
 resflow-train --config=tabular --workdir=runs/table --config.data.path=FILE.csv
 resflow-train --config=tabular --workdir=runs/given --config.data.path=FILE.csv \
   --config.data.condition_columns=age
 resflow-train --config=tabular --workdir=runs/other --config.data.path=FILE.csv \
   --config.data.read_options.sep=';' --config.data.read_options.decimal=,
+resflow-train --config=tabular --workdir=runs/levels --config.data.path=FILE.csv \
+  --config.data.ordered='size: S < M < L' --config.data.categories=code --config.data.missing=drop
 
-Columns are standardized inside the flow, and the score is in nats of the data as they are. A tenth
-of the rows is for validation and a tenth for testing, unless path_validation and path_test are set.
+Columns are standardized inside the flow, and the score is in nats of the data as they are: a
+probability of whole numbers, days and levels, a density of other columns. A tenth of the rows is for
+validation and a tenth for testing, unless path_validation and path_test are set.
 
 The weights with the best validation score count, and training ends after ten scores without a better one, which are
 500 steps: a few hundred rows would be learned by heart in the others. With a hundred thousand rows a score takes
 longer than 50 steps: --config.train.eval_every=1000.
 
 The second command trains the density of the other columns given the column age, which is standardized, too. The
-third reads a file with semicolons between the cells, and decimal commas, by arguments of pandas.read_csv.
+third reads a file with semicolons between the cells, and decimal commas, by arguments of pandas.read_csv. In the
+fourth the levels of a column of text have an order, the numbers of another one have none, and rows that miss values
+are left out.
 """
 
 from tf_resflow.training import default_config

@@ -57,13 +57,55 @@ def test_scores_of_new_rows(run, loaded, rows, tmp_path):
     table = [[*row[[2, 0, 1]], "text"] for row in new]
     _write(tmp_path / "new.csv", np.array(table, object), ("age", "height", "length, cm", "name"))
     header, *lines = run(score_command, tmp_path / "scores.csv", f"--input={tmp_path / 'new.csv'}")
-    assert header == ["example", "log_prob", "stderr", "quantile"]
-    number, log_prob, stderr, quantile = np.array(lines, float).T
+    assert header == ["example", "log_prob", "stderr", "quantile", "reason"]
+    number, log_prob, stderr, quantile = np.array([line[:4] for line in lines], float).T
     np.testing.assert_array_equal(number, [1, 2, 3, 4, 5])
     exact = loaded.model.log_prob(new[:, [1, 0]].astype("f4"), log_det=resflow.logdet.Exact())
     np.testing.assert_allclose(log_prob, exact, rtol=1e-4)
     np.testing.assert_array_equal(stderr, np.zeros(5))
     assert quantile[4] == 0 and np.all((quantile >= 0) & (quantile <= 1))
+
+
+def test_each_row_is_scored(run, rows, tmp_path, capsys):
+    """But for what cannot be: it has a reason. A huge number is the strangest. Columns can be kept."""
+    _write(tmp_path / "alone.csv", rows[:5])
+    (alone, *_), scores = run(score_command, tmp_path / "a.csv", f"--input={tmp_path / 'alone.csv'}")[1:], {}
+    table = rows[:5].astype(object)
+    table[1, 0], table[2, 1], table[3, 0], table[4, 1] = "", "tall", 1e300, "inf"
+    _write(tmp_path / "new.csv", table)
+    arguments = [f"--input={tmp_path / 'new.csv'}", "--id_columns=age,height", "--top=1"]
+    capsys.readouterr()
+    header, *lines = run(score_command, tmp_path / "scores.csv", *arguments)
+    assert header == ["example", "age", "height", "log_prob", "stderr", "quantile", "reason"]
+    scores = {name: [line[place] for line in lines] for place, name in enumerate(header)}
+    assert scores["reason"] == [
+        "",
+        "column 'height': the value is missing",
+        "column 'length, cm': 'tall' is no number",
+        "",
+        "column 'length, cm': 'inf' is infinite",
+    ]
+    assert scores["log_prob"][0] == alone[1] and [bool(score) for score in scores["log_prob"]] == [1, 0, 0, 1, 0]
+    assert float(scores["log_prob"][3]) < -1e20 and scores["quantile"][3] == "0"
+    assert [float(age) for age in scores["age"]] == pytest.approx(rows[:5, 2].tolist())
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].split()[:3] == ["example", "age", "height"] and told[1].split()[0] == "4"
+    assert told[2].startswith("2 examples; 50.0% are less likely")
+    assert (
+        told[3] == "3 of 5 have no score, such as row 2, column 'height': the value is missing." and len(told) == 4
+    )
+    with pytest.raises(
+        ValueError, match=r"new.csv, row 2, column 'height': the value is missing. 3 of 5 rows have"
+    ):
+        run(score_command, tmp_path / "b.csv", *arguments, "--strict")
+    with pytest.raises(ValueError, match="no column 'agee'; did you mean 'age'"):
+        run(score_command, tmp_path / "b.csv", arguments[0], "--id_columns=agee")
+    with pytest.raises(ValueError, match="columns of a table that --input gives"):
+        run(score_command, tmp_path / "b.csv", "--id_columns=age")
+    _write(tmp_path / "none.csv", table[1:3])
+    with pytest.raises(ValueError, match="no row has a score. Row 1, column 'height': the value is missing"):
+        run(score_command, tmp_path / "b.csv", f"--input={tmp_path / 'none.csv'}")
+    assert not (tmp_path / "b.csv").exists()
 
 
 def test_scores_of_the_held_out_rows(run, tmp_path):
@@ -79,7 +121,7 @@ def test_scores_without_the_data_have_no_quantiles(run, rows, tmp_path, monkeypa
     np.save(tmp_path / "new.npy", rows[:3, :2])
     arguments = [f"--input={tmp_path / 'new.npy'}", f"--data_path={tmp_path / 'gone.csv'}"]
     header, *lines = run(score_command, tmp_path / "scores.csv", *arguments)
-    assert header == ["example", "log_prob", "stderr"] and len(lines) == 3
+    assert header == ["example", "log_prob", "stderr", "reason"] and len(lines) == 3
     assert len(warnings) == 1 and "no quantiles" in warnings[0] and "gone.csv" in warnings[0]
     assert "3 examples; without quantiles: " in capsys.readouterr().out
 
@@ -96,5 +138,7 @@ def test_samples_have_the_names_of_the_columns(run, loaded, tmp_path):
     assert names == ["length, cm", "height"]
     samples = loaded.model.sample(64, seed=3)[:5]
     np.testing.assert_allclose(np.array(lines, float), samples, rtol=1e-5)
+    header, *lines = run(sample_command, tmp_path / "t.csv", "--num=3", "--temperature=0.5,1")
+    assert header == ["temperature", *names] and [line[0] for line in lines] == ["0.5"] * 3 + ["1"] * 3
     paths = run(sample_command, tmp_path / "paths.csv", "--num=2", "--interpolate=pairs")
     assert paths[0] == names and len(paths) == 1 + 2 * 10

@@ -8,7 +8,7 @@ from absl import logging
 from PIL import Image
 
 from tf_resflow.data import image_files, load, load_image_files
-from tf_resflow.data.loading import load_examples
+from tf_resflow.data.loading import load_images
 
 pytestmark = pytest.mark.quick
 
@@ -65,14 +65,14 @@ def test_all_images_to_score(tmp_path):
     """Those of all splits. Dark images keep their high bits: the rule is for data to train on."""
     _write(tmp_path / "faces" / "train", COLOR[:3])
     _write(tmp_path / "faces" / "test", COLOR[3:5] // 64)
-    examples, files = load_examples(tmp_path / "faces", event_shape=(6, 4, 3), levels=32)
+    examples, files = load_images(tmp_path / "faces", event_shape=(6, 4, 3), levels=32)
     np.testing.assert_array_equal(examples, [*(COLOR[:3] // 8), *(COLOR[3:5] // 64 // 8)])
     names = ["train/00.png", "train/01.png", "train/02.png", "test/00.png", "test/01.png"]
     assert files == [str(tmp_path / "faces" / name) for name in names]
-    dark, _ = load_examples(_write(tmp_path / "dark", COLOR // 64), event_shape=(6, 4, 3), levels=32)
+    dark, _ = load_images(_write(tmp_path / "dark", COLOR // 64), event_shape=(6, 4, 3), levels=32)
     np.testing.assert_array_equal(dark, np.zeros_like(COLOR))
     np.save(tmp_path / "a.npy", COLOR)
-    assert load_examples(tmp_path / "a.npy", event_shape=(6, 4, 3), levels=32)[1] is None
+    assert load_images(tmp_path / "a.npy", event_shape=(6, 4, 3), levels=32)[1] is None
 
 
 def test_reads_jpeg_as_it_is_shown(tmp_path):
@@ -196,7 +196,7 @@ def test_images_larger_than_the_most_are_shrunk_as_to_a_size(tmp_path, said):
     assert _load(tmp_path / "folder", max_image_size=4).event_shape == (4, 4, 3)
     _refuse("2 sizes", tmp_path / "folder", max_image_size=5)
     options = {"event_shape": (4, 4, 3), "levels": 256, "max_image_size": 4}
-    assert load_examples(tmp_path / "folder", **options)[0].shape == (20, 4, 4, 3)
+    assert load_images(tmp_path / "folder", **options)[0].shape == (20, 4, 4, 3)
 
 
 @pytest.mark.parametrize("images, channels", [(COLOR, 3), (GRAY, 1), (GRAY[..., np.newaxis], 1)])
@@ -274,7 +274,7 @@ def test_files_that_cannot_be_read_are_skipped(bad_files, said):
     text = "\n".join(said)
     assert "4 of 25 images cannot be read" in text and "1 of 21 images cannot be read" in text
     assert all(re.search(reason, text) for reason in reasons)
-    examples, files = load_examples(folder, event_shape=(6, 4, 3), levels=256, skip_unreadable=True)
+    examples, files = load_images(folder, event_shape=(6, 4, 3), levels=256, skip_unreadable=True)
     assert len(examples) == len(files) == 20
     for file in (folder / "cats").glob("[0-9]*"):
         file.write_bytes(b"")

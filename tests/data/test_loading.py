@@ -120,3 +120,15 @@ def test_a_field_of_other_data_is_refused(name, field):
     with pytest.raises(ValueError, match=message) as error:
         load({"name": name, field: value})
     assert ("'images' for a folder" in str(error.value)) == (field in ("path", "key", "test_fraction"))
+
+
+def test_columns_of_levels_in_a_config(tmp_path):
+    rows = np.random.default_rng(0).normal(size=[40, 1])
+    path = tmp_path / "a.csv"
+    path.write_text("x,size,code\n" + "".join(f"{x:.5f},{'SML'[i % 3]},{i % 4}\n" for i, (x,) in enumerate(rows)))
+    fields = {"name": "tabular", "path": str(path), "categories": "code"}
+    dataset = load({**fields, "ordered": "size: S < M < L; "})
+    assert dataset.codes.kinds == {"x": "number", "size": "ordered levels", "code": "category"}
+    for wrong in ("size: S", "S < M", "size: S < < M"):
+        with pytest.raises(ValueError, match="levels of columns, lowest first, as 'size: S < M < L"):
+            load({**fields, "ordered": wrong})

@@ -6,8 +6,8 @@ import pandas
 import pytest
 from absl import logging
 
+from tests.data import test_columns
 from tf_resflow.data import load_tabular
-from tf_resflow.data.tabular import read_table
 
 pytestmark = pytest.mark.quick
 
@@ -30,11 +30,16 @@ def _write(path, matrix, header=""):
     return path
 
 
-def _read(path, *arguments, **fields):
+def _load(path, **fields):
+    """All rows."""
+    return load_tabular(path, test_fraction=0, validation_fraction=0, **fields)
+
+
+def _read(path, **fields):
     """The rows, and the names of the columns, None for numbers from 1."""
-    frame = read_table(path, *arguments, **fields)
-    named = [*frame.columns] != [*range(1, frame.shape[1] + 1)]
-    return frame.to_numpy(), tuple(frame.columns) if named else None
+    dataset = _load(path, **fields)
+    order = np.random.RandomState(0).permutation(dataset.sizes["train"])
+    return dataset.array("train")[np.argsort(order)], dataset.columns
 
 
 def _refuse(message, path, *arguments, load=load_tabular, **fields):
@@ -54,7 +59,7 @@ def test_reads_every_kind_of_file(tmp_path, matrix):
     frame.to_excel(tmp_path / "bare.xlsx", index=False, header=False)
     named = ("head.csv", "a.parquet", "a.xlsx")
     for file in ("a.npy", "one.npz", "two.npz", "A.CSV", "bare.xlsx", *named):
-        rows, names = _read(tmp_path / file, "rows" if file == "two.npz" else None)
+        rows, names = _read(tmp_path / file, key="rows" if file == "two.npz" else None)
         assert names == (("length, cm", "width", "height") if file in named else None)
         assert rows.dtype == np.float32
         np.testing.assert_allclose(rows, matrix.astype(np.float32), rtol=1e-6)
@@ -133,7 +138,9 @@ def test_a_value_that_is_not_finite_is_an_error(tmp_path, matrix, value, kind, p
     matrix[4, 2] = matrix[9, 0] = value
     np.save(tmp_path / "a.npy", matrix)
     _write(tmp_path / "a.csv", matrix, header="a,b,c")
-    _refuse(f"a.{kind}, {place}: .*2 of 300", tmp_path / f"a.{kind}")
+    counted = "2 of 100 rows miss values, by columns: .*1.*, .*1" if np.isnan(value) else "So are 1 of 100 values"
+    place = place if np.isnan(value) else "row 10, column "
+    _refuse(f"{tmp_path}/a.{kind}, {place}.*{counted}", tmp_path / f"a.{kind}")
 
 
 PEOPLE = """name,height,age,city
@@ -141,16 +148,16 @@ Ada,1.6,36,London
 Alan,1.8,41,Wilmslow
 Grace,1.7,,Arlington
 """
-WRITTEN = "another kind of CSV, .*--config.data.read_options.sep=';'.* decimal=',', encoding=utf-16, or header=0"
+WRITTEN = "another kind of CSV, .*--config.data.read_options.sep=';'.* decimal=',', .* encoding=utf-16, or header=0"
 
 
 @pytest.mark.parametrize(
     "text, fields, message",
     [
-        ("a,b\n1,2\n3,x\n", {}, f", row 2, column 'b': 'x' is not a real number. .*columns=a. .*{WRITTEN}"),
-        ("1,x\n3,4\n", {}, f", row 1, column 2: 'x' is not a real number. .*columns=1. .*{WRITTEN}"),
-        ("1,2\n\n3,\n", {}, ", row 2, column 2: the value is missing, .* 1 of 4 values, in 1 of 2 rows"),
-        ("a;b\n1.5;2\n", {}, f", row 1, column 'a;b': '1.5;2' is not a real number. .*{WRITTEN}"),
+        ("a,b\n1,2\n3,x\n", {}, f", row 2, column 'b': 'x' is not a real number, .* 1 of the 2 .*=b. .*{WRITTEN}"),
+        ("1,x\n3,4\n", {}, f", row 1, column 2: 'x' is not a real number, .*{WRITTEN}"),
+        ("1,2\n\n3,\n", {}, ", row 2, column 2: the value is missing. 1 of 2 rows miss values, by columns: 2 .1."),
+        ("a;b\n1.5;2\n", {}, f" seems to have one column, 'a;b'. .*{WRITTEN}"),
         ("a;b\n1,5;2,5\n3,5;4\n", {}, f": the first line has fewer cells than the lines below. .*{WRITTEN}"),
         ("a,b\n1,2,3\n", {}, "fewer cells"),
         ("1,2\n3,4,5\n", {}, f" cannot be read as a table .*Expected 2 fields in line 2, saw 3.*{WRITTEN}"),
@@ -159,15 +166,14 @@ WRITTEN = "another kind of CSV, .*--config.data.read_options.sep=';'.* decimal='
         ("", {}, "No columns to parse"),
         ("\xff", {}, f"codec can't decode.*{WRITTEN}"),
         ("a,b\n1,2\n", {"read_options": {"spe": ";"}}, "unexpected keyword argument 'spe'"),
-        (PEOPLE, {}, "row 1, column 'name': 'Ada' is not a real number. Choose .*config.data.columns=height,age"),
-        (PEOPLE, {"columns": ["height", "age"]}, r"row 3, column 'age': .*missing.* 1 of 6 .* 1 of 3 rows"),
+        (PEOPLE, {}, ", row 3, column 'age': .*missing. 1 of 3 rows .* columns: 'age' .1.. .*data.missing=drop"),
         (PEOPLE, {"columns": ["height", "ages"]}, "no column 'ages'; .*'age'. Its columns are 'name', 'height'"),
         (PEOPLE, {"columns": ["age", "age"]}, "'age' is chosen twice"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_csv_file_has_its_place(tmp_path, text, fields, message):
     (tmp_path / "a.csv").write_text(text, "latin-1")
-    _refuse(f"a.csv.*{message}", tmp_path / "a.csv", **fields, load=read_table)
+    _refuse(f"a.csv.*{message}", tmp_path / "a.csv", **fields, load=_load)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +182,7 @@ def test_what_is_wrong_in_a_csv_file_has_its_place(tmp_path, text, fields, messa
         (np.zeros([3]), r"the shape is \[3\]"),
         (np.zeros([3, 2, 1]), r"the shape is \[3, 2, 1\]"),
         (np.zeros([0, 2]), r"the shape is \[0, 2\]"),
-        (np.array([["a", "b"]]), "row 1, column 1: 'a' is not a real number"),
+        (np.array([["a", "b"], ["c", "b"]]), "column 2 has one value in all train rows"),
         (np.zeros([3, 2], complex), "row 1, column 1: '0j' is not a real number"),
         (np.array([[None, 1]]), "cannot be read as an array of numbers"),
     ],
@@ -185,7 +191,7 @@ def test_an_array_that_is_no_matrix_is_an_error(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array)
     np.savez(tmp_path / "a.npz", array)
     for file in ("a.npy", "a.npz"):
-        _refuse(f"{file}.*{message}", tmp_path / file, load=read_table)
+        _refuse(f"{file}.*{message}", tmp_path / file, load=_load)
 
 
 def test_wrong_files_are_errors(tmp_path, matrix):
@@ -210,10 +216,10 @@ def test_unusable_splits_are_errors(tmp_path, matrix):
         message = "leave [01] for training, which needs at least 2"
         _refuse(message, few, test_fraction=fraction, validation_fraction=fraction)
     np.save(other, matrix[:, :2])
-    _refuse("differ in their event shapes", path, other)
+    _refuse("b.npy has 2 columns; the model takes 3, without names", path, other)
     matrix[:, 1] = 3
     np.save(path, matrix)
-    _refuse("column 2 has the same value 3.0", path)
+    _refuse("the column 2 has one value in all train rows", path)
 
 
 @pytest.mark.parametrize("fields", [*itertools.combinations(["path", "path_test", "path_validation"], 2)])
@@ -235,25 +241,22 @@ def test_the_types_of_parquet(tmp_path):
     rows, names = _read(path, columns=["flag", "int"])
     assert names == ("flag", "int")
     np.testing.assert_array_equal(rows, np.array([[1, 1], [0, 2]], "f4"))
-    for name, message in {
-        "whole": "row 2, column 'whole': the value is missing",
-        "day": "row 1, column 'day': '2020-01-01",
-        "name": "row 1, column 'name': 'x' is not a real number",
-    }.items():
-        _refuse(f"a.parquet, {message}", path, columns=[name], load=read_table)
-    _refuse("Choose .*columns=int,flag,whole", path, load=read_table)
+    _refuse("a.parquet, row 2, column 'whole': the value is missing", path, load=_load)
+    dataset = _load(path, columns=["flag", "day", "name"])
+    assert dataset.codes.kinds == {"flag": "ordered levels", "day": "date", "name": "category"}
+    np.testing.assert_array_equal(_read(path, columns=["day", "name"])[0], np.array([[0, 0], [366, 1]], "f4"))
     pandas.DataFrame().to_parquet(path)
-    _refuse(r"the shape is \[0, 0\]", path, load=read_table)
+    _refuse(r"the shape is \[0, 0\]", path, load=_load)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "xlsx"])
 def test_damaged_files_and_missing_packages(tmp_path, monkeypatch, suffix):
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(b"PAR1")
-    _refuse(f"a.{suffix} cannot be read as a table", path, load=read_table)
+    _refuse(f"a.{suffix} cannot be read as a table", path, load=_load)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r'pandas is not installed: pip install "tf-resflow\[data\]"'):
-        read_table(path)
+        _load(path)
 
 
 def test_columns_are_chosen_by_their_names(tmp_path):
@@ -282,8 +285,155 @@ def test_splits_of_other_files_have_the_columns_of_the_first(tmp_path, matrix):
     _refuse("has 2 columns without names, and those wanted are 3: a, b, c", **files)
 
 
-def test_columns_with_few_values_cause_a_warning(tmp_path, matrix, said):
-    matrix[:, 1] = np.arange(len(matrix)) % 3
-    _write(tmp_path / "a.csv", matrix, header="a,grade,c")
-    load_tabular(tmp_path / "a.csv", test_fraction=0.5, validation_fraction=0)
-    assert len(said) == 1 and "50 train rows" in said[0] and "categories: 'grade' (3). A density" in said[0]
+def _mixed(path, num=120, **columns):
+    """A table of columns of all kinds, as text."""
+    rng = np.random.default_rng(1)
+    table = pandas.DataFrame(
+        {
+            "price": rng.normal(50, 10, num).round(3),
+            "rooms": rng.integers(1, 6, num),
+            "sold": pandas.Timestamp("2024-02-28") + pandas.to_timedelta(rng.integers(0, 300, num), unit="D"),
+            "new": rng.uniform(size=num) < 0.3,
+            "color": rng.choice(["red", "green", "blue"], num),
+            "size": rng.choice(["S", "M", "L"], num),
+        }
+    )
+    table = table.assign(**{name: values for name, values in columns.items()})
+    table.to_csv(path, index=False)
+    return table
+
+
+def test_mixed_columns(tmp_path):
+    """Numbers as they are, days, levels by number, booleans as 0 and 1; a condition of levels likewise."""
+    table = _mixed(tmp_path / "a.csv")
+    fields = {"ordered": {"size": ["S", "M", "L"]}, "condition_columns": ["color", "rooms"]}
+    dataset = load_tabular(tmp_path / "a.csv", **fields, validation_fraction=0)
+    kinds = {"price": "number", "sold": "date", "new": "ordered levels", "size": "ordered levels"}
+    assert dataset.codes.kinds == kinds and list(dataset.condition_codes.kinds) == ["color", "rooms"]
+    x, c = (np.concatenate(p) for p in zip(*dataset.eval_batches("test", 99, labels=True), strict=True))
+    rows = table.iloc[np.random.RandomState(0).permutation(120)[:12]]
+    colors = table["color"].value_counts().index
+    days = (rows["sold"] - table["sold"].min()).dt.days
+    levels = rows["size"].map({"S": 0, "M": 1, "L": 2})
+    expected = np.stack([rows["price"], days, rows["new"], levels], axis=1).astype("f4")
+    np.testing.assert_array_equal(x, expected)
+    np.testing.assert_array_equal(c, np.stack([colors.get_indexer(rows["color"]), rows["rooms"]], axis=1))
+    pandas.testing.assert_frame_equal(dataset.codes.table(x), rows[list(kinds)].reset_index(drop=True), rtol=1e-5)
+    named = load_tabular(tmp_path / "a.csv", categories=["2"])
+    assert named.codes.kinds["rooms"] == "category" and named.codes.kinds["color"] == "category"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_of_any_columns_come_back(tmp_path, seed):
+    """Through a file, with some missing cells, and some columns as the condition of the others."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.permutation([kind for kind in test_columns.KINDS if kind != "large whole number"])[
+        : rng.integers(2, 9)
+    ]
+    table = pandas.DataFrame({kind: test_columns.column(kind, 150, rng) for kind in kinds})
+    blank = table.astype(object).mask(rng.uniform(size=table.shape) < 0.02)
+    blank.to_csv(tmp_path / "a.csv", index=False)
+    given = list(kinds[: rng.integers(0, len(kinds))])
+    ordered = {"ordered": ["low", "middle", "high"]} if "ordered" in kinds else {}
+    fields = {"condition_columns": given, "missing": "drop", "ordered": ordered, "validation_fraction": 0}
+    dataset = load_tabular(tmp_path / "a.csv", **fields)
+    whole = table[blank.notna().all(axis=1)]
+    rows = whole.iloc[np.random.RandomState(0).permutation(len(whole))[: dataset.sizes["test"]]]
+    batches = dataset.eval_batches("test", 999, labels=bool(given))
+    parts = next(iter(batches)) if given else (next(iter(batches)),)
+    for part, codes in zip(parts, (dataset.codes, dataset.condition_codes), strict=False):
+        back, expected = codes.table(part.numpy()), rows[list(codes.kinds)].reset_index(drop=True)
+        for name in back:
+            if name == "date":
+                np.testing.assert_allclose((back[name] - expected[name]) / pandas.Timedelta("1s"), 0, atol=1)
+            elif back[name].dtype.kind in "OU" or name in ("text", "ordered"):
+                assert back[name].astype(str).tolist() == expected[name].astype(str).tolist()
+            else:
+                np.testing.assert_allclose(back[name].astype(float), expected[name].astype(float), rtol=1e-5)
+
+
+def test_missing_values_are_dropped_if_asked(tmp_path, said):
+    table = _mixed(tmp_path / "a.csv").astype({"new": object})
+    table.loc[[3, 7], "price"] = np.nan
+    table.loc[[7, 9], "color"] = np.nan
+    table.loc[[11], "new"] = np.nan
+    table.to_csv(tmp_path / "a.csv", index=False)
+    message = (
+        r"row 4, column 'price': the value is missing. 4 of 120 rows .* 'price' \(2\), 'new' \(1\), 'color' \(2\)"
+    )
+    _refuse(message, tmp_path / "a.csv")
+    dataset = _load(tmp_path / "a.csv", missing="drop")
+    assert dataset.sizes == {"train": 116} and dataset.codes.labels[3] == ["False", "True"]
+    assert len(said) == 1 and "left out rows. 4 of 120 rows miss values" in said[0]
+
+
+def test_another_file_is_read_by_the_codes_of_the_first(tmp_path):
+    """Levels that look like numbers are levels there, too; what is unknown or cannot be read is an error."""
+    _mixed(tmp_path / "a.csv", color=np.array(["1", "x1", "x2"] * 40))
+    table = _mixed(tmp_path / "b.csv", num=30, color=1)
+    load = {"path_test": tmp_path / "b.csv"}
+    dataset = load_tabular(tmp_path / "a.csv", **load)
+    assert set(dataset.codes.table(dataset.array("test"))["color"]) == {"1"}
+    for column, value, message in [("color", "3", "'3' is no level"), ("rooms", "many", "'many' is no number")]:
+        changed = table.astype({column: object})
+        changed.loc[4, column] = value
+        changed.to_csv(tmp_path / "b.csv", index=False)
+        _refuse(f"{tmp_path}/b.csv, row 5, column '{column}': {message}", tmp_path / "a.csv", **load)
+
+
+@pytest.mark.parametrize(
+    "cells, message",
+    [
+        (["1,000", "2,500.5", "3"], r"row 1, .*'1,000' is not a real number, .*read_options.thousands=','"),
+        (["1,5", "2,5", "3,25"], r"row 1, .*'1,5' is not a real number, .*read_options.decimal=','"),
+        (["1", "2", "x"], "row 3, .*'x' is not a real number, and neither are 40 of the 120 values. .*categories="),
+        (["2024-01-01", "2024-01-02", "soon"], "row 3, .*'soon' is not a date, "),
+        (
+            ["31.12.2024", "1.1.2025", "2.1.2025"],
+            "row 1, .*'31.12.2024' looks like a date. .*read_options.date_format",
+        ),
+    ],
+)
+def test_text_that_should_be_numbers_or_dates_is_an_error(tmp_path, cells, message):
+    _mixed(tmp_path / "a.csv", size=np.array(cells * 40))
+    _refuse(message, tmp_path / "a.csv")
+    named = load_tabular(tmp_path / "a.csv", categories=["size"])
+    assert named.codes.kinds["size"] == "category"
+
+
+def test_dates_of_a_format(tmp_path):
+    _mixed(tmp_path / "a.csv", size=np.array(["31.12.2024", "1.1.2025", "2.1.2025"] * 40))
+    rows, _ = _read(tmp_path / "a.csv", columns=["size", "price"], read_options={"date_format": "%d.%m.%Y"})
+    np.testing.assert_array_equal(rows[:3, 0], [0, 1, 2])
+
+
+def test_columns_that_are_suggested(tmp_path):
+    """Without ids, constants and text of many values, which are named."""
+    names = [f"person {i}" for i in range(120)]
+    _mixed(tmp_path / "a.csv", name=names, number=range(5, 125), same=3)
+    advice = (
+        "columns=price,rooms,sold,new,color,size .without 'name', text of 120 values; 'number', a number of each "
+        "row; 'same', one value"
+    )
+    _refuse(f"{tmp_path}/a.csv: Column 'name' has 120 .* too many for a category. .*{advice}", tmp_path / "a.csv")
+    _refuse("column 'same' has one value in all train rows", tmp_path / "a.csv", columns=["same", "price"])
+
+
+def test_what_is_told_of_rows_and_columns(tmp_path, said):
+    """Rows of two splits are counted; columns that depend on each other are named. Discrete rows may repeat."""
+    table = _mixed(tmp_path / "a.csv")
+    both = pandas.concat([table, table]).reset_index(drop=True)
+    both.assign(twice=2 * both["price"] + both["rooms"]).to_csv(tmp_path / "a.csv", index=False)
+    load_tabular(tmp_path / "a.csv", validation_fraction=0)
+    assert len(said) == 2 and "depend on each other linearly: 'price', 'rooms', 'twice'." in said[0]
+    assert " of 24 test rows are train rows, too" in said[1]
+    load_tabular(tmp_path / "a.csv", columns=["rooms", "color"])
+    assert len(said) == 2
+
+
+def test_what_cannot_be_levels(tmp_path):
+    _mixed(tmp_path / "a.csv", big=np.arange(120) % 7 + 10**9)
+    _refuse("'big' has values up to 1000000007 in steps of 1, .* Subtract an offset", tmp_path / "a.csv")
+    fields = {"columns": ["price", "size"]}
+    _refuse("'M' is not one of its ordered levels", tmp_path / "a.csv", ordered={"size": ["S", "L"]}, **fields)
+    _refuse("no column 'sizes'; did you mean 'size'", tmp_path / "a.csv", ordered={"sizes": ["S", "L"]}, **fields)

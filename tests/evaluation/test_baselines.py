@@ -31,6 +31,20 @@ def test_gaussian_of_integers_is_the_mean_over_the_noise():
     assert abs(result - scores.mean()) < 4 * scores.std() / np.sqrt(copies) < 2e-2
 
 
+def test_gaussian_of_cells_is_the_mean_over_the_noise():
+    """Of levels beside a real number, a probability in their cells of width 1 and 1/2."""
+    generator = np.random.default_rng(2)
+    latent = generator.normal(size=[60, 1]) + generator.normal(size=[60, 3])
+    widths = np.array([1.0, 0.0, 0.5])
+    rows = np.stack([np.round(latent[:, 0]), latent[:, 1], np.round(2 * latent[:, 2]) / 2], axis=1)
+    train, test = rows[:40], rows[40:]
+    noisy = test + widths * (generator.uniform(size=[4000, 20, 3]) - 0.5)
+    covariance = np.cov(train.T, bias=True) + np.diag(widths**2 / 12)
+    scores = -stats.multivariate_normal(train.mean(0), covariance).logpdf(noisy).mean(axis=1) - np.log(0.5)
+    result = gaussian_baseline(train, test, widths=widths)
+    assert abs(result - scores.mean()) < 4 * scores.std() / np.sqrt(4000) < 1e-2
+
+
 def _dependent(num, offset):
     """Columns a, b and a + b with different scales."""
     a, b = np.random.default_rng(2).normal(offset, 1.0, size=[2, num]) * [[1.0], [1e3]]

@@ -3,11 +3,13 @@
 import math
 
 import numpy as np
+import pandas
 import pytest
 from matplotlib.collections import PathCollection
 from PIL import Image
 from scipy import stats
 
+from tf_resflow.data import ColumnCodes
 from tf_resflow.evaluation import coverage_figure, elbo_figure, rank_figure
 from tf_resflow.evaluation import figures as module
 from tf_resflow.evaluation.figures import (
@@ -143,6 +145,34 @@ def test_pairs_of_columns(tmp_path, figures):
     colors, counts = np.unique(scatter.get_facecolors(), axis=0, return_counts=True)
     assert len(colors) == 2 and sorted(counts) == [20, 30]
     assert len(last[3].patches) == 2  # histograms
+
+
+def test_pairs_of_columns_of_a_table(tmp_path, figures):
+    """Levels and dates have their names; points lie in their cells, and bars have the widths of cells."""
+    rng = np.random.default_rng(0)
+    table = pandas.DataFrame(
+        {
+            "price": rng.normal(size=90),
+            "color": rng.choice(["red", "blue"], 90),
+            "rooms": rng.integers(2, 6, 90),
+            "day": pandas.date_range("2024-02-28", periods=90),
+        }
+    )
+    codes = ColumnCodes(table, ordered={"color": ["red", "blue"]})
+    rows = codes.read(table).values
+    points_figure(tmp_path / "a.png", {"samples": rows}, columns=list(table), codes=codes)
+    last = figures[0].axes[-4:]
+    assert [label.get_text() for label in last[1].get_xticklabels()] == ["red", "blue"]
+    assert last[3].xaxis.get_major_formatter()(2.0, None) == "2024-03-01"
+    assert last[1].get_xlim() == (-0.5, 1.5) and last[2].get_xlim() == (1.5, 5.5)
+    (scatter,) = (part for part in last[1].get_children() if isinstance(part, PathCollection))
+    offsets = np.asarray(scatter.get_offsets())[:, 0]
+    assert sorted(np.round(offsets)) == sorted(rows[:, 1]) and len(set(offsets)) == 90
+    assert np.abs(offsets - np.round(offsets)).max() < 0.36
+    price = np.concatenate([np.asarray(part.get_offsets()) for part in last[0].collections])
+    assert sorted(price[:, 0]) == pytest.approx(sorted(rows[:, 0]))
+    (bars,) = figures[0].axes[5].patches
+    assert np.unique(bars.get_xy()[:, 0]).tolist() == [1.5, 2.5, 3.5, 4.5, 5.5]
 
 
 @pytest.mark.parametrize("columns, panels", [(1, 1), (2, 1), (4, 6)])

@@ -11,8 +11,11 @@ The picture of images is a grid. The picture of vectors shows samples over as ma
 each, of the same --num latents. The first samples of a --seed do not depend on --num.
 
 --condition is for conditional models. Where it is a label, it may be several, separated by commas, and each gets a
-row of --num images; by default all do. Where it is columns of a table, it is a number for each of them, in their
-order in config.data.condition_columns and in the units of the data; then the picture shows the samples alone.
+row of --num images; by default all do. Where it is columns of a table, it is a value for each of them, in their
+order in config.data.condition_columns, as in a .csv file; then the picture shows the samples alone.
+
+A .csv file of a table has the columns, with their levels and dates, that the run was trained on. If there are
+several temperatures, its first column is the temperature.
 
 --interpolate walks through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
 from one to another, "corners" over a --num x --num square with one at each corner. Rows of images are labeled by
@@ -52,7 +55,7 @@ def define_flags() -> None:
         1,
     )
     flags.DEFINE_list("temperature", ["1.0"], "Scales the base distribution; several make one row or color each.")
-    flags.DEFINE_list("condition", None, "Of a conditional model: labels, or a number for each condition column.")
+    flags.DEFINE_list("condition", None, "Of a conditional model: labels, or a value for each condition column.")
     flags.DEFINE_enum(
         "interpolate", None, ["pairs", "corners"], "Walk through the latent space between held-out examples."
     )
@@ -134,7 +137,7 @@ def _has_labels():
 
 
 def _condition(info):
-    """The labels, or the numbers of a condition of columns, as an array; None for a model without a condition."""
+    """The labels, or the values of columns as numbers, as an array; None for a model without a condition."""
     given = FLAGS.condition
     if _has_labels():
         labels = [str(label) for label in range(info.num_classes)] if given is None else given
@@ -147,16 +150,21 @@ def _condition(info):
         if given is not None:
             raise ValueError("The run is of a model without a condition: leave out --condition.")
         return None
-    try:
-        numbers = np.array([float(number) for number in given or ()])
-    except ValueError:
-        numbers = np.zeros(0)
-    if len(numbers) != len(info.condition_mean) or not np.all(np.isfinite(numbers)):
-        raise ValueError(
-            f"The run is of a conditional model: --condition takes {len(info.condition_mean)} numbers, separated "
-            f"by commas, in the order of config.data.condition_columns; got {given}."
-        )
-    return numbers
+    size, reason = len(info.condition_mean), ""
+    if len(given or ()) == size:
+        import pandas
+
+        from tf_resflow.data.column_codes import ColumnCodes
+
+        codes = info.condition_codes or ColumnCodes.of_numbers(range(size))
+        row = codes.read(pandas.DataFrame([given], columns=list(codes.kinds)))
+        reason = f": {row.reasons[0]}"
+        if not row.reasons[0]:
+            return row.values[0]
+    raise ValueError(
+        f"The run is of a conditional model: --condition takes {size} values, separated by commas, in the order of "
+        f"config.data.condition_columns; got {given}{reason}."
+    )
 
 
 def _sample(info):
@@ -187,6 +195,7 @@ def _sample(info):
             labels=labels,
             data=examples,
             names=info.columns,
+            codes=info.codes,
             name=info.name,
         )
     lacks = ", without the data" if is_drawn_with_data and examples is None else ""
@@ -216,7 +225,8 @@ def _interpolate(info):
         if kind == "corners":  # of its first and its last row
             labels[1:1] = [""] * (len(paths) - 2)
         points = paths.reshape(-1, *info.event_shape)
-        write_samples(FLAGS.output, [points], paths.shape, levels=info.levels, labels=labels, names=info.columns)
+        names = {"labels": labels, "names": info.columns, "codes": info.codes}
+        write_samples(FLAGS.output, [points], paths.shape, levels=info.levels, **names)
     print(f"{len(paths):,} x {counted(paths.shape[1], 'sample')}{run.note}: {FLAGS.output}")
 
 

@@ -1,15 +1,22 @@
 r"""Scores examples by their log-likelihood, and writes a table: to find anomalies.
 
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv
+resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --id_columns=name,date --top=20
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --stderr=0.01
 resflow-score --workdir=runs/digits --output=scores.csv
 
 Each example has a line, in the order of the input, with
 
-- example: its number from 1,
+- example: its number from 1; of a folder of images `file`, its file; and the columns of --id_columns,
 - log_prob: log p(x) in nats, a mean of several estimates, and stderr, the standard error of that mean,
 - quantile: the fraction of the run's held-out examples that are less likely. An example with 0.01 or less is less
-  likely than 99 of 100 examples of the data.
+  likely than 99 of 100 examples of the data,
+- reason, of a table: why a row has no score, or the lowest one.
+
+The score of a row is a probability in the discrete columns (whole numbers, levels, whole days), and a density in
+the units of the others. A number that is far from all data has a low score. A level that the training did not know
+has the probability 0: its score is -inf. A value that is missing, or cannot be read as what the column is, leaves
+the row without a score; with --strict it is an error. --top=20 prints the rows of the lowest scores.
 
 --input is a table, or for images a folder or a .npy or .npz file, of the kind that the run was trained on. The
 columns of a table are found by their names; others are ignored. Without --input the held-out examples are scored.
@@ -17,12 +24,12 @@ The labels of images in --input are unknown: if the run is given labels, log_pro
 classes, equally frequent, for the held-out examples, too.
 
 --stderr asks for a standard error of log_prob in nats: a short measurement chooses the number of estimates and the
-estimator of each block. Without it there are 8 estimates, or one of vectors of at most 16 columns, which is exact.
+estimator of each block. Without it there are 8 estimates, or 16 of rows with discrete columns, or one of at most 16
+columns of numbers, which is exact.
 """
 
 import csv
 import pathlib
-from typing import Any
 
 import numpy as np
 from absl import flags, logging
@@ -37,12 +44,18 @@ from tf_resflow.writing import check_output_path, whole_file
 
 FLAGS = flags.FLAGS
 
+_FARTHEST = 1e12  # deviations: a number beyond them counts as there
+_LARGEST = 1e38
+
 
 def define_flags() -> None:
     """Defines the flags."""
     command_line.define_workdir()
     flags.DEFINE_string("input", None, "File or folder of the examples; by default the held-out ones are scored.")
     flags.DEFINE_string("output", None, "File to write: .csv.")
+    flags.DEFINE_list("id_columns", [], "Columns of --input that the table keeps: names, or numbers from 1.")
+    flags.DEFINE_bool("strict", False, "Refuse a table with a row that has no score, or a level that is not known.")
+    flags.DEFINE_integer("top", 0, "Print so many examples, those of the lowest scores.", 0)
     command_line.define_estimator_flags("each log_prob, in nats")
     flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1)
     flags.DEFINE_integer("seed", 0, "Seed of the estimates.", 0, 2**31 - 1)
@@ -55,6 +68,8 @@ def check() -> None:
     check_output_path(FLAGS.output, [".csv"])
     command_line.check_run()
     if FLAGS.input is None:
+        if FLAGS.id_columns:
+            raise ValueError("--id_columns are columns of a table that --input gives.")
         command_line.check_data()
     elif command_line.workdir().read_data().levels is None:
         check_table(pathlib.Path(FLAGS.input).expanduser())
@@ -64,32 +79,84 @@ def check() -> None:
 
 def main() -> None:
     """Scores and writes the file."""
-    scores, note = _scores()
+    columns, note = _scored()
     with whole_file(FLAGS.output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["example", *scores])
-        for number, row in enumerate(zip(*scores.values(), strict=True), 1):
-            writer.writerow([number, *(f"{value:.9g}" for value in row)])
-    low = np.nanmean(scores["quantile"] <= 0.01) if "quantile" in scores else None
-    rare = f"{low:.1%} are less likely than 99 % of held-out examples" if low is not None else "without quantiles"
+        writer.writerow(columns)
+        writer.writerows(zip(*map(_written, columns.values()), strict=True))
+    if FLAGS.top:
+        _print_lowest(columns)
+    scores, reasons = columns["log_prob"], columns.get("reason", np.zeros(0))
+    has_score = ~np.isnan(scores)
+    rare = "without quantiles"
+    if "quantile" in columns:
+        low = np.mean(columns["quantile"][has_score] <= 0.01)
+        rare = f"{low:.1%} are less likely than 99 % of held-out examples"
     by = ", by the model" + note if note else ""
-    print(f"{counted(len(scores['log_prob']), 'example')}; {rare}{by}: {FLAGS.output}")
+    print(f"{counted(has_score.sum(), 'example')}; {rare}{by}: {FLAGS.output}")
+    for rows, what in ((~has_score, "no score"), (np.isneginf(scores), "the score -inf")):
+        if rows.any() and len(reasons):
+            first = np.argmax(rows)
+            print(f"{rows.sum():,} of {len(rows):,} have {what}, such as row {first + 1}, {reasons[first]}.")
 
 
-def _scores():
-    files = command_line.workdir()
-    config, info = files.read_config(), files.read_data()
+def _written(values):
+    """The cells of a column: numbers of nine digits, nothing for NaN."""
+    if getattr(values, "dtype", np.dtype(object)).kind != "f":
+        return values
+    return ["" if np.isnan(value) else f"{value:.9g}" for value in values]
+
+
+def _print_lowest(columns):
+    """The examples of the lowest scores, as a table."""
+    order = np.argsort(columns["log_prob"], kind="stable")
+    order = order[~np.isnan(columns["log_prob"][order])][: FLAGS.top]
+    rows = [[name, *(str(value) for value in _written(np.asarray(c)[order]))] for name, c in columns.items()]
+    rows = [column for column in rows if any(column[1:])]
+    widths = [max(map(len, column)) for column in rows]
+    for line in zip(*rows, strict=True):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _scored():
+    """The columns of the table that is written, by their names, and the note of the run."""
+    workdir = command_line.workdir()
+    config, info = workdir.read_config(), workdir.read_data()
     size = FLAGS.batch_size or config.eval.batch_size
-    given = None if FLAGS.input is None else _batches(_examples(config, info), size)
-    held_out = _held_out(config, size, required=given is None)
+    is_table = FLAGS.input is not None and info.levels is None
+    rows, columns = _rows(config, info) if is_table else (None, {})
+    if rows is not None:
+        known = np.flatnonzero(rows.known & np.isfinite(rows.both).all(axis=1))
+        x, condition = (part[known].astype(np.float32) for part in (rows.x, rows.condition))
+        given = _batches(x if info.condition_mean is None else (x, condition), size)
+    elif FLAGS.input is not None:
+        images, columns = _images(config, info)
+        given = _batches(images, size)
+    else:
+        given = None
+    held_out, files = _held_out(config, size, required=given is None)
+    if given is None and files is not None:
+        columns = {"file": files}
     run = resflow.load(FLAGS.workdir)
     batches = held_out if given is None else given
-    score = evaluation.ExampleScores(run.density, _plan(run, batches[0]))
+    usual = batches if held_out is None else held_out  # strange rows would ask for a plan of their own
+    score = evaluation.ExampleScores(run.density, _plan(run, usual[0]))
     scores = score(track(batches, "examples"), FLAGS.seed)
+    if rows is not None:
+        scores = {name: _of_all_rows(rows, known, values) for name, values in scores.items()}
+        scores["stderr"] = np.where(np.isneginf(scores["stderr"]), 0.0, scores["stderr"])
     if held_out is not None:
         reference = scores if given is None else score(track(held_out, "held-out examples"), FLAGS.seed)
         scores["quantile"] = evaluation.quantiles(scores["log_prob"], reference["log_prob"])
-    return scores, run.note
+    reason = {} if rows is None else {"reason": rows.reasons}
+    return {"example": 1 + np.arange(len(scores["log_prob"])), **columns, **scores, **reason}, run.note
+
+
+def _of_all_rows(rows, known, values):
+    """The scores of all rows from those that have one: -inf for an unknown level, NaN where a value is missing."""
+    found = np.where(np.isfinite(rows.both).all(axis=1), -np.inf, np.nan)
+    found[known] = values
+    return found
 
 
 def _batches(examples, size):
@@ -100,41 +167,72 @@ def _batches(examples, size):
     return [tf.nest.map_structure(lambda rows, i=i: rows[i : i + size], examples) for i in starts]
 
 
-def _examples(config, info):
-    """The examples of the input; with their conditions, if the model has columns as a condition."""
-    from tf_resflow.data.loading import load_examples
+def _rows(config, info):
+    """The `TableRows` of the input, and the columns that its scores keep."""
+    from tf_resflow.data.column_codes import ColumnCodes
+    from tf_resflow.data.table_files import find_columns
+    from tf_resflow.data.tabular import read_rows
 
-    kind: dict[str, Any] = {"levels": info.levels, "key": config.data.key, "image_size": config.data.image_size}
-    kind["max_image_size"] = config.data.max_image_size
-    kind |= {"read_options": config.data.read_options, "skip_unreadable": config.data.skip_unreadable}
-    shape, columns = info.event_shape, info.columns
-    if info.condition_mean is None:
-        return load_examples(FLAGS.input, event_shape=shape, columns=columns, **kind)[0]
-    if columns is None:
+    if info.condition_mean is not None and info.columns is None:
         raise ValueError(
             "The table of the run has no names, and nothing tells which columns of --input are the condition: "
             "train on a table that names its columns."
         )
-    both = (shape[0] + len(info.condition_columns),)
-    columns = [*columns, *info.condition_columns]
-    rows, _ = load_examples(FLAGS.input, event_shape=both, columns=columns, **kind)
-    return rows[:, : shape[0]], rows[:, shape[0] :]
+    codes, condition_codes = info.codes, info.condition_codes
+    if codes is None:
+        codes = ColumnCodes.of_numbers(info.columns or range(1, 1 + info.event_shape[0]))
+        condition_codes = ColumnCodes.of_numbers(info.condition_columns) if info.condition_columns else None
+    options = {"key": config.data.key, "read_options": config.data.read_options}
+    rows, table = read_rows(FLAGS.input, codes, condition_codes, **options)
+    path = pathlib.Path(FLAGS.input).expanduser().absolute()
+    kept = table.iloc[:, find_columns(path, table, FLAGS.id_columns)]
+    wrong = np.flatnonzero(rows.reasons != "")
+    if FLAGS.strict and len(wrong):
+        raise ValueError(
+            f"{path}, row {wrong[0] + 1}, {rows.reasons[wrong[0]]}. {len(wrong):,} of {len(rows.x):,} rows have "
+            "such values; without --strict the others are scored, and these have a reason."
+        )
+    rows = rows._replace(x=_near(rows.x, info.mean, info.std))
+    if info.condition_mean is not None:
+        rows = rows._replace(condition=_near(rows.condition, info.condition_mean, info.condition_std))
+    if not np.any(rows.known & np.isfinite(rows.both).all(axis=1)):
+        raise ValueError(f"{path}: no row has a score. Row 1, {rows.reasons[0]}.")
+    return rows, {str(name): kept[name].to_numpy(object) for name in kept}
+
+
+def _near(values, mean, std):
+    """Numbers no farther from the mean than float32 can hold the square of their distance."""
+    mean, distance = mean.astype(np.float64), np.minimum(_FARTHEST * std.astype(np.float64), _LARGEST)
+    return np.clip(values, mean - distance, mean + distance)
+
+
+def _images(config, info):
+    """The images of the input, and their files if it is a folder."""
+    from tf_resflow.data.loading import load_images
+
+    options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
+    images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
+    return images, {} if files is None else {"file": files}
 
 
 def _held_out(config, size, required):
-    """Batches of the run's held-out examples, with their conditions; None if they are missing and not required."""
+    """Batches of the run's held-out examples, with their conditions, and their files, if they have some.
+
+    Both are None if the data are missing and not required.
+    """
     try:
         with progress.stage("data"):
             dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
         has_labels = bool(config.model.condition) and required  # those of --input are unknown
         labels = has_labels or dataset.condition_mean is not None
         batches = dataset.eval_batches(config.eval.split, size, config.eval.num_examples or None, labels=labels)
-        return list(batches.as_numpy_iterator())
+        files = (dataset.files or {}).get(config.eval.split)
+        return list(batches.as_numpy_iterator()), files and files[: config.eval.num_examples or None]
     except ValueError as error:
         if required:
             raise
         logging.warning("The table has no quantiles: %s", error)
-        return None
+        return None, None
 
 
 def _plan(run, batch):
@@ -144,10 +242,10 @@ def _plan(run, batch):
             batch = batch, np.arange(len(batch)) % model.condition.num_classes
         x, condition = model.condition.split(batch)
         return evaluation.plan_likelihood(model, x, FLAGS.stderr, condition=condition)
-    from tf_resflow.evaluation.planning import NUM_SAMPLES
+    from tf_resflow.evaluation.planning import default_num_samples
 
     _, estimator = run.estimator(FLAGS.log_det, FLAGS.num_probes)
-    return evaluation.LikelihoodPlan(log_det=estimator, num_samples=NUM_SAMPLES)
+    return evaluation.LikelihoodPlan(log_det=estimator, num_samples=default_num_samples(model))
 
 
 def run() -> None:

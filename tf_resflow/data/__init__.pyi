@@ -1,3 +1,4 @@
+from .column_codes import Cells, ColumnCodes
 from .columns import Columns
 from .config import default_config
 from .dataset import Dataset
@@ -10,6 +11,8 @@ from .tabular import load_tabular
 from .tfds_images import load_tfds_images
 
 __all__ = [
+    "Cells",
+    "ColumnCodes",
     "Columns",
     "DENSITIES",
     "Dataset",

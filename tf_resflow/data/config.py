@@ -4,13 +4,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tf_resflow.config_fields import AT_LEAST_0, ConfigDict, Field, Rule, make_section, suggest
+from tf_resflow.config_fields import AT_LEAST_0, ConfigDict, Field, Rule, make_section, one_of, suggest
 from tf_resflow.data.files import check_table
 
 __all__ = ["FIELDS", "PLACES", "check_places", "default_config"]
 
 # Arguments of pandas.read_csv and pandas.read_excel.
-_READ_OPTIONS = "comment decimal encoding engine header na_values sep sheet_name skiprows thousands".split()
+_READ_OPTIONS = "comment date_format decimal encoding engine header na_values sep sheet_name skiprows thousands"
 
 PLACES = ("path", "path_validation", "path_test", "data_dir")
 """The fields that are files or folders."""
@@ -33,7 +33,10 @@ FIELDS = {
     "key": "",
     "columns": "",
     "condition_columns": "",
-    "read_options": dict.fromkeys(_READ_OPTIONS, object),
+    "categories": "",
+    "ordered": "",  # such as "size: S < M < L; grade: low < high"
+    "missing": Field("error", one_of("error", "drop")),
+    "read_options": dict.fromkeys(_READ_OPTIONS.split(), object),
     "validation_fraction": 0.1,
     "test_fraction": 0.1,
     "split_seed": 0,
@@ -56,8 +59,11 @@ def default_config(**fields: Any) -> Any:
     - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for
       TFDS's own, if any), `split_test`.
     - Tables: `columns`, the names of the columns to read, or their numbers from 1, separated by commas; "" for all.
-      `condition_columns`, those that are the condition of the others. `read_options`, arguments of
-      `pandas.read_csv`, such as `sep`, `decimal` and `encoding`, or of `pandas.read_excel`; None is their default.
+      `condition_columns`, those that are the condition of the others; `categories`, those of numbers that are
+      categories; `ordered`, ordered columns with their levels, lowest first, "size: S < M < L; grade: low < high".
+      `missing`, what is done with rows that miss values: "error" or "drop". `read_options`, arguments of
+      `pandas.read_csv`, such as `sep`, `decimal`, `thousands`, `date_format` and `encoding`, or of
+      `pandas.read_excel`; None is their default.
     - 2-D densities: `num_test`.
     - All: `validation_fraction`, the fraction of the train split that is held back for validation if there is no
       such split; 0 for none. For files it is a fraction of all examples; densities, which have no end, draw

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.splits import check_alike
 
 _ROWS = 1024  # examples that `Dataset.array` takes at a time
@@ -59,6 +60,8 @@ class Dataset:
       columns: names of the coordinates of vectors, if known.
       condition_columns: names of the coordinates of conditions, if known.
       files: paths of the files of the examples, in their order, of each split that is a folder of images.
+      codes: the `ColumnCodes` of a table: what its columns are; None of other data.
+      condition_codes: those of its conditions.
     """
 
     name: str
@@ -81,6 +84,8 @@ class Dataset:
     columns: tuple[str, ...] | None = None
     condition_columns: tuple[str, ...] | None = None
     files: Mapping[str, Sequence[str]] | None = None
+    codes: ColumnCodes | None = None
+    condition_codes: ColumnCodes | None = None
     _tensors: dict[str, tuple[tf.Tensor, ...]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):

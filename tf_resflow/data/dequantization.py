@@ -1,10 +1,23 @@
-"""Dequantization of integer data, and its inverse."""
+"""Dequantization of integers, and of the discrete coordinates of vectors, and its inverse."""
 
-__all__ = ["cell_width", "check_power_of_two", "dequantize", "place_in_cells", "quantize"]
+__all__ = [
+    "cell_width",
+    "check_power_of_two",
+    "dequantize",
+    "dequantize_in_cells",
+    "place_in_cells",
+    "quantize",
+    "quantize_in_cells",
+]
 
+import warnings
+
+import numpy as np
 import tensorflow as tf
+from scipy.stats import qmc
 
-from tf_resflow.seeds import random_integers
+from tf_resflow.data.column_codes import Cells
+from tf_resflow.seeds import random_integers, random_uniform
 from tf_resflow.typing import Seed, TensorLike
 
 
@@ -81,6 +94,39 @@ def quantize(x: TensorLike, levels: int) -> tf.Tensor:
     levels = _valid_levels(levels)
     x = tf.convert_to_tensor(x)
     return tf.cast(tf.clip_by_value(tf.floor(x * levels), 0, levels - 1), tf.uint8)
+
+
+def dequantize_in_cells(x: tf.Tensor, cells: Cells, seed: Seed, *, sets: int | None = None) -> tf.Tensor:
+    r"""Spreads the discrete coordinates of vectors over their cells: m + w (u - 1/2), with u ~ U(0, 1).
+
+    m is the middle of the cell in which a value is, and w its width. If p is the density of the result, then the
+    probability of the cell is \\(E_u[p(m + w (u - 1/2))] \prod w\\). With `sets`, as of `dequantize`, the parts of
+    the batch have the points of a scrambled Sobol sequence, which are spread evenly, moved at random.
+    """
+    if sets is None:
+        u = random_uniform(tf.shape(x), seed, x.dtype)
+    else:
+        places, points = np.flatnonzero(cells.step), np.zeros([sets, len(cells.step)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of numbers that are no powers of 2
+            points[:, places] = qmc.Sobol(len(places), seed=0).random(sets)
+        u = tf.constant(points, x.dtype) + random_uniform([1, len(cells.step)], seed, x.dtype)
+        u = tf.repeat(u - tf.floor(u), tf.shape(x)[0] // sets, axis=0)
+    first, step, number = _numbers(x, cells)
+    return tf.where(step > 0, first + step * (number + u - 0.5), x)
+
+
+def quantize_in_cells(z: tf.Tensor, cells: Cells) -> tf.Tensor:
+    """Inverts `dequantize_in_cells`: the middles of the cells, from the first to the last one of a coordinate."""
+    first, step, number = _numbers(z, cells)
+    last = tf.constant(np.maximum(cells.num - 1.0, 0.0), z.dtype)
+    return tf.where(step > 0, first + step * tf.clip_by_value(number, 0.0, last), z)
+
+
+def _numbers(z, cells):
+    """The first values, the steps, and the numbers of the cells in which values are."""
+    first, step = (tf.constant(part, z.dtype) for part in (cells.first, cells.step))
+    return first, step, tf.round((z - first) / tf.where(step > 0, step, 1.0))
 
 
 def _checked(x, levels):

@@ -1,6 +1,6 @@
 """A data set from the `data` section of a config."""
 
-__all__ = ["load", "load_examples"]
+__all__ = ["load", "load_images"]
 
 import csv
 import os
@@ -17,7 +17,7 @@ from tf_resflow.data.densities_2d import DENSITIES, load_density
 from tf_resflow.data.digits import load_digits
 from tf_resflow.data.files import read_array
 from tf_resflow.data.image_files import load_image_files
-from tf_resflow.data.tabular import load_tabular, read_table
+from tf_resflow.data.tabular import load_tabular
 from tf_resflow.data.tfds_images import load_tfds_images
 from tf_resflow.extras import extra
 
@@ -26,7 +26,7 @@ _PIXELS = ("levels", "image_size", "flip", "crop_padding")
 _FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
 _FIELDS = {
     "images": (*_PIXELS, "max_image_size", *_FILES, "skip_unreadable"),
-    "tabular": (*_FILES, "columns", "condition_columns", "read_options"),
+    "tabular": (*_FILES, "columns", "condition_columns", "categories", "ordered", "missing", "read_options"),
     "digits": _PIXELS,
     **dict.fromkeys(DENSITIES, ("num_test",)),
 }
@@ -61,7 +61,8 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     if name in DENSITIES:
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
     if name == "tabular":
-        chosen = {"columns": _names(config.columns), "condition_columns": _names(config.condition_columns) or ()}
+        chosen = {name: _names(config[name]) or () for name in ("condition_columns", "categories")}
+        chosen |= {"columns": _names(config.columns), "ordered": _ordered(config.ordered)}
         return load_tabular(**fields | chosen)
     if name == "digits":
         if fields.pop("levels") not in (0, 17):
@@ -77,27 +78,23 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     return load_tfds_images(name, config.data_dir, download=config.download, **fields)
 
 
-def load_examples(
+def load_images(
     path: str | os.PathLike[str],
     *,
     event_shape: Sequence[int],
-    levels: int | None,
-    columns: Sequence[str] | None = None,
-    read_options: Mapping[str, Any] | None = None,
+    levels: int,
     key: str | None = None,
     image_size: int | None = None,
     max_image_size: int | None = None,
     skip_unreadable: bool = False,
 ) -> tuple[np.ndarray, list[str] | None]:
-    """All examples of a file or a folder, to score them: `[num, *event_shape]`, float32 vectors or uint8 images.
+    """All images of a file or a folder, to score them: uint8 `[num, *event_shape]`.
 
-    Beside them, the path of the file of each example of a folder, else None. The other arguments are those of
-    `load_tabular` and `load_image_files`. All splits of a folder are joined.
+    Beside them, the path of the file of each image of a folder, else None. The other arguments are those of
+    `load_image_files`. All splits of a folder are joined.
     """
     files = None
-    if levels is None:
-        examples = read_table(path, key, columns=columns, read_options=read_options).to_numpy()
-    elif levels & (levels - 1):  # no number of bits, as of digits
+    if levels & (levels - 1):  # no number of bits, as of digits
         array = read_array(pathlib.Path(path).expanduser(), key, ["labels"])[0]
         examples = Dataset.from_arrays(str(path), {"all": array}, levels).array("all")
     else:
@@ -117,6 +114,21 @@ def load_examples(
 def _names(text):
     """Names that commas separate, None for none; a name that holds a comma is in double quotes."""
     return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row] or None
+
+
+def _ordered(text):
+    """Columns with their ordered levels, "NAME: LOW < HIGH; ...", as a dict."""
+    found = {}
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, colon, levels = part.rpartition(":")
+        words = [level.strip() for level in levels.split("<")]
+        if not colon or len(words) < 2 or not all(words):
+            raise ValueError(
+                f"data.ordered is {text!r}; it has the levels of columns, lowest first, as 'size: S < M < L; "
+                "grade: low < high'."
+            )
+        found[name.strip()] = words
+    return found
 
 
 def _check_fields(config):

@@ -1,28 +1,58 @@
-"""Tables: rows of numbers, from files that NumPy and pandas read."""
+"""Tables: rows of numbers, dates, levels and categories as vectors."""
 
-__all__ = ["load_tabular", "read_table"]
+__all__ = ["TableRows", "check_rows", "load_tabular", "read_rows"]
 
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from tf_resflow.config_fields import suggest
+from tf_resflow.data.column_codes import ColumnCodes, dependent, in_words
 from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.files import TABLES, check_table, read_array, readable
-from tf_resflow.data.splits import check_alike, check_different, draw_splits
+from tf_resflow.data.files import TABLES
+from tf_resflow.data.splits import check_different, draw_splits
+from tf_resflow.data.table_files import (
+    WRITTEN,
+    check_finite,
+    column_names,
+    find_columns,
+    read_table,
+    shortened,
+    suggest_columns,
+    typed,
+)
 from tf_resflow.extras import extra
 
-_SHOWN = 20  # columns in a message
-_FEW = 10  # rows for each value of a column, from which on it is called discrete
-_WRITTEN = (
-    "If the file is another kind of CSV, say so by the arguments of pandas.read_csv, such as "
-    "--config.data.read_options.sep=';' for the character between cells, decimal=',', encoding=utf-16, or header=0 "
-    "if its first row has the names."
-)
+_MISSING = "the value is missing"
+_FINE = 2e-2  # of a cell: the largest distance of two neighboring values of float32 in it
+
+
+class TableRows(NamedTuple):
+    """Rows of a table as vectors.
+
+    Attributes:
+      x: `[num, size]` float64, the values; NaN where one is missing or cannot be read.
+      condition: `[num, condition_size]`, likewise.
+      known: `[num]`, whether all levels of x are known: the probability of another one is 0.
+      reasons: `[num]`, what is wrong with each row, in words, or "".
+    """
+
+    x: np.ndarray
+    condition: np.ndarray
+    known: np.ndarray
+    reasons: np.ndarray
+
+    def take(self, places: Any) -> "TableRows":
+        """The rows at these places."""
+        return TableRows(*(part[places] for part in self))
+
+    @property
+    def both(self) -> np.ndarray:
+        """The values and the conditions side by side."""
+        return np.concatenate([self.x, self.condition], axis=1)
 
 
 def load_tabular(
@@ -33,15 +63,24 @@ def load_tabular(
     key: str | None = None,
     columns: Sequence[str] | None = None,
     condition_columns: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    ordered: Mapping[str, Sequence[str]] | None = None,
+    missing: str = "error",
     read_options: Mapping[str, Any] | None = None,
     test_fraction: float = 0.1,
     validation_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> Dataset:
-    r"""Loads the rows of a table as examples, in the units of the file.
+    r"""Loads the rows of a table as vectors, in the units of the file.
 
     pandas reads .csv, .parquet and .xlsx files (the latter with the package openpyxl), and NumPy .npy and .npz
     files. The first row of a .csv or .xlsx file is its header if it holds no number.
+
+    A column is read as `tf_resflow.sklearn.FlowDensity` reads it, see `ColumnCodes`: numbers, whole numbers, dates
+    (text in the form of ISO 8601, or of `read_options["date_format"]`, too), booleans, and text, which is a
+    category. A whole number keeps its value, a level is its number 0, 1, ..., and a date its number of days since
+    the first one of `path`. The result has the `codes`, by which a model adds noise in the cells, and by which
+    vectors are rows again.
 
     Splits without a file are drawn from the rows of `path`, without replacement, by a permutation of fixed seed.
     The result has the mean and standard deviation of the train split, by which a flow can normalize its input.
@@ -51,13 +90,13 @@ def load_tabular(
     import tf_resflow as resflow
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "people.csv")
-        path.write_text("name;height;age\nAda;1,6;36\nAlan;1,8;41\nGrace;1,7;43\n")
+        path.write_text("name;height;born;city\nAda;1,6;1815-12-10;London\nAlan;1,8;1912-06-23;London\n")
         dataset = resflow.data.load_tabular(
-            path, columns=["height", "age"], read_options={"sep": ";", "decimal": ","},
+            path, columns=["height", "born"], read_options={"sep": ";", "decimal": ","},
             test_fraction=0, validation_fraction=0,
         )
-    print(dataset.columns, dataset.sizes)
-    # ('height', 'age') {'train': 3}
+    print(dataset.codes.kinds, dataset.array("train")[:, 1])
+    # {'height': 'number', 'born': 'date'} [35259.     0.]
     ```
 
     Args:
@@ -68,7 +107,10 @@ def load_tabular(
       columns: names of the columns to read, or their numbers from 1, in the order that is wanted; by default all.
         The others may hold anything. Files of other splits are read by the names of `path`, whatever their order.
       condition_columns: names, or numbers from 1, of columns that are the condition of the others: the density is
-        that of the others given these. Numbers count the `columns`.
+        that of the others given these. Numbers count the `columns`. Levels are a condition by their numbers.
+      categories: names, or numbers from 1, of columns of numbers that are categories.
+      ordered: the levels of ordered columns, lowest first, by their names or numbers.
+      missing: what is done with rows that miss values: "error", or "drop", which leaves them out with a warning.
       read_options: arguments of `pandas.read_csv`, `pandas.read_parquet` or `pandas.read_excel`.
       test_fraction: fraction of the rows for testing, if `path_test` is not given.
       validation_fraction: fraction of the rows for validation, if `path_validation` is not given; 0 for no such
@@ -80,177 +122,180 @@ def load_tabular(
       file has them.
 
     Raises:
-      ValueError: if a file is missing or cannot be read, a column is not in the table, is named twice, or holds
-        text, a value is missing or infinite, a column of the train split is constant, a split is empty, or two
-        splits have the same rows.
+      ValueError: if a file is missing or cannot be read, a column is not in the table, is named twice, or is text
+        of more than 100 values, a value is infinite, is missing if that is an error, or is a level that `path`
+        lacks, a column of the train split is constant, a split is empty, or two splits have the same rows.
     """
     if not path:
         raise ValueError(
             f"No table was given: set path (--config.data.path=FILE.csv) to a file that ends in "
             f"{', '.join(TABLES)}."
         )
-    train = read_table(path, key, columns=columns, read_options=read_options)
-    others = {"test": path_test, "validation": path_validation}
-    alike: dict[str, Any] = {"columns": _names(train) or columns, "read_options": read_options}
-    splits = {split: read_table(file, key, **alike) for split, file in others.items() if file}
-    splits = {"train": train, **splits}
-    check_different(splits)
-    fractions = {"test": test_fraction, "validation": validation_fraction}
-    drawn = draw_splits(len(train), fractions, split_seed, path, given=splits, least=2)
-    splits |= {split: train.iloc[numbers] for split, numbers in drawn.items()}
-    name = pathlib.Path(path).stem
-    check_alike(name, splits)
-    given = _positions(name, train, condition_columns)
-    rest = [position for position in range(train.shape[1]) if position not in given]
+    file = pathlib.Path(path).expanduser().absolute()
+    table = read_table(file, key, columns=columns, read_options=read_options)
+    ordered = dict(ordered or {})
+    as_levels = [table.columns[place] for place in find_columns(file, table, [*categories, *ordered])]
+    table = typed(file, table, as_levels, (read_options or {}).get("date_format"))
+    check_finite(file, table)
+    given = find_columns(file, table, condition_columns)
+    rest = [place for place in range(table.shape[1]) if place not in given]
     if not rest:
-        raise ValueError(f"{name}: all columns are condition_columns, and none is left. Leave some out.")
-    _check_distinct(name, splits["train"], rest)
-    arrays = {split: frame.to_numpy() for split, frame in splits.items()}
-    moments = [moment(arrays["train"], axis=0, dtype=np.float64) for moment in (np.mean, np.std)]
-    mean, std = (np.asarray(moment, np.float32) for moment in moments)
-    fields: dict[str, Any] = {"mean": mean[rest], "std": std[rest], "columns": _names(train.iloc[:, rest])}
-    if given:
+        raise ValueError(f"{file}: all columns are condition_columns, and none is left. Leave some out.")
+    levels = dict(zip(as_levels[len(categories) :], ordered.values(), strict=True))
+    kinds = as_levels[: len(categories)], levels
+    codes = _codes(file, table.iloc[:, rest], *kinds)
+    condition_codes = _codes(file, table.iloc[:, given], *kinds) if given else None
+    parts = codes, condition_codes
+    rows = {"train": check_rows(file, _as_vectors(table, *parts), *parts, missing=missing)}
+    for split, other in {"test": path_test, "validation": path_validation}.items():
+        if other:
+            own, _ = read_rows(other, *parts, key=key, read_options=read_options)
+            rows[split] = check_rows(other, own, *parts, missing=missing)
+    check_different({split: part.both for split, part in rows.items()})
+    fractions = {"test": test_fraction, "validation": validation_fraction}
+    drawn = draw_splits(len(rows["train"].x), fractions, split_seed, file, given=rows, least=2)
+    whole = rows["train"]
+    rows |= {split: whole.take(places) for split, places in drawn.items()}
+    _check_train(file, table, rows["train"], *parts)
+    _warn_of_repeated_rows(file, rows, *parts)
+    mean, std = (np.asarray(moment(rows["train"].both, axis=0), np.float32) for moment in (np.mean, np.std))
+    size, names = len(rest), column_names(table)
+    fields: dict[str, Any] = {"mean": mean[:size], "std": std[:size], "codes": codes}
+    fields["columns"] = None if names is None else tuple(codes.kinds)
+    if condition_codes is not None:
         fields |= {
-            "conditions": {split: rows[:, given] for split, rows in arrays.items()},
-            "condition_mean": mean[given],
-            "condition_std": std[given],
-            "condition_columns": _names(train.iloc[:, given]),
+            "conditions": {split: part.condition for split, part in rows.items()},
+            "condition_mean": mean[size:],
+            "condition_std": std[size:],
+            "condition_columns": None if names is None else tuple(condition_codes.kinds),
+            "condition_codes": condition_codes,
         }
-    return Dataset.from_arrays(name, {split: rows[:, rest] for split, rows in arrays.items()}, **fields)
+    return Dataset.from_arrays(file.stem, {split: part.x for split, part in rows.items()}, **fields)
 
 
-def read_table(
-    path: str | os.PathLike,
-    key: str | None = None,
-    *,
-    columns: Sequence[str] | None = None,
-    read_options: Mapping[str, Any] | None = None,
-) -> Any:
-    """Reads a `pandas.DataFrame` of finite float32 numbers; columns without names are numbered from 1.
-
-    The arguments are those of `load_tabular`. A file without names must have as many columns as are named.
-    """
-    path = pathlib.Path(path).expanduser()
-    suffix = path.suffix.lower()
-    check_table(path)
+def _codes(path: pathlib.Path, table: Any, categories: list[Any], ordered: dict[Any, Any]) -> ColumnCodes:
+    """What the columns are; booleans are the levels 0 and 1, and ordered levels are found by their text."""
     with extra("data"):
         import pandas
 
-    table: Any
-    if suffix in (".npy", ".npz"):
-        table = read_array(path, key)[0]
-    else:
-        table = _read_frame(path, suffix, {k: v for k, v in (read_options or {}).items() if v is not None})
-    if len(table.shape) != 2 or 0 in table.shape:
-        raise ValueError(f"{path}: expected a matrix [rows, columns], but the shape is {list(table.shape)}.")
-    frame = pandas.DataFrame(table)
-    if pandas.api.types.is_integer_dtype(frame.columns):
-        frame.columns = pandas.RangeIndex(1, frame.shape[1] + 1)
-    else:
-        frame.columns = [str(name).strip() for name in frame.columns]
-    if columns is not None:
-        frame = frame.iloc[:, _positions(path, frame, columns)]
-    return _checked(path, frame)
-
-
-def _read_frame(path, suffix, options):
-    """The table of a file, as pandas reads it; without a header if its first row holds a number."""
-    with extra("data"):
-        import pandas
-
-    read = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet, ".xlsx": pandas.read_excel}[suffix]
-    with readable(path, "a table", *([_WRITTEN] if suffix == ".csv" else [])):
-        if suffix != ".parquet" and "header" not in options:
-            first = read(path, **options | {"header": None, "nrows": 1})
-            if first.select_dtypes("number").notna().any(axis=None):
-                options = options | {"header": None}
-        frame = read(path, **options)
-    if suffix == ".csv" and not isinstance(frame.index, pandas.RangeIndex) and "index_col" not in options:
-        raise ValueError(f"{path}: the first line has fewer cells than the lines below. {_WRITTEN}")
-    return frame
-
-
-def _names(frame):
-    """The names of the columns, or None."""
-    return tuple(frame.columns) if isinstance(frame.columns[0], str) else None
-
-
-def _positions(source, frame, columns):
-    """The positions of columns by their names, or by their numbers from 1."""
-    names, num = _names(frame), frame.shape[1]
-    if names is None and not all(map(str.isdecimal, columns)):
-        if num != len(columns):
+    levels = {name: [False, True] for name in table if pandas.api.types.is_bool_dtype(table[name].dtype)}
+    for name in [name for name in table if name in ordered]:
+        known = {in_words(value): value for value in table[name].dropna().unique()}
+        levels[name] = [known.get(word, word) for word in ordered[name]]
+    categories = [name for name in table if name in categories]
+    levels = {name: values for name, values in levels.items() if name not in categories}
+    try:
+        codes = ColumnCodes(table, ordered=levels, categories=categories)
+        codes.as_list()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} {suggest_columns(table)}".rstrip()) from None
+    if codes.cells is not None:
+        first, step, num = codes.cells
+        largest = np.maximum(np.abs(first), np.abs(first + step * num))
+        smallest = np.where(num > 1, _FINE * step, np.inf)
+        for place in np.flatnonzero(largest * np.finfo(np.float32).eps > smallest):
             raise ValueError(
-                f"{source} has {num} columns without names, and those wanted are {len(columns)}: "
-                f"{', '.join(columns)}. Give a file that names its columns, or one of just these."
+                f"{path}: column {[*codes.kinds][place]!r} has values up to {largest[place]:.12g} in steps of "
+                f"{step[place]:g}, between which float32 has too few digits. Subtract an offset."
             )
-        return [*range(num)]
-    found: list[int] = []
-    for column in columns:
-        if names is not None and column in names:
-            found.append(names.index(column))
-        elif column.isdecimal() and 1 <= int(column) <= num:
-            found.append(int(column) - 1)
-        else:
-            known = f"{suggest(column, names)} Its columns are {_short(map(repr, names))}." if names else ""
-            raise ValueError(f"{source} has no column {column!r}; {known or f'it has {num}, without names.'}")
-    if twice := [column for column, place in zip(columns, found, strict=True) if found.count(place) > 1]:
-        raise ValueError(f"{source}: the column {twice[0]!r} is chosen twice. Name each column once.")
-    return found
+    return codes
 
 
-def _checked(path, frame):
-    """The table as finite float32 numbers."""
-    with extra("data"):
-        import pandas
+def read_rows(
+    path: str | os.PathLike,
+    codes: ColumnCodes,
+    condition_codes: ColumnCodes | None = None,
+    *,
+    key: str | None = None,
+    read_options: Mapping[str, Any] | None = None,
+) -> tuple[TableRows, Any]:
+    """Reads a table with the columns of codes, and perhaps others: the rows as vectors, and the table as it is.
 
-    numeric = [dtype.kind in "buif" for dtype in frame.dtypes]
-    if not all(numeric):
-        place = numeric.index(False)
-        column = frame.iloc[:, place]
-        row = int(np.argmax(column.notna() & pandas.to_numeric(column, errors="coerce").isna()))
-        chosen = _short(frame.columns[numeric], ",")
-        advice = [f"Choose the columns of numbers: --config.data.columns={chosen}."] if chosen else []
-        advice += [_WRITTEN] if path.suffix.lower() == ".csv" else []
+    What cannot be read is NaN, and has a reason. Columns whose levels are text are read as text.
+    """
+    parts = [part for part in (codes, condition_codes) if part is not None]
+    texts = [name for part in parts for name in part.texts]
+    path = pathlib.Path(path).expanduser().absolute()
+    table = read_table(path, key, read_options=read_options, texts=texts)
+    names = [name for part in parts for name in part.kinds]
+    if isinstance(names[0], str):
+        own = table.iloc[:, find_columns(path, table, names)]
+    elif table.shape[1] == len(names):
+        own = table
+    else:
+        raise ValueError(f"{path} has {table.shape[1]} columns; the model takes {len(names)}, without names.")
+    date_format = (read_options or {}).get("date_format")
+    return _as_vectors(own.set_axis(names, axis=1), codes, condition_codes, date_format), table
+
+
+def _as_vectors(table, codes, condition_codes, date_format=None):
+    x = codes.read(table, date_format=date_format)
+    if condition_codes is None:
+        return TableRows(x.values, np.zeros([len(table), 0]), x.known, x.reasons)
+    given = condition_codes.read(table, date_format=date_format)
+    condition = np.where(given.known[:, np.newaxis], given.values, np.nan)  # of other levels nothing is known
+    return TableRows(x.values, condition, x.known, np.where(x.reasons == "", given.reasons, x.reasons))
+
+
+def check_rows(
+    path: str | os.PathLike,
+    rows: TableRows,
+    codes: ColumnCodes,
+    condition_codes: ColumnCodes | None = None,
+    *,
+    missing: str = "error",
+) -> TableRows:
+    """The rows without a fault; raises ValueError for one, unless those that miss values are to be left out."""
+    path, places = pathlib.Path(path).expanduser().absolute(), np.flatnonzero(rows.reasons != "")
+    is_missing = np.array([reason.endswith(_MISSING) for reason in rows.reasons], bool)
+    where = [f"{path}, row {place + 1}, {rows.reasons[place]}" for place in places]
+    wrong = [text for text, place in zip(where, places, strict=True) if not is_missing[place]]
+    if wrong:
+        advice = WRITTEN if path.suffix.lower() == ".csv" else ""
         raise ValueError(
-            f"{path}, row {row + 1}, column {frame.columns[place]!r}: {str(column.iloc[row])[:40]!r} is not a real "
-            f"number. {' '.join(advice)}"
+            f"{wrong[0]}. {len(wrong):,} of {len(rows.x):,} rows have such values: correct them, or leave these "
+            f"rows out. {advice}".rstrip()
         )
-    with np.errstate(over="ignore"):
-        rows = frame.to_numpy(np.float32, na_value=np.nan)
-    bad = ~np.isfinite(rows)
-    if bad.any():
-        row, place = (int(i) for i in np.argwhere(bad)[0])
-        counts = [f"{name!r} ({num})" for name, num in zip(frame.columns, bad.sum(0), strict=True) if num]
+    if not where:
+        return rows
+    names = [*codes.kinds, *(condition_codes.kinds if condition_codes else ())]
+    counts = [f"{name!r} ({num:,})" for name, num in zip(names, np.isnan(rows.both).sum(0), strict=True) if num]
+    text = f"{len(places):,} of {len(rows.x):,} rows miss values, by columns: {shortened(counts)}."
+    if missing == "drop":
+        logging.warning("%s: left out rows. %s", path, text)
+        return rows.take(~is_missing)
+    raise ValueError(
+        f"{where[0]}. {text} Leave these rows out by --config.data.missing=drop, fill in the values, or leave the "
+        "columns out by --config.data.columns."
+    )
+
+
+def _check_train(path, table, train, codes, condition_codes):
+    """Refuses constant columns, and warns of those that depend on each other."""
+    names = np.array([*codes.kinds, *(condition_codes.kinds if condition_codes else ())], object)
+    is_constant = np.ptp(train.both.astype(np.float32), axis=0) == 0
+    for name in names[is_constant]:
         raise ValueError(
-            f"{path}, row {row + 1}, column {frame.columns[place]!r}: the value is missing, NaN or too large for "
-            f"float32. So are {bad.sum()} of {bad.size} values, in {bad.any(1).sum()} of {len(bad)} rows, by "
-            f"columns: {_short(counts)}. Remove these rows, fill in the values, or leave the columns out by "
-            "--config.data.columns."
+            f"{path}: the column {name!r} has one value in all train rows, so it has no density. Leave it out. "
+            f"{suggest_columns(table)}".rstrip()
         )
-    return pandas.DataFrame(rows, columns=frame.columns)
-
-
-def _short(words, separator=", "):
-    words = [*map(str, words)]
-    return separator.join(words[:_SHOWN] + ["..."] * (len(words) > _SHOWN))
-
-
-def _check_distinct(name, train, rest):
-    """Refuses constant columns, and warns of few values: on their planes a density can grow without bound."""
-    distinct = train.nunique()
-    for column in train.columns[distinct == 1]:
-        raise ValueError(
-            f"{name}: the column {column!r} has the same value {train[column].iloc[0]} in all train rows, so it "
-            "has no density. Leave it out (--config.data.columns)."
-        )
-    few = distinct.iloc[rest].loc[lambda num: num * _FEW <= len(train)]
-    if len(few):
+    standard = (train.both - train.both.mean(axis=0)) / train.both.std(axis=0)
+    if (is_dependent := dependent(standard)).any():
         logging.warning(
-            "%s: these columns have few values for their %s train rows, such as whole numbers or categories: %s. A "
-            "density has no bound there, and its score says little: leave them out (--config.data.columns), or "
-            "make them a condition (--config.data.condition_columns).",
-            name,
-            f"{len(train):,}",
-            ", ".join(f"{column!r} ({num})" for column, num in few.items()),
+            "%s: these columns repeat or depend on each other linearly: %s. Leave some of them out "
+            "(--config.data.columns), or a density has no bound.",
+            path,
+            shortened(map(repr, names[is_dependent])),
         )
+
+
+def _warn_of_repeated_rows(path, rows, codes, condition_codes):
+    """Counts the rows of other splits that are train rows, too, unless all columns are discrete."""
+    parts = [part.cells for part in (codes, condition_codes) if part is not None]
+    if all(cells is not None and cells.step.all() for cells in parts):
+        return
+    as_bytes = {split: [row.tobytes() for row in part.both.astype(np.float32)] for split, part in rows.items()}
+    known = set(as_bytes.pop("train"))
+    counts = {split: sum(row in known for row in own) for split, own in as_bytes.items()}
+    if repeated := [f"{num:,} of {len(as_bytes[split]):,} {split} rows" for split, num in counts.items() if num]:
+        logging.warning("%s: %s are train rows, too, so the scores are too good.", path, " and ".join(repeated))

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tf_resflow.evaluation.fid import FeatureMoments
 
@@ -11,18 +12,22 @@ __all__ = ["gaussian_baseline"]
 _CHUNK = 4096  # examples held in float64 at a time
 
 
-def gaussian_baseline(train: np.ndarray, test: np.ndarray, levels: int | None = None) -> float:
+def gaussian_baseline(
+    train: np.ndarray, test: np.ndarray, levels: int | None = None, *, widths: ArrayLike = 0.0
+) -> float:
     r"""The held-out score of a full-covariance Gaussian that is fitted to the training data.
 
     For integer data the Gaussian is fitted to, and evaluated on, the dequantized data
     \(x = (v + u) / L\), \(u \sim U(0, 1)^D\). Both expectations over \(u\) are in closed form:
     the noise adds \(I / (12 L^2)\) to the covariance, and to a test example's expected square
-    \(E_u[(x - m)^T S^{-1} (x - m)]\) the constant \(\mathrm{tr}(S^{-1}) / (12 L^2)\).
+    \(E_u[(x - m)^T S^{-1} (x - m)]\) the constant \(\mathrm{tr}(S^{-1}) / (12 L^2)\). Likewise of vectors
+    some of whose coordinates have cells.
 
     Args:
       train: array `[num_train, ...]`, integers if `levels` is given.
       test: array `[num_test, ...]`.
       levels: number of levels of integer data; `None` for continuous data.
+      widths: of vectors: the widths of the cells of the coordinates, 0 of continuous ones.
 
     Returns:
       The mean negative log-likelihood of `test`: bits/dim if `levels` is given, else nats.
@@ -34,8 +39,9 @@ def gaussian_baseline(train: np.ndarray, test: np.ndarray, levels: int | None = 
     size, moments = math.prod(train.shape[1:]), FeatureMoments()
     for x in _chunks(train, levels, size):
         moments.update(x)
-    noise = 0.0 if levels is None else 1.0 / (12 * levels**2)
-    covariance = moments.scatter / moments.num + noise * np.eye(size)
+    widths = np.broadcast_to(widths if levels is None else 1.0 / levels, size).astype(np.float64)
+    noise = widths**2 / 12
+    covariance = moments.scatter / moments.num + np.diag(noise)
     rounding = size * _rounding_variance(train, moments.mean, np.diag(covariance))
     try:
         np.linalg.cholesky(covariance - np.diag(rounding))
@@ -48,9 +54,10 @@ def gaussian_baseline(train: np.ndarray, test: np.ndarray, levels: int | None = 
     factor = np.linalg.cholesky(covariance)
     inverse = np.linalg.inv(factor)
     squares = sum(np.sum(((x - moments.mean) @ inverse.T) ** 2) for x in _chunks(test, levels, size))
-    square = squares / len(test) + noise * np.sum(inverse**2)
+    square = squares / len(test) + np.sum(inverse**2 @ noise)
     nats = 0.5 * (square + size * math.log(2 * math.pi)) + np.sum(np.log(np.diag(factor)))
-    return float(nats if levels is None else nats / (size * math.log(2)) + math.log2(levels))
+    nats -= np.log(widths[widths > 0]).sum()
+    return float(nats if levels is None else nats / (size * math.log(2)))
 
 
 def _chunks(examples, levels, size):

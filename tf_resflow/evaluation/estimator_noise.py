@@ -66,7 +66,7 @@ class EstimatorNoise:
             raise ValueError(f"The fourth moment takes at least 4 draws; got {draws}.")
         self._model, self._draws = model, draws
         self._noise_log_det = noise_log_det(log_det, model.evaluation_log_det)
-        self._dequantizations = 1 if model.data_space.levels is None else dequantizations
+        self._dequantizations = dequantizations if model.data_space.is_dequantized else 1
         density = model.distribution if log_det is None else with_log_det(model.distribution, log_det)
 
         @tf.function(autograph=False)
@@ -91,7 +91,7 @@ class EstimatorNoise:
         values = [self._log_probs(x, arguments, seed, *draw) for draw in track(draws, "noise of the estimator")]
         log_probs = np.array(values, np.float64).reshape(self._dequantizations, self._draws, -1)
         noise = nested_noise(self._model.data_space.to_loss(log_probs))
-        return noise._replace(dequantization_std=0.0) if self._model.data_space.levels is None else noise
+        return noise if self._model.data_space.is_dequantized else noise._replace(dequantization_std=0.0)
 
     def _log_probs(self, x, arguments, seed, dequantization, draw):
         """A log-likelihood of each example, by the numbers of its two draws."""

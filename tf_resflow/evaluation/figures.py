@@ -5,12 +5,13 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
+from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.extras import extra
 from tf_resflow.writing import check_output_path, whole_file
 
@@ -31,6 +32,9 @@ _NATS_SHOWN = 12  # below the largest log density
 _MAX_COLUMNS = 7
 _MAX_POINTS = 5000  # of a group in a scatter plot; histograms use all points
 _BINS = 40
+_MAX_CELLS = 60  # that a histogram shows one by one, and
+_MAX_LEVELS = 12  # that an axis names
+_JITTER = 0.7  # of a cell
 _DATA_COLOR = "0.4"
 _BAND = 0.99  # the probability with which a calibrated bin, or point of a curve, is inside of its band
 _BEGINNING = 0.1  # the share of the training that the range of learning curves ignores
@@ -171,30 +175,70 @@ def points_figure(
     data: Mapping[str, np.ndarray] | None = None,
     *,
     columns: Sequence[str] | None = None,
+    codes: ColumnCodes | None = None,
     title: str = "",
 ) -> None:
     """Draws samples over data, both of them dicts of name to points `[num, columns]`.
 
     One column makes a histogram and two make a scatter plot. More columns make scatter plots of all pairs, with
     histograms on the diagonal. Only the first 7 columns are drawn, and scatter plots show at most 5,000 points of
-    each group; the title notes what is left out.
+    each group; the title notes what is left out. By the `codes` of a table axes name levels and dates, and points
+    are spread in the cells of levels and whole numbers.
     """
     groups = dict(_finite(name, points) for name, points in {**(data or {}), **samples}.items())
     total = next(iter(groups.values())).shape[1]
     names = _names(columns, total)
     num = min(total, _MAX_COLUMNS)
     colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
-    limits = [_limits([points[:, i] for points in groups.values()]) for i in range(num)]
+    shown = [_axis(names[i], [points[:, i] for points in groups.values()], codes, i) for i in range(num)]
     size = 5.5 if num < 3 else max(6.0, 1.9 * num)
     with _written(path, (size, size)) as fig:
         if num < 3:
             draw = _histogram if num == 1 else _scatter
-            draw(fig.subplots(), groups, colors, limits, names, *range(num))
+            draw(fig.subplots(), groups, colors, shown, *range(num))
         else:
-            _draw_pairs(fig, groups, colors, limits, names)
+            _draw_pairs(fig, groups, colors, shown)
         fig.suptitle(_title(title, total, max(map(len, groups.values()))))
         marks = [fig.axes[0].plot([], [], "o", color=color)[0] for color in colors]
         fig.legend(marks, groups, loc="outside lower center" if num < 3 else (0.6, 0.75), ncols=1 + (num < 3))
+
+
+class _Axis(NamedTuple):
+    """A column of a table on an axis: its range and bins, the width of its cells, and the words of its ticks."""
+
+    name: str
+    limits: tuple[float, float]
+    bins: np.ndarray
+    step: float
+    labels: list[str] | None
+    start: Any
+
+    def set_ticks(self, axis):
+        """Names the levels or the dates on an axis of matplotlib."""
+        with extra("plots"):
+            from matplotlib import ticker
+
+        if self.labels is not None and len(self.labels) <= _MAX_LEVELS:
+            axis.set_ticks(range(len(self.labels)), self.labels)
+        elif self.start is not None:
+            axis.set_major_locator(ticker.MaxNLocator(4))
+            axis.set_major_formatter(lambda day, _: str(self.start + np.timedelta64(round(day), "D"))[:10])
+        else:
+            return
+        axis.set_tick_params(labelsize="small", labelrotation=90 if axis.axis_name == "x" else 0)
+
+
+def _axis(name, values, codes, place):
+    limits, labels, start = _limits(values), None, None
+    first, step, num = 0.0, 0.0, 0.0
+    if codes is not None:
+        labels, start = codes.labels[place], codes.starts[place]
+        if codes.cells is not None:
+            first, step, num = (part[place] for part in codes.cells)
+    if not 0 < num <= _MAX_CELLS:
+        return _Axis(name, limits, np.linspace(limits[0], limits[1], _BINS + 1), 0.0, labels, start)
+    edges = first + step * (np.arange(num + 1) - 0.5)
+    return _Axis(name, (edges[0], edges[-1]), edges, step, labels, start)
 
 
 def _finite(name, points):
@@ -210,17 +254,17 @@ def _aspect(limits):
     return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
 
 
-def _draw_pairs(fig, groups, colors, limits, names):
-    last = len(limits) - 1
+def _draw_pairs(fig, groups, colors, shown):
+    last = len(shown) - 1
     for (row, column), axes in np.ndenumerate(fig.subplots(last + 1, last + 1)):
         if column > row:
             axes.remove()
             continue
         if column == row:
-            _histogram(axes, groups, colors, limits, names, column)
+            _histogram(axes, groups, colors, shown, column)
             axes.set_ylabel("")
         else:
-            _scatter(axes, groups, colors, limits, names, column, row)
+            _scatter(axes, groups, colors, shown, column, row)
             axes.set_aspect("auto")
         if row < last:
             axes.set(xlabel="", xticklabels=[])
@@ -228,27 +272,36 @@ def _draw_pairs(fig, groups, colors, limits, names):
             axes.set(ylabel="", yticklabels=[])
 
 
-def _histogram(axes, groups, colors, limits, names, column):
-    low, high = limits[column]
-    bins, width = np.linspace(low, high, _BINS + 1), (high - low) / _BINS
+def _histogram(axes, groups, colors, shown, column):
+    bins = shown[column].bins
     for color, points in zip(colors, groups.values(), strict=True):
         kind: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
         if color == _DATA_COLOR:
             kind = {"histtype": "stepfilled", "alpha": 0.5}
-        weights = np.full(len(points), 1 / (max(1, len(points)) * width))  # of all points, also of those outside
+        weights = np.full(
+            len(points), 1 / (max(1, len(points)) * (bins[1] - bins[0]))
+        )  # of all points, also of those outside
         axes.hist(points[:, column], bins, weights=weights, color=color, **kind)
-    axes.set(xlim=(low, high), xlabel=names[column], ylabel="density", yticks=[])
+    axes.set(xlim=shown[column].limits, xlabel=shown[column].name, ylabel="density", yticks=[])
+    shown[column].set_ticks(axes.xaxis)
 
 
-def _scatter(axes, groups, colors, limits, names, x, y):
+def _scatter(axes, groups, colors, shown, x, y):
     """All groups in random order: none covers another."""
-    shown = [points[:_MAX_POINTS] for points in groups.values()]
-    order = np.random.default_rng(0).permutation(sum(map(len, shown)))
-    points = np.concatenate(shown)[order]
-    color = np.repeat(colors, [len(points) for points in shown])[order]
-    axes.scatter(points[:, x], points[:, y], s=3, c=color, linewidths=0, rasterized=True)
-    axes.set(xlim=limits[x], ylim=limits[y], xlabel=names[x], ylabel=names[y])
-    axes.set_aspect(_aspect([limits[x], limits[y]]))
+    parts = [points[:_MAX_POINTS] for points in groups.values()]
+    rng = np.random.default_rng(0)
+    order = rng.permutation(sum(map(len, parts)))
+    points = np.concatenate(parts)[order][:, [x, y]]
+    color = np.repeat(colors, [len(points) for points in parts])[order]
+    across, up = shown[x], shown[y]
+    if across.step or up.step:
+        spread = _JITTER * np.array([across.step, up.step])
+        points = points + spread * (rng.uniform(size=points.shape) - 0.5)
+    axes.scatter(*points.T, s=3, c=color, linewidths=0, rasterized=True)
+    axes.set(xlim=across.limits, ylim=up.limits, xlabel=across.name, ylabel=up.name)
+    axes.set_aspect("auto" if across.step or up.step else _aspect([across.limits, up.limits]))
+    across.set_ticks(axes.xaxis)
+    up.set_ticks(axes.yaxis)
 
 
 def _limits(values, outside=0.002, margin=0.08):

@@ -52,7 +52,8 @@ def estimate_log_prob(
     Returns:
       A named tuple of `[batch]` each: `log_prob`, the mean of independent estimates, and `stderr`, its standard
       error, measured for each example by repetition; 0 if there is no noise, NaN for a single estimate, and where
-      `log_prob` is -inf, because it is below the range of its type.
+      `log_prob` is -inf, because it is below the range of its type. Of vectors with `cells` it is the logarithm of
+      the mean of the probabilities.
 
     Raises:
       ValueError: unless either `stderr` or a plan is given; as `plan_likelihood`; for a `stderr` in a graph.
@@ -64,7 +65,7 @@ def estimate_log_prob(
     elif stderr is not None or plan is None:
         raise ValueError("estimate_log_prob takes either stderr= or plan=.")
     samples = LogProbSamples(model, plan)
-    return mean_and_stderr(samples(model.condition.join(x, condition), seed), samples.is_noisy)
+    return samples.mean(samples(model.condition.join(x, condition), seed))
 
 
 def log_prob_by_class(
@@ -124,7 +125,7 @@ class LogProbSamples:
         density = bijectors.with_log_det(model.distribution, log_det)
         blocks = bijectors.views.blocks_by_name(density)
         exact = all(isinstance(block.log_det, logdet.Exact) for block in blocks.values())
-        self.is_noisy = model.data_space.levels is not None or not exact
+        self.is_noisy = model.data_space.is_dequantized or not exact
         costs = map(_bytes_per_example, [*blocks.values(), *self._blocks_of_noise()])
         at_once = max(1, int(megabytes * 2**20 // max(costs, default=1)))
         num_samples = plan.num_samples if self.is_noisy else 1
@@ -150,6 +151,15 @@ class LogProbSamples:
         seeds = split_seed(seed, self._num_parts)
         parts = self._one_by_one(lambda seed: self._of_all_examples(examples, seed), seeds)
         return tf.reshape(parts, [self.num_samples, -1])
+
+    def mean(self, estimates: tf.Tensor) -> LogProbEstimate:
+        """The mean of estimates `[num_samples, batch]`; of vectors with cells, of their probabilities."""
+        if self._model.data_space.cells is None:
+            return mean_and_stderr(estimates, self.is_noisy)
+        largest = tf.reduce_max(estimates, 0)
+        largest = tf.where(tf.math.is_finite(largest), largest, 0.0)
+        mean, stderr = mean_and_stderr(tf.exp(estimates - largest))
+        return LogProbEstimate(largest + tf.math.log(mean), stderr / mean)
 
     def _one_by_one(self, estimate, parts):
         """The estimates `[part_samples, rows]` of each of several parts."""

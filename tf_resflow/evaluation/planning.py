@@ -21,10 +21,10 @@ from tf_resflow.progress import track
 from tf_resflow.seeds import random_integers, split_seed
 from tf_resflow.typing import LogDet, TensorLike
 
-__all__ = ["NUM_SAMPLES", "LikelihoodPlan", "describe_estimator", "describe_plan", "plan_likelihood"]
+__all__ = ["LikelihoodPlan", "default_num_samples", "describe_estimator", "describe_plan", "plan_likelihood"]
 
 MEGABYTES = 500  # of values that a branch computes at once
-NUM_SAMPLES = 8  # estimates of a scored or served log-likelihood, if no plan says it
+_NUM_SAMPLES, _NUM_IN_CELLS = 8, 16  # estimates of a log-likelihood, if no plan says it
 
 _EXAMPLES = 16  # of the measurement
 _DRAWS = 8  # of the dequantization of each
@@ -103,6 +103,11 @@ class LikelihoodPlan:
             arguments = ", ".join(f"{k}={v}" for k, v in of_block.items() if k in ("probes", "num_probes", "rtol"))
             lines.append(f"  {name:<{width}}  {of_block['type']}({arguments}): {block.std:.3g} nats")
         return "\n".join(lines)
+
+
+def default_num_samples(model: Any) -> int:
+    """The number of estimates of a scored or served log-likelihood, if no plan says it."""
+    return _NUM_SAMPLES if model.data_space.cells is None else _NUM_IN_CELLS
 
 
 def describe_plan(plan: LikelihoodPlan) -> dict[str, Any]:
@@ -215,7 +220,7 @@ def _check_rounding(model, x, arguments, stderr):
     """Raises a ValueError for a standard error that the rounding of the sum of a log-likelihood exceeds."""
     latent = bijectors.forward_features(model.flow, x, log_det=False, **arguments).latent
     base = model.distribution.distribution
-    terms = tf.reduce_mean(tf.abs(base.log_prob(latent))) + 2 * model.data_space.log_num_cells
+    terms = tf.reduce_mean(tf.abs(base.log_prob(latent))) + 2 * abs(model.data_space.log_num_cells)
     dtype = model.distribution.dtype
     rounding = 4 * np.finfo(dtype.as_numpy_dtype).eps * float(terms)
     if stderr < rounding:
@@ -257,7 +262,7 @@ def _cheapest(choices, num_samples, allowed):
 
 def _dequantization_std(model, x, arguments, seed, num_rows):
     """The noise of the dequantization in nats, from estimates with the same probes: their own nearly cancels."""
-    if model.data_space.levels is None:
+    if not model.data_space.is_dequantized:
         return 0.0
     density = bijectors.with_log_det(model.distribution, _roulette(_RTOLS[1], 1, probe_sets=1))
     rows, log_q = model.data_space.dequantize(

@@ -1,6 +1,5 @@
 """Samples as files: grids of images, scatter plots, arrays and tables."""
 
-import csv
 import itertools
 import math
 import os
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.evaluation.figures import points_figure
 from tf_resflow.extras import extra
 from tf_resflow.plurals import counted
@@ -29,6 +29,7 @@ __all__ = [
 MAX_TEMPERATURE = 100.0
 """The largest temperature that samples may have."""
 
+_HEATED = "temperature "  # a label
 _MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
 _CSV_VALUE = 11  # bytes of a number of 9 digits, with its point and its comma; not all numbers need them
 _MAX_VALUES = 2**28  # of paths, which are kept in memory
@@ -87,6 +88,7 @@ def write_samples(
     labels: Sequence[str] = (),
     data: dict[str, np.ndarray] | None = None,
     names: Sequence[str] | None = None,
+    codes: ColumnCodes | None = None,
     name: str = "",
 ) -> None:
     """Writes samples: images as a grid, vectors as scatter plots and histograms, any as .npy, vectors as .csv.
@@ -94,7 +96,9 @@ def write_samples(
     The batches are arrays `[batch, *event_shape]`, and the shape is `(rows, columns, *event_shape)`: a picture has
     as many rows of images, or groups of vectors, with their labels; a grid of one row is about square. The data,
     a dict of one name to vectors, are drawn under the samples. `names` are those of the coordinates of vectors, and
-    `name` that of the data, for the title. .npy and .csv files are written batch by batch.
+    `name` that of the data, for the title. The `codes` of a table give the columns of a .csv file their types; with
+    several groups, labeled as "temperature 0.5", its first column is the temperature. .npy and .csv files are
+    written batch by batch.
     """
     rows, columns, *event_shape = shape
     suffix = pathlib.Path(path).suffix.lower()
@@ -102,7 +106,9 @@ def write_samples(
         _write_array(path, batches, (rows * columns, *event_shape))
         return
     if suffix == ".csv":
-        _write_rows(path, batches, names or [f"column {i + 1}" for i in range(event_shape[0])])
+        names = list(names or [f"column {i + 1}" for i in range(event_shape[0])])
+        temperatures = [label.removeprefix(_HEATED) for label in labels if label.startswith(_HEATED)]
+        _write_rows(path, batches, names, codes, temperatures if len(temperatures) > 1 else [], columns)
         return
     samples = np.concatenate(list(batches))
     if len(event_shape) == 3:
@@ -110,10 +116,10 @@ def write_samples(
         write_png(path, grid, labels=labels if rows > 1 else (), side=max(event_shape[:2]))
     elif rows == 1:
         title = " at ".join([f"{name}: {columns:,} samples", *labels])
-        points_figure(path, {"samples": samples}, data, columns=names, title=title)
+        points_figure(path, {"samples": samples}, data, columns=names, codes=codes, title=title)
     else:
         groups = zip(labels, samples.reshape(rows, columns, *event_shape), strict=True)
-        points_figure(path, dict(groups), data, columns=names, title=name)
+        points_figure(path, dict(groups), data, columns=names, codes=codes, title=name)
 
 
 def _write_array(path, batches, shape):
@@ -126,12 +132,21 @@ def _write_array(path, batches, shape):
             file.write(batch.tobytes())
 
 
-def _write_rows(path, batches, names):
+def _write_rows(path, batches, names, codes, temperatures, size):
+    """A table; of several temperatures, each of `size` rows, the first column has them."""
+    with extra("data"):
+        import pandas
+
+    written = 0
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
         for batch in batches:
-            writer.writerows([f"{value:.9g}" for value in row] for row in batch)
+            frame = pandas.DataFrame(batch) if codes is None else codes.table(batch)
+            frame.columns = names
+            if temperatures:
+                own = np.array(temperatures)[(written + np.arange(len(frame))) // size]
+                frame.insert(0, "sample temperature" if "temperature" in names else "temperature", own)
+            frame.to_csv(file, index=False, header=not written, float_format="%.9g", lineterminator="\r\n")
+            written += len(frame)
 
 
 def image_grid(images: ArrayLike, levels: int = 256, *, columns: int | None = None) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tf_resflow.evaluation.log_likelihood import LogProbSamples, mean_and_stderr, mixture_of_classes
-from tf_resflow.evaluation.planning import NUM_SAMPLES, LikelihoodPlan
+from tf_resflow.evaluation.log_likelihood import LogProbSamples, mixture_of_classes
+from tf_resflow.evaluation.planning import LikelihoodPlan, default_num_samples
 from tf_resflow.models import FlowModel
 from tf_resflow.typing import TensorLike
 
@@ -35,7 +35,8 @@ class HeldOut:
         log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / (L^D q(u_k | x)),
 
     with q = 1 for uniform noise, which is the usual one at K = 1, never loosens in expectation as K grows, and
-    tends to log P(x). It is a bound for exact log-determinants only, those of a dequantizer among them. An estimate
+    tends to log P(x). (The loss of vectors with `cells` is always that of this bound.) It is a bound for exact
+    log-determinants only, those of a dequantizer among them. An estimate
     whose noise has the variance \(\sigma^2\), in nats, raises it by up to
     \(\log E e^\epsilon \approx \sigma^2 / 2\) (Jensen's inequality, in the opposite direction): use `Exact` or
     several probes.
@@ -66,7 +67,7 @@ class HeldOut:
         importance_weighted: bool = False,
         strategy: tf.distribute.Strategy | None = None,
     ):
-        if importance_weighted and model.data_space.levels is None:
+        if importance_weighted and not model.data_space.is_dequantized:
             raise ValueError("Continuous data are not dequantized, and have no importance-weighted bound.")
         plan = plan or LikelihoodPlan()
         samples = LogProbSamples(model, plan)
@@ -102,7 +103,7 @@ class HeldOut:
 
 
 def _means(space, samples, has_stderr, batch, seed):
-    log_prob, stderr = mean_and_stderr(samples(batch, seed), samples.is_noisy)
+    log_prob, stderr = samples.mean(samples(batch, seed))
     losses = {"loss": space.to_loss(log_prob)}
     return {**losses, "stderr": stderr / space.nats_per_unit} if has_stderr else losses
 
@@ -115,10 +116,13 @@ def _importance_weighted(space, samples, batch, seed):
 class ExampleScores:
     """Scores examples one by one: the mean of several estimates of log p(x), and its standard error, in nats.
 
+    Of vectors with `cells` it is the logarithm of the mean of the probabilities, and the score of an example does
+    not depend on the others.
+
     Args:
       model: a `FlowModel`.
-      plan: how log p(x) is estimated; by default by 8 estimates of the model's evaluation estimator. One estimate
-        of noisy ones has no standard error: it is NaN.
+      plan: how log p(x) is estimated; by default by 8 estimates of the model's evaluation estimator, or 16 in
+        cells. One estimate of noisy ones has no standard error: it is NaN.
       strategy: as for `HeldOut`.
     """
 
@@ -129,14 +133,17 @@ class ExampleScores:
         *,
         strategy: tf.distribute.Strategy | None = None,
     ):
-        samples = LogProbSamples(model, plan or LikelihoodPlan(num_samples=NUM_SAMPLES))
+        in_cells = model.data_space.cells is not None
+        plan = plan or LikelihoodPlan(num_samples=default_num_samples(model))
+        samples = LogProbSamples(model, plan, common=in_cells)
 
         def scores(batch, seed):
+            seed = tf.stack([seed[0], 0]) if in_cells else seed  # the same for all batches
             if model.condition.num_classes is None or isinstance(batch, tuple):
                 estimates = samples(batch, seed)
             else:
                 estimates = mixture_of_classes(model, samples, batch, seed)
-            return mean_and_stderr(estimates, samples.is_noisy)._asdict()
+            return samples.mean(estimates)._asdict()
 
         self._scores = PerExample(scores, strategy)
 

@@ -48,9 +48,10 @@ def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> KerasTrain
 
     Args:
       config: see `tf_resflow.training.default_config`.
-      dataset: has `event_shape`, `levels`, `num_classes` (for a hybrid model, or for labels as condition), `mean`
-        and `std`, by which the flow normalizes its input if they are not None, and `condition_mean` and
-        `condition_std`, by which the model standardizes real conditions.
+      dataset: has `event_shape`, `levels`, `codes`, whose cells are those of the model,
+        `num_classes` (for a hybrid model, or for labels as condition), `mean` and `std`, by which the flow
+        normalizes its input if they are not None, and `condition_mean` and `condition_std`, by which the model
+        standardizes real conditions.
 
     Returns:
       A `FlowModel`, conditional if `config.model.condition` is set or the data have conditions, or a `HybridModel`
@@ -64,6 +65,7 @@ def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> KerasTrain
     _, evaluation_log_det = evaluation_estimator(config, flow, shape, dequantizer=noise)
     options = {"evaluation_log_det": evaluation_log_det, "seed": config.seed}
     if config.task == "density":
+        options["cells"] = None if dataset.codes is None else dataset.codes.cells
         return FlowModel(flow, shape, levels=dataset.levels, dequantizer=noise, **condition, **options)
     shapes = flow.feature_shapes(shape)
     head = {"seed": config.seed, "dtype": "float32"}

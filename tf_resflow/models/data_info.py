@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tf_resflow.data.column_codes import ColumnCodes
+
 __all__ = ["DataInfo"]
 
 
@@ -22,6 +24,9 @@ class DataInfo(NamedTuple):
       condition_mean: mean of the conditions of the train split, real vectors; None without conditions.
       condition_std: standard deviation of the conditions.
       condition_columns: names of the coordinates of conditions, if known.
+      codes: the `ColumnCodes` of a table, what its columns are; None of other data, and of runs of real numbers
+        before 0.3.
+      condition_codes: those of its conditions.
     """
 
     name: str
@@ -35,3 +40,5 @@ class DataInfo(NamedTuple):
     condition_mean: np.ndarray | None = None
     condition_std: np.ndarray | None = None
     condition_columns: tuple[str, ...] | None = None
+    codes: ColumnCodes | None = None
+    condition_codes: ColumnCodes | None = None

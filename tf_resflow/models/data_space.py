@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors import Networks
 from tf_resflow.data import dequantize, quantize
-from tf_resflow.data.dequantization import cell_width, place_in_cells
+from tf_resflow.data.column_codes import Cells
+from tf_resflow.data.dequantization import cell_width, dequantize_in_cells, place_in_cells, quantize_in_cells
 from tf_resflow.models.dequantizer import Dequantized, Dequantizer, FlowDequantizer
 from tf_resflow.typing import TensorLike
 
@@ -23,23 +25,27 @@ class DataSpace:
     r"""The data of a `FlowModel`, and how they become values of its flow's input space.
 
     Integers x become \\(z = (x + u) / L\\), with uniform noise u or that of a `Dequantizer`; continuous data are
-    taken as they are.
+    taken as they are. Of vectors some coordinates can be discrete: these become \\(z = x + w (u - 1/2)\\), with the
+    width w of their cells. Then \\(P(x) = E_u[p(z)] \prod w\\) is a probability in the discrete coordinates, and a
+    density in the others.
 
     Args:
       event_shape: shape of an example.
       levels: L, the number of integer values; None for continuous data.
       dequantizer: a `Dequantizer` or None.
       dtype: of the flow's input space.
+      cells: the `tf_resflow.data.Cells` of vectors with discrete coordinates, or None.
 
     Attributes:
       event_shape: as given.
       levels: as given.
       dequantizer: as given.
+      cells: as given.
       num_dimensions: D, the number of coordinates of an example.
       unit: of losses, "bits_per_dim" of integer data, else "nats".
       nats_per_unit: nats of an example's log-likelihood in one `unit` of its loss.
       log_num_cells: \\(D \log L\\), by which the log-likelihood of integers is less than the log-density of z if
-        the noise is uniform; 0 of continuous data.
+        the noise is uniform; \\(-\sum \log w\\) of vectors, 0 of continuous data.
       dequantization: density of the noise, "uniform", "variational", or None of continuous data.
       inverse_atol: residual at which a block without a solver of its own need not be inverted further: 1/32 of a
         level, since few pixels then differ from those of a precise inverse. Continuous data show every digit: it
@@ -49,16 +55,24 @@ class DataSpace:
     """
 
     def __init__(
-        self, event_shape: Sequence[int], levels: int | None, dequantizer: Dequantizer | None, dtype: tf.DType
+        self,
+        event_shape: Sequence[int],
+        levels: int | None,
+        dequantizer: Dequantizer | None,
+        dtype: tf.DType,
+        cells: Cells | None = None,
     ):
         _check_dequantizer(dequantizer, levels)
         self.event_shape, self.levels, self.dequantizer = tuple(event_shape), levels, dequantizer
+        self.cells: Cells | None = None if cells is None else _checked_cells(cells, self.event_shape, levels)
         self._dtype = tf.as_dtype(dtype)
         self.num_dimensions = math.prod(self.event_shape)
         self.log_num_cells = self.num_dimensions * math.log(levels or 1)
         if levels is None:
             self.unit, self.nats_per_unit, self.inverse_atol, self.dequantization = "nats", 1.0, 0.0, None
             self.unseen = _OF_A_DEVIATION
+            if self.cells is not None:
+                self.dequantization, self.log_num_cells = "uniform", -self.cells.log_volume
         else:
             self.unit, self.nats_per_unit = "bits_per_dim", self.num_dimensions * math.log(2.0)
             self.inverse_atol = self.unseen = _OF_A_LEVEL / levels
@@ -69,12 +83,19 @@ class DataSpace:
         """The flow of a `FlowDequantizer`, or None."""
         return self.dequantizer.flow if isinstance(self.dequantizer, FlowDequantizer) else None
 
+    @property
+    def is_dequantized(self) -> bool:
+        """Whether noise is added to the data, or to some of their coordinates."""
+        return self.levels is not None or self.cells is not None
+
     def to_loss(self, log_prob: TensorLike) -> TensorLike:
         """The loss, in `unit`s, of a log-likelihood in nats."""
         return -log_prob if self.levels is None else -log_prob / self.nats_per_unit
 
     def to_data(self, z: tf.Tensor) -> tf.Tensor:
-        """Values of the flow's input space as data: of integers their levels, uint8."""
+        """Values of the flow's input space as data: integers as uint8, others in the middle of their cells."""
+        if self.cells is not None:
+            return quantize_in_cells(z, self.cells)
         return z if self.levels is None else quantize(z, self.levels)
 
     def dequantize(
@@ -89,7 +110,9 @@ class DataSpace:
         """Draws z, with the density of what was drawn; arguments as of a `Dequantizer`."""
         z = self.checked(x)
         log_q: TensorLike = self.log_num_cells
-        if self.levels is None:
+        if self.cells is not None:
+            z = dequantize_in_cells(tf.cast(z, self._dtype), self.cells, seed, sets=sets)
+        elif self.levels is None:
             pass
         elif self.dequantizer is None:
             z = dequantize(z, self.levels, seed, sets=sets)
@@ -127,6 +150,19 @@ class DataSpace:
         same = tf.raw_ops.Equal(x=tf.shape(x)[1:], y=self.event_shape, incompatible_shape_error=False)
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(same), [message, tf.shape(x)])]):
             return tf.ensure_shape(x, [None, *self.event_shape])
+
+
+def _checked_cells(cells, event_shape, levels):
+    """The cells as arrays, unless they do not fit the data."""
+    cells = Cells(*(np.asarray(part, np.float64) for part in cells))
+    if levels is not None or any(part.shape != event_shape for part in cells) or len(event_shape) != 1:
+        raise ValueError(
+            f"cells are of vectors without levels: the first values, steps and numbers of their coordinates, three "
+            f"arrays of shape {event_shape}; got {[part.shape for part in cells]} and levels={levels}."
+        )
+    if not (np.all(cells.step >= 0) and np.all(cells.num[cells.step > 0] >= 1)):
+        raise ValueError("The steps of cells are at least 0, and where a step is not 0 there is a number of cells.")
+    return cells
 
 
 def _check_dequantizer(dequantizer, levels):

@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts, route
+from tf_resflow.data.column_codes import Cells
 from tf_resflow.models.condition import make_condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.dequantizer import Dequantizer, noise_log_det
@@ -90,6 +91,8 @@ class FlowModel(KerasTraining):
       levels: number of integer values of the data; `None` for continuous data.
       dequantizer: a `tf_resflow.models.Dequantizer` of integer data, such as a
         `tf_resflow.models.FlowDequantizer`, which is trained with the flow; `None` for uniform noise.
+      cells: the `tf_resflow.data.Cells` of vectors some of whose coordinates are discrete, such as
+        `Cells(first=[0, 0], step=[1, 0], num=[3, 0])` for a level 0, 1, 2 beside a real number.
       base: distribution of the latent; standard normal by default.
       evaluation_log_det: estimator for evaluation; by default `AdaptiveRoulette`, with a number of
         terms for each example.
@@ -123,6 +126,7 @@ class FlowModel(KerasTraining):
         condition_network: keras.Layer | None = None,
         levels: int | None = None,
         dequantizer: Dequantizer | None = None,
+        cells: Cells | None = None,
         base: tfp.distributions.Distribution | None = None,
         evaluation_log_det: Callable[..., Any] | None = None,
         seed: int = 0,
@@ -140,7 +144,7 @@ class FlowModel(KerasTraining):
         self._evaluation_distribution = bijectors.with_log_det(self.distribution, self.evaluation_log_det)
         self._keras_parts = keras_parts(flow)
         _check_covered(self.weights, self.statistics.values(), self.distribution)
-        self.data_space = DataSpace(event_shape, levels, dequantizer, dtype)
+        self.data_space = DataSpace(event_shape, levels, dequantizer, dtype, cells)
         # For Keras to see their weights.
         self._dequantizer, self._condition_network = dequantizer, condition_network
         self.objective, self.takes_pairs = self.data_space.unit, bool(self.condition)

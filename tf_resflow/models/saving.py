@@ -100,6 +100,7 @@ def model_settings(model: Any) -> Settings:
         "the model": {
             "event_shape": model.data_space.event_shape,
             "levels": model.data_space.levels,
+            "cells": _plain(model.data_space.cells, {}),
             "condition_shape": model.condition.shape,
             "num_classes": model.condition.num_classes,
             "statistics": {name: list(variable.shape) for name, variable in sorted(model.statistics.items())},

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_resflow.data import ColumnCodes
 from tf_resflow.evaluation.planning import describe_plan
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.serving.signatures import Signatures
@@ -33,6 +34,7 @@ def describe(
     definitions: Mapping[str, Any],
     measured: Mapping[str, float] | None = None,
     columns: Mapping[str, Sequence[str]] | None = None,
+    codes: Mapping[str, ColumnCodes] | None = None,
 ) -> dict[str, Any]:
     """The description of exported signatures. What does not apply is left out.
 
@@ -42,12 +44,15 @@ def describe(
     - "levels": number of integer values of the data
     - "inverse_atol": the residual at which the inverse of a block stops, unless this is the rounding of the type
     - "columns": the names of the columns of "x" and of "condition", in their order
+    - "codes": of tables, what the numbers of these columns are: their "kind", the "levels" of categories, the
+      "start" of days, the "first" value, "step" and number of whole numbers (`ColumnCodes.as_list`)
     - "num_classes": number of labels, if they are the condition
     - "max_batch", "max_samples", "max_temperature": what requests may have at most
     - "log_prob": the "estimator" of the log-determinants (`LikelihoodPlan`); for a noisy one the "seed" of
-      serving_default and "num_samples", whose mean an answer is; the "dequantization" of integer data, "uniform" or
-      "variational"; `measured`, such as the standard error; and "held_out", the "num" of held-out examples that
-      `quantile` compares with, and for some "quantiles" the log_prob below which an example has at most this one
+      serving_default and "num_samples", whose mean an answer is; the "dequantization" of integers and of discrete
+      columns, "uniform" or "variational"; `measured`, such as the standard error; and "held_out", the "num" of
+      held-out examples that `quantile` compares with, and for some "quantiles" the log_prob below which an example
+      has at most this one
     """
     what = _WHAT | ({} if signatures.default == "serving_default" else {"serving_default": _same(signatures)})
     found = {
@@ -64,6 +69,7 @@ def describe(
         "inverse_atol": signatures.inverse_atol or None,
         "max_batch": signatures.max_batch,
         "columns": {name: list(names) for name, names in (columns or {}).items()} or None,
+        "codes": {name: of_name.as_list() for name, of_name in (codes or {}).items()} or None,
         "num_classes": signatures.num_classes,
     }
     if "sample" in signatures.inputs:

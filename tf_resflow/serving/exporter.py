@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import evaluation, layers, progress
-from tf_resflow.evaluation.planning import NUM_SAMPLES
+from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.description import describe
 from tf_resflow.serving.readme import readme
@@ -69,7 +69,8 @@ def export_run(
     free_version(writable(export_dir), version)
     if stderr is None:
         _, estimator = run.estimator(log_det, num_probes)
-        plan = evaluation.LikelihoodPlan(log_det=estimator, num_samples=num_samples or NUM_SAMPLES)
+        num_samples = num_samples or default_num_samples(run.model)
+        plan = evaluation.LikelihoodPlan(log_det=estimator, num_samples=num_samples)
     else:
         density = run.density
         given = {"condition": _some_conditions(run)} if run.model.condition else {}
@@ -187,7 +188,7 @@ def export(
         variables = [*networks.parameters, *weights, *model.statistics.values()]
         write_saved_model(signatures, variables, path)
         write_warmup(signatures.inputs, path, signatures.max_batch)
-        description = describe(signatures, read_signatures(path), measured, _columns(run))
+        description = describe(signatures, read_signatures(path), measured, *_columns_and_codes(run))
         texts = {
             "signatures.json": json.dumps(description, indent=2) + "\n",
             "README.md": readme(model, description, run),
@@ -222,7 +223,10 @@ def _held_out(run, data_dir, data_path):
         return None
 
 
-def _columns(run):
-    """The names of the columns of x and of condition, as far as the data of a run have names."""
-    found = {} if run is None else {"x": run.data.columns, "condition": run.data.condition_columns}
-    return {name: names for name, names in found.items() if names is not None}
+def _columns_and_codes(run):
+    """The names and the codes of the columns of x and of condition, as far as the data of a run have some."""
+    if run is None:
+        return {}, {}
+    names = {"x": run.data.columns, "condition": run.data.condition_columns}
+    codes = {"x": run.data.codes, "condition": run.data.condition_codes}
+    return tuple({name: part for name, part in found.items() if part is not None} for found in (names, codes))

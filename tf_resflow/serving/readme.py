@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
+from tf_resflow.data import ColumnCodes
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.plurals import counted
 from tf_resflow.version import __version__
@@ -206,6 +207,8 @@ def _limits(description) -> Iterator[str]:
         yield f"`condition` is {what}, one for each example or latent, or one for all of a request."
     for name, columns in description.get("columns", {}).items():
         yield f"The columns of `{name}` are, in this order: {', '.join(f'`{column}`' for column in columns)}."
+    for codes in description.get("codes", {}).values():
+        yield from (f"`{name}` is {text}." for name, text in ColumnCodes.from_list(codes).describe().items())
     if "max_batch" in description:
         yield f"A request has at most {counted(description['max_batch'], 'example')}, or as many latents."
     if "sample" in signatures:
@@ -217,18 +220,21 @@ def _limits(description) -> Iterator[str]:
         of = f"at most {atol * description['levels']:g} of a level" if atol else "near the rounding of the type"
         yield f"`sample` and `decode` solve each block until its residual is {of}; else `converged` is false."
     if "log_prob" in description:
-        yield from _log_prob(description["log_prob"])
+        yield from _log_prob(description["log_prob"], has_levels="levels" in description)
 
 
-def _log_prob(log_prob):
+def _log_prob(log_prob, has_levels):
     if "num_samples" not in log_prob:
         yield "`log_prob` is log p(x), with the exact log-determinants: `log_prob_stderr` is 0."
     else:
-        of = "log p(x)"
-        if "dequantization" in log_prob:
+        mean, of = "the mean", "log p(x)"
+        if "dequantization" in log_prob and not has_levels:
+            mean = "the logarithm of the mean"
+            of = "p(x), a probability in the discrete columns and a density in the units of the others"
+        elif "dequantization" in log_prob:
             of = f"a lower bound of log P(x), by {log_prob['dequantization']} dequantization"
         yield (
-            f"`log_prob` is the mean of {log_prob['num_samples']} estimates of {of}, and `log_prob_stderr` its "
+            f"`log_prob` is {mean} of {log_prob['num_samples']} estimates of {of}, and `log_prob_stderr` its "
             f"standard error. The log-determinants are by {log_prob['estimator']['type']}, see signatures.json. "
             "All examples of a request share their random numbers: the answer for one does not depend on the "
             "others, and the errors of two are correlated."

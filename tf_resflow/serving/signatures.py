@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
-from tf_resflow.evaluation.log_likelihood import LogProbSamples, mean_and_stderr
-from tf_resflow.evaluation.planning import NUM_SAMPLES
+from tf_resflow.evaluation.log_likelihood import LogProbSamples
+from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.keras_training import KerasTraining
@@ -56,7 +56,7 @@ class Signatures:
         self.seed, self._model, self._networks = seed, model, networks
         self._density: Any = model.trained_density()
         self.inverse_atol = 0.0 if precise else model.data_space.inverse_atol
-        self.plan = plan or evaluation.LikelihoodPlan(num_samples=NUM_SAMPLES)
+        self.plan = plan or evaluation.LikelihoodPlan(num_samples=default_num_samples(model))
         self.is_noisy, self.num_samples = False, 1
         self.held_out: np.ndarray | None = None
         if self._density is not None:
@@ -165,7 +165,7 @@ class Signatures:
 
     def _scores(self, x, seed, *condition):
         estimates = self._samples((x, *condition) if condition else x, tf.bitcast(seed, tf.int32))
-        log_prob, stderr = mean_and_stderr(estimates, self.is_noisy)
+        log_prob, stderr = self._samples.mean(estimates)
         result = {"log_prob": log_prob, "log_prob_stderr": stderr}
         if self.levels is not None:
             result["bits_per_dim"] = self._model.data_space.to_loss(log_prob)

@@ -49,6 +49,8 @@ def load_checked(
         dataset = with_statistics(config, dataset)
     else:
         dataset = dataclasses.replace(dataset, mean=begun.mean, std=begun.std)
+    if begun is not None and begun.codes is None:  # the run of a version that took all columns for real numbers
+        dataset = dataclasses.replace(dataset, codes=None, condition_codes=None)
     files.check_data(dataset)
     return dataset
 

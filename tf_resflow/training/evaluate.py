@@ -12,7 +12,7 @@ from tf_resflow import bijectors, data, evaluation
 from tf_resflow.evaluation.estimator_noise import stderr_parts
 from tf_resflow.evaluation.scores import PerExample
 from tf_resflow.progress import track
-from tf_resflow.training.report import Report
+from tf_resflow.training.report import Report, held_out_plan
 from tf_resflow.training.runs import Run
 
 __all__ = ["Evaluation"]
@@ -66,7 +66,7 @@ class Evaluation:
             self.plan = evaluation.plan_likelihood(run.density, x, nats, condition=condition)
         else:
             self._name, estimator = run.estimator(log_det, num_probes)
-            self.plan = evaluation.LikelihoodPlan(log_det=estimator)
+            self.plan = held_out_plan(run.model, estimator)
         self._report = Report(run.config, run.model, dataset, plan=self.plan)
 
     @property
@@ -103,7 +103,8 @@ class Evaluation:
 
         The keys are those of the training's result.json, and "bits_per_dim_stderr_parts" (or "nats_..."), due to
         the "data", the "dequantization" and the "estimator". "bound" is "elbo" of integer data, the mean of
-        log p(z) - log q(z | x), however many estimates a plan takes; else "none".
+        log p(z) - log q(z | x), however many estimates a plan takes; of tables with discrete columns it is
+        "importance_weighted"; else "none".
         """
         noise, score = self._evaluation_noise, self._report.score()
         result = {
@@ -111,13 +112,19 @@ class Evaluation:
             f"{self.unit}_stderr": score.stderr,
             f"{self.unit}_stderr_parts": stderr_parts(score, noise, self.plan.num_samples),
             "num_examples": score.num_examples,
-            "bound": "none" if self._space.levels is None else "elbo",
+            "bound": self._bound,
             **({} if score.example_stderr is None else {"example_stderr": score.example_stderr}),
             "baselines": self._report.baselines,
         }
         if self._dataset.entropy is not None:
             result["entropy"] = self._dataset.entropy
         return result
+
+    @property
+    def _bound(self):
+        if self._space.cells is not None:
+            return "importance_weighted"
+        return "none" if self._space.levels is None else "elbo"
 
     def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
         """The bound of several dequantizations, see `evaluation.HeldOut`; for integer data.

@@ -15,6 +15,7 @@ from tf_resflow.bijectors.certified_bounds import uncertified_blocks
 from tf_resflow.evaluation import LikelihoodPlan, log_prob_by_class
 from tf_resflow.evaluation.classification import classification_scores
 from tf_resflow.evaluation.figures import density_figure, points_figure
+from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
 from tf_resflow.evaluation.sampling import Sampler
@@ -26,7 +27,7 @@ from tf_resflow.progress import stage, track
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["Report"]
+__all__ = ["Report", "held_out_plan"]
 
 _MAX_GAUSSIAN_SIZE = 4096  # coordinates up to which the Gaussian baseline is computed
 _MAX_GAUSSIAN_EXAMPLES = 100_000  # train examples that it is fitted to
@@ -54,7 +55,7 @@ class Report:
         self._classify = PerExample(_logits_and_labels(model, plan), strategy)
         self._density: Any = model.trained_density()
         if self._density is not None:
-            self._held_out = evaluation.HeldOut(self._density, plan, strategy=strategy)
+            self._held_out = evaluation.HeldOut(self._density, plan or held_out_plan(model), strategy=strategy)
             self._noise = evaluation.EstimatorNoise(self._density)
             self._sampler = Sampler(self._density)
 
@@ -135,11 +136,15 @@ class Report:
     def _gaussian_baseline(self):
         """The Gaussian's score of the examples; given conditions c, by log p(x | c) = log p(x, c) - log p(c)."""
         test = tuple(map(np.concatenate, zip(*map(tf.nest.flatten, self.batches()), strict=True)))
-        levels = self._dataset.levels
+        levels, cells = self._dataset.levels, self._model.data_space.cells
+        widths = 0.0 if cells is None else cells.step
         if self._dataset.condition_mean is None or levels is not None:
-            return evaluation.gaussian_baseline(self._train_array(), test[0], levels)
+            return evaluation.gaussian_baseline(self._train_array(), test[0], levels, widths=widths)
         train = self._train_pairs(_MAX_GAUSSIAN_EXAMPLES)
-        both = evaluation.gaussian_baseline(np.concatenate(train, axis=1), np.concatenate(test, axis=1))
+        widths = np.concatenate([np.broadcast_to(widths, test[0].shape[1]), np.zeros(test[1].shape[1])])
+        both = evaluation.gaussian_baseline(
+            np.concatenate(train, axis=1), np.concatenate(test, axis=1), widths=widths
+        )
         return both - evaluation.gaussian_baseline(train[1], test[1])
 
     def check_data(self) -> None:
@@ -221,7 +226,8 @@ class Report:
         if grid is not None:
             write_png(directory / "samples.png", grid)
             return self._reconstructions(directory / "reconstructions.png")
-        if self._dataset.event_shape == (2,) and self._density is not None and not self._model.condition:
+        is_plane = self._dataset.event_shape == (2,) and self._model.data_space.cells is None
+        if is_plane and self._density is not None and not self._model.condition:
             self._plane(directory / "density_2d.png")
         elif self._density is not None:
             self._pairs(directory / "pairs.png")
@@ -244,7 +250,8 @@ class Report:
             points, condition = self._train_array()[:_NUM_PAIRS_POINTS], None
         samples = self._samples(len(points), condition)
         groups: tuple[dict[str, np.ndarray], ...] = ({"samples": samples}, {"train data": points})
-        points_figure(path, *groups, columns=self._dataset.columns, title=self._dataset.name)
+        columns, codes = self._dataset.columns, self._dataset.codes
+        points_figure(path, *groups, columns=columns, codes=codes, title=self._dataset.name)
 
     def _plane(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)
@@ -268,6 +275,12 @@ class Report:
         if "train" in self._dataset.sizes:
             return self._dataset.array("train", _MAX_GAUSSIAN_EXAMPLES)
         return next(iter(self._dataset.train_batches(_NUM_FIGURE_POINTS, seed=0))).numpy()
+
+
+def held_out_plan(model: KerasTraining, log_det: Any = None) -> LikelihoodPlan:
+    """How held-out examples are scored: by one estimate, or by several where it takes them to sum up a cell."""
+    num_samples = 1 if model.data_space.cells is None else default_num_samples(model)
+    return LikelihoodPlan(log_det=log_det, num_samples=num_samples)
 
 
 def _logits_and_labels(model, plan):

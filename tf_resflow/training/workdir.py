@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from tf_resflow.config_fields import suggest
+from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.config import PLACES
 from tf_resflow.models.data_info import DataInfo
 from tf_resflow.plurals import counted
@@ -205,6 +206,8 @@ class Workdir:
                 info[field] = None if info.get(field) is None else np.asarray(info[field], np.float32)
             for field in ("columns", "condition_columns"):
                 info[field] = None if info.get(field) is None else tuple(info[field])
+            for field in ("codes", "condition_codes"):
+                info[field] = None if info.get(field) is None else ColumnCodes.from_list(info[field])
             return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
@@ -315,7 +318,11 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _data_info(dataset):
     info = {field: getattr(dataset, field) for field in DataInfo._fields}
-    return json.loads(json.dumps(info, default=lambda array: array.tolist()))
+    return json.loads(json.dumps(info, default=_as_json))
+
+
+def _as_json(value):
+    return value.as_list() if isinstance(value, ColumnCodes) else value.tolist()
 
 
 def _is_same(key, before, now):

@@ -98,7 +98,7 @@ def test_samples_given_columns(columns, run_command, tmp_path):
     with pytest.raises(ValueError, match="with their own condition: leave out --condition"):
         sample(tmp_path / "x.npy", "--interpolate=pairs", "--condition=1")
     for arguments in ([], ["--condition=1,2"], ["--condition=x"], ["--condition=nan"]):
-        with pytest.raises(ValueError, match="--condition takes 1 numbers, separated by commas"):
+        with pytest.raises(ValueError, match="--condition takes 1 values, separated by commas"):
             sample(tmp_path / "x.npy", *arguments)
 
 
@@ -144,7 +144,7 @@ def test_an_export_without_the_data(columns, tmp_path, caplog):
 
 def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, fields):
     wrong = {
-        "table has no column 'age'": {"data__condition_columns": "age"},
+        "table.csv has no column 'age'": {"data__condition_columns": "age"},
         "'c' is chosen twice. Name each column once": {"data__condition_columns": "c,c"},
         "none is left. Leave some out": {"data__condition_columns": "a,c,noise"},
         "data.condition_columns = 'c' does not apply to": {"data__name": "digits", "data__path": ""},

@@ -1,0 +1,100 @@
+"""What columns are, and their values in units."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+
+from tests.data.test_columns import KINDS, column
+from tf_resflow.data import ColumnCodes
+
+pytestmark = pytest.mark.quick
+
+
+def frame(seed, num=200):
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(list(KINDS))[: rng.integers(1, 1 + len(KINDS))]
+    return pandas.DataFrame({kind: column(kind, num, rng) for kind in chosen})
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_come_back_by_codes_of_json(seed):
+    """As what they were, from anywhere in their cells; rows of a file, where all is text, have the same values."""
+    table = frame(seed)
+    codes = ColumnCodes.from_list(json.loads(json.dumps(ColumnCodes(table).as_list())))
+    assert codes.kinds == {name: KINDS[name] for name in table}
+    values, known, reasons = codes.read(table[table.columns[::-1]])
+    assert known.all() and np.isfinite(values).all() and not any(reasons)
+    step = np.zeros(codes.size) if codes.cells is None else codes.cells.step
+    noise = np.random.default_rng(seed).uniform(-0.49, 0.49, size=values.shape)
+    back = codes.table(values + step * noise)
+    pandas.testing.assert_frame_equal(back, table, rtol=1e-6, check_categorical=False, check_dtype=False)
+    texts = table.astype({name: str for name in table if KINDS[name] != "number"})
+    np.testing.assert_array_equal(codes.read(texts).values, values)
+
+
+def test_units():
+    """Numbers as they are, levels by number, days since the first."""
+    table = pandas.DataFrame(
+        {
+            "x": [1.5, 2.5, 1e6] * 10,
+            "rooms": [3, 5, 4] * 10,
+            "half": [0.5, 1.0, 2.5] * 10,
+            "color": ["red", "blue", "red"] * 10,
+            "size": ["M", "S", "L"] * 10,
+            "day": pandas.to_datetime(["2024-03-01", "2024-02-28", "2024-03-02"] * 10),
+        }
+    )
+    codes = ColumnCodes(table, ordered={"size": ["S", "M", "L", "XL"]})
+    values = codes.read(table).values[:3]
+    assert values.tolist() == [[1.5, 3, 0.5, 0, 1, 2], [2.5, 5, 1, 1, 0, 0], [1e6, 4, 2.5, 0, 2, 3]]
+    np.testing.assert_array_equal(codes.cells.step, [0, 1, 0.5, 1, 1, 1])
+    np.testing.assert_array_equal(codes.cells.num, [0, 3, 5, 2, 4, 4])
+    np.testing.assert_array_equal(codes.cells.first, [0, 3, 0.5, 0, 0, 0])
+    assert codes.cells.log_volume == pytest.approx(np.log(0.5))
+    assert codes.describe()["day"] == "days since 2024-02-28"
+    assert codes.describe()["color"] == "the number of the level: 0 red, 1 blue"
+    assert codes.describe()["half"] == "0.5 to 2.5 in steps of 0.5"
+    assert codes.texts == ["color", "size"] and codes.labels[4] == ["S", "M", "L", "XL"]
+
+
+def test_rows_that_cannot_be_read_have_a_reason():
+    """The first of their row; what stands beside it is read."""
+    table = pandas.DataFrame(
+        {
+            "x": np.linspace(0, 1, 9) ** 2,
+            "code": [7, 3, 9] * 3,
+            "flag": [True, False, True] * 3,
+            "day": pandas.date_range("2024-01-01", periods=9),
+        }
+    )
+    codes = ColumnCodes(table, categories=["code"])
+    new = pandas.DataFrame(
+        {
+            "x": ["0.5", "a", None, "inf", "1e300", "0.5"],
+            "code": ["7", "7", "7", "7", "8", "9.0"],
+            "flag": ["True", "yes", "False", "True", "True", "False"],
+            "day": ["2024-01-03", "2024-01-03", "03.01.2024", None, "2024-01-01T12:00", "2024-01-09"],
+        }
+    )
+    values, known, reasons = codes.read(new)
+    assert reasons.tolist() == [
+        "",
+        "column 'x': 'a' is no number",
+        "column 'x': the value is missing",
+        "column 'x': 'inf' is infinite",
+        "column 'code': '8' is no level of the training",
+        "column 'code': '9.0' is no level of the training",
+    ]
+    assert known.tolist() == [True, False, True, True, False, False]
+    np.testing.assert_array_equal(values[0], [0.5, 0, 0, 2])
+    np.testing.assert_array_equal(values[4, [0, 1, 3]], [1e300, -1, 0.5])
+    assert codes.read(new, date_format="%d.%m.%Y").values[2, 3] == 2
+
+
+def test_columns_of_real_numbers():
+    codes = ColumnCodes.of_numbers(["a", "b"])
+    assert codes.cells is None and codes.describe() == {}
+    table = pandas.DataFrame({"a": [1, 2], "b": [True, False]})
+    assert codes.read(table).values.tolist() == [[1, 1], [2, 0]]

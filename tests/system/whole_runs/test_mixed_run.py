@@ -1,0 +1,211 @@
+"""A run of a table with numbers, whole numbers, dates, categories and a condition: from its file to an export."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pandas
+import pytest
+import tensorflow as tf
+from PIL import Image
+from scipy import special
+
+import tf_resflow as resflow
+from tf_resflow import data, training
+from tf_resflow.cli import sample as sample_command
+from tf_resflow.cli import score as score_command
+
+
+@pytest.fixture(scope="module")
+def table():
+    """The price depends on the rooms; gardens belong to houses."""
+    rng = np.random.default_rng(0)
+    rooms = rng.integers(1, 6, 500)
+    kind = rng.choice(["flat", "house"], 500, p=[0.7, 0.3])
+    table = pandas.DataFrame(
+        {
+            "name": [f"home {i}" for i in range(500)],
+            "price": (100 * rooms + rng.normal(0, 20, 500)).round(3),
+            "rooms": rooms,
+            "kind": kind,
+            "garden": (kind == "house") & (rng.uniform(size=500) < 0.9),
+            "sold": pandas.Timestamp("2025-01-01") + pandas.to_timedelta(rng.integers(0, 60, 500), unit="D"),
+            "state": rng.choice(["poor", "fair", "good"], 500),
+        }
+    )
+    table.loc[[5, 9], "price"] = np.nan
+    return table
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory, table, make_config, train):
+    """The workdir and the result."""
+    folder = tmp_path_factory.mktemp("mixed")
+    table.to_csv(folder / "homes.csv", index=False)
+    fields = {
+        "data__name": "tabular",
+        "data__path": str(folder / "homes.csv"),
+        "data__columns": "price,rooms,kind,garden,sold,state",
+        "data__condition_columns": "state",
+        "data__ordered": "state: poor < fair < good",
+        "data__missing": "drop",
+        "train__steps": 100,
+        "train__eval_every": 100,
+        "train__batch_size": 64,
+        "train__learning_rate": 2e-2,
+    }
+    return folder / "run", train(make_config(**fields), folder / "run")
+
+
+@pytest.fixture(scope="module")
+def run(mixed):
+    return resflow.load(mixed[0])
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_result_has_one_unit(mixed, run, table):
+    """Of the score and the Gaussian baseline, whose bound is computed here by random points in the cells."""
+    workdir, result = mixed
+    assert run.data.sizes == {"train": 398, "validation": 50, "test": 50}
+    dataset = data.load(run.config.data)
+    (train, train_c), (x, c) = (
+        [np.concatenate(p).astype(np.float64) for p in zip(*dataset.eval_batches(s, 99, labels=True), strict=True)]
+        for s in ("train", "test")
+    )
+    rng, step = np.random.default_rng(0), dataset.codes.cells.step
+    np.testing.assert_array_equal(step, [0, 1, 1, 1, 1])
+    noisy = np.concatenate([train + step * (rng.uniform(size=[200, *train.shape]) - 0.5)])
+    both = np.concatenate([noisy, np.broadcast_to(train_c, [200, *train_c.shape])], axis=-1).reshape(-1, 6)
+    design = np.stack([np.ones(len(both)), both[:, 5]], 1)
+    slopes = np.linalg.lstsq(design, both[:, :5], rcond=None)[0]
+    covariance = np.cov((both[:, :5] - design @ slopes).T)
+    points = x + step * (rng.uniform(size=[500, *x.shape]) - 0.5)
+    error = points - np.stack([np.ones(len(c)), c[:, 0]], 1) @ slopes
+    squares = np.einsum("kni,ij,knj->kn", error, np.linalg.inv(covariance), error).mean()
+    expected = 0.5 * (squares + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    assert result["baselines"]["gaussian"] == pytest.approx(expected, abs=0.03)
+    assert result["nats"] < result["baselines"]["gaussian"] + 1
+    assert {p.name for p in (workdir / "figures").iterdir()} == {"pairs.png"}
+    evaluation = training.Evaluation(run, dataset)
+    likelihood = evaluation.likelihood()
+    assert likelihood["bound"] == "importance_weighted"
+    assert likelihood["nats"] == pytest.approx(result["nats"], abs=1e-4)
+    weighted = evaluation.importance_weighted(64)["importance_weighted"]["nats"]
+    assert weighted == pytest.approx(result["nats"], abs=0.2)
+
+
+def test_scores(mixed, run, table, run_command, tmp_path):
+    """The probability of a cell is that of the points in it. What is not known has a reason, and no other row."""
+    new = (
+        table.iloc[20:26]
+        .drop(columns="garden")
+        .assign(garden=table["garden"][20:26].map({True: "True", False: "False"}))
+    )
+    new = new.astype(object)
+    new.iloc[1, new.columns.get_loc("kind")] = "castle"
+    new.iloc[2, new.columns.get_loc("state")] = "new"
+    new.iloc[3, new.columns.get_loc("sold")] = "yesterday"
+    new.iloc[4, new.columns.get_loc("price")] = 1e300
+    new.to_csv(tmp_path / "new.csv", index=False)
+    arguments = [f"--input={tmp_path / 'new.csv'}", "--id_columns=name", "--stderr=0.05"]
+    run_command(score_command, mixed[0], tmp_path / "scores.csv", *arguments)
+    lines = read(tmp_path / "scores.csv")
+    assert list(lines[0]) == ["example", "name", "log_prob", "stderr", "quantile", "reason"]
+    assert [line["name"] for line in lines] == [f"home {i}" for i in range(20, 26)]
+    assert [line["reason"] for line in lines] == [
+        "",
+        "column 'kind': 'castle' is no level of the training",
+        "column 'state': 'new' is no level of the training",
+        "column 'sold': 'yesterday' is no date",
+        "",
+        "",
+    ]
+    scores = [line["log_prob"] for line in lines]
+    assert scores[1] == "-inf" and scores[2:4] == ["", ""] and float(scores[4]) < -1e20
+    row = table.iloc[20]
+    codes, given = run.data.codes, run.data.condition_codes
+    x, c = codes.read(table[20:21]).values, given.read(table[20:21]).values
+    assert x[0, 1] == row["rooms"] and x[0, 4] == (row["sold"] - table["sold"].min()).days
+    u = np.random.default_rng(0).uniform(-0.5, 0.5, size=[4096, 5])
+    z = tf.constant(x + u * [0, 1, 1, 1, 1], tf.float32)
+    arguments = run.model.condition.arguments(c.astype("f4"), 4096)
+    density = resflow.bijectors.with_log_det(run.model.distribution, resflow.logdet.Exact())
+    exact = special.logsumexp(density.log_prob(z, bijector_kwargs={"seed": [0, 0], **arguments})) - np.log(4096)
+    assert float(scores[0]) == pytest.approx(exact, abs=0.4)
+
+
+def test_samples_are_rows(mixed, table, run_command, tmp_path):
+    """In the types and the order of the columns; the condition is a level by name."""
+    arguments = ["--num=200", "--condition=good", "--temperature=0.7,1"]
+    run_command(sample_command, mixed[0], tmp_path / "a.csv", *arguments)
+    drawn = pandas.read_csv(tmp_path / "a.csv", parse_dates=["sold"])
+    assert list(drawn) == ["temperature", "price", "rooms", "kind", "garden", "sold"]
+    assert (drawn["temperature"].value_counts() == 200).all()
+    assert drawn["rooms"].isin(range(1, 6)).all() and set(drawn["kind"]) == {"flat", "house"}
+    assert drawn["garden"].dtype == bool and drawn["rooms"].dtype == int
+    assert drawn["sold"].between(table["sold"].min(), table["sold"].max()).all()
+    assert np.corrcoef(drawn["price"], drawn["rooms"])[0, 1] > 0.6
+    run_command(sample_command, mixed[0], tmp_path / "a.png", "--num=100", "--condition=poor")
+    with pytest.raises(ValueError, match="column 'state': 'new' is no level of the training"):
+        run_command(sample_command, mixed[0], tmp_path / "b.csv", "--condition=new")
+
+
+def test_an_export_tells_the_codes(mixed, run, tmp_path):
+    path = resflow.serving.export_run(mixed[0], tmp_path)
+    described = json.loads((path / "signatures.json").read_text())
+    assert [column["name"] for column in described["codes"]["x"]] == ["price", "rooms", "kind", "garden", "sold"]
+    readme = (path / "README.md").read_text()
+    for text in (
+        "`kind` is the number of the level: 0 flat, 1 house.",
+        "`sold` is days since 2025-01-01.",
+        "`rooms` is 1 to 5 in steps of 1.",
+        "`state` is the number of the level: 0 poor, 1 fair, 2 good.",
+        "`log_prob` is the logarithm of the mean of 16 estimates of p(x), a probability in the discrete columns",
+    ):
+        assert text in readme
+    served = tf.saved_model.load(str(path)).signatures
+    x, c = tf.constant([[300.0, 3, 0, 0, 30]]), tf.constant([[2.0]])
+    expected = resflow.evaluation.ExampleScores(run.model)([(x, c)], 0)["log_prob"]
+    answer = served["serving_default"](x=x, condition=c)
+    assert abs(answer["log_prob"] - expected)[0] < 6 * answer["log_prob_stderr"][0]
+
+
+def test_runs_of_real_numbers_go_on_as_they_were(
+    tmp_path, make_config, run_without_work, run_command, table, monkeypatch
+):
+    """A run of an older version has no codes: whole numbers are real ones there."""
+    table[["price", "rooms"]].dropna().to_csv(tmp_path / "a.csv", index=False)
+    fields = {"data__name": "tabular", "data__path": str(tmp_path / "a.csv")}
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda config: dataclasses.replace(load(config), codes=None))
+    run_without_work(make_config(**fields, train__steps=1), tmp_path / "run")
+    monkeypatch.setattr(data, "load", load)
+    info = json.loads((tmp_path / "run" / "data.json").read_text())
+    (tmp_path / "run" / "data.json").write_text(json.dumps({k: v for k, v in info.items() if "codes" not in k}))
+    run_without_work(make_config(**fields, train__steps=2), tmp_path / "run")
+    assert resflow.load(tmp_path / "run").model.data_space.cells is None
+    assert training.load_data(tmp_path / "run").codes is None
+    run_command(score_command, tmp_path / "run", tmp_path / "s.csv", f"--input={tmp_path / 'a.csv'}")
+    model, lines = resflow.load(tmp_path / "run").model, read(tmp_path / "s.csv")
+    exact = model.log_prob(table[["price", "rooms"]].dropna()[:3].to_numpy("f4"), log_det=resflow.logdet.Exact())
+    np.testing.assert_allclose([float(line["log_prob"]) for line in lines[:3]], exact, rtol=1e-4)
+
+
+def test_scores_of_images_name_their_files(tmp_path, image_config, run_without_work, run_command):
+    images = np.random.default_rng(0).integers(0, 256, size=[12, 8, 8]).astype(np.uint8)
+    for place, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{place:02}.png")
+    config = image_config(data__name="images", data__path=str(tmp_path), train__batch_size=4, train__steps=1)
+    run_without_work(config, tmp_path / ".run")
+    run_command(score_command, tmp_path / ".run", tmp_path / "s.csv", f"--input={tmp_path}", "--top=2")
+    lines = read(tmp_path / "s.csv")
+    assert list(lines[0]) == ["example", "file", "log_prob", "stderr", "quantile"]
+    assert [line["file"] for line in lines] == [str(tmp_path / f"{place:02}.png") for place in range(12)]
+    run_command(score_command, tmp_path / ".run", tmp_path / "s.csv")
+    (line,) = read(tmp_path / "s.csv")
+    assert line["file"] == str(tmp_path / f"{np.random.RandomState(0).permutation(12)[0]:02}.png")

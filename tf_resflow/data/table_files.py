@@ -1,0 +1,239 @@
+"""Files of tables, read by NumPy and pandas, and the types of their columns."""
+
+__all__ = ["WRITTEN", "check_finite", "find_columns", "read_table", "shortened", "suggest_columns", "typed"]
+
+import csv
+import io
+import os
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tf_resflow.config_fields import suggest
+from tf_resflow.data.column_codes import MOST_LEVELS
+from tf_resflow.data.files import check_table, read_array, readable
+from tf_resflow.extras import extra
+
+_SHOWN = 20  # columns in a message
+_MOSTLY = 0.5  # the share of numbers, or of dates, in a column of text from which on other values are mistakes
+_GROUPED, _DECIMAL = r"-?\d{1,3}(,\d{3})+(\.\d+)?", r"-?\d+,\d+"
+_DATE, _OTHER_DATE = r"\d{4}-\d\d-\d\d", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b"
+WRITTEN = (
+    "If the file is another kind of CSV, say so by the arguments of pandas.read_csv, such as "
+    "--config.data.read_options.sep=';' for the character between cells, decimal=',', thousands=',' for cells such "
+    "as 32,168.24, date_format='%d.%m.%Y', na_values='?', encoding=utf-16, or header=0 if its first row has the "
+    "names."
+)
+
+
+def read_table(
+    path: str | os.PathLike,
+    key: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    read_options: Mapping[str, Any] | None = None,
+    texts: Collection[Any] = (),
+) -> Any:
+    """Reads a `pandas.DataFrame` as it is in a file; columns without names are numbered from 1.
+
+    The cells of the columns `texts` of a .csv file are text, even if they look like numbers. The other arguments
+    are those of `load_tabular`. A file without names must have as many columns as are named.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
+    suffix = path.suffix.lower()
+    check_table(path)
+    with extra("data"):
+        import pandas
+
+    table: Any
+    if suffix in (".npy", ".npz"):
+        table = read_array(path, key)[0]
+    else:
+        options = {k: v for k, v in (read_options or {}).items() if v is not None}
+        table = _read_frame(path, suffix, options, texts)
+    if len(table.shape) != 2 or 0 in table.shape:
+        raise ValueError(f"{path}: expected a matrix [rows, columns], but the shape is {list(table.shape)}.")
+    frame = pandas.DataFrame(table)
+    if pandas.api.types.is_integer_dtype(frame.columns):
+        frame.columns = pandas.RangeIndex(1, frame.shape[1] + 1)
+    else:
+        frame.columns = [str(name).strip() for name in frame.columns]
+    return frame if columns is None else frame.iloc[:, find_columns(path, frame, columns)]
+
+
+def _read_frame(path, suffix, options, texts):
+    """The table of a file, as pandas reads it; without a header if its first row holds a number."""
+    with extra("data"):
+        import pandas
+
+    read = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet, ".xlsx": pandas.read_excel}[suffix]
+    with readable(path, "a table", *([WRITTEN] if suffix == ".csv" else [])):
+        if suffix != ".parquet" and "header" not in options:
+            first = read(path, **options | {"header": None, "nrows": 1})
+            if first.select_dtypes("number").notna().any(axis=None):
+                options = options | {"header": None}
+        if texts and suffix == ".csv":
+            names = read(path, **options | {"nrows": 0}).columns
+            options = options | {"dtype": {name: str for name in names if str(name).strip() in texts}}
+        frame = read(path, **options)
+    if suffix == ".csv" and not isinstance(frame.index, pandas.RangeIndex) and "index_col" not in options:
+        raise ValueError(f"{path}: the first line has fewer cells than the lines below. {WRITTEN}")
+    if suffix == ".csv" and frame.shape[1] == 1 and any(mark in str(frame.columns[0]) for mark in ";\t|"):
+        raise ValueError(f"{path} seems to have one column, {frame.columns[0]!r}. {WRITTEN}")
+    return frame
+
+
+def find_columns(path: Any, frame: Any, columns: Sequence[str]) -> list[int]:
+    """The positions of columns by their names, or by their numbers from 1."""
+    names, num = column_names(frame), frame.shape[1]
+    if names is None and not all(map(str.isdecimal, columns)):
+        if num != len(columns):
+            raise ValueError(
+                f"{path} has {num} columns without names, and those wanted are {len(columns)}: "
+                f"{', '.join(columns)}. Give a file that names its columns, or one of just these."
+            )
+        return [*range(num)]
+    found: list[int] = []
+    for column in columns:
+        if names is not None and column in names:
+            found.append(names.index(column))
+        elif column.isdecimal() and 1 <= int(column) <= num:
+            found.append(int(column) - 1)
+        else:
+            known = f"{suggest(column, names)} Its columns are {shortened(map(repr, names))}." if names else ""
+            raise ValueError(f"{path} has no column {column!r}; {known or f'it has {num}, without names.'}")
+    if twice := [column for column, place in zip(columns, found, strict=True) if found.count(place) > 1]:
+        raise ValueError(f"{path}: the column {twice[0]!r} is chosen twice. Name each column once.")
+    return found
+
+
+def column_names(frame: Any) -> tuple[str, ...] | None:
+    """The names of the columns, or None."""
+    return tuple(frame.columns) if isinstance(frame.columns[0], str) else None
+
+
+def typed(path: pathlib.Path, frame: Any, as_levels: Collection[Any], date_format: str | None = None) -> Any:
+    """The table with dates and numbers in the place of their text, but for the columns `as_levels`.
+
+    A column whose text is mostly numbers, or dates, has a mistake in the others: a ValueError.
+    """
+    frame = frame.copy()
+    for name in frame.columns:
+        if name not in as_levels and frame[name].dtype.kind in "OTU":
+            frame[name] = _typed_column(path, name, frame[name], date_format)
+    return frame
+
+
+def _typed_column(path, name, column, date_format):
+    with extra("data"):
+        import pandas
+
+    present = column.dropna()
+    kind = pandas.api.types.infer_dtype(present)
+    if kind in ("date", "datetime", "datetime64"):
+        return pandas.to_datetime(column)
+    if kind == "decimal":
+        return pandas.to_numeric(column)
+    if kind == "boolean":
+        return column.astype("boolean")
+    if kind != "string":
+        return column
+    if date_format is not None or present.str.match(_DATE).mean() >= _MOSTLY:
+        with readable(path, f"a table with dates in the column {name!r}", "Write all of them in one time zone."):
+            times = pandas.to_datetime(column, format=date_format or "ISO8601", errors="coerce")
+        if times[present.index].notna().all():
+            return times
+        _check_no_mistake(path, name, present, times, "date")
+    numbers = pandas.to_numeric(column, errors="coerce")
+    grouped, decimal = (present.str.fullmatch(pattern).mean() for pattern in (_GROUPED, _DECIMAL))
+    _check_no_mistake(path, name, present, numbers, "real number", numbers[present.index].notna().mean() + grouped)
+    _check_no_mistake(path, name, present, numbers, "real number", decimal)
+    if present.str.match(_OTHER_DATE).mean() >= _MOSTLY:
+        raise ValueError(
+            f"{path}, row {present.index[0] + 1}, column {name!r}: {present.iloc[0]!r} looks like a date. Say how "
+            "it is written, such as by --config.data.read_options.date_format='%d.%m.%Y'; leave the column out by "
+            f"--config.data.columns; or say that it is a category by --config.data.categories={quoted([name])}."
+        )
+    return column.map(lambda value: value.strip(), na_action="ignore")
+
+
+def _check_no_mistake(path, name, present, found, kind, share=None):
+    bad = present[found[present.index].isna()]
+    share = 1 - len(bad) / max(1, len(present)) if share is None else share
+    if share < _MOSTLY:
+        return
+    text = str(bad.iloc[0])
+    raise ValueError(
+        f"{path}, row {bad.index[0] + 1}, column {name!r}: {text[:40]!r} is not a {kind}, and neither are "
+        f"{len(bad):,} of the {len(present):,} values. Correct them; leave the column out by "
+        "--config.data.columns; or say that it is a category by "
+        f"--config.data.categories={quoted([name])}. {_advice(path, text)}"
+    )
+
+
+def _advice(path, text):
+    with extra("data"):
+        import pandas
+
+    if path.suffix.lower() != ".csv":
+        return ""
+    cell = pandas.Series([text])
+    if cell.str.fullmatch(_GROUPED).all():
+        return "Cells such as this one are numbers by --config.data.read_options.thousands=','."
+    if cell.str.fullmatch(_DECIMAL).all():
+        return "Cells such as this one are numbers by --config.data.read_options.decimal=','."
+    return WRITTEN
+
+
+def check_finite(path: pathlib.Path, frame: Any) -> None:
+    """Raises ValueError for numbers that are no real ones, or infinite in float32."""
+    for name in frame.columns:
+        kind = getattr(frame[name].dtype, "numpy_dtype", frame[name].dtype).kind
+        if kind == "c":
+            raise ValueError(f"{path}, row 1, column {name!r}: {str(frame[name].iloc[0])!r} is not a real number.")
+        if kind == "f":
+            bad = np.abs(frame[name].to_numpy(np.float64, na_value=np.nan)) > np.finfo(np.float32).max
+            if bad.any():
+                raise ValueError(
+                    f"{path}, row {np.argmax(bad) + 1}, column {name!r}: the value is infinite or too large for "
+                    f"float32. So are {bad.sum()} of {len(bad)} values of the column. Remove these rows, or leave "
+                    "the column out by --config.data.columns."
+                )
+
+
+def suggest_columns(frame: Any) -> str:
+    """Advice which columns to choose, those that can have a density, and which are left out, and why."""
+    left_out = {name: why for name in frame.columns if (why := _unsuited(frame[name]))}
+    chosen = [name for name in frame.columns if name not in left_out]
+    if not left_out or not chosen:
+        return ""
+    reasons = shortened([f"{name!r}, {why}" for name, why in left_out.items()], "; ")
+    return f"Choose the other columns by --config.data.columns={quoted(chosen)} (without {reasons})."
+
+
+def _unsuited(column):
+    with extra("data"):
+        import pandas
+
+    num, dtype = column.nunique(), column.dtype
+    if num < 2:
+        return "one value"
+    if pandas.api.types.is_integer_dtype(dtype) and num == len(column) == column.max() - column.min() + 1:
+        return "a number of each row"
+    is_text = not (pandas.api.types.is_numeric_dtype(dtype) or pandas.api.types.is_datetime64_any_dtype(dtype))
+    return f"text of {num:,} values" if is_text and num > MOST_LEVELS else ""
+
+
+def quoted(names: Sequence[Any]) -> str:
+    """Names as a field of a config, separated by commas."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="").writerow(names)
+    return repr(text) if '"' in (text := file.getvalue()) or " " in text else text
+
+
+def shortened(words: Any, separator: str = ", ") -> str:
+    """The first of many words, for a message."""
+    words = [*map(str, words)]
+    return separator.join(words[:_SHOWN] + ["..."] * (len(words) > _SHOWN))
