@@ -122,14 +122,16 @@ def test_samples_are_rows_of_the_table(fitted):
 
 def test_the_noise_is_the_smoothest_within_two_standard_errors():
     """Rows about a line, at 0.05 deviations: a smooth density is far behind, and a little noise is not."""
-    x = np.random.default_rng(0).normal(size=[300, 2]) * [1.0, 0.05]
-    fit = FlowDensity(**SMALL | {"max_steps": 200, "whiten": True}).fit(x @ [[1.0, 1.0], [1.0, -1.0]])
+    x = np.random.default_rng(0).normal(size=[300, 2]) * [1.0, 0.05] @ [[1.0, 1.0], [1.0, -1.0]]
+    fit = FlowDensity(**SMALL | {"max_steps": 200, "whiten": True}).fit(x)
     best = np.argmax(fit.held_out_scores_)
     assert fit.noise_levels_[best] <= fit.noise_ < 0.5 and fit.noise_ in fit.noise_levels_
     assert fit.held_out_scores_[-1] < fit.held_out_scores_[best] - 0.1
-    fixed = clone(fit).set_params(noise=0.5).fit(x @ [[1.0, 1.0], [1.0, -1.0]])
-    assert fixed.noise_ == 0.5
-    np.testing.assert_array_equal(fixed._members[0].values[0], fit._members[0].values[0])  # of the same training
+    broad = clone(fit).set_params(noise=1.0).fit(x)
+    assert broad.noise_ == 1.0
+    np.testing.assert_array_equal(broad._members[0].values[0], fit._members[0].values[0])  # of the same training
+    far = [[3.0, -3.0]]  # its density is a hundredth of the broad one
+    assert fit.score_samples(far) == pytest.approx(broad.score_samples(far) - np.log(100), abs=1e-3)
 
 
 def test_flows_are_whitened_where_that_helps():

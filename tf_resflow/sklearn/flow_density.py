@@ -28,6 +28,7 @@ _LEAST_ROWS = 10
 _MOST_COMPARED = 500  # held-out rows of a member that choose the level of the noise
 _FEW_ROWS, _MEMBERS = 500, 4  # up to so many rows, the density is the mean of so many
 _REFERENCE = 16  # rows of the fit whose values explain others
+_BROAD = 0.01  # share of the density with the most noise, so that far rows do not depend on the level
 _RACE = 0.25  # of a training, after which it is chosen whether the flows are whitened
 _MISSING = ("error", "drop", "condition")
 
@@ -62,7 +63,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     A flow learns the densities of the standardized rows with noise of all levels from 0.003 to 1. Held-out rows end
     the training, and choose the level: the smoothest one whose log-likelihood is within two standard errors of the
-    best. Of few rows, the density is the mean of those of several flows.
+    best. The density is that at this level with a hundredth of that at level 1, on which far rows then depend
+    (a defensive mixture). Of few rows, it is the mean of those of several flows.
 
     The map of standardized rows to a normal distribution has a known Lipschitz constant, so that the log-density
     falls at most quadratically with the distance from a row: one strange value cannot cost more (see the guide
@@ -108,6 +110,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     References:
       Chen et al., Residual flows for invertible generative modeling, 2019.
       Kim et al., SoftFlow, 2020: a flow of all levels of noise.
+      Hesterberg, Weighted average importance sampling and defensive mixture distributions, 1995.
     """
 
     _is_frame: bool
@@ -180,7 +183,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             )
         self._read_columns(table)
         self._train_members(table, weights)
-        self.offset_ = _quantile(self._scores(table, self.noise_), weights, self.contamination)
+        self.offset_ = _quantile(self._mixed_scores(table), weights, self.contamination)
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -236,10 +239,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             given = given[list(self.given)]
             condition = np.concatenate([condition, self._given_values(self._given, given)], axis=1)
         member, values = rng.randint(len(self._members), size=num), np.empty([num, self.columns_.size])
-        for place, weights in enumerate(self._members):
-            is_own, seed = member == place, int(rng.randint(2**31))
-            if is_own.any():
-                values[is_own] = self._density().sample(weights, condition[is_own], self.noise_, seed)
+        is_broad = rng.uniform(size=num) < _BROAD
+        for noise, is_chosen in ((self.noise_, ~is_broad), (MOST_NOISE, is_broad)):
+            for place, weights in enumerate(self._members):
+                is_own, seed = is_chosen & (member == place), int(rng.randint(2**31))
+                if is_own.any():
+                    values[is_own] = self._density().sample(weights, condition[is_own], noise, seed)
         table = pandas.concat([self.columns_.decode(values), given], axis=1)[self._names]
         return table if self._is_frame else table.to_numpy(self._dtype)
 
@@ -326,7 +331,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """The scores of the rows of a table, NaN of those that are left out."""
         is_kept, scores = self._is_kept(table), np.full(len(table), np.nan)
         if is_kept.any():
-            scores[is_kept] = self._scores(table[is_kept], self.noise_)
+            scores[is_kept] = self._mixed_scores(table[is_kept])
         return scores
 
     def _read_columns(self, table):
@@ -429,6 +434,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self.noise_levels_, self.held_out_scores_ = levels, scores @ weights / weights.sum()
         best = scores[np.argmax(self.held_out_scores_)]
         self.noise_ = float(levels[[not _is_ahead(best - own, weights) for own in scores]].max())
+
+    def _mixed_scores(self, table):
+        """The log-densities of rows: of the level of the noise, and a little of the broadest one."""
+        scores = self._scores(table, self.noise_)
+        if self.noise_ == MOST_NOISE:
+            return scores
+        broad = self._scores(table, MOST_NOISE)
+        return np.logaddexp(math.log1p(-_BROAD) + scores, math.log(_BROAD) + broad)
 
     def _scores(self, table, noise, members=None):
         """The log-densities of rows at a noise level: of means over members, cells, and missing values."""
