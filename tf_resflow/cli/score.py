@@ -46,6 +46,7 @@ FLAGS = flags.FLAGS
 
 _FARTHEST = 1e12  # deviations: a number beyond them counts as there
 _LARGEST = 1e38
+_COLUMNS = ("example", "log_prob", "stderr", "quantile", "reason")
 
 
 def define_flags() -> None:
@@ -186,6 +187,8 @@ def _rows(config, info):
     rows, table = read_rows(FLAGS.input, codes, condition_codes, **options)
     path = pathlib.Path(FLAGS.input).expanduser().absolute()
     kept = table.iloc[:, find_columns(path, table, FLAGS.id_columns)]
+    if taken := [str(name) for name in kept if name in _COLUMNS]:
+        raise ValueError(f"--id_columns: the table of scores has a column {taken[0]!r} of its own. Rename yours.")
     wrong = np.flatnonzero(rows.reasons != "")
     if FLAGS.strict and len(wrong):
         raise ValueError(
