@@ -68,11 +68,12 @@ def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
     check_output_path(FLAGS.output, [".csv"])
     command_line.check_run()
+    is_table = command_line.workdir().read_data().levels is None
+    if FLAGS.id_columns and not (FLAGS.input and is_table):
+        raise ValueError("--id_columns are columns of a table that --input gives.")
     if FLAGS.input is None:
-        if FLAGS.id_columns:
-            raise ValueError("--id_columns are columns of a table that --input gives.")
         command_line.check_data()
-    elif command_line.workdir().read_data().levels is None:
+    elif is_table:
         check_table(pathlib.Path(FLAGS.input).expanduser())
     elif not pathlib.Path(FLAGS.input).expanduser().exists():
         raise ValueError(f"--input={FLAGS.input}: there is no such file or folder.")
