@@ -89,8 +89,7 @@ def check() -> None:
         raise ValueError(f"FID is for images; {info.name!r} are vectors. Leave it out of --metrics.")
     if "fid" in metrics and FLAGS.fid_weights != "imagenet" and not pathlib.Path(FLAGS.fid_weights).is_file():
         raise ValueError(f"--fid_weights={FLAGS.fid_weights}: there is no such file.")
-    is_continuous = info.levels is None and (info.codes is None or info.codes.cells is None)
-    if "importance_weighted" in metrics and is_continuous:
+    if "importance_weighted" in metrics and not info.is_dequantized:
         raise ValueError("importance_weighted is of dequantized data, and these are continuous: leave it out.")
     if "classification" in metrics and info.num_classes is None:
         raise ValueError(f"classification needs labels, which {info.name!r} do not have: leave it out.")
