@@ -13,7 +13,9 @@ This runs on this machine. Options of Beam run the same pipeline elsewhere:
 
 The files of the output, OUTPUT-00000-of-00003.csv and so on, have the columns of the input and those of the model's
 answer: log_prob, log_prob_stderr and quantile. The rows are in no order. Columns are found by their names, which
-all files share. A row that lacks a number of the model, or is too long, has an empty score; such rows are counted.
+all files share. Levels and dates (as 2025-03-31) become the numbers that signatures.json tells. A row that lacks a
+value of the model, or has one that cannot be read, such as an unknown level, or is too long, has an empty score;
+such rows are counted.
 
 A process of a worker holds the model, --batch_size rows, and of Parquet files a row group. In a CSV file each row
 is a line: no value holds a line break.
@@ -67,15 +69,16 @@ class Served(ModelHandler):
 class Parse(beam.DoFn):
     """Pairs a row, a dict, with its numbers; rows that lack one go to `unscored`."""
 
-    def __init__(self, columns, dtype):
-        self._columns, self._dtype = columns, dtype
+    def __init__(self, columns, codes, dtype):
+        self._columns, self._codes, self._dtype = columns, codes, dtype
         self._unscored = beam.metrics.Metrics.counter("score", "unscored")
 
     def process(self, row):
         """One row; None is the name of values beyond the columns."""
         try:
             with np.errstate(over="ignore"):
-                numbers = np.array([float(row[column]) for column in self._columns], self._dtype)
+                read = [number_of(row[column], self._codes.get(column, {})) for column in self._columns]
+                numbers = np.array(read, self._dtype)
         except (TypeError, ValueError):
             numbers = np.array(np.nan)
         if np.isfinite(numbers).all() and None not in row:
@@ -83,6 +86,22 @@ class Parse(beam.DoFn):
         else:
             self._unscored.inc()
             yield beam.pvalue.TaggedOutput("unscored", row)
+
+
+def number_of(value, code):
+    """What a value of a column is in the model: a level its place, a date its days since the first."""
+    if "levels" in code:
+        return [*map(in_words, code["levels"])].index(in_words(value))
+    if "start" in code:
+        time = value.strip() if isinstance(value, str) else value
+        days = (np.datetime64(time).astype("M8[us]") - np.datetime64(code["start"])) / np.timedelta64(1, "D")
+        return np.floor(days) if code["num"] else days
+    return float(value)
+
+
+def in_words(value):
+    """A level in words, whole numbers as such."""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def scores_of(model):
@@ -136,6 +155,7 @@ def main(arguments=None):
     dtype, scores = signature["inputs"]["x"]["dtype"], [*signature["outputs"]]
     served = Served(flags.model, inputs, min(flags.batch_size, description.get("max_batch", flags.batch_size)))
     needed = [column for columns in inputs.values() for column in columns]
+    codes = {code["name"]: code for of_input in description.get("codes", {}).values() for code in of_input}
     schema = schema_of(flags.input)
     is_parquet = isinstance(schema, pa.Schema)
     names = schema.names if is_parquet else schema
@@ -150,7 +170,7 @@ def main(arguments=None):
         else:
             lines = pipeline | beam.io.ReadFromText(flags.input, skip_header_lines=1) | beam.Filter(str.strip)
             rows = lines | beam.Map(lambda line: dict(itertools.zip_longest(names, next(csv.reader([line])))))
-        parsed = rows | beam.ParDo(Parse(needed, dtype)).with_outputs("unscored", main="whole")
+        parsed = rows | beam.ParDo(Parse(needed, codes, dtype)).with_outputs("unscored", main="whole")
         empty = parsed.unscored | "Empty" >> beam.Map(lambda row: row | dict.fromkeys(scores))
         scored = parsed.whole | RunInference(served)
         results = (scored, empty) | beam.Flatten()

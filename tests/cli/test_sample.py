@@ -3,12 +3,14 @@
 import functools
 
 import numpy as np
+import pandas
 import pytest
 from absl import flags, logging
 from matplotlib.figure import Figure
 
 import tf_resflow as resflow
 from tf_resflow.cli import sample as command
+from tf_resflow.data import ColumnCodes
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +99,8 @@ def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch
     ):
         with pytest.raises(ValueError, match=message):
             sample(tmp_path / output, argument)
+    codes = ColumnCodes(pandas.DataFrame({"x": [0.1, 0.5, 0.7], "size": ["S", "M", "S"]}))
+    info = command._info()._replace(codes=codes)
+    monkeypatch.setattr(command, "_info", lambda: info)
+    with pytest.raises(ValueError, match="levels, whole numbers or days cannot be drawn: write them to a .csv"):
+        sample(tmp_path / "a.png", "--interpolate=pairs")

@@ -100,6 +100,9 @@ def test_each_row_is_scored(run, rows, tmp_path, capsys):
         run(score_command, tmp_path / "b.csv", *arguments, "--strict")
     with pytest.raises(ValueError, match="no column 'agee'; did you mean 'age'"):
         run(score_command, tmp_path / "b.csv", arguments[0], "--id_columns=agee")
+    _write(tmp_path / "scored.csv", rows[:5, [0, 1, 2, 2]], (*COLUMNS, "quantile"))
+    with pytest.raises(ValueError, match="has a column 'quantile' of its own. Rename yours"):
+        run(score_command, tmp_path / "b.csv", f"--input={tmp_path / 'scored.csv'}", "--id_columns=quantile")
     with pytest.raises(ValueError, match="columns of a table that --input gives"):
         run(score_command, tmp_path / "b.csv", "--id_columns=age")
     _write(tmp_path / "none.csv", table[1:3])

@@ -47,6 +47,8 @@ def test_units():
         }
     )
     codes = ColumnCodes(table, ordered={"size": ["S", "M", "L", "XL"]})
+    evening = table.assign(day=table["day"] + pandas.Timedelta("18h"))
+    np.testing.assert_array_equal(codes.read(evening).values, codes.read(table).values)
     values = codes.read(table).values[:3]
     assert values.tolist() == [[1.5, 3, 0.5, 0, 1, 2], [2.5, 5, 1, 1, 0, 0], [1e6, 4, 2.5, 0, 2, 3]]
     np.testing.assert_array_equal(codes.cells.step, [0, 1, 0.5, 1, 1, 1])
@@ -89,7 +91,7 @@ def test_rows_that_cannot_be_read_have_a_reason():
     ]
     assert known.tolist() == [True, False, True, True, False, False]
     np.testing.assert_array_equal(values[0], [0.5, 0, 0, 2])
-    np.testing.assert_array_equal(values[4, [0, 1, 3]], [1e300, -1, 0.5])
+    np.testing.assert_array_equal(values[4, [0, 1, 3]], [1e300, -1, 0])
     assert codes.read(new, date_format="%d.%m.%Y").values[2, 3] == 2
 
 

@@ -69,6 +69,8 @@ def test_all_images_to_score(tmp_path):
     np.testing.assert_array_equal(examples, [*(COLOR[:3] // 8), *(COLOR[3:5] // 64 // 8)])
     names = ["train/00.png", "train/01.png", "train/02.png", "test/00.png", "test/01.png"]
     assert files == [str(tmp_path / "faces" / name) for name in names]
+    gray, _ = load_images(_write(tmp_path / "gray", GRAY), event_shape=(6, 4, 3), levels=256)
+    np.testing.assert_array_equal(gray, np.repeat(GRAY[..., np.newaxis], 3, axis=-1))
     dark, _ = load_images(_write(tmp_path / "dark", COLOR // 64), event_shape=(6, 4, 3), levels=32)
     np.testing.assert_array_equal(dark, np.zeros_like(COLOR))
     np.save(tmp_path / "a.npy", COLOR)

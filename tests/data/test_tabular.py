@@ -401,6 +401,29 @@ def test_text_that_should_be_numbers_or_dates_is_an_error(tmp_path, cells, messa
     assert named.codes.kinds["size"] == "category"
 
 
+def test_text_in_files_that_have_types(tmp_path):
+    """Text of numbers alone is numbers; a mistake has its row, whatever the index, and in a spreadsheet."""
+    table = _mixed(tmp_path / "a.csv").assign(rooms=lambda table: table["rooms"].astype(str))
+    table = table.set_axis([f"row {i}" for i in range(120)])
+    table.to_parquet(tmp_path / "a.parquet")
+    assert load_tabular(tmp_path / "a.parquet").codes.kinds["rooms"] == "whole number"
+    mistaken = table.assign(rooms=["many", *table["rooms"][1:]])
+    mistaken.to_parquet(tmp_path / "a.parquet")
+    _refuse("row 1, column 'rooms': 'many' is not a real number", tmp_path / "a.parquet")
+    mistaken.assign(rooms=[*mistaken["rooms"][:1], *map(int, table["rooms"][1:])]).to_excel(tmp_path / "a.xlsx")
+    _refuse("row 1, column 'rooms': 'many' is not a real number", tmp_path / "a.xlsx")
+
+
+def test_whole_numbers_stay_whole_if_some_are_missing(tmp_path):
+    """Which pandas reads as floats: so few rows would make them real numbers."""
+    table = _mixed(tmp_path / "a.csv", age=np.arange(120.0) // 5).astype({"age": object})
+    table.loc[3, "age"] = None
+    table.to_csv(tmp_path / "a.csv", index=False)
+    dataset = _load(tmp_path / "a.csv", missing="drop")
+    assert dataset.codes.kinds["age"] == "whole number"
+    assert set(dataset.codes.table(dataset.array("train"))["age"]) == set(range(24))
+
+
 def test_dates_of_a_format(tmp_path):
     _mixed(tmp_path / "a.csv", size=np.array(["31.12.2024", "1.1.2025", "2.1.2025"] * 40))
     rows, _ = _read(tmp_path / "a.csv", columns=["size", "price"], read_options={"date_format": "%d.%m.%Y"})

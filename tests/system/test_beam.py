@@ -107,6 +107,36 @@ def test_parquet(path, expected, tmp_path):
     check(rows, expected)
 
 
+NUMBERS = """
+import datetime, score
+
+level = {"kind": "category", "levels": ["a", 7, 0.5, True]}
+day = {"kind": "date", "start": "2024-02-28T00:00:00.000000", "num": 9}
+time = day | {"num": 0}
+values = [" a", "7", 7.0, "0.5", True, "True"], ["2024-03-01", datetime.date(2024, 3, 1), "2024-03-01T18:00"]
+print([score.number_of(value, level) for value in values[0]])
+print([float(score.number_of(value, day)) for value in values[1]], score.number_of(values[1][2], time))
+print(score.number_of("1.5", {"kind": "number"}))
+for value, code in [("b", level), ("soon", day)]:
+    try:
+        score.number_of(value, code)
+    except ValueError:
+        print("unknown")
+"""
+
+
+def run_python(code, *arguments):
+    command = [PYTHON, "-c", code, *arguments]
+    return subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)}, capture_output=True, text=True
+    )
+
+
+def test_levels_and_dates_are_numbers():
+    expected = ["[0, 1, 1, 2, 3, 3]", "[2.0, 2.0, 2.0] 2.75", "1.5", "unknown", "unknown"]
+    assert run_python(NUMBERS).stdout.splitlines() == expected
+
+
 SEVERAL = """
 import sys
 import score
@@ -128,10 +158,6 @@ def test_what_does_not_fit_is_said_at_once(path, tmp_path):
     for name, text in inputs.items():
         (tmp_path / name).write_text(text)
     patterns = [tmp_path / name for name in ("a.csv", "*.csv", "c.csv", "d.csv")]
-    command = [PYTHON, "-c", SEVERAL, path, *patterns]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)}, capture_output=True, text=True
-    )
-    lacking, other, both, none = done.stdout.splitlines()
+    lacking, other, both, none = run_python(SEVERAL, path, *patterns).stdout.splitlines()
     assert "lacks the columns ['length, cm'] of the model" in lacking and "has other columns than" in other
     assert "has columns that are named as scores are, ['quantile']" in both and "There is no file" in none

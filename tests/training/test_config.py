@@ -43,6 +43,7 @@ def test_a_bad_value_is_named():
     wrong += [("model.num_blocks", ()), ("model.num_blocks", (0, 0)), ("model.kernels", (3, 2, 3))]
     wrong += [("model.branch", "densenet"), ("model.growth", 0), ("model.normalization", "spectral")]
     wrong += [("model.norms", norms) for norms in [(2.0, 2.0), (2.0, 2.0, 2.0, 1.5), (0.5, 2.0, 2.0, 0.5)]]
+    wrong += [("model.norms", ("(2.0,)*4",))]
     wrong += [("model.logit_alpha", 0.5), ("model.block", "coupling"), ("model.condition", "labels")]
     wrong += [("model.dequantization", "flow"), ("model.dequantization_blocks", 0)]
     wrong += [("model.compute_dtype", "mixed_float16"), ("model.compute_dtype", "float64")]

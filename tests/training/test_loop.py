@@ -246,6 +246,16 @@ def test_the_best_checkpoint_is_the_one_that_counts(
     assert (last["step"], last["nats"], resflow.load(tmp_path).step) == (10, 10.0, 10)
 
 
+def test_a_run_that_kept_no_best_checkpoint_has_the_last(tmp_path, make_config, train, no_learning):
+    """And does not call it the best: that of step 4 is gone."""
+    last = {"train__keep_best": False, "train__patience": 0}
+    before = train(make_config(**CHOOSING | last), tmp_path)
+    result = train(make_config(**CHOOSING), tmp_path)
+    assert (result["step"], result["nats"], result["best"]) == (10, before["nats"], 0.0)
+    assert "after 10 steps" in result["line"] and not resflow.load(tmp_path).is_best
+    assert train(make_config(**CHOOSING), tmp_path)["line"].startswith("Already done")
+
+
 def test_a_run_that_is_killed_chooses_the_same_checkpoint(tmp_path, make_config, train, no_learning, monkeypatch):
     """Wherever it is: before the best checkpoint or its score is written, after the last score, at the end."""
     places = [(loop.Checkpoints, "save", 4), (loop.MetricsWriter, "scalars", 2)]

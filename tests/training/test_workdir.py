@@ -94,6 +94,12 @@ def test_a_run_without_a_checkpoint_gives_way(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line | {"step": 600}))
     with pytest.raises(ValueError, match="metrics up to step 600, but .*checkpoints is empty"):
         files.check_config(other)
+    edit(files.config, lambda config: config["train"].update(keep_best=True, eval_every=50))
+    with pytest.raises(ValueError, match="has no checkpoint yet.*after 50 steps"):
+        files.check_trained()
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line))
+    with pytest.raises(ValueError, match="metrics up to step 400, but .*checkpoints is empty"):
+        files.check_config(other)
 
 
 def test_data_are_found_from_anywhere(tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ Metrics, and their keys in the JSON file (scores are `bits_per_dim` of integer d
 data; infinite and undefined values are null):
 
 - likelihood: `bits_per_dim`, `bits_per_dim_stderr`, and the sources of that standard error,
-  `bits_per_dim_stderr_parts` (data, dequantization, estimator); `num_examples`; `bound`, "elbo" for integer data;
-  `baselines`; `entropy`.
+  `bits_per_dim_stderr_parts` (data, dequantization, estimator); `num_examples`; `bound`, "elbo" for integer data,
+  "importance_weighted" for tables with discrete columns; `baselines`; `entropy`.
 - noise: of the estimate of one example's loss, with the training's estimator and with this
   evaluation's (`noise.training`, `noise.evaluation`): mean, standard deviations, excess kurtosis.
 - reconstruction: the error of encoding and decoding, in the flow's input space and in levels, and
@@ -89,7 +89,7 @@ def check() -> None:
         raise ValueError(f"FID is for images; {info.name!r} are vectors. Leave it out of --metrics.")
     if "fid" in metrics and FLAGS.fid_weights != "imagenet" and not pathlib.Path(FLAGS.fid_weights).is_file():
         raise ValueError(f"--fid_weights={FLAGS.fid_weights}: there is no such file.")
-    if "importance_weighted" in metrics and info.levels is None:
+    if "importance_weighted" in metrics and not info.is_dequantized:
         raise ValueError("importance_weighted is of dequantized data, and these are continuous: leave it out.")
     if "classification" in metrics and info.num_classes is None:
         raise ValueError(f"classification needs labels, which {info.name!r} do not have: leave it out.")

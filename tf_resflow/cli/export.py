@@ -10,7 +10,7 @@ of the run's held-out examples, among which each score has a quantile.
 
 from absl import flags
 
-from tf_resflow import progress, serving
+from tf_resflow import serving
 from tf_resflow.cli import command_line
 
 FLAGS = flags.FLAGS
@@ -46,23 +46,22 @@ def check() -> None:
 
 def main() -> None:
     """Exports the model and prints its path."""
-    with progress.shown():
-        path = serving.export_run(
-            FLAGS.workdir,
-            FLAGS.export_dir,
-            version=FLAGS.version,
-            log_det=FLAGS.log_det,
-            num_probes=FLAGS.num_probes,
-            stderr=FLAGS.stderr,
-            num_samples=FLAGS.num_samples,
-            data_dir=FLAGS.data_dir,
-            data_path=FLAGS.data_path,
-            seed=FLAGS.seed,
-            max_samples=FLAGS.max_samples,
-            max_batch=FLAGS.max_batch,
-            signatures=FLAGS.signatures,
-            precise=FLAGS.precise,
-        )
+    path = serving.export_run(
+        FLAGS.workdir,
+        FLAGS.export_dir,
+        version=FLAGS.version,
+        log_det=FLAGS.log_det,
+        num_probes=FLAGS.num_probes,
+        stderr=FLAGS.stderr,
+        num_samples=FLAGS.num_samples,
+        data_dir=FLAGS.data_dir,
+        data_path=FLAGS.data_path,
+        seed=FLAGS.seed,
+        max_samples=FLAGS.max_samples,
+        max_batch=FLAGS.max_batch,
+        signatures=FLAGS.signatures,
+        precise=FLAGS.precise,
+    )
     print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 

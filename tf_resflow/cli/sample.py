@@ -20,8 +20,9 @@ several temperatures, its first column is the temperature.
 --interpolate walks through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
 from one to another, "corners" over a --num x --num square with one at each corner. Rows of images are labeled by
 the numbers of these examples, from 1. In 2-D the picture shows the paths over the log density; vectors of another
-size can only be written as .npy or .csv. Of images given their label, those with a label of --condition are chosen,
-and a point has the label of the nearest of them; columns given others have the condition between theirs.
+size, or with discrete columns, can only be written as .npy or .csv. Of images given their label, those with a label
+of --condition are chosen, and a point has the label of the nearest of them; columns given others have the condition
+between theirs.
 """
 
 import contextlib
@@ -99,6 +100,8 @@ def check() -> None:
     check = check_paths if FLAGS.interpolate else check_samples
     rows, columns = _grid(info)
     check(FLAGS.output, (rows * columns, *info.event_shape), info.levels)
+    if FLAGS.interpolate and _is_drawn_as_lines(info) and info.is_dequantized:
+        raise ValueError("Paths between levels, whole numbers or days cannot be drawn: write them to a .csv file.")
     if FLAGS.interpolate:
         command_line.check_data()
 

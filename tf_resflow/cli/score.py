@@ -46,6 +46,7 @@ FLAGS = flags.FLAGS
 
 _FARTHEST = 1e12  # deviations: a number beyond them counts as there
 _LARGEST = 1e38
+_COLUMNS = ("example", "log_prob", "stderr", "quantile", "reason")
 
 
 def define_flags() -> None:
@@ -67,11 +68,12 @@ def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
     check_output_path(FLAGS.output, [".csv"])
     command_line.check_run()
+    is_table = command_line.workdir().read_data().levels is None
+    if FLAGS.id_columns and not (FLAGS.input and is_table):
+        raise ValueError("--id_columns are columns of a table that --input gives.")
     if FLAGS.input is None:
-        if FLAGS.id_columns:
-            raise ValueError("--id_columns are columns of a table that --input gives.")
         command_line.check_data()
-    elif command_line.workdir().read_data().levels is None:
+    elif is_table:
         check_table(pathlib.Path(FLAGS.input).expanduser())
     elif not pathlib.Path(FLAGS.input).expanduser().exists():
         raise ValueError(f"--input={FLAGS.input}: there is no such file or folder.")
@@ -186,6 +188,8 @@ def _rows(config, info):
     rows, table = read_rows(FLAGS.input, codes, condition_codes, **options)
     path = pathlib.Path(FLAGS.input).expanduser().absolute()
     kept = table.iloc[:, find_columns(path, table, FLAGS.id_columns)]
+    if taken := [str(name) for name in kept if name in _COLUMNS]:
+        raise ValueError(f"--id_columns: the table of scores has a column {taken[0]!r} of its own. Rename yours.")
     wrong = np.flatnonzero(rows.reasons != "")
     if FLAGS.strict and len(wrong):
         raise ValueError(

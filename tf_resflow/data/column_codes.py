@@ -120,7 +120,7 @@ class _Number:
 
 @dataclasses.dataclass(frozen=True)
 class _Date:
-    """A time, as days since a first one."""
+    """A time, as days since a first one: whole ones if those of the fit are."""
 
     name: Any
     start: np.datetime64
@@ -144,7 +144,8 @@ class _Date:
 
     def encode(self, column):
         values = column.to_numpy(_TIME)
-        return np.where(np.isnat(values), np.nan, (values - self.start) / _DAY), 0.0, True
+        days = (values - self.start) / _DAY
+        return np.where(np.isnat(values), np.nan, np.floor(days) if self.num else days), 0.0, True
 
     def decode(self, y):
         days = np.round(y) if self.num else y

@@ -104,6 +104,8 @@ def load_images(
         examples = np.concatenate([images.array(split) for split in images.sizes]) // np.uint8(256 // levels)
         if images.files:
             files = [file for split in images.sizes for file in images.files[split]]
+            if examples.shape[-1] == 1 and event_shape[-1] == 3:  # all are gray: as one would be among colored ones
+                examples = np.repeat(examples, 3, axis=-1)
     if examples.shape[1:] != tuple(event_shape):
         raise ValueError(
             f"{path} has examples of shape {examples.shape[1:]}; those of the model have {tuple(event_shape)}."

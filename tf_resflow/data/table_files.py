@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from tf_resflow.config_fields import suggest
-from tf_resflow.data.column_codes import MOST_LEVELS
+from tf_resflow.data.column_codes import MOST_LEVELS, in_words
 from tf_resflow.data.files import check_table, read_array, readable
 from tf_resflow.extras import extra
 
 _SHOWN = 20  # columns in a message
 _MOSTLY = 0.5  # the share of numbers, or of dates, in a column of text from which on other values are mistakes
+_EXACT = 2**53  # up to which floats hold every whole number
 _GROUPED, _DECIMAL = r"-?\d{1,3}(,\d{3})+(\.\d+)?", r"-?\d+,\d+"
 _DATE, _OTHER_DATE = r"\d{4}-\d\d-\d\d", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b"
 WRITTEN = (
@@ -55,7 +56,7 @@ def read_table(
         table = _read_frame(path, suffix, options, texts)
     if len(table.shape) != 2 or 0 in table.shape:
         raise ValueError(f"{path}: expected a matrix [rows, columns], but the shape is {list(table.shape)}.")
-    frame = pandas.DataFrame(table)
+    frame = pandas.DataFrame(table).reset_index(drop=True)
     if pandas.api.types.is_integer_dtype(frame.columns):
         frame.columns = pandas.RangeIndex(1, frame.shape[1] + 1)
     else:
@@ -117,13 +118,24 @@ def column_names(frame: Any) -> tuple[str, ...] | None:
 def typed(path: pathlib.Path, frame: Any, as_levels: Collection[Any], date_format: str | None = None) -> Any:
     """The table with dates and numbers in the place of their text, but for the columns `as_levels`.
 
-    A column whose text is mostly numbers, or dates, has a mistake in the others: a ValueError.
+    A column whose text is mostly numbers, or dates, has a mistake in the others: a ValueError. Whole numbers that
+    pandas reads as floats, because some are missing, are whole numbers again.
     """
     frame = frame.copy()
-    for name in frame.columns:
-        if name not in as_levels and frame[name].dtype.kind in "OTU":
+    for name in [name for name in frame.columns if name not in as_levels]:
+        if frame[name].dtype.kind in "OTU":
             frame[name] = _typed_column(path, name, frame[name], date_format)
+        elif path.suffix.lower() in (".csv", ".xlsx") and _are_whole(frame[name]):
+            frame[name] = frame[name].astype("Int64")
     return frame
+
+
+def _are_whole(column):
+    """Whether the floats of a column that misses some are whole numbers."""
+    present = column.dropna()
+    if column.dtype.kind != "f" or len(present) in (0, len(column)):
+        return False
+    return bool((np.abs(present) < _EXACT).all() and (present % 1 == 0).all())
 
 
 def _typed_column(path, name, column, date_format):
@@ -138,7 +150,9 @@ def _typed_column(path, name, column, date_format):
         return pandas.to_numeric(column)
     if kind == "boolean":
         return column.astype("boolean")
-    if kind != "string":
+    if kind.startswith("mixed"):  # numbers and text, such as of a spreadsheet
+        column, present = (cells.map(in_words, na_action="ignore") for cells in (column, present))
+    elif kind != "string":
         return column
     if date_format is not None or present.str.match(_DATE).mean() >= _MOSTLY:
         with readable(path, f"a table with dates in the column {name!r}", "Write all of them in one time zone."):
@@ -147,6 +161,8 @@ def _typed_column(path, name, column, date_format):
             return times
         _check_no_mistake(path, name, present, times, "date")
     numbers = pandas.to_numeric(column, errors="coerce")
+    if len(present) and numbers[present.index].notna().all():
+        return numbers
     grouped, decimal = (present.str.fullmatch(pattern).mean() for pattern in (_GROUPED, _DECIMAL))
     _check_no_mistake(path, name, present, numbers, "real number", numbers[present.index].notna().mean() + grouped)
     _check_no_mistake(path, name, present, numbers, "real number", decimal)

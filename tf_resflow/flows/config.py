@@ -19,7 +19,7 @@ def _are_blocks(counts: Any) -> bool:
 
 
 def _are_orders(norms: Any) -> bool:
-    return all(order >= 1 for order in norms)
+    return all(isinstance(order, (int, float)) and order >= 1 for order in norms)
 
 
 def _are_odd(sizes: Any) -> bool:

@@ -42,3 +42,8 @@ class DataInfo(NamedTuple):
     condition_columns: tuple[str, ...] | None = None
     codes: ColumnCodes | None = None
     condition_codes: ColumnCodes | None = None
+
+    @property
+    def is_dequantized(self) -> bool:
+        """Whether noise is added to the data, or to some of their coordinates."""
+        return self.levels is not None or (self.codes is not None and self.codes.cells is not None)

@@ -325,7 +325,8 @@ class _Evaluations:
         """Writes the figures and the result, of the last step or of the best, and returns it."""
         if self._evaluated != last and not (self._train.keep_best and self.has(last)):
             self.evaluate(last)
-        step = (self._train.keep_best and self._best.restore()) or last
+        kept = self._best.restore() if self._train.keep_best else 0  # 0 if keep_best came after the best score
+        step = kept or last
         scores = self._scores.get(step)
         with self._averaged:
             final = scores
@@ -337,7 +338,7 @@ class _Evaluations:
                 result |= self._report.figures(files.figures)
         if self._split != self._final_split:
             result[self._split] = scores and {"step": step, **scores}
-        if self._train.keep_best:
+        if kept:
             result["last_step"] = last
         if last < self._train.steps:
             result["ended_by_patience"] = self._train.patience

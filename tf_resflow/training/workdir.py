@@ -244,8 +244,8 @@ class Workdir:
 
     def is_begun(self) -> bool:
         """Whether the directory belongs to a run, which has saved a checkpoint, even if that was lost since."""
-        saves_every = self.read_config().train.checkpoint_every if self.config.exists() else 0
-        return bool(newest_first(self.checkpoints)) or self._is_done() or self._last_step() > saves_every
+        first = _first_checkpoint(self.read_config()) if self.config.exists() else 0
+        return bool(newest_first(self.checkpoints)) or self._is_done() or self._last_step() > first
 
     def check_empty(self) -> None:
         """Raises ValueError unless the directory is empty, or can be made."""
@@ -259,7 +259,7 @@ class Workdir:
         if not newest_first(self.checkpoints):
             raise ValueError(
                 f"{self.path} has no checkpoint yet. Let resflow-train run until its first one "
-                f"(after {counted(self.read_config().train.checkpoint_every, 'step')}, and when it is interrupted)."
+                f"(after {counted(_first_checkpoint(self.read_config()), 'step')}, and when it is interrupted)."
             )
 
     def _check_state(self):
@@ -314,6 +314,13 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, not {value!r:.40}. Restore it from a backup.")
     return value
+
+
+def _first_checkpoint(config):
+    """The step after which a run saves its first checkpoint: before the first score, if one can be the best."""
+    train = config.train
+    chooses = train.keep_best or train.patience > 0
+    return min(train.steps, train.checkpoint_every, train.eval_every if chooses else train.steps)
 
 
 def _data_info(dataset):

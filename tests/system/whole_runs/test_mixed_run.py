@@ -13,6 +13,7 @@ from scipy import special
 
 import tf_resflow as resflow
 from tf_resflow import data, training
+from tf_resflow.cli import evaluate as evaluate_command
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
 
@@ -68,7 +69,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_the_result_has_one_unit(mixed, run, table):
+def test_the_result_has_one_unit(mixed, run, run_command, tmp_path):
     """Of the score and the Gaussian baseline, whose bound is computed here by random points in the cells."""
     workdir, result = mixed
     assert run.data.sizes == {"train": 398, "validation": 50, "test": 50}
@@ -97,6 +98,10 @@ def test_the_result_has_one_unit(mixed, run, table):
     assert likelihood["nats"] == pytest.approx(result["nats"], abs=1e-4)
     weighted = evaluation.importance_weighted(64)["importance_weighted"]["nats"]
     assert weighted == pytest.approx(result["nats"], abs=0.2)
+    arguments = ["--metrics=importance_weighted", "--iw_samples=16"]
+    run_command(evaluate_command, workdir, tmp_path / "result.json", *arguments)
+    found = json.loads((tmp_path / "result.json").read_text())["importance_weighted"]
+    assert found["nats"] == pytest.approx(result["nats"], abs=0.2)
 
 
 def test_scores(mixed, run, table, run_command, tmp_path):
