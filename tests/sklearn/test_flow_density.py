@@ -134,6 +134,15 @@ def test_the_noise_is_the_smoothest_within_two_standard_errors():
     assert fit.score_samples(far) == pytest.approx(broad.score_samples(far) - np.log(100), abs=1e-3)
 
 
+def test_a_far_row_decides_nothing():
+    """Beside 99 gains of 0.1 with a deviation of 0.2: their mean is five standard errors."""
+    gains = 0.1 + 0.2 * np.random.default_rng(0).normal(size=100)
+    gains[3] = -1000.0
+    assert flow_density._is_ahead(gains, np.ones(100)) and not flow_density._is_ahead(-gains, np.ones(100))
+    assert flow_density._is_ahead(gains, np.where(np.arange(100) == 3, 0.0, 1.0))  # by its weight alone
+    assert not flow_density._is_ahead(gains - 0.1, np.ones(100))
+
+
 def test_flows_are_whitened_where_that_helps():
     """Columns that nearly repeat each other, and independent ones."""
     x = np.random.default_rng(0).normal(size=[300, 2])

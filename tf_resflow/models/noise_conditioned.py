@@ -16,7 +16,15 @@ from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.seeds import split_seed, stateless_seed
 
-__all__ = ["LEAST_NOISE", "MOST_NOISE", "NoiseConditionedDensity", "Rows", "Weights", "shared_density"]
+__all__ = [
+    "LEAST_NOISE",
+    "MOST_NOISE",
+    "NoiseConditionedDensity",
+    "Rows",
+    "Weights",
+    "shared_density",
+    "without_extremes",
+]
 
 LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, beside standardized vectors
 BATCH = 128
@@ -28,6 +36,7 @@ _MOST_EXACT = 256  # coordinates
 _CHUNK = 256  # rows that are scored at once, padded: so a score does not depend on the others, not by rounding
 _FIRST = 1000  # rows, at least, from which the ActNorms are initialized
 _COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # of a layer; of AdamW, the largest one
+_EXTREME = 0.02  # share of the held-out rows on each side that count as the next ones
 _FLOOR = 0.1  # deviation of the noise in the covariance by which vectors are whitened
 
 
@@ -113,6 +122,8 @@ class NoiseConditionedDensity:
     ) -> Weights:
         """Trains from new initial weights; it ends when the loss of the held-out rows has not fallen for long.
 
+        Of the losses of the held-out rows the 2 % on each side are winsorized: one far row does not end a training.
+
         Args:
           rows: of the training.
           held_out: others.
@@ -135,12 +146,12 @@ class NoiseConditionedDensity:
             stop = keras.callbacks.EarlyStopping(
                 patience=max(4, math.ceil(_PATIENCE * epochs)), restore_best_weights=True
             )
+            values = np.concatenate(check, axis=1)
             self._model.fit(
                 _noisy_batches(rows, widths, epochs * _ROUND, rng),
                 steps_per_epoch=_ROUND,
                 epochs=epochs,
-                validation_data=tf.data.Dataset.from_tensors(check),
-                callbacks=[stop],
+                callbacks=[_HeldOutLoss(lambda: -without_extremes(self._log_probs(values)).mean()), stop],
                 verbose=verbose,
                 shuffle=False,
             )
@@ -155,12 +166,9 @@ class NoiseConditionedDensity:
     def log_prob(self, weights: Weights, rows: Rows, noise: float) -> np.ndarray:
         """`[num]`: the log-densities at a noise level, in float64."""
         code = np.full([len(rows.values), 1], _code(noise))
-        values, num = np.concatenate([rows.values, code, rows.given], axis=1).astype(np.float32), len(code)
-        parts = np.split(np.resize(values, [-(-num // _CHUNK) * _CHUNK, values.shape[1]]), -(-num // _CHUNK))
         with self._lock:
             self._set(weights)
-            found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in parts]
-        return np.concatenate(found)[:num].astype(np.float64)
+            return self._log_probs(np.concatenate([rows.values, code, rows.given], axis=1).astype(np.float32))
 
     def sample(self, weights: Weights, given: np.ndarray, noise: float, seed: int) -> np.ndarray:
         """Draws a vector for each row `[num, given_size]` of what is given."""
@@ -172,6 +180,13 @@ class NoiseConditionedDensity:
     @property
     def _whiten(self):
         return self._model.flow.bijectors[0]
+
+    def _log_probs(self, values):
+        """The log-densities `[num]` of vectors with their conditions behind them, in float64."""
+        num = len(values)
+        parts = np.split(np.resize(values, [-(-num // _CHUNK) * _CHUNK, values.shape[1]]), -(-num // _CHUNK))
+        found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in parts]
+        return np.concatenate(found)[:num].astype(np.float64)
 
     def _log_prob_of_rows(self, x, condition):
         return self._model.log_prob(x, 0, condition=condition, evaluation=True)
@@ -201,6 +216,17 @@ def shared_density(size: int, given_size: int, num_blocks: int, hidden: tuple[in
     return NoiseConditionedDensity(size, given_size, num_blocks=num_blocks, hidden=hidden)
 
 
+class _HeldOutLoss(keras.callbacks.Callback):
+    """Tells the callbacks behind it the loss of held-out rows."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self._loss = loss
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_loss"] = self._loss()
+
+
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """A rise over the first tenth of the steps, and a fall to zero by a cosine; their number is a variable."""
 
@@ -214,6 +240,11 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         return {}
+
+
+def without_extremes(values: np.ndarray) -> np.ndarray:
+    """Values between their quantiles at 2 % and 98 %: so that their mean does not hang on a single strange row."""
+    return np.clip(values, *np.quantile(values, [_EXTREME, 1 - _EXTREME]))
 
 
 def _code(noise):

@@ -18,7 +18,7 @@ with extra("sklearn"):
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from tf_resflow.data.columns import Columns
-from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, shared_density
+from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, shared_density, without_extremes
 
 __all__ = ["FlowDensity"]
 
@@ -427,7 +427,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         steps = density.num_steps(len(fold.kept.values)) if self.max_steps is None else self.max_steps
         options = {"whiten": whiten, "steps": math.ceil(share * steps), "seed": fold.seed, "verbose": self.verbose}
         member = density.train(fold.kept, fold.held_out, self.columns_.widths, **options)
-        return member, np.array([self._scores(fold.compared, level, [member]) for level in levels])
+        scores = {level: self._scores(fold.compared, level, [member]) for level in {*levels, MOST_NOISE}}
+        return member, np.array([_mixed(scores[level], scores[MOST_NOISE]) for level in levels])
 
     def _choose_noise(self, levels, scores, weights):
         """The smoothest level that the best one is not ahead of, by the scores `[levels, num]` of held-out rows."""
@@ -436,12 +437,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self.noise_ = float(levels[[not _is_ahead(best - own, weights) for own in scores]].max())
 
     def _mixed_scores(self, table):
-        """The log-densities of rows: of the level of the noise, and a little of the broadest one."""
-        scores = self._scores(table, self.noise_)
-        if self.noise_ == MOST_NOISE:
-            return scores
-        broad = self._scores(table, MOST_NOISE)
-        return np.logaddexp(math.log1p(-_BROAD) + scores, math.log(_BROAD) + broad)
+        """The log-densities of rows."""
+        return _mixed(self._scores(table, self.noise_), self._scores(table, MOST_NOISE))
 
     def _scores(self, table, noise, members=None):
         """The log-densities of rows at a noise level: of means over members, cells, and missing values."""
@@ -470,9 +467,14 @@ def _is_count(value):
     return isinstance(value, numbers.Integral) and _is_in(value, 1, math.inf)
 
 
+def _mixed(scores, broad):
+    """The log-densities of the mixture, from those of its level and of the broadest one."""
+    return np.logaddexp(math.log1p(-_BROAD) + scores, math.log(_BROAD) + broad)
+
+
 def _is_ahead(gains, weights):
-    """Whether the mean of gains is above two standard errors."""
-    weights = weights / weights.sum()
+    """Whether the mean of gains, without extremes, is above two standard errors."""
+    gains, weights = without_extremes(gains), weights / weights.sum()
     mean = gains @ weights
     return mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2)
 
