@@ -36,7 +36,7 @@ def get_config():
     config.model.norms = (2.0,) * 4
     config.model.estimator.train.kind = "automatic"
     config.train.steps = 5000
-    config.train.batch_size = 256
+    config.train.batch_size = 64
     config.train.learning_rate = 1e-3
     config.train.eval_every = 50
     config.train.keep_best = True
