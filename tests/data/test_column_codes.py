@@ -24,8 +24,8 @@ def test_rows_come_back_by_codes_of_json(seed):
     table = frame(seed)
     codes = ColumnCodes.from_list(json.loads(json.dumps(ColumnCodes(table).as_list())))
     assert codes.kinds == {name: KINDS[name] for name in table}
-    values, known, reasons = codes.read(table[table.columns[::-1]])
-    assert known.all() and np.isfinite(values).all() and not any(reasons)
+    values, known, unreadable, reasons = codes.read(table[table.columns[::-1]])
+    assert known.all() and np.isfinite(values).all() and not unreadable.any() and not any(reasons)
     step = np.zeros(codes.size) if codes.cells is None else codes.cells.step
     noise = np.random.default_rng(seed).uniform(-0.49, 0.49, size=values.shape)
     back = codes.table(values + step * noise)
@@ -80,16 +80,19 @@ def test_rows_that_cannot_be_read_have_a_reason():
             "day": ["2024-01-03", "2024-01-03", "03.01.2024", None, "2024-01-01T12:00", "2024-01-09"],
         }
     )
-    values, known, reasons = codes.read(new)
+    values, known, unreadable, reasons = codes.read(new)
     assert reasons.tolist() == [
         "",
         "column 'x': 'a' is no number",
-        "column 'x': the value is missing",
+        "column 'day': '03.01.2024' is no date",  # rather than that x is missing
         "column 'x': 'inf' is infinite",
         "column 'code': '8' is no level of the training",
         "column 'code': '9.0' is no level of the training",
     ]
     assert known.tolist() == [True, False, True, True, False, False]
+    assert unreadable.tolist() == [False] + [True] * 5
+    alone = codes.read(new.assign(day="2024-01-03"))
+    assert alone.reasons[2] == "column 'x': the value is missing" and not alone.unreadable[2]
     np.testing.assert_array_equal(values[0], [0.5, 0, 0, 2])
     np.testing.assert_array_equal(values[4, [0, 1, 3]], [1e300, -1, 0])
     assert codes.read(new, date_format="%d.%m.%Y").values[2, 3] == 2

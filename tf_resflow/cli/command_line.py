@@ -63,9 +63,8 @@ def run(
 
 def _run(description, define_flags, main, check):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.modules[
-        "__main__"
-    ].__doc__ = f"{description}\n--version alone prints the version of tf_resflow."  # for absl
+    text = f"{description}\n--version alone prints the version of tf_resflow."
+    sys.modules["__main__"].__doc__ = text  # which absl shows
     before = set(flags.FLAGS)
     try:
         define_flags()

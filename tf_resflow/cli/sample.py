@@ -171,7 +171,6 @@ def _condition(info):
 
 
 def _sample(info):
-
     temperatures = [float(value) for value in FLAGS.temperature]
     condition, (rows, num) = _condition(info), _grid(info)
     run = resflow.load(FLAGS.workdir)
@@ -196,6 +195,7 @@ def _sample(info):
             (rows, num, *info.event_shape),
             levels=info.levels,
             labels=labels,
+            temperatures=temperatures,
             data=examples,
             names=info.columns,
             codes=info.codes,

@@ -62,11 +62,13 @@ class ReadRows(NamedTuple):
     Attributes:
       values: `[num, size]` float64; NaN where a value is missing or cannot be read.
       known: `[num]`, whether all levels are known; the value of another one is -1.
+      unreadable: `[num]`, whether a value of a row is there, and cannot be read.
       reasons: `[num]`, what is wrong with a row in words, or "".
     """
 
     values: np.ndarray
     known: np.ndarray
+    unreadable: np.ndarray
     reasons: np.ndarray
 
 
@@ -325,7 +327,8 @@ class ColumnCodes:
     def read(self, table: Any, *, date_format: str | None = None) -> ReadRows:
         """The rows of any table with these columns, in units; `date_format` is of text, by default ISO 8601."""
         num = len(table)
-        values, known, reasons = np.empty([num, self.size]), np.ones(num, bool), np.full(num, "", object)
+        values, known = np.empty([num, self.size]), np.ones(num, bool)
+        unreadable, reasons = np.zeros(num, bool), np.full(num, "", object)
         for place, column in enumerate(self._columns):
             written = table[column.name].reset_index(drop=True)
             readable, wrong = column.readable(written, date_format)
@@ -334,10 +337,12 @@ class ColumnCodes:
             values[:, place] = self._first[place] + self._step[place] * codes
             wrong = np.where(is_known, wrong, "no level of the training")
             for row in np.flatnonzero((wrong != "") | np.isnan(codes)):
-                value = f"{in_words(written[row])[:40]!r} is {wrong[row]}" if wrong[row] else "the value is missing"
-                reasons[row] = reasons[row] or f"column {column.name!r}: {value}"
+                if wrong[row] and not unreadable[row]:
+                    reasons[row] = f"column {column.name!r}: {in_words(written[row])[:40]!r} is {wrong[row]}"
+                    unreadable[row] = True
+                reasons[row] = reasons[row] or f"column {column.name!r}: the value is missing"
             known &= is_known
-        return ReadRows(values, known, reasons)
+        return ReadRows(values, known, unreadable, reasons)
 
     def table(self, values: np.ndarray) -> Any:
         """A `pandas.DataFrame` of vectors in units, in the types and the order of the columns."""

@@ -26,7 +26,6 @@ from tf_resflow.data.table_files import (
 )
 from tf_resflow.extras import extra
 
-_MISSING = "the value is missing"
 _FINE = 2e-2  # of a cell: the largest distance of two neighboring values of float32 in it
 
 
@@ -37,12 +36,14 @@ class TableRows(NamedTuple):
       x: `[num, size]` float64, the values; NaN where one is missing or cannot be read.
       condition: `[num, condition_size]`, likewise.
       known: `[num]`, whether all levels of x are known: the probability of another one is 0.
+      unreadable: `[num]`, whether a value is there, and cannot be read.
       reasons: `[num]`, what is wrong with each row, in words, or "".
     """
 
     x: np.ndarray
     condition: np.ndarray
     known: np.ndarray
+    unreadable: np.ndarray
     reasons: np.ndarray
 
     def take(self, places: Any) -> "TableRows":
@@ -231,10 +232,12 @@ def read_rows(
 def _as_vectors(table, codes, condition_codes, date_format=None):
     x = codes.read(table, date_format=date_format)
     if condition_codes is None:
-        return TableRows(x.values, np.zeros([len(table), 0]), x.known, x.reasons)
+        return TableRows(x.values, np.zeros([len(table), 0]), x.known, x.unreadable, x.reasons)
     given = condition_codes.read(table, date_format=date_format)
     condition = np.where(given.known[:, np.newaxis], given.values, np.nan)  # of other levels nothing is known
-    return TableRows(x.values, condition, x.known, np.where(x.reasons == "", given.reasons, x.reasons))
+    is_given = (x.reasons == "") | (given.unreadable & ~x.unreadable)
+    reasons = np.where(is_given, given.reasons, x.reasons)
+    return TableRows(x.values, condition, x.known, x.unreadable | given.unreadable, reasons)
 
 
 def check_rows(
@@ -247,9 +250,8 @@ def check_rows(
 ) -> TableRows:
     """The rows without a fault; raises ValueError for one, unless those that miss values are to be left out."""
     path, places = pathlib.Path(path).expanduser().absolute(), np.flatnonzero(rows.reasons != "")
-    is_missing = np.array([reason.endswith(_MISSING) for reason in rows.reasons], bool)
     where = [f"{path}, row {place + 1}, {rows.reasons[place]}" for place in places]
-    wrong = [text for text, place in zip(where, places, strict=True) if not is_missing[place]]
+    wrong = [text for text, place in zip(where, places, strict=True) if rows.unreadable[place]]
     if wrong:
         advice = WRITTEN if path.suffix.lower() == ".csv" else ""
         raise ValueError(
@@ -263,7 +265,7 @@ def check_rows(
     text = f"{len(places):,} of {len(rows.x):,} rows miss values, by columns: {shortened(counts)}."
     if missing == "drop":
         logging.warning("%s: left out rows. %s", path, text)
-        return rows.take(~is_missing)
+        return rows.take(rows.reasons == "")
     raise ValueError(
         f"{where[0]}. {text} Leave these rows out by --config.data.missing=drop, fill in the values, or leave the "
         "columns out by --config.data.columns."

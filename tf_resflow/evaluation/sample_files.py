@@ -29,7 +29,6 @@ __all__ = [
 MAX_TEMPERATURE = 100.0
 """The largest temperature that samples may have."""
 
-_HEATED = "temperature "  # a label
 _MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
 _CSV_VALUE = 11  # bytes of a number of 9 digits, with its point and its comma; not all numbers need them
 _MAX_VALUES = 2**28  # of paths, which are kept in memory
@@ -86,6 +85,7 @@ def write_samples(
     *,
     levels: int | None = None,
     labels: Sequence[str] = (),
+    temperatures: Sequence[float] = (),
     data: dict[str, np.ndarray] | None = None,
     names: Sequence[str] | None = None,
     codes: ColumnCodes | None = None,
@@ -97,7 +97,7 @@ def write_samples(
     as many rows of images, or groups of vectors, with their labels; a grid of one row is about square. The data,
     a dict of one name to vectors, are drawn under the samples. `names` are those of the coordinates of vectors, and
     `name` that of the data, for the title. The `codes` of a table give the columns of a .csv file their types; with
-    several groups, labeled as "temperature 0.5", its first column is the temperature. .npy and .csv files are
+    several `temperatures`, one for each group, its first column is the temperature. .npy and .csv files are
     written batch by batch.
     """
     rows, columns, *event_shape = shape
@@ -107,7 +107,6 @@ def write_samples(
         return
     if suffix == ".csv":
         names = list(names or [f"column {i + 1}" for i in range(event_shape[0])])
-        temperatures = [label.removeprefix(_HEATED) for label in labels if label.startswith(_HEATED)]
         _write_rows(path, batches, names, codes, temperatures if len(temperatures) > 1 else [], columns)
         return
     samples = np.concatenate(list(batches))

@@ -209,6 +209,9 @@ def interpolate_examples(
         corners = ends.ravel()
         of_corners = given[0][corners] if given else None
         return interpolate_corners(model, examples[corners], num=num, seed=seed, condition=of_corners).numpy()
+    if len(ends) < num:
+        these, pairs = counted(len(examples), "example"), counted(len(ends), "pair")
+        logging.warning("%s make %s, fewer than the %d asked for.", these, pairs, num)
     first, second = ends.T
     of_pairs = [given[0][first], given[0][second]] if given else None
     paths = interpolate_pairs(model, examples[first], examples[second], num=length, seed=seed, condition=of_pairs)
@@ -228,9 +231,6 @@ def ends_of_paths(num_examples: int, *, kind: str, num: int, seed: int = 0) -> n
     pairs = min(num, num_examples // 2)
     if not pairs:
         raise ValueError(f"A path goes from one example to another; got {num_examples}.")
-    if pairs < num:
-        these = counted(num_examples, "example")
-        logging.warning("%s make %s, fewer than the %d asked for.", these, counted(pairs, "pair"), num)
     return order[: 2 * pairs].reshape(2, pairs).T
 
 

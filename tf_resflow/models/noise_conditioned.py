@@ -147,11 +147,15 @@ class NoiseConditionedDensity:
                 patience=max(4, math.ceil(_PATIENCE * epochs)), restore_best_weights=True
             )
             values = np.concatenate(check, axis=1)
+
+            def tell_loss(epoch, logs):  # to the callback behind
+                logs["val_loss"] = -without_extremes(self._log_probs(values)).mean()
+
             self._model.fit(
                 _noisy_batches(rows, widths, epochs * _ROUND, rng),
                 steps_per_epoch=_ROUND,
                 epochs=epochs,
-                callbacks=[_HeldOutLoss(lambda: -without_extremes(self._log_probs(values)).mean()), stop],
+                callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=tell_loss), stop],
                 verbose=verbose,
                 shuffle=False,
             )
@@ -214,17 +218,6 @@ class NoiseConditionedDensity:
 def shared_density(size: int, given_size: int, num_blocks: int, hidden: tuple[int, ...]) -> NoiseConditionedDensity:
     """The `NoiseConditionedDensity` of these sizes, which all fits of a process share."""
     return NoiseConditionedDensity(size, given_size, num_blocks=num_blocks, hidden=hidden)
-
-
-class _HeldOutLoss(keras.callbacks.Callback):
-    """Tells the callbacks behind it the loss of held-out rows."""
-
-    def __init__(self, loss):
-        super().__init__()
-        self._loss = loss
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs["val_loss"] = self._loss()
 
 
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
