@@ -32,14 +32,14 @@ def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
 
 
 def test_a_batch_is_decoded_in_parts_that_move_the_bar(monkeypatch):
-    """As many at a time as have 2^14 values; of a sampler, later calls reuse the graphs."""
+    """As many at a time as have 2^14 values, or 32; of a sampler, later calls reuse the graphs."""
     flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([1])])
     sampler, tracked, traces, flow_input = None, [], [], sampling.flow_input
     monkeypatch.setattr(sampling, "track", lambda items, name: tracked.append((name, len(items))) or items)
     monkeypatch.setattr(sampling, "flow_input", lambda *args: traces.append(args) or flow_input(*args))
     sampler = sampling.Sampler(resflow.FlowModel(flow, (32, 32, 1), levels=256))
-    assert [len(part) for part in sampler(40)] == [16, 16, 8]
-    assert [len(part) for part in sampler(70)] == [16, 16, 16, 16, 6]
+    assert [len(part) for part in sampler(70)] == [32, 32, 6]
+    assert [len(part) for part in sampler(140)] == [32, 32, 32, 32, 12]
     assert tracked == [("samples", 3), ("samples", 5)] and len(traces) <= 2
 
 

@@ -17,7 +17,8 @@ __all__ = ["draw_samples", "interpolate_corners", "interpolate_examples", "inter
 
 _BATCH_VALUES = 2**16  # of a batch, if it has more than the examples below
 _MIN_BATCH = 64
-_PART_VALUES = 2**14  # that are decoded at a time, so that the bar moves
+_PART_VALUES = 2**14  # that are decoded at a time, so that the bar moves, if they are more than the examples below
+_MIN_PART = 32
 
 
 def draw_samples(
@@ -106,7 +107,7 @@ def _batch_size(model):
 
 def _part_size(model):
     """Number of examples that are decoded at a time."""
-    return max(1, _PART_VALUES // math.prod(model.data_space.event_shape))
+    return max(_MIN_PART, _PART_VALUES // math.prod(model.data_space.event_shape))
 
 
 def interpolate_pairs(
