@@ -143,6 +143,7 @@ def run_without_work():
             "nats_stderr": 0.0,
             "bits_per_dim": 0.0,
             "bits_per_dim_stderr": 0.0,
+            "loss": 0.0,
             "num_examples": 1,
         }
         with pytest.MonkeyPatch.context() as patch:

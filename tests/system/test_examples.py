@@ -20,7 +20,7 @@ import tf_resflow
 ROOT = pathlib.Path(__file__).parents[2]
 BLOCK = re.compile(r"^[ ]*```python\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 # Fragments that need a trained run; tests/training covers them.
-NEEDS_A_RUN = "resflow.load(", "AveragedWeights("
+NEEDS_A_RUN = 'resflow.load("runs/', "AveragedWeights("
 NAMES = {"keras": keras, "np": np, "resflow": tf_resflow, "tf": tf}
 
 

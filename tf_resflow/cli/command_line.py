@@ -84,8 +84,10 @@ def _run(description, define_flags, main, check):
 
 
 def define_workdir() -> None:
-    """Defines --workdir, the directory of a trained run."""
-    flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+    """Defines --workdir, the place of a trained run."""
+    flags.DEFINE_string(
+        "workdir", None, "Directory of the run, a .zip file of one, or pretrained:NAME.", required=True
+    )
 
 
 def define_data_flags() -> None:
@@ -107,10 +109,10 @@ def define_estimator_flags(stderr: str) -> None:
 
 
 def workdir() -> Any:
-    """The files of the run in --workdir."""
-    from tf_resflow.training.workdir import Workdir  # which an extra provides
+    """The files of the trained run in --workdir."""
+    from tf_resflow.training.packed import opened  # which an extra provides
 
-    return Workdir(flags.FLAGS.workdir)
+    return opened(flags.FLAGS.workdir)
 
 
 def check_run() -> None:

@@ -26,9 +26,11 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if there is no checkpoint to read, or the workdir is not empty."""
+    from tf_resflow.training.workdir import Workdir  # which an extra provides
+
     if not pathlib.Path(FLAGS.checkpoint).is_file():
         raise ValueError(f"Cannot read {FLAGS.checkpoint}: there is no such file.")
-    command_line.workdir().check_empty()
+    Workdir(FLAGS.workdir).check_empty()
 
 
 def main() -> None:

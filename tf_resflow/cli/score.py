@@ -205,8 +205,12 @@ def _rows(config, info):
 
 
 def _near(values, mean, std):
-    """Numbers no farther from the mean than float32 can hold the square of their distance."""
-    mean, distance = mean.astype(np.float64), np.minimum(_FARTHEST * std.astype(np.float64), _LARGEST)
+    """Numbers no farther from the mean than float32 can hold the square of their distance.
+
+    The densities in the plane have no moments that are known.
+    """
+    mean, std = (0.0, 1.0) if mean is None else (mean.astype(np.float64), std.astype(np.float64))
+    distance = np.minimum(_FARTHEST * std, _LARGEST)
     return np.clip(values, mean - distance, mean + distance)
 
 

@@ -41,10 +41,11 @@ def check() -> None:
     """Raises ValueError if the config is wrong, its data are missing, or the workdir is that of another run."""
     from tf_resflow.data.config import check_places  # which an extra provides
     from tf_resflow.training.config import validate_config
+    from tf_resflow.training.workdir import Workdir
 
     validate_config(FLAGS.config)
     check_places(FLAGS.config.data)
-    files = command_line.workdir()
+    files = Workdir(FLAGS.workdir)
     files.check_config(FLAGS.config)
     if "TF_CONFIG" not in os.environ:  # of several workers another one may have the lock
         with files.locked():

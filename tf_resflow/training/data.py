@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tf_resflow import data
 from tf_resflow.models.build import with_statistics
+from tf_resflow.training.packed import opened
 from tf_resflow.training.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ def load_data(
     """Loads the data set that a run was trained on.
 
     Args:
-      workdir: directory of a run.
+      workdir: directory of a run, or what else `tf_resflow.load` takes.
       data_dir: the TensorFlow Datasets folder, if the data have moved.
       data_path: their file or folder, if the data have moved.
 
     Raises:
       ValueError: when the directory has no run, or the data are missing, malformed, or not those of the run.
     """
-    files = Workdir(workdir)
+    files = opened(workdir)
     return load_checked(files.config_of_data(data_dir=data_dir, data_path=data_path), files)
 
 

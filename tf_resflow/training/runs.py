@@ -1,16 +1,21 @@
 """A trained model from its workdir."""
 
+import copy
 import os
 import pathlib
+import tempfile
 from typing import Any
 
+from tf_resflow.data.config import PLACES
 from tf_resflow.models import build_model, evaluation_estimator
 from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.models.data_info import DataInfo
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
-from tf_resflow.training.workdir import Workdir, read_json
+from tf_resflow.training.packed import MODELS, PackedRun, opened, write_packed
+from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json, write_json
+from tf_resflow.writing import check_output_path, whole_file
 
 __all__ = ["Run", "load"]
 
@@ -61,6 +66,27 @@ class Run:
             self.config, flow, space.event_shape, dequantizer=space.dequantizer, name=name, num_probes=num_probes
         )
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the run as one file: the config, what is known of the data, the result and the weights.
+
+        `load` and the commands take it in the place of the directory. The paths of the data are left out, and the
+        state of the optimizer: the training cannot go on from it.
+
+        Args:
+          path: a .zip file.
+        """
+        check_output_path(path, [".zip"])
+        config = copy.deepcopy(self.config)
+        config.data.update(dict.fromkeys(PLACES, ""))
+        with tempfile.TemporaryDirectory() as name, whole_file(path) as temporary:
+            files = Workdir(name)
+            files.describe(config, self.data)
+            write_json(files.path / "weights.json", {"step": self.step, "is_best": self.is_best})
+            if self.result is not None:
+                write_json(files.result, self.result)
+            self.model.save_weights(files.path / "model.weights.h5")
+            write_packed(temporary, files.path)
+
     def __repr__(self) -> str:
         """One line, without the config and the result, which take a page."""
         return f"Run(model={self.model}, step={self.step}, workdir={self.workdir}, data={self.data})"
@@ -70,13 +96,18 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     """Loads the model of a run, with its averaged weights. The data are not needed.
 
     ```python
-    run = resflow.load("runs/digits")
-    images = run.model.sample(16, seed=0)
+    import tf_resflow as resflow
+    run = resflow.load("digits")  # or the directory of a run
+    images = run.model.sample(4, seed=0)
     log_prob = run.model.log_prob(images, seed=1, evaluation=True)
+    print(images.shape, images.dtype.name, log_prob.shape, run.step)
+    # (4, 8, 8, 1) uint8 (4,) 750
     ```
 
     Args:
-      workdir: directory of a run of `resflow-train`.
+      workdir: directory of a run of `resflow-train`; a file that the `save` of a loaded run wrote; or the name of a
+        pretrained model, "digits" or "pinwheel", if there is no such directory. "pretrained:digits" is always the
+        model.
 
     Returns:
       An object with the attributes
@@ -87,21 +118,29 @@ def load(workdir: str | os.PathLike[str]) -> Run:
       - `config`: the run's configuration, an `ml_collections.ConfigDict`
       - `step`: the number of training steps taken
       - `is_best`: whether it is the best checkpoint, which may be older than the newest
-      - `workdir`: the directory, a `pathlib.Path`
+      - `workdir`: the directory or the file, a `pathlib.Path`
       - `data`: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes`,
         `columns`, and the `mean` and `std` by which the model normalizes its input
       - `result`: the content of result.json; None before the end of the training
+      - `save(path)`: writes all of this as one .zip file
 
     Raises:
-      ValueError: when the directory has no config, no checkpoint, or one of another model.
+      ValueError: when the directory has no config, no checkpoint, or one of another model; or the file of a
+        pretrained model is missing or another one than that of this version.
     """
-    files = Workdir(workdir)
+    if workdir in MODELS and not pathlib.Path(workdir).exists():
+        workdir = f"{PRETRAINED}{workdir}"
+    files = opened(workdir)
     config, data = files.read_config(), files.read_data()
     files.check_trained()
     model = build_model(config, data)
+    result = read_json(files.result) if files.result.exists() else None
+    if isinstance(files, PackedRun):
+        model.load_weights(files.weights)
+        step, is_best = files.step()
+        return Run(model, config, step, files.source, data, result, is_best)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     best = Checkpoints(files.best, model, optimizer).restore() if config.train.keep_best else 0
     step = best or Checkpoints(files.checkpoints, model, optimizer).restore()
     AveragedWeights(model, optimizer).apply()
-    result = read_json(files.result) if files.result.exists() else None
     return Run(model, config, step, files.path, data, result, is_best=best > 0)

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from tf_resflow.data import Dataset
 
-__all__ = ["Workdir", "read_json", "write_json"]
+__all__ = ["PRETRAINED", "Workdir", "read_json", "write_json"]
+
+PRETRAINED = "pretrained:"  # before the name of a released model, in the place of a workdir
 
 # Fields that a later run may change: they do not affect the weights at a given step.
 _FREE = (
@@ -62,10 +64,15 @@ class Workdir:
       path: the directory.
       is_chief: whether this process writes to it. The other workers read config.json, data.json and the checkpoints
         there, and write the rest to a temporary directory.
+
+    Attributes:
+      source: what was given: the directory, or the file that it was unpacked from.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, is_chief: bool = True):
-        self.path = pathlib.Path(path).expanduser()
+        if os.fspath(path).startswith(PRETRAINED):
+            raise ValueError(f"{path} is a trained model, which is only read. Give a folder as --workdir.")
+        self.path = self.source = pathlib.Path(path).expanduser()
         self.config = self.path / "config.json"
         self.data = self.path / "data.json"
         self.checkpoints = self.path / "checkpoints"
@@ -122,8 +129,12 @@ class Workdir:
                 self.checkpoints.mkdir(exist_ok=True)
                 tempfile.TemporaryFile(dir=self.checkpoints).close()
         if self.is_chief:
-            write_json(self.config, _plain(config.to_dict()) | {_ABSOLUTE: _places(config)})
-            write_json(self.data, _data_info(dataset))
+            self.describe(config, dataset)
+
+    def describe(self, config: "ConfigDict", dataset: "Dataset | DataInfo") -> None:
+        """Writes the config, and what a model must know of the data."""
+        write_json(self.config, _plain(config.to_dict()) | {_ABSOLUTE: _places(config)})
+        write_json(self.data, _data_info(dataset))
 
     def read_config(self) -> Any:
         """The config of the run; raises ValueError if there is none, or for unknown fields or values."""

@@ -1,0 +1,36 @@
+"""The commands take the released models, which score what their page says."""
+
+import json
+
+import pytest
+import tensorflow as tf
+
+from tf_resflow.training.packed import MODELS, opened
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_score(name, call, tmp_path):
+    """The same seed and examples as after the training."""
+    output = tmp_path / "score.json"
+    done = call("bin/evaluate.py", f"--workdir=pretrained:{name}", "--metrics=likelihood", f"--output={output}")
+    assert done.code == 0, done.output
+    files = opened(f"pretrained:{name}")
+    result = json.loads(files.result.read_text())
+    score, unit = json.loads(output.read_text()), "bits_per_dim" if "bits_per_dim" in result else "nats"
+    assert score[unit] == pytest.approx(result[unit], abs=2e-4)
+    assert score["step"] == result["step"] and score["num_examples"] == result["num_examples"]
+
+
+def test_the_other_commands(call, tmp_path):
+    workdir = "--workdir=pretrained:pinwheel"
+    assert call("bin/sample.py", workdir, f"--output={tmp_path / 's.csv'}", "--num=20").code == 0
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 21
+    scores = tmp_path / "scores.csv"
+    done = call("bin/score.py", workdir, f"--input={tmp_path / 's.csv'}", f"--output={scores}")
+    assert done.code == 0 and len(scores.read_text().splitlines()) == 21
+    assert call("bin/export.py", workdir, f"--export_dir={tmp_path}", "--signatures=sample").code == 0
+    served = tf.saved_model.load(str(tmp_path / "1")).signatures["sample"]
+    x = served(num=tf.constant(4), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
+    assert x.shape == (4, 2)
+    done = call("bin/train.py", "--config=toy2d", workdir)
+    assert done.code == 1 and "pretrained:pinwheel is a trained model, which is only read" in done.output

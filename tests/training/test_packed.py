@@ -1,0 +1,125 @@
+"""Runs in one file, and the released models."""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+import tf_resflow as resflow
+from tf_resflow import training
+from tf_resflow.training import packed, workdir
+from tf_resflow.training.config import flat_fields
+from tf_resflow.training.packed import MODELS, opened
+
+ROOT = pathlib.Path(__file__).parents[2]
+KINDS = {
+    "a table": {"data__name": "tabular", "train__keep_best": True},
+    "labeled images": {"model__condition": "label", "model__dequantization": "variational"},
+    "hybrid": {"task": "hybrid"},
+}
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory, make_config, image_config, run_without_work):
+    """A function of a kind to its run, with weights that are not those of the seed."""
+
+    def run_of(kind):
+        folder = tmp_path_factory.mktemp("run")
+        fields = KINDS[kind] | {"train__steps": 1}
+        if kind == "a table":
+            np.save(folder / "table.npy", np.random.default_rng(0).normal(3.0, 2.0, size=[60, 2]))
+            config = make_config(**fields, data__path=str(folder / "table.npy"))
+        else:
+            config = image_config(**fields)
+        run_without_work(config, folder / "run")
+        run = resflow.load(folder / "run")
+        rng = np.random.default_rng(1)
+        for variable in run.model.trainable_variables:
+            variable.assign_add(0.1 * rng.normal(size=variable.shape))
+        return run
+
+    return run_of
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_path):
+    run, path = run_of(kind), tmp_path / "model.zip"
+    run.save(path)
+    loaded = resflow.load(path)
+    for ours, theirs in zip(run.model.weights, loaded.model.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), ours.path)
+    before, after = flat_fields(run.config), flat_fields(loaded.config)
+    assert {key for key in before if before[key] != after[key]} == ({"data.path"} if kind == "a table" else set())
+    assert workdir._data_info(loaded.data) == workdir._data_info(run.data)
+    assert loaded.result == run.result
+    assert (loaded.step, loaded.is_best) == (1, kind == "a table")
+    assert loaded.workdir == path and opened(path).is_begun()
+    content = b"".join(zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist())
+    assert str(run.workdir.parent).encode() not in content
+    if kind == "a table":
+        with pytest.raises(ValueError, match="model.zip does not hold the data of its run: .*--data_path"):
+            training.load_data(path)
+        data_path = str(run.workdir.parent / "table.npy")
+        assert training.load_data(path, data_path=data_path).sizes == run.data.sizes
+
+
+def test_what_is_not_a_whole_file(run_of, tmp_path, refused):
+    """A file of another kind, a part of one, one with a changed byte, one of weights of another model."""
+    run, path = run_of("hybrid"), tmp_path / "model.zip"
+    run.save(path)
+    content = path.read_bytes()
+    text, cut, changed, empty = (tmp_path / name for name in ("a.txt", "b.zip", "c.zip", "d.zip"))
+    text.write_text("no run")
+    cut.write_bytes(content[: len(content) // 2])
+    middle = content.index(b"model.weights.h5") + 1000
+    changed.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    zipfile.ZipFile(empty, "w").close()
+    for wrong in (text, cut, changed, empty):
+        refused(f"{wrong.name} is not a whole file of a trained run: .*resflow.load", resflow.load, wrong)
+    refused("'model.bin' should end in .zip", run.save, tmp_path / "model.bin")
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name).replace(b'"width": 4', b'"width": 5'))
+    refused("is of another model", resflow.load, other)
+
+
+def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
+    """In a checkout, else in the cache; a name, a missing and a wrong file are told in words."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert opened("pretrained:digits").source == ROOT / "pretrained" / "digits.zip"
+    monkeypatch.setattr(packed, "_RELEASED", tmp_path / "none")
+    cache = tmp_path / "tf_resflow"
+    refused(rf"Download digits.zip from .* to {re.escape(str(cache))}", opened, "pretrained:digits")
+    refused("Download digits.zip", resflow.load, "digits")
+    refused("no pretrained model 'digit'; .*'digits'.*pinwheel", opened, "pretrained:digit")
+    refused("only read. Give a folder", workdir.Workdir, "pretrained:digits")
+    cache.mkdir()
+    shutil.copy(ROOT / "pretrained" / "digits.zip", cache)
+    assert opened("pretrained:digits").read_config().data.name == "digits"
+    shutil.copy(ROOT / "pretrained" / "pinwheel.zip", cache / "digits.zip")
+    refused("is not the model 'digits' of this version", opened, "pretrained:digits")
+    os.mkdir("digits")
+    refused("digits is not the workdir of a run", resflow.load, "digits")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_page_of_released_models(name):
+    """Hashes, sizes and scores are those of the files."""
+    path = ROOT / "pretrained" / f"{name}.zip"
+    content, page = path.read_bytes(), (path.parent / "README.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+    files = opened(f"pretrained:{name}")
+    result = json.loads(files.result.read_text())
+    unit = "bits_per_dim" if "bits_per_dim" in result else "nats"
+    assert hashlib.sha256(content).hexdigest() == MODELS[name]
+    assert f"{len(content) / 1e6:.1f} MB" in line
+    assert f"{result[unit]:.3f} ± {result[f'{unit}_stderr']:.3f}" in line
+    assert files.step()[0] == files.read_config().train.steps
