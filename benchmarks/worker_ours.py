@@ -1,4 +1,4 @@
-"""Measures this package; compare_speed.py and compare_training.py start it in a separate process."""
+"""Measures this package; compare_speed.py and time_to_score.py start it in a separate process."""
 
 import os
 
@@ -9,7 +9,7 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-from workers import Case, serve
+from workers import Case, serve, train_for
 
 import tf_resflow as resflow
 from tf_resflow.training.optimizer import make_optimizer
@@ -151,30 +151,33 @@ def _parts(case):
 
 
 def _learning(settings):
-    """Trains a model for some steps, and scores its weights (not their average) on the test images."""
+    """Trains a model for a turn, and scores its weights (not their average) on the test images."""
     config = resflow.training.default_config().unlock()
     config.update(settings["config"])
     dataset = resflow.data.load(config.data)
+    start = time.perf_counter()
     model = resflow.models.build_model(config, dataset)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     model.compile(optimizer=optimizer)
     batches = iter(dataset.train_batches(config.train.batch_size, config.seed))
     model.initialize(next(iter(dataset.train_batches(config.train.batch_size, config.seed))))
     held_out = resflow.evaluation.HeldOut(model)
+    seconds = time.perf_counter() - start
 
     @tf.function(autograph=False)
     def step(x, seed):
         return resflow.models.train_step(model, x, seed)[model.objective]
 
+    def take(number):
+        step(next(batches), tf.constant([config.seed, number], tf.int32)).numpy()
+
     def run():
-        first = int(optimizer.iterations)
+        nonlocal seconds
         start = time.perf_counter()
-        for number in range(first, first + settings["steps"]):
-            loss = step(next(batches), tf.constant([config.seed, number], tf.int32))
-        loss.numpy()
-        seconds = time.perf_counter() - start
+        done = train_for(settings, int(optimizer.iterations), take)
+        seconds += time.perf_counter() - start
         test = dataset.eval_batches("test", config.eval.batch_size, config.eval.num_examples or None)
-        return {"seconds": seconds, "bits_per_dim": held_out(test, config.seed).mean}
+        return {"step": done, "seconds": seconds, "bits_per_dim": held_out(test, config.seed).mean}
 
     return run
 

@@ -1,6 +1,6 @@
 """Measures a checkout of the published PyTorch code (rtqichen/residual-flows).
 
-compare_speed.py, compare_training.py and compare_estimators.py start it in a separate process, with a Python that
+compare_speed.py, time_to_score.py and compare_estimators.py start it in a separate process, with a Python that
 has torch.
 """
 
@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import torch
-from workers import serve
+from workers import serve, train_for
 
 sys.path.insert(0, sys.argv[1])
 
@@ -144,8 +144,9 @@ def _learning(settings):
     splits = np.load(settings["arrays"])
     images, test = splits["train"], splits["test"][: evaluation["num_examples"] or None]
     shape, order = (train["batch_size"], *images.shape[1:]), np.random.default_rng(settings["config"]["seed"])
+    start = time.perf_counter()
     model = _configured(shape, model_config)
-    size, state = shape[0], {"step": 0, "rows": np.zeros([0], int)}
+    size, state = shape[0], {"step": 0, "seconds": 0.0, "rows": np.zeros([0], int)}
 
     def batch():
         if len(state["rows"]) < size:
@@ -159,11 +160,9 @@ def _learning(settings):
         _loss(model, batch())  # initializes the ActNorms
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, train["beta_2"]))
 
-    def step():
-        state["step"] += 1
-        warm = min(1.0, state["step"] / train["warmup_steps"])
+    def step(number):
         for group in optimizer.param_groups:
-            group["lr"] = train["learning_rate"] * warm
+            group["lr"] = train["learning_rate"] * _scheduled(train, number)
         loss = _loss(model, batch()).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), train["global_clipnorm"])
@@ -180,11 +179,24 @@ def _learning(settings):
         model.train()
         return torch.cat(losses).mean().item()
 
+    state["seconds"] = time.perf_counter() - start
+
     def run():
-        seconds = _timed(lambda: [step() for _ in range(settings["steps"])])
-        return {"seconds": seconds, "bits_per_dim": score()}
+        start = time.perf_counter()
+        state["step"] = train_for(settings, state["step"], step)
+        state["seconds"] += time.perf_counter() - start
+        return {"step": state["step"], "seconds": state["seconds"], "bits_per_dim": score()}
 
     return run
+
+
+def _scheduled(train, number):
+    """The share of the learning rate in a step: a linear warm-up, then a constant or half a cosine."""
+    warm = min(1.0, (number + 1) / train["warmup_steps"])
+    if train["schedule"] == "constant" or number < train["warmup_steps"]:
+        return warm
+    rest = (number - train["warmup_steps"]) / (train["steps"] - train["warmup_steps"])
+    return 0.5 * (1 + math.cos(math.pi * rest))
 
 
 def _estimate(settings):

@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -117,10 +118,15 @@ def start_workers(
 ) -> dict[str, Worker]:
     """Starts a worker of each side: "ours", and "published" if a checkout of the published code is given."""
     options: dict[str, Any] = {"threads": threads, "keep_memory": keep_memory}
-    workers = {"ours": Worker(sys.executable, str(_FOLDER / "worker_ours.py"), **options)}
+    workers = {"ours": our_worker(**options)}
     if published_dir:
         workers["published"] = published_worker(published_dir, published_python, **options)
     return workers
+
+
+def our_worker(*, threads: int, keep_memory: bool) -> Worker:
+    """Starts a worker of this package."""
+    return Worker(sys.executable, str(_FOLDER / "worker_ours.py"), threads=threads, keep_memory=keep_memory)
 
 
 def published_worker(published_dir: str, published_python: str, *, threads: int, keep_memory: bool) -> Worker:
@@ -128,6 +134,20 @@ def published_worker(published_dir: str, published_python: str, *, threads: int,
     script = str(_FOLDER / "worker_published.py")
     command = [published_python, script, published_dir, str(threads)]
     return Worker(*command, threads=threads, keep_memory=keep_memory)
+
+
+def train_for(settings: Mapping[str, Any], done: int, step: Callable[[int], Any]) -> int:
+    """Takes steps until the turn's seconds are over, or at one of the stops; returns their number in all.
+
+    `step` takes the number of a step, from 0.
+    """
+    start = time.perf_counter()
+    while True:
+        step(done)
+        done += 1
+        is_over = time.perf_counter() - start >= settings["seconds_per_turn"]
+        if is_over or done in settings["stops"] or done >= settings["config"]["train"]["steps"]:
+            return done
 
 
 def serve(kinds: Mapping[str, Callable]) -> None:

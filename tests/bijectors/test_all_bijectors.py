@@ -27,6 +27,10 @@ def act_norm(*args):
     return moved(resflow.bijectors.ActNorm(*args, dtype=DTYPE))
 
 
+def dct_conv(*shape):
+    return moved(resflow.bijectors.DCTConv(shape, DTYPE))
+
+
 def residual(make_block):
     return make_block("r", EXACT, size=3, dtype=DTYPE)
 
@@ -65,6 +69,7 @@ CASES = {
     "logit": (lambda b, c: resflow.bijectors.Logit(0.05), [], []),
     "normalize": (lambda b, c: resflow.bijectors.Normalize([1.0, -2.0], [0.5, 3.0], DTYPE), [2], [2]),
     "whiten": (lambda b, c: resflow.bijectors.Whiten([1.0, -2.0], [[2.0, 0.9], [0.9, 0.5]], DTYPE), [2], [2]),
+    "dct_conv": (lambda b, c: dct_conv(3, 2, 2), [3, 2, 2], [3, 2, 2]),
     "residual_block": (lambda b, c: residual(b), [3], [3]),
     "monotone_block": (lambda b, c: monotone(), [3], [3]),
     "stock_bijectors": (lambda b, c: stock_flow(residual(b), c(shape=(3,), dtype=DTYPE)), [3], [3]),

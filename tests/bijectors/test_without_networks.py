@@ -1,11 +1,11 @@
-"""Bijectors without networks: ActNorm, InvertibleConv1x1, Logit, Normalize, Squeeze2D and Whiten."""
+"""Bijectors without networks: ActNorm, DCTConv, InvertibleConv1x1, Logit, Normalize, Squeeze2D and Whiten."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import linalg, special
+from scipy import fft, linalg, special
 
-from tf_resflow.bijectors import ActNorm, InvertibleConv1x1, Logit, Normalize, Squeeze2D, Whiten
+from tf_resflow.bijectors import ActNorm, DCTConv, InvertibleConv1x1, Logit, Normalize, Squeeze2D, Whiten
 
 pytestmark = pytest.mark.quick
 
@@ -39,10 +39,11 @@ def test_keras_and_tfp_have_the_same_variables():
 
 
 def test_two_of_equal_arguments_do_not_share_a_cache():
-    x = tf.ones([1, 2])
+    x = tf.ones([1, 1, 1, 2])
     for make, name in (
         (lambda: ActNorm([2]), "shift"),
         (lambda: InvertibleConv1x1(2), "lower_upper"),
+        (lambda: DCTConv([1, 1, 2]), "lower"),
         (lambda: Normalize([0.0, 0.0], [1.0, 1.0]), "_mean"),
     ):
         first, second = make(), make()
@@ -50,6 +51,44 @@ def test_two_of_equal_arguments_do_not_share_a_cache():
         assert first != second
         y = first.forward(x), second.forward(x)
         assert np.max(np.abs(y[0] - y[1])) > 0.1
+
+
+def frequencies(x):
+    return fft.dctn(x, axes=(-3, -2), norm="ortho")
+
+
+def test_dct_conv_multiplies_each_frequency():
+    rng = np.random.default_rng(0)
+    x, lower = rng.normal(size=[3, 4, 6, 2]), rng.normal(size=[4, 6, 2, 2])
+    conv = DCTConv([4, 6, 2], "float64")
+    np.testing.assert_allclose(conv.forward(x), x, atol=1e-14)
+    conv.lower.assign(lower)
+    mixed = frequencies(x)
+    mixed[..., 1] += lower[..., 1, 0] * mixed[..., 0]
+    mixed *= np.exp(lower[..., [0, 1], [0, 1]])
+    np.testing.assert_allclose(frequencies(conv.forward(x)), mixed, atol=1e-12)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_dct_conv_whitens_a_batch(inverse):
+    """Of three dependent channels and smooth images."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[2000, 4, 6, 3]).cumsum(axis=1).cumsum(axis=2)
+    x = x @ [[1.0, 0.5, 0.2], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]] + 5.0
+    conv = DCTConv([4, 6, 3])
+    conv.initialize(x, inverse)
+    white = frequencies(conv.inverse(x) if inverse else conv.forward(x))
+    white = (white - white.mean(axis=0)).reshape(2000, 24, 3)
+    covariance = np.einsum("nkc,nkd->kcd", white, white) / 2000
+    np.testing.assert_allclose(covariance, np.broadcast_to(np.eye(3), covariance.shape), atol=1e-3)
+
+
+def test_dct_conv_of_few_or_equal_images():
+    """A batch of one image, or of the same ones, has no covariance: a deviation counts as 1e-3 at least."""
+    for batch in (np.ones([1, 2, 2, 3]), np.ones([8, 2, 2, 3])):
+        conv = DCTConv([2, 2, 3])
+        conv.initialize(batch)
+        assert np.all(np.isfinite(conv.lower)) and np.max(conv.lower) < np.log(1.01e3)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -214,6 +253,9 @@ def test_refusals(refused):
     refused(channels, conv.forward, tf.zeros([5, 4]))
     refused(channels, conv.inverse, tf.zeros([5, 4]))
     refused("at least one channel; got 0", InvertibleConv1x1, 0)
+    refused(r"known shape \[H, W, C\] of an image; got \(3,\)", DCTConv, [3])
+    refused("known shape", DCTConv, [4, None, 3])
+    refused(r"maps events of shape \(2, 2, 1\)", DCTConv([2, 2, 1]).forward, tf.zeros([2, 2, 2]))
     refused("one shape", Normalize, [0.0, 0.0], 1.0)
     refused(r"got \(2,\) and \(3, 3\)", Whiten, [0.0, 0.0], np.eye(3))
     refused("symmetric", Whiten, [0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]])

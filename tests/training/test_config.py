@@ -68,6 +68,7 @@ DENSE = {"model.branch": "dense_net", "model.kernels": (3,), "model.norms": (2.0
     [
         (COUPLINGS, {"model.kind": "vector"}, "config.model.block is 'affine_coupling'"),
         ({"model.inv_1x1_conv": True}, {"model.kind": "vector"}, "config.model.inv_1x1_conv is True"),
+        ({"model.whiten": True}, {"model.kind": "vector"}, "config.model.whiten is True"),
         (COUPLINGS | {"model.kernels": (3, 3)}, {"model.block": "residual"}, "config.model.norms"),
         (SCHATTEN, {"model.norms": (2.0, 1.5, 2.0, 2.0)}, "config.model.normalization is 'schatten'"),
         (SCHATTEN, {"model.learned_norms": True}, "config.model.normalization is 'schatten'"),

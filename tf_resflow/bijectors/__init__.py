@@ -5,6 +5,7 @@ from tf_resflow.bijectors.affine_autoregressive import AffineAutoregressive
 from tf_resflow.bijectors.base import FlowBijector
 from tf_resflow.bijectors.conditional_affine import ConditionalAffine
 from tf_resflow.bijectors.couplings import AdditiveCoupling, AffineCoupling
+from tf_resflow.bijectors.dct_conv import DCTConv
 from tf_resflow.bijectors.flow import Flow
 from tf_resflow.bijectors.invertible_conv_1x1 import InvertibleConv1x1
 from tf_resflow.bijectors.monotone_block import MonotoneBlock
@@ -23,6 +24,7 @@ __all__ = [
     "AffineAutoregressive",
     "AffineCoupling",
     "ConditionalAffine",
+    "DCTConv",
     "Flow",
     "FlowBijector",
     "InvertibleConv1x1",

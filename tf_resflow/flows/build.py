@@ -96,6 +96,7 @@ def build_flow(
         block=block,
         inv_1x1_conv=config.inv_1x1_conv,
         logit_alpha=config.logit_alpha,
+        whiten=config.whiten,
         squeeze_first=config.squeeze_first,
         factor_out=config.factor_out,
         **shared,

@@ -87,6 +87,7 @@ MODEL_FIELDS = {
     "fc_width": Field(64, AT_LEAST_1),
     # None: no logit; a hybrid model then normalizes each channel by its mean and standard deviation.
     "logit_alpha": Field(None, Rule(lambda v: v is None or 0 < v < 0.5, "None, or above 0 and below 0.5")),
+    "whiten": False,  # a convolution in front, of each pixel and frequency, that begins with white images
     "squeeze_first": False,
     "factor_out": False,
     # "variational": the noise of integer data is drawn from a density that is learned, not from the uniform one.
@@ -112,10 +113,11 @@ HYBRID_FIELDS = {
 def check_model(model: ConfigDict) -> None:
     """Raises a ValueError unless the fields of a `model` section, which each keep their rule, fit each other."""
     has_branches = model.block in ("residual", "monotone")
-    if model.kind == "vector" and (not has_branches or model.inv_1x1_conv):
+    if model.kind == "vector" and (not has_branches or model.inv_1x1_conv or model.whiten):
         raise ValueError(
-            f"config.model.block is {model.block!r} and config.model.inv_1x1_conv is {model.inv_1x1_conv}; flows "
-            "on vectors have no couplings or convolutions: set them to 'residual' or 'monotone', and to False."
+            f"config.model.block is {model.block!r}, config.model.inv_1x1_conv is {model.inv_1x1_conv} and "
+            f"config.model.whiten is {model.whiten}; flows on vectors have no couplings or convolutions: set them "
+            "to 'residual' or 'monotone', and to False."
         )
     if model.branch == "dense_net" and not has_branches:
         raise ValueError(

@@ -28,6 +28,7 @@ def image_flow(
     logit_alpha: float | None = 0.05,
     mean: TensorLike | None = None,
     std: TensorLike | None = None,
+    whiten: bool = False,
     squeeze_first: bool = False,
     factor_out: bool = False,
     condition_size: int | None = None,
@@ -66,6 +67,8 @@ def image_flow(
       inv_1x1_conv: whether an `InvertibleConv1x1` comes before each convolutional block.
       logit_alpha: of the `Logit` in front; `None` for none.
       mean: with `std`, per channel, for a `Normalize` in front (hybrid models have one instead of the logit).
+      whiten: whether a `DCTConv` comes before the first block, after an ActNorm of each element: the flow starts at
+        white images. It takes the place of the logit of natural images.
       squeeze_first: whether a squeeze comes before the first scale (images above 32 x 32).
       factor_out: whether half of the channels leave at each squeeze between scales.
       condition_size: size of a conditional vector, such as a one-hot label, or `None`.
@@ -133,7 +136,7 @@ def image_flow(
                 members.append(bijectors.ActNorm(shape, **options))
         return members
 
-    head = _preprocessing(logit_alpha, mean, std, squeeze_first, dtype)
+    head = _preprocessing(event_shape, logit_alpha, mean, std, whiten, squeeze_first, dtype)
     shape = tuple(bijectors.Flow(head).forward_event_shape(event_shape) if head else event_shape)
     if act_norm:
         head.append(bijectors.ActNorm(shape, dtype=dtype, name="act_norm"))
@@ -152,10 +155,13 @@ def image_flow(
     return bijectors.MultiscaleFlow(flows, event_shape, name=name)
 
 
-def _preprocessing(logit_alpha, mean, std, squeeze_first, dtype):
+def _preprocessing(event_shape, logit_alpha, mean, std, whiten, squeeze_first, dtype):
     head = [] if mean is None else [bijectors.Normalize(mean, std, dtype=dtype)]
     if logit_alpha is not None:
         head.append(bijectors.Logit(logit_alpha))
+    if whiten:
+        head.append(bijectors.ActNorm(event_shape, per_channel=False, dtype=dtype, name="pixel_act_norm"))
+        head.append(bijectors.DCTConv(event_shape, dtype=dtype))
     if squeeze_first:
         head.append(bijectors.Squeeze2D(name="squeeze_first"))
     return head

@@ -1,0 +1,193 @@
+r"""How long until a held-out score: the published PyTorch code and this package, in turns, tracing included.
+
+    python benchmarks/time_to_score.py --config=mnist_small --data_dir=DIR --published_dir=CHECKOUT \
+      --output=times.json --figure=times.png
+
+CHECKOUT is a clone of github.com/rtqichen/residual-flows; the Python that runs it (--published_python, this one by
+default) needs torch. Four sides are trained on the data of a config:
+
+- published: the published code, with the model, the optimizer and the schedule of the config, as it ships
+- published, our schedule: its model, with the learning rate, the schedule and the steps that we recommend
+- here, same settings: what the published side does, by this package
+- here, recommended: --config=best_small:CONFIG
+
+They take turns of --seconds_per_turn of training, with the same number of threads. After a turn the weights (not
+their average) are scored on the same held-out images, which takes none of the time. The time begins when libraries
+and data are loaded: building the model, tracing and compiling count. The scores to reach are those of the published
+side after --steps steps; the time until one is interpolated between two turns.
+
+A side ends with its last step, or when it has reached all of these scores. Gradients are clipped to the norm 1 and
+weights do not decay, as in the published code, but for the recommended side. Results are added to --output; seeds
+that it already holds are not computed again. Without --published_dir two sides are trained, and the scores of the
+third take the published ones' place.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+from absl import app, flags
+from workers import our_worker, published_worker
+
+_CONFIG = flags.DEFINE_string("config", "mnist_small", "Name of a config of images whose model the paper has.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of TensorFlow data sets.")
+_PUBLISHED_DIR = flags.DEFINE_string("published_dir", None, "A checkout of the published code.")
+_PUBLISHED_PYTHON = flags.DEFINE_string("published_python", sys.executable, "A Python that has torch.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file of the curves, read and written.", required=True)
+_FIGURE = flags.DEFINE_string("figure", None, "Picture of the scores over the seconds, .png.")
+_STEPS = flags.DEFINE_list("steps", ["300", "600", "1500"], "Steps of the published code whose scores count.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each side.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds_per_turn", 20.0, "Seconds of training between two scores.", lower_bound=0.0)
+_EXAMPLES = flags.DEFINE_integer("num_examples", 500, "Held-out images of a score.", lower_bound=1)
+_THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
+
+_FREE = ("num_blocks", "width", "fc_width", "logit_alpha")  # the fields that the published side follows
+_PUBLISHED, _OURS = "published", "here, same settings"
+_SIDES = (_PUBLISHED, "published, our schedule", _OURS, "here, recommended")
+
+
+def configs(name, steps):
+    """The config of each side by its name; the published schedule goes on for so many steps."""
+    from tf_resflow import training
+
+    base, best = training.base_config(name), training.base_config(f"best_small:{name}")
+    _check_comparable(base)
+    base.train.update(weight_decay=0.0, global_clipnorm=1.0, steps=steps)
+    scheduled = training.base_config(name)
+    scheduled.train.update(best.train)
+    scheduled.train.update(weight_decay=0.0, global_clipnorm=1.0)
+    found = dict(zip(_SIDES, (base, scheduled, base, best), strict=True))
+    for config in found.values():
+        config.data.data_dir = _DATA_DIR.value
+        config.eval.num_examples = _EXAMPLES.value
+    return found if _PUBLISHED_DIR.value else {side: found[side] for side in _SIDES[2:]}
+
+
+def _check_comparable(config):
+    """Exits if the config asks for something that the published side does not do."""
+    from tf_resflow import training
+
+    default = training.default_config()
+    others = [key for key in default.model if key not in _FREE and config.model[key] != default.model[key]]
+    if config.task != "density" or others:
+        what = "config.task" if config.task != "density" else f"config.model.{others[0]}"
+        free = ", ".join(f"config.model.{key}" for key in _FREE)
+        sys.exit(f"Error: {what} is not the default, and the published side cannot follow. Only {free} can change.")
+
+
+def train(found, seed, stops):
+    """Trains all sides in turns; returns rows of a side, the steps and seconds so far, and the score."""
+    workers = {}
+    for side, config in found.items():
+        config.seed = seed
+        settings = {"config": config.to_dict(), "stops": stops, "seconds_per_turn": _SECONDS.value}
+        options = {"threads": _THREADS.value, "keep_memory": True}
+        if side.startswith(_PUBLISHED):
+            workers[side] = published_worker(_PUBLISHED_DIR.value, _PUBLISHED_PYTHON.value, **options)
+            with tempfile.TemporaryDirectory() as folder:
+                settings["arrays"] = _arrays(config, folder)
+                workers[side].ask(f"prepare learning {json.dumps(settings)}")
+        else:
+            workers[side] = our_worker(**options)
+            workers[side].ask(f"prepare learning {json.dumps(settings)}")
+    rows, first, best = [], next(iter(workers)), dict.fromkeys(workers, np.inf)
+    while workers:
+        for side, worker in list(workers.items()):
+            rows.append({"config": _CONFIG.value, "seed": seed, "side": side, **worker.ask("run")})
+            print(rows[-1], flush=True)
+            best[side] = min(best[side], rows[-1]["bits_per_dim"])
+            is_there = first not in workers and best[side] <= best[first]
+            if is_there or rows[-1]["step"] >= found[side].train.steps:
+                workers.pop(side).close()
+    return rows
+
+
+def _arrays(config, folder):
+    """A file of the train and held-out images."""
+    from tf_resflow import data
+
+    dataset, path = data.load(config.data), str(pathlib.Path(folder) / "images.npz")
+    np.savez(path, train=dataset.array("train"), test=dataset.array(config.eval.split))
+    return path
+
+
+def curve(rows, side, seed):
+    """The steps, seconds and scores of a training, arrays."""
+    own = [row for row in rows if (row["config"], row["side"], row["seed"]) == (_CONFIG.value, side, seed)]
+    return [np.array([row[key] for row in own]) for key in ("step", "seconds", "bits_per_dim")]
+
+
+def time_to(score, seconds, scores):
+    """The seconds until a score was reached; infinite if it was not."""
+    reached = np.flatnonzero(scores <= score)
+    if len(reached) == 0:
+        return np.inf
+    i = reached[0]
+    return float(seconds[0] if i == 0 else np.interp(-score, -scores[i - 1 : i + 1], seconds[i - 1 : i + 1]))
+
+
+def print_table(rows, stops):
+    """Prints a Markdown table: the mean seconds of each side until the score that the first one has at a step."""
+    seeds = sorted({row["seed"] for row in rows if row["config"] == _CONFIG.value})
+    sides = [side for side in _SIDES if any(len(curve(rows, side, seed)[0]) for seed in seeds)]
+    print(f"| {_CONFIG.value}: steps | bits/dim | {' | '.join(sides)} |\n{'|---' * (2 + len(sides))}|")
+    for stop in stops:
+        scores, times = [], []
+        for seed in seeds:
+            steps, _, found = curve(rows, sides[0], seed)
+            if stop in steps:
+                scores.append(found[np.flatnonzero(steps == stop)[0]])
+                times.append([time_to(scores[-1], *curve(rows, side, seed)[1:]) for side in sides])
+        if scores:
+            means = np.mean(times, axis=0)
+            cells = [f"{mean:,.0f} s ({means[0] / mean:.1f} x)" if np.isfinite(mean) else "-" for mean in means]
+            print(f"| {stop:,} | {np.mean(scores):.3f} | {' | '.join(cells)} |")
+
+
+def draw(rows, path):
+    """Draws the scores of all sides over the seconds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for place, side in enumerate(_SIDES):
+        for seed in sorted({row["seed"] for row in rows}):
+            _, seconds, scores = curve(rows, side, seed)
+            axes.plot(seconds, scores, color=f"C{place}", alpha=0.8, label=side if seed == 0 else None)
+    axes.set(xscale="log", xlabel="seconds, tracing included", ylabel="held-out bits/dim", title=_CONFIG.value)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(_):
+    """Trains what is missing in the file, and prints its table."""
+    from tf_resflow.writing import check_output_path, whole_file
+
+    output, stops = pathlib.Path(_OUTPUT.value), sorted(map(int, _STEPS.value))
+    try:
+        check_output_path(output, [".json"])
+        found = configs(_CONFIG.value, stops[-1])
+    except ValueError as error:
+        sys.exit(f"Error: {error}")
+    rows = json.loads(output.read_text()) if output.exists() else []
+    done = {(row["config"], row["seed"]) for row in rows}
+    for seed in range(_SEEDS.value):
+        if (_CONFIG.value, seed) not in done:
+            rows += train(found, seed, stops)
+            with whole_file(output) as temporary:
+                pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
+    print_table(rows, stops)
+    if _FIGURE.value:
+        draw(rows, _FIGURE.value)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+    app.run(main)
