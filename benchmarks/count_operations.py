@@ -28,7 +28,6 @@ _SHAPE = flags.DEFINE_list("shape", ["32", "32", "3"], "Height, width and channe
 _TFLOPS = flags.DEFINE_float("tflops", 156.0, "Peak of a GPU in 10^12 operations per second.", lower_bound=1e-3)
 _TERABYTES = flags.DEFINE_float("terabytes", 2.0, "Peak of its memory in 10^12 bytes per second.", lower_bound=1e-3)
 _SHARE = flags.DEFINE_float("share", 0.5, "Assumed share of both peaks.", lower_bound=1e-3, upper_bound=1.0)
-flags.mark_flag_as_required("config")
 
 _BACKWARD = 6  # products of a layer
 _FLOAT32 = 4  # bytes
@@ -77,4 +76,5 @@ def main(_):
 
 
 if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
     app.run(main)
