@@ -84,9 +84,13 @@ def test_image_flow():
     assert [a.shift.shape.as_list() for a in act_norms] == [[1], [1], [1], [4], [4, 4, 4]]
     assert flow.forward_event_shape([8, 8, 1]) == [4, 4, 4]
     statistics = {"logit_alpha": None, "mean": [0.5] * 3, "std": [2.0] * 3}
-    flow = flows.image_flow((4, 4, 3), (1,), 4, kernels=(1,), num_fc_blocks=0, squeeze_first=True, **statistics)
+    options = {"kernels": (1,), "num_fc_blocks": 0, "squeeze_first": True, **statistics}
+    flow = flows.image_flow((4, 4, 3), (1,), 4, **options)
     assert kinds(flow) == ["Normalize", "Squeeze2D", "ActNorm", "ResidualBlock", "ActNorm"]
     assert flow.forward_event_shape([4, 4, 3]) == [2, 2, 12]
+    flow = flows.image_flow((4, 4, 3), (1,), 4, whiten=True, **options)
+    assert kinds(flow)[:4] == ["Normalize", "ActNorm", "DCTConv", "Squeeze2D"]
+    assert [variable.shape for variable in flow.bijectors[1].trainable_variables] == [(4, 4, 3)] * 2
 
 
 @pytest.mark.parametrize("coupling", [bijectors.AffineCoupling, bijectors.AdditiveCoupling])

@@ -14,6 +14,7 @@ IMAGES = {
     "model__width": 4,
     "model__num_fc_blocks": 0,
     "model__kernels": (3, 1),
+    "model__whiten": True,
     "train__steps": 2,
     "train__batch_size": 32,
     "train__eval_every": 2,
