@@ -31,7 +31,7 @@ SAME_MODEL = {
 STEPS = ["monotone:tabular", "hybrid:digits,residual,1"]  # of both kinds of flows and of models
 # Ablations of images, for those that squeeze them first; the others of a table, whose flow takes less time.
 ABLATIONS = {
-    f"ablations:{name},{'digits' if 'model.squeeze_first' in fields else 'tabular'}"
+    f"ablations:{name},{'digits' if fields.keys() & {'model.squeeze_first', 'model.whiten'} else 'tabular'}"
     for name, fields in FILES["ablations"]["ABLATIONS"].items()
 }
 BUILT = {*NAMES, *ABLATIONS} - set(SAME_MODEL)
