@@ -252,6 +252,8 @@ def test_image_flow_of_a_config():
     assert {layer.normalization for layer in layers.norm_updates.lipschitz_layers(flow)} == {"schatten"}
     (estimator,) = {b.log_det for b in blocks(flow)}
     assert isinstance(estimator, resflow.logdet.PowerSeries) and estimator.num_terms == 3
+    white = configured(block="additive_coupling", logit_alpha=0.0, whiten=True, act_norm=False)
+    assert kinds(build_flow(white, (4, 4, 1)))[:2] == ["ActNorm", "DCTConv"]  # 0 is no logit, as None
     found = kinds(build_flow(configured(block="additive_coupling", inv_1x1_conv=True), (4, 4, 1)))
     assert (found.count("AdditiveCoupling"), found.count("InvertibleConv1x1")) == (3, 2)
     assert "ResidualBlock" not in found

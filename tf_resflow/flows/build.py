@@ -95,7 +95,7 @@ def build_flow(
         fc_width=config.fc_width,
         block=block,
         inv_1x1_conv=config.inv_1x1_conv,
-        logit_alpha=config.logit_alpha,
+        logit_alpha=config.logit_alpha or None,
         whiten=config.whiten,
         squeeze_first=config.squeeze_first,
         factor_out=config.factor_out,

@@ -85,8 +85,8 @@ MODEL_FIELDS = {
     "kernels": Field((3, 1, 3), Rule(_are_odd, "a tuple of odd kernel sizes, such as (3, 1, 3)")),
     "num_fc_blocks": Field(4, AT_LEAST_0),  # fully connected blocks at the end
     "fc_width": Field(64, AT_LEAST_1),
-    # None: no logit; a hybrid model then normalizes each channel by its mean and standard deviation.
-    "logit_alpha": Field(None, Rule(lambda v: v is None or 0 < v < 0.5, "None, or above 0 and below 0.5")),
+    # None or 0: no logit; a hybrid model then normalizes each channel by its mean and standard deviation.
+    "logit_alpha": Field(None, Rule(lambda v: v is None or 0 <= v < 0.5, "None, or at least 0 and below 0.5")),
     "whiten": False,  # a convolution in front, of each pixel and frequency, that begins with white images
     "squeeze_first": False,
     "factor_out": False,

@@ -38,7 +38,7 @@ def check_dataset(config: "ConfigDict", dataset: Dataset) -> None:
 
 def with_statistics(config: "ConfigDict", dataset: Dataset) -> Dataset:
     """The data set with all statistics by which the model of a config normalizes its input."""
-    if config.task == "hybrid" and config.model.logit_alpha is None:
+    if config.task == "hybrid" and not config.model.logit_alpha:
         return dataset.with_channel_statistics()
     return dataset
 
