@@ -8,20 +8,22 @@ default) needs torch. Four sides are trained on the data of a config:
 
 - published: the published code, with the model, the optimizer and the schedule of the config, as it ships
 - published, our schedule: its model, with the learning rate, the schedule and the steps that we recommend
-- here, same settings: what the published side does, by this package
+- here, same settings: what the published side does, by this package, for at most twice as many steps
 - here, recommended: --config=best_small:CONFIG
 
 They take turns of --seconds_per_turn of training, with the same number of threads. After a turn the weights (not
 their average) are scored on the same held-out images, which takes none of the time. The time begins when libraries
 and data are loaded: building the model, tracing and compiling count. The scores to reach are those of the published
-side after --steps steps; the time until one is interpolated between two turns.
+side after --steps steps; the time until one is interpolated between two turns. Of several seeds the table has the
+mean, or how many have reached the score, if not all have.
 
 A side ends with its last step, or when it has reached all of these scores. Gradients are clipped to the norm 1 and
 weights do not decay, as in the published code, but for the recommended side. Results are added to --output; seeds
-that it already holds are not computed again. Without --published_dir two sides are trained, and the scores of the
-third take the published ones' place.
+whose sides it already holds are not computed again. Without --published_dir two sides are trained, and the scores
+of the third take the published ones' place.
 """
 
+import copy
 import json
 import os
 import pathlib
@@ -56,14 +58,17 @@ def configs(name, steps):
     base, best = training.base_config(name), training.base_config(f"best_small:{name}")
     _check_comparable(base)
     base.train.update(weight_decay=0.0, global_clipnorm=1.0, steps=steps)
-    scheduled = training.base_config(name)
-    scheduled.train.update(best.train)
-    scheduled.train.update(weight_decay=0.0, global_clipnorm=1.0)
-    found = dict(zip(_SIDES, (base, scheduled, base, best), strict=True))
+    scheduled, same = copy.deepcopy(base), copy.deepcopy(base)
+    scheduled.train.update(best.train.to_dict() | {"weight_decay": 0.0, "global_clipnorm": 1.0})
+    found = dict(zip(_SIDES, (base, scheduled, same, best), strict=True))
     for config in found.values():
         config.data.data_dir = _DATA_DIR.value
         config.eval.num_examples = _EXAMPLES.value
-    return found if _PUBLISHED_DIR.value else {side: found[side] for side in _SIDES[2:]}
+    if not _PUBLISHED_DIR.value:
+        return {side: found[side] for side in _SIDES[2:]}
+    if base.train.schedule == "constant":  # which does not depend on the number of steps
+        same.train.steps *= 2
+    return found
 
 
 def _check_comparable(config):
@@ -80,12 +85,16 @@ def _check_comparable(config):
 
 def train(found, seed, stops):
     """Trains all sides in turns; returns rows of a side, the steps and seconds so far, and the score."""
+    from tf_resflow.training.optimizer import learning_rate_schedule
+
     workers = {}
     for side, config in found.items():
         config.seed = seed
         settings = {"config": config.to_dict(), "stops": stops, "seconds_per_turn": _SECONDS.value}
         options = {"threads": _THREADS.value, "keep_memory": True}
         if side.startswith(_PUBLISHED):
+            rate = learning_rate_schedule(config.train)
+            settings["rates"] = [float(rate(i) if callable(rate) else rate) for i in range(config.train.steps)]
             workers[side] = published_worker(_PUBLISHED_DIR.value, _PUBLISHED_PYTHON.value, **options)
             with tempfile.TemporaryDirectory() as folder:
                 settings["arrays"] = _arrays(config, folder)
@@ -142,8 +151,11 @@ def print_table(rows, stops):
                 scores.append(found[np.flatnonzero(steps == stop)[0]])
                 times.append([time_to(scores[-1], *curve(rows, side, seed)[1:]) for side in sides])
         if scores:
-            means = np.mean(times, axis=0)
-            cells = [f"{mean:,.0f} s ({means[0] / mean:.1f} x)" if np.isfinite(mean) else "-" for mean in means]
+            means, reached = np.mean(times, axis=0), np.isfinite(times).sum(axis=0)
+            cells = [
+                f"{mean:,.0f} s ({means[0] / mean:.1f} x)" if num == len(times) else f"{num} of {len(times)}"
+                for mean, num in zip(means, reached, strict=True)
+            ]
             print(f"| {stop:,} | {np.mean(scores):.3f} | {' | '.join(cells)} |")
 
 
@@ -177,10 +189,10 @@ def main(_):
     except ValueError as error:
         sys.exit(f"Error: {error}")
     rows = json.loads(output.read_text()) if output.exists() else []
-    done = {(row["config"], row["seed"]) for row in rows}
     for seed in range(_SEEDS.value):
-        if (_CONFIG.value, seed) not in done:
-            rows += train(found, seed, stops)
+        own = [row for row in rows if (row["config"], row["seed"]) == (_CONFIG.value, seed)]
+        if not found.keys() <= {row["side"] for row in own}:
+            rows = [row for row in rows if row not in own] + train(found, seed, stops)
             with whole_file(output) as temporary:
                 pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
     print_table(rows, stops)

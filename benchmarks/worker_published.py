@@ -137,7 +137,11 @@ def _inverse(case):
 
 
 def _learning(settings):
-    """Trains and validates like train_img.py, but scores the weights, not their average, and flushes denormals."""
+    """Trains and validates like train_img.py, but scores the weights, not their average, and flushes denormals.
+
+    On a GPU, if there is one; `rates` are the learning rates of the steps.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_flush_denormal(True)
     torch.manual_seed(settings["config"]["seed"])
     model_config, train, evaluation = (settings["config"][key] for key in ("model", "train", "eval"))
@@ -148,34 +152,36 @@ def _learning(settings):
     model = _configured(shape, model_config)
     size, state = shape[0], {"step": 0, "seconds": 0.0, "rows": np.zeros([0], int)}
 
-    def batch():
+    def batch(place=device):
         if len(state["rows"]) < size:
             state["rows"] = order.permutation(len(images))
         rows, state["rows"] = state["rows"][:size], state["rows"][size:]
         x = images[rows]
         mirrored = settings["config"]["data"]["flip"] & (order.random([size, 1, 1, 1]) < 0.5)
-        return _tensor(np.where(mirrored, x[:, :, ::-1], x))
+        return _tensor(np.where(mirrored, x[:, :, ::-1], x)).to(place)
 
     with torch.no_grad():
-        _loss(model, batch())  # initializes the ActNorms
+        _loss(model, batch("cpu"))  # makes all tensors, and initializes the ActNorms
+    model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, train["beta_2"]))
 
     def step(number):
         for group in optimizer.param_groups:
-            group["lr"] = train["learning_rate"] * _scheduled(train, number)
+            group["lr"] = settings["rates"][number]
         loss = _loss(model, batch()).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), train["global_clipnorm"])
         optimizer.step()
         optimizer.zero_grad()
         _update_norms(model)
+        loss.item()  # a GPU is done then
 
     def score():
         _update_norms(model)
         model.eval()
         rows = range(0, len(test), evaluation["batch_size"])
         with torch.no_grad():
-            losses = [_loss(model, _tensor(test[i : i + evaluation["batch_size"]])) for i in rows]
+            losses = [_loss(model, _tensor(test[i : i + evaluation["batch_size"]]).to(device)) for i in rows]
         model.train()
         return torch.cat(losses).mean().item()
 
@@ -188,15 +194,6 @@ def _learning(settings):
         return {"step": state["step"], "seconds": state["seconds"], "bits_per_dim": score()}
 
     return run
-
-
-def _scheduled(train, number):
-    """The share of the learning rate in a step: a linear warm-up, then a constant or half a cosine."""
-    warm = min(1.0, (number + 1) / train["warmup_steps"])
-    if train["schedule"] == "constant" or number < train["warmup_steps"]:
-        return warm
-    rest = (number - train["warmup_steps"]) / (train["steps"] - train["warmup_steps"])
-    return 0.5 * (1 + math.cos(math.pi * rest))
 
 
 def _estimate(settings):

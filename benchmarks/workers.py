@@ -83,7 +83,7 @@ class Worker:
 
     def __init__(self, *command: str, threads: int, keep_memory: bool):
         names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, str(threads))}
+        environment = {**os.environ, **dict.fromkeys(names, str(threads)), "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
         if keep_memory:
             names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
             environment |= dict.fromkeys(names, str(2**32))

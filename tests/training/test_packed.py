@@ -33,8 +33,11 @@ def run_of(tmp_path_factory, make_config, image_config, run_without_work):
         folder = tmp_path_factory.mktemp("run")
         fields = KINDS[kind] | {"train__steps": 1}
         if kind == "a table":
-            np.save(folder / "table.npy", np.random.default_rng(0).normal(3.0, 2.0, size=[60, 2]))
-            config = make_config(**fields, data__path=str(folder / "table.npy"))
+            rows = np.random.default_rng(0).normal(3.0, 2.0, size=[80, 2])
+            np.save(folder / "table.npy", rows[:60])
+            np.save(folder / "test.npy", rows[60:])
+            paths = {"data__path": str(folder / "table.npy"), "data__path_test": str(folder / "test.npy")}
+            config = make_config(**fields, **paths)
         else:
             config = image_config(**fields)
         run_without_work(config, folder / "run")
@@ -55,7 +58,8 @@ def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_
     for ours, theirs in zip(run.model.weights, loaded.model.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), ours.path)
     before, after = flat_fields(run.config), flat_fields(loaded.config)
-    assert {key for key in before if before[key] != after[key]} == ({"data.path"} if kind == "a table" else set())
+    changed = {key: after[key] for key in before if before[key] != after[key]}
+    assert changed == ({"data.path": "table.npy", "data.path_test": "test.npy"} if kind == "a table" else {})
     assert workdir._data_info(loaded.data) == workdir._data_info(run.data)
     assert loaded.result == run.result
     assert (loaded.step, loaded.is_best) == (1, kind == "a table")
@@ -63,24 +67,28 @@ def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_
     content = b"".join(zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist())
     assert str(run.workdir.parent).encode() not in content
     if kind == "a table":
-        with pytest.raises(ValueError, match="model.zip does not hold the data of its run: .*--data_path"):
+        with pytest.raises(ValueError, match="data of the run in .*model.zip are not at table.npy .*--data_path"):
             training.load_data(path)
         data_path = str(run.workdir.parent / "table.npy")
         assert training.load_data(path, data_path=data_path).sizes == run.data.sizes
 
 
 def test_what_is_not_a_whole_file(run_of, tmp_path, refused):
-    """A file of another kind, a part of one, one with a changed byte, one of weights of another model."""
+    """A file of another kind, a part of one, one with a changed byte in each member, one of another model."""
     run, path = run_of("hybrid"), tmp_path / "model.zip"
     run.save(path)
     content = path.read_bytes()
-    text, cut, changed, empty = (tmp_path / name for name in ("a.txt", "b.zip", "c.zip", "d.zip"))
+    text, cut, empty = (tmp_path / name for name in ("a.txt", "b.zip", "d.zip"))
     text.write_text("no run")
     cut.write_bytes(content[: len(content) // 2])
-    middle = content.index(b"model.weights.h5") + 1000
-    changed.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     zipfile.ZipFile(empty, "w").close()
-    for wrong in (text, cut, changed, empty):
+    changed = []
+    for name in packed._NAMES:
+        for i in range(1, 8):  # byte 0 tells whether it is the last block, which the size does, too
+            place = content.index(name.encode()) + len(name) + 5 * i
+            changed.append(tmp_path / f"{name}{i}.zip")
+            changed[-1].write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    for wrong in (text, cut, empty, *changed):
         refused(f"{wrong.name} is not a whole file of a trained run: .*resflow.load", resflow.load, wrong)
     refused("'model.bin' should end in .zip", run.save, tmp_path / "model.bin")
     other = tmp_path / "other.zip"
@@ -95,7 +103,7 @@ def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert opened("pretrained:digits").source == ROOT / "pretrained" / "digits.zip"
-    monkeypatch.setattr(packed, "_RELEASED", tmp_path / "none")
+    monkeypatch.setattr(packed, "_FOLDERS", packed._FOLDERS[1:])
     cache = tmp_path / "tf_resflow"
     refused(rf"Download digits.zip from .* to {re.escape(str(cache))}", opened, "pretrained:digits")
     refused("Download digits.zip", resflow.load, "digits")
@@ -122,4 +130,4 @@ def test_the_page_of_released_models(name):
     assert hashlib.sha256(content).hexdigest() == MODELS[name]
     assert f"{len(content) / 1e6:.1f} MB" in line
     assert f"{result[unit]:.3f} ± {result[f'{unit}_stderr']:.3f}" in line
-    assert files.step()[0] == files.read_config().train.steps
+    assert files.step == files.read_config().train.steps

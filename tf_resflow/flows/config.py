@@ -87,7 +87,7 @@ MODEL_FIELDS = {
     "fc_width": Field(64, AT_LEAST_1),
     # None or 0: no logit; a hybrid model then normalizes each channel by its mean and standard deviation.
     "logit_alpha": Field(None, Rule(lambda v: v is None or 0 <= v < 0.5, "None, or at least 0 and below 0.5")),
-    "whiten": False,  # a convolution in front, of each pixel and frequency, that begins with white images
+    "whiten": False,  # an ActNorm of each pixel and a DCTConv in front: photographs begin white
     "squeeze_first": False,
     "factor_out": False,
     # "variational": the noise of integer data is drawn from a density that is learned, not from the uniform one.

@@ -67,8 +67,8 @@ def image_flow(
       inv_1x1_conv: whether an `InvertibleConv1x1` comes before each convolutional block.
       logit_alpha: of the `Logit` in front; `None` for none.
       mean: with `std`, per channel, for a `Normalize` in front (hybrid models have one instead of the logit).
-      whiten: whether a `DCTConv` comes before the first block, after an ActNorm of each element: the flow starts at
-        white images. It takes the place of the logit of natural images.
+      whiten: whether an ActNorm of each element and a `DCTConv` come before the first block. Photographs then start
+        white, and need no logit. (Where pixels are always black, as in MNIST, keep it.)
       squeeze_first: whether a squeeze comes before the first scale (images above 32 x 32).
       factor_out: whether half of the channels leave at each squeeze between scales.
       condition_size: size of a conditional vector, such as a one-hot label, or `None`.

@@ -24,7 +24,7 @@ def load_data(
     """Loads the data set that a run was trained on.
 
     Args:
-      workdir: directory of a run, or what else `tf_resflow.load` takes.
+      workdir: directory of a run, a file of one, or "pretrained:NAME", see `tf_resflow.load`.
       data_dir: the TensorFlow Datasets folder, if the data have moved.
       data_path: their file or folder, if the data have moved.
 

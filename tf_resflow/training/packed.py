@@ -5,10 +5,11 @@ import os
 import pathlib
 import tempfile
 import zipfile
+import zlib
 from typing import Any
 
 from tf_resflow.config_fields import suggest
-from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json
+from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json, write_json
 
 __all__ = ["MODELS", "PackedRun", "opened", "write_packed"]
 
@@ -18,52 +19,42 @@ MODELS = {
 }
 """The SHA-256 of each released file, by the name of its model."""
 
-_RELEASED = pathlib.Path(__file__).parents[2] / "pretrained"  # of a checkout
-_WEIGHTS, _RESULT = "model.weights.h5", "result.json"
-_NEEDED = ("config.json", "data.json", "weights.json", _WEIGHTS)
+_FOLDERS = (pathlib.Path(__file__).parents[2] / "pretrained", pathlib.Path("pretrained"))  # of a checkout
+_WEIGHTS, _STEP = "model.weights.h5", "weights.json"
+_NAMES = ("config.json", "data.json", _STEP, _WEIGHTS, "result.json")  # there may be no result
 
 
 class PackedRun(Workdir):
-    """The files of a trained run that `write_packed` wrote, unpacked to be read.
+    """The files of a trained run that `write_packed` wrote, unpacked to be read, for as long as this object lives.
 
     Args:
       path: the .zip file.
 
     Attributes:
       weights: path of the file of weights.
+      step: the training step of the weights.
+      is_best: whether they are the best on validation.
 
     Raises:
       ValueError: when the file is not that of a run.
+      OSError: when it cannot be read.
     """
 
     def __init__(self, path: pathlib.Path):
         self._unpacked = tempfile.TemporaryDirectory()
-        folder = pathlib.Path(self._unpacked.name) / path.name
-        super().__init__(folder)
-        self.source = path
-        self.weights = folder / _WEIGHTS
+        super().__init__(self._unpacked.name)
+        self.source, self.weights = path, self.path / _WEIGHTS
         try:
             with zipfile.ZipFile(path) as file:
-                names = [*_NEEDED, *({_RESULT} & set(file.namelist()))]
-                for name in names:
-                    file.extract(name, folder)
-        except (zipfile.BadZipFile, KeyError, OSError) as error:
+                for name in _NAMES if _NAMES[-1] in file.namelist() else _NAMES[:-1]:
+                    file.extract(name, self.path)
+            found = read_json(self.path / _STEP)
+            self.step, self.is_best = found["step"], found["is_best"]
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
             raise ValueError(
                 f"{path} is not a whole file of a trained run: {error}. Give the workdir of a run, or a file that "
                 "`resflow.load(workdir).save(file)` wrote."
             ) from None
-
-    def config_of_data(self, *, data_dir: str | None = None, data_path: str | None = None) -> Any:
-        """The config of the run with the places of its data, which the file does not tell: as they are given."""
-        config = super().config_of_data(data_dir=data_dir, data_path=data_path)
-        if config.data.name in ("images", "tabular") and not config.data.path:
-            raise ValueError(f"{self.source} does not hold the data of its run: give their path by --data_path.")
-        return config
-
-    def step(self) -> tuple[int, bool]:
-        """The training step of the weights, and whether they are the best on validation."""
-        found = read_json(self.path / "weights.json")
-        return found["step"], found["is_best"]
 
     def is_begun(self) -> bool:
         """True: the weights are trained."""
@@ -73,12 +64,14 @@ class PackedRun(Workdir):
         """Does nothing: the weights are there."""
 
 
-def write_packed(path: str | os.PathLike[str], folder: pathlib.Path) -> None:
-    """Packs the files of a `folder` that `PackedRun` reads."""
+def write_packed(path: str | os.PathLike[str], run: Workdir, step: int, is_best: bool, model: Any) -> None:
+    """Packs the description of a run, its result and the weights of its model for `PackedRun`."""
+    write_json(run.path / _STEP, {"step": step, "is_best": is_best})
+    model.save_weights(run.path / _WEIGHTS)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name in (*_NEEDED, _RESULT):
-            if (folder / name).exists():
-                file.write(folder / name, name)
+        for name in _NAMES:
+            if (run.path / name).exists():
+                file.write(run.path / name, name)
 
 
 def opened(workdir: str | os.PathLike[str]) -> Workdir:
@@ -101,7 +94,7 @@ def _released(name):
             f"There is no pretrained model {name!r}; {suggest(name, MODELS)} Give one of {', '.join(MODELS)}."
         )
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tf_resflow"
-    found = [folder / f"{name}.zip" for folder in (_RELEASED, cache) if (folder / f"{name}.zip").is_file()]
+    found = [path for folder in (*_FOLDERS, cache) if (path := folder / f"{name}.zip").is_file()]
     if not found:
         raise ValueError(
             f"The pretrained model {name!r} is not on this machine. Download {name}.zip from the folder "

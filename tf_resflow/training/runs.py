@@ -69,23 +69,22 @@ class Run:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the run as one file: the config, what is known of the data, the result and the weights.
 
-        `load` and the commands take it in the place of the directory. The paths of the data are left out, and the
-        state of the optimizer: the training cannot go on from it.
+        `load` and the commands take it in the place of the directory. The folders of the data are left out, and the
+        state of the optimizer: the training cannot go on from it. The names of the files and of the columns of a
+        table, and the levels of its categories, are in it.
 
         Args:
           path: a .zip file.
         """
         check_output_path(path, [".zip"])
         config = copy.deepcopy(self.config)
-        config.data.update(dict.fromkeys(PLACES, ""))
+        config.data.update({place: pathlib.Path(config.data[place]).name for place in PLACES} | {"data_dir": ""})
         with tempfile.TemporaryDirectory() as name, whole_file(path) as temporary:
             files = Workdir(name)
-            files.describe(config, self.data)
-            write_json(files.path / "weights.json", {"step": self.step, "is_best": self.is_best})
+            files.describe(config, self.data, {})
             if self.result is not None:
                 write_json(files.result, self.result)
-            self.model.save_weights(files.path / "model.weights.h5")
-            write_packed(temporary, files.path)
+            write_packed(temporary, files, self.step, self.is_best, self.model)
 
     def __repr__(self) -> str:
         """One line, without the config and the result, which take a page."""
@@ -137,8 +136,7 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     result = read_json(files.result) if files.result.exists() else None
     if isinstance(files, PackedRun):
         model.load_weights(files.weights)
-        step, is_best = files.step()
-        return Run(model, config, step, files.source, data, result, is_best)
+        return Run(model, config, files.step, files.source, data, result, files.is_best)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     best = Checkpoints(files.best, model, optimizer).restore() if config.train.keep_best else 0
     step = best or Checkpoints(files.checkpoints, model, optimizer).restore()

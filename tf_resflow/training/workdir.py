@@ -129,18 +129,18 @@ class Workdir:
                 self.checkpoints.mkdir(exist_ok=True)
                 tempfile.TemporaryFile(dir=self.checkpoints).close()
         if self.is_chief:
-            self.describe(config, dataset)
+            self.describe(config, dataset, _places(config))
 
-    def describe(self, config: "ConfigDict", dataset: "Dataset | DataInfo") -> None:
-        """Writes the config, and what a model must know of the data."""
-        write_json(self.config, _plain(config.to_dict()) | {_ABSOLUTE: _places(config)})
+    def describe(self, config: "ConfigDict", dataset: "Dataset | DataInfo", places: Mapping[str, str]) -> None:
+        """Writes the config, the absolute paths of its data, and what a model must know of the data."""
+        write_json(self.config, _plain(config.to_dict()) | {_ABSOLUTE: dict(places)})
         write_json(self.data, _data_info(dataset))
 
     def read_config(self) -> Any:
         """The config of the run; raises ValueError if there is none, or for unknown fields or values."""
         if not self.config.exists():
             raise ValueError(
-                f"{self.path} is not the workdir of a run: it has no config.json. Give the "
+                f"{self.source} is not the workdir of a run: it has no config.json. Give the "
                 "--workdir that resflow-train was run with."
             )
         config, stored = default_config(), read_json(self.config)
@@ -148,18 +148,22 @@ class Workdir:
         known = flat_fields(config)
         if unknown := sorted(stored.keys() - known.keys()):
             raise ValueError(
-                f"{self.config} has the unknown key {unknown[0]!r}; {suggest(unknown[0], known)} Was it written by "
-                "another version?"
+                f"{self.source}: config.json has the unknown key {unknown[0]!r}; {suggest(unknown[0], known)} Was "
+                "it written by another version?"
             )
         try:
             config.update_from_flattened_dict(stored)
             validate_config(config)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.config} has a wrong value: {error} Restore the file from a backup.") from None
+            raise ValueError(
+                f"{self.source}: config.json has a wrong value: {error} Restore the file from a backup."
+            ) from None
         return config
 
     def config_of_data(self, *, data_dir: str | None = None, data_path: str | None = None) -> Any:
         """The config of the run with the places of its data: as given, else where they were at the training.
+
+        Files of other splits are looked for beside `data_path`, too.
 
         Raises:
           ValueError: when there is no run, or its files are not there.
@@ -167,14 +171,17 @@ class Workdir:
         config, absolute = self.read_config(), self._absolute_places()
         given = {"data_dir": data_dir, "path": data_path}
         for place in PLACES:
-            known = (
-                [absolute.get(f"data.{place}"), config.data[place]] if given.get(place) is None else [given[place]]
-            )
+            if given.get(place) is not None:
+                known = [given[place]]
+            else:
+                beside = pathlib.Path(data_path or "").parent / pathlib.Path(config.data[place]).name
+                is_beside = data_path and config.data[place] and place != "data_dir"
+                known = [absolute.get(f"data.{place}"), config.data[place], str(beside) if is_beside else None]
             paths = [path for path in known if path]
             found = [path for path in paths if pathlib.Path(path).expanduser().exists()]
             if paths and not found and place != "data_dir":
                 raise ValueError(
-                    f"The data of the run in {self.path} are not at {paths[-1]} (looked for "
+                    f"The data of the run in {self.source} are not at {paths[-1]} (looked for "
                     f"{' and '.join(dict.fromkeys(map(_absolute, paths)))}). If they have moved, give their new "
                     "path by --data_path."
                 )
@@ -191,9 +198,9 @@ class Workdir:
                 continue
             if not _is_same(key, before, now):
                 raise ValueError(
-                    f"The data {dataset.name!r} are not those that the run in {self.path} was begun with: their "
-                    f"{key} was {_short(before[key])}, but now it is {_short(now[key])}. Restore them, or train on "
-                    "these in another --workdir."
+                    f"The data {dataset.name!r} are not those that the run in {self.source} was begun with: "
+                    f"their {key} was {_short(before[key])}, but now it is {_short(now[key])}. Restore them, or "
+                    "train on these in another --workdir."
                 )
 
     def read_result(self, config: "ConfigDict") -> dict[str, Any] | None:
@@ -210,7 +217,7 @@ class Workdir:
     def read_data(self) -> DataInfo:
         """What the model of the run must know of its data."""
         if not self.data.exists():
-            raise ValueError(f"{self.path} has no data.json: resflow-train has not begun to train there.")
+            raise ValueError(f"{self.source} has no data.json: resflow-train has not begun to train there.")
         info = read_json(self.data)
         try:
             for field in ("mean", "std", "condition_mean", "condition_std"):
@@ -222,7 +229,8 @@ class Workdir:
             return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{self.data} does not describe data ({type(error).__name__}: {error}). Restore it from a backup."
+                f"{self.source}: data.json does not describe data ({type(error).__name__}: {error}). Restore it "
+                "from a backup."
             ) from None
 
     def check_config(self, config: "ConfigDict") -> None:
