@@ -51,7 +51,7 @@ _BLOCKS = {
 
 
 def _numbers(device, options, weights=None):
-    """A function to the results of a small flow on a device, and its weights: those that are given, if some are"""
+    """A function to the results of a small flow on a device, and its weights, which may be given."""
     with tf.device(device):
         estimator = resflow.logdet.RussianRoulette(4)
         block = resflow.flows.residual_image_block(**options, log_det=estimator)
@@ -149,7 +149,7 @@ def main(_):
         check_output_path(_OUTPUT.value, [".md"])
     except ValueError as error:
         sys.exit(f"Error: {error}")
-    devices = {device.name.removeprefix("/device:"): device for device in tf.config.list_logical_devices()}
+    devices = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
     if _DEVICE.value not in devices:
         sys.exit(f"Error: there is no device {_DEVICE.value}, only {', '.join(devices)}. Give one as --device.")
     gpus = tf.config.list_physical_devices("GPU")

@@ -47,8 +47,8 @@ _EXAMPLES = flags.DEFINE_integer("num_examples", 500, "Held-out images of a scor
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
 
 _FREE = ("num_blocks", "width", "fc_width", "logit_alpha")  # the fields that the published side follows
-_PUBLISHED, _OURS = "published", "here, same settings"
-_SIDES = (_PUBLISHED, "published, our schedule", _OURS, "here, recommended")
+_PUBLISHED = "published"
+_SIDES = (_PUBLISHED, "published, our schedule", "here, same settings", "here, recommended")
 
 
 def configs(name, steps):
@@ -105,13 +105,18 @@ def train(found, seed, stops):
     rows, first, best = [], next(iter(workers)), dict.fromkeys(workers, np.inf)
     while workers:
         for side, worker in list(workers.items()):
-            rows.append({"config": _CONFIG.value, "seed": seed, "side": side, **worker.ask("run")})
+            rows.append({"config": _CONFIG.value, "seed": seed, "side": side, **_settings(), **worker.ask("run")})
             print(rows[-1], flush=True)
             best[side] = min(best[side], rows[-1]["bits_per_dim"])
             is_there = first not in workers and best[side] <= best[first]
             if is_there or rows[-1]["step"] >= found[side].train.steps:
                 workers.pop(side).close()
     return rows
+
+
+def _settings():
+    """What the rows of a file have in common, to be compared."""
+    return {"threads": _THREADS.value, "num_examples": _EXAMPLES.value}
 
 
 def _arrays(config, folder):
@@ -189,6 +194,8 @@ def main(_):
     except ValueError as error:
         sys.exit(f"Error: {error}")
     rows = json.loads(output.read_text()) if output.exists() else []
+    if any(row | _settings() != row for row in rows):
+        sys.exit(f"Error: {output} has rows of other --threads or --num_examples. Give another --output.")
     for seed in range(_SEEDS.value):
         own = [row for row in rows if (row["config"], row["seed"]) == (_CONFIG.value, seed)]
         if not found.keys() <= {row["side"] for row in own}:

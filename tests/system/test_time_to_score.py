@@ -29,24 +29,20 @@ def test_the_table_and_the_figure_of_what_was_trained(call, tmp_path):
     output, picture = tmp_path / "times.json", tmp_path / "times.png"
     scores = {"here, same settings": [5.0, 4.0, 3.0], "here, recommended": [4.5, 3.5, 3.2]}
     rows = [
-        {"config": "digits", "seed": 0, "side": side, "step": 300 * i, "seconds": 20.0 * i, "bits_per_dim": score}
+        {"config": "digits", "seed": 0, "side": side, "threads": 1, "num_examples": 500}
+        | {"step": 300 * i, "seconds": 20.0 * i, "bits_per_dim": score}
         for side, values in scores.items()
         for i, score in enumerate(values, start=1)
     ]
     output.write_text(json.dumps(rows))
-    done = call(
-        BENCHMARK,
-        "--config=digits",
-        "--seeds=1",
-        "--steps=300,600,900",
-        f"--output={output}",
-        f"--figure={picture}",
-    )
+    flags = ["--config=digits", "--seeds=1", "--steps=300,600,900", f"--output={output}"]
+    done = call(BENCHMARK, *flags, "--threads=1", f"--figure={picture}")
     assert done.code == 0, done.output
     assert "| 300 | 5.000 | 20 s (1.0 x) | 20 s (1.0 x) |" in done.output
     assert "| 600 | 4.000 | 40 s (1.0 x) | 30 s (1.3 x) |" in done.output
     assert "| 900 | 3.000 | 60 s (1.0 x) | 0 of 1 |" in done.output
     assert picture.stat().st_size > 5000 and json.loads(output.read_text()) == rows
+    assert "rows of other --threads" in call(BENCHMARK, *flags, "--threads=3").output
 
 
 def test_the_time_until_a_score(tmp_path):

@@ -1,9 +1,8 @@
 """A convolution as a product in the domain of the cosine transform, which begins with white images."""
 
-import math
-
 import numpy as np
 import tensorflow as tf
+from scipy import fft
 
 from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.networks import check_event
@@ -58,7 +57,7 @@ class DCTConv(VariableBijector):
             raise ValueError(f"DCTConv needs the known shape [H, W, C] of an image; got {tuple(event_shape)}.")
         self._event_shape = tf.TensorShape(event_shape)
         height, width, channels = event_shape
-        self._cosines = _cosines(height), _cosines(width)
+        self._cosines = [fft.dct(np.eye(size), axis=0, norm="ortho") for size in (height, width)]
         super().__init__(
             {"lower": np.zeros([height, width, channels, channels])},
             dtype,
@@ -130,11 +129,3 @@ class DCTConv(VariableBijector):
 
     def _forward_log_det_jacobian(self, x):
         return tf.reduce_sum(tf.linalg.diag_part(self.lower))
-
-
-def _cosines(size):
-    """The orthonormal DCT-II, a matrix whose rows are the frequencies."""
-    frequencies, places = np.arange(size)[:, np.newaxis], np.arange(size)
-    basis = np.cos(math.pi * frequencies * (places + 0.5) / size) * math.sqrt(2 / size)
-    basis[0] /= math.sqrt(2)
-    return basis
