@@ -438,7 +438,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _mixed_scores(self, table):
         """The log-densities of rows."""
-        return _mixed(self._scores(table, self.noise_), self._scores(table, MOST_NOISE))
+        scores = {level: self._scores(table, level) for level in {self.noise_, MOST_NOISE}}
+        return _mixed(scores[self.noise_], scores[MOST_NOISE])
 
     def _scores(self, table, noise, members=None):
         """The log-densities of rows at a noise level: of means over members, cells, and missing values."""
