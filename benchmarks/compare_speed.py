@@ -19,7 +19,7 @@ import statistics
 import sys
 
 from absl import app, flags
-from workers import CASES, start_workers
+from workers import CASES, our_worker, published_worker
 
 _PUBLISHED_DIR = flags.DEFINE_string("published_dir", None, "A checkout of the published code.")
 _PUBLISHED_PYTHON = flags.DEFINE_string("published_python", sys.executable, "A Python that has torch.")
@@ -37,9 +37,10 @@ def _measure(name):
     """Measures one case: a dict of side to dict of quantity to list of values."""
     once = CASES[name].kind in _ONCE
     keep_memory = _KEEP_MEMORY.value and CASES[name].kind != "memory"
-    workers = start_workers(
-        _PUBLISHED_DIR.value, _PUBLISHED_PYTHON.value, threads=_THREADS.value, keep_memory=keep_memory
-    )
+    options = {"threads": _THREADS.value, "keep_memory": keep_memory}
+    workers = {"ours": our_worker(**options)}
+    if _PUBLISHED_DIR.value:
+        workers["published"] = published_worker(_PUBLISHED_DIR.value, _PUBLISHED_PYTHON.value, **options)
     for side, worker in list(workers.items()):
         if not worker.ask(f"prepare {name}"):
             workers.pop(side).close()

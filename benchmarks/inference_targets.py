@@ -39,14 +39,12 @@ class Data(NamedTuple):
       validation: for the learning rate, and for the step to keep.
       test: for the score.
       posteriors: pairs of an observation `[condition_size]` and of samples `[num, size]` of its posterior.
-      optimum: the mean log-density of the test distribution under itself, where known.
     """
 
     train: tuple
     validation: tuple
     test: tuple
     posteriors: Sequence = ()
-    optimum: float | None = None
 
 
 # Densities
@@ -243,7 +241,7 @@ def _hamiltonian_samples(log_prob, size, chains=100, burn_in=1000, kept=2000, th
 # Simulators, from "Benchmarking simulation-based inference" (Lueckmann et al., 2021), Appendix T
 
 
-def _simulated(simulate, prior, posterior, optimum=None, num=100_000, held_out=5_000, num_posteriors=2):
+def _simulated(simulate, prior, posterior, num=100_000, held_out=5_000, num_posteriors=2):
     """Parameters and observations from a simulator, and posteriors of the first observations of the test split."""
     generator = np.random.default_rng(0)
     parameters = prior(num + 2 * held_out, generator)
@@ -254,13 +252,12 @@ def _simulated(simulate, prior, posterior, optimum=None, num=100_000, held_out=5
         for i, j in zip(ends[:-1], ends[1:], strict=True)
     )
     posteriors = [(x, posterior(x, 1000, generator)) for x in test[1][:num_posteriors].astype(np.float64)]
-    return Data(train, validation, test, posteriors, optimum)
+    return Data(train, validation, test, posteriors)
 
 
 def gaussian_linear() -> Data:
     """T.1: theta ~ N(0, I / 10) in 10 dimensions, x ~ N(theta, I / 10)."""
-    optimum = -5 * math.log(2 * math.pi * math.e / 20)
-    return _simulated(simulate_gaussian_linear, gaussian_prior, gaussian_linear_posterior, optimum)
+    return _simulated(simulate_gaussian_linear, gaussian_prior, gaussian_linear_posterior)
 
 
 def gaussian_prior(num, generator):

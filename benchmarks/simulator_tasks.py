@@ -17,7 +17,6 @@ TASKS = (
     *("two_moons", "gaussian_mixture", "bernoulli_glm", "gaussian_linear", "slcp", "gaussian_linear_uniform"),
     *("sir", "lotka_volterra", "slcp_distractors", "bernoulli_glm_raw"),
 )
-NUM_OBSERVATIONS = 10
 
 _FILES = {  # by task, if they lie in the folder of another one
     "slcp_distractors": ("slcp", "observation_distractors.csv"),
@@ -72,11 +71,6 @@ def pairs(name: str, num: int) -> tuple[np.ndarray, np.ndarray]:
 def observation(name: str, i: int) -> np.ndarray:
     """The observation i = 1, ..., 10, `[data_size]`."""
     return _read(name, i, _FILES.get(name, (name, "observation.csv"))[1])[0]
-
-
-def true_parameters(name: str, i: int) -> np.ndarray:
-    """The parameters `[size]` from which the observation i was simulated."""
-    return _read(name, i, "true_parameters.csv")[0]
 
 
 def reference(name: str, i: int) -> np.ndarray:

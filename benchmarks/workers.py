@@ -113,17 +113,6 @@ class Worker:
         self._process.communicate()
 
 
-def start_workers(
-    published_dir: str | None, published_python: str, *, threads: int, keep_memory: bool
-) -> dict[str, Worker]:
-    """Starts a worker of each side: "ours", and "published" if a checkout of the published code is given."""
-    options: dict[str, Any] = {"threads": threads, "keep_memory": keep_memory}
-    workers = {"ours": our_worker(**options)}
-    if published_dir:
-        workers["published"] = published_worker(published_dir, published_python, **options)
-    return workers
-
-
 def our_worker(*, threads: int, keep_memory: bool) -> Worker:
     """Starts a worker of this package."""
     return Worker(sys.executable, str(_FOLDER / "worker_ours.py"), threads=threads, keep_memory=keep_memory)

@@ -62,6 +62,14 @@ def temporary_files(tmp_path_factory):
 
 
 @pytest.fixture
+def said(monkeypatch):
+    """The warnings."""
+    lines = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
+    return lines
+
+
+@pytest.fixture
 def dtype_policy():
     """A context of a name, in which it is Keras' global dtype policy."""
 

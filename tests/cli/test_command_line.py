@@ -1,9 +1,7 @@
 import logging
-import re
 import signal
 
 import pytest
-from absl import flags
 
 from tf_resflow.cli import command_line
 from tf_resflow.training.config import default_config, validate_config
@@ -54,16 +52,3 @@ def test_version(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         command_line.run("", None, None)
     assert not end.value.code and capsys.readouterr().out == f"tf_resflow {__version__}\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [([], "--output is missing: give --output=..."), (["--output=a", "--outptu=b"], "outptu")],
-)
-def test_wrong_flags(monkeypatch, arguments, message):
-    values = flags.FlagValues()
-    flags.DEFINE_string("output", None, "", flag_values=values)
-    flags.mark_flag_as_required("output", values)
-    monkeypatch.setattr(flags, "FLAGS", values)
-    with pytest.raises(SystemExit, match=f"Error: .*{re.escape(message)}.*\nThe flags"):
-        command_line._parse_flags(["command", *arguments])

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pandas
 import pytest
-from absl import flags, logging
+from absl import logging
 from matplotlib.figure import Figure
 
 import tf_resflow as resflow
@@ -72,28 +72,9 @@ def test_pictures(sample, tmp_path, monkeypatch):
     assert said == ["The picture shows no data: no such file"]
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["0.5,warm", "inf", "nan", "1e30", ""], "numbers from 0 to 100, separated by commas"),
-        (["0.5 --interpolate=pairs"], "takes no temperature"),
-        ([f"1 --seed={2**63}", "1 --seed=-1"], "seed"),
-        (["1 --num=0"], "num"),
-        (["1.0 --num=1 --interpolate=corners"], "has --num=2 or more"),
-        (["1.0 --precise --interpolate=pairs"], "takes no --precise"),
-    ],
-)
-def test_wrong_flags(sample, tmp_path, arguments, message):
-    for argument in arguments:
-        with pytest.raises(flags.IllegalFlagValueError, match=message):
-            sample(tmp_path / "a.npy", *f"--temperature={argument}".split())
-
-
 def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch):
     monkeypatch.setattr(resflow, "load", None)
     for output, argument, message in (
-        ("a.docx", "--num=2", r"'a.docx' should end in .png or .npy"),
-        ("a.npy", f"--num={10**15}", "samples of 8,000,000.0 GB do not fit"),
         ("a.png", f"--num={10**9}", "too many for a picture"),
         ("a.npy", "--condition=1", "a model without a condition: leave out"),
     ):

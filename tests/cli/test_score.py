@@ -4,7 +4,6 @@ import csv
 
 import numpy as np
 import pytest
-from absl import logging
 
 import tf_resflow as resflow
 from tf_resflow.cli import sample as sample_command
@@ -118,14 +117,12 @@ def test_scores_of_the_held_out_rows(run, tmp_path):
     np.testing.assert_allclose(np.sort(quantile), (np.arange(6) + 0.5) / 6, rtol=1e-6)
 
 
-def test_scores_without_the_data_have_no_quantiles(run, rows, tmp_path, monkeypatch, capsys):
-    warnings = []
-    monkeypatch.setattr(logging, "warning", lambda text, *values: warnings.append(text % values))
+def test_scores_without_the_data_have_no_quantiles(run, rows, tmp_path, said, capsys):
     np.save(tmp_path / "new.npy", rows[:3, :2])
     arguments = [f"--input={tmp_path / 'new.npy'}", f"--data_path={tmp_path / 'gone.csv'}"]
     header, *lines = run(score_command, tmp_path / "scores.csv", *arguments)
     assert header == ["example", "log_prob", "stderr", "reason"] and len(lines) == 3
-    assert len(warnings) == 1 and "no quantiles" in warnings[0] and "gone.csv" in warnings[0]
+    assert len(said) == 1 and "no quantiles" in said[0] and "gone.csv" in said[0]
     assert "3 examples; without quantiles: " in capsys.readouterr().out
 
 

@@ -155,14 +155,6 @@ def test_missing_and_unknown_values():
     assert not columns.encode(pandas.DataFrame({"color": ["pink"], "x": [1.0]})).known[0]
 
 
-def test_levels_that_are_named():
-    table = pandas.DataFrame({"size": ["S", "L", "M", "S"] * 5, "code": [7, 3, 9, 7] * 5})
-    columns = Columns(table, ordered={"size": ["S", "M", "L", "XL"]}, categories=["code"])
-    assert columns.kinds == {"size": "ordered levels", "code": "category"}
-    order = columns.encode(pandas.DataFrame({"size": ["S", "M", "L", "XL"], "code": 7})).values[:, 0]
-    np.testing.assert_allclose(np.diff(order), columns.widths[0], rtol=1e-9)
-
-
 def test_types_of_pandas():
     """Nullable types, zones and whole days come back; whole numbers within the range of the fit."""
     rng = np.random.default_rng(0)

@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pytest
-from absl import logging
 from PIL import Image
 
 from tf_resflow.data import image_files, load, load_image_files
@@ -32,14 +31,6 @@ def _load(path, **fields):
 def _refuse(message, path, **fields):
     with pytest.raises(ValueError, match=message):
         _load(path, **fields)
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """The warnings."""
-    lines = []
-    monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
-    return lines
 
 
 def test_the_file_of_each_example(tmp_path):

@@ -4,7 +4,6 @@ import sys
 import numpy as np
 import pandas
 import pytest
-from absl import logging
 
 from tests.data import test_columns
 from tf_resflow.data import load_tabular
@@ -15,14 +14,6 @@ pytestmark = pytest.mark.quick
 @pytest.fixture
 def matrix():
     return np.random.default_rng(0).normal([5, -2, 0], [1, 10, 0.1], size=[100, 3])
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """The warnings."""
-    lines = []
-    monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
-    return lines
 
 
 def _write(path, matrix, header=""):

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from absl import logging
 
 import tf_resflow as resflow
 from tf_resflow.evaluation import draw_samples, interpolate_corners, interpolate_pairs, sampling
@@ -135,9 +134,7 @@ def test_batches_of_paths_are_those_of_one_call(monkeypatch):
         assert len(np.unique(places)) == places.size
 
 
-def test_fewer_pairs_than_are_asked_for(monkeypatch):
-    said = []
-    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+def test_fewer_pairs_than_are_asked_for(said):
     paths = interpolate_examples(linear_model(), np.zeros([5, 2], np.float32), kind="pairs", num=3, length=2)
     assert len(paths) == 2 and said == ["5 examples make 2 pairs, fewer than the 3 asked for."]
 

@@ -38,6 +38,7 @@ def test_a_bad_value_is_named():
         ("train.learning_rate", 0.0),
         ("train.ema_momentum", 1.0),
     ]
+    wrong += [("model.activation", "lipswsh"), ("eval.split", "tset")]
     wrong += [("train.schedule", "linear"), ("train.optimizer", "adma"), ("seed", -1), ("seed", 2**31)]
     wrong += [("model.coefficient", 1.0), ("model.coefficient", 0.0), ("model.lipschitz_constant", 1.0)]
     wrong += [("model.num_blocks", ()), ("model.num_blocks", (0, 0)), ("model.kernels", (3, 2, 3))]

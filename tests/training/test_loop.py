@@ -428,13 +428,11 @@ def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, two_rep
     """And leaves the workdir to the command that is right."""
     wrong = [
         ({"model__kind": "image", "model__norms": (2.0,) * 4}, {}, "model.kind"),
-        ({"eval__split": "extra"}, {}, "eval.split is 'extra'; it must be one of 'test'"),
         ({"train__steps": 0}, {}, "train.steps is 0"),
         *(
             ({name: value, "data__validation_fraction": 0.0}, {}, "has none: set config.data.validation_fraction")
             for name, value in (("train__keep_best", True), ("train__patience", 1))
         ),
-        ({"model__activation": "lipswsh"}, {}, "activation is 'lipswsh'; it must be one of 'lipswish'"),
         ({"data__name": "8gaussian"}, {}, "8gaussians"),
         ({"eval__split": "train"}, {}, "eval.split is 'train'; '8gaussians' has"),
         ({"model__condition": "label"}, {}, "'label', but '8gaussians' has no labels"),
@@ -450,9 +448,6 @@ def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, two_rep
         with pytest.raises(ValueError, match=message):
             train(make_config(**fields), tmp_path / "run", **options)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
-    with pytest.raises(OSError, match="Cannot write"):
-        (tmp_path / "file").write_text("")
-        train(make_config(), tmp_path / "file")
 
 
 def test_a_flow_of_couplings(tmp_path, image_config, train_without_steps):

@@ -1,18 +1,15 @@
 import numpy as np
-from absl import logging
 
 import tf_resflow as resflow
 from tf_resflow.training import loop
 from tf_resflow.training.report import Report
 
 
-def test_dependent_columns_have_no_gaussian_baseline(tmp_path, make_config, train, monkeypatch):
+def test_dependent_columns_have_no_gaussian_baseline(tmp_path, make_config, train, monkeypatch, said):
     """The last column is the sum of the others; a run says it before it begins."""
     rows = np.random.default_rng(0).normal(size=[200, 3])
     rows[:, -1] = rows[:, :-1].sum(axis=1)
     np.save(tmp_path / "table.npy", rows)
-    said = []
-    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
     monkeypatch.setattr(loop, "_compiled_step", lambda *_: said.append("steps") or (lambda *_: {"nats": 0.0}))
     fields = {"data__name": "tabular", "data__path": str(tmp_path / "table.npy"), "data__test_fraction": 0.25}
     config = make_config(**fields, data__validation_fraction=0.0, train__batch_size=4)
@@ -25,10 +22,8 @@ def test_dependent_columns_have_no_gaussian_baseline(tmp_path, make_config, trai
     assert result["line"].endswith("steps (no baseline)")
 
 
-def test_fewer_images_than_pixels_have_no_gaussian_baseline(make_config, monkeypatch):
+def test_fewer_images_than_pixels_have_no_gaussian_baseline(make_config, said):
     """Their covariance is that of the dequantization in most directions."""
-    said = []
-    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
     flow = resflow.flows.image_flow((4, 4, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
     model = resflow.FlowModel(flow, (4, 4, 1), levels=17)
     images = np.random.default_rng(0).integers(0, 17, size=[40, 4, 4, 1])

@@ -35,22 +35,6 @@ class MonotoneBlock(ResidualBlock):
 
     Arguments, methods and requirements are those of `ResidualBlock`, in whose place it can stand.
 
-    ```python
-    import keras
-    import tensorflow as tf
-    import tf_resflow as resflow
-
-    branch = keras.Sequential([
-        keras.Input([2]),
-        resflow.layers.LipschitzDense(64), resflow.layers.LipSwish(),
-        resflow.layers.LipschitzDense(2),
-    ])
-    block = resflow.bijectors.MonotoneBlock(branch, log_det=resflow.logdet.Exact())
-    x = tf.constant([[0.1, 0.2], [3.0, -1.0]])
-    print(bool(tf.reduce_all(tf.abs(block.inverse(block.forward(x)) - x) < 1e-4)))
-    # True
-    ```
-
     References:
       Ahn, Kim, Kim and Kim, Invertible Monotone Operators for Normalizing Flows, 2022 (Sections 3 and 4).
     """

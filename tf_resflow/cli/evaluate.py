@@ -131,8 +131,7 @@ def _arguments(metric, dataset):
     if metric == "importance_weighted":
         return {"num_samples": FLAGS.iw_samples}
     if metric == "fid":
-        is_images = len(dataset.event_shape) == 3  # vectors are refused without loading Inception
-        features = evaluation.InceptionFeatures(dataset.levels, FLAGS.fid_weights) if is_images else None
+        features = evaluation.InceptionFeatures(dataset.levels, FLAGS.fid_weights)
         return {"features": features, "num_samples": FLAGS.fid_samples}
     return {}
 

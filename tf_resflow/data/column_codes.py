@@ -9,8 +9,9 @@ import numpy as np
 from scipy import special
 
 from tf_resflow.extras import extra
+from tf_resflow.plurals import shortened
 
-__all__ = ["MOST_LEVELS", "Cells", "ColumnCodes", "Encoded", "ReadRows", "dependent", "in_words", "short"]
+__all__ = ["MOST_LEVELS", "Cells", "ColumnCodes", "Encoded", "ReadRows", "dependent", "in_words"]
 
 _FEW = 10  # rows for each value of a column of floats, from which on it may be levels on a grid
 _ON_GRID = 0.01  # of a step: the largest distance of a value from a grid
@@ -19,7 +20,6 @@ _NARROW = 1e-6  # width of the cell of a column of one value, beside the value
 MOST_LEVELS = 100
 """The largest number of levels of a category."""
 
-_SHOWN = 8  # names in a message
 _DEPENDENT = 1e-9  # variance of a combination of standardized columns that is constant
 _TIME, _DAY = "datetime64[us]", np.timedelta64(1, "D")
 
@@ -249,7 +249,7 @@ class ColumnCodes:
         if twice := sorted({str(name) for name in names if names.count(name) > 1}):
             raise ValueError(f"Two columns have the name {twice[0]!r}. Give each column a name of its own.")
         if unknown := [name for name in [*ordered, *categories, *bounds] if name not in names]:
-            raise ValueError(f"There is no column {unknown[0]!r}; the columns are {short(names)}.")
+            raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(names)}.")
         self._set(
             [_column(n, table[n], ordered.get(n), n in categories, bounds.get(n)) for n in names],
             dict(table.dtypes),
@@ -493,8 +493,3 @@ def _numbers(column):
 def in_words(value: Any) -> str:
     """A level in words: whole numbers as such."""
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value).strip()
-
-
-def short(names: Sequence[Any]) -> str:
-    """The first names of several, for a message."""
-    return ", ".join([*map(str, names[:_SHOWN]), *(["..."] if len(names) > _SHOWN else [])])

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
-from tf_resflow.data.column_codes import ColumnCodes, Encoded, dependent, short
+from tf_resflow.data.column_codes import ColumnCodes, Encoded, dependent
+from tf_resflow.plurals import shortened
 
 __all__ = ["Columns", "Encoded"]
 
@@ -104,14 +105,14 @@ class Columns:
         if not varies.all():
             warnings.warn(
                 "These columns have one value in all rows, and tell nothing of them: "
-                f"{short(names[~varies].tolist())}.",
+                f"{shortened(names[~varies].tolist())}.",
                 stacklevel=4,
             )
         involved = dependent(values[:, varies])
         if involved.any():
             warnings.warn(
                 "These columns repeat or depend on each other linearly: "
-                f"{short(names[varies][involved].tolist())}. On the plane of their "
+                f"{shortened(names[varies][involved].tolist())}. On the plane of their "
                 "values the density is bounded by the noise alone: leave some of them out.",
                 stacklevel=4,
             )

@@ -1,6 +1,6 @@
 """Files of tables, read by NumPy and pandas, and the types of their columns."""
 
-__all__ = ["WRITTEN", "check_finite", "find_columns", "read_table", "shortened", "suggest_columns", "typed"]
+__all__ = ["WRITTEN", "check_finite", "find_columns", "read_table", "suggest_columns", "typed"]
 
 import csv
 import io
@@ -15,8 +15,8 @@ from tf_resflow.config_fields import suggest
 from tf_resflow.data.column_codes import MOST_LEVELS, in_words
 from tf_resflow.data.files import check_table, read_array, readable
 from tf_resflow.extras import extra
+from tf_resflow.plurals import shortened
 
-_SHOWN = 20  # columns in a message
 _MOSTLY = 0.5  # the share of numbers, or of dates, in a column of text from which on other values are mistakes
 _EXACT = 2**53  # up to which floats hold every whole number
 _GROUPED, _DECIMAL = r"-?\d{1,3}(,\d{3})+(\.\d+)?", r"-?\d+,\d+"
@@ -247,9 +247,3 @@ def quoted(names: Sequence[Any]) -> str:
     file = io.StringIO()
     csv.writer(file, lineterminator="").writerow(names)
     return repr(text) if '"' in (text := file.getvalue()) or " " in text else text
-
-
-def shortened(words: Any, separator: str = ", ") -> str:
-    """The first of many words, for a message."""
-    words = [*map(str, words)]
-    return separator.join(words[:_SHOWN] + ["..."] * (len(words) > _SHOWN))

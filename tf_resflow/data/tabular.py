@@ -20,11 +20,11 @@ from tf_resflow.data.table_files import (
     column_names,
     find_columns,
     read_table,
-    shortened,
     suggest_columns,
     typed,
 )
 from tf_resflow.extras import extra
+from tf_resflow.plurals import shortened
 
 _FINE = 2e-2  # of a cell: the largest distance of two neighboring values of float32 in it
 

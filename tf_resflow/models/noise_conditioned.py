@@ -54,11 +54,10 @@ class Rows(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What a training found: the weights, the statistics of the whitening, and the loss of the held-out rows."""
+    """What a training found: the weights, and the statistics of the whitening."""
 
     values: list[np.ndarray]
     statistics: dict[str, np.ndarray]
-    loss: float
 
 
 class NoiseConditionedDensity:
@@ -160,7 +159,7 @@ class NoiseConditionedDensity:
                 shuffle=False,
             )
             statistics = {key: variable.numpy() for key, variable in self._whiten.statistics.items()}
-            return Weights(self._model.get_weights(), statistics, stop.best)
+            return Weights(self._model.get_weights(), statistics)
 
     @staticmethod
     def num_steps(num: int) -> int:

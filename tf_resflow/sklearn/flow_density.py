@@ -19,6 +19,7 @@ with extra("sklearn"):
 
 from tf_resflow.data.columns import Columns
 from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, shared_density, without_extremes
+from tf_resflow.plurals import shortened
 
 __all__ = ["FlowDensity"]
 
@@ -322,7 +323,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             ]
             raise ValueError(
                 f"Input X contains NaN: values are missing in {is_missing.any(axis=1).sum()} of {len(table)} rows, "
-                f'by columns: {", ".join(counts[:8])}. FlowDensity(missing="drop") leaves these rows out; with '
+                f'by columns: {shortened(counts)}. FlowDensity(missing="drop") leaves these rows out; with '
                 '"condition" their score is that of the values that are there.'
             )
         return ~is_missing.any(axis=1) if self.missing == "drop" else np.ones(len(table), bool)

@@ -178,7 +178,6 @@ class Evaluation:
         """
         if len(self._dataset.event_shape) != 3:
             raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
-        draw = tf.function(self._run.density.sample, autograph=False)
         batch_size = self._config.eval.batch_size
         images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
         conditional, conditions = bool(self._model.condition), []
