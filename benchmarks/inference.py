@@ -18,9 +18,7 @@ data set "bsds32" of images [32, 32, 3]; without it there are no patches.
 C2ST is the accuracy with which a classifier tells samples from those of the ground truth: 0.5 is best.
 """
 
-import json
 import os
-import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -32,9 +30,9 @@ import tensorflow_probability as tfp
 from absl import app, flags
 from inference_flows import FLOWS, Network
 from inference_targets import DENSITIES, SIMULATORS, TABLES, patches
+from rows_file import read_rows, write_rows
 
 import tf_resflow as resflow
-from tf_resflow.writing import check_output_path, whole_file
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -368,9 +366,7 @@ def _run(task, flow, problem):
 
 def main(_):
     """Computes what is missing in the file, and prints its tables."""
-    check_output_path(_OUTPUT.value, [".json"])
-    output = pathlib.Path(_OUTPUT.value)
-    rows = json.loads(output.read_text()) if output.exists() else []
+    rows = read_rows(_OUTPUT.value)
     done = {(row["task"], row["flow"]) for row in rows}
     tasks = [task for task in _TASKS if task in _ONLY.value and (task != "patches" or _DATA_DIR.value)]
     for task in tasks:
@@ -378,8 +374,7 @@ def main(_):
         problem = _problem(task) if missing else None
         for flow in missing:
             rows += _run(task, flow, problem)
-            with whole_file(output) as temporary:
-                pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
+            write_rows(_OUTPUT.value, rows)
             print(task, flow, [f"{row['score']:.3f}" for row in rows[-_SEEDS.value :]], flush=True)
     print_tables(rows)
 

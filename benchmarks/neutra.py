@@ -11,9 +11,7 @@ are added to `--output`; what it already holds is not computed again.
 """
 
 import itertools
-import json
 import os
-import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,9 +24,9 @@ import tensorflow_probability as tfp
 from absl import app, flags
 from inference_flows import FLOWS
 from inference_targets import DENSITIES
+from rows_file import read_rows, write_rows
 
 import tf_resflow as resflow
-from tf_resflow.writing import check_output_path, whole_file
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -117,16 +115,13 @@ def _results(density, sampler, seed):
 def main(_):
     """Computes what is missing in the file, and prints its table."""
     tf.get_logger().setLevel("ERROR")  # of warnings of casts inside of tfp.mcmc
-    check_output_path(_OUTPUT.value, [".json"])
-    output = pathlib.Path(_OUTPUT.value)
-    rows = json.loads(output.read_text()) if output.exists() else []
+    rows = read_rows(_OUTPUT.value)
     done = {(row["task"], row["sampler"], row["seed"]) for row in rows}
     for task, sampler, seed in itertools.product(_ONLY.value, _KINDS.value, range(_SEEDS.value)):
         if (task, sampler, seed) not in done:
             row = {"task": task, "sampler": sampler, "seed": seed}
             rows.append(row | _results(DENSITIES[task](), sampler, seed))
-            with whole_file(output) as temporary:
-                pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
+            write_rows(_OUTPUT.value, rows)
     print_table(rows)
 
 

@@ -15,9 +15,7 @@ its loss does not fall, and sees 8,000 of 10,000 samples of each kind, in five f
 """
 
 import itertools
-import json
 import os
-import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -29,11 +27,12 @@ import simulator_tasks
 import tensorflow_probability as tfp
 import torch
 from absl import app, flags
+from rows_file import read_rows, write_rows
 from sbi.inference import NPE
 from sklearn import model_selection, neural_network, preprocessing
 
 import tf_resflow as resflow
-from tf_resflow.writing import check_output_path, whole_file
+from tf_resflow.writing import check_output_path
 
 tfd = tfp.distributions
 
@@ -143,18 +142,15 @@ def run(task, num, method):
 
 def main(_):
     """Computes what is missing in the file, prints its tables, and draws them."""
-    check_output_path(_OUTPUT.value, [".json"])
     if _FIGURE.value:
         check_output_path(_FIGURE.value, [".png"])
     torch.set_num_threads(1)
-    output = pathlib.Path(_OUTPUT.value)
-    rows = json.loads(output.read_text()) if output.exists() else []
+    rows = read_rows(_OUTPUT.value)
     for num, task, method in itertools.product(_NUM.value, _ONLY.value, _METHOD.value):
         key = {"task": task, "num": num, "method": method, "seed": _SEED.value}
         if not any(key.items() <= row.items() for row in rows):
             rows.append(run(task, num, method))
-            with whole_file(output) as temporary:
-                pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
+            write_rows(_OUTPUT.value, rows)
             print({**rows[-1], "c2st": np.round(rows[-1]["c2st"], 3).tolist()}, flush=True)
     print_tables(rows)
     if _FIGURE.value:

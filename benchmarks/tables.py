@@ -21,7 +21,6 @@ Results are added to `--output`; what it already holds is not computed again.
 """
 
 import itertools
-import json
 import os
 import pathlib
 import time
@@ -36,6 +35,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import app, flags
 from inference_flows import FLOWS
+from rows_file import read_rows, write_rows
 from sklearn import datasets
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
@@ -46,7 +46,6 @@ from sklearn.svm import OneClassSVM
 
 from tf_resflow.models.noise_conditioned import shared_density
 from tf_resflow.sklearn import FlowDensity
-from tf_resflow.writing import check_output_path, whole_file
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
 _ADBENCH = flags.DEFINE_string("adbench", None, "Folder of ADBench's .npz files.")
@@ -264,15 +263,12 @@ def _number(path):
 
 def main(_):
     """Computes what is missing in the file, and prints its table."""
-    check_output_path(_OUTPUT.value, [".json"])
-    output = pathlib.Path(_OUTPUT.value)
-    rows = json.loads(output.read_text()) if output.exists() else []
+    rows = read_rows(_OUTPUT.value)
     done = {(row["table"], row["method"], row["seed"]) for row in rows}
     for table, method, seed, compute in _tasks(rows):
         if (table, method, seed) not in done:
             rows.append({"table": table, "method": method, "seed": seed} | compute())
-            with whole_file(output) as temporary:
-                pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
+            write_rows(_OUTPUT.value, rows)
             print(rows[-1], flush=True)
     print_table(rows)
     if _FIGURE.value:

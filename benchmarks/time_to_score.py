@@ -185,23 +185,21 @@ def draw(rows, path):
 
 def main(_):
     """Trains what is missing in the file, and prints its table."""
-    from tf_resflow.writing import check_output_path, whole_file
+    from rows_file import read_rows, write_rows
 
-    output, stops = pathlib.Path(_OUTPUT.value), sorted(map(int, _STEPS.value))
+    stops = sorted(map(int, _STEPS.value))
     try:
-        check_output_path(output, [".json"])
+        rows = read_rows(_OUTPUT.value)
         found = configs(_CONFIG.value, stops[-1])
     except ValueError as error:
         sys.exit(f"Error: {error}")
-    rows = json.loads(output.read_text()) if output.exists() else []
     if any(row | _settings() != row for row in rows):
-        sys.exit(f"Error: {output} has rows of other --threads or --num_examples. Give another --output.")
+        sys.exit(f"Error: {_OUTPUT.value} has rows of other --threads or --num_examples. Give another --output.")
     for seed in range(_SEEDS.value):
         own = [row for row in rows if (row["config"], row["seed"]) == (_CONFIG.value, seed)]
         if not found.keys() <= {row["side"] for row in own}:
             rows = [row for row in rows if row not in own] + train(found, seed, stops)
-            with whole_file(output) as temporary:
-                pathlib.Path(temporary).write_text(json.dumps(rows, indent=1))
+            write_rows(_OUTPUT.value, rows)
     print_table(rows, stops)
     if _FIGURE.value:
         draw(rows, _FIGURE.value)
