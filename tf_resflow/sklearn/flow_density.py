@@ -71,6 +71,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     falls at most quadratically with the distance from a row: one strange value cannot cost more (see the guide
     "Mathematics"). An affine flow has no such bound.
 
+    Rows of the fit and new ones are scored alike, so there is no `novelty` (of `LocalOutlierFactor`). A fit takes
+    the threads of TensorFlow, which `tf.config.threading.set_intra_op_parallelism_threads` limits: there is no
+    `n_jobs`.
+
     Args:
       noise: "auto", or a level of the noise from 0.003 to 1 in standard deviations of the columns.
       contamination: the share of the rows of the fit that `predict` calls outliers, in (0, 0.5].
