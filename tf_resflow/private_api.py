@@ -21,6 +21,7 @@ from tensorflow_probability.python.internal import implementation_selection
 __all__ = [
     "ClipsSummedGradients",
     "GraphStep",
+    "MuonOfKernels",
     "OnlyInSavedModels",
     "custom_gradient",
     "eager_mode",
@@ -113,6 +114,23 @@ class ClipsSummedGradients(keras.Optimizer):
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return list(grads_and_vars)
+
+
+class MuonOfKernels(keras.optimizers.Muon):
+    """Keras' Muon for all kernels, as matrices with a column for each output, and AdamW for all else.
+
+    Keras takes weights of two axes for kernels, and leaves those of convolutions to AdamW.
+    """
+
+    def _should_use_adamw(self, variable):
+        return not variable.name.endswith("kernel")
+
+    def _muon_update_step(self, gradient, variable, lr, m):
+        self.assign_add(m, gradient + m * (self.momentum - 1))
+        direction = gradient + self.momentum * m if self.nesterov else m
+        matrix = keras.ops.reshape(direction, (-1, variable.shape[-1]))
+        update = self.lr_adjust(lr * self.zeropower_via_newtonschulz5(matrix, self.ns_steps))
+        self.assign_sub(variable, keras.ops.reshape(update, variable.shape))
 
 
 class OnlyInSavedModels:

@@ -62,19 +62,21 @@ def test_decay_reaches_kernels_only():
     found = [getattr(layer, "kernel", None) for model in models for layer in model._flatten_layers()]
     kernels = [kernel for kernel in found if isinstance(kernel, keras.Variable)]
     assert len(kernels) > 8
-    for variable in variables:
-        variable.assign(np.ones(variable.shape))
-    optimizer = optimizers.make_optimizer(train_config(optimizer="adamw", weight_decay=0.5), variables)
-    optimizer.apply([tf.zeros(v.shape) for v in variables])
-    for variable in variables:
-        decayed = any(variable is kernel for kernel in kernels)
-        np.testing.assert_allclose(variable, np.full(variable.shape, 1 - decayed * 0.5 * 1e-2), rtol=1e-6)
+    for name in ("adamw", "muon"):
+        for variable in variables:
+            variable.assign(np.ones(variable.shape))
+        optimizer = optimizers.make_optimizer(train_config(optimizer=name, weight_decay=0.5), variables)
+        optimizer.apply([tf.zeros(v.shape) for v in variables])
+        for variable in variables:
+            decayed = any(variable is kernel for kernel in kernels)
+            np.testing.assert_allclose(variable, np.full(variable.shape, 1 - decayed * 0.5 * 1e-2), rtol=1e-6)
 
 
 def test_round_trip_keeps_the_limit():
-    optimizer = optimizers.AdamW(1e-3, use_ema=True, ema_momentum=0.9)
-    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert isinstance(again, optimizers.AdamW) and again.get_config()["ema_momentum"] == 0.9
+    for kind in optimizers.OPTIMIZERS.values():
+        optimizer = kind(1e-3, use_ema=True, ema_momentum=0.9)
+        again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+        assert isinstance(again, kind) and again.get_config()["ema_momentum"] == 0.9
 
 
 def test_replicas_clip_the_summed_gradient(two_replicas):

@@ -39,7 +39,7 @@ CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"  # 
 _TRAIN_FIELDS = {
     "steps": Field(3000, AT_LEAST_1),
     "batch_size": Field(64, AT_LEAST_1),
-    "optimizer": Field("adamw", one_of("adam", "adamw")),
+    "optimizer": Field("adamw", one_of("adam", "adamw", "muon")),
     "learning_rate": Field(1e-3, ABOVE_0),
     "warmup_steps": Field(100, AT_LEAST_0),  # half of the steps, if they leave none to a cosine
     "schedule": Field("constant", one_of("constant", "cosine")),  # after the warm-up

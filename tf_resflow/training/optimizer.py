@@ -6,9 +6,9 @@ from typing import Any
 import keras
 
 from tf_resflow.models.averaging import WarmedUpAverage
-from tf_resflow.private_api import ClipsSummedGradients
+from tf_resflow.private_api import ClipsSummedGradients, MuonOfKernels
 
-__all__ = ["Adam", "AdamW", "OPTIMIZERS", "learning_rate_schedule", "make_optimizer"]
+__all__ = ["OPTIMIZERS", "Adam", "AdamW", "Muon", "learning_rate_schedule", "make_optimizer"]
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
@@ -21,7 +21,17 @@ class AdamW(WarmedUpAverage, ClipsSummedGradients, keras.optimizers.AdamW):
     """AdamW with a warmed-up average of the weights; `ema_momentum` is the limit of the momentum."""
 
 
-OPTIMIZERS = {"adam": Adam, "adamw": AdamW}
+@keras.saving.register_keras_serializable("tf_resflow")
+class Muon(WarmedUpAverage, ClipsSummedGradients, MuonOfKernels):
+    """Muon for kernels, AdamW for all else, and a warmed-up average; `ema_momentum` is the limit of the momentum.
+
+    References:
+      Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
+      Liu et al., Muon is scalable for LLM training, 2025: the size of the update.
+    """
+
+
+OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "muon": Muon}
 
 
 def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.LearningRateSchedule:
@@ -53,9 +63,10 @@ def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Op
     Weight decay applies to kernels alone, found by the name that Keras gives them: not to biases, the parameters of
     ActNorm, of 1x1 convolutions and of activations, or orders of norms.
     """
+    beta_2 = {"adam_beta_2" if config.optimizer == "muon" else "beta_2": config.beta_2}
     optimizer = OPTIMIZERS[config.optimizer](
         learning_rate_schedule(config),
-        beta_2=config.beta_2,
+        **beta_2,
         weight_decay=config.weight_decay,
         global_clipnorm=config.global_clipnorm or None,
         use_ema=config.ema_momentum > 0,
