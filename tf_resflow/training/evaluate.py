@@ -178,6 +178,7 @@ class Evaluation:
         """
         if len(self._dataset.event_shape) != 3:
             raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
+        draw = tf.function(self._run.density.sample, autograph=False)
         batch_size = self._config.eval.batch_size
         images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
         conditional, conditions = bool(self._model.condition), []
@@ -186,7 +187,6 @@ class Evaluation:
             x, condition = self._model.condition.split(batch)
             conditions.append(condition)
             images.update(features(x))
-        draw = tf.function(self._run.density.sample, autograph=False)
         given = np.resize(np.concatenate(conditions), num_samples + batch_size) if conditional else None
         for index in track(range(math.ceil(num_samples / batch_size)), "features of samples"):
             seed = tf.constant([self._config.seed, index], tf.int32)

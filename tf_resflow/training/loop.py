@@ -45,6 +45,7 @@ __all__ = ["Interrupted", "train"]
 
 _SECONDS_BETWEEN_FETCHES = 1.0
 _STEPS_BETWEEN_AGREEMENTS = 10
+_INITIAL = 64  # least number of examples that initialize a model, if there are as many
 _LONG = 3600.0  # seconds of a run that is offered a smaller model
 
 
@@ -139,7 +140,8 @@ def _train(config, files, strategy, jit):
     )
     if start == 0:
         report.check_data()
-        first = next(iter(dataset.train_batches(train.batch_size, seed, labels=bool(model.condition))))
+        size = min(max(train.batch_size, _INITIAL), dataset.sizes.get("train") or _INITIAL)
+        first = next(iter(dataset.train_batches(size, seed, labels=bool(model.condition))))
         x, condition = model.condition.split(first)
         model.initialize(x, seed, **({"condition": condition} if model.condition else {}))
     batches = iter(replica_batches(strategy, dataset, train.batch_size, seed, start, labels=model.takes_pairs))
