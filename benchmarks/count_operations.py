@@ -2,10 +2,11 @@ r"""Counts the operations, traffic and memory of a training step of a config, an
 
     python benchmarks/count_operations.py --config=configs/cifar10.py --tflops=156 --terabytes=2.0
 
-Nothing is run: the flow is built, and its layers are counted. A layer with K weights in its kernel, applied at P
-positions, takes K P multiplications and as many additions for each image. A training step does that 7 + n times:
-once forward, once for each of the n terms of the series, and 6 times backward (the branch again, one
-vector-Jacobian product, two gradients in the input and two in the kernel). Each time the layer's input and output
+Nothing is run: the model is built, and its layers are counted, those of learned noise, too. A layer with K weights
+in its kernel, applied at P positions, takes K P multiplications and as many additions for each image. A training
+step does that 7 + n times: once forward, once for each of the n terms of the series, and 6 times backward (the
+branch again, one vector-Jacobian product, two gradients in the input and two in the kernel); and 3 times in the
+network of the noise's context, which has no series. Each time the layer's input and output
 are moved twice, as float32: by the product, and by the activations around it. The norms of the kernels, the
 optimizer and the start of operations on the device are left out.
 
@@ -21,7 +22,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from tf_resflow import bijectors, layers
-from tf_resflow.flows.build import build_flow
+from tf_resflow.models.build import build_model
+from tf_resflow.models.data_info import DataInfo
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the configuration.")
 _SHAPE = flags.DEFINE_list("shape", ["32", "32", "3"], "Height, width and channels of an image.")
@@ -30,23 +32,32 @@ _TERABYTES = flags.DEFINE_float("terabytes", 2.0, "Peak of its memory in 10^12 b
 _SHARE = flags.DEFINE_float("share", 0.5, "Assumed share of both peaks.", lower_bound=1e-3, upper_bound=1.0)
 
 _BACKWARD = 6  # products of a layer
+_UNCONSTRAINED = 3  # products of a layer without a series: forward, and two gradients
 _FLOAT32 = 4  # bytes
 _KEPT = 3  # tensors like the input that a block keeps for the backward pass
 _COPIES = 5  # of each weight: itself, its gradient, two moments of Adam, and its average
 
 
-def count(flow):
-    """The totals of a step for one image: a dict of "operations" and "bytes" moved, "kept" and of the "weights"."""
-    totals = dict.fromkeys(("operations", "bytes", "kept"), 0.0)
-    for block in bijectors.flow.residual_blocks(flow):
-        products = 1 + _terms(block.log_det) + _BACKWARD
-        for layer in layers.norm_updates.lipschitz_layers(block):
-            *_, inputs, outputs = layer.kernel.shape
-            positions = math.prod(block.event_shape[:2]) if len(layer.kernel.shape) == 4 else 1
-            totals["operations"] += products * 2 * math.prod(layer.kernel.shape) * positions
-            totals["bytes"] += products * 2 * (inputs + outputs) * positions * _FLOAT32
-        totals["kept"] += _KEPT * math.prod(block.event_shape) * _FLOAT32
-    weights = sum(math.prod(variable.shape) for variable in flow.trainable_variables)
+def count(model):
+    """The totals of a step for one image: "operations", "products", "bytes" moved and "kept", and "weights"."""
+    totals = dict.fromkeys(("operations", "bytes", "kept", "products"), 0.0)
+
+    def add(layer, products, positions):
+        *_, inputs, outputs = layer.kernel.shape
+        positions = positions if len(layer.kernel.shape) == 4 else 1
+        totals["products"] += products
+        totals["operations"] += products * 2 * math.prod(layer.kernel.shape) * positions
+        totals["bytes"] += products * 2 * (inputs + outputs) * positions * _FLOAT32
+
+    noise = model.data_space.dequantizer
+    for flow in [model.flow] + ([] if noise is None else [noise.flow]):
+        for block in bijectors.flow.residual_blocks(flow):
+            for layer in layers.norm_updates.lipschitz_layers(block):
+                add(layer, 1 + _terms(block.log_det) + _BACKWARD, math.prod(block.event_shape[:2]))
+            totals["kept"] += _KEPT * math.prod(block.event_shape) * _FLOAT32
+    for layer in [] if noise is None else noise.context.layers:
+        add(layer, _UNCONSTRAINED, math.prod(noise.event_shape[:2]))
+    weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     return totals | {"weights": weights * _COPIES * _FLOAT32}
 
 
@@ -62,17 +73,20 @@ def main(_):
     model = config.model
     if (model.kind, model.block, model.estimator.train.kind) != ("image", "residual", "russian_roulette"):
         raise app.UsageError("The config must be that of residual blocks on images, trained by Russian roulette.")
-    found = count(build_flow(model, tuple(map(int, _SHAPE.value))))
+    info = DataInfo("images", tuple(map(int, _SHAPE.value)), 256, None, None)
+    found = count(build_model(config, info))
     images = config.train.steps * config.train.batch_size
     print(
         f"{found['operations'] / 1e9:,.1f} 10^9 operations and {found['bytes'] / 1e9:,.2f} GB of traffic an image"
     )
+    print(f"{found['products']:,.0f} products one after the other in a step")
     print(f"{found['weights'] / 1e6:,.0f} MB of weights, {found['kept'] / 1e6:,.2f} MB kept for each image")
     print(f"{images:,} images: {images * found['operations']:.3g} operations, {images * found['bytes']:.3g} bytes")
     seconds = (
         images * (found["operations"] / _TFLOPS.value + found["bytes"] / _TERABYTES.value) / 1e12 / _SHARE.value
     )
-    print(f"{seconds / 3600:,.1f} hours on one GPU, at {_SHARE.value:.0%} of its peaks (an estimate)")
+    duration = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds:,.0f} seconds"
+    print(f"{duration} on one GPU, at {_SHARE.value:.0%} of its peaks (an estimate)")
 
 
 if __name__ == "__main__":

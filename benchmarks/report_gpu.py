@@ -114,7 +114,7 @@ def _step_seconds(config, batch_size):
             seconds.append(time.perf_counter() - start)
             start = time.perf_counter()
     is_counted = config.model.estimator.train.kind == "russian_roulette"
-    return statistics.median(seconds[1:]), seconds[0], count(model.flow) if is_counted else None
+    return statistics.median(seconds[1:]), seconds[0], count(model) if is_counted else None
 
 
 def _times():

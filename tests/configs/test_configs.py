@@ -128,10 +128,11 @@ def test_wrong_arguments():
 
 
 def test_what_configs_of_configs_set():
-    for base, noise, steps in (("mnist_small", "variational", 750), ("bsds32_small", "uniform", 1000)):
+    for base, noise, steps in (("mnist_small", "variational", 3000), ("bsds32_small", "uniform", 4000)):
         config = base_config(f"best_small:{base}")
         validate_config(config)
         assert (config.model.dequantization, config.train.steps) == (noise, steps)
+        assert (config.model.whiten, config.model.logit_alpha is None) == (noise == "uniform",) * 2
         assert (config.model.branch, config.model.activation) == ("dense_net", "cpila")
     config = base_config("ablations:poisson,monotone:idensenet:mnist_small").model
     assert (config.block, config.branch, config.activation) == ("monotone", "dense_net", "cpila")
