@@ -152,16 +152,16 @@ def _learning(settings):
     model = _configured(shape, model_config)
     size, state = shape[0], {"step": 0, "seconds": 0.0, "rows": np.zeros([0], int)}
 
-    def batch(place=device):
-        if len(state["rows"]) < size:
+    def batch(num=size, place=device):
+        if len(state["rows"]) < num:
             state["rows"] = order.permutation(len(images))
-        rows, state["rows"] = state["rows"][:size], state["rows"][size:]
+        rows, state["rows"] = state["rows"][:num], state["rows"][num:]
         x = images[rows]
-        mirrored = settings["config"]["data"]["flip"] & (order.random([size, 1, 1, 1]) < 0.5)
+        mirrored = settings["config"]["data"]["flip"] & (order.random([num, 1, 1, 1]) < 0.5)
         return _tensor(np.where(mirrored, x[:, :, ::-1], x)).to(place)
 
     with torch.no_grad():
-        _loss(model, batch("cpu"))  # makes all tensors, and initializes the ActNorms
+        _loss(model, batch(max(size, 64), "cpu"))  # makes all tensors, and initializes the ActNorms
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, train["beta_2"]))
 

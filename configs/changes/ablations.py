@@ -12,7 +12,7 @@ resflow-train --config=ablations:poisson,mnist_small --workdir=runs/poisson_smal
 - schatten: kernels are divided by upper bounds of their norms, so that coefficients are certain in training; not in
   the paper
 - whiten: of photographs, which begin white, by a convolution in the domain of the cosine transform in the place of
-  the logit; not in the paper
+  the logit; not in the paper, and part of best_small
 - an activation: clipswish, cpila, elu, fullsort, lipschitz_cube, maxmin, relu, softplus, tanh. MaxMin pairs
   channels, and images have 1 or 3: a squeeze comes before the first block, as with immediate_downsampling
 

@@ -128,7 +128,7 @@ def test_wrong_arguments():
 
 
 def test_what_configs_of_configs_set():
-    for base, noise, steps in (("mnist_small", "variational", 3000), ("bsds32_small", "uniform", 4000)):
+    for base, noise, steps in (("mnist_small", "variational", 2000), ("bsds32_small", "uniform", 2000)):
         config = base_config(f"best_small:{base}")
         validate_config(config)
         assert (config.model.dequantization, config.train.steps) == (noise, steps)

@@ -14,7 +14,8 @@ from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json, write_js
 __all__ = ["MODELS", "PackedRun", "opened", "write_packed"]
 
 MODELS = {
-    "digits": "1315eb98cf2ea0e9925165df2722ff6a982235b3dc0892d36b88a8a356cc1be7",
+    "digits": "27be4be26834df7be497a94414d170d379370cc04f9f16d60c3a34d0a5876293",
+    "mnist": "62fcc335ca744566a3966b31691a10d5422f0270af9ed6734bd4dcde5c2b1a5d",
     "pinwheel": "d4130dd61b9eb4c16554585084c697322dccf5a805c548e24a9d5410b5602ca6",
 }
 """The SHA-256 of each released file, by the name of its model."""

@@ -100,13 +100,13 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     images = run.model.sample(4, seed=0)
     log_prob = run.model.log_prob(images, seed=1, evaluation=True)
     print(images.shape, images.dtype.name, log_prob.shape, run.step)
-    # (4, 8, 8, 1) uint8 (4,) 750
+    # (4, 8, 8, 1) uint8 (4,) 2000
     ```
 
     Args:
       workdir: directory of a run of `resflow-train`; a file that the `save` of a loaded run wrote; or the name of a
-        pretrained model, "digits" or "pinwheel", if there is no such directory. "pretrained:digits" is always the
-        model.
+        pretrained model, "digits", "mnist" or "pinwheel", if there is no such directory. "pretrained:digits" is
+        always the model.
 
     Returns:
       An object with the attributes
