@@ -8,7 +8,7 @@ default) needs torch. Four sides are trained on the data of a config:
 
 - published: the published code, with the model, the optimizer and the schedule of the config, as it ships
 - published, our schedule: its model and Adam, with the batches, the schedule and the steps that we recommend, and
-  the learning rate that was the best for them with Adam here
+  AdamW's learning rate here: 0.012 with 64 images, times the square root of the batch's share
 - here, same settings: what the published side does, by this package, for at most twice as many steps
 - here, recommended: --config=best_small:CONFIG
 
@@ -48,7 +48,7 @@ _EXAMPLES = flags.DEFINE_integer("num_examples", 500, "Held-out images of a scor
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
 
 _FREE = ("num_blocks", "width", "fc_width", "logit_alpha")  # the fields that the published side follows
-_RATE = 6e-3  # of Adam in the batches of best_small: docs/results.md
+_RATE = 6e-3  # of AdamW in the batches of best_small: docs/results.md
 _PUBLISHED = "published"
 _SIDES = (_PUBLISHED, "published, our schedule", "here, same settings", "here, recommended")
 

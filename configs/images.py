@@ -8,7 +8,7 @@ subfolders named train, test and validation are splits. Missing splits are drawn
 With a size, here 32, the square in the center of each image is shrunk to it. Without, images of more than 32 pixels
 a side, or of several sizes, are shrunk to 32; smaller ones stay as they are, of one size with sides that are
 multiples of 4. --config.data.flip=True mirrors them at random. The weights with the best validation score count,
-and training ends after four scores without a better one, which are 1,000 steps.
+and training ends after four scores without a better one.
 
 The second command, with the model that scores best on photographs, is the one to take first: its 4,000 steps of 16
 color images took 0.2 s each on two cores, 14 minutes. Digits and drawings on a black ground gain by learned noise:

@@ -299,7 +299,7 @@ def test_MuonOfKernels():
     kernel = keras.Variable(generator.normal(size=[3, 2, 10, 5]), dtype="float32", name="kernel")
     bias = keras.Variable(np.zeros(5), dtype="float32", name="bias")
     gradients = [generator.normal(size=v.shape).astype(np.float32) for v in (kernel, bias)]
-    optimizer = private_api.MuonOfKernels(1e-2, weight_decay=0.0, adam_weight_decay=0.0)
+    optimizer = private_api.MuonOfKernels(1e-2, weight_decay=0.0)
     before = kernel.numpy()
     optimizer.apply([tf.constant(gradient) for gradient in gradients], [kernel, bias])
     update, gradient = (array.reshape(60, 5) for array in (before - kernel.numpy(), gradients[0]))

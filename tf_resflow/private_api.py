@@ -116,21 +116,44 @@ class ClipsSummedGradients(keras.Optimizer):
         return list(grads_and_vars)
 
 
-class MuonOfKernels(keras.optimizers.Muon):
-    """Keras' Muon for all kernels, as matrices with a column for each output, and AdamW for all else.
+class MuonOfKernels(keras.optimizers.AdamW):
+    """Muon for all kernels, as matrices with a column for each output, and AdamW for all else.
 
-    Keras takes weights of two axes for kernels, and leaves those of convolutions to AdamW.
+    Keras' Muon leaves the kernels of convolutions to AdamW, and that of Keras 3.12 does not run.
     """
 
-    def _should_use_adamw(self, variable):
-        return not variable.name.endswith("kernel")
+    def build(self, variables):
+        """Notes which variables are kernels."""
+        if not self.built:
+            self._are_kernels = [variable.name.endswith("kernel") for variable in variables]
+        super().build(variables)
 
-    def _muon_update_step(self, gradient, variable, lr, m):
-        self.assign_add(m, gradient + m * (self.momentum - 1))
-        direction = gradient + self.momentum * m if self.nesterov else m
-        matrix = keras.ops.reshape(direction, (-1, variable.shape[-1]))
-        update = self.lr_adjust(lr * self.zeropower_via_newtonschulz5(matrix, self.ns_steps))
-        self.assign_sub(variable, keras.ops.reshape(update, variable.shape))
+    def update_step(self, gradient, variable, learning_rate):
+        """Moves a kernel by a matrix of nearly equal singular values, of AdamW's size; anything else as AdamW."""
+        index, shape = self._get_variable_index(variable), variable.shape
+        if not self._are_kernels[index]:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        momentum = self._momentums[index]
+        self.assign(momentum, _MUON_MOMENTUM * momentum + gradient)
+        direction = gradient + _MUON_MOMENTUM * momentum
+        update = _nearly_orthogonal(keras.ops.reshape(direction, (-1, shape[-1])))
+        rate = keras.ops.cast(learning_rate, variable.dtype) * 0.2 * max(update.shape) ** 0.5
+        self.assign_sub(variable, rate * keras.ops.reshape(update, shape))
+
+
+_MUON_MOMENTUM = 0.95
+
+
+def _nearly_orthogonal(x):
+    """U V' of x = U S V', with singular values between 0.7 and 1.2: five steps of a Newton-Schulz iteration."""
+    wide = x.shape[0] < x.shape[1]
+    x = x if wide else keras.ops.transpose(x)
+    x = x / (keras.ops.norm(x) + 1e-7)
+    for _ in range(5):
+        square = x @ keras.ops.transpose(x)
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x if wide else keras.ops.transpose(x)
 
 
 class OnlyInSavedModels:

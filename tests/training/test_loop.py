@@ -30,7 +30,7 @@ def saved_state(workdir, step):
 def plane(tmp_path_factory, make_config, train):
     """The workdir and the result of a run of 10 large steps, behind which its averaged weights lag."""
     workdir = tmp_path_factory.mktemp("plane")
-    return workdir, train(make_config(train__learning_rate=0.1), workdir)
+    return workdir, train(make_config(train__learning_rate=0.1, train__optimizer="muon"), workdir)
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,7 @@ def test_a_loaded_run_has_the_averaged_weights_and_prints_in_one_line(plane):
 def test_a_resumed_run_equals_an_uninterrupted_one(plane, tmp_path, make_config, train, monkeypatch, no_figures):
     """Stopped by a signal after step 3, and evaluated at step 5 as well."""
     before, raised = signal.getsignal(signal.SIGTERM), []
-    fields = {"train__learning_rate": 0.1, "train__eval_every": 5}
+    fields = {"train__learning_rate": 0.1, "train__optimizer": "muon", "train__eval_every": 5}
     check = loop._StepLog.add
 
     def add(log, step, metrics):
@@ -130,6 +130,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(plane, tmp_path, make_config,
     assert len(saved_state(tmp_path, 10)) > 10
     np.testing.assert_equal(saved_state(tmp_path, 10), saved_state(plane[0], 10))
     assert result["nats"] == plane[1]["nats"]
+
+
+@pytest.mark.parametrize("batch_size, expected", [(16, 64), (100, 100)])
+def test_initial_examples(tmp_path, make_config, train, no_work, monkeypatch, batch_size, expected):
+    initialize, sizes = resflow.FlowModel.initialize, []
+
+    def noted(model, x, *args, **kwargs):
+        sizes.append(len(x))
+        return initialize(model, x, *args, **kwargs)
+
+    monkeypatch.setattr(resflow.FlowModel, "initialize", noted)
+    train(make_config(train__batch_size=batch_size), tmp_path)
+    assert sizes == [expected]
 
 
 @pytest.mark.parametrize("is_ignored", [False, True])
@@ -316,7 +329,8 @@ def test_the_test_split_is_scored_once(tmp_path, make_config, train, no_work, ta
 
 def test_a_finished_run_gives_its_result_again(plane, tmp_path, make_config, train, monkeypatch):
     """At once, unless its config has changed or a figure is missing: then with what the checkpoint gives."""
-    workdir, result, fields = tmp_path / "run", plane[1], {"train__learning_rate": 0.1}
+    workdir, result = tmp_path / "run", plane[1]
+    fields = {"train__learning_rate": 0.1, "train__optimizer": "muon"}
     shutil.copytree(plane[0], workdir)
     config, files, lines = make_config(**fields), Workdir(workdir), read_metrics(workdir)
     with monkeypatch.context() as patch:

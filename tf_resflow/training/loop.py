@@ -140,7 +140,8 @@ def _train(config, files, strategy, jit):
     )
     if start == 0:
         report.check_data()
-        size = min(max(train.batch_size, _INITIAL), dataset.sizes.get("train") or _INITIAL)
+        size = max(train.batch_size, _INITIAL)
+        size = min(size, dataset.sizes.get("train") or size)
         first = next(iter(dataset.train_batches(size, seed, labels=bool(model.condition))))
         x, condition = model.condition.split(first)
         model.initialize(x, seed, **({"condition": condition} if model.condition else {}))

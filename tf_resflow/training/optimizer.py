@@ -63,10 +63,9 @@ def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Op
     Weight decay applies to kernels alone, found by the name that Keras gives them: not to biases, the parameters of
     ActNorm, of 1x1 convolutions and of activations, or orders of norms.
     """
-    beta_2 = {"adam_beta_2" if config.optimizer == "muon" else "beta_2": config.beta_2}
     optimizer = OPTIMIZERS[config.optimizer](
         learning_rate_schedule(config),
-        **beta_2,
+        beta_2=config.beta_2,
         weight_decay=config.weight_decay,
         global_clipnorm=config.global_clipnorm or None,
         use_ema=config.ema_momentum > 0,
