@@ -11,7 +11,7 @@ multiples of 4. --config.data.flip=True mirrors them at random. The weights with
 and training ends after four scores without a better one.
 
 The second command, with the model that scores best on photographs, is the one to take first: its 4,000 steps of 16
-color images took 0.2 s each on two cores, 14 minutes. Digits and drawings on a black ground gain by learned noise:
+color images took 0.2 s each on two cores, 14 minutes. Digits and drawings on a black ground take learned noise:
 --config.model.whiten=False --config.model.logit_alpha=0.05 --config.model.dequantization=variational.
 
 A step of the plain model, with 64 images, took 0.4 s with gray images of 28 x 28, 0.6 s with color images of

@@ -116,6 +116,9 @@ class ClipsSummedGradients(keras.Optimizer):
         return list(grads_and_vars)
 
 
+_MUON_MOMENTUM = 0.95
+
+
 class MuonOfKernels(keras.optimizers.AdamW):
     """Muon for all kernels, as matrices with a column for each output, and AdamW for all else.
 
@@ -140,9 +143,6 @@ class MuonOfKernels(keras.optimizers.AdamW):
         update = _nearly_orthogonal(keras.ops.reshape(direction, (-1, shape[-1])))
         rate = keras.ops.cast(learning_rate, variable.dtype) * 0.2 * max(update.shape) ** 0.5
         self.assign_sub(variable, rate * keras.ops.reshape(update, shape))
-
-
-_MUON_MOMENTUM = 0.95
 
 
 def _nearly_orthogonal(x):
