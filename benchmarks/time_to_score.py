@@ -15,8 +15,8 @@ default) needs torch. Four sides are trained on the data of a config:
 They take turns of --seconds_per_turn of training, with the same number of threads. After a turn the weights (not
 their average) are scored on the same held-out images, which takes none of the time. The time begins when libraries
 and data are loaded: building the model, tracing and compiling count. The scores to reach are those of the published
-side after --steps steps; the time until one is interpolated between two turns. Of several seeds the table has the
-mean, or how many have reached the score, if not all have.
+side after --steps steps, and of the second side at its end; the time until one is interpolated between two turns.
+Of several seeds the table has the mean, or how many have reached the score, if not all have.
 
 A side ends with its last step, or when it has reached all of these scores. Gradients are clipped to the norm 1 and
 weights do not decay, as in the published code, but for the recommended side. Results are added to --output; seeds
@@ -49,8 +49,8 @@ _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side
 
 _FREE = ("num_blocks", "width", "fc_width", "logit_alpha")  # the fields that the published side follows
 _RATE = 6e-3  # of AdamW in the batches of best_small: docs/results.md
-_PUBLISHED = "published"
-_SIDES = (_PUBLISHED, "published, our schedule", "here, same settings", "here, recommended")
+_PUBLISHED, _SCHEDULED = "published", "published, our schedule"
+_SIDES = (_PUBLISHED, _SCHEDULED, "here, same settings", "here, recommended")
 
 
 def configs(name, steps):
@@ -147,24 +147,26 @@ def time_to(score, seconds, scores):
 
 
 def print_table(rows, stops):
-    """Prints a Markdown table: the mean seconds of each side until the score that the first one has at a step."""
-    seeds = sorted({row["seed"] for row in rows if row["config"] == _CONFIG.value})
-    sides = [side for side in _SIDES if any(len(curve(rows, side, seed)[0]) for seed in seeds)]
-    print(f"| {_CONFIG.value}: steps | bits/dim | {' | '.join(sides)} |\n{'|---' * (2 + len(sides))}|")
-    for stop in stops:
+    """Prints a Markdown table: the mean seconds of each side until the score that a side has at a step; ratios."""
+    rows = [row for row in rows if row["config"] == _CONFIG.value]
+    seeds = sorted({row["seed"] for row in rows})
+    sides = [side for side in _SIDES if any(row["side"] == side for row in rows)]
+    print(f"| {_CONFIG.value}: score of | seeds | bits/dim | {' | '.join(sides)} |\n{'|---' * (3 + len(sides))}|")
+    for owner, stop in stops:
         scores, times = [], []
         for seed in seeds:
-            steps, _, found = curve(rows, sides[0], seed)
+            steps, _, found = curve(rows, owner, seed)
             if stop in steps:
                 scores.append(found[np.flatnonzero(steps == stop)[0]])
                 times.append([time_to(scores[-1], *curve(rows, side, seed)[1:]) for side in sides])
         if scores:
             means, reached = np.mean(times, axis=0), np.isfinite(times).sum(axis=0)
+            own = means[sides.index(owner)]
             cells = [
-                f"{mean:,.0f} s ({means[0] / mean:.1f} x)" if num == len(times) else f"{num} of {len(times)}"
+                f"{mean:,.0f} s ({own / mean:.1f} x)" if num == len(times) else f"{num} of {len(times)}"
                 for mean, num in zip(means, reached, strict=True)
             ]
-            print(f"| {stop:,} | {np.mean(scores):.3f} | {' | '.join(cells)} |")
+            print(f"| {owner}, {stop:,} steps | {len(times)} | {np.mean(scores):.3f} | {' | '.join(cells)} |")
 
 
 def draw(rows, path):
@@ -173,6 +175,7 @@ def draw(rows, path):
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     for place, side in enumerate(_SIDES):
@@ -180,6 +183,9 @@ def draw(rows, path):
             _, seconds, scores = curve(rows, side, seed)
             axes.plot(seconds, scores, color=f"C{place}", alpha=0.8, label=side if seed == 0 else None)
     axes.set(xscale="log", xlabel="seconds, tracing included", ylabel="held-out bits/dim", title=_CONFIG.value)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=150)
@@ -203,7 +209,8 @@ def main(_):
         if not found.keys() <= {row["side"] for row in own}:
             rows = [row for row in rows if row not in own] + train(found, seed, stops)
             write_rows(_OUTPUT.value, rows)
-    print_table(rows, stops)
+    reference, ours = next(iter(found)), found[_SIDES[-1]]
+    print_table(rows, [(reference, stop) for stop in stops] + [(_SCHEDULED, ours.train.steps)])
     if _FIGURE.value:
         draw(rows, _FIGURE.value)
 

@@ -19,9 +19,9 @@ from tensorflow.python.framework.ops import gradient_registry
 from tensorflow_probability.python.internal import implementation_selection
 
 __all__ = [
-    "ClipsSummedGradients",
     "GraphStep",
-    "MuonOfKernels",
+    "LeanAdam",
+    "OneMomentum",
     "OnlyInSavedModels",
     "custom_gradient",
     "eager_mode",
@@ -100,10 +100,21 @@ def _caller(node):
     return call
 
 
-class ClipsSummedGradients(keras.Optimizer):
-    """A mixin of Keras' optimizers: gradients are summed over the replicas before they are clipped.
+class OneMomentum(keras.Optimizer):
+    """A mixin of Keras' optimizers: the momentum of the average (`use_ema`) is computed once for all variables."""
 
-    Keras clips the gradients of each replica first, so the result would depend on the number of replicas.
+    def _update_model_variables_moving_average(self, trainable_variables):
+        share = tf.where(tf.equal(self.iterations, 0), 1.0, 1.0 - tf.cast(self.ema_momentum, tf.float32))
+        for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
+            if average is not None:
+                average.assign(average + tf.cast(share, variable.dtype) * (variable - average))
+
+
+class LeanAdam(keras.optimizers.Adam):
+    """Keras' Adam with few operations for each variable, and gradients summed over the replicas before clipping.
+
+    Keras computes the rates again for each variable, which makes graphs of many variables slow to trace and to
+    optimize. It clips the gradients of each replica, so that the result depends on the number of replicas.
     """
 
     def _clip_gradients(self, grads):
@@ -115,45 +126,43 @@ class ClipsSummedGradients(keras.Optimizer):
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return list(grads_and_vars)
 
+    def _apply_weight_decay(self, variables):
+        """Leaves it to `update_step`."""
 
-_MUON_MOMENTUM = 0.95
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        """Has `update_step` take the learning rate, the same without the bias of Adam's moments, and the decay."""
+        step, rate = tf.cast(self.iterations + 1, tf.float64), tf.cast(learning_rate, tf.float64)
+        without_bias = rate * tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        rates = [tf.cast(value, tf.float32) for value in (rate, without_bias, rate * (self.weight_decay or 0.0))]
+        super()._backend_update_step(grads, trainable_variables, tuple(rates))
 
-
-class MuonOfKernels(keras.optimizers.AdamW):
-    """Muon for all kernels, as matrices with a column for each output, and AdamW for all else.
-
-    Keras' Muon leaves the kernels of convolutions to AdamW, and that of Keras 3.12 does not run.
-    """
-
-    def build(self, variables):
-        """Notes which variables are kernels."""
-        if not self.built:
-            self._are_kernels = [variable.name.endswith("kernel") for variable in variables]
-        super().build(variables)
-
-    def update_step(self, gradient, variable, learning_rate):
-        """Moves a kernel by a matrix of nearly equal singular values, of AdamW's size; anything else as AdamW."""
-        index, shape = self._get_variable_index(variable), variable.shape
-        if not self._are_kernels[index]:
-            super().update_step(gradient, variable, learning_rate)
+    def update_step(self, gradient, variable, rates):
+        """Lets the variable decay, and moves it."""
+        rate, without_bias, decay = (tf.cast(value, variable.dtype) for value in rates)
+        gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
+        if self.weight_decay and self._use_weight_decay(variable):
+            variable.assign_sub(decay * variable)
+        if self.amsgrad:
+            super().update_step(gradient, variable, rate)
             return
-        momentum = self._momentums[index]
-        self.assign(momentum, _MUON_MOMENTUM * momentum + gradient)
-        direction = gradient + _MUON_MOMENTUM * momentum
-        update = _nearly_orthogonal(keras.ops.reshape(direction, (-1, shape[-1])))
-        rate = keras.ops.cast(learning_rate, variable.dtype) * 0.2 * max(update.shape) ** 0.5
-        self.assign_sub(variable, rate * keras.ops.reshape(update, shape))
+        index = self._get_variable_index(variable)
+        moments = self._momentums[index].value, self._velocities[index].value
+        self.move(variable, index, moments, gradient, rate, without_bias)
 
-
-def _nearly_orthogonal(x):
-    """U V' of x = U S V', with singular values between 0.7 and 1.2: five steps of a Newton-Schulz iteration."""
-    wide = x.shape[0] < x.shape[1]
-    x = x if wide else keras.ops.transpose(x)
-    x = x / (keras.ops.norm(x) + 1e-7)
-    for _ in range(5):
-        square = x @ keras.ops.transpose(x)
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x if wide else keras.ops.transpose(x)
+    def move(self, variable, index, moments, gradient, rate, without_bias):
+        """Moves the variable of a number by its gradient, and updates its moments."""
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=moments[0].handle,
+            v=moments[1].handle,
+            lr=without_bias,
+            beta1_power=tf.zeros([], variable.dtype),
+            beta2_power=tf.zeros([], variable.dtype),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
 
 
 class OnlyInSavedModels:

@@ -38,9 +38,9 @@ def test_the_table_and_the_figure_of_what_was_trained(call, tmp_path):
     flags = ["--config=digits", "--seeds=1", "--steps=300,600,900", f"--output={output}"]
     done = call(BENCHMARK, *flags, "--threads=1", f"--figure={picture}")
     assert done.code == 0, done.output
-    assert "| 300 | 5.000 | 20 s (1.0 x) | 20 s (1.0 x) |" in done.output
-    assert "| 600 | 4.000 | 40 s (1.0 x) | 30 s (1.3 x) |" in done.output
-    assert "| 900 | 3.000 | 60 s (1.0 x) | 0 of 1 |" in done.output
+    assert "| here, same settings, 300 steps | 1 | 5.000 | 20 s (1.0 x) | 20 s (1.0 x) |" in done.output
+    assert "| here, same settings, 600 steps | 1 | 4.000 | 40 s (1.0 x) | 30 s (1.3 x) |" in done.output
+    assert "| here, same settings, 900 steps | 1 | 3.000 | 60 s (1.0 x) | 0 of 1 |" in done.output
     assert picture.stat().st_size > 5000 and json.loads(output.read_text()) == rows
     assert "rows of other --threads" in call(BENCHMARK, *flags, "--threads=3").output
 

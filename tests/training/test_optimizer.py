@@ -72,6 +72,24 @@ def test_decay_reaches_kernels_only():
             np.testing.assert_allclose(variable, np.full(variable.shape, 1 - decayed * 0.5 * 1e-2), rtol=1e-6)
 
 
+def test_muon_moves_kernels():
+    """The update of a kernel of 60 inputs and 5 outputs is a matrix of singular values near 1, times the rate and
+    0.2 sqrt(60); that of a bias is Adam's."""
+    generator = np.random.default_rng(0)
+    kernel = keras.Variable(generator.normal(size=[3, 2, 10, 5]), dtype="float32", name="kernel")
+    bias = keras.Variable(np.zeros(5), dtype="float32", name="bias")
+    gradients = [generator.normal(size=v.shape).astype(np.float32) for v in (kernel, bias)]
+    optimizer = optimizers.Muon(1e-2, weight_decay=0.0)
+    before = kernel.numpy()
+    optimizer.apply([tf.constant(gradient) for gradient in gradients], [kernel, bias])
+    update, gradient = (array.reshape(60, 5) for array in (before - kernel.numpy(), gradients[0]))
+    u, s, v = np.linalg.svd(gradient, full_matrices=False)
+    in_the_basis = u.T @ update @ v.T / (1e-2 * 0.2 * np.sqrt(60))
+    assert np.all((np.diag(in_the_basis) > 0.6) & (np.diag(in_the_basis) < 1.3))
+    np.testing.assert_allclose(in_the_basis, np.diag(np.diag(in_the_basis)), atol=1e-4)
+    np.testing.assert_allclose(bias.numpy(), -1e-2 * np.sign(gradients[1]), rtol=1e-4)
+
+
 def test_round_trip_keeps_the_limit():
     for kind in optimizers.OPTIMIZERS.values():
         optimizer = kind(1e-3, use_ema=True, ema_momentum=0.9)

@@ -6,13 +6,13 @@ import keras
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.private_api import moving_averages
+from tf_resflow.private_api import OneMomentum, moving_averages
 from tf_resflow.progress import stage
 
 __all__ = ["AveragedWeights", "WarmedUpAverage", "callbacks_under_average", "warm_up_average"]
 
 
-class WarmedUpAverage(keras.Optimizer):
+class WarmedUpAverage(OneMomentum):
     r"""A mixin of Keras' optimizers that warms up the average of the weights (`use_ema`).
 
     Its momentum at step t is \\(\min(m, (1 + t) / (10 + t))\\), with \\(m\\) the `ema_momentum`. A constant one

@@ -4,31 +4,67 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
+from tf_resflow.layers.tracing import traced_once
 from tf_resflow.models.averaging import WarmedUpAverage
-from tf_resflow.private_api import ClipsSummedGradients, MuonOfKernels
+from tf_resflow.private_api import LeanAdam
 
 __all__ = ["OPTIMIZERS", "Adam", "AdamW", "Muon", "learning_rate_schedule", "make_optimizer"]
 
+_MUON_MOMENTUM = 0.95
+
 
 @keras.saving.register_keras_serializable("tf_resflow")
-class Adam(WarmedUpAverage, ClipsSummedGradients, keras.optimizers.Adam):
+class Adam(WarmedUpAverage, LeanAdam):
     """Adam with a warmed-up average of the weights; `ema_momentum` is the limit of the momentum."""
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
-class AdamW(WarmedUpAverage, ClipsSummedGradients, keras.optimizers.AdamW):
+class AdamW(WarmedUpAverage, LeanAdam, keras.optimizers.AdamW):
     """AdamW with a warmed-up average of the weights; `ema_momentum` is the limit of the momentum."""
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
-class Muon(WarmedUpAverage, ClipsSummedGradients, MuonOfKernels):
+class Muon(WarmedUpAverage, LeanAdam, keras.optimizers.AdamW):
     """Muon for kernels, AdamW for all else, and a warmed-up average; `ema_momentum` is the limit of the momentum.
+
+    Kernels are matrices with a column for each output. Keras' Muon leaves those of convolutions to AdamW, and that
+    of Keras 3.12 does not run.
 
     References:
       Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
       Liu et al., Muon is scalable for LLM training, 2025: the size of the update.
     """
+
+    def build(self, variables):
+        """Notes which variables are kernels."""
+        if not self.built:
+            self._are_kernels = [variable.name.endswith("kernel") for variable in variables]
+        super().build(variables)
+
+    def move(self, variable, index, moments, gradient, rate, without_bias):
+        """Moves a kernel by a matrix of nearly equal singular values, of AdamW's size; anything else as AdamW."""
+        if not self._are_kernels[index]:
+            super().move(variable, index, moments, gradient, rate, without_bias)
+            return
+        momentum, _ = moments
+        momentum.assign(_MUON_MOMENTUM * momentum + gradient)
+        direction = tf.reshape(gradient + _MUON_MOMENTUM * momentum, [-1, variable.shape[-1]])
+        update = traced_once(_nearly_orthogonal, _nearly_orthogonal, direction)
+        size = 0.2 * max(direction.shape) ** 0.5
+        variable.assign_sub(size * rate * tf.reshape(update, variable.shape))
+
+
+def _nearly_orthogonal(x):
+    """U V' of x = U S V', with singular values between 0.7 and 1.2: five steps of a Newton-Schulz iteration."""
+    wide = x.shape[0] < x.shape[1]
+    x = x if wide else tf.transpose(x)
+    x = x / (tf.norm(x) + 1e-7)
+    for _ in range(5):
+        square = x @ tf.transpose(x)
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x if wide else tf.transpose(x)
 
 
 OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "muon": Muon}
