@@ -187,7 +187,7 @@ def draw(rows, path):
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    axes.legend(loc="upper right")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -46,9 +46,9 @@ run_of = functools.cache(resflow.load)
 
 
 @functools.cache
-def evaluation_of(workdir, log_det=None, num_probes=None):
-    run = run_of(workdir)
-    return training.Evaluation(run, resflow.data.load(run.config.data), log_det=log_det, num_probes=num_probes)
+def evaluation_of(workdir, log_det=None, num_probes=None, stderr=None):
+    run, options = run_of(workdir), {"log_det": log_det, "num_probes": num_probes, "stderr": stderr}
+    return training.Evaluation(run, resflow.data.load(run.config.data), **options)
 
 
 @functools.cache
@@ -107,6 +107,9 @@ def test_importance_weighted_bound_is_tighter_and_tells_its_bias(images):
     std = measured(images[0], "noise")["noise"]["evaluation"]["estimator_std"]
     # Half of the variance in nats, 64 log(2) to a bit per dimension, and half of it for K = 2.
     assert bias == pytest.approx(-0.25 * std**2 * 64 * np.log(2))
+    # The noise of one log-determinant in units of the score, and a fourth for its measurement.
+    planned = evaluation_of(images[0], stderr=0.003).importance_weighted(8)["importance_weighted"]
+    assert abs(planned["estimator_bias"]) < 0.5 * (1.25 * 0.003) ** 2 * 64 * np.log(2) < abs(bias)
 
 
 def test_reconstruction_and_certificate(images):

@@ -15,7 +15,7 @@ data; infinite and undefined values are null):
   the solver's iterations and failures.
 - lipschitz: `layers`, `blocks`, `flow` and `inverse`, nominal and certified.
 - importance_weighted: the tighter bound of --iw_samples dequantizations. It needs precise
-  log-determinants: --log_det=exact, or --stderr.
+  log-determinants: --log_det=exact; many --num_probes; or --stderr, here of each dequantization.
 - fid: the Fréchet distance between --fid_samples samples and train images in Inception's features. (Keras'
   weights differ from those of the literature: see `InceptionFeatures`.)
 - classification, of a hybrid model: `accuracy` and its standard error, `cross_entropy` (in bits for images) and

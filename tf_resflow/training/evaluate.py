@@ -63,7 +63,10 @@ class Evaluation:
             x, condition = run.model.condition.split(first)
             nats = stderr * run.model.data_space.nats_per_unit
             self._name = "planned"
-            self.plan = evaluation.plan_likelihood(run.density, x, nats, condition=condition)
+            self._make_plan = functools.partial(
+                evaluation.plan_likelihood, run.density, x, nats, condition=condition
+            )
+            self.plan = self._make_plan()
         else:
             self._name, estimator = run.estimator(log_det, num_probes)
             self.plan = held_out_plan(run.model, estimator)
@@ -131,14 +134,17 @@ class Evaluation:
 
         "estimator_bias" is roughly how much, at most, the noise of the flow's log-determinants lowers it:
         (1 - 1 / K) times half their variance in nats, on the scale of the score. That of the log-determinants of a
-        dequantizer is not in it: evaluate them exactly, which "exact" does, or by more probes.
+        dequantizer is not in it: evaluate them exactly, which "exact" does, or by more probes. With `stderr` the
+        log-determinants of each dequantization have this standard error, not their mean.
         """
-        plan = evaluation.LikelihoodPlan(log_det=self.plan.log_det, num_samples=num_samples)
+        log_det = self.plan.log_det if self.plan.stderr is None else self._make_plan(num_samples=1).log_det
+        noise = self._evaluation_noise if log_det is self.plan.log_det else self._noise_of(log_det)
+        plan = evaluation.LikelihoodPlan(log_det=log_det, num_samples=num_samples)
         bound = evaluation.HeldOut(self._run.density, plan, importance_weighted=True)
         batches = track(self._report.batches(), "importance-weighted bound")
         score = bound(batches, self._config.seed)
         num_samples = bound.num_samples
-        bias = -0.5 * self._space.nats_per_unit * self._evaluation_noise.estimator_std**2 * (1 - 1 / num_samples)
+        bias = -0.5 * self._space.nats_per_unit * noise.estimator_std**2 * (1 - 1 / num_samples)
         return {
             "importance_weighted": {
                 self.unit: score.mean,
