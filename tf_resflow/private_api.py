@@ -142,15 +142,15 @@ class LeanAdam(keras.optimizers.Adam):
         gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
         if self.weight_decay and self._use_weight_decay(variable):
             variable.assign_sub(decay * variable)
-        if self.amsgrad:
-            super().update_step(gradient, variable, rate)
-            return
         index = self._get_variable_index(variable)
         moments = self._momentums[index].value, self._velocities[index].value
         self.move(variable, index, moments, gradient, rate, without_bias)
 
     def move(self, variable, index, moments, gradient, rate, without_bias):
         """Moves the variable of a number by its gradient, and updates its moments."""
+        if self.amsgrad:
+            super().update_step(gradient, variable, rate)
+            return
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=moments[0].handle,
