@@ -12,6 +12,7 @@ import tensorflow as tf
 from workers import Case, serve, train_for
 
 import tf_resflow as resflow
+from tf_resflow.training.data import initial_batch
 from tf_resflow.training.optimizer import make_optimizer
 
 
@@ -160,7 +161,7 @@ def _learning(settings):
     optimizer = make_optimizer(config.train, model.trainable_variables)
     model.compile(optimizer=optimizer)
     batches = iter(dataset.train_batches(config.train.batch_size, config.seed))
-    model.initialize(next(iter(dataset.train_batches(config.train.batch_size, config.seed))))
+    model.initialize(initial_batch(config, dataset), config.seed)
     held_out = resflow.evaluation.HeldOut(model)
     seconds = time.perf_counter() - start
 
@@ -176,7 +177,7 @@ def _learning(settings):
         start = time.perf_counter()
         done = train_for(settings, int(optimizer.iterations), take)
         seconds += time.perf_counter() - start
-        test = dataset.eval_batches("test", config.eval.batch_size, config.eval.num_examples or None)
+        test = dataset.eval_batches(config.eval.split, config.eval.batch_size, config.eval.num_examples or None)
         return {"step": done, "seconds": seconds, "bits_per_dim": held_out(test, config.seed).mean}
 
     return run

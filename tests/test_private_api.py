@@ -100,6 +100,7 @@ def test_LeanAdam(mode, two_replicas):  # noqa: N802
     for options in (
         {"learning_rate": keras.optimizers.schedules.CosineDecay(0.3, 4), "weight_decay": 0.1, "beta_2": 0.9},
         {"learning_rate": 0.1, "global_clipnorm": 1.0, "beta_1": 0.0, "epsilon": 0.01},
+        {"learning_rate": 0.1, "beta_1": tf.constant(0.8), "beta_2": tf.constant(0.9)},
         {"learning_rate": 0.1, "weight_decay": 0.1, "amsgrad": True},
         {"learning_rate": 0.1, "weight_decay": 0.1, "gradient_accumulation_steps": 2},
     ):
@@ -143,16 +144,17 @@ def _after_steps(optimizer, weights, gradients, mode, two_replicas):
 
 @fits
 def test_OneMomentum():  # noqa: N802
-    """The average of Keras, of a scalar or a tensor as momentum."""
+    """The average of Keras; that of updates of accumulated gradients, too."""
     averages = []
-    for kind in (keras.optimizers.SGD, type("SGD", (private_api.OneMomentum, keras.optimizers.SGD), {})):
+    lean = type("SGD", (private_api.OneMomentum, keras.optimizers.SGD), {})
+    for kind, steps in ((keras.optimizers.SGD, None), (lean, None), (lean, 3)):
         weights = [keras.Variable([1.0]), keras.Variable([3.0], dtype="float64")]
-        optimizer = kind(1.0, use_ema=True, ema_momentum=0.5)
+        optimizer = kind(1.0, use_ema=True, ema_momentum=0.5, gradient_accumulation_steps=steps)
         optimizer.build(weights)
-        for _ in range(3):
+        for _ in range(3 * (steps or 1) + 1 * bool(steps)):  # the last is of no update yet
             optimizer.apply([tf.ones([1]), tf.ones([1], tf.float64)])
         averages.append([average.numpy() for average in private_api.moving_averages(optimizer)])
-    np.testing.assert_allclose(averages[1], averages[0], rtol=1e-6)
+    np.testing.assert_allclose(averages[1:], 2 * averages[:1], rtol=1e-6)
 
 
 @fits
@@ -268,6 +270,22 @@ def test_without_retracing_warnings(caplog):
         assert caplog.messages == ["another"]
         made_anew(lambda x: x + 3)
     assert "retracing" in caplog.text
+
+
+@fits
+def test_has_fixed_members():
+    def joint(kind):
+        model = tfp.distributions.JointDistributionCoroutine(kind)
+        return model.experimental_default_event_space_bijector()
+
+    def dependent():
+        x = yield tfp.distributions.JointDistributionCoroutine.Root(tfp.distributions.Normal(0.0, 1.0))
+        yield tfp.distributions.Uniform(x, x + 1.0)
+
+    exp = tfp.bijectors.Exp()
+    assert private_api.has_fixed_members(tfp.bijectors.Chain([exp, exp]))
+    assert private_api.has_fixed_members(tfp.bijectors.JointMap([exp, exp]))
+    assert not private_api.has_fixed_members(joint(dependent))
 
 
 @fits

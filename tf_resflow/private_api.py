@@ -26,6 +26,7 @@ __all__ = [
     "custom_gradient",
     "eager_mode",
     "graph_steps",
+    "has_fixed_members",
     "is_increasing",
     "is_xla",
     "moving_averages",
@@ -101,10 +102,17 @@ def _caller(node):
 
 
 class OneMomentum(keras.Optimizer):
-    """A mixin of Keras' optimizers: the momentum of the average (`use_ema`) is computed once for all variables."""
+    """A mixin of Keras' optimizers: the momentum of the average (`use_ema`) is computed once for all variables.
+
+    The average takes a step with each update. That of Keras takes one with each gradient, of which an update may
+    accumulate several.
+    """
 
     def _update_model_variables_moving_average(self, trainable_variables):
         share = tf.where(tf.equal(self.iterations, 0), 1.0, 1.0 - tf.cast(self.ema_momentum, tf.float32))
+        if self.gradient_accumulation_steps:
+            is_update = tf.equal((self._iterations + 1) % self.gradient_accumulation_steps, 0)
+            share = tf.where(is_update, share, 0.0)
         for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
             if average is not None:
                 average.assign(average + tf.cast(share, variable.dtype) * (variable - average))
@@ -132,7 +140,7 @@ class LeanAdam(keras.optimizers.Adam):
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         """Has `update_step` take the learning rate, the same without the bias of Adam's moments, and the decay."""
         step, rate = tf.cast(self.iterations + 1, tf.float64), tf.cast(learning_rate, tf.float64)
-        without_bias = rate * tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        without_bias = rate * tf.sqrt(1.0 - float(self.beta_2) ** step) / (1.0 - float(self.beta_1) ** step)
         rates = [tf.cast(value, tf.float32) for value in (rate, without_bias, rate * (self.weight_decay or 0.0))]
         super()._backend_update_step(grads, trainable_variables, tuple(rates))
 
@@ -158,8 +166,8 @@ class LeanAdam(keras.optimizers.Adam):
             lr=without_bias,
             beta1_power=tf.zeros([], variable.dtype),
             beta2_power=tf.zeros([], variable.dtype),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
+            beta1=float(self.beta_1),
+            beta2=float(self.beta_2),
             epsilon=self.epsilon,
             grad=gradient,
         )

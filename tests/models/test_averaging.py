@@ -49,6 +49,32 @@ def test_a_fit_of_any_length_forgets_where_it_began(lengths, settings, replicas,
 
 
 @pytest.mark.filterwarnings("ignore:The ActNorms of the flow are still the identity")
+def test_an_interrupted_fit_leaves_the_weights():
+    """And not their average, which is in their place at the end of an epoch."""
+    model, raw = affine_model(lambda: keras.optimizers.Adam(0.1, use_ema=True)), []
+
+    def interrupt(epoch, logs):
+        raise KeyboardInterrupt
+
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_, **__: raw.append(model.get_weights()),
+        on_train_batch_end=lambda *_, **__: raw.append(model.get_weights()),
+        on_epoch_end=interrupt,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(np.full([8, 1], 3.0, "float32"), batch_size=4, verbose=0, callbacks=[callback])
+    np.testing.assert_array_equal(model.get_weights(), raw[-1])
+    assert len(raw) == 3 and np.all(np.abs(np.subtract(raw[-1], raw[0])) > 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:The ActNorms of the flow are still the identity")
+def test_a_layer_frozen_after_compile(refused):
+    model = affine_model(lambda: keras.optimizers.Adam(0.1, use_ema=True))
+    model.trainable_variables[0].trainable = False
+    refused("other ones than at compile: call model.compile again", model.fit, np.ones([4, 1], "float32"))
+
+
+@pytest.mark.filterwarnings("ignore:The ActNorms of the flow are still the identity")
 def test_callbacks_keep_what_was_scored(tmp_path):
     """The score falls and rises again: what is restored, and what is saved, is the average of the best epoch."""
     model = affine_model(lambda: keras.optimizers.Adam(0.1, use_ema=True))

@@ -1,5 +1,7 @@
 """The average of a model's weights: its momentum, the model under it, and its place in `fit`."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -15,9 +17,10 @@ __all__ = ["AveragedWeights", "WarmedUpAverage", "callbacks_under_average", "war
 class WarmedUpAverage(OneMomentum):
     r"""A mixin of Keras' optimizers that warms up the average of the weights (`use_ema`).
 
-    Its momentum at step t is \\(\min(m, (1 + t) / (10 + t))\\), with \\(m\\) the `ema_momentum`. A constant one
-    remembers the first weights for some \\(1 / (1 - m)\\) steps, and the average of a short run is worse than its
-    last weights. This average spans about a tenth of the run until it spans \\(1 / (1 - m)\\) steps.
+    Its momentum at step t (0 at an optimizer's first) is \\(\min(m, (1 + t) / (10 + t))\\), with \\(m\\) the
+    `ema_momentum`; a step may accumulate several gradients. A constant one remembers the first weights for some
+    \\(1 / (1 - m)\\) steps, and the average of a short run is worse than its last weights. This average spans about
+    a tenth of the run until it spans \\(1 / (1 - m)\\) steps.
     """
 
     _ema_limit: float
@@ -90,13 +93,25 @@ class AveragedWeights:
         self._saved = []
 
 
-def callbacks_under_average(model: keras.Model, callbacks: Any) -> Any:
+@contextlib.contextmanager
+def callbacks_under_average(model: keras.Model, callbacks: Any) -> Iterator[Any]:
     """The callbacks of a fit, which see the average of the weights at the end of each epoch, as validation does.
 
     They come behind one that begins a new average at the weights that the fit finds, puts it in their place after
-    each epoch, and the weights back before the next one. Without an average they are as given.
+    each epoch, and the weights back before the next one, or if the fit is interrupted. Without an average they are
+    as given.
     """
-    return [_UnderAverage(model), callbacks or []] if model.optimizer.use_ema else callbacks
+    if not model.optimizer.use_ema:
+        yield callbacks
+        return
+    if len(moving_averages(model.optimizer)) != len(model.trainable_variables):
+        raise ValueError("The trainable variables are other ones than at compile: call model.compile again.")
+    under = _UnderAverage(model)
+    try:
+        yield [under, callbacks or []]
+    except BaseException:
+        under.put_back()
+        raise
 
 
 class _UnderAverage(keras.callbacks.Callback):
@@ -111,10 +126,13 @@ class _UnderAverage(keras.callbacks.Callback):
         for average, weight in zip(moving_averages(optimizer), self.model.trainable_variables, strict=True):
             average.assign(weight)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def put_back(self):
         if self._is_in_place:
             self._averaged.__exit__()
             self._is_in_place = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.put_back()
 
     def on_test_begin(self, logs=None):
         if not self._is_in_place:

@@ -141,8 +141,8 @@ class KerasTraining(SavedSettings, keras.Model):
             held_out, beside, weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
             kwargs["validation_data"] = (*self._arrays(held_out, beside, weights), weights)
         _warn_of_initialization(self.flow)
-        callbacks = callbacks_under_average(self, callbacks)
-        history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+        with callbacks_under_average(self, callbacks) as callbacks:
+            history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         layers.converge_norms(self)
         return history
 

@@ -15,7 +15,9 @@ from tf_resflow.training.workdir import Workdir
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["load_checked", "load_data", "replica_batches"]
+__all__ = ["initial_batch", "load_checked", "load_data", "replica_batches"]
+
+_INITIAL = 64  # least number of examples that initialize a model, if there are as many
 
 
 def load_data(
@@ -54,6 +56,13 @@ def load_checked(
         dataset = dataclasses.replace(dataset, codes=None, condition_codes=None)
     files.check_data(dataset)
     return dataset
+
+
+def initial_batch(config: "ConfigDict", dataset: data.Dataset, *, labels: bool = False) -> Any:
+    """The train examples that initialize a model: a batch, and at least 64 of them, if there are as many."""
+    size = max(config.train.batch_size, _INITIAL)
+    size = min(size, dataset.sizes.get("train") or size)
+    return next(iter(dataset.train_batches(size, config.seed, labels=labels)))
 
 
 def replica_batches(

@@ -21,7 +21,7 @@ from tf_resflow.models.step import NON_FINITE, assert_finite, check_compiles, tr
 from tf_resflow.progress import bar, shown, stage
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.config import validate_config
-from tf_resflow.training.data import load_checked, replica_batches
+from tf_resflow.training.data import initial_batch, load_checked, replica_batches
 from tf_resflow.training.metrics import read_metrics
 from tf_resflow.training.metrics_writer import MetricsWriter
 from tf_resflow.training.non_finite import NotFinite, diagnosed
@@ -45,7 +45,6 @@ __all__ = ["Interrupted", "train"]
 
 _SECONDS_BETWEEN_FETCHES = 1.0
 _STEPS_BETWEEN_AGREEMENTS = 10
-_INITIAL = 64  # least number of examples that initialize a model, if there are as many
 _LONG = 3600.0  # seconds of a run that is offered a smaller model
 
 
@@ -140,10 +139,7 @@ def _train(config, files, strategy, jit):
     )
     if start == 0:
         report.check_data()
-        size = max(train.batch_size, _INITIAL)
-        size = min(size, dataset.sizes.get("train") or size)
-        first = next(iter(dataset.train_batches(size, seed, labels=bool(model.condition))))
-        x, condition = model.condition.split(first)
+        x, condition = model.condition.split(initial_batch(config, dataset, labels=bool(model.condition)))
         model.initialize(x, seed, **({"condition": condition} if model.condition else {}))
     batches = iter(replica_batches(strategy, dataset, train.batch_size, seed, start, labels=model.takes_pairs))
     take_step, gather = _compiled_step(strategy, model, jit), of_all_workers(strategy)
