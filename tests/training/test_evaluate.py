@@ -108,7 +108,9 @@ def test_importance_weighted_bound_is_tighter_and_tells_its_bias(images):
     # Half of the variance in nats, 64 log(2) to a bit per dimension, and half of it for K = 2.
     assert bias == pytest.approx(-0.25 * std**2 * 64 * np.log(2))
     # The noise of one log-determinant in units of the score, and a fourth for its measurement.
-    planned = evaluation_of(images[0], stderr=0.003).importance_weighted(8)["importance_weighted"]
+    evaluated = evaluation_of(images[0], stderr=0.003)
+    planned = evaluated.importance_weighted(8)["importance_weighted"]
+    assert planned["plan"] == evaluated.bound_plan.as_dict() != evaluated.plan.as_dict()
     assert abs(planned["estimator_bias"]) < 0.5 * (1.25 * 0.003) ** 2 * 64 * np.log(2) < abs(bias)
 
 
@@ -163,6 +165,7 @@ def test_what_cannot_be_measured(plane):
         (lambda: evaluation_of(plane[0]).fid(None), "FID is for images"),
         (lambda: evaluation_of(plane[0]).importance_weighted(4), "no importance-weighted bound"),
         (lambda: evaluation_of(plane[0], "fast"), "one of adaptive_roulette, .*, exact; got 'fast'"),
+        (lambda: evaluation_of(plane[0], "exact", stderr=0.1), "leave out log_det and num_probes"),
     ]
     for call, message in refused:
         with pytest.raises(ValueError, match=message):

@@ -96,6 +96,16 @@ def test_what_is_not_a_whole_file(run_of, tmp_path, refused):
         for name in source.namelist():
             target.writestr(name, source.read(name).replace(b'"width": 4', b'"width": 5'))
     refused("is of another model", resflow.load, other)
+    bomb, numbers = b" " * 2_000_000, {"step": "many", "is_best": False}
+    for name, content, message in (
+        ("data.json", bomb, "data.json would unpack to 2,000,000 bytes"),
+        ("weights.json", json.dumps(numbers).encode(), "a step of 'many'"),
+        ("model.weights.h5", b"no HDF5", "other.zip has no weights that can be read"),
+    ):
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as target:
+            for member in source.namelist():
+                target.writestr(member, content if member == name else source.read(member))
+        refused(message, resflow.load, other)
 
 
 def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
@@ -112,6 +122,9 @@ def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
     cache.mkdir()
     shutil.copy(ROOT / "pretrained" / "digits.zip", cache)
     assert opened("pretrained:digits").read_config().data.name == "digits"
+    os.mkdir("pretrained")
+    shutil.copy(ROOT / "pretrained" / "pinwheel.zip", "pretrained/digits.zip")
+    assert opened("pretrained:digits").source == cache / "digits.zip"
     shutil.copy(ROOT / "pretrained" / "pinwheel.zip", cache / "digits.zip")
     refused("is not the model 'digits' of this version", opened, "pretrained:digits")
     os.mkdir("digits")

@@ -8,14 +8,15 @@ data; infinite and undefined values are null):
 
 - likelihood: `bits_per_dim`, `bits_per_dim_stderr`, and the sources of that standard error,
   `bits_per_dim_stderr_parts` (data, dequantization, estimator); `num_examples`; `bound`, "elbo" for integer data,
-  "importance_weighted" for tables with discrete columns; `baselines`; `entropy`.
+  "importance_weighted" for tables with discrete columns, whose error has no parts; `baselines`; `entropy`.
 - noise: of the estimate of one example's loss, with the training's estimator and with this
   evaluation's (`noise.training`, `noise.evaluation`): mean, standard deviations, excess kurtosis.
 - reconstruction: the error of encoding and decoding, in the flow's input space and in levels, and
   the solver's iterations and failures.
 - lipschitz: `layers`, `blocks`, `flow` and `inverse`, nominal and certified.
 - importance_weighted: the tighter bound of --iw_samples dequantizations. It needs precise
-  log-determinants: --log_det=exact; many --num_probes; or --stderr, here of each dequantization.
+  log-determinants: --log_det=exact; many --num_probes; or a small --stderr, here of each dequantization.
+  `estimator_bias` tells what their noise can have gained.
 - fid: the Fréchet distance between --fid_samples samples and train images in Inception's features. (Keras'
   weights differ from those of the literature: see `InceptionFeatures`.)
 - classification, of a hybrid model: `accuracy` and its standard error, `cross_entropy` (in bits for images) and
@@ -114,8 +115,10 @@ def _evaluate():
     measured = training.Evaluation(
         run, dataset, log_det=FLAGS.log_det, num_probes=FLAGS.num_probes, stderr=FLAGS.stderr
     )
-    result = measured.header()
-    for metric in FLAGS.metrics or measured.metrics:
+    result, metrics = measured.header(), FLAGS.metrics or measured.metrics
+    if "importance_weighted" in metrics:
+        _ = measured.bound_plan  # what cannot be planned ends the command before any long work
+    for metric in metrics:
         result |= getattr(measured, metric)(**_arguments(metric, dataset))
     if FLAGS.ood_data:
         result |= measured.ood(_other_data(run.config.data))

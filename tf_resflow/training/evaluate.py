@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_resflow import bijectors, data, evaluation
 from tf_resflow.evaluation.estimator_noise import stderr_parts
@@ -42,8 +43,8 @@ class Evaluation:
       plan: the `LikelihoodPlan`.
 
     Raises:
-      ValueError: when "adaptive" cannot be certified, or a value is unknown; here for `stderr`, and by the metrics
-        of a density, when a classifier alone was trained.
+      ValueError: when "adaptive" cannot be certified, or a value is unknown; for `stderr` beside `log_det` or
+        `num_probes`; here for `stderr`, and by the metrics of a density, when a classifier alone was trained.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Evaluation:
         self._run, self._model, self._dataset, self._config = run, run.model, dataset, run.config
         self.unit = run.model.data_space.unit
         self._space = run.model.data_space
+        if stderr is not None and (log_det is not None or num_probes is not None):
+            raise ValueError("stderr chooses the estimators: leave out log_det and num_probes, or stderr.")
         if stderr is not None:
             first = next(iter(Report(run.config, run.model, dataset).batches()))
             x, condition = run.model.condition.split(first)
@@ -107,13 +110,16 @@ class Evaluation:
         The keys are those of the training's result.json, and "bits_per_dim_stderr_parts" (or "nats_..."), due to
         the "data", the "dequantization" and the "estimator". "bound" is "elbo" of integer data, the mean of
         log p(z) - log q(z | x), however many estimates a plan takes; of tables with discrete columns it is
-        "importance_weighted"; else "none".
+        "importance_weighted", and there are no parts, since the score is no mean of estimates; else "none".
         """
-        noise, score = self._evaluation_noise, self._report.score()
+        score, parts = self._report.score(), {}
+        if self._space.cells is None:
+            found = stderr_parts(score, self._evaluation_noise, self._report.num_estimates)
+            parts = {f"{self.unit}_stderr_parts": found}
         result = {
             self.unit: score.mean,
             f"{self.unit}_stderr": score.stderr,
-            f"{self.unit}_stderr_parts": stderr_parts(score, noise, self.plan.num_samples),
+            **parts,
             "num_examples": score.num_examples,
             "bound": self._bound,
             **({} if score.example_stderr is None else {"example_stderr": score.example_stderr}),
@@ -135,16 +141,23 @@ class Evaluation:
         "estimator_bias" is roughly how much, at most, the noise of the flow's log-determinants lowers it:
         (1 - 1 / K) times half their variance in nats, on the scale of the score. That of the log-determinants of a
         dequantizer is not in it: evaluate them exactly, which "exact" does, or by more probes. With `stderr` the
-        log-determinants of each dequantization have this standard error, not their mean.
+        log-determinants of each dequantization have this standard error, not their mean, by the "plan" of one. A
+        bias above the standard error is a warning.
         """
-        log_det = self.plan.log_det if self.plan.stderr is None else self._make_plan(num_samples=1).log_det
-        noise = self._evaluation_noise if log_det is self.plan.log_det else self._noise_of(log_det)
+        log_det, is_planned = self.bound_plan.log_det, self.bound_plan.stderr is not None
+        noise = self._noise_of(log_det) if is_planned else self._evaluation_noise
         plan = evaluation.LikelihoodPlan(log_det=log_det, num_samples=num_samples)
         bound = evaluation.HeldOut(self._run.density, plan, importance_weighted=True)
         batches = track(self._report.batches(), "importance-weighted bound")
         score = bound(batches, self._config.seed)
         num_samples = bound.num_samples
         bias = -0.5 * self._space.nats_per_unit * noise.estimator_std**2 * (1 - 1 / num_samples)
+        if -bias > score.stderr:
+            logging.warning(
+                "The noise of the log-determinants may have lowered the importance-weighted score by up to %.2g; "
+                "its standard error is %.2g. Evaluate them exactly, by more probes, or with a smaller stderr.",
+                *(-bias, score.stderr),
+            )
         return {
             "importance_weighted": {
                 self.unit: score.mean,
@@ -153,8 +166,14 @@ class Evaluation:
                 "num_samples": num_samples,
                 "num_examples": score.num_examples,
                 "estimator_bias": bias,
+                **({"plan": self.bound_plan.as_dict()} if is_planned else {}),
             }
         }
+
+    @functools.cached_property
+    def bound_plan(self) -> evaluation.LikelihoodPlan:
+        """The plan of each dequantization of `importance_weighted`; with `stderr` it is measured here."""
+        return self.plan if self.plan.stderr is None else self._make_plan(num_samples=1)
 
     def noise(self) -> dict[str, Any]:
         """What `evaluation.EstimatorNoise` finds for the training's and this evaluation's estimate of a loss."""

@@ -1,6 +1,7 @@
 """Trained runs in one file each, and those that are released with the library."""
 
 import hashlib
+import io
 import os
 import pathlib
 import tempfile
@@ -22,6 +23,7 @@ MODELS = {
 
 _FOLDERS = (pathlib.Path(__file__).parents[2] / "pretrained", pathlib.Path("pretrained"))  # of a checkout
 _WEIGHTS, _STEP = "model.weights.h5", "weights.json"
+_MOST_COMPRESSED, _SMALL = 100, 10_000  # times that a member may unpack to, of at least so many bytes
 _NAMES = ("config.json", "data.json", _STEP, _WEIGHTS, "result.json")  # there may be no result
 
 
@@ -30,6 +32,7 @@ class PackedRun(Workdir):
 
     Args:
       path: the .zip file.
+      content: its bytes, if they were read before.
 
     Attributes:
       weights: path of the file of weights.
@@ -41,16 +44,21 @@ class PackedRun(Workdir):
       OSError: when it cannot be read.
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, content: bytes | None = None):
         self._unpacked = tempfile.TemporaryDirectory()
         super().__init__(self._unpacked.name)
         self.source, self.weights = path, self.path / _WEIGHTS
         try:
-            with zipfile.ZipFile(path) as file:
+            with zipfile.ZipFile(path if content is None else io.BytesIO(content)) as file:
                 for name in _NAMES if _NAMES[-1] in file.namelist() else _NAMES[:-1]:
-                    file.extract(name, self.path)
+                    member = file.getinfo(name)
+                    if member.file_size > _MOST_COMPRESSED * max(member.compress_size, _SMALL):
+                        raise zipfile.BadZipFile(f"{name} would unpack to {member.file_size:,} bytes")
+                    file.extract(member, self.path)
             found = read_json(self.path / _STEP)
             self.step, self.is_best = found["step"], found["is_best"]
+            if not (type(self.step) is int and self.step >= 0 and type(self.is_best) is bool):
+                raise zipfile.BadZipFile(f"{_STEP} has a step of {self.step!r}, and is_best={self.is_best!r}")
         except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
             raise ValueError(
                 f"{path} is not a whole file of a trained run: {error}. Give the workdir of a run, or a file that "
@@ -83,13 +91,13 @@ def opened(workdir: str | os.PathLike[str]) -> Workdir:
     """
     place = os.fspath(workdir)
     if place.startswith(PRETRAINED):
-        return PackedRun(_released(place.removeprefix(PRETRAINED)))
+        return PackedRun(*_released(place.removeprefix(PRETRAINED)))
     path = pathlib.Path(place).expanduser()
     return PackedRun(path) if path.is_file() else Workdir(path)
 
 
 def _released(name):
-    """The file of a released model, in a checkout or the user's cache, after a check of its hash."""
+    """The path and the content of a released model, in a checkout or the user's cache: the first of its hash."""
     if name not in MODELS:
         raise ValueError(
             f"There is no pretrained model {name!r}; {suggest(name, MODELS)} Give one of {', '.join(MODELS)}."
@@ -101,10 +109,12 @@ def _released(name):
             f"The pretrained model {name!r} is not on this machine. Download {name}.zip from the folder "
             f"pretrained/ of the repository to {cache}, or give the path of the file in its place."
         )
-    digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
-    if digest != MODELS[name]:
-        raise ValueError(
-            f"{found[0]} is not the model {name!r} of this version: its SHA-256 is {digest[:12]}..., not "
-            f"{MODELS[name][:12]}... Download it again from the folder pretrained/ of the repository."
-        )
-    return found[0]
+    for path in found:
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if digest == MODELS[name]:
+            return path, content
+    raise ValueError(
+        f"{path} is not the model {name!r} of this version: its SHA-256 is {digest[:12]}..., not "
+        f"{MODELS[name][:12]}... Download it again from the folder pretrained/ of the repository."
+    )

@@ -59,6 +59,11 @@ class Report:
             self._noise = evaluation.EstimatorNoise(self._density)
             self._sampler = Sampler(self._density)
 
+    @property
+    def num_estimates(self) -> int:
+        """How many estimates of its log-likelihood are the score of an example."""
+        return self._held_out.num_samples
+
     def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
         """The batches of a split, by default `config.eval.split`: of its first `num_examples`.
 

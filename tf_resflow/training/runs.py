@@ -135,7 +135,12 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     model = build_model(config, data)
     result = read_json(files.result) if files.result.exists() else None
     if isinstance(files, PackedRun):
-        model.load_weights(files.weights)
+        try:
+            model.load_weights(files.weights)
+        except OSError as error:
+            raise ValueError(
+                f"{files.source} has no weights that can be read: {error}. Save the run again."
+            ) from None
         return Run(model, config, files.step, files.source, data, result, files.is_best)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     best = Checkpoints(files.best, model, optimizer).restore() if config.train.keep_best else 0
