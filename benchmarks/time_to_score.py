@@ -106,16 +106,20 @@ def train(found, seed, stops):
             workers[side] = our_worker(**options)
             workers[side].ask(f"prepare learning {json.dumps(settings)}")
     rows, best = [], dict.fromkeys(workers, np.inf)
-    owners = {next(iter(workers)), _SCHEDULED} & workers.keys()  # of the scores to reach
     while workers:
         for side, worker in list(workers.items()):
             rows.append({"config": _CONFIG.value, "seed": seed, "side": side, **_settings(), **worker.ask("run")})
             print(rows[-1], flush=True)
             best[side] = min(best[side], rows[-1]["bits_per_dim"])
-            is_there = side not in owners and all(o not in workers and best[side] <= best[o] for o in owners)
-            if is_there or rows[-1]["step"] >= found[side].train.steps:
+            if has_reached_all(side, best, workers) or rows[-1]["step"] >= found[side].train.steps:
                 workers.pop(side).close()
     return rows
+
+
+def has_reached_all(side, best, running):
+    """Whether a side has the scores to reach, by the best ones so far. The sides whose scores they are go on."""
+    owners = {next(iter(best)), _SCHEDULED} & best.keys()
+    return side not in owners and all(o not in running and best[side] <= best[o] for o in owners)
 
 
 def _settings():

@@ -45,13 +45,21 @@ def test_the_table_and_the_figure_of_what_was_trained(call, tmp_path):
     assert "rows of other --threads" in call(BENCHMARK, *flags, "--threads=3").output
 
 
-def test_the_time_until_a_score(tmp_path):
-    """That of the first turn after which the score is as good."""
+def test_the_time_until_a_score_and_until_all_of_them():
+    """That of the first turn after which the score is as good; two sides tell the scores, and go on to the end."""
     code = """
 import numpy as np, time_to_score
 seconds, scores = np.array([10.0, 20.0, 40.0]), np.array([5.0, 4.0, 4.5])
 print([float(time_to_score.time_to(score, seconds, scores)) for score in (6.0, 4.75, 4.0, 3.0)])
+a, b, c, d = time_to_score._SIDES
+best = {a: 2.0, b: 1.5, c: 1.6, d: 1.4}
+print([[side for side in best if time_to_score.has_reached_all(side, best, run)] for run in ({b}, {a}, {c, d})])
+print([time_to_score.has_reached_all(d, {c: 1.6, d: 1.4}, run) for run in ({c, d}, {d})])
 """
     command, environment = [sys.executable, "-c", code], {"PYTHONPATH": str(ROOT / "benchmarks")}
     done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
-    assert done.stdout == "[10.0, 20.0, 20.0, inf]\n"
+    assert done.stdout.splitlines() == [
+        "[10.0, 20.0, 20.0, inf]",
+        "[[], [], ['here, best_small']]",
+        "[False, True]",
+    ]
