@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tf_resflow.models import noise_conditioned
 from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, Rows
 
 SMALL = {"num_blocks": 1, "hidden": (8,)}
@@ -54,6 +55,15 @@ def test_scores_do_not_depend_on_other_rows(shared):
     places = np.array([5, 599, 256, 255])
     np.testing.assert_array_equal(shared.log_prob(weights, x.take(places), 0.2), scores[places])
     assert np.abs(shared.log_prob(weights, x, 0.5) - scores).max() > 0.01
+
+
+def test_estimates_do_not_depend_on_other_rows(monkeypatch):
+    """Of many columns, those of a row are the same at each place, and among others."""
+    monkeypatch.setattr(noise_conditioned, "_MOST_EXACT", 1)
+    density, x = NoiseConditionedDensity(2, 1, **SMALL), rows(9, num=300)
+    weights = train(density, 4)
+    scores, places = density.log_prob(weights, x, 0.2), np.array([299, 7, 7, 255])
+    np.testing.assert_allclose(density.log_prob(weights, x.take(places), 0.2), scores[places], rtol=1e-5)
 
 
 def test_densities_integrate_to_one_at_each_level(shared):

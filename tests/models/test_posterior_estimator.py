@@ -198,7 +198,7 @@ def test_statistics_are_robust():
     np.testing.assert_allclose(found["std"], [50 / (2 * stats.norm.ppf(0.75)), 1, np.std(x[:, 2])], rtol=1e-3)
 
 
-def test_structured_parameters_and_any_observations(monkeypatch):
+def test_structured_parameters_and_any_observations(monkeypatch, refused):
     """A joint prior with bounds in its parts, and images that a convolution summarizes."""
     prior = tfd.JointDistributionNamed(
         {
@@ -211,9 +211,12 @@ def test_structured_parameters_and_any_observations(monkeypatch):
     )
     theta = prior.sample(64, seed=1)
     x = np.random.default_rng(0).normal(size=[64, 4, 4, 1])
+    without = {name: part for name, part in theta.items() if name != "b"}
     layers = [keras.layers.Conv2D(2, 3), keras.layers.Flatten()]
     summary = keras.Sequential([keras.Input([4, 4, 1]), *layers])
     estimator = resflow.PosteriorEstimator(prior, [4, 4, 1], summary=summary, **SMALL)
+    for wrong in (without, without | {"B": theta["b"]}):
+        refused("theta must have the parts of the prior", estimator.fit, wrong, x)
     start = [weight.numpy() for weight in summary.trainable_weights]
     learned = []
     record = keras.callbacks.LambdaCallback(

@@ -8,9 +8,12 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.evaluation import LikelihoodPlan
 from tf_resflow.evaluation.log_likelihood import LogProbSamples
+from tf_resflow.models.data_info import DataInfo
 from tf_resflow.serving.signatures import Signatures, quantiles
+from tf_resflow.training.runs import Run
 
 
 @pytest.mark.quick
@@ -174,6 +177,26 @@ def test_vectors_that_are_not_finite(loaded_vectors, call):
     for signature in ("serving_default", "encode"):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"x must be finite.*\[2\]"):
             call(loaded_vectors, signature, x=x)
+
+
+def test_codes_of_levels(vector_model, tmp_path, call):
+    """Of the columns of an exported table that have levels: another number is told, not scored."""
+    columns = [
+        {"name": "color", "kind": "categories", "dtype": "object", "levels": ["red", "green"]},
+        {"name": "height", "kind": "number", "dtype": "float64"},
+        {"name": "size", "kind": "ordered", "dtype": "object", "levels": ["S", "M", "L"]},
+    ]
+    data = DataInfo("shirts", (3,), None, None, None, codes=ColumnCodes.from_list(columns))
+    run = Run(vector_model, resflow.training.default_config(), 5, tmp_path, data)
+    exported = resflow.serving.export(vector_model, tmp_path / "m", run=run, signatures=["encode"])
+    loaded = tf.saved_model.load(str(exported))
+    x = np.array([[1.0, -7.5, 2.0], [0.0, 1e3, 0.0]])
+    np.testing.assert_array_equal(call(loaded, "encode", x=x)["z"], vector_model.encode(x))
+    for place, wrong in ((0, 2.0), (0, -1.0), (2, 0.5), (2, 3.0)):
+        bad = x.copy()
+        bad[1, place] = wrong
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"x must have the codes 0, 1, .*\[1\]"):
+            call(loaded, "encode", x=bad)
 
 
 def test_a_classifier_without_a_density(image_model):

@@ -183,6 +183,8 @@ def test_outliers(fitted):
     assert fitted.score(rows) == pytest.approx(scores.mean())
     assert (fitted.predict(rows) == -1).sum() == np.ceil(0.01 * len(rows)) == 2
     np.testing.assert_array_equal(fitted.decision_function(rows), scores - fitted.offset_)
+    weighted = flow_density._quantile(scores, np.full(len(rows), 0.3), 0.01)
+    assert weighted == pytest.approx(fitted.offset_) == flow_density._quantile(scores, None, 0.01)
     odd = rows.iloc[:3].copy()
     odd.loc[0, "price"], odd.loc[1, "rooms"], odd.loc[2, "color"] = 300.0, 60, "green"
     with pytest.warns(UserWarning, match="1 rows have the score minus infinity"):
@@ -206,13 +208,17 @@ def test_a_fit_that_fails_is_no_fit(fitted):
         fit.score_samples(table())
 
 
-def test_explain_of_missing_values():
-    """The values of other rows that a column is compared with are none that are missing, whose units differ."""
-    rows = table()[["price"]].assign(mass=np.random.default_rng(1).normal(5e4, 1e4, size=150))
+def test_units_do_not_decide_about_rows_that_miss_values():
+    """Neither who is an outlier, nor why; a value that is missing, or in the middle, is no reason."""
+    rows = table()[["price"]].assign(mass=np.random.default_rng(1).normal(5.0, 1.0, size=150))
     rows.loc[::2, "mass"] = np.nan
-    fit = FlowDensity(missing="condition", **SMALL).fit(rows)
-    middle = pandas.DataFrame({"price": [1.0], "mass": [5e4]})
-    assert fit.explain(middle)["mass"][0] < 1
+    fits = [FlowDensity(missing="condition", **SMALL).fit(rows * [1.0, unit]) for unit in (1.0, 1e4)]
+    decisions = [fit.decision_function(rows * [1.0, unit]) for fit, unit in zip(fits, (1.0, 1e4), strict=True)]
+    np.testing.assert_allclose(decisions[1], decisions[0], atol=1e-3)
+    few = pandas.DataFrame({"price": [1.0, 1.0], "mass": [5.0, np.nan]})
+    reasons = [fit.explain(few * [1.0, unit]) for fit, unit in zip(fits, (1.0, 1e4), strict=True)]
+    np.testing.assert_allclose(reasons[1], reasons[0], atol=1e-3)
+    assert reasons[0]["mass"].max() < 1.5
 
 
 def test_rows_that_miss_values_are_dropped():

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_resflow.bijectors import Flow, Whiten
 from tf_resflow.flows.vector_flows import vector_flow
-from tf_resflow.logdet import Exact
+from tf_resflow.logdet import AdaptiveRoulette, Exact
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.seeds import split_seed, stateless_seed
 
@@ -105,7 +105,7 @@ class NoiseConditionedDensity:
             Flow([whiten, self._make_flow(seed=seed)]),
             [self.size],
             condition_shape=[1 + self._given_size],
-            evaluation_log_det=Exact() if self.size <= _MOST_EXACT else None,
+            evaluation_log_det=Exact() if self.size <= _MOST_EXACT else AdaptiveRoulette().with_sets(1),
         )
 
     def train(

@@ -3,7 +3,7 @@
 import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -164,7 +164,8 @@ class PosteriorEstimator:
         without. The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to
         zero by a cosine over the others. A training ends when the loss of held-out pairs has not fallen for half of
         the epochs, or, with a warning, when it diverges. A second call goes on from the weights, and the statistics
-        of observations, of the first.
+        of observations, of the first: give it the same pairs, or new ones alone, lest it holds out some that the
+        first has learned.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
@@ -252,7 +253,8 @@ class PosteriorEstimator:
         """The posterior of an observation `[*observation_shape]`, or of a batch of them, as it is learned now.
 
         Its weights are constants: later training does not change it. Log-densities are exact. Those of parameters
-        outside of the support of the prior are NaN, and not minus infinity: they have no vector.
+        outside of the bounds of the prior, or on them, are NaN, and not minus infinity: they have no vector. Those
+        of parameters off a simplex, or another surface, mean nothing.
 
         Args:
           x: one observation; or `[batch, *observation_shape]`, for a distribution of that batch shape.
@@ -318,6 +320,13 @@ class PosteriorEstimator:
 
     def _check_shapes(self, theta):
         """Raises a ValueError unless parameters are `[num, *event_shape]`, with one number."""
+        try:
+            has_names = isinstance(self.prior.dtype, Mapping)
+            tf.nest.assert_same_structure(self.prior.dtype, theta, check_types=has_names)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"theta must have the parts of the prior, {self.prior.dtype}; got {theta!r:.200}."
+            ) from None
         shapes = tf.nest.map_structure(lambda part: part.shape, theta)
         events = tf.nest.flatten(self.prior.event_shape)
         parts = list(zip(tf.nest.flatten(theta), events, strict=True))

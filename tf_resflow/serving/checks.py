@@ -1,8 +1,11 @@
 """Checks inside a graph, whose errors a client can read."""
 
+import math
+from collections.abc import Sequence
+
 import tensorflow as tf
 
-__all__ = ["check_finite", "check_one_or_each", "check_range", "check_rows"]
+__all__ = ["check_finite", "check_levels", "check_one_or_each", "check_range", "check_rows"]
 
 
 def check_rows(name: str, tensor: tf.Tensor, most: int | None = None) -> tf.Tensor:
@@ -30,6 +33,16 @@ def check_finite(name: str, tensor: tf.Tensor) -> tf.Tensor:
     """`tensor`, after a check that it holds neither NaN nor infinity."""
     number = tf.math.count_nonzero(~tf.math.is_finite(tensor))
     message = f"{name} must be finite, but the number of its values that are NaN or infinite is"
+    with tf.control_dependencies([_assertion(tf.equal(number, 0), message, number)]):
+        return tf.identity(tensor)
+
+
+def check_levels(name: str, tensor: tf.Tensor, nums: Sequence[int | None]) -> tf.Tensor:
+    """`tensor`, after a check that its columns of levels, whose numbers are not None, hold codes of theirs."""
+    most = tf.constant([math.inf if num is None else num - 1 for num in nums], tensor.dtype)
+    is_code = tf.equal(tensor, tf.floor(tensor)) & (tensor >= 0) & (tensor <= most)
+    number = tf.math.count_nonzero(~is_code & tf.math.is_finite(most))
+    message = f"{name} must have the codes 0, 1, ... of levels (see signatures.json), but the number of others is"
     with tf.control_dependencies([_assertion(tf.equal(number, 0), message, number)]):
         return tf.identity(tensor)
 

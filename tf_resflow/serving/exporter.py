@@ -65,11 +65,13 @@ def export_run(
     Raises:
       ValueError: as `tf_resflow.load` and `export`.
     """
+    if stderr is not None and (log_det is not None or num_probes is not None):
+        raise ValueError("stderr chooses the estimators: leave out log_det and num_probes, or stderr.")
     run = load(workdir)
     free_version(writable(export_dir), version)
     if stderr is None:
         _, estimator = run.estimator(log_det, num_probes)
-        num_samples = num_samples or default_num_samples(run.model)
+        num_samples = default_num_samples(run.model) if num_samples is None else num_samples
         plan = evaluation.LikelihoodPlan(log_det=estimator, num_samples=num_samples)
     else:
         density = run.density
@@ -108,7 +110,8 @@ def export(
     integers for labels, else real numbers in the units of the data. A model without a trained density has only
     `classify`, which is its `serving_default`.
 
-    With the K estimates of a plan, log_prob is their mean, each with another dequantization and other probes,
+    With the K estimates of a plan, log_prob is their mean (of a table with discrete columns the logarithm of the
+    mean of their probabilities), each with another dequantization and other probes,
 
     \\(\frac{1}{K} \sum_k [\log p((x + u_k) / L) - \log q(u_k \mid x) - D \log L]\\)
 
@@ -118,8 +121,8 @@ def export(
     NaN. All examples of a request share their random numbers. The answer for one does not depend, beyond rounding
     (and the tolerance of an `AdaptiveSeries`), on the others in its batch, and a server may batch requests.
 
-    Values and shapes are checked inside the graph: a client in any language gets an InvalidArgumentError that
-    describes what was wrong.
+    Values and shapes are checked inside the graph, codes of levels, too: a client in any language gets an
+    InvalidArgumentError that describes what was wrong.
 
     The norms of the model's layers are brought up to date first, and its kernels are scaled once and for all. The
     folder appears in one piece: a server that watches `export_dir` never sees half of it. It also has README.md
@@ -174,7 +177,9 @@ def export(
             "workdir, use export_run."
         )
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
-    signatures = Signatures(model, networks=networks, **settings)
+    columns, codes = _columns_and_codes(run)
+    num_levels = {name: [levels and len(levels) for levels in part.labels] for name, part in codes.items()}
+    signatures = Signatures(model, networks=networks, num_levels=num_levels, **settings)
     parent = writable(export_dir)
     free_version(parent, version)
     layers.converge_norms(model)
@@ -188,7 +193,7 @@ def export(
         variables = [*networks.parameters, *weights, *model.statistics.values()]
         write_saved_model(signatures, variables, path)
         write_warmup(signatures.inputs, path, signatures.max_batch)
-        description = describe(signatures, read_signatures(path), measured, *_columns_and_codes(run))
+        description = describe(signatures, read_signatures(path), measured, columns, codes)
         texts = {
             "signatures.json": json.dumps(description, indent=2) + "\n",
             "README.md": readme(model, description, run),

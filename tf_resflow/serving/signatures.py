@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.serving.checks import check_finite, check_one_or_each, check_range, check_rows
+from tf_resflow.serving.checks import check_finite, check_levels, check_one_or_each, check_range, check_rows
 
 __all__ = ["Signatures"]
 
@@ -46,6 +46,7 @@ class Signatures:
         signatures: Sequence[str] | None = None,
         precise: bool = False,
         networks: bijectors.Networks | None = None,
+        num_levels: Mapping[str, Sequence[int | None]] | None = None,
     ):
         if max_samples < 1:
             raise ValueError(f"max_samples is at least 1; got {max_samples}.")
@@ -53,7 +54,7 @@ class Signatures:
             raise ValueError(f"max_batch is at least 1; got {max_batch}.")
         self.max_samples, self.max_batch, self.levels = max_samples, max_batch, model.data_space.levels
         self.num_classes, self.dequantization = model.condition.num_classes, model.data_space.dequantization
-        self.seed, self._model, self._networks = seed, model, networks
+        self.seed, self._model, self._networks, self._num_levels = seed, model, networks, num_levels or {}
         self._density: Any = model.trained_density()
         self.inverse_atol = 0.0 if precise else model.data_space.inverse_atol
         self.plan = plan or evaluation.LikelihoodPlan(num_samples=default_num_samples(model))
@@ -192,7 +193,7 @@ class Signatures:
         if condition is None:
             return []
         if self.num_classes is None:
-            condition = check_finite("condition", condition)
+            condition = self._numbers("condition", condition)
         else:
             condition = check_range("condition", condition, 0, self.num_classes - 1)
         return [check_one_or_each("condition", condition, num)]
@@ -200,9 +201,13 @@ class Signatures:
     def _checked(self, x):
         x = check_rows("x", x, self.max_batch)
         if self.levels is None:
-            return check_finite("x", x)
+            return self._numbers("x", x)
         # An 8-bit value of 256 levels cannot be out of range.
         return x if self.levels == 256 else check_range("x", x, 0, self.levels - 1)
+
+    def _numbers(self, name, x):
+        x = check_finite(name, x)
+        return check_levels(name, x, self._num_levels[name]) if name in self._num_levels else x
 
 
 def quantiles(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:

@@ -69,7 +69,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     The map of standardized rows to a normal distribution has a known Lipschitz constant, so that the log-density
     falls at most quadratically with the distance from a row: one strange value cannot cost more (see the guide
-    "Mathematics"). An affine flow has no such bound.
+    "Mathematics"). An affine flow has no such bound. Above 256 columns a score is an unbiased estimate, of the same
+    random numbers for each row.
 
     Rows of the fit and new ones are scored alike, so there is no `novelty` (of `LocalOutlierFactor`). A fit takes
     the threads of TensorFlow, which `tf.config.threading.set_intra_op_parallelism_threads` limits: there is no
@@ -80,7 +81,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       contamination: the share of the rows of the fit that `predict` calls outliers, in (0, 0.5].
       missing: what is done with rows that miss values: "error"; "drop", which leaves them out of the fit and gives
         them the score NaN; or "condition": the flow is told which values of a row are missing, and its score is the
-        log-density of the others given that.
+        log-density of the others given that, which cannot be compared with that of a row that misses others.
       given: names of columns, or their numbers in an array: the density is that of the others given these.
       ordered: the levels of ordered columns, lowest first, by their names.
       categories: names of columns of numbers that are categories.
@@ -188,7 +189,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             )
         self._read_columns(table)
         self._train_members(table, weights)
-        self.offset_ = _quantile(self._mixed_scores(table), weights, self.contamination)
+        self._of_missing = self._mean_log_densities(table)
+        self.offset_ = _quantile(self._compared(table, self._mixed_scores(table)), weights, self.contamination)
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -213,8 +215,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return float(np.nanmean(self.score_samples(X)))
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """`[num]`: the log-density over that of the least likely rows of the fit; negative for outliers."""
-        return self.score_samples(X) - self.offset_
+        """`[num]`: the log-density over that of the least likely rows of the fit; negative for outliers.
+
+        A missing value counts as one of mean log-density, so that units do not decide about rows that miss some.
+        """
+        scores = self.score_samples(X)
+        return self._compared(self._table(X), scores) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
         """`[num]`: -1 for outliers, and for rows without a score, 1 for others, of the fit or new."""
@@ -258,16 +264,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
         A value is how much log p of the row would rise if the column had the best of the values of 16 rows of the
         fit instead; it is about 0 for a column that fits the others, and of all columns where two are strange in
-        the same way. Each row is scored once for each of the 16 values of each column.
+        the same way. Each row is scored once for each of the 16 values of each column. A missing value counts as
+        one of mean log-density.
         """
         check_is_fitted(self, "offset_")
         table, names = self._table(X), list(self.columns_.kinds)
-        scores, gains = self._scored(table), np.empty([len(table), len(names)])
+        scores, gains = self._compared(table, self._scored(table)), np.empty([len(table), len(names)])
         for place, name in enumerate(names):
             values = self._reference[name]
             others = pandas.concat([table] * len(values))
             others[name] = values.repeat(len(table)).set_axis(others.index)
-            best = self._scored(others).reshape(len(values), -1).max(axis=0)
+            best = self._compared(others, self._scored(others)).reshape(len(values), -1).max(axis=0)
             with np.errstate(invalid="ignore"):  # infinity less infinity
                 gains[:, place] = np.where(best == scores, 0.0, best - scores)
         return pandas.DataFrame(gains, table.index, names)
@@ -338,6 +345,25 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if is_kept.any():
             scores[is_kept] = self._mixed_scores(table[is_kept])
         return scores
+
+    def _mean_log_densities(self, table):
+        """What stands for a missing value of each column that misses some: the mean log-density, in its units.
+
+        It is that of the standard normal distribution that stands for the value in the flow.
+        """
+        own, found = table[list(self.columns_.kinds)], []
+        for name in own.columns[self._is_masked]:
+            rows = own[own[name].notna()]
+            without = rows.copy()
+            without[name] = rows[name].where(np.zeros(len(rows), bool))
+            log_scales = self.columns_.encode(rows).log_scale - self.columns_.encode(without).log_scale
+            found.append(log_scales.mean() - 0.5 * math.log(2 * math.pi * math.e))
+        return np.array(found)
+
+    def _compared(self, table, scores):
+        """Scores that can be compared whatever the rows miss."""
+        own = table[list(self.columns_.kinds)]
+        return scores + own.isna().to_numpy()[:, self._is_masked] @ self._of_missing
 
     def _read_columns(self, table):
         """Finds what the columns are."""
@@ -490,8 +516,9 @@ def _quantile(scores, weights, level):
     if weights is None:
         return float(np.percentile(scores, 100 * level))
     order = np.argsort(scores)
-    below = np.cumsum(weights[order]) / weights.sum()
-    return float(scores[order[np.searchsorted(below, level)]])
+    weights = weights[order]
+    below = np.cumsum(weights) - weights
+    return float(np.interp(level * below[-1], below, scores[order]))
 
 
 def _points(is_drawn):
