@@ -132,6 +132,20 @@ def test_images_are_mixed_by_the_product_of_the_factors():
     np.testing.assert_allclose(conv.inverse_log_det_jacobian(tf.identity(y), 3), -expected, rtol=1e-12)
 
 
+def test_constants_of_mixed_channels_of_float32():
+    """They hold for the inverse by nearly singular triangles; those of their product in float32 do not."""
+    conv = InvertibleConv1x1(48, 1)
+    conv.lower_upper.assign(conv.lower_upper + tf.random.stateless_normal([48, 48], [1, 1], stddev=0.6))
+    packed = conv.lower_upper.numpy().astype(np.float64)
+    lower = np.tril(packed, -1) + np.eye(48)
+    upper = np.triu(packed, 1) + np.diag(np.exp(np.diag(packed)))
+    inverse = linalg.solve_triangular(upper, linalg.inv(lower))
+    found, rounded = conv.lipschitz_constants(certified=True), conv.weight().numpy().astype(np.float64)
+    for matrix, constant in ((lower @ upper, found.forward), (inverse, found.inverse)):
+        assert np.linalg.norm(matrix, 2) <= constant <= 1.00001 * np.linalg.norm(matrix, 2)
+    assert found.inverse > 2 / np.linalg.norm(rounded, -2)
+
+
 def test_inverse_of_many_channels():
     """After training-like noise, float32 gives the input back to the condition number times its rounding."""
     conv = InvertibleConv1x1(64, seed=2)
@@ -211,6 +225,7 @@ def test_whitened_vectors_have_the_covariance_i():
     stretches = np.linalg.svd(root, compute_uv=False)
     constants = whiten.lipschitz_constants()
     np.testing.assert_allclose([constants.forward, constants.inverse], [stretches[0], 1 / stretches[-1]], rtol=1e-6)
+    assert constants.order == 2.0
     whiten.assign(np.zeros(4), np.diag([1.0, 4.0, 9.0, 16.0]))
     np.testing.assert_allclose(whiten.forward(np.ones([1, 4]))[0], [1, 1 / 2, 1 / 3, 1 / 4], rtol=1e-12)
 
@@ -257,6 +272,13 @@ def test_refusals(refused):
     refused("known shape", DCTConv, [4, None, 3])
     refused(r"maps events of shape \(2, 2, 1\)", DCTConv([2, 2, 1]).forward, tf.zeros([2, 2, 2]))
     refused("one shape", Normalize, [0.0, 0.0], 1.0)
+    for bijector, shape in (
+        (Normalize([0.0, 1.0], [1.0, 2.0]), [5, 1]),
+        (Normalize([0.0, 1.0], [1.0, 2.0]), []),
+        (ActNorm([2, 2, 1], per_channel=False), [3, 1, 2, 1]),
+    ):
+        refused("whose last axes are", bijector.forward, tf.zeros(shape))
+        refused("whose last axes are", bijector.inverse, tf.zeros(shape))
     refused(r"got \(2,\) and \(3, 3\)", Whiten, [0.0, 0.0], np.eye(3))
     refused("symmetric", Whiten, [0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]])
     refused("positive definite; its least eigenvalue is 0", Whiten, [0.0, 0.0], [[1.0, 0.0], [0.0, 0.0]])

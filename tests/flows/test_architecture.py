@@ -318,6 +318,9 @@ REFUSALS = [
     ("halved 2 times, .* of 4, as by", lambda: build_flow(configured(squeeze_first=True), (6, 6, 1))),
     ("dense_net must be a depth and a growth, such as .*; got 3", lambda: vectors(dense_net=3)),
     ("dense_net must be a depth and a growth, such as .*; got 3", lambda: residual(dense_net=3)),
+    ("mean and std have one shape; got .* and", lambda: vectors((4,), std=[1.0, 2.0, 3.0])),
+    ("mean and std have one shape; got .* and", lambda: images((4, 4, 1), logit_alpha=None, mean=[0.5])),
+    ("give logit_alpha=None", lambda: images((4, 4, 1), mean=[0.5], std=[0.25])),
 ]
 NO_SEQUENCES = {
     "hidden": [lambda: vectors(hidden=8), lambda: flows.dense_coupling_network((8,), 8)],

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import LipschitzConstants
-from tf_resflow.bijectors.networks import check_event
+from tf_resflow.bijectors.networks import check_event, check_unstretched
 from tf_resflow.bijectors.variable_bijector import VariableBijector
 from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import DType, Shape, TensorLike
@@ -88,12 +88,16 @@ class ActNorm(VariableBijector):
         scale = np.exp(self.log_scale.numpy().astype(np.float64))
         return LipschitzConstants(float(scale.max()), float(1.0 / scale.min()))
 
+    def _check(self, shape):
+        check_event(f"{self.name} maps events", self._event_shape, shape)
+        check_unstretched(f"{self.name} maps events", shape, self.shift.shape)
+
     def _forward(self, x):
-        check_event(f"{self.name} maps events", self._event_shape, x.shape)
+        self._check(x.shape)
         return tf.exp(self.log_scale) * (x + self.shift)
 
     def _inverse(self, y):
-        check_event(f"{self.name} maps events", self._event_shape, y.shape)
+        self._check(y.shape)
         return tf.exp(-self.log_scale) * y - self.shift
 
     def _forward_log_det_jacobian(self, x):

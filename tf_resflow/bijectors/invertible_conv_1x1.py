@@ -9,6 +9,8 @@ from tf_resflow.bijectors.networks import check_event
 from tf_resflow.bijectors.variable_bijector import VariableBijector
 from tf_resflow.typing import DType
 
+_EXCESS = 1.0 + 1e-9  # of a norm in float64, over its rounding
+
 __all__ = ["InvertibleConv1x1"]
 
 
@@ -71,8 +73,13 @@ class InvertibleConv1x1(VariableBijector):
         return self.permutation @ lower @ upper
 
     def _lipschitz_constants(self, certified, bound):
-        singular = np.linalg.svd(self.weight().numpy().astype(np.float64), compute_uv=False)
-        return LipschitzConstants(float(singular[0]), float(1.0 / singular[-1]), order=2.0)
+        matrix = self.lower_upper.numpy().astype(np.float64)
+        eye, diagonal = np.eye(len(matrix)), np.diag(np.exp(np.diag(matrix)))
+        lower, upper = np.tril(matrix, -1) + eye, np.triu(matrix, 1) + diagonal
+        inverse = scipy.linalg.solve_triangular(lower, eye, lower=True)
+        inverse = scipy.linalg.solve_triangular(upper, inverse)
+        forward, backward = (float(np.linalg.norm(part, 2)) * _EXCESS for part in (lower @ upper, inverse))
+        return LipschitzConstants(forward, backward, order=2.0)
 
     def _triangles(self):
         matrix = self.lower_upper

@@ -40,6 +40,7 @@ class MonotoneBlock(ResidualBlock):
     """
 
     has_odd_series = True
+    _residuals = _SQRT2
     _default_name = "monotone_block"
 
     def expansion_point(self, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:

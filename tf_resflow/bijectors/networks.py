@@ -146,6 +146,15 @@ def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -
         )
 
 
+def check_unstretched(what: str, shape: tf.TensorShape, parameters: tf.TensorShape) -> None:
+    """Raises a ValueError, which begins with `what`, if parameters of a shape would stretch an event to it."""
+    if shape.rank is None:
+        return
+    last = [1] * (parameters.rank - shape.rank) + shape.as_list()[max(shape.rank - parameters.rank, 0) :]
+    if any(size not in (1, found) and found is not None for size, found in zip(parameters, last, strict=True)):
+        raise ValueError(f"{what} whose last axes are {tuple(parameters)}; got an input of shape {shape}.")
+
+
 def event_rows(
     name: str, x: tf.Tensor, rank: int, condition: TensorLike | None, condition_shape: tf.TensorShape
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
+from tf_resflow.bijectors.networks import check_unstretched
 from tf_resflow.private_api import OnlyInSavedModels
 from tf_resflow.typing import DType, TensorLike
 
@@ -125,9 +126,11 @@ class Normalize(OnlyInSavedModels, FlowBijector):
         return LipschitzConstants(float(1.0 / std.min()), float(std.max()))
 
     def _forward(self, x):
+        check_unstretched(f"{self.name} maps events", x.shape, self._std.shape)
         return (x - self._mean) / self._std
 
     def _inverse(self, y):
+        check_unstretched(f"{self.name} maps events", y.shape, self._std.shape)
         return y * self._std + self._mean
 
     def _forward_log_det_jacobian(self, x):
@@ -141,7 +144,8 @@ class Whiten(OnlyInSavedModels, FlowBijector):
 
     The symmetric root, of "ZCA" whitening, is the one that moves vectors least. With the eigenvalues
     \\(\sigma_i^2\\) of C, \\(\log|\det J| = -\sum_i \log \sigma_i\\), and the Lipschitz constants of the map and
-    of its inverse are \\(1 / \sigma_{\min}\\) and \\(\sigma_{\max}\\). It computes in float64.
+    of its inverse are \\(1 / \sigma_{\min}\\) and \\(\sigma_{\max}\\), in the Euclidean norm. It computes in
+    float64.
 
     ```python
     import numpy as np
@@ -196,7 +200,7 @@ class Whiten(OnlyInSavedModels, FlowBijector):
 
     def _lipschitz_constants(self, certified, bound):
         std = self._statistics["std"].numpy()
-        return LipschitzConstants(float(1.0 / std.min()), float(std.max()))
+        return LipschitzConstants(float(1.0 / std.min()), float(std.max()), order=2.0)
 
     def _scaled(self, x, factors):
         """Vectors in float64, multiplied along the principal axes."""

@@ -95,6 +95,7 @@ class ResidualBlock(FlowBijector):
       Behrmann et al., Invertible Residual Networks, 2019.
     """
 
+    _residuals = 1.0  # times 1 / (1 - L): how many residuals of its equation the error of an inverse is at most
     has_odd_series = False  # whether the log-determinant is `LogDetEstimator.log_det_ratio`
     _default_name = "residual_block"
     _inverse_solves = True
@@ -199,9 +200,9 @@ class ResidualBlock(FlowBijector):
     def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
         r"""y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\) at rows x.
 
-        None if there is a condition, or the log-determinant is not exact.
+        None if there is a condition, the log-determinant is not exact, or the block is a monotone one.
         """
-        if type(self.log_det) is not Exact or self.conditional:
+        if type(self.log_det) is not Exact or self.conditional or self.has_odd_series:
             return None
         branch = bound_network(self._branch, networks)
         log_det, of_log_det, inverse = self.log_det.with_gradient(branch, x)
@@ -256,9 +257,8 @@ class ResidualBlock(FlowBijector):
         """Operations that raise (`validate_args`) or warn if an example did not converge."""
         message = f"{self.name}: the inverse did not converge for some examples, or its input is not finite"
         if self._lipschitz_constant < 1:
-            message += (
-                f" (the error is about the residual, at most {1 / (1 - self._lipschitz_constant):.2g} times it)"
-            )
+            most = self._residuals / (1 - self._lipschitz_constant)
+            message += f" (the error is about the residual, at most {most:.2g} times it)"
         if self.validate_args:
             failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
             return [tf.debugging.assert_equal(failed, 0, message)]

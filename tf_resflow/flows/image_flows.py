@@ -156,7 +156,11 @@ def image_flow(
 
 
 def _preprocessing(event_shape, logit_alpha, mean, std, whiten, squeeze_first, dtype):
-    head = [] if mean is None else [bijectors.Normalize(mean, std, dtype=dtype)]
+    head = [] if mean is None and std is None else [bijectors.Normalize(mean, std, dtype=dtype)]
+    if head and logit_alpha is not None:
+        raise ValueError(
+            "logit_alpha is for numbers in [0, 1], which mean and std move: give logit_alpha=None, or not these."
+        )
     if logit_alpha is not None:
         head.append(bijectors.Logit(logit_alpha))
     if whiten:

@@ -115,7 +115,7 @@ def vector_flow(
     blocks = list(map(make_block, range(num_blocks)))
     num_before, num_after = _check_affine_layers(affine_layers)
     affines = list(map(make_affine, range(num_before + num_after)))
-    members = [] if mean is None else [bijectors.Normalize(mean, std, dtype=dtype)]
+    members = [] if mean is None and std is None else [bijectors.Normalize(mean, std, dtype=dtype)]
     if act_norm:
         members.append(bijectors.ActNorm([event_size], dtype=dtype, name="act_norm"))
     for member in [*affines[:num_before], *blocks, *affines[num_before:]]:
