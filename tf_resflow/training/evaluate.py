@@ -112,14 +112,12 @@ class Evaluation:
         log p(z) - log q(z | x), however many estimates a plan takes; of tables with discrete columns it is
         "importance_weighted", and there are no parts, since the score is no mean of estimates; else "none".
         """
-        score, parts = self._report.score(), {}
-        if self._space.cells is None:
-            found = stderr_parts(score, self._evaluation_noise, self._report.num_estimates)
-            parts = {f"{self.unit}_stderr_parts": found}
+        noise, score = self._evaluation_noise, self._report.score()
+        parts = stderr_parts(score, noise, self._report.num_estimates)
         result = {
             self.unit: score.mean,
             f"{self.unit}_stderr": score.stderr,
-            **parts,
+            **({f"{self.unit}_stderr_parts": parts} if self._space.cells is None else {}),
             "num_examples": score.num_examples,
             "bound": self._bound,
             **({} if score.example_stderr is None else {"example_stderr": score.example_stderr}),
