@@ -29,6 +29,21 @@ def test_a_linear_map_is_stretched_by_its_cayley_transform():
             np.testing.assert_allclose(log_det, np.full(2, sign * np.log(stretch)), rtol=1e-5)
 
 
+def test_how_far_an_inverse_can_be_off():
+    """In one dimension, in the direction where the iteration is slow: more residuals than in a residual block."""
+    branch = keras.Sequential([keras.Input([1]), keras.layers.Dense(1, use_bias=False)])
+    branch.layers[0].kernel.assign([[0.9]])
+    solver = resflow.solvers.FixedPoint(max_iterations=5)
+    block = MonotoneBlock(branch, EXACT, inverse_solver=solver, lipschitz_constant=0.9)
+    y = tf.constant([[1.0]])
+    solution = block.solve(y)
+    error = np.abs(solution.root - 19.0 * y).item()
+    assert 1 / (1 - 0.9) < error / solution.residual.numpy().item() < np.sqrt(2) / (1 - 0.9)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 14 times it"):
+        block.copy(validate_args=True).inverse(tf.identity(y))
+    assert block.carry(y, y, None) is None  # which is that of x + g(x)
+
+
 @pytest.mark.parametrize(
     ("kind", "activation"),
     [(MonotoneBlock, resflow.layers.LipSwish), (resflow.bijectors.ResidualBlock, resflow.layers.CPila)],

@@ -9,9 +9,9 @@ from tf_resflow.bijectors.networks import check_event
 from tf_resflow.bijectors.variable_bijector import VariableBijector
 from tf_resflow.typing import DType
 
-_EXCESS = 1.0 + 1e-9  # of a norm in float64, over its rounding
-
 __all__ = ["InvertibleConv1x1"]
+
+_EXCESS = 1.0 + 1e-9  # of a norm in float64, over its rounding
 
 
 class InvertibleConv1x1(VariableBijector):

@@ -12,7 +12,7 @@ from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["EVALUATION_ESTIMATORS", "evaluation_estimator"]
+__all__ = ["EVALUATION_ESTIMATORS", "check_only_stderr", "evaluation_estimator"]
 
 EVALUATION_ESTIMATORS = ("adaptive_roulette", "russian_roulette", "adaptive", "exact")
 
@@ -64,6 +64,12 @@ def evaluation_estimator(
     return name, logdet.AdaptiveSeries(
         lipschitz_constant=max(constants), probes="colored", num_probes=num_probes or settings.num_probes
     )
+
+
+def check_only_stderr(stderr: float | None, log_det: str | None, num_probes: int | None) -> None:
+    """Raises a ValueError if estimators are named beside a standard error, which chooses them."""
+    if stderr is not None and (log_det is not None or num_probes is not None):
+        raise ValueError("stderr chooses the estimators: leave out log_det and num_probes, or stderr.")
 
 
 def _certified_constants(flow: bijectors.FlowBijector) -> Iterable[float]:

@@ -12,6 +12,7 @@ from absl import logging
 
 from tf_resflow import evaluation, layers, progress
 from tf_resflow.evaluation.planning import default_num_samples
+from tf_resflow.models.estimators import check_only_stderr
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.description import describe
 from tf_resflow.serving.readme import readme
@@ -65,8 +66,7 @@ def export_run(
     Raises:
       ValueError: as `tf_resflow.load` and `export`.
     """
-    if stderr is not None and (log_det is not None or num_probes is not None):
-        raise ValueError("stderr chooses the estimators: leave out log_det and num_probes, or stderr.")
+    check_only_stderr(stderr, log_det, num_probes)
     run = load(workdir)
     free_version(writable(export_dir), version)
     if stderr is None:

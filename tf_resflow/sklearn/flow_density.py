@@ -69,7 +69,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     The map of standardized rows to a normal distribution has a known Lipschitz constant, so that the log-density
     falls at most quadratically with the distance from a row: one strange value cannot cost more (see the guide
-    "Mathematics"). An affine flow has no such bound. Above 256 columns a score is an unbiased estimate, of the same
+    "Mathematics"). An affine flow has no such bound. Above 256 columns log-determinants are estimates, by the same
     random numbers for each row.
 
     Rows of the fit and new ones are scored alike, so there is no `novelty` (of `LocalOutlierFactor`). A fit takes
@@ -200,13 +200,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         misses values if `missing` is "drop".
         """
         check_is_fitted(self, "offset_")
-        table = self._table(X)
+        return self._told(self._table(X))
+
+    def _told(self, table):
+        """The scores of the rows of a table, with a warning of those that are minus infinity."""
         scores = self._scored(table)
         if unknown := np.count_nonzero(np.isneginf(scores)):
             warnings.warn(
                 f"{unknown} rows have the score minus infinity, by a category that the fit did not know, or a "
                 "number out of all range. Are the types of the columns those of the fit?",
-                stacklevel=2,
+                stacklevel=3,
             )
         return scores
 
@@ -219,8 +222,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
         A missing value counts as one of mean log-density, so that units do not decide about rows that miss some.
         """
-        scores = self.score_samples(X)
-        return self._compared(self._table(X), scores) - self.offset_
+        check_is_fitted(self, "offset_")
+        table = self._table(X)
+        return self._compared(table, self._told(table)) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
         """`[num]`: -1 for outliers, and for rows without a score, 1 for others, of the fit or new."""

@@ -12,6 +12,7 @@ from absl import logging
 from tf_resflow import bijectors, data, evaluation
 from tf_resflow.evaluation.estimator_noise import stderr_parts
 from tf_resflow.evaluation.scores import PerExample
+from tf_resflow.models.estimators import check_only_stderr
 from tf_resflow.progress import track
 from tf_resflow.training.report import Report, held_out_plan
 from tf_resflow.training.runs import Run
@@ -59,8 +60,7 @@ class Evaluation:
         self._run, self._model, self._dataset, self._config = run, run.model, dataset, run.config
         self.unit = run.model.data_space.unit
         self._space = run.model.data_space
-        if stderr is not None and (log_det is not None or num_probes is not None):
-            raise ValueError("stderr chooses the estimators: leave out log_det and num_probes, or stderr.")
+        check_only_stderr(stderr, log_det, num_probes)
         if stderr is not None:
             first = next(iter(Report(run.config, run.model, dataset).batches()))
             x, condition = run.model.condition.split(first)
