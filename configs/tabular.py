@@ -6,10 +6,10 @@ resflow-train --config=tabular --workdir=runs/given --config.data.path=FILE.csv 
 resflow-train --config=tabular --workdir=runs/other --config.data.path=FILE.csv \
   --config.data.read_options.sep=';' --config.data.read_options.decimal=,
 resflow-train --config=tabular --workdir=runs/levels --config.data.path=FILE.csv \
-  --config.data.ordered='size: S < M < L' --config.data.categories=code --config.data.missing=drop
+  --config.data.kinds='size: S < M < L; code: category; temp: 0.1' --config.data.missing=drop
 
-Columns are standardized inside the flow, and the score is in nats of the data as they are: a
-probability of whole numbers, days and levels, a density of other columns. A tenth of the rows is for
+Columns are standardized inside the flow. The score is in nats of the data as they are: a probability
+in columns of whole numbers, days and levels, and a density in the others. A tenth of the rows is for
 validation and a tenth for testing, unless path_validation and path_test are set.
 
 The weights with the best validation score count, and training ends after ten scores without a better one, which are
@@ -17,9 +17,9 @@ The weights with the best validation score count, and training ends after ten sc
 longer than 50 steps: --config.train.eval_every=1000.
 
 The second command trains the density of the other columns given the column age, which is standardized, too. The
-third reads a file with semicolons between the cells, and decimal commas, by arguments of pandas.read_csv. In the
-fourth the levels of a column of text have an order, the numbers of another one have none, and rows that miss values
-are left out.
+third reads a file with semicolons between the cells, and decimal commas, by arguments of pandas.read_csv. The
+fourth says what types do not: the order of the levels of a column of text, that the numbers of another column are
+categories, and that those of a third are multiples of 0.1. It leaves out rows that miss values.
 """
 
 from tf_resflow.training import default_config

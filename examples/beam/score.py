@@ -89,14 +89,24 @@ class Parse(beam.DoFn):
 
 
 def number_of(value, code):
-    """What a value of a column is in the model: a level its place, a date its days since the first."""
+    """The number of a value in a request: of a level its place, of a date its days since the first one.
+
+    Raises ValueError for a value that cannot occur, since the model would refuse the whole request.
+    """
     if "levels" in code:
         return [*map(in_words, code["levels"])].index(in_words(value))
     if "start" in code:
         time = value.strip() if isinstance(value, str) else value
         days = (np.datetime64(time).astype("M8[us]") - np.datetime64(code["start"])) / np.timedelta64(1, "D")
-        return np.floor(days) if code["num"] else days
-    return float(value)
+        return on_grid(days, 0.0, 1.0) if code["num"] else days
+    return on_grid(float(value), code["first"], code["step"]) if "step" in code else float(value)
+
+
+def on_grid(number, first, step):
+    """A number, after a check that it is on a grid."""
+    if abs((number - first) / step - round((number - first) / step)) > 1e-6 + 1e-15 * abs(number) / step:
+        raise ValueError(f"{number} is not on the grid of its column.")
+    return number
 
 
 def in_words(value):

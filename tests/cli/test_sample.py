@@ -54,7 +54,7 @@ def test_pictures(sample, tmp_path, monkeypatch):
         texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
         titles.append((figure.get_suptitle() or figure.axes[0].get_title(), texts))
 
-    def no_data(config):
+    def no_data(config, **options):
         raise ValueError("no such file")
 
     monkeypatch.setattr(Figure, "savefig", keep)

@@ -80,7 +80,7 @@ def test_each_row_is_scored(run, rows, tmp_path, capsys):
     assert scores["reason"] == [
         "",
         "column 'height': the value is missing",
-        "column 'length, cm': 'tall' is no number",
+        "column 'length, cm': 'tall' is not a number",
         "",
         "column 'length, cm': 'inf' is infinite",
     ]

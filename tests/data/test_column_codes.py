@@ -6,23 +6,18 @@ import numpy as np
 import pandas
 import pytest
 
-from tests.data.test_columns import KINDS, column
-from tf_resflow.data import ColumnCodes
+from tests.data.test_columns import KINDS, draw
+from tf_resflow.data import ColumnCodes, loading
+from tf_resflow.data.column_codes import kinds_in_words
 
 pytestmark = pytest.mark.quick
-
-
-def frame(seed, num=200):
-    rng = np.random.default_rng(seed)
-    chosen = rng.permutation(list(KINDS))[: rng.integers(1, 1 + len(KINDS))]
-    return pandas.DataFrame({kind: column(kind, num, rng) for kind in chosen})
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_rows_come_back_by_codes_of_json(seed):
     """As what they were, from anywhere in their cells; rows of a file, where all is text, have the same values."""
-    table = frame(seed)
-    codes = ColumnCodes.from_list(json.loads(json.dumps(ColumnCodes(table).as_list())))
+    table, given = draw(seed)
+    codes = ColumnCodes.from_list(json.loads(json.dumps(ColumnCodes(table, kinds=given).as_list())))
     assert codes.kinds == {name: KINDS[name] for name in table}
     values, known, unreadable, reasons = codes.read(table[table.columns[::-1]])
     assert known.all() and np.isfinite(values).all() and not unreadable.any() and not any(reasons)
@@ -32,6 +27,18 @@ def test_rows_come_back_by_codes_of_json(seed):
     pandas.testing.assert_frame_equal(back, table, rtol=1e-6, check_categorical=False, check_dtype=False)
     texts = table.astype({name: str for name in table if KINDS[name] != "number"})
     np.testing.assert_array_equal(codes.read(texts).values, values)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_kinds_in_words(seed):
+    """As the field of a config they are the same kinds."""
+    table, given = draw(seed)
+    kinds = ColumnCodes(table, kinds=given).kinds
+    assert loading._kinds(kinds_in_words(kinds)) == kinds
+    with pytest.raises(
+        ValueError, match="data.kinds is 'wind'; it has the kinds of columns, such as 'wind: number"
+    ):
+        loading._kinds("wind")
 
 
 def test_units():
@@ -46,9 +53,7 @@ def test_units():
             "day": pandas.to_datetime(["2024-03-01", "2024-02-28", "2024-03-02"] * 10),
         }
     )
-    codes = ColumnCodes(table, ordered={"size": ["S", "M", "L", "XL"]})
-    evening = table.assign(day=table["day"] + pandas.Timedelta("18h"))
-    np.testing.assert_array_equal(codes.read(evening).values, codes.read(table).values)
+    codes = ColumnCodes(table, kinds={"size": ["S", "M", "L", "XL"], "half": 0.5})
     values = codes.read(table).values[:3]
     assert values.tolist() == [[1.5, 3, 0.5, 0, 1, 2], [2.5, 5, 1, 1, 0, 0], [1e6, 4, 2.5, 0, 2, 3]]
     np.testing.assert_array_equal(codes.cells.step, [0, 1, 0.5, 1, 1, 1])
@@ -71,23 +76,23 @@ def test_rows_that_cannot_be_read_have_a_reason():
             "day": pandas.date_range("2024-01-01", periods=9),
         }
     )
-    codes = ColumnCodes(table, categories=["code"])
+    codes = ColumnCodes(table, kinds={"code": "category"})
     new = pandas.DataFrame(
         {
             "x": ["0.5", "a", None, "inf", "1e300", "0.5"],
             "code": ["7", "7", "7", "7", "8", "9.0"],
             "flag": ["True", "yes", "False", "True", "True", "False"],
-            "day": ["2024-01-03", "2024-01-03", "03.01.2024", None, "2024-01-01T12:00", "2024-01-09"],
+            "day": ["2024-01-03", "2024-01-03", "03.01.2024", None, "2024-01-01", "2024-01-09T12:00"],
         }
     )
     values, known, unreadable, reasons = codes.read(new)
     assert reasons.tolist() == [
         "",
-        "column 'x': 'a' is no number",
-        "column 'day': '03.01.2024' is no date",  # rather than that x is missing
+        "column 'x': 'a' is not a number",
+        "column 'day': '03.01.2024' is not a date",  # rather than that x is missing
         "column 'x': 'inf' is infinite",
-        "column 'code': '8' is no level of the training",
-        "column 'code': '9.0' is no level of the training",
+        "column 'code': '8' is not a level of the training",
+        "column 'code': '9.0' is not a level of the training",
     ]
     assert known.tolist() == [True, False, True, True, False, False]
     assert unreadable.tolist() == [False] + [True] * 5

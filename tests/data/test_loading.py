@@ -126,9 +126,11 @@ def test_columns_of_levels_in_a_config(tmp_path):
     rows = np.random.default_rng(0).normal(size=[40, 1])
     path = tmp_path / "a.csv"
     path.write_text("x,size,code\n" + "".join(f"{x:.5f},{'SML'[i % 3]},{i % 4}\n" for i, (x,) in enumerate(rows)))
-    fields = {"name": "tabular", "path": str(path), "categories": "code"}
-    dataset = load({**fields, "ordered": "size: S < M < L; "})
-    assert dataset.codes.kinds == {"x": "number", "size": "ordered levels", "code": "category"}
-    for wrong in ("size: S", "S < M", "size: S < < M"):
-        with pytest.raises(ValueError, match="levels of columns, lowest first, as 'size: S < M < L"):
-            load({**fields, "ordered": wrong})
+    fields = {"name": "tabular", "path": str(path)}
+    dataset = load({**fields, "kinds": "code: category; size: S < M < L; "})
+    assert dataset.codes.kinds == {"x": "number", "size": ["S", "M", "L"], "code": "category"}
+    for wrong in ("S < M", "size: S < < M", "size"):
+        with pytest.raises(ValueError, match="the kinds of columns, such as 'wind: number; temp: 0.1"):
+            load({**fields, "kinds": wrong})
+    with pytest.raises(ValueError, match="a.csv: Column 'code': a kind is one of number, .* got 'S'"):
+        load({**fields, "kinds": "code: S"})

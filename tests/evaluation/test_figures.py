@@ -158,7 +158,7 @@ def test_pairs_of_columns_of_a_table(tmp_path, figures):
             "day": pandas.date_range("2024-02-28", periods=90),
         }
     )
-    codes = ColumnCodes(table, ordered={"color": ["red", "blue"]})
+    codes = ColumnCodes(table, kinds={"color": ["red", "blue"]})
     rows = codes.read(table).values
     points_figure(tmp_path / "a.png", {"samples": rows}, columns=list(table), codes=codes)
     last = figures[0].axes[-4:]

@@ -12,14 +12,14 @@ SMALL = {"num_blocks": 1, "hidden": (8,)}
 def rows(seed, num=60, size=2, given=1):
     rng = np.random.default_rng(seed)
     values = rng.normal(size=[num, size])
-    return Rows(values + 0.5 * values[:, ::-1], rng.normal(size=[num, given]))
+    widths = np.tile([0.0, 0.3], [num, 1])
+    return Rows(values + 0.5 * values[:, ::-1], widths, rng.normal(size=[num, given]))
 
 
 def train(density, seed, steps=40):
     return density.train(
         rows(seed),
         rows(seed + 1, 20),
-        np.array([0.0, 0.3]),
         whiten=bool(seed % 2),
         seed=seed,
         steps=steps,
@@ -73,7 +73,7 @@ def test_densities_integrate_to_one_at_each_level(shared):
     for seed in (4, 7):
         weights = train(shared, seed)
         for noise in (0.03, 1.0):
-            points = Rows(grid, np.full([len(grid), 1], 0.5))
+            points = Rows(grid, np.zeros_like(grid), np.full([len(grid), 1], 0.5))
             total = np.exp(shared.log_prob(weights, points, noise)).sum() * (line[1] - line[0]) ** 2
             assert total == pytest.approx(1.0, abs=2e-3)
 
@@ -83,7 +83,9 @@ def test_samples_are_those_of_the_density(shared):
     weights = train(shared, 7)
     line = np.linspace(-8.0, 8.0, 161)
     grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    probabilities = np.exp(shared.log_prob(weights, Rows(grid, np.full([len(grid), 1], -1.0)), 0.3))
+    probabilities = np.exp(
+        shared.log_prob(weights, Rows(grid, np.zeros_like(grid), np.full([len(grid), 1], -1.0)), 0.3)
+    )
     probabilities /= probabilities.sum()
     draws = shared.sample(weights, np.full([4000, 1], -1.0), 0.3, seed=0)
     for function in (lambda x: x, lambda x: x**2):
@@ -95,10 +97,11 @@ def test_missing_values_are_standard_normal(shared):
     """If all rows miss the first coordinate, its density is about the standard normal one, whatever the noise."""
     x = rows(4)
     x.values[:, 0] = np.nan
-    weights = shared.train(x, x, np.zeros(2), whiten=False, seed=4, steps=200)
+    x = x._replace(widths=np.zeros_like(x.values))
+    weights = shared.train(x, x, whiten=False, seed=4, steps=200)
     line = np.linspace(-5.0, 5.0, 101)
     grid = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
-    points = Rows(grid, np.zeros([len(grid), 1]))
+    points = Rows(grid, np.zeros_like(grid), np.zeros([len(grid), 1]))
     density = np.exp(shared.log_prob(weights, points, 0.1)).reshape(101, 101).sum(axis=1) * 0.01
     assert density.sum() == pytest.approx(1.0, abs=0.05)
     assert density @ line == pytest.approx(0.0, abs=0.25) and density @ line**2 == pytest.approx(1.0, abs=0.3)
@@ -110,9 +113,16 @@ def test_a_row_is_drawn_in_proportion_to_its_weight():
     nothing = np.zeros([100, 0])
     fits = [
         density.train(
-            Rows(x, nothing, weights), Rows(x[50:], nothing[50:]), np.zeros(1), whiten=False, seed=0, steps=100
+            Rows(x, 0 * x, nothing, weights),
+            Rows(x[50:], 0 * x[50:], nothing[50:]),
+            whiten=False,
+            seed=0,
+            steps=100,
         )
         for weights in (None, np.repeat([0.0, 1.0], 50))
     ]
-    even, one = (density.log_prob(weights, Rows(np.array([[-1.0], [1.0]]), nothing[:2]), 0.3) for weights in fits)
+    even, one = (
+        density.log_prob(weights, Rows(np.array([[-1.0], [1.0]]), np.zeros([2, 1]), nothing[:2]), 0.3)
+        for weights in fits
+    )
     assert one[1] - one[0] > even[1] - even[0] + 1

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tests.data.test_columns import draw
 from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.evaluation import LikelihoodPlan
 from tf_resflow.evaluation.log_likelihood import LogProbSamples
@@ -179,24 +180,41 @@ def test_vectors_that_are_not_finite(loaded_vectors, call):
             call(loaded_vectors, signature, x=x)
 
 
-def test_codes_of_levels(vector_model, tmp_path, call):
-    """Of the columns of an exported table that have levels: another number is told, not scored."""
-    columns = [
-        {"name": "color", "kind": "categories", "dtype": "object", "levels": ["red", "green"]},
-        {"name": "height", "kind": "number", "dtype": "float64"},
-        {"name": "size", "kind": "ordered", "dtype": "object", "levels": ["S", "M", "L"]},
-    ]
-    data = DataInfo("shirts", (3,), None, None, None, codes=ColumnCodes.from_list(columns))
-    run = Run(vector_model, resflow.training.default_config(), 5, tmp_path, data)
-    exported = resflow.serving.export(vector_model, tmp_path / "m", run=run, signatures=["encode"])
+@pytest.mark.parametrize("seed", range(3))
+def test_columns_of_a_table(tmp_path, call, seed):
+    """Rows in the units of the file have the latents that they have here; a value that cannot occur is refused."""
+    rng = np.random.default_rng(seed)
+    table, kinds = draw(seed, num=100)
+    table = table.drop(columns="identifier", errors="ignore")
+    codes = ColumnCodes(table, kinds=kinds)
+    values = codes.read(table).values
+    flow = resflow.flows.vector_flow(codes.size, num_blocks=1, hidden=(8,))
+    flow = resflow.bijectors.Flow([resflow.bijectors.Normalize(values.mean(axis=0), values.std(axis=0)), flow])
+    model = resflow.FlowModel(flow, [codes.size], cells=codes.cells)
+    data = DataInfo("table", (codes.size,), None, None, None, codes=codes)
+    run = Run(model, resflow.training.default_config(), 5, tmp_path, data)
+    exported = resflow.serving.export(model, tmp_path / "m", run=run, signatures=["encode", "decode"])
     loaded = tf.saved_model.load(str(exported))
-    x = np.array([[1.0, -7.5, 2.0], [0.0, 1e3, 0.0]])
-    np.testing.assert_array_equal(call(loaded, "encode", x=x)["z"], vector_model.encode(x))
-    for place, wrong in ((0, 2.0), (0, -1.0), (2, 0.5), (2, 3.0)):
-        bad = x.copy()
-        bad[1, place] = wrong
-        with pytest.raises(tf.errors.InvalidArgumentError, match=r"x must have the codes 0, 1, .*\[1\]"):
-            call(loaded, "encode", x=bad)
+    dtype = np.float64 if codes.offsets.any() else np.float32
+    x = (values + codes.offsets).astype(dtype)
+    z = call(loaded, "encode", x=x)["z"]
+    np.testing.assert_allclose(z, model.encode(values.astype(np.float32)), atol=1e-4)
+    decoded = call(loaded, "decode", z=z)["x"]
+    assert decoded.dtype == dtype
+    np.testing.assert_allclose(decoded, x, atol=1e-3 * values.std(axis=0).max() + 1e-6 * np.abs(x).max())
+    for place, name in enumerate(table):
+        step = 0.25 if name == "grid" else 1.0
+        wrong = [x[1, place] + step * rng.uniform(0.1, 0.9)] if codes.is_discrete[place] else []
+        wrong += [-1.0, float(len(codes.labels[place]))] if codes.labels[place] else []
+        for value in wrong:
+            bad = x.copy()
+            bad[1, place] = value
+            with pytest.raises(tf.errors.InvalidArgumentError, match=r"x must have values that can occur .*\[1\]"):
+                call(loaded, "encode", x=bad)
+    data = data._replace(codes=ColumnCodes(table.assign(x=2**60 + np.arange(100))))
+    run = Run(model, resflow.training.default_config(), 5, tmp_path, data)
+    with pytest.raises(ValueError, match=r"column 'x' are near 1.15e\+18. .* Subtract an offset"):
+        resflow.serving.export(model, tmp_path / "m", run=run)
 
 
 def test_a_classifier_without_a_density(image_model):

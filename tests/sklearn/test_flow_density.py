@@ -33,7 +33,10 @@ def fitted():
     return FlowDensity(**SMALL).fit(table())
 
 
-def everything(prices, rooms=range(-20, 40), colors=("red", "blue")):
+ROOMS = range(table()["rooms"].max() + 1)
+
+
+def everything(prices, rooms=ROOMS, colors=("red", "blue")):
     """All rows of these values."""
     index = pandas.MultiIndex.from_product([prices, rooms, colors], names=["price", "rooms", "color"])
     return index.to_frame(index=False)
@@ -48,15 +51,56 @@ def integral(fit, prices, **values):
 PRICES = np.concatenate([np.linspace(-6.0, 6.0, 241), np.geomspace(6.1, 200.0, 60)])
 
 
-def test_scores_are_log_densities_in_the_units_of_the_columns():
-    """Summed over numbers of rooms, whose cells fill the line, and integrated over prices they are 1."""
-    fit = FlowDensity(**SMALL).fit(table()[["rooms", "price"]])
-    scores = fit.score_samples(everything(PRICES)[["rooms", "price"]].iloc[::2]).reshape(len(PRICES), -1)
-    assert np.trapezoid(np.exp(scores).sum(axis=1), PRICES) == pytest.approx(1.0, abs=0.01)
+def test_scores_are_log_densities_in_the_units_of_the_columns(fitted):
+    """Summed over numbers of rooms and colors, whose ends include what lies beyond, and integrated over prices."""
+    assert integral(fitted, PRICES) == pytest.approx(1.0, abs=0.08)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed):
+    """Of tables of one to three discrete columns, some of them rare: all rows, and 4,000 samples of each column.
+
+    The error of the sum was 0.02 by 32 points, and 0.004 by 256, in the root mean square over ten tables.
+    """
+    rng = np.random.default_rng(seed)
+    days = pandas.date_range("2024-02-28", periods=5)
+    columns = {
+        "count": rng.poisson(rng.uniform(0.5, 3.0), 200),
+        "flag": rng.uniform(size=200) < rng.uniform(0.03, 0.5),
+        "level": rng.choice(list("abc"), 200, p=[0.7, 0.2, 0.1]),
+        "tenth": rng.integers(0, 6, 200) * 0.5,
+        "day": days[rng.integers(0, 5, 200)],
+    }
+    rows = pandas.DataFrame({name: columns[name] for name in rng.permutation(list(columns))[: rng.integers(1, 4)]})
+    fit = FlowDensity(**SMALL, kinds={"tenth": 0.5} if "tenth" in rows else None).fit(rows)
+    values = {"count": range(max(columns["count"]) + 1), "tenth": np.arange(6) * 0.5, "day": days}
+    values |= {name: pandas.unique(columns[name]) for name in ("flag", "level")}
+    everything = pandas.MultiIndex.from_product([values[name] for name in rows], names=list(rows)).to_frame(
+        index=False
+    )
+    everything = everything[(everything >= rows.min()).all(axis=1) & (everything <= rows.max()).all(axis=1)]
+    assert np.exp(fit.score_samples(everything)).sum() == pytest.approx(1.0, abs=0.1)
+    monkeypatch.setattr(flow_density, "_NUM_POINTS", 256)
+    probabilities = np.exp(fit.score_samples(everything))
+    assert probabilities.sum() == pytest.approx(1.0, abs=0.02)
+    draws = fit.sample(4000, random_state=seed)
+    for name in rows:
+        expected = pandas.Series(probabilities).groupby(everything[name].to_numpy()).sum()
+        found = draws[name].value_counts(normalize=True).reindex(expected.index, fill_value=0.0)
+        np.testing.assert_array_less(np.abs(found - expected), 4.5 * np.sqrt(expected / 4000) + 0.02)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1.8])
+def test_samples_stay_near_the_data(sigma):
+    """Of 500 log-normal numbers, and whole ones: 4,000 samples are within 20 times the largest one."""
+    prices = np.exp(sigma * np.random.default_rng(1).normal(size=500))
+    for rows in (pandas.DataFrame({"x": prices}), pandas.DataFrame({"x": (50 * prices).astype(int)})):
+        drawn = FlowDensity(**SMALL | {"max_steps": 300}).fit(rows).sample(4000, random_state=0)["x"]
+        assert drawn.abs().max() < 20 * rows["x"].max() and np.abs(drawn.median() / rows["x"].median() - 1) < 0.3
 
 
 def test_probabilities_of_cells_are_means_over_them(monkeypatch):
-    """Of each number of rooms: by 8 points beside 400 in the middle of equal parts of the cell."""
+    """Of each number of rooms: by 32 points beside 400 in the middle of equal parts."""
     rows = table()[["rooms"]]
     fit = FlowDensity(**SMALL).fit(rows)
     scores = fit.score_samples(rows)
@@ -76,13 +120,8 @@ def test_weights():
         FlowDensity(**SMALL).fit(x, sample_weight=np.repeat([-1.0, 1.0], [1, 199]))
 
 
-def test_two_colors_have_less_than_all(fitted):
-    """What the flow has learned to be outside of their cells belongs to no color."""
-    assert 0.8 < integral(fitted, PRICES) < 1.01
-
-
 def test_scores_of_missing_values_are_those_of_the_others():
-    """Given that prices are missing, or not, the sum over rooms is 1 (by 4 points for each row that misses one)."""
+    """Given that prices are missing, or not, the sum over rooms is 1."""
     rows = table()[["rooms", "price"]]
     rows.loc[::4, "price"] = np.nan
     fit = FlowDensity(missing="condition", **SMALL).fit(rows)
@@ -265,4 +304,4 @@ def test_refusals(refused, fitted):
     refused("feature names", fitted.score_samples, rows[["rooms", "price", "color"]])
     refused("Column 'price' has numbers", fitted.score_samples, rows.assign(price="dear"))
     refused("missed none in the fit", FlowDensity(missing="condition", **SMALL).fit(rows).score_samples, missing)
-    refused("could not convert string", FlowDensity().fit, np.array([["a", "b"]] * 20))
+    refused("not compatible with arrays of bytes/strings", FlowDensity().fit, np.array([["a", "b"]] * 20))

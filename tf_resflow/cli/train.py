@@ -56,7 +56,9 @@ def main() -> int:
     """Trains and prints the result."""
     import tensorflow as tf
 
+    from tf_resflow.data.column_codes import kinds_in_words
     from tf_resflow.training.strategies import STRATEGIES, is_chief
+    from tf_resflow.training.workdir import Workdir
 
     if FLAGS.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -70,6 +72,8 @@ def main() -> int:
         print(stop)
         return 128 + stop.signum
     if writes:
+        if kinds := Workdir(FLAGS.workdir).read_data().kinds:
+            print(f"Columns (--config.data.kinds): {kinds_in_words(kinds)}")
         print(f"{result['line']} in {FLAGS.workdir}: result.json, figures/, metrics.jsonl")
     return 0
 

@@ -1,12 +1,12 @@
-"""The columns of a table as coordinates of vectors: numbers, dates, whole numbers, levels and categories."""
+"""The columns of a table as standardized coordinates of vectors."""
 
 import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from tf_resflow.data.column_codes import ColumnCodes, Encoded, dependent
 from tf_resflow.plurals import shortened
@@ -14,28 +14,30 @@ from tf_resflow.plurals import shortened
 __all__ = ["Columns", "Encoded"]
 
 _LEAST_POWERED = 20  # rows
+_EXTREME = 0.02  # share of the gains on each side that count as the next ones, since a single row can have any
 
 
 class Columns:
-    r"""How the rows of a table stand for vectors, standardized by the rows of a fit, and back.
+    r"""Maps the rows of a table to standardized vectors and back.
 
-    Each column is a coordinate:
+    Each column is a coordinate. `ColumnCodes` says how its type, or `kinds`, decides what it is:
 
-    - Floats are themselves, in the units of the table; with `bounds` \\(\log(x - a)\\), \\(-\log(b - x)\\) or their
-      sum. So are whole numbers whose standard deviation is above 50.
-    - Other whole numbers, and floats of few different values on a grid, are the number of their cell.
-    - Categories, booleans and text are the number of their level: ordered ones in their order, others with the most
-      frequent one first.
-    - Times are days since the first one of the fit.
+    - Numbers are used as they are; with `bounds`, as \\(\log(x - a)\\), \\(-\log(b - x)\\) or their sum.
+    - Whole numbers, values on a grid, and days are dequantized: a value is a cell, one step wide.
+    - Categories, booleans and text are dequantized, too. Levels are numbered in their order, or else by frequency.
+    - Times are days since the first time of the fit.
 
-    Numbers that a Yeo-Johnson transform makes more normal are transformed, linearly beyond the range of the fit, so
-    that the map has Lipschitz constants; all coordinates are standardized.
+    A Yeo-Johnson transform is applied to numbers that it makes more normal; see `_Powers`. All coordinates are
+    standardized.
 
-    The log-density of a row is \\(\log p(x) = \log E_u\, p(z + w u) + \mathrm{log\_scale}\\), with its vector z
-    and u uniform in [0, 1) in the discrete coordinates, whose cells have the widths w. It is a probability in the
-    discrete columns and a density in the units of the others. What the density leaves beyond the first and the last
-    level belongs to none, so that the probabilities of levels are lower bounds. In samples it is theirs, and whole
-    numbers are within the range of the fit.
+    The log-density of a row is \\(\log p(x) = \log E_u\, p(z + w u) + \mathrm{log\_scale}\\), with its vector z,
+    the widths w of its cells, and u uniform in [0, 1) in the discrete coordinates. It is a probability in the
+    discrete columns and a density, in their units, in the other columns. A value that cannot occur (an unknown
+    level, 2.5 in a column of whole numbers, a number outside of its bounds) has probability 0.
+
+    Levels, and grids of at most 100 values, have a first and a last cell. These cells include what lies beyond
+    them, in scores as in samples, so the probabilities of the values of the fit add up to one. A number beyond the
+    last cell is not impossible: its probability is that of its own cell, which is part of that of the last one.
 
     ```python
     import pandas
@@ -43,24 +45,23 @@ class Columns:
     table = pandas.DataFrame({"size": [1.5, 2.5, 3.5], "color": ["red", "blue", "red"], "children": [0, 2, 1]})
     columns = Columns(table)
     print(columns.kinds)
-    # {'size': 'number', 'color': 'category', 'children': 'whole number'}
+    # {'size': 'number', 'color': 'category', 'children': 'whole'}
     print(columns.decode(columns.encode(table).values)["color"].tolist())
     # ['red', 'blue', 'red']
     ```
 
     Args:
       table: `pandas.DataFrame` of the rows of the fit.
-      ordered: the levels of ordered columns, lowest first, by their names.
-      categories: names of columns of numbers that are categories.
+      kinds: the kinds of columns by their names, instead of those that the types imply; see `ColumnCodes`.
       bounds: pairs (low, high), either of which may be None, by the names of columns of numbers.
 
     Attributes:
-      kinds: what each column is, by its name.
+      kinds: the kind of each column, by its name, in the form of the argument.
       size: number of coordinates.
-      widths: `[size]`, the widths of the cells of discrete coordinates, 0 of others.
+      is_discrete: `[size]`, which coordinates have cells.
 
     Raises:
-      ValueError: if a column cannot be read, all its values are missing, or it has too many categories.
+      ValueError: if a column cannot be read as its kind, all its values are missing, or it has over 100 levels.
 
     References:
       Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.
@@ -70,33 +71,35 @@ class Columns:
         self,
         table: Any,
         *,
-        ordered: Mapping[Any, Sequence[Any]] | None = None,
-        categories: Collection[Any] = (),
+        kinds: Mapping[Any, Any] | None = None,
         bounds: Mapping[Any, tuple[float | None, float | None]] | None = None,
     ):
-        self._codes = ColumnCodes(table, ordered=ordered, categories=categories, bounds=bounds)
-        self.kinds, self.size, is_discrete = self._codes.kinds, self._codes.size, self._codes.is_discrete
-        values = self._codes.encode(table).values
-        deviation = np.sqrt(np.nanvar(values, axis=0) + is_discrete / 12)
-        self._mean = np.nanmean(values, axis=0) + 0.5 * is_discrete
-        self._scale = np.where(deviation > 0, deviation, 1.0)
-        self.widths = is_discrete / self._scale
-        self._powers = _Powers((values - self._mean) / self._scale, is_discrete)
+        self._codes = ColumnCodes(table, kinds=kinds, bounds=bounds)
+        self.kinds, self.size, self.is_discrete = self._codes.kinds, self._codes.size, self._codes.is_discrete
+        centers = self._codes.encode(table).values + 0.5 * self.is_discrete
+        deviation = np.sqrt(np.nanvar(centers, axis=0) + self.is_discrete / 12)
+        self._mean, self._scale = np.nanmean(centers, axis=0), np.where(deviation > 0, deviation, 1.0)
+        self._powers = _Powers((centers - self._mean) / self._scale, [not labels for labels in self._codes.labels])
         self._warn(table)
 
     def encode(self, table: Any) -> Encoded:
-        """The rows of a table with the columns of the fit, whatever their order, as vectors, standardized."""
-        values, log_scale, known = self._codes.encode(table)
-        log_scale -= np.where(np.isnan(values), 0.0, np.log(self._scale)).sum(axis=1)
-        values, log_slopes = self._powers.transform((values - self._mean) / self._scale)
-        return Encoded(values, log_scale + log_slopes, known)
+        """The rows of a table with the columns of the fit, in any order, as standardized vectors."""
+        values, widths, ends, log_scale, known = self._codes.encode(table)
+        lower, log_slopes = self._powers.transform((values - self._mean) / self._scale)
+        upper, _ = self._powers.transform((values + widths - self._mean) / self._scale)
+        widths = np.where(self.is_discrete, upper - lower, 0.0)
+        log_slopes = np.where(
+            self.is_discrete, np.log(np.where(widths > 0, widths, 1.0)), log_slopes - np.log(self._scale)
+        )
+        log_scale += np.where(np.isnan(values), 0.0, log_slopes).sum(axis=1)
+        return Encoded(lower, widths, ends, log_scale, known)
 
     def decode(self, values: np.ndarray) -> Any:
-        """A `pandas.DataFrame` of the rows that vectors stand for, in the types and the order of the fit."""
+        """A `pandas.DataFrame` of the rows with these vectors, in the types and the order of the fit."""
         return self._codes.decode(self._powers.inverse(values.astype(np.float64)) * self._scale + self._mean)
 
     def _warn(self, table):
-        """Names the columns that are constant, and those that repeat or depend on others."""
+        """Warns of columns that are constant, and of columns that repeat or depend on each other."""
         values = self.encode(table).values
         values = values[~np.isnan(values).any(axis=1)]
         if len(values) < 2:
@@ -104,8 +107,7 @@ class Columns:
         varies, names = np.ptp(values, axis=0) > 0, np.array(list(self.kinds), object)
         if not varies.all():
             warnings.warn(
-                "These columns have one value in all rows, and tell nothing of them: "
-                f"{shortened(names[~varies].tolist())}.",
+                f"These columns have one value in all rows: {shortened(names[~varies].tolist())}. Leave them out.",
                 stacklevel=4,
             )
         involved = dependent(values[:, varies])
@@ -119,36 +121,43 @@ class Columns:
 
 
 class _Powers:
-    r"""Yeo-Johnson transforms of standardized coordinates, where they help; the results are standardized again.
+    r"""Yeo-Johnson transforms of the coordinates that they make more normal; the results are standardized again.
 
-    For \\(z \ge 0\\), \\(y = ((1 + z)^\lambda - 1) / \lambda\\), and for \\(z < 0\\) it is minus that of \\(-z\\)
-    with \\(2 - \lambda\\). Beyond the range of the fit y goes on with the slope at its end. A coordinate is
-    transformed if its normal log-likelihood rises by two standard errors on each half of the rows, with the
-    parameters of the other.
+    A coordinate z has the median m, and a is the smaller of the distances from m to the quartiles. With
+    \\(t = (z - m) / a\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\) for \\(t \ge 0\\); for \\(t < 0\\), y is minus
+    the transform of \\(-t\\) with \\(2 - \lambda\\). The parameter maximizes the normal likelihood in
+    \\(0 \le \lambda \le 2\\). Outside of these limits y has a finite bound, and the inverse of a sample beyond the
+    data would explode. Beyond the range of the fit y continues linearly, with the slope at its end.
+
+    A coordinate is transformed if its normal log-likelihood rises by two standard errors on each half of the rows,
+    with the parameters of the other half.
 
     References:
       Yeo and Johnson, A new family of power transformations to improve normality or symmetry, 2000.
     """
 
-    def __init__(self, values, is_discrete):
-        chosen = [None if skip else _power(x[~np.isnan(x)]) for x, skip in zip(values.T, is_discrete, strict=True)]
+    def __init__(self, values, is_number):
+        chosen = [_power(x[~np.isnan(x)]) if is_ else None for x, is_ in zip(values.T, is_number, strict=True)]
         self._places = [place for place, power in enumerate(chosen) if power is not None]
-        self._lambdas = np.array([chosen[place] for place in self._places])
-        z = values[:, self._places]
-        self._low, self._high = np.nanmin(z, axis=0, initial=np.inf), np.nanmax(z, axis=0, initial=-np.inf)
-        y = _yeo_johnson(z, self._lambdas)[0]
+        found = np.reshape([power for power in chosen if power is not None], [-1, 3])
+        self._median, self._unit, self._lambdas = found.T
+        t = (values[:, self._places] - self._median) / self._unit
+        self._low, self._high = np.nanmin(t, axis=0, initial=np.inf), np.nanmax(t, axis=0, initial=-np.inf)
+        y = _yeo_johnson(t, self._lambdas)[0]
         self._mean, self._scale = np.nanmean(y, axis=0), np.nanstd(y, axis=0)
 
     def transform(self, values):
-        """The transformed values, and the sum of the logarithms of the slopes."""
-        values, z = values.copy(), values[:, self._places]
-        inside = np.clip(z, self._low, self._high)
+        """The transformed values, and the logarithms of the slopes, both `[num, size]`."""
+        values, all_log_slopes = values.copy(), np.zeros_like(values)
+        t = (values[:, self._places] - self._median) / self._unit
+        inside = np.clip(t, self._low, self._high)
         y, log_slopes = _yeo_johnson(inside, self._lambdas)
-        values[:, self._places] = (y + np.exp(log_slopes) * (z - inside) - self._mean) / self._scale
-        return values, np.nan_to_num(log_slopes - np.log(self._scale)).sum(axis=1)
+        values[:, self._places] = (y + np.exp(log_slopes) * (t - inside) - self._mean) / self._scale
+        all_log_slopes[:, self._places] = log_slopes - np.log(self._scale * self._unit)
+        return values, all_log_slopes
 
     def inverse(self, values):
-        """What has these transformed values."""
+        """The values with these transforms."""
         values = values.copy()
         y = values[:, self._places] * self._scale + self._mean
         inside = np.clip(y, *(_yeo_johnson(end, self._lambdas)[0] for end in (self._low, self._high)))
@@ -156,28 +165,39 @@ class _Powers:
             special.inv_boxcox1p(np.maximum(sign * inside, 0.0), power)
             for sign, power in ((1, self._lambdas), (-1, 2 - self._lambdas))
         )
-        z = np.where(inside >= 0, above, -below)
-        values[:, self._places] = z + (y - inside) / np.exp(_yeo_johnson(z, self._lambdas)[1])
+        t = np.where(inside >= 0, above, -below)
+        t += (y - inside) / np.exp(_yeo_johnson(t, self._lambdas)[1])
+        values[:, self._places] = t * self._unit + self._median
         return values
 
 
-def _yeo_johnson(z, lambdas):
+def _yeo_johnson(t, lambdas):
     """The transform of columns and the logarithms of its slopes."""
-    above, below = special.boxcox1p(np.maximum(z, 0.0), lambdas), special.boxcox1p(np.maximum(-z, 0.0), 2 - lambdas)
-    return np.where(z >= 0, above, -below), (lambdas - 1) * np.sign(z) * np.log1p(np.abs(z))
+    above, below = special.boxcox1p(np.maximum(t, 0.0), lambdas), special.boxcox1p(np.maximum(-t, 0.0), 2 - lambdas)
+    return np.where(t >= 0, above, -below), (lambdas - 1) * np.sign(t) * np.log1p(np.abs(t))
 
 
 def _power(z):
-    """The parameter of the transform of a coordinate; None if it does not help."""
+    """The median, the unit and the parameter of the transform of a coordinate; None if it does not help."""
     if len(z) < _LEAST_POWERED or not np.ptp(z):
         return None
-    halves, gains = (z[::2], z[1::2]), []
+    low, median, high = np.quantile(z, [0.25, 0.5, 0.75])
+    t = (z - median) / (unit := min(median - low, high - median) or z.std())
+    halves, gains = (t[::2], t[1::2]), []
     for own, other in (halves, halves[::-1]):
-        power = stats.yeojohnson_normmax(own)
+        power = _best_power(own)
         (y, _), (y_new, log_slopes) = (_yeo_johnson(part, power) for part in (own, other))
-        gains.append(_normal(y_new, y) + log_slopes - _normal(other, own))
+        gain = _normal(y_new, y) + log_slopes - _normal(other, own)
+        gains.append(np.clip(gain, *np.quantile(gain, [_EXTREME, 1 - _EXTREME])))
     is_better = all(gain.mean() > 2 * gain.std() / math.sqrt(len(gain)) for gain in gains)
-    return stats.yeojohnson_normmax(z) if is_better else None
+    return (median, unit, _best_power(t)) if is_better else None
+
+
+def _best_power(t):
+    """The parameter in [0, 2] under which the transform is most likely normal."""
+    return optimize.minimize_scalar(
+        lambda power: -stats.yeojohnson_llf(power, t), bounds=(0, 2), method="bounded"
+    ).x
 
 
 def _normal(x, rows):

@@ -33,8 +33,7 @@ FIELDS = {
     "key": "",
     "columns": "",
     "condition_columns": "",
-    "categories": "",
-    "ordered": "",  # such as "size: S < M < L; grade: low < high"
+    "kinds": "",  # such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L"
     "missing": Field("error", one_of("error", "drop")),
     "read_options": dict.fromkeys(_READ_OPTIONS.split(), object),
     "validation_fraction": 0.1,
@@ -59,8 +58,8 @@ def default_config(**fields: Any) -> Any:
     - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for
       TFDS's own, if any), `split_test`.
     - Tables: `columns`, the names of the columns to read, or their numbers from 1, separated by commas; "" for all.
-      `condition_columns`, those that are the condition of the others; `categories`, those of numbers that are
-      categories; `ordered`, ordered columns with their levels, lowest first, "size: S < M < L; grade: low < high".
+      `condition_columns`, those that are the condition of the others. `kinds`, the kinds of columns where the types
+      do not say them (see `ColumnCodes`), "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L".
       `missing`, what is done with rows that miss values: "error" or "drop". `read_options`, arguments of
       `pandas.read_csv`, such as `sep`, `decimal`, `thousands`, `date_format` and `encoding`, or of
       `pandas.read_excel`; None is their default.

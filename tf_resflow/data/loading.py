@@ -26,14 +26,14 @@ _PIXELS = ("levels", "image_size", "flip", "crop_padding")
 _FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
 _FIELDS = {
     "images": (*_PIXELS, "max_image_size", *_FILES, "skip_unreadable"),
-    "tabular": (*_FILES, "columns", "condition_columns", "categories", "ordered", "missing", "read_options"),
+    "tabular": (*_FILES, "columns", "condition_columns", "kinds", "missing", "read_options"),
     "digits": _PIXELS,
     **dict.fromkeys(DENSITIES, ("num_test",)),
 }
 _FIELDS_OF_TFDS = (*_PIXELS, "split_train", "split_validation", "split_test")
 
 
-def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
+def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | None = None) -> Dataset:
     """Loads the data set that a config describes.
 
     ```python
@@ -44,6 +44,7 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
 
     Args:
       config: mapping of some of the fields of `default_config`; the others take their defaults.
+      kinds: the kinds of the columns of a table, as of `load_tabular`, instead of those of the config.
 
     Returns:
       A `Dataset`.
@@ -61,9 +62,8 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     if name in DENSITIES:
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
     if name == "tabular":
-        chosen = {name: _names(config[name]) or () for name in ("condition_columns", "categories")}
-        chosen |= {"columns": _names(config.columns), "ordered": _ordered(config.ordered)}
-        return load_tabular(**fields | chosen)
+        chosen = {"columns": _names(config.columns), "condition_columns": _names(config.condition_columns) or ()}
+        return load_tabular(**fields | chosen | {"kinds": _kinds(config.kinds) if kinds is None else kinds})
     if name == "digits":
         if fields.pop("levels") not in (0, 17):
             raise ValueError(f"digits have 17 levels, not {config.levels}: set levels = 0.")
@@ -118,19 +118,26 @@ def _names(text):
     return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row] or None
 
 
-def _ordered(text):
-    """Columns with their ordered levels, "NAME: LOW < HIGH; ...", as a dict."""
-    found = {}
+def _kinds(text):
+    """The kinds of columns, "NAME: KIND; ...", as a dict; the inverse of `kinds_in_words`."""
+    found: dict[str, Any] = {}
     for part in filter(None, map(str.strip, text.split(";"))):
-        name, colon, levels = part.rpartition(":")
-        words = [level.strip() for level in levels.split("<")]
-        if not colon or len(words) < 2 or not all(words):
+        name, colon, kind = part.rpartition(":")
+        words = [word.strip() for word in kind.split("<")]
+        if not colon or not all(words):
             raise ValueError(
-                f"data.ordered is {text!r}; it has the levels of columns, lowest first, as 'size: S < M < L; "
-                "grade: low < high'."
+                f"data.kinds is {text!r}; it has the kinds of columns, such as 'wind: number; temp: 0.1; "
+                "rooms: whole; code: category; size: S < M < L'."
             )
-        found[name.strip()] = words
+        found[name.strip()] = words if len(words) > 1 else _number(words[0])
     return found
+
+
+def _number(word):
+    try:
+        return float(word)
+    except ValueError:
+        return word
 
 
 def _check_fields(config):

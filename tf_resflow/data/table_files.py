@@ -18,7 +18,6 @@ from tf_resflow.extras import extra
 from tf_resflow.plurals import shortened
 
 _MOSTLY = 0.5  # the share of numbers, or of dates, in a column of text from which on other values are mistakes
-_EXACT = 2**53  # up to which floats hold every whole number
 _GROUPED, _DECIMAL = r"-?\d{1,3}(,\d{3})+(\.\d+)?", r"-?\d+,\d+"
 _DATE, _OTHER_DATE = r"\d{4}-\d\d-\d\d", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b"
 WRITTEN = (
@@ -118,24 +117,13 @@ def column_names(frame: Any) -> tuple[str, ...] | None:
 def typed(path: pathlib.Path, frame: Any, as_levels: Collection[Any], date_format: str | None = None) -> Any:
     """The table with dates and numbers in the place of their text, but for the columns `as_levels`.
 
-    A column whose text is mostly numbers, or dates, has a mistake in the others: a ValueError. Whole numbers that
-    pandas reads as floats, because some are missing, are whole numbers again.
+    If most of the text in a column is numbers, or dates, the rest is a mistake: a ValueError.
     """
     frame = frame.copy()
     for name in [name for name in frame.columns if name not in as_levels]:
         if frame[name].dtype.kind in "OTU":
             frame[name] = _typed_column(path, name, frame[name], date_format)
-        elif path.suffix.lower() in (".csv", ".xlsx") and _are_whole(frame[name]):
-            frame[name] = frame[name].astype("Int64")
     return frame
-
-
-def _are_whole(column):
-    """Whether the floats of a column that misses some are whole numbers."""
-    present = column.dropna()
-    if column.dtype.kind != "f" or len(present) in (0, len(column)):
-        return False
-    return bool((np.abs(present) < _EXACT).all() and (present % 1 == 0).all())
 
 
 def _typed_column(path, name, column, date_format):
@@ -170,7 +158,7 @@ def _typed_column(path, name, column, date_format):
         raise ValueError(
             f"{path}, row {present.index[0] + 1}, column {name!r}: {present.iloc[0]!r} looks like a date. Say how "
             "it is written, such as by --config.data.read_options.date_format='%d.%m.%Y'; leave the column out by "
-            f"--config.data.columns; or say that it is a category by --config.data.categories={quoted([name])}."
+            f"--config.data.columns; or say that it is a category by --config.data.kinds='{name}: category'."
         )
     return column.map(lambda value: value.strip(), na_action="ignore")
 
@@ -185,7 +173,7 @@ def _check_no_mistake(path, name, present, found, kind, share=None):
         f"{path}, row {bad.index[0] + 1}, column {name!r}: {text[:40]!r} is not a {kind}, and neither are "
         f"{len(bad):,} of the {len(present):,} values. Correct them; leave the column out by "
         "--config.data.columns; or say that it is a category by "
-        f"--config.data.categories={quoted([name])}. {_advice(path, text)}"
+        f"--config.data.kinds='{name}: category'. {_advice(path, text)}"
     )
 
 

@@ -26,8 +26,6 @@ from tf_resflow.data.table_files import (
 from tf_resflow.extras import extra
 from tf_resflow.plurals import shortened
 
-_FINE = 2e-2  # of a cell: the largest distance of two neighboring values of float32 in it
-
 
 class TableRows(NamedTuple):
     """Rows of a table as vectors.
@@ -64,8 +62,7 @@ def load_tabular(
     key: str | None = None,
     columns: Sequence[str] | None = None,
     condition_columns: Sequence[str] = (),
-    categories: Sequence[str] = (),
-    ordered: Mapping[str, Sequence[str]] | None = None,
+    kinds: Mapping[str, Any] | None = None,
     missing: str = "error",
     read_options: Mapping[str, Any] | None = None,
     test_fraction: float = 0.1,
@@ -77,11 +74,10 @@ def load_tabular(
     pandas reads .csv, .parquet and .xlsx files (the latter with the package openpyxl), and NumPy .npy and .npz
     files. The first row of a .csv or .xlsx file is its header if it holds no number.
 
-    A column is read as `tf_resflow.sklearn.FlowDensity` reads it, see `ColumnCodes`: numbers, whole numbers, dates
-    (text in the form of ISO 8601, or of `read_options["date_format"]`, too), booleans, and text, which is a
-    category. A whole number keeps its value, a level is its number 0, 1, ..., and a date its number of days since
-    the first one of `path`. The result has the `codes`, by which a model adds noise in the cells, and by which
-    vectors are rows again.
+    The type of a column decides its kind, unless `kinds` does, as in `tf_resflow.sklearn.FlowDensity`; see
+    `ColumnCodes`. Dates may be text, in the form of ISO 8601 or of `read_options["date_format"]`. Booleans are
+    ordered levels. The result has the `codes`, which say how vectors and rows correspond. A number keeps its value,
+    less an offset if float32 does not resolve the values otherwise (`codes.offsets`).
 
     Splits without a file are drawn from the rows of `path`, without replacement, by a permutation of fixed seed.
     The result has the mean and standard deviation of the train split, by which a flow can normalize its input.
@@ -97,7 +93,7 @@ def load_tabular(
             test_fraction=0, validation_fraction=0,
         )
     print(dataset.codes.kinds, dataset.array("train")[:, 1])
-    # {'height': 'number', 'born': 'date'} [35259.     0.]
+    # {'height': 'number', 'born': 'day'} [35259.     0.]
     ```
 
     Args:
@@ -109,8 +105,8 @@ def load_tabular(
         The others may hold anything. Files of other splits are read by the names of `path`, whatever their order.
       condition_columns: names, or numbers from 1, of columns that are the condition of the others: the density is
         that of the others given these. Numbers count the `columns`. Levels are a condition by their numbers.
-      categories: names, or numbers from 1, of columns of numbers that are categories.
-      ordered: the levels of ordered columns, lowest first, by their names or numbers.
+      kinds: the kinds of columns, by their names or numbers from 1, instead of those that the types imply: see
+        `ColumnCodes`.
       missing: what is done with rows that miss values: "error", or "drop", which leaves them out with a warning.
       read_options: arguments of `pandas.read_csv`, `pandas.read_parquet` or `pandas.read_excel`.
       test_fraction: fraction of the rows for testing, if `path_test` is not given.
@@ -134,18 +130,17 @@ def load_tabular(
         )
     file = pathlib.Path(path).expanduser().absolute()
     table = read_table(file, key, columns=columns, read_options=read_options)
-    ordered = dict(ordered or {})
-    as_levels = [table.columns[place] for place in find_columns(file, table, [*categories, *ordered])]
+    places = find_columns(file, table, [*map(str, kinds or {})])
+    kinds = dict(zip(table.columns[places], (kinds or {}).values(), strict=True))
+    as_levels = [name for name, kind in kinds.items() if kind == "category" or isinstance(kind, (list, tuple))]
     table = typed(file, table, as_levels, (read_options or {}).get("date_format"))
     check_finite(file, table)
     given = find_columns(file, table, condition_columns)
     rest = [place for place in range(table.shape[1]) if place not in given]
     if not rest:
         raise ValueError(f"{file}: all columns are condition_columns, and none is left. Leave some out.")
-    levels = dict(zip(as_levels[len(categories) :], ordered.values(), strict=True))
-    kinds = as_levels[: len(categories)], levels
-    codes = _codes(file, table.iloc[:, rest], *kinds)
-    condition_codes = _codes(file, table.iloc[:, given], *kinds) if given else None
+    codes = _codes(file, table.iloc[:, rest], kinds)
+    condition_codes = _codes(file, table.iloc[:, given], kinds) if given else None
     parts = codes, condition_codes
     rows = {"train": check_rows(file, _as_vectors(table, *parts), *parts, missing=missing)}
     for split, other in {"test": path_test, "validation": path_validation}.items():
@@ -174,31 +169,23 @@ def load_tabular(
     return Dataset.from_arrays(file.stem, {split: part.x for split, part in rows.items()}, **fields)
 
 
-def _codes(path: pathlib.Path, table: Any, categories: list[Any], ordered: dict[Any, Any]) -> ColumnCodes:
-    """What the columns are; booleans are the levels 0 and 1, and ordered levels are found by their text."""
+def _codes(path: pathlib.Path, table: Any, kinds: Mapping[Any, Any]) -> ColumnCodes:
+    """What the columns are. Booleans are the levels 0 and 1, and ordered levels are found by their text."""
     with extra("data"):
         import pandas
 
-    levels = {name: [False, True] for name in table if pandas.api.types.is_bool_dtype(table[name].dtype)}
-    for name in [name for name in table if name in ordered]:
-        known = {in_words(value): value for value in table[name].dropna().unique()}
-        levels[name] = [known.get(word, word) for word in ordered[name]]
-    categories = [name for name in table if name in categories]
-    levels = {name: values for name, values in levels.items() if name not in categories}
+    kinds = {name: kinds.get(name) for name in table}
+    for name, kind in kinds.items():
+        if kind is None and pandas.api.types.is_bool_dtype(table[name].dtype):
+            kinds[name] = [False, True]
+        elif isinstance(kind, (list, tuple)):
+            known = {in_words(value): value for value in table[name].dropna().unique()}
+            kinds[name] = [known.get(in_words(level), level) for level in kind]
     try:
-        codes = ColumnCodes(table, ordered=levels, categories=categories)
+        codes = ColumnCodes(table, kinds=kinds)
         codes.as_list()
     except ValueError as error:
         raise ValueError(f"{path}: {error} {suggest_columns(table)}".rstrip()) from None
-    if codes.cells is not None:
-        first, step, num = codes.cells
-        largest = np.maximum(np.abs(first), np.abs(first + step * num))
-        smallest = np.where(num > 1, _FINE * step, np.inf)
-        for place in np.flatnonzero(largest * np.finfo(np.float32).eps > smallest):
-            raise ValueError(
-                f"{path}: column {[*codes.kinds][place]!r} has values up to {largest[place]:.12g} in steps of "
-                f"{step[place]:g}, between which float32 has too few digits. Subtract an offset."
-            )
     return codes
 
 

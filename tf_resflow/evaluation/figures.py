@@ -186,6 +186,8 @@ def points_figure(
     are spread in the cells of levels and whole numbers.
     """
     groups = dict(_finite(name, points) for name, points in {**(data or {}), **samples}.items())
+    if codes is not None:
+        groups = {name: codes.with_offsets(points) for name, points in groups.items()}
     total = next(iter(groups.values())).shape[1]
     names = _names(columns, total)
     num = min(total, _MAX_COLUMNS)
@@ -235,6 +237,7 @@ def _axis(name, values, codes, place):
         labels, start = codes.labels[place], codes.starts[place]
         if codes.cells is not None:
             first, step, num = (part[place] for part in codes.cells)
+            first += codes.offsets[place]
     if not 0 < num <= _MAX_CELLS:
         return _Axis(name, limits, np.linspace(limits[0], limits[1], _BINS + 1), 0.0, labels, start)
     edges = first + step * (np.arange(num + 1) - 0.5)

@@ -103,6 +103,7 @@ def write_samples(
     rows, columns, *event_shape = shape
     suffix = pathlib.Path(path).suffix.lower()
     if suffix == ".npy":
+        batches = batches if codes is None else map(codes.with_offsets, batches)
         _write_array(path, batches, (rows * columns, *event_shape))
         return
     if suffix == ".csv":

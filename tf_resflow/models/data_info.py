@@ -1,6 +1,6 @@
 """What a model must know of its data."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,3 +47,9 @@ class DataInfo(NamedTuple):
     def is_dequantized(self) -> bool:
         """Whether noise is added to the data, or to some of their coordinates."""
         return self.levels is not None or (self.codes is not None and self.codes.cells is not None)
+
+    @property
+    def kinds(self) -> dict[str, Any] | None:
+        """The kinds of the columns of a table, of its conditions, too, by their names or numbers."""
+        parts = [part.kinds for part in (self.codes, self.condition_codes) if part is not None]
+        return {name: kind for part in parts for name, kind in part.items()} or None

@@ -41,16 +41,25 @@ _FLOOR = 0.1  # deviation of the noise in the covariance by which vectors are wh
 
 
 class Rows(NamedTuple):
-    """Vectors `[num, size]`, NaN if one is missing; what each is given `[num, given_size]`; weights `[num]`."""
+    """Vectors to learn the density of.
+
+    Attributes:
+      values: `[num, size]`: the vectors, of discrete coordinates the lower edges of their cells. NaN is a missing
+        value.
+      widths: `[num, size]`: the widths of these cells, 0 in continuous coordinates.
+      given: `[num, given_size]`: the conditions.
+      weights: `[num]`, or None for equal weights.
+    """
 
     values: np.ndarray
+    widths: np.ndarray
     given: np.ndarray
     weights: np.ndarray | None = None
 
     def take(self, places: np.ndarray) -> "Rows":
         """The rows at these places."""
         weights = None if self.weights is None else self.weights[places]
-        return Rows(self.values[places], self.given[places], weights)
+        return Rows(self.values[places], self.widths[places], self.given[places], weights)
 
 
 class Weights(NamedTuple):
@@ -112,7 +121,6 @@ class NoiseConditionedDensity:
         self,
         rows: Rows,
         held_out: Rows,
-        widths: np.ndarray,
         *,
         whiten: bool,
         seed: int,
@@ -124,9 +132,8 @@ class NoiseConditionedDensity:
         Of the losses of the held-out rows the 2 % on each side are winsorized: one far row does not end a training.
 
         Args:
-          rows: of the training.
-          held_out: others.
-          widths: `[size]`: in each step uniform numbers in [0, width) are added, beside the noise.
+          rows: the rows of the training. Each step spreads them uniformly over their cells and adds noise.
+          held_out: other rows.
           whiten: whether the first bijector makes the covariance I; else it is the identity.
           seed: of the initial weights, and of what is drawn.
           steps: most steps, see `num_steps`.
@@ -134,8 +141,8 @@ class NoiseConditionedDensity:
         """
         epochs = -(-steps // _ROUND)
         rng = np.random.default_rng(seed)
-        check = _noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), widths, rng)
-        x, condition = _noisy_copies(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), widths, rng)
+        check = _noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), rng)
+        x, condition = _noisy_copies(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
         with self._lock:
             self._reset(seed, epochs * _ROUND)
             if whiten:
@@ -151,7 +158,7 @@ class NoiseConditionedDensity:
                 logs["val_loss"] = -without_extremes(self._log_probs(values)).mean()
 
             self._model.fit(
-                _noisy_batches(rows, widths, epochs * _ROUND, rng),
+                _noisy_batches(rows, epochs * _ROUND, rng),
                 steps_per_epoch=_ROUND,
                 epochs=epochs,
                 callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=tell_loss), stop],
@@ -248,14 +255,14 @@ def _level(code):
     return LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
 
 
-def _noisy_copies(rows, num, widths, rng):
+def _noisy_copies(rows, num, rng):
     """So many vectors with noise, and their conditions; each row about equally often."""
-    return _noisy(_tensors(rows, widths), _drawn(rows, num, rng), _seed(rng))
+    return _noisy(_tensors(rows), _drawn(rows, num, rng), _seed(rng))
 
 
-def _noisy_batches(rows, widths, steps, rng):
+def _noisy_batches(rows, steps, rng):
     """A stream of so many batches of vectors with noise and their conditions."""
-    tensors, seed = _tensors(rows, widths), _seed(rng)
+    tensors, seed = _tensors(rows), _seed(rng)
 
     def noisy(step, places):
         return _noisy(tensors, places, tf.random.experimental.stateless_fold_in(seed, step))
@@ -276,18 +283,18 @@ def _drawn(rows, num, rng):
     return np.concatenate([rng.permutation(len(rows.values)) for _ in range(epochs)])[:num].astype(np.int32)
 
 
-def _tensors(rows, widths):
+def _tensors(rows):
     with tf.device("CPU"):
-        return [tf.constant(part, tf.float32) for part in (rows.values, rows.given, widths)]
+        return [tf.constant(part, tf.float32) for part in (rows.values, rows.widths, rows.given)]
 
 
 def _noisy(tensors, places, seed):
     """The rows at these places with noise, and their conditions."""
-    values, given, widths = tensors
+    values, widths, given = tensors
     seeds = tf.unstack(split_seed(seed, 3))
     x = tf.gather(values, places)
     code = tf.random.stateless_uniform([x.shape[0], 1], seeds[0], -1.0, 1.0)
     noise = tf.random.stateless_normal(x.shape, seeds[1])
-    cells = widths * tf.random.stateless_uniform(x.shape, seeds[2])
+    cells = tf.gather(widths, places) * tf.random.stateless_uniform(x.shape, seeds[2])
     x = tf.where(tf.math.is_nan(x), noise, x + cells + _level(code) * noise)
     return x, tf.concat([code, tf.gather(given, places)], axis=1)

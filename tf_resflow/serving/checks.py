@@ -1,11 +1,11 @@
 """Checks inside a graph, whose errors a client can read."""
 
-import math
-from collections.abc import Sequence
-
+import numpy as np
 import tensorflow as tf
 
-__all__ = ["check_finite", "check_levels", "check_one_or_each", "check_range", "check_rows"]
+from tf_resflow.data.column_codes import OFF_GRID, ColumnCodes
+
+__all__ = ["check_cells", "check_finite", "check_one_or_each", "check_range", "check_rows"]
 
 
 def check_rows(name: str, tensor: tf.Tensor, most: int | None = None) -> tf.Tensor:
@@ -37,12 +37,25 @@ def check_finite(name: str, tensor: tf.Tensor) -> tf.Tensor:
         return tf.identity(tensor)
 
 
-def check_levels(name: str, tensor: tf.Tensor, nums: Sequence[int | None]) -> tf.Tensor:
-    """`tensor`, after a check that its columns of levels, whose numbers are not None, hold codes of theirs."""
-    most = tf.constant([math.inf if num is None else num - 1 for num in nums], tensor.dtype)
-    is_code = tf.equal(tensor, tf.floor(tensor)) & (tensor >= 0) & (tensor <= most)
-    number = tf.math.count_nonzero(~is_code & tf.math.is_finite(most))
-    message = f"{name} must have the codes 0, 1, ... of levels (see signatures.json), but the number of others is"
+def check_cells(name: str, tensor: tf.Tensor, codes: ColumnCodes) -> tf.Tensor:
+    """`tensor` in the units of codes, after a check that its discrete columns hold values that can occur."""
+    if codes.cells is None:
+        return tensor
+    first, step, num = (tf.constant(part, tensor.dtype) for part in codes.cells)
+    width = tf.where(step > 0, step, 1)
+    places = (tensor - first) / width
+    rounding = (
+        OFF_GRID
+        + 2 * tensor.dtype.as_numpy_dtype(np.finfo(tensor.dtype.as_numpy_dtype).eps) * tf.abs(tensor) / width
+    )
+    is_value = tf.abs(places - tf.round(places)) <= rounding
+    is_level = tf.constant([labels is not None for labels in codes.labels])
+    is_value &= ~is_level | ((tf.round(places) >= 0) & (tf.round(places) < num))
+    number = tf.math.count_nonzero(~is_value & (step > 0))
+    message = (
+        f"{name} must have values that can occur in its columns (see signatures.json): the numbers 0, 1, ... of "
+        "levels, whole numbers and days, and multiples of a step. The number of other values is"
+    )
     with tf.control_dependencies([_assertion(tf.equal(number, 0), message, number)]):
         return tf.identity(tensor)
 

@@ -45,7 +45,8 @@ def describe(
     - "inverse_atol": the residual at which the inverse of a block stops, unless this is the rounding of the type
     - "columns": the names of the columns of "x" and of "condition", in their order
     - "codes": of tables, what the numbers of these columns are: their "kind", the "levels" of categories, the
-      "start" of days, the "first" value, "step" and number of whole numbers (`ColumnCodes.as_list`)
+      "start" of days, the "first" value, "step" and number of values on a grid (`ColumnCodes.as_list`). The graph
+      subtracts the "offset" of a column itself
     - "num_classes": number of labels, if they are the condition
     - "max_batch", "max_samples", "max_temperature": what requests may have at most
     - "log_prob": the "estimator" of the log-determinants (`LikelihoodPlan`); for a noisy one the "seed" of

@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import evaluation, layers, progress
+from tf_resflow.data.column_codes import EXACT
 from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.models.estimators import check_only_stderr
 from tf_resflow.models.keras_training import KerasTraining
@@ -178,8 +179,7 @@ def export(
         )
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
     columns, codes = _columns_and_codes(run)
-    num_levels = {name: [levels and len(levels) for levels in part.labels] for name, part in codes.items()}
-    signatures = Signatures(model, networks=networks, num_levels=num_levels, **settings)
+    signatures = Signatures(model, networks=networks, codes=codes, **settings)
     parent = writable(export_dir)
     free_version(parent, version)
     layers.converge_norms(model)
@@ -234,4 +234,11 @@ def _columns_and_codes(run):
         return {}, {}
     names = {"x": run.data.columns, "condition": run.data.condition_columns}
     codes = {"x": run.data.codes, "condition": run.data.condition_codes}
+    for part in filter(None, codes.values()):
+        for name, offset in zip(part.kinds, part.offsets, strict=True):
+            if abs(offset) > EXACT:
+                raise ValueError(
+                    f"The values of the column {name!r} are near {offset:.3g}. Requests hold them as float64, "
+                    "which lacks digits beyond 2**53. Subtract an offset from the column, and train again."
+                )
     return tuple({name: part for name, part in found.items() if part is not None} for found in (names, codes))

@@ -9,12 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
+from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.evaluation.log_likelihood import LogProbSamples
 from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.serving.checks import check_finite, check_levels, check_one_or_each, check_range, check_rows
+from tf_resflow.serving.checks import check_cells, check_finite, check_one_or_each, check_range, check_rows
 
 __all__ = ["Signatures"]
 
@@ -46,7 +47,7 @@ class Signatures:
         signatures: Sequence[str] | None = None,
         precise: bool = False,
         networks: bijectors.Networks | None = None,
-        num_levels: Mapping[str, Sequence[int | None]] | None = None,
+        codes: Mapping[str, ColumnCodes] | None = None,
     ):
         if max_samples < 1:
             raise ValueError(f"max_samples is at least 1; got {max_samples}.")
@@ -54,7 +55,7 @@ class Signatures:
             raise ValueError(f"max_batch is at least 1; got {max_batch}.")
         self.max_samples, self.max_batch, self.levels = max_samples, max_batch, model.data_space.levels
         self.num_classes, self.dequantization = model.condition.num_classes, model.data_space.dequantization
-        self.seed, self._model, self._networks, self._num_levels = seed, model, networks, num_levels or {}
+        self.seed, self._model, self._networks, self._codes = seed, model, networks, codes or {}
         self._density: Any = model.trained_density()
         self.inverse_atol = 0.0 if precise else model.data_space.inverse_atol
         self.plan = plan or evaluation.LikelihoodPlan(num_samples=default_num_samples(model))
@@ -76,9 +77,10 @@ class Signatures:
         self.inputs = {"serving_default": inputs[self.default]} | {name: inputs[name] for name in self._names}
         self.has_scores = not {"serving_default", "log_prob_seeded"}.isdisjoint(self._names)
         if self._density is not None:  # what two signatures share is a function, which a SavedModel holds once
-            self._score_specs = inputs["log_prob_seeded"]
+            self._score_specs = [self._of_flow(spec) for spec in inputs["log_prob_seeded"]]
             self._score = self._shared_scores()
-            self._invert = tf.function(self._inverses, input_signature=inputs["decode"], autograph=False)
+            latents = [self._of_flow(spec) for spec in inputs["decode"]]
+            self._invert = tf.function(self._inverses, input_signature=latents, autograph=False)
 
     def compare_with(self, batches: Iterable[Any]) -> None:
         """Lets each score tell its quantile among those of held-out examples, of the same random numbers.
@@ -148,12 +150,12 @@ class Signatures:
 
     def _inputs(self):
         latent_shape = self._model.flow.forward_event_shape(self._model.data_space.event_shape)
-        x_dtype = self._dtype if self.levels is None else tf.uint8
+        x_dtype = self._dtype_of("x") if self.levels is None else tf.uint8
         x = tf.TensorSpec([None, *self._model.data_space.event_shape], x_dtype, "x")
         num, seed = tf.TensorSpec([], tf.int32, "num"), tf.TensorSpec([], tf.int64, "seed")
         condition, shape = [], self._model.condition.shape
         if shape is not None:
-            dtype = self._dtype if self.num_classes is None else tf.int32
+            dtype = self._dtype_of("condition") if self.num_classes is None else tf.int32
             condition = [tf.TensorSpec([None, *shape], dtype, "condition")]
         scores = {"serving_default": [x, *condition], "log_prob_seeded": [x, seed, *condition]}
         classes = {"classify": [x]} if self._model.classifier is not None else {}
@@ -186,7 +188,10 @@ class Signatures:
         converged = tf.fill(tf.shape(z)[:1], True)
         for solution in solutions:
             converged &= solution.converged
-        return {"x": self._model.data_space.to_data(x), "converged": converged}
+        x = self._model.data_space.to_data(x)
+        if self._dtype_of("x") != self._dtype:
+            x = tf.cast(x, tf.float64) + self._codes["x"].offsets
+        return {"x": x, "converged": converged}
 
     def _conditions(self, condition, num):
         """The checked condition of `num` examples, in a list that is empty without one."""
@@ -206,8 +211,20 @@ class Signatures:
         return x if self.levels == 256 else check_range("x", x, 0, self.levels - 1)
 
     def _numbers(self, name, x):
+        """Finite numbers in the units of the codes, as the flow takes them."""
         x = check_finite(name, x)
-        return check_levels(name, x, self._num_levels[name]) if name in self._num_levels else x
+        if name in self._codes:
+            x = check_cells(name, x - tf.constant(self._codes[name].offsets, x.dtype), self._codes[name])
+        return tf.cast(x, self._dtype)
+
+    def _dtype_of(self, name):
+        """The type of an input: float64 for columns with an offset, which float32 does not resolve."""
+        has_offsets = name in self._codes and self._codes[name].offsets.any()
+        return tf.float64 if has_offsets else self._dtype
+
+    def _of_flow(self, spec):
+        """An input after its checks."""
+        return tf.TensorSpec(spec.shape, self._dtype if spec.dtype.is_floating else spec.dtype, spec.name)
 
 
 def quantiles(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:

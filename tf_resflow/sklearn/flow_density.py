@@ -31,6 +31,8 @@ _FEW_ROWS, _MEMBERS = 500, 4  # up to so many rows, the density is the mean of s
 _REFERENCE = 16  # rows of the fit whose values explain others
 _BROAD = 0.01  # share of the density with the most noise, so that far rows do not depend on the level
 _RACE = 0.25  # of a training, after which it is chosen whether the flows are whitened
+_NUM_POINTS = 32  # of the mean over cells, and over what is missing
+_TAIL = 0.5  # deviations: half of the points beyond the end of a column are nearer
 _MISSING = ("error", "drop", "condition")
 
 
@@ -57,10 +59,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     # (2,) [-1]
     ```
 
-    Columns of a data frame are taken as they are: numbers, whole numbers, times, booleans, categories and text (see
-    `tf_resflow.data.Columns`). Columns of arrays are numbers, or whole numbers. The score of a row is
-    \\(\log p(x)\\) in nats: in the discrete columns a probability, less what the flow blurs over the edges of their
-    cells, and in the others a density in their units.
+    The types of columns decide what they are: numbers, whole numbers, times, booleans, categories and text (see
+    `tf_resflow.data.Columns`); `kinds` overrides them. The score of a row is \\(\log p(x)\\) in nats. It is a
+    probability in the discrete columns and a density, in their units, in the other columns.
 
     A flow learns the densities of the standardized rows with noise of all levels from 0.003 to 1. Held-out rows end
     the training, and choose the level: the smoothest one whose log-likelihood is within two standard errors of the
@@ -83,8 +84,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         them the score NaN; or "condition": the flow is told which values of a row are missing, and its score is the
         log-density of the others given that, which cannot be compared with that of a row that misses others.
       given: names of columns, or their numbers in an array: the density is that of the others given these.
-      ordered: the levels of ordered columns, lowest first, by their names.
-      categories: names of columns of numbers that are categories.
+      kinds: the kinds of columns that their types do not say, by their names (in an array, by their numbers):
+        `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"]}`. A number
+        is the step of a grid, and a list has ordered levels, lowest first.
       bounds: pairs (low, high), either of which may be None, by the names of columns of numbers.
       whiten: whether the flows begin by a `tf_resflow.bijectors.Whiten`, which helps where columns are correlated;
         with "auto" they do if that raises the log-likelihood of held-out rows by two standard errors after a fourth
@@ -106,6 +108,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       held_out_scores_: the mean log-likelihoods of the held-out rows at these.
       offset_: the score below which a row is an outlier.
       columns_: the `Columns`.
+      kinds_: the kind of each column, in the form of `kinds`.
       n_features_in_: number of columns.
       feature_names_in_: their names, of a data frame.
 
@@ -129,8 +132,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         contamination: float = 0.01,
         missing: str = "error",
         given: Collection[Any] = (),
-        ordered: Mapping[Any, Sequence[Any]] | None = None,
-        categories: Collection[Any] = (),
+        kinds: Mapping[Any, Any] | None = None,
         bounds: Mapping[Any, tuple[float | None, float | None]] | None = None,
         whiten: str | bool = "auto",
         num_blocks: int = 4,
@@ -145,8 +147,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self.contamination = contamination
         self.missing = missing
         self.given = given
-        self.ordered = ordered
-        self.categories = categories
+        self.kinds = kinds
         self.bounds = bounds
         self.whiten = whiten
         self.num_blocks = num_blocks
@@ -196,8 +197,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def score_samples(self, X: Any) -> np.ndarray:
         """`[num]`: the log-density of each row in nats.
 
-        It is minus infinity, with a warning, for a category that the fit did not know, and NaN for a row that
-        misses values if `missing` is "drop".
+        The score is minus infinity, with a warning, if a value cannot occur: a category that the fit did not know,
+        or 2.5 in a column of whole numbers. It is NaN for a row that misses values if `missing` is "drop".
         """
         check_is_fitted(self, "offset_")
         return self._told(self._table(X))
@@ -207,8 +208,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         scores = self._scored(table)
         if unknown := np.count_nonzero(np.isneginf(scores)):
             warnings.warn(
-                f"{unknown} rows have the score minus infinity, by a category that the fit did not know, or a "
-                "number out of all range. Are the types of the columns those of the fit?",
+                f"{unknown} rows have the score minus infinity, because a value cannot occur: a category that the "
+                "fit did not know, or 2.5 in a column of whole numbers. Are the columns those of the fit?",
                 stacklevel=3,
             )
         return scores
@@ -302,9 +303,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             raise ValueError(f"num_blocks is a whole number, at least 1; got {self.num_blocks!r}.")
         if not (isinstance(self.hidden, Sequence) and self.hidden and all(map(_is_count, self.hidden))):
             raise ValueError(f"hidden has the widths of the inner layers, such as (64, 64); got {self.hidden!r}.")
-        for name in ("given", "categories"):
-            if isinstance(value := getattr(self, name), str):
-                raise ValueError(f"{name} has names of columns, such as [{value!r}]; got {value!r}.")
+        if isinstance(self.given, str):
+            raise ValueError(f"given has names of columns, such as [{self.given!r}]; got {self.given!r}.")
 
     def _table(self, X, is_fit=False):
         """A data frame of the rows, whose columns are those of the fit."""
@@ -321,8 +321,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             table = pandas.DataFrame(np.asarray(X), columns=self._names).infer_objects()
         else:
             finite = True if self.missing == "error" else "allow-nan"
-            dtypes = [np.float64, np.float32]
-            X = validate_data(self, X, reset=is_fit, dtype=dtypes, ensure_all_finite=finite)
+            X = validate_data(self, X, reset=is_fit, dtype="numeric", ensure_all_finite=finite)
             table = pandas.DataFrame(X)
         if is_fit:
             self._is_frame, self._names = is_frame, list(table.columns)
@@ -376,20 +375,18 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         own = [name for name in table.columns if name not in self.given]
         if not own:
             raise ValueError("All columns are given, and none is left to learn the density of. Leave some out.")
-        ordered, bounds = self.ordered or {}, self.bounds or {}
-        if unknown := [name for name in [*ordered, *self.categories, *bounds] if name not in table.columns]:
+        kinds, bounds = self.kinds or {}, self.bounds or {}
+        if unknown := [name for name in [*kinds, *bounds] if name not in table.columns]:
             raise ValueError(f"There is no column {unknown[0]!r}; the columns are {[*table.columns]}.")
 
         def read(names):
-            return Columns(
-                table[names],
-                ordered={name: ordered[name] for name in names if name in ordered},
-                categories=[name for name in names if name in self.categories],
-                bounds={name: bounds[name] for name in names if name in bounds},
-            )
+            chosen = ({name: part[name] for name in names if name in part} for part in (kinds, bounds))
+            return Columns(table[names], **dict(zip(("kinds", "bounds"), chosen, strict=True)))
 
         self.columns_ = read(own)
         self._given: Columns | None = read(list(self.given)) if len(self.given) else None
+        found = self.columns_.kinds | ({} if self._given is None else self._given.kinds)
+        self.kinds_ = {name: found[name] for name in table.columns}
         is_missing = (
             table[own].isna().to_numpy().any(axis=0) if self.missing == "condition" else np.zeros(len(own), bool)
         )
@@ -401,9 +398,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         }
 
     def _rows(self, table, weights=None):
-        """The rows as vectors with what they are given, their additive constants, and whether they are known."""
+        """The `Rows` of a table, and the ends, the additive constants and the known rows of an `Encoded`."""
         own = table[list(self.columns_.kinds)]
-        values, log_scale, known = self.columns_.encode(own)
+        values, widths, *rest = self.columns_.encode(own)
         is_new = own.isna().to_numpy().any(axis=0) & ~self._is_masked
         if is_new.any():
             raise ValueError(
@@ -413,17 +410,18 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         given = [own.isna().to_numpy()[:, self._is_masked].astype(np.float64)]
         if self._given is not None:
             given.append(self._given_values(self._given, table))
-        return Rows(values, np.concatenate(given, axis=1), weights), log_scale, known
+        return Rows(values, widths, np.concatenate(given, axis=1), weights), *rest
 
     @staticmethod
     def _given_values(columns, table):
         """The columns that are given as vectors: the centers of the cells of discrete ones."""
-        values, _, known = columns.encode(table[list(columns.kinds)])
+        values, widths, _, _, known = columns.encode(table[list(columns.kinds)])
         if np.isnan(values).any() or not known.all():
             raise ValueError(
-                "A value of a column that is given is missing, or a category that the fit did not know."
+                "A value of a column that is given is missing or cannot occur, such as a category that the fit did "
+                "not know. Leave these rows out."
             )
-        return values + columns.widths / 2
+        return values + widths / 2
 
     def _density(self):
         size = self._num_masked + (0 if self._given is None else self._given.size)
@@ -461,7 +459,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         density = self._density()
         steps = density.num_steps(len(fold.kept.values)) if self.max_steps is None else self.max_steps
         options = {"whiten": whiten, "steps": math.ceil(share * steps), "seed": fold.seed, "verbose": self.verbose}
-        member = density.train(fold.kept, fold.held_out, self.columns_.widths, **options)
+        member = density.train(fold.kept, fold.held_out, **options)
         scores = {level: self._scores(fold.compared, level, [member]) for level in {*levels, MOST_NOISE}}
         return member, np.array([_mixed(scores[level], scores[MOST_NOISE]) for level in levels])
 
@@ -478,14 +476,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _scores(self, table, noise, members=None):
         """The log-densities of rows at a noise level: of means over members, cells, and missing values."""
-        rows, log_scale, known = self._rows(table)
+        rows, ends, log_scale, known = self._rows(table)
         is_missing = np.isnan(rows.values)
         parts: list[np.ndarray] = []
-        for point in _points((self.columns_.widths > 0) | self._is_masked):
+        for point in _points(self.columns_.is_discrete | self._is_masked):
             drawn = special.ndtri(point)
-            x = np.where(is_missing, drawn, rows.values + self.columns_.widths * point)
-            x = np.clip(x, -_FARTHEST, _FARTHEST)
-            log_q = np.where(is_missing, stats.norm.logpdf(drawn), 0.0).sum(axis=1)
+            places, log_slopes = _in_cells(point, rows.widths, ends)
+            x = np.clip(np.where(is_missing, drawn, rows.values + places), -_FARTHEST, _FARTHEST)
+            log_q = np.where(is_missing, stats.norm.logpdf(drawn), -log_slopes).sum(axis=1)
             for weights in members or self._members:
                 log_prob = self._density().log_prob(weights, rows._replace(values=x), noise)
                 parts.append(log_prob - log_q)
@@ -525,6 +523,34 @@ def _quantile(scores, weights, level):
     return float(np.interp(level * below[-1], below, scores[order]))
 
 
+def _in_cells(point, widths, ends):
+    r"""Maps a point of the unit cube into the cells of rows: a map of each coordinate onto its cell.
+
+    A cell that is an end includes what lies beyond it: a share of the unit interval becomes the distance
+    \\(a s / (1 - s)\\) from the cell, s in [0, 1).
+
+    Args:
+      point: `[size]`.
+      widths: `[num, size]`, of the cells.
+      ends: `[2, num, size]`, whether the cell is the first one and whether it is the last one.
+
+    Returns:
+      The places in relation to the lower edges, and the logarithms of the slopes of the map in units of the widths,
+      both `[num, size]`.
+    """
+    num_tails, widths = ends.sum(axis=0), np.where(widths > 0, widths, 0.0)
+    share = np.where(num_tails > 0, 1 / (1 + (widths > 0).sum(axis=1, keepdims=True)), 0.0)
+    is_inside = point < 1 - share
+    fraction = np.where(is_inside, point / (1 - share), (point - (1 - share)) / np.where(share > 0, share, 1.0))
+    is_above = np.where(num_tails == 2, fraction >= 0.5, ends[1])
+    s = np.where(num_tails == 2, 2 * fraction % 1, fraction)
+    distance = _TAIL * s / (1 - s)
+    beyond = np.where(is_above, widths + distance, -distance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.where(is_inside, 1 / (1 - share), num_tails / share * _TAIL / (1 - s) ** 2 / widths)
+    return np.where(is_inside, widths * fraction, beyond), np.log(slope)
+
+
 def _points(is_drawn):
     """Points `[num, size]` spread evenly over the unit cube of some coordinates, 0.5 in the others.
 
@@ -533,6 +559,6 @@ def _points(is_drawn):
     size = int(is_drawn.sum())
     if not size:
         return np.full([1, len(is_drawn)], 0.5)
-    points = np.full([8 if size == 1 else 16, len(is_drawn)], 0.5)
+    points = np.full([_NUM_POINTS, len(is_drawn)], 0.5)
     points[:, is_drawn] = stats.qmc.Sobol(size, seed=0).random(len(points))
     return points

@@ -45,9 +45,9 @@ def load_checked(
     `check` is called with it before any long work. If a hybrid model normalizes by the statistics of the channels,
     they are those that the run was begun with: a converted checkpoint has published ones.
     """
-    dataset = data.load(config.data)
-    check(dataset)
     begun = files.read_data() if files.data.exists() and files.is_begun() else None
+    dataset = data.load(config.data, kinds=None if begun is None else begun.kinds)
+    check(dataset)
     if begun is None or begun.mean is None or dataset.levels is None:
         dataset = with_statistics(config, dataset)
     else:

@@ -144,7 +144,7 @@ class Workdir:
                 "--workdir that resflow-train was run with."
             )
         config, stored = default_config(), read_json(self.config)
-        stored = flat_fields({key: value for key, value in stored.items() if key != _ABSOLUTE})
+        stored = _with_kinds(flat_fields({key: value for key, value in stored.items() if key != _ABSOLUTE}))
         known = flat_fields(config)
         if unknown := sorted(stored.keys() - known.keys()):
             raise ValueError(
@@ -193,6 +193,10 @@ class Workdir:
         if not (self.data.exists() and self.is_begun()):
             return
         now, before = _data_info(dataset), read_json(self.data)
+        for key in [key for key in ("codes", "condition_codes") if before.get(key)]:
+            before[key] = json.loads(
+                json.dumps(ColumnCodes.from_list(before[key]).as_list())
+            )  # of earlier versions
         for key in sorted(now.keys() & before.keys() - {"name"}):
             if before[key] is None and key in ("num_classes", "sizes"):  # which a converted checkpoint may not know
                 continue
@@ -333,6 +337,13 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, not {value!r:.40}. Restore it from a backup.")
     return value
+
+
+def _with_kinds(fields):
+    """The fields of a config with `data.kinds`, which earlier versions wrote as two fields."""
+    categories, ordered = fields.pop("data.categories", ""), fields.pop("data.ordered", "")
+    parts = [f"{name.strip()}: category" for name in categories.split(",") if name], [ordered] if ordered else []
+    return {"data.kinds": "; ".join(sum(parts, []))} | fields if any(parts) else fields
 
 
 def _first_checkpoint(config):

@@ -49,7 +49,7 @@ def mixed(tmp_path_factory, table, make_config, train):
         "data__path": str(folder / "homes.csv"),
         "data__columns": "price,rooms,kind,garden,sold,state",
         "data__condition_columns": "state",
-        "data__ordered": "state: poor < fair < good",
+        "data__kinds": "state: poor < fair < good",
         "data__missing": "drop",
         "train__steps": 100,
         "train__eval_every": 100,
@@ -107,31 +107,35 @@ def test_the_result_has_one_unit(mixed, run, run_command, tmp_path):
 def test_scores(mixed, run, table, run_command, tmp_path):
     """The probability of a cell is that of the points in it. What is not known has a reason, and no other row."""
     new = (
-        table.iloc[20:26]
+        table.iloc[20:28]
         .drop(columns="garden")
-        .assign(garden=table["garden"][20:26].map({True: "True", False: "False"}))
+        .assign(garden=table["garden"][20:28].map({True: "True", False: "False"}))
     )
     new = new.astype(object)
     new.iloc[1, new.columns.get_loc("kind")] = "castle"
     new.iloc[2, new.columns.get_loc("state")] = "new"
     new.iloc[3, new.columns.get_loc("sold")] = "yesterday"
     new.iloc[4, new.columns.get_loc("price")] = 1e300
+    new.iloc[5, new.columns.get_loc("rooms")] = 2.5
+    new.iloc[6, new.columns.get_loc("sold")] = "2025-01-05T12:00"
     new.to_csv(tmp_path / "new.csv", index=False)
     arguments = [f"--input={tmp_path / 'new.csv'}", "--id_columns=name", "--stderr=0.05"]
     run_command(score_command, mixed[0], tmp_path / "scores.csv", *arguments)
     lines = read(tmp_path / "scores.csv")
     assert list(lines[0]) == ["example", "name", "log_prob", "stderr", "quantile", "reason"]
-    assert [line["name"] for line in lines] == [f"home {i}" for i in range(20, 26)]
+    assert [line["name"] for line in lines] == [f"home {i}" for i in range(20, 28)]
     assert [line["reason"] for line in lines] == [
         "",
-        "column 'kind': 'castle' is no level of the training",
-        "column 'state': 'new' is no level of the training",
-        "column 'sold': 'yesterday' is no date",
+        "column 'kind': 'castle' is not a level of the training",
+        "column 'state': 'new' is not a level of the training",
+        "column 'sold': 'yesterday' is not a date",
         "",
+        "column 'rooms': '2.5' is not a whole number",
+        "column 'sold': '2025-01-05T12:00' is not a whole day",
         "",
     ]
     scores = [line["log_prob"] for line in lines]
-    assert scores[1] == "-inf" and scores[2:4] == ["", ""] and float(scores[4]) < -1e20
+    assert scores[1] == scores[5] == scores[6] == "-inf" and scores[2:4] == ["", ""] and float(scores[4]) < -1e20
     row = table.iloc[20]
     codes, given = run.data.codes, run.data.condition_codes
     x, c = codes.read(table[20:21]).values, given.read(table[20:21]).values
@@ -156,7 +160,7 @@ def test_samples_are_rows(mixed, table, run_command, tmp_path):
     assert drawn["sold"].between(table["sold"].min(), table["sold"].max()).all()
     assert np.corrcoef(drawn["price"], drawn["rooms"])[0, 1] > 0.6
     run_command(sample_command, mixed[0], tmp_path / "a.png", "--num=100", "--condition=poor")
-    with pytest.raises(ValueError, match="column 'state': 'new' is no level of the training"):
+    with pytest.raises(ValueError, match="column 'state': 'new' is not a level of the training"):
         run_command(sample_command, mixed[0], tmp_path / "b.csv", "--condition=new")
 
 
@@ -187,7 +191,7 @@ def test_runs_of_real_numbers_go_on_as_they_were(
     table[["price", "rooms"]].dropna().to_csv(tmp_path / "a.csv", index=False)
     fields = {"data__name": "tabular", "data__path": str(tmp_path / "a.csv")}
     load = data.load
-    monkeypatch.setattr(data, "load", lambda config: dataclasses.replace(load(config), codes=None))
+    monkeypatch.setattr(data, "load", lambda config, **options: dataclasses.replace(load(config), codes=None))
     run_without_work(make_config(**fields, train__steps=1), tmp_path / "run")
     monkeypatch.setattr(data, "load", load)
     info = json.loads((tmp_path / "run" / "data.json").read_text())
