@@ -112,7 +112,7 @@ class DataSpace:
     ) -> Dequantized:
         """Draws z, with the density of what was drawn; arguments as of a `Dequantizer`.
 
-        With `point_sets`, as of `tf_resflow.data.dequantization.dequantize_in_cells`, the first and the last cell
+        With `point_sets`, the numbers of sets of draws and of draws in each, the first and the last cell
         include their tails; `sets` then shares the points between the examples.
         """
         z = self.checked(x)
