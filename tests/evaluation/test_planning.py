@@ -54,6 +54,36 @@ def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x):
     np.testing.assert_allclose(std, np.var(values, axis=0, ddof=1).mean() ** 0.5, rtol=0.25)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_plans_in_cells_reach_the_error_of_a_mean_of_probabilities(seed, monkeypatch):
+    """Random columns and targets: 30 estimates of 24 new rows against one of 8,192 points and exact blocks.
+
+    Planned for are the first 24 rows. An error above 1.3 or below half of what was asked for would be the plan's.
+    """
+    rng = np.random.default_rng(seed)
+    size, exact = 1 + seed % 2, resflow.logdet.Exact()
+    num, target = rng.integers(2, 5, size), float(rng.uniform(0.1, 0.3))
+    step = rng.choice([0.5, 1.0, 1.5], size)
+    flow = resflow.flows.vector_flow(size, num_blocks=2, hidden=(8,), seed=seed)
+    model = resflow.FlowModel(flow, [size], cells=resflow.data.Cells(-step * (num - 1) / 2, step, num))
+    model.set_weights([w + 0.2 * rng.normal(size=w.shape) for w in model.get_weights()])
+    resflow.layers.converge_norms(model)
+    x = model.sample(48, seed=seed).numpy()
+    if seed % 2:
+        monkeypatch.setattr(planning, "_MAX_EXACT_SIZE", 0)
+    plan = evaluation.plan_likelihood(model, x[:24], target)
+
+    def estimates(plan):
+        return tf.function(
+            lambda seed: evaluation.estimate_log_prob(model, x[24:], seed, plan=plan), autograph=False
+        )
+
+    expected = estimates(evaluation.LikelihoodPlan(log_det=exact, num_samples=8192))(tf.constant([1, 0])).log_prob
+    draw = estimates(plan)
+    errors = [draw(tf.constant([3, i])).log_prob - expected for i in range(30)]
+    assert 0.5 * target < np.sqrt(np.mean(np.square(errors))) < 1.3 * target
+
+
 def vector_model(levels=None):
     model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=1, hidden=(4,)), [3], levels=levels)
     generator = np.random.default_rng(1)
@@ -104,7 +134,7 @@ def test_the_block_that_gains_most_a_second_is_the_first_to_cost_more():
 
 def test_what_cannot_be_reached(monkeypatch):
     model, x = vector_model(levels=3)
-    monkeypatch.setattr(planning, "_MAX_SAMPLES", 5)
+    monkeypatch.setattr(planning, "_NUMBERS", [4, 5])
     plan = evaluation.plan_likelihood
     cases = [
         *(("stderr must be positive and finite, in nats", plan, [wrong]) for wrong in (0.0, -1.0, np.inf, np.nan)),

@@ -19,6 +19,7 @@ from tf_resflow.evaluation import (
     quantiles,
     scores,
 )
+from tf_resflow.evaluation.log_likelihood import mean_of_probabilities
 from tf_resflow.models.data_space import DataSpace
 
 pytestmark = pytest.mark.quick
@@ -41,7 +42,7 @@ class Samples:
 def held_out_of(samples, levels=None, **options):
     """A `HeldOut` with samples of log-likelihoods in the place of those of a model."""
     model = types.SimpleNamespace(data_space=DataSpace([1], levels, None, tf.float32))
-    with mock.patch.object(scores, "LogProbSamples", lambda model, plan: samples):
+    with mock.patch.object(scores, "LogProbSamples", lambda model, plan, of_probabilities: samples):
         return HeldOut(model, **options)
 
 
@@ -137,6 +138,8 @@ def test_noise_of_the_estimator_raises_the_importance_weighted_bound(two_replica
         def __call__(self, x, seed):
             shape = [self.num_samples, tf.shape(x)[0]]
             return 0.8 * tf.random.stateless_normal(shape, resflow.stateless_seed(seed)) - math.log(2)
+
+        mean = staticmethod(mean_of_probabilities)
 
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
     bound = held_out_of(Noisy(), 2, strategy=strategy, importance_weighted=True)

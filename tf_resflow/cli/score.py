@@ -8,7 +8,8 @@ resflow-score --workdir=runs/digits --output=scores.csv
 Each example has a line, in the order of the input, with
 
 - example: its number from 1; of a folder of images `file`, its file; and the columns of --id_columns,
-- log_prob: log p(x) in nats, a mean of several estimates, and stderr, the standard error of that mean,
+- log_prob: log p(x) in nats, a mean of several estimates, and stderr, the standard error of that mean: for 8
+  estimates, log_prob +- 2.36 stderr is an interval of 95 % (Student's t),
 - quantile: the fraction of the run's held-out examples that are less likely. An example with 0.01 or less is less
   likely than 99 of 100 examples of the data,
 - reason, of a table: why a row has no score, or the lowest one.
@@ -24,7 +25,7 @@ The labels of images in --input are unknown: if the run is given labels, log_pro
 classes, equally frequent, for the held-out examples, too.
 
 --stderr asks for a standard error of log_prob in nats: a short measurement chooses the number of estimates and the
-estimator of each block. Without it there are 8 estimates, or 16 of rows with discrete columns, or one of at most 16
+estimator of each block. Without it there are 8 estimates, or 32 of rows with discrete columns, or one of at most 16
 columns of numbers, which is exact.
 """
 

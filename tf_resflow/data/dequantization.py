@@ -6,11 +6,12 @@ __all__ = [
     "dequantize",
     "dequantize_in_cells",
     "place_in_cells",
+    "points_per_set",
     "quantize",
     "quantize_in_cells",
 ]
 
-import warnings
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +20,9 @@ from scipy.stats import qmc
 from tf_resflow.data.column_codes import Cells
 from tf_resflow.seeds import random_integers, random_uniform
 from tf_resflow.typing import Seed, TensorLike
+
+_NUM_SETS = 8  # of draws in cells: the spread of their means is the standard error
+_BEYOND = ((0.15, 0.75), (1.5, 0.25))  # of each component: mean number of coordinates beyond their cells, weight
 
 
 def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = None) -> tf.Tensor:
@@ -96,28 +100,80 @@ def quantize(x: TensorLike, levels: int) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.floor(x * levels), 0, levels - 1), tf.uint8)
 
 
-def dequantize_in_cells(x: tf.Tensor, cells: Cells, seed: Seed, *, sets: int | None = None) -> tf.Tensor:
-    r"""Spreads the discrete coordinates of vectors over their cells: m + w (u - 1/2), with u ~ U(0, 1).
+def points_per_set(num: int) -> int:
+    """The number of points of each set among `num` draws in cells: a power of two that leaves at least 8 sets."""
+    return 2 ** max(0, (num // _NUM_SETS).bit_length() - 1)
 
-    m is the middle of the cell in which a value is, and w its width. If p is the density of the result, then the
-    probability of the cell is \\(E_u[p(m + w (u - 1/2))] \prod w\\). With `sets`, as of `dequantize`, the parts of
-    the batch have the points of a scrambled Sobol sequence, which are spread evenly, moved at random.
+
+def dequantize_in_cells(
+    x: tf.Tensor, cells: Cells, seed: Seed, point_sets: tuple[int, int] | None = None, *, common: bool = False
+) -> tuple[tf.Tensor, TensorLike]:
+    r"""Spreads the discrete coordinates of vectors over their cells, with the density q of the noise.
+
+    By default the noise is uniform in each cell: E[log p(z) - log q(z)] is a lower bound of a log-probability.
+
+    With `point_sets`, E[p(z) / q(z)] is the probability, and the first and the last cell of a coordinate include
+    what lies beyond them, as in `quantize_in_cells`. With y the distance from the inner edge in cells, the density
+    there is 1 - t for y < 1, and \\((1 - t) / (1 + (y - 1)(1 - t) / t)^2\\) beyond, with the mass t. Of the n
+    coordinates of an example at an edge, a mean of 0.15 lies beyond (t = 0.15 / n), or 1.5 (t = min(1/2, 1.5 / n))
+    in every fourth draw; q is the density of this mixture.
+
+    Args:
+      x: vectors `[rows, size]`; with `point_sets`, the same examples for each draw, one draw after the other.
+      cells: the cells of their coordinates.
+      seed: see `tf_resflow.stateless_seed`, but not `None`.
+      point_sets: the number of independent sets of draws, and of the draws in each: a Sobol set, shifted at random.
+      common: whether all examples share the shifts, so that the draws of one do not depend on the others.
+
+    Returns:
+      z, and log q(z), a number or one for each row.
     """
-    if sets is None:
-        u = random_uniform(tf.shape(x), seed, x.dtype)
-    else:
-        places, points = np.flatnonzero(cells.step), np.zeros([sets, len(cells.step)])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of numbers that are no powers of 2
-            points[:, places] = qmc.Sobol(len(places), seed=0).random(sets)
-        u = tf.constant(points, x.dtype) + random_uniform([1, len(cells.step)], seed, x.dtype)
-        u = tf.repeat(u - tf.floor(u), tf.shape(x)[0] // sets, axis=0)
     first, step, number = _numbers(x, cells)
-    return tf.where(step > 0, first + step * (number + u - 0.5), x)
+    if point_sets is None:
+        y, log_q = random_uniform(tf.shape(x), seed, x.dtype) - 0.5, 0.0
+    else:
+        y, log_q = _with_tails(_shifted_points(x, cells, seed, *point_sets, common), number, cells)
+    return tf.where(step > 0, first + step * (number + y), x), log_q - cells.log_volume
+
+
+def _shifted_points(x, cells, seed, num_sets, num_points, common):
+    """Points of the unit cube, with a last coordinate that chooses a component of the mixture."""
+    places, size = np.flatnonzero(cells.step), len(cells.step) + 1
+    points = np.zeros([num_points, size])
+    points[:, [*places, -1]] = qmc.Sobol(len(places) + 1, seed=0).random(num_points)
+    rows = tf.shape(x)[0] // (num_sets * num_points)
+    shifts = random_uniform([num_sets, 1, 1 if common else rows, size], seed, x.dtype)
+    u = shifts + tf.constant(points[:, np.newaxis], x.dtype)
+    u = tf.reshape(u - tf.floor(u), [-1, size])
+    return tf.repeat(u, rows, axis=0) if common else u
+
+
+def _with_tails(u, number, cells):
+    """Distances from the middles of the cells, in cells, and the log-density of each row."""
+    u, chosen = u[:, :-1], u[:, -1:]
+    last = tf.constant(np.where(cells.step > 0, cells.num - 1, np.nan), u.dtype)
+    at_first = tf.equal(number, 0.0) & (last >= 0)
+    sides = tf.cast(at_first, u.dtype) + tf.cast(tf.equal(number, last), u.dtype)
+    edges = tf.maximum(tf.reduce_sum(tf.minimum(sides, 1.0), -1, keepdims=True), 1.0)
+    tails = [tf.where(sides > 0, tf.minimum(0.5, mean / edges), 0.0) for mean, _ in _BEYOND]
+    t = tf.where(chosen < _BEYOND[0][1], *tails)
+    depth = 1 / tf.maximum(sides, 1.0)  # from the inner edge of a cell, or from the middle of one with two tails
+    a = tf.where(sides > 1, tf.abs(2 * u - 1), u)
+    rest = tf.maximum(1 - a, 2.0**-24)
+    y = tf.where(rest < t, 1 - 2 * t + t**2 / rest, a) * depth / (1 - t)
+    y = tf.where(sides > 1, tf.sign(u - 0.5) * y, tf.where(at_first, 0.5 - y, y - 0.5))
+    beyond = tf.nn.relu(tf.abs(y) - 0.5) / depth
+
+    def log_density(t, weight):
+        scale = tf.where(sides > 0, t / (1 - t), 1.0)
+        return math.log(weight) + tf.reduce_sum(tf.math.log1p(-t) - 2 * tf.math.log1p(beyond / scale), -1)
+
+    parts = [log_density(t, weight) for t, (_, weight) in zip(tails, _BEYOND, strict=True)]
+    return y, tf.reduce_logsumexp(parts, 0)
 
 
 def quantize_in_cells(z: tf.Tensor, cells: Cells) -> tf.Tensor:
-    """Inverts `dequantize_in_cells`: the middles of the cells, from the first to the last one of a coordinate."""
+    """The middles of the cells that hold values; the first and the last one include what lies beyond them."""
     first, step, number = _numbers(z, cells)
     last = tf.constant(np.maximum(cells.num - 1.0, 0.0), z.dtype)
     return tf.where(step > 0, first + step * tf.clip_by_value(number, 0.0, last), z)

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
+from tf_resflow.data.dequantization import points_per_set
 from tf_resflow.layers.program import bind
 from tf_resflow.logdet.power_series import power_series_log_det
 from tf_resflow.logdet.probes import coloring, draw_probes
@@ -21,13 +22,21 @@ from tf_resflow.progress import track
 from tf_resflow.seeds import random_integers, split_seed
 from tf_resflow.typing import LogDet, TensorLike
 
-__all__ = ["LikelihoodPlan", "default_num_samples", "describe_estimator", "describe_plan", "plan_likelihood"]
+__all__ = [
+    "LikelihoodPlan",
+    "default_num_samples",
+    "describe_estimator",
+    "describe_plan",
+    "held_out_plan",
+    "plan_likelihood",
+]
 
 MEGABYTES = 500  # of values that a branch computes at once
-_NUM_SAMPLES, _NUM_IN_CELLS = 8, 16  # estimates of a log-likelihood, if no plan says it
+_NUM_SAMPLES, _NUM_IN_CELLS = 8, 32  # estimates of a log-likelihood, if no plan says it
 
 _EXAMPLES = 16  # of the measurement
-_DRAWS = 8  # of the dequantization of each
+_DRAWS = 8  # of the dequantization of each; in cells, sets of draws
+_MAX_POINTS = 64  # measured points of a set; the error of more is extrapolated
 _ROWS = 128  # at which a block is measured at once, at most
 _MARGIN = 0.85  # of the standard error that is planned for: what was chosen looked better than it is
 _RTOLS = (1e-1, 1e-2, 1e-3)
@@ -35,7 +44,7 @@ _CHANCE = 0.1  # of terms after the exact ones: large enough for a short measure
 _MAX_PROBES = 512
 _MAX_EXACT_SIZE = 1024  # coordinates of a block up to which `Exact` is tried
 _MIN_SAMPLES = 4  # of noisy estimates, for a standard error with 3 degrees of freedom
-_MAX_SAMPLES = 10_000
+_NUMBERS = [4, 5, 6, 7, *(k * 2**i for i in range(10) for k in (8, 9, 10, 12, 14)), 8192]  # of samples
 _SLOW = 0.9  # ratio of terms above which a series decays slowly
 
 
@@ -53,6 +62,8 @@ class LikelihoodPlan:
 
     `tf_resflow.evaluation.plan_likelihood` makes one for an asked-for standard error. Its square is then
     \\((d^2 + \sum_b \sigma_b^2) / K\\), with the noise d of the dequantization and \\(\sigma_b\\) of the blocks.
+    For vectors with `cells`, the logarithm of the mean of K probabilities is estimated. Then \\(d^2 / K\\) is the
+    squared relative error of this mean for exact log-determinants.
 
     Attributes:
       log_det: the estimator of the log-determinants, or a dict of them by block
@@ -108,6 +119,12 @@ class LikelihoodPlan:
 def default_num_samples(model: Any) -> int:
     """The number of estimates of a scored or served log-likelihood, if no plan says it."""
     return _NUM_SAMPLES if model.data_space.cells is None else _NUM_IN_CELLS
+
+
+def held_out_plan(model: Any, log_det: Any = None) -> LikelihoodPlan:
+    """How held-out examples are scored: by one estimate, or in cells by the default number of a score."""
+    num_samples = 1 if model.data_space.cells is None else default_num_samples(model)
+    return LikelihoodPlan(log_det=log_det, num_samples=num_samples)
 
 
 def describe_plan(plan: LikelihoodPlan) -> dict[str, Any]:
@@ -168,7 +185,7 @@ def plan_likelihood(
       seed: integer, of the measurement.
 
     Raises:
-      ValueError: if `stderr` is not positive, below the rounding of the model's type, or beyond 10,000 samples; or
+      ValueError: if `stderr` is not positive, below the rounding of the model's type, or beyond 8,192 samples; or
         if x is not finite.
 
     Warns:
@@ -188,30 +205,35 @@ def plan_likelihood(
     blocks = bijectors.views.blocks_by_name(model.flow)
     most_rows = {name: MEGABYTES * 2**20 // bytes_per_row(block) for name, block in blocks.items()}
     noise = _dequantization_std(model, x, arguments, seed, max(1, min(most_rows.values(), default=_ROWS)))
-    useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, 0.0 if num_samples else noise)
+    least_noise = 0.0 if num_samples else noise(_MIN_SAMPLES)
+    useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, least_noise)
+    in_cells = model.data_space.cells is not None
+    if in_cells:
+        useful = min(useful, math.sqrt(0.3 * stderr))
     choices = _choices_by_block(model, prepared, arguments, most_rows, useful, seed)
     aim = _MARGIN * stderr
-    if num_samples is not None:
-        allowed = {num_samples: num_samples * aim**2}
-    else:
-        allowed = {num: num * aim**2 - noise**2 for num in _numbers_of_samples(noise, aim)}
-        if not noise:
-            allowed[1] = 0.0  # a single sample has no standard error but 0
+    rests = {num_samples: aim**2} if num_samples else {num: aim**2 - noise(num) ** 2 / num for num in _NUMBERS}
+    allowed = {num: _allowed_variance(num, rest, in_cells) for num, rest in rests.items() if rest > 0}
+    if not least_noise and num_samples is None:
+        allowed[1] = 0.0  # a single sample has no standard error but 0
     found = [plan for item in allowed.items() if (plan := _cheapest(choices, *item))]
     if not found:
         best = {name: min(found, key=lambda choice: choice.std) for name, found in choices.items()}
-        blocks_noise, most = math.sqrt(_variance(best)), num_samples or _MAX_SAMPLES
-        least = math.hypot(0.0 if num_samples else noise, blocks_noise) / math.sqrt(most)
+        blocks_noise, most = math.sqrt(_variance(best)), num_samples or _NUMBERS[-1]
+        of_noise = 0.0 if num_samples else noise(most)
+        bias = 0.5 * blocks_noise**2 if in_cells else 0.0
+        least = math.hypot(of_noise / math.sqrt(most), blocks_noise / math.sqrt(most), bias) / _MARGIN
         raise ValueError(
             f"stderr={stderr:.3g} nats takes more than {most} samples, which reach about {least:.2g} nats: one has "
-            f"a noise of {noise:.2g} nats by the dequantization and {blocks_noise:.2g} by the blocks. Ask for more."
+            f"a noise of {of_noise:.2g} nats by the dequantization and {blocks_noise:.2g} by the blocks. Ask for "
+            "more."
         )
     num, chosen = min(found, key=lambda plan: plan[0] * sum(block.seconds for block in plan[1].values()))
     return LikelihoodPlan(
         log_det={name: block.log_det for name, block in chosen.items()},
         num_samples=num,
         stderr=stderr,
-        dequantization_std=noise,
+        dequantization_std=noise(num),
         blocks=chosen,
     )
 
@@ -234,12 +256,14 @@ def _variance(blocks):
     return sum(block.std**2 for block in blocks.values())
 
 
-def _numbers_of_samples(noise, stderr):
-    """Numbers of samples worth trying, of which the noise of the dequantization leaves some room."""
-    least = (noise / stderr) ** 2
-    tried = {math.ceil(max(_MIN_SAMPLES, least * factor)) for factor in (1.05, 1.1, 1.2, 1.4, 1.7, 2, 3, 5)}
-    tried |= {2**k for k in range(2, 14)}
-    return sorted(num for num in tried if least <= num <= _MAX_SAMPLES)
+def _allowed_variance(num_samples, squared_error, in_cells):
+    """The variance S of the blocks in S / K = squared_error; of the mean of probabilities S / K + (S / 2)^2.
+
+    S / 2 is the bias of the logarithm of a mean of probabilities whose logarithms have normal noise.
+    """
+    if not in_cells:
+        return num_samples * squared_error
+    return 2 * (math.sqrt(1 / num_samples**2 + squared_error) - 1 / num_samples)
 
 
 def _cheapest(choices, num_samples, allowed):
@@ -261,22 +285,43 @@ def _cheapest(choices, num_samples, allowed):
 
 
 def _dequantization_std(model, x, arguments, seed, num_rows):
-    """The noise of the dequantization in nats, from estimates with the same probes: their own nearly cancels."""
+    """The noise d of the dequantization in nats, as a function of the number K of samples.
+
+    The estimates have the same probes, whose own noise nearly cancels. In cells d^2 / K is the squared relative
+    error of the mean of the probabilities of K samples, which are sets of points.
+    """
     if not model.data_space.is_dequantized:
-        return 0.0
+        return lambda num: 0.0
     density = bijectors.with_log_det(model.distribution, _roulette(_RTOLS[1], 1, probe_sets=1))
+    in_cells = model.data_space.cells is not None
+    num_points = _MAX_POINTS if in_cells else 1
+    num_draws = _DRAWS * num_points
     rows, log_q = model.data_space.dequantize(
-        tf.concat([x] * _DRAWS, 0), tf.constant([seed, 1]), log_det=model.evaluation_log_det
+        tf.concat([x] * num_draws, 0),
+        tf.constant([seed, 1]),
+        log_det=model.evaluation_log_det,
+        point_sets=(_DRAWS, num_points),
     )
     log_q = tf.broadcast_to(tf.cast(log_q, rows.dtype), tf.shape(rows)[:1])
-    arguments = {name: tf.concat([value] * _DRAWS, 0) for name, value in arguments.items()}
+    arguments = {name: tf.concat([value] * num_draws, 0) for name, value in arguments.items()}
     values = []
     for start in range(0, len(rows), num_rows):
         part = slice(start, start + num_rows)
         given = {"seed": tf.constant([seed, 2])} | {name: value[part] for name, value in arguments.items()}
         values.append(density.log_prob(rows[part], bijector_kwargs=given) - log_q[part])
-    draws = np.reshape(tf.concat(values, 0), [_DRAWS, -1]).astype(np.float64)
-    return math.sqrt(np.var(draws, axis=0, ddof=1).mean())
+    draws = np.reshape(tf.concat(values, 0), [_DRAWS, num_points, -1]).astype(np.float64)
+    if not in_cells:
+        std = math.sqrt(np.var(draws, axis=0, ddof=1).mean())
+        return lambda num: std
+    draws = np.exp(draws - draws.max((0, 1)))
+    draws /= draws.mean((0, 1))
+
+    def of_mean(num):
+        num = min(points_per_set(num), num_points)
+        means = draws.reshape([_DRAWS, num_points // num, num, -1]).mean(2)
+        return math.sqrt(num * np.var(means, axis=0, ddof=1).mean())
+
+    return of_mean
 
 
 def _choices_by_block(model, x, arguments, most_rows, useful, seed):

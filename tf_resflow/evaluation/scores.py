@@ -1,7 +1,6 @@
 """The score of a model on held-out examples, and the log-likelihood of each of them."""
 
 import functools
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tf_resflow.evaluation.log_likelihood import LogProbSamples, mixture_of_classes
-from tf_resflow.evaluation.planning import LikelihoodPlan, default_num_samples
+from tf_resflow.evaluation.planning import LikelihoodPlan, default_num_samples, held_out_plan
 from tf_resflow.models import FlowModel
 from tf_resflow.typing import TensorLike
 
@@ -36,14 +35,14 @@ class HeldOut:
 
     with q = 1 for uniform noise, which is the usual one at K = 1, never loosens in expectation as K grows, and
     tends to log P(x). (The loss of vectors with `cells` is always that of this bound.) It is a bound for exact
-    log-determinants only, those of a dequantizer among them. An estimate
-    whose noise has the variance \(\sigma^2\), in nats, raises it by up to
-    \(\log E e^\epsilon \approx \sigma^2 / 2\) (Jensen's inequality, in the opposite direction): use `Exact` or
-    several probes.
+    log-determinants only, including those of a dequantizer. An estimate whose noise has the variance
+    \(\sigma^2\), in nats, raises it by up to \(\log E e^\epsilon \approx \sigma^2 / 2\) (Jensen's inequality, in
+    the opposite direction): use `Exact` or several probes.
 
     Args:
       model: a `FlowModel`.
-      plan: K and the estimators; by default one estimate by the model's evaluation estimator.
+      plan: K and the estimators; by default one estimate by the model's evaluation estimator, or as many as a score
+        in cells has.
       importance_weighted: whether the score is that of the bound.
       strategy: the `tf.distribute.Strategy` that the model was built under; by default the current one. The rows
         of a batch are divided between its replicas.
@@ -53,6 +52,9 @@ class HeldOut:
 
     Raises:
       ValueError: for the bound of continuous data, which are not dequantized.
+
+    Warns:
+      UserWarning: if a plan that was not measured estimates the log-determinants of a bound.
 
     References:
       Burda et al., "Importance Weighted Autoencoders" (2016), Theorem 1.
@@ -69,14 +71,11 @@ class HeldOut:
     ):
         if importance_weighted and not model.data_space.is_dequantized:
             raise ValueError("Continuous data are not dequantized, and have no importance-weighted bound.")
-        plan = plan or LikelihoodPlan()
-        samples = LogProbSamples(model, plan)
+        plan = plan or held_out_plan(model)
+        samples = LogProbSamples(model, plan, of_probabilities=importance_weighted)
         self.num_samples = samples.num_samples
-        if importance_weighted:
-            losses = functools.partial(_importance_weighted, model.data_space, samples)
-        else:
-            has_stderr = plan.stderr is not None or samples.num_samples > 1
-            losses = functools.partial(_means, model.data_space, samples, has_stderr)
+        has_stderr = plan.stderr is not None or samples.num_samples > 1
+        losses = functools.partial(_means, model.data_space, samples, has_stderr)
         self._losses = PerExample(losses, strategy)
 
     def __call__(self, batches: Iterable[TensorLike], seed: int) -> Score:
@@ -90,7 +89,7 @@ class HeldOut:
         Returns:
           A named tuple: `mean`, in bits/dim, or nats for continuous data; `stderr`, its standard error over the
           examples, which includes the noise of the estimator; `num_examples`; and `example_stderr`, the root mean
-          square of the measured standard errors of the examples, None for one estimate of each, or a bound.
+          square of the measured standard errors of the examples, None for one estimate of each.
 
         Raises:
           ValueError: when there is no batch.
@@ -108,20 +107,15 @@ def _means(space, samples, has_stderr, batch, seed):
     return {**losses, "stderr": stderr / space.nats_per_unit} if has_stderr else losses
 
 
-def _importance_weighted(space, samples, batch, seed):
-    log_probs = tf.cast(samples(batch, seed), tf.float64)
-    return {"loss": space.to_loss(tf.reduce_logsumexp(log_probs, 0) - math.log(samples.num_samples))}
-
-
 class ExampleScores:
     """Scores examples one by one: the mean of several estimates of log p(x), and its standard error, in nats.
 
-    Of vectors with `cells` it is the logarithm of the mean of the probabilities, and the score of an example does
-    not depend on the others.
+    For vectors with `cells` a score is the logarithm of the mean of the probabilities, and it does not depend on
+    the other examples. An interval of 95 % is +- 2.36 standard errors for 8 estimates, see `LogProbEstimate`.
 
     Args:
       model: a `FlowModel`.
-      plan: how log p(x) is estimated; by default by 8 estimates of the model's evaluation estimator, or 16 in
+      plan: how log p(x) is estimated; by default by 8 estimates of the model's evaluation estimator, or 32 in
         cells. One estimate of noisy ones has no standard error: it is NaN.
       strategy: as for `HeldOut`.
     """

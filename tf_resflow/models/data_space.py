@@ -26,8 +26,10 @@ class DataSpace:
 
     Integers x become \\(z = (x + u) / L\\), with uniform noise u or that of a `Dequantizer`; continuous data are
     taken as they are. Of vectors some coordinates can be discrete: these become \\(z = x + w (u - 1/2)\\), with the
-    width w of their cells. Then \\(P(x) = E_u[p(z)] \prod w\\) is a probability in the discrete coordinates, and a
-    density in the others.
+    width w of their cells in training. P(x), a probability in the discrete coordinates and a density in the others,
+    is the integral of p over the cell, where the first and the last one of a coordinate include what lies beyond
+    them: the probabilities of the values within the range add up to one, as those of samples. A number beyond the
+    range has the probability of its own cell, which is part of the edge's.
 
     Args:
       event_shape: shape of an example.
@@ -106,12 +108,18 @@ class DataSpace:
         log_det: Any = None,
         sets: int | None = None,
         networks: Networks | None = None,
+        point_sets: tuple[int, int] | None = None,
     ) -> Dequantized:
-        """Draws z, with the density of what was drawn; arguments as of a `Dequantizer`."""
+        """Draws z, with the density of what was drawn; arguments as of a `Dequantizer`.
+
+        With `point_sets`, the numbers of sets of draws and of draws in each, the first and the last cell
+        include their tails; `sets` then shares the points between the examples.
+        """
         z = self.checked(x)
         log_q: TensorLike = self.log_num_cells
         if self.cells is not None:
-            z = dequantize_in_cells(tf.cast(z, self._dtype), self.cells, seed, sets=sets)
+            z = tf.cast(z, self._dtype)
+            z, log_q = dequantize_in_cells(z, self.cells, seed, point_sets, common=sets is not None)
         elif self.levels is None:
             pass
         elif self.dequantizer is None:

@@ -11,10 +11,11 @@ from absl import logging
 
 from tf_resflow import bijectors, data, evaluation
 from tf_resflow.evaluation.estimator_noise import stderr_parts
+from tf_resflow.evaluation.planning import held_out_plan
 from tf_resflow.evaluation.scores import PerExample
 from tf_resflow.models.estimators import check_only_stderr
 from tf_resflow.progress import track
-from tf_resflow.training.report import Report, held_out_plan
+from tf_resflow.training.report import Report
 from tf_resflow.training.runs import Run
 
 __all__ = ["Evaluation"]
@@ -144,7 +145,8 @@ class Evaluation:
         """
         log_det, is_planned = self.bound_plan.log_det, self.bound_plan.stderr is not None
         noise = self._noise_of(log_det) if is_planned else self._evaluation_noise
-        plan = evaluation.LikelihoodPlan(log_det=log_det, num_samples=num_samples)
+        measured = noise.dequantization_std * self._space.nats_per_unit
+        plan = evaluation.LikelihoodPlan(log_det=log_det, num_samples=num_samples, dequantization_std=measured)
         bound = evaluation.HeldOut(self._run.density, plan, importance_weighted=True)
         batches = track(self._report.batches(), "importance-weighted bound")
         score = bound(batches, self._config.seed)

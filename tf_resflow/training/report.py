@@ -15,7 +15,6 @@ from tf_resflow.bijectors.certified_bounds import uncertified_blocks
 from tf_resflow.evaluation import LikelihoodPlan, log_prob_by_class
 from tf_resflow.evaluation.classification import classification_scores
 from tf_resflow.evaluation.figures import density_figure, points_figure
-from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
 from tf_resflow.evaluation.sampling import Sampler
@@ -27,7 +26,7 @@ from tf_resflow.progress import stage, track
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["Report", "held_out_plan"]
+__all__ = ["Report"]
 
 _MAX_GAUSSIAN_SIZE = 4096  # coordinates up to which the Gaussian baseline is computed
 _MAX_GAUSSIAN_EXAMPLES = 100_000  # train examples that it is fitted to
@@ -55,7 +54,7 @@ class Report:
         self._classify = PerExample(_logits_and_labels(model, plan), strategy)
         self._density: Any = model.trained_density()
         if self._density is not None:
-            self._held_out = evaluation.HeldOut(self._density, plan or held_out_plan(model), strategy=strategy)
+            self._held_out = evaluation.HeldOut(self._density, plan, strategy=strategy)
             self._noise = evaluation.EstimatorNoise(self._density)
             self._sampler = Sampler(self._density)
 
@@ -280,12 +279,6 @@ class Report:
         if "train" in self._dataset.sizes:
             return self._dataset.array("train", _MAX_GAUSSIAN_EXAMPLES)
         return next(iter(self._dataset.train_batches(_NUM_FIGURE_POINTS, seed=0))).numpy()
-
-
-def held_out_plan(model: KerasTraining, log_det: Any = None) -> LikelihoodPlan:
-    """How held-out examples are scored: by one estimate, or by several where it takes them to sum up a cell."""
-    num_samples = 1 if model.data_space.cells is None else default_num_samples(model)
-    return LikelihoodPlan(log_det=log_det, num_samples=num_samples)
 
 
 def _logits_and_labels(model, plan):

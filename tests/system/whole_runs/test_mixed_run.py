@@ -174,7 +174,7 @@ def test_an_export_tells_the_codes(mixed, run, tmp_path):
         "`sold` is days since 2025-01-01.",
         "`rooms` is 1 to 5 in steps of 1.",
         "`state` is the number of the level: 0 poor, 1 fair, 2 good.",
-        "`log_prob` is the logarithm of the mean of 16 estimates of p(x), a probability in the discrete columns",
+        "`log_prob` is the logarithm of the mean of 32 estimates of p(x), a probability in the discrete columns",
     ):
         assert text in readme
     served = tf.saved_model.load(str(path)).signatures
