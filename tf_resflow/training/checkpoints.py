@@ -93,7 +93,25 @@ class Checkpoints:
         Raises:
           ValueError: when the checkpoint is of another model, or none can be read.
         """
-        paths, errors = newest_first(self._directory), []
+        return self._restore(newest_first(self._directory))
+
+    def restore_best(self, step: int | None) -> int:
+        """Restores the checkpoint of the step with the best score, None before the first score; returns its step.
+
+        If it was not kept, restores none, warns and returns 0. Raises as `restore`.
+        """
+        paths = [path for path in newest_first(self._directory) if path == self._path(step)]
+        if step is not None and not paths:
+            logging.warning(
+                "The last state is used: %s has no checkpoint of step %d, whose validation score is the best. "
+                "Checkpoints of the best step are kept only while train.keep_best is set.",
+                self._directory,
+                step,
+            )
+        return self._restore(paths)
+
+    def _restore(self, paths):
+        errors = []
         for path in paths:
             try:
                 self._read(path)

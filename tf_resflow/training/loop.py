@@ -22,7 +22,7 @@ from tf_resflow.progress import bar, shown, stage
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.config import validate_config
 from tf_resflow.training.data import initial_batch, load_checked, replica_batches
-from tf_resflow.training.metrics import read_metrics
+from tf_resflow.training.metrics import best_step, comparable_scores, held_out_scores, read_metrics
 from tf_resflow.training.metrics_writer import MetricsWriter
 from tf_resflow.training.non_finite import NotFinite, diagnosed
 from tf_resflow.training.optimizer import make_optimizer
@@ -265,9 +265,10 @@ class _StepLog:
         self._is_told = True
 
     def write(self, step):
-        """Writes the means over the steps since the last line."""
+        """Writes the means over the steps since the last line, or since the run was resumed, and their number."""
         self.fetch()
         values = {name: np.mean([metrics[name] for metrics in self._window]) for name in self._window[0]}
+        values["averaged_steps"] = len(self._window)
         values["learning_rate"] = self._optimizer.learning_rate
         time_before, step_before = self._clock
         values["steps_per_second"] = (step - step_before) / (self._fetched - time_before)
@@ -293,10 +294,7 @@ class _Evaluations:
         self._train, self._split, self._final_split = config.train, split, config.eval.split
         self._report, self._averaged, self._writer = report, averaged, writer
         self._best, self._gather = best, gather
-        known = [line for line in lines if "num_examples" in line and line["split"] == self._split]
-        self._scores = {
-            line["step"]: {k: v for k, v in line.items() if k not in ("step", "split")} for line in known
-        }
+        self._scores = held_out_scores(lines, split)
         self._evaluated = None  # the step of the last evaluation in this process
         self.are_over = self._patience_has_ended()
 
@@ -324,7 +322,7 @@ class _Evaluations:
         """Writes the figures and the result, of the last step or of the best, and returns it."""
         if self._evaluated != last and not (self._train.keep_best and self.has(last)):
             self.evaluate(last)
-        kept = self._best.restore() if self._train.keep_best else 0  # 0 if keep_best came after the best score
+        kept = self._best.restore_best(self._best_step()) if self._train.keep_best else 0
         step = kept or last
         scores = self._scores.get(step)
         with self._averaged:
@@ -350,23 +348,14 @@ class _Evaluations:
         write_json(files.result, result)
         return result
 
-    def _comparable(self):
-        """The score of each step, of those on as many examples as the last one."""
-        num = self._scores[max(self._scores)]["num_examples"]
-        scores = {
-            step: line[self._report.objective] for step, line in self._scores.items() if line["num_examples"] == num
-        }
-        return {step: math.inf if score is None or math.isnan(score) else score for step, score in scores.items()}
-
     def _best_step(self):
-        """The first step with the best score so far."""
-        scores = self._comparable()
-        return min(scores, key=scores.__getitem__)
+        return best_step(self._scores, self._report.objective)
 
     def _patience_has_ended(self):
         if not self._train.patience or not self._scores:
             return False
-        return sum(step > self._best_step() for step in self._comparable()) >= self._train.patience
+        steps, best = comparable_scores(self._scores, self._report.objective), self._best_step()
+        return sum(step > best for step in steps) >= self._train.patience
 
 
 def _shorter(config):
