@@ -71,7 +71,8 @@ def flow_surrogate_posterior(
       event_shape: shape of an event, or a nested structure of shapes: a `tf.TensorShape`, a list of integers, or an
         integer vector each.
       constraining_bijector: a bijector, or a structure of bijectors and `None`, from the reals to the support of
-        the posterior; `None` for a posterior on the reals.
+        the posterior; `None` for a posterior on the reals. It has no trainable variables, as the bijector of a
+        joint has whose prior is a flow.
       num_blocks: number of residual blocks; more of them separate several modes better.
       affine_layers: number of affine autoregressive layers. With 0 all of the flow has Lipschitz constants.
       hidden: widths of the inner layers of the networks of both.
@@ -90,7 +91,7 @@ def flow_surrogate_posterior(
 
     Raises:
       ValueError: if a shape is not known, an event has no coordinate, or the constraints do not fit the events or
-        the dtype.
+        the dtype, or have trainable variables.
 
     References:
       Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015.
@@ -98,6 +99,7 @@ def flow_surrogate_posterior(
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
     """
     dtype = tf.as_dtype(dtype)
+    _check_constant(constraining_bijector)
     size, into_events = from_vectors(event_shape, constraining_bijector, dtype, validate_args)
     if log_det is None:
         log_det = Exact() if size <= _MOST_EXACT else RussianRoulette()
@@ -177,6 +179,19 @@ def _check_constraints(constraint, dtype):
                     f"constraining_bijector has {found.name} parameters, and the surrogate posterior is "
                     f"{dtype.name}: pass dtype={found.name!r}, or make the model in {dtype.name}."
                 )
+
+
+def _check_constant(constraint):
+    """Raises a ValueError if bijectors have trainable variables."""
+    bijectors = [part for part in tf.nest.flatten(constraint) if isinstance(part, tfb.Bijector)]
+    if names := [variable.name for bijector in bijectors for variable in bijector.trainable_variables]:
+        raise ValueError(
+            "constraining_bijector has trainable variables, which would become variational parameters: "
+            f"{', '.join(names)}. They belong to the model: the bijector of a joint distribution holds its priors. "
+            "Pass one bijector for each part, and None for a part on the reals, such as constraining_bijector="
+            "{'z': None, 'scale': tfb.Exp()}; or the bijector of a joint whose priors have the same support and no "
+            "variables."
+        )
 
 
 def _unconstrained(constraint, shapes):
