@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["best_step", "comparable_scores", "held_out_scores", "read_metrics"]
+__all__ = ["held_out_scores", "ranked_steps", "read_metrics"]
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -38,17 +38,15 @@ def held_out_scores(lines: Iterable[Mapping[str, Any]], split: str) -> dict[int,
     }
 
 
-def comparable_scores(scores: Mapping[int, Mapping[str, Any]], objective: str) -> dict[int, float]:
-    """The objective at each step whose score is of as many examples as the last one; infinite instead of NaN."""
-    num = scores[max(scores)]["num_examples"]
-    values = {step: line[objective] for step, line in scores.items() if line["num_examples"] == num}
-    return {step: math.inf if value is None or math.isnan(value) else value for step, value in values.items()}
+def ranked_steps(scores: Mapping[int, Mapping[str, Any]], objective: str) -> list[int]:
+    """The steps with a score of as many examples as the last one, the best first and NaN last."""
 
+    def rank(step):
+        value = scores[step][objective]
+        return math.inf if value is None or math.isnan(value) else value
 
-def best_step(scores: Mapping[int, Mapping[str, Any]], objective: str) -> int | None:
-    """The first step with the least of the comparable scores; None if there are no scores."""
-    comparable = comparable_scores(scores, objective) if scores else {}
-    return min(comparable, key=comparable.__getitem__, default=None)
+    num = scores[max(scores)]["num_examples"] if scores else 0
+    return sorted((step for step in scores if scores[step]["num_examples"] == num), key=rank)
 
 
 def _parse(path, number, text):

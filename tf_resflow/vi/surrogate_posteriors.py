@@ -43,9 +43,8 @@ def flow_surrogate_posterior(
     \\(x + g(x)\\) and then affine autoregressive layers, between ActNorms, which is split and reshaped to the parts
     of the event, and the constraints c. Blocks split modes and bend; the affine layers, those of an inverse
     autoregressive flow, stretch by factors where the scale of one parameter depends on another.
-    \\(\log q(\theta) = \log p(z) - \log|\det J_f(z)| - \log|\det J_c|\\) comes from the same pass. (The density
-    of a \\(\theta\\) that was not drawn takes the inverse, and so a solver.) The norms of the layers need no care:
-    each call checks them.
+    \\(\log q(\theta) = \log p(z) - \log|\det J_f(z)| - \log|\det J_c|\\) comes from the same pass. The density
+    of a \\(\theta\\) that was not drawn needs the inverse, and so a solver.
 
     The arguments of `tfp.experimental.vi.build_split_flow_surrogate_posterior` mean the same:
 
@@ -71,8 +70,7 @@ def flow_surrogate_posterior(
       event_shape: shape of an event, or a nested structure of shapes: a `tf.TensorShape`, a list of integers, or an
         integer vector each.
       constraining_bijector: a bijector, or a structure of bijectors and `None`, from the reals to the support of
-        the posterior; `None` for a posterior on the reals. It has no trainable variables, as the bijector of a
-        joint has whose prior is a flow.
+        the posterior; `None` for a posterior on the reals. It has no trainable variables.
       num_blocks: number of residual blocks; more of them separate several modes better.
       affine_layers: number of affine autoregressive layers. With 0 all of the flow has Lipschitz constants.
       hidden: widths of the inner layers of the networks of both.
@@ -90,8 +88,8 @@ def flow_surrogate_posterior(
       A `tfd.TransformedDistribution` with events of the given structure.
 
     Raises:
-      ValueError: if a shape is not known, an event has no coordinate, or the constraints do not fit the events or
-        the dtype, or have trainable variables.
+      ValueError: if a shape is unknown, an event has no coordinate, or the constraints have trainable variables or
+        do not fit the events or the dtype.
 
     References:
       Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015.
@@ -183,8 +181,8 @@ def _check_constraints(constraint, dtype):
 
 def _check_constant(constraint):
     """Raises a ValueError if bijectors have trainable variables."""
-    bijectors = [part for part in tf.nest.flatten(constraint) if isinstance(part, tfb.Bijector)]
-    if names := [variable.name for bijector in bijectors for variable in bijector.trainable_variables]:
+    parts = tf.nest.flatten(constraint)
+    if names := [v.name for part in parts if isinstance(part, tf.Module) for v in part.trainable_variables]:
         raise ValueError(
             "constraining_bijector has trainable variables, which would become variational parameters: "
             f"{', '.join(names)}. They belong to the model: the bijector of a joint distribution holds its priors. "
