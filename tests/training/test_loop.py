@@ -259,14 +259,61 @@ def test_the_best_checkpoint_is_the_one_that_counts(
     assert (last["step"], last["nats"], resflow.load(tmp_path).step) == (10, 10.0, 10)
 
 
-def test_a_run_that_kept_no_best_checkpoint_has_the_last(tmp_path, make_config, train, no_learning):
-    """And does not call it the best: that of step 4 is gone."""
-    last = {"train__keep_best": False, "train__patience": 0}
-    before = train(make_config(**CHOOSING | last), tmp_path)
-    result = train(make_config(**CHOOSING), tmp_path)
-    assert (result["step"], result["nats"], result["best"]) == (10, before["nats"], 0.0)
-    assert "after 10 steps" in result["line"] and not resflow.load(tmp_path).is_best
-    assert train(make_config(**CHOOSING), tmp_path)["line"].startswith("Already done")
+@pytest.mark.parametrize("seed", [2, 22, 34, 35])  # where the best was lost, passed, kept, and passed
+def test_a_best_step_is_that_of_the_metrics(tmp_path, make_config, train, no_learning, monkeypatch, said, seed):
+    """Of a run that is stopped and resumed at random, with and without keep_best; otherwise it is the last step.
+
+    A step makes the weights and the metric its number, so that the mean over k steps is known.
+    """
+    generator, compiled_step = np.random.default_rng(seed), loop._compiled_step
+    nats = np.abs(np.arange(13) - generator.uniform(1, 12)) + 0.5 * generator.normal(size=13)
+    stop = {}
+
+    def scores(report, split="test"):
+        step = int(report._model.trainable_variables[0].numpy().flat[0])
+        return {"nats": nats[step], "nats_stderr": 0.5, "num_examples": 50, "estimator_std": 0.0}
+
+    def stopped_step(strategy, model, jit):
+        def take_step(batch, seed):
+            if int(seed[1]) == stop["step"]:
+                if not stop["saves"]:
+                    raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGTERM)
+            return compiled_step(strategy, model, jit)(batch, seed) | {"nats": float(seed[1])}
+
+        return take_step
+
+    monkeypatch.setattr(Report, "scores", scores)
+    monkeypatch.setattr(loop, "_compiled_step", stopped_step)
+    fields = {"train__steps": 12, "train__eval_every": 2, "train__checkpoint_every": 5, "train__log_every": 3}
+    resumed, ends = {0}, [*sorted(generator.choice(np.arange(3, 12), 2, replace=False)), None]
+    for end in ends:
+        stop |= {"step": end, "saves": generator.random() < 0.7}
+        keeps = bool(generator.random() < 0.6)
+        config = make_config(**fields, train__keep_best=keeps, train__ema_momentum=0.0)
+        said.clear()
+        result = None
+        with contextlib.suppress(loop.Interrupted, KeyboardInterrupt):
+            result = train(config, tmp_path)
+        if not saved_steps(tmp_path):
+            continue
+        resumed.add(saved_steps(tmp_path)[-1])
+        lines = read_metrics(tmp_path)
+        scored_steps = [line["step"] for line in lines if line["split"] == "validation"]
+        best, last = min(scored_steps, key=nats.__getitem__, default=None), saved_steps(tmp_path)[-1]
+        run = resflow.load(tmp_path)
+        assert np.all(run.model.trainable_variables[0].numpy() == run.step)
+        is_kept = keeps and (tmp_path / "checkpoints" / "best" / f"ckpt-{best}.index").exists()
+        assert (run.step, run.is_best) == (best if is_kept else last, is_kept)
+        is_lost = keeps and best is not None and not is_kept
+        assert any(f"no checkpoint of step {best}" in text for text in said) == is_lost
+        if result:
+            assert (result["step"], "the best of 12" in result["line"]) == (run.step, run.is_best)
+        for line in lines:
+            if line["split"] == "train":
+                num = line["averaged_steps"]
+                assert line["nats"] == line["step"] - (num - 1) / 2
+                assert num == 3 or line["step"] - num in resumed
 
 
 def test_a_run_that_is_killed_chooses_the_same_checkpoint(tmp_path, make_config, train, no_learning, monkeypatch):

@@ -7,7 +7,7 @@ import tensorflow_probability as tfp
 
 import tf_resflow as resflow
 
-tfd = tfp.distributions
+tfb, tfd = tfp.bijectors, tfp.distributions
 KERNEL = tfp.math.psd_kernels.MaternOneHalf()
 TRIL = np.array([[1.0, 0.0], [0.5, 2.0]], np.float32)
 STRICT = {"validate_args": True}
@@ -63,3 +63,84 @@ def test_draws_are_in_the_support(name):
     x, log_prob = surrogate.experimental_sample_and_log_prob(3, seed=[1, 2])
     assert log_prob.shape == [3, *surrogate.batch_shape]
     assert np.all(np.isfinite(log_prob)) and np.all(np.isfinite(target.log_prob(x)))
+
+
+def trainable(value):
+    return tf.Variable(value, name=f"of_the_prior_{value}")
+
+
+def of_flow():
+    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,))
+    return tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), tfb.Invert(flow))
+
+
+def of_nested_bijectors(trains=True):
+    scale = tfp.util.TransformedVariable(2.0, tfb.Exp(), trainable=trains, name="of_the_prior_scale")
+    chain = tfb.Chain([tfb.Softplus(), tfb.Chain([tfb.Shift(0.5), tfb.Scale(scale)])])
+    return tfd.TransformedDistribution(tfd.Normal(0.0, 1.0), chain)
+
+
+# A distribution, a constant one of the same support, the bijector of that, and if the bijector of the first trains.
+PRIORS = [
+    (of_flow, lambda: tfd.MultivariateNormalDiag(tf.zeros(2)), lambda: None, True),
+    (of_nested_bijectors, lambda: tfd.Gamma(2.0, 1.0), tfb.Softplus, True),
+    (lambda: tfd.Uniform(0.0, trainable(3.0)), lambda: tfd.Uniform(0.0, 3.0), lambda: tfb.Sigmoid(0.0, 3.0), True),
+    (lambda: of_nested_bijectors(trains=False), lambda: tfd.Gamma(2.0, 1.0), tfb.Exp, False),
+    (lambda: tfd.Normal(0.0, trainable(1.5)), lambda: tfd.Normal(0.0, 1.0), lambda: None, False),
+    (lambda: tfd.LogNormal(trainable(0.5), 1.0), lambda: tfd.LogNormal(0.0, 1.0), tfb.Exp, False),
+    (lambda: tfd.Dirichlet(tf.ones(3)), lambda: tfd.Dirichlet(tf.ones(3)), tfb.SoftmaxCentered, False),
+]
+
+
+def joint_of(kind, parts):
+    """A joint distribution of independent parts."""
+    if kind == "dict":
+        return tfd.JointDistributionNamed({f"part{i}": part for i, part in enumerate(parts)})
+    if kind == "coroutine":
+
+        def model():
+            for part in parts:
+                yield tfd.JointDistributionCoroutine.Root(part)
+
+        return tfd.JointDistributionCoroutine(model)
+    return (tfd.JointDistributionSequential if kind == "list" else tfd.JointDistributionSequentialAutoBatched)(
+        parts
+    )
+
+
+@pytest.mark.parametrize("kind", ["dict", "list", "batched", "coroutine"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_surrogate_trains_its_own_variables_only(kind, seed):
+    """A bijector that holds variables of the joint is refused, and they are named. The remedies serve."""
+    options = {"num_blocks": 1, "hidden": (4,), "affine_layers": 0}
+    num = len(resflow.vi.flow_surrogate_posterior([3], **options).trainable_variables)
+    generator = np.random.default_rng([seed, len(kind)])
+    chosen = [PRIORS[i] for i in generator.choice(len(PRIORS), 3, replace=False)]
+    parts = [make() for make, *_ in chosen]
+    joint, constant = joint_of(kind, parts), joint_of(kind, [make() for _, make, *_ in chosen])
+    used = {
+        variable.name
+        for part, (*_, trains) in zip(parts, chosen, strict=True)
+        for variable in part.trainable_variables
+        if trains
+    }
+    of_joint = joint.experimental_default_event_space_bijector()
+    held = {variable.name for variable in of_joint.trainable_variables}  # also those of a joint that it holds
+    assert used <= held
+    of_parts = tf.nest.pack_sequence_as(joint.event_shape, [make() for *_, make, _ in chosen])
+    accepted = [of_parts, constant.experimental_default_event_space_bijector()]
+    if held:
+        with pytest.raises(ValueError, match="trainable variables.*one bijector for each part") as error:
+            resflow.vi.flow_surrogate_posterior(joint.event_shape, constraining_bijector=of_joint, **options)
+        assert all(name in str(error.value) for name in held)
+    else:
+        accepted.append(of_joint)
+    for constraint in accepted:
+        surrogate = resflow.vi.flow_surrogate_posterior(
+            joint.event_shape, constraining_bijector=constraint, **options
+        )
+        assert len(surrogate.trainable_variables) == num
+        owned = {id(variable) for part in parts for variable in part.trainable_variables}
+        assert owned.isdisjoint(map(id, surrogate.trainable_variables))
+        x, log_prob = surrogate.experimental_sample_and_log_prob(3, seed=[1, 2])
+        assert np.all(np.isfinite(log_prob)) and np.all(np.isfinite(constant.log_prob(x)))

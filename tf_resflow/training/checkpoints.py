@@ -87,13 +87,23 @@ class Checkpoints:
                 "make the directory writable, and run the same command again."
             ) from None
 
-    def restore(self) -> int:
+    def restore(self, best_step: int | None = None) -> int:
         """Restores the newest checkpoint that can be read, and warns of those that cannot; returns its step, or 0.
+
+        Given the step with the best score, restores only that one, and warns if it was not kept.
 
         Raises:
           ValueError: when the checkpoint is of another model, or none can be read.
         """
         paths, errors = newest_first(self._directory), []
+        if best_step is not None:
+            paths = [path for path in paths if path == self._path(best_step)]
+            if not paths:
+                logging.warning(
+                    "The last state is used: %s has no checkpoint of step %d, whose validation score is the best. "
+                    "Such a checkpoint is kept only while train.keep_best is set.",
+                    *(self._directory, best_step),
+                )
         for path in paths:
             try:
                 self._read(path)

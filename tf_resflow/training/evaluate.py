@@ -78,10 +78,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> list[str]:
-        """The names of the metrics that suit the model.
-
-        Those of a density only if it is trained, and Lipschitz constants only if there is a residual block.
-        """
+        """The names of the metrics that suit the model."""
         names = ["classification"] if self._model.classifier is not None else []
         names += ["likelihood", "noise", "reconstruction"] if self._model.trained_density() is not None else []
         return names + (["lipschitz"] if bijectors.flow.residual_blocks(self._model.flow) else [])
@@ -89,8 +86,7 @@ class Evaluation:
     def header(self) -> dict[str, Any]:
         """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".
 
-        And the "dequantization" of integer data, see `tf_resflow.models.DataSpace`; and as "checkpoint", "best" for
-        the best one on validation.
+        Also the "dequantization" of integer data; and "checkpoint": "best" if it is the best one on validation.
         """
         num_probes = getattr(self.plan.log_det, "num_probes", None)
         return {
@@ -109,9 +105,8 @@ class Evaluation:
         """The score, its standard error and the error's parts, the baselines and the entropy.
 
         The keys are those of the training's result.json, and "bits_per_dim_stderr_parts" (or "nats_..."), due to
-        the "data", the "dequantization" and the "estimator". "bound" is "elbo" of integer data, the mean of
-        log p(z) - log q(z | x), however many estimates a plan takes; of tables with discrete columns it is
-        "importance_weighted", and there are no parts, since the score is no mean of estimates; else "none".
+        the "data", the "dequantization" and the "estimator". "bound" is "elbo" for integer data, the mean of
+        log p(z) - log q(z | x); "importance_weighted" for discrete columns, which have no parts; else "none".
         """
         noise, score = self._evaluation_noise, self._report.score()
         parts = stderr_parts(score, noise, self._report.num_estimates)
@@ -138,10 +133,9 @@ class Evaluation:
         """The bound of several dequantizations, see `evaluation.HeldOut`; for integer data.
 
         "estimator_bias" is roughly how much, at most, the noise of the flow's log-determinants lowers it:
-        (1 - 1 / K) times half their variance in nats, on the scale of the score. That of the log-determinants of a
-        dequantizer is not in it: evaluate them exactly, which "exact" does, or by more probes. With `stderr` the
-        log-determinants of each dequantization have this standard error, not their mean, by the "plan" of one. A
-        bias above the standard error is a warning.
+        (1 - 1 / K) times half their variance in nats, on the scale of the score, without that of a dequantizer's.
+        A bias above the standard error is a warning. With `stderr` the log-determinants of each dequantization
+        have this standard error, not their mean, by the "plan" of one.
         """
         log_det, is_planned = self.bound_plan.log_det, self.bound_plan.stderr is not None
         noise = self._noise_of(log_det) if is_planned else self._evaluation_noise
@@ -244,30 +238,25 @@ class Evaluation:
           dataset: a `Dataset` of examples of the same shape and levels; its same split is taken.
 
         Returns:
-          A dict "ood" of the "name" of the other data, their "num_examples", and the areas under the curves: of
-          log p(x), "auroc_log_prob", if a density is trained, and of the largest
-          class probability, "auroc_max_probability", if there is a classifier.
+          A dict "ood" of the "name" of the other data, their "num_examples", and the areas under the curves:
+          "auroc_log_prob" of log p(x) if a density is trained, "auroc_max_probability" if there is a classifier.
 
         Raises:
           ValueError: when the examples differ in their shape or their levels, or the other data lack the condition.
         """
-        kinds = [(d.event_shape, d.levels) for d in (self._dataset, dataset)]
+        sizes = [0 if d.condition_mean is None else len(d.condition_mean) for d in (self._dataset, dataset)]
+        kinds = [(d.event_shape, d.levels, size) for d, size in zip((self._dataset, dataset), sizes, strict=True)]
         if kinds[0] != kinds[1]:
+            shape, levels, conditions = (f"{ours} and {others}" for ours, others in zip(*kinds, strict=True))
             raise ValueError(
-                f"The model takes examples of shape {kinds[0][0]} with {kinds[0][1]} levels; those of "
-                f"{dataset.name!r} have the shape {kinds[1][0]} and {kinds[1][1]} levels."
-            )
-        size, found = (0 if d.condition_mean is None else len(d.condition_mean) for d in (self._dataset, dataset))
-        if size != found:
-            raise ValueError(
-                f"The model takes {size} columns as a condition, of which {dataset.name!r} has {found}: choose "
-                "other data, or leave out --ood_data."
+                f"Examples of the model and of {dataset.name!r} have the shapes {shape}, the levels {levels}, and "
+                f"the numbers {conditions} of columns as a condition: choose other data, or leave out --ood_data."
             )
         settings = self._config.eval
 
         def scores(dataset):
             limit = settings.num_examples or None
-            batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=size > 0)
+            batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=sizes[0] > 0)
             return self._ood_scores(batches, f"scores of {dataset.name}")
 
         ours, theirs = scores(self._dataset), scores(dataset)

@@ -22,7 +22,7 @@ from tf_resflow.progress import bar, shown, stage
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.config import validate_config
 from tf_resflow.training.data import initial_batch, load_checked, replica_batches
-from tf_resflow.training.metrics import read_metrics
+from tf_resflow.training.metrics import held_out_scores, ranked_steps, read_metrics
 from tf_resflow.training.metrics_writer import MetricsWriter
 from tf_resflow.training.non_finite import NotFinite, diagnosed
 from tf_resflow.training.optimizer import make_optimizer
@@ -49,13 +49,7 @@ _LONG = 3600.0  # seconds of a run that is offered a smaller model
 
 
 class Interrupted(Exception):
-    """A signal stopped the run after its state was saved.
-
-    Args:
-      signum: number of the signal.
-      step: steps taken.
-      path: the checkpoint.
-    """
+    """A signal stopped the run after a step, and after its state was saved as a path."""
 
     def __init__(self, signum: int, step: int, path: str):
         super().__init__(
@@ -153,7 +147,7 @@ def _train(config, files, strategy, jit):
             log = _StepLog(
                 writer, optimizer, progress, (model.data_space.unit, "accuracy"), start, _shorter(config)
             )
-            if 0 < start < train.steps and start % train.eval_every == 0 and not evaluations.has(start):
+            if 0 < start < train.steps and start % train.eval_every == 0 and start not in evaluations.scores:
                 evaluations.evaluate(start)  # the run was stopped between a checkpoint and its evaluation
                 log.restart(start)
             step = start
@@ -265,9 +259,10 @@ class _StepLog:
         self._is_told = True
 
     def write(self, step):
-        """Writes the means over the steps since the last line."""
+        """Writes the means over the steps since the last line, or since the run was resumed, and their number."""
         self.fetch()
         values = {name: np.mean([metrics[name] for metrics in self._window]) for name in self._window[0]}
+        values["averaged_steps"] = len(self._window)
         values["learning_rate"] = self._optimizer.learning_rate
         time_before, step_before = self._clock
         values["steps_per_second"] = (step - step_before) / (self._fetched - time_before)
@@ -293,25 +288,18 @@ class _Evaluations:
         self._train, self._split, self._final_split = config.train, split, config.eval.split
         self._report, self._averaged, self._writer = report, averaged, writer
         self._best, self._gather = best, gather
-        known = [line for line in lines if "num_examples" in line and line["split"] == self._split]
-        self._scores = {
-            line["step"]: {k: v for k, v in line.items() if k not in ("step", "split")} for line in known
-        }
+        self.scores = held_out_scores(lines, split)
         self._evaluated = None  # the step of the last evaluation in this process
         self.are_over = self._patience_has_ended()
-
-    def has(self, step):
-        """Whether the scores of a step are known."""
-        return step in self._scores
 
     def evaluate(self, step):
         """Writes the scores and a grid of samples, and saves the state if it is the best."""
         with self._averaged:
             scores = self._report.scores(self._split)
             grid = self._report.sample_grid()
-        self._scores[step] = scores
+        self.scores[step] = scores
         if self._train.keep_best:
-            scores["best_step"] = self._best_step()
+            scores["best_step"] = self._ranked_steps()[0]
             if scores["best_step"] == step:
                 self._best.save(step)
         self._writer.scalars(step, self._split, scores)
@@ -322,11 +310,12 @@ class _Evaluations:
 
     def finish(self, last, files):
         """Writes the figures and the result, of the last step or of the best, and returns it."""
-        if self._evaluated != last and not (self._train.keep_best and self.has(last)):
+        if self._evaluated != last and not (self._train.keep_best and last in self.scores):
             self.evaluate(last)
-        kept = self._best.restore() if self._train.keep_best else 0  # 0 if keep_best came after the best score
+        best = self._ranked_steps()[0]
+        kept = self._best.restore(best) if self._train.keep_best else 0
         step = kept or last
-        scores = self._scores.get(step)
+        scores = self.scores.get(step)
         with self._averaged:
             final = scores
             if self._split != self._final_split or step != self._evaluated:
@@ -342,31 +331,20 @@ class _Evaluations:
         if last < self._train.steps:
             result["ended_by_patience"] = self._train.patience
         result["figures"] = sorted(path.name for path in files.figures.iterdir())
-        result["best"] = self._scores[self._best_step()][self._report.objective]
-        if warning := self._report.warning(result, best=self._best_step(), last=last):
+        result["best"] = self.scores[best][self._report.objective]
+        if warning := self._report.warning(result, best=best, last=last):
             logging.warning("%s", warning)
             result["warning"] = warning
         result = finite_or_none(result | {"line": self._report.line(result)})
         write_json(files.result, result)
         return result
 
-    def _comparable(self):
-        """The score of each step, of those on as many examples as the last one."""
-        num = self._scores[max(self._scores)]["num_examples"]
-        scores = {
-            step: line[self._report.objective] for step, line in self._scores.items() if line["num_examples"] == num
-        }
-        return {step: math.inf if score is None or math.isnan(score) else score for step, score in scores.items()}
-
-    def _best_step(self):
-        """The first step with the best score so far."""
-        scores = self._comparable()
-        return min(scores, key=scores.__getitem__)
+    def _ranked_steps(self):
+        return ranked_steps(self.scores, self._report.objective)
 
     def _patience_has_ended(self):
-        if not self._train.patience or not self._scores:
-            return False
-        return sum(step > self._best_step() for step in self._comparable()) >= self._train.patience
+        ranked, patience = self._ranked_steps(), self._train.patience
+        return bool(patience) and sum(step > ranked[0] for step in ranked) >= patience
 
 
 def _shorter(config):

@@ -99,8 +99,7 @@ def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.Le
 def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Optimizer:
     """Builds the optimizer of the `train` section of a config for trainable variables.
 
-    Weight decay applies to kernels alone, found by the name that Keras gives them: not to biases, the parameters of
-    ActNorm, of 1x1 convolutions and of activations, or orders of norms.
+    Weight decay applies to variables named "kernel" by Keras alone: not to biases, ActNorms or orders of norms.
     """
     optimizer = OPTIMIZERS[config.optimizer](
         learning_rate_schedule(config),

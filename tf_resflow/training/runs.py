@@ -12,6 +12,7 @@ from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.models.data_info import DataInfo
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.checkpoints import Checkpoints
+from tf_resflow.training.metrics import held_out_scores, ranked_steps, read_metrics
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.packed import MODELS, PackedRun, opened, write_packed
 from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json, write_json
@@ -112,7 +113,7 @@ def load(workdir: str | os.PathLike[str]) -> Run:
       An object with the attributes
 
       - `model`: a `FlowModel` or `HybridModel` with the averaged weights of the newest checkpoint, or, if
-        `config.train.keep_best`, of the best one on validation
+        `config.train.keep_best`, of the best one on validation. If that one was not kept, a warning says so.
       - `density`: the `FlowModel` that it is or has; a ValueError if a classifier alone was trained
       - `config`: the run's configuration, an `ml_collections.ConfigDict`
       - `step`: the number of training steps taken
@@ -143,7 +144,9 @@ def load(workdir: str | os.PathLike[str]) -> Run:
             ) from None
         return Run(model, config, files.step, files.source, data, result, files.is_best)
     optimizer = make_optimizer(config.train, model.trainable_variables)
-    best = Checkpoints(files.best, model, optimizer).restore() if config.train.keep_best else 0
+    ranked, best = ranked_steps(held_out_scores(read_metrics(files.path), "validation"), model.objective), 0
+    if config.train.keep_best and ranked:
+        best = Checkpoints(files.best, model, optimizer).restore(ranked[0])
     step = best or Checkpoints(files.checkpoints, model, optimizer).restore()
     AveragedWeights(model, optimizer).apply()
     return Run(model, config, step, files.path, data, result, is_best=best > 0)

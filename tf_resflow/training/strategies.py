@@ -57,10 +57,7 @@ STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy]] = {
     "multiworker": _multiworker,
     "tpu": _tpu,
 }
-"""Strategies by name, as functions without arguments, which raise ValueError if the machines are missing.
-
-"auto" is multiworker if TF_CONFIG names several workers, else mirrored over several GPUs, else one device.
-"""
+"""Strategies by name, as functions without arguments, which raise ValueError if the machines are missing."""
 
 
 class WorkerLostError(ConnectionError):

@@ -92,7 +92,8 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
 def frozen(flow: FlowBijector, **arguments: Any) -> FlowBijector:
     """A flow of vectors whose variables and scaled kernels have become constants, with these arguments given."""
     parts = [part for part in (flow, *flow.submodules) if isinstance(part, FlowBijector)]
-    variables = keras.tree.flatten([_keras_variables(part.keras_parts) for part in parts])
+    owners = [part.keras_parts for part in parts]
+    variables = keras.tree.flatten([o.variables if isinstance(o, keras.Layer) else o or [] for o in owners])
     values = [(variable, variable.numpy()) for variable in {id(v): v for v in variables}.values()]
     networks = Networks(flow).frozen(lambda parameter: parameter.numpy())
 
@@ -103,10 +104,6 @@ def frozen(flow: FlowBijector, **arguments: Any) -> FlowBijector:
             return pass_through(flow, x, context, inverse=inverse)
 
     return _Frozen(apply, flow.dtype)
-
-
-def _keras_variables(part):
-    return part.variables if isinstance(part, keras.Layer) else part or []
 
 
 class _Frozen(FlowBijector):

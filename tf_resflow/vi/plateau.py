@@ -11,23 +11,14 @@ __all__ = ["Plateau"]
 
 
 class _State(NamedTuple):
-    """Scalars: of the present window, of the one before, and of the fit.
+    """Scalars: of the present window, of the one before, and of the fit."""
 
-    Attributes:
-      step: the number of losses in the window.
-      mean: their mean.
-      squares: the sum of their squared deviations from it.
-      mean_before: the mean of the window before, infinite if there is none.
-      variance_before: of that mean.
-      drops: how often the learning rate was lowered.
-    """
-
-    step: tf.Tensor
-    mean: tf.Tensor
-    squares: tf.Tensor
-    mean_before: tf.Tensor
-    variance_before: tf.Tensor
-    drops: tf.Tensor
+    step: tf.Tensor  # the number of losses in the window
+    mean: tf.Tensor  # their mean
+    squares: tf.Tensor  # the sum of their squared deviations from it
+    mean_before: tf.Tensor  # the mean of the window before, infinite if there is none
+    variance_before: tf.Tensor  # the variance of that mean
+    drops: tf.Tensor  # how often the learning rate was lowered
 
 
 class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
@@ -40,7 +31,7 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
 
     A constant learning rate ends at a distance from the optimum, which a lower rate shortens: where the loss is
     level the rate is multiplied by `factor`, `num_drops` times, and where it is level once more the fit ends.
-    `num_steps` is then no more than a limit. After the end `tfp.vi.fit_surrogate_posterior` repeats the last loss,
+    `num_steps` is only a limit. After the end `tfp.vi.fit_surrogate_posterior` repeats the last loss,
     and the optimizer keeps the lowered rate: make another one for the next fit.
 
     ```python

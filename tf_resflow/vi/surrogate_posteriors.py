@@ -43,9 +43,8 @@ def flow_surrogate_posterior(
     \\(x + g(x)\\) and then affine autoregressive layers, between ActNorms, which is split and reshaped to the parts
     of the event, and the constraints c. Blocks split modes and bend; the affine layers, those of an inverse
     autoregressive flow, stretch by factors where the scale of one parameter depends on another.
-    \\(\log q(\theta) = \log p(z) - \log|\det J_f(z)| - \log|\det J_c|\\) comes from the same pass. (The density
-    of a \\(\theta\\) that was not drawn takes the inverse, and so a solver.) The norms of the layers need no care:
-    each call checks them.
+    \\(\log q(\theta) = \log p(z) - \log|\det J_f(z)| - \log|\det J_c|\\) comes from the same pass. The density
+    of a \\(\theta\\) that was not drawn needs the inverse, and so a solver.
 
     The arguments of `tfp.experimental.vi.build_split_flow_surrogate_posterior` mean the same:
 
@@ -71,7 +70,7 @@ def flow_surrogate_posterior(
       event_shape: shape of an event, or a nested structure of shapes: a `tf.TensorShape`, a list of integers, or an
         integer vector each.
       constraining_bijector: a bijector, or a structure of bijectors and `None`, from the reals to the support of
-        the posterior; `None` for a posterior on the reals.
+        the posterior; `None` for a posterior on the reals. It has no trainable variables.
       num_blocks: number of residual blocks; more of them separate several modes better.
       affine_layers: number of affine autoregressive layers. With 0 all of the flow has Lipschitz constants.
       hidden: widths of the inner layers of the networks of both.
@@ -89,8 +88,8 @@ def flow_surrogate_posterior(
       A `tfd.TransformedDistribution` with events of the given structure.
 
     Raises:
-      ValueError: if a shape is not known, an event has no coordinate, or the constraints do not fit the events or
-        the dtype.
+      ValueError: if a shape is unknown, an event has no coordinate, or the constraints have trainable variables or
+        do not fit the events or the dtype.
 
     References:
       Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015.
@@ -98,6 +97,7 @@ def flow_surrogate_posterior(
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
     """
     dtype = tf.as_dtype(dtype)
+    _check_constant(constraining_bijector)
     size, into_events = from_vectors(event_shape, constraining_bijector, dtype, validate_args)
     if log_det is None:
         log_det = Exact() if size <= _MOST_EXACT else RussianRoulette()
@@ -177,6 +177,19 @@ def _check_constraints(constraint, dtype):
                     f"constraining_bijector has {found.name} parameters, and the surrogate posterior is "
                     f"{dtype.name}: pass dtype={found.name!r}, or make the model in {dtype.name}."
                 )
+
+
+def _check_constant(constraint):
+    """Raises a ValueError if bijectors have trainable variables."""
+    parts = tf.nest.flatten(constraint)
+    if names := [v.name for part in parts if isinstance(part, tf.Module) for v in part.trainable_variables]:
+        raise ValueError(
+            "constraining_bijector has trainable variables, which would become variational parameters: "
+            f"{', '.join(names)}. They belong to the model: the bijector of a joint distribution holds its priors. "
+            "Pass one bijector for each part, and None for a part on the reals, such as constraining_bijector="
+            "{'z': None, 'scale': tfb.Exp()}; or the bijector of a joint whose priors have the same support and no "
+            "variables."
+        )
 
 
 def _unconstrained(constraint, shapes):

@@ -1,0 +1,74 @@
+"""The bound of the largest eigenvalue of block-tridiagonal matrices, against dense eigenvalues in NumPy."""
+
+import numpy as np
+import pytest
+
+from tf_resflow.layers import band_matrices
+
+_KINDS = ["the first block", "the last block", "a block inside", "the couplings", "a single block"]
+_GUESSES = [1.0 - 1e-3, 1.0 - 1e-6, 0.9, 0.6, 0.05]  # Ritz values that have not converged, over the eigenvalue
+
+
+def random_band(kind, seed):
+    """The blocks of B B' on and below the diagonal for a block-bidiagonal B, one part of which dominates."""
+    generator = np.random.default_rng(seed)
+    num, size = int(generator.integers(3, 7)), int(generator.integers(1, 5))
+    factors = 0.3 * generator.normal(size=(num, size, size))
+    lower = 0.3 * generator.normal(size=(num - 1, size, size))
+    if kind == "a single block":
+        factors, lower = factors[:1], lower[:0]
+    elif kind == "the couplings":  # equal blocks, whose products add up along the band
+        factors[:] = lower[:] = np.linalg.qr(factors[0])[0]
+    else:
+        factors[{"the first block": 0, "the last block": -1, "a block inside": num // 2}[kind]] *= 10.0
+    diagonal = factors @ factors.transpose(0, 2, 1)
+    diagonal[1:] += lower @ lower.transpose(0, 2, 1)
+    return diagonal, lower @ factors[:-1].transpose(0, 2, 1)
+
+
+def largest_eigenvalue(diagonal, below):
+    num, size = diagonal.shape[:2]
+    dense = np.zeros((num, size, num, size))
+    for i, block in enumerate(diagonal):
+        dense[i, :, i] = block
+    for i, block in enumerate(below):
+        dense[i + 1, :, i], dense[i, :, i + 1] = block, block.T
+    return np.linalg.eigvalsh(dense.reshape(num * size, -1))[-1]
+
+
+def largest_row_sum(diagonal, below):
+    sums = np.abs(diagonal).sum(2)
+    sums[1:] += np.abs(below).sum(2)
+    sums[:-1] += np.abs(below).sum(1)
+    return sums.max()
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_the_bound_is_above_the_largest_eigenvalue_and_tight(kind):
+    for seed in range(20):
+        band = random_band(kind, seed)
+        expected = largest_eigenvalue(*band)
+        assert expected <= band_matrices.eigenvalue_bound(*band) <= expected * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_a_bound_that_is_too_low_is_never_certified(kind, monkeypatch):
+    """If the guess is too low, the bound is the first of those that are tried that is above all eigenvalues."""
+    for seed in range(20):
+        band = random_band(kind, seed)
+        expected, most = largest_eigenvalue(*band), largest_row_sum(*band)
+        for share in _GUESSES:
+            tried = [share * expected * (1 + 1e-9 * 100.0**i) for i in range(9)]
+            first = min(bound for bound in [*tried, most] if bound >= expected)
+            monkeypatch.setattr(band_matrices, "_ritz_value", lambda *_, guess=share * expected / most: guess)
+            np.testing.assert_allclose(band_matrices.eigenvalue_bound(*band), min(first, most), rtol=1e-12)
+
+
+@pytest.mark.parametrize("gap", [1e-1, 1e-9])
+def test_the_bound_of_close_eigenvalues(gap):
+    """A third of the eigenvalues of a rotated diagonal matrix in blocks of 3 are near the largest."""
+    bases = np.linalg.qr(np.random.default_rng(1).normal(size=(40, 3, 3)))[0]
+    eigenvalues = np.stack([[1.0, 2.0, 3.0 - gap * i] for i in range(40)])
+    diagonal = (bases * eigenvalues[:, np.newaxis]) @ bases.transpose(0, 2, 1)
+    bound = band_matrices.eigenvalue_bound(diagonal, np.zeros((39, 3, 3)))
+    assert 3.0 <= bound <= 3.0 * (1 + 1e-6)
