@@ -111,7 +111,8 @@ def test_probabilities_of_cells_are_means_over_them(monkeypatch):
 def test_weights():
     """Of two clusters of 100 rows, that with the hundredth of the weight has less than a tenth of the mass."""
     x = np.random.default_rng(0).normal(size=[200, 1]) * 0.3 + np.repeat([-3.0, 3.0], 100)[:, np.newaxis]
-    fit = FlowDensity(**SMALL | {"max_steps": 200}).fit(x, sample_weight=np.repeat([0.01, 1.0], 100))
+    fit = FlowDensity(contamination=0.02, **SMALL | {"max_steps": 200})
+    fit.fit(x, sample_weight=np.repeat([0.01, 1.0], 100))
     line = np.linspace(-8.0, 8.0, 801)[:, np.newaxis]
     density = np.exp(fit.score_samples(line))
     assert np.trapezoid(density[line[:, 0] < 0], line[line[:, 0] < 0, 0]) < 0.1
@@ -216,14 +217,46 @@ def test_the_density_is_the_mean_of_the_members(monkeypatch):
     assert density.mean() == pytest.approx(0.5, abs=4.5 * density.std() / np.sqrt(4000))
 
 
+def test_weights_count_like_repeated_rows():
+    """Random scores with ties: less than the level of the weight is below the threshold, and no less up to it."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        scores = rng.integers(8, size=rng.integers(1, 40)) / 4
+        weights, percent = rng.integers(1, 9, size=len(scores)), int(rng.integers(1, 51))
+        offset = flow_density._quantile(scores, weights.astype(float), percent / 100)
+        repeated = np.repeat(scores, weights)
+        assert offset == flow_density._quantile(repeated, np.ones(len(repeated)), percent / 100)
+        below, up_to = (100 * weights[is_low].sum() for is_low in (scores < offset, scores <= offset))
+        assert below < percent * weights.sum() <= up_to
+
+
+def test_the_threshold_comes_from_held_out_rows(monkeypatch):
+    """Each member scores its own held-out rows: less than `contamination` of these scores are below the offset."""
+    rows, held_out = table()[["price"]], []
+    train = NoiseConditionedDensity.train
+
+    def recorded(density, kept, chosen, *args, **options):
+        held_out.append(chosen.values[:, 0])
+        return train(density, kept, chosen, *args, **options)
+
+    monkeypatch.setattr(NoiseConditionedDensity, "train", recorded)
+    for contamination in (0.01, 0.1, 0.3):
+        fit = FlowDensity(contamination=contamination, **SMALL | {"num_members": 2}).fit(rows)
+        values, alone, decisions = fit.columns_.encode(rows).values[:, 0], copy.copy(fit), []
+        for member, own in zip(fit._members, held_out, strict=True):
+            alone._members = [member]
+            decisions.extend(alone.decision_function(rows[np.isin(values, own)]))
+        held_out.clear()
+        assert len(decisions) == 44 and np.abs(decisions).min() < 1e-6
+        assert (np.array(decisions) < -1e-6).sum() == np.ceil(contamination * 44) - 1
+
+
 def test_outliers(fitted):
     rows = table()
     scores = fitted.score_samples(rows)
     assert fitted.score(rows) == pytest.approx(scores.mean())
-    assert (fitted.predict(rows) == -1).sum() == np.ceil(0.01 * len(rows)) == 2
     np.testing.assert_array_equal(fitted.decision_function(rows), scores - fitted.offset_)
-    weighted = flow_density._quantile(scores, np.full(len(rows), 0.3), 0.01)
-    assert weighted == pytest.approx(fitted.offset_) == flow_density._quantile(scores, None, 0.01)
+    np.testing.assert_array_equal(fitted.predict(rows) == -1, scores < fitted.offset_)
     odd = rows.iloc[:3].copy()
     odd.loc[0, "price"], odd.loc[1, "rooms"], odd.loc[2, "color"] = 300.0, 60, "green"
     with pytest.warns(UserWarning, match="1 rows have the score minus infinity"):

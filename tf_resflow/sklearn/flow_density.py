@@ -26,7 +26,7 @@ __all__ = ["FlowDensity"]
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # of the noise, to choose from
 _FARTHEST = 1e12  # deviations: a number beyond them counts as there, so that float32 can hold its square
 _LEAST_ROWS = 10
-_MOST_COMPARED = 500  # held-out rows of a member that choose the level of the noise
+_MOST_COMPARED = 500  # of the held-out rows of each member, to choose the noise level
 _FEW_ROWS, _MEMBERS = 500, 4  # up to so many rows, the density is the mean of so many
 _REFERENCE = 16  # rows of the fit whose values explain others
 _BROAD = 0.01  # share of the density with the most noise, so that far rows do not depend on the level
@@ -37,11 +37,11 @@ _MISSING = ("error", "drop", "condition")
 
 
 class _Fold(NamedTuple):
-    """What a member learns from and is held out, the held-out rows that are compared, their weights, and a seed."""
+    """The rows that a member trains on, its held-out rows as vectors and as a table, their weights, and a seed."""
 
     kept: Rows
     held_out: Rows
-    compared: Any
+    table: Any
     weights: np.ndarray
     seed: int
 
@@ -79,7 +79,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     Args:
       noise: "auto", or a level of the noise from 0.003 to 1 in standard deviations of the columns.
-      contamination: the share of the rows of the fit that `predict` calls outliers, in (0, 0.5].
+      contamination: expected share of new rows like those of the fit that `predict` calls outliers, in (0, 0.5].
       missing: what is done with rows that miss values: "error"; "drop", which leaves them out of the fit and gives
         them the score NaN; or "condition": the flow is told which values of a row are missing, and its score is the
         log-density of the others given that, which cannot be compared with that of a row that misses others.
@@ -106,7 +106,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       whiten_: whether the flows begin by a `Whiten`.
       noise_levels_: the levels that were compared, and
       held_out_scores_: the mean log-likelihoods of the held-out rows at these.
-      offset_: the score below which a row is an outlier.
+      offset_: the score below which a row is an outlier: the quantile of the weighted scores of held-out rows at
+        `contamination`, each score by the flow that held the row out. With n held-out rows, the expected share of
+        new outliers exceeds `contamination` by at most 1 / n. Fewer rows of the fit are outliers.
       columns_: the `Columns`.
       kinds_: the kind of each column, in the form of `kinds`.
       n_features_in_: number of columns.
@@ -124,6 +126,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     _is_frame: bool
     _names: list[Any]
+    _held_out: tuple[np.ndarray, np.ndarray]  # scores, each by the member that held the row out, and weights
 
     def __init__(
         self,
@@ -170,8 +173,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         Args:
           X: the rows.
           y: ignored.
-          sample_weight: `[num]`, at least 0: rows are drawn in proportion to it in the training, and held-out ones
-            count in proportion to it.
+          sample_weight: `[num]`, at least 0. Training draws rows in proportion to it, and held-out rows count in
+            proportion to it, as if each were repeated so often.
         """
         self._check_parameters()
         self.__dict__.pop("offset_", None)  # which tells a fit that is done
@@ -189,9 +192,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 f"A density is learned from at least {_LEAST_ROWS} rows; got {len(table)} (n_samples={len(table)})."
             )
         self._read_columns(table)
-        self._train_members(table, weights)
         self._of_missing = self._mean_log_densities(table)
-        self.offset_ = _quantile(self._compared(table, self._mixed_scores(table)), weights, self.contamination)
+        self._train_members(table, weights)
+        self.offset_ = _quantile(*self._held_out, self.contamination)
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -219,7 +222,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return float(np.nanmean(self.score_samples(X)))
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """`[num]`: the log-density over that of the least likely rows of the fit; negative for outliers.
+        """`[num]`: the log-density minus `offset_`; negative for outliers.
 
         A missing value counts as one of mean log-density, so that units do not decide about rows that miss some.
         """
@@ -436,23 +439,28 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         folds = []
         for _ in range(num_members):
             order, seed = np.roll(order, num_held_out), int(rng.randint(2**31))
-            kept, held_out = rows.take(order[num_held_out:]), rows.take(order[:num_held_out])
-            compared = order[: min(num_held_out, _MOST_COMPARED)]
-            folds.append(_Fold(kept, held_out, table.iloc[compared], weights[compared], seed))
+            kept, places = rows.take(order[num_held_out:]), order[:num_held_out]
+            folds.append(_Fold(kept, rows.take(places), table.iloc[places], weights[places], seed))
         levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
         self.whiten_ = self._is_better_whitened(folds[0], levels) if self.whiten == "auto" else self.whiten
         found = [self._trained(fold, levels, self.whiten_) for fold in folds]
         self._members = [member for member, _ in found]
         scores = np.concatenate([scores for _, scores in found], axis=1)
-        self._choose_noise(levels, scores, np.concatenate([fold.weights for fold in folds]))
+        self._choose_noise(levels, scores, np.concatenate([fold.weights[:_MOST_COMPARED] for fold in folds]))
+        held_out = [
+            self._compared(fold.table, self._mixed_scores(fold.table, [member]))
+            for fold, member in zip(folds, self._members, strict=True)
+        ]
+        self._held_out = np.concatenate(held_out), np.concatenate([fold.weights for fold in folds])
 
     def _is_better_whitened(self, fold, levels):
         """Whether the best level is ahead if the flow begins by a `Whiten`, after a part of a training."""
         if self.columns_.size == 1:
             return False
         scores = [self._trained(fold, levels, whiten, _RACE)[1] for whiten in (False, True)]
-        plain, whitened = (own[np.argmax(own @ fold.weights)] for own in scores)
-        return bool(_is_ahead(whitened - plain, fold.weights))
+        weights = fold.weights[:_MOST_COMPARED]
+        plain, whitened = (own[np.argmax(own @ weights)] for own in scores)
+        return bool(_is_ahead(whitened - plain, weights))
 
     def _trained(self, fold, levels, whiten, share=1.0):
         """The weights of a member, and its scores `[levels, num]` of held-out rows."""
@@ -460,7 +468,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         steps = density.num_steps(len(fold.kept.values)) if self.max_steps is None else self.max_steps
         options = {"whiten": whiten, "steps": math.ceil(share * steps), "seed": fold.seed, "verbose": self.verbose}
         member = density.train(fold.kept, fold.held_out, **options)
-        scores = {level: self._scores(fold.compared, level, [member]) for level in {*levels, MOST_NOISE}}
+        compared = fold.table.head(_MOST_COMPARED)
+        scores = {level: self._scores(compared, level, [member]) for level in {*levels, MOST_NOISE}}
         return member, np.array([_mixed(scores[level], scores[MOST_NOISE]) for level in levels])
 
     def _choose_noise(self, levels, scores, weights):
@@ -469,9 +478,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         best = scores[np.argmax(self.held_out_scores_)]
         self.noise_ = float(levels[[not _is_ahead(best - own, weights) for own in scores]].max())
 
-    def _mixed_scores(self, table):
-        """The log-densities of rows."""
-        scores = {level: self._scores(table, level) for level in {self.noise_, MOST_NOISE}}
+    def _mixed_scores(self, table, members=None):
+        """The log-densities of rows, by some members or all."""
+        scores = {level: self._scores(table, level, members) for level in {self.noise_, MOST_NOISE}}
         return _mixed(scores[self.noise_], scores[MOST_NOISE])
 
     def _scores(self, table, noise, members=None):
@@ -514,13 +523,8 @@ def _is_ahead(gains, weights):
 
 
 def _quantile(scores, weights, level):
-    """The quantile of the scores of rows."""
-    if weights is None:
-        return float(np.percentile(scores, 100 * level))
-    order = np.argsort(scores)
-    weights = weights[order]
-    below = np.cumsum(weights) - weights
-    return float(np.interp(level * below[-1], below, scores[order]))
+    """The lowest score with at least this share of the weight at or below it."""
+    return float(np.quantile(scores, level, weights=weights, method="inverted_cdf"))
 
 
 def _in_cells(point, widths, ends):
