@@ -6,6 +6,7 @@ __all__ = [
     "dequantize",
     "dequantize_in_cells",
     "place_in_cells",
+    "place_with_tails",
     "points_per_set",
     "quantize",
     "quantize_in_cells",
@@ -132,7 +133,9 @@ def dequantize_in_cells(
     if point_sets is None:
         y, log_q = random_uniform(tf.shape(x), seed, x.dtype) - 0.5, 0.0
     else:
-        y, log_q = _with_tails(_shifted_points(x, cells, seed, *point_sets, common), number, cells)
+        last = tf.constant(cells.num - 1, x.dtype)
+        ends = [(step > 0) & (last < math.inf) & tf.equal(number, end) for end in (0.0, last)]
+        y, log_q = place_with_tails(_shifted_points(x, cells, seed, *point_sets, common), ends)
     return tf.where(step > 0, first + step * (number + y), x), log_q - cells.log_volume
 
 
@@ -148,12 +151,18 @@ def _shifted_points(x, cells, seed, num_sets, num_points, common):
     return tf.repeat(u, rows, axis=0) if common else u
 
 
-def _with_tails(u, number, cells):
-    """Distances from the middles of the cells, in cells, and the log-density of each row."""
+def place_with_tails(u: tf.Tensor, ends: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Maps points of the unit cube into cells, of which the first and the last one include their tails.
+
+    Args:
+      u: points `[rows, size + 1]`; the last coordinate chooses a component of the mixture of `dequantize_in_cells`.
+      ends: bool `[rows, size]`: whether a cell is the first one, and whether it is the last one.
+
+    Returns:
+      The distances from the middles of the cells, in cells, and the log-density of each row.
+    """
     u, chosen = u[:, :-1], u[:, -1:]
-    last = tf.constant(np.where(cells.step > 0, cells.num - 1, np.nan), u.dtype)
-    at_first = tf.equal(number, 0.0) & (last >= 0)
-    sides = tf.cast(at_first, u.dtype) + tf.cast(tf.equal(number, last), u.dtype)
+    sides = tf.add_n([tf.cast(end, u.dtype) for end in ends])
     edges = tf.maximum(tf.reduce_sum(tf.minimum(sides, 1.0), -1, keepdims=True), 1.0)
     tails = [tf.where(sides > 0, tf.minimum(0.5, mean / edges), 0.0) for mean, _ in _BEYOND]
     t = tf.where(chosen < _BEYOND[0][1], *tails)
@@ -161,7 +170,7 @@ def _with_tails(u, number, cells):
     a = tf.where(sides > 1, tf.abs(2 * u - 1), u)
     rest = tf.maximum(1 - a, 2.0**-24)
     y = tf.where(rest < t, 1 - 2 * t + t**2 / rest, a) * depth / (1 - t)
-    y = tf.where(sides > 1, tf.sign(u - 0.5) * y, tf.where(at_first, 0.5 - y, y - 0.5))
+    y = tf.where(sides > 1, tf.sign(u - 0.5) * y, tf.where(ends[0], 0.5 - y, y - 0.5))
     beyond = tf.nn.relu(tf.abs(y) - 0.5) / depth
 
     def log_density(t, weight):
@@ -175,8 +184,10 @@ def _with_tails(u, number, cells):
 def quantize_in_cells(z: tf.Tensor, cells: Cells) -> tf.Tensor:
     """The middles of the cells that hold values; the first and the last one include what lies beyond them."""
     first, step, number = _numbers(z, cells)
-    last = tf.constant(np.maximum(cells.num - 1.0, 0.0), z.dtype)
-    return tf.where(step > 0, first + step * tf.clip_by_value(number, 0.0, last), z)
+    last = tf.constant(cells.num - 1, z.dtype)
+    return tf.where(
+        step > 0, first + step * tf.clip_by_value(number, tf.where(last < math.inf, 0.0, -last), last), z
+    )
 
 
 def _numbers(z, cells):

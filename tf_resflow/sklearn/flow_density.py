@@ -18,6 +18,7 @@ with extra("sklearn"):
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from tf_resflow.data.columns import Columns
+from tf_resflow.data.dequantization import place_with_tails
 from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, shared_density, without_extremes
 from tf_resflow.plurals import shortened
 
@@ -32,7 +33,6 @@ _REFERENCE = 16  # rows of the fit whose values explain others
 _BROAD = 0.01  # share of the density with the most noise, so that far rows do not depend on the level
 _RACE = 0.25  # of a training, after which it is chosen whether the flows are whitened
 _NUM_POINTS = 32  # of the mean over cells, and over what is missing
-_TAIL = 0.5  # deviations: half of the points beyond the end of a column are nearer
 _MISSING = ("error", "drop", "condition")
 
 
@@ -489,10 +489,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         is_missing = np.isnan(rows.values)
         parts: list[np.ndarray] = []
         for point in _points(self.columns_.is_discrete | self._is_masked):
-            drawn = special.ndtri(point)
-            places, log_slopes = _in_cells(point, rows.widths, ends)
-            x = np.clip(np.where(is_missing, drawn, rows.values + places), -_FARTHEST, _FARTHEST)
-            log_q = np.where(is_missing, stats.norm.logpdf(drawn), -log_slopes).sum(axis=1)
+            drawn = special.ndtri(point[:-1])
+            places, log_q = (part.numpy() for part in place_with_tails(np.tile(point, [len(table), 1]), ends))
+            x = np.where(is_missing, drawn, rows.values + np.nan_to_num(rows.widths) * (places + 0.5))
+            x = np.clip(x, -_FARTHEST, _FARTHEST)
+            log_q += np.where(is_missing, stats.norm.logpdf(drawn), 0.0).sum(axis=1)
             for weights in members or self._members:
                 log_prob = self._density().log_prob(weights, rows._replace(values=x), noise)
                 parts.append(log_prob - log_q)
@@ -527,42 +528,12 @@ def _quantile(scores, weights, level):
     return float(np.quantile(scores, level, weights=weights, method="inverted_cdf"))
 
 
-def _in_cells(point, widths, ends):
-    r"""Maps a point of the unit cube into the cells of rows: a map of each coordinate onto its cell.
-
-    A cell that is an end includes what lies beyond it: a share of the unit interval becomes the distance
-    \\(a s / (1 - s)\\) from the cell, s in [0, 1).
-
-    Args:
-      point: `[size]`.
-      widths: `[num, size]`, of the cells.
-      ends: `[2, num, size]`, whether the cell is the first one and whether it is the last one.
-
-    Returns:
-      The places in relation to the lower edges, and the logarithms of the slopes of the map in units of the widths,
-      both `[num, size]`.
-    """
-    num_tails, widths = ends.sum(axis=0), np.where(widths > 0, widths, 0.0)
-    share = np.where(num_tails > 0, 1 / (1 + (widths > 0).sum(axis=1, keepdims=True)), 0.0)
-    is_inside = point < 1 - share
-    fraction = np.where(is_inside, point / (1 - share), (point - (1 - share)) / np.where(share > 0, share, 1.0))
-    is_above = np.where(num_tails == 2, fraction >= 0.5, ends[1])
-    s = np.where(num_tails == 2, 2 * fraction % 1, fraction)
-    distance = _TAIL * s / (1 - s)
-    beyond = np.where(is_above, widths + distance, -distance)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slope = np.where(is_inside, 1 / (1 - share), num_tails / share * _TAIL / (1 - s) ** 2 / widths)
-    return np.where(is_inside, widths * fraction, beyond), np.log(slope)
-
-
 def _points(is_drawn):
-    """Points `[num, size]` spread evenly over the unit cube of some coordinates, 0.5 in the others.
+    """Points `[num, size + 1]`, spread evenly in some coordinates and the last one, and 0.5 in the others.
 
     They are those of a scrambled Sobol sequence (Owen 1998), always the same: means over them are unbiased.
     """
-    size = int(is_drawn.sum())
-    if not size:
-        return np.full([1, len(is_drawn)], 0.5)
-    points = np.full([_NUM_POINTS, len(is_drawn)], 0.5)
-    points[:, is_drawn] = stats.qmc.Sobol(size, seed=0).random(len(points))
+    places = [*np.flatnonzero(is_drawn), -1]
+    points = np.full([_NUM_POINTS if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
+    points[:, places] = stats.qmc.Sobol(len(places), seed=0).random(len(points))
     return points
