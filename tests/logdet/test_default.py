@@ -11,13 +11,14 @@ from tf_resflow.logdet import default_estimator
 from tf_resflow.models.noise_conditioned import NoiseConditionedDensity
 from tf_resflow.training.config import default_config
 
-PURPOSES = ("training", "evaluation", "inference")
-LARGEST = resflow.logdet.default._LARGEST_EXACT
+LARGEST = resflow.logdet.default._LARGEST_EXACT  # by purpose
 SIZES = sorted({size + more for size in LARGEST.values() for more in (0, 1)} | {1})
 
 
-def described(estimator):
-    return type(estimator), vars(estimator)
+def described(value):
+    """The class and the settings of an estimator, or of the distribution in it."""
+    has_settings = hasattr(value, "__dict__")
+    return (type(value), {key: described(part) for key, part in vars(value).items()}) if has_settings else value
 
 
 def estimators_of(flow):
@@ -53,7 +54,7 @@ MAKERS = {
         "evaluation",
         lambda n: [resflow.models.evaluation_estimator(*configured(n), [n])[1]],
     ),
-    "NoiseConditionedDensity": ("evaluation", lambda n: [noisy_density(n)]),
+    "NoiseConditionedDensity": ("scores", lambda n: [noisy_density(n)]),
 }
 
 
@@ -67,13 +68,13 @@ def test_all_that_build_flows_agree_with_the_default(name):
         assert [described(found) for found in make(size)] == [described(expected)]
 
 
-@pytest.mark.parametrize("purpose", PURPOSES)
+@pytest.mark.parametrize("purpose", LARGEST)
 def test_small_events_are_exact_and_large_ones_unbiased(purpose):
     kinds = [type(default_estimator(size, purpose)).__name__ for size in range(1, 5000)]
     num = kinds.count("Exact")
     assert num >= 2 and kinds[:num] == ["Exact"] * num
-    assert set(kinds[num:]) == {"AdaptiveRoulette" if purpose == "evaluation" else "RussianRoulette"}
-    with pytest.raises(ValueError, match=r"training, evaluation, inference; got 'test'"):
+    assert set(kinds[num:]) == {"RussianRoulette" if purpose in ("training", "inference") else "AdaptiveRoulette"}
+    with pytest.raises(ValueError, match="training, evaluation, inference, scores; got 'test'"):
         default_estimator(2, "test")
 
 

@@ -4,30 +4,22 @@ from tf_resflow.logdet.estimators import AdaptiveRoulette, Exact, LogDetEstimato
 
 __all__ = ["default_estimator"]
 
-_LARGEST_EXACT = {"training": 10, "evaluation": 32, "inference": 64}  # coordinates of an event
+_LARGEST_EXACT = {"training": 10, "evaluation": 16, "inference": 64, "scores": 256}  # coordinates of an event
 
 
 def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
-    """Returns the estimator of log-determinants for events of a size: exact for small events, unbiased above.
+    """Returns the default estimator of log-determinants: exact for small events, unbiased for others.
 
-    | purpose | `Exact` up to | above |
-    |---|---|---|
-    | "training" | 16 coordinates | `RussianRoulette` |
-    | "evaluation" | 64 coordinates | `AdaptiveRoulette`, with a number of terms for each example |
-    | "inference" | 64 coordinates | `RussianRoulette` |
-
-    ```python
-    import tf_resflow as resflow
-    for size in (16, 17):
-        print(type(resflow.logdet.default_estimator(size, "training")).__name__)
-    # Exact
-    # RussianRoulette
-    ```
+    | purpose | use | `Exact` up to | above |
+    |---|---|---|---|
+    | "training" | maximum likelihood | 10 coordinates | `RussianRoulette` |
+    | "evaluation" | log-likelihoods, averaged over examples | 16 coordinates | `AdaptiveRoulette` |
+    | "inference" | posteriors, coordinates of Markov chains | 64 coordinates | `RussianRoulette` |
+    | "scores" | log-densities of rows, compared with each other | 256 coordinates | `AdaptiveRoulette` |
 
     Args:
       event_size: number of coordinates of an event.
-      purpose: "training" by maximum likelihood; "evaluation" of a log-likelihood; or "inference", for a flow that
-        is a posterior or the coordinates of Markov chains.
+      purpose: a key of the table.
 
     Raises:
       ValueError: if the purpose is another one.
@@ -36,4 +28,5 @@ def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
         raise ValueError(f"purpose must be one of {', '.join(_LARGEST_EXACT)}; got {purpose!r}.")
     if event_size <= _LARGEST_EXACT[purpose]:
         return Exact()
-    return AdaptiveRoulette(per_example=True) if purpose == "evaluation" else RussianRoulette(probes="colored")
+    is_training = purpose in ("training", "inference")
+    return RussianRoulette(probes="colored") if is_training else AdaptiveRoulette(per_example=True)

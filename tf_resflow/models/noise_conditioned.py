@@ -104,7 +104,7 @@ class NoiseConditionedDensity:
             Flow([whiten, self._make_flow(seed=seed)]),
             [self.size],
             condition_shape=[1 + self._given_size],
-            evaluation_log_det=default_estimator(self.size, "evaluation").with_sets(1),
+            evaluation_log_det=default_estimator(self.size, "scores").with_sets(1),
         )
 
     def train(

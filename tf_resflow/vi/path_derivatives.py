@@ -80,7 +80,9 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
             "along the path of a flow: make its loc and scale part of the bijector, as tfb.Shift and tfb.Scale."
         )
     bijector = Flow([_PathDerivative(flow, base), *others], name="surrogate")
-    return tfd.TransformedDistribution(base, bijector, name=f"{surrogate_posterior.name}_path_derivative")
+    split = surrogate_posterior.parameters.get("kwargs_split_fn")
+    name = f"{surrogate_posterior.name}_path_derivative"
+    return tfd.TransformedDistribution(base, bijector, kwargs_split_fn=split, name=name)
 
 
 class _PathDerivative(FlowBijector):
