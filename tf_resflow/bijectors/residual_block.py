@@ -61,10 +61,10 @@ class ResidualBlock(FlowBijector):
     # (5,)
     ```
 
-    Arguments of the methods: `seed` (see `tf_resflow.stateless_seed`; without one, every call draws
-    anew and `log_prob` is random: give a fixed seed, or `log_det=Exact()`, to MCMC), and
-    `conditional_input`, whose batch shape broadcasts to that of the value (never the other way round:
-    several conditions would share one draw). They pass through a distribution as `bijector_kwargs={...}`.
+    Arguments of the methods: `seed` (see `tf_resflow.stateless_seed`), and `conditional_input`, whose batch shape
+    broadcasts to that of the value (never the other way round: several conditions would share one draw). They pass
+    through a distribution as `bijector_kwargs={...}`. Without a seed every estimate draws anew, and the first one
+    issues a `tf_resflow.logdet.UnseededEstimateWarning`. MCMC needs a fixed seed, or `log_det=Exact()`.
 
     On events of one coordinate the map is increasing, and a density has a `cdf` if its base has one.
 

@@ -64,20 +64,6 @@ class FlowDequantizer(keras.layers.Layer):
     how the best noise differs from uniform noise. It is applied from \\(\epsilon\\) to u, without a solver. Its
     blocks y = x + g(x; c) are Lipschitz in x alone; the network c is any network.
 
-    ```python
-    import numpy as np, tf_resflow as resflow
-
-    images = np.random.default_rng(0).integers(0, 17, size=[32, 4, 4, 1])
-    flow = resflow.flows.image_flow((4, 4, 1), num_blocks=(1,), width=8, num_fc_blocks=0, logit_alpha=0.05)
-    noise = resflow.models.FlowDequantizer((4, 4, 1), num_blocks=1, width=8)
-    model = resflow.FlowModel(flow, event_shape=(4, 4, 1), levels=17, dequantizer=noise)
-    model.initialize(images)
-    model.compile(optimizer="adamw")
-    model.fit(images, verbose=0)
-    print(model.data_space.dequantization, model.sample(2, seed=0).shape)
-    # variational (2, 4, 4, 1)
-    ```
-
     Args:
       event_shape: shape of an example: `(H, W, C)` for convolutions, others for dense layers.
       num_blocks: number of residual blocks.

@@ -52,20 +52,6 @@ class FlowModel(KerasTraining):
     A conditional model is the density of x given a condition c that stands beside each example. The networks of its
     flow take c; only in x are they Lipschitz, so c changes neither invertibility nor certificates.
 
-    ```python
-    import numpy as np, tf_resflow as resflow
-
-    c = np.random.default_rng(0).normal(size=[256, 3]).astype("float32")
-    x = c[:, :2] + 0.1 * np.random.default_rng(1).normal(size=[256, 2]).astype("float32")
-    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(16, 16), condition_size=3)
-    model = resflow.FlowModel(flow, event_shape=[2], condition_shape=[3])
-    model.initialize(x, condition=c)
-    model.compile(optimizer="adamw")
-    model.fit(x, c, batch_size=64, verbose=0)
-    print(model.sample(5, condition=[1.0, 0.0, 0.0]).shape, model.log_prob(x, condition=c).shape)
-    # (5, 2) (256,)
-    ```
-
     Networks inside of bijectors that have the Keras policy "mixed_bfloat16" compute in bfloat16 in training, and in
     float32 elsewhere.
 
