@@ -1,5 +1,8 @@
 """One function decides when log-determinants are exact, and all builders and models ask it."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -96,3 +99,15 @@ def test_evaluate_is_the_mean_of_dense_jacobians(size):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     trained = model.fit(x, batch_size=32, verbose=0).history["loss"][0]
     np.testing.assert_allclose(trained, expected, rtol=1e-5)
+
+
+def test_the_crossovers_are_those_of_the_benchmark():
+    """The time of Exact over that of an estimate is below the docstring's limit up to the crossover."""
+    rows = json.loads((pathlib.Path(__file__).parents[2] / "benchmarks/results/exact_crossover.json").read_text())
+    for purpose, most in (("training", 2.0), ("evaluation", 5.0), ("inference", 3.0)):
+        assert f"{most:.0f} times" in default_estimator.__doc__
+        of_purpose = [row for row in rows if row["purpose"] == purpose]
+        ratios = {(row["flow"], row["size"]): row["ratio"] for row in of_purpose}
+        assert max(ratio for (_, size), ratio in ratios.items() if size <= LARGEST[purpose]) <= most
+        larger = [ratio for (_, size), ratio in ratios.items() if size > LARGEST[purpose]]
+        assert not larger or max(larger) > most

@@ -17,6 +17,10 @@ def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
     | "inference" | posteriors, coordinates of Markov chains | 64 coordinates | `RussianRoulette` |
     | "scores" | log-densities of rows, compared with each other | 256 coordinates | `AdaptiveRoulette` |
 
+    A step with `Exact` takes at most 2 times the processor time of one with the estimate in training, 5 times in
+    evaluation (of image flows; 2 times of vector flows) and 3 times in inference; `benchmarks/exact_crossover.py`
+    measures it. Noise changes the ranks of scores, and a row is scored once.
+
     Args:
       event_size: number of coordinates of an event.
       purpose: a key of the table.
