@@ -34,7 +34,6 @@ def get_config():
     config.model.activation = "cpila"
     config.model.hidden = (128, 128)
     config.model.norms = (2.0,) * 4
-    config.model.estimator.train.kind = "automatic"
     config.train.steps = 5000
     config.train.batch_size = 64
     config.train.learning_rate = 1e-3

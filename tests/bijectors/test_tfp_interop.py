@@ -1,5 +1,8 @@
 """Blocks and flows within TFP's own bijectors and distributions."""
 
+import functools
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -90,69 +93,119 @@ def test_several_coordinates_have_no_cdf(exact_density, refused):
         refused(message, method, x, error=NotImplementedError)
 
 
-@pytest.mark.parametrize(
-    ("case", "graph"), [("chain", True), ("inverted", False), ("one of two", False), ("kernel", True)]
-)
-def test_a_seed_that_got_lost_is_warned_of(blocks, case, graph, density, normal):
-    chain = tfb.Chain([blocks[1], tfb.Shift(1.0), blocks[0]])
-
-    def call(x):
-        if case == "chain":
-            return chain.forward_log_det_jacobian(x, 1, seed=1)
-        if case == "inverted":
-            return density(chain).log_prob(x, bijector_kwargs={"seed": 1})
-        if case == "one of two":
-            return chain.forward_log_det_jacobian(x, 1, first={"seed": 1})
-        kernel = tfp.mcmc.RandomWalkMetropolis(tfd.MultivariateNormalDiag(tf.zeros(2)).log_prob)
-        kernel = tfp.mcmc.TransformedTransitionKernel(kernel, blocks[0])
-        return kernel.bootstrap_results(x).transformed_state
-
-    call = tf.function(call, autograph=False) if graph else call
-    lost = "inside of a" if case == "kernel" else "though .* was given a seed.*'second'"
-    with pytest.warns(UserWarning, match=lost):
-        call(normal([4, 2]))
+def _mixture(d):
+    return tfd.MixtureSameFamily(tfd.Categorical([0.0, 1.0]), d(tf.eye(2)))
 
 
-OF_COMPONENTS = {
-    "Autoregressive": (lambda d: tfd.Autoregressive(d, tf.zeros([2]), 1), [2]),
-    "BatchConcat": (lambda d: tfd.BatchConcat([d(tf.zeros([1, 2]))] * 2, 0), [2, 2]),
-    "BatchReshape": (lambda d: tfd.BatchReshape(d(tf.zeros([2, 2])), [2, 1]), [2, 1, 2]),
-    "Blockwise": (lambda d: tfd.Blockwise([d(tf.zeros(2))] * 2), [4]),
-    "HiddenMarkovModel": (
-        lambda d: tfd.HiddenMarkovModel(tfd.Categorical([0.0, 1.0]), tfd.Categorical(tf.eye(2)), d(tf.eye(2)), 3),
-        [3, 2],
+def _hidden_markov(d):
+    return tfd.HiddenMarkovModel(tfd.Categorical([0.0, 1.0]), tfd.Categorical(tf.eye(2)), d(tf.eye(2)), 3)
+
+
+def _joint(d):
+    return tfd.JointDistributionSequential([d(tf.zeros(2)), lambda x: tfd.Sample(tfd.Normal(0.0, 1.0), [2])])
+
+
+def _hamiltonian(d, x):
+    kernel = tfp.mcmc.HamiltonianMonteCarlo(d(tf.zeros(2)).log_prob, 0.1, 2)
+    return kernel.one_step(x, kernel.bootstrap_results(x), seed=[1, 2])[0]
+
+
+def _transformed_kernel(d, x):
+    kernel = tfp.mcmc.RandomWalkMetropolis(tfd.MultivariateNormalDiag(tf.zeros(2)).log_prob)
+    kernel = tfp.mcmc.TransformedTransitionKernel(kernel, d(tf.zeros(2)).bijector)
+    return kernel.bootstrap_results(x).inner_results.accepted_results.target_log_prob
+
+
+# Ways to lose the seed of a density, as functions of `d`, which makes it from a location, and of draws of a shape.
+LOST = {
+    "none given": (lambda d, x: d(tf.zeros(2)).log_prob(x), [4, 2]),
+    "JointDistribution": (lambda d, x: _joint(d).log_prob([x, x]), [4, 2]),
+    "Autoregressive": (lambda d, x: tfd.Autoregressive(d, tf.zeros([2]), 1).log_prob(x), [2]),
+    "BatchConcat": (lambda d, x: tfd.BatchConcat([d(tf.zeros([1, 2]))] * 2, 0).log_prob(x), [2, 2]),
+    "BatchReshape": (lambda d, x: tfd.BatchReshape(d(tf.zeros([2, 2])), [2, 1]).log_prob(x), [2, 1, 2]),
+    "Blockwise": (lambda d, x: tfd.Blockwise([d(tf.zeros(2))] * 2).log_prob(x), [4]),
+    "HiddenMarkovModel": (lambda d, x: _hidden_markov(d).log_prob(x), [3, 2]),
+    "MarkovChain": (lambda d, x: tfd.MarkovChain(d(tf.zeros(2)), lambda _, x: d(x), 3).log_prob(x), [3, 2]),
+    "Mixture": (lambda d, x: tfd.Mixture(tfd.Categorical([0.0, 1.0]), [d(tf.zeros(2))] * 2).log_prob(x), [2]),
+    "MixtureSameFamily": (lambda d, x: _mixture(d).log_prob(x), [2]),
+    "Hamiltonian": (_hamiltonian, [4, 2]),
+    "TransformedTransitionKernel": (_transformed_kernel, [4, 2]),
+}
+DROPPED = {  # ways in which TFP drops a seed that it was given
+    "seed of log_prob": (lambda d, x: d(tf.zeros(2)).log_prob(x, seed=1), [4, 2]),
+    "seed of a Chain": (
+        lambda d, x: tfb.Chain([d(tf.zeros(2)).bijector]).inverse_log_det_jacobian(x, 1, seed=1),
+        [4, 2],
     ),
-    "MarkovChain": (lambda d: tfd.MarkovChain(d(tf.zeros(2)), lambda _, x: d(x), num_steps=3), [3, 2]),
-    "Mixture": (lambda d: tfd.Mixture(tfd.Categorical([0.0, 1.0]), [d(tf.zeros(2)), d(tf.ones(2))]), [2]),
-    "MixtureSameFamily": (lambda d: tfd.MixtureSameFamily(tfd.Categorical([0.0, 1.0]), d(tf.eye(2))), [2]),
+    "seed of another member": (
+        lambda d, x: tfb.Chain([d(tf.zeros(2)).bijector]).inverse_log_det_jacobian(x, 1, other={"seed": 1}),
+        [4, 2],
+    ),
 }
 
 
-@pytest.mark.parametrize("name", OF_COMPONENTS)
-def test_distributions_that_hand_no_seed_on(name, blocks, normal, recwarn):
-    """The block warns, and the advice works: the density repeats."""
-    build, shape = OF_COMPONENTS[name]
-    flow, x = tfb.Invert(blocks[0]), normal(shape)
-
-    def component(loc, **options):
-        return tfd.TransformedDistribution(tfd.MultivariateNormalDiag(loc, [1.0, 1.0]), flow, **options)
-
-    def seeded(loc):
-        return component(loc, kwargs_split_fn=lambda kwargs: ({}, {"seed": 1}))
-
-    with pytest.warns(UserWarning, match="hands no seed on.*kwargs_split_fn"):
-        build(component).log_prob(x)
-    if name == "MixtureSameFamily":
-        with pytest.raises(TypeError, match="bijector_kwargs"):
-            build(component).log_prob(x, bijector_kwargs={"seed": 1})
-        recwarn.clear()
-        np.testing.assert_array_equal(*(build(seeded).log_prob(tf.identity(x)) for _ in range(2)))
-        assert not [warning for warning in recwarn if "seed" in str(warning.message)]
+def unseeded(call, *args):
+    """The messages of the warnings of estimates without a seed."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call(*args)
+    kind = resflow.logdet.UnseededEstimateWarning
+    return [str(warning.message) for warning in caught if issubclass(warning.category, kind)]
 
 
-def test_a_seed_that_arrives_or_was_never_given_is_not_warned_of(blocks, normal, recwarn):
+@pytest.fixture
+def first_estimate(monkeypatch):
+    """Makes the next estimate the first one of the process."""
+    return lambda: monkeypatch.setattr(resflow.logdet.unseeded, "_has_warned", False)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("name", [*LOST, *DROPPED])
+def test_a_lost_seed_is_warned_of_once_per_process(name, graph, blocks, normal, first_estimate):
+    """The first estimate warns. None does with exact log-determinants, or with a seed of the density's own."""
+    (way, shape), block = {**LOST, **DROPPED}[name], blocks[0]
+
+    def component(block, **options):
+        def make(loc):
+            base = tfd.MultivariateNormalDiag(loc, [1.0, 1.0])
+            return tfd.TransformedDistribution(base, tfb.Invert(block), **options)
+
+        return make
+
+    def call(component):
+        function = functools.partial(way, component)
+        return (tf.function(function, autograph=False) if graph else function)(normal(shape))
+
+    first_estimate()
+    (message,) = unseeded(lambda: [call(component(block)) for _ in range(2)])
+    assert "block 'first'" in message and 'bijector_kwargs={"seed": 1}' in message and "logdet.Exact()" in message
+    first_estimate()
+    assert unseeded(call, component(resflow.bijectors.with_log_det(block, EXACT))) == []
+    if name in LOST and "Kernel" not in name:
+        seeded = component(block, kwargs_split_fn=lambda kwargs: ({}, {"seed": 1}))
+        found = []
+        assert unseeded(lambda: found.extend(call(seeded) for _ in range(2))) == []
+        np.testing.assert_array_equal(*found)
+
+
+def test_a_seed_that_arrives_or_a_value_without_log_det_is_not_warned_of(blocks, normal, first_estimate):
     chain, x = tfb.Chain([blocks[1], blocks[0]]), normal([4, 2])
-    chain.forward_log_det_jacobian(x, 1, first={"seed": 1}, second={"seed": 2})
-    resflow.bijectors.Flow([tfb.Scale(2.0), chain]).forward_log_det_jacobian(x, 1, seed=1)
-    chain.forward_log_det_jacobian(tf.identity(x), 1)
-    assert not [warning for warning in recwarn if "seed" in str(warning.message)]
+    flow = resflow.bijectors.Flow([tfb.Scale(2.0), chain])
+    calls = [
+        lambda: chain.forward_log_det_jacobian(x, 1, first={"seed": 1}, second={"seed": 2}),
+        lambda: flow.forward_log_det_jacobian(x, 1, seed=1),
+        lambda: flow.forward_log_det_jacobian(tf.identity(x), 1, seed=None),  # which asks for fresh random numbers
+        lambda: flow.inverse(flow.forward(tf.identity(x))),
+        lambda: resflow.bijectors.forward_features(flow, x, log_det=False),
+    ]
+    first_estimate()
+    assert [message for call in calls for message in unseeded(call)] == []
+    assert len(unseeded(chain.forward_log_det_jacobian, tf.identity(x), 1)) == 1
+
+
+def test_a_monotone_block_warns_and_a_basis_of_probes_does_not(make_branch, normal, first_estimate):
+    x = normal([4, 2])
+    for log_det, num in ((resflow.logdet.PowerSeries(), 1), (resflow.logdet.PowerSeries(probes="basis"), 0)):
+        block = resflow.bijectors.MonotoneBlock(make_branch(), log_det)
+        first_estimate()
+        assert len(unseeded(block.forward_log_det_jacobian, x, 1)) == num

@@ -27,7 +27,7 @@ def x():
 
 def test_a_plan_reaches_its_standard_error(model, x, monkeypatch):
     """30 repetitions of 20 new examples, over 500 degrees of freedom; the plan measured 128 of each block."""
-    monkeypatch.setattr(planning, "_MAX_EXACT_SIZE", 0)
+    monkeypatch.setattr(planning, "_exact", lambda *_: [])
     plan = evaluation.plan_likelihood(model, x[:8], 0.2)
     assert plan.expected_stderr <= 0.2 and plan.num_samples >= 4 and plan.dequantization_std > 0
     assert {type(log_det).__name__ for log_det in plan.log_det.values()} == {"AdaptiveRoulette"}
@@ -92,7 +92,7 @@ def vector_model(levels=None):
 
 def test_images_of_many_channels_may_have_fewer_probes_than_channels(monkeypatch):
     """Less noise than that of one probe, and more than that of a color of each of 9 channels, takes 2, 4 or 8."""
-    monkeypatch.setattr(planning, "_MAX_EXACT_SIZE", 0)
+    monkeypatch.setattr(planning, "_exact", lambda *_: [])
     flow = resflow.flows.image_flow((3, 3, 9), (1,), 8, kernels=(3, 1), num_fc_blocks=0, seed=3)
     x = tf.constant(np.random.default_rng(0).normal(size=[16, 3, 3, 9]), tf.float32)
     (block,) = bijectors.views.blocks_by_name(flow).values()

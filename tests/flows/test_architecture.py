@@ -270,7 +270,6 @@ def test_dense_nets_and_vectors_of_a_config():
     flow = build_flow(config, (3,), [0.0] * 3, [1.0] * 3, name="first")
     assert kinds(flow)[0] == "Normalize" and len(blocks(flow)) == 3 and flow.name == "first"
     config.update(affine_layers=(1, 2), act_norm=False)
-    config.estimator.train.kind = "automatic"
     affine = "AffineAutoregressive"
     assert kinds(build_flow(config, (3,))) == [affine, *3 * ["ResidualBlock"], affine, affine]
     for size, kind in ((10, "Exact"), (11, "RussianRoulette")):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tf_resflow.models import noise_conditioned
+import tf_resflow as resflow
 from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, Rows
 
 SMALL = {"num_blocks": 1, "hidden": (8,)}
@@ -59,7 +59,7 @@ def test_scores_do_not_depend_on_other_rows(shared):
 
 def test_estimates_do_not_depend_on_other_rows(monkeypatch):
     """Of many columns, those of a row are the same at each place, and among others."""
-    monkeypatch.setattr(noise_conditioned, "_MOST_EXACT", 1)
+    monkeypatch.setitem(resflow.logdet.default._LARGEST_EXACT, "scores", 1)
     density, x = NoiseConditionedDensity(2, 1, **SMALL), rows(9, num=300)
     weights = train(density, 4)
     scores, places = density.log_prob(weights, x, 0.2), np.array([299, 7, 7, 255])

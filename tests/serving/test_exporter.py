@@ -256,7 +256,7 @@ def test_a_run_is_not_a_model(tmp_path):
 
 
 def test_a_planned_export_tells_its_plan(vector_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "_MAX_EXACT_SIZE", 0)
+    monkeypatch.setattr(planning, "_exact", lambda *_: [])
     x = vector_model.sample(8, seed=1)
     plan = resflow.evaluation.plan_likelihood(vector_model, x, 0.5)
     path = resflow.serving.export(vector_model, tmp_path, plan=plan, signatures=["serving_default"])

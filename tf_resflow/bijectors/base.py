@@ -176,12 +176,14 @@ class FlowBijector(tfb.Bijector):
         "conditional_input"; none by default.
       keras_parts: what Keras sees of it besides its members: a layer, a list of `keras.Variable`s, or None.
       ends_scale: whether a flow has a feature after it, see `forward_features`.
+      is_random: whether its log-determinant is a random estimate.
     """
 
     argument_names: tuple[str, ...] = ()
     keras_parts: Any = None
 
     ends_scale: bool = False
+    is_random: bool = False
     _cache = _Cache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
     _members: dict[str, tfb.Bijector] = {}  # by key, if it is made of others
     _inverse_solves = False  # whether the inverse is found by a solver
@@ -266,7 +268,8 @@ class FlowBijector(tfb.Bijector):
     def _augmented(self, inverse, x, /, **arguments):
         """The value, and a dict of what TFP's cache keeps beside it: the log-determinant of the same pass."""
         least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
-        wanted = not (tf.nest.is_nested(least) or self._defers(inverse))
+        unseeded = "seed" not in arguments and _is_random(self)  # only a call that asks for an estimate draws it
+        wanted = not (tf.nest.is_nested(least) or self._defers(inverse) or unseeded)
         try:
             value, log_det, *_ = _pass(self, x, Context(arguments, wanted), inverse)
         except NotImplementedError:  # A member of the user's may have a value and no log-determinant.
@@ -387,6 +390,14 @@ def _solves(bijector, inverse):
     members = getattr(bijector, "_members", None) or getattr(bijector, "bijectors", [])
     found = inverse and getattr(bijector, "_inverse_solves", False)
     return found or any(_solves(member, inverse) for member in tf.nest.flatten(members))
+
+
+def _is_random(bijector):
+    """Whether the log-determinant of some block is a random estimate."""
+    if isinstance(bijector, _Invert):
+        return _is_random(bijector.bijector)
+    members = getattr(bijector, "_members", None) or getattr(bijector, "bijectors", [])
+    return getattr(bijector, "is_random", False) or any(map(_is_random, tf.nest.flatten(members)))
 
 
 def _log_det(bijector, done, inverse):

@@ -5,11 +5,10 @@ import math
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, Pass
-from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
 from tf_resflow.bijectors.networks import Networks, bound_network, from_rows
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.layers.program import bind
-from tf_resflow.logdet import Exact, LogDetEstimator
+from tf_resflow.logdet import LogDetEstimator
 from tf_resflow.logdet.elimination import inverse_of
 from tf_resflow.solvers import Solution
 from tf_resflow.solvers.residual_inverse import solve_residual
@@ -79,18 +78,16 @@ class MonotoneBlock(ResidualBlock):
         return self._apply(y, context, -1.0, **enough)
 
     def _apply(self, x, context, sign, **settings):
-        seed, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
+        _, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
         branch = bound_network(self._branch, networks)
         solution, w, condition, batch_shape = self._map(branch, x, condition, sign, **settings)
         with tf.control_dependencies(self._report(solution, context)):
             solution = from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
         if not context.log_det:
             return Pass(solution.root, solutions=(solution,))
-        if seed is None and not isinstance(self._log_det, Exact):
-            warn_of_missing_seed(self.name)
         if not isinstance(self._log_det, LogDetEstimator):
             raise ValueError(f"{self.name}: log_det must be a tf_resflow.logdet estimator; got {self._log_det!r}.")
-        log_det = sign * self._log_det.log_det_ratio(branch, w, condition, seed=context.seed(self.name))
+        log_det = sign * self._log_det.log_det_ratio(branch, w, condition, seed=self._seed(context))
         return Pass(solution.root, from_rows(log_det, batch_shape), solutions=(solution,))
 
     def _map(self, branch, x, condition, sign, **settings):

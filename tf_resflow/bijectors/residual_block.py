@@ -8,7 +8,6 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
-from tf_resflow.bijectors.missing_seed import warn_of_missing_seed
 from tf_resflow.bijectors.networks import (
     Networks,
     adopt,
@@ -24,6 +23,7 @@ from tf_resflow.bijectors.networks import (
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.layers.program import is_graph
 from tf_resflow.logdet import Exact, RussianRoulette
+from tf_resflow.logdet.unseeded import warn_unseeded
 from tf_resflow.solvers import Anderson, Solution
 from tf_resflow.solvers.fixed_point import warn_unconverged
 from tf_resflow.solvers.residual_inverse import solve_residual
@@ -61,10 +61,10 @@ class ResidualBlock(FlowBijector):
     # (5,)
     ```
 
-    Arguments of the methods: `seed` (see `tf_resflow.stateless_seed`; without one, every call draws
-    anew and `log_prob` is random: give a fixed seed, or `log_det=Exact()`, to MCMC), and
-    `conditional_input`, whose batch shape broadcasts to that of the value (never the other way round:
-    several conditions would share one draw). They pass through a distribution as `bijector_kwargs={...}`.
+    Arguments of the methods: `seed` (see `tf_resflow.stateless_seed`), and `conditional_input`, whose batch shape
+    broadcasts to that of the value (never the other way round: several conditions would share one draw). They pass
+    through a distribution as `bijector_kwargs={...}`. Without a seed every estimate draws anew, and the first one
+    issues a `tf_resflow.logdet.UnseededEstimateWarning`. MCMC needs a fixed seed, or `log_det=Exact()`.
 
     On events of one coordinate the map is increasing, and a density has a `cdf` if its base has one.
 
@@ -154,6 +154,10 @@ class ResidualBlock(FlowBijector):
         return self._log_det
 
     @property
+    def is_random(self) -> bool:  # type: ignore[override]
+        return getattr(self._log_det, "is_random", True)
+
+    @property
     def inverse_solver(self) -> Callable[..., Any]:
         """The solver of `inverse`."""
         return self._inverse_solver
@@ -226,15 +230,13 @@ class ResidualBlock(FlowBijector):
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
-        seed, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
+        _, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
         branch = bound_network(self._branch, networks)
         x, condition, batch_shape = self._to_rows(x, condition)
         if not context.log_det:
             g = branch(x if condition is None else [x, condition])
             return Pass(from_rows(x + tf.cast(g, x.dtype), batch_shape))
-        if seed is None and not isinstance(self._log_det, Exact):
-            warn_of_missing_seed(self.name)
-        y, log_det = self._log_det(branch, x, condition, seed=context.seed(self.name))
+        y, log_det = self._log_det(branch, x, condition, seed=self._seed(context))
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
@@ -246,6 +248,12 @@ class ResidualBlock(FlowBijector):
             x = tf.identity(solution.root)
         log_det = tf.negative(self.forward_pass(x, context).log_det) if context.log_det else None
         return Pass(x, log_det, solutions=(solution,))
+
+    def _seed(self, context):
+        """The seed of an estimate; warns if the estimate is random and the caller passed none, not even None."""
+        if self.is_random and "seed" not in context.arguments:
+            warn_unseeded(self.name)
+        return context.seed(self.name)
 
     def _solve(self, y, condition, networks=None, **settings):
         y, condition, batch_shape = self._to_rows(y, condition)

@@ -102,7 +102,7 @@ def define_estimator_flags(stderr: str) -> None:
         "log_det",
         None,
         ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
-        "Evaluation of the log-determinants; default exact up to 16 coordinates, else as the run's config.",
+        "Evaluation of the log-determinants; default exact for small events, else as the run's config.",
     )
     flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)
     flags.DEFINE_float("stderr", None, f"Instead: the standard error of {stderr}.")

@@ -42,7 +42,6 @@ _MARGIN = 0.85  # of the standard error that is planned for: what was chosen loo
 _RTOLS = (1e-1, 1e-2, 1e-3)
 _CHANCE = 0.1  # of terms after the exact ones: large enough for a short measurement to see their noise
 _MAX_PROBES = 512
-_MAX_EXACT_SIZE = 1024  # coordinates of a block up to which `Exact` is tried
 _MIN_SAMPLES = 4  # of noisy estimates, for a standard error with 3 degrees of freedom
 _NUMBERS = [4, 5, 6, 7, *(k * 2**i for i in range(10) for k in (8, 9, 10, 12, 14)), 8192]  # of samples
 _SLOW = 0.9  # ratio of terms above which a series decays slowly
@@ -161,7 +160,7 @@ def plan_likelihood(
 
     Each block is measured alone, on its inputs for the first 16 examples: the noise and the time of
     `AdaptiveRoulette` with more and more colored probes and some `rtol`, until less noise would not pay; and the
-    time of `Exact` up to 1,024 coordinates, if it fits into memory. The times are of this machine, and another run
+    time of `Exact`, if it fits into memory. The times are of this machine, and another run
     may choose other probes.
 
     ```python
@@ -348,7 +347,7 @@ def _exact(block, inputs, most_rows):
     size = inputs[0].shape[1:].num_elements()
     few = [rows[: most_rows // size] for rows in inputs]
     num = len(few[0])
-    if size > _MAX_EXACT_SIZE or not num:
+    if not num:
         return []
     exact = logdet.Exact()
 

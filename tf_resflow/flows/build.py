@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tf_resflow import bijectors, logdet
 from tf_resflow.flows.image_blocks import coupling_image_block, residual_image_block
 from tf_resflow.flows.image_flows import image_flow
-from tf_resflow.flows.vector_flows import MOST_EXACT, vector_flow
+from tf_resflow.flows.vector_flows import vector_flow
 from tf_resflow.typing import TensorLike
 
 if TYPE_CHECKING:
@@ -106,7 +106,9 @@ def build_flow(
 def _kind(config, event_shape):
     """The kind of the training estimator."""
     kind = config.estimator.train.kind
-    return "exact" if kind == "automatic" and config.kind == "vector" and event_shape[0] <= MOST_EXACT else kind
+    if kind == "automatic" and config.kind == "vector":
+        kind = "exact" if isinstance(logdet.default_estimator(event_shape[0], "training"), logdet.Exact) else kind
+    return kind
 
 
 def _check_sides(config, event_shape):

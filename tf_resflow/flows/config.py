@@ -96,8 +96,8 @@ MODEL_FIELDS = {
     "dequantization_width": Field(32, AT_LEAST_1),
     # Of the log-determinant, in training and in evaluation.
     "estimator": {
-        # "automatic": exact for vectors of few coordinates, else russian_roulette
-        "train": _estimator("russian_roulette", 2, "automatic"),
+        # "automatic": exact for vectors of few coordinates, see logdet.default_estimator; else russian_roulette.
+        "train": _estimator("automatic", 2, "automatic"),
         "eval": _estimator("adaptive_roulette", 20),
     },
 }

@@ -15,12 +15,10 @@ from tf_resflow.flows.branches import (
     dense_net_branch,
 )
 from tf_resflow.flows.dtypes import DType, network_policy
-from tf_resflow.logdet import Exact
+from tf_resflow.logdet import default_estimator
 from tf_resflow.typing import TensorLike
 
-__all__ = ["MOST_EXACT", "vector_flow"]
-
-MOST_EXACT = 10  # coordinates: a step on 256 rows takes 1.12 times that with a roulette, and has no noise
+__all__ = ["vector_flow"]
 
 
 def vector_flow(
@@ -73,8 +71,7 @@ def vector_flow(
         there are coordinates, or `tf_resflow.bijectors.AffineCoupling`, whose inverse takes one.
       act_norm: whether there are ActNorms.
       mean: with `std`, statistics of the data, for a `Normalize` in front.
-      log_det: estimator of the log-determinants; by default `tf_resflow.logdet.Exact` up to 10 coordinates and
-        `tf_resflow.logdet.RussianRoulette`, which is unbiased, above.
+      log_det: estimator of the log-determinants; by default `tf_resflow.logdet.default_estimator` for training.
       inverse_solver: as of the block, like `lipschitz_constant`.
       dtype: dtype policy, see `image_flow`.
 
@@ -87,8 +84,8 @@ def vector_flow(
     shared: dict[str, Any] = {"condition_size": condition_size, "dtype": policy.name}
     if activation is None:
         activation = "cpila" if norms is None else "lipswish"
-    if log_det is None and event_size <= MOST_EXACT:
-        log_det = Exact()
+    if log_det is None:
+        log_det = default_estimator(event_size, "training")
     options = {"activation": activation, "coefficient": coefficient, "normalization": normalization, **shared}
     if dense_net is not None:
         check_dense_net(dense_net, norms)

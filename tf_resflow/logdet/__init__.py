@@ -1,5 +1,6 @@
 """Estimators of the log-determinant of a residual map's Jacobian."""
 
+from tf_resflow.logdet.default import default_estimator
 from tf_resflow.logdet.estimators import (
     AdaptiveRoulette,
     AdaptiveSeries,
@@ -9,6 +10,7 @@ from tf_resflow.logdet.estimators import (
     RussianRoulette,
 )
 from tf_resflow.logdet.term_distributions import Geometric, Poisson
+from tf_resflow.logdet.unseeded import UnseededEstimateWarning
 
 __all__ = [
     "AdaptiveRoulette",
@@ -19,4 +21,6 @@ __all__ = [
     "Poisson",
     "PowerSeries",
     "RussianRoulette",
+    "UnseededEstimateWarning",
+    "default_estimator",
 ]

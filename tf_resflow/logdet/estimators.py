@@ -35,7 +35,13 @@ __all__ = [
 
 
 class LogDetEstimator(abc.ABC):
-    """Computes `y = x + g(x)` together with `log|det(I + dg/dx)|`, for a `ResidualBlock`."""
+    """Computes `y = x + g(x)` together with `log|det(I + dg/dx)|`, for a `ResidualBlock`.
+
+    Attributes:
+      is_random: whether the result depends on the seed.
+    """
+
+    is_random = True
 
     @abc.abstractmethod
     def __call__(
@@ -105,6 +111,10 @@ class _SeriesEstimator(LogDetEstimator):
             raise ValueError(f"num_probes must be at least 1; got {self.num_probes}.")
         if self.probe_sets is not None and self.probe_sets < 1:
             raise ValueError(f"probe_sets must be None or at least 1; got {self.probe_sets}.")
+
+    @property
+    def is_random(self) -> bool:  # type: ignore[override]
+        return self.probes != "basis" or isinstance(self, _RandomLength)
 
     @abc.abstractmethod
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
@@ -459,6 +469,8 @@ class Exact(LogDetEstimator):
     For dense layers and elementwise activations the products are carried forward, layer by layer, also beside a
     condition. Differentiable any number of times.
     """
+
+    is_random = False
 
     def __call__(
         self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None

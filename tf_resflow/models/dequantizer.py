@@ -1,5 +1,6 @@
 """Variational dequantization: noise with a learned density, conditional on the integers that it is added to."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -11,14 +12,13 @@ from tf_resflow import bijectors, flows
 from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts
 from tf_resflow.flows.dtypes import network_policy
-from tf_resflow.logdet import Exact, LogDetEstimator, RussianRoulette
+from tf_resflow.logdet import LogDetEstimator, default_estimator
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import DType, Seed, TensorLike
 
 __all__ = ["Dequantized", "Dequantizer", "FlowDequantizer", "noise_log_det", "with_sets"]
 
-_MOST_EXACT = 16  # coordinates up to which the log-determinant is exact
 _COEFFICIENT = 0.98
 
 
@@ -64,26 +64,11 @@ class FlowDequantizer(keras.layers.Layer):
     how the best noise differs from uniform noise. It is applied from \\(\epsilon\\) to u, without a solver. Its
     blocks y = x + g(x; c) are Lipschitz in x alone; the network c is any network.
 
-    ```python
-    import numpy as np, tf_resflow as resflow
-
-    images = np.random.default_rng(0).integers(0, 17, size=[32, 4, 4, 1])
-    flow = resflow.flows.image_flow((4, 4, 1), num_blocks=(1,), width=8, num_fc_blocks=0, logit_alpha=0.05)
-    noise = resflow.models.FlowDequantizer((4, 4, 1), num_blocks=1, width=8)
-    model = resflow.FlowModel(flow, event_shape=(4, 4, 1), levels=17, dequantizer=noise)
-    model.initialize(images)
-    model.compile(optimizer="adamw")
-    model.fit(images, verbose=0)
-    print(model.data_space.dequantization, model.sample(2, seed=0).shape)
-    # variational (2, 4, 4, 1)
-    ```
-
     Args:
       event_shape: shape of an example: `(H, W, C)` for convolutions, others for dense layers.
       num_blocks: number of residual blocks.
       width: channels inside the networks.
-      log_det: estimator of the log-determinants in training; by default `Exact` up to 16 coordinates, and
-        `RussianRoulette`, which is unbiased, above.
+      log_det: estimator of the log-determinants in training; by default `tf_resflow.logdet.default_estimator`.
       seed: `int`, of the parameters.
       dtype: dtype policy, see `tf_resflow.flows.image_flow`; nothing computes in 16 bits.
       name: `str`.
@@ -118,7 +103,7 @@ class FlowDequantizer(keras.layers.Layer):
         super().__init__(name=name, dtype=dtype, autocast=False)
         self.event_shape = tuple(event_shape)
         if log_det is None:
-            log_det = Exact() if np.prod(event_shape) <= _MOST_EXACT else RussianRoulette()
+            log_det = default_estimator(math.prod(event_shape), "training")
         seeds = np.random.default_rng(seed).integers(2**31, size=num_blocks + 1).tolist()
         self.context = _context_network(self.event_shape, width, seeds.pop(), dtype)
         members: list[Any] = []

@@ -16,8 +16,6 @@ __all__ = ["EVALUATION_ESTIMATORS", "check_only_stderr", "evaluation_estimator"]
 
 EVALUATION_ESTIMATORS = ("adaptive_roulette", "russian_roulette", "adaptive", "exact")
 
-_EXACT_SIZE = 16  # coordinates up to which a log-determinant is computed by slogdet
-
 
 def evaluation_estimator(
     config: "ConfigDict",
@@ -37,8 +35,9 @@ def evaluation_estimator(
       dequantizer: that of its model, which is evaluated with the same estimator.
       name: "adaptive_roulette" and "russian_roulette": with the settings of `config.model.estimator.eval`;
         "adaptive": terms until the rest of the series is guaranteed below 1e-4 nats for each block and probe, which
-        needs certified Lipschitz constants below 1; "exact": slogdet. By default "exact" up to 16 coordinates or
-        without residual blocks, else `config.model.estimator.eval.kind`.
+        needs certified Lipschitz constants below 1; "exact": slogdet. By default "exact" where
+        `tf_resflow.logdet.default_estimator` is, or without residual blocks; else
+        `config.model.estimator.eval.kind`.
       num_probes: of all but "exact"; by default `config.model.estimator.eval.num_probes`.
 
     Returns:
@@ -50,7 +49,8 @@ def evaluation_estimator(
     settings = config.model.estimator.eval
     parts = [flow, *([dequantizer.flow] if isinstance(dequantizer, FlowDequantizer) else [])]
     if name is None:
-        is_exact = math.prod(event_shape) <= _EXACT_SIZE or not any(map(bijectors.flow.residual_blocks, parts))
+        default = logdet.default_estimator(math.prod(event_shape), "evaluation")
+        is_exact = isinstance(default, logdet.Exact) or not any(map(bijectors.flow.residual_blocks, parts))
         name = "exact" if is_exact else settings.kind
     if name == "exact":
         return name, logdet.Exact()

@@ -8,10 +8,11 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow import bijectors, layers, logdet
+from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts, route
 from tf_resflow.data.column_codes import Cells
+from tf_resflow.logdet import default_estimator
 from tf_resflow.models.condition import make_condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.dequantizer import Dequantizer, noise_log_det
@@ -51,20 +52,6 @@ class FlowModel(KerasTraining):
     A conditional model is the density of x given a condition c that stands beside each example. The networks of its
     flow take c; only in x are they Lipschitz, so c changes neither invertibility nor certificates.
 
-    ```python
-    import numpy as np, tf_resflow as resflow
-
-    c = np.random.default_rng(0).normal(size=[256, 3]).astype("float32")
-    x = c[:, :2] + 0.1 * np.random.default_rng(1).normal(size=[256, 2]).astype("float32")
-    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(16, 16), condition_size=3)
-    model = resflow.FlowModel(flow, event_shape=[2], condition_shape=[3])
-    model.initialize(x, condition=c)
-    model.compile(optimizer="adamw")
-    model.fit(x, c, batch_size=64, verbose=0)
-    print(model.sample(5, condition=[1.0, 0.0, 0.0]).shape, model.log_prob(x, condition=c).shape)
-    # (5, 2) (256,)
-    ```
-
     Networks inside of bijectors that have the Keras policy "mixed_bfloat16" compute in bfloat16 in training, and in
     float32 elsewhere.
 
@@ -94,8 +81,8 @@ class FlowModel(KerasTraining):
       cells: the `tf_resflow.data.Cells` of vectors some of whose coordinates are discrete, such as
         `Cells(first=[0, 0], step=[1, 0], num=[3, 0])` for a level 0, 1, 2 beside a real number.
       base: distribution of the latent; standard normal by default.
-      evaluation_log_det: estimator for evaluation; by default `AdaptiveRoulette`, with a number of
-        terms for each example.
+      evaluation_log_det: estimator for evaluation; by default `tf_resflow.logdet.default_estimator`, which is exact
+        for small events.
       seed: `int`: with the number of steps taken, the seed of each step of `fit`; each of the batches over which an
         optimizer accumulates gradients is a step.
       name: `str`.
@@ -140,7 +127,7 @@ class FlowModel(KerasTraining):
         self.distribution = _distribution(flow, event_shape, base)
         dtype, given = self.distribution.dtype, (condition_mean, condition_std, condition_network)
         self.condition = make_condition(flow, condition_shape, num_classes, *given, dtype)
-        self.evaluation_log_det = evaluation_log_det or logdet.AdaptiveRoulette(per_example=True)
+        self.evaluation_log_det = evaluation_log_det or default_estimator(math.prod(event_shape), "evaluation")
         self._evaluation_distribution = bijectors.with_log_det(self.distribution, self.evaluation_log_det)
         self._keras_parts = keras_parts(flow)
         _check_covered(self.weights, self.statistics.values(), self.distribution)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_resflow.bijectors import Flow, Whiten
 from tf_resflow.flows.vector_flows import vector_flow
-from tf_resflow.logdet import AdaptiveRoulette, Exact
+from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.seeds import split_seed, stateless_seed
 
@@ -32,7 +32,6 @@ _STEPS, _MOST_STEPS = 30, 8000  # of a training: the former times the square roo
 _ROUND = 20  # steps between two looks at the held-out rows
 _PATIENCE = 0.4  # of the training, without a lower loss of the held-out rows, after which it ends
 _HELD_OUT = 500  # noisy copies of held-out rows, at least
-_MOST_EXACT = 256  # coordinates
 _CHUNK = 256  # rows that are scored at once, padded: so a score does not depend on the others, not by rounding
 _FIRST = 1000  # rows, at least, from which the ActNorms are initialized
 _COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # of a layer; of AdamW, the largest one
@@ -114,7 +113,7 @@ class NoiseConditionedDensity:
             Flow([whiten, self._make_flow(seed=seed)]),
             [self.size],
             condition_shape=[1 + self._given_size],
-            evaluation_log_det=Exact() if self.size <= _MOST_EXACT else AdaptiveRoulette().with_sets(1),
+            evaluation_log_det=default_estimator(self.size, "scores").with_sets(1),
         )
 
     def train(

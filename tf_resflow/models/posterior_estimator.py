@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 
 from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize, with_log_det
 from tf_resflow.bijectors.networks import check_built
-from tf_resflow.flows.vector_flows import MOST_EXACT, vector_flow
+from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.sequences import check_sequence
@@ -140,7 +140,6 @@ class PosteriorEstimator:
             condition_mean=np.zeros(shape),
             condition_std=np.ones(shape),
             condition_network=summary,
-            evaluation_log_det=Exact() if size <= MOST_EXACT else None,
             seed=seed,
             name=name,
         )

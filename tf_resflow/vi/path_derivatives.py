@@ -37,21 +37,6 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
 
     Variables are shared: fit the view, and use the surrogate. It works for TFP's flows, too.
 
-    ```python
-    import keras, tensorflow_probability as tfp, tf_resflow as resflow
-
-    tfd = tfp.distributions
-    model = tfd.JointDistributionSequential([tfd.Gamma(2.0, 1.0), lambda rate: tfd.Poisson(rate)])
-    target = model.experimental_pin(None, 4.0)
-    surrogate = resflow.vi.flow_surrogate_posterior(
-        target.event_shape, constraining_bijector=target.experimental_default_event_space_bijector(), num_blocks=1
-    )
-    view = resflow.vi.with_path_derivative(surrogate)
-    losses = tfp.vi.fit_surrogate_posterior(target.unnormalized_log_prob, view, keras.optimizers.Adam(0.01), 5)
-    print(losses.shape)
-    # (5,)
-    ```
-
     The view is for the ELBO (`tfp.vi.kl_reverse` with `importance_sample_size=1`): in other objectives the score
     has weights, with which its mean is not zero. The density of a given x keeps its gradient; the density of a
     sample, which comes from the sampling pass, has that of the path.
@@ -80,7 +65,9 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
             "along the path of a flow: make its loc and scale part of the bijector, as tfb.Shift and tfb.Scale."
         )
     bijector = Flow([_PathDerivative(flow, base), *others], name="surrogate")
-    return tfd.TransformedDistribution(base, bijector, name=f"{surrogate_posterior.name}_path_derivative")
+    split = surrogate_posterior.parameters.get("kwargs_split_fn")
+    name = f"{surrogate_posterior.name}_path_derivative"
+    return tfd.TransformedDistribution(base, bijector, kwargs_split_fn=split, name=name)
 
 
 class _PathDerivative(FlowBijector):

@@ -12,12 +12,10 @@ from tensorflow_probability import distributions as tfd
 from tf_resflow.bijectors import Flow
 from tf_resflow.bijectors.base import in_order
 from tf_resflow.flows import vector_flow
-from tf_resflow.logdet import Exact, RussianRoulette
+from tf_resflow.logdet import default_estimator
 from tf_resflow.typing import DType
 
 __all__ = ["flow_surrogate_posterior", "from_vectors", "vector_part"]
-
-_MOST_EXACT = 64  # coordinates: a step with 16 draws takes 1.4 times that with a roulette; at 128 it takes 4 times
 
 
 def flow_surrogate_posterior(
@@ -76,8 +74,8 @@ def flow_surrogate_posterior(
       hidden: widths of the inner layers of the networks of both.
       activation: of the blocks, see `tf_resflow.flows.dense_branch`.
       coefficient: Lipschitz bound of each layer of a block, below 1.
-      log_det: estimator of the log-determinants; by default `tf_resflow.logdet.Exact` up to 64 coordinates and
-        `tf_resflow.logdet.RussianRoulette`, which is unbiased, above.
+      log_det: estimator of the log-determinants; by default `tf_resflow.logdet.default_estimator` for inference.
+        If it is random, each call draws it anew unless `bijector_kwargs={"seed": ...}` is passed.
       base_distribution: function of `loc` and `scale`, the distribution of each coordinate of z.
       batch_shape: of independent draws that go through one flow.
       dtype: "float32" or "float64", as that of the model.
@@ -100,7 +98,7 @@ def flow_surrogate_posterior(
     _check_constant(constraining_bijector)
     size, into_events = from_vectors(event_shape, constraining_bijector, dtype, validate_args)
     if log_det is None:
-        log_det = Exact() if size <= _MOST_EXACT else RussianRoulette()
+        log_det = default_estimator(size, "inference")
     flow = vector_flow(
         size,
         num_blocks,
@@ -116,7 +114,14 @@ def flow_surrogate_posterior(
     one = tf.ones([], dtype)
     base = tfd.Sample(base_distribution(tf.zeros(batch_shape, dtype), scale=one), [size])
     bijector = Flow(members, validate_args=validate_args, name="surrogate") if len(members) > 1 else flow
-    return tfd.TransformedDistribution(base, bijector, validate_args=validate_args, name=name)
+    return tfd.TransformedDistribution(
+        base, bijector, kwargs_split_fn=_drawn_anew, validate_args=validate_args, name=name
+    )
+
+
+def _drawn_anew(kwargs):
+    """The arguments of the base and of the flow, for which trainers of TFP pass no seed."""
+    return kwargs.get("distribution_kwargs", {}), {"seed": None, **kwargs.get("bijector_kwargs", {})}
 
 
 def from_vectors(

@@ -1,0 +1,161 @@
+"""Measures up to which event size an exact log-determinant costs little more than an estimate.
+
+    python benchmarks/exact_crossover.py --output=benchmarks/results/exact_crossover.json
+
+Each row of the JSON file compares `tf_resflow.logdet.Exact` with the estimator that
+`tf_resflow.logdet.default_estimator` returns for large events, at one event size:
+
+- "training": a training step of a `FlowModel` of a vector flow, on 256 rows;
+- "evaluation": `FlowModel.log_prob(evaluation=True)` of the same flow, on 256 rows, and of an image flow, on 16;
+- "inference": a step of `tfp.vi.fit_surrogate_posterior` with 16 draws, compiled by XLA.
+
+The two sides take turns on one thread. "ratio" is the median, over the quieter half of the pairs, of the processor
+time of Exact over that of the estimator; "others" is the largest share of the machine that other programs took
+during these pairs. Settings other than the number of blocks are defaults.
+"""
+
+import datetime
+import os
+import platform
+import subprocess
+import time
+
+THREADS = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "2", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", **THREADS})
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from absl import app, flags
+from rows_file import read_rows, write_rows
+
+import tf_resflow as resflow
+from tf_resflow.models import train_step
+
+_OUTPUT = flags.DEFINE_string("output", None, "A JSON file, to which rows that it lacks are added.", required=True)
+_SIZES = flags.DEFINE_list("sizes", ["2", "4", "8", "16", "32", "64", "128", "256"], "Event sizes of vectors.")
+_SIDES = flags.DEFINE_list("sides", ["2", "4", "8"], "Sides of images with one channel.")
+_NUM_BLOCKS = flags.DEFINE_integer("num_blocks", 4, "Residual blocks of a flow.", lower_bound=1)
+_PAIRS = flags.DEFINE_integer("pairs", 12, "Pairs of timings, of which the quieter half counts.", lower_bound=2)
+_SECONDS = flags.DEFINE_float("seconds", 0.2, "Time of each side of a pair.", lower_bound=0.0)
+
+_ESTIMATES = {  # with which Exact is compared
+    "training": resflow.logdet.RussianRoulette(),
+    "evaluation": resflow.logdet.AdaptiveRoulette(per_example=True),
+    "inference": resflow.logdet.RussianRoulette(),
+}
+
+
+def _model(shape, log_det):
+    """A compiled `FlowModel` of a vector or image flow, with this estimator in training and in evaluation."""
+    if len(shape) == 3:
+        flow = resflow.flows.image_flow(shape, (_NUM_BLOCKS.value,), num_fc_blocks=0)
+        model = resflow.FlowModel(flow, shape, evaluation_log_det=log_det, levels=256)
+    else:
+        flow = resflow.flows.vector_flow(*shape, _NUM_BLOCKS.value, log_det=log_det)
+        model = resflow.FlowModel(flow, shape, evaluation_log_det=log_det)
+    model.compile(keras.optimizers.AdamW(1e-4))
+    return model
+
+
+def _data(shape):
+    rng = np.random.default_rng(0)
+    return rng.integers(256, size=(16, *shape)) if len(shape) == 3 else rng.normal(size=(256, *shape)).astype("f")
+
+
+def _training(shape, log_det):
+    model, x = _model(shape, log_det), tf.constant(_data(shape))
+    model.initialize(x)
+    return tf.function(lambda seed: train_step(model, x, seed)[model.objective], autograph=False)
+
+
+def _evaluation(shape, log_det):
+    model, x = _model(shape, log_det), tf.constant(_data(shape))
+    model.initialize(x)
+    return tf.function(lambda seed: model.log_prob(x, seed, evaluation=True), autograph=False)
+
+
+def _inference(shape, log_det):
+    surrogate = resflow.vi.flow_surrogate_posterior(shape, num_blocks=_NUM_BLOCKS.value, log_det=log_det)
+    optimizer, variables = keras.optimizers.Adam(1e-4), surrogate.trainable_variables
+    optimizer.build(variables)
+
+    def target(x):
+        return -0.5 * tf.reduce_sum(x**2, axis=-1)
+
+    def step(seed):
+        with tf.GradientTape() as tape:
+            loss = tfp.vi.monte_carlo_variational_loss(target, surrogate, sample_size=16, seed=seed)
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    return tf.function(step, autograph=False, jit_compile=True)
+
+
+def _busy():
+    """Processor seconds that all programs have taken since the machine started."""
+    with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system, *_ = map(int, file.readline().split()[1:])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+def _timed(step, num):
+    start = time.process_time()
+    for i in range(num):
+        step(tf.constant([0, i]))
+    return (time.process_time() - start) / num
+
+
+def _compared(make, shape, estimate):
+    """The medians of the seconds of both sides and of their ratio, and the share that other programs took."""
+    steps = [make(shape, log_det) for log_det in (resflow.logdet.Exact(), estimate)]
+    for step in steps:
+        _timed(step, 3)
+    nums = [max(3, round(_SECONDS.value / _timed(step, 3))) for step in steps]
+    pairs = []
+    for _ in range(_PAIRS.value):
+        busy, own, start = _busy(), time.process_time(), time.perf_counter()
+        exact, other = (_timed(step, num) for step, num in zip(steps, nums, strict=True))
+        others = _busy() - busy - (time.process_time() - own)
+        pairs.append((max(0.0, others / (time.perf_counter() - start) / os.cpu_count()), exact, other))
+    quiet = np.array(sorted(pairs)[: -(-len(pairs) // 2)])
+    return {
+        "ratio": round(float(np.median(quiet[:, 1] / quiet[:, 2])), 3),
+        "exact_ms": round(1e3 * float(np.median(quiet[:, 1])), 3),
+        "estimate_ms": round(1e3 * float(np.median(quiet[:, 2])), 3),
+        "others": round(float(quiet[-1, 0]), 3),
+    }
+
+
+def _machine():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}, one thread, no GPU"
+
+
+def main(_):
+    """Adds the rows that the file lacks."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    about = {"commit": commit, "date": datetime.date.today().isoformat(), "machine": _machine()}
+    vectors = [(int(size),) for size in _SIZES.value]
+    images = [(int(side), int(side), 1) for side in _SIDES.value]
+    makers = {"training": _training, "evaluation": _evaluation, "inference": _inference}
+    cases = [(purpose, make, shape) for shape in vectors for purpose, make in makers.items()]
+    cases += [("evaluation", _evaluation, shape) for shape in images]
+    rows = read_rows(_OUTPUT.value)
+    for purpose, make, shape in cases:
+        case = {"purpose": purpose, "flow": "image" if len(shape) == 3 else "vector", "size": int(np.prod(shape))}
+        if any(case.items() <= row.items() for row in rows):
+            continue
+        row = {**case, **_compared(make, shape, _ESTIMATES[purpose]), "blocks": _NUM_BLOCKS.value, **about}
+        print(row, flush=True)
+        rows.append(row)
+        write_rows(_OUTPUT.value, rows)
+        keras.backend.clear_session()
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,113 @@
+"""One function decides when log-determinants are exact, and all builders and models ask it."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+import tf_resflow as resflow
+from tf_resflow.flows.build import build_flow
+from tf_resflow.logdet import default_estimator
+from tf_resflow.models.noise_conditioned import NoiseConditionedDensity
+from tf_resflow.training.config import default_config
+
+LARGEST = resflow.logdet.default._LARGEST_EXACT  # by purpose
+SIZES = sorted({size + more for size in LARGEST.values() for more in (0, 1)} | {1})
+
+
+def described(value):
+    """The class and the settings of an estimator, or of the distribution in it."""
+    has_settings = hasattr(value, "__dict__")
+    return (type(value), {key: described(part) for key, part in vars(value).items()}) if has_settings else value
+
+
+def estimators_of(flow):
+    return [block.log_det for block in resflow.bijectors.flow.residual_blocks(flow)]
+
+
+def configured(size):
+    config = default_config()
+    config.model.update(kind="vector", num_blocks=(1,), hidden=(4,), norms=(2.0,) * 3)
+    return config, build_flow(config.model, [size])
+
+
+def noisy_density(size):
+    return NoiseConditionedDensity(size, num_blocks=1, hidden=(4,))._model.evaluation_log_det
+
+
+MAKERS = {
+    "vector_flow": ("training", lambda n: estimators_of(resflow.flows.vector_flow(n, 1, (4,)))),
+    "config": ("training", lambda n: estimators_of(configured(n)[1])),
+    "FlowDequantizer": (
+        "training",
+        lambda n: estimators_of(resflow.models.FlowDequantizer([n], num_blocks=1, width=4).flow),
+    ),
+    "flow_surrogate_posterior": (
+        "inference",
+        lambda n: estimators_of(resflow.vi.flow_surrogate_posterior([n], hidden=(4,), affine_layers=0).bijector),
+    ),
+    "FlowModel": (
+        "evaluation",
+        lambda n: [resflow.FlowModel(resflow.flows.vector_flow(n, 1, (4,)), [n]).evaluation_log_det],
+    ),
+    "evaluation_estimator": (
+        "evaluation",
+        lambda n: [resflow.models.evaluation_estimator(*configured(n), [n])[1]],
+    ),
+    "NoiseConditionedDensity": ("scores", lambda n: [noisy_density(n)]),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_all_that_build_flows_agree_with_the_default(name):
+    """Around each crossover; one set of random numbers, where scores must not depend on the batch, aside."""
+    purpose, make = MAKERS[name]
+    for size in SIZES:
+        expected = default_estimator(size, purpose)
+        expected = expected.with_sets(1) if name == "NoiseConditionedDensity" else expected
+        assert [described(found) for found in make(size)] == [described(expected)]
+
+
+@pytest.mark.parametrize("purpose", LARGEST)
+def test_small_events_are_exact_and_large_ones_unbiased(purpose):
+    kinds = [type(default_estimator(size, purpose)).__name__ for size in range(1, 5000)]
+    num = kinds.count("Exact")
+    assert num >= 2 and kinds[:num] == ["Exact"] * num
+    assert set(kinds[num:]) == {"RussianRoulette" if purpose in ("training", "inference") else "AdaptiveRoulette"}
+    with pytest.raises(ValueError, match="training, evaluation, inference, scores; got 'test'"):
+        default_estimator(2, "test")
+
+
+@pytest.mark.parametrize("size", [2, min(LARGEST.values())])
+def test_evaluate_is_the_mean_of_dense_jacobians(size):
+    """And fit reports that number, too, before its first step changes weights."""
+    x = np.random.default_rng(size).normal(size=[32, size]).astype("float32")
+    flow = resflow.flows.vector_flow(size, 2, (8, 8), seed=size)
+    model = resflow.FlowModel(flow, [size])
+    model.initialize(x)
+    model.compile("adamw")
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(x)
+        tape.watch(inputs)
+        z = flow.forward(inputs)
+    _, log_dets = np.linalg.slogdet(tape.batch_jacobian(z, inputs).numpy().astype("float64"))
+    expected = -np.mean(stats.norm.logpdf(z).sum(axis=1) + log_dets)
+    found = [model.evaluate(x, verbose=0, return_dict=True)["loss"] for _ in range(3)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    trained = model.fit(x, batch_size=32, verbose=0).history["loss"][0]
+    np.testing.assert_allclose(trained, expected, rtol=1e-5)
+
+
+def test_the_crossovers_are_those_of_the_benchmark():
+    """The time of Exact over that of an estimate is below the docstring's limit up to the crossover."""
+    rows = json.loads((pathlib.Path(__file__).parents[2] / "benchmarks/results/exact_crossover.json").read_text())
+    for purpose, most in (("training", 2.0), ("evaluation", 5.0), ("inference", 3.0)):
+        assert f"{most:.0f} times" in default_estimator.__doc__
+        of_purpose = [row for row in rows if row["purpose"] == purpose]
+        ratios = {(row["flow"], row["size"]): row["ratio"] for row in of_purpose}
+        assert max(ratio for (_, size), ratio in ratios.items() if size <= LARGEST[purpose]) <= most
+        larger = [ratio for (_, size), ratio in ratios.items() if size > LARGEST[purpose]]
+        assert not larger or max(larger) > most
