@@ -5,6 +5,7 @@ __all__ = [
     "check_power_of_two",
     "dequantize",
     "dequantize_in_cells",
+    "on_grid",
     "place_in_cells",
     "place_with_tails",
     "points_per_set",
@@ -18,12 +19,12 @@ import numpy as np
 import tensorflow as tf
 from scipy.stats import qmc
 
-from tf_resflow.data.column_codes import Cells
+from tf_resflow.data.column_codes import OFF_GRID, Cells
 from tf_resflow.seeds import random_integers, random_uniform
 from tf_resflow.typing import Seed, TensorLike
 
 _NUM_SETS = 8  # of draws in cells: the spread of their means is the standard error
-_BEYOND = ((0.15, 0.75), (1.5, 0.25))  # of each component: mean number of coordinates beyond their cells, weight
+_BEYOND = ((0.5, 0.75), (1.5, 0.25))  # of each component: mean number of coordinates beyond their cells, weight
 
 
 def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = None) -> tf.Tensor:
@@ -116,7 +117,7 @@ def dequantize_in_cells(
     With `point_sets`, E[p(z) / q(z)] is the probability, and the first and the last cell of a coordinate include
     what lies beyond them, as in `quantize_in_cells`. With y the distance from the inner edge in cells, the density
     there is 1 - t for y < 1, and \\((1 - t) / (1 + (y - 1)(1 - t) / t)^2\\) beyond, with the mass t. Of the n
-    coordinates of an example at an edge, a mean of 0.15 lies beyond (t = 0.15 / n), or 1.5 (t = min(1/2, 1.5 / n))
+    coordinates of an example at an edge, a mean of 0.5 lies beyond (t = 0.5 / n), or 1.5 (t = min(1/2, 1.5 / n))
     in every fourth draw; q is the density of this mixture.
 
     Args:
@@ -127,7 +128,8 @@ def dequantize_in_cells(
       common: whether all examples share the shifts, so that the draws of one do not depend on the others.
 
     Returns:
-      z, and log q(z), a number or one for each row.
+      z, and log q(z), one for each row. It is infinite for a row with a value that is not on the grid, whose
+      probability is 0.
     """
     first, step, number = _numbers(x, cells)
     if point_sets is None:
@@ -136,7 +138,16 @@ def dequantize_in_cells(
         last = tf.constant(cells.num - 1, x.dtype)
         ends = [(step > 0) & (last < math.inf) & tf.equal(number, end) for end in (0.0, last)]
         y, log_q = place_with_tails(_shifted_points(x, cells, seed, *point_sets, common), ends)
-    return tf.where(step > 0, first + step * (number + y), x), log_q - cells.log_volume
+    log_q = tf.where(tf.reduce_all(on_grid(x, cells), axis=-1), log_q - cells.log_volume, math.inf)
+    return tf.where(step > 0, first + step * (number + y), x), log_q
+
+
+def on_grid(x: tf.Tensor, cells: Cells) -> tf.Tensor:
+    """Whether each value is in the middle of a cell, up to rounding; true of continuous coordinates and NaN."""
+    first, step, number = _numbers(x, cells)
+    width = tf.where(step > 0, step, 1.0)
+    rounding = 2 * np.finfo(x.dtype.as_numpy_dtype).eps * tf.abs(x) / width
+    return tf.equal(step, 0) | ~(tf.abs((x - first) / width - number) > OFF_GRID + rounding)
 
 
 def _shifted_points(x, cells, seed, num_sets, num_points, common):

@@ -1,9 +1,11 @@
 """Checks inside a graph, whose errors a client can read."""
 
-import numpy as np
+import math
+
 import tensorflow as tf
 
-from tf_resflow.data.column_codes import OFF_GRID, ColumnCodes
+from tf_resflow.data.column_codes import ColumnCodes
+from tf_resflow.data.dequantization import on_grid
 
 __all__ = ["check_cells", "check_finite", "check_one_or_each", "check_range", "check_rows"]
 
@@ -41,17 +43,10 @@ def check_cells(name: str, tensor: tf.Tensor, codes: ColumnCodes) -> tf.Tensor:
     """`tensor` in the units of codes, after a check that its discrete columns hold values that can occur."""
     if codes.cells is None:
         return tensor
-    first, step, num = (tf.constant(part, tensor.dtype) for part in codes.cells)
-    width = tf.where(step > 0, step, 1)
-    places = (tensor - first) / width
-    rounding = (
-        OFF_GRID
-        + 2 * tensor.dtype.as_numpy_dtype(np.finfo(tensor.dtype.as_numpy_dtype).eps) * tf.abs(tensor) / width
-    )
-    is_value = tf.abs(places - tf.round(places)) <= rounding
-    is_level = tf.constant([labels is not None for labels in codes.labels])
-    is_value &= ~is_level | ((tf.round(places) >= 0) & (tf.round(places) < num))
-    number = tf.math.count_nonzero(~is_value & (step > 0))
+    is_value = on_grid(tensor, codes.cells)
+    most = [math.inf if labels is None else len(labels) - 1 for labels in codes.labels]
+    is_value &= ((tensor > -0.5) & (tensor < tf.constant(most, tensor.dtype) + 0.5)) | [math.isinf(m) for m in most]
+    number = tf.math.count_nonzero(~is_value)
     message = (
         f"{name} must have values that can occur in its columns (see signatures.json): the numbers 0, 1, ... of "
         "levels, whole numbers and days, and multiples of a step. The number of other values is"
