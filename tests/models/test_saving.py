@@ -12,7 +12,6 @@ import tensorflow_probability as tfp
 
 import tf_resflow as resflow
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
-from tf_resflow.models.saving import SavedSettings
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -238,23 +237,13 @@ def test_a_saved_model_holds_the_statistics(tmp_path):
     np.testing.assert_allclose(loaded.f(), model.log_prob(x, 0, condition=c), rtol=1e-6)
 
 
-def test_files_of_older_versions_load(tmp_path, monkeypatch):
-    model, other = vector(seed=1), vector(seed=2)
-    weight, expected = other.trainable_weights[0], model.trainable_weights[0].numpy()
+def test_a_file_of_weights_without_settings_is_refused(tmp_path):
     save, load = weights_file(tmp_path)
-    save(model)
+    save(vector(seed=1))
     with h5py.File(tmp_path / "model.weights.h5", "a") as file:
         del file["vars/settings"]
-    with pytest.warns(UserWarning, match="older version, which did not save the settings"):
-        load(other)
-    np.testing.assert_array_equal(weight, expected)
-    weight.assign(tf.zeros_like(weight))
-    save, load = checkpoint(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(SavedSettings, "_serialize_to_tensors", lambda model: {})
-        save(model)
-    load(other)
-    np.testing.assert_array_equal(weight, expected)
+    with pytest.raises(ValueError, match="without its settings.*Load a file that FlowModel.save_weights wrote"):
+        load(vector(seed=2))
 
 
 def test_settings_that_only_one_version_knows_are_not_compared():

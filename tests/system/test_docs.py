@@ -200,8 +200,14 @@ def test_american_spelling():
 
 
 def test_versions():
-    """The package, the newest section of the changelog and the citation have the same version; the dates agree."""
-    version, date = re.search(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).groups()
+    """The citation has the version of the package, and a date once the changelog has one for it."""
+    sections = re.findall(r"^## (\S+)(?: - (\S+))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    released = [tuple(map(int, version.split("."))) for version, date in sections if date]
     citation = (ROOT / "CITATION.cff").read_text()
-    assert version == tf_resflow.__version__
-    assert f"\nversion: {version}\n" in citation and f'\ndate-released: "{date}"\n' in citation
+    version = re.search(r"^version: (\S+)$", citation, re.MULTILINE)[1]
+    date = re.search(r'^date-released: "(\S+)"$', citation, re.MULTILINE)
+    assert version == tf_resflow.__version__ and released == sorted(set(released), reverse=True)
+    if sections[0] == ("Unreleased", ""):
+        assert tuple(map(int, version.split("."))) > released[0] and date is None
+    else:
+        assert sections[0] == (version, date[1])

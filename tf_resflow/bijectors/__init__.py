@@ -16,7 +16,6 @@ from tf_resflow.bijectors.preprocessing import Logit, Normalize, Whiten
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.squeeze_2d import Squeeze2D
 from tf_resflow.bijectors.views import with_inverse_solver, with_log_det
-from tf_resflow.renamed import with_old_names
 
 __all__ = [
     "ActNorm",
@@ -42,5 +41,3 @@ __all__ = [
     "with_inverse_solver",
     "with_log_det",
 ]
-
-__getattr__ = with_old_names(__name__)

@@ -19,7 +19,6 @@ from tensorflow_probability.python.internal import cache_util, nest_util
 from tf_resflow.bijectors.networks import check_event
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.private_api import has_fixed_members, without_retracing_warnings
-from tf_resflow.renamed import take_old_overrides
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Solution
 
@@ -188,11 +187,6 @@ class FlowBijector(tfb.Bijector):
     _members: dict[str, tfb.Bijector] = {}  # by key, if it is made of others
     _inverse_solves = False  # whether the inverse is found by a solver
     _event_shape: Any = None  # the TensorShape of inputs and outputs, if it is known
-
-    def __init_subclass__(cls, **kwargs: Any):
-        super().__init_subclass__(**kwargs)
-        old = {"run": "forward_pass", "undo": "inverse_pass", "takes": "argument_names"}
-        take_old_overrides(cls, old)
 
     @classmethod
     def _parameter_properties(cls, dtype):

@@ -157,10 +157,7 @@ def _condition(info):
     if len(given or ()) == size:
         import pandas
 
-        from tf_resflow.data.column_codes import ColumnCodes
-
-        codes = info.condition_codes or ColumnCodes.of_numbers(range(size))
-        row = codes.read(pandas.DataFrame([given], columns=list(codes.kinds)))
+        row = info.condition_codes.read(pandas.DataFrame([given], columns=list(info.condition_codes.kinds)))
         reason = f": {row.reasons[0]}"
         if not row.reasons[0]:
             return row.values[0]

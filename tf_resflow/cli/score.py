@@ -181,12 +181,9 @@ def _rows(config, info):
             "The table of the run has no names, and nothing tells which columns of --input are the condition: "
             "train on a table that names its columns."
         )
-    codes, condition_codes = info.codes, info.condition_codes
-    if codes is None:
-        codes = ColumnCodes.of_numbers(info.columns or range(1, 1 + info.event_shape[0]))
-        condition_codes = ColumnCodes.of_numbers(info.condition_columns) if info.condition_columns else None
+    codes = info.codes or ColumnCodes.of_numbers(info.columns or range(1, 1 + info.event_shape[0]))
     options = {"key": config.data.key, "read_options": config.data.read_options}
-    rows, table = read_rows(FLAGS.input, codes, condition_codes, **options)
+    rows, table = read_rows(FLAGS.input, codes, info.condition_codes, **options)
     path = pathlib.Path(FLAGS.input).expanduser().absolute()
     kept = table.iloc[:, find_columns(path, table, FLAGS.id_columns)]
     if taken := [str(name) for name in kept if name in _COLUMNS]:

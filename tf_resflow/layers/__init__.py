@@ -10,7 +10,6 @@ from tf_resflow.layers.lipschitz_constants import lipschitz_constant
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.norm_updates import converge_norms, mean_norm, update_norms
-from tf_resflow.renamed import with_old_names
 
 check_backend(keras.config.backend())  # which ~/.keras/keras.json may set
 
@@ -30,5 +29,3 @@ __all__ = [
     "mean_norm",
     "update_norms",
 ]
-
-__getattr__ = with_old_names(__name__)

@@ -24,8 +24,7 @@ class DataInfo(NamedTuple):
       condition_mean: mean of the conditions of the train split, real vectors; None without conditions.
       condition_std: standard deviation of the conditions.
       condition_columns: names of the coordinates of conditions, if known.
-      codes: the `ColumnCodes` of a table, what its columns are; None of other data, and of runs of real numbers
-        before 0.3.
+      codes: the `ColumnCodes` of a table, which describe its columns; None for other data.
       condition_codes: those of its conditions.
     """
 

@@ -88,7 +88,7 @@ class HybridModel(KerasTraining):
     """
 
     classifier: keras.Model
-    # A checkpoint holds the variables of the flow as `flow`, as before version 0.3, and the settings once.
+    # A checkpoint holds the variables of the flow and the settings once: as `flow`, not also below `density`.
     _only_in_saved_models = ("condition", "density")
 
     def __init__(

@@ -17,7 +17,6 @@ from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.saving import SavedSettings
 from tf_resflow.models.step import check_compiles, train_step, weigh
 from tf_resflow.private_api import num_gradients
-from tf_resflow.renamed import old_attribute
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.typing import Seed
 
@@ -163,9 +162,6 @@ class KerasTraining(SavedSettings, keras.Model):
         """One step of `evaluate`, with the evaluation estimator."""
         batch, weights = self._batch(data)
         return self._update_means(weigh(self.example_losses(batch), self.objective, weights))
-
-    def __getattr__(self, name: str) -> Any:
-        return old_attribute(self, name)
 
     def get_config(self) -> dict[str, Any]:
         """Raises NotImplementedError: the architecture is Python code."""

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -38,7 +37,7 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
     """A mixin of `FlowModel`: its settings, and the statistics of its data, are saved with its weights.
 
     They are one text, in files of weights and in checkpoints. When it is read, the settings are compared, and the
-    statistics are restored. A file of a version that did not write it is read without.
+    statistics are restored.
     """
 
     _only_in_saved_models: tuple[str, ...] = ("condition",)
@@ -79,14 +78,12 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
 
     def load_own_variables(self, store: Any) -> None:
         """Keras' hook, see `save_own_variables`."""
-        if _KEY in store.keys():
-            self.deserialize(np.asarray(store[_KEY]).tobytes())
-        else:
-            warnings.warn(
-                "The file of weights was written by an older version, which did not save the settings of a model: "
-                f"whether they are those of {self.name} is unknown. Save it again.",
-                stacklevel=2,
+        if _KEY not in store.keys():
+            raise ValueError(
+                f"The file has the weights of {self.name} without its settings, so it may be of another model. "
+                f"Load a file that {type(self).__name__}.save_weights wrote."
             )
+        self.deserialize(np.asarray(store[_KEY]).tobytes())
         super().load_own_variables({key: store[key] for key in store.keys() if key != _KEY})
 
 

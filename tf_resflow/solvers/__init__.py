@@ -1,8 +1,5 @@
 """Fixed-point solvers for the inverse of a residual map."""
 
-from tf_resflow.renamed import with_old_names
 from tf_resflow.solvers.fixed_point import Anderson, FixedPoint, Solution
 
 __all__ = ["Anderson", "FixedPoint", "Solution"]
-
-__getattr__ = with_old_names(__name__)

@@ -52,8 +52,6 @@ def load_checked(
         dataset = with_statistics(config, dataset)
     else:
         dataset = dataclasses.replace(dataset, mean=begun.mean, std=begun.std)
-    if begun is not None and begun.codes is None and dataset.codes is not None:  # of a version of numbers alone
-        dataset = dataclasses.replace(dataset, codes=None, condition_codes=None)
     files.check_data(dataset)
     return dataset
 

@@ -192,12 +192,8 @@ class Workdir:
         """Raises ValueError if the directory belongs to a run with other data."""
         if not (self.data.exists() and self.is_begun()):
             return
-        now, before = _data_info(dataset), read_json(self.data)
-        for key in [key for key in ("codes", "condition_codes") if before.get(key)]:
-            before[key] = json.loads(
-                json.dumps(ColumnCodes.from_list(before[key]).as_list())
-            )  # of earlier versions
-        for key in sorted(now.keys() & before.keys() - {"name"}):
+        now, before = _data_info(dataset), _data_info(self.read_data())
+        for key in sorted(now.keys() - {"name"}):
             if before[key] is None and key in ("num_classes", "sizes"):  # which a converted checkpoint may not know
                 continue
             if not _is_same(key, before, now):

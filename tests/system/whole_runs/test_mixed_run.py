@@ -1,7 +1,6 @@
 """A run of a table with numbers, whole numbers, dates, categories and a condition: from its file to an export."""
 
 import csv
-import dataclasses
 import json
 
 import numpy as np
@@ -182,27 +181,6 @@ def test_an_export_tells_the_codes(mixed, run, tmp_path):
     expected = resflow.evaluation.ExampleScores(run.model)([(x, c)], 0)["log_prob"]
     answer = served["serving_default"](x=x, condition=c)
     assert abs(answer["log_prob"] - expected)[0] < 6 * answer["log_prob_stderr"][0]
-
-
-def test_runs_of_real_numbers_go_on_as_they_were(
-    tmp_path, make_config, run_without_work, run_command, table, monkeypatch
-):
-    """A run of an older version has no codes: whole numbers are real ones there."""
-    table[["price", "rooms"]].dropna().to_csv(tmp_path / "a.csv", index=False)
-    fields = {"data__name": "tabular", "data__path": str(tmp_path / "a.csv")}
-    load = data.load
-    monkeypatch.setattr(data, "load", lambda config, **options: dataclasses.replace(load(config), codes=None))
-    run_without_work(make_config(**fields, train__steps=1), tmp_path / "run")
-    monkeypatch.setattr(data, "load", load)
-    info = json.loads((tmp_path / "run" / "data.json").read_text())
-    (tmp_path / "run" / "data.json").write_text(json.dumps({k: v for k, v in info.items() if "codes" not in k}))
-    run_without_work(make_config(**fields, train__steps=2), tmp_path / "run")
-    assert resflow.load(tmp_path / "run").model.data_space.cells is None
-    assert training.load_data(tmp_path / "run").codes is None
-    run_command(score_command, tmp_path / "run", tmp_path / "s.csv", f"--input={tmp_path / 'a.csv'}")
-    model, lines = resflow.load(tmp_path / "run").model, read(tmp_path / "s.csv")
-    exact = model.log_prob(table[["price", "rooms"]].dropna()[:3].to_numpy("f4"), log_det=resflow.logdet.Exact())
-    np.testing.assert_allclose([float(line["log_prob"]) for line in lines[:3]], exact, rtol=1e-4)
 
 
 def test_scores_of_images_name_their_files(tmp_path, image_config, run_without_work, run_command):
