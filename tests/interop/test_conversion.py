@@ -191,7 +191,7 @@ def test_the_data_of_a_converted_run(name, converted, load, monkeypatch):
     }
     labels = {split: np.arange(20) % 10 for split in images}
     dataset = resflow.data.Dataset.from_arrays("cifar10", images, 256, labels=labels, num_classes=10)
-    monkeypatch.setattr(resflow.data, "load", lambda _: dataset)
+    monkeypatch.setattr(resflow.data, "load", lambda _, **options: dataset)
     loaded = training.load_data(converted(name)[0])
     if name == "hybrid":
         np.testing.assert_allclose(loaded.mean, [0.4914, 0.4822, 0.4465], rtol=1e-6)

@@ -165,9 +165,7 @@ def test_a_density_in_the_other_coordinates(model):
 def test_noise_is_uniform_in_the_cells(model):
     x = np.tile(np.array([[1.0, 0.5, 0.3]], np.float32), [4000, 1])
     z, log_q = model.data_space.dequantize(x, tf.constant([0, 1]))
-    assert float(log_q) == pytest.approx(-np.log(0.5))
-    nearly = x + np.array([0.3, -0.2, 0.0], np.float32)  # in the same cells
-    np.testing.assert_array_equal(model.data_space.dequantize(nearly, tf.constant([0, 1])).value, z)
+    np.testing.assert_allclose(log_q, -np.log(0.5))
     u = (z.numpy() - x)[:, :2] / [1.0, 0.5]
     assert np.all(np.abs(u) <= 0.5) and np.all(z.numpy()[:, 2] == x[:, 2])
     np.testing.assert_allclose(u.mean(0), 0, atol=4 / np.sqrt(12 * 4000))

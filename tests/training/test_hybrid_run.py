@@ -140,6 +140,6 @@ def test_a_classifier_alone(tmp_path, image_config, train):
 def test_data_without_labels_are_refused_at_once(tmp_path, image_config, train, monkeypatch):
     images = {split: np.zeros([40, 8, 8, 1]) for split in ("train", "test")}
     unlabeled = data.Dataset.from_arrays("unlabeled", images, levels=17)
-    monkeypatch.setattr("tf_resflow.data.load", lambda config: unlabeled)
+    monkeypatch.setattr("tf_resflow.data.load", lambda config, **options: unlabeled)
     with pytest.raises(ValueError, match="config.task is 'hybrid', but 'unlabeled' has no labels"):
         train(image_config(**FIELDS), tmp_path)
