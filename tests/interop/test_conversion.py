@@ -191,7 +191,7 @@ def test_the_data_of_a_converted_run(name, converted, load, monkeypatch):
     }
     labels = {split: np.arange(20) % 10 for split in images}
     dataset = resflow.data.Dataset.from_arrays("cifar10", images, 256, labels=labels, num_classes=10)
-    monkeypatch.setattr(resflow.data, "load", lambda _, **options: dataset)
+    monkeypatch.setattr(resflow.data, "load", lambda *_, **__: dataset)
     loaded = training.load_data(converted(name)[0])
     if name == "hybrid":
         np.testing.assert_allclose(loaded.mean, [0.4914, 0.4822, 0.4465], rtol=1e-6)
@@ -229,13 +229,13 @@ def test_another_architecture(args, message, changed, tmp_path):
         del averages["transforms.0.chain.1.bias"]
         changed(averages=averages)
     with pytest.raises(ValueError, match=f"of another architecture.*{message}"):
-        convert_checkpoint("file.pth", tmp_path / "run")
+        convert_checkpoint("file.npz", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_without_averages_the_weights_are_loaded(changed, published, tmp_path):
     changed(averages=None)
-    assert not convert_checkpoint("file.pth", tmp_path / "run")["averages"]
+    assert not convert_checkpoint("file.npz", tmp_path / "run")["averages"]
     expected = published("mixed_norms")
     y = resflow.load(tmp_path / "run").model.flow.forward(np.moveaxis(expected["x"], 1, -1))
     y = np.moveaxis(y, -1, 1).reshape(expected["raw_y"].shape)

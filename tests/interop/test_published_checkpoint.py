@@ -1,17 +1,51 @@
-"""What is read of a checkpoint, and what is not a checkpoint."""
+"""What is read of a checkpoint, what the script writes for it, and which files are refused."""
+
+import argparse
+import io
+import json
+import pathlib
+import pickle
+import runpy
+import shlex
+import sys
+import types
+import zipfile
 
 import numpy as np
 import pytest
 
-from tf_resflow.interop import published_checkpoint
 from tf_resflow.interop.published_checkpoint import read_checkpoint
-from tf_resflow.interop.torch_file import StoredObject, read_torch_file
+
+pytestmark = pytest.mark.quick
+
+SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "published_to_npz.py"
+VALID = {
+    "args": '{"data": "mnist"}',
+    "step": 3,
+    "ema_decay": 0.5,
+    "a.weight": np.arange(6.0).reshape(2, 3),
+    "ema/a.weight": np.ones((2, 3)),
+}
+
+
+def content(**changes):
+    """The bytes of a valid file with other arrays, or without those that are None."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **{name: array for name, array in (VALID | changes).items() if array is not None})
+    return file.getvalue()
+
+
+def assert_same(found, expected):
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array, strict=True)
 
 
 def test_weights_and_averages_and_the_steps_that_the_optimizer_counts(checkpoint_path):
     assert read_checkpoint(checkpoint_path("cifar10")).step == 3
     found = read_checkpoint(checkpoint_path("mnist"))
-    assert found.decay == 0.999 and found.step is None
+    assert found.decay == 0.999 and found.step == 1
     name = "transforms.1.chain.2.nnet.nnet.1.weight"
     weight, average = found.weights[name], found.averages[name]
     assert weight.shape == average.shape == (2, 64)
@@ -19,37 +53,150 @@ def test_weights_and_averages_and_the_steps_that_the_optimizer_counts(checkpoint
     assert 1e-3 < np.max(np.abs(weight - average)) < 0.03
 
 
-def test_the_average_with_the_model_in_it(checkpoint_path):
-    """The published object refers to the whole model; all of it stays inert."""
-    ema = read_torch_file(checkpoint_path("mnist"))["ema"]
-    assert ema.path == "resflows.utils.ExponentialMovingAverage"
-    module = ema.state["module"]
-    assert isinstance(module, StoredObject) and module.path == "resflows.resflow.ResidualFlow"
-    assert module.state["activation_fn"] == "swish"
+@pytest.mark.parametrize("seed", range(10))
+def test_the_script_writes_what_is_read(seed, tmp_path, monkeypatch):
+    """All but the files of PyTorch, which a stub reads from a pickle; the class of the average is not installed."""
+    generator = np.random.default_rng(seed)
+
+    def tensors(count):
+        shapes = [generator.integers(0, 4, generator.integers(0, 5)) for _ in range(count)]
+        dtypes = generator.choice(["f2", "f4", "f8", "i8", "u1", "?"], count)
+        return {f"a.{i}.b": generator.normal(size=shapes[i]).astype(dtypes[i]) for i in range(count)}
+
+    class Average:
+        __module__, __qualname__ = "lib.utils", "Average"
+
+    average = Average()
+    average.shadow_params, average.decay, average.module = tensors(seed % 3), 0.99, Average()
+    args = {"data": "mnist", "lr": 1e-3, "idim": seed, "fc": False, "sn_tol": None, "save": 'a "b" \u00e9'}
+    states = {i: {"step": i + seed} if i else {} for i in range(seed % 4)}
+    stored = {"args": argparse.Namespace(**args), "state_dict": tensors(seed), "test_bpd": 4.5}
+    stored |= {"ema": average} if seed % 2 else {}
+    stored |= {"optimizer_state_dict": {"state": states}} if seed else {}
+
+    source, target = tmp_path / "a.pth", tmp_path / "a.npz"
+    with monkeypatch.context() as published:
+        published.setitem(sys.modules, "lib", types.ModuleType("lib"))
+        published.setitem(sys.modules, "lib.utils", types.SimpleNamespace(Average=Average))
+        source.write_bytes(pickle.dumps(stored, 2))
+
+    def load(path, map_location, pickle_module, weights_only):
+        assert map_location == "cpu" and not weights_only
+        return pickle_module.Unpickler(io.BytesIO(pathlib.Path(path).read_bytes())).load()
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    monkeypatch.setattr(sys, "argv", ["published_to_npz.py", str(source), str(target)])
+    runpy.run_path(str(SCRIPT))
+    found = read_checkpoint(target)
+    assert found.args == args
+    assert found.step == max((state["step"] for state in states.values() if state), default=1)
+    assert_same(found.weights, stored["state_dict"])
+    if seed % 2 and average.shadow_params:
+        assert found.decay == 0.99
+        assert_same(found.averages, average.shadow_params)
+    else:
+        assert found.averages is None
 
 
-VALID = {"args": {"data": "mnist"}, "state_dict": {"a": np.zeros(1)}}
+def zipped(**entries):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return file.getvalue()
 
 
-def test_without_an_average(monkeypatch):
-    monkeypatch.setattr(published_checkpoint, "read_torch_file", lambda _: VALID)
-    assert read_checkpoint("file.pth").averages is None
+def saved(save, array):
+    file = io.BytesIO()
+    save(file, array)
+    return file.getvalue()
+
+
+class Payload:
+    def __reduce__(self):
+        return pytest.fail, ("code was executed",)
+
+
+PICKLED = pickle.dumps({"args": Payload()}, 2)
+OTHER_FILES = {
+    "PyTorch": zipped(**{"archive/data.pkl": PICKLED, "archive/data/0": bytes(8)}),
+    "PyTorch before 1.6": PICKLED,
+    "a table": saved(np.savez, np.ones((3, 2))),
+    "an array": saved(np.save, np.ones((3, 2))),
+    "objects": saved(np.save, np.array([Payload()])),
+    "objects in the file": content(**{"a.weight": np.array([Payload()])}),
+    "text": b"data,nbits\nmnist,8\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("data", OTHER_FILES.values(), ids=OTHER_FILES)
+@pytest.mark.parametrize("name", ["cifar10.pth", "a b.pt", "cifar10.npz", "cifar10"])
+def test_another_file_is_refused_with_the_command_to_run(name, data, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is not an .npz file|cannot be read as a published checkpoint") as refused:
+        read_checkpoint(path)
+    message = str(refused.value)
+    assert message.startswith(str(path)) and "\n" not in message
+    source = path.with_suffix(".pth") if path.suffix == ".npz" else path
+    command = ["python", "examples/published_to_npz.py", str(source), str(path.with_suffix(".npz"))]
+    assert shlex.split(message[message.index("python ") :]) == command
+
+
+def test_no_file(tmp_path):
+    for path in (tmp_path / "a.npz", tmp_path):
+        with pytest.raises(ValueError, match=f"Cannot read {path}: there is no such file"):
+            read_checkpoint(path)
 
 
 @pytest.mark.parametrize(
-    "stored, named",
+    "changes, named",
     [
-        ([1], "it has no 'args'"),
-        ({"state_dict": {}}, "it has no 'args'"),
-        ({"args": {"data": "mnist"}}, "it has no 'state_dict'"),
-        (VALID | {"state_dict": {"a": [1.0]}}, "'a' in its 'state_dict' is a list"),
-        (VALID | {"state_dict": {1: np.zeros(1)}}, "a int in its 'state_dict'"),
-        (VALID | {"args": {"data": ["mnist"]}}, "'data' in its 'args' is a list"),
-        (VALID | {"optimizer_state_dict": [1]}, "list"),
-        (VALID | {"optimizer_state_dict": {"state": {0: {"step": "x"}}}}, "invalid literal"),
+        ({"args": None}, "no array 'args'"),
+        ({"step": None}, "no array 'step'"),
+        ({"ema_decay": None}, "no array 'ema_decay'"),
+        ({"args": "data=mnist"}, "JSONDecodeError"),
+        ({"args": np.zeros(2)}, "JSONDecodeError"),
+        ({"args": json.dumps([1])}, "its arguments are a list"),
+        ({"args": json.dumps({"data": ["mnist"]})}, "its argument 'data' is a list"),
+        ({"args": json.dumps({"data": {}})}, "its argument 'data' is a dict"),
+        ({"step": "x"}, "invalid literal"),
+        ({"step": [1, 2]}, "TypeError"),
+        ({"step": 0}, "step=0"),
+        ({"step": np.nan}, "NaN"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0"),
+        ({"ema_decay": np.nan}, "ema_decay=nan"),
+        ({"a.weight": "text"}, "its tensor 'a.weight' does not hold numbers"),
+        ({"ema/a.weight": np.ones(2, complex)}, "its tensor 'ema/a.weight' does not hold numbers"),
     ],
 )
-def test_no_checkpoint(stored, named, monkeypatch):
-    monkeypatch.setattr(published_checkpoint, "read_torch_file", lambda _: stored)
-    with pytest.raises(ValueError, match=f"file.pth is not a checkpoint of train_img.py: .*{named}"):
-        read_checkpoint("file.pth")
+def test_arrays_that_are_no_checkpoint(changes, named, tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(content(**changes))
+    with pytest.raises(ValueError, match=f"a.npz cannot be read as a published checkpoint .*{named}"):
+        read_checkpoint(path)
+
+
+def test_a_damaged_file_is_refused_unless_its_content_is_the_same(tmp_path):
+    """300 files with another bit, and 100 that are truncated."""
+    generator, path, data = np.random.default_rng(0), tmp_path / "a.npz", content()
+    damaged = []
+    for position in generator.integers(0, len(data), 300):
+        changed = bytearray(data)
+        changed[position] ^= 1 << generator.integers(8)
+        damaged.append(bytes(changed))
+    damaged += [data[:length] for length in generator.integers(0, len(data), 100)]
+    refused = 0
+    for changed in damaged:
+        path.write_bytes(changed)
+        try:
+            found = read_checkpoint(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path} cannot be read as a published checkpoint")
+            refused += 1
+        else:
+            assert found.args == {"data": "mnist"} and (found.step, found.decay) == (3, 0.5)
+            assert_same(found.weights, {"a.weight": VALID["a.weight"]})
+            assert_same(found.averages, {"a.weight": VALID["ema/a.weight"]})
+    assert 100 < refused < len(damaged)

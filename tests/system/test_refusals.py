@@ -172,7 +172,12 @@ REFUSED = {
     "curves as a document": ("plot_runs", ["--workdirs={run}", "--output={tmp}/x.docx"], ["x.docx", ".png"]),
     "curves of no run": ("plot_runs", ["--workdirs={tmp}/none", PICTURE], ["none", "no config.json"]),
     "curves of binary metrics": ("plot_runs", ["--workdirs={binary}", PICTURE], ["Line 2 of"]),
-    "no checkpoint": ("convert_checkpoint", ["--checkpoint={tmp}/a.pth", NEW], ["a.pth"]),
+    "no checkpoint": ("convert_checkpoint", ["--checkpoint={tmp}/a.npz", NEW], ["a.npz"]),
+    "code to convert": (
+        "convert_checkpoint",
+        ["--checkpoint={tmp}/syntax.py", NEW],
+        ["_to_npz.py"],
+    ),
     "a workdir to convert to": ("convert_checkpoint", ["--checkpoint={tmp}/syntax.py", RUN], ["{run}"]),
 }
 

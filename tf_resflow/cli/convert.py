@@ -1,36 +1,35 @@
-r"""Turns a checkpoint of the published PyTorch code into the workdir of a run. PyTorch is not needed.
+r"""Turns a checkpoint of the published PyTorch code into the workdir of a run.
 
-resflow-convert --checkpoint=cifar10_resflow_16-16-16.pth --workdir=runs/cifar10
+python examples/published_to_npz.py cifar10.pth cifar10.npz
+resflow-convert --checkpoint=cifar10.npz --workdir=runs/cifar10
 resflow-evaluate --workdir=runs/cifar10 --data_dir=DIR
 resflow-sample --workdir=runs/cifar10 --output=samples.png
 
-The file is read without executing anything in it.
+The first command is a script in the repository of tf_resflow. It needs PyTorch; the others do not.
 """
-
-import pathlib
 
 from absl import flags
 
 from tf_resflow import interop
 from tf_resflow.cli import command_line
+from tf_resflow.interop.published_checkpoint import read_checkpoint
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("checkpoint", None, "File of train_img.py: .pth.")
+    flags.DEFINE_string("checkpoint", None, "File of examples/published_to_npz.py: .npz.")
     flags.DEFINE_string("workdir", None, "Directory of the run, to be made.")
     flags.mark_flags_as_required(["checkpoint", "workdir"])
 
 
 def check() -> None:
-    """Raises ValueError if there is no checkpoint to read, or the workdir is not empty."""
+    """Raises ValueError if the workdir is not empty, or the checkpoint cannot be read."""
     from tf_resflow.training.workdir import Workdir  # which an extra provides
 
-    if not pathlib.Path(FLAGS.checkpoint).is_file():
-        raise ValueError(f"Cannot read {FLAGS.checkpoint}: there is no such file.")
     Workdir(FLAGS.workdir).check_empty()
+    read_checkpoint(FLAGS.checkpoint)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ __all__ = [
 ]
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -162,7 +163,7 @@ def _shifted_points(x, cells, seed, num_sets, num_points, common):
     return tf.repeat(u, rows, axis=0) if common else u
 
 
-def place_with_tails(u: tf.Tensor, ends: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+def place_with_tails(u: tf.Tensor, ends: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """Maps points of the unit cube into cells, of which the first and the last one include their tails.
 
     Args:

@@ -31,8 +31,11 @@ _UNUSED = (
 def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike) -> dict[str, Any]:
     """Makes the workdir of a run from a checkpoint of train_img.py of the published code.
 
+    A Python with PyTorch writes the checkpoint to an .npz file, with the script of this library's repository:
+    `python examples/published_to_npz.py cifar10.pth cifar10.npz`. The conversion itself does not need PyTorch:
+
     ```python
-    resflow.interop.convert_checkpoint("cifar10.pth", "runs/cifar10")
+    resflow.interop.convert_checkpoint("cifar10.npz", "runs/cifar10")
     run = resflow.load("runs/cifar10")
     ```
 
@@ -49,15 +52,15 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     A checkpoint of the published hybrid task becomes the run of a `tf_resflow.HybridModel`, with its classifier.
 
     Args:
-      checkpoint: the .pth file. It is read without PyTorch, and nothing in it is executed.
+      checkpoint: the .npz file.
       workdir: directory of the run, which appears complete or not at all.
 
     Returns:
       A dict: "name" of the data, "step", whether there are "averages", and the "coefficient".
 
     Raises:
-      ValueError: when the file cannot be read or is refused, when this library does not have its model, or when the
-        directory is not empty.
+      ValueError: when the file cannot be read, when this library does not have its model, or when the directory is
+        not empty.
       OSError: when the directory cannot be written; nothing is left of it.
 
     References:
@@ -68,7 +71,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     workdir = place.path
     published = read_checkpoint(checkpoint)
     config = published_config(published.args)
-    config.train.steps = step = published.step or 1
+    config.train.steps = step = published.step
     config.train.ema_momentum = published.decay if published.averages else 0.0
     statistics = {name: published.weights.get(f"transforms.0.chain.0.{name}") for name in ("mean", "std")}
     data = published_data(published.args, config, **statistics)

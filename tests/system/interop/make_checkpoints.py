@@ -4,22 +4,25 @@
 
 It needs PyTorch and a checkout of https://github.com/rtqichen/residual-flows (the fixtures are of commit
 8170138); the tests need neither. Each checkpoint is a tiny model that took three training steps on random
-images, saved as train_img.py saves: after a validation, which leaves u and v at the averaged weights. Beside it
-is an .npz with, for the weights ("raw") and for their average ("ema"): the latent y, the exact log-determinant by a
-dense Jacobian in float64, bits/dim, and for hybrid models the logits.
+images, saved as train_img.py saves: after a validation, which leaves u and v at the averaged weights.
+examples/published_to_npz.py converts the .pth file to the one in checkpoints/, without the published code. The file
+of the same name in results/ has, for the weights ("raw") and for their average ("ema"): the latent y, the exact
+log-determinant by a dense Jacobian in float64, bits/dim, and for hybrid models the logits.
 """
 
 import argparse
 import copy
-import lzma
 import math
 import pathlib
+import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import torch
 
-FOLDER = pathlib.Path(__file__).parents[2] / "interop" / "checkpoints"
+ROOT = pathlib.Path(__file__).parents[3]
+SCRIPT = ROOT / "examples" / "published_to_npz.py"
 DEFAULTS = {
     "data": "cifar10", "dataroot": "data", "imagesize": 8, "nbits": 8, "block": "resblock", "coeff": 0.98,
     "vnorms": "2222", "n_lipschitz_iters": None, "sn_tol": 1e-3, "learn_p": False, "n_power_series": None,
@@ -196,8 +199,11 @@ def make(name, changes, folder):
     checkpoint = {"state_dict": model.state_dict(), "args": args, "ema": ema, "test_bpd": 4.5}
     if name in WITH_OPTIMIZER:
         checkpoint["optimizer_state_dict"] = optimizer.state_dict()
-    path = folder / f"{name}.pth"
-    torch.save(checkpoint, path, _use_new_zipfile_serialization=name not in LEGACY)
+    converted = folder / "checkpoints" / f"{name}.npz"
+    with tempfile.TemporaryDirectory() as scratch:
+        path = pathlib.Path(scratch) / f"{name}.pth"
+        torch.save(checkpoint, path, _use_new_zipfile_serialization=name not in LEGACY)
+        subprocess.run([sys.executable, SCRIPT, path, converted], check=True)
     shape = (NUM_EXAMPLES.get(name, 2), CHANNELS.get(args.data, 3), args.imagesize, args.imagesize)
     noise = torch.rand(shape, generator=generator).clamp(0.01, 0.99)
     x = (torch.randint(levels(args), shape, generator=generator) + noise) / levels(args)
@@ -207,20 +213,18 @@ def make(name, changes, folder):
     averaged = results(args, model, x)
     arrays = {f"raw_{key}": value for key, value in raw.items()}
     arrays |= {f"ema_{key}": value for key, value in averaged.items()}
-    np.savez_compressed(folder / f"{name}.npz", x=x.numpy(), **arrays)
-    packed = folder / f"{name}.pth.xz"
-    packed.write_bytes(lzma.compress(path.read_bytes(), preset=9))
-    path.unlink()
-    print(f"{name}: {packed.stat().st_size + (folder / f'{name}.npz').stat().st_size:,} bytes")
+    np.savez_compressed(folder / "results" / f"{name}.npz", x=x.numpy(), **arrays)
+    print(f"{name}: {converted.stat().st_size:,} bytes")
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--published_dir", required=True, help="Checkout of the published code.")
-    parser.add_argument("--output_dir", type=pathlib.Path, default=FOLDER)
+    parser.add_argument("--output_dir", type=pathlib.Path, default=ROOT / "tests" / "interop")
     flags = parser.parse_args()
     sys.path.insert(0, flags.published_dir)
-    flags.output_dir.mkdir(exist_ok=True)
+    for name in ("checkpoints", "results"):
+        (flags.output_dir / name).mkdir(parents=True, exist_ok=True)
     for name, changes in CASES.items():
         make(name, changes, flags.output_dir)
 
