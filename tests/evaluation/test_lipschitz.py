@@ -5,18 +5,19 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+from tf_resflow.bijectors import certified_bounds
 from tf_resflow.bijectors.base import lipschitz_constants
-from tf_resflow.bijectors.certified_bounds import uncertified_blocks
-from tf_resflow.evaluation import lipschitz_bounds, lipschitz_certificate
+from tf_resflow.bijectors.certificates import uncertified_blocks
+from tf_resflow.evaluation import lipschitz_certificate
 from tf_resflow.layers import lipschitz_constant
 
 
 def test_what_has_no_bounds():
     block = resflow.flows.coupling_image_block()
     flow = resflow.flows.image_flow((4, 4, 1), (1,), 2, kernels=(1,), num_fc_blocks=0, block=block)
-    assert lipschitz_bounds(flow) == {}
+    assert certified_bounds(flow) == {}
     model = resflow.FlowModel(flow, [4, 4, 1])
-    for function in (lipschitz_bounds, lipschitz_certificate, uncertified_blocks):
+    for function in (certified_bounds, lipschitz_certificate, uncertified_blocks):
         with pytest.raises(ValueError, match="Expected a flow, .* got a FlowModel: pass its attribute flow"):
             function(model)
         with pytest.raises(ValueError, match="got a Sequential"):
@@ -39,7 +40,7 @@ def test_layers_and_blocks():
     for layer in resflow.layers.norm_updates.lipschitz_layers(flow):
         layer.kernel.assign(2.0 * layer.kernel)
     resflow.layers.update_norms(flow, tolerance=1e-6, max_iterations=500)
-    certificate, bounds = lipschitz_certificate(flow), lipschitz_bounds(flow)
+    certificate, bounds = lipschitz_certificate(flow), certified_bounds(flow)
     assert list(bounds) == ["block0", "block1"]
     assert {name: c["certified"] for name, c in certificate["blocks"].items()} == bounds
     assert [c["nominal"] for c in certificate["blocks"].values()] == [pytest.approx(0.64)] * 2

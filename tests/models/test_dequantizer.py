@@ -52,7 +52,7 @@ def test_the_estimator_of_an_evaluation_suits_the_noise(block):
     _, series = resflow.models.evaluation_estimator(
         *arguments, dequantizer=model.data_space.dequantizer, name="adaptive"
     )
-    (bound,) = resflow.evaluation.lipschitz_bounds(model.data_space.dequantizer.flow).values()
+    (bound,) = resflow.bijectors.certified_bounds(model.data_space.dequantizer.flow).values()
     assert series.lipschitz_constant == bound > 0.5
     _, alone = resflow.models.evaluation_estimator(*arguments, name="adaptive")
     assert isinstance(alone, resflow.logdet.Exact) if block != "residual" else alone.lipschitz_constant < 0.5

@@ -201,7 +201,7 @@ def test_weights_round_trip(make, tmp_path):
 def test_blocks_without_names_have_some():
     names = ["residual_block", "residual_block_1", "residual_block_2"]
     flow = unnamed(0).flow
-    assert list(resflow.evaluation.lipschitz_bounds(flow)) == names
+    assert list(resflow.bijectors.certified_bounds(flow)) == names
     assert list(resflow.evaluation.lipschitz_certificate(flow)["layers"]) == names
 
 

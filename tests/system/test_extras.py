@@ -38,7 +38,7 @@ model.initialize(x)
 model.compile(optimizer="adam")
 model.fit(x, batch_size=4, verbose=0)
 assert model.sample(3, seed=0).shape == (3, 2)
-resflow.evaluation.lipschitz_bounds(model.flow)
+resflow.bijectors.certified_bounds(model.flow)
 
 for name, call in {
     "data": lambda: resflow.data.load_digits(),

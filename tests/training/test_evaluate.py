@@ -212,7 +212,7 @@ def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):
     learned.theta.assign(np.log((order - learned.low) / (learned.high - order)))
     config = make_config(model__learned_norms=True)
     _, series = models.evaluation_estimator(config, flow, [2], name="adaptive")
-    bound = resflow.evaluation.lipschitz_bounds(flow)["block0"]
+    bound = resflow.bijectors.certified_bounds(flow)["block0"]
     v, w = np.random.default_rng(0).normal(size=[2, 1, 2]).astype("float32")
     norms = np.linalg.norm(v, order, axis=1) * np.linalg.norm(w, order / (order - 1), axis=1)
     rest = bound / (3 * (1 - bound)) * norms.max()

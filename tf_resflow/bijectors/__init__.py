@@ -3,6 +3,7 @@
 from tf_resflow.bijectors.act_norm import ActNorm
 from tf_resflow.bijectors.affine_autoregressive import AffineAutoregressive
 from tf_resflow.bijectors.base import FlowBijector
+from tf_resflow.bijectors.certificates import certified_bounds
 from tf_resflow.bijectors.conditional_affine import ConditionalAffine
 from tf_resflow.bijectors.couplings import AdditiveCoupling, AffineCoupling
 from tf_resflow.bijectors.dct_conv import DCTConv
@@ -35,6 +36,7 @@ __all__ = [
     "ResidualBlock",
     "Squeeze2D",
     "Whiten",
+    "certified_bounds",
     "forward_features",
     "initialize",
     "inverse_with_solutions",

@@ -3,7 +3,7 @@ from .classification import expected_calibration_error, ood_auroc
 from .estimator_noise import EstimatorNoise
 from .fid import FeatureMoments, InceptionFeatures, frechet_distance
 from .figures import coverage_figure, elbo_figure, rank_figure
-from .lipschitz import lipschitz_bounds, lipschitz_certificate
+from .lipschitz import lipschitz_certificate
 from .log_likelihood import estimate_log_prob, log_prob_by_class
 from .planning import LikelihoodPlan, plan_likelihood
 from .posterior import ImportanceCheck, c2st, calibration_ranks, coverage_levels, importance_check
@@ -34,7 +34,6 @@ __all__ = [
     "importance_check",
     "interpolate_corners",
     "interpolate_pairs",
-    "lipschitz_bounds",
     "lipschitz_certificate",
     "log_prob_by_class",
     "ood_auroc",

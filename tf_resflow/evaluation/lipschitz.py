@@ -2,30 +2,14 @@
 
 import functools
 
-import tensorflow as tf
-
 from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.base import lipschitz_constants
-from tf_resflow.bijectors.certified_bounds import certified_bounds, uncertified_blocks
+from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
 from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.progress import track
 
-__all__ = ["lipschitz_bounds", "lipschitz_certificate"]
-
-
-def lipschitz_bounds(flow: tf.Module) -> dict[str, float]:
-    """A rigorous upper bound of the Lipschitz constant of each residual branch, by the name of its block.
-
-    Power iteration estimates a norm from below, so a layer may exceed its coefficient by what is left to converge.
-    These bounds are proofs for the present weights: the product, through the branch, of the bound of each layer and
-    activation. A bound below 1 proves that the block is invertible; one above 1 proves nothing, since the product
-    is above the truth.
-
-    It is infinite for a block whose branch nothing bounds: `lipschitz_certificate` has the reason. A flow of
-    couplings has no residual branch. Blocks of one name are numbered.
-    """
-    return certified_bounds(flow)
+__all__ = ["lipschitz_certificate"]
 
 
 def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
@@ -36,7 +20,7 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     of those of its parts (see `FlowBijector.lipschitz_constants`). An error of the latent grows by at most the
     inverse's constant on its way to the data. "nominal" bounds rest on the coefficients that the layers enforce by
     an estimate of their norms, or on the constructor's `lipschitz_constant`; "certified" ones are proofs for the
-    present weights (see `lipschitz_bounds`).
+    present weights (see `tf_resflow.bijectors.certified_bounds`).
 
     ```python
     import tf_resflow as resflow

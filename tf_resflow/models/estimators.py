@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from tf_resflow import bijectors, logdet
-from tf_resflow.bijectors.certified_bounds import certified_bounds, uncertified_blocks
+from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
 from tf_resflow.flows.build import build_estimator
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data, evaluation
-from tf_resflow.bijectors.certified_bounds import uncertified_blocks
+from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
 from tf_resflow.evaluation import LikelihoodPlan, log_prob_by_class
 from tf_resflow.evaluation.classification import classification_scores
 from tf_resflow.evaluation.figures import density_figure, points_figure
@@ -167,7 +167,7 @@ class Report:
             **scores,
             "baselines": self.baselines if self._density is not None else {},
         }
-        bounds = evaluation.lipschitz_bounds(self._model.flow)
+        bounds = certified_bounds(self._model.flow)
         if bounds:
             worst = max(bounds.values())
             result["lipschitz_bound"] = worst if math.isfinite(worst) else None
