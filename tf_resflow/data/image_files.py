@@ -83,9 +83,8 @@ def load_image_files(
 
     A folder holds PNG, JPEG, WebP, BMP, GIF or TIFF files of 8 bits. Its subfolders, if any, are the classes, in
     alphabetical order. A subfolder `train`, however, is the train split, and `test` and `validation` (or `val`)
-    beside it are the other splits. Hidden files and other kinds of files are skipped. Links are followed, but each
-    file is read once: under its own name rather than that of a link to it, and in one split. The examples are gray
-    if all images are, else all are color. Transparency is dropped.
+    beside it are the other splits. Hidden files and other kinds of files are skipped, and links to folders are not
+    followed. The examples are gray if all images are; otherwise all are color. Transparency is dropped.
 
     A .npy file holds uint8 images `[num, height, width, channels]` or `[num, height, width]`; an .npz file holds
     such an array and, optionally, an array of labels named "labels".
@@ -246,7 +245,7 @@ def _classes(path, files, places):
     names = set(classes)
     for folder in subfolders(path):
         is_split = any(place.resolve().is_relative_to(folder.resolve()) for place in places.values())
-        if folder.name in names or folder.is_symlink() or is_split:
+        if folder.name in names or is_split:
             continue
         raise ValueError(f"{folder} holds no image, but the folders beside it do. Fill it, or remove it.")
     return np.array(classes)
