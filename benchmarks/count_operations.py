@@ -71,7 +71,8 @@ def main(_):
     """Prints the counts and the estimate."""
     config = _CONFIG.value
     model = config.model
-    if (model.kind, model.block, model.estimator.train.kind) != ("image", "residual", "russian_roulette"):
+    is_roulette = model.estimator.train.kind in ("automatic", "russian_roulette")  # the default of images
+    if (model.kind, model.block) != ("image", "residual") or not is_roulette:
         raise app.UsageError("The config must be that of residual blocks on images, trained by Russian roulette.")
     info = DataInfo("images", tuple(map(int, _SHAPE.value)), 256, None, None)
     found = count(build_model(config, info))

@@ -29,6 +29,20 @@ def column(kind, num, rng):
         return rng.integers(3, 12, size=num).astype("int16")
     if kind == "whole float":
         return rng.poisson(4.0, size=num).astype(float)
+    if kind == "fine grid":
+        return rng.integers(-303, 400, size=num) / 10
+    if kind == "thirds":
+        return rng.integers(-20, 20, size=num) / 3
+    if kind == "far grid":
+        return 16_000_000_000 + rng.integers(0, 500, size=num) / 4
+    if kind == "milliseconds":
+        return 1.6e12 + rng.integers(0, 10_000, size=num)
+    if kind == "nanoseconds":
+        return 1_600_000_000_000_000_000 + 1000 * rng.integers(0, 300, size=num)
+    if kind == "hundreds":
+        return (100 * rng.integers(0, 328, size=num)).astype("int16")
+    if kind == "zoned day":
+        return pandas.date_range("2024-01-01", periods=300, tz="Europe/Zurich")[rng.integers(0, 300, size=num)]
     if kind == "grid":
         return rng.integers(0, 8, size=num) * 0.25 + 1.5
     if kind == "boolean":
@@ -53,13 +67,21 @@ KINDS = {
     "whole number": "whole",
     "whole float": "whole",
     "grid": 0.25,
+    "fine grid": 0.1,
+    "thirds": 1 / 3,
+    "far grid": 0.25,
+    "milliseconds": "whole",
+    "nanoseconds": 1000,
+    "hundreds": 100,
+    "zoned day": "day",
     "boolean": "category",
     "text": "category",
     "ordered": ["low", "middle", "high", "highest"],
     "date": "date",
     "day": "day",
 }
-GIVEN = {"grid": 0.25}  # what no type says
+# What no type says.
+GIVEN = {name: KINDS[name] for name in ("grid", "fine grid", "thirds", "far grid", "nanoseconds", "hundreds")}
 
 
 def draw(seed, num=200):
@@ -132,13 +154,16 @@ def test_values_between_those_of_a_grid_cannot_occur(seed):
     """As unknown levels: their rows are not known, and have a reason; those of real numbers can."""
     rng = np.random.default_rng(seed)
     table, given = draw(seed)
-    rows = table.copy()
-    step = {"grid": 0.25, "day": pandas.Timedelta("1D")}
-    for name in rows:
-        if KINDS[name] in ("number", "whole", "day", 0.25) and name != "identifier":  # floats hold no half of one
-            rows[name] = (rows[name] if name == "day" else rows[name].astype(float)) + rng.uniform(
-                0.02, 0.98
-            ) * step.get(name, 1.0)
+    rows, share = table.copy(), rng.uniform(0.02, 0.98)
+    for name, kind in KINDS.items():
+        if name not in rows or name == "identifier":  # whose halves no type holds
+            continue
+        if kind == "day":
+            rows[name] += share * pandas.Timedelta("1D")
+        elif name == "nanoseconds":
+            rows[name] += int(1000 * share)
+        elif kind in ("number", "whole") or isinstance(kind, (int, float)):
+            rows[name] = rows[name].astype(float) + share * (kind if isinstance(kind, (int, float)) else 1.0)
         elif name == "text":
             rows[name] = "pink"
     moved = [name for name in rows if (rows[name] != table[name]).any()]
@@ -172,6 +197,29 @@ def test_an_offset_costs_no_digits(seed):
         assert codes.table(codes.read(table).values.astype(np.float32))["x"].tolist() == table["x"].tolist()
         values, widths, *_ = columns.encode(table)
         assert columns.decode(values + widths / 2)["x"].tolist() == table["x"].tolist()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_numbers_of_another_type(seed):
+    """Values on a grid are the same in float32, in float64, as text and as categories, whichever the fit had."""
+    rng = np.random.default_rng(seed)
+    step = float(rng.choice([1.0, 0.1, 0.25]))
+    x = step * rng.integers(-2000, 2000, size=100)
+    tables = [pandas.DataFrame({"x": part}) for part in (x, x.astype("float32"))]
+    tables += [pandas.DataFrame({"x": x.round(6).astype(str)}), pandas.DataFrame({"x": x}).astype("category")]
+    for fit in tables:
+        columns = Columns(fit, kinds={"x": step})
+        encoded = [columns.encode(table) for table in tables]
+        assert all(rows.known.all() and np.allclose(rows.values, encoded[0].values) for rows in encoded)
+
+
+def test_a_constant_column_has_no_scale():
+    """Whatever the rounding error of its mean is."""
+    rows = pandas.DataFrame({"x": [0.1] * 77, "y": np.random.default_rng(0).normal(size=77)})
+    with pytest.warns(UserWarning, match="one value in all rows: x"):
+        values, _, _, log_scale, _ = Columns(rows).encode(rows)
+    np.testing.assert_allclose(values[:, 0], 0, atol=1e-12)
+    np.testing.assert_allclose(log_scale, -np.log(rows["y"].std(ddof=0)), rtol=1e-6)
 
 
 def test_powers_go_on_linearly_beyond_the_fit():

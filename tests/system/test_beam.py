@@ -115,9 +115,10 @@ day = {"kind": "date", "start": "2024-02-28T00:00:00.000000", "num": 9}
 time = day | {"num": 0}
 values = [" a", "7", 7.0, "0.5", True, "True"], ["2024-03-01", datetime.date(2024, 3, 1), "2024-03-01T18:00"]
 print([score.number_of(value, level) for value in values[0]])
-print([float(score.number_of(value, day)) for value in values[1]], score.number_of(values[1][2], time))
-print(score.number_of("1.5", {"kind": "number"}))
-for value, code in [("b", level), ("soon", day)]:
+tenths = {"kind": "whole", "first": -30.3, "step": 0.1, "num": 704}
+print([float(score.number_of(value, day)) for value in values[1][:2]], score.number_of(values[1][2], time))
+print(score.number_of("1.5", {"kind": "number"}), score.number_of("-5.7", tenths))
+for value, code in [("b", level), ("soon", day), (values[1][2], day), ("1.55", tenths)]:
     try:
         score.number_of(value, code)
     except ValueError:
@@ -133,7 +134,7 @@ def run_python(code, *arguments):
 
 
 def test_levels_and_dates_are_numbers():
-    expected = ["[0, 1, 1, 2, 3, 3]", "[2.0, 2.0, 2.0] 2.75", "1.5", "unknown", "unknown"]
+    expected = ["[0, 1, 1, 2, 3, 3]", "[2.0, 2.0] 2.75", "1.5 -5.7", *["unknown"] * 4]
     assert run_python(NUMBERS).stdout.splitlines() == expected
 
 

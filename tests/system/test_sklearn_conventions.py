@@ -35,7 +35,7 @@ def test_a_search_in_a_pipeline_and_another_process(tmp_path):
     pipeline = make_pipeline(scaled.set_output(transform="pandas"), FlowDensity(**SMALL))
     search = GridSearchCV(pipeline, {"flowdensity__noise": ["auto", 1.0]}, cv=2).fit(rows)
     best = search.best_estimator_
-    assert best[-1].columns_.kinds == {"a": "number", "b": "whole number"}
+    assert best[-1].kinds_ == {"a": "number", "b": "whole"}
     joblib.dump(best, tmp_path / "density.joblib")
     load_and_score = joblib.delayed(lambda path, rows: joblib.load(path).score_samples(rows))
     (scores,) = joblib.Parallel(n_jobs=2, backend="loky")([load_and_score(tmp_path / "density.joblib", rows)])

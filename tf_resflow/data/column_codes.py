@@ -37,7 +37,7 @@ OFF_GRID = 1e-6
 EXACT = 2**53
 """The largest magnitude up to which float64 holds every whole number."""
 
-_SIGNIFICANT = 12  # digits of the values of a grid
+_SIGNIFICANT = 15  # digits of the values of a grid
 _RESOLUTION = 1e-4  # of a deviation: the coarsest spacing of float32 that needs no offset
 _DEPENDENT = 1e-9  # variance of a combination of standardized columns that is constant
 _TIME, _DAY = "datetime64[us]", np.timedelta64(1, "D")
@@ -208,7 +208,8 @@ class _Grid(_Column):
     @classmethod
     def fit(cls, name, column, step):
         origin = _smallest(column)
-        origin = int(origin) if step == 1 else float(f"{step * round(origin / step):.{_SIGNIFICANT}g}")
+        is_whole = isinstance(step, int) and origin == int(origin)
+        origin = int(origin) // step * step if is_whole else float(_rounded(step * round(origin / step), step))
         grid = cls(name, column.dtype, origin, step, offset=origin if _offset(name, column, step) else 0)
         codes, _, known = grid.encode(column)
         if not known.all():
@@ -235,28 +236,28 @@ class _Grid(_Column):
         dtype = _numpy_dtype(self.dtype)
         if self.num <= MOST_LEVELS or dtype.kind not in "iu":
             return super().ends
-        limits = np.iinfo(dtype)
-        return (int(limits.min) - self.origin) / self.step, (int(limits.max) - self.origin) / self.step
+        below, above = self.origin - int(np.iinfo(dtype).min), int(np.iinfo(dtype).max) - self.origin
+        return -float(below // self.step), float(above // self.step)
 
     def as_dict(self):
         found = {"first": self.origin, "step": self.step, "num": self.num}
         return found | ({"offset": self.offset} if self.offset else {})
 
     def encode(self, column):
-        x = _floats(self.name, column, self.origin)
-        places, dtype = x / self.step, _numpy_dtype(column.dtype)
-        rounding = np.finfo(dtype if dtype.kind == "f" else np.float64).eps * np.abs(x + float(self.origin))
-        codes = np.round(places)
-        known = np.isnan(x) | (np.abs(places - codes) <= OFF_GRID + 2 * rounding / self.step)
-        return codes, 0.0, known
+        column = _numeric(self.name, column)
+        places = _floats(self.name, column, self.origin) / self.step
+        codes, rounding = np.round(places), 2 * np.finfo(np.float64).eps * np.abs(places)
+        if self.step % 1 or self.origin % 1:  # whole numbers have no rounding errors
+            types = [_numpy_dtype(dtype) for dtype in (column.dtype, self.dtype)]
+            eps = max(np.finfo(dtype if dtype.kind == "f" else np.float64).eps for dtype in types)
+            rounding = 4 * eps * (abs(self.origin) / self.step + np.abs(places))
+        return codes, 0.0, ~(np.abs(places - codes) > OFF_GRID + rounding)
 
     def decode(self, y):
         codes, dtype = np.clip(np.floor(y), *self.ends), _numpy_dtype(self.dtype)
         if dtype.kind in "iu":
             return _integers(self.step * codes, self.origin, dtype)
-        values = self.origin + self.step * codes
-        largest = max(np.abs(values).max(initial=0.0), self.step)
-        return np.round(values, _SIGNIFICANT - math.ceil(math.log10(largest))).astype(dtype)
+        return _rounded(self.origin + self.step * codes, self.step).astype(dtype)
 
     def description(self):
         last = self.origin + (self.num - 1) * self.step
@@ -273,15 +274,19 @@ class _Date(_Column):
 
     @classmethod
     def fit(cls, name, column, kind):
-        times = _times(name, column)
+        times = _times(name, column, in_zone=True)
         days = (times - times.min()) / _DAY
         is_whole = days == np.floor(days)
+        if kind == "dates":
+            kind = "day" if is_whole.all() else "date"
         if kind == "day" and not is_whole.all():
             raise ValueError(
                 f"Column {name!r}: {times[np.argmin(is_whole)]} and {times.min()} are not whole days apart. Round "
                 f'the times by .dt.floor("D"), or give kinds={{{name!r}: "date"}}.'
             )
-        return cls(name, column.dtype, times.min(), int(days.max()) + 1 if kind != "date" and is_whole.all() else 0)
+        if kind == "day":
+            return cls(name, column.dtype, times.min(), int(days.max()) + 1)
+        return cls(name, column.dtype, _times(name, column).min())
 
     @property
     def kind(self):
@@ -295,22 +300,28 @@ class _Date(_Column):
         with extra("data"):
             import pandas
 
-        if column.dtype.kind in "iufb" and column.notna().any():
-            _times(self.name, column)  # raises
+        if column.dtype.kind in "iufcbm":
+            _times(self.name, column)  # raises, unless all values are missing
         times = pandas.to_datetime(column, format=date_format or "ISO8601", errors="coerce", utc=True)
+        times = times.dt.tz_convert(getattr(self.dtype, "tz", None) or "UTC")
         return times, np.where(times.isna() & column.notna(), "not a date", "")
 
     def as_dict(self):
         return {"start": str(self.start), "num": self.num}
 
     def encode(self, column):
-        values = _times(self.name, column)
+        values = _times(self.name, column, in_zone=self.num > 0)
         days = np.where(np.isnat(values), np.nan, (values - self.start) / _DAY)
         return (np.round(days), 0.0, np.isnan(days) | (days == np.round(days))) if self.num else (days, 0.0, True)
 
     def decode(self, y):
+        with extra("data"):
+            import pandas
+
         days = np.clip(np.floor(y), *self.ends) if self.num else y
-        return self.start + np.round(days * 86400e3).astype("timedelta64[ms]")
+        times = pandas.DatetimeIndex(self.start + np.round(days * 86400e3).astype("timedelta64[ms]"))
+        zone = getattr(self.dtype, "tz", None) if self.num else None
+        return times.tz_localize(zone or "UTC", ambiguous=np.ones(len(times), bool), nonexistent="shift_forward")
 
     def description(self):
         return f"days since {str(self.start).removesuffix('T00:00:00.000000')}"
@@ -617,8 +628,9 @@ def _checked_levels(column, num):
 
 def _of_dtype(column, dtype):
     """A column in a type of pandas; times in their zone."""
-    zone = getattr(dtype, "tz", None)
-    return column.astype(dtype) if zone is None else column.dt.tz_localize("UTC").dt.tz_convert(zone).astype(dtype)
+    if getattr(column.dtype, "tz", None) is not None:
+        column = column.dt.tz_convert(getattr(dtype, "tz", None))
+    return column.astype(dtype)
 
 
 def _numpy_dtype(dtype):
@@ -682,25 +694,33 @@ def _integers(values, origin, dtype, least=-math.inf, most=math.inf):
     return np.array([min(max(round(origin + int(value)), least), most) for value in values], dtype)
 
 
+def _rounded(values, step):
+    """Values on a grid without the rounding errors of their sums and products, such as 3.7000000000000002."""
+    largest = max(np.abs(values).max(initial=0.0), step)
+    return np.round(values, max(_SIGNIFICANT - math.ceil(math.log10(largest)), 0))
+
+
 def _check_is_number(name, column):
-    """Raises ValueError if a column of numbers holds dates."""
-    if column.dtype.kind in "mM":
+    """Raises ValueError if a column of numbers holds dates or complex numbers."""
+    if column.dtype.kind in "mMc":
         raise ValueError(
             f"Column {name!r} has numbers; got {column.dtype}. Give numbers in the units of the training."
         )
 
 
-def _times(name, column):
-    """A column of dates as times in UTC."""
+def _times(name, column, in_zone=False):
+    """A column of dates as times in UTC, or in its own zone, in which days are whole when the clocks change."""
     with extra("data"):
         import pandas
 
-    if column.dtype.kind in "iufcb" and column.notna().any():
+    if column.dtype.kind in "iufcbm" and column.notna().any():
         raise ValueError(
             f"Column {name!r} has dates; got numbers ({column.dtype}). Convert it by pandas.to_datetime."
         )
     if not pandas.api.types.is_datetime64_any_dtype(column.dtype):
         column = pandas.to_datetime(column)
+    if in_zone:
+        column = column.dt.tz_localize(None)
     return column.to_numpy(_TIME)
 
 

@@ -78,7 +78,8 @@ class Columns:
         self.kinds, self.size, self.is_discrete = self._codes.kinds, self._codes.size, self._codes.is_discrete
         centers = self._codes.encode(table).values + 0.5 * self.is_discrete
         deviation = np.sqrt(np.nanvar(centers, axis=0) + self.is_discrete / 12)
-        self._mean, self._scale = np.nanmean(centers, axis=0), np.where(deviation > 0, deviation, 1.0)
+        varies = self.is_discrete | (np.nanmax(centers, axis=0) > np.nanmin(centers, axis=0))
+        self._mean, self._scale = np.nanmean(centers, axis=0), np.where(varies, deviation, 1.0)
         self._powers = _Powers((centers - self._mean) / self._scale, [not labels for labels in self._codes.labels])
         self._warn(table)
 
@@ -183,7 +184,7 @@ def _power(z):
         return None
     low, median, high = np.quantile(z, [0.25, 0.5, 0.75])
     t = (z - median) / (unit := min(median - low, high - median) or z.std())
-    halves, gains = (t[::2], t[1::2]), []
+    halves, gains = np.array_split(np.random.default_rng(0).permutation(t), 2), []
     for own, other in (halves, halves[::-1]):
         power = _best_power(own)
         (y, _), (y_new, log_slopes) = (_yeo_johnson(part, power) for part in (own, other))

@@ -143,12 +143,22 @@ def dequantize_in_cells(
     return tf.where(step > 0, first + step * (number + y), x), log_q
 
 
-def on_grid(x: tf.Tensor, cells: Cells) -> tf.Tensor:
-    """Whether each value is in the middle of a cell, up to rounding; true of continuous coordinates and NaN."""
+def on_grid(x: tf.Tensor, cells: Cells, offsets: TensorLike = 0.0) -> tf.Tensor:
+    """Whether each value is in the middle of a cell, up to rounding; true of continuous coordinates and NaN.
+
+    Args:
+      x: vectors `[rows, size]`.
+      cells: the cells of their coordinates.
+      offsets: what was subtracted from x in its type.
+    """
     first, step, number = _numbers(x, cells)
     width = tf.where(step > 0, step, 1.0)
-    rounding = 2 * np.finfo(x.dtype.as_numpy_dtype).eps * tf.abs(x) / width
-    return tf.equal(step, 0) | ~(tf.abs((x - first) / width - number) > OFF_GRID + rounding)
+    places, largest = (x - first) / width, tf.abs(x) + tf.abs(first) + tf.abs(tf.cast(offsets, x.dtype))
+    rounding = 2 * np.finfo(x.dtype.as_numpy_dtype).eps * (largest / width + tf.abs(places))
+    is_whole = tf.equal(step, 1) & tf.equal(first, tf.round(first))  # whole numbers have no rounding errors
+    return tf.equal(step, 0) | ~(
+        tf.abs(places - number) > OFF_GRID + tf.where(is_whole, tf.zeros_like(rounding), rounding)
+    )
 
 
 def _shifted_points(x, cells, seed, num_sets, num_points, common):

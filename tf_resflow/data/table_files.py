@@ -119,10 +119,17 @@ def typed(path: pathlib.Path, frame: Any, as_levels: Collection[Any], date_forma
 
     If most of the text in a column is numbers, or dates, the rest is a mistake: a ValueError.
     """
+    with extra("data"):
+        import pandas
+
     frame = frame.copy()
-    for name in [name for name in frame.columns if name not in as_levels]:
-        if frame[name].dtype.kind in "OTU":
+    for name in [name for name in frame.columns if frame[name].dtype.kind in "OTU"]:
+        if name not in as_levels:
             frame[name] = _typed_column(path, name, frame[name], date_format)
+        elif (kind := pandas.api.types.infer_dtype(frame[name], skipna=True)) == "boolean":
+            frame[name] = frame[name].astype("boolean")
+        elif kind == "string":
+            frame[name] = frame[name].str.strip()
     return frame
 
 

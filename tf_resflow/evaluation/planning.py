@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
-from tf_resflow.data.dequantization import points_per_set
+from tf_resflow.data.dequantization import on_grid, points_per_set
 from tf_resflow.layers.program import bind
 from tf_resflow.logdet.power_series import power_series_log_det
 from tf_resflow.logdet.probes import coloring, draw_probes
@@ -197,6 +197,9 @@ def plan_likelihood(
     x = tf.convert_to_tensor(x)
     arguments = {name: rows[:_EXAMPLES] for name, rows in model.condition.arguments(condition, len(x)).items()}
     x = x[:_EXAMPLES]
+    cells = model.data_space.cells
+    if cells is not None and not bool(tf.reduce_all(on_grid(tf.cast(x, model.distribution.dtype), cells))):
+        raise ValueError("x holds values that are not in the middle of their cells, and have probability 0.")
     prepared = model.prepare(x, tf.constant([seed, 0]))
     if not bool(tf.reduce_all(tf.math.is_finite(prepared))):
         raise ValueError("x holds NaN or infinite values: plan for examples like those to come.")

@@ -43,7 +43,7 @@ def check_cells(name: str, tensor: tf.Tensor, codes: ColumnCodes) -> tf.Tensor:
     """`tensor` in the units of codes, after a check that its discrete columns hold values that can occur."""
     if codes.cells is None:
         return tensor
-    is_value = on_grid(tensor, codes.cells)
+    is_value = on_grid(tensor, codes.cells, codes.offsets)
     most = [math.inf if labels is None else len(labels) - 1 for labels in codes.labels]
     is_value &= ((tensor > -0.5) & (tensor < tf.constant(most, tensor.dtype) + 0.5)) | [math.isinf(m) for m in most]
     number = tf.math.count_nonzero(~is_value)
