@@ -1,5 +1,4 @@
 from .baselines import gaussian_baseline
-from .classification import expected_calibration_error, ood_auroc
 from .estimator_noise import EstimatorNoise
 from .fid import FeatureMoments, InceptionFeatures, frechet_distance
 from .figures import coverage_figure, elbo_figure, rank_figure
@@ -27,7 +26,6 @@ __all__ = [
     "draw_samples",
     "elbo_figure",
     "estimate_log_prob",
-    "expected_calibration_error",
     "frechet_distance",
     "gaussian_baseline",
     "image_grid",
@@ -36,7 +34,6 @@ __all__ = [
     "interpolate_pairs",
     "lipschitz_certificate",
     "log_prob_by_class",
-    "ood_auroc",
     "plan_likelihood",
     "quantiles",
     "rank_figure",
