@@ -159,8 +159,10 @@ def first_estimate(monkeypatch):
     return lambda: monkeypatch.setattr(resflow.logdet.unseeded, "_has_warned", False)
 
 
-@pytest.mark.parametrize("graph", [False, True])
-@pytest.mark.parametrize("name", [*LOST, *DROPPED])
+@pytest.mark.parametrize(
+    "name, graph",
+    [*((name, False) for name in (*LOST, *DROPPED)), ("JointDistribution", True), ("MixtureSameFamily", True)],
+)
 def test_a_lost_seed_is_warned_of_once_per_process(name, graph, blocks, normal, first_estimate):
     """The first estimate warns. None does with exact log-determinants, or with a seed of the density's own."""
     (way, shape), block = {**LOST, **DROPPED}[name], blocks[0]
