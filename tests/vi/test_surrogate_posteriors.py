@@ -103,7 +103,7 @@ def test_defaults_of_estimators():
         (block,) = resflow.bijectors.flow.residual_blocks(surrogate_of([size], num_blocks=1))
         return type(block.log_det)
 
-    assert kind(64) is resflow.logdet.Exact and kind(65) is resflow.logdet.RussianRoulette
+    assert kind(32) is resflow.logdet.Exact and kind(33) is resflow.logdet.RussianRoulette
 
 
 def test_batch_shape_base_and_seed():

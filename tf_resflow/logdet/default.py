@@ -4,7 +4,7 @@ from tf_resflow.logdet.estimators import AdaptiveRoulette, Exact, LogDetEstimato
 
 __all__ = ["default_estimator"]
 
-_LARGEST_EXACT = {"training": 10, "evaluation": 16, "inference": 64, "scores": 256}  # coordinates of an event
+_LARGEST_EXACT = {"training": 10, "evaluation": 16, "inference": 32, "scores": 256}  # coordinates of an event
 
 
 def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
@@ -14,12 +14,12 @@ def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
     |---|---|---|---|
     | "training" | maximum likelihood | 10 coordinates | `RussianRoulette` |
     | "evaluation" | log-likelihoods, averaged over examples | 16 coordinates | `AdaptiveRoulette` |
-    | "inference" | posteriors, coordinates of Markov chains | 64 coordinates | `RussianRoulette` |
+    | "inference" | posteriors, coordinates of Markov chains | 32 coordinates | `RussianRoulette` |
     | "scores" | log-densities of rows, compared with each other | 256 coordinates | `AdaptiveRoulette` |
 
-    A step with `Exact` takes at most 2 times the processor time of one with the estimate in training, 5 times in
-    evaluation (of image flows; 2 times of vector flows) and 3 times in inference; `benchmarks/exact_crossover.py`
-    measures it. Noise changes the ranks of scores, and a row is scored once.
+    A step with `Exact` takes at most 2 times the processor time of one with the estimate in training and inference,
+    and 5 times in evaluation (of image flows; 2 times of vector flows). `benchmarks/exact_crossover.py` measures it.
+    Noise changes the ranks of scores, and a row is scored once.
 
     Args:
       event_size: number of coordinates of an event.
