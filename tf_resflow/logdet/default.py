@@ -18,7 +18,7 @@ def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
     | "scores" | log-densities of rows, compared with each other | 256 coordinates | `AdaptiveRoulette` |
 
     A step with `Exact` takes at most 2 times the processor time of one with the estimate in training and inference,
-    and 5 times in evaluation (of image flows; 2 times of vector flows). `benchmarks/exact_crossover.py` measures it.
+    and 5 times in evaluation (image flows; 2 times for vector flows), as `benchmarks/exact_crossover.py` measures.
     Noise changes the ranks of scores, and a row is scored once.
 
     Args:
