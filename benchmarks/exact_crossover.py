@@ -1,4 +1,4 @@
-"""Measures up to which event size an exact log-determinant costs little more than an estimate.
+"""Measures the event size at which an exact log-determinant becomes much more expensive than an estimate.
 
     python benchmarks/exact_crossover.py --output=benchmarks/results/exact_crossover.json
 
@@ -37,7 +37,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "A JSON file, to which rows that i
 _SIZES = flags.DEFINE_list("sizes", ["2", "4", "8", "16", "32", "64", "128", "256"], "Event sizes of vectors.")
 _SIDES = flags.DEFINE_list("sides", ["2", "4", "8"], "Sides of images with one channel.")
 _NUM_BLOCKS = flags.DEFINE_integer("num_blocks", 4, "Residual blocks of a flow.", lower_bound=1)
-_PAIRS = flags.DEFINE_integer("pairs", 12, "Pairs of timings, of which the quieter half counts.", lower_bound=2)
+_PAIRS = flags.DEFINE_integer("pairs", 12, "Pairs of timings. The quieter half counts.", lower_bound=2)
 _SECONDS = flags.DEFINE_float("seconds", 0.2, "Time of each side of a pair.", lower_bound=0.0)
 
 _ESTIMATES = {  # with which Exact is compared

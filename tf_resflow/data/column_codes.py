@@ -35,7 +35,7 @@ OFF_GRID = 1e-6
 """The largest distance of a value from a grid, in steps, apart from rounding."""
 
 EXACT = 2**53
-"""The largest magnitude up to which float64 holds every whole number."""
+"""Float64 holds every whole number of at most this magnitude."""
 
 _SIGNIFICANT = 15  # digits of the values of a grid
 _RESOLUTION = 1e-4  # of a deviation: the coarsest spacing of float32 that needs no offset
@@ -394,7 +394,7 @@ class ColumnCodes:
     Args:
       table: `pandas.DataFrame` of the rows of the fit.
       kinds: the kinds of columns by their names, instead of those that the types imply.
-      bounds: pairs (low, high), either of which may be None, by the names of columns of numbers.
+      bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
 
     Attributes:
       kinds: the kind of each column, by its name, in the form of the argument.
