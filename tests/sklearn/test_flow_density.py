@@ -82,7 +82,7 @@ def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed)
     assert np.exp(fit.score_samples(everything)).sum() == pytest.approx(1.0, abs=0.1)
     monkeypatch.setattr(flow_density, "_NUM_POINTS", 256)
     probabilities = np.exp(fit.score_samples(everything))
-    assert probabilities.sum() == pytest.approx(1.0, abs=0.02)
+    assert probabilities.sum() == pytest.approx(1.0, abs=0.04)
     draws = fit.sample(4000, random_state=seed)
     for name in rows:
         expected = pandas.Series(probabilities).groupby(everything[name].to_numpy()).sum()
