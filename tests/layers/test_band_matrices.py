@@ -10,7 +10,7 @@ _GUESSES = [1.0 - 1e-3, 1.0 - 1e-6, 0.9, 0.6, 0.05]  # Ritz values that have not
 
 
 def random_band(kind, seed):
-    """The blocks of B B' on and below the diagonal for a block-bidiagonal B, one part of which dominates."""
+    """The blocks of B B' on and below the diagonal. B is block-bidiagonal, and one of its parts dominates."""
     generator = np.random.default_rng(seed)
     num, size = int(generator.integers(3, 7)), int(generator.integers(1, 5))
     factors = 0.3 * generator.normal(size=(num, size, size))

@@ -32,7 +32,7 @@ _FEW_ROWS, _MEMBERS = 500, 4  # up to so many rows, the density is the mean of s
 _REFERENCE = 16  # rows of the fit whose values explain others
 _BROAD = 0.01  # share of the density with the most noise, so that far rows do not depend on the level
 _RACE = 0.25  # of a training, after which it is chosen whether the flows are whitened
-_AT_ONCE = 2**16  # rows of vectors
+_AT_ONCE = 2**16  # vectors that are scored in one call: few rows with many points cost no padding
 _NUM_POINTS = 32  # of the mean over cells, and over what is missing
 _MISSING = ("error", "drop", "condition")
 
@@ -384,8 +384,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             raise ValueError(f"There is no column {unknown[0]!r}; the columns are {[*table.columns]}.")
 
         def read(names):
-            chosen = ({name: part[name] for name in names if name in part} for part in (kinds, bounds))
-            return Columns(table[names], **dict(zip(("kinds", "bounds"), chosen, strict=True)))
+            own_kinds, own_bounds = ({n: part[n] for n in names if n in part} for part in (kinds, bounds))
+            return Columns(table[names], kinds=own_kinds, bounds=own_bounds)
 
         self.columns_ = read(own)
         self._given: Columns | None = read(list(self.given)) if len(self.given) else None
@@ -490,9 +490,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         points = _points(self.columns_.is_discrete | self._is_masked)
         num_groups = min(len(points), -(-len(points) * len(table) // _AT_ONCE))
         parts: list[np.ndarray] = []
-        for group in np.array_split(
-            points, num_groups
-        ):  # in one call, since a part of 256 rows costs as much as one
+        for group in np.array_split(points, num_groups):
             x, widths, first, last, given = (
                 np.tile(part, [len(group), 1]) for part in (rows.values, rows.widths, *ends, rows.given)
             )
