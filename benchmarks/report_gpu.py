@@ -113,7 +113,8 @@ def _step_seconds(config, batch_size):
             step(tf.constant([0, number])).numpy()
             seconds.append(time.perf_counter() - start)
             start = time.perf_counter()
-    is_counted = config.model.estimator.train.kind in ("automatic", "russian_roulette")
+    blocks = resflow.bijectors.flow.residual_blocks(model.flow)
+    is_counted = all(isinstance(block.log_det, resflow.logdet.RussianRoulette) for block in blocks)
     return statistics.median(seconds[1:]), seconds[0], count(model) if is_counted else None
 
 
