@@ -162,7 +162,7 @@ def _learning(settings):
     model.compile(optimizer=optimizer)
     batches = iter(dataset.train_batches(config.train.batch_size, config.seed))
     model.initialize(initial_batch(config, dataset), config.seed)
-    held_out = resflow.evaluation.HeldOut(model)
+    held_out = resflow.evaluation.LogLikelihood(model).score
     seconds = time.perf_counter() - start
 
     @tf.function(autograph=False)

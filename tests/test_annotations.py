@@ -72,7 +72,7 @@ def test_configs_have_fields_of_any_type(function):
         models.FlowModel.__init__,
         models.FlowModel.log_prob,
         models.HybridModel.__init__,
-        evaluation.HeldOut.__init__,
+        evaluation.LogLikelihood.__init__,
         evaluation.EstimatorNoise.__init__,
     ],
 )

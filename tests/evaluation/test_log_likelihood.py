@@ -105,7 +105,7 @@ def test_without_noise_there_is_one_sample():
 
 def test_an_estimator_is_no_plan(model, x):
     for use in (
-        lambda: resflow.evaluation.HeldOut(model, resflow.logdet.Exact()),
+        lambda: resflow.evaluation.LogLikelihood(model, resflow.logdet.Exact()).num_samples,
         lambda: resflow.evaluation.estimate_log_prob(model, x, plan=resflow.logdet.Exact()),
     ):
         with pytest.raises(ValueError, match="plan must be a LikelihoodPlan"):

@@ -2,7 +2,6 @@
 
 import math
 import types
-from unittest import mock
 
 import keras
 import numpy as np
@@ -12,13 +11,7 @@ import tensorflow_probability as tfp
 from scipy import integrate, stats
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import (
-    ExampleScores,
-    HeldOut,
-    LikelihoodPlan,
-    quantiles,
-    scores,
-)
+from tf_resflow.evaluation import LikelihoodPlan, LogLikelihood, quantiles, scores
 from tf_resflow.evaluation.log_likelihood import mean_of_probabilities
 from tf_resflow.models.data_space import DataSpace
 
@@ -28,22 +21,21 @@ pytestmark = pytest.mark.quick
 class Samples:
     """Stands in for `LogProbSamples`: a log-likelihood of minus the sum of squares, without noise."""
 
-    is_noisy, num_samples, traces = False, 1, 0
+    num_samples, traces = 1, 0
 
-    def __call__(self, x, seed):
+    def estimate(self, x, seed):
         self.traces += 1
-        return -tf.reduce_sum(tf.square(x), axis=-1)[tf.newaxis]
-
-    @staticmethod
-    def mean(estimates):
-        return estimates[0], tf.zeros_like(estimates[0])
+        log_prob = -tf.reduce_sum(tf.square(x), axis=-1)
+        return log_prob, tf.zeros_like(log_prob)
 
 
-def held_out_of(samples, levels=None, **options):
-    """A `HeldOut` with samples of log-likelihoods in the place of those of a model."""
-    model = types.SimpleNamespace(data_space=DataSpace([1], levels, None, tf.float32))
-    with mock.patch.object(scores, "LogProbSamples", lambda model, plan, of_probabilities: samples):
-        return HeldOut(model, **options)
+def likelihood_of(samples, levels=None, **options):
+    """A `LogLikelihood` with other estimates than those of a model."""
+    likelihood = LogLikelihood(
+        types.SimpleNamespace(data_space=DataSpace([1], levels, None, tf.float32)), **options
+    )
+    likelihood._samples = samples
+    return likelihood
 
 
 @pytest.mark.parametrize("replicas, size", [(1, 4), (2, 4), (2, 23)])
@@ -51,13 +43,13 @@ def test_partial_batches_count_once(two_replicas, replicas, size):
     x = np.random.default_rng(0).normal(size=[23, 3]).astype(np.float32)
     batches, samples = [x[i : i + size] for i in range(0, 23, size)], Samples()
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
-    evaluate = held_out_of(samples, strategy=strategy)
-    score = evaluate(batches, seed=0)
+    likelihood = likelihood_of(samples, strategy=strategy)
+    score = likelihood.score(batches, seed=0)
     losses = np.sum(x.astype(np.float64) ** 2, axis=-1)
     assert score.mean == pytest.approx(losses.mean(), rel=1e-6)
     assert score.stderr == pytest.approx(losses.std(ddof=1) / np.sqrt(23), rel=1e-6)
     assert score.num_examples == 23
-    assert evaluate(batches, seed=1) == score
+    assert likelihood.score(batches, seed=1) == score
     assert samples.traces == replicas
 
 
@@ -118,12 +110,12 @@ def test_bound_of_one_sample_and_its_limit(affine_model):
     exact = in_bits(sum(np.log(high - low) for low, high in cell))
     usual = in_bits(sum(integrate.quad(log_p, 0, 1)[0] for log_p in log_densities(v)))
     batches = [np.repeat(v[None], 4000, axis=0)]
-    once = HeldOut(affine_model)(batches, seed=0)
+    once = LogLikelihood(affine_model).score(batches, seed=0)
     assert once.mean == pytest.approx(usual, abs=4 * once.stderr)
     plain = affine_model.example_losses(batches[0], [0, 0])[affine_model.objective]
     assert once.mean == pytest.approx(np.mean(plain), rel=1e-6)
     plan = LikelihoodPlan(num_samples=1000)
-    many = HeldOut(affine_model, plan, importance_weighted=True)([batches[0][:400]], seed=0)
+    many = LogLikelihood(affine_model, plan, importance_weighted=True).score([batches[0][:400]], seed=0)
     assert many.mean == pytest.approx(exact, abs=4 * many.stderr + 2e-3)
     assert usual - exact > 0.2 and once.stderr < 0.03 and many.stderr < 0.003
 
@@ -135,15 +127,14 @@ def test_noise_of_the_estimator_raises_the_importance_weighted_bound(two_replica
     class Noisy(Samples):
         num_samples = 400
 
-        def __call__(self, x, seed):
+        def estimate(self, x, seed):
             shape = [self.num_samples, tf.shape(x)[0]]
-            return 0.8 * tf.random.stateless_normal(shape, resflow.stateless_seed(seed)) - math.log(2)
-
-        mean = staticmethod(mean_of_probabilities)
+            noise = 0.8 * tf.random.stateless_normal(shape, resflow.stateless_seed(seed))
+            return mean_of_probabilities(noise - math.log(2))
 
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
-    bound = held_out_of(Noisy(), 2, strategy=strategy, importance_weighted=True)
-    score = bound([np.zeros([2000, 1])], seed=1)
+    bound = likelihood_of(Noisy(), 2, strategy=strategy, importance_weighted=True)
+    score = bound.score([np.zeros([2000, 1])], seed=1)
     assert bound.num_samples == 400
     bias = (np.exp(0.8**2) - 1) / 800 / np.log(2)
     expected = 1.0 - 0.8**2 / 2 / np.log(2) + bias
@@ -155,11 +146,12 @@ def test_estimates_of_each_example_agree_with_its_log_likelihood_within_their_er
     """7 examples with 400 estimates each: 5 standard errors, which are measured to 4 %."""
     model = resflow.FlowModel(resflow.flows.vector_flow(3, 2, (8,), coefficient=0.9), event_shape=[3])
     x = np.random.default_rng(0).normal(size=[7, 3]).astype("float32")
-    exact = ExampleScores(model, LikelihoodPlan(log_det=resflow.logdet.Exact()))([x[:4], x[4:]], seed=0)
+    plan = LikelihoodPlan(log_det=resflow.logdet.Exact())
+    exact = LogLikelihood(model, plan).score_examples([x[:4], x[4:]], seed=0)
     np.testing.assert_allclose(exact["log_prob"], model.log_prob(x, log_det=resflow.logdet.Exact()), rtol=1e-5)
     np.testing.assert_array_equal(exact["stderr"], np.zeros(7))
     plan = LikelihoodPlan(log_det=resflow.logdet.RussianRoulette(per_example=True), num_samples=400)
-    noisy = ExampleScores(model, plan)([x], seed=1)
+    noisy = LogLikelihood(model, plan).score_examples([x], seed=1)
     assert np.all(noisy["stderr"] > 0) and np.all(noisy["stderr"] < 0.2)
     assert np.all(np.abs(noisy["log_prob"] - exact["log_prob"]) < 5 * noisy["stderr"])
 
@@ -171,11 +163,25 @@ def test_quantiles_are_fractions_of_the_reference():
     assert np.isnan(quantiles([np.nan], reference)).all()
 
 
+def test_scores_of_a_classifier_by_hand():
+    """Two classes, logits of known odds: probabilities 3/4, 1/2 (a tie: class 0) and 9/10."""
+    logits = np.log([[3.0, 1.0], [1.0, 1.0], [1.0, 9.0]])
+    found = scores.classification_scores(logits, [0, 1, 1])
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["accuracy_stderr"] == pytest.approx(np.sqrt(2 / 9 / 3))
+    assert found["cross_entropy"] == pytest.approx(-np.mean(np.log([0.75, 0.5, 0.9])))
+    # Three bins of one example each: |1 - 0.75|, |0 - 0.5|, |1 - 0.9|.
+    assert found["calibration_error"] == pytest.approx((0.25 + 0.5 + 0.1) / 3)
+    assert found["num_examples"] == 3
+    large = scores.classification_scores(np.array([[2000.0, 0.0], [2000.0, 0.0]], np.float32), [0, 1])
+    assert large["cross_entropy"] == pytest.approx(1000.0) and large["accuracy"] == 0.5
+
+
 def test_what_does_not_fit_is_refused(affine_model):
     continuous = resflow.FlowModel(affine_model.flow, [2])
     for call, message in [
-        (lambda: held_out_of(Samples())([], seed=0), "no example"),
-        (lambda: HeldOut(continuous, importance_weighted=True), "not dequantized"),
+        (lambda: likelihood_of(Samples()).score([], seed=0), "no example"),
+        (lambda: LogLikelihood(continuous, importance_weighted=True), "not dequantized"),
         (lambda: LikelihoodPlan(num_samples=0), "at least 1"),
         *[(lambda wrong=wrong: quantiles([1.0], wrong), "must be scores") for wrong in ([], [1, np.nan], [[1.0]])],
     ]:

@@ -11,7 +11,7 @@ from scipy import stats
 
 import tf_resflow as resflow
 from tf_resflow.data import Cells
-from tf_resflow.evaluation import ExampleScores, HeldOut, LikelihoodPlan
+from tf_resflow.evaluation import LikelihoodPlan, LogLikelihood
 from tf_resflow.evaluation.log_likelihood import LogProbSamples
 
 CELLS = Cells(first=[0.0, -1.0, 0.0], step=[1.0, 0.5, 0.0], num=[3, 4, 0])
@@ -85,7 +85,7 @@ def test_probabilities_are_integrals_that_sum_to_one_and_agree_with_samples(seed
     plan = LikelihoodPlan(log_det=EXACT, num_samples=32)
     for log_prob, stderr in (
         resflow.evaluation.estimate_log_prob(model, np.tile(x, [32, 1]), 0, plan=plan),
-        ExampleScores(model, LikelihoodPlan(log_det=EXACT, num_samples=1024))([x], 0).values(),
+        LogLikelihood(model, LikelihoodPlan(log_det=EXACT, num_samples=1024)).score_examples([x], 0).values(),
     ):
         p, error = (np.reshape(v, [-1, len(x)]) for v in (np.exp(log_prob), np.exp(log_prob) * stderr))
         p, error = p.mean(0), np.sqrt(np.mean(error**2, 0) / len(p))
@@ -132,7 +132,7 @@ def test_draws_have_their_density():
 
 def test_a_number_beyond_the_range_has_its_own_cell(model):
     x = np.array([[-4, 0.5, 0.3], [0, 0.5, 0.3]], np.float32)
-    assert np.all(np.isfinite(ExampleScores(model)([x], 0)["log_prob"]))
+    assert np.all(np.isfinite(LogLikelihood(model).score_examples([x], 0)["log_prob"]))
     z = model.data_space.dequantize(np.tile(x[:1], [64, 1]), tf.constant([0, 1]), point_sets=(8, 8)).value
     assert np.all(np.abs(z[:, 0] + 4) <= 0.5)
 
@@ -143,7 +143,7 @@ def test_noise_of_log_determinants_that_is_exponentiated_is_a_warning(model):
     images = resflow.FlowModel(model.flow, [3], levels=4)
     for build in (
         lambda plan: LogProbSamples(model, plan),
-        lambda plan: HeldOut(images, plan, importance_weighted=True),
+        lambda plan: LogLikelihood(images, plan, importance_weighted=True).num_samples,
     ):
         with pytest.warns(UserWarning, match=message):
             build(LikelihoodPlan(log_det=roulette, num_samples=8))
@@ -157,9 +157,9 @@ def test_a_density_in_the_other_coordinates(model):
     """Of a row with a real number, in its units."""
     x = np.array([[0, -1, 0.3], [2, 0.5, -1.0], [1, 0, 0.0]], np.float32)
     plan = LikelihoodPlan(log_det=EXACT, num_samples=1024)
-    score, stderr = ExampleScores(model, plan)([x], 0).values()
+    score, stderr = LogLikelihood(model, plan).score_examples([x], 0).values()
     assert np.all(np.abs(score - np.log(integral(model, x, CELLS))) < 6 * stderr + 1e-3) and np.all(stderr < 0.1)
-    assert HeldOut(model, plan)([x], 0).mean == pytest.approx(-score.mean(), abs=0.1)
+    assert LogLikelihood(model, plan).score([x], 0).mean == pytest.approx(-score.mean(), abs=0.1)
 
 
 def test_noise_is_uniform_in_the_cells(model):
@@ -184,7 +184,7 @@ def test_samples_are_in_the_table(model):
 
 def test_the_score_of_a_row_does_not_depend_on_the_others(model):
     x = np.random.default_rng(0).uniform(size=[40, 3]).astype(np.float32) * 2
-    scores = ExampleScores(model)
+    scores = LogLikelihood(model).score_examples
     whole = scores([x[:32], x[32:]], 0)["log_prob"]
     turned = scores([x[::-1][:32], x[::-1][32:]], 0)["log_prob"]
     np.testing.assert_allclose(turned[::-1], whole, rtol=1e-5)
@@ -209,7 +209,7 @@ def test_all_ways_agree(model, tmp_path):
 def test_a_condition_stands_beside_the_cells():
     model = model_of(CELLS, condition_size=1)
     x, c = np.array([[0, -1, 0.3]] * 2, np.float32), np.array([[0.0], [3.0]], np.float32)
-    score = ExampleScores(model)([(x, c)], 0)["log_prob"]
+    score = LogLikelihood(model).score_examples([(x, c)], 0)["log_prob"]
     assert abs(score[0] - score[1]) > 1e-3
 
 

@@ -158,7 +158,7 @@ def test_classes_by_bayes_and_scores_of_their_mixture(model, labeled, data):
         (model, (x, c), expected_log_prob(x, c)),
     ]
     for scored, batch, expected in cases:
-        found = evaluation.ExampleScores(scored)([batch], seed=0)["log_prob"]
+        found = evaluation.LogLikelihood(scored).score_examples([batch], seed=0)["log_prob"]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 import tf_resflow as resflow
 from tf_resflow import evaluation
-from tf_resflow.evaluation import HeldOut
+from tf_resflow.evaluation import LogLikelihood
 from tf_resflow.evaluation.log_likelihood import LogProbSamples
 from tf_resflow.evaluation.planning import LikelihoodPlan, bytes_per_row
 from tf_resflow.models import FlowDequantizer, dequantizer
@@ -149,8 +149,8 @@ def test_the_bound_and_its_limit_by_enumeration(pixel):
     """
     model, exact = pixel
     total, nats = 0.0, math.log(2)
-    once = HeldOut(model)
-    many = HeldOut(model, LikelihoodPlan(num_samples=400), importance_weighted=True)
+    once = LogLikelihood(model).score
+    many = LogLikelihood(model, LikelihoodPlan(num_samples=400), importance_weighted=True).score
     for value in range(LEVELS):
         x = np.full([8000, *ONE], value, np.uint8)
         bound, tight = once([x], seed=0), many([x[:200]], seed=1)

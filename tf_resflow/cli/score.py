@@ -143,7 +143,7 @@ def _scored():
     run = resflow.load(FLAGS.workdir)
     batches = held_out if given is None else given
     usual = batches if held_out is None else held_out  # strange rows would ask for a plan of their own
-    score = evaluation.ExampleScores(run.density, _plan(run, usual[0]))
+    score = evaluation.LogLikelihood(run.density, _plan(run, usual[0])).score_examples
     scores = score(track(batches, "examples"), FLAGS.seed)
     if rows is not None:
         scores = {name: _of_all_rows(rows, known, values) for name, values in scores.items()}

@@ -9,16 +9,15 @@ from .posterior import ImportanceCheck, c2st, calibration_ranks, coverage_levels
 from .reconstruction import reconstruct
 from .sample_files import image_grid
 from .sampling import draw_samples, interpolate_corners, interpolate_pairs
-from .scores import ExampleScores, HeldOut, quantiles
+from .scores import LogLikelihood, quantiles
 
 __all__ = [
     "EstimatorNoise",
-    "ExampleScores",
     "FeatureMoments",
-    "HeldOut",
     "ImportanceCheck",
     "InceptionFeatures",
     "LikelihoodPlan",
+    "LogLikelihood",
     "c2st",
     "calibration_ranks",
     "coverage_figure",

@@ -1,4 +1,4 @@
-"""The log-likelihood of each example, by several estimates in one batch, with its standard error."""
+"""The log-likelihood of each example of a batch, estimated several times, with its standard error."""
 
 import math
 import warnings
@@ -26,7 +26,7 @@ __all__ = ["LogProbSamples", "estimate_log_prob", "log_prob_by_class", "mean_and
 class LogProbEstimate(NamedTuple):
     """An estimate of the log-likelihood of each example, in nats, and its standard error.
 
-    The standard error is measured from few estimates (8 by default, or 8 sets of them in cells), so intervals take
+    The standard error is measured from few estimates (8 by default, or 8 sets of them in cells), so intervals use
     Student's t: the true value lies within 2 standard errors in 91 % of cases, and within 2.36 in 95 %. For `num`
     estimates the multiplier is `scipy.stats.t.ppf(0.975, num - 1)`.
     """
@@ -44,11 +44,11 @@ def estimate_log_prob(
     stderr: float | None = None,
     plan: LikelihoodPlan | None = None,
 ) -> LogProbEstimate:
-    r"""Estimates the log-likelihood of each example and its standard error, as accurately as asked for.
+    r"""Estimates the log-likelihood of each example of a batch, and the standard error of each estimate.
 
-    Of K estimates of vectors with `cells` the result is the logarithm of the mean of their probabilities. It is
-    biased by about \\(-\text{stderr}^2 / 2\\), which is O(1/K), and by up to half the variance of the estimated
-    log-determinants of an example in nats, whatever K is. The mean of other data is unbiased.
+    The result is the mean of the K estimates of the plan, which is unbiased. For vectors with `cells` it is the
+    logarithm of the mean of K probabilities. Its bias is about \\(-\text{stderr}^2 / 2\\), which is O(1/K), plus up
+    to half the variance of the estimated log-determinants of an example in nats, for any K.
 
     ```python
     import tf_resflow as resflow
@@ -63,13 +63,14 @@ def estimate_log_prob(
       x: examples `[batch, *event_shape]`.
       seed: an integer or a seed `[2]`.
       condition: of a conditional model, as for `FlowModel.log_prob`.
-      stderr: the standard error wanted, in nats: a plan is made for x, eagerly, which takes seconds to minutes.
-      plan: instead, the plan of `plan_likelihood`, for several calls, or a `LikelihoodPlan` of your own.
+      stderr: the standard error to reach, in nats. A plan is measured for x, which takes seconds to minutes and
+        needs eager mode.
+      plan: a `LikelihoodPlan`, instead of `stderr`. Use one plan for several calls.
 
     Returns:
-      A `LogProbEstimate` of `[batch]` each: `log_prob`, and `stderr`, its standard error, measured for each example
-      by repetition; 0 if there is no noise, NaN for a single estimate, and where `log_prob` is -inf because it is
-      below the range of its type.
+      A `LogProbEstimate` with `log_prob` and `stderr`, `[batch]` each. The standard error is measured for each
+      example by repetition. It is 0 without noise, and NaN for a single estimate or where `log_prob` is -inf
+      because the density is below the range of its type.
 
     Raises:
       ValueError: unless either `stderr` or a plan is given; as `plan_likelihood`; for a `stderr` in a graph.
@@ -77,59 +78,63 @@ def estimate_log_prob(
     Warns:
       UserWarning: if a plan that was not measured estimates the log-determinants of vectors with `cells`.
     """
-    if stderr is not None and plan is None:
-        if not tf.executing_eagerly():
-            raise ValueError("A plan is made eagerly: call plan_likelihood before, and pass the plan.")
-        plan = plan_likelihood(model, x, stderr, condition=condition)
-    elif stderr is not None or plan is None:
+    if (stderr is None) == (plan is None):
         raise ValueError("estimate_log_prob takes either stderr= or plan=.")
-    samples = LogProbSamples(model, plan)
-    return samples.mean(samples(model.condition.join(x, condition), seed))
+    if stderr is not None:
+        if not tf.executing_eagerly():
+            raise ValueError("A plan is measured eagerly: call plan_likelihood outside the graph and pass plan=.")
+        plan = plan_likelihood(model, x, stderr, condition=condition)
+    return LogProbSamples(model, plan).estimate(model.condition.join(x, condition), seed)
 
 
 def log_prob_by_class(
     model: FlowModel, x: TensorLike, seed: Seed = None, *, plan: LikelihoodPlan | None = None
 ) -> tf.Tensor:
-    r"""Log-likelihood of the data under each class, of a model whose condition is a label.
+    r"""Estimates the log-likelihood of each example under each class, for a model whose condition is a label.
 
     The classes share the random numbers of an example. By Bayes' rule softmax over the classes is
-    \\(p(y \mid x)\\) for classes that are equally frequent; add the logarithms of other frequencies.
+    \\(p(y \mid x)\\) if the classes are equally frequent; otherwise, add the logarithms of their frequencies first.
 
     Args:
       model: a `FlowModel` with `num_classes`.
-      x: as for `FlowModel.log_prob`.
+      x: examples `[batch, *event_shape]`.
       seed: an integer or a seed `[2]`.
-      plan: by default one estimate, by the model's evaluation estimator, or as many as a score in cells has.
+      plan: the estimators and their number. By default one estimate by the model's evaluation estimator, or 32 for
+        vectors with `cells`.
 
     Returns:
       `[batch, num_classes]`, in nats.
 
     Raises:
-      ValueError: when the condition is no label; as `FlowModel.log_prob`.
+      ValueError: if the condition is not a label; as `FlowModel.log_prob`.
     """
     if model.condition.num_classes is None:
         raise ValueError(f"{model.name} has no classes: build the model with num_classes=.")
     samples = LogProbSamples(model, plan or held_out_plan(model))
-    by_class = tf.unstack(_of_classes(model, samples, x, seed), model.condition.num_classes)
+    by_class = tf.unstack(samples.by_class(x, seed), model.condition.num_classes)
     return tf.stack([samples.mean(estimates).log_prob for estimates in by_class], -1)
 
 
 class LogProbSamples:
-    """Draws K estimates of the log-likelihood of each example, each with another dequantization and other probes.
+    """Draws K estimates of the log-likelihood of each example, each with its own dequantization and probes.
 
-    The estimates and the examples are the rows of one batch. If its values in the widest branch took more than
-    `megabytes`, the batch is computed in parts, one after the other; the process takes a few times that.
-    `num_samples` is then K, rounded up to equal parts. It is 1 if the estimates do not differ (`is_noisy`): if the
-    data are continuous and all log-determinants exact.
+    The estimates of all examples are the rows of one batch. If the values of the widest branch took more than
+    `megabytes`, the batch is computed in parts, one after the other; the process needs a few times that memory.
+    `num_samples` is K, rounded up to equal parts. It is 1 if the estimates do not differ (`is_noisy`), because the
+    data are continuous and all log-determinants exact. In cells, the K estimates are sets of points, each shifted
+    at random, and the error comes from the spread of the means of the sets.
 
-    In cells the K estimates are sets of points, each shifted at random, and `mean` takes the spread of the means of
-    the sets as its error.
-
-    With `common` random numbers the answer for an example does not depend on the others, beyond rounding. If all of
-    the largest number of examples, `max_batch`, fit at once, the graph needs no loop, and TFLite can hold it.
-    `networks` are as for `FlowModel.log_prob`. With `of_probabilities`, `mean` is the logarithm of the mean of the
-    probabilities, as it always is in cells; estimated log-determinants bias it, which is a warning unless the plan
-    was measured.
+    Args:
+      model: a `FlowModel`.
+      plan: a `LikelihoodPlan`.
+      common: whether all examples share their random numbers, so that an answer does not depend on the others,
+        beyond rounding.
+      max_batch: the largest number of examples. If all of them fit at once, the graph needs no loop, and TFLite can
+        hold it.
+      megabytes: see above.
+      networks: as for `FlowModel.log_prob`.
+      of_probabilities: whether `mean` is the logarithm of the mean of the probabilities, as it always is in cells.
+        Estimated log-determinants bias it, which is a warning unless the plan was measured.
     """
 
     def __init__(
@@ -191,6 +196,20 @@ class LogProbSamples:
         parts = self._one_by_one(lambda seed: self._of_all_examples(examples, seed), seeds)
         return tf.reshape(parts, [self.num_samples, -1])
 
+    def estimate(self, x: TensorLike, seed: Seed = None) -> LogProbEstimate:
+        """The mean of the estimates of each example, and its standard error, `[batch]` each."""
+        return self.mean(self(x, seed))
+
+    def by_class(self, x: TensorLike, seed: Seed = None) -> tf.Tensor:
+        """The estimates `[num_classes, num_samples, batch]` under each label."""
+        x = tf.convert_to_tensor(x)
+        return tf.map_fn(
+            lambda label: self((x, label), seed),
+            tf.range(self._model.condition.num_classes),
+            parallel_iterations=1,
+            fn_output_signature=tf.TensorSpec([self.num_samples, x.shape[0]], self._model.distribution.dtype),
+        )
+
     def mean(self, estimates: tf.Tensor) -> LogProbEstimate:
         """The mean of estimates `[num_samples, batch]`, or the logarithm of the mean of their probabilities."""
         if self._of_probabilities:
@@ -243,23 +262,6 @@ class LogProbSamples:
         if noise is None:
             return []
         return bijectors.flow.residual_blocks(bijectors.with_log_det(noise, self._noise_log_det))
-
-
-def mixture_of_classes(model: FlowModel, samples: LogProbSamples, x: TensorLike, seed: Seed) -> tf.Tensor:
-    """Estimates `[num_samples, batch]` of the density of the mixture of all classes, equally frequent."""
-    by_class = _of_classes(model, samples, x, seed)
-    return tf.reduce_logsumexp(by_class, axis=0) - math.log(by_class.shape[0])
-
-
-def _of_classes(model, samples, x, seed):
-    """Estimates `[classes, num_samples, batch]`."""
-    x = tf.convert_to_tensor(x)
-    return tf.map_fn(
-        lambda label: samples((x, label), seed),
-        tf.range(model.condition.num_classes),
-        parallel_iterations=1,
-        fn_output_signature=tf.TensorSpec([samples.num_samples, x.shape[0]], model.distribution.dtype),
-    )
 
 
 def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:

@@ -1,19 +1,24 @@
-"""The score of a model on held-out examples, and the log-likelihood of each of them."""
+"""Scores of data sets: log-likelihoods, quantiles, and the accuracy and calibration of classifiers."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
+from scipy import special
 
-from tf_resflow.evaluation.log_likelihood import LogProbSamples, mixture_of_classes
+from tf_resflow.evaluation.log_likelihood import LogProbSamples
 from tf_resflow.evaluation.planning import LikelihoodPlan, default_num_samples, held_out_plan
 from tf_resflow.models import FlowModel
 from tf_resflow.typing import TensorLike
 
-__all__ = ["ExampleScores", "HeldOut", "PerExample", "Score", "quantiles"]
+__all__ = ["LogLikelihood", "PerExample", "Score", "classification_scores", "quantiles"]
+
+_BINS = 15  # of the calibration error, as in the literature
 
 
 class Score(NamedTuple):
@@ -25,30 +30,39 @@ class Score(NamedTuple):
     example_stderr: float | None = None
 
 
-class HeldOut:
-    r"""Scores a model on held-out examples, each of them once.
+class LogLikelihood:
+    r"""Estimates the log-likelihood of a data set, once for each example.
 
-    The loss of an example is that of the mean of the plan's K estimates of its log-likelihood, or, if it is
-    `importance_weighted`, of the bound of integer data
+    An estimate is the mean of the plan's K estimates of log p(x). If it is `importance_weighted`, or if the model
+    has `cells`, it is the bound
 
         log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / (L^D q(u_k | x)),
 
-    with q = 1 for uniform noise, which is the usual one at K = 1, never loosens in expectation as K grows, and
-    tends to log P(x). (The loss of vectors with `cells` is always that of this bound.) It is a bound for exact
-    log-determinants only, including those of a dequantizer. An estimate whose noise has the variance
-    \(\sigma^2\), in nats, raises it by up to \(\log E e^\epsilon \approx \sigma^2 / 2\) (Jensen's inequality, in
-    the opposite direction): use `Exact` or several probes.
+    with q = 1 for uniform noise. The bound is the usual one at K = 1, never loosens in expectation as K grows, and
+    tends to log P(x). It is a bound for exact log-determinants only, including those of a dequantizer. An estimate
+    whose noise has the variance \(\sigma^2\), in nats, raises it by up to
+    \(\log E e^\epsilon \approx \sigma^2 / 2\) (Jensen's inequality, in the opposite direction): use `Exact` or
+    several probes.
+
+    ```python
+    import numpy as np
+    import tf_resflow as resflow
+    model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,)), event_shape=[2])
+    likelihood = resflow.evaluation.LogLikelihood(model)
+    batches = [np.zeros([3, 2], "float32"), np.ones([2, 2], "float32")]
+    print(likelihood.score(batches, seed=0).num_examples)
+    # 5
+    print(likelihood.score_examples(batches, seed=0)["log_prob"].shape)
+    # (5,)
+    ```
 
     Args:
       model: a `FlowModel`.
-      plan: K and the estimators; by default one estimate by the model's evaluation estimator, or as many as a score
-        in cells has.
-      importance_weighted: whether the score is that of the bound.
+      plan: K and the estimators. By default they are the model's evaluation estimator, with K = 1 for `score` and 8
+        for `score_examples`, or 32 for both in cells.
+      importance_weighted: whether to estimate the bound; of integer data.
       strategy: the `tf.distribute.Strategy` that the model was built under; by default the current one. The rows
         of a batch are divided between its replicas.
-
-    Attributes:
-      num_samples: K, rounded up if the estimates are computed in parts.
 
     Raises:
       ValueError: for the bound of continuous data, which are not dequantized.
@@ -71,96 +85,118 @@ class HeldOut:
     ):
         if importance_weighted and not model.data_space.is_dequantized:
             raise ValueError("Continuous data are not dequantized, and have no importance-weighted bound.")
-        plan = plan or held_out_plan(model)
-        samples = LogProbSamples(model, plan, of_probabilities=importance_weighted)
-        self.num_samples = samples.num_samples
-        has_stderr = plan.stderr is not None or samples.num_samples > 1
-        losses = functools.partial(_means, model.data_space, samples, has_stderr)
-        self._losses = PerExample(losses, strategy)
+        self._model, self._plan, self._strategy = model, plan, strategy
+        self._importance_weighted = importance_weighted
 
-    def __call__(self, batches: Iterable[TensorLike], seed: int) -> Score:
-        """Scores a finite stream of batches.
+    @property
+    def num_samples(self) -> int:
+        """K of `score`, rounded up if the estimates are computed in parts."""
+        return self._samples.num_samples
+
+    def score(self, batches: Iterable[TensorLike], seed: int) -> Score:
+        """Returns the mean loss of a data set, and its standard error.
 
         Args:
-          batches: arrays or tensors `[<= batch, *event_shape]`, of a conditional model in pairs with their
-            conditions; the first one is the largest.
+          batches: a finite stream of arrays or tensors `[<= batch, *event_shape]`, of a conditional model in pairs
+            with their conditions. The first batch is the largest.
           seed: integer, for the dequantization and the estimator.
 
         Returns:
-          A named tuple: `mean`, in bits/dim, or nats for continuous data; `stderr`, its standard error over the
-          examples, which includes the noise of the estimator; `num_examples`; and `example_stderr`, the root mean
-          square of the measured standard errors of the examples, None for one estimate of each.
+          A named tuple: `mean`, the negative log-likelihood in bits/dim, or nats for continuous data; `stderr`, its
+          standard error over the examples, which includes the noise of the estimator; `num_examples`; and
+          `example_stderr`, the root mean square of the measured standard errors of the examples, None for a single
+          estimate of each.
 
         Raises:
-          ValueError: when there is no batch.
+          ValueError: if there is no batch.
         """
-        values = {name: value.astype(np.float64) for name, value in self._losses(batches, seed).items()}
-        losses, num = values["loss"], len(values["loss"])
+        losses, stderrs = (value.astype(np.float64) for value in self._losses(batches, seed))
+        num = len(losses)
         stderr = losses.std(ddof=1) / np.sqrt(num) if num > 1 else float("nan")
-        example_stderr = float(np.sqrt(np.mean(values["stderr"] ** 2))) if "stderr" in values else None
+        is_repeated = self.num_samples > 1 or (self._plan is not None and self._plan.stderr is not None)
+        example_stderr = float(np.sqrt(np.mean(stderrs**2))) if is_repeated else None
         return Score(float(losses.mean()), float(stderr), num, example_stderr)
 
+    def score_examples(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
+        """Returns the log-likelihood of each example and its standard error, in nats.
 
-def _means(space, samples, has_stderr, batch, seed):
-    log_prob, stderr = samples.mean(samples(batch, seed))
-    losses = {"loss": space.to_loss(log_prob)}
-    return {**losses, "stderr": stderr / space.nats_per_unit} if has_stderr else losses
+        In cells the score of an example does not depend on the other examples. An interval of 95 % is +- 2.36
+        standard errors for 8 estimates, see `LogProbEstimate`.
 
+        Args:
+          batches: as for `score`. Examples without their labels have the score of the mixture of the classes,
+            equally frequent.
+          seed: integer, of the estimates.
 
-class ExampleScores:
-    """Scores examples one by one: the mean of several estimates of log p(x), and its standard error, in nats.
+        Returns:
+          A dict of "log_prob" and "stderr", arrays `[num]`. The standard error of a single noisy estimate is NaN.
 
-    For vectors with `cells` a score is the logarithm of the mean of the probabilities, and it does not depend on
-    the other examples. An interval of 95 % is +- 2.36 standard errors for 8 estimates, see `LogProbEstimate`.
+        Raises:
+          ValueError: if there is no batch.
+        """
+        return self._scores((tf.nest.map_structure(np.asarray, batch) for batch in batches), seed)
 
-    Args:
-      model: a `FlowModel`.
-      plan: how log p(x) is estimated; by default by 8 estimates of the model's evaluation estimator, or 32 in
-        cells. One estimate of noisy ones has no standard error: it is NaN.
-      strategy: as for `HeldOut`.
-    """
+    @functools.cached_property
+    def _samples(self):
+        plan = self._plan or held_out_plan(self._model)
+        return LogProbSamples(self._model, plan, of_probabilities=self._importance_weighted)
 
-    def __init__(
-        self,
-        model: FlowModel,
-        plan: LikelihoodPlan | None = None,
-        *,
-        strategy: tf.distribute.Strategy | None = None,
-    ):
-        in_cells = model.data_space.cells is not None
-        plan = plan or LikelihoodPlan(num_samples=default_num_samples(model))
-        samples = LogProbSamples(model, plan, common=in_cells)
+    @functools.cached_property
+    def _losses(self):
+        space, samples = self._model.data_space, self._samples
+
+        def losses(batch, seed):
+            log_prob, stderr = samples.estimate(batch, seed)
+            return space.to_loss(log_prob), stderr / space.nats_per_unit
+
+        return PerExample(losses, self._strategy)
+
+    @functools.cached_property
+    def _scores(self):
+        model, in_cells = self._model, self._model.data_space.cells is not None
+        plan = self._plan or LikelihoodPlan(num_samples=default_num_samples(model))
+        samples = LogProbSamples(model, plan, common=in_cells, of_probabilities=self._importance_weighted)
 
         def scores(batch, seed):
             seed = tf.stack([seed[0], 0]) if in_cells else seed  # the same for all batches
             if model.condition.num_classes is None or isinstance(batch, tuple):
-                estimates = samples(batch, seed)
-            else:
-                estimates = mixture_of_classes(model, samples, batch, seed)
-            return samples.mean(estimates)._asdict()
+                return samples.estimate(batch, seed)._asdict()
+            by_class = samples.by_class(batch, seed)
+            mixture = tf.reduce_logsumexp(by_class, axis=0) - math.log(by_class.shape[0])
+            return samples.mean(mixture)._asdict()
 
-        self._scores = PerExample(scores, strategy)
+        return PerExample(scores, self._strategy)
 
-    def __call__(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
-        """Scores a finite stream of batches: a dict of "log_prob" and "stderr", arrays `[num]`.
 
-        Args:
-          batches: as for `HeldOut`. Examples without their labels have the score of the mixture of the classes,
-            equally frequent.
-          seed: integer, of the estimates.
+def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Scores the probabilities softmax(logits) `[num, classes]` of labels `[num]`.
 
-        Raises:
-          ValueError: when there is no batch.
-        """
-        return self._scores((tf.nest.map_structure(np.asarray, batch) for batch in batches), seed)
+    "cross_entropy" is the mean of -log p(label | x) in nats, and "calibration_error" is
+    `tfp.stats.expected_calibration_error` in 15 bins.
+
+    References:
+      Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
+    """
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    num, accuracy = len(labels), float(np.mean(logits.argmax(axis=1) == labels))
+    calibration_error = tfp.stats.expected_calibration_error(
+        _BINS, tf.constant(logits, tf.float32), tf.constant(labels, tf.int32)
+    )
+    return {
+        "accuracy": accuracy,
+        "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / num),
+        "cross_entropy": float(-special.log_softmax(logits, axis=1)[np.arange(num), labels].mean()),
+        "calibration_error": float(calibration_error),
+        "num_examples": num,
+    }
 
 
 def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
-    """The fraction of a reference with a lower score, ties counted by half: near 0 for an anomaly.
+    """Returns the fraction of a reference with a lower score, where ties count one half: near 0 for an anomaly.
 
-    If the reference are log-likelihoods of held-out examples of the data, the quantile of another example of the
-    data is uniform in [0, 1]: one of at most 0.01 is significant at the level 0.01. (Log-likelihoods of images know
-    texture better than content: other images may score higher than the data.)
+    If the reference consists of the log-likelihoods of held-out data, the quantile of another example of the data
+    is uniform in [0, 1]: a quantile of at most 0.01 is significant at the level 0.01. Log-likelihoods of images
+    depend more on texture than on content, so other images may score higher than the data.
 
     ```python
     import tf_resflow as resflow
@@ -169,7 +205,7 @@ def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
     ```
 
     Raises:
-      ValueError: for a reference that is empty or holds NaN.
+      ValueError: if the reference is empty or holds NaN.
 
     References:
       Nalisnick et al., "Do deep generative models know what they don't know?" (2019).

@@ -167,8 +167,7 @@ class Signatures:
         return {**scores, **maps, **classes} if self._density is not None else classes
 
     def _scores(self, x, seed, *condition):
-        estimates = self._samples((x, *condition) if condition else x, tf.bitcast(seed, tf.int32))
-        log_prob, stderr = self._samples.mean(estimates)
+        log_prob, stderr = self._samples.estimate((x, *condition) if condition else x, tf.bitcast(seed, tf.int32))
         result = {"log_prob": log_prob, "log_prob_stderr": stderr}
         if self.levels is not None:
             result["bits_per_dim"] = self._model.data_space.to_loss(log_prob)

@@ -131,7 +131,7 @@ class Evaluation:
         return "none" if self._space.levels is None else "elbo"
 
     def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
-        """The bound of several dequantizations, see `evaluation.HeldOut`; for integer data.
+        """The bound of several dequantizations, see `evaluation.LogLikelihood`; for integer data.
 
         "estimator_bias" is roughly how much, at most, the noise of the flow's log-determinants lowers it:
         (1 - 1 / K) times half their variance in nats, on the scale of the score, without that of a dequantizer's.
@@ -142,9 +142,9 @@ class Evaluation:
         noise = self._noise_of(log_det) if is_planned else self._evaluation_noise
         measured = noise.dequantization_std * self._space.nats_per_unit
         plan = evaluation.LikelihoodPlan(log_det=log_det, num_samples=num_samples, dequantization_std=measured)
-        bound = evaluation.HeldOut(self._run.density, plan, importance_weighted=True)
+        bound = evaluation.LogLikelihood(self._run.density, plan, importance_weighted=True)
         batches = track(self._report.batches(), "importance-weighted bound")
-        score = bound(batches, self._config.seed)
+        score = bound.score(batches, self._config.seed)
         num_samples = bound.num_samples
         bias = -0.5 * self._space.nats_per_unit * noise.estimator_std**2 * (1 - 1 / num_samples)
         if -bias > score.stderr:
@@ -274,7 +274,7 @@ class Evaluation:
         """A dict of the scores of examples that should be higher in distribution."""
         scores, density = {}, self._model.trained_density()
         if density is not None:
-            score = evaluation.ExampleScores(density, self.plan)
+            score = evaluation.LogLikelihood(density, self.plan).score_examples
             scores["log_prob"] = score(track(batches, what), self._config.seed)["log_prob"]
         if self._model.classifier is not None:
             classify = PerExample(lambda x, seed: tf.reduce_max(self._model.classify(x)["probabilities"], -1))

@@ -13,12 +13,11 @@ from absl import logging
 from tf_resflow import data, evaluation
 from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
 from tf_resflow.evaluation import LikelihoodPlan, log_prob_by_class
-from tf_resflow.evaluation.classification import classification_scores
 from tf_resflow.evaluation.figures import density_figure, points_figure
 from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
 from tf_resflow.evaluation.sampling import Sampler
-from tf_resflow.evaluation.scores import PerExample, Score
+from tf_resflow.evaluation.scores import PerExample, Score, classification_scores
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.plurals import counted
 from tf_resflow.progress import stage, track
@@ -54,14 +53,14 @@ class Report:
         self._classify = PerExample(_logits_and_labels(model, plan), strategy)
         self._density: Any = model.trained_density()
         if self._density is not None:
-            self._held_out = evaluation.HeldOut(self._density, plan, strategy=strategy)
+            self._likelihood = evaluation.LogLikelihood(self._density, plan, strategy=strategy)
             self._noise = evaluation.EstimatorNoise(self._density)
             self._sampler = Sampler(self._density)
 
     @property
     def num_estimates(self) -> int:
         """How many estimates of its log-likelihood are the score of an example."""
-        return self._held_out.num_samples
+        return self._likelihood.num_samples
 
     def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
         """The batches of a split, by default `config.eval.split`: of its first `num_examples`.
@@ -76,7 +75,7 @@ class Report:
     def score(self, split: str | None = None) -> Score:
         """The `Score` on a split, by default `config.eval.split`."""
         split = split or self._config.eval.split
-        return self._held_out(track(self.batches(split), f"score on {split}"), self._config.seed)
+        return self._likelihood.score(track(self.batches(split), f"score on {split}"), self._config.seed)
 
     def scores(self, split: str | None = None) -> dict[str, float]:
         """The scores on a split, of the density if it is trained, and of the classifier if there is one."""

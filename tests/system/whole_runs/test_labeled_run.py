@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -117,7 +118,9 @@ def test_images_without_labels_are_scored(labeled, held_out, run_command, tmp_pa
         seen.append(np.concatenate(list(batches)))
         return {"log_prob": seen[-1].sum(axis=(1, 2, 3)).astype(float)}
 
-    monkeypatch.setattr(resflow.evaluation, "ExampleScores", lambda model, log_det: scores)
+    monkeypatch.setattr(
+        resflow.evaluation, "LogLikelihood", lambda *_: types.SimpleNamespace(score_examples=scores)
+    )
     x, _ = held_out
     np.save(tmp_path / "images.npy", x[:2])
     run_command(score_command, labeled[0], tmp_path / "a.csv", f"--input={tmp_path / 'images.npy'}")

@@ -178,7 +178,7 @@ def test_an_export_tells_the_codes(mixed, run, tmp_path):
         assert text in readme
     served = tf.saved_model.load(str(path)).signatures
     x, c = tf.constant([[300.0, 3, 0, 0, 30]]), tf.constant([[2.0]])
-    expected = resflow.evaluation.ExampleScores(run.model)([(x, c)], 0)["log_prob"]
+    expected = resflow.evaluation.LogLikelihood(run.model).score_examples([(x, c)], 0)["log_prob"]
     answer = served["serving_default"](x=x, condition=c)
     assert abs(answer["log_prob"] - expected)[0] < 6 * answer["log_prob_stderr"][0]
 
