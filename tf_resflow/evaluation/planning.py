@@ -48,7 +48,7 @@ _SLOW = 0.9  # ratio of terms above which a series decays slowly
 
 
 class BlockPlan(NamedTuple):
-    """The estimator of a block, and the noise, in nats, and the time of one of its estimates of an example."""
+    """The estimator of a block, and the noise (in nats) and the time of one estimate of an example."""
 
     log_det: logdet.LogDetEstimator
     std: float
@@ -59,18 +59,18 @@ class BlockPlan(NamedTuple):
 class LikelihoodPlan:
     r"""How the log-likelihood of an example is estimated: the mean of K = `num_samples` independent estimates.
 
-    `tf_resflow.evaluation.plan_likelihood` makes one for an asked-for standard error. Its square is then
+    `tf_resflow.evaluation.plan_likelihood` measures a plan for a given standard error. The square of that error is
     \\((d^2 + \sum_b \sigma_b^2) / K\\), with the noise d of the dequantization and \\(\sigma_b\\) of the blocks.
-    For vectors with `cells`, the logarithm of the mean of K probabilities is estimated. Then \\(d^2 / K\\) is the
+    For vectors with `cells`, the logarithm of the mean of K probabilities is estimated, and \\(d^2 / K\\) is the
     squared relative error of this mean for exact log-determinants.
 
     Attributes:
       log_det: the estimator of the log-determinants, or a dict of them by block
         (`tf_resflow.bijectors.with_log_det`); by default the model's evaluation estimator.
       num_samples: K, at least 1.
-      stderr: what was asked for, in nats, if the plan was measured.
-      dequantization_std: then d, in nats.
-      blocks: then a dict of the name of each block to its estimator, `std` in nats and `seconds`.
+      stderr: of a measured plan, the standard error that was asked for, in nats.
+      dequantization_std: of a measured plan, d in nats.
+      blocks: of a measured plan, a dict of each block's name to its estimator, `std` in nats and `seconds`.
     """
 
     log_det: LogDet | None = None
@@ -85,16 +85,16 @@ class LikelihoodPlan:
 
     @property
     def log_det_stderr(self) -> float:
-        """The part of the log-determinants in the expected standard error, in nats."""
-        return math.sqrt(sum(block.std**2 for block in self.blocks.values()) / self.num_samples)
+        """The contribution of the log-determinants to the expected standard error, in nats."""
+        return math.sqrt(_variance(self.blocks) / self.num_samples)
 
     @property
     def expected_stderr(self) -> float:
-        """The standard error that it should give, in nats: the root mean square over examples."""
+        """The expected standard error in nats: the root mean square over examples."""
         return math.hypot(self.log_det_stderr, self.dequantization_std / math.sqrt(self.num_samples))
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as numbers and text, for JSON."""
+        """Returns the plan as numbers and text, for JSON."""
         blocks = {
             name: {**describe_estimator(block.log_det), "std": block.std, "seconds": block.seconds}
             for name, block in self.blocks.items()
@@ -104,14 +104,13 @@ class LikelihoodPlan:
 
     def __str__(self) -> str:
         lines = [
-            f"{counted(self.num_samples, 'sample')}: a standard error of {self.expected_stderr:.3g} nats, and "
-            f"{self.log_det_stderr:.3g} of the log-determinants alone"
+            f"{counted(self.num_samples, 'sample')}: a standard error of {self.expected_stderr:.3g} nats, of which "
+            f"the log-determinants contribute {self.log_det_stderr:.3g}"
         ]
-        width = max(map(len, self.blocks), default=0)
         for name, block in self.blocks.items():
-            of_block = describe_estimator(block.log_det)
-            arguments = ", ".join(f"{k}={v}" for k, v in of_block.items() if k in ("probes", "num_probes", "rtol"))
-            lines.append(f"  {name:<{width}}  {of_block['type']}({arguments}): {block.std:.3g} nats")
+            settings = describe_estimator(block.log_det)
+            shown = ", ".join(f"{k}={settings[k]}" for k in ("probes", "num_probes", "rtol") if k in settings)
+            lines.append(f"  {name}: {settings['type']}({shown}), {block.std:.3g} nats")
         return "\n".join(lines)
 
 
@@ -121,7 +120,7 @@ def default_num_samples(model: Any) -> int:
 
 
 def held_out_plan(model: Any, log_det: Any = None) -> LikelihoodPlan:
-    """How held-out examples are scored: by one estimate, or in cells by the default number of a score."""
+    """The plan for the score of a data set: one estimate of each example, or in cells the default number."""
     num_samples = 1 if model.data_space.cells is None else default_num_samples(model)
     return LikelihoodPlan(log_det=log_det, num_samples=num_samples)
 
@@ -156,12 +155,12 @@ def plan_likelihood(
     num_samples: int | None = None,
     seed: int = 0,
 ) -> LikelihoodPlan:
-    """Chooses the number of samples and the estimators of a standard error, those that took the least time.
+    """Measures which number of samples and which estimators reach a standard error in the least time.
 
     Each block is measured alone, on its inputs for the first 16 examples: the noise and the time of
-    `AdaptiveRoulette` with more and more colored probes and some `rtol`, until less noise would not pay; and the
-    time of `Exact`, if it fits into memory. The times are of this machine, and another run
-    may choose other probes.
+    `AdaptiveRoulette` with more and more colored probes and several `rtol`, until less noise would not pay; and
+    the time of `Exact`, if it fits into memory. The times are those of this machine, so another run may choose
+    other probes.
 
     ```python
     import tf_resflow as resflow
@@ -175,17 +174,17 @@ def plan_likelihood(
 
     Args:
       model: a `FlowModel`.
-      x: examples as for `FlowModel.log_prob`, like those to come.
-      stderr: in nats, of each example's log-likelihood: the root mean square over examples. A number of bits/dim
-        times `model.data_space.nats_per_unit` is in nats.
+      x: examples as for `FlowModel.log_prob`, similar to the data that the plan is for.
+      stderr: in nats, of each example's log-likelihood: the root mean square over examples. To convert from
+        bits/dim, multiply by `model.data_space.nats_per_unit`.
       condition: of a conditional model, as for `FlowModel.log_prob`.
-      num_samples: K, if it is given; then `stderr` is the part of the log-determinants alone, whatever the noise
-        of the dequantization.
+      num_samples: K, if it is given; then `stderr` is the contribution of the log-determinants alone, and the noise
+        of the dequantization does not count.
       seed: integer, of the measurement.
 
     Raises:
-      ValueError: if `stderr` is not positive, below the rounding of the model's type, or beyond 8,192 samples; or
-        if x is not finite.
+      ValueError: if `stderr` is not positive, is below the rounding of the model's type, or needs more than 8,192
+        samples; or if x is not finite.
 
     Warns:
       UserWarning: if the series of a block decays slowly.
@@ -196,8 +195,7 @@ def plan_likelihood(
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     x = tf.convert_to_tensor(x)
     arguments = {name: rows[:_EXAMPLES] for name, rows in model.condition.arguments(condition, len(x)).items()}
-    x = x[:_EXAMPLES]
-    cells = model.data_space.cells
+    x, cells = x[:_EXAMPLES], model.data_space.cells
     if cells is not None and not bool(tf.reduce_all(on_grid(tf.cast(x, model.distribution.dtype), cells))):
         raise ValueError("x holds values that are not in the middle of their cells, and have probability 0.")
     prepared = model.prepare(x, tf.constant([seed, 0]))
@@ -209,42 +207,42 @@ def plan_likelihood(
     noise = _dequantization_std(model, x, arguments, seed, max(1, min(most_rows.values(), default=_ROWS)))
     least_noise = 0.0 if num_samples else noise(_MIN_SAMPLES)
     useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, least_noise)
-    in_cells = model.data_space.cells is not None
-    if in_cells:
+    if cells is not None:
         useful = min(useful, math.sqrt(0.3 * stderr))
     choices = _choices_by_block(model, prepared, arguments, most_rows, useful, seed)
     aim = _MARGIN * stderr
     rests = {num_samples: aim**2} if num_samples else {num: aim**2 - noise(num) ** 2 / num for num in _NUMBERS}
-    allowed = {num: _allowed_variance(num, rest, in_cells) for num, rest in rests.items() if rest > 0}
+    allowed = {num: _allowed_variance(num, rest, cells is not None) for num, rest in rests.items() if rest > 0}
     if not least_noise and num_samples is None:
-        allowed[1] = 0.0  # a single sample has no standard error but 0
-    found = [plan for item in allowed.items() if (plan := _cheapest(choices, *item))]
-    if not found:
-        best = {name: min(found, key=lambda choice: choice.std) for name, found in choices.items()}
-        blocks_noise, most = math.sqrt(_variance(best)), num_samples or _NUMBERS[-1]
-        of_noise = 0.0 if num_samples else noise(most)
-        bias = 0.5 * blocks_noise**2 if in_cells else 0.0
-        least = math.hypot(of_noise / math.sqrt(most), blocks_noise / math.sqrt(most), bias) / _MARGIN
-        raise ValueError(
-            f"stderr={stderr:.3g} nats takes more than {most} samples, which reach about {least:.2g} nats: one has "
-            f"a noise of {of_noise:.2g} nats by the dequantization and {blocks_noise:.2g} by the blocks. Ask for "
-            "more."
+        allowed[1] = 0.0  # a single sample has a standard error only if it is 0
+    plans = [
+        LikelihoodPlan(
+            log_det={name: block.log_det for name, block in chosen.items()},
+            num_samples=num,
+            stderr=stderr,
+            dequantization_std=noise(num),
+            blocks=chosen,
         )
-    num, chosen = min(found, key=lambda plan: plan[0] * sum(block.seconds for block in plan[1].values()))
-    return LikelihoodPlan(
-        log_det={name: block.log_det for name, block in chosen.items()},
-        num_samples=num,
-        stderr=stderr,
-        dequantization_std=noise(num),
-        blocks=chosen,
-    )
+        for num, variance in allowed.items()
+        if (chosen := _cheapest(choices, variance)) is not None
+    ]
+    if not plans:
+        most = num_samples or _NUMBERS[-1]
+        blocks_variance = sum(min(choice.std for choice in of_block) ** 2 for of_block in choices.values())
+        variance = blocks_variance + (0.0 if num_samples else noise(most) ** 2)
+        bias = 0.5 * blocks_variance if cells is not None else 0.0
+        raise ValueError(
+            f"stderr={stderr:.3g} nats needs more than {most} samples, which reach about "
+            f"{math.hypot(math.sqrt(variance / most), bias) / _MARGIN:.2g} nats. Ask for a larger standard error."
+        )
+    return min(plans, key=lambda plan: plan.num_samples * sum(block.seconds for block in plan.blocks.values()))
 
 
 def _check_rounding(model, x, arguments, stderr):
     """Raises a ValueError for a standard error that the rounding of the sum of a log-likelihood exceeds."""
     latent = bijectors.forward_features(model.flow, x, log_det=False, **arguments).latent
-    base = model.distribution.distribution
-    terms = tf.reduce_mean(tf.abs(base.log_prob(latent))) + 2 * abs(model.data_space.log_num_cells)
+    terms = tf.reduce_mean(tf.abs(model.distribution.distribution.log_prob(latent)))
+    terms += 2 * abs(model.data_space.log_num_cells)
     dtype = model.distribution.dtype
     rounding = 4 * np.finfo(dtype.as_numpy_dtype).eps * float(terms)
     if stderr < rounding:
@@ -259,7 +257,7 @@ def _variance(blocks):
 
 
 def _allowed_variance(num_samples, squared_error, in_cells):
-    """The variance S of the blocks in S / K = squared_error; of the mean of probabilities S / K + (S / 2)^2.
+    """The variance S of the blocks for which S / K, or in cells S / K + (S / 2)^2, is the squared error.
 
     S / 2 is the bias of the logarithm of a mean of probabilities whose logarithms have normal noise.
     """
@@ -268,10 +266,12 @@ def _allowed_variance(num_samples, squared_error, in_cells):
     return 2 * (math.sqrt(1 / num_samples**2 + squared_error) - 1 / num_samples)
 
 
-def _cheapest(choices, num_samples, allowed):
-    """A number of samples and the blocks whose variance is as allowed: the block that gains most a second first."""
-    chosen = {name: min(found, key=lambda choice: choice.seconds) for name, found in choices.items()}
+def _cheapest(choices, allowed):
+    """Chooses a `BlockPlan` for each block, within the allowed variance; None if there are none.
 
+    All blocks begin with their fastest one. Then the choice that removes most variance per second is next.
+    """
+    chosen = {name: min(found, key=lambda choice: choice.seconds) for name, found in choices.items()}
     while _variance(chosen) > allowed:
         gains = [
             ((now.std**2 - choice.std**2) / max(choice.seconds - now.seconds, 1e-12), name, choice)
@@ -283,13 +283,13 @@ def _cheapest(choices, num_samples, allowed):
             return None
         _, name, choice = max(gains, key=lambda gain: gain[0])
         chosen[name] = choice
-    return num_samples, chosen
+    return chosen
 
 
 def _dequantization_std(model, x, arguments, seed, num_rows):
     """The noise d of the dequantization in nats, as a function of the number K of samples.
 
-    The estimates have the same probes, whose own noise nearly cancels. In cells d^2 / K is the squared relative
+    All estimates have the same probes, whose own noise nearly cancels. In cells d^2 / K is the squared relative
     error of the mean of the probabilities of K samples, which are sets of points.
     """
     if not model.data_space.is_dequantized:
@@ -313,17 +313,21 @@ def _dequantization_std(model, x, arguments, seed, num_rows):
         values.append(density.log_prob(rows[part], bijector_kwargs=given) - log_q[part])
     draws = np.reshape(tf.concat(values, 0), [_DRAWS, num_points, -1]).astype(np.float64)
     if not in_cells:
-        std = math.sqrt(np.var(draws, axis=0, ddof=1).mean())
+        std = _std(draws)
         return lambda num: std
     draws = np.exp(draws - draws.max((0, 1)))
     draws /= draws.mean((0, 1))
 
     def of_mean(num):
         num = min(points_per_set(num), num_points)
-        means = draws.reshape([_DRAWS, num_points // num, num, -1]).mean(2)
-        return math.sqrt(num * np.var(means, axis=0, ddof=1).mean())
+        return math.sqrt(num) * _std(draws.reshape([_DRAWS, num_points // num, num, -1]).mean(2))
 
     return of_mean
+
+
+def _std(draws):
+    """The root mean square over examples of the standard deviation over draws, the first axis."""
+    return math.sqrt(np.var(draws, axis=0, ddof=1).mean())
 
 
 def _choices_by_block(model, x, arguments, most_rows, useful, seed):
@@ -337,7 +341,7 @@ def _choices_by_block(model, x, arguments, most_rows, useful, seed):
         given = [inputs[name], *(arguments.values() if block.conditional else [])]
         given[0] = block.expansion_point(*given)
         _warn_of_slow_decay(name, block, given, seed)
-        kind = (*inputs[name].shape, len(given), most)  # blocks that are alike take the same time
+        kind = (*inputs[name].shape, len(given), most)  # similar blocks need the same time
         if kind not in exact:
             exact[kind] = _exact(block, given, most)
         num_rows = 2 * max(1, min(_ROWS, most) // 2)
@@ -347,10 +351,8 @@ def _choices_by_block(model, x, arguments, most_rows, useful, seed):
 
 def _exact(block, inputs, most_rows):
     """The `BlockPlan` of `Exact`, in a list that is empty if its rows do not fit into memory."""
-    size = inputs[0].shape[1:].num_elements()
-    few = [rows[: most_rows // size] for rows in inputs]
-    num = len(few[0])
-    if not num:
+    few = [rows[: most_rows // inputs[0].shape[1:].num_elements()] for rows in inputs]
+    if not len(few[0]):
         return []
     exact = logdet.Exact()
 
@@ -360,26 +362,25 @@ def _exact(block, inputs, most_rows):
         return exact(block.branch, *inputs)[1]
 
     compute = tf.function(log_det, autograph=False).get_concrete_function(*few)
-    return [BlockPlan(exact, 0.0, min(_timed(compute, *few)[1] for _ in range(3)) / num)]
+    return [BlockPlan(exact, 0.0, min(_timed(compute, *few)[1] for _ in range(3)) / len(few[0]))]
 
 
 def _estimates(block, inputs, num_rows, enough, seed):
-    """The `BlockPlan`s of a series that were measured, until one has no more noise than `enough`."""
-    x = inputs[0]
-    estimate, rtols, found, single = _series(block), list(_RTOLS), [], math.inf
-    for num_probes in _numbers_of_probes(x):
+    """The `BlockPlan`s of colored probes, measured until the noise is below `enough`, and of independent probes.
+
+    Independent probes are better in layers without places, and of images the only ones below a color per channel.
+    """
+    estimate, rtols, found = _series(block), list(_RTOLS), []
+    for num_probes in _numbers_of_probes(inputs[0]):
         draws = [_draw(inputs, num_rows, num_probes, seed, draw) for draw in range(2)]
         measured = []
         for rtol in rtols[:2]:
             std, seconds = _measured(estimate, draws, num_probes, rtol)
-            independent = single / math.sqrt(num_probes)  # the better ones in layers without places
-            probes = "colored" if std <= independent else "rademacher"
-            measured.append(BlockPlan(_roulette(rtol, num_probes, probes=probes), min(std, independent), seconds))
+            measured.append(BlockPlan(_roulette(rtol, num_probes, probes="colored"), std, seconds))
         found += measured
         if num_probes == 1:
-            single = measured[-1].std
-            few = [2**k for k in range(1, 10) if x.shape.rank > 2 and 2**k < x.shape[-1]]  # too few for colors
-            found += [_independent(choice, num) for choice in measured for num in few]
+            few = range(1, min(inputs[0].shape[1:].num_elements(), _MAX_PROBES).bit_length())
+            found += [_independent(choice, 2**k) for choice in measured for k in few]
         if measured[-1].std < 0.9 * measured[0].std:
             rtols = rtols[1:]  # more probes show the noise of the roulette even more
         if measured[-1].std <= enough:
@@ -450,28 +451,26 @@ def _timed(function, *arguments):
 
 def _warn_of_slow_decay(name, block, inputs, seed):
     """Warns if the terms of a block's series decay slowly."""
-    x = inputs[0]
-    v = draw_probes("rademacher", 1, x, tf.constant([seed, 0]))
+    x, num = inputs[0], 0
+    first = w = draw_probes("rademacher", 1, x, tf.constant([seed, 0]))
+    ratio = math.inf
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         gx = block.branch(inputs if block.conditional else x)
-    w, num, ratio = v, 0, math.inf
     while ratio > _RTOLS[-1] and num < logdet.AdaptiveRoulette.max_exact_terms:
-        w = tape.gradient(gx, x, w, unconnected_gradients="zero")
-        num += 1
-        norms = [tf.norm(tf.reshape(rows, [len(rows), -1]), axis=1) for rows in (w, v)]
+        w, num = tape.gradient(gx, x, w, unconnected_gradients="zero"), num + 1
+        norms = [tf.norm(tf.reshape(rows, [len(rows), -1]), axis=1) for rows in (w, first)]
         ratio = float(tf.reduce_max(norms[0] / norms[1]))
-    decay = ratio ** (1 / num)
-    if decay > _SLOW:
+    if (decay := ratio ** (1 / num)) > _SLOW:
         warnings.warn(
-            f"The series of {name} decays by {decay:.2f} a term, and its log-determinant is dear to estimate. A "
-            "lower coefficient of the Lipschitz layers (config.model.coefficient) makes it decay faster.",
+            f"The series of {name} decays by {decay:.2f} per term, which makes its log-determinant expensive. "
+            "A lower coefficient of the Lipschitz layers (config.model.coefficient) makes it decay faster.",
             stacklevel=4,
         )
 
 
 def bytes_per_row(block: bijectors.ResidualBlock) -> int:
-    """What a branch computes for a row: all values of its graph that have one."""
+    """The bytes that a branch computes for one row: all values of its graph with a row axis."""
     shapes = [block.event_shape, *([block.condition_shape] if block.conditional else [])]
     specs = [tf.TensorSpec([None, *(size or 1 for size in shape)], block.dtype) for shape in shapes]
     inputs = specs if block.conditional else specs[0]
