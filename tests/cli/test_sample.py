@@ -3,14 +3,12 @@
 import functools
 
 import numpy as np
-import pandas
 import pytest
 from absl import logging
 from matplotlib.figure import Figure
 
 import tf_resflow as resflow
 from tf_resflow.cli import sample as command
-from tf_resflow.data import ColumnCodes
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +37,27 @@ def test_several_temperatures(sample, tmp_path):
     np.testing.assert_allclose(far - center, 2 * (near - center), rtol=0.1, atol=1e-4)
 
 
-def test_between_examples(sample, tmp_path):
-    sample(tmp_path / "points.npy", "--interpolate=corners", "--num=3", f"--seed={2**62}")
-    points = np.load(tmp_path / "points.npy")
-    assert points.shape == (3 * 3, 2) and np.all(np.isfinite(points))
+def test_between_examples(sample, loaded, tmp_path, said):
+    """A square between four examples, and paths between different ones."""
+    x = resflow.data.load(loaded.config.data).array("test")
+    for kind, num, ends in (("corners", 3, [0, 2, 6, 8]), ("pairs", 2, [0, 9, 10, 19])):
+        sample(tmp_path / "points.npy", f"--interpolate={kind}", f"--num={num}", f"--seed={2**62}")
+        points = np.load(tmp_path / "points.npy")
+        distances = np.linalg.norm(points[ends][:, np.newaxis] - x, axis=-1)
+        assert len(points) == max(ends) + 1 and len(set(distances.argmin(1))) == 4
+        np.testing.assert_allclose(distances.min(1), 0, atol=1e-4)
+    sample(tmp_path / "points.npy", "--interpolate=pairs", f"--num={len(x)}")
+    assert said == [f"{len(x)} examples make {len(x) // 2} pairs, fewer than the {len(x)} asked for."]
 
 
 def test_pictures(sample, tmp_path, monkeypatch):
-    """Samples over as many of the data, if these are there; paths over the density."""
+    """Samples over as many of the data, if these are there."""
     titles, said, savefig = [], [], Figure.savefig
 
     def keep(figure, *args, **kwargs):
         savefig(figure, *args, **kwargs)
         texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-        titles.append((figure.get_suptitle() or figure.axes[0].get_title(), texts))
+        titles.append((figure.get_suptitle(), texts))
 
     def no_data(config, **options):
         raise ValueError("no such file")
@@ -60,13 +65,11 @@ def test_pictures(sample, tmp_path, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", keep)
     monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
     sample(tmp_path / "a.png", "--num=40", "--temperature=0.5")
-    sample(tmp_path / "b.png", "--interpolate=pairs", "--num=3")
     with monkeypatch.context() as patch:
         patch.setattr("tf_resflow.data.load", no_data)
         sample(tmp_path / "a.PNG")
     assert titles == [
         ("8gaussians: 40 samples at temperature 0.5", ["test data (40)", "samples (40)"]),
-        ("8gaussians: paths between test examples", ["paths", "examples"]),
         ("8gaussians: 1,000 samples at temperature 1", ["samples (1,000)"]),
     ]
     assert said == ["The picture shows no data: no such file"]
@@ -80,8 +83,5 @@ def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch
     ):
         with pytest.raises(ValueError, match=message):
             sample(tmp_path / output, argument)
-    codes = ColumnCodes(pandas.DataFrame({"x": [0.1, 0.5, 0.7], "size": ["S", "M", "S"]}))
-    info = command._info()._replace(codes=codes)
-    monkeypatch.setattr(command, "_info", lambda: info)
-    with pytest.raises(ValueError, match="levels, whole numbers or days cannot be drawn: write them to a .csv"):
+    with pytest.raises(ValueError, match="Only paths between images make a picture"):
         sample(tmp_path / "a.png", "--interpolate=pairs")

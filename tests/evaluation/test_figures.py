@@ -16,7 +16,6 @@ from tf_resflow.evaluation.figures import (
     check_figure_path,
     density_figure,
     learning_curves,
-    paths_figure,
     points_figure,
 )
 
@@ -101,25 +100,6 @@ def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, monkeypatc
         assert np.max(values) == pytest.approx(1 / (2 * np.pi * scale), rel=0.35)
     assert set(calls) == {np.dtype(np.float32)}
     assert np.asarray(Image.open(tmp_path / "density.png")).std() > 10
-
-
-def test_paths_are_lines_over_the_log_density(tmp_path, figures):
-    paths = np.random.default_rng(0).normal(size=[6, 6, 2])
-    for square, lines in ((False, list(paths)), (True, [*paths, *paths.swapaxes(0, 1)])):
-        log_prob = lambda x: -100 * np.sum(x**2, -1)  # noqa: E731
-        paths_figure(tmp_path / "p.png", paths, [[9.0, -9.0]], log_prob, square=square, title="title")
-        axes, bar = figures[-1].axes
-        assert (axes.get_title(), bar.get_ylabel()) == ("title", "log density (nats)")
-        assert (axes.get_xlabel(), axes.get_ylabel()) == ("x", "y") and legend(figures[-1]) == ["paths", "examples"]
-        *drawn, marks = axes.get_lines()
-        for line, points in zip(drawn, lines, strict=True):
-            np.testing.assert_array_equal(line.get_xydata(), points)
-        ends = paths[[0, -1]][:, [0, -1]] if square else paths[:, [0, -1]]
-        assert sorted(marks.get_xydata().tolist()) == sorted(ends.reshape(-1, 2).tolist())
-        low, high = axes.get_images()[0].get_clim()
-        assert high - low == pytest.approx(12)
-        assert axes.get_xlim()[0] < paths[..., 0].min() and axes.get_xlim()[1] > 9
-        assert axes.get_ylim()[0] < -9 and axes.get_ylim()[1] > paths[..., 1].max()
 
 
 def normal(num, columns, seed):
@@ -259,14 +239,13 @@ def test_curves_of_an_elbo(tmp_path, figures):
     "function, arguments, message",
     [
         (learning_curves, [{"one": LINES}, "accuracy"], "'one' has no held-out 'accuracy'; .* nats, num_ex"),
-        (rank_figure, [[0, 1], 4], r"integers \[num, dimensions\]"),
+        (rank_figure, [[0, 1], 4], r"integers \[num, dimensions\] from 0 to num_draws=4.* of the shape \(2,\)"),
         (rank_figure, [[[0.5]], 4], "float64"),
-        (rank_figure, [[[0], [5]], 4], "from 0 to 4; got 0 to 5"),
-        (lambda path: rank_figure(path, [[0]], 4, names=["a", "b"]), [], "Expected 1 names"),
-        (coverage_figure, [{}], "no levels"),
-        (coverage_figure, [{"q": [0.5, 1.5]}], "between 0 and 1"),
-        (elbo_figure, [{}], "no losses"),
-        (elbo_figure, [{"q": [1.0] * 19}], r"at least 20 steps; got the shape \(19,\)"),
+        (rank_figure, [[[0], [5]], 4], "up to 5"),
+        (coverage_figure, [{}], "between 0 and 1"),
+        (coverage_figure, [{"q": [0.5, 1.5]}], r"between 0 and 1.*'q': \(2,\)"),
+        (elbo_figure, [{}], "at least 20 steps"),
+        (elbo_figure, [{"q": [1.0] * 19}], r"at least 20 steps; got .*\(19,\)"),
         (elbo_figure, [{"q": [[1.0] * 30]}], r"\(1, 30\)"),
         (elbo_figure, [{"q": [1.0] * 30 + [math.nan] * 2}], "2 of 32 losses of 'q' are NaN or infinite: lower"),
     ],

@@ -8,7 +8,6 @@ import tensorflow_probability as tfp
 
 import tf_resflow as resflow
 from tf_resflow.evaluation import draw_samples, interpolate_corners, interpolate_pairs, sampling
-from tf_resflow.evaluation.sampling import ends_of_paths, interpolate_examples
 
 
 def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
@@ -104,13 +103,9 @@ def test_pairs_and_corners(kind):
         for j, psi in enumerate(np.linspace(0, np.pi / 2, 4)):
             weights = np.outer([np.cos(phi), np.sin(phi)], [np.cos(psi), np.sin(psi)]).ravel()
             np.testing.assert_allclose(square[i, j], expected(weights), atol=1e-5)
-    for name in ("pairs", "corners") if labels else ():
-        chosen = interpolate_examples(model, x, kind=name, num=2, length=2, condition=given)
-        distances = np.linalg.norm(chosen.reshape(4, 1, 2) - x, axis=-1)
-        assert sorted(distances.argmin(1)) == [0, 1, 2, 3] and np.all(distances.min(1) < 1e-5)
 
 
-def test_paths_between_images_begin_and_end_with_them():
+def test_corners_of_a_square_of_images_are_the_examples():
     flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([1])])
     model = resflow.FlowModel(flow, (4, 4, 1), levels=17)
     images = np.random.default_rng(2).integers(17, size=[4, 4, 4, 1]).astype(np.uint8)
@@ -120,36 +115,22 @@ def test_paths_between_images_begin_and_end_with_them():
 
 
 def test_batches_of_paths_are_those_of_one_call(monkeypatch):
-    model, examples = linear_model(), np.random.default_rng(3).normal(size=[9, 2]).astype(np.float32)
-    for kind, num, length in (("pairs", 3, 5), ("corners", 4, 4)):
-        whole = interpolate_examples(model, examples, kind=kind, num=num, length=length, seed=2**40)
-        with monkeypatch.context() as patch:
-            patch.setattr(sampling, "_batch_size", lambda model: 4)
-            parts = interpolate_examples(model, examples, kind=kind, num=num, length=length, seed=2**40)
-        assert whole.shape == (num, length, 2)
-        np.testing.assert_allclose(parts, whole, atol=1e-6)
-        ends = whole[[0, -1]][:, [0, -1]] if kind == "corners" else whole[:, [0, -1]]
-        places = ends_of_paths(9, kind=kind, num=num, seed=2**40)
-        np.testing.assert_allclose(ends, examples[places], atol=1e-4)
-        assert len(np.unique(places)) == places.size
-
-
-def test_fewer_pairs_than_are_asked_for(said):
-    paths = interpolate_examples(linear_model(), np.zeros([5, 2], np.float32), kind="pairs", num=3, length=2)
-    assert len(paths) == 2 and said == ["5 examples make 2 pairs, fewer than the 3 asked for."]
+    first, second = np.random.default_rng(3).normal(size=[2, 3, 2]).astype(np.float32)
+    whole = interpolate_pairs(linear_model(), first, second, num=5, seed=2**40)
+    monkeypatch.setattr(sampling, "_part_size", lambda model: 4)
+    parts = interpolate_pairs(linear_model(), first, second, num=5, seed=2**40)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
 def test_what_does_not_fit_is_refused():
     plain, conditional, x = linear_model(), conditional_model(num_classes=3), np.zeros([2, 2], np.float32)
-    one = {"kind": "pairs", "num": 3, "length": 2}
     for call, message in [
         (lambda: interpolate_pairs(conditional, x, x, num=2, seed=0), "give condition=, .* a label 0, ..., 2"),
         (lambda: interpolate_pairs(conditional, x, x, num=2, seed=0, condition=1), "must be a pair.*; got 1"),
-        (lambda: interpolate_examples(conditional, x, condition=np.zeros([3], int), **one), "one condition"),
         (lambda: interpolate_pairs(plain, x, x, num=2, seed=0, condition=(1, 1)), "leave out condition="),
         (lambda: interpolate_pairs(plain, x, x, num=1, seed=0), "at least 2 points"),
         (lambda: interpolate_corners(plain, np.zeros([3, 2], np.float32), num=2, seed=0), "4 corners; got 3"),
-        (lambda: interpolate_examples(plain, x[:1], **one), "from one example to another; got 1"),
+        (lambda: interpolate_pairs(conditional, x, x, num=2, seed=0, condition=([0, 1, 2], 1)), "one condition"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -17,16 +17,14 @@ order in config.data.condition_columns, as in a .csv file; then the picture show
 A .csv file of a table has the columns, with their levels and dates, that the run was trained on. If there are
 several temperatures, its first column is the temperature.
 
---interpolate walks through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
+--interpolate moves through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
 from one to another, "corners" over a --num x --num square with one at each corner. Rows of images are labeled by
-the numbers of these examples, from 1. In 2-D the picture shows the paths over the log density; vectors of another
-size, or with discrete columns, can only be written as .npy or .csv. Of images given their label, those with a label
-of --condition are chosen, and a point has the label of the nearest of them; columns given others have the condition
-between theirs.
+the numbers of these examples, from 1. Paths between vectors are written as .npy or .csv. Of images given their
+label, those with a label of --condition are chosen, and a point has the label of the nearest of them; columns given
+others have the condition between theirs.
 """
 
 import contextlib
-import functools
 
 import numpy as np
 from absl import flags, logging
@@ -34,12 +32,10 @@ from absl import flags, logging
 import tf_resflow as resflow
 from tf_resflow import evaluation, training
 from tf_resflow.cli import command_line
-from tf_resflow.evaluation.figures import paths_figure
-from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, check_paths, check_samples, write_samples
+from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, check_samples, write_samples
 from tf_resflow.plurals import counted
 
 _SIDE = 10  # images in a row of a sweep or a path, and rows of paths, without --num
-_POINTS = 50  # of a path that is drawn as a line
 
 FLAGS = flags.FLAGS
 
@@ -92,28 +88,20 @@ def check() -> None:
     command_line.check_run()
     info = _info()
     if FLAGS.interpolate and info.condition_mean is not None:
-        _check_paths_given_columns(info)
+        if FLAGS.condition is not None:
+            raise ValueError(
+                "The ends of paths are held-out examples with their own condition: leave out --condition."
+            )
     else:
         condition = _condition(info)
         if _has_labels() and len(condition) > 1 and len(FLAGS.temperature) > 1:
             raise ValueError(f"{', '.join(FLAGS.temperature)}: several temperatures take a single --condition.")
-    check = check_paths if FLAGS.interpolate else check_samples
     rows, columns = _grid(info)
-    check(FLAGS.output, (rows * columns, *info.event_shape), info.levels)
-    if FLAGS.interpolate and _is_drawn_as_lines(info) and info.is_dequantized:
-        raise ValueError("Paths between levels, whole numbers or days cannot be drawn: write them to a .csv file.")
+    check_samples(FLAGS.output, (rows * columns, *info.event_shape), info.levels)
     if FLAGS.interpolate:
         command_line.check_data()
-
-
-def _check_paths_given_columns(info):
-    """Raises ValueError for paths that the flags ask for and that do not exist, of columns given others."""
-    if FLAGS.condition is not None:
-        raise ValueError("The ends of paths are held-out examples with their own condition: leave out --condition.")
-    if _is_drawn_as_lines(info):
-        raise ValueError(
-            "No one density lies under paths of different conditions, for a picture: write them to a .npy file."
-        )
+        if _is_picture() and len(info.event_shape) != 3:
+            raise ValueError("Only paths between images make a picture: write vectors to a .npy or .csv file.")
 
 
 def main() -> None:
@@ -129,7 +117,7 @@ def _grid(info):
     """The rows and columns of the samples: each temperature, or each path, is a row."""
     if FLAGS.interpolate:
         rows = FLAGS.num or _SIDE
-        return rows, rows if FLAGS.interpolate == "corners" else _POINTS if _is_drawn_as_lines(info) else _SIDE
+        return rows, rows if FLAGS.interpolate == "corners" else _SIDE
     rows = max(len(FLAGS.temperature), len(_condition(info)) if _has_labels() else 1)
     return rows, FLAGS.num or (1000 if len(info.event_shape) != 3 else _SIDE if rows > 1 else 64)
 
@@ -203,30 +191,35 @@ def _sample(info):
 
 
 def _interpolate(info):
-    import tensorflow as tf
-
-    from tf_resflow.evaluation.sampling import ends_of_paths, interpolate_examples
-
-    kind, (num, length) = FLAGS.interpolate, _grid(info)
+    num, length = _grid(info)
     examples, condition, places = _held_out(info)
     run = resflow.load(FLAGS.workdir)
-    model = run.density
-    paths = interpolate_examples(
-        model, examples, kind=kind, num=num, length=length, seed=FLAGS.seed, condition=condition
-    )
-    if _is_drawn_as_lines(info):
-        title = f"{info.name}: paths between {run.config.eval.split} examples"
-        log_prob = tf.function(functools.partial(model.log_prob, seed=0, evaluation=True), autograph=False)
-        square = kind == "corners"
-        paths_figure(FLAGS.output, paths, examples, log_prob, square=square, columns=info.columns, title=title)
+    order = np.random.default_rng(FLAGS.seed).permutation(len(examples))
+    if FLAGS.interpolate == "corners":
+        corners = order[:4]
+        of_corners = None if condition is None else condition[corners]
+        paths = evaluation.interpolate_corners(
+            run.density, examples[corners], num=num, seed=FLAGS.seed, condition=of_corners
+        )
+        ends = corners.reshape(2, 2)  # of the first and the last row
     else:
-        ends = places[ends_of_paths(len(examples), kind=kind, num=num, seed=FLAGS.seed)] + 1
-        labels = [f"{run.config.eval.split} {first} to {last}" for first, last in ends]
-        if kind == "corners":  # of its first and its last row
-            labels[1:1] = [""] * (len(paths) - 2)
-        points = paths.reshape(-1, *info.event_shape)
-        names = {"labels": labels, "names": info.columns, "codes": info.codes}
-        write_samples(FLAGS.output, [points], paths.shape, levels=info.levels, **names)
+        pairs = min(num, len(examples) // 2)
+        if not pairs:
+            raise ValueError(f"A path goes from one example to another; got {counted(len(examples), 'example')}.")
+        if pairs < num:
+            these = counted(len(examples), "example")
+            logging.warning("%s make %s, fewer than the %d asked for.", these, counted(pairs, "pair"), num)
+        ends = order[: 2 * pairs].reshape(2, pairs).T
+        first, second = ends.T
+        of_pairs = None if condition is None else (condition[first], condition[second])
+        paths = evaluation.interpolate_pairs(
+            run.density, examples[first], examples[second], num=length, seed=FLAGS.seed, condition=of_pairs
+        )
+    labels = [f"{run.config.eval.split} {first} to {last}" for first, last in places[ends] + 1]
+    labels[1:1] = [""] * (len(paths) - len(labels))
+    points = paths.numpy().reshape(-1, *info.event_shape)
+    names = {"labels": labels, "names": info.columns, "codes": info.codes}
+    write_samples(FLAGS.output, [points], paths.shape, levels=info.levels, **names)
     print(f"{len(paths):,} x {counted(paths.shape[1], 'sample')}{run.note}: {FLAGS.output}")
 
 
@@ -254,10 +247,6 @@ def _examples_if_any(split, num):
         logging.warning("The picture shows no data: %s", error)
         return None
     return {f"{split} data": examples}
-
-
-def _is_drawn_as_lines(info):
-    return info.event_shape == (2,) and _is_picture()
 
 
 def _is_picture():

@@ -21,14 +21,12 @@ __all__ = [
     "density_figure",
     "elbo_figure",
     "learning_curves",
-    "paths_figure",
     "points_figure",
     "rank_figure",
 ]
 
 _RESOLUTION = 150  # points of a density along each axis
 _BATCH = 4500  # points whose density is computed at a time
-_NATS_SHOWN = 12  # below the largest log density
 _MAX_COLUMNS = 7
 _MAX_POINTS = 5000  # of a group in a scatter plot; histograms use all points
 _BINS = 40
@@ -74,7 +72,7 @@ def density_figure(
     log_prob: Callable[[np.ndarray], ArrayLike],
     *,
     columns: Sequence[str] | None = None,
-    title: str = "",
+    title: str = "model density",
 ) -> None:
     """Draws data `[num, 2]`, the density and samples of a model in panels with the same axes and colors.
 
@@ -86,64 +84,33 @@ def density_figure(
 
     data, samples = np.asarray(data), np.asarray(samples)
     limits = [_limits([column]) for column in data.T]
+    shown, sampled = (_density_of(points, limits) for points in (data, samples))
     density = np.exp(_on_grid(log_prob, limits))
-    histograms = [_density_of(points, limits) for points in (data, samples)]
-    norm = colors.PowerNorm(0.5, 0, max(_peak(values) for values in (density, histograms[0])))
+    x, y = _names(columns, 2)
+    image = {
+        "origin": "lower",
+        "interpolation": "none",
+        "extent": [*limits[0], *limits[1]],
+        "aspect": _aspect(limits),
+        "norm": colors.PowerNorm(0.5, 0, max(_peak(density), _peak(shown))),
+    }
+    panels = {
+        f"data ({len(data):,})": shown,
+        title: density,
+        f"samples ({len(samples):,})": sampled,
+    }
     with _written(path, (13, 4.4), bbox_inches="tight") as fig:
-        left, middle, right = fig.subplots(1, 3, sharex=True, sharey=True)
-        for axes, values in zip((left, middle, right), (histograms[0], density, histograms[1]), strict=True):
-            image = _draw(axes, values, limits, columns, norm=norm)
-        left.set_title(f"data ({len(data):,})")
-        right.set_title(f"samples ({len(samples):,})")
-        middle.set(title=title or "model density", ylabel="")
-        right.set_ylabel("")
-        fig.colorbar(image, ax=right, extend="max", label="density (1 / unit²)")
-
-
-def paths_figure(
-    path: str | os.PathLike[str],
-    paths: ArrayLike,
-    data: ArrayLike,
-    log_prob: Callable[[np.ndarray], ArrayLike],
-    *,
-    square: bool = False,
-    columns: Sequence[str] | None = None,
-    title: str = "",
-) -> None:
-    """Draws paths `[paths, points, 2]` as lines over the log density, on axes that cover them and the data.
-
-    `columns` are the names of the axes, by default x and y.
-
-    If the paths are the rows of a square, its columns are drawn, too, and its corners are marked instead of the
-    ends of the paths.
-    """
-    paths, data = np.asarray(paths), np.asarray(data)
-    lines, ends = (np.concatenate([paths, paths.swapaxes(0, 1)]), paths[[0, -1]]) if square else (paths, paths)
-    limits = [_limits([column], outside=0) for column in np.concatenate([data, *paths]).T]
-    logs = _on_grid(log_prob, limits)
-    top = np.max(logs)
-    with _written(path, (6.5, 5.5)) as fig:
-        axes = fig.subplots()
-        image = _draw(axes, logs, limits, columns, cmap="Blues", vmin=top - _NATS_SHOWN, vmax=top)
-        first, *_ = axes.plot(*lines.T, "-", color="C1", linewidth=1)
-        style = {"color": "C1", "markeredgecolor": "black", "markersize": 5}
-        (marks,) = axes.plot(*ends[:, [0, -1]].reshape(-1, 2).T, "o", **style)
-        axes.set_title(title)
-        fig.legend([first, marks], ["paths", "examples"], loc="outside lower center", ncols=2)
-        fig.colorbar(image, ax=axes, extend="min", label="log density (nats)")
+        grid = fig.subplots(1, 3, sharex=True, sharey=True)
+        for axes, (name, values) in zip(grid, panels.items(), strict=True):
+            drawn = axes.imshow(values, **image)
+            axes.set(xlabel=x, title=name)
+        grid[0].set_ylabel(y)
+        fig.colorbar(drawn, ax=grid[-1], extend="max", label="density (1 / unit²)")
 
 
 def _names(columns, num):
     """The names of columns; by default x and y, or their numbers where they are not two."""
     return list(columns or (["x", "y"] if num == 2 else [f"column {i + 1}" for i in range(num)]))
-
-
-def _draw(axes, values, limits, columns, cmap="viridis", **options: Any):
-    """An image of values on a grid, `[row, column]` with rows from the bottom."""
-    x, y = _names(columns, 2)
-    axes.set(xlabel=x, ylabel=y)
-    options |= {"extent": [*limits[0], *limits[1]], "aspect": _aspect(limits)}
-    return axes.imshow(values, origin="lower", cmap=cmap, interpolation="none", **options)
 
 
 def _density_of(points, limits):
@@ -182,8 +149,8 @@ def points_figure(
 
     One column makes a histogram and two make a scatter plot. More columns make scatter plots of all pairs, with
     histograms on the diagonal. Only the first 7 columns are drawn, and scatter plots show at most 5,000 points of
-    each group; the title notes what is left out. By the `codes` of a table axes name levels and dates, and points
-    are spread in the cells of levels and whole numbers.
+    each group; the title notes what is left out. With the `codes` of a table, the axes name levels and dates, and
+    points are spread over the cells of levels and whole numbers.
     """
     groups = dict(_finite(name, points) for name, points in {**(data or {}), **samples}.items())
     if codes is not None:
@@ -281,9 +248,8 @@ def _histogram(axes, groups, colors, shown, column):
         kind: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
         if color == _DATA_COLOR:
             kind = {"histtype": "stepfilled", "alpha": 0.5}
-        weights = np.full(
-            len(points), 1 / (max(1, len(points)) * (bins[1] - bins[0]))
-        )  # of all points, also of those outside
+        share = 1 / (max(1, len(points)) * (bins[1] - bins[0]))  # of all points, including those outside
+        weights = np.full(len(points), share)
         axes.hist(points[:, column], bins, weights=weights, color=color, **kind)
     axes.set(xlim=shown[column].limits, xlabel=shown[column].name, ylabel="density", yticks=[])
     shown[column].set_ticks(axes.xaxis)
@@ -332,7 +298,7 @@ def rank_figure(
     names: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
-    r"""Draws a histogram of the ranks of each parameter, over the band in which 99 % of uniform ones would be.
+    r"""Draws a histogram of the ranks of each parameter, over a band that holds 99 % of uniform ranks.
 
     A bin that holds the share p of the L + 1 possible ranks has, of N calibrated data sets,
     \\(\mathrm{Binomial}(N, p)\\).
@@ -340,33 +306,29 @@ def rank_figure(
     Args:
       path: image file to write.
       ranks: integers `[num, dimensions]`, see `calibration_ranks`.
-      num_draws: L, the samples among which each has its rank.
-      num_bins: most bins; at most L + 1 are drawn.
+      num_draws: L, the number of samples for each data set.
+      num_bins: the largest number of bins; at most L + 1 are drawn.
       names: of the parameters; by default their numbers.
       title: text above the figure.
 
     Raises:
-      ValueError: if a rank is not an integer from 0 to L, or the names do not fit.
+      ValueError: if a rank is not an integer from 0 to L, or the number of names is wrong.
     """
     ranks = np.asarray(ranks)
-    if ranks.ndim != 2 or not ranks.size or ranks.dtype.kind not in "iu":
-        raise ValueError(f"Expected integers [num, dimensions]; got {ranks.dtype} of the shape {ranks.shape}.")
-    if ranks.min() < 0 or ranks.max() > num_draws:
+    if ranks.ndim != 2 or ranks.dtype.kind not in "iu" or not np.all((ranks >= 0) & (ranks <= num_draws)):
         raise ValueError(
-            f"Ranks among {num_draws} draws are from 0 to {num_draws}; got {ranks.min()} to {ranks.max()}. Give "
-            "the number of draws for each data set as num_draws."
+            f"Expected integers [num, dimensions] from 0 to num_draws={num_draws}, the draws for each data set; "
+            f"got {ranks.dtype} of the shape {ranks.shape}, up to {ranks.max(initial=0)}."
         )
     num, dimensions = ranks.shape
-    names = [f"parameter {i + 1}" for i in range(dimensions)] if names is None else list(names)
-    if len(names) != dimensions:
-        raise ValueError(f"Expected {dimensions} names, one for each parameter; got {len(names)}.")
+    names = names or [f"parameter {i + 1}" for i in range(dimensions)]
     edges = np.linspace(0, num_draws + 1, min(num_bins, num_draws + 1) + 1).round() - 0.5
     low, high = scipy.stats.binom.interval(_BAND, num, np.diff(edges) / (num_draws + 1))
     columns = min(dimensions, 4)
     rows = math.ceil(dimensions / columns)
     with _written(path, (3.2 * columns, 2.4 * rows + 0.5)) as fig:
         grid = fig.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-        for axes, name, column in zip(grid, names, ranks.T, strict=False):
+        for axes, (name, column) in zip(grid, zip(names, ranks.T, strict=True), strict=False):
             axes.stairs(high, edges, baseline=low, fill=True, color="0.85", label=f"{_BAND:.0%} of uniform ranks")
             axes.stairs(np.histogram(column, edges)[0], edges, color="C0", linewidth=1.5, label="ranks")
             axes.set(xlabel=f"rank of {name}", ylim=(0, None), xlim=edges[[0, -1]])
@@ -380,8 +342,8 @@ def rank_figure(
 def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike], *, title: str = "") -> None:
     """Draws the expected coverage of credible regions over their mass, and the band of a calibrated posterior.
 
-    Below the diagonal a posterior is overconfident, above it too wide. At each mass 99 % of the curves of as many
-    calibrated data sets as the first one has are in the band.
+    A posterior is overconfident below the diagonal, and too wide above it. At each mass, the band holds 99 % of the
+    curves of calibrated posteriors with as many data sets as the first one.
 
     Args:
       path: image file to write.
@@ -389,17 +351,15 @@ def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike
       title: text above the figure.
 
     Raises:
-      ValueError: if there are none, or a level is not between 0 and 1.
+      ValueError: if there are no levels, or one is not between 0 and 1.
     """
     curves = {name: np.sort(np.asarray(values)) for name, values in levels.items()}
-    if not curves:
-        raise ValueError("There are no levels to draw: give a dict of name to levels.")
-    for name, values in curves.items():
-        if values.ndim != 1 or not values.size or not np.all((values >= 0) & (values <= 1)):
-            raise ValueError(
-                f"{name!r}: expected levels [num] between 0 and 1, of coverage_levels; got values of the shape "
-                f"{values.shape}."
-            )
+    if not curves or any(v.ndim != 1 or not v.size or not np.all((v >= 0) & (v <= 1)) for v in curves.values()):
+        shapes = {name: values.shape for name, values in curves.items()}
+        raise ValueError(
+            "Expected a dict of name to levels [num] between 0 and 1, of coverage_levels; got values of the shapes "
+            f"{shapes}."
+        )
     mass, first = np.linspace(0, 1, 201), next(iter(curves.values()))
     low, high = np.array(scipy.stats.binom.interval(_BAND, len(first), mass)) / len(first)
     with _written(path, (4.6, 4.4)) as fig:
@@ -416,9 +376,9 @@ def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike
 def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *, title: str = "") -> None:
     """Draws the ELBO of fits over their steps, with bands of two standard errors.
 
-    A point is the mean of a 50th of the steps. The label has the mean and the standard error of the last tenth. Its
-    losses should be level: see `tf_resflow.vi.Plateau`. The range of the axis is that after the first tenth. Losses
-    that repeat the last one, after a fit that ended by itself, are left out.
+    A point is the mean of a 50th of the steps. The label has the mean and the standard error of the last tenth,
+    whose losses should be level: see `tf_resflow.vi.Plateau`. The axis has the range after the first tenth. Losses
+    that only repeat the last one, because the fit had ended, are left out.
 
     Args:
       path: image file to write.
@@ -426,51 +386,44 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
       title: text above the figure.
 
     Raises:
-      ValueError: if there are none, fewer than 20 of a fit, or a loss is NaN or infinite.
+      ValueError: if there are none, fewer than 20 for a fit, or a loss is NaN or infinite.
     """
-    fits = {name: -_until_the_end(name, np.asarray(values, np.float64)) for name, values in losses.items()}
-    if not fits:
-        raise ValueError("There are no losses to draw: give a dict of name to losses.")
+    fits = {name: -_until_the_end(np.asarray(values, np.float64)) for name, values in losses.items()}
+    if not fits or any(elbo.ndim != 1 or len(elbo) < 2 / _END for elbo in fits.values()):
+        shapes = {name: elbo.shape for name, elbo in fits.items()}
+        raise ValueError(f"Expected a dict of name to losses [steps], at least {2 / _END:.0f} steps; got {shapes}.")
+    for name, elbo in fits.items():
+        if bad := len(elbo) - np.count_nonzero(np.isfinite(elbo)):
+            raise ValueError(
+                f"{bad} of {len(elbo)} losses of {name!r} are NaN or infinite: lower the learning rate, or clip "
+                "gradients, as by keras.optimizers.Adam(0.01, global_clipnorm=100.0)."
+            )
     with _written(path, (7.5, 4)) as fig:
-        axes = fig.subplots()
-        curves = []
+        axes, curves = fig.subplots(), []
         for name, elbo in fits.items():
             parts = np.array_split(elbo, min(_POINTS, len(elbo) // 2))
             steps = np.array_split(np.arange(1, len(elbo) + 1), len(parts))
-            centers, means = (
-                np.array([np.mean(part) for part in steps]),
-                np.array([np.mean(part) for part in parts]),
-            )
+            centers, means = (np.array([np.mean(part) for part in values]) for values in (steps, parts))
             errors = 2 * np.array([scipy.stats.sem(part) for part in parts])
+            bounds = means - errors, means + errors
             (line,) = axes.plot(centers, means, label=f"{name}: {_with_error(elbo[-int(_END * len(elbo)) :])} nats")
-            axes.fill_between(
-                centers, means - errors, means + errors, color=line.get_color(), alpha=0.3, linewidth=0
-            )
-            curves += [np.stack([centers, bound], axis=1) for bound in (means - errors, means + errors)]
+            axes.fill_between(centers, *bounds, color=line.get_color(), alpha=0.3, linewidth=0)
+            curves += [np.stack([centers, bound], axis=1) for bound in bounds]
         axes.set(xlabel="step", ylabel="ELBO (nats)", ylim=_range(curves), xlim=(0, None), title=title)
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize="small")
 
 
-def _until_the_end(name, losses):
-    """The losses of a fit, up to the one that is repeated."""
-    if losses.ndim == 1 and len(losses):
-        repeats = np.argmax(losses[::-1] != losses[-1])
-        losses = losses[: len(losses) - max(0, repeats - 1)]
-    if losses.ndim != 1 or len(losses) < 2 / _END:
-        raise ValueError(
-            f"{name!r}: expected losses [steps] of at least {2 / _END:.0f} steps; got the shape {losses.shape}."
-        )
-    if bad := len(losses) - np.count_nonzero(np.isfinite(losses)):
-        raise ValueError(
-            f"{bad} of {len(losses)} losses of {name!r} are NaN or infinite: lower the learning rate, or clip "
-            "gradients, as by keras.optimizers.Adam(0.01, global_clipnorm=100.0)."
-        )
-    return losses
+def _until_the_end(losses):
+    """The losses of a fit without the repetitions of the last one."""
+    if losses.ndim != 1 or not len(losses):
+        return losses
+    repeats = np.argmax(losses[::-1] != losses[-1])
+    return losses[: len(losses) - max(0, repeats - 1)]
 
 
 def _with_error(values):
-    """The mean and its standard error in words, with the decimals that the error has."""
+    """The mean and its standard error as text, with two digits of the error."""
     error = scipy.stats.sem(values)
     decimals = min(6, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 6
     return f"{np.mean(values):.{decimals}f} ± {error:.{decimals}f}"
@@ -481,11 +434,17 @@ def learning_curves(
 ) -> None:
     """Draws the held-out score of each run over its steps, and the score that its training reported.
 
-    A gap between them that overfitting does not explain is the bias of the training's estimator. The range of the
-    axis is that of the scores after the first tenth of the steps, without single outliers. `runs` is a dict of name
-    to the lines of metrics.jsonl, and the key is the name of the score, such as "bits_per_dim" or "accuracy".
+    A gap between the two that overfitting does not explain is the bias of the training's estimator. The range of
+    the axis is that of the scores after the first tenth of the steps, without single outliers. A run that kept its
+    best checkpoint has a star there, and its label has that step and the last one.
 
-    A run that kept its best checkpoint has a star there, and its label has that step and the last one.
+    Args:
+      path: image file to write.
+      runs: dict of name to the lines of metrics.jsonl.
+      key: the name of the score, such as "bits_per_dim" or "accuracy".
+
+    Raises:
+      ValueError: if a run has no such score.
     """
     curves = []
     with _written(path, (7.5, 4)) as fig:
@@ -500,7 +459,8 @@ def learning_curves(
                 )
             color = f"C{index}"
             axes.plot(*reported.T, ":", color=color, marker="x" if len(reported) == 1 else None)
-            if len(best := held_out[held_out[:, 0] == _best_step(lines)]):
+            best_step = next((line["best_step"] for line in reversed(lines) if "best_step" in line), None)
+            if len(best := held_out[held_out[:, 0] == best_step]):
                 axes.plot(*best.T, "*", color=color, markersize=10)
                 name = f"{name}: best at {best[0, 0]:,.0f} of {held_out[-1, 0]:,.0f}"
             axes.plot(*held_out.T, "-", color=color, marker="o" if len(held_out) == 1 else None, label=name)
@@ -523,11 +483,6 @@ def _points(lines, key):
     reported = points.pop(None, [])
     held_out = max(points.values(), key=len, default=[])
     return np.reshape(reported, [-1, 2]), np.reshape(held_out, [-1, 2])
-
-
-def _best_step(lines):
-    """The step of the best checkpoint that a run kept; None if it kept none."""
-    return next((line["best_step"] for line in reversed(lines) if "best_step" in line), None)
 
 
 def _range(curves):

@@ -18,7 +18,6 @@ from tf_resflow.writing import check_output_path, whole_file
 
 __all__ = [
     "MAX_TEMPERATURE",
-    "check_paths",
     "check_samples",
     "image_grid",
     "reconstruction_grid",
@@ -31,7 +30,6 @@ MAX_TEMPERATURE = 100.0
 
 _MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
 _CSV_VALUE = 11  # bytes of a number of 9 digits, with its point and its comma; not all numbers need them
-_MAX_VALUES = 2**28  # of paths, which are kept in memory
 _MIN_SIDE = 512  # pixels; small grids are enlarged to about this size
 _MIN_CELL = 64  # pixels; so are small images in a large grid
 
@@ -39,16 +37,16 @@ _MIN_CELL = 64  # pixels; so are small images in a large grid
 def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:
     """Raises a ValueError, before any long work, if `write_samples` cannot write `(num, *event_shape)` values.
 
-    That is if the path ends neither in .png nor in .npy (nor for vectors in .csv), or cannot be written, or if the
-    samples do not fit the disk, or a picture.
+    The path must be writable and end in .png or .npy, or in .csv for vectors. The samples must fit on the disk, and
+    in a picture.
     """
     check_output_path(path, [".png", ".npy", *([".csv"] if len(shape) == 2 else [])])
     path, num, values = pathlib.Path(path).absolute(), shape[0], math.prod(shape)
     suffix = path.suffix.lower()
     if suffix == ".png" and values > _MAX_PICTURE:
         raise ValueError(
-            f"{num:,} samples are too many for a picture, which takes {_MAX_PICTURE * num // values:,} of them at "
-            f"most ({_MAX_PICTURE:,} values). Lower --num, or write them to a .npy file."
+            f"{num:,} samples are too many for a picture, which holds at most {_MAX_PICTURE * num // values:,} "
+            f"({_MAX_PICTURE:,} values). Lower --num, or write them to a .npy file."
         )
     bytes_of_value = {".csv": _CSV_VALUE, ".npy": 4 if levels is None else 1, ".png": 1}[suffix]
     needed, free = values * bytes_of_value, shutil.disk_usage(path.parent).free
@@ -61,21 +59,6 @@ def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: in
 
 def _size(num_bytes):
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
-
-
-def check_paths(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:
-    """As `check_samples` for the points of paths, which also have to fit into memory, and a picture."""
-    check_samples(path, shape, levels)
-    if math.prod(shape) > _MAX_VALUES:
-        raise ValueError(
-            f"{shape[0]:,} points of paths have {math.prod(shape):,} values, which are kept in memory: at most "
-            f"{_MAX_VALUES:,}. Lower --num."
-        )
-    if pathlib.Path(path).suffix.lower() == ".png" and len(shape) == 2 and shape[1] != 2:
-        raise ValueError(
-            f"Paths of vectors of {shape[1]} cannot be drawn, only those of images or in a plane: write them to a "
-            ".npy or a .csv file."
-        )
 
 
 def write_samples(
@@ -93,12 +76,20 @@ def write_samples(
 ) -> None:
     """Writes samples: images as a grid, vectors as scatter plots and histograms, any as .npy, vectors as .csv.
 
-    The batches are arrays `[batch, *event_shape]`, and the shape is `(rows, columns, *event_shape)`: a picture has
-    as many rows of images, or groups of vectors, with their labels; a grid of one row is about square. The data,
-    a dict of one name to vectors, are drawn under the samples. `names` are those of the coordinates of vectors, and
-    `name` that of the data, for the title. The `codes` of a table give the columns of a .csv file their types; with
-    several `temperatures`, one for each group, its first column is the temperature. .npy and .csv files are
-    written batch by batch.
+    A .npy or .csv file is written batch by batch.
+
+    Args:
+      path: file to write.
+      batches: arrays `[batch, *event_shape]`.
+      shape: `(rows, columns, *event_shape)`. A picture has this number of rows of images, or groups of vectors; a
+        grid of one row is about square.
+      levels: number of levels of images.
+      labels: of the rows or groups.
+      temperatures: of the groups; several of them are the first column of a .csv file.
+      data: dict of one name to vectors, which are drawn under the samples.
+      names: of the coordinates of vectors.
+      codes: of a table; they give the columns of a .csv file their types.
+      name: of the data, for the title.
     """
     rows, columns, *event_shape = shape
     suffix = pathlib.Path(path).suffix.lower()

@@ -5,7 +5,6 @@ from collections.abc import Generator, Sequence
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from tf_resflow.models import FlowModel
 from tf_resflow.models.flow_model import flow_input, sample_latent
@@ -13,11 +12,11 @@ from tf_resflow.plurals import counted
 from tf_resflow.progress import track
 from tf_resflow.typing import TensorLike
 
-__all__ = ["draw_samples", "interpolate_corners", "interpolate_examples", "interpolate_pairs"]
+__all__ = ["Sampler", "draw_samples", "interpolate_corners", "interpolate_pairs"]
 
 _BATCH_VALUES = 2**16  # of a batch, if it has more than the examples below
 _MIN_BATCH = 64
-_PART_VALUES = 2**14  # that are decoded at a time, so that the bar moves, if they are more than the examples below
+_PART_VALUES = 2**14  # decoded per progress-bar update, if they are more than the examples below
 _MIN_PART = 32
 
 
@@ -32,20 +31,20 @@ def draw_samples(
 ) -> Generator[np.ndarray, None, None]:
     """Draws examples in batches `[batch, *event_shape]`, one temperature after the other.
 
-    The latents of a seed are the same at each temperature. The first ones are those of `model.sample(num, seed)`,
-    and do not depend on how many samples follow: the first k of n equal those of a call for k samples (on one
-    device, and to the tolerance of the inverse).
+    The latents of a seed are the same at each temperature. The first samples are those of
+    `model.sample(num, seed)`. The first k of n samples equal those of a call for k samples, on one device and to
+    the tolerance of the inverse.
 
     Args:
       model: a `FlowModel`.
-      num: number at each temperature.
+      num: number of samples at each temperature.
       seed: integer in 0, ..., 2^63 - 1.
       temperatures: factors of the latents' deviation from their mean.
-      condition: of a conditional model: `[num, *condition_shape]`, or one condition for all examples.
+      condition: of a conditional model: `[num, *condition_shape]`, or one condition for all samples.
       precise: as for `FlowModel.decode`.
 
     Raises:
-      ValueError: when the model is no `FlowModel`, a sample is not finite, or the condition does not fit.
+      ValueError: if the model is not a `FlowModel`, a sample is not finite, or the condition does not fit.
     """
     yield from Sampler(model, precise=precise)(num, seed=seed, temperatures=temperatures, condition=condition)
 
@@ -94,8 +93,8 @@ class Sampler:
             samples, finite = self._decode(z, given)
             if not finite:
                 raise ValueError(
-                    f"Samples at temperature {temperature:g} are NaN or infinite: the model does not decode "
-                    "latents so far out. Lower the temperature."
+                    f"Samples at temperature {temperature:g} are NaN or infinite: the model cannot decode latents "
+                    "that far out. Lower the temperature."
                 )
             yield samples.numpy()
 
@@ -119,17 +118,18 @@ def interpolate_pairs(
     seed: int,
     condition: Sequence[TensorLike] | None = None,
 ) -> tf.Tensor:
-    r"""Walks from one example to another: a quarter turn, in `num` steps.
+    r"""Moves from one example to another in `num` steps, on a quarter circle in the latent space.
 
     Between the latents \\(z_1, z_2\\), less the base distribution's mean,
 
         z = cos(phi) z_1 + sin(phi) z_2,    phi = 0, ..., pi / 2.
 
-    Of two independent normal latents every such z is normal with the same covariance; their mean would have half of
-    it, and lie where there are no data.
+    If the two latents are independent and normal, every such z is normal with the same covariance. Their mean would
+    have half that covariance, and lie where there are no data.
 
-    A conditional model encodes each example under its own condition. Between two labels a point has that of the
-    nearer example; between two vectors of real numbers, \\(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\\).
+    A conditional model encodes each example under its own condition. A point between two labels has the label of
+    the nearer example. Between two vectors of real numbers, its condition is
+    \\(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\\).
 
     Args:
       model: a `FlowModel`.
@@ -137,20 +137,18 @@ def interpolate_pairs(
       second: the other ends.
       num: number of points of a path, both ends included, at least 2.
       seed: integer, of the dequantization.
-      condition: of a conditional model: a pair of those of `first` and of `second`, each of them one for each
+      condition: of a conditional model: a pair, for `first` and for `second`. Each is one condition for each
         example or one for all, as for `FlowModel.log_prob`.
 
     Returns:
-      Data `[pairs, num, *event_shape]`. Ends are the examples, to the flow's reconstruction error.
+      Data `[pairs, num, *event_shape]`. The ends are the examples, up to the flow's reconstruction error.
 
     Raises:
       ValueError: for fewer than 2 points, or conditions that do not fit.
     """
     ends = tf.convert_to_tensor(first), tf.convert_to_tensor(second)
     if condition is not None and not (isinstance(condition, (tuple, list)) and len(condition) == 2):
-        raise ValueError(
-            f"condition must be a pair, of the first and of the second examples; got {condition!r:.80}."
-        )
+        raise ValueError(f"condition must be a pair, for the first and the second examples; got {condition!r:.80}.")
     conditions = [_conditions(model, c, len(x)) for c, x in zip(condition or (None, None), ends, strict=True)]
     given = [tf.stack(pair, axis=1) for pair in zip(*conditions, strict=True)]
     return _blend(model, tf.stack(ends, axis=1), _quarter_turn(num), seed, given)
@@ -164,7 +162,7 @@ def interpolate_corners(
         z = cos(phi) (cos(psi) z_1 + sin(psi) z_2) + sin(phi) (cos(psi) z_3 + sin(psi) z_4)
 
     with phi down the rows and psi along the columns, both from 0 to pi / 2. A point has the label of the nearest
-    corner, or the sum of the corners' real conditions by the squares of these weights.
+    corner, or the sum of the corners' real conditions, weighted by the squares of these factors.
 
     Args:
       model: a `FlowModel`.
@@ -183,56 +181,10 @@ def interpolate_corners(
     if corners.shape[0] != 4:
         raise ValueError(f"A square has 4 corners; got {counted(corners.shape[0], 'example')}.")
     turn = _quarter_turn(num)
-    weights = tf.einsum("ra,cb->rcab", turn, turn)
+    weights = tf.reshape(tf.einsum("ra,cb->rcab", turn, turn), [num * num, 4])
     given = [rows[tf.newaxis] for rows in _conditions(model, condition, 4)]
-    points = _blend(model, corners[tf.newaxis], tf.reshape(weights, [num * num, 4]), seed, given)
+    points = _blend(model, corners[tf.newaxis], weights, seed, given)
     return tf.reshape(points, [num, num, *model.data_space.event_shape])
-
-
-def interpolate_examples(
-    model: FlowModel,
-    examples: np.ndarray,
-    *,
-    kind: str,
-    num: int,
-    length: int,
-    seed: int = 0,
-    condition: TensorLike | None = None,
-) -> np.ndarray:
-    """Paths `[num, length, *event_shape]` between "pairs" of examples chosen at random, or a square of 4 "corners".
-
-    There are at most half as many pairs as examples, and a warning if there are fewer than `num`. A square has as
-    many rows as columns. The condition of a conditional model is one for each example, or one for all.
-    """
-    ends = ends_of_paths(len(examples), kind=kind, num=num, seed=seed)
-    given = [rows.numpy() for rows in _conditions(model, condition, len(examples))]
-    if kind == "corners":
-        corners = ends.ravel()
-        of_corners = given[0][corners] if given else None
-        return interpolate_corners(model, examples[corners], num=num, seed=seed, condition=of_corners).numpy()
-    if len(ends) < num:
-        these, pairs = counted(len(examples), "example"), counted(len(ends), "pair")
-        logging.warning("%s make %s, fewer than the %d asked for.", these, pairs, num)
-    first, second = ends.T
-    of_pairs = [given[0][first], given[0][second]] if given else None
-    paths = interpolate_pairs(model, examples[first], examples[second], num=length, seed=seed, condition=of_pairs)
-    return paths.numpy()
-
-
-def ends_of_paths(num_examples: int, *, kind: str, num: int, seed: int = 0) -> np.ndarray:
-    """The examples between which `interpolate_examples` goes, by their places from 0: `[paths, 2]`.
-
-    They are the ends of each path, or of the first and the last row of a square.
-    """
-    order = np.random.default_rng(seed).permutation(num_examples)
-    if kind == "corners":
-        if num_examples < 4:
-            raise ValueError(f"A square has 4 corners; got {num_examples} examples.")
-        return order[:4].reshape(2, 2)
-    pairs = min(num, num_examples // 2)
-    if not pairs:
-        raise ValueError(f"A path goes from one example to another; got {num_examples}.")
-    return order[: 2 * pairs].reshape(2, pairs).T
 
 
 def _quarter_turn(num):
@@ -245,7 +197,7 @@ def _quarter_turn(num):
 
 def _conditions(model, condition, num):
     """A list of the condition of each of `num` examples, `[num, *condition_shape]`; empty if there is none."""
-    model.condition.arguments(condition, num)  # which raises for one that does not fit
+    model.condition.arguments(condition, num)  # raises for a condition that does not fit
     if condition is None:
         return []
     dtype = model.distribution.dtype if model.condition.num_classes is None else tf.int64
