@@ -1,4 +1,4 @@
-"""Additions to the reference: links from names, and formulas in docstrings."""
+"""Additions to the pages: links from names, formulas in docstrings, and the metrics of resflow-evaluate."""
 
 import xml.etree.ElementTree as etree
 
@@ -6,6 +6,8 @@ import griffe
 from markdown.extensions import Extension
 from markdown.inlinepatterns import InlineProcessor
 from markdown.util import AtomicString
+
+from tf_resflow.training.evaluation_metrics import METRICS
 
 _NAME = r"(?<!`)`((?:tf_)?resflow((?:\.\w+)+))`(?!`)"
 _BEFORE_BACKTICKS = 195
@@ -17,6 +19,12 @@ def on_config(config):
     A name that the reference does not have causes a warning, which is an error with --strict.
     """
     config.markdown_extensions.append(_Links())
+
+
+def on_page_markdown(markdown, **_):
+    """Lists the metrics where a page has {{ metrics }}."""
+    metrics = "\n".join(f"- `{name}`: {metric.description}" for name, metric in METRICS.items())
+    return markdown.replace("{{ metrics }}", metrics)
 
 
 class _Links(Extension):

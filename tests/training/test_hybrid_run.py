@@ -74,7 +74,7 @@ def test_the_input_is_normalized_by_the_train_images(loaded):
 
 def test_evaluation(run, evaluation):
     """The metrics repeat the result of the run; the table says them."""
-    metrics = ["classification", "likelihood", "noise", "reconstruction", "lipschitz"]
+    metrics = ["likelihood", "noise", "reconstruction", "lipschitz", "classification"]
     assert evaluation.metrics == metrics
     result = evaluation.header() | evaluation.classification() | evaluation.likelihood()
     for name in ("accuracy", "accuracy_stderr", "cross_entropy", "calibration_error", "bits_per_dim"):

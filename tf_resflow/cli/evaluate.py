@@ -6,26 +6,12 @@ resflow-evaluate --workdir=runs/digits --metrics=likelihood,importance_weighted 
 Metrics, and their keys in the JSON file (scores are `bits_per_dim` of integer data, `nats` of continuous
 data; infinite and undefined values are null):
 
-- likelihood: `bits_per_dim`, `bits_per_dim_stderr`, and the sources of that standard error,
-  `bits_per_dim_stderr_parts` (data, dequantization, estimator); `num_examples`; `bound`, "elbo" for integer data,
-  "importance_weighted" for tables with discrete columns, whose error has no parts; `baselines`; `entropy`.
-- noise: of the estimate of one example's loss, with the training's estimator and with this
-  evaluation's (`noise.training`, `noise.evaluation`): mean, standard deviations, excess kurtosis.
-- reconstruction: the error of encoding and decoding, in the flow's input space and in levels, and
-  the solver's iterations and failures.
-- lipschitz: `layers`, `blocks`, `flow` and `inverse`, nominal and certified.
-- importance_weighted: the tighter bound of --iw_samples dequantizations. It needs precise
-  log-determinants: --log_det=exact; many --num_probes; or a small --stderr, here of each dequantization.
-  `estimator_bias` tells what their noise can have gained.
-- fid: the Fréchet distance between --fid_samples samples and train images in Inception's features. (Keras'
-  weights differ from those of the literature: see `InceptionFeatures`.)
-- classification, of a hybrid model: `accuracy` and its standard error, `cross_entropy` (in bits for images) and
-  `calibration_error` (expected calibration error, 15 bins). If it is named, also of a model of images given their
-  label, by the label under which an image is most likely: as many evaluations as there are classes.
+{metrics}
 
-`dequantization` tells which noise the bounds of integer data are of, "uniform" or "variational".
+`dequantization` says which noise the bounds of integer data are of, "uniform" or "variational".
 
-The default is the first four and the last, as far as the model has a density, residual blocks and a classifier.
+The default is all of them but importance_weighted and fid, if the model has a density, residual blocks and a
+classifier.
 With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves by which log p(x),
 `auroc_log_prob`, and the largest class probability, `auroc_max_probability`, separate the data from it. Of images
 given their label, log p(x) is that of the mixture of the classes, in both data sets.
@@ -44,11 +30,11 @@ from typing import Any
 from absl import flags
 
 import tf_resflow as resflow
-from tf_resflow import data, evaluation, progress, training
+from tf_resflow import data, progress, training
 from tf_resflow.cli import command_line
+from tf_resflow.training.evaluation_metrics import METRICS
 from tf_resflow.writing import check_output_path, finite_or_none
 
-METRICS = ("likelihood", "noise", "reconstruction", "lipschitz", "importance_weighted", "fid", "classification")
 FLAGS = flags.FLAGS
 
 
@@ -86,14 +72,9 @@ def check() -> None:
     info = files.read_data()
     if FLAGS.split and info.sizes and FLAGS.split not in info.sizes:
         raise ValueError(f"--split={FLAGS.split}: {info.name!r} has {', '.join(sorted(info.sizes))}.")
-    if "fid" in metrics and len(info.event_shape) != 3:
-        raise ValueError(f"FID is for images; {info.name!r} are vectors. Leave it out of --metrics.")
-    if "fid" in metrics and FLAGS.fid_weights != "imagenet" and not pathlib.Path(FLAGS.fid_weights).is_file():
-        raise ValueError(f"--fid_weights={FLAGS.fid_weights}: there is no such file.")
-    if "importance_weighted" in metrics and not info.is_dequantized:
-        raise ValueError("importance_weighted is of dequantized data, and these are continuous: leave it out.")
-    if "classification" in metrics and info.num_classes is None:
-        raise ValueError(f"classification needs labels, which {info.name!r} do not have: leave it out.")
+    for name in metrics:
+        if reason := METRICS[name].refusal(info, FLAGS):
+            raise ValueError(reason)
 
 
 def main() -> None:
@@ -119,7 +100,7 @@ def _evaluate():
     if "importance_weighted" in metrics:
         _ = measured.bound_plan  # what cannot be planned ends the command before any long work
     for metric in metrics:
-        result |= getattr(measured, metric)(**_arguments(metric, dataset))
+        result |= METRICS[metric].measure(measured, FLAGS)
     if FLAGS.ood_data:
         result |= measured.ood(_other_data(run.config.data))
     return result
@@ -128,15 +109,6 @@ def _evaluate():
 def _other_data(ours):
     fields = {"name": FLAGS.ood_data, "levels": ours.levels, "image_size": ours.image_size}
     return data.load({**fields, "data_dir": FLAGS.data_dir or ours.data_dir})
-
-
-def _arguments(metric, dataset):
-    if metric == "importance_weighted":
-        return {"num_samples": FLAGS.iw_samples}
-    if metric == "fid":
-        features = evaluation.InceptionFeatures(dataset.levels, FLAGS.fid_weights)
-        return {"features": features, "num_samples": FLAGS.fid_samples}
-    return {}
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -165,4 +137,5 @@ def _lines(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 def run() -> None:
     """The command resflow-evaluate."""
-    command_line.run(__doc__, define_flags, main, check)
+    metrics = "\n".join(f"- {name}: {metric.description}" for name, metric in METRICS.items())
+    command_line.run(__doc__.format(metrics=metrics), define_flags, main, check)

@@ -10,12 +10,13 @@ import tensorflow as tf
 from absl import logging
 from scipy import stats
 
-from tf_resflow import bijectors, data, evaluation
+from tf_resflow import data, evaluation
 from tf_resflow.evaluation.estimator_noise import stderr_parts
 from tf_resflow.evaluation.planning import held_out_plan
 from tf_resflow.evaluation.scores import PerExample
 from tf_resflow.models.estimators import check_only_stderr
 from tf_resflow.progress import track
+from tf_resflow.training.evaluation_metrics import METRICS
 from tf_resflow.training.report import Report
 from tf_resflow.training.runs import Run
 
@@ -80,9 +81,7 @@ class Evaluation:
     @property
     def metrics(self) -> list[str]:
         """The names of the metrics that suit the model."""
-        names = ["classification"] if self._model.classifier is not None else []
-        names += ["likelihood", "noise", "reconstruction"] if self._model.trained_density() is not None else []
-        return names + (["lipschitz"] if bijectors.flow.residual_blocks(self._model.flow) else [])
+        return [name for name, metric in METRICS.items() if metric.is_default(self._model)]
 
     def header(self) -> dict[str, Any]:
         """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".
@@ -185,12 +184,12 @@ class Evaluation:
         """The `evaluation.lipschitz_certificate` of the flow."""
         return {"lipschitz": evaluation.lipschitz_certificate(self._model.flow)}
 
-    def fid(self, features: Callable[[np.ndarray], np.ndarray], num_samples: int = 10_000) -> dict[str, Any]:
+    def fid(self, features: str | Callable[[np.ndarray], np.ndarray], num_samples: int = 10_000) -> dict[str, Any]:
         """The Fréchet distance between samples and the train images.
 
         Args:
-          features: function of integer images to features `[batch, size]`, such as an
-            `evaluation.InceptionFeatures`; then the distance is FID.
+          features: function of integer images to features `[batch, size]`; or weights of
+            `evaluation.InceptionFeatures`, so that the distance is FID.
           num_samples: number of samples, and at most of train images.
 
         Raises:
@@ -198,6 +197,8 @@ class Evaluation:
         """
         if len(self._dataset.event_shape) != 3:
             raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
+        if isinstance(features, str):
+            features = evaluation.InceptionFeatures(self._dataset.levels, features)
         draw = tf.function(self._run.density.sample, autograph=False)
         batch_size = self._config.eval.batch_size
         images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
