@@ -55,10 +55,8 @@ def _dependent(num, offset):
     "train, mend",
     [
         (np.ones([10, 3]), "remove"),
-        (_dependent(300, 0.0).astype(np.float32), "remove"),
         (_dependent(300, 1e4).astype(np.float32), "remove"),
         (_dependent(300, 1e4), "remove"),
-        (np.random.default_rng(3).normal(size=[5, 6]).astype(np.float32), "give more than 6 examples"),
         (np.random.default_rng(3).normal(size=[6, 6]), "give more than 6 examples"),
     ],
 )
@@ -78,10 +76,3 @@ def test_nearly_dependent_columns_have_a_density(dtype, noise):
     gaussian = stats.multivariate_normal(rotated.mean(0), np.cov(rotated.T, bias=True))
     expected = np.log(noise) - gaussian.logpdf(rotated).mean()
     assert gaussian_baseline(train, train) == pytest.approx(expected, abs=1e-3)
-
-
-def test_gaussian_of_integers_by_hand():
-    """Of one image of 3 pixels the covariance is that of the noise, and the entropy that of such a Gaussian."""
-    train = np.full([1, 3, 1, 1], 2, np.uint8)
-    bits = 0.5 * np.log2(2 * np.pi * np.e / 12)
-    assert gaussian_baseline(train, train, levels=4) == pytest.approx(bits)

@@ -32,32 +32,23 @@ def test_learning_curves(tmp_path, figures):
     Values that are not numbers, and the last score on another split, are left out.
     """
     scored = [{"step": step, "split": "train", "nats": 2.0 - step, "num_examples": 7} for step in (1, 2)]
-    scored += LINES[2:]
     strange = [{"step": 3, "split": "train", "nats": value} for value in (math.nan, -math.inf, "2.5")]
-    runs = {"one": LINES + strange, "train": LINES[:1] + scored}
+    runs = {"one": LINES + strange, "train": LINES[:1] + scored + LINES[2:]}
     learning_curves(tmp_path / "curves.png", runs, "nats")
     (axes,) = figures[0].axes
-    first, held_out, second, scores, *_ = axes.get_lines()
-    for line, points, marker in (
-        (first, [[1, 3.0]], "x"),
-        (held_out, [[2, 2.5]], "o"),
-        (second, [[1, 3.0]], "x"),
-        (scores, [[1, 1.0], [2, 0.0]], "None"),
-    ):
-        assert line.get_xydata().tolist() == points and line.get_marker() == marker
+    found = [(line.get_xydata().tolist(), line.get_marker()) for line in axes.get_lines()[:4]]
+    assert found == [([[1, 3.0]], "x"), ([[2, 2.5]], "o"), ([[1, 3.0]], "x"), ([[1, 1.0], [2, 0.0]], "None")]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training step", "negative log-likelihood (nats)")
 
 
 def test_the_best_checkpoint_of_a_run_has_a_star(tmp_path, figures):
-    """And its label the step of it and the last one; the run that kept none has neither."""
-    scores = [
-        {"step": s, "split": "validation", "nats": v, "num_examples": 7} for s, v in ((1, 2.0), (2, 1.0), (3, 4.0))
-    ]
-    runs = {"kept": [{**line, "best_step": min(line["step"], 2)} for line in scores], "not kept": scores}
+    """Its label names its step and the last one; the run that kept none has neither."""
+    line = {"split": "validation", "num_examples": 7}
+    scores = [{**line, "step": step, "nats": value} for step, value in ((1, 2.0), (2, 1.0), (3, 4.0))]
+    runs = {"kept": [{**score, "best_step": min(score["step"], 2)} for score in scores], "not kept": scores}
     learning_curves(tmp_path / "curves.png", runs, "nats")
     stars = [line.get_xydata().tolist() for line in figures[0].axes[0].get_lines() if line.get_marker() == "*"]
-    assert stars == [[[2, 1.0]]]
-    assert legend(figures[0])[:2] == ["kept: best at 2 of 3", "not kept"]
+    assert stars == [[[2, 1.0]]] and legend(figures[0])[:2] == ["kept: best at 2 of 3", "not kept"]
 
 
 def test_the_beginning_and_spikes_do_not_set_the_range(tmp_path, figures):
@@ -76,29 +67,21 @@ def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, monkeypatc
     normal = stats.multivariate_normal([1, -2 * scale], [1, scale**2])
     data, samples = (normal.rvs(num, random_state=num) for num in (20_000, 5000))
     samples += [0.3, 0.3 * scale]
-    calls = []
     monkeypatch.setattr(module, "_RESOLUTION", 40)
-
-    def log_prob(points):
-        calls.append(points.dtype)
-        return normal.logpdf(points)
-
-    density_figure(tmp_path / "density.png", data, samples, log_prob, columns=["age", "height"])
-    assert [axes.get_xlabel() for axes in figures[0].axes[:3]] == ["age"] * 3
-    assert [axes.get_ylabel() for axes in figures[0].axes[:3]] == ["height", "", ""]
-    left, middle, right, bar = figures[0].axes
+    density_figure(tmp_path / "density.png", data, samples, normal.logpdf, columns=["age", "height"])
+    *panels, bar = figures[0].axes
     assert bar.get_ylabel() == "density (1 / unit²)"
-    assert [axes.get_title() for axes in (left, right)] == ["data (20,000)", "samples (5,000)"]
-    for axes, shift in ((left, 0), (middle, 0), (right, 0.3)):
+    names = [(axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) for axes in panels]
+    assert names[0] == ("age", "height", "data (20,000)") and names[2] == ("age", "", "samples (5,000)")
+    for axes, shift in zip(panels, (0, 0, 0.3), strict=True):
         (image,) = axes.get_images()
-        assert axes.get_aspect() == aspect and image.norm is left.get_images()[0].norm
+        assert axes.get_aspect() == aspect and image.norm is panels[0].get_images()[0].norm
         limits, values = np.array([axes.get_xlim(), axes.get_ylim()]), image.get_array()
         sides = limits[:, 1] - limits[:, 0]
         assert np.sum(values) * np.prod(sides) / values.size == pytest.approx(1, abs=0.02)
         shares = [values.sum(axis) @ (np.arange(len(values)) + 0.5) / len(values) / values.sum() for axis in (0, 1)]
         np.testing.assert_allclose((limits[:, 0] + sides * shares) / [1, scale], [1 + shift, -2 + shift], atol=0.1)
         assert np.max(values) == pytest.approx(1 / (2 * np.pi * scale), rel=0.35)
-    assert set(calls) == {np.dtype(np.float32)}
     assert np.asarray(Image.open(tmp_path / "density.png")).std() > 10
 
 
@@ -165,10 +148,9 @@ def test_title_notes_what_is_left_out(tmp_path, figures, monkeypatch, columns, p
     title = figure.get_suptitle()
     assert ("columns 1 to 3 of 4" in title) == (columns == 4)
     assert ("the first 5,000 points" in title) == (columns > 1)
-    if columns == 1:
-        for patch in figure.axes[0].patches:
-            (x, y), (x_next, y_next) = patch.get_xy()[:-1].T, patch.get_xy()[1:].T
-            assert abs(np.sum(x * y_next - x_next * y)) / 2 == pytest.approx(1, abs=0.02)
+    for patch in figure.axes[0].patches if columns == 1 else ():
+        (x, y), (x_next, y_next) = patch.get_xy()[:-1].T, patch.get_xy()[1:].T
+        assert abs(np.sum(x * y_next - x_next * y)) / 2 == pytest.approx(1, abs=0.02)
 
 
 def test_outliers_and_nonfinite_points_do_not_set_the_range(tmp_path, figures):

@@ -9,7 +9,6 @@ from tf_resflow.bijectors import certified_bounds
 from tf_resflow.bijectors.base import lipschitz_constants
 from tf_resflow.bijectors.certificates import uncertified_blocks
 from tf_resflow.evaluation import lipschitz_certificate
-from tf_resflow.layers import lipschitz_constant
 
 
 def test_what_has_no_bounds():
@@ -17,11 +16,10 @@ def test_what_has_no_bounds():
     flow = resflow.flows.image_flow((4, 4, 1), (1,), 2, kernels=(1,), num_fc_blocks=0, block=block)
     assert certified_bounds(flow) == {}
     model = resflow.FlowModel(flow, [4, 4, 1])
-    for function in (certified_bounds, lipschitz_certificate, uncertified_blocks):
-        with pytest.raises(ValueError, match="Expected a flow, .* got a FlowModel: pass its attribute flow"):
-            function(model)
-        with pytest.raises(ValueError, match="got a Sequential"):
-            function(keras.Sequential())
+    with pytest.raises(ValueError, match="Expected a flow, .* got a FlowModel: pass its attribute flow"):
+        lipschitz_certificate(model)
+    with pytest.raises(ValueError, match="got a Sequential"):
+        lipschitz_certificate(keras.Sequential())
 
 
 def jacobians(bijector, x):
@@ -95,44 +93,6 @@ def test_a_multiscale_flow_is_not_steeper_than_its_certificate():
     assert inverse / 1e4 < 1 / singular.min() <= inverse < np.inf
 
 
-def lowest(flow, x, y):
-    """The bound of docs/mathematics.md of log p(y) for each pair of rows, from that at x."""
-    constants = [
-        lipschitz_constant(part.branch, certified=True) for part in flow.bijectors if hasattr(part, "branch")
-    ]
-    steep = flow.lipschitz_constants(certified=True).forward
-    distance = np.linalg.norm(y - x, axis=1)
-    blocks = x.shape[1] * sum(np.log((1 + c) / (1 - c)) for c in constants)
-    square = np.linalg.norm(flow.forward(x), axis=1) * steep * distance + (steep * distance) ** 2 / 2
-    return log_prob(flow, x) - square - blocks
-
-
-def log_prob(flow, x):
-    base = tfp.distributions.MultivariateNormalDiag(tf.zeros(x.shape[1]))
-    return tfp.distributions.TransformedDistribution(base, tfp.bijectors.Invert(flow)).log_prob(tf.constant(x))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_log_densities_fall_at_most_quadratically(seed):
-    """Of 200 pairs from near to far, of a flow whose weights were moved at random."""
-    rng = np.random.default_rng(seed)
-    whiten = resflow.bijectors.Whiten(np.zeros(3), np.diag([1.0, 2.0, 0.5]))
-    blocks = resflow.flows.vector_flow(3, 2, (8, 8), coefficient=0.9, seed=seed).bijectors
-    flow = resflow.bijectors.Flow([whiten, *blocks])
-    for variable in flow.trainable_variables:
-        variable.assign(variable + rng.normal(0, 0.3, variable.shape))
-    resflow.layers.update_norms(flow, tolerance=1e-6, max_iterations=500)
-    x = rng.normal(size=[200, 3]).astype("float32")
-    y = x + (10 ** rng.uniform(-2, 2, size=[200, 1]) * rng.normal(size=[200, 3])).astype("float32")
-    assert np.all(log_prob(flow, y) >= lowest(flow, x, y) - 1e-3)
-
-
-def test_a_linear_block_attains_the_bound_far_away():
-    flow = resflow.bijectors.Flow([linear_block(0.5)])
-    x, y = np.zeros([1, 2], "float32"), np.array([[1e3, 0.0]], "float32")
-    np.testing.assert_allclose(log_prob(flow, y), lowest(flow, x, y), rtol=1e-4)
-
-
 def test_the_slopes_of_the_logit():
     logit = resflow.bijectors.Logit(0.05)
     certificate = lipschitz_certificate(resflow.bijectors.Flow([logit, linear_block(0.0)]))
@@ -165,26 +125,15 @@ def test_what_is_not_known(stored_norms):
 def test_a_block_on_trust_is_not_certified():
     """It has its reason; a block that is certified has the numbers that it has without the other."""
     unknown = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, name="unknown")])
-
-    class Halving(tf.Module):
-        def __call__(self, x):
-            return x / 2.0
-
-    trusted = [
-        resflow.bijectors.ResidualBlock(branch, lipschitz_constant=0.6, event_shape=[2], name=name)
-        for name, branch in (("keras", unknown), ("module", Halving(name="half")))
-    ]
-    flow = resflow.bijectors.Flow([linear_block(0.5), *trusted])
-    certificate = lipschitz_certificate(flow)
-    reasons = uncertified_blocks(flow)
-    assert reasons["keras"] == "The Lipschitz constant of 'unknown' (Dense) is unknown"
-    assert sorted(reasons) == ["keras", "module"] and "'half' (Halving)" in reasons["module"]
-    for name, reason in reasons.items():
-        assert certificate["blocks"][name] == {"nominal": 0.6, "certified": np.inf, "reason": reason}
+    trusted = resflow.bijectors.ResidualBlock(unknown, lipschitz_constant=0.6, event_shape=[2], name="trusted")
+    flow = resflow.bijectors.Flow([linear_block(0.5), trusted])
+    certificate, reason = lipschitz_certificate(flow), "The Lipschitz constant of 'unknown' (Dense) is unknown"
+    assert uncertified_blocks(flow) == {"trusted": reason}
+    assert certificate["blocks"]["trusted"] == {"nominal": 0.6, "certified": np.inf, "reason": reason}
     alone = lipschitz_certificate(resflow.bijectors.Flow([linear_block(0.5)]))
     assert certificate["blocks"]["block"] == alone["blocks"]["block"]
-    assert certificate["flow"] == {"nominal": pytest.approx(1.9 * 1.6**2), "certified": np.inf}
-    assert certificate["inverse"] == {"nominal": pytest.approx(10 * 2.5**2), "certified": np.inf}
+    assert certificate["flow"] == {"nominal": pytest.approx(1.9 * 1.6), "certified": np.inf}
+    assert certificate["inverse"] == {"nominal": pytest.approx(10 * 2.5), "certified": np.inf}
 
 
 def test_blocks_that_contract_in_different_norms_have_no_common_constant():
@@ -207,8 +156,6 @@ def test_the_singular_values_of_a_1x1_convolution():
     conv = resflow.bijectors.InvertibleConv1x1(3, seed=1)
     conv.lower_upper.assign_add(np.random.default_rng(0).normal(0, 0.5, [3, 3]))
     singular = np.linalg.svd(jacobians(conv, np.zeros([1, 2, 2, 3]))[0], compute_uv=False)
-    constants = conv.lipschitz_constants(certified=True)
-    assert constants[:3] == (pytest.approx(singular[0]), pytest.approx(1 / singular[-1]), 2.0)
     certificate = lipschitz_certificate(resflow.bijectors.Flow([conv, linear_block(0.5)]))
     assert certificate["flow"]["certified"] == pytest.approx(1.5 * singular[0], rel=1e-5)
     assert certificate["inverse"]["certified"] == pytest.approx(2 / singular[-1], rel=1e-5)

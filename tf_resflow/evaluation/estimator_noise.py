@@ -1,4 +1,4 @@
-"""How noisy the estimate of an example's loss is, and what the noise comes from."""
+"""How noisy the estimate of an example's loss is, and where the noise comes from."""
 
 import math
 from typing import NamedTuple
@@ -17,7 +17,15 @@ __all__ = ["EstimatorNoise", "Noise", "nested_noise", "stderr_parts"]
 
 
 class Noise(NamedTuple):
-    """The moments of the estimate of one example's loss, in the loss's unit."""
+    """The moments of the estimate of one example's loss, in bits/dim for integer data, else in nats.
+
+    Attributes:
+      mean: over examples and draws.
+      dequantization_std: the standard deviation due to the dequantization, 0 for continuous data.
+      estimator_std: the standard deviation due to the log-determinants.
+      estimator_kurtosis: its excess kurtosis, 0 for normal noise and NaN without noise. A value in the tens means
+        rare, large outliers, which the measurement of `estimator_std` mostly misses.
+    """
 
     mean: float
     dequantization_std: float
@@ -28,7 +36,7 @@ class Noise(NamedTuple):
 class EstimatorNoise:
     r"""Measures the noise of a model's estimate of an example's loss by nested repetition.
 
-    For the same examples the dequantization is drawn J times, and for each of these the log-determinants are
+    For the same examples the dequantization is drawn J times, and for each draw the log-determinants are
     estimated K times: \(y_{jki} = m_i + d_{ji} + e_{jki}\). With \(s_{ji}^2\) the sample variance over k,
     \(k_{4,ji}\) the fourth k-statistic (the unbiased estimate of the fourth cumulant) and \(t_i^2\) the sample
     variance of the means over k,
@@ -39,14 +47,13 @@ class EstimatorNoise:
 
     where \((s^4 - k_4 / K) (K - 1) / (K + 1)\) is the unbiased estimate of \(\sigma^4\).
 
-    The variance of Russian roulette is finite only if the spectral radius of the branches allows it; a standard
-    deviation that grows during training, or jumps, asks for more exact terms or another distribution of their
-    number.
+    The variance of Russian roulette is finite only if the spectral radius of the branches allows it. If the
+    standard deviation grows or jumps during training, use more exact terms or another distribution of their count.
 
     Args:
       model: a `FlowModel`.
-      log_det: estimator of the log-determinants, or a dict of them by block; by default that of the training.
-      dequantizations: J; continuous data have none.
+      log_det: estimator of the log-determinants, or a dict of them by block; by default the training's.
+      dequantizations: J. The deviation due to the dequantization is NaN for J = 1.
       draws: K, at least 4.
 
     References:
@@ -63,7 +70,7 @@ class EstimatorNoise:
         draws: int = 8,
     ):
         if draws < 4:
-            raise ValueError(f"The fourth moment takes at least 4 draws; got {draws}.")
+            raise ValueError(f"The fourth moment needs at least 4 draws; got {draws}.")
         self._model, self._draws = model, draws
         self._noise_log_det = noise_log_det(log_det, model.evaluation_log_det)
         self._dequantizations = dequantizations if model.data_space.is_dequantized else 1
@@ -76,14 +83,7 @@ class EstimatorNoise:
         self._log_prob = log_prob
 
     def __call__(self, x: TensorLike, seed: int, *, condition: TensorLike | None = None) -> Noise:
-        """Draws the estimates for data `[batch, *event_shape]` and, of a conditional model, their condition.
-
-        Returns:
-          A named tuple, in bits/dim for integer data, else in nats: `mean`, over examples and draws;
-          `dequantization_std`, d, 0 for continuous data and NaN for J = 1; `estimator_std`, e; and
-          `estimator_kurtosis`, 0 for normal noise. A value in the tens means rare, large outliers, which such a
-          measurement of e mostly misses. It is NaN without noise.
-        """
+        """Measures the noise for data `[batch, *event_shape]` and, for a conditional model, their condition."""
         stride = self._draws + 1
         starts = range(0, self._dequantizations * stride, stride)
         draws = [(start, start + draw) for start in starts for draw in range(1, stride)]
@@ -124,9 +124,9 @@ def nested_noise(estimates: np.ndarray) -> Noise:
 def stderr_parts(score: Score, noise: Noise, num_samples: int = 1) -> dict[str, float]:
     """Splits the standard error of a score of n examples by its sources.
 
-    The true bound of an example, the noise d of its dequantization and e of its log-determinants are independent
-    between the examples: stderr^2 = (s^2 + (d^2 + e^2) / K) / n, if its score is the mean of K = `num_samples`
-    estimates. The variance s^2 of the data is the rest.
+    The noise d of the dequantization and e of the log-determinants are independent between examples, so
+    stderr^2 = (s^2 + (d^2 + e^2) / K) / n if the score of an example is the mean of K = `num_samples` estimates.
+    The variance s^2 of the data is the rest.
     """
     estimates = math.sqrt(score.num_examples * num_samples)
     dequantization, estimator = noise.dequantization_std / estimates, noise.estimator_std / estimates

@@ -45,8 +45,6 @@ class FeatureMoments:
     def update(self, features: ArrayLike) -> None:
         """Adds features `[batch, size]`."""
         features = np.asarray(features, np.float64)
-        if features.ndim != 2:
-            raise ValueError(f"Features are [batch, size]; got the shape {features.shape}.")
         if not self.num:
             self.mean = np.zeros(features.shape[1])
             self.scatter = np.zeros([features.shape[1]] * 2)
@@ -70,30 +68,27 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
 
         d^2 = |m_1 - m_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2)
 
-    With factors S = F F' the last trace is the sum of the singular values of F_1' F_2, which takes no root of the
+    With factors S = F F' the last trace is the sum of the singular values of F_1' F_2, which avoids roots of the
     small eigenvalues of a product of nearly singular matrices.
 
-    The estimate from n examples is biased upwards by an amount that falls like 1 / n and depends on the model:
-    compare only values of the same n. The literature uses 50,000.
+    The estimate from n examples is biased upwards by an amount that falls like 1 / n and depends on the model, so
+    compare only values for the same n. The literature uses 50,000.
 
     Raises:
-      ValueError: when the sizes differ, or there are fewer than 2 examples.
+      ValueError: if there are fewer than 2 examples.
 
     Warns:
-      UserWarning: when there are no more examples than features, which makes a covariance singular.
+      UserWarning: if there are no more examples than features, which makes a covariance singular.
 
     References:
       Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (2017), equation 6.
       Chong and Forsyth, "Effectively Unbiased FID" (2020), on the bias.
     """
     covariances = [first.covariance, second.covariance]
-    size = len(first.mean)
-    if len(second.mean) != size:
-        raise ValueError(f"The features have different sizes: {size} and {len(second.mean)}.")
-    if min(first.num, second.num) <= size:
+    if (num := min(first.num, second.num)) <= len(first.mean):
         warnings.warn(
-            f"{min(first.num, second.num)} examples have a singular covariance of {size} features: "
-            "their Fréchet distance is far too large. Take more, 50,000 as in the literature.",
+            f"{num} examples have a singular covariance of {len(first.mean)} features, so their Fréchet distance "
+            "is far too large. Use more examples; the literature uses 50,000.",
             stacklevel=2,
         )
     roots = [np.linalg.eigh(covariance) for covariance in covariances]
@@ -112,15 +107,12 @@ class InceptionFeatures:
 
     The weights of Keras differ from those behind the FID in the literature (TensorFlow's graph of December 2015,
     whose pooling also differs). Distances in these features rank models, but cannot be compared with published
-    ones. For that, pass a file of the original weights, converted to this architecture.
+    ones, unless you pass a file of the original weights, converted to this architecture.
 
     Args:
       levels: number of levels of the images.
-      weights: "imagenet", which Keras downloads once; a file of weights of
-        `keras.applications.InceptionV3(include_top=False)`; or `None` for random weights.
-
-    Raises:
-      ValueError: when the weights cannot be loaded.
+      weights: of `keras.applications.InceptionV3(include_top=False)`: "imagenet", which Keras downloads once; a
+        file; or `None` for random weights.
 
     References:
       Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (2016).
@@ -128,7 +120,9 @@ class InceptionFeatures:
     """
 
     def __init__(self, levels: int = 256, weights: str | None = "imagenet"):
-        network = _network(weights)
+        network = keras.applications.InceptionV3(
+            include_top=False, weights=weights, input_shape=(_SIZE, _SIZE, 3), pooling="avg"
+        )
 
         @tf.function(autograph=False, reduce_retracing=True)
         def features(images):
@@ -140,15 +134,3 @@ class InceptionFeatures:
     def __call__(self, images: TensorLike) -> np.ndarray:
         """The features `[batch, 2048]` of integer images `[batch, height, width, 1 or 3]`."""
         return self._features(tf.convert_to_tensor(images)).numpy()
-
-
-def _network(weights):
-    try:
-        return keras.applications.InceptionV3(
-            include_top=False, weights=weights, input_shape=(_SIZE, _SIZE, 3), pooling="avg"
-        )
-    except Exception as error:  # Keras raises a bare Exception when a download fails.
-        raise ValueError(
-            f"The Inception weights {weights!r} cannot be loaded: {str(error).rstrip('.')}. Pass a file of weights "
-            "of keras.applications.InceptionV3(include_top=False), or run where 'imagenet' can be downloaded."
-        ) from error

@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy
@@ -155,11 +155,14 @@ def points_figure(
     groups = dict(_finite(name, points) for name, points in {**(data or {}), **samples}.items())
     if codes is not None:
         groups = {name: codes.with_offsets(points) for name, points in groups.items()}
-    total = next(iter(groups.values())).shape[1]
-    names = _names(columns, total)
-    num = min(total, _MAX_COLUMNS)
+    total, most = (max(sizes) for sizes in zip(*(points.shape[::-1] for points in groups.values()), strict=True))
+    names, num = _names(columns, total), min(total, _MAX_COLUMNS)
+    if total > num:
+        title += f"\ncolumns 1 to {num} of {total}"
+    if total > 1 and most > _MAX_POINTS:
+        title += f"\nscatter plots of the first {_MAX_POINTS:,} points of each"
     colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
-    shown = [_axis(names[i], [points[:, i] for points in groups.values()], codes, i) for i in range(num)]
+    shown = [_Column(names[i], [points[:, i] for points in groups.values()], codes, i) for i in range(num)]
     size = 5.5 if num < 3 else max(6.0, 1.9 * num)
     with _written(path, (size, size)) as fig:
         if num < 3:
@@ -167,20 +170,31 @@ def points_figure(
             draw(fig.subplots(), groups, colors, shown, *range(num))
         else:
             _draw_pairs(fig, groups, colors, shown)
-        fig.suptitle(_title(title, total, max(map(len, groups.values()))))
+        fig.suptitle(title.strip())
         marks = [fig.axes[0].plot([], [], "o", color=color)[0] for color in colors]
         fig.legend(marks, groups, loc="outside lower center" if num < 3 else (0.6, 0.75), ncols=1 + (num < 3))
 
 
-class _Axis(NamedTuple):
-    """A column of a table on an axis: its range and bins, the width of its cells, and the words of its ticks."""
+def _finite(name, points):
+    """The name of a group with the number of its finite points, and these points."""
+    finite = points[np.all(np.isfinite(points), axis=1)]
+    missing = len(points) - len(finite)
+    return f"{name} ({len(finite):,}{f', {missing:,} not finite' if missing else ''})", finite
 
-    name: str
-    limits: tuple[float, float]
-    bins: np.ndarray
-    step: float
-    labels: list[str] | None
-    start: Any
+
+class _Column:
+    """A column of a table on an axis: its range and bins, the width of its cells, and the text of its ticks."""
+
+    def __init__(self, name, values, codes, place):
+        self.name, self.limits, self.step = name, _limits(values), 0.0
+        self.bins = np.linspace(self.limits[0], self.limits[1], _BINS + 1)
+        self.labels: list[str] | None = None if codes is None else codes.labels[place]
+        self.start: Any = None if codes is None else codes.starts[place]
+        if codes is not None and codes.cells is not None:
+            first, step, num = (part[place] for part in codes.cells)
+            if 0 < num <= _MAX_CELLS:
+                self.bins = first + codes.offsets[place] + step * (np.arange(num + 1) - 0.5)
+                self.limits, self.step = (self.bins[0], self.bins[-1]), step
 
     def set_ticks(self, axis):
         """Names the levels or the dates on an axis of matplotlib."""
@@ -195,33 +209,6 @@ class _Axis(NamedTuple):
         else:
             return
         axis.set_tick_params(labelsize="small", labelrotation=90 if axis.axis_name == "x" else 0)
-
-
-def _axis(name, values, codes, place):
-    limits, labels, start = _limits(values), None, None
-    first, step, num = 0.0, 0.0, 0.0
-    if codes is not None:
-        labels, start = codes.labels[place], codes.starts[place]
-        if codes.cells is not None:
-            first, step, num = (part[place] for part in codes.cells)
-            first += codes.offsets[place]
-    if not 0 < num <= _MAX_CELLS:
-        return _Axis(name, limits, np.linspace(limits[0], limits[1], _BINS + 1), 0.0, labels, start)
-    edges = first + step * (np.arange(num + 1) - 0.5)
-    return _Axis(name, (edges[0], edges[-1]), edges, step, labels, start)
-
-
-def _finite(name, points):
-    """The finite points of a group, and its name with their number."""
-    finite = points[np.all(np.isfinite(points), axis=1)]
-    missing = len(points) - len(finite)
-    return f"{name} ({len(finite):,}{f', {missing:,} not finite' if missing else ''})", finite
-
-
-def _aspect(limits):
-    """The aspect of axes with these limits: "equal", unless the columns seem to have different units."""
-    (left, right), (bottom, top) = limits
-    return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
 
 
 def _draw_pairs(fig, groups, colors, shown):
@@ -249,14 +236,13 @@ def _histogram(axes, groups, colors, shown, column):
         if color == _DATA_COLOR:
             kind = {"histtype": "stepfilled", "alpha": 0.5}
         share = 1 / (max(1, len(points)) * (bins[1] - bins[0]))  # of all points, including those outside
-        weights = np.full(len(points), share)
-        axes.hist(points[:, column], bins, weights=weights, color=color, **kind)
+        axes.hist(points[:, column], bins, weights=np.full(len(points), share), color=color, **kind)
     axes.set(xlim=shown[column].limits, xlabel=shown[column].name, ylabel="density", yticks=[])
     shown[column].set_ticks(axes.xaxis)
 
 
 def _scatter(axes, groups, colors, shown, x, y):
-    """All groups in random order: none covers another."""
+    """Draws all groups in random order, so that none covers another."""
     parts = [points[:_MAX_POINTS] for points in groups.values()]
     rng = np.random.default_rng(0)
     order = rng.permutation(sum(map(len, parts)))
@@ -273,20 +259,18 @@ def _scatter(axes, groups, colors, shown, x, y):
     up.set_ticks(axes.yaxis)
 
 
+def _aspect(limits):
+    """The aspect of axes with these limits: "equal", unless the columns seem to have different units."""
+    (left, right), (bottom, top) = limits
+    return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
+
+
 def _limits(values, outside=0.002, margin=0.08):
     """A range that holds all but the outermost values of each group."""
     low = min(np.quantile(group, outside) for group in values if len(group))
     high = max(np.quantile(group, 1 - outside) for group in values if len(group))
     pad = margin * (high - low) or 0.5
     return low - pad, high + pad
-
-
-def _title(title, columns, points):
-    if columns > _MAX_COLUMNS:
-        title += f"\ncolumns 1 to {_MAX_COLUMNS} of {columns}"
-    if columns > 1 and points > _MAX_POINTS:
-        title += f"\nscatter plots of the first {_MAX_POINTS:,} points of each"
-    return title.strip()
 
 
 def rank_figure(

@@ -18,9 +18,9 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     With \\(L_i\\) the constant of branch i, \\(\mathrm{Lip}(x + g_i(x)) \le 1 + L_i\\) and
     \\(\mathrm{Lip}((x + g_i(x))^{-1}) \le 1 / (1 - L_i)\\); the flow's constant is at most the product
     of those of its parts (see `FlowBijector.lipschitz_constants`). An error of the latent grows by at most the
-    inverse's constant on its way to the data. "nominal" bounds rest on the coefficients that the layers enforce by
-    an estimate of their norms, or on the constructor's `lipschitz_constant`; "certified" ones are proofs for the
-    present weights (see `tf_resflow.bijectors.certified_bounds`).
+    inverse's constant on its way to the data. "nominal" bounds rely on the coefficients that the layers enforce by
+    an estimate of their norms, or on the constructor's `lipschitz_constant`. "certified" bounds are proofs for the
+    current weights (see `tf_resflow.bijectors.certified_bounds`).
 
     ```python
     import tf_resflow as resflow
@@ -34,17 +34,17 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
       flow: a `Flow` or `MultiscaleFlow`.
 
     Returns:
-      A dict. "layers": for each block's name, a dict of the layer's name to its "coefficient",
-      "estimate" (`norm_estimate`, of the raw kernel) and "bound" (of the kernel as applied).
-      "blocks": for each block's name its "nominal" and "certified" constant, and the "reason" if nothing bounds its
-      branch, whose certified constant is then infinite. "flow" and "inverse": their "nominal" and "certified"
-      constants; infinite if a part's is, or if the parts contract in different norms. "unbounded": for the name of
-      each part with an infinite certified constant, in one direction or both, the reason.
+      A dict. "layers": for each block's name, a dict of each layer's name to its "coefficient", "estimate"
+      (`norm_estimate`, of the raw kernel) and "bound" (of the kernel as applied). "blocks": for each block's name,
+      its "nominal" and "certified" constant. If nothing bounds its branch, the latter is infinite, and there is a
+      "reason". "flow" and "inverse": their "nominal" and "certified" constants, infinite if a part's is, or if the
+      parts contract in different norms. "unbounded": for the name of each part with an infinite certified constant,
+      in one direction or both, the reason.
 
     References:
       Behrmann et al., "Invertible Residual Networks" (2019), Lemma 2.
     """
-    bound = functools.cache(layers.lipschitz_constant)  # of a network: its layers take their time
+    bound = functools.cache(layers.lipschitz_constant)  # each network once: this is slow
     blocks, certified = blocks_by_name(flow), certified_bounds(flow, bound)
     reasons = {name: {"reason": reason} for name, reason in uncertified_blocks(flow).items()}
     of_flow = {kind: lipschitz_constants(flow, kind == "certified", bound) for kind in ("nominal", "certified")}

@@ -78,12 +78,12 @@ def estimate_log_prob(
     Warns:
       UserWarning: if a plan that was not measured estimates the log-determinants of vectors with `cells`.
     """
-    if (stderr is None) == (plan is None):
-        raise ValueError("estimate_log_prob takes either stderr= or plan=.")
-    if stderr is not None:
+    if stderr is not None and plan is None:
         if not tf.executing_eagerly():
             raise ValueError("A plan is measured eagerly: call plan_likelihood outside the graph and pass plan=.")
         plan = plan_likelihood(model, x, stderr, condition=condition)
+    elif stderr is not None or plan is None:
+        raise ValueError("estimate_log_prob takes either stderr= or plan=.")
     return LogProbSamples(model, plan).estimate(model.condition.join(x, condition), seed)
 
 

@@ -17,7 +17,6 @@ from tf_resflow.logdet.power_series import power_series_log_det
 from tf_resflow.logdet.probes import coloring, draw_probes
 from tf_resflow.logdet.term_distributions import TermDistribution
 from tf_resflow.models import FlowModel
-from tf_resflow.plurals import counted
 from tf_resflow.progress import track
 from tf_resflow.seeds import random_integers, split_seed
 from tf_resflow.typing import LogDet, TensorLike
@@ -101,17 +100,6 @@ class LikelihoodPlan:
         }
         names = ("stderr", "expected_stderr", "log_det_stderr", "num_samples", "dequantization_std")
         return {**{name: getattr(self, name) for name in names}, "blocks": blocks}
-
-    def __str__(self) -> str:
-        lines = [
-            f"{counted(self.num_samples, 'sample')}: a standard error of {self.expected_stderr:.3g} nats, of which "
-            f"the log-determinants contribute {self.log_det_stderr:.3g}"
-        ]
-        for name, block in self.blocks.items():
-            settings = describe_estimator(block.log_det)
-            shown = ", ".join(f"{k}={settings[k]}" for k in ("probes", "num_probes", "rtol") if k in settings)
-            lines.append(f"  {name}: {settings['type']}({shown}), {block.std:.3g} nats")
-        return "\n".join(lines)
 
 
 def default_num_samples(model: Any) -> int:
@@ -202,40 +190,36 @@ def plan_likelihood(
     if not bool(tf.reduce_all(tf.math.is_finite(prepared))):
         raise ValueError("x holds NaN or infinite values: plan for examples like those to come.")
     _check_rounding(model, prepared, arguments, stderr)
-    blocks = bijectors.views.blocks_by_name(model.flow)
-    most_rows = {name: MEGABYTES * 2**20 // bytes_per_row(block) for name, block in blocks.items()}
-    noise = _dequantization_std(model, x, arguments, seed, max(1, min(most_rows.values(), default=_ROWS)))
-    least_noise = 0.0 if num_samples else noise(_MIN_SAMPLES)
-    useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, least_noise)
+    noise = _dequantization_std(model, x, arguments, seed)
+    counted = noise if num_samples is None else lambda num: 0.0  # the part that the standard error includes
+    useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, counted(_MIN_SAMPLES))
     if cells is not None:
         useful = min(useful, math.sqrt(0.3 * stderr))
-    choices = _choices_by_block(model, prepared, arguments, most_rows, useful, seed)
-    aim = _MARGIN * stderr
-    rests = {num_samples: aim**2} if num_samples else {num: aim**2 - noise(num) ** 2 / num for num in _NUMBERS}
+    choices = _choices_by_block(model, prepared, arguments, useful, seed)
+    rests = {
+        num: (_MARGIN * stderr) ** 2 - counted(num) ** 2 / num
+        for num in (_NUMBERS if num_samples is None else [num_samples])
+    }
     allowed = {num: _allowed_variance(num, rest, cells is not None) for num, rest in rests.items() if rest > 0}
-    if not least_noise and num_samples is None:
+    if num_samples is None and not noise(_MIN_SAMPLES):
         allowed[1] = 0.0  # a single sample has a standard error only if it is 0
-    plans = [
-        LikelihoodPlan(
-            log_det={name: block.log_det for name, block in chosen.items()},
-            num_samples=num,
-            stderr=stderr,
-            dequantization_std=noise(num),
-            blocks=chosen,
-        )
-        for num, variance in allowed.items()
-        if (chosen := _cheapest(choices, variance)) is not None
-    ]
-    if not plans:
-        most = num_samples or _NUMBERS[-1]
-        blocks_variance = sum(min(choice.std for choice in of_block) ** 2 for of_block in choices.values())
-        variance = blocks_variance + (0.0 if num_samples else noise(most) ** 2)
-        bias = 0.5 * blocks_variance if cells is not None else 0.0
+    chosen = {num: blocks for num in allowed if (blocks := _cheapest(choices, allowed[num])) is not None}
+    if not chosen:
+        most = max(rests)
+        least = {name: min(of_block, key=lambda choice: choice.std) for name, of_block in choices.items()}
+        reached = math.sqrt((_variance(least) + counted(most) ** 2) / most) / _MARGIN
         raise ValueError(
-            f"stderr={stderr:.3g} nats needs more than {most} samples, which reach about "
-            f"{math.hypot(math.sqrt(variance / most), bias) / _MARGIN:.2g} nats. Ask for a larger standard error."
+            f"stderr={stderr:.3g} nats needs more than {most} samples, which reach about {reached:.2g} nats. "
+            "Ask for a larger standard error."
         )
-    return min(plans, key=lambda plan: plan.num_samples * sum(block.seconds for block in plan.blocks.values()))
+    num = min(chosen, key=lambda num: num * sum(block.seconds for block in chosen[num].values()))
+    return LikelihoodPlan(
+        log_det={name: block.log_det for name, block in chosen[num].items()},
+        num_samples=num,
+        stderr=stderr,
+        dequantization_std=noise(num),
+        blocks=chosen[num],
+    )
 
 
 def _check_rounding(model, x, arguments, stderr):
@@ -286,32 +270,25 @@ def _cheapest(choices, allowed):
     return chosen
 
 
-def _dequantization_std(model, x, arguments, seed, num_rows):
+def _dequantization_std(model, x, arguments, seed):
     """The noise d of the dequantization in nats, as a function of the number K of samples.
 
-    All estimates have the same probes, whose own noise nearly cancels. In cells d^2 / K is the squared relative
-    error of the mean of the probabilities of K samples, which are sets of points.
+    All draws have the same probes, whose own noise nearly cancels. In cells d^2 / K is the squared relative error
+    of the mean of the probabilities of K samples, which are sets of points.
     """
     if not model.data_space.is_dequantized:
         return lambda num: 0.0
     density = bijectors.with_log_det(model.distribution, _roulette(_RTOLS[1], 1, probe_sets=1))
     in_cells = model.data_space.cells is not None
     num_points = _MAX_POINTS if in_cells else 1
-    num_draws = _DRAWS * num_points
-    rows, log_q = model.data_space.dequantize(
-        tf.concat([x] * num_draws, 0),
-        tf.constant([seed, 1]),
-        log_det=model.evaluation_log_det,
-        point_sets=(_DRAWS, num_points),
-    )
-    log_q = tf.broadcast_to(tf.cast(log_q, rows.dtype), tf.shape(rows)[:1])
-    arguments = {name: tf.concat([value] * num_draws, 0) for name, value in arguments.items()}
-    values = []
-    for start in range(0, len(rows), num_rows):
-        part = slice(start, start + num_rows)
-        given = {"seed": tf.constant([seed, 2])} | {name: value[part] for name, value in arguments.items()}
-        values.append(density.log_prob(rows[part], bijector_kwargs=given) - log_q[part])
-    draws = np.reshape(tf.concat(values, 0), [_DRAWS, num_points, -1]).astype(np.float64)
+    arguments = {name: tf.concat([rows] * num_points, 0) for name, rows in arguments.items()}
+
+    def log_probs(draw):
+        noise = {"log_det": model.evaluation_log_det, "point_sets": (1, num_points)}
+        z, log_q = model.data_space.dequantize(tf.concat([x] * num_points, 0), tf.constant([seed, draw]), **noise)
+        return density.log_prob(z, bijector_kwargs={"seed": tf.constant([seed, 0]), **arguments}) - log_q
+
+    draws = np.reshape([log_probs(1 + draw) for draw in range(_DRAWS)], [_DRAWS, num_points, -1]).astype(np.float64)
     if not in_cells:
         std = _std(draws)
         return lambda num: std
@@ -330,22 +307,22 @@ def _std(draws):
     return math.sqrt(np.var(draws, axis=0, ddof=1).mean())
 
 
-def _choices_by_block(model, x, arguments, most_rows, useful, seed):
+def _choices_by_block(model, x, arguments, useful, seed):
     """A dict of the name of each block to its `BlockPlan`s; less noise than `useful` of all blocks never pays."""
     blocks = bijectors.views.blocks_by_name(model.flow)
     inputs = bijectors.passes.block_inputs(model.flow, x, **arguments)
     enough = useful / math.sqrt(max(1, len(blocks)))
     exact, choices = {}, {}
-    for name in track(blocks, "noise of the blocks"):
-        block, most = blocks[name], most_rows[name]
-        given = [inputs[name], *(arguments.values() if block.conditional else [])]
-        given[0] = block.expansion_point(*given)
-        _warn_of_slow_decay(name, block, given, seed)
-        kind = (*inputs[name].shape, len(given), most)  # similar blocks need the same time
+    for name, block in track(blocks.items(), "noise of the blocks"):
+        rows = [inputs[name], *(arguments.values() if block.conditional else [])]
+        rows[0] = block.expansion_point(*rows)
+        _warn_of_slow_decay(name, block, rows, seed)
+        most_rows = MEGABYTES * 2**20 // bytes_per_row(block)
+        kind = (*inputs[name].shape, len(rows), most_rows)  # similar blocks need the same time
         if kind not in exact:
-            exact[kind] = _exact(block, given, most)
-        num_rows = 2 * max(1, min(_ROWS, most) // 2)
-        choices[name] = exact[kind] + _estimates(block, given, num_rows, enough, seed)
+            exact[kind] = _exact(block, rows, most_rows)
+        num_rows = 2 * max(1, min(_ROWS, most_rows) // 2)
+        choices[name] = exact[kind] + _estimates(block, rows, num_rows, enough, seed)
     return choices
 
 

@@ -14,7 +14,22 @@ __all__ = ["Reconstruction", "reconstruct"]
 
 
 class Reconstruction(NamedTuple):
-    """The error of f^-1(f(x)) - x over a batch, and the solver's diagnostics over all its solves."""
+    """The error of f^-1(f(x)) - x over a batch, and the solver's diagnostics over all solves.
+
+    A solve is the inversion of one block for one example. A flow without residual blocks has none, and the
+    diagnostics are 0.
+
+    Attributes:
+      max_error: the largest error in the flow's input space, that of the dequantized data.
+      rms_error: its root mean square.
+      max_levels: the largest error in levels of integer data, else None.
+      exact_examples: the fraction of examples all of whose integers are recovered; None for continuous data.
+      mean_iterations: evaluations of a branch per solve.
+      max_iterations: the most evaluations of a branch.
+      unconverged: the number of solves that did not meet the tolerance.
+      num_solves: the number of solves.
+      max_residual: the largest |x + g(x) - y|.
+    """
 
     max_error: float
     rms_error: float
@@ -30,7 +45,7 @@ class Reconstruction(NamedTuple):
 def reconstruct(
     model: FlowModel, x: TensorLike, seed: int, *, condition: TensorLike | None = None
 ) -> Reconstruction:
-    """Maps examples to the latent and back.
+    """Maps examples to the latent and back, and returns the `Reconstruction`.
 
     ```python
     import numpy as np
@@ -44,17 +59,9 @@ def reconstruct(
 
     Args:
       model: a `FlowModel`.
-      x: `[batch, *event_shape]`, data as for the model.
+      x: data `[batch, *event_shape]`.
       seed: integer, of the dequantization.
       condition: of a conditional model, as for `FlowModel.log_prob`.
-
-    Returns:
-      A named tuple. `max_error` and `rms_error`: the largest and the root mean square |f^-1(f(x)) - x| in the
-      flow's input space, that of the dequantized data. `max_levels`: the largest in levels of integer data, and
-      `exact_examples`: the fraction of examples all of whose integers are recovered; None for continuous data.
-      Of the solves, the inversions of one block for one example: `num_solves`; `mean_iterations` and
-      `max_iterations`, evaluations of a branch; `max_residual`, the largest |x + g(x) - y|; and `unconverged`, how
-      many did not meet the tolerance. They are 0 for a flow without residual blocks.
     """
     inputs = model.prepare(x, tf.constant([seed, 0], tf.int32))
     with stage("reconstruction"):

@@ -49,16 +49,12 @@ def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: in
             f"({_MAX_PICTURE:,} values). Lower --num, or write them to a .npy file."
         )
     bytes_of_value = {".csv": _CSV_VALUE, ".npy": 4 if levels is None else 1, ".png": 1}[suffix]
-    needed, free = values * bytes_of_value, shutil.disk_usage(path.parent).free
+    needed, free = values * bytes_of_value / 1e9, shutil.disk_usage(path.parent).free / 1e9
     if needed > free:
         raise ValueError(
-            f"{counted(num, 'sample')} of {_size(needed)} do not fit: {path.parent} has {_size(free)} free. Lower "
-            "--num, or write to another disk."
+            f"{counted(num, 'sample')} of {needed:,.1f} GB do not fit: {path.parent} has {free:,.1f} GB free. "
+            "Lower --num, or write to another disk."
         )
-
-
-def _size(num_bytes):
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 
 def write_samples(

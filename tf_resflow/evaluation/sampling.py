@@ -146,12 +146,12 @@ def interpolate_pairs(
     Raises:
       ValueError: for fewer than 2 points, or conditions that do not fit.
     """
-    ends = tf.convert_to_tensor(first), tf.convert_to_tensor(second)
-    if condition is not None and not (isinstance(condition, (tuple, list)) and len(condition) == 2):
-        raise ValueError(f"condition must be a pair, for the first and the second examples; got {condition!r:.80}.")
-    conditions = [_conditions(model, c, len(x)) for c, x in zip(condition or (None, None), ends, strict=True)]
-    given = [tf.stack(pair, axis=1) for pair in zip(*conditions, strict=True)]
-    return _blend(model, tf.stack(ends, axis=1), _quarter_turn(num), seed, given)
+    ends = tf.stack([first, second], axis=1)
+    if condition is not None:
+        if not isinstance(condition, (tuple, list)) or len(condition) != 2:
+            raise ValueError(f"condition must be a pair, for `first` and for `second`; got {condition!r:.80}.")
+        condition = tf.stack([_of_each(model, given, len(ends)) for given in condition], axis=1)
+    return _blend(model, ends, _quarter_turn(num), seed, condition)
 
 
 def interpolate_corners(
@@ -182,8 +182,8 @@ def interpolate_corners(
         raise ValueError(f"A square has 4 corners; got {counted(corners.shape[0], 'example')}.")
     turn = _quarter_turn(num)
     weights = tf.reshape(tf.einsum("ra,cb->rcab", turn, turn), [num * num, 4])
-    given = [rows[tf.newaxis] for rows in _conditions(model, condition, 4)]
-    points = _blend(model, corners[tf.newaxis], weights, seed, given)
+    condition = None if condition is None else _of_each(model, condition, 4)[tf.newaxis]
+    points = _blend(model, corners[tf.newaxis], weights, seed, condition)
     return tf.reshape(points, [num, num, *model.data_space.event_shape])
 
 
@@ -195,40 +195,38 @@ def _quarter_turn(num):
     return tf.stack([tf.cos(angles), tf.sin(angles)], axis=1)
 
 
-def _conditions(model, condition, num):
-    """A list of the condition of each of `num` examples, `[num, *condition_shape]`; empty if there is none."""
+def _of_each(model, condition, num):
+    """The condition of each of `num` examples, `[num, *condition_shape]`."""
     model.condition.arguments(condition, num)  # raises for a condition that does not fit
-    if condition is None:
-        return []
     dtype = model.distribution.dtype if model.condition.num_classes is None else tf.int64
-    return [tf.broadcast_to(tf.cast(condition, dtype), [num, *model.condition.shape])]
+    return tf.broadcast_to(tf.cast(condition, dtype), [num, *model.condition.shape])
 
 
-def _blend(model, examples, weights, seed, conditions):
+def _blend(model, examples, weights, seed, condition):
     """Weighted sums of the latents of `[groups, k, ...]` by `[num, k]`, as data `[groups, num, ...]`."""
-    groups, count = examples.shape[:2]
-    rows = [tf.reshape(tensor, [groups * count, *tensor.shape[2:]]) for tensor in (examples, *conditions)]
-    rows[0] = model.prepare(rows[0], tf.constant([seed, 0], tf.int64))
     mean = model.distribution.distribution.mean()
 
     def encode(x, condition=None):
         return model.flow.forward(x, **model.condition.arguments(condition, tf.shape(x)[0])) - mean
 
-    latents = _in_batches(encode, rows, "encode", model)
-    mixed = [_weighted_sums(weights, tf.reshape(latents, [groups, count, *latents.shape[1:]]))]
-    for of_examples in conditions:
-        shares = tf.square(weights)  # of each example in a point, with the sum 1
-        if model.condition.num_classes is None:
-            mixed.append(_weighted_sums(shares, of_examples))
-        else:
-            mixed.append(tf.gather(of_examples, tf.argmax(shares, axis=1), axis=1))
-    mixed = [tf.reshape(of_points, [-1, *of_points.shape[2:]]) for of_points in mixed]
-
     def decode(z, condition=None):
         return model.decode(z + mean, condition=condition)
 
+    def rows(tensor):
+        return tf.reshape(tensor, [-1, *tensor.shape[2:]])
+
+    x = model.prepare(rows(examples), tf.constant([seed, 0], tf.int64))
+    latents = _in_batches(encode, [x] if condition is None else [x, rows(condition)], "encode", model)
+    latents = tf.reshape(latents, [*examples.shape[:2], *latents.shape[1:]])
+    mixed = [rows(_weighted_sums(weights, latents))]
+    if condition is not None:
+        shares = tf.square(weights)  # of each example in a point, with the sum 1
+        if model.condition.num_classes is None:
+            mixed.append(rows(_weighted_sums(shares, condition)))
+        else:
+            mixed.append(rows(tf.gather(condition, tf.argmax(shares, axis=1), axis=1)))
     points = _in_batches(decode, mixed, "decode", model)
-    return tf.reshape(points, [groups, -1, *model.data_space.event_shape])
+    return tf.reshape(points, [len(examples), -1, *model.data_space.event_shape])
 
 
 def _weighted_sums(weights, tensor):

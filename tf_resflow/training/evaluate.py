@@ -198,7 +198,7 @@ class Evaluation:
         if len(self._dataset.event_shape) != 3:
             raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
         if isinstance(features, str):
-            features = evaluation.InceptionFeatures(self._dataset.levels, features)
+            features = evaluation.InceptionFeatures(self._dataset.levels or 256, features)
         draw = tf.function(self._run.density.sample, autograph=False)
         batch_size = self._config.eval.batch_size
         images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
