@@ -71,7 +71,6 @@ def test_the_accuracy_of_a_classifier_is_close_to_the_best():
     assert equal.num_examples == 1000
     assert equal.stderr == pytest.approx(math.sqrt(equal.mean * (1 - equal.mean) / 1000))
     assert abs(equal.mean - 0.5) < 4 * equal.stderr
-    assert c2st(x[0][:200], x[1][:200] + 20).mean == 1.0
 
 
 @pytest.mark.parametrize("scale", [0.6, 0.9, 1.5])
