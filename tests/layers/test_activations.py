@@ -7,7 +7,8 @@ import tensorflow as tf
 from scipy.special import expit
 
 from tf_resflow import layers
-from tf_resflow.layers.program import SLOPES
+from tf_resflow.layers.keras_rules import SLOPES
+from tf_resflow.layers.rules import Site, rule_of
 
 GRID = np.linspace(-40.0, 40.0, 400_001)[:, None]
 BETAS = [-1.0, 0.0, 0.5, 3.0]
@@ -147,7 +148,7 @@ def test_derivatives_up_to_the_third(name, fused):
     layer = getattr(layers, name)(dtype="float64")
     layer.build((None, 3))
     beta = layer.beta.value if layer.weights else tf.constant(0.0, tf.float64)
-    smooth = layer.operation("float64", fused=fused)
+    smooth = rule_of(layer).operation(layer, Site("float64", fused=fused))
 
     def derivatives(f, x, up):
         with tf.GradientTape(persistent=True) as third:
@@ -165,7 +166,7 @@ def test_derivatives_up_to_the_third(name, fused):
 
     @tf.function
     def compute(x, up):
-        actual = derivatives(lambda x: smooth([x], layer.applied_weights("float64")), x, up)
+        actual = derivatives(lambda x: smooth([x], rule_of(layer).weights(layer, "float64")), x, up)
         return actual, derivatives(lambda x: FORMULAS[name](x, beta), x, up)
 
     x = tf.random.stateless_normal([2, 40, 3], [0, 1], dtype=tf.float64)

@@ -2,6 +2,7 @@
 
 import keras
 
+import tf_resflow.layers.keras_rules  # noqa: F401 (registers them)
 from tf_resflow.keras_backend import check_backend
 from tf_resflow.layers.activations import CLipSwish, CPila, FullSort, LipschitzCube, LipSwish, MaxMin
 from tf_resflow.layers.learned_concatenation import LearnableConcatenation
@@ -10,6 +11,7 @@ from tf_resflow.layers.lipschitz_constants import lipschitz_constant
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.norm_updates import converge_norms, mean_norm, update_norms
+from tf_resflow.layers.rules import LayerRule, register_rule
 
 check_backend(keras.config.backend())  # which ~/.keras/keras.json may set
 
@@ -18,6 +20,7 @@ __all__ = [
     "CPila",
     "FullSort",
     "LearnableConcatenation",
+    "LayerRule",
     "LearnedOrder",
     "LipSwish",
     "LipschitzConv2D",
@@ -27,5 +30,6 @@ __all__ = [
     "converge_norms",
     "lipschitz_constant",
     "mean_norm",
+    "register_rule",
     "update_norms",
 ]

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import ConvolutionOperator, LinearOperator, MatrixOperator
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer
-from tf_resflow.layers.operations import Convolution, Operation
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule
+from tf_resflow.layers.operations import ConvolutionOperation
+from tf_resflow.layers.rules import register_rule
 from tf_resflow.typing import Shape
 
 __all__ = ["LipschitzConv2D"]
@@ -112,12 +113,15 @@ class LipschitzConv2D(LipschitzLayer):
         matrix = self.kernel_size == (1, 1)
         return tf.reshape(kernel, kernel.shape[2:]) if matrix else kernel
 
-    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        return Convolution(dtype, self.image_size, fused)
-
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
         config = {"filters": self.filters, "kernel_size": self.kernel_size}
         return {**super().get_config(), **config}
+
+
+@register_rule(LipschitzConv2D)
+class _LipschitzConv2DRule(LipschitzRule):
+    def operation(self, layer, site):
+        return ConvolutionOperation(site.dtype, layer.image_size, site.fused)

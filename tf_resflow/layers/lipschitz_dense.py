@@ -6,8 +6,9 @@ import keras
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import MatrixOperator
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer
-from tf_resflow.layers.operations import Dense, Operation
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule
+from tf_resflow.layers.operations import DenseOperation
+from tf_resflow.layers.rules import register_rule
 from tf_resflow.typing import Shape
 
 __all__ = ["LipschitzDense"]
@@ -116,11 +117,14 @@ class LipschitzDense(LipschitzLayer):
         ranks = {"min_ndim": 2} if has_inner_axes else {"ndim": 2}
         self.input_spec = keras.layers.InputSpec(**ranks, axes={-1: input_shape[-1]})
 
-    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        return Dense(dtype)
-
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.units)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "units": self.units}
+
+
+@register_rule(LipschitzDense)
+class _LipschitzDenseRule(LipschitzRule):
+    def operation(self, layer, site):
+        return DenseOperation(site.dtype)

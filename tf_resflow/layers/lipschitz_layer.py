@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
-from tf_resflow.layers.operations import OperationLayer
 from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, is_order, stackable
 from tf_resflow.layers.precision import lowest_dtype, rounding_error
+from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, order_name
 from tf_resflow.layers.tracing import traced_once
 
-__all__ = ["LipschitzLayer", "scaled_stack", "stacks", "update_stack"]
+__all__ = ["LipschitzLayer", "LipschitzRule", "scaled_stack", "stacks", "update_stack"]
 
 _NORMS = {"induced": InducedNorm, "schatten": SchattenNorm}
 
@@ -23,7 +23,7 @@ _NUM_STARTS = 4
 _AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
 
 
-class LipschitzLayer(OperationLayer):
+class LipschitzLayer(RuledLayer):
     r"""A linear layer with \\(\|W\|_{p \to q} \le\\) `coefficient`; `LipschitzDense` describes it.
 
     The norm is evaluated at stored vectors that attain \\(\max_v \|Wv\|_q / \|v\|_p\\). At \\(2 \to 2\\) they come
@@ -201,12 +201,6 @@ class LipschitzLayer(OperationLayer):
         together = not self.has_closed_form and stackable(self._operator, self.domain, self.codomain)
         return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations) if together else id(self)
 
-    def applied_weights(self, dtype: str, kernel: tf.Tensor | None = None) -> list[tf.Tensor]:
-        """The scaled kernel, which may be known, and the bias if there is one."""
-        weights = [self.scaled_kernel() if kernel is None else kernel]
-        weights += [] if self.bias is None else [tf.convert_to_tensor(self.bias)]
-        return [tf.cast(weight, dtype) for weight in weights]
-
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; a `LearnedOrder` as an object, which keeps it shared."""
         config = {
@@ -231,6 +225,33 @@ class LipschitzLayer(OperationLayer):
             if isinstance(config[name], dict)
         }
         return super().from_config({**config, **orders})
+
+
+class LipschitzRule(LayerRule):
+    """The rule of a `LipschitzLayer` but for its operation; its first weight is the scaled kernel."""
+
+    def variables(self, layer):
+        return [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
+
+    def weights(self, layer, dtype, kernel=None):
+        """The scaled kernel, which may be known, and the bias if there is one."""
+        kernel = layer.scaled_kernel() if kernel is None else kernel
+        return [tf.cast(tf.convert_to_tensor(weight), dtype) for weight in (kernel, *self.variables(layer)[1:])]
+
+    def domain(self, layer):
+        return layer.domain
+
+    def bound(self, layer, inputs, shape, certified, weights):
+        (x,) = inputs
+        if layer.domain != x.order:
+            raise ValueError(
+                f"Layer '{layer.name}' has the {order_name(layer.domain)}-norm as its domain, but its input is in "
+                f"the {order_name(x.order)}-norm: the codomain of a Lipschitz layer must be the domain of the next."
+            )
+        constant = layer.coefficient
+        if certified:
+            constant = layer.bound_of(weights[0]) if weights else layer.lipschitz_bound()
+        return TensorBound(x.constant * constant, layer.codomain, shape)
 
 
 def stacks(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:

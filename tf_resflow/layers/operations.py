@@ -11,38 +11,36 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import keras
 import tensorflow as tf
 
 from tf_resflow.layers.convolution import convolution
 from tf_resflow.layers.smooth_functions import SmoothFunction
 
 __all__ = [
-    "Activation",
-    "Add",
-    "Boundary",
-    "Concatenate",
-    "Convolution",
-    "Dense",
-    "Identity",
-    "KerasConvolution",
-    "Opaque",
+    "AddOperation",
+    "BoundaryOperation",
+    "ConcatenateOperation",
+    "ConvolutionOperation",
+    "DenseOperation",
+    "FunctionOperation",
+    "IdentityKey",
+    "KerasConvolutionOperation",
+    "OpaqueOperation",
     "Operation",
-    "OperationLayer",
-    "Reshape",
-    "Smooth",
-    "WeightedConcatenation",
+    "ReshapeOperation",
+    "SmoothOperation",
+    "WeightedConcatenateOperation",
 ]
 
 
-class Identity:
+class IdentityKey:
     """An object that is equal to itself alone, whatever it says of others."""
 
     def __init__(self, value: Any):
         self.value = value
 
     def __eq__(self, other):
-        return isinstance(other, Identity) and self.value is other.value
+        return isinstance(other, IdentityKey) and self.value is other.value
 
     def __hash__(self):
         return id(self.value)  # which lives as long as this
@@ -80,27 +78,11 @@ class Operation(abc.ABC):
         return [None if tensor is None else tf.cast(tensor, self.dtype) for tensor in tensors]
 
 
-class OperationLayer(keras.layers.Layer):
-    """A layer that is an operation on its inputs, with weights that it derives from its variables."""
-
-    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """What it computes in a dtype; if `fused`, elementwise functions pass over memory once."""
-        raise NotImplementedError
-
-    def applied_weights(self, dtype: str) -> list[tf.Tensor]:
-        """The weights of the operation: differentiable in the variables."""
-        return []
-
-    def call(self, inputs: Any) -> tf.Tensor:
-        operation = self.operation(self.compute_dtype)
-        return operation(operation.cast(tf.nest.flatten(inputs)), self.applied_weights(self.compute_dtype))
-
-
 @dataclasses.dataclass(frozen=True)
-class Dense(Operation):
+class DenseOperation(Operation):
     """x W + b on the last axis, of a kernel and, if there is one, a bias; and a function of it."""
 
-    function: Identity | None = None
+    function: IdentityKey | None = None
 
     @property
     def knows_derivative(self) -> bool:  # type: ignore[override]
@@ -125,7 +107,7 @@ class Dense(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Convolution(Operation):
+class ConvolutionOperation(Operation):
     """A convolution of stride 1 with zero padding, of images up to the size for which its norm is known."""
 
     image_size: tuple[int, int]
@@ -158,10 +140,10 @@ class Convolution(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class KerasConvolution(Operation):
+class KerasConvolutionOperation(Operation):
     """`keras.layers.Conv2D` with images in channels last."""
 
-    function: Identity
+    function: IdentityKey
     strides: tuple[int, int]
     padding: str
     dilations: tuple[int, int]
@@ -173,7 +155,7 @@ class KerasConvolution(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Smooth(Operation):
+class SmoothOperation(Operation):
     """A smooth elementwise function, of which the weights are the parameters, in a wide dtype."""
 
     function: SmoothFunction
@@ -191,10 +173,10 @@ class Smooth(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Activation(Operation):
+class FunctionOperation(Operation):
     """A function of one tensor, elementwise or not."""
 
-    function: Identity
+    function: IdentityKey
     is_elementwise: bool
 
     @property
@@ -205,25 +187,25 @@ class Activation(Operation):
     knows_jacobian = knows_derivative
 
     def __call__(self, inputs, weights):
-        return self.function.value(*inputs)
+        return self.function.value(*inputs, *weights)
 
     def along(self, inputs, derivatives, weights):
-        y, slope = self._value_and_slope(*inputs)
+        y, slope = self._value_and_slope(*inputs, *weights)
         return y, slope * derivatives[0]
 
     def tangents(self, inputs, derivatives, weights):
-        y, slope = self._value_and_slope(*inputs)
+        y, slope = self._value_and_slope(*inputs, *weights)
         return y, tf.transpose(slope)[:, tf.newaxis] * derivatives[0]
 
-    def _value_and_slope(self, x):
+    def _value_and_slope(self, x, *weights):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
-            y = self.function.value(x)
+            y = self.function.value(x, *weights)
         return y, tape.gradient(y, x)
 
 
 @dataclasses.dataclass(frozen=True)
-class Reshape(Operation):
+class ReshapeOperation(Operation):
     """Events of a given shape in another one."""
 
     shape: tuple[int, ...]
@@ -241,7 +223,7 @@ class Reshape(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Add(Operation):
+class AddOperation(Operation):
     """The sum of tensors of one rank."""
 
     knows_derivative: ClassVar[bool] = True
@@ -262,7 +244,7 @@ class Add(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Concatenate(Operation):
+class ConcatenateOperation(Operation):
     """Tensors side by side."""
 
     axis: int = -1
@@ -293,7 +275,7 @@ class Concatenate(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightedConcatenation(Concatenate):
+class WeightedConcatenateOperation(ConcatenateOperation):
     """[eta_1 x, eta_2 h] on the last axis, of the weights eta."""
 
     def __call__(self, inputs, weights):
@@ -310,7 +292,7 @@ class WeightedConcatenation(Concatenate):
 
 
 @dataclasses.dataclass(frozen=True)
-class Boundary(Operation):
+class BoundaryOperation(Operation):
     """The inputs of a network within another, in the dtypes in which it takes them; its outputs, as they are."""
 
     dtypes: tuple[str, ...] | None = None
@@ -326,7 +308,7 @@ class Boundary(Operation):
         return tensors
 
 
-class Opaque(Operation):
+class OpaqueOperation(Operation):
     """What is not known: `call` of a list of the inputs, as Keras calls it; equal to itself alone."""
 
     _call: Callable[[Any], Any]

@@ -6,72 +6,27 @@ Lipschitz constant, and whether another network is the same but for its weights.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.activations import CLipSwish, CPila, FullSort, LipschitzCube, LipSwish, MaxMin
-from tf_resflow.layers.learned_concatenation import LearnableConcatenation
-from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
-from tf_resflow.layers.lipschitz_dense import LipschitzDense
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer, scaled_stack, stacks
-from tf_resflow.layers.masked_dense import MaskedDense
-from tf_resflow.layers.operations import (
-    Activation,
-    Add,
-    Boundary,
-    Concatenate,
-    Dense,
-    Identity,
-    KerasConvolution,
-    Opaque,
-    Operation,
-    Reshape,
-)
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule, scaled_stack, stacks
+from tf_resflow.layers.operations import BoundaryOperation, OpaqueOperation, Operation
 from tf_resflow.layers.precision import lowest_dtype
+from tf_resflow.layers.rules import Site, is_altered, rule_of
 from tf_resflow.private_api import graph_steps, takes_list
 
 __all__ = [
-    "SLOPES",
     "BoundNetwork",
     "Program",
     "Step",
     "bind",
     "bind_all",
-    "is_altered",
     "is_graph",
-    "known_slope",
     "read",
 ]
-
-# The largest |slope| of each elementwise function of keras.activations, rounded up.
-SLOPES = {
-    "elu": 1.0,
-    "gelu": 1.129,
-    "hard_sigmoid": 1.0 / 6.0,
-    "hard_silu": 1.5,
-    "hard_tanh": 1.0,
-    "leaky_relu": 1.0,
-    "linear": 1.0,
-    "log_sigmoid": 1.0,
-    "mish": 1.0885,
-    "relu": 1.0,
-    "relu6": 1.0,
-    "selu": 1.7581,
-    "sigmoid": 0.25,
-    "silu": 1.0999,
-    "softplus": 1.0,
-    "softsign": 1.0,
-    "tanh": 1.0,
-}
-
-_OURS = {
-    LipschitzDense, LipschitzConv2D, LipSwish, CLipSwish, CPila, MaxMin, FullSort, LipschitzCube,
-    LearnableConcatenation, MaskedDense,
-}  # fmt: skip
-_MADE_BY_KERAS = {"build", "loss", "quantize"}  # attributes of instances that replace methods
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +71,7 @@ class Program:
     @functools.cached_property
     def is_known(self) -> bool:
         """Whether no step is opaque."""
-        return not any(isinstance(step.operation, Opaque) for step in self.steps)
+        return not any(isinstance(step.operation, OpaqueOperation) for step in self.steps)
 
     @functools.cached_property
     def knows_derivative(self) -> bool:
@@ -135,9 +90,9 @@ class Program:
             shapes.update(zip(step.outputs, step.shapes, strict=True))
             live = [shapes[i] for i in step.inputs if i in reached]
             known = getattr(step.operation, what) and step.operation.fits(live, step.shapes[0])
-            if isinstance(step.operation, Opaque) or (live and not known):
+            if isinstance(step.operation, OpaqueOperation) or (live and not known):
                 return False
-            if isinstance(step.operation, Boundary):
+            if isinstance(step.operation, BoundaryOperation):
                 reached |= {o for i, o in zip(step.inputs, step.outputs, strict=True) if i in reached}
             elif live:
                 reached |= set(step.outputs)
@@ -151,18 +106,6 @@ def is_graph(layer: Any) -> bool:
     calls = type(layer).call, type(layer).__call__
     is_keras = all(f.__module__.startswith("keras.") for f in calls)
     return is_keras and takes_list(layer) and not is_altered(layer)
-
-
-def is_altered(layer: Any) -> bool:
-    """Whether an attribute of the instance replaces a method of its class."""
-    replaced = {name for name in vars(layer) if callable(getattr(type(layer), name, None))}
-    return not replaced <= _MADE_BY_KERAS
-
-
-def known_slope(layer: keras.layers.Activation) -> float | None:
-    """The largest slope of an elementwise function of `keras.activations`; None for another function."""
-    known = (slope for name, slope in SLOPES.items() if layer.activation is keras.activations.get(name))
-    return next(known, None)
 
 
 def read(network: Any, *, training: bool = False) -> Program:
@@ -239,7 +182,7 @@ class BoundNetwork:
             operation, weights = step.operation, [parameters[i] for i in step.weights]
             given = operation.cast([values[i] for i in step.inputs])
             along = [derivatives.get(i) for i in step.inputs]
-            if isinstance(operation, Boundary) or all(one is None for one in along):
+            if isinstance(operation, BoundaryOperation) or all(one is None for one in along):
                 results = operation(given, weights)
             else:
                 results, *along = getattr(operation, rule)(given, operation.cast(along), weights)
@@ -274,27 +217,22 @@ def bind_all(networks: Iterable[Any], *, training: bool = False) -> list[BoundNe
     networks = list(networks)
     programs = [read(network, training=training) for network in networks]
     constrained = [
-        layer for program in programs for layer, _ in program.sources if isinstance(layer, LipschitzLayer)
+        layer for program in programs for layer, _ in program.sources if isinstance(rule_of(layer), LipschitzRule)
     ]
     kernels: dict[LipschitzLayer, tf.Tensor] = {}
     for group in stacks(list(dict.fromkeys(constrained))):
         kernels.update(zip(group, scaled_stack(group, stored=training), strict=True))
 
+    def weights(layer, dtype):
+        rule = rule_of(layer)
+        known = [kernels[layer]] if layer in kernels else []
+        return rule.weights(layer, dtype, *known)
+
     def parameters(program):
-        return [weight for layer, dtype in program.sources for weight in _weights(layer, dtype, kernels)]
+        return [weight for layer, dtype in program.sources for weight in weights(layer, dtype)]
 
     pairs = zip(networks, programs, strict=True)
     return [BoundNetwork(network, program, parameters(program), training) for network, program in pairs]
-
-
-def _weights(layer, dtype, kernels):
-    """The weights of a layer as its operation takes them."""
-    if isinstance(layer, LipschitzLayer):
-        return layer.applied_weights(dtype, kernels[layer])
-    if type(layer) in _OURS:
-        return layer.applied_weights(dtype)
-    weights = [layer.kernel, layer.bias][: _num_weights(layer)]
-    return [tf.cast(tf.convert_to_tensor(weight), dtype) for weight in weights]
 
 
 class _Reader:
@@ -312,7 +250,7 @@ class _Reader:
             outputs = self._graph(network, self._numbers(len(inputs)))
         else:
             inputs = ()
-            outputs = self._step(Opaque(network), network, self._numbers(1), (None,))
+            outputs = self._step(OpaqueOperation(network), network, self._numbers(1), (None,))
         sources = tuple((layer, dtype) for layer, (dtype, _) in self._sources.items())
         return Program(inputs, tuple(self._steps), tuple(outputs), sources)
 
@@ -337,8 +275,8 @@ class _Reader:
         """Reads a model within another."""
         dtypes = tuple(keras.backend.standardize_dtype(x.dtype) for x in model.inputs)
         inner = tuple(tuple(x.shape) for x in model.inputs)
-        outputs = self._graph(model, self._step(Boundary("", dtypes), model, numbers, inner))
-        return self._step(Boundary(""), None, outputs, shapes)
+        outputs = self._graph(model, self._step(BoundaryOperation("", dtypes), model, numbers, inner))
+        return self._step(BoundaryOperation(""), None, outputs, shapes)
 
     def _step(self, operation, layer, numbers, shapes):
         weights = self._places(operation, layer)
@@ -348,7 +286,8 @@ class _Reader:
 
     def _places(self, operation, layer):
         """The places of a layer's weights among the parameters; a layer that occurs again keeps them."""
-        num = 0 if isinstance(operation, (Boundary, Opaque)) else _num_weights(layer)
+        is_known = not isinstance(operation, (BoundaryOperation, OpaqueOperation))
+        num = len(rule_of(layer).variables(layer)) if is_known else 0
         if num and layer not in self._sources:
             self._sources[layer] = operation.dtype, tuple(range(self._num_weights, self._num_weights + num))
             self._num_weights += num
@@ -358,66 +297,16 @@ class _Reader:
         """The operation of a layer; opaque if it is not known."""
         layer, arguments, results, call, is_plain = step
         if not is_plain or not all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results)):
-            return Opaque(call)
-        is_known = type(layer) in _OURS or type(layer) in _OF_KERAS
-        if not is_known or is_altered(layer) or layer.activity_regularizer or layer.quantization_mode:
-            return Opaque(call)
+            return OpaqueOperation(call)
+        rule = rule_of(layer)
+        if rule is None or layer.activity_regularizer or layer.quantization_mode:
+            return OpaqueOperation(call)
         if not (layer.autocast and layer.built):
-            return Opaque(call)
+            return OpaqueOperation(call)
         dtype = lowest_dtype(layer) if self._training else layer.compute_dtype
-        if type(layer) in _OURS:
-            return layer.operation(dtype, fused=self._training)
-        return _OF_KERAS[type(layer)](layer, dtype, arguments, results) or Opaque(call)
-
-
-def _num_weights(layer):
-    if isinstance(layer, LipschitzLayer) or type(layer) in (keras.layers.Conv2D, keras.layers.Dense):
-        return 1 if layer.bias is None else 2
-    if type(layer) is MaskedDense:
-        return 2
-    return int(type(layer) in (LipSwish, CLipSwish, LearnableConcatenation))
-
-
-def _dense(layer, dtype, *_):
-    linear = layer.activation is keras.activations.linear
-    return Dense(dtype, None if linear else Identity(layer.activation))
-
-
-def _convolution(layer, dtype, *_):
-    if layer.data_format != "channels_last" or layer.groups != 1 or layer.padding not in ("same", "valid"):
-        return None
-    return KerasConvolution(
-        dtype, Identity(layer.activation), tuple(layer.strides), layer.padding, tuple(layer.dilation_rate)
-    )
-
-
-def _activation(layer, dtype, *_):
-    return Activation(dtype, Identity(layer.activation), known_slope(layer) is not None)
-
-
-def _add(_, dtype, arguments, results):
-    return Add(dtype) if all(len(x.shape) == len(results[0].shape) for x in arguments) else None
-
-
-def _concatenate(layer, dtype, *_):
-    return Concatenate(dtype, layer.axis)
-
-
-def _reshape(layer, dtype, arguments, results):
-    shape, given = tuple(results[0].shape)[1:], tuple(arguments[0].shape)[1:]
-    is_known = None not in (*shape, *given) and getattr(layer, "data_format", "") != "channels_first"
-    return Reshape(dtype, shape, given) if is_known else None
-
-
-_OF_KERAS: dict[type, Callable[..., Operation | None]] = {
-    keras.layers.Activation: _activation,
-    keras.layers.Add: _add,
-    keras.layers.Concatenate: _concatenate,
-    keras.layers.Conv2D: _convolution,
-    keras.layers.Dense: _dense,
-    keras.layers.Flatten: _reshape,
-    keras.layers.Reshape: _reshape,
-}
+        inputs = tuple(tuple(x.shape) for x in arguments)
+        site = Site(dtype, inputs, tuple(results[0].shape), fused=self._training)
+        return rule.operation(layer, site) or OpaqueOperation(call)
 
 
 def _name(network):
