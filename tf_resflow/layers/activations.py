@@ -187,13 +187,6 @@ class MaxMin(RuledLayer):
 
     lipschitz_constant = 1.0
 
-    def build(self, input_shape: Shape) -> None:
-        if input_shape[-1] is None or input_shape[-1] % 2:
-            raise ValueError(
-                "MaxMin pairs the channels of the last axis: their number must be even, but the input has shape "
-                f"{tuple(input_shape)}."
-            )
-
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class FullSort(RuledLayer):

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import ConvolutionOperator, LinearOperator, MatrixOperator
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule
 from tf_resflow.layers.operations import ConvolutionOperation
@@ -64,25 +63,9 @@ class LipschitzConv2D(LipschitzLayer):
         filters: int,
         kernel_size: int | Sequence[int],
         coefficient: float = 0.97,
-        *,
-        domain: float | LearnedOrder = 2,
-        codomain: float | LearnedOrder = 2,
-        normalization: str = "induced",
-        use_bias: bool = True,
-        kernel_initializer: Any = None,
-        bias_initializer: Any = "zeros",
         **kwargs: Any,
     ):
-        super().__init__(
-            coefficient,
-            domain=domain,
-            codomain=codomain,
-            normalization=normalization,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            **kwargs,
-        )
+        super().__init__(coefficient, **kwargs)
         if not isinstance(filters, int) or filters < 1:
             raise ValueError(f"filters must be a positive integer, but got {filters!r}.")
         size = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)

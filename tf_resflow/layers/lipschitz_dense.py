@@ -4,7 +4,6 @@ from typing import Any
 
 import keras
 
-from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import MatrixOperator
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule
 from tf_resflow.layers.operations import DenseOperation
@@ -74,25 +73,9 @@ class LipschitzDense(LipschitzLayer):
         self,
         units: int,
         coefficient: float = 0.97,
-        *,
-        domain: float | LearnedOrder = 2,
-        codomain: float | LearnedOrder = 2,
-        normalization: str = "induced",
-        use_bias: bool = True,
-        kernel_initializer: Any = None,
-        bias_initializer: Any = "zeros",
         **kwargs: Any,
     ):
-        super().__init__(
-            coefficient,
-            domain=domain,
-            codomain=codomain,
-            normalization=normalization,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            **kwargs,
-        )
+        super().__init__(coefficient, **kwargs)
         if not isinstance(units, int) or units < 1:
             raise ValueError(f"units must be a positive integer, but got {units!r}.")
         self.units = units

@@ -76,26 +76,25 @@ class Program:
     @functools.cached_property
     def knows_derivative(self) -> bool:
         """Whether the derivative along a vector is known, for each step that the first input reaches."""
-        return self._knows("knows_derivative")
+        return self._knows("along")
 
     @functools.cached_property
     def knows_jacobian(self) -> bool:
         """Whether inputs are vectors, and the Jacobian is known for each step that the first input reaches."""
-        return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._knows("knows_jacobian")
+        return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._knows("tangents")
 
-    def _knows(self, what):
+    def _knows(self, derivative):
         reached = {0}
         shapes = dict(enumerate(shape for shape, _ in self.inputs or [(None, None)]))
         for step in self.steps:
             shapes.update(zip(step.outputs, step.shapes, strict=True))
             live = [shapes[i] for i in step.inputs if i in reached]
-            known = getattr(step.operation, what) and step.operation.fits(live, step.shapes[0])
-            if isinstance(step.operation, OpaqueOperation) or (live and not known):
-                return False
             if isinstance(step.operation, BoundaryOperation):
                 reached |= {o for i, o in zip(step.inputs, step.outputs, strict=True) if i in reached}
-            elif live:
+            elif live and step.operation.knows(derivative, live, step.shapes[0]):
                 reached |= set(step.outputs)
+            elif live or isinstance(step.operation, OpaqueOperation):
+                return False
         return len(self.outputs) == 1 and self.outputs[0] in reached
 
 
@@ -250,7 +249,7 @@ class _Reader:
             outputs = self._graph(network, self._numbers(len(inputs)))
         else:
             inputs = ()
-            outputs = self._step(OpaqueOperation(network), network, self._numbers(1), (None,))
+            outputs = self._step(OpaqueOperation("", network), network, self._numbers(1), (None,))
         sources = tuple((layer, dtype) for layer, (dtype, _) in self._sources.items())
         return Program(inputs, tuple(self._steps), tuple(outputs), sources)
 
@@ -296,17 +295,18 @@ class _Reader:
     def _operation(self, step):
         """The operation of a layer; opaque if it is not known."""
         layer, arguments, results, call, is_plain = step
-        if not is_plain or not all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results)):
-            return OpaqueOperation(call)
-        rule = rule_of(layer)
-        if rule is None or layer.activity_regularizer or layer.quantization_mode:
-            return OpaqueOperation(call)
-        if not (layer.autocast and layer.built):
-            return OpaqueOperation(call)
+        opaque, rule = OpaqueOperation("", call), rule_of(layer)
+        if (
+            rule is None
+            or not is_plain
+            or not all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results))
+        ):
+            return opaque
+        if layer.activity_regularizer or layer.quantization_mode or not (layer.autocast and layer.built):
+            return opaque
         dtype = lowest_dtype(layer) if self._training else layer.compute_dtype
         inputs = tuple(tuple(x.shape) for x in arguments)
-        site = Site(dtype, inputs, tuple(results[0].shape), fused=self._training)
-        return rule.operation(layer, site) or OpaqueOperation(call)
+        return rule.operation(layer, Site(dtype, inputs, tuple(results[0].shape), self._training)) or opaque
 
 
 def _name(network):
