@@ -148,8 +148,8 @@ class _DropoutRule(LayerRule):
     def lipschitz_constant(self, layer):
         if layer.rate:
             raise ValueError(
-                f"Layer '{layer.name}' is a Dropout of rate {layer.rate}: it draws another function at each call, "
-                "and the block has no inverse. Remove it, or set its rate to 0."
+                f"Layer '{layer.name}' is a Dropout of rate {layer.rate}: a block with it has no inverse. Remove "
+                "it, or set its rate to 0."
             )
         return 1.0
 

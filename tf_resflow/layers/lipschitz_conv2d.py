@@ -20,9 +20,8 @@ __all__ = ["LipschitzConv2D"]
 class LipschitzConv2D(LipschitzLayer):
     """`keras.layers.Conv2D` with a Lipschitz constant of at most `coefficient`: stride 1, padding "same", NHWC.
 
-    The constrained norm is that of the convolution as applied to images of the size at build, with zeros around
-    them. It is not that of the flattened kernel, which may be smaller by a factor of up to the square root of the
-    number of taps.
+    The constrained norm is that of the zero-padded convolution of images of the size at build. The norm of the
+    flattened kernel may be smaller by up to the square root of the number of taps.
 
     ```python
     import keras
@@ -36,35 +35,24 @@ class LipschitzConv2D(LipschitzLayer):
     block = resflow.bijectors.ResidualBlock(branch)
     ```
 
-    `normalization="schatten"` needs memory for a square of the smaller of inputs and filters at each frequency, of
-    which there are half as many as pixels: choose it where one of them is small, or for 1x1 kernels.
+    `normalization="schatten"` needs memory for a square matrix of the smaller of inputs and filters, for every two
+    pixels: choose it where one of them is small, or for 1x1 kernels.
 
-    On a smaller image the operator is a compression of the one at build, and its norm is no greater. A larger image
-    is an error: a ValueError if the size is static, else an InvalidArgumentError when the graph runs. (XLA drops
-    the assertions of a graph: what it compiles needs a static size.)
+    On a smaller image the norm is no greater. A larger image is an error: a ValueError if the size is static, else
+    an InvalidArgumentError when the graph runs. (XLA drops assertions: what it compiles needs a static size.)
 
     Args:
       filters: number of output channels.
       kernel_size: an odd integer, or two.
-      coefficient: the largest norm allowed, see `LipschitzDense`, as for all that follow.
-      domain: order of the norm of the inputs.
-      codomain: order of the norm of the outputs.
-      normalization: "induced" or "schatten".
-      kernel_initializer: by default uniform with variance 1 / (3 fan_in).
-      **kwargs: `tolerance`, `max_iterations`, and those of `keras.layers.Layer`.
+      coefficient: the largest norm allowed.
+      **kwargs: as of `LipschitzDense`.
 
     References:
       Gouk et al., "Regularisation of neural networks by enforcing Lipschitz continuity" (2018);
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
     """
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        coefficient: float = 0.97,
-        **kwargs: Any,
-    ):
+    def __init__(self, filters: int, kernel_size: int | Sequence[int], coefficient: float = 0.97, **kwargs: Any):
         super().__init__(coefficient, **kwargs)
         if not isinstance(filters, int) or filters < 1:
             raise ValueError(f"filters must be a positive integer, but got {filters!r}.")

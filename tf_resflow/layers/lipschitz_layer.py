@@ -26,14 +26,9 @@ _AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
 class LipschitzLayer(RuledLayer):
     r"""A linear layer with \\(\|W\|_{p \to q} \le\\) `coefficient`; `LipschitzDense` describes it.
 
-    The norm is evaluated at stored vectors that attain \\(\max_v \|Wv\|_q / \|v\|_p\\). At \\(2 \to 2\\) they come
-    from the Gram matrix if that is small: they are its eigenvectors, or the result of 64 power steps where these
-    have converged. Otherwise they come from restarted Lanczos steps, and at other orders from power iterations with
-    several starts.
-
     The norm is computed in float32, or in float64 if the variables have that dtype. To allow for rounding, a layer
-    stays below its coefficient by a relative 2^-20 in float32 and 2^-49 in float64. If it computes in bfloat16 or
-    float16, if only in training, that is the epsilon of this dtype.
+    stays below its coefficient by a relative 2^-20 in float32 and 2^-49 in float64, and by the epsilon of the dtype
+    if it computes in bfloat16 or float16, even if only in training.
     """
 
     _operator: LinearOperator  # from when the layer is built
@@ -149,17 +144,13 @@ class LipschitzLayer(RuledLayer):
         It iterates from the stored vectors until their relative change is at most `tolerance` or `max_iterations`
         are made, then assigns once. It works eagerly, in a `tf.function` and in a replica context, where equal
         kernels give equal vectors. Returns the number of iterations, 0 if the norm has a closed form.
-
-        Under Adam at 1e-3 on 3x3 convolutions of 16x16 images the defaults leave the estimate 0.3 % low (2 % at
-        worst); 20 power iterations leave it 1.5 % low (8 % at worst). Under Adam at 1e-2 on 64 x 64 matrices they
-        leave it 0.005 % low (0.7 % at worst).
         """
         return update_stack([self], tolerance, max_iterations, num_fresh)
 
     def norm_estimate(self) -> tf.Tensor:
-        """The norm of the raw kernel that a call uses, a scalar: from below, or exact in closed form.
+        """The norm of the raw kernel that a call uses, a scalar, differentiable in the kernel.
 
-        The Schatten norm is from above. Differentiable in the kernel; the orders are constants.
+        It is from below, exact in closed form, and from above for the Schatten norm.
         """
         return _estimate(self._norm, self._operand(), self._fixed_orders, _vectors([self]))
 

@@ -1,8 +1,4 @@
-"""The program of a network: what it computes, read once, and evaluated with weights that are arguments.
-
-Everything that knows the layers of a network goes through here: its value, its derivatives, the bound of its
-Lipschitz constant, and whether another network is the same but for its weights.
-"""
+"""The program of a network: what it computes, read once, and evaluated with weights that are arguments."""
 
 import dataclasses
 import functools
@@ -57,10 +53,9 @@ class Program:
     Attributes:
       inputs: the shape, with the batch, and the dtype of each input, which have the first numbers; none if nothing
         is known of the network, which is one step then.
-      steps: in order.
+      steps: the steps, in order.
       outputs: the numbers of the outputs.
-      sources: the layers that have weights, each once in the order of the parameters, with the dtype that it
-        computes in.
+      sources: the layers that have weights, in the order of the parameters, and the dtypes in which they compute.
     """
 
     inputs: tuple[tuple[tuple[int | None, ...], str], ...]
@@ -110,10 +105,9 @@ def is_graph(layer: Any) -> bool:
 def read(network: Any, *, training: bool = False) -> Program:
     """The program of a network as it is now.
 
-    Known are `keras.Sequential` and functional models, also nested ones, of the layers of this package and of some
-    of Keras: of these exact classes, and unless an attribute of an instance replaces a method. Everything else is a
-    step that is called as Keras calls it. In a training step layers of a `TrainingPolicy` compute in its lower
-    precision, and elementwise functions pass over memory once.
+    Known are `keras.Sequential` and functional models, also nested ones, of layers with a rule (see
+    `register_rule`). Any other layer is a step that is called as Keras calls it. In a training step, layers of a
+    `TrainingPolicy` compute in its lower precision, and elementwise functions pass over memory once.
     """
     return _Reader(training).program(network)
 
@@ -155,8 +149,7 @@ class BoundNetwork:
     def value_and_derivative(self, inputs: Sequence[tf.Tensor], v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """g(x) and J v of a program that `knows_derivative`, `[rows, *event]`; differentiable once.
 
-        For the gradient of u'J v and g(x): pairs of tensors go once through each layer and once back, and what an
-        activation computes of a pair takes few passes over memory. `inputs` are x and conditions; v is like x.
+        `inputs` are x and conditions; v is like x.
         """
         (value,), (derivative,) = self._evaluate(inputs, v, "along")
         return value, derivative
@@ -164,8 +157,7 @@ class BoundNetwork:
     def jacobian(self, inputs: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """The value `[batch, outputs]`, and its derivatives in each coordinate of x, `[outputs, size, batch]`.
 
-        Of a program that `knows_jacobian`; differentiable any number of times. It takes a product for each dense
-        layer, instead of a reverse pass for each coordinate. `inputs` are x and conditions.
+        Of a program that `knows_jacobian`; differentiable any number of times. `inputs` are x and conditions.
         """
         x = inputs[0]
         unit = tf.eye(x.shape[-1], dtype=x.dtype)[..., tf.newaxis]  # derivatives that examples share have one row
@@ -202,11 +194,10 @@ class BoundNetwork:
 
 
 def bind(network: Any, *, training: bool = False) -> BoundNetwork:
-    """A network as a function whose kernels were scaled once, now.
+    """A network as a function whose kernels were scaled once, now; a bound network is returned.
 
-    For loops that evaluate a branch many times, and for training steps (see `tf_resflow.bijectors.Networks`).
     Gradients in the kernels flow through the scaled ones: bind it inside the gradient tape. Later changes of the
-    weights do not reach it. A network that is bound already is returned.
+    weights do not reach it.
     """
     return network if isinstance(network, BoundNetwork) else bind_all([network], training=training)[0]
 
@@ -224,8 +215,8 @@ def bind_all(networks: Iterable[Any], *, training: bool = False) -> list[BoundNe
 
     def weights(layer, dtype):
         rule = rule_of(layer)
-        known = [kernels[layer]] if layer in kernels else []
-        return rule.weights(layer, dtype, *known)
+        assert rule is not None
+        return rule.weights(layer, dtype, *([kernels[layer]] if layer in kernels else []))
 
     def parameters(program):
         return [weight for layer, dtype in program.sources for weight in weights(layer, dtype)]
@@ -285,8 +276,8 @@ class _Reader:
 
     def _places(self, operation, layer):
         """The places of a layer's weights among the parameters; a layer that occurs again keeps them."""
-        is_known = not isinstance(operation, (BoundaryOperation, OpaqueOperation))
-        num = len(rule_of(layer).variables(layer)) if is_known else 0
+        rule = None if isinstance(operation, (BoundaryOperation, OpaqueOperation)) else rule_of(layer)
+        num = 0 if rule is None else len(rule.variables(layer))
         if num and layer not in self._sources:
             self._sources[layer] = operation.dtype, tuple(range(self._num_weights, self._num_weights + num))
             self._num_weights += num
@@ -296,11 +287,8 @@ class _Reader:
         """The operation of a layer; opaque if it is not known."""
         layer, arguments, results, call, is_plain = step
         opaque, rule = OpaqueOperation("", call), rule_of(layer)
-        if (
-            rule is None
-            or not is_plain
-            or not all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results))
-        ):
+        is_floating = all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results))
+        if rule is None or not is_plain or not is_floating:
             return opaque
         if layer.activity_regularizer or layer.quantization_mode or not (layer.autocast and layer.built):
             return opaque

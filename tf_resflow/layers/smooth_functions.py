@@ -16,12 +16,9 @@ __all__ = ["SmoothFunction", "sum_of_parts"]
 class SmoothFunction(abc.ABC):
     """A function of each number x, and of scalar parameters; differentiable any number of times.
 
-    A power series multiplies by the same slopes once per term. Autodiff derives them from x each time, in six
-    passes over memory; here they are computed once, along with the value.
-
-    The parameters have a wide dtype. With `fused` they are computed in one pass over memory, see `in_one_pass`. A
-    subclass gives formulas, and `num_parts`: how many numbers it makes of each x, as so many parts of the last
-    axis.
+    The slopes, by which each term of a power series multiplies, are computed once, along with the value. The
+    parameters have a wide dtype. With `fused` all is computed in one pass over memory, see `in_one_pass`. A
+    subclass gives formulas, and `num_parts`: the number of values for each x, as parts of the last axis.
     """
 
     fused: bool = False
