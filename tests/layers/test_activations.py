@@ -32,6 +32,9 @@ def test_slopes_of_swishes(beta):
     assert 0.9998 < slopes(single).max() <= single.lipschitz_constant == 1.0
     assert 0.9999 < np.linalg.norm(slopes(concatenated), axis=1).max() <= concatenated.lipschitz_constant == 1.0
     assert concatenated.lipschitz_order == 2.0 and np.abs(slopes(concatenated)).sum(1).max() > 1.05
+    unset = layers.LipSwish()
+    unset.build([2])
+    assert unset.beta.numpy() == 0.5  # as in the published code
 
 
 def test_slopes_of_other_activations():
@@ -88,19 +91,6 @@ def test_no_derivative_at_a_kink_exceeds_the_constant():
             y = layer(x)
         branch = keras.Sequential([keras.Input([1]), layer])
         assert np.abs(tape.gradient(y, x)).max() <= layers.lipschitz_constant(branch) * (1 + 1e-6), layer
-
-
-def test_maxmin_rejects_an_odd_number_of_channels():
-    with pytest.raises(ValueError, match="must be even"):
-        layers.MaxMin()(tf.zeros([2, 3]))
-
-
-def test_beta_starts_at_a_half():
-    """As in the published code."""
-    for kind in (layers.LipSwish, layers.CLipSwish):
-        layer = kind()
-        layer.build([2])
-        assert layer.beta.numpy() == 0.5
 
 
 def test_save_and_load(tmp_path):

@@ -54,8 +54,6 @@ class LipschitzConv2D(LipschitzLayer):
 
     def __init__(self, filters: int, kernel_size: int | Sequence[int], coefficient: float = 0.97, **kwargs: Any):
         super().__init__(coefficient, **kwargs)
-        if not isinstance(filters, int) or filters < 1:
-            raise ValueError(f"filters must be a positive integer, but got {filters!r}.")
         size = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
         if len(size) != 2 or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in size):
             raise ValueError(

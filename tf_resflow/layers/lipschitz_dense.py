@@ -69,8 +69,6 @@ class LipschitzDense(LipschitzLayer):
 
     def __init__(self, units: int, coefficient: float = 0.97, **kwargs: Any):
         super().__init__(coefficient, **kwargs)
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(f"units must be a positive integer, but got {units!r}.")
         self.units = units
 
     def build(self, input_shape: Shape) -> None:
