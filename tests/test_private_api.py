@@ -54,8 +54,9 @@ def test_sublayers():
 
 
 @fits
-def test_graph_steps():
-    x = keras.Input([2])
+def test_graph_steps_GraphStep():  # noqa: N802
+    """Calls on a tensor or a list of them are plain."""
+    x, c = keras.Input([2], name="x"), keras.Input([2], name="c")
     shared, inner = keras.layers.Dense(2), keras.Sequential([keras.layers.Dense(2), keras.layers.ReLU()])
     first = shared(x)
     second = shared(first)
@@ -67,12 +68,6 @@ def test_graph_steps():
     assert [id(step[2][0]) for step in steps[:3]] == [id(first), id(second), id(total)]
     np.testing.assert_array_equal(steps[2][3]([tf.ones([1, 2]), 2.0 * tf.ones([1, 2])]), [[3.0, 3.0]])
     assert [step[0] for step in private_api.graph_steps(inner)] == inner.layers
-
-
-@fits
-def test_GraphStep():
-    """Calls on a tensor or a list of them are plain."""
-    x, c = keras.Input([2], name="x"), keras.Input([2], name="c")
     inner = keras.Model([x, c], keras.layers.Add()([x, c]))
     calls = inner([x, c]), inner({"x": x, "c": c}), inner([x, c], training=True)
     for output, is_plain in zip(calls, (True, False, False), strict=True):
@@ -92,30 +87,32 @@ def test_takes_list():
 @fits
 @pytest.mark.parametrize("mode", ["eager", "graph", "XLA", "replicas"])
 def test_LeanAdam(mode, two_replicas):  # noqa: N802
-    """Adam as of Keras, with gradients of 2 replicas as their sum, whatever the settings and the dtype."""
+    """Keras' Adam for the sum of the gradients of 2 replicas, with any settings and dtypes."""
     rng = np.random.default_rng(0)
-    for options in (
-        {"learning_rate": keras.optimizers.schedules.CosineDecay(0.3, 4), "weight_decay": 0.1, "beta_2": 0.9},
-        {"learning_rate": 0.1, "global_clipnorm": 1.0, "beta_1": tf.constant(0.0), "epsilon": 0.01},
-        {"learning_rate": 0.1, "weight_decay": 0.1, "amsgrad": True},
-        {"learning_rate": 0.1, "weight_decay": 0.1, "gradient_accumulation_steps": 2},
-    ):
+    for dtype, options in [
+        (
+            "float64",
+            {"learning_rate": keras.optimizers.schedules.CosineDecay(0.3, 4), "weight_decay": 0.1, "beta_2": 0.9},
+        ),
+        ("float32", {"learning_rate": 0.1, "global_clipnorm": 1.0, "beta_1": tf.constant(0.0), "epsilon": 0.01}),
+        ("float64", {"learning_rate": 0.1, "weight_decay": 0.1, "amsgrad": True}),
+        ("float32", {"learning_rate": 0.1, "weight_decay": 0.1, "gradient_accumulation_steps": 2}),
+    ]:
         if mode == "replicas" and "gradient_accumulation_steps" in options:
             continue  # TensorFlow cannot: no replica may wait for others in a `tf.cond`
-        for dtype in ("float32", "float64"):
-            results = []
-            gradients = rng.normal(size=[4, 2, 3])  # of steps, replicas and coordinates
-            for kind in (keras.optimizers.Adam, private_api.LeanAdam):
-                lean = kind is private_api.LeanAdam
-                scope = two_replicas.scope() if lean and mode == "replicas" else contextlib.nullcontext()
-                with scope:
-                    weights = [keras.Variable([1.0, 2.0], dtype=dtype), keras.Variable([-1.0], dtype=dtype)]
-                    optimizer = kind(**options)
-                    optimizer.build(weights)
-                    optimizer.exclude_from_weight_decay(weights[1:])
-                results.append(_after_steps(optimizer, weights, gradients, mode if lean else "eager", two_replicas))
-            np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
-            assert np.abs(results[0] - [1.0, 2.0, -1.0]).min() > 0.01
+        results = []
+        gradients = rng.normal(size=[4, 2, 3])  # of steps, replicas and coordinates
+        for kind in (keras.optimizers.Adam, private_api.LeanAdam):
+            lean = kind is private_api.LeanAdam
+            scope = two_replicas.scope() if lean and mode == "replicas" else contextlib.nullcontext()
+            with scope:
+                weights = [keras.Variable([1.0, 2.0], dtype=dtype), keras.Variable([-1.0], dtype=dtype)]
+                optimizer = kind(**options)
+                optimizer.build(weights)
+                optimizer.exclude_from_weight_decay(weights[1:])
+            results.append(_after_steps(optimizer, weights, gradients, mode if lean else "eager", two_replicas))
+        np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
+        assert np.abs(results[0] - [1.0, 2.0, -1.0]).min() > 0.01
 
 
 def _after_steps(optimizer, weights, gradients, mode, two_replicas):
@@ -192,12 +189,6 @@ def test_OnlyInSavedModels():
 
 
 @fits
-def test_eager_mode():
-    with tf.Graph().as_default(), private_api.eager_mode():
-        assert tf.constant(1.0).numpy() == 1.0
-
-
-@fits
 def test_never_convert(monkeypatch):
     """The `if` of a function of a package sees a symbolic tensor."""
     monkeypatch.setitem(sys.modules, "some_package", types.ModuleType("some_package"))
@@ -263,11 +254,13 @@ def test_is_increasing():
 
 
 @fits
-def test_is_xla():
+def test_is_xla_eager_mode():
     found = []
     for compiled in (False, True):
         tf.function(lambda: found.append(private_api.is_xla()), jit_compile=compiled, autograph=False)()
     assert found == [False, True] and not private_api.is_xla()
+    with tf.Graph().as_default(), private_api.eager_mode():
+        assert tf.constant(1.0).numpy() == 1.0
 
 
 def test_every_name_is_tested():

@@ -45,7 +45,7 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
 
 
 class GraphStep(NamedTuple):
-    """An operation of a model, and the symbolic tensors that it takes and makes.
+    """An operation of a model, with its symbolic inputs and outputs.
 
     `call` calls it as Keras does, on a list of the values of its inputs. It `is_plain` if its only argument is a
     tensor or a list of them.
@@ -100,7 +100,7 @@ def _caller(node):
 class OneMomentum(keras.Optimizer):
     """A mixin of optimizers that computes the momentum of the average (`use_ema`) once for all variables.
 
-    The average takes a step with each update; Keras' takes one with each of the gradients that it accumulates.
+    The average moves with each update; Keras' average moves with each accumulated gradient.
     """
 
     def _update_model_variables_moving_average(self, trainable_variables):
@@ -226,7 +226,7 @@ def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.
 
 
 def has_fixed_members(composition: tfp.bijectors.Composition) -> bool:
-    """Whether its members do not depend on the event, unlike those of joint distributions with such supports."""
+    """Whether the members are independent of the event, which those of joint distributions may depend on."""
     return type(composition)._parts_interact is tfp.bijectors.Composition._parts_interact
 
 

@@ -113,7 +113,7 @@ class _Swish(_SmoothActivation):
 class LipSwish(_Swish):
     r"""\\(x \, \sigma(\mathrm{softplus}(\beta) \, x) / 1.1\\) with a trainable scalar \\(\beta\\).
 
-    The usual activation of residual flows: smooth, because the gradient of a log-determinant takes its second
+    The usual activation of residual flows: smooth, because the gradient of a log-determinant needs its second
     derivative, with slopes within [-0.1, 1]. Their supremum is 0.99985 for every beta, so it is 1-Lipschitz in
     every l^p norm.
 

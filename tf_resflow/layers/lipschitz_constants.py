@@ -8,14 +8,7 @@ import tensorflow as tf
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.operations import BoundaryOperation
 from tf_resflow.layers.program import BoundNetwork, read
-from tf_resflow.layers.rules import (
-    TensorBound,
-    declared_bound,
-    declared_constant,
-    order_name,
-    rule_of,
-    unknown_constant,
-)
+from tf_resflow.layers.rules import TensorBound, declared_constant, order_name, rule_of, unknown_constant
 
 __all__ = ["lipschitz_constant", "lipschitz_order"]
 
@@ -91,9 +84,8 @@ def _first_order(program):
 
     def visit(step, inputs, shape):
         live = not all(x.is_fixed for x in inputs)
-        rule = rule_of(step.layer)
-        if live and rule is not None:
-            found.append(rule.domain(step.layer))
+        if live:
+            found.append(rule_of(step.layer).domain(step.layer))
         return TensorBound(float(live), None, shape)
 
     _through(program, None, visit)
@@ -142,7 +134,4 @@ def _bound(layer, inputs, shape, certified, weights):
     if any(x.order != live[0].order for x in live):
         names = ", ".join(order_name(x.order) for x in live)
         raise ValueError(f"Layer '{layer.name}' joins tensors of different norms: {names}.")
-    rule = rule_of(layer)
-    if rule is None:
-        return declared_bound(layer, inputs, shape, declared_constant(layer))
-    return rule.bound(layer, inputs, shape, certified, weights)
+    return rule_of(layer).bound(layer, inputs, shape, certified, weights)

@@ -20,8 +20,8 @@ __all__ = ["LipschitzConv2D"]
 class LipschitzConv2D(LipschitzLayer):
     """`keras.layers.Conv2D` with a Lipschitz constant of at most `coefficient`: stride 1, padding "same", NHWC.
 
-    The constrained norm is that of the zero-padded convolution of images of the size at build. The norm of the
-    flattened kernel may be smaller by up to the square root of the number of taps.
+    It constrains the norm of the zero-padded convolution of images of the size at build. The norm of the flattened
+    kernel may be smaller by up to the square root of the number of taps.
 
     ```python
     import keras

@@ -116,7 +116,7 @@ class LipschitzLayer(RuledLayer):
         return tuple(order if isinstance(order, float) else tf.stop_gradient(order) for order in self._orders)
 
     def _operand(self):
-        """The kernel in the dtype of the norm and in the shape that the operator takes."""
+        """The kernel in the dtype of the norm and in the shape of the operator."""
         self._check_built()
         return self._as_operand(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype))
 
@@ -308,13 +308,13 @@ def _estimate(norm, kernel, orders, v, stored=False):
 
 
 def _stacked(layers):
-    """The kernels as their operator takes them, with a leading axis if they are several."""
+    """The kernels as operands, with a leading axis if there are several."""
     kernels = [layer._operand() for layer in layers]
     return tf.stack(kernels) if len(kernels) > 1 else kernels[0]
 
 
 def _vectors(layers):
-    """The stored vectors, of which the layers of a stack have one each; None if the norm has a closed form."""
+    """The stored vectors, one for each layer of a stack; None if the norm has a closed form."""
     if layers[0].vector is None:
         return None
     return tf.concat([tf.convert_to_tensor(layer.vector) for layer in layers], 0)

@@ -159,7 +159,7 @@ class KerasConvolutionOperation(Operation):
 
 @dataclasses.dataclass(frozen=True)
 class SmoothOperation(Operation):
-    """A smooth elementwise function, of which the weights are the parameters, in a wide dtype."""
+    """A smooth elementwise function. The weights are its parameters, in a wide dtype."""
 
     function: SmoothFunction
 
@@ -276,7 +276,7 @@ class WeightedConcatenateOperation(ConcatenateOperation):
 
 @dataclasses.dataclass(frozen=True)
 class BoundaryOperation(Operation):
-    """The inputs of a network within another, in the dtypes in which it takes them; its outputs, as they are."""
+    """The inputs of a network within another, cast to its dtypes; or its outputs, as they are."""
 
     dtypes: tuple[str, ...] | None = None
 

@@ -28,7 +28,7 @@ __all__ = [
 Order: TypeAlias = "float | tf.Tensor"
 
 _KRYLOV = 6
-# Dimensions up to which an eigenvector of the Gram matrix takes less time than a power step, and than a few steps.
+# Most dimensions for which an eigenvector of the Gram matrix is faster than one power step, and than a few.
 _TINY, _SMALL = 16, 64
 _STALE = 1e-2  # relative change of v by a power step
 _MAX_CATCH_UP = 60  # products with W and its transpose
@@ -106,7 +106,7 @@ class InducedNorm:
 
         It iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one, or until
         `max_iterations` products with W and its transpose, rounded up to whole steps. At 2 -> 2 it uses the Gram
-        matrix if that is small. An iteration leaves neither a local maximum nor a space that W maps to itself, so
+        matrix if that is small. An iteration cannot leave a local maximum or a space that W maps to itself, so
         fresh starts compete with the guess. The kernel gives their seed: equal kernels give equal vectors. One
         fresh start costs nothing: it replaces the worst of v, or tilts v at 2 -> 2.
 
@@ -137,7 +137,7 @@ class InducedNorm:
         """The closed form if there is one, else max ||W v||_q / ||v||_p.
 
         By the envelope theorem the gradient in the kernel and in the orders needs no gradient through v, at the
-        maximum; at 2 -> 2 it is that of u'Wv with u = Wv / ||Wv||.
+        maximum; at 2 -> 2 it is the gradient of u'Wv with u = Wv / ||Wv||.
         """
         closed = has_closed_form(self.domain, self.codomain)
         norm = self._closed_form() if closed else self._ratios(tf.stop_gradient(v))
@@ -379,8 +379,8 @@ class SchattenNorm(InducedNorm):
 def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
     """The largest (tr G^64)^(1/64) of Hermitian semidefinite matrices G, `[..., n, n]` to a real scalar.
 
-    All squares are divided by their largest trace, which the result takes back: nothing overflows, and what
-    underflows is not the largest. Of zeros the gradient is 0.
+    All squares are divided by their largest trace, which the result restores: nothing overflows, and what
+    underflows is not the largest. The gradient at zero matrices is 0.
     """
     bound = tf.ones([], gram.dtype.real_dtype)
     for i in range(_NUM_SQUARINGS):

@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """An operation, with the numbers of the tensors that it takes and makes.
+    """An operation, with the numbers of its input and output tensors.
 
     Attributes:
       operation: what is computed.
@@ -164,8 +164,8 @@ class BoundNetwork:
         (value,), (tangents,) = self._evaluate(inputs, unit, "tangents")
         return value, tangents + tf.zeros([tf.shape(x)[0]], tangents.dtype)
 
-    def _evaluate(self, inputs, derivative=None, rule=None):
-        """The outputs, and their derivatives by a rule of the operations, `along` or `tangents`, from that of x."""
+    def _evaluate(self, inputs, derivative=None, kind=None):
+        """The outputs and their derivatives, "along" or "tangents", given the derivative of the first input."""
         values = dict(enumerate(self._converted(inputs)))
         derivatives = {0: derivative}
         parameters = self.tensors()
@@ -176,7 +176,7 @@ class BoundNetwork:
             if isinstance(operation, BoundaryOperation) or all(one is None for one in along):
                 results = operation(given, weights)
             else:
-                results, *along = getattr(operation, rule)(given, operation.cast(along), weights)
+                results, *along = getattr(operation, kind)(given, operation.cast(along), weights)
             values.update(zip(step.outputs, tf.nest.flatten(results), strict=True))
             derivatives.update(zip(step.outputs, along, strict=False))
         return [values[i] for i in self.program.outputs], [derivatives.get(i) for i in self.program.outputs]
@@ -214,9 +214,7 @@ def bind_all(networks: Iterable[Any], *, training: bool = False) -> list[BoundNe
         kernels.update(zip(group, scaled_stack(group, stored=training), strict=True))
 
     def weights(layer, dtype):
-        rule = rule_of(layer)
-        assert rule is not None
-        return rule.weights(layer, dtype, *([kernels[layer]] if layer in kernels else []))
+        return rule_of(layer).weights(layer, dtype, *([kernels[layer]] if layer in kernels else []))
 
     def parameters(program):
         return [weight for layer, dtype in program.sources for weight in weights(layer, dtype)]
@@ -276,8 +274,8 @@ class _Reader:
 
     def _places(self, operation, layer):
         """The places of a layer's weights among the parameters; a layer that occurs again keeps them."""
-        rule = None if isinstance(operation, (BoundaryOperation, OpaqueOperation)) else rule_of(layer)
-        num = 0 if rule is None else len(rule.variables(layer))
+        is_known = not isinstance(operation, (BoundaryOperation, OpaqueOperation))
+        num = len(rule_of(layer).variables(layer)) if is_known else 0
         if num and layer not in self._sources:
             self._sources[layer] = operation.dtype, tuple(range(self._num_weights, self._num_weights + num))
             self._num_weights += num
@@ -286,15 +284,16 @@ class _Reader:
     def _operation(self, step):
         """The operation of a layer; opaque if it is not known."""
         layer, arguments, results, call, is_plain = step
-        opaque, rule = OpaqueOperation("", call), rule_of(layer)
+        opaque = OpaqueOperation("", call)
         is_floating = all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results))
-        if rule is None or not is_plain or not is_floating:
+        if not isinstance(layer, keras.Layer) or not is_plain or not is_floating:
             return opaque
         if layer.activity_regularizer or layer.quantization_mode or not (layer.autocast and layer.built):
             return opaque
         dtype = lowest_dtype(layer) if self._training else layer.compute_dtype
         inputs = tuple(tuple(x.shape) for x in arguments)
-        return rule.operation(layer, Site(dtype, inputs, tuple(results[0].shape), self._training)) or opaque
+        site = Site(dtype, inputs, tuple(results[0].shape), self._training)
+        return rule_of(layer).operation(layer, site) or opaque
 
 
 def _name(network):

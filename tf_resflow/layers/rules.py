@@ -15,7 +15,6 @@ __all__ = [
     "Site",
     "TensorBound",
     "check_order",
-    "declared_bound",
     "declared_constant",
     "is_altered",
     "order_name",
@@ -59,41 +58,41 @@ class TensorBound(NamedTuple):
 
 
 class LayerRule:
-    """What layers of one type compute, of which weights, and how much they stretch; see `register_rule`.
+    """What the library knows about one type of layers; see `register_rule`.
 
-    An activation needs a `function` and a `lipschitz_constant`. What a rule does not say is not known: without an
-    operation, a layer is called as Keras calls it.
+    A rule of an activation gives its `function` and its `lipschitz_constant`. A layer without an operation is
+    opaque: it is called as Keras calls it, and shares no traced functions.
     """
 
     def function(self, layer: Any) -> Callable[..., tf.Tensor] | None:
-        """An elementwise function f(x, *weights) that the layer computes, or None.
+        """The elementwise function f(x, *weights) that the layer computes, if it is one.
 
-        Layers that compute the same must have the same function object: they share traced functions.
+        Layers share traced functions only if this is the same object.
         """
         return None
 
     def operation(self, layer: Any, site: Site) -> Operation | None:
-        """What the layer computes at a site: its value and derivatives. By default that of `function`."""
+        """What the layer computes at a site: its value and derivatives. By default it applies `function`."""
         function = self.function(layer)
         return None if function is None else FunctionOperation(site.dtype, IdentityKey(function), True)
 
     def variables(self, layer: Any) -> list[Any]:
-        """The variables from which the weights derive, one for each."""
+        """The variables behind the weights of the operation, one for each weight."""
         return []
 
     def weights(self, layer: Any, dtype: str) -> list[tf.Tensor]:
-        """The weights of the operation, differentiable in the variables. By default these in the dtype."""
+        """The weights, differentiable in the variables. By default the variables in this dtype."""
         return [tf.cast(tf.convert_to_tensor(variable), dtype) for variable in self.variables(layer)]
 
     def lipschitz_constant(self, layer: Any) -> float | None:
         """The Lipschitz constant; None if unknown. By default the layer's attribute of this name.
 
-        It holds in the norm of the layer's attribute `lipschitz_order`; in every l^p norm without one.
+        It holds in the norm of the layer's attribute `lipschitz_order`, or in every l^p norm without one.
         """
         return declared_constant(layer)
 
     def domain(self, layer: Any) -> Any:
-        """The order of the norm that the layer requires of its input, None if it has no choice in that."""
+        """The order of the norm of its inputs, if the layer prescribes one."""
         return None
 
     def bound(
@@ -104,23 +103,31 @@ class LayerRule:
         certified: bool,
         weights: Sequence[tf.Tensor] | None,
     ) -> TensorBound:
-        """The bound of the output, of this shape. By default the sum over the inputs times the constant.
+        """The bound of the output. By default the sum over the inputs times `lipschitz_constant`.
 
         Args:
           layer: the layer.
-          inputs: the bounds of its inputs, of which one at least is not fixed; these have one order.
-          shape: of the output, None if unknown.
+          inputs: the bounds of its inputs. At least one is not fixed, and all that are not have one order.
+          shape: the shape of the output, None if unknown.
           certified: whether the constant must be proved for the current weights.
-          weights: those that are applied, if other than the layer's.
+          weights: the weights of the operation if they are not the layer's current ones.
         """
-        return declared_bound(layer, inputs, shape, self.lipschitz_constant(layer))
+        constant = self.lipschitz_constant(layer)
+        if constant is None:
+            raise ValueError(unknown_constant(layer))
+        live = [x for x in inputs if not x.is_fixed]
+        check_order(layer, live[0].order)
+        return TensorBound(sum(x.constant for x in live) * constant, live[0].order, shape)
+
+
+_NO_RULE = LayerRule()
 
 
 def register_rule(*kinds: type[keras.layers.Layer]) -> Callable[[Rule], Rule]:
-    """Registers the decorated `LayerRule` for these types of layers, and not for their subclasses.
+    """Registers the decorated `LayerRule` for these exact types of layers, not for their subclasses.
 
-    Layers with a rule have derivatives and a Lipschitz constant that the library knows. Blocks that are alike share
-    their traced functions:
+    It teaches the library a layer: its derivatives, its Lipschitz constant, and when two networks compute the same,
+    so that they share traced functions.
 
     ```python
     import keras
@@ -158,9 +165,9 @@ def register_rule(*kinds: type[keras.layers.Layer]) -> Callable[[Rule], Rule]:
     return register
 
 
-def rule_of(layer: Any) -> LayerRule | None:
-    """The rule of a layer: of its exact type, unless an attribute of the instance replaces a method."""
-    return None if is_altered(layer) else _RULES.get(type(layer))
+def rule_of(layer: Any) -> LayerRule:
+    """The rule of a layer's exact type. Without one, or if an attribute replaces a method, it has no operation."""
+    return _NO_RULE if is_altered(layer) else _RULES.get(type(layer), _NO_RULE)
 
 
 def is_altered(layer: Any) -> bool:
@@ -193,16 +200,6 @@ def declared_constant(layer: Any) -> float | None:
             if "call" in vars(kind) or "__call__" in vars(kind):
                 break
     return None
-
-
-def declared_bound(layer: Any, inputs: Sequence[TensorBound], shape: Any, constant: float | None) -> TensorBound:
-    """The bound of an output that stretches the sum of its inputs by a constant, in the layer's norm."""
-    if constant is None:
-        raise ValueError(unknown_constant(layer))
-    live = [x for x in inputs if not x.is_fixed]
-    order = live[0].order
-    check_order(layer, order)
-    return TensorBound(sum(x.constant for x in live) * constant, order, shape)
 
 
 def check_order(layer: Any, order: Any) -> None:
