@@ -1,8 +1,4 @@
-"""What has no public name in Keras, TensorFlow or TFP, except TFP's value cache (see `bijectors/base.py`).
-
-Each private name is used by one function or class here. `tests/test_private_api.py` fails with the name of that
-function when a new version of the dependency renames it or changes its meaning.
-"""
+"""What has no public name in Keras, TensorFlow or TFP, except TFP's value cache (see `bijectors/base.py`)."""
 
 import contextlib
 import functools
@@ -49,10 +45,10 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
 
 
 class GraphStep(NamedTuple):
-    """An operation of a model, and the symbolic tensors that it takes and makes.
+    """An operation of a model, with its symbolic inputs and outputs.
 
-    `call` is a function of the values of its inputs, a list, that calls it as Keras does. It `is_plain` if that is
-    on a tensor or a list of them, and on nothing else.
+    `call` calls it as Keras does, on a list of the values of its inputs. It `is_plain` if its only argument is a
+    tensor or a list of them.
     """
 
     operation: Any
@@ -102,10 +98,9 @@ def _caller(node):
 
 
 class OneMomentum(keras.Optimizer):
-    """A mixin of Keras' optimizers: the momentum of the average (`use_ema`) is computed once for all variables.
+    """A mixin of optimizers that computes the momentum of the average (`use_ema`) once for all variables.
 
-    The average takes a step with each update. That of Keras takes one with each gradient, of which an update may
-    accumulate several.
+    The average moves with each update; Keras' average moves with each accumulated gradient.
     """
 
     def _update_model_variables_moving_average(self, trainable_variables):
@@ -119,11 +114,7 @@ class OneMomentum(keras.Optimizer):
 
 
 class LeanAdam(keras.optimizers.Adam):
-    """Keras' Adam with few operations for each variable, and gradients summed over the replicas before clipping.
-
-    Keras computes the rates again for each variable, which makes graphs of many variables slow to trace and to
-    optimize. It clips the gradients of each replica, so that the result depends on the number of replicas.
-    """
+    """Keras' Adam with few operations for each variable, and gradients summed over the replicas before clipping."""
 
     def _clip_gradients(self, grads):
         replica = tf.distribute.get_replica_context()
@@ -174,10 +165,7 @@ class LeanAdam(keras.optimizers.Adam):
 
 
 class OnlyInSavedModels:
-    """A mixin of TensorFlow's trackable objects: some of their attributes are no part of checkpoints.
-
-    They are one of SavedModels, which need all variables that a function reads.
-    """
+    """A mixin of TensorFlow's trackable objects that keeps some attributes out of checkpoints."""
 
     _only_in_saved_models: tuple[str, ...] = ()
 
@@ -238,7 +226,7 @@ def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.
 
 
 def has_fixed_members(composition: tfp.bijectors.Composition) -> bool:
-    """Whether its members do not depend on the event, unlike those of joint distributions with such supports."""
+    """Whether the members are independent of the event, which those of joint distributions may depend on."""
     return type(composition)._parts_interact is tfp.bijectors.Composition._parts_interact
 
 
@@ -248,10 +236,7 @@ def eager_mode() -> contextlib.AbstractContextManager[None]:
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`tf.custom_gradient`, which keeps no graph alive.
-
-    That one registers the gradient of each call in a graph for good, and with it the graph.
-    """
+    """`tf.custom_gradient`, without its registry of gradients that keeps each graph alive."""
     decorated = tf.custom_gradient(function)
 
     @functools.wraps(function)
@@ -266,11 +251,10 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def unrecorded() -> Iterator[None]:
-    """A context in which no tape records an operation; that a variable was read is known after it.
+    """A context in which no tape records an operation, except that it reads a variable.
 
-    For the value of a custom gradient. Under two tapes TensorFlow would trace the gradient of a loop in it. Unlike
-    `tf.stop_gradient` it leaves a gradient to `tf.vectorized_map`, which loses custom ones and takes those of the
-    operations.
+    For the value of a custom gradient: under two tapes TensorFlow would trace the gradient of a loop in it. Unlike
+    `tf.stop_gradient` it leaves gradients to `tf.vectorized_map`, which loses custom ones.
     """
     with record.VariableWatcher() as watcher, record.stop_recording():
         yield

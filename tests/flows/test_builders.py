@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow import bijectors, flows, layers
-from tf_resflow.flows.branches import ACTIVATIONS
+from tf_resflow.flows.activations import ACTIVATIONS
 
 EXACT = resflow.logdet.Exact()
 
@@ -58,7 +58,8 @@ def test_the_parts_of_a_flow_fit(build, latent, condition_size, dtype):
 def test_activations_on_images():
     """In a graph of any number of them the whole series is the logarithm of the determinant of a dense Jacobian."""
     x = tf.random.stateless_normal([2, 2, 3, 4], [0, 1])
-    for activation in ACTIVATIONS:
+    function = keras.activations.softsign
+    for activation in (*ACTIVATIONS, "sigmoid", function, layers.MaxMin, layers.LipSwish(name="other")):
         branch = flows.conv_branch((2, 3, 4), 4, (3, 1), activation=activation, coefficient=0.5)
         assert layers.lipschitz_constant(branch) <= 0.5**2 + 1e-12
         assert np.all(np.isfinite(branch(x))) and np.max(np.abs(branch(x))) > 1e-4, activation
@@ -67,6 +68,14 @@ def test_activations_on_images():
     log_det = tf.function(block.forward_log_det_jacobian, [tf.TensorSpec([None, 2, 3, 4])], autograph=False)
     exact = bijectors.ResidualBlock(branch, EXACT).forward_log_det_jacobian(tf.identity(x))
     np.testing.assert_allclose(log_det(x), exact, atol=1e-3)
+
+
+def test_a_layer_as_activation_is_copied():
+    mine = layers.LipSwish(name="mine")
+    branch = flows.dense_branch([2], (4, 4), activation=mine)
+    copies = [layer for layer in branch.layers if type(layer) is layers.LipSwish]
+    assert [copy.name for copy in copies] == ["activation_0", "activation_1"] and mine not in copies
+    assert len({id(copy.beta) for copy in copies}) == 2
 
 
 SMALL = {"num_blocks": (1, 1), "width": 4, "num_fc_blocks": 1, "fc_width": 4}

@@ -7,7 +7,8 @@ import tensorflow as tf
 from scipy.special import expit
 
 from tf_resflow import layers
-from tf_resflow.layers.program import SLOPES
+from tf_resflow.layers.keras_rules import SLOPES
+from tf_resflow.layers.rules import Site, rule_of
 
 GRID = np.linspace(-40.0, 40.0, 400_001)[:, None]
 BETAS = [-1.0, 0.0, 0.5, 3.0]
@@ -31,6 +32,9 @@ def test_slopes_of_swishes(beta):
     assert 0.9998 < slopes(single).max() <= single.lipschitz_constant == 1.0
     assert 0.9999 < np.linalg.norm(slopes(concatenated), axis=1).max() <= concatenated.lipschitz_constant == 1.0
     assert concatenated.lipschitz_order == 2.0 and np.abs(slopes(concatenated)).sum(1).max() > 1.05
+    unset = layers.LipSwish()
+    unset.build([2])
+    assert unset.beta.numpy() == 0.5  # as in the published code
 
 
 def test_slopes_of_other_activations():
@@ -89,19 +93,6 @@ def test_no_derivative_at_a_kink_exceeds_the_constant():
         assert np.abs(tape.gradient(y, x)).max() <= layers.lipschitz_constant(branch) * (1 + 1e-6), layer
 
 
-def test_maxmin_rejects_an_odd_number_of_channels():
-    with pytest.raises(ValueError, match="must be even"):
-        layers.MaxMin()(tf.zeros([2, 3]))
-
-
-def test_beta_starts_at_a_half():
-    """As in the published code."""
-    for kind in (layers.LipSwish, layers.CLipSwish):
-        layer = kind()
-        layer.build([2])
-        assert layer.beta.numpy() == 0.5
-
-
 def test_save_and_load(tmp_path):
     kinds = layers.LipSwish, layers.MaxMin, layers.CPila, layers.FullSort, layers.LipschitzCube, layers.CLipSwish
     x = keras.Input([4])
@@ -147,7 +138,7 @@ def test_derivatives_up_to_the_third(name, fused):
     layer = getattr(layers, name)(dtype="float64")
     layer.build((None, 3))
     beta = layer.beta.value if layer.weights else tf.constant(0.0, tf.float64)
-    smooth = layer.operation("float64", fused=fused)
+    smooth = rule_of(layer).operation(layer, Site("float64", fused=fused))
 
     def derivatives(f, x, up):
         with tf.GradientTape(persistent=True) as third:
@@ -165,7 +156,7 @@ def test_derivatives_up_to_the_third(name, fused):
 
     @tf.function
     def compute(x, up):
-        actual = derivatives(lambda x: smooth([x], layer.applied_weights("float64")), x, up)
+        actual = derivatives(lambda x: smooth([x], rule_of(layer).weights(layer, "float64")), x, up)
         return actual, derivatives(lambda x: FORMULAS[name](x, beta), x, up)
 
     x = tf.random.stateless_normal([2, 40, 3], [0, 1], dtype=tf.float64)

@@ -202,8 +202,6 @@ def test_what_is_out_of_range_is_refused():
         *((partial(dense, 2, domain=order), "domain.*order") for order in orders),
         *((partial(convolution, 2, 3, codomain=order), "codomain.*order") for order in orders),
         *((partial(convolution, 2, size), "odd positive") for size in sizes),
-        (partial(dense, 0), "units"),
-        (partial(convolution, 2.5, 3), "filters"),
         (partial(convolution, 3, 3, normalization="spectral"), "one of induced, schatten; got 'spectral'"),
         *((partial(schatten, **{key: p}), "norm 2 -> 2") for key, p in [("domain", 1), ("codomain", learned())]),
         (partial(dense(2).build, (None, None)), "last axis"),

@@ -202,13 +202,3 @@ def test_fixed_number_of_iterations_and_early_stop():
     layer.update_norm(**TIGHT)
     assert layer.update_norm(tolerance=1e-2) == 6
     assert layer_of(kernel, None, 3.0, 1.5).update_norm(tolerance=0.0, max_iterations=5) == 5
-
-
-def test_leading_eigenvector_by_xla():
-    """Of two matrices, and of zeros."""
-    x = random_kernel(2, 64, 64, seed=0)
-    x[:, :, 0] *= 2.0
-    gram = np.concatenate([x @ x.transpose(0, 2, 1), np.zeros([1, 64, 64])]).astype("float32")
-    found = tf.function(operator_norms._leading_eigenvector, jit_compile=True)(gram)
-    _, vectors = np.linalg.eigh(gram)
-    np.testing.assert_allclose(np.abs(np.sum(found * vectors[..., -1], -1)), [1.0, 1.0, 0.0], atol=1e-4)

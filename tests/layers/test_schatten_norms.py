@@ -73,7 +73,7 @@ def test_derivatives_against_finite_differences(size):
     np.testing.assert_allclose(curvature, (above[1] - below[1]) / 2e-5, rtol=1e-5)
 
 
-def test_a_branch_has_no_state_and_needs_no_updates(tmp_path):
+def test_a_branch_has_no_state_and_needs_no_updates():
     """The certificate holds for any kernels."""
     schatten = {"normalization": "schatten"}
     convolution = [layers.LipschitzConv2D(2, 3, **schatten), layers.LipSwish(), keras.layers.Flatten()]
@@ -86,6 +86,3 @@ def test_a_branch_has_no_state_and_needs_no_updates(tmp_path):
     for variable, value in zip(branch.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     assert layers.lipschitz_constant(branch, certified=True) <= layers.lipschitz_constant(branch) * (1 + 1e-6)
-    branch.save(tmp_path / "branch.keras")
-    x = normal((2, 2, 3, 1))
-    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "branch.keras")(x), branch(x))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow import layers, models
-from tf_resflow.layers.operations import Activation, Dense, Operation, Smooth
+from tf_resflow.layers.operations import DenseOperation, FunctionOperation, Operation, SmoothOperation
 from tf_resflow.layers.program import read
 from tf_resflow.models.step import loss_and_gradients
 
@@ -109,7 +109,7 @@ def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
     losses = [float(step(model, x, tf.constant([0, i]))["nats"]) for i in range(30)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
     assert {v.dtype for v in model.weights} == {"float32"} == {v.dtype for v in model.optimizer.variables[2:]}
-    kinds = (Dense, Smooth, Activation)
+    kinds = (DenseOperation, SmoothOperation, FunctionOperation)
     assert set(calls) == {(kind, dtype) for kind in kinds for dtype in ("bfloat16", "float32")}
     for part in (block, coupling):
         assert {step.operation.dtype for step in read(part.network, training=True).steps} == {"bfloat16"}

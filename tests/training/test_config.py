@@ -3,8 +3,6 @@ import sys
 
 import pytest
 
-from tf_resflow.flows.branches import ACTIVATIONS
-from tf_resflow.flows.config import ACTIVATION_NAMES
 from tf_resflow.training import config as configs
 
 pytestmark = pytest.mark.quick
@@ -91,7 +89,3 @@ def test_fields_that_exclude_each_other(valid, change, message):
     configs.validate_config(changed(valid))
     with pytest.raises(ValueError, match=message):
         configs.validate_config(changed(valid | change))
-
-
-def test_the_names_of_activations_are_those_of_the_branches():
-    assert list(ACTIVATIONS) == ACTIVATION_NAMES

@@ -3,18 +3,18 @@
 import collections
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from tf_resflow import layers
+from tf_resflow.flows.activations import Activation, make_activation
 from tf_resflow.flows.dtypes import DType, network_policy
 from tf_resflow.layers.masked_dense import MaskedDense
 from tf_resflow.sequences import check_sequence
 
 __all__ = [
-    "ACTIVATIONS",
     "autoregressive_network",
     "check_dense_net",
     "conv_branch",
@@ -26,23 +26,11 @@ __all__ = [
 
 Norms = Sequence[float] | str | None
 
-ACTIVATIONS: dict[str, Callable[..., keras.layers.Layer]] = {
-    "lipswish": layers.LipSwish,
-    "clipswish": layers.CLipSwish,
-    "cpila": layers.CPila,
-    "maxmin": layers.MaxMin,
-    "fullsort": layers.FullSort,
-    "lipschitz_cube": layers.LipschitzCube,
-    **{name: functools.partial(keras.layers.Activation, name) for name in ("elu", "softplus", "relu", "tanh")},
-}
-
 
 class _Layers:
     """Makes the layers of a branch in order: with one dtype and activation, seeds, and norms that chain."""
 
     def __init__(self, num_layers, activation, coefficient, norms, normalization, seed, policy):
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
         if norms is None:
             norms = (2.0,) * (num_layers + 1)
         elif norms == "learned":
@@ -61,7 +49,8 @@ class _Layers:
         self._counts: collections.Counter[str] = collections.Counter()
 
     def activation(self):
-        return ACTIVATIONS[self._activation](dtype=self._dtype, name=self._name(self._activation))
+        label = self._activation if isinstance(self._activation, str) else "activation"
+        return make_activation(self._activation, dtype=self._dtype, name=self._name(label))
 
     def dense(self, units):
         return layers.LipschitzDense(units, **self._linear("dense"))
@@ -121,7 +110,7 @@ def conv_branch(
     width: int,
     kernels: Sequence[int] = (3, 1, 3),
     *,
-    activation: str = "lipswish",
+    activation: Activation = "lipswish",
     coefficient: float = 0.98,
     norms: Norms = None,
     normalization: str = "induced",
@@ -174,7 +163,7 @@ def dense_branch(
     event_shape: Sequence[int],
     hidden: Sequence[int],
     *,
-    activation: str = "lipswish",
+    activation: Activation = "lipswish",
     coefficient: float = 0.98,
     norms: Norms = None,
     normalization: str = "induced",
@@ -188,8 +177,9 @@ def dense_branch(
     Args:
       event_shape: shape of an event.
       hidden: widths of the inner layers, at least one.
-      activation: "lipswish", "clipswish", "cpila", "maxmin", "fullsort", "lipschitz_cube", "elu", "softplus",
-        "relu" or "tanh".
+      activation: "lipswish", "clipswish", "cpila", "maxmin", "fullsort", "lipschitz_cube", or a name in
+        `keras.activations`; a Keras layer, which is copied for each place, or its class; or a function of a tensor.
+        Its Lipschitz constant must be known (see `tf_resflow.layers.register_rule`).
       coefficient: Lipschitz bound of each layer.
       norms: orders of the norms before, between and after the layers; `None` for 2 everywhere; "learned" for
         orders that the branch learns, beginning with 2, the last equal to the first.
@@ -235,7 +225,7 @@ def dense_net_branch(
     *,
     kernel_size: int | None = 3,
     stem: int | None = None,
-    activation: str = "clipswish",
+    activation: Activation = "clipswish",
     coefficient: float = 0.98,
     normalization: str = "induced",
     condition_size: int | None = None,
@@ -278,7 +268,7 @@ def dense_net_branch(
     check_sequence("event_shape", event_shape, f"({event_shape},)")
     policy = network_policy(dtype)
     make = _Layers(depth + 1 + (stem is not None), activation, coefficient, None, normalization, seed, policy)
-    parts = ACTIVATIONS[activation]().compute_output_shape((None, 2))[-1] // 2
+    parts = make_activation(activation).compute_output_shape((None, 2))[-1] // 2
     if depth < 1 or growth < 1 or growth % parts:
         raise ValueError(
             f"A DenseNet needs a depth of at least 1, and with {activation!r} a growth that is a multiple of "

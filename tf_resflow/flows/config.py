@@ -4,10 +4,9 @@ import math
 from typing import Any
 
 from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, one_of
+from tf_resflow.flows.activations import ACTIVATIONS
 
-__all__ = ["ACTIVATION_NAMES", "HYBRID_FIELDS", "MODEL_FIELDS", "check_model"]
-
-ACTIVATION_NAMES = "lipswish clipswish cpila maxmin fullsort lipschitz_cube elu softplus relu tanh".split()
+__all__ = ["HYBRID_FIELDS", "MODEL_FIELDS", "check_model"]
 
 
 def _is_whole(value: Any) -> bool:
@@ -56,7 +55,7 @@ MODEL_FIELDS = {
         (4, 4), Rule(_are_blocks, "a tuple of whole numbers, such as (4, 4), with at least one block")
     ),
     "coefficient": Field(0.98, ABOVE_0),  # Lipschitz bound of each linear layer
-    "activation": Field("lipswish", one_of(*ACTIVATION_NAMES)),
+    "activation": Field("lipswish", one_of(*ACTIVATIONS)),
     # Orders of the norms before, between and after the layers.
     "norms": Field((2.0,) * 4, Rule(_are_orders, "a tuple of orders of at least 1, such as (2, 2, 2, 2)")),
     "learned_norms": False,  # instead of `norms`, orders that each block learns

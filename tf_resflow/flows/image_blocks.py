@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from tf_resflow import bijectors
+from tf_resflow.flows.activations import Activation
 from tf_resflow.flows.branches import (
     Norms,
     check_dense_net,
@@ -47,7 +48,7 @@ BlockMaker = Callable[[BlockSpec], bijectors.FlowBijector]
 def residual_image_block(
     block: type[bijectors.ResidualBlock] = bijectors.ResidualBlock,
     *,
-    activation: str = "lipswish",
+    activation: Activation = "lipswish",
     coefficient: float = 0.98,
     norms: Norms = None,
     normalization: str = "induced",

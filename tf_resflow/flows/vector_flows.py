@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tf_resflow import bijectors
+from tf_resflow.flows.activations import Activation
 from tf_resflow.flows.branches import (
     Norms,
     autoregressive_network,
@@ -27,7 +28,7 @@ def vector_flow(
     hidden: Sequence[int] = (64, 64, 64),
     *,
     block: type[bijectors.ResidualBlock] = bijectors.ResidualBlock,
-    activation: str | None = None,
+    activation: Activation | None = None,
     coefficient: float = 0.9,
     norms: Norms = None,
     normalization: str = "induced",

@@ -2,30 +2,30 @@
 
 import keras
 
+import tf_resflow.layers.keras_rules  # noqa: F401 (registers them)
 from tf_resflow.keras_backend import check_backend
-from tf_resflow.layers.activations import CLipSwish, CPila, FullSort, LipschitzCube, LipSwish, MaxMin
+from tf_resflow.layers import activations
+from tf_resflow.layers.activations import *  # noqa: F403
 from tf_resflow.layers.learned_concatenation import LearnableConcatenation
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_constants import lipschitz_constant
 from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
 from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.norm_updates import converge_norms, mean_norm, update_norms
+from tf_resflow.layers.rules import LayerRule, register_rule
 
 check_backend(keras.config.backend())  # which ~/.keras/keras.json may set
 
 __all__ = [
-    "CLipSwish",
-    "CPila",
-    "FullSort",
+    "LayerRule",
     "LearnableConcatenation",
     "LearnedOrder",
-    "LipSwish",
     "LipschitzConv2D",
-    "LipschitzCube",
     "LipschitzDense",
-    "MaxMin",
     "converge_norms",
     "lipschitz_constant",
     "mean_norm",
+    "register_rule",
     "update_norms",
 ]
+__all__ += activations.__all__

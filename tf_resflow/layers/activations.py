@@ -1,12 +1,12 @@
 """Activations of known Lipschitz constant."""
 
-import functools
 from typing import ClassVar
 
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.operations import Activation, Identity, Operation, OperationLayer, Smooth
+from tf_resflow.layers.operations import FunctionOperation, IdentityKey, SmoothOperation
+from tf_resflow.layers.rules import LayerRule, RuledLayer, register_rule
 from tf_resflow.layers.smooth_functions import SmoothFunction, sum_of_parts
 from tf_resflow.layers.tracing import wide_dtype
 from tf_resflow.typing import Shape
@@ -14,30 +14,14 @@ from tf_resflow.typing import Shape
 __all__ = ["CLipSwish", "CPila", "FullSort", "LipSwish", "LipschitzCube", "MaxMin"]
 
 
-class _Activation(OperationLayer):
-    """A layer whose output has the shape of its input."""
-
-    _function: Identity
-    _is_elementwise = False
-
-    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        return Activation(dtype, self._function, self._is_elementwise)
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return input_shape
-
-
-class _SmoothActivation(OperationLayer):
+class _SmoothActivation(RuledLayer):
     """A layer that computes a `SmoothFunction` of its input."""
 
-    _functions: tuple[SmoothFunction, SmoothFunction]  # the second one is fused
-
-    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        return Smooth(dtype, self._functions[fused])
+    functions: tuple[SmoothFunction, SmoothFunction]  # the second one is fused
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The shape of the input, with a multiple of its last axis if the activation is a concatenated one."""
-        num_parts = self._functions[0].num_parts
+        num_parts = self.functions[0].num_parts
         return input_shape if num_parts == 1 else (*input_shape[:-1], num_parts * input_shape[-1])
 
 
@@ -108,6 +92,10 @@ def _max_min(x):
     return tf.concat([tf.where(swap, b, a), tf.where(swap, a, b)], -1)
 
 
+def _sort(x):
+    return tf.sort(x, axis=-1)
+
+
 def _cube(x):
     inner = tf.clip_by_value(x, -1.0, 1.0)
     return x - inner + inner**3 / 3.0
@@ -120,15 +108,12 @@ class _Swish(_SmoothActivation):
         initializer = keras.initializers.Constant(0.5)
         self.beta = self.add_weight(name="beta", shape=(), initializer=initializer, autocast=False)
 
-    def applied_weights(self, dtype: str) -> list[tf.Tensor]:
-        return [tf.math.softplus(tf.cast(tf.convert_to_tensor(self.beta), wide_dtype(tf.as_dtype(dtype))))]
-
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class LipSwish(_Swish):
     r"""\\(x \, \sigma(\mathrm{softplus}(\beta) \, x) / 1.1\\) with a trainable scalar \\(\beta\\).
 
-    The usual activation of residual flows: smooth, because the gradient of a log-determinant takes its second
+    The usual activation of residual flows: smooth, because the gradient of a log-determinant needs its second
     derivative, with slopes within [-0.1, 1]. Their supremum is 0.99985 for every beta, so it is 1-Lipschitz in
     every l^p norm.
 
@@ -144,7 +129,7 @@ class LipSwish(_Swish):
     """
 
     lipschitz_constant = 1.0
-    _functions = _SwishFunction(), _SwishFunction(fused=True)
+    functions = _SwishFunction(), _SwishFunction(fused=True)
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
@@ -160,7 +145,7 @@ class CLipSwish(_Swish):
 
     lipschitz_constant = 1.0
     lipschitz_order = 2.0
-    _functions = _ConcatenatedSwishFunction(), _ConcatenatedSwishFunction(fused=True)
+    functions = _ConcatenatedSwishFunction(), _ConcatenatedSwishFunction(fused=True)
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
@@ -186,11 +171,11 @@ class CPila(_SmoothActivation):
 
     lipschitz_constant = 1.0
     lipschitz_order = 2.0
-    _functions = _ConcatenatedPilaFunction(), _ConcatenatedPilaFunction(fused=True)
+    functions = _ConcatenatedPilaFunction(), _ConcatenatedPilaFunction(fused=True)
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
-class MaxMin(_Activation):
+class MaxMin(RuledLayer):
     """[max(a, b), min(a, b)] of the two halves a, b of the last axis, whose size must be even.
 
     It permutes its input; its Jacobian is that permutation, the identity at ties. So it is 1-Lipschitz in every l^p
@@ -201,18 +186,10 @@ class MaxMin(_Activation):
     """
 
     lipschitz_constant = 1.0
-    _function = Identity(_max_min)
-
-    def build(self, input_shape: Shape) -> None:
-        if input_shape[-1] is None or input_shape[-1] % 2:
-            raise ValueError(
-                "MaxMin pairs the channels of the last axis: their number must be even, but the input has shape "
-                f"{tuple(input_shape)}."
-            )
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
-class FullSort(_Activation):
+class FullSort(RuledLayer):
     """The last axis in ascending order: `MaxMin` for all channels at once, 1-Lipschitz in every l^p norm.
 
     References:
@@ -220,16 +197,46 @@ class FullSort(_Activation):
     """
 
     lipschitz_constant = 1.0
-    _function = Identity(functools.partial(tf.sort, axis=-1))
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
-class LipschitzCube(_Activation):
+class LipschitzCube(RuledLayer):
     """x^3 / 3 on [-1, 1], continued with slope 1: x - 2/3 above, x + 2/3 below.
 
     Its slope min(x^2, 1) is in [0, 1]: 1-Lipschitz in every l^p norm.
     """
 
     lipschitz_constant = 1.0
-    _function = Identity(_cube)
-    _is_elementwise = True
+
+
+@register_rule(CPila)
+class _SmoothRule(LayerRule):
+    def operation(self, layer, site):
+        return SmoothOperation(site.dtype, layer.functions[site.fused])
+
+
+@register_rule(LipSwish, CLipSwish)
+class _SwishRule(_SmoothRule):
+    def variables(self, layer):
+        return [layer.beta]
+
+    def weights(self, layer, dtype):
+        return [tf.math.softplus(tf.cast(tf.convert_to_tensor(layer.beta), wide_dtype(tf.as_dtype(dtype))))]
+
+
+@register_rule(MaxMin)
+class _MaxMinRule(LayerRule):
+    def operation(self, layer, site):
+        return FunctionOperation(site.dtype, IdentityKey(_max_min), False)
+
+
+@register_rule(FullSort)
+class _FullSortRule(LayerRule):
+    def operation(self, layer, site):
+        return FunctionOperation(site.dtype, IdentityKey(_sort), False)
+
+
+@register_rule(LipschitzCube)
+class _CubeRule(LayerRule):
+    def function(self, layer):
+        return _cube

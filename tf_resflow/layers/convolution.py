@@ -20,18 +20,13 @@ def convolution(
 ) -> tf.Tensor:
     """`tf.nn.conv2d(x, kernel, 1, "SAME")` with an odd kernel, plus the bias.
 
-    The first and the last layer of a branch lead from and to the few channels of an image. CPU kernels of
-    convolutions compute in blocks of 8 or 16 channels: one to a single channel costs as much as one to 8. Here the
-    few channels of all taps are laid side by side, and what remains is a matrix product. Before it the patches of
-    the image are gathered, or after it the patches are added in their places.
-
-    A kernel of one tap is a matrix. Up to 128 channels its product takes as long as the convolution for large
-    batches, and a quarter of it for a single image of 8 x 8; the gradient in the kernel takes 0.7 to 0.85 of it.
+    CPU kernels of convolutions compute in blocks of 8 or 16 channels, so those from or to few channels are slow.
+    Here the few channels of all taps are laid side by side, and what remains is a matrix product: before it the
+    patches of the image are gathered, or after it the patches are added in their places. A kernel of one tap is a
+    matrix up to 128 channels. On a machine with a GPU, and in float16, it is TensorFlow's convolution.
 
     In bfloat16 the products of the taps are rounded before they are added, so the error is at most 1.4 times that
-    of one rounding. On a machine with a GPU, and in float16, it is TensorFlow's convolution.
-
-    With `fused` patches are gathered and added in one pass over memory, see `in_one_pass`.
+    of one rounding. With `fused` patches are gathered and added in one pass over memory, see `in_one_pass`.
     """
     height, width, inputs, outputs = kernel.shape
     taps = height * width

@@ -7,15 +7,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.operations import Operation, OperationLayer, WeightedConcatenation
+from tf_resflow.layers.operations import WeightedConcatenateOperation
 from tf_resflow.layers.precision import lowest_dtype, rounding_error
+from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, check_order, register_rule
 from tf_resflow.typing import Shape
 
 __all__ = ["LearnableConcatenation"]
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
-class LearnableConcatenation(OperationLayer):
+class LearnableConcatenation(RuledLayer):
     r"""\\([\eta_1 x, \eta_2 h]\\) on the last axis, with learned weights \\(\eta\\) of 2-norm `coefficient`.
 
     \\(\eta_i = c \, e_i / \sqrt{e_1^2 + e_2^2}\\) with \\(e_i = \mathrm{softplus}(k_i) + 0.1\\) and two trainable
@@ -60,12 +61,6 @@ class LearnableConcatenation(OperationLayer):
             )
         self.logits = self.add_weight(name="logits", shape=(2,), initializer="ones", autocast=False)
 
-    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        return WeightedConcatenation(dtype)
-
-    def applied_weights(self, dtype: str) -> list[tf.Tensor]:
-        return [tf.cast(self.weights_of_inputs(), dtype)]
-
     def weights_of_inputs(self) -> tf.Tensor:
         """The two eta, in the dtype of the variables."""
         sizes = tf.math.softplus(tf.convert_to_tensor(self.logits)) + 0.1
@@ -84,3 +79,24 @@ class LearnableConcatenation(OperationLayer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "coefficient": self.coefficient}
+
+
+@register_rule(LearnableConcatenation)
+class _LearnableConcatenationRule(LayerRule):
+    def operation(self, layer, site):
+        return WeightedConcatenateOperation(site.dtype)
+
+    def variables(self, layer):
+        return [layer.logits]
+
+    def weights(self, layer, dtype):
+        return [tf.cast(layer.weights_of_inputs(), dtype)]
+
+    def bound(self, layer, inputs, shape, certified, weights):
+        order = next(x.order for x in inputs if not x.is_fixed)
+        check_order(layer, order)
+        constants = [x.constant for x in inputs]
+        if not certified:
+            return TensorBound(layer.coefficient * max(constants), order, shape)
+        eta = tf.cast(weights[0], tf.float64) if weights else layer.weight_bounds()
+        return TensorBound(tf.norm(eta * tf.stack([tf.cast(x, tf.float64) for x in constants])), order, shape)

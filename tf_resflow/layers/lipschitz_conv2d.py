@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import ConvolutionOperator, LinearOperator, MatrixOperator
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer
-from tf_resflow.layers.operations import Convolution, Operation
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule
+from tf_resflow.layers.operations import ConvolutionOperation
+from tf_resflow.layers.rules import register_rule
 from tf_resflow.typing import Shape
 
 __all__ = ["LipschitzConv2D"]
@@ -20,9 +20,8 @@ __all__ = ["LipschitzConv2D"]
 class LipschitzConv2D(LipschitzLayer):
     """`keras.layers.Conv2D` with a Lipschitz constant of at most `coefficient`: stride 1, padding "same", NHWC.
 
-    The constrained norm is that of the convolution as applied to images of the size at build, with zeros around
-    them. It is not that of the flattened kernel, which may be smaller by a factor of up to the square root of the
-    number of taps.
+    It constrains the norm of the zero-padded convolution of images of the size at build. The norm of the flattened
+    kernel may be smaller by up to the square root of the number of taps.
 
     ```python
     import keras
@@ -36,54 +35,25 @@ class LipschitzConv2D(LipschitzLayer):
     block = resflow.bijectors.ResidualBlock(branch)
     ```
 
-    `normalization="schatten"` needs memory for a square of the smaller of inputs and filters at each frequency, of
-    which there are half as many as pixels: choose it where one of them is small, or for 1x1 kernels.
+    `normalization="schatten"` needs memory for a square matrix of the smaller of inputs and filters, for every two
+    pixels: choose it where one of them is small, or for 1x1 kernels.
 
-    On a smaller image the operator is a compression of the one at build, and its norm is no greater. A larger image
-    is an error: a ValueError if the size is static, else an InvalidArgumentError when the graph runs. (XLA drops
-    the assertions of a graph: what it compiles needs a static size.)
+    On a smaller image the norm is no greater. A larger image is an error: a ValueError if the size is static, else
+    an InvalidArgumentError when the graph runs. (XLA drops assertions: what it compiles needs a static size.)
 
     Args:
       filters: number of output channels.
       kernel_size: an odd integer, or two.
-      coefficient: the largest norm allowed, see `LipschitzDense`, as for all that follow.
-      domain: order of the norm of the inputs.
-      codomain: order of the norm of the outputs.
-      normalization: "induced" or "schatten".
-      kernel_initializer: by default uniform with variance 1 / (3 fan_in).
-      **kwargs: `tolerance`, `max_iterations`, and those of `keras.layers.Layer`.
+      coefficient: the largest norm allowed.
+      **kwargs: as of `LipschitzDense`.
 
     References:
       Gouk et al., "Regularisation of neural networks by enforcing Lipschitz continuity" (2018);
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
     """
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        coefficient: float = 0.97,
-        *,
-        domain: float | LearnedOrder = 2,
-        codomain: float | LearnedOrder = 2,
-        normalization: str = "induced",
-        use_bias: bool = True,
-        kernel_initializer: Any = None,
-        bias_initializer: Any = "zeros",
-        **kwargs: Any,
-    ):
-        super().__init__(
-            coefficient,
-            domain=domain,
-            codomain=codomain,
-            normalization=normalization,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            **kwargs,
-        )
-        if not isinstance(filters, int) or filters < 1:
-            raise ValueError(f"filters must be a positive integer, but got {filters!r}.")
+    def __init__(self, filters: int, kernel_size: int | Sequence[int], coefficient: float = 0.97, **kwargs: Any):
+        super().__init__(coefficient, **kwargs)
         size = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
         if len(size) != 2 or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in size):
             raise ValueError(
@@ -112,12 +82,15 @@ class LipschitzConv2D(LipschitzLayer):
         matrix = self.kernel_size == (1, 1)
         return tf.reshape(kernel, kernel.shape[2:]) if matrix else kernel
 
-    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        return Convolution(dtype, self.image_size, fused)
-
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
         config = {"filters": self.filters, "kernel_size": self.kernel_size}
         return {**super().get_config(), **config}
+
+
+@register_rule(LipschitzConv2D)
+class _LipschitzConv2DRule(LipschitzRule):
+    def operation(self, layer, site):
+        return ConvolutionOperation(site.dtype, layer.image_size, site.fused)

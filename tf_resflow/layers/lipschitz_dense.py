@@ -4,10 +4,10 @@ from typing import Any
 
 import keras
 
-from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import MatrixOperator
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer
-from tf_resflow.layers.operations import Dense, Operation
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule
+from tf_resflow.layers.operations import DenseOperation
+from tf_resflow.layers.rules import register_rule
 from tf_resflow.typing import Shape
 
 __all__ = ["LipschitzDense"]
@@ -19,20 +19,18 @@ class LipschitzDense(LipschitzLayer):
 
     On the last axis it computes \\(x W + b\\) with the kernel divided, differentiably, by
     \\(\max(1, \|W\| / \mathrm{coefficient})\\). The norm \\(\|W\| = \max_v \|Wv\|_q / \|v\|_p\\) is evaluated at
-    stored vectors v. A call reads them and changes nothing. If one more product shows that they no longer fit the
-    kernel, the call finds new ones for itself: every call is normalized for the kernel that it uses.
-    `tf_resflow.layers.update_norms` stores them for later calls. The norm is an estimate from below, which fresh
-    starts keep from local maxima; the method `norm_bound()` gives a proof for the raw kernel, and
-    `lipschitz_bound()` for the layer. Nothing is stored if the norm has a closed form, which is the case for p = 1
-    and for q = inf.
+    stored vectors v, which a call does not change. If they no longer fit the kernel, the call finds new ones for
+    itself: every call is normalized for its kernel. `tf_resflow.layers.update_norms` stores them for later calls.
+    The norm is an estimate from below; `norm_bound()` proves a bound for the raw kernel, and `lipschitz_bound()`
+    for the layer. The norm has a closed form for p = 1 and for q = inf, and then nothing is stored.
 
     With `normalization="schatten"` the kernel is divided by the Schatten norm of order 128 instead, an upper bound
     at \\(2 \to 2\\):
 
     $$\|W\|_2 \le \Bigl(\sum_i \sigma_i^{128}\Bigr)^{1/128} \le r^{1/128} \|W\|_2, \qquad r = \mathrm{rank}(W).$$
 
-    The coefficient then holds for every kernel, and the layer stores no vectors. The price is a norm below the
-    coefficient, and products of Gram matrices, of the smaller of inputs and outputs, in each call.
+    The coefficient then holds for every kernel, and the layer stores no vectors. In return, the norm stays below
+    the coefficient, and each call multiplies Gram matrices of the smaller of inputs and outputs.
 
     With activations of constant 1, such as `LipSwish`, layers make a contraction:
 
@@ -58,42 +56,19 @@ class LipschitzDense(LipschitzLayer):
       units: number of outputs.
       coefficient: the largest norm allowed, positive. In a `ResidualBlock` the product over all layers must be
         below 1.
-      domain: order p of the norm of the inputs, in [1, inf], or a `LearnedOrder`.
-      codomain: order q of the norm of the outputs, likewise.
-      normalization: "induced", or "schatten" for an upper bound of the norm 2 -> 2.
-      kernel_initializer: by default uniform with variance 1 / (3 fan_in).
-      **kwargs: `tolerance`, the relative change of v at which an update of the norm stops (1e-2), and
-        `max_iterations`, its most products with W and its transpose (12); and those of `keras.layers.Layer`.
+      **kwargs: the arguments of `keras.layers.Layer`, and those of all Lipschitz layers: `domain` and `codomain`,
+        the orders p and q of the norms of inputs and outputs, 2 by default, each in [1, inf] or a `LearnedOrder`;
+        `normalization`, "induced", or "schatten" for an upper bound of the norm 2 -> 2; `use_bias`;
+        `kernel_initializer`, by default uniform with variance 1 / (3 fan_in); `bias_initializer`; `tolerance`, the
+        relative change of v at which an update of the norm stops (1e-2); and `max_iterations`, the most products
+        with W and its transpose in an update (12).
 
     References:
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
     """
 
-    def __init__(
-        self,
-        units: int,
-        coefficient: float = 0.97,
-        *,
-        domain: float | LearnedOrder = 2,
-        codomain: float | LearnedOrder = 2,
-        normalization: str = "induced",
-        use_bias: bool = True,
-        kernel_initializer: Any = None,
-        bias_initializer: Any = "zeros",
-        **kwargs: Any,
-    ):
-        super().__init__(
-            coefficient,
-            domain=domain,
-            codomain=codomain,
-            normalization=normalization,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            **kwargs,
-        )
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(f"units must be a positive integer, but got {units!r}.")
+    def __init__(self, units: int, coefficient: float = 0.97, **kwargs: Any):
+        super().__init__(coefficient, **kwargs)
         self.units = units
 
     def build(self, input_shape: Shape) -> None:
@@ -116,11 +91,14 @@ class LipschitzDense(LipschitzLayer):
         ranks = {"min_ndim": 2} if has_inner_axes else {"ndim": 2}
         self.input_spec = keras.layers.InputSpec(**ranks, axes={-1: input_shape[-1]})
 
-    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        return Dense(dtype)
-
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.units)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "units": self.units}
+
+
+@register_rule(LipschitzDense)
+class _LipschitzDenseRule(LipschitzRule):
+    def operation(self, layer, site):
+        return DenseOperation(site.dtype)

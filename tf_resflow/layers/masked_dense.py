@@ -6,14 +6,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.layers.operations import Dense, Operation, OperationLayer
+from tf_resflow.layers.operations import DenseOperation
+from tf_resflow.layers.rules import LayerRule, RuledLayer, register_rule
 from tf_resflow.typing import Shape
 
 __all__ = ["MaskedDense"]
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
-class MaskedDense(OperationLayer):
+class MaskedDense(RuledLayer):
     """A dense layer whose output j sees the input i only if `input_degrees[i] <= output_degrees[j]`.
 
     Args:
@@ -41,14 +42,6 @@ class MaskedDense(OperationLayer):
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer)
         self.bias = self.add_weight(name="bias", shape=shape[1:], initializer="zeros")
 
-    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        return Dense(dtype)
-
-    def applied_weights(self, dtype: str) -> list[tf.Tensor]:
-        mask = np.less_equal.outer(self.input_degrees, self.output_degrees)
-        kernel, bias = (tf.cast(tf.convert_to_tensor(weight), dtype) for weight in (self.kernel, self.bias))
-        return [kernel * mask.astype(tf.as_dtype(dtype).as_numpy_dtype), bias]
-
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], len(self.output_degrees))
 
@@ -56,3 +49,17 @@ class MaskedDense(OperationLayer):
         initializer = keras.initializers.serialize(self.kernel_initializer)
         degrees = {"input_degrees": self.input_degrees, "output_degrees": self.output_degrees}
         return {**super().get_config(), **degrees, "kernel_initializer": initializer}
+
+
+@register_rule(MaskedDense)
+class _MaskedDenseRule(LayerRule):
+    def operation(self, layer, site):
+        return DenseOperation(site.dtype)
+
+    def variables(self, layer):
+        return [layer.kernel, layer.bias]
+
+    def weights(self, layer, dtype):
+        kernel, bias = super().weights(layer, dtype)
+        mask = np.less_equal.outer(layer.input_degrees, layer.output_degrees)
+        return [kernel * mask.astype(tf.as_dtype(dtype).as_numpy_dtype), bias]

@@ -1,48 +1,46 @@
 """What a layer computes of its inputs and its weights, as a value.
 
-An operation knows nothing of the layer that it was read from, nor of others: equal operations compute the same. Its
-weights are arguments, as they are applied: kernels are scaled, and parameters transformed.
+An operation knows nothing of the layer that it was read from: equal operations compute the same. Its weights are
+arguments, as they are applied: kernels are scaled, and parameters transformed.
 """
 
 import abc
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tf_resflow.layers.convolution import convolution
 from tf_resflow.layers.smooth_functions import SmoothFunction
 
 __all__ = [
-    "Activation",
-    "Add",
-    "Boundary",
-    "Concatenate",
-    "Convolution",
-    "Dense",
-    "Identity",
-    "KerasConvolution",
-    "Opaque",
+    "AddOperation",
+    "BoundaryOperation",
+    "ConcatenateOperation",
+    "ConvolutionOperation",
+    "DenseOperation",
+    "FunctionOperation",
+    "IdentityKey",
+    "KerasConvolutionOperation",
+    "OpaqueOperation",
     "Operation",
-    "OperationLayer",
-    "Reshape",
-    "Smooth",
-    "WeightedConcatenation",
+    "ReshapeOperation",
+    "SmoothOperation",
+    "WeightedConcatenateOperation",
 ]
 
 
-class Identity:
-    """An object that is equal to itself alone, whatever it says of others."""
+class IdentityKey:
+    """An object that is equal to itself alone, even if it defines another equality."""
 
     def __init__(self, value: Any):
         self.value = value
 
     def __eq__(self, other):
-        return isinstance(other, Identity) and self.value is other.value
+        return isinstance(other, IdentityKey) and self.value is other.value
 
     def __hash__(self):
         return id(self.value)  # which lives as long as this
@@ -50,16 +48,14 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class Operation(abc.ABC):
-    """What a layer computes, with inputs and kernels of one dtype, to which `cast` brings inputs and derivatives.
+    """What a layer computes in one dtype, to which `cast` brings inputs and derivatives; "" keeps theirs.
 
-    Of some operations a derivative is known: `along` one direction, differentiable once, or for vectors the
-    `tangents` of each coordinate, `[features, coordinates, batch or 1]`, differentiable any number of times. Both
-    take a derivative for each input, None for a fixed one, and return the output and its derivative.
+    A subclass may define derivatives: `along` one direction, differentiable once, or for vectors the `tangents` of
+    each coordinate, `[features, coordinates, batch or 1]`, differentiable any number of times. Both take a
+    derivative for each input, None for a fixed one, and return the output and its derivative.
     """
 
     dtype: str
-    knows_derivative: ClassVar[bool] = False
-    knows_jacobian: ClassVar[bool] = False
 
     @abc.abstractmethod
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> Any:
@@ -71,42 +67,29 @@ class Operation(abc.ABC):
     def tangents(self, inputs, derivatives, weights):
         raise NotImplementedError
 
+    def knows(self, derivative: str, live: Sequence[Any], shape: Any) -> bool:
+        """Whether a derivative, "along" or "tangents", is known for an output of this shape.
+
+        `live` are the shapes of the inputs that are not fixed.
+        """
+        return getattr(type(self), derivative) is not getattr(Operation, derivative) and self.fits(live, shape)
+
     def fits(self, live: Sequence[Any], shape: Any) -> bool:
-        """Whether the derivative is known for an output and inputs of these shapes, of those that are not fixed."""
+        """Whether the derivatives that are defined hold for these shapes."""
         return True
 
     def cast(self, tensors):
         """Inputs or derivatives in the dtype of the computation."""
+        if not self.dtype:
+            return tensors
         return [None if tensor is None else tf.cast(tensor, self.dtype) for tensor in tensors]
 
 
-class OperationLayer(keras.layers.Layer):
-    """A layer that is an operation on its inputs, with weights that it derives from its variables."""
-
-    def operation(self, dtype: str, *, fused: bool = False) -> Operation:
-        """What it computes in a dtype; if `fused`, elementwise functions pass over memory once."""
-        raise NotImplementedError
-
-    def applied_weights(self, dtype: str) -> list[tf.Tensor]:
-        """The weights of the operation: differentiable in the variables."""
-        return []
-
-    def call(self, inputs: Any) -> tf.Tensor:
-        operation = self.operation(self.compute_dtype)
-        return operation(operation.cast(tf.nest.flatten(inputs)), self.applied_weights(self.compute_dtype))
-
-
 @dataclasses.dataclass(frozen=True)
-class Dense(Operation):
-    """x W + b on the last axis, of a kernel and, if there is one, a bias; and a function of it."""
+class DenseOperation(Operation):
+    """x W + b on the last axis, with an optional bias, and an optional function of the result."""
 
-    function: Identity | None = None
-
-    @property
-    def knows_derivative(self) -> bool:  # type: ignore[override]
-        return self.function is None
-
-    knows_jacobian = knows_derivative
+    function: IdentityKey | None = None
 
     def __call__(self, inputs, weights):
         (x,), (kernel, *bias) = inputs, weights
@@ -123,14 +106,16 @@ class Dense(Operation):
         columns = tf.matmul(kernel, tf.reshape(tangents, [kernel.shape[0], -1]), transpose_a=True)
         return self(inputs, weights), tf.reshape(columns, [kernel.shape[1], size, -1 if rows is None else rows])
 
+    def fits(self, live, shape):
+        return self.function is None
+
 
 @dataclasses.dataclass(frozen=True)
-class Convolution(Operation):
+class ConvolutionOperation(Operation):
     """A convolution of stride 1 with zero padding, of images up to the size for which its norm is known."""
 
     image_size: tuple[int, int]
     fused: bool = False
-    knows_derivative: ClassVar[bool] = True
 
     def __call__(self, inputs, weights):
         (x,), (kernel, *bias) = inputs, weights
@@ -158,10 +143,10 @@ class Convolution(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class KerasConvolution(Operation):
+class KerasConvolutionOperation(Operation):
     """`keras.layers.Conv2D` with images in channels last."""
 
-    function: Identity
+    function: IdentityKey
     strides: tuple[int, int]
     padding: str
     dilations: tuple[int, int]
@@ -173,12 +158,10 @@ class KerasConvolution(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Smooth(Operation):
-    """A smooth elementwise function, of which the weights are the parameters, in a wide dtype."""
+class SmoothOperation(Operation):
+    """A smooth elementwise function. The weights are its parameters, in a wide dtype."""
 
     function: SmoothFunction
-    knows_derivative: ClassVar[bool] = True
-    knows_jacobian: ClassVar[bool] = True
 
     def __call__(self, inputs, weights):
         return self.function(*inputs, *weights)
@@ -191,44 +174,39 @@ class Smooth(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Activation(Operation):
-    """A function of one tensor, elementwise or not."""
+class FunctionOperation(Operation):
+    """A function of one tensor and the weights. Its derivatives are known if it is elementwise."""
 
-    function: Identity
+    function: IdentityKey
     is_elementwise: bool
 
-    @property
-    def knows_derivative(self) -> bool:  # type: ignore[override]
-        """Whether it is elementwise, as far as is known."""
-        return self.is_elementwise
-
-    knows_jacobian = knows_derivative
-
     def __call__(self, inputs, weights):
-        return self.function.value(*inputs)
+        return self.function.value(*inputs, *weights)
 
     def along(self, inputs, derivatives, weights):
-        y, slope = self._value_and_slope(*inputs)
+        y, slope = self._value_and_slope(inputs, weights)
         return y, slope * derivatives[0]
 
     def tangents(self, inputs, derivatives, weights):
-        y, slope = self._value_and_slope(*inputs)
+        y, slope = self._value_and_slope(inputs, weights)
         return y, tf.transpose(slope)[:, tf.newaxis] * derivatives[0]
 
-    def _value_and_slope(self, x):
+    def _value_and_slope(self, inputs, weights):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(x)
-            y = self.function.value(x)
-        return y, tape.gradient(y, x)
+            tape.watch(inputs)
+            y = self(inputs, weights)
+        return y, tape.gradient(y, inputs[0])
+
+    def fits(self, live, shape):
+        return self.is_elementwise
 
 
 @dataclasses.dataclass(frozen=True)
-class Reshape(Operation):
+class ReshapeOperation(Operation):
     """Events of a given shape in another one."""
 
     shape: tuple[int, ...]
     given: tuple[int, ...]
-    knows_derivative: ClassVar[bool] = True
 
     def __call__(self, inputs, weights):
         (x,) = inputs
@@ -241,11 +219,8 @@ class Reshape(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Add(Operation):
+class AddOperation(Operation):
     """The sum of tensors of one rank."""
-
-    knows_derivative: ClassVar[bool] = True
-    knows_jacobian: ClassVar[bool] = True
 
     def __call__(self, inputs, weights):
         return functools.reduce(operator.add, inputs)
@@ -262,12 +237,10 @@ class Add(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Concatenate(Operation):
+class ConcatenateOperation(Operation):
     """Tensors side by side."""
 
     axis: int = -1
-    knows_derivative: ClassVar[bool] = True
-    knows_jacobian: ClassVar[bool] = True
 
     def __call__(self, inputs, weights):
         return tf.concat(inputs, self.axis)
@@ -275,17 +248,11 @@ class Concatenate(Operation):
     def along(self, inputs, derivatives, weights):
         pairs = zip(inputs, derivatives, strict=True)
         filled = [tf.zeros_like(x) if derivative is None else derivative for x, derivative in pairs]
-        return self(inputs, weights), self._joined(filled, weights)
+        return self(inputs, weights), self(filled, weights)
 
     def tangents(self, inputs, derivatives, weights):
         joined = tf.concat(_with_zeros([x.shape[-1] for x in inputs], derivatives), 0)
-        return self(inputs, weights), self._scaled(joined, inputs, weights)
-
-    def _joined(self, derivatives, weights):
-        return tf.concat(derivatives, -1)
-
-    def _scaled(self, tangents, inputs, weights):
-        return tangents
+        return self(inputs, weights), joined
 
     def fits(self, live, shape):
         """Whether the derivatives are joined along their last axis."""
@@ -293,56 +260,42 @@ class Concatenate(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightedConcatenation(Concatenate):
+class WeightedConcatenateOperation(ConcatenateOperation):
     """[eta_1 x, eta_2 h] on the last axis, of the weights eta."""
 
     def __call__(self, inputs, weights):
-        return self._joined(inputs, weights)
+        return tf.concat(inputs, -1) * self._factors(inputs, weights)
 
-    def _joined(self, derivatives, weights):
-        return tf.concat(derivatives, -1) * self._factors(derivatives, weights)
-
-    def _scaled(self, tangents, inputs, weights):
-        return tangents * self._factors(inputs, weights)[:, tf.newaxis, tf.newaxis]
+    def tangents(self, inputs, derivatives, weights):
+        y, joined = super().tangents(inputs, derivatives, weights)
+        return y, joined * self._factors(inputs, weights)[:, tf.newaxis, tf.newaxis]
 
     def _factors(self, inputs, weights):
         return tf.repeat(weights[0], [x.shape[-1] for x in inputs])
 
 
 @dataclasses.dataclass(frozen=True)
-class Boundary(Operation):
-    """The inputs of a network within another, in the dtypes in which it takes them; its outputs, as they are."""
+class BoundaryOperation(Operation):
+    """The inputs of a network within another, cast to its dtypes; or its outputs, as they are."""
 
     dtypes: tuple[str, ...] | None = None
-    knows_derivative: ClassVar[bool] = True
-    knows_jacobian: ClassVar[bool] = True
 
     def __call__(self, inputs, weights):
         if self.dtypes is None:
             return list(inputs)
         return [tf.cast(x, dtype) for x, dtype in zip(inputs, self.dtypes, strict=True)]
 
-    def cast(self, tensors):
-        return tensors
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpaqueOperation(Operation):
+    """What is not known: a function of a list of the inputs, as Keras calls it; equal to itself alone."""
 
-class Opaque(Operation):
-    """What is not known: `call` of a list of the inputs, as Keras calls it; equal to itself alone."""
-
-    _call: Callable[[Any], Any]
-
-    def __init__(self, call: Callable[[Any], Any]):
-        super().__init__("")
-        object.__setattr__(self, "_call", call)
-
+    function: Any
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
     def __call__(self, inputs, weights):
-        return self._call(inputs)
-
-    def cast(self, tensors):
-        return tensors
+        return self.function(inputs)
 
 
 def _with_zeros(sizes, tangents):

@@ -28,7 +28,7 @@ __all__ = [
 Order: TypeAlias = "float | tf.Tensor"
 
 _KRYLOV = 6
-# Dimensions up to which an eigenvector of the Gram matrix takes less time than a power step, and than a few steps.
+# Most dimensions for which an eigenvector of the Gram matrix is faster than one power step, and than a few.
 _TINY, _SMALL = 16, 64
 _STALE = 1e-2  # relative change of v by a power step
 _MAX_CATCH_UP = 60  # products with W and its transpose
@@ -105,12 +105,10 @@ class InducedNorm:
         """Vectors v at which ||W v||_q / ||v||_p is largest, for p > 1 and q < inf, from a first guess.
 
         It iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one, or until
-        `max_iterations` products with W and its transpose, rounded up to whole steps. At 2 -> 2 it takes an
-        eigenvector of the Gram matrix if that is small, or the vector of 64 power steps if one more would change it
-        by at most the tolerance. An iteration leaves neither a local maximum nor a space that W maps to itself.
-        Fresh starts therefore compete with the guess: unit vectors of the inputs and of the outputs, or a random
-        direction at 2 -> 2. Their seed comes from the kernel: equal kernels give equal vectors. One fresh start
-        costs nothing: it replaces the worst of v, or tilts v at 2 -> 2.
+        `max_iterations` products with W and its transpose, rounded up to whole steps. At 2 -> 2 it uses the Gram
+        matrix if that is small. An iteration cannot leave a local maximum or a space that W maps to itself, so
+        fresh starts compete with the guess. The kernel gives their seed: equal kernels give equal vectors. One
+        fresh start costs nothing: it replaces the worst of v, or tilts v at 2 -> 2.
 
         Returns v, with the best start first, and the number of iterations.
         """
@@ -139,7 +137,7 @@ class InducedNorm:
         """The closed form if there is one, else max ||W v||_q / ||v||_p.
 
         By the envelope theorem the gradient in the kernel and in the orders needs no gradient through v, at the
-        maximum; at 2 -> 2 it is that of u'Wv with u = Wv / ||Wv||.
+        maximum; at 2 -> 2 it is the gradient of u'Wv with u = Wv / ||Wv||.
         """
         closed = has_closed_form(self.domain, self.codomain)
         norm = self._closed_form() if closed else self._ratios(tf.stop_gradient(v))
@@ -171,7 +169,7 @@ class InducedNorm:
         return InducedNorm(self.operator, kernel, self.domain, self.codomain)
 
     def _traced_once(self, method, *args):
-        """Calls a method, with the kernel over its peak, by a `tf.function` that alike layers and orders share."""
+        """Calls a method, with the kernel over its peak, by a `tf.function` that equal operators share."""
         orders = tuple(_cast(order, self.kernel) for order in (self.domain, self.codomain))
         return _traced(method, self.operator, is_xla())(self.kernel, orders, *args)
 
@@ -231,8 +229,7 @@ class InducedNorm:
         """Random starts of p-norm 1, `[num, ...]`, a single one at 2 -> 2. The kernel gives their seed.
 
         At other orders they are unit vectors of the inputs, and the images under W' and duality of unit vectors of
-        the outputs: the power method was seen to find higher maxima from these than from normal vectors. A row or
-        column of zeros gives way to the largest one.
+        the outputs, which lead to higher maxima than normal vectors. The largest row or column replaces a zero one.
         """
         dtype = self.kernel.dtype
         sums = tf.stack([tf.reduce_sum(self.kernel), tf.reduce_sum(tf.abs(self.kernel))])
@@ -294,9 +291,9 @@ class InducedNorm:
     def _ritz_step(self, v):
         """The unit vector that W stretches most among span{v, W'W v, ..., (W'W)^5 v}.
 
-        A step of restarted Lanczos with full orthogonalization, on the smaller side of W: if it has fewer outputs
-        than inputs, in the span of W v, WW'W v, .... The leading singular values of a convolution are close to one
-        another, and as many power iterations hardly move.
+        A step of restarted Lanczos with full orthogonalization, on the smaller side of W: with fewer outputs than
+        inputs, in the span of W v, WW'W v, .... Power iterations hardly move, because the leading singular values
+        of a convolution are close to one another.
 
         References:
           Golub and Van Loan, "Matrix Computations", section 10.1.
@@ -382,8 +379,8 @@ class SchattenNorm(InducedNorm):
 def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
     """The largest (tr G^64)^(1/64) of Hermitian semidefinite matrices G, `[..., n, n]` to a real scalar.
 
-    All squares are divided by their largest trace, which the result takes back: nothing overflows, and what
-    underflows is not the largest. Of zeros the gradient is 0.
+    All squares are divided by their largest trace, which the result restores: nothing overflows, and what
+    underflows is not the largest. The gradient at zero matrices is 0.
     """
     bound = tf.ones([], gram.dtype.real_dtype)
     for i in range(_NUM_SQUARINGS):
@@ -397,11 +394,7 @@ def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
 
 @functools.lru_cache(maxsize=512)
 def _traced(method, operator, for_xla):
-    """A method of `InducedNorm` as a `tf.function` of the kernel and the orders.
-
-    It is not inlined, and so not specialized for each layer: Grappler would spend longer on the copies than the
-    trace takes.
-    """
+    """A method of `InducedNorm` as a `tf.function` of the kernel and the orders, which Grappler does not copy."""
 
     def call(kernel, orders, *args):
         return method(InducedNorm(operator, kernel, *orders)._over_peak(), *args)

@@ -20,10 +20,9 @@ _ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-20, "flo
 class TrainingPolicy(keras.DTypePolicy):
     """A mixed policy that computes in its lower precision in training only.
 
-    Under the Keras policy "mixed_bfloat16" the variables are float32. The network of a block and its products with
-    the Jacobian compute in bfloat16 in a training step, and in float32 outside of it: so do evaluation, inverses,
-    samples and exports, with the same weights. Norms, x + g(x) and log-determinants are in float32 in both. Layers
-    that this package does not know compute in float32 in both, too.
+    Under "mixed_bfloat16" the variables are float32. The network of a block and its products with the Jacobian
+    compute in bfloat16 in a training step, and in float32 in evaluation, inverses, samples and exports. Norms,
+    x + g(x), log-determinants and layers without a rule always compute in float32.
 
     Args:
       name: as for `keras.DTypePolicy`.

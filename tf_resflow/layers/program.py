@@ -1,82 +1,33 @@
-"""The program of a network: what it computes, read once, and evaluated with weights that are arguments.
-
-Everything that knows the layers of a network goes through here: its value, its derivatives, the bound of its
-Lipschitz constant, and whether another network is the same but for its weights.
-"""
+"""The program of a network: what it computes, read once, and evaluated with weights that are arguments."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.activations import CLipSwish, CPila, FullSort, LipschitzCube, LipSwish, MaxMin
-from tf_resflow.layers.learned_concatenation import LearnableConcatenation
-from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
-from tf_resflow.layers.lipschitz_dense import LipschitzDense
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer, scaled_stack, stacks
-from tf_resflow.layers.masked_dense import MaskedDense
-from tf_resflow.layers.operations import (
-    Activation,
-    Add,
-    Boundary,
-    Concatenate,
-    Dense,
-    Identity,
-    KerasConvolution,
-    Opaque,
-    Operation,
-    Reshape,
-)
+from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule, scaled_stack, stacks
+from tf_resflow.layers.operations import BoundaryOperation, OpaqueOperation, Operation
 from tf_resflow.layers.precision import lowest_dtype
+from tf_resflow.layers.rules import Site, is_altered, rule_of
 from tf_resflow.private_api import graph_steps, takes_list
 
 __all__ = [
-    "SLOPES",
     "BoundNetwork",
     "Program",
     "Step",
     "bind",
     "bind_all",
-    "is_altered",
     "is_graph",
-    "known_slope",
     "read",
 ]
-
-# The largest |slope| of each elementwise function of keras.activations, rounded up.
-SLOPES = {
-    "elu": 1.0,
-    "gelu": 1.129,
-    "hard_sigmoid": 1.0 / 6.0,
-    "hard_silu": 1.5,
-    "hard_tanh": 1.0,
-    "leaky_relu": 1.0,
-    "linear": 1.0,
-    "log_sigmoid": 1.0,
-    "mish": 1.0885,
-    "relu": 1.0,
-    "relu6": 1.0,
-    "selu": 1.7581,
-    "sigmoid": 0.25,
-    "silu": 1.0999,
-    "softplus": 1.0,
-    "softsign": 1.0,
-    "tanh": 1.0,
-}
-
-_OURS = {
-    LipschitzDense, LipschitzConv2D, LipSwish, CLipSwish, CPila, MaxMin, FullSort, LipschitzCube,
-    LearnableConcatenation, MaskedDense,
-}  # fmt: skip
-_MADE_BY_KERAS = {"build", "loss", "quantize"}  # attributes of instances that replace methods
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """An operation, with the numbers of the tensors that it takes and makes.
+    """An operation, with the numbers of its input and output tensors.
 
     Attributes:
       operation: what is computed.
@@ -102,10 +53,9 @@ class Program:
     Attributes:
       inputs: the shape, with the batch, and the dtype of each input, which have the first numbers; none if nothing
         is known of the network, which is one step then.
-      steps: in order.
+      steps: the steps, in order.
       outputs: the numbers of the outputs.
-      sources: the layers that have weights, each once in the order of the parameters, with the dtype that it
-        computes in.
+      sources: the layers that have weights, in the order of the parameters, and the dtypes in which they compute.
     """
 
     inputs: tuple[tuple[tuple[int | None, ...], str], ...]
@@ -116,31 +66,30 @@ class Program:
     @functools.cached_property
     def is_known(self) -> bool:
         """Whether no step is opaque."""
-        return not any(isinstance(step.operation, Opaque) for step in self.steps)
+        return not any(isinstance(step.operation, OpaqueOperation) for step in self.steps)
 
     @functools.cached_property
     def knows_derivative(self) -> bool:
         """Whether the derivative along a vector is known, for each step that the first input reaches."""
-        return self._knows("knows_derivative")
+        return self._knows("along")
 
     @functools.cached_property
     def knows_jacobian(self) -> bool:
         """Whether inputs are vectors, and the Jacobian is known for each step that the first input reaches."""
-        return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._knows("knows_jacobian")
+        return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._knows("tangents")
 
-    def _knows(self, what):
+    def _knows(self, derivative):
         reached = {0}
         shapes = dict(enumerate(shape for shape, _ in self.inputs or [(None, None)]))
         for step in self.steps:
             shapes.update(zip(step.outputs, step.shapes, strict=True))
             live = [shapes[i] for i in step.inputs if i in reached]
-            known = getattr(step.operation, what) and step.operation.fits(live, step.shapes[0])
-            if isinstance(step.operation, Opaque) or (live and not known):
-                return False
-            if isinstance(step.operation, Boundary):
+            if isinstance(step.operation, BoundaryOperation):
                 reached |= {o for i, o in zip(step.inputs, step.outputs, strict=True) if i in reached}
-            elif live:
+            elif live and step.operation.knows(derivative, live, step.shapes[0]):
                 reached |= set(step.outputs)
+            elif live or isinstance(step.operation, OpaqueOperation):
+                return False
         return len(self.outputs) == 1 and self.outputs[0] in reached
 
 
@@ -153,25 +102,12 @@ def is_graph(layer: Any) -> bool:
     return is_keras and takes_list(layer) and not is_altered(layer)
 
 
-def is_altered(layer: Any) -> bool:
-    """Whether an attribute of the instance replaces a method of its class."""
-    replaced = {name for name in vars(layer) if callable(getattr(type(layer), name, None))}
-    return not replaced <= _MADE_BY_KERAS
-
-
-def known_slope(layer: keras.layers.Activation) -> float | None:
-    """The largest slope of an elementwise function of `keras.activations`; None for another function."""
-    known = (slope for name, slope in SLOPES.items() if layer.activation is keras.activations.get(name))
-    return next(known, None)
-
-
 def read(network: Any, *, training: bool = False) -> Program:
     """The program of a network as it is now.
 
-    Known are `keras.Sequential` and functional models, also nested ones, of the layers of this package and of some
-    of Keras: of these exact classes, and unless an attribute of an instance replaces a method. Everything else is a
-    step that is called as Keras calls it. In a training step layers of a `TrainingPolicy` compute in its lower
-    precision, and elementwise functions pass over memory once.
+    Known are `keras.Sequential` and functional models, also nested ones, of layers with a rule (see
+    `register_rule`). Any other layer is a step that is called as Keras calls it. In a training step, layers of a
+    `TrainingPolicy` compute in its lower precision, and elementwise functions pass over memory once.
     """
     return _Reader(training).program(network)
 
@@ -213,8 +149,7 @@ class BoundNetwork:
     def value_and_derivative(self, inputs: Sequence[tf.Tensor], v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """g(x) and J v of a program that `knows_derivative`, `[rows, *event]`; differentiable once.
 
-        For the gradient of u'J v and g(x): pairs of tensors go once through each layer and once back, and what an
-        activation computes of a pair takes few passes over memory. `inputs` are x and conditions; v is like x.
+        `inputs` are x and conditions; v is like x.
         """
         (value,), (derivative,) = self._evaluate(inputs, v, "along")
         return value, derivative
@@ -222,16 +157,15 @@ class BoundNetwork:
     def jacobian(self, inputs: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """The value `[batch, outputs]`, and its derivatives in each coordinate of x, `[outputs, size, batch]`.
 
-        Of a program that `knows_jacobian`; differentiable any number of times. It takes a product for each dense
-        layer, instead of a reverse pass for each coordinate. `inputs` are x and conditions.
+        Of a program that `knows_jacobian`; differentiable any number of times. `inputs` are x and conditions.
         """
         x = inputs[0]
         unit = tf.eye(x.shape[-1], dtype=x.dtype)[..., tf.newaxis]  # derivatives that examples share have one row
         (value,), (tangents,) = self._evaluate(inputs, unit, "tangents")
         return value, tangents + tf.zeros([tf.shape(x)[0]], tangents.dtype)
 
-    def _evaluate(self, inputs, derivative=None, rule=None):
-        """The outputs, and their derivatives by a rule of the operations, `along` or `tangents`, from that of x."""
+    def _evaluate(self, inputs, derivative=None, kind=None):
+        """The outputs and their derivatives, "along" or "tangents", given the derivative of the first input."""
         values = dict(enumerate(self._converted(inputs)))
         derivatives = {0: derivative}
         parameters = self.tensors()
@@ -239,10 +173,10 @@ class BoundNetwork:
             operation, weights = step.operation, [parameters[i] for i in step.weights]
             given = operation.cast([values[i] for i in step.inputs])
             along = [derivatives.get(i) for i in step.inputs]
-            if isinstance(operation, Boundary) or all(one is None for one in along):
+            if isinstance(operation, BoundaryOperation) or all(one is None for one in along):
                 results = operation(given, weights)
             else:
-                results, *along = getattr(operation, rule)(given, operation.cast(along), weights)
+                results, *along = getattr(operation, kind)(given, operation.cast(along), weights)
             values.update(zip(step.outputs, tf.nest.flatten(results), strict=True))
             derivatives.update(zip(step.outputs, along, strict=False))
         return [values[i] for i in self.program.outputs], [derivatives.get(i) for i in self.program.outputs]
@@ -260,11 +194,10 @@ class BoundNetwork:
 
 
 def bind(network: Any, *, training: bool = False) -> BoundNetwork:
-    """A network as a function whose kernels were scaled once, now.
+    """A network as a function whose kernels were scaled once, now; a bound network is returned.
 
-    For loops that evaluate a branch many times, and for training steps (see `tf_resflow.bijectors.Networks`).
     Gradients in the kernels flow through the scaled ones: bind it inside the gradient tape. Later changes of the
-    weights do not reach it. A network that is bound already is returned.
+    weights do not reach it.
     """
     return network if isinstance(network, BoundNetwork) else bind_all([network], training=training)[0]
 
@@ -274,27 +207,20 @@ def bind_all(networks: Iterable[Any], *, training: bool = False) -> list[BoundNe
     networks = list(networks)
     programs = [read(network, training=training) for network in networks]
     constrained = [
-        layer for program in programs for layer, _ in program.sources if isinstance(layer, LipschitzLayer)
+        layer for program in programs for layer, _ in program.sources if isinstance(rule_of(layer), LipschitzRule)
     ]
     kernels: dict[LipschitzLayer, tf.Tensor] = {}
     for group in stacks(list(dict.fromkeys(constrained))):
         kernels.update(zip(group, scaled_stack(group, stored=training), strict=True))
 
+    def weights(layer, dtype):
+        return rule_of(layer).weights(layer, dtype, *([kernels[layer]] if layer in kernels else []))
+
     def parameters(program):
-        return [weight for layer, dtype in program.sources for weight in _weights(layer, dtype, kernels)]
+        return [weight for layer, dtype in program.sources for weight in weights(layer, dtype)]
 
     pairs = zip(networks, programs, strict=True)
     return [BoundNetwork(network, program, parameters(program), training) for network, program in pairs]
-
-
-def _weights(layer, dtype, kernels):
-    """The weights of a layer as its operation takes them."""
-    if isinstance(layer, LipschitzLayer):
-        return layer.applied_weights(dtype, kernels[layer])
-    if type(layer) in _OURS:
-        return layer.applied_weights(dtype)
-    weights = [layer.kernel, layer.bias][: _num_weights(layer)]
-    return [tf.cast(tf.convert_to_tensor(weight), dtype) for weight in weights]
 
 
 class _Reader:
@@ -312,7 +238,7 @@ class _Reader:
             outputs = self._graph(network, self._numbers(len(inputs)))
         else:
             inputs = ()
-            outputs = self._step(Opaque(network), network, self._numbers(1), (None,))
+            outputs = self._step(OpaqueOperation("", network), network, self._numbers(1), (None,))
         sources = tuple((layer, dtype) for layer, (dtype, _) in self._sources.items())
         return Program(inputs, tuple(self._steps), tuple(outputs), sources)
 
@@ -337,8 +263,8 @@ class _Reader:
         """Reads a model within another."""
         dtypes = tuple(keras.backend.standardize_dtype(x.dtype) for x in model.inputs)
         inner = tuple(tuple(x.shape) for x in model.inputs)
-        outputs = self._graph(model, self._step(Boundary("", dtypes), model, numbers, inner))
-        return self._step(Boundary(""), None, outputs, shapes)
+        outputs = self._graph(model, self._step(BoundaryOperation("", dtypes), model, numbers, inner))
+        return self._step(BoundaryOperation(""), None, outputs, shapes)
 
     def _step(self, operation, layer, numbers, shapes):
         weights = self._places(operation, layer)
@@ -348,7 +274,8 @@ class _Reader:
 
     def _places(self, operation, layer):
         """The places of a layer's weights among the parameters; a layer that occurs again keeps them."""
-        num = 0 if isinstance(operation, (Boundary, Opaque)) else _num_weights(layer)
+        is_known = not isinstance(operation, (BoundaryOperation, OpaqueOperation))
+        num = len(rule_of(layer).variables(layer)) if is_known else 0
         if num and layer not in self._sources:
             self._sources[layer] = operation.dtype, tuple(range(self._num_weights, self._num_weights + num))
             self._num_weights += num
@@ -357,67 +284,16 @@ class _Reader:
     def _operation(self, step):
         """The operation of a layer; opaque if it is not known."""
         layer, arguments, results, call, is_plain = step
-        if not is_plain or not all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results)):
-            return Opaque(call)
-        is_known = type(layer) in _OURS or type(layer) in _OF_KERAS
-        if not is_known or is_altered(layer) or layer.activity_regularizer or layer.quantization_mode:
-            return Opaque(call)
-        if not (layer.autocast and layer.built):
-            return Opaque(call)
+        opaque = OpaqueOperation("", call)
+        is_floating = all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results))
+        if not isinstance(layer, keras.Layer) or not is_plain or not is_floating:
+            return opaque
+        if layer.activity_regularizer or layer.quantization_mode or not (layer.autocast and layer.built):
+            return opaque
         dtype = lowest_dtype(layer) if self._training else layer.compute_dtype
-        if type(layer) in _OURS:
-            return layer.operation(dtype, fused=self._training)
-        return _OF_KERAS[type(layer)](layer, dtype, arguments, results) or Opaque(call)
-
-
-def _num_weights(layer):
-    if isinstance(layer, LipschitzLayer) or type(layer) in (keras.layers.Conv2D, keras.layers.Dense):
-        return 1 if layer.bias is None else 2
-    if type(layer) is MaskedDense:
-        return 2
-    return int(type(layer) in (LipSwish, CLipSwish, LearnableConcatenation))
-
-
-def _dense(layer, dtype, *_):
-    linear = layer.activation is keras.activations.linear
-    return Dense(dtype, None if linear else Identity(layer.activation))
-
-
-def _convolution(layer, dtype, *_):
-    if layer.data_format != "channels_last" or layer.groups != 1 or layer.padding not in ("same", "valid"):
-        return None
-    return KerasConvolution(
-        dtype, Identity(layer.activation), tuple(layer.strides), layer.padding, tuple(layer.dilation_rate)
-    )
-
-
-def _activation(layer, dtype, *_):
-    return Activation(dtype, Identity(layer.activation), known_slope(layer) is not None)
-
-
-def _add(_, dtype, arguments, results):
-    return Add(dtype) if all(len(x.shape) == len(results[0].shape) for x in arguments) else None
-
-
-def _concatenate(layer, dtype, *_):
-    return Concatenate(dtype, layer.axis)
-
-
-def _reshape(layer, dtype, arguments, results):
-    shape, given = tuple(results[0].shape)[1:], tuple(arguments[0].shape)[1:]
-    is_known = None not in (*shape, *given) and getattr(layer, "data_format", "") != "channels_first"
-    return Reshape(dtype, shape, given) if is_known else None
-
-
-_OF_KERAS: dict[type, Callable[..., Operation | None]] = {
-    keras.layers.Activation: _activation,
-    keras.layers.Add: _add,
-    keras.layers.Concatenate: _concatenate,
-    keras.layers.Conv2D: _convolution,
-    keras.layers.Dense: _dense,
-    keras.layers.Flatten: _reshape,
-    keras.layers.Reshape: _reshape,
-}
+        inputs = tuple(tuple(x.shape) for x in arguments)
+        site = Site(dtype, inputs, tuple(results[0].shape), self._training)
+        return rule_of(layer).operation(layer, site) or opaque
 
 
 def _name(network):

@@ -16,12 +16,9 @@ __all__ = ["SmoothFunction", "sum_of_parts"]
 class SmoothFunction(abc.ABC):
     """A function of each number x, and of scalar parameters; differentiable any number of times.
 
-    A power series multiplies by the same slopes once per term. Autodiff derives them from x each time, in six
-    passes over memory; here they are computed once, along with the value.
-
-    The parameters have a wide dtype. With `fused` they are computed in one pass over memory, see `in_one_pass`. A
-    subclass gives formulas, and `num_parts`: how many numbers it makes of each x, as so many parts of the last
-    axis.
+    The slopes are computed once, along with the value: each term of a power series multiplies by them. Parameters
+    have a wide dtype. With `fused`, XLA makes one pass over memory, see `in_one_pass`. A subclass gives formulas,
+    and `num_parts`: the number of values for each x, as parts of the last axis.
     """
 
     fused: bool = False
@@ -146,14 +143,19 @@ class SmoothFunction(abc.ABC):
         return in_wide(self.value_gradients)(*args)
 
     def _gradients_of_both(self, x, dy, dslope, *parameters):
-        """The gradients in x and in the parameters, for those of the value and of the slope."""
+        """The gradients in x and in the parameters, given the gradients of the value and of the slope."""
         dtype = wide_dtype(x.dtype)
-        x_, dy_, dslope_ = (tf.cast(tensor, dtype) for tensor in (x, dy, dslope))
-        y, slope = self.formula(x_, *parameters)
-        dx, *second = self.slope_gradients(x_, dslope_, *parameters)
-        first = self.value_gradients(x_, y, dy_, *parameters)
-        dx += sum_of_parts(dy_ * slope, self.num_parts)
-        return tf.cast(dx, x.dtype), *(tf.reduce_sum(a + b) for a, b in zip(first, second, strict=True))
+        wide = (tf.cast(tensor, dtype) for tensor in (x, dy, dslope))
+        _, dx, gradients = self._slope_and_gradients(*wide, *parameters)
+        return tf.cast(dx, x.dtype), *map(tf.reduce_sum, gradients)
+
+    def _slope_and_gradients(self, x, dy, dslope, *parameters):
+        """The slope, and for each element of x the gradients in x and in the parameters."""
+        y, slope = self.formula(x, *parameters)
+        dx, *second = self.slope_gradients(x, dslope, *parameters)
+        first = self.value_gradients(x, y, dy, *parameters)
+        dx += sum_of_parts(dy * slope, self.num_parts)
+        return slope, dx, [a + b for a, b in zip(first, second, strict=True)]
 
     def _times(self, upstream, slope):
         return sum_of_parts(upstream * slope, self.num_parts)
@@ -166,17 +168,14 @@ class SmoothFunction(abc.ABC):
         return in_wide(along)(*args)
 
     def _gradients_along(self, x, v, dy, dw, *parameters):
-        """The gradients in x and v, and per row in the parameters; dy and dw are those of the two results."""
+        """The gradients in x and v, and per row in the parameters, given the gradients of the two results."""
         dtype = wide_dtype(x.dtype)
         x_, v_, dy_, dw_ = (tf.cast(tensor, dtype) for tensor in (x, v, dy, dw))
-        y, slope = self.formula(x_, *parameters)
         upstream = dw_ * tf.concat([v_] * self.num_parts, -1)
-        dx, *second = self.slope_gradients(x_, upstream, *parameters)
-        first = self.value_gradients(x_, y, dy_, *parameters)
-        dx += sum_of_parts(dy_ * slope, self.num_parts)
+        slope, dx, gradients = self._slope_and_gradients(x_, dy_, upstream, *parameters)
         dv = sum_of_parts(dw_ * slope, self.num_parts)
         rows = list(range(1, x.shape.rank))
-        sums = [tf.reduce_sum(a + b, rows) for a, b in zip(first, second, strict=True)]
+        sums = [tf.reduce_sum(gradient, rows) for gradient in gradients]
         return tf.cast(dx, x.dtype), tf.cast(dv, v.dtype), *sums
 
 

@@ -51,8 +51,7 @@ def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
 def in_one_pass(f: Callable, *args: tf.Tensor, fused: bool) -> Any:
     """`f(*args)`; if it is to be fused, in a graph as an XLA kernel that passes over memory once.
 
-    Without such kernels more than half of the time of a training step is elementwise traffic. XLA compiles again
-    for each shape.
+    XLA compiles again for each shape.
     """
     return (_compiled(f) if fused and not tf.executing_eagerly() else f)(*args)
 
@@ -68,11 +67,7 @@ def wide_dtype(dtype: tf.DType) -> tf.DType:
 
 
 def in_wide(f: Callable) -> Callable:
-    """`f` computed in float32 at least, with results in the dtype of its first argument.
-
-    bfloat16 halves the memory that is passed over. Its arithmetic is that of float32 anyway, with a rounding after
-    each operation, which takes longer.
-    """
+    """`f` computed in float32 at least, with results in the dtype of its first argument."""
 
     @functools.wraps(f)
     def wide(x, *args):

@@ -12,6 +12,7 @@ from tensorflow_probability import distributions as tfd
 from tf_resflow.bijectors import Flow
 from tf_resflow.bijectors.base import in_order
 from tf_resflow.flows import vector_flow
+from tf_resflow.flows.activations import Activation
 from tf_resflow.logdet import default_estimator
 from tf_resflow.typing import DType
 
@@ -25,7 +26,7 @@ def flow_surrogate_posterior(
     num_blocks: int = 1,
     affine_layers: int = 3,
     hidden: Sequence[int] = (32, 32),
-    activation: str = "cpila",
+    activation: Activation = "cpila",
     coefficient: float = 0.97,
     log_det: Callable[..., Any] | None = None,
     base_distribution: Callable[..., tfd.Distribution] = tfd.Normal,
