@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow import progress
 from tf_resflow.cli.evaluate import table
-from tf_resflow.training import NonFiniteError, base_config, loop, read_metrics, signals
+from tf_resflow.training import Interrupted, NonFiniteError, base_config, hooks, loop, read_metrics
 from tf_resflow.training.report import Report
 from tf_resflow.training.workdir import Workdir
 
@@ -113,16 +113,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(plane, tmp_path, make_config,
     """Stopped by a signal after step 3, and evaluated at step 5 as well."""
     before, raised = signal.getsignal(signal.SIGTERM), []
     fields = {"train__learning_rate": 0.1, "train__optimizer": "muon", "train__eval_every": 5}
-    check = loop._StepLog.add
+    log = hooks.Logging.after_step
 
-    def add(log, step, metrics):
-        check(log, step, metrics)
+    def after_step(hook, step, metrics):
+        log(hook, step, metrics)
         if step == 3:
             raised.append(signal.raise_signal(signal.SIGTERM))
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._StepLog, "add", add)
-        with pytest.raises(loop.Interrupted, match="SIGTERM after step 3.*ckpt-3") as stop:
+        patch.setattr(hooks.Logging, "after_step", after_step)
+        with pytest.raises(Interrupted, match="SIGTERM after step 3.*ckpt-3") as stop:
             train(make_config(**fields), tmp_path)
     assert raised and stop.value.signum == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before and saved_steps(tmp_path) == [3]
@@ -160,16 +160,16 @@ def test_a_signal_stops_after_the_step_if_it_is_not_ignored(
 
     set_step(step)
     expected = "SIGTERM after step 4" if is_ignored else "SIGINT after step 2"
-    with pytest.raises(loop.Interrupted, match=expected):
+    with pytest.raises(Interrupted, match=expected):
         train(make_config(), tmp_path)
     assert signal.getsignal(signal.SIGINT) is handler
     assert saved_steps(tmp_path) == [4 if is_ignored else 2]
 
 
 def test_a_second_signal_acts_as_ever():
-    with pytest.raises(KeyboardInterrupt), signals.signals_noted() as noted:
+    with pytest.raises(KeyboardInterrupt), hooks.Stopping(None, tf.distribute.get_strategy()) as stopping:
         signal.raise_signal(signal.SIGINT)
-        assert noted.signum == signal.SIGINT
+        assert stopping._signum == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
 
 
@@ -191,7 +191,7 @@ def test_a_run_that_is_killed_in_an_evaluation_makes_up_for_it(tmp_path, make_co
     config = make_config(train__eval_every=5, data__num_test=30)
     with monkeypatch.context() as patch:
         patch.setattr(loop.Report, "scores", lambda *_: signal.raise_signal(signal.SIGINT))
-        patch.setattr(loop, "signals_noted", lambda: contextlib.nullcontext(signals.Noted()))
+        patch.setattr(hooks.Stopping, "__enter__", lambda stopping: stopping)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path)
     assert saved_steps(tmp_path) == [5]
@@ -293,7 +293,7 @@ def test_a_best_step_is_that_of_the_metrics(tmp_path, make_config, train, no_lea
         config = make_config(**fields, train__keep_best=keeps, train__ema_momentum=0.0)
         said.clear()
         result = None
-        with contextlib.suppress(loop.Interrupted, KeyboardInterrupt):
+        with contextlib.suppress(Interrupted, KeyboardInterrupt):
             result = train(config, tmp_path)
         if not saved_steps(tmp_path):
             continue
@@ -398,16 +398,15 @@ def test_a_finished_run_gives_its_result_again(plane, tmp_path, make_config, tra
 def test_the_time_of_a_step_is_told_once(tmp_path, monkeypatch, capsys):
     """Without the first step, which builds the graph; a long run is offered a shorter one."""
     clock = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: clock[0])
     config = base_config("images:64")
-    with progress.shown(), progress.bar("training", 3000) as bar:
-        log = loop._StepLog(None, None, bar, (), 0, loop._shorter(config))
+    with progress.shown(), hooks.Logging(config, None, None, 0, ()) as log:
         for step in range(1, 5):
             clock[0] += 60.0 if step == 1 else 20.0
-            log.add(step, {"nats": 0.0})
+            log.after_step(step, {"nats": 0.0})
     told = [line for line in capsys.readouterr().err.splitlines() if "A step takes" in line]
     assert len(told) == 1
-    assert "A step takes 20 s: 16:39:20 to go. For a shorter run, in another --workdir: " in told[0]
+    assert "A step takes 20 s, so the run takes 16:39:20 more. For a shorter run, start in another" in told[0]
     flags = "--config.data.image_size=32 or --config.train.steps=1500 or --config.train.batch_size=32 or "
     assert flags + "--config.model.num_blocks='(1, 1, 1)'." in told[0]
 

@@ -12,7 +12,7 @@ from tf_resflow import layers
 from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.models.step import loss_and_gradients
+from tf_resflow.models.step import NON_FINITE, loss_and_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.training.checkpoints import Checkpoints
 
@@ -31,34 +31,38 @@ class NonFiniteError(ArithmeticError):
 
 
 class NotFinite(Exception):
-    """A value of a step is NaN or infinite; with an `error` of TensorFlow, it is only suspected."""
+    """A value of a step is NaN or infinite."""
 
-    def __init__(self, what: str, step: int, error: Exception | None = None):
+    def __init__(self, what: str, step: int):
         super().__init__(what)
-        self.what, self.step, self.error = what, step, error
+        self.what, self.step = what, step
 
 
 @contextlib.contextmanager
 def diagnosed(
-    model: KerasTraining, strategy: tf.distribute.Strategy, checkpoints: Checkpoints, batch: Any, seed: int
+    model: KerasTraining, strategy: tf.distribute.Strategy, checkpoints: Checkpoints, batch: Any, seed: tf.Tensor
 ) -> Iterator[None]:
-    """Raises the `NonFiniteError` of a step, with the part of the model where NaN or infinity begins."""
+    """Raises the `NonFiniteError` of a step, with the part of the model where NaN or infinity begins.
 
-    def find(step):
+    `seed` is that of the step: the seed of the run and the number of the step.
+    """
+
+    def find():
         parts = [strategy.experimental_local_results(part) for part in tf.nest.flatten(batch)]
         batches = [tf.nest.pack_sequence_as(batch, part) for part in zip(*parts, strict=True)]
-        return find_non_finite(model, batches, tf.constant([seed, step], tf.int32))
+        return find_non_finite(model, batches, seed)
 
     try:
         yield
-    except NotFinite as seen:
-        found = find(seen.step)
-        if found is None and seen.error:
-            raise seen.error from None
+    except (NotFinite, tf.errors.InvalidArgumentError) as error:
+        seen = error if isinstance(error, NotFinite) else NotFinite(NON_FINITE, int(seed[1]))
+        found = find()
+        if found is None and seen is not error and NON_FINITE not in str(error):
+            raise
         found, latest = found or find_largest_norm(model), checkpoints.latest
         if latest and not checkpoints.is_finite():
             checkpoints.restore()
-            found += f" As it was in {latest}: {find(seen.step) or find_largest_norm(model)}"
+            found += f" As it was in {latest}: {find() or find_largest_norm(model)}"
         raise NonFiniteError(seen.what, seen.step, found, latest) from None
 
 

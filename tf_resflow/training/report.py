@@ -63,6 +63,11 @@ class Report:
         """How many estimates of its log-likelihood are the score of an example."""
         return self._held_out.num_samples
 
+    @property
+    def selection_split(self) -> str:
+        """The split that is scored during the training: "validation" if the data have one."""
+        return "validation" if "validation" in self._dataset.sizes else self._config.eval.split
+
     def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
         """The batches of a split, by default `config.eval.split`: of its first `num_examples`.
 
