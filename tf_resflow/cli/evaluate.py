@@ -44,7 +44,7 @@ from typing import Any
 from absl import flags
 
 import tf_resflow as resflow
-from tf_resflow import data, evaluation, progress, training
+from tf_resflow import data, evaluation, training
 from tf_resflow.cli import command_line
 from tf_resflow.writing import check_output_path, finite_or_none
 
@@ -107,8 +107,7 @@ def main() -> None:
 
 
 def _evaluate():
-    with progress.stage("data"):
-        dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
+    dataset = command_line.load_data()
     run = resflow.load(FLAGS.workdir)
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
     run.config.eval.update({field: value for field, value in fields.items() if value is not None})
@@ -121,13 +120,10 @@ def _evaluate():
     for metric in metrics:
         result |= getattr(measured, metric)(**_arguments(metric, dataset))
     if FLAGS.ood_data:
-        result |= measured.ood(_other_data(run.config.data))
+        ours = run.config.data
+        fields = {"name": FLAGS.ood_data, "levels": ours.levels, "image_size": ours.image_size}
+        result |= measured.ood(data.load({**fields, "data_dir": FLAGS.data_dir or ours.data_dir}))
     return result
-
-
-def _other_data(ours):
-    fields = {"name": FLAGS.ood_data, "levels": ours.levels, "image_size": ours.image_size}
-    return data.load({**fields, "data_dir": FLAGS.data_dir or ours.data_dir})
 
 
 def _arguments(metric, dataset):

@@ -29,16 +29,16 @@ estimator of each block. Without it there are 8 estimates, or 32 of rows with di
 columns of numbers, which is exact.
 """
 
-import csv
 import pathlib
 
 import numpy as np
 from absl import flags, logging
 
 import tf_resflow as resflow
-from tf_resflow import evaluation, progress, training
+from tf_resflow import evaluation
 from tf_resflow.cli import command_line
 from tf_resflow.data.files import check_table
+from tf_resflow.extras import extra
 from tf_resflow.plurals import counted
 from tf_resflow.progress import track
 from tf_resflow.writing import check_output_path, whole_file
@@ -82,13 +82,17 @@ def check() -> None:
 
 def main() -> None:
     """Scores and writes the file."""
+    with extra("data"):
+        import pandas
+
     columns, note = _scored()
-    with whole_file(FLAGS.output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*map(_written, columns.values()), strict=True))
+    frame, number = pandas.DataFrame(columns), "%.9g"
+    with whole_file(FLAGS.output) as temporary:
+        frame.to_csv(temporary, index=False, float_format=number, lineterminator="\r\n")
     if FLAGS.top:
-        _print_lowest(columns)
+        lowest = frame[frame["log_prob"].notna()].sort_values("log_prob", kind="stable").head(FLAGS.top)
+        shown = lowest.replace("", None).dropna(axis="columns", how="all")
+        print(shown.to_string(index=False, na_rep="", float_format=number.__mod__, max_colwidth=None))
     scores, reasons = columns["log_prob"], columns.get("reason", np.zeros(0))
     has_score = ~np.isnan(scores)
     rare = "without quantiles"
@@ -101,24 +105,6 @@ def main() -> None:
         if rows.any() and len(reasons):
             first = np.argmax(rows)
             print(f"{rows.sum():,} of {len(rows):,} have {what}, such as row {first + 1}, {reasons[first]}.")
-
-
-def _written(values):
-    """The cells of a column: numbers of nine digits, nothing for NaN."""
-    if getattr(values, "dtype", np.dtype(object)).kind != "f":
-        return values
-    return ["" if np.isnan(value) else f"{value:.9g}" for value in values]
-
-
-def _print_lowest(columns):
-    """The examples of the lowest scores, as a table."""
-    order = np.argsort(columns["log_prob"], kind="stable")
-    order = order[~np.isnan(columns["log_prob"][order])][: FLAGS.top]
-    rows = [[name, *(str(value) for value in _written(np.asarray(c)[order]))] for name, c in columns.items()]
-    rows = [column for column in rows if any(column[1:])]
-    widths = [max(map(len, column)) for column in rows]
-    for line in zip(*rows, strict=True):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _scored():
@@ -227,8 +213,7 @@ def _held_out(config, size, required):
     Both are None if the data are missing and not required.
     """
     try:
-        with progress.stage("data"):
-            dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
+        dataset = command_line.load_data()
         has_labels = bool(config.model.condition) and required  # those of --input are unknown
         labels = has_labels or dataset.condition_mean is not None
         batches = dataset.eval_batches(config.eval.split, size, config.eval.num_examples or None, labels=labels)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.training.saved import missing_file, newest_first, none_readable
+from tf_resflow.training.workdir import missing_file, newest_first, none_readable
 
 __all__ = ["Checkpoints"]
 
@@ -65,32 +65,32 @@ class Checkpoints:
 
     def save(self, step: int) -> str:
         """Saves the state after a step, unless it is saved already; returns the path of the checkpoint."""
-        if not self.latest or int(self._step) != step:
-            self._step.assign(step)
-            if self._keep:
-                self._write(step)
-            self.latest = self._path(step)
-        return self.latest
-
-    def _write(self, step):
+        path = self._path(step)
+        if self.latest and int(self._step) == step:
+            return self.latest
+        self._step.assign(step)
         try:
-            if self._manager is None:
+            if self._keep and self._manager is None:
                 self._manager = tf.train.CheckpointManager(
                     self._checkpoint, str(self._directory), max_to_keep=self._keep, step_counter=self._step
                 )
-            self._manager.save(checkpoint_number=step)
+            if self._keep:
+                self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
-            shutil.rmtree(f"{self._path(step)}_temp", ignore_errors=True)
+            shutil.rmtree(f"{path}_temp", ignore_errors=True)
             before = f"The last one, {self.latest}, is untouched" if self.latest else "There is none before"
             raise OSError(
-                f"The checkpoint {self._path(step)} cannot be saved: {_first_line(error)}. {before}. Make room, or "
-                "make the directory writable, and run the same command again."
+                f"The checkpoint {path} cannot be saved: {_first_line(error)}. {before}. Make room, or make the "
+                "directory writable, and run the same command again."
             ) from None
+        self.latest = path
+        return path
 
     def restore(self, best_step: int | None = None) -> int:
-        """Restores the newest checkpoint that can be read, and warns of those that cannot; returns its step, or 0.
+        """Restores the newest checkpoint that can be read, and returns its step, or 0 if there is none.
 
-        Given the step with the best score, restores only that one, and warns if it was not kept.
+        Warns of those that cannot be read. Given the step with the best score, restores only that checkpoint, and
+        warns if it was not kept.
 
         Raises:
           ValueError: when the checkpoint is of another model, or none can be read.
@@ -107,14 +107,13 @@ class Checkpoints:
         for path in paths:
             try:
                 self._read(path)
+                self.latest = path
+                return int(self._step)
             except (tf.errors.OpError, IndexError) as error:
                 errors.append(missing_file(path) or f"{path}: {_first_line(error)}")
                 logging.warning("The checkpoint %s cannot be read and was skipped: %s", path, errors[-1])
-            else:
-                self.latest = path
-                return int(self._step)
         if paths:
-            raise ValueError(none_readable(paths, errors[0]))
+            raise none_readable(paths, errors[0])
         return 0
 
     def _read(self, path):

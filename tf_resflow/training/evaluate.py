@@ -110,25 +110,22 @@ class Evaluation:
         log p(z) - log q(z | x); "importance_weighted" for discrete columns, which have no parts; else "none".
         """
         noise, score = self._evaluation_noise, self._report.score()
+        bound = "none" if self._space.levels is None else "elbo"
+        if self._space.cells is not None:
+            bound = "importance_weighted"
         parts = stderr_parts(score, noise, self._report.num_estimates)
         result = {
             self.unit: score.mean,
             f"{self.unit}_stderr": score.stderr,
             **({f"{self.unit}_stderr_parts": parts} if self._space.cells is None else {}),
             "num_examples": score.num_examples,
-            "bound": self._bound,
+            "bound": bound,
             **({} if score.example_stderr is None else {"example_stderr": score.example_stderr}),
             "baselines": self._report.baselines,
         }
         if self._dataset.entropy is not None:
             result["entropy"] = self._dataset.entropy
         return result
-
-    @property
-    def _bound(self):
-        if self._space.cells is not None:
-            return "importance_weighted"
-        return "none" if self._space.levels is None else "elbo"
 
     def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
         """The bound of several dequantizations, see `evaluation.HeldOut`; for integer data.
@@ -251,27 +248,22 @@ class Evaluation:
         sizes = [0 if d.condition_mean is None else len(d.condition_mean) for d in (self._dataset, dataset)]
         kinds = [(d.event_shape, d.levels, size) for d, size in zip((self._dataset, dataset), sizes, strict=True)]
         if kinds[0] != kinds[1]:
-            shape, levels, conditions = (f"{ours} and {others}" for ours, others in zip(*kinds, strict=True))
             raise ValueError(
-                f"Examples of the model and of {dataset.name!r} have the shapes {shape}, the levels {levels}, and "
-                f"the numbers {conditions} of columns as a condition: choose other data, or leave out --ood_data."
+                f"Examples of {dataset.name!r} have the shape, the levels and the number of condition columns "
+                f"{kinds[1]}, and those of the model {kinds[0]}: choose other data, or leave out --ood_data."
             )
-        settings = self._config.eval
-
-        def scores(dataset):
-            limit = settings.num_examples or None
-            batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=sizes[0] > 0)
-            return self._ood_scores(batches, f"scores of {dataset.name}")
-
-        ours, theirs = scores(self._dataset), scores(dataset)
+        ours, theirs = (self._ood_scores(d, labels=sizes[0] > 0) for d in (self._dataset, dataset))
         result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
         for name, values in ours.items():
             wins = stats.mannwhitneyu(np.float64(values), np.float64(theirs[name]), method="asymptotic").statistic
             result[f"auroc_{name}"] = float(wins / (len(values) * len(theirs[name])))
         return {"ood": result}
 
-    def _ood_scores(self, batches, what):
-        """A dict of the scores of examples that should be higher in distribution."""
+    def _ood_scores(self, dataset, labels):
+        """A dict of the scores of held-out examples that should be higher in distribution."""
+        settings, what = self._config.eval, f"scores of {dataset.name}"
+        limit = settings.num_examples or None
+        batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=labels)
         scores, density = {}, self._model.trained_density()
         if density is not None:
             score = evaluation.ExampleScores(density, self.plan)

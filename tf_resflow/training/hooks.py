@@ -5,9 +5,7 @@ metrics of the step, which are still on the device.
 """
 
 import math
-import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -36,7 +34,6 @@ __all__ = ["Evaluating", "Interrupted", "Logging", "Saving", "Stopping"]
 
 _SECONDS_BETWEEN_FETCHES = 1.0
 _STEPS_BETWEEN_AGREEMENTS = 10
-_LONG_RUN = 3600.0  # seconds left, above which flags of a smaller model are suggested
 
 
 class Interrupted(Exception):
@@ -58,20 +55,18 @@ class Logging:
 
     def __init__(
         self,
-        config: "ConfigDict",
+        train: "ConfigDict",
         writer: MetricsWriter,
         optimizer: keras.Optimizer,
         start: int,
         shown: tuple[str, ...],
     ):
-        self._config, self._writer, self._optimizer, self._shown = config, writer, optimizer, shown
-        self._progress = bar("training", config.train.steps, start)
+        self._train, self._writer, self._optimizer, self._shown = train, writer, optimizer, shown
+        self._progress = bar("training", train.steps, start)
         self._pending: list[tuple[int, Mapping[str, tf.Tensor]]] = []  # on the device
         self._window: list[dict[str, float]] = []  # fetched, but not written
         self._fetched = time.monotonic()
         self._clock = self._fetched, start
-        self._first: tuple[float, int] | None = None
-        self._is_told = self._progress.disable
 
     def __enter__(self) -> "Logging":
         """Shows what the first step waits for."""
@@ -88,7 +83,7 @@ class Logging:
         self._progress.update()
         if time.monotonic() - self._fetched > _SECONDS_BETWEEN_FETCHES:
             self.fetch()
-        if step % self._config.train.log_every == 0:
+        if step % self._train.log_every == 0:
             self._write(step)
 
     def fetch(self) -> None:
@@ -103,13 +98,10 @@ class Logging:
             texts = [f"{values[name]:.3f} {name}" for name in self._shown if name in values]
             self._progress.set_postfix_str(", ".join(texts), refresh=False)
         self._fetched = time.monotonic()
-        if pending and not self._is_told:
-            self._tell_duration(step)
 
     def restart_clock(self, step: int) -> None:
         """Leaves the time of an evaluation out of the steps per second."""
         self._clock = time.monotonic(), step
-        self._first = None
 
     def _write(self, step):
         """Writes the means over the steps since the last line, or since the run was resumed, and their number."""
@@ -122,30 +114,6 @@ class Logging:
         self._writer.scalars(step, "train", values)
         self._window = []
         self._clock = self._fetched, step
-
-    def _tell_duration(self, step):
-        """Prints the expected duration once. The first steps do not count, because they build the graph."""
-        if self._first is None:
-            self._first = self._fetched, step
-            return
-        time_before, step_before = self._first
-        seconds = (self._fetched - time_before) / (step - step_before)
-        left = seconds * (self._progress.total - step)
-        text = f"A step takes {seconds:.2g} s, so the run takes {self._progress.format_interval(left)} more."
-        if left > _LONG_RUN:
-            text += f" For a shorter run, start in another --workdir with {_flags_of_shorter_run(self._config)}."
-        self._progress.write(text, file=sys.stderr)
-        self._is_told = True
-
-
-def _flags_of_shorter_run(config):
-    """Flags that halve the time of a step or the number of steps."""
-    train, model, data = config.train, config.model, config.data
-    fields = {"train.steps": max(1, train.steps // 2), "train.batch_size": max(1, train.batch_size // 2)}
-    fields["model.num_blocks"] = tuple(max(1, num // 2) for num in model.num_blocks)
-    if data.name == "images" and (size := data.image_size or data.max_image_size) > 8:
-        fields = {"data.image_size": size // 2, **fields}
-    return " or ".join(f"--config.{name}={shlex.quote(str(value))}" for name, value in fields.items())
 
 
 class Saving:

@@ -71,7 +71,9 @@ def train(
         check_compiles(strategy)
     with lost_workers_explained(strategy):
         files = Workdir(workdir, is_chief=is_chief(strategy))
-        check_agreement(strategy, _common_fields(config), "The workers have different configs: give all the same.")
+        common = config.copy_and_resolve_references()
+        common.data.data_dir = ""  # may differ
+        check_agreement(strategy, str(common), "The workers have different configs: give all the same.")
         with files.locked():
             files.check_config(config)
             done = files.read_result(config)
@@ -106,8 +108,10 @@ def _train(config, files, strategy, jit):
         "--workdir, which all of them see.",
     )
     if start == 0:
-        report.check_data()
-        _initialize(config, model, dataset)
+        if dataset.levels is None:
+            _ = report.baselines  # warns before the first step if the data have no density
+        x, condition = model.condition.split(initial_batch(config, dataset, labels=bool(model.condition)))
+        model.initialize(x, config.seed, **({"condition": condition} if model.condition else {}))
     batches = iter(
         replica_batches(strategy, dataset, train.batch_size, config.seed, start, labels=model.takes_pairs)
     )
@@ -115,7 +119,7 @@ def _train(config, files, strategy, jit):
 
     files.begin(config, dataset)
     with MetricsWriter(files.output, start) as writer:
-        log = Logging(config, writer, optimizer, start, shown=(model.data_space.unit, "accuracy"))
+        log = Logging(train, writer, optimizer, start, shown=(model.data_space.unit, "accuracy"))
         saving = Saving(train, checkpoints, log)
         stopping = Stopping(saving, strategy)
         averaged = AveragedWeights(model, optimizer)
@@ -126,17 +130,11 @@ def _train(config, files, strategy, jit):
             while step < train.steps and not evaluating.are_over:
                 step += 1
                 batch, seed = next(batches), tf.constant([config.seed, step], tf.int32)
-                with diagnosed(model, strategy, checkpoints, batch, seed):
+                with diagnosed(model, strategy, checkpoints.latest, batch, seed):
                     metrics = take_step(batch, seed)
                     for hook in (log, saving, stopping, evaluating):
                         hook.after_step(step, metrics)
         return evaluating.finish(step, files)
-
-
-def _initialize(config, model, dataset):
-    """Initializes a model by the first examples."""
-    x, condition = model.condition.split(initial_batch(config, dataset, labels=bool(model.condition)))
-    model.initialize(x, config.seed, **({"condition": condition} if model.condition else {}))
 
 
 def _compiled_step(strategy, model, jit):
@@ -159,13 +157,6 @@ def _compiled_step(strategy, model, jit):
         return means
 
     return take_step
-
-
-def _common_fields(config):
-    """The part of a config that all workers must share: all but where the data are."""
-    fields = config.to_dict()
-    del fields["data"]["data_dir"]
-    return json.dumps(fields, sort_keys=True)
 
 
 def _check_fit(config: "ConfigDict", dataset: Dataset, strategy: tf.distribute.Strategy) -> None:

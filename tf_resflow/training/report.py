@@ -156,11 +156,6 @@ class Report:
         )
         return both - evaluation.gaussian_baseline(train[1], test[1])
 
-    def check_data(self) -> None:
-        """Warns, before the training, of continuous data that have no Gaussian baseline."""
-        if self._dataset.levels is None:
-            _ = self.baselines
-
     def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
         """The content of result.json, without the figures, from the step and its `scores`."""
         dequantization = self._model.data_space.dequantization

@@ -136,12 +136,7 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     model = build_model(config, data)
     result = read_json(files.result) if files.result.exists() else None
     if isinstance(files, PackedRun):
-        try:
-            model.load_weights(files.weights)
-        except OSError as error:
-            raise ValueError(
-                f"{files.source} has no weights that can be read: {error}. Save the run again."
-            ) from None
+        model.load_weights(files.weights)
         return Run(model, config, files.step, files.source, data, result, files.is_best)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     ranked, best = ranked_steps(held_out_scores(read_metrics(files.path), "validation"), model.objective), 0
