@@ -314,17 +314,6 @@ def test_scores_of_the_train_split_are_not_what_training_logs(tmp_path, make_con
     assert scored(tmp_path / "run") == [("train", 5, 1.0), ("train", 10, 2.0)] and result["best"] == 1.0
 
 
-def test_the_test_split_is_scored_once(tmp_path, make_config, train, no_work, table_fields):
-    result = train(make_config(**table_fields, train__eval_every=5), tmp_path / "run")
-    assert scored(tmp_path / "run") == [("validation", 5, 1.0), ("validation", 10, 2.0), ("test", 10, 3.0)]
-    assert (result["split"], result["nats"], result["validation"]["nats"], result["best"]) == (
-        "test",
-        3.0,
-        2.0,
-        1.0,
-    )
-
-
 def test_a_finished_run_gives_its_result_again(plane, tmp_path, make_config, train, monkeypatch):
     """At once, unless its config has changed or a figure is missing: then with what the checkpoint gives."""
     workdir, result = tmp_path / "run", plane[1]

@@ -181,7 +181,7 @@ def test_a_field_that_only_the_data_have_is_a_difference(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"[]", r"config.json should hold a JSON object, not \[\]"),
+        (b"[]", r"config.json is not valid JSON: it should hold an object, not \[\]"),
         (b"\xff\xfe\x00", "config.json is not valid JSON"),
         (b'{"seed": "many"}', "config.json is not .*many is of original type"),
         (b'{"train": {"steps": 0}}', "config.json is not .*config.train.steps is 0"),

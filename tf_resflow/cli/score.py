@@ -8,25 +8,24 @@ resflow-score --workdir=runs/digits --output=scores.csv
 Each example has a line, in the order of the input, with
 
 - example: its number from 1; of a folder of images `file`, its file; and the columns of --id_columns,
-- log_prob: log p(x) in nats, a mean of several estimates, and stderr, the standard error of that mean: for 8
+- log_prob: log p(x) in nats, a mean of several estimates, and stderr, the standard error of this mean: for 8
   estimates, log_prob +- 2.36 stderr is an interval of 95 % (Student's t),
-- quantile: the fraction of the run's held-out examples that are less likely. An example with 0.01 or less is less
-  likely than 99 of 100 examples of the data,
+- quantile: the fraction of the run's held-out examples that are less likely,
 - reason, of a table: why a row has no score, or the lowest one.
 
 The score of a row is a probability in the discrete columns (whole numbers, levels, whole days), and a density in
-the units of the others. A number that is far from all data has a low score. A level that the training did not know
-has the probability 0: its score is -inf. A value that is missing, or cannot be read as what the column is, leaves
-the row without a score; with --strict it is an error. --top=20 prints the rows of the lowest scores.
+the units of the others. A level that the training did not know has the probability 0, so its score is -inf. A row
+with a value that is missing or cannot be read has no score; with --strict it is an error. --top=20 prints the rows
+with the lowest scores.
 
 --input is a table, or for images a folder or a .npy or .npz file, of the kind that the run was trained on. The
 columns of a table are found by their names; others are ignored. Without --input the held-out examples are scored.
 The labels of images in --input are unknown: if the run is given labels, log_prob is that of the mixture of its
-classes, equally frequent, for the held-out examples, too.
+classes, equally frequent, also for the held-out examples.
 
---stderr asks for a standard error of log_prob in nats: a short measurement chooses the number of estimates and the
-estimator of each block. Without it there are 8 estimates, or 32 of rows with discrete columns, or one of at most 16
-columns of numbers, which is exact.
+With --stderr, a short measurement chooses the number of estimates and the estimator of each block that reach this
+standard error of log_prob in nats. Without it there are 8 estimates, or 32 for rows with discrete columns, or one
+exact value for at most 16 columns of numbers.
 """
 
 import pathlib

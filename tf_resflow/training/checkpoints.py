@@ -3,6 +3,7 @@
 import pathlib
 import re
 import shutil
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -45,23 +46,16 @@ class Checkpoints:
         self._step = tf.Variable(0, dtype=tf.int64, name="step")
         self.latest: str | None = None
         self._directory = pathlib.Path(directory)
-        self._manager: tf.train.CheckpointManager | None = None
+        self._manager: Any = None
         self._checkpoint = tf.train.Checkpoint(
             model=model, optimizer=optimizer, step=self._step, seed=tf.Variable(seed, dtype=tf.int64, name="seed")
         )
-        values = [v for v in model.weights + optimizer.variables if "float" in v.dtype]
-
-        @tf.function(autograph=False)
-        def all_finite():
-            finite = [tf.reduce_all(tf.math.is_finite(value)) for value in values]
-            return tf.reduce_all(tf.stack(finite))
-
-        self._all_finite = all_finite
+        self._floats = [v for v in model.weights + optimizer.variables if "float" in v.dtype]
         self._keep = keep if is_chief else 0
 
     def is_finite(self) -> bool:
         """Whether the weights and the state of the optimizer are finite."""
-        return bool(self._all_finite())
+        return all(tf.reduce_all(tf.math.is_finite(value)) for value in self._floats)
 
     def save(self, step: int) -> str:
         """Saves the state after a step, unless it is saved already; returns the path of the checkpoint."""
@@ -70,11 +64,10 @@ class Checkpoints:
             return self.latest
         self._step.assign(step)
         try:
-            if self._keep and self._manager is None:
-                self._manager = tf.train.CheckpointManager(
+            if self._keep:
+                self._manager = self._manager or tf.train.CheckpointManager(
                     self._checkpoint, str(self._directory), max_to_keep=self._keep, step_counter=self._step
                 )
-            if self._keep:
                 self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
             shutil.rmtree(f"{path}_temp", ignore_errors=True)
@@ -125,7 +118,7 @@ class Checkpoints:
             if status is not None:
                 status.expect_partial()  # TensorFlow would log each variable
             raise ValueError(
-                f"The checkpoint {path} does not fit the model of this config: {_in_short(error)}. "
+                f"The checkpoint {path} does not fit the model of this config: {_first_line(error)}. "
                 "Was it written by another version? Choose another --workdir to train again."
             ) from None
 
@@ -133,16 +126,7 @@ class Checkpoints:
         return str(self._directory / f"ckpt-{step}")
 
 
-def _in_short(error):
-    """TensorFlow's message without the values of the variables that it names."""
-    names = re.findall(r"<tf\.Variable '([^']+)'", str(error))
-    if not names:
-        return str(error).splitlines()[0][:300].rstrip(".")
-    more = ", ..." if len(names) > 3 else ""
-    return f"it has no values for {', '.join(names[:3])}{more}"
-
-
 def _first_line(error):
     """The message of an error, without TensorFlow's graph."""
     message = getattr(error, "message", None) or str(error)
-    return re.sub(r"^{{.*?}}\s*|\s*\[Op:\w+\]", "", message).splitlines()[0].rstrip(".")
+    return re.sub(r"^{{.*?}}\s*|\s*\[Op:\w+\]", "", message).splitlines()[0][:400].rstrip(".")

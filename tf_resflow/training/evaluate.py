@@ -63,19 +63,18 @@ class Evaluation:
         self.unit = run.model.data_space.unit
         self._space = run.model.data_space
         check_only_stderr(stderr, log_det, num_probes)
+        self._stderr: Any = stderr
         if stderr is not None:
-            first = next(iter(Report(run.config, run.model, dataset).batches()))
-            x, condition = run.model.condition.split(first)
-            nats = stderr * run.model.data_space.nats_per_unit
-            self._name = "planned"
-            self._make_plan = functools.partial(
-                evaluation.plan_likelihood, run.density, x, nats, condition=condition
-            )
-            self.plan = self._make_plan()
+            self._name, self.plan = "planned", self._make_plan()
         else:
             self._name, estimator = run.estimator(log_det, num_probes)
             self.plan = held_out_plan(run.model, estimator)
         self._report = Report(run.config, run.model, dataset, plan=self.plan)
+
+    def _make_plan(self, **options):
+        x, condition = self._first_batch
+        nats = self._stderr * self._space.nats_per_unit
+        return evaluation.plan_likelihood(self._run.density, x, nats, condition=condition, **options)
 
     @property
     def metrics(self) -> list[str]:
@@ -89,18 +88,19 @@ class Evaluation:
 
         Also the "dequantization" of integer data; and "checkpoint": "best" if it is the best one on validation.
         """
-        num_probes = getattr(self.plan.log_det, "num_probes", None)
-        return {
-            "name": self._dataset.name,
-            "split": self._config.eval.split,
-            "step": self._run.step,
-            **({"checkpoint": "best"} if self._run.is_best else {}),
-            "unit": self.unit,
-            "log_det": self._name,
-            **({"dequantization": self._space.dequantization} if self._space.dequantization else {}),
-            **({"plan": self.plan.as_dict()} if self.plan.stderr is not None else {}),
-            **({"num_probes": num_probes} if num_probes else {}),
-        }
+        return _known(
+            {
+                "name": self._dataset.name,
+                "split": self._config.eval.split,
+                "step": self._run.step,
+                "checkpoint": "best" if self._run.is_best else None,
+                "unit": self.unit,
+                "log_det": self._name,
+                "dequantization": self._space.dequantization,
+                "plan": None if self.plan.stderr is None else self.plan.as_dict(),
+                "num_probes": getattr(self.plan.log_det, "num_probes", None),
+            }
+        )
 
     def likelihood(self) -> dict[str, Any]:
         """The score, its standard error and the error's parts, the baselines and the entropy.
@@ -110,22 +110,23 @@ class Evaluation:
         log p(z) - log q(z | x); "importance_weighted" for discrete columns, which have no parts; else "none".
         """
         noise, score = self._evaluation_noise, self._report.score()
-        bound = "none" if self._space.levels is None else "elbo"
+        bound, parts = "none" if self._space.levels is None else "elbo", None
         if self._space.cells is not None:
             bound = "importance_weighted"
-        parts = stderr_parts(score, noise, self._report.num_estimates)
-        result = {
-            self.unit: score.mean,
-            f"{self.unit}_stderr": score.stderr,
-            **({f"{self.unit}_stderr_parts": parts} if self._space.cells is None else {}),
-            "num_examples": score.num_examples,
-            "bound": bound,
-            **({} if score.example_stderr is None else {"example_stderr": score.example_stderr}),
-            "baselines": self._report.baselines,
-        }
-        if self._dataset.entropy is not None:
-            result["entropy"] = self._dataset.entropy
-        return result
+        else:
+            parts = stderr_parts(score, noise, self._report.num_estimates)
+        return _known(
+            {
+                self.unit: score.mean,
+                f"{self.unit}_stderr": score.stderr,
+                f"{self.unit}_stderr_parts": parts,
+                "num_examples": score.num_examples,
+                "bound": bound,
+                "example_stderr": score.example_stderr,
+                "baselines": self._report.baselines,
+                "entropy": self._dataset.entropy,
+            }
+        )
 
     def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
         """The bound of several dequantizations, see `evaluation.HeldOut`; for integer data.
@@ -222,7 +223,7 @@ class Evaluation:
         Raises:
           ValueError: when the model has neither a classifier nor labels.
         """
-        if self._model.condition.num_classes is None and not self._model.classifier is not None:
+        if self._model.condition.num_classes is None and self._model.classifier is None:
             raise ValueError("The run is of a density alone (config.task): it has no classifier to evaluate.")
         return self._report.classification()
 
@@ -285,4 +286,10 @@ class Evaluation:
     @functools.cached_property
     def _first_batch(self):
         """The examples and the condition of the first batch."""
-        return self._model.condition.split(next(iter(self._report.batches())))
+        report = Report(self._config, self._model, self._dataset)
+        return self._model.condition.split(next(iter(report.batches())))
+
+
+def _known(result):
+    """The result without the values that do not exist."""
+    return {name: value for name, value in result.items() if value is not None}

@@ -106,11 +106,14 @@ class Logging:
     def _write(self, step):
         """Writes the means over the steps since the last line, or since the run was resumed, and their number."""
         self.fetch()
-        values = {name: np.mean([metrics[name] for metrics in self._window]) for name in self._window[0]}
-        values["averaged_steps"] = len(self._window)
-        values["learning_rate"] = self._optimizer.learning_rate
         time_before, step_before = self._clock
-        values["steps_per_second"] = (step - step_before) / (self._fetched - time_before)
+        means = {name: np.mean([metrics[name] for metrics in self._window]) for name in self._window[0]}
+        values = {
+            **means,
+            "averaged_steps": len(self._window),
+            "learning_rate": self._optimizer.learning_rate,
+            "steps_per_second": (step - step_before) / (self._fetched - time_before),
+        }
         self._writer.scalars(step, "train", values)
         self._window = []
         self._clock = self._fetched, step
@@ -238,7 +241,7 @@ class Evaluating:
         best = self._ranked_steps()[0]
         kept = self._best.restore(best) if self._train.keep_best else 0
         step = kept or last
-        scores = self._scores.get(step)
+        scores: Any = self._scores.get(step)
         with self._averaged:
             final = scores
             if self._split != self._final_split or step != self._evaluated:

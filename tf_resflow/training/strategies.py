@@ -93,7 +93,7 @@ def check_agreement(strategy: tf.distribute.Strategy, text: str, message: str) -
 
 @contextlib.contextmanager
 def lost_workers_explained(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Explains the errors of collective operations."""
+    """Raises `WorkerLostError` for the errors of collective operations."""
     try:
         yield
     except tf.errors.OpError as error:

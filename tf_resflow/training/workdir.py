@@ -176,21 +176,20 @@ class Workdir:
         config, absolute = self.read_config(), self._absolute_places()
         given = {"data_dir": data_dir, "path": data_path}
         for place in PLACES:
-            stored = config.data[place]
-            paths = [given.get(place)]
-            if paths == [None]:
+            stored, paths = config.data[place], [given.get(place)]
+            if given.get(place) is None:
                 paths = [absolute.get(f"data.{place}"), stored]
                 if data_path and stored and place != "data_dir":
                     paths.append(str(pathlib.Path(data_path).parent / pathlib.Path(stored).name))
-            paths = [path for path in paths if path]
-            found = [path for path in paths if pathlib.Path(path).expanduser().exists()]
-            if paths and not found and place != "data_dir":
+            named = [path for path in paths if path]
+            found = [path for path in named if pathlib.Path(path).expanduser().exists()]
+            if named and not found and place != "data_dir":
                 raise ValueError(
-                    f"The data of the run in {self.source} are not at {paths[-1]} (looked for "
-                    f"{' and '.join(dict.fromkeys(map(_absolute, paths)))}). If they have moved, give their new "
+                    f"The data of the run in {self.source} are not at {named[-1]} (looked for "
+                    f"{' and '.join(dict.fromkeys(map(_absolute, named)))}). If they have moved, give their new "
                     "path by --data_path."
                 )
-            config.data[place] = (found or paths[-1:] or [""])[0]
+            config.data[place] = (found or named[-1:] or [""])[0]
         return config
 
     def check_data(self, dataset: "Dataset") -> None:
@@ -328,12 +327,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Reads a JSON file that holds an object; raises ValueError if it does not."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"Cannot read {path}: {error.strerror}.") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"it should hold an object, not {value!r:.40}")
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}. Restore it from a backup.") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} should hold a JSON object, not {value!r:.40}. Restore it from a backup.")
     return value
 
 
