@@ -52,13 +52,6 @@ def no_work(monkeypatch, no_figures, set_step):
     set_step(lambda model, batch, step: {"nats": 0.0})
 
 
-@pytest.fixture
-def table_fields(tmp_path):
-    """Fields of a config of a table of 100 rows."""
-    np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=[100, 2]))
-    return {"data__name": "tabular", "data__path": str(tmp_path / "table.npy")}
-
-
 def saved_steps(workdir):
     return sorted(int(path.stem[5:]) for path in (workdir / "checkpoints").glob("*.index"))
 
@@ -185,19 +178,6 @@ def test_a_run_in_bfloat16(tmp_path, make_config, train, no_figures):
         assert constants["certified"] <= constants["nominal"]
 
 
-def test_a_run_that_is_killed_in_an_evaluation_makes_up_for_it(tmp_path, make_config, train, monkeypatch, no_work):
-    config = make_config(train__eval_every=5, data__num_test=30)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Report, "scores", lambda *_: signal.raise_signal(signal.SIGINT))
-        patch.setattr(hooks.Stopping, "__enter__", lambda stopping: stopping)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path)
-    assert saved_steps(tmp_path) == [5]
-    result = train(config, tmp_path)
-    assert scored(tmp_path)[:2] == [("validation", 5, 1.0), ("validation", 10, 2.0)]
-    assert (result["validation"]["nats"], result["best"]) == (2.0, 1.0)
-
-
 def test_a_signal_in_the_last_evaluation_acts_as_ever(tmp_path, make_config, train, monkeypatch, no_work):
     """All is saved by then, and there is no step at whose end to stop."""
     monkeypatch.setattr(loop.Report, "scores", lambda *_: signal.raise_signal(signal.SIGINT))
@@ -305,13 +285,6 @@ def test_the_result_of_one_example_is_valid_json(tmp_path, make_config, train, n
     assert result["nats_stderr"] is None and "nan" in result["line"]
     written = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
     assert written == result and train(make_config(eval__num_examples=1), tmp_path)["nats_stderr"] is None
-
-
-def test_scores_of_the_train_split_are_not_what_training_logs(tmp_path, make_config, train, no_work, table_fields):
-    fields = table_fields | {"eval__split": "train", "data__validation_fraction": 0.0}
-    train(make_config(**fields, train__steps=5), tmp_path / "run")
-    result = train(make_config(**fields), tmp_path / "run")
-    assert scored(tmp_path / "run") == [("train", 5, 1.0), ("train", 10, 2.0)] and result["best"] == 1.0
 
 
 def test_a_finished_run_gives_its_result_again(plane, tmp_path, make_config, train, monkeypatch):

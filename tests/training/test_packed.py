@@ -1,5 +1,6 @@
 """Runs in one file, and the released models."""
 
+import functools
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ KINDS = {
 def run_of(tmp_path_factory, make_config, image_config, run_without_work):
     """A function of a kind to its run, with weights that are not those of the seed."""
 
+    @functools.cache
     def run_of(kind):
         folder = tmp_path_factory.mktemp("run")
         fields = KINDS[kind] | {"train__steps": 1}

@@ -132,13 +132,6 @@ def test_data_are_found_from_anywhere(tmp_path, monkeypatch):
     assert files.config_of_data(data_path="../away/t.csv").data.path == "../away/t.csv"
 
 
-def test_an_unwritable_workdir(tmp_path):
-    (tmp_path / "file").write_text("not a directory")
-    for path in ("file/run", "file"):
-        with pytest.raises(OSError, match="Cannot write .*file"):
-            Workdir(tmp_path / path).begin(default_config(), INFO)
-
-
 def test_the_data_of_a_run(tmp_path):
     """They come back, and other data are refused."""
     images = {split: np.zeros([4, 2, 2, 1]) for split in ("train", "test")}
