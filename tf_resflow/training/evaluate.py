@@ -37,9 +37,9 @@ class Evaluation:
       run: what `tf_resflow.load` returned; nothing of it changes.
       dataset: the `Dataset` of the run.
       log_det: how log-determinants are evaluated, a name of `tf_resflow.models.evaluation_estimator`.
-      num_probes: probes of each estimate, but of "exact".
-      stderr: instead of these, the standard error of each example's score, in `unit`: the estimators are planned
-        for the first batch, see `tf_resflow.evaluation.plan_likelihood`.
+      num_probes: number of probes of each estimate.
+      stderr: the standard error of each example's score, in `unit`, instead of `log_det` and `num_probes`. The
+        estimators are planned for the first batch, see `tf_resflow.evaluation.plan_likelihood`.
 
     Attributes:
       unit: unit of the scores of the density, "bits_per_dim" or "nats".
@@ -184,7 +184,7 @@ class Evaluation:
         return {"lipschitz": evaluation.lipschitz_certificate(self._model.flow)}
 
     def fid(self, features: Callable[[np.ndarray], np.ndarray], num_samples: int = 10_000) -> dict[str, Any]:
-        """The Fréchet distance between samples and the train images.
+        """Returns the Fréchet distance between samples and the train images.
 
         Args:
           features: function of integer images to features `[batch, size]`, such as an
@@ -215,9 +215,9 @@ class Evaluation:
         return {"fid": {"fid": distance, "num_samples": samples.num, "num_train": images.num}}
 
     def classification(self) -> dict[str, float]:
-        """The accuracy, cross-entropy and calibration error of a hybrid model's classifier.
+        """Returns the accuracy, cross-entropy and calibration error of a hybrid model's classifier.
 
-        Those of a density given labels are of softmax of log p(x | label): the classes count as equally frequent.
+        A density given labels classifies by the softmax of log p(x | label), for equally frequent classes.
         The keys are those of the training's result.json; "cross_entropy" is in bits for integer data.
 
         Raises:
@@ -228,16 +228,16 @@ class Evaluation:
         return self._report.classification()
 
     def ood(self, dataset: data.Dataset) -> dict[str, Any]:
-        """How well the model separates its held-out data from other data.
+        """Measures how well the model separates its held-out data from other data.
 
-        The area under the ROC curve is the probability that an example of the held-out data scores higher than one
-        of the other data (Mann and Whitney). Below 0.5 the score prefers the other data.
+        The area under the ROC curve is the probability that an example of the held-out data scores higher than an
+        example of the other data (Mann and Whitney). Below 0.5 the score prefers the other data.
 
-        A model of images given their label has the score of the mixture of its classes, in both data sets: the
-        labels of other data are none of them. One of columns given others needs these columns in both.
+        A model of images given their label scores both data sets by the mixture of its classes. A model of columns
+        given others needs the condition columns in both.
 
         Args:
-          dataset: a `Dataset` of examples of the same shape and levels; its same split is taken.
+          dataset: a `Dataset` with examples of the same shape and levels, and with the same split.
 
         Returns:
           A dict "ood" of the "name" of the other data, their "num_examples", and the areas under the curves:

@@ -44,8 +44,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains, or resumes, the run of a config in its workdir.
 
-    A resumed run takes the same steps as an uninterrupted one: the batch and the random numbers of
-    a step are pure functions of the seed and the step. (With another `jit` it agrees to rounding.)
+    A resumed run takes the same steps as an uninterrupted one, because the batch and the random numbers of a step
+    are pure functions of the seed and the step. (With another `jit` it agrees to rounding.)
 
     Args:
       config: see `default_config`.
@@ -55,13 +55,13 @@ def train(
       progress: whether to show progress bars.
 
     Returns:
-      A dict: the content of `result.json`, including a `line` for the screen. A finished run returns it at once.
+      The content of `result.json`, a dict with a `line` for the screen. A finished run returns it at once.
 
     Raises:
       ValueError: when the config, the workdir or the data are wrong, or `jit` is True for several replicas that are
         not GPUs.
       NonFiniteError: when the loss or a gradient becomes NaN or infinite.
-      Interrupted: on SIGINT or SIGTERM, after saving: of several workers one that is signaled stops all.
+      Interrupted: on SIGINT or SIGTERM, after saving. A signal to one of several workers stops all.
       WorkerLostError: when another worker has stopped for another reason.
       OSError: when the workdir cannot be written.
     """

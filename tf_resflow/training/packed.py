@@ -28,7 +28,7 @@ _NAMES = ("config.json", "data.json", _STEP, _WEIGHTS, _RESULT)  # there may be 
 
 
 class PackedRun(Workdir):
-    """The files of a trained run that `write_packed` wrote, unpacked to be read, for as long as this object lives.
+    """The files of a trained run that `write_packed` wrote. They stay unpacked as long as this object lives.
 
     Args:
       path: the .zip file.
@@ -81,7 +81,7 @@ def write_packed(path: str | os.PathLike[str], run: Workdir, step: int, is_best:
 
 
 def opened(workdir: str | os.PathLike[str]) -> Workdir:
-    """The files of a trained run: in a directory, in one file, or of a released model as "pretrained:NAME".
+    """Returns the files of a trained run in a directory or in one file, or of the model "pretrained:NAME".
 
     Raises:
       ValueError: when there is no such model, its file is missing or another one, or a file is not that of a run.

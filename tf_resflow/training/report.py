@@ -127,7 +127,7 @@ class Report:
 
     @functools.cached_property
     def baselines(self) -> dict[str, float]:
-        """The uniform and the Gaussian baseline; one that does not exist is left out, with a warning."""
+        """The uniform and the Gaussian baseline. A baseline that does not exist is left out with a warning."""
         levels = self._dataset.levels
         baselines = {} if levels is None else {"uniform": math.log2(levels)}
         size, num = math.prod(self._dataset.event_shape), self._dataset.sizes.get("train", math.inf)
@@ -157,7 +157,7 @@ class Report:
         return both - evaluation.gaussian_baseline(train[1], test[1])
 
     def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of result.json, without the figures, from the step and its `scores`."""
+        """Returns the content of result.json, without the figures, from the step and its `scores`."""
         dequantization = self._model.data_space.dequantization
         result = {
             "name": self._dataset.name,
@@ -178,7 +178,7 @@ class Report:
         return result
 
     def line(self, result: Mapping[str, Any]) -> str:
-        """The result in one line."""
+        """Returns the result in one line."""
         scores, against = [], []
         if "accuracy" in result:
             scores.append(f"accuracy {result['accuracy']:.2%} ± {result['accuracy_stderr']:.2%}")
@@ -202,9 +202,9 @@ class Report:
         )
 
     def warning(self, result: Mapping[str, Any], *, best: int, last: int) -> str | None:
-        """What to try if the density scores below a baseline, which it had to beat; else None.
+        """Returns advice if the density scores worse than a baseline, or else None.
 
-        `best` is the step with the best validation score, `last` the last one.
+        `best` is the step with the best validation score, `last` the last step.
         """
         score, baselines = result.get(self.unit), result["baselines"]
         name = min(baselines, key=baselines.get, default=None)
@@ -225,7 +225,7 @@ class Report:
         )
 
     def figures(self, directory: pathlib.Path) -> dict[str, float]:
-        """Writes the figures; returns what they measure for the result, of images the `reconstruction_error`."""
+        """Writes the figures; returns the `reconstruction_error` of images for the result."""
         grid = self.sample_grid()
         if grid is not None:
             write_png(directory / "samples.png", grid)

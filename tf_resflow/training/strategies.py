@@ -1,4 +1,4 @@
-"""The devices that a run uses, by name."""
+"""Distribution strategies by name, and what several workers agree on."""
 
 import contextlib
 import os
