@@ -122,7 +122,7 @@ REFUSED = {
         [f"not at gone.csv (looked for /no/gone.csv and {ROOT}/gone.csv)", "--data_path"],
     ),
     "a split that the data lack": ("evaluate", [RUN, "--split=train"], ["'checkerboard' has test, validation"]),
-    "fid of vectors": ("evaluate", [RUN, "--metrics=fid"], ["fid needs images"]),
+    "fid of vectors": ("evaluate", [RUN, "--metrics=fid"], ["FID is for images"]),
     "classes of a density": ("evaluate", [RUN, "--metrics=classification"], ["needs labels"]),
     "an unknown metric": ("evaluate", [RUN, "--metrics=lipschitz,fd"], ["choose some of likelihood, noise"]),
     "no metric": ("evaluate", [RUN, "--metrics="], ["likelihood, noise"]),

@@ -6,28 +6,29 @@ resflow-evaluate --workdir=runs/digits --metrics=likelihood,importance_weighted 
 Metrics, and their keys in the JSON file (scores are `bits_per_dim` of integer data, `nats` of continuous
 data; infinite and undefined values are null):
 
-- likelihood: `bits_per_dim`, `bits_per_dim_stderr`, and the parts of this standard error in
+- likelihood: `bits_per_dim`, `bits_per_dim_stderr`, and the sources of that standard error,
   `bits_per_dim_stderr_parts` (data, dequantization, estimator); `num_examples`; `bound`, "elbo" for integer data,
   "importance_weighted" for tables with discrete columns, whose error has no parts; `baselines`; `entropy`.
-- noise: the mean, standard deviations and excess kurtosis of the estimate of one example's loss, with the
-  estimator of the training and with that of this evaluation (`noise.training`, `noise.evaluation`).
-- reconstruction: the error of encoding and decoding, and the iterations and failures of the solver.
-- lipschitz: nominal and certified constants of the `layers`, the `blocks`, the `flow` and its `inverse`.
-- importance_weighted: the tighter bound of --iw_samples dequantizations. It needs precise log-determinants, by
-  --log_det=exact, many --num_probes, or a small --stderr, here of each dequantization. `estimator_bias` is what
-  their noise can have gained.
-- fid: the Fréchet distance between --fid_samples samples and train images in Inception's features. The weights of
-  Keras differ from those of the literature, see `InceptionFeatures`.
+- noise: of the estimate of one example's loss, with the training's estimator and with this
+  evaluation's (`noise.training`, `noise.evaluation`): mean, standard deviations, excess kurtosis.
+- reconstruction: the error of encoding and decoding, in the flow's input space and in levels, and
+  the solver's iterations and failures.
+- lipschitz: `layers`, `blocks`, `flow` and `inverse`, nominal and certified.
+- importance_weighted: the tighter bound of --iw_samples dequantizations. It needs precise
+  log-determinants: --log_det=exact; many --num_probes; or a small --stderr, here of each dequantization.
+  `estimator_bias` tells what their noise can have gained.
+- fid: the Fréchet distance between --fid_samples samples and train images in Inception's features. (Keras'
+  weights differ from those of the literature: see `InceptionFeatures`.)
 - classification, of a hybrid model: `accuracy` and its standard error, `cross_entropy` (in bits for images) and
   `calibration_error` (expected calibration error, 15 bins). If it is named, also of a model of images given their
-  label, which is evaluated once for each class.
+  label, by the label under which an image is most likely: as many evaluations as there are classes.
 
-`dequantization` is the noise of integer data, "uniform" or "variational".
+`dequantization` tells which noise the bounds of integer data are of, "uniform" or "variational".
 
 The default is the first four and the last, as far as the model has a density, residual blocks and a classifier.
 With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves by which log p(x),
-`auroc_log_prob`, and the largest class probability, `auroc_max_probability`, separate the data from it. For images
-given their label, log p(x) is that of the mixture of the classes.
+`auroc_log_prob`, and the largest class probability, `auroc_max_probability`, separate the data from it. Of images
+given their label, log p(x) is that of the mixture of the classes, in both data sets.
 
 --log_det=adaptive certifies that the rest of each series is below 1e-4 nats. --stderr=0.01 asks for a standard
 error of each example's score, in its unit: a short measurement chooses the number of dequantizations and the
@@ -43,7 +44,7 @@ from typing import Any
 from absl import flags
 
 import tf_resflow as resflow
-from tf_resflow import data, evaluation, training
+from tf_resflow import data, evaluation, progress, training
 from tf_resflow.cli import command_line
 from tf_resflow.writing import check_output_path, finite_or_none
 
@@ -85,15 +86,14 @@ def check() -> None:
     info = files.read_data()
     if FLAGS.split and info.sizes and FLAGS.split not in info.sizes:
         raise ValueError(f"--split={FLAGS.split}: {info.name!r} has {', '.join(sorted(info.sizes))}.")
+    if "fid" in metrics and len(info.event_shape) != 3:
+        raise ValueError(f"FID is for images; {info.name!r} are vectors. Leave it out of --metrics.")
     if "fid" in metrics and FLAGS.fid_weights != "imagenet" and not pathlib.Path(FLAGS.fid_weights).is_file():
         raise ValueError(f"--fid_weights={FLAGS.fid_weights}: there is no such file.")
-    for metric, is_possible, need in (
-        ("fid", len(info.event_shape) == 3, "images"),
-        ("importance_weighted", info.is_dequantized, "dequantized data"),
-        ("classification", info.num_classes is not None, "labels"),
-    ):
-        if metric in metrics and not is_possible:
-            raise ValueError(f"{metric} needs {need}, and {info.name!r} has none: leave it out of --metrics.")
+    if "importance_weighted" in metrics and not info.is_dequantized:
+        raise ValueError("importance_weighted is of dequantized data, and these are continuous: leave it out.")
+    if "classification" in metrics and info.num_classes is None:
+        raise ValueError(f"classification needs labels, which {info.name!r} do not have: leave it out.")
 
 
 def main() -> None:
@@ -107,7 +107,8 @@ def main() -> None:
 
 
 def _evaluate():
-    dataset = command_line.load_data()
+    with progress.stage("data"):
+        dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
     run = resflow.load(FLAGS.workdir)
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
     run.config.eval.update({field: value for field, value in fields.items() if value is not None})
@@ -120,10 +121,13 @@ def _evaluate():
     for metric in metrics:
         result |= getattr(measured, metric)(**_arguments(metric, dataset))
     if FLAGS.ood_data:
-        ours = run.config.data
-        fields = {"name": FLAGS.ood_data, "levels": ours.levels, "image_size": ours.image_size}
-        result |= measured.ood(data.load({**fields, "data_dir": FLAGS.data_dir or ours.data_dir}))
+        result |= measured.ood(_other_data(run.config.data))
     return result
+
+
+def _other_data(ours):
+    fields = {"name": FLAGS.ood_data, "levels": ours.levels, "image_size": ours.image_size}
+    return data.load({**fields, "data_dir": FLAGS.data_dir or ours.data_dir})
 
 
 def _arguments(metric, dataset):

@@ -110,23 +110,25 @@ class Evaluation:
         log p(z) - log q(z | x); "importance_weighted" for discrete columns, which have no parts; else "none".
         """
         noise, score = self._evaluation_noise, self._report.score()
-        bound, parts = "none" if self._space.levels is None else "elbo", None
-        if self._space.cells is not None:
-            bound = "importance_weighted"
-        else:
-            parts = stderr_parts(score, noise, self._report.num_estimates)
+        parts = stderr_parts(score, noise, self._report.num_estimates)
         return _known(
             {
                 self.unit: score.mean,
                 f"{self.unit}_stderr": score.stderr,
-                f"{self.unit}_stderr_parts": parts,
+                f"{self.unit}_stderr_parts": parts if self._space.cells is None else None,
                 "num_examples": score.num_examples,
-                "bound": bound,
+                "bound": self._bound,
                 "example_stderr": score.example_stderr,
                 "baselines": self._report.baselines,
                 "entropy": self._dataset.entropy,
             }
         )
+
+    @property
+    def _bound(self):
+        if self._space.cells is not None:
+            return "importance_weighted"
+        return "none" if self._space.levels is None else "elbo"
 
     def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
         """The bound of several dequantizations, see `evaluation.HeldOut`; for integer data.
