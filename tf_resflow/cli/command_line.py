@@ -10,9 +10,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from tf_resflow import training
+from tf_resflow import progress, training
 from tf_resflow.extras import extra
-from tf_resflow.progress import repeated_interrupts, shown, stage
+from tf_resflow.progress import repeated_interrupts, shown
 from tf_resflow.version import __version__
 
 __all__ = [
@@ -143,7 +143,7 @@ def check_data() -> None:
 
 def load_data() -> Any:
     """Loads the data set of the run."""
-    with stage("data"):
+    with progress.stage("data"):
         return training.load_data(
             flags.FLAGS.workdir, data_dir=flags.FLAGS.data_dir, data_path=flags.FLAGS.data_path
         )

@@ -186,7 +186,7 @@ class Evaluation:
         return {"lipschitz": evaluation.lipschitz_certificate(self._model.flow)}
 
     def fid(self, features: Callable[[np.ndarray], np.ndarray], num_samples: int = 10_000) -> dict[str, Any]:
-        """Returns the Fréchet distance between samples and the train images.
+        """The Fréchet distance between samples and the train images.
 
         Args:
           features: function of integer images to features `[batch, size]`, such as an
