@@ -21,7 +21,6 @@ __all__ = ["check_output_path", "finite_or_none", "renamed", "scratch", "unwrita
 _PREFIX = ".writing-"
 _UNFINISHED = re.compile(r"\..*\.\d+\.writing(\.\w+)?|\.writing-.+")  # files and folders on their way
 _JUST_MADE = 5  # seconds in which the owner locks what it made
-_DAY = 86_400
 
 
 def finite_or_none(value: Any) -> Any:
@@ -137,16 +136,12 @@ def _remove_left(folder):
 
 
 def _has_owner(path):
-    """Whether a process may still write to a path; of one that cannot be locked, on its last day."""
-    age = time.time() - path.stat().st_mtime
+    """Whether a process may still write to a path; raises OSError if the path cannot be locked."""
+    owner = os.open(path, os.O_RDONLY)
     try:
-        owner = os.open(path, os.O_RDONLY)
-        try:
-            return age < _JUST_MADE or not locked(owner)
-        finally:
-            os.close(owner)
-    except OSError:
-        return age < _DAY
+        return time.time() - path.stat().st_mtime < _JUST_MADE or not locked(owner)
+    finally:
+        os.close(owner)
 
 
 def renamed(folder: pathlib.Path, target: pathlib.Path) -> bool:

@@ -10,7 +10,7 @@ from tf_resflow.version import __version__
 pytestmark = pytest.mark.quick
 
 
-def invalid_config():
+def invalid_config(_):
     config = default_config()
     config.train.steps = 0
     validate_config(config)
@@ -20,7 +20,7 @@ def test_errors_of_ours_are_messages_and_others_keep_their_traceback():
     """`default_config(1)`, whose line is ours while the error is raised by it, is a bug and not a user's error."""
     with pytest.raises(SystemExit, match="Error: config.train.steps is 0"):
         command_line._guarded(invalid_config)
-    for fault in (lambda: int("x"), lambda: [].index(3), lambda: {}["key"], lambda: default_config(1)):
+    for fault in (lambda _: int("x"), lambda _: [].index(3), lambda _: {}["key"], lambda _: default_config(1)):
         with pytest.raises((ValueError, KeyError, TypeError)):
             command_line._guarded(fault)
 
@@ -40,7 +40,7 @@ def test_a_signal_is_one_line(signum, code, monkeypatch, capsys):
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     try:
         with pytest.raises(SystemExit) as end:
-            command_line.run("", None, None)
+            command_line.run("", None, None, None)
     finally:
         found = {number: signal.signal(number, handler) for number, handler in before.items()}
     assert end.value.code == code and found == usual
@@ -50,5 +50,5 @@ def test_a_signal_is_one_line(signum, code, monkeypatch, capsys):
 def test_version(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["command", "--version"])
     with pytest.raises(SystemExit) as end:
-        command_line.run("", None, None)
+        command_line.run("", None, None, None)
     assert not end.value.code and capsys.readouterr().out == f"tf_resflow {__version__}\n"

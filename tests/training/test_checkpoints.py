@@ -17,10 +17,14 @@ from tf_resflow.training.workdir import Workdir
 
 pytestmark = pytest.mark.quick
 
+CONFIG = default_config()
+CONFIG.train.checkpoint_every = 2
 
-def make_model(hidden=(4,), coefficient=0.9):
+
+def make_model(num_blocks=1, hidden=(4,), coefficient=0.9, **options):
     """A model and its optimizer."""
-    model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, hidden, coefficient=coefficient, seed=1), [2])
+    flow = resflow.flows.vector_flow(2, num_blocks, hidden, coefficient=coefficient, seed=1, **options)
+    model = resflow.FlowModel(flow, [2])
     optimizer = keras.optimizers.Adam(1e-3)
     optimizer.build(model.trainable_variables)
     return model, optimizer
@@ -66,11 +70,9 @@ def flipped(content, index):
 
 DATA = "data-00000-of-00001"
 DAMAGES = {
-    "data cut": (DATA, lambda path: path.write_bytes(path.read_bytes()[:100])),
     "data flipped": (DATA, lambda path: path.write_bytes(flipped(path.read_bytes(), 100))),
     "data missing": (DATA, pathlib.Path.unlink),
     "index missing": ("index", pathlib.Path.unlink),
-    "index empty": ("index", lambda path: path.write_bytes(b"")),
     "index flipped": ("index", lambda path: path.write_bytes(flipped(path.read_bytes(), 60))),
 }
 
@@ -98,24 +100,17 @@ def test_damaged_checkpoints_alone_are_an_error(saved, parts):
         harm(saved / f"ckpt-{step}.{suffix}")
     before = contents(saved)
     for keep in (3, 3, 0):
-        with pytest.raises(ValueError, match="None of the 3 checkpoints .* can be read: .*ckpt-3.*backup"):
+        with pytest.raises(ValueError, match="None of the checkpoints .* can be read .3 found.: .*ckpt-3.*backup"):
             Checkpoints(saved, *parts, keep=keep).restore()
     assert before == contents(saved)
 
 
 @pytest.fixture
-def begun_config():
-    config = default_config()
-    config.train.checkpoint_every = 2
-    return config
-
-
-@pytest.fixture
-def begun(parts, begun_config, tmp_path):
+def begun(three, tmp_path):
     """The workdir of a run that was stopped after step 3, with metrics of each step."""
     files = Workdir(tmp_path)
-    files.begin(begun_config, DataInfo("demo", (2,), None, None, None))
-    Checkpoints(files.checkpoints, *parts, keep=3).save(3)
+    files.begin(CONFIG, DataInfo("demo", (2,), None, None, None))
+    shutil.copytree(three, files.checkpoints, dirs_exist_ok=True)
     with MetricsWriter(tmp_path) as writer:
         for step in (1, 2, 3):
             writer.scalars(step, "train", {"loss": 1.0})
@@ -127,27 +122,16 @@ def begun(parts, begun_config, tmp_path):
     [
         ("config.json", "config.json is missing beside"),
         ("data.json", "data.json is missing beside"),
-        ("checkpoints/*.index", "ckpt-3.index is missing"),
         ("checkpoints/*.data-*", "ckpt-3.data-00000-of-00001 is missing"),
         ("checkpoints/*", "has metrics up to step 3, but .*checkpoints is empty"),
     ],
 )
-def test_a_run_whose_state_is_lost_is_not_begun_anew(begun, begun_config, pattern, message):
-    begun.check_config(begun_config)
+def test_a_run_whose_state_is_lost_is_not_begun_anew(begun, pattern, message):
+    begun.check_config(CONFIG)
     for path in begun.path.glob(pattern):
         path.unlink()
     with pytest.raises(ValueError, match=f"{message}.*backup"):
-        begun.check_config(begun_config)
-
-
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(begun, begun_config, parts):
-    """At the step of the first checkpoint, whose metrics are there and whose data were being written."""
-    for name in ("ckpt-3.index", "checkpoint"):
-        (begun.checkpoints / name).unlink()
-    lines = (begun.path / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (begun.path / "metrics.jsonl").write_text("".join(lines[:2]))
-    begun.check_config(begun_config)
-    assert Checkpoints(begun.checkpoints, *parts, keep=3).restore() == 0
+        begun.check_config(CONFIG)
 
 
 def test_neither_a_lost_list_nor_a_save_that_was_cut_short_matters(saved, parts):
@@ -188,10 +172,19 @@ def test_the_newest_are_kept_across_restarts_and_on_a_full_disk(saved, parts, mo
     assert checkpoints.latest.endswith("ckpt-11")
 
 
-def test_another_model(saved):
-    for setting, message in (({"hidden": (5,)}, "units is 4"), ({"coefficient": 0.8}, "0.9 in the")):
-        other = make_model(**setting)
-        before = weight(other).numpy()
-        with pytest.raises(ValueError, match=f"does not fit the model of this config.*{message}"):
-            Checkpoints(saved, *other).restore()
-        np.testing.assert_array_equal(weight(other), before)
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"hidden": (5,)}, "units is 4"),
+        ({"coefficient": 0.8}, "0.9 in the"),
+        ({"num_blocks": 2}, "block1 .* is only in the model"),
+        ({"act_norm": False}, "act_norm"),
+    ],
+)
+def test_another_model(saved, fields, message):
+    other = make_model(**fields)
+    before = weight(other).numpy()
+    with pytest.raises(ValueError, match=f"does not fit the model of this config.*{message}") as error:
+        Checkpoints(saved, *other).restore()
+    assert len(str(error.value)) < 800 and "array(" not in str(error.value)
+    np.testing.assert_array_equal(weight(other), before)

@@ -81,8 +81,8 @@ DENSE = {"model.branch": "dense_net", "model.kernels": (3,), "model.norms": (2.0
             "config.model.coefficient is 1.05; it must be below 1",
         ),
         ({"task": "hybrid"}, {"model.kind": "vector"}, "config.model.kind is 'vector'.*must be 'image'"),
-        ({"task": "hybrid"}, {"model.condition": "label"}, "leave config.model.condition at ''"),
-        ({"model.dequantization": "variational"}, {"task": "hybrid"}, "config.model.dequantization at 'uniform'"),
+        ({"task": "hybrid"}, {"model.condition": "label"}, "config.model.condition is 'label'.*must be ''"),
+        ({"model.dequantization": "variational"}, {"task": "hybrid"}, "dequantization is 'variational'.*'uniform'"),
     ],
 )
 def test_fields_that_exclude_each_other(valid, change, message):

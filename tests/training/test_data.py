@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tf_resflow.data import Dataset
-from tf_resflow.training.data import replica_batches
+from tf_resflow.training.data import load_data, replica_batches
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +37,19 @@ def test_one_gpu_gets_its_batches_ahead(dataset, monkeypatch):
     for x, expected in itertools.islice(zip(batches, dataset.train_batches(8, 5), strict=True), 4):
         assert x.device.endswith("CPU:1") and x.dtype == tf.uint8
         np.testing.assert_array_equal(x, expected)
+
+
+def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, make_config, run_without_work):
+    rows = np.random.default_rng(0).normal(size=[60, 2])
+    np.save(tmp_path / "table.npy", rows)
+    workdir, table = tmp_path / "run", tmp_path / "table.npy"
+    config = make_config(data__name="tabular", data__path=str(table), train__steps=1)
+    run_without_work(config, workdir)
+    table.rename(tmp_path / "moved.npy")
+    with pytest.raises(ValueError, match="are not at .*table.npy .*--data_path"):
+        load_data(workdir)
+    moved = load_data(workdir, data_path=str(tmp_path / "moved.npy"))
+    assert moved.sizes == {"train": 48, "validation": 6, "test": 6}
+    np.save(table, rows + [0.0, 2.0])
+    with pytest.raises(ValueError, match="are not those that the run in .* was begun with: their mean was"):
+        load_data(workdir)

@@ -8,7 +8,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
-from tf_resflow.training.non_finite import find_largest_norm
 from tf_resflow.training.non_finite import find_non_finite as find
 
 X = np.zeros([4, 2], "float32")
@@ -72,14 +71,7 @@ def test_a_gradient():
 
 
 def test_neither(model):
-    layer = resflow.layers.norm_updates.lipschitz_layers(block(model, 2))[0]
-    layer.kernel.assign(100 * tf.ones_like(layer.kernel))
-    resflow.layers.update_norms(model.flow, 1e-6, 100)
-    assert find_non_finite(model) is None
-    # The norm of a 2 x 4 matrix of hundreds is 100 sqrt(8).
-    assert "the largest norm is in block2 (norms of its kernels: 283, " in find_largest_norm(model)
-    without_blocks = resflow.FlowModel(resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])]), [2])
-    assert find_largest_norm(without_blocks).endswith("are finite when they are computed again.")
+    assert find_non_finite(model) == ""
 
 
 def test_blocks_of_one_name():

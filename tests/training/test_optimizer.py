@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow import flows, layers, models
+from tf_resflow.models import averaging
 from tf_resflow.private_api import moving_averages
 from tf_resflow.training import optimizer as optimizers
 
@@ -53,14 +55,14 @@ def test_schedules():
 def test_decay_reaches_kernels_only():
     """Of flows with all kinds of variables, and of layers of a user's own."""
     options = {"num_blocks": (1,), "width": 2, "kernels": (3, 1), "num_fc_blocks": 1, "fc_width": 2}
-    block = resflow.flows.coupling_image_block()
-    flows = [resflow.flows.image_flow((4, 4, 1), **options)]
-    flows += [resflow.flows.image_flow((4, 4, 1), **options, block=block, inv_1x1_conv=True)]
-    layers = [keras.layers.Dense(2), keras.layers.DepthwiseConv1D(1), keras.layers.BatchNormalization()]
-    user = resflow.bijectors.AffineCoupling(keras.Sequential([keras.Input([2, 1]), *layers]))
-    models = [resflow.FlowModel(flow, [4, 4, 1]) for flow in flows] + [resflow.FlowModel(user, [2, 2])]
-    variables = [v for model in models for v in model.trainable_variables]
-    found = [getattr(layer, "kernel", None) for model in models for layer in model._flatten_layers()]
+    block = flows.coupling_image_block()
+    image_flows = [flows.image_flow((4, 4, 1), **options)]
+    image_flows += [flows.image_flow((4, 4, 1), **options, block=block, inv_1x1_conv=True)]
+    own = [keras.layers.Dense(2), keras.layers.DepthwiseConv1D(1), keras.layers.BatchNormalization()]
+    user = resflow.bijectors.AffineCoupling(keras.Sequential([keras.Input([2, 1]), *own]))
+    built = [models.FlowModel(flow, [4, 4, 1]) for flow in image_flows] + [models.FlowModel(user, [2, 2])]
+    variables = [v for model in built for v in model.trainable_variables]
+    found = [getattr(layer, "kernel", None) for model in built for layer in model._flatten_layers()]
     kernels = [kernel for kernel in found if isinstance(kernel, keras.Variable)]
     assert len(kernels) > 8
     for name in ("adamw", "muon"):
@@ -117,3 +119,40 @@ def test_replicas_clip_the_summed_gradient(two_replicas):
     for average in averages:
         np.testing.assert_allclose(average.numpy(), weight.numpy())
     assert weight.numpy() != 0.0
+
+
+def stepped(config):
+    """A model after 4 steps of the optimizer of a config, and the optimizer."""
+    model = models.FlowModel(flows.vector_flow(2, 1, (8,), seed=1), [2])
+    optimizer = optimizers.make_optimizer(config.train, model.trainable_variables)
+    for i in range(4):
+        optimizer.apply([tf.random.stateless_normal(v.shape, [0, i]) for v in model.trainable_variables])
+    return model, optimizer
+
+
+def values(weights):
+    return [weight.numpy() for weight in weights]
+
+
+def test_weights_are_averaged_and_come_back(make_config):
+    """After an error, too."""
+    model, optimizer = stepped(make_config(train__learning_rate=0.1, train__warmup_steps=0))
+    before, averages = values(model.weights), values(moving_averages(optimizer))
+    with pytest.raises(KeyboardInterrupt):
+        with averaging.AveragedWeights(model, optimizer):
+            inside = values(model.weights)
+            np.testing.assert_equal(values(model.trainable_variables), averages)
+            for layer in layers.norm_updates.lipschitz_layers(model.flow):
+                largest = np.linalg.svd(layer.kernel.numpy(), compute_uv=False)[0]
+                np.testing.assert_allclose(layer.norm_estimate().numpy(), largest, rtol=1e-4)
+            raise KeyboardInterrupt
+    assert max(np.abs(a - b).max() for a, b in zip(before, inside, strict=True)) > 1e-2
+    np.testing.assert_equal(values(model.weights), before)
+
+
+def test_without_an_average_the_weights_stay(make_config):
+    model, optimizer = stepped(make_config(train__ema_momentum=0.0))
+    before = values(model.trainable_variables)
+    averaging.AveragedWeights(model, optimizer).apply()
+    np.testing.assert_equal(values(model.trainable_variables), before)
+    assert not optimizer.use_ema

@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from tf_resflow import progress, training
 from tf_resflow.extras import extra
 from tf_resflow.progress import repeated_interrupts, shown
 from tf_resflow.version import __version__
@@ -20,6 +21,7 @@ __all__ = [
     "define_data_flags",
     "define_estimator_flags",
     "define_workdir",
+    "load_data",
     "run",
     "workdir",
 ]
@@ -33,22 +35,21 @@ def run(
     description: str,
     define_flags: Callable[[], None],
     main: Callable[[], int | None],
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None],
 ) -> None:
     """Runs a command: parses the flags, calls `check()` and `main()`, and exits.
 
-    Wrong flags, and errors that this package raises about the user's input or the data, are printed without a
-    traceback, and the exit code is 1; so is a missing package of an extra. All other errors keep their traceback.
-    Ctrl-C or SIGTERM prints one line, and the exit code is 130 or 143. The command with `--version` alone prints
-    that of the package. (The flag of resflow-export has a value.) With `--quiet` there are no progress bars.
+    Errors of this package about the user's input or data are printed without a traceback, with exit code 1. So are
+    wrong flags and missing packages of an extra. Other errors keep their traceback. Ctrl-C or SIGTERM prints one
+    line, with exit code 130 or 143. `--version` alone prints the version of the package.
 
     Args:
       description: the text of `--help`.
       define_flags: function without arguments that defines the flags.
-      main: function without arguments; it returns the exit code.
-      check: function without arguments that raises errors which do not need TensorFlow.
+      main: function without arguments that does the work and returns the exit code.
+      check: function without arguments that raises the errors which can be found without TensorFlow.
     """
-    if sys.argv[1:] in (["--version"], ["-version"]):
+    if sys.argv[1:] in (["--version"], ["-version"]):  # resflow-export has a flag --version with a value
         print(f"tf_resflow {__version__}")
         sys.exit(0)
     try:
@@ -76,11 +77,12 @@ def _run(description, define_flags, main, check):
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # the only ones in --help
 
-    def main_with_bars():
+    def checked_main(_):
+        check()
         with logging_redirect_tqdm(), shown(not flags.FLAGS.quiet):
             return main()
 
-    app.run(lambda _: _guarded(main_with_bars, check), flags_parser=_parse_flags)
+    app.run(lambda arguments: _guarded(checked_main, arguments), flags_parser=_parse_flags)
 
 
 def define_workdir() -> None:
@@ -107,22 +109,27 @@ def define_estimator_flags(stderr: str) -> None:
     flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)
     flags.DEFINE_float("stderr", None, f"Instead: the standard error of {stderr}.")
 
+    @flags.validator("stderr", "it must be positive and finite")
+    def _is_positive(value):
+        return value is None or 0 < value < float("inf")
+
+    @flags.multi_flags_validator(
+        ["stderr", "log_det", "num_probes"],
+        "--stderr chooses the estimators: leave out --log_det and --num_probes",
+    )
+    def _exclude_each_other(values):
+        return values["stderr"] is None or values["log_det"] is None and values["num_probes"] is None
+
 
 def workdir() -> Any:
-    """The files of the trained run in --workdir."""
+    """Returns the files of the trained run in --workdir."""
     from tf_resflow.training.packed import opened  # which an extra provides
 
     return opened(flags.FLAGS.workdir)
 
 
 def check_run() -> None:
-    """Raises ValueError if there is no trained run in the workdir, or the flags of the estimators are wrong."""
-    values = flags.FLAGS
-    if "stderr" in values and values.stderr is not None:
-        if not 0 < values.stderr < float("inf"):
-            raise ValueError(f"--stderr must be positive and finite; got {values.stderr}.")
-        if given := [f"--{name}" for name in ("log_det", "num_probes") if values[name].present]:
-            raise ValueError(f"--stderr chooses the estimators: leave out {' and '.join(given)}.")
+    """Raises ValueError if there is no trained run in --workdir."""
     files = workdir()
     files.read_config()
     files.read_data()
@@ -132,6 +139,14 @@ def check_run() -> None:
 def check_data() -> None:
     """Raises ValueError if the files of the run's data are missing."""
     workdir().config_of_data(data_dir=flags.FLAGS.data_dir, data_path=flags.FLAGS.data_path)
+
+
+def load_data() -> Any:
+    """Loads the data set of the run."""
+    with progress.stage("data"):
+        return training.load_data(
+            flags.FLAGS.workdir, data_dir=flags.FLAGS.data_dir, data_path=flags.FLAGS.data_path
+        )
 
 
 def _parse_flags(argv):
@@ -148,15 +163,15 @@ def _parse_flags(argv):
     return remaining
 
 
-def _guarded(main, check=lambda: None):
+def _guarded(main, arguments=None):
+    """Calls `main(arguments)`, and exits with the message of an error that this package raises."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     std_logging.root.removeHandler(logging.get_absl_handler())  # tqdm redirects Python's own
     std_logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.get_absl_logger().addFilter(_is_worth_telling)
     try:
-        check()
-        return main()
+        return main(arguments)
     except _USER_ERRORS as error:
         if not _is_raised_here(error):
             raise

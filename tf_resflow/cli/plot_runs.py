@@ -38,7 +38,7 @@ def check() -> None:
         training.read_metrics(workdir)
 
 
-def main() -> int:
+def main() -> None:
     """Draws the figure."""
     workdirs = run_names(FLAGS.workdirs)
     runs = {name: training.read_metrics(workdir) for name, workdir in workdirs.items()}
@@ -46,21 +46,19 @@ def main() -> int:
     score = FLAGS.score or next((k for line in first for k in ("bits_per_dim", "nats") if k in line), "loss")
     learning_curves(FLAGS.output, runs, score)
     print(f"{score} of {', '.join(runs)}: {FLAGS.output}")
-    return 0
 
 
 def run_names(workdirs: Iterable[str]) -> dict[str, str]:
     """A dict of the shortest ends of paths that distinguish them to the paths, with each run once."""
     paths = {pathlib.Path(workdir).expanduser().resolve(): workdir for workdir in workdirs}
 
-    def name(path):
-        for length in range(1, len(path.parts) + 1):
-            end = path.parts[-length:]
-            if [other.parts[-length:] for other in paths].count(end) == 1:
-                break
-        return str(pathlib.PurePath(*end))
-
-    return {name(path): workdir for path, workdir in paths.items()}
+    names = {}
+    for path, workdir in paths.items():
+        length = 1
+        while [other.parts[-length:] for other in paths].count(path.parts[-length:]) > 1:
+            length += 1
+        names[str(pathlib.PurePath(*path.parts[-length:]))] = workdir
+    return names
 
 
 def run() -> None:

@@ -8,37 +8,36 @@ resflow-score --workdir=runs/digits --output=scores.csv
 Each example has a line, in the order of the input, with
 
 - example: its number from 1; of a folder of images `file`, its file; and the columns of --id_columns,
-- log_prob: log p(x) in nats, a mean of several estimates, and stderr, the standard error of that mean: for 8
+- log_prob: log p(x) in nats, a mean of several estimates, and stderr, the standard error of this mean: for 8
   estimates, log_prob +- 2.36 stderr is an interval of 95 % (Student's t),
-- quantile: the fraction of the run's held-out examples that are less likely. An example with 0.01 or less is less
-  likely than 99 of 100 examples of the data,
+- quantile: the fraction of the run's held-out examples that are less likely,
 - reason, of a table: why a row has no score, or the lowest one.
 
 The score of a row is a probability in the discrete columns (whole numbers, levels, whole days), and a density in
-the units of the others. A number that is far from all data has a low score. A level that the training did not know
-has the probability 0: its score is -inf. A value that is missing, or cannot be read as what the column is, leaves
-the row without a score; with --strict it is an error. --top=20 prints the rows of the lowest scores.
+the units of the others. A level that the training did not know has the probability 0, so its score is -inf. A row
+with a value that is missing or cannot be read has no score; with --strict it is an error. --top=20 prints the rows
+with the lowest scores.
 
 --input is a table, or for images a folder or a .npy or .npz file, of the kind that the run was trained on. The
 columns of a table are found by their names; others are ignored. Without --input the held-out examples are scored.
 The labels of images in --input are unknown: if the run is given labels, log_prob is that of the mixture of its
-classes, equally frequent, for the held-out examples, too.
+classes, equally frequent, also for the held-out examples.
 
---stderr asks for a standard error of log_prob in nats: a short measurement chooses the number of estimates and the
-estimator of each block. Without it there are 8 estimates, or 32 of rows with discrete columns, or one of at most 16
-columns of numbers, which is exact.
+With --stderr, a short measurement chooses the number of estimates and the estimator of each block that reach this
+standard error of log_prob in nats. Without it there are 8 estimates, or 32 for rows with discrete columns, or one
+exact value for at most 16 columns of numbers.
 """
 
-import csv
 import pathlib
 
 import numpy as np
 from absl import flags, logging
 
 import tf_resflow as resflow
-from tf_resflow import evaluation, progress, training
+from tf_resflow import evaluation
 from tf_resflow.cli import command_line
 from tf_resflow.data.files import check_table
+from tf_resflow.extras import extra
 from tf_resflow.plurals import counted
 from tf_resflow.progress import track
 from tf_resflow.writing import check_output_path, whole_file
@@ -82,13 +81,17 @@ def check() -> None:
 
 def main() -> None:
     """Scores and writes the file."""
+    with extra("data"):
+        import pandas
+
     columns, note = _scored()
-    with whole_file(FLAGS.output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*map(_written, columns.values()), strict=True))
+    frame, number = pandas.DataFrame(columns), "%.9g"
+    with whole_file(FLAGS.output) as temporary:
+        frame.to_csv(temporary, index=False, float_format=number, lineterminator="\r\n")
     if FLAGS.top:
-        _print_lowest(columns)
+        lowest = frame[frame["log_prob"].notna()].sort_values("log_prob", kind="stable").head(FLAGS.top)
+        shown = lowest.replace("", None).dropna(axis="columns", how="all")
+        print(shown.to_string(index=False, na_rep="", float_format=number.__mod__, max_colwidth=None))
     scores, reasons = columns["log_prob"], columns.get("reason", np.zeros(0))
     has_score = ~np.isnan(scores)
     rare = "without quantiles"
@@ -101,24 +104,6 @@ def main() -> None:
         if rows.any() and len(reasons):
             first = np.argmax(rows)
             print(f"{rows.sum():,} of {len(rows):,} have {what}, such as row {first + 1}, {reasons[first]}.")
-
-
-def _written(values):
-    """The cells of a column: numbers of nine digits, nothing for NaN."""
-    if getattr(values, "dtype", np.dtype(object)).kind != "f":
-        return values
-    return ["" if np.isnan(value) else f"{value:.9g}" for value in values]
-
-
-def _print_lowest(columns):
-    """The examples of the lowest scores, as a table."""
-    order = np.argsort(columns["log_prob"], kind="stable")
-    order = order[~np.isnan(columns["log_prob"][order])][: FLAGS.top]
-    rows = [[name, *(str(value) for value in _written(np.asarray(c)[order]))] for name, c in columns.items()]
-    rows = [column for column in rows if any(column[1:])]
-    widths = [max(map(len, column)) for column in rows]
-    for line in zip(*rows, strict=True):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _scored():
@@ -227,8 +212,7 @@ def _held_out(config, size, required):
     Both are None if the data are missing and not required.
     """
     try:
-        with progress.stage("data"):
-            dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
+        dataset = command_line.load_data()
         has_labels = bool(config.model.condition) and required  # those of --input are unknown
         labels = has_labels or dataset.condition_mean is not None
         batches = dataset.eval_batches(config.eval.split, size, config.eval.num_examples or None, labels=labels)

@@ -2,28 +2,36 @@ r"""Trains a residual flow, or resumes: the same command again continues from th
 
 resflow-train --config=digits --workdir=runs/digits
 
-Fields of the config can be overridden: --config.train.steps=500. The workdir then has config.json,
-checkpoints/, metrics.jsonl, events/ (TensorBoard), figures/ and result.json.
+--config is the name of a config of this package, or a file. Its fields can be overridden:
+--config.train.steps=500. The workdir then has config.json, checkpoints/, metrics.jsonl, events/ (TensorBoard),
+figures/ and result.json.
 
 On several machines the same command runs on each, with a workdir that all of them see and TF_CONFIG in the
 environment. If one stops, the others stop too, and the command has to be run again on all.
 """
 
 import os
+import pathlib
+import sys
+import traceback
+from typing import Any
 
 from absl import flags
 
 from tf_resflow import training
 from tf_resflow.cli import command_line
+from tf_resflow.extras import extra
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     """Defines the flags."""
-    from tf_resflow.cli.config_file import define_config  # which an extra provides
+    with extra("training"):
+        from ml_collections import config_flags
 
-    define_config()
+    config_flags.DEFINE_config_file("config", None, "Name or file of the configuration.")
+    FLAGS["config"].parser = ConfigParser()
     flags.DEFINE_string("workdir", None, "Directory of the run.")
     flags.DEFINE_enum(
         "strategy",
@@ -35,6 +43,43 @@ def define_flags() -> None:
     flags.DEFINE_bool("deterministic", False, "Bit-exact repetition, at some cost in speed.")
     flags.DEFINE_bool("jit", False, "Whether XLA compiles the whole step: a later start, then often faster steps.")
     flags.mark_flags_as_required(["config", "workdir"])
+
+
+class ConfigParser(flags.ArgumentParser):
+    """Reads the config that `--config` names, and checks the names of the fields that other flags override."""
+
+    def parse(self, argument: str) -> Any:
+        """Returns the config of a name or a file, which may have an argument behind a colon."""
+        from tf_resflow.config_fields import suggest
+        from tf_resflow.training.config import base_config, flat_fields
+
+        file, *arguments = argument.split(":", 1)
+        config = _read(pathlib.Path(file), *arguments) if file.endswith(".py") else base_config(argument)
+        fields = flat_fields(config)
+        for override in sys.argv[1:]:
+            flag, _, field = override.lstrip("-").removeprefix("no").partition("=")[0].partition(".")
+            if flag == "config" and field and field.partition("[")[0] not in fields:
+                raise ValueError(f"the config has no field {field!r}; {suggest(field, fields)}")
+        return config.lock()
+
+
+def _read(path, *arguments):
+    """The config of a file, which may import others of its folder: `from FOLDER import NAME`."""
+    from tf_resflow.config_fields import suggest
+    from tf_resflow.training.config import CONFIGS, config_of_file
+
+    if not path.is_file():
+        near = suggest(path.name, [file.name for file in path.parent.glob("*.py")])
+        raise ValueError(f"there is no file {path}; {near}")
+    sys.path.insert(0, str(path.absolute().parent.parent))
+    try:
+        return config_of_file(path, *arguments)
+    except Exception as error:  # the code of the file may raise any
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        if isinstance(error, ValueError) and (not lines or CONFIGS in path.resolve().parents):
+            raise  # an error of ours, about the argument
+        where = f"{path}, line {lines[-1]}" if lines else path
+        raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def check() -> None:

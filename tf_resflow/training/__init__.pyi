@@ -1,7 +1,8 @@
 from .config import base_config, default_config
 from .data import load_data
 from .evaluate import Evaluation
-from .loop import Interrupted, train
+from .hooks import Interrupted
+from .loop import train
 from .metrics import read_metrics
 from .non_finite import NonFiniteError
 

@@ -3,13 +3,14 @@
 import pathlib
 import re
 import shutil
+from typing import Any
 
 import keras
 import tensorflow as tf
 from absl import logging
 
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.training.saved import missing_file, newest_first, none_readable
+from tf_resflow.training.workdir import missing_file, newest_first, none_readable
 
 __all__ = ["Checkpoints"]
 
@@ -45,52 +46,44 @@ class Checkpoints:
         self._step = tf.Variable(0, dtype=tf.int64, name="step")
         self.latest: str | None = None
         self._directory = pathlib.Path(directory)
-        self._manager: tf.train.CheckpointManager | None = None
+        self._manager: Any = None
         self._checkpoint = tf.train.Checkpoint(
             model=model, optimizer=optimizer, step=self._step, seed=tf.Variable(seed, dtype=tf.int64, name="seed")
         )
-        values = [v for v in model.weights + optimizer.variables if "float" in v.dtype]
-
-        @tf.function(autograph=False)
-        def all_finite():
-            finite = [tf.reduce_all(tf.math.is_finite(value)) for value in values]
-            return tf.reduce_all(tf.stack(finite))
-
-        self._all_finite = all_finite
+        self._floats = [v for v in model.weights + optimizer.variables if "float" in v.dtype]
         self._keep = keep if is_chief else 0
 
     def is_finite(self) -> bool:
         """Whether the weights and the state of the optimizer are finite."""
-        return bool(self._all_finite())
+        return all(tf.reduce_all(tf.math.is_finite(value)) for value in self._floats)
 
     def save(self, step: int) -> str:
         """Saves the state after a step, unless it is saved already; returns the path of the checkpoint."""
-        if not self.latest or int(self._step) != step:
-            self._step.assign(step)
-            if self._keep:
-                self._write(step)
-            self.latest = self._path(step)
-        return self.latest
-
-    def _write(self, step):
+        path = self._path(step)
+        if self.latest and int(self._step) == step:
+            return self.latest
+        self._step.assign(step)
         try:
-            if self._manager is None:
-                self._manager = tf.train.CheckpointManager(
+            if self._keep:
+                self._manager = self._manager or tf.train.CheckpointManager(
                     self._checkpoint, str(self._directory), max_to_keep=self._keep, step_counter=self._step
                 )
-            self._manager.save(checkpoint_number=step)
+                self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
-            shutil.rmtree(f"{self._path(step)}_temp", ignore_errors=True)
+            shutil.rmtree(f"{path}_temp", ignore_errors=True)
             before = f"The last one, {self.latest}, is untouched" if self.latest else "There is none before"
             raise OSError(
-                f"The checkpoint {self._path(step)} cannot be saved: {_first_line(error)}. {before}. Make room, or "
-                "make the directory writable, and run the same command again."
+                f"The checkpoint {path} cannot be saved: {_first_line(error)}. {before}. Make room, or make the "
+                "directory writable, and run the same command again."
             ) from None
+        self.latest = path
+        return path
 
     def restore(self, best_step: int | None = None) -> int:
-        """Restores the newest checkpoint that can be read, and warns of those that cannot; returns its step, or 0.
+        """Restores the newest checkpoint that can be read, and returns its step, or 0 if there is none.
 
-        Given the step with the best score, restores only that one, and warns if it was not kept.
+        Warns of those that cannot be read. Given the step with the best score, restores only that checkpoint, and
+        warns if it was not kept.
 
         Raises:
           ValueError: when the checkpoint is of another model, or none can be read.
@@ -107,14 +100,13 @@ class Checkpoints:
         for path in paths:
             try:
                 self._read(path)
+                self.latest = path
+                return int(self._step)
             except (tf.errors.OpError, IndexError) as error:
                 errors.append(missing_file(path) or f"{path}: {_first_line(error)}")
                 logging.warning("The checkpoint %s cannot be read and was skipped: %s", path, errors[-1])
-            else:
-                self.latest = path
-                return int(self._step)
         if paths:
-            raise ValueError(none_readable(paths, errors[0]))
+            raise none_readable(paths, errors[0])
         return 0
 
     def _read(self, path):
@@ -126,7 +118,7 @@ class Checkpoints:
             if status is not None:
                 status.expect_partial()  # TensorFlow would log each variable
             raise ValueError(
-                f"The checkpoint {path} does not fit the model of this config: {_in_short(error)}. "
+                f"The checkpoint {path} does not fit the model of this config: {_first_line(error)}. "
                 "Was it written by another version? Choose another --workdir to train again."
             ) from None
 
@@ -134,16 +126,7 @@ class Checkpoints:
         return str(self._directory / f"ckpt-{step}")
 
 
-def _in_short(error):
-    """TensorFlow's message without the values of the variables that it names."""
-    names = re.findall(r"<tf\.Variable '([^']+)'", str(error))
-    if not names:
-        return str(error).splitlines()[0][:300].rstrip(".")
-    more = ", ..." if len(names) > 3 else ""
-    return f"it has no values for {', '.join(names[:3])}{more}"
-
-
 def _first_line(error):
     """The message of an error, without TensorFlow's graph."""
     message = getattr(error, "message", None) or str(error)
-    return re.sub(r"^{{.*?}}\s*|\s*\[Op:\w+\]", "", message).splitlines()[0].rstrip(".")
+    return re.sub(r"^{{.*?}}\s*|\s*\[Op:\w+\]", "", message).splitlines()[0][:400].rstrip(".")

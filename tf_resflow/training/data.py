@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["initial_batch", "load_checked", "load_data", "replica_batches"]
 
-_INITIAL = 64  # least number of examples that initialize a model, if there are as many
+_INITIAL = 64  # examples that initialize a model, if a batch has fewer
 
 
 def load_data(
@@ -42,8 +42,8 @@ def load_checked(
 ) -> data.Dataset:
     """Loads the data set of a config; raises ValueError if the workdir belongs to a run with other data.
 
-    `check` is called with it before any long work. If a hybrid model normalizes by the statistics of the channels,
-    they are those that the run was begun with: a converted checkpoint has published ones.
+    `check` is called with the data set before any long work. A resumed run keeps the channel statistics that it
+    began with, because a converted checkpoint has published ones.
     """
     begun = files.read_data() if files.data.exists() and files.is_begun() else None
     dataset = data.load(config.data, kinds=None if begun is None else begun.kinds)
@@ -57,7 +57,7 @@ def load_checked(
 
 
 def initial_batch(config: "ConfigDict", dataset: data.Dataset, *, labels: bool = False) -> Any:
-    """The train examples that initialize a model: a batch, and at least 64 of them, if there are as many."""
+    """Returns the train examples that initialize a model: a batch, but at least 64 if there are as many."""
     size = max(config.train.batch_size, _INITIAL)
     size = min(size, dataset.sizes.get("train") or size)
     return next(iter(dataset.train_batches(size, config.seed, labels=labels)))
@@ -72,10 +72,10 @@ def replica_batches(
     *,
     labels: bool = False,
 ) -> Iterable[Any]:
-    """The batches of `Dataset.train_batches`, divided between the replicas of a strategy, on their devices.
+    """Divides the batches of `Dataset.train_batches` between the replicas of a strategy, on their devices.
 
-    Replica r of R has part r of R equal parts of each batch. A worker decodes the parts of its own replicas only.
-    Images go to the device as uint8, while it takes the step before. `batch_size` is of all replicas together.
+    Replica r of R gets part r of R equal parts of each batch. A worker decodes the parts of its own replicas only.
+    Images are sent to the device as uint8 during the step before. `batch_size` is that of all replicas together.
     """
 
     def of_worker(context):

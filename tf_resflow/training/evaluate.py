@@ -38,9 +38,9 @@ class Evaluation:
       run: what `tf_resflow.load` returned; nothing of it changes.
       dataset: the `Dataset` of the run.
       log_det: how log-determinants are evaluated, a name of `tf_resflow.models.evaluation_estimator`.
-      num_probes: probes of each estimate, but of "exact".
-      stderr: instead of these, the standard error of each example's score, in `unit`: the estimators are planned
-        for the first batch, see `tf_resflow.evaluation.plan_likelihood`.
+      num_probes: number of probes of each estimate.
+      stderr: the standard error of each example's score, in `unit`, instead of `log_det` and `num_probes`. The
+        estimators are planned for the first batch, see `tf_resflow.evaluation.plan_likelihood`.
 
     Attributes:
       unit: unit of the scores of the density, "bits_per_dim" or "nats".
@@ -64,19 +64,18 @@ class Evaluation:
         self.unit = run.model.data_space.unit
         self._space = run.model.data_space
         check_only_stderr(stderr, log_det, num_probes)
+        self._stderr: Any = stderr
         if stderr is not None:
-            first = next(iter(Report(run.config, run.model, dataset).batches()))
-            x, condition = run.model.condition.split(first)
-            nats = stderr * run.model.data_space.nats_per_unit
-            self._name = "planned"
-            self._make_plan = functools.partial(
-                evaluation.plan_likelihood, run.density, x, nats, condition=condition
-            )
-            self.plan = self._make_plan()
+            self._name, self.plan = "planned", self._make_plan()
         else:
             self._name, estimator = run.estimator(log_det, num_probes)
             self.plan = held_out_plan(run.model, estimator)
         self._report = Report(run.config, run.model, dataset, plan=self.plan)
+
+    def _make_plan(self, **options):
+        x, condition = self._first_batch
+        nats = self._stderr * self._space.nats_per_unit
+        return evaluation.plan_likelihood(self._run.density, x, nats, condition=condition, **options)
 
     @property
     def metrics(self) -> list[str]:
@@ -88,18 +87,19 @@ class Evaluation:
 
         Also the "dequantization" of integer data; and "checkpoint": "best" if it is the best one on validation.
         """
-        num_probes = getattr(self.plan.log_det, "num_probes", None)
-        return {
-            "name": self._dataset.name,
-            "split": self._config.eval.split,
-            "step": self._run.step,
-            **({"checkpoint": "best"} if self._run.is_best else {}),
-            "unit": self.unit,
-            "log_det": self._name,
-            **({"dequantization": self._space.dequantization} if self._space.dequantization else {}),
-            **({"plan": self.plan.as_dict()} if self.plan.stderr is not None else {}),
-            **({"num_probes": num_probes} if num_probes else {}),
-        }
+        return _known(
+            {
+                "name": self._dataset.name,
+                "split": self._config.eval.split,
+                "step": self._run.step,
+                "checkpoint": "best" if self._run.is_best else None,
+                "unit": self.unit,
+                "log_det": self._name,
+                "dequantization": self._space.dequantization,
+                "plan": None if self.plan.stderr is None else self.plan.as_dict(),
+                "num_probes": getattr(self.plan.log_det, "num_probes", None),
+            }
+        )
 
     def likelihood(self) -> dict[str, Any]:
         """The score, its standard error and the error's parts, the baselines and the entropy.
@@ -110,18 +110,18 @@ class Evaluation:
         """
         noise, score = self._evaluation_noise, self._report.score()
         parts = stderr_parts(score, noise, self._report.num_estimates)
-        result = {
-            self.unit: score.mean,
-            f"{self.unit}_stderr": score.stderr,
-            **({f"{self.unit}_stderr_parts": parts} if self._space.cells is None else {}),
-            "num_examples": score.num_examples,
-            "bound": self._bound,
-            **({} if score.example_stderr is None else {"example_stderr": score.example_stderr}),
-            "baselines": self._report.baselines,
-        }
-        if self._dataset.entropy is not None:
-            result["entropy"] = self._dataset.entropy
-        return result
+        return _known(
+            {
+                self.unit: score.mean,
+                f"{self.unit}_stderr": score.stderr,
+                f"{self.unit}_stderr_parts": parts if self._space.cells is None else None,
+                "num_examples": score.num_examples,
+                "bound": self._bound,
+                "example_stderr": score.example_stderr,
+                "baselines": self._report.baselines,
+                "entropy": self._dataset.entropy,
+            }
+        )
 
     @property
     def _bound(self):
@@ -218,29 +218,29 @@ class Evaluation:
         return {"fid": {"fid": distance, "num_samples": samples.num, "num_train": images.num}}
 
     def classification(self) -> dict[str, float]:
-        """The accuracy, cross-entropy and calibration error of a hybrid model's classifier.
+        """Returns the accuracy, cross-entropy and calibration error of a hybrid model's classifier.
 
-        Those of a density given labels are of softmax of log p(x | label): the classes count as equally frequent.
+        A density given labels classifies by the softmax of log p(x | label), for equally frequent classes.
         The keys are those of the training's result.json; "cross_entropy" is in bits for integer data.
 
         Raises:
           ValueError: when the model has neither a classifier nor labels.
         """
-        if self._model.condition.num_classes is None and not self._model.classifier is not None:
+        if self._model.condition.num_classes is None and self._model.classifier is None:
             raise ValueError("The run is of a density alone (config.task): it has no classifier to evaluate.")
         return self._report.classification()
 
     def ood(self, dataset: data.Dataset) -> dict[str, Any]:
-        """How well the model separates its held-out data from other data.
+        """Measures how well the model separates its held-out data from other data.
 
-        The area under the ROC curve is the probability that an example of the held-out data scores higher than one
-        of the other data (Mann and Whitney). Below 0.5 the score prefers the other data.
+        The area under the ROC curve is the probability that an example of the held-out data scores higher than an
+        example of the other data (Mann and Whitney). Below 0.5 the score prefers the other data.
 
-        A model of images given their label has the score of the mixture of its classes, in both data sets: the
-        labels of other data are none of them. One of columns given others needs these columns in both.
+        A model of images given their label scores both data sets by the mixture of its classes. A model of columns
+        given others needs the condition columns in both.
 
         Args:
-          dataset: a `Dataset` of examples of the same shape and levels; its same split is taken.
+          dataset: a `Dataset` with examples of the same shape and levels, and with the same split.
 
         Returns:
           A dict "ood" of the "name" of the other data, their "num_examples", and the areas under the curves:
@@ -252,27 +252,22 @@ class Evaluation:
         sizes = [0 if d.condition_mean is None else len(d.condition_mean) for d in (self._dataset, dataset)]
         kinds = [(d.event_shape, d.levels, size) for d, size in zip((self._dataset, dataset), sizes, strict=True)]
         if kinds[0] != kinds[1]:
-            shape, levels, conditions = (f"{ours} and {others}" for ours, others in zip(*kinds, strict=True))
             raise ValueError(
-                f"Examples of the model and of {dataset.name!r} have the shapes {shape}, the levels {levels}, and "
-                f"the numbers {conditions} of columns as a condition: choose other data, or leave out --ood_data."
+                f"Examples of {dataset.name!r} have the shape, the levels and the number of condition columns "
+                f"{kinds[1]}, and those of the model {kinds[0]}: choose other data, or leave out --ood_data."
             )
-        settings = self._config.eval
-
-        def scores(dataset):
-            limit = settings.num_examples or None
-            batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=sizes[0] > 0)
-            return self._ood_scores(batches, f"scores of {dataset.name}")
-
-        ours, theirs = scores(self._dataset), scores(dataset)
+        ours, theirs = (self._ood_scores(d, labels=sizes[0] > 0) for d in (self._dataset, dataset))
         result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
         for name, values in ours.items():
             wins = stats.mannwhitneyu(np.float64(values), np.float64(theirs[name]), method="asymptotic").statistic
             result[f"auroc_{name}"] = float(wins / (len(values) * len(theirs[name])))
         return {"ood": result}
 
-    def _ood_scores(self, batches, what):
-        """A dict of the scores of examples that should be higher in distribution."""
+    def _ood_scores(self, dataset, labels):
+        """A dict of the scores of held-out examples that should be higher in distribution."""
+        settings, what = self._config.eval, f"scores of {dataset.name}"
+        limit = settings.num_examples or None
+        batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=labels)
         scores, density = {}, self._model.trained_density()
         if density is not None:
             score = evaluation.LogLikelihood(density, self.plan).score_examples
@@ -294,4 +289,10 @@ class Evaluation:
     @functools.cached_property
     def _first_batch(self):
         """The examples and the condition of the first batch."""
-        return self._model.condition.split(next(iter(self._report.batches())))
+        report = Report(self._config, self._model, self._dataset)
+        return self._model.condition.split(next(iter(report.batches())))
+
+
+def _known(result):
+    """The result without the values that do not exist."""
+    return {name: value for name, value in result.items() if value is not None}

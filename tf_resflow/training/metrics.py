@@ -1,6 +1,5 @@
 """The lines of a run's metrics.jsonl."""
 
-import contextlib
 import json
 import math
 import os
@@ -12,9 +11,9 @@ __all__ = ["held_out_scores", "ranked_steps", "read_metrics"]
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl as dicts, such as `{"step": 100, "split": "train", "bits_per_dim": 2.31}`.
+    """Returns the lines of a run's metrics.jsonl as dicts, without lines that were cut short.
 
-    A line that was cut short is left out.
+    A line is, for example, `{"step": 100, "split": "train", "bits_per_dim": 2.31}`.
 
     Args:
       workdir: directory of the run.
@@ -23,10 +22,8 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
       ValueError: when a line has no metrics and is not the beginning of such a line.
     """
     path = pathlib.Path(workdir) / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = [_parse(path, number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1)]
-    return [line for line in lines if line is not None]
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [line for number, text in enumerate(lines, 1) if (line := _parse(path, number, text)) is not None]
 
 
 def held_out_scores(lines: Iterable[Mapping[str, Any]], split: str) -> dict[int, dict[str, Any]]:
@@ -50,16 +47,16 @@ def ranked_steps(scores: Mapping[int, Mapping[str, Any]], objective: str) -> lis
 
 
 def _parse(path, number, text):
-    """The line as a dict; None if it was cut short."""
-    with contextlib.suppress(UnicodeDecodeError):
-        try:
-            line = json.loads(text.decode("utf-8"))
-        except json.JSONDecodeError:
-            if not text or text.startswith(b"{"):
-                return None
-        else:
-            if isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("split"), str):
-                return line
+    """Returns the line as a dict, or None if it was cut short."""
+    try:
+        line = json.loads(text.decode("utf-8"))
+        if isinstance(line["step"], int) and isinstance(line["split"], str):
+            return line
+    except json.JSONDecodeError:
+        if not text or text.startswith(b"{"):
+            return None
+    except (UnicodeDecodeError, LookupError, TypeError):
+        pass
     raise ValueError(
         f'Line {number} of {path} is damaged: expected {{"step": 100, "split": "train", ...}}, found '
         f"{text[:40]!r}. Restore the file from a backup, or remove the line."

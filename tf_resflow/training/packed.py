@@ -22,13 +22,13 @@ MODELS = {
 """The SHA-256 of each released file, by the name of its model."""
 
 _FOLDERS = (pathlib.Path(__file__).parents[2] / "pretrained", pathlib.Path("pretrained"))  # of a checkout
-_WEIGHTS, _STEP = "model.weights.h5", "weights.json"
+_WEIGHTS, _STEP, _RESULT = "model.weights.h5", "weights.json", "result.json"
 _MOST_COMPRESSED, _SMALL = 100, 10_000  # times that a member may unpack to, of at least so many bytes
-_NAMES = ("config.json", "data.json", _STEP, _WEIGHTS, "result.json")  # there may be no result
+_NAMES = ("config.json", "data.json", _STEP, _WEIGHTS, _RESULT)  # there may be no result
 
 
 class PackedRun(Workdir):
-    """The files of a trained run that `write_packed` wrote, unpacked to be read, for as long as this object lives.
+    """The files of a trained run that `write_packed` wrote. They stay unpacked as long as this object lives.
 
     Args:
       path: the .zip file.
@@ -50,16 +50,13 @@ class PackedRun(Workdir):
         self.source, self.weights = path, self.path / _WEIGHTS
         try:
             with zipfile.ZipFile(path if content is None else io.BytesIO(content)) as file:
-                for name in _NAMES if _NAMES[-1] in file.namelist() else _NAMES[:-1]:
-                    member = file.getinfo(name)
+                for member in map(file.getinfo, _NAMES if _RESULT in file.namelist() else _NAMES[:-1]):
                     if member.file_size > _MOST_COMPRESSED * max(member.compress_size, _SMALL):
-                        raise zipfile.BadZipFile(f"{name} would unpack to {member.file_size:,} bytes")
+                        raise zipfile.BadZipFile(f"{member.filename} would unpack to {member.file_size:,} bytes")
                     file.extract(member, self.path)
             found = read_json(self.path / _STEP)
-            self.step, self.is_best = found["step"], found["is_best"]
-            if not (type(self.step) is int and self.step >= 0 and type(self.is_best) is bool):
-                raise zipfile.BadZipFile(f"{_STEP} has a step of {self.step!r}, and is_best={self.is_best!r}")
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
+            self.step, self.is_best = int(found["step"]), bool(found["is_best"])
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a whole file of a trained run: {error}. Give the workdir of a run, or a file that "
                 "`resflow.load(workdir).save(file)` wrote."
@@ -84,7 +81,7 @@ def write_packed(path: str | os.PathLike[str], run: Workdir, step: int, is_best:
 
 
 def opened(workdir: str | os.PathLike[str]) -> Workdir:
-    """The files of a trained run: in a directory, in one file, or of a released model as "pretrained:NAME".
+    """Returns the files of a trained run in a directory or in one file, or of the model "pretrained:NAME".
 
     Raises:
       ValueError: when there is no such model, its file is missing or another one, or a file is not that of a run.

@@ -62,6 +62,11 @@ class Report:
         """How many estimates of its log-likelihood are the score of an example."""
         return self._likelihood.num_samples
 
+    @property
+    def selection_split(self) -> str:
+        """The split that is scored during the training: "validation" if the data have one."""
+        return "validation" if "validation" in self._dataset.sizes else self._config.eval.split
+
     def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
         """The batches of a split, by default `config.eval.split`: of its first `num_examples`.
 
@@ -121,7 +126,7 @@ class Report:
 
     @functools.cached_property
     def baselines(self) -> dict[str, float]:
-        """The uniform and the Gaussian baseline; one that does not exist is left out, with a warning."""
+        """The uniform and the Gaussian baseline. A baseline that does not exist is left out with a warning."""
         levels = self._dataset.levels
         baselines = {} if levels is None else {"uniform": math.log2(levels)}
         size, num = math.prod(self._dataset.event_shape), self._dataset.sizes.get("train", math.inf)
@@ -150,13 +155,8 @@ class Report:
         )
         return both - evaluation.gaussian_baseline(train[1], test[1])
 
-    def check_data(self) -> None:
-        """Warns, before the training, of continuous data that have no Gaussian baseline."""
-        if self._dataset.levels is None:
-            _ = self.baselines
-
     def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of result.json, without the figures, from the step and its `scores`."""
+        """Returns the content of result.json, without the figures, from the step and its `scores`."""
         dequantization = self._model.data_space.dequantization
         result = {
             "name": self._dataset.name,
@@ -177,7 +177,7 @@ class Report:
         return result
 
     def line(self, result: Mapping[str, Any]) -> str:
-        """The result in one line."""
+        """Returns the result in one line."""
         scores, against = [], []
         if "accuracy" in result:
             scores.append(f"accuracy {result['accuracy']:.2%} ± {result['accuracy_stderr']:.2%}")
@@ -201,9 +201,9 @@ class Report:
         )
 
     def warning(self, result: Mapping[str, Any], *, best: int, last: int) -> str | None:
-        """What to try if the density scores below a baseline, which it had to beat; else None.
+        """Returns advice if the density scores worse than a baseline, or else None.
 
-        `best` is the step with the best validation score, `last` the last one.
+        `best` is the step with the best validation score, `last` the last step.
         """
         score, baselines = result.get(self.unit), result["baselines"]
         name = min(baselines, key=baselines.get, default=None)
@@ -224,7 +224,7 @@ class Report:
         )
 
     def figures(self, directory: pathlib.Path) -> dict[str, float]:
-        """Writes the figures; returns what they measure for the result, of images the `reconstruction_error`."""
+        """Writes the figures; returns the `reconstruction_error` of images for the result."""
         grid = self.sample_grid()
         if grid is not None:
             write_png(directory / "samples.png", grid)

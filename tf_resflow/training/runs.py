@@ -24,7 +24,18 @@ __all__ = ["Run", "load"]
 class Run:
     """A trained model, and how it was trained: see `load`.
 
-    (Not a dataclass: in one, Pyright takes a field that is a Keras model for a descriptor of unknown type.)
+    (It is no dataclass, because Pyright takes a Keras model in a field of one for a descriptor of unknown type.)
+
+    Attributes:
+      model: a `FlowModel` or `HybridModel` with the averaged weights of the newest checkpoint or, if
+        `config.train.keep_best`, of the best one on validation. A warning says if that one was not kept.
+      config: the configuration of the run, an `ml_collections.ConfigDict`.
+      step: number of training steps.
+      workdir: the directory or the file, a `pathlib.Path`.
+      data: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes`,
+        `columns`, and the `mean` and `std` by which the model normalizes its input.
+      result: the content of result.json; None before the end of the training.
+      is_best: whether the weights are those of the best checkpoint, which may be older than the newest.
     """
 
     def __init__(
@@ -47,7 +58,7 @@ class Run:
 
     @property
     def note(self) -> str:
-        """What a message adds about the weights: that they are the best on validation; nothing of the newest."""
+        """What a message adds about weights that are the best on validation; empty for the newest."""
         return f" of step {self.step:,}, the best on validation" if self.is_best else ""
 
     @property
@@ -68,14 +79,11 @@ class Run:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the run as one file: the config, what is known of the data, the result and the weights.
+        """Writes the config, what is known of the data, the result and the weights as one .zip file.
 
-        `load` and the commands take it in the place of the directory. The folders of the data are left out, and the
-        state of the optimizer: the training cannot go on from it. The names of the files and of the columns of a
-        table, and the levels of its categories, are in it.
-
-        Args:
-          path: a .zip file.
+        `load` and the commands accept the file instead of the directory. The file has no state of the optimizer, so
+        training cannot continue from it, and no folders of the data. It does have the names of the data files and
+        of the columns of a table, and the levels of its categories.
         """
         check_output_path(path, [".zip"])
         config = copy.deepcopy(self.config)
@@ -110,23 +118,11 @@ def load(workdir: str | os.PathLike[str]) -> Run:
         always the model.
 
     Returns:
-      An object with the attributes
-
-      - `model`: a `FlowModel` or `HybridModel` with the averaged weights of the newest checkpoint, or, if
-        `config.train.keep_best`, of the best one on validation. If that one was not kept, a warning says so.
-      - `density`: the `FlowModel` that it is or has; a ValueError if a classifier alone was trained
-      - `config`: the run's configuration, an `ml_collections.ConfigDict`
-      - `step`: the number of training steps taken
-      - `is_best`: whether it is the best checkpoint, which may be older than the newest
-      - `workdir`: the directory or the file, a `pathlib.Path`
-      - `data`: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes`,
-        `columns`, and the `mean` and `std` by which the model normalizes its input
-      - `result`: the content of result.json; None before the end of the training
-      - `save(path)`: writes all of this as one .zip file
+      A `Run`.
 
     Raises:
-      ValueError: when the directory has no config, no checkpoint, or one of another model; or the file of a
-        pretrained model is missing or another one than that of this version.
+      ValueError: when the directory has no config, no checkpoint, or one of another model; or when the file of a
+        pretrained model is missing, or is not that of this version.
     """
     if workdir in MODELS and not pathlib.Path(workdir).exists():
         workdir = f"{PRETRAINED}{workdir}"
@@ -136,12 +132,7 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     model = build_model(config, data)
     result = read_json(files.result) if files.result.exists() else None
     if isinstance(files, PackedRun):
-        try:
-            model.load_weights(files.weights)
-        except OSError as error:
-            raise ValueError(
-                f"{files.source} has no weights that can be read: {error}. Save the run again."
-            ) from None
+        model.load_weights(files.weights)
         return Run(model, config, files.step, files.source, data, result, files.is_best)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     ranked, best = ranked_steps(held_out_scores(read_metrics(files.path), "validation"), model.objective), 0

@@ -1,7 +1,6 @@
-"""The devices that a run uses, by name."""
+"""Distribution strategies by name, and what several workers agree on."""
 
 import contextlib
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -36,7 +35,7 @@ def _multiworker():
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, TypeError) as error:
-        raise ValueError(f"TF_CONFIG is not right: {error} It is {os.environ['TF_CONFIG']!r}.") from None
+        raise _wrong_config(error) from None
 
 
 def _tpu():
@@ -94,7 +93,7 @@ def check_agreement(strategy: tf.distribute.Strategy, text: str, message: str) -
 
 @contextlib.contextmanager
 def lost_workers_explained(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Explains the errors of collective operations."""
+    """Raises `WorkerLostError` for the errors of collective operations."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -109,12 +108,12 @@ def lost_workers_explained(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 def _workers():
     """The addresses in TF_CONFIG."""
-    text = os.environ.get("TF_CONFIG") or "{}"
     try:
-        cluster = json.loads(text).get("cluster", {})
-        jobs = [cluster.get("chief", []), cluster.get("worker", [])]
-    except (json.JSONDecodeError, AttributeError):
-        jobs = [None]
-    if not all(isinstance(addresses, list) for addresses in jobs):
-        raise ValueError(f"TF_CONFIG is no JSON object with a cluster of lists of workers: {text!r}.")
-    return [address for addresses in jobs for address in addresses]
+        cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec().as_dict()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _wrong_config(error) from None
+    return [*cluster.get("chief", []), *cluster.get("worker", [])]
+
+
+def _wrong_config(error):
+    return ValueError(f"TF_CONFIG is not right: {error} It is {os.environ['TF_CONFIG']!r}.")

@@ -4,10 +4,11 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
@@ -19,7 +20,6 @@ from tf_resflow.models.data_info import DataInfo
 from tf_resflow.plurals import counted
 from tf_resflow.training.config import default_config, flat_fields, validate_config
 from tf_resflow.training.metrics import read_metrics
-from tf_resflow.training.saved import REMEDY, missing_file, newest_first, none_readable
 from tf_resflow.writing import locked, unwritable_told, whole_file
 
 if TYPE_CHECKING:
@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 
     from tf_resflow.data import Dataset
 
-__all__ = ["PRETRAINED", "Workdir", "read_json", "write_json"]
+__all__ = [
+    "PRETRAINED",
+    "Workdir",
+    "missing_file",
+    "newest_first",
+    "none_readable",
+    "read_json",
+    "write_json",
+    "write_text",
+]
 
 PRETRAINED = "pretrained:"  # before the name of a released model, in the place of a workdir
 
@@ -47,6 +56,8 @@ _FREE = (
 )
 
 _ABSOLUTE = "absolute_paths"  # in config.json, beside the sections of the config
+_OBSOLETE = ("data.categories", "data.ordered")  # fields that are empty in the pretrained models
+_REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
 
 class Workdir:
@@ -87,13 +98,10 @@ class Workdir:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the directory, and keeps other trainers out of it.
+        """Makes the directory, and keeps other trainers out of it until the context or the process ends.
 
-        The system frees the lock when the process ends, in whatever way. Of several workers the chief takes it.
-
-        Raises:
-          ValueError: when another process trains there.
-          OSError: when the directory cannot be written.
+        Only the chief of several workers takes the lock. Raises ValueError if another process trains there, and
+        OSError if the directory cannot be written.
         """
         if not self.is_chief:
             yield
@@ -102,24 +110,22 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "lock").open("a+", encoding="utf-8")
         with file:
-            self._lock(file)
+            try:
+                is_free = locked(file.fileno())
+            except OSError as error:
+                is_free = True
+                logging.warning("%s cannot be locked (%s): start no other trainer there.", self.path, error)
+            if not is_free:
+                file.seek(0)
+                trainer = file.read().strip() or "a process that just began"
+                raise ValueError(
+                    f"Another trainer is at work in {self.path}: {trainer}. Wait until it ends, stop it, or "
+                    "choose another --workdir."
+                )
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
             yield
-
-    def _lock(self, file: TextIO):
-        try:
-            is_free = locked(file.fileno())
-        except OSError as error:
-            logging.warning("%s cannot be locked (%s): start no other trainer there.", self.path, error)
-            return
-        if not is_free:
-            file.seek(0)
-            raise ValueError(
-                f"Another trainer is at work in {self.path}: {file.read().strip() or 'a process that just began'}. "
-                "Wait until it ends, stop it, or choose another --workdir."
-            )
 
     def begin(self, config: "ConfigDict", dataset: "Dataset | DataInfo") -> None:
         """Makes the folders, and writes the config and what a model must know of the data."""
@@ -137,33 +143,32 @@ class Workdir:
         write_json(self.data, _data_info(dataset))
 
     def read_config(self) -> Any:
-        """The config of the run; raises ValueError if there is none, or for unknown fields or values."""
+        """Returns the config of the run; raises ValueError if there is none, or for unknown fields or values."""
         if not self.config.exists():
             raise ValueError(
                 f"{self.source} is not the workdir of a run: it has no config.json. Give the "
                 "--workdir that resflow-train was run with."
             )
         config, stored = default_config(), read_json(self.config)
-        stored = _with_kinds(flat_fields({key: value for key, value in stored.items() if key != _ABSOLUTE}))
+        stored.pop(_ABSOLUTE, None)
+        fields = {key: value for key, value in flat_fields(stored).items() if key not in _OBSOLETE}
         known = flat_fields(config)
-        if unknown := sorted(stored.keys() - known.keys()):
-            raise ValueError(
-                f"{self.source}: config.json has the unknown key {unknown[0]!r}; {suggest(unknown[0], known)} Was "
-                "it written by another version?"
-            )
         try:
-            config.update_from_flattened_dict(stored)
+            if unknown := sorted(fields.keys() - known.keys()):
+                raise ValueError(f"it has the unknown key {unknown[0]!r}; {suggest(unknown[0], known)}")
+            config.update_from_flattened_dict(fields)
             validate_config(config)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{self.source}: config.json has a wrong value: {error} Restore the file from a backup."
+                f"{self.source}: config.json is not a config of this version: {error} Restore the file from a "
+                "backup, or use the version that wrote it."
             ) from None
         return config
 
     def config_of_data(self, *, data_dir: str | None = None, data_path: str | None = None) -> Any:
-        """The config of the run with the places of its data: as given, else where they were at the training.
+        """Returns the config of the run with the paths of its data: as given, or else as in training.
 
-        Files of other splits are looked for beside `data_path`, too.
+        Files of other splits are also looked for beside `data_path`.
 
         Raises:
           ValueError: when there is no run, or its files are not there.
@@ -171,21 +176,20 @@ class Workdir:
         config, absolute = self.read_config(), self._absolute_places()
         given = {"data_dir": data_dir, "path": data_path}
         for place in PLACES:
-            if given.get(place) is not None:
-                known = [given[place]]
-            else:
-                beside = pathlib.Path(data_path or "").parent / pathlib.Path(config.data[place]).name
-                is_beside = data_path and config.data[place] and place != "data_dir"
-                known = [absolute.get(f"data.{place}"), config.data[place], str(beside) if is_beside else None]
-            paths = [path for path in known if path]
-            found = [path for path in paths if pathlib.Path(path).expanduser().exists()]
-            if paths and not found and place != "data_dir":
+            stored, paths = config.data[place], [given.get(place)]
+            if given.get(place) is None:
+                paths = [absolute.get(f"data.{place}"), stored]
+                if data_path and stored and place != "data_dir":
+                    paths.append(str(pathlib.Path(data_path).parent / pathlib.Path(stored).name))
+            named = [path for path in paths if path]
+            found = [path for path in named if pathlib.Path(path).expanduser().exists()]
+            if named and not found and place != "data_dir":
                 raise ValueError(
-                    f"The data of the run in {self.source} are not at {paths[-1]} (looked for "
-                    f"{' and '.join(dict.fromkeys(map(_absolute, paths)))}). If they have moved, give their new "
+                    f"The data of the run in {self.source} are not at {named[-1]} (looked for "
+                    f"{' and '.join(dict.fromkeys(map(_absolute, named)))}). If they have moved, give their new "
                     "path by --data_path."
                 )
-            config.data[place] = (found or paths[-1:] or [""])[0]
+            config.data[place] = (found or named[-1:] or [""])[0]
         return config
 
     def check_data(self, dataset: "Dataset") -> None:
@@ -204,7 +208,7 @@ class Workdir:
                 )
 
     def read_result(self, config: "ConfigDict") -> dict[str, Any] | None:
-        """The content of result.json, if training with this config would not change it; else None."""
+        """Returns the content of result.json, or None if training with this config would change it."""
         path = self.path / "result.json"
         if not path.exists() or self.read_config().to_dict() != config.to_dict():
             return None
@@ -215,7 +219,7 @@ class Workdir:
         return result if is_over and all(figure.exists() for figure in figures) else None
 
     def read_data(self) -> DataInfo:
-        """What the model of the run must know of its data."""
+        """Returns what the model of the run must know of its data."""
         if not self.data.exists():
             raise ValueError(f"{self.source} has no data.json: resflow-train has not begun to train there.")
         info = read_json(self.data)
@@ -245,24 +249,21 @@ class Workdir:
         old = flat_fields(_plain(self.read_config().to_dict()))
         new = flat_fields(_plain(config.to_dict()))
         places, places_before = _places(config), self._absolute_places()
-        for key in sorted(old):
-            before, now = old[key], new[key]
-            is_same_place = key in places and places[key] == places_before.get(key)
-            if before == now or key.startswith(_FREE) or is_same_place:
+        for key, before in sorted(old.items()):
+            now, hint = new[key], ""
+            if before == now or key.startswith(_FREE) or (key in places and places[key] == places_before.get(key)):
                 continue
-            hint = ""
             if key == "train.steps":
-                constant = config.train.schedule == "constant"
-                if constant and now > before:
+                if config.train.schedule == "constant" and now > before:
                     continue
-                hint = " (steps may only grow)" if constant else " (the learning rate's schedule ends with them)"
+                hint = " (steps may only grow, and only with a constant learning rate)"
             raise ValueError(
                 f"{self.path} belongs to a run with config.{key} = {before!r}, but now it is "
                 f"{now!r}{hint}. Resume with the same config, or choose another --workdir."
             )
 
     def is_begun(self) -> bool:
-        """Whether the directory belongs to a run, which has saved a checkpoint, even if that was lost since."""
+        """Whether a run has saved a checkpoint here, even if the checkpoint was lost since."""
         first = _first_checkpoint(self.read_config()) if self.config.exists() else 0
         return bool(newest_first(self.checkpoints)) or self._is_done() or self._last_step() > first
 
@@ -291,15 +292,15 @@ class Workdir:
             return
         for path in (self.config, self.data):
             if not path.exists():
-                raise ValueError(f"{path} is missing beside the checkpoints or metrics of a run. {REMEDY}")
+                raise ValueError(f"{path} is missing beside the checkpoints or metrics of a run. {_REMEDY}")
+        if paths and all(map(missing_file, paths)):
+            raise none_readable(paths, missing_file(paths[0]))
         if not paths and self.is_begun():
             raise ValueError(
-                f"{self.path} has metrics up to step {last}, but {self.checkpoints} is empty. {REMEDY}"
+                f"{self.path} has metrics up to step {last}, but {self.checkpoints} is empty. {_REMEDY}"
             )
         if not paths:
             logging.warning("%s has no checkpoint: the run was stopped before, and starts again.", self.path)
-        if paths and all(map(missing_file, paths)):
-            raise ValueError(none_readable(paths, missing_file(paths[0])))
 
     def _absolute_places(self):
         return read_json(self.config).get(_ABSOLUTE, {})
@@ -326,20 +327,41 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Reads a JSON file that holds an object; raises ValueError if it does not."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"Cannot read {path}: {error.strerror}.") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"it should hold an object, not {value!r:.40}")
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}. Restore it from a backup.") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} should hold a JSON object, not {value!r:.40}. Restore it from a backup.")
     return value
 
 
-def _with_kinds(fields):
-    """The fields of a config with `data.kinds`, which earlier versions wrote as two fields."""
-    categories, ordered = fields.pop("data.categories", ""), fields.pop("data.ordered", "")
-    parts = [f"{name.strip()}: category" for name in categories.split(",") if name], [ordered] if ordered else []
-    return {"data.kinds": "; ".join(sum(parts, []))} | fields if any(parts) else fields
+def newest_first(directory: pathlib.Path) -> list[str]:
+    """The paths of the checkpoints in a directory, found without TensorFlow.
+
+    A checkpoint has an index, which is written after its data, or is in TensorFlow's list, which is written last. A
+    checkpoint in the list without an index has lost it. Data alone are the remains of a save that was cut short.
+    """
+    names = [path.stem for path in directory.glob("*.index")]
+    if (directory / "checkpoint").is_file():
+        content = (directory / "checkpoint").read_text(encoding="utf-8", errors="replace")
+        names += re.findall(r'(ckpt-\d+)"', content)
+    steps = {int(name[5:]) for name in names if re.fullmatch(r"ckpt-\d+", name)}
+    return [str(directory / f"ckpt-{step}") for step in sorted(steps, reverse=True)]
+
+
+def missing_file(path: str) -> str:
+    """The message about the missing file of a checkpoint; empty if there is none."""
+    directory, name = pathlib.Path(path).parent, pathlib.Path(path).name
+    if not pathlib.Path(f"{path}.index").exists():
+        return f"{path}.index is missing"
+    return "" if list(directory.glob(f"{name}.data-*")) else f"{path}.data-00000-of-00001 is missing"
+
+
+def none_readable(paths: list[str], reason: str) -> ValueError:
+    """The error when no checkpoint can be read, for the reason of the newest."""
+    return ValueError(
+        f"None of the checkpoints in {pathlib.Path(paths[0]).parent} can be read ({len(paths)} found): {reason}. "
+        f"{_REMEDY}"
+    )
 
 
 def _first_checkpoint(config):

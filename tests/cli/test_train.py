@@ -2,7 +2,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from tf_resflow.cli import config_file
+from tf_resflow.cli import train
 from tf_resflow.training import base_config
 
 pytestmark = pytest.mark.quick
@@ -17,7 +17,7 @@ def parse(monkeypatch, tmp_path):
     (tmp_path / "configs").mkdir()
     for path in ("digits.py", "configs/digits.py"):
         (tmp_path / path).write_text("raise ImportError('not ours')")
-    return config_file._Parser().parse
+    return train.ConfigParser().parse
 
 
 def test_a_name_or_a_file(parse, tmp_path):
@@ -38,7 +38,7 @@ def test_arguments_of_pandas(monkeypatch):
     monkeypatch.setattr("sys.argv", argv)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
-    values["config"].parser = config_file._Parser()
+    values["config"].parser = train.ConfigParser()
     values(argv)
     options = {k: v for k, v in values.config.data.read_options.items() if v is not None}
     assert options == given | {"skiprows": 2, "na_values": ["-", "?"]}

@@ -1,0 +1,273 @@
+"""What the training loop does after each step: log, save, stop and evaluate.
+
+Each hook has a method `after_step(step, metrics)`. The loop calls it with the number of the step, from 1, and the
+metrics of the step, which are still on the device.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tf_resflow.models.averaging import AveragedWeights
+from tf_resflow.progress import bar, stage
+from tf_resflow.training.checkpoints import Checkpoints
+from tf_resflow.training.metrics import held_out_scores, ranked_steps
+from tf_resflow.training.metrics_writer import MetricsWriter
+from tf_resflow.training.non_finite import NotFinite
+from tf_resflow.training.report import Report
+from tf_resflow.training.strategies import num_workers, of_all_workers
+from tf_resflow.training.workdir import Workdir, write_json
+from tf_resflow.writing import finite_or_none
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+__all__ = ["Evaluating", "Interrupted", "Logging", "Saving", "Stopping"]
+
+_SECONDS_BETWEEN_FETCHES = 1.0
+_STEPS_BETWEEN_AGREEMENTS = 10
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after a step. The state was saved first."""
+
+    def __init__(self, signum: int, step: int, path: str):
+        super().__init__(
+            f"Stopped by {signal.Signals(signum).name} after step {step}; saved as {path}. "
+            "Run the same command again to resume."
+        )
+        self.signum = signum
+
+
+class Logging:
+    """Writes the mean metrics every `train.log_every` steps; a context that shows a progress bar.
+
+    Metrics are fetched from the device about once per second, because each fetch waits for the device.
+    """
+
+    def __init__(
+        self,
+        train: "ConfigDict",
+        writer: MetricsWriter,
+        optimizer: keras.Optimizer,
+        start: int,
+        shown: tuple[str, ...],
+    ):
+        self._train, self._writer, self._optimizer, self._shown = train, writer, optimizer, shown
+        self._progress = bar("training", train.steps, start)
+        self._pending: list[tuple[int, Mapping[str, tf.Tensor]]] = []  # on the device
+        self._window: list[dict[str, float]] = []  # fetched, but not written
+        self._fetched = time.monotonic()
+        self._clock = self._fetched, start
+
+    def __enter__(self) -> "Logging":
+        """Shows what the first step waits for."""
+        self._progress.set_postfix_str("building the graph, for up to a minute or two")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the progress bar."""
+        self._progress.close()
+
+    def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
+        """Keeps the metrics, and fetches or writes them when they are due."""
+        self._pending.append((step, metrics))
+        self._progress.update()
+        if time.monotonic() - self._fetched > _SECONDS_BETWEEN_FETCHES:
+            self.fetch()
+        if step % self._train.log_every == 0:
+            self._write(step)
+
+    def fetch(self) -> None:
+        """Fetches the metrics of all steps so far; raises `NotFinite` if one is not finite."""
+        pending, self._pending = self._pending, []
+        for step, metrics in pending:
+            values = {name: float(value) for name, value in metrics.items()}
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise NotFinite(f"{name} is {value}", step)
+            self._window.append(values)
+            texts = [f"{values[name]:.3f} {name}" for name in self._shown if name in values]
+            self._progress.set_postfix_str(", ".join(texts), refresh=False)
+        self._fetched = time.monotonic()
+
+    def restart_clock(self, step: int) -> None:
+        """Leaves the time of an evaluation out of the steps per second."""
+        self._clock = time.monotonic(), step
+
+    def _write(self, step):
+        """Writes the means over the steps since the last line, or since the run was resumed, and their number."""
+        self.fetch()
+        time_before, step_before = self._clock
+        means = {name: np.mean([metrics[name] for metrics in self._window]) for name in self._window[0]}
+        values = {
+            **means,
+            "averaged_steps": len(self._window),
+            "learning_rate": self._optimizer.learning_rate,
+            "steps_per_second": (step - step_before) / (self._fetched - time_before),
+        }
+        self._writer.scalars(step, "train", values)
+        self._window = []
+        self._clock = self._fetched, step
+
+
+class Saving:
+    """Saves every `train.checkpoint_every` steps, at the end, and before a score that may be the best."""
+
+    def __init__(self, train: "ConfigDict", checkpoints: Checkpoints, log: Logging):
+        self._train, self._checkpoints, self._log = train, checkpoints, log
+
+    def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
+        """Saves the state if it is due."""
+        train = self._train
+        may_be_best = step % train.eval_every == 0 and (train.keep_best or train.patience > 0)
+        if step % train.checkpoint_every == 0 or step == train.steps or may_be_best:
+            self.save(step)
+
+    def save(self, step: int) -> str:
+        """Saves the state unless it is saved; returns the path. Raises `NotFinite` instead of saving NaN."""
+        self._log.fetch()
+        if not self._checkpoints.is_finite():
+            raise NotFinite("A weight is NaN or infinite", step)
+        return self._checkpoints.save(step)
+
+
+class Stopping:
+    """Inside this context, the first SIGINT or SIGTERM stops the run after the current step.
+
+    A second signal has its usual effect. A SIGINT that is ignored stays ignored, because a shell ignores it for
+    background jobs of a script. Several workers stop after the same step.
+    """
+
+    def __init__(self, saving: Saving, strategy: tf.distribute.Strategy):
+        self._saving, self._signum = saving, 0
+        self._previous: dict[signal.Signals, Any] = {}
+        self._gather = of_all_workers(strategy) if num_workers(strategy) > 1 else None
+
+    def __enter__(self) -> "Stopping":
+        """Installs the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            signals = [signal.SIGTERM] if is_ignored else [signal.SIGINT, signal.SIGTERM]
+            self._previous = {signum: signal.signal(signum, self._note) for signum in signals}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Restores the handlers."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum, _):
+        self._signum = signum
+        self.__exit__()
+
+    def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
+        """Saves the state and raises `Interrupted` if a signal has come."""
+        signum = self._signum
+        if self._gather is not None:
+            signum = max(self._gather(signum)) if step % _STEPS_BETWEEN_AGREEMENTS == 0 else 0
+        if signum:
+            raise Interrupted(signum, step, self._saving.save(step))
+
+
+class Evaluating:
+    """Scores the averaged weights on one split every `train.eval_every` steps, with a preview of samples of images.
+
+    With `train.keep_best` the state with the best score so far is saved in `best`, and the result is that of this
+    state. The run is over after `train.patience` scores without a better one. Both depend on the lines of
+    metrics.jsonl alone, so a resumed run decides as an uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        config: "ConfigDict",
+        report: Report,
+        averaged: AveragedWeights,
+        best: Checkpoints,
+        writer: MetricsWriter,
+        lines: list[dict[str, Any]],
+        log: Logging,
+        strategy: tf.distribute.Strategy,
+    ):
+        self._train, self._final_split = config.train, config.eval.split
+        self._split = report.selection_split
+        self._report, self._averaged, self._best = report, averaged, best
+        self._writer, self._log, self._gather = writer, log, of_all_workers(strategy)
+        self._scores = held_out_scores(lines, self._split)
+        self._evaluated: int | None = None  # the step of the last evaluation in this process
+        self.are_over = self._patience_has_ended()
+
+    def make_up(self, start: int) -> None:
+        """Evaluates the step that the run resumes from, if the run stopped before its evaluation."""
+        is_due = 0 < start < self._train.steps and start % self._train.eval_every == 0
+        if is_due and start not in self._scores:
+            self.after_step(start, {})
+
+    def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
+        """Evaluates if it is due."""
+        if step % self._train.eval_every == 0:
+            self._log.fetch()
+            self._evaluate(step)
+            self._log.restart_clock(step)
+
+    def _evaluate(self, step):
+        """Writes the scores and a grid of samples, and saves the state if it is the best."""
+        with self._averaged:
+            scores = self._report.scores(self._split)
+            grid = self._report.sample_grid()
+        self._scores[step] = scores
+        if self._train.keep_best:
+            scores["best_step"] = self._ranked_steps()[0]
+            if scores["best_step"] == step:
+                self._best.save(step)
+        self._writer.scalars(step, self._split, scores)
+        if grid is not None:
+            self._writer.image(step, "samples", grid)
+        self._evaluated = step
+        self.are_over = any(self._gather(int(self._patience_has_ended())))  # and the best is saved on all workers
+
+    def finish(self, last: int, files: Workdir) -> dict[str, Any]:
+        """Writes the figures and the result of the last step, or of the best, and returns the result."""
+        if self._evaluated != last and not (self._train.keep_best and last in self._scores):
+            self._evaluate(last)
+        best = self._ranked_steps()[0]
+        kept = self._best.restore(best) if self._train.keep_best else 0
+        step = kept or last
+        scores: Any = self._scores.get(step)
+        with self._averaged:
+            final = scores
+            if self._split != self._final_split or step != self._evaluated:
+                final = self._report.scores()
+                self._writer.scalars(step, self._final_split, final)
+            result = self._report.result(step, final)
+            with stage("figures"):
+                result |= self._report.figures(files.figures)
+        if self._split != self._final_split:
+            result[self._split] = scores and {"step": step, **scores}
+        if kept:
+            result["last_step"] = last
+        if last < self._train.steps:
+            result["ended_by_patience"] = self._train.patience
+        result["figures"] = sorted(path.name for path in files.figures.iterdir())
+        result["best"] = self._scores[best][self._report.objective]
+        if warning := self._report.warning(result, best=best, last=last):
+            logging.warning("%s", warning)
+            result["warning"] = warning
+        result = finite_or_none(result | {"line": self._report.line(result)})
+        write_json(files.result, result)
+        return result
+
+    def _ranked_steps(self):
+        return ranked_steps(self._scores, self._report.objective)
+
+    def _patience_has_ended(self):
+        ranked, patience = self._ranked_steps(), self._train.patience
+        return bool(patience) and sum(step > ranked[0] for step in ranked) >= patience
