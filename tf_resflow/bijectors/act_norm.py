@@ -5,8 +5,7 @@ import tensorflow as tf
 
 from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.networks import check_event, check_unstretched
-from tf_resflow.bijectors.variable_bijector import VariableBijector
-from tf_resflow.sequences import check_sequence
+from tf_resflow.bijectors.parametrized import VariableBijector
 from tf_resflow.typing import DType, Shape, TensorLike
 
 __all__ = ["ActNorm"]
@@ -15,8 +14,8 @@ __all__ = ["ActNorm"]
 class ActNorm(VariableBijector):
     r"""`y = exp(log_scale) (x + shift)`, per channel or per element of the event.
 
-    \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions a channel. It starts as the
-    identity; `tf_resflow.bijectors.initialize` makes each channel of a first batch zero-mean and unit-variance.
+    \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions per channel. It starts as the
+    identity; `tf_resflow.bijectors.initialize` gives each channel of a first batch mean 0 and variance 1.
 
     ```python
     import numpy as np
@@ -29,7 +28,7 @@ class ActNorm(VariableBijector):
 
     Args:
       event_shape: shape of an event, channels last.
-      per_channel: whether the positions of an event share the parameters of their channel.
+      per_channel: whether all positions of an event share the parameters of their channel.
       dtype: of the variables.
 
     References:
@@ -40,7 +39,6 @@ class ActNorm(VariableBijector):
         self, event_shape: Shape, per_channel: bool = True, dtype: DType = "float32", *, name: str = "act_norm"
     ) -> None:
         parameters = dict(locals())
-        check_sequence("event_shape", event_shape, f"[{event_shape}]")
         shape = tuple(event_shape[-1:] if per_channel else event_shape)
         if not shape or any(not size for size in shape):
             raise ValueError(f"ActNorm needs a known, non-scalar event shape; got {tuple(event_shape)}.")
@@ -74,7 +72,7 @@ class ActNorm(VariableBijector):
 
         Args:
           x: the batch.
-          inverse: whether it is `inverse(x)` that gets mean 0 and variance 1.
+          inverse: whether `inverse(x)` gets mean 0 and variance 1 instead.
         """
         x = tf.convert_to_tensor(x, self.dtype)
         mean, variance = tf.nn.moments(x, list(range(x.shape.rank - self.shift.shape.rank)))

@@ -6,8 +6,8 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
-from tf_resflow.bijectors.network_bijector import NetworkBijector, network_shapes, output_shape
 from tf_resflow.bijectors.networks import bounded_norm, check_event
+from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
 
 __all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
 
@@ -29,9 +29,9 @@ class Coupling(NetworkBijector):
         if split not in ("channels", "checkerboard"):
             raise ValueError(f"split is 'channels' or 'checkerboard'; got {split!r}.")
         self._split, self._swap = split, swap
-        given, *condition = network_shapes(network)
+        (given, *condition), output = network_shapes(network)
         self._num_given = given[-1]
-        self._num_mapped = _num_mapped(network, given, split, self.num_parameters)
+        self._num_mapped = _num_mapped(given, output, split, self.num_parameters)
         channels = self._num_mapped + (self._num_given if split == "channels" else 0)
         self._event_shape = tf.TensorShape([*given[:-1], channels])
         rank = self._event_shape.rank
@@ -82,7 +82,7 @@ class Coupling(NetworkBijector):
         return 1 - odd if self._swap else odd
 
     def _evaluate(self, given, context):
-        """The shift and the log-scale of each element of b, from the network on a; zero for those of a."""
+        """The shift and the log-scale of each element of b, computed from a; zero for the elements of a."""
         output = self._output(context)(given)
         output = tf.ensure_shape(output, [*given.shape[:-1], self.num_parameters * self._num_mapped])
         shift, log_scale = self._shift_and_log_scale(output)
@@ -92,9 +92,8 @@ class Coupling(NetworkBijector):
         return shift, log_scale
 
 
-def _num_mapped(network, shape, split, num_parameters):
+def _num_mapped(shape, output, split, num_parameters):
     """The channels of the part b; raises a ValueError if the network's output does not fit its input."""
-    output = output_shape(network)
     mapped, rest = divmod(output[-1], num_parameters)
     fits = output[:-1] == shape[:-1] and mapped > 0 and rest == 0
     if split == "checkerboard":
@@ -115,10 +114,10 @@ class AdditiveCoupling(Coupling):
 
     The network returns t, one value for each element of b. See `AffineCoupling` for the parts and the arguments.
 
-    If the layers of t have a known Lipschitz constant L in an l^p norm, the coupling and its inverse have 1 + L: a
-    part of a vector is no longer than the whole, so
+    If the layers of t have a known Lipschitz constant L in an l^p norm, the constant of the coupling and of its
+    inverse is 1 + L: a part of a vector is no longer than the whole, so
     \\(\|y - y'\| \le \|x - x'\| + \|t(x_a) - t(x_a')\| \le (1 + L) \|x - x'\|\\), and the inverse subtracts
-    \\(t(y_a)\\), which has the same constant.
+    \\(t(y_a)\\).
 
     ```python
     import tensorflow as tf
@@ -151,8 +150,7 @@ class AffineCoupling(Coupling):
     r"""`y_a = x_a`, `y_b = sigmoid(r(x_a) + 2) x_b + t(x_a)` for the two parts a and b of an event.
 
     \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\): the Jacobian is triangular. The inverse is as
-    cheap as the forward pass, whatever the network is. Value and log-determinant come from one evaluation of it.
-    The scale is 0.88 where r = 0.
+    cheap as the forward pass. Value and log-determinant come from one evaluation of the network.
 
     The shape of an event follows from the network, which takes a and returns `[t, r]`, joined along the last axis:
     two values for each element of b.
@@ -177,7 +175,7 @@ class AffineCoupling(Coupling):
       network: built Keras layer or model; with two inputs for a conditional coupling.
       split: "channels" or "checkerboard".
       swap: whether a is the last channels, or the pixels whose row + column is odd.
-      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
+      name: `str`, a key of checkpoints. `Flow` numbers members of the same name.
 
     Raises:
       ValueError: if the network is not built, or its output does not fit its input and the split.
