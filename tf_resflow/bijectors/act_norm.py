@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import LipschitzConstants
-from tf_resflow.bijectors.networks import check_event, check_unstretched
+from tf_resflow.bijectors.networks import of_shape
 from tf_resflow.bijectors.parametrized import VariableBijector
 from tf_resflow.typing import DType, Shape, TensorLike
 
@@ -40,8 +40,6 @@ class ActNorm(VariableBijector):
     ) -> None:
         parameters = dict(locals())
         shape = tuple(event_shape[-1:] if per_channel else event_shape)
-        if not shape or any(not size for size in shape):
-            raise ValueError(f"ActNorm needs a known, non-scalar event shape; got {tuple(event_shape)}.")
         self._event_shape = tf.TensorShape(event_shape)
         super().__init__(
             {"log_scale": np.zeros(shape), "shift": np.zeros(shape)},
@@ -86,17 +84,11 @@ class ActNorm(VariableBijector):
         scale = np.exp(self.log_scale.numpy().astype(np.float64))
         return LipschitzConstants(float(scale.max()), float(1.0 / scale.min()))
 
-    def _check(self, shape):
-        check_event(f"{self.name} maps events", self._event_shape, shape)
-        check_unstretched(f"{self.name} maps events", shape, self.shift.shape)
-
     def _forward(self, x):
-        self._check(x.shape)
-        return tf.exp(self.log_scale) * (x + self.shift)
+        return of_shape(x.shape, tf.exp(self.log_scale) * (x + self.shift))
 
     def _inverse(self, y):
-        self._check(y.shape)
-        return tf.exp(-self.log_scale) * y - self.shift
+        return of_shape(y.shape, tf.exp(-self.log_scale) * y - self.shift)
 
     def _forward_log_det_jacobian(self, x):
         rank = self.forward_min_event_ndims

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
-from tf_resflow.bijectors.networks import Networks, bound_network, check_event, parameter_dtype
+from tf_resflow.bijectors.base import Context, Pass
+from tf_resflow.bijectors.networks import Networks, bound_network, parameter_dtype
 from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
 
 __all__ = ["AffineAutoregressive"]
@@ -16,8 +16,8 @@ class AffineAutoregressive(NetworkBijector):
 
     \\(\log|\det J| = \sum_i s_i\\): the Jacobian is triangular. Value and log-determinant come from one evaluation
     of the network, which returns `[t, r]`, joined along the last axis. The inverse finds one coordinate after the
-    other, with one evaluation each. Before a flow from data to latent these are the layers of a masked autoregressive
-    flow; after a flow from latent to data, those of an inverse autoregressive flow.
+    other, with one evaluation each. A masked autoregressive flow has these layers from data to latent, an inverse
+    autoregressive flow from latent to data.
 
     ```python
     import tensorflow as tf
@@ -43,19 +43,19 @@ class AffineAutoregressive(NetworkBijector):
       Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016.
     """
 
+    _why_unbounded = (
+        "An autoregressive layer scales x_i by a function of the others: its slope in them grows with x_i, without "
+        "bound"
+    )
+
     def __init__(self, network: keras.Layer, reverse: bool = False, *, name: str = "affine_autoregressive") -> None:
         parameters = dict(locals())
         (shape, *condition), output = network_shapes(network)
         if len(shape) != 1 or output != (2 * shape[0],):
-            raise ValueError(
-                f"An autoregressive network must map [D] to [2 D]; {network.name!r} maps {shape} to {output}."
-            )
+            raise ValueError(f"{network.name!r} maps {shape} to {output}; the network must map [D] to [2 D].")
         self._event_shape = tf.TensorShape(shape)
         self._reverse = reverse
-        condition_shape = condition[0] if condition else None
-        super().__init__(
-            network, condition_shape, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/"
-        )
+        super().__init__(network, condition, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/")
         with tf.init_scope():
             _check_autoregressive(network, reverse)
 
@@ -107,15 +107,8 @@ class AffineAutoregressive(NetworkBijector):
         return scale * x + shift, 2.0 * half, tf.linalg.set_diag(jacobian, scale), of_log_scale
 
     def _shift_and_log_scale(self, x, network):
-        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         shift, r = tf.split(tf.ensure_shape(network(x), [*x.shape[:-1], 2 * self._event_shape[0]]), 2, -1)
         return shift, 2.0 * tf.tanh(r / 2.0)
-
-    def _lipschitz_constants(self, certified, bound):
-        return LipschitzConstants(
-            reason="An autoregressive layer scales x_i by a function of the others: its slope in them grows with "
-            "x_i, without bound"
-        )
 
 
 def _check_autoregressive(network, reverse):
@@ -132,5 +125,5 @@ def _check_autoregressive(network, reverse):
     for i, j in np.argwhere(np.tril(seen) if reverse else np.triu(seen)):
         raise ValueError(
             f"The network {network.name!r} is not autoregressive with reverse={reverse}: its output for coordinate "
-            f"{i} depends on coordinate {j}. Build it with tf_resflow.flows.autoregressive_network, or mask kernels."
+            f"{i} depends on coordinate {j}. Use tf_resflow.flows.autoregressive_network, or mask the kernels."
         )

@@ -190,6 +190,7 @@ class FlowBijector(tfb.Bijector):
     _members: dict[str, tfb.Bijector] = {}  # by key, if it is made of others
     _inverse_solves = False  # whether the inverse needs a solver
     _event_shape: Any = None  # the TensorShape of inputs and outputs, if it is known
+    _why_unbounded = ""  # a sentence, for bijectors without a Lipschitz constant
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -211,7 +212,7 @@ class FlowBijector(tfb.Bijector):
         Args:
           certified: whether the bounds must be proofs for the current weights, see
             `tf_resflow.layers.lipschitz_constant`.
-          bound: function of a network and `certified` that bounds its constant. Pass one that remembers its results.
+          bound: function of a network and `certified` that bounds its constant, for example a cached one.
         """
         return self._lipschitz_constants(certified, bound)
 
@@ -219,7 +220,8 @@ class FlowBijector(tfb.Bijector):
         """By default, what the members imply."""
         parts = [lipschitz_constants(member, certified, bound) for member in self._members.values()]
         if not parts:
-            return LipschitzConstants(reason=f"The Lipschitz constants of a {type(self).__name__} are unknown")
+            unknown = f"The Lipschitz constants of a {type(self).__name__} are unknown"
+            return LipschitzConstants(reason=self._why_unbounded or unknown)
         orders = {part.order for part in parts} - {None}
         if len(orders) > 1:
             return LipschitzConstants(reason=f"The parts of {self.name} contract in different norms")
@@ -317,6 +319,8 @@ def pass_through(
 def _pass(bijector, x, context, inverse):
     """Returns what the bijector's `forward_pass` or `inverse_pass` returns, as a `Pass`."""
     method = bijector.inverse_pass if inverse else bijector.forward_pass
+    if bijector._event_shape is not None:
+        check_event(f"{bijector.name} maps events", bijector._event_shape, x.shape)
     done = method(x, context)
     if not isinstance(done, tuple):
         name = f"{type(bijector).__name__}.{method.__name__}"

@@ -4,8 +4,8 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
-from tf_resflow.bijectors.networks import check_event, event_rows, from_rows
+from tf_resflow.bijectors.base import Context, Pass
+from tf_resflow.bijectors.networks import event_rows, from_rows
 from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
 
 __all__ = ["ConditionalAffine"]
@@ -39,13 +39,13 @@ class ConditionalAffine(NetworkBijector):
       ValueError: if the network is not built, or does not map vectors to vectors of such a size.
     """
 
+    _why_unbounded = "The matrix of a conditional affine map is a function of the condition"
+
     def __init__(self, network: keras.Layer, *, name: str = "conditional_affine") -> None:
         parameters = dict(locals())
-        self._size, condition_shape = _shapes(network)
+        self._size, condition = _size_and_condition(network)
         self._event_shape = tf.TensorShape([self._size])
-        super().__init__(
-            network, condition_shape, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/"
-        )
+        super().__init__(network, [condition], forward_min_event_ndims=1, parameters=parameters, name=f"{name}/")
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         x, batch_shape, shift, matrix, log_det = self._evaluate(x, context)
@@ -59,7 +59,6 @@ class ConditionalAffine(NetworkBijector):
 
     def _evaluate(self, x, context):
         """The rows of x, their batch shape, and the shift, matrix and log-determinant of each."""
-        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         network, condition = self._network_and_condition(context)
         x, condition, batch_shape = event_rows(self.name, x, 1, condition, self.condition_shape)
         output = tf.cast(network(condition), x.dtype)
@@ -69,11 +68,8 @@ class ConditionalAffine(NetworkBijector):
         matrix = (1 - diagonal) * matrix + diagonal * tf.exp(log_scale)[:, tf.newaxis]
         return x, batch_shape, output[:, : self._size], matrix, tf.reduce_sum(log_scale, axis=-1)
 
-    def _lipschitz_constants(self, certified, bound):
-        return LipschitzConstants(reason="The matrix of a conditional affine map is a function of the condition")
 
-
-def _shapes(network):
+def _size_and_condition(network):
     """The size of an event and the shape of a condition, from those of the network."""
     (condition, *others), output = network_shapes(network)
     sizes = {size * (size + 3) // 2: size for size in range(1, 1 + output[-1])}

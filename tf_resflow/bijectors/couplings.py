@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
-from tf_resflow.bijectors.networks import bounded_norm, check_event
+from tf_resflow.bijectors.networks import bounded_norm
 from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
 
 __all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
@@ -35,10 +35,7 @@ class Coupling(NetworkBijector):
         channels = self._num_mapped + (self._num_given if split == "channels" else 0)
         self._event_shape = tf.TensorShape([*given[:-1], channels])
         rank = self._event_shape.rank
-        condition_shape = condition[0] if condition else None
-        super().__init__(
-            network, condition_shape, forward_min_event_ndims=rank, parameters=parameters, name=f"{name}/"
-        )
+        super().__init__(network, condition, forward_min_event_ndims=rank, parameters=parameters, name=f"{name}/")
 
     @abc.abstractmethod
     def _shift_and_log_scale(self, output):
@@ -59,7 +56,6 @@ class Coupling(NetworkBijector):
 
     def _divide(self, x):
         """The parts a and b of x; on a checkerboard each is an image with zeros in place of the other."""
-        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         if self._split == "checkerboard":
             mask = self._mask(x)
             return (1 - mask) * x, mask * x
@@ -96,16 +92,12 @@ def _num_mapped(shape, output, split, num_parameters):
     """The channels of the part b; raises a ValueError if the network's output does not fit its input."""
     mapped, rest = divmod(output[-1], num_parameters)
     fits = output[:-1] == shape[:-1] and mapped > 0 and rest == 0
+    wanted = f"[..., C_a] to [..., {num_parameters} C_b], where an event is [..., C_a + C_b]"
     if split == "checkerboard":
         fits = fits and len(shape) == 3 and mapped == shape[-1]
         wanted = f"an image [H, W, C] to [H, W, {num_parameters} C]"
-    else:
-        wanted = f"[..., C_a] to [..., {num_parameters} C_b], where an event is [..., C_a + C_b]"
     if not fits:
-        raise ValueError(
-            f"The network maps {shape} to {output}. With split={split!r} and {num_parameters} parameter(s) for "
-            f"each element it must map {wanted}."
-        )
+        raise ValueError(f"With split={split!r} the network must map {wanted}; it maps {shape} to {output}.")
     return mapped
 
 
@@ -188,11 +180,7 @@ class AffineCoupling(Coupling):
 
     _default_name = "affine_coupling"
     num_parameters = 2
-
-    def _lipschitz_constants(self, certified, bound):
-        return LipschitzConstants(
-            reason="An affine coupling scales b by a function of a: its slope in a grows with b, without bound"
-        )
+    _why_unbounded = "An affine coupling scales b by a function of a: its slope in a grows with b, without bound"
 
     def _shift_and_log_scale(self, output):
         shift, logits = tf.split(output, 2, axis=-1)

@@ -69,7 +69,7 @@ def parts_by_name(flow: tf.Module) -> dict[str, tfb.Bijector]:
 
 
 def keras_parts(flow: tf.Module) -> dict[str, Any]:
-    """What Keras trains and saves of a flow, by the bijectors' names: a network, or a list of networks and variables."""
+    """What Keras trains of a flow, by the bijectors' names: a network, or a list of networks and variables."""
     found = {}
     for name, part in parts_by_name(flow).items():
         networks = [network for network in getattr(part, "networks", ()) if isinstance(network, keras.Layer)]
@@ -85,8 +85,8 @@ def route(
     """The part of a flow's arguments for a member with this key, by default its name.
 
     `seed` and `conditional_input` reach every bijector that accepts them, through nested flows, `tfb.Chain` and
-    `tfb.Invert`. A dictionary under a member's key is for that member alone, as in `tfb.Chain`. With `salted` the key
-    is added to the salt of its seed.
+    `tfb.Invert`. A dictionary under a member's key is for that member alone, as in `tfb.Chain`. With `salted` the
+    key is added to the salt of its seed.
     """
     key = bijector.name if key is None else key
     bijector = _innermost(bijector)
@@ -138,8 +138,8 @@ def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
         if twice:
             raise ValueError(
                 f"{part.name} ({type(part).__name__}) passes arguments by name alone, so members of the same name "
-                f"would get the same seed; given more than once: {', '.join(sorted(twice))}. Name them apart, or put "
-                "them in a tf_resflow.bijectors.Flow, which numbers them."
+                f"would share a seed; given more than once: {', '.join(sorted(twice))}. Rename them, or use a "
+                "tf_resflow.bijectors.Flow, which numbers them."
             )
 
 
@@ -157,17 +157,18 @@ def _takers(bijector, *arguments):
 
 
 def _goes_by_name(bijector):
-    """Whether it is a composition of TFP, which accepts a dictionary under the name of a member and nothing else."""
+    """Whether it is a composition of TFP, which only accepts dictionaries under the names of members."""
     return isinstance(bijector, tfb.Composition) and not isinstance(bijector, FlowBijector)
 
 
 class Flow(FlowBijector, tfb.Composition):
     r"""\\(f = f_n \circ \dots \circ f_1\\) from a list `[f_1, ..., f_n]`: applied in reading order, data to latent.
 
-    (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks, each of which salts it with its
-    name; `conditional_input` reaches the conditional ones. Members of the same name are numbered in order: three
-    `tfb.Scale`s have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint, the arguments of
-    one member, as in `flow.forward(x, residual_block_1={"seed": 1})`, and the salts of blocks of the same name.
+    (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks, each of which salts it with
+    its name; `conditional_input` reaches the conditional ones. Members of the same name are numbered in order:
+    three `tfb.Scale`s have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint, the
+    arguments of one member, as in `flow.forward(x, residual_block_1={"seed": 1})`, and the salts of blocks of the
+    same name.
 
     ```python
     import keras
@@ -193,7 +194,8 @@ class Flow(FlowBijector, tfb.Composition):
       bijectors: list of `tfb.Bijector`s; stock TFP bijectors can be members.
 
     Raises:
-      ValueError: if the list is empty or has anything else in it, or blocks share a name inside a composition of TFP
+      ValueError: if the list is empty or has anything else in it, or blocks share a name inside a composition of
+      TFP
         such as `tfb.Chain`.
     """
 

@@ -5,7 +5,6 @@ import scipy.linalg
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import LipschitzConstants
-from tf_resflow.bijectors.networks import check_event
 from tf_resflow.bijectors.parametrized import VariableBijector
 from tf_resflow.typing import DType
 
@@ -94,7 +93,6 @@ class InvertibleConv1x1(VariableBijector):
         return self._mix(y, inverse)
 
     def _mix(self, x, matrix):
-        check_event(f"{self.name} maps channels", self._event_shape, x.shape)
         return tf.ensure_shape(tf.tensordot(x, matrix, [[-1], [1]]), x.shape)
 
     def _forward_log_det_jacobian(self, x):

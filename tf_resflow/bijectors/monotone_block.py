@@ -28,8 +28,9 @@ class MonotoneBlock(ResidualBlock):
     \\(\log|\det| = \log|\det(I - J)| - \log|\det(I + J)| = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k.\\)
 
     With L = Lip(g), the block stretches by at most \\((1 + L) / (1 - L)\\), which is 99 at L = 0.98, where x + g(x)
-    reaches 1.98; so does its inverse, the same block with -g. A few blocks can therefore replace many residual ones.
-    Each direction solves for w like the inverse of a residual block: `log_prob` takes about as long as `sample`.
+    reaches 1.98; so does its inverse, the same block with -g. A few blocks can therefore replace many residual
+    ones. Each direction solves for w like the inverse of a residual block: `log_prob` takes about as long as
+    `sample`.
 
     Arguments, methods and requirements are those of `ResidualBlock`.
 

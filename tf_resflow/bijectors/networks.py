@@ -21,10 +21,10 @@ __all__ = [
     "bounded_norm",
     "check_built",
     "check_event",
-    "check_unstretched",
     "event_rows",
     "from_rows",
     "input_shapes",
+    "of_shape",
     "output_shape",
     "parameter_dtype",
     "share_trainable",
@@ -35,8 +35,8 @@ __all__ = [
 class Networks:
     """The networks of flows, bound to their weights once, for one or several passes.
 
-    Otherwise each pass binds each network that it evaluates: it reads the network and scales the kernels. Pass this
-    object as the argument `networks`, next to the seed. A training step creates one inside its gradient tape:
+    Without it, each pass binds each network that it evaluates: it reads the network and scales the kernels. Pass it
+    as the argument `networks`, like the seed. A training step creates one inside its gradient tape:
 
     ```python
     import tensorflow as tf
@@ -59,10 +59,10 @@ class Networks:
     # True
     ```
 
-    With `training`, the step must call `tf_resflow.layers.update_norms` after each change of the weights: the stored
-    vectors of the norms are used without a check. Activations are XLA kernels that read memory once (XLA compiles
-    again for each batch size). Networks of a mixed policy compute in its lower precision. The equations of monotone
-    blocks with the default solver are solved to 0.1 % of the event, an error far below the noise of the gradient.
+    With `training`, call `tf_resflow.layers.update_norms` after each change of the weights: the stored vectors of
+    the norms are used without a check. Activations are compiled by XLA, again for each batch size. Networks of a
+    mixed policy compute in its lower precision. Monotone blocks with the default solver solve their equations to
+    0.1 % of the event, an error far below the noise of the gradient.
 
     Args:
       *flows: bijectors, distributions or other `tf.Module`s with bijectors in them, or networks.
@@ -147,13 +147,10 @@ def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -
         )
 
 
-def check_unstretched(what: str, shape: tf.TensorShape, parameters: tf.TensorShape) -> None:
-    """Raises a ValueError that begins with `what` if parameters of a shape would broadcast an event."""
-    if shape.rank is None:
-        return
-    last = [1] * (parameters.rank - shape.rank) + shape.as_list()[max(shape.rank - parameters.rank, 0) :]
-    if any(size not in (1, found) and found is not None for size, found in zip(parameters, last, strict=True)):
-        raise ValueError(f"{what} whose last axes are {tuple(parameters)}; got an input of shape {shape}.")
+def of_shape(shape: tf.TensorShape, tensor: tf.Tensor) -> tf.Tensor:
+    """Returns the tensor; raises a ValueError if it cannot have this shape, because parameters were broadcast."""
+    shape.assert_is_compatible_with(tensor.shape)
+    return tensor
 
 
 def event_rows(
@@ -192,7 +189,7 @@ def _to_rows(tensor, batch_shape, event_rank):
 
 
 def from_rows(rows: Any, batch_shape: Any) -> Any:
-    """Restores the batch shape that `event_rows` returned, of tensors of rows or a structure such as a `Solution`."""
+    """Restores the batch shape that `event_rows` returned, of a tensor of rows or a structure like a `Solution`."""
 
     def restored(tensor):
         tensor, event = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0)), tensor.shape[1:]
@@ -221,7 +218,7 @@ def output_shape(network: Any, shapes: Sequence[Any]) -> Any:
         output = network.compute_output_spec(keras_specs if len(shapes) > 1 else keras_specs[0])
     else:
         specs = [tf.TensorSpec([None, *shape], dtype) for shape in shapes]
-        call = tf.function(lambda *inputs: network(list(inputs) if len(shapes) > 1 else inputs[0]), autograph=False)
+        call = tf.function(lambda *inputs: network([*inputs] if len(shapes) > 1 else inputs[0]), autograph=False)
         output = call.get_concrete_function(*specs).structured_outputs
     return tf.nest.map_structure(lambda tensor: tf.TensorShape(tensor.shape), output)
 
@@ -240,7 +237,7 @@ def parameter_dtype(network: Any) -> tf.DType | None:
 
 
 class _Trainable:
-    """Whether a Keras variable is trainable at the moment: the flag of its `tf.Variable`, which TFP and tapes read."""
+    """Whether a Keras variable is trainable now: the flag of its `tf.Variable`, which TFP and tapes read."""
 
     def __init__(self, variable):
         self._variable = variable

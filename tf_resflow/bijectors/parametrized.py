@@ -66,7 +66,7 @@ class VariableBijector(FlowBijector):
 class NetworkBijector(FlowBijector):
     """A bijector whose parameters are the output of a network of x, of a condition, or of both.
 
-    Other arguments than the network and the shape of a condition, if there is one, are those of `tfb.Bijector`.
+    `condition_shapes` has the shape of the condition, if there is one. Other arguments are those of `tfb.Bijector`.
 
     Attributes:
       network: the Keras layer or model.
@@ -74,10 +74,10 @@ class NetworkBijector(FlowBijector):
       condition_shape: the shape of the condition of an event, None without one.
     """
 
-    def __init__(self, network: keras.Layer, condition_shape: Any, **kwargs: Any) -> None:
+    def __init__(self, network: keras.Layer, condition_shapes: Sequence[Any], **kwargs: Any) -> None:
         self.network = self._no_dependency(network)
-        self.conditional = condition_shape is not None
-        self.condition_shape = tf.TensorShape(condition_shape) if self.conditional else None
+        self.conditional = bool(condition_shapes)
+        self.condition_shape = tf.TensorShape(condition_shapes[0]) if condition_shapes else None
         self._network_variables = adopt(network)
         super().__init__(dtype=parameter_dtype(network), **kwargs)
 
@@ -118,8 +118,7 @@ def network_shapes(network: keras.Layer) -> tuple[list[tuple[Any, ...]], tuple[A
     output = output_shape(network, inputs) if known else None
     if not isinstance(output, tf.TensorShape) or not output[1:].rank or not output[-1]:
         raise ValueError(
-            "The network needs one input, or two with a condition, and one output, whose last axes have known sizes; "
-            f"{network.name!r} maps inputs of shape {inputs} to {output}. Build it as "
-            "keras.Sequential([keras.Input(shape), ...]) or keras.Model([x, condition], output)."
+            "The network needs one input, or two with a condition, and one output, all with a last axis of known "
+            f"size; {network.name!r} maps inputs of shape {inputs} to {output}."
         )
     return inputs, tuple(output[1:])

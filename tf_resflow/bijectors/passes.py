@@ -6,9 +6,8 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tf_resflow.bijectors.base import Context, FlowBijector, pass_through
-from tf_resflow.bijectors.flow import residual_blocks, route
+from tf_resflow.bijectors.flow import route
 from tf_resflow.bijectors.networks import Networks
-from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.solvers import Solution
 from tf_resflow.typing import Seed, TensorLike
@@ -101,25 +100,11 @@ def inverse_with_solutions(
 
     Returns:
       The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order of inversion.
-
-    Raises:
-      ValueError: if `flow` is not a bijector, or is one of TFP's that hides its blocks.
     """
-    if not isinstance(flow, tfb.Bijector):
-        raise ValueError(f"inverse_with_solutions takes a bijector or a flow; got {type(flow).__name__}.")
     arguments = _given(conditional_input=conditional_input, networks=networks)
-    context = Context(arguments, log_det=False, warn=False, atol=atol, visit=_refuse_hidden_blocks)
+    context = Context(arguments, log_det=False, warn=False, atol=atol)
     done = pass_through(flow, z, context, inverse=True)
     return done.value, list(done.solutions)
-
-
-def _refuse_hidden_blocks(bijector, x, inverse):
-    hidden = [] if isinstance(bijector, ResidualBlock) else [block.name for block in residual_blocks(bijector)]
-    if hidden:
-        raise ValueError(
-            f"{bijector.name} ({type(bijector).__name__}) holds blocks whose solutions it does not give: "
-            f"{', '.join(hidden)}. Put them in a Flow, a MultiscaleFlow or a composition of TFP's."
-        )
 
 
 def initialize(
@@ -141,13 +126,9 @@ def initialize(
       The batch mapped to the latent space.
 
     Raises:
-      RuntimeError: inside a replica of `tf.distribute`.
       ValueError: if the batch has NaN or infinite values, or an `ActNorm` is inside a bijector whose members are
         not known.
     """
-    replica = tf.distribute.get_replica_context()
-    if replica is not None and replica.num_replicas_in_sync > 1:
-        raise RuntimeError("initialize assigns variables: call it outside of strategy.run.")
     if tf.nest.is_nested(flow.forward_min_event_ndims):
         batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
     else:

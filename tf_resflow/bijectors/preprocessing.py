@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
-from tf_resflow.bijectors.networks import check_unstretched
+from tf_resflow.bijectors.networks import of_shape
 from tf_resflow.private_api import OnlyInSavedModels
 from tf_resflow.typing import DType, TensorLike
 
@@ -76,17 +76,12 @@ class _WithStatistics(OnlyInSavedModels, FlowBijector):
 
     _only_in_saved_models = ("_statistics",)
 
-    def __init__(self, values, forward_min_event_ndims, dtype, parameters, name):
+    def __init__(self, values, rank, dtype, parameters, name):
         with tf.init_scope():
             self._statistics = {
                 key: tf.Variable(value, trainable=False, name=f"{name}_{key}") for key, value in values.items()
             }
-        super().__init__(
-            forward_min_event_ndims=forward_min_event_ndims,
-            dtype=tf.as_dtype(dtype),
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(forward_min_event_ndims=rank, dtype=tf.as_dtype(dtype), parameters=parameters, name=name)
 
     def _get_parameterization(self):
         return id(self)  # see `VariableBijector`
@@ -100,7 +95,7 @@ class _WithStatistics(OnlyInSavedModels, FlowBijector):
 class Normalize(_WithStatistics):
     """`y = (x - mean) / std`, with statistics that broadcast against the event's last axes.
 
-    They are variables, which are not trained. A `tf_resflow.FlowModel` saves them with its weights, but a checkpoint
+    They are variables that are not trained. A `tf_resflow.FlowModel` saves them with its weights, but a checkpoint
     of the bijector alone does not.
 
     Args:
@@ -132,18 +127,11 @@ class Normalize(_WithStatistics):
         std = self._statistics["std"].numpy().astype(np.float64)
         return LipschitzConstants(float(1.0 / std.min()), float(std.max()))
 
-    def _mean_and_std(self, shape):
-        mean, std = self._statistics["mean"], self._statistics["std"]
-        check_unstretched(f"{self.name} maps events", shape, std.shape)
-        return mean, std
-
     def _forward(self, x):
-        mean, std = self._mean_and_std(x.shape)
-        return (x - mean) / std
+        return of_shape(x.shape, (x - self._statistics["mean"]) / self._statistics["std"])
 
     def _inverse(self, y):
-        mean, std = self._mean_and_std(y.shape)
-        return y * std + mean
+        return of_shape(y.shape, y * self._statistics["std"] + self._statistics["mean"])
 
     def _forward_log_det_jacobian(self, x):
         std = self._statistics["std"]
@@ -214,7 +202,7 @@ class Whiten(_WithStatistics):
 
 
 def _principal_axes(mean, covariance):
-    """The statistics of a `Whiten`; raises a ValueError unless a normal distribution has this mean and covariance."""
+    """The statistics of a `Whiten`; raises a ValueError unless they are those of a normal distribution."""
     mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not np.allclose(covariance, covariance.T):
         raise ValueError(
@@ -248,12 +236,7 @@ class Squeeze2D(FlowBijector):
     def __init__(self, factor: int = 2, *, name: str = "squeeze_2d") -> None:
         parameters = dict(locals())
         self._factor = factor
-        super().__init__(
-            forward_min_event_ndims=3,
-            is_constant_jacobian=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(forward_min_event_ndims=3, is_constant_jacobian=True, parameters=parameters, name=name)
 
     def _lipschitz_constants(self, certified, bound):
         return LipschitzConstants(1.0, 1.0)  # it permutes coordinates
@@ -288,8 +271,6 @@ class Squeeze2D(FlowBijector):
     def _inverse_event_shape(self, shape):
         *outer, h, w, c = tf.TensorShape(shape).with_rank_at_least(3).as_list()
         f = self._factor
-        if (c or 0) % (f * f):
-            raise ValueError(f"The inverse of Squeeze2D({f}) needs a multiple of {f * f} channels; got {c}.")
         return tf.TensorShape([*outer, h and h * f, w and w * f, c and c // (f * f)])
 
     def _forward_event_shape_tensor(self, shape):

@@ -61,17 +61,14 @@ class ResidualBlock(FlowBijector):
     # (5,)
     ```
 
-    Methods take a `seed` (see `tf_resflow.stateless_seed`) and a `conditional_input`, whose batch shape broadcasts to
-    that of the value. They pass through a distribution as `bijector_kwargs={...}`. Without a seed each estimate is
-    random, and the first one issues a `tf_resflow.logdet.UnseededEstimateWarning`. MCMC needs a fixed seed, or
+    Methods take a `seed` (see `tf_resflow.stateless_seed`) and a `conditional_input`, whose batch shape broadcasts
+    to that of the value. They pass through a distribution as `bijector_kwargs={...}`. Without a seed each estimate
+    is random, and the first one issues a `tf_resflow.logdet.UnseededEstimateWarning`. MCMC needs a fixed seed, or
     `log_det=Exact()`.
 
-    On events of one coordinate the map is increasing, and a density has a `cdf` if its base has one.
-
-    TFP caches the value and the log-determinant of a tensor. The cached value is used even if variables have changed
-    since, for a tensor whose output is still held in eager mode, and for one tensor under two gradient tapes in one
-    `tf.function`. Pass `tf.identity(x)` there. Eager execution keeps everything that the series computes for the
-    gradient; use `tf.function` for speed and memory.
+    TFP caches the value and the log-determinant of a tensor. It uses them even if variables have changed since, for
+    a tensor whose output is still held in eager mode, and for a tensor under two gradient tapes in one
+    `tf.function`. Pass `tf.identity(x)` there. Use `tf.function` for speed and memory.
 
     Args:
       branch: built Keras layer or model (or `tf.Module`), g, from an event to an event of the same shape.
@@ -107,7 +104,6 @@ class ResidualBlock(FlowBijector):
     has_odd_series = False  # whether the log-determinant is `LogDetEstimator.log_det_ratio`
     _default_name = "residual_block"
     _inverse_solves = True
-    _is_checked = False  # whether the output of the branch is known to fit, as in a copy
 
     def __init__(
         self,
@@ -139,15 +135,7 @@ class ResidualBlock(FlowBijector):
             parameters=parameters,
             name=f"{name}/",
         )
-        if not self._is_checked:
-            _check_output(self)
-
-    def copy(self, **parameters: Any) -> "ResidualBlock":
-        """A block with other arguments of the constructor and the same variables; its branch is not traced again."""
-        block = type(self).__new__(type(self))
-        block._is_checked = parameters.keys().isdisjoint(("branch", "conditional", "event_shape"))
-        type(self).__init__(block, **{**self.parameters, **parameters})
-        return block
+        _check_output(self)
 
     @property
     def networks(self) -> Sequence[Any]:  # type: ignore[override]
@@ -249,10 +237,7 @@ class ResidualBlock(FlowBijector):
     def _is_increasing(self, **kwargs):
         if self.event_shape.num_elements() == 1:
             return True
-        raise NotImplementedError(
-            f"{self.name} maps events of shape {self.event_shape}: only a map of one coordinate is increasing and "
-            "has a cdf."
-        )
+        raise NotImplementedError(f"{self.name} maps several coordinates; only a map of one coordinate has a cdf.")
 
     def _to_rows(self, x, condition):
         """See `event_rows`."""
