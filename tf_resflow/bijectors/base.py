@@ -17,7 +17,7 @@ from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
 
-from tf_resflow.bijectors.networks import check_event
+from tf_resflow.bijectors.networks import adopt, check_event
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.private_api import has_fixed_members, without_retracing_warnings
 from tf_resflow.seeds import stateless_seed
@@ -172,8 +172,9 @@ class FlowBijector(tfb.Bijector):
     stateless seed.
 
     Attributes:
-      networks: the Keras layers (or modules) that the bijector evaluates, an attribute or a property.
-        `tf_resflow.layers.update_norms`, `Networks`, `tf_resflow.FlowModel` and Keras' weight files find them here.
+      networks: the built Keras layers (or modules) that the bijector evaluates. Set this attribute before calling
+        `super().__init__`, or define a property. It is where TFP finds their variables, and where `Networks`,
+        `tf_resflow.layers.update_norms`, `tf_resflow.FlowModel` and files of weights find the layers.
       keras_variables: the `keras.Variable`s that the bijector holds itself.
       argument_names: the arguments that it accepts from the flows around it, of "seed", "networks" and
         "conditional_input"; none by default.
@@ -191,6 +192,14 @@ class FlowBijector(tfb.Bijector):
     _inverse_solves = False  # whether the inverse needs a solver
     _event_shape: Any = None  # the TensorShape of inputs and outputs, if it is known
     _why_unbounded = ""  # a sentence, for bijectors without a Lipschitz constant
+
+    _networks_key = "_network_variables"  # of the variables of the networks in checkpoints
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kept = [adopt(network) for network in self.networks]
+        if kept:  # TFP sees the variables here
+            setattr(self, self._networks_key, kept[0] if len(kept) == 1 else kept)
+        super().__init__(*args, **kwargs)
 
     @classmethod
     def _parameter_properties(cls, dtype):

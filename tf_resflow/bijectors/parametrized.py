@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, FlowBijector
 from tf_resflow.bijectors.networks import (
-    adopt,
     bound_network,
     check_built,
     event_rows,
@@ -78,7 +77,6 @@ class NetworkBijector(FlowBijector):
         self.network = self._no_dependency(network)
         self.conditional = bool(condition_shapes)
         self.condition_shape = tf.TensorShape(condition_shapes[0]) if condition_shapes else None
-        self._network_variables = adopt(network)
         super().__init__(dtype=parameter_dtype(network), **kwargs)
 
     @property

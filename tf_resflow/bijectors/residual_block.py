@@ -10,7 +10,6 @@ import tensorflow as tf
 from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
 from tf_resflow.bijectors.networks import (
     Networks,
-    adopt,
     bound_network,
     bounded_norm,
     check_built,
@@ -104,6 +103,7 @@ class ResidualBlock(FlowBijector):
     has_odd_series = False  # whether the log-determinant is `LogDetEstimator.log_det_ratio`
     _default_name = "residual_block"
     _inverse_solves = True
+    _networks_key = "_branch_variables"
 
     def __init__(
         self,
@@ -127,7 +127,6 @@ class ResidualBlock(FlowBijector):
         self.event_shape, self.condition_shape = _input_shapes(branch, conditional, event_shape)
         self._event_shape = self.event_shape
         self.lipschitz_constant = _checked_constant(branch, lipschitz_constant)
-        self._branch_variables = adopt(branch)
         super().__init__(
             forward_min_event_ndims=self.event_shape.rank,
             dtype=parameter_dtype(branch),
