@@ -29,11 +29,10 @@ def test_a_saved_model_of_all_kinds_of_members(make_block, make_coupling, densit
     tf.saved_model.save(server, str(tmp_path), signatures={"log_prob": log_prob, "sample": sample})
     loaded = tf.saved_model.load(str(tmp_path))
     seeds = [tf.constant([1, i]) for i in range(2)]
-    for count in (1, 5):
-        x = normal([count, 2])
-        values = [loaded.signatures["log_prob"](x=x, seed=seed)["log_prob"] for seed in seeds]
-        eager = distribution.log_prob(x, bijector_kwargs={"seed": seeds[0]})
-        np.testing.assert_allclose(values[0], eager, rtol=1e-5)
+    x = normal([5, 2])
+    values = [loaded.signatures["log_prob"](x=x, seed=seed)["log_prob"] for seed in seeds]
+    eager = distribution.log_prob(x, bijector_kwargs={"seed": seeds[0]})
+    np.testing.assert_allclose(values[0], eager, rtol=1e-5)
     assert np.any(values[0] != values[1])  # an example may draw the same probes twice
     x = loaded.signatures["sample"](num=tf.constant(4), seed=seeds[1])["x"]
     assert x.shape == [4, 2]

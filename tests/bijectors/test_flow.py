@@ -173,22 +173,6 @@ def test_arguments_of_numbered_members(refused):
     refused("got sed", flow.forward, tf.ones([1, 2]), chain_of_block={"sed": 1})
 
 
-def test_names_depend_on_nothing_else(make_branch, make_coupling):
-    def flow():
-        block, other, nested = (resflow.bijectors.ResidualBlock(make_branch()) for _ in range(3))
-        coupling = resflow.bijectors.AffineCoupling(make_coupling().network)
-        return Flow([block, other, coupling, Flow([nested])])
-
-    plain = flow()
-    with tf.name_scope("outer"):
-        scoped = flow()
-    with tf.Graph().as_default():  # where a scope whose name is taken gets another
-        flows = [plain, scoped, *(resflow.bijectors.with_log_det(plain, EXACT) for _ in range(2))]
-    names = [[part.name for part in (f, *f.submodules) if not isinstance(part, tfb.Identity)] for f in flows]
-    blocks = ["residual_block"] * 2
-    assert names == [["flow", *blocks, "affine_coupling", "flow", "residual_block"]] * 4
-
-
 def changed(flow, seed=0):
     generator = np.random.default_rng(seed)
     for variable in flow.variables:

@@ -43,15 +43,6 @@ def test_events_of_several_images(linear, refused):
     refused("3 channels, which cannot be halved", MultiscaleFlow, halves, [4, 4, 3])
 
 
-@pytest.mark.parametrize("batch_shape", [[], [2, 3]])
-def test_batch_shapes(batch_shape, linear):
-    x = tf.random.stateless_normal([*batch_shape, 4, 4, 1], [0, 1])
-    y = linear.forward(x)
-    back = linear.inverse(tf.identity(y))
-    assert y.shape == [*batch_shape, 16] and back.shape == x.shape
-    np.testing.assert_allclose(back, x, rtol=1e-6)
-
-
 def of_one_name(seed=0, num=1):
     """Two flows of one name, of blocks of one name."""
     estimator = resflow.logdet.RussianRoulette(1, probes="gaussian")

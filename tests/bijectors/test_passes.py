@@ -95,14 +95,6 @@ def test_each_g_is_evaluated_once_and_a_series_only_for_the_log_det(factor_out, 
     assert np.all(np.max(np.abs(expected.features[0] - after.features[0]), axis=(1, 2, 3)) > 0.1)
 
 
-def test_conditional_flows(refused):
-    flow = resflow.flows.vector_flow(2, 1, (4,), condition_size=1)
-    x, c = np.ones([3, 2], "float32"), np.ones([3, 1], "float32")
-    latent = forward_features(flow, x, conditional_input=c, seed=1).latent
-    np.testing.assert_allclose(latent, flow.forward(x, conditional_input=c), rtol=1e-6)
-    refused("got sed", forward_features, flow, x, conditional_input=c, sed=1)
-
-
 @pytest.mark.parametrize("compiled", [False, True])
 def test_an_inverse_has_the_solutions_of_the_last_block_first(compiled, normal):
     """Each has its own solver: the first block's stops at an error of 0.1^5 |z|, the last's meets its tolerance."""

@@ -271,15 +271,3 @@ def test_a_residual_that_nobody_sees_is_not_told(make_block, capfd, normal):
     factor = 1 / (1 - block.lipschitz_constant)
     block.inverse(tf.identity(y))
     assert f"at most {factor:.2g} times it" in capfd.readouterr().err
-
-
-def test_first_derivatives_of_log_prob_only(make_block, density, normal, refused):
-    distribution, x = density(make_block()), normal([2, 2])
-    with tf.GradientTape() as outer:
-        outer.watch(x)
-        with tf.GradientTape() as inner:
-            inner.watch(x)
-            log_prob = distribution.log_prob(x, bijector_kwargs={"seed": 1})
-        gradient = inner.gradient(log_prob, x)
-    assert gradient.shape == [2, 2]
-    refused("Exact", outer.gradient, gradient, x)

@@ -177,11 +177,3 @@ def test_a_seed_that_arrives_or_a_value_without_log_det_is_not_warned_of(blocks,
     first_estimate()
     assert [message for call in calls for message in unseeded(call)] == []
     assert len(unseeded(chain.forward_log_det_jacobian, tf.identity(x), 1)) == 1
-
-
-def test_a_monotone_block_warns_and_a_basis_of_probes_does_not(make_branch, normal, first_estimate):
-    x = normal([4, 2])
-    for log_det, num in ((resflow.logdet.PowerSeries(), 1), (resflow.logdet.PowerSeries(probes="basis"), 0)):
-        block = resflow.bijectors.MonotoneBlock(make_branch(), log_det)
-        first_estimate()
-        assert len(unseeded(block.forward_log_det_jacobian, x, 1)) == num

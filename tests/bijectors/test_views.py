@@ -22,10 +22,8 @@ def multiscale():
 
 
 CASES = {
-    "block": lambda block, density: block,
     "nested_flow": lambda block, density: Flow([Flow([block], name="inner"), tfb.Scale(2.0)]),
-    "chain": lambda block, density: tfb.Chain([tfb.Scale(2.0), block]),
-    "invert": lambda block, density: tfb.Invert(Flow([block])),
+    "chain": lambda block, density: tfb.Chain([tfb.Scale(2.0), tfb.Invert(block)]),
     "multiscale": lambda block, density: multiscale(),
     "density": lambda block, density: density(Flow([block])),
     "joint": lambda block, density: tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), density(block)]),
