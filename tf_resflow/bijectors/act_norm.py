@@ -17,15 +17,6 @@ class ActNorm(VariableBijector):
     \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions per channel. It starts as the
     identity; `tf_resflow.bijectors.initialize` gives each channel of a first batch mean 0 and variance 1.
 
-    ```python
-    import numpy as np
-    import tf_resflow as resflow
-    act_norm = resflow.bijectors.ActNorm([2])
-    act_norm.initialize(np.array([[1.0, 0.0], [3.0, 4.0]], "float32"))
-    print(act_norm.forward([[3.0, 4.0]]).numpy().round(3))
-    # [[1. 1.]]
-    ```
-
     Args:
       event_shape: shape of an event, channels last.
       per_channel: whether all positions of an event share the parameters of their channel.

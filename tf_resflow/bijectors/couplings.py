@@ -111,15 +111,6 @@ class AdditiveCoupling(Coupling):
     \\(\|y - y'\| \le \|x - x'\| + \|t(x_a) - t(x_a')\| \le (1 + L) \|x - x'\|\\), and the inverse subtracts
     \\(t(y_a)\\).
 
-    ```python
-    import tensorflow as tf
-    import tf_resflow as resflow
-    network = resflow.flows.dense_coupling_network([3], hidden=(8,), num_parameters=1)
-    coupling = resflow.bijectors.AdditiveCoupling(network)
-    print(coupling.forward_log_det_jacobian(tf.ones([2, 3]), event_ndims=1).numpy())
-    # [0. 0.]
-    ```
-
     References:
       Dinh et al., NICE, 2015, Section 3.
     """

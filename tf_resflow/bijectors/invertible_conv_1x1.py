@@ -21,14 +21,6 @@ class InvertibleConv1x1(VariableBijector):
     diagonal and the upper part of one matrix. P is a fixed permutation with fixed signs. W starts as a random
     rotation. (An event is the channels of a pixel; TFP sums over the pixels of an image.)
 
-    ```python
-    import tensorflow as tf
-    import tf_resflow as resflow
-    conv = resflow.bijectors.InvertibleConv1x1(3, seed=1)
-    print(conv.forward(tf.ones([2, 4, 4, 3])).shape, conv.weight().shape)
-    # (2, 4, 4, 3) (3, 3)
-    ```
-
     Args:
       num_channels: C.
       seed: `int`, of the rotation.

@@ -146,14 +146,6 @@ class Whiten(_WithStatistics):
     The symmetric root ("ZCA" whitening) is the one that moves vectors least. With the eigenvalues
     \\(\sigma_i^2\\) of C, \\(\log|\det J| = -\sum_i \log \sigma_i\\). The map computes in float64.
 
-    ```python
-    import numpy as np
-    import tf_resflow as resflow
-    whiten = resflow.bijectors.Whiten([1.0, 2.0], [[4.0, 0.0], [0.0, 9.0]])
-    print(whiten.forward([[3.0, 5.0]]).numpy())
-    # [[1. 1.]]
-    ```
-
     The statistics are variables, which are not trained. A `tf_resflow.FlowModel` saves them with its weights, but a
     checkpoint of the bijector alone does not.
 
