@@ -5,7 +5,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.base import Context, Pass
-from tf_resflow.bijectors.networks import event_rows, from_rows
+from tf_resflow.bijectors.networks import from_rows
 from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
 
 __all__ = ["ConditionalAffine"]
@@ -60,7 +60,7 @@ class ConditionalAffine(NetworkBijector):
     def _evaluate(self, x, context):
         """The rows of x, their batch shape, and the shift, matrix and log-determinant of each."""
         network, condition = self._network_and_condition(context)
-        x, condition, batch_shape = event_rows(self.name, x, 1, condition, self.condition_shape)
+        x, condition, batch_shape = self._to_rows(x, condition)
         output = tf.cast(network(condition), x.dtype)
         matrix = tfp.math.fill_triangular(output[:, self._size :])
         diagonal = tf.eye(self._size, dtype=x.dtype)  # XLA has the gradients of this for batches of any size

@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, Pass
-from tf_resflow.bijectors.networks import Networks, bound_network, from_rows
+from tf_resflow.bijectors.networks import Networks, from_rows
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.layers.program import bind
 from tf_resflow.logdet.elimination import inverse_of
@@ -78,8 +78,7 @@ class MonotoneBlock(ResidualBlock):
         return self._apply(y, context, -1.0, **enough)
 
     def _apply(self, x, context, sign, **settings):
-        _, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
-        branch = bound_network(self.branch, networks)
+        branch, condition = self._network_and_condition(context)
         solution, w, condition, batch_shape = self._map(branch, x, condition, sign, **settings)
         with tf.control_dependencies(self._report(solution, context)):
             solution = from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)

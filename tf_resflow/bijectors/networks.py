@@ -154,17 +154,21 @@ def of_shape(shape: tf.TensorShape, tensor: tf.Tensor) -> tf.Tensor:
 
 
 def event_rows(
-    name: str, x: tf.Tensor, rank: int, condition: TensorLike | None, condition_shape: tf.TensorShape
+    name: str, x: tf.Tensor, rank: int, condition: TensorLike | None, condition_shape: tf.TensorShape | None
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
     """Flattens the batch axes of events x of a rank, and of a condition; returns the batch shape for `from_rows`.
 
     The batch of the condition `[..., *condition_shape]` broadcasts to that of x. `name` is for errors.
     """
+    if condition is None and condition_shape is not None:
+        raise ValueError(f"{name} needs conditional_input, of shape {condition_shape}.")
     if condition is None and x.shape.rank == rank + 1:
         return x, None, None
     batch = x.shape[: x.shape.rank - rank]
     batch_shape = tf.shape(x)[: batch.rank]
     if condition is not None:
+        if condition_shape is None:
+            raise ValueError(f"{name} takes no conditional_input.")
         condition = tf.convert_to_tensor(condition)
         check_event(f"{name} takes conditional_input", condition_shape, condition.shape)
         own = condition.shape[: condition.shape.rank - condition_shape.rank]

@@ -10,6 +10,7 @@ from tf_resflow.bijectors.base import Context, FlowBijector
 from tf_resflow.bijectors.networks import (
     bound_network,
     check_built,
+    check_event,
     event_rows,
     from_rows,
     input_shapes,
@@ -63,7 +64,7 @@ class VariableBijector(FlowBijector):
 
 
 class NetworkBijector(FlowBijector):
-    """A bijector whose parameters are the output of a network of x, of a condition, or of both.
+    """A bijector that evaluates a network of x, of a condition, or of both.
 
     `condition_shapes` has the shape of the condition, if there is one. Other arguments are those of `tfb.Bijector`.
 
@@ -73,14 +74,14 @@ class NetworkBijector(FlowBijector):
       condition_shape: the shape of the condition of an event, None without one.
     """
 
-    def __init__(self, network: keras.Layer, condition_shapes: Sequence[Any], **kwargs: Any) -> None:
+    def __init__(self, network: Any, condition_shapes: Sequence[Any], **kwargs: Any) -> None:
         self.network = self._no_dependency(network)
         self.conditional = bool(condition_shapes)
         self.condition_shape = tf.TensorShape(condition_shapes[0]) if condition_shapes else None
         super().__init__(dtype=parameter_dtype(network), **kwargs)
 
     @property
-    def networks(self) -> Sequence[keras.Layer]:  # type: ignore[override]
+    def networks(self) -> Sequence[Any]:  # type: ignore[override]
         return (self.network,)
 
     @property
@@ -89,19 +90,22 @@ class NetworkBijector(FlowBijector):
 
     def _network_and_condition(self, context: Context) -> tuple[Any, Any]:
         """The bound network and the condition of a context, None for none."""
-        networks, *given = context.take(self.name, *self.argument_names)
-        condition = given[0] if given else None
-        if self.conditional and condition is None:
-            raise ValueError(f"{self.name} needs conditional_input, of shape {self.condition_shape}.")
-        return bound_network(self.network, networks), condition
+        given = dict(zip(self.argument_names, context.take(self.name, *self.argument_names), strict=True))
+        return bound_network(self.network, given["networks"]), given.get("conditional_input")
+
+    def _to_rows(self, x: tf.Tensor, condition: Any) -> tuple[tf.Tensor, Any, Any]:
+        """See `event_rows`."""
+        check_event(f"{self.name} maps events", self._event_shape, x.shape)
+        return event_rows(self.name, x, self.forward_min_event_ndims, condition, self.condition_shape)
 
     def _output(self, context: Context) -> Callable[[tf.Tensor], tf.Tensor]:
         """The network as a function of x `[..., *event]`, with the condition of a context."""
         network, condition = self._network_and_condition(context)
 
         def apply(x):
-            rank = self.forward_min_event_ndims
-            rows, of_rows, batch_shape = event_rows(self.name, x, rank, condition, self.condition_shape)
+            rows, of_rows, batch_shape = event_rows(
+                self.name, x, self.forward_min_event_ndims, condition, self.condition_shape
+            )
             output = network(rows if of_rows is None else [rows, of_rows])
             return tf.cast(from_rows(output, batch_shape), x.dtype)
 

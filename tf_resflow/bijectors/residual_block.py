@@ -1,26 +1,25 @@
 """The residual block y = x + g(x) as a bijector with a stochastic log-determinant."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
+from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
 from tf_resflow.bijectors.networks import (
     Networks,
     bound_network,
     bounded_norm,
     check_built,
-    check_event,
-    event_rows,
     from_rows,
     input_shapes,
     output_shape,
-    parameter_dtype,
 )
+from tf_resflow.bijectors.parametrized import NetworkBijector
 from tf_resflow.layers import lipschitz_constant
+from tf_resflow.layers.program import bind
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.logdet.unseeded import warn_unseeded
 from tf_resflow.solvers import Anderson, Solution
@@ -31,7 +30,7 @@ from tf_resflow.typing import Shape, TensorLike
 __all__ = ["ResidualBlock"]
 
 
-class ResidualBlock(FlowBijector):
+class ResidualBlock(NetworkBijector):
     r"""`y = x + g(x)` with Lip(g) < 1: invertible, with a dense Jacobian.
 
     The log-determinant is \\(\log|\det(I + J)| = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k) / k\\), estimated by
@@ -88,7 +87,7 @@ class ResidualBlock(FlowBijector):
       lipschitz_constant: the bound of Lip(g) that the layers enforce, or that was given.
       conditional: whether the branch takes a conditional input.
       event_shape: the shape of an event, as far as it is known.
-      condition_shape: the shape of the condition of an event, as far as it is known.
+      condition_shape: the shape of the condition of an event, as far as it is known, None without a condition.
 
     Raises:
       ValueError: if the branch is not built, its output does not have the shape of its input, or its Lipschitz
@@ -121,24 +120,25 @@ class ResidualBlock(FlowBijector):
         parameters = dict(locals())
         self._branch = branch if isinstance(branch, tf.Module) else self._no_dependency(branch)
         self.branch = self._no_dependency(branch)
-        self.log_det = RussianRoulette() if log_det is None else log_det
+        self.log_det: Any = RussianRoulette() if log_det is None else log_det
         self.inverse_solver = Anderson() if inverse_solver is None else inverse_solver
-        self.conditional = conditional
-        self.event_shape, self.condition_shape = _input_shapes(branch, conditional, event_shape)
+        self.event_shape, condition_shapes = _input_shapes(branch, conditional, event_shape)
         self._event_shape = self.event_shape
         self.lipschitz_constant = _checked_constant(branch, lipschitz_constant)
         super().__init__(
+            branch,
+            condition_shapes,
             forward_min_event_ndims=self.event_shape.rank,
-            dtype=parameter_dtype(branch),
             validate_args=validate_args,
             parameters=parameters,
             name=f"{name}/",
         )
-        _check_output(self)
-
-    @property
-    def networks(self) -> Sequence[Any]:  # type: ignore[override]
-        return (self.branch,)
+        shape = output_shape(branch, [self.event_shape, *condition_shapes])
+        if not tf.TensorShape([None, *self.event_shape]).is_compatible_with(shape):
+            raise ValueError(
+                f"The branch of {name} maps events of shape {self.event_shape} to {shape[1:]}; x + g(x) needs a g "
+                "that keeps the shape."
+            )
 
     @property
     def is_random(self) -> bool:  # type: ignore[override]
@@ -146,7 +146,7 @@ class ResidualBlock(FlowBijector):
 
     @property
     def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("seed", "networks", "conditional_input") if self.conditional else ("seed", "networks")
+        return ("seed", *super().argument_names)
 
     def expansion_point(self, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """The point `[batch, *event]` at which the Jacobian of g gives the log-determinant at x."""
@@ -188,12 +188,11 @@ class ResidualBlock(FlowBijector):
 
     def solve(self, y: TensorLike, conditional_input: TensorLike | None = None) -> Solution:
         """The inverse with its diagnostics, a `tf_resflow.solvers.Solution` of the shapes of y, `[..., *event]`."""
-        return self._solve(tf.convert_to_tensor(y, dtype=self.dtype), conditional_input)
+        return self._solve(bind(self.branch), tf.convert_to_tensor(y, dtype=self.dtype), conditional_input)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
-        _, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
-        branch = bound_network(self.branch, networks)
+        branch, condition = self._network_and_condition(context)
         x, condition, batch_shape = self._to_rows(x, condition)
         if not context.log_det:
             g = branch(x if condition is None else [x, condition])
@@ -203,9 +202,9 @@ class ResidualBlock(FlowBijector):
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data; a log-determinant takes one evaluation of g more."""
-        _, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
+        branch, condition = self._network_and_condition(context)
         enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
-        solution = self._solve(y, condition, networks, **enough)
+        solution = self._solve(branch, y, condition, **enough)
         with tf.control_dependencies(self._report(solution, context)):
             x = tf.identity(solution.root)
         log_det = tf.negative(self.forward_pass(x, context).log_det) if context.log_det else None
@@ -217,9 +216,8 @@ class ResidualBlock(FlowBijector):
             warn_unseeded(self.name)
         return context.seed(self.name)
 
-    def _solve(self, y, condition, networks=None, **settings):
+    def _solve(self, branch, y, condition, **settings):
         y, condition, batch_shape = self._to_rows(y, condition)
-        branch = bound_network(self.branch, networks)
         solution = solve_residual(branch, y, self.inverse_solver, conditional_input=condition, **settings)
         return from_rows(solution, batch_shape)
 
@@ -238,14 +236,6 @@ class ResidualBlock(FlowBijector):
             return True
         raise NotImplementedError(f"{self.name} maps several coordinates; only a map of one coordinate has a cdf.")
 
-    def _to_rows(self, x, condition):
-        """See `event_rows`."""
-        check_event(f"{self.name} maps events", self.event_shape, x.shape)
-        if self.conditional != (condition is not None):
-            needed = "needs" if self.conditional else "takes no"
-            raise ValueError(f"{self.name} {needed} conditional_input (conditional={self.conditional}).")
-        return event_rows(self.name, x, self.event_shape.rank, condition, self.condition_shape)
-
 
 def _input_shapes(branch, conditional, event_shape):
     if isinstance(branch, keras.Layer):
@@ -259,7 +249,8 @@ def _input_shapes(branch, conditional, event_shape):
     if event_shape is None and not shapes:
         raise ValueError("The branch has no known input shape: pass event_shape=.")
     event_shape = tf.TensorShape(shapes[0][1:] if event_shape is None else event_shape)
-    return event_shape, tf.TensorShape(shapes[1][1:] if len(shapes) == 2 else [None])
+    condition_shape = shapes[1][1:] if len(shapes) == 2 else [None]
+    return event_shape, [condition_shape] if conditional else []
 
 
 def _checked_constant(branch, constant):
@@ -271,14 +262,3 @@ def _checked_constant(branch, constant):
             "below 1: lower the layers' coefficient."
         )
     return float(constant)
-
-
-def _check_output(block):
-    """Raises a ValueError unless the branch maps an event to an event."""
-    condition = [block.condition_shape] if block.conditional else []
-    shape = output_shape(block.branch, [block.event_shape, *condition])
-    if not tf.TensorShape([None, *block.event_shape]).is_compatible_with(shape):
-        raise ValueError(
-            f"The branch of {block.name} maps events of shape {block.event_shape} to {shape[1:]}; "
-            "x + g(x) needs a g that keeps the shape."
-        )
