@@ -300,27 +300,6 @@ def test_a_saved_model_of_all_kinds_of_members(make_block, make_coupling, densit
     assert np.all(x != loaded.signatures["sample"](num=tf.constant(4), seed=seeds[0])["x"])
 
 
-def test_second_derivatives_by_xla(make_block, density, normal):
-    block = make_block("block", EXACT, dtype="float64")
-    distribution = density(block, dtype="float64")
-
-    def second_derivative(x):
-        with tf.GradientTape() as outer:
-            outer.watch(x)
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                value = distribution.log_prob(x)
-            gradient = tape.gradient(value, x)
-        return gradient, outer.gradient(gradient, [x, *block.trainable_variables], unconnected_gradients="zero")
-
-    x = normal([4, 2], 0, "float64")
-    compiled = tf.function(second_derivative, autograph=False, jit_compile=True)
-    plain, compiled = (tf.nest.flatten(function(x)) for function in (second_derivative, compiled))
-    assert len(plain) >= 5
-    for one, other in zip(plain, compiled, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
-
-
 def test_by_xla_no_warning_is_printed_and_solve_tells(make_block, capfd):
     block = make_block("stubborn", EXACT, resflow.solvers.FixedPoint(max_iterations=2))
     y = tf.ones([3, 2])
