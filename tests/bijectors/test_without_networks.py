@@ -241,8 +241,8 @@ def test_refusals(refused):
     for alpha in (0.0, 0.5):
         refused("alpha", Logit, alpha)
     for std in (0.0, np.nan):
-        refused("every std must be positive", Normalize, [0.0, 0.0], [1.0, std])
-    refused("the same shape", Normalize, [0.0, 0.0], 1.0)
+        refused("Every std must be positive", Normalize, [0.0, 0.0], [1.0, std])
+    refused("have one shape", Normalize, [0.0, 0.0], 1.0)
     refused(r"maps events of shape \(3,\)", ActNorm([3]).forward_event_shape, [4])
     refused(r"maps events of shape \(3,\)", ActNorm([3]).inverse_event_shape, [4])
     refused(r"got shapes \(2,\) and \(3, 3\)", Whiten, [0.0, 0.0], np.eye(3))

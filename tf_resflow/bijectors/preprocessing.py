@@ -112,11 +112,10 @@ class Normalize(_WithStatistics):
     ) -> None:
         parameters = dict(locals())
         mean, std = np.asarray(mean, dtype), np.asarray(std, dtype)
-        if mean.shape != std.shape or not np.all(std > 0):
-            raise ValueError(
-                f"mean and std must have the same shape and every std must be positive; got {mean.shape} and "
-                f"{std.shape}, and a least std of {std.min()}. Leave out constant columns, or set their std to 1."
-            )
+        if mean.shape != std.shape:
+            raise ValueError(f"mean and std have one shape; got {mean.shape} and {std.shape}.")
+        if not np.all(std > 0):
+            raise ValueError("Every std must be positive. Leave out constant columns, or set their std to 1.")
         super().__init__({"mean": mean, "std": std}, mean.ndim, dtype, parameters, name)
 
     @classmethod
