@@ -6,6 +6,7 @@ import tensorflow as tf
 from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.networks import of_shape
 from tf_resflow.bijectors.parametrized import VariableBijector
+from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import DType, Shape, TensorLike
 
 __all__ = ["ActNorm"]
@@ -30,6 +31,7 @@ class ActNorm(VariableBijector):
         self, event_shape: Shape, per_channel: bool = True, dtype: DType = "float32", *, name: str = "act_norm"
     ) -> None:
         parameters = dict(locals())
+        check_sequence("event_shape", event_shape, f"[{event_shape}]")
         shape = tuple(event_shape[-1:] if per_channel else event_shape)
         self._event_shape = tf.TensorShape(event_shape)
         super().__init__(
