@@ -195,8 +195,8 @@ def is_xla() -> bool:
     return implementation_selection.is_xla()
 
 
-def set_trainable(variable: tf.Variable, trainable: bool) -> None:
-    """Changes `trainable` of a `tf.Variable`, which has no setter."""
+def set_trainable(variable: tf.Variable, trainable: Any) -> None:
+    """Sets `trainable` of a `tf.Variable`, which has no setter, to a bool or an object that behaves like one."""
     variable._trainable = trainable
 
 

@@ -20,9 +20,9 @@ def make(size, reverse, condition_size, generator):
     return AffineAutoregressive(network, reverse)
 
 
-@pytest.mark.parametrize("condition_size", [None, 2])
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("size", "reverse", "condition_size"), [(1, False, 2), (2, True, None), (5, False, None), (5, True, 2)]
+)
 def test_each_coordinate_is_mapped_given_those_before(size, reverse, condition_size):
     """One after the other, from the network at points whose later coordinates are noise; both ways."""
     generator = np.random.default_rng(size)
@@ -86,16 +86,14 @@ def test_an_inverse_does_not_overflow_on_the_way():
     assert np.all(np.isfinite(x[:, :8]))
 
 
-@pytest.mark.parametrize("condition_size", [None, 1])
-@pytest.mark.parametrize("width", [1, 2, 5, 40])
+@pytest.mark.parametrize(("width", "condition_size"), [(1, None), (2, 1), (5, None), (40, 1)])
 def test_narrow_networks_see_all_coordinates(width, condition_size):
     """Each but the last one in the order."""
     options = {"condition_size": condition_size, "reverse": True, "dtype": "float64"}
     network = resflow.flows.autoregressive_network(20, (width, width), **options)
-    generator = np.random.default_rng(width)
     for variable in network.trainable_variables:
-        variable.assign(np.abs(generator.normal(size=variable.shape)))
-    x = tf.constant(generator.normal(size=[1, 20]))
+        variable.assign(np.abs(np.random.default_rng(width).normal(size=variable.shape)))
+    x = tf.constant(np.random.default_rng(width).normal(size=[1, 20]))
     with tf.GradientTape() as tape:
         tape.watch(x)
         output = network(x if condition_size is None else [x, tf.ones([1, 1], tf.float64)])
@@ -106,14 +104,9 @@ def test_narrow_networks_see_all_coordinates(width, condition_size):
 def test_networks_that_are_refused(refused):
     """Also one that starts at zero, and so sees nothing yet."""
     free = keras.Sequential([keras.Input([3]), keras.layers.Dense(6, kernel_initializer="zeros")])
-    refused("for coordinate 0 depends on coordinate 0.*autoregressive_network", AffineAutoregressive, free)
     masked = resflow.flows.autoregressive_network(3, (8,))
-    refused(
-        "with reverse=True.*for coordinate 1 depends on coordinate 0", AffineAutoregressive, masked, reverse=True
-    )
-    refused(
-        r"must map \[D\] to \[2 D\].*\(3,\) to \(5,\)",
-        AffineAutoregressive,
-        keras.Sequential([keras.Input([3]), keras.layers.Dense(5)]),
-    )
+    short = keras.Sequential([keras.Input([3]), keras.layers.Dense(5)])
+    refused("for coordinate 0 depends on coordinate 0.*autoregressive_network", AffineAutoregressive, free)
+    refused("reverse=True.*for coordinate 1 depends on coordinate 0", AffineAutoregressive, masked, reverse=True)
+    refused(r"\(3,\) to \(5,\); .*must map \[D\] to \[2 D\]", AffineAutoregressive, short)
     refused("hidden must", resflow.flows.autoregressive_network, 3, 8)

@@ -25,7 +25,6 @@ def nested(block):
 
 ARRANGEMENTS = {
     "block": lambda block: block,
-    "middle": lambda block: Flow([tfb.Scale([0.5, 2.0]), block, tfb.SinhArcsinh(0.2)]),
     "chain": lambda block: tfb.Chain([tfb.Scale(0.5), block, tfb.Shift([1.0, 2.0])]),
     "reshape": lambda block: Flow([tfb.Reshape([2], [2, 1]), block]),
     "nested": nested,
@@ -56,9 +55,8 @@ def test_a_log_prob_evaluates_g_once_and_a_sample_no_log_det(
     assert counting_exact.take() == 0
 
 
-@pytest.mark.parametrize("name", ["middle", "chain", "nested"])
-def test_in_a_graph_samples_are_solved_for_once(name, make_branch, counter, density):
-    distribution = density(ARRANGEMENTS[name](counted_block(make_branch, counter, EXACT)))
+def test_in_a_graph_samples_are_solved_for_once(make_branch, counter, density):
+    distribution = density(nested(counted_block(make_branch, counter, EXACT)))
     solve = []
 
     @tf.function(autograph=False)
@@ -74,17 +72,10 @@ def test_in_a_graph_samples_are_solved_for_once(name, make_branch, counter, dens
     assert counter.take() == 1
 
 
-def nested_latent_to_data(block):
-    return Flow([tfb.Scale(2.0), tfb.Invert(Flow([tfb.Scale(3.0), block])), Flow([tfb.Shift(1.0)])])
-
-
-def chain_latent_to_data(block):
-    return tfb.Chain([Flow([tfb.Invert(tfb.Chain([block])), tfb.Scale(2.0)])])
-
-
-@pytest.mark.parametrize("arrange", [nested_latent_to_data, chain_latent_to_data])
-def test_a_flow_of_inverted_blocks_solves_for_samples_alone(arrange, make_branch, counter, counting_exact):
-    bijector = arrange(counted_block(make_branch, counter, counting_exact))
+def test_a_flow_of_inverted_blocks_solves_for_samples_alone(make_branch, counter, counting_exact):
+    block = counted_block(make_branch, counter, counting_exact)
+    inverted = tfb.Invert(Flow([tfb.Scale(3.0), tfb.Invert(tfb.Invert(block))]))
+    bijector = tfb.Chain([Flow([tfb.Scale(2.0), inverted, Flow([tfb.Shift(1.0)])])])
     distribution = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), bijector)
     x = distribution.sample(3, seed=1)
     assert counter.take() > 2 and counting_exact.take() == 0

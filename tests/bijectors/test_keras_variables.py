@@ -114,23 +114,6 @@ def test_names_and_keys_of_checkpoints_do_not_depend_on_the_scope(tmp_path):
         assert build(tf.Module("outer").name_scope, scope("outer"), scope("again")) == keys
 
 
-def test_a_coroutine_that_builds_a_flow_where_tfp_runs_it():
-    parts, base = [], tfd.MultivariateNormalDiag(tf.zeros(2))
-
-    @tfd.JointDistributionCoroutineAutoBatched
-    def model():
-        if not parts:
-            members = [resflow.bijectors.ActNorm([2]), resflow.bijectors.InvertibleConv1x1(2), functional_block()]
-            parts.append(resflow.bijectors.Flow(members))
-        x = yield tfd.TransformedDistribution(base, tfb.Invert(parts[0]), name="x")
-        yield tfd.MultivariateNormalDiag(x, name="y")
-
-    bijector = model.experimental_default_event_space_bijector()
-    x = model.sample(seed=1)
-    for value, mapped in zip(x, bijector.forward(bijector.inverse(x)), strict=True):
-        np.testing.assert_allclose(value, mapped, atol=1e-5)
-
-
 def test_the_keys_of_checkpoints_are_those_of_version_0_1(make_block, make_coupling, tmp_path):
     affine = [resflow.bijectors.ActNorm([2]), resflow.bijectors.InvertibleConv1x1(2)]
     inner = resflow.bijectors.Flow([make_block(name="block"), make_coupling()], name="inner")

@@ -1,4 +1,4 @@
-"""Passes through a flow: the values after each scale, from that of the log-density, and its solvers' solutions."""
+"""Passes through a flow: the values after each scale, its solvers' solutions, and initialization from data."""
 
 import keras
 import numpy as np
@@ -12,7 +12,9 @@ tfb = tfp.bijectors
 Flow = resflow.bijectors.Flow
 MultiscaleFlow = resflow.bijectors.MultiscaleFlow
 Squeeze2D = resflow.bijectors.Squeeze2D
+ActNorm = resflow.bijectors.ActNorm
 forward_features = resflow.bijectors.forward_features
+initialize = resflow.bijectors.initialize
 inverse_with_solutions = resflow.bijectors.inverse_with_solutions
 
 
@@ -95,14 +97,6 @@ def test_each_g_is_evaluated_once_and_a_series_only_for_the_log_det(factor_out, 
     assert np.all(np.max(np.abs(expected.features[0] - after.features[0]), axis=(1, 2, 3)) > 0.1)
 
 
-def test_conditional_flows(refused):
-    flow = resflow.flows.vector_flow(2, 1, (4,), condition_size=1)
-    x, c = np.ones([3, 2], "float32"), np.ones([3, 1], "float32")
-    latent = forward_features(flow, x, conditional_input=c, seed=1).latent
-    np.testing.assert_allclose(latent, flow.forward(x, conditional_input=c), rtol=1e-6)
-    refused("got sed", forward_features, flow, x, conditional_input=c, sed=1)
-
-
 @pytest.mark.parametrize("compiled", [False, True])
 def test_an_inverse_has_the_solutions_of_the_last_block_first(compiled, normal):
     """Each has its own solver: the first block's stops at an error of 0.1^5 |z|, the last's meets its tolerance."""
@@ -138,3 +132,85 @@ def test_without_blocks_a_list_is_inverted_in_the_precision_of_the_flow(normal):
     x, solutions = inverse_with_solutions(flow, z)
     np.testing.assert_allclose(flow.forward(tf.identity(x)), z, rtol=1e-12)
     assert solutions == []
+
+
+@pytest.fixture
+def batch():
+    return (5.0 + 3.0 * np.random.default_rng(0).normal(size=[64, 2])).astype("float32")
+
+
+def test_every_act_norm_normalises_what_reaches_it(make_branch, counting_exact, batch):
+    block = resflow.bijectors.ResidualBlock(make_branch(), counting_exact, name="block")
+    act_norms = [ActNorm([2], name=name) for name in ("one", "two", "three")]
+    flow = Flow([act_norms[0], block, act_norms[1], tfb.Scale(4.0), act_norms[2]])
+    latent, y = initialize(flow, batch), batch
+    assert counting_exact.take() == 0  # no log-determinant
+    for bijector in flow.bijectors:
+        y = bijector.forward(tf.identity(y)).numpy()
+        if isinstance(bijector, ActNorm):
+            np.testing.assert_allclose(y.mean(0), 0.0, atol=1e-5)
+            np.testing.assert_allclose(y.var(0), 1.0, atol=1e-4)
+    np.testing.assert_allclose(latent, y, atol=1e-5)
+
+
+def split(*members):
+    """Members side by side, each on two of the coordinates."""
+    return tfb.Chain([tfb.Invert(tfb.Split(len(members))), tfb.JointMap(list(members)), tfb.Split(len(members))])
+
+
+def test_a_joint_map(batch):
+    parts = {"a": ActNorm([2], name="a"), "b": ActNorm([2], name="b")}
+    latent = initialize(tfb.JointMap(parts), {"a": batch, "b": 7 * batch})
+    np.testing.assert_allclose(np.std([latent["a"], latent["b"]], axis=1), np.ones([2, 2]), rtol=1e-4)
+
+
+def two_scales(act):
+    image = [Flow([act([4, 4, 1]), resflow.bijectors.Squeeze2D()], name="large")]
+    return resflow.bijectors.MultiscaleFlow([*image, Flow([tfb.Scale(3.0)], name="small")], [4, 4, 1])
+
+
+ENDS_IN_ACT_NORMS = {  # what is applied last, to data of 16 coordinates or what the map makes of them, is ActNorms
+    "inverted_twice": lambda act, block: tfb.Invert(tfb.Invert(act([16]))),
+    "member_of_flow": lambda act, block: Flow([act([16]), block(), tfb.Invert(act([16]))]),
+    "member_of_chain": lambda act, block: tfb.Chain([tfb.Invert(act([16])), tfb.Scale(4.0)]),
+    "inverted_flow": lambda act, block: tfb.Invert(Flow([act([16]), block(), tfb.Invert(act([16]))])),
+    "inverted_chain": lambda act, block: tfb.Invert(tfb.Chain([tfb.Chain([tfb.Scale(4.0)]), act([16])])),
+    "side_by_side": lambda act, block: split(act([8]), tfb.Invert(act([8]))),
+    "inverted_side_by_side": lambda act, block: tfb.Invert(split(act([8]), tfb.Invert(act([8])))),
+    "blockwise": lambda act, block: tfb.Blockwise([tfb.Invert(act([4])), act([12])], [4, 12]),
+    "inverted_multiscale": lambda act, block: tfb.Invert(two_scales(act)),
+}
+
+
+@pytest.mark.parametrize("name", ENDS_IN_ACT_NORMS)
+def test_the_map_through_which_the_data_pass_normalizes(name, make_block):
+    names = iter("abcd")
+    flow = ENDS_IN_ACT_NORMS[name](lambda shape: ActNorm(shape, name=next(names)), lambda: make_block(size=16))
+    x = (5.0 + 3.0 * np.random.default_rng(0).normal(size=[64, 16])).astype("float32")
+    latent = initialize(flow, x)
+    np.testing.assert_allclose(latent, flow.forward(x), atol=1e-4)
+    y = np.reshape(latent, [-1, latent.shape[-1]])
+    np.testing.assert_allclose(y.mean(0), 0.0, atol=1e-4)
+    np.testing.assert_allclose(y.var(0), 1.0, atol=1e-3)
+
+
+def test_conditional_blocks_and_seed(make_block, batch):
+    flow = Flow([make_block(condition_size=1), ActNorm([2])])
+    kwargs = {"seed": 1, "conditional_input": np.linspace(-1.0, 1.0, 64, dtype="float32")[:, np.newaxis]}
+    latent = initialize(flow, batch, **kwargs)
+    np.testing.assert_allclose(np.var(latent, 0), 1.0, atol=1e-4)
+    np.testing.assert_allclose(latent, flow.forward(batch, **kwargs), atol=1e-5)
+
+
+def test_initialize_refuses(batch, two_replicas, refused):
+    flow = Flow([tfb.FillTriangular(), tfb.TransformDiagonal(ActNorm([2], name="hidden"))])
+    message = "inputs of hidden inside of .*TransformDiagonal"
+    refused(message, initialize, flow, np.ones([4, 3], "float32"))
+    act_norm, wrong = ActNorm([2]), batch.copy()
+    wrong[3, 1] = np.nan
+    refused("NaN or infinite", initialize, act_norm, wrong)
+    np.testing.assert_array_equal(act_norm.shift, 0.0)
+    with two_replicas.scope():
+        act_norm = ActNorm([2])
+        initialize(act_norm, batch)
+    np.testing.assert_allclose(act_norm.shift, -batch.mean(0), rtol=1e-5)

@@ -27,7 +27,7 @@ def exact_density(make_block, density):
     return density(resflow.bijectors.Flow([make_block("a", EXACT, seed=1), tfb.Scale(0.5)]))
 
 
-def test_a_chain_of_blocks_of_one_architecture_with_named_seeds(blocks, density, normal):
+def test_a_chain_of_blocks_of_one_architecture_with_named_seeds(blocks, normal):
     chain = tfb.Chain([tfb.Scale(2.0), blocks[1], tfb.Shift(1.0), blocks[0]])
     x, seeds = normal([4, 2]), {"first": {"seed": 1}, "second": {"seed": 2}}
 
@@ -41,10 +41,6 @@ def test_a_chain_of_blocks_of_one_architecture_with_named_seeds(blocks, density,
     first = blocks[0].forward_log_det_jacobian(x, 1, seed=1)
     second = blocks[1].forward_log_det_jacobian(h, 1, seed=2)
     np.testing.assert_allclose(fldj(1, 2), first + second + 2 * np.log(2.0), rtol=1e-5)
-    log_prob = density(chain).log_prob
-    np.testing.assert_array_equal(*(log_prob(tf.identity(x), bijector_kwargs=seeds) for _ in range(2)))
-    expected = [id(v) for block in blocks for v in block.variables]
-    assert sorted(id(v) for v in chain.variables) == sorted(expected)
 
 
 def test_a_trainer_that_never_heard_of_norms_keeps_the_coefficient_and_what_it_optimized(density, normal):
@@ -88,17 +84,11 @@ def test_cdf_of_one_coordinate(make_block):
 def test_several_coordinates_have_no_cdf(exact_density, refused):
     base = tfd.Independent(tfd.Normal(tf.zeros(2), 1.0), 1)
     distribution = tfd.TransformedDistribution(base, exact_density.bijector)
-    message, x = r"maps events of shape \(2,\).*one coordinate", tf.zeros([3, 2])
-    for method in (distribution.cdf, distribution.survival_function, distribution.log_cdf):
-        refused(message, method, x, error=NotImplementedError)
+    refused("only a map of one coordinate", distribution.cdf, tf.zeros([3, 2]), error=NotImplementedError)
 
 
 def _mixture(d):
     return tfd.MixtureSameFamily(tfd.Categorical([0.0, 1.0]), d(tf.eye(2)))
-
-
-def _hidden_markov(d):
-    return tfd.HiddenMarkovModel(tfd.Categorical([0.0, 1.0]), tfd.Categorical(tf.eye(2)), d(tf.eye(2)), 3)
 
 
 def _joint(d):
@@ -110,35 +100,15 @@ def _hamiltonian(d, x):
     return kernel.one_step(x, kernel.bootstrap_results(x), seed=[1, 2])[0]
 
 
-def _transformed_kernel(d, x):
-    kernel = tfp.mcmc.RandomWalkMetropolis(tfd.MultivariateNormalDiag(tf.zeros(2)).log_prob)
-    kernel = tfp.mcmc.TransformedTransitionKernel(kernel, d(tf.zeros(2)).bijector)
-    return kernel.bootstrap_results(x).inner_results.accepted_results.target_log_prob
-
-
 # Ways to lose the seed of a density, as functions of `d`, which makes it from a location, and of draws of a shape.
 LOST = {
     "none given": (lambda d, x: d(tf.zeros(2)).log_prob(x), [4, 2]),
     "JointDistribution": (lambda d, x: _joint(d).log_prob([x, x]), [4, 2]),
-    "Autoregressive": (lambda d, x: tfd.Autoregressive(d, tf.zeros([2]), 1).log_prob(x), [2]),
-    "BatchConcat": (lambda d, x: tfd.BatchConcat([d(tf.zeros([1, 2]))] * 2, 0).log_prob(x), [2, 2]),
-    "BatchReshape": (lambda d, x: tfd.BatchReshape(d(tf.zeros([2, 2])), [2, 1]).log_prob(x), [2, 1, 2]),
-    "Blockwise": (lambda d, x: tfd.Blockwise([d(tf.zeros(2))] * 2).log_prob(x), [4]),
-    "HiddenMarkovModel": (lambda d, x: _hidden_markov(d).log_prob(x), [3, 2]),
-    "MarkovChain": (lambda d, x: tfd.MarkovChain(d(tf.zeros(2)), lambda _, x: d(x), 3).log_prob(x), [3, 2]),
-    "Mixture": (lambda d, x: tfd.Mixture(tfd.Categorical([0.0, 1.0]), [d(tf.zeros(2))] * 2).log_prob(x), [2]),
     "MixtureSameFamily": (lambda d, x: _mixture(d).log_prob(x), [2]),
     "Hamiltonian": (_hamiltonian, [4, 2]),
-    "TransformedTransitionKernel": (_transformed_kernel, [4, 2]),
-}
-DROPPED = {  # ways in which TFP drops a seed that it was given
     "seed of log_prob": (lambda d, x: d(tf.zeros(2)).log_prob(x, seed=1), [4, 2]),
     "seed of a Chain": (
         lambda d, x: tfb.Chain([d(tf.zeros(2)).bijector]).inverse_log_det_jacobian(x, 1, seed=1),
-        [4, 2],
-    ),
-    "seed of another member": (
-        lambda d, x: tfb.Chain([d(tf.zeros(2)).bijector]).inverse_log_det_jacobian(x, 1, other={"seed": 1}),
         [4, 2],
     ),
 }
@@ -159,13 +129,10 @@ def first_estimate(monkeypatch):
     return lambda: monkeypatch.setattr(resflow.logdet.unseeded, "_has_warned", False)
 
 
-@pytest.mark.parametrize(
-    "name, graph",
-    [*((name, False) for name in (*LOST, *DROPPED)), ("JointDistribution", True), ("MixtureSameFamily", True)],
-)
+@pytest.mark.parametrize("name, graph", [*((name, False) for name in LOST), ("MixtureSameFamily", True)])
 def test_a_lost_seed_is_warned_of_once_per_process(name, graph, blocks, normal, first_estimate):
     """The first estimate warns. None does with exact log-determinants, or with a seed of the density's own."""
-    (way, shape), block = {**LOST, **DROPPED}[name], blocks[0]
+    (way, shape), block = LOST[name], blocks[0]
 
     def component(block, **options):
         def make(loc):
@@ -183,7 +150,7 @@ def test_a_lost_seed_is_warned_of_once_per_process(name, graph, blocks, normal, 
     assert "block 'first'" in message and 'bijector_kwargs={"seed": 1}' in message and "logdet.Exact()" in message
     first_estimate()
     assert unseeded(call, component(resflow.bijectors.with_log_det(block, EXACT))) == []
-    if name in LOST and "Kernel" not in name:
+    if not name.startswith("seed"):
         seeded = component(block, kwargs_split_fn=lambda kwargs: ({}, {"seed": 1}))
         found = []
         assert unseeded(lambda: found.extend(call(seeded) for _ in range(2))) == []
@@ -198,16 +165,7 @@ def test_a_seed_that_arrives_or_a_value_without_log_det_is_not_warned_of(blocks,
         lambda: flow.forward_log_det_jacobian(x, 1, seed=1),
         lambda: flow.forward_log_det_jacobian(tf.identity(x), 1, seed=None),  # which asks for fresh random numbers
         lambda: flow.inverse(flow.forward(tf.identity(x))),
-        lambda: resflow.bijectors.forward_features(flow, x, log_det=False),
     ]
     first_estimate()
     assert [message for call in calls for message in unseeded(call)] == []
     assert len(unseeded(chain.forward_log_det_jacobian, tf.identity(x), 1)) == 1
-
-
-def test_a_monotone_block_warns_and_a_basis_of_probes_does_not(make_branch, normal, first_estimate):
-    x = normal([4, 2])
-    for log_det, num in ((resflow.logdet.PowerSeries(), 1), (resflow.logdet.PowerSeries(probes="basis"), 0)):
-        block = resflow.bijectors.MonotoneBlock(make_branch(), log_det)
-        first_estimate()
-        assert len(unseeded(block.forward_log_det_jacobian, x, 1)) == num

@@ -30,24 +30,16 @@ def test_constant_channel():
     np.testing.assert_allclose(act_norm.log_scale[1], np.log(1e3), rtol=1e-5)
 
 
-def test_keras_and_tfp_have_the_same_variables():
-    act_norm = ActNorm([3], dtype="float64")
-    expected = [act_norm.log_scale, act_norm.shift]
-    assert all(v.value is w for v, w in zip(act_norm.keras_variables, expected, strict=True))
-    assert {id(v) for v in act_norm.trainable_variables} == {id(v) for v in expected}
-    assert act_norm.dtype == tf.float64
-
-
 def test_two_of_equal_arguments_do_not_share_a_cache():
     x = tf.ones([1, 1, 1, 2])
-    for make, name in (
-        (lambda: ActNorm([2]), "shift"),
-        (lambda: InvertibleConv1x1(2), "lower_upper"),
-        (lambda: DCTConv([1, 1, 2]), "lower"),
-        (lambda: Normalize([0.0, 0.0], [1.0, 1.0]), "_mean"),
+    for make, changed in (
+        (lambda: ActNorm([2]), lambda bijector: bijector.shift),
+        (lambda: InvertibleConv1x1(2), lambda bijector: bijector.lower_upper),
+        (lambda: DCTConv([1, 1, 2]), lambda bijector: bijector.lower),
+        (lambda: Normalize([0.0, 0.0], [1.0, 1.0]), lambda bijector: bijector.statistics["mean"]),
     ):
         first, second = make(), make()
-        getattr(second, name).assign_add(tf.ones_like(getattr(second, name)))
+        changed(second).assign_add(tf.ones_like(changed(second)))
         assert first != second
         y = first.forward(x), second.forward(x)
         assert np.max(np.abs(y[0] - y[1])) > 0.1
@@ -91,7 +83,7 @@ def test_dct_conv_of_few_or_equal_images():
         assert np.all(np.isfinite(conv.lower)) and np.max(conv.lower) < np.log(1.01e3)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 5])
 def test_it_starts_as_a_rotation(size):
     conv = InvertibleConv1x1(size, seed=3, dtype="float64")
     weight = conv.weight().numpy()
@@ -146,16 +138,6 @@ def test_constants_of_mixed_channels_of_float32():
     assert found.inverse > 2 / np.linalg.norm(rounded, -2)
 
 
-def test_inverse_of_many_channels():
-    """After training-like noise, float32 gives the input back to the condition number times its rounding."""
-    conv = InvertibleConv1x1(64, seed=2)
-    conv.lower_upper.assign(conv.lower_upper + tf.random.stateless_normal([64, 64], [1, 2], stddev=0.02))
-    x = tf.random.stateless_normal([100, 64], [0, 1])
-    back = conv.inverse(tf.identity(conv.forward(x)))
-    bound = np.linalg.cond(conv.weight().numpy().astype("float64")) * 64 * np.finfo("float32").eps
-    assert np.max(np.abs(back - x)) < bound < 1e-2
-
-
 def test_the_permutation_is_saved_and_not_trained(tmp_path):
     conv, other = (InvertibleConv1x1(4, seed) for seed in (1, 2))
     variables = conv.permutation, conv.lower_upper
@@ -196,9 +178,8 @@ def test_the_inverse_of_logit_is_precise_where_the_sigmoid_rounds():
 def test_logit_checks_its_domain_when_asked():
     logit = Logit(validate_args=True)
     for value in (-0.1, 1.1):
-        for call in (logit.forward, lambda x: logit.forward_log_det_jacobian(x, 0)):
-            with pytest.raises(tf.errors.InvalidArgumentError, match="dequantize"):
-                call(tf.constant([0.5, value]))
+        with pytest.raises(tf.errors.InvalidArgumentError, match="dequantize"):
+            logit.forward(tf.constant([0.5, value]))
     assert np.isfinite(logit.forward(tf.constant([0.0, 1.0]))).all()
 
 
@@ -240,49 +221,33 @@ def test_where_each_pixel_goes(factor):
         np.testing.assert_array_equal(y[..., place], x[:, dy::factor, dx::factor, channel])
 
 
-@pytest.mark.parametrize("batch_shape", [[], [2, 3]])
-def test_batch_shapes_of_squeezed_images(batch_shape):
-    squeeze = Squeeze2D()
-    x = tf.random.stateless_normal([*batch_shape, 4, 2, 1], [0, 1])
-    y = squeeze.forward(x)
-    assert y.shape == [*batch_shape, 2, 1, 4]
-    np.testing.assert_array_equal(squeeze.inverse(tf.identity(y)), x)
-    np.testing.assert_array_equal(squeeze.forward_log_det_jacobian(x, 3), 0.0)
+@pytest.mark.parametrize(
+    ("make", "shape", "message"),
+    [
+        (lambda: ActNorm([3], name="norm"), [4, 2], r"norm maps events of shape \(3,\)"),
+        (lambda: ActNorm([3], name="norm"), [], r"norm maps events of shape \(3,\)"),
+        (lambda: ActNorm([2, 2, 1], per_channel=False), [3, 1, 2, 1], "incompatible"),
+        (lambda: InvertibleConv1x1(3, name="mix"), [5, 4], r"mix maps events of shape \(3,\).*shape \(5, 4\)"),
+        (lambda: DCTConv([2, 2, 1]), [2, 2, 2], r"maps events of shape \(2, 2, 1\)"),
+        (lambda: Normalize([0.0, 1.0], [1.0, 2.0]), [5, 1], "incompatible"),
+    ],
+)
+def test_events_that_are_refused(make, shape, message, refused):
+    for call in (make().forward, make().inverse):
+        refused(message, call, tf.zeros(shape))
 
 
 def test_refusals(refused):
-    refused(r"event_shape must be a sequence, such as \[3\]; got 3", ActNorm, 3)
-    for shape in ([], [None], [4, 4, None]):
-        refused("known, non-scalar event shape", ActNorm, shape)
-    for alpha in (0.0, 0.5, -1.0):
+    for alpha in (0.0, 0.5):
         refused("alpha", Logit, alpha)
-    for std in (0.0, -1.0, np.nan):
-        refused("positive", Normalize, [0.0, 0.0], [1.0, std])
-    events, channels = r"act_norm maps events of shape \(3,\)", r"mix maps channels of shape \(3,\).*shape \(5, 4\)"
-    act_norm, conv, squeeze = ActNorm([3]), InvertibleConv1x1(3, name="mix"), Squeeze2D()
-    for shape in ([4, 1], [4, 2], []):
-        refused(events, act_norm.forward, tf.zeros(shape))
-        refused(events, act_norm.inverse, tf.zeros(shape))
-    refused(events, act_norm.forward_event_shape, [4])
-    refused(events, act_norm.inverse_event_shape, [4])
-    refused(channels, conv.forward, tf.zeros([5, 4]))
-    refused(channels, conv.inverse, tf.zeros([5, 4]))
-    refused("at least one channel; got 0", InvertibleConv1x1, 0)
-    refused(r"known shape \[H, W, C\] of an image; got \(3,\)", DCTConv, [3])
-    refused("known shape", DCTConv, [4, None, 3])
-    refused(r"maps events of shape \(2, 2, 1\)", DCTConv([2, 2, 1]).forward, tf.zeros([2, 2, 2]))
-    refused("one shape", Normalize, [0.0, 0.0], 1.0)
-    for bijector, shape in (
-        (Normalize([0.0, 1.0], [1.0, 2.0]), [5, 1]),
-        (Normalize([0.0, 1.0], [1.0, 2.0]), []),
-        (ActNorm([2, 2, 1], per_channel=False), [3, 1, 2, 1]),
-    ):
-        refused("whose last axes are", bijector.forward, tf.zeros(shape))
-        refused("whose last axes are", bijector.inverse, tf.zeros(shape))
-    refused(r"got \(2,\) and \(3, 3\)", Whiten, [0.0, 0.0], np.eye(3))
+    for std in (0.0, np.nan):
+        refused("Every std must be positive", Normalize, [0.0, 0.0], [1.0, std])
+    refused("have one shape", Normalize, [0.0, 0.0], 1.0)
+    refused(r"maps events of shape \(3,\)", ActNorm([3]).forward_event_shape, [4])
+    refused(r"maps events of shape \(3,\)", ActNorm([3]).inverse_event_shape, [4])
+    refused(r"got shapes \(2,\) and \(3, 3\)", Whiten, [0.0, 0.0], np.eye(3))
     refused("symmetric", Whiten, [0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]])
     refused("positive definite; its least eigenvalue is 0", Whiten, [0.0, 0.0], [[1.0, 0.0], [0.0, 0.0]])
-    refused("multiples of 2; got 3 x 4", squeeze.forward, tf.zeros([1, 3, 4, 1]))
-    refused("multiples of 2; got 4 x 5", squeeze.forward_event_shape, [4, 5, 1])
-    refused("multiple of 4 channels; got 6", squeeze.inverse, tf.zeros([1, 2, 2, 6]))
-    refused("at least 2", Squeeze2D, 1)
+    refused("multiples of 2; got 3 x 4", Squeeze2D().forward, tf.zeros([1, 3, 4, 1]))
+    refused("multiples of 2; got 4 x 5", Squeeze2D().forward_event_shape, [4, 5, 1])
+    refused("values", Squeeze2D().inverse, tf.zeros([2, 2, 2, 6]), error=tf.errors.InvalidArgumentError)

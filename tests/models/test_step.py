@@ -112,7 +112,7 @@ def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
     kinds = (DenseOperation, SmoothOperation, FunctionOperation)
     assert set(calls) == {(kind, dtype) for kind in kinds for dtype in ("bfloat16", "float32")}
     for part in (block, coupling):
-        assert {step.operation.dtype for step in read(part.network, training=True).steps} == {"bfloat16"}
+        assert {step.operation.dtype for step in read(part.networks[0], training=True).steps} == {"bfloat16"}
     calls.clear()
     model.evaluate(x, verbose=0)
     model.sample(2, seed=0)

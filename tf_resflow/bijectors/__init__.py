@@ -13,9 +13,8 @@ from tf_resflow.bijectors.monotone_block import MonotoneBlock
 from tf_resflow.bijectors.multiscale_flow import MultiscaleFlow
 from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.passes import forward_features, initialize, inverse_with_solutions
-from tf_resflow.bijectors.preprocessing import Logit, Normalize, Whiten
+from tf_resflow.bijectors.preprocessing import Logit, Normalize, Squeeze2D, Whiten
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.bijectors.squeeze_2d import Squeeze2D
 from tf_resflow.bijectors.views import with_inverse_solver, with_log_det
 
 __all__ = [

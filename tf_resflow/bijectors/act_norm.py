@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import LipschitzConstants
-from tf_resflow.bijectors.networks import check_event, check_unstretched
-from tf_resflow.bijectors.variable_bijector import VariableBijector
+from tf_resflow.bijectors.networks import of_shape
+from tf_resflow.bijectors.parametrized import VariableBijector
 from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import DType, Shape, TensorLike
 
@@ -15,21 +15,12 @@ __all__ = ["ActNorm"]
 class ActNorm(VariableBijector):
     r"""`y = exp(log_scale) (x + shift)`, per channel or per element of the event.
 
-    \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions a channel. It starts as the
-    identity; `tf_resflow.bijectors.initialize` makes each channel of a first batch zero-mean and unit-variance.
-
-    ```python
-    import numpy as np
-    import tf_resflow as resflow
-    act_norm = resflow.bijectors.ActNorm([2])
-    act_norm.initialize(np.array([[1.0, 0.0], [3.0, 4.0]], "float32"))
-    print(act_norm.forward([[3.0, 4.0]]).numpy().round(3))
-    # [[1. 1.]]
-    ```
+    \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions per channel. It starts as the
+    identity; `tf_resflow.bijectors.initialize` gives each channel of a first batch mean 0 and variance 1.
 
     Args:
       event_shape: shape of an event, channels last.
-      per_channel: whether the positions of an event share the parameters of their channel.
+      per_channel: whether all positions of an event share the parameters of their channel.
       dtype: of the variables.
 
     References:
@@ -42,8 +33,6 @@ class ActNorm(VariableBijector):
         parameters = dict(locals())
         check_sequence("event_shape", event_shape, f"[{event_shape}]")
         shape = tuple(event_shape[-1:] if per_channel else event_shape)
-        if not shape or any(not size for size in shape):
-            raise ValueError(f"ActNorm needs a known, non-scalar event shape; got {tuple(event_shape)}.")
         self._event_shape = tf.TensorShape(event_shape)
         super().__init__(
             {"log_scale": np.zeros(shape), "shift": np.zeros(shape)},
@@ -74,7 +63,7 @@ class ActNorm(VariableBijector):
 
         Args:
           x: the batch.
-          inverse: whether it is `inverse(x)` that gets mean 0 and variance 1.
+          inverse: whether `inverse(x)` gets mean 0 and variance 1 instead.
         """
         x = tf.convert_to_tensor(x, self.dtype)
         mean, variance = tf.nn.moments(x, list(range(x.shape.rank - self.shift.shape.rank)))
@@ -88,17 +77,11 @@ class ActNorm(VariableBijector):
         scale = np.exp(self.log_scale.numpy().astype(np.float64))
         return LipschitzConstants(float(scale.max()), float(1.0 / scale.min()))
 
-    def _check(self, shape):
-        check_event(f"{self.name} maps events", self._event_shape, shape)
-        check_unstretched(f"{self.name} maps events", shape, self.shift.shape)
-
     def _forward(self, x):
-        self._check(x.shape)
-        return tf.exp(self.log_scale) * (x + self.shift)
+        return of_shape(x.shape, tf.exp(self.log_scale) * (x + self.shift))
 
     def _inverse(self, y):
-        self._check(y.shape)
-        return tf.exp(-self.log_scale) * y - self.shift
+        return of_shape(y.shape, tf.exp(-self.log_scale) * y - self.shift)
 
     def _forward_log_det_jacobian(self, x):
         rank = self.forward_min_event_ndims

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
-from tf_resflow.bijectors.network_bijector import NetworkBijector, network_shapes, output_shape
-from tf_resflow.bijectors.networks import Networks, bound_network, check_event, parameter_dtype
+from tf_resflow.bijectors.base import Context, Pass
+from tf_resflow.bijectors.networks import Networks, bound_network, parameter_dtype
+from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
 
 __all__ = ["AffineAutoregressive"]
 
@@ -16,9 +16,8 @@ class AffineAutoregressive(NetworkBijector):
 
     \\(\log|\det J| = \sum_i s_i\\): the Jacobian is triangular. Value and log-determinant come from one evaluation
     of the network, which returns `[t, r]`, joined along the last axis. The inverse finds one coordinate after the
-    other, and takes as many evaluations as there are coordinates. In front of a flow from data to latent these are
-    the layers of a masked autoregressive flow, and behind one from latent to data those of an inverse
-    autoregressive flow.
+    other, with one evaluation each. A masked autoregressive flow has these layers from data to latent, an inverse
+    autoregressive flow from latent to data.
 
     ```python
     import tensorflow as tf
@@ -33,7 +32,7 @@ class AffineAutoregressive(NetworkBijector):
       network: built Keras layer or model from x, or from `[x, condition]`, as from
         `tf_resflow.flows.autoregressive_network`.
       reverse: whether the coordinates are in reverse order: \\(x_{>i}\\) instead of \\(x_{<i}\\).
-      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
+      name: `str`, a key of checkpoints. `Flow` numbers members of the same name.
 
     Raises:
       ValueError: if the network is not built, is not autoregressive in this order, or does not return two values
@@ -44,20 +43,19 @@ class AffineAutoregressive(NetworkBijector):
       Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016.
     """
 
+    _why_unbounded = (
+        "An autoregressive layer scales x_i by a function of the others: its slope in them grows with x_i, without "
+        "bound"
+    )
+
     def __init__(self, network: keras.Layer, reverse: bool = False, *, name: str = "affine_autoregressive") -> None:
         parameters = dict(locals())
-        shape, *condition = network_shapes(network)
-        output = output_shape(network)
+        (shape, *condition), output = network_shapes(network)
         if len(shape) != 1 or output != (2 * shape[0],):
-            raise ValueError(
-                f"An autoregressive network must map [D] to [2 D]; {network.name!r} maps {shape} to {output}."
-            )
+            raise ValueError(f"{network.name!r} maps {shape} to {output}; the network must map [D] to [2 D].")
         self._event_shape = tf.TensorShape(shape)
         self._reverse = reverse
-        condition_shape = condition[0] if condition else None
-        super().__init__(
-            network, condition_shape, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/"
-        )
+        super().__init__(network, condition, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/")
         with tf.init_scope():
             _check_autoregressive(network, reverse)
 
@@ -98,7 +96,10 @@ class AffineAutoregressive(NetworkBijector):
             output, tangents = network.jacobian([x])
             shift_r, of_shift_r = tf.cast(output, x.dtype), tf.transpose(tf.cast(tangents, x.dtype), [2, 0, 1])
         else:
-            shift_r, of_shift_r = _reverse_jacobian(network, x)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(x)
+                shift_r = tf.cast(network(x), x.dtype)
+            of_shift_r = tape.batch_jacobian(shift_r, x)
         (shift, r), (of_shift, of_r) = tf.split(shift_r, 2, -1), tf.split(of_shift_r, 2, 1)
         half = tf.tanh(r / 2.0)
         scale, of_log_scale = tf.exp(2.0 * half), (1.0 - half**2)[..., tf.newaxis] * of_r
@@ -106,33 +107,16 @@ class AffineAutoregressive(NetworkBijector):
         return scale * x + shift, 2.0 * half, tf.linalg.set_diag(jacobian, scale), of_log_scale
 
     def _shift_and_log_scale(self, x, network):
-        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         shift, r = tf.split(tf.ensure_shape(network(x), [*x.shape[:-1], 2 * self._event_shape[0]]), 2, -1)
         return shift, 2.0 * tf.tanh(r / 2.0)
 
-    def _lipschitz_constants(self, certified, bound):
-        return LipschitzConstants(
-            reason="An autoregressive layer scales x_i by a function of the others: its slope in them grows with "
-            "x_i, without bound"
-        )
-
-
-def _reverse_jacobian(network, x):
-    """The output `[batch, 2 D]` at x `[batch, D]`, and its Jacobian `[batch, 2 D, D]`."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        output = tf.cast(network(x), x.dtype)
-    return output, tape.batch_jacobian(output, x)
-
 
 def _check_autoregressive(network, reverse):
-    """Raises a ValueError if an output depends on a coordinate that it must not see, for random weights."""
+    """Raises a ValueError if, for random weights, an output depends on a coordinate that it must not see."""
     generator = np.random.default_rng(0)
-    (size,), *condition = network_shapes(network)
+    ((size,), *condition), _ = network_shapes(network)
     dtype = (parameter_dtype(network) or tf.float32).name
-    x = generator.normal(size=[1, size]) + np.eye(
-        size + 1, size
-    )  # in row j the coordinate j moves, in the last none
+    x = generator.normal(size=[1, size]) + np.eye(size + 1, size)  # row j moves coordinate j, the last row none
     weights = [generator.normal(size=variable.shape) for variable in network.trainable_variables]
     inputs = [tf.constant(x, dtype), *(tf.zeros([size + 1, *shape], dtype) for shape in condition)]
     output, _ = network.stateless_call(weights, network.non_trainable_variables, inputs if condition else inputs[0])
@@ -141,5 +125,5 @@ def _check_autoregressive(network, reverse):
     for i, j in np.argwhere(np.tril(seen) if reverse else np.triu(seen)):
         raise ValueError(
             f"The network {network.name!r} is not autoregressive with reverse={reverse}: its output for coordinate "
-            f"{i} depends on coordinate {j}. Make it by tf_resflow.flows.autoregressive_network, or mask kernels."
+            f"{i} depends on coordinate {j}. Use tf_resflow.flows.autoregressive_network, or mask the kernels."
         )

@@ -1,22 +1,23 @@
-"""The base of our bijectors: one pass gives a value and all that is known about it, and TFP's methods follow.
+"""The base class of the bijectors: one pass returns the value and the log-determinant, and TFP's methods follow.
 
-No other file knows TFP's cache of values.
+This is the only file that knows TFP's cache of values.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
 
-from tf_resflow.bijectors.networks import check_event
+from tf_resflow.bijectors.networks import adopt, check_event
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.private_api import has_fixed_members, without_retracing_warnings
 from tf_resflow.seeds import stateless_seed
@@ -37,14 +38,14 @@ _OF_GRAPH = "_tf_resflow_values"  # attribute of a graph
 
 
 class Pass(NamedTuple):
-    """The result of one pass through a bijector: what a `FlowBijector` returns, and more.
+    """The result of one pass through a bijector.
 
     Attributes:
-      value: a tensor, or a nest of them.
-      log_det: log|det| of the Jacobian in the direction of the pass, for an event of the least rank; None if it
-        was not asked for.
+      value: a tensor, or a nest of tensors.
+      log_det: log|det| of the Jacobian in the direction of the pass, for an event of the minimum rank; None if it
+        was not requested.
       features: the values after each scale of a flow.
-      solutions: the `Solution` of each block that solved an equation, in their order.
+      solutions: the `Solution` of each block that solved an equation, in order.
     """
 
     value: Any
@@ -60,12 +61,12 @@ class Context:
     Attributes:
       arguments: as for `forward`: `seed`, `networks`, `conditional_input`, and dictionaries under the names of
         members.
-      log_det: whether the log-determinant is wanted. Without it no series is evaluated.
-      warn: whether a warning is printed if an inverse did not converge.
-      unseen: residual up to which there is none, since the caller's data cannot show it.
-      atol: absolute tolerance that is enough for the inverse of a block that was given no solver.
-      visit: function of a bijector, its input, and whether it is inverted, called before each bijector that is not
-        made of others is applied.
+      log_det: whether to compute the log-determinant. Without it no series is evaluated.
+      warn: whether to print a warning if an inverse did not converge.
+      unseen: largest residual that is not worth a warning, because the data cannot resolve it.
+      atol: absolute tolerance for the inverse of blocks that were given no solver.
+      visit: function of a bijector, its input, and whether it is inverted. It is called before each bijector that
+        is not made of others.
     """
 
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -76,22 +77,22 @@ class Context:
     visit: Callable[[tfb.Bijector, Any, bool], None] | None = None
 
     def take(self, name: str, *known: str) -> list:
-        """The values of the arguments that a bijector of this name knows, or None; others are an error."""
+        """Returns the values of the known arguments, None where missing; raises a ValueError for others."""
         if unknown := self.arguments.keys() - {*known, "salt"}:
             takes, got = ", ".join(known) or "no arguments", ", ".join(sorted(unknown))
             raise ValueError(f"{name} takes {takes} besides the value; got {got}.")
         return [self.arguments.get(key) for key in known]
 
     def seed(self, name: str) -> tf.Tensor:
-        """The stateless seed of a bijector of this name: of `seed`, and of the `salt` that flows add to it."""
+        """Returns the stateless seed of a bijector of this name, from `seed` and the `salt` that flows add."""
         return stateless_seed(self.arguments.get("seed"), salt=self.arguments.get("salt", "") + name)
 
 
 class LipschitzConstants(NamedTuple):
     """Upper bounds of the Lipschitz constants of a bijector (data to latent) and of its inverse.
 
-    Both hold in the l^p norm of order p, or in each if that is None. `reason` is a sentence that says why one of
-    them is infinite.
+    Both hold in the l^p norm of `order` p, or in every norm if it is None. `reason` is a sentence that says why one
+    of them is infinite.
     """
 
     forward: float = math.inf
@@ -101,15 +102,15 @@ class LipschitzConstants(NamedTuple):
 
 
 class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
-    """TFP's cache, which lives and dies with a graph and is never older than its output.
+    """TFP's cache, one per graph, without entries whose output is gone.
 
-    A value that was computed inside `tf.cond` or `tf.while_loop` would else be found again outside of its graph.
-    And no graph would be freed: the cache holds inputs until their outputs are gone, and a graph holds both.
+    Otherwise a value computed inside `tf.cond` or `tf.while_loop` would be found outside of its graph, and no graph
+    would ever be freed: the cache holds inputs until their outputs are gone, and a graph holds both.
     """
 
     @property
     def storage(self):
-        """The values that are cached in the present graph, or in eager mode."""
+        """The values cached in the current graph, or in eager mode."""
         if tf.executing_eagerly():
             return self._eager
         graph = tf.compat.v1.get_default_graph()
@@ -138,11 +139,11 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
 
 
 class FlowBijector(tfb.Bijector):
-    """A bijector that is defined by one pass through it.
+    """A bijector defined by one pass through it.
 
     A subclass implements `forward_pass` and `inverse_pass`, which return the value and the log-determinant from one
-    evaluation; or TFP's `_forward`, `_inverse` and `_forward_log_det_jacobian`, if its log-determinant costs next
-    to nothing. TFP's methods follow from either.
+    evaluation. If the log-determinant is cheap, it can implement TFP's `_forward`, `_inverse` and
+    `_forward_log_det_jacobian` instead. TFP's other methods follow from either.
 
     ```python
     import tensorflow as tf
@@ -166,27 +167,39 @@ class FlowBijector(tfb.Bijector):
     # [[1. 3.]] [[1. 1.]]
     ```
 
-    The `context` says what the caller wants: `context.log_det` is false if no log-determinant is,
-    `context.take(name, "seed", "conditional_input")` has the values of these arguments and refuses others, and
-    `context.seed(name)` is a stateless seed.
+    In a pass, `context.log_det` says whether the log-determinant is wanted, `context.take(name, "seed",
+    "conditional_input")` returns the values of these arguments and refuses others, and `context.seed(name)` is a
+    stateless seed.
 
     Attributes:
-      argument_names: the arguments that it takes from the flows around it, of "seed", "networks" and
+      networks: the built Keras layers (or modules) that the bijector evaluates. Set this attribute before calling
+        `super().__init__`, or define a property. It is where TFP finds their variables, and where `Networks`,
+        `tf_resflow.layers.update_norms`, `tf_resflow.FlowModel` and files of weights find the layers.
+      keras_variables: the `keras.Variable`s that the bijector holds itself.
+      argument_names: the arguments that it accepts from the flows around it, of "seed", "networks" and
         "conditional_input"; none by default.
-      keras_parts: what Keras sees of it besides its members: a layer, a list of `keras.Variable`s, or None.
       ends_scale: whether a flow has a feature after it, see `forward_features`.
       is_random: whether its log-determinant is a random estimate.
     """
 
+    networks: Sequence[Any] = ()
+    keras_variables: Sequence[keras.Variable] = ()
     argument_names: tuple[str, ...] = ()
-    keras_parts: Any = None
-
     ends_scale: bool = False
     is_random: bool = False
     _cache = _Cache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
     _members: dict[str, tfb.Bijector] = {}  # by key, if it is made of others
-    _inverse_solves = False  # whether the inverse is found by a solver
+    _inverse_solves = False  # whether the inverse needs a solver
     _event_shape: Any = None  # the TensorShape of inputs and outputs, if it is known
+    _why_unbounded = ""  # a sentence, for bijectors without a Lipschitz constant
+
+    _networks_key = "_network_variables"  # of the variables of the networks in checkpoints
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kept = [adopt(network) for network in self.networks]
+        if kept:  # TFP sees the variables here
+            setattr(self, self._networks_key, kept[0] if len(kept) == 1 else kept)
+        super().__init__(*args, **kwargs)
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -202,23 +215,22 @@ class FlowBijector(tfb.Bijector):
         x = self._inverse(y, **context.arguments)
         return Pass(x, -self._forward_log_det_jacobian(x, **context.arguments) if context.log_det else None)
 
-    def lipschitz_constants(self, certified: bool = False, *, bound: Any = None) -> LipschitzConstants:
-        """Upper bounds of the Lipschitz constants of the bijector and of its inverse: `forward` and `inverse`.
-
-        Both hold in the l^p norm of `order` p, or in each if that is None; `reason` says why one is infinite.
+    def lipschitz_constants(self, certified: bool = False, bound: Any = lipschitz_constant) -> LipschitzConstants:
+        """Upper bounds of the Lipschitz constants of the bijector and of its inverse.
 
         Args:
-          certified: whether the bounds must be proofs for the present weights, see
+          certified: whether the bounds must be proofs for the current weights, see
             `tf_resflow.layers.lipschitz_constant`.
-          bound: function of a network and `certified`, by default that one; pass one that remembers its results.
+          bound: function of a network and `certified` that bounds its constant, for example a cached one.
         """
-        return self._lipschitz_constants(certified, bound or lipschitz_constant)
+        return self._lipschitz_constants(certified, bound)
 
     def _lipschitz_constants(self, certified, bound):
-        """By default the members imply them."""
+        """By default, what the members imply."""
         parts = [lipschitz_constants(member, certified, bound) for member in self._members.values()]
         if not parts:
-            return LipschitzConstants(reason=f"The Lipschitz constants of a {type(self).__name__} are unknown")
+            unknown = f"The Lipschitz constants of a {type(self).__name__} are unknown"
+            return LipschitzConstants(reason=self._why_unbounded or unknown)
         orders = {part.order for part in parts} - {None}
         if len(orders) > 1:
             return LipschitzConstants(reason=f"The parts of {self.name} contract in different norms")
@@ -240,11 +252,11 @@ class FlowBijector(tfb.Bijector):
 
     @property
     def _has_parts(self):
-        """Whether an input or an output is a structure, whose parts have different ranks."""
+        """Whether an input or an output is a structure."""
         return tf.nest.is_nested(self.forward_min_event_ndims) or tf.nest.is_nested(self.inverse_min_event_ndims)
 
     def _defers(self, inverse):
-        """Whether the log-determinant comes from the opposite pass, because only this one takes a solver."""
+        """Whether the log-determinant comes from the opposite pass, because only this one needs a solver."""
         return _solves(self, inverse) and not _solves(self, not inverse)
 
     def _forward_event_shape(self, shape):
@@ -260,13 +272,13 @@ class FlowBijector(tfb.Bijector):
             check_event(f"{self.name} maps events", self._event_shape, shape)
 
     def _augmented(self, inverse, x, /, **arguments):
-        """The value, and a dict of what TFP's cache keeps beside it: the log-determinant of the same pass."""
+        """The value, and a dict of what TFP's cache keeps with it: the log-determinant of the same pass."""
         least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
-        unseeded = "seed" not in arguments and _is_random(self)  # only a call that asks for an estimate draws it
+        unseeded = "seed" not in arguments and _is_random(self)  # drawn only when the estimate is requested
         wanted = not (tf.nest.is_nested(least) or self._defers(inverse) or unseeded)
         try:
             value, log_det, *_ = _pass(self, x, Context(arguments, wanted), inverse)
-        except NotImplementedError:  # A member of the user's may have a value and no log-determinant.
+        except NotImplementedError:  # a user's member may have a value and no log-determinant
             value, log_det, *_ = _pass(self, x, Context(arguments, log_det=False), inverse)
         names = ("ildj", "fldj") if inverse else ("fldj", "ildj")
         return value, None if log_det is None else dict(zip(names, (log_det, -log_det), strict=True))
@@ -274,26 +286,22 @@ class FlowBijector(tfb.Bijector):
     _augmented_forward = functools.partialmethod(_augmented, False)
     _augmented_inverse = functools.partialmethod(_augmented, True)
 
-    def _forward_log_det_jacobian(self, *inputs, **arguments):  # one input; that of a subclass may take x alone
-        (x,) = inputs
-        if self._defers(inverse=False):
-            return tf.negative(
-                _log_det(self, _pass(self, self.forward(x, **arguments), Context(arguments), True), True)
-            )
-        return _log_det(self, _pass(self, x, Context(arguments), inverse=False), inverse=False)
+    def _log_det_jacobian(self, inverse, x, /, **arguments):
+        if self._defers(inverse):
+            x, inverse = (self.inverse if inverse else self.forward)(x, **arguments), not inverse
+            return tf.negative(_log_det(self, _pass(self, x, Context(arguments), inverse), inverse))
+        return _log_det(self, _pass(self, x, Context(arguments), inverse), inverse)
 
-    def _inverse_log_det_jacobian(self, y, **arguments):
-        if self._defers(inverse=True):
-            return -self._forward_log_det_jacobian(self.inverse(y, **arguments), **arguments)
-        return _log_det(self, _pass(self, y, Context(arguments), inverse=True), inverse=True)
+    _forward_log_det_jacobian = functools.partialmethod(_log_det_jacobian, False)
+    _inverse_log_det_jacobian = functools.partialmethod(_log_det_jacobian, True)
 
 
 def pass_through(
     bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = None, inverse: bool = False
 ) -> Pass:
-    """A `Pass` through any bijector, of TFP's too, from a tensor or a nest of them.
+    """A `Pass` through any bijector, also of TFP, from a tensor or a nest of tensors.
 
-    Its log-determinant is summed over events of rank `event_ndims`, by default the least.
+    The log-determinant is summed over events of rank `event_ndims`, by default the minimum.
     """
     if isinstance(bijector, _Invert):
         return pass_through(bijector.bijector, x, context, event_ndims, not inverse)
@@ -308,7 +316,7 @@ def pass_through(
     dtype = bijector.forward_dtype() if inverse else bijector.inverse_dtype()
     x = nest_util.convert_to_nested_tensor(x, dtype_hint=dtype, dtype=dtype, allow_packing=True)
     with tf.name_scope(bijector.name):
-        if bijector._members and bijector._has_parts and event_ndims is not None:  # ranks that no sum could follow
+        if bijector._members and bijector._has_parts and event_ndims is not None:  # parts of different ranks
             return pass_through_members(bijector, x, context, inverse, event_ndims)
         done = _pass(bijector, x, context, inverse)
         if not context.log_det:
@@ -318,8 +326,10 @@ def pass_through(
 
 
 def _pass(bijector, x, context, inverse):
-    """What the bijector's `forward_pass` or `inverse_pass` returns, as a `Pass`."""
+    """Returns what the bijector's `forward_pass` or `inverse_pass` returns, as a `Pass`."""
     method = bijector.inverse_pass if inverse else bijector.forward_pass
+    if bijector._event_shape is not None:
+        check_event(f"{bijector.name} maps events", bijector._event_shape, x.shape)
     done = method(x, context)
     if not isinstance(done, tuple):
         name = f"{type(bijector).__name__}.{method.__name__}"
@@ -330,8 +340,8 @@ def _pass(bijector, x, context, inverse):
 def pass_through_members(composition, x, context, inverse=False, event_ndims=None) -> Pass:
     """A pass through each member of a composition, by TFP's `_walk_forward` or `_walk_inverse`.
 
-    A log-determinant needs members in sequence, and the rank `event_ndims` of the events of `x`. Features are the
-    values after our compositions' scales, or the features of the members of TFP's.
+    The log-determinant requires members in sequence, and `event_ndims`, the rank of the events of `x`. The features
+    are the values after the scales of our compositions, or the features of the members of TFP's.
     """
     is_ours = isinstance(composition, FlowBijector)
     ends = composition._ends_of_scales() if is_ours else itertools.repeat(False)
@@ -367,35 +377,39 @@ def in_order(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     return members
 
 
-def lipschitz_constants(bijector: tfb.Bijector, certified: bool = False, bound: Any = None) -> LipschitzConstants:
-    """The `LipschitzConstants` of any bijector, of TFP's too; see `FlowBijector.lipschitz_constants`."""
+def lipschitz_constants(
+    bijector: tfb.Bijector, certified: bool = False, bound: Any = lipschitz_constant
+) -> LipschitzConstants:
+    """The `LipschitzConstants` of any bijector, also of TFP; see `FlowBijector.lipschitz_constants`."""
     if isinstance(bijector, _Invert):
         forward, inverse, order, reason = lipschitz_constants(bijector.bijector, certified, bound)
         return LipschitzConstants(inverse, forward, order, reason)
     if isinstance(bijector, FlowBijector):
-        return bijector.lipschitz_constants(certified, bound=bound)
+        return bijector.lipschitz_constants(certified, bound)
     return LipschitzConstants(reason=f"The Lipschitz constants of a {type(bijector).__name__} are unknown")
 
 
-def _solves(bijector, inverse):
-    """Whether a pass in this direction takes a solver, in some block."""
+def _leaves(bijector, inverse=False):
+    """The bijectors in a bijector that are not made of others, each with whether it is inverted."""
     if isinstance(bijector, _Invert):
-        return _solves(bijector.bijector, not inverse)
-    members = getattr(bijector, "_members", None) or getattr(bijector, "bijectors", [])
-    found = inverse and getattr(bijector, "_inverse_solves", False)
-    return found or any(_solves(member, inverse) for member in tf.nest.flatten(members))
+        return _leaves(bijector.bijector, not inverse)
+    members = tf.nest.flatten(getattr(bijector, "_members", None) or getattr(bijector, "bijectors", []))
+    return [leaf for member in members for leaf in _leaves(member, inverse)] or [(bijector, inverse)]
+
+
+def _solves(bijector, inverse):
+    """Whether a pass in this direction needs the solver of some block."""
+    leaves = _leaves(bijector, inverse)
+    return any(is_inverted and getattr(leaf, "_inverse_solves", False) for leaf, is_inverted in leaves)
 
 
 def _is_random(bijector):
     """Whether the log-determinant of some block is a random estimate."""
-    if isinstance(bijector, _Invert):
-        return _is_random(bijector.bijector)
-    members = getattr(bijector, "_members", None) or getattr(bijector, "bijectors", [])
-    return getattr(bijector, "is_random", False) or any(map(_is_random, tf.nest.flatten(members)))
+    return any(getattr(leaf, "is_random", False) for leaf, _ in _leaves(bijector))
 
 
 def _log_det(bijector, done, inverse):
-    """The log-determinant of a pass; a NotImplementedError if a bijector of the user's gave none."""
+    """Returns the log-determinant of a pass; raises a NotImplementedError if it has none."""
     if done.log_det is None:
         raise NotImplementedError(
             f"{bijector.name}.{'inverse_pass' if inverse else 'forward_pass'} returned no log-determinant, "
@@ -405,7 +419,7 @@ def _log_det(bijector, done, inverse):
 
 
 def _over_events(bijector, log_det, x, event_ndims, inverse):
-    """The log-determinant, summed over the axes of events of a higher rank than the least."""
+    """Sums the log-determinant over the axes of events of a higher rank than the minimum."""
     least = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
     if event_ndims is None or event_ndims == least:
         return log_det
@@ -423,8 +437,8 @@ def _over_events(bijector, log_det, x, event_ndims, inverse):
 def _stock_pass(bijector, x, context, event_ndims, inverse):
     """A pass through one of TFP's bijectors.
 
-    Its cache keeps the result of a branch of `tf.cond` or `tf.while_loop` under a tensor from outside, and returns
-    it outside, too. Therefore it gets copies, which nobody else has.
+    Its cache would return the result of a branch of `tf.cond` or `tf.while_loop` outside of it, too. Therefore it
+    gets copies of the tensors.
     """
     x = tf.nest.map_structure(tf.identity, x)
     call = bijector.inverse if inverse else bijector.forward

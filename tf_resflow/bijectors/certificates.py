@@ -15,10 +15,7 @@ __all__ = ["certified_bounds", "uncertified_blocks"]
 
 
 def uncertified_blocks(flow: tf.Module) -> dict[str, str]:
-    """The residual blocks whose `lipschitz_constant` is not verified, because nothing bounds their branch.
-
-    A dict of the block's name to the reason, a sentence; empty if all blocks have a bound.
-    """
+    """The names of the residual blocks whose `lipschitz_constant` cannot be verified, each with the reason."""
     reasons = {name: bounded_norm(block.branch)[1] for name, block in blocks_by_name(flow).items()}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
@@ -26,8 +23,8 @@ def uncertified_blocks(flow: tf.Module) -> dict[str, str]:
 def certified_bounds(flow: tf.Module, bound: Callable[..., Any] = lipschitz_constant) -> dict[str, float]:
     """Returns a rigorous upper bound of the Lipschitz constant of each residual branch, by the name of its block.
 
-    A bound is the product of the bounds of the layers and activations, for the present weights. Below 1 it proves
-    that the block is invertible; above 1 it proves nothing. It is infinite for the `uncertified_blocks`.
+    A bound is the product of the bounds of the layers and activations, for the current weights. Below 1 it proves
+    that the block is invertible; above 1 it proves nothing. It is infinite for blocks that cannot be verified.
     """
     uncertified = uncertified_blocks(flow)
     return {

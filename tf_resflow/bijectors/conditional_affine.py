@@ -4,9 +4,9 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
-from tf_resflow.bijectors.network_bijector import NetworkBijector, network_shapes, output_shape
-from tf_resflow.bijectors.networks import check_event, event_rows, from_rows
+from tf_resflow.bijectors.base import Context, Pass
+from tf_resflow.bijectors.networks import from_rows
+from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
 
 __all__ = ["ConditionalAffine"]
 
@@ -14,13 +14,12 @@ __all__ = ["ConditionalAffine"]
 class ConditionalAffine(NetworkBijector):
     r"""`y = L(c) x + t(c)` on vectors x, with a lower triangular matrix L that depends on a condition c.
 
-    \\(\log|\det J| = \sum_i l_i(c)\\), with \\(\exp(l_i(c))\\) the diagonal of L. With a normal base it is the
-    density of a Gaussian whose mean and covariance are functions of c; in front of residual blocks it moves what is
-    known of x given c to the origin, and scales it, so that they need not.
+    \\(\log|\det J| = \sum_i l_i(c)\\), with \\(\exp(l_i(c))\\) the diagonal of L. With a normal base distribution
+    it is the density of a Gaussian whose mean and covariance are functions of c. Before residual blocks it
+    standardizes x given c, so that the blocks need not. The inverse is as cheap.
 
-    The network returns t (D values) and the rows of L (D (D + 1) / 2 values, in the order of
-    `tfp.math.fill_triangular`, with l in place of the diagonal), joined, for an event of D coordinates. Its inverse
-    is as cheap.
+    For events of D coordinates the network returns t (D values) and the rows of L (D (D + 1) / 2 values, in the
+    order of `tfp.math.fill_triangular`, with l in place of the diagonal), joined along the last axis.
 
     ```python
     import keras
@@ -34,19 +33,19 @@ class ConditionalAffine(NetworkBijector):
 
     Args:
       network: built Keras layer or model, from a condition `[condition_size]` to `[D (D + 3) / 2]`.
-      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
+      name: `str`, a key of checkpoints. `Flow` numbers members of the same name.
 
     Raises:
       ValueError: if the network is not built, or does not map vectors to vectors of such a size.
     """
 
+    _why_unbounded = "The matrix of a conditional affine map is a function of the condition"
+
     def __init__(self, network: keras.Layer, *, name: str = "conditional_affine") -> None:
         parameters = dict(locals())
-        self._size, condition_shape = _shapes(network)
+        self._size, condition = _size_and_condition(network)
         self._event_shape = tf.TensorShape([self._size])
-        super().__init__(
-            network, condition_shape, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/"
-        )
+        super().__init__(network, [condition], forward_min_event_ndims=1, parameters=parameters, name=f"{name}/")
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         x, batch_shape, shift, matrix, log_det = self._evaluate(x, context)
@@ -60,24 +59,19 @@ class ConditionalAffine(NetworkBijector):
 
     def _evaluate(self, x, context):
         """The rows of x, their batch shape, and the shift, matrix and log-determinant of each."""
-        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         network, condition = self._network_and_condition(context)
-        x, condition, batch_shape = event_rows(self.name, x, 1, condition, self._condition_shape)
+        x, condition, batch_shape = self._to_rows(x, condition)
         output = tf.cast(network(condition), x.dtype)
         matrix = tfp.math.fill_triangular(output[:, self._size :])
-        diagonal = tf.eye(self._size, dtype=x.dtype)  # by which XLA knows gradients of batches of any size
+        diagonal = tf.eye(self._size, dtype=x.dtype)  # XLA has the gradients of this for batches of any size
         log_scale = tf.reduce_sum(matrix * diagonal, axis=-1)
         matrix = (1 - diagonal) * matrix + diagonal * tf.exp(log_scale)[:, tf.newaxis]
         return x, batch_shape, output[:, : self._size], matrix, tf.reduce_sum(log_scale, axis=-1)
 
-    def _lipschitz_constants(self, certified, bound):
-        return LipschitzConstants(reason="The matrix of a conditional affine map is a function of the condition")
 
-
-def _shapes(network):
-    """The size of an event and the shape of a condition, as the network tells them."""
-    condition, *others = network_shapes(network)
-    output = output_shape(network)
+def _size_and_condition(network):
+    """The size of an event and the shape of a condition, from those of the network."""
+    (condition, *others), output = network_shapes(network)
     sizes = {size * (size + 3) // 2: size for size in range(1, 1 + output[-1])}
     if others or len(condition) != 1 or len(output) != 1 or output[0] not in sizes:
         raise ValueError(

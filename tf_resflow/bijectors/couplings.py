@@ -6,8 +6,8 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
-from tf_resflow.bijectors.network_bijector import NetworkBijector, network_shapes, output_shape
-from tf_resflow.bijectors.networks import bounded_norm, check_event
+from tf_resflow.bijectors.networks import bounded_norm
+from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
 
 __all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
 
@@ -29,16 +29,13 @@ class Coupling(NetworkBijector):
         if split not in ("channels", "checkerboard"):
             raise ValueError(f"split is 'channels' or 'checkerboard'; got {split!r}.")
         self._split, self._swap = split, swap
-        given, *condition = network_shapes(network)
+        (given, *condition), output = network_shapes(network)
         self._num_given = given[-1]
-        self._num_mapped = _num_mapped(network, given, split, self.num_parameters)
+        self._num_mapped = _num_mapped(given, output, split, self.num_parameters)
         channels = self._num_mapped + (self._num_given if split == "channels" else 0)
         self._event_shape = tf.TensorShape([*given[:-1], channels])
         rank = self._event_shape.rank
-        condition_shape = condition[0] if condition else None
-        super().__init__(
-            network, condition_shape, forward_min_event_ndims=rank, parameters=parameters, name=f"{name}/"
-        )
+        super().__init__(network, condition, forward_min_event_ndims=rank, parameters=parameters, name=f"{name}/")
 
     @abc.abstractmethod
     def _shift_and_log_scale(self, output):
@@ -59,7 +56,6 @@ class Coupling(NetworkBijector):
 
     def _divide(self, x):
         """The parts a and b of x; on a checkerboard each is an image with zeros in place of the other."""
-        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         if self._split == "checkerboard":
             mask = self._mask(x)
             return (1 - mask) * x, mask * x
@@ -82,7 +78,7 @@ class Coupling(NetworkBijector):
         return 1 - odd if self._swap else odd
 
     def _evaluate(self, given, context):
-        """The shift and the log-scale of each element of b, from the network on a; zero for those of a."""
+        """The shift and the log-scale of each element of b, computed from a; zero for the elements of a."""
         output = self._output(context)(given)
         output = tf.ensure_shape(output, [*given.shape[:-1], self.num_parameters * self._num_mapped])
         shift, log_scale = self._shift_and_log_scale(output)
@@ -92,21 +88,16 @@ class Coupling(NetworkBijector):
         return shift, log_scale
 
 
-def _num_mapped(network, shape, split, num_parameters):
+def _num_mapped(shape, output, split, num_parameters):
     """The channels of the part b; raises a ValueError if the network's output does not fit its input."""
-    output = output_shape(network)
     mapped, rest = divmod(output[-1], num_parameters)
     fits = output[:-1] == shape[:-1] and mapped > 0 and rest == 0
+    wanted = f"[..., C_a] to [..., {num_parameters} C_b], where an event is [..., C_a + C_b]"
     if split == "checkerboard":
         fits = fits and len(shape) == 3 and mapped == shape[-1]
         wanted = f"an image [H, W, C] to [H, W, {num_parameters} C]"
-    else:
-        wanted = f"[..., C_a] to [..., {num_parameters} C_b], where an event is [..., C_a + C_b]"
     if not fits:
-        raise ValueError(
-            f"The network maps {shape} to {output}. With split={split!r} and {num_parameters} parameter(s) for "
-            f"each element it must map {wanted}."
-        )
+        raise ValueError(f"With split={split!r} the network must map {wanted}; it maps {shape} to {output}.")
     return mapped
 
 
@@ -115,19 +106,10 @@ class AdditiveCoupling(Coupling):
 
     The network returns t, one value for each element of b. See `AffineCoupling` for the parts and the arguments.
 
-    If the layers of t have a known Lipschitz constant L in an l^p norm, the coupling and its inverse have 1 + L: a
-    part of a vector is no longer than the whole, so
+    If the layers of t have a known Lipschitz constant L in an l^p norm, the constant of the coupling and of its
+    inverse is 1 + L: a part of a vector is no longer than the whole, so
     \\(\|y - y'\| \le \|x - x'\| + \|t(x_a) - t(x_a')\| \le (1 + L) \|x - x'\|\\), and the inverse subtracts
-    \\(t(y_a)\\), which has the same constant.
-
-    ```python
-    import tensorflow as tf
-    import tf_resflow as resflow
-    network = resflow.flows.dense_coupling_network([3], hidden=(8,), num_parameters=1)
-    coupling = resflow.bijectors.AdditiveCoupling(network)
-    print(coupling.forward_log_det_jacobian(tf.ones([2, 3]), event_ndims=1).numpy())
-    # [0. 0.]
-    ```
+    \\(t(y_a)\\).
 
     References:
       Dinh et al., NICE, 2015, Section 3.
@@ -151,8 +133,7 @@ class AffineCoupling(Coupling):
     r"""`y_a = x_a`, `y_b = sigmoid(r(x_a) + 2) x_b + t(x_a)` for the two parts a and b of an event.
 
     \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\): the Jacobian is triangular. The inverse is as
-    cheap as the forward pass, whatever the network is. Value and log-determinant come from one evaluation of it.
-    The scale is 0.88 where r = 0.
+    cheap as the forward pass. Value and log-determinant come from one evaluation of the network.
 
     The shape of an event follows from the network, which takes a and returns `[t, r]`, joined along the last axis:
     two values for each element of b.
@@ -177,7 +158,7 @@ class AffineCoupling(Coupling):
       network: built Keras layer or model; with two inputs for a conditional coupling.
       split: "channels" or "checkerboard".
       swap: whether a is the last channels, or the pixels whose row + column is odd.
-      name: `str`, a key of checkpoints: see `Flow`, which numbers members of one name.
+      name: `str`, a key of checkpoints. `Flow` numbers members of the same name.
 
     Raises:
       ValueError: if the network is not built, or its output does not fit its input and the split.
@@ -190,11 +171,7 @@ class AffineCoupling(Coupling):
 
     _default_name = "affine_coupling"
     num_parameters = 2
-
-    def _lipschitz_constants(self, certified, bound):
-        return LipschitzConstants(
-            reason="An affine coupling scales b by a function of a: its slope in a grows with b, without bound"
-        )
+    _why_unbounded = "An affine coupling scales b by a function of a: its slope in a grows with b, without bound"
 
     def _shift_and_log_scale(self, output):
         shift, logits = tf.split(output, 2, axis=-1)

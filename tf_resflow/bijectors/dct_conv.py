@@ -1,18 +1,16 @@
-"""A convolution as a product in the domain of the cosine transform, which begins with white images."""
+"""A convolution in the domain of the cosine transform, which can start by whitening images."""
 
 import numpy as np
 import tensorflow as tf
 from scipy import fft
 
 from tf_resflow.bijectors.base import LipschitzConstants
-from tf_resflow.bijectors.networks import check_event
-from tf_resflow.bijectors.variable_bijector import VariableBijector
-from tf_resflow.sequences import check_sequence
+from tf_resflow.bijectors.parametrized import VariableBijector
 from tf_resflow.typing import DType, Shape, TensorLike
 
 __all__ = ["DCTConv"]
 
-_LEAST_VARIANCE, _LEAST_SHARE = 1e-6, 1e-4  # of a channel: in all, and of its own that others do not explain
+_LEAST_VARIANCE, _LEAST_SHARE = 1e-6, 1e-4  # added to the variance of a channel, absolute and relative
 
 
 class DCTConv(VariableBijector):
@@ -21,11 +19,11 @@ class DCTConv(VariableBijector):
     T is the orthonormal DCT-II of the rows and columns of each channel. W mixes the C channels of a frequency
     \\(f\\): \\(W_f = \mathrm{diag}(e^{s_f}) (I + L_f)\\) with strictly lower triangular \\(L_f\\), so that
     \\(\log|\det J| = \sum_f \sum_c s_{fc}\\). L and s are trained; they are the lower part and the diagonal of one
-    array, and the rest of it is not used.
+    array, whose upper part is not used.
 
-    It starts as the identity. `tf_resflow.bijectors.initialize` makes it whiten a first batch: the frequencies of
-    natural images are almost uncorrelated, and a normal distribution behind it has the likelihood of one of full
-    covariance, or a better one, with (C + 1) / 2 numbers for a coordinate.
+    It starts as the identity. `tf_resflow.bijectors.initialize` makes it whiten a first batch. The frequencies of
+    natural images are almost uncorrelated, so a normal base distribution then has about the likelihood of one with
+    full covariance, with (C + 1) / 2 parameters per coordinate.
 
     ```python
     import numpy as np
@@ -42,19 +40,13 @@ class DCTConv(VariableBijector):
       event_shape: `[H, W, C]`.
       dtype: of the variables.
 
-    Raises:
-      ValueError: unless `event_shape` is of known images.
-
     References:
       Hoogeboom, van den Berg, Welling, Emerging convolutions for generative normalizing flows, 2019, Section 3.2,
-      has the products in the Fourier domain; the cosines make reflecting boundaries of periodic ones.
+      with products in the Fourier domain. Cosines have reflecting instead of periodic boundaries.
     """
 
     def __init__(self, event_shape: Shape, dtype: DType = "float32", *, name: str = "dct_conv") -> None:
         parameters = dict(locals())
-        check_sequence("event_shape", event_shape, "[32, 32, 3]")
-        if len(event_shape) != 3 or any(not size for size in event_shape):
-            raise ValueError(f"DCTConv needs the known shape [H, W, C] of an image; got {tuple(event_shape)}.")
         self._event_shape = tf.TensorShape(event_shape)
         height, width, channels = event_shape
         self._cosines = [fft.dct(np.eye(size), axis=0, norm="ortho") for size in (height, width)]
@@ -72,14 +64,14 @@ class DCTConv(VariableBijector):
         return self._value("lower")
 
     def initialize(self, x: TensorLike, inverse: bool = False) -> None:
-        """Sets the parameters so that each frequency of `forward(x)` has the covariance I, nearly.
+        """Sets the parameters so that each frequency of `forward(x)` has nearly the covariance I.
 
-        The covariance is that of the batch, about its mean, with 1e-4 of its diagonal and 1e-6 on top, so that one
-        of few images is not singular.
+        The covariance of the batch gets 1e-4 of its diagonal and 1e-6 on top, so that a batch of few images is not
+        singular.
 
         Args:
           x: the batch, `[batch, ..., H, W, C]`.
-          inverse: whether it is `inverse(x)` that gets the covariance I.
+          inverse: whether `inverse(x)` gets the covariance I instead.
         """
         x = tf.reshape(tf.convert_to_tensor(x, self.dtype), [-1, *self._event_shape])
         frequencies = self._transform(x).numpy().astype(np.float64)
@@ -115,13 +107,11 @@ class DCTConv(VariableBijector):
         return tf.linalg.set_diag(tf.linalg.band_part(self.lower, -1, 0), tf.ones_like(scale))
 
     def _forward(self, x):
-        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         mixed = tf.einsum("hwcd,...hwd->...hwc", self._triangle(), self._transform(x))
         scale = tf.exp(tf.linalg.diag_part(self.lower))
         return tf.ensure_shape(self._transform(scale * mixed, inverse=True), x.shape)
 
     def _inverse(self, y):
-        check_event(f"{self.name} maps events", self._event_shape, y.shape)
         scale = tf.exp(-tf.linalg.diag_part(self.lower))
         unmix = tf.linalg.triangular_solve(self._triangle(), tf.eye(y.shape[-1], dtype=y.dtype))
         frequencies = tf.einsum("hwcd,...hwd->...hwc", unmix, scale * self._transform(y))

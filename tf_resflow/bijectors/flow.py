@@ -1,11 +1,13 @@
-"""Composition of bijectors in reading order, from data to latent."""
+"""Composition of bijectors in reading order, from data to latent, and the arguments that reach each of them."""
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
@@ -28,13 +30,13 @@ __all__ = [
     "route_members",
 ]
 
-# The arguments that a flow passes to the members that take them. A salt distinguishes members that draw under one
-# name; it is text, because TFP's caches would not find again the tensor that another seed is at each call.
+# The arguments that a flow passes to the members that accept them. A salt distinguishes members that draw under one
+# name; it is text, because TFP's caches could not find a tensor again that is another seed at each call.
 _SHARED = ("seed", "salt", "networks", "conditional_input")
 
 
 def modules(flow: tf.Module) -> tuple[tf.Module, ...]:
-    """A flow, or another module, and all modules in it; a ValueError for what is no `tf.Module`."""
+    """A flow, or another module, and all modules in it; raises a ValueError if it is no `tf.Module`."""
     if not isinstance(flow, tf.Module):
         advice = ": pass its attribute flow" if isinstance(getattr(flow, "flow", None), tf.Module) else ""
         raise ValueError(
@@ -48,14 +50,8 @@ def residual_blocks(bijector: tf.Module) -> list[ResidualBlock]:
     return [m for m in modules(bijector) if isinstance(m, ResidualBlock)]
 
 
-def _takers(bijector, *arguments):
-    """The bijectors in a bijector that take one of these arguments from the flows around them."""
-    parts = [part for part in modules(bijector) if isinstance(part, FlowBijector)]
-    return [part for part in parts if not set(arguments).isdisjoint(part.argument_names)]
-
-
 def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
-    """A dict of bijectors by name, in their order; equal names after the first are numbered: scale, scale_1."""
+    """A dict of bijectors by name, in order; equal names after the first are numbered: scale, scale_1."""
     named: dict[str, tfb.Bijector] = {}
     names = {bijector.name for bijector in bijectors}
     for bijector in bijectors:
@@ -68,24 +64,29 @@ def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
 
 
 def parts_by_name(flow: tf.Module) -> dict[str, tfb.Bijector]:
-    """A flow and all bijectors in it by name, as `by_name` numbers them: members before members of members."""
+    """A flow and all bijectors in it by name, numbered as by `by_name`: members before members of members."""
     return by_name([part for part in modules(flow) if isinstance(part, tfb.Bijector)])
 
 
 def keras_parts(flow: tf.Module) -> dict[str, Any]:
-    """All that Keras is to see of a flow, by the bijectors' names: their networks and their variables."""
-    parts = {name: getattr(part, "keras_parts", None) for name, part in parts_by_name(flow).items()}
-    return {name: part for name, part in parts.items() if part is not None}
+    """What Keras trains of a flow, by the bijectors' names: a network, or a list of networks and variables."""
+    found = {}
+    for name, part in parts_by_name(flow).items():
+        networks = [network for network in getattr(part, "networks", ()) if isinstance(network, keras.Layer)]
+        parts = [*networks, *getattr(part, "keras_variables", ())]
+        if parts:
+            found[name] = networks[0] if len(parts) == len(networks) == 1 else parts
+    return found
 
 
 def route(
     bijector: tfb.Bijector, kwargs: Mapping[str, Any], key: str | None = None, salted: bool = False
 ) -> dict[str, Any]:
-    """The part of a flow's arguments that goes to a member of this key, by default its name.
+    """The part of a flow's arguments for a member with this key, by default its name.
 
-    `seed` and `conditional_input` reach every bijector that takes them, through nested flows, `tfb.Chain` and
-    `tfb.Invert`; a dictionary under a member's key is for that member alone, as in `tfb.Chain`. With `salted`
-    the key is added to the salt of its seed.
+    `seed` and `conditional_input` reach every bijector that accepts them, through nested flows, `tfb.Chain` and
+    `tfb.Invert`. A dictionary under a member's key is for that member alone, as in `tfb.Chain`. With `salted` the
+    key is added to the salt of its seed.
     """
     key = bijector.name if key is None else key
     bijector = _innermost(bijector)
@@ -102,10 +103,10 @@ def route(
 def route_members(
     flow: tfb.Bijector, members: Mapping[str, tfb.Bijector], kwargs: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """The arguments of each member of a flow or a stock composition, by key.
+    """The arguments of each member of a flow or a composition of TFP, by key.
 
     The key of a member that draws under the name of an earlier one salts the seed: the two draw independently.
-    Raises a ValueError for arguments that no member would take.
+    Raises a ValueError for arguments that no member accepts.
     """
     if not kwargs:
         return {key: {} for key in members}
@@ -128,7 +129,7 @@ def route_members(
 
 
 def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
-    """Raises a ValueError for a stock composition in which members that draw random numbers share a name."""
+    """Raises a ValueError for a composition of TFP in which members that draw random numbers share a name."""
     for part in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
         if not _goes_by_name(part):
             continue
@@ -136,42 +137,38 @@ def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
         twice = {b.name for b in tf.nest.flatten(part.bijectors) if counts[b.name] > 1 and _takers(b, "seed")}
         if twice:
             raise ValueError(
-                f"{part.name} ({type(part).__name__}) passes arguments on by name alone, and cannot give different "
-                f"seeds to members of one name; given more than once: {', '.join(sorted(twice))}. Pass name= to "
-                "what builds them, or put them in a tf_resflow.bijectors.Flow, which numbers them."
+                f"{part.name} ({type(part).__name__}) passes arguments by name alone, so members of the same name "
+                f"would share a seed; given more than once: {', '.join(sorted(twice))}. Rename them, or use a "
+                "tf_resflow.bijectors.Flow, which numbers them."
             )
 
 
-def _check_dtypes(bijectors):
-    names = {b.dtype: b.name for b in bijectors if isinstance(b.dtype, tf.DType) and b.dtype.is_floating}
-    if len(names) > 1:
-        found = ", ".join(f"{dtype.name} in {name}" for dtype, name in names.items())
-        raise ValueError(
-            f"The members of a flow have parameters of different dtypes, {found}: give all the same. (Networks of "
-            "the policy 'mixed_bfloat16' have float32 parameters.)"
-        )
-
-
-def _innermost(bijector):
+def _innermost(bijector: tfb.Bijector) -> tfb.Bijector:
     """The bijector inside any of TFP's classes of `Invert`, or the bijector itself."""
     while isinstance(getattr(bijector, "bijector", None), tfb.Bijector):
         bijector = bijector.bijector
     return bijector
 
 
+def _takers(bijector, *arguments):
+    """The bijectors in a bijector that accept one of these arguments from the flows around them."""
+    parts = [part for part in modules(bijector) if isinstance(part, FlowBijector)]
+    return [part for part in parts if not set(arguments).isdisjoint(part.argument_names)]
+
+
 def _goes_by_name(bijector):
-    """Whether it is a stock composition, which takes a dictionary for each name of a member and nothing else."""
-    return isinstance(bijector, tfb.Composition) and not isinstance(bijector, Flow)
+    """Whether it is a composition of TFP, which only accepts dictionaries under the names of members."""
+    return isinstance(bijector, tfb.Composition) and not isinstance(bijector, FlowBijector)
 
 
 class Flow(FlowBijector, tfb.Composition):
     r"""\\(f = f_n \circ \dots \circ f_1\\) from a list `[f_1, ..., f_n]`: applied in reading order, data to latent.
 
-    (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks, each of which salts
-    it with its name; `conditional_input` reaches the conditional ones. Members of one name are numbered in their
-    order: three `tfb.Scale`s have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint and
-    the arguments of one member, `flow.forward(x, residual_block_1={"seed": 1})`; if blocks share a name, they
-    salt the seeds, too.
+    (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks, each of which salts it with
+    its name; `conditional_input` reaches the conditional ones. Members of the same name are numbered in order:
+    three `tfb.Scale`s have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint, the
+    arguments of one member, as in `flow.forward(x, residual_block_1={"seed": 1})`, and the salts of blocks of the
+    same name.
 
     ```python
     import keras
@@ -197,23 +194,19 @@ class Flow(FlowBijector, tfb.Composition):
       bijectors: list of `tfb.Bijector`s; stock TFP bijectors can be members.
 
     Raises:
-      ValueError: if the list is empty, members have parameters of different float dtypes, or blocks share a name
-        inside a stock composition such as `tfb.Chain`.
+      ValueError: if the list is empty or has anything else in it, or blocks share a name inside a composition of
+      TFP
+        such as `tfb.Chain`.
     """
 
     def __init__(
         self, bijectors: Sequence[tfb.Bijector], *, validate_args: bool = False, name: str = "flow"
     ) -> None:
         parameters = dict(locals())
-        if isinstance(bijectors, tfb.Bijector):
-            raise ValueError("A Flow takes a list of bijectors; got a single one: write Flow([bijector]).")
         bijectors = list(bijectors)
-        if not bijectors:
-            raise ValueError("A Flow needs at least one bijector.")
-        if others := [member for member in bijectors if not isinstance(member, tfb.Bijector)]:
-            raise ValueError(f"A Flow takes a list of bijectors; got {others[0]!r} in it.")
+        if not bijectors or not all(isinstance(member, tfb.Bijector) for member in bijectors):
+            raise ValueError(f"A Flow needs a list of at least one bijector; got {bijectors!r}.")
         check_told_apart(bijectors)
-        _check_dtypes(bijectors)
         self._members = self._no_dependency(by_name(bijectors))
         super().__init__(
             bijectors,
@@ -223,13 +216,13 @@ class Flow(FlowBijector, tfb.Composition):
             inverse_min_event_ndims=None,
             validate_args=validate_args,
         )
-        # Keyed by name: a checkpoint of another architecture fails to restore.
+        # Keyed by name, so that a checkpoint of another architecture fails to restore.
         self._bijectors_trackable = dict(self._members)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the values after each scale."""
         exact = [block.branch for block in residual_blocks(self) if isinstance(block.log_det, Exact)]
-        if exact and "networks" not in context.arguments:  # all of them together, in fewer operations
+        if exact and "networks" not in context.arguments:  # all of them together need fewer operations
             arguments = {**context.arguments, "networks": Networks(*exact)}
             context = dataclasses.replace(context, arguments=arguments)
         return pass_through_members(self, x, context, False, self.forward_min_event_ndims)
@@ -265,24 +258,16 @@ class Flow(FlowBijector, tfb.Composition):
             y = step_fn(member, y, **routed[key])
         return y
 
-    # A composition of TFP's walks for a log-determinant; here a pass gives it.
-
-    def _call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs):
-        if self._has_parts and not self._is_least(event_ndims, inverse=False):
-            return self._log_det_of_parts(x, event_ndims, kwargs, inverse=False)
-        return tfb.Bijector._call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs)
-
-    def _call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs):
-        if self._has_parts and not self._is_least(event_ndims, inverse=True):
-            return self._log_det_of_parts(y, event_ndims, kwargs, inverse=True)
-        return tfb.Bijector._call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs)
-
-    def _is_least(self, event_ndims, inverse):
-        """Whether events are tensors of the least rank: the log-determinant of a pass is for these."""
+    def _call_log_det_jacobian(self, inverse, x, event_ndims, name, **arguments):
+        """As in `tfb.Bijector`, from a pass; `tfb.Composition` would walk through the members instead."""
         least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
-        return not tf.nest.is_nested(least) and (event_ndims is None or tf.get_static_value(event_ndims) == least)
-
-    def _log_det_of_parts(self, x, event_ndims, arguments, inverse):
+        has_least = not tf.nest.is_nested(least) and (
+            event_ndims is None or tf.get_static_value(event_ndims) == least
+        )
+        if not self._has_parts or has_least:
+            bijector = tfb.Bijector
+            call = bijector._call_inverse_log_det_jacobian if inverse else bijector._call_forward_log_det_jacobian
+            return call(self, x, event_ndims, name, **arguments)
         if not self._defers(inverse):
             return pass_through(self, x, Context(arguments), event_ndims, inverse).log_det
         y = (self.inverse if inverse else self.forward)(x, **arguments)
@@ -290,6 +275,9 @@ class Flow(FlowBijector, tfb.Composition):
             event_ndims = (self.inverse_event_ndims if inverse else self.forward_event_ndims)(event_ndims)
         log_det = self.forward_log_det_jacobian if inverse else self.inverse_log_det_jacobian
         return tf.negative(log_det(y, event_ndims, **arguments))
+
+    _call_forward_log_det_jacobian = functools.partialmethod(_call_log_det_jacobian, False)
+    _call_inverse_log_det_jacobian = functools.partialmethod(_call_log_det_jacobian, True)
 
     @classmethod
     def _parameter_properties(cls, dtype):

@@ -5,13 +5,12 @@ import scipy.linalg
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import LipschitzConstants
-from tf_resflow.bijectors.networks import check_event
-from tf_resflow.bijectors.variable_bijector import VariableBijector
+from tf_resflow.bijectors.parametrized import VariableBijector
 from tf_resflow.typing import DType
 
 __all__ = ["InvertibleConv1x1"]
 
-_EXCESS = 1.0 + 1e-9  # of a norm in float64, over its rounding
+_EXCESS = 1.0 + 1e-9  # more than the rounding of a norm in float64
 
 
 class InvertibleConv1x1(VariableBijector):
@@ -20,17 +19,7 @@ class InvertibleConv1x1(VariableBijector):
     \\(W = P (I + L) (U + \mathrm{diag}(e^s))\\) with strictly triangular L and U, and
     \\(\log|\det J| = H W \sum_c s_c\\) for images `[H, W, C]`. L, s and U are trained; they are the lower part, the
     diagonal and the upper part of one matrix. P is a fixed permutation with fixed signs. W starts as a random
-    rotation.
-
-    (An event is the channels; TFP sums over the pixels of an image.)
-
-    ```python
-    import tensorflow as tf
-    import tf_resflow as resflow
-    conv = resflow.bijectors.InvertibleConv1x1(3, seed=1)
-    print(conv.forward(tf.ones([2, 4, 4, 3])).shape, conv.weight().shape)
-    # (2, 4, 4, 3) (3, 3)
-    ```
+    rotation. (An event is the channels of a pixel; TFP sums over the pixels of an image.)
 
     Args:
       num_channels: C.
@@ -45,8 +34,6 @@ class InvertibleConv1x1(VariableBijector):
         self, num_channels: int, seed: int = 0, dtype: DType = "float32", *, name: str = "invertible_conv_1x1"
     ) -> None:
         parameters = dict(locals())
-        if num_channels < 1:
-            raise ValueError(f"An InvertibleConv1x1 has at least one channel; got {num_channels}.")
         self._event_shape = tf.TensorShape([num_channels])
         super().__init__(
             _factors(_rotation(num_channels, seed)),
@@ -98,7 +85,6 @@ class InvertibleConv1x1(VariableBijector):
         return self._mix(y, inverse)
 
     def _mix(self, x, matrix):
-        check_event(f"{self.name} maps channels", self._event_shape, x.shape)
         return tf.ensure_shape(tf.tensordot(x, matrix, [[-1], [1]]), x.shape)
 
     def _forward_log_det_jacobian(self, x):

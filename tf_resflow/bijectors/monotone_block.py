@@ -5,10 +5,9 @@ import math
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, Pass
-from tf_resflow.bijectors.networks import Networks, bound_network, from_rows
+from tf_resflow.bijectors.networks import Networks, from_rows
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.layers.program import bind
-from tf_resflow.logdet import LogDetEstimator
 from tf_resflow.logdet.elimination import inverse_of
 from tf_resflow.solvers import Solution
 from tf_resflow.solvers.residual_inverse import solve_residual
@@ -23,16 +22,17 @@ _LOOSE = 1e-3  # relative tolerance in training
 class MonotoneBlock(ResidualBlock):
     r"""\\(y = \sqrt 2\, w - x\\), where \\(w + g(w) = \sqrt 2\, x\\), with Lip(g) < 1: a strongly monotone map.
 
-    It is the Cayley transform of g. With J the Jacobian of g at w, its own is \\((I - J)(I + J)^{-1}\\), and
+    It is the Cayley transform of g. With J the Jacobian of g at w, the Jacobian of the block is
+    \\((I - J)(I + J)^{-1}\\), and
 
     \\(\log|\det| = \log|\det(I - J)| - \log|\det(I + J)| = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k.\\)
 
-    With L = Lip(g), the block stretches by at most \\((1 + L) / (1 - L)\\), 99 at L = 0.98, where x + g(x) reaches
-    1 + L = 1.98; its inverse, the same block with -g, likewise. A few blocks can therefore do what takes many
-    residual ones. Each direction solves for w as the inverse of a residual block is solved: `log_prob`
-    takes about as long as `sample`.
+    With L = Lip(g), the block stretches by at most \\((1 + L) / (1 - L)\\), which is 99 at L = 0.98, where x + g(x)
+    reaches 1.98; so does its inverse, the same block with -g. A few blocks can therefore replace many residual
+    ones. Each direction solves for w like the inverse of a residual block: `log_prob` takes about as long as
+    `sample`.
 
-    Arguments, methods and requirements are those of `ResidualBlock`, in whose place it can stand.
+    Arguments, methods and requirements are those of `ResidualBlock`.
 
     References:
       Ahn, Kim, Kim and Kim, Invertible Monotone Operators for Normalizing Flows, 2022 (Sections 3 and 4).
@@ -44,7 +44,7 @@ class MonotoneBlock(ResidualBlock):
 
     def expansion_point(self, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """The w of x, `[batch, *event]`."""
-        return self._map(bind(self._branch), x, conditional_input, 1.0)[1]
+        return self._map(bind(self.branch), x, conditional_input, 1.0)[1]
 
     def jacobian(
         self,
@@ -64,9 +64,9 @@ class MonotoneBlock(ResidualBlock):
         return residual._replace(forward=stretch, inverse=stretch)
 
     def solve(self, y: TensorLike, conditional_input: TensorLike | None = None) -> Solution:
-        """The inverse with its diagnostics, those of the equation for w: see `ResidualBlock.solve`."""
+        """The inverse with the diagnostics of the equation for w: see `ResidualBlock.solve`."""
         y = tf.convert_to_tensor(y, dtype=self.dtype)
-        solution, _, _, batch_shape = self._map(bind(self._branch), y, conditional_input, -1.0)
+        solution, _, _, batch_shape = self._map(bind(self.branch), y, conditional_input, -1.0)
         return from_rows(solution, batch_shape)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
@@ -78,16 +78,13 @@ class MonotoneBlock(ResidualBlock):
         return self._apply(y, context, -1.0, **enough)
 
     def _apply(self, x, context, sign, **settings):
-        _, condition, networks = context.take(self.name, "seed", "conditional_input", "networks")
-        branch = bound_network(self._branch, networks)
+        branch, condition = self._network_and_condition(context)
         solution, w, condition, batch_shape = self._map(branch, x, condition, sign, **settings)
         with tf.control_dependencies(self._report(solution, context)):
             solution = from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
         if not context.log_det:
             return Pass(solution.root, solutions=(solution,))
-        if not isinstance(self._log_det, LogDetEstimator):
-            raise ValueError(f"{self.name}: log_det must be a tf_resflow.logdet estimator; got {self._log_det!r}.")
-        log_det = sign * self._log_det.log_det_ratio(branch, w, condition, seed=self._seed(context))
+        log_det = sign * self.log_det.log_det_ratio(branch, w, condition, seed=self._seed(context))
         return Pass(solution.root, from_rows(log_det, batch_shape), solutions=(solution,))
 
     def _map(self, branch, x, condition, sign, **settings):
@@ -96,6 +93,6 @@ class MonotoneBlock(ResidualBlock):
         settings |= {"conditional_input": condition, "sign": sign}
         if branch.training and self.parameters["inverse_solver"] is None:
             settings["enough_relative"] = _LOOSE
-        solution = solve_residual(branch, _SQRT2 * x, self._inverse_solver, **settings)
+        solution = solve_residual(branch, _SQRT2 * x, self.inverse_solver, **settings)
         w = solution.root
         return solution._replace(root=_SQRT2 * w - x), w, condition, batch_shape

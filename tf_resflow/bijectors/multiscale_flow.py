@@ -16,13 +16,16 @@ __all__ = ["MultiscaleFlow"]
 class MultiscaleFlow(FlowBijector):
     """Flows in sequence, with half of the channels factored out after each but the last.
 
-    `[H, W, C]` to a vector of the same size: after flow i the first half of the channels goes on to flow
-    i + 1, the second half is final. The latent is the concatenation of what left, in the order of leaving,
-    and of the last flow's output, each flattened. Flows of one name are numbered, as a `Flow` does its members.
+    It maps `[H, W, C]` to a vector of the same size. After flow i the first half of the channels goes on to flow
+    i + 1, and the second half is final. The latent is the concatenation of the final channels, scale by scale, and
+    of the last flow's output, each flattened. Flows of the same name are numbered, as in a `Flow`.
 
     Args:
       flows: list of `Flow`s on images, at least two; all but the last end in an even number of channels.
       event_shape: `[H, W, C]` of the data.
+
+    Attributes:
+      flows: the flows, first scale first.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
@@ -30,9 +33,7 @@ class MultiscaleFlow(FlowBijector):
 
     def __init__(self, flows: Sequence[Flow], event_shape: Shape, *, name: str = "multiscale_flow") -> None:
         parameters = dict(locals())
-        flows = list(flows)
-        if len(flows) < 2:
-            raise ValueError("A MultiscaleFlow needs at least two flows; use Flow for one.")
+        self.flows = self._no_dependency(list(flows))
         check_told_apart(flows)
         self._flows = by_name(flows)
         self._members = self._no_dependency(by_name(flows))
@@ -46,13 +47,8 @@ class MultiscaleFlow(FlowBijector):
             name=f"{name}/",
         )
 
-    @property
-    def flows(self) -> list[Flow]:
-        """The flows, first scale first."""
-        return list(self._members.values())
-
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from x, data to latent; its features are the flows' outputs, before channels leave."""
+        """The `Pass` from x, data to latent; its features are the outputs of the flows, with all channels."""
         return pass_through_members(self, x, context, False, 3)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
@@ -87,7 +83,7 @@ class MultiscaleFlow(FlowBijector):
         return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]
 
     def _compose(self, constants):
-        """What leaves at a scale is kept as it is: the constant of the rest of the flow counts for at least 1."""
+        """Final channels are kept as they are, so the constant of the rest of the flow counts as at least 1."""
         return functools.reduce(lambda rest, constant: constant * max(1.0, rest), reversed(constants), 0.0)
 
     def _forward_event_shape(self, shape):

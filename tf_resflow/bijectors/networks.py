@@ -1,7 +1,7 @@
-"""The Keras network inside a bijector: its shapes, its dtype, its variables, its constant."""
+"""The networks inside bijectors: their shapes, dtypes, variables and Lipschitz norms."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +24,8 @@ __all__ = [
     "event_rows",
     "from_rows",
     "input_shapes",
+    "of_shape",
+    "output_shape",
     "parameter_dtype",
     "share_trainable",
     "variables_by_name",
@@ -33,8 +35,8 @@ __all__ = [
 class Networks:
     """The networks of flows, bound to their weights once, for one or several passes.
 
-    A pass binds each network that it evaluates: it reads it and scales its kernels. This is what it evaluates
-    instead, given as the argument `networks` beside the seed. A training step makes one inside its gradient tape:
+    Without it, each pass binds each network that it evaluates: it reads the network and scales the kernels. Pass it
+    as the argument `networks`, like the seed. A training step creates one inside its gradient tape:
 
     ```python
     import tensorflow as tf
@@ -57,11 +59,10 @@ class Networks:
     # True
     ```
 
-    With `training` the pass is one of a step that calls `tf_resflow.layers.update_norms` after each change of the
-    weights. The stored vectors of norms are taken without a check. Activations are XLA kernels that pass over
-    memory once, without which more than half of the time of a step is elementwise traffic (XLA compiles again for
-    each size of a batch). Networks of a mixed policy compute in its lower precision. The equations of monotone
-    blocks with the default solver are solved to 0.1 % of the event, an error far below the noise of the gradient.
+    With `training`, call `tf_resflow.layers.update_norms` after each change of the weights: the stored vectors of
+    the norms are used without a check. Activations are compiled by XLA, again for each batch size. Networks of a
+    mixed policy compute in its lower precision. Monotone blocks with the default solver solve their equations to
+    0.1 % of the event, an error far below the noise of the gradient.
 
     Args:
       *flows: bijectors, distributions or other `tf.Module`s with bijectors in them, or networks.
@@ -73,11 +74,11 @@ class Networks:
         self._bound = dict(zip(networks, bind_all(networks, training=training), strict=True))
 
     def __getitem__(self, network: Any) -> BoundNetwork:
-        """The bound network; one that is not among these is bound anew."""
+        """The bound network; a network that is not among these is bound anew."""
         return self._bound[network] if network in self._bound else bind(network)
 
     def frozen(self, function: Callable[[tf.Tensor], Any]) -> "Networks":
-        """The same networks for good, with the constants or variables that a function makes of their parameters."""
+        """The same networks with fixed parameters: the constants or variables that a function makes of them."""
         networks = Networks()
         for network, bound in self._bound.items():
             kept = [function(parameter) for parameter in bound.parameters]
@@ -94,7 +95,7 @@ def _networks(flow):
     if isinstance(flow, keras.Layer) or not isinstance(flow, tf.Module):
         return [flow]
     parts = [part for part in (flow, *flow.submodules) if isinstance(part, tfb.Bijector)]
-    return [part.network for part in parts if hasattr(part, "network")]
+    return [network for part in parts for network in getattr(part, "networks", ())]
 
 
 def bound_network(network: Any, networks: Networks | None) -> BoundNetwork:
@@ -103,14 +104,14 @@ def bound_network(network: Any, networks: Networks | None) -> BoundNetwork:
 
 
 def adopt(network: Any) -> dict[str, tf.Variable]:
-    """Prepares the network of a bijector; the variables that this keeps, see `variables_by_name`.
+    """Prepares the network of a bijector, and returns the variables that the bijector keeps, by name.
 
     TFP sees them as trainable while Keras does. Mixed policies become `TrainingPolicy`s.
     """
     if not isinstance(network, keras.Layer):
         return {}
     if isinstance(network, keras.Sequential):
-        network.autocast = False  # to the dtype of its own policy, whatever that of its layers
+        network.autocast = False  # to the dtype of its own policy, which need not be that of its layers
     confine_to_training(network)
     for variable in network.variables:
         share_trainable(variable)
@@ -135,9 +136,9 @@ def check_built(network: keras.Layer) -> None:
 
 
 def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -> None:
-    """Raises a ValueError, which begins with `what`, unless `shape` ends in events like `event_shape`.
+    """Raises a ValueError that begins with `what` unless `shape` ends in events of this rank and these channels.
 
-    Like it are those of its rank and channels: networks of convolutions take images of another size.
+    Other axes may differ: networks of convolutions map images of any size.
     """
     num_channels = shape[-1:] if event_shape.rank else []
     if (shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(num_channels):
@@ -146,113 +147,40 @@ def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -
         )
 
 
-def check_unstretched(what: str, shape: tf.TensorShape, parameters: tf.TensorShape) -> None:
-    """Raises a ValueError, which begins with `what`, if parameters of a shape would stretch an event to it."""
-    if shape.rank is None:
-        return
-    last = [1] * (parameters.rank - shape.rank) + shape.as_list()[max(shape.rank - parameters.rank, 0) :]
-    if any(size not in (1, found) and found is not None for size, found in zip(parameters, last, strict=True)):
-        raise ValueError(f"{what} whose last axes are {tuple(parameters)}; got an input of shape {shape}.")
+def of_shape(shape: tf.TensorShape, tensor: tf.Tensor) -> tf.Tensor:
+    """Returns the tensor; raises a ValueError if it cannot have this shape, because parameters were broadcast."""
+    shape.assert_is_compatible_with(tensor.shape)
+    return tensor
 
 
 def event_rows(
-    name: str, x: tf.Tensor, rank: int, condition: TensorLike | None, condition_shape: tf.TensorShape
+    name: str, x: tf.Tensor, rank: int, condition: TensorLike | None, condition_shape: tf.TensorShape | None
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-    """The rows of x `[..., *event]`, with the events' rank; those of a condition; the batch shape for `from_rows`.
+    """Flattens the batch axes of events x of a rank, and of a condition; returns the batch shape for `from_rows`.
 
     The batch of the condition `[..., *condition_shape]` broadcasts to that of x. `name` is for errors.
     """
+    if condition is None and condition_shape is not None:
+        raise ValueError(f"{name} needs conditional_input, of shape {condition_shape}.")
     if condition is None and x.shape.rank == rank + 1:
         return x, None, None
-    batch_shape = tf.shape(x)[: x.shape.rank - rank]
+    batch = x.shape[: x.shape.rank - rank]
+    batch_shape = tf.shape(x)[: batch.rank]
     if condition is not None:
+        if condition_shape is None:
+            raise ValueError(f"{name} takes no conditional_input.")
         condition = tf.convert_to_tensor(condition)
         check_event(f"{name} takes conditional_input", condition_shape, condition.shape)
-        batch_shape = _check_no_growth(name, x, rank, condition, condition_shape.rank)
+        own = condition.shape[: condition.shape.rank - condition_shape.rank]
+        sizes = zip(reversed(batch), reversed(own), strict=False)
+        if own.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in sizes):
+            raise ValueError(
+                f"{name}: the batch {own} of conditional_input must broadcast to the batch {batch} of the value. "
+                "Draw a value for each condition, as by sample(4, ...) for four, or broadcast the value with "
+                "tf.broadcast_to."
+            )
         condition = _to_rows(condition, batch_shape, condition_shape.rank)
     return _to_rows(x, batch_shape, rank), condition, batch_shape
-
-
-def _check_no_growth(name, x, rank, condition, condition_rank):
-    """The batch shape of `x`; raises unless that of the condition broadcasts to it, now or when the graph runs."""
-    batch, own = x.shape[: x.shape.rank - rank], condition.shape[: condition.shape.rank - condition_rank]
-    message = (
-        f"{name}: the batch {own} of conditional_input must broadcast to the batch {batch} of the value: one draw "
-        "would go with several conditions. Draw one for each, as sample(4, ...) for four of them, or broadcast the "
-        "value, with tf.broadcast_to."
-    )
-    pairs = list(zip(reversed(batch), reversed(own), strict=False))
-    if own.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in pairs):
-        raise ValueError(message)
-    batch_shape = tf.shape(x)[: batch.rank]
-    if all(n == 1 or (n is not None and n == b) for b, n in pairs):
-        return batch_shape
-    own_shape = tf.shape(condition)[: own.rank]
-    fits = (own_shape == 1) | (own_shape == batch_shape[batch.rank - own.rank :])
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(fits), [message])]):
-        return tf.identity(batch_shape)
-
-
-def input_shapes(network: Any) -> list[tuple[int | None, ...]]:
-    """The shapes (with batch axis) of a network's inputs; an empty list if it does not know them."""
-    if getattr(network, "inputs", None):
-        return [tuple(tensor.shape) for tensor in network.inputs]
-    config = network.get_build_config() if isinstance(network, keras.Layer) else None
-    shape = (config or {}).get("input_shape")
-    if shape is None:
-        return []
-    nested = isinstance(shape[0], (list, tuple))
-    return [tuple(part) for part in shape] if nested else [tuple(shape)]
-
-
-def parameter_dtype(network: Any) -> tf.DType | None:
-    """The dtype of the parameters (a Sequential's own policy need not be that of its layers)."""
-    variables = getattr(network, "trainable_variables", ()) or getattr(network, "variables", ())  # if it is frozen
-    dtype = tf.as_dtype(variables[0].dtype) if variables else None
-    for tensor in getattr(network, "inputs", None) or []:
-        if dtype == tf.float64 and tensor.dtype != "float64":
-            raise ValueError(
-                f"The network has float64 parameters, but its keras.Input casts to {tensor.dtype}: create it "
-                "with keras.Input(shape, dtype='float64'), or call keras.config.set_floatx('float64') first."
-            )
-    return dtype
-
-
-class _SharedVariable(keras.Variable):
-    """A Keras variable that passes changes of `trainable` on to its `tf.Variable`, which TFP and tapes see."""
-
-    @property
-    def trainable(self):
-        return super().trainable
-
-    @trainable.setter
-    def trainable(self, value):
-        keras.Variable.trainable.fset(self, value)
-        for variable in getattr(self.value, "values", [self.value]):  # of each replica
-            set_trainable(variable, self.trainable)
-
-
-def share_trainable(variable: keras.Variable) -> tf.Variable:
-    """The `tf.Variable` of a Keras variable; from now on it is trainable while the Keras variable is."""
-    if type(variable) is keras.Variable:
-        variable.__class__ = _SharedVariable
-    variable.trainable = variable.trainable
-    return variable.value
-
-
-def variables_by_name(network: keras.Layer) -> dict[str, tf.Variable]:
-    """The variables of a network under names that depend on it alone, not on what was built before or around it.
-
-    Keras numbers its automatic names throughout a process; here equal names are numbered within the network.
-    """
-    named: dict[str, tf.Variable] = {}
-    counts: dict[str, int] = {}
-    scope = (network.path or network.name)[: -len(network.name)]
-    for variable in network.variables:
-        name = re.sub(r"_\d+(?=/|$)", "", variable.path.removeprefix(scope))
-        count = counts[name] = counts.get(name, -1) + 1
-        named[f"{name}_{count}" if count else name] = variable.value
-    return named
 
 
 def _to_rows(tensor, batch_shape, event_rank):
@@ -265,10 +193,83 @@ def _to_rows(tensor, batch_shape, event_rank):
 
 
 def from_rows(rows: Any, batch_shape: Any) -> Any:
-    """Tensors of rows, such as a `Solution`, in their batch shape, which `event_rows` returned."""
+    """Restores the batch shape that `event_rows` returned, of a tensor of rows or a structure like a `Solution`."""
 
     def restored(tensor):
         tensor, event = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0)), tensor.shape[1:]
         return tf.ensure_shape(tensor, [None] * batch_shape.shape[0] + event)
 
     return rows if batch_shape is None else tf.nest.map_structure(restored, rows)
+
+
+def input_shapes(network: Any) -> list[tuple[int | None, ...]]:
+    """The shapes (with batch axis) of a network's inputs; an empty list if they are unknown."""
+    if getattr(network, "inputs", None):
+        return [tuple(tensor.shape) for tensor in network.inputs]
+    config = network.get_build_config() if isinstance(network, keras.Layer) else None
+    shape = (config or {}).get("input_shape")
+    if shape is None:
+        return []
+    nested = isinstance(shape[0], (list, tuple))
+    return [tuple(part) for part in shape] if nested else [tuple(shape)]
+
+
+def output_shape(network: Any, shapes: Sequence[Any]) -> Any:
+    """The shape of the output for a batch of inputs of these shapes, without computing a value."""
+    dtype = parameter_dtype(network) or tf.float32
+    if isinstance(network, keras.Layer):
+        keras_specs = [keras.KerasTensor((None, *shape), dtype=dtype.name) for shape in shapes]
+        output = network.compute_output_spec(keras_specs if len(shapes) > 1 else keras_specs[0])
+    else:
+        specs = [tf.TensorSpec([None, *shape], dtype) for shape in shapes]
+        call = tf.function(lambda *inputs: network([*inputs] if len(shapes) > 1 else inputs[0]), autograph=False)
+        output = call.get_concrete_function(*specs).structured_outputs
+    return tf.nest.map_structure(lambda tensor: tf.TensorShape(tensor.shape), output)
+
+
+def parameter_dtype(network: Any) -> tf.DType | None:
+    """The dtype of the parameters (the policy of a `keras.Sequential` need not be that of its layers)."""
+    variables = getattr(network, "trainable_variables", ()) or getattr(network, "variables", ())  # if it is frozen
+    dtype = tf.as_dtype(variables[0].dtype) if variables else None
+    for tensor in getattr(network, "inputs", None) or []:
+        if dtype == tf.float64 and tensor.dtype != "float64":
+            raise ValueError(
+                f"The network has float64 parameters, but its keras.Input casts to {tensor.dtype}: create it "
+                "with keras.Input(shape, dtype='float64'), or call keras.config.set_floatx('float64') first."
+            )
+    return dtype
+
+
+class _Trainable:
+    """Whether a Keras variable is trainable now: the flag of its `tf.Variable`, which TFP and tapes read."""
+
+    def __init__(self, variable):
+        self._variable = variable
+
+    def __bool__(self):
+        return self._variable.trainable
+
+    def __index__(self):  # for protocol buffers
+        return int(self._variable.trainable)
+
+
+def share_trainable(variable: keras.Variable) -> tf.Variable:
+    """Returns the `tf.Variable` of a Keras variable, which from now on is trainable while the Keras variable is."""
+    for replica in getattr(variable.value, "values", [variable.value]):
+        set_trainable(replica, _Trainable(variable))
+    return variable.value
+
+
+def variables_by_name(network: keras.Layer) -> dict[str, tf.Variable]:
+    """The variables of a network under names that depend on the network alone.
+
+    Keras numbers its automatic names throughout a process; here equal names are numbered within the network.
+    """
+    named: dict[str, tf.Variable] = {}
+    counts: dict[str, int] = {}
+    scope = (network.path or network.name)[: -len(network.name)]
+    for variable in network.variables:
+        name = re.sub(r"_\d+(?=/|$)", "", variable.path.removeprefix(scope))
+        count = counts[name] = counts.get(name, -1) + 1
+        named[f"{name}_{count}" if count else name] = variable.value
+    return named

@@ -1,4 +1,4 @@
-"""Passes through a whole flow: with the values inside it, with its solvers' diagnostics, or to initialize it."""
+"""Passes through a flow that return its features or its solvers' diagnostics, or initialize it from data."""
 
 from typing import Any, NamedTuple
 
@@ -6,9 +6,8 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tf_resflow.bijectors.base import Context, FlowBijector, pass_through
-from tf_resflow.bijectors.flow import residual_blocks, route
+from tf_resflow.bijectors.flow import route
 from tf_resflow.bijectors.networks import Networks
-from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.solvers import Solution
 from tf_resflow.typing import Seed, TensorLike
@@ -23,11 +22,11 @@ class _Features(NamedTuple):
 
 
 def forward_features(flow: FlowBijector, x: TensorLike, log_det: bool = True, **kwargs: Any) -> _Features:
-    """The latent, the log-determinant and the values after each scale, each block evaluated once.
+    """Returns the latent, the log-determinant and the values after each scale, evaluating each block once.
 
-    The scales of a `MultiscaleFlow` are its flows; the value after one has all of its channels, both those that
-    leave and those that go on. A scale of a `Flow` ends with a `Squeeze2D` that some trained member precedes; the
-    last one ends with the flow, and its value is the latent.
+    The scales of a `MultiscaleFlow` are its flows; the value after a flow has all of its channels. A scale of a
+    `Flow` ends with a `Squeeze2D` after some trained member; the last scale ends with the flow, and its value is
+    the latent.
 
     ```python
     import tensorflow as tf
@@ -42,12 +41,12 @@ def forward_features(flow: FlowBijector, x: TensorLike, log_det: bool = True, **
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
       x: `[batch, *event]`.
-      log_det: whether to compute the log-determinant; without it no residual block evaluates a series.
+      log_det: whether to compute the log-determinant.
       **kwargs: `seed` and `conditional_input`, as for `flow.forward`.
 
     Returns:
-      A named tuple: `latent`, the flow's output; `log_det`, log|det J|, of the batch shape or a scalar, None if it
-      was not asked for; and `features`, the list of the values after each scale.
+      A named tuple of `latent`, `log_det` (log|det J|, of the batch shape or a scalar, or None) and `features`, the
+      list of the values after each scale.
     """
     x = tf.identity(tf.convert_to_tensor(x, flow.dtype))
     done = pass_through(flow, x, Context(kwargs, log_det), event_ndims=x.shape.rank - 1)
@@ -57,7 +56,7 @@ def forward_features(flow: FlowBijector, x: TensorLike, log_det: bool = True, **
 def block_inputs(
     flow: FlowBijector, x: TensorLike, *, conditional_input: TensorLike | None = None
 ) -> dict[str, tf.Tensor]:
-    """What each residual block of a flow maps, for data x, `[batch, *event]`, by the names of `blocks_by_name`."""
+    """The inputs of the residual blocks of a flow for data x `[batch, *event]`, by the names of the blocks."""
     names = {id(block): name for name, block in blocks_by_name(flow).items()}
     inputs = {}
 
@@ -82,7 +81,7 @@ def inverse_with_solutions(
     conditional_input: TensorLike | None = None,
     networks: Networks | None = None,
 ) -> tuple[tf.Tensor, list[Solution]]:
-    """`flow.inverse(z)`, with the solver's diagnostics instead of warnings.
+    """Returns `flow.inverse(z)` with the solver's diagnostics instead of warnings.
 
     ```python
     import tf_resflow as resflow
@@ -95,45 +94,32 @@ def inverse_with_solutions(
     Args:
       flow: a bijector from data to latent.
       z: `[batch, *latent]`.
-      atol: absolute tolerance that is enough for a block that was given no solver; by default its type's rounding.
+      atol: absolute tolerance for blocks that were given no solver; by default the rounding of their type.
       conditional_input: for conditional blocks.
-      networks: those of the flow, if they are bound.
+      networks: the bound `Networks` of the flow, if there are any.
 
     Returns:
-      The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order of inversion.
-
-    Raises:
-      ValueError: if `flow` is not a bijector, or is one of TFP's that hides its blocks.
+      The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order of inversion. Blocks
+      inside bijectors that are not made of members, such as `tfb.TransformDiagonal`, are not in the list.
     """
-    if not isinstance(flow, tfb.Bijector):
-        raise ValueError(f"inverse_with_solutions takes a bijector or a flow; got {type(flow).__name__}.")
     arguments = _given(conditional_input=conditional_input, networks=networks)
-    context = Context(arguments, log_det=False, warn=False, atol=atol, visit=_refuse_hidden_blocks)
+    context = Context(arguments, log_det=False, warn=False, atol=atol)
     done = pass_through(flow, z, context, inverse=True)
     return done.value, list(done.solutions)
-
-
-def _refuse_hidden_blocks(bijector, x, inverse):
-    hidden = [] if isinstance(bijector, ResidualBlock) else [block.name for block in residual_blocks(bijector)]
-    if hidden:
-        raise ValueError(
-            f"{bijector.name} ({type(bijector).__name__}) holds blocks whose solutions it does not give: "
-            f"{', '.join(hidden)}. Put them in a Flow, a MultiscaleFlow or a composition of TFP's."
-        )
 
 
 def initialize(
     flow: tfb.Bijector, batch: TensorLike, seed: Seed = None, *, conditional_input: TensorLike | None = None
 ) -> tf.Tensor:
-    """Sets every `ActNorm` of a flow from the statistics of a batch, in order, data to latent.
+    """Sets every `ActNorm` (and `DCTConv`) of a flow from the statistics of a batch, in order, data to latent.
 
     Call it once, before training, outside of `strategy.run` (inside `strategy.scope()` is fine). Inside a
-    `tfb.Invert` the data pass through the inverse of an `ActNorm`, and it is the inverse that normalizes them.
+    `tfb.Invert`, where the data pass through the inverse of an `ActNorm`, the inverse normalizes them.
 
     Args:
       flow: bijector mapping data to latent: a single one, or a `Flow`, `MultiscaleFlow`, `tfb.Chain`,
-        `tfb.JointMap`, `tfb.Blockwise` or `tfb.Invert` of such.
-      batch: `[batch, *event]`, data as the flow takes it (dequantized); in the structure of a `tfb.JointMap`.
+        `tfb.JointMap`, `tfb.Blockwise` or `tfb.Invert` of bijectors.
+      batch: `[batch, *event]`, data as the flow receives it (dequantized); in the structure of a `tfb.JointMap`.
       seed: for members that draw.
       conditional_input: for conditional blocks.
 
@@ -141,19 +127,15 @@ def initialize(
       The batch mapped to the latent space.
 
     Raises:
-      RuntimeError: inside a replica of `tf.distribute`.
       ValueError: if the batch has NaN or infinite values, or an `ActNorm` is inside a bijector whose members are
         not known.
     """
-    replica = tf.distribute.get_replica_context()
-    if replica is not None and replica.num_replicas_in_sync > 1:
-        raise RuntimeError("initialize assigns variables: call it outside of strategy.run.")
     if tf.nest.is_nested(flow.forward_min_event_ndims):
         batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
     else:
         batch = tf.convert_to_tensor(batch, flow.dtype)
     if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in tf.nest.flatten(batch)):
-        raise ValueError("The batch for initialize holds NaN or infinite values: clean the data first.")
+        raise ValueError("The batch for initialize has NaN or infinite values: clean the data first.")
     arguments = route(flow, _given(seed=seed, conditional_input=conditional_input))
     return pass_through(flow, batch, Context(arguments, log_det=False, visit=_initialize)).value
 
@@ -165,7 +147,6 @@ def _initialize(bijector, x, inverse):
     hidden = [part.name for part in parts if type(part)._initialize is not FlowBijector._initialize]
     if hidden:
         raise ValueError(
-            f"initialize does not know what reaches {', '.join(hidden)} inside of {bijector.name} "
-            f"({type(bijector).__name__}): it looks into Flow, MultiscaleFlow, tfb.Chain, tfb.JointMap, "
-            "tfb.Blockwise and tfb.Invert. Take it out of there, or call the initialize of each ActNorm yourself."
+            f"initialize does not know the inputs of {', '.join(hidden)} inside of {bijector.name} "
+            f"({type(bijector).__name__}). Move them out of it, or call their initialize yourself."
         )

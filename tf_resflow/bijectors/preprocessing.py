@@ -1,4 +1,4 @@
-"""Bijectors without trained parameters between the data and the first block: Logit, Normalize, Whiten."""
+"""Bijectors without trained parameters: Logit, Normalize, Squeeze2D and Whiten."""
 
 import math
 
@@ -6,11 +6,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
-from tf_resflow.bijectors.networks import check_unstretched
+from tf_resflow.bijectors.networks import of_shape
 from tf_resflow.private_api import OnlyInSavedModels
 from tf_resflow.typing import DType, TensorLike
 
-__all__ = ["Logit", "Normalize", "Whiten"]
+__all__ = ["Logit", "Normalize", "Squeeze2D", "Whiten"]
 
 
 class Logit(FlowBijector):
@@ -30,7 +30,7 @@ class Logit(FlowBijector):
     def __init__(self, alpha: float = 0.05, *, validate_args: bool = False, name: str = "logit") -> None:
         parameters = dict(locals())
         if not 0 < alpha < 0.5:
-            raise ValueError(f"alpha lies in (0, 0.5); got {alpha}.")
+            raise ValueError(f"alpha must lie in (0, 0.5); got {alpha}.")
         self._alpha = alpha
         super().__init__(forward_min_event_ndims=0, validate_args=validate_args, parameters=parameters, name=name)
 
@@ -47,9 +47,8 @@ class Logit(FlowBijector):
         checks = []
         if self.validate_args:
             message = "Logit takes values in [0, 1]: scale the data, or dequantize with x = (v + u) / levels."
-            checks = [tf.debugging.assert_non_negative(x, message)]
-            checks += [tf.debugging.assert_less_equal(x, tf.ones([], x.dtype), message)]
-        with tf.control_dependencies([check for check in checks if check is not None]):
+            checks = [tf.debugging.Assert(tf.reduce_all((x >= 0) & (x <= 1)), [message])]
+        with tf.control_dependencies(checks):
             s, rest = (self._alpha + (1 - 2 * self._alpha) * part for part in (x, 1 - x))
             return tf.math.log(s), tf.math.log(rest)
 
@@ -72,11 +71,32 @@ class Logit(FlowBijector):
         return math.log(1 - 2 * self._alpha) - log_s - log_rest
 
 
-class Normalize(OnlyInSavedModels, FlowBijector):
+class _WithStatistics(OnlyInSavedModels, FlowBijector):
+    """The base of bijectors whose parameters are statistics of data: variables that are not trained."""
+
+    _only_in_saved_models = ("_statistics",)
+
+    def __init__(self, values, rank, dtype, parameters, name):
+        with tf.init_scope():
+            self._statistics = {
+                key: tf.Variable(value, trainable=False, name=f"{name}_{key}") for key, value in values.items()
+            }
+        super().__init__(forward_min_event_ndims=rank, dtype=tf.as_dtype(dtype), parameters=parameters, name=name)
+
+    def _get_parameterization(self):
+        return id(self)  # see `VariableBijector`
+
+    @property
+    def statistics(self) -> dict[str, tf.Variable]:
+        """The variables by name."""
+        return dict(self._statistics)
+
+
+class Normalize(_WithStatistics):
     """`y = (x - mean) / std`, with statistics that broadcast against the event's last axes.
 
-    They are variables, which are not trained. A `tf_resflow.FlowModel` saves them with its weights; in a checkpoint
-    of the bijector alone they are not.
+    They are variables that are not trained. A `tf_resflow.FlowModel` saves them with its weights, but a checkpoint
+    of the bijector alone does not.
 
     Args:
       mean: array-like.
@@ -87,8 +107,6 @@ class Normalize(OnlyInSavedModels, FlowBijector):
       statistics: the variables "mean" and "std", a dict.
     """
 
-    _only_in_saved_models = ("_mean", "_std")
-
     def __init__(
         self, mean: TensorLike, std: TensorLike, dtype: DType = "float32", *, name: str = "normalize"
     ) -> None:
@@ -97,66 +115,38 @@ class Normalize(OnlyInSavedModels, FlowBijector):
         if mean.shape != std.shape:
             raise ValueError(f"mean and std have one shape; got {mean.shape} and {std.shape}.")
         if not np.all(std > 0):
-            raise ValueError("Every std is positive. Leave out constant columns, or give them a std of 1.")
-        with tf.init_scope():
-            self._mean, self._std = (
-                tf.Variable(value, trainable=False, name=f"{name}_{key}")
-                for key, value in {"mean": mean, "std": std}.items()
-            )
-        super().__init__(
-            forward_min_event_ndims=mean.ndim,
-            dtype=tf.as_dtype(dtype),
-            parameters=parameters,
-            name=name,
-        )
-
-    def _get_parameterization(self):
-        return id(self)  # see `VariableBijector`
-
-    @property
-    def statistics(self) -> dict[str, tf.Variable]:
-        return {"mean": self._mean, "std": self._std}
+            raise ValueError("Every std must be positive. Leave out constant columns, or set their std to 1.")
+        super().__init__({"mean": mean, "std": std}, mean.ndim, dtype, parameters, name)
 
     @classmethod
     def _is_increasing(cls):
         return True
 
     def _lipschitz_constants(self, certified, bound):
-        std = self._std.numpy().astype(np.float64)
+        std = self._statistics["std"].numpy().astype(np.float64)
         return LipschitzConstants(float(1.0 / std.min()), float(std.max()))
 
     def _forward(self, x):
-        check_unstretched(f"{self.name} maps events", x.shape, self._std.shape)
-        return (x - self._mean) / self._std
+        return of_shape(x.shape, (x - self._statistics["mean"]) / self._statistics["std"])
 
     def _inverse(self, y):
-        check_unstretched(f"{self.name} maps events", y.shape, self._std.shape)
-        return y * self._std + self._mean
+        return of_shape(y.shape, y * self._statistics["std"] + self._statistics["mean"])
 
     def _forward_log_det_jacobian(self, x):
-        event = tf.shape(x)[tf.rank(x) - self._std.shape.rank :]
-        copies = tf.reduce_prod(event) // self._std.shape.num_elements()
-        return -tf.cast(copies, self.dtype) * tf.reduce_sum(tf.math.log(self._std))
+        std = self._statistics["std"]
+        event = tf.shape(x)[tf.rank(x) - std.shape.rank :]
+        copies = tf.reduce_prod(event) // std.shape.num_elements()
+        return -tf.cast(copies, self.dtype) * tf.reduce_sum(tf.math.log(std))
 
 
-class Whiten(OnlyInSavedModels, FlowBijector):
-    r"""`y = C^{-1/2} (x - mean)`: vectors of this mean and covariance C get mean 0 and the covariance I.
+class Whiten(_WithStatistics):
+    r"""`y = C^{-1/2} (x - mean)`: vectors with this mean and covariance C get mean 0 and covariance I.
 
-    The symmetric root, of "ZCA" whitening, is the one that moves vectors least. With the eigenvalues
-    \\(\sigma_i^2\\) of C, \\(\log|\det J| = -\sum_i \log \sigma_i\\), and the Lipschitz constants of the map and
-    of its inverse are \\(1 / \sigma_{\min}\\) and \\(\sigma_{\max}\\), in the Euclidean norm. It computes in
-    float64.
+    The symmetric root ("ZCA" whitening) is the one that moves vectors least. With the eigenvalues
+    \\(\sigma_i^2\\) of C, \\(\log|\det J| = -\sum_i \log \sigma_i\\). The map computes in float64.
 
-    ```python
-    import numpy as np
-    import tf_resflow as resflow
-    whiten = resflow.bijectors.Whiten([1.0, 2.0], [[4.0, 0.0], [0.0, 9.0]])
-    print(whiten.forward([[3.0, 5.0]]).numpy())
-    # [[1. 1.]]
-    ```
-
-    The statistics are variables, which are not trained. A `tf_resflow.FlowModel` saves them with its weights; in a
-    checkpoint of the bijector alone they are not.
+    The statistics are variables, which are not trained. A `tf_resflow.FlowModel` saves them with its weights, but a
+    checkpoint of the bijector alone does not.
 
     Args:
       mean: array-like `[size]`.
@@ -166,37 +156,20 @@ class Whiten(OnlyInSavedModels, FlowBijector):
     Attributes:
       statistics: the variables "mean"; "std", the \\(\sigma_i\\); and "axes", the eigenvectors as columns: a dict.
 
-    Raises:
-      ValueError: if the shapes do not fit, or the covariance is not symmetric or not positive definite.
-
     References:
       Kessy, Lewin and Strimmer, Optimal whitening and decorrelation, 2018.
     """
-
-    _only_in_saved_models = ("_statistics",)
 
     def __init__(
         self, mean: TensorLike, covariance: TensorLike, dtype: DType = "float32", *, name: str = "whiten"
     ) -> None:
         parameters = dict(locals())
-        with tf.init_scope():
-            self._statistics = {
-                key: tf.Variable(value, trainable=False, name=f"{name}_{key}")
-                for key, value in _principal_axes(mean, covariance).items()
-            }
-        super().__init__(forward_min_event_ndims=1, dtype=tf.as_dtype(dtype), parameters=parameters, name=name)
+        super().__init__(_principal_axes(mean, covariance), 1, dtype, parameters, name)
 
     def assign(self, mean: TensorLike, covariance: TensorLike) -> None:
         """Sets the statistics to those of another mean and covariance."""
         for key, value in _principal_axes(mean, covariance).items():
             self._statistics[key].assign(value)
-
-    def _get_parameterization(self):
-        return id(self)  # see `VariableBijector`
-
-    @property
-    def statistics(self) -> dict[str, tf.Variable]:
-        return dict(self._statistics)
 
     def _lipschitz_constants(self, certified, bound):
         std = self._statistics["std"].numpy()
@@ -220,14 +193,13 @@ class Whiten(OnlyInSavedModels, FlowBijector):
 
 
 def _principal_axes(mean, covariance):
-    """The statistics of a `Whiten`; a ValueError unless a normal distribution has this mean and covariance."""
+    """The statistics of a `Whiten`; raises a ValueError unless they are those of a normal distribution."""
     mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
-    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not np.allclose(covariance, covariance.T):
         raise ValueError(
-            f"Whiten needs a mean [size] and a covariance [size, size]; got {mean.shape} and {covariance.shape}."
+            "Whiten needs a mean [size] and a finite, symmetric covariance [size, size]; got shapes "
+            f"{mean.shape} and {covariance.shape}."
         )
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and np.allclose(covariance, covariance.T)):
-        raise ValueError("The mean and the covariance must be finite, and the covariance symmetric.")
     variances, axes = np.linalg.eigh(covariance)
     if not variances[0] > 0:
         raise ValueError(
@@ -235,3 +207,67 @@ def _principal_axes(mean, covariance):
             "columns that depend on others, or add the variance of noise to its diagonal."
         )
     return {"mean": mean, "std": np.sqrt(variances), "axes": axes}
+
+
+class Squeeze2D(FlowBijector):
+    """`[H, W, C]` to `[H / f, W / f, C f^2]`: each f x f patch of a channel becomes f^2 channels.
+
+    Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c: halving the channels
+    later keeps whole channels together, if their number is even. The log-determinant is zero.
+
+    Args:
+      factor: f, `int` >= 2.
+
+    References:
+      Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
+    """
+
+    ends_scale = True
+
+    def __init__(self, factor: int = 2, *, name: str = "squeeze_2d") -> None:
+        parameters = dict(locals())
+        self._factor = factor
+        super().__init__(forward_min_event_ndims=3, is_constant_jacobian=True, parameters=parameters, name=name)
+
+    def _lipschitz_constants(self, certified, bound):
+        return LipschitzConstants(1.0, 1.0)  # it permutes coordinates
+
+    def _forward(self, x):
+        f = self._factor
+        shape = x.shape[:-3] + self._forward_event_shape(x.shape[-3:])
+        h, w, c = tf.unstack(tf.shape(x)[-3:])
+        y = tf.transpose(tf.reshape(x, [-1, h // f, f, w // f, f, c]), [0, 1, 3, 5, 2, 4])
+        return tf.ensure_shape(tf.reshape(y, self._forward_event_shape_tensor(tf.shape(x))), shape)
+
+    def _inverse(self, y):
+        f = self._factor
+        shape = y.shape[:-3] + self._inverse_event_shape(y.shape[-3:])
+        h, w, c = tf.unstack(tf.shape(y)[-3:])
+        x = tf.transpose(tf.reshape(y, [-1, h, w, c // (f * f), f, f]), [0, 1, 4, 2, 5, 3])
+        return tf.ensure_shape(tf.reshape(x, self._inverse_event_shape_tensor(tf.shape(y))), shape)
+
+    def _forward_log_det_jacobian(self, x):
+        return tf.zeros([], x.dtype)
+
+    def _forward_event_shape(self, shape):
+        *outer, h, w, c = tf.TensorShape(shape).with_rank_at_least(3).as_list()
+        f = self._factor
+        if (h or 0) % f or (w or 0) % f:
+            raise ValueError(
+                f"Squeeze2D({f}) needs a height and width that are multiples of {f}; got {h} x {w}. Crop or pad "
+                "the images, or use fewer scales."
+            )
+        return tf.TensorShape([*outer, h and h // f, w and w // f, c and c * f * f])
+
+    def _inverse_event_shape(self, shape):
+        *outer, h, w, c = tf.TensorShape(shape).with_rank_at_least(3).as_list()
+        f = self._factor
+        return tf.TensorShape([*outer, h and h * f, w and w * f, c and c // (f * f)])
+
+    def _forward_event_shape_tensor(self, shape):
+        f = self._factor
+        return tf.concat([shape[:-3], shape[-3:] // [f, f, 1] * [1, 1, f * f]], 0)
+
+    def _inverse_event_shape_tensor(self, shape):
+        f = self._factor
+        return tf.concat([shape[:-3], shape[-3:] * [f, f, 1] // [1, 1, f * f]], 0)

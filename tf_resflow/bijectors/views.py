@@ -1,4 +1,4 @@
-"""Views of a flow: the same variables, under another estimator of the log-determinant or solver of the inverse."""
+"""Views of a flow: the same variables with another estimator of the log-determinant or solver of the inverse."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -16,9 +16,9 @@ _Part = TypeVar("_Part", bound=tf.Module)
 
 
 def with_log_det(flow: _Part, log_det: Callable[..., Any] | Mapping[str, Callable[..., Any]]) -> _Part:
-    """A view of a bijector or distribution, in which every `ResidualBlock` has another estimator.
+    """Returns a view of a bijector or distribution in which every `ResidualBlock` has another estimator.
 
-    Variables are shared: evaluate with one estimator while training goes on with another.
+    The view shares the variables, so one estimator can evaluate while another one trains.
 
     ```python
     import keras
@@ -32,16 +32,15 @@ def with_log_det(flow: _Part, log_det: Callable[..., Any] | Mapping[str, Callabl
 
     Args:
       flow: a bijector or distribution, with blocks at any depth.
-      log_det: a `tf_resflow.logdet` estimator; or a dict of them by the names of blocks (equal names after the
-        first are numbered: block, block_1), beside which other blocks keep their own.
+      log_det: a `tf_resflow.logdet` estimator, or a dict of estimators by the names of blocks (equal names after
+        the first are numbered: block, block_1). Blocks that are not in the dict keep their own.
 
     Returns:
-      An object of the same type. Parts without blocks are the same objects, since their log-determinants are
-      exact; so is all of a flow of couplings.
+      An object of the same type. Parts without residual blocks are not copied.
 
     Raises:
-      ValueError: if `flow` is neither bijector nor distribution, is a joint distribution whose model has functions,
-        holds blocks elsewhere than in its constructor's arguments, or has no block of a name.
+      ValueError: if `flow` is no bijector or distribution, is a joint distribution whose model has functions, holds
+        blocks outside of its constructor's arguments, or has no block of a given name.
     """
     if not isinstance(log_det, Mapping):
         return _view(flow, lambda block: block.copy(log_det=log_det))
@@ -52,15 +51,7 @@ def with_log_det(flow: _Part, log_det: Callable[..., Any] | Mapping[str, Callabl
 
 
 def with_inverse_solver(flow: _Part, inverse_solver: Callable[..., Any]) -> _Part:
-    """A view of a bijector or distribution, in which every `ResidualBlock` has another solver of its inverse.
-
-    ```python
-    import tf_resflow as resflow
-    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
-    loose = resflow.bijectors.with_inverse_solver(flow, resflow.solvers.FixedPoint(atol=1e-2))
-    print(loose.forward([[0.1, 0.2]]).shape)
-    # (1, 2)
-    ```
+    """Returns a view of a bijector or distribution in which every `ResidualBlock` has another solver.
 
     Args:
       flow: as for `with_log_det`, and so are the result and the errors.
@@ -77,15 +68,15 @@ def blocks_by_name(flow: tf.Module) -> dict[str, ResidualBlock]:
 def _view(part, copy):
     if not isinstance(part, _PARTS):
         raise ValueError(
-            f"A view is of a bijector or a distribution; got {type(part).__name__}: take the one inside it."
+            f"Expected a bijector or a distribution; got a {type(part).__name__}. Pass the one inside it."
         )
     view = _replace(part, copy)
     originals = {id(block) for block in residual_blocks(part)}
     left = {block.name for block in residual_blocks(view) if id(block) in originals}
     if left:
         raise ValueError(
-            f"{part.name} ({type(part).__name__}) holds blocks elsewhere than in its constructor's arguments, "
-            f"where they cannot be replaced: {', '.join(sorted(left))}. Make it of a view of the flow instead."
+            f"{part.name} ({type(part).__name__}) holds blocks outside of its constructor's arguments, where they "
+            f"cannot be replaced: {', '.join(sorted(left))}. Build it from a view of the flow instead."
         )
     return view
 
@@ -101,7 +92,7 @@ def _replace(value, copy):
         pairs = zip(tf.nest.flatten(views), tf.nest.flatten(value), strict=True)
         return value if all(view is part for view, part in pairs) else views
     if isinstance(value, tfp.bijectors.Bijector) and not residual_blocks(value):
-        return value  # its parameters may be a joint distribution, of whose supports it is made
+        return value  # its parameters may be a joint distribution with functions, of whose supports it is made
     _check_model(value)
     views = {key: _replace(parameter, copy) for key, parameter in value.parameters.items()}
     if all(view is value.parameters[key] for key, view in views.items()):
@@ -111,11 +102,11 @@ def _replace(value, copy):
 
 
 def _check_model(part):
-    """Raises a ValueError for a joint distribution with functions, which may hold blocks that nobody sees."""
+    """Raises a ValueError for a joint distribution with functions, which may hide blocks."""
     if not isinstance(part, tfp.distributions.JointDistribution):
         return
     if not all(isinstance(member, tfp.distributions.Distribution) for member in tf.nest.flatten(part.model)):
         raise ValueError(
-            f"{part.name} ({type(part).__name__}) is made of functions, in which blocks cannot be replaced. Take "
-            "the view of the densities that they use, and make the joint distribution of these."
+            f"{part.name} ({type(part).__name__}) is made of functions, in which blocks cannot be replaced. Build "
+            "it from views of the densities that the functions use."
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tf_resflow import bijectors, logdet
+from tf_resflow.flows.config import COUPLINGS, RESIDUAL_BLOCKS
 from tf_resflow.flows.image_blocks import coupling_image_block, residual_image_block
 from tf_resflow.flows.image_flows import image_flow
 from tf_resflow.flows.vector_flows import vector_flow
@@ -17,14 +18,6 @@ __all__ = ["build_estimator", "build_flow"]
 _DISTRIBUTIONS: dict[str, type[logdet.Geometric] | type[logdet.Poisson]] = {
     "geometric": logdet.Geometric,
     "poisson": logdet.Poisson,
-}
-_RESIDUAL: dict[str, type[bijectors.ResidualBlock]] = {
-    "residual": bijectors.ResidualBlock,
-    "monotone": bijectors.MonotoneBlock,
-}
-_COUPLINGS: dict[str, type[bijectors.couplings.Coupling]] = {
-    "additive_coupling": bijectors.AdditiveCoupling,
-    "affine_coupling": bijectors.AffineCoupling,
 }
 
 
@@ -79,13 +72,13 @@ def build_flow(
         "lipschitz_constant": config.lipschitz_constant,
     }
     if config.kind == "vector":
-        residual |= {"block": _RESIDUAL[config.block], "affine_layers": config.affine_layers}
+        residual |= {"block": _block_class(config), "affine_layers": config.affine_layers}
         return vector_flow(event_shape[0], sum(config.num_blocks), config.hidden, **residual, **shared)
     _check_sides(config, event_shape)
-    if config.block in _RESIDUAL:
-        block = residual_image_block(_RESIDUAL[config.block], **residual)
+    if config.block in RESIDUAL_BLOCKS:
+        block = residual_image_block(_block_class(config), **residual)
     else:
-        block = coupling_image_block(_COUPLINGS[config.block])
+        block = coupling_image_block(_block_class(config))
     return image_flow(
         event_shape,
         config.num_blocks,
@@ -101,6 +94,10 @@ def build_flow(
         factor_out=config.factor_out,
         **shared,
     )
+
+
+def _block_class(config):
+    return getattr(bijectors, {**RESIDUAL_BLOCKS, **COUPLINGS}[config.block])
 
 
 def _kind(config, event_shape):

@@ -6,7 +6,11 @@ from typing import Any
 from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, one_of
 from tf_resflow.flows.activations import ACTIVATIONS
 
-__all__ = ["HYBRID_FIELDS", "MODEL_FIELDS", "check_model"]
+__all__ = ["COUPLINGS", "HYBRID_FIELDS", "MODEL_FIELDS", "RESIDUAL_BLOCKS", "check_model"]
+
+# Names of blocks, and the classes in `tf_resflow.bijectors`.
+RESIDUAL_BLOCKS = {"residual": "ResidualBlock", "monotone": "MonotoneBlock"}
+COUPLINGS = {"affine_coupling": "AffineCoupling", "additive_coupling": "AdditiveCoupling"}
 
 
 def _is_whole(value: Any) -> bool:
@@ -77,7 +81,7 @@ MODEL_FIELDS = {
     "affine_layers": Field((0, 0), Rule(_are_numbers_of_layers, "two whole numbers, such as (2, 0)")),
     "hidden": Field((64, 64, 64), Rule(_are_widths, "a tuple of widths, such as (64, 64, 64)")),
     # Couplings are of images, and have no coefficient, activation or norms.
-    "block": Field("residual", one_of("residual", "monotone", "affine_coupling", "additive_coupling")),
+    "block": Field("residual", one_of(*RESIDUAL_BLOCKS, *COUPLINGS)),
     # Images.
     "inv_1x1_conv": False,  # an invertible 1x1 convolution before each convolutional block
     "width": Field(64, AT_LEAST_1),
@@ -111,7 +115,7 @@ HYBRID_FIELDS = {
 
 def check_model(model: ConfigDict) -> None:
     """Raises a ValueError unless the fields of a `model` section, which each keep their rule, fit each other."""
-    has_branches = model.block in ("residual", "monotone")
+    has_branches = model.block in RESIDUAL_BLOCKS
     if model.kind == "vector" and (not has_branches or model.inv_1x1_conv or model.whiten):
         raise ValueError(
             f"config.model.block is {model.block!r}, config.model.inv_1x1_conv is {model.inv_1x1_conv} and "

@@ -35,9 +35,8 @@ def _walk(obj):
         yield from _walk(sublayers(obj))
     elif isinstance(obj, tf.Module):
         for module in (obj, *obj.submodules):
-            branch = getattr(module, "branch", None)
-            if isinstance(branch, keras.layers.Layer):
-                yield from _walk(branch)
+            networks = getattr(module, "networks", ())
+            yield from _walk([network for network in networks if isinstance(network, keras.layers.Layer)])
     else:
         raise ValueError(
             "Expected a Keras layer or model, a tf.Module such as a bijector or a distribution, or a list of "
@@ -73,8 +72,8 @@ def update_norms(
     ```
 
     Args:
-      obj: a Keras layer or model; a `tf.Module` whose modules have Keras layers as `branch`, such as a bijector, a
-        flow or a distribution; or a list or tuple of these.
+      obj: a Keras layer or model; a `tf.Module` with bijectors in it that list Keras layers as `networks`, such as
+        a flow or a distribution; or a list or tuple of these.
       tolerance: relative change at which to stop; each layer's by default. `converge_norms` has a tight one.
       max_iterations: each layer's by default.
       num_fresh: number of fresh starts to try in addition to the stored vectors; one costs nothing.

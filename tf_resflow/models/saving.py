@@ -161,15 +161,16 @@ def _flow(flow: tf.Module, prefix: str) -> Settings:
     names = {id(part): name for name, part in parts.items()}
     found: Settings = {}
     for name, part in parts.items():
-        statistics, network = getattr(part, "statistics", {}), getattr(part, "keras_parts", None)
+        statistics = getattr(part, "statistics", {})
         values = {
             key: value
             for key, value in part.parameters.items()
             if not isinstance(value, keras.Layer) and key not in statistics
         }
         found[prefix + name] = {"type": type(part).__name__, **_flat("", _plain(values, names))}
-        if isinstance(network, keras.Layer):
-            found |= _network(network, f"{prefix}{name}/network")
+        for i, network in enumerate(getattr(part, "networks", ())):
+            if isinstance(network, keras.Layer):
+                found |= _network(network, f"{prefix}{name}/network{i or ''}")
     return found
 
 

@@ -13,9 +13,7 @@ from tf_resflow.private_api import is_xla
 __all__ = ["EPSILON", "Anderson", "FixedPoint", "Solution", "warn_unconverged"]
 
 EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
-
-
-_LEAST_REST = 1e-6  # of a squared difference of steps, below which Anderson leaves it out
+_LEAST_REST = 1e-6  # share of a squared difference of steps below which Anderson leaves it out
 
 
 class Solution(NamedTuple):
@@ -23,7 +21,7 @@ class Solution(NamedTuple):
 
     Attributes:
       root: `[batch, *event]`: `y - g(x)` for the evaluated point x with the smallest residual. This plain step
-        beyond x costs nothing and leaves at most Lip(g) times its error.
+        beyond x costs nothing and reduces its error to at most Lip(g) times the error.
       residual: `[batch]`, `max |x + g(x) - y|` over the event, at that x.
       num_iterations: `[batch]` int32, evaluations of g until the example converged.
       converged: `[batch]` bool, whether x meets the tolerance (see `FixedPoint`).
@@ -39,14 +37,13 @@ class Solution(NamedTuple):
 class FixedPoint:
     r"""Iterates \\(x \leftarrow y - g(x)\\), which converges at the rate Lip(g) < 1 (Banach).
 
-    An example has converged when its residual \\(r = x + g(x) - y\\) is small. By default this is relative to the
-    largest coordinate of the event: all \\(|r_i|\\) are at most `atol + rtol max_j(|x_j|, |y_j|)`. Since g mixes
-    the coordinates, each is rounded like the largest, and a small coordinate beside a large one may have no correct
-    digit. A given `rtol` applies to each coordinate, as in `numpy.isclose`: \\(|r_i|\\) is at most `atol + rtol
-    max(|x_i|, |y_i|)`, for which float32 may not have the digits.
+    An example has converged when its residual \\(r = x + g(x) - y\\) is small. By default the tolerance is relative
+    to the largest coordinate of the event: all \\(|r_i|\\) are at most `atol + rtol max_j(|x_j|, |y_j|)`. A small
+    coordinate may then have no correct digit, because g mixes the coordinates and each is rounded like the largest.
+    A given `rtol` applies to each coordinate, as in `numpy.isclose`: \\(|r_i|\\) is at most `atol + rtol max(|x_i|,
+    |y_i|)`, which float32 may be unable to resolve.
 
-    The error of the root is at most the residual over 1 - Lip(g) (in the norm of the Lipschitz constant). Converged
-    examples are left alone while the others continue.
+    The error of the root is at most the residual over 1 - Lip(g) (in the norm of the Lipschitz constant).
 
     Args:
       atol: absolute tolerance; by default two units of rounding (2.4e-7 in float32) of the coarsest type that g
@@ -64,10 +61,8 @@ class FixedPoint:
     max_iterations: int = 500
 
     def __post_init__(self):
-        if (self.atol or 0) < 0 or (self.rtol or 0) < 0:
-            raise ValueError(f"Tolerances must not be negative; got atol={self.atol}, rtol={self.rtol}.")
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1; got {self.max_iterations}.")
+        if (self.atol or 0) < 0 or (self.rtol or 0) < 0 or self.max_iterations < 1:
+            raise ValueError(f"Tolerances must be at least 0, and max_iterations at least 1; got {self}.")
 
     def __call__(
         self,
@@ -84,15 +79,14 @@ class FixedPoint:
         Args:
           g: callable from `[batch, *event]` to the same shape, Lip(g) < 1.
           y: tensor of shape `[batch, *event]`.
-          relative: whether the tolerance is relative alone, and at least two units of rounding: for an equation
-            whose scale is not the one for which the tolerances were chosen.
+          relative: whether to use the relative tolerance alone, and at least two units of rounding: for an equation
+            with another scale than the one for which the tolerances were chosen.
           dtype: the type to whose precision g is rounded, if it is coarser than that of `y`.
-          enough: an absolute tolerance that is enough, if it is larger than the solver's own.
+          enough: an absolute tolerance that replaces the solver's own if it is larger.
           enough_relative: likewise a relative one.
 
         Returns:
-          A `Solution`. Not differentiable: the gradient of a block's inverse comes from the implicit function
-          theorem.
+          A `Solution`. It is not differentiable; see `solve_residual`.
         """
         flat_y, unflatten = _rows(y)
         in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative, enough, enough_relative)
@@ -103,11 +97,8 @@ class FixedPoint:
             residual = in_tolerances(pair)
             improved = pending & (residual < best.residual)
             proposal, history = self._propose(i, image, pair, best.pair, improved, history)
-            best = _Best(
-                _select(improved, pair, best.pair),
-                _select(improved, residual, best.residual),
-            )
-            pending &= residual > 1  # not so if it is NaN
+            best = _Best(_select(improved, pair, best.pair), _select(improved, residual, best.residual))
+            pending &= residual > 1  # False for NaN
             return i + 1, proposal, best, pending, history, num_iterations + tf.cast(pending, tf.int32)
 
         def go_on(i, x, best, pending, history, num_iterations):
@@ -128,7 +119,7 @@ class FixedPoint:
         )
 
     def _measure(self, flat_y, rounding, relative, enough, enough_relative):
-        """The function from a pair (a step, an image) to the residual in multiples of the tolerance, `[batch]`."""
+        """Returns the function from a step and an image to the residual `[batch]` in multiples of the tolerance."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
         rtol = max(rtol, enough_relative)
@@ -164,9 +155,9 @@ def _select(condition, one, other):
 
 
 def _rows(y):
-    """`y` as `[batch, size]`, in float32 at least, and the function from such rows to tensors like `y`.
+    """`y` as `[batch, size]`, at least in float32, and the function from such rows to tensors like `y`.
 
-    The shapes are constants where they are known: XLA and TFLite need this in a loop.
+    Known shapes are constants, as XLA and TFLite need in a loop.
     """
     size = y.shape[1:].num_elements()
     rows = tf.reshape(y, [-1, size] if size else [tf.shape(y)[0], -1])
@@ -181,15 +172,13 @@ class Anderson(FixedPoint):
 
     From the last m points and their steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the
     smallest \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). The differences of the
-    points are kept orthogonal: a new one loses its part along the m - 2 before it, and nothing is solved. If the
-    move does not give the smallest residual so far, it forgets the differences, returns to the best point and takes
-    plain steps, which converge, until one does.
+    points are kept orthogonal, so that no system is solved. If the move does not give the smallest residual so far,
+    the solver forgets the differences, returns to the best point and takes plain steps, which converge, until one
+    does.
 
     Args:
       memory: m, number of points combined, at least 2.
-      atol: absolute tolerance, see `FixedPoint`.
-      rtol: relative tolerance, likewise.
-      max_iterations: largest number of evaluations of g.
+      **kwargs: `atol`, `rtol` and `max_iterations`, see `FixedPoint`.
 
     References:
       Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
@@ -217,11 +206,11 @@ class Anderson(FixedPoint):
 
 
 def _mix(pair, best, older, weight):
-    """The image whose step is least in the span of the differences, and the newest of these.
+    """Returns the image with the smallest step in the span of the differences, and the newest difference.
 
-    A difference is `[batch, 1, 2, size]`, a step of about 1 and an image, beside its dual, whose inner product with
-    a pair is the part of the pair's step along the difference. With the weight 0 the newest difference is left out,
-    and so is one of which the older ones leave only rounding, as in events of few coordinates.
+    A difference is `[batch, 1, 2, size]`, a step of size about 1 and an image. It comes with its dual, whose inner
+    product with a pair is the part of the pair's step along the difference. The newest difference is left out if
+    the weight is 0, or if the older ones leave only rounding of it, as in events of few coordinates.
     """
     difference = pair - best
     peak = tf.reduce_max(tf.abs(difference[:, :1]), axis=2, keepdims=True)  # squares must not over- or underflow
@@ -245,7 +234,7 @@ def _dot(one, other):
 def warn_unconverged(solution: Solution, message: str, unseen: float = 0.0) -> tf.Operation | tf.Tensor:
     """Prints a warning that starts with `message` to stderr if an example did not converge. (XLA cannot print.)
 
-    Examples with a residual up to `unseen` do not count: nobody would see their error.
+    Examples with a residual up to `unseen` do not count.
     """
     if is_xla():
         return tf.no_op()
@@ -253,7 +242,7 @@ def warn_unconverged(solution: Solution, message: str, unseen: float = 0.0) -> t
     is_finite = tf.reduce_all(tf.math.is_finite(solution.root), axis=list(event))
     is_seen = ~is_finite | (solution.residual > unseen)
     failed = tf.reduce_sum(tf.cast(~solution.converged & is_seen, tf.int32))
-    # tf.vectorized_map runs both branches if each element has a condition; what it formats is one string for all.
+    # tf.vectorized_map would run both branches if each element had a condition; it formats one string for all.
     some_failed = tf.strings.regex_full_match(tf.strings.format("{}", failed, summarize=-1), "(?s).*[1-9].*")
     warn = lambda: tf.print(  # noqa: E731
         "WARNING:", message, "\n  number of examples:", failed, "most evaluations:",

@@ -30,17 +30,16 @@ def solve_residual(
     r"""Solves `x + g(x) = y` for x, with gradients; with `sign=-1.0`, `x - g(x) = y`.
 
     With \\(\bar x\\) the upstream gradient and J the Jacobian of g at the root, the backward pass solves
-    \\(w + J^T w = \bar x\\). Up to 16 coordinates, if the branch is made of dense layers, elimination does, else
-    the same solver, to its relative tolerance, with a warning for examples that do not converge. The gradient in y
-    is w, and the one in the parameters (and the conditional input) is \\(-w^T \partial g / \partial \theta\\).
-    Only the root is kept for it.
+    \\(w + J^T w = \bar x\\): by elimination for dense branches of up to 16 coordinates, otherwise by the same
+    solver to its relative tolerance, with a warning for examples that do not converge. The gradient in y is w, and
+    that in the parameters (and the conditional input) is \\(-w^T \partial g / \partial \theta\\). Only the root is
+    kept.
 
-    A branch whose layers compute in bfloat16 or float16 is rounded to that type. The default tolerances are
-    therefore those of the coarsest type among its layers with weights, whatever the type of `y`. (In a bijector,
-    layers of a mixed policy compute in float32 outside of training.)
+    The default tolerances are those of the coarsest type among the layers with weights, because a layer that
+    computes in bfloat16 or float16 rounds to that type.
 
-    `settings` are those of the call of the solver for x: `enough`, and `enough_relative`, which holds for w, too.
-    The `root` of the `Solution` is differentiable once.
+    `settings` are those of the solver's call for x: `enough`, and `enough_relative`, which holds for w, too. The
+    `root` of the `Solution` is differentiable once.
     """
     branch = bind(branch)
     conditions = [] if conditional_input is None else [conditional_input]
@@ -66,7 +65,7 @@ def solve_residual(
     @custom_gradient
     def operation(y, *given):
         arguments = y, list(given[: len(conditions)]), list(given[len(conditions) :])
-        with unrecorded() if branch.program.knows_derivative else contextlib.nullcontext():  # others may have tapes
+        with unrecorded() if branch.program.knows_derivative else contextlib.nullcontext():  # others may use tapes
             parts = traced_once(key, solve, *arguments)
         solution = Solution(*parts)
 
@@ -99,7 +98,7 @@ def solve_residual(
 
 
 def _is_small(program):
-    """Whether the equation of the gradient is solved by elimination."""
+    """Whether elimination solves the equation of the gradient."""
     return program.knows_jacobian and program.inputs[0][0][-1] <= MOST_ELIMINATED
 
 
@@ -115,11 +114,7 @@ def _eliminated(branch, inputs, sign, upstream):
 
 def _coarsest_dtype(branch, dtype):
     """The coarsest of `dtype` and of those that the layers with weights compute in."""
-    network = branch.network
-    computed = [
-        layer.compute_dtype
-        for layer in (leaves(network) if isinstance(network, keras.Layer) else [])
-        if layer.weights
-    ]
+    layers = leaves(branch.network) if isinstance(branch.network, keras.Layer) else []
+    computed = [layer.compute_dtype for layer in layers if layer.weights]
     computed += [dtype for _, dtype in branch.program.sources]
     return max([dtype, *map(tf.as_dtype, computed)], key=EPSILON.__getitem__)

@@ -11,6 +11,7 @@ from tensorflow_probability import distributions as tfd
 
 from tf_resflow.bijectors import Flow, FlowBijector, Networks, with_log_det
 from tf_resflow.bijectors.base import Context, Pass, pass_through
+from tf_resflow.bijectors.flow import keras_parts
 from tf_resflow.logdet import Exact
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
@@ -91,9 +92,8 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
 
 def frozen(flow: FlowBijector, **arguments: Any) -> FlowBijector:
     """A flow of vectors whose variables and scaled kernels have become constants, with these arguments given."""
-    parts = [part for part in (flow, *flow.submodules) if isinstance(part, FlowBijector)]
-    owners = [part.keras_parts for part in parts]
-    variables = keras.tree.flatten([o.variables if isinstance(o, keras.Layer) else o or [] for o in owners])
+    owners = keras.tree.flatten(list(keras_parts(flow).values()))
+    variables = keras.tree.flatten([o.variables if isinstance(o, keras.Layer) else o for o in owners])
     values = [(variable, variable.numpy()) for variable in {id(v): v for v in variables}.values()]
     networks = Networks(flow).frozen(lambda parameter: parameter.numpy())
 

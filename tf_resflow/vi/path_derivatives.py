@@ -6,15 +6,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors import (
-    ActNorm,
-    AffineAutoregressive,
-    Flow,
-    FlowBijector,
-    MonotoneBlock,
-    Networks,
-    ResidualBlock,
-)
+from tf_resflow.bijectors import ActNorm, Flow, FlowBijector, Networks
 from tf_resflow.bijectors.base import Context, Pass, in_order, pass_through
 from tf_resflow.bijectors.flow import route_members
 from tf_resflow.logdet.estimators import reverse_jacobian
@@ -127,7 +119,7 @@ def _carried(bijector, x, gradient, context):
     \\(\nabla_y \log q = J^{-T} (\nabla_x \log q - \nabla_x \log|\det J|)\\).
     """
     carried = None
-    if type(bijector) in (AffineAutoregressive, ResidualBlock):  # a subclass may map otherwise
+    if "carry" in vars(type(bijector)):  # a subclass may be another map
         carried = bijector.carry(_rows(x), _rows(gradient), context.arguments["networks"])
     if carried is not None:
         y, log_det, gradient = carried
@@ -156,7 +148,7 @@ def _by_inverse(bijector, y, gradient):
 
 def _jacobian(bijector, x, y, context):
     """The Jacobians `[rows, size, size]` of a bijector at x, of which y is the image."""
-    if type(bijector) in (MonotoneBlock, ResidualBlock) and "conditional_input" not in context.arguments:
+    if "jacobian" in vars(type(bijector)) and "conditional_input" not in context.arguments:
         return bijector.jacobian(_rows(x), _rows(y), networks=context.arguments["networks"])
     context = dataclasses.replace(context, log_det=False, visit=None)
     return reverse_jacobian(lambda x: pass_through(bijector, x, context).value, _rows(x))[1]
