@@ -52,7 +52,7 @@ def describe(
       "num" of held-out examples that `quantile` compares with, and log_prob at some of their "quantiles"
     """
     space = signatures.model.data_space
-    found = {
+    found: dict[str, Any] = {
         "signatures": {
             name: {
                 "description": _WHAT[name],
@@ -75,7 +75,7 @@ def describe(
     if "sample" in signatures.inputs:
         found |= {"max_samples": signatures.max_samples, "max_temperature": MAX_TEMPERATURE}
     if signatures.has_scores:
-        log_prob = {"estimator": describe_plan(signatures.plan)}
+        log_prob: dict[str, Any] = {"estimator": describe_plan(signatures.plan)}
         if signatures.is_noisy:
             log_prob |= {"seed": signatures.seed, "num_samples": signatures.num_samples}
         if space.dequantization is not None:

@@ -73,8 +73,8 @@ def readme(description: Mapping[str, Any], run: Run | None = None) -> str:
         for side in ("inputs", "outputs"):
             for tensor, spec in signature[side].items():
                 shape = " x ".join(map(str, spec["shape"])).replace("-1", "batch") or "scalar"
-                row = f"`{name}` | {side[:-1]} | `{tensor}` | {spec['dtype']} | {shape} | `{spec['tensor']}`"
-                tensors += f"| {row} |\n"
+                cells = f"`{name}` | {side[:-1]} | `{tensor}` | {spec['dtype']} | {shape} | `{spec['tensor']}`"
+                tensors += f"| {cells} |\n"
     if run is not None:
         result = run.result["line"] if run.result else "It has not been evaluated"
         training = _TRAINING.format(run=run, train=run.config.train, result=result)

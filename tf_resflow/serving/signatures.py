@@ -90,8 +90,7 @@ class Signatures:
         scores = []
         for batch in batches:
             x, condition = self.model.condition.split(batch)
-            given = {} if condition is None else {"condition": condition}
-            arrays = {"x": x, **given, "seed": self.seed}
+            arrays = {"x": x, "condition": condition, "seed": self.seed}
             tensors = [tf.cast(arrays[spec.name], spec.dtype) for spec in self._score_specs]
             scores.append(self._score(*tensors)["log_prob"].numpy())
         self.held_out = np.sort(np.concatenate(scores))
