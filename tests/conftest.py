@@ -25,10 +25,10 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-# Most tests run a graph once: to optimize it takes longer. tests/system has the optimizer, as users do.
+# Most tests run a graph once, and optimizing it takes longer. tests/system enables the optimizer, as users do.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
-# Tracing creates many long-lived objects: collect less often, and without those of the imports.
+# Tracing creates many long-lived objects: collect garbage less often, and leave out the objects of the imports.
 gc.collect()
 gc.freeze()
 gc.set_threshold(50_000, 20, 20)
@@ -55,7 +55,7 @@ class Done(NamedTuple):
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory):
-    """What libraries leave behind goes with pytest's folder."""
+    """Puts the temporary files of libraries into pytest's folder, which is removed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("temporary")))
         yield
@@ -63,7 +63,7 @@ def temporary_files(tmp_path_factory):
 
 @pytest.fixture
 def said(monkeypatch):
-    """The warnings."""
+    """The texts of the warnings that are logged."""
     lines = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
     return lines
@@ -71,7 +71,7 @@ def said(monkeypatch):
 
 @pytest.fixture
 def dtype_policy():
-    """A context of a name, in which it is Keras' global dtype policy."""
+    """A context manager that sets Keras's global dtype policy."""
 
     @contextlib.contextmanager
     def global_policy(name):
@@ -87,7 +87,7 @@ def dtype_policy():
 
 @pytest.fixture
 def stored_norms(monkeypatch):
-    """A function from whose call on norms are estimated at the stored vectors, without a check."""
+    """A function after whose call norms are estimated at the stored vectors, without a check."""
     return lambda: monkeypatch.setattr(InducedNorm, "caught_up", lambda norm, v: v)
 
 
@@ -115,7 +115,7 @@ def run_command():
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a script until it exits, in this process, which saves starting another, and leaves no traces of it."""
+    """Runs a script in this process until it exits, which is faster than another process, and cleans up."""
 
     def call(path, *arguments):
         known, verbosity, handlers = set(flags.FLAGS), logging.get_verbosity(), std_logging.root.handlers[:]
@@ -143,17 +143,11 @@ def two_replicas():
 
 @pytest.fixture(scope="session")
 def run_without_work():
-    """Leaves the run of a config in a workdir, of steps and evaluations that do nothing."""
+    """Writes a run to a workdir whose steps and evaluations do nothing."""
 
     def run(config, workdir):
-        scores = {
-            "nats": 0.0,
-            "nats_stderr": 0.0,
-            "bits_per_dim": 0.0,
-            "bits_per_dim_stderr": 0.0,
-            "loss": 0.0,
-            "num_examples": 1,
-        }
+        names = ("nats", "nats_stderr", "bits_per_dim", "bits_per_dim_stderr", "loss")
+        scores = dict.fromkeys(names, 0.0) | {"num_examples": 1}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "_compiled_step", lambda *_: lambda batch, seed: {"nats": 0.0})
             patch.setattr(Report, "scores", lambda report, split=None: scores)
@@ -164,7 +158,7 @@ def run_without_work():
 
 
 def tiny_config(**overrides):
-    """A 2-D flow that traces and trains in seconds; `train__steps=5` stands for `train.steps`."""
+    """A 2-D flow that traces and trains in seconds; `train__steps=5` sets `train.steps`."""
     config = default_config()
     fields = {
         "data.name": "8gaussians",

@@ -1,8 +1,8 @@
 """Random flows of two blocks, and what they compute by dense linear algebra in NumPy.
 
-A branch is drawn as a recipe, from which Keras builds a network and NumPy a function, each in its own way. The
-second block is the first one with something changed, or nothing but its weights: what computes one block for the
-other is found. Everything is deterministic: probes are the basis, and numbers of terms are fixed.
+A branch is drawn as a recipe, from which Keras builds a network and NumPy a function. The second block is the
+first one with something changed, or only other weights: this finds what computes one block for the other.
+Everything is deterministic: probes are the basis, and numbers of terms are fixed.
 """
 
 import functools
@@ -192,7 +192,7 @@ def changed(recipe, rng):
 
 
 class Estimator(NamedTuple):
-    """An estimator, and the weights of its series: of the value, and of the Neumann series; None if it is exact."""
+    """An estimator, and a function of k to the k-th weights of its value and its Neumann series, if it has some."""
 
     log_det: Any
     weights: Any = None
@@ -211,23 +211,14 @@ def draw_estimator(rng, odd, tolerance, kind, num):
         return Estimator(logdet.AdaptiveSeries(tolerance, 0.9, order=2.0, probes="basis"))
     if kind == "default":
         return Estimator(logdet.AdaptiveRoulette(tolerance, probes="basis"))
-    if kind == "series":
-        return Estimator(
-            logdet.PowerSeries(num, probes="basis"), lambda k: (float(k <= num), float(k < num or odd))
-        )
-    if kind == "louder":
-        factor = float(rng.uniform(0.5, 2.0))
-        louder = Louder(num, probes="basis")
-        louder.factor = factor
-        return Estimator(louder, lambda k: (factor * (k <= num), factor * (k < num or odd)))
+    if kind in ("series", "louder"):
+        factor = float(rng.uniform(0.5, 2.0)) if kind == "louder" else 1.0
+        series = Louder(num, probes="basis") if kind == "louder" else logdet.PowerSeries(num, probes="basis")
+        series.factor = factor
+        return Estimator(series, lambda k: (factor * (k <= num), factor * (k < num or odd)))
     length, share = int(rng.integers(1, 4)), float(rng.uniform(0.4, 0.9))
     roulette = logdet.RussianRoulette(num, make_terms(length, share), probes="basis")
-
-    def weights(k):
-        weight = float(k <= num + length) * share ** -max(k - num - 1, 0)
-        return weight, weight
-
-    return Estimator(roulette, weights)
+    return Estimator(roulette, lambda k: (float(k <= num + length) * share ** -max(k - num - 1, 0),) * 2)
 
 
 # Networks of Keras.
@@ -276,25 +267,23 @@ def _layer(node, dtype, name):
         if node.kind == "conv":
             return layers.LipschitzConv2D(setting["units"], setting["size"], **kwargs)
         return layers.LipschitzDense(setting["units"], **kwargs)
-    if node.kind in ("wave", "squash", "shift", "weighted", "reshape"):
-        kwargs = {"a": setting} | kwargs if node.kind == "wave" else kwargs
-        return {
-            "wave": Wave,
-            "squash": lambda **kwargs: keras.layers.Activation(_squash_by(setting), **kwargs),
-            "shift": functools.partial(keras.layers.Dense, setting),
-            "weighted": functools.partial(layers.LearnableConcatenation, COEFFICIENT),
-            "reshape": functools.partial(keras.layers.Reshape, setting),
-        }[node.kind](**kwargs)
-    return {
-        "lipswish": layers.LipSwish,
-        "called": layers.LipSwish,
-        "half": HalfSwish,
-        "cpila": layers.CPila,
-        "clipswish": layers.CLipSwish,
-        "softplus": functools.partial(keras.layers.Activation, "softplus"),
-        "add": keras.layers.Add,
-        "flatten": keras.layers.Flatten,
-    }[node.kind](**kwargs)
+    if node.kind == "squash":
+        return keras.layers.Activation(_squash_by(setting), **kwargs)
+    make, *arguments = {
+        "lipswish": [layers.LipSwish],
+        "called": [layers.LipSwish],
+        "half": [HalfSwish],
+        "cpila": [layers.CPila],
+        "clipswish": [layers.CLipSwish],
+        "softplus": [keras.layers.Activation, "softplus"],
+        "wave": [Wave, setting],
+        "shift": [keras.layers.Dense, setting],
+        "weighted": [layers.LearnableConcatenation, COEFFICIENT],
+        "add": [keras.layers.Add],
+        "flatten": [keras.layers.Flatten],
+        "reshape": [keras.layers.Reshape, setting],
+    }[node.kind]
+    return make(*arguments, **kwargs)
 
 
 def _squash_by(scale):
@@ -340,24 +329,21 @@ def norm_of(matrix, kind):
 
 
 class Reference:
-    """A branch as a function of vectors: x `[rows, size]`, with weights that may be moved along a direction."""
+    """A branch as a function of vectors: x `[rows, size]`, with weights by the id of their variable."""
 
-    def __init__(self, recipe, own):
-        self.recipe, self.own = recipe, own
-        self.weights = {}
-        for layer in own:
-            for variable in layer.trainable_variables:
-                self.weights[variable.path, id(variable)] = np.float64(variable.numpy())
-        self.size = math.prod(recipe.shape)
+    def __init__(self, recipe, own, weights=None):
+        self.recipe, self.own, self.size = recipe, own, math.prod(recipe.shape)
+        self.weights = weights or {
+            id(v): v.numpy().astype(np.float64) for layer in own for v in layer.trainable_variables
+        }
 
     def moved(self, direction, step):
-        """The same with other weights."""
-        other = Reference.__new__(Reference)
-        other.__dict__ = {**self.__dict__, "weights": {k: w + step * direction[k] for k, w in self.weights.items()}}
-        return other
+        """The same with weights that are moved along a direction."""
+        weights = {key: weight + step * direction[key] for key, weight in self.weights.items()}
+        return Reference(self.recipe, self.own, weights)
 
     def _of(self, layer):
-        return [self.weights[v.path, id(v)] for v in layer.trainable_variables]
+        return [self.weights[id(v)] for v in layer.trainable_variables]
 
     def __call__(self, x, c):
         """g `[rows, size]`."""
@@ -368,31 +354,27 @@ class Reference:
         return values[-1].reshape(len(x), -1)
 
     def _apply(self, node, layer, x, *others):
-        kind = node.kind
-        if kind in ("dense", "conv"):
+        if node.kind in ("dense", "conv"):
             return self._linear(node, layer, x)
-        if kind in ("lipswish", "half", "clipswish"):
-            (beta,) = self._of(layer)
-            if kind == "clipswish":
-                return np.concatenate([swish(x, beta), swish(-x, beta)], -1) / 1.004
-            return swish(x, beta) * (0.5 if kind == "half" else 1.0)
-        if kind == "shift":
-            kernel, bias = self._of(layer)
-            return x @ kernel + bias
-        if kind == "weighted":
-            e = softplus(self._of(layer)[0]) + 0.1
+        weights, setting = self._of(layer), node.setting
+        if node.kind == "weighted":
+            e = softplus(weights[0]) + 0.1
             eta = COEFFICIENT * e / np.linalg.norm(e)
             return np.concatenate([eta[0] * x, eta[1] * others[0]], -1)
         return {
+            "lipswish": lambda: swish(x, weights[0]),
+            "half": lambda: swish(x, weights[0]) * 0.5,
+            "clipswish": lambda: np.concatenate([swish(x, weights[0]), swish(-x, weights[0])], -1) / 1.004,
             "cpila": lambda: np.concatenate([pila(x - 0.2), pila(-x - 0.2)], -1) / 1.06,
             "softplus": lambda: softplus(x),
-            "wave": lambda: np.sin(node.setting * x) / 2,
-            "squash": lambda: np.tanh(node.setting * x) / 2,
-            "called": lambda: np.tanh(node.setting * x) / 2,
+            "wave": lambda: np.sin(setting * x) / 2,
+            "squash": lambda: np.tanh(setting * x) / 2,
+            "called": lambda: np.tanh(setting * x) / 2,
+            "shift": lambda: x @ weights[0] + weights[1],
             "add": lambda: x + others[0],
             "flatten": lambda: x.reshape(len(x), -1),
-            "reshape": lambda: x.reshape(len(x), *node.setting),
-        }[kind]()
+            "reshape": lambda: x.reshape(len(x), *setting),
+        }[node.kind]()
 
     def _linear(self, node, layer, x):
         kernel, *bias = self._of(layer)
@@ -439,42 +421,43 @@ class Block:
 
     def log_det(self, x, c):
         """The log-determinant that the estimator has at x, `[rows]`."""
-        jacobian, weights = self.g.jacobian(self.forward(x, c)[1], c), self.estimator.weights
-        eye = np.eye(self.g.size)
-        if weights is None:
+        jacobian, eye = self.g.jacobian(self.forward(x, c)[1], c), np.eye(self.g.size)
+        if self.estimator.weights is None:
             value = np.linalg.slogdet(eye + jacobian)[1]
             return np.linalg.slogdet(eye - jacobian)[1] - value if self.monotone else value
-        total, power = 0.0, eye
-        for n in range(1, 12):
-            power = power @ jacobian
-            if self.monotone:
-                power = power @ jacobian if n > 1 else power
-                total = total - 2 * weights(n)[0] / (2 * n - 1) * np.trace(power, axis1=1, axis2=2)
-            else:
-                total = total + (-1) ** (n + 1) * weights(n)[0] / n * np.trace(power, axis1=1, axis2=2)
-        return total
+        return np.trace(series(jacobian, self._value_coefficient), axis1=1, axis2=2)
 
-    def log_det_gradient(self, x, c, moved):
-        """Its derivative as the estimator has it, along what moves the block: `moved(step)` is (block, x, c)."""
-        (up, *at_up), (down, *at_down) = moved(_STEP), moved(-_STEP)
-        after = up.g.jacobian(up.forward(*at_up)[1], at_up[1])
-        before = down.g.jacobian(down.forward(*at_down)[1], at_down[1])
-        change = (after - before) / (2 * _STEP)
+    def log_det_gradient(self, x, c, ends):
+        """Its derivative as the estimator has it, between two ends (block, x, c) a step after and before this."""
+        after, before = (block.g.jacobian(block.forward(*at)[1], at[1]) for block, *at in ends)
         jacobian, eye = self.g.jacobian(self.forward(x, c)[1], c), np.eye(self.g.size)
-        weights = self.estimator.weights
-        if weights is None:
+        if self.estimator.weights is None:
             factor = np.linalg.inv(eye + jacobian)
             factor = -np.linalg.inv(eye - jacobian) - factor if self.monotone else factor
         else:
-            factor, power = np.zeros_like(jacobian), np.broadcast_to(eye, jacobian.shape)
-            for k in range(12):
-                if self.monotone:
-                    factor = factor - 2 * weights(k + 1)[0] * power
-                    power = power @ jacobian @ jacobian
-                else:
-                    factor = factor + (-1) ** k * (weights(k)[1] if k else 1.0) * power
-                    power = power @ jacobian
-        return np.trace(factor @ change, axis1=1, axis2=2)
+            factor = series(jacobian, self._gradient_coefficient)
+        return np.trace(factor @ (after - before) / (2 * _STEP), axis1=1, axis2=2)
+
+    def _value_coefficient(self, n):
+        """That of J^n in the series of log|det(I + J)|, or of log|det(I - J)| - log|det(I + J)|."""
+        if self.monotone:
+            return -2 * self.estimator.weights((n + 1) // 2)[0] / n if n % 2 else 0.0
+        return (-1) ** (n + 1) * self.estimator.weights(n)[0] / n if n else 0.0
+
+    def _gradient_coefficient(self, k):
+        """That of J^k in the derivative, whose Neumann series has weights of its own."""
+        if self.monotone:
+            return 0.0 if k % 2 else -2 * self.estimator.weights(k // 2 + 1)[0]
+        return (-1) ** k * self.estimator.weights(k)[1] if k else 1.0
+
+
+def series(matrix, coefficient):
+    """The power series of a matrix `[rows, size, size]`, of more terms than an estimator here has."""
+    total, power = 0.0, np.broadcast_to(np.eye(matrix.shape[-1]), matrix.shape)
+    for k in range(24):
+        total = total + coefficient(k) * power
+        power = power @ matrix
+    return total
 
 
 class Case:
@@ -513,22 +496,20 @@ class Case:
             self.blocks.append(Block(Reference(recipe, own), kind == "monotone", e))
         self.flow = resflow.bijectors.Flow(blocks)
         if self.scales == 2:
-            flows = [resflow.bijectors.Flow([blocks[0], resflow.bijectors.Squeeze2D()]), blocks[1:]]
-            flows[1] = resflow.bijectors.Flow(flows[1])
-            self.flow = resflow.bijectors.MultiscaleFlow(flows, shape)
+            parts = [blocks[0], resflow.bijectors.Squeeze2D()], [blocks[1]]
+            self.flow = resflow.bijectors.MultiscaleFlow([resflow.bijectors.Flow(part) for part in parts], shape)
         layers.converge_norms(self.flow)
         self.x = rng.normal(size=[3, *shape])
         self.c = rng.normal(size=[3, conditions.pop()]) if conditions else None
         self.size = math.prod(shape)
         self.a, self.b = rng.normal(size=[3, self.size]), rng.normal(size=3)
-        self.variables = [[v.value for v in block.branch.trainable_variables] for block in blocks]
+        self.variables = [block.branch.trainable_variables for block in blocks]
 
     @property
     def description(self):
         """What it is made of."""
-        return (
-            "\n".join(f"{b.estimator.log_det} {b.g.recipe}" for b in self.blocks) + f"\n{self.dtype} {self.shifts}"
-        )
+        lines = [f"{block.estimator.log_det} {block.g.recipe}" for block in self.blocks]
+        return "\n".join([*lines, f"{self.dtype} {self.shifts}"])
 
     @property
     def has_true_gradients(self):
@@ -553,7 +534,7 @@ class Case:
     def compute(self, x, c, a, b, training=None):
         """The latent, the log-determinant, and their gradients; the way back, and its gradients."""
         flat = lambda y: tf.reshape(y, [tf.shape(x)[0], self.size])  # noqa: E731
-        variables = sum(self.variables, [])
+        variables = [variable.value for variable in sum(self.variables, [])]
         with tf.GradientTape() as tape:
             tape.watch([x, c])
             arguments, given = self.arguments(c, training), tf.identity(x)
@@ -567,10 +548,6 @@ class Case:
             loss = tf.reduce_sum(a * flat(back))
         again = tape.gradient(loss, [z, c, *variables], unconnected_gradients="zero")
         return [flat(z), log_det, *there, flat(back), *again]
-
-    def eager(self):
-        """The results by eager execution."""
-        return self.compute(*self.inputs())
 
     def graph(self, training=None, **options):
         """The results of a function."""
@@ -643,51 +620,36 @@ class Case:
     def slopes(self, results):
         """Pairs of the derivative of the two losses along a random direction: by gradients, and by differences."""
         num = len(sum(self.variables, []))
-        z, there, again = results[0].numpy(), results[2 : 4 + num], results[5 + num :]
+        z, there, again = results[0].numpy().reshape(3, -1), results[2 : 4 + num], results[5 + num :]
         x, rng = self.x.reshape(3, -1), np.random.default_rng(1)
         for part in range(4):  # x, the condition, the first block, the second one
             if part == 1 and self.c is None:
                 continue
             moves = [rng.normal(size=tensor.shape) * (self._part(i) == part) for i, tensor in enumerate(there)]
-            directions = self._directions(moves)
-
-            def moved(step, start=x, moves=moves, directions=directions):
-                blocks = [block.moved(d, step) for block, d in zip(self.blocks, directions, strict=True)]
+            of_weights = iter(moves[2:])
+            directions = [{id(variable): next(of_weights) for variable in group} for group in self.variables]
+            ends = []  # the blocks, the change of x or z, and the condition, a step ahead and a step back
+            for step in (_STEP, -_STEP):
+                blocks = [block.moved(way, step) for block, way in zip(self.blocks, directions, strict=True)]
                 c = None if self.c is None else self.c + step * moves[1]
-                return blocks, start + step * moves[0].reshape(3, -1), c
-
-            def loss(step, moved=moved):
-                return np.sum(self.a * self.there(*moved(step))[0])
-
-            def inverse(step, moved=moved):
-                return np.sum(self.a * self.back(*moved(step, z.reshape(3, -1))))
-
-            slope = (loss(_STEP) - loss(-_STEP)) / (2 * _STEP)
-            y = self.there(self.blocks, x, self.c)[1]
-            first = self.blocks[0].log_det_gradient(x, self.c, lambda step: self._first(*moved(step)))
-            second = self.blocks[1].log_det_gradient(y, self.c, lambda step: self._second(*moved(step)))
-            yield self._along(there, moves), slope + np.sum(self.b * (first + second))
+                ends.append((blocks, step * moves[0].reshape(3, -1), c))
+            ahead, back = (np.sum(self.a * self.there(blocks, x + dx, c)[0]) for blocks, dx, c in ends)
+            points = [self.there(blocks, x + dx, c)[1] for blocks, dx, c in ends]
+            first = self.blocks[0].log_det_gradient(x, self.c, [(blocks[0], x + dx, c) for blocks, dx, c in ends])
+            second = self.blocks[1].log_det_gradient(
+                self.there(self.blocks, x, self.c)[1],
+                self.c,
+                [(blocks[1], y, c) for (blocks, _, c), y in zip(ends, points, strict=True)],
+            )
+            yield _along(there, moves), (ahead - back) / (2 * _STEP) + np.sum(self.b * (first + second))
             if not any(self.shifts):  # the gradient is that of a root
-                yield self._along(again, moves), (inverse(_STEP) - inverse(-_STEP)) / (2 * _STEP)
-
-    def _first(self, blocks, x, c):
-        return blocks[0], x, c
-
-    def _second(self, blocks, x, c):
-        return blocks[1], self.there(blocks, x, c)[1], c
+                ahead, back = (np.sum(self.a * self.back(blocks, z + dz, c)) for blocks, dz, c in ends)
+                yield _along(again, moves), (ahead - back) / (2 * _STEP)
 
     def _part(self, i):
         return i if i < 2 else 2 if i - 2 < len(self.variables[0]) else 3
 
-    def _directions(self, moves):
-        """The moves of the weights of each block, as its `Reference` names them."""
-        moves = iter(moves[2:])
-        directions = []
-        for block, variables in zip(self.blocks, self.variables, strict=True):
-            keys = {id(v.value): (v.path, id(v)) for layer in block.g.own for v in layer.trainable_variables}
-            directions.append({keys[id(variable)]: next(moves) for variable in variables})
-        return directions
 
-    def _along(self, gradients, moves):
-        pairs = zip(gradients, moves, strict=True)
-        return sum(np.sum(np.float64(gradient.numpy()).reshape(move.shape) * move) for gradient, move in pairs)
+def _along(gradients, moves):
+    arrays = [gradient.numpy().astype(np.float64) for gradient in gradients]
+    return sum(np.sum(a.reshape(move.shape) * move) for a, move in zip(arrays, moves, strict=True))

@@ -33,9 +33,8 @@ def gradients(x):
 CALLS = {
     "log_prob": lambda x: MODEL.log_prob(x, seed=1),
     "sample": lambda x: MODEL.sample(8, seed=1) + x,
-    "encode": lambda x: MODEL.decode(MODEL.encode(x)),
+    "decode": lambda x: MODEL.decode(x),
     "forward": lambda x: FLOW.forward_log_det_jacobian(x, 1, seed=1),
-    "inverse": lambda x: FLOW.inverse(x),
     "gradients": gradients,
 }
 

@@ -2,14 +2,12 @@
 
 import argparse
 import io
-import json
 import pathlib
 import pickle
 import runpy
 import shlex
 import sys
 import types
-import zipfile
 
 import numpy as np
 import pytest
@@ -53,7 +51,7 @@ def test_weights_and_averages_and_the_steps_that_the_optimizer_counts(checkpoint
     assert 1e-3 < np.max(np.abs(weight - average)) < 0.03
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_the_script_writes_what_is_read(seed, tmp_path, monkeypatch):
     """All but the files of PyTorch, which a stub reads from a pickle; the class of the average is not installed."""
     generator = np.random.default_rng(seed)
@@ -98,40 +96,24 @@ def test_the_script_writes_what_is_read(seed, tmp_path, monkeypatch):
         assert found.averages is None
 
 
-def zipped(**entries):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in entries.items():
-            archive.writestr(name, data)
-    return file.getvalue()
-
-
-def saved(save, array):
-    file = io.BytesIO()
-    save(file, array)
-    return file.getvalue()
-
-
 class Payload:
     def __reduce__(self):
         return pytest.fail, ("code was executed",)
 
 
-PICKLED = pickle.dumps({"args": Payload()}, 2)
 OTHER_FILES = {
-    "PyTorch": zipped(**{"archive/data.pkl": PICKLED, "archive/data/0": bytes(8)}),
-    "PyTorch before 1.6": PICKLED,
-    "a table": saved(np.savez, np.ones((3, 2))),
-    "an array": saved(np.save, np.ones((3, 2))),
-    "objects": saved(np.save, np.array([Payload()])),
-    "objects in the file": content(**{"a.weight": np.array([Payload()])}),
+    "PyTorch before 1.6": pickle.dumps({"args": Payload()}, 2),
+    "objects": content(**{"a.weight": np.array([Payload()])}),
+    "no arguments": content(args=None),
+    "no step": content(step=None),
+    "arguments that are not JSON": content(args="data=mnist"),
+    "a truncated file": content()[:-100],
     "text": b"data,nbits\nmnist,8\n",
-    "nothing": b"",
 }
 
 
 @pytest.mark.parametrize("data", OTHER_FILES.values(), ids=OTHER_FILES)
-@pytest.mark.parametrize("name", ["cifar10.pth", "a b.pt", "cifar10.npz", "cifar10"])
+@pytest.mark.parametrize("name", ["a b.pt", "cifar10.npz"])
 def test_another_file_is_refused_with_the_command_to_run(name, data, tmp_path):
     path = tmp_path / name
     path.write_bytes(data)
@@ -148,55 +130,3 @@ def test_no_file(tmp_path):
     for path in (tmp_path / "a.npz", tmp_path):
         with pytest.raises(ValueError, match=f"Cannot read {path}: there is no such file"):
             read_checkpoint(path)
-
-
-@pytest.mark.parametrize(
-    "changes, named",
-    [
-        ({"args": None}, "no array 'args'"),
-        ({"step": None}, "no array 'step'"),
-        ({"ema_decay": None}, "no array 'ema_decay'"),
-        ({"args": "data=mnist"}, "JSONDecodeError"),
-        ({"args": np.zeros(2)}, "JSONDecodeError"),
-        ({"args": json.dumps([1])}, "its arguments are a list"),
-        ({"args": json.dumps({"data": ["mnist"]})}, "its argument 'data' is a list"),
-        ({"args": json.dumps({"data": {}})}, "its argument 'data' is a dict"),
-        ({"step": "x"}, "invalid literal"),
-        ({"step": [1, 2]}, "TypeError"),
-        ({"step": 0}, "step=0"),
-        ({"step": np.nan}, "NaN"),
-        ({"ema_decay": 1.0}, "ema_decay=1.0"),
-        ({"ema_decay": np.nan}, "ema_decay=nan"),
-        ({"a.weight": "text"}, "its tensor 'a.weight' does not hold numbers"),
-        ({"ema/a.weight": np.ones(2, complex)}, "its tensor 'ema/a.weight' does not hold numbers"),
-    ],
-)
-def test_arrays_that_are_no_checkpoint(changes, named, tmp_path):
-    path = tmp_path / "a.npz"
-    path.write_bytes(content(**changes))
-    with pytest.raises(ValueError, match=f"a.npz cannot be read as a published checkpoint .*{named}"):
-        read_checkpoint(path)
-
-
-def test_a_damaged_file_is_refused_unless_its_content_is_the_same(tmp_path):
-    """300 files with another bit, and 100 that are truncated."""
-    generator, path, data = np.random.default_rng(0), tmp_path / "a.npz", content()
-    damaged = []
-    for position in generator.integers(0, len(data), 300):
-        changed = bytearray(data)
-        changed[position] ^= 1 << generator.integers(8)
-        damaged.append(bytes(changed))
-    damaged += [data[:length] for length in generator.integers(0, len(data), 100)]
-    refused = 0
-    for changed in damaged:
-        path.write_bytes(changed)
-        try:
-            found = read_checkpoint(path)
-        except ValueError as error:
-            assert str(error).startswith(f"{path} cannot be read as a published checkpoint")
-            refused += 1
-        else:
-            assert found.args == {"data": "mnist"} and (found.step, found.decay) == (3, 0.5)
-            assert_same(found.weights, {"a.weight": VALID["a.weight"]})
-            assert_same(found.averages, {"a.weight": VALID["ema/a.weight"]})
-    assert 100 < refused < len(damaged)

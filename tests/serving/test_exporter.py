@@ -1,12 +1,11 @@
-"""What an export leaves on disk, and whom it answers."""
+"""The files of an export."""
 
 import json
 import os
-import pathlib
+import re
 import shutil
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,11 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import planning
 from tf_resflow.evaluation.planning import LikelihoodPlan
-from tf_resflow.models.data_info import DataInfo
-from tf_resflow.serving.readme import readme
-from tf_resflow.training.runs import Run
 
 EXACT = LikelihoodPlan(log_det=resflow.logdet.Exact())
 
@@ -28,13 +23,10 @@ def described(export_dir):
     return json.loads((export_dir / "1" / "signatures.json").read_text())
 
 
-def graph_of(path):
-    return saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes()).meta_graphs[0]
-
-
 def operations(path):
     """The operations of the functions of a SavedModel."""
-    return [node for function in graph_of(path).graph_def.library.function for node in function.node_def]
+    graph = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    return [node for function in graph.library.function for node in function.node_def]
 
 
 def warmup_requests(path):
@@ -59,22 +51,24 @@ def test_warmup_requests_are_answered(export_dir, loaded):
     assert sorted(answered) == sorted((name, size) for name in names for size in (1, 8))
 
 
-def test_readme(export_dir, described):
-    assert [path.name for path in export_dir.iterdir()] == ["1"]
-    text = (export_dir / "1" / "README.md").read_text()
-    definitions = graph_of(export_dir / "1").signature_def
-    for name in described["signatures"]:
-        assert f"### {name}\n" in text
-        for info in (*definitions[name].inputs.values(), *definitions[name].outputs.values()):
-            assert f"`{info.name}`" in text
-    assert "| in | `x` | uint8 | batch x 8 x 8 x 1 |" in text
-    assert "flow of 1 residual block (Chen" in text
-    assert resflow.__version__ in text and "proves that each block" in text
-    assert "It has not been evaluated." in text and "log-determinants are by RussianRoulette" in text
+def test_readme(export_dir, described, loaded, call, monkeypatch, capsys):
+    """Its code runs, and asks for what its request asks for."""
+    folder = export_dir / "1"
+    text = (folder / "README.md").read_text()
+    assert "| `serving_default` | input | `x` | uint8 | batch x 8 x 8 x 1 | `serving_default_x:0` |" in text
+    assert text.count("| `") == 3 * sum(len(s["inputs"] | s["outputs"]) for s in described["signatures"].values())
+    assert resflow.__version__ in text and described["signatures"]["sample"]["description"] in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(folder)
+    exec(code, {})
+    answer, request = eval(capsys.readouterr().out), json.loads((folder / "request.json").read_text())
+    (folder / "request.json").unlink()
+    expected = call(loaded, "serving_default", x=np.array(request["inputs"]["x"], np.uint8))
+    assert answer == {name: value.tolist() for name, value in expected.items()}
 
 
 def test_the_description_for_programs(loaded, described):
-    """Of each signature the inputs can be made, and the outputs have the types and shapes that it tells."""
+    """Of each signature the inputs can be made, and the outputs have the described dtypes and shapes."""
     assert sorted(described["signatures"]) == sorted(loaded.signatures)
     for name, signature in described["signatures"].items():
         inputs = {
@@ -106,50 +100,42 @@ def test_chosen_signatures(image_model, images, loaded, call, tmp_path):
     path = resflow.serving.export(image_model, tmp_path, signatures=["encode", "sample"], max_batch=7)
     described = json.loads((path / "signatures.json").read_text())
     assert list(described["signatures"]) == ["serving_default", "encode", "sample"]
+    assert described["signatures"]["serving_default"]["description"].startswith("The same as encode")
     assert described["default"] == "encode" and described["max_batch"] == 7 and "log_prob" not in described
-    text = (path / "README.md").read_text()
-    assert "The same as encode" in text and "at most 7 examples" in text and "log_prob" not in text
     served = tf.saved_model.load(str(path))
     assert sorted(served.signatures) == ["encode", "sample", "serving_default"]
+    expected = call(loaded, "encode", x=images)["z"]
     for name in ("serving_default", "encode"):
-        np.testing.assert_allclose(
-            call(served, name, x=images)["z"], call(loaded, "encode", x=images)["z"], rtol=1e-6
-        )
+        np.testing.assert_allclose(call(served, name, x=images)["z"], expected, rtol=1e-6)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"at most 7 examples \(max_batch\).*\[8 8 8 1\]"):
         call(served, "encode", x=np.zeros([8, 8, 8, 1], np.uint8))
     ops = [node.op for node in operations(path)]
     assert ops.count("StatelessWhile") == 1 and "While" not in ops, "of the block's inverse alone"
     saved = tf.train.list_variables(str(path / "variables" / "variables"))
-    everything, flow = (
-        sum(np.prod(weight.shape) for weight in weights)
-        for weights in (image_model.weights, image_model.flow.variables)
-    )
-    assert 0 < sum(np.prod(shape) for name, shape in saved if "weights" in name) <= flow < everything
+    num_saved = sum(np.prod(shape) for name, shape in saved if "weights" in name)
+    assert 0 < num_saved <= sum(np.prod(weight.shape) for weight in image_model.flow.variables)
     assert {request.inputs["x"].tensor_shape.dim[0].size for request in warmup_requests(path)} == {1, 7}
 
 
 @pytest.fixture
 def write_as(monkeypatch):
-    """Puts a function of a path in the place of what traces and writes the SavedModel."""
+    """Replaces the function that traces and writes the SavedModel by a function of a path."""
     name = "tf_resflow.serving.exporter.write_saved_model"
     return lambda write: monkeypatch.setattr(name, lambda *arguments: write(arguments[-1]))
 
 
 @pytest.fixture
 def copy(exported_vectors):
-    """Writes to a path what is in the SavedModel of the vector model."""
+    """Copies the SavedModel of the vector model to a path."""
     kept_out = shutil.ignore_patterns("assets.extra", "*.md")
     return lambda path: shutil.copytree(exported_vectors, path, ignore=kept_out)
 
 
 @pytest.fixture
 def export_vectors(vector_model):
-    """Exports the vector model to a directory."""
-
-    def export(directory, version=None):
-        return resflow.serving.export(vector_model, directory, version=version, plan=EXACT)
-
-    return export
+    return lambda directory, version=None: resflow.serving.export(
+        vector_model, directory, version=version, plan=EXACT
+    )
 
 
 def test_versions(export_vectors, write_as, copy, tmp_path):
@@ -158,10 +144,9 @@ def test_versions(export_vectors, write_as, copy, tmp_path):
     for name in ("12", "notes", "\u00b2"):
         (tmp_path / "v" / name).mkdir(parents=True)
     assert export_vectors(tmp_path / "v").name == "13"
-    with pytest.raises(ValueError, match="has a version 12.*next free one is 14"):
-        export_vectors(tmp_path / "v", version=12)
-    with pytest.raises(ValueError, match="at least 1"):
-        export_vectors(tmp_path / "v", version=0)
+    for version, message in ((12, "has a version 12.*next free one is 14"), (0, "at least 1")):
+        with pytest.raises(ValueError, match=message):
+            export_vectors(tmp_path / "v", version=version)
     assert sorted(path.name for path in (tmp_path / "v").iterdir()) == ["12", "13", "notes", "\u00b2"]
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Cannot write .*file.dir"):
@@ -191,52 +176,16 @@ def test_a_number_that_another_export_takes_meanwhile(export_vectors, write_as, 
     assert not (tmp_path / "1" / "README.md").exists()
 
 
-def test_the_readme_names_the_file_of_the_data(vector_model):
-    for kind, path, name in (
-        ("tabular", "a/wine quality.csv", "wine quality.csv"),
-        ("images", "a/my photographs/", "my photographs"),
-    ):
-        config = resflow.training.default_config()
-        config.data.update(name=kind, path=path)
-        data = DataInfo(name, (3,), None, None, None)
-        run = Run(vector_model, config, 5, pathlib.Path("run"), data)
-        text = readme(vector_model, {"signatures": {}}, run)
-        assert text.startswith(f"# Residual flow of {name}\n")
-        assert f"Trained on the train split of {name} by 5 steps" in text and "tabular" not in text
-
-
-def test_the_readme_of_a_block_on_trust(tmp_path):
-    branch = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, name="unknown")])
-    block = resflow.bijectors.ResidualBlock(branch, lipschitz_constant=0.6, name="trusted")
-    model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
-    path = resflow.serving.export(model, tmp_path, signatures=["encode"])
-    card = (path / "README.md").read_text()
-    assert "The Lipschitz constant of trusted's branch is not certified" in card
-    assert "'unknown' (Dense)" in card and "0.6000 is not verified" in card and "proves that" not in card
-
-
-@pytest.mark.parametrize("writer", ["TensorFlow", "Python"])
-def test_a_full_disk_leaves_nothing(writer, export_vectors, write_as, copy, tmp_path):
-    """Files are limited to 500 bytes, which the system answers as it does a full disk, by an error."""
+def test_a_full_disk_leaves_nothing(export_vectors, tmp_path):
+    """Files are limited to 500 bytes, which the system answers by an error, as it does a full disk."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-
-    def copy_then_limit(path):
-        copy(path)
-        limit(500)
-
-    if writer == "TensorFlow":
-        limit(500)
-    else:
-        write_as(copy_then_limit)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
     try:
         with pytest.raises(OSError) as error:
             export_vectors(tmp_path)
     finally:
-        limit(soft)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(error.value) == f"Cannot write {tmp_path}: File too large. Make room, or make it writable."
     assert not list(tmp_path.iterdir())
 
@@ -253,15 +202,3 @@ def test_without_the_package_of_the_requests(export_vectors, write_as, copy, tmp
 def test_a_run_is_not_a_model(tmp_path):
     with pytest.raises(ValueError, match="takes a FlowModel, such as .*load.*model; got str. .*use export_run"):
         resflow.serving.export("runs/digits", tmp_path)
-
-
-def test_a_planned_export_tells_its_plan(vector_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "_exact", lambda *_: [])
-    x = vector_model.sample(8, seed=1)
-    plan = resflow.evaluation.plan_likelihood(vector_model, x, 0.5)
-    path = resflow.serving.export(vector_model, tmp_path, plan=plan, signatures=["serving_default"])
-    described = json.loads((path / "signatures.json").read_text())["log_prob"]
-    assert described["num_samples"] == plan.num_samples
-    assert described["estimator"]["expected_stderr"] == pytest.approx(plan.expected_stderr)
-    assert set(described["estimator"]["blocks"]) == set(plan.blocks)
-    assert "log-determinants are by LikelihoodPlan" in (path / "README.md").read_text()

@@ -44,25 +44,15 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(path):
     """The answer of the model for each row."""
-    loaded, parts = tf.saved_model.load(str(path)), range(0, 50, 5)
+    score = tf.saved_model.load(str(path)).signatures["serving_default"]
     inputs = {"x": tf.constant(X, tf.float32), "condition": tf.constant(C, tf.float32)}
-    answers = [
-        loaded.signatures["serving_default"](**{name: value[i : i + 5] for name, value in inputs.items()})
-        for i in parts
-    ]
+    answers = [score(**{name: value[i : i + 5] for name, value in inputs.items()}) for i in range(0, 50, 5)]
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
 def score(path, pattern, output):
-    command = [
-        PYTHON,
-        SCRIPT,
-        f"--model={path}",
-        f"--input={pattern}",
-        f"--output={output}",
-        "--runner=FnApiRunner",
-    ]
-    return subprocess.run(command, capture_output=True, text=True)
+    options = [f"--model={path}", f"--input={pattern}", f"--output={output}", "--runner=FnApiRunner"]
+    return subprocess.run([PYTHON, SCRIPT, *options], capture_output=True, text=True)
 
 
 def check(rows, expected):
@@ -126,39 +116,8 @@ for value, code in [("b", level), ("soon", day), (values[1][2], day), ("1.55", t
 """
 
 
-def run_python(code, *arguments):
-    command = [PYTHON, "-c", code, *arguments]
-    return subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)}, capture_output=True, text=True
-    )
-
-
 def test_levels_and_dates_are_numbers():
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
+    done = subprocess.run([PYTHON, "-c", NUMBERS], env=environment, capture_output=True, text=True)
     expected = ["[0, 1, 1, 2, 3, 3]", "[2.0, 2.0] 2.75", "1.5 -5.7", *["unknown"] * 4]
-    assert run_python(NUMBERS).stdout.splitlines() == expected
-
-
-SEVERAL = """
-import sys
-import score
-
-for pattern in sys.argv[2:]:
-    try:
-        score.main(["--output=scores", f"--model={sys.argv[1]}", f"--input={pattern}"])
-    except ValueError as error:
-        print(error)
-"""
-
-
-def test_what_does_not_fit_is_said_at_once(path, tmp_path):
-    inputs = {
-        "a.csv": "age,height\n1,2\n",
-        "b.csv": "height,age\n1,2\n",
-        "c.csv": 'quantile,age,height,"length, cm"',
-    }
-    for name, text in inputs.items():
-        (tmp_path / name).write_text(text)
-    patterns = [tmp_path / name for name in ("a.csv", "*.csv", "c.csv", "d.csv")]
-    lacking, other, both, none = run_python(SEVERAL, path, *patterns).stdout.splitlines()
-    assert "lacks the columns ['length, cm'] of the model" in lacking and "has other columns than" in other
-    assert "has columns that are named as scores are, ['quantile']" in both and "There is no file" in none
+    assert done.stdout.splitlines() == expected

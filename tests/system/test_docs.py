@@ -63,35 +63,20 @@ def test_tutorials(site):
         assert "import tf_resflow as resflow" in re.sub("<[^>]*>", "", page)
 
 
-@pytest.mark.parametrize(
-    "warning",
-    [
-        "WARNING:tensorflow:AutoGraph could not transform <function>",
-        "WARNING: block2: the inverse did not converge for some examples",
-        "module.py:1: UserWarning: The ActNorms of the flow are still the identity.",
-        "5 out of the last 5 calls to <function> triggered tf.function retracing.",
-    ],
-)
-def test_a_warning_in_a_tutorial_ends_the_build(warning, tmp_path, monkeypatch):
+def test_a_warning_in_a_tutorial_ends_the_build(tmp_path, monkeypatch):
     """So that no page of `make docs` has one, which executes the tutorials."""
     monkeypatch.setenv("EXECUTE_NOTEBOOKS", "0")
-    notebooks = hook("notebooks")
-    for text in ("0.5 nats", warning):
+    specification = importlib.util.spec_from_file_location("notebooks", ROOT / "docs/notebooks.py")
+    notebooks = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(notebooks)
+    path = tmp_path / "tutorial.ipynb"
+    for text in ("0.5 nats", "module.py:1: UserWarning: The ActNorms of the flow are still the identity."):
         cell = nbformat.v4.new_code_cell("f()", outputs=[nbformat.v4.new_output("stream", text=text)])
-        path = tmp_path / "tutorial.ipynb"
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-        if text != warning:
+        if "UserWarning" not in text:
             assert text in notebooks._page(path)[0]
     with pytest.raises(PluginError, match="tutorial.ipynb: a cell prints a warning"):
         notebooks._page(path)
-
-
-def hook(name):
-    """A module of docs/ that mkdocs runs."""
-    specification = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def test_formulas_are_mathml(site):
@@ -100,17 +85,6 @@ def test_formulas_are_mathml(site):
     assert len(formulas) > 200
     assert all("".join(formula.itertext()).strip() for formula in formulas)
     assert [page for page, text in pages.items() if re.search(r"\\\(|\\\)|\$\$|<merror", text)] == []
-
-
-def test_formulas():
-    """Names of functions are upright and spaced, limits are below in displays; unknown commands are errors."""
-    formulas = hook("formulas")
-    assert "<mi>log</mi><mspace" in formulas.mathml(r"\log x")
-    assert "<mi>Lip</mi>" in formulas.mathml(r"\mathrm{Lip}(f)")
-    assert "<munder><mi>max</mi><mi>k</mi></munder>" in formulas.mathml(r"\max_k a_k", block=True)
-    assert "\u2016</mo>" in formulas.mathml(r"\bigl\| x \bigr\|")
-    with pytest.raises(ValueError, match="unknown"):
-        formulas.mathml(r"\unknown x")
 
 
 def test_every_public_name_is_in_the_reference(site):

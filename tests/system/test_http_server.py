@@ -69,20 +69,20 @@ def test_answers(path, ask, name, inputs):
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
-def test_requests_of_the_readme(path, port, tmp_path):
+def test_request_of_the_readme(path, port, tmp_path):
+    """By curl it has the answer that TensorFlow gives in Python."""
     shutil.copytree(path, tmp_path / "1")
     text = (path / "README.md").read_text()
-    (python,), (curl,) = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "sh"))
+    python, curl = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "sh"))
 
     def run(command):
         return subprocess.run(command, cwd=tmp_path / "1", capture_output=True, text=True, check=True).stdout
 
     local = eval(run([sys.executable, "-c", python]))
-    assert local.keys() == {"log_prob", "log_prob_stderr", "bits_per_dim", "quantile"}
     served = json.loads(run(["sh", "-c", curl.replace("8501", str(port))]))["outputs"]
+    assert local.keys() == served.keys() == {"log_prob", "log_prob_stderr", "bits_per_dim", "quantile"}
     for name, value in local.items():
         np.testing.assert_allclose(served[name], value, rtol=1e-5)
-    assert local["quantile"][0] in (0, 0.5, 1) and "fraction of 2 examples of the held-out data" in text
 
 
 def test_metadata(path, ask):
@@ -93,18 +93,14 @@ def test_metadata(path, ask):
     "body, message",
     [
         ({"inputs": {"x": (X + 17).tolist()}}, "x must lie in 0, ..., 16"),
-        ({"inputs": {"x": (X / 2).tolist()}}, "x takes numbers of type uint8"),
         ({"inputs": {"x": (X + 300.0).tolist()}}, "x takes numbers of type uint8"),
         ({"inputs": {"x": X[:, :7].tolist()}}, "x has the shape [-1, 8, 8, 1], "),
-        ({"inputs": {"x": [[1, 2], [3]]}}, "inhomogeneous"),
-        ({"inputs": {"x": np.resize(X, [4, 8, 8, 1]).tolist()}}, "at most 3 examples (max_batch)"),
         ({"inputs": {"y": X.tolist()}}, "The inputs of serving_default are an object with x"),
         ({"signature_name": "sample", "inputs": {**SCALARS, "num": 5000}}, "num must lie in 1, ..., 1024"),
         ({"signature_name": "sample", "inputs": {**SCALARS, "seed": 2**63}}, "seed takes numbers of type int64"),
         ({"signature_name": "forge", "inputs": {}}, "signature_name is one of serving_default, "),
         ({"inputs": {"x": X.tolist()}, "more": 1}, "more"),
         (b"{", "Expecting"),
-        (b"[]", "must be a mapping"),
     ],
 )
 def test_bad_requests(ask, body, message):

@@ -1,4 +1,4 @@
-"""What the binaries refuse: one line that tells what was wrong and what to do, at once."""
+"""What the commands refuse: one line that says what is wrong and what to do, before TensorFlow is loaded."""
 
 import fcntl
 import json
@@ -9,16 +9,12 @@ import sys
 
 import pytest
 
-from tf_resflow.training import base_config, default_config
+from tf_resflow.training import base_config
 
 ROOT = pathlib.Path(__file__).parents[2]
-TOY = "--config=toy2d"
-NEW = "--workdir={tmp}/new"
-NONE = "--workdir={tmp}/none"
-RUN = "--workdir={run}"
-PICTURE = "--output={tmp}/x.png"
-SCORES = "--output={tmp}/scores.csv"
-TRAIN = [TOY, NEW]
+TOY = "train --workdir={tmp}/new --config=toy2d"
+TABLE = "train --workdir={tmp}/new --config=tabular"
+SAMPLE = "sample --workdir={run} --output={tmp}/x.png"
 
 CONFIG_FILES = {
     "syntax": "def get_config(:\n",
@@ -30,163 +26,93 @@ CONFIG_FILES = {
     "fails": "def get_config():\n    return 1 / 0\n",
 }
 
-# The binary, its arguments, and parts of the line.
-REFUSED = {
-    "no config": ("train", [NEW], ["--config is missing"]),
-    "no workdir": ("train", [TOY], ["--workdir is missing"]),
-    "an empty config": ("train", ["--config=", NEW], ["Unknown config ''"]),
-    "a folder as config": ("train", ["--config=configs", NEW], ["Unknown config 'configs'", "digits"]),
-    "a name as config": (
-        "train",
-        ["--config=digts", NEW],
-        ["Unknown config 'digts'", "mean 'digits'?", "monotone:digits"],
+# Commands, and parts of what they print. Each of the first runs in a process of its own.
+IN_PROCESSES = [
+    ("train --workdir={tmp}/new", "--config is missing"),
+    ("train --workdir={tmp}/new --config=configs/digit.py", "no file configs/digit.py", "mean 'digits.py'?"),
+    ("train --workdir={tmp}/new --config={tmp}/no_function.py", "no function get_config"),
+    (f"{TOY} --config.train.stesp=5", "no field 'train.stesp'", "'train.steps'?"),
+    (f"{TOY} --config.train.steps=0", "train.steps is 0", "at least 1"),
+    (f"{TOY} --workdr=x", "'workdr'. Did you mean: workdir", "The flags are listed by --help"),
+    ("evaluate --workdir={bytes}", "config.json is not valid JSON"),
+    ("export --workdir={key} --export_dir={tmp}", "unknown key 'train.stesp'"),
+    ("sample --workdir={tmp}/none --output={tmp}/a.png", "no config.json"),
+    ("plot_runs --workdirs={tmp}/none --output={tmp}/x.png", "none", "no config.json"),
+]
+IN_THIS_PROCESS = [
+    ("train --config=toy2d", "--workdir is missing"),
+    ("train --workdir={tmp}/new --config=configs", "Unknown config 'configs'", "digits"),
+    ("train --workdir={tmp}/new --config=digts", "Unknown config 'digts'", "mean 'digits'?", "monotone:digits"),
+    ("train --workdir={tmp}/new --config={tmp}/syntax.py", "syntax.py: SyntaxError: invalid", "line 1"),
+    (
+        "train --workdir={tmp}/new --config={tmp}/wrong_import.py",
+        "wrong_import.py, line 1: ModuleNotFoundError: No module named 'nosuch'",
     ),
-    "a typo in the config": (
-        "train",
-        ["--config=configs/digit.py", NEW],
-        ["no file configs/digit.py", "mean 'digits.py'?"],
+    ("train --workdir={tmp}/new --config={tmp}/wrong_type.py", "got {{'train': 5}}", "ConfigDict"),
+    (
+        "train --workdir={tmp}/new --config={tmp}/wrong_key.py",
+        "wrong_key.py, line 6",
+        'Key "stesp" does not exist',
+        'mean "steps"',
     ),
-    "a syntax error": ("train", ["--config={tmp}/syntax.py", NEW], ["syntax.py: SyntaxError: invalid", "line 1"]),
-    "no get_config": ("train", ["--config={tmp}/no_function.py", NEW], ["no function get_config"]),
-    "an import that fails": (
-        "train",
-        ["--config={tmp}/wrong_import.py", NEW],
-        ["wrong_import.py, line 1: ModuleNotFoundError: No module named 'nosuch'"],
+    ("train --workdir={tmp}/new --config={tmp}/fails.py", "fails.py, line 2: ZeroDivisionError"),
+    ("train --workdir={tmp}/new --config=configs/images.py:33", "images.py:33: The size is '33'"),
+    (f"{TOY} --config.model=5", "no field 'model'"),
+    (f"{TOY} --config.train.steps=many", "--config.train.steps=many: invalid literal for int()"),
+    (f"{TOY} --strategy=mirored", "--strategy=mirored: value should be one of <auto|default|mirrored|"),
+    (f"{TOY} now", "unexpected arguments ['now']"),
+    ("train --config=toy2d --workdir={run} --config.seed=8", "config.seed = 0, but now it is 8"),
+    ("train --config=toy2d --workdir={tmp}/syntax.py", "Cannot write", "a file is where"),
+    ("train --config=toy2d --workdir={busy}", "Another trainer is at work in {busy}"),
+    (TABLE, "data.path is missing: set it to the file"),
+    (f"{TABLE} --config.data.path=none.csv", "none.csv: there is no such file", f"{ROOT}/none.csv"),
+    (
+        "train --workdir={tmp}/new --config=images --config.data.path={tmp}/none",
+        "config.data.path: there is no file or folder {tmp}/none",
     ),
-    "a config that is a dict": (
-        "train",
-        ["--config={tmp}/wrong_type.py", NEW],
-        ["got {{'train': 5}}", "ConfigDict"],
+    ("evaluate --workdir={untrained}", "no checkpoint yet"),
+    (
+        "evaluate --workdir={moved}",
+        f"not at gone.csv (looked for /no/gone.csv and {ROOT}/gone.csv)",
+        "--data_path",
     ),
-    "a wrong key in the file": (
-        "train",
-        ["--config={tmp}/wrong_key.py", NEW],
-        ["wrong_key.py, line 6", 'Key "stesp" does not exist', 'mean "steps"'],
-    ),
-    "a config that fails": ("train", ["--config={tmp}/fails.py", NEW], ["fails.py, line 2: ZeroDivisionError"]),
-    "a typo in a field": (
-        "train",
-        [*TRAIN, "--config.train.stesp=5"],
-        ["no field 'train.stesp'", "'train.steps'?"],
-    ),
-    "a section as a field": ("train", [*TRAIN, "--config.model=5"], ["no field 'model'"]),
-    "text for a number": (
-        "train",
-        [*TRAIN, "--config.train.steps=many"],
-        ["--config.train.steps=many: invalid literal for int()"],
-    ),
-    "no steps": ("train", [*TRAIN, "--config.train.steps=0"], ["train.steps is 0", "at least 1"]),
-    "a typo in a flag": (
-        "train",
-        [*TRAIN, "--workdr=x"],
-        ["'workdr'. Did you mean: workdir", "The flags are listed by --help"],
-    ),
-    "an unknown strategy": (
-        "train",
-        [*TRAIN, "--strategy=mirored"],
-        ["--strategy=mirored: value should be one of <auto|default|mirrored|"],
-    ),
-    "a stray argument": ("train", [*TRAIN, "now"], ["unexpected arguments ['now']"]),
-    "the workdir of another run": ("train", [TOY, RUN, "--config.seed=8"], ["config.seed = 0, but now it is 8"]),
-    "a workdir that is a file": ("train", [TOY, "--workdir={tmp}/syntax.py"], ["Cannot write", "a file is where"]),
-    "a workdir that cannot be made": ("train", [TOY, "--workdir=/dev/null/run"], ["Cannot write /dev/null/run"]),
-    "a workdir with a trainer": ("train", [TOY, "--workdir={busy}"], ["Another trainer is at work in {busy}"]),
-    "no table": ("train", ["--config=tabular", NEW], ["data.path is missing: set it to the file"]),
-    "a table that is missing": (
-        "train",
-        ["--config=tabular", NEW, "--config.data.path=none.csv"],
-        ["none.csv: there is no such file", f"{ROOT}/none.csv"],
-    ),
-    "a table of another kind": (
-        "train",
-        ["--config=tabular", NEW, "--config.data.path={tmp}/syntax.py"],
-        ["ends in .csv, .parquet"],
-    ),
-    "images that are missing": (
-        "train",
-        ["--config=images", NEW, "--config.data.path={tmp}/none"],
-        ["config.data.path: there is no file or folder {tmp}/none"],
-    ),
-    "a size for the file": ("train", ["--config=configs/images.py:33", NEW], ["images.py:33: The size is '33'"]),
-    "a workdir with bytes as config": ("evaluate", ["--workdir={bytes}"], ["config.json is not valid JSON"]),
-    "a workdir of another version": (
-        "export",
-        ["--workdir={key}", "--export_dir={tmp}"],
-        ["unknown key 'train.stesp'"],
-    ),
-    "evaluate without a run": ("evaluate", [NONE], ["no config.json"]),
-    "evaluate without a checkpoint": ("evaluate", ["--workdir={untrained}"], ["no checkpoint yet"]),
-    "evaluate without the data": (
-        "evaluate",
-        ["--workdir={moved}"],
-        [f"not at gone.csv (looked for /no/gone.csv and {ROOT}/gone.csv)", "--data_path"],
-    ),
-    "a split that the data lack": ("evaluate", [RUN, "--split=train"], ["'checkerboard' has test, validation"]),
-    "fid of vectors": ("evaluate", [RUN, "--metrics=fid"], ["FID is for images"]),
-    "classes of a density": ("evaluate", [RUN, "--metrics=classification"], ["needs labels"]),
-    "an unknown metric": ("evaluate", [RUN, "--metrics=lipschitz,fd"], ["choose some of likelihood, noise"]),
-    "no metric": ("evaluate", [RUN, "--metrics="], ["likelihood, noise"]),
-    "scores as a document": ("evaluate", [RUN, "--output=x.docx"], ["'x.docx'", ".json"]),
-    "scores in no folder": ("evaluate", [RUN, "--output={tmp}/none/x.json"], ["cannot be written"]),
-    "a negative number": ("evaluate", [RUN, "--num_examples=-1"], ["num_examples=-1"]),
-    "an unknown log_det": ("evaluate", [RUN, "--log_det=exakt"], ["exakt", "exact"]),
-    "sample without a run": ("sample", [NONE, "--output={tmp}/a.png"], ["no config.json"]),
-    "sample without a checkpoint": ("sample", ["--workdir={untrained}", PICTURE], ["no checkpoint yet"]),
-    "paths without the data": (
-        "sample",
-        ["--workdir={moved}", PICTURE, "--interpolate=pairs"],
-        ["not at gone.csv", "--data_path"],
-    ),
-    "samples that do not fit": ("sample", [RUN, "--output={tmp}/x.csv", f"--num={10**12}"], ["22,000.0 GB"]),
-    "samples as a document": ("sample", [RUN, "--output=x.docx"], ["x.docx", ".png", ".npy"]),
-    "samples in no folder": ("sample", [RUN, "--output={tmp}/none/x.png"], ["none"]),
-    "no samples": ("sample", [RUN, PICTURE, "--num=0"], ["num=0"]),
-    "one corner": ("sample", [RUN, PICTURE, "--num=1", "--interpolate=corners"], ["has --num=2 or more"]),
-    "precise paths": ("sample", [RUN, PICTURE, "--precise", "--interpolate=pairs"], ["takes no --precise"]),
-    "a temperature in words": ("sample", [RUN, PICTURE, "--temperature=0.5,warm"], ["temperature"]),
-    "an infinite temperature": ("sample", [RUN, PICTURE, "--temperature=inf"], ["inf"]),
-    "no temperature": ("sample", [RUN, PICTURE, "--temperature="], ["numbers from 0 to 100, separated by commas"]),
-    "a temperature of NaN": ("sample", [RUN, PICTURE, "--temperature=nan"], ["nan"]),
-    "a negative seed": ("sample", [RUN, PICTURE, "--seed=-1"], ["seed=-1"]),
-    "a huge temperature": ("sample", [RUN, PICTURE, "--temperature=1e30"], ["1e30"]),
-    "a negative temperature": ("sample", [RUN, PICTURE, "--temperature=-1"], ["-1"]),
-    "a seed of 2^63": ("sample", [RUN, PICTURE, "--seed=9223372036854775808"], ["seed=9223372036854775808"]),
-    "a temperature of a path": (
-        "sample",
-        [RUN, PICTURE, "--temperature=0.5", "--interpolate=pairs"],
-        ["--interpolate takes no temperature"],
-    ),
-    "export without a run": ("export", [NONE, "--export_dir={tmp}"], ["no config.json"]),
-    "export without a checkpoint": (
-        "export",
-        ["--workdir={untrained}", "--export_dir={tmp}"],
-        ["no checkpoint yet"],
-    ),
-    "a version that exists": ("export", [RUN, "--export_dir={served}", "--version=3"], ["has a version 3", "is 4"]),
-    "an export to a file": ("export", [RUN, "--export_dir={tmp}/syntax.py"], ["Cannot write", "a file is where"]),
-    "score without a checkpoint": ("score", ["--workdir={untrained}", SCORES], ["no checkpoint yet"]),
-    "score without the data": ("score", ["--workdir={moved}", SCORES], ["not at gone.csv"]),
-    "nothing to score": ("score", [RUN, SCORES, "--input={tmp}/none.csv"], ["none.csv: there is no such file"]),
-    "code to score": ("score", [RUN, SCORES, "--input={tmp}/syntax.py"], ["ends in .csv, .parquet"]),
-    "version 0": ("export", [RUN, "--export_dir={tmp}", "--version=0"], ["version=0"]),
-    "curves as a document": ("plot_runs", ["--workdirs={run}", "--output={tmp}/x.docx"], ["x.docx", ".png"]),
-    "curves of no run": ("plot_runs", ["--workdirs={tmp}/none", PICTURE], ["none", "no config.json"]),
-    "curves of binary metrics": ("plot_runs", ["--workdirs={binary}", PICTURE], ["Line 2 of"]),
-    "no checkpoint": ("convert_checkpoint", ["--checkpoint={tmp}/a.npz", NEW], ["a.npz"]),
-    "code to convert": (
-        "convert_checkpoint",
-        ["--checkpoint={tmp}/syntax.py", NEW],
-        ["_to_npz.py"],
-    ),
-    "a workdir to convert to": ("convert_checkpoint", ["--checkpoint={tmp}/syntax.py", RUN], ["{run}"]),
-}
+    ("evaluate --workdir={run} --split=train", "'checkerboard' has test, validation"),
+    ("evaluate --workdir={run} --metrics=fid", "FID is for images"),
+    ("evaluate --workdir={run} --metrics=classification", "needs labels"),
+    ("evaluate --workdir={run} --metrics=lipschitz,fd", "choose some of likelihood, noise"),
+    ("evaluate --workdir={run} --output=x.docx", "'x.docx'", ".json"),
+    ("evaluate --workdir={run} --output={tmp}/none/x.json", "cannot be written"),
+    ("evaluate --workdir={run} --num_examples=-1", "num_examples=-1"),
+    ("evaluate --workdir={run} --log_det=exakt", "exakt", "exact"),
+    ("sample --workdir={moved} --output={tmp}/x.png --interpolate=pairs", "not at gone.csv", "--data_path"),
+    (f"sample --workdir={{run}} --output={{tmp}}/x.csv --num={10**12}", "22,000.0 GB"),
+    ("sample --workdir={run} --output=x.docx", "x.docx", ".png", ".npy"),
+    (f"{SAMPLE} --num=0", "num=0"),
+    (f"{SAMPLE} --num=1 --interpolate=corners", "has --num=2 or more"),
+    (f"{SAMPLE} --precise --interpolate=pairs", "takes no --precise"),
+    (f"{SAMPLE} --temperature=0.5,warm", "temperature"),
+    (f"{SAMPLE} --temperature=nan", "nan"),
+    (f"{SAMPLE} --temperature=", "numbers from 0 to 100, separated by commas"),
+    (f"{SAMPLE} --seed=9223372036854775808", "seed=9223372036854775808"),
+    (f"{SAMPLE} --temperature=0.5 --interpolate=pairs", "--interpolate takes no temperature"),
+    ("export --workdir={run} --export_dir={served} --version=3", "has a version 3", "is 4"),
+    ("export --workdir={run} --export_dir={tmp} --version=0", "version=0"),
+    ("export --workdir={run} --export_dir={tmp}/syntax.py", "Cannot write", "a file is where"),
+    ("score --workdir={moved} --output={tmp}/scores.csv", "not at gone.csv"),
+    ("score --workdir={run} --output={tmp}/scores.csv --input={tmp}/syntax.py", "ends in .csv, .parquet"),
+    ("plot_runs --workdirs={run} --output={tmp}/x.docx", "x.docx", ".png"),
+    ("plot_runs --workdirs={binary} --output={tmp}/x.png", "Line 2 of"),
+    ("convert_checkpoint --workdir={tmp}/new --checkpoint={tmp}/a.npz", "a.npz"),
+    ("convert_checkpoint --workdir={tmp}/new --checkpoint={tmp}/syntax.py", "_to_npz.py"),
+    ("convert_checkpoint --workdir={run} --checkpoint={tmp}/syntax.py", "{run}"),
+]
 
 # Runs binaries one after the other, and ends if one has loaded TensorFlow, which takes seconds.
 WITHOUT_TENSORFLOW = """
 import json, runpy, sys
 from absl import app, flags
 
-for binary, arguments in json.load(sys.stdin):
+for binary, *arguments in json.load(sys.stdin):
     known, sys.argv = set(flags.FLAGS), [binary, *arguments]
     try:
         runpy.run_path(f"bin/{binary}.py", run_name="__main__")
@@ -198,20 +124,6 @@ for binary, arguments in json.load(sys.stdin):
         sys.exit(f"{binary} {arguments} has loaded TensorFlow.")
 """
 
-# Each binary, and each kind of error, is a process of its own once.
-PROCESSES = {
-    "no config",
-    "a typo in the config",
-    "no get_config",  # a module of an earlier case would be found in this process
-    "a typo in a field",
-    "no steps",
-    "a typo in a flag",
-    "a workdir with bytes as config",
-    "a workdir of another version",
-    "sample without a run",
-    "curves of no run",
-}
-
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
@@ -220,7 +132,6 @@ def paths(tmp_path_factory):
     for name, text in CONFIG_FILES.items():
         (root / f"{name}.py").write_text(text)
     config = json.loads(json.dumps(base_config("toy2d").to_dict()))
-    assert config.keys() == default_config().to_dict().keys()
     wrong_key = config | {"train": config["train"] | {"stesp": 5}}
     contents = {"run": config, "binary": config, "key": wrong_key}
     for name, content in contents.items():
@@ -248,43 +159,40 @@ def paths(tmp_path_factory):
         yield {name: root / name for name in names} | {"tmp": root}
 
 
-@pytest.fixture
-def start(monkeypatch, call):
-    """Runs a binary to its end in the folder of the project: as a process, or in this one, which is faster."""
-
-    def start(binary, arguments, as_process):
-        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
-        if not as_process:
-            monkeypatch.chdir(ROOT)
-            return call(f"bin/{binary}.py", *arguments)
-        command = [sys.executable, str(ROOT / "bin" / f"{binary}.py"), *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert not done.stdout
-        return done.returncode, done.stderr
-
-    return start
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused_in_one_line(case, paths, start):
-    binary, arguments, parts = REFUSED[case]
-    before = sorted(paths["tmp"].rglob("*"))
-    code, output = start(binary, [argument.format(**paths) for argument in arguments], case in PROCESSES)
+def check(code, output, parts, paths):
     assert code == 1 and "Traceback" not in output, output[-3000:]
     lines = [line for line in output.splitlines() if line]
-    assert len(lines) <= 3 and len(output) < 1500
-    assert lines[0].startswith("Error: ")
+    assert len(lines) <= 3 and len(output) < 1500 and lines[0].startswith("Error: ")
     for part in parts:
         assert part.format(**paths) in output
-    assert sorted(path for path in paths["tmp"].rglob("*") if "__pycache__" not in path.parts) == [
-        path for path in before if "__pycache__" not in path.parts
-    ]
 
 
-def test_refused_at_once(paths):
-    cases = [(binary, [argument.format(**paths) for argument in given]) for binary, given, _ in REFUSED.values()]
+@pytest.mark.parametrize("case", IN_PROCESSES, ids=lambda case: case[0])
+def test_refused_in_a_process(case, paths):
+    binary, *arguments = case[0].format(**paths).split()
+    command = [sys.executable, str(ROOT / "bin" / f"{binary}.py"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert not done.stdout
+    check(done.returncode, done.stderr, case[1:], paths)
+
+
+@pytest.mark.parametrize("case", IN_THIS_PROCESS, ids=lambda case: case[0])
+def test_refused_and_nothing_written(case, paths, call, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    binary, *arguments = case[0].format(**paths).split()
+    before = files(paths["tmp"])
+    check(*call(f"bin/{binary}.py", *arguments), case[1:], paths)
+    assert files(paths["tmp"]) == before
+
+
+def test_refused_before_tensorflow_is_loaded(paths):
+    cases = json.dumps([case[0].format(**paths).split() for case in IN_PROCESSES + IN_THIS_PROCESS])
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
-    done = subprocess.run(command, cwd=ROOT, input=json.dumps(cases), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, input=cases, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-1000:]
 
 
@@ -292,7 +200,7 @@ def test_refused_at_once(paths):
     "binary", ["train", "evaluate", "sample", "score", "export", "plot_runs", "convert_checkpoint"]
 )
 def test_help(binary):
-    """It comes at once, on the standard output, and is no error; the flags are those of the command."""
+    """The flags are those of the command. (absl defines --help once in a process.)"""
     command = [sys.executable, str(ROOT / "bin" / f"{binary}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and not done.stderr

@@ -16,6 +16,16 @@ ROOT = pathlib.Path(__file__).parents[2]
 TINY = ["--config.model.num_blocks=(1,)", "--config.data.num_test=20"]
 TINY += [f"--config.train.{field}" for field in ("steps=3", "warmup_steps=1", "batch_size=16")]
 
+MINE = """
+from configs.toy2d import RATE
+from tf_resflow.training import base_config
+
+def get_config():
+    config = base_config("monotone:toy2d")
+    config.train.learning_rate = RATE
+    return config
+"""
+
 
 def _run(command, cwd, environment=None):
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
@@ -70,13 +80,7 @@ def test_a_config_of_ones_own_in_a_folder_of_the_name_of_ours(installed, tmp_pat
     folder = tmp_path / "configs"
     folder.mkdir()
     (folder / "toy2d.py").write_text("RATE = -3.0\n")
-    lines = ["from configs.toy2d import RATE", "from tf_resflow.training import base_config", "def get_config():"]
-    lines += [
-        "    config = base_config('monotone:toy2d')",
-        "    config.train.learning_rate = RATE",
-        "    return config",
-    ]
-    (folder / "mine.py").write_text("\n".join(lines))
+    (folder / "mine.py").write_text(MINE)
     command = [installed[1] / "resflow-train", "--config=configs/mine.py", f"--workdir={tmp_path}/run"]
     done = subprocess.run(command, cwd=tmp_path, env=_outside(), capture_output=True, text=True)
     assert done.returncode == 1 and "config.train.learning_rate is -3.0" in done.stderr

@@ -38,10 +38,10 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if a flag is wrong, the workdir has no run, or the version exists."""
-    from tf_resflow.serving.versions import free_version, writable
+    from tf_resflow.serving.versions import free_version
 
     command_line.check_run()
-    free_version(writable(FLAGS.export_dir), FLAGS.version)
+    free_version(FLAGS.export_dir, FLAGS.version)
 
 
 def main() -> None:

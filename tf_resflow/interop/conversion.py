@@ -7,10 +7,10 @@ from typing import Any
 from tf_resflow import layers
 from tf_resflow.interop.published_arguments import published_config, published_data, published_orders
 from tf_resflow.interop.published_checkpoint import read_checkpoint
-from tf_resflow.interop.published_kernels import applied_kernels
-from tf_resflow.interop.published_variables import published_tensors
+from tf_resflow.interop.published_variables import applied_kernels, published_tensors
 from tf_resflow.models import build_model
 from tf_resflow.models.averaging import AveragedWeights
+from tf_resflow.plurals import shortened
 from tf_resflow.private_api import moving_averages
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
@@ -31,8 +31,8 @@ _UNUSED = (
 def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike) -> dict[str, Any]:
     """Makes the workdir of a run from a checkpoint of train_img.py of the published code.
 
-    A Python with PyTorch writes the checkpoint to an .npz file, with the script of this library's repository:
-    `python examples/published_to_npz.py cifar10.pth cifar10.npz`. The conversion itself does not need PyTorch:
+    A Python with PyTorch writes the .npz file, with a script in this library's repository:
+    `python examples/published_to_npz.py cifar10.pth cifar10.npz`. The conversion does not need PyTorch:
 
     ```python
     resflow.interop.convert_checkpoint("cifar10.npz", "runs/cifar10")
@@ -41,15 +41,12 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
 
     The checkpoint provides the arguments, which define the architecture, the weights, and their moving average,
     which `resflow.load` and the evaluation use. The optimizer's moments are dropped. The step is 1 if it is not
-    stored.
+    stored. A checkpoint of the published hybrid task becomes the run of a `tf_resflow.HybridModel`.
 
-    The published layers divide a kernel by an estimate of its norm from power iterations, which may not have
-    converged. The run has the kernels that these layers apply, hence the same model, and `config.model.coefficient`
-    is a bound of all their norms. If it is 1 or more, the blocks are not known to be invertible:
-    `config.model.lipschitz_constant` is then the bound that the published code assumes, and the `lipschitz_bound`
-    that an evaluation reports is above 1.
-
-    A checkpoint of the published hybrid task becomes the run of a `tf_resflow.HybridModel`, with its classifier.
+    The published layers divide a kernel by an estimate of its norm, which may be too low. The run has the kernels
+    that these layers apply, hence the same model, and `config.model.coefficient` is a bound of all their norms. If
+    it is 1 or more, the blocks are not known to be invertible: `config.model.lipschitz_constant` is then the bound
+    that the published code assumes, and the `lipschitz_bound` that an evaluation reports is above 1.
 
     Args:
       checkpoint: the .npz file.
@@ -59,9 +56,8 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
       A dict: "name" of the data, "step", whether there are "averages", and the "coefficient".
 
     Raises:
-      ValueError: when the file cannot be read, when this library does not have its model, or when the directory is
-        not empty.
-      OSError: when the directory cannot be written; nothing is left of it.
+      ValueError: if the file cannot be read, this library does not have its model, or the directory is not empty.
+      OSError: if the directory cannot be written; nothing is left of it.
 
     References:
       Chen et al. 2019; https://github.com/rtqichen/residual-flows.
@@ -80,7 +76,11 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     optimizer = make_optimizer(config.train, model.trainable_variables)
     optimizer.iterations.assign(step)
     _take(published, model, optimizer)
-    _set_coefficient(config.model, _largest_norm(model, optimizer))
+    norm = (1 + _ROUNDING) * _largest_norm(model, optimizer)
+    published_coefficient = config.model.coefficient
+    config.model.coefficient = max(published_coefficient, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
+    if config.model.coefficient >= 1:  # the bound that the published code assumes
+        config.model.lipschitz_constant = published_coefficient ** len(config.model.kernels)
     for layer in layers.norm_updates.lipschitz_layers(model.flow):
         layer.coefficient = config.model.coefficient
 
@@ -103,7 +103,13 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
 def _take(published, model, optimizer):
     """Assigns the averages of an optimizer and the weights of a model."""
     tensors = published_tensors(model.flow, getattr(model, "classifier", None))
-    _check_all_used(published.weights, tensors)
+    used = {tensor.name for tensor in tensors}
+    left = [name for name in published.weights if name not in used and name.rpartition(".")[2] not in _UNUSED]
+    if left:
+        raise ValueError(
+            "The checkpoint is of another architecture: its arguments do not ask for its tensors "
+            f"{shortened(map(repr, left))}."
+        )
     orders = published_orders(published.args)
     coefficient = published.args["coeff"]
 
@@ -120,18 +126,6 @@ def _take(published, model, optimizer):
     assign(published.weights)
 
 
-def _check_all_used(weights, tensors):
-    """Raises a ValueError for tensors that the model does not have."""
-    used = {tensor.name for tensor in tensors}
-    left = [name for name in weights if name not in used and name.rpartition(".")[2] not in _UNUSED]
-    if left:
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        raise ValueError(
-            "The checkpoint is of another architecture: its arguments do not ask for its tensors "
-            f"{', '.join(map(repr, left[:3]))}{more}."
-        )
-
-
 def _largest_norm(model, optimizer):
     """The largest norm of a kernel, among the weights and their averages."""
 
@@ -142,12 +136,3 @@ def _largest_norm(model, optimizer):
         averaged = largest()
     layers.converge_norms(model.flow)
     return max(averaged, largest())
-
-
-def _set_coefficient(config, norm):
-    """Raises the coefficient of a model's config to the norm; from 1 on, blocks get the published bound."""
-    published = config.coefficient
-    norm *= 1 + _ROUNDING
-    config.coefficient = max(published, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
-    if config.coefficient >= 1:
-        config.lipschitz_constant = published ** len(config.kernels)

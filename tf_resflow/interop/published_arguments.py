@@ -75,7 +75,13 @@ def published_config(args: Mapping[str, Any]) -> Any:
     log-determinant, which is unbiased like the published one.
     """
     args = _Arguments(_REQUIRED | _OPTIONAL | dict(args))
-    _check_required(args)
+    for name, value in _REQUIRED.items():
+        if args[name] != value:
+            raise args.error(name, f"which this library does not have; it must be {value!r}")
+    if _has_statistics(args) and args["squeeze_first"]:
+        raise args.error("squeeze_first", "where the published code normalizes 3 of 12 channels")
+    if args["task"] != "density" and args["factor_out"]:
+        raise args.error("factor_out", "where the published classifier reads the channels that leave alone")
     config = default_config()
     config.update_from_flattened_dict(_fields(args))
     validate_config(config)
@@ -151,16 +157,6 @@ def _fields(args):
         "train.weight_decay": 0.0,  # the published optimizers compute it, and do not apply it
         "train.global_clipnorm": 1.0,
     }
-
-
-def _check_required(args):
-    for name, value in _REQUIRED.items():
-        if args[name] != value:
-            raise args.error(name, f"which this library does not have; it must be {value!r}")
-    if _has_statistics(args) and args["squeeze_first"]:
-        raise args.error("squeeze_first", "where the published code normalizes 3 of 12 channels")
-    if args["task"] != "density" and args["factor_out"]:
-        raise args.error("factor_out", "where the published classifier reads the channels that leave alone")
 
 
 def _event_shape(args):

@@ -1,11 +1,13 @@
-"""Which tensor of a published checkpoint is which variable of a model, and how their axes correspond."""
+"""Which tensor of a published checkpoint is which variable of a model, and the kernels that its layers apply."""
 
 import itertools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tf_resflow import bijectors, layers
 from tf_resflow.extras import extra
@@ -13,7 +15,7 @@ from tf_resflow.extras import extra
 with extra("training"):
     import einops
 
-__all__ = ["PublishedTensor", "published_tensors"]
+__all__ = ["PublishedTensor", "applied_kernels", "published_tensors"]
 
 # For each part of a model: our variable, the published tensor, and the axes of the latter and of the former.
 # c, h, w: channels, rows and columns of an event; i, o: inputs and outputs of a layer; y, x: rows and columns of a
@@ -50,12 +52,7 @@ _TABLE = {
 class PublishedTensor(NamedTuple):
     """A tensor of a published checkpoint, and the variable that it becomes.
 
-    Attributes:
-      name: of the tensor.
-      variable: the variable.
-      axes: those of the tensor and of the variable, as for `einops.rearrange`.
-      sizes: of axes that do not follow from the shape of the tensor.
-      function: of the values.
+    `axes` and `sizes` are arguments of `einops.rearrange`, from the tensor to the variable, after `function`.
     """
 
     name: str
@@ -95,7 +92,9 @@ def published_tensors(flow: bijectors.FlowBijector, classifier: keras.Model | No
     tensors = []
     for prefix, member in _members(flow):
         if isinstance(member, bijectors.ActNorm):
-            tensors += _act_norm(prefix, member)
+            shape = member.shift.shape
+            part = "act_norm" if shape.rank == 1 else "elementwise_act_norm"
+            tensors += _rows(prefix, member, part, dict(zip("hwc"[-shape.rank :], shape, strict=True)))
         elif isinstance(member, bijectors.ResidualBlock):
             tensors += _branch(f"{prefix}.nnet", member.branch)
     return tensors if classifier is None else tensors + _classifier(classifier)
@@ -113,12 +112,6 @@ def _members(flow):
             scale, position = scale + 1, 0
         else:
             position += 1
-
-
-def _act_norm(prefix, act_norm):
-    shape = act_norm.shift.shape
-    part = "act_norm" if shape.rank == 1 else "elementwise_act_norm"
-    return _rows(prefix, act_norm, part, dict(zip("hwc"[-shape.rank :], shape, strict=True)))
 
 
 def _branch(prefix, branch):
@@ -183,3 +176,57 @@ def _order_parameter(x):
     """
     z = np.arctanh(0.5) - x
     return -2.0 * (0.3 * z + 0.7 * np.where(z > 0.0, z, np.expm1(z)))
+
+
+def applied_kernels(
+    parameters: Mapping[str, np.ndarray],
+    buffers: Mapping[str, np.ndarray],
+    *,
+    coefficient: float,
+    orders: Sequence[float],
+) -> dict[str, np.ndarray]:
+    r"""Divides each constrained kernel W by its \\(\max(1, \sigma / c)\\), as the published layers do at each call.
+
+    \\(\sigma = u^T W v\\), with u and v from the checkpoint. Their power iterations stop early, so \\(\sigma\\) is
+    below the norm of W, and the norm of the applied kernel is above c. If the norm p -> q has a closed form (p = 1,
+    or q = inf with p = 2 or inf), a layer scales each row or column of its kernel by its own norm.
+
+    Args:
+      parameters: by published name: the weights, or their averages.
+      buffers: by published name: u and v.
+      coefficient: c.
+      orders: of the norms before, between and after the layers of a branch; only those with closed forms matter.
+    """
+    applied = dict(parameters)
+    for name, kernel in parameters.items():
+        layer, _, attribute = name.rpartition(".")
+        if attribute != "weight" or f"{layer}.scale" not in buffers:
+            continue
+        if f"{layer}.u" in buffers:
+            norm = _estimate(layer, kernel, buffers)
+        else:
+            position = int(layer.rpartition(".")[2]) // 2  # There is an activation between two layers.
+            norm = _line_norms(kernel, *orders[position : position + 2])
+        applied[name] = kernel / np.maximum(1.0, norm / coefficient).astype(kernel.dtype)
+    return applied
+
+
+def _estimate(layer, kernel, buffers):
+    """The published estimate u'Wv, of a matrix, a 1x1 convolution or a convolution."""
+    u, v = buffers[f"{layer}.u"], buffers[f"{layer}.v"]
+    outputs, inputs = kernel.shape[:2]
+    pointwise = kernel[0, 0].size == 1
+    if pointwise:
+        return np.vdot(u, kernel.reshape(outputs, inputs) @ v)
+    height, width = (int(size) for size in buffers[f"{layer}.spatial_dims"])
+    image = einops.rearrange(v, "(i h w) -> 1 h w i", h=height, w=width)
+    image = tf.nn.conv2d(image, einops.rearrange(kernel, "o i y x -> y x i o"), 1, "SAME")
+    return np.vdot(u, einops.rearrange(image.numpy(), "1 h w o -> (o h w)"))
+
+
+def _line_norms(kernel, domain, codomain):
+    """||column||_q of each input for p = 1; ||row||_{p*} of each output for q = inf."""
+    kept, order = (1, codomain) if domain == 1.0 else (0, {2.0: 2.0, math.inf: 1.0}[domain])
+    lines = np.moveaxis(kernel, kept, 0).reshape(kernel.shape[kept], -1)
+    norms = np.linalg.norm(lines, order, axis=1)
+    return np.expand_dims(norms, [axis for axis in range(kernel.ndim) if axis != kept])

@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_resflow.data import ColumnCodes
 from tf_resflow.evaluation.planning import describe_plan
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.serving.signatures import Signatures
@@ -34,64 +33,60 @@ def describe(
     definitions: Mapping[str, Any],
     measured: Mapping[str, float] | None = None,
     columns: Mapping[str, Sequence[str]] | None = None,
-    codes: Mapping[str, ColumnCodes] | None = None,
 ) -> dict[str, Any]:
-    """The description of exported signatures. What does not apply is left out.
+    """Returns the description of exported signatures. What does not apply is left out.
 
     - "signatures": for each name its "description", "inputs" and "outputs", with the "dtype", the "shape" (-1 for
       the batch) and "tensor", the name in the graph, of each tensor
     - "default": the signature that answers as serving_default
     - "levels": number of integer values of the data
-    - "inverse_atol": the residual at which the inverse of a block stops, unless this is the rounding of the type
+    - "inverse_atol": the residual at which the inverse of a block stops, unless it is the rounding of the type
     - "columns": the names of the columns of "x" and of "condition", in their order
-    - "codes": of tables, what the numbers of these columns are: their "kind", the "levels" of categories, the
-      "start" of days, the "first" value, "step" and number of values on a grid (`ColumnCodes.as_list`). The graph
-      subtracts the "offset" of a column itself
+    - "codes": the meaning of the numbers in these columns (`ColumnCodes.as_list`). The graph subtracts the "offset"
+      of a column itself
     - "num_classes": number of labels, if they are the condition
-    - "max_batch", "max_samples", "max_temperature": what requests may have at most
+    - "max_batch", "max_samples", "max_temperature": the limits of requests
     - "log_prob": the "estimator" of the log-determinants (`LikelihoodPlan`); for a noisy one the "seed" of
-      serving_default and "num_samples", whose mean an answer is; the "dequantization" of integers and of discrete
-      columns, "uniform" or "variational"; `measured`, such as the standard error; and "held_out", the "num" of
-      held-out examples that `quantile` compares with, and for some "quantiles" the log_prob below which an example
-      has at most this one
+      serving_default and "num_samples", the number of estimates in a mean; the "dequantization" of integers and of
+      discrete columns, "uniform" or "variational"; `measured`, such as the standard error; and "held_out", the
+      "num" of held-out examples that `quantile` compares with, and log_prob at some of their "quantiles"
     """
-    what = _WHAT | ({} if signatures.default == "serving_default" else {"serving_default": _same(signatures)})
-    found = {
+    space = signatures.model.data_space
+    found: dict[str, Any] = {
         "signatures": {
             name: {
-                "description": what[name],
+                "description": _WHAT[name],
                 "inputs": _tensors(definitions[name].inputs),
                 "outputs": _tensors(definitions[name].outputs),
             }
             for name in signatures.inputs
         },
         "default": signatures.default,
-        "levels": signatures.levels,
+        "levels": space.levels,
         "inverse_atol": signatures.inverse_atol or None,
         "max_batch": signatures.max_batch,
         "columns": {name: list(names) for name, names in (columns or {}).items()} or None,
-        "codes": {name: of_name.as_list() for name, of_name in (codes or {}).items()} or None,
-        "num_classes": signatures.num_classes,
+        "codes": {name: of_name.as_list() for name, of_name in signatures.codes.items()} or None,
+        "num_classes": signatures.model.condition.num_classes,
     }
+    if signatures.default != "serving_default":
+        what = f"The same as {signatures.default}, for requests that name no signature."
+        found["signatures"]["serving_default"]["description"] = what
     if "sample" in signatures.inputs:
         found |= {"max_samples": signatures.max_samples, "max_temperature": MAX_TEMPERATURE}
     if signatures.has_scores:
-        draws: dict[str, Any] = (
-            {"seed": signatures.seed, "num_samples": signatures.num_samples} if signatures.is_noisy else {}
-        )
-        if signatures.dequantization is not None:
-            draws["dequantization"] = signatures.dequantization
+        log_prob: dict[str, Any] = {"estimator": describe_plan(signatures.plan)}
+        if signatures.is_noisy:
+            log_prob |= {"seed": signatures.seed, "num_samples": signatures.num_samples}
+        if space.dequantization is not None:
+            log_prob["dequantization"] = space.dequantization
         if signatures.held_out is not None:
             scores = signatures.held_out.tolist()
             places = {q: int(q * len(scores) + 1e-9) for q in _QUANTILES}
             quantiles = {str(q): scores[i] for q, i in places.items() if i and math.isfinite(scores[i])}
-            draws["held_out"] = {"num": len(signatures.held_out), "quantiles": quantiles}
-        found["log_prob"] = {"estimator": describe_plan(signatures.plan), **draws, **(measured or {})}
+            log_prob["held_out"] = {"num": len(scores), "quantiles": quantiles}
+        found["log_prob"] = log_prob | dict(measured or {})
     return {key: value for key, value in found.items() if value is not None}
-
-
-def _same(signatures):
-    return f"The same as {signatures.default}, for requests that name no signature."
 
 
 def _tensors(infos):

@@ -19,7 +19,7 @@ from tf_resflow.serving.description import describe
 from tf_resflow.serving.readme import readme
 from tf_resflow.serving.saved_model import read_signatures, write_saved_model, write_warmup
 from tf_resflow.serving.signatures import Signatures
-from tf_resflow.serving.versions import free_version, writable
+from tf_resflow.serving.versions import free_version
 from tf_resflow.training.data import load_data
 from tf_resflow.training.runs import Run, load
 from tf_resflow.writing import renamed, scratch, unwritable_told
@@ -43,22 +43,23 @@ def export_run(
     data_path: str | None = None,
     **settings: Any,
 ) -> pathlib.Path:
-    """Exports the model of a run, with its averaged weights, and the scores of its held-out examples.
+    """Exports the model of a run with its averaged weights, and the scores of its held-out examples.
 
-    These are up to 10,000, of the split of the run's evaluation. Without the data there are none, and a warning.
+    Up to 10,000 examples of the evaluation split are scored. If the data are missing, the export has no quantiles,
+    and a warning is logged.
 
     Args:
       workdir: directory of a run of `resflow-train`.
       export_dir: see `export`.
       version: see `export`.
       log_det: a name of `tf_resflow.models.evaluation_estimator`.
-      num_probes: probes of each estimate, but of "exact".
-      stderr: the standard error of `log_prob` that the export should reach, in nats: a plan is made for samples of
-        the model, see `tf_resflow.evaluation.plan_likelihood`. Instead of `log_det` and `num_probes`.
-      num_samples: number of estimates of a `log_prob`, by default 8. With `stderr`, that is then the part of the
+      num_probes: number of probes of each estimate; not for "exact".
+      stderr: target standard error of `log_prob`, in nats, instead of `log_det` and `num_probes`: a plan is made on
+        samples of the model, see `tf_resflow.evaluation.plan_likelihood`.
+      num_samples: number of estimates of a `log_prob`, by default 8. With `stderr`, it becomes the target for the
         log-determinants alone.
       data_dir: see `tf_resflow.training.load_data`.
-      data_path: likewise.
+      data_path: see `tf_resflow.training.load_data`.
       **settings: `seed`, `max_samples`, `max_batch`, `signatures` and `precise` of `export`.
 
     Returns:
@@ -69,7 +70,7 @@ def export_run(
     """
     check_only_stderr(stderr, log_det, num_probes)
     run = load(workdir)
-    free_version(writable(export_dir), version)
+    free_version(export_dir, version)
     if stderr is None:
         _, estimator = run.estimator(log_det, num_probes)
         num_samples = default_num_samples(run.model) if num_samples is None else num_samples
@@ -107,28 +108,25 @@ def export(
     - `decode(z)`: as `sample`
     - `classify(x)`, of a `HybridModel`: `logits`, `probabilities`, `label`
 
-    All but `classify` take a `condition` besides, if the model is conditional, one for each example or one for all:
-    integers for labels, else real numbers in the units of the data. A model without a trained density has only
+    If the model is conditional, all but `classify` also take a `condition`, one for each example or one for all:
+    integers for labels, otherwise real numbers in the units of the data. A model without a trained density has only
     `classify`, which is its `serving_default`.
 
-    With the K estimates of a plan, log_prob is their mean (of a table with discrete columns the logarithm of the
-    mean of their probabilities), each with another dequantization and other probes,
+    log_prob is the mean of K estimates, each with its own dequantization and probes,
 
     \\(\frac{1}{K} \sum_k [\log p((x + u_k) / L) - \log q(u_k \mid x) - D \log L]\\)
 
-    with \\(\log q = 0\\) for uniform noise (without the dequantization for continuous data), and log_prob_stderr
-    the standard error of that mean. With an exact log-determinant continuous data have no noise: one evaluation is
-    enough, and the standard error is 0. Where log_prob is -inf, below the range of its type, the standard error is
-    NaN. All examples of a request share their random numbers. The answer for one does not depend, beyond rounding
-    (and the tolerance of an `AdaptiveSeries`), on the others in its batch, and a server may batch requests.
+    with \\(\log q = 0\\) for uniform noise. Continuous data are not dequantized. For a table with discrete columns,
+    log_prob is the logarithm of the mean of K probabilities. log_prob_stderr is the standard error of the mean: 0
+    for an exact log-determinant of continuous data, and NaN where log_prob is -inf, below the range of its type.
 
-    Values and shapes are checked inside the graph, codes of levels, too: a client in any language gets an
-    InvalidArgumentError that describes what was wrong.
+    All examples of a request share their random numbers, so an answer does not depend on the rest of the batch
+    (except for rounding and the tolerance of an `AdaptiveSeries`), and a server may batch requests. The graph
+    checks shapes and values: a client in any language gets an InvalidArgumentError that says what is wrong.
 
-    The norms of the model's layers are brought up to date first, and its kernels are scaled once and for all. The
-    folder appears in one piece: a server that watches `export_dir` never sees half of it. It also has README.md
-    about the model and its signatures; signatures.json, the latter for programs; and warm-up requests, in
-    `assets.extra/`, if the package tensorflow-serving-api is installed.
+    The norms of the model's layers are brought up to date first. The folder appears in one piece, with README.md,
+    signatures.json (the signatures for programs) and, if the package tensorflow-serving-api is installed, warm-up
+    requests in `assets.extra/`.
 
     ```python
     import tensorflow as tf, tf_resflow as resflow
@@ -149,28 +147,28 @@ def export(
 
     Args:
       model: a `FlowModel` or `HybridModel`.
-      export_dir: directory of the model's versions; made if need be.
+      export_dir: directory of the model's versions; made if necessary.
       version: `int` >= 1; by default one more than the largest that is there when the folder is written.
-      run: the run of the model, for README.md and the names of columns.
+      run: the run of the model, for README.md and the columns of a table.
       measured: numbers about log_prob for signatures.json, such as its standard error on given data.
-      held_out: batches of held-out examples, of a conditional model in pairs with their conditions.
+      held_out: batches of held-out examples; for a conditional model, pairs with their conditions.
       **settings:
         `plan`: a `tf_resflow.evaluation.LikelihoodPlan`, K (at least 2 of noisy ones) and the estimators; by
-        default 8 estimates of the model's evaluation estimator.
+        default 8 estimates by the model's evaluation estimator.
         `seed`: `int`, of `serving_default`.
         `max_samples`: the largest `num` of `sample`, by default 1024.
         `max_batch`: the largest number of examples or latents of another request; by default there is no limit.
-        `signatures`: names of the signatures, by default all. Unless `serving_default` is among them, the first
-        answers under this name, too: a server uses it for requests that name none.
+        `signatures`: names of the signatures, by default all. If `serving_default` is not among them, the first one
+        also has this name, because a server uses it for requests that name none.
         `precise`: whether `sample` and `decode` invert to the rounding of the type, see `FlowModel.decode`.
 
     Returns:
       The path of the version, a `pathlib.Path`.
 
     Raises:
-      ValueError: when `model` is no `FlowModel`, the version exists or is not positive, a number is out of range,
+      ValueError: if `model` is not a `FlowModel`, the version exists or is not positive, a number is out of range,
         or a signature is unknown.
-      OSError: when the files cannot be written, such as to a full disk. Nothing is left of them.
+      OSError: if the files cannot be written. Nothing is left of them.
     """
     if not isinstance(model, KerasTraining):
         raise ValueError(
@@ -180,8 +178,7 @@ def export(
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
     columns, codes = _columns_and_codes(run)
     signatures = Signatures(model, networks=networks, codes=codes, **settings)
-    parent = writable(export_dir)
-    free_version(parent, version)
+    parent = free_version(export_dir, version).parent
     layers.converge_norms(model)
     for variable, parameter in zip(networks.parameters, model.networks().parameters, strict=True):
         variable.assign(parameter)
@@ -190,17 +187,12 @@ def export(
     with unwritable_told(parent), scratch(parent) as folder:
         path = folder / "model"
         weights = [weight.value for weight in model.weights]
-        variables = [*networks.parameters, *weights, *model.statistics.values()]
-        write_saved_model(signatures, variables, path)
+        write_saved_model(signatures, [*networks.parameters, *weights, *model.statistics.values()], path)
         write_warmup(signatures.inputs, path, signatures.max_batch)
-        description = describe(signatures, read_signatures(path), measured, columns, codes)
-        texts = {
-            "signatures.json": json.dumps(description, indent=2) + "\n",
-            "README.md": readme(model, description, run),
-        }
-        for name, text in texts.items():
-            (path / name).write_text(text, encoding="utf-8")
-        while not renamed(path, target := parent / str(free_version(parent, version))):
+        description = describe(signatures, read_signatures(path), measured, columns)
+        (path / "signatures.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (path / "README.md").write_text(readme(description, run), encoding="utf-8")
+        while not renamed(path, target := free_version(parent, version)):
             pass  # another export took the number meanwhile
         return target
 
@@ -220,16 +212,15 @@ def _held_out(run, data_dir, data_path):
         with progress.stage("data"):
             dataset = load_data(run.workdir, data_dir=data_dir, data_path=data_path)
         num = min(config.num_examples or _MOST_HELD_OUT, _MOST_HELD_OUT)
-        has_condition = bool(run.model.condition)
-        batches = dataset.eval_batches(config.split, config.batch_size, num, labels=has_condition)
+        batches = dataset.eval_batches(config.split, config.batch_size, num, labels=bool(run.model.condition))
         return list(batches.as_numpy_iterator())
     except ValueError as error:
-        logging.warning("The export tells no quantiles: %s", error)
+        logging.warning("The export has no quantiles: %s", error)
         return None
 
 
 def _columns_and_codes(run):
-    """The names and the codes of the columns of x and of condition, as far as the data of a run have some."""
+    """The names and the codes of the columns of x and of condition, if a run has them."""
     if run is None:
         return {}, {}
     names = {"x": run.data.columns, "condition": run.data.condition_columns}

@@ -17,7 +17,7 @@ _BATCH_SIZES = (1, 8)  # of warm-up requests
 
 
 def write_saved_model(signatures: Signatures, variables: Iterable[tf.Variable], path: pathlib.Path) -> None:
-    """Writes a SavedModel that needs TensorFlow alone, with those of the variables that its signatures read."""
+    """Writes a SavedModel that needs only TensorFlow, with the variables that its signatures read."""
     functions = signatures.functions()
     traces = [function.get_concrete_function() for function in functions.values()]
     read = {id(handle) for trace in traces for handle in trace.captured_inputs}
@@ -25,7 +25,7 @@ def write_saved_model(signatures: Signatures, variables: Iterable[tf.Variable], 
     module.weights = [variable for variable in variables if id(variable.handle) in read]
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     level = tf.get_logger().level
-    tf.get_logger().setLevel("ERROR")  # without lines about assets and untraced functions
+    tf.get_logger().setLevel("ERROR")  # hides messages about assets and untraced functions
     try:
         tf.saved_model.save(module, str(path), signatures=functions, options=options)
     finally:
@@ -42,11 +42,10 @@ def read_signatures(path: pathlib.Path) -> dict[str, Any]:
 def write_warmup(
     inputs: Mapping[str, Sequence[tf.TensorSpec]], path: pathlib.Path, max_batch: int | None = None
 ) -> None:
-    """Writes requests that TensorFlow Serving answers by itself before it serves clients, of each batch size.
+    """Writes requests of each batch size that TensorFlow Serving answers before it serves clients.
 
-    A first request allocates and chooses kernels: it is slow, and should not be a client's. Signatures with scalar
-    inputs share the slow part with the others; a server that batches requests takes no scalars, and would not load
-    the model if one of its warm-up requests failed.
+    The first request is slow, because it allocates memory and chooses kernels. Signatures with scalar inputs are
+    left out: they share their slow part with the others, and a server that batches requests accepts no scalars.
 
     Without the package tensorflow-serving-api nothing is written, and a warning is logged.
     """
@@ -64,13 +63,10 @@ def write_warmup(
             if any(spec.shape.rank == 0 for spec in specs):
                 continue
             for size in sorted({min(size, max_batch or size) for size in _BATCH_SIZES}):
-                file.write(_request(PredictionLog(), name, specs, size).SerializeToString())
-
-
-def _request(record, name, specs, size):
-    request = record.predict_log.request
-    request.model_spec.signature_name = name
-    for spec in specs:
-        shape = [size if length is None else length for length in spec.shape]
-        request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(np.zeros(shape, spec.dtype.as_numpy_dtype)))
-    return record
+                record = PredictionLog()
+                request = record.predict_log.request
+                request.model_spec.signature_name = name
+                for spec in specs:
+                    zeros = np.zeros([size, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
+                    request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(zeros))
+                file.write(record.SerializeToString())

@@ -27,12 +27,9 @@ class Signatures:
       inputs: dict of the name of each signature to its list of `tf.TensorSpec`.
       default: name of the signature that answers as `serving_default`.
       has_scores: whether one of them computes log_prob.
-      levels: number of integer values of the data, or `None`.
-      num_classes: number of labels, if they are the condition.
-      plan: as given.
       is_noisy: whether log_prob is an estimate.
-      dequantization: see `DataSpace.dequantization`.
-      held_out: the scores of held-out examples, sorted, if `compare_with` has taken some.
+      num_samples: number of estimates whose mean a log_prob is.
+      held_out: the sorted scores of held-out examples after `compare_with`.
       inverse_atol: the residual at which the inverse of a block stops, or 0 for the rounding of the type.
     """
 
@@ -49,53 +46,51 @@ class Signatures:
         networks: bijectors.Networks | None = None,
         codes: Mapping[str, ColumnCodes] | None = None,
     ):
-        if max_samples < 1:
-            raise ValueError(f"max_samples is at least 1; got {max_samples}.")
-        if max_batch is not None and max_batch < 1:
-            raise ValueError(f"max_batch is at least 1; got {max_batch}.")
-        self.max_samples, self.max_batch, self.levels = max_samples, max_batch, model.data_space.levels
-        self.num_classes, self.dequantization = model.condition.num_classes, model.data_space.dequantization
-        self.seed, self._model, self._networks, self._codes = seed, model, networks, codes or {}
-        self._density: Any = model.trained_density()
+        for name, limit in (("max_samples", max_samples), ("max_batch", max_batch)):
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} must be at least 1; got {limit}.")
+        self.model, self.seed, self.max_samples, self.max_batch = model, seed, max_samples, max_batch
+        self.codes, self._networks = codes or {}, networks
         self.inverse_atol = 0.0 if precise else model.data_space.inverse_atol
-        self.plan = plan or evaluation.LikelihoodPlan(num_samples=default_num_samples(model))
         self.is_noisy, self.num_samples = False, 1
         self.held_out: np.ndarray | None = None
-        if self._density is not None:
-            if self.plan.log_det is None:
-                self.plan = dataclasses.replace(self.plan, log_det=self._density.evaluation_log_det)
-            self._samples = LogProbSamples(
-                self._density, self.plan, common=True, max_batch=max_batch, networks=networks
-            )
-            self.is_noisy, self.num_samples = self._samples.is_noisy, self._samples.num_samples
-            if self.is_noisy and self.num_samples < 2:
-                raise ValueError("num_samples of the plan is at least 2, to have a standard error; got 1.")
+        self._density: Any = model.trained_density()
         self._dtype = tf.as_dtype(model.distribution.dtype)
         inputs = self._inputs()
         self._names = _chosen(signatures, inputs)
         self.default = "serving_default" if "serving_default" in self._names else self._names[0]
         self.inputs = {"serving_default": inputs[self.default]} | {name: inputs[name] for name in self._names}
         self.has_scores = not {"serving_default", "log_prob_seeded"}.isdisjoint(self._names)
-        if self._density is not None:  # what two signatures share is a function, which a SavedModel holds once
-            self._score_specs = [self._of_flow(spec) for spec in inputs["log_prob_seeded"]]
-            self._score = self._shared_scores()
-            latents = [self._of_flow(spec) for spec in inputs["decode"]]
-            self._invert = tf.function(self._inverses, input_signature=latents, autograph=False)
+        if self._density is None:
+            return
+        self.plan = plan or evaluation.LikelihoodPlan(num_samples=default_num_samples(model))
+        if self.plan.log_det is None:
+            self.plan = dataclasses.replace(self.plan, log_det=self._density.evaluation_log_det)
+        self._samples = LogProbSamples(
+            self._density, self.plan, common=True, max_batch=max_batch, networks=networks
+        )
+        self.is_noisy, self.num_samples = self._samples.is_noisy, self._samples.num_samples
+        if self.is_noisy and self.num_samples < 2:
+            raise ValueError("num_samples of the plan must be at least 2, for a standard error; got 1.")
+        # What two signatures share is a function, which a SavedModel holds once.
+        self._score_specs = [self._of_flow(spec) for spec in inputs["log_prob_seeded"]]
+        self._score = self._shared_scores()
+        latents = [self._of_flow(spec) for spec in inputs["decode"]]
+        self._invert = tf.function(self._inverses, input_signature=latents, autograph=False)
 
     def compare_with(self, batches: Iterable[Any]) -> None:
-        """Lets each score tell its quantile among those of held-out examples, of the same random numbers.
+        """Adds to each score its quantile among the scores of held-out examples by the same random numbers.
 
         Args:
-          batches: arrays of examples, of a conditional model in pairs with their conditions.
+          batches: arrays of examples; for a conditional model, pairs with their conditions.
 
         Raises:
-          ValueError: when the score of one is NaN.
+          ValueError: if a score is NaN.
         """
         scores = []
         for batch in batches:
-            x, condition = self._model.condition.split(batch)
-            given = {} if condition is None else {"condition": condition}
-            arrays = {"x": x, **given, "seed": self.seed}
+            x, condition = self.model.condition.split(batch)
+            arrays = {"x": x, "condition": condition, "seed": self.seed}
             tensors = [tf.cast(arrays[spec.name], spec.dtype) for spec in self._score_specs]
             scores.append(self._score(*tensors)["log_prob"].numpy())
         self.held_out = np.sort(np.concatenate(scores))
@@ -127,9 +122,8 @@ class Signatures:
         """Draws `num` examples."""
         num = check_range("num", num, 1, self.max_samples)
         temperature = check_range("temperature", temperature, 0.0, MAX_TEMPERATURE)
-        seed = tf.bitcast(seed, tf.int32)
-        base = self._model.distribution.distribution
-        z = sample_latent(base, num, seed, tf.cast(temperature, self._dtype))
+        base = self.model.distribution.distribution
+        z = sample_latent(base, num, tf.bitcast(seed, tf.int32), tf.cast(temperature, self._dtype))
         return self._invert(z, *self._conditions(condition, num))
 
     def encode(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
@@ -145,32 +139,36 @@ class Signatures:
 
     def classify(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The classifier's logits, probabilities and most probable label."""
-        result = self._model.classify(self._checked(x), networks=self._networks)
+        result = self.model.classify(self._checked(x), networks=self._networks)
         return {**result, "label": tf.argmax(result["probabilities"], -1)}
 
     def _inputs(self):
-        latent_shape = self._model.flow.forward_event_shape(self._model.data_space.event_shape)
-        x_dtype = self._dtype_of("x") if self.levels is None else tf.uint8
-        x = tf.TensorSpec([None, *self._model.data_space.event_shape], x_dtype, "x")
+        space, shape = self.model.data_space, self.model.condition.shape
+        x_dtype = self._dtype_of("x") if space.levels is None else tf.uint8
+        x = tf.TensorSpec([None, *space.event_shape], x_dtype, "x")
+        z = tf.TensorSpec([None, *self.model.flow.forward_event_shape(space.event_shape)], self._dtype, "z")
         num, seed = tf.TensorSpec([], tf.int32, "num"), tf.TensorSpec([], tf.int64, "seed")
-        condition, shape = [], self._model.condition.shape
+        condition = []
         if shape is not None:
-            dtype = self._dtype_of("condition") if self.num_classes is None else tf.int32
+            dtype = self._dtype_of("condition") if self.model.condition.num_classes is None else tf.int32
             condition = [tf.TensorSpec([None, *shape], dtype, "condition")]
-        scores = {"serving_default": [x, *condition], "log_prob_seeded": [x, seed, *condition]}
-        classes = {"classify": [x]} if self._model.classifier is not None else {}
-        maps = {
+        classes = {"classify": [x]} if self.model.classifier is not None else {}
+        if self._density is None:
+            return classes
+        return {
+            "serving_default": [x, *condition],
+            "log_prob_seeded": [x, seed, *condition],
             "sample": [num, seed, tf.TensorSpec([], tf.float32, "temperature"), *condition],
             "encode": [x, *condition],
-            "decode": [tf.TensorSpec([None, *latent_shape], self._dtype, "z"), *condition],
+            "decode": [z, *condition],
+            **classes,
         }
-        return {**scores, **maps, **classes} if self._density is not None else classes
 
     def _scores(self, x, seed, *condition):
         log_prob, stderr = self._samples.estimate((x, *condition) if condition else x, tf.bitcast(seed, tf.int32))
         result = {"log_prob": log_prob, "log_prob_stderr": stderr}
-        if self.levels is not None:
-            result["bits_per_dim"] = self._model.data_space.to_loss(log_prob)
+        if self.model.data_space.levels is not None:
+            result["bits_per_dim"] = self.model.data_space.to_loss(log_prob)
         if self.held_out is not None:
             result["quantile"] = quantiles(log_prob, self.held_out)
         return result
@@ -180,45 +178,46 @@ class Signatures:
 
     def _inverses(self, z, *condition):
         given = condition[0] if condition else None
-        arguments = self._model.condition.arguments(given, tf.shape(z)[0], self._networks)
+        arguments = self.model.condition.arguments(given, tf.shape(z)[0], self._networks)
         x, solutions = bijectors.inverse_with_solutions(
-            self._model.flow, tf.identity(z), atol=self.inverse_atol, **arguments
+            self.model.flow, tf.identity(z), atol=self.inverse_atol, **arguments
         )
         converged = tf.fill(tf.shape(z)[:1], True)
         for solution in solutions:
             converged &= solution.converged
-        x = self._model.data_space.to_data(x)
+        x = self.model.data_space.to_data(x)
         if self._dtype_of("x") != self._dtype:
-            x = tf.cast(x, tf.float64) + self._codes["x"].offsets
+            x = tf.cast(x, tf.float64) + self.codes["x"].offsets
         return {"x": x, "converged": converged}
 
     def _conditions(self, condition, num):
         """The checked condition of `num` examples, in a list that is empty without one."""
         if condition is None:
             return []
-        if self.num_classes is None:
+        num_classes = self.model.condition.num_classes
+        if num_classes is None:
             condition = self._numbers("condition", condition)
         else:
-            condition = check_range("condition", condition, 0, self.num_classes - 1)
+            condition = check_range("condition", condition, 0, num_classes - 1)
         return [check_one_or_each("condition", condition, num)]
 
     def _checked(self, x):
+        levels = self.model.data_space.levels
         x = check_rows("x", x, self.max_batch)
-        if self.levels is None:
+        if levels is None:
             return self._numbers("x", x)
-        # An 8-bit value of 256 levels cannot be out of range.
-        return x if self.levels == 256 else check_range("x", x, 0, self.levels - 1)
+        return x if levels == 256 else check_range("x", x, 0, levels - 1)  # uint8 cannot exceed 255
 
     def _numbers(self, name, x):
         """Finite numbers in the units of the codes, as the flow takes them."""
         x = check_finite(name, x)
-        if name in self._codes:
-            x = check_cells(name, x - tf.constant(self._codes[name].offsets, x.dtype), self._codes[name])
+        if name in self.codes:
+            x = check_cells(name, x - tf.constant(self.codes[name].offsets, x.dtype), self.codes[name])
         return tf.cast(x, self._dtype)
 
     def _dtype_of(self, name):
-        """The type of an input: float64 for columns with an offset, which float32 does not resolve."""
-        has_offsets = name in self._codes and self._codes[name].offsets.any()
+        """The dtype of an input: float64 for columns with an offset, which float32 does not resolve."""
+        has_offsets = name in self.codes and self.codes[name].offsets.any()
         return tf.float64 if has_offsets else self._dtype
 
     def _of_flow(self, spec):

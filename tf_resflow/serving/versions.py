@@ -1,4 +1,4 @@
-"""The directory of the versions of a model."""
+"""The directory of the versions of a model, without TensorFlow: a command checks its flags before it loads that."""
 
 import os
 import pathlib
@@ -6,28 +6,26 @@ import tempfile
 
 from tf_resflow.writing import unwritable_told
 
-__all__ = ["free_version", "writable"]
+__all__ = ["free_version"]
 
 
-def writable(directory: str | os.PathLike[str]) -> pathlib.Path:
-    """The directory, which is made if need be; raises OSError if it cannot be written."""
-    path = pathlib.Path(directory).expanduser()
-    with unwritable_told(path):
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    return path
+def free_version(export_dir: str | os.PathLike[str], version: int | None) -> pathlib.Path:
+    """Returns the folder of a new version, by default one more than the largest, and makes the folder it is in.
 
-
-def free_version(parent: pathlib.Path, version: int | None) -> int:
-    """The version, by default one more than the largest; raises ValueError if it exists."""
-    there = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]
-    if version is None:
-        return max(there, default=0) + 1
-    if version < 1:
-        raise ValueError(f"version is at least 1; got {version}.")
-    if version in there:
+    Raises:
+      ValueError: if the version exists or is not positive.
+      OSError: if the directory cannot be written.
+    """
+    parent = pathlib.Path(export_dir).expanduser()
+    with unwritable_told(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=parent).close()
+    versions = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]
+    free = max(versions, default=0) + 1
+    if version in versions:
         raise ValueError(
-            f"{parent} has a version {version}, and a version is never overwritten. The next free one is "
-            f"{max(there) + 1}."
+            f"{parent} has a version {version}, and a version is never overwritten. The next free one is {free}."
         )
-    return version
+    if version is not None and version < 1:
+        raise ValueError(f"version must be at least 1; got {version}.")
+    return parent / str(free if version is None else version)

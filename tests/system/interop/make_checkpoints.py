@@ -50,10 +50,7 @@ CASES = {
     "mixed_norms": {"data": "mnist", "vnorms": "122f"},
     "hybrid": {"data": "cifar10", "task": "hybrid"},
 }  # fmt: skip
-LEGACY = ("cifar10", "hybrid")
 WITH_OPTIMIZER = ("cifar10",)
-# The published average holds the model too; in the legacy format it would bring the source code along.
-WITH_MODULE = ("mnist",)
 NUM_EXAMPLES = {"celebahq": 1}
 CHANNELS = {"mnist": 1}
 ALPHA = {"mnist": 1e-6}
@@ -103,17 +100,6 @@ def levels(args):
     return 2**args.nbits if args.data == "celebahq" else 256
 
 
-def bits_per_dim(args, y, log_det):
-    """From the latent `[batch, D]` and the log-determinant of the map, in float64."""
-    size = y.shape[1]
-    log_prob = -0.5 * (y**2 + math.log(2 * math.pi)).sum(1) + log_det - size * math.log(levels(args))
-    return -log_prob / (size * math.log(2))
-
-
-def constrained(model):
-    return [module for module in model.modules() if hasattr(module, "compute_one_iter")]
-
-
 def train(args, model, ema, generator):
     """Three steps, from weights that are far from the initial ones."""
     from resflows.optimizers import Adam
@@ -158,8 +144,9 @@ def train(args, model, ema, generator):
 
 def update_norms(model):
     with torch.no_grad():
-        for module in constrained(model):
-            module.compute_weight(update=True)
+        for module in model.modules():
+            if hasattr(module, "compute_one_iter"):
+                module.compute_weight(update=True)
 
 
 def results(args, model, x):
@@ -180,7 +167,9 @@ def results(args, model, x):
         jacobian = torch.autograd.functional.jacobian(latent, image)
         log_dets.append(torch.linalg.slogdet(jacobian.reshape(image.numel(), -1))[1].item())
     out["log_det"] = np.array(log_dets)
-    out["bits_per_dim"] = bits_per_dim(args, out["y"].astype(np.float64), out["log_det"])
+    y, size = out["y"].astype(np.float64), out["y"].shape[1]
+    log_prob = -0.5 * (y**2 + math.log(2 * math.pi)).sum(1) + out["log_det"] - size * math.log(levels(args))
+    out["bits_per_dim"] = -log_prob / (size * math.log(2))
     return out
 
 
@@ -194,15 +183,14 @@ def make(name, changes, folder):
     model = build(args)
     ema = ExponentialMovingAverage(model)
     optimizer = train(args, model, ema, generator)
-    if name not in WITH_MODULE:
-        ema.module = None
+    ema.module = None
     checkpoint = {"state_dict": model.state_dict(), "args": args, "ema": ema, "test_bpd": 4.5}
     if name in WITH_OPTIMIZER:
         checkpoint["optimizer_state_dict"] = optimizer.state_dict()
     converted = folder / "checkpoints" / f"{name}.npz"
     with tempfile.TemporaryDirectory() as scratch:
         path = pathlib.Path(scratch) / f"{name}.pth"
-        torch.save(checkpoint, path, _use_new_zipfile_serialization=name not in LEGACY)
+        torch.save(checkpoint, path)
         subprocess.run([sys.executable, SCRIPT, path, converted], check=True)
     shape = (NUM_EXAMPLES.get(name, 2), CHANNELS.get(args.data, 3), args.imagesize, args.imagesize)
     noise = torch.rand(shape, generator=generator).clamp(0.01, 0.99)

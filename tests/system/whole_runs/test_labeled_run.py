@@ -156,6 +156,3 @@ def test_served_labels(labeled, loaded, held_out, tmp_path):
     described = json.loads((path / "signatures.json").read_text())
     assert described["num_classes"] == 10
     assert all("condition" in signature["inputs"] for signature in described["signatures"].values())
-    assert "`condition` is a label 0, ..., 9" in (path / "README.md").read_text()
-    card = (path / "README.md").read_text()
-    assert "the density of an example given its label 0, ..., 9" in card and "learned" in card

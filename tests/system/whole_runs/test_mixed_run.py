@@ -169,11 +169,10 @@ def test_an_export_tells_the_codes(mixed, run, tmp_path):
     assert [column["name"] for column in described["codes"]["x"]] == ["price", "rooms", "kind", "garden", "sold"]
     readme = (path / "README.md").read_text()
     for text in (
-        "`kind` is the number of the level: 0 flat, 1 house.",
-        "`sold` is days since 2025-01-01.",
-        "`rooms` is 1 to 5 in steps of 1.",
-        "`state` is the number of the level: 0 poor, 1 fair, 2 good.",
-        "`log_prob` is the logarithm of the mean of 32 estimates of p(x), a probability in the discrete columns",
+        "`kind`: the number of the level: 0 flat, 1 house",
+        "`sold`: days since 2025-01-01",
+        "`rooms`: 1 to 5 in steps of 1",
+        "`state`: the number of the level: 0 poor, 1 fair, 2 good",
     ):
         assert text in readme
     served = tf.saved_model.load(str(path)).signatures

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from tf_resflow.interop.published_kernels import applied_kernels
+from tf_resflow.interop.published_variables import applied_kernels
 
 INFINITY = float("inf")
 
@@ -67,10 +67,3 @@ def test_closed_forms_scale_each_line(orders, axis, order, shape):
         line = kernel.take(i, axis)
         norm = np.linalg.norm(line.ravel(), order)
         np.testing.assert_allclose(applied.take(i, axis), line / max(1, norm / 0.9), rtol=1e-6)
-
-
-def test_vectors_of_another_size():
-    tensors, _ = layer(normal(4, 3))
-    tensors["a.1.u"] = np.zeros(5)
-    with pytest.raises(ValueError, match="'a.1' has u and v of 5 and 3 numbers"):
-        applied_kernels(tensors, tensors, coefficient=0.9, orders=(2.0, 2.0))
