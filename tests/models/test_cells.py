@@ -10,9 +10,9 @@ import tensorflow as tf
 from scipy import stats
 
 import tf_resflow as resflow
-from tf_resflow.data import Cells
 from tf_resflow.evaluation import ExampleScores, HeldOut, LikelihoodPlan
 from tf_resflow.evaluation.log_likelihood import LogProbSamples
+from tf_resflow.models import Cells
 
 CELLS = Cells(first=[0.0, -1.0, 0.0], step=[1.0, 0.5, 0.0], num=[3, 4, 0])
 EXACT = resflow.logdet.Exact()

@@ -104,14 +104,14 @@ def test_the_density_of_the_noise(shape, monkeypatch):
 
 
 class Uniform:
-    """The noise of `tf_resflow.data.dequantize`, as a dequantizer."""
+    """The noise of `tf_resflow.models.dequantize`, as a dequantizer."""
 
     def __init__(self, levels):
         self._levels = levels
 
     def sample_and_log_prob(self, x, seed, *, log_det=None, sets=None):
         integers = tf.cast(tf.round(x * self._levels - 0.5), tf.int32)
-        u = tf.cast(resflow.data.dequantize(integers, self._levels, seed, sets=sets), tf.float64)
+        u = tf.cast(resflow.models.dequantize(integers, self._levels, seed, sets=sets), tf.float64)
         u = u * self._levels - tf.cast(integers, tf.float64)
         return tf.cast(u, x.dtype), tf.zeros(tf.shape(x)[:1], x.dtype)
 

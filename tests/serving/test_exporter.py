@@ -14,9 +14,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import tf_resflow as resflow
+from tf_resflow.data.data_info import DataInfo
 from tf_resflow.evaluation import planning
 from tf_resflow.evaluation.planning import LikelihoodPlan
-from tf_resflow.models.data_info import DataInfo
 from tf_resflow.serving.readme import readme
 from tf_resflow.training.runs import Run
 

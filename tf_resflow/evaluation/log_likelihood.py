@@ -7,7 +7,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
-from tf_resflow.data.dequantization import points_per_set
 from tf_resflow.evaluation.planning import (
     MEGABYTES,
     LikelihoodPlan,
@@ -16,6 +15,7 @@ from tf_resflow.evaluation.planning import (
     plan_likelihood,
 )
 from tf_resflow.models import FlowModel
+from tf_resflow.models.dequantization import points_per_set
 from tf_resflow.models.dequantizer import noise_log_det, with_sets
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike

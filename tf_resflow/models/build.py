@@ -1,11 +1,9 @@
 """The model of a config."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tf_resflow import flows
-from tf_resflow.data import Dataset
 from tf_resflow.flows.build import build_estimator, build_flow
-from tf_resflow.models.data_info import DataInfo
 from tf_resflow.models.dequantizer import FlowDequantizer
 from tf_resflow.models.estimators import evaluation_estimator
 from tf_resflow.models.flow_model import FlowModel
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["build_model", "check_dataset", "with_statistics"]
 
 
-def check_dataset(config: "ConfigDict", dataset: Dataset) -> None:
+def check_dataset(config: "ConfigDict", dataset: Any) -> None:
     """Raises ValueError unless the data are of the kind that the model of a config takes."""
     kind = "image" if len(dataset.event_shape) == 3 else "vector"
     if config.model.kind != kind:
@@ -36,22 +34,22 @@ def check_dataset(config: "ConfigDict", dataset: Dataset) -> None:
     _condition(config, dataset)
 
 
-def with_statistics(config: "ConfigDict", dataset: Dataset) -> Dataset:
+def with_statistics(config: "ConfigDict", dataset: Any) -> Any:
     """The data set with all statistics by which the model of a config normalizes its input."""
     if config.task == "hybrid" and not config.model.logit_alpha:
         return dataset.with_channel_statistics()
     return dataset
 
 
-def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> KerasTraining:
+def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
     """Builds the model of a config.
 
     Args:
       config: see `tf_resflow.training.default_config`.
-      dataset: has `event_shape`, `levels`, `codes`, whose cells are those of the model,
-        `num_classes` (for a hybrid model, or for labels as condition), `mean` and `std`, by which the flow
-        normalizes its input if they are not None, and `condition_mean` and `condition_std`, by which the model
-        standardizes real conditions.
+      dataset: a `tf_resflow.data.Dataset`, or another object with its `name`, `event_shape`, `levels`, `codes`,
+        whose cells are those of the model, `num_classes` (for a hybrid model, or for labels as condition), `mean`
+        and `std`, by which the flow normalizes its input if they are not None, and `condition_mean` and
+        `condition_std`, by which the model standardizes real conditions.
 
     Returns:
       A `FlowModel`, conditional if `config.model.condition` is set or the data have conditions, or a `HybridModel`

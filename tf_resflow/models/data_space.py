@@ -9,9 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors import Networks
-from tf_resflow.data import dequantize, quantize
-from tf_resflow.data.column_codes import Cells
-from tf_resflow.data.dequantization import cell_width, dequantize_in_cells, place_in_cells, quantize_in_cells
+from tf_resflow.models.dequantization import (
+    Cells,
+    cell_width,
+    dequantize,
+    dequantize_in_cells,
+    place_in_cells,
+    quantize,
+    quantize_in_cells,
+)
 from tf_resflow.models.dequantizer import Dequantized, Dequantizer, FlowDequantizer
 from tf_resflow.typing import TensorLike
 
@@ -36,7 +42,7 @@ class DataSpace:
       levels: L, the number of integer values; None for continuous data.
       dequantizer: a `Dequantizer` or None.
       dtype: of the flow's input space.
-      cells: the `tf_resflow.data.Cells` of vectors with discrete coordinates, or None.
+      cells: the `tf_resflow.models.Cells` of vectors with discrete coordinates, or None.
 
     Attributes:
       event_shape: as given.

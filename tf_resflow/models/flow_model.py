@@ -11,10 +11,10 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts, route
-from tf_resflow.data.column_codes import Cells
 from tf_resflow.logdet import default_estimator
 from tf_resflow.models.condition import make_condition
 from tf_resflow.models.data_space import DataSpace
+from tf_resflow.models.dequantization import Cells
 from tf_resflow.models.dequantizer import Dequantizer, noise_log_det
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.seeds import split_seed, stateless_seed
@@ -78,7 +78,7 @@ class FlowModel(KerasTraining):
       levels: number of integer values of the data; `None` for continuous data.
       dequantizer: a `tf_resflow.models.Dequantizer` of integer data, such as a
         `tf_resflow.models.FlowDequantizer`, which is trained with the flow; `None` for uniform noise.
-      cells: the `tf_resflow.data.Cells` of vectors some of whose coordinates are discrete, such as
+      cells: the `tf_resflow.models.Cells` of vectors some of whose coordinates are discrete, such as
         `Cells(first=[0, 0], step=[1, 0], num=[3, 0])` for a level 0, 1, 2 beside a real number.
       base: distribution of the latent; standard normal by default.
       evaluation_log_det: estimator for evaluation; by default `tf_resflow.logdet.default_estimator`, which is exact

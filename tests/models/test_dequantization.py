@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow.data import Cells, dequantization, dequantize, quantize
-from tf_resflow.data.dequantization import cell_width, on_grid, place_in_cells
+from tf_resflow.models import Cells, dequantization, dequantize, quantize
+from tf_resflow.models.dequantization import cell_width, on_grid, place_in_cells
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])

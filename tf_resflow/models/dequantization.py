@@ -1,8 +1,9 @@
 """Dequantization of integers, and of the discrete coordinates of vectors, and its inverse."""
 
 __all__ = [
+    "OFF_GRID",
+    "Cells",
     "cell_width",
-    "check_power_of_two",
     "dequantize",
     "dequantize_in_cells",
     "on_grid",
@@ -15,17 +16,38 @@ __all__ = [
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from scipy.stats import qmc
 
-from tf_resflow.data.column_codes import OFF_GRID, Cells
 from tf_resflow.seeds import random_integers, random_uniform
 from tf_resflow.typing import Seed, TensorLike
 
+OFF_GRID = 1e-6
+"""The largest distance of a value from a grid, in steps, apart from rounding."""
+
 _NUM_SETS = 8  # of draws in cells: the spread of their means is the standard error
 _BEYOND = ((0.5, 0.75), (1.5, 0.25))  # of each component: mean number of coordinates beyond their cells, weight
+
+
+class Cells(NamedTuple):
+    r"""The cells of the discrete coordinates of vectors, arrays `[size]`.
+
+    The values of a coordinate are \\(first + k \cdot step\\), \\(k = 0, \dots, num - 1\\), each in the middle of
+    its cell. The step of a continuous coordinate is 0. A coordinate without ends has infinite `num`: its cells
+    continue on both sides of `first`.
+    """
+
+    first: np.ndarray
+    step: np.ndarray
+    num: np.ndarray
+
+    @property
+    def log_volume(self) -> float:
+        """The logarithm of the volume of a cell in the discrete coordinates."""
+        return float(np.log(self.step[self.step > 0]).sum())
 
 
 def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = None) -> tf.Tensor:
@@ -248,9 +270,3 @@ def _valid_levels(levels):
     if levels != int(levels) or not 2 <= levels <= 256:
         raise ValueError(f"levels must be an integer in 2, ..., 256, but is {levels}.")
     return int(levels)
-
-
-def check_power_of_two(levels: int) -> None:
-    """Raises ValueError unless `levels` are those of a pixel of 8 bits without some of its low bits."""
-    if levels not in [2**bits for bits in range(1, 9)]:
-        raise ValueError(f"levels must be a power of two in 2, ..., 256, but is {levels}.")
