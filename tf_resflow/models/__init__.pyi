@@ -1,8 +1,7 @@
-from .build import build_model
+from .build import build_model, evaluation_estimator
 from .data_space import DataSpace
 from .dequantization import Cells, dequantize, quantize
 from .dequantizer import Dequantizer, FlowDequantizer
-from .estimators import evaluation_estimator
 from .flow_model import FlowModel
 from .hybrid_model import HybridModel
 from .posterior_estimator import PosteriorEstimator
