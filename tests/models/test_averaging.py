@@ -34,13 +34,16 @@ def test_a_fit_of_any_length_forgets_where_it_began(lengths, settings, replicas,
     strategy = two_replicas if replicas == 2 else None
     model = affine_model(lambda: keras.optimizers.Adam(0.01, use_ema=True, **settings), strategy)
     x, raw = np.full([4, 1], 1000.0, "float32"), []
-    after_step = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda *_, **__: raw.append(np.concatenate(model.get_weights()))
-    )
+
+    def record(*_, **__):
+        raw.append(np.concatenate(model.get_weights()))
+
+    after_step = keras.callbacks.LambdaCallback(on_epoch_begin=record, on_train_batch_end=record)
     for num_steps in lengths:
         first = np.concatenate(model.get_weights())
         options = {"batch_size": 4, "validation_data": (x,), "verbose": 0, "callbacks": [after_step]}
         history = model.fit(np.tile(x, [num_steps, 1]), **options).history
+        np.testing.assert_array_equal(raw[-num_steps - 1], first)
         way = np.abs(raw[-1] - first)
         assert np.all(way > 0.5 * 0.01)
         assert np.all(np.abs(np.concatenate(model.get_weights()) - raw[-1]) <= 0.15 * way + 1e-6)

@@ -83,6 +83,7 @@ class FitUnderAverage(keras.callbacks.Callback):
         averages, variables = moving_averages(self.model.optimizer), self.model.trainable_variables
         if len(averages) != len(variables):
             raise ValueError("The trainable variables have changed since compile: call model.compile again.")
+        self._is_in_place = False  # the last fit ended with it
         self._first.assign(self.model.optimizer.iterations)
         for average, variable in zip(averages, variables, strict=True):
             average.assign(variable)

@@ -88,14 +88,7 @@ class NoiseConditionedDensity:
       Kim et al., SoftFlow: probabilistic framework for normalizing flow on manifolds, 2020.
     """
 
-    def __init__(
-        self,
-        size: int,
-        given_size: int = 0,
-        *,
-        num_blocks: int = 4,
-        hidden: Sequence[int] = (64, 64),
-    ):
+    def __init__(self, size: int, given_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)):
         self.size, self._given_size = size, given_size
         options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + given_size}
         self._make_flow = functools.partial(vector_flow, size, num_blocks, hidden, **options)
@@ -123,14 +116,7 @@ class NoiseConditionedDensity:
         )
 
     def train(
-        self,
-        rows: Rows,
-        held_out: Rows,
-        *,
-        whiten: bool,
-        seed: int,
-        steps: int,
-        verbose: Any = 0,
+        self, rows: Rows, held_out: Rows, *, whiten: bool, seed: int, steps: int, verbose: Any = 0
     ) -> Weights:
         """Trains from new initial weights until the loss of the held-out rows has not fallen for long.
 

@@ -117,30 +117,13 @@ class PosteriorEstimator:
         summary = _default_summary(shape, seed, dtype) if summary is None else summary
         num_features = _num_features(summary, shape, dtype)
         affine = ConditionalAffine(_affine_network(num_features, size, dtype))
-        blocks = vector_flow(
-            size,
-            num_blocks,
-            hidden,
-            activation="cpila",
-            coefficient=coefficient,
-            affine_layers=(affine_layers, 0),
-            condition_size=num_features,
-            inverse_solver=Anderson(atol=_TOLERANCE),
-            seed=seed,
-            dtype=dtype,
-        )
+        options = {"activation": "cpila", "coefficient": coefficient, "affine_layers": (affine_layers, 0)}
+        options |= {"condition_size": num_features, "inverse_solver": Anderson(atol=_TOLERANCE)}
+        blocks = vector_flow(size, num_blocks, hidden, seed=seed, dtype=dtype, **options)
         scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
-        flow = Flow([scale, affine, blocks])
-        self.model = FlowModel(
-            flow,
-            [size],
-            condition_shape=shape,
-            condition_mean=np.zeros(shape),
-            condition_std=np.ones(shape),
-            condition_network=summary,
-            seed=seed,
-            name=name,
-        )
+        condition = {"condition_shape": shape, "condition_network": summary}
+        condition |= {"condition_mean": np.zeros(shape), "condition_std": np.ones(shape)}
+        self.model = FlowModel(Flow([scale, affine, blocks]), [size], seed=seed, name=name, **condition)
 
     def fit(
         self,
@@ -201,21 +184,13 @@ class PosteriorEstimator:
         steps_per_epoch = -(-len(kept[0]) // batch_size)
         if epochs is None:
             epochs = math.ceil(min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) / steps_per_epoch)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0,
-            epochs * steps_per_epoch - epochs * steps_per_epoch // 4,
-            warmup_target=learning_rate,
-            warmup_steps=epochs * steps_per_epoch // 4,
-        )
+        steps = epochs * steps_per_epoch
+        warmup = {"warmup_target": learning_rate, "warmup_steps": steps // 4}
+        rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 4, **warmup)
         self.model.compile(keras.optimizers.AdamW(rate, tf.Variable(0.0), global_clipnorm=1.0))  # one graph for all
-        return self._best_training(
-            functools.partial(_batches, *kept, batch_size, self._seed),
-            _batches(*held_out, 1000, self._seed),
-            weight_decays,
-            epochs=epochs,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
+        pairs = functools.partial(_batches, *kept, batch_size, self._seed)
+        options = {"epochs": epochs, "callbacks": callbacks, "verbose": verbose}
+        return self._best_training(pairs, _batches(*held_out, 1000, self._seed), weight_decays, **options)
 
     def _best_training(self, pairs, held_out, weight_decays, *, epochs, callbacks, verbose):
         """Trains with each weight decay, and keeps the best of the weights found and those before."""
